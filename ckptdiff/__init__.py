@@ -1,0 +1,3 @@
+"""Compare a Hugging Face checkpoint with a sharded Megatron checkpoint, tensor by tensor."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,53 @@
+"""The user's problems. `CkptDiffError` is caught once in `cli.main` and once per job.
+
+CkptDiffError
+├── NotACheckpoint       the path holds nothing that can be opened
+├── CorruptFile          a header or a file contradicts itself, or ends too early
+├── MissingShard         ranks, stages or files that the rest says must exist are not there
+├── MixedShards          files that belong to different saves, or one rank twice
+├── UnsupportedLayout    the tensors cannot be what the configuration says
+├── UnknownConfig        the number of heads and so on is not known
+├── UnreadableFile       the operating system refused
+├── WorkerDied           a worker process was killed (file shrank under it, or out of memory)
+└── BadArgument          a pattern, a tolerance or an option that makes no sense
+"""
+
+
+class CkptDiffError(Exception):
+    """Something the user can mend: the message says what, where and what to do."""
+
+
+class NotACheckpoint(CkptDiffError):
+    """The path holds nothing that can be opened."""
+
+
+class CorruptFile(CkptDiffError):
+    """A header or a file contradicts itself, or ends too early."""
+
+
+class MissingShard(CkptDiffError):
+    """Ranks, stages or files that the rest of the checkpoint says must exist are not there."""
+
+
+class MixedShards(CkptDiffError):
+    """Files of different saves in one checkpoint, or one rank twice."""
+
+
+class UnsupportedLayout(CkptDiffError):
+    """The tensors cannot be what the configuration says they are."""
+
+
+class UnknownConfig(CkptDiffError):
+    """A number that the layout depends on is in neither checkpoint."""
+
+
+class UnreadableFile(CkptDiffError):
+    """The operating system refused to open or read a file."""
+
+
+class WorkerDied(CkptDiffError):
+    """A worker process was killed: a file shrank while it was read, or memory ran out."""
+
+
+class BadArgument(CkptDiffError):
+    """A pattern, a tolerance or an option that makes no sense."""

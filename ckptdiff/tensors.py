@@ -1,0 +1,121 @@
+"""The nouns that every other module speaks of: a tensor's place, a shard, a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+# Bytes of one element, by the dtype words of the safetensors format.
+ITEMSIZE = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4,
+    "U64": 8, "I64": 8, "F64": 8,
+}  # fmt: skip
+
+Box = tuple[tuple[int, int], ...]  # (start, stop) along every dimension
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides, in elements, of a row-major tensor of this shape."""
+    strides = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """One header entry: where a stored tensor's bytes lie. Holds no data."""
+
+    name: str  # as the file spells it
+    shape: tuple[int, ...]
+    dtype: str  # a key of ITEMSIZE
+    file: Path
+    offset: int  # of the first element, in bytes from the start of the file
+    stride: tuple[int, ...]  # in elements
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * ITEMSIZE[self.dtype]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Rank:
+    """A place in the grid of model-parallel processes."""
+
+    tp: int = 0
+    pp: int = 0
+    ep: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parallelism:
+    """Sizes, in Megatron's words: tensor, pipeline, virtual pipeline, expert, expert tensor."""
+
+    tp: int = 1
+    pp: int = 1
+    vpp: int = 1
+    ep: int = 1
+    etp: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The model tensors of one rank and one virtual pipeline chunk, by their native names."""
+
+    rank: Rank
+    chunk: int  # virtual pipeline chunk; 0 without virtual pipeline stages
+    tensors: Mapping[str, TensorRef]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something in a checkpoint that is not a weight: an argument, optimizer or random state."""
+
+    name: str
+    kind: Literal["tensor", "value", "opaque", "derived"]
+    text: str = ""  # the value, or dtype and shape; already safe to print
+    ref: TensorRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One opened checkpoint: headers only."""
+
+    root: Path  # the folder or file that holds the tensors (an iter_NNNNNNN folder, say)
+    format: str  # the name of an entry of formats.FORMATS
+    config: Mapping[str, Any] | None  # config.json or Megatron's args as plain values
+    parallelism: Parallelism
+    shards: tuple[Shard, ...]
+    files: tuple[Path, ...]
+    entries: tuple[Entry, ...] = ()
+    iteration: int | str | None = None
+    notes: tuple[str, ...] = field(default=())  # worth saying on opening, not errors
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A matrix inside a file: what a kernel maps and reads. Plain values, small enough to pickle."""
+
+    file: str
+    offset: int  # of the first element, in bytes
+    shape: tuple[int, int]  # rows, columns
+    stride: tuple[int, int]  # in elements
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The same rectangle of one canonical tensor, as both sides store it."""
+
+    at: tuple[int, int]  # row and column of its first element in the canonical matrix
+    a: View
+    b: View
