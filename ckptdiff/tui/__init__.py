@@ -1,0 +1,1 @@
+"""The terminal user interface: it shows what the engine yields and computes nothing."""
