@@ -1,0 +1,96 @@
+"""Checkpoints that many tests read: the real ones where they are, tiny ones made on demand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from oracle import make_megatron
+from oracle_hf import make_hf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+CORPUS = Path(__file__).resolve().parent.parent.parent / "shared" / "corpus"
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """Return the folder of checkpoints that NVIDIA's code wrote."""
+    if not CORPUS.is_dir():
+        pytest.skip(f"{CORPUS} is not there")
+    return CORPUS
+
+
+class TinyFactory:
+    """Makes each checkpoint once a session. Its folders are shared: copy before changing one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.made: dict[str, tuple[Path, dict[str, Tensor]]] = {}
+
+    def hf(self, arguments: Mapping[str, Any]) -> tuple[Path, dict[str, Tensor]]:
+        key = repr(sorted(arguments.items()))
+        if key not in self.made:
+            folder = self.root / f"hf-{len(self.made)}"
+            self.made[key] = (folder, make_hf(folder, **arguments))
+        return self.made[key]
+
+    def megatron(self, arguments: Mapping[str, Any], model: Mapping[str, Any]) -> Path:
+        key = f"{sorted(arguments.items())!r} of {sorted(model.items())!r}"
+        if key not in self.made:
+            source, weights = self.hf(model)
+            config = json.loads((source / "config.json").read_text())
+            folder = self.root / f"megatron-{len(self.made)}"
+            self.made[key] = (make_megatron(folder, weights, config, **arguments), weights)
+        return self.made[key][0]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFactory:
+    return TinyFactory(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_hf(tiny: TinyFactory) -> Callable[..., Path]:
+    """Return `tiny_hf(**arguments of make_hf)`: a Hugging Face folder of a two-layer model."""
+    return lambda **arguments: tiny.hf(arguments)[0]
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tiny: TinyFactory) -> Callable[..., dict[str, Tensor]]:
+    """Return `tiny_weights(**arguments of make_hf)`: what the same `tiny_hf` holds."""
+    return lambda **arguments: dict(tiny.hf(arguments)[1])
+
+
+@pytest.fixture(scope="session")
+def tiny_megatron(tiny: TinyFactory) -> Callable[..., Path]:
+    """Return `tiny_megatron(model={arguments of make_hf}, **arguments of make_megatron)`."""
+    return lambda model=None, **arguments: tiny.megatron(
+        {"divisible_by": 8, **arguments}, model or {}
+    )
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
+    """Return a function that copies a checkpoint's folder to where a test may change it."""
+    return lambda folder: Path(shutil.copytree(folder, tmp_path / folder.name))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--oracle", help="a Python that has megatron-core and transformers")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--oracle") or all(map(find_spec, ("megatron", "transformers"))):
+        return
+    reason = "megatron-core and transformers are not installed; see --oracle"
+    for item in items:
+        if item.get_closest_marker("oracle"):
+            item.add_marker(pytest.mark.skip(reason=reason))
