@@ -1,0 +1,10 @@
+"""The arithmetic: files mapped into memory, bits compared, differences measured. No torch.
+
+Import these modules inside job functions only: all but `stats` import numpy.
+"""
+
+import os
+
+# Every dot product here is short, and a worker has one core: threads inside BLAS only get in the
+# way. The variable is read once, when numpy is first imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

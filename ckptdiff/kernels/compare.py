@@ -1,0 +1,207 @@
+"""Compare two matrices where they lie: memcmp first, arithmetic only where the bits differ."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptdiff.kernels import exact, fast
+from ckptdiff.kernels.dtypes import FLOATS, INTEGERS
+from ckptdiff.kernels.grid import Grid
+from ckptdiff.kernels.memory import matrix, release, same_bits
+from ckptdiff.kernels.stats import Stats
+from ckptdiff.tensors import ITEMSIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from ckptdiff.tensors import Block, View
+
+STRETCH = 1 << 20  # bytes of one side that one memcmp looks at
+RELEASE = 8 << 20  # bytes of one side, gaps between rows included, that stay mapped
+TILE = 512  # columns of a tile where rows do not lie in one piece
+
+
+def compare(
+    shape: tuple[int, int],
+    blocks: Sequence[Block],
+    copies: Sequence[tuple[View, View]] = (),
+    *,
+    norms: bool = False,
+) -> Stats:
+    """Measure the given rectangles of a tensor of this shape, and check its copies.
+
+    Norms of equal data are left out when all of it is bit-equal, unless they are asked for.
+    Memory stays flat: pages are let go as soon as they are read.
+    Raises CorruptFile and UnreadableFile.
+    """
+    stats = Stats()
+    grid = Grid(shape)
+    equal: list[View] = []
+    for block in blocks:
+        assert block.a.shape == block.b.shape  # noqa: S101
+        _compare_block(block, stats, grid, equal)
+    # With nothing but equal bits the cosine is 1, whatever the norms are.
+    stats.normed = norms or not equal or sum(map(_numel, equal)) < stats.numel
+    if stats.normed:
+        for view in equal:
+            total = _sum_of_squares(view)
+            stats.sum_aa += total
+            stats.sum_bb += total
+    stats.grid, stats.grid_shape = grid.levels(), grid.shape
+    for index, (original, copy) in enumerate(copies):
+        count = _count_drifted(original, copy)
+        if count:
+            stats.copies_differ.append((index, count))
+    return stats
+
+
+def _numel(view: View) -> int:
+    return view.shape[0] * view.shape[1]
+
+
+def _crop(view: View, at: tuple[int, int], shape: tuple[int, int]) -> View:
+    first = at[0] * view.stride[0] + at[1] * view.stride[1]
+    return replace(view, offset=view.offset + first * ITEMSIZE[view.dtype], shape=shape)
+
+
+def _is_whole(view: View) -> bool:
+    """Return whether each row lies in one piece."""
+    return view.stride[1] == 1 or view.shape[1] == 1
+
+
+def _spans(a: View, b: View) -> Iterator[tuple[tuple[int, int], View, View]]:
+    """Yield parts of two views that are small enough to stay mapped, and their places.
+
+    The pages of a part are let go when the next one is asked for.
+    """
+    rows, cols = a.shape
+    size = max(ITEMSIZE[a.dtype], ITEMSIZE[b.dtype])
+    if _is_whole(a) and _is_whole(b):
+        across = max(1, min(cols, RELEASE // size))
+        longest = max(a.stride[0], b.stride[0], across) * size
+        down = max(1, RELEASE // longest) if across == cols else 1
+    else:
+        # Every part of a transposed matrix touches pages all over it.
+        across, down = max(1, cols), max(1, rows)
+    for row in range(0, rows, down):
+        for col in range(0, cols, across):
+            at = (row, col)
+            extent = (min(down, rows - row), min(across, cols - col))
+            parts = _crop(a, at, extent), _crop(b, at, extent)
+            yield at, *parts
+            for part in parts:
+                release(part)
+
+
+def _tiles(a: View, b: View, size: int) -> Iterator[tuple[int, int, NDArray[Any], NDArray[Any]]]:
+    """Yield row, column and both sides of tiles of `size` elements, their rows in one piece."""
+    x, y = matrix(a), matrix(b)
+    whole = _is_whole(a) and _is_whole(b)
+    for row, col, tile in exact.tiles(a.shape, size, x.shape[1] if whole else TILE):
+        if whole:
+            yield row, col, x[tile], y[tile]
+        else:
+            yield row, col, np.ascontiguousarray(x[tile]), np.ascontiguousarray(y[tile])
+
+
+def _compare_block(block: Block, stats: Stats, grid: Grid, equal: list[View]) -> None:
+    """Add a block's figures, and note the parts of `a` whose bits are equal to those of `b`."""
+    stats.numel += _numel(block.a)
+    dtypes = (block.a.dtype, block.b.dtype)
+    same = dtypes[0] == dtypes[1]
+    measurable = fast.DTYPES.issuperset(dtypes)
+    stretch = STRETCH // ITEMSIZE[dtypes[0]] if same else fast.ELEMENTS
+    for (top, left), part_a, part_b in _spans(block.a, block.b):
+        for row, col, a, b in _tiles(part_a, part_b, stretch):
+            at = (top + row, left + col)
+            if same and same_bits(a, b):
+                _count_equal(a, dtypes[0], stats)
+                equal.append(_crop(block.a, at, a.shape))
+                continue
+            for down, right, tile in exact.tiles(a.shape, fast.ELEMENTS):
+                x, y = a[tile], b[tile]
+                inner = (at[0] + down, at[1] + right)
+                if same and same_bits(x, y):
+                    _count_equal(x, dtypes[0], stats)
+                    equal.append(_crop(block.a, inner, x.shape))
+                    continue
+                place = (block.at[0] + inner[0], block.at[1] + inner[1])
+                if not (measurable and fast.measure(x, y, dtypes, place, stats, grid)):
+                    _measure_in_parts(x, y, dtypes, place, stats, grid)
+
+
+def _measure_in_parts(
+    a: NDArray[Any],
+    b: NDArray[Any],
+    dtypes: tuple[str, str],
+    at: tuple[int, int],
+    stats: Stats,
+    grid: Grid,
+) -> None:
+    """Measure a tile that is not all ordinary: exactly, but only near what is not."""
+    for row, col, tile in exact.tiles(a.shape, exact.ELEMENTS):
+        place = (at[0] + row, at[1] + col)
+        x, y = a[tile], b[tile]
+        if not (fast.DTYPES.issuperset(dtypes) and fast.measure(x, y, dtypes, place, stats, grid)):
+            exact.measure(x, y, dtypes, place, stats, grid)
+
+
+def _count_equal(a: NDArray[Any], dtype: str, stats: Stats) -> None:
+    nan, inf = (0, 0) if _is_finite(a, dtype) else exact.count_non_finite(a, dtype)
+    stats.nan_a += nan
+    stats.nan_b += nan
+    stats.inf_a += inf
+    stats.inf_b += inf
+    stats.count([a.size - nan - inf])
+
+
+def _is_finite(a: NDArray[Any], dtype: str) -> bool:
+    """Return True if no element can be NaN or infinite; False may be wrong for tiny formats."""
+    if dtype in INTEGERS:
+        return True
+    if dtype not in FLOATS or not a.size:
+        return False
+    size = a.itemsize
+    # 2.0 is the code with nothing but the highest bit of the exponent set, in every format. Where
+    # no element has that bit, all are below 2, and one pass over wide words shows it.
+    words = a.reshape(-1) if a.flags.c_contiguous else a
+    if a.flags.aligned and words.shape[-1] * size % 8 == 0:
+        wide = words.view(np.uint64)
+        big = int.from_bytes(
+            (0x40 << 8 * (size - 1)).to_bytes(size, "little") * (8 // size), "little"
+        )
+        if not int(np.bitwise_or.reduce(wide, axis=None)) & big:
+            return True
+    overflow = FLOATS[dtype].overflow
+    sign = 1 << (8 * size - 1)
+    return (
+        int(a.view(f"<i{size}").max()) < overflow
+        and int(a.view(f"<u{size}").max()) < overflow + sign
+    )
+
+
+def _sum_of_squares(view: View) -> float:
+    total = 0.0
+    for _, part, _ in _spans(view, view):
+        for _, _, a, _ in _tiles(part, part, fast.ELEMENTS):
+            squares = fast.sum_of_squares(a, view.dtype) if view.dtype in fast.DTYPES else None
+            total += exact.sum_of_squares(a, view.dtype) if squares is None else squares
+    return total
+
+
+def _count_drifted(original: View, copy: View) -> int:
+    """Return how many elements of a copy are not, bit for bit, those of the original."""
+    if original.dtype != copy.dtype or original.shape != copy.shape:
+        return max(_numel(original), _numel(copy))
+    count = 0
+    stretch = STRETCH // ITEMSIZE[original.dtype]
+    for _, part_a, part_b in _spans(original, copy):
+        for _, _, a, b in _tiles(part_a, part_b, stretch):
+            if not same_bits(a, b):
+                count += exact.count_different_bits(a, b)
+    return count

@@ -1,0 +1,170 @@
+"""What the bits of every dtype mean: exact values, and codes that count its steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+INTEGERS = frozenset({"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"})
+# Their differences may need more than the 24 bits of a float32.
+WIDE = frozenset({"F64", "U32", "I32", "U64", "I64"})
+
+
+@dataclass(frozen=True, slots=True)
+class Float:
+    """A binary floating-point format with a sign bit on top."""
+
+    precision: int  # significant bits, the hidden one included
+    min_exponent: int  # of the smallest normal number
+    bits: int
+    overflow: int  # the code that what is too large rounds to: infinity, or NaN without one
+
+
+FLOATS = {
+    "F64": Float(53, -1022, 64, 0x7FF0 << 48),
+    "F32": Float(24, -126, 32, 0x7F80_0000),
+    "F16": Float(11, -14, 16, 0x7C00),
+    "BF16": Float(8, -126, 16, 0x7F80),
+    "F8_E5M2": Float(3, -14, 8, 0x7C),
+    "F8_E4M3": Float(4, -6, 8, 0x7F),
+}
+_BY_WIDTH = list(FLOATS)  # from the widest
+
+
+def narrower(a: str, b: str) -> str:
+    """Return the float dtype that two dtypes are compared in, unless both are integers.
+
+    Of an integer and a float, the float. F8_E8M0 has no sign and no zero, so its powers of two are
+    rounded to the other dtype.
+    """
+    floats = [dtype for dtype in (a, b) if dtype in FLOATS]
+    if floats:
+        return max(floats, key=_BY_WIDTH.index)
+    return "F8_E8M0" if a == b else "F32"
+
+
+def _table(dtype: str) -> NDArray[np.float64]:
+    """Return the value of each of the 256 codes of an 8-bit format."""
+    code = np.arange(256)
+    if dtype == "F8_E8M0":
+        return np.where(code == 255, np.nan, np.exp2(code - 127.0))
+    form = FLOATS[dtype]
+    fraction_bits = form.precision - 1
+    magnitude = code & 0x7F
+    exponent = magnitude >> fraction_bits
+    fraction = magnitude & ((1 << fraction_bits) - 1)
+    significand = np.where(exponent > 0, fraction + (1 << fraction_bits), fraction)
+    value = np.ldexp(
+        significand.astype(np.float64),
+        np.maximum(exponent, 1) - 1 + form.min_exponent - fraction_bits,
+    )
+    value[magnitude > form.overflow] = np.nan
+    value[magnitude == form.overflow] = np.nan if dtype == "F8_E4M3" else np.inf
+    signed: NDArray[np.float64] = np.where(code < 128, value, -value)
+    return signed
+
+
+_TABLES = {dtype: _table(dtype) for dtype in ("F8_E4M3", "F8_E5M2", "F8_E8M0")}
+
+
+def values(raw: NDArray[Any], dtype: str) -> NDArray[np.float64]:
+    """Return what the elements are worth: exact, but for integers beyond 2**53."""
+    if dtype in _TABLES:
+        looked_up: NDArray[np.float64] = _TABLES[dtype][raw]
+        return looked_up
+    if dtype == "BF16":
+        raw = (raw.astype(np.uint32) << 16).view(np.float32)
+    elif dtype == "F16":
+        raw = raw.view(np.float16)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        return raw.astype(np.float64)
+
+
+def bits(raw: NDArray[Any]) -> NDArray[np.uint64]:
+    """Return the elements' bit patterns, as stored."""
+    return raw.view(f"<u{raw.itemsize}").astype(np.uint64)
+
+
+def _rounding_once(raw: NDArray[Any]) -> NDArray[np.float64]:
+    """Return integers as float64 such that rounding them on to fewer bits is still right.
+
+    Beyond 2**53 the low bits are folded into one sticky bit, which breaks ties the right way.
+    """
+    if raw.itemsize < 8:
+        return raw.astype(np.float64)
+    negative = raw < 0
+    magnitude = raw.astype(np.uint64)
+    magnitude = np.where(negative, ~magnitude + np.uint64(1), magnitude)
+    low = np.uint64(0x7FF)
+    sticky = np.where(magnitude & low, np.uint64(0x800), np.uint64(0))
+    folded = np.where(magnitude >> np.uint64(53), (magnitude & ~low) | sticky, magnitude)
+    return np.where(negative, -1.0, 1.0) * folded.astype(np.float64)
+
+
+def rounded(raw: NDArray[Any], dtype: str, to: str) -> NDArray[np.uint64]:
+    """Return the codes, in format `to`, of elements rounded to it: to nearest, ties to even."""
+    if dtype == to:
+        return bits(raw)
+    if to == "F64":
+        return values(raw, dtype).view(np.uint64)
+    form = FLOATS[to]
+    exact = _rounding_once(raw) if dtype in INTEGERS else values(raw, dtype)
+    magnitude = np.where(np.isfinite(exact), np.abs(exact), 0.0)
+    _, exponent = np.frexp(magnitude)  # magnitude is in [2**(exponent - 1), 2**exponent)
+    exponent = np.maximum(exponent, form.min_exponent + 1)
+    quantum = np.rint(np.ldexp(magnitude, form.precision - exponent)).astype(np.uint64)
+    # A subnormal's code is its quantum, a normal number's hidden bit carries into the exponent.
+    steps = (exponent - form.min_exponent - 1).astype(np.uint64)
+    code = (steps << np.uint64(form.precision - 1)) + quantum
+    code = np.minimum(code, np.uint64(form.overflow))
+    code = np.where(np.isinf(exact), np.uint64(form.overflow), code)
+    code = np.where(np.isnan(exact), np.uint64((1 << (form.bits - 1)) - 1), code)
+    sign = np.signbit(exact).astype(np.uint64) << np.uint64(form.bits - 1)
+    signed: NDArray[np.uint64] = code | sign
+    return signed
+
+
+def finite(codes: NDArray[np.uint64], dtype: str) -> NDArray[np.bool_]:
+    """Return which codes of a format are neither NaN nor infinite."""
+    if dtype == "F8_E8M0":
+        ordinary: NDArray[np.bool_] = codes != 255
+        return ordinary
+    form = FLOATS[dtype]
+    ordinary = codes & np.uint64((1 << (form.bits - 1)) - 1) < form.overflow
+    return ordinary
+
+
+def distance(a: NDArray[np.uint64], b: NDArray[np.uint64], dtype: str) -> NDArray[np.uint64]:
+    """Return the steps between two codes of a format; +0 and -0 are the same step."""
+    if dtype == "F8_E8M0":
+        return np.maximum(a, b) - np.minimum(a, b)
+    top = np.uint64(1 << (FLOATS[dtype].bits - 1))
+    one, other = a & ~top, b & ~top
+    apart = np.maximum(one, other) - np.minimum(one, other)
+    return np.where((a ^ b) & top, one + other, apart)
+
+
+def integer_distance(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.uint64]:
+    """Return |a-b| of integers of any two dtypes, exactly."""
+    # Signs first: what lies on both sides of zero is as far apart as the magnitudes' sum, which
+    # fits unless an I64 near its least value meets a U64 near its greatest.
+    down, under = a < 0, b < 0
+    one, other = a.astype(np.uint64), b.astype(np.uint64)
+    one = np.where(down, ~one + np.uint64(1), one)
+    other = np.where(under, ~other + np.uint64(1), other)
+    apart = np.maximum(one, other) - np.minimum(one, other)
+    together = one + other
+    together = np.where(together < one, np.uint64(2**64 - 1), together)
+    return np.where(down != under, together, apart)
+
+
+def bit_lengths(numbers: NDArray[np.uint64]) -> list[int]:
+    """Return how many of the numbers have 0, 1, 2, … significant bits."""
+    powers = np.uint64(1) << np.arange(64, dtype=np.uint64)
+    counts: list[int] = np.bincount(np.searchsorted(powers, numbers, side="right")).tolist()
+    return counts

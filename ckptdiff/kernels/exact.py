@@ -1,0 +1,153 @@
+"""Measure a rectangle in float64: any two dtypes, NaN and infinity, huge and tiny values.
+
+Slow and plain. `fast` does the common case and leaves to this module what it cannot vouch for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptdiff.kernels.dtypes import (
+    INTEGERS,
+    WIDE,
+    bit_lengths,
+    bits,
+    distance,
+    finite,
+    integer_distance,
+    narrower,
+    rounded,
+    values,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from ckptdiff.kernels.grid import Grid
+    from ckptdiff.kernels.stats import Stats
+
+ELEMENTS = 1 << 14  # at a time, so that a dozen float64 temporaries stay in the cache
+
+
+def tiles(
+    shape: tuple[int, ...], elements: int = ELEMENTS, width: int | None = None
+) -> Iterator[tuple[int, int, Any]]:
+    """Yield row, column and slices of tiles that cover a matrix, whole rows where they fit."""
+    rows, cols = shape
+    across = max(1, min(cols, width or cols, elements))
+    down = max(1, elements // across)
+    for row in range(0, rows, down):
+        for col in range(0, cols, across):
+            yield row, col, np.s_[row : row + down, col : col + across]
+
+
+def measure(
+    a: NDArray[Any],
+    b: NDArray[Any],
+    dtypes: tuple[str, str],
+    at: tuple[int, int],
+    stats: Stats,
+    grid: Grid,
+) -> None:
+    """Add to `stats` and `grid` all figures of a rectangle whose first element is at `at`."""
+    for row, col, tile in tiles(a.shape):
+        _measure(a[tile], b[tile], dtypes, (at[0] + row, at[1] + col), stats, grid)
+
+
+def _measure(
+    a: NDArray[Any],
+    b: NDArray[Any],
+    dtypes: tuple[str, str],
+    at: tuple[int, int],
+    stats: Stats,
+    grid: Grid,
+) -> None:
+    shape = a.shape
+    a, b = a.reshape(-1), b.reshape(-1)
+    x, y = values(a, dtypes[0]), values(b, dtypes[1])
+    nan_x, nan_y = np.isnan(x), np.isnan(y)
+    finite_x, finite_y = np.isfinite(x), np.isfinite(y)
+    both = finite_x & finite_y
+    lone = finite_x ^ finite_y
+
+    if INTEGERS.issuperset(dtypes):
+        steps = integer_distance(a, b)
+        bits_differ = values_differ = steps > 0
+        beyond = np.zeros_like(both)
+        deltas = steps.astype(np.float64)
+    else:
+        narrow = narrower(*dtypes)
+        code_x, code_y = rounded(a, dtypes[0], narrow), rounded(b, dtypes[1], narrow)
+        steps = distance(code_x, code_y, narrow)
+        bits_differ = code_x != code_y
+        values_differ = (steps > 0) & ~(nan_x & nan_y) | lone
+        if dtypes[0] != dtypes[1]:
+            bits_differ = bits_differ & ~(nan_x & nan_y) | lone
+        # What the narrower dtype cannot hold is no cast, even where the other side has infinity.
+        beyond = both & ~(finite(code_x, narrow) & finite(code_y, narrow))
+        with np.errstate(invalid="ignore", over="ignore"):
+            deltas = np.abs(x - y)
+
+    stats.differing += int(np.count_nonzero(bits_differ))
+    stats.unequal += int(np.count_nonzero(values_differ))
+    inexcusable = values_differ & ~both | beyond
+    if inexcusable.any():
+        stats.inexcusable += int(np.count_nonzero(inexcusable))
+        rows, cols = np.divmod(np.flatnonzero(inexcusable), shape[1])
+        grid.mark(rows + at[0], cols + at[1])
+    stats.nan_a += int(np.count_nonzero(nan_x))
+    stats.nan_b += int(np.count_nonzero(nan_y))
+    stats.inf_a += int(np.count_nonzero(~finite_x & ~nan_x))
+    stats.inf_b += int(np.count_nonzero(~finite_y & ~nan_y))
+
+    x, y, deltas = (np.where(both, numbers, 0.0) for numbers in (x, y, deltas))
+    with np.errstate(over="ignore"):
+        stats.sum_abs += float(deltas.sum())
+        stats.sum_aa += float(np.dot(x, x))
+        stats.sum_bb += float(np.dot(y, y))
+        stats.sum_dd += float(np.dot(deltas, deltas))
+        single = deltas.astype(np.float32)
+    grid.absorb(single.reshape(shape), at)
+    if WIDE.isdisjoint(dtypes):
+        # As `fast` has it, so that what is next to an element has no influence on its figure.
+        deltas = np.where(np.isinf(single), deltas, single.astype(np.float64))
+    if deltas.size and deltas.max() > 0:
+        row, col = divmod(int(deltas.argmax()), shape[1])
+        stats.peak(float(deltas.max()), (at[0] + row, at[1] + col))
+
+    steps = steps[both & ~beyond]
+    if steps.size:
+        stats.max_ulp = max(stats.max_ulp, int(steps.max()))
+        stats.count(bit_lengths(steps))
+
+
+def count_non_finite(a: NDArray[Any], dtype: str) -> tuple[int, int]:
+    """Return how many elements are NaN and how many are infinite."""
+    nan = inf = 0
+    for _, _, tile in tiles(a.shape):
+        part = values(a[tile], dtype)
+        nan += int(np.count_nonzero(np.isnan(part)))
+        inf += int(np.count_nonzero(np.isinf(part)))
+    return nan, inf
+
+
+def sum_of_squares(a: NDArray[Any], dtype: str) -> float:
+    """Return the sum of the squares of the finite elements."""
+    total = 0.0
+    for _, _, tile in tiles(a.shape):
+        part = values(a[tile], dtype).reshape(-1)
+        part = np.where(np.isfinite(part), part, 0.0)
+        with np.errstate(over="ignore"):
+            total += float(np.dot(part, part))
+    return total
+
+
+def count_different_bits(a: NDArray[Any], b: NDArray[Any]) -> int:
+    """Return how many elements of two matrices of one dtype differ in a bit."""
+    return sum(
+        int(np.count_nonzero(bits(a[tile]) != bits(b[tile]))) for _, _, tile in tiles(a.shape)
+    )

@@ -1,0 +1,304 @@
+"""Measure a rectangle in float32: BF16, F16 and F32 in any mix, finite, of ordinary size.
+
+Each step is one pass of numpy over a piece that stays in the cache. What a pass cannot vouch for
+(NaN, infinity, squares beyond float32) is noticed before any figure is taken, and left to `exact`.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptdiff.kernels.dtypes import narrower
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ckptdiff.kernels.grid import Grid
+    from ckptdiff.kernels.stats import Stats
+
+DTYPES = frozenset({"BF16", "F16", "F32"})
+ELEMENTS = 1 << 17  # of a rectangle, at most: with its scratch it fills the second-level cache
+
+# A dot product of this many float32 is good to about 1e-7; longer sums go on in float64.
+_DOT = 1024
+# Outside these bounds a float32 sum of squares may have lost small terms, or overflowed.
+_LEAST, _MOST = 1e-24, 1e37
+# |a-b| from which codes of opposite sign need a look of their own. In every one of these formats
+# the code 0x4000… is 2.0, so only a number from 2.0 on can be half the range of codes away from
+# zero or from another of its sign; a little less, for one side may have been rounded up.
+_FAR = 1.9
+_SPARSE = 24  # one element in so many is worth collecting
+
+
+class _Scratch(threading.local):
+    """Buffers for one rectangle, made once a thread."""
+
+    def __init__(self) -> None:
+        self.a = np.empty(ELEMENTS, np.float32)
+        self.b = np.empty(ELEMENTS, np.float32)
+        self.steps = np.empty(ELEMENTS, np.int32)
+        self.codes = np.empty(ELEMENTS, np.int32)
+        self.flags = np.empty(ELEMENTS, np.bool_)
+        self.ones = np.ones(_DOT, np.float32)
+
+
+_scratch = _Scratch()
+
+
+def measure(
+    a: NDArray[Any],
+    b: NDArray[Any],
+    dtypes: tuple[str, str],
+    at: tuple[int, int],
+    stats: Stats,
+    grid: Grid,
+) -> bool:
+    """Add all figures of a rectangle of at most `ELEMENTS`; False: none, `exact` is needed."""
+    rows, cols = a.shape
+    size = rows * cols
+    same = dtypes[0] == dtypes[1]
+    halves = same and dtypes[0] != "F32" and _pairs(a) and _pairs(b)
+    if halves:
+        # Column pairs are read as one word each: the even columns first, then the odd ones.
+        x = _scratch.a[:size].reshape(2, rows, cols // 2)
+        y = _scratch.b[:size].reshape(2, rows, cols // 2)
+        _widen_pairs(a, dtypes[0], x)
+        _widen_pairs(b, dtypes[1], y)
+    else:
+        x = _widened(a, dtypes[0], _scratch.a[:size].reshape(rows, cols))
+        y = _widened(b, dtypes[1], _scratch.b[:size].reshape(rows, cols))
+    flat_x, flat_y = x.reshape(-1), y.reshape(-1)
+
+    aa, bb = _sum_of_squares(flat_x), _sum_of_squares(flat_y)
+    narrow = narrower(*dtypes)
+    if not (
+        _in_range(aa, a, dtypes[0], narrow)
+        and _in_range(bb, b, dtypes[1], narrow)
+        and _vouched(aa, flat_x)
+        and _vouched(bb, flat_y)
+    ):
+        return False
+    if same:
+        word = np.int32 if narrow == "F32" else np.int16
+        code_a, code_b = a.view(word), b.view(word)
+    else:
+        code_a = _codes(a, x, dtypes[0], narrow)
+        code_b = _codes(b, y, dtypes[1], narrow)
+    deltas = _scratch.b[:size]
+    with np.errstate(over="ignore"):
+        np.subtract(x, y, out=deltas.reshape(x.shape))
+    dd = _sum_of_squares(deltas)
+    if not _vouched(dd, deltas):
+        return False
+
+    np.abs(deltas, out=deltas)
+    stats.sum_aa += aa
+    stats.sum_bb += bb
+    stats.sum_dd += dd
+    stats.sum_abs += _sum(deltas)
+    farthest = grid.absorb(deltas.reshape(x.shape), at)
+    _peak(deltas.reshape(x.shape), farthest, at, stats)
+    _count_steps(code_a, code_b, farthest, stats)
+    return True
+
+
+def sum_of_squares(a: NDArray[Any], dtype: str) -> float | None:
+    """Return the sum of squares of at most `ELEMENTS`; None: `exact` is needed."""
+    x = _widened(a, dtype, _scratch.a[: a.size].reshape(a.shape)).reshape(-1)
+    total = _sum_of_squares(x)
+    return total if _in_range(total, a, dtype, dtype) and _vouched(total, x) else None
+
+
+def _pairs(a: NDArray[Any]) -> bool:
+    return a.shape[1] % 2 == 0 and a.strides[1] == 2 and (a.strides[0] | _start(a)) % 4 == 0
+
+
+def _start(a: NDArray[Any]) -> int:
+    pointer: int = a.__array_interface__["data"][0]
+    return pointer
+
+
+def _widen_pairs(a: NDArray[Any], dtype: str, out: NDArray[np.float32]) -> None:
+    if dtype == "BF16":
+        words, wide = a.view(np.uint32), out.view(np.uint32)
+        np.left_shift(words, 16, out=wide[0])
+        np.bitwise_and(words, 0xFFFF0000, out=wide[1])
+    else:
+        signed, wide_signed = a.view(np.int32), out.view(np.int32)
+        np.left_shift(signed, 16, out=wide_signed[0])
+        np.right_shift(wide_signed[0], 3, out=wide_signed[0])
+        np.right_shift(signed, 3, out=wide_signed[1])
+        _rebias(out)
+
+
+def _rebias(out: NDArray[np.float32]) -> None:
+    # An F16, its sign spread over three more bits, is a float32 of a far too small exponent. The
+    # multiplication is exact, for subnormals as well; infinity and NaN become 65536 and more.
+    wide = out.view(np.uint32)
+    np.bitwise_and(wide, 0x8FFFE000, out=wide)
+    np.multiply(out, np.float32(2.0**112), out=out)
+
+
+def _widened(a: NDArray[Any], dtype: str, out: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the values as float32: in `out`, or the array itself where it will do."""
+    if dtype == "F32":
+        if a.flags.c_contiguous and a.flags.aligned:
+            return a
+        np.copyto(out, a)
+    elif dtype == "BF16":
+        wide = out.view(np.uint32)
+        np.copyto(wide, a)
+        np.left_shift(wide, 16, out=wide)
+    else:
+        signed = out.view(np.int32)
+        np.copyto(signed, a.view(np.int16))
+        np.left_shift(signed, 13, out=signed)
+        _rebias(out)
+    return out
+
+
+def _sum_of_squares(x: NDArray[np.float32]) -> float:
+    whole = len(x) // _DOT * _DOT
+    tail = x[whole:]
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(np.dot(tail, tail))
+        if whole:
+            lines = x[:whole].reshape(-1, _DOT)
+            total += float(np.vecdot(lines, lines).sum(dtype=np.float64))
+    return total
+
+
+def _sum(x: NDArray[np.float32]) -> float:
+    whole = len(x) // _DOT * _DOT
+    total = float(x[whole:].sum())
+    if whole:
+        total += float(np.dot(x[:whole].reshape(-1, _DOT), _scratch.ones).sum(dtype=np.float64))
+    return total
+
+
+def _vouched(squares: float, x: NDArray[np.float32]) -> bool:
+    return _LEAST < squares < _MOST or (squares == 0 and not x.any())
+
+
+def _in_range(squares: float, a: NDArray[Any], dtype: str, narrow: str) -> bool:
+    """Return whether all elements are finite and stay so in the narrower dtype.
+
+    A finite sum of squares says so, except where F16 is among the dtypes: a widened F16 infinity
+    is a finite number, and what F16 cannot hold has an ordinary square.
+    """
+    if "F16" not in (dtype, narrow) or squares < 65504.0**2:
+        return True
+    if dtype == "F16":
+        return not bool((a & 0x7C00 == 0x7C00).any())
+    return bool(np.abs(a).max() < 65520)
+
+
+def _codes(a: NDArray[Any], x: NDArray[np.float32], dtype: str, narrow: str) -> NDArray[np.int16]:
+    """Return the codes in the narrower dtype, of 16 bits; `x` holds the values as float32."""
+    if dtype == narrow:
+        return a.view(np.int16)
+    bits = x.view(np.uint32)
+    size = bits.size
+    # The low halves of this buffer's words become the codes.
+    code = _scratch.codes.view(np.uint32)[:size].reshape(bits.shape)
+    if narrow == "BF16":
+        np.right_shift(bits, 16, out=code)
+        np.bitwise_and(code, 1, out=code)
+        np.add(code, 0x7FFF, out=code)
+        np.add(code, bits, out=code)
+        np.right_shift(code, 16, out=code)
+        return code.view(np.int16)[:, ::2]
+    magnitude = _scratch.steps.view(np.uint32)[:size].reshape(bits.shape)
+    np.bitwise_and(bits, 0x7FFFFFFF, out=magnitude)
+    np.right_shift(magnitude, 13, out=code)
+    np.bitwise_and(code, 1, out=code)
+    np.add(code, magnitude, out=code)
+    np.subtract(code, (112 << 23) - 0xFFF, out=code)
+    np.right_shift(code, 13, out=code)
+    flags = _scratch.flags[:size].reshape(bits.shape)
+    np.less(magnitude, 113 << 23, out=flags)
+    small = np.flatnonzero(flags)
+    if len(small):
+        # Next to 0.5 a float32 has the steps of a subnormal F16: the addition rounds.
+        halves = magnitude.reshape(-1)[small].view(np.float32) + np.float32(0.5)
+        code.reshape(-1)[small] = halves.view(np.uint32) - np.float32(0.5).view(np.uint32)
+    np.right_shift(bits, 16, out=magnitude)
+    np.bitwise_and(magnitude, 0x8000, out=magnitude)
+    np.bitwise_or(code, magnitude, out=code)
+    return code.view(np.int16)[:, ::2]
+
+
+def _peak(deltas: NDArray[np.float32], farthest: float, at: tuple[int, int], stats: Stats) -> None:
+    if farthest < stats.max_abs or not farthest:
+        return
+    if farthest == stats.max_abs and stats.max_at is not None and stats.max_at < at:
+        return
+    if deltas.ndim == 2:
+        row, col = divmod(int(deltas.argmax()), deltas.shape[1])
+        stats.peak(farthest, (at[0] + row, at[1] + col))
+        return
+    for parity, half in enumerate(deltas):
+        row, col = divmod(int(half.argmax()), half.shape[1])
+        stats.peak(float(half[row, col]), (at[0] + row, at[1] + 2 * col + parity))
+
+
+def _count_steps(code_a: NDArray[Any], code_b: NDArray[Any], farthest: float, stats: Stats) -> None:
+    """Count differing elements and ULP distances, given the codes in the narrower dtype."""
+    size = code_a.size
+    word = code_a.dtype
+    signed = _scratch.steps.view(word)[:size]
+    np.subtract(code_a, code_b, out=signed.reshape(code_a.shape))
+    apart = differing = int(np.count_nonzero(signed))
+    if not differing:
+        stats.count([size])
+        return
+    np.abs(signed, out=signed)
+    steps = signed.view(np.uint16 if word.itemsize == 2 else np.uint32)
+    largest = int(steps.max())
+    half_range = 1 << (8 * word.itemsize - 2)
+    flags = _scratch.flags[:size]
+    opposite = None
+    if farthest >= _FAR:
+        signs = _scratch.a.view(word)[:size].reshape(code_a.shape)
+        np.bitwise_xor(code_a, code_b, out=signs)
+        np.less(signs, 0, out=flags.reshape(code_a.shape))
+        opposite = np.flatnonzero(flags)
+    elif largest > half_range:
+        # The sign bit is half the range of the subtraction: only elements of opposite sign
+        # come out beyond a quarter of it.
+        np.greater(steps, half_range, out=flags)
+        opposite = np.flatnonzero(flags)
+    if opposite is not None and len(opposite):
+        where = np.divmod(opposite, code_a.shape[1])
+        magnitude = (1 << (8 * word.itemsize - 1)) - 1
+        one, other = code_a[where] & magnitude, code_b[where] & magnitude
+        steps[opposite] = one.view(steps.dtype) + other.view(steps.dtype)
+        apart = differing - (len(opposite) - int(np.count_nonzero(steps[opposite])))
+        largest = int(steps.max())
+    stats.differing += differing
+    stats.unequal += apart
+    stats.max_ulp = max(stats.max_ulp, largest)
+    stats.count([size - apart, *_bit_lengths(steps, apart, largest)])
+
+
+def _bit_lengths(steps: NDArray[Any], apart: int, largest: int) -> list[int]:
+    """Return how many steps have 1, 2, 3, … significant bits; `apart` are not zero."""
+    counts = []
+    remaining = apart
+    bound = 2
+    while remaining:
+        if bound > largest:
+            counts.append(remaining)
+            break
+        flags = _scratch.flags[: len(steps)]
+        np.greater_equal(steps, bound, out=flags)
+        beyond = int(np.count_nonzero(flags))
+        counts.append(remaining - beyond)
+        if beyond * _SPARSE < len(steps):
+            steps = steps[np.flatnonzero(flags)]
+        remaining = beyond
+        bound *= 2
+    return counts

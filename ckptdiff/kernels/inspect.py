@@ -1,0 +1,133 @@
+"""One tensor by itself: its distribution, and the numbers around a place."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptdiff.kernels.dtypes import bits, values
+from ckptdiff.kernels.exact import tiles
+from ckptdiff.kernels.memory import matrix, release
+from ckptdiff.kernels.stats import Summary, Window
+from ckptdiff.tensors import ITEMSIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from ckptdiff.tensors import View
+
+BINS = 32
+PART = 1 << 22  # elements after which pages are let go
+TILE = 1 << 16
+
+
+def _weighted(views: Sequence[View]) -> Iterator[tuple[NDArray[np.float64], NDArray[Any]]]:
+    """Yield values and how often each occurs.
+
+    Small formats have so few codes that counting them is a whole pass.
+    """
+    for view in views:
+        array = matrix(view)
+        size = ITEMSIZE[view.dtype]
+        codes = np.arange(1 << (8 * size)).astype(f"<u{size}") if size <= 2 else None
+        counts = np.zeros(0 if codes is None else len(codes), np.int64)
+        seen = 0
+        for _, _, tile in tiles(array.shape, TILE):
+            part = array[tile].reshape(-1)
+            if codes is None:
+                yield values(part, view.dtype), np.ones(1, np.int64)
+            else:
+                counts += np.bincount(part.view(f"<u{size}"), minlength=len(codes))
+            seen += part.size
+            if seen >= PART:
+                release(view)
+                seen = 0
+        release(view)
+        if codes is not None:
+            occurring = np.flatnonzero(counts)
+            raw = codes[occurring].view(array.dtype)
+            yield values(raw, view.dtype), counts[occurring]
+
+
+def summarise(views: Sequence[View]) -> Summary:
+    """Return the distribution of a tensor that lies in these places, in two passes over it."""
+    numel = nan = inf = zeros = 0
+    total = squares = 0.0
+    least, most = math.inf, -math.inf
+    magnitudes: dict[int, int] = {}
+    for numbers, weights in _weighted(views):
+        weights = np.broadcast_to(weights, numbers.shape)
+        finite = np.isfinite(numbers)
+        numel += int(weights.sum())
+        nan += int(weights[np.isnan(numbers)].sum())
+        inf += int(weights[np.isinf(numbers)].sum())
+        numbers, weights = numbers[finite], weights[finite]
+        if not len(numbers):
+            continue
+        zeros += int(weights[numbers == 0].sum())
+        least, most = min(least, float(numbers.min())), max(most, float(numbers.max()))
+        with np.errstate(over="ignore"):
+            total += float(np.dot(numbers, weights))
+            squares += float(np.dot(numbers * numbers, weights))
+        _, exponents = np.frexp(numbers[numbers != 0])
+        if len(exponents):
+            low = int(exponents.min())
+            counts = np.bincount(exponents - low, weights[numbers != 0])
+            for step in np.flatnonzero(counts).tolist():
+                power = low + step - 1
+                magnitudes[power] = magnitudes.get(power, 0) + int(counts[step])
+    count = numel - nan - inf
+    mean = total / count if count else math.nan
+    deviations = 0.0
+    histogram = np.zeros(BINS, np.int64)
+    for numbers, weights in _weighted(views) if count else ():
+        weights = np.broadcast_to(weights, numbers.shape)
+        finite = np.isfinite(numbers)
+        numbers, weights = numbers[finite], weights[finite]
+        with np.errstate(over="ignore"):
+            deviations += float(np.dot((numbers - mean) ** 2, weights))
+        # Halved first: the whole range may be more than a float64 holds.
+        width = most / 2 - least / 2
+        place = (numbers / 2 - least / 2) / width * BINS if width else np.zeros(len(numbers))
+        bins = np.minimum(place.astype(np.int64), BINS - 1)
+        histogram += np.bincount(bins, weights, minlength=BINS).astype(np.int64)
+    return Summary(
+        numel=numel,
+        min=least if count else math.nan,
+        max=most if count else math.nan,
+        mean=mean,
+        std=math.sqrt(deviations / count) if count else math.nan,
+        rms=math.sqrt(squares / count) if count else math.nan,
+        zeros=zeros,
+        nan=nan,
+        inf=inf,
+        histogram=tuple(histogram.tolist()) if count else (),
+        magnitudes=tuple(sorted(magnitudes.items())),
+    )
+
+
+def window(views: Sequence[tuple[tuple[int, int], View]], rows: range, cols: range) -> Window:
+    """Return the numbers of some rows and columns of a matrix that lies in these views.
+
+    Each view comes with the place of its first element in the matrix.
+    """
+    seen: list[list[float | None]] = [[None] * len(cols) for _ in rows]
+    patterns: list[list[int | None]] = [[None] * len(cols) for _ in rows]
+    for (top, left), view in views:
+        height, width = view.shape
+        down = [i for i, row in enumerate(rows) if top <= row < top + height]
+        across = [j for j, col in enumerate(cols) if left <= col < left + width]
+        if not down or not across:
+            continue
+        picked = np.ix_([rows[i] - top for i in down], [cols[j] - left for j in across])
+        raw = matrix(view)[picked]
+        for i, line, codes in zip(
+            down, values(raw, view.dtype).tolist(), bits(raw).tolist(), strict=True
+        ):
+            for j, value, code in zip(across, line, codes, strict=True):
+                seen[i][j], patterns[i][j] = value, code
+    return Window(tuple(map(tuple, seen)), tuple(map(tuple, patterns)))

@@ -1,0 +1,135 @@
+"""Files as matrices: mapped once a process, bounds checked, compared bit by bit, let go again."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+from collections import OrderedDict
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptdiff.errors import CorruptFile, UnreadableFile
+from ckptdiff.tensors import ITEMSIZE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ckptdiff.tensors import View
+
+MAX_MAPPED = 48  # files; a checkpoint can have a thousand
+LONG_ROW = 1024  # bytes from which one memcmp a row beats comparing words in numpy
+PAGE = mmap.PAGESIZE
+
+# What numpy has no type for is handled as its bits.
+RAW = {
+    "BOOL": "<u1", "U8": "<u1", "I8": "<i1", "F8_E4M3": "<u1", "F8_E5M2": "<u1", "F8_E8M0": "<u1",
+    "U16": "<u2", "I16": "<i2", "F16": "<u2", "BF16": "<u2",
+    "U32": "<u4", "I32": "<i4", "F32": "<f4",
+    "U64": "<u8", "I64": "<i8", "F64": "<f8",
+}  # fmt: skip
+
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+_memcmp.restype = ctypes.c_int
+
+_mapped: OrderedDict[str, mmap.mmap] = OrderedDict()
+_lock = threading.Lock()
+
+
+def _map(file: str) -> mmap.mmap:
+    with _lock:
+        mapping = _mapped.get(file)
+        if mapping is None:
+            try:
+                with Path(file).open("rb") as f:
+                    mapping = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+            except OSError as error:
+                raise UnreadableFile(f"{file}: {error.strerror}") from error
+            except ValueError as error:
+                raise CorruptFile(f"{file}: the file is empty, but its header is not") from error
+            _mapped[file] = mapping
+            if len(_mapped) > MAX_MAPPED:
+                # Not closed: arrays may still look at it. The last of them unmaps it.
+                _mapped.popitem(last=False)
+        _mapped.move_to_end(file)
+        return mapping
+
+
+def extent(view: View) -> int:
+    """Return the bytes from the first element of a view to the end of its last one."""
+    (rows, cols), (down, across) = view.shape, view.stride
+    if not rows or not cols:
+        return 0
+    return ((rows - 1) * down + (cols - 1) * across + 1) * ITEMSIZE[view.dtype]
+
+
+def matrix(view: View) -> NDArray[Any]:
+    """Return the matrix as a read-only array over the mapped file, of dtype `RAW[view.dtype]`.
+
+    Raises UnreadableFile, or CorruptFile if the file ends before the view does.
+    """
+    dtype = np.dtype(RAW[view.dtype])
+    if not extent(view):
+        return np.empty(view.shape, dtype)
+    mapping = _map(view.file)
+    needed = view.offset + extent(view)
+    if needed > len(mapping):
+        raise CorruptFile(
+            f"{view.file}: a tensor of its header ends at byte {needed}, "
+            f"but the file has {len(mapping)} bytes; was it copied whole?"
+        )
+    strides = (view.stride[0] * dtype.itemsize, view.stride[1] * dtype.itemsize)
+    return np.ndarray(view.shape, dtype, mapping, view.offset, strides)
+
+
+def _madvise(view: View, advice: int) -> None:
+    mapping = _mapped.get(view.file)
+    length = extent(view)
+    if mapping is None or not length:
+        return
+    start = view.offset // PAGE * PAGE
+    # The kernel maps the neighbours of a page it brings in: whatever is let go twice costs a
+    # little, whatever is never let go adds up.
+    stop = min(-(-(view.offset + length) // PAGE) * PAGE, len(mapping))
+    mapping.madvise(advice, start, stop - start)
+
+
+def release(view: View) -> None:
+    """Unmap the pages of a view that has been read; the page cache keeps them."""
+    _madvise(view, mmap.MADV_DONTNEED)
+
+
+def prefetch(view: View) -> None:
+    """Ask the system to read a view's range of its file ahead, in the background."""
+    if extent(view):
+        _map(view.file)
+        _madvise(view, mmap.MADV_WILLNEED)
+
+
+def address(array: NDArray[Any]) -> int:
+    """Return where the first element lies in memory."""
+    pointer: int = array.__array_interface__["data"][0]
+    return pointer
+
+
+def same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Return whether two matrices of one shape and item size are equal, bit by bit.
+
+    The elements of a row must be adjacent; rows may lie apart.
+    """
+    rows, cols = a.shape
+    width = cols * a.itemsize
+    p, q = address(a), address(b)
+    if rows == 1 or a.strides[0] == b.strides[0] == width:
+        return not _memcmp(p, q, rows * width)
+    down, across = a.strides[0], b.strides[0]
+    if width >= LONG_ROW:
+        starts = range(p, p + rows * down, down), range(q, q + rows * across, across)
+        return not any(map(_memcmp, *starts, repeat(width)))
+    word = next(size for size in (8, 4, 2, 1) if not (p | q | down | across | width) % size)
+    wide = np.dtype(f"<u{word}")
+    return bool(np.array_equal(a.view(wide), b.view(wide)))
