@@ -1,0 +1,68 @@
+"""The bottom line: the keys that do something here, from the bindings themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.content import Content
+from textual.widget import Widget
+
+if TYPE_CHECKING:
+    from textual.events import Click
+    from textual.screen import Screen
+
+LAST = ("help", "back", "quit")  # shown at the end, and kept when there is no room for the others
+
+
+class KeyLine(Widget):
+    """One line of `key Label`. Greyed: pressing it says why it cannot be done now."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"key-line--key", "key-line--greyed"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: list[tuple[int, str]] = []  # where each item ends, and its key
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, self._bindings_changed)
+
+    def _bindings_changed(self, screen: Screen[object]) -> None:
+        if self.is_attached and screen is self.screen:
+            self.refresh()
+
+    def render(self) -> Content:
+        key_style = self.get_visual_style("key-line--key", partial=True)
+        greyed_style = self.get_visual_style("key-line--greyed", partial=True)
+        items: dict[str, tuple[str, Content]] = {}  # by action, since an action may have many keys
+        for _, binding, enabled, _tooltip in self.screen.active_bindings.values():
+            if not binding.show or not binding.description or binding.action in items:
+                continue
+            key = self.app.get_key_display(binding)
+            content = (
+                Content.assemble((key, key_style), f" {binding.description}")
+                if enabled
+                else Content.styled(f"{key} {binding.description}", greyed_style)
+            )
+            items[binding.action] = (binding.key, content)
+        last = [items[action] for action in LAST if action in items]
+        room = self.size.width - sum(content.cell_length + 2 for _, content in last)
+        shown = []
+        for action, (key, content) in items.items():
+            if action not in LAST:
+                room -= content.cell_length + 2
+                if room < 0:
+                    break
+                shown.append((key, content))
+        shown += last
+        self._keys = []
+        x = 0
+        for key, content in shown:
+            x += content.cell_length + 2
+            self._keys.append((x, key))
+        return Content("  ").join(content for _, content in shown)
+
+    def on_click(self, event: Click) -> None:
+        for end, key in self._keys:
+            if event.x < end:
+                self.app.simulate_key(key)
+                return

@@ -1,0 +1,172 @@
+"""The columns of the tensor list and the text of its rows, without a widget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptdiff.report import format_bytes, format_cosine, format_number, format_shape, printable
+from ckptdiff.tui.comparison import GLYPHS, WORDS, tally
+from ckptdiff.tui.inventory import Layer, Unmapped
+from ckptdiff.tui.painted import middle
+from ckptdiff.tui.words import plural
+
+if TYPE_CHECKING:
+    from ckptdiff.assemble import Assembly
+    from ckptdiff.tui.session import Row, Session
+
+    Cells = list[tuple[str, str]]  # text and what it is: a component class of the list, or nothing
+
+GUTTER = 4  # blank, glyph, two blanks
+SHAPE, MAX, COS = 13, 8, 6
+DTYPE, SIZE = 8, 8
+TWO_SHAPES = 70  # the width from which both sides' shapes are shown
+MANY_COLUMNS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Widths of what stands right of the names; 0 for a column that there is no room for."""
+
+    width: int
+    name: int
+    shape: int = SHAPE
+    shape_b: int = 0
+    max_abs: int = 0
+    cosine: int = 0
+    dtype: int = 0
+    size: int = 0
+
+    @property
+    def tail(self) -> int:
+        """Cells for the numbers, or for words in their place."""
+        return self.max_abs + 1 + self.cosine if self.cosine else self.max_abs
+
+
+def columns(width: int, *, browsing: bool) -> Columns:
+    """Return the columns that fit: numbers are never shortened, names give way."""
+    if browsing:
+        return Columns(width, width - GUTTER - SHAPE - DTYPE - SIZE - 4, dtype=DTYPE, size=SIZE)
+    shape_b = SHAPE if width >= TWO_SHAPES else 0
+    cosine = COS if width >= MANY_COLUMNS - 20 else 0
+    taken = GUTTER + 1 + SHAPE + (shape_b + 1 if shape_b else 0) + 1 + MAX + 1 + cosine
+    return Columns(width, width - taken - 1, shape_b=shape_b, max_abs=MAX, cosine=cosine)
+
+
+def header_cells(layout: Columns) -> Cells:
+    """Return the line above the rows."""
+    line = f" {'St' if not layout.dtype else '  '} {'Tensor':<{layout.name}} "
+    if layout.dtype:
+        line += f"{'Shape':<{layout.shape}} {'Dtype':<{layout.dtype}} {'Size':>{layout.size}}"
+        return [(line, "header")]
+    if layout.shape_b:
+        line += f"{'A shape':<{layout.shape}} {'B shape':<{layout.shape_b}} "
+    else:
+        line += f"{'Shape':<{layout.shape}} "
+    line += f"{'max|d|':<{layout.max_abs}}"
+    if layout.cosine:
+        line += f" {'cos':<{layout.cosine}}"
+    return [(line, "header")]
+
+
+def row_cells(session: Session, row: Row, layout: Columns) -> Cells:
+    """Return one row of the list."""
+    if isinstance(row, Layer):
+        return _layer_cells(session, row, layout)
+    if isinstance(row, Unmapped):
+        return _unmapped_cells(session, row, layout)
+    return _tensor_cells(session, row, layout)
+
+
+def _tensor_cells(session: Session, name: str, layout: Columns) -> Cells:
+    a, b = session.assemblies(name)
+    status = session.status(name)
+    label = _label(session, name, a, b, layout.name)
+    either = a or b
+    shape = format_shape(either.shape) if either is not None else ""
+    if session.browsing:
+        dtype = either.dtype if either is not None else ""
+        size = format_bytes(session.nbytes(name))
+        text = f"{label} {shape:<{layout.shape}} {dtype:<{layout.dtype}} {size:>{layout.size}}"
+        return [(" " * GUTTER, ""), (text, "")]
+    quiet = status if status in ("same", "to_do") else ""
+    cells: Cells = [
+        (f" {GLYPHS[status]}  ", status),
+        (f"{label} {_fit(shape if a or not layout.shape_b else '', layout.shape)} ", quiet),
+    ]
+    if layout.shape_b:
+        shape_b = "" if b is None else format_shape(b.shape)
+        shape_b = "=" if a is not None and shape_b == shape else shape_b
+        cells.append((f"{_fit(shape_b, layout.shape_b)} ", quiet))
+    result = session.result(name)
+    if result is not None and result.numbers is not None:
+        numbers = f"{format_number(result.numbers.max_abs):<{layout.max_abs}}"
+        if layout.cosine:
+            numbers += f" {format_cosine(result.numbers.cosine):<{layout.cosine}}"
+        cells.append((numbers, status))
+    elif status == "shape" and not layout.shape_b and b is not None:
+        cells.append((_fit(f"B {format_shape(b.shape)}", layout.tail), status))
+    elif status != "to_do":
+        cells.append((_fit(WORDS[status], layout.tail), status))
+    return cells
+
+
+def _label(session: Session, name: str, a: Assembly | None, b: Assembly | None, width: int) -> str:
+    layer = None if session.flat else session.layer_of(name)
+    label = f"  {name[len(layer.title) + 1 :]}" if layer is not None else name
+    label = printable(label)
+    rows = (a.padding_rows if a else 0) + (b.padding_rows if b else 0)
+    note = f"  (+{plural(rows, 'padding row')})" if rows else ""
+    if len(label) + len(note) <= width:
+        label += note
+    elif rows and len(label) + len(short := f"  (+{rows})") <= width:
+        label += short
+    return _fit(label, width, ascii_only=session.ascii_only)
+
+
+def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
+    unfolded = session.is_unfolded(layer)
+    title = printable(layer.title)
+    head = (f" {'-' if unfolded else '+'}  ", "layer")
+    if session.browsing:
+        label = _fit(title, layout.name, ascii_only=session.ascii_only)
+        count = f"{plural(len(layer.names), 'tensor'):<{layout.shape}}"
+        size = f"{format_bytes(layer.nbytes):>{layout.size}}"
+        return [head, (f"{label} ", "layer"), (f"{count} {'':<{layout.dtype}} {size}", "")]
+    counts = tally(layer.counts)
+    if unfolded or not counts:
+        parts: Cells = [(plural(len(layer.names), "tensor"), "")]
+    elif len(counts) == 1 and counts[0][0] in ("to_do", "comparing"):
+        status, count = counts[0]
+        parts = [(f"{GLYPHS[status]} {count} {WORDS[status]}", status)]
+    else:
+        parts = [(f"{GLYPHS[status]} {count}", status) for status, count in counts]
+    length = sum(len(text) + 2 for text, _ in parts) - 2
+    room = layout.shape + (layout.shape_b + 1 if layout.shape_b else 0)
+    # Counts that need more than the shape's column begin further left, over the name's.
+    over = max(0, length - room)
+    label = _fit(title, max(1, layout.name - over), ascii_only=session.ascii_only)
+    cells: Cells = [head, (f"{label} ", "layer")]
+    for index, (text, word) in enumerate(parts):
+        cells.append((text if index == 0 else f"  {text}", word))
+    cells.append((" " * (max(0, room - length) + 1), ""))
+    if layer.max_abs is not None and layer.cosine is not None:
+        numbers = f"{format_number(layer.max_abs):<{layout.max_abs}}"
+        if layout.cosine:
+            numbers += f" {format_cosine(layer.cosine):<{layout.cosine}}"
+        worst = counts[0][0] if counts else ""
+        cells.append((numbers, worst if worst in ("same", "close", "differ") else "differ"))
+    return cells
+
+
+def _unmapped_cells(session: Session, row: Unmapped, layout: Columns) -> Cells:
+    status = f"only_{row.side}"
+    words = f"no rule for it, {row.side.upper()}"
+    width = max(1, layout.width - GUTTER - len(words) - 2)
+    label = _fit(printable(row.name), width, ascii_only=session.ascii_only)
+    return [(f" {GLYPHS[status]}  ", status), (f"{label} {words}", status)]
+
+
+def _fit(text: str, width: int, *, ascii_only: bool = False) -> str:
+    """Return text of exactly `width` characters, shortened in its middle where it is longer."""
+    return f"{middle(text, width, ascii_only=ascii_only):<{width}}"

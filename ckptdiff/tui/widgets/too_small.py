@@ -1,0 +1,13 @@
+"""What a terminal sees that is too small for the screens."""
+
+from __future__ import annotations
+
+from textual.widget import Widget
+
+
+class TooSmall(Widget):
+    """One line in place of everything, below 60 columns or 16 lines."""
+
+    def render(self) -> str:
+        width, height = self.app.size
+        return f"ckptdiff needs 60x16, this is {width}x{height}. q quits."
