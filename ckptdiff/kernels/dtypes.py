@@ -131,12 +131,12 @@ def rounded(raw: NDArray[Any], dtype: str, to: str) -> NDArray[np.uint64]:
 
 def finite(codes: NDArray[np.uint64], dtype: str) -> NDArray[np.bool_]:
     """Return which codes of a format are neither NaN nor infinite."""
-    if dtype == "F8_E8M0":
-        ordinary: NDArray[np.bool_] = codes != 255
-        return ordinary
-    form = FLOATS[dtype]
-    ordinary = codes & np.uint64((1 << (form.bits - 1)) - 1) < form.overflow
-    return ordinary
+    mask, limit = 0xFF, 0xFF
+    if dtype != "F8_E8M0":
+        form = FLOATS[dtype]
+        mask, limit = (1 << (form.bits - 1)) - 1, form.overflow
+    below: NDArray[np.bool_] = np.less(codes & np.uint64(mask), limit)
+    return below
 
 
 def distance(a: NDArray[np.uint64], b: NDArray[np.uint64], dtype: str) -> NDArray[np.uint64]:

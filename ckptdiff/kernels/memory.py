@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,27 +37,37 @@ _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 _memcmp.restype = ctypes.c_int
 
-_mapped: OrderedDict[str, mmap.mmap] = OrderedDict()
+
+@dataclass(frozen=True, slots=True)
+class _Mapping:
+    pages: mmap.mmap
+    identity: tuple[int, ...]  # which file, and which content of it
+
+
+_mapped: OrderedDict[str, _Mapping] = OrderedDict()
 _lock = threading.Lock()
 
 
 def _map(file: str) -> mmap.mmap:
-    with _lock:
-        mapping = _mapped.get(file)
-        if mapping is None:
-            try:
+    try:
+        # A path may name another file than before: a checkpoint written anew.
+        status = Path(file).stat()
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        with _lock:
+            mapping = _mapped.get(file)
+            if mapping is None or mapping.identity != identity:
                 with Path(file).open("rb") as f:
-                    mapping = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-            except OSError as error:
-                raise UnreadableFile(f"{file}: {error.strerror}") from error
-            except ValueError as error:
-                raise CorruptFile(f"{file}: the file is empty, but its header is not") from error
-            _mapped[file] = mapping
-            if len(_mapped) > MAX_MAPPED:
-                # Not closed: arrays may still look at it. The last of them unmaps it.
-                _mapped.popitem(last=False)
-        _mapped.move_to_end(file)
-        return mapping
+                    pages = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+                mapping = _mapped[file] = _Mapping(pages, identity)
+                if len(_mapped) > MAX_MAPPED:
+                    # Not closed: arrays may still look at it. The last of them unmaps it.
+                    _mapped.popitem(last=False)
+            _mapped.move_to_end(file)
+            return mapping.pages
+    except OSError as error:
+        raise UnreadableFile(f"{file}: {error.strerror}") from error
+    except ValueError as error:
+        raise CorruptFile(f"{file}: the file is empty, but its header is not") from error
 
 
 def extent(view: View) -> int:
@@ -91,11 +102,13 @@ def _madvise(view: View, advice: int) -> None:
     length = extent(view)
     if mapping is None or not length:
         return
+    pages = mapping.pages
     start = view.offset // PAGE * PAGE
     # The kernel maps the neighbours of a page it brings in: whatever is let go twice costs a
     # little, whatever is never let go adds up.
-    stop = min(-(-(view.offset + length) // PAGE) * PAGE, len(mapping))
-    mapping.madvise(advice, start, stop - start)
+    stop = min(-(-(view.offset + length) // PAGE) * PAGE, len(pages))
+    if start < stop:
+        pages.madvise(advice, start, stop - start)
 
 
 def release(view: View) -> None:
