@@ -1,0 +1,103 @@
+"""Lines of text with roles, which pure functions make, and the widget that shows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.cells import cell_len, set_cell_size
+from textual.content import Content
+from textual.widget import Widget
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from textual.geometry import Size
+    from textual.style import Style
+
+    Span = tuple[str, str]  # text and its role: a component class of Painted, or none
+    Line = tuple[Span, ...]
+
+
+def plain(lines: Iterable[Line]) -> list[str]:
+    """Return the lines without their roles and without blanks at the end."""
+    return ["".join(text for text, _ in line).rstrip() for line in lines]
+
+
+def line(*spans: str | Span) -> Line:
+    return tuple((span, "") if isinstance(span, str) else span for span in spans)
+
+
+def shorten(text: str, width: int, *, ascii_only: bool = False) -> str:
+    """Return text of at most `width` cells, with its middle left out where it is longer."""
+    if cell_len(text) <= width:
+        return text
+    mark = ".." if ascii_only else "…"
+    room = width - len(mark)
+    if room < 2:
+        return set_cell_size(text, max(0, width))
+    tail = text[-(room - room // 2) :]
+    while cell_len(tail) > room - room // 2:
+        tail = tail[1:]
+    return set_cell_size(text, room // 2) + mark + tail
+
+
+class Painted(Widget):
+    """Shows `lines(width, height)`; its subclasses only say what those are."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "painted--dim",
+        "painted--strong",
+        "painted--act",
+        "painted--this",
+        "painted--other",
+        "painted--bar",
+        "painted--cursor",
+        "painted--same",
+        "painted--close",
+        "painted--differ",
+        "painted--shape",
+        "painted--only",
+        "painted--error",
+    }
+    DEFAULT_CSS = """
+    Painted {
+        height: auto;
+        text-wrap: nowrap;
+        text-overflow: clip;
+        .painted--dim { text-style: dim; }
+        .painted--strong { text-style: bold; }
+        .painted--act { color: $warning; text-style: bold; }
+        .painted--this { color: $primary; text-style: bold; }
+        .painted--other { text-style: dim; }
+        .painted--bar { color: $primary; }
+        .painted--cursor { text-style: reverse; }
+        .painted--same { text-style: dim; }
+        .painted--close { color: $primary; }
+        .painted--differ { color: $warning; text-style: bold; }
+        .painted--shape { color: $accent; text-style: bold; }
+        .painted--only { color: $secondary; }
+        .painted--error { color: $error; text-style: reverse; }
+    }
+    """
+
+    def lines(self, width: int, height: int) -> Sequence[Line]:
+        """Return what to show in a space of this size; more lines than `height` may be cut off."""
+        raise NotImplementedError
+
+    def changed(self) -> None:
+        """Show other lines, and take another height if there are more or fewer of them."""
+        self.refresh(layout=self.styles.is_auto_height)
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:  # noqa: ARG002
+        return len(self.lines(width, viewport.height))
+
+    def render(self) -> Content:
+        width, height = self.content_size
+        parts: list[str | tuple[str, Style]] = []
+        for number, spans in enumerate(self.lines(width, height)):
+            if number:
+                parts.append("\n")
+            for text, role in spans:
+                style = self.get_visual_style(f"painted--{role}", partial=True) if role else None
+                parts.append(text if style is None else (text, style))
+        return Content.assemble(*parts)

@@ -1,0 +1,319 @@
+"""Where a tensor lives: on both sides every file, name, byte and row, drawn to scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import gcd, prod
+from typing import TYPE_CHECKING
+
+from ckptdiff.report import format_bytes, format_shape, printable
+from ckptdiff.shards import letters, stored_parts
+from ckptdiff.tensors import ITEMSIZE
+from ckptdiff.tui.painted import Painted, line, shorten
+from ckptdiff.tui.places import axis_word, box_text, files_text, rank_text, relative
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptdiff.assemble import Assembly, Copy
+    from ckptdiff.shards import Owner, Run, Stored
+    from ckptdiff.tensors import Box, Checkpoint
+    from ckptdiff.tui.painted import Line, Span
+    from ckptdiff.tui.places import Side
+
+INDENT = 3
+SMALLEST_BAR = 8
+PADDING, UNKNOWN = ".", "?"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How the map is drawn: in short with at most `most` lines of ranks a side, or the whole."""
+
+    width: int
+    whole: bool = False
+    most: int = 4
+    hint: str = ""  # how to see the ranks that are left out
+    ascii_only: bool = False
+
+
+def bar(stored: Stored, letter: dict[str, str], this: str, width: int) -> list[Span]:
+    """Draw a stored tensor to scale in at most `width` cells, its ends and groups marked by `|`."""
+    runs = stored.runs
+    groups = _groups(runs)
+    unit = gcd(*(run.size for run in runs)) or 1
+    cells = sum(run.size for run in runs) // unit
+    room = width - 2
+    left_out = 0
+    if cells + len(groups) - 1 <= room:
+        times = max(1, -(-SMALLEST_BAR // max(cells, 1))) if len(groups) == 1 else 1
+        times = times if cells * times <= room else 1
+        sizes = [[run.size // unit * times for run in group] for group in groups]
+    elif len(groups) > 1 and sum(run.size for run in groups[0]) // unit + 2 <= room:
+        shown, used = 0, 1
+        for group in groups:
+            used += sum(run.size for run in group) // unit + 1
+            if used > room:
+                break
+            shown += 1
+        left_out = len(groups) - shown
+        groups = groups[:shown]
+        sizes = [[run.size // unit for run in group] for group in groups]
+    else:
+        groups = [list(runs)]
+        sizes = [_shares([run.size for run in runs], room)]
+    spans: list[Span] = [("|", "dim")]
+    for group, counts in zip(groups, sizes, strict=True):
+        for run, count in zip(group, counts, strict=True):
+            spans.append(_cells(run, count, letter, this))
+        spans.append(("|", "dim"))
+    if left_out:
+        spans.append(("~", "dim"))
+    return [span for span in spans if span[0]]
+
+
+def _cells(run: Run, count: int, letter: dict[str, str], this: str) -> Span:
+    if run.owner == "this":
+        return letter[this] * count, "this"
+    if run.owner == "other":
+        return letter[run.name] * count, "other"
+    return (PADDING if run.owner == "padding" else UNKNOWN) * count, "dim"
+
+
+def _groups(runs: Sequence[Run]) -> list[list[Run]]:
+    """Cut the runs where their order starts again: the query groups of a fused QKV, say."""
+    groups: list[list[Run]] = []
+    first = (runs[0].owner, runs[0].name)
+    for run in runs:
+        if not groups or ((run.owner, run.name) == first and len(groups[-1]) > 1):
+            groups.append([])
+        groups[-1].append(run)
+    return groups
+
+
+def _shares(sizes: list[int], room: int) -> list[int]:
+    """Divide `room` cells in proportion to the sizes, one at least to each while they last."""
+    if len(sizes) > room:
+        return [1] * room + [0] * (len(sizes) - room)
+    total = sum(sizes) or 1
+    shares = [max(1, size * room // total) for size in sizes]
+    while sum(shares) > room:
+        shares[shares.index(max(shares))] -= 1
+    shares[shares.index(max(shares))] += room - sum(shares)
+    return shares
+
+
+def map_lines(sides: Sequence[Side], look: Look) -> list[Line]:
+    """Draw the map of all sides."""
+    lines: list[Line] = []
+    for side in sides:
+        if look.whole and lines:
+            lines.append(())
+        lines += _side_lines(side, look)
+    return lines
+
+
+def _side_lines(side: Side, look: Look) -> list[Line]:
+    head: Span = (f"{side.letter}  ", "strong")
+    assembly, checkpoint = side.assembly, side.assembled.checkpoint
+    if assembly is None:
+        return [line(head, (f"not in {side.letter}", "dim"))]
+    parts = stored_parts(assembly, side.neighbours)
+    others = [run.name for part in parts for run in part.of("other")]
+    letter = letters(assembly.name, others)
+    lines = _flow(_items(parts, assembly, checkpoint, look), look, head)
+    if look.whole:
+        for part, label in zip(parts, _labels(parts, checkpoint), strict=True):
+            lines += _part_lines(part, label, assembly, checkpoint, letter, look)
+    else:
+        if len(parts) > 1 or others or assembly.padding:
+            lines += _bars(parts, assembly, checkpoint, letter, look)
+        lines += _copies(parts, checkpoint, look)
+    used = {run.owner for part in parts for run in part.runs}
+    if len(used) > 1 or len(parts) > 1:
+        lines += _legend(assembly.name, letter, used, look)
+    if assembly.padding_rows:
+        text = f"+{assembly.padding_rows} padding rows behind row {assembly.shape[0] - 1}"
+        lines.append(line(" " * INDENT, (text, "dim")))
+    return lines
+
+
+def _items(
+    parts: Sequence[Stored], assembly: Assembly, checkpoint: Checkpoint, look: Look
+) -> list[str]:
+    """Return the file, the stored name, the place in the file and the kind of tensor."""
+    first = parts[0].ref
+    items = [files_text([relative(part.ref.file, checkpoint) for part in parts])]
+    keys = {part.ref.name for part in parts}
+    if keys != {assembly.name}:
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        items.append(printable(first.name) + more)
+    if len(parts) == 1 and not look.whole:
+        items.append(f"@{first.offset}")
+    kind = f"{first.dtype.lower()} {format_shape(first.shape)}"
+    if parts[0].index:
+        kind = f"{list(parts[0].index)} of {kind}"
+    if len({(part.ref.dtype, part.ref.shape) for part in parts}) > 1:
+        kind += " and other shapes"
+    elif len(parts) > 1:
+        kind += " each"
+    items.append(kind)
+    if len(parts) == 1:
+        items.append(format_bytes(prod(assembly.shape) * ITEMSIZE[assembly.dtype]))
+    return items
+
+
+def _flow(items: Sequence[str], look: Look, head: Span = (" " * INDENT, "")) -> list[Line]:
+    """Set items side by side, and below each other where they do not fit."""
+    room = look.width - INDENT
+    rows: list[str] = []
+    for item in (shorten(item, room, ascii_only=look.ascii_only) for item in items):
+        if rows and len(rows[-1]) + 2 + len(item) <= room:
+            rows[-1] += "  " + item
+        else:
+            rows.append(item)
+    return [line(" " * INDENT if i else head, row) for i, row in enumerate(rows)]
+
+
+def _bars(
+    parts: Sequence[Stored],
+    assembly: Assembly,
+    checkpoint: Checkpoint,
+    letter: dict[str, str],
+    look: Look,
+) -> list[Line]:
+    """Draw the ranks, as many beside each other as fit."""
+    labels = _labels(parts, checkpoint)
+    wide = max(map(len, labels))
+    room = max(12, min(28, look.width // 2 - wide - 20))
+    cells: list[list[Span]] = []
+    for part, label in zip(parts, labels, strict=True):
+        own = part.of("this")
+        holds = box_text(_hull([run.box for run in own]), assembly.shape) if own else "padding"
+        drawn = bar(part, letter, assembly.name, room)
+        cells.append([(f"{label:<{wide}} ", ""), *drawn, (f" {holds}", "")])
+    size = max(sum(len(text) for text, _ in cell) for cell in cells)
+    across = max(1, (look.width - INDENT + 3) // (size + 3))
+    rows = [cells[i : i + across] for i in range(0, len(cells), across)]
+    shown = rows if len(rows) <= look.most else rows[: look.most - 1]
+    lines: list[Line] = []
+    for row in shown:
+        spans: list[Span] = [(" " * INDENT, "")]
+        for cell in row:
+            spans += [*cell, (" " * (size - sum(len(text) for text, _ in cell) + 3), "")]
+        lines.append(tuple(spans))
+    if len(shown) < len(rows):
+        left = len(parts) - len(shown) * across
+        lines.append(line(" " * INDENT, (f"and {left} more ranks{look.hint}", "dim")))
+    return lines
+
+
+def _labels(parts: Sequence[Stored], checkpoint: Checkpoint) -> list[str]:
+    """Name the parts by their ranks, or by their files where the format knows no ranks."""
+    words = [rank_text(part.rank, checkpoint) for part in parts]
+    if len(set(words)) == 1 < len(parts):
+        return [relative(part.ref.file, checkpoint) for part in parts]
+    return words
+
+
+def _hull(boxes: Sequence[Box]) -> Box:
+    """Return the smallest box round all."""
+    return tuple(
+        (min(start for start, _ in bounds), max(stop for _, stop in bounds))
+        for bounds in zip(*boxes, strict=True)
+    )
+
+
+def _part_lines(
+    part: Stored,
+    label: str,
+    assembly: Assembly,
+    checkpoint: Checkpoint,
+    letter: dict[str, str],
+    look: Look,
+) -> list[Line]:
+    """Describe one stored tensor to the last row."""
+    room = replace(look, width=look.width - len(label) - 2)
+    deep = " " * (INDENT + len(label) + 2)
+    place = f"{relative(part.ref.file, checkpoint)}  @{part.ref.offset}"
+    lines = _flow([place], room, (f"   {label}  ", ""))
+    lines.append((*line(deep), *bar(part, letter, assembly.name, look.width - len(deep))))
+    extra = len(part.index)
+    word = axis_word(part.axis - extra, len(part.ref.shape) - extra)
+    for run in part.runs:
+        where = f"{word} {run.start}:{run.stop}"
+        if run.owner == "this":
+            lines.append(line(deep, f"{where} hold {box_text(run.box, assembly.shape)}"))
+        elif run.owner == "padding":
+            lines.append(line(deep, (f"{where} are padding", "dim")))
+        elif run.owner == "unknown":
+            lines.append(line(deep, (f"{where} are not mapped", "dim")))
+    for copy in part.copies:
+        lines.append(line(deep, (_copy_text(copy, checkpoint), "dim")))
+    return lines
+
+
+def _copy_text(copy: Copy, checkpoint: Checkpoint) -> str:
+    file = relative(copy.ref.file, checkpoint)
+    return f"copy on {rank_text(copy.rank, checkpoint)}  {file}  @{copy.ref.offset}"
+
+
+def _copies(parts: Sequence[Stored], checkpoint: Checkpoint, look: Look) -> list[Line]:
+    ranks = sorted({copy.rank for part in parts for copy in part.copies})
+    if not ranks:
+        return []
+    words = [rank_text(rank, checkpoint) for rank in ranks]
+    if len(words) > 1 and all(word.startswith("rank ") for word in words):
+        words = [word.removeprefix("rank ") for word in words]
+        words[0] = f"ranks {words[0]}"
+    text = f"copies on {', '.join(words)}"
+    if len(text) > look.width - INDENT:
+        text = f"copies on {len(ranks)} more ranks{look.hint}"
+    return [line(" " * INDENT, (text, "dim"))]
+
+
+def _legend(this: str, letter: dict[str, str], used: set[Owner], look: Look) -> list[Line]:
+    items = [f"{letter[this]} = this tensor"]
+    names = [name for name in letter if name != this]
+    if 0 < len(names) <= 6:
+        items += [f"{letter[name]} = {_short(name, this)}" for name in names]
+    elif names:
+        items.append(f"lower case = {len(names)} others")
+    if "padding" in used:
+        items.append(f"{PADDING} = padding")
+    if "unknown" in used:
+        items.append(f"{UNKNOWN} = not mapped")
+    return [tuple((text, "dim") for text, _ in spans) for spans in _flow(items, look)]
+
+
+def _short(name: str, this: str) -> str:
+    """Return the part of a name in which it differs from another."""
+    ours, theirs = this.split("."), name.split(".")
+    start = 0
+    while start < min(len(ours), len(theirs)) - 1 and ours[start] == theirs[start]:
+        start += 1
+    return printable(".".join(theirs[start:]).removesuffix(".weight"))
+
+
+class ShardMap(Painted):
+    """The map of one tensor."""
+
+    def __init__(
+        self,
+        *,
+        whole: bool = False,
+        most: int = 4,
+        hint: str = "",
+        id: str | None = None,  # noqa: A002
+    ) -> None:
+        super().__init__(id=id)
+        self.sides: tuple[Side, ...] = ()
+        self.look = Look(0, whole, most, hint)
+
+    def show(self, sides: Sequence[Side], *, ascii_only: bool = False) -> None:
+        self.sides = tuple(sides)
+        self.look = replace(self.look, ascii_only=ascii_only)
+        self.changed()
+
+    def lines(self, width: int, height: int) -> list[Line]:  # noqa: ARG002
+        return map_lines(self.sides, replace(self.look, width=width))
