@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from ckptdiff import config as configs
+from ckptdiff.arch import find_architecture, guess_architecture
+from ckptdiff.arch.base import PADDING, fill_name, split_name, template
+from ckptdiff.arch.naming import split_native
+from ckptdiff.errors import CkptDiffError, UnknownConfig, UnsupportedLayout
+from ckptdiff.formats import hf
+from ckptdiff.tensors import ITEMSIZE, Entry, Rank
+from ckptdiff.text import format_shape
 
-    from ckptdiff.arch.base import Architecture
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from ckptdiff.arch.base import Architecture, ParamMapping
     from ckptdiff.config import ModelConfig
-    from ckptdiff.tensors import Box, Checkpoint, Entry, Rank, TensorRef
+    from ckptdiff.tensors import Box, Checkpoint, Shard, TensorRef
+
+# Buffers that are computed from the config when a model is built; old files carry them.
+_LAYER = "decoder.layers.#."
+_DERIVED = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq", "rotary_pos_emb.freqs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +56,11 @@ class Assembly:
     shape: tuple[int, ...]
     dtype: str
     pieces: tuple[Piece, ...]  # together they fill the tensor, each element once
-    padding: tuple[Piece, ...] = ()  # rows of vocabulary padding behind the last row; `box` goes on counting
+    padding: tuple[Piece, ...] = ()  # vocabulary padding; its boxes go on behind the last row
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * ITEMSIZE[self.dtype]
 
     @property
     def padding_rows(self) -> int:
@@ -58,3 +78,372 @@ class Assembled:
     unmapped: tuple[str, ...]  # native names that no rule knows
     errors: Mapping[str, str]  # canonical name to what is wrong with its layout
     derived: tuple[Entry, ...] = ()  # buffers that follow from the config
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the canonical tensors, copies and padding not counted."""
+        return sum(t.nbytes for t in self.tensors.values())
+
+
+def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assembled:
+    """Return the canonical tensors of a checkpoint.
+
+    `like`, the other side of a comparison, lends what Megatron's files do not tell: the family, and
+    the number of vocabulary rows that are not padding. Raises UnknownConfig if a sharded
+    checkpoint has no args and there is nothing to lend them.
+    """
+    if checkpoint.format == hf.NAME:
+        return _assemble_whole(checkpoint)
+    return _assemble_shards(checkpoint, like)
+
+
+def assemble_pair(a: Checkpoint, b: Checkpoint) -> tuple[Assembled, Assembled]:
+    """Return both sides, each lent what the other knows."""
+    if a.format == hf.NAME:
+        whole = assemble(a)
+        return whole, assemble(b, like=whole)
+    if b.format == hf.NAME:
+        whole = assemble(b)
+        return assemble(a, like=whole), whole
+    first, second = assemble(a), assemble(b)
+    # Vocabularies padded for different TP sizes: what both have can be compared.
+    return assemble(a, like=second), assemble(b, like=first)
+
+
+def _assemble_whole(checkpoint: Checkpoint) -> Assembled:
+    """Hugging Face: every tensor is one piece, and a tied head on disk a copy of the embedding."""
+    (shard,) = checkpoint.shards
+    settings = checkpoint.config or {}
+    architecture = find_architecture(settings)
+    try:
+        config = configs.from_huggingface(settings) if settings else None
+    except UnknownConfig:
+        config = None
+    tensors = dict(shard.tensors)
+    derived = [_derived(name, tensors.pop(name)) for name in shard.tensors if _is_derived(name)]
+    copies: dict[str, tuple[Copy, ...]] = {}
+    if architecture is not None and config is not None and config.tied_embeddings:
+        (embedding,) = architecture.embedding().hf
+        for mapping in architecture.mappings:
+            if mapping.vocabulary == "head" and mapping.hf[0] in tensors and embedding in tensors:
+                copies[embedding] = (Copy(tensors.pop(mapping.hf[0]), Rank()),)
+                _check_shapes(Copy(tensors[embedding], Rank()), copies[embedding])
+    assemblies = {}
+    for name, ref in tensors.items():
+        whole = _whole(ref)
+        piece = Piece(ref, Rank(), whole, whole, copies.get(name, ()))
+        assemblies[name] = Assembly(name, ref.shape, ref.dtype, (piece,))
+    ordered = in_model_order(assemblies, architecture)
+    return Assembled(
+        checkpoint,
+        architecture,
+        config,
+        {name: assemblies[name] for name in ordered},
+        unmapped=(),
+        errors={},
+        derived=tuple(derived),
+    )
+
+
+def _assemble_shards(checkpoint: Checkpoint, like: Assembled | None) -> Assembled:
+    """Megatron: collect each rule's shards over the ranks, then read the rule backward."""
+    named = [
+        (shard, [(split_native(native), ref) for native, ref in shard.tensors.items()])
+        for shard in checkpoint.shards
+    ]
+    architecture = like.architecture if like is not None else None
+    if architecture is None:
+        architecture = guess_architecture({key for _, names in named for (key, _), _ in names})
+    if architecture is None:
+        natives = sorted({native for shard in checkpoint.shards for native in shard.tensors})
+        return Assembled(checkpoint, None, None, {}, tuple(natives), {})
+    config = _megatron_config(checkpoint, like)
+    collected, unmapped, derived = _collect(checkpoint, architecture, named)
+    if config.tied_embeddings:
+        _join_tied(collected)
+    config = _with_vocabulary(config, collected, like)
+    assemblies: dict[str, Assembly] = {}
+    errors: dict[str, str] = {}
+    for (mapping, indices), ranks in collected.items():
+        targets = [fill_name(pattern, indices) for pattern in mapping.hf]
+        try:
+            found = _read_backward(mapping, targets, ranks, config, checkpoint.parallelism.tp)
+        except CkptDiffError as error:
+            errors.update(dict.fromkeys(targets, str(error)))
+        else:
+            assemblies.update(found)
+    ordered = in_model_order(assemblies, architecture)
+    return Assembled(
+        checkpoint,
+        architecture,
+        config,
+        {name: assemblies[name] for name in ordered},
+        unmapped=tuple(sorted(unmapped)),
+        errors=errors,
+        derived=tuple(derived),
+    )
+
+
+Names = list[tuple[tuple[str, tuple[int, ...]], "TensorRef"]]  # split native names and their refs
+Shards = dict[int, list[Copy]]  # tp rank to its copies of one tensor
+Collected = dict[tuple["ParamMapping", tuple[int, ...]], Shards]
+
+
+def _collect(
+    checkpoint: Checkpoint, architecture: Architecture, named: list[tuple[Shard, Names]]
+) -> tuple[Collected, set[str], list[Entry]]:
+    """Group the shards by rule and by layer and expert number over the whole model."""
+    offsets = _layer_offsets(checkpoint, named)
+    collected: Collected = {}
+    unmapped: set[str] = set()
+    derived: dict[str, Entry] = {}
+    for shard, names in named:
+        rank = shard.rank
+        offset = offsets[rank.pp, shard.chunk]
+        for (key, indices), ref in names:
+            mapping = architecture.rule_for(key)
+            if mapping is None:
+                if _is_derived(key):
+                    derived.setdefault(ref.name, _derived(ref.name, ref))
+                else:
+                    unmapped.add(ref.name)
+                continue
+            if key.startswith(_LAYER):
+                indices = (indices[0] + offset, *indices[1:])  # noqa: PLW2901
+            shards = collected.setdefault((mapping, indices), {})
+            shards.setdefault(rank.tp, []).append(Copy(ref, rank))
+    return collected, unmapped, list(derived.values())
+
+
+def _layer_offsets(
+    checkpoint: Checkpoint, named: list[tuple[Shard, Names]]
+) -> dict[tuple[int, int], int]:
+    """Return, for each (stage, virtual chunk), how many layers come before its layer 0.
+
+    Layers are counted in the files: chunk 0 of every stage, then chunk 1 of every stage. Raises
+    UnsupportedLayout where ranks of one stage hold different layers.
+    """
+    layers: dict[tuple[int, int], set[int]] = {}
+    for shard, names in named:
+        stage = shard.rank.pp
+        numbers = {indices[0] for (key, indices), _ in names if key.startswith(_LAYER)}
+        held = layers.setdefault((stage, shard.chunk), numbers)
+        if held != numbers:
+            raise UnsupportedLayout(
+                f"{checkpoint.root}: tp {shard.rank.tp} of stage {stage} holds layers "
+                f"{sorted(numbers)}, another rank of that stage holds {sorted(held)}"
+            )
+        if numbers != set(range(len(numbers))):
+            raise UnsupportedLayout(
+                f"{checkpoint.root}: stage {stage} holds layers {sorted(numbers)}; "
+                "Megatron counts them from 0 in every stage"
+            )
+    offsets = {}
+    before = 0
+    for stage, chunk in sorted(layers, key=lambda key: (key[1], key[0])):
+        offsets[stage, chunk] = before
+        before += len(layers[stage, chunk])
+    return offsets
+
+
+def _read_backward(
+    mapping: ParamMapping, targets: list[str], ranks: Shards, config: ModelConfig, tp: int
+) -> dict[str, Assembly]:
+    """Return the canonical tensors of one rule, checked to use every row once.
+
+    Raises UnsupportedLayout if the shards are not what the rule says, or one is missing.
+    """
+    missing = [rank for rank in range(tp) if rank not in ranks]
+    if missing:
+        raise UnsupportedLayout(
+            f"tp {', '.join(map(str, missing))} of {tp} has no shard of it, other ranks have"
+        )
+    if mapping.partition is None or mapping.dim is None:
+        first, *others = [copy for rank in sorted(ranks) for copy in ranks[rank]]
+        _check_shapes(first, others)
+        whole = _whole(first.ref)
+        piece = Piece(first.ref, first.rank, whole, whole, tuple(others))
+        return {targets[0]: Assembly(targets[0], first.ref.shape, first.ref.dtype, (piece,))}
+    dim = mapping.dim
+    pieces: dict[int, list[Piece]] = defaultdict(list)
+    for rank in range(tp):
+        first, *others = ranks[rank]
+        _check_shapes(first, others)
+        ref = first.ref
+        parts = mapping.partition(config, tp, rank)
+        wanted = sum(part.stop - part.start for part in parts)
+        if len(ref.shape) <= dim or wanted != ref.shape[dim]:
+            raise UnsupportedLayout(
+                f"{ref.file}: {ref.name} has the shape {list(ref.shape)}; by the config it has "
+                f"{wanted} along dimension {dim} at TP {tp}"
+            )
+        at = 0
+        for part in parts:
+            size = part.stop - part.start
+            of = _along(ref, dim, at, at + size)
+            box = _along(ref, dim, part.start, part.stop)
+            pieces[part.source].append(Piece(ref, first.rank, of, box, tuple(others)))
+            at += size
+    padding = tuple(sorted(pieces.pop(PADDING, []), key=lambda piece: piece.box[dim]))
+    return {
+        target: _assembly(target, pieces[source], padding, dim)
+        for source, target in enumerate(targets)
+    }
+
+
+def _assembly(
+    name: str, pieces: list[Piece], padding: tuple[Piece, ...], dim: int
+) -> Assembly:
+    """Return the tensor that the pieces fill; raises UnsupportedLayout if they do not tile it."""
+    pieces = sorted(pieces, key=lambda piece: piece.box[dim])
+    dtypes = sorted({piece.ref.dtype for piece in pieces})
+    others = {piece.box[:dim] + piece.box[dim + 1 :] for piece in pieces}
+    if len(dtypes) != 1 or len(others) != 1:
+        shapes = sorted({str(list(piece.ref.shape)) for piece in pieces})
+        raise UnsupportedLayout(
+            f"its shards do not fit: dtypes {', '.join(dtypes)}, shapes {', '.join(shapes)}"
+        )
+    end = 0
+    for piece in pieces:
+        start, stop = piece.box[dim]
+        assert start == end, f"{name}: rows {end} to {start} are in no slice"
+        end = stop
+    shape = tuple(end if d == dim else bounds[1] for d, bounds in enumerate(pieces[0].box))
+    return Assembly(name, shape, dtypes[0], tuple(pieces), padding)
+
+
+def _check_shapes(first: Copy, others: Iterable[Copy]) -> None:
+    """Raise UnsupportedLayout if a copy has another shape or dtype than its original."""
+    for other in others:
+        if (other.ref.shape, other.ref.dtype) != (first.ref.shape, first.ref.dtype):
+            raise UnsupportedLayout(
+                f"{other.ref.file}: {other.ref.name} is {other.ref.dtype} {list(other.ref.shape)}; "
+                f"its copy in {first.ref.file} is {first.ref.dtype} {list(first.ref.shape)}"
+            )
+
+
+def _join_tied(collected: Collected) -> None:
+    """With tied embeddings the head of the last stage is one more copy of the embedding."""
+    by_kind = {mapping.vocabulary: (mapping, indices) for mapping, indices in collected}
+    if "head" in by_kind and "embedding" in by_kind:
+        embedding = collected[by_kind["embedding"]]
+        for rank, copies in collected.pop(by_kind["head"]).items():
+            embedding.setdefault(rank, []).extend(copies)
+
+
+def _megatron_config(checkpoint: Checkpoint, like: Assembled | None) -> ModelConfig:
+    """Return the config of a sharded side from its own args, else from the other side."""
+    if checkpoint.config is not None:
+        return configs.from_megatron(checkpoint.config)
+    if like is not None and like.config is not None:
+        return like.config
+    raise UnknownConfig(
+        f"{checkpoint.root}: holds no args, so the number of heads is not known; "
+        "compare it with a Hugging Face folder that has a config.json"
+    )
+
+
+def _with_vocabulary(
+    config: ModelConfig, collected: Collected, like: Assembled | None
+) -> ModelConfig:
+    """Take the rows of the vocabulary from the tensors: what args say of them is often wrong."""
+    for (mapping, _), ranks in collected.items():
+        if mapping.vocabulary is None:
+            continue
+        padded = sum(copies[0].ref.shape[0] for copies in ranks.values() if copies[0].ref.shape)
+        other = like.tensors.get(mapping.hf[0]) if like is not None else None
+        return replace(
+            config,
+            padded_vocab_size=padded,
+            vocab_size=other.shape[0] if other is not None and other.shape else None,
+        )
+    return config
+
+
+def scatter(
+    architecture: Architecture, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], tp: int
+) -> Iterator[tuple[int, str, list[tuple[str | None, Box, Box]]]]:
+    """Yield (tp rank, Megatron name, pieces) for every shard of the Hugging Face tensors `shapes`.
+
+    The rules read forward. Names are in megatron-core's local spelling, layers numbered over the
+    whole model. A piece says which box of which Hugging Face tensor (None: vocabulary padding)
+    fills which box of the shard. Rules none of whose tensors is in `shapes` are left out.
+    """
+    templates = defaultdict(list)
+    for name in shapes:
+        key, indices = split_name(name)
+        templates[key].append(indices)
+    for mapping in architecture.mappings:
+        for indices in sorted(templates.get(template(mapping.hf[0]), [])):
+            names = [fill_name(pattern, indices) for pattern in mapping.hf]
+            for rank in range(tp):
+                shard = fill_name(mapping.megatron, indices)
+                yield rank, shard, _forward(mapping, names, shapes, config, tp, rank)
+
+
+def _forward(
+    mapping: ParamMapping,
+    names: list[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    config: ModelConfig,
+    tp: int,
+    rank: int,
+) -> list[tuple[str | None, Box, Box]]:
+    first = tuple((0, size) for size in shapes[names[0]])
+    if mapping.partition is None or mapping.dim is None:
+        return [(names[0], first, first)]
+    pieces = []
+    at = 0
+    for part in mapping.partition(config, tp, rank):
+        size = part.stop - part.start
+        source = None if part.source == PADDING else names[part.source]
+        whole = first if source is None else tuple((0, n) for n in shapes[source])
+        pieces.append(
+            (source, _cut(whole, mapping.dim, part.start, part.stop), _cut(whole, mapping.dim, at, at + size))
+        )
+        at += size
+    return pieces
+
+
+def in_model_order(names: Iterable[str], architecture: Architecture | None) -> list[str]:
+    """Return names as the model runs through them; those no rule knows come last, numbers in order."""
+
+    def place(name: str) -> tuple[object, ...]:
+        key, indices = split_name(name)
+        order = architecture.order_of(key) if architecture is not None else None
+        if order is None:
+            natural = tuple((int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name))
+            return (3, natural)
+        # Before the layers, a layer, behind the layers: rules are listed in this order.
+        if indices:
+            return (1, indices[0], order, indices)
+        return (0 if order < first_layer else 2, order)
+
+    orders = [
+        order
+        for mapping in (architecture.mappings if architecture is not None else ())
+        for hf_name in mapping.hf
+        if "{layer}" in hf_name and (order := architecture.order_of(template(hf_name))) is not None  # type: ignore[union-attr]
+    ]
+    first_layer = min(orders, default=0)
+    return sorted(names, key=place)
+
+
+def _is_derived(name: str) -> bool:
+    return name.endswith(_DERIVED)
+
+
+def _derived(name: str, ref: TensorRef) -> Entry:
+    return Entry(name, "derived", f"{ref.dtype} {format_shape(ref.shape)}", ref)
+
+
+def _whole(ref: TensorRef) -> Box:
+    return tuple((0, size) for size in ref.shape)
+
+
+def _along(ref: TensorRef, dim: int, start: int, stop: int) -> Box:
+    return _cut(_whole(ref), dim, start, stop)
+
+
+def _cut(whole: Box, dim: int, start: int, stop: int) -> Box:
+    return (*whole[:dim], (start, stop), *whole[dim + 1 :])

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
+
+from ckptdiff.text import format_bytes, format_cosine, format_number, format_shape, printable
 
 if TYPE_CHECKING:
     from ckptdiff.diff import Status
+
+__all__ = [
+    "GLYPH",
+    "WORD",
+    "format_bytes",
+    "format_cosine",
+    "format_number",
+    "format_shape",
+    "printable",
+]
 
 # The glyph carries the meaning; a colour may repeat it.
 GLYPH: dict[Status, str] = {
@@ -27,35 +38,3 @@ WORD: dict[Status, str] = {
     "only_b": "only in B",
     "error": "error",
 }
-
-
-def format_bytes(nbytes: float) -> str:
-    """Return a size with three significant digits, in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if nbytes < 999.5 or unit == "TB":
-            break
-        nbytes /= 1000
-    return f"{nbytes:.0f} {unit}" if unit == "B" or nbytes >= 99.95 else f"{nbytes:.3g} {unit}"
-
-
-def format_shape(shape: tuple[int, ...] | None) -> str:
-    if shape is None:
-        return ""
-    return "x".join(map(str, shape)) if shape else "scalar"
-
-
-def format_number(value: float) -> str:
-    """Return `0` for exactly zero, else two significant digits in `e` form."""
-    if value == 0:
-        return "0"
-    return f"{value:.1e}" if math.isfinite(value) else str(value)
-
-
-def format_cosine(value: float) -> str:
-    """Return `1` only for exactly one: `1.000` means "not exactly one"."""
-    return "1" if value == 1 else f"{value:.3f}"
-
-
-def printable(text: str) -> str:
-    """Return text from a file so that it cannot steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,46 @@
+"""The model families that ckptdiff has rules for. A new one is a file here and an entry below."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.arch.base import template
+from ckptdiff.arch.llama import LLAMA
+from ckptdiff.arch.mistral import MISTRAL
+from ckptdiff.arch.qwen2 import QWEN2
+from ckptdiff.arch.qwen3 import QWEN3
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptdiff.arch.base import Architecture
+
+ARCHITECTURES: tuple[Architecture, ...] = (LLAMA, MISTRAL, QWEN2, QWEN3)
+
+
+def find_architecture(config: Mapping[str, Any]) -> Architecture | None:
+    """Return the family that a config.json names, or None."""
+    classes = config.get("architectures")
+    model_type = config.get("model_type")
+    for architecture in ARCHITECTURES:
+        if isinstance(classes, list) and any(c in architecture.architectures for c in classes):
+            return architecture
+    for architecture in ARCHITECTURES:
+        if model_type in architecture.model_types:
+            return architecture
+    return None
+
+
+def guess_architecture(templates: set[str]) -> Architecture | None:
+    """Return the family whose marks are there and whose rules know most of these Megatron names.
+
+    Megatron's args do not name a family. Families that cannot be told apart by their tensors
+    (Llama and Mistral) share their layout, and the first of them is returned.
+    """
+    best, most = None, (0, 0)
+    for architecture in ARCHITECTURES:
+        if all(template(mark) in templates for mark in architecture.marks):
+            known = sum(architecture.rule_for(name) is not None for name in templates)
+            if (known, len(architecture.marks)) > most:
+                best, most = architecture, (known, len(architecture.marks))
+    return best

@@ -1,0 +1,185 @@
+"""The rules of a model family: which slices of which Hugging Face tensors make up a rank's shard.
+
+One rule is read in both directions. Forward it scatters Hugging Face tensors over ranks, backward it
+says where the rows of a Hugging Face tensor lie in the shards. There is no inverse to write.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from ckptdiff.errors import UnsupportedLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ckptdiff.config import ModelConfig
+
+    Partition = Callable[["ModelConfig", int, int], "list[Slice]"]  # (config, tp, rank)
+
+PADDING = -1  # the source of rows that no Hugging Face tensor has
+
+# Indices in a name: a whole dotted part, or the expert number behind `weight` or `bias`.
+_INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|(?<=\.weight)\d+$|(?<=\.bias)\d+$")
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Rows `start:stop` (along the rule's dim) of the `source`-th Hugging Face tensor, or PADDING."""
+
+    source: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParamMapping:
+    """One rule: a Megatron name, the Hugging Face names, and each rank's slices of the latter.
+
+    Names are patterns such as `model.layers.{layer}.self_attn.q_proj.weight`.
+    """
+
+    megatron: str
+    hf: tuple[str, ...]
+    dim: int | None = None  # None: every rank holds the whole tensor
+    partition: Partition | None = None  # None exactly where `dim` is
+    vocabulary: Literal["embedding", "head"] | None = None  # a tied head is a copy of the embedding
+
+
+def replicated(megatron: str, hf: str) -> ParamMapping:
+    """Every rank holds the whole tensor."""
+    return ParamMapping(megatron, (hf,))
+
+
+def column(megatron: str, hf: str, size: Callable[[ModelConfig], int], *, dim: int = 0) -> ParamMapping:
+    """Each rank holds an equal run of `size` output rows: a column-parallel linear layer."""
+
+    def partition(config: ModelConfig, tp: int, rank: int) -> list[Slice]:
+        share = _share(size(config), tp, megatron)
+        return [Slice(0, rank * share, (rank + 1) * share)]
+
+    return ParamMapping(megatron, (hf,), dim, partition)
+
+
+def row(megatron: str, hf: str, size: Callable[[ModelConfig], int]) -> ParamMapping:
+    """Each rank holds an equal run of `size` input columns: a row-parallel linear layer."""
+    return column(megatron, hf, size, dim=1)
+
+
+def gated(megatron: str, gate: str, up: str, size: Callable[[ModelConfig], int]) -> ParamMapping:
+    """Each rank holds its share of the gate, then its share of the up projection."""
+
+    def partition(config: ModelConfig, tp: int, rank: int) -> list[Slice]:
+        share = _share(size(config), tp, megatron)
+        return [Slice(source, rank * share, (rank + 1) * share) for source in (0, 1)]
+
+    return ParamMapping(megatron, (gate, up), 0, partition)
+
+
+def qkv(megatron: str, q: str, k: str, v: str) -> ParamMapping:
+    """Grouped-query attention: per group its query heads, then one key and one value head.
+
+    The rows of all groups are cut evenly over the ranks, so with fewer groups than ranks a cut
+    falls inside a group.
+    """
+
+    def partition(config: ModelConfig, tp: int, rank: int) -> list[Slice]:
+        d, per_group = config.kv_channels, config.heads_per_group
+        rows = [
+            part
+            for g in range(config.num_query_groups)
+            for part in (
+                Slice(0, g * per_group * d, (g + 1) * per_group * d),
+                Slice(1, g * d, (g + 1) * d),
+                Slice(2, g * d, (g + 1) * d),
+            )
+        ]
+        share = _share((config.num_attention_heads + 2 * config.num_query_groups) * d, tp, megatron)
+        return _cut(rows, rank * share, (rank + 1) * share)
+
+    return ParamMapping(megatron, (q, k, v), 0, partition)
+
+
+def vocab(megatron: str, hf: str, kind: Literal["embedding", "head"]) -> ParamMapping:
+    """Each rank holds an equal run of the vocabulary, whose end Megatron pads."""
+
+    def partition(config: ModelConfig, tp: int, rank: int) -> list[Slice]:
+        padded = config.padded_vocab_size or config.vocab_size
+        if padded is None:
+            raise UnsupportedLayout(f"{megatron}: the size of the vocabulary is not known")
+        tokens = min(config.vocab_size or padded, padded)
+        share = _share(padded, tp, megatron)
+        rows = [Slice(0, 0, tokens), Slice(PADDING, tokens, padded)]
+        return _cut(rows, rank * share, (rank + 1) * share)
+
+    return ParamMapping(megatron, (hf,), 0, partition, kind)
+
+
+def _share(size: int, tp: int, what: str) -> int:
+    if size % tp:
+        raise UnsupportedLayout(f"{what}: {size} rows or columns cannot be cut evenly for TP {tp}")
+    return size // tp
+
+
+def _cut(parts: Iterable[Slice], start: int, stop: int) -> list[Slice]:
+    """Return what lies between `start` and `stop` when the parts are laid end to end."""
+    inside = []
+    at = 0
+    for part in parts:
+        first, last = max(start, at), min(stop, at + part.stop - part.start)
+        if first < last:
+            shift = part.start - at
+            inside.append(Slice(part.source, first + shift, last + shift))
+        at += part.stop - part.start
+    return inside
+
+
+def split_name(name: str) -> tuple[str, tuple[int, ...]]:
+    """Return a name with its layer and expert numbers replaced by `#`, and the numbers."""
+    indices = tuple(int(number) for number in _INDEX.findall(name))
+    return (_INDEX.sub("#", name) if indices else name), indices
+
+
+def fill_name(pattern: str, indices: tuple[int, ...]) -> str:
+    """Return a pattern with its fields filled in their order."""
+    numbers = iter(indices)
+    return _FIELD.sub(lambda _: str(next(numbers)), pattern)
+
+
+def template(pattern: str) -> str:
+    """Return a pattern as `split_name` returns the names that match it."""
+    return _FIELD.sub("#", pattern)
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A model family: its names in config.json and its rules, in model order."""
+
+    name: str
+    architectures: tuple[str, ...]  # classes of transformers, as in config.json
+    model_types: tuple[str, ...]
+    mappings: tuple[ParamMapping, ...]
+    marks: tuple[str, ...] = ()  # Megatron names that only this family's checkpoints have
+    _by_megatron: dict[str, ParamMapping] = field(init=False, repr=False, compare=False)
+    _hf_order: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        names = {template(mapping.megatron): mapping for mapping in self.mappings}
+        order = [template(hf) for mapping in self.mappings for hf in mapping.hf]
+        object.__setattr__(self, "_by_megatron", names)
+        object.__setattr__(self, "_hf_order", {name: i for i, name in enumerate(order)})
+
+    def rule_for(self, template: str) -> ParamMapping | None:
+        """Return the rule of a Megatron name, given as `naming.split_native` splits it."""
+        return self._by_megatron.get(template)
+
+    def order_of(self, template: str) -> int | None:
+        """Return where in the model a Hugging Face name (as `split_name` splits it) comes."""
+        return self._hf_order.get(template)
+
+    def embedding(self) -> ParamMapping:
+        """Return the rule of the token embedding."""
+        return next(mapping for mapping in self.mappings if mapping.vocabulary == "embedding")

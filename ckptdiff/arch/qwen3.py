@@ -1,0 +1,29 @@
+"""Qwen3: Llama with a norm on each head of the queries and keys."""
+
+from __future__ import annotations
+
+from ckptdiff.arch.base import Architecture, replicated
+from ckptdiff.arch.llama import (
+    ATTENTION,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    HF,
+    INPUT_NORM,
+    MEGATRON,
+    MLP,
+    MLP_NORM,
+)
+
+QK_NORM = (
+    replicated(f"{MEGATRON}self_attention.q_layernorm.weight", f"{HF}self_attn.q_norm.weight"),
+    replicated(f"{MEGATRON}self_attention.k_layernorm.weight", f"{HF}self_attn.k_norm.weight"),
+)
+
+QWEN3 = Architecture(
+    name="qwen3",
+    architectures=("Qwen3ForCausalLM",),
+    model_types=("qwen3",),
+    mappings=(EMBEDDING, INPUT_NORM, *ATTENTION, *QK_NORM, MLP_NORM, *MLP, FINAL_NORM, HEAD),
+    marks=(QK_NORM[0].megatron,),
+)

@@ -1,0 +1,101 @@
+"""What both sides call differently: the numbers of a model, from config.json or Megatron's args."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.errors import UnknownConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The sizes that a shard's layout depends on, in Megatron's words."""
+
+    num_layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    num_attention_heads: int
+    num_query_groups: int
+    kv_channels: int  # Hugging Face's head_dim
+    tied_embeddings: bool  # the head is the embedding
+    vocab_size: int | None = None  # rows that mean a token; None: all rows there are
+    padded_vocab_size: int | None = None  # rows over all ranks, padding included
+    rotary_base: float | None = None
+
+    @property
+    def heads_per_group(self) -> int:
+        return self.num_attention_heads // self.num_query_groups
+
+
+def from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
+    """Read a config.json of transformers 4 or 5; a composed model's `text_config` counts.
+
+    Raises UnknownConfig if a size is missing or makes no sense.
+    """
+    if isinstance(config.get("text_config"), dict):
+        config = {**config, **config["text_config"]}
+    heads = _count(config, "num_attention_heads", "n_head")
+    hidden = _count(config, "hidden_size", "n_embd")
+    rope = config.get("rope_parameters")
+    theta = rope.get("rope_theta") if isinstance(rope, dict) else config.get("rope_theta")
+    groups = config.get("num_key_value_heads") or heads
+    return _checked(
+        ModelConfig(
+            num_layers=_count(config, "num_hidden_layers", "n_layer"),
+            hidden_size=hidden,
+            ffn_hidden_size=_count(config, "intermediate_size", "n_inner", default=4 * hidden),
+            num_attention_heads=heads,
+            num_query_groups=groups,
+            kv_channels=config.get("head_dim") or hidden // heads,
+            tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+            vocab_size=config.get("vocab_size"),
+            rotary_base=theta,
+        ),
+        "config.json",
+    )
+
+
+def from_megatron(args: Mapping[str, Any]) -> ModelConfig:
+    """Read Megatron's args.
+
+    `num_query_groups` counts only beside `group_query_attention`: it is 1 by default for
+    multi-head attention. Raises UnknownConfig if a size is missing or makes no sense.
+    """
+    heads = _count(args, "num_attention_heads")
+    hidden = _count(args, "hidden_size")
+    grouped = args.get("group_query_attention", "num_query_groups" in args)
+    return _checked(
+        ModelConfig(
+            num_layers=_count(args, "num_layers"),
+            hidden_size=hidden,
+            ffn_hidden_size=_count(args, "ffn_hidden_size", default=4 * hidden),
+            num_attention_heads=heads,
+            num_query_groups=_count(args, "num_query_groups") if grouped else heads,
+            kv_channels=args.get("kv_channels") or hidden // heads,
+            tied_embeddings=not args.get("untie_embeddings_and_output_weights", False),
+            padded_vocab_size=args.get("padded_vocab_size"),
+            rotary_base=args.get("rotary_base"),
+        ),
+        "args",
+    )
+
+
+def _count(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:
+    """Return the first of these entries that is there, as a positive integer."""
+    value = next((config[name] for name in names if config.get(name) is not None), default)
+    if type(value) is not int or value < 1:
+        raise UnknownConfig(f"{names[0]} is {value!r}; a positive integer is needed")
+    return value
+
+
+def _checked(config: ModelConfig, where: str) -> ModelConfig:
+    groups, heads = config.num_query_groups, config.num_attention_heads
+    if type(groups) is not int or groups < 1 or heads % groups:
+        raise UnknownConfig(f"{where}: {heads} attention heads cannot form {groups} query groups")
+    if type(config.kv_channels) is not int or config.kv_channels < 1:
+        raise UnknownConfig(f"{where}: the head dimension is {config.kv_channels!r}")
+    return config

@@ -1,0 +1,56 @@
+"""The checkpoint formats that ckptdiff opens. A new one is a module here and an entry below."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Protocol
+
+from ckptdiff.errors import CkptDiffError, NotACheckpoint, UnreadableFile
+from ckptdiff.formats import hf, megatron
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ckptdiff.formats.files import Progress
+    from ckptdiff.tensors import Checkpoint
+
+
+class Format(Protocol):
+    """What a format's module offers."""
+
+    NAME: str
+
+    def sniff(self, path: Path) -> bool: ...
+    def open(self, path: Path, progress: Progress | None = None) -> Checkpoint: ...
+
+
+FORMATS: tuple[Format, ...] = (megatron, hf)
+
+
+def open_checkpoint(path: Path, *, progress: Progress | None = None) -> Checkpoint:
+    """Open a folder of any format, an iteration folder or a single file, from its headers alone.
+
+    `progress` is called with the number of files read and of all files. Raises a CkptDiffError
+    that says what is missing, damaged or not a checkpoint at all.
+    """
+    # Hundreds of thousands of new objects and no cycles: a collection in between only costs, and
+    # a full one would freeze the screen.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        if not path.exists():
+            raise NotACheckpoint(f"{path}: there is no such file or folder")
+        for module in FORMATS:
+            if module.sniff(path):
+                return module.open(path, progress)
+    except CkptDiffError:
+        raise
+    except OSError as error:
+        raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from error
+    finally:
+        if collecting:
+            gc.enable()
+    raise NotACheckpoint(
+        f"{path}: is no checkpoint. A Hugging Face folder holds *.safetensors or "
+        "pytorch_model*.bin, a Megatron one latest_checkpointed_iteration.txt or mp_rank_00"
+    )

@@ -1,0 +1,73 @@
+"""Open files that may not be what they seem: no devices, no pipes, no surprises from the system."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from ckptdiff.errors import MissingShard, UnreadableFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    Progress = Callable[[int, int], None]  # (files read, files in all)
+
+T = TypeVar("T")
+
+
+@contextmanager
+def open_regular(file: Path) -> Iterator[int]:
+    """Open a regular file for reading and give its descriptor.
+
+    Raises MissingShard if there is none, UnreadableFile if it is not a regular file or the
+    system refuses; a pipe is refused without waiting for its other end.
+    """
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise MissingShard(f"{file}: there is no such file") from error
+    except OSError as error:
+        raise UnreadableFile(f"{file}: cannot be opened ({error.strerror})") from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise UnreadableFile(f"{file}: is not a regular file")
+        yield fd
+    except OSError as error:
+        raise UnreadableFile(f"{file}: cannot be read ({error.strerror})") from error
+    finally:
+        os.close(fd)
+
+
+def read_small(file: Path, limit: int) -> bytes:
+    """Return a whole file; raises UnreadableFile if it has more than `limit` bytes."""
+    with open_regular(file) as fd:
+        size = os.fstat(fd).st_size
+        if size > limit:
+            raise UnreadableFile(f"{file}: {size} bytes, more than the {limit} that can be right")
+        return os.pread(fd, size, 0)
+
+
+def each_file(
+    files: Sequence[Path], read: Callable[[Path], T], progress: Progress | None = None
+) -> Iterator[tuple[Path, T]]:
+    """Yield every file with what `read` made of it, in the order given, several at a time.
+
+    Threads, because on a network disk each open waits.
+    """
+    if len(files) == 1:
+        yield files[0], read(files[0])
+        return
+    # Imported late: a checkpoint of one file needs no threads and starts sooner.
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(min(8, len(files)))
+    try:
+        for done, (file, result) in enumerate(zip(files, pool.map(read, files), strict=True), 1):
+            if progress is not None:
+                progress(done, len(files))
+            yield file, result
+    finally:
+        pool.shutdown(cancel_futures=True)

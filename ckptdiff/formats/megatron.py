@@ -1,0 +1,317 @@
+"""Megatron's `torch` format: one model_optim_rng.pt a rank, in mp_rank_TT[_PPP][_EEE] folders."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.errors import CkptDiffError, CorruptFile, MissingShard, MixedShards, NotACheckpoint
+from ckptdiff.formats import torch_zip, tree
+from ckptdiff.formats.files import each_file, read_small
+from ckptdiff.formats.unpickle import Placeholder
+from ckptdiff.tensors import Checkpoint, Entry, Parallelism, Rank, Shard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from ckptdiff.formats.files import Progress
+    from ckptdiff.tensors import TensorRef
+
+NAME = "megatron"
+TRACKER = "latest_checkpointed_iteration.txt"
+WEIGHT_FILES = ("model_optim_rng.pt", "model_rng.pt")  # the second: older, optimizer apart
+OPTIMIZER_FILE = "distrib_optim.pt"
+
+_RANK_FOLDER = re.compile(r"mp_rank_(\d+)(?:_(\d+))?(?:_(\d+))?$")
+_ITERATION_FOLDER = re.compile(r"iter_(\d+)$")
+_CHUNK = re.compile(r"model(\d*)$")
+
+# Args that every rank of one save has in common, and on which the layout depends.
+SHARED_ARGS = (
+    "tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_model_parallel_size",
+    "expert_tensor_parallel_size", "virtual_pipeline_model_parallel_size", "num_layers",
+    "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups",
+    "group_query_attention", "kv_channels", "num_experts", "padded_vocab_size",
+    "untie_embeddings_and_output_weights",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RankFile:
+    """What one rank's file holds."""
+
+    file: Path
+    numbers: tuple[int, ...]  # of the folder's name: tp, then pp or ep or both
+    args: Mapping[str, Any]
+    iteration: int | None
+    chunks: Mapping[int, dict[str, TensorRef]]
+    entries: tuple[Entry, ...]
+
+
+def sniff(path: Path) -> bool:
+    """Return whether `path` is, or leads to, a folder of mp_rank folders, or one rank's file."""
+    if path.is_dir():
+        return (path / TRACKER).exists() or any(
+            _RANK_FOLDER.match(child.name) or _iteration_of(child.name) is not None
+            for child in path.iterdir()
+        )
+    return path.name in WEIGHT_FILES
+
+
+def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A001
+    """Open an iteration folder, the folder above it, or one rank's file, from the headers alone.
+
+    Raises MissingShard where ranks or stages are missing, MixedShards where files of different
+    saves or one rank twice are found, CorruptFile, UnreadableFile, or NotACheckpoint.
+    """
+    root, iteration = (path, None) if path.is_file() else _iteration_folder(path)
+    files = [root] if root.is_file() else _rank_files(root)
+    ranks = [rank for _, rank in each_file(files, _read_rank, progress)]
+    first = ranks[0]
+    parallelism = _parallelism(first)
+    placed = _place(ranks, parallelism, root)
+    _check_same_save(ranks)
+    _check_complete(placed, parallelism, root)
+    return Checkpoint(
+        root=root,
+        format=NAME,
+        config=first.args or None,
+        parallelism=parallelism,
+        shards=tuple(
+            Shard(rank, chunk, tensors)
+            for rank, file in sorted(placed.items(), key=lambda item: item[0])
+            for chunk, tensors in sorted(file.chunks.items())
+        ),
+        files=tuple(files),
+        entries=_entries(placed, first),
+        iteration=first.iteration if first.iteration is not None else iteration,
+    )
+
+
+def _iteration_folder(path: Path) -> tuple[Path, int | str | None]:
+    """Return the folder that holds the mp_rank folders, and its iteration."""
+    tracker = path / TRACKER
+    if tracker.exists():
+        text = read_small(tracker, 1000).decode("utf-8", "replace").strip()
+        name = text if text == "release" else f"iter_{int(text):07d}" if text.isdecimal() else None
+        if name is None:
+            raise CorruptFile(f"{tracker}: says {text[:40]!r}; an iteration or 'release' is needed")
+        if not (path / name).is_dir():
+            found = sorted(c.name for c in path.iterdir() if _iteration_of(c.name) is not None)
+            raise MissingShard(
+                f"{tracker}: names {name}, which is not there; "
+                f"found {', '.join(found) or 'no iteration folder'}"
+            )
+        return path / name, _iteration_of(name)
+    if any(_RANK_FOLDER.match(child.name) for child in path.iterdir()):
+        return path, _iteration_of(path.name)
+    found = sorted(child.name for child in path.iterdir() if _iteration_of(child.name) is not None)
+    if len(found) == 1:
+        return path / found[0], _iteration_of(found[0])
+    raise NotACheckpoint(
+        f"{path}: holds {', '.join(found) or 'no iteration'} and no {TRACKER}; "
+        "give the iteration folder itself"
+    )
+
+
+def _iteration_of(name: str) -> int | str | None:
+    if name == "release":
+        return name
+    match = _ITERATION_FOLDER.match(name)
+    return int(match[1]) if match else None
+
+
+def _rank_files(root: Path) -> list[Path]:
+    if (root / ".metadata").exists():
+        raise NotACheckpoint(
+            f"{root}: is a torch_dist checkpoint; only Megatron's torch format can be read so far"
+        )
+    folders = sorted(child for child in root.iterdir() if _RANK_FOLDER.match(child.name))
+    if not folders:
+        raise NotACheckpoint(f"{root}: holds no mp_rank folder")
+    files = []
+    seen: dict[tuple[int, int], Path] = {}
+    for folder in folders:
+        found = [folder / name for name in WEIGHT_FILES if (folder / name).exists()]
+        if not found:
+            raise MissingShard(f"{folder}: holds neither {' nor '.join(WEIGHT_FILES)}")
+        if len(found) > 1:
+            raise MixedShards(f"{folder}: holds both {' and '.join(WEIGHT_FILES)}; remove one")
+        status = found[0].stat()
+        twin = seen.setdefault((status.st_dev, status.st_ino), found[0])
+        if twin is not found[0]:
+            raise MixedShards(f"{found[0]} and {twin} are one and the same file, for two ranks")
+        files.append(found[0])
+    return files
+
+
+def _read_rank(file: Path) -> RankFile:
+    index = torch_zip.read_index(file)
+    if not isinstance(index, dict) or not any(_is_chunk(key) for key in index):
+        raise NotACheckpoint(f"{file}: holds no `model`; not a Megatron checkpoint")
+    match = _RANK_FOLDER.match(file.parent.name)
+    numbers = tuple(int(n) for n in match.groups() if n is not None) if match else (0,)
+    args = index.get("args")
+    state = args.state if isinstance(args, Placeholder) else args
+    plain_args = (
+        {str(key): tree.plain(value) for key, value in state.items()}
+        if isinstance(state, dict)
+        else {}
+    )
+    chunks = {}
+    others: list[Entry] = []
+    for key, value in index.items():
+        if _is_chunk(key):
+            if not isinstance(value, dict):
+                raise CorruptFile(f"{file}: {key} is not a dictionary of tensors")
+            try:
+                tensors, extras = tree.weights(value)
+            except CkptDiffError as error:
+                raise type(error)(f"{file}: {error}") from error
+            chunks[int(key[5:] or 0)] = tensors
+            others += [Entry(f"{key}.{e.name}", e.kind, e.text) for e in extras]
+        elif key != "args":
+            others += tree.entries(str(key), value)
+    if (file.parent / OPTIMIZER_FILE).exists():
+        size = (file.parent / OPTIMIZER_FILE).stat().st_size
+        others.append(Entry(OPTIMIZER_FILE, "opaque", f"{size} bytes, distributed optimizer"))
+    iteration = index.get("iteration")
+    return RankFile(
+        file,
+        numbers,
+        plain_args,
+        iteration if type(iteration) is int else None,
+        chunks,
+        tuple(others),
+    )
+
+
+def _is_chunk(key: object) -> bool:
+    return isinstance(key, str) and _CHUNK.match(key) is not None
+
+
+def _parallelism(first: RankFile) -> Parallelism:
+    def size(name: str) -> int:
+        value = first.args.get(name)
+        return value if type(value) is int and value > 0 else 1
+
+    tp = size("tensor_model_parallel_size")
+    etp = first.args.get("expert_tensor_parallel_size")
+    return Parallelism(
+        tp=tp,
+        pp=size("pipeline_model_parallel_size"),
+        vpp=len(first.chunks),
+        ep=size("expert_model_parallel_size"),
+        etp=(etp if type(etp) is int and etp > 0 else tp) if first.args.get("num_experts") else 1,
+    )
+
+
+def _place(
+    ranks: Iterable[RankFile], parallelism: Parallelism, root: Path
+) -> dict[Rank, RankFile]:
+    """Return the files by rank. A lone second number is the stage if there are stages, else EP."""
+    placed: dict[Rank, RankFile] = {}
+    for file in ranks:
+        tp, *rest = file.numbers
+        if len(rest) == 2:
+            rank = Rank(tp, rest[0], rest[1])
+        elif rest and parallelism.pp == 1 and parallelism.ep > 1:
+            rank = Rank(tp, 0, rest[0])
+        else:
+            rank = Rank(tp, rest[0] if rest else 0)
+        if rank in placed:
+            raise MixedShards(
+                f"{root}: {placed[rank].file.parent.name} and {file.file.parent.name} are both "
+                f"{describe(rank)}; keep the folder of one save only"
+            )
+        placed[rank] = file
+    return placed
+
+
+def _check_same_save(ranks: list[RankFile]) -> None:
+    """Raise MixedShards where ranks disagree on their iteration, their args or their chunks."""
+    iterations = Counter(file.iteration for file in ranks)
+    if len(iterations) > 1:
+        usual = iterations.most_common(1)[0][0]
+        odd = [f for f in ranks if f.iteration != usual]
+        raise MixedShards(
+            f"{odd[0].file}: is of iteration {odd[0].iteration}, "
+            f"{len(ranks) - len(odd)} other ranks are of {usual}; copy all ranks of one save"
+        )
+    first = ranks[0]
+    for file in ranks[1:]:
+        for name in SHARED_ARGS:
+            if file.args.get(name) != first.args.get(name):
+                raise MixedShards(
+                    f"{file.file}: args say {name} {file.args.get(name)}, those of "
+                    f"{first.file.parent.name} say {first.args.get(name)}; "
+                    "copy all ranks of one save"
+                )
+        if file.chunks.keys() != first.chunks.keys():
+            raise MixedShards(
+                f"{file.file}: holds {len(file.chunks)} virtual pipeline chunks, "
+                f"{first.file.parent.name} holds {len(first.chunks)}"
+            )
+
+
+def _check_complete(placed: Mapping[Rank, RankFile], size: Parallelism, root: Path) -> None:
+    """Raise MissingShard, naming what is found and what is missing, and MixedShards for strays.
+
+    The grid of (tp, ep) is sparse where experts are cut less than the rest: with expert tensor
+    parallel size ETP, process r writes tp = r % TP and ep = (r // ETP) % EP.
+    """
+    processes = max(size.tp, size.etp * size.ep)
+    wanted = {
+        Rank(r % size.tp, pp, (r // size.etp) % size.ep)
+        for r in range(processes)
+        for pp in range(size.pp)
+    }
+    sizes = f"TP {size.tp} PP {size.pp}" + (f" EP {size.ep}" if size.ep > 1 else "")
+    missing = sorted(wanted - placed.keys())
+    if missing:
+        stages = sorted({rank.pp for rank in missing} - {rank.pp for rank in placed})
+        what = (
+            f"pipeline stage {', '.join(map(str, stages))} of {size.pp} is missing"
+            if stages
+            else f"missing {_listed(missing)}"
+        )
+        raise MissingShard(
+            f"{root}: {what}. The args say {sizes}; found {len(placed)} of {len(wanted)} ranks: "
+            f"{_listed(sorted(placed))}. Copy the missing mp_rank folders, or convert again if "
+            "they were never written."
+        )
+    strays = sorted(placed.keys() - wanted)
+    if strays:
+        raise MixedShards(
+            f"{root}: the args say {sizes}, and there is also {_listed(strays)}; "
+            "remove what is left of another save"
+        )
+
+
+def describe(rank: Rank) -> str:
+    """Return a rank in words, its zeros left out."""
+    parts = [f"tp {rank.tp}"]
+    if rank.pp:
+        parts.append(f"pp {rank.pp}")
+    if rank.ep:
+        parts.append(f"ep {rank.ep}")
+    return " ".join(parts)
+
+
+def _listed(ranks: list[Rank]) -> str:
+    shown = ", ".join(
+        f"mp_rank_{r.tp:02d} stage {r.pp}" + (f" ep {r.ep}" if r.ep else "") for r in ranks[:8]
+    )
+    return shown + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+
+
+def _entries(placed: Mapping[Rank, RankFile], first: RankFile) -> tuple[Entry, ...]:
+    """Return args once, everything else of every rank under the name of its folder."""
+    found = [tree.entry(f"args.{name}", value) for name, value in first.args.items()]
+    for file in placed.values():
+        prefix = "" if file is first else f"{file.file.parent.name}/"
+        found += [Entry(prefix + e.name, e.kind, e.text) for e in file.entries]
+    return tuple(found)

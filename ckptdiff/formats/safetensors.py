@@ -1,0 +1,147 @@
+"""Read safetensors headers without loading tensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from json.decoder import JSONDecoder, scanstring
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.errors import CorruptFile
+from ckptdiff.formats.files import open_regular
+from ckptdiff.tensors import ITEMSIZE, TensorRef, contiguous
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors library
+_SPACE = re.compile(r"[ \t\n\r]*")
+_ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
+
+
+def read_header(file: Path) -> dict[str, TensorRef]:
+    """Return every tensor's place in `file`, in file order, each checked to lie inside it.
+
+    Refuses, with CorruptFile, whatever the safetensors library refuses: a header that is too long
+    or not JSON, unknown dtypes, ranges that do not fit their shape, overlap or leave gaps.
+    """
+    with open_regular(file) as fd:
+        size = os.fstat(fd).st_size
+        prefix = os.pread(fd, 8, 0)
+        if len(prefix) < 8:
+            raise CorruptFile(f"{file}: has {size} bytes, too few for a safetensors header")
+        (length,) = struct.unpack("<Q", prefix)
+        if length > MAX_HEADER:
+            raise CorruptFile(
+                f"{file}: the header claims {length} bytes; not a safetensors file, or damaged"
+            )
+        if 8 + length > size:
+            raise CorruptFile(
+                f"{file}: the header claims {length} bytes, the file has {size}: it was cut off, "
+                "copy it again"
+            )
+        raw = os.pread(fd, length, 8)
+    try:
+        entries = _parse(raw.decode())
+    except (ValueError, RecursionError) as error:
+        raise CorruptFile(f"{file}: the header is not what safetensors writes ({error})") from error
+    data_start = 8 + length
+    refs = [_ref(file, name, entry, data_start) for name, entry in entries]
+    refs.sort(key=lambda ref: (ref.offset, ref.nbytes))
+    end = data_start
+    for ref in refs:
+        if ref.offset != end:
+            what = "overlaps the tensor before it" if ref.offset < end else "leaves a gap"
+            raise CorruptFile(f"{file}: {ref.name!r} at byte {ref.offset} {what}")
+        end = ref.offset + ref.nbytes
+    if end != size:
+        cut = "it was cut off, copy it again" if size < end else "bytes are left over"
+        raise CorruptFile(f"{file}: the header needs {end} bytes, the file has {size}: {cut}")
+    return {ref.name: ref for ref in refs}
+
+
+def _parse(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the entries of the header object.
+
+    Entry by entry and not by one `json.loads`, so that other threads (the screen) run in between:
+    a header of 50,000 tensors would hold the interpreter for a tenth of a second.
+    """
+    decode = JSONDecoder(object_pairs_hook=_unique).raw_decode
+    skip = _SPACE.match
+    entries: list[tuple[str, dict[str, Any]]] = []
+    seen = set()
+    if not text.startswith("{"):
+        raise ValueError("it does not start with {")
+    pos = skip(text, 1).end()  # type: ignore[union-attr]
+    if text[pos : pos + 1] == "}":
+        pos += 1
+    else:
+        while True:
+            if text[pos : pos + 1] != '"':
+                raise ValueError(f"expected a name at character {pos}")
+            name, pos = scanstring(text, pos + 1, True)  # noqa: FBT003
+            pos = skip(text, pos).end()  # type: ignore[union-attr]
+            if text[pos : pos + 1] != ":":
+                raise ValueError(f"expected : at character {pos}")
+            value, pos = decode(text, skip(text, pos + 1).end())  # type: ignore[union-attr]
+            if name in seen:
+                raise ValueError(f"{name!r} is there twice")
+            seen.add(name)
+            if name == "__metadata__":
+                _check_metadata(value)
+            else:
+                entries.append((name, value))
+            pos = skip(text, pos).end()  # type: ignore[union-attr]
+            separator = text[pos : pos + 1]
+            if separator == "}":
+                pos += 1
+                break
+            if separator != ",":
+                raise ValueError(f"expected , or }} at character {pos}")
+            pos = skip(text, pos + 1).end()  # type: ignore[union-attr]
+    if text[pos:].strip(" \t\n\r"):
+        raise ValueError("something follows the closing }")
+    return entries
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key is there twice")
+    return result
+
+
+def _check_metadata(value: object) -> None:
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise ValueError("__metadata__ may only map text to text")
+
+
+def _ref(file: Path, name: str, entry: object, data_start: int) -> TensorRef:
+    if not isinstance(entry, dict) or not entry.keys() >= _ENTRY_KEYS:
+        raise CorruptFile(f"{file}: {name!r} lacks dtype, shape or data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if dtype not in ITEMSIZE:
+        raise CorruptFile(f"{file}: {name!r} has the unknown dtype {str(dtype)[:20]!r}")
+    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
+        raise CorruptFile(f"{file}: {name!r} has the shape {str(shape)[:60]} at {str(offsets)[:60]}")
+    start, stop = offsets
+    if stop - start != prod(shape) * ITEMSIZE[dtype]:
+        raise CorruptFile(
+            f"{file}: {name!r} of shape {shape} and dtype {dtype} needs "
+            f"{prod(shape) * ITEMSIZE[dtype]} bytes, its range has {stop - start}"
+        )
+    shape = tuple(shape)
+    return TensorRef(name, shape, dtype, file, data_start + start, contiguous(shape))
+
+
+def _counts(value: object) -> bool:
+    """Return whether `value` is a list of non-negative integers below 2**63."""
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
+
+
+def read_json(text: bytes) -> Any:
+    """Return a JSON document; raises ValueError, also for a key that is there twice."""
+    return json.loads(text, object_pairs_hook=_unique)

@@ -1,0 +1,285 @@
+"""Read the index of a torch.save file (a zip of stored members) without torch and without its data."""
+
+from __future__ import annotations
+
+import os
+import struct
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.errors import CkptDiffError, CorruptFile
+from ckptdiff.formats.files import open_regular
+from ckptdiff.formats.unpickle import PLAIN, Global, load
+from ckptdiff.tensors import ITEMSIZE, TensorRef
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MAX_PICKLE = 1 << 30  # bytes; the largest real data.pkl seen is some MB
+MAX_DIMS = 64  # torch's own limit
+
+# torch's storage classes and dtypes, by the words of the safetensors format.
+STORAGES = {
+    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
+    "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8",
+    "ByteStorage": "U8", "BoolStorage": "BOOL", "UntypedStorage": "U8",
+}  # fmt: skip
+DTYPES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
+    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+    "uint16": "U16", "uint32": "U32", "uint64": "U64",
+    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """One run of elements in the file."""
+
+    dtype: str
+    offset: int  # in bytes
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnsupportedTensor:
+    """A tensor that has no plain strided bytes (sparse, quantised, an unknown dtype)."""
+
+    what: str
+
+
+def read_index(file: Path) -> Any:
+    """Return what `file` holds: containers and plain values as they are, tensors as TensorRef.
+
+    The refs are nameless; whoever flattens the tree names them. Raises CorruptFile for a file
+    that contradicts itself, that is compressed, or that torch older than 1.6 wrote.
+    """
+    with open_regular(file) as fd, _naming(file):
+        return _Reader(file, fd).read()
+
+
+def named(ref: TensorRef, name: str) -> TensorRef:
+    """Return the ref under the name it has in the tree."""
+    return TensorRef(name, ref.shape, ref.dtype, ref.file, ref.offset, ref.stride)
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Put the file's name in front of what is wrong with it."""
+    try:
+        yield
+    except CkptDiffError as error:
+        raise type(error)(f"{file}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One record of the zip's central directory."""
+
+    header: int  # where its local header lies
+    size: int
+    name_length: int
+
+
+class _Reader:
+    def __init__(self, file: Path, fd: int) -> None:
+        self.file = file
+        self.fd = fd
+        self.size = os.fstat(fd).st_size
+        self.members = self._central_directory()
+        self.storages: dict[str, Storage] = {}
+        pickles = [name for name in self.members if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise CorruptFile(f"{len(pickles)} members are called data.pkl; a torch file has one")
+        self.pickle = pickles[0]
+        self.prefix = self.pickle.removesuffix("data.pkl")
+
+    def read(self) -> Any:
+        if f"{self.prefix}byteorder" in self.members:
+            order = self._content(f"{self.prefix}byteorder", 16)
+            if order != b"little":
+                raise CorruptFile(f"byte order {order!r}; only little-endian files can be read")
+        builders = PLAIN | {
+            ("torch._utils", "_rebuild_tensor_v2"): self._tensor_v2,
+            ("torch._utils", "_rebuild_tensor_v3"): self._tensor_v3,
+            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+            ("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
+            ("torch", "Size"): lambda sizes: tuple(sizes),
+        }
+        data = self._content(self.pickle, MAX_PICKLE)
+        return load(data, self._storage, builders)
+
+    def _content(self, name: str, limit: int) -> bytes:
+        offset, size = self._place(name)
+        if size > limit:
+            raise CorruptFile(f"member {name} has {size} bytes, more than can be right")
+        return os.pread(self.fd, size, offset)
+
+    def _place(self, name: str) -> tuple[int, int]:
+        """Return offset and size of a member's data, read from its local header."""
+        member = self.members[name]
+        header = os.pread(self.fd, 30, member.header)
+        if len(header) < 30 or header[:4] != b"PK\x03\x04":
+            raise CorruptFile(f"member {name}: no local header at byte {member.header}")
+        name_length, extra_length = struct.unpack_from("<HH", header, 26)
+        offset = member.header + 30 + name_length + extra_length
+        if offset + member.size > self.size:
+            raise CorruptFile(
+                f"member {name} needs bytes {offset} to {offset + member.size}, the file has "
+                f"{self.size}: it was cut off, copy it again"
+            )
+        return offset, member.size
+
+    def _storage(self, pid: object) -> Storage | UnsupportedTensor:
+        match pid:
+            case ("storage", kind, str(key), str(), int(numel)):
+                pass
+            case _:
+                raise CorruptFile(f"a reference to data of an unknown kind: {str(pid)[:80]}")
+        word = kind.name if isinstance(kind, Global) and kind.module.startswith("torch") else ""
+        if word not in STORAGES:
+            return UnsupportedTensor(f"{kind} tensor")
+        known = self.storages.get(key)
+        if known is None:
+            name = f"{self.prefix}data/{key}"
+            if name not in self.members:
+                raise CorruptFile(f"storage {key} is not in the file")
+            known = self.storages[key] = Storage(STORAGES[word], *self._place(name))
+        if numel < 0 or numel * ITEMSIZE[STORAGES[word]] > known.nbytes:
+            raise CorruptFile(f"storage {key} claims {numel} elements and has {known.nbytes} bytes")
+        return Storage(STORAGES[word], known.offset, known.nbytes)
+
+    def _tensor_v2(
+        self, storage: object, offset: int, shape: object, stride: object, *_: object
+    ) -> TensorRef | UnsupportedTensor:
+        if isinstance(storage, UnsupportedTensor):
+            return storage
+        if not isinstance(storage, Storage):
+            raise CorruptFile("a tensor without a storage")
+        return self._ref(storage, storage.dtype, offset, shape, stride)
+
+    def _tensor_v3(
+        self, storage: object, offset: int, shape: object, stride: object, *rest: object
+    ) -> TensorRef | UnsupportedTensor:
+        dtype = next((g.name for g in rest if isinstance(g, Global) and g.module == "torch"), "")
+        if dtype not in DTYPES or not isinstance(storage, Storage):
+            return UnsupportedTensor(f"{dtype or 'unknown'} tensor")
+        return self._ref(storage, DTYPES[dtype], offset, shape, stride)
+
+    def _ref(
+        self, storage: Storage, dtype: str, offset: object, shape: object, stride: object
+    ) -> TensorRef:
+        if not (_sizes(shape) and _sizes(stride) and _sizes((offset,))):
+            raise CorruptFile(f"a tensor of shape {str(shape)[:80]} at offset {str(offset)[:40]}")
+        shape, stride = tuple(shape), tuple(stride)  # type: ignore[arg-type]
+        if len(shape) != len(stride) or len(shape) > MAX_DIMS:
+            raise CorruptFile(f"a tensor of shape {shape} with strides {stride}")
+        itemsize = ITEMSIZE[dtype]
+        last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))  # type: ignore[operator]
+        if prod(shape) and (last + 1) * itemsize > storage.nbytes:
+            raise CorruptFile(
+                f"a tensor of shape {shape} with strides {stride} at element {offset} "
+                f"leaves its storage of {storage.nbytes} bytes"
+            )
+        start = storage.offset + offset * itemsize  # type: ignore[operator]
+        return TensorRef("", shape, dtype, self.file, start, stride)
+
+    def _central_directory(self) -> dict[str, _Member]:
+        """Read the zip's directory; every member must be stored, once, inside the file."""
+        records, size, offset = self._end_of_directory()
+        directory = os.pread(self.fd, size, offset)
+        if len(directory) < size:
+            raise CorruptFile("the zip directory is cut off")
+        members: dict[str, _Member] = {}
+        pos = 0
+        for _ in range(records):
+            if directory[pos : pos + 4] != b"PK\x01\x02" or pos + 46 > size:
+                raise CorruptFile("the zip directory is damaged")
+            (flags, method, _t, _d, _crc, packed, full, name_len, extra_len, comment_len) = (
+                struct.unpack_from("<HHHHIIIHHH", directory, pos + 8)
+            )
+            (header,) = struct.unpack_from("<I", directory, pos + 42)
+            name_end = pos + 46 + name_len
+            name = directory[pos + 46 : name_end].decode("utf-8", "backslashreplace")
+            extra = directory[name_end : name_end + extra_len]
+            if 0xFFFFFFFF in (packed, full, header):
+                full, packed, header = _zip64(extra, full, packed, header)
+            if method != 0 or packed != full:
+                raise CorruptFile(f"member {name} is compressed; torch.save stores")
+            if flags & 1:
+                raise CorruptFile(f"member {name} is encrypted")
+            if name in members:
+                raise CorruptFile(f"member {name} is in the zip twice")
+            if header + 30 + full > self.size:
+                raise CorruptFile(
+                    f"member {name} of {full} bytes at {header} leaves the file of {self.size} bytes"
+                )
+            members[name] = _Member(header, full, name_len)
+            pos = name_end + extra_len + comment_len
+        _check_overlaps(members)
+        return members
+
+    def _end_of_directory(self) -> tuple[int, int, int]:
+        """Return number of records, size and offset of the zip's directory."""
+        head = os.pread(self.fd, 4, 0)
+        tail_at = max(0, self.size - 65557)
+        tail = os.pread(self.fd, self.size - tail_at, tail_at)
+        end = tail.rfind(b"PK\x05\x06")
+        if end < 0 or len(tail) - end < 22:
+            if head == b"PK\x03\x04":
+                raise CorruptFile("the zip has no directory: the file was cut off, copy it again")
+            if head[:2] == b"\x80\x02":
+                raise CorruptFile(
+                    "written by torch.save before 1.6, in one pickle; load it and save it once "
+                    "with a current torch"
+                )
+            raise CorruptFile("not a file that torch.save wrote")
+        records, size, offset = struct.unpack_from("<HII", tail, end + 10)
+        if records == 0xFFFF or 0xFFFFFFFF in (size, offset):
+            locator = tail.rfind(b"PK\x06\x07", 0, end)
+            if locator >= 0:
+                (at,) = struct.unpack_from("<Q", tail, locator + 8)
+                record = os.pread(self.fd, 56, at) if at < self.size else b""
+                if len(record) < 56 or record[:4] != b"PK\x06\x06":
+                    raise CorruptFile("the zip64 directory record is damaged")
+                records, size, offset = struct.unpack_from("<QQQ", record, 32)
+        if offset + size > self.size or records * 46 > size:
+            raise CorruptFile("the zip directory lies outside the file")
+        return records, size, offset
+
+
+def _zip64(extra: bytes, full: int, packed: int, header: int) -> tuple[int, int, int]:
+    """Return the three numbers, those that did not fit taken from the zip64 extra field."""
+    pos = 0
+    while pos + 4 <= len(extra):
+        tag, length = struct.unpack_from("<HH", extra, pos)
+        if tag == 1:
+            wide = iter(struct.unpack_from(f"<{length // 8}Q", extra, pos + 4))
+            try:
+                full = next(wide) if full == 0xFFFFFFFF else full
+                packed = next(wide) if packed == 0xFFFFFFFF else packed
+                header = next(wide) if header == 0xFFFFFFFF else header
+            except StopIteration:
+                break
+            return full, packed, header
+        pos += 4 + length
+    raise CorruptFile("a zip64 member lacks its sizes")
+
+
+def _check_overlaps(members: dict[str, _Member]) -> None:
+    """Refuse members that share bytes: the mark of a zip bomb."""
+    end = 0
+    for name, member in sorted(members.items(), key=lambda item: item[1].header):
+        if member.header < end:
+            raise CorruptFile(f"member {name} overlaps the one before it")
+        end = member.header + 30 + member.name_length + member.size
+
+
+def _sizes(value: object) -> bool:
+    """Return whether `value` is a tuple or list of sensible, non-negative integers."""
+    return isinstance(value, (tuple, list)) and all(
+        type(n) is int and 0 <= n < 1 << 62 for n in value
+    )

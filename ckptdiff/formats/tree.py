@@ -1,0 +1,115 @@
+"""Walk what `torch_zip.read_index` returned: weights by dotted name, everything else as entries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.formats.torch_zip import UnsupportedTensor, named
+from ckptdiff.formats.unpickle import Global, Placeholder
+from ckptdiff.tensors import Entry, TensorRef
+from ckptdiff.text import format_shape, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_DEPTH = 30
+MAX_ENTRIES = 200_000
+MAX_TEXT = 200  # characters of a value that are kept
+
+
+def weights(tree: dict[Any, Any]) -> tuple[dict[str, TensorRef], list[Entry]]:
+    """Return a model's tensors by dotted name, and its extra states as entries.
+
+    Raises UnsupportedLayout for a weight that has no plain bytes.
+    """
+    tensors: dict[str, TensorRef] = {}
+    extras: list[Entry] = []
+    for name, leaf in _leaves(tree):
+        if name.endswith("_extra_state") or "._extra_state" in name:
+            extras.append(entry(name, leaf))
+        elif isinstance(leaf, TensorRef):
+            if name in tensors:
+                raise UnsupportedLayout(f"two tensors are called {name!r}")
+            tensors[name] = named(leaf, name)
+        elif isinstance(leaf, UnsupportedTensor):
+            raise UnsupportedLayout(f"{name!r} is a {leaf.what}, which cannot be compared")
+        else:
+            extras.append(entry(name, leaf))
+    return tensors, extras
+
+
+def entries(name: str, tree: object) -> list[Entry]:
+    """Return every leaf below `tree` as a browsable entry called `name` and its path."""
+    return [entry(path, leaf) for path, leaf in _leaves(tree, name)]
+
+
+def entry(name: str, leaf: object) -> Entry:
+    name = printable(name)
+    if isinstance(leaf, TensorRef):
+        return Entry(name, "tensor", f"{leaf.dtype} {format_shape(leaf.shape)}")
+    if isinstance(leaf, UnsupportedTensor):
+        return Entry(name, "opaque", leaf.what)
+    kind = "opaque" if isinstance(leaf, Placeholder) else "value"
+    return Entry(name, kind, printable(text_of(leaf)))
+
+
+def plain(value: object) -> object:
+    """Return a value of args as something JSON has: names of enums and dtypes become text."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)) and len(value) <= 1000:
+        return [plain(item) if not isinstance(item, (list, tuple, dict)) else str(item)[:MAX_TEXT] for item in value]
+    return text_of(value)
+
+
+def text_of(leaf: object) -> str:
+    """Return a short text for a leaf, whatever it is."""
+    if isinstance(leaf, Global):
+        return str(leaf)
+    if isinstance(leaf, Placeholder):
+        arguments = leaf.args if isinstance(leaf.args, tuple) else ()
+        shown = [text_of(a) for a in arguments[:3] if isinstance(a, (str, int, float, Global))]
+        return f"{text_of(leaf.what)}({', '.join(shown)})"[:MAX_TEXT]
+    if isinstance(leaf, (bytes, bytearray)):
+        return f"{len(leaf)} bytes"
+    if isinstance(leaf, int) and leaf.bit_length() > 256:
+        return f"an integer of {leaf.bit_length()} bits"
+    if isinstance(leaf, (dict, list, tuple, set, frozenset)):
+        return f"{type(leaf).__name__} of {len(leaf)}"
+    return str(leaf)[:MAX_TEXT]
+
+
+def _leaves(tree: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the leaves of nested containers with dotted names, in order; each container once."""
+    seen: set[int] = set()
+    count = 0
+    stack: list[tuple[str, object, int]] = [(name, tree, 0)]
+    while stack:
+        path, node, depth = stack.pop()
+        children = _children(node)
+        if children is None or not children or depth >= MAX_DEPTH or id(node) in seen:
+            count += 1
+            if count > MAX_ENTRIES:
+                yield path, "… and more"
+                return
+            yield path, node
+            continue
+        seen.add(id(node))
+        stack.extend(
+            (f"{path}.{key}" if path else key, child, depth + 1)
+            for key, child in reversed(children)
+        )
+
+
+def _children(node: object) -> list[tuple[str, object]] | None:
+    """Return the named parts of a container, or None for a leaf; a long list of numbers is one."""
+    if isinstance(node, dict):
+        return [(text_of(key), value) for key, value in node.items()]
+    if isinstance(node, (list, tuple)):
+        if len(node) > 64 and not isinstance(node[0], (dict, list, tuple, TensorRef, Placeholder)):
+            return None
+        return [(str(i), value) for i, value in enumerate(node)]
+    if isinstance(node, Placeholder) and isinstance(node.state, dict):
+        return [(text_of(key), value) for key, value in node.state.items()]
+    return None
