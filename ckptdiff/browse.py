@@ -1,0 +1,219 @@
+"""Look at single tensors: the distribution of one, the values around an element of both sides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptdiff.tensors import ITEMSIZE
+from ckptdiff.views import matrix_shape, view_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Executor, Future
+
+    from ckptdiff.assemble import Assembly
+    from ckptdiff.kernels.stats import Summary, Window
+    from ckptdiff.tensors import View
+
+    Placed = tuple[tuple[int, int], View]
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbourhood:
+    """A rectangle of one tensor on both sides, row by row; None where a side has no element."""
+
+    rows: range
+    columns: range
+    a: Window | None
+    b: Window | None
+    differences: tuple[tuple[float | None, ...], ...] = ()  # a - b; empty for one side alone
+    # Steps in the narrower dtype; None where a side is not finite, or only once it is rounded.
+    ulps: tuple[tuple[int | None, ...], ...] = ()
+
+
+def placed_views(assembly: Assembly) -> list[Placed]:
+    """Return every piece of a tensor as a matrix, with the row and column where it starts."""
+    return [view_of(piece, assembly.shape) for piece in assembly.pieces]
+
+
+def statistics(assembly: Assembly, executor: Executor) -> Future[Summary]:
+    """Start reading a whole tensor for its distribution."""
+    return executor.submit(_summarise, [view for _, view in placed_views(assembly)])
+
+
+def window(
+    a: Assembly | None,
+    b: Assembly | None,
+    *,
+    around: tuple[int, int],
+    rows: int,
+    columns: int,
+    executor: Executor,
+) -> Future[Neighbourhood]:
+    """Start reading at most this many rows and columns around an element of the matrix."""
+    sides = [assembly for assembly in (a, b) if assembly is not None]
+    height, width = (
+        max(sizes) for sizes in zip(*(matrix_shape(side.shape) for side in sides), strict=True)
+    )
+    down, across = _around(around[0], rows, height), _around(around[1], columns, width)
+    return executor.submit(
+        _read,
+        None if a is None else _overlapping(a, down, across),
+        None if b is None else _overlapping(b, down, across),
+        down,
+        across,
+    )
+
+
+def largest(
+    a: Assembly, b: Assembly, *, rows: range, columns: range, executor: Executor
+) -> Future[tuple[int, int]]:
+    """Start looking for the element of a block that differs most, NaN or Inf on one side first."""
+    return executor.submit(
+        _largest, _overlapping(a, rows, columns), _overlapping(b, rows, columns), rows, columns
+    )
+
+
+def python_source(assembly: Assembly) -> str:
+    """Return Python that reads the tensor from its files with numpy alone."""
+    size = ITEMSIZE[assembly.dtype]
+    known = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2"}
+    code = known.get(assembly.dtype, f"<u{size}")
+    shape = matrix_shape(assembly.shape)
+    lines = [
+        "import numpy as np",
+        "",
+        f"# {ascii(assembly.name)[1:-1]}: {assembly.dtype}, {list(assembly.shape)}",
+        "# row, column, file, byte, rows, columns, row step, column step",
+        "parts = [",
+        *(
+            f"    ({row}, {column}, {view.file!a}, {view.offset}, {view.shape[0]}, "
+            f"{view.shape[1]}, {view.stride[0]}, {view.stride[1]}),"
+            for (row, column), view in placed_views(assembly)
+        ),
+        "]",
+        f'tensor = np.empty({shape}, "{code}")',
+        "for row, column, file, byte, rows, columns, down, across in parts:",
+        "    length = (rows - 1) * down + (columns - 1) * across + 1",
+        f'    raw = np.memmap(file, "{code}", "r", byte, (length,))',
+        f"    steps = (down * {size}, across * {size})",
+        "    part = np.lib.stride_tricks.as_strided(raw, (rows, columns), steps)",
+        "    tensor[row : row + rows, column : column + columns] = part",
+        f"tensor = tensor.reshape({tuple(assembly.shape)})",
+    ]
+    if assembly.dtype == "BF16":
+        lines.append('tensor = (tensor.astype("<u4") << 16).view("<f4")  # bfloat16 to float32')
+    elif code == f"<u{size}" and not assembly.dtype.startswith("U"):
+        lines.append(f"# These are the bits of {assembly.dtype}, for which numpy has no type.")
+    return "\n".join(lines) + "\n"
+
+
+def _around(at: int, count: int, size: int) -> range:
+    """Return up to `count` numbers below `size` with `at` in their middle, if there is room."""
+    start = max(0, min(at - count // 2, size - count))
+    return range(start, min(start + count, size))
+
+
+def _overlapping(assembly: Assembly, rows: range, columns: range) -> list[Placed]:
+    return [
+        (at, view)
+        for at, view in placed_views(assembly)
+        if at[0] < rows.stop
+        and at[1] < columns.stop
+        and at[0] + view.shape[0] > rows.start
+        and at[1] + view.shape[1] > columns.start
+    ]
+
+
+# ── jobs: they run in a worker, so what they need is imported there ──────────────────────────────
+
+
+def _summarise(views: Sequence[View]) -> Summary:
+    from ckptdiff.kernels.inspect import summarise
+
+    return summarise(views)
+
+
+def _read(
+    a: Sequence[Placed] | None, b: Sequence[Placed] | None, rows: range, columns: range
+) -> Neighbourhood:
+    from ckptdiff.kernels.inspect import window as read_window
+
+    side_a = None if a is None else read_window(a, rows, columns)
+    side_b = None if b is None else read_window(b, rows, columns)
+    if side_a is None or side_b is None:
+        return Neighbourhood(rows, columns, side_a, side_b)
+    differences = tuple(
+        tuple(None if x is None or y is None else x - y for x, y in zip(*pair, strict=True))
+        for pair in zip(side_a.values, side_b.values, strict=True)
+    )
+    dtypes = {view.dtype for _, view in a or ()}, {view.dtype for _, view in b or ()}
+    ulps: tuple[tuple[int | None, ...], ...] = ()
+    if all(len(kinds) == 1 for kinds in dtypes):
+        ulps = _ulps(side_a, side_b, dtypes[0].pop(), dtypes[1].pop())
+    return Neighbourhood(rows, columns, side_a, side_b, differences, ulps)
+
+
+def _ulps(a: Window, b: Window, dtype_a: str, dtype_b: str) -> tuple[tuple[int | None, ...], ...]:
+    """Return the steps between the elements, as the comparison counts them."""
+    import numpy as np
+
+    from ckptdiff.kernels import dtypes
+    from ckptdiff.kernels.memory import RAW
+
+    both = np.array(
+        [
+            [x is not None and y is not None for x, y in zip(*pair, strict=True)]
+            for pair in zip(a.bits, b.bits, strict=True)
+        ]
+    )
+    raws = [
+        np.array([[code or 0 for code in row] for row in side.bits], f"<u{ITEMSIZE[dtype]}").view(
+            RAW[dtype]
+        )
+        for side, dtype in ((a, dtype_a), (b, dtype_b))
+    ]
+    if dtypes.INTEGERS.issuperset((dtype_a, dtype_b)):
+        steps = dtypes.integer_distance(*raws)
+    else:
+        narrow = dtypes.narrower(dtype_a, dtype_b)
+        x, y = (
+            dtypes.rounded(raw, dtype, narrow)
+            for raw, dtype in zip(raws, (dtype_a, dtype_b), strict=True)
+        )
+        steps = dtypes.distance(x, y, narrow)
+        both &= dtypes.finite(x, narrow) & dtypes.finite(y, narrow)
+    return tuple(
+        tuple(int(step) if known else None for step, known in zip(*pair, strict=True))
+        for pair in zip(steps.tolist(), both.tolist(), strict=True)
+    )
+
+
+def _largest(
+    a: Sequence[Placed], b: Sequence[Placed], rows: range, columns: range
+) -> tuple[int, int]:
+    import numpy as np
+
+    from ckptdiff.kernels.dtypes import values
+    from ckptdiff.kernels.memory import matrix
+
+    sides = []
+    for placed in (a, b):
+        block = np.zeros((len(rows), len(columns)))
+        for (top, left), view in placed:
+            first, last = max(rows.start, top), min(rows.stop, top + view.shape[0])
+            begin, end = max(columns.start, left), min(columns.stop, left + view.shape[1])
+            raw = matrix(view)[first - top : last - top, begin - left : end - left]
+            inside = np.s_[
+                first - rows.start : last - rows.start, begin - columns.start : end - columns.start
+            ]
+            block[inside] = values(raw, view.dtype)
+        sides.append(block)
+    x, y = sides
+    with np.errstate(invalid="ignore"):
+        distances = np.abs(x - y)
+    lone = np.isfinite(x) != np.isfinite(y)
+    distances = np.where(lone, np.inf, np.where(np.isnan(distances), 0.0, distances))
+    row, column = divmod(int(distances.argmax()), len(columns))
+    return rows.start + row, columns.start + column
