@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
+
+from ckptdiff.arch.base import split_name, template
+from ckptdiff.views import matrix_shape, view_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ckptdiff.assemble import Assembly, Copy, Piece
+    from ckptdiff.assemble import Assembled, Assembly, Copy, Piece
     from ckptdiff.tensors import Box, Rank, TensorRef
 
 Owner = Literal["this", "other", "padding", "unknown"]
@@ -143,3 +147,63 @@ def letters(this: str, others: Iterable[str]) -> dict[str, str]:
 
 def _word(parts: list[str], at: int) -> str:
     return parts[at] if at < len(parts) else parts[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Boundaries:
+    """Rows (axis 0) or columns (axis 1) of the canonical matrix at which something new begins."""
+
+    word: Literal["rank", "file", "head"]
+    axis: int
+    starts: tuple[int, ...]  # the first one, 0, is left out
+
+
+def boundaries(assembled: Assembled, assembly: Assembly) -> list[Boundaries]:
+    """Return where another rank begins (or another file, without ranks), and another head."""
+    found = []
+    placed = [(view_of(piece, assembly.shape)[0], piece) for piece in assembly.pieces]
+    ranks = len({piece.rank for _, piece in placed}) > 1
+    for axis in (0, 1):
+        holder: dict[int, set[object]] = {}
+        for at, piece in placed:
+            where = piece.rank if ranks else piece.ref.file
+            holder.setdefault(at[axis], set()).add(where)
+        starts = sorted(holder)
+        new = tuple(start for before, start in pairwise(starts) if holder[start] != holder[before])
+        if new:
+            found.append(Boundaries("rank" if ranks else "file", axis, new))
+    heads = _heads(assembled, assembly)
+    return found if heads is None else [*found, heads]
+
+
+def _heads(assembled: Assembled, assembly: Assembly) -> Boundaries | None:
+    """Return where attention heads begin: rows of q, k and v, columns of what follows them.
+
+    A rule that fuses three tensors is that of q, k and v; their module's other divided tensor
+    takes the heads' outputs.
+    """
+    architecture, config = assembled.architecture, assembled.config
+    if architecture is None or config is None:
+        return None
+    name = split_name(assembly.name)[0]
+    attention = {
+        template(hf).rpartition(".")[0].rpartition(".")[0]
+        for mapping in architecture.mappings
+        if len(mapping.hf) == 3
+        for hf in mapping.hf
+    }
+    rows, columns = matrix_shape(assembly.shape)
+    for mapping in architecture.mappings:
+        if name not in map(template, mapping.hf):
+            continue
+        inside = name.rpartition(".")[0].rpartition(".")[0] in attention
+        axis = 0 if len(mapping.hf) == 3 else 1
+        if not inside or mapping.dim is None or (axis == 1 and mapping.dim != 1):
+            return None
+        if len(assembly.shape) == 1:
+            axis = 1  # a bias is one row
+        size = (rows, columns)[axis]
+        if size % config.kv_channels or size == config.kv_channels:
+            return None
+        return Boundaries("head", axis, tuple(range(config.kv_channels, size, config.kv_channels)))
+    return None

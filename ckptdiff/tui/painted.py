@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from rich.cells import cell_len, set_cell_size
 from textual.content import Content
 from textual.widget import Widget
 
@@ -25,20 +24,6 @@ def plain(lines: Iterable[Line]) -> list[str]:
 
 def line(*spans: str | Span) -> Line:
     return tuple((span, "") if isinstance(span, str) else span for span in spans)
-
-
-def shorten(text: str, width: int, *, ascii_only: bool = False) -> str:
-    """Return text of at most `width` cells, with its middle left out where it is longer."""
-    if cell_len(text) <= width:
-        return text
-    mark = ".." if ascii_only else "…"
-    room = width - len(mark)
-    if room < 2:
-        return set_cell_size(text, max(0, width))
-    tail = text[-(room - room // 2) :]
-    while cell_len(tail) > room - room // 2:
-        tail = tail[1:]
-    return set_cell_size(text, room // 2) + mark + tail
 
 
 class Painted(Widget):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from ckptdiff.report import format_bytes, format_shape, printable
 from ckptdiff.shards import letters, stored_parts
 from ckptdiff.tensors import ITEMSIZE
-from ckptdiff.tui.painted import Painted, line, shorten
+from ckptdiff.tui.painted import Painted, line
 from ckptdiff.tui.places import axis_word, box_text, files_text, rank_text, relative
+from ckptdiff.tui.words import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
