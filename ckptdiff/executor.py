@@ -1,0 +1,185 @@
+"""Where jobs run: in this process for tests, in worker processes that may die for everybody else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from concurrent.futures import Executor, Future, InvalidStateError
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any, Literal
+
+from ckptdiff.errors import WorkerDied
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class InlineExecutor(Executor):
+    """Runs a job in `submit` itself."""
+
+    jobs = 1
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001 -- an executor hands on whatever a job raises
+            future.set_exception(error)
+        return future
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    future: Future[Any]  # what the caller holds
+    call: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+class WorkerPool(Executor):
+    """A pool of worker processes that outlives them.
+
+    A worker that is killed (its file shrank under the mapping, memory ran out) takes its whole
+    `ProcessPoolExecutor` along. Here every job that was under way is run once more, alone: the one
+    that kills its worker again ends in WorkerDied, the others have their results.
+    """
+
+    def __init__(
+        self,
+        jobs: int | None = None,
+        *,
+        start: Literal["spawn", "fork"] = "spawn",
+        log: Path | None = None,
+    ) -> None:
+        """Make a pool of `jobs` workers (by default one for each CPU that may be used).
+
+        `fork` starts ten times faster and is right only in a program without threads. What workers
+        print goes to `log`: they share the terminal with the screen.
+        """
+        self.jobs = jobs or available_cpus()
+        self._start = start
+        self._log = log
+        self._lock = threading.Lock()
+        self._pool: ProcessPoolExecutor | None = None
+        self._suspects: list[_Task] = []
+        self._trial: threading.Thread | None = None
+        self._closed = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if kwargs:
+            raise TypeError("jobs take positional arguments only")
+        task = _Task(Future(), fn, args)
+        self._launch(task)
+        return task.future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        with self._lock:
+            self._closed = True
+            pool, trial = self._pool, self._trial
+        if pool is not None:
+            pool.shutdown(wait=wait, cancel_futures=cancel_futures)
+        if wait and trial is not None and trial is not threading.current_thread():
+            trial.join()
+
+    def _new_pool(self, jobs: int) -> ProcessPoolExecutor:
+        pool = ProcessPoolExecutor(
+            jobs,
+            mp_context=get_context(self._start),
+            initializer=_prepare_worker,
+            initargs=(str(self._log) if self._log else os.devnull,),
+        )
+        # From the second on there is a thread that manages the first: no more forking.
+        self._start = "spawn"
+        return pool
+
+    def _launch(self, task: _Task) -> None:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the pool is shut down")
+            if self._pool is None:
+                self._pool = self._new_pool(self.jobs)
+            pool = self._pool
+        try:
+            inner = pool.submit(task.call, *task.args)
+        except BrokenProcessPool:
+            self._suspect(task, pool)
+        else:
+            inner.add_done_callback(lambda done: self._finish(task, pool, done))
+
+    def _finish(self, task: _Task, pool: ProcessPoolExecutor, done: Future[Any]) -> None:
+        if done.cancelled():
+            task.future.cancel()
+        elif isinstance(done.exception(), BrokenProcessPool):
+            self._suspect(task, pool)
+        else:
+            _settle(task.future, done)
+
+    def _suspect(self, task: _Task, pool: ProcessPoolExecutor) -> None:
+        """Put a job that was under way when the pool broke aside, for a run of its own."""
+        with self._lock:
+            if self._pool is pool:
+                self._pool = None
+            self._suspects.append(task)
+            if self._trial is None:
+                self._trial = threading.Thread(target=self._try_suspects, daemon=True)
+                self._trial.start()
+
+    def _try_suspects(self) -> None:
+        alone: ProcessPoolExecutor | None = None
+        while True:
+            with self._lock:
+                if not self._suspects or self._closed:
+                    self._trial = None
+                    left, self._suspects = self._suspects, []
+                    break
+                task = self._suspects.pop(0)
+            if task.future.cancelled():
+                continue
+            if alone is None:
+                alone = self._new_pool(1)
+            done = alone.submit(task.call, *task.args)
+            if isinstance(done.exception(), BrokenProcessPool):
+                alone = None
+                died = WorkerDied(
+                    "the worker that read it was killed: a file shrank meanwhile, "
+                    "or memory ran out. See that nothing writes to the checkpoint, and try again"
+                )
+                _settle(task.future, died)
+            else:
+                _settle(task.future, done)
+        for task in left:
+            task.future.cancel()
+        if alone is not None:
+            alone.shutdown(wait=False)
+
+
+def _settle(future: Future[Any], outcome: Future[Any] | BaseException) -> None:
+    """Hand an outcome to the caller's future, unless the caller cancelled it."""
+    error = outcome if isinstance(outcome, BaseException) else outcome.exception()
+    try:
+        if error is not None:
+            future.set_exception(error)
+        else:
+            assert isinstance(outcome, Future)  # noqa: S101
+            future.set_result(outcome.result())
+    except InvalidStateError:
+        pass
+
+
+def _prepare_worker(log: str) -> None:
+    """Keep a worker's output off the terminal and leave Ctrl-C to the program that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # One thread a worker: the pool is what uses the CPUs. Read when numpy is imported.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)

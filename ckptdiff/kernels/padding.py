@@ -1,0 +1,35 @@
+"""Say what rows of vocabulary padding hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptdiff.kernels.memory import matrix, release
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptdiff.tensors import View
+
+ROWS = 256  # looked at together
+
+
+def describe(rows: Sequence[View], last_row: View) -> str:
+    """Return whether the rows are zeros, repeat the last row before them, or hold other values.
+
+    Megatron's converter repeats the last row; training starts from zeros or from random values.
+    """
+    last = matrix(last_row).copy()
+    zeros = repeats = True
+    for view in rows:
+        values = matrix(view)
+        for start in range(0, len(values), ROWS):
+            block = values[start : start + ROWS]
+            zeros = zeros and not block.any()
+            repeats = repeats and bool((block == last).all())
+            if not (zeros or repeats):
+                break
+        release(view)
+    if zeros:
+        return "zeros"
+    return "copies of the last row" if repeats else "other values"

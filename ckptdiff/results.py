@@ -1,0 +1,54 @@
+"""What a comparison yields: frozen, plain, small enough to pickle by the ten thousand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["same", "close", "differ", "shape", "only_a", "only_b", "error"]
+Verdict = Literal["same", "close", "differ"]
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What was measured; sums and maxima run over elements that are finite on both sides.
+
+    `differing`, `max_ulp` and the histogram are in the narrower dtype of the two.
+    """
+
+    numel: int
+    differing: int  # elements whose bits differ
+    max_abs: float
+    max_at: tuple[int, ...] | None
+    mean_abs: float
+    rms: float  # of the differences
+    rel_l2: float  # |A-B| / |A|, Euclidean norms
+    cosine: float  # 1 only where no value differs
+    max_ulp: int
+    nan_a: int
+    nan_b: int
+    inf_a: int
+    inf_b: int
+    norm_a: float | None  # None where all bits are equal and the norm was not worth its time
+    norm_b: float | None
+    histogram: tuple[int, ...]  # element counts by bit length of the ULP distance: 0, 1, 2-3, 4-7, …
+    grid: bytes  # largest |a-b| of each block, row by row, as levels (kernels.stats.level_value)
+    grid_shape: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDiff:
+    """The result for one canonical tensor."""
+
+    name: str
+    status: Status
+    why: Literal["cast", "bits", "tolerance"] | None = None
+    error: str | None = None
+    note: str | None = None  # drifted replicas, lost rows, what the padding holds
+    dtype_a: str | None = None
+    dtype_b: str | None = None
+    shape_a: tuple[int, ...] | None = None
+    shape_b: tuple[int, ...] | None = None
+    padding_rows: int = 0
+    nbytes: int = 0  # read for this result, both sides
+    numbers: Numbers | None = None  # None for shape, only_a, only_b and error
