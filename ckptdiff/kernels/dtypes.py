@@ -116,10 +116,11 @@ def rounded(raw: NDArray[Any], dtype: str, to: str) -> NDArray[np.uint64]:
     exact = _rounding_once(raw) if dtype in INTEGERS else values(raw, dtype)
     magnitude = np.where(np.isfinite(exact), np.abs(exact), 0.0)
     _, exponent = np.frexp(magnitude)  # magnitude is in [2**(exponent - 1), 2**exponent)
-    exponent = np.maximum(exponent, form.min_exponent + 1)
+    lowest = form.min_exponent + 1
+    exponent = np.where(magnitude > 0, np.maximum(exponent, lowest), lowest)
     quantum = np.rint(np.ldexp(magnitude, form.precision - exponent)).astype(np.uint64)
     # A subnormal's code is its quantum, a normal number's hidden bit carries into the exponent.
-    steps = (exponent - form.min_exponent - 1).astype(np.uint64)
+    steps = (exponent - lowest).astype(np.uint64)
     code = (steps << np.uint64(form.precision - 1)) + quantum
     code = np.minimum(code, np.uint64(form.overflow))
     code = np.where(np.isinf(exact), np.uint64(form.overflow), code)

@@ -112,6 +112,8 @@ class Stats:
         self.histogram += [0] * (len(histogram) - len(self.histogram))
         for bits, number in enumerate(histogram):
             self.histogram[bits] += number
+        while self.histogram and not self.histogram[-1]:
+            self.histogram.pop()
 
 
 @dataclass(frozen=True, slots=True)
