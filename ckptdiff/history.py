@@ -7,12 +7,13 @@ import hashlib
 import json
 import time
 import zlib
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ckptdiff import __version__
-from ckptdiff.diff import Numbers, TensorDiff
+from ckptdiff.results import Numbers, TensorDiff
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,10 +80,16 @@ class History:
     def forget(self) -> None:
         """Drop what was kept, so that everything is compared again."""
         self.close()
-        self.file.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.file.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
-        """Open the file for adding results. Raises OSError."""
+        """Open the file for adding results; where that cannot be done, nothing is kept."""
+        with suppress(OSError):
+            self._open()
+        return self
+
+    def _open(self) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         _prune(self.file.parent, keep=self.file)
         if not self._is_current():
@@ -97,7 +104,6 @@ class History:
             if out.read(1) != b"\n":  # a line torn off when the program was killed
                 out.write(b"\n")
         self._out = out
-        return self
 
     def __exit__(
         self,
@@ -109,17 +115,21 @@ class History:
 
     def close(self) -> None:
         if self._out is not None:
-            self._out.close()
+            with suppress(OSError):
+                self._out.close()
             self._out = None
 
     def add(self, result: TensorDiff, at: float) -> None:
         """Keep one result. An error is not kept: the next run tries again."""
         if self._out is None or result.status == "error":
             return
-        self._out.write(json.dumps({"at": at, **_values(result)}).encode() + b"\n")
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self._out.flush()
-            self._flushed = time.monotonic()
+        try:
+            self._out.write(json.dumps({"at": at, **_values(result)}).encode() + b"\n")
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self._out.flush()
+                self._flushed = time.monotonic()
+        except OSError:  # a full disk costs the history, not the comparison
+            self.close()
 
     def _is_current(self) -> bool:
         try:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptdiff.assemble import Assembled, Assembly
-    from ckptdiff.diff import Summary, TensorDiff
+    from ckptdiff.results import TensorDiff
+    from ckptdiff.verdict import Summary
 
 Side = Literal["a", "b"]
 Phase = Literal["reading", "ready", "comparing", "stopped", "done", "failed"]
@@ -121,6 +122,13 @@ class Comparison:
             None if self.b is None else self.b.tensors.get(name),
         )
 
+    def layout_error(self, name: str) -> str | None:
+        """Return what is wrong with a tensor's layout, on one side or the other."""
+        for side in (self.a, self.b):
+            if side is not None and name in side.errors:
+                return side.errors[name]
+        return None
+
     # ── results ──────────────────────────────────────────────────────────────────────────────
 
     def start(self, names: Iterable[str]) -> None:
@@ -184,6 +192,8 @@ class Comparison:
         result = self.results.get(name)
         if result is not None:
             return result.status
+        if self.browsing and self.layout_error(name) is not None:
+            return "error"
         return "comparing" if name in self.comparing else "to_do"
 
     def is_difference(self, name: str) -> bool:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from ckptdiff.errors import CkptDiffError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterable, Mapping
     from concurrent.futures import Executor
     from pathlib import Path
 
     from ckptdiff.assemble import Assembled
-    from ckptdiff.diff import Summary, TensorDiff
+    from ckptdiff.results import TensorDiff
     from ckptdiff.tensors import Checkpoint
+    from ckptdiff.verdict import Summary
 
 
 class Engine(Protocol):
     """Everything here may block, so screens call it in thread workers only."""
 
     def open(self, path: Path, progress: Callable[[int, int], None]) -> Checkpoint: ...
+
+    def describe(self, checkpoint: Checkpoint) -> tuple[str | None, int | None]: ...
 
     def assemble(self, checkpoint: Checkpoint) -> Assembled: ...
 
@@ -50,6 +55,22 @@ class LocalEngine:
 
         return open_checkpoint(path, progress=progress)
 
+    def describe(self, checkpoint: Checkpoint) -> tuple[str | None, int | None]:
+        """Return the family and the number of layers, as far as the config tells."""
+        from ckptdiff.arch import find_architecture
+        from ckptdiff.config import from_huggingface, from_megatron
+
+        config = checkpoint.config
+        if config is None:
+            return None, None
+        family = find_architecture(config)
+        name = None if family is None else family.name
+        try:
+            sizes = (from_huggingface if checkpoint.format == "hf" else from_megatron)(config)
+        except CkptDiffError:
+            return name, None
+        return name, sizes.num_layers
+
     def assemble(self, checkpoint: Checkpoint) -> Assembled:
         from ckptdiff.assemble import assemble
 
@@ -75,7 +96,7 @@ class LocalEngine:
         return diff(a, b, executor, names=names, first=first)
 
     def summarise(self, results: Mapping[str, TensorDiff], a: Assembled, b: Assembled) -> Summary:
-        from ckptdiff.diff import summarise
+        from ckptdiff.verdict import summarise
 
         return summarise(results, a, b)
 

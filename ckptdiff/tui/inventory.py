@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ckptdiff.assemble import Assembled
-    from ckptdiff.diff import TensorDiff
+    from ckptdiff.results import TensorDiff
+    from ckptdiff.tensors import TensorRef
 
 # Everything up to the first number that is a whole component: `model.layers.12`, `blocks.3`.
 _LAYER = re.compile(r"(.*?\.)??(?:[^.]+\.)?\d+(?=\.)")
@@ -26,6 +27,7 @@ class Unmapped:
 
     side: Literal["a", "b"]
     name: str
+    ref: TensorRef  # the first rank's
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +41,10 @@ class Layer:
     counts: Counter[str] = field(default_factory=Counter)
     max_abs: float | None = None  # the worst of the results so far
     cosine: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.title
 
     def add(self, result: TensorDiff) -> None:
         """Take a result's numbers into the worst of the layer."""
@@ -94,6 +100,14 @@ def take_inventory(
         layer_of[name] = layer
     for layer in layers:
         layer.clear()
-    unmapped = [Unmapped("a", name) for name in (() if a is None else a.unmapped)]
-    unmapped += [Unmapped("b", name) for name in (() if b is None else b.unmapped)]
+    unmapped = _unmapped("a", a) + _unmapped("b", b)
     return Inventory(names, sizes, layers, layer_of, unmapped)
+
+
+def _unmapped(side: Literal["a", "b"], assembled: Assembled | None) -> list[Unmapped]:
+    if assembled is None or not assembled.unmapped:
+        return []
+    refs: dict[str, TensorRef] = {}
+    for shard in reversed(assembled.checkpoint.shards):
+        refs.update(shard.tensors)
+    return [Unmapped(side, name, refs[name]) for name in assembled.unmapped if name in refs]

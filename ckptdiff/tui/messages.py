@@ -1,4 +1,7 @@
-"""What workers tell the screens: past tense, dataclasses, on their way between threads."""
+"""What workers tell the screens: past tense, dataclasses, on their way between threads.
+
+`job` tells the runs of a worker apart: what an older run still says is not listened to.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptdiff.assemble import Assembled
-    from ckptdiff.diff import Summary
     from ckptdiff.tensors import Checkpoint
-    from ckptdiff.tui.session import Side
+    from ckptdiff.tui.comparison import Side
+    from ckptdiff.tui.inventory import Inventory
+    from ckptdiff.verdict import Summary
 
 
 @dataclass
 class HeadersRead(Message):
     """Some more files of a side were read; only the latest of these counts."""
 
+    job: int
     side: Side
     done: int
     total: int
@@ -29,54 +34,50 @@ class HeadersRead(Message):
 
 
 @dataclass
-class SideOpened(Message):
-    """One side is open; its names can be shown while the other is being read."""
+class CheckpointsOpened(Message):
+    """A side is open, or both are and their names are paired."""
 
-    side: Side
-    assembled: Assembled
-
-
-@dataclass
-class PairOpened(Message):
-    """Both sides are open and their names are paired."""
-
+    job: int
+    inventory: Inventory
     a: Assembled
-    b: Assembled
-    names: list[str]
-
-
-@dataclass
-class ResultsArrived(Message):
-    """There are results in the screen's queue; one message may stand for many results."""
-
-    def can_replace(self, message: Message) -> bool:
-        return isinstance(message, ResultsArrived)
-
-
-@dataclass
-class ComparisonEnded(Message):
-    """No more results will come: all were compared, the user stopped it, or something broke."""
-
-    phase: Literal["stopped", "done", "failed"]
-    summary: Summary | None = None
-    error: str | None = None
+    b: Assembled | None
+    complete: bool  # False: the first side alone, while the second is being read
 
 
 @dataclass
 class ReadingFailed(Message):
     """A checkpoint could not be opened or assembled."""
 
+    job: int
     error: str
 
 
 @dataclass
-class PathRecognised(Message):
-    """A path typed on the open screen is a checkpoint, or is not."""
+class ComparisonStarted(Message):
+    """The results of an earlier run were found, if there are any; these names are compared now."""
 
-    side: Side
-    path: Path
-    checkpoint: Checkpoint | None
-    words: str  # what it is, or what is wrong and what to do
+    job: int
+    names: list[str]
+
+
+@dataclass
+class ResultsArrived(Message):
+    """There are results in the job's queue; one message may stand for many results."""
+
+    job: int
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, ResultsArrived) and message.job == self.job
+
+
+@dataclass
+class ComparisonEnded(Message):
+    """No more results will come: all were compared, the user stopped it, or something broke."""
+
+    job: int
+    phase: Literal["stopped", "done", "failed"]
+    summary: Summary | None = None
+    error: str | None = None
 
 
 @dataclass
@@ -84,11 +85,22 @@ class PathRead(Message):
     """Some more files of a path typed on the open screen were read."""
 
     side: Side
+    path: Path
     done: int
     total: int
 
     def can_replace(self, message: Message) -> bool:
         return isinstance(message, PathRead) and message.side == self.side
+
+
+@dataclass
+class PathRecognised(Message):
+    """A path typed on the open screen is a checkpoint; without one, `words` say what is wrong."""
+
+    side: Side
+    path: Path
+    checkpoint: Checkpoint | None
+    words: str
 
 
 @dataclass

@@ -191,21 +191,29 @@ class Session(Comparison):
         except ValueError:
             return 0
 
-    def next_difference(self, name: str | None, step: Literal[1, -1] = 1) -> str | None:
-        """Return the difference after (or before) a name in the list, going round at its end.
+    def next_difference(self, row: Row | None, step: Literal[1, -1] = 1) -> str | None:
+        """Return the difference after (or before) a row of the list, going round at its end.
 
         Where there are none to find, it is the next match of the filter: in a single checkpoint,
         and in a filtered list without a difference.
         """
         count = len(self.order)
-        at = self.position(name) - 1 if name is not None else -1
-        if at < 0 and step < 0:
-            at = count
+        at = self._place(row, step)
         names = [self.order[(at + step * distance) % count] for distance in range(1, count + 1)]
         found = next(filter(self.is_difference, names), None)
         if found is None and names and (self.filter or self.browsing):
             return names[0]
         return found
+
+    def _place(self, row: Row | None, step: Literal[1, -1]) -> int:
+        """Return the index in `order` from which to go on; the head of a layer lies before it."""
+        if isinstance(row, str) and (position := self.position(row)):
+            return position - 1
+        if isinstance(row, Layer):
+            members = set(row.names)
+            first = next((i for i, name in enumerate(self.order) if name in members), 0)
+            return first - 1 if step > 0 else first
+        return -1 if step > 0 else len(self.order)
 
     def command_line(self, name: str | None = None) -> str:
         """Return the shell command that says the same without the screen."""

@@ -3,6 +3,35 @@
 from __future__ import annotations
 
 from math import ceil
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len, set_cell_size
+
+from ckptdiff.text import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def shorten(text: str, width: int, *, ascii_only: bool = False) -> str:
+    """Return text of at most `width` cells, with its middle left out where it is longer."""
+    if cell_len(text) <= width:
+        return text
+    ellipsis = ".." if ascii_only else "…"
+    room = width - len(ellipsis)
+    if room < 2:
+        return set_cell_size(text, max(0, width))
+    head = set_cell_size(text, room // 2).rstrip()
+    tail = text[-(room - room // 2) :]
+    while cell_len(tail) > room - room // 2:
+        tail = tail[1:]
+    return f"{head}{ellipsis}{tail}"
+
+
+def short_path(path: Path) -> str:
+    """Return a path with the home folder as `~`, safe to print."""
+    home = path.home()
+    return printable(f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path))
 
 
 def format_duration(seconds: float) -> str:

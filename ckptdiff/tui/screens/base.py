@@ -19,20 +19,32 @@ ResultT = TypeVar("ResultT")
 class BaseScreen(Screen[ResultT]):
     """A screen with a key line at its bottom; subclasses yield the rest from `compose_body`."""
 
+    ALLOW_IN_MAXIMIZED_VIEW = "KeyLine, TooSmall"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "question_mark,f1",
             "help",
             "Help",
-            key_display="?",
             id="screen.help",
             tooltip="show the keys that work here and what the glyphs mean",
         ),
         Binding(
-            "q", "back", "Back", id="screen.back", tooltip="go back one screen; the last one quits"
+            "m,plus",
+            "maximise",
+            "Maximise",
+            show=False,
+            id="screen.maximise",
+            tooltip="give the pane in focus all the room, or give it back",
         ),
+        Binding("q", "back", "Back", id="screen.back", tooltip="go back one screen"),
+        Binding("q,ctrl+q", "leave", "Quit", id="screen.leave", tooltip="leave ckptdiff"),
         Binding("escape", "escape", "Back", show=False, id="screen.escape", tooltip="go back"),
     ]
+
+    @property
+    def is_first(self) -> bool:
+        """True if there is no screen to go back to; the app's own blank one does not count."""
+        return len(self.app.screen_stack) <= 2
 
     def compose(self) -> ComposeResult:
         yield from self.compose_body()
@@ -47,6 +59,8 @@ class BaseScreen(Screen[ResultT]):
         return None
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        if action == ("back" if self.is_first else "leave"):
+            return False
         return True if self.why_not(action) is None else None
 
     def action_help(self) -> None:
@@ -55,15 +69,22 @@ class BaseScreen(Screen[ResultT]):
         self.app.push_screen(HelpScreen(self))
 
     def action_back(self) -> None:
-        """Go back one screen; from the first one, leave."""
-        if len(self.app.screen_stack) > 2:  # the app's own blank screen lies at the bottom
-            self.dismiss()
-        else:
-            self.app.exit()
+        self.dismiss()
+
+    def action_leave(self) -> None:
+        self.app.exit()
+
+    def action_maximise(self) -> None:
+        if self.maximized is not None:
+            self.minimize()
+        elif self.focused is not None:
+            self.maximize(self.focused)
 
     def action_escape(self) -> None:
         """Go back one screen; never leave, since Esc is often pressed once too many."""
-        if len(self.app.screen_stack) > 2:
-            self.dismiss()
-        else:
+        if self.maximized is not None:
+            self.minimize()
+        elif self.is_first:
             self.notify("This is the first screen. Press q to quit.")
+        else:
+            self.dismiss()

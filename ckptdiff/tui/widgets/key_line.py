@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.content import Content
+from textual.keys import key_to_character
 from textual.widget import Widget
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class KeyLine(Widget):
         for _, binding, enabled, _tooltip in self.screen.active_bindings.values():
             if not binding.show or not binding.description or binding.action in items:
                 continue
+            if self._is_typed(binding.key):
+                continue
             key = self.app.get_key_display(binding)
             content = (
                 Content.assemble((key, key_style), f" {binding.description}")
@@ -60,6 +63,11 @@ class KeyLine(Widget):
             x += content.cell_length + 2
             self._keys.append((x, key))
         return Content("  ").join(content for _, content in shown)
+
+    def _is_typed(self, key: str) -> bool:
+        """Ask whether a key is text for the field in focus."""
+        focused = self.screen.focused
+        return focused is not None and focused.check_consume_key(key, key_to_character(key))
 
     def on_click(self, event: Click) -> None:
         for end, key in self._keys:

@@ -109,7 +109,7 @@ class TensorList(ScrollView, can_focus=True):
         return rows[self.cursor] if 0 <= self.cursor < len(rows) else None
 
     @property
-    def name(self) -> str | None:
+    def name_here(self) -> str | None:
         """The canonical name under the cursor; None on the head of a layer."""
         row = self.row
         return row if isinstance(row, str) else None

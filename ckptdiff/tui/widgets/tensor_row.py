@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptdiff.report import format_bytes, format_cosine, format_number, format_shape, printable
+from ckptdiff.text import format_bytes, format_cosine, format_number, format_shape, printable
 from ckptdiff.tui.comparison import GLYPHS, WORDS, tally
 from ckptdiff.tui.inventory import Layer, Unmapped
-from ckptdiff.tui.painted import middle
-from ckptdiff.tui.words import plural
+from ckptdiff.tui.words import plural, shorten
 
 if TYPE_CHECKING:
     from ckptdiff.assemble import Assembly
@@ -85,9 +84,13 @@ def _tensor_cells(session: Session, name: str, layout: Columns) -> Cells:
     either = a or b
     shape = format_shape(either.shape) if either is not None else ""
     if session.browsing:
-        dtype = either.dtype if either is not None else ""
+        if either is None:
+            words = _fit("not readable; Enter says why", layout.shape + DTYPE + SIZE + 2)
+            return [(f" {GLYPHS[status]}  ", status), (f"{label} {words}", status)]
         size = format_bytes(session.nbytes(name))
-        text = f"{label} {shape:<{layout.shape}} {dtype:<{layout.dtype}} {size:>{layout.size}}"
+        text = (
+            f"{label} {shape:<{layout.shape}} {either.dtype:<{layout.dtype}} {size:>{layout.size}}"
+        )
         return [(" " * GUTTER, ""), (text, "")]
     quiet = status if status in ("same", "to_do") else ""
     cells: Cells = [
@@ -137,8 +140,7 @@ def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
     if unfolded or not counts:
         parts: Cells = [(plural(len(layer.names), "tensor"), "")]
     elif len(counts) == 1 and counts[0][0] in ("to_do", "comparing"):
-        status, count = counts[0]
-        parts = [(f"{GLYPHS[status]} {count} {WORDS[status]}", status)]
+        parts = [(f"{GLYPHS[word]} {count} {WORDS[word]}", word) for word, count in counts]
     else:
         parts = [(f"{GLYPHS[status]} {count}", status) for status, count in counts]
     length = sum(len(text) + 2 for text, _ in parts) - 2
@@ -147,8 +149,7 @@ def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
     over = max(0, length - room)
     label = _fit(title, max(1, layout.name - over), ascii_only=session.ascii_only)
     cells: Cells = [head, (f"{label} ", "layer")]
-    for index, (text, word) in enumerate(parts):
-        cells.append((text if index == 0 else f"  {text}", word))
+    cells += parts[:1] + [(f"  {part}", word) for part, word in parts[1:]]
     cells.append((" " * (max(0, room - length) + 1), ""))
     if layer.max_abs is not None and layer.cosine is not None:
         numbers = f"{format_number(layer.max_abs):<{layout.max_abs}}"
@@ -161,12 +162,18 @@ def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
 
 def _unmapped_cells(session: Session, row: Unmapped, layout: Columns) -> Cells:
     status = f"only_{row.side}"
-    words = f"no rule for it, {row.side.upper()}"
-    width = max(1, layout.width - GUTTER - len(words) - 2)
-    label = _fit(printable(row.name), width, ascii_only=session.ascii_only)
-    return [(f" {GLYPHS[status]}  ", status), (f"{label} {words}", status)]
+    label = _fit(printable(row.name), layout.name, ascii_only=session.ascii_only)
+    shape = format_shape(row.ref.shape)
+    if session.browsing:
+        size = format_bytes(row.ref.nbytes)
+        text = f"{shape:<{layout.shape}} {row.ref.dtype:<{layout.dtype}} {size:>{layout.size}}"
+        return [(" " * GUTTER, ""), (f"{label} {text}", "")]
+    room = layout.shape_b + 1 if layout.shape_b else 0
+    words = _fit(f"no rule, {row.side.upper()}", layout.tail)
+    cells = f"{label} {shape:<{layout.shape}} {'':<{room}}{words}"
+    return [(f" {GLYPHS[status]}  ", status), (cells, status)]
 
 
 def _fit(text: str, width: int, *, ascii_only: bool = False) -> str:
     """Return text of exactly `width` characters, shortened in its middle where it is longer."""
-    return f"{middle(text, width, ascii_only=ascii_only):<{width}}"
+    return f"{shorten(text, width, ascii_only=ascii_only):<{width}}"

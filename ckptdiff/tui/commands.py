@@ -1,0 +1,110 @@
+"""The command palette: what applies now, as `noun: verb`, each with its key; and every tensor."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.content import Content
+
+from ckptdiff.pattern import matcher as names_matcher
+from ckptdiff.text import printable
+from ckptdiff.tui.screens.tensors import TensorsScreen
+from ckptdiff.tui.session import SORTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ckptdiff.tui.application import CkptDiffApp
+
+    Command = tuple[str, str, Callable[[], Any]]
+
+MOST_TENSORS = 50
+GO_TO = "tensor: go to "
+
+
+class Commands(Provider):
+    """Reads what the screens show and never computes."""
+
+    @property
+    def _app(self) -> CkptDiffApp:
+        return self.app  # type: ignore[return-value]
+
+    def _commands(self) -> Iterator[Command]:
+        screen = self.screen
+        if isinstance(screen, TensorsScreen):
+            yield from self._tensor_commands(screen)
+        app = self._app
+        yield "help: keys and glyphs", "?", screen.action_help  # type: ignore[attr-defined]
+        yield "open: other checkpoints", "", app.show_open_screen
+        yield "theme: choose", "kept for the next time", app.action_change_theme
+        yield "screenshot: save SVG", "into the folder you started in", app.save_picture
+        yield "settings: show file", "where they are kept", app.show_settings_file
+        yield "quit: leave ckptdiff", "Q", app.action_quit
+
+    def _tensor_commands(self, screen: TensorsScreen) -> Iterator[Command]:
+        session = screen.session
+
+        def can(action: str) -> bool:
+            return screen.why_not(action) is None
+
+        if can("stop"):
+            yield "compare: stop", "what is known stays  x", screen.action_stop
+        if session.phase in ("stopped", "failed"):
+            yield "compare: start", "go on with what is left  r", screen.action_again
+        elif session.phase == "done":
+            yield "compare: again", "every tensor, headers first  r", screen.action_again
+        if can("difference"):
+            yield "view: next difference", "n", partial(screen.action_difference, 1)
+            yield "view: previous difference", "N", partial(screen.action_difference, -1)
+        if can("filter"):
+            yield "filter: by name", "words, re:PATTERN, ! inverts  /", screen.action_filter
+        if can("differences_only"):
+            what = "all tensors" if session.differences_only else "differences only"
+            yield f"filter: {what}", "d", screen.action_differences_only
+        if session.filter:
+            yield "filter: clear", "esc", partial(screen.set_filter, "")
+        if can("sort"):
+            for sort, words in SORTS.items():
+                if sort != session.sort and (sort in ("model", "size") or not session.browsing):
+                    yield f"sort: {words}", "s", partial(screen.sort_by, sort)
+            yield "sort: reverse", "S", screen.action_reverse
+            yield "layers: fold all", "h folds one", partial(screen.fold_all, unfolded=False)
+            yield "layers: unfold all", "l unfolds one", partial(screen.fold_all, unfolded=True)
+        if can("write_report"):
+            yield (
+                "report: write",
+                "JSON or Markdown, by the name's ending  w",
+                screen.action_write_report,
+            )
+        if can("copy_name"):
+            yield "copy: tensor name", "y", screen.action_copy_name
+            yield "copy: command line", "Y", screen.action_copy_command
+
+    async def discover(self) -> Hits:
+        for name, text, run in self._commands():
+            yield DiscoveryHit(name, run, help=text or None)
+
+    async def search(self, query: str) -> Hits:
+        matcher = self.matcher(query)
+        for name, text, run in self._commands():
+            if (score := matcher.match(name)) > 0:
+                yield Hit(score, matcher.highlight(name), run, help=text or None)
+        screen = self.screen
+        if not isinstance(screen, TensorsScreen):
+            return
+        # Plain words, not the fuzzy matcher: that needs seconds for 90,000 names.
+        words = query.removeprefix("tensor:").strip().removeprefix("go to").strip()
+        if not words:
+            return
+        matches = names_matcher(words.removeprefix("re:"))
+        found = 0
+        for name in screen.session.names:
+            if matches(name):
+                found += 1
+                label = Content(GO_TO + printable(name))
+                score = 0.5 - found / 1000
+                yield Hit(score, label, partial(screen.go_to, name), text=label.plain)
+                if found == MOST_TENSORS:
+                    return

@@ -1,0 +1,157 @@
+"""What runs in worker threads: reading headers, comparing. It speaks by messages."""
+
+from __future__ import annotations
+
+import gc
+import time
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+from ckptdiff.errors import CkptDiffError
+from ckptdiff.tui.inventory import take_inventory
+from ckptdiff.tui.messages import (
+    CheckpointsOpened,
+    ComparisonEnded,
+    ComparisonStarted,
+    HeadersRead,
+    ReadingFailed,
+    ResultsArrived,
+)
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Executor
+    from pathlib import Path
+
+    from textual.message import Message
+
+    from ckptdiff.assemble import Assembled
+    from ckptdiff.results import TensorDiff
+    from ckptdiff.tensors import Checkpoint
+    from ckptdiff.tui.comparison import Side
+    from ckptdiff.tui.engine import Engine
+
+    Post = Callable[[Message], object]
+    Results = deque[tuple[TensorDiff, float | None]]  # and when, for those of an earlier run
+
+MANY_NAMES = 5000
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """The user does not want this any more."""
+
+
+@contextmanager
+def quiet_collector() -> Iterator[None]:
+    """Keep the garbage collector away while hundreds of thousands of lasting objects are made.
+
+    A full collection over the names of a large checkpoint would hold up the screen.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def read(
+    job: int,
+    engine: Engine,
+    paths: Sequence[Path],
+    opened: dict[Path, Checkpoint],
+    *,
+    post: Post,
+    is_cancelled: Callable[[], bool],
+) -> None:
+    """Open one checkpoint or two; the first is shown while the second is being read.
+
+    `opened` are checkpoints that another screen has read already.
+    """
+
+    def read_side(side: Side, path: Path) -> Checkpoint:
+        def progress(done: int, total: int) -> None:
+            if is_cancelled():
+                raise Stopped
+            post(HeadersRead(job, side, done, total))
+
+        return opened.get(path) or engine.open(path, progress)
+
+    try:
+        with quiet_collector():
+            a = read_side("a", paths[0])
+            first = engine.assemble(a)
+            complete = len(paths) == 1
+            inventory = take_inventory([*first.tensors, *first.errors], first)
+            post(CheckpointsOpened(job, inventory, first, None, complete))
+            if not complete:
+                b = read_side("b", paths[1])
+                side_a, side_b, names = engine.pair(a, b)
+                inventory = take_inventory(names, side_a, side_b)
+                post(CheckpointsOpened(job, inventory, side_a, side_b, complete=True))
+            if len(inventory.names) > MANY_NAMES:
+                gc.freeze()
+    except CkptDiffError as error:
+        post(ReadingFailed(job, str(error)))
+    except Stopped:
+        pass
+
+
+def compare(
+    job: int,
+    engine: Engine,
+    a: Assembled,
+    b: Assembled,
+    names: Sequence[str],
+    *,
+    results: Results,
+    history: Path | None,
+    fresh: bool,
+    tolerance: str,
+    executor: Callable[[], Executor],
+    first: Callable[[], Iterable[str]],
+    post: Post,
+    is_cancelled: Callable[[], bool],
+) -> None:
+    """Compare a pair: what an earlier run found is taken from its history unless `fresh`."""
+    from ckptdiff.history import History
+
+    known: dict[str, TensorDiff] = {}
+    try:
+        kept = None if history is None else History(history, a.checkpoint, b.checkpoint, tolerance)
+    except OSError:
+        kept = None
+    if kept is not None and fresh:
+        kept.forget()
+    elif kept is not None:
+        wanted = set(names)
+        for result, at in kept.load():
+            if result.name in wanted and not is_cancelled():
+                known[result.name] = result
+                results.append((result, at))
+                post(ResultsArrived(job))
+    left = [name for name in names if name not in known]
+    post(ComparisonStarted(job, left))
+    try:
+        if left:
+            stream = engine.diff(a, b, executor(), left, first)
+            try:
+                with kept or nullcontext():
+                    for result in stream:
+                        if is_cancelled():
+                            raise Stopped
+                        if kept is not None:
+                            kept.add(result, time.time())
+                        known[result.name] = result
+                        results.append((result, None))
+                        post(ResultsArrived(job))
+            finally:
+                stream.close()
+        if len(known) < len(names):  # the workers were shut down: somebody is leaving
+            raise Stopped
+        summary = engine.summarise({name: known[name] for name in names}, a, b)
+        post(ComparisonEnded(job, "done", summary))
+    except Stopped:
+        post(ComparisonEnded(job, "stopped"))
+    except CkptDiffError as error:
+        post(ComparisonEnded(job, "failed", error=str(error)))

@@ -1,0 +1,53 @@
+"""Ask where to write a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input, Static
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+
+
+KINDS = "NAME.json is what `ckptdiff diff --json` writes; any other name is plain text."
+
+
+class ReportScreen(ModalScreen[Path | None]):
+    """Returns the path; a file that exists is written over only after a second Enter."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "cancel", "Cancel", id="report.cancel", tooltip="write nothing"),
+    ]
+
+    def __init__(self, suggestion: str) -> None:
+        super().__init__()
+        self._suggestion = suggestion
+        self._confirmed = ""
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="dialog") as box:
+            box.border_title = "Write report"
+            box.border_subtitle = "enter writes  esc cancels"
+            field = Input(self._suggestion, select_on_focus=False)
+            field.cursor_blink = False
+            yield field
+            yield Static(KINDS, id="hint", markup=False)
+
+    def on_input_submitted(self, message: Input.Submitted) -> None:
+        message.stop()
+        if not message.value.strip():
+            return
+        path = Path(message.value.strip()).expanduser()
+        if path.exists() and self._confirmed != message.value:
+            self._confirmed = message.value
+            self.query_one("#hint", Static).update("It exists. Enter writes over it, esc cancels.")
+            return
+        self.dismiss(path)
+
+    def action_cancel(self) -> None:
+        self.dismiss(None)

@@ -1,0 +1,393 @@
+"""The main screen: all tensors of one checkpoint or a pair, filling in as they are compared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from textual import work
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Horizontal
+from textual.content import Content
+from textual.widgets import Static
+
+from ckptdiff.errors import BadArgument
+from ckptdiff.text import printable
+from ckptdiff.tui import sides
+from ckptdiff.tui.inventory import Unmapped
+from ckptdiff.tui.messages import ReportWritten
+from ckptdiff.tui.reports import write_report
+from ckptdiff.tui.screens.comparing import ComparingScreen
+from ckptdiff.tui.session import REVERSED, SORTS
+from ckptdiff.tui.widgets.progress_line import CountsLine, ProgressLine, state_words
+from ckptdiff.tui.widgets.tensor_list import TensorList
+from ckptdiff.tui.words import plural
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from textual.app import ComposeResult
+    from textual.events import Resize
+    from textual.widgets import Input
+
+    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.session import Sort
+    from ckptdiff.tui.widgets.detail_pane import DetailPane
+    from ckptdiff.tui.widgets.filter_line import FilterLine
+
+WIDE = 100
+
+
+class TensorsScreen(ComparingScreen):
+    """The list, the filter, the progress, and on a wide terminal the tensor under the cursor."""
+
+    app: CkptDiffApp
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "difference(1)", "Next diff", id="tensors.next", tooltip="next difference"),
+        Binding(
+            "N",
+            "difference(-1)",
+            "Previous diff",
+            show=False,
+            id="tensors.previous",
+            tooltip="previous difference",
+        ),
+        Binding(
+            "slash",
+            "filter",
+            "Filter",
+            key_display="/",
+            id="tensors.filter",
+            tooltip="show only names that match: words, or re:PATTERN; a leading ! inverts",
+        ),
+        Binding(
+            "d",
+            "differences_only",
+            "Diffs only",
+            id="tensors.differences",
+            tooltip="show differences only, or all tensors again",
+        ),
+        Binding("y", "copy_name", "Copy", id="tensors.copy", tooltip="copy the name"),
+        Binding(
+            "x",
+            "stop",
+            "Stop",
+            id="tensors.stop",
+            tooltip="stop reading or comparing; what is known stays",
+        ),
+        Binding(
+            "s",
+            "sort",
+            "Sort",
+            id="tensors.sort",
+            tooltip="next sort: model order, max|d|, cos, size",
+        ),
+        Binding(
+            "S",
+            "reverse",
+            "Reverse",
+            show=False,
+            id="tensors.reverse",
+            tooltip="sort the other way round",
+        ),
+        Binding(
+            "r",
+            "again",
+            "Again",
+            id="tensors.again",
+            tooltip="read the headers and compare again; after a stop, go on",
+        ),
+        Binding(
+            "w",
+            "write_report",
+            "Report",
+            id="tensors.report",
+            tooltip="write a report to a file",
+        ),
+        Binding(
+            "Y",
+            "copy_command",
+            "Copy command",
+            show=False,
+            id="tensors.copy_command",
+            tooltip="copy the command line that does the same",
+        ),
+    ]
+
+    def compose_body(self) -> ComposeResult:
+        yield Static(id="title", markup=False)
+        with Horizontal(id="body"):
+            yield TensorList(self.session, id="tensors")
+            yield Container(id="detail")
+        yield Container(id="filter")
+        yield CountsLine(self.session)
+        yield ProgressLine(self.session)
+
+    def on_mount(self) -> None:
+        self._pane: DetailPane | None = None
+        self.list.focus()
+        super().on_mount()
+
+    @property
+    def list(self) -> TensorList:
+        return self.query_one(TensorList)
+
+    # ── showing ──────────────────────────────────────────────────────────────────────────────
+
+    def names_changed(self) -> None:
+        self.list.show_rows()
+        self._show_title()
+
+    def results_changed(self, *, rows: bool) -> None:
+        if rows:
+            self.list.show_rows()
+        else:
+            self.list.refresh()
+        self._show_pane()
+
+    def state_changed(self) -> None:
+        self._show_borders()
+        self.query_one(CountsLine).refresh()
+        self.query_one(ProgressLine).refresh()
+        self.refresh_bindings()
+
+    def ended(self) -> None:
+        session = self.session
+        if session.phase == "failed" and session.error is not None:
+            self.list.empty_words = ""
+        if session.phase == "done" and session.summary is not None:
+            self.app.remember(session)
+
+    def on_resize(self, event: Resize) -> None:
+        self._show_title()
+        if event.size.width >= WIDE and self._pane is None:
+            # After the first frame: names are worth more than details of none.
+            self.call_after_refresh(self._mount_pane)
+
+    def _mount_pane(self) -> None:
+        if self._pane is None:
+            from ckptdiff.tui.widgets.detail_pane import DetailPane
+
+            self._pane = DetailPane(self.session)
+            self.query_one("#detail").mount(self._pane)
+            self.call_after_refresh(self._show_pane)
+
+    def _show_pane(self) -> None:
+        if self._pane is not None and self._pane.is_mounted and self.size.width >= WIDE:
+            self._pane.show(self.list.name_here)
+
+    def _show_title(self) -> None:
+        title = self.query_one("#title", Static)
+        title.update(Content(sides.title(self.session, self.size.width)))
+
+    def _show_borders(self) -> None:
+        session, rows = self.session, self.list
+        narrowing = []
+        if session.filter:
+            bang = "!" if session.inverted else ""
+            narrowing.append(f"/ {bang}{printable(session.filter)}")
+        if session.differences_only:
+            narrowing.append("differences only")
+        if narrowing:
+            shown = plural(len(session.order), "match").replace("matchs", "matches")
+            narrowing.append(shown if session.filter else f"{len(session.order):,}")
+        rows.border_title = Content("  ".join(["Tensors", *narrowing]))
+        place = f"row {rows.cursor + 1:,} of {len(session.rows):,}" if session.rows else ""
+        order = (REVERSED if session.reverse else SORTS)[session.sort]
+        rows.border_subtitle = Content(f"{place}   sort: {order}" if place else "")
+        rows.empty_words = self._empty_words()
+
+    def _empty_words(self) -> str:
+        """Say why there are no rows, and which key brings some."""
+        session = self.session
+        if session.a is None:
+            return state_words(session) if session.phase != "failed" else ""
+        if session.filter and not session.order:
+            bang = "!" if session.inverted else ""
+            among = " among the differences" if session.differences_only else ""
+            pattern = f"'{bang}{printable(session.filter)}'"
+            return f"No tensor matches {pattern}{among}. Esc clears the filter."
+        if session.differences_only:
+            if session.phase == "done":
+                return f"No differences in {plural(len(session.names), 'tensor')}. d shows all."
+            return f"No difference among {session.compared:,} compared so far. d shows all tensors."
+        return "This checkpoint holds no tensors."
+
+    # ── keys ─────────────────────────────────────────────────────────────────────────────────
+
+    def why_not(self, action: str) -> str | None:
+        session = self.session
+        alone = "this is one checkpoint. Open two to compare them"
+        if action == "difference":
+            if session.browsing:
+                return None if session.filter else f"Next difference: {alone}."
+            if not session.differences and not session.filter:
+                done = session.phase == "done"
+                return "There is no difference." if done else "No difference is known yet."
+        elif action == "differences_only" and session.browsing:
+            return f"Differences only: {alone}."
+        elif action == "stop" and not self.is_busy:
+            return "Stop: nothing is running."
+        elif action == "write_report":
+            if session.browsing:
+                return f"Report: {alone}."
+            if session.phase != "done":
+                return "Report: finish comparing first. r goes on after a stop."
+        elif (
+            action in ("copy_name", "copy_command", "sort", "reverse", "filter")
+            and not session.names
+        ):
+            return "There are no tensors yet."
+        return None
+
+    def action_difference(self, step: Literal[1, -1]) -> None:
+        rows = self.list
+        name = self.session.next_difference(rows.row, step)
+        if name is not None:
+            rows.go_to(name)
+            self._show_borders()
+
+    def action_differences_only(self) -> None:
+        session = self.session
+        session.differences_only = not session.differences_only
+        self._rearrange()
+        self.app.change_settings(differences_only=session.differences_only)
+
+    def action_sort(self) -> None:
+        sorts: list[Sort] = ["model", "size"] if self.session.browsing else list(SORTS)
+        at = sorts.index(self.session.sort) if self.session.sort in sorts else 0
+        self.sort_by(sorts[(at + 1) % len(sorts)])
+
+    def sort_by(self, sort: Sort) -> None:
+        self.session.sort, self.session.reverse = sort, False
+        self._rearrange()
+        self.app.change_settings(sort=sort)
+
+    def fold_all(self, *, unfolded: bool) -> None:
+        self.session.fold_all(unfolded=unfolded)
+        self.list.show_rows()
+        self._show_borders()
+
+    def go_to(self, name: str) -> None:
+        """Put the cursor on a tensor; a filter that hides it is cleared."""
+        if not self.list.go_to(name):
+            self.session.differences_only = False
+            self.set_filter("")
+            self.list.go_to(name)
+        self._show_borders()
+
+    def action_reverse(self) -> None:
+        self.session.reverse = not self.session.reverse
+        self._rearrange()
+
+    def _rearrange(self) -> None:
+        self.session.arrange()
+        self.list.show_rows()
+        self.state_changed()
+
+    def action_stop(self) -> None:
+        self.stop()
+
+    def action_again(self) -> None:
+        """Go on after a stop; otherwise forget the results and compare everything again."""
+        self.read_headers(fresh=self.session.phase in ("done", "comparing"))
+
+    def action_copy_name(self) -> None:
+        row = self.list.row
+        if row is not None:
+            self.app.copy(row if isinstance(row, str) else row.name)
+
+    def action_copy_command(self) -> None:
+        self.app.copy(self.session.command_line(self.list.name_here))
+
+    def action_write_report(self) -> None:
+        from ckptdiff.tui.screens.report import ReportScreen
+
+        def write(path: Path | None) -> None:
+            if path is not None:
+                self._write_report(path)
+
+        self.app.push_screen(ReportScreen("ckptdiff-report.json"), write)
+
+    @work(thread=True, exit_on_error=False, group="report")
+    def _write_report(self, path: Path) -> None:
+        try:
+            write_report(self.session, path)
+        except OSError as error:
+            self.post_message(ReportWritten(path, f"{error.strerror}"))
+        else:
+            self.post_message(ReportWritten(path))
+
+    def on_report_written(self, message: ReportWritten) -> None:
+        if message.error is None:
+            self.notify(f"Wrote {message.path}", markup=False)
+        else:
+            words = f"{message.path}: {message.error}. Press w and choose another path."
+            self.notify(words, severity="error", markup=False)
+
+    def action_escape(self) -> None:
+        if self.session.filter and self.maximized is None:
+            self.set_filter("")
+        else:
+            super().action_escape()
+
+    # ── the filter ───────────────────────────────────────────────────────────────────────────
+
+    def action_filter(self) -> None:
+        from ckptdiff.tui.widgets.filter_line import FilterLine
+
+        slot = self.query_one("#filter")
+        if slot.children:
+            slot.children[0].focus()
+            return
+        bang = "!" if self.session.inverted else ""
+        line = FilterLine(bang + self.session.filter)
+        slot.mount(line)
+        line.focus()
+
+    def set_filter(self, text: str) -> None:
+        """Show what matches; an expression that is not whole yet changes nothing."""
+        try:
+            self.session.set_filter(text)
+        except BadArgument as error:
+            self.query_one("#filter").border_subtitle = Content(printable(str(error)))
+            return
+        self.query_one("#filter").border_subtitle = ""
+        self.list.show_rows()
+        self.state_changed()
+
+    def on_input_changed(self, message: Input.Changed) -> None:
+        message.stop()
+        self.set_filter(message.value)
+
+    def on_filter_line_closed(self, message: FilterLine.Closed) -> None:
+        if message.cleared:
+            self.set_filter("")
+        self.query_one("#filter").remove_children()
+        self.list.focus()
+
+    def on_input_blurred(self, message: Input.Blurred) -> None:
+        message.stop()
+        self.query_one("#filter").remove_children()
+
+    # ── what the list says ───────────────────────────────────────────────────────────────────
+
+    def on_tensor_list_cursor_moved(self, message: TensorList.CursorMoved) -> None:
+        message.stop()
+        self._show_borders()
+        self._show_pane()
+
+    def on_tensor_list_row_opened(self, message: TensorList.RowOpened) -> None:
+        message.stop()
+        row = message.row
+        if isinstance(row, Unmapped):
+            self.notify(
+                f"No rule of this model family knows {printable(row.name)} of {row.side.upper()},"
+                " so it cannot be compared. It counts as a difference.",
+                title="A name without a rule",
+                markup=False,
+            )
+        elif isinstance(row, str):
+            from ckptdiff.tui.screens.detail import DetailScreen
+
+            self.app.push_screen(DetailScreen(self.session, row))

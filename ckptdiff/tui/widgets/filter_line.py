@@ -1,0 +1,36 @@
+"""The line that `/` opens: what is typed filters the list at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.widgets import Input
+
+
+class FilterLine(Input):
+    """Words that must all occur, `re:` and a regular expression; a leading `!` inverts."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "keep", "Keep", id="filter.keep", tooltip="keep the filter"),
+        Binding("escape", "clear", "Clear", id="filter.clear", tooltip="show all tensors again"),
+        Binding("down", "keep", "List", show=False, id="filter.list", tooltip="go to the list"),
+    ]
+
+    @dataclass
+    class Closed(Message):
+        """The line is done with; the filter stays as it is in the list."""
+
+        cleared: bool
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, placeholder="words, or re:PATTERN; ! inverts", compact=True)
+        self.cursor_blink = False
+
+    def action_keep(self) -> None:
+        self.post_message(self.Closed(cleared=False))
+
+    def action_clear(self) -> None:
+        self.post_message(self.Closed(cleared=True))

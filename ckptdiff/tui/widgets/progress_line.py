@@ -1,0 +1,140 @@
+"""Two lines under the list: how many of each status there are, and how far and how fast it goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.content import Content
+from textual.widget import Widget
+
+from ckptdiff.text import format_bytes
+from ckptdiff.tui.comparison import GLYPHS, tally
+from ckptdiff.tui.words import format_ago, format_duration, format_eta, plural
+
+if TYPE_CHECKING:
+    from ckptdiff.tui.session import Session
+
+# What the counts say; `= 0 same` would be noise, so only those that occur are shown.
+COUNTED = {
+    "error": "error", "differ": "differ", "shape": "shape", "only_a": "only A",
+    "only_b": "only B", "close": "close", "same": "same",
+}  # fmt: skip
+
+
+class CountsLine(Widget):
+    """`! 8 differ  ~ 6 close  = 33 same` and, at the right, how many of how many are compared."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"counts-line--{status}" for status in COUNTED}
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+
+    def render(self) -> Content:
+        session = self.session
+        if session.browsing or session.b is None:
+            return Content("")
+        parts = [
+            Content.assemble(
+                (
+                    f"{GLYPHS[status]} {count:,} {COUNTED[status]}",
+                    self.get_visual_style(f"counts-line--{status}", partial=True),
+                )
+            )
+            for status, count in tally(session.counts)
+            if status in COUNTED
+        ]
+        if session.inventory.unmapped:
+            style = self.get_visual_style("counts-line--differ", partial=True)
+            words = f"! {plural(len(session.inventory.unmapped), 'name')} without a rule"
+            parts.append(Content.assemble((words, style)))
+        line = Content("  ").join(parts)
+        total = len(session.names)
+        end = f"{session.compared:,} of {total:,} compared"
+        room = self.size.width - line.cell_length - len(end)
+        if room < 2:
+            end = f"{session.compared:,}/{total:,}"
+            room = self.size.width - line.cell_length - len(end)
+        return Content.assemble(line, " " * max(2, room), end)
+
+
+class ProgressLine(Widget):
+    """What is being done and how far it is; in the end, what came out."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "progress-line--bar",
+        "progress-line--same",
+        "progress-line--close",
+        "progress-line--differ",
+        "progress-line--error",
+    }
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+
+    def render(self) -> Content:
+        session = self.session
+        if session.phase == "comparing":
+            return self._bar()
+        if session.phase == "done" and not session.browsing:
+            word, text = outcome(session)
+            return Content.styled(
+                text, self.get_visual_style(f"progress-line--{word}", partial=True)
+            )
+        if session.phase == "failed":
+            style = self.get_visual_style("progress-line--error", partial=True)
+            return Content.styled(f"x {session.error}", style)
+        return Content(state_words(session))
+
+    def _bar(self) -> Content:
+        progress = self.session.progress
+        fraction = progress.fraction
+        # Rounded down: 100 % means that everything is compared.
+        end = f" {int(100 * fraction):>3}%"
+        if progress.rate is not None and progress.eta is not None:
+            end += f"  {format_bytes(progress.rate)}/s  ETA {format_eta(progress.eta)}"
+        width = max(4, self.size.width - len(end) - 2)
+        filled = int(width * fraction)
+        bar = "#" * filled + "-" * (width - filled)
+        return Content.assemble(
+            "[", (bar, self.get_visual_style("progress-line--bar", partial=True)), "]", end
+        )
+
+
+def state_words(session: Session) -> str:
+    """Say what is going on where no bar and no verdict is shown."""
+    if session.phase == "reading":
+        side = "b" if session.a is not None and not session.browsing else "a"
+        done, total = session.headers.get(side, (0, 0))  # type: ignore[call-overload]
+        which = "" if session.browsing else f" of {side.upper()}"
+        files = f" {done} of {plural(total, 'file')}" if total else ""
+        return f"Reading headers{which}:{files}" if files else f"Reading headers{which} ..."
+    if session.phase == "stopped":
+        return f"Stopped. {session.compared:,} of {len(session.names):,} compared. r goes on."
+    if session.browsing and session.a is not None:
+        total = sum(layer.nbytes for layer in session.layers)
+        return f"{plural(len(session.names), 'tensor')}, {format_bytes(total)}. Headers only."
+    return ""
+
+
+def outcome(session: Session) -> tuple[str, str]:
+    """Return the verdict's word and a sentence: only for a comparison that is complete."""
+    summary = session.summary
+    verdict = "differ" if session.differences or summary is None else str(summary.verdict)
+    total = plural(len(session.names), "tensor")
+    if session.counts["error"]:
+        text = f"x {plural(session.counts['error'], 'tensor')} of {total} could not be read."
+        verdict = "error"
+    elif session.differences:
+        text = f"! {session.differences:,} of {total} differ."
+    elif verdict == "differ":
+        text = f"! No differences in {total}, but the configs conflict."
+    elif verdict == "close":
+        text = f"~ No differences in {total} beyond the rounding of {session.counts['close']:,}."
+    else:
+        text = f"= No differences in {total}."
+    if session.compared_at:
+        ago = format_ago(session.now() - min(session.compared_at.values()))
+        return verdict, f"{text} Compared {ago}; r compares again."
+    return verdict, f"{text} Compared every byte in {format_duration(session.progress.seconds)}."
