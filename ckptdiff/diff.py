@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.assemble import in_model_order
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.executor import available_cpus
-from ckptdiff.plan import BATCH_PARTS, PART_BYTES, plan, run_parts
+from ckptdiff.plan import BATCH_PARTS, PART_BYTES, Outcome, plan, run_parts
 from ckptdiff.results import Numbers, Status, TensorDiff
 from ckptdiff.verdict import CAST, Summary, Tolerance, judge, numbers, summarise
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from ckptdiff.assemble import Assembled, Assembly
-    from ckptdiff.plan import Outcome, Part, Plan
+    from ckptdiff.plan import Part, Plan
 
 __all__ = [
     "CAST",
@@ -168,6 +168,8 @@ class _Run:
 
     def _receive(self, future: Future[list[Outcome]]) -> Generator[TensorDiff, None, None]:
         batch = self.flying.pop(future)
+        if future.cancelled():  # the pool was shut down: somebody is leaving
+            return
         error = future.exception()
         if error is not None and not isinstance(error, CkptDiffError):
             raise error
@@ -178,7 +180,7 @@ class _Run:
             return
         for i, (name, index, _) in enumerate(batch):
             task = self.tasks[name]
-            outcome = _failed(str(error)) if error is not None else future.result()[i]
+            outcome = Outcome(error=str(error)) if error is not None else future.result()[i]
             task.outcomes[index] = outcome
             task.open -= 1
             if task.open == 0 and not self._wants_norms(name, task):
@@ -219,12 +221,6 @@ class _Run:
             note="; ".join([*drifted, *notes]) or None,
             numbers=numbers(merged, task.a.shape),
         )
-
-
-def _failed(error: str) -> Outcome:
-    from ckptdiff.plan import Outcome
-
-    return Outcome(error=error)
 
 
 def _describe(name: str, a: Assembly | None, b: Assembly | None) -> TensorDiff:

@@ -80,6 +80,11 @@ class WorkerPool(Executor):
         self._launch(task)
         return task.future
 
+    def warm(self) -> None:
+        """Start the workers and let them load what jobs need, while the caller does other things."""
+        for _ in range(self.jobs):
+            self.submit(_load_kernels)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
         with self._lock:
             self._closed = True
@@ -172,6 +177,10 @@ def _settle(future: Future[Any], outcome: Future[Any] | BaseException) -> None:
             future.set_result(outcome.result())
     except InvalidStateError:
         pass
+
+
+def _load_kernels() -> None:
+    import ckptdiff.kernels.compare  # noqa: F401
 
 
 def _prepare_worker(log: str) -> None:

@@ -1,22 +1,34 @@
-"""Say results in words: the glyphs, the numbers, the table, the JSON."""
+"""Say results in words and in JSON: the documents that cli.md promises, and the plain summary."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from ckptdiff.text import format_bytes, format_cosine, format_number, format_shape, printable
 
 if TYPE_CHECKING:
-    from ckptdiff.diff import Status
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from ckptdiff.assemble import Assembled, Assembly
+    from ckptdiff.results import Status, TensorDiff
+    from ckptdiff.verdict import Summary
 
 __all__ = [
     "GLYPH",
     "WORD",
+    "diff_document",
+    "diff_lines",
     "format_bytes",
     "format_cosine",
     "format_number",
     "format_shape",
+    "listing_document",
+    "listing_lines",
     "printable",
+    "raw_document",
+    "raw_lines",
 ]
 
 # The glyph carries the meaning; a colour may repeat it.
@@ -38,3 +50,271 @@ WORD: dict[Status, str] = {
     "only_b": "only in B",
     "error": "error",
 }
+MAX_LINES = 60  # tensors that the summary spells out; the JSON has all
+
+# The numbers of a tensor in the JSON, in its order.
+_NUMBERS = (
+    "numel", "differing", "max_abs", "max_at", "mean_abs", "rms", "rel_l2", "cosine", "max_ulp",
+    "nan_a", "nan_b", "inf_a", "inf_b",
+)  # fmt: skip
+
+
+def side_document(side: Assembled) -> dict[str, Any]:
+    checkpoint = side.checkpoint
+    return {
+        "path": str(checkpoint.root),
+        "format": checkpoint.format,
+        "family": side.architecture.name if side.architecture else None,
+        "iteration": checkpoint.iteration,
+        "parallelism": asdict(checkpoint.parallelism),
+        "tensors": len(side.tensors),
+        "bytes": side.nbytes,
+        "notes": list(checkpoint.notes),
+    }
+
+
+def diff_document(
+    a: Assembled,
+    b: Assembled,
+    results: Iterable[TensorDiff],
+    summary: Summary,
+    *,
+    pattern: str | None = None,
+) -> dict[str, Any]:
+    """Return the JSON document of `ckptdiff diff`, schema `ckptdiff.diff/1`."""
+    return {
+        "schema": "ckptdiff.diff/1",
+        "a": side_document(a),
+        "b": side_document(b),
+        "verdict": summary.verdict,
+        "weights": summary.weights,
+        "config_status": summary.config_status,
+        "filter": pattern,
+        "counts": dict(summary.counts),
+        "tensors": [_tensor_document(result) for result in results],
+        "unmapped": {"a": list(a.unmapped), "b": list(b.unmapped)},
+        "config": [],
+        "findings": [],
+    }
+
+
+def _tensor_document(result: TensorDiff) -> dict[str, Any]:
+    numbers = result.numbers
+    return {
+        "name": result.name,
+        "status": result.status,
+        "why": result.why,
+        "error": result.error,
+        "note": result.note,
+        "padding_rows": result.padding_rows,
+        "dtype_a": result.dtype_a,
+        "dtype_b": result.dtype_b,
+        "shape_a": result.shape_a,
+        "shape_b": result.shape_b,
+        **{key: _json_number(getattr(numbers, key, None)) for key in _NUMBERS},
+    }
+
+
+def _json_number(value: object) -> object:
+    """JSON has no NaN and no infinity: they become text."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def diff_lines(
+    a: Assembled,
+    b: Assembled,
+    results: Sequence[TensorDiff],
+    summary: Summary,
+    *,
+    pattern: str | None = None,
+    seconds: float | None = None,
+) -> Iterator[str]:
+    """Yield the summary of `ckptdiff diff`, line by line."""
+    yield f"A  {_side_line(a)}"
+    yield f"B  {_side_line(b)}"
+    yield ""
+    shown = [result for result in results if result.status != "same"]
+    if shown:
+        width = min(60, max(len(printable(result.name)) for result in shown[:MAX_LINES]))
+        yield f"   {'tensor':{width}}  {'shape':13}  {'max|d|':>8}  {'rel':>8}  {'cos':>6}"
+        for result in shown[:MAX_LINES]:
+            yield from _tensor_lines(result, width)
+        if len(shown) > MAX_LINES:
+            yield f"   … and {len(shown) - MAX_LINES} more; --json FILE lists all"
+        yield ""
+    for side, assembled in (("A", a), ("B", b)):
+        for name in assembled.unmapped[:MAX_LINES]:
+            yield f"?  {printable(name)}: no rule of {_family(assembled)} knows it (in {side})"
+        if len(assembled.unmapped) > MAX_LINES:
+            yield f"?  … and {len(assembled.unmapped) - MAX_LINES} more unmapped names in {side}"
+    held = dict.fromkeys(r.note for r in results if r.note and r.status == "same")
+    for note in held:
+        yield f"   {note}"
+    if pattern is not None:
+        yield f"   only names that match '{printable(pattern)}' were compared"
+    total = len(results)
+    counts = ", ".join(f"{n} {WORD[status]}" for status, n in summary.counts.items() if n)
+    took = f" in {seconds:.1f} s" if seconds is not None else ""
+    yield f"{total} tensors: {counts or 'nothing to compare'}{took}"
+    yield f"verdict: {summary.verdict}"
+
+
+def _tensor_lines(result: TensorDiff, width: int) -> Iterator[str]:
+    numbers = result.numbers
+    shape = format_shape(result.shape_a if result.shape_a is not None else result.shape_b)
+    if result.status == "shape":
+        shape = f"{format_shape(result.shape_a)} | {format_shape(result.shape_b)}"
+    line = f"{GLYPH[result.status]}  {printable(result.name):{width}}  {shape:13}"
+    if numbers is not None:
+        line += (
+            f"  {format_number(numbers.max_abs):>8}  {format_number(numbers.rel_l2):>8}"
+            f"  {format_cosine(numbers.cosine):>6}"
+        )
+    elif result.status in ("only_a", "only_b"):
+        line += f"  {WORD[result.status]}"
+    if result.why:
+        line += f"  {result.why}"
+        if result.dtype_a != result.dtype_b:
+            line += f" {result.dtype_a} {result.dtype_b}"
+    yield line
+    for text in (result.error, result.note):
+        if text:
+            yield f"     {printable(text)}"
+
+
+def _side_line(side: Assembled) -> str:
+    checkpoint = side.checkpoint
+    size = checkpoint.parallelism
+    parts = [printable(str(checkpoint.root)), checkpoint.format]
+    if side.architecture is not None:
+        parts.append(side.architecture.name)
+    if checkpoint.format != "hf":
+        parts.append(f"TP {size.tp} PP {size.pp}")
+        if size.vpp > 1:
+            parts.append(f"VPP {size.vpp}")
+        if size.ep > 1:
+            parts.append(f"EP {size.ep}")
+    if checkpoint.iteration is not None:
+        parts.append(f"iteration {checkpoint.iteration}")
+    parts += [f"{len(side.tensors)} tensors", format_bytes(side.nbytes)]
+    return "  ".join([*parts, *(f"({note})" for note in checkpoint.notes)])
+
+
+def _family(side: Assembled) -> str:
+    return side.architecture.name if side.architecture is not None else "any family"
+
+
+def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, Any]:
+    """Return the JSON document of `ckptdiff ls`, schema `ckptdiff.ls/1`."""
+    head = side_document(side)
+    entries = (*side.checkpoint.entries, *side.derived)
+    return {
+        "schema": "ckptdiff.ls/1",
+        **{key: head[key] for key in ("path", "format", "family", "iteration", "parallelism")},
+        "bytes": head["bytes"],
+        "notes": head["notes"],
+        "tensors": [
+            {
+                "name": assembly.name,
+                "dtype": assembly.dtype,
+                "shape": assembly.shape,
+                "bytes": assembly.nbytes,
+                "pieces": _pieces(side, assembly),
+            }
+            for assembly in side.tensors.values()
+            if wanted(assembly.name)
+        ],
+        "unmapped": list(side.unmapped),
+        "errors": dict(side.errors),
+        "other": [{"name": e.name, "kind": e.kind, "text": e.text} for e in entries],
+    }
+
+
+def _pieces(side: Assembled, assembly: Assembly) -> list[dict[str, Any]]:
+    return [
+        {
+            "file": relative(side, piece.ref.file),
+            "key": piece.ref.name,
+            "box": piece.box,
+            "of": piece.of,
+            "copies": [relative(side, copy.ref.file) for copy in piece.copies],
+        }
+        for piece in assembly.pieces
+    ]
+
+
+def relative(side: Assembled, file: Any) -> str:
+    """Return a file's path from the checkpoint's root."""
+    root = side.checkpoint.root
+    return file.name if file == root else str(file.relative_to(root))
+
+
+def listing_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[str]:
+    """Yield the table of `ckptdiff ls`, line by line."""
+    yield _side_line(side)
+    yield ""
+    shown = [assembly for assembly in side.tensors.values() if wanted(assembly.name)]
+    width = max((len(printable(assembly.name)) for assembly in shown), default=0)
+    for assembly in shown:
+        shape = format_shape(assembly.shape)
+        where = f"{len({p.ref.file for p in assembly.pieces})} files"
+        yield (
+            f"{printable(assembly.name):{width}}  {assembly.dtype:5}  {shape:14}"
+            f"{format_bytes(assembly.nbytes):>8}  {where if where != '1 files' else ''}"
+        ).rstrip()
+    for name in side.unmapped:
+        yield f"{printable(name)}  no rule of {_family(side)} knows it"
+    for name, error in side.errors.items():
+        yield f"{printable(name)}  {printable(error)}"
+    if side.derived:
+        yield f"{len(side.derived)} buffers that follow from the config"
+    if side.checkpoint.entries:
+        yield f"{len(side.checkpoint.entries)} other entries (args, optimizer, …): --json lists them"
+
+
+def raw_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, Any]:
+    """Return what `ckptdiff ls --raw --json` prints: native names, file by file."""
+    head = side_document(side)
+    return {
+        "schema": "ckptdiff.ls/1",
+        **{key: head[key] for key in ("path", "format", "family", "iteration", "parallelism")},
+        "files": [
+            {
+                "file": relative(side, file),
+                "tensors": [
+                    {
+                        "name": ref.name,
+                        "chunk": chunk,
+                        "dtype": ref.dtype,
+                        "shape": ref.shape,
+                        "offset": ref.offset,
+                        "bytes": ref.nbytes,
+                    }
+                    for chunk, ref in refs
+                ],
+            }
+            for file, refs in _by_file(side, wanted)
+        ],
+    }
+
+
+def raw_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[str]:
+    """Yield the native names, file by file."""
+    for file, refs in _by_file(side, wanted):
+        yield printable(relative(side, file))
+        for chunk, ref in refs:
+            name = printable(ref.name) if not chunk else f"model{chunk}: {printable(ref.name)}"
+            yield (
+                f"  {name}  {ref.dtype}  {format_shape(ref.shape)}  "
+                f"{format_bytes(ref.nbytes)}  @{ref.offset}"
+            )
+
+
+def _by_file(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[tuple[Any, list[Any]]]:
+    files: dict[Any, list[Any]] = {file: [] for file in side.checkpoint.files}
+    for shard in side.checkpoint.shards:
+        for ref in shard.tensors.values():
+            if wanted(ref.name):
+                files[ref.file].append((shard.chunk, ref))
+    for file, refs in files.items():
+        yield file, sorted(refs, key=lambda item: item[1].offset)

@@ -1,0 +1,301 @@
+"""The command line: parse, call, print, and turn every trouble into one paragraph."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff import __version__
+from ckptdiff.errors import BadArgument, CkptDiffError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from ckptdiff.assemble import Assembled
+    from ckptdiff.results import TensorDiff
+
+EXAMPLES = """\
+examples:
+  ckptdiff demo                                       a small pair with a fault to find
+  ckptdiff llama-hf run7/iter_0001000                 compare two checkpoints on the screen
+  ckptdiff diff llama-hf run7 --json -                the same for a script; exit 0 same, 1 differ
+  ckptdiff ls run7 --filter 'layers.0 qkv' --raw      what is in the files, from headers alone
+
+A is the reference. `ckptdiff COMMAND --help` tells the options of a command.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: for `diff` 0 same, 1 differ, else 0; 2 trouble."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = _parse(arguments)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+    except CkptDiffError as error:
+        from ckptdiff.text import printable
+
+        if options.verbose:
+            traceback.print_exc()
+        print(f"ckptdiff: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ckptdiff: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output left; keep the interpreter from complaining on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 2
+    except Exception:  # noqa: BLE001 -- the border: a bug must not exit as 1, which means "differ"
+        traceback.print_exc()
+        print("ckptdiff: this is a bug in ckptdiff, please report it", file=sys.stderr)
+        return 2
+    return code
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    commands: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+        "ls": _ls_options,
+        "diff": _diff_options,
+        "demo": _demo_options,
+    }
+    words = [word for word in arguments if not word.startswith("-")]
+    command = arguments[0] if arguments and arguments[0] in commands else None
+    if command is None and words and words[0] in commands:  # ckptdiff -v diff A B
+        command = words[0]
+    parser = argparse.ArgumentParser(
+        prog="ckptdiff" if command is None else f"ckptdiff {command}",
+        description="Compare a Hugging Face checkpoint with a sharded Megatron checkpoint.",
+        usage=None if command else _USAGE,
+        epilog=None if command else EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="show a traceback for trouble")
+    if command is None:
+        parser.add_argument("--version", action="version", version=f"ckptdiff {__version__}")
+        _screen_options(parser)
+    else:
+        arguments.remove(command)
+        commands[command](parser)
+    return parser.parse_args(arguments)
+
+
+_USAGE = """\
+ckptdiff [PATH | A B]           browse one checkpoint, or compare two, on the screen
+       ckptdiff diff A B               compare, print a summary
+       ckptdiff ls PATH                list a checkpoint from its headers
+       ckptdiff demo [DIR]             make a small pair with one planted fault, and open it"""
+
+
+def _screen_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="one or two checkpoints")
+    parser.add_argument("--ascii", action="store_true", help="draw with ASCII characters only")
+    parser.add_argument("--no-mouse", action="store_true", help="leave the mouse to the terminal")
+    parser.add_argument("--jobs", type=_positive, metavar="N", help=_JOBS_HELP)
+    parser.set_defaults(run=_run_screen)
+
+
+def _ls_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = "List a checkpoint's tensors from its headers alone."
+    parser.add_argument("path", type=Path, metavar="PATH")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--raw", action="store_true", help="native names, file by file")
+    parser.add_argument("--filter", metavar="PATTERN", help=_PATTERN_HELP)
+    parser.set_defaults(run=_run_ls)
+
+
+def _diff_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Compare checkpoint B with the reference A. Exit code: 0 same or close, 1 differ, 2 trouble."
+    )
+    parser.add_argument("paths", nargs=2, type=Path, metavar=("A", "B"))
+    parser.add_argument("--json", metavar="FILE", help="write a JSON document; - is the output")
+    parser.add_argument(
+        "--tolerance",
+        default="cast",
+        metavar="T",
+        help="exact, cast (default: equal after the one rounding to the narrower dtype), "
+        "ulp:N or rel:X",
+    )
+    parser.add_argument("--filter", metavar="PATTERN", help=_PATTERN_HELP)
+    parser.add_argument("--jobs", type=_positive, metavar="N", help=_JOBS_HELP)
+    parser.add_argument(
+        "--no-diagnose", action="store_true", help="do not look for the cause of differences"
+    )
+    parser.add_argument(
+        "--ignore-config", action="store_true", help="judge by the weights alone"
+    )
+    parser.set_defaults(run=_run_diff)
+
+
+def _demo_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Make a small Hugging Face and Megatron pair with one planted fault."
+    parser.add_argument("dir", nargs="?", type=Path, metavar="DIR", help="default: ckptdiff-demo")
+    parser.add_argument("--fault", default="kv-swap", metavar="NAME", help="kv-swap or none")
+    parser.add_argument("--no-tui", action="store_true", help="only write the pair")
+    parser.add_argument("--ascii", action="store_true", help="draw with ASCII characters only")
+    parser.add_argument("--no-mouse", action="store_true", help="leave the mouse to the terminal")
+    parser.set_defaults(run=_run_demo, jobs=None)
+
+
+_PATTERN_HELP = "words that must all occur in a name, or re: and a regular expression"
+_JOBS_HELP = "worker processes (default: the CPUs that may be used)"
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_positive.__name__ = "positive number"  # argparse names it when it refuses a text
+
+
+def _run_ls(options: argparse.Namespace) -> int:
+    from ckptdiff import report
+    from ckptdiff.assemble import assemble
+    from ckptdiff.pattern import matcher
+
+    wanted = matcher(options.filter or "")
+    side = assemble(_open(options.path, "headers"))
+    if options.json:
+        make = report.raw_document if options.raw else report.listing_document
+        _print_json(make(side, wanted), "-")
+    else:
+        for line in (report.raw_lines if options.raw else report.listing_lines)(side, wanted):
+            print(line)
+    return 0
+
+
+def _run_diff(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from ckptdiff import report
+    from ckptdiff.diff import diff, pair_names
+    from ckptdiff.executor import WorkerPool
+    from ckptdiff.pattern import matcher
+    from ckptdiff.verdict import Tolerance, summarise
+
+    tolerance = Tolerance.parse(options.tolerance)
+    wanted = matcher(options.filter or "")
+    started = time.monotonic()
+    # Forked before any thread exists: ten times faster than spawning. Workers import numpy while
+    # the headers are read here.
+    with WorkerPool(options.jobs, start="fork" if sys.platform == "linux" else "spawn") as pool:
+        pool.warm()
+        a, b = _open_pair(*options.paths)
+        order = {name: i for i, name in enumerate(pair_names(a, b)) if wanted(name)}
+        stream = diff(a, b, pool, tolerance=tolerance, names=order)
+        results = list(_with_progress(stream, a, b))
+    results.sort(key=lambda result: order[result.name])
+    summary = summarise(results, a, b)
+    if options.ignore_config:
+        summary = replace(summary, config_status="ignored")
+    if options.json is not None:
+        document = report.diff_document(a, b, results, summary, pattern=options.filter)
+        _print_json(document, options.json)
+    if options.json != "-":
+        seconds = time.monotonic() - started
+        for line in report.diff_lines(
+            a, b, results, summary, pattern=options.filter, seconds=seconds
+        ):
+            print(line)
+    if summary.has_errors:
+        return 2
+    return 1 if summary.verdict == "differ" else 0
+
+
+def _run_demo(options: argparse.Namespace) -> int:
+    from ckptdiff.demo import make_demo
+
+    hf, megatron = make_demo(options.dir or Path("ckptdiff-demo"), fault=options.fault)
+    if options.no_tui or not _has_terminal():
+        print(f"A  {hf}\nB  {megatron}\nckptdiff {hf} {megatron}")
+        return 0
+    options.paths = [hf, megatron]
+    return _run_screen(options)
+
+
+def _run_screen(options: argparse.Namespace) -> int:
+    if len(options.paths) > 2:
+        raise BadArgument(f"{len(options.paths)} paths: give one to browse, or two to compare")
+    if not _has_terminal():
+        if len(options.paths) == 2:
+            return _run_diff(_parse(["diff", *map(str, options.paths)]))
+        if len(options.paths) == 1:
+            return _run_ls(_parse(["ls", *map(str, options.paths)]))
+        raise BadArgument("there is no terminal to draw on; see ckptdiff --help for the commands")
+    # A process pool made inside the running app fails without this: Textual replaces stderr by
+    # something that has no file descriptor to inherit.
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()
+    from ckptdiff.tui import app
+
+    return app.run(options.paths, ascii=options.ascii, mouse=not options.no_mouse, jobs=options.jobs)
+
+
+def _has_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _open(path: Path, what: str) -> Any:
+    from ckptdiff.formats import open_checkpoint
+
+    if not sys.stderr.isatty():
+        return open_checkpoint(path)
+
+    def progress(done: int, total: int) -> None:
+        end = "\r\033[K" if done == total else "\r"
+        print(f"\rreading {what} {done} of {total} files", end=end, file=sys.stderr, flush=True)
+
+    return open_checkpoint(path, progress=progress)
+
+
+def _open_pair(a: Path, b: Path) -> tuple[Assembled, Assembled]:
+    from ckptdiff.assemble import assemble_pair
+
+    return assemble_pair(_open(a, "headers of A"), _open(b, "headers of B"))
+
+
+def _with_progress(
+    results: Iterable[TensorDiff], a: Assembled, b: Assembled
+) -> Iterator[TensorDiff]:
+    """Pass results on, with a bar on stderr if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield from results
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        total = a.nbytes + b.nbytes
+        task = bar.add_task("compare", total=total)
+        for result in results:
+            bar.advance(task, result.nbytes)
+            yield result
+
+
+def _print_json(document: dict[str, Any], target: str) -> None:
+    """Write a document to the output or, whole or not at all, to a file."""
+    import json
+
+    if target == "-":
+        json.dump(document, sys.stdout, allow_nan=False)
+        print()
+        return
+    file = Path(target)
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        partial.write_text(json.dumps(document, allow_nan=False) + "\n")
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise BadArgument(f"{target}: cannot be written ({error.strerror})") from error

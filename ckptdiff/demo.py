@@ -1,0 +1,187 @@
+"""Make a small Hugging Face and Megatron pair, with one fault planted in the Megatron side."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+from argparse import Namespace
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.arch.llama import LLAMA
+from ckptdiff.assemble import scatter
+from ckptdiff.config import from_huggingface
+from ckptdiff.errors import BadArgument, UnreadableFile
+from ckptdiff.formats.torch_save import Data, save
+from ckptdiff.tensors import ITEMSIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ckptdiff.tensors import Box
+
+FAULTS = ("kv-swap", "none")
+TP = 2
+DIVISIBLE_BY = 64  # as --make-vocab-size-divisible-by
+FAULTY_LAYER = 2
+SEED = 20240229
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 8,
+    "hidden_act": "silu",
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 500,
+}
+
+
+def make_demo(folder: Path, *, fault: str = "kv-swap") -> tuple[Path, Path]:
+    """Write `hf` and `megatron-tp2` into `folder` and return both paths.
+
+    The weights are random and the same at every run. An older demo in the folder is replaced;
+    raises BadArgument for a folder that holds anything else.
+    """
+    if fault not in FAULTS:
+        raise BadArgument(f"fault '{fault}': the demo knows {', '.join(FAULTS)}")
+    hf, megatron = folder / "hf", folder / f"megatron-tp{TP}"
+    if folder.exists() and {child.name for child in folder.iterdir()} - {hf.name, megatron.name}:
+        raise BadArgument(f"{folder}: is not empty and not a demo; give another folder")
+    tensors = _weights()
+    try:
+        _write_hf(hf, tensors)
+        _write_megatron(megatron, tensors, fault)
+    except OSError as error:
+        raise UnreadableFile(f"{folder}: cannot be written ({error.strerror})") from error
+    return hf, megatron
+
+
+def _weights() -> dict[str, Data]:
+    """Return every tensor of the model, drawn like a freshly initialised one."""
+    source = random.Random(SEED)  # noqa: S311 -- made-up weights, not secrets
+    hidden, ffn = CONFIG["hidden_size"], CONFIG["intermediate_size"]
+    kv = CONFIG["num_key_value_heads"] * CONFIG["head_dim"]
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (CONFIG["vocab_size"], hidden)}
+    for layer in range(CONFIG["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        shapes |= {
+            f"{prefix}input_layernorm.weight": (hidden,),
+            f"{prefix}self_attn.q_proj.weight": (hidden, hidden),
+            f"{prefix}self_attn.k_proj.weight": (kv, hidden),
+            f"{prefix}self_attn.v_proj.weight": (kv, hidden),
+            f"{prefix}self_attn.o_proj.weight": (hidden, hidden),
+            f"{prefix}post_attention_layernorm.weight": (hidden,),
+            f"{prefix}mlp.gate_proj.weight": (ffn, hidden),
+            f"{prefix}mlp.up_proj.weight": (ffn, hidden),
+            f"{prefix}mlp.down_proj.weight": (hidden, ffn),
+        }
+    shapes |= {"model.norm.weight": (hidden,), "lm_head.weight": (CONFIG["vocab_size"], hidden)}
+    return {name: _random(source, shape, norm="norm" in name) for name, shape in shapes.items()}
+
+
+def _random(source: random.Random, shape: tuple[int, ...], *, norm: bool) -> Data:
+    count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+    centre, spread = (1.0, 0.05) if norm else (0.0, 0.02)
+    values = [source.gauss(centre, spread) for _ in range(count)]
+    # A bfloat16 is the upper half of a float32.
+    content = b"".join(struct.pack("<f", value)[2:] for value in values)
+    return Data("BF16", shape, content)
+
+
+def _write_hf(folder: Path, tensors: Mapping[str, Data]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, data in tensors.items():
+        end = at + len(data.content)
+        header[name] = {"dtype": data.dtype, "shape": data.shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.writelines(data.content for data in tensors.values())
+
+
+def _write_megatron(folder: Path, tensors: Mapping[str, Data], fault: str) -> None:
+    divisor = DIVISIBLE_BY * TP
+    padded = -(-CONFIG["vocab_size"] // divisor) * divisor
+    sources = dict(tensors)
+    if fault == "kv-swap":
+        k, v = (f"model.layers.{FAULTY_LAYER}.self_attn.{x}_proj.weight" for x in "kv")
+        sources[k], sources[v] = sources[v], sources[k]
+    config = replace(from_huggingface(CONFIG), padded_vocab_size=padded)
+    shapes = {name: data.shape for name, data in tensors.items()}
+    models: list[dict[str, Data]] = [{} for _ in range(TP)]
+    for rank, name, pieces in scatter(LLAMA, config, shapes, TP):
+        models[rank][name] = _gather(sources, pieces)
+    for rank, model in enumerate(models):
+        target = folder / "iter_0000001" / f"mp_rank_{rank:02d}"
+        target.mkdir(parents=True, exist_ok=True)
+        tree = {"args": _args(padded), "checkpoint_version": 3.0, "iteration": 1, "model": model}
+        save(tree, target / "model_optim_rng.pt")
+    (folder / "latest_checkpointed_iteration.txt").write_text("1")
+
+
+def _gather(sources: Mapping[str, Data], pieces: list[tuple[str | None, Box, Box]]) -> Data:
+    """Return the shard that the pieces fill; padding repeats the row before it."""
+    shape = tuple(max(of[d][1] for _, _, of in pieces) for d in range(len(pieces[0][2])))
+    width = shape[-1] * ITEMSIZE["BF16"]
+    rows = [bytearray(width) for _ in range(prod(shape[:-1]))]
+    for source, box, of in pieces:
+        first, last = of[0] if len(of) > 1 else (0, 1)
+        for row in range(first, last):
+            if source is None:
+                rows[row][:] = rows[row - 1]
+                continue
+            data = sources[source]
+            start = (box[0][0] + row - first) * data.shape[-1] if len(of) > 1 else 0
+            cells = slice(2 * (start + box[-1][0]), 2 * (start + box[-1][1]))
+            rows[row][2 * of[-1][0] : 2 * of[-1][1]] = data.content[cells]
+    return Data("BF16", shape, b"".join(rows))
+
+
+def _args(padded_vocab_size: int) -> Namespace:
+    """Return the args that Megatron-LM would have saved, as far as they describe the model."""
+    return Namespace(
+        tensor_model_parallel_size=TP,
+        pipeline_model_parallel_size=1,
+        virtual_pipeline_model_parallel_size=None,
+        num_layers=CONFIG["num_hidden_layers"],
+        hidden_size=CONFIG["hidden_size"],
+        ffn_hidden_size=CONFIG["intermediate_size"],
+        num_attention_heads=CONFIG["num_attention_heads"],
+        group_query_attention=True,
+        num_query_groups=CONFIG["num_key_value_heads"],
+        kv_channels=CONFIG["head_dim"],
+        max_position_embeddings=CONFIG["max_position_embeddings"],
+        normalization="RMSNorm",
+        norm_epsilon=CONFIG["rms_norm_eps"],
+        position_embedding_type="rope",
+        rotary_base=int(CONFIG["rope_theta"]),
+        rotary_percent=1.0,
+        swiglu=True,
+        add_bias_linear=False,
+        add_qkv_bias=False,
+        qk_layernorm=False,
+        untie_embeddings_and_output_weights=True,
+        vocab_size=CONFIG["vocab_size"],
+        padded_vocab_size=padded_vocab_size,
+        make_vocab_size_divisible_by=DIVISIBLE_BY,
+        bf16=True,
+        ckpt_format="torch",
+        transformer_impl="local",
+    )
