@@ -75,7 +75,7 @@ def largest(
     )
 
 
-def python_source(assembly: Assembly) -> str:
+def python_source(assembly: Assembly, variable: str = "tensor") -> str:
     """Return Python that reads the tensor from its files with numpy alone."""
     size = ITEMSIZE[assembly.dtype]
     known = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2"}
@@ -93,17 +93,18 @@ def python_source(assembly: Assembly) -> str:
             for (row, column), view in placed_views(assembly)
         ),
         "]",
-        f'tensor = np.empty({shape}, "{code}")',
+        f'{variable} = np.empty({shape}, "{code}")',
         "for row, column, file, byte, rows, columns, down, across in parts:",
         "    length = (rows - 1) * down + (columns - 1) * across + 1",
         f'    raw = np.memmap(file, "{code}", "r", byte, (length,))',
         f"    steps = (down * {size}, across * {size})",
         "    part = np.lib.stride_tricks.as_strided(raw, (rows, columns), steps)",
-        "    tensor[row : row + rows, column : column + columns] = part",
-        f"tensor = tensor.reshape({tuple(assembly.shape)})",
+        f"    {variable}[row : row + rows, column : column + columns] = part",
+        f"{variable} = {variable}.reshape({tuple(assembly.shape)})",
     ]
     if assembly.dtype == "BF16":
-        lines.append('tensor = (tensor.astype("<u4") << 16).view("<f4")  # bfloat16 to float32')
+        wide = f'({variable}.astype("<u4") << 16).view("<f4")'
+        lines.append(f"{variable} = {wide}  # bfloat16 to float32")
     elif code == f"<u{size}" and not assembly.dtype.startswith("U"):
         lines.append(f"# These are the bits of {assembly.dtype}, for which numpy has no type.")
     return "\n".join(lines) + "\n"

@@ -8,13 +8,16 @@ from textual.content import Content
 from textual.widget import Widget
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from textual.geometry import Size
     from textual.style import Style
 
     Span = tuple[str, str]  # text and its role: a component class of Painted, or none
     Line = tuple[Span, ...]
+
+
+ANY_HEIGHT = 10_000
 
 
 def plain(lines: Iterable[Line]) -> list[str]:
@@ -65,24 +68,49 @@ class Painted(Widget):
     }
     """
 
+    _drawn: tuple[tuple[int, int], Sequence[Line]] | None = None
+
     def lines(self, width: int, height: int) -> Sequence[Line]:
         """Return what to show in a space of this size; more lines than `height` may be cut off."""
         raise NotImplementedError
 
     def changed(self) -> None:
         """Show other lines, and take another height if there are more or fewer of them."""
+        self._drawn = None
         self.refresh(layout=self.styles.is_auto_height)
 
+    def _draw(self, width: int, height: int) -> Sequence[Line]:
+        """Return the lines for a space, which Textual asks for several times in a row."""
+        if self._drawn is None or self._drawn[0] != (width, height):
+            self._drawn = (width, height), self.lines(width, height)
+        return self._drawn[1]
+
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:  # noqa: ARG002
-        return len(self.lines(width, viewport.height))
+        # As high as it wants to be: what is too high scrolls or is cut off.
+        return len(self._draw(width, ANY_HEIGHT))
 
     def render(self) -> Content:
         width, height = self.content_size
+        if self.styles.is_auto_height:
+            height = ANY_HEIGHT
         parts: list[str | tuple[str, Style]] = []
-        for number, spans in enumerate(self.lines(width, height)):
+        for number, spans in enumerate(self._draw(width, height)):
             if number:
                 parts.append("\n")
             for text, role in spans:
                 style = self.get_visual_style(f"painted--{role}", partial=True) if role else None
                 parts.append(text if style is None else (text, style))
         return Content.assemble(*parts)
+
+
+class Words(Painted):
+    """Lines that some function makes for the width there is."""
+
+    _make: Callable[[int], Sequence[Line]] | None = None
+
+    def show(self, make: Callable[[int], Sequence[Line]]) -> None:
+        self._make = make
+        self.changed()
+
+    def lines(self, width: int, height: int) -> Sequence[Line]:  # noqa: ARG002
+        return [] if self._make is None else self._make(width)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.assemble import Assembled, Assembly
     from ckptdiff.tensors import Box, Checkpoint, Rank
+    from ckptdiff.tui.comparison import Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,19 @@ class Side:
     assembled: Assembled
     assembly: Assembly | None
     neighbours: tuple[Assembly, ...] = ()  # what may share stored tensors with it
+
+
+def sides_of(session: Comparison, name: str) -> list[Side]:
+    """Return the open sides of a tensor, each with the tensors of the same layer."""
+    layer = session.inventory.layer_of.get(name)
+    sides = []
+    for letter, assembled in (("A", session.a), ("B", session.b)):
+        if assembled is None:
+            continue
+        tensors = assembled.tensors
+        beside = [tensors[other] for other in (layer.names if layer else ()) if other in tensors]
+        sides.append(Side(letter, assembled, tensors.get(name), tuple(beside)))
+    return sides
 
 
 def relative(file: Path, checkpoint: Checkpoint) -> str:
@@ -73,13 +87,13 @@ def files_text(names: Sequence[str]) -> str:
     return f"{first}..{last[len(first[:common].rstrip('0123456789')) :]}"
 
 
-def place_text(side: Side, index: tuple[int, ...]) -> str:
+def place_parts(side: Side, index: tuple[int, ...]) -> tuple[str, ...]:
     """Return which file, stored tensor and byte hold one element."""
     if side.assembly is None:
-        return f"not in {side.letter}"
-    place = place_of(side.assembly, index)
+        return (f"not in {side.letter}",)
+    place = place_of(side.assembly, index) if len(index) == len(side.assembly.shape) else None
     if place is None:
-        return "in no file"
+        return (f"{side.letter} has no such element",)
     ref = place.piece.ref
     file = relative(ref.file, side.assembled.checkpoint)
-    return f"{file}  {printable(ref.name)}{list(place.index)}  byte {place.offset}"
+    return file, f"{printable(ref.name)}{list(place.index)}", f"byte {place.offset}"

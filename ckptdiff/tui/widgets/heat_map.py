@@ -267,7 +267,7 @@ class HeatMap(Painted, can_focus=True):
         down = max(0, min(down, len(cells.rows) - 1))
         across = max(0, min(across, len(cells.columns) - 1))
         self.element = (cells.rows[down].start, cells.columns[across].start)
-        self.refresh()
+        self.changed()
 
     def action_move(self, down: int, across: int) -> None:
         laid = self._cells()

@@ -316,5 +316,10 @@ class ShardMap(Painted):
         self.look = replace(self.look, ascii_only=ascii_only)
         self.changed()
 
+    def set_whole(self, whole: bool) -> None:  # noqa: FBT001
+        if whole != self.look.whole:
+            self.look = replace(self.look, whole=whole)
+            self.changed()
+
     def lines(self, width: int, height: int) -> list[Line]:  # noqa: ARG002
         return map_lines(self.sides, replace(self.look, width=width))

@@ -1,0 +1,315 @@
+"""One tensor on the whole screen: where it lives, how it differs, where, and by how much."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from textual import work
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.worker import Worker, WorkerState
+
+from ckptdiff.browse import python_source, statistics
+from ckptdiff.text import printable
+from ckptdiff.tui.comparison import GLYPHS, WORDS
+from ckptdiff.tui.figures import flow, number_items, summary_items, wrapped
+from ckptdiff.tui.painted import Words, line
+from ckptdiff.tui.places import sides_of
+from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.widgets.detail_pane import ROLES, SAME_EVERYWHERE, heat_of, verdict_lines
+from ckptdiff.tui.widgets.heat_map import HeatMap
+from ckptdiff.tui.widgets.histogram import Histogram, ulp_bins, value_bins
+from ckptdiff.tui.widgets.shard_map import ShardMap
+from ckptdiff.tui.words import shorten
+from ckptdiff.views import matrix_at
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+
+    from ckptdiff.assemble import Assembly
+    from ckptdiff.kernels.stats import Summary
+    from ckptdiff.results import TensorDiff
+    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.painted import Line
+    from ckptdiff.tui.session import Session
+
+LOOK_SECONDS = 0.25  # between two looks at whether a result has come in
+
+
+class Pane(VerticalScroll, can_focus=True):
+    """A box that scrolls and can be given the whole screen."""
+
+    ALLOW_MAXIMIZE = True
+
+
+class DetailScreen(BaseScreen[None]):
+    """Follows the result while it is being computed; `n` goes from difference to difference."""
+
+    app: CkptDiffApp
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "difference(1)", "Next diff", id="detail.next", tooltip="next difference"),
+        Binding(
+            "N",
+            "difference(-1)",
+            "Previous diff",
+            show=False,
+            id="detail.previous",
+            tooltip="previous difference",
+        ),
+        Binding(
+            "v",
+            "values",
+            "Values",
+            id="detail.values",
+            tooltip="show the values around the largest difference",
+        ),
+        Binding(
+            "i",
+            "statistics",
+            "Statistics",
+            id="detail.statistics",
+            tooltip="read the whole tensor for its distribution",
+        ),
+        Binding(
+            "m,plus",
+            "maximise",
+            "Maximise",
+            key_display="m",
+            id="detail.maximise",
+            tooltip="give the pane in focus all the room, or give it back; tab changes the focus",
+        ),
+        Binding("y", "copy_name", "Copy name", id="detail.copy", tooltip="copy the name"),
+        Binding(
+            "Y",
+            "copy_python",
+            "Copy Python",
+            id="detail.copy_python",
+            tooltip="copy Python that reads this tensor from its files",
+        ),
+    ]
+    DEFAULT_CSS = """
+    DetailScreen {
+        #detail-title { height: 1; padding: 0 1; }
+        #where, #verdict { height: auto; padding: 0 1; scrollbar-size-vertical: 1; }
+        #where { max-height: 10; }
+        #verdict { max-height: 8; }
+        #pictures { height: 1fr; min-height: 8; }
+        Histogram { width: 2fr; padding: 0 1; }
+        HeatMap { width: 3fr; padding: 0 1; }
+        #where, #verdict, Histogram, HeatMap {
+            border: solid $foreground 40%;
+            border-title-style: bold;
+            &:focus { border: solid $primary; }
+        }
+        .-maximized { height: 1fr; max-height: 100%; width: 1fr; }
+        #pictures.-one HeatMap { display: none; }
+        #pictures.-one Histogram { width: 1fr; }
+        #pictures.-none { display: none; }
+        &.-wide #where { max-height: 14; }
+        &.-ascii {
+            #where, #verdict, Histogram, HeatMap { border: ascii $foreground 60%; }
+            #where:focus, #verdict:focus, Histogram:focus, HeatMap:focus {
+                border: ascii $primary;
+            }
+        }
+    }
+    """
+
+    def __init__(self, session: Session, name: str) -> None:
+        super().__init__()
+        self.session = session
+        self.tensor = name
+        self._seen: tuple[TensorDiff | None, str] | None = None
+        self._summary: Summary | str | None = None  # or what is being done about it
+        self.set_class(session.ascii_only, "-ascii")
+
+    def compose_body(self) -> ComposeResult:
+        yield Words(id="detail-title")
+        with Pane(id="where") as where:
+            where.border_title = "Where it lives"
+            yield ShardMap(hint="; m shows all")
+        with Horizontal(id="pictures"):
+            histogram = Histogram()
+            histogram.can_focus = True
+            yield histogram
+            yield HeatMap()
+        with Pane(id="verdict") as verdict:
+            verdict.border_title = "Numbers"
+            yield Words(id="detail-figures")
+
+    def on_mount(self) -> None:
+        self.show(self.tensor)
+        self.set_interval(LOOK_SECONDS, self._look)
+
+    # ── showing ──────────────────────────────────────────────────────────────────────────────
+
+    def show(self, name: str) -> None:
+        """Show another tensor."""
+        self.tensor = name
+        self._summary = None
+        self._show()
+        heat = self.query_one(HeatMap)
+        pictures = self.query_one("#pictures")
+        (heat if pictures.display and heat.display else self.query_one("#where")).focus()
+
+    def _look(self) -> None:
+        """Show the result once it is there."""
+        if self._seen != (self.session.result(self.tensor), self.session.status(self.tensor)):
+            self._show()
+
+    def _show(self) -> None:
+        session, name, ascii_only = self.session, self.tensor, self.session.ascii_only
+        result = session.result(name)
+        self._seen = result, session.status(name)
+        sides = sides_of(session, name)
+        with self.app.batch_update():
+            self.query_one("#detail-title", Words).show(self._title)
+            self.query_one(ShardMap).show(sides, ascii_only=ascii_only)
+            self.query_one("#detail-figures", Words).show(self._figures)
+            numbers = None if result is None else result.numbers
+            histogram, heat = self.query_one(Histogram), self.query_one(HeatMap)
+            pictures = self.query_one("#pictures")
+            summary = self._summary
+            pictures.set_class(bool(summary), "-one")
+            pictures.set_class(not summary and self._one_side() is not None, "-none")
+            if summary is not None:
+                histogram.border_title = "Values"
+                bins = None if isinstance(summary, str) else value_bins(summary)
+                histogram.show(
+                    bins,
+                    nothing=summary if isinstance(summary, str) else "",
+                    ascii_only=ascii_only,
+                )
+            elif numbers is not None:
+                histogram.border_title = "How far apart"
+                histogram.show(ulp_bins(numbers.histogram, numbers.numel), ascii_only=ascii_only)
+            else:
+                histogram.border_title = "How far apart"
+                histogram.show(None, nothing=self._why_nothing())
+            heat.border_title = "Where: largest |A-B|"
+            at = (0, 0)
+            if numbers is not None and numbers.max_at is not None and result is not None:
+                at = matrix_at(numbers.max_at, result.shape_a or ())
+            nothing = self._why_nothing() if numbers is None else SAME_EVERYWHERE
+            picture = None if numbers is None else heat_of(numbers, sides)
+            heat.show(picture, at=at, nothing=nothing, ascii_only=ascii_only)
+        self.refresh_bindings()
+
+    def _why_nothing(self) -> str:
+        status = self.session.status(self.tensor)
+        waiting = {"to_do": "Not compared yet.", "comparing": "Being compared now."}
+        return waiting.get(status, "No values were compared.")
+
+    def _title(self, width: int) -> list[Line]:
+        session, name = self.session, self.tensor
+        place, count = session.position(name), len(session.order)
+        ending = f"{place}/{count}" if place else ""
+        status = session.status(name)
+        if not session.browsing:
+            ending = f"{GLYPHS[status]} {WORDS[status]}    {ending}"
+        room = width - len(ending) - 2
+        shown = shorten(printable(name), room, ascii_only=session.ascii_only)
+        role = "" if session.browsing else ROLES.get(status, status)
+        return [line((f"{shown:<{room}}", "strong"), "  ", (ending, role))]
+
+    def _figures(self, width: int) -> list[Line]:
+        session, name = self.session, self.tensor
+        result = session.result(name)
+        lines = verdict_lines(session, name, width)[0 if session.browsing else 1 :]
+        trouble = session.layout_error(name)
+        if trouble and (result is None or result.error is None):
+            lines += wrapped(printable(trouble), width, "error")
+        if isinstance(self._summary, str):
+            lines += wrapped(self._summary, width)
+        elif self._summary is not None:
+            lines += flow(summary_items(self._summary), width)
+        elif result is not None and result.numbers is not None:
+            lines += flow(number_items(result.numbers), width)
+        elif self._one_side() is not None:
+            lines += wrapped("i reads all of it for its distribution.", width, "dim")
+        return lines
+
+    def _one_side(self) -> Assembly | None:
+        """Return the recipe of a tensor that only one side has."""
+        a, b = self.session.assemblies(self.tensor)
+        return a or b if a is None or b is None else None
+
+    # ── keys ─────────────────────────────────────────────────────────────────────────────────
+
+    def why_not(self, action: str) -> str | None:
+        a, b = self.session.assemblies(self.tensor)
+        if action == "difference" and self.session.next_difference(self.tensor) is None:
+            done = self.session.phase == "done"
+            return "There is no difference." if done else "No difference is known yet."
+        if action in ("values", "copy_python") and a is None and b is None:
+            return "No file is known to hold this tensor."
+        if action == "statistics" and self._one_side() is None:
+            return "Statistics are for a tensor of one side alone; this one is compared."
+        return None
+
+    def action_difference(self, step: Literal[1, -1]) -> None:
+        name = self.session.next_difference(self.tensor, step)
+        if name is not None:
+            self.show(name)
+
+    def action_values(self) -> None:
+        self._open_values(None)
+
+    def on_heat_map_opened(self, message: HeatMap.Opened) -> None:
+        message.stop()
+        self._open_values((message.rows, message.columns))
+
+    def _open_values(self, block: tuple[range, range] | None) -> None:
+        from ckptdiff.tui.screens.values import ValuesScreen
+
+        self.app.push_screen(ValuesScreen(self.session, self.tensor, block=block))
+
+    def action_maximise(self) -> None:
+        super().action_maximise()
+        self._fill()
+
+    def action_escape(self) -> None:
+        super().action_escape()
+        self._fill()
+
+    def _fill(self) -> None:
+        """Describe every rank where there is room for it."""
+        shards = self.query_one(ShardMap)
+        shards.set_whole(self.maximized is not None and self.maximized.id == "where")
+
+    def action_copy_name(self) -> None:
+        self.app.copy(self.tensor)
+
+    def action_copy_python(self) -> None:
+        a, b = self.session.assemblies(self.tensor)
+        if self.session.browsing or a is None or b is None:
+            assembly = a or b
+            text = "" if assembly is None else python_source(assembly)
+        else:
+            text = f"{python_source(a, 'a')}\n{python_source(b, 'b')}"
+        self.app.copy(text)
+
+    # ── statistics ───────────────────────────────────────────────────────────────────────────
+
+    def action_statistics(self) -> None:
+        assembly = self._one_side()
+        if assembly is not None:
+            self._summary = "Reading the whole tensor"
+            self._show()
+            self._read_statistics(assembly, self.session)
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="statistics")
+    def _read_statistics(self, assembly: Assembly, session: Session) -> tuple[str, Summary]:
+        return assembly.name, statistics(assembly, session.executor).result()
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        if event.worker.group != "statistics" or self._summary is None:
+            return
+        if event.state is WorkerState.SUCCESS and isinstance(event.worker.result, tuple):
+            name, summary = event.worker.result
+            if name == self.tensor:
+                self._summary = summary
+                self._show()
+        elif event.state is WorkerState.ERROR:
+            self._summary = printable(str(event.worker.error))
+            self._show()

@@ -1,0 +1,125 @@
+"""The values around one element of a tensor, on the whole screen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import work
+from textual.binding import Binding, BindingType
+from textual.worker import Worker, WorkerState
+
+from ckptdiff.browse import largest
+from ckptdiff.text import printable
+from ckptdiff.tui.painted import Words, line
+from ckptdiff.tui.places import place_parts, sides_of
+from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.widgets.values import Values
+from ckptdiff.tui.words import shorten
+from ckptdiff.views import matrix_at
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from textual.app import ComposeResult
+
+    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.painted import Line
+    from ckptdiff.tui.places import Side
+    from ckptdiff.tui.session import Session
+
+
+class ValuesScreen(BaseScreen[None]):
+    """Opens at the largest difference: of the tensor, or of a block of the heat map."""
+
+    app: CkptDiffApp
+    DEFAULT_CSS = """
+    ValuesScreen {
+        #values-title { height: 1; padding: 0 1; }
+        Values { padding: 0 1; }
+    }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "y",
+            "copy_place",
+            "Copy place",
+            id="values.copy",
+            tooltip="copy the file, the stored name and the byte of this element, of both sides",
+        ),
+    ]
+
+    def __init__(
+        self, session: Session, name: str, *, block: tuple[range, range] | None = None
+    ) -> None:
+        super().__init__()
+        self._session = session
+        self._tensor = name
+        self._sides: Sequence[Side] = sides_of(session, name)
+        self._block = block
+
+    def compose_body(self) -> ComposeResult:
+        yield Words(id="values-title")
+        maximum = self._maximum()
+        at = maximum or (0, 0)
+        if self._block is not None and not self._holds(maximum):
+            at = self._block[0].start, self._block[1].start
+        yield Values(
+            self._sides,
+            lambda: self._session.executor,
+            at=at,
+            maximum=maximum,
+            ascii_only=self._session.ascii_only,
+        )
+
+    def on_mount(self) -> None:
+        self.query_one("#values-title", Words).show(self._title)
+        self.query_one(Values).focus()
+        a, b = self._session.assemblies(self._tensor)
+        if self._block is not None and not self._holds(self._maximum()) and a and b:
+            self._find_largest()
+
+    def _title(self, width: int) -> list[Line]:
+        kinds = ", ".join(
+            f"{side.letter} {side.assembly.dtype.lower()}"
+            for side in self._sides
+            if side.assembly is not None
+        )
+        words = f"values  {kinds}"
+        name = shorten(
+            printable(self._tensor), width - len(words) - 2, ascii_only=self._session.ascii_only
+        )
+        return [line((f"{name:<{width - len(words)}}", "strong"), words)]
+
+    def _maximum(self) -> tuple[int, int] | None:
+        result = self._session.result(self._tensor)
+        if result is None or result.numbers is None or result.numbers.max_at is None:
+            return None
+        return matrix_at(result.numbers.max_at, result.shape_a or ())
+
+    def _holds(self, element: tuple[int, int] | None) -> bool:
+        """Ask whether an element lies in the block that was opened."""
+        if element is None or self._block is None:
+            return False
+        return element[0] in self._block[0] and element[1] in self._block[1]
+
+    @work(thread=True, exclusive=True, exit_on_error=False, group="largest")
+    def _find_largest(self) -> tuple[int, int]:
+        a, b = self._session.assemblies(self._tensor)
+        rows, columns = self._block or (range(1), range(1))
+        if a is None or b is None:
+            return rows.start, columns.start
+        executor = self._session.executor
+        return largest(a, b, rows=rows, columns=columns, executor=executor).result()
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        if event.worker.group != "largest":
+            return
+        if event.state is WorkerState.SUCCESS and event.worker.result is not None:
+            self.query_one(Values).go_to(*event.worker.result)
+        elif event.state is WorkerState.ERROR:
+            self.notify(printable(str(event.worker.error)), severity="error", markup=False)
+
+    def action_copy_place(self) -> None:
+        index = self.query_one(Values).index
+        places = ["  ".join(place_parts(side, index)) for side in self._sides]
+        self.app.copy("\n".join(places))
