@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from math import prod
@@ -12,6 +11,7 @@ from ckptdiff import config as configs
 from ckptdiff.arch import find_architecture, guess_architecture
 from ckptdiff.arch.base import PADDING, fill_name, split_name, template
 from ckptdiff.arch.naming import split_native
+from ckptdiff.arch.order import in_model_order
 from ckptdiff.errors import CkptDiffError, UnknownConfig, UnsupportedLayout
 from ckptdiff.formats import hf
 from ckptdiff.tensors import ITEMSIZE, Entry, Rank
@@ -209,7 +209,7 @@ def _collect(
                     unmapped.add(ref.name)
                 continue
             if key.startswith(_LAYER):
-                indices = (indices[0] + offset, *indices[1:])  # noqa: PLW2901
+                indices = (indices[0] + offset, *indices[1:])
             shards = collected.setdefault((mapping, indices), {})
             shards.setdefault(rank.tp, []).append(Copy(ref, rank))
     return collected, unmapped, list(derived.values())
@@ -291,9 +291,7 @@ def _read_backward(
     }
 
 
-def _assembly(
-    name: str, pieces: list[Piece], padding: tuple[Piece, ...], dim: int
-) -> Assembly:
+def _assembly(name: str, pieces: list[Piece], padding: tuple[Piece, ...], dim: int) -> Assembly:
     """Return the tensor that the pieces fill; raises UnsupportedLayout if they do not tile it."""
     pieces = sorted(pieces, key=lambda piece: piece.box[dim])
     dtypes = sorted({piece.ref.dtype for piece in pieces})
@@ -399,34 +397,14 @@ def _forward(
         source = None if part.source == PADDING else names[part.source]
         whole = first if source is None else tuple((0, n) for n in shapes[source])
         pieces.append(
-            (source, _cut(whole, mapping.dim, part.start, part.stop), _cut(whole, mapping.dim, at, at + size))
+            (
+                source,
+                _cut(whole, mapping.dim, part.start, part.stop),
+                _cut(whole, mapping.dim, at, at + size),
+            )
         )
         at += size
     return pieces
-
-
-def in_model_order(names: Iterable[str], architecture: Architecture | None) -> list[str]:
-    """Return names as the model runs through them; those no rule knows come last, numbers in order."""
-
-    def place(name: str) -> tuple[object, ...]:
-        key, indices = split_name(name)
-        order = architecture.order_of(key) if architecture is not None else None
-        if order is None:
-            natural = tuple((int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name))
-            return (3, natural)
-        # Before the layers, a layer, behind the layers: rules are listed in this order.
-        if indices:
-            return (1, indices[0], order, indices)
-        return (0 if order < first_layer else 2, order)
-
-    orders = [
-        order
-        for mapping in (architecture.mappings if architecture is not None else ())
-        for hf_name in mapping.hf
-        if "{layer}" in hf_name and (order := architecture.order_of(template(hf_name))) is not None  # type: ignore[union-attr]
-    ]
-    first_layer = min(orders, default=0)
-    return sorted(names, key=place)
 
 
 def _is_derived(name: str) -> bool:

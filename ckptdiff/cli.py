@@ -93,7 +93,9 @@ ckptdiff [PATH | A B]           browse one checkpoint, or compare two, on the sc
 
 
 def _screen_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="one or two checkpoints")
+    parser.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="one or two checkpoints"
+    )
     parser.add_argument("--ascii", action="store_true", help="draw with ASCII characters only")
     parser.add_argument("--no-mouse", action="store_true", help="leave the mouse to the terminal")
     parser.add_argument("--jobs", type=_positive, metavar="N", help=_JOBS_HELP)
@@ -111,7 +113,8 @@ def _ls_options(parser: argparse.ArgumentParser) -> None:
 
 def _diff_options(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Compare checkpoint B with the reference A. Exit code: 0 same or close, 1 differ, 2 trouble."
+        "Compare checkpoint B with the reference A. "
+        "Exit code: 0 same or close, 1 differ, 2 trouble."
     )
     parser.add_argument("paths", nargs=2, type=Path, metavar=("A", "B"))
     parser.add_argument("--json", metavar="FILE", help="write a JSON document; - is the output")
@@ -127,22 +130,21 @@ def _diff_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-diagnose", action="store_true", help="do not look for the cause of differences"
     )
-    parser.add_argument(
-        "--ignore-config", action="store_true", help="judge by the weights alone"
-    )
+    parser.add_argument("--ignore-config", action="store_true", help="judge by the weights alone")
     parser.set_defaults(run=_run_diff)
 
 
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.description = "Make a small Hugging Face and Megatron pair with one planted fault."
     parser.add_argument("dir", nargs="?", type=Path, metavar="DIR", help="default: ckptdiff-demo")
-    parser.add_argument("--fault", default="kv-swap", metavar="NAME", help="kv-swap or none")
+    parser.add_argument("--fault", default="kv-swap", metavar="NAME", help=_FAULT_HELP)
     parser.add_argument("--no-tui", action="store_true", help="only write the pair")
     parser.add_argument("--ascii", action="store_true", help="draw with ASCII characters only")
     parser.add_argument("--no-mouse", action="store_true", help="leave the mouse to the terminal")
     parser.set_defaults(run=_run_demo, jobs=None)
 
 
+_FAULT_HELP = "kv-swap (default), tp-swap, gate-up, rope, stale, rope-base or none"
 _PATTERN_HELP = "words that must all occur in a name, or re: and a regular expression"
 _JOBS_HELP = "worker processes (default: the CPUs that may be used)"
 
@@ -238,7 +240,9 @@ def _run_screen(options: argparse.Namespace) -> int:
     resource_tracker.ensure_running()
     from ckptdiff.tui import app
 
-    return app.run(options.paths, ascii=options.ascii, mouse=not options.no_mouse, jobs=options.jobs)
+    return app.run(
+        options.paths, ascii=options.ascii, mouse=not options.no_mouse, jobs=options.jobs
+    )
 
 
 def _has_terminal() -> bool:
@@ -272,7 +276,13 @@ def _with_progress(
         yield from results
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.tensors import Box
 
-FAULTS = ("kv-swap", "none")
+FAULTS = ("kv-swap", "tp-swap", "gate-up", "rope", "stale", "rope-base", "none")
 TP = 2
 DIVISIBLE_BY = 64  # as --make-vocab-size-divisible-by
 FAULTY_LAYER = 2
@@ -73,7 +73,9 @@ def _weights() -> dict[str, Data]:
     source = random.Random(SEED)  # noqa: S311 -- made-up weights, not secrets
     hidden, ffn = CONFIG["hidden_size"], CONFIG["intermediate_size"]
     kv = CONFIG["num_key_value_heads"] * CONFIG["head_dim"]
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (CONFIG["vocab_size"], hidden)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (CONFIG["vocab_size"], hidden)
+    }
     for layer in range(CONFIG["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
         shapes |= {
@@ -119,19 +121,23 @@ def _write_hf(folder: Path, tensors: Mapping[str, Data]) -> None:
 def _write_megatron(folder: Path, tensors: Mapping[str, Data], fault: str) -> None:
     divisor = DIVISIBLE_BY * TP
     padded = -(-CONFIG["vocab_size"] // divisor) * divisor
-    sources = dict(tensors)
-    if fault == "kv-swap":
-        k, v = (f"model.layers.{FAULTY_LAYER}.self_attn.{x}_proj.weight" for x in "kv")
-        sources[k], sources[v] = sources[v], sources[k]
+    sources = _with_fault(tensors, fault)
     config = replace(from_huggingface(CONFIG), padded_vocab_size=padded)
     shapes = {name: data.shape for name, data in tensors.items()}
     models: list[dict[str, Data]] = [{} for _ in range(TP)]
     for rank, name, pieces in scatter(LLAMA, config, shapes, TP):
         models[rank][name] = _gather(sources, pieces)
+    if fault == "tp-swap":
+        models.reverse()
+    if fault == "stale":
+        source = random.Random(SEED + 1)  # noqa: S311
+        models[1] = {name: _noisy(source, data) for name, data in models[1].items()}
+    rotary_base = int(CONFIG["rope_theta"]) * (2 if fault == "rope-base" else 1)
+    args = _args(padded, rotary_base)
     for rank, model in enumerate(models):
         target = folder / "iter_0000001" / f"mp_rank_{rank:02d}"
         target.mkdir(parents=True, exist_ok=True)
-        tree = {"args": _args(padded), "checkpoint_version": 3.0, "iteration": 1, "model": model}
+        tree = {"args": args, "checkpoint_version": 3.0, "iteration": 1, "model": model}
         save(tree, target / "model_optim_rng.pt")
     (folder / "latest_checkpointed_iteration.txt").write_text("1")
 
@@ -154,7 +160,48 @@ def _gather(sources: Mapping[str, Data], pieces: list[tuple[str | None, Box, Box
     return Data("BF16", shape, b"".join(rows))
 
 
-def _args(padded_vocab_size: int) -> Namespace:
+def _with_fault(tensors: Mapping[str, Data], fault: str) -> dict[str, Data]:
+    """Return the tensors as a converter with this fault takes them."""
+    changed = dict(tensors)
+    layer = f"model.layers.{FAULTY_LAYER}."
+    if fault == "kv-swap":
+        k, v = f"{layer}self_attn.k_proj.weight", f"{layer}self_attn.v_proj.weight"
+        changed[k], changed[v] = tensors[v], tensors[k]
+    elif fault == "gate-up":
+        gate, up = f"{layer}mlp.gate_proj.weight", f"{layer}mlp.up_proj.weight"
+        changed[gate], changed[up] = tensors[up], tensors[gate]
+    elif fault == "rope":
+        for name, data in tensors.items():
+            if name.endswith(("q_proj.weight", "k_proj.weight")):
+                changed[name] = _interleaved(data)
+    return changed
+
+
+def _interleaved(data: Data) -> Data:
+    """Return query or key rows in Meta's rotary order: the two halves of each head interleaved."""
+    width = data.shape[1] * ITEMSIZE[data.dtype]
+    d = CONFIG["head_dim"]
+    order = [
+        head + half * d // 2 + i
+        for head in range(0, data.shape[0], d)
+        for i in range(d // 2)
+        for half in (0, 1)
+    ]
+    rows = (data.content[row * width : (row + 1) * width] for row in order)
+    return Data(data.dtype, data.shape, b"".join(rows))
+
+
+def _noisy(source: random.Random, data: Data) -> Data:
+    """Return a tensor as an earlier save would have it: each value off by about one percent."""
+    values = (
+        struct.unpack("<f", b"\0\0" + data.content[i : i + 2])[0]
+        for i in range(0, len(data.content), 2)
+    )
+    moved = (struct.pack("<f", value * source.gauss(1, 0.01))[2:] for value in values)
+    return Data(data.dtype, data.shape, b"".join(moved))
+
+
+def _args(padded_vocab_size: int, rotary_base: int) -> Namespace:
     """Return the args that Megatron-LM would have saved, as far as they describe the model."""
     return Namespace(
         tensor_model_parallel_size=TP,
@@ -171,7 +218,7 @@ def _args(padded_vocab_size: int) -> Namespace:
         normalization="RMSNorm",
         norm_epsilon=CONFIG["rms_norm_eps"],
         position_embedding_type="rope",
-        rotary_base=int(CONFIG["rope_theta"]),
+        rotary_base=rotary_base,
         rotary_percent=1.0,
         swiglu=True,
         add_bias_linear=False,

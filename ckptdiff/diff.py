@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.assemble import in_model_order
+from ckptdiff.arch.order import in_model_order
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.executor import available_cpus
 from ckptdiff.plan import BATCH_PARTS, PART_BYTES, Outcome, plan, run_parts

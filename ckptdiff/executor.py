@@ -1,4 +1,4 @@
-"""Where jobs run: in this process for tests, in worker processes that may die for everybody else."""
+"""Where jobs run: in this process for tests, else in worker processes that may die."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class WorkerPool(Executor):
         return task.future
 
     def warm(self) -> None:
-        """Start the workers and let them load what jobs need, while the caller does other things."""
+        """Start the workers and let them load what jobs need; does not wait for them."""
         for _ in range(self.jobs):
             self.submit(_load_kernels)
 
@@ -173,7 +173,7 @@ def _settle(future: Future[Any], outcome: Future[Any] | BaseException) -> None:
         if error is not None:
             future.set_exception(error)
         else:
-            assert isinstance(outcome, Future)  # noqa: S101
+            assert isinstance(outcome, Future)
             future.set_result(outcome.result())
     except InvalidStateError:
         pass

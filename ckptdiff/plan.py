@@ -1,4 +1,4 @@
-"""Cut a pair of tensors into jobs: matrices in files, and the function that a worker runs on them."""
+"""Cut a pair of tensors into jobs: matrices in files, and what a worker does with them."""
 
 from __future__ import annotations
 

@@ -269,7 +269,8 @@ def listing_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[st
     if side.derived:
         yield f"{len(side.derived)} buffers that follow from the config"
     if side.checkpoint.entries:
-        yield f"{len(side.checkpoint.entries)} other entries (args, optimizer, …): --json lists them"
+        count = len(side.checkpoint.entries)
+        yield f"{count} other entries (args, optimizer, …): --json lists them"
 
 
 def raw_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, Any]:

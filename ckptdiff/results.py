@@ -31,7 +31,8 @@ class Numbers:
     inf_b: int
     norm_a: float | None  # None where all bits are equal and the norm was not worth its time
     norm_b: float | None
-    histogram: tuple[int, ...]  # element counts by bit length of the ULP distance: 0, 1, 2-3, 4-7, …
+    # Element counts by bit length of the ULP distance: 0, 1, 2-3, 4-7, …
+    histogram: tuple[int, ...]
     grid: bytes  # largest |a-b| of each block, row by row, as levels (kernels.stats.level_value)
     grid_shape: tuple[int, int]
 

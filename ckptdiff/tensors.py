@@ -103,7 +103,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A matrix inside a file: what a kernel maps and reads. Plain values, small enough to pickle."""
+    """A matrix inside a file: what a kernel maps and reads. Plain values, small to pickle."""
 
     file: str
     offset: int  # of the first element, in bytes

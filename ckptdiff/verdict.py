@@ -33,14 +33,14 @@ class Tolerance:
         kind, _, number = text.partition(":")
         match kind:
             case "exact" | "cast" if not number:
-                return cls(kind)  # type: ignore[arg-type]
+                return cls(kind)
             case "ulp" | "rel":
                 try:
                     limit = float(int(number)) if kind == "ulp" else float(number)
                 except ValueError:
                     limit = math.nan
                 if math.isfinite(limit) and limit >= 0:
-                    return cls(kind, limit)  # type: ignore[arg-type]
+                    return cls(kind, limit)
         raise BadArgument(f"tolerance '{text}': say exact, cast, ulp:N or rel:X")
 
 

@@ -1,7 +1,7 @@
 """The rules of a model family: which slices of which Hugging Face tensors make up a rank's shard.
 
-One rule is read in both directions. Forward it scatters Hugging Face tensors over ranks, backward it
-says where the rows of a Hugging Face tensor lie in the shards. There is no inverse to write.
+One rule is read in both directions. Forward it scatters Hugging Face tensors over ranks, backward
+it says where the rows of a Hugging Face tensor lie in the shards. There is no inverse to write.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FIELD = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Rows `start:stop` (along the rule's dim) of the `source`-th Hugging Face tensor, or PADDING."""
+    """Rows `start:stop` (along the rule's dim) of the `source`-th HF tensor, or of PADDING."""
 
     source: int
     start: int
@@ -54,7 +54,9 @@ def replicated(megatron: str, hf: str) -> ParamMapping:
     return ParamMapping(megatron, (hf,))
 
 
-def column(megatron: str, hf: str, size: Callable[[ModelConfig], int], *, dim: int = 0) -> ParamMapping:
+def column(
+    megatron: str, hf: str, size: Callable[[ModelConfig], int], *, dim: int = 0
+) -> ParamMapping:
     """Each rank holds an equal run of `size` output rows: a column-parallel linear layer."""
 
     def partition(config: ModelConfig, tp: int, rank: int) -> list[Slice]:

@@ -33,7 +33,9 @@ MLP = (
         f"{HF}mlp.up_proj.weight",
         lambda c: c.ffn_hidden_size,
     ),
-    row(f"{MEGATRON}mlp.linear_fc2.weight", f"{HF}mlp.down_proj.weight", lambda c: c.ffn_hidden_size),
+    row(
+        f"{MEGATRON}mlp.linear_fc2.weight", f"{HF}mlp.down_proj.weight", lambda c: c.ffn_hidden_size
+    ),
 )
 QKV_BIAS = qkv(
     f"{MEGATRON}self_attention.linear_qkv.bias",

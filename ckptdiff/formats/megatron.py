@@ -209,9 +209,7 @@ def _parallelism(first: RankFile) -> Parallelism:
     )
 
 
-def _place(
-    ranks: Iterable[RankFile], parallelism: Parallelism, root: Path
-) -> dict[Rank, RankFile]:
+def _place(ranks: Iterable[RankFile], parallelism: Parallelism, root: Path) -> dict[Rank, RankFile]:
     """Return the files by rank. A lone second number is the stage if there are stages, else EP."""
     placed: dict[Rank, RankFile] = {}
     for file in ranks:

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import struct
-from json.decoder import JSONDecoder, scanstring
+from json import JSONDecoder
+from json.decoder import scanstring  # type: ignore[attr-defined]
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,9 @@ def _ref(file: Path, name: str, entry: object, data_start: int) -> TensorRef:
     if dtype not in ITEMSIZE:
         raise CorruptFile(f"{file}: {name!r} has the unknown dtype {str(dtype)[:20]!r}")
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
-        raise CorruptFile(f"{file}: {name!r} has the shape {str(shape)[:60]} at {str(offsets)[:60]}")
+        raise CorruptFile(
+            f"{file}: {name!r} has the shape {str(shape)[:60]} at {str(offsets)[:60]}"
+        )
     start, stop = offsets
     if stop - start != prod(shape) * ITEMSIZE[dtype]:
         raise CorruptFile(

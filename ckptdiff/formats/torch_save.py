@@ -41,7 +41,7 @@ def save(tree: dict[str, Any], file: Path) -> None:
 
 def _write(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-    assert archive.fp is not None  # noqa: S101
+    assert archive.fp is not None
     start = archive.fp.tell() + 30 + len(name) + 4
     padding = -start % _ALIGNMENT
     info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding

@@ -1,4 +1,4 @@
-"""Read the index of a torch.save file (a zip of stored members) without torch and without its data."""
+"""Read the index of a torch.save file (a zip of stored members), without torch and its data."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from ckptdiff.tensors import ITEMSIZE, TensorRef
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from ckptdiff.formats.unpickle import Builders
 
 MAX_PICKLE = 1 << 30  # bytes; the largest real data.pkl seen is some MB
 MAX_DIMS = 64  # torch's own limit
@@ -102,7 +104,8 @@ class _Reader:
             order = self._content(f"{self.prefix}byteorder", 16)
             if order != b"little":
                 raise CorruptFile(f"byte order {order!r}; only little-endian files can be read")
-        builders = PLAIN | {
+        builders: Builders = {
+            **PLAIN,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor_v2,
             ("torch._utils", "_rebuild_tensor_v3"): self._tensor_v3,
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
@@ -172,20 +175,18 @@ class _Reader:
     def _ref(
         self, storage: Storage, dtype: str, offset: object, shape: object, stride: object
     ) -> TensorRef:
-        if not (_sizes(shape) and _sizes(stride) and _sizes((offset,))):
-            raise CorruptFile(f"a tensor of shape {str(shape)[:80]} at offset {str(offset)[:40]}")
-        shape, stride = tuple(shape), tuple(stride)  # type: ignore[arg-type]
-        if len(shape) != len(stride) or len(shape) > MAX_DIMS:
-            raise CorruptFile(f"a tensor of shape {shape} with strides {stride}")
+        sizes, steps, starts = _sizes(shape), _sizes(stride), _sizes((offset,))
+        if sizes is None or steps is None or starts is None or len(sizes) != len(steps):
+            raise CorruptFile(f"a tensor of shape {str(shape)[:80]}, strides {str(stride)[:80]}")
         itemsize = ITEMSIZE[dtype]
-        last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))  # type: ignore[operator]
-        if prod(shape) and (last + 1) * itemsize > storage.nbytes:
+        last = starts[0] + sum((n - 1) * step for n, step in zip(sizes, steps, strict=True))
+        if prod(sizes) and (last + 1) * itemsize > storage.nbytes:
             raise CorruptFile(
-                f"a tensor of shape {shape} with strides {stride} at element {offset} "
+                f"a tensor of shape {sizes} with strides {steps} at element {starts[0]} "
                 f"leaves its storage of {storage.nbytes} bytes"
             )
-        start = storage.offset + offset * itemsize  # type: ignore[operator]
-        return TensorRef("", shape, dtype, self.file, start, stride)
+        start = storage.offset + starts[0] * itemsize
+        return TensorRef("", sizes, dtype, self.file, start, steps)
 
     def _central_directory(self) -> dict[str, _Member]:
         """Read the zip's directory; every member must be stored, once, inside the file."""
@@ -215,7 +216,7 @@ class _Reader:
                 raise CorruptFile(f"member {name} is in the zip twice")
             if header + 30 + full > self.size:
                 raise CorruptFile(
-                    f"member {name} of {full} bytes at {header} leaves the file of {self.size} bytes"
+                    f"member {name} of {full} bytes at {header} leaves the file of {self.size}"
                 )
             members[name] = _Member(header, full, name_len)
             pos = name_end + extra_len + comment_len
@@ -278,8 +279,8 @@ def _check_overlaps(members: dict[str, _Member]) -> None:
         end = member.header + 30 + member.name_length + member.size
 
 
-def _sizes(value: object) -> bool:
-    """Return whether `value` is a tuple or list of sensible, non-negative integers."""
-    return isinstance(value, (tuple, list)) and all(
-        type(n) is int and 0 <= n < 1 << 62 for n in value
-    )
+def _sizes(value: object) -> tuple[int, ...] | None:
+    """Return a short tuple or list of sensible, non-negative integers as such, else None."""
+    if not isinstance(value, (tuple, list)) or len(value) > MAX_DIMS:
+        return None
+    return tuple(value) if all(type(n) is int and 0 <= n < 1 << 62 for n in value) else None

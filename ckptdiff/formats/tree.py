@@ -50,8 +50,8 @@ def entry(name: str, leaf: object) -> Entry:
         return Entry(name, "tensor", f"{leaf.dtype} {format_shape(leaf.shape)}")
     if isinstance(leaf, UnsupportedTensor):
         return Entry(name, "opaque", leaf.what)
-    kind = "opaque" if isinstance(leaf, Placeholder) else "value"
-    return Entry(name, kind, printable(text_of(leaf)))
+    text = printable(text_of(leaf))
+    return Entry(name, "opaque" if isinstance(leaf, Placeholder) else "value", text)
 
 
 def plain(value: object) -> object:
@@ -59,7 +59,7 @@ def plain(value: object) -> object:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)) and len(value) <= 1000:
-        return [plain(item) if not isinstance(item, (list, tuple, dict)) else str(item)[:MAX_TEXT] for item in value]
+        return [text_of(v) if isinstance(v, (list, tuple, dict)) else plain(v) for v in value]
     return text_of(value)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.errors import CorruptFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     Builders = Mapping[tuple[str, str], Callable[..., Any]]
 
@@ -39,7 +39,9 @@ class Placeholder:
     what: object  # a Global, as a rule
     args: object = ()
     state: object = None
-    items: list[Any] = field(default_factory=list)  # appended items, or (key, value) pairs set on it
+    items: list[Any] = field(
+        default_factory=list
+    )  # appended items, or (key, value) pairs set on it
 
 
 class _Mark:
@@ -55,25 +57,41 @@ def _codecs_encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
+    return dict(items)
+
+
+def _set(items: Iterable[Any] = ()) -> set[Any]:
+    return set(items)
+
+
+def _frozenset(items: Iterable[Any] = ()) -> frozenset[Any]:
+    return frozenset(items)
+
+
+def _from_bytes(kind: type[bytes] | type[bytearray], content: object = b"", *_: object) -> object:
+    """Make bytes of bytes only: of a number, `bytes` would make that many zeros."""
+    if not isinstance(content, (bytes, bytearray)):
+        raise CorruptFile(f"{kind.__name__} made of {type(content).__name__}")
+    return kind(content)
+
+
 # Plain containers that older pickle protocols spell as calls.
 PLAIN: Builders = {
     ("_codecs", "encode"): _codecs_encode,
-    ("collections", "OrderedDict"): lambda items=(): dict(items),
-} | {
-    (module, name): build
-    for module in ("builtins", "__builtin__")
-    for name, build in (
-        ("set", lambda items=(): set(items)),
-        ("frozenset", lambda items=(): frozenset(items)),
-        ("bytearray", lambda *args: bytearray(*args) if args and _is_bytes(args[0]) else bytearray()),
-        ("bytes", lambda *args: bytes(*args) if args and _is_bytes(args[0]) else b""),
-        ("complex", lambda real, imag: complex(real, imag)),
-    )
+    ("collections", "OrderedDict"): _dict,
+    **{
+        (module, name): build
+        for module in ("builtins", "__builtin__")
+        for name, build in {
+            "set": _set,
+            "frozenset": _frozenset,
+            "bytearray": lambda *args: _from_bytes(bytearray, *args),
+            "bytes": lambda *args: _from_bytes(bytes, *args),
+            "complex": lambda real, imag: complex(real, imag),
+        }.items()
+    },
 }
-
-
-def _is_bytes(value: object) -> bool:
-    return isinstance(value, (bytes, bytearray))
 
 
 def load(
@@ -114,7 +132,7 @@ class _Machine:
         self.globals: dict[tuple[str, str], Global] = {}
 
     def run(self) -> Any:
-        """Execute opcodes until STOP; the chain of tests is ordered by how often torch.save emits each."""
+        """Execute opcodes until STOP; those that torch.save emits most often are tested first."""
         data, stack, memo, marks = self.data, self.stack, self.memo, self.marks
         unpack_int = struct.Struct("<i").unpack_from
         unpack_uint = struct.Struct("<I").unpack_from
@@ -223,11 +241,10 @@ class _Machine:
                 stack.append(struct.unpack_from(">d", data, pos)[0])
                 pos += 8
             case 0x8A:  # LONG1
-                size = data[pos]
-                pos = self._take(pos + 1, size, stack, lambda raw: int.from_bytes(raw, "little", signed=True))
+                pos = self._take(pos + 1, data[pos], stack, _signed)
             case 0x8B:  # LONG4
                 (size,) = struct.unpack_from("<i", data, pos)
-                pos = self._take(pos + 4, size, stack, lambda raw: int.from_bytes(raw, "little", signed=True))
+                pos = self._take(pos + 4, size, stack, _signed)
             case 0x43 | 0x55:  # SHORT_BINBYTES, SHORT_BINSTRING
                 pos = self._take(pos + 1, data[pos], stack, bytes if op == 0x43 else _latin1)
             case 0x42 | 0x54:  # BINBYTES, BINSTRING
@@ -294,7 +311,7 @@ class _Machine:
                 memo[int(text)] = stack[-1]
             case 0x49:  # INT
                 text, pos = self._line(pos)
-                stack.append({"00": False, "01": True}.get(text) if text in ("00", "01") else int(text))
+                stack.append(text == "01" if text in ("00", "01") else int(text))
             case 0x4C:  # LONG
                 text, pos = self._line(pos)
                 stack.append(int(text.removesuffix("L")))
@@ -303,7 +320,8 @@ class _Machine:
                 stack.append(float(text))
             case 0x53:  # STRING
                 text, pos = self._line(pos)
-                stack.append(codecs.escape_decode(text.strip("'\"").encode("latin1"))[0].decode("latin1"))
+                raw = text.strip("'\"").encode("latin1")
+                stack.append(_latin1(codecs.escape_decode(raw)[0]))
             case 0x56:  # UNICODE
                 text, pos = self._line(pos)
                 stack.append(text.encode("latin1").decode("raw-unicode-escape"))
@@ -367,6 +385,10 @@ class _Machine:
             target.items.extend(items)
         else:
             raise CorruptFile("the pickle appends to something that is not a list")
+
+
+def _signed(raw: bytes) -> int:
+    return int.from_bytes(raw, "little", signed=True)
 
 
 def _latin1(raw: bytes) -> str:
