@@ -136,6 +136,8 @@ class CkptDiffApp(App[None]):
         self.push_screen(OpenScreen())
 
     def get_key_display(self, binding: Binding) -> str:
+        if binding.key in ("enter", "tab", "escape", "space"):
+            return {"escape": "esc"}.get(binding.key, binding.key)  # words, not symbols
         return binding.key_display or super().get_key_display(binding).replace("^", "ctrl+")
 
     async def run_action(

@@ -9,6 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.tensors import ITEMSIZE
+from ckptdiff.text import format_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -69,6 +70,7 @@ class Inventory:
     layers: Sequence[Layer] = ()
     layer_of: Mapping[str, Layer] = field(default_factory=dict)
     unmapped: Sequence[Unmapped] = ()
+    shape_width: int = 0  # cells of the longest shape
 
 
 def take_inventory(
@@ -101,7 +103,10 @@ def take_inventory(
     for layer in layers:
         layer.clear()
     unmapped = _unmapped("a", a) + _unmapped("b", b)
-    return Inventory(names, sizes, layers, layer_of, unmapped)
+    shapes = {assembly.shape for side in (a, b) if side for assembly in side.tensors.values()}
+    shapes.update(row.ref.shape for row in unmapped)
+    shape_width = max((len(format_shape(shape)) for shape in shapes), default=0)
+    return Inventory(names, sizes, layers, layer_of, unmapped, shape_width)
 
 
 def _unmapped(side: Literal["a", "b"], assembled: Assembled | None) -> list[Unmapped]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 MANY_NAMES = 5000
 
 
-class Stopped(Exception):  # noqa: N818 - not an error
+class Stopped(Exception):
     """The user does not want this any more."""
 
 

@@ -44,7 +44,7 @@ class BaseScreen(Screen[ResultT]):
     @property
     def is_first(self) -> bool:
         """True if there is no screen to go back to; the app's own blank one does not count."""
-        return len(self.app.screen_stack) <= 2
+        return self in self.app.screen_stack[:2]
 
     def compose(self) -> ComposeResult:
         yield from self.compose_body()

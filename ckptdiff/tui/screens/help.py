@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding, BindingType
@@ -29,6 +30,9 @@ MEANINGS = {
 }
 
 
+WIDTH = 54  # of the texts, so that they fit in 80 columns
+
+
 class HelpScreen(ModalScreen[None]):
     """Scrolls like everything else; the key that opened it closes it."""
 
@@ -42,44 +46,13 @@ class HelpScreen(ModalScreen[None]):
 
     def __init__(self, explained: Screen[Any]) -> None:
         super().__init__()
-        self._lines = self._keys_of(explained)
-
-    def _keys_of(self, screen: Screen[Any]) -> list[tuple[str, str, str]]:
-        """Return (where a key works, the keys, what they do), in the order they were declared."""
-        keys: dict[tuple[str, str], list[str]] = {}
-        texts: dict[tuple[str, str], str] = {}
-        for node, binding, _enabled, tooltip in screen.active_bindings.values():
-            if binding.system or not (tooltip or binding.description):
-                continue
-            if binding.id is None:  # a key of Textual's own widgets, which nobody looks up here
-                continue
-            where = "Everywhere" if node is screen.app else ("Here" if node is screen else "Focus")
-            place = (where, binding.action)
-            shown = screen.app.get_key_display(binding) if not keys.get(place) else ""
-            keys.setdefault(place, []).append(shown or _key_words(binding.key))
-            texts[place] = tooltip or binding.description
-        return [
-            (where, "  ".join(names), texts[where, action])
-            for (where, action), names in keys.items()
-        ]
+        self._explained = explained
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="help") as box:
             box.border_title = "Keys"
             box.border_subtitle = "esc closes"
-            yield Static(self._text(), markup=False)
-
-    def _text(self) -> Content:
-        lines = []
-        key_style = "bold"
-        for _, keys, text in self._lines:
-            lines.append(Content.assemble((f"{keys:>16}", key_style), f"  {text}"))
-        lines.append(Content(""))
-        lines.append(Content.styled(f"{'Status':>16}", "bold"))
-        for status, meaning in MEANINGS.items():
-            head = f"{GLYPHS[status]:>5} {WORDS[status]:<10}"
-            lines.append(Content.assemble((head, key_style), f"  {meaning}"))
-        return Content("\n").join(lines)
+            yield Static(Content("\n").join(help_lines(self._explained)), markup=False)
 
     def action_close(self) -> None:
         self.dismiss()
@@ -88,7 +61,45 @@ class HelpScreen(ModalScreen[None]):
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
 
 
-def _key_words(key: str) -> str:
-    from textual.keys import format_key
+def help_lines(screen: Screen[Any]) -> list[Content]:
+    """Return the keys of a screen and of what has the focus, then the glyphs."""
+    lines: list[Content] = []
+    for heading, keys in keys_by_place(screen).items():
+        if lines:
+            lines.append(Content(""))
+        lines.append(Content.styled(heading, "bold underline"))
+        for shown, text in keys:
+            lines += _entry(f"{shown:>15}", text)
+    lines += [Content(""), Content.styled("Status", "bold underline")]
+    for status, meaning in MEANINGS.items():
+        lines += _entry(f"{GLYPHS[status]:>4} {WORDS[status]:<10}", meaning)
+    return lines
 
-    return format_key(key)
+
+def _entry(head: str, text: str) -> list[Content]:
+    first, *others = textwrap.wrap(text, WIDTH)
+    indent = " " * (len(head) + 2)
+    return [
+        Content.assemble((head, "bold"), f"  {first}"),
+        *(Content(indent + line) for line in others),
+    ]
+
+
+def keys_by_place(screen: Screen[Any]) -> dict[str, list[tuple[str, str]]]:
+    """Return (keys, what they do) under where they work, from the bindings that are active."""
+    found: dict[str, dict[str, tuple[list[str], str]]] = {}
+    for node, binding, _enabled, tooltip in screen.active_bindings.values():
+        if binding.id is None:  # a key of Textual's own, which nobody looks up here
+            continue
+        if node is screen.app:
+            place = "Everywhere"
+        else:
+            place = "On this screen" if node is screen else "Here"
+        keys, _ = found.setdefault(place, {}).setdefault(
+            binding.action, ([], tooltip or binding.description)
+        )
+        keys.append(screen.app.get_key_display(binding))
+    return {
+        place: [(" ".join(dict.fromkeys(keys)), text) for keys, text in actions.values()]
+        for place, actions in found.items()
+    }

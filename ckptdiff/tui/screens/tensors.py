@@ -118,9 +118,12 @@ class TensorsScreen(ComparingScreen):
         yield Static(id="title", markup=False)
         with Horizontal(id="body"):
             yield TensorList(self.session, id="tensors")
-            yield Container(id="detail")
+            with Container(id="detail") as detail:
+                detail.border_title = "Detail"
+                detail.border_subtitle = "enter full screen"
         yield Container(id="filter")
-        yield CountsLine(self.session)
+        if not self.session.browsing:
+            yield CountsLine(self.session)
         yield ProgressLine(self.session)
 
     def on_mount(self) -> None:
@@ -147,7 +150,7 @@ class TensorsScreen(ComparingScreen):
 
     def state_changed(self) -> None:
         self._show_borders()
-        self.query_one(CountsLine).refresh()
+        self.query(CountsLine).refresh()
         self.query_one(ProgressLine).refresh()
         self.refresh_bindings()
 
@@ -214,6 +217,13 @@ class TensorsScreen(ComparingScreen):
         return "This checkpoint holds no tensors."
 
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if self.session.browsing and action in ("differences_only", "write_report", "stop"):
+            return False  # no room for what one checkpoint will never have; pressing says why
+        if self.session.browsing and action == "difference" and not self.session.filter:
+            return False
+        return super().check_action(action, parameters)
 
     def why_not(self, action: str) -> str | None:
         session = self.session
@@ -338,11 +348,11 @@ class TensorsScreen(ComparingScreen):
 
         slot = self.query_one("#filter")
         if slot.children:
-            slot.children[0].focus()
+            slot.query_one(FilterLine).focus()
             return
         bang = "!" if self.session.inverted else ""
         line = FilterLine(bang + self.session.filter)
-        slot.mount(line)
+        slot.mount(Horizontal(Static("/", id="slash"), line))
         line.focus()
 
     def set_filter(self, text: str) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.content import Content
-from textual.keys import key_to_character
 from textual.widget import Widget
 
 if TYPE_CHECKING:
     from textual.events import Click
     from textual.screen import Screen
 
-LAST = ("help", "back", "quit")  # shown at the end, and kept when there is no room for the others
+LAST = ("help", "back", "leave")  # shown at the end, even where there is no room for others
 
 
 class KeyLine(Widget):
@@ -32,15 +31,15 @@ class KeyLine(Widget):
             self.refresh()
 
     def render(self) -> Content:
-        key_style = self.get_visual_style("key-line--key", partial=True)
-        greyed_style = self.get_visual_style("key-line--greyed", partial=True)
+        key_style = self.get_visual_style("key-line--key")
+        greyed_style = self.get_visual_style("key-line--greyed")
         items: dict[str, tuple[str, Content]] = {}  # by action, since an action may have many keys
         for _, binding, enabled, _tooltip in self.screen.active_bindings.values():
             if not binding.show or not binding.description or binding.action in items:
                 continue
-            if self._is_typed(binding.key):
-                continue
             key = self.app.get_key_display(binding)
+            if self._is_typed(binding.key, key):
+                continue
             content = (
                 Content.assemble((key, key_style), f" {binding.description}")
                 if enabled
@@ -64,10 +63,11 @@ class KeyLine(Widget):
             self._keys.append((x, key))
         return Content("  ").join(content for _, content in shown)
 
-    def _is_typed(self, key: str) -> bool:
+    def _is_typed(self, key: str, shown: str) -> bool:
         """Ask whether a key is text for the field in focus."""
         focused = self.screen.focused
-        return focused is not None and focused.check_consume_key(key, key_to_character(key))
+        character = shown if len(shown) == 1 else None
+        return focused is not None and focused.check_consume_key(key, character)
 
     def on_click(self, event: Click) -> None:
         for end, key in self._keys:

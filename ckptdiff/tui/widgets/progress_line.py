@@ -38,14 +38,14 @@ class CountsLine(Widget):
             Content.assemble(
                 (
                     f"{GLYPHS[status]} {count:,} {COUNTED[status]}",
-                    self.get_visual_style(f"counts-line--{status}", partial=True),
+                    self.get_visual_style(f"counts-line--{status}"),
                 )
             )
             for status, count in tally(session.counts)
             if status in COUNTED
         ]
         if session.inventory.unmapped:
-            style = self.get_visual_style("counts-line--differ", partial=True)
+            style = self.get_visual_style("counts-line--differ")
             words = f"! {plural(len(session.inventory.unmapped), 'name')} without a rule"
             parts.append(Content.assemble((words, style)))
         line = Content("  ").join(parts)
@@ -80,10 +80,10 @@ class ProgressLine(Widget):
         if session.phase == "done" and not session.browsing:
             word, text = outcome(session)
             return Content.styled(
-                text, self.get_visual_style(f"progress-line--{word}", partial=True)
+                text, self.get_visual_style(f"progress-line--{word}")
             )
         if session.phase == "failed":
-            style = self.get_visual_style("progress-line--error", partial=True)
+            style = self.get_visual_style("progress-line--error")
             return Content.styled(f"x {session.error}", style)
         return Content(state_words(session))
 
@@ -98,7 +98,7 @@ class ProgressLine(Widget):
         filled = int(width * fraction)
         bar = "#" * filled + "-" * (width - filled)
         return Content.assemble(
-            "[", (bar, self.get_visual_style("progress-line--bar", partial=True)), "]", end
+            "[", (bar, self.get_visual_style("progress-line--bar")), "]", end
         )
 
 

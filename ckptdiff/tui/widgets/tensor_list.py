@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.segment import Segment
+from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.geometry import Size
 from textual.message import Message
@@ -17,7 +18,6 @@ from ckptdiff.tui.inventory import Layer
 from ckptdiff.tui.widgets.tensor_row import columns, header_cells, row_cells
 
 if TYPE_CHECKING:
-    from rich.style import Style
     from textual.events import Click, Resize
 
     from ckptdiff.tui.session import Row, Session
@@ -199,11 +199,14 @@ class TensorList(ScrollView, can_focus=True):
         top, page = self.scroll_offset.y, self.page
         if self.cursor < top:
             far = top - self.cursor > page
-            self.scroll_to(y=self.cursor - (page // 2 if far else 0), animate=False)
+            self._scroll(self.cursor - (page // 2 if far else 0))
         elif self.cursor >= top + page:
             far = self.cursor - top > 2 * page
-            y = self.cursor - (page // 2 if far else page - 1)
-            self.scroll_to(y=y, animate=False)
+            self._scroll(self.cursor - (page // 2 if far else page - 1))
+
+    def _scroll(self, y: int) -> None:
+        # Forced, since a list that has just grown has no scrollbar yet.
+        self.scroll_to(y=y, animate=False, force=True)
 
     def action_move(self, rows: int) -> None:
         self.cursor += rows
@@ -279,14 +282,14 @@ class TensorList(ScrollView, can_focus=True):
     def _style(self, word: str) -> Style:
         style = self._styles_by_word.get(word)
         if style is None:
-            style = self.get_component_rich_style(f"tensor-list--{word}", partial=True)
+            style = self.get_component_rich_style(f"tensor-list--{word}")
             self._styles_by_word[word] = style
         return style
 
     def render_line(self, y: int) -> Strip:
         width = self.scrollable_content_region.width
         session = self.session
-        layout = columns(width, browsing=session.browsing)
+        layout = columns(width, shape=session.inventory.shape_width, browsing=session.browsing)
         index = y - HEADER + self.scroll_offset.y
         cells = []
         if y < HEADER:
@@ -297,8 +300,14 @@ class TensorList(ScrollView, can_focus=True):
             cells = [(f"  {self.empty_words}", "words")]
         base = self.rich_style
         if y >= HEADER and index == self.cursor and index < len(session.rows):
-            base += self._style("cursor")
+            cursor = self._style("cursor")
+            if cursor.reverse:  # without shades no word's colour is sure to be readable on it
+                base += Style(bold=True, reverse=True)
+                cells = [("".join(text for text, _ in cells), "")]
+            over = Style(bgcolor=cursor.bgcolor, bold=True)
+        else:
+            over = Style.null()
         segments = [
-            Segment(text, base + self._style(word) if word else base) for text, word in cells
+            Segment(text, (self._style(word) if word else base) + over) for text, word in cells
         ]
-        return Strip(segments).adjust_cell_length(width, base)
+        return Strip(segments).adjust_cell_length(width, base + over)

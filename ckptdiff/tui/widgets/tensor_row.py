@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     Cells = list[tuple[str, str]]  # text and what it is: a component class of the list, or nothing
 
 GUTTER = 4  # blank, glyph, two blanks
-SHAPE, MAX, COS = 13, 8, 6
+MAX, COS = 8, 6
 DTYPE, SIZE = 8, 8
-TWO_SHAPES = 70  # the width from which both sides' shapes are shown
-MANY_COLUMNS = 60
+SHAPES = (9, 16)  # the least and the most that the shapes get: `9 tensors` has to fit
+NO_COSINE = 45  # below this width the names need its room more
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,7 @@ class Columns:
 
     width: int
     name: int
-    shape: int = SHAPE
-    shape_b: int = 0
+    shape: int
     max_abs: int = 0
     cosine: int = 0
     dtype: int = 0
@@ -42,27 +41,25 @@ class Columns:
         return self.max_abs + 1 + self.cosine if self.cosine else self.max_abs
 
 
-def columns(width: int, *, browsing: bool) -> Columns:
+def columns(width: int, *, shape: int, browsing: bool) -> Columns:
     """Return the columns that fit: numbers are never shortened, names give way."""
+    shape = max(SHAPES[0], min(shape, SHAPES[1]))
     if browsing:
-        return Columns(width, width - GUTTER - SHAPE - DTYPE - SIZE - 4, dtype=DTYPE, size=SIZE)
-    shape_b = SHAPE if width >= TWO_SHAPES else 0
-    cosine = COS if width >= MANY_COLUMNS - 20 else 0
-    taken = GUTTER + 1 + SHAPE + (shape_b + 1 if shape_b else 0) + 1 + MAX + 1 + cosine
-    return Columns(width, width - taken - 1, shape_b=shape_b, max_abs=MAX, cosine=cosine)
+        name = max(1, width - GUTTER - shape - DTYPE - SIZE - 4)
+        return Columns(width, name, shape, dtype=DTYPE, size=SIZE)
+    cosine = COS if width >= NO_COSINE else 0
+    name = max(1, width - GUTTER - 1 - shape - 1 - MAX - 1 - cosine - 1)
+    return Columns(width, name, shape, max_abs=MAX, cosine=cosine)
 
 
 def header_cells(layout: Columns) -> Cells:
     """Return the line above the rows."""
     line = f" {'St' if not layout.dtype else '  '} {'Tensor':<{layout.name}} "
+    line += f"{'Shape':<{layout.shape}} "
     if layout.dtype:
-        line += f"{'Shape':<{layout.shape}} {'Dtype':<{layout.dtype}} {'Size':>{layout.size}}"
-        return [(line, "header")]
-    if layout.shape_b:
-        line += f"{'A shape':<{layout.shape}} {'B shape':<{layout.shape_b}} "
+        line += f"{'Dtype':<{layout.dtype}} {'Size':>{layout.size}}"
     else:
-        line += f"{'Shape':<{layout.shape}} "
-    line += f"{'max|d|':<{layout.max_abs}}"
+        line += f"{'max|d|':<{layout.max_abs}}"
     if layout.cosine:
         line += f" {'cos':<{layout.cosine}}"
     return [(line, "header")]
@@ -95,19 +92,15 @@ def _tensor_cells(session: Session, name: str, layout: Columns) -> Cells:
     quiet = status if status in ("same", "to_do") else ""
     cells: Cells = [
         (f" {GLYPHS[status]}  ", status),
-        (f"{label} {_fit(shape if a or not layout.shape_b else '', layout.shape)} ", quiet),
+        (f"{label} {_fit(shape, layout.shape)} ", quiet),
     ]
-    if layout.shape_b:
-        shape_b = "" if b is None else format_shape(b.shape)
-        shape_b = "=" if a is not None and shape_b == shape else shape_b
-        cells.append((f"{_fit(shape_b, layout.shape_b)} ", quiet))
     result = session.result(name)
     if result is not None and result.numbers is not None:
         numbers = f"{format_number(result.numbers.max_abs):<{layout.max_abs}}"
         if layout.cosine:
             numbers += f" {format_cosine(result.numbers.cosine):<{layout.cosine}}"
         cells.append((numbers, status))
-    elif status == "shape" and not layout.shape_b and b is not None:
+    elif status == "shape" and b is not None:
         cells.append((_fit(f"B {format_shape(b.shape)}", layout.tail), status))
     elif status != "to_do":
         cells.append((_fit(WORDS[status], layout.tail), status))
@@ -137,14 +130,14 @@ def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
         size = f"{format_bytes(layer.nbytes):>{layout.size}}"
         return [head, (f"{label} ", "layer"), (f"{count} {'':<{layout.dtype}} {size}", "")]
     counts = tally(layer.counts)
-    if unfolded or not counts:
+    if (unfolded and not session.narrowed) or not counts:
         parts: Cells = [(plural(len(layer.names), "tensor"), "")]
     elif len(counts) == 1 and counts[0][0] in ("to_do", "comparing"):
         parts = [(f"{GLYPHS[word]} {count} {WORDS[word]}", word) for word, count in counts]
     else:
         parts = [(f"{GLYPHS[status]} {count}", status) for status, count in counts]
     length = sum(len(text) + 2 for text, _ in parts) - 2
-    room = layout.shape + (layout.shape_b + 1 if layout.shape_b else 0)
+    room = layout.shape
     # Counts that need more than the shape's column begin further left, over the name's.
     over = max(0, length - room)
     label = _fit(title, max(1, layout.name - over), ascii_only=session.ascii_only)
@@ -168,9 +161,8 @@ def _unmapped_cells(session: Session, row: Unmapped, layout: Columns) -> Cells:
         size = format_bytes(row.ref.nbytes)
         text = f"{shape:<{layout.shape}} {row.ref.dtype:<{layout.dtype}} {size:>{layout.size}}"
         return [(" " * GUTTER, ""), (f"{label} {text}", "")]
-    room = layout.shape_b + 1 if layout.shape_b else 0
     words = _fit(f"no rule, {row.side.upper()}", layout.tail)
-    cells = f"{label} {shape:<{layout.shape}} {'':<{room}}{words}"
+    cells = f"{label} {_fit(shape, layout.shape)} {words}"
     return [(f" {GLYPHS[status]}  ", status), (cells, status)]
 
 
