@@ -59,12 +59,11 @@ MAP = Heat(
 
 
 def test_the_map_as_text() -> None:
-    drawn = plain(heat_lines(MAP, 44, 10, cursor=(1, 1), ascii_only=False))
+    drawn = plain(heat_lines(MAP, 44, 9, cursor=(1, 1), ascii_only=False))
     assert drawn == [
         "     ░░░░▒▒▒▒████",
         "═████▒▒▒▒░░░░",
         "         │",
-        "rows 0:2 down, columns 0:4 across",
         "0 ░ 2.5e-01 ▒ 5.0e-01 ▓ 7.5e-01 █ 1.0e+00",
         "═ 2 ranks of 1 rows  │ 2 heads of 2 columns",
         "rows 1:2, columns 1:2  max|d| ≥ 5.0e-01",
@@ -72,12 +71,11 @@ def test_the_map_as_text() -> None:
 
 
 def test_the_map_in_ascii() -> None:
-    drawn = plain(heat_lines(MAP, 44, 10, cursor=None, ascii_only=True))
-    assert drawn[:5] == [
+    drawn = plain(heat_lines(MAP, 44, 9, cursor=None, ascii_only=True))
+    assert drawn[:4] == [
         " ....::::----####",
         "=####----::::....",
         "         '",
-        "rows 0:2 down, columns 0:4 across",
         ". 0 : 2.5e-01 - 5.0e-01 = 7.5e-01 # 1.0e+00",
     ]
     assert all(text.isascii() for text in drawn)
@@ -99,7 +97,7 @@ def test_ticks_that_would_mark_every_line_are_left_to_the_legend() -> None:
         1.0,
         (Boundaries("head", 0, tuple(range(4, 64, 4))),),
     )
-    drawn = plain(heat_lines(heat, 70, 9, cursor=None))
+    drawn = plain(heat_lines(heat, 70, 8, cursor=None))
     assert all(text.startswith(" █") for text in drawn[:4])
     assert drawn[-1] == "16 heads of 4 rows"
 

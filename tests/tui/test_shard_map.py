@@ -72,17 +72,22 @@ def test_copies_are_listed_with_their_ranks() -> None:
     ]
 
 
+def test_the_whole_map_names_the_file_of_every_copy() -> None:
+    assert drawn(NORM, Look(76, whole=True))[2:] == [
+        "B  mp_rank_00/model_optim_rng.pt  decoder.layers.0.input_layernorm.weight",
+        "   @64  bf16 32  64 B",
+        "   copy on rank 1  mp_rank_01/model_optim_rng.pt  @64",
+    ]
+
+
 def test_the_whole_map_gives_every_file_byte_row_and_padding() -> None:
     assert drawn(EMBED, Look(76, whole=True)) == [
-        "A  model.safetensors  bf16 90x32  5.76 kB",
-        "   rank 0  model.safetensors  @1000",
-        "           |EEEEEEEE|",
-        "           rows 0:90 hold all of it",
+        "A  model.safetensors  @1000  bf16 90x32  5.76 kB",
         "",
         "B  mp_rank_00..01  embedding.word_embeddings.weight  bf16 48x32 each",
         "   rank 0  mp_rank_00/model_optim_rng.pt  @30000",
         "           |EEEEEEEE|",
-        "           rows 0:48 hold rows 0:48",
+        "           holds rows 0:48",
         "   rank 1  mp_rank_01/model_optim_rng.pt  @30000",
         "           |EEEEEEE.|",
         "           rows 0:42 hold rows 48:90",

@@ -16,7 +16,7 @@ from ckptdiff.tui.figures import flow, number_items, summary_items, wrapped
 from ckptdiff.tui.painted import Words, line
 from ckptdiff.tui.places import sides_of
 from ckptdiff.tui.screens.base import BaseScreen
-from ckptdiff.tui.widgets.detail_pane import ROLES, SAME_EVERYWHERE, heat_of, verdict_lines
+from ckptdiff.tui.widgets.detail_pane import ROLES, heat_of, verdict_lines
 from ckptdiff.tui.widgets.heat_map import HeatMap
 from ckptdiff.tui.widgets.histogram import Histogram, ulp_bins, value_bins
 from ckptdiff.tui.widgets.shard_map import ShardMap
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ckptdiff.results import TensorDiff
     from ckptdiff.tui.application import CkptDiffApp
     from ckptdiff.tui.painted import Line
+    from ckptdiff.tui.places import Side
     from ckptdiff.tui.session import Session
 
 LOOK_SECONDS = 0.25  # between two looks at whether a result has come in
@@ -64,13 +65,6 @@ class DetailScreen(BaseScreen[None]):
             tooltip="show the values around the largest difference",
         ),
         Binding(
-            "i",
-            "statistics",
-            "Statistics",
-            id="detail.statistics",
-            tooltip="read the whole tensor for its distribution",
-        ),
-        Binding(
             "m,plus",
             "maximise",
             "Maximise",
@@ -86,12 +80,20 @@ class DetailScreen(BaseScreen[None]):
             id="detail.copy_python",
             tooltip="copy Python that reads this tensor from its files",
         ),
+        Binding(
+            "i",
+            "statistics",
+            "Statistics",
+            id="detail.statistics",
+            tooltip="read the whole tensor for its distribution",
+        ),
     ]
     DEFAULT_CSS = """
     DetailScreen {
         #detail-title { height: 1; padding: 0 1; }
         #where, #verdict { height: auto; padding: 0 1; scrollbar-size-vertical: 1; }
         #where { max-height: 10; }
+        #where.-alone { height: 1fr; max-height: 100%; }
         #verdict { max-height: 8; }
         #pictures { height: 1fr; min-height: 8; }
         Histogram { width: 2fr; padding: 0 1; }
@@ -101,11 +103,13 @@ class DetailScreen(BaseScreen[None]):
             border-title-style: bold;
             &:focus { border: solid $primary; }
         }
-        .-maximized { height: 1fr; max-height: 100%; width: 1fr; }
+        #where.-maximized, #verdict.-maximized { height: 1fr; max-height: 100%; }
+        Histogram.-maximized, HeatMap.-maximized { width: 100%; height: 1fr; }
         #pictures.-one HeatMap { display: none; }
         #pictures.-one Histogram { width: 1fr; }
         #pictures.-none { display: none; }
         &.-wide #where { max-height: 14; }
+        &.-wide #where.-alone { max-height: 100%; }
         &.-ascii {
             #where, #verdict, Histogram, HeatMap { border: ascii $foreground 60%; }
             #where:focus, #verdict:focus, Histogram:focus, HeatMap:focus {
@@ -166,39 +170,29 @@ class DetailScreen(BaseScreen[None]):
             self.query_one("#detail-title", Words).show(self._title)
             self.query_one(ShardMap).show(sides, ascii_only=ascii_only)
             self.query_one("#detail-figures", Words).show(self._figures)
-            numbers = None if result is None else result.numbers
-            histogram, heat = self.query_one(Histogram), self.query_one(HeatMap)
-            pictures = self.query_one("#pictures")
-            summary = self._summary
-            pictures.set_class(bool(summary), "-one")
-            pictures.set_class(not summary and self._one_side() is not None, "-none")
-            if summary is not None:
-                histogram.border_title = "Values"
-                bins = None if isinstance(summary, str) else value_bins(summary)
-                histogram.show(
-                    bins,
-                    nothing=summary if isinstance(summary, str) else "",
-                    ascii_only=ascii_only,
-                )
-            elif numbers is not None:
-                histogram.border_title = "How far apart"
-                histogram.show(ulp_bins(numbers.histogram, numbers.numel), ascii_only=ascii_only)
-            else:
-                histogram.border_title = "How far apart"
-                histogram.show(None, nothing=self._why_nothing())
-            heat.border_title = "Where: largest |A-B|"
-            at = (0, 0)
-            if numbers is not None and numbers.max_at is not None and result is not None:
-                at = matrix_at(numbers.max_at, result.shape_a or ())
-            nothing = self._why_nothing() if numbers is None else SAME_EVERYWHERE
-            picture = None if numbers is None else heat_of(numbers, sides)
-            heat.show(picture, at=at, nothing=nothing, ascii_only=ascii_only)
+            self._show_pictures(result, sides)
+            self._fill()
         self.refresh_bindings()
 
-    def _why_nothing(self) -> str:
-        status = self.session.status(self.tensor)
-        waiting = {"to_do": "Not compared yet.", "comparing": "Being compared now."}
-        return waiting.get(status, "No values were compared.")
+    def _show_pictures(self, result: TensorDiff | None, sides: list[Side]) -> None:
+        """Show the histogram and the map of what differs; without differences leave them out."""
+        summary, ascii_only = self._summary, self.session.ascii_only
+        numbers = None if result is None else result.numbers
+        differs = numbers is not None and bool(numbers.grid)
+        histogram, heat = self.query_one(Histogram), self.query_one(HeatMap)
+        pictures = self.query_one("#pictures")
+        pictures.set_class(summary is not None, "-one")
+        pictures.set_class(summary is None and not differs, "-none")
+        histogram.border_title = "Values" if summary is not None else "How far apart"
+        heat.border_title = "Where: largest |A-B|"
+        if isinstance(summary, str):
+            histogram.show(None, nothing=summary)
+        elif summary is not None:
+            histogram.show(value_bins(summary), ascii_only=ascii_only)
+        elif differs and numbers is not None and result is not None:
+            histogram.show(ulp_bins(numbers.histogram, numbers.numel), ascii_only=ascii_only)
+            at = matrix_at(numbers.max_at, result.shape_a or ()) if numbers.max_at else (0, 0)
+            heat.show(heat_of(numbers, sides), at=at, ascii_only=ascii_only)
 
     def _title(self, width: int) -> list[Line]:
         session, name = self.session, self.tensor
@@ -243,9 +237,12 @@ class DetailScreen(BaseScreen[None]):
             return "There is no difference." if done else "No difference is known yet."
         if action in ("values", "copy_python") and a is None and b is None:
             return "No file is known to hold this tensor."
-        if action == "statistics" and self._one_side() is None:
-            return "Statistics are for a tensor of one side alone; this one is compared."
         return None
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "statistics" and self._one_side() is None:
+            return False  # a tensor of both sides has the figures of its comparison
+        return super().check_action(action, parameters)
 
     def action_difference(self, step: Literal[1, -1]) -> None:
         name = self.session.next_difference(self.tensor, step)
@@ -274,8 +271,10 @@ class DetailScreen(BaseScreen[None]):
 
     def _fill(self) -> None:
         """Describe every rank where there is room for it."""
-        shards = self.query_one(ShardMap)
-        shards.set_whole(self.maximized is not None and self.maximized.id == "where")
+        maximised = self.maximized is not None and self.maximized.id == "where"
+        alone = self.query_one("#pictures").has_class("-none")
+        self.query_one(ShardMap).set_whole(maximised or alone)
+        self.query_one("#where").set_class(alone, "-alone")
 
     def action_copy_name(self) -> None:
         self.app.copy(self.tensor)

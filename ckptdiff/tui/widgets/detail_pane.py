@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 DEBOUNCE_SECONDS = 0.05  # while a cursor key is held down, only the last tensor is drawn
 NOTHING = "Move to a tensor to see where it lives and how it differs."
-SAME_EVERYWHERE = "No value differs."
 ROLES = {"only_a": "only", "only_b": "only", "to_do": "dim", "comparing": "strong"}
 
 
@@ -78,9 +77,10 @@ class DetailPane(VerticalScroll, can_focus=False):
     DEFAULT_CSS = """
     DetailPane {
         scrollbar-size-vertical: 1;
+        padding: 0 1;
         Words, ShardMap { margin-bottom: 1; }
-        Histogram { height: auto; max-height: 10; margin-bottom: 1; }
-        HeatMap { height: 16; }
+        Histogram { height: 8; margin-bottom: 1; }
+        HeatMap { height: 1fr; min-height: 8; max-height: 20; }
         .-hidden { display: none; }
     }
     """
@@ -152,4 +152,4 @@ class DetailPane(VerticalScroll, can_focus=False):
         if numbers is not None:
             figures.show(lambda width: flow(number_items(numbers), width, gap=2))
             histogram.show(ulp_bins(numbers.histogram, numbers.numel), ascii_only=ascii_only)
-            heat.show(heat_of(numbers, sides), nothing=SAME_EVERYWHERE, ascii_only=ascii_only)
+            heat.show(heat_of(numbers, sides), ascii_only=ascii_only)

@@ -92,7 +92,7 @@ def shade(level: int, top: float) -> int:
 def heat_lines(
     heat: Heat, width: int, height: int, *, cursor: tuple[int, int] | None, ascii_only: bool = False
 ) -> list[Line]:
-    """Draw the map with its ticks, its extent, its scale and the cell under the cursor."""
+    """Draw the map with its ticks, its scale and the cell under the cursor."""
     cells, wide = layout(heat, width, height)
     below = _legend(heat, cells, ascii_only=ascii_only)
     ticks = ASCII_TICKS if ascii_only else TICKS
@@ -118,16 +118,14 @@ def heat_lines(
 def layout(heat: Heat, width: int, height: int) -> tuple[Cells, int]:
     """Return the cells that fit into a space, and how many columns each takes."""
     beneath = any(b.axis == 1 for b in heat.boundaries)
-    below = 3 + bool(heat.boundaries)  # extent, scale, ticks, cursor
+    below = 2 + bool(heat.boundaries)  # scale, ticks, cursor
     room = max(1, height - beneath - below)
     across = max(1, min(heat.grid[1], width - 1))
     return resample(heat, room, across), min(WIDEST_CELL, max(1, (width - 1) // across))
 
 
 def _legend(heat: Heat, cells: Cells, *, ascii_only: bool) -> list[Line]:
-    """Return the lines below the map: what it covers, its scale, its ticks."""
-    rows, columns = heat.shape
-    lines = [line((f"rows 0:{rows} down, columns 0:{columns} across", "dim"))]
+    """Return the lines below the map: its scale and its ticks."""
     shades = ASCII_SHADES if ascii_only else SHADES
     scale = f"{shades[0]} 0 " if ascii_only else "0 "
     if heat.top:
@@ -135,7 +133,7 @@ def _legend(heat: Heat, cells: Cells, *, ascii_only: bool) -> list[Line]:
         scale += " ".join(f"{mark} {step}" for mark, step in zip(shades[1:], steps, strict=True))
     if NO_NUMBER in heat.levels:
         scale += f"  {NO_NUMBER_MARK} NaN or Inf on one side"
-    lines.append(line((scale, "dim")))
+    lines = [line((scale, "dim"))]
     ticks = ASCII_TICKS if ascii_only else TICKS
     words = []
     for found in heat.boundaries:
@@ -250,6 +248,9 @@ class HeatMap(Painted, can_focus=True):
         """Show a map with the cursor on the cell of one element, or say why there is none."""
         self.heat, self.nothing, self.ascii_only = heat, nothing, ascii_only
         self.element = at
+        rows, columns = (0, 0) if heat is None else heat.shape
+        extent = f"{rows} rows down, {columns} columns across"
+        self.border_subtitle = "" if heat is None else extent
         self.changed()
 
     def lines(self, width: int, height: int) -> list[Line]:

@@ -123,20 +123,27 @@ def _side_lines(side: Side, look: Look) -> list[Line]:
     others = [run.name for part in parts for run in part.of("other")]
     letter = letters(assembly.name, others)
     lines = _flow(_items(parts, assembly, checkpoint, look), look, head)
+    if _is_plain(parts):
+        for copy in parts[0].copies if look.whole else ():
+            lines.append(line(" " * INDENT, (_copy_text(copy, checkpoint), "dim")))
+        return lines if look.whole else lines + _copies(parts, checkpoint, look)
     if look.whole:
         for part, label in zip(parts, _labels(parts, checkpoint), strict=True):
             lines += _part_lines(part, label, assembly, checkpoint, letter, look)
     else:
-        if len(parts) > 1 or others or assembly.padding:
-            lines += _bars(parts, assembly, checkpoint, letter, look)
+        lines += _bars(parts, assembly, checkpoint, letter, look)
         lines += _copies(parts, checkpoint, look)
     used = {run.owner for part in parts for run in part.runs}
-    if len(used) > 1 or len(parts) > 1:
-        lines += _legend(assembly.name, letter, used, look)
+    lines += _legend(assembly.name, letter, used, look)
     if assembly.padding_rows:
         text = f"+{assembly.padding_rows} padding rows behind row {assembly.shape[0] - 1}"
         lines.append(line(" " * INDENT, (text, "dim")))
     return lines
+
+
+def _is_plain(parts: Sequence[Stored]) -> bool:
+    """Whether one stored tensor is this tensor and nothing else, so that there is no map."""
+    return len(parts) == 1 and len(parts[0].runs) == 1
 
 
 def _items(
@@ -149,7 +156,7 @@ def _items(
     if keys != {assembly.name}:
         more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
         items.append(printable(first.name) + more)
-    if len(parts) == 1 and not look.whole:
+    if len(parts) == 1 and (not look.whole or _is_plain(parts)):
         items.append(f"@{first.offset}")
     kind = f"{first.dtype.lower()} {format_shape(first.shape)}"
     if parts[0].index:
@@ -244,7 +251,8 @@ def _part_lines(
     for run in part.runs:
         where = f"{word} {run.start}:{run.stop}"
         if run.owner == "this":
-            lines.append(line(deep, f"{where} hold {box_text(run.box, assembly.shape)}"))
+            verb = "holds" if run.size == part.size else f"{where} hold"
+            lines.append(line(deep, f"{verb} {box_text(run.box, assembly.shape)}"))
         elif run.owner == "padding":
             lines.append(line(deep, (f"{where} are padding", "dim")))
         elif run.owner == "unknown":

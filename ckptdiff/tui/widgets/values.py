@@ -300,10 +300,16 @@ class Values(Painted, can_focus=True):
         rows, _ = self._shown(*self.content_size)
         self.go_to(self.cursor[0] + step * len(rows), self.cursor[1])
 
+    def why_not(self, action: str) -> str | None:
+        if action == "maximum" and self.maximum is None:
+            return "No difference is known here."
+        return None
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        return None if self.why_not(action) else True
+
     def action_maximum(self) -> None:
-        if self.maximum is None:
-            self.notify("No largest difference is known here.")
-        else:
+        if self.maximum is not None:
             self.go_to(*self.maximum)
 
     def action_bits(self) -> None:
