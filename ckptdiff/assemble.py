@@ -12,21 +12,19 @@ from ckptdiff.arch import find_architecture, guess_architecture
 from ckptdiff.arch.base import PADDING, fill_name, split_name, template
 from ckptdiff.arch.naming import split_native
 from ckptdiff.arch.order import in_model_order
+from ckptdiff.derived import derived_entry, is_derived
 from ckptdiff.errors import CkptDiffError, UnknownConfig, UnsupportedLayout
 from ckptdiff.formats import hf
-from ckptdiff.tensors import ITEMSIZE, Entry, Rank
-from ckptdiff.text import format_shape
+from ckptdiff.tensors import ITEMSIZE, Rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from ckptdiff.arch.base import Architecture, ParamMapping
     from ckptdiff.config import ModelConfig
-    from ckptdiff.tensors import Box, Checkpoint, Shard, TensorRef
+    from ckptdiff.tensors import Box, Checkpoint, Entry, Shard, TensorRef
 
-# Buffers that are computed from the config when a model is built; old files carry them.
 _LAYER = "decoder.layers.#."
-_DERIVED = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq", "rotary_pos_emb.freqs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +118,15 @@ def _assemble_whole(checkpoint: Checkpoint) -> Assembled:
     except UnknownConfig:
         config = None
     tensors = dict(shard.tensors)
-    derived = [_derived(name, tensors.pop(name)) for name in shard.tensors if _is_derived(name)]
+    derived = [
+        derived_entry(tensors.pop(name), config) for name in shard.tensors if is_derived(name)
+    ]
     copies: dict[str, tuple[Copy, ...]] = {}
     if architecture is not None and config is not None and config.tied_embeddings:
         (embedding,) = architecture.embedding().hf
-        for mapping in architecture.mappings:
-            if mapping.vocabulary == "head" and mapping.hf[0] in tensors and embedding in tensors:
-                copies[embedding] = (Copy(tensors.pop(mapping.hf[0]), Rank()),)
-                _check_shapes(Copy(tensors[embedding], Rank()), copies[embedding])
+        for (head,) in (m.hf for m in architecture.mappings if m.vocabulary == "head"):
+            if head in tensors and embedding in tensors and _fit(tensors[head], tensors[embedding]):
+                copies[embedding] = (Copy(tensors.pop(head), Rank()),)
     assemblies = {}
     for name, ref in tensors.items():
         whole = _whole(ref)
@@ -180,7 +179,7 @@ def _assemble_shards(checkpoint: Checkpoint, like: Assembled | None) -> Assemble
         {name: assemblies[name] for name in ordered},
         unmapped=tuple(sorted(unmapped)),
         errors=errors,
-        derived=tuple(derived),
+        derived=tuple(derived_entry(ref, config) for ref in derived),
     )
 
 
@@ -191,20 +190,20 @@ Collected = dict[tuple["ParamMapping", tuple[int, ...]], Shards]
 
 def _collect(
     checkpoint: Checkpoint, architecture: Architecture, named: list[tuple[Shard, Names]]
-) -> tuple[Collected, set[str], list[Entry]]:
+) -> tuple[Collected, set[str], list[TensorRef]]:
     """Group the shards by rule and by layer and expert number over the whole model."""
     offsets = _layer_offsets(checkpoint, named)
     collected: Collected = {}
     unmapped: set[str] = set()
-    derived: dict[str, Entry] = {}
+    derived: dict[str, TensorRef] = {}
     for shard, names in named:
         rank = shard.rank
         offset = offsets[rank.pp, shard.chunk]
         for (key, indices), ref in names:
             mapping = architecture.rule_for(key)
             if mapping is None:
-                if _is_derived(key):
-                    derived.setdefault(ref.name, _derived(ref.name, ref))
+                if is_derived(key):
+                    derived.setdefault(ref.name, ref)
                 else:
                     unmapped.add(ref.name)
                 continue
@@ -313,11 +312,15 @@ def _assembly(name: str, pieces: list[Piece], padding: tuple[Piece, ...], dim: i
 def _check_shapes(first: Copy, others: Iterable[Copy]) -> None:
     """Raise UnsupportedLayout if a copy has another shape or dtype than its original."""
     for other in others:
-        if (other.ref.shape, other.ref.dtype) != (first.ref.shape, first.ref.dtype):
+        if not _fit(other.ref, first.ref):
             raise UnsupportedLayout(
                 f"{other.ref.file}: {other.ref.name} is {other.ref.dtype} {list(other.ref.shape)}; "
                 f"its copy in {first.ref.file} is {first.ref.dtype} {list(first.ref.shape)}"
             )
+
+
+def _fit(one: TensorRef, other: TensorRef) -> bool:
+    return (one.shape, one.dtype) == (other.shape, other.dtype)
 
 
 def _join_tied(collected: Collected) -> None:
@@ -405,14 +408,6 @@ def _forward(
         )
         at += size
     return pieces
-
-
-def _is_derived(name: str) -> bool:
-    return name.endswith(_DERIVED)
-
-
-def _derived(name: str, ref: TensorRef) -> Entry:
-    return Entry(name, "derived", f"{ref.dtype} {format_shape(ref.shape)}", ref)
 
 
 def _whole(ref: TensorRef) -> Box:

@@ -176,21 +176,22 @@ def _run_ls(options: argparse.Namespace) -> int:
 
 
 def _run_diff(options: argparse.Namespace) -> int:
-    from dataclasses import replace
-
-    from ckptdiff import report
-    from ckptdiff.diff import diff, pair_names
     from ckptdiff.executor import WorkerPool
-    from ckptdiff.pattern import matcher
-    from ckptdiff.verdict import Tolerance, summarise
 
-    tolerance = Tolerance.parse(options.tolerance)
-    wanted = matcher(options.filter or "")
     started = time.monotonic()
     # Forked before any thread exists: ten times faster than spawning. Workers import numpy while
-    # the headers are read here.
+    # this process imports the rest and reads the headers.
     with WorkerPool(options.jobs, start="fork" if sys.platform == "linux" else "spawn") as pool:
         pool.warm()
+        from dataclasses import replace
+
+        from ckptdiff import report
+        from ckptdiff.diff import diff, pair_names
+        from ckptdiff.pattern import matcher
+        from ckptdiff.verdict import Tolerance, summarise
+
+        tolerance = Tolerance.parse(options.tolerance)
+        wanted = matcher(options.filter or "")
         a, b = _open_pair(*options.paths)
         order = {name: i for i, name in enumerate(pair_names(a, b)) if wanted(name)}
         stream = diff(a, b, pool, tolerance=tolerance, names=order)

@@ -25,6 +25,7 @@ class ModelConfig:
     vocab_size: int | None = None  # rows that mean a token; None: all rows there are
     padded_vocab_size: int | None = None  # rows over all ranks, padding included
     rotary_base: float | None = None
+    rope_is_scaled: bool = False
 
     @property
     def heads_per_group(self) -> int:
@@ -42,6 +43,7 @@ def from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
     hidden = _count(config, "hidden_size", "n_embd")
     rope = config.get("rope_parameters")
     theta = rope.get("rope_theta") if isinstance(rope, dict) else config.get("rope_theta")
+    scaling = rope if isinstance(rope, dict) else config.get("rope_scaling") or {}
     groups = config.get("num_key_value_heads") or heads
     return _checked(
         ModelConfig(
@@ -53,7 +55,8 @@ def from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
             kv_channels=config.get("head_dim") or hidden // heads,
             tied_embeddings=bool(config.get("tie_word_embeddings", False)),
             vocab_size=config.get("vocab_size"),
-            rotary_base=theta,
+            rotary_base=theta if isinstance(theta, (int, float)) else None,
+            rope_is_scaled=scaling.get("rope_type", scaling.get("type", "default")) != "default",
         ),
         "config.json",
     )
@@ -79,6 +82,7 @@ def from_megatron(args: Mapping[str, Any]) -> ModelConfig:
             tied_embeddings=not args.get("untie_embeddings_and_output_weights", False),
             padded_vocab_size=args.get("padded_vocab_size"),
             rotary_base=args.get("rotary_base"),
+            rope_is_scaled=bool(args.get("use_rope_scaling")),
         ),
         "args",
     )

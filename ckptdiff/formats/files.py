@@ -41,13 +41,23 @@ def open_regular(file: Path) -> Iterator[int]:
         os.close(fd)
 
 
+def read_at(fd: int, offset: int, size: int) -> bytes:
+    """Return exactly `size` bytes, or fewer at the end of the file: one call may bring less."""
+    parts = []
+    while size > 0 and (part := os.pread(fd, min(size, 1 << 30), offset)):
+        parts.append(part)
+        offset += len(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
 def read_small(file: Path, limit: int) -> bytes:
     """Return a whole file; raises UnreadableFile if it has more than `limit` bytes."""
     with open_regular(file) as fd:
         size = os.fstat(fd).st_size
         if size > limit:
             raise UnreadableFile(f"{file}: {size} bytes, more than the {limit} that can be right")
-        return os.pread(fd, size, 0)
+        return read_at(fd, 0, size)
 
 
 def each_file(

@@ -12,7 +12,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CorruptFile
-from ckptdiff.formats.files import open_regular
+from ckptdiff.formats.files import open_regular, read_at
 from ckptdiff.tensors import ITEMSIZE, TensorRef, contiguous
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def read_header(file: Path) -> dict[str, TensorRef]:
     """
     with open_regular(file) as fd:
         size = os.fstat(fd).st_size
-        prefix = os.pread(fd, 8, 0)
+        prefix = read_at(fd, 0, 8)
         if len(prefix) < 8:
             raise CorruptFile(f"{file}: has {size} bytes, too few for a safetensors header")
         (length,) = struct.unpack("<Q", prefix)
@@ -44,7 +44,7 @@ def read_header(file: Path) -> dict[str, TensorRef]:
                 f"{file}: the header claims {length} bytes, the file has {size}: it was cut off, "
                 "copy it again"
             )
-        raw = os.pread(fd, length, 8)
+        raw = read_at(fd, 8, length)
     try:
         entries = _parse(raw.decode())
     except (ValueError, RecursionError) as error:

@@ -10,7 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CkptDiffError, CorruptFile
-from ckptdiff.formats.files import open_regular
+from ckptdiff.formats.files import open_regular, read_at
 from ckptdiff.formats.unpickle import PLAIN, Global, load
 from ckptdiff.tensors import ITEMSIZE, TensorRef
 
@@ -119,12 +119,12 @@ class _Reader:
         offset, size = self._place(name)
         if size > limit:
             raise CorruptFile(f"member {name} has {size} bytes, more than can be right")
-        return os.pread(self.fd, size, offset)
+        return read_at(self.fd, offset, size)
 
     def _place(self, name: str) -> tuple[int, int]:
         """Return offset and size of a member's data, read from its local header."""
         member = self.members[name]
-        header = os.pread(self.fd, 30, member.header)
+        header = read_at(self.fd, member.header, 30)
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
             raise CorruptFile(f"member {name}: no local header at byte {member.header}")
         name_length, extra_length = struct.unpack_from("<HH", header, 26)
@@ -191,7 +191,7 @@ class _Reader:
     def _central_directory(self) -> dict[str, _Member]:
         """Read the zip's directory; every member must be stored, once, inside the file."""
         records, size, offset = self._end_of_directory()
-        directory = os.pread(self.fd, size, offset)
+        directory = read_at(self.fd, offset, size)
         if len(directory) < size:
             raise CorruptFile("the zip directory is cut off")
         members: dict[str, _Member] = {}
@@ -225,9 +225,9 @@ class _Reader:
 
     def _end_of_directory(self) -> tuple[int, int, int]:
         """Return number of records, size and offset of the zip's directory."""
-        head = os.pread(self.fd, 4, 0)
+        head = read_at(self.fd, 0, 4)
         tail_at = max(0, self.size - 65557)
-        tail = os.pread(self.fd, self.size - tail_at, tail_at)
+        tail = read_at(self.fd, tail_at, self.size - tail_at)
         end = tail.rfind(b"PK\x05\x06")
         if end < 0 or len(tail) - end < 22:
             if head == b"PK\x03\x04":
@@ -243,7 +243,7 @@ class _Reader:
             locator = tail.rfind(b"PK\x06\x07", 0, end)
             if locator >= 0:
                 (at,) = struct.unpack_from("<Q", tail, locator + 8)
-                record = os.pread(self.fd, 56, at) if at < self.size else b""
+                record = read_at(self.fd, at, 56) if at < self.size else b""
                 if len(record) < 56 or record[:4] != b"PK\x06\x06":
                     raise CorruptFile("the zip64 directory record is damaged")
                 records, size, offset = struct.unpack_from("<QQQ", record, 32)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import struct
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CorruptFile
@@ -76,21 +77,19 @@ def _from_bytes(kind: type[bytes] | type[bytearray], content: object = b"", *_: 
     return kind(content)
 
 
+_BUILTINS: dict[str, Callable[..., Any]] = {
+    "set": _set,
+    "frozenset": _frozenset,
+    "bytearray": partial(_from_bytes, bytearray),
+    "bytes": partial(_from_bytes, bytes),
+    "complex": complex,
+}
 # Plain containers that older pickle protocols spell as calls.
 PLAIN: Builders = {
     ("_codecs", "encode"): _codecs_encode,
     ("collections", "OrderedDict"): _dict,
-    **{
-        (module, name): build
-        for module in ("builtins", "__builtin__")
-        for name, build in {
-            "set": _set,
-            "frozenset": _frozenset,
-            "bytearray": lambda *args: _from_bytes(bytearray, *args),
-            "bytes": lambda *args: _from_bytes(bytes, *args),
-            "complex": lambda real, imag: complex(real, imag),
-        }.items()
-    },
+    **{("builtins", name): build for name, build in _BUILTINS.items()},
+    **{("__builtin__", name): build for name, build in _BUILTINS.items()},
 }
 
 
