@@ -6,7 +6,6 @@ import os
 import struct
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CkptDiffError, CorruptFile
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_PICKLE = 1 << 30  # bytes; the largest real data.pkl seen is some MB
 MAX_DIMS = 64  # torch's own limit
+MAX_COUNT = 1 << 62  # of elements; what lies beyond cannot be an index
 
 # torch's storage classes and dtypes, by the words of the safetensors format.
 STORAGES = {
@@ -124,7 +124,7 @@ class _Reader:
     def _place(self, name: str) -> tuple[int, int]:
         """Return offset and size of a member's data, read from its local header."""
         member = self.members[name]
-        header = read_at(self.fd, member.header, 30)
+        header = os.pread(self.fd, 30, member.header)
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
             raise CorruptFile(f"member {name}: no local header at byte {member.header}")
         name_length, extra_length = struct.unpack_from("<HH", header, 26)
@@ -137,11 +137,11 @@ class _Reader:
         return offset, member.size
 
     def _storage(self, pid: object) -> Storage | UnsupportedTensor:
-        match pid:
-            case ("storage", kind, str(key), str(), int(numel)):
-                pass
-            case _:
-                raise CorruptFile(f"a reference to data of an unknown kind: {str(pid)[:80]}")
+        if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
+            raise CorruptFile(f"a reference to data of an unknown kind: {str(pid)[:80]}")
+        _, kind, key, _, numel = pid
+        if type(key) is not str or type(numel) is not int:
+            raise CorruptFile(f"a storage called {str(key)[:80]} of {str(numel)[:40]} elements")
         word = kind.name if isinstance(kind, Global) and kind.module.startswith("torch") else ""
         if word not in STORAGES:
             return UnsupportedTensor(f"{kind} tensor")
@@ -175,18 +175,28 @@ class _Reader:
     def _ref(
         self, storage: Storage, dtype: str, offset: object, shape: object, stride: object
     ) -> TensorRef:
-        sizes, steps, starts = _sizes(shape), _sizes(stride), _sizes((offset,))
-        if sizes is None or steps is None or starts is None or len(sizes) != len(steps):
-            raise CorruptFile(f"a tensor of shape {str(shape)[:80]}, strides {str(stride)[:80]}")
-        itemsize = ITEMSIZE[dtype]
-        last = starts[0] + sum((n - 1) * step for n, step in zip(sizes, steps, strict=True))
-        if prod(sizes) and (last + 1) * itemsize > storage.nbytes:
+        sizes, steps = _sizes(shape), _sizes(stride)
+        if (
+            sizes is None
+            or steps is None
+            or len(sizes) != len(steps)
+            or type(offset) is not int
+            or not 0 <= offset < MAX_COUNT
+        ):
             raise CorruptFile(
-                f"a tensor of shape {sizes} with strides {steps} at element {starts[0]} "
+                f"a tensor of shape {str(shape)[:80]}, strides {str(stride)[:80]} "
+                f"at element {str(offset)[:40]}"
+            )
+        itemsize = ITEMSIZE[dtype]
+        end = offset + 1
+        for size, step in zip(sizes, steps, strict=True):
+            end += (size - 1) * step
+        if end * itemsize > storage.nbytes and 0 not in sizes:
+            raise CorruptFile(
+                f"a tensor of shape {sizes} with strides {steps} at element {offset} "
                 f"leaves its storage of {storage.nbytes} bytes"
             )
-        start = storage.offset + starts[0] * itemsize
-        return TensorRef("", sizes, dtype, self.file, start, steps)
+        return TensorRef("", sizes, dtype, self.file, storage.offset + offset * itemsize, steps)
 
     def _central_directory(self) -> dict[str, _Member]:
         """Read the zip's directory; every member must be stored, once, inside the file."""
@@ -283,4 +293,7 @@ def _sizes(value: object) -> tuple[int, ...] | None:
     """Return a short tuple or list of sensible, non-negative integers as such, else None."""
     if not isinstance(value, (tuple, list)) or len(value) > MAX_DIMS:
         return None
-    return tuple(value) if all(type(n) is int and 0 <= n < 1 << 62 for n in value) else None
+    for n in value:
+        if type(n) is not int or not 0 <= n < MAX_COUNT:
+            return None
+    return tuple(value)

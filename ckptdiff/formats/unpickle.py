@@ -133,6 +133,7 @@ class _Machine:
     def run(self) -> Any:
         """Execute opcodes until STOP; those that torch.save emits most often are tested first."""
         data, stack, memo, marks = self.data, self.stack, self.memo, self.marks
+        length = len(data)
         unpack_int = struct.Struct("<i").unpack_from
         unpack_uint = struct.Struct("<I").unpack_from
         pos = 0
@@ -143,10 +144,12 @@ class _Machine:
                 memo[data[pos]] = stack[-1]
                 pos += 1
             elif op == 0x58:  # BINUNICODE
-                (size,) = unpack_uint(data, pos)
                 pos += 4
-                stack.append(self._text(pos, size))
-                pos += size
+                end = pos + unpack_uint(data, pos - 4)[0]
+                if end > length:
+                    raise CorruptFile("the pickle ends in the middle of a text")
+                stack.append(data[pos:end].decode("utf-8", "surrogatepass"))
+                pos = end
             elif op == 0x72:  # LONG_BINPUT
                 memo[unpack_uint(data, pos)[0]] = stack[-1]
                 pos += 4
