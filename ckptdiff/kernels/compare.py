@@ -43,7 +43,7 @@ def compare(
     grid = Grid(shape)
     equal: list[View] = []
     for block in blocks:
-        assert block.a.shape == block.b.shape  # noqa: S101
+        assert block.a.shape == block.b.shape
         _compare_block(block, stats, grid, equal)
     # With nothing but equal bits the cosine is 1, whatever the norms are.
     stats.normed = norms or not equal or sum(map(_numel, equal)) < stats.numel

@@ -108,9 +108,9 @@ def _measure(
     x, y, deltas = (np.where(both, numbers, 0.0) for numbers in (x, y, deltas))
     with np.errstate(over="ignore"):
         stats.sum_abs += float(deltas.sum())
-        stats.sum_aa += float(np.dot(x, x))
-        stats.sum_bb += float(np.dot(y, y))
-        stats.sum_dd += float(np.dot(deltas, deltas))
+        stats.sum_aa += float((x * x).sum())
+        stats.sum_bb += float((y * y).sum())
+        stats.sum_dd += float((deltas * deltas).sum())
         single = deltas.astype(np.float32)
     grid.absorb(single.reshape(shape), at)
     if WIDE.isdisjoint(dtypes):
@@ -143,7 +143,7 @@ def sum_of_squares(a: NDArray[Any], dtype: str) -> float:
         part = values(a[tile], dtype).reshape(-1)
         part = np.where(np.isfinite(part), part, 0.0)
         with np.errstate(over="ignore"):
-            total += float(np.dot(part, part))
+            total += float((part * part).sum())
     return total
 
 

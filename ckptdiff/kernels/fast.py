@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from ckptdiff.kernels.stats import Stats
 
 DTYPES = frozenset({"BF16", "F16", "F32"})
-ELEMENTS = 1 << 17  # of a rectangle, at most: with its scratch it fills the second-level cache
+ELEMENTS = (
+    1 << 18
+)  # of a rectangle, at most: longer passes leave the cache, shorter ones cost calls
 
-# A dot product of this many float32 is good to about 1e-7; longer sums go on in float64.
+# A dot product of this many float32 is good to about 1e-7; longer sums go on in float64. It is
+# also too short for BLAS to start threads over.
 _DOT = 1024
 # Outside these bounds a float32 sum of squares may have lost small terms, or overflowed.
 _LEAST, _MOST = 1e-24, 1e37
@@ -30,7 +33,7 @@ _LEAST, _MOST = 1e-24, 1e37
 # the code 0x4000… is 2.0, so only a number from 2.0 on can be half the range of codes away from
 # zero or from another of its sign; a little less, for one side may have been rounded up.
 _FAR = 1.9
-_SPARSE = 24  # one element in so many is worth collecting
+_SPARSE = 32  # one element in so many is worth collecting
 
 
 class _Scratch(threading.local):
@@ -41,7 +44,7 @@ class _Scratch(threading.local):
         self.b = np.empty(ELEMENTS, np.float32)
         self.steps = np.empty(ELEMENTS, np.int32)
         self.codes = np.empty(ELEMENTS, np.int32)
-        self.flags = np.empty(ELEMENTS, np.bool_)
+        self.flags = np.empty(ELEMENTS + 8, np.bool_)
         self.ones = np.ones(_DOT, np.float32)
 
 
@@ -61,18 +64,14 @@ def measure(
     size = rows * cols
     same = dtypes[0] == dtypes[1]
     halves = same and dtypes[0] != "F32" and _pairs(a) and _pairs(b)
-    if halves:
-        # Column pairs are read as one word each: the even columns first, then the odd ones.
-        x = _scratch.a[:size].reshape(2, rows, cols // 2)
-        y = _scratch.b[:size].reshape(2, rows, cols // 2)
-        _widen_pairs(a, dtypes[0], x)
-        _widen_pairs(b, dtypes[1], y)
-    else:
-        x = _widened(a, dtypes[0], _scratch.a[:size].reshape(rows, cols))
-        y = _widened(b, dtypes[1], _scratch.b[:size].reshape(rows, cols))
-    flat_x, flat_y = x.reshape(-1), y.reshape(-1)
+    widened = _widened_pairs if halves else _widened
+    x = widened(a, dtypes[0], _scratch.a[:size])
+    flat_x = x.reshape(-1)
+    aa = _sum_of_squares(flat_x)
+    y = widened(b, dtypes[1], _scratch.b[:size])
+    flat_y = y.reshape(-1)
+    bb = _sum_of_squares(flat_y)
 
-    aa, bb = _sum_of_squares(flat_x), _sum_of_squares(flat_y)
     narrow = narrower(*dtypes)
     if not (
         _in_range(aa, a, dtypes[0], narrow)
@@ -107,21 +106,21 @@ def measure(
 
 def sum_of_squares(a: NDArray[Any], dtype: str) -> float | None:
     """Return the sum of squares of at most `ELEMENTS`; None: `exact` is needed."""
-    x = _widened(a, dtype, _scratch.a[: a.size].reshape(a.shape)).reshape(-1)
+    x = _widened(a, dtype, _scratch.a[: a.size]).reshape(-1)
     total = _sum_of_squares(x)
     return total if _in_range(total, a, dtype, dtype) and _vouched(total, x) else None
 
 
 def _pairs(a: NDArray[Any]) -> bool:
-    return a.shape[1] % 2 == 0 and a.strides[1] == 2 and (a.strides[0] | _start(a)) % 4 == 0
+    return a.shape[1] % 2 == 0 and a.strides[1] == 2 and a.view(np.uint32).flags.aligned
 
 
-def _start(a: NDArray[Any]) -> int:
-    pointer: int = a.__array_interface__["data"][0]
-    return pointer
+def _widened_pairs(a: NDArray[Any], dtype: str, out: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the values as float32, in `out`: the even columns, then the odd ones.
 
-
-def _widen_pairs(a: NDArray[Any], dtype: str, out: NDArray[np.float32]) -> None:
+    Two columns are read as one word, which takes half as many steps.
+    """
+    out = out.reshape(2, a.shape[0], -1)
     if dtype == "BF16":
         words, wide = a.view(np.uint32), out.view(np.uint32)
         np.left_shift(words, 16, out=wide[0])
@@ -132,6 +131,7 @@ def _widen_pairs(a: NDArray[Any], dtype: str, out: NDArray[np.float32]) -> None:
         np.right_shift(wide_signed[0], 3, out=wide_signed[0])
         np.right_shift(signed, 3, out=wide_signed[1])
         _rebias(out)
+    return out
 
 
 def _rebias(out: NDArray[np.float32]) -> None:
@@ -147,8 +147,11 @@ def _widened(a: NDArray[Any], dtype: str, out: NDArray[np.float32]) -> NDArray[n
     if dtype == "F32":
         if a.flags.c_contiguous and a.flags.aligned:
             return a
+        out = out.reshape(a.shape)
         np.copyto(out, a)
-    elif dtype == "BF16":
+        return out
+    out = out.reshape(a.shape)
+    if dtype == "BF16":
         wide = out.view(np.uint32)
         np.copyto(wide, a)
         np.left_shift(wide, 16, out=wide)
@@ -175,7 +178,7 @@ def _sum(x: NDArray[np.float32]) -> float:
     whole = len(x) // _DOT * _DOT
     total = float(x[whole:].sum())
     if whole:
-        total += float(np.dot(x[:whole].reshape(-1, _DOT), _scratch.ones).sum(dtype=np.float64))
+        total += float(np.vecdot(x[:whole].reshape(-1, _DOT), _scratch.ones).sum(dtype=np.float64))
     return total
 
 
@@ -220,7 +223,7 @@ def _codes(a: NDArray[Any], x: NDArray[np.float32], dtype: str, narrow: str) -> 
     np.right_shift(code, 13, out=code)
     flags = _scratch.flags[:size].reshape(bits.shape)
     np.less(magnitude, 113 << 23, out=flags)
-    small = np.flatnonzero(flags)
+    small = _places(flags.reshape(-1))
     if len(small):
         # Next to 0.5 a float32 has the steps of a subnormal F16: the addition rounds.
         halves = magnitude.reshape(-1)[small].view(np.float32) + np.float32(0.5)
@@ -251,54 +254,72 @@ def _count_steps(code_a: NDArray[Any], code_b: NDArray[Any], farthest: float, st
     word = code_a.dtype
     signed = _scratch.steps.view(word)[:size]
     np.subtract(code_a, code_b, out=signed.reshape(code_a.shape))
-    apart = differing = int(np.count_nonzero(signed))
+    differing = int(np.count_nonzero(signed))
     if not differing:
         stats.count([size])
         return
+    stats.differing += differing
     np.abs(signed, out=signed)
-    steps = signed.view(np.uint16 if word.itemsize == 2 else np.uint32)
-    largest = int(steps.max())
-    half_range = 1 << (8 * word.itemsize - 2)
+    steps: NDArray[Any] = signed.view(np.uint16 if word.itemsize == 2 else np.uint32)
     flags = _scratch.flags[:size]
-    opposite = None
+    # The sign bit is half the range of the subtraction, so elements of opposite sign come out
+    # beyond a quarter of it, and no others, as long as none is far from its partner.
+    quarter = 1 << (8 * word.itemsize - 2)
     if farthest >= _FAR:
         signs = _scratch.a.view(word)[:size].reshape(code_a.shape)
         np.bitwise_xor(code_a, code_b, out=signs)
         np.less(signs, 0, out=flags.reshape(code_a.shape))
-        opposite = np.flatnonzero(flags)
-    elif largest > half_range:
-        # The sign bit is half the range of the subtraction: only elements of opposite sign
-        # come out beyond a quarter of it.
-        np.greater(steps, half_range, out=flags)
-        opposite = np.flatnonzero(flags)
-    if opposite is not None and len(opposite):
-        where = np.divmod(opposite, code_a.shape[1])
-        magnitude = (1 << (8 * word.itemsize - 1)) - 1
-        one, other = code_a[where] & magnitude, code_b[where] & magnitude
-        steps[opposite] = one.view(steps.dtype) + other.view(steps.dtype)
-        apart = differing - (len(opposite) - int(np.count_nonzero(steps[opposite])))
-        largest = int(steps.max())
-    stats.differing += differing
-    stats.unequal += apart
-    stats.max_ulp = max(stats.max_ulp, largest)
-    stats.count([size - apart, *_bit_lengths(steps, apart, largest)])
+        opposite = _places(flags)
+        steps[opposite] = _across_zero(code_a, code_b, opposite, steps.dtype)
+        differing = int(np.count_nonzero(steps)) if len(opposite) else differing
+        quarter *= 4
 
-
-def _bit_lengths(steps: NDArray[Any], apart: int, largest: int) -> list[int]:
-    """Return how many steps have 1, 2, 3, … significant bits; `apart` are not zero."""
-    counts = []
-    remaining = apart
-    bound = 2
-    while remaining:
-        if bound > largest:
-            counts.append(remaining)
-            break
-        flags = _scratch.flags[: len(steps)]
+    # Elements below 2, 4, 8, … are counted, one pass a bound, until few are left.
+    largest = int(steps.max())
+    counts = [size - differing]
+    beyond, bound = differing, 2
+    while bound <= min(largest, quarter):
         np.greater_equal(steps, bound, out=flags)
-        beyond = int(np.count_nonzero(flags))
-        counts.append(remaining - beyond)
-        if beyond * _SPARSE < len(steps):
-            steps = steps[np.flatnonzero(flags)]
-        remaining = beyond
+        before, beyond = beyond, int(np.count_nonzero(flags))
+        counts.append(before - beyond)
         bound *= 2
-    return counts
+        if beyond * _SPARSE < size:
+            break
+    if bound <= largest or largest > quarter:
+        left = _places(flags)
+        tail: NDArray[Any] = steps[left]
+        if largest > quarter:
+            opposite = (tail > quarter).nonzero()[0]
+            tail[opposite] = _across_zero(code_a, code_b, left[opposite], steps.dtype)
+            largest = int(tail.max())
+        bits = np.bincount(np.frexp(tail.astype(np.float64))[1]).tolist()
+        stats.count(bits)
+        stats.unequal -= bits[0]
+    else:
+        counts.append(beyond)
+    stats.unequal += differing
+    stats.max_ulp = max(stats.max_ulp, largest)
+    stats.count(counts)
+
+
+def _places(flags: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return where the flags, which begin the scratch buffer, are set; meant for few of them."""
+    size = len(flags)
+    padded = _scratch.flags[: -(-size // 8) * 8]
+    padded[size:] = False
+    eights = padded.view(np.uint64)
+    words = (eights != 0).nonzero()[0]
+    within = eights[words].view(np.bool_).nonzero()[0]
+    places: NDArray[np.intp] = (words[within >> 3] << 3) + (within & 7)
+    return places
+
+
+def _across_zero(
+    code_a: NDArray[Any], code_b: NDArray[Any], places: NDArray[np.intp], word: np.dtype[Any]
+) -> NDArray[Any]:
+    """Return the steps between codes of opposite sign: the one down to zero and the other up."""
+    where = np.divmod(places, code_a.shape[1])
+    magnitude = (1 << (8 * word.itemsize - 1)) - 1
+    down, up = code_a[where] & magnitude, code_b[where] & magnitude
+    steps: NDArray[Any] = down.view(word) + up.view(word)
+    return steps

@@ -28,7 +28,7 @@ class Grid:
         """
         row, col = at
         rows = distances.shape[-2]
-        first = min(rows, self._height - row % self._height)
+        first = min(rows, -row % self._height)  # up to where a block begins
         whole = (rows - first) // self._height
         last = first + whole * self._height
         largest = 0.0

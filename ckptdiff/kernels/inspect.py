@@ -71,8 +71,8 @@ def summarise(views: Sequence[View]) -> Summary:
         zeros += int(weights[numbers == 0].sum())
         least, most = min(least, float(numbers.min())), max(most, float(numbers.max()))
         with np.errstate(over="ignore"):
-            total += float(np.dot(numbers, weights))
-            squares += float(np.dot(numbers * numbers, weights))
+            total += float((numbers * weights).sum())
+            squares += float((numbers * numbers * weights).sum())
         _, exponents = np.frexp(numbers[numbers != 0])
         if len(exponents):
             low = int(exponents.min())
@@ -89,7 +89,7 @@ def summarise(views: Sequence[View]) -> Summary:
         finite = np.isfinite(numbers)
         numbers, weights = numbers[finite], weights[finite]
         with np.errstate(over="ignore"):
-            deviations += float(np.dot((numbers - mean) ** 2, weights))
+            deviations += float(((numbers - mean) ** 2 * weights).sum())
         # Halved first: the whole range may be more than a float64 holds.
         width = most / 2 - least / 2
         place = (numbers / 2 - least / 2) / width * BINS if width else np.zeros(len(numbers))
