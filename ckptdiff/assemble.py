@@ -151,7 +151,7 @@ def _assemble_shards(checkpoint: Checkpoint, like: Assembled | None) -> Assemble
         for shard in checkpoint.shards
     ]
     architecture = like.architecture if like is not None else None
-    if architecture is None:
+    if like is None or (architecture is None and not like.checkpoint.config):
         architecture = guess_architecture({key for _, names in named for (key, _), _ in names})
     if architecture is None:
         natives = sorted({native for shard in checkpoint.shards for native in shard.tensors})

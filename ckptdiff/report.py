@@ -188,6 +188,8 @@ def _side_line(side: Assembled) -> str:
     parts = [printable(str(checkpoint.root)), checkpoint.format]
     if side.architecture is not None:
         parts.append(side.architecture.name)
+    elif checkpoint.format == "hf" and checkpoint.config:
+        parts.append(f"no rules for {printable(str(checkpoint.config.get('model_type')))}")
     if checkpoint.format != "hf":
         parts.append(f"TP {size.tp} PP {size.pp}")
         if size.vpp > 1:
