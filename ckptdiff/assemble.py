@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff import config as configs
 from ckptdiff.arch import find_architecture, guess_architecture
-from ckptdiff.arch.base import PADDING, fill_name, split_name, template
+from ckptdiff.arch.base import PADDING, fill_name
 from ckptdiff.arch.naming import split_native
 from ckptdiff.arch.order import in_model_order
 from ckptdiff.derived import derived_entry, is_derived
@@ -18,7 +18,7 @@ from ckptdiff.formats import hf
 from ckptdiff.tensors import ITEMSIZE, Rank
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from ckptdiff.arch.base import Architecture, ParamMapping
     from ckptdiff.config import ModelConfig
@@ -361,62 +361,10 @@ def _with_vocabulary(
     return config
 
 
-def scatter(
-    architecture: Architecture, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], tp: int
-) -> Iterator[tuple[int, str, list[tuple[str | None, Box, Box]]]]:
-    """Yield (tp rank, Megatron name, pieces) for every shard of the Hugging Face tensors `shapes`.
-
-    The rules read forward. Names are in megatron-core's local spelling, layers numbered over the
-    whole model. A piece says which box of which Hugging Face tensor (None: vocabulary padding)
-    fills which box of the shard. Rules none of whose tensors is in `shapes` are left out.
-    """
-    templates = defaultdict(list)
-    for name in shapes:
-        key, indices = split_name(name)
-        templates[key].append(indices)
-    for mapping in architecture.mappings:
-        for indices in sorted(templates.get(template(mapping.hf[0]), [])):
-            names = [fill_name(pattern, indices) for pattern in mapping.hf]
-            for rank in range(tp):
-                shard = fill_name(mapping.megatron, indices)
-                yield rank, shard, _forward(mapping, names, shapes, config, tp, rank)
-
-
-def _forward(
-    mapping: ParamMapping,
-    names: list[str],
-    shapes: Mapping[str, tuple[int, ...]],
-    config: ModelConfig,
-    tp: int,
-    rank: int,
-) -> list[tuple[str | None, Box, Box]]:
-    first = tuple((0, size) for size in shapes[names[0]])
-    if mapping.partition is None or mapping.dim is None:
-        return [(names[0], first, first)]
-    pieces = []
-    at = 0
-    for part in mapping.partition(config, tp, rank):
-        size = part.stop - part.start
-        source = None if part.source == PADDING else names[part.source]
-        whole = first if source is None else tuple((0, n) for n in shapes[source])
-        pieces.append(
-            (
-                source,
-                _cut(whole, mapping.dim, part.start, part.stop),
-                _cut(whole, mapping.dim, at, at + size),
-            )
-        )
-        at += size
-    return pieces
-
-
 def _whole(ref: TensorRef) -> Box:
     return tuple((0, size) for size in ref.shape)
 
 
 def _along(ref: TensorRef, dim: int, start: int, stop: int) -> Box:
-    return _cut(_whole(ref), dim, start, stop)
-
-
-def _cut(whole: Box, dim: int, start: int, stop: int) -> Box:
+    whole = _whole(ref)
     return (*whole[:dim], (start, stop), *whole[dim + 1 :])

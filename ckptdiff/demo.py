@@ -11,7 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.arch.llama import LLAMA
-from ckptdiff.assemble import scatter
+from ckptdiff.arch.scatter import scatter
 from ckptdiff.config import from_huggingface
 from ckptdiff.errors import BadArgument, UnreadableFile
 from ckptdiff.formats.torch_save import Data, save

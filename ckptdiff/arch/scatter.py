@@ -1,0 +1,68 @@
+"""Read a family's rules forward: which parts of which Hugging Face tensors make up a shard."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from ckptdiff.arch.base import PADDING, fill_name, split_name, template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ckptdiff.arch.base import Architecture, ParamMapping
+    from ckptdiff.config import ModelConfig
+    from ckptdiff.tensors import Box
+
+
+def scatter(
+    architecture: Architecture, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], tp: int
+) -> Iterator[tuple[int, str, list[tuple[str | None, Box, Box]]]]:
+    """Yield (tp rank, Megatron name, pieces) for every shard of the Hugging Face tensors `shapes`.
+
+    The rules read forward. Names are in megatron-core's local spelling, layers numbered over the
+    whole model. A piece says which box of which Hugging Face tensor (None: vocabulary padding)
+    fills which box of the shard. Rules none of whose tensors is in `shapes` are left out.
+    """
+    templates = defaultdict(list)
+    for name in shapes:
+        key, indices = split_name(name)
+        templates[key].append(indices)
+    for mapping in architecture.mappings:
+        for indices in sorted(templates.get(template(mapping.hf[0]), [])):
+            names = [fill_name(pattern, indices) for pattern in mapping.hf]
+            for rank in range(tp):
+                shard = fill_name(mapping.megatron, indices)
+                yield rank, shard, _forward(mapping, names, shapes, config, tp, rank)
+
+
+def _forward(
+    mapping: ParamMapping,
+    names: list[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    config: ModelConfig,
+    tp: int,
+    rank: int,
+) -> list[tuple[str | None, Box, Box]]:
+    first = tuple((0, size) for size in shapes[names[0]])
+    if mapping.partition is None or mapping.dim is None:
+        return [(names[0], first, first)]
+    pieces = []
+    at = 0
+    for part in mapping.partition(config, tp, rank):
+        size = part.stop - part.start
+        source = None if part.source == PADDING else names[part.source]
+        whole = first if source is None else tuple((0, n) for n in shapes[source])
+        pieces.append(
+            (
+                source,
+                _cut(whole, mapping.dim, part.start, part.stop),
+                _cut(whole, mapping.dim, at, at + size),
+            )
+        )
+        at += size
+    return pieces
+
+
+def _cut(whole: Box, dim: int, start: int, stop: int) -> Box:
+    return (*whole[:dim], (start, stop), *whole[dim + 1 :])
