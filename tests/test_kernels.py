@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 import os
@@ -21,7 +22,7 @@ from ckptdiff.kernels import compare as compare_module
 from ckptdiff.kernels import fast, memory
 from ckptdiff.kernels.compare import compare
 from ckptdiff.kernels.inspect import summarise, window
-from ckptdiff.kernels.stats import NO_NUMBER, Stats, block_size, level_bits, level_value
+from ckptdiff.kernels.stats import NO_NUMBER, Stats, block_size, level_value
 from ckptdiff.tensors import ITEMSIZE, Block, View
 
 if TYPE_CHECKING:
@@ -154,6 +155,14 @@ def expected(a: Raw, b: Raw, da: str, db: str) -> Expected:
     return Expected(stats, deltas, inexcusable)
 
 
+LADDER = [level_value(step) for step in range(NO_NUMBER)]
+
+
+def level(distance: float) -> int:
+    """Return the last level that begins at or below a distance; the first takes all small ones."""
+    return max(1, bisect.bisect_right(LADDER, distance) - 1) if distance else 0
+
+
 def expected_grid(shape: tuple[int, int], found: Expected) -> bytes:
     height, width = block_size(shape)
     levels = []
@@ -161,9 +170,7 @@ def expected_grid(shape: tuple[int, int], found: Expected) -> bytes:
         part = np.s_[row : row + height, col : col + width]
         with np.errstate(over="ignore"):
             largest = found.deltas[part].astype(np.float32).max()
-        levels.append(
-            NO_NUMBER if found.inexcusable[part].any() else level_bits(int(largest.view(np.uint32)))
-        )
+        levels.append(NO_NUMBER if found.inexcusable[part].any() else level(float(largest)))
     return bytes(levels)
 
 
@@ -599,18 +606,20 @@ def test_copies_that_drift_are_listed_with_their_differing_elements(store: Store
     assert stats.copies_differ == [(1, 6), (2, 50 * 300)]
 
 
-def test_levels_are_monotone_and_say_how_large_a_difference_is() -> None:
-    values = [level_value(level) for level in range(256)]
-    assert values == sorted(values)
-    assert (values[0], values[255]) == (0.0, math.inf)
-    assert values[1] == 2.0**-48
-    for level in range(1, NO_NUMBER):
-        pattern = int(np.float32(values[level]).view(np.uint32))
-        assert level_bits(pattern) == level
-        assert level_bits(pattern + 100) == level
-    assert level_bits(0) == 0
-    assert level_bits(1) == 1
-    assert level_bits(0x7F800000) == NO_NUMBER - 1
+def test_levels_rise_in_quarter_octaves() -> None:
+    values = [level_value(step) for step in range(256)]
+    assert values == sorted(set(values))
+    assert (values[0], values[1], values[255]) == (0.0, 2.0**-48, math.inf)
+    assert values[1:6] == [2.0**-48 * quarter for quarter in (1, 1.25, 1.5, 1.75, 2)]
+    assert values[NO_NUMBER - 1] == 1.25 * 2**15
+
+
+def test_levels_of_a_grid_are_those_of_its_differences(store: Store) -> None:
+    a = np.zeros((1, 64), np.float32)
+    b = np.geomspace(1e-18, 1e7, 64).astype(np.float32).reshape(1, 64)
+    b[0, 0] = 1e-45
+    block = Block((0, 0), store.put(a.view(np.uint32), "F32"), store.put(b.view(np.uint32), "F32"))
+    assert list(compare((1, 64), [block]).grid) == [level(float(value)) for value in b[0]]
 
 
 def test_a_file_that_ends_early_is_corrupt(store: Store) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +11,14 @@ from ckptdiff.kernels.dtypes import FLOATS, INTEGERS
 from ckptdiff.kernels.grid import Grid
 from ckptdiff.kernels.memory import matrix, release, same_bits
 from ckptdiff.kernels.stats import Stats
-from ckptdiff.tensors import ITEMSIZE
+from ckptdiff.tensors import ITEMSIZE, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from ckptdiff.tensors import Block, View
+    from ckptdiff.tensors import Block
 
 STRETCH = 1 << 20  # bytes of one side that one memcmp looks at
 RELEASE = 8 << 20  # bytes of one side, gaps between rows included, that stay mapped
@@ -66,7 +65,8 @@ def _numel(view: View) -> int:
 
 def _crop(view: View, at: tuple[int, int], shape: tuple[int, int]) -> View:
     first = at[0] * view.stride[0] + at[1] * view.stride[1]
-    return replace(view, offset=view.offset + first * ITEMSIZE[view.dtype], shape=shape)
+    offset = view.offset + first * ITEMSIZE[view.dtype]
+    return View(view.file, offset, shape, view.stride, view.dtype)
 
 
 def _is_whole(view: View) -> bool:

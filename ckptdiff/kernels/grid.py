@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptdiff.kernels.stats import NO_NUMBER, block_size, grid_shape, level_bits
+from ckptdiff.kernels.stats import LEVEL_BASE, LEVEL_SHIFT, NO_NUMBER, block_size, grid_shape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,9 +56,6 @@ class Grid:
 
     def levels(self) -> bytes:
         """Return the level of each block, row by row."""
-        patterns: list[Any] = self._maxima.view(np.uint32).reshape(-1).tolist()
-        without = self._no_number.reshape(-1).tolist()
-        return bytes(
-            NO_NUMBER if none else level_bits(pattern)
-            for pattern, none in zip(patterns, without, strict=True)
-        )
+        levels = (self._maxima.view(np.int32) >> LEVEL_SHIFT) - LEVEL_BASE
+        levels = np.where(self._maxima > 0, np.clip(levels, 1, NO_NUMBER - 1), 0)
+        return np.where(self._no_number, NO_NUMBER, levels).astype(np.uint8).tobytes()

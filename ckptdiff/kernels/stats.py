@@ -9,21 +9,16 @@ GRID = 64  # at most this many blocks down and across
 NO_NUMBER = 255  # the level of a block where one side alone is NaN or infinite
 
 # Levels are quarter octaves (four linear steps to a power of two), the upper ten bits of a float32:
-# 1 is everything below 2**-48, 254 everything from 1.25 * 2**15 on.
-_STEPS = 21  # bits of a float32 below the two leading bits of its mantissa
-_BASE = ((127 - 48) << 2) - 1
-
-
-def level_bits(bits: int) -> int:
-    """Return the level of the float32 whose bit pattern this is, 0 for zero."""
-    return min(max((bits >> _STEPS) - _BASE, 1), NO_NUMBER - 1) if bits else 0
+# 1 is everything below 2**-48, 254 everything from 1.25 * 2**15 on, 0 is exactly zero.
+LEVEL_SHIFT = 21  # bits of a float32 below the two leading bits of its mantissa
+LEVEL_BASE = ((127 - 48) << 2) - 1
 
 
 def level_value(level: int) -> float:
     """Return the smallest |a-b| of a level: 0 for 0, infinity for `NO_NUMBER`."""
     if level in (0, NO_NUMBER):
         return 0.0 if level == 0 else float("inf")
-    value: float = struct.unpack("<f", struct.pack("<I", (level + _BASE) << _STEPS))[0]
+    value: float = struct.unpack("<f", struct.pack("<I", (level + LEVEL_BASE) << LEVEL_SHIFT))[0]
     return value
 
 
