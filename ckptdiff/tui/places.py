@@ -25,6 +25,11 @@ class Side:
     assembled: Assembled
     assembly: Assembly | None
     neighbours: tuple[Assembly, ...] = ()  # what may share stored tensors with it
+    alone: bool = False  # there is no other side to tell it from
+
+    @property
+    def label(self) -> str:
+        return " " if self.alone else self.letter
 
 
 def sides_of(session: Comparison, name: str) -> list[Side]:
@@ -36,7 +41,9 @@ def sides_of(session: Comparison, name: str) -> list[Side]:
             continue
         tensors = assembled.tensors
         beside = [tensors[other] for other in (layer.names if layer else ()) if other in tensors]
-        sides.append(Side(letter, assembled, tensors.get(name), tuple(beside)))
+        sides.append(
+            Side(letter, assembled, tensors.get(name), tuple(beside), alone=session.browsing)
+        )
     return sides
 
 

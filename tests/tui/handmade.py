@@ -1,11 +1,26 @@
-"""Small assembled checkpoints written by hand: no file is read."""
+"""Small assembled checkpoints made by hand, and an app that shows one screen of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from textual.app import App
+
+import ckptdiff.tui
 from ckptdiff.assemble import Assembled, Assembly, Copy, Piece
-from ckptdiff.tensors import Checkpoint, Parallelism, Rank, TensorRef, contiguous
+from ckptdiff.diff import diff
+from ckptdiff.executor import InlineExecutor
+from ckptdiff.tensors import Checkpoint, Entry, Parallelism, Rank, TensorRef, contiguous
+from ckptdiff.tui.application import CkptDiffApp
+from ckptdiff.tui.inventory import take_inventory
+from ckptdiff.tui.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from textual.pilot import Pilot
 
 LAYER = "model.layers.0."
 Q, K, V = (f"{LAYER}self_attn.{p}_proj.weight" for p in "qkv")
@@ -99,3 +114,99 @@ def megatron() -> Assembled:
     root = Path("/ckpt/mg")
     checkpoint = Checkpoint(root, "megatron", {}, Parallelism(tp=2), (), ())
     return Assembled(checkpoint, None, None, tensors, (), {})
+
+
+# ── a pair whose files exist ─────────────────────────────────────────────────────────────────────
+
+EQUAL, CHANGED, TALL, LONE = "layers.0.a.weight", "layers.0.b.weight", "c.weight", "d.weight"
+PEAK = (5, 7)  # where CHANGED differs most
+
+
+def written(folder: Path) -> tuple[Assembled, Assembled]:
+    """Write a pair: A whole, B in two shards of columns. Two elements of CHANGED differ."""
+    (folder / "a").mkdir()
+    (folder / "b").mkdir()
+    values = np.arange(48, dtype=np.float32).reshape(6, 8)
+    changed = values.copy()
+    changed[2, 3] += 1
+    changed[PEAK] -= 4
+    a, b = {}, {}
+    for name, one, other in (
+        (EQUAL, values, values),
+        (CHANGED, values, changed),
+        (TALL, values, values[:4]),
+        (LONE, values, None),
+    ):
+        a[name] = _stored(folder / "a" / f"{name}.bin", name, [one])
+        if other is not None:
+            b[name] = _stored(folder / "b" / f"{name}.bin", name, [other[:, :4], other[:, 4:]])
+    entries = (
+        Entry("args.num_layers", "value", "1"),
+        Entry("args.[bold]tokenizer", "value", "[red]\x1b[2J"),
+        Entry("optimizer.exp_avg", "tensor", "F32 48"),
+    )
+    sides = []
+    for letter, tensors, sizes, others in (
+        ("a", a, Parallelism(), ()),
+        ("b", b, Parallelism(tp=2), entries),
+    ):
+        kind = "hf" if letter == "a" else "megatron"
+        checkpoint = Checkpoint(folder / letter, kind, {}, sizes, (), (), others)
+        sides.append(Assembled(checkpoint, None, None, tensors, (), {}))
+    return sides[0], sides[1]
+
+
+def _stored(file: Path, name: str, parts: Sequence[np.ndarray[Any, Any]]) -> Assembly:
+    pieces = []
+    rows, columns = parts[0].shape[0], sum(part.shape[1] for part in parts)
+    at = 0
+    for rank, part in enumerate(parts):
+        place = file.with_suffix(f".{rank}")
+        place.write_bytes(bytes(16) + part.tobytes())
+        ref = TensorRef(name, part.shape, "F32", place, 16, contiguous(part.shape))
+        width = part.shape[1]
+        of = ((0, rows), (0, width))
+        pieces.append(Piece(ref, Rank(rank), of, ((0, rows), (at, at + width))))
+        at += width
+    return Assembly(name, (rows, columns), "F32", tuple(pieces))
+
+
+def session_of(*sides: Assembled, ascii_only: bool = False, compare: bool = True) -> Session:
+    """Return a session of one side or two, compared."""
+    paths = [side.checkpoint.root for side in sides]
+    session = Session(paths, make_executor=InlineExecutor, ascii_only=ascii_only)
+    a, b = sides[0], sides[1] if len(sides) > 1 else None
+    session.open(take_inventory(list(a.tensors), a, b), a, b)
+    session.phase = "ready"
+    if b is not None and compare:
+        session.start(session.names)
+        for result in diff(a, b, InlineExecutor()):
+            session.add(result)
+        session.finish("done")
+    return session
+
+
+class Host(App[None]):
+    """Shows one screen in the program's own style, and keeps what is copied."""
+
+    CSS_PATH = Path(ckptdiff.tui.__file__).with_name("app.tcss")
+    HORIZONTAL_BREAKPOINTS = CkptDiffApp.HORIZONTAL_BREAKPOINTS
+    VERTICAL_BREAKPOINTS = CkptDiffApp.VERTICAL_BREAKPOINTS
+
+    def __init__(self, screen: Any) -> None:
+        super().__init__()
+        self._shown = screen
+        self.copied: list[str] = []
+
+    async def on_mount(self) -> None:
+        await self.push_screen(self._shown)
+
+    def copy(self, text: str) -> None:
+        self.copied.append(text)
+
+
+async def settle(app: App[Any], pilot: Pilot[Any]) -> None:
+    """Wait until workers are done and messages are drained."""
+    await pilot.pause()
+    await app.workers.wait_for_complete()
+    await pilot.pause()

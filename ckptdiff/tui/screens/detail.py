@@ -65,6 +65,13 @@ class DetailScreen(BaseScreen[None]):
             tooltip="show the values around the largest difference",
         ),
         Binding(
+            "i",
+            "statistics",
+            "Statistics",
+            id="detail.statistics",
+            tooltip="read the whole tensor for its distribution",
+        ),
+        Binding(
             "m,plus",
             "maximise",
             "Maximise",
@@ -79,13 +86,6 @@ class DetailScreen(BaseScreen[None]):
             "Copy Python",
             id="detail.copy_python",
             tooltip="copy Python that reads this tensor from its files",
-        ),
-        Binding(
-            "i",
-            "statistics",
-            "Statistics",
-            id="detail.statistics",
-            tooltip="read the whole tensor for its distribution",
         ),
     ]
     DEFAULT_CSS = """
@@ -144,6 +144,7 @@ class DetailScreen(BaseScreen[None]):
     def on_mount(self) -> None:
         self.show(self.tensor)
         self.set_interval(LOOK_SECONDS, self._look)
+        self.watch(self, "maximized", self._fill, init=False)
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────
 
@@ -260,14 +261,6 @@ class DetailScreen(BaseScreen[None]):
         from ckptdiff.tui.screens.values import ValuesScreen
 
         self.app.push_screen(ValuesScreen(self.session, self.tensor, block=block))
-
-    def action_maximise(self) -> None:
-        super().action_maximise()
-        self._fill()
-
-    def action_escape(self) -> None:
-        super().action_escape()
-        self._fill()
 
     def _fill(self) -> None:
         """Describe every rank where there is room for it."""

@@ -115,7 +115,7 @@ def map_lines(sides: Sequence[Side], look: Look) -> list[Line]:
 
 
 def _side_lines(side: Side, look: Look) -> list[Line]:
-    head: Span = (f"{side.letter}  ", "strong")
+    head: Span = (f"{side.label}  ", "strong")
     assembly, checkpoint = side.assembly, side.assembled.checkpoint
     if assembly is None:
         return [line(head, (f"not in {side.letter}", "dim"))]

@@ -121,7 +121,7 @@ def place_lines(
     lines: list[Line] = []
     for side in sides:
         parts = place_parts(side, index)
-        head: Span = (f"{side.letter}  ", "strong")
+        head: Span = (f"{side.label}  ", "strong")
         whole = "  ".join(parts)
         if len(whole) + 3 <= width or len(parts) < 3:
             lines.append(line(head, whole))

@@ -1,0 +1,196 @@
+"""Everything in a checkpoint that is not a weight: arguments, optimizer, random states, buffers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.content import Content
+
+from ckptdiff.errors import BadArgument
+from ckptdiff.pattern import matcher
+from ckptdiff.report import printable
+from ckptdiff.tui.figures import wrapped
+from ckptdiff.tui.painted import Words, line
+from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.widgets.entry_list import EntryList
+from ckptdiff.tui.widgets.filter_line import FilterLine
+from ckptdiff.tui.words import plural, shorten
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+    from textual.widgets import Input
+
+    from ckptdiff.tensors import Entry
+    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.comparison import Side
+    from ckptdiff.tui.painted import Line
+    from ckptdiff.tui.session import Session
+
+DETAIL_LINES = 5
+
+
+class EntriesScreen(BaseScreen[None]):
+    """One side at a time; the text of the entry under the cursor is below the list."""
+
+    app: CkptDiffApp
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "slash",
+            "filter",
+            "Filter",
+            key_display="/",
+            id="entries.filter",
+            tooltip="show only entries whose name or value matches: words, or re:PATTERN",
+        ),
+        Binding("s", "side", "Other side", id="entries.side", tooltip="show the other checkpoint"),
+        Binding("y", "copy_name", "Copy name", id="entries.copy", tooltip="copy the name"),
+        Binding(
+            "Y", "copy_text", "Copy value", id="entries.copy_text", tooltip="copy name and value"
+        ),
+    ]
+    DEFAULT_CSS = """
+    EntriesScreen {
+        #entries-title { height: 1; padding: 0 1; }
+        #entry { height: 5; padding: 0 1; }
+        #filter { height: auto; }
+        &.-ascii EntryList, &.-ascii EntryList:focus { border: ascii $foreground 60%; }
+        &.-ascii EntryList { scrollbar-size-vertical: 0; }
+    }
+    """
+
+    def __init__(self, session: Session, side: Side = "a") -> None:
+        super().__init__()
+        self.session = session
+        self.side: Side = side
+        self.filter = ""
+        self.set_class(session.ascii_only, "-ascii")
+
+    def compose_body(self) -> ComposeResult:
+        yield Words(id="entries-title")
+        yield EntryList(ascii_only=self.session.ascii_only)
+        yield Container(id="filter")
+        yield Words(id="entry")
+
+    def on_mount(self) -> None:
+        self.query_one("#entries-title", Words).show(self._title)
+        self.query_one("#entry", Words).show(self._entry)
+        self.query_one(EntryList).focus()
+        self._show()
+
+    # ── showing ──────────────────────────────────────────────────────────────────────────────
+
+    def _all(self) -> list[Entry]:
+        assembled = self.session.a if self.side == "a" else self.session.b
+        if assembled is None:
+            return []
+        return [*assembled.checkpoint.entries, *assembled.derived]
+
+    def _show(self) -> None:
+        entries = self._all()
+        total = len(entries)
+        rows = self.query_one(EntryList)
+        empty = f"{self.side.upper()} holds nothing but weights."
+        if self.filter:
+            inverted = self.filter.startswith("!")
+            matches = matcher(self.filter.removeprefix("!").strip())
+            entries = [e for e in entries if matches(f"{e.name} {e.text}") is not inverted]
+            empty = f"No entry matches '{printable(self.filter)}'. Esc clears the filter."
+        rows.border_title = Content(
+            f"Entries  / {printable(self.filter)}" if self.filter else "Entries"
+        )
+        count = plural(total, "entry").replace("entrys", "entries")
+        shown = f"{len(entries):,} of {count}" if self.filter else count
+        rows.border_subtitle = Content(shown)
+        rows.show(entries, empty)
+        self.query_one("#entries-title", Words).changed()
+        self.refresh_bindings()
+
+    def _title(self, width: int) -> list[Line]:
+        path = str(self.session.paths[0 if self.side == "a" else 1])
+        letter = "" if self.session.browsing else f"{self.side.upper()}  "
+        words = "what is not a weight"
+        room = width - len(letter) - len(words) - 2
+        path = shorten(printable(path), room, ascii_only=self.session.ascii_only)
+        return [line((f"{letter}{path:<{room}}", "strong"), f"  {words}")]
+
+    def _entry(self, width: int) -> list[Line]:
+        entry = self.query_one(EntryList).entry
+        if entry is None:
+            return []
+        text = printable(entry.text) or f"{entry.kind}, of which nothing more is shown"
+        lines = wrapped(printable(entry.name), width, "strong") + wrapped(text, width)
+        if len(lines) > DETAIL_LINES:
+            lines = [*lines[: DETAIL_LINES - 1], line(("Y copies all of it.", "dim"))]
+        return lines
+
+    def on_entry_list_cursor_moved(self, message: EntryList.CursorMoved) -> None:
+        message.stop()
+        self.query_one("#entry", Words).changed()
+
+    # ── keys ─────────────────────────────────────────────────────────────────────────────────
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "side" and self.session.browsing:
+            return False
+        return super().check_action(action, parameters)
+
+    def why_not(self, action: str) -> str | None:
+        if action == "side" and self.session.b is None:
+            return "The other side is not open yet."
+        if action in ("copy_name", "copy_text") and self.is_mounted:
+            return None if self.query_one(EntryList).entries else "There is no entry to copy."
+        return None
+
+    def action_side(self) -> None:
+        self.side = "b" if self.side == "a" else "a"
+        self._show()
+
+    def action_copy_name(self) -> None:
+        entry = self.query_one(EntryList).entry
+        if entry is not None:
+            self.app.copy(entry.name)
+
+    def action_copy_text(self) -> None:
+        entry = self.query_one(EntryList).entry
+        if entry is not None:
+            self.app.copy(f"{entry.name} = {entry.text}")
+
+    def action_escape(self) -> None:
+        if self.filter:
+            self.set_filter("")
+        else:
+            super().action_escape()
+
+    # ── the filter ───────────────────────────────────────────────────────────────────────────
+
+    def action_filter(self) -> None:
+        slot = self.query_one("#filter")
+        if slot.children:
+            slot.children[0].focus()
+            return
+        field = FilterLine(self.filter)
+        slot.mount(field)
+        field.focus()
+
+    def set_filter(self, text: str) -> None:
+        """Show what matches; an expression that is not whole yet changes nothing."""
+        try:
+            matcher(text.strip().removeprefix("!").strip())
+        except BadArgument as error:
+            self.query_one("#filter").border_subtitle = Content(printable(str(error)))
+            return
+        self.filter = text.strip()
+        self._show()
+
+    def on_input_changed(self, message: Input.Changed) -> None:
+        message.stop()
+        self.set_filter(message.value)
+
+    def on_filter_line_closed(self, message: FilterLine.Closed) -> None:
+        message.stop()
+        if message.cleared:
+            self.set_filter("")
+        self.query_one("#filter").remove_children()
+        self.query_one(EntryList).focus()
