@@ -11,7 +11,7 @@ from textual.app import App
 
 from ckptdiff.arch.llama import LLAMA
 from ckptdiff.config import ModelConfig
-from ckptdiff.kernels.stats import NO_NUMBER, level_bits, level_value
+from ckptdiff.kernels.stats import NO_NUMBER, level_value
 from ckptdiff.shards import Boundaries, boundaries
 from ckptdiff.tui.painted import plain
 from ckptdiff.tui.widgets.heat_map import Heat, HeatMap, heat_lines, resample, shade
@@ -19,9 +19,12 @@ from ckptdiff.tui.widgets.heat_map import Heat, HeatMap, heat_lines, resample, s
 if TYPE_CHECKING:
     from ckptdiff.assemble import Assembled
 
-ONE = level_bits(0x3F80_0000)  # the level of 1.0
-HALF = level_bits(0x3F00_0000)
-FIFTH = level_bits(0x3E4C_CCCD)
+# Levels are quarters of an octave: four steps down from that of 1.0 is that of 0.5.
+ONE, HALF, FIFTH = 193, 189, 183
+
+
+def test_the_levels_used_here_are_what_they_are_called() -> None:
+    assert [level_value(level) for level in (ONE, HALF, FIFTH)] == [1.0, 0.5, 0.1875]
 
 
 def test_cells_have_the_maximum_of_their_blocks() -> None:
