@@ -158,6 +158,19 @@ class CkptDiffApp(App[None]):
         self.notify(reason, markup=False)
         return True
 
+    async def action_quit(self) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """End the program; its exit code is 2 if what it was started for could not be opened."""
+        self.exit(return_code=2 if self._failed() else 0)
+
+    def _failed(self) -> bool:
+        from ckptdiff.tui.screens.comparing import ComparingScreen
+
+        sessions = [s.session for s in self.screen_stack if isinstance(s, ComparingScreen)]
+        return any(session.phase == "failed" for session in sessions)
+
     def action_interrupt(self) -> None:
         """Ctrl+C stops the running job, as in a shell; without one it says how to leave."""
         from ckptdiff.tui.screens.comparing import ComparingScreen

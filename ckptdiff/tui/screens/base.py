@@ -13,6 +13,8 @@ from ckptdiff.tui.widgets.too_small import TooSmall
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
+    from ckptdiff.tui.application import CkptDiffApp
+
 ResultT = TypeVar("ResultT")
 
 
@@ -20,6 +22,7 @@ class BaseScreen(Screen[ResultT]):
     """A screen with a key line at its bottom; subclasses yield the rest from `compose_body`."""
 
     ALLOW_IN_MAXIMIZED_VIEW = "KeyLine, TooSmall"
+    app: CkptDiffApp
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "question_mark,f1",
@@ -72,7 +75,7 @@ class BaseScreen(Screen[ResultT]):
         self.dismiss()
 
     def action_leave(self) -> None:
-        self.app.exit()
+        self.app.leave()
 
     def action_maximise(self) -> None:
         if self.maximized is not None:

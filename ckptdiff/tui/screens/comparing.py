@@ -188,8 +188,8 @@ class ComparingScreen(BaseScreen[None]):
 
     def on_comparison_started(self, message: ComparisonStarted) -> None:
         if message.job == self._job:
-            self._take_results()
             self.session.start(message.names)
+            self._take_results()
             self.results_changed(rows=self.session.is_live)
             self.state_changed()
 

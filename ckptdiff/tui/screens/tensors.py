@@ -343,7 +343,7 @@ class TensorsScreen(ComparingScreen):
 
     # ── the filter ───────────────────────────────────────────────────────────────────────────
 
-    def action_filter(self) -> None:
+    async def action_filter(self) -> None:
         from ckptdiff.tui.widgets.filter_line import FilterLine
 
         slot = self.query_one("#filter")
@@ -352,7 +352,7 @@ class TensorsScreen(ComparingScreen):
             return
         bang = "!" if self.session.inverted else ""
         line = FilterLine(bang + self.session.filter)
-        slot.mount(Horizontal(Static("/", id="slash"), line))
+        await slot.mount(Horizontal(Static("/", id="slash"), line))
         line.focus()
 
     def set_filter(self, text: str) -> None:

@@ -1,0 +1,71 @@
+"""An app on a fake engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fakes import A, B, Clock, FakeEngine, layer, result
+from harness import NOW
+
+from ckptdiff.tui.application import CkptDiffApp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _a_terminal_of_many_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "SSH_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    """Some of everything in layers 0 to 2; the other 9 tensors are the same."""
+    engine = FakeEngine(
+        {
+            layer(0, "self_attn.q_proj.weight"): result(
+                layer(0, "self_attn.q_proj.weight"), "differ"
+            ),
+            layer(1, "self_attn.k_proj.weight"): result(
+                layer(1, "self_attn.k_proj.weight"), "shape"
+            ),
+            layer(1, "mlp.down_proj.weight"): result(layer(1, "mlp.down_proj.weight"), "close"),
+            layer(2, "mlp.down_proj.weight"): result(
+                layer(2, "mlp.down_proj.weight"), "differ", max_abs=0.5
+            ),
+            "lm_head.weight": result("lm_head.weight", "only_a"),
+        }
+    )
+    yield engine
+    engine.gate.set()
+    if engine.reading is not None:
+        engine.reading.set()
+
+
+@pytest.fixture
+def make_app(engine: FakeEngine, tmp_path: Path) -> Callable[..., CkptDiffApp]:
+    """Make apps that share settings and history, as runs one after the other do."""
+
+    def make(*paths: Path, **options: Any) -> CkptDiffApp:
+        options.setdefault("clock", engine.clock)
+        options.setdefault("now", Clock(NOW))
+        return CkptDiffApp(
+            paths,
+            engine=options.pop("engine", engine),
+            settings_file=tmp_path / "config" / "settings.json",
+            history=options.pop("history", None),
+            **options,
+        )
+
+    return make
+
+
+@pytest.fixture
+def app(make_app: Callable[..., CkptDiffApp]) -> CkptDiffApp:
+    """Compare A and B."""
+    return make_app(A, B)

@@ -1,0 +1,67 @@
+"""How tests wait for an app and look at it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from textual.widgets import Static
+
+from ckptdiff.tui.screens.tensors import TensorsScreen
+from ckptdiff.tui.widgets.tensor_list import TensorList
+
+if TYPE_CHECKING:
+    from textual.app import App
+    from textual.pilot import Pilot
+    from textual.widget import Widget
+
+    from ckptdiff.tui.application import CkptDiffApp
+
+
+NOW = 1_764_000_000.0  # what the wall clock of these tests says
+
+
+async def settle(app: App[None], pilot: Pilot[None]) -> None:
+    """Wait until the workers have nothing to do and what they said is shown."""
+    for _ in range(3):
+        await pilot.pause()
+        while any(worker.is_running for worker in app.workers):
+            await asyncio.sleep(0.005)
+    await pilot.pause()
+
+
+async def until_compared(app: CkptDiffApp, pilot: Pilot[None], count: int) -> None:
+    """Wait until this many results are on the screen while the comparison is held up."""
+    while tensors(app).session.compared < count:
+        await pilot.pause(0.01)
+    await pilot.pause()
+
+
+def tensors(app: App[None]) -> TensorsScreen:
+    """Return the main screen, wherever it is in the stack."""
+    return next(screen for screen in app.screen_stack if isinstance(screen, TensorsScreen))
+
+
+def rows(app: App[None]) -> TensorList:
+    return tensors(app).query_one(TensorList)
+
+
+def lines(widget: Widget) -> list[str]:
+    """Return the text that a widget shows, without blanks at the end of its lines."""
+    if isinstance(widget, TensorList):
+        strips = [widget.render_line(y) for y in range(widget.scrollable_content_region.height)]
+        return ["".join(segment.text for segment in strip).rstrip() for strip in strips]
+    return str(widget.render()).splitlines()
+
+
+def text(app: App[None], selector: str) -> str:
+    return "\n".join(lines(app.screen.query_one(selector)))
+
+
+def toasts(app: App[None]) -> list[str]:
+    """Return what was said in toasts, the latest last."""
+    return [notification.message for notification in app._notifications]
+
+
+def static(app: App[None], selector: str) -> str:
+    return str(app.screen.query_one(selector, Static).content)
