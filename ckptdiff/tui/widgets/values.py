@@ -249,10 +249,9 @@ class Values(Painted, can_focus=True):
         lines = grid_lines(
             self.found, rows, columns, dtypes=self._dtypes, cursor=self.cursor, bits=self.bits
         )
-        lines += [()] * (height - len(lines) - 2 - 2 * len(self.sides))
-        lines.append(self._state())
-        lines.append(self._element())
-        return lines + place_lines(self.sides, self.index, width, ascii_only=self.ascii_only)
+        places = place_lines(self.sides, self.index, width, ascii_only=self.ascii_only)
+        lines += [()] * (height - len(lines) - 2 - len(places))
+        return [*lines, self._state(), self._element(), *places]
 
     def _state(self) -> Line:
         if self.error:
