@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.content import Content
+from textual.style import Style
 from textual.widget import Widget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from textual.geometry import Size
-    from textual.style import Style
 
     Span = tuple[str, str]  # text and its role: a component class of Painted, or none
     Line = tuple[Span, ...]
@@ -98,9 +98,15 @@ class Painted(Widget):
             if number:
                 parts.append("\n")
             for text, role in spans:
-                style = self.get_visual_style(f"painted--{role}", partial=True) if role else None
-                parts.append(text if style is None else (text, style))
+                parts.append((text, self._style(role)) if role else text)
         return Content.assemble(*parts)
+
+    def _style(self, role: str) -> Style:
+        style = self.get_visual_style(f"painted--{role}", partial=True)
+        # Textual leaves `reverse` out of visual styles.
+        if self.get_component_styles(f"painted--{role}").text_style.reverse:
+            style += Style(reverse=True)
+        return style
 
 
 class Words(Painted):

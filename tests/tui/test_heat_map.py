@@ -86,10 +86,19 @@ def test_the_map_in_ascii() -> None:
 
 def test_a_number_on_one_side_alone_has_its_own_mark() -> None:
     heat = Heat((1, 2), bytes([NO_NUMBER, ONE]), (1, 2), 1.0)
-    drawn = plain(heat_lines(heat, 60, 8, cursor=(0, 0)))
+    drawn = plain(heat_lines(heat, 70, 8, cursor=(0, 0)))
     assert drawn[0] == " XXXX████"
     assert drawn[-2].endswith("X NaN or Inf on one side")
     assert drawn[-1] == "rows 0:1, columns 0:1  NaN or Inf on one side"
+
+
+def test_below_a_narrow_map_the_words_are_fewer_but_none_is_cut_off() -> None:
+    drawn = plain(heat_lines(MAP, 35, 9, cursor=(1, 1)))
+    assert drawn[-3:] == [
+        "0 ░ 2.5e-01 ▒ 5.0e-01 ▓ 7.5e-01 █",
+        "═ 2 ranks  │ 2 heads",
+        "1:2, 1:2  max|d| ≥ 5.0e-01",
+    ]
 
 
 def test_ticks_that_would_mark_every_line_are_left_to_the_legend() -> None:
@@ -172,6 +181,21 @@ async def test_the_cursor_walks_the_cells_and_enter_opens_one() -> None:
         assert app.opened == [(range(1, 2), range(2, 3))]
         await pilot.press("up", "up", "up", "left", "h", "h", "h")
         assert heat.element == (0, 0)
+
+
+async def test_the_cursor_is_seen_without_colour() -> None:
+    app = Shown()
+    async with app.run_test(size=(44, 10)) as pilot:
+        heat = app.query_one(HeatMap)
+        heat.show(Heat((4, 4), bytes([ONE] * 16), (4, 4), 1.0), at=(1, 2))
+        await pilot.pause()
+        reversed_cells = [
+            (y, segment.text)
+            for y, strip in enumerate(app.screen._compositor.render_strips())
+            for segment in strip
+            if segment.style is not None and segment.style.reverse
+        ]
+        assert reversed_cells == [(1, "████")]
 
 
 async def test_a_map_without_blocks_says_why() -> None:

@@ -94,7 +94,7 @@ def heat_lines(
 ) -> list[Line]:
     """Draw the map with its ticks, its scale and the cell under the cursor."""
     cells, wide = layout(heat, width, height)
-    below = _legend(heat, cells, ascii_only=ascii_only)
+    below = _legend(heat, cells, width, ascii_only=ascii_only)
     ticks = ASCII_TICKS if ascii_only else TICKS
     beside = _ticks(heat, 0, cells.rows, {word: pair[0] for word, pair in ticks.items()})
     beneath = _ticks(heat, 1, cells.columns, {word: pair[1] for word, pair in ticks.items()})
@@ -111,7 +111,7 @@ def heat_lines(
     if beneath.strip():
         lines.append(line(" ", ("".join(tick.ljust(wide) for tick in beneath), "dim")))
     if at is not None:
-        below.append(_cell_line(cells, at, ascii_only=ascii_only))
+        below.append(_cell_line(cells, at, width, ascii_only=ascii_only))
     return (lines + below)[: max(height, len(lines))]
 
 
@@ -124,28 +124,41 @@ def layout(heat: Heat, width: int, height: int) -> tuple[Cells, int]:
     return resample(heat, room, across), min(WIDEST_CELL, max(1, (width - 1) // across))
 
 
-def _legend(heat: Heat, cells: Cells, *, ascii_only: bool) -> list[Line]:
+def _legend(heat: Heat, cells: Cells, width: int, *, ascii_only: bool) -> list[Line]:
     """Return the lines below the map: its scale and its ticks."""
     shades = ASCII_SHADES if ascii_only else SHADES
-    scale = f"{shades[0]} 0 " if ascii_only else "0 "
+    parts = [f"{shades[0]} 0" if ascii_only else "0"]
     if heat.top:
-        steps = [format_number(heat.top * quarter / 4) for quarter in (1, 2, 3, 4)]
-        scale += " ".join(f"{mark} {step}" for mark, step in zip(shades[1:], steps, strict=True))
+        parts += [
+            f"{mark} {format_number(heat.top * quarter / 4)}"
+            for quarter, mark in enumerate(shades[1:], start=1)
+        ]
+    while len(" ".join(parts)) > width and len(parts) > 2:
+        parts[-1] = shades[-1]  # the largest is told elsewhere
+        if len(" ".join(parts)) > width:
+            del parts[-2]
+    scale = " ".join(parts)
     if NO_NUMBER in heat.levels:
-        scale += f"  {NO_NUMBER_MARK} NaN or Inf on one side"
+        words = (f"{NO_NUMBER_MARK} NaN or Inf on one side", f"{NO_NUMBER_MARK} NaN, Inf")
+        scale = _first_that_fits([f"{scale}  {word}" for word in words], width)
     lines = [line((scale, "dim"))]
-    ticks = ASCII_TICKS if ascii_only else TICKS
-    words = []
+    long, short = [], []
     for found in heat.boundaries:
         count, axis = len(found.starts) + 1, "columns" if found.axis else "rows"
         edges = [0, *found.starts, heat.shape[found.axis]]
         sizes = {stop - start for start, stop in pairwise(edges)}
-        each = f"{count} {found.word}s" + (f" of {sizes.pop()} {axis}" if len(sizes) == 1 else "")
+        ticks = (ASCII_TICKS if ascii_only else TICKS)[found.word]
         drawn = _fits(found, (cells.rows, cells.columns)[found.axis])
-        words.append(f"{ticks[found.word][found.axis]} {each}" if drawn else each)
-    if words:
-        lines.append(line(("  ".join(words), "dim")))
+        words = f"{ticks[found.axis]} " if drawn else "", f"{count} {found.word}s"
+        short.append("".join(words))
+        long.append(short[-1] + (f" of {sizes.pop()} {axis}" if len(sizes) == 1 else ""))
+    if long:
+        lines.append(line((_first_that_fits(["  ".join(long), "  ".join(short)], width), "dim")))
     return lines
+
+
+def _first_that_fits(texts: Sequence[str], width: int) -> str:
+    return next((text for text in texts if len(text) <= width), texts[-1][:width])
 
 
 def _fits(found: Boundaries, spans: Sequence[range]) -> bool:
@@ -173,14 +186,18 @@ def _cell_at(cells: Cells, element: tuple[int, int]) -> tuple[int, int]:
     return down, across
 
 
-def _cell_line(cells: Cells, at: tuple[int, int], *, ascii_only: bool) -> Line:
+def _cell_line(cells: Cells, at: tuple[int, int], width: int, *, ascii_only: bool) -> Line:
     rows, columns, level = cells.rows[at[0]], cells.columns[at[1]], cells.values[at[0]][at[1]]
     if level == NO_NUMBER:
         worth = "NaN or Inf on one side"
     else:
         least = f"max|d| {'>=' if ascii_only else '≥'} {format_number(level_value(level))}"
         worth = least if level else "no difference"
-    place = f"rows {rows.start}:{rows.stop}, columns {columns.start}:{columns.stop}"
+    places = [
+        f"rows {rows.start}:{rows.stop}, columns {columns.start}:{columns.stop}",
+        f"{rows.start}:{rows.stop}, {columns.start}:{columns.stop}",
+    ]
+    place = _first_that_fits(places, width - len(worth) - 2)
     return line((place, "strong"), f"  {worth}")
 
 
