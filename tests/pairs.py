@@ -72,6 +72,12 @@ def write_plain(folder: Path, tensors: Mapping[str, Tensor]) -> Path:
     return folder
 
 
+def bits(tensor: Tensor) -> Tensor:
+    """Return the same memory as integers."""
+    sizes = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.view(sizes[tensor.element_size()])
+
+
 def config_of(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     return config
