@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.formats import read_entries
 from ckptdiff.text import format_bytes, format_cosine, format_number, format_shape, printable
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def _family(side: Assembled) -> str:
 def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, Any]:
     """Return the JSON document of `ckptdiff ls`, schema `ckptdiff.ls/1`."""
     head = side_document(side)
-    entries = (*side.checkpoint.entries, *side.derived)
+    entries = (*read_entries(side.checkpoint), *side.derived)
     return {
         "schema": "ckptdiff.ls/1",
         **{key: head[key] for key in ("path", "format", "family", "iteration", "parallelism")},
@@ -270,9 +271,9 @@ def listing_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[st
         yield f"{printable(name)}  {printable(error)}"
     if side.derived:
         yield f"{len(side.derived)} buffers that follow from the config"
-    if side.checkpoint.entries:
-        count = len(side.checkpoint.entries)
-        yield f"{count} other entries (args, optimizer, …): --json lists them"
+    others = read_entries(side.checkpoint)
+    if others:
+        yield f"{len(others)} other entries (args, optimizer, …): --json lists them"
 
 
 def raw_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, Any]:

@@ -96,7 +96,6 @@ class Checkpoint:
     parallelism: Parallelism
     shards: tuple[Shard, ...]
     files: tuple[Path, ...]
-    entries: tuple[Entry, ...] = ()
     iteration: int | str | None = None
     notes: tuple[str, ...] = field(default=())  # worth saying on opening, not errors
 

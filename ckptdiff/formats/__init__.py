@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptdiff.formats.files import Progress
-    from ckptdiff.tensors import Checkpoint
+    from ckptdiff.tensors import Checkpoint, Entry
 
 
 class Format(Protocol):
@@ -22,6 +22,7 @@ class Format(Protocol):
 
     def sniff(self, path: Path) -> bool: ...
     def open(self, path: Path, progress: Progress | None = None) -> Checkpoint: ...
+    def read_entries(self, checkpoint: Checkpoint) -> list[Entry]: ...
 
 
 FORMATS: tuple[Format, ...] = (megatron, hf)
@@ -54,3 +55,11 @@ def open_checkpoint(path: Path, *, progress: Progress | None = None) -> Checkpoi
         f"{path}: is no checkpoint. A Hugging Face folder holds *.safetensors or "
         "pytorch_model*.bin, a Megatron one latest_checkpointed_iteration.txt or mp_rank_00"
     )
+
+
+def read_entries(checkpoint: Checkpoint) -> list[Entry]:
+    """Return everything in a checkpoint that is not a weight: args, optimizer, random state.
+
+    Reads the headers again, and whole: opening leaves out what comparing does not need.
+    """
+    return next(m for m in FORMATS if checkpoint.format == m.NAME).read_entries(checkpoint)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.errors import CorruptFile, MissingShard, MixedShards, NotACheckpoint
 from ckptdiff.formats import safetensors, torch_zip
 from ckptdiff.formats.files import each_file, read_small
-from ckptdiff.tensors import Checkpoint, Parallelism, Rank, Shard, TensorRef
+from ckptdiff.tensors import Checkpoint, Entry, Parallelism, Rank, Shard, TensorRef
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,6 +66,11 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         files=tuple(files),
         notes=tuple(notes),
     )
+
+
+def read_entries(checkpoint: Checkpoint) -> list[Entry]:  # noqa: ARG001 -- the formats' interface
+    """Hugging Face files hold nothing beside the weights."""
+    return []
 
 
 def _weight_files(folder: Path, notes: list[str]) -> tuple[list[Path], dict[str, str] | None]:

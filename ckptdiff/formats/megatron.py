@@ -48,7 +48,6 @@ class RankFile:
     args: Mapping[str, Any]
     iteration: int | None
     chunks: Mapping[int, dict[str, TensorRef]]
-    entries: tuple[Entry, ...]
 
 
 def sniff(path: Path) -> bool:
@@ -86,7 +85,6 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
             for chunk, tensors in sorted(file.chunks.items())
         ),
         files=tuple(files),
-        entries=_entries(placed, first),
         iteration=first.iteration if first.iteration is not None else iteration,
     )
 
@@ -149,44 +147,58 @@ def _rank_files(root: Path) -> list[Path]:
 
 
 def _read_rank(file: Path) -> RankFile:
-    index = torch_zip.read_index(file)
-    if not isinstance(index, dict) or not any(_is_chunk(key) for key in index):
+    """Read a rank's weights and args; what lies behind them (optimizer, …) is not looked at."""
+    index = torch_zip.read_index(file, before="optimizer")
+    args = _plain_args(index)
+    virtual = args.get("virtual_pipeline_model_parallel_size")
+    if not isinstance(index, dict) or sum(map(_is_chunk, index)) < (virtual or 1):
+        index = torch_zip.read_index(file)  # the optimizer came first
+    if not isinstance(index, dict) or not any(map(_is_chunk, index)):
         raise NotACheckpoint(f"{file}: holds no `model`; not a Megatron checkpoint")
     match = _RANK_FOLDER.match(file.parent.name)
     numbers = tuple(int(n) for n in match.groups() if n is not None) if match else (0,)
-    args = index.get("args")
-    state = args.state if isinstance(args, Placeholder) else args
-    plain_args = (
-        {str(key): tree.plain(value) for key, value in state.items()}
-        if isinstance(state, dict)
-        else {}
-    )
     chunks = {}
-    others: list[Entry] = []
-    for key, value in index.items():
+    for key in filter(_is_chunk, index):
+        if not isinstance(index[key], dict):
+            raise CorruptFile(f"{file}: {key} is not a dictionary of tensors")
+        try:
+            chunks[int(key[5:] or 0)], _ = tree.weights(index[key])
+        except CkptDiffError as error:
+            raise type(error)(f"{file}: {error}") from error
+    iteration = index.get("iteration")
+    return RankFile(file, numbers, args, iteration if type(iteration) is int else None, chunks)
+
+
+def _plain_args(index: object) -> dict[str, Any]:
+    args = index.get("args") if isinstance(index, dict) else None
+    state = args.state if isinstance(args, Placeholder) else args
+    if not isinstance(state, dict):
+        return {}
+    return {str(key): tree.plain(value) for key, value in state.items()}
+
+
+def read_entries(checkpoint: Checkpoint) -> list[Entry]:
+    """Return args once, and everything else that the ranks' files hold beside their weights."""
+    found = [tree.entry(f"args.{key}", value) for key, value in (checkpoint.config or {}).items()]
+    first = checkpoint.files[0]
+    for file, entries in each_file(checkpoint.files, _other_entries):
+        prefix = "" if file == first else f"{file.parent.name}/"
+        found += [Entry(prefix + e.name, e.kind, e.text) for e in entries]
+    return found
+
+
+def _other_entries(file: Path) -> list[Entry]:
+    found: list[Entry] = []
+    for key, value in torch_zip.read_index(file).items():
         if _is_chunk(key):
-            if not isinstance(value, dict):
-                raise CorruptFile(f"{file}: {key} is not a dictionary of tensors")
-            try:
-                tensors, extras = tree.weights(value)
-            except CkptDiffError as error:
-                raise type(error)(f"{file}: {error}") from error
-            chunks[int(key[5:] or 0)] = tensors
-            others += [Entry(f"{key}.{e.name}", e.kind, e.text) for e in extras]
+            _, extras = tree.weights(value)
+            found += [Entry(f"{key}.{e.name}", e.kind, e.text) for e in extras]
         elif key != "args":
-            others += tree.entries(str(key), value)
+            found += tree.entries(str(key), value)
     if (file.parent / OPTIMIZER_FILE).exists():
         size = (file.parent / OPTIMIZER_FILE).stat().st_size
-        others.append(Entry(OPTIMIZER_FILE, "opaque", f"{size} bytes, distributed optimizer"))
-    iteration = index.get("iteration")
-    return RankFile(
-        file,
-        numbers,
-        plain_args,
-        iteration if type(iteration) is int else None,
-        chunks,
-        tuple(others),
-    )
+        found.append(Entry(OPTIMIZER_FILE, "opaque", f"{size} bytes, distributed optimizer"))
+    return found
 
 
 def _is_chunk(key: object) -> bool:
@@ -304,12 +316,3 @@ def _listed(ranks: list[Rank]) -> str:
         f"mp_rank_{r.tp:02d} stage {r.pp}" + (f" ep {r.ep}" if r.ep else "") for r in ranks[:8]
     )
     return shown + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
-
-
-def _entries(placed: Mapping[Rank, RankFile], first: RankFile) -> tuple[Entry, ...]:
-    """Return args once, everything else of every rank under the name of its folder."""
-    found = [tree.entry(f"args.{name}", value) for name, value in first.args.items()]
-    for file in placed.values():
-        prefix = "" if file is first else f"{file.file.parent.name}/"
-        found += [Entry(prefix + e.name, e.kind, e.text) for e in file.entries]
-    return tuple(found)

@@ -53,14 +53,15 @@ class UnsupportedTensor:
     what: str
 
 
-def read_index(file: Path) -> Any:
+def read_index(file: Path, *, before: str | None = None) -> Any:
     """Return what `file` holds: containers and plain values as they are, tensors as TensorRef.
 
-    The refs are nameless; whoever flattens the tree names them. Raises CorruptFile for a file
-    that contradicts itself, that is compressed, or that torch older than 1.6 wrote.
+    The refs are nameless; whoever flattens the tree names them. With `before`, what the outermost
+    dictionary has from that key on is left out, if a container follows it. Raises CorruptFile
+    for a file that contradicts itself, is compressed, or was written by torch older than 1.6.
     """
     with open_regular(file) as fd, _naming(file):
-        return _Reader(file, fd).read()
+        return _Reader(file, fd).read(before)
 
 
 def named(ref: TensorRef, name: str) -> TensorRef:
@@ -99,7 +100,7 @@ class _Reader:
         self.pickle = pickles[0]
         self.prefix = self.pickle.removesuffix("data.pkl")
 
-    def read(self) -> Any:
+    def read(self, before: str | None) -> Any:
         if f"{self.prefix}byteorder" in self.members:
             order = self._content(f"{self.prefix}byteorder", 16)
             if order != b"little":
@@ -113,7 +114,7 @@ class _Reader:
             ("torch", "Size"): lambda sizes: tuple(sizes),
         }
         data = self._content(self.pickle, MAX_PICKLE)
-        return load(data, self._storage, builders)
+        return load(data, self._storage, builders, before=before)
 
     def _content(self, name: str, limit: int) -> bytes:
         offset, size = self._place(name)

@@ -45,11 +45,11 @@ class Placeholder:
     )  # appended items, or (key, value) pairs set on it
 
 
-class _Mark:
-    """Where a MARK opcode stood on the stack."""
+class _ReachedKey(Exception):
+    """The key to stop at was reached; `head` is the outermost dictionary as it is then."""
 
-
-_MARK = _Mark()
+    def __init__(self, head: dict[Any, Any]) -> None:
+        self.head = head
 
 
 def _codecs_encode(text: str, encoding: str = "latin1") -> bytes:
@@ -97,14 +97,20 @@ def load(
     data: bytes,
     persistent_load: Callable[[object], object] | None = None,
     builders: Builders = PLAIN,
+    *,
+    before: str | None = None,
 ) -> Any:
     """Return the object that the pickle describes, with placeholders for what is not plain data.
 
-    `persistent_load` turns a persistent id into a value. Raises CorruptFile for a pickle that
-    ends early, holds an unknown opcode, an extension code or an unexpected persistent id.
+    `persistent_load` turns a persistent id into a value. With `before`, the pickle is read only up
+    to that key of the outermost dictionary, if a container follows it. Raises CorruptFile for a
+    pickle that ends early, holds an unknown opcode, an extension code or an unexpected persistent
+    id.
     """
     try:
-        return _Machine(data, persistent_load, builders).run()
+        return _Machine(data, persistent_load, builders, before).run()
+    except _ReachedKey as reached:
+        return reached.head
     except CorruptFile:
         raise
     except (IndexError, struct.error) as error:
@@ -121,6 +127,7 @@ class _Machine:
         data: bytes,
         persistent_load: Callable[[object], object] | None,
         builders: Builders,
+        before: str | None,
     ) -> None:
         self.data = data
         self.persistent_load = persistent_load
@@ -129,6 +136,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []  # stack heights at the open MARKs
         self.globals: dict[tuple[str, str], Global] = {}
+        self.before = before
 
     def run(self) -> Any:
         """Execute opcodes until STOP; those that torch.save emits most often are tested first."""
@@ -201,10 +209,10 @@ class _Machine:
         """Execute one of the other opcodes and return the position behind it."""
         data, stack, memo = self.data, self.stack, self.memo
         match op:
-            case 0x7D:  # EMPTY_DICT
-                stack.append({})
-            case 0x5D:  # EMPTY_LIST
-                stack.append([])
+            case 0x7D | 0x5D:  # EMPTY_DICT, EMPTY_LIST
+                if self.before is not None:
+                    self._check_key()
+                stack.append({} if op == 0x7D else [])
             case 0x29:  # EMPTY_TUPLE
                 stack.append(())
             case 0x8F:  # EMPTY_SET
@@ -332,6 +340,13 @@ class _Machine:
             case _:
                 raise CorruptFile(f"unknown pickle opcode {op:#04x} at byte {pos - 1}")
         return pos
+
+    def _check_key(self) -> None:
+        """Leave if the key on the stack is the outermost dictionary's that was to be reached."""
+        stack = self.stack
+        if self.marks == [1] and stack[-1] == self.before and isinstance(stack[0], dict):
+            items = stack[1:-1]
+            raise _ReachedKey(stack[0] | dict(zip(items[::2], items[1::2], strict=True)))
 
     def _text(self, pos: int, size: int) -> str:
         if pos + size > len(self.data):

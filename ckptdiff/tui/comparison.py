@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.assemble import Assembled, Assembly
     from ckptdiff.results import TensorDiff
+    from ckptdiff.tensors import Checkpoint, Entry
     from ckptdiff.verdict import Summary
 
 Side = Literal["a", "b"]
@@ -75,6 +76,12 @@ class Comparison:
             if self._executor is None:
                 self._executor = self._make_executor()
             return self._executor
+
+    def read_entries(self, checkpoint: Checkpoint) -> Sequence[Entry]:
+        """Return what is in a checkpoint beside its weights. Reads files: call it in a thread."""
+        from ckptdiff.formats import read_entries
+
+        return read_entries(checkpoint)
 
     def close(self) -> None:
         """Stop the workers without waiting for what they are doing."""

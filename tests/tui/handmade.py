@@ -122,6 +122,10 @@ EQUAL, CHANGED, TALL, LONE = "layers.0.a.weight", "layers.0.b.weight", "c.weight
 PEAK = (5, 7)  # where CHANGED differs most
 
 
+# What stands beside the weights of a pair, by the root of each side.
+ENTRIES: dict[Path, Sequence[Entry]] = {}
+
+
 def written(folder: Path) -> tuple[Assembled, Assembled]:
     """Write a pair: A whole, B in two shards of columns. Two elements of CHANGED differ."""
     (folder / "a").mkdir()
@@ -151,7 +155,8 @@ def written(folder: Path) -> tuple[Assembled, Assembled]:
         ("b", b, Parallelism(tp=2), entries),
     ):
         kind = "hf" if letter == "a" else "megatron"
-        checkpoint = Checkpoint(folder / letter, kind, {}, sizes, (), (), others)
+        checkpoint = Checkpoint(folder / letter, kind, {}, sizes, (), ())
+        ENTRIES[checkpoint.root] = others
         sides.append(Assembled(checkpoint, None, None, tensors, (), {}))
     return sides[0], sides[1]
 
@@ -171,10 +176,17 @@ def _stored(file: Path, name: str, parts: Sequence[np.ndarray[Any, Any]]) -> Ass
     return Assembly(name, (rows, columns), "F32", tuple(pieces))
 
 
+class HandmadeSession(Session):
+    """Has no Megatron files to read entries from."""
+
+    def read_entries(self, checkpoint: Checkpoint) -> Sequence[Entry]:
+        return ENTRIES.get(checkpoint.root, ())
+
+
 def session_of(*sides: Assembled, ascii_only: bool = False, compare: bool = True) -> Session:
     """Return a session of one side or two, compared."""
     paths = [side.checkpoint.root for side in sides]
-    session = Session(paths, make_executor=InlineExecutor, ascii_only=ascii_only)
+    session = HandmadeSession(paths, make_executor=InlineExecutor, ascii_only=ascii_only)
     a, b = sides[0], sides[1] if len(sides) > 1 else None
     session.open(take_inventory(list(a.tensors), a, b), a, b)
     session.phase = "ready"

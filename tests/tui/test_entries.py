@@ -58,6 +58,7 @@ async def test_s_shows_the_other_side_and_an_empty_one_says_so(session: Session)
         rows = await opened(app, pilot)
         assert drawn(rows) == [" A holds nothing but weights."]
         await pilot.press("s")
+        await settle(app, pilot)
         assert rows.entries[0].name == "args.num_layers"
         assert "3 entries" in str(rows.border_subtitle)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from textual import work
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.content import Content
+from textual.worker import Worker, WorkerState
 
 from ckptdiff.errors import BadArgument
 from ckptdiff.pattern import matcher
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.widgets import Input
 
+    from ckptdiff.assemble import Assembled
     from ckptdiff.tensors import Entry
     from ckptdiff.tui.application import CkptDiffApp
     from ckptdiff.tui.comparison import Side
@@ -65,6 +68,7 @@ class EntriesScreen(BaseScreen[None]):
         self.session = session
         self.side: Side = side
         self.filter = ""
+        self._read: dict[Side, list[Entry]] = {}
         self.set_class(session.ascii_only, "-ascii")
 
     def compose_body(self) -> ComposeResult:
@@ -81,18 +85,41 @@ class EntriesScreen(BaseScreen[None]):
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────
 
-    def _all(self) -> list[Entry]:
+    def _all(self) -> list[Entry] | None:
+        """Return the side's entries, or None while they are being read."""
         assembled = self.session.a if self.side == "a" else self.session.b
         if assembled is None:
             return []
-        return [*assembled.checkpoint.entries, *assembled.derived]
+        if self.side not in self._read:
+            self._load(self.side, assembled)
+            return None
+        return self._read[self.side]
+
+    @work(thread=True, exit_on_error=False, group="entries")
+    def _load(self, side: Side, assembled: Assembled) -> tuple[Side, list[Entry]]:
+        found = self.session.read_entries(assembled.checkpoint)
+        return side, [*found, *assembled.derived]
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        if event.worker.group != "entries":
+            return
+        if event.state is WorkerState.SUCCESS and event.worker.result is not None:
+            side, entries = event.worker.result
+            self._read[side] = entries
+            self._show()
+        elif event.state is WorkerState.ERROR:
+            rows = self.query_one(EntryList)
+            rows.show([], f"They cannot be read: {printable(str(event.worker.error))}")
 
     def _show(self) -> None:
-        entries = self._all()
+        found = self._all()
+        entries = found or []
         total = len(entries)
         rows = self.query_one(EntryList)
         empty = f"{self.side.upper()} holds nothing but weights."
-        if self.filter:
+        if found is None:
+            empty = "Reading what is beside the weights …"
+        elif self.filter:
             inverted = self.filter.startswith("!")
             matches = matcher(self.filter.removeprefix("!").strip())
             entries = [e for e in entries if matches(f"{e.name} {e.text}") is not inverted]
