@@ -179,6 +179,23 @@ async def test_m_gives_the_map_of_places_all_the_room(session: Session) -> None:
             await pilot.pause()
 
 
+async def test_the_map_of_many_ranks_scrolls_by_keys(session: Session) -> None:
+    app = Host(DetailScreen(session, EQUAL))
+    async with app.run_test(size=(60, 16)) as pilot:
+        screen = await opened(app, pilot)
+        where = screen.query_one("#where")
+        assert screen.focused is where
+        await pilot.press("j", "j")
+        await pilot.pause(0.3)
+        assert where.scroll_offset.y == 2
+        await pilot.press("k", "pagedown")
+        await pilot.pause(0.3)
+        assert where.scroll_offset.y == where.max_scroll_y
+        await pilot.press("ctrl+u", "pageup")
+        await pilot.pause(0.3)
+        assert where.scroll_offset.y == 0
+
+
 async def test_names_and_python_are_copied(session: Session) -> None:
     app = Host(DetailScreen(session, CHANGED))
     async with app.run_test(size=(80, 24)) as pilot:

@@ -160,6 +160,25 @@ async def test_g_is_greyed_where_nothing_differs(session: Session) -> None:
         assert values.cursor == (0, 0)
 
 
+async def test_an_element_can_be_asked_for_by_its_index(session: Session) -> None:
+    app = Host(ValuesScreen(session, CHANGED))
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        values = await opened(app, pilot)
+        await pilot.press("slash", *"2,3", "enter")
+        await pilot.pause()
+        assert values.cursor == (2, 3)
+        assert app.screen.focused is values
+        await pilot.press("slash", *"6 0", "enter")
+        assert values.cursor == (2, 3)
+        assert "Type 2 numbers below [6, 8]." in [n.message for n in app._notifications]
+        await pilot.press("escape")
+        await pilot.pause()
+        assert isinstance(app.screen, ValuesScreen)
+        assert app.screen.focused is values
+        await pilot.press("down")
+        assert values.cursor == (3, 3)
+
+
 async def test_b_shows_raw_bits(session: Session) -> None:
     app = Host(ValuesScreen(session, CHANGED))
     async with app.run_test(size=(80, 24)) as pilot:

@@ -41,6 +41,26 @@ class Pane(VerticalScroll, can_focus=True):
     """A box that scrolls and can be given the whole screen."""
 
     ALLOW_MAXIMIZE = True
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j,down", "scroll_down", "Down", show=False, id="pane.down", tooltip="scroll down"),
+        Binding("k,up", "scroll_up", "Up", show=False, id="pane.up", tooltip="scroll up"),
+        Binding(
+            "ctrl+d,pagedown",
+            "page_down",
+            "Page down",
+            show=False,
+            id="pane.page_down",
+            tooltip="scroll a page down",
+        ),
+        Binding(
+            "ctrl+u,pageup",
+            "page_up",
+            "Page up",
+            show=False,
+            id="pane.page_up",
+            tooltip="scroll a page up",
+        ),
+    ]
 
 
 class DetailScreen(BaseScreen[None]):
@@ -232,9 +252,11 @@ class DetailScreen(BaseScreen[None]):
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
     def why_not(self, action: str) -> str | None:
-        a, b = self.session.assemblies(self.tensor)
-        if action == "difference" and self.session.next_difference(self.tensor) is None:
-            done = self.session.phase == "done"
+        session = self.session
+        a, b = session.assemblies(self.tensor)
+        any_will_do = session.browsing or session.filter
+        if action == "difference" and not session.differences and not any_will_do:
+            done = session.phase == "done"
             return "There is no difference." if done else "No difference is known yet."
         if action in ("values", "copy_python") and a is None and b is None:
             return "No file is known to hold this tensor."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
 from textual.binding import Binding, BindingType
+from textual.widgets import Input
 from textual.worker import Worker, WorkerState
 
 from ckptdiff.browse import largest
@@ -28,6 +30,22 @@ if TYPE_CHECKING:
     from ckptdiff.tui.session import Session
 
 
+class ElementLine(Input):
+    """Takes the index of an element; Esc closes it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "close", "Close", id="element.close", tooltip="stay where you are"),
+    ]
+
+    def __init__(self, dimensions: int) -> None:
+        words = {1: "element", 2: "row, column"}.get(dimensions, f"{dimensions} numbers")
+        super().__init__(placeholder=words, compact=True)
+        self.cursor_blink = False
+
+    async def action_close(self) -> None:
+        await self.remove()
+
+
 class ValuesScreen(BaseScreen[None]):
     """Opens at the largest difference: of the tensor, or of a block of the heat map."""
 
@@ -36,9 +54,18 @@ class ValuesScreen(BaseScreen[None]):
     ValuesScreen {
         #values-title { height: 1; padding: 0 1; }
         Values { padding: 0 1; }
+        ElementLine { padding: 0 1; }
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "slash",
+            "ask_element",
+            "Go to",
+            key_display="/",
+            id="values.go_to",
+            tooltip="go to an element: its index, as in 3071, 12",
+        ),
         Binding(
             "y",
             "copy_place",
@@ -118,6 +145,27 @@ class ValuesScreen(BaseScreen[None]):
             self.query_one(Values).go_to(*event.worker.result)
         elif event.state is WorkerState.ERROR:
             self.notify(printable(str(event.worker.error)), severity="error", markup=False)
+
+    # ── keys ─────────────────────────────────────────────────────────────────────────────────
+
+    def action_ask_element(self) -> None:
+        if not self.query(ElementLine):
+            field = ElementLine(len(self.query_one(Values).tensor_shape))
+            self.mount(field, after=self.query_one(Values))
+            field.focus()
+
+    async def on_input_submitted(self, message: Input.Submitted) -> None:
+        message.stop()
+        values = self.query_one(Values)
+        shape = values.tensor_shape
+        numbers = re.findall(r"\d+", message.value)
+        index = tuple(map(int, numbers))
+        if len(index) != len(shape) or any(i >= size for i, size in zip(index, shape, strict=True)):
+            self.notify(f"Type {len(shape)} numbers below {list(shape)}.", severity="warning")
+            return
+        await message.input.remove()
+        values.focus()
+        values.go_to(*matrix_at(index, shape))
 
     def action_copy_place(self) -> None:
         index = self.query_one(Values).index

@@ -216,10 +216,14 @@ class Values(Painted, can_focus=True):
         return max(rows for rows, _ in self._shapes), max(cols for _, cols in self._shapes)
 
     @property
+    def tensor_shape(self) -> tuple[int, ...]:
+        """The shape of the larger side, before it is made a matrix."""
+        return max(side.assembly.shape for side in self.sides if side.assembly is not None)
+
+    @property
     def index(self) -> tuple[int, ...]:
         """The element under the cursor, as the tensor counts it."""
-        shapes = [side.assembly.shape for side in self.sides if side.assembly is not None]
-        return index_at(self.cursor, max(shapes))
+        return index_at(self.cursor, self.tensor_shape)
 
     @property
     def _dtypes(self) -> tuple[str | None, str | None]:
