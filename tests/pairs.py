@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
+from ckptdiff import diff as engine
+from ckptdiff import plan as planning
 from ckptdiff.assemble import assemble_pair
-from ckptdiff.diff import diff
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.verdict import CAST, Summary, Tolerance, summarise
@@ -59,7 +61,7 @@ def compare(
 ) -> Comparison:
     """Compare two checkpoints, in this process unless an executor is given."""
     left, right = open_pair(a, b)
-    found = list(diff(left, right, executor or InlineExecutor(), tolerance=tolerance))
+    found = list(engine.diff(left, right, executor or InlineExecutor(), tolerance=tolerance))
     results = {result.name: result for result in found}
     assert len(results) == len(found), "a tensor was reported twice"
     return Comparison(left, right, results, summarise(found, left, right))
@@ -121,3 +123,63 @@ def edit_rank(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
     }
     change(kept)
     torch.save(kept, file)
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def pair(tmp_path: Path, a: dict[str, Tensor], b: dict[str, Tensor]) -> tuple[Path, Path]:
+    return write_plain(tmp_path / "a", a), write_plain(tmp_path / "b", b)
+
+
+def odd_models(tmp_path: Path) -> tuple[Path, Path]:
+    """Return a pair with all kinds of tensors, dtypes and differences."""
+    base = {
+        "matrix": noise(70, 33, dtype=torch.bfloat16),
+        "vector": noise(999, seed=1),
+        "block": noise(4, 9, 11, seed=2, dtype=torch.float16),
+        "integers": torch.arange(600).reshape(30, 20),
+        "double": noise(13, 17, seed=3, dtype=torch.float64),
+        "nan": noise(40, 8, seed=4),
+        "ties": torch.zeros(64, 64),
+        "one": noise(90, 40, seed=5),
+        "cast": noise(50, 20, seed=6),
+        "equal": noise(100, 10, seed=7),
+        "empty": torch.empty(0, 4),
+        "scalar": torch.tensor(1.0),
+    }
+    other = {name: t.clone() for name, t in base.items()}
+    for name in ("matrix", "vector", "block", "double"):
+        other[name] += noise(*base[name].shape, seed=8, dtype=base[name].dtype) / 64
+    other["integers"][7:9] += 3
+    other["nan"][5, 5], base["nan"][6, 6], other["nan"][30, 2] = (float("nan"),) * 2 + (9.0,)
+    other["nan"][39, 7] = float("inf")
+    other["ties"][[3, 40, 63], [60, 2, 63]] = 0.25  # the same maximum, three times
+    other["one"][89, 39] += 1
+    other["cast"] = base["cast"].bfloat16()
+    other["scalar"] += 1
+    return pair(tmp_path, base, other)
+
+
+def assert_alike(found: Comparison, wanted: Comparison) -> None:
+    """Counts, maxima and pictures are equal, sums within one millionth."""
+    assert set(found.results) == set(wanted.results)
+    for name, result in wanted.results.items():
+        assert replace(found[name], numbers=None) == replace(result, numbers=None)
+        if result.numbers is None:
+            continue
+        for field in fields(result.numbers):
+            one, other = (getattr(c.numbers(name), field.name) for c in (found, wanted))
+            if isinstance(one, float) and isinstance(other, float) and field.name != "max_abs":
+                assert one == pytest.approx(other, rel=1e-6, nan_ok=True), (name, field.name)
+            else:
+                assert one == other, (name, field.name)
+
+
+def set_sizes(monkeypatch: pytest.MonkeyPatch, part_bytes: int, batch_parts: int) -> None:
+    """Set the bytes of a part and the parts of a batch, in which a comparison is cut."""
+    for module in (planning, engine):
+        monkeypatch.setattr(module, "PART_BYTES", part_bytes)
+        monkeypatch.setattr(module, "BATCH_PARTS", batch_parts)
