@@ -77,8 +77,8 @@ def test_the_map_in_ascii() -> None:
     drawn = plain(heat_lines(MAP, 44, 9, cursor=None, ascii_only=True))
     assert drawn[:4] == [
         " ....::::----####",
-        "=####----::::....",
-        "         '",
+        "@####----::::....",
+        "         ^",
         ". 0 : 2.5e-01 - 5.0e-01 = 7.5e-01 # 1.0e+00",
     ]
     assert all(text.isascii() for text in drawn)

@@ -26,7 +26,7 @@ NO_NUMBER_MARK = "X"
 WIDEST_CELL = 4
 # Ticks beside rows and below columns.
 TICKS = {"head": ("─", "│"), "rank": ("═", "║"), "file": ("═", "║")}
-ASCII_TICKS = {"head": ("-", "'"), "rank": ("=", "|"), "file": ("=", "|")}
+ASCII_TICKS = {"head": (">", "^"), "rank": ("@", "@"), "file": ("@", "@")}
 
 
 @dataclass(frozen=True, slots=True)
