@@ -139,6 +139,7 @@ def _summarise(views: Sequence[View]) -> Summary:
 def _read(
     a: Sequence[Placed] | None, b: Sequence[Placed] | None, rows: range, columns: range
 ) -> Neighbourhood:
+    from ckptdiff.kernels.closeup import ulps as count_ulps
     from ckptdiff.kernels.inspect import window as read_window
 
     side_a = None if a is None else read_window(a, rows, columns)
@@ -152,69 +153,13 @@ def _read(
     dtypes = {view.dtype for _, view in a or ()}, {view.dtype for _, view in b or ()}
     ulps: tuple[tuple[int | None, ...], ...] = ()
     if all(len(kinds) == 1 for kinds in dtypes):
-        ulps = _ulps(side_a, side_b, dtypes[0].pop(), dtypes[1].pop())
+        ulps = count_ulps(side_a, side_b, dtypes[0].pop(), dtypes[1].pop())
     return Neighbourhood(rows, columns, side_a, side_b, differences, ulps)
-
-
-def _ulps(a: Window, b: Window, dtype_a: str, dtype_b: str) -> tuple[tuple[int | None, ...], ...]:
-    """Return the steps between the elements, as the comparison counts them."""
-    import numpy as np
-
-    from ckptdiff.kernels import dtypes
-    from ckptdiff.kernels.memory import RAW
-
-    both = np.array(
-        [
-            [x is not None and y is not None for x, y in zip(*pair, strict=True)]
-            for pair in zip(a.bits, b.bits, strict=True)
-        ]
-    )
-    raws = [
-        np.array([[code or 0 for code in row] for row in side.bits], f"<u{ITEMSIZE[dtype]}").view(
-            RAW[dtype]
-        )
-        for side, dtype in ((a, dtype_a), (b, dtype_b))
-    ]
-    if dtypes.INTEGERS.issuperset((dtype_a, dtype_b)):
-        steps = dtypes.integer_distance(*raws)
-    else:
-        narrow = dtypes.narrower(dtype_a, dtype_b)
-        x, y = (
-            dtypes.rounded(raw, dtype, narrow)
-            for raw, dtype in zip(raws, (dtype_a, dtype_b), strict=True)
-        )
-        steps = dtypes.distance(x, y, narrow)
-        both &= dtypes.finite(x, narrow) & dtypes.finite(y, narrow)
-    return tuple(
-        tuple(int(step) if known else None for step, known in zip(*pair, strict=True))
-        for pair in zip(steps.tolist(), both.tolist(), strict=True)
-    )
 
 
 def _largest(
     a: Sequence[Placed], b: Sequence[Placed], rows: range, columns: range
 ) -> tuple[int, int]:
-    import numpy as np
+    from ckptdiff.kernels.closeup import largest as find_largest
 
-    from ckptdiff.kernels.dtypes import values
-    from ckptdiff.kernels.memory import matrix
-
-    sides = []
-    for placed in (a, b):
-        block = np.zeros((len(rows), len(columns)))
-        for (top, left), view in placed:
-            first, last = max(rows.start, top), min(rows.stop, top + view.shape[0])
-            begin, end = max(columns.start, left), min(columns.stop, left + view.shape[1])
-            raw = matrix(view)[first - top : last - top, begin - left : end - left]
-            inside = np.s_[
-                first - rows.start : last - rows.start, begin - columns.start : end - columns.start
-            ]
-            block[inside] = values(raw, view.dtype)
-        sides.append(block)
-    x, y = sides
-    with np.errstate(invalid="ignore"):
-        distances = np.abs(x - y)
-    lone = np.isfinite(x) != np.isfinite(y)
-    distances = np.where(lone, np.inf, np.where(np.isnan(distances), 0.0, distances))
-    row, column = divmod(int(distances.argmax()), len(columns))
-    return rows.start + row, columns.start + column
+    return find_largest(a, b, rows, columns)

@@ -79,8 +79,8 @@ class DetailPane(VerticalScroll, can_focus=False):
         scrollbar-size-vertical: 1;
         padding: 0 1;
         Words, ShardMap { margin-bottom: 1; }
-        Histogram { height: 8; margin-bottom: 1; }
-        HeatMap { height: 1fr; min-height: 8; max-height: 20; }
+        Histogram { height: 7; margin-bottom: 1; }
+        HeatMap { height: 1fr; min-height: 6; max-height: 20; }
         .-hidden { display: none; }
     }
     """

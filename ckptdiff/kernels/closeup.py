@@ -1,0 +1,75 @@
+"""What tells two windows apart, and where in a block two tensors differ most."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ckptdiff.kernels import dtypes
+from ckptdiff.kernels.dtypes import values
+from ckptdiff.kernels.memory import RAW, matrix
+from ckptdiff.tensors import ITEMSIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptdiff.kernels.stats import Window
+    from ckptdiff.tensors import View
+
+    Placed = tuple[tuple[int, int], View]
+
+
+def ulps(a: Window, b: Window, dtype_a: str, dtype_b: str) -> tuple[tuple[int | None, ...], ...]:
+    """Return the steps between the elements, as the comparison counts them."""
+    both = np.array(
+        [
+            [x is not None and y is not None for x, y in zip(*pair, strict=True)]
+            for pair in zip(a.bits, b.bits, strict=True)
+        ]
+    )
+    raws = [
+        np.array([[code or 0 for code in row] for row in side.bits], f"<u{ITEMSIZE[dtype]}").view(
+            RAW[dtype]
+        )
+        for side, dtype in ((a, dtype_a), (b, dtype_b))
+    ]
+    if dtypes.INTEGERS.issuperset((dtype_a, dtype_b)):
+        steps = dtypes.integer_distance(*raws)
+    else:
+        narrow = dtypes.narrower(dtype_a, dtype_b)
+        x, y = (
+            dtypes.rounded(raw, dtype, narrow)
+            for raw, dtype in zip(raws, (dtype_a, dtype_b), strict=True)
+        )
+        steps = dtypes.distance(x, y, narrow)
+        both &= dtypes.finite(x, narrow) & dtypes.finite(y, narrow)
+    return tuple(
+        tuple(int(step) if known else None for step, known in zip(*pair, strict=True))
+        for pair in zip(steps.tolist(), both.tolist(), strict=True)
+    )
+
+
+def largest(
+    a: Sequence[Placed], b: Sequence[Placed], rows: range, columns: range
+) -> tuple[int, int]:
+    """Return the row and column; NaN or Inf on one side alone counts as the largest difference."""
+    sides = []
+    for placed in (a, b):
+        block = np.zeros((len(rows), len(columns)))
+        for (top, left), view in placed:
+            first, last = max(rows.start, top), min(rows.stop, top + view.shape[0])
+            begin, end = max(columns.start, left), min(columns.stop, left + view.shape[1])
+            raw = matrix(view)[first - top : last - top, begin - left : end - left]
+            inside = np.s_[
+                first - rows.start : last - rows.start, begin - columns.start : end - columns.start
+            ]
+            block[inside] = values(raw, view.dtype)
+        sides.append(block)
+    x, y = sides
+    with np.errstate(invalid="ignore"):
+        distances = np.abs(x - y)
+    lone = np.isfinite(x) != np.isfinite(y)
+    distances = np.where(lone, np.inf, np.where(np.isnan(distances), 0.0, distances))
+    row, column = divmod(int(distances.argmax()), len(columns))
+    return rows.start + row, columns.start + column
