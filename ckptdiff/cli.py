@@ -116,8 +116,12 @@ def _diff_options(parser: argparse.ArgumentParser) -> None:
         "Compare checkpoint B with the reference A. "
         "Exit code: 0 same or close, 1 differ, 2 trouble."
     )
-    parser.add_argument("paths", nargs=2, type=Path, metavar=("A", "B"))
+    parser.add_argument("a", type=Path, metavar="A", help="the reference")
+    parser.add_argument("b", type=Path, metavar="B")
     parser.add_argument("--json", metavar="FILE", help="write a JSON document; - is the output")
+    parser.add_argument(
+        "--report", metavar="FILE", type=_page, help="write a page: FILE.md or FILE.html"
+    )
     parser.add_argument(
         "--tolerance",
         default="cast",
@@ -156,6 +160,13 @@ def _positive(text: str) -> int:
     return number
 
 
+def _page(text: str) -> Path:
+    if not text.endswith((".md", ".html")):
+        raise ValueError
+    return Path(text)
+
+
+_page.__name__ = "file name in .md or .html"
 _positive.__name__ = "positive number"  # argparse names it when it refuses a text
 
 
@@ -192,7 +203,7 @@ def _run_diff(options: argparse.Namespace) -> int:
 
         tolerance = Tolerance.parse(options.tolerance)
         wanted = matcher(options.filter or "")
-        a, b = _open_pair(*options.paths)
+        a, b = _open_pair(options.a, options.b)
         order = {name: i for i, name in enumerate(pair_names(a, b)) if wanted(name)}
         stream = diff(a, b, pool, tolerance=tolerance, names=order)
         results = list(_with_progress(stream, a, b))
@@ -203,6 +214,10 @@ def _run_diff(options: argparse.Namespace) -> int:
     if options.json is not None:
         document = report.diff_document(a, b, results, summary, pattern=options.filter)
         _print_json(document, options.json)
+    if options.report is not None:
+        from ckptdiff.pages import write_report
+
+        write_report(options.report, a, b, results, summary, pattern=options.filter)
     if options.json != "-":
         seconds = time.monotonic() - started
         for line in report.diff_lines(
@@ -302,11 +317,6 @@ def _print_json(document: dict[str, Any], target: str) -> None:
         json.dump(document, sys.stdout, allow_nan=False)
         print()
         return
-    file = Path(target)
-    partial = file.with_name(f"{file.name}.partial")
-    try:
-        partial.write_text(json.dumps(document, allow_nan=False) + "\n")
-        partial.replace(file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise BadArgument(f"{target}: cannot be written ({error.strerror})") from error
+    from ckptdiff.pages import write_whole
+
+    write_whole(Path(target), json.dumps(document, allow_nan=False) + "\n")

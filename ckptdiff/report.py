@@ -30,6 +30,7 @@ __all__ = [
     "printable",
     "raw_document",
     "raw_lines",
+    "side_line",
 ]
 
 # The glyph carries the meaning; a colour may repeat it.
@@ -131,8 +132,8 @@ def diff_lines(
     seconds: float | None = None,
 ) -> Iterator[str]:
     """Yield the summary of `ckptdiff diff`, line by line."""
-    yield f"A  {_side_line(a)}"
-    yield f"B  {_side_line(b)}"
+    yield f"A  {side_line(a)}"
+    yield f"B  {side_line(b)}"
     yield ""
     shown = [result for result in results if result.status != "same"]
     if shown:
@@ -183,7 +184,8 @@ def _tensor_lines(result: TensorDiff, width: int) -> Iterator[str]:
             yield f"     {printable(text)}"
 
 
-def _side_line(side: Assembled) -> str:
+def side_line(side: Assembled) -> str:
+    """Return what a side is, in one line."""
     checkpoint = side.checkpoint
     size = checkpoint.parallelism
     parts = [printable(str(checkpoint.root)), checkpoint.format]
@@ -254,7 +256,7 @@ def relative(side: Assembled, file: Any) -> str:
 
 def listing_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[str]:
     """Yield the table of `ckptdiff ls`, line by line."""
-    yield _side_line(side)
+    yield side_line(side)
     yield ""
     shown = [assembly for assembly in side.tensors.values() if wanted(assembly.name)]
     width = max((len(printable(assembly.name)) for assembly in shown), default=0)

@@ -1,0 +1,162 @@
+"""Reports for a ticket or a pull request: one self-contained page, or text, or JSON."""
+
+from __future__ import annotations
+
+import html
+import json
+from typing import TYPE_CHECKING
+
+from ckptdiff.errors import UnreadableFile
+from ckptdiff.report import GLYPH, WORD, diff_document, diff_lines, side_line
+from ckptdiff.text import format_cosine, format_number, format_shape, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from ckptdiff.assemble import Assembled
+    from ckptdiff.results import TensorDiff
+    from ckptdiff.verdict import Summary
+
+MAX_ROWS = 1000  # differing tensors on a page; the JSON has all
+HEADS = ("", "tensor", "status", "shape", "max abs", "rel L2", "cosine", "note")
+STYLE = (
+    "body{font:14px/1.5 sans-serif;margin:2em auto;max-width:70em}"
+    "table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ccc;"
+    "text-align:left}td{font-family:monospace}.verdict{font-size:1.4em}"
+)
+
+
+def write_report(
+    file: Path,
+    a: Assembled,
+    b: Assembled,
+    results: Sequence[TensorDiff],
+    summary: Summary,
+    *,
+    pattern: str | None = None,
+) -> None:
+    """Write a report of the kind that the file's ending names: .md, .html, .json, else text."""
+    match file.suffix:
+        case ".md":
+            text = markdown_page(a, b, results, summary, pattern)
+        case ".html":
+            text = html_page(a, b, results, summary, pattern)
+        case ".json":
+            text = json.dumps(diff_document(a, b, results, summary, pattern=pattern), indent=1)
+        case _:
+            text = "\n".join(diff_lines(a, b, results, summary, pattern=pattern))
+    write_whole(file, text + "\n")
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all. Raises UnreadableFile."""
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UnreadableFile(f"{file}: cannot be written ({error.strerror})") from error
+
+
+def markdown_page(
+    a: Assembled,
+    b: Assembled,
+    results: Sequence[TensorDiff],
+    summary: Summary,
+    pattern: str | None,
+) -> str:
+    """Return the page in Markdown; text from files is code, so that nothing in it is markup."""
+    lines = [
+        f"# ckptdiff: {summary.verdict}",
+        "",
+        f"- A: {_code(side_line(a))}",
+        f"- B: {_code(side_line(b))}",
+        *(f"- {text}" for text in _facts(a, b, results, summary, pattern, _code)),
+        "",
+    ]
+    rows = _rows(results)
+    if rows:
+        lines += ["| " + " | ".join(HEADS) + " |", "|" + " --- |" * len(HEADS)]
+        lines += ["| " + " | ".join(_code(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def html_page(
+    a: Assembled,
+    b: Assembled,
+    results: Sequence[TensorDiff],
+    summary: Summary,
+    pattern: str | None,
+) -> str:
+    """Return one HTML page that needs nothing beside itself."""
+    facts = _facts(a, b, results, summary, pattern, html.escape)
+    heads = "".join(f"<th>{head}</th>" for head in HEADS)
+    rows = "\n".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in _rows(results)
+    )
+    return "\n".join(
+        [
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>ckptdiff</title>'
+            f"<style>{STYLE}</style>",
+            f'<p class="verdict">{GLYPH[summary.verdict]} {summary.verdict}</p>',
+            f"<p>A <code>{html.escape(side_line(a))}</code><br>",
+            f"B <code>{html.escape(side_line(b))}</code></p>",
+            "<ul>" + "".join(f"<li>{fact}</li>" for fact in facts) + "</ul>",
+            f"<table><tr>{heads}</tr>\n{rows}</table></html>" if rows else "</html>",
+        ]
+    )
+
+
+def _facts(
+    a: Assembled,
+    b: Assembled,
+    results: Sequence[TensorDiff],
+    summary: Summary,
+    pattern: str | None,
+    escape: Callable[[str], str],
+) -> list[str]:
+    """Return the sentences that stand above the table."""
+    counts = ", ".join(f"{n} {WORD[status]}" for status, n in summary.counts.items() if n)
+    facts = [f"{len(results)} tensors: {counts or 'nothing to compare'}"]
+    if pattern is not None:
+        facts.append(f"only names that match {escape(printable(pattern))} were compared")
+    for side, assembled in (("A", a), ("B", b)):
+        facts += [
+            f"{escape(printable(name))} in {side} is known to no rule"
+            for name in assembled.unmapped[:MAX_ROWS]
+        ]
+    differing = sum(result.status != "same" for result in results)
+    if differing > MAX_ROWS:
+        facts.append(f"the first {MAX_ROWS} of {differing} are listed")
+    return facts
+
+
+def _rows(results: Sequence[TensorDiff]) -> list[tuple[str, ...]]:
+    """Return the table's cells, a row for each tensor that is not the same."""
+    rows: list[tuple[str, ...]] = []
+    for result in [r for r in results if r.status != "same"][:MAX_ROWS]:
+        numbers = result.numbers
+        shapes = [format_shape(s) for s in (result.shape_a, result.shape_b) if s is not None]
+        rows.append(
+            (
+                GLYPH[result.status],
+                printable(result.name),
+                f"{WORD[result.status]} {result.why or ''}".strip(),
+                " | ".join(dict.fromkeys(shapes)),
+                format_number(numbers.max_abs) if numbers else "",
+                format_number(numbers.rel_l2) if numbers else "",
+                format_cosine(numbers.cosine) if numbers else "",
+                printable("; ".join(text for text in (result.error, result.note) if text)),
+            )
+        )
+    return rows
+
+
+def _code(text: str) -> str:
+    """Return text as a code span that ends where the text does, safe inside a table."""
+    text = text.replace("|", "\\|")
+    fence = "`" if "`" not in text else "``"
+    return f"{fence}{text}{fence}" if text and "``" not in text else html.escape(text)

@@ -1,0 +1,98 @@
+"""The pages for a ticket: whole or not at all, and nothing from a file is markup in them."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ckptdiff.assemble import assemble_pair
+from ckptdiff.demo import make_demo
+from ckptdiff.diff import diff, pair_names
+from ckptdiff.errors import UnreadableFile
+from ckptdiff.executor import InlineExecutor
+from ckptdiff.formats import open_checkpoint
+from ckptdiff.pages import html_page, markdown_page, write_report
+from ckptdiff.results import TensorDiff
+from ckptdiff.verdict import summarise
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ckptdiff.assemble import Assembled
+    from ckptdiff.verdict import Summary
+
+    Compared = tuple[Assembled, Assembled, list[TensorDiff], Summary]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    a, b = assemble_pair(*map(open_checkpoint, make_demo(tmp_path_factory.mktemp("demo"))))
+    order = pair_names(a, b)
+    results = sorted(diff(a, b, InlineExecutor()), key=lambda result: order.index(result.name))
+    return a, b, results, summarise(results, a, b)
+
+
+class Cells(HTMLParser):
+    """Collects the text of a page's table cells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.rows: list[list[str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag == "td":
+            self.rows[-1].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1] == "td" and self.rows and self.rows[-1]:
+            self.rows[-1][-1] += data
+
+
+def test_both_kinds_of_page_list_the_differing_tensors_and_no_other(compared: Compared) -> None:
+    names = [f"model.layers.2.self_attn.{x}_proj.weight" for x in "kv"]
+    page = Cells()
+    page.feed(html_page(*compared, None))
+    assert [row[1] for row in page.rows if row] == names
+    lines = markdown_page(*compared, None).split("\n")
+    assert [line.split("|")[2].strip(" `") for line in lines if line.startswith("| `")] == names
+    assert lines[0] == "# ckptdiff: differ"
+
+
+def test_a_page_needs_nothing_beside_itself(compared: Compared) -> None:
+    assert not re.search(r"https?:|src=|<script|<link", html_page(*compared, None))
+
+
+def test_a_name_from_a_file_is_no_markup(compared: Compared) -> None:
+    a, b, _, summary = compared
+    evil = TensorDiff("<script>x</script>|`a`", "only_a", note="a|b\x1b[2J")
+    page = Cells()
+    page.feed(html_page(a, b, [evil], summary, None))
+    assert "script" not in page.tags
+    (row,) = [row for row in page.rows if row]
+    assert row[1] == "<script>x</script>|`a`"
+    line = markdown_page(a, b, [evil], summary, None).split("\n")[-1]
+    assert len(re.split(r"(?<!\\)\|", line)) == 10  # eight cells between nine bars
+    assert "\x1b" not in line
+
+
+def test_the_ending_names_the_kind(compared: Compared, tmp_path: Path) -> None:
+    for name in ("r.md", "r.html", "r.json", "r.txt"):
+        write_report(tmp_path / name, *compared)
+    assert (tmp_path / "r.md").read_text().startswith("# ckptdiff")
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    assert json.loads((tmp_path / "r.json").read_text())["schema"] == "ckptdiff.diff/1"
+    assert (tmp_path / "r.txt").read_text().endswith("verdict: differ\n")
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(compared: Compared, tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFile, match="cannot be written"):
+        write_report(tmp_path / "missing" / "r.md", *compared)
+    assert list(tmp_path.iterdir()) == []

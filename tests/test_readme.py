@@ -1,0 +1,56 @@
+"""The README says what the program does: its transcripts are run and compared."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1].joinpath("README.md").read_text()
+TRANSCRIPTS = [
+    (lines[0].removeprefix("$ "), "\n".join(lines[1:]))
+    for block in re.findall(r"```console\n(.*?)\n```", README, re.DOTALL)
+    for lines in [block.split("\n")]
+]
+
+
+def without_times(text: str) -> str:
+    return re.sub(r"in \d+\.\d s", "in … s", text)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the demo pair was made."""
+    path = tmp_path_factory.mktemp("readme")
+    run("ckptdiff demo --no-tui", path)
+    return path
+
+
+def run(command: str, folder: Path) -> str:
+    program = f"'{sys.executable}' -m ckptdiff"
+    done = subprocess.run(
+        re.sub(r"^ckptdiff", program, command),
+        shell=True,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    return done.stdout.rstrip()
+
+
+def test_there_is_a_transcript_for_scripts_and_one_for_browsing() -> None:
+    assert {command.split()[1] for command, _ in TRANSCRIPTS} >= {"ls", "diff"}
+
+
+@pytest.mark.parametrize(("command", "printed"), TRANSCRIPTS, ids=[c for c, _ in TRANSCRIPTS])
+def test_a_transcript_is_what_the_command_prints(command: str, printed: str, folder: Path) -> None:
+    assert without_times(run(command, folder)) == without_times(printed)
+
+
+def test_every_picture_that_is_shown_is_there() -> None:
+    for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert Path(__file__).parents[1].joinpath(picture).is_file(), picture
