@@ -7,7 +7,7 @@ CkptDiffError
 ├── MixedShards          files that belong to different saves, or one rank twice
 ├── UnsupportedLayout    the tensors cannot be what the configuration says
 ├── UnknownConfig        the number of heads and so on is not known
-├── UnreadableFile       the operating system refused
+├── UnreadableFile       the operating system refused to open, read or write
 ├── WorkerDied           a worker process was killed (file shrank under it, or out of memory)
 └── BadArgument          a pattern, a tolerance or an option that makes no sense
 """
@@ -42,7 +42,7 @@ class UnknownConfig(CkptDiffError):
 
 
 class UnreadableFile(CkptDiffError):
-    """The operating system refused to open or read a file."""
+    """The operating system refused to open, read or write a file."""
 
 
 class WorkerDied(CkptDiffError):

@@ -109,7 +109,7 @@ TENSORS: Mapping[str, bytes] = {
     "size that is nothing": with_tensor(shape=None),
     "size of true": with_tensor(shape=(True,)),
     "sixty huge sizes": with_tensor(shape=(HUGE,) * 60, stride=(0,) * 60),
-    "a million elements in one": with_tensor(shape=(10**9, 10**9), stride=(HUGE, 1)),
+    "more elements than bytes": with_tensor(shape=(10**9, 10**9), stride=(HUGE, 1)),
     "storage larger than its member": with_tensor(numel=3),
     "storage of a negative size": with_tensor(numel=-1),
     "storage of a size that overflows": with_tensor(numel=HUGE),
@@ -166,16 +166,18 @@ PICKLES: Mapping[str, bytes] = {
     "class for a dictionary of tensors": program(b"cos\nsystem\n"),
 }
 
+DEEP = 200_000
+
 # Small pickles that want much: memory, time or stack.
 BOMBS: Mapping[str, bytes] = {
     "memo index of four billion": program(b"}r\xff\xff\xff\xff"),
     "memo index of a trillion": program(b"}p1000000000000\n"),
-    "a million lists deep": program(b"]" * 10**6 + b"a" * (10**6 - 1)),
-    "a million tuples deep": program(b")" + b"\x85" * 10**6),
-    "a million tuples deep as a key": program(b"})" + b"\x85" * 10**6 + b"K\x01s"),
-    "a million frozensets deep": b"\x80\x04(\x91" + b"".join([b"q\0(h\0\x91"] * 10**6) + b".",
-    "a million dictionaries deep": program(b"}" + b"K\x01}" * 10**6 + b"s" * 10**6),
-    "a million placeholders deep": program(b"cos\nsystem\n" + b")R" * 10**6),
+    "many lists deep": program(b"]" * DEEP + b"a" * (DEEP - 1)),
+    "many tuples deep": program(b")" + b"\x85" * DEEP),
+    "many tuples deep as a key": program(b"})" + b"\x85" * DEEP + b"K\x01s"),
+    "many frozensets deep": b"\x80\x04(\x91" + b"".join([b"q\0(h\0\x91"] * DEEP) + b".",
+    "many dictionaries deep": program(b"}" + b"K\x01}" * DEEP + b"s" * DEEP),
+    "many placeholders deep": program(b"cos\nsystem\n" + b")R" * DEEP),
     "two to the 60th tuples": program(b")" + b"2\x86" * 60),
     "two to the 60th tuples as a key": program(b"})" + b"2\x86" * 60 + b"K\x01s"),
     "two to the 60th lists": program(b"]" + b"q\0](h\0h\0e" * 60),

@@ -73,7 +73,11 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     parallelism = _parallelism(first)
     placed = _place(ranks, parallelism, root)
     _check_same_save(ranks)
-    _check_complete(placed, parallelism, root)
+    notes: tuple[str, ...] = ()
+    if root.is_file():
+        notes = (f"one rank's file of TP {parallelism.tp} PP {parallelism.pp}",)
+    else:
+        _check_complete(placed, parallelism, root)
     return Checkpoint(
         root=root,
         format=NAME,
@@ -86,6 +90,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         ),
         files=tuple(files),
         iteration=first.iteration if first.iteration is not None else iteration,
+        notes=notes,
     )
 
 

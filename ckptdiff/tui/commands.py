@@ -58,6 +58,12 @@ class Commands(Provider):
         if can("difference"):
             yield "view: next difference", "n", partial(screen.action_difference, 1)
             yield "view: previous difference", "N", partial(screen.action_difference, -1)
+        if can("entries"):
+            yield (
+                "view: other entries",
+                "arguments, optimizer, random states  e",
+                screen.action_entries,
+            )
         if can("filter"):
             yield "filter: by name", "words, re:PATTERN, ! inverts  /", screen.action_filter
         if can("differences_only"):

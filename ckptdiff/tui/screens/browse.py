@@ -11,7 +11,20 @@ from textual.screen import ModalScreen
 from textual.widgets import DirectoryTree, Static
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from textual.app import ComposeResult
+
+
+class FolderTree(DirectoryTree):
+    """A tree in plain characters: the pictures of the original are two cells wide, or are not."""
+
+    ICON_NODE = "+ "
+    ICON_NODE_EXPANDED = "- "
+    ICON_FILE = "  "
+
+    def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
+        return [path for path in paths if not path.name.startswith(".")]
 
 
 class BrowseScreen(ModalScreen[Path | None]):
@@ -34,19 +47,18 @@ class BrowseScreen(ModalScreen[Path | None]):
     def compose(self) -> ComposeResult:
         with Vertical(id="browse") as box:
             box.border_title = "Choose a checkpoint"
-            yield DirectoryTree(self._start)
+            yield FolderTree(self._start)
             yield Static(
                 "enter chooses  l unfolds  h folds  - folder above  esc cancels", id="hint"
             )
 
     @property
-    def _tree(self) -> DirectoryTree:
-        return self.query_one(DirectoryTree)
+    def _tree(self) -> FolderTree:
+        return self.query_one(FolderTree)
 
     def on_mount(self) -> None:
-        if self.app.has_class("-ascii"):
-            self._tree.guide_depth = 2
-            self._tree.show_guides = False
+        self._tree.guide_depth = 2
+        self._tree.show_guides = not self.app.has_class("-ascii")
         self._tree.focus()
 
     def action_choose(self) -> None:

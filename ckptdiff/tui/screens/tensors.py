@@ -105,6 +105,13 @@ class TensorsScreen(ComparingScreen):
             tooltip="write a report to a file",
         ),
         Binding(
+            "e",
+            "entries",
+            "Entries",
+            id="tensors.entries",
+            tooltip="what else the files hold: arguments, optimizer, random states",
+        ),
+        Binding(
             "Y",
             "copy_command",
             "Copy command",
@@ -151,7 +158,8 @@ class TensorsScreen(ComparingScreen):
     def state_changed(self) -> None:
         self._show_borders()
         self.query(CountsLine).refresh()
-        self.query_one(ProgressLine).refresh()
+        # A bar is one line; words may need two.
+        self.query_one(ProgressLine).refresh(layout=self.session.phase != "comparing")
         self.refresh_bindings()
 
     def ended(self) -> None:
@@ -243,6 +251,8 @@ class TensorsScreen(ComparingScreen):
                 return f"Report: {alone}."
             if session.phase != "done":
                 return "Report: finish comparing first. r goes on after a stop."
+        elif action == "entries" and session.a is None:
+            return "Entries: no checkpoint is open yet."
         elif (
             action in ("copy_name", "copy_command", "sort", "reverse", "filter")
             and not session.names
@@ -309,6 +319,11 @@ class TensorsScreen(ComparingScreen):
 
     def action_copy_command(self) -> None:
         self.app.copy(self.session.command_line(self.list.name_here))
+
+    def action_entries(self) -> None:
+        from ckptdiff.tui.screens.entries import EntriesScreen
+
+        self.app.push_screen(EntriesScreen(self.session))
 
     def action_write_report(self) -> None:
         from ckptdiff.tui.screens.report import ReportScreen

@@ -47,7 +47,7 @@ class KeyLine(Widget):
             )
             items[binding.action] = (binding.key, content)
         last = [items[action] for action in LAST if action in items]
-        room = self.size.width - sum(content.cell_length + 2 for _, content in last)
+        room = self.size.width + 2 - sum(content.cell_length + 2 for _, content in last)
         shown = []
         for action, (key, content) in items.items():
             if action not in LAST:

@@ -43,7 +43,7 @@ class Columns:
 
 def columns(width: int, *, shape: int, browsing: bool) -> Columns:
     """Return the columns that fit: numbers are never shortened, names give way."""
-    shape = max(SHAPES[0], min(shape, SHAPES[1]))
+    shape = max(SHAPES[0], min(shape, SHAPES[1])) + 1
     if browsing:
         name = max(1, width - GUTTER - shape - DTYPE - SIZE - 4)
         return Columns(width, name, shape, dtype=DTYPE, size=SIZE)
