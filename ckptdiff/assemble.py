@@ -178,7 +178,7 @@ def _assemble_shards(checkpoint: Checkpoint, like: Assembled | None) -> Assemble
         config,
         {name: assemblies[name] for name in ordered},
         unmapped=tuple(sorted(unmapped)),
-        errors=errors,
+        errors={name: errors[name] for name in in_model_order(errors, architecture)},
         derived=tuple(derived_entry(ref, config) for ref in derived),
     )
 
