@@ -450,7 +450,7 @@ def test_payloads_of_nan_count_in_one_dtype_only(store: Store) -> None:
 
 def test_norms_of_equal_data_are_taken_when_something_differs_or_when_asked(store: Store) -> None:
     rng = np.random.default_rng(5)
-    a = encoded(rng.standard_normal((3000, 1024)) * 0.02, "BF16")
+    a = encoded(rng.standard_normal((600, 1024)) * 0.02, "BF16")
     a[7, 7] = 0x7F80
     b = a.copy()
     one, other = store.put(a, "BF16"), store.put(b, "BF16")
@@ -460,7 +460,7 @@ def test_norms_of_equal_data_are_taken_when_something_differs_or_when_asked(stor
     stats = compare(a.shape, [Block((0, 0), one, other)], norms=True)
     assert stats.normed
     check(stats, found)
-    b[2999, 1023] ^= 1
+    b[599, 1023] ^= 1
     stats = compare(a.shape, [Block((0, 0), one, store.put(b, "BF16"))])
     check(stats, expected(a, b, "BF16", "BF16"))
 
@@ -506,13 +506,11 @@ def merged(parts: Sequence[Stats]) -> Stats:
     ("da", "db"), [("BF16", "BF16"), ("F32", "F16"), ("F16", "F16"), ("F32", "F64")]
 )
 @pytest.mark.parametrize("kind", ["weights", "specials", "sparse", "flips"])
-@pytest.mark.parametrize("shape", [(700, 900), (3, 200_001), (20_000, 6), (1, 300_000)])
+@pytest.mark.parametrize("shape", [(300, 900), (3, 100_001), (5000, 6), (1, 300_000)])
 def test_blocks_and_their_order_have_no_influence(
     store: Store, da: str, db: str, kind: str, shape: tuple[int, int]
 ) -> None:
     rng = np.random.default_rng(7)
-    if ITEMSIZE[da] * ITEMSIZE[db] > 4 and kind != "specials":
-        shape = (min(shape[0], 1000), min(shape[1], 40_000))
     a, b = make(rng, kind, shape, da, db)
     one, other = store.put(a, da), store.put(b, db)
     whole = compare(shape, [Block((0, 0), one, other)], norms=True)
@@ -526,22 +524,22 @@ def test_blocks_and_their_order_have_no_influence(
 
 def test_sizes_of_chunks_have_no_influence(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(9)
-    a, b = make(rng, "specials", (2100, 500), "BF16", "BF16")
-    a[100:600], b[100:600] = 0x3E80, 0x3E80
+    a, b = make(rng, "specials", (700, 500), "BF16", "BF16")
+    a[100:300], b[100:300] = 0x3E80, 0x3E80
     block = Block((0, 0), store.put(a, "BF16", gap=12), store.put(b, "BF16"))
-    whole = compare((2100, 500), [block])
+    whole = compare((700, 500), [block])
     check(whole, expected(a, b, "BF16", "BF16"))
     for elements, stretch, release in ((1000, 5000, 20_000), (4096, 1 << 14, 1 << 15)):
         monkeypatch.setattr(fast, "ELEMENTS", elements)
         monkeypatch.setattr(compare_module, "STRETCH", stretch)
         monkeypatch.setattr(compare_module, "RELEASE", release)
-        same_but_for_rounding(compare((2100, 500), [block]), whole)
+        same_but_for_rounding(compare((700, 500), [block]), whole)
 
 
 def test_constant_data_is_summed_as_well_as_random_data(store: Store) -> None:
     for value in (0.1, 0.019, 3.3e-5):
-        a = np.full((1024, 1000), value, np.float32).view(np.uint32)
-        b = np.full((1024, 1000), value * 1.01, np.float32).view(np.uint32)
+        a = np.full((512, 520), value, np.float32).view(np.uint32)
+        b = np.full((512, 520), value * 1.01, np.float32).view(np.uint32)
         stats = compare(a.shape, [Block((0, 0), store.put(a, "F32"), store.put(b, "F32"))])
         check(stats, expected(a, b, "F32", "F32"))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ckptdiff.tensors import Block
 
 STRETCH = 1 << 20  # bytes of one side that one memcmp looks at
-RELEASE = 8 << 20  # bytes of one side, gaps between rows included, that stay mapped
+RELEASE = 4 << 20  # bytes of one side, gaps between rows included, that stay mapped
 TILE = 512  # columns of a tile where rows do not lie in one piece
 
 

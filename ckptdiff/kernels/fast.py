@@ -14,6 +14,8 @@ import numpy as np
 from ckptdiff.kernels.dtypes import narrower
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from ckptdiff.kernels.grid import Grid
@@ -164,22 +166,22 @@ def _widened(a: NDArray[Any], dtype: str, out: NDArray[np.float32]) -> NDArray[n
 
 
 def _sum_of_squares(x: NDArray[np.float32]) -> float:
-    whole = len(x) // _DOT * _DOT
-    tail = x[whole:]
     with np.errstate(over="ignore", invalid="ignore"):
-        total = float(np.dot(tail, tail))
-        if whole:
-            lines = x[:whole].reshape(-1, _DOT)
-            total += float(np.vecdot(lines, lines).sum(dtype=np.float64))
-    return total
+        return sum(float(np.vecdot(x, x).sum(dtype=np.float64)) for x in _lines(x))
 
 
 def _sum(x: NDArray[np.float32]) -> float:
+    ones = _scratch.ones
+    return sum(float(np.vecdot(x, ones[: x.shape[1]]).sum(dtype=np.float64)) for x in _lines(x))
+
+
+def _lines(x: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """Yield a vector as rows of `_DOT`, and what is left over as one more."""
     whole = len(x) // _DOT * _DOT
-    total = float(x[whole:].sum())
     if whole:
-        total += float(np.vecdot(x[:whole].reshape(-1, _DOT), _scratch.ones).sum(dtype=np.float64))
-    return total
+        yield x[:whole].reshape(-1, _DOT)
+    if whole < len(x):
+        yield x[whole:].reshape(1, -1)
 
 
 def _vouched(squares: float, x: NDArray[np.float32]) -> bool:
@@ -262,21 +264,27 @@ def _count_steps(code_a: NDArray[Any], code_b: NDArray[Any], farthest: float, st
     np.abs(signed, out=signed)
     steps: NDArray[Any] = signed.view(np.uint16 if word.itemsize == 2 else np.uint32)
     flags = _scratch.flags[:size]
+    largest = int(steps.max())
     # The sign bit is half the range of the subtraction, so elements of opposite sign come out
     # beyond a quarter of it, and no others, as long as none is far from its partner.
     quarter = 1 << (8 * word.itemsize - 2)
-    if farthest >= _FAR:
+    if farthest >= _FAR or (word.itemsize == 4 and largest > quarter):
         signs = _scratch.a.view(word)[:size].reshape(code_a.shape)
         np.bitwise_xor(code_a, code_b, out=signs)
         np.less(signs, 0, out=flags.reshape(code_a.shape))
         opposite = _places(flags)
         steps[opposite] = _across_zero(code_a, code_b, opposite, steps.dtype)
-        differing = int(np.count_nonzero(steps)) if len(opposite) else differing
+        differing = int(np.count_nonzero(steps))
+        largest = int(steps.max())
         quarter *= 4
+    counts = [size - differing]
+    if word.itemsize == 4 and largest < 1 << 31:
+        stats.unequal += differing
+        stats.max_ulp = max(stats.max_ulp, largest)
+        stats.count(counts + _bit_lengths(steps, largest))
+        return
 
     # Elements below 2, 4, 8, … are counted, one pass a bound, until few are left.
-    largest = int(steps.max())
-    counts = [size - differing]
     beyond, bound = differing, 2
     while bound <= min(largest, quarter):
         np.greater_equal(steps, bound, out=flags)
@@ -300,6 +308,27 @@ def _count_steps(code_a: NDArray[Any], code_b: NDArray[Any], farthest: float, st
     stats.unequal += differing
     stats.max_ulp = max(stats.max_ulp, largest)
     stats.count(counts)
+
+
+def _bit_lengths(steps: NDArray[np.uint32], largest: int) -> list[int]:
+    """Return how many of the steps, all below 2**31, have 1, 2, 3, … significant bits."""
+    size = len(steps)
+    # A float32's exponent says it, once no run of ones can round up to the next power of two.
+    isolated = _scratch.codes[:size]
+    np.right_shift(steps, 1, out=isolated.view(np.uint32))
+    np.invert(isolated, out=isolated)
+    np.bitwise_and(isolated, steps.view(np.int32), out=isolated)
+    exponents = _scratch.a.view(np.int32)[:size]
+    np.copyto(exponents.view(np.float32), isolated, casting="unsafe")
+    np.right_shift(exponents, 23, out=exponents)
+    short = _scratch.codes.view(np.uint8)[:size]
+    np.copyto(short, exponents, casting="unsafe")
+    flags = _scratch.flags[:size]
+    counts = []
+    for bits in range(1, largest.bit_length() + 1):
+        np.equal(short, 126 + bits, out=flags)
+        counts.append(int(np.count_nonzero(flags)))
+    return counts
 
 
 def _places(flags: NDArray[np.bool_]) -> NDArray[np.intp]:
