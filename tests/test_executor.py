@@ -1,0 +1,269 @@
+"""Workers may die, files may shrink, users may leave: what else there is goes on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from concurrent.futures import CancelledError, wait
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from jobs import (
+    Deadly,
+    die,
+    die_once,
+    double,
+    environment,
+    fail,
+    print_something,
+    read_while_it_shrinks,
+    touch,
+)
+from pairs import assert_alike, compare, noise, odd_models, open_pair, pair, set_sizes, sparse
+
+from ckptdiff.diff import diff
+from ckptdiff.errors import CorruptFile, WorkerDied
+from ckptdiff.executor import InlineExecutor, WorkerPool, available_cpus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
+    from pathlib import Path
+    from typing import Any
+
+    from ckptdiff.results import TensorDiff
+
+
+@pytest.fixture
+def pool() -> Iterator[WorkerPool]:
+    """Return a pool of two, and see that none of its processes is left behind."""
+    with WorkerPool(2) as made:
+        yield made
+    assert_no_children()
+
+
+def assert_no_children(seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert multiprocessing.active_children() == []
+
+
+def test_jobs_run_in_other_processes(pool: WorkerPool) -> None:
+    assert [f.result() for f in [pool.submit(double, n) for n in range(20)]] == list(
+        range(0, 40, 2)
+    )
+    pid, threads, on_interrupt = pool.submit(environment).result()
+    assert pid != os.getpid()
+    assert threads == "1"
+    assert on_interrupt == signal.SIG_IGN
+
+
+def test_what_a_job_raises_is_handed_on(pool: WorkerPool) -> None:
+    with pytest.raises(CorruptFile, match=r"model\.pt: broken"):
+        pool.submit(fail, "model.pt: broken").result()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGBUS])
+def test_a_worker_that_is_killed_loses_its_own_job_alone(pool: WorkerPool, how: int) -> None:
+    for _ in range(3):
+        before = [pool.submit(double, n) for n in range(10)]
+        deadly = pool.submit(die, int(how))
+        after = [pool.submit(double, n) for n in range(10, 20)]
+        assert [f.result(30) for f in before + after] == list(range(0, 40, 2))
+        with pytest.raises(WorkerDied, match="killed"):
+            deadly.result(30)
+
+
+def test_several_deadly_jobs_at_once_are_told_apart(pool: WorkerPool) -> None:
+    jobs = {n: pool.submit(*((die, 9) if n % 4 == 1 else (double, n))) for n in range(12)}
+    for n, future in jobs.items():
+        if n % 4 == 1:
+            assert isinstance(future.exception(60), WorkerDied)
+        else:
+            assert future.result(60) == 2 * n
+
+
+def test_a_job_that_was_only_beside_a_deadly_one_is_run_again(
+    pool: WorkerPool, tmp_path: Path
+) -> None:
+    assert pool.submit(die_once, str(tmp_path / "marker")).result(30) == 7
+
+
+def test_a_mapped_file_that_shrinks_kills_no_more_than_its_job(
+    pool: WorkerPool, tmp_path: Path
+) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(1 << 20))
+    shrunk = pool.submit(read_while_it_shrinks, str(file), 1 << 20)
+    others = [pool.submit(double, n) for n in range(10)]
+    assert [f.result(30) for f in others] == list(range(0, 20, 2))
+    # The worker died; the second try sees the shorter file before it reads.
+    assert isinstance(shrunk.exception(30), CorruptFile)
+
+
+def test_a_job_that_waits_can_be_cancelled(pool: WorkerPool) -> None:
+    running = [pool.submit(time.sleep, 0.2) for _ in range(6)]
+    waiting = [pool.submit(double, n) for n in range(20)]
+    assert waiting[-1].cancel()
+    with pytest.raises(CancelledError):
+        waiting[-1].result(10)
+    assert [f.result(10) for f in waiting[:-1]] == list(range(0, 38, 2))
+    wait(running)
+
+
+def test_a_job_that_was_cancelled_does_not_run(pool: WorkerPool, tmp_path: Path) -> None:
+    running = [pool.submit(time.sleep, 0.3) for _ in range(4)]
+    waiting = [pool.submit(touch, str(tmp_path / str(n))) for n in range(20)]
+    assert sum(job.cancel() for job in waiting) > 15
+    wait([*running, pool.submit(double, 1)])
+    # What already lies in the workers' queue may run: one more than there are workers.
+    assert len(list(tmp_path.iterdir())) <= 3
+
+
+def test_shutting_down_cancels_what_waits_and_refuses_what_comes() -> None:
+    pool = WorkerPool(1)
+    jobs = [pool.submit(time.sleep, 0.1) for _ in range(50)]
+    jobs[0].result(20)
+    started = time.monotonic()
+    pool.shutdown(wait=True, cancel_futures=True)
+    assert time.monotonic() - started < 1
+    assert sum(job.cancelled() for job in jobs) > 40
+    assert all(job.done() for job in jobs)
+    with pytest.raises(RuntimeError):
+        pool.submit(double, 1)
+    assert_no_children()
+
+
+def test_shutting_down_while_workers_die_ends(pool: WorkerPool) -> None:
+    jobs = [pool.submit(die, 9) for _ in range(4)]
+    pool.shutdown(wait=True, cancel_futures=True)
+    done, still_open = wait(jobs, timeout=5)
+    assert not still_open
+    assert len(done) == 4
+
+
+def test_output_of_workers_goes_to_the_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    with WorkerPool(1, log=log) as pool:
+        pool.submit(print_something).result(20)
+    assert log.read_text() == "out of a worker\ntrouble of a worker\n"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_inline_job_runs_at_once_and_keeps_what_it_raises() -> None:
+    executor = InlineExecutor()
+    assert executor.submit(double, 4).result() == 8
+    assert isinstance(executor.submit(fail, "x").exception(), CorruptFile)
+
+
+def test_the_cpus_that_may_be_used_are_counted() -> None:
+    assert available_cpus() == len(os.sched_getaffinity(0))
+    with WorkerPool() as pool:
+        assert pool.jobs == available_cpus()
+
+
+# Comparisons in a pool
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_the_number_of_jobs_has_no_influence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    files = odd_models(tmp_path)
+    wanted = compare(*files)
+    set_sizes(monkeypatch, 999, 3)
+    with WorkerPool(jobs) as pool:
+        assert_alike(compare(*files, pool), wanted)
+    assert_no_children()
+
+
+def test_leaving_a_comparison_is_quick_and_leaves_no_process(tmp_path: Path) -> None:
+    # Holes: 2 GB that no disk holds.
+    big = {f"w{n}": (1 << 14, 1 << 13) for n in range(4)}
+    files = [sparse(tmp_path / side, big) for side in "ab"]
+    a, b = open_pair(*files)
+    with WorkerPool(2) as pool:
+        results = diff(a, b, pool)
+        next(results)
+        started = time.monotonic()
+        results.close()
+        pool.shutdown(wait=True, cancel_futures=True)
+        assert time.monotonic() - started < 1
+    assert_no_children()
+
+
+class Counting(WorkerPool):
+    """Tells how many jobs it was given."""
+
+    submitted = 0
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = super().submit(fn, *args, **kwargs)
+        self.submitted += 1
+        return future
+
+
+@pytest.mark.parametrize("results", [0, 1, 5])
+def test_a_pool_that_is_shut_down_ends_a_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: int
+) -> None:
+    """Whoever leaves before the workers are up, or in the middle, is not kept waiting."""
+    set_sizes(monkeypatch, 32 << 20, 1)
+    tensors = {f"w{n:03d}": torch.ones(n + 1) for n in range(400)}
+    a, b = open_pair(*pair(tmp_path, tensors, tensors))
+    pool = Counting(4)
+    found: list[TensorDiff] = []
+    thread = threading.Thread(target=lambda: found.extend(diff(a, b, pool)), daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while pool.submitted < 8 + results and time.monotonic() < deadline:
+        time.sleep(0.001)
+    pool.shutdown(wait=True, cancel_futures=True)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert len(found) < 400
+    assert {result.status for result in found} <= {"same"}
+    assert_no_children()
+
+
+def test_a_file_cut_off_under_a_comparison_is_an_error_of_its_tensors_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_sizes(monkeypatch, 32 << 20, 1)
+    tensors = {f"w{n:02d}": noise(40, 100, seed=n) for n in range(40)}
+    a, b = open_pair(*pair(tmp_path, tensors, tensors))
+    file = tmp_path / "b/model.safetensors"
+    found: dict[str, TensorDiff] = {}
+    with WorkerPool(2) as pool:
+        for result in diff(a, b, pool):
+            if not found:
+                os.truncate(file, file.stat().st_size - 16000 * 10 - 4000)
+            found[result.name] = result
+    assert set(found) == set(tensors)
+    errors = {name for name, result in found.items() if result.status == "error"}
+    assert errors == {f"w{n:02d}" for n in range(29, 40)}
+    assert {r.status for r in found.values()} == {"same", "error"}
+    assert all(str(file) in str(found[name].error) for name in errors)
+    assert all(found[name].numbers is None for name in errors)
+
+
+def test_a_worker_that_dies_under_a_comparison_is_an_error_of_one_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch dies as a whole, and is then tried one by one."""
+    tensors = {f"w{n:02d}": noise(8, 8, seed=n) for n in range(30)}
+    a, b = open_pair(*pair(tmp_path, tensors, tensors))
+    deadly = a.tensors["w13"].pieces[0].ref.offset
+    monkeypatch.setattr("ckptdiff.diff.run_parts", Deadly(deadly))
+    with WorkerPool(2) as pool:
+        found = {result.name: result for result in diff(a, b, pool)}
+    assert {name: r.status for name, r in found.items() if r.status != "same"} == {"w13": "error"}
+    assert "killed" in str(found["w13"].error)
+    assert len(found) == 30
