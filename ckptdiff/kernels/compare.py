@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,19 +10,17 @@ import numpy as np
 from ckptdiff.kernels import exact, fast
 from ckptdiff.kernels.dtypes import FLOATS, INTEGERS
 from ckptdiff.kernels.grid import Grid
-from ckptdiff.kernels.memory import matrix, release, same_bits
+from ckptdiff.kernels.memory import Reading, matrix, same_bits
 from ckptdiff.kernels.stats import Stats
-from ckptdiff.tensors import ITEMSIZE, View
+from ckptdiff.tensors import ITEMSIZE, Block, View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from ckptdiff.tensors import Block
-
 STRETCH = 1 << 20  # bytes of one side that one memcmp looks at
-RELEASE = 4 << 20  # bytes of one side, gaps between rows included, that stay mapped
+SPAN = 2 << 20  # bytes of one side, gaps between rows included, that are read in one go
 TILE = 512  # columns of a tile where rows do not lie in one piece
 
 
@@ -41,21 +40,26 @@ def compare(
     stats = Stats()
     grid = Grid(shape)
     equal: list[View] = []
-    for block in blocks:
-        assert block.a.shape == block.b.shape
-        _compare_block(block, stats, grid, equal)
-    # With nothing but equal bits the cosine is 1, whatever the norms are.
-    stats.normed = norms or not equal or sum(map(_numel, equal)) < stats.numel
-    if stats.normed:
-        for view in equal:
+    with Reading() as reading:
+        # By rows: what lies side by side in one file, in pieces in the other, is read once.
+        for span in sorted(_spans(blocks), key=attrgetter("at")):
+            _compare_span(span, stats, grid, equal)
+            reading.done(span.a, span.b)
+        # With nothing but equal bits the cosine is 1, whatever the norms are.
+        stats.normed = norms or not equal or sum(map(_numel, equal)) < stats.numel
+        for view in equal if stats.normed else ():
             total = _sum_of_squares(view)
             stats.sum_aa += total
             stats.sum_bb += total
+            reading.done(view)
+        for index, pair in enumerate(copies):
+            count = 0
+            for span in _spans([Block((0, 0), *pair)]):
+                count += _count_drifted(span.a, span.b)
+                reading.done(span.a, span.b)
+            if count:
+                stats.copies_differ.append((index, count))
     stats.grid, stats.grid_shape = grid.levels(), grid.shape
-    for index, (original, copy) in enumerate(copies):
-        count = _count_drifted(original, copy)
-        if count:
-            stats.copies_differ.append((index, count))
     return stats
 
 
@@ -74,28 +78,26 @@ def _is_whole(view: View) -> bool:
     return view.stride[1] == 1 or view.shape[1] == 1
 
 
-def _spans(a: View, b: View) -> Iterator[tuple[tuple[int, int], View, View]]:
-    """Yield parts of two views that are small enough to stay mapped, and their places.
-
-    The pages of a part are let go when the next one is asked for.
-    """
-    rows, cols = a.shape
-    size = max(ITEMSIZE[a.dtype], ITEMSIZE[b.dtype])
-    if _is_whole(a) and _is_whole(b):
-        across = max(1, min(cols, RELEASE // size))
-        longest = max(a.stride[0], b.stride[0], across) * size
-        down = max(1, RELEASE // longest) if across == cols else 1
-    else:
-        # Every part of a transposed matrix touches pages all over it.
-        across, down = max(1, cols), max(1, rows)
-    for row in range(0, rows, down):
-        for col in range(0, cols, across):
-            at = (row, col)
-            extent = (min(down, rows - row), min(across, cols - col))
-            parts = _crop(a, at, extent), _crop(b, at, extent)
-            yield at, *parts
-            for part in parts:
-                release(part)
+def _spans(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Cut blocks so that what one touches may stay mapped."""
+    for block in blocks:
+        a, b = block.a, block.b
+        assert a.shape == b.shape
+        rows, cols = a.shape
+        size = max(ITEMSIZE[a.dtype], ITEMSIZE[b.dtype])
+        if _is_whole(a) and _is_whole(b):
+            across = max(1, min(cols, SPAN // size))
+            longest = max(a.stride[0], b.stride[0], across) * size
+            down = max(1, SPAN // longest) if across == cols else 1
+        else:
+            # Every part of a transposed matrix touches pages all over it.
+            across, down = max(1, cols), max(1, rows)
+        for row in range(0, rows, down):
+            for col in range(0, cols, across):
+                at = (row, col)
+                extent = (min(down, rows - row), min(across, cols - col))
+                place = (block.at[0] + row, block.at[1] + col)
+                yield Block(place, _crop(a, at, extent), _crop(b, at, extent))
 
 
 def _tiles(a: View, b: View, size: int) -> Iterator[tuple[int, int, NDArray[Any], NDArray[Any]]]:
@@ -109,30 +111,28 @@ def _tiles(a: View, b: View, size: int) -> Iterator[tuple[int, int, NDArray[Any]
             yield row, col, np.ascontiguousarray(x[tile]), np.ascontiguousarray(y[tile])
 
 
-def _compare_block(block: Block, stats: Stats, grid: Grid, equal: list[View]) -> None:
-    """Add a block's figures, and note the parts of `a` whose bits are equal to those of `b`."""
-    stats.numel += _numel(block.a)
-    dtypes = (block.a.dtype, block.b.dtype)
+def _compare_span(span: Block, stats: Stats, grid: Grid, equal: list[View]) -> None:
+    """Add a span's figures, and note the parts of `a` whose bits are equal to those of `b`."""
+    stats.numel += _numel(span.a)
+    dtypes = (span.a.dtype, span.b.dtype)
     same = dtypes[0] == dtypes[1]
     measurable = fast.DTYPES.issuperset(dtypes)
     stretch = STRETCH // ITEMSIZE[dtypes[0]] if same else fast.ELEMENTS
-    for (top, left), part_a, part_b in _spans(block.a, block.b):
-        for row, col, a, b in _tiles(part_a, part_b, stretch):
-            at = (top + row, left + col)
-            if same and same_bits(a, b):
-                _count_equal(a, dtypes[0], stats)
-                equal.append(_crop(block.a, at, a.shape))
+    for row, col, a, b in _tiles(span.a, span.b, stretch):
+        if same and same_bits(a, b):
+            _count_equal(a if a.flags.c_contiguous else b, dtypes[0], stats)
+            equal.append(_crop(span.a, (row, col), a.shape))
+            continue
+        for down, right, tile in exact.tiles(a.shape, fast.ELEMENTS):
+            x, y = a[tile], b[tile]
+            at = (row + down, col + right)
+            if same and same_bits(x, y):
+                _count_equal(x, dtypes[0], stats)
+                equal.append(_crop(span.a, at, x.shape))
                 continue
-            for down, right, tile in exact.tiles(a.shape, fast.ELEMENTS):
-                x, y = a[tile], b[tile]
-                inner = (at[0] + down, at[1] + right)
-                if same and same_bits(x, y):
-                    _count_equal(x, dtypes[0], stats)
-                    equal.append(_crop(block.a, inner, x.shape))
-                    continue
-                place = (block.at[0] + inner[0], block.at[1] + inner[1])
-                if not (measurable and fast.measure(x, y, dtypes, place, stats, grid)):
-                    _measure_in_parts(x, y, dtypes, place, stats, grid)
+            place = (span.at[0] + at[0], span.at[1] + at[1])
+            if not (measurable and fast.measure(x, y, dtypes, place, stats, grid)):
+                _measure_in_parts(x, y, dtypes, place, stats, grid)
 
 
 def _measure_in_parts(
@@ -187,21 +187,17 @@ def _is_finite(a: NDArray[Any], dtype: str) -> bool:
 
 def _sum_of_squares(view: View) -> float:
     total = 0.0
-    for _, part, _ in _spans(view, view):
-        for _, _, a, _ in _tiles(part, part, fast.ELEMENTS):
-            squares = fast.sum_of_squares(a, view.dtype) if view.dtype in fast.DTYPES else None
-            total += exact.sum_of_squares(a, view.dtype) if squares is None else squares
+    for _, _, a, _ in _tiles(view, view, fast.ELEMENTS):
+        squares = fast.sum_of_squares(a, view.dtype) if view.dtype in fast.DTYPES else None
+        total += exact.sum_of_squares(a, view.dtype) if squares is None else squares
     return total
 
 
 def _count_drifted(original: View, copy: View) -> int:
     """Return how many elements of a copy are not, bit for bit, those of the original."""
-    if original.dtype != copy.dtype or original.shape != copy.shape:
-        return max(_numel(original), _numel(copy))
-    count = 0
-    stretch = STRETCH // ITEMSIZE[original.dtype]
-    for _, part_a, part_b in _spans(original, copy):
-        for _, _, a, b in _tiles(part_a, part_b, stretch):
-            if not same_bits(a, b):
-                count += exact.count_different_bits(a, b)
-    return count
+    if original.dtype != copy.dtype:
+        return _numel(original)
+    return sum(
+        0 if same_bits(a, b) else exact.count_different_bits(a, b)
+        for _, _, a, b in _tiles(original, copy, STRETCH // ITEMSIZE[original.dtype])
+    )

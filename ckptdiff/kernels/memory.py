@@ -7,7 +7,6 @@ import mmap
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,10 @@ if TYPE_CHECKING:
     from ckptdiff.tensors import View
 
 MAX_MAPPED = 48  # files; a checkpoint can have a thousand
-LONG_ROW = 1024  # bytes from which one memcmp a row beats comparing words in numpy
+GATHERED = 1 << 20  # bytes of rows that lie apart, brought together to be compared at once
 PAGE = mmap.PAGESIZE
+MAX_RESIDENT = 12 << 20  # bytes that stay mapped after they were read
+GAP = 1 << 16  # bytes between two ranges that are let go as one
 
 # What numpy has no type for is handled as its bits.
 RAW = {
@@ -97,30 +98,52 @@ def matrix(view: View) -> NDArray[Any]:
     return np.ndarray(view.shape, dtype, mapping, view.offset, strides)
 
 
-def _madvise(view: View, advice: int) -> None:
-    mapping = _mapped.get(view.file)
-    length = extent(view)
-    if mapping is None or not length:
+def _advise(file: str, start: int, stop: int, advice: int) -> None:
+    mapping = _mapped.get(file)
+    if mapping is None:
         return
-    pages = mapping.pages
-    start = view.offset // PAGE * PAGE
     # The kernel maps the neighbours of a page it brings in: whatever is let go twice costs a
     # little, whatever is never let go adds up.
-    stop = min(-(-(view.offset + length) // PAGE) * PAGE, len(pages))
-    if start < stop:
-        pages.madvise(advice, start, stop - start)
+    first = start // PAGE * PAGE
+    last = min(-(-stop // PAGE) * PAGE, len(mapping.pages))
+    if first < last:
+        mapping.pages.madvise(advice, first, last - first)
 
 
 def release(view: View) -> None:
     """Unmap the pages of a view that has been read; the page cache keeps them."""
-    _madvise(view, mmap.MADV_DONTNEED)
+    _advise(view.file, view.offset, view.offset + extent(view), mmap.MADV_DONTNEED)
 
 
-def prefetch(view: View) -> None:
-    """Ask the system to read a view's range of its file ahead, in the background."""
-    if extent(view):
-        _map(view.file)
-        _madvise(view, mmap.MADV_WILLNEED)
+class Reading:
+    """Lets the pages of views that were read go, once they are many: neighbours share pages."""
+
+    def __init__(self) -> None:
+        self._ranges: dict[str, tuple[int, int]] = {}  # by file
+
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in list(self._ranges):
+            self._release(file)
+
+    def done(self, *views: View) -> None:
+        """Note that these have been read, whole."""
+        for view in views:
+            start, stop = view.offset, view.offset + extent(view)
+            known = self._ranges.get(view.file)
+            if known is not None:
+                if start > known[1] + GAP or stop < known[0] - GAP:
+                    self._release(view.file)
+                else:
+                    start, stop = min(start, known[0]), max(stop, known[1])
+            self._ranges[view.file] = (start, stop)
+        if sum(stop - start for start, stop in self._ranges.values()) > MAX_RESIDENT:
+            self.__exit__()
+
+    def _release(self, file: str) -> None:
+        _advise(file, *self._ranges.pop(file), mmap.MADV_DONTNEED)
 
 
 def address(array: NDArray[Any]) -> int:
@@ -139,10 +162,31 @@ def same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
     p, q = address(a), address(b)
     if rows == 1 or a.strides[0] == b.strides[0] == width:
         return not _memcmp(p, q, rows * width)
-    down, across = a.strides[0], b.strides[0]
-    if width >= LONG_ROW:
-        starts = range(p, p + rows * down, down), range(q, q + rows * across, across)
-        return not any(map(_memcmp, *starts, repeat(width)))
-    word = next(size for size in (8, 4, 2, 1) if not (p | q | down | across | width) % size)
-    wide = np.dtype(f"<u{word}")
-    return bool(np.array_equal(a.view(wide), b.view(wide)))
+    if _memcmp(p, q, width):
+        return False
+    # Rows are gathered: numpy copies a thousand of them in the time of a few calls of memcmp.
+    down = max(1, GATHERED // max(1, width))
+    return not any(
+        _memcmp(_adjacent(a[row : row + down], 0), _adjacent(b[row : row + down], 1), size * width)
+        for row in range(0, rows, down)
+        for size in [min(down, rows - row)]
+    )
+
+
+class _Gathered(threading.local):
+    """Room for the rows of either side, made once a thread."""
+
+    def __init__(self) -> None:
+        self.sides = np.empty((2, GATHERED), np.uint8)
+
+
+_gathered = _Gathered()
+
+
+def _adjacent(rows: NDArray[Any], side: int) -> int:
+    """Return the address of rows that follow each other without a gap, copied where need be."""
+    if rows.strides[0] == rows.shape[1] * rows.itemsize or rows.nbytes > GATHERED:
+        return address(rows)
+    copy = _gathered.sides[side, : rows.nbytes].view(rows.dtype).reshape(rows.shape)
+    np.copyto(copy, rows)
+    return address(copy)

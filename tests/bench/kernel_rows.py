@@ -72,7 +72,7 @@ def run_jobs(batch: Sequence[Job], keep_mapped: bool) -> list[Stats]:
     """Compare, in a worker process."""
     from ckptdiff.kernels.compare import compare
 
-    with mock.patch("ckptdiff.kernels.compare.release") if keep_mapped else nullcontext():
+    with mock.patch("ckptdiff.kernels.memory._advise") if keep_mapped else nullcontext():
         return [compare(shape, blocks) for shape, blocks in batch]
 
 
