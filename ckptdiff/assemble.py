@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from ckptdiff.arch.base import Architecture, ParamMapping
     from ckptdiff.config import ModelConfig
-    from ckptdiff.tensors import Box, Checkpoint, Entry, Shard, TensorRef
+    from ckptdiff.tensors import Box, Checkpoint, Chunk, Entry, Shard, TensorRef
 
 _LAYER = "decoder.layers.#."
+_EXPERT = ".local_experts.#."
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +167,10 @@ def _assemble_shards(checkpoint: Checkpoint, like: Assembled | None) -> Assemble
     for (mapping, indices), ranks in collected.items():
         targets = [fill_name(pattern, indices) for pattern in mapping.hf]
         try:
-            found = _read_backward(mapping, targets, ranks, config, checkpoint.parallelism.tp)
+            found = _read_backward(mapping, targets, ranks, config, _ranks_of(mapping, checkpoint))
+            assemblies |= {name: _placed(assembly, checkpoint) for name, assembly in found.items()}
         except CkptDiffError as error:
             errors.update(dict.fromkeys(targets, str(error)))
-        else:
-            assemblies.update(found)
     ordered = in_model_order(assemblies, architecture)
     return Assembled(
         checkpoint,
@@ -196,6 +196,7 @@ def _collect(
     collected: Collected = {}
     unmapped: set[str] = set()
     derived: dict[str, TensorRef] = {}
+    per_rank = _experts_per_rank(named)
     for shard, names in named:
         rank = shard.rank
         offset = offsets[rank.pp, shard.chunk]
@@ -212,6 +213,14 @@ def _collect(
             shards = collected.setdefault((mapping, indices), {})
             shards.setdefault(rank.tp, []).append(Copy(ref, rank))
     return collected, unmapped, list(derived.values())
+
+
+def _experts_per_rank(named: list[tuple[Shard, Names]]) -> int:
+    """Return how many experts a rank holds, counted in its tensors."""
+    return max(
+        (indices[-1] + 1 for _, names in named for (key, indices), _ in names if _EXPERT in key),
+        default=0,
+    )
 
 
 def _layer_offsets(
@@ -243,6 +252,52 @@ def _layer_offsets(
         offsets[stage, chunk] = before
         before += len(layers[stage, chunk])
     return offsets
+
+
+def _ranks_of(mapping: ParamMapping, checkpoint: Checkpoint) -> int:
+    """Return over how many ranks a tensor is cut: experts have a size of their own."""
+    if checkpoint.chunks is not None:
+        return 1
+    return checkpoint.parallelism.etp if mapping.of_experts else checkpoint.parallelism.tp
+
+
+def _placed(assembly: Assembly, checkpoint: Checkpoint) -> Assembly:
+    """Replace pieces of whole tensors by the chunks that they lie in, where a format has chunks.
+
+    Raises UnsupportedLayout if chunks are missing or overlap.
+    """
+    if checkpoint.chunks is None:
+        return assembly
+    pieces = [part for piece in assembly.pieces for part in _in_chunks(piece, checkpoint.chunks)]
+    padding = [part for piece in assembly.padding for part in _in_chunks(piece, checkpoint.chunks)]
+    return replace(assembly, pieces=tuple(pieces), padding=tuple(padding))
+
+
+def _in_chunks(piece: Piece, chunks: Mapping[TensorRef, tuple[Chunk, ...]]) -> list[Piece]:
+    parts = []
+    filled = 0
+    for chunk in chunks[piece.ref]:
+        inside = tuple(
+            (max(p[0], c[0]), min(p[1], c[1])) for p, c in zip(piece.of, chunk.box, strict=True)
+        )
+        if any(start >= stop for start, stop in inside):
+            continue
+        of = tuple((i[0] - c[0], i[1] - c[0]) for i, c in zip(inside, chunk.box, strict=True))
+        box = tuple(
+            (b[0] + i[0] - p[0], b[0] + i[1] - p[0])
+            for i, p, b in zip(inside, piece.of, piece.box, strict=True)
+        )
+        parts.append(Piece(chunk.ref, piece.rank, of, box))
+        filled += _volume(of)
+    if filled != _volume(piece.of):
+        raise UnsupportedLayout(
+            f"{piece.ref.name}: its chunks hold {filled} of {_volume(piece.of)} elements once"
+        )
+    return sorted(parts, key=lambda part: part.box)
+
+
+def _volume(box: Box) -> int:
+    return prod(stop - start for start, stop in box)
 
 
 def _read_backward(

@@ -87,6 +87,14 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a stored tensor, where the format cuts tensors up: torch_dist."""
+
+    ref: TensorRef
+    box: Box  # what it is of the whole stored tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """One opened checkpoint: headers only."""
 
@@ -98,6 +106,9 @@ class Checkpoint:
     files: tuple[Path, ...]
     iteration: int | str | None = None
     notes: tuple[str, ...] = field(default=())  # worth saying on opening, not errors
+    # The parts of stored tensors that do not lie in one piece. Such tensors are whole, not a
+    # rank's share of them, and the refs of `shards` only tell their shapes.
+    chunks: Mapping[TensorRef, tuple[Chunk, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,11 @@ class ParamMapping:
     partition: Partition | None = None  # None exactly where `dim` is
     vocabulary: Literal["embedding", "head"] | None = None  # a tied head is a copy of the embedding
 
+    @property
+    def of_experts(self) -> bool:
+        """Whether the rule speaks of a routed expert, which expert parallelism distributes."""
+        return "{expert}" in self.megatron
+
 
 def replicated(megatron: str, hf: str) -> ParamMapping:
     """Every rank holds the whole tensor."""

@@ -6,7 +6,7 @@ import gc
 from typing import TYPE_CHECKING, Protocol
 
 from ckptdiff.errors import CkptDiffError, NotACheckpoint, UnreadableFile
-from ckptdiff.formats import hf, megatron
+from ckptdiff.formats import hf, megatron, torch_dist
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ class Format(Protocol):
     def read_entries(self, checkpoint: Checkpoint) -> list[Entry]: ...
 
 
-FORMATS: tuple[Format, ...] = (megatron, hf)
+FORMATS: tuple[Format, ...] = (torch_dist, megatron, hf)
 
 
 def open_checkpoint(path: Path, *, progress: Progress | None = None) -> Checkpoint:

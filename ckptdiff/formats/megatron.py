@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "megatron"
 TRACKER = "latest_checkpointed_iteration.txt"
+METADATA = ".metadata"  # what a torch_dist checkpoint has instead of rank folders
 WEIGHT_FILES = ("model_optim_rng.pt", "model_rng.pt")  # the second: older, optimizer apart
 OPTIMIZER_FILE = "distrib_optim.pt"
 
@@ -54,7 +55,7 @@ def sniff(path: Path) -> bool:
     """Return whether `path` is, or leads to, a folder of mp_rank folders, or one rank's file."""
     if path.is_dir():
         return (path / TRACKER).exists() or any(
-            _RANK_FOLDER.match(child.name) or _iteration_of(child.name) is not None
+            _RANK_FOLDER.match(child.name) or iteration_of(child.name) is not None
             for child in path.iterdir()
         )
     return path.name in WEIGHT_FILES
@@ -66,7 +67,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     Raises MissingShard where ranks or stages are missing, MixedShards where files of different
     saves or one rank twice are found, CorruptFile, UnreadableFile, or NotACheckpoint.
     """
-    root, iteration = (path, None) if path.is_file() else _iteration_folder(path)
+    root, iteration = (path, None) if path.is_file() else iteration_folder(path)
     files = [root] if root.is_file() else _rank_files(root)
     ranks = [rank for _, rank in each_file(files, _read_rank, progress)]
     first = ranks[0]
@@ -94,7 +95,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     )
 
 
-def _iteration_folder(path: Path) -> tuple[Path, int | str | None]:
+def iteration_folder(path: Path) -> tuple[Path, int | str | None]:
     """Return the folder that holds the mp_rank folders, and its iteration."""
     tracker = path / TRACKER
     if tracker.exists():
@@ -103,24 +104,24 @@ def _iteration_folder(path: Path) -> tuple[Path, int | str | None]:
         if name is None:
             raise CorruptFile(f"{tracker}: says {text[:40]!r}; an iteration or 'release' is needed")
         if not (path / name).is_dir():
-            found = sorted(c.name for c in path.iterdir() if _iteration_of(c.name) is not None)
+            found = sorted(c.name for c in path.iterdir() if iteration_of(c.name) is not None)
             raise MissingShard(
                 f"{tracker}: names {name}, which is not there; "
                 f"found {', '.join(found) or 'no iteration folder'}"
             )
-        return path / name, _iteration_of(name)
-    if any(_RANK_FOLDER.match(child.name) for child in path.iterdir()):
-        return path, _iteration_of(path.name)
-    found = sorted(child.name for child in path.iterdir() if _iteration_of(child.name) is not None)
+        return path / name, iteration_of(name)
+    if any(_RANK_FOLDER.match(c.name) or c.name == METADATA for c in path.iterdir()):
+        return path, iteration_of(path.name)
+    found = sorted(child.name for child in path.iterdir() if iteration_of(child.name) is not None)
     if len(found) == 1:
-        return path / found[0], _iteration_of(found[0])
+        return path / found[0], iteration_of(found[0])
     raise NotACheckpoint(
         f"{path}: holds {', '.join(found) or 'no iteration'} and no {TRACKER}; "
         "give the iteration folder itself"
     )
 
 
-def _iteration_of(name: str) -> int | str | None:
+def iteration_of(name: str) -> int | str | None:
     if name == "release":
         return name
     match = _ITERATION_FOLDER.match(name)
@@ -128,10 +129,6 @@ def _iteration_of(name: str) -> int | str | None:
 
 
 def _rank_files(root: Path) -> list[Path]:
-    if (root / ".metadata").exists():
-        raise NotACheckpoint(
-            f"{root}: is a torch_dist checkpoint; only Megatron's torch format can be read so far"
-        )
     folders = sorted(child for child in root.iterdir() if _RANK_FOLDER.match(child.name))
     if not folders:
         raise NotACheckpoint(f"{root}: holds no mp_rank folder")
@@ -154,7 +151,7 @@ def _rank_files(root: Path) -> list[Path]:
 def _read_rank(file: Path) -> RankFile:
     """Read a rank's weights and args; what lies behind them (optimizer, …) is not looked at."""
     index = torch_zip.read_index(file, before="optimizer")
-    args = _plain_args(index)
+    args = plain_args(index)
     virtual = args.get("virtual_pipeline_model_parallel_size")
     if not isinstance(index, dict) or sum(map(_is_chunk, index)) < (virtual or 1):
         index = torch_zip.read_index(file)  # the optimizer came first
@@ -174,7 +171,7 @@ def _read_rank(file: Path) -> RankFile:
     return RankFile(file, numbers, args, iteration if type(iteration) is int else None, chunks)
 
 
-def _plain_args(index: object) -> dict[str, Any]:
+def plain_args(index: object) -> dict[str, Any]:
     args = index.get("args") if isinstance(index, dict) else None
     state = args.state if isinstance(args, Placeholder) else args
     if not isinstance(state, dict):

@@ -61,7 +61,13 @@ def read_index(file: Path, *, before: str | None = None) -> Any:
     for a file that contradicts itself, is compressed, or was written by torch older than 1.6.
     """
     with open_regular(file) as fd, _naming(file):
-        return _Reader(file, fd).read(before)
+        return _Reader(file, fd, 0, os.fstat(fd).st_size).read(before)
+
+
+def read_blob(file: Path, fd: int, start: int, length: int) -> Any:
+    """Return what a torch.save file inside an open file holds, `length` bytes from `start` on."""
+    with _naming(file):
+        return _Reader(file, fd, start, length).read(None)
 
 
 def named(ref: TensorRef, name: str) -> TensorRef:
@@ -88,10 +94,11 @@ class _Member:
 
 
 class _Reader:
-    def __init__(self, file: Path, fd: int) -> None:
+    def __init__(self, file: Path, fd: int, start: int, size: int) -> None:
         self.file = file
         self.fd = fd
-        self.size = os.fstat(fd).st_size
+        self.start = start  # of the zip in the file; its own offsets count from there
+        self.size = size
         self.members = self._central_directory()
         self.storages: dict[str, Storage] = {}
         pickles = [name for name in self.members if name.endswith("/data.pkl")]
@@ -116,16 +123,19 @@ class _Reader:
         data = self._content(self.pickle, MAX_PICKLE)
         return load(data, self._storage, builders, before=before)
 
+    def _read(self, offset: int, size: int) -> bytes:
+        return read_at(self.fd, self.start + offset, size)
+
     def _content(self, name: str, limit: int) -> bytes:
         offset, size = self._place(name)
         if size > limit:
             raise CorruptFile(f"member {name} has {size} bytes, more than can be right")
-        return read_at(self.fd, offset, size)
+        return self._read(offset, size)
 
     def _place(self, name: str) -> tuple[int, int]:
         """Return offset and size of a member's data, read from its local header."""
         member = self.members[name]
-        header = os.pread(self.fd, 30, member.header)
+        header = os.pread(self.fd, 30, self.start + member.header)
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
             raise CorruptFile(f"member {name}: no local header at byte {member.header}")
         name_length, extra_length = struct.unpack_from("<HH", header, 26)
@@ -151,10 +161,14 @@ class _Reader:
             name = f"{self.prefix}data/{key}"
             if name not in self.members:
                 raise CorruptFile(f"storage {key} is not in the file")
-            known = self.storages[key] = Storage(STORAGES[word], *self._place(name))
+            known = self.storages[key] = self._stored(STORAGES[word], name)
         if numel < 0 or numel * ITEMSIZE[STORAGES[word]] > known.nbytes:
             raise CorruptFile(f"storage {key} claims {numel} elements and has {known.nbytes} bytes")
         return Storage(STORAGES[word], known.offset, known.nbytes)
+
+    def _stored(self, dtype: str, member: str) -> Storage:
+        offset, nbytes = self._place(member)
+        return Storage(dtype, self.start + offset, nbytes)
 
     def _tensor_v2(
         self, storage: object, offset: int, shape: object, stride: object, *_: object
@@ -202,7 +216,7 @@ class _Reader:
     def _central_directory(self) -> dict[str, _Member]:
         """Read the zip's directory; every member must be stored, once, inside the file."""
         records, size, offset = self._end_of_directory()
-        directory = read_at(self.fd, offset, size)
+        directory = self._read(offset, size)
         if len(directory) < size:
             raise CorruptFile("the zip directory is cut off")
         members: dict[str, _Member] = {}
@@ -236,9 +250,9 @@ class _Reader:
 
     def _end_of_directory(self) -> tuple[int, int, int]:
         """Return number of records, size and offset of the zip's directory."""
-        head = read_at(self.fd, 0, 4)
+        head = self._read(0, 4)
         tail_at = max(0, self.size - 65557)
-        tail = read_at(self.fd, tail_at, self.size - tail_at)
+        tail = self._read(tail_at, self.size - tail_at)
         end = tail.rfind(b"PK\x05\x06")
         if end < 0 or len(tail) - end < 22:
             if head == b"PK\x03\x04":
@@ -254,7 +268,7 @@ class _Reader:
             locator = tail.rfind(b"PK\x06\x07", 0, end)
             if locator >= 0:
                 (at,) = struct.unpack_from("<Q", tail, locator + 8)
-                record = read_at(self.fd, at, 56) if at < self.size else b""
+                record = self._read(at, 56) if at < self.size else b""
                 if len(record) < 56 or record[:4] != b"PK\x06\x06":
                     raise CorruptFile("the zip64 directory record is damaged")
                 records, size, offset = struct.unpack_from("<QQQ", record, 32)

@@ -1,0 +1,332 @@
+"""Distributed checkpoints: Megatron's torch_dist format and plain PyTorch DCP folders.
+
+`.metadata` is a pickle that says of every tensor how it is cut into chunks and in which file, at
+which offset, each chunk lies as a little torch.save file of its own. Tensors are whole, whatever
+the parallelism was that wrote them; only the layers of a model are stacked into one tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.errors import CorruptFile, MissingShard, UnsupportedLayout
+from ckptdiff.formats import megatron, torch_zip, tree
+from ckptdiff.formats.files import each_file, open_regular, read_small
+from ckptdiff.formats.unpickle import Global, Placeholder, load
+from ckptdiff.tensors import (
+    ITEMSIZE,
+    Checkpoint,
+    Chunk,
+    Entry,
+    Parallelism,
+    Rank,
+    Shard,
+    TensorRef,
+    contiguous,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from ckptdiff.formats.files import Progress
+
+NAME = "torch_dist"
+METADATA = megatron.METADATA
+COMMON = "common.pt"
+MAX_METADATA = 2_000_000_000  # bytes
+
+# `decoder.layers.mlp…`: all layers in one tensor. `decoder.layers.3.mlp…` is one layer's own.
+_STACKED = re.compile(r"^((?:\w+\.)*layers)\.(?!\d+\.)(.+)$")
+_EXPERTS = ".experts.experts."
+OPTIMIZER = re.compile(r"^(chained_\d+\.)?optimizer\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One chunk of a tensor: what it is of the whole, and where its bytes lie."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    file: str
+    start: int  # of the torch.save file in `file`, in bytes
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A tensor as `.metadata` describes it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A tensor of one layer or expert, and the chunks that it lies in."""
+
+    native: str  # the name of the stored tensor
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[Chunk, ...]
+
+
+def sniff(path: Path) -> bool:
+    """Return whether `path` holds a `.metadata`, or leads to a folder that does."""
+    if not path.is_dir():
+        return path.name == METADATA
+    if (path / METADATA).exists():
+        return True
+    return megatron.sniff(path) and (megatron.iteration_folder(path)[0] / METADATA).exists()
+
+
+def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A001
+    """Open a folder from `.metadata` and the headers of its chunks.
+
+    Raises MissingShard, CorruptFile, UnsupportedLayout or UnreadableFile.
+    """
+    root, iteration = _folder(path)
+    described, _ = _read_metadata(root)
+    model = [tensor for tensor in described if not OPTIMIZER.match(tensor.name)]
+    refs = _read_chunks(root, model, progress)
+    wholes: dict[str, Whole] = {}
+    for tensor in model:
+        parts = [
+            Chunk(refs[tensor.name, record.offsets], _box(record.offsets, record.sizes))
+            for record in tensor.records
+        ]
+        whole = Whole(tensor.name, tensor.shape, tensor.dtype, tuple(parts))
+        wholes |= _unstacked(tensor.name, whole)
+    _join_gated(wholes)
+    tensors: dict[str, TensorRef] = {}
+    chunks: dict[TensorRef, tuple[Chunk, ...]] = {}
+    for name, whole in wholes.items():
+        # It has no place of its own: it is numbered, so that refs differ.
+        strides = contiguous(whole.shape)
+        ref = TensorRef(
+            whole.native, whole.shape, whole.dtype, root / METADATA, len(chunks), strides
+        )
+        tensors[name] = ref
+        chunks[ref] = whole.chunks
+    common = _read_common(root)
+    args = megatron.plain_args(common)
+    saved = common.get("iteration") if isinstance(common, dict) else None
+    return Checkpoint(
+        root=root,
+        format=NAME,
+        config=args or None,
+        parallelism=_parallelism(args),
+        shards=(Shard(Rank(), 0, tensors),),
+        files=tuple(sorted({root / r.file for tensor in model for r in tensor.records})),
+        iteration=saved if type(saved) is int else iteration,
+        chunks=chunks,
+    )
+
+
+def read_entries(checkpoint: Checkpoint) -> list[Entry]:
+    """Return args, what common.pt holds, optimizer state by name and shape, and opaque states."""
+    found = [tree.entry(f"args.{key}", value) for key, value in (checkpoint.config or {}).items()]
+    common = _read_common(checkpoint.root)
+    for key, value in common.items() if isinstance(common, dict) else ():
+        if key != "args":
+            found += tree.entries(str(key), value)
+    described, opaque = _read_metadata(checkpoint.root)
+    for tensor in described:
+        if OPTIMIZER.match(tensor.name):
+            shape = "x".join(map(str, tensor.shape)) or "scalar"
+            found.append(Entry(tensor.name, "tensor", f"{tensor.dtype} {shape}"))
+    return found + [Entry(name, "opaque") for name in opaque]
+
+
+def _folder(path: Path) -> tuple[Path, int | str | None]:
+    if path.name == METADATA:
+        return path.parent, None
+    if (path / METADATA).exists():
+        return path, megatron.iteration_of(path.name)
+    return megatron.iteration_folder(path)
+
+
+def _parallelism(args: Mapping[str, Any]) -> Parallelism:
+    """What wrote the checkpoint; the tensors in it do not depend on it."""
+
+    def size(name: str) -> int:
+        value = args.get(name)
+        return value if type(value) is int and value > 0 else 1
+
+    return Parallelism(
+        tp=size("tensor_model_parallel_size"),
+        pp=size("pipeline_model_parallel_size"),
+        vpp=size("virtual_pipeline_model_parallel_size"),
+        ep=size("expert_model_parallel_size"),
+        etp=size("expert_tensor_parallel_size"),
+    )
+
+
+def _read_common(root: Path) -> Any:
+    return torch_zip.read_index(root / COMMON) if (root / COMMON).exists() else {}
+
+
+def _read_metadata(root: Path) -> tuple[list[Described], list[str]]:
+    """Return the tensors of `.metadata`, and the names of what is not a tensor."""
+    file = root / METADATA
+    _check_backend(root)
+    try:
+        described, opaque = _describe(load(read_small(file, MAX_METADATA)))
+    except CorruptFile as error:
+        raise CorruptFile(f"{file}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CorruptFile(
+            f"{file}: is not what torch.distributed.checkpoint writes ({error})"
+        ) from error
+    for tensor in described:
+        for record in tensor.records:
+            if "/" in record.file or record.file in ("", ".", ".."):
+                raise CorruptFile(f"{file}: names {record.file!r}; only files beside it may be")
+    return described, opaque
+
+
+def _check_backend(root: Path) -> None:
+    file = root / "metadata.json"
+    if not file.exists():
+        return
+    try:
+        backend = json.loads(read_small(file, 1_000_000)).get("sharded_backend")
+    except (ValueError, AttributeError) as error:
+        raise CorruptFile(f"{file}: is not a JSON object ({error})") from error
+    if backend != NAME:
+        raise UnsupportedLayout(f"{file}: the format {backend!r} cannot be read, only {NAME}")
+
+
+def _describe(metadata: Placeholder) -> tuple[list[Described], list[str]]:
+    places: dict[tuple[str, tuple[int, ...]], tuple[str, int, int]] = {}
+    for index, info in metadata.state["storage_data"].items():  # type: ignore[index]
+        where = index.state
+        start, length = info.state["offset"], info.state["length"]
+        if type(start) is not int or type(length) is not int or start < 0 or length < 0:
+            raise CorruptFile(f"{where['fqn']!r} lies at {start!r}, {length!r} bytes long")
+        offsets = _sizes(where.get("offset")) if where.get("offset") is not None else ()
+        places[str(where["fqn"]), offsets] = (str(info.state["relative_path"]), start, length)
+    described, opaque = [], []
+    for name, entry in metadata.state["state_dict_metadata"].items():  # type: ignore[index]
+        if not str(entry.what).endswith("TensorStorageMetadata"):
+            opaque.append(str(name))
+            continue
+        dtype = torch_zip.DTYPES.get(_dtype_of(entry.state["properties"]))
+        if dtype is None:
+            raise CorruptFile(f"{name!r} has a dtype that cannot be read")
+        records = []
+        for chunk in entry.state["chunks"]:
+            offsets, sizes = _sizes(chunk.state["offsets"]), _sizes(chunk.state["sizes"])
+            if (str(name), offsets) not in places:
+                raise CorruptFile(f"{name!r}: the chunk at {list(offsets)} lies in no file")
+            records.append(Record(offsets, sizes, *places[str(name), offsets]))
+        described.append(Described(str(name), _sizes(entry.state["size"]), dtype, tuple(records)))
+    return described, opaque
+
+
+def _dtype_of(properties: Placeholder) -> str:
+    """The first of TensorProperties' fields; its state is a tuple, or a dict in older files."""
+    state = properties.state
+    dtype = state.get("dtype") if isinstance(state, dict) else state[0]  # type: ignore[index]
+    return dtype.name if isinstance(dtype, Global) else ""
+
+
+def _sizes(value: object) -> tuple[int, ...]:
+    """Return a torch.Size, which the pickle spells as a call, as a tuple of counts."""
+    if isinstance(value, Placeholder):
+        value = value.args[0]  # type: ignore[index]
+    if not isinstance(value, (tuple, list)) or not all(
+        type(n) is int and 0 <= n < 1 << 62 for n in value
+    ):
+        raise CorruptFile(f"{str(value)[:60]} is not a shape")
+    return tuple(value)
+
+
+def _box(offsets: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple((start, start + size) for start, size in zip(offsets, sizes, strict=True))
+
+
+def _read_chunks(
+    root: Path, described: Iterable[Described], progress: Progress | None
+) -> dict[tuple[str, tuple[int, ...]], TensorRef]:
+    """Return each chunk's ref, by the name of its tensor and its offsets; reads the files' headers."""
+    by_file: dict[Path, list[tuple[Described, Record]]] = defaultdict(list)
+    for tensor in described:
+        for record in tensor.records:
+            by_file[root / record.file].append((tensor, record))
+    missing = sorted(file.name for file in by_file if not file.exists())
+    if missing:
+        raise MissingShard(
+            f"{root}: {len(missing)} of {len(by_file)} files are missing: "
+            f"{', '.join(missing[:5])}. Copy them beside .metadata."
+        )
+
+    def read(file: Path) -> list[tuple[tuple[str, tuple[int, ...]], TensorRef]]:
+        return list(_chunk_refs(file, by_file[file]))
+
+    return {key: ref for _, refs in each_file(sorted(by_file), read, progress) for key, ref in refs}
+
+
+def _chunk_refs(
+    file: Path, wanted: Iterable[tuple[Described, Record]]
+) -> Iterator[tuple[tuple[str, tuple[int, ...]], TensorRef]]:
+    with open_regular(file) as fd:
+        for tensor, record in wanted:
+            ref = torch_zip.read_blob(file, fd, record.start, record.length)
+            if not isinstance(ref, TensorRef) or (ref.shape, ref.dtype) != (
+                record.sizes,
+                tensor.dtype,
+            ):
+                raise CorruptFile(
+                    f"{file}: at byte {record.start} is not the {tensor.dtype} chunk "
+                    f"{list(record.sizes)} of {tensor.name!r} that .metadata names"
+                )
+            yield (tensor.name, record.offsets), torch_zip.named(ref, tensor.name)
+
+
+def _unstacked(name: str, whole: Whole) -> Iterator[tuple[str, Whole]]:
+    """Yield the tensors of single layers and experts that are stacked in one."""
+    stacked = _STACKED.match(name)
+    if stacked is not None and whole.shape:
+        for layer, part in _each(whole):
+            yield from _unstacked(f"{stacked[1]}.{layer}.{stacked[2]}", part)
+    elif _EXPERTS in name and whole.shape:
+        for expert, part in _each(whole):
+            yield name.replace(_EXPERTS, f".experts.local_experts.{expert}."), part
+    else:
+        yield name, whole
+
+
+def _each(whole: Whole) -> Iterator[tuple[int, Whole]]:
+    """Yield, for each index of the first dimension, what the chunks hold of it."""
+    cut: dict[int, list[Chunk]] = defaultdict(list)
+    for chunk in whole.chunks:
+        ref = chunk.ref
+        (start, stop), *rest = chunk.box
+        for index in range(start, stop):
+            offset = ref.offset + (index - start) * ref.stride[0] * ITEMSIZE[ref.dtype]
+            part = TensorRef(ref.name, ref.shape[1:], ref.dtype, ref.file, offset, ref.stride[1:])
+            cut[index].append(Chunk(part, tuple(rest)))
+    for index in range(whole.shape[0]):
+        yield index, Whole(whole.native, whole.shape[1:], whole.dtype, tuple(cut[index]))
+
+
+def _join_gated(wholes: dict[str, Whole]) -> None:
+    """Join gate and up where they are kept apart, as `weight_w` and `weight_v`, to one tensor."""
+    for name in [name for name in wholes if name.endswith("_w")]:
+        up = wholes.pop(f"{name[:-2]}_v", None)
+        if up is not None:
+            gate = wholes.pop(name)
+            rows = gate.shape[0]
+            below = tuple(
+                Chunk(c.ref, ((c.box[0][0] + rows, c.box[0][1] + rows), *c.box[1:]))
+                for c in up.chunks
+            )
+            shape = (rows + up.shape[0], *gate.shape[1:])
+            wholes[name[:-2]] = Whole(name[:-2], shape, gate.dtype, gate.chunks + below)
