@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING
 
 from ckptdiff import config as configs
 from ckptdiff.arch import find_architecture, guess_architecture
-from ckptdiff.arch.base import PADDING, fill_name
+from ckptdiff.arch.base import PADDING, fill_name, split_name, template
 from ckptdiff.arch.naming import split_native
 from ckptdiff.arch.order import in_model_order
 from ckptdiff.derived import derived_entry, is_derived
 from ckptdiff.errors import CkptDiffError, UnknownConfig, UnsupportedLayout
 from ckptdiff.formats import hf
-from ckptdiff.tensors import ITEMSIZE, Rank
+from ckptdiff.tensors import ITEMSIZE, Chunk, Rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ckptdiff.arch.base import Architecture, ParamMapping
     from ckptdiff.config import ModelConfig
-    from ckptdiff.tensors import Box, Checkpoint, Chunk, Entry, Shard, TensorRef
+    from ckptdiff.tensors import Box, Checkpoint, Entry, Shard, TensorRef
 
 _LAYER = "decoder.layers.#."
+_PREDICTION = "mtp.layers.#."
 _EXPERT = ".local_experts.#."
 
 
@@ -115,19 +116,20 @@ def _assemble_whole(checkpoint: Checkpoint) -> Assembled:
     settings = checkpoint.config or {}
     architecture = find_architecture(settings)
     try:
-        config = configs.from_huggingface(settings) if settings else None
+        tied = architecture is not None and architecture.tied_by_default
+        config = configs.from_huggingface(settings, tied_by_default=tied) if settings else None
     except UnknownConfig:
         config = None
     tensors = dict(shard.tensors)
     derived = [
         derived_entry(tensors.pop(name), config) for name in shard.tensors if is_derived(name)
     ]
-    copies: dict[str, tuple[Copy, ...]] = {}
+    copies = _shared_copies(tensors, architecture) if architecture is not None else {}
     if architecture is not None and config is not None and config.tied_embeddings:
         (embedding,) = architecture.embedding().hf
         for (head,) in (m.hf for m in architecture.mappings if m.vocabulary == "head"):
             if head in tensors and embedding in tensors and _fit(tensors[head], tensors[embedding]):
-                copies[embedding] = (Copy(tensors.pop(head), Rank()),)
+                copies[embedding] = (*copies.get(embedding, ()), Copy(tensors.pop(head), Rank()))
     assemblies = {}
     for name, ref in tensors.items():
         whole = _whole(ref)
@@ -145,6 +147,19 @@ def _assemble_whole(checkpoint: Checkpoint) -> Assembled:
     )
 
 
+def _shared_copies(
+    tensors: dict[str, TensorRef], architecture: Architecture
+) -> dict[str, tuple[Copy, ...]]:
+    """Take out the tensors that only repeat another one, and return them as its copies."""
+    copies: dict[str, tuple[Copy, ...]] = {}
+    originals = {template(pattern): original for pattern, original in architecture.shared}
+    for name in list(tensors) if originals else ():
+        original = originals.get(split_name(name)[0])
+        if original in tensors and _fit(tensors[name], tensors[original]):
+            copies[original] = (*copies.get(original, ()), Copy(tensors.pop(name), Rank()))
+    return copies
+
+
 def _assemble_shards(checkpoint: Checkpoint, like: Assembled | None) -> Assembled:
     """Megatron: collect each rule's shards over the ranks, then read the rule backward."""
     named = [
@@ -158,7 +173,9 @@ def _assemble_shards(checkpoint: Checkpoint, like: Assembled | None) -> Assemble
         natives = sorted({native for shard in checkpoint.shards for native in shard.tensors})
         return Assembled(checkpoint, None, None, {}, tuple(natives), {})
     config = _megatron_config(checkpoint, like)
-    collected, unmapped, derived = _collect(checkpoint, architecture, named)
+    collected, unmapped, derived = _collect(
+        checkpoint, architecture, named, config.num_layers
+    )
     if config.tied_embeddings:
         _join_tied(collected)
     config = _with_vocabulary(config, collected, like)
@@ -189,7 +206,10 @@ Collected = dict[tuple["ParamMapping", tuple[int, ...]], Shards]
 
 
 def _collect(
-    checkpoint: Checkpoint, architecture: Architecture, named: list[tuple[Shard, Names]]
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    named: list[tuple[Shard, Names]],
+    num_layers: int,
 ) -> tuple[Collected, set[str], list[TensorRef]]:
     """Group the shards by rule and by layer and expert number over the whole model."""
     offsets = _layer_offsets(checkpoint, named)
@@ -208,10 +228,20 @@ def _collect(
                 else:
                     unmapped.add(ref.name)
                 continue
+            numbers = list(indices)
             if key.startswith(_LAYER):
-                indices = (indices[0] + offset, *indices[1:])
-            shards = collected.setdefault((mapping, indices), {})
-            shards.setdefault(rank.tp, []).append(Copy(ref, rank))
+                numbers[0] += offset
+            elif key.startswith(_PREDICTION):
+                # Extra prediction layers count on behind the model's own in Hugging Face.
+                numbers[0] += num_layers
+            place = rank.tp
+            if mapping.of_experts:
+                # A rank numbers its experts from 0; where experts are cut into fewer shards than
+                # the rest, several ranks hold the same one.
+                numbers[-1] += rank.ep * per_rank
+                place = rank.tp % checkpoint.parallelism.etp
+            shards = collected.setdefault((mapping, tuple(numbers)), {})
+            shards.setdefault(place, []).append(Copy(ref, rank))
     return collected, unmapped, list(derived.values())
 
 
@@ -276,7 +306,7 @@ def _placed(assembly: Assembly, checkpoint: Checkpoint) -> Assembly:
 def _in_chunks(piece: Piece, chunks: Mapping[TensorRef, tuple[Chunk, ...]]) -> list[Piece]:
     parts = []
     filled = 0
-    for chunk in chunks[piece.ref]:
+    for chunk in _chunks_of(piece.ref, chunks):
         inside = tuple(
             (max(p[0], c[0]), min(p[1], c[1])) for p, c in zip(piece.of, chunk.box, strict=True)
         )
@@ -296,6 +326,17 @@ def _in_chunks(piece: Piece, chunks: Mapping[TensorRef, tuple[Chunk, ...]]) -> l
     return sorted(parts, key=lambda part: part.box)
 
 
+def _chunks_of(
+    ref: TensorRef, chunks: Mapping[TensorRef, tuple[Chunk, ...]]
+) -> tuple[Chunk, ...]:
+    """Return the chunks of a whole tensor, or of the transpose of one."""
+    if ref in chunks:
+        return chunks[ref]
+    return tuple(
+        Chunk(_transposed(chunk.ref), chunk.box[::-1]) for chunk in chunks[_transposed(ref)]
+    )
+
+
 def _volume(box: Box) -> int:
     return prod(stop - start for start, stop in box)
 
@@ -307,6 +348,9 @@ def _read_backward(
 
     Raises UnsupportedLayout if the shards are not what the rule says, or one is missing.
     """
+    if mapping.transposed:
+        # Seen as the Hugging Face side stores it, the shard is cut along the other dimension.
+        ranks = {r: [Copy(_transposed(c.ref), c.rank) for c in ranks[r]] for r in ranks}
     missing = [rank for rank in range(tp) if rank not in ranks]
     if missing:
         raise UnsupportedLayout(
@@ -318,7 +362,10 @@ def _read_backward(
         whole = _whole(first.ref)
         piece = Piece(first.ref, first.rank, whole, whole, tuple(others))
         return {targets[0]: Assembly(targets[0], first.ref.shape, first.ref.dtype, (piece,))}
-    dim = mapping.dim
+    dim = 1 - mapping.dim if mapping.transposed else mapping.dim
+    if mapping.or_replicated and tp > 1 and _is_whole(ranks[0][0].ref, mapping, config):
+        ranks = {0: [copy for rank in sorted(ranks) for copy in ranks[rank]]}
+        tp = 1
     pieces: dict[int, list[Piece]] = defaultdict(list)
     for rank in range(tp):
         first, *others = ranks[rank]
@@ -343,6 +390,18 @@ def _read_backward(
         target: _assembly(target, pieces[source], padding, dim)
         for source, target in enumerate(targets)
     }
+
+
+def _is_whole(ref: TensorRef, mapping: ParamMapping, config: ModelConfig) -> bool:
+    """Return whether a rank holds all rows of a tensor that the rule would cut."""
+    assert mapping.partition is not None
+    assert mapping.dim is not None
+    rows = sum(part.stop - part.start for part in mapping.partition(config, 1, 0))
+    return len(ref.shape) > mapping.dim and ref.shape[mapping.dim] == rows
+
+
+def _transposed(ref: TensorRef) -> TensorRef:
+    return replace(ref, shape=ref.shape[::-1], stride=ref.stride[::-1])
 
 
 def _assembly(name: str, pieces: list[Piece], padding: tuple[Piece, ...], dim: int) -> Assembly:

@@ -24,6 +24,14 @@ class ModelConfig:
     tied_embeddings: bool  # the head is the embedding
     vocab_size: int | None = None  # rows that mean a token; None: all rows there are
     padded_vocab_size: int | None = None  # rows over all ranks, padding included
+    num_experts: int = 0  # routed ones; 0 without mixture of experts
+    moe_ffn_hidden_size: int = 0
+    moe_shared_expert_intermediate_size: int = 0
+    q_lora_rank: int | None = None  # multi-latent attention; None where queries are not compressed
+    kv_lora_rank: int = 0  # 0 without multi-latent attention
+    qk_head_dim: int = 0
+    qk_pos_emb_head_dim: int = 0
+    v_head_dim: int = 0
     rotary_base: float | None = None
     rope_is_scaled: bool = False
 
@@ -32,7 +40,7 @@ class ModelConfig:
         return self.num_attention_heads // self.num_query_groups
 
 
-def from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
+def from_huggingface(config: Mapping[str, Any], *, tied_by_default: bool = False) -> ModelConfig:
     """Read a config.json of transformers 4 or 5; a composed model's `text_config` counts.
 
     Raises UnknownConfig if a size is missing or makes no sense.
@@ -53,8 +61,17 @@ def from_huggingface(config: Mapping[str, Any]) -> ModelConfig:
             num_attention_heads=heads,
             num_query_groups=groups,
             kv_channels=config.get("head_dim") or hidden // heads,
-            tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+            tied_embeddings=bool(config.get("tie_word_embeddings", tied_by_default)),
             vocab_size=config.get("vocab_size"),
+            num_experts=_size(config, "num_local_experts", "num_experts", "n_routed_experts"),
+            moe_ffn_hidden_size=_size(config, "moe_intermediate_size", "intermediate_size"),
+            moe_shared_expert_intermediate_size=_size(config, "shared_expert_intermediate_size")
+            or _size(config, "n_shared_experts") * _size(config, "moe_intermediate_size"),
+            q_lora_rank=config.get("q_lora_rank"),
+            kv_lora_rank=_size(config, "kv_lora_rank"),
+            qk_head_dim=_size(config, "qk_nope_head_dim"),
+            qk_pos_emb_head_dim=_size(config, "qk_rope_head_dim"),
+            v_head_dim=_size(config, "v_head_dim"),
             rotary_base=theta if isinstance(theta, (int, float)) else None,
             rope_is_scaled=scaling.get("rope_type", scaling.get("type", "default")) != "default",
         ),
@@ -70,6 +87,7 @@ def from_megatron(args: Mapping[str, Any]) -> ModelConfig:
     """
     heads = _count(args, "num_attention_heads")
     hidden = _count(args, "hidden_size")
+    latent = bool(args.get("multi_latent_attention"))
     grouped = args.get("group_query_attention", "num_query_groups" in args)
     return _checked(
         ModelConfig(
@@ -81,11 +99,25 @@ def from_megatron(args: Mapping[str, Any]) -> ModelConfig:
             kv_channels=args.get("kv_channels") or hidden // heads,
             tied_embeddings=not args.get("untie_embeddings_and_output_weights", False),
             padded_vocab_size=args.get("padded_vocab_size"),
+            num_experts=_size(args, "num_experts"),
+            moe_ffn_hidden_size=_size(args, "moe_ffn_hidden_size", "ffn_hidden_size"),
+            moe_shared_expert_intermediate_size=_size(args, "moe_shared_expert_intermediate_size"),
+            q_lora_rank=args.get("q_lora_rank") if latent else None,
+            kv_lora_rank=_size(args, "kv_lora_rank") if latent else 0,
+            qk_head_dim=_size(args, "qk_head_dim") if latent else 0,
+            qk_pos_emb_head_dim=_size(args, "qk_pos_emb_head_dim") if latent else 0,
+            v_head_dim=_size(args, "v_head_dim") if latent else 0,
             rotary_base=args.get("rotary_base"),
             rope_is_scaled=bool(args.get("use_rope_scaling")),
         ),
         "args",
     )
+
+
+def _size(config: Mapping[str, Any], *names: str) -> int:
+    """Return the first of these entries that is a positive integer, or 0."""
+    values = (config.get(name) for name in names)
+    return next((value for value in values if type(value) is int and value > 0), 0)
 
 
 def _count(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:

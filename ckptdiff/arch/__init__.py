@@ -5,17 +5,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.arch.base import template
+from ckptdiff.arch.deepseek import DEEPSEEK
+from ckptdiff.arch.gpt2 import GPT2
 from ckptdiff.arch.llama import LLAMA
 from ckptdiff.arch.mistral import MISTRAL
+from ckptdiff.arch.mixtral import MIXTRAL
+from ckptdiff.arch.nemotron import NEMOTRON
 from ckptdiff.arch.qwen2 import QWEN2
+from ckptdiff.arch.qwen2_moe import QWEN2_MOE
 from ckptdiff.arch.qwen3 import QWEN3
+from ckptdiff.arch.qwen3_moe import QWEN3_MOE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptdiff.arch.base import Architecture
 
-ARCHITECTURES: tuple[Architecture, ...] = (LLAMA, MISTRAL, QWEN2, QWEN3)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    MIXTRAL,
+    QWEN2_MOE,
+    QWEN3_MOE,
+    DEEPSEEK,
+    GPT2,
+    NEMOTRON,
+)
 
 
 def find_architecture(config: Mapping[str, Any]) -> Architecture | None:

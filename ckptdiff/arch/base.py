@@ -46,6 +46,10 @@ class ParamMapping:
     hf: tuple[str, ...]
     dim: int | None = None  # None: every rank holds the whole tensor
     partition: Partition | None = None  # None exactly where `dim` is
+    # Some versions keep the whole tensor on every rank, whatever the partition says.
+    or_replicated: bool = False
+    # The Hugging Face tensor is stored with its two dimensions exchanged (Conv1D).
+    transposed: bool = False
     vocabulary: Literal["embedding", "head"] | None = None  # a tied head is a copy of the embedding
 
     @property
@@ -110,6 +114,23 @@ def qkv(megatron: str, q: str, k: str, v: str) -> ParamMapping:
     return ParamMapping(megatron, (q, k, v), 0, partition)
 
 
+def fused_qkv(megatron: str, hf: str, *, transposed: bool = False) -> ParamMapping:
+    """One Hugging Face tensor with all query rows, all key rows, all value rows, as `qkv` cuts."""
+
+    def partition(config: ModelConfig, tp: int, rank: int) -> list[Slice]:
+        d = config.kv_channels
+        starts = (0, config.num_attention_heads * d)
+        starts = (*starts, starts[1] + config.num_query_groups * d)
+        parts = qkv(megatron, "", "", "").partition
+        assert parts is not None
+        return [
+            Slice(0, part.start + starts[part.source], part.stop + starts[part.source])
+            for part in parts(config, tp, rank)
+        ]
+
+    return ParamMapping(megatron, (hf,), 0, partition, transposed=transposed)
+
+
 def vocab(megatron: str, hf: str, kind: Literal["embedding", "head"]) -> ParamMapping:
     """Each rank holds an equal run of the vocabulary, whose end Megatron pads."""
 
@@ -122,7 +143,7 @@ def vocab(megatron: str, hf: str, kind: Literal["embedding", "head"]) -> ParamMa
         rows = [Slice(0, 0, tokens), Slice(PADDING, tokens, padded)]
         return _cut(rows, rank * share, (rank + 1) * share)
 
-    return ParamMapping(megatron, (hf,), 0, partition, kind)
+    return ParamMapping(megatron, (hf,), 0, partition, vocabulary=kind)
 
 
 def _share(size: int, tp: int, what: str) -> int:
@@ -170,6 +191,9 @@ class Architecture:
     model_types: tuple[str, ...]
     mappings: tuple[ParamMapping, ...]
     marks: tuple[str, ...] = ()  # Megatron names that only this family's checkpoints have
+    # Hugging Face names that are nothing but copies, and of what.
+    shared: tuple[tuple[str, str], ...] = ()
+    tied_by_default: bool = False  # what a config.json means that does not speak of it
     _by_megatron: dict[str, ParamMapping] = field(init=False, repr=False, compare=False)
     _hf_order: dict[str, int] = field(init=False, repr=False, compare=False)
 

@@ -21,38 +21,37 @@ class Spelling:
     legacy: tuple[str, ...] = ()  # the current spelling first, then older ones
 
 
-_LAYER = "decoder.layers.{layer}."
-_ENCODER = ("language_model.encoder.layers.{layer}.", "language_model.transformer.layers.{layer}.")
-
-
-def _layer(mcore: str, te: str | None = None, legacy: tuple[str, ...] = ()) -> Spelling:
-    old = tuple(prefix + name for prefix in _ENCODER for name in legacy)
-    return Spelling(_LAYER + mcore, None if te is None else _LAYER + te, old)
-
-
-SPELLINGS = (
-    Spelling(
-        "embedding.word_embeddings.weight",
-        legacy=("language_model.embedding.word_embeddings.weight",),
+# What stands in front of a layer's parameters: the spelling of the rules, then others.
+PREFIXES = {
+    "decoder.layers.{layer}.": (
+        "language_model.encoder.layers.{layer}.",
+        "language_model.transformer.layers.{layer}.",
     ),
+    "mtp.layers.{mtp}.transformer_layer.": ("mtp.layers.{mtp}.mtp_model_layer.",),
+}
+
+# Parameters of one layer, without what stands in front.
+LAYER = (
     *(
-        _layer(
-            f"input_layernorm.{p}",
-            f"self_attention.linear_qkv.layer_norm_{p}",
-            (f"input_norm.{p}", f"input_layernorm.{p}"),
+        Spelling(f"{norm}.{p}", f"{fused}.layer_norm_{p}", tuple(f"{old}.{p}" for old in legacy))
+        for norm, fused, legacy in (
+            (
+                "input_layernorm",
+                "self_attention.linear_qkv",
+                ("input_norm", "input_layernorm"),
+            ),
+            (
+                "pre_mlp_layernorm",
+                "mlp.linear_fc1",
+                ("post_attention_norm", "post_attention_layernorm"),
+            ),
+            ("self_attention.q_layernorm", "self_attention.linear_q_up_proj", ()),
+            ("self_attention.kv_layernorm", "self_attention.linear_kv_up_proj", ()),
         )
         for p in ("weight", "bias")
     ),
     *(
-        _layer(
-            f"pre_mlp_layernorm.{p}",
-            f"mlp.linear_fc1.layer_norm_{p}",
-            (f"post_attention_norm.{p}", f"post_attention_layernorm.{p}"),
-        )
-        for p in ("weight", "bias")
-    ),
-    *(
-        _layer(f"{mcore}.{p}", legacy=(f"{legacy}.{p}",))
+        Spelling(f"{mcore}.{p}", legacy=(f"{legacy}.{p}",))
         for mcore, legacy in (
             ("self_attention.linear_qkv", "self_attention.query_key_value"),
             ("self_attention.linear_proj", "self_attention.dense"),
@@ -60,6 +59,25 @@ SPELLINGS = (
             ("mlp.linear_fc2", "mlp.dense_4h_to_h"),
         )
         for p in ("weight", "bias")
+    ),
+    # SequentialMLP keeps an expert's own layers, TEGroupedMLP numbers the weights of one.
+    *(
+        Spelling(
+            f"mlp.experts.local_experts.{{expert}}.{fc}.{p}", f"mlp.experts.{fc}.{p}{{expert}}"
+        )
+        for fc in ("linear_fc1", "linear_fc2")
+        for p in ("weight", "bias")
+    ),
+)
+
+SPELLINGS = (
+    Spelling(
+        "embedding.word_embeddings.weight",
+        legacy=("language_model.embedding.word_embeddings.weight",),
+    ),
+    Spelling(
+        "embedding.position_embeddings.weight",
+        legacy=("language_model.embedding.position_embeddings.weight",),
     ),
     *(
         Spelling(
@@ -82,6 +100,12 @@ _TO_MCORE = {
     template(other): template(spelling.mcore)
     for spelling in SPELLINGS
     for other in ((spelling.te,) if spelling.te else ()) + spelling.legacy
+} | {
+    template(front + other): template(prefix + spelling.mcore)
+    for prefix, older in PREFIXES.items()
+    for front in (prefix, *older)
+    for spelling in LAYER
+    for other in (spelling.mcore, *((spelling.te,) if spelling.te else ()), *spelling.legacy)
 }
 
 

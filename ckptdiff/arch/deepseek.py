@@ -1,0 +1,111 @@
+"""DeepSeek-V2 and V3 (Kimi-K2, Moonlight): latent attention, shared experts, extra predictions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ckptdiff.arch.base import Architecture, ParamMapping, column, replicated, row
+from ckptdiff.arch.llama import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    HF,
+    INPUT_NORM,
+    MEGATRON,
+    MLP,
+    MLP_NORM,
+)
+from ckptdiff.arch.moe import QWEN_EXPERTS, shared_experts
+
+_ATTENTION = "self_attention."
+
+
+def _compressed(megatron: str, hf: str, rank: str, extra: str | None = None) -> ParamMapping:
+    """A projection into the latent space; since Megatron 0.14 whole on every rank with TE."""
+    rule = column(
+        f"{MEGATRON}{_ATTENTION}{megatron}.weight",
+        f"{HF}self_attn.{hf}.weight",
+        lambda c: getattr(c, rank) + (getattr(c, extra) if extra else 0),
+    )
+    return replace(rule, or_replicated=True)
+
+
+LATENT_ATTENTION = (
+    column(
+        f"{MEGATRON}{_ATTENTION}linear_q_proj.weight",
+        f"{HF}self_attn.q_proj.weight",
+        lambda c: c.num_attention_heads * (c.qk_head_dim + c.qk_pos_emb_head_dim),
+    ),
+    _compressed("linear_q_down_proj", "q_a_proj", "q_lora_rank"),
+    replicated(
+        f"{MEGATRON}{_ATTENTION}q_layernorm.weight", f"{HF}self_attn.q_a_layernorm.weight"
+    ),
+    column(
+        f"{MEGATRON}{_ATTENTION}linear_q_up_proj.weight",
+        f"{HF}self_attn.q_b_proj.weight",
+        lambda c: c.num_attention_heads * (c.qk_head_dim + c.qk_pos_emb_head_dim),
+    ),
+    _compressed(
+        "linear_kv_down_proj", "kv_a_proj_with_mqa", "kv_lora_rank", "qk_pos_emb_head_dim"
+    ),
+    replicated(
+        f"{MEGATRON}{_ATTENTION}kv_layernorm.weight", f"{HF}self_attn.kv_a_layernorm.weight"
+    ),
+    column(
+        f"{MEGATRON}{_ATTENTION}linear_kv_up_proj.weight",
+        f"{HF}self_attn.kv_b_proj.weight",
+        lambda c: c.num_attention_heads * (c.qk_head_dim + c.v_head_dim),
+    ),
+    row(
+        f"{MEGATRON}{_ATTENTION}linear_proj.weight",
+        f"{HF}self_attn.o_proj.weight",
+        lambda c: c.num_attention_heads * c.v_head_dim,
+    ),
+)
+ROUTER_BIAS = replicated(
+    f"{MEGATRON}mlp.router.expert_bias", f"{HF}mlp.gate.e_score_correction_bias"
+)
+LAYER = (
+    INPUT_NORM,
+    *LATENT_ATTENTION,
+    MLP_NORM,
+    *MLP,
+    *QWEN_EXPERTS,
+    ROUTER_BIAS,
+    *shared_experts("mlp.shared_experts."),
+)
+
+MTP = "mtp.layers.{mtp}."
+MTP_HF = "model.layers.{mtp}."
+
+
+def predictions(layer: tuple[ParamMapping, ...]) -> tuple[ParamMapping, ...]:
+    """Multi-token prediction: Hugging Face keeps module j as layer num_layers + j."""
+    inner = tuple(
+        replace(
+            rule,
+            megatron=rule.megatron.replace(MEGATRON, f"{MTP}transformer_layer."),
+            hf=tuple(hf.replace(HF, MTP_HF) for hf in rule.hf),
+        )
+        for rule in layer
+    )
+    return (
+        replicated(f"{MTP}enorm.weight", f"{MTP_HF}enorm.weight"),
+        replicated(f"{MTP}hnorm.weight", f"{MTP_HF}hnorm.weight"),
+        column(f"{MTP}eh_proj.weight", f"{MTP_HF}eh_proj.weight", lambda c: c.hidden_size),
+        *inner,
+        replicated(f"{MTP}final_layernorm.weight", f"{MTP_HF}shared_head.norm.weight"),
+    )
+
+
+DEEPSEEK = Architecture(
+    name="deepseek",
+    architectures=("DeepseekV3ForCausalLM", "DeepseekV2ForCausalLM", "KimiK2ForCausalLM"),
+    model_types=("deepseek_v3", "deepseek_v2", "kimi_k2"),
+    mappings=(EMBEDDING, *LAYER, FINAL_NORM, HEAD, *predictions(LAYER)),
+    marks=(f"{MEGATRON}{_ATTENTION}linear_kv_up_proj.weight",),
+    shared=(
+        (f"{MTP_HF}embed_tokens.weight", "model.embed_tokens.weight"),
+        (f"{MTP_HF}shared_head.head.weight", "lm_head.weight"),
+    ),
+)

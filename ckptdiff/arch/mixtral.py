@@ -1,0 +1,26 @@
+"""Mixtral: Llama's attention, and experts that are called w1 (gate), w2 (down) and w3 (up)."""
+
+from __future__ import annotations
+
+from ckptdiff.arch.base import Architecture
+from ckptdiff.arch.llama import ATTENTION, EMBEDDING, FINAL_NORM, HEAD, INPUT_NORM, MLP_NORM
+from ckptdiff.arch.moe import experts, router
+
+ROUTER = router("block_sparse_moe.gate.weight")
+
+MIXTRAL = Architecture(
+    name="mixtral",
+    architectures=("MixtralForCausalLM",),
+    model_types=("mixtral",),
+    mappings=(
+        EMBEDDING,
+        INPUT_NORM,
+        *ATTENTION,
+        MLP_NORM,
+        ROUTER,
+        *experts("block_sparse_moe.experts.{expert}.", "w1", "w3", "w2"),
+        FINAL_NORM,
+        HEAD,
+    ),
+    marks=(ROUTER.megatron,),
+)

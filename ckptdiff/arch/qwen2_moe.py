@@ -1,0 +1,42 @@
+"""Qwen2-MoE: Qwen2's attention, routed experts, and a shared expert behind a gate of its own."""
+
+from __future__ import annotations
+
+from ckptdiff.arch.base import Architecture, replicated
+from ckptdiff.arch.llama import (
+    ATTENTION,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    HF,
+    INPUT_NORM,
+    MEGATRON,
+    MLP,
+    MLP_NORM,
+    QKV_BIAS,
+)
+from ckptdiff.arch.moe import QWEN_EXPERTS, shared_experts
+
+SHARED_GATE = replicated(
+    f"{MEGATRON}mlp.shared_experts.gate_weight", f"{HF}mlp.shared_expert_gate.weight"
+)
+
+QWEN2_MOE = Architecture(
+    name="qwen2_moe",
+    architectures=("Qwen2MoeForCausalLM",),
+    model_types=("qwen2_moe",),
+    mappings=(
+        EMBEDDING,
+        INPUT_NORM,
+        *ATTENTION,
+        QKV_BIAS,
+        MLP_NORM,
+        *MLP,
+        *QWEN_EXPERTS,
+        *shared_experts("mlp.shared_expert."),
+        SHARED_GATE,
+        FINAL_NORM,
+        HEAD,
+    ),
+    marks=(SHARED_GATE.megatron, QKV_BIAS.megatron),
+)

@@ -1,0 +1,26 @@
+"""Qwen3-MoE: Qwen3's attention and routed experts."""
+
+from __future__ import annotations
+
+from ckptdiff.arch.base import Architecture
+from ckptdiff.arch.llama import ATTENTION, EMBEDDING, FINAL_NORM, HEAD, INPUT_NORM, MLP, MLP_NORM
+from ckptdiff.arch.moe import QWEN_EXPERTS
+from ckptdiff.arch.qwen3 import QK_NORM
+
+QWEN3_MOE = Architecture(
+    name="qwen3_moe",
+    architectures=("Qwen3MoeForCausalLM",),
+    model_types=("qwen3_moe",),
+    mappings=(
+        EMBEDDING,
+        INPUT_NORM,
+        *ATTENTION,
+        *QK_NORM,
+        MLP_NORM,
+        *MLP,
+        *QWEN_EXPERTS,
+        FINAL_NORM,
+        HEAD,
+    ),
+    marks=(QK_NORM[0].megatron, QWEN_EXPERTS[0].megatron),
+)
