@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ckptdiff import config as configs
 from ckptdiff.arch import find_architecture, guess_architecture
 from ckptdiff.arch.base import PADDING, fill_name, split_name, template
+from ckptdiff.arch.moe import ungrouped
 from ckptdiff.arch.naming import split_native
 from ckptdiff.arch.order import in_model_order
 from ckptdiff.derived import derived_entry, is_derived
@@ -173,9 +174,8 @@ def _assemble_shards(checkpoint: Checkpoint, like: Assembled | None) -> Assemble
         natives = sorted({native for shard in checkpoint.shards for native in shard.tensors})
         return Assembled(checkpoint, None, None, {}, tuple(natives), {})
     config = _megatron_config(checkpoint, like)
-    collected, unmapped, derived = _collect(
-        checkpoint, architecture, named, config.num_layers
-    )
+    named = _ungrouped(named, config.num_experts // checkpoint.parallelism.ep)
+    collected, unmapped, derived = _collect(checkpoint, architecture, named, config.num_layers)
     if config.tied_embeddings:
         _join_tied(collected)
     config = _with_vocabulary(config, collected, like)
@@ -243,6 +243,24 @@ def _collect(
             shards = collected.setdefault((mapping, tuple(numbers)), {})
             shards.setdefault(place, []).append(Copy(ref, rank))
     return collected, unmapped, list(derived.values())
+
+
+def _ungrouped(named: list[tuple[Shard, Names]], experts: int) -> list[tuple[Shard, Names]]:
+    """Replace the legacy GroupedMLP's matrices by the experts that they hold."""
+    return [
+        (
+            shard,
+            [
+                one
+                for (key, indices), ref in names
+                for one in (
+                    [((k, (*indices, e)), r) for k, e, r in ungrouped(key, ref, experts)]
+                    or [((key, indices), ref)]
+                )
+            ],
+        )
+        for shard, names in named
+    ]
 
 
 def _experts_per_rank(named: list[tuple[Shard, Names]]) -> int:
@@ -326,9 +344,7 @@ def _in_chunks(piece: Piece, chunks: Mapping[TensorRef, tuple[Chunk, ...]]) -> l
     return sorted(parts, key=lambda part: part.box)
 
 
-def _chunks_of(
-    ref: TensorRef, chunks: Mapping[TensorRef, tuple[Chunk, ...]]
-) -> tuple[Chunk, ...]:
+def _chunks_of(ref: TensorRef, chunks: Mapping[TensorRef, tuple[Chunk, ...]]) -> tuple[Chunk, ...]:
     """Return the chunks of a whole tensor, or of the transpose of one."""
     if ref in chunks:
         return chunks[ref]

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 PADDING = -1  # the source of rows that no Hugging Face tensor has
 
-# Indices in a name: a whole dotted part, or the expert number behind `weight` or `bias`.
-_INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|(?<=\.weight)\d+$|(?<=\.bias)\d+$")
+# Indices in a name: a whole dotted part, or the expert number behind a layer's `weight` or `bias`.
+_INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|(?<=fc\d\.weight)\d+$|(?<=fc\d\.bias)\d+$")
 _FIELD = re.compile(r"\{(\w+)\}")
 
 

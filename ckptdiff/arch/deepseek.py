@@ -37,17 +37,13 @@ LATENT_ATTENTION = (
         lambda c: c.num_attention_heads * (c.qk_head_dim + c.qk_pos_emb_head_dim),
     ),
     _compressed("linear_q_down_proj", "q_a_proj", "q_lora_rank"),
-    replicated(
-        f"{MEGATRON}{_ATTENTION}q_layernorm.weight", f"{HF}self_attn.q_a_layernorm.weight"
-    ),
+    replicated(f"{MEGATRON}{_ATTENTION}q_layernorm.weight", f"{HF}self_attn.q_a_layernorm.weight"),
     column(
         f"{MEGATRON}{_ATTENTION}linear_q_up_proj.weight",
         f"{HF}self_attn.q_b_proj.weight",
         lambda c: c.num_attention_heads * (c.qk_head_dim + c.qk_pos_emb_head_dim),
     ),
-    _compressed(
-        "linear_kv_down_proj", "kv_a_proj_with_mqa", "kv_lora_rank", "qk_pos_emb_head_dim"
-    ),
+    _compressed("linear_kv_down_proj", "kv_a_proj_with_mqa", "kv_lora_rank", "qk_pos_emb_head_dim"),
     replicated(
         f"{MEGATRON}{_ATTENTION}kv_layernorm.weight", f"{HF}self_attn.kv_a_layernorm.weight"
     ),

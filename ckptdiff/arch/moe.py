@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from ckptdiff.arch.base import ParamMapping, gated, replicated, row
+from typing import TYPE_CHECKING
+
+from ckptdiff.arch.base import gated, replicated, row, template
 from ckptdiff.arch.llama import HF, MEGATRON
+from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.tensors import ITEMSIZE, TensorRef
+
+if TYPE_CHECKING:
+    from ckptdiff.arch.base import ParamMapping
 
 
 def router(hf: str) -> ParamMapping:
@@ -53,3 +60,44 @@ QWEN_EXPERTS = (
     router("mlp.gate.weight"),
     *experts("mlp.experts.{expert}.", "gate_proj", "up_proj", "down_proj"),
 )
+
+# The legacy GroupedMLP keeps all experts of a rank in two matrices that are views of a raw run of
+# numbers: expert e's first layer is `weight1.view(experts, hidden, -1)[e]` transposed, its second
+# `weight2.view(experts, -1, hidden)[e]` transposed.
+_GROUPED = {
+    template(f"{MEGATRON}mlp.experts.weight1"): ("linear_fc1", 1),
+    template(f"{MEGATRON}mlp.experts.weight2"): ("linear_fc2", 0),
+}
+
+
+def ungrouped(key: str, ref: TensorRef, experts: int) -> list[tuple[str, int, TensorRef]]:
+    """Return the tensors of single experts in a grouped one: template, expert and place.
+
+    Empty for any other tensor. Raises UnsupportedLayout if the experts do not divide it.
+    """
+    if key not in _GROUPED:
+        return []
+    layer, dim = _GROUPED[key]
+    if len(ref.shape) != 2 or experts < 1 or ref.shape[dim] % experts:
+        raise UnsupportedLayout(
+            f"{ref.file}: {ref.name} of shape {list(ref.shape)} does not hold {experts} experts"
+        )
+    rows, columns = ref.shape
+    inner = (rows, columns // experts) if dim == 1 else (rows // experts, columns)
+    single = template(f"{MEGATRON}mlp.experts.local_experts.{{expert}}.{layer}.weight")
+    size = inner[0] * inner[1] * ITEMSIZE[ref.dtype]
+    return [
+        (
+            single,
+            expert,
+            TensorRef(
+                ref.name,
+                inner[::-1],
+                ref.dtype,
+                ref.file,
+                ref.offset + expert * size,
+                (1, inner[1]),
+            ),
+        )
+        for expert in range(experts)
+    ]

@@ -26,7 +26,10 @@ NEMOTRON = Architecture(
             lambda c: c.ffn_hidden_size,
         ),
         MLP[1],
-        *(replicated(f"decoder.final_layernorm.{p}", f"model.norm.{p}") for p in ("weight", "bias")),
+        *(
+            replicated(f"decoder.final_layernorm.{p}", f"model.norm.{p}")
+            for p in ("weight", "bias")
+        ),
         HEAD,
     ),
     marks=("decoder.final_layernorm.bias",),
