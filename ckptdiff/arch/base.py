@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PADDING = -1  # the source of rows that no Hugging Face tensor has
 
-# Indices in a name: a whole dotted part, or the expert number behind a layer's `weight` or `bias`.
+# Indices in a name: a whole dotted part, or the expert's number behind `fc1.weight` and the like.
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|(?<=fc\d\.weight)\d+$|(?<=fc\d\.bias)\d+$")
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -119,8 +119,8 @@ def fused_qkv(megatron: str, hf: str, *, transposed: bool = False) -> ParamMappi
 
     def partition(config: ModelConfig, tp: int, rank: int) -> list[Slice]:
         d = config.kv_channels
-        starts = (0, config.num_attention_heads * d)
-        starts = (*starts, starts[1] + config.num_query_groups * d)
+        keys = config.num_attention_heads * d
+        starts = (0, keys, keys + config.num_query_groups * d)
         parts = qkv(megatron, "", "", "").partition
         assert parts is not None
         return [

@@ -255,7 +255,7 @@ def _box(offsets: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[tuple[int, i
 def _read_chunks(
     root: Path, described: Iterable[Described], progress: Progress | None
 ) -> dict[tuple[str, tuple[int, ...]], TensorRef]:
-    """Return each chunk's ref, by the name of its tensor and its offsets; reads the files' headers."""
+    """Return each chunk's ref, by the name of its tensor and its offsets."""
     by_file: dict[Path, list[tuple[Described, Record]]] = defaultdict(list)
     for tensor in described:
         for record in tensor.records:
