@@ -1,4 +1,4 @@
-"""Name and size a tiny model of every family by transformers' own classes. Run by test_families.
+"""Tiny models of every family: what transformers' own classes hold, and the rules' cut of it.
 
 `python families.py` prints one JSON object: name to config and to the shapes of all parameters.
 """
@@ -7,8 +7,24 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import defaultdict
+from dataclasses import replace
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ckptdiff.arch.base import split_name
+from ckptdiff.arch.scatter import scatter
+from ckptdiff.tensors import Checkpoint, Parallelism, Rank, Shard, TensorRef, contiguous
+
+if TYPE_CHECKING:
+    from ckptdiff.assemble import Assembled
+    from ckptdiff.tensors import Box
+
+Stored = dict[tuple[Path, str], torch.Tensor]  # flat, by file and native name
+PADDING, NOTHING = -1, -2
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -105,10 +121,87 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def on_disk(config: dict[str, Any], weights: dict[str, torch.Tensor], stored: Stored) -> Checkpoint:
+    """Return a Hugging Face folder that holds these tensors."""
+    refs = _refs(Path("hf"), weights, stored)
+    return Checkpoint(Path(), "hf", config, Parallelism(), (Shard(Rank(), 0, refs),), ())
+
+
+def cut(
+    whole: Assembled, weights: dict[str, torch.Tensor], tp: int, ep: int, stored: Stored
+) -> Checkpoint:
+    """Return a Megatron checkpoint of one stage, cut as the rules say."""
+    assert whole.architecture is not None
+    assert whole.config is not None
+    vocabulary = whole.config.vocab_size or 0
+    sizes = replace(whole.config, padded_vocab_size=-(-vocabulary // (24 * tp)) * 24 * tp)
+    dtype = next(iter(weights.values())).dtype
+    states: dict[Rank, dict[str, torch.Tensor]] = defaultdict(dict)
+    each = max(1, sizes.num_experts // ep)
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    transposed = whole.architecture.stores_transposed
+    upright = {n: w.T if transposed(split_name(n)[0]) else w for n, w in weights.items()}
+    for t, name, pieces in scatter(whole.architecture, sizes, shapes, tp):
+        shape = [max(of[d][1] for _, _, of in pieces) for d in range(len(pieces[0][2]))]
+        shard = torch.full(shape, NOTHING, dtype=dtype)
+        for source, box, of in pieces:
+            assert bool((shard[at(of)] == NOTHING).all()), f"{name}: {of} is filled twice"
+            shard[at(of)] = PADDING if source is None else upright[source][at(box)]
+        assert not bool((shard == NOTHING).any()), f"{name}: not all is filled"
+        front, local, rest = name.partition(".local_experts.")
+        expert, _, tail = rest.partition(".")
+        for e in range(ep):
+            if not local:
+                assert name not in states[Rank(t, 0, e)]
+                states[Rank(t, 0, e)][name] = shard
+            elif int(expert) // each == e:
+                native = f"{front}{local}{int(expert) % each}.{tail}"
+                states[Rank(t, 0, e)][native] = shard
+    shards = []
+    for rank, state in sorted(states.items()):
+        file = Path(f"tp{rank.tp}-ep{rank.ep}")
+        shards.append(Shard(rank, 0, _refs(file, state, stored)))
+    parallelism = Parallelism(tp=tp, ep=ep, etp=tp)
+    return Checkpoint(Path(), "megatron", None, parallelism, tuple(shards), ())
+
+
+def gathered(side: Assembled, stored: Stored) -> dict[str, torch.Tensor]:
+    """Return the whole tensors, each element filled once, and alike in every copy."""
+    dtype = next(iter(stored.values())).dtype
+    found = {}
+    for name, assembly in side.tensors.items():
+        tensor = torch.full(assembly.shape, NOTHING, dtype=dtype)
+        for piece in assembly.pieces:
+            assert bool((tensor[at(piece.box)] == NOTHING).all()), f"{name}: {piece.box} twice"
+            part = content(piece.ref, stored)[at(piece.of)]
+            for copy in piece.copies:
+                assert torch.equal(content(copy.ref, stored)[at(piece.of)], part)
+            tensor[at(piece.box)] = part
+        assert not bool((tensor == NOTHING).any()), f"{name}: not all is filled"
+        found[name] = tensor
+    return found
+
+
+def content(ref: TensorRef, stored: Stored) -> torch.Tensor:
+    flat = stored[ref.file, ref.name]
+    return flat.as_strided(ref.shape, ref.stride, ref.offset // 8)
+
+
+def at(box: Box) -> tuple[slice, ...]:
+    return tuple(slice(*bounds) for bounds in box)
+
+
+def _refs(file: Path, tensors: dict[str, torch.Tensor], stored: Stored) -> dict[str, TensorRef]:
+    """Keep tensors where a file of this name would, and return their headers."""
+    stored |= {(file, name): tensor.reshape(-1) for name, tensor in tensors.items()}
+    return {
+        name: TensorRef(name, tuple(t.shape), "I64", file, 0, contiguous(tuple(t.shape)))
+        for name, t in tensors.items()
+    }
+
+
 def describe(model_type: str) -> dict[str, Any]:
     """Return the config as config.json has it, and every parameter's shape; nothing is stored."""
-    import torch
-
     transformers = import_module("transformers")
     _, differing = MODELS[model_type]
     config = transformers.AutoConfig.for_model(model_type, **{**SIZES, **differing})
