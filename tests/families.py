@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Stored = dict[tuple[Path, str], torch.Tensor]  # flat, by file and native name
 PADDING, NOTHING = -1, -2
+_EXPERT = ".local_experts."
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -128,9 +129,15 @@ def on_disk(config: dict[str, Any], weights: dict[str, torch.Tensor], stored: St
 
 
 def cut(
-    whole: Assembled, weights: dict[str, torch.Tensor], tp: int, ep: int, stored: Stored
+    whole: Assembled,
+    weights: dict[str, torch.Tensor],
+    tp: int,
+    ep: int,
+    stored: Stored,
+    etp: int | None = None,
 ) -> Checkpoint:
-    """Return a Megatron checkpoint of one stage, cut as the rules say."""
+    """Return a Megatron checkpoint of one stage, cut as the rules say; `etp` is `tp` or 1."""
+    etp = etp or tp
     assert whole.architecture is not None
     assert whole.config is not None
     vocabulary = whole.config.vocab_size or 0
@@ -141,14 +148,26 @@ def cut(
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     transposed = whole.architecture.stores_transposed
     upright = {n: w.T if transposed(split_name(n)[0]) else w for n, w in weights.items()}
-    for t, name, pieces in scatter(whole.architecture, sizes, shapes, tp):
+    cuts = [
+        (t, name, pieces)
+        for t, name, pieces in scatter(whole.architecture, sizes, shapes, tp)
+        if etp == tp or _EXPERT not in name
+    ]
+    if etp != tp:
+        cuts += [
+            (t, name, pieces)
+            for _, name, pieces in scatter(whole.architecture, sizes, shapes, 1)
+            if _EXPERT in name
+            for t in range(tp)
+        ]
+    for t, name, pieces in cuts:
         shape = [max(of[d][1] for _, _, of in pieces) for d in range(len(pieces[0][2]))]
         shard = torch.full(shape, NOTHING, dtype=dtype)
         for source, box, of in pieces:
             assert bool((shard[at(of)] == NOTHING).all()), f"{name}: {of} is filled twice"
             shard[at(of)] = PADDING if source is None else upright[source][at(box)]
         assert not bool((shard == NOTHING).any()), f"{name}: not all is filled"
-        front, local, rest = name.partition(".local_experts.")
+        front, local, rest = name.partition(_EXPERT)
         expert, _, tail = rest.partition(".")
         for e in range(ep):
             if not local:
@@ -161,7 +180,7 @@ def cut(
     for rank, state in sorted(states.items()):
         file = Path(f"tp{rank.tp}-ep{rank.ep}")
         shards.append(Shard(rank, 0, _refs(file, state, stored)))
-    parallelism = Parallelism(tp=tp, ep=ep, etp=tp)
+    parallelism = Parallelism(tp=tp, ep=ep, etp=etp)
     return Checkpoint(Path(), "megatron", None, parallelism, tuple(shards), ())
 
 

@@ -54,6 +54,11 @@ BEHIND = ("gemma2", "gemma3_text", "olmo2")  # norms behind what a layer's halve
 QK_NORMS = ("qwen3_moe", "glm4_moe", "gemma3_text", "olmo2", "olmoe", *DELTA)
 
 
+def expert_tp(model: str, tp: int) -> int:
+    """Megatron refuses to cut experts that have biases."""
+    return 1 if model == "gpt_oss" else tp
+
+
 def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
     transformer = import_module("megatron.core.transformer")
     functional: Any = torch.nn.functional
@@ -79,6 +84,7 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
         "qk_layernorm": model in QK_NORMS,
         "tensor_model_parallel_size": tp,
         "expert_model_parallel_size": ep,
+        "expert_tensor_parallel_size": expert_tp(model, tp),
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
         "params_dtype": torch.float32,
@@ -222,7 +228,9 @@ def compare(model: str, tp: int, ep: int, rank: int, *, fault: bool) -> dict[str
     )
     parallel_state = import_module("megatron.core.parallel_state")
     parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=tp, expert_model_parallel_size=ep
+        tensor_model_parallel_size=tp,
+        expert_model_parallel_size=ep,
+        expert_tensor_parallel_size=expert_tp(model, tp),
     )
     use_the_cpu()
     # Without Transformer Engine megatron-core 0.16.1 leaves this name undefined.
@@ -257,7 +265,7 @@ def compare(model: str, tp: int, ep: int, rank: int, *, fault: bool) -> dict[str
             cuts[name] = cuts[name].flip(0)
     mine = Rank(rank % tp, 0, rank // tp)
     scattered: Any = {}
-    checkpoint = cut(whole, cuts, tp, ep, scattered)
+    checkpoint = cut(whole, cuts, tp, ep, scattered, expert_tp(model, tp))
     (shard,) = (shard for shard in checkpoint.shards if shard.rank == mine)
     state = {
         name: scattered[ref.file, name].as_strided(ref.shape, ref.stride)
