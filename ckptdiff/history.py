@@ -8,7 +8,7 @@ import json
 import time
 import zlib
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ckptdiff.tensors import Checkpoint
 
 VERSION = 1
+RESULT_FIELDS = tuple(field.name for field in fields(TensorDiff))
+NUMBER_FIELDS = tuple(field.name for field in fields(Numbers))
 PAIRS = 50  # files kept; the longest unused go first
 FLUSH_SECONDS = 1.0  # at most this much work is lost with the connection
 
@@ -147,10 +149,12 @@ class History:
 
 
 def _values(result: TensorDiff) -> dict[str, Any]:
-    values = asdict(result)
+    # Not dataclasses.asdict: it copies deeply, which takes longer than comparing a small tensor.
+    values = {name: getattr(result, name) for name in RESULT_FIELDS}
     if result.numbers is not None:
+        numbers = {name: getattr(result.numbers, name) for name in NUMBER_FIELDS}
         grid = zlib.compress(result.numbers.grid, 1)
-        values["numbers"]["grid"] = base64.b64encode(grid).decode()
+        values["numbers"] = {**numbers, "grid": base64.b64encode(grid).decode()}
     return values
 
 

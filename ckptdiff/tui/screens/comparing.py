@@ -117,7 +117,8 @@ class ComparingScreen(BaseScreen[None]):
 
     # ── workers ──────────────────────────────────────────────────────────────────────────────
 
-    @work(thread=True, exclusive=True, exit_on_error=False, group="session", name="reading")
+    # Without a description, Textual makes one of all arguments: seconds for a large checkpoint.
+    @work(thread=True, exclusive=True, exit_on_error=False, group="session", description="reading")
     def _read(self, job: int, opened: dict[Path, Checkpoint]) -> None:
         worker = get_current_worker()
         jobs.read(
@@ -129,7 +130,13 @@ class ComparingScreen(BaseScreen[None]):
             is_cancelled=lambda: worker.is_cancelled,
         )
 
-    @work(thread=True, exclusive=True, exit_on_error=False, group="session", name="comparing")
+    @work(
+        thread=True,
+        exclusive=True,
+        exit_on_error=False,
+        group="session",
+        description="comparing",
+    )
     def _compare(
         self,
         job: int,

@@ -135,6 +135,7 @@ class TensorsScreen(ComparingScreen):
 
     def on_mount(self) -> None:
         self._pane: DetailPane | None = None
+        self._borders = ("", "")
         self.list.focus()
         super().on_mount()
 
@@ -152,7 +153,7 @@ class TensorsScreen(ComparingScreen):
         if rows:
             self.list.show_rows()
         else:
-            self.list.refresh()
+            self.list.redraw()
         self._show_pane()
 
     def state_changed(self) -> None:
@@ -202,11 +203,17 @@ class TensorsScreen(ComparingScreen):
         if narrowing:
             shown = plural(len(session.order), "match").replace("matchs", "matches")
             narrowing.append(shown if session.filter else f"{len(session.order):,}")
-        rows.border_title = Content("  ".join(["Tensors", *narrowing]))
+        title = Content("  ".join(["Tensors", *narrowing]))
         place = f"row {rows.cursor + 1:,} of {len(session.rows):,}" if session.rows else ""
         order = (REVERSED if session.reverse else SORTS)[session.sort]
-        rows.border_subtitle = Content(f"{place}   sort: {order}" if place else "")
-        rows.empty_words = self._empty_words()
+        subtitle = Content(f"{place}   sort: {order}" if place else "")
+        if (title.plain, subtitle.plain) != self._borders:  # setting one draws the whole list
+            self._borders = title.plain, subtitle.plain
+            rows.border_title, rows.border_subtitle = title, subtitle
+        words = self._empty_words()
+        if words != rows.empty_words:
+            rows.empty_words = words
+            rows.refresh()
 
     def _empty_words(self) -> str:
         """Say why there are no rows, and which key brings some."""
