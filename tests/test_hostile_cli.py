@@ -354,6 +354,7 @@ def test_a_strange_number_in_a_name_ends_in_a_result_or_an_error(
         f"decoder.layers.{digits}.input_layernorm.weight",
         f"decoder.layers.0.mlp.experts.linear_fc1.weight{digits}",
         f"language_model.encoder.layers.{digits}.input_norm.weight",
+        "module." * 150_000 + "decoder.final_layernorm.weight",
     ]
     models = {name: {"model": mapping({name: tensor()})} for name in native}
     models["chunk"] = {f"model{digits}": mapping({native[0]: tensor()})}
