@@ -135,7 +135,7 @@ def test_a_name_in_an_error_is_escaped(name: str, tmp_path: Path, ckptdiff: Comm
     index.write_text(json.dumps({"weight_map": {name: name, "b": name + "x"}}))
     status, _, err = ckptdiff("ls", tmp_path)
     assert status == 2
-    assert index.name in err
+    assert str(tmp_path) in err
 
 
 @pytest.mark.parametrize(
