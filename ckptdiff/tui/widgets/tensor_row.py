@@ -148,8 +148,8 @@ def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
         numbers = f"{format_number(layer.max_abs):<{layout.max_abs}}"
         if layout.cosine:
             numbers += f" {format_cosine(layer.cosine):<{layout.cosine}}"
-        worst = counts[0][0] if counts else ""
-        cells.append((numbers, worst if worst in ("same", "close", "differ") else "differ"))
+        measured = ("differ", "close", "same")  # the others have no numbers
+        cells.append((numbers, next(word for word in measured if layer.counts[word])))
     return cells
 
 
