@@ -25,8 +25,9 @@ with tempfile.TemporaryDirectory() as home:
     resource_tracker.ensure_running()
     asyncio.run(main())
     done = set(sys.modules)
-print(*sorted(frame & {"torch", "numpy", "concurrent.futures.process", "textual.widgets._tree",
-    "textual.widgets._data_table", "ckptdiff.tui.screens.detail", "ckptdiff.tui.commands"}))
+late = {"detail", "entries", "help", "open", "report", "values"}
+screens = {f"ckptdiff.tui.screens.{name}" for name in late}
+print(*sorted(frame & ({"torch", "numpy", "ckptdiff.tui.commands"} | screens)))
 print(*sorted(done & {"torch", "numpy"}))
 """
 

@@ -79,9 +79,7 @@ class ProgressLine(Widget):
             return self._bar()
         if session.phase == "done" and not session.browsing:
             word, text = outcome(session)
-            return Content.styled(
-                text, self.get_visual_style(f"progress-line--{word}")
-            )
+            return Content.styled(text, self.get_visual_style(f"progress-line--{word}"))
         if session.phase == "failed":
             style = self.get_visual_style("progress-line--error")
             return Content.styled(f"x {session.error}", style)
@@ -97,9 +95,7 @@ class ProgressLine(Widget):
         width = max(4, self.size.width - len(end) - 2)
         filled = int(width * fraction)
         bar = "#" * filled + "-" * (width - filled)
-        return Content.assemble(
-            "[", (bar, self.get_visual_style("progress-line--bar")), "]", end
-        )
+        return Content.assemble("[", (bar, self.get_visual_style("progress-line--bar")), "]", end)
 
 
 def state_words(session: Session) -> str:
