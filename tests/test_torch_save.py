@@ -48,7 +48,8 @@ def load(file: Path) -> Any:
 
 def raw(tensor: Tensor) -> bytes:
     """Return a tensor's bytes, row-major."""
-    return bytes(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    whole = tensor.clone(memory_format=torch.contiguous_format)
+    return bytes(whole.flatten().view(torch.uint8).numpy())
 
 
 def sample(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
