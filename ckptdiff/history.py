@@ -153,8 +153,7 @@ def _values(result: TensorDiff) -> dict[str, Any]:
     values = {name: getattr(result, name) for name in RESULT_FIELDS}
     if result.numbers is not None:
         numbers = {name: getattr(result.numbers, name) for name in NUMBER_FIELDS}
-        grid = zlib.compress(result.numbers.grid, 1)
-        values["numbers"] = {**numbers, "grid": base64.b64encode(grid).decode()}
+        values["numbers"] = {**numbers, "grid": _packed(result.numbers.grid)}
     return values
 
 
@@ -165,11 +164,22 @@ def _entry(line: bytes) -> tuple[TensorDiff, float] | None:
         at = float(values.pop("at"))
         numbers = values.pop("numbers")
         if numbers is not None:
-            grid = zlib.decompress(base64.b64decode(numbers.pop("grid")))
+            grid = _unpacked(numbers.pop("grid"))
             numbers = Numbers(**{k: _frozen(v) for k, v in numbers.items()}, grid=grid)
         return TensorDiff(**{k: _frozen(v) for k, v in values.items()}, numbers=numbers), at
     except (ValueError, KeyError, TypeError, AttributeError, zlib.error):
         return None
+
+
+def _packed(grid: bytes) -> str | int:
+    """Return the grid as text, or where it is all zeros, as most are, as its length."""
+    if grid.count(0) == len(grid):
+        return len(grid)
+    return base64.b64encode(zlib.compress(grid, 1)).decode()
+
+
+def _unpacked(grid: str | int) -> bytes:
+    return bytes(grid) if isinstance(grid, int) else zlib.decompress(base64.b64decode(grid))
 
 
 def _frozen(value: Any) -> Any:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GUTTER = 4  # blank, glyph, two blanks
 MAX, COS = 8, 6
 DTYPE, SIZE = 8, 8
-SHAPES = (9, 16)  # the least and the most that the shapes get: `9 tensors` has to fit
+SHAPES = (9, 16)  # the least and the most that the shapes get
 NO_COSINE = 45  # below this width the names need its room more
 
 
