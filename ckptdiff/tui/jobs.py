@@ -140,7 +140,7 @@ def compare(
     post(ComparisonStarted(job, left))
     try:
         if left:
-            stream = engine.diff(a, b, executor(), left, first)
+            stream = engine.diff(a, b, executor(), left, first, tolerance)
             try:
                 with kept or nullcontext():
                     for result in stream:

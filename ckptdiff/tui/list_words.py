@@ -26,6 +26,8 @@ def list_title(session: Session) -> str:
         parts.append("differences only")
     if session.narrowed:
         parts.append(f"{len(session.order):,} of {len(session.names):,}")
+    if session.tolerance != "cast":
+        parts.append(f"tolerance {session.tolerance}")
     return "  ".join(parts)
 
 

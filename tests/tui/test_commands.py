@@ -86,6 +86,20 @@ async def test_hits_are_capped_and_quick_among_90000_names(
         tensors(app).stop()
 
 
+async def test_another_tolerance_compares_again_and_is_named(
+    app: CkptDiffApp, engine: FakeEngine
+) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        (hit,) = [hit for hit in await found(app, "ulp:2") if str(hit.text).startswith("tol")]
+        hit.command()
+        await settle(app, pilot)
+        assert engine.tolerances == ["cast", "ulp:2"]
+        assert "tolerance ulp:2" in str(rows(app).border_title)
+        assert "--tolerance ulp:2" in tensors(app).session.command_line()
+        assert await found(app, "ulp:nonsense") == []
+
+
 async def test_colon_opens_the_palette_and_enter_runs_a_command(app: CkptDiffApp) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(app, pilot)

@@ -378,7 +378,10 @@ async def test_a_report_that_cannot_be_written_says_why(app: CkptDiffApp, tmp_pa
         await settle(app, pilot)
         await pilot.press("w", "ctrl+u", *"/nonexistent/x.txt", "enter")
         await settle(app, pilot)
-        assert "/nonexistent/x.txt: cannot be written (No such file or directory)." in toasts(app)[-1]
+        assert toasts(app)[-1] == (
+            "/nonexistent/x.txt: cannot be written (No such file or directory)."
+            " Press w and choose another path."
+        )
 
 
 async def test_enter_opens_a_tensor_and_q_comes_back(app: CkptDiffApp) -> None:

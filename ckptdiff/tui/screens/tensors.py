@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from textual import work
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
-from ckptdiff.errors import BadArgument, CkptDiffError
+from ckptdiff.errors import BadArgument
 from ckptdiff.text import printable
 from ckptdiff.tui import sides
 from ckptdiff.tui.inventory import Unmapped
 from ckptdiff.tui.list_words import empty_words, list_subtitle, list_title
-from ckptdiff.tui.messages import ReportWritten
 from ckptdiff.tui.screens.comparing import ComparingScreen
 from ckptdiff.tui.session import SORTS
 from ckptdiff.tui.widgets.progress_line import CountsLine, ProgressLine
@@ -288,6 +286,11 @@ class TensorsScreen(ComparingScreen):
         """Go on after a stop; otherwise forget the results and compare everything again."""
         self.read_headers(fresh=self.session.phase in ("done", "comparing"))
 
+    def judge_by(self, tolerance: str) -> None:
+        """Compare under another tolerance; what was compared under it before is shown at once."""
+        self.session.tolerance = tolerance
+        self.read_headers()
+
     def action_copy_name(self) -> None:
         row = self.list.row
         if row is not None:
@@ -306,31 +309,9 @@ class TensorsScreen(ComparingScreen):
 
         def write(path: Path | None) -> None:
             if path is not None:
-                self._write_report(path)
+                self.write_report(path)
 
         self.app.push_screen(ReportScreen("ckptdiff-report.json"), write)
-
-    @work(thread=True, exit_on_error=False, group="report")
-    def _write_report(self, path: Path) -> None:
-        from ckptdiff.pages import write_report
-
-        session = self.session
-        if session.a is None or session.b is None or session.summary is None:
-            return
-        results = [session.results[name] for name in session.names]
-        try:
-            write_report(path, session.a, session.b, results, session.summary)
-        except CkptDiffError as error:
-            self.post_message(ReportWritten(path, str(error)))
-        else:
-            self.post_message(ReportWritten(path))
-
-    def on_report_written(self, message: ReportWritten) -> None:
-        if message.error is None:
-            self.notify(f"Wrote {message.path}", markup=False)
-        else:
-            words = f"{message.error}. Press w and choose another path."
-            self.notify(words, severity="error", markup=False)
 
     def action_escape(self) -> None:
         if self.session.filter and self.maximized is None:
