@@ -204,6 +204,8 @@ def _run_diff(options: argparse.Namespace) -> int:
         tolerance = Tolerance.parse(options.tolerance)
         wanted = matcher(options.filter or "")
         a, b = _open_pair(options.a, options.b)
+        # What the filter leaves out is not judged either.
+        a, b = (replace(x, unmapped=tuple(filter(wanted, x.unmapped))) for x in (a, b))
         order = {name: i for i, name in enumerate(pair_names(a, b)) if wanted(name)}
         stream = diff(a, b, pool, tolerance=tolerance, names=order)
         results = list(_with_progress(stream, a, b))
