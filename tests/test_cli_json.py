@@ -181,6 +181,19 @@ def test_an_error_row_and_an_unmapped_name_are_in_the_document(
     assert "tp 1 of 2" in error["error"]
 
 
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_an_unmapped_name_is_listed_on_its_side(
+    tiny_hf: Make, tiny_megatron: Make, copy_of: Make, side: str
+) -> None:
+    folder = copy_of(tiny_megatron())
+    native = "decoder.layers.0.mlp.router.weight"
+    edit_rank(rank_file(folder, "00"), lambda s: s["model"].update({native: torch.ones(2)}))
+    pair = (folder, tiny_hf()) if side == "a" else (tiny_hf(), folder)
+    done = ckptdiff("diff", *pair, "--json", "-")
+    assert done.returncode == 1
+    assert document(done)["unmapped"] == {"a": [], "b": [], side: [native]}
+
+
 def test_a_filter_is_in_the_document(drifting: tuple[Path, Path]) -> None:
     done = ckptdiff("diff", *drifting, "--json", "-", "--filter", "re:^(same|close)$")
     found = document(done)
