@@ -42,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if options.verbose:
             traceback.print_exc()
-        print(f"ckptdiff: {printable(str(error))}", file=sys.stderr)
+        text = printable(str(error))
+        if len(text) > 2500:  # a name in a file may have any length
+            text = f"{text[:1200]} … {text[-1200:]}"
+        print(f"ckptdiff: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ckptdiff: stopped", file=sys.stderr)

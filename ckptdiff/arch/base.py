@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 PADDING = -1  # the source of rows that no Hugging Face tensor has
 
 # Indices in a name: a whole dotted part, or the expert number behind `weight` or `bias`.
-_INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|(?<=\.weight)\d+$|(?<=\.bias)\d+$")
+# As Python prints a number: `01` is another name, and nothing has a billion layers.
+_NUMBER = r"(?:0|[1-9][0-9]{0,8})"
+_INDEX = re.compile(rf"(?<=\.){_NUMBER}(?=\.|$)|(?<=\.weight){_NUMBER}$|(?<=\.bias){_NUMBER}$")
 _FIELD = re.compile(r"\{(\w+)\}")
 
 

@@ -25,9 +25,10 @@ TRACKER = "latest_checkpointed_iteration.txt"
 WEIGHT_FILES = ("model_optim_rng.pt", "model_rng.pt")  # the second: older, optimizer apart
 OPTIMIZER_FILE = "distrib_optim.pt"
 
+MAX_RANKS = 1_000_000
 _RANK_FOLDER = re.compile(r"mp_rank_(\d+)(?:_(\d+))?(?:_(\d+))?$")
 _ITERATION_FOLDER = re.compile(r"iter_(\d+)$")
-_CHUNK = re.compile(r"model(\d*)$")
+_CHUNK = re.compile(r"model([0-9]{0,4})$")
 
 # Args that every rank of one save has in common, and on which the layout depends.
 SHARED_ARGS = (
@@ -156,7 +157,8 @@ def _read_rank(file: Path) -> RankFile:
     index = torch_zip.read_index(file, before="optimizer")
     args = _plain_args(index)
     virtual = args.get("virtual_pipeline_model_parallel_size")
-    if not isinstance(index, dict) or sum(map(_is_chunk, index)) < (virtual or 1):
+    chunks_due = virtual if type(virtual) is int else 1
+    if not isinstance(index, dict) or sum(map(_is_chunk, index)) < chunks_due:
         index = torch_zip.read_index(file)  # the optimizer came first
     if not isinstance(index, dict) or not any(map(_is_chunk, index)):
         raise NotACheckpoint(f"{file}: holds no `model`; not a Megatron checkpoint")
@@ -179,7 +181,7 @@ def _plain_args(index: object) -> dict[str, Any]:
     state = args.state if isinstance(args, Placeholder) else args
     if not isinstance(state, dict):
         return {}
-    return {str(key): tree.plain(value) for key, value in state.items()}
+    return {tree.text_of(key): tree.plain(value) for key, value in state.items()}
 
 
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:
@@ -279,6 +281,11 @@ def _check_complete(placed: Mapping[Rank, RankFile], size: Parallelism, root: Pa
     parallel size ETP, process r writes tp = r % TP and ep = (r // ETP) % EP.
     """
     processes = max(size.tp, size.etp * size.ep)
+    if processes * size.pp > MAX_RANKS:
+        raise MissingShard(
+            f"{root}: the args say TP {size.tp} PP {size.pp} EP {size.ep}, more ranks than there "
+            f"can be; found {len(placed)}: {_listed(sorted(placed))}"
+        )
     wanted = {
         Rank(r % size.tp, pp, (r // size.etp) % size.ep)
         for r in range(processes)
