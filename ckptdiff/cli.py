@@ -54,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output left; keep the interpreter from complaining on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 2
+    except OSError as error:
+        # Only writing to the output gets here: a full disk is trouble, not a difference.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        print(f"ckptdiff: the output cannot be written ({error.strerror})", file=sys.stderr)
+        return 2
     except Exception:  # noqa: BLE001 -- the border: a bug must not exit as 1, which means "differ"
         traceback.print_exc()
         print("ckptdiff: this is a bug in ckptdiff, please report it", file=sys.stderr)

@@ -90,6 +90,12 @@ def _weight_files(folder: Path, notes: list[str]) -> tuple[list[Path], dict[str,
                 notes.append(f"not in {index}, ignored: {', '.join(other[:3])}")
             return files, weight_map
         if found:
+            # transformers loads the file of this name, whatever lies beside it.
+            only = folder / index.removesuffix(".index.json")
+            if only in found and len(found) > 1:
+                names = ", ".join(file.name for file in found if file != only)
+                notes.append(f"beside {only.name}, ignored: {names}")
+                found = [only]
             _check_numbers(found)
             return found, None
     raise NotACheckpoint(f"{folder}: no safetensors and no pytorch_model.bin file is here")

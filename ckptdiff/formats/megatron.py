@@ -71,7 +71,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     files = [root] if root.is_file() else _rank_files(root)
     ranks = [rank for _, rank in each_file(files, _read_rank, progress)]
     first = ranks[0]
-    parallelism = _parallelism(first)
+    parallelism = _parallelism(ranks)
     placed = _place(ranks, parallelism, root)
     _check_same_save(ranks)
     notes: tuple[str, ...] = ()
@@ -158,8 +158,13 @@ def _read_rank(file: Path) -> RankFile:
     args = _plain_args(index)
     virtual = args.get("virtual_pipeline_model_parallel_size")
     chunks_due = virtual if type(virtual) is int else 1
-    if not isinstance(index, dict) or sum(map(_is_chunk, index)) < chunks_due:
+    if (
+        not isinstance(index, dict)
+        or not index.keys() >= {"args", "iteration"}
+        or sum(map(_is_chunk, index)) < chunks_due
+    ):
         index = torch_zip.read_index(file)  # the optimizer came first
+        args = _plain_args(index)
     if not isinstance(index, dict) or not any(map(_is_chunk, index)):
         raise NotACheckpoint(f"{file}: holds no `model`; not a Megatron checkpoint")
     match = _RANK_FOLDER.match(file.parent.name)
@@ -212,7 +217,14 @@ def _is_chunk(key: object) -> bool:
     return isinstance(key, str) and _CHUNK.match(key) is not None
 
 
-def _parallelism(first: RankFile) -> Parallelism:
+def _parallelism(ranks: list[RankFile]) -> Parallelism:
+    """Return the sizes that the args say; without args, those that the folders' names show."""
+    first = ranks[0]
+    if not first.args:
+        most = [max(numbers) + 1 for numbers in zip(*(r.numbers for r in ranks), strict=False)]
+        tp, pp, ep = [*most, 1, 1][:3]
+        return Parallelism(tp=tp, pp=pp, vpp=len(first.chunks), ep=ep)
+
     def size(name: str) -> int:
         value = first.args.get(name)
         return value if type(value) is int and value > 0 else 1

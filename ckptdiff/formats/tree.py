@@ -34,6 +34,8 @@ def weights(tree: dict[Any, Any]) -> tuple[dict[str, TensorRef], list[Entry]]:
             tensors[name] = named(leaf, name)
         elif isinstance(leaf, UnsupportedTensor):
             raise UnsupportedLayout(f"{name!r} is a {leaf.what}, which cannot be compared")
+        elif isinstance(leaf, Placeholder) and str(leaf.what).startswith("torch._utils."):
+            raise UnsupportedLayout(f"{name!r} is no plain tensor ({leaf.what})")
         else:
             extras.append(entry(name, leaf))
     return tensors, extras
