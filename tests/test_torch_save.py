@@ -143,6 +143,8 @@ def test_the_file_is_laid_out_as_torch_lays_it_out(tmp_path: Path) -> None:
 def stored(ref: TensorRef) -> np.ndarray[Any, Any]:
     """Read a tensor where the reader says it lies, by numpy, as unsigned integers."""
     size = ITEMSIZE[ref.dtype]
+    if 0 in ref.shape:
+        return np.empty(ref.shape, f"<u{size}")  # it may start anywhere, even behind the file
     content = np.fromfile(ref.file, np.uint8)
     start = ref.offset
     strides = [step * size for step in ref.stride]
