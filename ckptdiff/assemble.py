@@ -178,7 +178,7 @@ def _assemble_shards(checkpoint: Checkpoint, like: Assembled | None) -> Assemble
     collected, unmapped, derived = _collect(checkpoint, architecture, named, config.num_layers)
     if config.tied_embeddings:
         _join_tied(collected)
-    config = _with_vocabulary(config, collected, like)
+    config = _with_vocabulary(config, collected, checkpoint, like)
     assemblies: dict[str, Assembly] = {}
     errors: dict[str, str] = {}
     for (mapping, indices), ranks in collected.items():
@@ -475,13 +475,14 @@ def _megatron_config(checkpoint: Checkpoint, like: Assembled | None) -> ModelCon
 
 
 def _with_vocabulary(
-    config: ModelConfig, collected: Collected, like: Assembled | None
+    config: ModelConfig, collected: Collected, checkpoint: Checkpoint, like: Assembled | None
 ) -> ModelConfig:
     """Take the rows of the vocabulary from the tensors: what args say of them is often wrong."""
     for (mapping, _), ranks in collected.items():
         if mapping.vocabulary is None:
             continue
-        padded = sum(copies[0].ref.shape[0] for copies in ranks.values() if copies[0].ref.shape)
+        rows = [copies[0].ref.shape[0] for copies in ranks.values() if copies[0].ref.shape]
+        padded = max(rows, default=0) * checkpoint.parallelism.tp
         other = like.tensors.get(mapping.hf[0]) if like is not None else None
         return replace(
             config,

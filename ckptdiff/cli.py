@@ -42,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if options.verbose:
             traceback.print_exc()
-        print(f"ckptdiff: {printable(str(error))}", file=sys.stderr)
+        text = printable(str(error))
+        if len(text) > 2500:  # a name in a file may have any length
+            text = f"{text[:1200]} … {text[-1200:]}"
+        print(f"ckptdiff: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ckptdiff: stopped", file=sys.stderr)
@@ -50,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read the output left; keep the interpreter from complaining on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 2
+    except OSError as error:
+        # Only writing to the output gets here: a full disk is trouble, not a difference.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        print(f"ckptdiff: the output cannot be written ({error.strerror})", file=sys.stderr)
         return 2
     except Exception:  # noqa: BLE001 -- the border: a bug must not exit as 1, which means "differ"
         traceback.print_exc()
@@ -204,6 +212,8 @@ def _run_diff(options: argparse.Namespace) -> int:
         tolerance = Tolerance.parse(options.tolerance)
         wanted = matcher(options.filter or "")
         a, b = _open_pair(options.a, options.b)
+        # What the filter leaves out is not judged either.
+        a, b = (replace(x, unmapped=tuple(filter(wanted, x.unmapped))) for x in (a, b))
         order = {name: i for i, name in enumerate(pair_names(a, b)) if wanted(name)}
         stream = diff(a, b, pool, tolerance=tolerance, names=order)
         results = list(_with_progress(stream, a, b))

@@ -50,7 +50,16 @@ def write_report(
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all. Raises UnreadableFile."""
+    """Write a file so that it is there whole or not at all. Raises UnreadableFile.
+
+    What is no regular file (a pipe, a device, a link) is written to and not replaced.
+    """
+    if file.is_symlink() or (file.exists() and not file.is_file()):
+        try:
+            file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UnreadableFile(f"{file}: cannot be written ({error.strerror})") from error
+        return
     partial = file.with_name(f"{file.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")

@@ -137,7 +137,8 @@ def diff_lines(
     yield ""
     shown = [result for result in results if result.status != "same"]
     if shown:
-        width = min(60, max(len(printable(result.name)) for result in shown[:MAX_LINES]))
+        names = [printable(result.name) for result in shown[:MAX_LINES]]
+        width = min(60, max(map(len, [*names, "tensor"])))
         yield f"   {'tensor':{width}}  {'shape':13}  {'max|d|':>8}  {'rel':>8}  {'cos':>6}"
         for result in shown[:MAX_LINES]:
             yield from _tensor_lines(result, width)
@@ -151,7 +152,7 @@ def diff_lines(
             yield f"?  … and {len(assembled.unmapped) - MAX_LINES} more unmapped names in {side}"
     held = dict.fromkeys(r.note for r in results if r.note and r.status == "same")
     for note in held:
-        yield f"   {note}"
+        yield f"   {printable(note)}"
     if pattern is not None:
         yield f"   only names that match '{printable(pattern)}' were compared"
     total = len(results)
@@ -202,7 +203,7 @@ def side_line(side: Assembled) -> str:
     if checkpoint.iteration is not None:
         parts.append(f"iteration {checkpoint.iteration}")
     parts += [f"{len(side.tensors)} tensors", format_bytes(side.nbytes)]
-    return "  ".join([*parts, *(f"({note})" for note in checkpoint.notes)])
+    return "  ".join([*parts, *(f"({printable(note)})" for note in checkpoint.notes)])
 
 
 def _family(side: Assembled) -> str:

@@ -37,7 +37,7 @@ class Tolerance:
             case "ulp" | "rel":
                 try:
                     limit = float(int(number)) if kind == "ulp" else float(number)
-                except ValueError:
+                except (ValueError, OverflowError):
                     limit = math.nan
                 if math.isfinite(limit) and limit >= 0:
                     return cls(kind, limit)

@@ -7,6 +7,7 @@ before megatron-core.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ckptdiff.arch.base import split_name, template
@@ -109,12 +110,13 @@ _TO_MCORE = {
 }
 
 
+_WRAPPERS = re.compile(r"^(?:module\.)+")
+
+
 def split_native(name: str) -> tuple[str, tuple[int, ...]]:
     """Return a native Megatron name as a template in local spelling, and its numbers in order.
 
     `module.` in front, which wrappers such as DistributedDataParallel add, is left out.
     """
-    while name.startswith("module."):
-        name = name[7:]
-    key, indices = split_name(name)
+    key, indices = split_name(_WRAPPERS.sub("", name))
     return _TO_MCORE.get(key, key), indices

@@ -90,6 +90,12 @@ def _weight_files(folder: Path, notes: list[str]) -> tuple[list[Path], dict[str,
                 notes.append(f"not in {index}, ignored: {', '.join(other[:3])}")
             return files, weight_map
         if found:
+            # transformers loads the file of this name, whatever lies beside it.
+            only = folder / index.removesuffix(".index.json")
+            if only in found and len(found) > 1:
+                names = ", ".join(file.name for file in found if file != only)
+                notes.append(f"beside {only.name}, ignored: {names}")
+                found = [only]
             _check_numbers(found)
             return found, None
     raise NotACheckpoint(f"{folder}: no safetensors and no pytorch_model.bin file is here")
@@ -113,8 +119,10 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict):
         raise CorruptFile(f"{index}: has no weight_map")
     folder = Path(os.path.realpath(index.parent))
+    if not weight_map:
+        raise CorruptFile(f"{index}: names no file")
     for name in set(weight_map.values()) if _all_text(weight_map) else [None]:
-        if name is None or name != os.path.basename(name) or name in ("", ".", ".."):  # noqa: PTH119
+        if name is None or not _is_file_name(name):
             raise CorruptFile(f"{index}: names {name!r}; only files beside the index may be named")
         real = Path(os.path.realpath(index.parent / name))
         # The hub's cache links each file to ../../blobs; any other way out is refused.
@@ -126,6 +134,15 @@ def _read_weight_map(index: Path) -> dict[str, str]:
 
 def _all_text(weight_map: dict[str, Any]) -> bool:
     return all(isinstance(name, str) for name in weight_map.values())
+
+
+def _is_file_name(name: str) -> bool:
+    """Return whether this names a file and no folder, one that the system can be asked for."""
+    try:
+        inside = os.path.basename(name) == name  # noqa: PTH119
+        return inside and name not in ("", ".", "..") and b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
 
 
 def _check_index(folder: Path, weight_map: dict[str, str], tensors: dict[str, TensorRef]) -> None:

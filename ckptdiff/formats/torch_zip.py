@@ -119,6 +119,8 @@ class _Reader:
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
             ("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
             ("torch", "Size"): lambda sizes: tuple(sizes),
+            # A tensor with attributes of its own: what it is rebuilt by, and the attributes.
+            ("torch._tensor", "_rebuild_from_type_v2"): self._tensor_with_state,
         }
         data = self._content(self.pickle, MAX_PICKLE)
         return load(data, self._storage, builders, before=before)
@@ -186,6 +188,14 @@ class _Reader:
         if dtype not in DTYPES or not isinstance(storage, Storage):
             return UnsupportedTensor(f"{dtype or 'unknown'} tensor")
         return self._ref(storage, DTYPES[dtype], offset, shape, stride)
+
+    def _tensor_with_state(self, what: object, _kind: object, args: object, *_: object) -> object:
+        match what:
+            case Global("torch._utils", "_rebuild_tensor_v2") if isinstance(args, tuple):
+                return self._tensor_v2(*args)
+            case Global("torch._utils", "_rebuild_tensor_v3") if isinstance(args, tuple):
+                return self._tensor_v3(*args)
+        return UnsupportedTensor(f"{what} tensor")
 
     def _ref(
         self, storage: Storage, dtype: str, offset: object, shape: object, stride: object

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-STRETCH = 1 << 20  # bytes of one side that one memcmp looks at
-SPAN = 2 << 20  # bytes of one side, gaps between rows included, that are read in one go
+STRETCH = 2 << 20  # bytes of one side that one memcmp looks at
+SPAN = 4 << 20  # bytes of one side, gaps between rows included, that are read in one go
 TILE = 512  # columns of a tile where rows do not lie in one piece
 
 
@@ -171,11 +171,8 @@ def _is_finite(a: NDArray[Any], dtype: str) -> bool:
     # no element has that bit, all are below 2, and one pass over wide words shows it.
     words = a.reshape(-1) if a.flags.c_contiguous else a
     if a.flags.aligned and words.shape[-1] * size % 8 == 0:
-        wide = words.view(np.uint64)
-        big = int.from_bytes(
-            (0x40 << 8 * (size - 1)).to_bytes(size, "little") * (8 // size), "little"
-        )
-        if not int(np.bitwise_or.reduce(wide, axis=None)) & big:
+        seen = int(np.bitwise_or.reduce(words.view(np.uint64), axis=None))
+        if not seen & _TWO_OR_MORE[size]:
             return True
     overflow = FLOATS[dtype].overflow
     sign = 1 << (8 * size - 1)
@@ -183,6 +180,12 @@ def _is_finite(a: NDArray[Any], dtype: str) -> bool:
         int(a.view(f"<i{size}").max()) < overflow
         and int(a.view(f"<u{size}").max()) < overflow + sign
     )
+
+
+# The highest bit of the exponent, in each element of eight bytes, by the size of an element.
+_TWO_OR_MORE = {
+    size: sum(0x40 << 8 * (last - 1) for last in range(size, 9, size)) for size in (1, 2, 4, 8)
+}
 
 
 def _sum_of_squares(view: View) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     Results = deque[tuple[TensorDiff, float | None]]  # and when, for those of an earlier run
 
 MANY_NAMES = 5000
+SWITCH_SECONDS = 0.0005
 
 
 class Stopped(Exception):
@@ -43,15 +45,19 @@ class Stopped(Exception):
 
 
 @contextmanager
-def quiet_collector() -> Iterator[None]:
-    """Keep the garbage collector away while hundreds of thousands of lasting objects are made.
+def out_of_the_way() -> Iterator[None]:
+    """Make hundreds of thousands of lasting objects in threads without holding up the screen.
 
-    A full collection over the names of a large checkpoint would hold up the screen.
+    A full garbage collection over them takes longer than a key press may; and threads that parse
+    headers have to hand the interpreter over more often than they would by themselves.
     """
+    interval = sys.getswitchinterval()
     gc.disable()
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         yield
     finally:
+        sys.setswitchinterval(interval)
         gc.enable()
 
 
@@ -78,7 +84,7 @@ def read(
         return opened.get(path) or engine.open(path, progress)
 
     try:
-        with quiet_collector():
+        with out_of_the_way():
             a = read_side("a", paths[0])
             first = engine.assemble(a)
             complete = len(paths) == 1
@@ -134,7 +140,7 @@ def compare(
     post(ComparisonStarted(job, left))
     try:
         if left:
-            stream = engine.diff(a, b, executor(), left, first)
+            stream = engine.diff(a, b, executor(), left, first, tolerance)
             try:
                 with kept or nullcontext():
                     for result in stream:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from textual.message import Message
@@ -38,9 +38,9 @@ class CheckpointsOpened(Message):
     """A side is open, or both are and their names are paired."""
 
     job: int
-    inventory: Inventory
-    a: Assembled
-    b: Assembled | None
+    inventory: Inventory = field(repr=False)
+    a: Assembled = field(repr=False)
+    b: Assembled | None = field(repr=False)
     complete: bool  # False: the first side alone, while the second is being read
 
 
@@ -57,7 +57,7 @@ class ComparisonStarted(Message):
     """The results of an earlier run were found, if there are any; these names are compared now."""
 
     job: int
-    names: list[str]
+    names: list[str] = field(repr=False)
 
 
 @dataclass
@@ -99,7 +99,7 @@ class PathRecognised(Message):
 
     side: Side
     path: Path
-    checkpoint: Checkpoint | None
+    checkpoint: Checkpoint | None = field(repr=False)
     words: str
 
 

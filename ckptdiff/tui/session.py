@@ -147,14 +147,15 @@ class Session(Comparison):
                 if not layer.title or self.is_unfolded(layer):
                     rows += layer.names
             return rows
-        head = None
+        head, shown = None, True
+        layer_of = self.inventory.layer_of
         for name in self.order:
-            layer = self.inventory.layer_of[name]
+            layer = layer_of[name]
             if layer is not head:
-                head = layer
+                head, shown = layer, not layer.title or self.is_unfolded(layer)
                 if layer.title:
                     rows.append(layer)
-            if not layer.title or self.is_unfolded(layer):
+            if shown:
                 rows.append(name)
         return rows
 
