@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from math import prod
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _LAYER = "decoder.layers.#."
 _PREDICTION = "mtp.layers.#."
+_LAYER_NUMBER = re.compile(r"(?<=layers\.)\d+")
 _EXPERT = ".local_experts.#."
 
 
@@ -79,6 +81,7 @@ class Assembled:
     unmapped: tuple[str, ...]  # native names that no rule knows
     errors: Mapping[str, str]  # canonical name to what is wrong with its layout
     derived: tuple[Entry, ...] = ()  # buffers that follow from the config
+    notes: tuple[str, ...] = ()  # how it was assembled, where that is worth saying
 
     @property
     def nbytes(self) -> int:
@@ -170,9 +173,10 @@ def _assemble_shards(checkpoint: Checkpoint, like: Assembled | None) -> Assemble
     architecture = like.architecture if like is not None else None
     if like is None or (architecture is None and not like.checkpoint.config):
         architecture = guess_architecture({key for _, names in named for (key, _), _ in names})
-    if architecture is None:
-        natives = sorted({native for shard in checkpoint.shards for native in shard.tensors})
-        return Assembled(checkpoint, None, None, {}, tuple(natives), {})
+    if architecture is None or not any(
+        architecture.rule_for(key) for _, names in named for (key, _), _ in names
+    ):
+        return _by_name(checkpoint, named)
     config = _megatron_config(checkpoint, like)
     named = _ungrouped(named, config.num_experts // checkpoint.parallelism.ep)
     collected, unmapped, derived = _collect(checkpoint, architecture, named, config.num_layers)
@@ -198,6 +202,54 @@ def _assemble_shards(checkpoint: Checkpoint, like: Assembled | None) -> Assemble
         errors={name: errors[name] for name in in_model_order(errors, architecture)},
         derived=tuple(derived_entry(ref, config) for ref in derived),
     )
+
+
+def _by_name(checkpoint: Checkpoint, named: list[tuple[Shard, Names]]) -> Assembled:
+    """No rules: every stored tensor by itself, under its own name.
+
+    Layers are numbered over the whole model, and a name that several ranks have is told apart by
+    the rank: whether those are copies or shares of one tensor nobody knows.
+    """
+    try:
+        offsets = _layer_offsets(checkpoint, named)
+    except UnsupportedLayout:
+        offsets = {}
+    stored: dict[str, list[tuple[TensorRef, Rank]]] = defaultdict(list)
+    for shard, names in named:
+        before = offsets.get((shard.rank.pp, shard.chunk), 0)
+        for ((key, _), ref), native in zip(names, shard.tensors, strict=True):
+            number = _LAYER_NUMBER.search(native) if key.startswith(_LAYER) else None
+            name = native
+            if number is not None:
+                layer = int(number[0]) + before
+                name = f"{native[: number.start()]}{layer}{native[number.end() :]}"
+            stored[name].append((ref, shard.rank))
+    tensors: dict[str, Assembly] = {}
+    errors: dict[str, str] = {}
+    for name, found in stored.items():
+        for index, (ref, rank) in enumerate(found):
+            own = name if len(found) == 1 else f"{name} [{_rank_text(rank, index)}]"
+            whole = _whole(ref)
+            assembly = Assembly(own, ref.shape, ref.dtype, (Piece(ref, rank, whole, whole),))
+            try:
+                tensors[own] = _placed(assembly, checkpoint)
+            except CkptDiffError as error:
+                errors[own] = str(error)
+    note = "no rules know its names: each stored tensor is taken by itself"
+    return Assembled(
+        checkpoint,
+        None,
+        None,
+        {name: tensors[name] for name in in_model_order(tensors, None)},
+        unmapped=(),
+        errors=errors,
+        notes=(note,),
+    )
+
+
+def _rank_text(rank: Rank, index: int) -> str:
+    parts = [f"{word} {n}" for word, n in (("tp", rank.tp), ("pp", rank.pp), ("ep", rank.ep)) if n]
+    return " ".join(parts) or ("tp 0" if not index else f"copy {index}")
 
 
 Names = list[tuple[tuple[str, tuple[int, ...]], "TensorRef"]]  # split native names and their refs
@@ -339,7 +391,8 @@ def _in_chunks(piece: Piece, chunks: Mapping[TensorRef, tuple[Chunk, ...]]) -> l
         filled += _volume(of)
     if filled != _volume(piece.of):
         raise UnsupportedLayout(
-            f"{piece.ref.name}: its chunks hold {filled} of {_volume(piece.of)} elements once"
+            f"{piece.ref.file}: {piece.ref.name}: its chunks hold {filled} of "
+            f"{_volume(piece.of)} elements"
         )
     return sorted(parts, key=lambda part: part.box)
 
@@ -478,17 +531,21 @@ def _with_vocabulary(
     config: ModelConfig, collected: Collected, like: Assembled | None
 ) -> ModelConfig:
     """Take the rows of the vocabulary from the tensors: what args say of them is often wrong."""
-    for (mapping, _), ranks in collected.items():
-        if mapping.vocabulary is None:
-            continue
-        padded = sum(copies[0].ref.shape[0] for copies in ranks.values() if copies[0].ref.shape)
-        other = like.tensors.get(mapping.hf[0]) if like is not None else None
-        return replace(
-            config,
-            padded_vocab_size=padded,
-            vocab_size=other.shape[0] if other is not None and other.shape else None,
-        )
-    return config
+    # A rank may lack one of the two, embedding and head: the other still tells the rows.
+    rows = {
+        mapping: sum(copies[0].ref.shape[0] for copies in ranks.values() if copies[0].ref.shape)
+        for (mapping, _), ranks in collected.items()
+        if mapping.vocabulary is not None
+    }
+    if not rows:
+        return config
+    mapping = max(rows, key=lambda mapping: rows[mapping])
+    other = like.tensors.get(mapping.hf[0]) if like is not None else None
+    return replace(
+        config,
+        padded_vocab_size=rows[mapping],
+        vocab_size=other.shape[0] if other is not None and other.shape else None,
+    )
 
 
 def _whole(ref: TensorRef) -> Box:

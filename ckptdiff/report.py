@@ -71,7 +71,7 @@ def side_document(side: Assembled) -> dict[str, Any]:
         "parallelism": asdict(checkpoint.parallelism),
         "tensors": len(side.tensors),
         "bytes": side.nbytes,
-        "notes": list(checkpoint.notes),
+        "notes": [*checkpoint.notes, *side.notes],
     }
 
 
@@ -202,7 +202,8 @@ def side_line(side: Assembled) -> str:
     if checkpoint.iteration is not None:
         parts.append(f"iteration {checkpoint.iteration}")
     parts += [f"{len(side.tensors)} tensors", format_bytes(side.nbytes)]
-    return "  ".join([*parts, *(f"({note})" for note in checkpoint.notes)])
+    notes = (*checkpoint.notes, *side.notes)
+    return "  ".join([*parts, *(f"({note})" for note in notes)])
 
 
 def _family(side: Assembled) -> str:
