@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -14,79 +14,27 @@ from ckptdiff.arch.base import PADDING, fill_name, split_name, template
 from ckptdiff.arch.moe import ungrouped
 from ckptdiff.arch.naming import split_native
 from ckptdiff.arch.order import in_model_order
+from ckptdiff.assembly import Assembled, Assembly, Copy, Piece
 from ckptdiff.derived import derived_entry, is_derived
 from ckptdiff.errors import CkptDiffError, UnknownConfig, UnsupportedLayout
-from ckptdiff.formats import hf
-from ckptdiff.tensors import ITEMSIZE, Chunk, Rank
+from ckptdiff.formats import hf, meta
+from ckptdiff.meta import assemble_meta
+from ckptdiff.tensors import Chunk, Rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ckptdiff.arch.base import Architecture, ParamMapping
     from ckptdiff.config import ModelConfig
-    from ckptdiff.tensors import Box, Checkpoint, Entry, Shard, TensorRef
+    from ckptdiff.tensors import Box, Checkpoint, Shard, TensorRef
 
+__all__ = ["Assembled", "Assembly", "Copy", "Piece", "assemble", "assemble_pair"]
+
+_KNOW_ALL = (hf.NAME, meta.NAME)  # formats that tell family and vocabulary by themselves
 _LAYER = "decoder.layers.#."
 _PREDICTION = "mtp.layers.#."
 _LAYER_NUMBER = re.compile(r"(?<=layers\.)\d+")
 _EXPERT = ".local_experts.#."
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """Another rank's copy of a piece. Copies must be equal, byte for byte."""
-
-    ref: TensorRef
-    rank: Rank
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Box `of` of a stored tensor fills box `box` of the canonical one."""
-
-    ref: TensorRef
-    rank: Rank
-    of: Box
-    box: Box
-    copies: tuple[Copy, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Assembly:
-    """The recipe of one whole canonical tensor."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    pieces: tuple[Piece, ...]  # together they fill the tensor, each element once
-    padding: tuple[Piece, ...] = ()  # vocabulary padding; its boxes go on behind the last row
-
-    @property
-    def nbytes(self) -> int:
-        return prod(self.shape) * ITEMSIZE[self.dtype]
-
-    @property
-    def padding_rows(self) -> int:
-        return sum(stop - start for (start, stop), *_ in (piece.box for piece in self.padding))
-
-
-@dataclass(frozen=True, slots=True)
-class Assembled:
-    """One side: a checkpoint and its canonical tensors, in model order."""
-
-    checkpoint: Checkpoint
-    architecture: Architecture | None  # None: no rule was used
-    config: ModelConfig | None
-    tensors: Mapping[str, Assembly]
-    unmapped: tuple[str, ...]  # native names that no rule knows
-    errors: Mapping[str, str]  # canonical name to what is wrong with its layout
-    derived: tuple[Entry, ...] = ()  # buffers that follow from the config
-    notes: tuple[str, ...] = ()  # how it was assembled, where that is worth saying
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the canonical tensors, copies and padding not counted."""
-        return sum(t.nbytes for t in self.tensors.values())
 
 
 def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assembled:
@@ -98,20 +46,52 @@ def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assemb
     """
     if checkpoint.format == hf.NAME:
         return _assemble_whole(checkpoint)
+    if checkpoint.format == meta.NAME:
+        return assemble_meta(checkpoint)
     return _assemble_shards(checkpoint, like)
 
 
 def assemble_pair(a: Checkpoint, b: Checkpoint) -> tuple[Assembled, Assembled]:
     """Return both sides, each lent what the other knows."""
-    if a.format == hf.NAME:
-        whole = assemble(a)
-        return whole, assemble(b, like=whole)
-    if b.format == hf.NAME:
-        whole = assemble(b)
-        return assemble(a, like=whole), whole
+    first, second = _pair(a, b)
+    return _with_tied_head(first, second), _with_tied_head(second, first)
+
+
+def _pair(a: Checkpoint, b: Checkpoint) -> tuple[Assembled, Assembled]:
+    for one in _KNOW_ALL:
+        if a.format == one:
+            whole = assemble(a)
+            return whole, assemble(b, like=whole)
+        if b.format == one:
+            whole = assemble(b)
+            return assemble(a, like=whole), whole
     first, second = assemble(a), assemble(b)
     # Vocabularies padded for different TP sizes: what both have can be compared.
     return assemble(a, like=second), assemble(b, like=first)
+
+
+def _with_tied_head(side: Assembled, other: Assembled) -> Assembled:
+    """Join the head to the embedding, as its copy, in a format that does not say they are tied."""
+    rules = other.architecture
+    if rules is None or other.config is None or not other.config.tied_embeddings:
+        return side
+    if side.checkpoint.format != meta.NAME and side.architecture is not None:
+        return side
+    names = {m.vocabulary: m.hf[0] for m in rules.mappings}
+    head, embedding = (side.tensors.get(names.get(kind, "")) for kind in ("head", "embedding"))
+    if head is None or embedding is None or head.name in other.tensors:
+        return side
+    if [p.box for p in head.pieces] != [p.box for p in embedding.pieces] or not _fit(
+        head.pieces[0].ref, embedding.pieces[0].ref
+    ):
+        return side
+    pieces = tuple(
+        replace(piece, copies=(*piece.copies, Copy(copy.ref, copy.rank), *copy.copies))
+        for piece, copy in zip(embedding.pieces, head.pieces, strict=True)
+    )
+    tensors = {name: tensor for name, tensor in side.tensors.items() if name != head.name}
+    tensors[embedding.name] = replace(embedding, pieces=pieces)
+    return replace(side, tensors=tensors)
 
 
 def _assemble_whole(checkpoint: Checkpoint) -> Assembled:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.formats import read_entries
+from ckptdiff.tensors import ITEMSIZE
 from ckptdiff.text import format_bytes, format_cosine, format_number, format_shape, printable
 
 if TYPE_CHECKING:
@@ -243,6 +244,10 @@ def _pieces(side: Assembled, assembly: Assembly) -> list[dict[str, Any]]:
             "key": piece.ref.name,
             "box": piece.box,
             "of": piece.of,
+            "offset": piece.ref.offset
+            + ITEMSIZE[piece.ref.dtype]
+            * sum(n * step for (n, _), step in zip(piece.of, piece.ref.stride, strict=True)),
+            "stride": piece.ref.stride,
             "copies": [relative(side, copy.ref.file) for copy in piece.copies],
         }
         for piece in assembly.pieces
