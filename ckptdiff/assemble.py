@@ -19,6 +19,7 @@ from ckptdiff.derived import derived_entry, is_derived
 from ckptdiff.errors import CkptDiffError, UnknownConfig, UnsupportedLayout
 from ckptdiff.formats import hf, meta
 from ckptdiff.meta import assemble_meta
+from ckptdiff.quantised import find_packed, join_factors
 from ckptdiff.tensors import Chunk, Rank
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assemb
 def assemble_pair(a: Checkpoint, b: Checkpoint) -> tuple[Assembled, Assembled]:
     """Return both sides, each lent what the other knows."""
     first, second = _pair(a, b)
+    first, second = _without_packed(first, second), _without_packed(second, first)
     return _with_tied_head(first, second), _with_tied_head(second, first)
 
 
@@ -68,6 +70,21 @@ def _pair(a: Checkpoint, b: Checkpoint) -> tuple[Assembled, Assembled]:
     first, second = assemble(a), assemble(b)
     # Vocabularies padded for different TP sizes: what both have can be compared.
     return assemble(a, like=second), assemble(b, like=first)
+
+
+def _without_packed(side: Assembled, other: Assembled) -> Assembled:
+    """Refuse packed weights that the other side has as numbers; alike ones compare bit by bit."""
+    refused = {
+        name: packed
+        for name, packed in side.packed.items()
+        if name not in other.packed and (name in other.tensors or name in other.errors)
+    }
+    if not refused:
+        return side
+    parts = {part for packed in refused.values() for part in packed.parts}
+    tensors = {name: tensor for name, tensor in side.tensors.items() if name not in parts}
+    errors = {name: packed.why for name, packed in refused.items()}
+    return replace(side, tensors=tensors, errors={**side.errors, **errors})
 
 
 def _with_tied_head(side: Assembled, other: Assembled) -> Assembled:
@@ -108,6 +125,8 @@ def _assemble_whole(checkpoint: Checkpoint) -> Assembled:
     derived = [
         derived_entry(tensors.pop(name), config) for name in shard.tensors if is_derived(name)
     ]
+    packed = find_packed(tensors, settings)
+    tensors, errors = join_factors(tensors, settings)
     copies = _shared_copies(tensors, architecture) if architecture is not None else {}
     if architecture is not None and config is not None and config.tied_embeddings:
         (embedding,) = architecture.embedding().hf
@@ -126,8 +145,9 @@ def _assemble_whole(checkpoint: Checkpoint) -> Assembled:
         config,
         {name: assemblies[name] for name in ordered},
         unmapped=(),
-        errors={},
+        errors=errors,
         derived=tuple(derived),
+        packed=packed,
     )
 
 

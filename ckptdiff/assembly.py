@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -50,8 +50,21 @@ class Assembly:
         return prod(self.shape) * ITEMSIZE[self.dtype]
 
     @property
+    def is_scaled(self) -> bool:
+        """Whether its elements are codes that block factors make numbers of."""
+        return any(piece.ref.scale is not None for piece in self.pieces)
+
+    @property
     def padding_rows(self) -> int:
         return sum(stop - start for (start, stop), *_ in (piece.box for piece in self.padding))
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A quantised weight whose numbers are not computed."""
+
+    parts: tuple[str, ...]  # the stored tensors that make it up
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +78,8 @@ class Assembled:
     unmapped: tuple[str, ...]  # native names that no rule knows
     errors: Mapping[str, str]  # canonical name to what is wrong with its layout
     derived: tuple[Entry, ...] = ()  # buffers that follow from the config
+    # Weights that are stored packed, by their plain name; parts, and why they are not computed.
+    packed: Mapping[str, Packed] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # how it was assembled, where that is worth saying
 
     @property

@@ -49,8 +49,8 @@ def meta_weights(weights: dict[str, Tensor], head_dim: int) -> dict[str, Tensor]
                 tensor = interleaved(tensor, head_dim)
             found[f"layers.{parts[2]}.{called}.weight"] = tensor
         else:
-            called = {"embed_tokens": "tok_embeddings", "norm": "norm", "lm_head": "output"}
-            found[f"{called[parts[-1]]}.weight"] = tensor
+            outer = {"embed_tokens": "tok_embeddings", "norm": "norm", "lm_head": "output"}
+            found[f"{outer[parts[-1]]}.weight"] = tensor
     return found
 
 
