@@ -44,6 +44,7 @@ class Assembly:
     dtype: str
     pieces: tuple[Piece, ...]  # together they fill the tensor, each element once
     padding: tuple[Piece, ...] = ()  # vocabulary padding; its boxes go on behind the last row
+    note: str | None = None  # how it was found, where no rule says it
 
     @property
     def nbytes(self) -> int:

@@ -198,12 +198,13 @@ def _run_diff(options: argparse.Namespace) -> int:
 
         from ckptdiff import report
         from ckptdiff.diff import diff, pair_names
+        from ckptdiff.matching import match_by_content
         from ckptdiff.pattern import matcher
         from ckptdiff.verdict import Tolerance, summarise
 
         tolerance = Tolerance.parse(options.tolerance)
         wanted = matcher(options.filter or "")
-        a, b = _open_pair(options.a, options.b)
+        a, b = match_by_content(*_open_pair(options.a, options.b), pool)
         order = {name: i for i, name in enumerate(pair_names(a, b)) if wanted(name)}
         stream = diff(a, b, pool, tolerance=tolerance, names=order)
         results = list(_with_progress(stream, a, b))

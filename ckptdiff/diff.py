@@ -214,6 +214,7 @@ class _Run:
         alike = (task.a.dtype, task.a.is_scaled) == (task.b.dtype, task.b.is_scaled)
         status, why = judge(merged, alike, self.tolerance)
         notes += _dequantised(task.a, task.b)
+        notes += [assembly.note for assembly in (task.a, task.b) if assembly.note]
         if drifted:
             status, why = "differ", None
         return replace(

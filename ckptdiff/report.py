@@ -53,6 +53,7 @@ WORD: dict[Status, str] = {
     "only_b": "only in B",
     "error": "error",
 }
+MAX_NOTES = 12  # on tensors that are the same
 MAX_LINES = 60  # tensors that the summary spells out; the JSON has all
 
 # The numbers of a tensor in the JSON, in its order.
@@ -150,9 +151,11 @@ def diff_lines(
             yield f"?  {printable(name)}: no rule of {_family(assembled)} knows it (in {side})"
         if len(assembled.unmapped) > MAX_LINES:
             yield f"?  … and {len(assembled.unmapped) - MAX_LINES} more unmapped names in {side}"
-    held = dict.fromkeys(r.note for r in results if r.note and r.status == "same")
-    for note in held:
-        yield f"   {note}"
+    held = list(dict.fromkeys(r.note for r in results if r.note and r.status == "same"))
+    for note in held[:MAX_NOTES]:
+        yield f"   {printable(note)}"
+    if len(held) > MAX_NOTES:
+        yield f"   … and {len(held) - MAX_NOTES} more notes; --json FILE lists all"
     if pattern is not None:
         yield f"   only names that match '{printable(pattern)}' were compared"
     total = len(results)
