@@ -134,6 +134,9 @@ def _diff_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-diagnose", action="store_true", help="do not look for the cause of differences"
     )
+    parser.add_argument(
+        "--optimizer", action="store_true", help="compare master weights and moments as well"
+    )
     parser.add_argument("--ignore-config", action="store_true", help="judge by the weights alone")
     parser.set_defaults(run=_run_diff)
 
@@ -205,6 +208,10 @@ def _run_diff(options: argparse.Namespace) -> int:
         tolerance = Tolerance.parse(options.tolerance)
         wanted = matcher(options.filter or "")
         a, b = match_by_content(*_open_pair(options.a, options.b), pool)
+        if options.optimizer:
+            from ckptdiff.optimizer import with_optimizer
+
+            a, b = with_optimizer(a, b)
         order = {name: i for i, name in enumerate(pair_names(a, b)) if wanted(name)}
         stream = diff(a, b, pool, tolerance=tolerance, names=order)
         results = list(_with_progress(stream, a, b))

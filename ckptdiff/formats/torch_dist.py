@@ -98,30 +98,20 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     Raises MissingShard, CorruptFile, UnsupportedLayout or UnreadableFile.
     """
     root, iteration = _folder(path)
-    described, _ = _read_metadata(root)
+    described, _ = read_metadata(root)
     model = [tensor for tensor in described if not OPTIMIZER.match(tensor.name)]
-    refs = _read_chunks(root, model, progress)
-    of_megatron = (root / BACKEND).exists()
-    wholes: dict[str, Whole] = {}
-    for tensor in model:
-        parts = [
-            Chunk(refs[tensor.name, record.offsets], _box(record.offsets, record.sizes))
-            for record in tensor.records
-        ]
-        whole = Whole(tensor.name, tensor.shape, tensor.dtype, tuple(parts))
-        wholes |= _unstacked(tensor.name, whole) if of_megatron else ((tensor.name, whole),)
-    if of_megatron:
-        _join_gated(wholes)
-    tensors: dict[str, TensorRef] = {}
-    chunks: dict[TensorRef, tuple[Chunk, ...]] = {}
-    for name, whole in wholes.items():
-        # It has no place of its own: it is numbered, so that refs differ.
-        strides = contiguous(whole.shape)
-        ref = TensorRef(
-            whole.native, whole.shape, whole.dtype, root / METADATA, len(chunks), strides
+    refs = read_chunks(root, model, progress)
+    wholes = [
+        Whole(
+            tensor.name,
+            tensor.shape,
+            tensor.dtype,
+            tuple(Chunk(refs[tensor.name, r.offsets], _box(r.offsets, r.sizes)) for r in records),
         )
-        tensors[name] = ref
-        chunks[ref] = whole.chunks
+        for tensor in model
+        for records in [tensor.records]
+    ]
+    tensors, chunks = lay_out(root, wholes)
     common = _read_common(root)
     args = megatron.plain_args(common)
     saved = common.get("iteration") if isinstance(common, dict) else None
@@ -137,6 +127,29 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     )
 
 
+def lay_out(
+    root: Path, stored: Iterable[Whole]
+) -> tuple[dict[str, TensorRef], dict[TensorRef, tuple[Chunk, ...]]]:
+    """Return single layers' and experts' tensors by name, and the chunks of each."""
+    of_megatron = (root / BACKEND).exists()
+    wholes: dict[str, Whole] = {}
+    for whole in stored:
+        wholes |= _unstacked(whole.native, whole) if of_megatron else ((whole.native, whole),)
+    if of_megatron:
+        _join_gated(wholes)
+    tensors: dict[str, TensorRef] = {}
+    chunks: dict[TensorRef, tuple[Chunk, ...]] = {}
+    for name, whole in wholes.items():
+        # It has no place of its own: it is numbered, so that refs differ.
+        strides = contiguous(whole.shape)
+        ref = TensorRef(
+            whole.native, whole.shape, whole.dtype, root / METADATA, len(chunks), strides
+        )
+        tensors[name] = ref
+        chunks[ref] = whole.chunks
+    return tensors, chunks
+
+
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:
     """Return args, what common.pt holds, optimizer state by name and shape, and opaque states."""
     found = [tree.entry(f"args.{key}", value) for key, value in (checkpoint.config or {}).items()]
@@ -144,7 +157,7 @@ def read_entries(checkpoint: Checkpoint) -> list[Entry]:
     for key, value in common.items() if isinstance(common, dict) else ():
         if key != "args":
             found += tree.entries(str(key), value)
-    described, opaque = _read_metadata(checkpoint.root)
+    described, opaque = read_metadata(checkpoint.root)
     for tensor in described:
         if OPTIMIZER.match(tensor.name):
             shape = "x".join(map(str, tensor.shape)) or "scalar"
@@ -180,7 +193,7 @@ def _read_common(root: Path) -> Any:
     return torch_zip.read_index(root / COMMON) if (root / COMMON).exists() else {}
 
 
-def _read_metadata(root: Path) -> tuple[list[Described], list[str]]:
+def read_metadata(root: Path) -> tuple[list[Described], list[str]]:
     """Return the tensors of `.metadata`, and the names of what is not a tensor."""
     file = root / METADATA
     _check_backend(root)
@@ -299,7 +312,7 @@ def _box(offsets: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[tuple[int, i
     return tuple((start, start + size) for start, size in zip(offsets, sizes, strict=True))
 
 
-def _read_chunks(
+def read_chunks(
     root: Path, described: Iterable[Described], progress: Progress | None
 ) -> dict[tuple[str, tuple[int, ...]], TensorRef]:
     """Return each chunk's ref, by the name of its tensor and its offsets."""
