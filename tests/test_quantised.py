@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from pairs import compare, write_plain
+from oracle import make_megatron
+from pairs import compare, config_of, write_plain
 
 from ckptdiff.assemble import assemble
 from ckptdiff.browse import largest, statistics, window
@@ -16,6 +17,7 @@ from ckptdiff.formats import open_checkpoint
 from ckptdiff.verdict import Tolerance
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
@@ -187,6 +189,38 @@ def test_factors_that_do_not_fit_are_an_error_row(tmp_path: Path, shape: tuple[i
     comparison = compare(fp8, write(tmp_path / "plain", {WEIGHT: torch.ones(200, 300)}))
     assert comparison.statuses == {WEIGHT: "error"}
     assert "128x128" in (comparison[WEIGHT].error or "")
+
+
+@pytest.mark.parametrize("layout", [{"tp": 1}, {"tp": 2, "pp": 2}, {"tp": 4, "names": "te"}])
+def test_quantised_weights_equal_the_shards_they_were_converted_to(
+    tmp_path: Path,
+    tiny_hf: Callable[..., Path],
+    tiny_weights: Callable[..., dict[str, Tensor]],
+    layout: dict[str, Any],
+) -> None:
+    """A shard begins in the middle of a block: factors are found by the row in the whole."""
+    block = (12, 20)
+    model = {"groups": 4}
+    stored: dict[str, Tensor] = {}
+    plain: dict[str, Tensor] = {}
+    for name, weight in tiny_weights(**model).items():
+        if "proj" in name:
+            codes, factors = quantise(weight, block)
+            stored |= {name: codes, f"{name}_scale_inv": factors}
+            plain[name] = dequantise(codes, factors, block).bfloat16()
+        else:
+            stored[name] = plain[name] = weight
+    config = config_of(tiny_hf(**model))
+    quantisation = {"quantization_config": {**FP8, "weight_block_size": list(block)}}
+    fp8 = write(tmp_path / "fp8", stored, {**config, **quantisation})
+    megatron = make_megatron(tmp_path / "megatron", plain, config, divisible_by=8, **layout)
+    for pair in ((fp8, megatron), (megatron, fp8)):
+        comparison = compare(*pair)
+        quantised_names = {name for name in plain if "proj" in name}
+        assert comparison.statuses == dict.fromkeys(quantised_names, "close")
+        assert {comparison[name].why for name in quantised_names} == {"cast"}
+        assert not comparison.a.unmapped
+        assert not comparison.b.unmapped
 
 
 def ones(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
