@@ -214,7 +214,7 @@ def _by_name(checkpoint: Checkpoint, named: list[tuple[Shard, Names]]) -> Assemb
         offsets = _layer_offsets(checkpoint, named)
     except UnsupportedLayout:
         offsets = {}
-    stored: dict[str, list[tuple[TensorRef, Rank]]] = defaultdict(list)
+    stored: dict[str, list[tuple[TensorRef, Shard]]] = defaultdict(list)
     for shard, names in named:
         before = offsets.get((shard.rank.pp, shard.chunk), 0)
         for ((key, _), ref), native in zip(names, shard.tensors, strict=True):
@@ -223,12 +223,13 @@ def _by_name(checkpoint: Checkpoint, named: list[tuple[Shard, Names]]) -> Assemb
             if number is not None:
                 layer = int(number[0]) + before
                 name = f"{native[: number.start()]}{layer}{native[number.end() :]}"
-            stored[name].append((ref, shard.rank))
+            stored[name].append((ref, shard))
     tensors: dict[str, Assembly] = {}
     errors: dict[str, str] = {}
     for name, found in stored.items():
-        for index, (ref, rank) in enumerate(found):
-            own = name if len(found) == 1 else f"{name} [{_rank_text(rank, index)}]"
+        for ref, shard in found:
+            rank = shard.rank
+            own = name if len(found) == 1 else f"{name} [{_shard_text(shard)}]"
             whole = _whole(ref)
             assembly = Assembly(own, ref.shape, ref.dtype, (Piece(ref, rank, whole, whole),))
             try:
@@ -247,9 +248,10 @@ def _by_name(checkpoint: Checkpoint, named: list[tuple[Shard, Names]]) -> Assemb
     )
 
 
-def _rank_text(rank: Rank, index: int) -> str:
-    parts = [f"{word} {n}" for word, n in (("tp", rank.tp), ("pp", rank.pp), ("ep", rank.ep)) if n]
-    return " ".join(parts) or ("tp 0" if not index else f"copy {index}")
+def _shard_text(shard: Shard) -> str:
+    rank = shard.rank
+    numbers = (("tp", rank.tp), ("pp", rank.pp), ("ep", rank.ep), ("chunk", shard.chunk))
+    return " ".join(f"{word} {number}" for word, number in numbers if number or word == "tp")
 
 
 Names = list[tuple[tuple[str, tuple[int, ...]], "TensorRef"]]  # split native names and their refs

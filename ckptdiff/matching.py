@@ -45,6 +45,8 @@ def _found_in(stored: Assembled, named: Assembled, executor: Executor) -> Assemb
     """Return `stored` with tensors of `named` put together from its rows."""
     wanted = {n: t for n, t in named.tensors.items() if n not in stored.tensors and _volume(t)}
     there = {n: t for n, t in stored.tensors.items() if n not in named.tensors and _volume(t)}
+    if not wanted or not there:
+        return stored
     rows = dict(_digests({f"a{n}": t for n, t in wanted.items()}, executor))
     held = dict(_digests({f"b{n}": t for n, t in there.items()}, executor))
     index: dict[Key, list[tuple[str, int]]] = defaultdict(list)
@@ -86,7 +88,10 @@ def _digests(
         if all(at[1] == 0 and view.shape[1] == columns for at, view in placed):
             futures.append((name, rows, executor.submit(digest_rows, [v for _, v in placed])))
     for name, rows, future in futures:
-        digests = future.result()
+        try:
+            digests = future.result()
+        except CkptDiffError:
+            continue  # comparing it will say what is wrong
         if len(digests) == rows:
             yield name, digests
 

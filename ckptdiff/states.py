@@ -224,7 +224,11 @@ def _from_buffers(tree: Any, parameters: list[list[tuple[str, TensorRef]]]) -> F
                 continue
             for kind, key in _FLAT.items():
                 state = buffer.get(key)
-                if not isinstance(state, TensorRef) or prod(state.shape) < total:
+                if (
+                    not isinstance(state, TensorRef)
+                    or prod(state.shape) < total
+                    or state.stride != contiguous(state.shape)
+                ):
                     unnamed.append(f"optimizer {number}: no {kind}")
                     continue
                 for (name, ref), at in zip(wanted, places, strict=True):
@@ -296,7 +300,7 @@ def _from_groups(optimizer: Any, parameters: list[list[tuple[str, TensorRef]]]) 
 def _numbered(
     state: Mapping[Any, Any], masters: Any, index: Any, group: int, position: int
 ) -> Iterable[tuple[str, object]]:
-    moments = state.get(index)
+    moments = state.get(index) if type(index) is int else None
     for kind in ("exp_avg", "exp_avg_sq"):
         yield kind, moments.get(kind) if isinstance(moments, dict) else None
     if isinstance(masters, list):

@@ -10,6 +10,9 @@ import torch
 from pairs import write_plain
 from test_corpus import ckptdiff, document
 
+from ckptdiff.assemble import assemble
+from ckptdiff.formats import open_checkpoint
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -109,3 +112,24 @@ def test_both_open_and_say_that_no_rule_is_known(tmp_path: Path) -> None:
     done = ckptdiff("diff", tmp_path / "hf", tmp_path / "megatron")
     assert done.returncode == 1
     assert "no rule was used" in done.stdout
+
+
+def test_no_tensor_of_an_unknown_layout_is_lost(tmp_path: Path) -> None:
+    """Stages and virtual chunks count from 0 each: equal names are other tensors."""
+    for stage in range(2):
+        file = tmp_path / "iter_0000001" / f"mp_rank_00_{stage:03d}" / "model_optim_rng.pt"
+        file.parent.mkdir(parents=True)
+        args: Any = {
+            "tensor_model_parallel_size": 1,
+            "pipeline_model_parallel_size": 2,
+            "virtual_pipeline_model_parallel_size": 2,
+        }
+        models = {f"model{n}": {"blocks.0.w": torch.ones(2, 2) * (2 * stage + n)} for n in (0, 1)}
+        torch.save({"args": args, "iteration": 1, **models}, file)
+    side = assemble(open_checkpoint(tmp_path))
+    assert set(side.tensors) == {
+        "blocks.0.w [tp 0]",
+        "blocks.0.w [tp 0 chunk 1]",
+        "blocks.0.w [tp 0 pp 1]",
+        "blocks.0.w [tp 0 pp 1 chunk 1]",
+    }

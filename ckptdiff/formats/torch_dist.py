@@ -87,7 +87,7 @@ def sniff(path: Path) -> bool:
         return True
     if not megatron.sniff(path):
         return False
-    folder = path if megatron.iteration_of(path.name) else megatron.iteration_folder(path)[0]
+    folder, _ = _folder(path)
     # Folders of the older backends have no .metadata; opening says which backend it is.
     return (folder / METADATA).exists() or (folder / BACKEND).exists()
 
