@@ -142,6 +142,9 @@ def _diff_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-diagnose", action="store_true", help="do not look for the cause of differences"
     )
+    parser.add_argument(
+        "--optimizer", action="store_true", help="compare master weights and moments as well"
+    )
     parser.add_argument("--ignore-config", action="store_true", help="judge by the weights alone")
     parser.set_defaults(run=_run_diff)
 
@@ -206,12 +209,17 @@ def _run_diff(options: argparse.Namespace) -> int:
 
         from ckptdiff import report
         from ckptdiff.diff import diff, pair_names
+        from ckptdiff.matching import match_by_content
         from ckptdiff.pattern import matcher
         from ckptdiff.verdict import Tolerance, summarise
 
         tolerance = Tolerance.parse(options.tolerance)
         wanted = matcher(options.filter or "")
-        a, b = _open_pair(options.a, options.b)
+        a, b = match_by_content(*_open_pair(options.a, options.b), pool)
+        if options.optimizer:
+            from ckptdiff.optimizer import with_optimizer
+
+            a, b = with_optimizer(a, b)
         # What the filter leaves out is not judged either.
         a, b = (replace(x, unmapped=tuple(filter(wanted, x.unmapped))) for x in (a, b))
         order = {name: i for i, name in enumerate(pair_names(a, b)) if wanted(name)}

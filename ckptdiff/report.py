@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.formats import read_entries
+from ckptdiff.tensors import ITEMSIZE
 from ckptdiff.text import format_bytes, format_cosine, format_number, format_shape, printable
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ WORD: dict[Status, str] = {
     "only_b": "only in B",
     "error": "error",
 }
+MAX_NOTES = 12  # on tensors that are the same
 MAX_LINES = 60  # tensors that the summary spells out; the JSON has all
 
 # The numbers of a tensor in the JSON, in its order.
@@ -71,7 +73,7 @@ def side_document(side: Assembled) -> dict[str, Any]:
         "parallelism": asdict(checkpoint.parallelism),
         "tensors": len(side.tensors),
         "bytes": side.nbytes,
-        "notes": list(checkpoint.notes),
+        "notes": [*checkpoint.notes, *side.notes],
     }
 
 
@@ -150,9 +152,11 @@ def diff_lines(
             yield f"?  {printable(name)}: no rule of {_family(assembled)} knows it (in {side})"
         if len(assembled.unmapped) > MAX_LINES:
             yield f"?  … and {len(assembled.unmapped) - MAX_LINES} more unmapped names in {side}"
-    held = dict.fromkeys(r.note for r in results if r.note and r.status == "same")
-    for note in held:
+    held = list(dict.fromkeys(r.note for r in results if r.note and r.status == "same"))
+    for note in held[:MAX_NOTES]:
         yield f"   {printable(note)}"
+    if len(held) > MAX_NOTES:
+        yield f"   … and {len(held) - MAX_NOTES} more notes; --json FILE lists all"
     if pattern is not None:
         yield f"   only names that match '{printable(pattern)}' were compared"
     total = len(results)
@@ -203,7 +207,8 @@ def side_line(side: Assembled) -> str:
     if checkpoint.iteration is not None:
         parts.append(f"iteration {checkpoint.iteration}")
     parts += [f"{len(side.tensors)} tensors", format_bytes(side.nbytes)]
-    return "  ".join([*parts, *(f"({printable(note)})" for note in checkpoint.notes)])
+    notes = (*checkpoint.notes, *side.notes)
+    return "  ".join([*parts, *(f"({note})" for note in notes)])
 
 
 def _family(side: Assembled) -> str:
@@ -243,6 +248,10 @@ def _pieces(side: Assembled, assembly: Assembly) -> list[dict[str, Any]]:
             "key": piece.ref.name,
             "box": piece.box,
             "of": piece.of,
+            "offset": piece.ref.offset
+            + ITEMSIZE[piece.ref.dtype]
+            * sum(n * step for (n, _), step in zip(piece.of, piece.ref.stride, strict=True)),
+            "stride": piece.ref.stride,
             "copies": [relative(side, copy.ref.file) for copy in piece.copies],
         }
         for piece in assembly.pieces

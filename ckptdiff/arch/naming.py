@@ -120,3 +120,13 @@ def split_native(name: str) -> tuple[str, tuple[int, ...]]:
     """
     key, indices = split_name(_WRAPPERS.sub("", name))
     return _TO_MCORE.get(key, key), indices
+
+
+def is_expert(name: str) -> bool:
+    """Return whether a native name is a routed expert's, which has an optimizer of its own."""
+    return ".mlp.experts." in name
+
+
+def is_buffer(name: str) -> bool:
+    """Return whether a native name is a buffer's: stored beside the weights, and never trained."""
+    return name.endswith(("expert_bias", "local_tokens_per_expert", "inv_freq"))

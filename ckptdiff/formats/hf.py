@@ -46,7 +46,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     else:
         files = [path]
     tensors: dict[str, TensorRef] = {}
-    for file, header in each_file(files, _read_weights, progress):
+    for file, header in each_file(files, read_weights, progress):
         for name, ref in header.items():
             if name in tensors:
                 raise MixedShards(f"{name!r} is in both {tensors[name].file} and {file}")
@@ -54,7 +54,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     if weight_map is not None:
         _check_index(folder, weight_map, tensors)
     config_file = folder / "config.json"
-    config = _read_object(config_file) if config_file.exists() else None
+    config = read_object(config_file) if config_file.exists() else None
     if config is None:
         notes.append("no config.json beside the weights")
     return Checkpoint(
@@ -115,7 +115,7 @@ def _check_numbers(files: Sequence[Path]) -> None:
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
-    weight_map = _read_object(index).get("weight_map")
+    weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CorruptFile(f"{index}: has no weight_map")
     folder = Path(os.path.realpath(index.parent))
@@ -153,7 +153,8 @@ def _check_index(folder: Path, weight_map: dict[str, str], tensors: dict[str, Te
             raise CorruptFile(f"{folder}: the index puts {name!r} into {file}, but it {where}")
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds; raises CorruptFile if it holds none."""
     try:
         document = safetensors.read_json(read_small(file, MAX_JSON))
     except (ValueError, RecursionError) as error:
@@ -163,7 +164,8 @@ def _read_object(file: Path) -> dict[str, Any]:
     return document
 
 
-def _read_weights(file: Path) -> dict[str, TensorRef]:
+def read_weights(file: Path) -> dict[str, TensorRef]:
+    """Return the tensors of one safetensors or torch.save file by name."""
     if file.suffix == ".safetensors":
         return safetensors.read_header(file)
     tree = torch_zip.read_index(file)

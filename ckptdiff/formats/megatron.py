@@ -161,7 +161,7 @@ def _read_rank(file: Path) -> RankFile:
         or sum(map(_is_chunk, index)) < chunks_due
     ):
         index = torch_zip.read_index(file)  # the optimizer came first
-        args = _plain_args(index)
+        args = plain_args(index)
     if not isinstance(index, dict) or not any(map(_is_chunk, index)):
         raise NotACheckpoint(f"{file}: holds no `model`; not a Megatron checkpoint")
     match = _RANK_FOLDER.match(file.parent.name)

@@ -64,6 +64,9 @@ class LocalEngine:
         config = checkpoint.config
         if config is None:
             return None, None
+        if checkpoint.format == "meta":
+            layers = config.get("n_layers")
+            return "llama", layers if type(layers) is int else None
         family = find_architecture(config)
         name = None if family is None else family.name
         try:
