@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ckptdiff import config as configs
 from ckptdiff.arch import find_architecture, guess_architecture
 from ckptdiff.arch.base import PADDING, fill_name, split_name, template
+from ckptdiff.arch.fused import canonical
 from ckptdiff.arch.moe import ungrouped
 from ckptdiff.arch.naming import split_native
 from ckptdiff.arch.order import in_model_order
@@ -122,11 +123,15 @@ def _assemble_whole(checkpoint: Checkpoint) -> Assembled:
     except UnknownConfig:
         config = None
     tensors = dict(shard.tensors)
+    errors: dict[str, str] = {}
+    if architecture is not None:
+        tensors, errors = canonical(tensors, architecture)
     derived = [
-        derived_entry(tensors.pop(name), config) for name in shard.tensors if is_derived(name)
+        derived_entry(tensors.pop(name), config) for name in list(tensors) if is_derived(name)
     ]
     packed = find_packed(tensors, settings)
-    tensors, errors = join_factors(tensors, settings)
+    tensors, more = join_factors(tensors, settings)
+    errors |= more
     copies = _shared_copies(tensors, architecture) if architecture is not None else {}
     if architecture is not None and config is not None and config.tied_embeddings:
         (embedding,) = architecture.embedding().hf
@@ -145,7 +150,7 @@ def _assemble_whole(checkpoint: Checkpoint) -> Assembled:
         config,
         {name: assemblies[name] for name in ordered},
         unmapped=(),
-        errors=errors,
+        errors={name: errors[name] for name in in_model_order(errors, architecture)},
         derived=tuple(derived),
         packed=packed,
     )
@@ -178,6 +183,7 @@ def _assemble_shards(checkpoint: Checkpoint, like: Assembled | None) -> Assemble
     ):
         return _by_name(checkpoint, named)
     config = _megatron_config(checkpoint, like)
+    zero_centred = bool((checkpoint.config or {}).get("apply_layernorm_1p"))
     named = _ungrouped(named, config.num_experts // checkpoint.parallelism.ep)
     collected, unmapped, derived = _collect(checkpoint, architecture, named, config.num_layers)
     if config.tied_embeddings:
@@ -188,6 +194,11 @@ def _assemble_shards(checkpoint: Checkpoint, like: Assembled | None) -> Assemble
     for (mapping, indices), ranks in collected.items():
         targets = [fill_name(pattern, indices) for pattern in mapping.hf]
         try:
+            if mapping.zero_centred and zero_centred:
+                raise UnsupportedLayout(
+                    "Megatron keeps this norm less one (apply_layernorm_1p), Hugging Face keeps it "
+                    "as it is; values that differ by one are not compared"
+                )
             found = _read_backward(mapping, targets, ranks, config, _ranks_of(mapping, checkpoint))
             assemblies |= {name: _placed(assembly, checkpoint) for name, assembly in found.items()}
         except CkptDiffError as error:
@@ -286,8 +297,7 @@ def _collect(
             if key.startswith(_LAYER):
                 numbers[0] += offset
             elif key.startswith(_PREDICTION):
-                # Extra prediction layers count on behind the model's own in Hugging Face.
-                numbers[0] += num_layers
+                numbers[0] += architecture.layers_of(mapping, num_layers).start
             place = rank.tp
             if mapping.of_experts:
                 # A rank numbers its experts from 0; where experts are cut into fewer shards than

@@ -32,6 +32,14 @@ class ModelConfig:
     qk_head_dim: int = 0
     qk_pos_emb_head_dim: int = 0
     v_head_dim: int = 0
+    linear_num_key_heads: int = 0  # gated DeltaNet; 0 without
+    linear_num_value_heads: int = 0
+    linear_key_head_dim: int = 0
+    linear_value_head_dim: int = 0
+    mamba_num_heads: int = 0  # 0 without Mamba layers
+    mamba_head_dim: int = 0
+    mamba_num_groups: int = 0
+    mamba_state_dim: int = 0
     rotary_base: float | None = None
     rope_is_scaled: bool = False
 
@@ -55,7 +63,7 @@ def from_huggingface(config: Mapping[str, Any], *, tied_by_default: bool = False
     groups = config.get("num_key_value_heads") or heads
     return _checked(
         ModelConfig(
-            num_layers=_count(config, "num_hidden_layers", "n_layer"),
+            num_layers=_count(config, "num_hidden_layers", "n_layer", default=_listed(config)),
             hidden_size=hidden,
             ffn_hidden_size=_count(config, "intermediate_size", "n_inner", default=4 * hidden),
             num_attention_heads=heads,
@@ -65,13 +73,23 @@ def from_huggingface(config: Mapping[str, Any], *, tied_by_default: bool = False
             vocab_size=config.get("vocab_size"),
             num_experts=_size(config, "num_local_experts", "num_experts", "n_routed_experts"),
             moe_ffn_hidden_size=_size(config, "moe_intermediate_size", "intermediate_size"),
-            moe_shared_expert_intermediate_size=_size(config, "shared_expert_intermediate_size")
+            moe_shared_expert_intermediate_size=_size(
+                config, "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size"
+            )
             or _size(config, "n_shared_experts") * _size(config, "moe_intermediate_size"),
             q_lora_rank=config.get("q_lora_rank"),
             kv_lora_rank=_size(config, "kv_lora_rank"),
             qk_head_dim=_size(config, "qk_nope_head_dim"),
             qk_pos_emb_head_dim=_size(config, "qk_rope_head_dim"),
             v_head_dim=_size(config, "v_head_dim"),
+            linear_num_key_heads=_size(config, "linear_num_key_heads"),
+            linear_num_value_heads=_size(config, "linear_num_value_heads"),
+            linear_key_head_dim=_size(config, "linear_key_head_dim"),
+            linear_value_head_dim=_size(config, "linear_value_head_dim"),
+            mamba_num_heads=_size(config, "mamba_num_heads"),
+            mamba_head_dim=_size(config, "mamba_head_dim"),
+            mamba_num_groups=_size(config, "n_groups"),
+            mamba_state_dim=_size(config, "ssm_state_size"),
             rotary_base=theta if isinstance(theta, (int, float)) else None,
             rope_is_scaled=scaling.get("rope_type", scaling.get("type", "default")) != "default",
         ),
@@ -88,6 +106,7 @@ def from_megatron(args: Mapping[str, Any]) -> ModelConfig:
     heads = _count(args, "num_attention_heads")
     hidden = _count(args, "hidden_size")
     latent = bool(args.get("multi_latent_attention"))
+    mamba = _size(args, "mamba_head_dim")
     grouped = args.get("group_query_attention", "num_query_groups" in args)
     return _checked(
         ModelConfig(
@@ -107,6 +126,15 @@ def from_megatron(args: Mapping[str, Any]) -> ModelConfig:
             qk_head_dim=_size(args, "qk_head_dim") if latent else 0,
             qk_pos_emb_head_dim=_size(args, "qk_pos_emb_head_dim") if latent else 0,
             v_head_dim=_size(args, "v_head_dim") if latent else 0,
+            linear_num_key_heads=_size(args, "linear_num_key_heads"),
+            linear_num_value_heads=_size(args, "linear_num_value_heads"),
+            linear_key_head_dim=_size(args, "linear_key_head_dim"),
+            linear_value_head_dim=_size(args, "linear_value_head_dim"),
+            # Without a number of heads, Megatron makes the inner width twice the hidden size.
+            mamba_num_heads=_size(args, "mamba_num_heads") or (mamba and 2 * hidden // mamba),
+            mamba_head_dim=mamba,
+            mamba_num_groups=_size(args, "mamba_num_groups"),
+            mamba_state_dim=_size(args, "mamba_state_dim"),
             rotary_base=args.get("rotary_base"),
             rope_is_scaled=bool(args.get("use_rope_scaling")),
         ),
@@ -137,6 +165,12 @@ def from_meta(params: Mapping[str, Any], *, ffn: int, vocabulary: int, tied: boo
         ),
         "params.json",
     )
+
+
+def _listed(config: Mapping[str, Any]) -> int | None:
+    """Return how many layers a hybrid model's config lists one by one."""
+    kinds = config.get("layers_block_type") or config.get("hybrid_override_pattern")
+    return len(kinds) if isinstance(kinds, (list, str)) else None
 
 
 def _size(config: Mapping[str, Any], *names: str) -> int:

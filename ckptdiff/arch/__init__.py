@@ -6,15 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.arch.base import template
 from ckptdiff.arch.deepseek import DEEPSEEK
+from ckptdiff.arch.gemma import GEMMA, GEMMA2, GEMMA3
+from ckptdiff.arch.glm4_moe import GLM4_MOE
 from ckptdiff.arch.gpt2 import GPT2
+from ckptdiff.arch.gpt_neox import GPT_NEOX
+from ckptdiff.arch.gpt_oss import GPT_OSS
 from ckptdiff.arch.llama import LLAMA
 from ckptdiff.arch.mistral import MISTRAL
 from ckptdiff.arch.mixtral import MIXTRAL
 from ckptdiff.arch.nemotron import NEMOTRON
+from ckptdiff.arch.nemotron_h import NEMOTRON_H
+from ckptdiff.arch.olmo import OLMO2, OLMOE
+from ckptdiff.arch.phi3 import PHI3
 from ckptdiff.arch.qwen2 import QWEN2
 from ckptdiff.arch.qwen2_moe import QWEN2_MOE
 from ckptdiff.arch.qwen3 import QWEN3
-from ckptdiff.arch.qwen3_moe import QWEN3_MOE
+from ckptdiff.arch.qwen3_moe import QWEN3_MOE, QWEN3_VL_MOE
+from ckptdiff.arch.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +40,20 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     DEEPSEEK,
     GPT2,
     NEMOTRON,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    GPT_OSS,
+    GLM4_MOE,
+    OLMO2,
+    OLMOE,
+    PHI3,
+    QWEN3_NEXT,
+    QWEN3_5,
+    QWEN3_5_MOE,
+    QWEN3_VL_MOE,
+    GPT_NEOX,
+    NEMOTRON_H,
 )
 
 
@@ -45,7 +67,9 @@ def find_architecture(config: Mapping[str, Any]) -> Architecture | None:
     for architecture in ARCHITECTURES:
         if model_type in architecture.model_types:
             return architecture
-    return None
+    # A larger model is known by the language model inside it.
+    inner = config.get("text_config")
+    return find_architecture(inner) if isinstance(inner, dict) else None
 
 
 def guess_architecture(templates: set[str]) -> Architecture | None:

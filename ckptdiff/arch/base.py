@@ -7,6 +7,7 @@ it says where the rows of a Hugging Face tensor lie in the shards. There is no i
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +16,7 @@ from ckptdiff.errors import UnsupportedLayout
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ckptdiff.arch.fused import Fused
     from ckptdiff.config import ModelConfig
 
     Partition = Callable[["ModelConfig", int, int], "list[Slice]"]  # (config, tp, rank)
@@ -55,6 +57,10 @@ class ParamMapping:
     # The Hugging Face tensor is stored with its two dimensions exchanged (Conv1D).
     transposed: bool = False
     vocabulary: Literal["embedding", "head"] | None = None  # a tied head is a copy of the embedding
+    # A name that a layer must have beside it: several rules may speak of one Hugging Face name.
+    beside: str | None = None
+    # Megatron keeps this weight minus one where its norms are zero-centred, Hugging Face does not.
+    zero_centred: bool = False
 
     @property
     def of_experts(self) -> bool:
@@ -84,14 +90,33 @@ def row(megatron: str, hf: str, size: Callable[[ModelConfig], int]) -> ParamMapp
     return column(megatron, hf, size, dim=1)
 
 
-def gated(megatron: str, gate: str, up: str, size: Callable[[ModelConfig], int]) -> ParamMapping:
-    """Each rank holds its share of the gate, then its share of the up projection."""
+def blocks(
+    megatron: str, hf: tuple[str, ...], layout: Callable[[ModelConfig], list[list[Slice]]]
+) -> ParamMapping:
+    """Each rank holds its equal share of every block; a block is slices laid end to end."""
 
     def partition(config: ModelConfig, tp: int, rank: int) -> list[Slice]:
-        share = _share(size(config), tp, megatron)
-        return [Slice(source, rank * share, (rank + 1) * share) for source in (0, 1)]
+        rows = []
+        for block in layout(config):
+            share = _share(sum(part.stop - part.start for part in block), tp, megatron)
+            rows += _cut(block, rank * share, (rank + 1) * share)
+        return rows
 
-    return ParamMapping(megatron, (gate, up), 0, partition)
+    return ParamMapping(megatron, hf, 0, partition)
+
+
+def gated(megatron: str, gate: str, up: str, size: Callable[[ModelConfig], int]) -> ParamMapping:
+    """Each rank holds its share of the gate, then its share of the up projection."""
+    return blocks(megatron, (gate, up), lambda c: [[Slice(0, 0, size(c))], [Slice(1, 0, size(c))]])
+
+
+def fused_gated(megatron: str, hf: str, size: Callable[[ModelConfig], int]) -> ParamMapping:
+    """One Hugging Face tensor with all gate rows, then all up rows, cut as `gated` cuts."""
+    return blocks(
+        megatron,
+        (hf,),
+        lambda c: [[Slice(0, 0, size(c))], [Slice(0, size(c), 2 * size(c))]],
+    )
 
 
 def qkv(megatron: str, q: str, k: str, v: str) -> ParamMapping:
@@ -135,6 +160,25 @@ def fused_qkv(megatron: str, hf: str, *, transposed: bool = False) -> ParamMappi
     return ParamMapping(megatron, (hf,), 0, partition, transposed=transposed)
 
 
+def gated_qkv(megatron: str, q: str, k: str, v: str) -> ParamMapping:
+    """As `qkv`, with an output gate: per group its query heads, their gates, then key and value.
+
+    Hugging Face keeps the gate of a head behind the query of that head.
+    """
+
+    def layout(config: ModelConfig) -> list[list[Slice]]:
+        d, per_group = config.kv_channels, config.heads_per_group
+        rows = []
+        for g in range(config.num_query_groups):
+            heads = range(g * per_group, (g + 1) * per_group)
+            rows += [Slice(0, 2 * h * d, (2 * h + 1) * d) for h in heads]
+            rows += [Slice(0, (2 * h + 1) * d, (2 * h + 2) * d) for h in heads]
+            rows += [Slice(1, g * d, (g + 1) * d), Slice(2, g * d, (g + 1) * d)]
+        return [rows]
+
+    return blocks(megatron, (q, k, v), layout)
+
+
 def vocab(megatron: str, hf: str, kind: Literal["embedding", "head"]) -> ParamMapping:
     """Each rank holds an equal run of the vocabulary, whose end Megatron pads."""
 
@@ -176,14 +220,22 @@ def split_name(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def fill_name(pattern: str, indices: tuple[int, ...]) -> str:
-    """Return a pattern with its fields filled in their order."""
+    """Return a pattern with its fields filled in their order; without a number, with 0."""
     numbers = iter(indices)
-    return _FIELD.sub(lambda _: str(next(numbers)), pattern)
+    return _FIELD.sub(lambda _: str(next(numbers, 0)), pattern)
 
 
 def template(pattern: str) -> str:
     """Return a pattern as `split_name` returns the names that match it."""
     return _FIELD.sub("#", pattern)
+
+
+# How models that are part of a larger one (with a vision tower, say) begin their names.
+LANGUAGE_PARTS = (
+    ("model.language_model.", "model."),
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +250,20 @@ class Architecture:
     # Hugging Face names that are nothing but copies, and of what.
     shared: tuple[tuple[str, str], ...] = ()
     tied_by_default: bool = False  # what a config.json means that does not speak of it
+    # How other writers begin the Hugging Face names, and how the rules do.
+    prefixes: tuple[tuple[str, str], ...] = LANGUAGE_PARTS
+    fused: tuple[Fused, ...] = ()  # stored tensors that hold several of the rules' tensors
+    # Hugging Face counts the prediction layers on, behind the model's own.
+    _counts_on: bool = field(init=False, repr=False, compare=False)
     _by_megatron: dict[str, ParamMapping] = field(init=False, repr=False, compare=False)
     _hf_order: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         names = {template(mapping.megatron): mapping for mapping in self.mappings}
-        order = [template(hf) for mapping in self.mappings for hf in mapping.hf]
+        patterns = [hf for mapping in self.mappings for hf in mapping.hf]
+        order = [template(hf) for hf in patterns]
+        counts_on = any("layers.{mtp}." in hf and not hf.startswith("mtp.") for hf in patterns)
+        object.__setattr__(self, "_counts_on", counts_on)
         object.__setattr__(self, "_by_megatron", names)
         object.__setattr__(self, "_hf_order", {name: i for i, name in enumerate(order)})
 
@@ -214,6 +274,23 @@ class Architecture:
     def order_of(self, template: str) -> int | None:
         """Return where in the model a Hugging Face name (as `split_name` splits it) comes."""
         return self._hf_order.get(template)
+
+    def stores_transposed(self, key: str) -> bool:
+        """Return whether Hugging Face keeps a tensor with its dimensions exchanged."""
+        return any(
+            mapping.transposed and key == template(hf)
+            for mapping in self.mappings
+            for hf in mapping.hf
+        )
+
+    def layers_of(self, mapping: ParamMapping, num_layers: int) -> range:
+        """Return the layer numbers, as Hugging Face counts, that a rule speaks of.
+
+        Megatron counts a rule's layers from 0.
+        """
+        if not self._counts_on:
+            return range(sys.maxsize)
+        return range(num_layers, sys.maxsize) if "{mtp}" in mapping.megatron else range(num_layers)
 
     def embedding(self) -> ParamMapping:
         """Return the rule of the token embedding."""

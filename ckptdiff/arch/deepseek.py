@@ -1,4 +1,7 @@
-"""DeepSeek-V2 and V3 (Kimi-K2, Moonlight): latent attention, shared experts, extra predictions."""
+"""DeepSeek-V2 and V3: latent attention, shared experts, extra predictions.
+
+Kimi-K2, Moonlight and GLM-4.7-Flash are laid out the same.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from ckptdiff.arch.llama import (
     MLP,
     MLP_NORM,
 )
-from ckptdiff.arch.moe import QWEN_EXPERTS, shared_experts
+from ckptdiff.arch.moe import FUSED_EXPERTS, QWEN_EXPERTS, shared_experts
 
 _ATTENTION = "self_attention."
 
@@ -94,14 +97,22 @@ def predictions(layer: tuple[ParamMapping, ...]) -> tuple[ParamMapping, ...]:
     )
 
 
+SHARED_BY_MTP = (
+    (f"{MTP_HF}embed_tokens.weight", "model.embed_tokens.weight"),
+    (f"{MTP_HF}shared_head.head.weight", "lm_head.weight"),
+)
+
 DEEPSEEK = Architecture(
     name="deepseek",
-    architectures=("DeepseekV3ForCausalLM", "DeepseekV2ForCausalLM", "KimiK2ForCausalLM"),
-    model_types=("deepseek_v3", "deepseek_v2", "kimi_k2"),
+    architectures=(
+        "DeepseekV3ForCausalLM",
+        "DeepseekV2ForCausalLM",
+        "KimiK2ForCausalLM",
+        "Glm4MoeLiteForCausalLM",
+    ),
+    model_types=("deepseek_v3", "deepseek_v2", "kimi_k2", "glm4_moe_lite"),
     mappings=(EMBEDDING, *LAYER, FINAL_NORM, HEAD, *predictions(LAYER)),
     marks=(f"{MEGATRON}{_ATTENTION}linear_kv_up_proj.weight",),
-    shared=(
-        (f"{MTP_HF}embed_tokens.weight", "model.embed_tokens.weight"),
-        (f"{MTP_HF}shared_head.head.weight", "lm_head.weight"),
-    ),
+    shared=SHARED_BY_MTP,
+    fused=FUSED_EXPERTS,
 )

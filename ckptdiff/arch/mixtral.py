@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ckptdiff.arch.base import Architecture
-from ckptdiff.arch.llama import ATTENTION, EMBEDDING, FINAL_NORM, HEAD, INPUT_NORM, MLP_NORM
+from ckptdiff.arch.fused import Fused
+from ckptdiff.arch.llama import ATTENTION, EMBEDDING, FINAL_NORM, HEAD, HF, INPUT_NORM, MLP_NORM
 from ckptdiff.arch.moe import experts, router
 
+_EXPERT = f"{HF}block_sparse_moe.experts.{{expert}}."
 ROUTER = router("block_sparse_moe.gate.weight")
 
 MIXTRAL = Architecture(
@@ -23,4 +25,10 @@ MIXTRAL = Architecture(
         HEAD,
     ),
     marks=(ROUTER.megatron,),
+    # transformers 5 keeps them so in memory, and on disk as the rules do.
+    fused=(
+        Fused(f"{HF}mlp.gate.weight", (f"{HF}block_sparse_moe.gate.weight",)),
+        Fused(f"{HF}mlp.experts.gate_up_proj", (f"{_EXPERT}w1.weight", f"{_EXPERT}w3.weight")),
+        Fused(f"{HF}mlp.experts.down_proj", (f"{_EXPERT}w2.weight",)),
+    ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.base import gated, replicated, row, template
+from ckptdiff.arch.fused import Fused
 from ckptdiff.arch.llama import HF, MEGATRON
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.tensors import ITEMSIZE, TensorRef
@@ -59,6 +60,18 @@ def shared_experts(prefix: str) -> tuple[ParamMapping, ...]:
 QWEN_EXPERTS = (
     router("mlp.gate.weight"),
     *experts("mlp.experts.{expert}.", "gate_proj", "up_proj", "down_proj"),
+)
+
+# What transformers keeps in memory, and some families on disk: all experts in one tensor.
+FUSED_EXPERTS = (
+    Fused(
+        f"{HF}mlp.experts.gate_up_proj",
+        (
+            f"{HF}mlp.experts.{{expert}}.gate_proj.weight",
+            f"{HF}mlp.experts.{{expert}}.up_proj.weight",
+        ),
+    ),
+    Fused(f"{HF}mlp.experts.down_proj", (f"{HF}mlp.experts.{{expert}}.down_proj.weight",)),
 )
 
 # The legacy GroupedMLP keeps all experts of a rank in two matrices that are views of a raw run of

@@ -51,6 +51,11 @@ LAYER = (
         )
         for p in ("weight", "bias")
     ),
+    # Layers that are no attention fuse the norm with another linear layer.
+    Spelling("input_layernorm.weight", "self_attention.in_proj.layer_norm_weight"),
+    Spelling("norm.weight", "mixer.in_proj.layer_norm_weight"),
+    Spelling("mixer.conv1d.weight", "mixer.conv1d_weight"),
+    Spelling("mixer.conv1d.bias", "mixer.conv1d_bias"),
     *(
         Spelling(f"{mcore}.{p}", legacy=(f"{legacy}.{p}",))
         for mcore, legacy in (
@@ -83,6 +88,7 @@ SPELLINGS = (
     *(
         Spelling(
             f"decoder.final_layernorm.{p}",
+            te=f"decoder.final_norm.{p}",
             legacy=(
                 f"language_model.encoder.final_norm.{p}",
                 f"language_model.encoder.final_layernorm.{p}",
@@ -111,6 +117,14 @@ _TO_MCORE = {
 
 
 _WRAPPERS = re.compile(r"^(?:module\.)+")
+_FRONTS = tuple(
+    (template(front), template(prefix)) for prefix, older in PREFIXES.items() for front in older
+)
+# A language model inside a larger one; what legacy names go on with is another word.
+_MODELS = (
+    ("language_model.decoder.", "decoder."),
+    ("language_model.mtp.", "mtp."),
+)
 
 
 def split_native(name: str) -> tuple[str, tuple[int, ...]]:
@@ -118,7 +132,15 @@ def split_native(name: str) -> tuple[str, tuple[int, ...]]:
 
     `module.` in front, which wrappers such as DistributedDataParallel add, is left out.
     """
-    key, indices = split_name(_WRAPPERS.sub("", name))
+    name = _WRAPPERS.sub("", name)
+    for prefix, start in _MODELS:
+        if name.startswith(prefix):
+            name = start + name[len(prefix) :]
+    key, indices = split_name(name)
+    if key not in _TO_MCORE:
+        for front, prefix in _FRONTS:
+            if key.startswith(front):
+                key = prefix + key[len(front) :]
     return _TO_MCORE.get(key, key), indices
 
 

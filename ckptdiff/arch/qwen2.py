@@ -16,8 +16,12 @@ from ckptdiff.arch.llama import (
 
 QWEN2 = Architecture(
     name="qwen2",
-    architectures=("Qwen2ForCausalLM",),
-    model_types=("qwen2",),
+    architectures=(
+        "Qwen2ForCausalLM",
+        "Qwen2VLForConditionalGeneration",
+        "Qwen2_5_VLForConditionalGeneration",
+    ),
+    model_types=("qwen2", "qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text"),
     mappings=(EMBEDDING, INPUT_NORM, *ATTENTION, QKV_BIAS, MLP_NORM, *MLP, FINAL_NORM, HEAD),
     marks=(QKV_BIAS.megatron,),
 )

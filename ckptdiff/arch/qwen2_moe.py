@@ -15,7 +15,7 @@ from ckptdiff.arch.llama import (
     MLP_NORM,
     QKV_BIAS,
 )
-from ckptdiff.arch.moe import QWEN_EXPERTS, shared_experts
+from ckptdiff.arch.moe import FUSED_EXPERTS, QWEN_EXPERTS, shared_experts
 
 SHARED_GATE = replicated(
     f"{MEGATRON}mlp.shared_experts.gate_weight", f"{HF}mlp.shared_expert_gate.weight"
@@ -39,4 +39,5 @@ QWEN2_MOE = Architecture(
         HEAD,
     ),
     marks=(SHARED_GATE.megatron, QKV_BIAS.megatron),
+    fused=FUSED_EXPERTS,
 )

@@ -22,8 +22,8 @@ QK_NORM = (
 
 QWEN3 = Architecture(
     name="qwen3",
-    architectures=("Qwen3ForCausalLM",),
-    model_types=("qwen3",),
+    architectures=("Qwen3ForCausalLM", "Qwen3VLForConditionalGeneration"),
+    model_types=("qwen3", "qwen3_vl", "qwen3_vl_text"),
     mappings=(EMBEDDING, INPUT_NORM, *ATTENTION, *QK_NORM, MLP_NORM, *MLP, FINAL_NORM, HEAD),
     marks=(QK_NORM[0].megatron,),
 )

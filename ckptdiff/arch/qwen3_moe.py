@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ckptdiff.arch.base import Architecture
 from ckptdiff.arch.llama import ATTENTION, EMBEDDING, FINAL_NORM, HEAD, INPUT_NORM, MLP, MLP_NORM
-from ckptdiff.arch.moe import QWEN_EXPERTS
+from ckptdiff.arch.moe import FUSED_EXPERTS, QWEN_EXPERTS
 from ckptdiff.arch.qwen3 import QK_NORM
 
 QWEN3_MOE = Architecture(
@@ -23,4 +25,14 @@ QWEN3_MOE = Architecture(
         HEAD,
     ),
     marks=(QK_NORM[0].megatron, QWEN_EXPERTS[0].megatron),
+    fused=FUSED_EXPERTS,
+)
+
+# The language half of the vision models; on disk its fused experts have their inputs as rows.
+QWEN3_VL_MOE = replace(
+    QWEN3_MOE,
+    name="qwen3_vl_moe",
+    architectures=("Qwen3VLMoeForConditionalGeneration",),
+    model_types=("qwen3_vl_moe", "qwen3_vl_moe_text"),
+    fused=tuple(replace(fused, transposed=True) for fused in FUSED_EXPERTS),
 )

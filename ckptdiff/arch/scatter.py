@@ -22,17 +22,24 @@ def scatter(
 
     The rules read forward. Names are in megatron-core's local spelling, layers numbered over the
     whole model. A piece says which box of which Hugging Face tensor (None: vocabulary padding)
-    fills which box of the shard. Rules none of whose tensors is in `shapes` are left out.
+    fills which box of the shard; where `stores_transposed` is true of the tensor, the box is one
+    of its transpose. Rules none of whose tensors is in `shapes` are left out.
     """
     templates = defaultdict(list)
     for name in shapes:
         key, indices = split_name(name)
         templates[key].append(indices)
     for mapping in architecture.mappings:
+        layers = architecture.layers_of(mapping, config.num_layers)
         for indices in sorted(templates.get(template(mapping.hf[0]), [])):
+            if indices and indices[0] not in layers:
+                continue
+            if mapping.beside is not None and fill_name(mapping.beside, indices) not in shapes:
+                continue
             names = [fill_name(pattern, indices) for pattern in mapping.hf]
+            numbers = (indices[0] - layers.start, *indices[1:]) if indices else ()
+            shard = fill_name(mapping.megatron, numbers)
             for rank in range(tp):
-                shard = fill_name(mapping.megatron, indices)
                 yield rank, shard, _forward(mapping, names, shapes, config, tp, rank)
 
 
@@ -44,6 +51,8 @@ def _forward(
     tp: int,
     rank: int,
 ) -> list[tuple[str | None, Box, Box]]:
+    if mapping.transposed:
+        shapes = {name: shapes[name][::-1] for name in names}
     first = tuple((0, size) for size in shapes[names[0]])
     if mapping.partition is None or mapping.dim is None:
         return [(names[0], first, first)]

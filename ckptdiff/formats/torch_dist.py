@@ -45,6 +45,15 @@ MAX_METADATA = 2_000_000_000  # bytes
 # `decoder.layers.mlp…`: all layers in one tensor. `decoder.layers.3.mlp…` is one layer's own.
 _STACKED = re.compile(r"^((?:\w+\.)*layers)\.(?!\d+\.)(.+)$")
 _EXPERTS = ".experts.experts."
+# How Megatron names the parts of a tensor that it cuts up, in their order, the longest first:
+# gated DeltaNet, Mamba, and gate and up.
+_PARTS = (
+    (".query", ".key", ".value", ".z", ".beta", ".alpha"),
+    (".query", ".key", ".value"),
+    (".z", ".x", ".B", ".C", ".dt"),
+    (".x", ".B", ".C"),
+    ("_w", "_v"),
+)
 OPTIMIZER = re.compile(r"^(chained_\d+\.)?optimizer\.")
 
 
@@ -136,7 +145,7 @@ def lay_out(
     for whole in stored:
         wholes |= _unstacked(whole.native, whole) if of_megatron else ((whole.native, whole),)
     if of_megatron:
-        _join_gated(wholes)
+        _join_parts(wholes)
     tensors: dict[str, TensorRef] = {}
     chunks: dict[TensorRef, tuple[Chunk, ...]] = {}
     for name, whole in wholes.items():
@@ -377,16 +386,21 @@ def _each(whole: Whole) -> Iterator[tuple[int, Whole]]:
         yield index, Whole(whole.native, whole.shape[1:], whole.dtype, tuple(cut[index]))
 
 
-def _join_gated(wholes: dict[str, Whole]) -> None:
-    """Join gate and up where they are kept apart, as `weight_w` and `weight_v`, to one tensor."""
-    for name in [name for name in wholes if name.endswith("_w")]:
-        up = wholes.pop(f"{name[:-2]}_v", None)
-        if up is not None:
-            gate = wholes.pop(name)
-            rows = gate.shape[0]
-            below = tuple(
-                Chunk(c.ref, ((c.box[0][0] + rows, c.box[0][1] + rows), *c.box[1:]))
-                for c in up.chunks
-            )
-            shape = (rows + up.shape[0], *gate.shape[1:])
-            wholes[name[:-2]] = Whole(name[:-2], shape, gate.dtype, gate.chunks + below)
+def _join_parts(wholes: dict[str, Whole]) -> None:
+    """Join what Megatron cuts into named parts (gate and up, say) to one tensor again."""
+    for parts in _PARTS:
+        for name in [name for name in wholes if name.endswith(parts[0])]:
+            stem = name[: -len(parts[0])]
+            if any(stem + part not in wholes for part in parts):
+                continue
+            held = [wholes.pop(stem + part) for part in parts]
+            chunks: list[Chunk] = []
+            rows = 0
+            for whole in held:
+                chunks += [
+                    Chunk(c.ref, ((c.box[0][0] + rows, c.box[0][1] + rows), *c.box[1:]))
+                    for c in whole.chunks
+                ]
+                rows += whole.shape[0]
+            shape = (rows, *held[0].shape[1:])
+            wholes[stem] = Whole(stem, shape, held[0].dtype, tuple(chunks))

@@ -120,8 +120,6 @@ class _Reader:
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
             ("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
             ("torch", "Size"): lambda sizes: tuple(sizes),
-            # A tensor with attributes of its own: what it is rebuilt by, and the attributes.
-            ("torch._tensor", "_rebuild_from_type_v2"): self._tensor_with_state,
         }
         data = self._content(self.pickle, MAX_PICKLE)
         return load(data, self._storage, builders, before=before)

@@ -1,0 +1,102 @@
+"""Stored Hugging Face tensors as the tensors of the rules: other names, and views of fused ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ckptdiff.arch.base import fill_name, split_name, template
+from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.tensors import ITEMSIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ckptdiff.arch.base import Architecture
+    from ckptdiff.tensors import TensorRef
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """A tensor that holds several canonical ones, each a view of it.
+
+    Where the parts have an `{expert}`, the first dimension counts the experts. A single part
+    without one is the same tensor under another name.
+    """
+
+    hf: str
+    parts: tuple[str, ...]
+    transposed: bool = False  # a matrix is stored with its inputs as rows
+    alternating: bool = False  # rows of the parts take turns; else they follow each other
+
+
+def canonical(
+    tensors: Mapping[str, TensorRef], architecture: Architecture
+) -> tuple[dict[str, TensorRef], dict[str, str]]:
+    """Return tensors under the names of the rules, and what cannot be: name to reason.
+
+    A name that no rule knows stays as it is.
+    """
+    tables = {template(fused.hf): fused for fused in architecture.fused}
+    found: dict[str, TensorRef] = {}
+    errors: dict[str, str] = {}
+    for stored, ref in tensors.items():
+        for name in _spellings(stored, architecture):
+            key, indices = split_name(name)
+            if key in tables or architecture.order_of(key) is not None:
+                break
+        else:
+            found[stored] = ref
+            continue
+        try:
+            parts = dict(_parts(tables[key], indices, ref)) if key in tables else {name: ref}
+        except UnsupportedLayout as error:
+            errors[stored] = str(error)
+            continue
+        # Where both spellings are stored, the other one stays a tensor of its own.
+        clash = any(part in found or (part in tensors and part != stored) for part in parts)
+        found |= {stored: ref} if clash else parts
+    return found, errors
+
+
+def _spellings(name: str, architecture: Architecture) -> Iterator[str]:
+    yield name
+    for prefix, ours in architecture.prefixes:
+        if name.startswith(prefix):
+            yield ours + name[len(prefix) :]
+
+
+def _parts(
+    fused: Fused, indices: tuple[int, ...], ref: TensorRef
+) -> Iterator[tuple[str, TensorRef]]:
+    """Yield the canonical tensors of a fused one; raise UnsupportedLayout if it does not divide."""
+    shape, stride = ref.shape, ref.stride
+    experts = range(1)
+    between_experts = 0
+    if "{expert}" in fused.parts[0] and shape:
+        experts = range(shape[0])
+        between_experts = stride[0]
+        shape, stride = shape[1:], stride[1:]
+    if fused.transposed:
+        shape, stride = shape[::-1], stride[::-1]
+    count = len(fused.parts)
+    if not shape or shape[0] % count:
+        raise UnsupportedLayout(
+            f"{ref.file}: {ref.name} of shape {list(ref.shape)} does not hold {count} equal parts"
+        )
+    rows = shape[0] // count
+    row_step, between_parts = stride[0], rows * stride[0]
+    if fused.alternating:
+        row_step, between_parts = count * stride[0], stride[0]
+    for expert in experts:
+        for part, pattern in enumerate(fused.parts):
+            first = expert * between_experts + part * between_parts
+            yield (
+                fill_name(pattern, (*indices, expert)),
+                replace(
+                    ref,
+                    shape=(rows, *shape[1:]),
+                    stride=(row_step, *stride[1:]),
+                    offset=ref.offset + first * ITEMSIZE[ref.dtype],
+                ),
+            )

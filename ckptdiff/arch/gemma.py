@@ -1,0 +1,75 @@
+"""Gemma 1, 2 and 3: Llama with a tied head, zero-centred norms on both sides, and norms behind.
+
+Sources: transformers' modeling_gemma2 and modeling_gemma3 (`1 + weight`); the Megatron names of the
+norms behind are those of Megatron-Bridge (gemma2_bridge.py, gemma3_bridge.py).
+"""
+
+from __future__ import annotations
+
+from ckptdiff.arch.base import Architecture, replicated
+from ckptdiff.arch.llama import (
+    ATTENTION,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    HF,
+    INPUT_NORM,
+    MEGATRON,
+    MLP,
+    MLP_NORM,
+)
+from ckptdiff.arch.qwen3 import QK_NORM
+
+# Norms of what a layer's halves add, before it is added.
+POST_ATTENTION_NORM = replicated(
+    f"{MEGATRON}self_attention.linear_proj.post_layernorm.weight",
+    f"{HF}post_attention_layernorm.weight",
+)
+POST_MLP_NORM = replicated(
+    f"{MEGATRON}mlp.linear_fc2.post_layernorm.weight", f"{HF}post_feedforward_layernorm.weight"
+)
+_PRE_MLP_NORM = replicated(
+    f"{MEGATRON}pre_mlp_layernorm.weight", f"{HF}pre_feedforward_layernorm.weight"
+)
+_BOTH_SIDES = (_PRE_MLP_NORM, *MLP, POST_MLP_NORM)
+
+GEMMA = Architecture(
+    name="gemma",
+    architectures=("GemmaForCausalLM",),
+    model_types=("gemma",),
+    mappings=(EMBEDDING, INPUT_NORM, *ATTENTION, MLP_NORM, *MLP, FINAL_NORM, HEAD),
+    tied_by_default=True,
+)
+GEMMA2 = Architecture(
+    name="gemma2",
+    architectures=("Gemma2ForCausalLM",),
+    model_types=("gemma2",),
+    mappings=(
+        EMBEDDING,
+        INPUT_NORM,
+        *ATTENTION,
+        POST_ATTENTION_NORM,
+        *_BOTH_SIDES,
+        FINAL_NORM,
+        HEAD,
+    ),
+    marks=(POST_ATTENTION_NORM.megatron, _PRE_MLP_NORM.megatron),
+    tied_by_default=True,
+)
+GEMMA3 = Architecture(
+    name="gemma3",
+    architectures=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    model_types=("gemma3_text", "gemma3"),
+    mappings=(
+        EMBEDDING,
+        INPUT_NORM,
+        *ATTENTION,
+        *QK_NORM,
+        POST_ATTENTION_NORM,
+        *_BOTH_SIDES,
+        FINAL_NORM,
+        HEAD,
+    ),
+    marks=(POST_ATTENTION_NORM.megatron, _PRE_MLP_NORM.megatron, QK_NORM[0].megatron),
+    tied_by_default=True,
+)

@@ -1,0 +1,63 @@
+"""GPT-NeoX and Pythia: LayerNorm and biases, and q, k and v of each head as Megatron keeps them.
+
+Source: transformers' modeling_gpt_neox (`view(..., heads, 3 * head size)`, then three chunks).
+"""
+
+from __future__ import annotations
+
+from ckptdiff.arch.base import Architecture, column, replicated, row, vocab
+from ckptdiff.arch.llama import MEGATRON
+
+_HF = "gpt_neox.layers.{layer}."
+
+GPT_NEOX = Architecture(
+    name="gpt_neox",
+    architectures=("GPTNeoXForCausalLM",),
+    model_types=("gpt_neox",),
+    mappings=(
+        vocab("embedding.word_embeddings.weight", "gpt_neox.embed_in.weight", "embedding"),
+        *(
+            replicated(f"{MEGATRON}{norm}.{p}", f"{_HF}{hf}.{p}")
+            for norm, hf in (
+                ("input_layernorm", "input_layernorm"),
+                ("pre_mlp_layernorm", "post_attention_layernorm"),
+            )
+            for p in ("weight", "bias")
+        ),
+        *(
+            column(
+                f"{MEGATRON}self_attention.linear_qkv.{p}",
+                f"{_HF}attention.query_key_value.{p}",
+                lambda c: 3 * c.num_attention_heads * c.kv_channels,
+            )
+            for p in ("weight", "bias")
+        ),
+        row(
+            f"{MEGATRON}self_attention.linear_proj.weight",
+            f"{_HF}attention.dense.weight",
+            lambda c: c.num_attention_heads * c.kv_channels,
+        ),
+        replicated(f"{MEGATRON}self_attention.linear_proj.bias", f"{_HF}attention.dense.bias"),
+        *(
+            column(
+                f"{MEGATRON}mlp.linear_fc1.{p}",
+                f"{_HF}mlp.dense_h_to_4h.{p}",
+                lambda c: c.ffn_hidden_size,
+            )
+            for p in ("weight", "bias")
+        ),
+        row(
+            f"{MEGATRON}mlp.linear_fc2.weight",
+            f"{_HF}mlp.dense_4h_to_h.weight",
+            lambda c: c.ffn_hidden_size,
+        ),
+        replicated(f"{MEGATRON}mlp.linear_fc2.bias", f"{_HF}mlp.dense_4h_to_h.bias"),
+        *(
+            replicated(f"decoder.final_layernorm.{p}", f"gpt_neox.final_layer_norm.{p}")
+            for p in ("weight", "bias")
+        ),
+        vocab("output_layer.weight", "embed_out.weight", "head"),
+    ),
+    marks=("decoder.final_layernorm.bias", f"{MEGATRON}self_attention.linear_qkv.bias"),
+    prefixes=(("lm_head.", "embed_out."),),  # transformers 5 in memory
+)

@@ -1,0 +1,39 @@
+"""OLMo 2 and 3 (norms behind, none in front), OLMoE, and EXAONE 4, which is laid out like OLMo 2.
+
+The norms of queries and keys are as wide as all heads together and whole on every rank. Sources:
+transformers' modeling_olmo2 and modeling_olmoe; Megatron-Bridge's olmoe_provider.py and, for the
+norms behind, exaone4_bridge.py (it has no OLMo 2).
+"""
+
+from __future__ import annotations
+
+from ckptdiff.arch.base import Architecture
+from ckptdiff.arch.gemma import POST_ATTENTION_NORM, POST_MLP_NORM
+from ckptdiff.arch.llama import ATTENTION, EMBEDDING, FINAL_NORM, HEAD, MLP
+from ckptdiff.arch.qwen3 import QK_NORM
+from ckptdiff.arch.qwen3_moe import QWEN3_MOE
+
+OLMO2 = Architecture(
+    name="olmo2",
+    architectures=("Olmo2ForCausalLM", "Olmo3ForCausalLM", "Exaone4ForCausalLM"),
+    model_types=("olmo2", "olmo3", "exaone4"),
+    mappings=(
+        EMBEDDING,
+        *ATTENTION,
+        *QK_NORM,
+        POST_ATTENTION_NORM,
+        *MLP,
+        POST_MLP_NORM,
+        FINAL_NORM,
+        HEAD,
+    ),
+    marks=(POST_ATTENTION_NORM.megatron, QK_NORM[0].megatron),
+)
+OLMOE = Architecture(
+    name="olmoe",
+    architectures=("OlmoeForCausalLM",),
+    model_types=("olmoe",),
+    mappings=QWEN3_MOE.mappings,
+    marks=QWEN3_MOE.marks,
+    fused=QWEN3_MOE.fused,
+)
