@@ -87,9 +87,9 @@ def _line(meaning: Meaning, a: Side, b: Side) -> ConfigDiff | None:
         if reading.source is not None
     ]
     note = "; ".join(notes) or None
+    if first.name is None and second.name is None:
+        return None  # what no file states is not a matter of configs
     if meaning.same(first.value, second.value):
-        if first.name is None and second.name is None:
-            return None
         if first.value == meaning.off:
             return None
         return _make(meaning, "implied" if notes else "same", first, second, note=note)
@@ -130,10 +130,11 @@ def _make(
 
 def _fix(meaning: Meaning, a: Side, b: Side, first: Reading, second: Reading) -> str | None:
     """Return what brings B, or the Megatron side, to what the other says."""
-    if b.kind == "hf" and a.kind == "hf":
-        if second.name is None and first.name is None:
+    if a.kind == b.kind == "hf":
+        name = first.name or second.name
+        if name is None or (first.name is None and isinstance(first.raw, list)):
             return None
-        return f'"{second.name or first.name}": {json.dumps(_plain(first.raw))} in config.json'
+        return f'"{name}": {json.dumps(_plain(first.raw))} in config.json'
     return meaning.flag(second.value, a) if b.kind == "hf" else meaning.flag(first.value, b)
 
 

@@ -198,7 +198,8 @@ def from_tensors(ends: tuple[str, ...], what: str) -> Reader:
         if not side.tensors:
             return None
         found = any(name.endswith(ends) for name in side.tensors)
-        return Reading(found, None, found, f"{'a' if found else 'no'} {what} among the tensors")
+        words = f"{'a' if found else 'no'} {what} among the tensors"
+        return Reading(found, None, found, words, weak=True)  # tensors may be lacking
 
     return read
 

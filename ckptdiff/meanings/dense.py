@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ckptdiff.meanings.base import (
@@ -143,12 +144,11 @@ def _tied_hf(side: Side) -> Reading | None:
 
 
 def _tied_megatron(side: Side) -> Reading | None:
-    found: Reading | None = switch("untie_embeddings_and_output_weights", inverted=True)(side)
-    if found is not None or not side.tensors:
+    found = switch("untie_embeddings_and_output_weights", inverted=True)(side)
+    if found is not None:
         return found
-    tied = not any(name.endswith("lm_head.weight") for name in side.tensors)
-    words = "no head among the tensors" if tied else "a head among the tensors"
-    return Reading(tied, None, tied, words)
+    head = from_tensors(("lm_head.weight",), "head")(side)
+    return None if head is None else replace(head, value=not head.value, raw=not head.value)
 
 
 def _norm_megatron(side: Side) -> Reading | None:

@@ -220,6 +220,13 @@ def _original_fix(value: Any, side: Side) -> str:
     return f"--{name.replace('_', '-')} {show(value)}"
 
 
+def _interleaving_fix(value: Any, side: Side) -> str | None:
+    if latent(side) and value != "pairs":
+        return None
+    interleaved = value == "pairs" and not latent(side)
+    return "--rotary-interleaved" if interleaved else "leave out --rotary-interleaved"
+
+
 def _base_default(side: Side) -> Reading | None:
     if side.family is None:
         return None
@@ -323,9 +330,7 @@ ROPE: tuple[Meaning, ...] = (
         _interleaving_hf,
         _interleaving_megatron,
         "Channels are rotated in other pairs, so attention scores are wrong in every layer.",
-        lambda value, _: (
-            "--rotary-interleaved" if value == "pairs" else "leave out --rotary-interleaved"
-        ),
+        _interleaving_fix,
         applies=rotary,
     ),
 )
