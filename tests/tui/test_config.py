@@ -66,7 +66,7 @@ async def opened(app: Host, pilot: Pilot[Any]) -> ConfigList:
 def test_a_line_is_its_meaning_and_value_and_field_of_each_side() -> None:
     assert header_line(76, 10) == " St Meaning     A                              B"
     assert config_line(BASE, 76, 10, ascii_only=False).rstrip() == (
-        " !  RoPE base   500000    rope_theta            10000     rotary_base"
+        " !  RoPE base   500000    rope_theta           10000     rotary_base"
     )
 
 

@@ -36,7 +36,7 @@ def config_line(row: ConfigDiff, width: int, meanings: int, *, ascii_only: bool)
     each = (width - len(head) - 2) // 2
     a = _value(row, "a", each, ascii_only=ascii_only)
     b = _value(row, "b", each, ascii_only=ascii_only)
-    return f"{head}{a}  {b}"
+    return set_cell_size(f"{head}{a}  {b}", width)
 
 
 def header_line(width: int, meanings: int) -> str:
