@@ -21,7 +21,7 @@ from ckptdiff.verdict import summarise
 
 ABSENT = object()  # as the value of a field: the file does not have it
 
-LLAMA = {
+LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_size": 4096,
@@ -46,7 +46,7 @@ LLAMA = {
     "tie_word_embeddings": False,
     "vocab_size": 128256,
 }
-ARGS = {
+ARGS: dict[str, Any] = {
     "num_layers": 32,
     "hidden_size": 4096,
     "ffn_hidden_size": 14336,
@@ -75,7 +75,7 @@ ARGS = {
     "mtp_num_layers": None,
     "num_experts": None,
 }
-MIXTRAL = {
+MIXTRAL: dict[str, Any] = {
     **{k: v for k, v in LLAMA.items() if k not in ("attention_bias", "mlp_bias", "rope_scaling")},
     "architectures": ["MixtralForCausalLM"],
     "model_type": "mixtral",
@@ -83,7 +83,7 @@ MIXTRAL = {
     "num_experts_per_tok": 2,
     "sliding_window": None,
 }
-MOE_ARGS = {
+MOE_ARGS: dict[str, Any] = {
     **ARGS,
     "use_rope_scaling": False,
     "num_experts": 8,
@@ -98,7 +98,7 @@ MOE_ARGS = {
     "moe_ffn_hidden_size": 14336,
     "moe_shared_expert_intermediate_size": None,
 }
-DEEPSEEK = {
+DEEPSEEK: dict[str, Any] = {
     **{k: v for k, v in LLAMA.items() if k not in ("mlp_bias", "head_dim")},
     "architectures": ["DeepseekV3ForCausalLM"],
     "model_type": "deepseek_v3",
@@ -132,7 +132,7 @@ DEEPSEEK = {
         "original_max_position_embeddings": 4096,
     },
 }
-DEEPSEEK_ARGS = {
+DEEPSEEK_ARGS: dict[str, Any] = {
     **MOE_ARGS,
     "num_layers": 4,
     "multi_latent_attention": True,
@@ -159,7 +159,7 @@ DEEPSEEK_ARGS = {
     "mscale_all_dim": 1.0,
     "max_position_embeddings": 4096,
 }
-GPT2 = {
+GPT2: dict[str, Any] = {
     "architectures": ["GPT2LMHeadModel"],
     "model_type": "gpt2",
     "n_embd": 768,
@@ -172,7 +172,7 @@ GPT2 = {
     "scale_attn_weights": True,
     "vocab_size": 50257,
 }
-GPT2_ARGS = {
+GPT2_ARGS: dict[str, Any] = {
     **ARGS,
     "num_layers": 12,
     "hidden_size": 768,
@@ -191,13 +191,13 @@ GPT2_ARGS = {
     "untie_embeddings_and_output_weights": False,
     "padded_vocab_size": 50304,
 }
-QWEN2 = {
+QWEN2: dict[str, Any] = {
     **{k: v for k, v in LLAMA.items() if k not in ("attention_bias", "mlp_bias", "rope_scaling")},
     "architectures": ["Qwen2ForCausalLM"],
     "model_type": "qwen2",
 }
-QWEN2_ARGS = {**ARGS, "add_qkv_bias": True, "use_rope_scaling": False}
-NEMOTRON = {
+QWEN2_ARGS: dict[str, Any] = {**ARGS, "add_qkv_bias": True, "use_rope_scaling": False}
+NEMOTRON: dict[str, Any] = {
     **{k: v for k, v in LLAMA.items() if k not in ("rope_scaling", "rms_norm_eps")},
     "architectures": ["NemotronForCausalLM"],
     "model_type": "nemotron",
@@ -205,7 +205,7 @@ NEMOTRON = {
     "norm_eps": 1e-05,
     "partial_rotary_factor": 0.5,
 }
-NEMOTRON_ARGS = {
+NEMOTRON_ARGS: dict[str, Any] = {
     **ARGS,
     "use_rope_scaling": False,
     "swiglu": False,
@@ -260,7 +260,8 @@ def test_every_meaning_has_a_name_of_its_own() -> None:
     assert len({meaning.name for meaning in MEANINGS}) == len(MEANINGS)
 
 
-CONFLICTS = [
+Change = dict[str, Any]
+CONFLICTS: list[tuple[str, Change, Change, str, str, str | None]] = [
     # family, change of config.json, change of args, meaning, names, flag
     ("llama", {}, {"num_layers": 30}, "Layers", "num_hidden_layers num_layers", "--num-layers 32"),
     ("llama", {}, {"hidden_size": 1}, "Hidden size", "hidden_size hidden_size",
@@ -301,18 +302,18 @@ CONFLICTS = [
     ),
     (
         "llama", {"rope_scaling": {**LLAMA["rope_scaling"], "low_freq_factor": 2.0}}, {},
-         # type: ignore[dict-item]
+
         "RoPE low frequency factor", "rope_scaling.low_freq_factor -", None,
     ),
     (
         "llama", {"rope_scaling": {**LLAMA["rope_scaling"], "high_freq_factor": 8.0}}, {},
-         # type: ignore[dict-item]
+
         "RoPE high frequency factor", "rope_scaling.high_freq_factor -", None,
     ),
     (
         "llama",
         {"rope_scaling": {**LLAMA["rope_scaling"], "original_max_position_embeddings": 64}},
-         # type: ignore[dict-item]
+
         {},
         "RoPE original length", "rope_scaling.original_max_position_embeddings -", None,
     ),
@@ -479,7 +480,7 @@ CONFLICTS = [
     ),
     (
         "deepseek", {"rope_scaling": {**DEEPSEEK["rope_scaling"], "beta_fast": 16}}, {},
-         # type: ignore[dict-item]
+
         "YaRN beta_fast", "rope_scaling.beta_fast -", None,
     ),
     (
@@ -551,7 +552,7 @@ def test_one_wrong_field_is_one_conflict(number: int) -> None:
     assert set(found) - ranked == {meaning}
 
 
-IMPLIED = [
+IMPLIED: list[tuple[str, Change, Change, str, str]] = [
     ("llama", {"rope_theta": ABSENT}, {"rotary_base": 10000}, "RoPE base", "transformers' default"),
     ("mixtral", {"rope_theta": ABSENT}, {"rotary_base": 1000000}, "RoPE base",
      "transformers' default"),
@@ -606,7 +607,7 @@ def test_tensors_that_are_lacking_are_no_conflict_of_the_configs() -> None:
     assert lines["Tied embeddings"].status == "unknown"
 
 
-UNKNOWN = [
+UNKNOWN: list[tuple[str, Change, Change, str]] = [
     ("llama", {}, {"kv_channels": "many"}, "Head dimension"),
     ("llama", {"rope_theta": "big"}, {}, "RoPE base"),
     ("llama", {"vocab_size": ABSENT}, {}, "Vocabulary"),
@@ -628,7 +629,7 @@ def test_what_one_side_does_not_tell_is_unknown_and_no_conflict(
     assert not [line for line in lines.values() if line.status == "conflict"]
 
 
-INERT: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+INERT: list[tuple[str, Change, Change]] = [
     ("llama", {"rope_scaling": None}, {"use_rope_scaling": False, "rope_scaling_factor": 32.0}),
     ("llama", {}, {"rotary_scaling_factor": 40.0, "mscale": 7.0, "q_lora_rank": 3}),
     ("llama", {"rope_scaling": {"type": "linear", "factor": 1.0}}, {"use_rope_scaling": False}),
@@ -667,7 +668,7 @@ def test_transformers_4_and_5_say_the_same_in_other_words() -> None:
 
 
 def test_scaling_that_megatron_cannot_represent_is_said() -> None:
-    scaling: Any = {**LLAMA["rope_scaling"], "original_max_position_embeddings": 64}  # type: ignore[dict-item]
+    scaling: Any = {**LLAMA["rope_scaling"], "original_max_position_embeddings": 64}
     lines = lines_of({**LLAMA, "rope_scaling": scaling}, {**ARGS, "use_rope_scaling": False})
     conflicts = [line for line in lines.values() if line.status == "conflict"]
     assert [line.meaning for line in conflicts] == ["RoPE scaling"]
