@@ -205,8 +205,6 @@ def _run_diff(options: argparse.Namespace) -> int:
     # this process imports the rest and reads the headers.
     with WorkerPool(options.jobs, start="fork" if sys.platform == "linux" else "spawn") as pool:
         pool.warm()
-        from dataclasses import replace
-
         from ckptdiff import report
         from ckptdiff.diff import diff, pair_names
         from ckptdiff.matching import match_by_content
@@ -226,9 +224,7 @@ def _run_diff(options: argparse.Namespace) -> int:
         stream = diff(a, b, pool, tolerance=tolerance, names=order)
         results = list(_with_progress(stream, a, b))
     results.sort(key=lambda result: order[result.name])
-    summary = summarise(results, a, b)
-    if options.ignore_config:
-        summary = replace(summary, config_status="ignored")
+    summary = summarise(results, a, b, ignore_config=options.ignore_config)
     if options.json is not None:
         document = report.diff_document(a, b, results, summary, pattern=options.filter)
         _print_json(document, options.json)

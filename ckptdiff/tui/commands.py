@@ -76,6 +76,8 @@ class Commands(Provider):
                 "arguments, optimizer, random states  e",
                 screen.action_entries,
             )
+        if can("config"):
+            yield "view: config", "config.json against args  2", screen.action_config
         if can("filter"):
             yield "filter: by name", "words, re:PATTERN, ! inverts  /", screen.action_filter
         if can("differences_only"):

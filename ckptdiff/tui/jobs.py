@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from ckptdiff.config_diff import compare_configs
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.tui.inventory import take_inventory
 from ckptdiff.tui.messages import (
@@ -94,7 +95,8 @@ def read(
                 b = read_side("b", paths[1])
                 side_a, side_b, names = engine.pair(a, b)
                 inventory = take_inventory(names, side_a, side_b)
-                post(CheckpointsOpened(job, inventory, side_a, side_b, complete=True))
+                config = tuple(compare_configs(side_a, side_b))
+                post(CheckpointsOpened(job, inventory, side_a, side_b, True, config))  # noqa: FBT003
             if len(inventory.names) > MANY_NAMES:
                 gc.freeze()
     except CkptDiffError as error:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptdiff.assemble import Assembled
+    from ckptdiff.config_diff import ConfigDiff
     from ckptdiff.tensors import Checkpoint
     from ckptdiff.tui.comparison import Side
     from ckptdiff.tui.inventory import Inventory
@@ -42,6 +43,7 @@ class CheckpointsOpened(Message):
     a: Assembled = field(repr=False)
     b: Assembled | None = field(repr=False)
     complete: bool  # False: the first side alone, while the second is being read
+    config: tuple[ConfigDiff, ...] = ()  # the lines of the config table, for a pair
 
 
 @dataclass

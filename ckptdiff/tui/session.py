@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ckptdiff.assemble import Assembled
+    from ckptdiff.config_diff import ConfigDiff
 
 __all__ = [
     "DIFFERENCES",
@@ -76,8 +77,14 @@ class Session(Comparison):
         self._folds: dict[str, bool] = {}  # what the user folded and unfolded
         self._narrow_folds: dict[str, bool] = {}  # the same, while narrowed
 
-    def open(self, inventory: Inventory, a: Assembled | None, b: Assembled | None = None) -> None:
-        super().open(inventory, a, b)
+    def open(
+        self,
+        inventory: Inventory,
+        a: Assembled | None,
+        b: Assembled | None = None,
+        config: Sequence[ConfigDiff] = (),
+    ) -> None:
+        super().open(inventory, a, b, config)
         self.arrange()
 
     @property

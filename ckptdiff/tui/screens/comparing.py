@@ -199,7 +199,7 @@ class ComparingScreen(BaseScreen[None]):
     def on_checkpoints_opened(self, message: CheckpointsOpened) -> None:
         if message.job != self._job:
             return
-        self.session.open(message.inventory, message.a, message.b)
+        self.session.open(message.inventory, message.a, message.b, message.config)
         if message.complete:
             self.session.phase = "ready"
         self.names_changed()

@@ -109,6 +109,13 @@ class TensorsScreen(ComparingScreen):
             tooltip="what else the files hold: arguments, optimizer, random states",
         ),
         Binding(
+            "2",
+            "config",
+            "Config",
+            id="tensors.config",
+            tooltip="compare config.json with the args, meaning by meaning",
+        ),
+        Binding(
             "Y",
             "copy_command",
             "Copy command",
@@ -201,7 +208,12 @@ class TensorsScreen(ComparingScreen):
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if self.session.browsing and action in ("differences_only", "write_report", "stop"):
+        if self.session.browsing and action in (
+            "differences_only",
+            "write_report",
+            "stop",
+            "config",
+        ):
             return False  # no room for what one checkpoint will never have; pressing says why
         if self.session.browsing and action == "difference" and not self.session.filter:
             return False
@@ -225,6 +237,11 @@ class TensorsScreen(ComparingScreen):
                 return f"Report: {alone}."
             if session.phase != "done":
                 return "Report: finish comparing first. r goes on after a stop."
+        elif action == "config":
+            if session.browsing:
+                return f"Config: {alone}."
+            if session.b is None:
+                return "Config: both checkpoints have to be open first."
         elif action == "entries" and session.a is None:
             return "Entries: no checkpoint is open yet."
         elif (
@@ -303,6 +320,11 @@ class TensorsScreen(ComparingScreen):
         from ckptdiff.tui.screens.entries import EntriesScreen
 
         self.app.push_screen(EntriesScreen(self.session))
+
+    def action_config(self) -> None:
+        from ckptdiff.tui.screens.config import ConfigScreen
+
+        self.app.push_screen(ConfigScreen(self.session))
 
     def action_write_report(self) -> None:
         from ckptdiff.tui.screens.report import ReportScreen
