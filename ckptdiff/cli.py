@@ -218,6 +218,8 @@ def _run_diff(options: argparse.Namespace) -> int:
             from ckptdiff.optimizer import with_optimizer
 
             a, b = with_optimizer(a, b)
+        from dataclasses import replace
+
         # What the filter leaves out is not judged either.
         a, b = (replace(x, unmapped=tuple(filter(wanted, x.unmapped))) for x in (a, b))
         order = {name: i for i, name in enumerate(pair_names(a, b)) if wanted(name)}
