@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -14,77 +15,28 @@ from ckptdiff.arch.fused import canonical
 from ckptdiff.arch.moe import ungrouped
 from ckptdiff.arch.naming import split_native
 from ckptdiff.arch.order import in_model_order
+from ckptdiff.assembly import Assembled, Assembly, Copy, Piece
 from ckptdiff.derived import derived_entry, is_derived
 from ckptdiff.errors import CkptDiffError, UnknownConfig, UnsupportedLayout
-from ckptdiff.formats import hf
-from ckptdiff.tensors import ITEMSIZE, Chunk, Rank
+from ckptdiff.formats import hf, meta
+from ckptdiff.meta import assemble_meta
+from ckptdiff.quantised import find_packed, join_factors
+from ckptdiff.tensors import Chunk, Rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ckptdiff.arch.base import Architecture, ParamMapping
     from ckptdiff.config import ModelConfig
-    from ckptdiff.tensors import Box, Checkpoint, Entry, Shard, TensorRef
+    from ckptdiff.tensors import Box, Checkpoint, Shard, TensorRef
 
+__all__ = ["Assembled", "Assembly", "Copy", "Piece", "assemble", "assemble_pair"]
+
+_KNOW_ALL = (hf.NAME, meta.NAME)  # formats that tell family and vocabulary by themselves
 _LAYER = "decoder.layers.#."
 _PREDICTION = "mtp.layers.#."
+_LAYER_NUMBER = re.compile(r"(?<=layers\.)\d+")
 _EXPERT = ".local_experts.#."
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """Another rank's copy of a piece. Copies must be equal, byte for byte."""
-
-    ref: TensorRef
-    rank: Rank
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Box `of` of a stored tensor fills box `box` of the canonical one."""
-
-    ref: TensorRef
-    rank: Rank
-    of: Box
-    box: Box
-    copies: tuple[Copy, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Assembly:
-    """The recipe of one whole canonical tensor."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    pieces: tuple[Piece, ...]  # together they fill the tensor, each element once
-    padding: tuple[Piece, ...] = ()  # vocabulary padding; its boxes go on behind the last row
-
-    @property
-    def nbytes(self) -> int:
-        return prod(self.shape) * ITEMSIZE[self.dtype]
-
-    @property
-    def padding_rows(self) -> int:
-        return sum(stop - start for (start, stop), *_ in (piece.box for piece in self.padding))
-
-
-@dataclass(frozen=True, slots=True)
-class Assembled:
-    """One side: a checkpoint and its canonical tensors, in model order."""
-
-    checkpoint: Checkpoint
-    architecture: Architecture | None  # None: no rule was used
-    config: ModelConfig | None
-    tensors: Mapping[str, Assembly]
-    unmapped: tuple[str, ...]  # native names that no rule knows
-    errors: Mapping[str, str]  # canonical name to what is wrong with its layout
-    derived: tuple[Entry, ...] = ()  # buffers that follow from the config
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the canonical tensors, copies and padding not counted."""
-        return sum(t.nbytes for t in self.tensors.values())
 
 
 def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assembled:
@@ -96,20 +48,68 @@ def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assemb
     """
     if checkpoint.format == hf.NAME:
         return _assemble_whole(checkpoint)
+    if checkpoint.format == meta.NAME:
+        return assemble_meta(checkpoint)
     return _assemble_shards(checkpoint, like)
 
 
 def assemble_pair(a: Checkpoint, b: Checkpoint) -> tuple[Assembled, Assembled]:
     """Return both sides, each lent what the other knows."""
-    if a.format == hf.NAME:
-        whole = assemble(a)
-        return whole, assemble(b, like=whole)
-    if b.format == hf.NAME:
-        whole = assemble(b)
-        return assemble(a, like=whole), whole
+    first, second = _pair(a, b)
+    first, second = _without_packed(first, second), _without_packed(second, first)
+    return _with_tied_head(first, second), _with_tied_head(second, first)
+
+
+def _pair(a: Checkpoint, b: Checkpoint) -> tuple[Assembled, Assembled]:
+    for one in _KNOW_ALL:
+        if a.format == one:
+            whole = assemble(a)
+            return whole, assemble(b, like=whole)
+        if b.format == one:
+            whole = assemble(b)
+            return assemble(a, like=whole), whole
     first, second = assemble(a), assemble(b)
     # Vocabularies padded for different TP sizes: what both have can be compared.
     return assemble(a, like=second), assemble(b, like=first)
+
+
+def _without_packed(side: Assembled, other: Assembled) -> Assembled:
+    """Refuse packed weights that the other side has as numbers; alike ones compare bit by bit."""
+    refused = {
+        name: packed
+        for name, packed in side.packed.items()
+        if name not in other.packed and (name in other.tensors or name in other.errors)
+    }
+    if not refused:
+        return side
+    parts = {part for packed in refused.values() for part in packed.parts}
+    tensors = {name: tensor for name, tensor in side.tensors.items() if name not in parts}
+    errors = {name: packed.why for name, packed in refused.items()}
+    return replace(side, tensors=tensors, errors={**side.errors, **errors})
+
+
+def _with_tied_head(side: Assembled, other: Assembled) -> Assembled:
+    """Join the head to the embedding, as its copy, in a format that does not say they are tied."""
+    rules = other.architecture
+    if rules is None or other.config is None or not other.config.tied_embeddings:
+        return side
+    if side.checkpoint.format != meta.NAME and side.architecture is not None:
+        return side
+    names = {m.vocabulary: m.hf[0] for m in rules.mappings}
+    head, embedding = (side.tensors.get(names.get(kind, "")) for kind in ("head", "embedding"))
+    if head is None or embedding is None or head.name in other.tensors:
+        return side
+    if [p.box for p in head.pieces] != [p.box for p in embedding.pieces] or not _fit(
+        head.pieces[0].ref, embedding.pieces[0].ref
+    ):
+        return side
+    pieces = tuple(
+        replace(piece, copies=(*piece.copies, Copy(copy.ref, copy.rank), *copy.copies))
+        for piece, copy in zip(embedding.pieces, head.pieces, strict=True)
+    )
+    tensors = {name: tensor for name, tensor in side.tensors.items() if name != head.name}
+    tensors[embedding.name] = replace(embedding, pieces=pieces)
+    return replace(side, tensors=tensors)
 
 
 def _assemble_whole(checkpoint: Checkpoint) -> Assembled:
@@ -129,6 +129,9 @@ def _assemble_whole(checkpoint: Checkpoint) -> Assembled:
     derived = [
         derived_entry(tensors.pop(name), config) for name in list(tensors) if is_derived(name)
     ]
+    packed = find_packed(tensors, settings)
+    tensors, more = join_factors(tensors, settings)
+    errors |= more
     copies = _shared_copies(tensors, architecture) if architecture is not None else {}
     if architecture is not None and config is not None and config.tied_embeddings:
         (embedding,) = architecture.embedding().hf
@@ -149,6 +152,7 @@ def _assemble_whole(checkpoint: Checkpoint) -> Assembled:
         unmapped=(),
         errors={name: errors[name] for name in in_model_order(errors, architecture)},
         derived=tuple(derived),
+        packed=packed,
     )
 
 
@@ -174,9 +178,10 @@ def _assemble_shards(checkpoint: Checkpoint, like: Assembled | None) -> Assemble
     architecture = like.architecture if like is not None else None
     if like is None or (architecture is None and not like.checkpoint.config):
         architecture = guess_architecture({key for _, names in named for (key, _), _ in names})
-    if architecture is None:
-        natives = sorted({native for shard in checkpoint.shards for native in shard.tensors})
-        return Assembled(checkpoint, None, None, {}, tuple(natives), {})
+    if architecture is None or not any(
+        architecture.rule_for(key) for _, names in named for (key, _), _ in names
+    ):
+        return _by_name(checkpoint, named)
     config = _megatron_config(checkpoint, like)
     zero_centred = bool((checkpoint.config or {}).get("apply_layernorm_1p"))
     named = _ungrouped(named, config.num_experts // checkpoint.parallelism.ep)
@@ -208,6 +213,56 @@ def _assemble_shards(checkpoint: Checkpoint, like: Assembled | None) -> Assemble
         errors={name: errors[name] for name in in_model_order(errors, architecture)},
         derived=tuple(derived_entry(ref, config) for ref in derived),
     )
+
+
+def _by_name(checkpoint: Checkpoint, named: list[tuple[Shard, Names]]) -> Assembled:
+    """No rules: every stored tensor by itself, under its own name.
+
+    Layers are numbered over the whole model, and a name that several ranks have is told apart by
+    the rank: whether those are copies or shares of one tensor nobody knows.
+    """
+    try:
+        offsets = _layer_offsets(checkpoint, named)
+    except UnsupportedLayout:
+        offsets = {}
+    stored: dict[str, list[tuple[TensorRef, Shard]]] = defaultdict(list)
+    for shard, names in named:
+        before = offsets.get((shard.rank.pp, shard.chunk), 0)
+        for ((key, _), ref), native in zip(names, shard.tensors, strict=True):
+            number = _LAYER_NUMBER.search(native) if key.startswith(_LAYER) else None
+            name = native
+            if number is not None:
+                layer = int(number[0]) + before
+                name = f"{native[: number.start()]}{layer}{native[number.end() :]}"
+            stored[name].append((ref, shard))
+    tensors: dict[str, Assembly] = {}
+    errors: dict[str, str] = {}
+    for name, found in stored.items():
+        for ref, shard in found:
+            rank = shard.rank
+            own = name if len(found) == 1 else f"{name} [{_shard_text(shard)}]"
+            whole = _whole(ref)
+            assembly = Assembly(own, ref.shape, ref.dtype, (Piece(ref, rank, whole, whole),))
+            try:
+                tensors[own] = _placed(assembly, checkpoint)
+            except CkptDiffError as error:
+                errors[own] = str(error)
+    note = "no rules know its names: each stored tensor is taken by itself"
+    return Assembled(
+        checkpoint,
+        None,
+        None,
+        {name: tensors[name] for name in in_model_order(tensors, None)},
+        unmapped=(),
+        errors=errors,
+        notes=(note,),
+    )
+
+
+def _shard_text(shard: Shard) -> str:
+    rank = shard.rank
+    numbers = (("tp", rank.tp), ("pp", rank.pp), ("ep", rank.ep), ("chunk", shard.chunk))
+    return " ".join(f"{word} {number}" for word, number in numbers if number or word == "tp")
 
 
 Names = list[tuple[tuple[str, tuple[int, ...]], "TensorRef"]]  # split native names and their refs
@@ -348,7 +403,8 @@ def _in_chunks(piece: Piece, chunks: Mapping[TensorRef, tuple[Chunk, ...]]) -> l
         filled += _volume(of)
     if filled != _volume(piece.of):
         raise UnsupportedLayout(
-            f"{piece.ref.name}: its chunks hold {filled} of {_volume(piece.of)} elements once"
+            f"{piece.ref.file}: {piece.ref.name}: its chunks hold {filled} of "
+            f"{_volume(piece.of)} elements"
         )
     return sorted(parts, key=lambda part: part.box)
 
@@ -487,17 +543,21 @@ def _with_vocabulary(
     config: ModelConfig, collected: Collected, like: Assembled | None
 ) -> ModelConfig:
     """Take the rows of the vocabulary from the tensors: what args say of them is often wrong."""
-    for (mapping, _), ranks in collected.items():
-        if mapping.vocabulary is None:
-            continue
-        padded = sum(copies[0].ref.shape[0] for copies in ranks.values() if copies[0].ref.shape)
-        other = like.tensors.get(mapping.hf[0]) if like is not None else None
-        return replace(
-            config,
-            padded_vocab_size=padded,
-            vocab_size=other.shape[0] if other is not None and other.shape else None,
-        )
-    return config
+    # A rank may lack one of the two, embedding and head: the other still tells the rows.
+    rows = {
+        mapping: sum(copies[0].ref.shape[0] for copies in ranks.values() if copies[0].ref.shape)
+        for (mapping, _), ranks in collected.items()
+        if mapping.vocabulary is not None
+    }
+    if not rows:
+        return config
+    mapping = max(rows, key=lambda mapping: rows[mapping])
+    other = like.tensors.get(mapping.hf[0]) if like is not None else None
+    return replace(
+        config,
+        padded_vocab_size=rows[mapping],
+        vocab_size=other.shape[0] if other is not None and other.shape else None,
+    )
 
 
 def _whole(ref: TensorRef) -> Box:

@@ -141,6 +141,7 @@ def _read(
 ) -> Neighbourhood:
     from ckptdiff.kernels.closeup import ulps as count_ulps
     from ckptdiff.kernels.inspect import window as read_window
+    from ckptdiff.kernels.scales import number_dtype
 
     side_a = None if a is None else read_window(a, rows, columns)
     side_b = None if b is None else read_window(b, rows, columns)
@@ -150,7 +151,7 @@ def _read(
         tuple(None if x is None or y is None else x - y for x, y in zip(*pair, strict=True))
         for pair in zip(side_a.values, side_b.values, strict=True)
     )
-    dtypes = {view.dtype for _, view in a or ()}, {view.dtype for _, view in b or ()}
+    dtypes = {number_dtype(v) for _, v in a or ()}, {number_dtype(v) for _, v in b or ()}
     ulps: tuple[tuple[int | None, ...], ...] = ()
     if all(len(kinds) == 1 for kinds in dtypes):
         ulps = count_ulps(side_a, side_b, dtypes[0].pop(), dtypes[1].pop())

@@ -42,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if options.verbose:
             traceback.print_exc()
-        print(f"ckptdiff: {printable(str(error))}", file=sys.stderr)
+        text = printable(str(error))
+        if len(text) > 2500:  # a name in a file may have any length
+            text = f"{text[:1200]} … {text[-1200:]}"
+        print(f"ckptdiff: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ckptdiff: stopped", file=sys.stderr)
@@ -50,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read the output left; keep the interpreter from complaining on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 2
+    except OSError as error:
+        # Only writing to the output gets here: a full disk is trouble, not a difference.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        print(f"ckptdiff: the output cannot be written ({error.strerror})", file=sys.stderr)
         return 2
     except Exception:  # noqa: BLE001 -- the border: a bug must not exit as 1, which means "differ"
         traceback.print_exc()
@@ -134,6 +142,9 @@ def _diff_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-diagnose", action="store_true", help="do not look for the cause of differences"
     )
+    parser.add_argument(
+        "--optimizer", action="store_true", help="compare master weights and moments as well"
+    )
     parser.add_argument("--ignore-config", action="store_true", help="judge by the weights alone")
     parser.set_defaults(run=_run_diff)
 
@@ -194,23 +205,28 @@ def _run_diff(options: argparse.Namespace) -> int:
     # this process imports the rest and reads the headers.
     with WorkerPool(options.jobs, start="fork" if sys.platform == "linux" else "spawn") as pool:
         pool.warm()
-        from dataclasses import replace
-
         from ckptdiff import report
         from ckptdiff.diff import diff, pair_names
+        from ckptdiff.matching import match_by_content
         from ckptdiff.pattern import matcher
         from ckptdiff.verdict import Tolerance, summarise
 
         tolerance = Tolerance.parse(options.tolerance)
         wanted = matcher(options.filter or "")
-        a, b = _open_pair(options.a, options.b)
+        a, b = match_by_content(*_open_pair(options.a, options.b), pool)
+        if options.optimizer:
+            from ckptdiff.optimizer import with_optimizer
+
+            a, b = with_optimizer(a, b)
+        from dataclasses import replace
+
+        # What the filter leaves out is not judged either.
+        a, b = (replace(x, unmapped=tuple(filter(wanted, x.unmapped))) for x in (a, b))
         order = {name: i for i, name in enumerate(pair_names(a, b)) if wanted(name)}
         stream = diff(a, b, pool, tolerance=tolerance, names=order)
         results = list(_with_progress(stream, a, b))
     results.sort(key=lambda result: order[result.name])
-    summary = summarise(results, a, b)
-    if options.ignore_config:
-        summary = replace(summary, config_status="ignored")
+    summary = summarise(results, a, b, ignore_config=options.ignore_config)
     if options.json is not None:
         document = report.diff_document(a, b, results, summary, pattern=options.filter)
         _print_json(document, options.json)

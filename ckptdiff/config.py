@@ -142,6 +142,31 @@ def from_megatron(args: Mapping[str, Any]) -> ModelConfig:
     )
 
 
+def from_meta(params: Mapping[str, Any], *, ffn: int, vocabulary: int, tied: bool) -> ModelConfig:
+    """Read params.json of Meta's own format; what it leaves out is counted in the tensors.
+
+    Raises UnknownConfig if a size is missing or makes no sense.
+    """
+    heads = _count(params, "n_heads")
+    hidden = _count(params, "dim")
+    return _checked(
+        ModelConfig(
+            num_layers=_count(params, "n_layers"),
+            hidden_size=hidden,
+            ffn_hidden_size=ffn,
+            num_attention_heads=heads,
+            num_query_groups=params.get("n_kv_heads") or heads,
+            kv_channels=params.get("head_dim") or hidden // heads,
+            tied_embeddings=tied,
+            vocab_size=vocabulary or None,
+            # Meta's own code falls back to this base.
+            rotary_base=params.get("rope_theta") or 10000.0,
+            rope_is_scaled=bool(params.get("use_scaled_rope")),
+        ),
+        "params.json",
+    )
+
+
 def _listed(config: Mapping[str, Any]) -> int | None:
     """Return how many layers a hybrid model's config lists one by one."""
     kinds = config.get("layers_block_type") or config.get("hybrid_override_pattern")

@@ -48,6 +48,9 @@ CONFIG: dict[str, Any] = {
 }
 
 
+_CONFIG_TEXT = json.dumps(CONFIG, indent=2) + "\n"
+
+
 def make_demo(folder: Path, *, fault: str = "kv-swap") -> tuple[Path, Path]:
     """Write `hf` and `megatron-tp2` into `folder` and return both paths.
 
@@ -57,7 +60,7 @@ def make_demo(folder: Path, *, fault: str = "kv-swap") -> tuple[Path, Path]:
     if fault not in FAULTS:
         raise BadArgument(f"fault '{fault}': the demo knows {', '.join(FAULTS)}")
     hf, megatron = folder / "hf", folder / f"megatron-tp{TP}"
-    if folder.exists() and {child.name for child in folder.iterdir()} - {hf.name, megatron.name}:
+    if folder.exists() and not _is_demo(folder, hf):
         raise BadArgument(f"{folder}: is not empty and not a demo; give another folder")
     tensors = _weights()
     try:
@@ -66,6 +69,16 @@ def make_demo(folder: Path, *, fault: str = "kv-swap") -> tuple[Path, Path]:
     except OSError as error:
         raise UnreadableFile(f"{folder}: cannot be written ({error.strerror})") from error
     return hf, megatron
+
+
+def _is_demo(folder: Path, hf: Path) -> bool:
+    """Return whether a folder is empty or holds a pair that `make_demo` wrote."""
+    if not folder.is_dir():
+        return False
+    if not any(folder.iterdir()):
+        return True
+    config = hf / "config.json"
+    return config.is_file() and config.read_text(errors="replace") == _CONFIG_TEXT
 
 
 def _weights() -> dict[str, Data]:
@@ -104,7 +117,7 @@ def _random(source: random.Random, shape: tuple[int, ...], *, norm: bool) -> Dat
 
 def _write_hf(folder: Path, tensors: Mapping[str, Data]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    (folder / "config.json").write_text(_CONFIG_TEXT)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, data in tensors.items():

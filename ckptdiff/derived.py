@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ckptdiff.config import ModelConfig
     from ckptdiff.tensors import TensorRef
 
-_NAMES = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
+_NAMES = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq", "rope.freqs")
 _LARGEST = 65536  # bytes; a head has some hundred channels at most
 # Relative rounding of each dtype; inverse frequencies are computed in float32.
 _ROUNDING = {"F32": 1e-6, "F16": 1e-3, "BF16": 4e-3}

@@ -211,7 +211,10 @@ class _Run:
         drifted = _drifted(task.plan, [outcome.stats for outcome in outcomes])
         for other in others:
             merged.merge(other)
-        status, why = judge(merged, task.a.dtype == task.b.dtype, self.tolerance)
+        alike = (task.a.dtype, task.a.is_scaled) == (task.b.dtype, task.b.is_scaled)
+        status, why = judge(merged, alike, self.tolerance)
+        notes += _dequantised(task.a, task.b)
+        notes += [assembly.note for assembly in (task.a, task.b) if assembly.note]
         if drifted:
             status, why = "differ", None
         return replace(
@@ -244,6 +247,20 @@ def _shape_note(a: Assembly, b: Assembly) -> str | None:
     return f"rows {fewer} to {more - 1} of {having} are not in {lacking}"
 
 
+def _dequantised(a: Assembly, b: Assembly) -> list[str]:
+    """Say what a side had to be multiplied by before it could be compared."""
+    notes = []
+    for side, assembly, other in (("A", a, b), ("B", b, a)):
+        scale = assembly.pieces[0].ref.scale if assembly.pieces else None
+        if scale is not None and not other.is_scaled:
+            rows, columns = scale.block
+            notes.append(
+                f"{side} is {assembly.dtype} with a factor for each {rows}x{columns} block: "
+                "multiplied in float32, then rounded"
+            )
+    return notes
+
+
 def _drifted(planned: Plan, stats: list[object]) -> list[str]:
     """Say which replicas differ from the copy that was compared."""
     notes = []
@@ -251,6 +268,9 @@ def _drifted(planned: Plan, stats: list[object]) -> list[str]:
         for index, count in getattr(part, "copies_differ", ()):
             replica = replicas[index]
             original, copy = replica.piece.ref, replica.copy.ref
+            if replica.side == "scales":
+                notes.append(f"{count} of the block factors differ ({copy.name})")
+                continue
             notes.append(
                 f"replica drift in {replica.side}: {copy.file.parent.name} {copy.name} differs "
                 f"from {original.file.parent.name} {original.name} in {count} elements"

@@ -37,9 +37,26 @@ class InlineExecutor(Executor):
         return future
 
 
+class _Job(Future[Any]):
+    """What the caller of a pool holds; cancelling it cancels the pool's own future too."""
+
+    inner: Future[Any] | None = None
+
+    def cancel(self) -> bool:
+        if self.cancelled():
+            return True
+        if not super().cancel():
+            return False
+        # Only now do `wait` and `as_completed` take it for done.
+        self.set_running_or_notify_cancel()
+        if self.inner is not None:
+            self.inner.cancel()
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class _Task:
-    future: Future[Any]  # what the caller holds
+    future: _Job
     call: Callable[..., Any]
     args: tuple[Any, ...]
 
@@ -76,7 +93,7 @@ class WorkerPool(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         if kwargs:
             raise TypeError("jobs take positional arguments only")
-        task = _Task(Future(), fn, args)
+        task = _Task(_Job(), fn, args)
         self._launch(task)
         return task.future
 
@@ -99,7 +116,7 @@ class WorkerPool(Executor):
             jobs,
             mp_context=get_context(self._start),
             initializer=_prepare_worker,
-            initargs=(str(self._log) if self._log else os.devnull,),
+            initargs=(str(self._log) if self._log else os.devnull, self._start == "fork"),
         )
         # From the second on there is a thread that manages the first: no more forking.
         self._start = "spawn"
@@ -113,7 +130,7 @@ class WorkerPool(Executor):
                 self._pool = self._new_pool(self.jobs)
             pool = self._pool
         try:
-            inner = pool.submit(task.call, *task.args)
+            inner = task.future.inner = pool.submit(task.call, *task.args)
         except BrokenProcessPool:
             self._suspect(task, pool)
         else:
@@ -183,8 +200,10 @@ def _load_kernels() -> None:
     import ckptdiff.kernels.compare  # noqa: F401
 
 
-def _prepare_worker(log: str) -> None:
+def _prepare_worker(log: str, forked: bool) -> None:  # noqa: FBT001
     """Keep a worker's output off the terminal and leave Ctrl-C to the program that started it."""
+    if forked:
+        _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # One thread a worker: the pool is what uses the CPUs. Read when numpy is imported.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -192,3 +211,14 @@ def _prepare_worker(log: str) -> None:
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)
+
+
+def _die_with_parent() -> None:
+    """Have Linux kill this process when the one that forked it is gone, however it went.
+
+    Forked workers hold both ends of their common queue and would wait for ever.
+    """
+    import ctypes
+
+    set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)

@@ -8,7 +8,7 @@ import json
 import time
 import zlib
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ckptdiff.tensors import Checkpoint
 
 VERSION = 1
+RESULT_FIELDS = tuple(field.name for field in fields(TensorDiff))
+NUMBER_FIELDS = tuple(field.name for field in fields(Numbers))
 PAIRS = 50  # files kept; the longest unused go first
 FLUSH_SECONDS = 1.0  # at most this much work is lost with the connection
 
@@ -147,10 +149,11 @@ class History:
 
 
 def _values(result: TensorDiff) -> dict[str, Any]:
-    values = asdict(result)
+    # Not dataclasses.asdict: it copies deeply, which takes longer than comparing a small tensor.
+    values = {name: getattr(result, name) for name in RESULT_FIELDS}
     if result.numbers is not None:
-        grid = zlib.compress(result.numbers.grid, 1)
-        values["numbers"]["grid"] = base64.b64encode(grid).decode()
+        numbers = {name: getattr(result.numbers, name) for name in NUMBER_FIELDS}
+        values["numbers"] = {**numbers, "grid": _packed(result.numbers.grid)}
     return values
 
 
@@ -161,11 +164,22 @@ def _entry(line: bytes) -> tuple[TensorDiff, float] | None:
         at = float(values.pop("at"))
         numbers = values.pop("numbers")
         if numbers is not None:
-            grid = zlib.decompress(base64.b64decode(numbers.pop("grid")))
+            grid = _unpacked(numbers.pop("grid"))
             numbers = Numbers(**{k: _frozen(v) for k, v in numbers.items()}, grid=grid)
         return TensorDiff(**{k: _frozen(v) for k, v in values.items()}, numbers=numbers), at
     except (ValueError, KeyError, TypeError, AttributeError, zlib.error):
         return None
+
+
+def _packed(grid: bytes) -> str | int:
+    """Return the grid as text, or where it is all zeros, as most are, as its length."""
+    if grid.count(0) == len(grid):
+        return len(grid)
+    return base64.b64encode(zlib.compress(grid, 1)).decode()
+
+
+def _unpacked(grid: str | int) -> bytes:
+    return bytes(grid) if isinstance(grid, int) else zlib.decompress(base64.b64decode(grid))
 
 
 def _frozen(value: Any) -> Any:

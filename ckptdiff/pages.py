@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from ckptdiff.errors import UnreadableFile
-from ckptdiff.report import GLYPH, WORD, diff_document, diff_lines, side_line
+from ckptdiff.report import GLYPH, WORD, diff_document, diff_lines, field_text, side_line
 from ckptdiff.text import format_cosine, format_number, format_shape, printable
 
 if TYPE_CHECKING:
@@ -50,7 +50,16 @@ def write_report(
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all. Raises UnreadableFile."""
+    """Write a file so that it is there whole or not at all. Raises UnreadableFile.
+
+    What is no regular file (a pipe, a device, a link) is written to and not replaced.
+    """
+    if file.is_symlink() or (file.exists() and not file.is_file()):
+        try:
+            file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UnreadableFile(f"{file}: cannot be written ({error.strerror})") from error
+        return
     partial = file.with_name(f"{file.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -123,6 +132,13 @@ def _facts(
     facts = [f"{len(results)} tensors: {counts or 'nothing to compare'}"]
     if pattern is not None:
         facts.append(f"only names that match {escape(printable(pattern))} were compared")
+    if summary.config_status != "ignored":
+        facts += [
+            f"{line.meaning} conflicts: {escape(field_text(line, 'A'))} in A, "
+            f"{escape(field_text(line, 'B'))} in B. {line.consequence}"
+            + (f" Fix: {escape(printable(line.fix))}" if line.fix else "")
+            for line in summary.conflicts
+        ]
     for side, assembled in (("A", a), ("B", b)):
         facts += [
             f"{escape(printable(name))} in {side} is known to no rule"

@@ -6,14 +6,15 @@ from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.errors import CkptDiffError
+from ckptdiff.assembly import Copy
+from ckptdiff.errors import CkptDiffError, UnsupportedLayout
 from ckptdiff.tensors import ITEMSIZE, Block, View
 from ckptdiff.views import matrix_shape, view_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ckptdiff.assemble import Assembly, Copy, Piece
+    from ckptdiff.assembly import Assembly, Piece
     from ckptdiff.kernels.stats import Stats
     from ckptdiff.tensors import Box
 
@@ -54,7 +55,7 @@ class Outcome:
 class Replica:
     """Which copy a pair of views in `Part.copies` stands for."""
 
-    side: str  # "A" or "B"
+    side: str  # "A", "B", or "scales" for the factors of both sides
     piece: Piece
     copy: Copy
 
@@ -106,9 +107,35 @@ def plan(a: Assembly, b: Assembly) -> Plan:
                 nbytes = last.nbytes + 2 * _nbytes(pair[0])
                 parts[-1] = replace(last, copies=(*last.copies, pair), nbytes=nbytes)
                 replicas[-1] = (*replicas[-1], Replica(side, piece, copy))
+    for pair, replica in _scales(a, b):
+        parts[-1] = replace(parts[-1], copies=(*parts[-1].copies, pair))
+        replicas[-1] = (*replicas[-1], replica)
     padded = [(s, x) for s, x in (("A", a), ("B", b)) if x.padding and x.shape[0]]
     parts[-1] = replace(parts[-1], paddings=tuple(_padding(x) for _, x in padded))
     return Plan(tuple(parts), tuple(replicas), tuple(side for side, _ in padded))
+
+
+def _scales(a: Assembly, b: Assembly) -> Iterator[tuple[tuple[View, View], Replica]]:
+    """Yield the factors of two quantised tensors, which have to be equal as well.
+
+    Raises UnsupportedLayout if they are cut into other blocks.
+    """
+    if not (a.is_scaled and b.is_scaled):
+        return
+    for left, right in zip(a.pieces, b.pieces, strict=True):
+        one, other = view_of(left, a.shape)[1].scaling, view_of(right, b.shape)[1].scaling
+        assert one is not None
+        assert other is not None
+        if (one.block, one.factors.shape) != (other.block, other.factors.shape):
+            raise UnsupportedLayout(
+                f"{a.name}: quantised in blocks of {one.block[0]}x{one.block[1]} and of "
+                f"{other.block[0]}x{other.block[1]}"
+            )
+        assert right.ref.scale is not None
+        yield (
+            (one.factors, other.factors),
+            Replica("scales", left, Copy(right.ref.scale.ref, right.rank)),
+        )
 
 
 def run_parts(parts: Sequence[Part]) -> list[Outcome]:
@@ -186,13 +213,8 @@ def _cut(blocks: Iterator[Block]) -> Iterator[Block]:
                 size = min(down, rows - row), min(across, columns - column)
                 at = block.at[0] + row, block.at[1] + column
                 yield Block(
-                    at, _crop(block.a, row, column, size), _crop(block.b, row, column, size)
+                    at, block.a.crop((row, column), size), block.b.crop((row, column), size)
                 )
-
-
-def _crop(view: View, row: int, column: int, size: tuple[int, int]) -> View:
-    elements = row * view.stride[0] + column * view.stride[1]
-    return replace(view, offset=view.offset + elements * ITEMSIZE[view.dtype], shape=size)
 
 
 def _part(shape: tuple[int, int], blocks: list[Block]) -> Part:

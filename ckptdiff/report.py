@@ -7,12 +7,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.formats import read_entries
+from ckptdiff.tensors import ITEMSIZE
 from ckptdiff.text import format_bytes, format_cosine, format_number, format_shape, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ckptdiff.assemble import Assembled, Assembly
+    from ckptdiff.config_diff import ConfigDiff
     from ckptdiff.results import Status, TensorDiff
     from ckptdiff.verdict import Summary
 
@@ -21,6 +23,7 @@ __all__ = [
     "WORD",
     "diff_document",
     "diff_lines",
+    "field_text",
     "format_bytes",
     "format_cosine",
     "format_number",
@@ -31,6 +34,7 @@ __all__ = [
     "raw_document",
     "raw_lines",
     "side_line",
+    "value_text",
 ]
 
 # The glyph carries the meaning; a colour may repeat it.
@@ -52,6 +56,7 @@ WORD: dict[Status, str] = {
     "only_b": "only in B",
     "error": "error",
 }
+MAX_NOTES = 12  # on tensors that are the same
 MAX_LINES = 60  # tensors that the summary spells out; the JSON has all
 
 # The numbers of a tensor in the JSON, in its order.
@@ -71,7 +76,7 @@ def side_document(side: Assembled) -> dict[str, Any]:
         "parallelism": asdict(checkpoint.parallelism),
         "tensors": len(side.tensors),
         "bytes": side.nbytes,
-        "notes": list(checkpoint.notes),
+        "notes": [*checkpoint.notes, *side.notes],
     }
 
 
@@ -95,7 +100,7 @@ def diff_document(
         "counts": dict(summary.counts),
         "tensors": [_tensor_document(result) for result in results],
         "unmapped": {"a": list(a.unmapped), "b": list(b.unmapped)},
-        "config": [],
+        "config": [_config_document(line) for line in summary.config],
         "findings": [],
     }
 
@@ -114,6 +119,20 @@ def _tensor_document(result: TensorDiff) -> dict[str, Any]:
         "shape_a": result.shape_a,
         "shape_b": result.shape_b,
         **{key: _json_number(getattr(numbers, key, None)) for key in _NUMBERS},
+    }
+
+
+def _config_document(line: ConfigDiff) -> dict[str, Any]:
+    return {
+        "meaning": line.meaning,
+        "status": line.status,
+        "name_a": line.name_a,
+        "a": _json_number(line.a),
+        "name_b": line.name_b,
+        "b": _json_number(line.b),
+        "consequence": line.consequence,
+        "fix": line.fix,
+        "note": line.note,
     }
 
 
@@ -137,7 +156,8 @@ def diff_lines(
     yield ""
     shown = [result for result in results if result.status != "same"]
     if shown:
-        width = min(60, max(len(printable(result.name)) for result in shown[:MAX_LINES]))
+        names = [printable(result.name) for result in shown[:MAX_LINES]]
+        width = min(60, max(map(len, [*names, "tensor"])))
         yield f"   {'tensor':{width}}  {'shape':13}  {'max|d|':>8}  {'rel':>8}  {'cos':>6}"
         for result in shown[:MAX_LINES]:
             yield from _tensor_lines(result, width)
@@ -149,16 +169,51 @@ def diff_lines(
             yield f"?  {printable(name)}: no rule of {_family(assembled)} knows it (in {side})"
         if len(assembled.unmapped) > MAX_LINES:
             yield f"?  … and {len(assembled.unmapped) - MAX_LINES} more unmapped names in {side}"
-    held = dict.fromkeys(r.note for r in results if r.note and r.status == "same")
-    for note in held:
-        yield f"   {note}"
+    held = list(dict.fromkeys(r.note for r in results if r.note and r.status == "same"))
+    for note in held[:MAX_NOTES]:
+        yield f"   {printable(note)}"
+    if len(held) > MAX_NOTES:
+        yield f"   … and {len(held) - MAX_NOTES} more notes; --json FILE lists all"
+    if summary.config_status != "ignored":
+        yield from _config_lines(summary.config)
     if pattern is not None:
         yield f"   only names that match '{printable(pattern)}' were compared"
     total = len(results)
     counts = ", ".join(f"{n} {WORD[status]}" for status, n in summary.counts.items() if n)
     took = f" in {seconds:.1f} s" if seconds is not None else ""
     yield f"{total} tensors: {counts or 'nothing to compare'}{took}"
-    yield f"verdict: {summary.verdict}"
+    why = ", the configs conflict" if summary.verdict != summary.weights else ""
+    yield f"verdict: {summary.verdict}{f' (weights: {summary.weights}{why})' if why else ''}"
+
+
+def _config_lines(lines: Sequence[ConfigDiff]) -> Iterator[str]:
+    """Yield what the configs disagree in, what follows from it and how to mend it."""
+    for line in lines:
+        if line.status == "conflict":
+            yield f"!  {line.meaning}: {field_text(line, 'A')} in A, {field_text(line, 'B')} in B"
+            yield f"     {line.consequence}"
+            if line.fix:
+                yield f"     fix: {printable(line.fix)}"
+    unknown = [line.meaning for line in lines if line.status == "unknown"]
+    if unknown:
+        yield f"?  not known on both sides: {', '.join(unknown)}"
+
+
+def field_text(line: ConfigDiff, side: str) -> str:
+    """Return what a side says: its field and the value, or the value that follows."""
+    name, value = (line.name_a, line.a) if side == "A" else (line.name_b, line.b)
+    return printable(f"{value_text(value)}" if name is None else f"{name} {value_text(value)}")
+
+
+def value_text(value: object) -> str:
+    """Return a value of a config as people write it: 500000 for 500000.0, null as in JSON."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return printable(str(value))
 
 
 def _tensor_lines(result: TensorDiff, width: int) -> Iterator[str]:
@@ -202,7 +257,8 @@ def side_line(side: Assembled) -> str:
     if checkpoint.iteration is not None:
         parts.append(f"iteration {checkpoint.iteration}")
     parts += [f"{len(side.tensors)} tensors", format_bytes(side.nbytes)]
-    return "  ".join([*parts, *(f"({note})" for note in checkpoint.notes)])
+    notes = (*checkpoint.notes, *side.notes)
+    return "  ".join([*parts, *(f"({note})" for note in notes)])
 
 
 def _family(side: Assembled) -> str:
@@ -242,6 +298,10 @@ def _pieces(side: Assembled, assembly: Assembly) -> list[dict[str, Any]]:
             "key": piece.ref.name,
             "box": piece.box,
             "of": piece.of,
+            "offset": piece.ref.offset
+            + ITEMSIZE[piece.ref.dtype]
+            * sum(n * step for (n, _), step in zip(piece.of, piece.ref.stride, strict=True)),
+            "stride": piece.ref.stride,
             "copies": [relative(side, copy.ref.file) for copy in piece.copies],
         }
         for piece in assembly.pieces

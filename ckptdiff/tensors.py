@@ -41,10 +41,19 @@ class TensorRef:
     file: Path
     offset: int  # of the first element, in bytes from the start of the file
     stride: tuple[int, ...]  # in elements
+    scale: BlockScale | None = None
 
     @property
     def nbytes(self) -> int:
         return prod(self.shape) * ITEMSIZE[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockScale:
+    """The factors of a quantised matrix, one a block: an element is worth its code times one."""
+
+    ref: TensorRef  # row and column of a factor are those of its block
+    block: tuple[int, int]  # rows and columns that share a factor
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -120,6 +129,26 @@ class View:
     shape: tuple[int, int]  # rows, columns
     stride: tuple[int, int]  # in elements
     dtype: str
+    scaling: Scaling | None = None
+
+    def crop(self, at: tuple[int, int], shape: tuple[int, int]) -> View:
+        """Return the part of this shape that starts at this row and column."""
+        first = at[0] * self.stride[0] + at[1] * self.stride[1]
+        offset = self.offset + first * ITEMSIZE[self.dtype]
+        scaling = self.scaling
+        if scaling is not None:
+            row, column = scaling.at
+            scaling = Scaling(scaling.factors, scaling.block, (row + at[0], column + at[1]))
+        return View(self.file, offset, shape, self.stride, self.dtype, scaling)
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Where the factors of a view's elements are."""
+
+    factors: View
+    block: tuple[int, int]  # rows and columns that share a factor
+    at: tuple[int, int]  # row and column of the view's first element in the scaled matrix
 
 
 @dataclass(frozen=True, slots=True)

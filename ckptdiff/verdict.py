@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from ckptdiff.config_diff import compare_configs, config_status
 from ckptdiff.errors import BadArgument
 from ckptdiff.results import Numbers, Status
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ckptdiff.assemble import Assembled
+    from ckptdiff.config_diff import ConfigDiff
     from ckptdiff.kernels.stats import Stats
     from ckptdiff.results import TensorDiff, Verdict
 
@@ -37,7 +39,7 @@ class Tolerance:
             case "ulp" | "rel":
                 try:
                     limit = float(int(number)) if kind == "ulp" else float(number)
-                except ValueError:
+                except (ValueError, OverflowError):
                     limit = math.nan
                 if math.isfinite(limit) and limit >= 0:
                     return cls(kind, limit)
@@ -119,6 +121,11 @@ class Summary:
     weights: Verdict
     config_status: Literal["same", "conflict", "ignored", "unknown"]
     counts: Mapping[Status, int]
+    config: tuple[ConfigDiff, ...] = ()  # every line of the config table
+
+    @property
+    def conflicts(self) -> list[ConfigDiff]:
+        return [line for line in self.config if line.status == "conflict"]
 
     @property
     def has_errors(self) -> bool:
@@ -126,9 +133,16 @@ class Summary:
 
 
 def summarise(
-    results: Iterable[TensorDiff] | Mapping[str, TensorDiff], a: Assembled, b: Assembled
+    results: Iterable[TensorDiff] | Mapping[str, TensorDiff],
+    a: Assembled,
+    b: Assembled,
+    *,
+    ignore_config: bool = False,
 ) -> Summary:
-    """Return the verdict over all results; an unmapped name on either side is a difference."""
+    """Return the verdict over all results; an unmapped name on either side is a difference.
+
+    A conflict of the configs is one too, unless they are ignored.
+    """
     values = results.values() if hasattr(results, "values") else results
     found = Counter(result.status for result in values)
     counts: dict[Status, int] = {status: found[status] for status in get_args(Status)}
@@ -139,4 +153,7 @@ def summarise(
         weights = "differ"
     if a.unmapped or b.unmapped:
         weights = "differ"
-    return Summary(weights, weights, "unknown", counts)
+    config = tuple(compare_configs(a, b))
+    status = "ignored" if ignore_config else config_status(config)
+    verdict: Verdict = "differ" if status == "conflict" else weights
+    return Summary(verdict, weights, status, counts, config)

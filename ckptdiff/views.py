@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptdiff.errors import UnsupportedLayout
-from ckptdiff.tensors import ITEMSIZE, View
+from ckptdiff.tensors import ITEMSIZE, Scaling, View
 
 if TYPE_CHECKING:
     from ckptdiff.assemble import Assembly, Piece
@@ -85,8 +85,21 @@ def view_of(piece: Piece, shape: tuple[int, ...]) -> tuple[tuple[int, int], View
         shape=(rows, columns),
         stride=(row_step, column_step),
         dtype=ref.dtype,
+        scaling=_scaling(piece) if ref.scale is not None else None,
     )
     return matrix_at(tuple(start for start, _ in piece.box), shape), view
+
+
+def _scaling(piece: Piece) -> Scaling | None:
+    """Return where the factors of a quantised matrix are, seen from a piece of it."""
+    scale = piece.ref.scale
+    if scale is None:
+        return None
+    ref = scale.ref
+    rows, columns = ref.shape
+    factors = View(str(ref.file), ref.offset, (rows, columns), (columns, 1), ref.dtype)
+    (row, _), (column, _) = piece.of
+    return Scaling(factors, scale.block, (row, column))
 
 
 def place_of(assembly: Assembly, index: tuple[int, ...]) -> Place | None:

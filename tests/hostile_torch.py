@@ -167,6 +167,14 @@ PICKLES: Mapping[str, bytes] = {
 }
 
 DEEP = 200_000
+MERSENNE = 2**61 - 1  # Python hashes its multiples to 0
+
+
+def colliding(after: bytes = b"") -> bytes:
+    """Return opcodes that push numbers of one hash, each with some opcodes after it."""
+    numbers = (i * MERSENNE for i in range(2, 40_000))
+    return b"".join(b"\x8a\x0a" + n.to_bytes(10, "little") + after for n in numbers)
+
 
 # Small pickles that want much: memory, time or stack.
 BOMBS: Mapping[str, bytes] = {
@@ -181,6 +189,12 @@ BOMBS: Mapping[str, bytes] = {
     "two to the 60th tuples": program(b")" + b"2\x86" * 60),
     "two to the 60th tuples as a key": program(b"})" + b"2\x86" * 60 + b"K\x01s"),
     "two to the 60th lists": program(b"]" + b"q\0](h\0h\0e" * 60),
+    "numbers of one hash as keys": program(b"}(" + colliding(b"K\0") + b"u"),
+    "tuples of one hash as keys": program(b"}(" + colliding(b"\x85K\0") + b"u"),
+    "numbers of one hash in a set": program(b"\x8f(" + colliding() + b"\x90"),
+    "memo indices of one hash": program(
+        b"}" + b"".join(b"p%d\n" % (i * MERSENNE) for i in range(40_000))
+    ),
     "list in itself": program(b"]q\0h\0a"),
     "dictionary in itself": program(b"}q\0Vself\nh\0s"),
     "bytearray of a terabyte": program(b"c__builtin__\nbytearray\n\x8a\x06\0\0\0\0\0\x01\x85R"),

@@ -6,6 +6,7 @@ import argparse
 import enum
 import random
 import sys
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from oracle import Layout
@@ -65,8 +66,9 @@ AttnBackend = enum.Enum("AttnBackend", "flash auto", module="megatron.core.trans
 RerunMode = enum.Enum("RerunMode", "DISABLED", module="megatron.core.rerun_state_machine")
 
 
-def save(state: object, file: Path) -> None:
-    """Run torch.save with modules of Megatron's names in place, for the pickle to refer to."""
+@contextmanager
+def _modules() -> Iterator[None]:
+    """Have modules of Megatron's names in place, for a pickle to refer to."""
     modules = {
         name: ModuleType(name)
         for name in ("megatron", "megatron.core", "megatron.core.transformer")
@@ -75,7 +77,19 @@ def save(state: object, file: Path) -> None:
         module = modules.setdefault(cls.__module__, ModuleType(cls.__module__))
         setattr(module, cls.__name__, cls)
     with mock.patch.dict(sys.modules, modules):
+        yield
+
+
+def save(state: object, file: Path) -> None:
+    """Run torch.save as Megatron would."""
+    with _modules():
         torch.save(state, file)
+
+
+def load(file: Path) -> Any:
+    """Load a file that `save` wrote, whole: only files of these tests are loaded so."""
+    with _modules():
+        return torch.load(file, weights_only=False)
 
 
 def megatron_args(

@@ -17,6 +17,7 @@ from ckptdiff import plan as planning
 from ckptdiff.assemble import assemble_pair
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
+from ckptdiff.tensors import ITEMSIZE
 from ckptdiff.verdict import CAST, Summary, Tolerance, summarise
 
 if TYPE_CHECKING:
@@ -81,13 +82,13 @@ def bits(tensor: Tensor) -> Tensor:
     return tensor.view(sizes[tensor.element_size()])
 
 
-def sparse(folder: Path, shapes: dict[str, tuple[int, int]]) -> Path:
-    """Write float32 tensors of zeros that take no room on the disk."""
+def sparse(folder: Path, shapes: dict[str, tuple[int, int]], dtype: str = "F32") -> Path:
+    """Write tensors of zeros that take no room on the disk."""
     header: dict[str, object] = {}
     at = 0
     for name, (rows, columns) in shapes.items():
-        end = at + rows * columns * 4
-        header[name] = {"dtype": "F32", "shape": [rows, columns], "data_offsets": [at, end]}
+        end = at + rows * columns * ITEMSIZE[dtype]
+        header[name] = {"dtype": dtype, "shape": [rows, columns], "data_offsets": [at, end]}
         at = end
     text = json.dumps(header).encode()
     folder.mkdir()

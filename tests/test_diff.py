@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -184,6 +184,35 @@ def test_no_more_is_submitted_than_keeps_the_workers_busy(
         next(results)
         assert executor.submitted <= 7  # two for each of three workers, and one for what is done
         executor.released.set()
+
+
+class Holding(Executor):
+    """Runs the first job and holds on to the others."""
+
+    jobs = 3
+
+    def __init__(self) -> None:
+        self.futures: list[Future[Any]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        if not self.futures:
+            future.set_result(fn(*args, **kwargs))
+        self.futures.append(future)
+        return future
+
+
+def test_leaving_a_comparison_cancels_what_has_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_sizes(monkeypatch, 32 << 20, 1)
+    executor = Holding()
+    results = diff(*open_pair(*lengths(tmp_path, 40)), executor)
+    next(results)
+    under_way = executor.futures[1:]
+    assert len(under_way) >= 5
+    results.close()
+    assert all(future.cancelled() for future in under_way)
 
 
 def test_what_needs_no_work_comes_without_an_executor(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def content(ref: TensorRef) -> bytes:
 
 
 def raw(tensor: Tensor) -> bytes:
-    return bytes(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    whole = tensor.clone(memory_format=torch.contiguous_format)
+    return bytes(whole.flatten().view(torch.uint8).numpy())
 
 
 def assert_holds(checkpoint: Checkpoint, weights: dict[str, Tensor]) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MEMORY = 300 << 20  # bytes that opening a hostile file may take
-SECONDS = 5.0
+SECONDS = 5.0  # of the processor
 
 # A process of its own, so that a crash or a hang is one test's.
 PROBE = """
@@ -40,13 +40,13 @@ from ckptdiff.errors import CkptDiffError
 if user := int(sys.argv[2]):
     os.setresuid(user, user, user)
 used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-before, start = used(), time.monotonic()
+before, start = used(), time.process_time()
 try:
     formats.open_checkpoint(Path(sys.argv[1]))
     error = message = ""
 except CkptDiffError as trouble:
     error, message = type(trouble).__name__, str(trouble)
-print(json.dumps([error, message, used() - before, time.monotonic() - start]))
+print(json.dumps([error, message, used() - before, time.process_time() - start]))
 """
 
 
@@ -61,7 +61,7 @@ class Outcome:
 def probe(path: Path, *, user: int = 0) -> Outcome:
     """Open `path` in a process of its own."""
     command = [sys.executable, "-c", PROBE, os.fspath(path), str(user)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=4 * SECONDS, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=6 * SECONDS, check=False)
     assert done.returncode == 0, done.stderr[-2000:] or f"died of signal {-done.returncode}"
     return Outcome(*json.loads(done.stdout))
 
@@ -171,6 +171,6 @@ def test_a_header_of_many_tensors_is_read_within_a_second_a_hundred_thousand(
     )
     file = tmp_path / "model.safetensors"
     file.write_bytes(safetensors_file(f"{{{entries}}}".encode(), bytes(10**5)))
-    start = time.monotonic()
+    start = time.process_time()
     assert len(read_header(file)) == 10**5
-    assert time.monotonic() - start < 5  # a second on an idle machine
+    assert time.process_time() - start < 4  # a second on an idle machine

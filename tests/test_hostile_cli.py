@@ -135,7 +135,7 @@ def test_a_name_in_an_error_is_escaped(name: str, tmp_path: Path, ckptdiff: Comm
     index.write_text(json.dumps({"weight_map": {name: name, "b": name + "x"}}))
     status, _, err = ckptdiff("ls", tmp_path)
     assert status == 2
-    assert index.name in err
+    assert str(tmp_path) in err
 
 
 @pytest.mark.parametrize(
@@ -212,10 +212,10 @@ class Late(BaseException):
 def late(*_):
     raise Late("took longer than 5 s")
 
-signal.signal(signal.SIGALRM, late)
+signal.signal(signal.SIGPROF, late)
 wrong = {}
 for name, a, b in json.load(sys.stdin):
-    signal.alarm(5)
+    signal.setitimer(signal.ITIMER_PROF, 5)  # of the processor
     try:
         pair = assemble_pair(open_checkpoint(Path(a)), open_checkpoint(Path(b)))
         summarise(list(diff(*pair, InlineExecutor())), *pair)
@@ -223,7 +223,7 @@ for name, a, b in json.load(sys.stdin):
         pass
     except BaseException as error:
         wrong[name] = f"{type(error).__name__}: {error}"[:200]
-    signal.alarm(0)
+    signal.setitimer(signal.ITIMER_PROF, 0)
 print(json.dumps(wrong))
 """
 
@@ -322,3 +322,45 @@ def test_a_config_that_is_no_object_is_an_error_that_names_it(
     status, _, err = ckptdiff("ls", folder)
     assert status == 2
     assert str(folder / "config.json") in err
+
+
+NUMBERS = {
+    "huge": "9" * 18,
+    "of five thousand digits": "9" * 5000,
+    "negative": "-1",
+    "of another script": "\u0663",
+    "padded": "00000000000000000000001",
+}
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_strange_number_in_a_name_ends_in_a_result_or_an_error(
+    number: str, tmp_path: Path
+) -> None:
+    digits = NUMBERS[number]
+    config = json.dumps(CONFIG).encode()
+    names = [
+        f"model.layers.{digits}.input_layernorm.weight",
+        f"model.layers.0.mlp.experts.{digits}.w1.weight",
+        digits,
+    ]
+    header = {name: entry([2], "F32", [8 * i, 8 * i + 8]) for i, name in enumerate(names)}
+    hf = tmp_path / "hf"
+    hf.mkdir()
+    (hf / "model.safetensors").write_bytes(safetensors(header, bytes(24)))
+    (hf / "config.json").write_bytes(config)
+    cases = [("hf", hf, hf)]
+    native = [
+        f"decoder.layers.{digits}.input_layernorm.weight",
+        f"decoder.layers.0.mlp.experts.linear_fc1.weight{digits}",
+        f"language_model.encoder.layers.{digits}.input_norm.weight",
+        "module." * 150_000 + "decoder.final_layernorm.weight",
+    ]
+    models = {name: {"model": mapping({name: tensor()})} for name in native}
+    models["chunk"] = {f"model{digits}": mapping({native[0]: tensor()})}
+    for i, (name, top) in enumerate(models.items()):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        made = megatron(rank_file(top))(folder)
+        cases += [(f"{name[:80]} alone", made, made), (f"{name[:80]} against hf", hf, made)]
+    assert compare(cases) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
@@ -90,6 +91,25 @@ def test_the_ending_names_the_kind(compared: Compared, tmp_path: Path) -> None:
     assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
     assert json.loads((tmp_path / "r.json").read_text())["schema"] == "ckptdiff.diff/1"
     assert (tmp_path / "r.txt").read_text().endswith("verdict: differ\n")
+
+
+def test_a_link_is_written_through_and_a_device_stays_one(
+    compared: Compared, tmp_path: Path
+) -> None:
+    target = tmp_path / "target.txt"
+    target.write_text("old")
+    link = tmp_path / "link.txt"
+    link.symlink_to(target)
+    write_report(link, *compared)
+    assert link.is_symlink()
+    assert target.read_text().endswith("verdict: differ\n")
+    pipe = tmp_path / "pipe.txt"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_report(pipe, *compared)
+    assert os.read(reader, 1 << 20).endswith(b"verdict: differ\n")
+    os.close(reader)
+    assert not pipe.is_file()
 
 
 def test_a_page_that_cannot_be_written_leaves_nothing(compared: Compared, tmp_path: Path) -> None:

@@ -54,3 +54,13 @@ def test_a_transcript_is_what_the_command_prints(command: str, printed: str, fol
 def test_every_picture_that_is_shown_is_there() -> None:
     for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
         assert Path(__file__).parents[1].joinpath(picture).is_file(), picture
+
+
+def test_the_table_of_keys_is_that_of_the_bindings() -> None:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "screenshots"))
+    try:
+        from keys import TABLE, key_table
+    finally:
+        del sys.path[0]
+    (table,) = TABLE.findall(README)
+    assert table == key_table(), "run `python screenshots/keys.py`"

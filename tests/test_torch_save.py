@@ -48,7 +48,8 @@ def load(file: Path) -> Any:
 
 def raw(tensor: Tensor) -> bytes:
     """Return a tensor's bytes, row-major."""
-    return bytes(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    whole = tensor.clone(memory_format=torch.contiguous_format)
+    return bytes(whole.flatten().view(torch.uint8).numpy())
 
 
 def sample(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
@@ -142,6 +143,10 @@ def test_the_file_is_laid_out_as_torch_lays_it_out(tmp_path: Path) -> None:
 def stored(ref: TensorRef) -> np.ndarray[Any, Any]:
     """Read a tensor where the reader says it lies, by numpy, as unsigned integers."""
     size = ITEMSIZE[ref.dtype]
+    if 0 in ref.shape:
+        return np.empty(ref.shape, f"<u{size}")  # it may start anywhere, even behind the file
+    if 0 in ref.shape:
+        return np.empty(ref.shape, f"<u{size}")
     content = np.fromfile(ref.file, np.uint8)
     start = ref.offset
     strides = [step * size for step in ref.stride]

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 PADDING = -1  # the source of rows that no Hugging Face tensor has
 
 # Indices in a name: a whole dotted part, or the expert's number behind `fc1.weight` and the like.
-_INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)|(?<=fc\d\.weight)\d+$|(?<=fc\d\.bias)\d+$")
+# As Python prints a number: `01` is another name, and nothing has a billion layers.
+_NUMBER = r"(?:0|[1-9][0-9]{0,8})"
+_INDEX = re.compile(
+    rf"(?<=\.){_NUMBER}(?=\.|$)|(?<=fc\d\.weight){_NUMBER}$|(?<=fc\d\.bias){_NUMBER}$"
+)
 _FIELD = re.compile(r"\{(\w+)\}")
 
 

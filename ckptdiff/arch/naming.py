@@ -7,6 +7,7 @@ before megatron-core.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ckptdiff.arch.base import split_name, template
@@ -115,6 +116,7 @@ _TO_MCORE = {
 }
 
 
+_WRAPPERS = re.compile(r"^(?:module\.)+")
 _FRONTS = tuple(
     (template(front), template(prefix)) for prefix, older in PREFIXES.items() for front in older
 )
@@ -130,8 +132,7 @@ def split_native(name: str) -> tuple[str, tuple[int, ...]]:
 
     `module.` in front, which wrappers such as DistributedDataParallel add, is left out.
     """
-    while name.startswith("module."):
-        name = name[7:]
+    name = _WRAPPERS.sub("", name)
     for prefix, start in _MODELS:
         if name.startswith(prefix):
             name = start + name[len(prefix) :]
@@ -141,3 +142,13 @@ def split_native(name: str) -> tuple[str, tuple[int, ...]]:
             if key.startswith(front):
                 key = prefix + key[len(front) :]
     return _TO_MCORE.get(key, key), indices
+
+
+def is_expert(name: str) -> bool:
+    """Return whether a native name is a routed expert's, which has an optimizer of its own."""
+    return ".mlp.experts." in name
+
+
+def is_buffer(name: str) -> bool:
+    """Return whether a native name is a buffer's: stored beside the weights, and never trained."""
+    return name.endswith(("expert_bias", "local_tokens_per_expert", "inv_freq"))

@@ -22,8 +22,10 @@ def in_model_order(names: Iterable[str], architecture: Architecture | None) -> l
         order = architecture.order_of(key) if architecture is not None else None
         if order is None:
             # Numbers inside unknown names are compared as numbers.
-            parts = re.split(r"(\d+)", name)
-            return 3, tuple((int(p), "") if p.isdecimal() else (-1, p) for p in parts)
+            parts = re.split(r"(?<![0-9])([0-9]{1,18})(?![0-9])", name)
+            return 3, tuple(
+                (int(p), "") if p.isdecimal() and len(p) <= 18 else (-1, p) for p in parts
+            )
         if indices:
             return 1, indices[0], order, indices
         return (0 if order < first_layer else 2), order

@@ -6,7 +6,7 @@ import gc
 from typing import TYPE_CHECKING, Protocol
 
 from ckptdiff.errors import CkptDiffError, NotACheckpoint, UnreadableFile
-from ckptdiff.formats import hf, megatron, torch_dist
+from ckptdiff.formats import hf, megatron, meta, torch_dist
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ class Format(Protocol):
     def read_entries(self, checkpoint: Checkpoint) -> list[Entry]: ...
 
 
-FORMATS: tuple[Format, ...] = (torch_dist, megatron, hf)
+FORMATS: tuple[Format, ...] = (torch_dist, megatron, meta, hf)
 
 
 def open_checkpoint(path: Path, *, progress: Progress | None = None) -> Checkpoint:
@@ -53,7 +53,8 @@ def open_checkpoint(path: Path, *, progress: Progress | None = None) -> Checkpoi
             gc.enable()
     raise NotACheckpoint(
         f"{path}: is no checkpoint. A Hugging Face folder holds *.safetensors or "
-        "pytorch_model*.bin, a Megatron one latest_checkpointed_iteration.txt or mp_rank_00"
+        "pytorch_model*.bin, Meta's consolidated.00.pth and params.json, a Megatron one "
+        "latest_checkpointed_iteration.txt or mp_rank_00"
     )
 
 

@@ -46,7 +46,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     else:
         files = [path]
     tensors: dict[str, TensorRef] = {}
-    for file, header in each_file(files, _read_weights, progress):
+    for file, header in each_file(files, read_weights, progress):
         for name, ref in header.items():
             if name in tensors:
                 raise MixedShards(f"{name!r} is in both {tensors[name].file} and {file}")
@@ -54,7 +54,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     if weight_map is not None:
         _check_index(folder, weight_map, tensors)
     config_file = folder / "config.json"
-    config = _read_object(config_file) if config_file.exists() else None
+    config = read_object(config_file) if config_file.exists() else None
     if config is None:
         notes.append("no config.json beside the weights")
     return Checkpoint(
@@ -90,6 +90,12 @@ def _weight_files(folder: Path, notes: list[str]) -> tuple[list[Path], dict[str,
                 notes.append(f"not in {index}, ignored: {', '.join(other[:3])}")
             return files, weight_map
         if found:
+            # transformers loads the file of this name, whatever lies beside it.
+            only = folder / index.removesuffix(".index.json")
+            if only in found and len(found) > 1:
+                names = ", ".join(file.name for file in found if file != only)
+                notes.append(f"beside {only.name}, ignored: {names}")
+                found = [only]
             _check_numbers(found)
             return found, None
     raise NotACheckpoint(f"{folder}: no safetensors and no pytorch_model.bin file is here")
@@ -109,12 +115,14 @@ def _check_numbers(files: Sequence[Path]) -> None:
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
-    weight_map = _read_object(index).get("weight_map")
+    weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CorruptFile(f"{index}: has no weight_map")
     folder = Path(os.path.realpath(index.parent))
+    if not weight_map:
+        raise CorruptFile(f"{index}: names no file")
     for name in set(weight_map.values()) if _all_text(weight_map) else [None]:
-        if name is None or name != os.path.basename(name) or name in ("", ".", ".."):  # noqa: PTH119
+        if name is None or not _is_file_name(name):
             raise CorruptFile(f"{index}: names {name!r}; only files beside the index may be named")
         real = Path(os.path.realpath(index.parent / name))
         # The hub's cache links each file to ../../blobs; any other way out is refused.
@@ -128,6 +136,15 @@ def _all_text(weight_map: dict[str, Any]) -> bool:
     return all(isinstance(name, str) for name in weight_map.values())
 
 
+def _is_file_name(name: str) -> bool:
+    """Return whether this names a file and no folder, one that the system can be asked for."""
+    try:
+        inside = os.path.basename(name) == name  # noqa: PTH119
+        return inside and name not in ("", ".", "..") and b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+
+
 def _check_index(folder: Path, weight_map: dict[str, str], tensors: dict[str, TensorRef]) -> None:
     for name, file in weight_map.items():
         ref = tensors.get(name)
@@ -136,7 +153,8 @@ def _check_index(folder: Path, weight_map: dict[str, str], tensors: dict[str, Te
             raise CorruptFile(f"{folder}: the index puts {name!r} into {file}, but it {where}")
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds; raises CorruptFile if it holds none."""
     try:
         document = safetensors.read_json(read_small(file, MAX_JSON))
     except (ValueError, RecursionError) as error:
@@ -146,7 +164,8 @@ def _read_object(file: Path) -> dict[str, Any]:
     return document
 
 
-def _read_weights(file: Path) -> dict[str, TensorRef]:
+def read_weights(file: Path) -> dict[str, TensorRef]:
+    """Return the tensors of one safetensors or torch.save file by name."""
     if file.suffix == ".safetensors":
         return safetensors.read_header(file)
     tree = torch_zip.read_index(file)

@@ -26,9 +26,10 @@ METADATA = ".metadata"  # what a torch_dist checkpoint has instead of rank folde
 WEIGHT_FILES = ("model_optim_rng.pt", "model_rng.pt")  # the second: older, optimizer apart
 OPTIMIZER_FILE = "distrib_optim.pt"
 
+MAX_RANKS = 1_000_000
 _RANK_FOLDER = re.compile(r"mp_rank_(\d+)(?:_(\d+))?(?:_(\d+))?$")
 _ITERATION_FOLDER = re.compile(r"iter_(\d+)$")
-_CHUNK = re.compile(r"model(\d*)$")
+_CHUNK = re.compile(r"model([0-9]{0,4})$")
 
 # Args that every rank of one save has in common, and on which the layout depends.
 SHARED_ARGS = (
@@ -71,7 +72,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     files = [root] if root.is_file() else _rank_files(root)
     ranks = [rank for _, rank in each_file(files, _read_rank, progress)]
     first = ranks[0]
-    parallelism = _parallelism(first)
+    parallelism = _parallelism(ranks)
     placed = _place(ranks, parallelism, root)
     _check_same_save(ranks)
     notes: tuple[str, ...] = ()
@@ -153,8 +154,14 @@ def _read_rank(file: Path) -> RankFile:
     index = torch_zip.read_index(file, before="optimizer")
     args = plain_args(index)
     virtual = args.get("virtual_pipeline_model_parallel_size")
-    if not isinstance(index, dict) or sum(map(_is_chunk, index)) < (virtual or 1):
+    chunks_due = virtual if type(virtual) is int else 1
+    if (
+        not isinstance(index, dict)
+        or not index.keys() >= {"args", "iteration"}
+        or sum(map(_is_chunk, index)) < chunks_due
+    ):
         index = torch_zip.read_index(file)  # the optimizer came first
+        args = plain_args(index)
     if not isinstance(index, dict) or not any(map(_is_chunk, index)):
         raise NotACheckpoint(f"{file}: holds no `model`; not a Megatron checkpoint")
     match = _RANK_FOLDER.match(file.parent.name)
@@ -176,7 +183,7 @@ def plain_args(index: object) -> dict[str, Any]:
     state = args.state if isinstance(args, Placeholder) else args
     if not isinstance(state, dict):
         return {}
-    return {str(key): tree.plain(value) for key, value in state.items()}
+    return {tree.text_of(key): tree.plain(value) for key, value in state.items()}
 
 
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:
@@ -207,7 +214,14 @@ def _is_chunk(key: object) -> bool:
     return isinstance(key, str) and _CHUNK.match(key) is not None
 
 
-def _parallelism(first: RankFile) -> Parallelism:
+def _parallelism(ranks: list[RankFile]) -> Parallelism:
+    """Return the sizes that the args say; without args, those that the folders' names show."""
+    first = ranks[0]
+    if not first.args:
+        most = [max(numbers) + 1 for numbers in zip(*(r.numbers for r in ranks), strict=False)]
+        tp, pp, ep = [*most, 1, 1][:3]
+        return Parallelism(tp=tp, pp=pp, vpp=len(first.chunks), ep=ep)
+
     def size(name: str) -> int:
         value = first.args.get(name)
         return value if type(value) is int and value > 0 else 1
@@ -276,6 +290,11 @@ def _check_complete(placed: Mapping[Rank, RankFile], size: Parallelism, root: Pa
     parallel size ETP, process r writes tp = r % TP and ep = (r // ETP) % EP.
     """
     processes = max(size.tp, size.etp * size.ep)
+    if processes * size.pp > MAX_RANKS:
+        raise MissingShard(
+            f"{root}: the args say TP {size.tp} PP {size.pp} EP {size.ep}, more ranks than there "
+            f"can be; found {len(placed)}: {_listed(sorted(placed))}"
+        )
     wanted = {
         Rank(r % size.tp, pp, (r // size.etp) % size.ep)
         for r in range(processes)

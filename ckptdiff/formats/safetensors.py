@@ -8,7 +8,6 @@ import re
 import struct
 from json import JSONDecoder
 from json.decoder import scanstring  # type: ignore[attr-defined]
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CorruptFile
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 _SPACE = re.compile(r"[ \t\n\r]*")
+# Numbers that JSON allows and the library does not: no tensor has a size or place below zero.
+_NEGATIVE = re.compile(r"[\[,:]\s*-")
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 
 
@@ -70,7 +71,10 @@ def _parse(text: str) -> list[tuple[str, dict[str, Any]]]:
     Entry by entry and not by one `json.loads`, so that other threads (the screen) run in between:
     a header of 50,000 tensors would hold the interpreter for a tenth of a second.
     """
-    decode = JSONDecoder(object_pairs_hook=_unique).raw_decode
+    integer = _not_minus_zero if _NEGATIVE.search(text) else None
+    decode = JSONDecoder(
+        object_pairs_hook=_unique, parse_int=integer, parse_constant=_no_constant
+    ).raw_decode
     skip = _SPACE.match
     entries: list[tuple[str, dict[str, Any]]] = []
     seen = set()
@@ -88,6 +92,7 @@ def _parse(text: str) -> list[tuple[str, dict[str, Any]]]:
             if text[pos : pos + 1] != ":":
                 raise ValueError(f"expected : at character {pos}")
             value, pos = decode(text, skip(text, pos + 1).end())  # type: ignore[union-attr]
+            name.encode()  # half a surrogate pair is no text: UnicodeEncodeError is a ValueError
             if name in seen:
                 raise ValueError(f"{name!r} is there twice")
             seen.add(name)
@@ -124,20 +129,42 @@ def _ref(file: Path, name: str, entry: object, data_start: int) -> TensorRef:
     if not isinstance(entry, dict) or not entry.keys() >= _ENTRY_KEYS:
         raise CorruptFile(f"{file}: {name!r} lacks dtype, shape or data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in ITEMSIZE:
+    if not isinstance(dtype, str) or dtype not in ITEMSIZE:
         raise CorruptFile(f"{file}: {name!r} has the unknown dtype {str(dtype)[:20]!r}")
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
         raise CorruptFile(
             f"{file}: {name!r} has the shape {str(shape)[:60]} at {str(offsets)[:60]}"
         )
     start, stop = offsets
-    if stop - start != prod(shape) * ITEMSIZE[dtype]:
+    nbytes = _nbytes(shape, ITEMSIZE[dtype])
+    if stop - start != nbytes:
+        needs = "more bytes than can be counted" if nbytes is None else f"{nbytes} bytes"
         raise CorruptFile(
-            f"{file}: {name!r} of shape {shape} and dtype {dtype} needs "
-            f"{prod(shape) * ITEMSIZE[dtype]} bytes, its range has {stop - start}"
+            f"{file}: {name!r} of shape {str(shape[:20])[:200]} and dtype {dtype} needs {needs}, "
+            f"its range has {stop - start}"
         )
     shape = tuple(shape)
     return TensorRef(name, shape, dtype, file, data_start + start, contiguous(shape))
+
+
+def _nbytes(shape: list[int], itemsize: int) -> int | None:
+    """Return the size of a tensor, or None from where it overflows 64 bits, as in the library."""
+    total = itemsize
+    for size in shape:
+        total *= size
+        if total >= 1 << 64:
+            return None
+    return total
+
+
+def _not_minus_zero(digits: str) -> int:
+    if digits == "-0":
+        raise ValueError("a number is -0")
+    return int(digits)
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
 
 
 def _counts(value: object) -> bool:

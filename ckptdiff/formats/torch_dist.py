@@ -8,9 +8,11 @@ the parallelism was that wrote them; only the layers of a model are stacked into
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CorruptFile, MissingShard, UnsupportedLayout
@@ -31,13 +33,13 @@ from ckptdiff.tensors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from ckptdiff.formats.files import Progress
 
 NAME = "torch_dist"
 METADATA = megatron.METADATA
 COMMON = "common.pt"
+BACKEND = "metadata.json"  # Megatron's; a plain PyTorch folder has none
 MAX_METADATA = 2_000_000_000  # bytes
 
 # `decoder.layers.mlp…`: all layers in one tensor. `decoder.layers.3.mlp…` is one layer's own.
@@ -92,7 +94,11 @@ def sniff(path: Path) -> bool:
         return path.name == METADATA
     if (path / METADATA).exists():
         return True
-    return megatron.sniff(path) and (megatron.iteration_folder(path)[0] / METADATA).exists()
+    if not megatron.sniff(path):
+        return False
+    folder, _ = _folder(path)
+    # Folders of the older backends have no .metadata; opening says which backend it is.
+    return (folder / METADATA).exists() or (folder / BACKEND).exists()
 
 
 def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A001
@@ -101,28 +107,20 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     Raises MissingShard, CorruptFile, UnsupportedLayout or UnreadableFile.
     """
     root, iteration = _folder(path)
-    described, _ = _read_metadata(root)
+    described, _ = read_metadata(root)
     model = [tensor for tensor in described if not OPTIMIZER.match(tensor.name)]
-    refs = _read_chunks(root, model, progress)
-    wholes: dict[str, Whole] = {}
-    for tensor in model:
-        parts = [
-            Chunk(refs[tensor.name, record.offsets], _box(record.offsets, record.sizes))
-            for record in tensor.records
-        ]
-        whole = Whole(tensor.name, tensor.shape, tensor.dtype, tuple(parts))
-        wholes |= _unstacked(tensor.name, whole)
-    _join_parts(wholes)
-    tensors: dict[str, TensorRef] = {}
-    chunks: dict[TensorRef, tuple[Chunk, ...]] = {}
-    for name, whole in wholes.items():
-        # It has no place of its own: it is numbered, so that refs differ.
-        strides = contiguous(whole.shape)
-        ref = TensorRef(
-            whole.native, whole.shape, whole.dtype, root / METADATA, len(chunks), strides
+    refs = read_chunks(root, model, progress)
+    wholes = [
+        Whole(
+            tensor.name,
+            tensor.shape,
+            tensor.dtype,
+            tuple(Chunk(refs[tensor.name, r.offsets], _box(r.offsets, r.sizes)) for r in records),
         )
-        tensors[name] = ref
-        chunks[ref] = whole.chunks
+        for tensor in model
+        for records in [tensor.records]
+    ]
+    tensors, chunks = lay_out(root, wholes)
     common = _read_common(root)
     args = megatron.plain_args(common)
     saved = common.get("iteration") if isinstance(common, dict) else None
@@ -138,6 +136,29 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     )
 
 
+def lay_out(
+    root: Path, stored: Iterable[Whole]
+) -> tuple[dict[str, TensorRef], dict[TensorRef, tuple[Chunk, ...]]]:
+    """Return single layers' and experts' tensors by name, and the chunks of each."""
+    of_megatron = (root / BACKEND).exists()
+    wholes: dict[str, Whole] = {}
+    for whole in stored:
+        wholes |= _unstacked(whole.native, whole) if of_megatron else ((whole.native, whole),)
+    if of_megatron:
+        _join_parts(wholes)
+    tensors: dict[str, TensorRef] = {}
+    chunks: dict[TensorRef, tuple[Chunk, ...]] = {}
+    for name, whole in wholes.items():
+        # It has no place of its own: it is numbered, so that refs differ.
+        strides = contiguous(whole.shape)
+        ref = TensorRef(
+            whole.native, whole.shape, whole.dtype, root / METADATA, len(chunks), strides
+        )
+        tensors[name] = ref
+        chunks[ref] = whole.chunks
+    return tensors, chunks
+
+
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:
     """Return args, what common.pt holds, optimizer state by name and shape, and opaque states."""
     found = [tree.entry(f"args.{key}", value) for key, value in (checkpoint.config or {}).items()]
@@ -145,7 +166,7 @@ def read_entries(checkpoint: Checkpoint) -> list[Entry]:
     for key, value in common.items() if isinstance(common, dict) else ():
         if key != "args":
             found += tree.entries(str(key), value)
-    described, opaque = _read_metadata(checkpoint.root)
+    described, opaque = read_metadata(checkpoint.root)
     for tensor in described:
         if OPTIMIZER.match(tensor.name):
             shape = "x".join(map(str, tensor.shape)) or "scalar"
@@ -156,7 +177,7 @@ def read_entries(checkpoint: Checkpoint) -> list[Entry]:
 def _folder(path: Path) -> tuple[Path, int | str | None]:
     if path.name == METADATA:
         return path.parent, None
-    if (path / METADATA).exists():
+    if (path / METADATA).exists() or megatron.iteration_of(path.name) is not None:
         return path, megatron.iteration_of(path.name)
     return megatron.iteration_folder(path)
 
@@ -181,7 +202,7 @@ def _read_common(root: Path) -> Any:
     return torch_zip.read_index(root / COMMON) if (root / COMMON).exists() else {}
 
 
-def _read_metadata(root: Path) -> tuple[list[Described], list[str]]:
+def read_metadata(root: Path) -> tuple[list[Described], list[str]]:
     """Return the tensors of `.metadata`, and the names of what is not a tensor."""
     file = root / METADATA
     _check_backend(root)
@@ -193,15 +214,24 @@ def _read_metadata(root: Path) -> tuple[list[Described], list[str]]:
         raise CorruptFile(
             f"{file}: is not what torch.distributed.checkpoint writes ({error})"
         ) from error
-    for tensor in described:
-        for record in tensor.records:
-            if "/" in record.file or record.file in ("", ".", ".."):
-                raise CorruptFile(f"{file}: names {record.file!r}; only files beside it may be")
+    for name in {record.file for tensor in described for record in tensor.records}:
+        _check_name(file, name)
     return described, opaque
 
 
+def _check_name(metadata: Path, name: str) -> None:
+    """Raise CorruptFile for a file that is not beside `.metadata`, or a link to elsewhere."""
+    if "/" in name or "\0" in name or name in ("", ".", ".."):
+        raise CorruptFile(f"{metadata}: names {name!r}; only files beside it may be")
+    folder = Path(os.path.realpath(metadata.parent))
+    real = Path(os.path.realpath(metadata.parent / name)).parent
+    # The hub's cache links each file into its folder of blobs; any other way out is refused.
+    if real != folder and not (real.name == "blobs" and real.parent in folder.parents):
+        raise CorruptFile(f"{metadata}: {name!r} is a link out of the folder, to {real}")
+
+
 def _check_backend(root: Path) -> None:
-    file = root / "metadata.json"
+    file = root / BACKEND
     if not file.exists():
         return
     try:
@@ -235,8 +265,38 @@ def _describe(metadata: Placeholder) -> tuple[list[Described], list[str]]:
             if (str(name), offsets) not in places:
                 raise CorruptFile(f"{name!r}: the chunk at {list(offsets)} lies in no file")
             records.append(Record(offsets, sizes, *places[str(name), offsets]))
-        described.append(Described(str(name), _sizes(entry.state["size"]), dtype, tuple(records)))
+        shape = _sizes(entry.state["size"])
+        _check_boxes(str(name), shape, records)
+        described.append(Described(str(name), shape, dtype, tuple(records)))
     return described, opaque
+
+
+def _check_boxes(name: str, shape: tuple[int, ...], records: list[Record]) -> None:
+    """Raise CorruptFile if a chunk leaves the tensor or two of them overlap.
+
+    What they leave out is an error of that tensor alone, found when it is put together.
+    """
+    for record in records:
+        ends = [start + size for start, size in zip(record.offsets, record.sizes, strict=False)]
+        if not len(record.offsets) == len(record.sizes) == len(shape) or any(
+            end > size for end, size in zip(ends, shape, strict=True)
+        ):
+            raise CorruptFile(
+                f"{name!r} of shape {list(shape)} has a chunk {list(record.sizes)} "
+                f"at {list(record.offsets)}"
+            )
+    if len(records) < 2 or not shape:
+        return
+    boxes = [_box(r.offsets, r.sizes) for r in records if 0 not in r.sizes]
+    # Along the dimension with the most cuts, few boxes lie side by side.
+    along = max(range(len(shape)), key=lambda d: len({box[d][0] for box in boxes}))
+    beside: list[tuple[tuple[int, int], ...]] = []
+    for box in sorted(boxes, key=lambda box: box[along]):
+        beside = [other for other in beside if other[along][1] > box[along][0]]
+        for other in beside:
+            if all(p[0] < q[1] and q[0] < p[1] for p, q in zip(box, other, strict=True)):
+                raise CorruptFile(f"{name!r}: the chunks {list(other)} and {list(box)} overlap")
+        beside.append(box)
 
 
 def _dtype_of(properties: Placeholder) -> str:
@@ -261,7 +321,7 @@ def _box(offsets: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[tuple[int, i
     return tuple((start, start + size) for start, size in zip(offsets, sizes, strict=True))
 
 
-def _read_chunks(
+def read_chunks(
     root: Path, described: Iterable[Described], progress: Progress | None
 ) -> dict[tuple[str, tuple[int, ...]], TensorRef]:
     """Return each chunk's ref, by the name of its tensor and its offsets."""

@@ -116,6 +116,7 @@ class _Reader:
             **PLAIN,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor_v2,
             ("torch._utils", "_rebuild_tensor_v3"): self._tensor_v3,
+            ("torch._tensor", "_rebuild_from_type_v2"): self._tensor_of_type,
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
             ("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
             ("torch", "Size"): lambda sizes: tuple(sizes),
@@ -186,6 +187,19 @@ class _Reader:
         if dtype not in DTYPES or not isinstance(storage, Storage):
             return UnsupportedTensor(f"{dtype or 'unknown'} tensor")
         return self._ref(storage, DTYPES[dtype], offset, shape, stride)
+
+    def _tensor_of_type(
+        self, build: object, kind: object, arguments: object, *_: object
+    ) -> TensorRef | UnsupportedTensor:
+        """A tensor that somebody hung attributes on is still that tensor."""
+        plain = kind in (Global("torch", "Tensor"), Global("torch.nn.parameter", "Parameter"))
+        if not plain or not isinstance(arguments, tuple):
+            return UnsupportedTensor(f"{kind} tensor")
+        if build == Global("torch._utils", "_rebuild_tensor_v2"):
+            return self._tensor_v2(*arguments)
+        if build == Global("torch._utils", "_rebuild_tensor_v3"):
+            return self._tensor_v3(*arguments)
+        return UnsupportedTensor(f"{build} tensor")
 
     def _ref(
         self, storage: Storage, dtype: str, offset: object, shape: object, stride: object

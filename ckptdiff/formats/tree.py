@@ -34,6 +34,8 @@ def weights(tree: dict[Any, Any]) -> tuple[dict[str, TensorRef], list[Entry]]:
             tensors[name] = named(leaf, name)
         elif isinstance(leaf, UnsupportedTensor):
             raise UnsupportedLayout(f"{name!r} is a {leaf.what}, which cannot be compared")
+        elif isinstance(leaf, Placeholder) and str(leaf.what).startswith("torch._utils."):
+            raise UnsupportedLayout(f"{name!r} is no plain tensor ({leaf.what})")
         else:
             extras.append(entry(name, leaf))
     return tensors, extras
@@ -70,7 +72,8 @@ def text_of(leaf: object) -> str:
     if isinstance(leaf, Placeholder):
         arguments = leaf.args if isinstance(leaf.args, tuple) else ()
         shown = [text_of(a) for a in arguments[:3] if isinstance(a, (str, int, float, Global))]
-        return f"{text_of(leaf.what)}({', '.join(shown)})"[:MAX_TEXT]
+        what = leaf.what if isinstance(leaf.what, Global) else "a call"
+        return f"{what}({', '.join(shown)})"[:MAX_TEXT]
     if isinstance(leaf, (bytes, bytearray)):
         return f"{len(leaf)} bytes"
     if isinstance(leaf, int) and leaf.bit_length() > 256:
@@ -105,11 +108,15 @@ def _leaves(tree: object, name: str = "") -> Iterator[tuple[str, object]]:
 def _children(node: object) -> list[tuple[str, object]] | None:
     """Return the named parts of a container, or None for a leaf; a long list of numbers is one."""
     if isinstance(node, dict):
-        return [(text_of(key), value) for key, value in node.items()]
+        return [(_name(key), value) for key, value in node.items()]
     if isinstance(node, (list, tuple)):
         if len(node) > 64 and not isinstance(node[0], (dict, list, tuple, TensorRef, Placeholder)):
             return None
         return [(str(i), value) for i, value in enumerate(node)]
     if isinstance(node, Placeholder) and isinstance(node.state, dict):
-        return [(text_of(key), value) for key, value in node.state.items()]
+        return [(_name(key), value) for key, value in node.state.items()]
     return None
+
+
+def _name(key: object) -> str:
+    return key if isinstance(key, str) else text_of(key)

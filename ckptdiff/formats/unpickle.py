@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import struct
+import warnings
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,10 @@ class Placeholder:
     items: list[Any] = field(
         default_factory=list
     )  # appended items, or (key, value) pairs set on it
+
+
+MAX_ODD_KEYS = 1000  # keys of dictionaries and members of sets other than text and small numbers
+MAX_KEY_PARTS = 200  # parts of one of them
 
 
 class _ReachedKey(Exception):
@@ -134,6 +139,8 @@ class _Machine:
         self.builders = builders
         self.memo: dict[int, Any] = {}
         self.stack: list[Any] = []
+        self.odd_keys = 0
+        self.copied = 0
         self.marks: list[int] = []  # stack heights at the open MARKs
         self.globals: dict[tuple[str, str], Global] = {}
         self.before = before
@@ -159,7 +166,10 @@ class _Machine:
                 stack.append(data[pos:end].decode("utf-8", "surrogatepass"))
                 pos = end
             elif op == 0x72:  # LONG_BINPUT
-                memo[unpack_uint(data, pos)[0]] = stack[-1]
+                index = unpack_uint(data, pos)[0]
+                if index > length:
+                    self._memo_index(index)
+                memo[index] = stack[-1]
                 pos += 4
             elif op == 0x4B:  # BININT1
                 stack.append(data[pos])
@@ -233,15 +243,19 @@ class _Machine:
                 items = self._pop_mark()
                 target = stack[-1]
                 if isinstance(target, set):
+                    self._admit(items)
                     target.update(items)
                 else:
                     self._extend(target, items)
             case 0x91:  # FROZENSET
-                stack.append(frozenset(self._pop_mark()))
+                members = self._pop_mark()
+                self._admit(members)
+                stack.append(frozenset(members))
             case 0x6C:  # LIST
                 stack.append(self._pop_mark())
             case 0x64:  # DICT
                 items = self._pop_mark()
+                self._admit(items[::2])
                 stack.append(dict(zip(items[::2], items[1::2], strict=True)))
             case 0x87:  # TUPLE3
                 stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
@@ -318,7 +332,7 @@ class _Machine:
                 stack.append(memo[int(text)])
             case 0x70:  # PUT
                 text, pos = self._line(pos)
-                memo[int(text)] = stack[-1]
+                memo[self._memo_index(int(text))] = stack[-1]
             case 0x49:  # INT
                 text, pos = self._line(pos)
                 stack.append(text == "01" if text in ("00", "01") else int(text))
@@ -330,8 +344,7 @@ class _Machine:
                 stack.append(float(text))
             case 0x53:  # STRING
                 text, pos = self._line(pos)
-                raw = text.strip("'\"").encode("latin1")
-                stack.append(_latin1(codecs.escape_decode(raw)[0]))
+                stack.append(_escaped(text.strip("'\"").encode("latin1")))
             case 0x56:  # UNICODE
                 text, pos = self._line(pos)
                 stack.append(text.encode("latin1").decode("raw-unicode-escape"))
@@ -380,15 +393,54 @@ class _Machine:
             raise CorruptFile("the pickle refers to data outside itself")
         return self.persistent_load(pid)
 
+    def _admit(self, keys: Iterable[Any]) -> None:
+        """Refuse keys made to be slow to hash: nested, or many numbers of one hash.
+
+        Python hashes every multiple of 2**61 - 1 to 0, and a nest of tuples without a bound.
+        """
+        for key in keys:
+            kind = type(key)
+            if kind is str or kind is bytes or (kind is int and -_SMALL < key < _SMALL):
+                continue
+            if kind is tuple or kind is frozenset or kind is int:
+                self.odd_keys += 1
+                parts = [key]
+                for part in parts:
+                    if type(part) in (tuple, frozenset):
+                        if len(parts) + len(part) > MAX_KEY_PARTS:
+                            raise CorruptFile("the pickle has a key of too many parts")
+                        parts.extend(part)
+                if self.odd_keys > MAX_ODD_KEYS:
+                    raise CorruptFile(f"the pickle has more than {MAX_ODD_KEYS} odd keys")
+
+    def _memo_index(self, index: int) -> int:
+        """Return an index at which the memo may be set: no pickle has more of them than bytes."""
+        if not 0 <= index <= len(self.data):
+            raise CorruptFile(f"the pickle, of {len(self.data)} bytes, uses its memo at {index}")
+        return index
+
+    def _copying(self, args: tuple[Any, ...]) -> None:
+        """Count what builders copy: shared parts that are copied again and again fill memory."""
+        first = args[0] if args else None
+        if isinstance(first, (str, bytes, bytearray, list, tuple, dict, set, frozenset)):
+            self.copied += len(first)
+            if self.copied > 4 * len(self.data) + 10_000:
+                raise CorruptFile("the pickle copies more than it holds")
+            if isinstance(first, (list, tuple, set, frozenset)):
+                self._admit(first)
+
     def _call(self, what: object, args: object) -> object:
         if isinstance(what, Global) and isinstance(args, tuple):
             build = self.builders.get((what.module, what.name))
             if build is not None:
+                self._copying(args)
                 return build(*args)
         return Placeholder(what, args)
 
     def _set_items(self, target: object, pairs: Any) -> None:
         if isinstance(target, dict):
+            pairs = list(pairs)
+            self._admit(key for key, _ in pairs)
             target.update(pairs)
         elif isinstance(target, Placeholder):
             target.items.extend(pairs)
@@ -406,6 +458,15 @@ class _Machine:
 
 def _signed(raw: bytes) -> int:
     return int.from_bytes(raw, "little", signed=True)
+
+
+_SMALL = 1 << 60  # below it every integer is its own hash
+
+
+def _escaped(raw: bytes) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an unknown escape stays as it is, as pickle has it
+        return _latin1(codecs.escape_decode(raw)[0])
 
 
 def _latin1(raw: bytes) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from ckptdiff.kernels import dtypes
 from ckptdiff.kernels.dtypes import values
 from ckptdiff.kernels.memory import RAW, matrix
+from ckptdiff.kernels.scales import dequantised, number_dtype
 from ckptdiff.tensors import ITEMSIZE
 
 if TYPE_CHECKING:
@@ -61,10 +62,11 @@ def largest(
             first, last = max(rows.start, top), min(rows.stop, top + view.shape[0])
             begin, end = max(columns.start, left), min(columns.stop, left + view.shape[1])
             raw = matrix(view)[first - top : last - top, begin - left : end - left]
+            raw = dequantised(raw, view, (first - top, begin - left))
             inside = np.s_[
                 first - rows.start : last - rows.start, begin - columns.start : end - columns.start
             ]
-            block[inside] = values(raw, view.dtype)
+            block[inside] = values(raw, number_dtype(view))
         sides.append(block)
     x, y = sides
     with np.errstate(invalid="ignore"):

@@ -11,6 +11,7 @@ from ckptdiff.kernels import exact, fast
 from ckptdiff.kernels.dtypes import FLOATS, INTEGERS
 from ckptdiff.kernels.grid import Grid
 from ckptdiff.kernels.memory import Reading, matrix, same_bits
+from ckptdiff.kernels.scales import dequantised, number_dtype, same_factors
 from ckptdiff.kernels.stats import Stats
 from ckptdiff.tensors import ITEMSIZE, Block, View
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-STRETCH = 1 << 20  # bytes of one side that one memcmp looks at
-SPAN = 2 << 20  # bytes of one side, gaps between rows included, that are read in one go
+STRETCH = 2 << 20  # bytes of one side that one memcmp looks at
+SPAN = 4 << 20  # bytes of one side, gaps between rows included, that are read in one go
 TILE = 512  # columns of a tile where rows do not lie in one piece
 
 
@@ -67,12 +68,6 @@ def _numel(view: View) -> int:
     return view.shape[0] * view.shape[1]
 
 
-def _crop(view: View, at: tuple[int, int], shape: tuple[int, int]) -> View:
-    first = at[0] * view.stride[0] + at[1] * view.stride[1]
-    offset = view.offset + first * ITEMSIZE[view.dtype]
-    return View(view.file, offset, shape, view.stride, view.dtype)
-
-
 def _is_whole(view: View) -> bool:
     """Return whether each row lies in one piece."""
     return view.stride[1] == 1 or view.shape[1] == 1
@@ -97,7 +92,7 @@ def _spans(blocks: Iterable[Block]) -> Iterator[Block]:
                 at = (row, col)
                 extent = (min(down, rows - row), min(across, cols - col))
                 place = (block.at[0] + row, block.at[1] + col)
-                yield Block(place, _crop(a, at, extent), _crop(b, at, extent))
+                yield Block(place, a.crop(at, extent), b.crop(at, extent))
 
 
 def _tiles(a: View, b: View, size: int) -> Iterator[tuple[int, int, NDArray[Any], NDArray[Any]]]:
@@ -114,6 +109,9 @@ def _tiles(a: View, b: View, size: int) -> Iterator[tuple[int, int, NDArray[Any]
 def _compare_span(span: Block, stats: Stats, grid: Grid, equal: list[View]) -> None:
     """Add a span's figures, and note the parts of `a` whose bits are equal to those of `b`."""
     stats.numel += _numel(span.a)
+    if span.a.scaling is not None or span.b.scaling is not None:
+        _compare_scaled(span, stats, grid, equal)
+        return
     dtypes = (span.a.dtype, span.b.dtype)
     same = dtypes[0] == dtypes[1]
     measurable = fast.DTYPES.issuperset(dtypes)
@@ -121,18 +119,37 @@ def _compare_span(span: Block, stats: Stats, grid: Grid, equal: list[View]) -> N
     for row, col, a, b in _tiles(span.a, span.b, stretch):
         if same and same_bits(a, b):
             _count_equal(a if a.flags.c_contiguous else b, dtypes[0], stats)
-            equal.append(_crop(span.a, (row, col), a.shape))
+            equal.append(span.a.crop((row, col), a.shape))
             continue
         for down, right, tile in exact.tiles(a.shape, fast.ELEMENTS):
             x, y = a[tile], b[tile]
             at = (row + down, col + right)
             if same and same_bits(x, y):
                 _count_equal(x, dtypes[0], stats)
-                equal.append(_crop(span.a, at, x.shape))
+                equal.append(span.a.crop(at, x.shape))
                 continue
             place = (span.at[0] + at[0], span.at[1] + at[1])
             if not (measurable and fast.measure(x, y, dtypes, place, stats, grid)):
                 _measure_in_parts(x, y, dtypes, place, stats, grid)
+
+
+def _compare_scaled(span: Block, stats: Stats, grid: Grid, equal: list[View]) -> None:
+    """Compare the numbers that block factors make of codes; equal codes and factors are equal."""
+    same = same_factors(span.a, span.b)
+    dtypes = number_dtype(span.a), number_dtype(span.b)
+    measurable = fast.DTYPES.issuperset(dtypes)
+    for row, col, tile in exact.tiles(span.a.shape, fast.ELEMENTS):
+        x, y = matrix(span.a)[tile], matrix(span.b)[tile]
+        at = (row, col)
+        if same and np.array_equal(x, y):
+            _count_equal(np.ascontiguousarray(x), span.a.dtype, stats)
+            equal.append(span.a.crop(at, x.shape))
+            continue
+        place = (span.at[0] + row, span.at[1] + col)
+        x = np.ascontiguousarray(dequantised(x, span.a, at))
+        y = np.ascontiguousarray(dequantised(y, span.b, at))
+        if not (measurable and fast.measure(x, y, dtypes, place, stats, grid)):
+            _measure_in_parts(x, y, dtypes, place, stats, grid)
 
 
 def _measure_in_parts(
@@ -171,11 +188,8 @@ def _is_finite(a: NDArray[Any], dtype: str) -> bool:
     # no element has that bit, all are below 2, and one pass over wide words shows it.
     words = a.reshape(-1) if a.flags.c_contiguous else a
     if a.flags.aligned and words.shape[-1] * size % 8 == 0:
-        wide = words.view(np.uint64)
-        big = int.from_bytes(
-            (0x40 << 8 * (size - 1)).to_bytes(size, "little") * (8 // size), "little"
-        )
-        if not int(np.bitwise_or.reduce(wide, axis=None)) & big:
+        seen = int(np.bitwise_or.reduce(words.view(np.uint64), axis=None))
+        if not seen & _TWO_OR_MORE[size]:
             return True
     overflow = FLOATS[dtype].overflow
     sign = 1 << (8 * size - 1)
@@ -185,11 +199,19 @@ def _is_finite(a: NDArray[Any], dtype: str) -> bool:
     )
 
 
+# The highest bit of the exponent, in each element of eight bytes, by the size of an element.
+_TWO_OR_MORE = {
+    size: sum(0x40 << 8 * (last - 1) for last in range(size, 9, size)) for size in (1, 2, 4, 8)
+}
+
+
 def _sum_of_squares(view: View) -> float:
     total = 0.0
-    for _, _, a, _ in _tiles(view, view, fast.ELEMENTS):
-        squares = fast.sum_of_squares(a, view.dtype) if view.dtype in fast.DTYPES else None
-        total += exact.sum_of_squares(a, view.dtype) if squares is None else squares
+    dtype = number_dtype(view)
+    for row, col, a, _ in _tiles(view, view, fast.ELEMENTS):
+        a = dequantised(a, view, (row, col))
+        squares = fast.sum_of_squares(a, dtype) if dtype in fast.DTYPES else None
+        total += exact.sum_of_squares(a, dtype) if squares is None else squares
     return total
 
 

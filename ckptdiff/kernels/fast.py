@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from ckptdiff.kernels.stats import Stats
 
 DTYPES = frozenset({"BF16", "F16", "F32"})
-ELEMENTS = (
-    1 << 18
-)  # of a rectangle, at most: longer passes leave the cache, shorter ones cost calls
+# Of a rectangle, at most. Longer passes leave the cache, in shorter ones the calls of numpy count.
+ELEMENTS = 1 << 18
 
 # A dot product of this many float32 is good to about 1e-7; longer sums go on in float64. It is
 # also too short for BLAS to start threads over.

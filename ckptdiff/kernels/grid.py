@@ -18,37 +18,58 @@ class Grid:
     def __init__(self, shape: tuple[int, int]) -> None:
         self.shape = grid_shape(shape)
         self._height, self._width = block_size(shape)
-        self._maxima = np.zeros(self.shape, np.float32)
+        # As bit patterns: those of floats from 0 on have the order of their values, and integers
+        # are compared without a look for NaN.
+        self._maxima = np.zeros(self.shape, np.int32)
         self._no_number = np.zeros(self.shape, bool)
+        self._starts: dict[tuple[int, int, int], NDArray[np.intp]] = {}
 
     def absorb(self, distances: NDArray[np.float32], at: tuple[int, int]) -> float:
         """Take in |a-b| of a rectangle whose first element is at `at`; return its maximum.
 
         Two matrices, stacked, are the even and the odd columns of the rectangle.
         """
+        patterns = distances.view(np.int32)
         row, col = at
-        rows = distances.shape[-2]
-        first = min(rows, -row % self._height)  # up to where a block begins
-        whole = (rows - first) // self._height
-        last = first + whole * self._height
-        largest = 0.0
-        for start, stop, count in ((0, first, 1), (first, last, whole), (last, rows, 1)):
-            if stop == start:
-                continue
-            part = distances[..., start:stop, :]
-            part = part.reshape(*part.shape[:-2], count, -1, part.shape[-1])
-            columns = np.maximum.reduce(part, axis=-2)  # (count, columns), or (2, count, half)
-            if columns.ndim == 3:
+        rows, height = distances.shape[-2], self._height
+        top = row // height
+        first = min(rows, -row % height)  # up to where a block begins
+        last = rows - (rows - first) % height
+        count = (row + rows - 1) // height - top + 1
+        # Shape: (blocks down, columns), or (2, blocks down, half of the columns).
+        columns = np.empty((*distances.shape[:-2], count, distances.shape[-1]), np.int32)
+        done = 0
+        for start, stop, size in ((0, first, first), (first, last, height), (last, rows, rows)):
+            if stop > start:
+                part = patterns[..., start:stop, :]
+                blocks = -(-(stop - start) // size)
+                part = part.reshape(*part.shape[:-2], blocks, -1, part.shape[-1])
+                out = columns[..., done : done + blocks, :]
+                np.maximum.reduce(part, axis=-2, out=out)
+                done += blocks
+        if columns.ndim == 3:
+            if col % 2 == 0 and self._width % 2 == 0:
+                maxima = self._across(
+                    np.maximum(columns[0], columns[1]), col // 2, self._width // 2
+                )
+            else:
                 columns = np.stack((columns[0], columns[1]), axis=-1).reshape(count, -1)
-            left = col // self._width
-            edges = np.arange(left, (col + columns.shape[1] - 1) // self._width + 1)
-            starts = np.maximum(edges * self._width - col, 0)
-            blocks = np.maximum.reduceat(columns, starts, axis=1)
-            top = (row + start) // self._height
-            seen = self._maxima[top : top + count, left : left + len(edges)]
-            np.maximum(seen, blocks, out=seen)
-            largest = max(largest, float(blocks.max()))
-        return largest
+                maxima = self._across(columns, col, self._width)
+        else:
+            maxima = self._across(columns, col, self._width)
+        left = col // self._width
+        seen = self._maxima[top : top + count, left : left + maxima.shape[1]]
+        np.maximum(seen, maxima, out=seen)
+        return float(maxima.max().view(np.float32))
+
+    def _across(self, columns: NDArray[np.int32], col: int, width: int) -> NDArray[np.int32]:
+        """Return the maxima of each block, of columns that begin at `col` of blocks so wide."""
+        key = (columns.shape[1], col, width)
+        starts = self._starts.get(key)
+        if starts is None:
+            edges = np.arange(col // width, (col + columns.shape[1] - 1) // width + 1)
+            starts = self._starts[key] = np.maximum(edges * width - col, 0)
+        return np.maximum.reduceat(columns, starts, axis=1)
 
     def mark(self, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> None:
         """Remember places where one side alone is NaN or infinite."""
@@ -56,6 +77,8 @@ class Grid:
 
     def levels(self) -> bytes:
         """Return the level of each block, row by row."""
-        levels = (self._maxima.view(np.int32) >> LEVEL_SHIFT) - LEVEL_BASE
+        if not self._maxima.any() and not self._no_number.any():
+            return bytes(self._maxima.size)
+        levels = (self._maxima >> LEVEL_SHIFT) - LEVEL_BASE
         levels = np.where(self._maxima > 0, np.clip(levels, 1, NO_NUMBER - 1), 0)
         return np.where(self._no_number, NO_NUMBER, levels).astype(np.uint8).tobytes()

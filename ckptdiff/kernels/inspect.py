@@ -10,6 +10,7 @@ import numpy as np
 from ckptdiff.kernels.dtypes import bits, values
 from ckptdiff.kernels.exact import tiles
 from ckptdiff.kernels.memory import matrix, release
+from ckptdiff.kernels.scales import dequantised, number_dtype
 from ckptdiff.kernels.stats import Summary, Window
 from ckptdiff.tensors import ITEMSIZE
 
@@ -33,13 +34,15 @@ def _weighted(views: Sequence[View]) -> Iterator[tuple[NDArray[np.float64], NDAr
     for view in views:
         array = matrix(view)
         size = ITEMSIZE[view.dtype]
-        codes = np.arange(1 << (8 * size)).astype(f"<u{size}") if size <= 2 else None
+        few = size <= 2 and view.scaling is None
+        codes = np.arange(1 << (8 * size)).astype(f"<u{size}") if few else None
         counts = np.zeros(0 if codes is None else len(codes), np.int64)
         seen = 0
-        for _, _, tile in tiles(array.shape, TILE):
+        for row, col, tile in tiles(array.shape, TILE):
             part = array[tile].reshape(-1)
             if codes is None:
-                yield values(part, view.dtype), np.ones(1, np.int64)
+                numbers = dequantised(array[tile], view, (row, col)).reshape(-1)
+                yield values(numbers, number_dtype(view)), np.ones(1, np.int64)
             else:
                 counts += np.bincount(part.view(f"<u{size}"), minlength=len(codes))
             seen += part.size
@@ -125,8 +128,10 @@ def window(views: Sequence[tuple[tuple[int, int], View]], rows: range, cols: ran
             continue
         picked = np.ix_([rows[i] - top for i in down], [cols[j] - left for j in across])
         raw = matrix(view)[picked]
+        if view.scaling is not None:
+            raw = dequantised(raw, view, (rows[down[0]] - top, cols[across[0]] - left))
         for i, line, codes in zip(
-            down, values(raw, view.dtype).tolist(), bits(raw).tolist(), strict=True
+            down, values(raw, number_dtype(view)).tolist(), bits(raw).tolist(), strict=True
         ):
             for j, value, code in zip(across, line, codes, strict=True):
                 seen[i][j], patterns[i][j] = value, code

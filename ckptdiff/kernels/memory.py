@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 MAX_MAPPED = 48  # files; a checkpoint can have a thousand
 GATHERED = 1 << 20  # bytes of rows that lie apart, brought together to be compared at once
-PAGE = mmap.PAGESIZE
-MAX_RESIDENT = 12 << 20  # bytes that stay mapped after they were read
+HUGE_PAGE = 2 << 20  # bytes; with one page the system maps its neighbours, up to this many
+MAX_RESIDENT = 8 << 20  # bytes that stay mapped after they were read
 GAP = 1 << 16  # bytes between two ranges that are let go as one
 
 # What numpy has no type for is handled as its bits.
@@ -52,7 +53,7 @@ _lock = threading.Lock()
 def _map(file: str) -> mmap.mmap:
     try:
         # A path may name another file than before: a checkpoint written anew.
-        status = Path(file).stat()
+        status = os.stat(file)  # noqa: PTH116 -- asked for every few megabytes
         identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         with _lock:
             mapping = _mapped.get(file)
@@ -102,10 +103,10 @@ def _advise(file: str, start: int, stop: int, advice: int) -> None:
     mapping = _mapped.get(file)
     if mapping is None:
         return
-    # The kernel maps the neighbours of a page it brings in: whatever is let go twice costs a
-    # little, whatever is never let go adds up.
-    first = start // PAGE * PAGE
-    last = min(-(-stop // PAGE) * PAGE, len(mapping.pages))
+    # Neighbours that were mapped along are let go along. To map one again costs little; those
+    # that stayed would be as many, in the end, as the file is long.
+    first = start // HUGE_PAGE * HUGE_PAGE
+    last = min(-(-stop // HUGE_PAGE) * HUGE_PAGE, len(mapping.pages))
     if first < last:
         mapping.pages.madvise(advice, first, last - first)
 

@@ -12,6 +12,7 @@ from textual.binding import Binding, BindingType
 
 from ckptdiff.settings import RecentPair, load_settings, save_settings
 from ckptdiff.tui.session import SORTS, Session
+from ckptdiff.tui.theme import CKPTDIFF, CKPTDIFF_16
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -100,10 +101,12 @@ class CkptDiffApp(App[None]):
         self.set_class(no_color, "-no-color")
 
     def on_mount(self) -> None:
+        self.register_theme(CKPTDIFF)
+        self.register_theme(CKPTDIFF_16)
+        few_colours = self.no_color or self.console.color_system == "standard"
+        self.theme = CKPTDIFF_16.name if few_colours else CKPTDIFF.name
         if self.settings.theme in self.available_themes:
             self.theme = self.settings.theme
-        elif self.console.color_system == "standard":
-            self.theme = "ansi-dark"  # its colours are the 16 that such a terminal has
         self._starting = False
         if self.paths:
             self.open(self.paths)

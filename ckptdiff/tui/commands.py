@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.content import Content
 
+from ckptdiff.errors import BadArgument
 from ckptdiff.pattern import matcher as names_matcher
 from ckptdiff.text import printable
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.session import SORTS
+from ckptdiff.verdict import Tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
     Command = tuple[str, str, Callable[[], Any]]
 
 MOST_TENSORS = 50
+TOLERANCES = {
+    "cast": "equal after one rounding is close; or type ulp:N, rel:X",
+    "exact": "a rounding is a difference too; or type ulp:N, rel:X",
+}
 GO_TO = "tensor: go to "
 
 
@@ -55,6 +62,11 @@ class Commands(Provider):
             yield "compare: start", "go on with what is left  r", screen.action_again
         elif session.phase == "done":
             yield "compare: again", "every tensor, headers first  r", screen.action_again
+        if not session.browsing:
+            for tolerance, what in TOLERANCES.items():
+                if tolerance != session.tolerance:
+                    run = partial(screen.judge_by, tolerance)
+                    yield f"tolerance: {tolerance}", what, run
         if can("difference"):
             yield "view: next difference", "n", partial(screen.action_difference, 1)
             yield "view: previous difference", "N", partial(screen.action_difference, -1)
@@ -64,6 +76,8 @@ class Commands(Provider):
                 "arguments, optimizer, random states  e",
                 screen.action_entries,
             )
+        if can("config"):
+            yield "view: config", "config.json against args  2", screen.action_config
         if can("filter"):
             yield "filter: by name", "words, re:PATTERN, ! inverts  /", screen.action_filter
         if can("differences_only"):
@@ -100,6 +114,13 @@ class Commands(Provider):
         screen = self.screen
         if not isinstance(screen, TensorsScreen):
             return
+        typed = query.removeprefix("tolerance:").strip()
+        if typed.startswith(("ulp:", "rel:")) and not screen.session.browsing:
+            with suppress(BadArgument):
+                Tolerance.parse(typed)
+                label = Content(f"tolerance: {typed}")
+                run = partial(screen.judge_by, typed)
+                yield Hit(1.0, label, run, text=label.plain, help="compare again under it")
         # Plain words, not the fuzzy matcher: that needs seconds for 90,000 names.
         words = query.removeprefix("tensor:").strip().removeprefix("go to").strip()
         if not words:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptdiff.assemble import Assembled, Assembly
+    from ckptdiff.config_diff import ConfigDiff
     from ckptdiff.results import TensorDiff
     from ckptdiff.tensors import Checkpoint, Entry
     from ckptdiff.verdict import Summary
@@ -54,6 +55,7 @@ class Comparison:
         self.a: Assembled | None = None
         self.b: Assembled | None = None
         self.inventory = Inventory()
+        self.config: Sequence[ConfigDiff] = ()  # the lines of the config table, once both are open
         self.results: dict[str, TensorDiff] = {}
         self.compared_at: dict[str, float] = {}  # for results of an earlier run: when, in Unix time
         self.comparing: frozenset[str] = frozenset()
@@ -92,9 +94,16 @@ class Comparison:
 
     # ── the two sides ────────────────────────────────────────────────────────────────────────
 
-    def open(self, inventory: Inventory, a: Assembled | None, b: Assembled | None = None) -> None:
+    def open(
+        self,
+        inventory: Inventory,
+        a: Assembled | None,
+        b: Assembled | None = None,
+        config: Sequence[ConfigDiff] = (),
+    ) -> None:
         """Take the sides that are open. The first is shown while the other is being read."""
         self.a, self.b = a, b
+        self.config = config
         self.inventory = inventory
         self.forget()
 
@@ -217,6 +226,11 @@ class Comparison:
     def differences(self) -> int:
         """How many differences are known so far, names that no rule knows included."""
         return sum(self.counts[word] for word in DIFFERENCES) + len(self.inventory.unmapped)
+
+    @property
+    def conflicts(self) -> int:
+        """How many lines of the configs conflict."""
+        return sum(line.status == "conflict" for line in self.config)
 
     def to_do(self) -> list[str]:
         """Return the names without a result, in model order."""

@@ -35,6 +35,7 @@ class Engine(Protocol):
         executor: Executor,
         names: Collection[str],
         first: Callable[[], Iterable[str]],
+        tolerance: str,
     ) -> Generator[TensorDiff, None, None]: ...
 
     def summarise(
@@ -63,6 +64,9 @@ class LocalEngine:
         config = checkpoint.config
         if config is None:
             return None, None
+        if checkpoint.format == "meta":
+            layers = config.get("n_layers")
+            return "llama", layers if type(layers) is int else None
         family = find_architecture(config)
         name = None if family is None else family.name
         try:
@@ -90,10 +94,13 @@ class LocalEngine:
         executor: Executor,
         names: Collection[str],
         first: Callable[[], Iterable[str]],
+        tolerance: str,
     ) -> Generator[TensorDiff, None, None]:
         from ckptdiff.diff import diff
+        from ckptdiff.verdict import Tolerance
 
-        return diff(a, b, executor, names=names, first=first)
+        judge = Tolerance.parse(tolerance)
+        return diff(a, b, executor, tolerance=judge, names=names, first=first)
 
     def summarise(self, results: Mapping[str, TensorDiff], a: Assembled, b: Assembled) -> Summary:
         from ckptdiff.verdict import summarise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.tensors import ITEMSIZE
 from ckptdiff.text import format_shape
+from ckptdiff.tui.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -70,7 +71,7 @@ class Inventory:
     layers: Sequence[Layer] = ()
     layer_of: Mapping[str, Layer] = field(default_factory=dict)
     unmapped: Sequence[Unmapped] = ()
-    shape_width: int = 0  # cells of the longest shape
+    shape_width: int = 0  # cells of the longest shape, or of a layer's number of tensors
 
 
 def take_inventory(
@@ -105,7 +106,9 @@ def take_inventory(
     unmapped = _unmapped("a", a) + _unmapped("b", b)
     shapes = {assembly.shape for side in (a, b) if side for assembly in side.tensors.values()}
     shapes.update(row.ref.shape for row in unmapped)
-    shape_width = max((len(format_shape(shape)) for shape in shapes), default=0)
+    words = [format_shape(shape) for shape in shapes]
+    words += [plural(len(layer.names), "tensor") for layer in layers if layer.title]
+    shape_width = max(map(len, words), default=0)
     return Inventory(names, sizes, layers, layer_of, unmapped, shape_width)
 
 

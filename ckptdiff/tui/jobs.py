@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from ckptdiff.config_diff import compare_configs
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.tui.inventory import take_inventory
 from ckptdiff.tui.messages import (
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     Results = deque[tuple[TensorDiff, float | None]]  # and when, for those of an earlier run
 
 MANY_NAMES = 5000
+SWITCH_SECONDS = 0.0005
 
 
 class Stopped(Exception):
@@ -43,15 +46,19 @@ class Stopped(Exception):
 
 
 @contextmanager
-def quiet_collector() -> Iterator[None]:
-    """Keep the garbage collector away while hundreds of thousands of lasting objects are made.
+def out_of_the_way() -> Iterator[None]:
+    """Make hundreds of thousands of lasting objects in threads without holding up the screen.
 
-    A full collection over the names of a large checkpoint would hold up the screen.
+    A full garbage collection over them takes longer than a key press may; and threads that parse
+    headers have to hand the interpreter over more often than they would by themselves.
     """
+    interval = sys.getswitchinterval()
     gc.disable()
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         yield
     finally:
+        sys.setswitchinterval(interval)
         gc.enable()
 
 
@@ -78,7 +85,7 @@ def read(
         return opened.get(path) or engine.open(path, progress)
 
     try:
-        with quiet_collector():
+        with out_of_the_way():
             a = read_side("a", paths[0])
             first = engine.assemble(a)
             complete = len(paths) == 1
@@ -88,7 +95,8 @@ def read(
                 b = read_side("b", paths[1])
                 side_a, side_b, names = engine.pair(a, b)
                 inventory = take_inventory(names, side_a, side_b)
-                post(CheckpointsOpened(job, inventory, side_a, side_b, complete=True))
+                config = tuple(compare_configs(side_a, side_b))
+                post(CheckpointsOpened(job, inventory, side_a, side_b, True, config))  # noqa: FBT003
             if len(inventory.names) > MANY_NAMES:
                 gc.freeze()
     except CkptDiffError as error:
@@ -134,7 +142,7 @@ def compare(
     post(ComparisonStarted(job, left))
     try:
         if left:
-            stream = engine.diff(a, b, executor(), left, first)
+            stream = engine.diff(a, b, executor(), left, first, tolerance)
             try:
                 with kept or nullcontext():
                     for result in stream:

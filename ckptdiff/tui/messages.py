@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from textual.message import Message
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptdiff.assemble import Assembled
+    from ckptdiff.config_diff import ConfigDiff
     from ckptdiff.tensors import Checkpoint
     from ckptdiff.tui.comparison import Side
     from ckptdiff.tui.inventory import Inventory
@@ -38,10 +39,11 @@ class CheckpointsOpened(Message):
     """A side is open, or both are and their names are paired."""
 
     job: int
-    inventory: Inventory
-    a: Assembled
-    b: Assembled | None
+    inventory: Inventory = field(repr=False)
+    a: Assembled = field(repr=False)
+    b: Assembled | None = field(repr=False)
     complete: bool  # False: the first side alone, while the second is being read
+    config: tuple[ConfigDiff, ...] = ()  # the lines of the config table, for a pair
 
 
 @dataclass
@@ -57,7 +59,7 @@ class ComparisonStarted(Message):
     """The results of an earlier run were found, if there are any; these names are compared now."""
 
     job: int
-    names: list[str]
+    names: list[str] = field(repr=False)
 
 
 @dataclass
@@ -99,7 +101,7 @@ class PathRecognised(Message):
 
     side: Side
     path: Path
-    checkpoint: Checkpoint | None
+    checkpoint: Checkpoint | None = field(repr=False)
     words: str
 
 

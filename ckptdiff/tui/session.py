@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ckptdiff.assemble import Assembled
+    from ckptdiff.config_diff import ConfigDiff
 
 __all__ = [
     "DIFFERENCES",
@@ -76,8 +77,14 @@ class Session(Comparison):
         self._folds: dict[str, bool] = {}  # what the user folded and unfolded
         self._narrow_folds: dict[str, bool] = {}  # the same, while narrowed
 
-    def open(self, inventory: Inventory, a: Assembled | None, b: Assembled | None = None) -> None:
-        super().open(inventory, a, b)
+    def open(
+        self,
+        inventory: Inventory,
+        a: Assembled | None,
+        b: Assembled | None = None,
+        config: Sequence[ConfigDiff] = (),
+    ) -> None:
+        super().open(inventory, a, b, config)
         self.arrange()
 
     @property
@@ -147,14 +154,15 @@ class Session(Comparison):
                 if not layer.title or self.is_unfolded(layer):
                     rows += layer.names
             return rows
-        head = None
+        head, shown = None, True
+        layer_of = self.inventory.layer_of
         for name in self.order:
-            layer = self.inventory.layer_of[name]
+            layer = layer_of[name]
             if layer is not head:
-                head = layer
+                head, shown = layer, not layer.title or self.is_unfolded(layer)
                 if layer.title:
                     rows.append(layer)
-            if not layer.title or self.is_unfolded(layer):
+            if shown:
                 rows.append(name)
         return rows
 

@@ -288,7 +288,16 @@ class Data:
     def sparse(self, kind: str) -> Path:
         if kind == "megatron":
             return self._once("huge-tp8", lambda folder: write_megatron(folder, HUGE, 8, None))
-        return self._once(f"huge-{kind}", lambda folder: write_sparse_hf(folder, HUGE))
+        if kind == "linked":
+            return self._once("huge-linked", self._link_sparse)
+        return self._once("huge-hf", lambda folder: write_sparse_hf(folder, HUGE))
+
+    def _link_sparse(self, folder: Path) -> Path:
+        """Give the same files other names: two sets of zeros would crowd the page cache."""
+        folder.mkdir()
+        for file in self.sparse("hf").iterdir():
+            (folder / file.name).hardlink_to(file)
+        return folder
 
     def _once(self, name: str, make: Callable[[Path], Path]) -> Path:
         folder = self.folder / name

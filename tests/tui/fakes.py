@@ -131,6 +131,7 @@ class FakeEngine:
     reading: threading.Event | None = None  # B waits for it
     closed: int = 0  # generators that were closed before their end
     asked: list[list[str]] = field(default_factory=list)  # names of each comparison
+    tolerances: list[str] = field(default_factory=list)
     breaks: BaseException | None = None
 
     def open(self, path: Path, progress: Callable[[int, int], None]) -> Checkpoint:
@@ -160,9 +161,11 @@ class FakeEngine:
         executor: Executor,
         names: Collection[str],
         first: Callable[[], Iterable[str]],
+        tolerance: str,
     ) -> Generator[TensorDiff, None, None]:
         left = list(names)
         self.asked.append(list(left))
+        self.tolerances.append(tolerance)
         done = 0
         try:
             while left:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from textual.widgets import Static
+from textual.widgets import DirectoryTree, Static
 
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.widgets.tensor_list import TensorList
@@ -25,7 +25,8 @@ async def settle(app: App[None], pilot: Pilot[None]) -> None:
     """Wait until the workers have nothing to do and what they said is shown."""
     for _ in range(3):
         await pilot.pause()
-        while any(worker.is_running for worker in app.workers):
+        # A directory tree's own worker waits for orders as long as there is a tree.
+        while any(w.is_running for w in app.workers if not isinstance(w.node, DirectoryTree)):
             await asyncio.sleep(0.005)
     await pilot.pause()
 

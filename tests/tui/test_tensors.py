@@ -43,7 +43,7 @@ async def test_numbers_are_whole_in_a_narrow_terminal_and_names_give_way(app: Ck
         await settle(app, pilot)
         shown = lines(rows(app))
         assert shown[3].endswith("2.1e-02  0.512")
-        assert "post_attent…ernorm.weight" in shown[6]
+        assert "post_atten…ernorm.weight" in shown[6]
 
 
 async def test_names_are_there_while_the_other_side_is_read(
@@ -378,7 +378,10 @@ async def test_a_report_that_cannot_be_written_says_why(app: CkptDiffApp, tmp_pa
         await settle(app, pilot)
         await pilot.press("w", "ctrl+u", *"/nonexistent/x.txt", "enter")
         await settle(app, pilot)
-        assert "/nonexistent/x.txt: No such file or directory." in toasts(app)[-1]
+        assert toasts(app)[-1] == (
+            "/nonexistent/x.txt: cannot be written (No such file or directory)."
+            " Press w and choose another path."
+        )
 
 
 async def test_enter_opens_a_tensor_and_q_comes_back(app: CkptDiffApp) -> None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from textual import work
 from textual.worker import Worker, WorkerState, get_current_worker
 
+from ckptdiff.errors import CkptDiffError
 from ckptdiff.tui import jobs
+from ckptdiff.tui.messages import ReportWritten
 from ckptdiff.tui.screens.base import BaseScreen
 
 if TYPE_CHECKING:
@@ -117,7 +119,8 @@ class ComparingScreen(BaseScreen[None]):
 
     # ── workers ──────────────────────────────────────────────────────────────────────────────
 
-    @work(thread=True, exclusive=True, exit_on_error=False, group="session", name="reading")
+    # Without a description, Textual makes one of all arguments: seconds for a large checkpoint.
+    @work(thread=True, exclusive=True, exit_on_error=False, group="session", description="reading")
     def _read(self, job: int, opened: dict[Path, Checkpoint]) -> None:
         worker = get_current_worker()
         jobs.read(
@@ -129,7 +132,13 @@ class ComparingScreen(BaseScreen[None]):
             is_cancelled=lambda: worker.is_cancelled,
         )
 
-    @work(thread=True, exclusive=True, exit_on_error=False, group="session", name="comparing")
+    @work(
+        thread=True,
+        exclusive=True,
+        exit_on_error=False,
+        group="session",
+        description="comparing",
+    )
     def _compare(
         self,
         job: int,
@@ -156,6 +165,22 @@ class ComparingScreen(BaseScreen[None]):
             is_cancelled=lambda: worker.is_cancelled,
         )
 
+    @work(thread=True, exit_on_error=False, group="report")
+    def write_report(self, path: Path) -> None:
+        """Write what was compared, once that is everything."""
+        from ckptdiff.pages import write_report
+
+        session = self.session
+        if session.a is None or session.b is None or session.summary is None:
+            return
+        results = [session.results[name] for name in session.names]
+        try:
+            write_report(path, session.a, session.b, results, session.summary)
+        except CkptDiffError as error:
+            self.post_message(ReportWritten(path, str(error)))
+        else:
+            self.post_message(ReportWritten(path))
+
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         """A worker that breaks must not look like one that takes long."""
         if event.worker is self._worker and event.state is WorkerState.ERROR:
@@ -174,7 +199,7 @@ class ComparingScreen(BaseScreen[None]):
     def on_checkpoints_opened(self, message: CheckpointsOpened) -> None:
         if message.job != self._job:
             return
-        self.session.open(message.inventory, message.a, message.b)
+        self.session.open(message.inventory, message.a, message.b, message.config)
         if message.complete:
             self.session.phase = "ready"
         self.names_changed()
@@ -203,6 +228,13 @@ class ComparingScreen(BaseScreen[None]):
         if message.job == self._job:
             self._take_results()
             self._end(message.phase, summary=message.summary, error=message.error)
+
+    def on_report_written(self, message: ReportWritten) -> None:
+        if message.error is None:
+            self.notify(f"Wrote {message.path}", markup=False)
+        else:
+            words = f"{message.error}. Press w and choose another path."
+            self.notify(words, severity="error", markup=False)
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
 
 
-KINDS = "NAME.json is what `ckptdiff diff --json` writes; any other name is plain text."
+KINDS = "The ending says which kind: .json, .md, .html; any other is plain text."
 
 
 class ReportScreen(ModalScreen[Path | None]):

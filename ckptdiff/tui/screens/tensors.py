@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from textual import work
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal
 from textual.content import Content
@@ -14,13 +13,11 @@ from ckptdiff.errors import BadArgument
 from ckptdiff.text import printable
 from ckptdiff.tui import sides
 from ckptdiff.tui.inventory import Unmapped
-from ckptdiff.tui.messages import ReportWritten
-from ckptdiff.tui.reports import write_report
+from ckptdiff.tui.list_words import empty_words, list_subtitle, list_title
 from ckptdiff.tui.screens.comparing import ComparingScreen
-from ckptdiff.tui.session import REVERSED, SORTS
-from ckptdiff.tui.widgets.progress_line import CountsLine, ProgressLine, state_words
+from ckptdiff.tui.session import SORTS
+from ckptdiff.tui.widgets.progress_line import CountsLine, ProgressLine
 from ckptdiff.tui.widgets.tensor_list import TensorList
-from ckptdiff.tui.words import plural
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,6 +109,13 @@ class TensorsScreen(ComparingScreen):
             tooltip="what else the files hold: arguments, optimizer, random states",
         ),
         Binding(
+            "2",
+            "config",
+            "Config",
+            id="tensors.config",
+            tooltip="compare config.json with the args, meaning by meaning",
+        ),
+        Binding(
             "Y",
             "copy_command",
             "Copy command",
@@ -135,6 +139,7 @@ class TensorsScreen(ComparingScreen):
 
     def on_mount(self) -> None:
         self._pane: DetailPane | None = None
+        self._borders = ("", "")
         self.list.focus()
         super().on_mount()
 
@@ -152,7 +157,7 @@ class TensorsScreen(ComparingScreen):
         if rows:
             self.list.show_rows()
         else:
-            self.list.refresh()
+            self.list.redraw()
         self._show_pane()
 
     def state_changed(self) -> None:
@@ -164,9 +169,7 @@ class TensorsScreen(ComparingScreen):
 
     def ended(self) -> None:
         session = self.session
-        if session.phase == "failed" and session.error is not None:
-            self.list.empty_words = ""
-        if session.phase == "done" and session.summary is not None:
+        if session.phase == "done":
             self.app.remember(session)
 
     def on_resize(self, event: Resize) -> None:
@@ -188,46 +191,29 @@ class TensorsScreen(ComparingScreen):
             self._pane.show(self.list.name_here)
 
     def _show_title(self) -> None:
-        title = self.query_one("#title", Static)
-        title.update(Content(sides.title(self.session, self.size.width)))
+        words = sides.title(self.session, self.size.width)
+        self.query_one("#title", Static).update(Content(words))
 
     def _show_borders(self) -> None:
         session, rows = self.session, self.list
-        narrowing = []
-        if session.filter:
-            bang = "!" if session.inverted else ""
-            narrowing.append(f"/ {bang}{printable(session.filter)}")
-        if session.differences_only:
-            narrowing.append("differences only")
-        if narrowing:
-            shown = plural(len(session.order), "match").replace("matchs", "matches")
-            narrowing.append(shown if session.filter else f"{len(session.order):,}")
-        rows.border_title = Content("  ".join(["Tensors", *narrowing]))
-        place = f"row {rows.cursor + 1:,} of {len(session.rows):,}" if session.rows else ""
-        order = (REVERSED if session.reverse else SORTS)[session.sort]
-        rows.border_subtitle = Content(f"{place}   sort: {order}" if place else "")
-        rows.empty_words = self._empty_words()
-
-    def _empty_words(self) -> str:
-        """Say why there are no rows, and which key brings some."""
-        session = self.session
-        if session.a is None:
-            return state_words(session) if session.phase != "failed" else ""
-        if session.filter and not session.order:
-            bang = "!" if session.inverted else ""
-            among = " among the differences" if session.differences_only else ""
-            pattern = f"'{bang}{printable(session.filter)}'"
-            return f"No tensor matches {pattern}{among}. Esc clears the filter."
-        if session.differences_only:
-            if session.phase == "done":
-                return f"No differences in {plural(len(session.names), 'tensor')}. d shows all."
-            return f"No difference among {session.compared:,} compared so far. d shows all tensors."
-        return "This checkpoint holds no tensors."
+        title, subtitle = list_title(session), list_subtitle(session, rows.cursor)
+        if (title, subtitle) != self._borders:  # setting one draws the whole list
+            self._borders = title, subtitle
+            rows.border_title, rows.border_subtitle = Content(title), Content(subtitle)
+        words = empty_words(session)
+        if words != rows.empty_words:
+            rows.empty_words = words
+            rows.refresh()
 
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if self.session.browsing and action in ("differences_only", "write_report", "stop"):
+        if self.session.browsing and action in (
+            "differences_only",
+            "write_report",
+            "stop",
+            "config",
+        ):
             return False  # no room for what one checkpoint will never have; pressing says why
         if self.session.browsing and action == "difference" and not self.session.filter:
             return False
@@ -251,6 +237,11 @@ class TensorsScreen(ComparingScreen):
                 return f"Report: {alone}."
             if session.phase != "done":
                 return "Report: finish comparing first. r goes on after a stop."
+        elif action == "config":
+            if session.browsing:
+                return f"Config: {alone}."
+            if session.b is None:
+                return "Config: both checkpoints have to be open first."
         elif action == "entries" and session.a is None:
             return "Entries: no checkpoint is open yet."
         elif (
@@ -312,6 +303,11 @@ class TensorsScreen(ComparingScreen):
         """Go on after a stop; otherwise forget the results and compare everything again."""
         self.read_headers(fresh=self.session.phase in ("done", "comparing"))
 
+    def judge_by(self, tolerance: str) -> None:
+        """Compare under another tolerance; what was compared under it before is shown at once."""
+        self.session.tolerance = tolerance
+        self.read_headers()
+
     def action_copy_name(self) -> None:
         row = self.list.row
         if row is not None:
@@ -325,30 +321,19 @@ class TensorsScreen(ComparingScreen):
 
         self.app.push_screen(EntriesScreen(self.session))
 
+    def action_config(self) -> None:
+        from ckptdiff.tui.screens.config import ConfigScreen
+
+        self.app.push_screen(ConfigScreen(self.session))
+
     def action_write_report(self) -> None:
         from ckptdiff.tui.screens.report import ReportScreen
 
         def write(path: Path | None) -> None:
             if path is not None:
-                self._write_report(path)
+                self.write_report(path)
 
         self.app.push_screen(ReportScreen("ckptdiff-report.json"), write)
-
-    @work(thread=True, exit_on_error=False, group="report")
-    def _write_report(self, path: Path) -> None:
-        try:
-            write_report(self.session, path)
-        except OSError as error:
-            self.post_message(ReportWritten(path, f"{error.strerror}"))
-        else:
-            self.post_message(ReportWritten(path))
-
-    def on_report_written(self, message: ReportWritten) -> None:
-        if message.error is None:
-            self.notify(f"Wrote {message.path}", markup=False)
-        else:
-            words = f"{message.path}: {message.error}. Press w and choose another path."
-            self.notify(words, severity="error", markup=False)
 
     def action_escape(self) -> None:
         if self.session.filter and self.maximized is None:

@@ -47,6 +47,7 @@ class PathInput(Input):
             "tab",
             "complete",
             "Complete, next",
+            priority=True,  # before the keys behind it, which are for the next field
             id="path.complete",
             tooltip="take the suggested folder; without one, go to the next field",
         ),

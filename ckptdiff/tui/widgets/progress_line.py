@@ -48,6 +48,10 @@ class CountsLine(Widget):
             style = self.get_visual_style("counts-line--differ")
             words = f"! {plural(len(session.inventory.unmapped), 'name')} without a rule"
             parts.append(Content.assemble((words, style)))
+        if session.conflicts:
+            style = self.get_visual_style("counts-line--differ")
+            words = f"! {plural(session.conflicts, 'config conflict')}, see 2"
+            parts.append(Content.assemble((words, style)))
         line = Content("  ").join(parts)
         total = len(session.names)
         end = f"{session.compared:,} of {total:,} compared"
@@ -123,9 +127,10 @@ def outcome(session: Session) -> tuple[str, str]:
         text = f"x {plural(session.counts['error'], 'tensor')} of {total} could not be read."
         verdict = "error"
     elif session.differences:
-        text = f"! {session.differences:,} of {total} differ."
+        also = " The configs conflict: 2 shows where." if session.conflicts else ""
+        text = f"! {session.differences:,} of {total} differ.{also}"
     elif verdict == "differ":
-        text = f"! No differences in {total}, but the configs conflict."
+        text = f"! No differences in {total}, but the configs conflict: 2 shows where."
     elif verdict == "close":
         text = f"~ No differences in {total} beyond the rounding of {session.counts['close']:,}."
     else:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from textual.events import Click, Resize
 
     from ckptdiff.tui.session import Row, Session
+    from ckptdiff.tui.widgets.tensor_row import Cells
 
 HEADER = 1  # the first line names the columns and does not scroll
 
@@ -99,6 +100,7 @@ class TensorList(ScrollView, can_focus=True):
         self.empty_words = ""  # what to say while there are no rows
         self._styles_by_word: dict[str, Style] = {}
         self._last_row: Row | None = None
+        self._strips: dict[int, Strip] = {}  # what was drawn, by row
 
     # ── what is shown ────────────────────────────────────────────────────────────────────────
 
@@ -132,7 +134,7 @@ class TensorList(ScrollView, can_focus=True):
         else:
             self.cursor = cursor
         self._note_visible()
-        self.refresh()
+        self.redraw()
 
     def _nearest(self, rows: list[Row]) -> int:
         """Return a place for the cursor when its row is gone: its layer's head, or nearby."""
@@ -151,7 +153,7 @@ class TensorList(ScrollView, can_focus=True):
         self._last_row = name
         if len(self.session.rows) != rows:
             self.virtual_size = Size(1, len(self.session.rows) + HEADER)
-            self.refresh()
+            self.redraw()
         self.cursor = index
         self._cursor_moved()
         return True
@@ -160,11 +162,6 @@ class TensorList(ScrollView, can_focus=True):
     def page(self) -> int:
         """How many rows fit."""
         return max(1, self.scrollable_content_region.height - HEADER)
-
-    def refresh_row(self, name: str) -> None:
-        """Draw one row again, if it is on the screen."""
-        if name in self.session.visible:
-            self.refresh_line(self.session.rows.index(name, int(self.scroll_y)) + HEADER)
 
     def _note_visible(self) -> None:
         top = self.scroll_offset.y
@@ -185,8 +182,9 @@ class TensorList(ScrollView, can_focus=True):
         return max(0, min(len(self.session.rows) - 1, cursor))
 
     def watch_cursor(self, old: int, new: int) -> None:
-        self.refresh_line(old + HEADER)
-        self.refresh_line(new + HEADER)
+        for index in (old, new):
+            self._strips.pop(index, None)
+            self.refresh_line(index + HEADER)
         self._scroll_to_cursor()
         self._cursor_moved()
 
@@ -275,39 +273,53 @@ class TensorList(ScrollView, can_focus=True):
 
     # ── drawing ──────────────────────────────────────────────────────────────────────────────
 
+    def redraw(self) -> None:
+        """Draw every row again."""
+        self._strips.clear()
+        self.refresh()
+
     def notify_style_update(self) -> None:
         self._styles_by_word.clear()
+        self._strips.clear()
         super().notify_style_update()
 
     def _style(self, word: str) -> Style:
         style = self._styles_by_word.get(word)
         if style is None:
-            style = self.get_component_rich_style(f"tensor-list--{word}")
+            style = (
+                self.get_component_rich_style(f"tensor-list--{word}") if word else self.rich_style
+            )
             self._styles_by_word[word] = style
         return style
 
     def render_line(self, y: int) -> Strip:
         width = self.scrollable_content_region.width
         session = self.session
-        layout = columns(width, shape=session.inventory.shape_width, browsing=session.browsing)
         index = y - HEADER + self.scroll_offset.y
-        cells = []
-        if y < HEADER:
-            cells = header_cells(layout)
-        elif index < len(session.rows):
-            cells = row_cells(session, session.rows[index], layout)
-        elif not session.rows and y == HEADER + 1:
-            cells = [(f"  {self.empty_words}", "words")]
-        base = self.rich_style
-        if y >= HEADER and index == self.cursor and index < len(session.rows):
-            cursor = self._style("cursor")
-            if cursor.reverse:  # without shades no word's colour is sure to be readable on it
-                base += Style(bold=True, reverse=True)
-                cells = [("".join(text for text, _ in cells), "")]
-            over = Style(bgcolor=cursor.bgcolor, bold=True)
-        else:
-            over = Style.null()
-        segments = [
-            Segment(text, (self._style(word) if word else base) + over) for text, word in cells
-        ]
-        return Strip(segments).adjust_cell_length(width, base + over)
+        if y >= HEADER and index >= len(session.rows):
+            words = f"  {self.empty_words}" if not session.rows and y == HEADER + 1 else ""
+            return self._strip([(words, "words")], width, Style.null())
+        key = -1 if y < HEADER else index
+        strip = self._strips.get(key)
+        if strip is None or strip.cell_length != width:
+            strip = self._strips[key] = self._row_strip(key, width)
+        return strip
+
+    def _row_strip(self, index: int, width: int) -> Strip:
+        """Draw a row, or with the index -1 the line that names the columns."""
+        session = self.session
+        layout = columns(width, shape=session.inventory.shape_width, browsing=session.browsing)
+        if index < 0:
+            return self._strip(header_cells(layout), width, Style.null())
+        cells = row_cells(session, session.rows[index], layout)
+        if index != self.cursor:
+            return self._strip(cells, width, Style.null())
+        cursor = self._style("cursor")
+        if cursor.reverse:  # without shades no word's colour is sure to be readable on it
+            text = "".join(text for text, _ in cells)
+            return self._strip([(text, "")], width, Style(bold=True, reverse=True))
+        return self._strip(cells, width, Style(bgcolor=cursor.bgcolor, bold=True))
+
+    def _strip(self, cells: Cells, width: int, over: Style) -> Strip:
+        segments = [Segment(text, self._style(word) + over) for text, word in cells]
+        return Strip(segments).adjust_cell_length(width, self._style("") + over)

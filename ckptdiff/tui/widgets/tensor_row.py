@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GUTTER = 4  # blank, glyph, two blanks
 MAX, COS = 8, 6
 DTYPE, SIZE = 8, 8
-SHAPES = (9, 16)  # the least and the most that the shapes get: `9 tensors` has to fit
+SHAPES = (9, 16)  # the least and the most that the shapes get
 NO_COSINE = 45  # below this width the names need its room more
 
 
@@ -148,8 +148,8 @@ def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
         numbers = f"{format_number(layer.max_abs):<{layout.max_abs}}"
         if layout.cosine:
             numbers += f" {format_cosine(layer.cosine):<{layout.cosine}}"
-        worst = counts[0][0] if counts else ""
-        cells.append((numbers, worst if worst in ("same", "close", "differ") else "differ"))
+        measured = ("differ", "close", "same")  # the others have no numbers
+        cells.append((numbers, next(word for word in measured if layer.counts[word])))
     return cells
 
 

@@ -1,0 +1,80 @@
+"""Multi-latent attention and the extra prediction layers of DeepSeek."""
+
+from __future__ import annotations
+
+from ckptdiff.meanings.base import (
+    MEGATRON,
+    TRANSFORMERS,
+    Meaning,
+    Reading,
+    Side,
+    default,
+    flag,
+    null_means,
+    number,
+    switch_flag,
+)
+from ckptdiff.meanings.shape import SHAPES, latent
+
+_SIZES = (
+    ("Latent rank of keys and values", "kv_lora_rank", "kv_lora_rank"),
+    ("Unrotated head dimension", "qk_nope_head_dim", "qk_head_dim"),
+    ("Rotated head dimension", "qk_rope_head_dim", "qk_pos_emb_head_dim"),
+    ("Value head dimension", "v_head_dim", "v_head_dim"),
+)
+
+
+def _latent_hf(side: Side) -> Reading | None:
+    if latent(side):
+        return Reading(True, "kv_lora_rank", side.get("kv_lora_rank"))
+    return Reading(False, None, False, "there is no kv_lora_rank")
+
+
+def _latent_megatron(side: Side) -> Reading | None:
+    name = "multi_latent_attention"
+    if side.has(name):
+        return Reading(latent(side), name, side.get(name))
+    return Reading(False, None, False, MEGATRON)
+
+
+LATENT: tuple[Meaning, ...] = (
+    Meaning(
+        "Latent attention",
+        _latent_hf,
+        _latent_megatron,
+        SHAPES,
+        switch_flag("--multi-latent-attention"),
+        off=False,
+    ),
+    Meaning(
+        "Latent rank of queries",
+        null_means(("q_lora_rank",), number("q_lora_rank"), None),
+        null_means(("q_lora_rank",), number("q_lora_rank"), None),
+        "Queries are compressed on one side only, or to another rank.",
+        lambda rank, _: "leave out --q-lora-rank" if rank is None else f"--q-lora-rank {rank}",
+        applies=latent,
+    ),
+    *(
+        Meaning(
+            name,
+            number(hf),
+            number(megatron),
+            SHAPES,
+            flag(f"--{megatron.replace('_', '-')}"),
+            applies=latent,
+        )
+        for name, hf, megatron in _SIZES
+    ),
+    Meaning(
+        "Prediction layers",
+        default(
+            null_means(("num_nextn_predict_layers",), number("num_nextn_predict_layers"), 0),
+            0,
+            TRANSFORMERS,
+        ),
+        default(null_means(("mtp_num_layers",), number("mtp_num_layers"), 0), 0, MEGATRON),
+        "One side predicts further tokens by layers that the other lacks.",
+        flag("--mtp-num-layers"),
+        off=0,
+    ),
+)

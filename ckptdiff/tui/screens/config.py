@@ -1,0 +1,223 @@
+"""What config.json and the args say of the model, meaning by meaning, and what conflicts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.content import Content
+
+from ckptdiff.report import field_text, value_text
+from ckptdiff.text import printable
+from ckptdiff.tui.figures import wrapped
+from ckptdiff.tui.painted import Words, line
+from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.widgets.config_list import ConfigList
+from ckptdiff.tui.words import plural
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+
+    from ckptdiff.config_diff import ConfigDiff
+    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.painted import Line
+    from ckptdiff.tui.session import Session
+
+WHERE = {"hf": "config.json"}  # of Megatron's formats it is the args
+SAYS = {
+    "same": "Both sides say the same.",
+    "implied": "Not a conflict:",
+    "unknown": "Not known:",
+}
+
+
+class ConfigScreen(BaseScreen[None]):
+    """The table, and below it what the line under the cursor means."""
+
+    app: CkptDiffApp
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "d",
+            "conflicts_only",
+            "Conflicts only",
+            id="config.conflicts",
+            tooltip="show conflicts only, or every line again",
+        ),
+        Binding(
+            "enter",
+            "explain",
+            "Explain",
+            id="config.explain",
+            tooltip="say the whole of a line: both values, what follows, how to mend it",
+        ),
+        Binding(
+            "y",
+            "copy_fix",
+            "Copy",
+            id="config.copy",
+            tooltip="copy the flag that mends a conflict, or else the value",
+        ),
+        Binding(
+            "Y",
+            "copy_line",
+            "Copy line",
+            show=False,
+            id="config.copy_line",
+            tooltip="copy the whole line as text",
+        ),
+        Binding(
+            "1", "back", "Tensors", show=False, id="config.tensors", tooltip="back to the tensors"
+        ),
+    ]
+    DEFAULT_CSS = """
+    ConfigScreen {
+        #config-title { height: 1; padding: 0 1; }
+        #meaning {
+            height: auto;
+            max-height: 8;
+            padding: 0 1;
+            border: solid $foreground 40%;
+        }
+        &.-ascii ConfigList, &.-ascii ConfigList:focus, &.-ascii #meaning {
+            border: ascii $foreground 60%;
+        }
+        &.-ascii ConfigList { scrollbar-size-vertical: 0; }
+    }
+    """
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.conflicts_only = False
+        self.set_class(session.ascii_only, "-ascii")
+
+    def compose_body(self) -> ComposeResult:
+        yield Words(id="config-title")
+        yield ConfigList(ascii_only=self.session.ascii_only)
+        yield Words(id="meaning")
+
+    def on_mount(self) -> None:
+        self.query_one("#config-title", Words).show(self._title)
+        self.query_one("#meaning", Words).show(self._meaning)
+        rows = self.query_one(ConfigList)
+        rows.border_title = Content(f"{self._holder('a')}  |  {self._holder('b')}")
+        rows.focus()
+        self._show()
+
+    @property
+    def row(self) -> ConfigDiff | None:
+        """The line under the cursor."""
+        return self.query_one(ConfigList).row
+
+    # ── showing ──────────────────────────────────────────────────────────────────────────────
+
+    def _holder(self, side: str) -> str:
+        assembled = self.session.a if side == "a" else self.session.b
+        kind = "" if assembled is None else assembled.checkpoint.format
+        return f"{side.upper()} {WHERE.get(kind, 'args')}"
+
+    def _show(self) -> None:
+        # Conflicts first, then what is not known: both want to be looked at.
+        order = ("conflict", "unknown")
+        lines = sorted(
+            self.session.config,
+            key=lambda each: order.index(each.status) if each.status in order else len(order),
+        )
+        if self.conflicts_only:
+            lines = [each for each in lines if each.status == "conflict"]
+        rows = self.query_one(ConfigList)
+        rows.border_subtitle = Content("conflicts only" if self.conflicts_only else "")
+        rows.show(lines, self._empty_words())
+        self.query_one("#config-title", Words).changed()
+        self.refresh_bindings()
+
+    def _empty_words(self) -> str:
+        if self.session.config:
+            return f"No conflict in {plural(len(self.session.config), 'line')}. d shows all."
+        without = [
+            letter
+            for letter, side in (("A", self.session.a), ("B", self.session.b))
+            if side is not None and not side.checkpoint.config
+        ]
+        if without:
+            return f"No config.json or args in {' and '.join(without)}: nothing to compare."
+        return "The configs are not read yet."
+
+    def _title(self, width: int) -> list[Line]:
+        counts = [
+            (sum(each.status == status for each in self.session.config), status, words)
+            for status, words in (
+                ("conflict", "conflict"),
+                ("unknown", "unknown"),
+                ("implied", "implied"),
+                ("same", "same"),
+            )
+        ]
+        parts = [
+            plural(count, words) if status == "conflict" else f"{count} {words}"
+            for count, status, words in counts
+            if count or status == "conflict"
+        ]
+        text = ", ".join(parts)
+        role = "act" if counts[0][0] else ""
+        return [line((f"{'Config':<{max(8, width - len(text))}}", "strong"), (text, role))]
+
+    def _meaning(self, width: int) -> list[Line]:
+        row = self.row
+        if row is None:
+            return []
+        return explanation(row, width)
+
+    def on_config_list_cursor_moved(self, message: ConfigList.CursorMoved) -> None:
+        message.stop()
+        self.query_one("#meaning", Words).changed()
+
+    # ── keys ─────────────────────────────────────────────────────────────────────────────────
+
+    def why_not(self, action: str) -> str | None:
+        if action == "conflicts_only" and not self.session.config:
+            return "There is no line to hide."
+        if action in ("explain", "copy_fix", "copy_line") and self.is_mounted and self.row is None:
+            return "There is no line here."
+        return None
+
+    def action_conflicts_only(self) -> None:
+        self.conflicts_only = not self.conflicts_only
+        self._show()
+
+    def action_explain(self) -> None:
+        row = self.row
+        if row is not None:
+            title = printable(row.meaning)
+            words = [f"A: {field_text(row, 'A')}", f"B: {field_text(row, 'B')}"]
+            if row.consequence:
+                words.append(row.consequence)
+            if row.fix:
+                words.append(f"Mend it with {printable(row.fix)}")
+            if row.note:
+                words.append(printable(row.note))
+            self.notify("\n".join(words), title=title, timeout=15, markup=False)
+
+    def action_copy_fix(self) -> None:
+        row = self.row
+        if row is not None:
+            self.app.copy(row.fix or value_text(row.b if row.name_b is not None else row.a))
+
+    def action_copy_line(self) -> None:
+        row = self.row
+        if row is not None:
+            words = f"{row.meaning}: {field_text(row, 'A')} in A, {field_text(row, 'B')} in B"
+            self.app.copy(f"{words}; fix: {row.fix}" if row.fix else words)
+
+
+def explanation(row: ConfigDiff, width: int) -> list[Line]:
+    """Return what a line means and, for a conflict, what follows and what mends it."""
+    if row.status != "conflict":
+        reason = f" {printable(row.note)}." if row.note else ""
+        return wrapped(f"{row.meaning}: {SAYS[row.status]}{reason}", width)
+    lines = wrapped(f"! {row.meaning}: {row.consequence}", width, "act")
+    if row.fix is not None:
+        lines += wrapped(f"Mend it with {printable(row.fix)}", width)
+        if row.name_a is not None:
+            lines += wrapped(f"If B is right, change {row.name_a} in A.", width, "dim")
+    return lines

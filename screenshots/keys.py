@@ -1,0 +1,57 @@
+"""Write the README's table of keys from the program's bindings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textual.binding import Binding
+from textual.keys import format_key
+
+from ckptdiff.tui.application import CkptDiffApp
+from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.screens.detail import DetailScreen
+from ckptdiff.tui.screens.entries import EntriesScreen
+from ckptdiff.tui.screens.open import OpenScreen
+from ckptdiff.tui.screens.tensors import TensorsScreen
+from ckptdiff.tui.screens.values import ValuesScreen
+from ckptdiff.tui.widgets.tensor_list import TensorList
+
+if TYPE_CHECKING:
+    from textual.dom import DOMNode
+
+README = Path(__file__).parents[1] / "README.md"
+PLACES: tuple[tuple[str, tuple[type[DOMNode], ...]], ...] = (
+    ("everywhere", (BaseScreen, CkptDiffApp)),
+    ("tensor list", (TensorsScreen, TensorList)),
+    ("one tensor", (DetailScreen,)),
+    ("values", (ValuesScreen,)),
+    ("entries", (EntriesScreen,)),
+    ("open", (OpenScreen,)),
+)
+TABLE = re.compile(r"(?<=<!-- keys -->\n).*?(?=<!-- end of keys -->)", re.DOTALL)
+
+
+def key_table() -> str:
+    """Return a row for each binding: where it works, its keys, and what its tooltip says."""
+    rows = ["| where | keys | what it does |", "| --- | --- | --- |"]
+    for place, owners in PLACES:
+        for owner in owners:
+            for binding in owner.__dict__.get("BINDINGS", ()):
+                if isinstance(binding, Binding) and (binding.tooltip or binding.description):
+                    what = binding.tooltip or binding.description
+                    rows.append(
+                        f"| {place} | {_keys(binding)} | {what.replace('|', chr(92) + '|')} |"
+                    )
+    return "\n".join(rows) + "\n"
+
+
+def _keys(binding: Binding) -> str:
+    names = [binding.key_display] if binding.key_display else binding.key.split(",")
+    shown = [name if len(name) == 1 else format_key(name) for name in names]
+    return " ".join(f"`{name}`" if name != "`" else "`` ` ``" for name in shown)
+
+
+if __name__ == "__main__":
+    README.write_text(TABLE.sub(lambda _: key_table(), README.read_text()))

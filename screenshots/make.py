@@ -1,0 +1,113 @@
+"""Make the pictures of the README from the demo pair: SVG, and PNG since browsers lack the font.
+
+`--check` compares the SVG files that are there with what would be made. With two paths the
+pictures are of that pair instead, into the folder `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import sys
+import tempfile
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+HERE = Path(__file__).parent
+NARROW, WIDE = (80, 24), (120, 40)
+TAKEN = 0.2  # seconds that the comparison is said to have taken, so that pictures do not change
+SHOTS: tuple[tuple[str, tuple[int, int], tuple[str, ...]], ...] = (
+    ("tensors-120x40", WIDE, ("n",)),
+    ("tensors-80x24", NARROW, ("n", "d")),
+    ("detail-120x40", WIDE, ("n", "enter")),
+    ("detail-80x24", NARROW, ("n", "enter")),
+    ("help-80x24", NARROW, ("question_mark",)),
+)
+
+
+def stopwatch() -> Iterator[float]:
+    """Yield what a clock says that is looked at when a comparison begins and when it has ended."""
+    yield 0.0
+    while True:
+        yield TAKEN
+
+
+async def picture(pair: Sequence[Path], size: tuple[int, int], keys: Sequence[str]) -> str:
+    """Return the screen as SVG after these keys."""
+    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.engine import LocalEngine
+    from ckptdiff.tui.screens.tensors import TensorsScreen
+
+    clock = stopwatch()
+    app = CkptDiffApp(
+        pair,
+        engine=LocalEngine(1),
+        settings_file=Path(os.environ["HOME"]) / "settings.json",
+        clock=lambda: next(clock),
+    )
+    async with app.run_test(size=size) as pilot:
+        await pilot.pause()
+        (screen,) = [screen for screen in app.screen_stack if isinstance(screen, TensorsScreen)]
+        while screen.session.phase not in ("done", "failed"):
+            await pilot.pause(0.02)
+        if screen.session.phase == "failed":
+            raise SystemExit(screen.session.error)
+        await pilot.press(*keys)
+        await pilot.pause(0.5)  # the detail pane waits for the cursor to come to rest
+        return app.export_screenshot(title="ckptdiff", simplify=True)
+
+
+def png(svg: str) -> bytes:
+    """Return the picture in a font that is there: the SVG asks the network for another."""
+    import resvg_py
+
+    svg = re.sub(r"@font-face\s*{[^}]*}", "", svg)
+    svg = re.sub(
+        r"font-family:\s*Fira Code[^;]*;", "font-family: DejaVu Sans Mono, monospace;", svg
+    )
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pair", nargs="*", type=Path, help="two checkpoints instead of the demo")
+    parser.add_argument("--out", type=Path, default=HERE, help="the folder to write to")
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if one differs")
+    options = parser.parse_args()
+    os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
+    for name in ("NO_COLOR", "SSH_CONNECTION", "COLUMNS", "LINES"):
+        os.environ.pop(name, None)
+    # A pool made inside the running app needs what this starts.
+    resource_tracker.ensure_running()
+    pair = [path.absolute() for path in options.pair]
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["HOME"] = home  # paths are shown below `~`
+        if not pair:
+            from ckptdiff.demo import make_demo
+
+            pair = list(make_demo(Path(home) / "ckpt"))
+        stale = []
+        for name, size, keys in SHOTS:
+            svg = asyncio.run(picture(pair, size, keys))
+            file = options.out / f"{name}.svg"
+            if options.check:
+                if not file.exists() or file.read_text(encoding="utf-8") != svg:
+                    stale.append(file.name)
+                continue
+            file.write_text(svg, encoding="utf-8")
+            file.with_suffix(".png").write_bytes(png(svg))
+            print(file.with_suffix(".png"))
+    if stale:
+        print(f"not what the program draws now: {', '.join(stale)}. Run {sys.argv[0]}.")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,292 @@
+"""The real program in a real terminal, from its start to the shell's prompt."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ckptdiff.demo import make_demo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
+
+START = 30  # seconds: a busy machine takes its time
+ANSWER = 10
+
+
+class Terminal:
+    """One tmux server with one window; a fresh socket each, since servers die slowly."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.socket = f"ckptdiff-{uuid.uuid4().hex[:12]}"
+
+    def tmux(self, *arguments: str) -> str:
+        done = subprocess.run(
+            ["tmux", "-L", self.socket, "-f", "/dev/null", *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+        )
+        return done.stdout
+
+    def start(self, *arguments: object, size: tuple[int, int] = (80, 24), **environ: str) -> None:
+        variables = {
+            "HOME": str(self.home),
+            "XDG_CONFIG_HOME": str(self.home / "config"),
+            "XDG_CACHE_HOME": str(self.home / "cache"),
+            "NO_COLOR": "",
+            "SSH_CONNECTION": "",
+            **environ,
+        }
+        assignments = " ".join(f"{key}='{value}'" for key, value in variables.items())
+        command = " ".join([sys.executable, "-m", "ckptdiff", *map(str, arguments)])
+        # COLUMNS and LINES, which pytest's workers have, would overrule the terminal's size.
+        shell = f"env -u COLUMNS -u LINES {assignments} {command}; echo exit code $?; read -r _"
+        width, height = map(str, size)
+        self.tmux("new-session", "-d", "-x", width, "-y", height, f"sh -c '{_quoted(shell)}'")
+
+    def keys(self, *keys: str) -> None:
+        for key in keys:
+            self.tmux("send-keys", "--", key)
+
+    def screen(self, *options: str) -> str:
+        return self.tmux("capture-pane", "-p", *options)
+
+    def wait_for(self, text: str, seconds: float = ANSWER) -> str:
+        """Return the screen as soon as this text is on it."""
+        deadline = time.monotonic() + seconds
+        while text not in (screen := self.screen()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"no {text!r} within {seconds} s on\n{screen}")
+            time.sleep(0.05)
+        return screen
+
+    def children(self) -> list[int]:
+        """Return the processes that the program has started, theirs included."""
+        (shell,) = self.tmux("list-panes", "-F", "#{pane_pid}").split()
+        found = [int(shell)]
+        for parent in found:
+            done = subprocess.run(["ps", "--ppid", str(parent), "-o", "pid="], capture_output=True)
+            found += map(int, done.stdout.split())
+        return found[1:]
+
+    def close(self) -> None:
+        subprocess.run(["tmux", "-L", self.socket, "kill-server"], capture_output=True)
+
+
+def _quoted(shell: str) -> str:
+    return shell.replace("'", "'\\''")
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    terminal = Terminal(tmp_path)
+    yield terminal
+    terminal.close()
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_demo(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two checkpoints of 6 GB that take no room on the disk: they are all holes."""
+    folder = tmp_path_factory.mktemp("large")
+    return _holes(folder / "a"), _holes(folder / "b")
+
+
+def _holes(folder: Path, *, count: int = 384, rows: int = 2048, columns: int = 4096) -> Path:
+    folder.mkdir()
+    size = rows * columns * 2
+    header: dict[str, Any] = {
+        f"model.layers.{i}.mlp.up_proj.weight": {
+            "dtype": "BF16",
+            "shape": [rows, columns],
+            "data_offsets": [i * size, (i + 1) * size],
+        }
+        for i in range(count)
+    }
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        out.truncate(8 + len(text) + count * size)
+    return folder
+
+
+def test_from_the_start_over_a_difference_to_the_prompt(
+    terminal: Terminal, pair: tuple[Path, Path]
+) -> None:
+    terminal.start(*pair)
+    terminal.wait_for("2 of 39 tensors differ", START)
+    terminal.keys("n", "Enter")
+    screen = terminal.wait_for("Where it lives")
+    assert "model.layers.2.self_attn.k_proj.weight" in screen
+    terminal.keys("n")
+    terminal.wait_for("model.layers.2.self_attn.v_proj.weight")
+    terminal.keys("q")
+    terminal.wait_for("sort: model order")
+    terminal.keys("?")
+    terminal.wait_for("On this screen")
+    terminal.keys("q")  # not Escape: with a key right behind it that is another key
+    terminal.keys("Q")
+    screen = terminal.wait_for("exit code 0")
+    assert "Tensors" not in screen  # the shell's own screen is back
+    assert terminal.children() == []
+
+
+def test_one_checkpoint_is_listed(terminal: Terminal, pair: tuple[Path, Path]) -> None:
+    terminal.start(pair[1])
+    screen = terminal.wait_for("Headers only.", START)
+    assert "model.embed_tokens.weight" in screen
+    assert "BF16" in screen
+    terminal.keys("q")
+    terminal.wait_for("exit code 0")
+
+
+def test_without_arguments_it_asks_and_completes_folders(
+    terminal: Terminal, pair: tuple[Path, Path]
+) -> None:
+    terminal.start()
+    terminal.wait_for("Compare two checkpoints", START)
+    terminal.keys(f"{pair[0].parent}/h")
+    time.sleep(0.5)
+    terminal.keys("Tab")
+    terminal.wait_for("llama  4 layers  39 tensors")
+    terminal.keys("Tab", str(pair[1]))
+    terminal.wait_for("Megatron  TP 2")
+    terminal.keys("Enter")
+    terminal.wait_for("2 of 39 tensors differ", START)
+    terminal.keys("q")
+    terminal.wait_for("Compare two checkpoints")
+    terminal.keys("C-q")
+    terminal.wait_for("exit code 0")
+
+
+def test_what_cannot_be_opened_is_said_and_is_trouble(
+    terminal: Terminal, pair: tuple[Path, Path]
+) -> None:
+    terminal.start(pair[0], terminal.home / "nowhere")
+    terminal.wait_for("there is no such file or folder", START)
+    terminal.keys("q")
+    terminal.wait_for("exit code 2")
+
+
+def test_resizing_brings_the_detail_pane_and_takes_it_away(
+    terminal: Terminal, pair: tuple[Path, Path]
+) -> None:
+    terminal.start(*pair)
+    terminal.wait_for("2 of 39 tensors differ", START)
+    terminal.keys("n")
+    terminal.tmux("resize-window", "-x", "120", "-y", "40")
+    terminal.wait_for("enter full screen")
+    terminal.tmux("resize-window", "-x", "50", "-y", "12")
+    terminal.wait_for("ckptdiff needs 60x16, this is 50x12. q quits.")
+    terminal.tmux("resize-window", "-x", "80", "-y", "24")
+    assert "enter full screen" not in terminal.wait_for("row 1")
+
+
+def test_x_stops_and_r_goes_on_where_it_was(terminal: Terminal, large: tuple[Path, Path]) -> None:
+    terminal.start("--jobs", 1, *large)
+    terminal.wait_for("ETA", START)
+    terminal.keys("x")
+    screen = terminal.wait_for("r goes on.")
+    (count,) = re.findall(r"Stopped\. (\d+) of 384 compared", screen)
+    terminal.keys("r")
+    terminal.wait_for("ETA")
+    (again,) = re.findall(r"(\d+) of 384 compared", terminal.screen())
+    assert int(again) >= int(count)
+    terminal.keys("C-c")
+    terminal.wait_for("r goes on.")
+    terminal.keys("C-c")
+    terminal.wait_for("Press Q to quit.")
+    terminal.keys("Q")
+    terminal.wait_for("exit code 0")
+    assert terminal.children() == []
+
+
+def test_leaving_does_not_wait_for_the_comparison(
+    terminal: Terminal, large: tuple[Path, Path]
+) -> None:
+    terminal.start(*large)
+    terminal.wait_for("ETA", START)
+    terminal.keys("Q")
+    terminal.wait_for("exit code 0", 4)
+
+
+def test_a_killed_worker_costs_no_result(terminal: Terminal, large: tuple[Path, Path]) -> None:
+    terminal.start(*large)
+    terminal.wait_for("ETA", START)
+    workers = [pid for pid in terminal.children() if _is_worker(pid)]
+    assert workers
+    os.kill(workers[0], signal.SIGKILL)
+    terminal.wait_for("No differences in 384 tensors", 60)
+
+
+def _is_worker(pid: int) -> bool:
+    done = subprocess.run(["ps", "-p", str(pid), "-o", "args="], capture_output=True, text=True)
+    return "spawn_main" in done.stdout
+
+
+def test_no_color_leaves_the_colours_of_the_terminal(
+    terminal: Terminal, pair: tuple[Path, Path]
+) -> None:
+    terminal.start(*pair, NO_COLOR="1")
+    terminal.wait_for("2 of 39 tensors differ", START)
+    terminal.keys("n")
+    terminal.wait_for("row 1")
+    assert _colours(terminal.screen("-e")) <= {"39", "49"}
+
+
+def test_sixteen_colours_are_enough(terminal: Terminal, pair: tuple[Path, Path]) -> None:
+    terminal.start(*pair, TERM="screen", COLORTERM="")
+    terminal.wait_for("2 of 39 tensors differ", START)
+    colours = _colours(terminal.screen("-e"))
+    assert colours <= {str(n) for n in (*range(30, 38), 39, *range(40, 48), 49, *range(90, 108))}
+    assert len(colours) > 2
+
+
+def _colours(captured: str) -> set[str]:
+    """Return the colour codes of a capture, those of many parts as one."""
+    codes = set()
+    for sequence in re.findall(r"\x1b\[([\d;]*)m", captured):
+        for code in re.findall(r"[34]8;(?:5;\d+|2;\d+;\d+;\d+)|\d+", sequence):
+            if ";" in code or int(code) >= 30:
+                codes.add(code)
+    return codes
+
+
+def test_a_copied_name_lands_in_the_terminals_clipboard(
+    terminal: Terminal, pair: tuple[Path, Path]
+) -> None:
+    terminal.start(*pair)
+    terminal.tmux("set-option", "-s", "set-clipboard", "on")
+    terminal.wait_for("2 of 39 tensors differ", START)
+    terminal.keys("n", "y")
+    terminal.wait_for("Sent 38 characters")
+    assert terminal.tmux("show-buffer") == "model.layers.2.self_attn.k_proj.weight"
+
+
+def test_the_linux_console_gets_ascii(terminal: Terminal, pair: tuple[Path, Path]) -> None:
+    terminal.start(*pair, TERM="linux", size=(120, 40))
+    terminal.wait_for("2 of 39 tensors differ", START)
+    terminal.keys("n")
+    time.sleep(0.5)
+    assert terminal.screen().isascii()

@@ -1,0 +1,181 @@
+"""Master weights and moments: named, put together like the weights, compared when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from oracle_state import load, save
+from pairs import bits, open_pair, rank_file
+from test_corpus import ckptdiff, document
+
+from ckptdiff.diff import diff
+from ckptdiff.errors import BadArgument
+from ckptdiff.executor import InlineExecutor
+from ckptdiff.optimizer import with_optimizer
+from ckptdiff.states import _boxes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ckptdiff.results import TensorDiff
+
+    Make = Callable[..., Path]
+
+LLAMA, DEEPSEEK = "llama2/megatron-tp2-dp2", "deepseek-trained/megatron-tp1-pp1-ep2-dp2"
+# Two saves of one run, how many weights there are, and how many of them are trained.
+TWINS = [
+    (f"{LLAMA}-trained2steps-distopt-torch_dist", f"{LLAMA}-trained2steps-distopt-torch", 39, 39),
+    (f"{LLAMA}-trainrun-lr0-distopt-torch_dist", f"{LLAMA}-trainrun-lr0-distopt-torch", 39, 39),
+    # One with a distributed optimizer, one without, over other ranks.
+    (f"{LLAMA}-trainrun-lr0-distopt-torch", "llama2/megatron-tp2-pp2-trainrun-lr0-torch", 39, 39),
+    # The balancing biases of the experts have no state.
+    (
+        f"{DEEPSEEK}-trained2steps-distopt-torch_dist",
+        f"{DEEPSEEK}-trained2steps-distopt-torch",
+        71,
+        69,
+    ),
+]
+TRAINED = [
+    folder
+    for one, other, *_ in TWINS
+    for folder in (one, other)
+    if "torch_dist" in folder or "pp2" in folder or folder.endswith("distopt-torch")
+]
+
+
+def compare(a: Path, b: Path) -> dict[str, TensorDiff]:
+    sides = with_optimizer(*open_pair(a, b))
+    assert not sides[0].unmapped
+    assert not sides[1].unmapped
+    return {result.name: result for result in diff(*sides, InlineExecutor())}
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+@pytest.mark.parametrize(("one", "other", "weights", "trained"), TWINS)
+def test_twins_have_equal_states(
+    corpus: Path, one: str, other: str, weights: int, trained: int, exchanged: bool
+) -> None:
+    pair = (corpus / other, corpus / one) if exchanged else (corpus / one, corpus / other)
+    results = compare(*pair)
+    assert {result.status for result in results.values()} == {"same"}
+    assert len(results) == weights + 3 * trained
+    for name, result in results.items():
+        weight = results[name.split(".", 2)[2]] if name.startswith("optimizer.") else result
+        assert result.shape_a == weight.shape_a
+
+
+@pytest.mark.parametrize("folder", sorted(set(TRAINED)))
+def test_master_weights_rounded_to_bf16_are_the_weights(corpus: Path, folder: str) -> None:
+    """What proves the names: a state under another weight's name would not round to it."""
+    plain, other = open_pair(corpus / folder, corpus / folder)
+    side, _ = with_optimizer(plain, other)
+    prefix = "optimizer.fp32_param."
+    masters = {
+        name.removeprefix(prefix): replace(tensor, name=name.removeprefix(prefix))
+        for name, tensor in side.tensors.items()
+        if name.startswith(prefix)
+    }
+    results = list(
+        diff(replace(plain, tensors=masters), plain, InlineExecutor(), names=masters.keys())
+    )
+    assert len(results) >= 39
+    assert {(result.status, result.why) for result in results} == {("close", "cast")}
+
+
+@pytest.mark.parametrize("optimizer", [True, "distributed"])
+@pytest.mark.parametrize("layout", [{"tp": 1}, {"tp": 2, "pp": 2}, {"pp": 2, "vpp": 2}])
+def test_states_of_any_layout_are_those_of_one_rank(
+    tiny_megatron: Make, optimizer: bool | str, layout: dict[str, int]
+) -> None:
+    model = {"layers": 4}
+    if layout.get("vpp") and optimizer == "distributed":
+        pytest.skip("the writer of the tests has one buffer for all virtual stages")
+    one = tiny_megatron(model=model, optimizer=True)
+    other = tiny_megatron(model=model, optimizer=optimizer, **layout)
+    results = compare(one, other)
+    odd = {name: r.status for name, r in results.items() if r.status != "same"}
+    assert not odd
+    assert "optimizer.exp_avg_sq.model.layers.3.mlp.up_proj.weight" in results
+    assert "optimizer.fp32_param.lm_head.weight" in results
+
+
+def test_one_changed_moment_is_found_under_its_weight(
+    tiny_megatron: Make, copy_of: Callable[[Path], Path]
+) -> None:
+    source = tiny_megatron(optimizer=True)
+    changed = copy_of(source)
+
+    state = load(rank_file(changed, "00"))
+    moments = state["optimizer"]["optimizer"]["state"]
+    # Group 0 are the norms: two a layer and the last one. Then comes the embedding.
+    bits(moments[6]["exp_avg"])[3, 5] ^= 1
+    save(state, rank_file(changed, "00"))
+    results = compare(source, changed)
+    odd = {name: r for name, r in results.items() if r.status != "same"}
+    (name,) = odd
+    assert name.startswith("optimizer.exp_avg.model.layers.0.")
+    numbers = odd[name].numbers
+    assert numbers is not None
+    assert numbers.differing == 1
+
+
+def test_what_cannot_be_named_is_said(tiny_megatron: Make, copy_of: Callable[[Path], Path]) -> None:
+    changed = copy_of(tiny_megatron(optimizer=True))
+
+    state = load(rank_file(changed, "00"))
+    state["optimizer"]["optimizer"]["param_groups"][0]["params"].pop()
+    save(state, rank_file(changed, "00"))
+    _, b = with_optimizer(*open_pair(tiny_megatron(optimizer=True), changed))
+    assert b.unmapped == ("mp_rank_00: the order of its parameters cannot be told",)
+    assert not any(name.startswith("optimizer") for name in b.tensors)
+    done = ckptdiff("diff", tiny_megatron(optimizer=True), changed, "--optimizer")
+    assert done.returncode == 1
+    assert "the order of its parameters cannot be told" in done.stdout
+
+
+def test_without_the_option_nothing_of_it_is_read(
+    tiny_megatron: Make, copy_of: Callable[[Path], Path]
+) -> None:
+    source = tiny_megatron(optimizer="distributed", tp=2)
+    broken = copy_of(source)
+    for file in broken.glob("*/*/distrib_optim.pt"):
+        file.write_bytes(b"no zip")
+    assert ckptdiff("diff", source, broken, "--ignore-config").returncode == 0
+    done = ckptdiff("diff", source, broken, "--optimizer")
+    assert done.returncode == 2
+    assert "distrib_optim.pt" in done.stderr
+
+
+def test_the_program_compares_states_when_asked(tiny_megatron: Make) -> None:
+    pair = tiny_megatron(optimizer=True), tiny_megatron(optimizer=True, tp=2)
+    plain = document(ckptdiff("diff", *pair, "--json", "-"))
+    whole = document(ckptdiff("diff", *pair, "--optimizer", "--json", "-"))
+    assert len(whole["tensors"]) == 4 * len(plain["tensors"])
+    assert whole["counts"]["same"] == len(whole["tensors"])
+
+
+def test_a_side_without_an_optimizer_is_refused(tiny_hf: Make, tiny_megatron: Make) -> None:
+    with pytest.raises(BadArgument, match="holds no optimizer state"):
+        with_optimizer(*open_pair(tiny_hf(), tiny_megatron(optimizer=True)))
+    done = ckptdiff("diff", tiny_megatron(), tiny_megatron(tp=2), "--optimizer")
+    assert done.returncode == 2
+    assert "holds no optimizer state" in done.stderr
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 4), (1, 4, 1), (2, 1, 2, 3)])
+def test_boxes_hold_every_element_of_a_range_once(shape: tuple[int, ...]) -> None:
+    whole = torch.arange(prod(shape)).reshape(shape)
+    for start, stop in product(range(prod(shape) + 1), repeat=2):
+        held: list[int] = []
+        for box, at in _boxes(shape, start, stop):
+            part = whole[tuple(slice(*bounds) for bounds in box)].reshape(-1).tolist()
+            assert part == list(range(at, at + len(part)))
+            held += part
+        assert held == list(range(start, stop))
