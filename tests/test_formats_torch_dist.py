@@ -15,7 +15,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 from conftest import CORPUS
 from pairs import bits, compare, write_plain
-from test_corpus import ckptdiff, document, names_and_sizes
+from program import ckptdiff, document
+from test_corpus import names_and_sizes
 
 from ckptdiff.assemble import assemble
 from ckptdiff.errors import (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from pairs import write_plain
-from test_corpus import ckptdiff, document
+from program import ckptdiff, document
 
 from ckptdiff.assemble import assemble
 from ckptdiff.formats import open_checkpoint

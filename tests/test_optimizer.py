@@ -11,7 +11,7 @@ import pytest
 import torch
 from oracle_state import load, save
 from pairs import bits, open_pair, rank_file
-from test_corpus import ckptdiff, document
+from program import ckptdiff, document
 
 from ckptdiff.diff import diff
 from ckptdiff.errors import BadArgument

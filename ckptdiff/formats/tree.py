@@ -34,11 +34,16 @@ def weights(tree: dict[Any, Any]) -> tuple[dict[str, TensorRef], list[Entry]]:
             tensors[name] = named(leaf, name)
         elif isinstance(leaf, UnsupportedTensor):
             raise UnsupportedLayout(f"{name!r} is a {leaf.what}, which cannot be compared")
-        elif isinstance(leaf, Placeholder) and str(leaf.what).startswith("torch._utils."):
+        elif isinstance(leaf, Placeholder) and _is_tensor(leaf.what):
             raise UnsupportedLayout(f"{name!r} is no plain tensor ({leaf.what})")
         else:
             extras.append(entry(name, leaf))
     return tensors, extras
+
+
+def _is_tensor(what: object) -> bool:
+    """Return whether this is one of torch's functions that rebuild tensors of odd kinds."""
+    return isinstance(what, Global) and what.module == "torch._utils"
 
 
 def entries(name: str, tree: object) -> list[Entry]:

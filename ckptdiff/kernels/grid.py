@@ -22,6 +22,7 @@ class Grid:
         # are compared without a look for NaN.
         self._maxima = np.zeros(self.shape, np.int32)
         self._no_number = np.zeros(self.shape, bool)
+        self._touched = False
         self._starts: dict[tuple[int, int, int], NDArray[np.intp]] = {}
 
     def absorb(self, distances: NDArray[np.float32], at: tuple[int, int]) -> float:
@@ -29,6 +30,7 @@ class Grid:
 
         Two matrices, stacked, are the even and the odd columns of the rectangle.
         """
+        self._touched = True
         patterns = distances.view(np.int32)
         row, col = at
         rows, height = distances.shape[-2], self._height
@@ -73,11 +75,12 @@ class Grid:
 
     def mark(self, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> None:
         """Remember places where one side alone is NaN or infinite."""
+        self._touched = True
         self._no_number[rows // self._height, cols // self._width] = True
 
     def levels(self) -> bytes:
         """Return the level of each block, row by row."""
-        if not self._maxima.any() and not self._no_number.any():
+        if not self._touched:
             return bytes(self._maxima.size)
         levels = (self._maxima >> LEVEL_SHIFT) - LEVEL_BASE
         levels = np.where(self._maxima > 0, np.clip(levels, 1, NO_NUMBER - 1), 0)

@@ -29,10 +29,12 @@ GAP = 1 << 16  # bytes between two ranges that are let go as one
 
 # What numpy has no type for is handled as its bits.
 RAW = {
-    "BOOL": "<u1", "U8": "<u1", "I8": "<i1", "F8_E4M3": "<u1", "F8_E5M2": "<u1", "F8_E8M0": "<u1",
-    "U16": "<u2", "I16": "<i2", "F16": "<u2", "BF16": "<u2",
-    "U32": "<u4", "I32": "<i4", "F32": "<f4",
-    "U64": "<u8", "I64": "<i8", "F64": "<f8",
+    name: np.dtype(code)
+    for name, code in {
+        "BOOL": "<u1", "U8": "<u1", "I8": "<i1", "F8_E4M3": "<u1", "F8_E5M2": "<u1",
+        "F8_E8M0": "<u1", "U16": "<u2", "I16": "<i2", "F16": "<u2", "BF16": "<u2",
+        "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
+    }.items()
 }  # fmt: skip
 
 _memcmp = ctypes.CDLL(None).memcmp
@@ -85,11 +87,12 @@ def matrix(view: View) -> NDArray[Any]:
 
     Raises UnreadableFile, or CorruptFile if the file ends before the view does.
     """
-    dtype = np.dtype(RAW[view.dtype])
-    if not extent(view):
+    dtype = RAW[view.dtype]
+    length = extent(view)
+    if not length:
         return np.empty(view.shape, dtype)
     mapping = _map(view.file)
-    needed = view.offset + extent(view)
+    needed = view.offset + length
     if needed > len(mapping):
         raise CorruptFile(
             f"{view.file}: a tensor of its header ends at byte {needed}, "

@@ -234,8 +234,10 @@ def test_leaving_does_not_wait_for_the_comparison(
 def test_a_killed_worker_costs_no_result(terminal: Terminal, large: tuple[Path, Path]) -> None:
     terminal.start(*large)
     terminal.wait_for("ETA", START)
-    workers = [pid for pid in terminal.children() if _is_worker(pid)]
-    assert workers
+    deadline = time.monotonic() + START
+    while not (workers := [pid for pid in terminal.children() if _is_worker(pid)]):
+        assert time.monotonic() < deadline, "no worker has been started"
+        time.sleep(0.01)
     os.kill(workers[0], signal.SIGKILL)
     terminal.wait_for("No differences in 384 tensors", 60)
 
