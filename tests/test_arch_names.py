@@ -23,7 +23,7 @@ def test_a_family_is_found_by_its_class_or_its_type(name: str, cls: str) -> None
 @pytest.mark.parametrize(
     "config",
     [{}, {"architectures": None}, {"architectures": "LlamaForCausalLM"}, {"model_type": ["llama"]},
-     {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}],
+     {"architectures": ["BertForMaskedLM"], "model_type": "bert"}],
 )  # fmt: skip
 def test_a_config_that_names_no_known_family_has_none(config: dict[str, Any]) -> None:
     assert find_architecture(config) is None
