@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# Each run starts megatron-core in a process a rank: most of a minute on a busy machine.
+pytestmark = pytest.mark.timeout(600)
+
 HERE = Path(__file__).resolve().parent
 # Model, TP, EP. Norms over all heads are whole in every rank, so they only work at TP 1.
 RUNS = [
