@@ -223,6 +223,9 @@ def _run_diff(options: argparse.Namespace) -> int:
         # What the filter leaves out is not judged either.
         a, b = (replace(x, unmapped=tuple(filter(wanted, x.unmapped))) for x in (a, b))
         order = {name: i for i, name in enumerate(pair_names(a, b)) if wanted(name)}
+        if options.filter is not None and not (order or a.unmapped or b.unmapped):
+            # An empty comparison must not read as "same".
+            raise BadArgument(f"--filter '{options.filter}': no tensor of either side matches")
         stream = diff(a, b, pool, tolerance=tolerance, names=order)
         results = list(_with_progress(stream, a, b))
     results.sort(key=lambda result: order[result.name])
@@ -261,9 +264,10 @@ def _run_screen(options: argparse.Namespace) -> int:
         raise BadArgument(f"{len(options.paths)} paths: give one to browse, or two to compare")
     if not _has_terminal():
         if len(options.paths) == 2:
-            return _run_diff(_parse(["diff", *map(str, options.paths)]))
+            jobs = [] if options.jobs is None else ["--jobs", str(options.jobs)]
+            return _run_diff(_parse(["diff", *jobs, "--", *map(str, options.paths)]))
         if len(options.paths) == 1:
-            return _run_ls(_parse(["ls", *map(str, options.paths)]))
+            return _run_ls(_parse(["ls", "--", *map(str, options.paths)]))
         raise BadArgument("there is no terminal to draw on; see ckptdiff --help for the commands")
     # A process pool made inside the running app fails without this: Textual replaces stderr by
     # something that has no file descriptor to inherit.

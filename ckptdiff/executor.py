@@ -8,7 +8,8 @@ import threading
 from concurrent.futures import Executor, Future, InvalidStateError
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait as wait_for_any
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.errors import WorkerDied
@@ -204,6 +205,8 @@ def _prepare_worker(log: str, forked: bool) -> None:  # noqa: FBT001
     """Keep a worker's output off the terminal and leave Ctrl-C to the program that started it."""
     if forked:
         _die_with_parent()
+    else:
+        threading.Thread(target=_outlive_no_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # One thread a worker: the pool is what uses the CPUs. Read when numpy is imported.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -222,3 +225,15 @@ def _die_with_parent() -> None:
 
     set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
     ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+
+
+def _outlive_no_parent() -> None:
+    """End this process when the one that spawned it is gone: its queue would never tell.
+
+    A spawned worker's parent may be a thread that ends long before the program does, so the death
+    signal of `_die_with_parent` would come too soon.
+    """
+    parent = parent_process()
+    if parent is not None:
+        wait_for_any([parent.sentinel])
+        os._exit(1)

@@ -354,3 +354,15 @@ def test_a_page_of_an_unknown_kind_is_refused(tmp_path: Path, tiny_hf: Make) -> 
     done = ckptdiff("diff", tiny_hf(), tiny_hf(), "--report", tmp_path / "page.pdf")
     assert done.returncode == 2
     assert not (tmp_path / "page.pdf").exists()
+
+
+def test_a_filter_that_matches_nothing_is_trouble_and_not_the_same(tiny_hf: Make) -> None:
+    done = ckptdiff("diff", tiny_hf(), tiny_hf(), "--filter", "qproj", "--json", "-")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no tensor of either side matches" in done.stderr
+
+
+def test_without_a_terminal_the_number_of_jobs_is_kept(tiny_hf: Make) -> None:
+    done = ckptdiff(tiny_hf(), tiny_hf(), "--jobs", "1")
+    assert done.returncode == 0
+    assert "verdict: same" in done.stdout

@@ -101,7 +101,7 @@ def start(slow: tuple[Path, Path]) -> subprocess.Popen[str]:
 def end(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Wait for the program alone: its workers may hold on to its pipes."""
     process.wait(30)
-    until(lambda: group(process.pid) == [], 4)
+    until(lambda: group(process.pid) == [], 10)
     left = group(process.pid)
     for pid in left:
         os.kill(pid, signal.SIGKILL)

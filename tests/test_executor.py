@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError, wait
@@ -24,6 +26,7 @@ from jobs import (
     touch,
 )
 from pairs import assert_alike, compare, noise, odd_models, open_pair, pair, set_sizes, sparse
+from program import group, until
 
 from ckptdiff.diff import diff
 from ckptdiff.errors import CorruptFile, WorkerDied
@@ -267,3 +270,34 @@ def test_a_worker_that_dies_under_a_comparison_is_an_error_of_one_tensor(
     assert {name: r.status for name, r in found.items() if r.status != "same"} == {"w13": "error"}
     assert "killed" in str(found["w13"].error)
     assert len(found) == 30
+
+
+ORPHANS = """
+import sys, time
+from ckptdiff.executor import WorkerPool
+if __name__ == "__main__":
+    pool = WorkerPool(2, start=sys.argv[1])
+    jobs = [pool.submit(time.sleep, 0.01) for _ in range(8)]
+    [job.result() for job in jobs]
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("begin", ["spawn", "fork"])
+def test_workers_end_with_the_program_that_started_them(tmp_path: Path, begin: str) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(ORPHANS)
+    process = subprocess.Popen(
+        [sys.executable, script, begin], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert len(group(process.pid)) >= 3
+    process.kill()
+    process.wait(20)
+    gone = until(lambda: group(process.pid) == [], 5)
+    for pid in group(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.stdout.close()
+    assert gone

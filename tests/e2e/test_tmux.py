@@ -231,9 +231,11 @@ def test_leaving_does_not_wait_for_the_comparison(
     terminal.wait_for("exit code 0", 4)
 
 
-def test_a_killed_worker_costs_no_result(terminal: Terminal, large: tuple[Path, Path]) -> None:
-    terminal.start(*large)
-    terminal.wait_for("ETA", START)
+def test_a_killed_worker_costs_no_result(terminal: Terminal, tmp_path: Path) -> None:
+    # A pair of its own: results of another test's comparison would be remembered.
+    pair = _holes(tmp_path / "a"), _holes(tmp_path / "b")
+    terminal.start(*pair)
+    # Looked for from the start: a quick machine is done soon after the first figures.
     deadline = time.monotonic() + START
     while not (workers := [pid for pid in terminal.children() if _is_worker(pid)]):
         assert time.monotonic() < deadline, "no worker has been started"
@@ -243,8 +245,9 @@ def test_a_killed_worker_costs_no_result(terminal: Terminal, large: tuple[Path, 
 
 
 def _is_worker(pid: int) -> bool:
-    done = subprocess.run(["ps", "-p", str(pid), "-o", "args="], capture_output=True, text=True)
-    return "spawn_main" in done.stdout
+    # -ww: pytest's workers have COLUMNS set, at which ps would cut a long path off.
+    command = ["ps", "-ww", "-p", str(pid), "-o", "args="]
+    return "spawn_main" in subprocess.run(command, capture_output=True, text=True).stdout
 
 
 def test_no_color_leaves_the_colours_of_the_terminal(
