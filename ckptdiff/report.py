@@ -258,7 +258,7 @@ def side_line(side: Assembled) -> str:
         parts.append(f"iteration {checkpoint.iteration}")
     parts += [f"{len(side.tensors)} tensors", format_bytes(side.nbytes)]
     notes = (*checkpoint.notes, *side.notes)
-    return "  ".join([*parts, *(f"({note})" for note in notes)])
+    return "  ".join([*parts, *(f"({printable(note)})" for note in notes)])
 
 
 def _family(side: Assembled) -> str:
