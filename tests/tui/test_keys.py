@@ -105,7 +105,7 @@ async def test_the_key_line_fits_and_ends_with_help_and_the_way_out(app: CkptDif
 
 async def test_a_key_can_be_rebound_by_its_id(app: CkptDiffApp) -> None:
     app.set_keymap({"tensors.differences": "f6"})
-    async with app.run_test(size=(120, 24)) as pilot:
+    async with app.run_test(size=(130, 24)) as pilot:
         await settle(app, pilot)
         await pilot.press("f6")
         assert tensors(app).session.differences_only
