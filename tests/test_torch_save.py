@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from ckptdiff.errors import CorruptFile
 from ckptdiff.formats import torch_save
+from ckptdiff.formats.inert import Global, Placeholder
 from ckptdiff.formats.torch_save import Data
 from ckptdiff.formats.torch_zip import UnsupportedTensor, read_index
-from ckptdiff.formats.unpickle import Global, Placeholder
 from ckptdiff.tensors import ITEMSIZE, TensorRef
 
 if TYPE_CHECKING:

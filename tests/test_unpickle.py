@@ -19,7 +19,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ckptdiff.errors import CkptDiffError
-from ckptdiff.formats.unpickle import Global, Placeholder, load
+from ckptdiff.formats.inert import Global, Placeholder
+from ckptdiff.formats.unpickle import load
 
 PROTOCOLS = st.integers(0, 5)
 TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates too

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.errors import CkptDiffError, CorruptFile, MissingShard, MixedShards, NotACheckpoint
 from ckptdiff.formats import torch_zip, tree
 from ckptdiff.formats.files import each_file, read_small
-from ckptdiff.formats.unpickle import Placeholder
+from ckptdiff.formats.inert import Placeholder
 from ckptdiff.tensors import Checkpoint, Entry, Parallelism, Rank, Shard
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.errors import CorruptFile, MissingShard, UnsupportedLayout
 from ckptdiff.formats import megatron, torch_zip, tree
 from ckptdiff.formats.files import each_file, open_regular, read_small
-from ckptdiff.formats.unpickle import Global, Placeholder, load
+from ckptdiff.formats.inert import Global, Placeholder
+from ckptdiff.formats.unpickle import load
 from ckptdiff.tensors import (
     ITEMSIZE,
     Checkpoint,

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CkptDiffError, CorruptFile
 from ckptdiff.formats.files import open_regular, read_at
-from ckptdiff.formats.unpickle import PLAIN, Global, load
+from ckptdiff.formats.inert import PLAIN, Global
+from ckptdiff.formats.unpickle import load
 from ckptdiff.tensors import ITEMSIZE, TensorRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ckptdiff.formats.unpickle import Builders
+    from ckptdiff.formats.inert import Builders
 
 MAX_PICKLE = 1 << 30  # bytes; the largest real data.pkl seen is some MB
 MAX_DIMS = 64  # torch's own limit

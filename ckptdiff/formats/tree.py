@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.formats.inert import Global, Placeholder
 from ckptdiff.formats.torch_zip import UnsupportedTensor, named
-from ckptdiff.formats.unpickle import Global, Placeholder
 from ckptdiff.tensors import Entry, TensorRef
 from ckptdiff.text import format_shape, printable
 

@@ -8,46 +8,21 @@ extension registry lies outside our reach.
 
 from __future__ import annotations
 
-import codecs
 import struct
-import warnings
-from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CorruptFile
+from ckptdiff.formats.inert import PLAIN, Global, Placeholder, escaped, latin1, signed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
-    Builders = Mapping[tuple[str, str], Callable[..., Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Global:
-    """A class or function that the pickle names; never looked up."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-
-@dataclass(slots=True, eq=False)
-class Placeholder:
-    """What the pickle wanted to make by calling something: what was called, and with what."""
-
-    what: object  # a Global, as a rule
-    args: object = ()
-    state: object = None
-    items: list[Any] = field(
-        default_factory=list
-    )  # appended items, or (key, value) pairs set on it
+    from ckptdiff.formats.inert import Builders
 
 
 MAX_ODD_KEYS = 1000  # keys of dictionaries and members of sets other than text and small numbers
 MAX_KEY_PARTS = 200  # parts of one of them
+_SMALL = 1 << 60  # below it every integer is its own hash
 
 
 class _ReachedKey(Exception):
@@ -55,47 +30,6 @@ class _ReachedKey(Exception):
 
     def __init__(self, head: dict[Any, Any]) -> None:
         self.head = head
-
-
-def _codecs_encode(text: str, encoding: str = "latin1") -> bytes:
-    if encoding != "latin1" or not isinstance(text, str):
-        raise CorruptFile(f"bytes spelled in the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-def _dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
-    return dict(items)
-
-
-def _set(items: Iterable[Any] = ()) -> set[Any]:
-    return set(items)
-
-
-def _frozenset(items: Iterable[Any] = ()) -> frozenset[Any]:
-    return frozenset(items)
-
-
-def _from_bytes(kind: type[bytes] | type[bytearray], content: object = b"", *_: object) -> object:
-    """Make bytes of bytes only: of a number, `bytes` would make that many zeros."""
-    if not isinstance(content, (bytes, bytearray)):
-        raise CorruptFile(f"{kind.__name__} made of {type(content).__name__}")
-    return kind(content)
-
-
-_BUILTINS: dict[str, Callable[..., Any]] = {
-    "set": _set,
-    "frozenset": _frozenset,
-    "bytearray": partial(_from_bytes, bytearray),
-    "bytes": partial(_from_bytes, bytes),
-    "complex": complex,
-}
-# Plain containers that older pickle protocols spell as calls.
-PLAIN: Builders = {
-    ("_codecs", "encode"): _codecs_encode,
-    ("collections", "OrderedDict"): _dict,
-    **{("builtins", name): build for name, build in _BUILTINS.items()},
-    **{("__builtin__", name): build for name, build in _BUILTINS.items()},
-}
 
 
 def load(
@@ -265,15 +199,15 @@ class _Machine:
                 stack.append(struct.unpack_from(">d", data, pos)[0])
                 pos += 8
             case 0x8A:  # LONG1
-                pos = self._take(pos + 1, data[pos], stack, _signed)
+                pos = self._take(pos + 1, data[pos], stack, signed)
             case 0x8B:  # LONG4
                 (size,) = struct.unpack_from("<i", data, pos)
-                pos = self._take(pos + 4, size, stack, _signed)
+                pos = self._take(pos + 4, size, stack, signed)
             case 0x43 | 0x55:  # SHORT_BINBYTES, SHORT_BINSTRING
-                pos = self._take(pos + 1, data[pos], stack, bytes if op == 0x43 else _latin1)
+                pos = self._take(pos + 1, data[pos], stack, bytes if op == 0x43 else latin1)
             case 0x42 | 0x54:  # BINBYTES, BINSTRING
                 (size,) = struct.unpack_from("<I" if op == 0x42 else "<i", data, pos)
-                pos = self._take(pos + 4, size, stack, bytes if op == 0x42 else _latin1)
+                pos = self._take(pos + 4, size, stack, bytes if op == 0x42 else latin1)
             case 0x8E | 0x96:  # BINBYTES8, BYTEARRAY8
                 (size,) = struct.unpack_from("<Q", data, pos)
                 pos = self._take(pos + 8, size, stack, bytes if op == 0x8E else bytearray)
@@ -344,7 +278,7 @@ class _Machine:
                 stack.append(float(text))
             case 0x53:  # STRING
                 text, pos = self._line(pos)
-                stack.append(_escaped(text.strip("'\"").encode("latin1")))
+                stack.append(escaped(text.strip("'\"").encode("latin1")))
             case 0x56:  # UNICODE
                 text, pos = self._line(pos)
                 stack.append(text.encode("latin1").decode("raw-unicode-escape"))
@@ -454,20 +388,3 @@ class _Machine:
             target.items.extend(items)
         else:
             raise CorruptFile("the pickle appends to something that is not a list")
-
-
-def _signed(raw: bytes) -> int:
-    return int.from_bytes(raw, "little", signed=True)
-
-
-_SMALL = 1 << 60  # below it every integer is its own hash
-
-
-def _escaped(raw: bytes) -> str:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an unknown escape stays as it is, as pickle has it
-        return _latin1(codecs.escape_decode(raw)[0])
-
-
-def _latin1(raw: bytes) -> str:
-    return raw.decode("latin1")

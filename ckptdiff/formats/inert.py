@@ -1,0 +1,94 @@
+"""What the parts of a pickle become: names and calls that only remember, and plain values."""
+
+from __future__ import annotations
+
+import codecs
+import warnings
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.errors import CorruptFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    Builders = Mapping[tuple[str, str], Callable[..., Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """A class or function that the pickle names; never looked up."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(slots=True, eq=False)
+class Placeholder:
+    """What the pickle wanted to make by calling something: what was called, and with what."""
+
+    what: object  # a Global, as a rule
+    args: object = ()
+    state: object = None
+    items: list[Any] = field(
+        default_factory=list
+    )  # appended items, or (key, value) pairs set on it
+
+
+def _codecs_encode(text: str, encoding: str = "latin1") -> bytes:
+    if encoding != "latin1" or not isinstance(text, str):
+        raise CorruptFile(f"bytes spelled in the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+def _dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
+    return dict(items)
+
+
+def _set(items: Iterable[Any] = ()) -> set[Any]:
+    return set(items)
+
+
+def _frozenset(items: Iterable[Any] = ()) -> frozenset[Any]:
+    return frozenset(items)
+
+
+def _from_bytes(kind: type[bytes] | type[bytearray], content: object = b"", *_: object) -> object:
+    """Make bytes of bytes only: of a number, `bytes` would make that many zeros."""
+    if not isinstance(content, (bytes, bytearray)):
+        raise CorruptFile(f"{kind.__name__} made of {type(content).__name__}")
+    return kind(content)
+
+
+_BUILTINS: dict[str, Callable[..., Any]] = {
+    "set": _set,
+    "frozenset": _frozenset,
+    "bytearray": partial(_from_bytes, bytearray),
+    "bytes": partial(_from_bytes, bytes),
+    "complex": complex,
+}
+# Plain containers that older pickle protocols spell as calls.
+PLAIN: Builders = {
+    ("_codecs", "encode"): _codecs_encode,
+    ("collections", "OrderedDict"): _dict,
+    **{("builtins", name): build for name, build in _BUILTINS.items()},
+    **{("__builtin__", name): build for name, build in _BUILTINS.items()},
+}
+
+
+def signed(raw: bytes) -> int:
+    return int.from_bytes(raw, "little", signed=True)
+
+
+def escaped(raw: bytes) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an unknown escape stays as it is, as pickle has it
+        return latin1(codecs.escape_decode(raw)[0])
+
+
+def latin1(raw: bytes) -> str:
+    return raw.decode("latin1")
