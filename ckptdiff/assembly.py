@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -87,3 +87,17 @@ class Assembled:
     def nbytes(self) -> int:
         """Bytes of the canonical tensors, copies and padding not counted."""
         return sum(t.nbytes for t in self.tensors.values())
+
+
+def whole_box(ref: TensorRef) -> Box:
+    """Return the box that is all of a stored tensor."""
+    return tuple((0, size) for size in ref.shape)
+
+
+def transposed(ref: TensorRef) -> TensorRef:
+    return replace(ref, shape=ref.shape[::-1], stride=ref.stride[::-1])
+
+
+def alike(one: TensorRef, other: TensorRef) -> bool:
+    """Return whether one can be a copy of the other."""
+    return (one.shape, one.dtype) == (other.shape, other.dtype)
