@@ -6,6 +6,7 @@ import json
 import os
 import re
 import struct
+import threading
 from json import JSONDecoder
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 # Numbers that JSON allows and the library does not: no tensor has a size or place below zero.
 _NEGATIVE = re.compile(r"[\[,:]\s*-")
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
+# Threads wait for the disk together and parse one after the other: parsing uses the interpreter
+# only, and the screen's thread would have to queue for it behind all of them.
+_PARSING = threading.Lock()
 
 
 def read_header(file: Path) -> dict[str, TensorRef]:
@@ -46,11 +50,17 @@ def read_header(file: Path) -> dict[str, TensorRef]:
                 "copy it again"
             )
         raw = read_at(fd, 8, length)
+    with _PARSING:
+        return _refs(file, raw, size)
+
+
+def _refs(file: Path, raw: bytes, size: int) -> dict[str, TensorRef]:
+    """Return what a header says, checked against the size of the file."""
     try:
         entries = _parse(raw.decode())
     except (ValueError, RecursionError) as error:
         raise CorruptFile(f"{file}: the header is not what safetensors writes ({error})") from error
-    data_start = 8 + length
+    data_start = 8 + len(raw)
     refs = [_ref(file, name, entry, data_start) for name, entry in entries]
     refs.sort(key=lambda ref: (ref.offset, ref.nbytes))
     end = data_start

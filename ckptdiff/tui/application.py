@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -96,6 +97,7 @@ class CkptDiffApp(App[None]):
         self.now = now
         self.settings, self._settings_trouble = load_settings(settings_file)
         self._settings_file = settings_file
+        self._saving = threading.Lock()
         self._starting = True
         self.set_class(ascii_only, "-ascii")
         self.set_class(no_color, "-no-color")
@@ -231,7 +233,8 @@ class CkptDiffApp(App[None]):
     @work(thread=True, exit_on_error=False, group="settings")
     def _save_settings(self) -> None:
         try:
-            save_settings(self.settings, self._settings_file)
+            with self._saving:  # one after the other, each with what is to be remembered by then
+                save_settings(self.settings, self._settings_file)
         except OSError as error:
             self.call_from_thread(
                 self.notify,

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from fakes import A, B, FakeEngine, layer, names
 from harness import rows, settle, tensors, toasts
 
+from ckptdiff.settings import load_settings
 from ckptdiff.tui.commands import MOST_TENSORS, Commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from textual.command import DiscoveryHit, Hit
 
@@ -115,3 +117,15 @@ async def test_colon_opens_the_palette_and_enter_runs_a_command(app: CkptDiffApp
         await pilot.press("enter", "enter")
         await settle(app, pilot)
         assert tensors(app).session.differences_only
+
+
+async def test_changes_in_quick_succession_are_all_kept(app: CkptDiffApp, tmp_path: Path) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        for _ in range(25):
+            app.change_settings(sort="cos")
+            app.change_settings(sort="size")
+        await app.workers.wait_for_complete()
+        assert load_settings(tmp_path / "config" / "settings.json") == (app.settings, None)
+        assert app.settings.sort == "size"
+        assert toasts(app) == []
