@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.arch.naming import is_buffer, is_expert
 from ckptdiff.errors import CorruptFile
-from ckptdiff.formats import megatron, torch_dist, torch_zip
+from ckptdiff.formats import dcp, megatron, torch_dist, torch_zip
 from ckptdiff.formats.files import each_file
 from ckptdiff.tensors import ITEMSIZE, Checkpoint, Chunk, Rank, Shard, TensorRef, contiguous
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from ckptdiff.formats.torch_dist import Described
+    from ckptdiff.formats.dcp import Described
     from ckptdiff.tensors import Box
 
 # In torch_dist's words: the weights in full precision, and Adam's two moments.
@@ -57,7 +57,7 @@ def read_states(checkpoint: Checkpoint) -> States:
 
 def _distributed(checkpoint: Checkpoint) -> States:
     root = checkpoint.root
-    described, _ = torch_dist.read_metadata(root)
+    described, _ = dcp.read_metadata(root)
     shapes = {tensor.name: tensor.shape for tensor in described}
     found: dict[str, list[tuple[str, Described]]] = defaultdict(list)
     states = States()

@@ -1,4 +1,4 @@
-"""What the borders of the list say, and what it says where it has no rows."""
+"""What the list says: in its borders, where it has no rows, and of keys that do nothing now."""
 
 from __future__ import annotations
 
@@ -51,3 +51,33 @@ def empty_words(session: Session) -> str:
             return f"No differences in {plural(len(session.names), 'tensor')}. d shows all."
         return f"No difference among {session.compared:,} compared so far. d shows all tensors."
     return "This checkpoint holds no tensors."
+
+
+def why_not(session: Session, action: str) -> str | None:
+    """Say why a key of the list does nothing now; None if it does something."""
+    alone = "this is one checkpoint. Open two to compare them"
+    if action == "difference":
+        if session.browsing:
+            return None if session.filter else f"Next difference: {alone}."
+        if not session.differences and not session.filter:
+            done = session.phase == "done"
+            return "There is no difference." if done else "No difference is known yet."
+    elif action == "differences_only" and session.browsing:
+        return f"Differences only: {alone}."
+    elif action == "stop" and session.phase not in ("reading", "comparing"):
+        return "Stop: nothing is running."
+    elif action == "write_report":
+        if session.browsing:
+            return f"Report: {alone}."
+        if session.phase != "done":
+            return "Report: finish comparing first. r goes on after a stop."
+    elif action == "config":
+        if session.browsing:
+            return f"Config: {alone}."
+        if session.b is None:
+            return "Config: both checkpoints have to be open first."
+    elif action == "entries" and session.a is None:
+        return "Entries: no checkpoint is open yet."
+    elif action in ("copy_name", "copy_command", "sort", "reverse", "filter") and not session.names:
+        return "There are no tensors yet."
+    return None

@@ -13,7 +13,7 @@ from ckptdiff.errors import BadArgument
 from ckptdiff.text import printable
 from ckptdiff.tui import sides
 from ckptdiff.tui.inventory import Unmapped
-from ckptdiff.tui.list_words import empty_words, list_subtitle, list_title
+from ckptdiff.tui.list_words import empty_words, list_subtitle, list_title, why_not
 from ckptdiff.tui.screens.comparing import ComparingScreen
 from ckptdiff.tui.session import SORTS
 from ckptdiff.tui.widgets.progress_line import CountsLine, ProgressLine
@@ -220,36 +220,7 @@ class TensorsScreen(ComparingScreen):
         return super().check_action(action, parameters)
 
     def why_not(self, action: str) -> str | None:
-        session = self.session
-        alone = "this is one checkpoint. Open two to compare them"
-        if action == "difference":
-            if session.browsing:
-                return None if session.filter else f"Next difference: {alone}."
-            if not session.differences and not session.filter:
-                done = session.phase == "done"
-                return "There is no difference." if done else "No difference is known yet."
-        elif action == "differences_only" and session.browsing:
-            return f"Differences only: {alone}."
-        elif action == "stop" and not self.is_busy:
-            return "Stop: nothing is running."
-        elif action == "write_report":
-            if session.browsing:
-                return f"Report: {alone}."
-            if session.phase != "done":
-                return "Report: finish comparing first. r goes on after a stop."
-        elif action == "config":
-            if session.browsing:
-                return f"Config: {alone}."
-            if session.b is None:
-                return "Config: both checkpoints have to be open first."
-        elif action == "entries" and session.a is None:
-            return "Entries: no checkpoint is open yet."
-        elif (
-            action in ("copy_name", "copy_command", "sort", "reverse", "filter")
-            and not session.names
-        ):
-            return "There are no tensors yet."
-        return None
+        return why_not(self.session, action)
 
     def action_difference(self, step: Literal[1, -1]) -> None:
         rows = self.list

@@ -1,0 +1,159 @@
+"""Read `.metadata`, PyTorch's list of what a distributed checkpoint holds and where it lies."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptdiff.errors import CorruptFile, UnsupportedLayout
+from ckptdiff.formats import megatron, torch_zip
+from ckptdiff.formats.files import read_small
+from ckptdiff.formats.inert import Global, Placeholder
+from ckptdiff.formats.unpickle import load
+
+NAME = "torch_dist"
+METADATA = megatron.METADATA
+BACKEND = "metadata.json"  # Megatron's; a plain PyTorch folder has none
+MAX_METADATA = 2_000_000_000  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One chunk of a tensor: what it is of the whole, and where its bytes lie."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    file: str
+    start: int  # of the torch.save file in `file`, in bytes
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A tensor as `.metadata` describes it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    records: tuple[Record, ...]
+
+
+def read_metadata(root: Path) -> tuple[list[Described], list[str]]:
+    """Return the tensors of `.metadata`, and the names of what is not a tensor."""
+    file = root / METADATA
+    _check_backend(root)
+    try:
+        described, opaque = _describe(load(read_small(file, MAX_METADATA)))
+    except CorruptFile as error:
+        raise CorruptFile(f"{file}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CorruptFile(
+            f"{file}: is not what torch.distributed.checkpoint writes ({error})"
+        ) from error
+    for name in {record.file for tensor in described for record in tensor.records}:
+        _check_name(file, name)
+    return described, opaque
+
+
+def _check_name(metadata: Path, name: str) -> None:
+    """Raise CorruptFile for a file that is not beside `.metadata`, or a link to elsewhere."""
+    if "/" in name or "\0" in name or name in ("", ".", ".."):
+        raise CorruptFile(f"{metadata}: names {name!r}; only files beside it may be")
+    folder = Path(os.path.realpath(metadata.parent))
+    real = Path(os.path.realpath(metadata.parent / name)).parent
+    # The hub's cache links each file into its folder of blobs; any other way out is refused.
+    if real != folder and not (real.name == "blobs" and real.parent in folder.parents):
+        raise CorruptFile(f"{metadata}: {name!r} is a link out of the folder, to {real}")
+
+
+def _check_backend(root: Path) -> None:
+    file = root / BACKEND
+    if not file.exists():
+        return
+    try:
+        backend = json.loads(read_small(file, 1_000_000)).get("sharded_backend")
+    except (ValueError, AttributeError) as error:
+        raise CorruptFile(f"{file}: is not a JSON object ({error})") from error
+    if backend != NAME:
+        raise UnsupportedLayout(f"{file}: the format {backend!r} cannot be read, only {NAME}")
+
+
+def _describe(metadata: Placeholder) -> tuple[list[Described], list[str]]:
+    places: dict[tuple[str, tuple[int, ...]], tuple[str, int, int]] = {}
+    for index, info in metadata.state["storage_data"].items():  # type: ignore[index]
+        where = index.state
+        start, length = info.state["offset"], info.state["length"]
+        if type(start) is not int or type(length) is not int or start < 0 or length < 0:
+            raise CorruptFile(f"{where['fqn']!r} lies at {start!r}, {length!r} bytes long")
+        offsets = _sizes(where.get("offset")) if where.get("offset") is not None else ()
+        places[str(where["fqn"]), offsets] = (str(info.state["relative_path"]), start, length)
+    described, opaque = [], []
+    for name, entry in metadata.state["state_dict_metadata"].items():  # type: ignore[index]
+        if not str(entry.what).endswith("TensorStorageMetadata"):
+            opaque.append(str(name))
+            continue
+        dtype = torch_zip.DTYPES.get(_dtype_of(entry.state["properties"]))
+        if dtype is None:
+            raise CorruptFile(f"{name!r} has a dtype that cannot be read")
+        records = []
+        for chunk in entry.state["chunks"]:
+            offsets, sizes = _sizes(chunk.state["offsets"]), _sizes(chunk.state["sizes"])
+            if (str(name), offsets) not in places:
+                raise CorruptFile(f"{name!r}: the chunk at {list(offsets)} lies in no file")
+            records.append(Record(offsets, sizes, *places[str(name), offsets]))
+        shape = _sizes(entry.state["size"])
+        _check_boxes(str(name), shape, records)
+        described.append(Described(str(name), shape, dtype, tuple(records)))
+    return described, opaque
+
+
+def _check_boxes(name: str, shape: tuple[int, ...], records: list[Record]) -> None:
+    """Raise CorruptFile if a chunk leaves the tensor or two of them overlap.
+
+    What they leave out is an error of that tensor alone, found when it is put together.
+    """
+    for record in records:
+        ends = [start + size for start, size in zip(record.offsets, record.sizes, strict=False)]
+        if not len(record.offsets) == len(record.sizes) == len(shape) or any(
+            end > size for end, size in zip(ends, shape, strict=True)
+        ):
+            raise CorruptFile(
+                f"{name!r} of shape {list(shape)} has a chunk {list(record.sizes)} "
+                f"at {list(record.offsets)}"
+            )
+    if len(records) < 2 or not shape:
+        return
+    boxes = [box_of(r.offsets, r.sizes) for r in records if 0 not in r.sizes]
+    # Along the dimension with the most cuts, few boxes lie side by side.
+    along = max(range(len(shape)), key=lambda d: len({box[d][0] for box in boxes}))
+    beside: list[tuple[tuple[int, int], ...]] = []
+    for box in sorted(boxes, key=lambda box: box[along]):
+        beside = [other for other in beside if other[along][1] > box[along][0]]
+        for other in beside:
+            if all(p[0] < q[1] and q[0] < p[1] for p, q in zip(box, other, strict=True)):
+                raise CorruptFile(f"{name!r}: the chunks {list(other)} and {list(box)} overlap")
+        beside.append(box)
+
+
+def _dtype_of(properties: Placeholder) -> str:
+    """The first of TensorProperties' fields; its state is a tuple, or a dict in older files."""
+    state = properties.state
+    dtype = state.get("dtype") if isinstance(state, dict) else state[0]  # type: ignore[index]
+    return dtype.name if isinstance(dtype, Global) else ""
+
+
+def _sizes(value: object) -> tuple[int, ...]:
+    """Return a torch.Size, which the pickle spells as a call, as a tuple of counts."""
+    if isinstance(value, Placeholder):
+        value = value.args[0]  # type: ignore[index]
+    if not isinstance(value, (tuple, list)) or not all(
+        type(n) is int and 0 <= n < 1 << 62 for n in value
+    ):
+        raise CorruptFile(f"{str(value)[:60]} is not a shape")
+    return tuple(value)
+
+
+def box_of(offsets: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple((start, start + size) for start, size in zip(offsets, sizes, strict=True))
