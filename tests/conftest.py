@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from oracle import make_megatron
 from oracle_hf import make_hf
+from places import CORPUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor
-
-CORPUS = Path(__file__).resolve().parent.parent.parent / "shared" / "corpus"
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import CORPUS
 from pairs import config_of
+from places import CORPUS
 
 from ckptdiff.config import from_huggingface, from_megatron
 from ckptdiff.errors import UnknownConfig

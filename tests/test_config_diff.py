@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CORPUS
 from pairs import open_pair
+from places import CORPUS
 
 from ckptdiff.arch import find_architecture
 from ckptdiff.assemble import Assembled

@@ -6,8 +6,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import CORPUS
 from pairs import Comparison, compare
+from places import CORPUS
 from program import ckptdiff, document
 from safetensors import safe_open
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from conftest import CORPUS
 from pairs import bits, compare, write_plain
+from places import CORPUS
 from program import ckptdiff, document
 from test_corpus import names_and_sizes
 
