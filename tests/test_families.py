@@ -14,42 +14,13 @@ import pytest
 import torch
 from families import MODELS, Stored, cut, gathered, on_disk
 from numbered import numbered
+from verified import VERIFIED
 
 from ckptdiff.arch import ARCHITECTURES, find_architecture
 from ckptdiff.arch.base import split_name
 from ckptdiff.assemble import assemble
 
 HERE = Path(__file__).resolve().parent
-
-# How each family's rules were checked. "files": read off files that NVIDIA's code wrote.
-# "logits": a model scattered by the rules gives the same logits in megatron-core.
-# "names and shapes": nothing in transformers' model is left out or used twice, no more than that.
-VERIFIED = {
-    "llama": "files, logits",
-    "mistral": "files, logits",
-    "qwen2": "files, logits",
-    "qwen3": "files, logits",
-    "mixtral": "files, logits",
-    "qwen2_moe": "files, logits",
-    "qwen3_moe": "files, logits",
-    "deepseek": "files",
-    "gpt2": "files, logits",
-    "nemotron": "files",
-    "gemma": "logits",
-    "gemma2": "logits",
-    "gemma3": "logits",
-    "gpt_oss": "logits",
-    "glm4_moe": "logits",
-    "olmo2": "logits",
-    "olmoe": "logits",
-    "phi3": "logits",
-    "qwen3_next": "logits",
-    "qwen3_5": "logits",
-    "qwen3_5_moe": "logits",
-    "qwen3_vl_moe": "as qwen3_moe; its transposed experts by shape",
-    "gpt_neox": "logits",
-    "nemotron_h": "names, shapes, and the order of Mamba's rows by formula",
-}
 
 
 def test_it_is_said_of_every_family_how_it_was_checked() -> None:

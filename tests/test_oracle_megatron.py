@@ -35,6 +35,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen2 untied": {"family": "qwen2", "tied": False, "transformers": 4},
     "qwen3": {"family": "qwen3", "head_dim": 16},
 }
+RUNS = [*((name, 2) for name in MODELS), ("llama 3", 1), ("qwen2", 1), ("qwen3", 1)]
 
 
 @pytest.fixture
@@ -62,9 +63,7 @@ def logits(
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize(
-    ("name", "tp"), [*((name, 2) for name in MODELS), ("llama 3", 1), ("qwen2", 1), ("qwen3", 1)]
-)
+@pytest.mark.parametrize(("name", "tp"), RUNS)
 def test_megatron_computes_what_transformers_computes(
     name: str, tp: int, logits: Callable[..., dict[str, float]]
 ) -> None:

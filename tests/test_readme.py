@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from verified import TABLE as FAMILIES
+from verified import family_table
+
+from ckptdiff.formats import FORMATS
 
 README = Path(__file__).parents[1].joinpath("README.md").read_text()
 TRANSCRIPTS = [
@@ -64,3 +68,20 @@ def test_the_table_of_keys_is_that_of_the_bindings() -> None:
         del sys.path[0]
     (table,) = TABLE.findall(README)
     assert table == key_table(), "run `python screenshots/keys.py`"
+
+
+def test_the_table_of_families_is_that_of_the_rules_and_their_tests() -> None:
+    (table,) = FAMILIES.findall(README)
+    assert table == family_table(), "run `python tests/verified.py`"
+
+
+def test_the_example_of_a_family_is_that_familys_file() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert example == Path(__file__).parents[1].joinpath("ckptdiff/arch/qwen2.py").read_text()
+
+
+def test_every_format_is_named() -> None:
+    said = README.partition("## What is supported")[2].partition("\n## ")[0]
+    words = {"hf": "Hugging Face", "megatron": "Megatron", "meta": "Meta"}
+    for module in FORMATS:
+        assert f"\n| {words.get(module.NAME, module.NAME)} | " in said
