@@ -85,7 +85,7 @@ def verified_by(family: str) -> str:
     more = VERIFIED[family].more
     return "; ".join(
         [
-            *(ways or (["shapes alone"] if has_model else ["no model of its own"])),
+            *(ways or (["shapes alone"] if has_model else ["nothing of its own"])),
             *([more] if more else []),
         ]
     )

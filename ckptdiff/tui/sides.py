@@ -70,7 +70,9 @@ def title(session: Session, width: int) -> str:
         extent = "" if assembled is None else _extent(assembled)
         ends.append(("" if session.browsing else f"{letter} ", path, extent))
     family = ""
-    if session.a is not None and session.a.architecture is not None:
+    if session.a is not None and session.a.architecture is None and session.a.checkpoint.config:
+        family = "no rules"
+    elif session.a is not None and session.a.architecture is not None:
         family = printable(session.a.architecture.name)
         if session.a.config is not None:
             family += f" {session.a.config.num_layers}L"

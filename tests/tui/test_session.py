@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from ckptdiff.executor import InlineExecutor
 from ckptdiff.tui.inventory import Layer, take_inventory
 from ckptdiff.tui.progress import Progress
 from ckptdiff.tui.session import Session
+from ckptdiff.tui.sides import title
 from ckptdiff.tui.words import format_ago, format_duration, format_eta, shorten
 
 
@@ -62,6 +64,17 @@ def test_counts_follow_results_and_forgetting_them() -> None:
     session.forget()
     assert +session.counts == {"to_do": 14}
     assert +head.counts == {"to_do": 4}
+
+
+def test_the_title_says_where_no_rules_are_used() -> None:
+    plain = checkpoint(Path("/a"), names())
+    ends = {}
+    for config in (None, {"model_type": "unheard_of"}):
+        session = opened()
+        session.a = assembled(replace(plain, config=config))
+        ends[config is None] = title(session, 80)
+    assert ends[False].endswith("   no rules")
+    assert not ends[True].endswith("no rules")
 
 
 def test_a_bad_filter_leaves_the_old_one() -> None:
