@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff import __version__
-from ckptdiff.errors import BadArgument, CkptDiffError
+from ckptdiff.errors import BadArgument, CkptDiffError, NotACheckpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ckptdiff.assemble import Assembled
     from ckptdiff.results import TensorDiff
 
+COMMANDS = ("ls", "diff", "demo")
 EXAMPLES = """\
 examples:
   ckptdiff demo                                       a small pair with a fault to find
@@ -67,11 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    commands: dict[str, Callable[[argparse.ArgumentParser], None]] = {
-        "ls": _ls_options,
-        "diff": _diff_options,
-        "demo": _demo_options,
-    }
+    makers: tuple[Callable[[argparse.ArgumentParser], None], ...] = (
+        _ls_options,
+        _diff_options,
+        _demo_options,
+    )
+    commands = dict(zip(COMMANDS, makers, strict=True))
     words = [word for word in arguments if not word.startswith("-")]
     command = arguments[0] if arguments and arguments[0] in commands else None
     if command is None and words and words[0] in commands:  # ckptdiff -v diff A B
@@ -140,7 +142,9 @@ def _diff_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--filter", metavar="PATTERN", help=_PATTERN_HELP)
     parser.add_argument("--jobs", type=_positive, metavar="N", help=_JOBS_HELP)
     parser.add_argument(
-        "--no-diagnose", action="store_true", help="do not look for the cause of differences"
+        "--no-diagnose",
+        action="store_true",
+        help="do not look for the cause of differences (this version never does)",
     )
     parser.add_argument(
         "--optimizer", action="store_true", help="compare master weights and moments as well"
@@ -260,6 +264,9 @@ def _run_demo(options: argparse.Namespace) -> int:
 
 
 def _run_screen(options: argparse.Namespace) -> int:
+    for path in options.paths:
+        if not path.exists():
+            raise NotACheckpoint(f"{path}: there is no such file or folder{_meant(str(path))}")
     if len(options.paths) > 2:
         raise BadArgument(f"{len(options.paths)} paths: give one to browse, or two to compare")
     if not _has_terminal():
@@ -279,6 +286,14 @@ def _run_screen(options: argparse.Namespace) -> int:
     return app.run(
         options.paths, ascii=options.ascii, mouse=not options.no_mouse, jobs=options.jobs
     )
+
+
+def _meant(word: str) -> str:
+    """Return a question if this is nearly the name of a command."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(word, COMMANDS, n=1)
+    return f". Is `ckptdiff {found[0]}` meant?" if found else ""
 
 
 def _has_terminal() -> bool:

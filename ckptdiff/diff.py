@@ -206,7 +206,7 @@ class _Run:
         notes = []
         for side, holds in zip(task.plan.padding_sides, outcomes[-1].paddings, strict=True):
             rows = (task.a if side == "A" else task.b).padding_rows
-            notes.append(f"{rows} padding rows in {side}: {holds}")
+            notes.append(f"{rows} padding row{'' if rows == 1 else 's'} in {side}: {holds}")
         (merged, *others) = [outcome.stats for outcome in outcomes if outcome.stats is not None]
         drifted = _drifted(task.plan, [outcome.stats for outcome in outcomes])
         for other in others:

@@ -40,7 +40,11 @@ def key_table() -> str:
         for owner in owners:
             for binding in owner.__dict__.get("BINDINGS", ()):
                 if isinstance(binding, Binding) and (binding.tooltip or binding.description):
+                    if binding.id == "screen.leave":  # what going back is on the first screen
+                        continue
                     what = binding.tooltip or binding.description
+                    if binding.id == "screen.back":
+                        what += "; on the first, leave ckptdiff"
                     rows.append(
                         f"| {place} | {_keys(binding)} | {what.replace('|', chr(92) + '|')} |"
                     )

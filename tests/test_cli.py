@@ -181,6 +181,12 @@ def test_three_paths_are_trouble(tiny_hf: Make) -> None:
     assert_trouble(ckptdiff(*[tiny_hf()] * 3), "3 paths")
 
 
+def test_a_command_that_is_nearly_one_is_asked_about(tiny_hf: Make) -> None:
+    folder = str(tiny_hf())
+    assert_trouble(ckptdiff("dif", folder, folder), "dif: there is no such file", "`ckptdiff diff`")
+    assert_trouble(ckptdiff("lss", folder), "lss: there is no such file", "`ckptdiff ls`")
+
+
 def test_no_path_and_no_terminal_is_trouble() -> None:
     assert_trouble(ckptdiff(), "no terminal", "--help")
 

@@ -20,6 +20,7 @@ from hostile import safetensors as safetensors_file
 from hostile_system import SYSTEM
 from hostile_torch import TORCH
 
+from ckptdiff.errors import CorruptFile
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.formats.safetensors import read_header
 
@@ -125,6 +126,29 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:"
+            + b"4d7a" * 16
+            + b"\nsize 9976578928\n",
+            "git lfs pull",
+        ),
+    ],
+    ids=["empty", "pointer"],
+)
+def test_a_file_whose_content_never_came_says_what_to_do(
+    name: str, content: bytes, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CorruptFile, match=said) as raised:
+        open_checkpoint(tmp_path)
+    assert name in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "config.json"])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]  # (files read, files in all)
 
 T = TypeVar("T")
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @contextmanager
@@ -49,6 +50,15 @@ def read_at(fd: int, offset: int, size: int) -> bytes:
         offset += len(part)
         size -= len(part)
     return b"".join(parts)
+
+
+def not_fetched(head: bytes) -> str | None:
+    """Return what to do about a file that starts so, if its content never came; else None."""
+    if not head:
+        return "is empty: the copy did not get that far, copy it again"
+    if head.startswith(LFS_POINTER):
+        return "is a pointer of Git LFS, not the file itself: run git lfs pull there"
+    return None
 
 
 def read_small(file: Path, limit: int) -> bytes:

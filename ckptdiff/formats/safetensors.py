@@ -12,7 +12,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CorruptFile
-from ckptdiff.formats.files import open_regular, read_at
+from ckptdiff.formats.files import LFS_POINTER, not_fetched, open_regular, read_at
 from ckptdiff.tensors import ITEMSIZE, TensorRef, contiguous
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def read_header(file: Path) -> dict[str, TensorRef]:
     with open_regular(file) as fd:
         size = os.fstat(fd).st_size
         prefix = read_at(fd, 0, 8)
+        if reason := not_fetched(read_at(fd, 0, len(LFS_POINTER))):
+            raise CorruptFile(f"{file}: {reason}")
         if len(prefix) < 8:
             raise CorruptFile(f"{file}: has {size} bytes, too few for a safetensors header")
         (length,) = struct.unpack("<Q", prefix)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CkptDiffError, CorruptFile
-from ckptdiff.formats.files import open_regular, read_at
+from ckptdiff.formats.files import LFS_POINTER, not_fetched, open_regular, read_at
 from ckptdiff.formats.inert import PLAIN, Global
 from ckptdiff.formats.unpickle import load
 from ckptdiff.tensors import ITEMSIZE, TensorRef
@@ -265,19 +265,19 @@ class _Reader:
 
     def _end_of_directory(self) -> tuple[int, int, int]:
         """Return number of records, size and offset of the zip's directory."""
-        head = self._read(0, 4)
+        head = self._read(0, len(LFS_POINTER))
         tail_at = max(0, self.size - 65557)
         tail = self._read(tail_at, self.size - tail_at)
         end = tail.rfind(b"PK\x05\x06")
         if end < 0 or len(tail) - end < 22:
-            if head == b"PK\x03\x04":
+            if head[:4] == b"PK\x03\x04":
                 raise CorruptFile("the zip has no directory: the file was cut off, copy it again")
             if head[:2] == b"\x80\x02":
                 raise CorruptFile(
                     "written by torch.save before 1.6, in one pickle; load it and save it once "
                     "with a current torch"
                 )
-            raise CorruptFile("not a file that torch.save wrote")
+            raise CorruptFile(not_fetched(head) or "not a file that torch.save wrote")
         records, size, offset = struct.unpack_from("<HII", tail, end + 10)
         if records == 0xFFFF or 0xFFFFFFFF in (size, offset):
             locator = tail.rfind(b"PK\x06\x07", 0, end)

@@ -189,12 +189,12 @@ class CkptDiffApp(App[None]):
     def copy(self, text: str) -> None:
         """Send text to the clipboard of the terminal, which may be far away and may not listen."""
         if len(text.encode()) > COPY_LIMIT:
-            self.notify("Too long for a terminal's clipboard. Press w to write a file.")
+            self.notify("Too long for a terminal's clipboard.")
             return
         self.copy_to_clipboard(text)
         self.notify(
             f"Sent {len(text)} characters to the terminal clipboard. Nothing there? In tmux:"
-            " set -s set-clipboard on. Or press w to write a file.",
+            " set -s set-clipboard on.",
             markup=False,
         )
 

@@ -38,6 +38,11 @@ class ReportScreen(ModalScreen[Path | None]):
             yield field
             yield Static(KINDS, id="hint", markup=False)
 
+    def on_input_changed(self, message: Input.Changed) -> None:
+        if message.value != self._confirmed:
+            self._confirmed = ""
+            self.query_one("#hint", Static).update(KINDS)
+
     def on_input_submitted(self, message: Input.Submitted) -> None:
         message.stop()
         if not message.value.strip():
