@@ -37,13 +37,15 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
         (shard, [(split_native(native), ref) for native, ref in shard.tensors.items()])
         for shard in checkpoint.shards
     ]
+    if _is_share(checkpoint):
+        return _by_name(checkpoint, named, "it has one rank's share of each tensor")
     architecture = like.architecture if like is not None else None
     if like is None or (architecture is None and not like.checkpoint.config):
         architecture = guess_architecture({key for _, names in named for (key, _), _ in names})
     if architecture is None or not any(
         architecture.rule_for(key) for _, names in named for (key, _), _ in names
     ):
-        return _by_name(checkpoint, named)
+        return _by_name(checkpoint, named, "no rules know its names")
     config = _megatron_config(checkpoint, like)
     zero_centred = bool((checkpoint.config or {}).get("apply_layernorm_1p"))
     named = _ungrouped(named, config.num_experts // checkpoint.parallelism.ep)
@@ -77,7 +79,14 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
     )
 
 
-def _by_name(checkpoint: Checkpoint, named: list[tuple[Shard, Names]]) -> Assembled:
+def _is_share(checkpoint: Checkpoint) -> bool:
+    """Return whether this is the file of one rank of several."""
+    parallelism = checkpoint.parallelism
+    ranks = parallelism.tp * parallelism.pp * parallelism.ep
+    return checkpoint.files == (checkpoint.root,) and ranks > 1
+
+
+def _by_name(checkpoint: Checkpoint, named: list[tuple[Shard, Names]], why: str) -> Assembled:
     """No rules: every stored tensor by itself, under its own name.
 
     Layers are numbered over the whole model, and a name that several ranks have is told apart by
@@ -109,7 +118,7 @@ def _by_name(checkpoint: Checkpoint, named: list[tuple[Shard, Names]]) -> Assemb
                 tensors[own] = placed(assembly, checkpoint)
             except CkptDiffError as error:
                 errors[own] = str(error)
-    note = "no rules know its names: each stored tensor is taken by itself"
+    note = f"{why}: each stored tensor is taken by itself"
     return Assembled(
         checkpoint,
         None,

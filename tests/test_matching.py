@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from pairs import write_plain
+from pairs import rank_file, write_plain
 from program import ckptdiff, document
 
 from ckptdiff.assemble import assemble
 from ckptdiff.formats import open_checkpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
+
+    Make = Callable[..., Path]
 
 GENERATOR = torch.Generator().manual_seed(7)
 HF: dict[str, Tensor] = {
@@ -60,6 +63,20 @@ def megatron(folder: Path, *, tp: int, change: bool = False) -> Path:
         torch.save({"args": args, "iteration": 1, "model": model}, file)
     (folder / "latest_checkpointed_iteration.txt").write_text("1")
     return folder
+
+
+def test_one_ranks_file_is_taken_as_it_is(tiny_megatron: Make) -> None:
+    file = rank_file(tiny_megatron(tp=2, pp=1), "01")
+    checkpoint = open_checkpoint(file)
+    side = assemble(checkpoint)
+    assert side.tensors.keys() == checkpoint.shards[0].tensors.keys()
+    assert not side.errors
+    assert not side.unmapped
+    assert side.notes == (
+        "it has one rank's share of each tensor: each stored tensor is taken by itself",
+    )
+    done = ckptdiff("diff", file, file)
+    assert (done.returncode, "verdict: same" in done.stdout) == (0, True)
 
 
 @pytest.mark.parametrize("exchanged", [False, True])
