@@ -7,7 +7,15 @@ import json
 from typing import TYPE_CHECKING
 
 from ckptdiff.errors import UnreadableFile
-from ckptdiff.report import GLYPH, WORD, diff_document, diff_lines, field_text, side_line
+from ckptdiff.report import (
+    GLYPH,
+    WORD,
+    diff_document,
+    diff_lines,
+    field_text,
+    notes_of_the_same,
+    side_line,
+)
 from ckptdiff.text import format_cosine, format_number, format_shape, printable
 
 if TYPE_CHECKING:
@@ -139,6 +147,7 @@ def _facts(
             + (f" Fix: {escape(printable(line.fix))}" if line.fix else "")
             for line in summary.conflicts
         ]
+    facts += map(escape, notes_of_the_same(results))
     for side, assembled in (("A", a), ("B", b)):
         facts += [
             f"{escape(printable(name))} in {side} is known to no rule"

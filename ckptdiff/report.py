@@ -30,6 +30,7 @@ __all__ = [
     "format_shape",
     "listing_document",
     "listing_lines",
+    "notes_of_the_same",
     "printable",
     "raw_document",
     "raw_lines",
@@ -141,6 +142,14 @@ def _json_number(value: object) -> object:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def notes_of_the_same(results: Sequence[TensorDiff]) -> Iterator[str]:
+    """Yield what is to be said of tensors that no list of differences shows: padding, drift."""
+    held = list(dict.fromkeys(r.note for r in results if r.note and r.status == "same"))
+    yield from map(printable, held[:MAX_NOTES])
+    if len(held) > MAX_NOTES:
+        yield f"… and {len(held) - MAX_NOTES} more notes; --json FILE lists all"
+
+
 def diff_lines(
     a: Assembled,
     b: Assembled,
@@ -169,11 +178,8 @@ def diff_lines(
             yield f"?  {printable(name)}: no rule of {_family(assembled)} knows it (in {side})"
         if len(assembled.unmapped) > MAX_LINES:
             yield f"?  … and {len(assembled.unmapped) - MAX_LINES} more unmapped names in {side}"
-    held = list(dict.fromkeys(r.note for r in results if r.note and r.status == "same"))
-    for note in held[:MAX_NOTES]:
-        yield f"   {printable(note)}"
-    if len(held) > MAX_NOTES:
-        yield f"   … and {len(held) - MAX_NOTES} more notes; --json FILE lists all"
+    for note in notes_of_the_same(results):
+        yield f"   {note}"
     if summary.config_status != "ignored":
         yield from _config_lines(summary.config)
     if pattern is not None:

@@ -100,7 +100,12 @@ def start(slow: tuple[Path, Path]) -> subprocess.Popen[str]:
 
 def end(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Wait for the program alone: its workers may hold on to its pipes."""
-    process.wait(30)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # or it would be in the way of other tests
+        process.communicate()
+        raise
     until(lambda: group(process.pid) == [], 10)
     left = group(process.pid)
     for pid in left:

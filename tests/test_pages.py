@@ -67,6 +67,11 @@ def test_both_kinds_of_page_list_the_differing_tensors_and_no_other(compared: Co
     assert lines[0] == "# ckptdiff: differ"
 
 
+def test_both_kinds_of_page_tell_of_padding(compared: Compared) -> None:
+    for page in (html_page, markdown_page):
+        assert "12 padding rows in B: copies of the last row" in page(*compared, None)
+
+
 def test_a_page_needs_nothing_beside_itself(compared: Compared) -> None:
     assert not re.search(r"https?:|src=|<script|<link", html_page(*compared, None))
 
