@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ckptdiff.assemble import Assembled
     from ckptdiff.results import TensorDiff
 
-COMMANDS = ("ls", "diff", "demo")
 EXAMPLES = """\
 examples:
   ckptdiff demo                                       a small pair with a fault to find
@@ -68,15 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    makers: tuple[Callable[[argparse.ArgumentParser], None], ...] = (
-        _ls_options,
-        _diff_options,
-        _demo_options,
-    )
-    commands = dict(zip(COMMANDS, makers, strict=True))
     words = [word for word in arguments if not word.startswith("-")]
-    command = arguments[0] if arguments and arguments[0] in commands else None
-    if command is None and words and words[0] in commands:  # ckptdiff -v diff A B
+    command = arguments[0] if arguments and arguments[0] in COMMANDS else None
+    if command is None and words and words[0] in COMMANDS:  # ckptdiff -v diff A B
         command = words[0]
     parser = argparse.ArgumentParser(
         prog="ckptdiff" if command is None else f"ckptdiff {command}",
@@ -91,7 +84,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         _screen_options(parser)
     else:
         arguments.remove(command)
-        commands[command](parser)
+        COMMANDS[command](parser)
     return parser.parse_args(arguments)
 
 
@@ -163,6 +156,11 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_run_demo, jobs=None)
 
 
+COMMANDS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "ls": _ls_options,
+    "diff": _diff_options,
+    "demo": _demo_options,
+}
 _FAULT_HELP = "kv-swap (default), tp-swap, gate-up, rope, stale, rope-base or none"
 _PATTERN_HELP = "words that must all occur in a name, or re: and a regular expression"
 _JOBS_HELP = "worker processes (default: the CPUs that may be used)"

@@ -8,7 +8,7 @@ from ckptdiff import config as configs
 from ckptdiff.arch import find_architecture
 from ckptdiff.arch.base import split_name, template
 from ckptdiff.arch.fused import canonical
-from ckptdiff.arch.order import in_model_order
+from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly import Assembled, Assembly, Copy, Piece, alike, whole_box
 from ckptdiff.derived import derived_entry, is_derived
 from ckptdiff.errors import UnknownConfig
@@ -55,14 +55,13 @@ def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
         whole = whole_box(ref)
         piece = Piece(ref, Rank(), whole, whole, copies.get(name, ()))
         assemblies[name] = Assembly(name, ref.shape, ref.dtype, (piece,))
-    ordered = in_model_order(assemblies, architecture)
     return Assembled(
         checkpoint,
         architecture,
         config,
-        {name: assemblies[name] for name in ordered},
+        put_in_model_order(assemblies, architecture),
         unmapped=(),
-        errors={name: errors[name] for name in in_model_order(errors, architecture)},
+        errors=put_in_model_order(errors, architecture),
         derived=tuple(derived),
         packed=packed,
     )

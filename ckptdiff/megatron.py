@@ -12,7 +12,7 @@ from ckptdiff.arch import guess_architecture
 from ckptdiff.arch.base import PADDING, fill_name
 from ckptdiff.arch.moe import ungrouped
 from ckptdiff.arch.naming import split_native
-from ckptdiff.arch.order import in_model_order
+from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly import Assembled, Assembly, Copy, Piece, alike, transposed, whole_box
 from ckptdiff.chunks import placed
 from ckptdiff.derived import derived_entry, is_derived
@@ -67,14 +67,13 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
             assemblies |= {name: placed(assembly, checkpoint) for name, assembly in found.items()}
         except CkptDiffError as error:
             errors.update(dict.fromkeys(targets, str(error)))
-    ordered = in_model_order(assemblies, architecture)
     return Assembled(
         checkpoint,
         architecture,
         config,
-        {name: assemblies[name] for name in ordered},
+        put_in_model_order(assemblies, architecture),
         unmapped=tuple(sorted(unmapped)),
-        errors={name: errors[name] for name in in_model_order(errors, architecture)},
+        errors=put_in_model_order(errors, architecture),
         derived=tuple(derived_entry(ref, config) for ref in derived),
     )
 
@@ -123,7 +122,7 @@ def _by_name(checkpoint: Checkpoint, named: list[tuple[Shard, Names]], why: str)
         checkpoint,
         None,
         None,
-        {name: tensors[name] for name in in_model_order(tensors, None)},
+        put_in_model_order(tensors, None),
         unmapped=(),
         errors=errors,
         notes=(note,),

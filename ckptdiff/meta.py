@@ -9,7 +9,7 @@ from ckptdiff import config as configs
 from ckptdiff.arch.base import fill_name, split_name
 from ckptdiff.arch.llama import LLAMA
 from ckptdiff.arch.meta import EMBEDDING, GATE, HEAD, META_RULES, QUERY, MetaRule
-from ckptdiff.arch.order import in_model_order
+from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly import Assembled, Assembly, Copy, Piece
 from ckptdiff.derived import derived_entry, is_derived
 from ckptdiff.errors import CkptDiffError, MissingShard, UnknownConfig, UnsupportedLayout
@@ -54,9 +54,9 @@ def assemble_meta(checkpoint: Checkpoint) -> Assembled:
         checkpoint,
         LLAMA,
         config,
-        {name: tensors[name] for name in in_model_order(tensors, LLAMA)},
+        put_in_model_order(tensors, LLAMA),
         unmapped=tuple(sorted(unmapped)),
-        errors={name: errors[name] for name in in_model_order(errors, LLAMA)},
+        errors=put_in_model_order(errors, LLAMA),
         derived=tuple(derived_entry(ref, config) for ref in derived),
     )
 

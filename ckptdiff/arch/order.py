@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ckptdiff.arch.base import split_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ckptdiff.arch.base import Architecture
+
+
+T = TypeVar("T")
+
+
+def put_in_model_order(named: Mapping[str, T], architecture: Architecture | None) -> dict[str, T]:
+    """Return what belongs to names, the names as the model runs through them."""
+    return {name: named[name] for name in in_model_order(named, architecture)}
 
 
 def in_model_order(names: Iterable[str], architecture: Architecture | None) -> list[str]:

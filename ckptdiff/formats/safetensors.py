@@ -36,12 +36,12 @@ def read_header(file: Path) -> dict[str, TensorRef]:
     """
     with open_regular(file) as fd:
         size = os.fstat(fd).st_size
-        prefix = read_at(fd, 0, 8)
-        if reason := not_fetched(read_at(fd, 0, len(LFS_POINTER))):
+        head = read_at(fd, 0, len(LFS_POINTER))
+        if reason := not_fetched(head):
             raise CorruptFile(f"{file}: {reason}")
-        if len(prefix) < 8:
+        if len(head) < 8:
             raise CorruptFile(f"{file}: has {size} bytes, too few for a safetensors header")
-        (length,) = struct.unpack("<Q", prefix)
+        (length,) = struct.unpack("<Q", head[:8])
         if length > MAX_HEADER:
             raise CorruptFile(
                 f"{file}: the header claims {length} bytes; not a safetensors file, or damaged"

@@ -181,7 +181,7 @@ class CkptDiffApp(App[None]):
         from ckptdiff.tui.screens.comparing import ComparingScreen
 
         for screen in reversed(self.screen_stack):
-            if isinstance(screen, ComparingScreen) and screen.is_busy:
+            if isinstance(screen, ComparingScreen) and screen.session.is_busy:
                 screen.stop()
                 return
         self.notify("Nothing is running. Press Q to quit.")

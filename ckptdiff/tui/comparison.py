@@ -72,6 +72,11 @@ class Comparison:
         return len(self.paths) == 1
 
     @property
+    def is_busy(self) -> bool:
+        """True while something runs that can be stopped."""
+        return self.phase in ("reading", "comparing")
+
+    @property
     def executor(self) -> Executor:
         """The worker pool, made on first use. Ask for it in a thread: starting it blocks."""
         with self._lock:

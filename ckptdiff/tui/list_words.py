@@ -64,7 +64,7 @@ def why_not(session: Session, action: str) -> str | None:
             return "There is no difference." if done else "No difference is known yet."
     elif action == "differences_only" and session.browsing:
         return f"Differences only: {alone}."
-    elif action == "stop" and session.phase not in ("reading", "comparing"):
+    elif action == "stop" and not session.is_busy:
         return "Stop: nothing is running."
     elif action == "write_report":
         if session.browsing:

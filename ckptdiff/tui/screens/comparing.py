@@ -82,10 +82,6 @@ class ComparingScreen(BaseScreen[None]):
     def on_unmount(self) -> None:
         self.session.close()
 
-    @property
-    def is_busy(self) -> bool:
-        return self.session.phase in ("reading", "comparing")
-
     # ── orders ───────────────────────────────────────────────────────────────────────────────
 
     def read_headers(self, *, fresh: bool = False) -> None:
@@ -253,7 +249,7 @@ class ComparingScreen(BaseScreen[None]):
 
     def _tick(self) -> None:
         if not self._changed:
-            if not self.is_busy and self._ticks is not None:
+            if not self.session.is_busy and self._ticks is not None:
                 self._ticks.pause()
             return
         self._changed = False
