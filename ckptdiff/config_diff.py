@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckptdiff.formats import hf
-from ckptdiff.meanings import MEANINGS, Meaning, Reading, Side
+from ckptdiff.formats import hf, meta
+from ckptdiff.meanings import MEANINGS, Meaning, Reading, Side, params_in_hf_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,8 +39,12 @@ def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
     """Return a line for each meaning that a side speaks of; none unless both have a config."""
     if not a.checkpoint.config or not b.checkpoint.config:
         return []
-    sides = _side(a), _side(b)
-    lines = (_line(meaning, *sides) for meaning in MEANINGS)
+    return compare_sides(side_of(a), side_of(b))
+
+
+def compare_sides(a: Side, b: Side) -> list[ConfigDiff]:
+    """Return a line for each meaning that a side speaks of."""
+    lines = (_line(meaning, a, b) for meaning in MEANINGS)
     return [line for line in lines if line is not None]
 
 
@@ -52,14 +56,17 @@ def config_status(lines: Iterable[ConfigDiff]) -> Literal["same", "conflict", "u
     return "unknown" if not statuses or "unknown" in statuses else "same"
 
 
-def _side(assembled: Assembled) -> Side:
+def side_of(assembled: Assembled) -> Side:
+    """Return what a side's files say; params.json is put in the words of config.json."""
     checkpoint = assembled.checkpoint
     fields: Mapping[str, Any] = checkpoint.config or {}
+    if checkpoint.format == meta.NAME:
+        fields = params_in_hf_words(fields, assembled.config)
     if isinstance(fields.get("text_config"), dict):
         fields = {**fields, **fields["text_config"]}
     family = assembled.architecture
     return Side(
-        kind="hf" if checkpoint.format == hf.NAME else "megatron",
+        kind="hf" if checkpoint.format in (hf.NAME, meta.NAME) else "megatron",
         fields=fields,
         family=family.name if family is not None else None,
         tensors=frozenset(".".join(name.rsplit(".", ENDS)[-ENDS:]) for name in assembled.tensors),

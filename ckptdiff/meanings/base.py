@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     Reader = Callable[["Side"], "Reading | None"]  # None: this side does not tell
+    Settings = Mapping[str, Any]  # fields and what they are set to
+    # What gives a side a value; the second argument is a side, of either kind, of the same shape.
+    Setter = Callable[[Any, "Side"], Settings | None]  # None: nothing can
 
 Kind = Literal["hf", "megatron"]
 ON = object()  # equals no value
@@ -58,14 +61,17 @@ class Meaning:
     hf: Callable[[Side], Reading | None]
     megatron: Callable[[Side], Reading | None]
     consequence: str  # of a conflict, one sentence
-    # The flag that gives a Megatron side this value; None: there is none.
-    fix: Callable[[Any, Side], str | None]
+    args: Setter  # what gives a Megatron side this value
+    entries: Setter  # what gives it to a config.json; the side is of the family it is written for
     applies: Callable[[Side], bool] = lambda _: True  # else the value is without effect
+    always: bool = False  # written even so: Megatron and transformers want the field
     off: Any = ON  # where both sides have this value, nobody wants to read of it
     equal: Callable[[Any, Any], bool] | None = None  # None: equal values, numbers rounded
     # Why a difference changes nothing on these two sides; None: it does.
     harmless: Callable[[Side, Side], str | None] = lambda _a, _b: None
     cannot: str = ""  # said of a value for which there is no flag
+    # The flag, where it says more than `args`; None: the flags are those of `args`.
+    fix: Callable[[Any, Side], str | None] | None = None
 
     def has_effect(self, side: Side) -> bool:
         """Return whether a side's model uses the value at all."""
@@ -87,7 +93,18 @@ class Meaning:
 
     def flag(self, value: Any, side: Side) -> str | None:
         """Return the flag that gives a Megatron side this value, if there is one."""
-        found: str | None = _guarded(self.fix, value, side)
+        if self.fix is not None:
+            found: str | None = _guarded(self.fix, value, side)
+            return found
+        settings = self.settings(value, side, "megatron")
+        text: str | None = None if settings is None else _guarded(flags, settings, side)
+        return text
+
+    def settings(self, value: Any, side: Side, kind: Kind) -> Settings | None:
+        """Return the fields that give a side of this kind a value; None where it cannot have it."""
+        found: Settings | None = _guarded(
+            self.args if kind == "megatron" else self.entries, value, side
+        )
         return found
 
 
@@ -209,28 +226,71 @@ def where(condition: Callable[[Side], bool], reader: Reader, otherwise: Reader) 
     return lambda side: (reader if condition(side) else otherwise)(side)
 
 
-# ── fixes ────────────────────────────────────────────────────────────────────────────────────
+# ── setters ──────────────────────────────────────────────────────────────────────────────────
 
 
-def flag(name: str) -> Callable[[Any, Side], str]:
-    """Mend by a flag that takes the value."""
-    return lambda value, _: f"{name} {show(value)}"
+def sets(name: str, by: Callable[[Any], Any] = lambda value: value) -> Setter:
+    """Set one field to the value."""
+    return lambda value, _: {name: by(value)}
 
 
-def switch_flag(name: str, *, inverted: bool = False) -> Callable[[Any, Side], str]:
-    """Mend by a flag that is given, or left out."""
-    return lambda value, _: name if bool(value) is not inverted else f"leave out {name}"
+def sets_not(name: str) -> Setter:
+    """Set one field to the opposite."""
+    return lambda value, _: {name: not value}
 
 
-def no_flag(_value: Any, _side: Side) -> None:
-    """Say that no flag of Megatron's mends it."""
+def sets_in(name: str, families: Mapping[str, str]) -> Setter:
+    """Set the field that a family calls otherwise; "" where its class fixes the value."""
+
+    def setter(value: Any, side: Side) -> Settings:
+        field = families.get(side.family or "", name)
+        return {field: value} if field else {}
+
+    return setter
+
+
+def only(families: Iterable[str], name: str) -> Setter:
+    """Set a field that the configs of these families alone have."""
+    return sets_in("", dict.fromkeys(families, name))
+
+
+def sets_nothing(_value: Any, _side: Side) -> Settings:
+    """Leave a value to follow from the others; whether it does is seen on reading it again."""
+    return {}
+
+
+def cannot_set(_value: Any, _side: Side) -> None:
+    """Say that a side cannot be given the value."""
+
+
+# Arguments that are on unless a flag of another name turns them off.
+_TURNED_OFF_BY = {
+    "add_bias_linear": "--disable-bias-linear",
+    "bias_gelu_fusion": "--no-bias-gelu-fusion",
+}
+
+
+def flags(settings: Settings, side: Side) -> str | None:
+    """Return the command line that gives a Megatron side these arguments; None for no change."""
+    given, left_out = [], []
+    for name, value in settings.items():
+        flag = _TURNED_OFF_BY.get(name, "--" + name.replace("_", "-"))
+        is_given = not value if name in _TURNED_OFF_BY else value
+        if is_given is None or is_given is False:
+            if len(settings) == 1 or bool(side.get(name)) is not bool(value):
+                left_out.append(f"leave out {flag}")
+        else:
+            given.append(flag if is_given is True else f"{flag} {show(value)}")
+    return ", ".join([*left_out, *([" ".join(given)] if given else [])]) or None
 
 
 def show(value: Any) -> str:
     """Return a value as a flag takes it."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
-    return str(value)
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).replace(" ", "") if isinstance(value, list) else str(value)
 
 
 TRANSFORMERS = "transformers' default"

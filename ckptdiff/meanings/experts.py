@@ -12,18 +12,28 @@ from ckptdiff.meanings.base import (
     Side,
     by_family,
     default,
-    flag,
-    no_flag,
+    first,
+    from_tensors,
     null_means,
     number,
+    only,
+    sets,
+    sets_in,
+    sets_nothing,
     stated,
     switch,
-    switch_flag,
 )
 from ckptdiff.meanings.shape import SHAPES, expert_names, experts, layer_pattern
 
 if TYPE_CHECKING:
-    from ckptdiff.meanings.base import Reader
+    from ckptdiff.meanings.base import Reader, Setter, Settings
+
+# Transformers' classes of these hard-code sigmoid scores and a bias that corrects the choice.
+SIGMOID = frozenset({"deepseek_v3", "kimi_k2", "glm4_moe", "glm4_moe_lite", "nemotron_h"})
+# Transformers' classes of these always let the chosen weights sum to one.
+NORMALISED = frozenset({"mixtral", "gpt_oss", "qwen3_5_moe", "qwen3_vl_moe"})
+GROUPED = frozenset({"deepseek", "glm4_moe", "nemotron_h"})  # these choose groups of experts first
+GATED = frozenset({"qwen2_moe", "qwen3_next", "qwen3_5_moe"})  # whose shared expert has a gate
 
 
 def mixed(side: Side) -> bool:
@@ -36,8 +46,18 @@ def _experts(side: Side) -> Reading | None:
     return Reading(count, name, side.get(name) if name else count, None if name else "no field")
 
 
-def _pattern_fix(pattern: Any, _: Side) -> str:
-    return "--moe-layer-freq " + ("1" if all(pattern) else str(pattern).replace(" ", ""))
+def _pattern_args(pattern: Any, _: Side) -> Settings:
+    return {"moe_layer_freq": 1 if all(pattern) else pattern}
+
+
+def _pattern_entries(pattern: Any, side: Side) -> Settings:
+    dense = [layer for layer, mixed in enumerate(pattern) if not mixed]
+    if side.family in GROUPED:
+        # A pattern that is not "dense, then experts" reads otherwise, which is then said.
+        return {"first_k_dense_replace": pattern.index(1)}
+    if side.family is not None and side.family.startswith("qwen"):
+        return {"decoder_sparse_step": 1, "mlp_only_layers": dense}
+    return {}
 
 
 def _score(side: Side) -> Reading | None:
@@ -46,7 +66,7 @@ def _score(side: Side) -> Reading | None:
     found: Reading | None = stated("scoring_func")(side)
     if found is not None:
         return found
-    if side.get("model_type") in ("deepseek_v3", "kimi_k2"):
+    if side.get("model_type") in SIGMOID:
         return Reading("sigmoid", None, "sigmoid", TRANSFORMERS)
     return by_family({}, "softmax")(side)
 
@@ -61,9 +81,9 @@ def _weights_hf(side: Side) -> Reading | None:
     found: Reading | None = switch("norm_topk_prob")(side)
     if found is not None:
         return found
-    if side.family == "mixtral":
-        return Reading(True, None, True, "every mixtral model")
-    if side.get("model_type") in ("deepseek_v3", "kimi_k2"):
+    if side.family in NORMALISED:
+        return Reading(True, None, True, f"every {side.family} model")
+    if side.get("model_type") in SIGMOID or side.family == "qwen3_next":
         return Reading(True, None, True, TRANSFORMERS)
     return None if side.family is None else Reading(False, None, False, TRANSFORMERS)
 
@@ -77,11 +97,10 @@ def _weights_megatron(side: Side) -> Reading | None:
     return Reading(True, None, True, MEGATRON)
 
 
-def _weights_fix(value: Any, side: Side) -> str | None:
+def _weights_args(value: Any, side: Side) -> Settings | None:
     if score_function(side) == "sigmoid":
-        return None
-    name = "--moe-router-pre-softmax"
-    return f"leave out {name}" if value else name
+        return {} if value else None
+    return {"moe_router_pre_softmax": not value}
 
 
 def _bias_hf(side: Side) -> Reading | None:
@@ -90,18 +109,44 @@ def _bias_hf(side: Side) -> Reading | None:
         return Reading(method == "noaux_tc", "topk_method", method)
     if side.family is None:
         return None
-    on = side.get("model_type") in ("deepseek_v3", "kimi_k2")
+    on = side.get("model_type") in SIGMOID
     return Reading(on, None, on, TRANSFORMERS)
 
 
+def _bias_entries(value: Any, side: Side) -> Settings:
+    if side.family != "deepseek":
+        return {}
+    greedy = "group_limited_greedy" if _grouped(side) else "greedy"
+    return {"topk_method": "noaux_tc" if value else greedy}
+
+
 def _shared_hf(side: Side) -> Reading | None:
-    found: Reading | None = number("shared_expert_intermediate_size")(side)
+    names = "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size"
+    found: Reading | None = number(*names)(side)
     if found is not None:
         return found
     count = side.get("n_shared_experts")
     if count is None:
         return Reading(0, None, 0, "no shared expert in config.json")
     return Reading(count * side.fields["moe_intermediate_size"], "n_shared_experts", count)
+
+
+def shared(side: Side) -> Any:
+    """Return the width of the shared expert; 0 without one."""
+    read = _shared_hf if side.kind == "hf" else _optional("moe_shared_expert_intermediate_size", 0)
+    found = read(side)
+    return 0 if found is None else found.value
+
+
+def _shared_entries(value: Any, side: Side) -> Settings | None:
+    if side.family in GATED:
+        return {"shared_expert_intermediate_size": value}
+    if side.family == "nemotron_h":
+        return {"moe_shared_expert_intermediate_size": value}
+    if side.family not in GROUPED:
+        return None if value else {}
+    size = side.get("moe_ffn_hidden_size") or side.get("ffn_hidden_size")
+    return None if value % size else {"n_shared_experts": value // size or None}
 
 
 def _optional(name: str, other: Any) -> Reader:
@@ -135,16 +180,44 @@ def _scores_megatron(side: Side) -> Reading | None:
     return Reading(count, None, count, "moe_router_topk / moe_router_group_topk")
 
 
+def _unless_one(name: str) -> Setter:
+    """Set an argument that is null where the feature is off."""
+    return sets(name, lambda value: None if value == 1 else value)
+
+
+def _groups_entries(value: Any, side: Side) -> Settings:
+    if side.family not in GROUPED:
+        return {}
+    return {"n_group": value, **({"topk_group": 1} if value == 1 else {})}
+
+
 ROUTING = "Other experts are chosen, so every layer of experts puts out something else."
 
+_EXPERT_COUNT = sets_in(
+    "num_experts",
+    {
+        **dict.fromkeys(("mixtral", "gpt_oss"), "num_local_experts"),
+        **dict.fromkeys(GROUPED, "n_routed_experts"),
+    },
+)
+
 EXPERTS: tuple[Meaning, ...] = (
-    Meaning("Experts", _experts, _experts, SHAPES, flag("--num-experts"), off=0),
+    Meaning(
+        "Experts",
+        _experts,
+        _experts,
+        SHAPES,
+        sets("num_experts", lambda count: count or None),
+        lambda count, side: _EXPERT_COUNT(count, side) if count else {},
+        off=0,
+    ),
     Meaning(
         "Layers of experts",
         layer_pattern,
         layer_pattern,
         "A layer has experts on one side and a dense MLP on the other.",
-        _pattern_fix,
+        _pattern_args,
+        _pattern_entries,
         applies=mixed,
     ),
     Meaning(
@@ -152,7 +225,11 @@ EXPERTS: tuple[Meaning, ...] = (
         number("moe_intermediate_size", "intermediate_size"),
         number("moe_ffn_hidden_size", "ffn_hidden_size"),
         SHAPES,
-        flag("--moe-ffn-hidden-size"),
+        sets("moe_ffn_hidden_size"),
+        sets_in(
+            "moe_intermediate_size",
+            dict.fromkeys(("mixtral", "gpt_oss", "olmoe"), "intermediate_size"),
+        ),
         applies=mixed,
     ),
     Meaning(
@@ -160,15 +237,30 @@ EXPERTS: tuple[Meaning, ...] = (
         _shared_hf,
         _optional("moe_shared_expert_intermediate_size", 0),
         SHAPES,
-        flag("--moe-shared-expert-intermediate-size"),
+        sets("moe_shared_expert_intermediate_size", lambda size: size or None),
+        _shared_entries,
         applies=mixed,
+    ),
+    Meaning(
+        "Shared expert gate",
+        by_family(dict.fromkeys(GATED, True), False),
+        first(
+            switch("moe_shared_expert_gate"),
+            from_tensors(("shared_expert_gate.weight",), "gate of shared experts"),
+        ),
+        "The shared expert is weighted by a gate on one side only.",
+        sets("moe_shared_expert_gate"),
+        sets_nothing,
+        applies=lambda side: mixed(side) and shared(side) > 0,
+        off=False,
     ),
     Meaning(
         "Experts per token",
         default(number("num_experts_per_tok", "num_experts_per_token"), 2, TRANSFORMERS, weak=True),
         default(number("moe_router_topk"), 2, MEGATRON),
         "Each token goes through another number of experts.",
-        flag("--moe-router-topk"),
+        sets("moe_router_topk"),
+        sets("num_experts_per_tok"),
         applies=mixed,
     ),
     Meaning(
@@ -176,7 +268,8 @@ EXPERTS: tuple[Meaning, ...] = (
         _score,
         _score,
         ROUTING,
-        flag("--moe-router-score-function"),
+        sets("moe_router_score_function"),
+        only(frozenset({"deepseek"}), "scoring_func"),
         applies=mixed,
     ),
     Meaning(
@@ -184,7 +277,8 @@ EXPERTS: tuple[Meaning, ...] = (
         _weights_hf,
         _weights_megatron,
         "The chosen experts are weighted otherwise: softmax before or after the choice.",
-        _weights_fix,
+        _weights_args,
+        sets_in("norm_topk_prob", dict.fromkeys(NORMALISED, "")),
         applies=mixed,
         cannot="Megatron always normalises sigmoid scores.",
     ),
@@ -193,7 +287,8 @@ EXPERTS: tuple[Meaning, ...] = (
         _optional_hf("routed_scaling_factor", 1.0),
         _optional("moe_router_topk_scaling_factor", 1.0),
         "The output of the routed experts is scaled by another factor.",
-        flag("--moe-router-topk-scaling-factor"),
+        _unless_one("moe_router_topk_scaling_factor"),
+        only(GROUPED, "routed_scaling_factor"),
         applies=mixed,
     ),
     Meaning(
@@ -201,7 +296,8 @@ EXPERTS: tuple[Meaning, ...] = (
         _optional_hf("n_group", 1),
         _optional("moe_router_num_groups", 1),
         ROUTING,
-        flag("--moe-router-num-groups"),
+        _unless_one("moe_router_num_groups"),
+        _groups_entries,
         applies=mixed,
     ),
     Meaning(
@@ -209,7 +305,8 @@ EXPERTS: tuple[Meaning, ...] = (
         _optional_hf("topk_group", 1),
         _optional("moe_router_group_topk", 1),
         ROUTING,
-        flag("--moe-router-group-topk"),
+        sets("moe_router_group_topk"),
+        only(GROUPED, "topk_group"),
         applies=_grouped,
     ),
     Meaning(
@@ -217,7 +314,8 @@ EXPERTS: tuple[Meaning, ...] = (
         _scores_hf,
         _scores_megatron,
         ROUTING,
-        no_flag,
+        sets_nothing,
+        sets_nothing,
         applies=_grouped,
         cannot="Neither side can be set to the other's rule.",
     ),
@@ -230,7 +328,8 @@ EXPERTS: tuple[Meaning, ...] = (
             MEGATRON,
         ),
         ROUTING,
-        switch_flag("--moe-router-enable-expert-bias"),
+        sets("moe_router_enable_expert_bias"),
+        _bias_entries,
         applies=mixed,
     ),
 )

@@ -9,10 +9,11 @@ from ckptdiff.meanings.base import (
     Reading,
     Side,
     default,
-    flag,
     null_means,
     number,
-    switch_flag,
+    only,
+    sets,
+    sets_nothing,
 )
 from ckptdiff.meanings.shape import SHAPES, latent
 
@@ -43,7 +44,8 @@ LATENT: tuple[Meaning, ...] = (
         _latent_hf,
         _latent_megatron,
         SHAPES,
-        switch_flag("--multi-latent-attention"),
+        sets("multi_latent_attention"),
+        sets_nothing,
         off=False,
     ),
     Meaning(
@@ -51,7 +53,8 @@ LATENT: tuple[Meaning, ...] = (
         null_means(("q_lora_rank",), number("q_lora_rank"), None),
         null_means(("q_lora_rank",), number("q_lora_rank"), None),
         "Queries are compressed on one side only, or to another rank.",
-        lambda rank, _: "leave out --q-lora-rank" if rank is None else f"--q-lora-rank {rank}",
+        sets("q_lora_rank"),
+        sets("q_lora_rank"),
         applies=latent,
     ),
     *(
@@ -60,7 +63,8 @@ LATENT: tuple[Meaning, ...] = (
             number(hf),
             number(megatron),
             SHAPES,
-            flag(f"--{megatron.replace('_', '-')}"),
+            sets(megatron),
+            sets(hf),
             applies=latent,
         )
         for name, hf, megatron in _SIZES
@@ -74,7 +78,8 @@ LATENT: tuple[Meaning, ...] = (
         ),
         default(null_means(("mtp_num_layers",), number("mtp_num_layers"), 0), 0, MEGATRON),
         "One side predicts further tokens by layers that the other lacks.",
-        flag("--mtp-num-layers"),
+        sets("mtp_num_layers", lambda count: count or None),
+        only(("deepseek", "glm4_moe", "nemotron_h"), "num_nextn_predict_layers"),
         off=0,
     ),
 )

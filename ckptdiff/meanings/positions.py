@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptdiff.meanings.base import (
     TRANSFORMERS,
@@ -11,15 +11,21 @@ from ckptdiff.meanings.base import (
     Side,
     by_family,
     default,
-    flag,
     is_number,
     null_means,
     number,
+    sets,
+    sets_in,
+    sets_nothing,
     stated,
 )
 from ckptdiff.meanings.shape import layers
 
+if TYPE_CHECKING:
+    from ckptdiff.meanings.base import Settings
+
 QWEN = frozenset({"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"})
+WINDOWED = frozenset({"mistral", "mixtral", "phi3"})  # all layers or none
 
 
 def positions(side: Side) -> str | None:
@@ -56,6 +62,17 @@ def _window_hf(side: Side) -> Reading | None:
     return Reading(window, name, window)
 
 
+def _window_entries(window: Any, side: Side) -> Settings | None:
+    if side.family in QWEN:
+        if window is None:
+            return {"use_sliding_window": False}
+        # Layers from the given one on are windowed.
+        return {"use_sliding_window": True, "sliding_window": window, "max_window_layers": 0}
+    if side.family in WINDOWED:
+        return {"sliding_window": window}
+    return {} if window is None else None
+
+
 def _window_megatron(side: Side) -> Reading | None:
     def by(raw: Any) -> Any:
         # The window counts the token itself in transformers, the tokens before it in Megatron.
@@ -90,7 +107,8 @@ POSITION_KIND = Meaning(
     by_family({"gpt2": "learned_absolute"}, "rope"),
     _position_megatron,
     "Positions enter in another way, so logits agree for no sequence.",
-    flag("--position-embedding-type"),
+    sets("position_embedding_type"),
+    sets_nothing,
     equal=_same_position,
 )
 
@@ -101,7 +119,8 @@ POSITIONS: tuple[Meaning, ...] = (
         number("max_position_embeddings", "n_positions"),
         number("max_position_embeddings"),
         "The table of positions has another length.",
-        flag("--max-position-embeddings"),
+        sets("max_position_embeddings"),
+        sets_in("max_position_embeddings", {"gpt2": "n_positions"}),
         harmless=lambda a, b: (
             None
             if learned(a) and learned(b)
@@ -113,8 +132,7 @@ POSITIONS: tuple[Meaning, ...] = (
         _window_hf,
         _window_megatron,
         "Past the window, tokens attend to what the other side does not let them see.",
-        lambda value, _: (
-            "leave out --window-size" if value is None else f"--window-size {value - 1},0"
-        ),
+        sets("window_size", lambda window: None if window is None else (window - 1, 0)),
+        _window_entries,
     ),
 )
