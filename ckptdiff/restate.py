@@ -295,7 +295,7 @@ def _lost(side: Side, written: Side) -> list[str]:
                 f"{line.meaning} is {line.a} and reads as {line.b} in {where}: {line.consequence}"
             )
         elif line.status == "unknown" and line.b is None:
-            notes.append(f"{line.meaning} is {line.a}; {where} has no field for it")
+            notes.append(f"{line.meaning} is {line.a}; nothing in {where} says it")
     return notes
 
 

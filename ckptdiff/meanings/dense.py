@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from ckptdiff.meanings.base import Settings
 
 
+def _layers_hf(side: Side) -> Reading | None:
+    found: Reading | None = number("num_hidden_layers", "n_layer")(side)
+    kinds = side.get("layers_block_type")
+    if found is None and isinstance(kinds, list):
+        return Reading(len(kinds), "layers_block_type", len(kinds))
+    return found
+
+
 def _ffn_hf(side: Side) -> Reading | None:
     found: Reading | None = number("intermediate_size", "n_inner")(side)
     hidden = number("hidden_size", "n_embd")(side)
@@ -107,11 +115,11 @@ def _padding(a: Side, b: Side) -> str | None:
 DENSE: tuple[Meaning, ...] = (
     Meaning(
         "Layers",
-        number("num_hidden_layers", "n_layer"),
+        _layers_hf,
         number("num_layers"),
         "One side has layers that the other lacks.",
         sets("num_layers"),
-        sets_in("num_hidden_layers", {"gpt2": "n_layer"}),
+        sets_in("num_hidden_layers", {"gpt2": "n_layer", "nemotron_h": ""}),
     ),
     Meaning(
         "Hidden size",

@@ -33,6 +33,7 @@ SIGMOID = frozenset({"deepseek_v3", "kimi_k2", "glm4_moe", "glm4_moe_lite", "nem
 # Transformers' classes of these always let the chosen weights sum to one.
 NORMALISED = frozenset({"mixtral", "gpt_oss", "qwen3_5_moe", "qwen3_vl_moe"})
 GROUPED = frozenset({"deepseek", "glm4_moe", "nemotron_h"})  # these choose groups of experts first
+SPARSE = frozenset({"qwen2_moe", "qwen3_moe", "qwen3_next", "qwen3_vl_moe"})  # which may mix layers
 GATED = frozenset({"qwen2_moe", "qwen3_next", "qwen3_5_moe"})  # whose shared expert has a gate
 
 
@@ -55,7 +56,7 @@ def _pattern_entries(pattern: Any, side: Side) -> Settings:
     if side.family in GROUPED:
         # A pattern that is not "dense, then experts" reads otherwise, which is then said.
         return {"first_k_dense_replace": pattern.index(1)}
-    if side.family is not None and side.family.startswith("qwen"):
+    if side.family in SPARSE:
         return {"decoder_sparse_step": 1, "mlp_only_layers": dense}
     return {}
 
@@ -218,7 +219,7 @@ EXPERTS: tuple[Meaning, ...] = (
         "A layer has experts on one side and a dense MLP on the other.",
         _pattern_args,
         _pattern_entries,
-        applies=mixed,
+        applies=lambda side: mixed(side) and side.family != "nemotron_h",
     ),
     Meaning(
         "Expert FFN size",

@@ -38,6 +38,20 @@ def _latent_megatron(side: Side) -> Reading | None:
     return Reading(False, None, False, MEGATRON)
 
 
+_NEXT = "num_nextn_predict_layers"
+
+
+def _predictions_hf(side: Side) -> Reading | None:
+    found: Reading | None = default(null_means((_NEXT,), number(_NEXT), 0), 0, TRANSFORMERS)(side)
+    lacking = side.tensors and not any(name.endswith(_PROJECTIONS) for name in side.tensors)
+    if found is not None and found.value and lacking:
+        # transformers keeps the number and drops the layers.
+        return Reading(0, found.name, found.raw, "none of their tensors is there")
+    return found
+
+
+_PROJECTIONS = ("eh_proj.weight", "mtp.fc.weight")
+
 LATENT: tuple[Meaning, ...] = (
     Meaning(
         "Latent attention",
@@ -71,11 +85,7 @@ LATENT: tuple[Meaning, ...] = (
     ),
     Meaning(
         "Prediction layers",
-        default(
-            null_means(("num_nextn_predict_layers",), number("num_nextn_predict_layers"), 0),
-            0,
-            TRANSFORMERS,
-        ),
+        _predictions_hf,
         default(null_means(("mtp_num_layers",), number("mtp_num_layers"), 0), 0, MEGATRON),
         "One side predicts further tokens by layers that the other lacks.",
         sets("mtp_num_layers", lambda count: count or None),

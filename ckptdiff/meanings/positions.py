@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from ckptdiff.meanings.base import Settings
 
 QWEN = frozenset({"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"})
-WINDOWED = frozenset({"mistral", "mixtral", "phi3"})  # all layers or none
+# Which layer of how many has no window, where config.json does not say.
+STRIPED = {"gemma2": 2, "gemma3": 6, "gpt_oss": 2, "olmo2": 4}
+WINDOWED = frozenset({"mistral", "mixtral", "phi3", *STRIPED})
 
 
 def positions(side: Side) -> str | None:
@@ -66,8 +68,7 @@ def _window_entries(window: Any, side: Side) -> Settings | None:
     if side.family in QWEN:
         if window is None:
             return {"use_sliding_window": False}
-        # Layers from the given one on are windowed.
-        return {"use_sliding_window": True, "sliding_window": window, "max_window_layers": 0}
+        return {"use_sliding_window": True, "sliding_window": window}
     if side.family in WINDOWED:
         return {"sliding_window": window}
     return {} if window is None else None
@@ -104,12 +105,21 @@ def _same_position(a: Any, b: Any) -> bool:
 
 POSITION_KIND = Meaning(
     "Position embedding",
-    by_family({"gpt2": "learned_absolute"}, "rope"),
+    by_family({"gpt2": "learned_absolute", "nemotron_h": "none"}, "rope"),
     _position_megatron,
     "Positions enter in another way, so logits agree for no sequence.",
     sets("position_embedding_type"),
     sets_nothing,
     equal=_same_position,
+)
+
+WINDOW = Meaning(
+    "Sliding window",
+    _window_hf,
+    _window_megatron,
+    "Past the window, tokens attend to what the other side does not let them see.",
+    sets("window_size", lambda window: None if window is None else (window - 1, 0)),
+    _window_entries,
 )
 
 POSITIONS: tuple[Meaning, ...] = (
@@ -127,12 +137,5 @@ POSITIONS: tuple[Meaning, ...] = (
             else "with rotary embeddings it bounds the length and changes no value"
         ),
     ),
-    Meaning(
-        "Sliding window",
-        _window_hf,
-        _window_megatron,
-        "Past the window, tokens attend to what the other side does not let them see.",
-        sets("window_size", lambda window: None if window is None else (window - 1, 0)),
-        _window_entries,
-    ),
+    WINDOW,
 )
