@@ -125,7 +125,7 @@ def megatron_args(
         **_grid(parallelism, settings, first_layers, last_layers, layout),
     }
     if side.kind == "hf":
-        notes += _lost(side, replace(side, kind="megatron", fields=settings))
+        notes += _lost(side, replace(side, kind="megatron", fields=settings), notes)
         notes += PECULIAR.get(side.family or "", ())
     by_hand = flags_to_give(settings)
     if by_hand:
@@ -165,7 +165,7 @@ def huggingface_config(source: Assembled, *, dtype: str) -> tuple[dict[str, Any]
         "torch_dtype": word,
     }
     config |= class_of(family.name, config)
-    notes += _lost(side, replace(side, kind="hf", fields=config))
+    notes += _lost(side, replace(side, kind="hf", fields=config), notes)
     notes.append(
         f"Megatron's args name no family; by its tensors it is {family.name}. They hold no token "
         "ids: bos_token_id and eos_token_id are left out"
@@ -275,7 +275,9 @@ def _settings(side: Side, kind: Kind, notes: list[str]) -> Iterator[tuple[str, A
             continue
         settings = meaning.settings(reading.value, side, kind)
         if settings is None:
-            continue  # it reads otherwise afterwards, and is told of then
+            shown = reading.raw if reading.raw is not None else reading.value
+            notes.append(_IS.format(meaning.name, shown, f"cannot be said in {_WHERE[kind]}"))
+            continue
         if settings and reading.source == MEGATRON:
             defaults.append(f"{meaning.name} {reading.raw}")
         if settings and reading.weak:
@@ -285,17 +287,23 @@ def _settings(side: Side, kind: Kind, notes: list[str]) -> Iterator[tuple[str, A
         notes.append(f"args do not say these, so Megatron's defaults count: {', '.join(defaults)}")
 
 
-def _lost(side: Side, written: Side) -> list[str]:
-    """Return what reads otherwise in the settings that were written."""
-    where = "args" if written.kind == "megatron" else "config.json"
+_WHERE = {"megatron": "args", "hf": "config.json"}
+_IS = "{} is {} and {}"
+
+
+def _lost(side: Side, written: Side, noted: list[str]) -> list[str]:
+    """Return what reads otherwise in the settings that were written, beside what was noted."""
+    where = _WHERE[written.kind]
     notes = []
     for line in compare_sides(side, written):
+        start = f"{line.meaning} is "
+        if any(note.startswith(start) for note in noted):
+            continue
         if line.status == "conflict":
-            notes.append(
-                f"{line.meaning} is {line.a} and reads as {line.b} in {where}: {line.consequence}"
-            )
+            reads = f"reads as {line.b} in {where}: {line.consequence}"
+            notes.append(_IS.format(line.meaning, line.a, reads))
         elif line.status == "unknown" and line.b is None:
-            notes.append(f"{line.meaning} is {line.a}; nothing in {where} says it")
+            notes.append(_IS.format(line.meaning, line.a, f"nothing in {where} says it"))
     return notes
 
 

@@ -310,10 +310,10 @@ LAYERS: tuple[Meaning, ...] = (
             where(
                 lambda side: side.family in NO_OUTPUT_BIAS,
                 by_family({}, False),
-                default(
-                    switch("attention_bias", "use_bias"),
-                    False,
-                    TRANSFORMERS,
+                where(
+                    lambda side: side.family == "gpt_oss",
+                    default(switch("attention_bias"), True, TRANSFORMERS),
+                    default(switch("attention_bias", "use_bias"), False, TRANSFORMERS),
                 ),
             ),
         ),
