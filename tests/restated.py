@@ -43,13 +43,19 @@ def tiny_config(model_type: str) -> dict[str, Any]:
             **GPT2_SIZES,
             "vocab_size": 64,
         }
-    return {
+    config = {
         "architectures": architectures,
         "model_type": model_type,
         **SIZES,
-        "rope_theta": 12345.0,
+        "rotary_emb_base" if model_type == "gpt_neox" else "rope_theta": 12345.0,
         **differing,
     }
+    if "kv_lora_rank" in config:
+        config |= {"num_key_value_heads": config["num_attention_heads"], "rms_norm_eps": 1e-6}
+        del config["head_dim"]
+    if "n_routed_experts" in config and model_type != "nemotron_h":
+        config |= {"num_nextn_predict_layers": 0, "routed_scaling_factor": 1.5}
+    return config
 
 
 def hf_side(config: dict[str, Any], tensors: Collection[str] = ()) -> Assembled:
@@ -90,3 +96,43 @@ def there_and_back(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     assert source.architecture is not None
     back, more = huggingface_config(megatron_side(args, source.architecture), dtype="bf16")
     return back, notes + more
+
+
+# Model types whose config.json comes back under another: args do not tell them apart.
+SIBLINGS = {"glm4_moe_lite": "deepseek_v3", "olmo3": "olmo2", "exaone4": "olmo2"}
+SIZES_OF = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings", "hidden_act"),
+    *("rms_norm_eps", "norm_eps", "layer_norm_epsilon", "rope_theta", "tie_word_embeddings"),
+    *("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok"),
+    *("moe_intermediate_size", "n_shared_experts", "shared_expert_intermediate_size"),
+    *("first_k_dense_replace", "decoder_sparse_step", "mlp_only_layers", "norm_topk_prob"),
+    *("n_group", "topk_group", "topk_method", "scoring_func", "routed_scaling_factor"),
+    *("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
+    *("sliding_window", "use_sliding_window", "attention_bias", "mlp_bias", "rope_interleave"),
+    *("partial_rotary_factor", "activation_function", "n_embd", "n_layer", "n_head", "n_positions"),
+    *("linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "model_type"),
+    *("linear_value_head_dim", "mamba_num_heads", "mamba_head_dim", "n_groups", "ssm_state_size"),
+    *("layers_block_type", "moe_latent_size", "moe_shared_expert_intermediate_size", "use_qk_norm"),
+)
+
+
+def lost_on_the_way(config: dict[str, Any], back: dict[str, Any]) -> dict[str, Any]:
+    stated = [name for name in SIZES_OF if name in config and config[name] is not None]
+    return {n: (config[n], back.get(n)) for n in stated if back.get(n) != config[n]}
+
+
+def without_effect(config: dict[str, Any]) -> set[str]:
+    """Return fields that are there and change nothing in this model."""
+    found = set()
+    if not config.get("use_sliding_window", True):
+        found.add("sliding_window")
+    if "kv_lora_rank" in config:  # has neither head size nor groups of its own
+        found |= {"head_dim", "num_key_value_heads"}
+    if config["model_type"] == "nemotron_h":  # layer by layer in its list
+        found |= {"num_hidden_layers", "rope_theta", "first_k_dense_replace", "n_shared_experts"}
+    if config["model_type"] == "gpt_neox":  # where it has another name
+        found |= {"rope_theta", "head_dim", "num_key_value_heads"}
+    if config["model_type"] in SIBLINGS:
+        found.add("model_type")
+    return found

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
-from typing import TYPE_CHECKING, Any
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from families import MODELS
-from pairs import config_of, open_pair
+from pairs import config_of
+from places import CORPUS
 from restated import (
     family_of,
     hf_side,
+    lost_on_the_way,
     megatron_side,
     there_and_back,
     tiny_config,
     to_args,
+    without_effect,
 )
-from test_config_diff import ARGS, CASES, DEEPSEEK, FAMILIES, LLAMA, LOST_BASE, MIXTRAL, expected
+from test_config_diff import ARGS, DEEPSEEK, FAMILIES, LLAMA, MIXTRAL
 
 from ckptdiff.assemble import assemble, assemble_pair
 from ckptdiff.config_diff import compare_configs
@@ -25,192 +33,12 @@ from ckptdiff.formats import open_checkpoint
 from ckptdiff.restate import flags_to_give, huggingface_config, token_rows
 from ckptdiff.tensors import Parallelism
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ckptdiff.assemble import Assembled
-
-# What NVIDIA's own code writes, and args of ours have to say alike.
-FIELDS = (
-    *("num_layers", "encoder_num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads"),
-    *("kv_channels", "position_embedding_type", "rotary_base", "rotary_percent"),
-    *("rotary_interleaved", "use_rope_scaling", "rotary_seq_len_interpolation_factor"),
-    *("max_position_embeddings", "add_position_embedding", "swiglu", "squared_relu"),
-    *("openai_gelu", "bias_gelu_fusion", "untie_embeddings_and_output_weights"),
-    *("apply_layernorm_1p", "normalization", "norm_epsilon", "add_bias_linear", "add_qkv_bias"),
-    *("qk_layernorm", "attention_softmax_in_fp32", "apply_query_key_layer_scaling"),
-    *("num_experts", "multi_latent_attention", "mtp_num_layers", "padded_vocab_size"),
-    *("make_vocab_size_divisible_by", "tensor_model_parallel_size"),
-    *("pipeline_model_parallel_size", "transformer_pipeline_model_parallel_size"),
-    *("virtual_pipeline_model_parallel_size", "num_layers_per_virtual_pipeline_stage"),
-    *("expert_model_parallel_size", "context_parallel_size", "decoder_first_pipeline_num_layers"),
-    *("decoder_last_pipeline_num_layers", "pipeline_model_parallel_layout", "transformer_impl"),
-    *("use_legacy_models", "moe_grouped_gemm", "ckpt_format", "use_dist_ckpt", "fp16"),
-    "data_parallel_random_init",
-)
-OF_EXPERTS = (
-    *("moe_router_topk", "moe_router_pre_softmax", "moe_router_score_function", "moe_layer_freq"),
-    *("moe_router_enable_expert_bias", "moe_router_topk_scaling_factor", "moe_ffn_hidden_size"),
-    "moe_shared_expert_intermediate_size",
-)
-OF_LATENT = (
-    *("q_lora_rank", "kv_lora_rank", "qk_head_dim", "qk_pos_emb_head_dim", "v_head_dim"),
-    *("rotary_scaling_factor", "mscale", "mscale_all_dim"),
-)
-# Model types whose config.json comes back under another: args do not tell them apart.
-SIBLINGS = {"glm4_moe_lite": "deepseek_v3", "olmo3": "olmo2", "exaone4": "olmo2"}
-
-
-def lies(case: str, args: dict[str, Any]) -> set[str]:
-    """Return the fields of NVIDIA's args that are not what the model has, or mean nothing."""
-    found: set[str] = set()
-    if case in LOST_BASE:  # rope_theta is read by no converter
-        found.add("rotary_base")
-    if case.startswith("llama3/"):  # nor is rope_scaling
-        found.add("use_rope_scaling")
-    if args.get("max_position_embeddings") == 4096:  # the converter takes no shorter ones
-        found.add("max_position_embeddings")
-    if args.get("multi_latent_attention"):
-        found |= {"kv_channels", "rotary_percent"}  # of no use to latent attention
-    if args.get("moe_router_score_function") == "sigmoid":
-        found.add("moe_router_pre_softmax")  # nor this to sigmoid scores
-    if args.get("position_embedding_type") == "learned_absolute":
-        found |= {"rotary_base", "rotary_percent", "rotary_interleaved", "use_rope_scaling"}
-    if case.startswith("mixtral/"):  # written with --no-position-embedding, or by an older release
-        found |= {"add_position_embedding"}
-    return found
-
-
-def restated_as(case: str, source: Assembled, written: Assembled) -> dict[str, Any]:
-    """Return the args that we write for the model of `source`, cut as NVIDIA cut it."""
-    args: Any = written.checkpoint.config
-    te, legacy = args.get("transformer_impl") != "local", args.get("use_legacy_models")
-    ours, _ = to_args(
-        source,
-        written.checkpoint.parallelism,
-        names="legacy" if legacy else "te" if te else "mcore",
-        dtype="fp16" if args.get("fp16") else "bf16",
-        ckpt_format=args.get("ckpt_format", "torch_dist"),
-        padded_vocab_size=args["padded_vocab_size"],
-        make_vocab_size_divisible_by=args.get("make_vocab_size_divisible_by", 128),
-        grouped_experts=bool(args.get("moe_grouped_gemm")),
-        first_layers=args.get("decoder_first_pipeline_num_layers"),
-        last_layers=args.get("decoder_last_pipeline_num_layers"),
-        layout=args.get("pipeline_model_parallel_layout"),
-    )
-    return ours
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_args_from_config_json_say_what_nvidia_wrote(corpus: Path, case: str) -> None:
-    source, written = open_pair(corpus / case.partition("/")[0] / "hf", corpus / case)
-    theirs: Any = written.checkpoint.config
-    ours = restated_as(case, source, written)
-    fields = [
-        *FIELDS,
-        *(OF_EXPERTS if theirs.get("num_experts") else ()),
-        *(OF_LATENT if theirs.get("multi_latent_attention") else ()),
-    ]
-    excused = lies(case, theirs)
-    differing = {
-        name: (ours.get(name), theirs[name])
-        for name in fields
-        if name in theirs and name not in excused and ours.get(name) != theirs[name]
-    }
-    assert differing == {}
-    groups = theirs["num_query_groups"] if theirs.get("group_query_attention", True) else None
-    heads = theirs["num_attention_heads"]
-    ours_groups = ours["num_query_groups"] if ours["group_query_attention"] else heads
-    assert ours_groups == (groups or heads)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_args_of_ours_conflict_with_config_json_only_where_megatron_cannot_follow(
-    corpus: Path, case: str
-) -> None:
-    source, written = open_pair(corpus / case.partition("/")[0] / "hf", corpus / case)
-    ours = restated_as(case, source, written)
-    assert written.architecture is not None
-    lines = compare_configs(source, megatron_side(ours, written.architecture, written.tensors))
-    wrong = {line.meaning for line in lines if line.status in ("conflict", "unknown")}
-    cannot = {"RoPE original length"} if case.startswith("llama3/") else set()
-    assert wrong == cannot | (expected(case) & {"Vocabulary"})
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_config_json_from_nvidias_args_conflicts_only_where_the_args_lie(
-    corpus: Path, case: str
-) -> None:
-    source = corpus / case.partition("/")[0] / "hf"
-    whole = assemble(open_checkpoint(source))
-    config, notes = huggingface_config(assemble(open_checkpoint(corpus / case)), dtype="bf16")
-    lines = compare_configs(whole, hf_side(config, whole.tensors))
-    found = {line.meaning for line in lines if line.status in ("conflict", "unknown")}
-    lost = expected(case)
-    if case.startswith("mistral/"):  # of which the args have no field
-        lost.add("Sliding window")
-    assert found == lost
-    if case in LOST_BASE:
-        assert any("rope_theta" in note for note in notes)
-    original = config_of(source)
-    if "Vocabulary" not in lost and "fp32" not in case:
-        assert config["vocab_size"] == original["vocab_size"]
-    if not case.startswith("mistral/"):
-        assert config["architectures"] == original["architectures"]
-        assert config["model_type"] == original["model_type"]
-
-
-SIZES_OF = (
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *("num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings", "hidden_act"),
-    *("rms_norm_eps", "norm_eps", "layer_norm_epsilon", "rope_theta", "tie_word_embeddings"),
-    *("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok"),
-    *("moe_intermediate_size", "n_shared_experts", "shared_expert_intermediate_size"),
-    *("first_k_dense_replace", "decoder_sparse_step", "mlp_only_layers", "norm_topk_prob"),
-    *("n_group", "topk_group", "topk_method", "scoring_func", "routed_scaling_factor"),
-    *("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
-    *("sliding_window", "use_sliding_window", "attention_bias", "mlp_bias", "rope_interleave"),
-    *("partial_rotary_factor", "activation_function", "n_embd", "n_layer", "n_head", "n_positions"),
-    *("linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "model_type"),
-    *("linear_value_head_dim", "mamba_num_heads", "mamba_head_dim", "n_groups", "ssm_state_size"),
-    *("layers_block_type", "moe_latent_size", "moe_shared_expert_intermediate_size", "use_qk_norm"),
-)
-
-
-def lost_on_the_way(config: dict[str, Any], back: dict[str, Any]) -> dict[str, Any]:
-    stated = [name for name in SIZES_OF if name in config and config[name] is not None]
-    return {n: (config[n], back.get(n)) for n in stated if back.get(n) != config[n]}
-
-
-def without_effect(config: dict[str, Any]) -> set[str]:
-    """Return fields that are there and change nothing in this model."""
-    found = set()
-    if not config.get("use_sliding_window", True):
-        found.add("sliding_window")
-    if "kv_lora_rank" in config:  # has neither head size nor groups of its own
-        found |= {"head_dim", "num_key_value_heads"}
-    if config["model_type"] == "nemotron_h":  # layer by layer in its list
-        found |= {"num_hidden_layers", "rope_theta", "first_k_dense_replace", "n_shared_experts"}
-    if config["model_type"] == "gpt_neox":  # where it has another name
-        found |= {"rope_theta", "head_dim", "num_key_value_heads"}
-    if config["model_type"] in SIBLINGS:
-        found.add("model_type")
-    return found
+HERE = Path(__file__).resolve().parent
 
 
 @pytest.mark.parametrize("model_type", MODELS)
 def test_a_config_comes_back_from_args(model_type: str) -> None:
     config = tiny_config(model_type)
-    back, _ = there_and_back(config)
-    lost = lost_on_the_way(config, back)
-    assert {
-        name: values for name, values in lost.items() if name not in without_effect(config)
-    } == {}
-
-
-@pytest.mark.parametrize("family", ["llama2", "llama3", "mistral", "qwen2", "gpt2", "deepseek-v3"])
-def test_a_real_config_comes_back_from_args(corpus: Path, family: str) -> None:
-    config = config_of(corpus / family / "hf")
     back, _ = there_and_back(config)
     lost = lost_on_the_way(config, back)
     assert {
@@ -456,3 +284,43 @@ def test_metas_params_become_args_and_config_json(
     assert args["rotary_base"] == original["rope_theta"]
     a, b = assemble_pair(open_checkpoint(tiny_hf()), source.checkpoint)
     assert not [line for line in compare_configs(a, b) if line.status in ("conflict", "unknown")]
+
+
+# Entries that transformers reads otherwise: classes that args do not tell apart, ...
+OTHERWISE = {
+    "glm4_moe_lite": {"architectures", "model_type"},
+    "olmo3": {"architectures", "model_type", "rope_parameters"},
+    "exaone4": {"architectures", "model_type"},
+    "llama3": {"rope_parameters"},  # ... the original length, which Megatron hard-codes,
+    "gpt2": {"n_inner"},  # ... and four times the hidden size, spelled out.
+}
+
+
+@pytest.mark.oracle
+def test_transformers_reads_the_rebuilt_config_as_the_original(
+    request: pytest.FixtureRequest,
+) -> None:
+    python = request.config.getoption("--oracle") or sys.executable
+    pairs = {}
+    for model_type in MODELS:
+        config = {**tiny_config(model_type), "torch_dtype": "bfloat16"}
+        pairs[model_type] = [config, there_and_back(config)[0]]
+    for folder in sorted(CORPUS.glob("*/hf")):
+        config = {**config_of(folder), "torch_dtype": "bfloat16"}
+        pairs[folder.parent.name] = [config, there_and_back(config)[0]]
+    done = subprocess.run(
+        [python, str(HERE / "oracle_configs.py")],
+        input=json.dumps(pairs),
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert set(found) == set(pairs)
+    wrong = {
+        name: {key: values for key, values in odd.items() if key not in OTHERWISE.get(name, set())}
+        for name, odd in found.items()
+    }
+    assert {name: odd for name, odd in wrong.items() if odd} == {}

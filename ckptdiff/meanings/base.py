@@ -226,6 +226,11 @@ def where(condition: Callable[[Side], bool], reader: Reader, otherwise: Reader) 
     return lambda side: (reader if condition(side) else otherwise)(side)
 
 
+def whole(value: Any) -> Any:
+    """Return a number as an integer, if it is one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 # ── setters ──────────────────────────────────────────────────────────────────────────────────
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # Transformers' classes of these hard-code sigmoid scores and a bias that corrects the choice.
 SIGMOID = frozenset({"deepseek_v3", "kimi_k2", "glm4_moe", "glm4_moe_lite", "nemotron_h"})
+ROUTED_SCALING = {"deepseek_v3": 2.5, "glm4_moe_lite": 1.8}  # where config.json says none
 # Transformers' classes of these always let the chosen weights sum to one.
 NORMALISED = frozenset({"mixtral", "gpt_oss", "qwen3_5_moe", "qwen3_vl_moe"})
 GROUPED = frozenset({"deepseek", "glm4_moe", "nemotron_h"})  # these choose groups of experts first
@@ -159,6 +160,11 @@ def _optional_hf(name: str, other: Any) -> Reader:
     return default(null_means((name,), number(name), other), other, TRANSFORMERS)
 
 
+def _routed_scaling_hf(side: Side) -> Reading | None:
+    other = ROUTED_SCALING.get(str(side.get("model_type")), 1.0)
+    return _optional_hf("routed_scaling_factor", other)(side)
+
+
 def _grouped(side: Side) -> bool:
     names = ("n_group", "topk_group") if side.kind == "hf" else (
         "moe_router_num_groups", "moe_router_group_topk",
@@ -285,7 +291,7 @@ EXPERTS: tuple[Meaning, ...] = (
     ),
     Meaning(
         "Router scaling",
-        _optional_hf("routed_scaling_factor", 1.0),
+        _routed_scaling_hf,
         _optional("moe_router_topk_scaling_factor", 1.0),
         "The output of the routed experts is scaled by another factor.",
         _unless_one("moe_router_topk_scaling_factor"),

@@ -25,6 +25,7 @@ from ckptdiff.meanings.base import (
     stated,
     switch,
     where,
+    whole,
 )
 from ckptdiff.meanings.shape import latent
 
@@ -216,7 +217,7 @@ def _softmax_args(value: Any, _: Side) -> Settings | None:
 def _softmax_entries(value: Any, side: Side) -> Settings | None:
     if side.family in GEMMAS:
         size = side.get("kv_channels")
-        return {"query_pre_attn_scalar": round(value**-2, 6) if is_number(value) else size}
+        return {"query_pre_attn_scalar": whole(round(value**-2, 6)) if is_number(value) else size}
     return {} if value == "1/sqrt(d)" else None
 
 

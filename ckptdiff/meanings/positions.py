@@ -69,6 +69,8 @@ def _window_entries(window: Any, side: Side) -> Settings | None:
         if window is None:
             return {"use_sliding_window": False}
         return {"use_sliding_window": True, "sliding_window": window}
+    if side.family in STRIPED and window is None:
+        return {}  # their classes want a number
     if side.family in WINDOWED:
         return {"sliding_window": window}
     return {} if window is None else None

@@ -15,9 +15,10 @@ from ckptdiff.meanings.base import (
     number,
     sets,
     stated,
+    whole,
 )
 from ckptdiff.meanings.positions import rotary
-from ckptdiff.meanings.scaling import SCALING, whole
+from ckptdiff.meanings.scaling import SCALING
 from ckptdiff.meanings.shape import latent
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from ckptdiff.meanings.base import (
     number,
     sets_nothing,
     show,
+    whole,
 )
 from ckptdiff.meanings.positions import rotary
 from ckptdiff.meanings.shape import latent
@@ -258,11 +259,6 @@ def _beta_args(key: str) -> Setter:
 
 def _yarn_args(key: str) -> Setter:
     return lambda value, side: {key if latent(side) else f"yarn_{key}": value}
-
-
-def whole(value: Any) -> Any:
-    """Return a number as an integer, if it is one."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 FACTOR = Meaning(
