@@ -31,8 +31,12 @@ DTYPES = {
 }
 LOST_BASE = 10000
 SEQUENCE = 4096  # what NVIDIA's converter sets; a run that trains gives its own
-# What load_args_from_checkpoint takes over (Megatron-LM, megatron/training/checkpointing.py), and
-# Megatron's defaults of what it leaves to the command line.
+LATENT_ONLY = (
+    *("q_lora_rank", "kv_lora_rank", "qk_head_dim", "qk_pos_emb_head_dim", "v_head_dim"),
+    *("rope_type", "rotary_scaling_factor", "mscale", "mscale_all_dim"),
+)
+# What Megatron-LM's load_args_from_checkpoint (megatron/training/checkpointing.py) leaves to the
+# command line, and the default there; None where releases differ in it.
 NOT_TAKEN_OVER: dict[str, Any] = {
     "norm_epsilon": 1e-5,
     "qk_layernorm": False,
@@ -43,24 +47,21 @@ NOT_TAKEN_OVER: dict[str, Any] = {
     "window_size": None,
     "window_attn_skip_freq": None,
     "use_rope_scaling": False,
-    "rope_scaling_factor": 8.0,
+    "rope_scaling_factor": None,
     "rotary_seq_len_interpolation_factor": None,
     "multi_latent_attention": False,
-    "q_lora_rank": None,
-    "kv_lora_rank": 32,
-    "qk_head_dim": 128,
-    "qk_pos_emb_head_dim": 64,
-    "v_head_dim": 128,
-    "rope_type": None,
-    "rotary_scaling_factor": 1.0,
-    "mscale": 1.0,
-    "mscale_all_dim": 1.0,
+    **dict.fromkeys(LATENT_ONLY),
     "moe_shared_expert_gate": False,
     "moe_router_num_groups": None,
     "moe_router_group_topk": None,
     "experimental_attention_variant": None,
     "attention_output_gate": False,
     "linear_attention_freq": None,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
     "decoder_first_pipeline_num_layers": None,
     "decoder_last_pipeline_num_layers": None,
     "pipeline_model_parallel_layout": None,
@@ -144,7 +145,10 @@ def huggingface_config(source: Assembled, *, dtype: str) -> tuple[dict[str, Any]
     """
     word = DTYPES[dtype]
     if source.checkpoint.format == hf.NAME:
-        return _with_dtype(source.checkpoint.config or {}, word), []
+        own = dict(source.checkpoint.config or {})
+        packed = own.pop("quantization_config", None) is not None
+        said = ["quantization_config is left out: the weights are plain numbers"] if packed else []
+        return _with_dtype(own, word), said
     side = _readable(source)
     rows, notes = token_rows(source)
     if side.kind == "hf":  # params.json, in other words already
@@ -218,17 +222,11 @@ def flags_to_give(args: Mapping[str, Any]) -> str | None:
         without_effect = (
             (name == "bias_gelu_fusion" and gated)
             or (name == "rope_scaling_factor" and not args.get("use_rope_scaling"))
-            or (name in _LATENT and not latent)
+            or (name in LATENT_ONLY and not latent)
         )
         if value != default and value is not None and not without_effect:
             given[name] = value
     return flags(given, Side("megatron", {}, None, frozenset()))
-
-
-_LATENT = frozenset(
-    {"q_lora_rank", "kv_lora_rank", "qk_head_dim", "qk_pos_emb_head_dim", "v_head_dim"}
-    | {"rope_type", "rotary_scaling_factor", "mscale", "mscale_all_dim"}
-)
 
 
 def _readable(source: Assembled) -> Side:

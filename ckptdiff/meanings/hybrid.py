@@ -224,7 +224,7 @@ HYBRID: tuple[Meaning, ...] = (
     Meaning(
         "Kinds of layers",
         _letters_hf,
-        stated(*_PATTERNS),
+        stated(*_PATTERNS, by=lambda letters: letters.replace("|", "")),  # stages
         "A layer is of another kind on the other side.",
         lambda letters, _: {"is_hybrid_model": True, "hybrid_override_pattern": letters},
         _letters_entries,
