@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.config_diff import compare_sides, side_of
 from ckptdiff.errors import UnknownConfig
-from ckptdiff.formats import hf
+from ckptdiff.formats import hf, meta
 from ckptdiff.meanings import MEANINGS, Side
 from ckptdiff.meanings.base import MEGATRON, flags
 from ckptdiff.meanings.families import PECULIAR, class_of
+from ckptdiff.meanings.params import assumed_factor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -100,8 +101,10 @@ def megatron_args(
     Only plain values: no class of Megatron's or torch's is needed to write or to read them. A
     Megatron source keeps its own. Raises UnknownConfig if the source has no sizes.
     """
-    side = _readable(source)
-    rows, notes = token_rows(source)
+    notes: list[str] = []
+    side = _readable(source, notes)
+    rows, assumed = token_rows(source)
+    notes += assumed
     if side.kind == "megatron":
         settings = {n: v for n, v in side.fields.items() if n not in OF_THE_RUN and _is_plain(v)}
         settings = {name: _tupled(name, value) for name, value in settings.items()}
@@ -149,15 +152,15 @@ def huggingface_config(source: Assembled, *, dtype: str) -> tuple[dict[str, Any]
         packed = own.pop("quantization_config", None) is not None
         said = ["quantization_config is left out: the weights are plain numbers"] if packed else []
         return _with_dtype(own, word), said
-    side = _readable(source)
-    rows, notes = token_rows(source)
+    notes: list[str] = []
+    side = _readable(source, notes)
+    rows, assumed = token_rows(source)
+    notes += assumed
     if side.kind == "hf":  # params.json, in other words already
         kept = {key: value for key, value in side.fields.items() if value is not None}
         notes.append(
             "params.json does not say: max_position_embeddings, bos_token_id, eos_token_id"
         )
-        if "rope_scaling" in kept:
-            notes.append("params.json does not say the factor of RoPE scaling; Meta's code has 8")
         return {**kept, "vocab_size": rows, "torch_dtype": word}, notes
     family = source.architecture
     assert family is not None
@@ -229,14 +232,21 @@ def flags_to_give(args: Mapping[str, Any]) -> str | None:
     return flags(given, Side("megatron", {}, None, frozenset()))
 
 
-def _readable(source: Assembled) -> Side:
-    """Return a side whose family and sizes are known."""
+def _readable(source: Assembled, notes: list[str]) -> Side:
+    """Return a side whose family and sizes are known, and note what was assumed for it."""
     root = source.checkpoint.root
     if source.architecture is None or source.config is None:
         raise UnknownConfig(f"{root}: no rules are known for this model, so it cannot be restated")
     if not source.checkpoint.config:
         raise UnknownConfig(f"{root}: there is no config.json and there are no args to restate")
-    return side_of(source)
+    side = side_of(source)
+    scaling = side.get("rope_scaling")
+    if source.checkpoint.format != meta.NAME or not scaling or "factor" in scaling:
+        return side
+    factor = assumed_factor(source.config.hidden_size)
+    notes.append(f"params.json does not say by what RoPE is scaled; {factor:g} is taken")
+    scaled = {**side.fields, "rope_scaling": {**scaling, "factor": factor}}
+    return replace(side, fields=scaled)
 
 
 def _before_meanings(source: Assembled, side: Side) -> dict[str, Any]:
@@ -341,6 +351,8 @@ def _grid(
 
 
 def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
     return not (isinstance(value, str) and _OBJECT.match(value))
 
 

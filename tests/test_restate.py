@@ -290,6 +290,27 @@ def test_metas_params_become_args_and_config_json(
     assert not [line for line in compare_configs(a, b) if line.status in ("conflict", "unknown")]
 
 
+def test_metas_scaling_without_a_factor_is_assumed_and_said(
+    tmp_path: Path, tiny_weights: Any, tiny_hf: Any
+) -> None:
+    from oracle_meta import make_meta
+
+    folder = make_meta(tmp_path / "meta", tiny_weights(), config_of(tiny_hf()))
+    file = folder / "params.json"
+    params = {**json.loads(file.read_text()), "use_scaled_rope": True}
+    file.write_text(json.dumps(params))
+    source = assemble(open_checkpoint(folder))
+    config, notes = huggingface_config(source, dtype="bf16")
+    assert config["rope_scaling"]["factor"] == 32  # of a Llama this small
+    assert "params.json does not say by what RoPE is scaled; 32 is taken" in notes
+    assert to_args(source)[0]["rope_scaling_factor"] == 32
+    file.write_text(json.dumps({**params, "rope_scaling_factor": 16, "sliding_window": 9}))
+    config, notes = huggingface_config(assemble(open_checkpoint(folder)), dtype="bf16")
+    assert config["rope_scaling"]["factor"] == 16
+    assert (config["model_type"], config["sliding_window"]) == ("mistral", 9)
+    assert not any("is taken" in note for note in notes)
+
+
 # Entries that transformers reads otherwise: classes that args do not tell apart, ...
 OTHERWISE = {
     "glm4_moe_lite": {"architectures", "model_type"},
