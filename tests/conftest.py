@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from oracle import make_megatron
+from oracle_client import Oracle
 from oracle_hf import make_hf
 from places import CORPUS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -74,6 +76,17 @@ def tiny_megatron(tiny: TinyFactory) -> Callable[..., Path]:
     return lambda model=None, **arguments: tiny.megatron(
         {"divisible_by": 8, **arguments}, model or {}
     )
+
+
+@pytest.fixture(scope="session")
+def oracle(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Oracle]:
+    """Return what runs models in the real megatron-core."""
+    python = request.config.getoption("--oracle") or sys.executable
+    running = Oracle(python, tmp_path_factory.mktemp("oracle") / "stderr")
+    yield running
+    running.stop()
 
 
 @pytest.fixture

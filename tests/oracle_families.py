@@ -1,25 +1,19 @@
 """Compare logits of transformers and megatron-core for families beyond Llama's.
 
-`python oracle_families.py MODEL TP EP [fault]`: a tiny model of `families.MODELS`, scattered by
-ckptdiff's rules into a GPTModel built from megatron-core's local parts. Prints one JSON object.
+A tiny model of `families.MODELS` is scattered by ckptdiff's rules into a GPTModel built from
+megatron-core's local parts. Run by `oracle_server`.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import subprocess
-import sys
-import tempfile
-import warnings
 from copy import deepcopy
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
 from families import MODELS, SIZES, cut, gathered, on_disk
-from oracle_megatron import TOKENS, use_the_cpu
+from oracle_core import distance, logits, meet, save
 
 from ckptdiff.assemble import assemble
 from ckptdiff.tensors import Rank
@@ -110,9 +104,9 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
             "moe_token_dispatcher_type": "allgather",
             "moe_router_score_function": "sigmoid" if sigmoid else "softmax",
             "moe_router_enable_expert_bias": sigmoid,
-            "moe_layer_freq": [int(i >= (get("first_k_dense_replace") or 0))
-                               for i in range(hf.num_hidden_layers)],
-        }  # fmt: skip
+        }
+        if dense := get("first_k_dense_replace"):
+            options["moe_layer_freq"] = [int(i >= dense) for i in range(hf.num_hidden_layers)]
         shared = get("shared_expert_intermediate_size")
         if get("n_shared_experts"):
             shared = hf.n_shared_experts * hf.moe_intermediate_size
@@ -132,6 +126,7 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
     if model in DELTA:
         options |= {
             "attention_output_gate": True,
+            "linear_attention_freq": [int(t == "linear_attention") for t in hf.layer_types],
             "linear_conv_kernel_dim": hf.linear_conv_kernel_dim,
             "linear_key_head_dim": hf.linear_key_head_dim,
             "linear_value_head_dim": hf.linear_value_head_dim,
@@ -220,23 +215,11 @@ def wide_norms(attention: Any) -> Any:
     return Wide
 
 
-def compare(model: str, tp: int, ep: int, rank: int, *, fault: bool) -> dict[str, float]:
-    import torch.distributed
-
-    torch.distributed.init_process_group(
-        "gloo", init_method=os.environ["MEETING"], rank=rank, world_size=tp * ep
-    )
-    parallel_state = import_module("megatron.core.parallel_state")
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=tp,
-        expert_model_parallel_size=ep,
-        expert_tensor_parallel_size=expert_tp(model, tp),
-    )
-    use_the_cpu()
-    # Without Transformer Engine megatron-core 0.16.1 leaves this name undefined.
-    utils: Any = import_module("megatron.core.transformer.moe.moe_utils")
-    utils.te_general_gemm = None
-    torch.set_grad_enabled(False)
+def compare(
+    *, model: str, tp: int, ep: int, fault: bool, folder: str, rank: int, meeting: str
+) -> dict[str, float]:
+    """Compare the logits of one model; both models are left in `folder`, as `hf` and `megatron`."""
+    meet(meeting, rank, tp, ep, expert_tp(model, tp))
     transformers = import_module("transformers")
     torch.manual_seed(0)
     sizes = {**SIZES, **MODELS[model][1], **DIFFERING.get(model, {})}
@@ -290,56 +273,20 @@ def compare(model: str, tp: int, ep: int, rank: int, *, fault: bool) -> dict[str
         )
         .eval()
     )
-    if model in DELTA or model in GEMMAS:
-        # torch's norm has no zero-centred weight: the one that it would use is loaded.
-        for name, value in state.items():
-            if "layernorm" in name:
-                value += 1
-    if model in GEMMAS:
-        scale = hf.hidden_size**0.5
-        network.embedding.register_forward_hook(lambda _module, _args, result: result * scale)
+    # torch's norm has no zero-centred weight: for the logits, the one that it would use is loaded.
+    centred = model in DELTA or model in GEMMAS
+    used = {name: v + 1 if centred and "layernorm" in name else v for name, v in state.items()}
+    scale = hf.hidden_size**0.5 if model in GEMMAS else 1.0
+    network.embedding.register_forward_hook(lambda _module, _args, result: result * scale)
     expected = {n: v for n, v in network.state_dict().items() if torch.is_tensor(v)}
     # A counter of Megatron's that no checkpoint of Hugging Face has.
     expected = {n: v for n, v in expected.items() if not n.endswith("tokens_per_expert")}
     assert set(expected) == set(state), sorted(set(expected) ^ set(state))
+    network.load_state_dict(used, strict=False)
+    ids, got = logits(network, hf.vocab_size)
     network.load_state_dict(state, strict=False)
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(0, hf.vocab_size, (1, TOKENS), generator=generator)
-    got = network(ids, torch.arange(TOKENS)[None], None)[0, :, : hf.vocab_size]
-    wanted = reference(ids).logits[0]
-    torch.distributed.destroy_process_group()
-    return {"max_abs": float((got - wanted).abs().max()), "spread": float(wanted.std())}
-
-
-def spawn(*arguments: str) -> int:
-    with tempfile.TemporaryDirectory() as meeting:
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, __file__, *arguments],
-                env={
-                    **os.environ,
-                    "RANK": str(rank),
-                    "MEETING": f"file://{meeting}/point",
-                    "GLOO_SOCKET_IFNAME": "lo",
-                    "OMP_NUM_THREADS": "1",
-                },
-            )
-            for rank in range(int(arguments[1]) * int(arguments[2]))
-        ]
-        return max((process.wait() for process in ranks), key=abs)
-
-
-def main(model: str, tp: str, ep: str, *rest: str) -> int:
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-    if "RANK" not in os.environ:
-        return spawn(model, tp, ep, *rest)
-    rank = int(os.environ["RANK"])
-    result = compare(model, int(tp), int(ep), rank, fault="fault" in rest)
+    save(network, Path(folder) / "megatron", rank)
     if rank == 0:
-        sys.stdout.write(json.dumps(result) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(*sys.argv[1:]))
+        reference.save_pretrained(Path(folder) / "hf")
+    torch.distributed.destroy_process_group()
+    return distance(got, reference(ids).logits[0])

@@ -1,69 +1,31 @@
 """Compare logits: transformers, and megatron-core with weights scattered by ckptdiff's rules.
 
-A program of its own (`python oracle_megatron.py FOLDER TP [kv-swap]`), since it patches torch for
-a machine without CUDA. It needs megatron-core 0.16.1 and transformers 5; prints one JSON object.
+Run by `oracle_server`, since it patches torch for a machine without CUDA. It needs megatron-core
+0.16.1 and transformers 5.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import os
-import subprocess
-import sys
-import tempfile
-import warnings
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from oracle_core import distance, logits, meet, save
+from safetensors.torch import load_file
+
+from ckptdiff.arch import find_architecture
+from ckptdiff.arch.scatter import scatter
+from ckptdiff.config import from_huggingface
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-TOKENS = 40
-
-
-def spawn(folder: str, tp: int, *rest: str) -> int:
-    """Run one process a rank and return the first status that is not zero."""
-    with tempfile.TemporaryDirectory() as meeting:
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, __file__, folder, str(tp), *rest],
-                env={
-                    **os.environ,
-                    "RANK": str(rank),
-                    "MEETING": f"file://{meeting}/point",
-                    "GLOO_SOCKET_IFNAME": "lo",
-                    "OMP_NUM_THREADS": "1",
-                },
-            )
-            for rank in range(tp)
-        ]
-        return max((process.wait() for process in ranks), key=abs)
-
-
-def use_the_cpu() -> None:
-    """Patch what megatron-core 0.16.1 asks of CUDA on its way through a local-spec GPTModel."""
-    import torch
-
-    random: Any = import_module("megatron.core.tensor_parallel.random")
-    utils: Any = import_module("megatron.core.transformer.utils")
-    fused_softmax: Any = import_module("megatron.core.fusions.fused_softmax")
-
-    def mask(size: int) -> Tensor:
-        return torch.triu(torch.ones(size, size), diagonal=1).bool()
-
-    torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
-    random.CudaRNGStatesTracker.fork = lambda self, name=None: contextlib.nullcontext()
-    utils.get_default_causal_mask = fused_softmax.get_default_causal_mask = mask
 
 
 def build(hf: Any, tp: int, vocabulary: int) -> Any:
     """Return a GPTModel of megatron-core for a configuration of transformers."""
-    import torch
-
     gpt = import_module("megatron.core.models.gpt")
     specs = import_module("megatron.core.models.gpt.gpt_layer_specs")
     transformer = import_module("megatron.core.transformer")
@@ -116,12 +78,6 @@ def shards(
     config: dict[str, Any], weights: dict[str, Tensor], tp: int, rank: int, vocabulary: int
 ) -> dict[str, Tensor]:
     """Return the rank's tensors as ckptdiff's rules put them together; padding is far off."""
-    import torch
-
-    from ckptdiff.arch import find_architecture
-    from ckptdiff.arch.scatter import scatter
-    from ckptdiff.config import from_huggingface
-
     architecture = find_architecture(config)
     assert architecture is not None
     sizes = replace(from_huggingface(config), padded_vocab_size=vocabulary)
@@ -142,24 +98,16 @@ def shards(
     return found
 
 
-def compare(folder: Path, tp: int, rank: int, *, kv_swap: bool) -> dict[str, float]:
-    """Return how far the two models' logits are apart, and how far they spread."""
-    import torch
-    import torch.distributed
-    from safetensors.torch import load_file
-
-    torch.distributed.init_process_group(
-        "gloo", init_method=os.environ["MEETING"], rank=rank, world_size=tp
-    )
-    parallel_state = import_module("megatron.core.parallel_state")
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tp)
-    use_the_cpu()
-    torch.set_grad_enabled(False)
+def compare(
+    *, folder: str, saved: str, tp: int, kv_swap: bool, rank: int, meeting: str
+) -> dict[str, float]:
+    """Compare the logits of the model in `folder`; megatron-core's is left in `saved`."""
+    meet(meeting, rank, tp)
     reference = import_module("transformers").AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     )
     weights: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted(Path(folder).glob("*.safetensors")):
         weights |= load_file(file)
     size = reference.config.vocab_size
     vocabulary = (size + 8 * tp - 1) // (8 * tp) * 8 * tp
@@ -167,31 +115,13 @@ def compare(folder: Path, tp: int, rank: int, *, kv_swap: bool) -> dict[str, flo
         for name in [name for name in weights if ".k_proj." in name]:
             other = name.replace(".k_proj.", ".v_proj.")
             weights[name], weights[other] = weights[other], weights[name]
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((Path(folder) / "config.json").read_text())
     scattered = shards(config, weights, tp, rank, vocabulary)
     model = build(reference.config, tp, vocabulary)
     expected = {name for name, value in model.state_dict().items() if torch.is_tensor(value)}
     assert expected == set(scattered), sorted(expected ^ set(scattered))
     model.load_state_dict(scattered, strict=False)
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(0, size, (1, TOKENS), generator=generator)
-    got = model(ids, torch.arange(TOKENS)[None], None)[0, :, :size]
-    wanted = reference(ids).logits[0]
+    ids, got = logits(model, size)
+    save(model, Path(saved), rank)
     torch.distributed.destroy_process_group()
-    return {"max_abs": float((got - wanted).abs().max()), "spread": float(wanted.std())}
-
-
-def main(folder: str, tp: str, *rest: str) -> int:
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
-    if "RANK" not in os.environ:
-        return spawn(folder, int(tp), *rest)
-    rank = int(os.environ["RANK"])
-    result = compare(Path(folder), int(tp), rank, kv_swap="kv-swap" in rest)
-    if rank == 0:
-        sys.stdout.write(json.dumps(result) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(*sys.argv[1:]))
+    return distance(got, reference(ids).logits[0])

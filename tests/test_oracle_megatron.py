@@ -1,22 +1,23 @@
-"""Weights scattered by our rules into the real megatron-core give transformers' logits."""
+"""Llama's kin in the real megatron-core: transformers' logits, and what it saves."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from oracle_hf import LLAMA3_ROPE
+from pairs import compare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+    from oracle_client import Oracle
+    from torch import Tensor
+
+pytestmark = [pytest.mark.oracle, pytest.mark.timeout(300)]  # the first starts a server
+
 SIZES: dict[str, Any] = {
     "hidden": 64,
     "heads": 8,
@@ -38,40 +39,45 @@ MODELS: dict[str, dict[str, Any]] = {
 RUNS = [*((name, 2) for name in MODELS), ("llama 3", 1), ("qwen2", 1), ("qwen3", 1)]
 
 
-@pytest.fixture
-def logits(
-    request: pytest.FixtureRequest, tiny_hf: Callable[..., Path]
-) -> Callable[..., dict[str, float]]:
-    """Return a function that runs `oracle_megatron` on a model made for it."""
-    python = request.config.getoption("--oracle") or sys.executable
-
-    def run(name: str, tp: int, *faults: str) -> dict[str, float]:
-        folder = tiny_hf(**{**SIZES, **MODELS[name]})
-        script = HERE / "oracle_megatron.py"
-        done = subprocess.run(
-            [python, str(script), str(folder), str(tp), *faults],
-            env={**os.environ, "PYTHONPATH": str(HERE.parent), "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-        return result
-
-    return run
+def run(
+    oracle: Oracle, folder: Path, saved: Path, tp: int, *, kv_swap: bool = False
+) -> dict[str, float]:
+    return oracle.compare(
+        "oracle_megatron",
+        ranks=tp,
+        folder=str(folder),
+        saved=str(saved),
+        tp=tp,
+        kv_swap=kv_swap,
+    )
 
 
-@pytest.mark.oracle
 @pytest.mark.parametrize(("name", "tp"), RUNS)
-def test_megatron_computes_what_transformers_computes(
-    name: str, tp: int, logits: Callable[..., dict[str, float]]
+def test_megatron_computes_what_transformers_computes_and_saves_the_same(
+    name: str,
+    tp: int,
+    oracle: Oracle,
+    tiny_hf: Callable[..., Path],
+    tiny_weights: Callable[..., dict[str, Tensor]],
+    tmp_path: Path,
 ) -> None:
-    found = logits(name, tp)
+    model = {**SIZES, **MODELS[name]}
+    found = run(oracle, tiny_hf(**model), tmp_path, tp)
     assert found["max_abs"] < 1e-5
     assert found["spread"] > 0.1
+    comparison = compare(tiny_hf(**model), tmp_path)
+    assert comparison.statuses == {}
+    assert comparison.summary.weights == "same"
+    assert comparison.a.unmapped == comparison.b.unmapped == ()
+    assert set(comparison.results) == set(comparison.b.tensors) == set(tiny_weights(**model))
 
 
-@pytest.mark.oracle
-def test_a_fault_in_the_weights_would_show(logits: Callable[..., dict[str, float]]) -> None:
-    assert logits("qwen3", 2, "kv-swap")["max_abs"] > 0.01
+def test_a_fault_in_the_weights_would_show(
+    oracle: Oracle, tiny_hf: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tiny_hf(**{**SIZES, **MODELS["qwen3"]})
+    assert run(oracle, folder, tmp_path, 2, kv_swap=True)["max_abs"] > 0.01
+    comparison = compare(folder, tmp_path)
+    assert comparison.statuses == {
+        name: "differ" for name in comparison.a.tensors if ".k_proj." in name or ".v_proj." in name
+    }
