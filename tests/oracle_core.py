@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed
+from torch.nn.functional import silu
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,15 +67,15 @@ def distance(got: Tensor, wanted: Tensor) -> dict[str, float]:
     return {"max_abs": float((got - wanted).abs().max()), "spread": float(wanted.std())}
 
 
-def save(network: Any, folder: Path, rank: int) -> None:
-    """Save a model by megatron-core as Megatron-LM does: torch_dist, with its args beside it."""
+def save(network: Any, folder: Path, rank: int, **more: Any) -> None:
+    """Save a model by megatron-core as Megatron-LM does: torch_dist, with its args and `more`."""
     target = folder / "iter_0000001"
     if rank == 0:
         target.mkdir(parents=True)
         (folder / "latest_checkpointed_iteration.txt").write_text("1")
     torch.distributed.barrier()
     state = {
-        "args": arguments(network),
+        "args": Namespace(**arguments(network) | more),
         "checkpoint_version": 3.0,
         "iteration": 1,
         "model": network.sharded_state_dict(),
@@ -82,23 +83,26 @@ def save(network: Any, folder: Path, rank: int) -> None:
     import_module("megatron.core.dist_checkpointing").save(state, str(target))
 
 
-def arguments(network: Any) -> Namespace:
+def arguments(network: Any) -> dict[str, Any]:
     """Return Megatron-LM's args: the configuration, in which some names are others."""
     config = network.config
+    fused = import_module("megatron.core.fusions.fused_bias_geglu")
+    gated = config.gated_linear_unit
     plain = (bool, int, float, str, list, type(None))
     args = {name: value for name, value in vars(config).items() if isinstance(value, plain)}
-    return Namespace(
-        **args,
-        num_experts=args["num_moe_experts"],
-        group_query_attention=config.num_query_groups != config.num_attention_heads,
-        norm_epsilon=config.layernorm_epsilon,
-        swiglu=config.gated_linear_unit,
-        position_embedding_type=network.position_embedding_type,
-        max_position_embeddings=network.max_position_embeddings,
-        rotary_base=network.rotary_base,
-        rotary_percent=network.rotary_percent,
-        use_rope_scaling=network.rotary_scaling,
-        untie_embeddings_and_output_weights=not network.share_embeddings_and_output_weights,
-        padded_vocab_size=network.vocab_size,
-        ckpt_format="torch_dist",
-    )
+    return args | {
+        "num_experts": config.num_moe_experts,
+        "group_query_attention": config.num_query_groups != config.num_attention_heads,
+        "norm_epsilon": config.layernorm_epsilon,
+        "apply_layernorm_1p": config.layernorm_zero_centered_gamma,
+        "swiglu": gated and config.activation_func is silu,
+        "quick_geglu": gated and config.activation_func is fused.quick_gelu,
+        "position_embedding_type": network.position_embedding_type,
+        "max_position_embeddings": network.max_position_embeddings,
+        "rotary_base": network.rotary_base,
+        "rotary_percent": network.rotary_percent,
+        "use_rope_scaling": network.rotary_scaling,
+        "untie_embeddings_and_output_weights": not network.share_embeddings_and_output_weights,
+        "padded_vocab_size": network.vocab_size,
+        "ckpt_format": "torch_dist",
+    }

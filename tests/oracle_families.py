@@ -126,6 +126,7 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
     if model in DELTA:
         options |= {
             "attention_output_gate": True,
+            "experimental_attention_variant": "gated_delta_net",
             "linear_attention_freq": [int(t == "linear_attention") for t in hf.layer_types],
             "linear_conv_kernel_dim": hf.linear_conv_kernel_dim,
             "linear_key_head_dim": hf.linear_key_head_dim,
@@ -285,7 +286,9 @@ def compare(
     network.load_state_dict(used, strict=False)
     ids, got = logits(network, hf.vocab_size)
     network.load_state_dict(state, strict=False)
-    save(network, Path(folder) / "megatron", rank)
+    # One switch speaks of all norms, and a gated DeltaNet's own is not zero-centred.
+    args = {"apply_layernorm_1p": True} if model in GEMMAS else {}
+    save(network, Path(folder) / "megatron", rank, **args)
     if rank == 0:
         reference.save_pretrained(Path(folder) / "hf")
     torch.distributed.destroy_process_group()

@@ -1,8 +1,9 @@
 """How the rules of each family were checked. `python tests/verified.py` writes the README's table.
 
 Three ways, the stronger first. Files: checkpoints that NVIDIA's own code wrote equal their sources.
-Logits: a model scattered by the rules gives the same logits in the real megatron-core; the runs are
-those of the oracle's tests. Shapes: nothing in transformers' own model is left out or used twice.
+Logits: a model scattered by the rules gives the same logits in the real megatron-core, and what
+that saves is the same; the runs are those of the oracle's tests. Shapes: nothing in transformers'
+own model is left out or used twice.
 """
 
 from __future__ import annotations
