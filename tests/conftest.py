@@ -96,7 +96,12 @@ def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--oracle", help="a Python that has megatron-core and transformers")
+    usual = Path(__file__).parents[1] / ".venv-oracle/bin/python"
+    parser.addoption(
+        "--oracle",
+        default=str(usual) if usual.exists() else None,
+        help="a Python that has megatron-core and transformers; default: that of .venv-oracle",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -20,7 +20,7 @@ class Oracle:
         self.errors = errors  # where the server's stderr goes
         self.server: subprocess.Popen[str] | None = None
 
-    def compare(self, module: str, *, ranks: int, **arguments: Any) -> dict[str, float]:
+    def compare(self, module: str, *, ranks: int, **arguments: Any) -> dict[str, Any]:
         """Return how far the logits of a model are apart in its two implementations."""
         server = self.server = self.server or self._start()
         assert server.stdin is not None
@@ -32,7 +32,7 @@ class Oracle:
         assert line, self.errors.read_text()[-3000:]
         answer = json.loads(line)
         assert "error" not in answer, answer["error"][-3000:]
-        found: dict[str, float] = answer["found"]
+        found: dict[str, Any] = answer["found"]
         return found
 
     def stop(self) -> None:
