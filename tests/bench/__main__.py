@@ -5,8 +5,8 @@
 Run it from the top of the repository, on a machine that does nothing else: it makes about 14 GB of
 checkpoints in a temporary folder (or in DIR, where they stay), takes contenders in turn, and judges
 by the medians. Ratios of one run are what counts; absolute speeds are the machine's. The sparse
-checkpoints of rows 16 and 17 are zeros without a place on the disk: fair for headers, growth and
-memory, not for speed. Ends with 1 if a row is short of its bar.
+checkpoints of rows 16, 17 and 671b are zeros without a place on the disk: fair for headers, growth
+and memory, not for speed. Ends with 1 if a row is short of its bar.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import kernel_rows, program_rows, rivals
+from . import giant_rows, kernel_rows, program_rows, rivals
 from .data import Data
 from .harness import Result, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROWS = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "14", "16", "17", "18", "frame")
+ROWS = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "14", "16", "17", "18", "frame",
+        "671b-list", "671b-frame")  # fmt: skip
 
 
 def main() -> int:
@@ -75,6 +76,8 @@ def _chosen(
         ({"14"}, whole.row_14),
         ({"frame"}, whole.row_frame),
         ({"16"}, whole.row_16),
+        ({"671b-list"}, giant_rows.row_671b_list),
+        ({"671b-frame"}, giant_rows.row_671b_frame),
         ({"17"}, whole.row_17),
     ]
     chosen: list[Callable[[], list[Result]]] = []

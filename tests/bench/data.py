@@ -1,4 +1,4 @@
-"""The files that the benchmarks read: llama-shaped pairs, a Megatron twin, a sparse 70B."""
+"""The files that the benchmarks read: llama-shaped pairs, a Megatron twin, sparse giants."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ckptdiff.tensors import ITEMSIZE
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -57,6 +59,9 @@ class Size:
         shapes["model.norm.weight"] = (self.hidden,)
         shapes["lm_head.weight"] = (self.vocab, self.hidden)
         return shapes
+
+    def stored(self) -> dict[str, tuple[str, Shape]]:
+        return {name: ("BF16", shape) for name, shape in self.shapes().items()}
 
     def config(self) -> dict[str, object]:
         return {
@@ -125,40 +130,43 @@ def write_hf(
             x = 1 + 0.1 * x if "norm" in name else 0.02 * x
             yield bfloat16(CHANGES[change](x, noise)).tobytes()
 
-    _write_shards(folder, size, shard_bytes, chunks)
+    write_shards(folder, size.config(), size.stored(), shard_bytes, chunks)
     return folder
 
 
 def write_sparse_hf(folder: Path, size: Size) -> Path:
     """Write a checkpoint of zeros that take no room on the disk."""
-    _write_shards(folder, size, 5e9, None)
+    write_shards(folder, size.config(), size.stored(), 5e9, None)
     return folder
 
 
-def _write_shards(
+def write_shards(
     folder: Path,
-    size: Size,
+    config: Mapping[str, object],
+    stored: Mapping[str, tuple[str, Shape]],
     shard_bytes: float,
     chunks: Callable[[str, Shape], Iterator[bytes]] | None,
 ) -> None:
+    """Write tensors of these dtypes and shapes in files of about this size, sparse if no data."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(size.config()))
-    shards: list[dict[str, Shape]] = [{}]
-    for name, shape in size.shapes().items():
-        if shards[-1] and sum(2 * prod(s) for s in shards[-1].values()) > shard_bytes:
+    (folder / "config.json").write_text(json.dumps(config))
+    shards: list[dict[str, int]] = [{}]  # bytes by name
+    for name, (dtype, shape) in stored.items():
+        if sum(shards[-1].values()) > shard_bytes:
             shards.append({})
-        shards[-1][name] = shape
+        shards[-1][name] = prod(shape) * ITEMSIZE[dtype]
     index = {}
-    for number, shapes in enumerate(shards, 1):
+    for number, sizes in enumerate(shards, 1):
         file = "model.safetensors"
         if len(shards) > 1:
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         offset = 0
-        for name, shape in shapes.items():
-            end = offset + 2 * prod(shape)
-            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}
-            offset = end
+        for name, nbytes in sizes.items():
+            dtype, shape = stored[name]
+            offsets = [offset, offset + nbytes]
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+            offset += nbytes
             index[name] = file
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
@@ -167,8 +175,8 @@ def _write_shards(
             if chunks is None:
                 f.truncate(8 + len(text) + offset)
             else:
-                for name, shape in shapes.items():
-                    for chunk in chunks(name, shape):
+                for name in sizes:
+                    for chunk in chunks(name, stored[name][1]):
                         f.write(chunk)
     if len(shards) > 1:
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
@@ -291,6 +299,12 @@ class Data:
         if kind == "linked":
             return self._once("huge-linked", self._link_sparse)
         return self._once("huge-hf", lambda folder: write_sparse_hf(folder, HUGE))
+
+    def giant(self, kind: str) -> Path:
+        from . import deepseek
+
+        make = deepseek.write_megatron if kind == "megatron" else deepseek.write_hf
+        return self._once(f"giant-{kind}", make)
 
     def _link_sparse(self, folder: Path) -> Path:
         """Give the same files other names: two sets of zeros would crowd the page cache."""

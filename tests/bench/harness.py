@@ -65,7 +65,7 @@ class Result:
         value = "-" if self.value is None else f"{self.value:.3g}"
         sign = ">=" if self.better == "more" else "<="
         return (
-            f"{self.row:>5}  {self.what:<58} {value:>9}  {sign} {self.bar:<7.3g} "
+            f"{self.row:>10}  {self.what:<58} {value:>9}  {sign} {self.bar:<7.3g} "
             f"{self.verdict:<8}{self.note}  [load {self.load}]"
         )
 

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
-import re
-import select
-import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
 from typing import TYPE_CHECKING
 
@@ -32,6 +25,7 @@ from .harness import (
     race,
     warm_cache,
 )
+from .screen import watch_screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -249,38 +243,12 @@ def row_17(data: Data, wanted: set[str], rounds: int) -> list[Result]:
     ]  # fmt: skip
 
 
-def first_frame(a: Path, b: Path) -> float:
-    """Return the seconds until a tensor's name is on the screen."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(REPOSITORY)
-        os.environ["TERM"] = "xterm-256color"
-        os.execv(CKPTDIFF[0], [*CKPTDIFF, str(a), str(b)])
-    start = time.perf_counter()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    seen = b""
-    try:
-        while time.perf_counter() - start < 60:
-            if select.select([terminal], [], [], 0.2)[0]:
-                try:
-                    seen += os.read(terminal, 1 << 16)
-                except OSError:
-                    break
-                plain = re.sub(rb"\x1b\[[0-9;:?]*[a-zA-Z]", b"", seen)
-                if b"embed_tokens" in plain or b"self_attn" in plain or b"q_proj" in plain:
-                    return time.perf_counter() - start
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        os.close(terminal)
-    raise RuntimeError(f"no name within 60 s; the screen: {seen[-2000:]!r}")
-
-
 def row_frame(data: Data, wanted: set[str], rounds: int) -> list[Result]:
     """Time the first frame with names on it against the import that it does without."""
     a, b = data.hf(SMALL, "base"), data.hf(SMALL, "scaled")
+    program_of_pair = [*CKPTDIFF, str(a), str(b)]
     contenders: dict[str, Callable[[], object]] = {
-        "first frame": lambda: first_frame(a, b),
+        "first frame": lambda: watch_screen(program_of_pair, b"embed_tokens|self_attn|q_proj"),
         "import torch": python("import torch"),
     }
     times = race(contenders, rounds=rounds)
