@@ -33,22 +33,27 @@ def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assemb
     return assemble_megatron(checkpoint, like)
 
 
-def assemble_pair(a: Checkpoint, b: Checkpoint) -> tuple[Assembled, Assembled]:
-    """Return both sides, each lent what the other knows."""
-    first, second = _pair(a, b)
+def assemble_pair(
+    a: Checkpoint, b: Checkpoint, *, alone: Assembled | None = None
+) -> tuple[Assembled, Assembled]:
+    """Return both sides, each lent what the other knows; `alone` is what A assembles to by itself.
+
+    It takes seconds for the largest models, so who has it already may give it.
+    """
+    first, second = _pair(a, b, alone)
     first, second = _without_packed(first, second), _without_packed(second, first)
     return _with_tied_head(first, second), _with_tied_head(second, first)
 
 
-def _pair(a: Checkpoint, b: Checkpoint) -> tuple[Assembled, Assembled]:
+def _pair(a: Checkpoint, b: Checkpoint, alone: Assembled | None) -> tuple[Assembled, Assembled]:
     for one in _KNOW_ALL:
         if a.format == one:
-            whole = assemble(a)
+            whole = alone or assemble(a)
             return whole, assemble(b, like=whole)
         if b.format == one:
             whole = assemble(b)
             return assemble(a, like=whole), whole
-    first, second = assemble(a), assemble(b)
+    first, second = alone or assemble(a), assemble(b)
     # Vocabularies padded for different TP sizes: what both have can be compared.
     return assemble(a, like=second), assemble(b, like=first)
 

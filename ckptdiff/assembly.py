@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -91,7 +92,12 @@ class Assembled:
 
 def whole_box(ref: TensorRef) -> Box:
     """Return the box that is all of a stored tensor."""
-    return tuple((0, size) for size in ref.shape)
+    return _box_of(ref.shape)
+
+
+@lru_cache(maxsize=1000)
+def _box_of(shape: tuple[int, ...]) -> Box:
+    return tuple((0, size) for size in shape)
 
 
 def transposed(ref: TensorRef) -> TensorRef:

@@ -51,9 +51,10 @@ def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
             ):
                 copies[embedding] = (*copies.get(embedding, ()), Copy(tensors.pop(head), Rank()))
     assemblies = {}
+    rank = Rank()
     for name, ref in tensors.items():
         whole = whole_box(ref)
-        piece = Piece(ref, Rank(), whole, whole, copies.get(name, ()))
+        piece = Piece(ref, rank, whole, whole, copies.get(name, ()))
         assemblies[name] = Assembly(name, ref.shape, ref.dtype, (piece,))
     return Assembled(
         checkpoint,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.assembly import Packed
-from ckptdiff.tensors import BlockScale
+from ckptdiff.tensors import BlockScale, TensorRef
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from ckptdiff.tensors import TensorRef
 
 FACTORS = "_scale_inv"  # behind the name of the weight; DeepSeek's, a factor in spite of its name
 _BLOCK = [128, 128]  # where the config does not say
@@ -38,6 +35,7 @@ _SCHEMES = (
         "a scale for each row or tensor",
     ),
 )
+_MARKS = tuple(mark for mark, *_ in _SCHEMES)
 
 
 def join_factors(
@@ -57,7 +55,10 @@ def join_factors(
         del joined[name]
         wanted = (-(-ref.shape[0] // rows), -(-ref.shape[1] // columns)) if _is_codes(ref) else ()
         if factors.shape == wanted:
-            joined[weight] = replace(ref, scale=BlockScale(factors, (rows, columns)))
+            scale = BlockScale(factors, (rows, columns))
+            joined[weight] = TensorRef(
+                ref.name, ref.shape, ref.dtype, ref.file, ref.offset, ref.stride, scale
+            )
         else:
             errors[weight] = (
                 f"{factors.file}: {factors.name} of shape {list(factors.shape)} does not give the "
@@ -72,6 +73,8 @@ def find_packed(tensors: Mapping[str, TensorRef], settings: Mapping[str, Any]) -
     quantisation = settings.get("quantization_config")
     method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
     found: dict[str, Packed] = {}
+    if not any(name.endswith(_MARKS) for name in tensors):
+        return found
     below: dict[str, list[str]] = defaultdict(list)  # names by what is in front of their last dots
     for name in tensors:
         parts = name.split(".")

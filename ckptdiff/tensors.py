@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,7 @@ ITEMSIZE = {
 Box = tuple[tuple[int, int], ...]  # (start, stop) along every dimension
 
 
+@lru_cache(maxsize=1000)
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the strides, in elements, of a row-major tensor of this shape."""
     strides = []

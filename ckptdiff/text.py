@@ -34,4 +34,6 @@ def format_cosine(value: float) -> str:
 
 def printable(text: str) -> str:
     """Return text from a file so that it cannot steer a terminal."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

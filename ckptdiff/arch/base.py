@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.errors import UnsupportedLayout
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
     Partition = Callable[["ModelConfig", int, int], "list[Slice]"]  # (config, tp, rank)
 
+MANY_NAMES = 1 << 17  # more than the largest models have; every name is split several times
 PADDING = -1  # the source of rows that no Hugging Face tensor has
 
 # Indices in a name: a whole dotted part, or the expert's number behind `fc1.weight` and the like.
 # As Python prints a number: `01` is another name, and nothing has a billion layers.
-_NUMBER = r"(?:0|[1-9][0-9]{0,8})"
-_INDEX = re.compile(
-    rf"(?<=\.){_NUMBER}(?=\.|$)|(?<=fc\d\.weight){_NUMBER}$|(?<=fc\d\.bias){_NUMBER}$"
-)
+_NUMBER = r"(0|[1-9][0-9]{0,8})"
+_INDEX = re.compile(_NUMBER)
+_EXPERT_INDEX = re.compile(rf"(fc\d\.(?:weight|bias)){_NUMBER}$")
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -213,10 +214,20 @@ def _cut(parts: Iterable[Slice], start: int, stop: int) -> list[Slice]:
     return inside
 
 
+@lru_cache(maxsize=MANY_NAMES)
 def split_name(name: str) -> tuple[str, tuple[int, ...]]:
     """Return a name with its layer and expert numbers replaced by `#`, and the numbers."""
-    indices = tuple(int(number) for number in _INDEX.findall(name))
-    return (_INDEX.sub("#", name) if indices else name), indices
+    indices = []
+    parts = name.split(".")
+    for at, part in enumerate(parts):
+        if at and part.isdecimal() and _INDEX.fullmatch(part):
+            indices.append(int(part))
+            parts[at] = "#"
+    key = ".".join(parts)
+    if key[-1:].isdecimal() and (expert := _EXPERT_INDEX.search(key)):
+        indices.append(int(expert[2]))
+        key = f"{key[: expert.start(2)]}#"
+    return sys.intern(key), tuple(indices)
 
 
 def fill_name(pattern: str, indices: tuple[int, ...]) -> str:

@@ -48,6 +48,9 @@ def canonical(
         else:
             found[stored] = ref
             continue
+        if name == stored and key not in tables:
+            found[stored] = ref
+            continue
         try:
             parts = dict(_parts(tables[key], indices, ref)) if key in tables else {name: ref}
         except UnsupportedLayout as error:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
-from ckptdiff.arch.base import split_name, template
+from ckptdiff.arch.base import MANY_NAMES, split_name, template
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,7 @@ _MODELS = (
 )
 
 
+@lru_cache(maxsize=MANY_NAMES)
 def split_native(name: str) -> tuple[str, tuple[int, ...]]:
     """Return a native Megatron name as a template in local spelling, and its numbers in order.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]  # (files read, files in all)
 
 T = TypeVar("T")
+FILES_IN_TURN = 4  # before it is known how long each waits
+SLOW = 2  # times as much waiting as work; another thread that is busy causes as much as the work
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -73,21 +76,38 @@ def read_small(file: Path, limit: int) -> bytes:
 def each_file(
     files: Sequence[Path], read: Callable[[Path], T], progress: Progress | None = None
 ) -> Iterator[tuple[Path, T]]:
-    """Yield every file with what `read` made of it, in the order given, several at a time.
+    """Yield every file with what `read` made of it, in the order given."""
+    for done, (file, result) in enumerate(zip(files, _each(files, read), strict=True), 1):
+        if progress is not None:
+            progress(done, len(files))
+        yield file, result
 
-    Threads, because on a network disk each open waits.
+
+def _each(files: Sequence[Path], read: Callable[[Path], T]) -> Iterator[T]:
+    """Read files in turn; from where waiting for them takes longest, several at a time.
+
+    On a network disk each read waits, and threads wait together. On a disk that answers at once
+    they only take turns, which costs half as much again.
     """
-    if len(files) == 1:
-        yield files[0], read(files[0])
-        return
-    # Imported late: a checkpoint of one file needs no threads and starts sooner.
+    waited = worked = 0.0
+    for at, file in enumerate(files):
+        if at >= FILES_IN_TURN and waited > SLOW * worked:
+            yield from _at_once(files[at:], read)
+            return
+        start, start_of_work = time.perf_counter(), time.thread_time()
+        result = read(file)
+        work = time.thread_time() - start_of_work
+        worked += work
+        waited += time.perf_counter() - start - work
+        yield result
+
+
+def _at_once(files: Sequence[Path], read: Callable[[Path], T]) -> Iterator[T]:
+    # Imported late: most checkpoints need no threads and start sooner.
     from concurrent.futures import ThreadPoolExecutor
 
     pool = ThreadPoolExecutor(min(8, len(files)))
     try:
-        for done, (file, result) in enumerate(zip(files, pool.map(read, files), strict=True), 1):
-            if progress is not None:
-                progress(done, len(files))
-            yield file, result
+        yield from pool.map(read, files)
     finally:
         pool.shutdown(cancel_futures=True)

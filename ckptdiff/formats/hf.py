@@ -47,10 +47,10 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         files = [path]
     tensors: dict[str, TensorRef] = {}
     for file, header in each_file(files, read_weights, progress):
-        for name, ref in header.items():
-            if name in tensors:
-                raise MixedShards(f"{name!r} is in both {tensors[name].file} and {file}")
-            tensors[name] = ref
+        if twice := header.keys() & tensors.keys():
+            name = min(twice)
+            raise MixedShards(f"{name!r} is in both {tensors[name].file} and {file}")
+        tensors |= header
     if weight_map is not None:
         _check_index(folder, weight_map, tensors)
     config_file = folder / "config.json"

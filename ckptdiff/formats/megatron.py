@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CkptDiffError, CorruptFile, MissingShard, MixedShards, NotACheckpoint
@@ -14,7 +15,7 @@ from ckptdiff.formats.inert import Placeholder
 from ckptdiff.tensors import Checkpoint, Entry, Parallelism, Rank, Shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from ckptdiff.formats.files import Progress
@@ -47,7 +48,7 @@ class RankFile:
 
     file: Path
     numbers: tuple[int, ...]  # of the folder's name: tp, then pp or ep or both
-    args: Mapping[str, Any]
+    args: Mapping[str, Any]  # all of the first file's, of the others those of SHARED_ARGS
     iteration: int | None
     chunks: Mapping[int, dict[str, TensorRef]]
 
@@ -70,7 +71,8 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     """
     root, iteration = (path, None) if path.is_file() else iteration_folder(path)
     files = [root] if root.is_file() else _rank_files(root)
-    ranks = [rank for _, rank in each_file(files, _read_rank, progress)]
+    read = partial(_read_rank, first=files[0])
+    ranks = [rank for _, rank in each_file(files, read, progress)]
     first = ranks[0]
     parallelism = _parallelism(ranks)
     placed = _place(ranks, parallelism, root)
@@ -149,10 +151,11 @@ def _rank_files(root: Path) -> list[Path]:
     return files
 
 
-def _read_rank(file: Path) -> RankFile:
+def _read_rank(file: Path, *, first: Path) -> RankFile:
     """Read a rank's weights and args; what lies behind them (optimizer, …) is not looked at."""
     index = torch_zip.read_index(file, before="optimizer")
-    args = plain_args(index)
+    wanted = None if file == first else SHARED_ARGS
+    args = plain_args(index, wanted)
     virtual = args.get("virtual_pipeline_model_parallel_size")
     chunks_due = virtual if type(virtual) is int else 1
     if (
@@ -161,7 +164,7 @@ def _read_rank(file: Path) -> RankFile:
         or sum(map(_is_chunk, index)) < chunks_due
     ):
         index = torch_zip.read_index(file)  # the optimizer came first
-        args = plain_args(index)
+        args = plain_args(index, wanted)
     if not isinstance(index, dict) or not any(map(_is_chunk, index)):
         raise NotACheckpoint(f"{file}: holds no `model`; not a Megatron checkpoint")
     match = _RANK_FOLDER.match(file.parent.name)
@@ -171,18 +174,21 @@ def _read_rank(file: Path) -> RankFile:
         if not isinstance(index[key], dict):
             raise CorruptFile(f"{file}: {key} is not a dictionary of tensors")
         try:
-            chunks[int(key[5:] or 0)], _ = tree.weights(index[key])
+            chunks[int(key[5:] or 0)] = tree.weights(index[key])
         except CkptDiffError as error:
             raise type(error)(f"{file}: {error}") from error
     iteration = index.get("iteration")
     return RankFile(file, numbers, args, iteration if type(iteration) is int else None, chunks)
 
 
-def plain_args(index: object) -> dict[str, Any]:
+def plain_args(index: object, wanted: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the args, or those that are wanted, as plain values."""
     args = index.get("args") if isinstance(index, dict) else None
     state = args.state if isinstance(args, Placeholder) else args
     if not isinstance(state, dict):
         return {}
+    if wanted is not None:
+        state = {key: state[key] for key in wanted if key in state}
     return {tree.text_of(key): tree.plain(value) for key, value in state.items()}
 
 
@@ -200,7 +206,7 @@ def _other_entries(file: Path) -> list[Entry]:
     found: list[Entry] = []
     for key, value in torch_zip.read_index(file).items():
         if _is_chunk(key):
-            _, extras = tree.weights(value)
+            extras = tree.extra_states(value)
             found += [Entry(f"{key}.{e.name}", e.kind, e.text) for e in extras]
         elif key != "args":
             found += tree.entries(str(key), value)

@@ -37,6 +37,10 @@ DTYPES = {
     "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
 }  # fmt: skip
 
+# Of a record of the zip's directory: flags, method, both sizes, the lengths of its name, extra
+# field and comment, and where the local header lies.
+_RECORD = struct.Struct("<8xHH8xIIHHH8xI")
+
 
 @dataclass(frozen=True, slots=True)
 class Storage:
@@ -166,6 +170,8 @@ class _Reader:
             known = self.storages[key] = self._stored(STORAGES[word], name)
         if numel < 0 or numel * ITEMSIZE[STORAGES[word]] > known.nbytes:
             raise CorruptFile(f"storage {key} claims {numel} elements and has {known.nbytes} bytes")
+        if STORAGES[word] == known.dtype:
+            return known
         return Storage(STORAGES[word], known.offset, known.nbytes)
 
     def _stored(self, dtype: str, member: str) -> Storage:
@@ -239,10 +245,9 @@ class _Reader:
         for _ in range(records):
             if directory[pos : pos + 4] != b"PK\x01\x02" or pos + 46 > size:
                 raise CorruptFile("the zip directory is damaged")
-            (flags, method, _t, _d, _crc, packed, full, name_len, extra_len, comment_len) = (
-                struct.unpack_from("<HHHHIIIHHH", directory, pos + 8)
+            flags, method, packed, full, name_len, extra_len, comment_len, header = (
+                _RECORD.unpack_from(directory, pos)
             )
-            (header,) = struct.unpack_from("<I", directory, pos + 42)
             name_end = pos + 46 + name_len
             name = directory[pos + 46 : name_end].decode("utf-8", "backslashreplace")
             extra = directory[name_end : name_end + extra_len]

@@ -18,17 +18,16 @@ MAX_ENTRIES = 200_000
 MAX_TEXT = 200  # characters of a value that are kept
 
 
-def weights(tree: dict[Any, Any]) -> tuple[dict[str, TensorRef], list[Entry]]:
-    """Return a model's tensors by dotted name, and its extra states as entries.
+def weights(tree: dict[Any, Any]) -> dict[str, TensorRef]:
+    """Return a model's tensors by dotted name.
 
     Raises UnsupportedLayout for a weight that has no plain bytes.
     """
     tensors: dict[str, TensorRef] = {}
-    extras: list[Entry] = []
     for name, leaf in _leaves(tree):
-        if name.endswith("_extra_state") or "._extra_state" in name:
-            extras.append(entry(name, leaf))
-        elif isinstance(leaf, TensorRef):
+        if _is_extra_state(name):
+            continue
+        if isinstance(leaf, TensorRef):
             if name in tensors:
                 raise UnsupportedLayout(f"two tensors are called {name!r}")
             tensors[name] = named(leaf, name)
@@ -36,9 +35,20 @@ def weights(tree: dict[Any, Any]) -> tuple[dict[str, TensorRef], list[Entry]]:
             raise UnsupportedLayout(f"{name!r} is a {leaf.what}, which cannot be compared")
         elif isinstance(leaf, Placeholder) and _is_tensor(leaf.what):
             raise UnsupportedLayout(f"{name!r} is no plain tensor ({leaf.what})")
-        else:
-            extras.append(entry(name, leaf))
-    return tensors, extras
+    return tensors
+
+
+def extra_states(tree: dict[Any, Any]) -> list[Entry]:
+    """Return what a model holds beside its tensors, as entries."""
+    return [
+        entry(name, leaf)
+        for name, leaf in _leaves(tree)
+        if _is_extra_state(name) or not isinstance(leaf, TensorRef)
+    ]
+
+
+def _is_extra_state(name: str) -> bool:
+    return name.endswith("_extra_state") or "._extra_state" in name
 
 
 def _is_tensor(what: object) -> bool:

@@ -89,9 +89,12 @@ class _Machine:
         while True:
             op = data[pos]
             pos += 1
-            if op == 0x71:  # BINPUT
-                memo[data[pos]] = stack[-1]
-                pos += 1
+            if op == 0x72:  # LONG_BINPUT
+                index = unpack_uint(data, pos)[0]
+                if index > length:
+                    self._memo_index(index)
+                memo[index] = stack[-1]
+                pos += 4
             elif op == 0x58:  # BINUNICODE
                 pos += 4
                 end = pos + unpack_uint(data, pos - 4)[0]
@@ -99,41 +102,43 @@ class _Machine:
                     raise CorruptFile("the pickle ends in the middle of a text")
                 stack.append(data[pos:end].decode("utf-8", "surrogatepass"))
                 pos = end
-            elif op == 0x72:  # LONG_BINPUT
-                index = unpack_uint(data, pos)[0]
-                if index > length:
-                    self._memo_index(index)
-                memo[index] = stack[-1]
-                pos += 4
             elif op == 0x4B:  # BININT1
                 stack.append(data[pos])
-                pos += 1
-            elif op == 0x68:  # BINGET
-                stack.append(memo[data[pos]])
                 pos += 1
             elif op == 0x6A:  # LONG_BINGET
                 stack.append(memo[unpack_uint(data, pos)[0]])
                 pos += 4
-            elif op == 0x28:  # MARK
-                marks.append(len(stack))
-            elif op == 0x74:  # TUPLE
-                stack.append(tuple(self._pop_mark()))
+            elif op == 0x71:  # BINPUT
+                memo[data[pos]] = stack[-1]
+                pos += 1
             elif op == 0x4D:  # BININT2
                 stack.append(data[pos] | data[pos + 1] << 8)
                 pos += 2
+            elif op == 0x28:  # MARK
+                marks.append(len(stack))
+            elif op == 0x74:  # TUPLE
+                height = marks.pop()
+                if height > len(stack):
+                    raise CorruptFile("the pickle takes from an empty stack")
+                stack[height:] = (tuple(stack[height:]),)
             elif op == 0x52:  # REDUCE
                 args = stack.pop()
                 stack[-1] = self._call(stack[-1], args)
-            elif op == 0x51:  # BINPERSID
-                stack.append(self._persistent(stack.pop()))
-            elif op == 0x86:  # TUPLE2
-                stack[-2:] = [(stack[-2], stack[-1])]
-            elif op == 0x85:  # TUPLE1
-                stack[-1] = (stack[-1],)
             elif op == 0x89:  # NEWFALSE
                 stack.append(False)
+            elif op == 0x29:  # EMPTY_TUPLE
+                stack.append(())
+            elif op == 0x86:  # TUPLE2
+                stack[-2:] = [(stack[-2], stack[-1])]
+            elif op == 0x51:  # BINPERSID
+                stack.append(self._persistent(stack.pop()))
+            elif op == 0x85:  # TUPLE1
+                stack[-1] = (stack[-1],)
             elif op == 0x4E:  # NONE
                 stack.append(None)
+            elif op == 0x68:  # BINGET
+                stack.append(memo[data[pos]])
+                pos += 1
             elif op == 0x4A:  # BININT
                 stack.append(unpack_int(data, pos)[0])
                 pos += 4
@@ -157,8 +162,6 @@ class _Machine:
                 if self.before is not None:
                     self._check_key()
                 stack.append({} if op == 0x7D else [])
-            case 0x29:  # EMPTY_TUPLE
-                stack.append(())
             case 0x8F:  # EMPTY_SET
                 stack.append(set())
             case 0x75:  # SETITEMS

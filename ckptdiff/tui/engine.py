@@ -26,7 +26,7 @@ class Engine(Protocol):
 
     def assemble(self, checkpoint: Checkpoint) -> Assembled: ...
 
-    def pair(self, a: Checkpoint, b: Checkpoint) -> tuple[Assembled, Assembled, list[str]]: ...
+    def pair(self, a: Assembled, b: Checkpoint) -> tuple[Assembled, Assembled, list[str]]: ...
 
     def diff(
         self,
@@ -80,11 +80,12 @@ class LocalEngine:
 
         return assemble(checkpoint)
 
-    def pair(self, a: Checkpoint, b: Checkpoint) -> tuple[Assembled, Assembled, list[str]]:
+    def pair(self, a: Assembled, b: Checkpoint) -> tuple[Assembled, Assembled, list[str]]:
+        """Return both sides and all their names; `a` was assembled before it was known of `b`."""
         from ckptdiff.assemble import assemble_pair
         from ckptdiff.diff import pair_names
 
-        side_a, side_b = assemble_pair(a, b)
+        side_a, side_b = assemble_pair(a.checkpoint, b, alone=a)
         return side_a, side_b, list(pair_names(side_a, side_b))
 
     def diff(

@@ -93,7 +93,7 @@ def read(
             post(CheckpointsOpened(job, inventory, first, None, complete))
             if not complete:
                 b = read_side("b", paths[1])
-                side_a, side_b, names = engine.pair(a, b)
+                side_a, side_b, names = engine.pair(first, b)
                 inventory = take_inventory(names, side_a, side_b)
                 config = tuple(compare_configs(side_a, side_b))
                 post(CheckpointsOpened(job, inventory, side_a, side_b, True, config))  # noqa: FBT003

@@ -150,8 +150,8 @@ class FakeEngine:
     def assemble(self, opened: Checkpoint) -> Assembled:
         return assembled(opened)
 
-    def pair(self, a: Checkpoint, b: Checkpoint) -> tuple[Assembled, Assembled, list[str]]:
-        sides = assembled(a), assembled(b, unmapped=self.unmapped)
+    def pair(self, a: Assembled, b: Checkpoint) -> tuple[Assembled, Assembled, list[str]]:
+        sides = a, assembled(b, unmapped=self.unmapped)
         return *sides, [*self.tensors, *self.only_b]
 
     def diff(

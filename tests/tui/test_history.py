@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from ckptdiff.assemble import Assembled
     from ckptdiff.tensors import Checkpoint
     from ckptdiff.tui.application import CkptDiffApp
 
@@ -145,8 +146,8 @@ class KeptEngine(FakeEngine):
     def open(self, path: Path, progress: Callable[[int, int], None]) -> Checkpoint:
         return self.sides[path]
 
-    def pair(self, a: Checkpoint, b: Checkpoint):  # type: ignore[no-untyped-def]
-        return assembled(a), assembled(b), names()
+    def pair(self, a: Assembled, b: Checkpoint):  # type: ignore[no-untyped-def]
+        return a, assembled(b), names()
 
 
 async def test_a_stopped_comparison_goes_on_where_it_was(
