@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly import Assembled, Assembly, Copy, Piece, alike
+from ckptdiff.collecting import uncollected
 from ckptdiff.formats import hf, meta
 from ckptdiff.huggingface import assemble_huggingface
 from ckptdiff.megatron import assemble_megatron
@@ -19,6 +20,7 @@ __all__ = ["Assembled", "Assembly", "Copy", "Piece", "assemble", "assemble_pair"
 _KNOW_ALL = (hf.NAME, meta.NAME)  # formats that tell family and vocabulary by themselves
 
 
+@uncollected()
 def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assembled:
     """Return the canonical tensors of a checkpoint.
 
@@ -33,6 +35,7 @@ def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assemb
     return assemble_megatron(checkpoint, like)
 
 
+@uncollected()
 def assemble_pair(
     a: Checkpoint, b: Checkpoint, *, alone: Assembled | None = None
 ) -> tuple[Assembled, Assembled]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ckptdiff import config as configs
 from ckptdiff.arch import guess_architecture
 from ckptdiff.arch.base import PADDING, fill_name
-from ckptdiff.arch.moe import ungrouped
+from ckptdiff.arch.moe import is_grouped, ungrouped
 from ckptdiff.arch.naming import split_native
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly import Assembled, Assembly, Copy, Piece, alike, transposed, whole_box
@@ -40,15 +40,15 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
     if _is_share(checkpoint):
         return _by_name(checkpoint, named, "it has one rank's share of each tensor")
     architecture = like.architecture if like is not None else None
+    keys = {key for _, names in named for (key, _), _ in names}
     if like is None or (architecture is None and not like.checkpoint.config):
-        architecture = guess_architecture({key for _, names in named for (key, _), _ in names})
-    if architecture is None or not any(
-        architecture.rule_for(key) for _, names in named for (key, _), _ in names
-    ):
+        architecture = guess_architecture(keys)
+    if architecture is None or not any(map(architecture.rule_for, keys)):
         return _by_name(checkpoint, named, "no rules know its names")
     config = _megatron_config(checkpoint, like)
     zero_centred = bool((checkpoint.config or {}).get("apply_layernorm_1p"))
-    named = _ungrouped(named, config.num_experts // checkpoint.parallelism.ep)
+    if any(map(is_grouped, keys)):
+        named = _ungrouped(named, config.num_experts // checkpoint.parallelism.ep)
     collected, unmapped, derived = _collect(checkpoint, architecture, named, config.num_layers)
     if config.tied_embeddings:
         _join_tied(collected)

@@ -232,8 +232,14 @@ def split_name(name: str) -> tuple[str, tuple[int, ...]]:
 
 def fill_name(pattern: str, indices: tuple[int, ...]) -> str:
     """Return a pattern with its fields filled in their order; without a number, with 0."""
-    numbers = iter(indices)
-    return _FIELD.sub(lambda _: str(next(numbers, 0)), pattern)
+    fields, text = _fields(pattern)
+    return text.format(*indices, *(0,) * (fields - len(indices)))
+
+
+@lru_cache(maxsize=1000)
+def _fields(pattern: str) -> tuple[int, str]:
+    """Return how many fields a pattern has, and the pattern with their names left out."""
+    return len(_FIELD.findall(pattern)), _FIELD.sub("{}", pattern)
 
 
 def template(pattern: str) -> str:

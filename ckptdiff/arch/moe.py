@@ -83,6 +83,11 @@ _GROUPED = {
 }
 
 
+def is_grouped(key: str) -> bool:
+    """Return whether a Megatron name is that of a matrix of several experts."""
+    return key in _GROUPED
+
+
 def ungrouped(key: str, ref: TensorRef, experts: int) -> list[tuple[str, int, TensorRef]]:
     """Return the tensors of single experts in a grouped one: template, expert and place.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 from typing import TYPE_CHECKING, Protocol
 
+from ckptdiff.collecting import uncollected
 from ckptdiff.errors import CkptDiffError, NotACheckpoint, UnreadableFile
 from ckptdiff.formats import hf, megatron, meta, torch_dist
 
@@ -28,16 +28,13 @@ class Format(Protocol):
 FORMATS: tuple[Format, ...] = (torch_dist, megatron, meta, hf)
 
 
+@uncollected()
 def open_checkpoint(path: Path, *, progress: Progress | None = None) -> Checkpoint:
     """Open a folder of any format, an iteration folder or a single file, from its headers alone.
 
     `progress` is called with the number of files read and of all files. Raises a CkptDiffError
     that says what is missing, damaged or not a checkpoint at all.
     """
-    # Hundreds of thousands of new objects and no cycles: a collection in between only costs, and
-    # a full one would freeze the screen.
-    collecting = gc.isenabled()
-    gc.disable()
     try:
         if not path.exists():
             raise NotACheckpoint(f"{path}: there is no such file or folder")
@@ -48,14 +45,22 @@ def open_checkpoint(path: Path, *, progress: Progress | None = None) -> Checkpoi
         raise
     except OSError as error:
         raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from error
-    finally:
-        if collecting:
-            gc.enable()
     raise NotACheckpoint(
         f"{path}: is no checkpoint. A Hugging Face folder holds *.safetensors or "
         "pytorch_model*.bin, Meta's consolidated.00.pth and params.json, a Megatron one "
         "latest_checkpointed_iteration.txt or mp_rank_00"
     )
+
+
+def open_first(path: Path) -> Checkpoint | None:
+    """Open the first file of many, to have names to show while the others are read.
+
+    None where there are few, and where it cannot be read: opening all says what is wrong.
+    """
+    try:
+        return hf.open_first(path)
+    except (CkptDiffError, OSError):
+        return None
 
 
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:

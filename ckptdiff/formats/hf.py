@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "hf"
 MAX_JSON = 500_000_000  # bytes
+MANY_FILES = 50  # to read fewer takes no time worth showing something before
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 _NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})\.(safetensors|bin)$")
@@ -66,6 +67,12 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         files=tuple(files),
         notes=tuple(notes),
     )
+
+
+def open_first(path: Path) -> Checkpoint | None:
+    """Open the first safetensors file of a folder that has many; None for any other path."""
+    files = sorted(path.glob(PATTERNS[0])) if path.is_dir() else []
+    return open(files[0]) if len(files) >= MANY_FILES else None
 
 
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:  # noqa: ARG001 -- the formats' interface

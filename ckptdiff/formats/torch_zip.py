@@ -37,6 +37,7 @@ DTYPES = {
     "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
 }  # fmt: skip
 
+_LENGTHS = struct.Struct("<HH")  # of a member's name and extra field, in its local header
 # Of a record of the zip's directory: flags, method, both sizes, the lengths of its name, extra
 # field and comment, and where the local header lies.
 _RECORD = struct.Struct("<8xHH8xIIHHH8xI")
@@ -144,7 +145,7 @@ class _Reader:
         header = os.pread(self.fd, 30, self.start + member.header)
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
             raise CorruptFile(f"member {name}: no local header at byte {member.header}")
-        name_length, extra_length = struct.unpack_from("<HH", header, 26)
+        name_length, extra_length = _LENGTHS.unpack_from(header, 26)
         offset = member.header + 30 + name_length + extra_length
         if offset + member.size > self.size:
             raise CorruptFile(

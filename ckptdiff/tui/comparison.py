@@ -52,6 +52,7 @@ class Comparison:
         self.error: str | None = None  # why the phase is `failed`
         self.tolerance = "cast"
         self.headers: dict[Side, tuple[int, int]] = {}  # files read, files there are
+        self.in_part = False  # `a` is only the first of its files
         self.a: Assembled | None = None
         self.b: Assembled | None = None
         self.inventory = Inventory()

@@ -22,6 +22,8 @@ class Engine(Protocol):
 
     def open(self, path: Path, progress: Callable[[int, int], None]) -> Checkpoint: ...
 
+    def open_first(self, path: Path) -> Checkpoint | None: ...
+
     def describe(self, checkpoint: Checkpoint) -> tuple[str | None, int | None]: ...
 
     def assemble(self, checkpoint: Checkpoint) -> Assembled: ...
@@ -55,6 +57,12 @@ class LocalEngine:
         from ckptdiff.formats import open_checkpoint
 
         return open_checkpoint(path, progress=progress)
+
+    def open_first(self, path: Path) -> Checkpoint | None:
+        """Return the first file of many as a checkpoint; None where all are read soon."""
+        from ckptdiff.formats import open_first
+
+        return open_first(path)
 
     def describe(self, checkpoint: Checkpoint) -> tuple[str | None, int | None]:
         """Return the family and the number of layers, as far as the config tells."""

@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from ckptdiff.collecting import uncollected
 from ckptdiff.config_diff import compare_configs
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.tui.inventory import take_inventory
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 MANY_NAMES = 5000
 SWITCH_SECONDS = 0.0005
+PROGRESS_SECONDS = 0.2
 
 
 class Stopped(Exception):
@@ -53,13 +55,12 @@ def out_of_the_way() -> Iterator[None]:
     headers have to hand the interpreter over more often than they would by themselves.
     """
     interval = sys.getswitchinterval()
-    gc.disable()
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
-        yield
+        with uncollected():
+            yield
     finally:
         sys.setswitchinterval(interval)
-        gc.enable()
 
 
 def read(
@@ -71,21 +72,35 @@ def read(
     post: Post,
     is_cancelled: Callable[[], bool],
 ) -> None:
-    """Open one checkpoint or two; the first is shown while the second is being read.
+    """Open one checkpoint or two; what is known already is shown while the rest is being read.
 
     `opened` are checkpoints that another screen has read already.
     """
 
     def read_side(side: Side, path: Path) -> Checkpoint:
+        said = 0.0
+
         def progress(done: int, total: int) -> None:
+            nonlocal said
             if is_cancelled():
                 raise Stopped
-            post(HeadersRead(job, side, done, total))
+            now = time.monotonic()
+            if now - said >= PROGRESS_SECONDS or done == total:
+                said = now
+                post(HeadersRead(job, side, done, total))
 
         return opened.get(path) or engine.open(path, progress)
 
+    def show_first_file(path: Path) -> None:
+        begun = None if path in opened else engine.open_first(path)
+        if begun is not None:
+            part = engine.assemble(begun)
+            inventory = take_inventory([*part.tensors, *part.errors], part)
+            post(CheckpointsOpened(job, inventory, part, None, complete=False, in_part=True))
+
     try:
         with out_of_the_way():
+            show_first_file(paths[0])
             a = read_side("a", paths[0])
             first = engine.assemble(a)
             complete = len(paths) == 1
@@ -96,7 +111,7 @@ def read(
                 side_a, side_b, names = engine.pair(first, b)
                 inventory = take_inventory(names, side_a, side_b)
                 config = tuple(compare_configs(side_a, side_b))
-                post(CheckpointsOpened(job, inventory, side_a, side_b, True, config))  # noqa: FBT003
+                post(CheckpointsOpened(job, inventory, side_a, side_b, True, config=config))  # noqa: FBT003
             if len(inventory.names) > MANY_NAMES:
                 gc.freeze()
     except CkptDiffError as error:

@@ -43,6 +43,7 @@ class CheckpointsOpened(Message):
     a: Assembled = field(repr=False)
     b: Assembled | None = field(repr=False)
     complete: bool  # False: the first side alone, while the second is being read
+    in_part: bool = False  # of the first side only the first file, while the others are being read
     config: tuple[ConfigDiff, ...] = ()  # the lines of the config table, for a pair
 
 

@@ -67,7 +67,7 @@ def title(session: Session, width: int) -> str:
     ends = []
     sides = (session.a, session.b)
     for letter, path, assembled in zip("AB", session.paths, sides, strict=False):
-        extent = "" if assembled is None else _extent(assembled)
+        extent = "" if assembled is None or session.in_part else _extent(assembled)
         ends.append(("" if session.browsing else f"{letter} ", path, extent))
     family = ""
     if session.a is not None and session.a.architecture is None and session.a.checkpoint.config:

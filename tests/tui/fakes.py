@@ -128,6 +128,8 @@ class FakeEngine:
     clock: Clock = field(default_factory=Clock)
     seconds_each: float = 0.0
     gate: threading.Event = field(default_factory=threading.Event)
+    first: list[str] = field(default_factory=list)  # names in the first of A's many files
+    reading_first: threading.Event | None = None  # A waits for it
     reading: threading.Event | None = None  # B waits for it
     closed: int = 0  # generators that were closed before their end
     asked: list[list[str]] = field(default_factory=list)  # names of each comparison
@@ -137,12 +139,17 @@ class FakeEngine:
     def open(self, path: Path, progress: Callable[[int, int], None]) -> Checkpoint:
         progress(1, 2)
         if path == A:
+            while self.reading_first is not None and not self.reading_first.wait(0.01):
+                progress(1, 2)
             return checkpoint(A, self.tensors)
         if path != B:
             raise NotACheckpoint(f"{path}: is no checkpoint [b]of any kind[/b]")
         while self.reading is not None and not self.reading.wait(0.01):
             progress(1, 2)
         return checkpoint(B, [*self.tensors, *self.only_b, *self.unmapped], tp=4)
+
+    def open_first(self, path: Path) -> Checkpoint | None:
+        return checkpoint(path, self.first) if self.first else None
 
     def describe(self, opened: Checkpoint) -> tuple[str | None, int | None]:
         return ("llama", 3) if opened.format == "hf" else (None, 3)

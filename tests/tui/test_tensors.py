@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from fakes import A, B, FakeEngine, layer, names, result
-from harness import lines, rows, settle, tensors, text, toasts, until_compared
+from harness import lines, rows, settle, static, tensors, text, toasts, until_compared
 
 from ckptdiff.errors import WorkerDied
 from ckptdiff.tui.inventory import Layer
@@ -62,6 +62,27 @@ async def test_names_are_there_while_the_other_side_is_read(
         await settle(app, pilot)
         assert rows(app).cursor == 2
         assert tensors(app).session.phase == "done"
+
+
+async def test_the_first_files_names_are_there_while_the_others_are_read(
+    make_app: Callable[..., CkptDiffApp], engine: FakeEngine
+) -> None:
+    engine.first, engine.reading_first = engine.tensors[:3], threading.Event()
+    app = make_app(A, B)
+    async with app.run_test(size=NARROW) as pilot:
+        while not tensors(app).session.names:
+            await pilot.pause(0.01)
+        await pilot.pause(0.3)
+        assert len(tensors(app).session.names) == 3
+        assert "model.embed_tokens.weight" in lines(rows(app))[1]
+        assert text(app, "ProgressLine") == "Reading headers of A: 1 of 2 files"
+        assert "tensors" not in static(app, "#title")  # how many there are is not known yet
+        await pilot.press("j", "j")
+        engine.reading_first.set()
+        await settle(app, pilot)
+        assert rows(app).cursor == 2
+        assert len(tensors(app).session.names) == len(engine.tensors)
+        assert "14 tensors" in static(app, "#title")
 
 
 async def test_there_is_no_verdict_before_everything_is_compared(

@@ -72,6 +72,10 @@ class ComparingScreen(BaseScreen[None]):
         """Show new results; `rows` says whether which rows there are, or their order, changed."""
 
     @abstractmethod
+    def headers_changed(self) -> None:
+        """Show how many files were read."""
+
+    @abstractmethod
     def state_changed(self) -> None:
         """Show how far everything is."""
 
@@ -190,11 +194,12 @@ class ComparingScreen(BaseScreen[None]):
     def on_headers_read(self, message: HeadersRead) -> None:
         if message.job == self._job:
             self.session.headers[message.side] = (message.done, message.total)
-            self._change()
+            self.headers_changed()
 
     def on_checkpoints_opened(self, message: CheckpointsOpened) -> None:
         if message.job != self._job:
             return
+        self.session.in_part = message.in_part
         self.session.open(message.inventory, message.a, message.b, message.config)
         if message.complete:
             self.session.phase = "ready"

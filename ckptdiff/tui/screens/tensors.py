@@ -160,6 +160,10 @@ class TensorsScreen(ComparingScreen):
             self.list.redraw()
         self._show_pane()
 
+    def headers_changed(self) -> None:
+        self._show_borders()
+        self.query_one(ProgressLine).refresh()
+
     def state_changed(self) -> None:
         self._show_borders()
         self.query(CountsLine).refresh()

@@ -105,10 +105,11 @@ class ProgressLine(Widget):
 def state_words(session: Session) -> str:
     """Say what is going on where no bar and no verdict is shown."""
     if session.phase == "reading":
-        side = "b" if session.a is not None and not session.browsing else "a"
+        a_is_open = session.a is not None and not session.in_part
+        side = "b" if a_is_open and not session.browsing else "a"
         done, total = session.headers.get(side, (0, 0))  # type: ignore[call-overload]
         which = "" if session.browsing else f" of {side.upper()}"
-        files = f" {done} of {plural(total, 'file')}" if total else ""
+        files = f" {done:,} of {plural(total, 'file')}" if total else ""
         return f"Reading headers{which}:{files}" if files else f"Reading headers{which} ..."
     if session.phase == "stopped":
         return f"Stopped. {session.compared:,} of {len(session.names):,} compared. r goes on."
