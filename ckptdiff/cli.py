@@ -184,17 +184,17 @@ _positive.__name__ = "positive number"  # argparse names it when it refuses a te
 
 
 def _run_ls(options: argparse.Namespace) -> int:
-    from ckptdiff import report
+    from ckptdiff import listing
     from ckptdiff.assemble import assemble
     from ckptdiff.pattern import matcher
 
     wanted = matcher(options.filter or "")
     side = assemble(_open(options.path, "headers"))
     if options.json:
-        make = report.raw_document if options.raw else report.listing_document
+        make = listing.raw_document if options.raw else listing.listing_document
         _print_json(make(side, wanted), "-")
     else:
-        for line in (report.raw_lines if options.raw else report.listing_lines)(side, wanted):
+        for line in (listing.raw_lines if options.raw else listing.listing_lines)(side, wanted):
             print(line)
     return 0
 

@@ -14,7 +14,7 @@ from pairs import bits, compare, config_of
 from ckptdiff.assemble import assemble
 from ckptdiff.errors import CorruptFile, MissingShard, MixedShards, UnknownConfig
 from ckptdiff.formats import open_checkpoint, read_entries
-from ckptdiff.report import listing_document
+from ckptdiff.listing import listing_document
 from ckptdiff.views import place_of
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from pairs import compare, open_pair, pair, write_plain
 
 from ckptdiff import report
 from ckptdiff.assemble import Assembled, Assembly, Piece
-from ckptdiff.report import GLYPH, MAX_LINES, WORD, diff_document, diff_lines, listing_lines
+from ckptdiff.listing import listing_lines
+from ckptdiff.report import GLYPH, MAX_LINES, WORD, diff_document, diff_lines
 from ckptdiff.results import Numbers, Status, TensorDiff
 from ckptdiff.tensors import Checkpoint, Entry, Parallelism, Rank, TensorRef, contiguous
 from ckptdiff.text import format_bytes, format_cosine, format_number, format_shape, printable
