@@ -207,21 +207,21 @@ def _run_diff(options: argparse.Namespace) -> int:
     # this process imports the rest and reads the headers.
     with WorkerPool(options.jobs, start="fork" if sys.platform == "linux" else "spawn") as pool:
         pool.warm()
+        from dataclasses import replace
+
         from ckptdiff import report
         from ckptdiff.diff import diff, pair_names
         from ckptdiff.matching import match_by_content
+        from ckptdiff.optimizer import master_holders, with_optimizer
         from ckptdiff.pattern import matcher
         from ckptdiff.verdict import Tolerance, summarise
 
         tolerance = Tolerance.parse(options.tolerance)
         wanted = matcher(options.filter or "")
-        a, b = match_by_content(*_open_pair(options.a, options.b), pool)
+        counter = _counter("looking for equal rows", "tensors")
+        a, b = match_by_content(*_open_pair(options.a, options.b), pool, counter)
         if options.optimizer:
-            from ckptdiff.optimizer import with_optimizer
-
             a, b = with_optimizer(a, b)
-        from dataclasses import replace
-
         # What the filter leaves out is not judged either.
         a, b = (replace(x, unmapped=tuple(filter(wanted, x.unmapped))) for x in (a, b))
         order = {name: i for i, name in enumerate(pair_names(a, b)) if wanted(name)}
@@ -231,7 +231,10 @@ def _run_diff(options: argparse.Namespace) -> int:
         stream = diff(a, b, pool, tolerance=tolerance, names=order)
         results = list(_with_progress(stream, a, b))
     results.sort(key=lambda result: order[result.name])
-    summary = summarise(results, a, b, ignore_config=options.ignore_config)
+    summary = replace(
+        summarise(results, a, b, ignore_config=options.ignore_config),
+        masters=tuple(master_holders(a, b, results)),
+    )
     if options.json is not None:
         document = report.diff_document(a, b, results, summary, pattern=options.filter)
         _print_json(document, options.json)
@@ -301,14 +304,19 @@ def _has_terminal() -> bool:
 def _open(path: Path, what: str) -> Any:
     from ckptdiff.formats import open_checkpoint
 
+    return open_checkpoint(path, progress=_counter(f"reading {what}", "files"))
+
+
+def _counter(doing: str, things: str) -> Callable[[int, int], None] | None:
+    """Return what counts on stderr, if that is a terminal."""
     if not sys.stderr.isatty():
-        return open_checkpoint(path)
+        return None
 
-    def progress(done: int, total: int) -> None:
+    def count(done: int, total: int) -> None:
         end = "\r\033[K" if done == total else "\r"
-        print(f"\rreading {what} {done} of {total} files", end=end, file=sys.stderr, flush=True)
+        print(f"\r{doing} {done} of {total} {things}", end=end, file=sys.stderr, flush=True)
 
-    return open_checkpoint(path, progress=progress)
+    return count
 
 
 def _open_pair(a: Path, b: Path) -> tuple[Assembled, Assembled]:

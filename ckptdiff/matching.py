@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import replace
-from math import prod
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly import Assembly, Piece
@@ -13,42 +13,62 @@ from ckptdiff.formats import hf, meta
 from ckptdiff.views import matrix_shape, view_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from concurrent.futures import Executor
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from concurrent.futures import Executor, Future
 
     from ckptdiff.assembly import Assembled
     from ckptdiff.tensors import View
 
     Key = tuple[str, int, bytes]  # dtype, columns, digest of a row
     Run = tuple[str, int, int]  # stored tensor, its first row, rows
+    Progress = Callable[[int, int], object]  # tensors read, tensors in all
 
+_NAMED = frozenset((hf.NAME, meta.NAME))  # formats whose names are the canonical ones
 _CANDIDATES = 32  # places of one row that are tried: rows of zeros are everywhere
 
 
-def match_by_content(a: Assembled, b: Assembled, executor: Executor) -> tuple[Assembled, Assembled]:
+def can_match(a: Assembled, b: Assembled) -> bool:
+    """Return whether there is anything to pair by equal rows: where a side has no rules."""
+    if a.architecture is not None and b.architecture is not None:
+        return False
+    if _NAMED.issuperset((a.checkpoint.format, b.checkpoint.format)):
+        return False  # names are all there is to go by, and they are meant to be equal
+    return bool(_unpaired(a, b) and _unpaired(b, a))
+
+
+def match_by_content(
+    a: Assembled, b: Assembled, executor: Executor, progress: Progress | None = None
+) -> tuple[Assembled, Assembled]:
     """Return both sides, what has no partner by name paired by equal rows as far as it goes.
 
     Only where a side has no rules. Shards cut along their columns share no whole row with the
-    tensor they come from: they stay unpaired, and are listed so.
+    tensor they come from: they stay unpaired, and are listed so. `progress` is called with the
+    number of tensors that were read and of all; what it raises ends the matching.
     """
-    if a.architecture is not None and b.architecture is not None:
+    if not can_match(a, b):
         return a, b
-    formats = {hf.NAME, meta.NAME}
-    if formats.issuperset((a.checkpoint.format, b.checkpoint.format)):
-        return a, b  # names are all there is to go by, and they are meant to be equal
-    if b.checkpoint.format in formats or (b.architecture is not None):
-        return _found_in(a, b, executor), b
-    return a, _found_in(b, a, executor)
+    if b.checkpoint.format in _NAMED or b.architecture is not None:
+        return _found_in(a, b, executor, progress), b
+    return a, _found_in(b, a, executor, progress)
 
 
-def _found_in(stored: Assembled, named: Assembled, executor: Executor) -> Assembled:
+def _unpaired(side: Assembled, other: Assembled) -> dict[str, Assembly]:
+    return {n: t for n, t in side.tensors.items() if n not in other.tensors and 0 not in t.shape}
+
+
+def _found_in(
+    stored: Assembled, named: Assembled, executor: Executor, progress: Progress | None
+) -> Assembled:
     """Return `stored` with tensors of `named` put together from its rows."""
-    wanted = {n: t for n, t in named.tensors.items() if n not in stored.tensors and _volume(t)}
-    there = {n: t for n, t in stored.tensors.items() if n not in named.tensors and _volume(t)}
-    if not wanted or not there:
-        return stored
-    rows = dict(_digests({f"a{n}": t for n, t in wanted.items()}, executor))
-    held = dict(_digests({f"b{n}": t for n, t in there.items()}, executor))
+    wanted, there = _unpaired(named, stored), _unpaired(stored, named)
+    both = {**{f"a{n}": t for n, t in wanted.items()}, **{f"b{n}": t for n, t in there.items()}}
+    rows: dict[str, list[bytes]] = {}
+    held: dict[str, list[bytes]] = {}
+    for done, (key, digests) in enumerate(_digests(both, executor), 1):
+        if digests:
+            (rows if key[0] == "a" else held)[key] = digests
+        if progress is not None:
+            progress(done, len(both))
     index: dict[Key, list[tuple[str, int]]] = defaultdict(list)
     for key, digests in held.items():
         tensor = there[key[1:]]
@@ -60,6 +80,8 @@ def _found_in(stored: Assembled, named: Assembled, executor: Executor) -> Assemb
     for name, tensor in wanted.items():
         runs = _cover(tensor, rows.get(f"a{name}", []), index, held, used)
         made = _made(tensor, runs, there) if runs else None
+        if progress is not None:
+            progress(len(both), len(both))
         if made is not None and runs is not None:
             found[name] = made
             for source, start, count in runs:
@@ -70,30 +92,38 @@ def _found_in(stored: Assembled, named: Assembled, executor: Executor) -> Assemb
     return replace(stored, tensors={**tensors, **found}, notes=(*stored.notes, note))
 
 
-def _volume(tensor: Assembly) -> int:
-    return prod(tensor.shape)
-
-
 def _digests(
     tensors: Mapping[str, Assembly], executor: Executor
 ) -> Iterator[tuple[str, list[bytes]]]:
-    """Yield a digest of every row, of those tensors that lie in whole rows."""
-    futures = []
-    for name, tensor in tensors.items():
-        try:
-            placed = sorted((view_of(p, tensor.shape) for p in tensor.pieces), key=lambda p: p[0])
-        except CkptDiffError:
-            continue
-        rows, columns = matrix_shape(tensor.shape)
-        if all(at[1] == 0 and view.shape[1] == columns for at, view in placed):
-            futures.append((name, rows, executor.submit(digest_rows, [v for _, v in placed])))
-    for name, rows, future in futures:
-        try:
-            digests = future.result()
-        except CkptDiffError:
-            continue  # comparing it will say what is wrong
-        if len(digests) == rows:
-            yield name, digests
+    """Yield a digest of every row of each tensor; none for one that does not lie in whole rows."""
+    futures: dict[str, Future[list[bytes]]] = {}
+    try:
+        for name, tensor in tensors.items():
+            views = _rows_of(tensor)
+            if views is not None:
+                futures[name] = executor.submit(digest_rows, views)
+        for name, tensor in tensors.items():
+            digests: list[bytes] = []
+            if name in futures:
+                # Where this fails, comparing it will say what is wrong.
+                with suppress(CkptDiffError):
+                    digests = futures[name].result()
+            yield name, digests if len(digests) == matrix_shape(tensor.shape)[0] else []
+    finally:
+        for future in futures.values():
+            future.cancel()
+
+
+def _rows_of(tensor: Assembly) -> list[View] | None:
+    """Return the parts of a tensor from top to bottom, if they are all as wide as it is."""
+    try:
+        placed = sorted((view_of(p, tensor.shape) for p in tensor.pieces), key=lambda p: p[0])
+    except CkptDiffError:
+        return None
+    columns = matrix_shape(tensor.shape)[1]
+    if all(at[1] == 0 and view.shape[1] == columns for at, view in placed):
+        return [view for _, view in placed]
+    return None
 
 
 def digest_rows(views: Sequence[View]) -> list[bytes]:

@@ -13,6 +13,7 @@ from ckptdiff.report import (
     diff_document,
     diff_lines,
     field_text,
+    hints,
     notes_of_the_same,
     side_line,
 )
@@ -147,7 +148,7 @@ def _facts(
             + (f" Fix: {escape(printable(line.fix))}" if line.fix else "")
             for line in summary.conflicts
         ]
-    facts += map(escape, notes_of_the_same(results))
+    facts += map(escape, (*notes_of_the_same(results), *hints(summary)))
     for side, assembled in (("A", a), ("B", b)):
         facts += [
             f"{escape(printable(name))} in {side} is known to no rule"

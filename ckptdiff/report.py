@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "format_cosine",
     "format_number",
     "format_shape",
+    "hints",
     "notes_of_the_same",
     "printable",
     "side_line",
@@ -50,6 +52,12 @@ WORD: dict[Status, str] = {
     "only_a": "only in A",
     "only_b": "only in B",
     "error": "error",
+}
+# The kinds of optimizer state, in words.
+STATES = {
+    "fp32_param": "fp32 master weights",
+    "exp_avg": "first moments",
+    "exp_avg_sq": "second moments",
 }
 MAX_NOTES = 12  # on tensors that are the same
 MAX_LINES = 60  # tensors that the summary spells out; the JSON has all
@@ -97,6 +105,7 @@ def diff_document(
         "unmapped": {"a": list(a.unmapped), "b": list(b.unmapped)},
         "config": [_config_document(line) for line in summary.config],
         "findings": [],
+        "hints": hints(summary),
     }
 
 
@@ -134,6 +143,26 @@ def _config_document(line: ConfigDiff) -> dict[str, Any]:
 def _json_number(value: object) -> object:
     """JSON has no NaN and no infinity: they become text."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def hints(summary: Summary) -> list[str]:
+    """Return what else could be compared, each with the option that does it."""
+    if not summary.masters:
+        return []
+    holders = " and ".join(summary.masters)
+    verb = "hold" if len(summary.masters) > 1 else "holds"
+    return [f"{holders} {verb} fp32 master weights: --optimizer compares those too"]
+
+
+def _states_lines(results: Sequence[TensorDiff]) -> Iterator[str]:
+    """Yield how many states of the optimizer came out how, kind by kind."""
+    for kind, words in STATES.items():
+        found = Counter(r.status for r in results if r.name.startswith(f"optimizer.{kind}."))
+        if found:
+            counts = ", ".join(
+                f"{found[status]} {WORD[status]}" for status in WORD if found[status]
+            )
+            yield f"   {words}: {counts}"
 
 
 def notes_of_the_same(results: Sequence[TensorDiff]) -> Iterator[str]:
@@ -178,6 +207,8 @@ def diff_lines(
         yield from _config_lines(summary.config)
     if pattern is not None:
         yield f"   only names that match '{printable(pattern)}' were compared"
+    yield from _states_lines(results)
+    yield from (f"   {hint}" for hint in hints(summary))
     total = len(results)
     counts = ", ".join(f"{n} {WORD[status]}" for status, n in summary.counts.items() if n)
     took = f" in {seconds:.1f} s" if seconds is not None else ""

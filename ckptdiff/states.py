@@ -9,7 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.arch.naming import is_buffer, is_expert
-from ckptdiff.errors import CorruptFile
+from ckptdiff.errors import CkptDiffError, CorruptFile
 from ckptdiff.formats import dcp, megatron, torch_dist, torch_zip
 from ckptdiff.formats.files import each_file
 from ckptdiff.tensors import ITEMSIZE, Checkpoint, Chunk, Rank, Shard, TensorRef, contiguous
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ckptdiff.tensors import Box
 
 # In torch_dist's words: the weights in full precision, and Adam's two moments.
-KINDS = ("fp32_param", "exp_avg", "exp_avg_sq")
+MASTER = "fp32_param"
+KINDS = (MASTER, "exp_avg", "exp_avg_sq")
 _FLAT = {"fp32_param": "param", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
 _STATE = re.compile(r"^(?:chained_\d+\.)?optimizer\.state\.(fp32_param|exp_avg|exp_avg_sq)\.(.+)$")
 
@@ -50,6 +51,22 @@ def read_states(checkpoint: Checkpoint) -> States:
     if checkpoint.format == megatron.NAME:
         return _by_rank(checkpoint)
     return States()
+
+
+def has_masters(checkpoint: Checkpoint) -> bool:
+    """Return whether there are fp32 master weights, as far as the first file tells."""
+    try:
+        if checkpoint.format == torch_dist.NAME:
+            described, _ = dcp.read_metadata(checkpoint.root)
+            return any((m := _STATE.match(t.name)) and m[1] == MASTER for t in described)
+        if checkpoint.format != megatron.NAME:
+            return False
+        file = checkpoint.files[0]
+        shards = [s for s in checkpoint.shards if any(r.file == file for r in s.tensors.values())]
+        named, _ = _of_file(file, shards)
+    except CkptDiffError:  # nobody asked for it, so nobody is told that it is damaged
+        return False
+    return any(kind == MASTER for kind, _ in named)
 
 
 # ── torch_dist: states have names ────────────────────────────────────────────────────────────────

@@ -122,6 +122,9 @@ class Summary:
     config_status: Literal["same", "conflict", "ignored", "unknown"]
     counts: Mapping[Status, int]
     config: tuple[ConfigDiff, ...] = ()  # every line of the config table
+    # Sides that hold fp32 master weights, where their narrower weights differ and these were not
+    # compared; whoever may read files for it fills it in.
+    masters: tuple[str, ...] = ()
 
     @property
     def conflicts(self) -> list[ConfigDiff]:

@@ -7,11 +7,13 @@ from itertools import product
 from math import prod
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from oracle_state import load, save
-from pairs import bits, open_pair, rank_file
+from pairs import bits, open_pair, rank_file, write_plain
 from program import ckptdiff, document
+from safetensors.torch import load_file, save_file
 
 from ckptdiff.diff import diff
 from ckptdiff.errors import BadArgument
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from ckptdiff.assembly import Assembly
     from ckptdiff.results import TensorDiff
 
     Make = Callable[..., Path]
@@ -161,12 +164,97 @@ def test_the_program_compares_states_when_asked(tiny_megatron: Make) -> None:
     assert whole["counts"]["same"] == len(whole["tensors"])
 
 
-def test_a_side_without_an_optimizer_is_refused(tiny_hf: Make, tiny_megatron: Make) -> None:
-    with pytest.raises(BadArgument, match="holds no optimizer state"):
-        with_optimizer(*open_pair(tiny_hf(), tiny_megatron(optimizer=True)))
-    done = ckptdiff("diff", tiny_megatron(), tiny_megatron(tp=2), "--optimizer")
-    assert done.returncode == 2
-    assert "holds no optimizer state" in done.stderr
+def test_two_sides_without_an_optimizer_are_refused(tiny_hf: Make, tiny_megatron: Make) -> None:
+    for pair in ((tiny_hf(), tiny_megatron()), (tiny_megatron(), tiny_megatron(tp=2))):
+        done = ckptdiff("diff", *pair, "--optimizer")
+        assert done.returncode == 2
+        assert f"neither {pair[0]}" in done.stderr
+        assert "holds an optimizer state" in done.stderr
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+@pytest.mark.parametrize(
+    "folder", [f"{LLAMA}-trainrun-lr0-distopt-torch", f"{LLAMA}-trainrun-lr0-distopt-torch_dist"]
+)
+def test_a_side_without_an_optimizer_stands_against_the_master_weights_of_the_other(
+    corpus: Path, folder: str, exchanged: bool
+) -> None:
+    """Trained with a learning rate of zero, the masters are the weights it began with."""
+    pair = corpus / "llama2/hf", corpus / folder
+    sides = with_optimizer(*open_pair(*(pair[::-1] if exchanged else pair)))
+    results = {r.name: r for r in diff(*sides, InlineExecutor())}
+    assert len(results) == 2 * 39
+    for name, result in results.items():
+        master = name.startswith("optimizer.fp32_param.")
+        assert (result.status, result.why) == (("close", "cast") if master else ("same", None))
+    trained, other = sides if exchanged else sides[::-1]
+    letter = "B" if exchanged else "A"
+    assert f"its fp32 master weights stand against the weights of {letter}" in trained.notes
+    assert not other.notes
+
+
+def whole(tensor: Assembly) -> torch.Tensor:
+    """Read a tensor of float32 piece by piece."""
+    values = np.empty(tensor.shape, np.float32)
+    for piece in tensor.pieces:
+        ref = piece.ref
+        data, steps = ref.file.read_bytes(), [4 * step for step in ref.stride]
+        stored = np.ndarray(ref.shape, "<f4", data, ref.offset, steps)
+        values[tuple(slice(*b) for b in piece.box)] = stored[tuple(slice(*b) for b in piece.of)]
+    return torch.from_numpy(values)
+
+
+@pytest.mark.parametrize("ending", ["torch", "torch_dist"])
+def test_a_model_taken_from_the_master_weights_equals_them(
+    corpus: Path, tmp_path: Path, ending: str
+) -> None:
+    """What was trained is known to more digits than the narrow weights tell."""
+    trained = corpus / f"{LLAMA}-trained2steps-distopt-{ending}"
+    side, _ = with_optimizer(*open_pair(trained, trained))
+    prefix = "optimizer.fp32_param."
+    masters = {n.removeprefix(prefix): t for n, t in side.tensors.items() if n.startswith(prefix)}
+    exported = write_plain(tmp_path, {name: whole(tensor) for name, tensor in masters.items()})
+    (exported / "config.json").write_bytes((corpus / "llama2/hf/config.json").read_bytes())
+    found = document(ckptdiff("diff", exported, trained, "--optimizer", "--json", "-"))
+    statuses = {tensor["name"]: tensor["status"] for tensor in found["tensors"]}
+    assert {statuses[name] for name in masters} == {"close"}
+    assert {statuses[prefix + name] for name in masters} == {"same"}
+
+
+def test_master_weights_that_cannot_be_named_are_refused(
+    tiny_hf: Make, tiny_megatron: Make, copy_of: Callable[[Path], Path]
+) -> None:
+    odd = copy_of(tiny_megatron(optimizer=True))
+    state = load(rank_file(odd, "00"))
+    state["optimizer"]["optimizer"]["param_groups"][0]["params"].pop()
+    save(state, rank_file(odd, "00"))
+    with pytest.raises(BadArgument, match="the order of its parameters cannot be told"):
+        with_optimizer(*open_pair(tiny_hf(), odd))
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+@pytest.mark.parametrize("optimizer", [True, "distributed"])
+def test_where_weights_differ_the_master_weights_are_offered(
+    tiny_hf: Make,
+    tiny_megatron: Make,
+    copy_of: Callable[[Path], Path],
+    optimizer: bool | str,
+    exchanged: bool,
+) -> None:
+    trained, odd = tiny_megatron(optimizer=optimizer), copy_of(tiny_hf())
+    file, *_ = odd.glob("*.safetensors")
+    weights = load_file(file)
+    bits(next(iter(weights.values()))).view(-1)[3] ^= 1
+    save_file(weights, file)
+    pair = (trained, odd) if exchanged else (odd, trained)
+    offer = f"{'A' if exchanged else 'B'} holds fp32 master weights: --optimizer compares those too"
+    assert offer in ckptdiff("diff", *pair).stdout
+    assert document(ckptdiff("diff", *pair, "--json", "-"))["hints"] == [offer]
+    done = ckptdiff("diff", *pair, "--optimizer")
+    assert "--optimizer" not in done.stdout
+    assert "fp32 master weights: " in done.stdout
+    assert "master" not in ckptdiff("diff", tiny_hf(), trained).stdout
+    assert "master" not in ckptdiff("diff", odd, tiny_megatron()).stdout
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 4), (1, 4, 1), (2, 1, 2, 3)])
