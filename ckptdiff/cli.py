@@ -102,6 +102,7 @@ def _screen_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ascii", action="store_true", help="draw with ASCII characters only")
     parser.add_argument("--no-mouse", action="store_true", help="leave the mouse to the terminal")
     parser.add_argument("--jobs", type=_positive, metavar="N", help=_JOBS_HELP)
+    parser.add_argument("--optimizer", action="store_true", help=_OPTIMIZER_HELP)
     parser.set_defaults(run=_run_screen)
 
 
@@ -139,9 +140,7 @@ def _diff_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not look for the cause of differences (this version never does)",
     )
-    parser.add_argument(
-        "--optimizer", action="store_true", help="compare master weights and moments as well"
-    )
+    parser.add_argument("--optimizer", action="store_true", help=_OPTIMIZER_HELP)
     parser.add_argument("--ignore-config", action="store_true", help="judge by the weights alone")
     parser.set_defaults(run=_run_diff)
 
@@ -153,7 +152,7 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-tui", action="store_true", help="only write the pair")
     parser.add_argument("--ascii", action="store_true", help="draw with ASCII characters only")
     parser.add_argument("--no-mouse", action="store_true", help="leave the mouse to the terminal")
-    parser.set_defaults(run=_run_demo, jobs=None)
+    parser.set_defaults(run=_run_demo, jobs=None, optimizer=False)
 
 
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
@@ -163,6 +162,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 }
 _FAULT_HELP = "kv-swap (default), tp-swap, gate-up, rope, stale, rope-base or none"
 _PATTERN_HELP = "words that must all occur in a name, or re: and a regular expression"
+_OPTIMIZER_HELP = "compare master weights and moments as well"
 _JOBS_HELP = "worker processes (default: the CPUs that may be used)"
 
 
@@ -272,8 +272,9 @@ def _run_screen(options: argparse.Namespace) -> int:
         raise BadArgument(f"{len(options.paths)} paths: give one to browse, or two to compare")
     if not _has_terminal():
         if len(options.paths) == 2:
-            jobs = [] if options.jobs is None else ["--jobs", str(options.jobs)]
-            return _run_diff(_parse(["diff", *jobs, "--", *map(str, options.paths)]))
+            more = [] if options.jobs is None else ["--jobs", str(options.jobs)]
+            more += ["--optimizer"] if options.optimizer else []
+            return _run_diff(_parse(["diff", *more, "--", *map(str, options.paths)]))
         if len(options.paths) == 1:
             return _run_ls(_parse(["ls", "--", *map(str, options.paths)]))
         raise BadArgument("there is no terminal to draw on; see ckptdiff --help for the commands")
@@ -285,7 +286,11 @@ def _run_screen(options: argparse.Namespace) -> int:
     from ckptdiff.tui import app
 
     return app.run(
-        options.paths, ascii=options.ascii, mouse=not options.no_mouse, jobs=options.jobs
+        options.paths,
+        ascii=options.ascii,
+        mouse=not options.no_mouse,
+        jobs=options.jobs,
+        optimizer=options.optimizer,
     )
 
 

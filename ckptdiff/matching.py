@@ -64,6 +64,8 @@ def _found_in(
     both = {**{f"a{n}": t for n, t in wanted.items()}, **{f"b{n}": t for n, t in there.items()}}
     rows: dict[str, list[bytes]] = {}
     held: dict[str, list[bytes]] = {}
+    if progress is not None:
+        progress(0, len(both))
     for done, (key, digests) in enumerate(_digests(both, executor), 1):
         if digests:
             (rows if key[0] == "a" else held)[key] = digests

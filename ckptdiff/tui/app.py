@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def run(paths: list[Path], *, ascii: bool, mouse: bool, jobs: int | None) -> int:  # noqa: A002
+def run(
+    paths: list[Path],
+    *,
+    ascii: bool,  # noqa: A002
+    mouse: bool,
+    jobs: int | None,
+    optimizer: bool = False,
+) -> int:
     """Browse one checkpoint, compare two, or ask for them; return the exit code."""
     set_up_environment(os.environ)
     from ckptdiff.history import history_folder
@@ -24,6 +31,7 @@ def run(paths: list[Path], *, ascii: bool, mouse: bool, jobs: int | None) -> int
         engine=LocalEngine(jobs),
         settings_file=settings_file(),
         history=history_folder(),
+        optimizer=optimizer,
         ascii_only=ascii or not draws_boxes(os.environ, locale.getencoding()),
         no_color=bool(os.environ.get("NO_COLOR")),
     )

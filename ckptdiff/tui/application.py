@@ -82,6 +82,7 @@ class CkptDiffApp(App[None]):
         engine: Engine,
         settings_file: Path,
         history: Path | None = None,
+        optimizer: bool = False,
         ascii_only: bool = False,
         no_color: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -92,6 +93,7 @@ class CkptDiffApp(App[None]):
         self.paths = tuple(paths)
         self.engine = engine
         self.history = history
+        self.optimizer = optimizer
         self.ascii_only = ascii_only
         self.clock = clock
         self.now = now
@@ -128,6 +130,7 @@ class CkptDiffApp(App[None]):
             now=self.now,
             ascii_only=self.ascii_only,
         )
+        session.optimizer = self.optimizer and not session.browsing
         if self.settings.sort in SORTS and not session.browsing:
             session.sort = self.settings.sort
         session.differences_only = self.settings.differences_only and not session.browsing

@@ -67,6 +67,9 @@ class Commands(Provider):
                 if tolerance != session.tolerance:
                     run = partial(screen.judge_by, tolerance)
                     yield f"tolerance: {tolerance}", what, run
+        if can("optimizer"):
+            what = "weights alone" if session.optimizer else "optimizer state too"
+            yield f"compare: {what}", "master weights and moments  o", screen.action_optimizer
         if can("difference"):
             yield "view: next difference", "n", partial(screen.action_difference, 1)
             yield "view: previous difference", "N", partial(screen.action_difference, -1)

@@ -23,14 +23,16 @@ if TYPE_CHECKING:
     from ckptdiff.verdict import Summary
 
 Side = Literal["a", "b"]
-Phase = Literal["reading", "ready", "comparing", "stopped", "done", "failed"]
+Phase = Literal["reading", "matching", "ready", "comparing", "stopped", "done", "failed"]
 
-# `to do` and `comparing` exist on the screen only.
-GLYPHS: dict[str, str] = dict([*GLYPH.items(), ("to_do", "."), ("comparing", "*")])
-WORDS: dict[str, str] = dict([*WORD.items(), ("to_do", "to do"), ("comparing", "comparing")])
+# `to do`, `comparing` and `not compared`, where something broke before, exist on the screen only.
+GLYPHS: dict[str, str] = dict([*GLYPH.items(), ("to_do", "."), ("comparing", "*"), ("undone", "?")])
+WORDS: dict[str, str] = dict(
+    [*WORD.items(), ("to_do", "to do"), ("comparing", "comparing"), ("undone", "not compared")]
+)
 DIFFERENCES: frozenset[str] = frozenset({"differ", "shape", "only_a", "only_b", "error"})
 URGENCY = (
-    "error", "differ", "shape", "only_a", "only_b", "close", "same", "comparing", "to_do",
+    "error", "differ", "shape", "only_a", "only_b", "close", "same", "comparing", "undone", "to_do",
 )  # fmt: skip
 
 
@@ -51,6 +53,8 @@ class Comparison:
         self.phase: Phase = "reading"
         self.error: str | None = None  # why the phase is `failed`
         self.tolerance = "cast"
+        self.optimizer = False  # the state of the optimizers is compared too
+        self.matched = (0, 0)  # tensors read to find equal rows, tensors in all
         self.headers: dict[Side, tuple[int, int]] = {}  # files read, files there are
         self.in_part = False  # `a` is only the first of its files
         self.a: Assembled | None = None
@@ -75,7 +79,7 @@ class Comparison:
     @property
     def is_busy(self) -> bool:
         """True while something runs that can be stopped."""
-        return self.phase in ("reading", "comparing")
+        return self.phase in ("reading", "matching", "comparing")
 
     @property
     def executor(self) -> Executor:
@@ -118,6 +122,7 @@ class Comparison:
         self.headers.clear()
         self.phase = "reading"
         self.error = None
+        self._recount("undone", "to_do")
 
     @property
     def names(self) -> Sequence[str]:
@@ -159,6 +164,7 @@ class Comparison:
         self.phase = "comparing"
         self.error = None
         self.summary = None
+        self._recount("undone", "to_do")
         self.progress.start(sum(map(self.nbytes, names)), len(names))
 
     def add(self, result: TensorDiff, *, compared_at: float | None = None) -> None:
@@ -199,6 +205,14 @@ class Comparison:
         self.error = error
         self.comparing = frozenset()
         self.progress.finish()
+        if phase == "failed":
+            self._recount("to_do", "undone")
+
+    def _recount(self, old: str, new: str) -> None:
+        """Count what has one of these statuses under the other."""
+        for counts in (self.counts, *(layer.counts for layer in self.layers)):
+            if count := counts.pop(old, 0):
+                counts[new] += count
 
     def _count(self, name: str, status: str, by: int) -> None:
         self.counts[status] += by
@@ -210,12 +224,14 @@ class Comparison:
         return self.results.get(name)
 
     def status(self, name: str) -> str:
-        """Return the status to show: the result's, or `comparing` or `to_do`."""
+        """Return the status to show: the result's, or what there is in place of one."""
         result = self.results.get(name)
         if result is not None:
             return result.status
         if self.browsing and self.layout_error(name) is not None:
             return "error"
+        if self.phase == "failed":
+            return "undone"
         return "comparing" if name in self.comparing else "to_do"
 
     def is_difference(self, name: str) -> bool:

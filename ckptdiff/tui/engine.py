@@ -30,6 +30,16 @@ class Engine(Protocol):
 
     def pair(self, a: Assembled, b: Checkpoint) -> tuple[Assembled, Assembled, list[str]]: ...
 
+    def can_match(self, a: Assembled, b: Assembled) -> bool: ...
+
+    def match(
+        self, a: Assembled, b: Assembled, executor: Executor, progress: Callable[[int, int], None]
+    ) -> tuple[Assembled, Assembled, list[str]]: ...
+
+    def with_optimizer(
+        self, a: Assembled, b: Assembled
+    ) -> tuple[Assembled, Assembled, list[str]]: ...
+
     def diff(
         self,
         a: Assembled,
@@ -96,6 +106,27 @@ class LocalEngine:
         side_a, side_b = assemble_pair(a.checkpoint, b, alone=a)
         return side_a, side_b, list(pair_names(side_a, side_b))
 
+    def can_match(self, a: Assembled, b: Assembled) -> bool:
+        from ckptdiff.matching import can_match
+
+        return can_match(a, b)
+
+    def match(
+        self, a: Assembled, b: Assembled, executor: Executor, progress: Callable[[int, int], None]
+    ) -> tuple[Assembled, Assembled, list[str]]:
+        from ckptdiff.diff import pair_names
+        from ckptdiff.matching import match_by_content
+
+        side_a, side_b = match_by_content(a, b, executor, progress)
+        return side_a, side_b, list(pair_names(side_a, side_b))
+
+    def with_optimizer(self, a: Assembled, b: Assembled) -> tuple[Assembled, Assembled, list[str]]:
+        from ckptdiff.diff import pair_names
+        from ckptdiff.optimizer import with_optimizer
+
+        side_a, side_b = with_optimizer(a, b)
+        return side_a, side_b, list(pair_names(side_a, side_b))
+
     def diff(
         self,
         a: Assembled,
@@ -112,9 +143,13 @@ class LocalEngine:
         return diff(a, b, executor, tolerance=judge, names=names, first=first)
 
     def summarise(self, results: Mapping[str, TensorDiff], a: Assembled, b: Assembled) -> Summary:
+        from dataclasses import replace
+
+        from ckptdiff.optimizer import master_holders
         from ckptdiff.verdict import summarise
 
-        return summarise(results, a, b)
+        summary = summarise(results, a, b)
+        return replace(summary, masters=tuple(master_holders(a, b, results.values())))
 
     def executor(self) -> Executor:
         from ckptdiff.executor import WorkerPool

@@ -46,7 +46,8 @@ def flow(items: Sequence[str], width: int, gap: int = 3) -> list[Line]:
 def meaning(result: TensorDiff | None, status: str, tolerance: str = "cast") -> str:
     """Return what a status says about this tensor, in one sentence."""
     if result is None:
-        return {"comparing": "Being compared now."}.get(status, "Not compared yet.")
+        words = {"comparing": "Being compared now.", "undone": "Not compared, because of this:"}
+        return words.get(status, "Not compared yet.")
     match result.status:
         case "same":
             return "Every byte of both sides was compared, and all are equal."

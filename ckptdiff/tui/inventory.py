@@ -29,7 +29,7 @@ class Unmapped:
 
     side: Literal["a", "b"]
     name: str
-    ref: TensorRef  # the first rank's
+    ref: TensorRef | None  # the first rank's; None for optimizer state that is no tensor's
 
 
 @dataclass(slots=True, eq=False)
@@ -105,7 +105,7 @@ def take_inventory(
         layer.clear()
     unmapped = _unmapped("a", a) + _unmapped("b", b)
     shapes = {assembly.shape for side in (a, b) if side for assembly in side.tensors.values()}
-    shapes.update(row.ref.shape for row in unmapped)
+    shapes.update(row.ref.shape for row in unmapped if row.ref is not None)
     words = [format_shape(shape) for shape in shapes]
     words += [plural(len(layer.names), "tensor") for layer in layers if layer.title]
     shape_width = max(map(len, words), default=0)
@@ -118,4 +118,4 @@ def _unmapped(side: Literal["a", "b"], assembled: Assembled | None) -> list[Unma
     refs: dict[str, TensorRef] = {}
     for shard in reversed(assembled.checkpoint.shards):
         refs.update(shard.tensors)
-    return [Unmapped(side, name, refs[name]) for name in assembled.unmapped if name in refs]
+    return [Unmapped(side, name, refs.get(name)) for name in assembled.unmapped]

@@ -6,6 +6,7 @@ import gc
 import sys
 import time
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.collecting import uncollected
@@ -17,8 +18,10 @@ from ckptdiff.tui.messages import (
     ComparisonEnded,
     ComparisonStarted,
     HeadersRead,
+    OptimizerRefused,
     ReadingFailed,
     ResultsArrived,
+    RowsRead,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from textual.message import Message
 
     from ckptdiff.assemble import Assembled
+    from ckptdiff.history import History
     from ckptdiff.results import TensorDiff
     from ckptdiff.tensors import Checkpoint
     from ckptdiff.tui.comparison import Side
@@ -69,12 +73,15 @@ def read(
     paths: Sequence[Path],
     opened: dict[Path, Checkpoint],
     *,
+    optimizer: bool,
+    executor: Callable[[], Executor],
     post: Post,
     is_cancelled: Callable[[], bool],
 ) -> None:
     """Open one checkpoint or two; what is known already is shown while the rest is being read.
 
-    `opened` are checkpoints that another screen has read already.
+    `opened` are checkpoints that another screen has read already. Without rules, what names leave
+    over is paired by equal rows; `optimizer` adds the state of the optimizers.
     """
 
     def read_side(side: Side, path: Path) -> Checkpoint:
@@ -98,6 +105,11 @@ def read(
             inventory = take_inventory([*part.tensors, *part.errors], part)
             post(CheckpointsOpened(job, inventory, part, None, complete=False, in_part=True))
 
+    def rows_read(done: int, total: int) -> None:
+        if is_cancelled():
+            raise Stopped
+        post(RowsRead(job, done, total))
+
     try:
         with out_of_the_way():
             show_first_file(paths[0])
@@ -109,8 +121,17 @@ def read(
             if not complete:
                 b = read_side("b", paths[1])
                 side_a, side_b, names = engine.pair(first, b)
-                inventory = take_inventory(names, side_a, side_b)
                 config = tuple(compare_configs(side_a, side_b))
+                if engine.can_match(side_a, side_b):
+                    inventory = take_inventory(names, side_a, side_b)
+                    post(CheckpointsOpened(job, inventory, side_a, side_b, False, config=config))  # noqa: FBT003
+                    side_a, side_b, names = engine.match(side_a, side_b, executor(), rows_read)
+                if optimizer:
+                    try:
+                        side_a, side_b, names = engine.with_optimizer(side_a, side_b)
+                    except CkptDiffError as error:
+                        post(OptimizerRefused(job, str(error).removeprefix("--optimizer: ")))
+                inventory = take_inventory(names, side_a, side_b)
                 post(CheckpointsOpened(job, inventory, side_a, side_b, True, config=config))  # noqa: FBT003
             if len(inventory.names) > MANY_NAMES:
                 gc.freeze()
@@ -118,6 +139,26 @@ def read(
         post(ReadingFailed(job, str(error)))
     except Stopped:
         pass
+
+
+def _history(
+    folder: Path, a: Assembled, b: Assembled, tolerance: str, *, optimizer: bool
+) -> History:
+    """Return where results are kept: of weights, or apart from those with the optimizer state."""
+    from ckptdiff.history import History
+
+    one, other = a.checkpoint, b.checkpoint
+    if optimizer:
+        # The state lies in files that opening leaves out; they may change by themselves.
+        one, other = (
+            replace(
+                side.checkpoint,
+                files=tuple({p.ref.file for t in side.tensors.values() for p in t.pieces}),
+            )
+            for side in (a, b)
+        )
+        tolerance += " optimizer"
+    return History(folder, one, other, tolerance)
 
 
 def compare(
@@ -131,17 +172,16 @@ def compare(
     history: Path | None,
     fresh: bool,
     tolerance: str,
+    optimizer: bool,
     executor: Callable[[], Executor],
     first: Callable[[], Iterable[str]],
     post: Post,
     is_cancelled: Callable[[], bool],
 ) -> None:
     """Compare a pair: what an earlier run found is taken from its history unless `fresh`."""
-    from ckptdiff.history import History
-
     known: dict[str, TensorDiff] = {}
     try:
-        kept = None if history is None else History(history, a.checkpoint, b.checkpoint, tolerance)
+        kept = None if history is None else _history(history, a, b, tolerance, optimizer=optimizer)
     except OSError:
         kept = None
     if kept is not None and fresh:

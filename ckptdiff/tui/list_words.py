@@ -26,6 +26,8 @@ def list_title(session: Session) -> str:
         parts.append("differences only")
     if session.narrowed:
         parts.append(f"{len(session.order):,} of {len(session.names):,}")
+    if session.optimizer:
+        parts.append("with optimizer state")
     if session.tolerance != "cast":
         parts.append(f"tolerance {session.tolerance}")
     return "  ".join(parts)
@@ -76,6 +78,16 @@ def why_not(session: Session, action: str) -> str | None:
             return f"Config: {alone}."
         if session.b is None:
             return "Config: both checkpoints have to be open first."
+    elif action == "optimizer":
+        if session.browsing:
+            return f"Optimizer: {alone}."
+        if session.a is None or session.b is None:
+            return "Optimizer: both checkpoints have to be open first."
+        if not {"megatron", "torch_dist"} & {
+            session.a.checkpoint.format,
+            session.b.checkpoint.format,
+        }:
+            return "Optimizer: only Megatron's checkpoints hold any."
     elif action == "entries" and session.a is None:
         return "Entries: no checkpoint is open yet."
     elif action in ("copy_name", "copy_command", "sort", "reverse", "filter") and not session.names:

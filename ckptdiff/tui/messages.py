@@ -48,6 +48,26 @@ class CheckpointsOpened(Message):
 
 
 @dataclass
+class RowsRead(Message):
+    """Some more tensors were read, to find equal rows where no rules are used."""
+
+    job: int
+    done: int
+    total: int
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, RowsRead) and message.job == self.job
+
+
+@dataclass
+class OptimizerRefused(Message):
+    """The optimizer state cannot be compared as well; the weights are, all the same."""
+
+    job: int
+    error: str
+
+
+@dataclass
 class ReadingFailed(Message):
     """A checkpoint could not be opened or assembled."""
 

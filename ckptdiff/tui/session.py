@@ -226,6 +226,8 @@ class Session(Comparison):
     def command_line(self, name: str | None = None) -> str:
         """Return the shell command that says the same without the screen."""
         words = ["ckptdiff", "ls" if self.browsing else "diff", *map(str, self.paths)]
+        if self.optimizer:
+            words.append("--optimizer")
         if self.tolerance != "cast":
             words += ["--tolerance", self.tolerance]
         if name is not None:

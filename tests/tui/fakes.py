@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptdiff.assemble import Assembled, Assembly, Piece
-from ckptdiff.errors import NotACheckpoint
+from ckptdiff.errors import CkptDiffError, NotACheckpoint
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.results import Numbers, TensorDiff
 from ckptdiff.tensors import Checkpoint, Parallelism, Rank, Shard, TensorRef, contiguous
@@ -131,6 +131,9 @@ class FakeEngine:
     first: list[str] = field(default_factory=list)  # names in the first of A's many files
     reading_first: threading.Event | None = None  # A waits for it
     reading: threading.Event | None = None  # B waits for it
+    renamed: list[str] = field(default_factory=list)  # what B calls tensors before the matching
+    matching: threading.Event | None = None  # the matching waits for it
+    no_optimizer: CkptDiffError | None = None
     closed: int = 0  # generators that were closed before their end
     asked: list[list[str]] = field(default_factory=list)  # names of each comparison
     tolerances: list[str] = field(default_factory=list)
@@ -159,7 +162,26 @@ class FakeEngine:
 
     def pair(self, a: Assembled, b: Checkpoint) -> tuple[Assembled, Assembled, list[str]]:
         sides = a, assembled(b, unmapped=self.unmapped)
-        return *sides, [*self.tensors, *self.only_b]
+        return *sides, [*self.tensors, *self.only_b, *self.renamed]
+
+    def can_match(self, a: Assembled, b: Assembled) -> bool:
+        return bool(self.renamed)
+
+    def match(
+        self, a: Assembled, b: Assembled, executor: Executor, progress: Callable[[int, int], None]
+    ) -> tuple[Assembled, Assembled, list[str]]:
+        """Find what B calls otherwise, after as many looks as there are tensors."""
+        progress(0, len(self.tensors))
+        while self.matching is not None and not self.matching.wait(0.01):
+            progress(1, len(self.tensors))
+        note = f"no rule was used: {len(self.renamed)} of {len(self.renamed)} tensors were found"
+        return a, replace(b, notes=(note,)), self.tensors
+
+    def with_optimizer(self, a: Assembled, b: Assembled) -> tuple[Assembled, Assembled, list[str]]:
+        if self.no_optimizer is not None:
+            raise self.no_optimizer
+        masters = [f"optimizer.fp32_param.{name}" for name in self.tensors]
+        return a, b, [*self.tensors, *self.only_b, *masters]
 
     def diff(
         self,

@@ -501,7 +501,9 @@ async def test_a_name_without_a_rule_is_a_row_and_a_difference(
     async with app.run_test(size=NARROW) as pilot:
         await settle(app, pilot)
         assert "! 1 name without a rule" in text(app, "CountsLine")
-        assert text(app, "ProgressLine").startswith("! 1 of 14 tensors differ.")
+        assert text(app, "ProgressLine").startswith(
+            "! 1 name has no rule; no differences in 14 tensors."
+        )
         await pilot.press("G")
         assert lines(rows(app))[10].split()[:2] == [">", "decoder.mystery[b]"]
         await pilot.press("enter")

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
         ComparisonEnded,
         ComparisonStarted,
         HeadersRead,
+        OptimizerRefused,
         ReadingFailed,
         ResultsArrived,
+        RowsRead,
     )
     from ckptdiff.tui.session import Session
 
@@ -128,6 +130,8 @@ class ComparingScreen(BaseScreen[None]):
             self._engine,
             self.session.paths,
             opened,
+            optimizer=self.session.optimizer,
+            executor=lambda: self.session.executor,
             post=self.post_message,
             is_cancelled=lambda: worker.is_cancelled,
         )
@@ -159,6 +163,7 @@ class ComparingScreen(BaseScreen[None]):
             history=self._history,
             fresh=fresh,
             tolerance=session.tolerance,
+            optimizer=session.optimizer,
             executor=lambda: session.executor,
             first=lambda: session.visible,
             post=self.post_message,
@@ -207,6 +212,18 @@ class ComparingScreen(BaseScreen[None]):
         self.state_changed()
         if message.complete and message.b is not None:
             self.compare(message.a, message.b)
+
+    def on_rows_read(self, message: RowsRead) -> None:
+        if message.job == self._job:
+            self.session.phase = "matching"
+            self.session.matched = message.done, message.total
+            self._change()
+
+    def on_optimizer_refused(self, message: OptimizerRefused) -> None:
+        if message.job == self._job:
+            self.session.optimizer = False
+            words = f"{message.error}. The weights alone are compared."
+            self.notify(words, title="No optimizer state", severity="warning", markup=False)
 
     def on_reading_failed(self, message: ReadingFailed) -> None:
         if message.job == self._job:

@@ -26,6 +26,7 @@ MEANINGS = {
     "only_b": "A has no such tensor",
     "to_do": "not compared yet",
     "comparing": "being compared",
+    "undone": "something broke before; Enter says what",
     "error": "could not be read; Enter says why",
 }
 
@@ -72,7 +73,7 @@ def help_lines(screen: Screen[Any]) -> list[Content]:
             lines += _entry(f"{shown:>15}", text)
     lines += [Content(""), Content.styled("Status", "bold underline")]
     for status, meaning in MEANINGS.items():
-        lines += _entry(f"{GLYPHS[status]:>4} {WORDS[status]:<10}", meaning)
+        lines += _entry(f"{GLYPHS[status]:>4} {WORDS[status]:<12}", meaning)
     return lines
 
 

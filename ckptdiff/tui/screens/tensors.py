@@ -109,6 +109,14 @@ class TensorsScreen(ComparingScreen):
             tooltip="what else the files hold: arguments, optimizer, random states",
         ),
         Binding(
+            "o",
+            "optimizer",
+            "Optimizer",
+            show=False,
+            id="tensors.optimizer",
+            tooltip="compare master weights and moments as well, or the weights alone again",
+        ),
+        Binding(
             "2",
             "config",
             "Config",
@@ -217,6 +225,7 @@ class TensorsScreen(ComparingScreen):
             "write_report",
             "stop",
             "config",
+            "optimizer",
         ):
             return False  # no room for what one checkpoint will never have; pressing says why
         if self.session.browsing and action == "difference" and not self.session.filter:
@@ -281,6 +290,10 @@ class TensorsScreen(ComparingScreen):
     def judge_by(self, tolerance: str) -> None:
         """Compare under another tolerance; what was compared under it before is shown at once."""
         self.session.tolerance = tolerance
+        self.read_headers()
+
+    def action_optimizer(self) -> None:
+        self.session.optimizer = not self.session.optimizer
         self.read_headers()
 
     def action_copy_name(self) -> None:
@@ -366,12 +379,11 @@ class TensorsScreen(ComparingScreen):
         message.stop()
         row = message.row
         if isinstance(row, Unmapped):
-            self.notify(
-                f"No rule of this model family knows {printable(row.name)} of {row.side.upper()},"
-                " so it cannot be compared. It counts as a difference.",
-                title="A name without a rule",
-                markup=False,
-            )
+            name = f"{printable(row.name)} of {row.side.upper()}"
+            words = f"No rule of this model family knows {name}, so it cannot be compared."
+            if row.ref is None:
+                words = f"Optimizer state that belongs to no known weight: {name}."
+            self.notify(f"{words} It counts as a difference.", title="No rule", markup=False)
         elif isinstance(row, str):
             from ckptdiff.tui.screens.detail import DetailScreen
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DEBOUNCE_SECONDS = 0.05  # while a cursor key is held down, only the last tensor is drawn
 NOTHING = "Move to a tensor to see where it lives and how it differs."
-ROLES = {"only_a": "only", "only_b": "only", "to_do": "dim", "comparing": "strong"}
+ROLES = {"only_a": "only", "only_b": "only", "to_do": "dim", "comparing": "strong", "undone": "dim"}
 
 
 def heat_of(numbers: Numbers, sides: list[Side]) -> Heat | None:
@@ -64,6 +64,8 @@ def verdict_lines(session: Session, name: str, width: int) -> list[Line]:
         return []
     head = line((f"{GLYPHS[status]} {WORDS[status]}", role))
     lines = [head, *wrapped(meaning(result, status, session.tolerance), width)]
+    if status == "undone" and session.error:
+        lines += wrapped(printable(session.error), width, "error")
     for remark in remarks(result):
         lines += wrapped(remark, width, "strong")
     if result is not None and result.numbers is not None and norms_agree(result.numbers):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.content import Content
 from textual.widget import Widget
 
-from ckptdiff.text import format_bytes
+from ckptdiff.text import format_bytes, printable
 from ckptdiff.tui.comparison import GLYPHS, tally
 from ckptdiff.tui.words import format_ago, format_duration, format_eta, plural
 
@@ -83,7 +83,8 @@ class ProgressLine(Widget):
             return self._bar()
         if session.phase == "done" and not session.browsing:
             word, text = outcome(session)
-            return Content.styled(text, self.get_visual_style(f"progress-line--{word}"))
+            style = self.get_visual_style(f"progress-line--{word}")
+            return Content.assemble((text, style), *(f" {note}" for note in side_notes(session)))
         if session.phase == "failed":
             style = self.get_visual_style("progress-line--error")
             return Content.styled(f"x {session.error}", style)
@@ -111,12 +112,39 @@ def state_words(session: Session) -> str:
         which = "" if session.browsing else f" of {side.upper()}"
         files = f" {done:,} of {plural(total, 'file')}" if total else ""
         return f"Reading headers{which}:{files}" if files else f"Reading headers{which} ..."
+    if session.phase == "matching":
+        done, total = session.matched
+        return (
+            f"No rules: looking for equal rows in {done:,} of {plural(total, 'tensor')}. x stops."
+        )
     if session.phase == "stopped":
         return f"Stopped. {session.compared:,} of {len(session.names):,} compared. r goes on."
     if session.browsing and session.a is not None:
         total = sum(layer.nbytes for layer in session.layers)
         return f"{plural(len(session.names), 'tensor')}, {format_bytes(total)}. Headers only."
     return ""
+
+
+def side_notes(session: Session) -> list[str]:
+    """Say how each side was brought to its tensors, where that is no matter of course."""
+    return [
+        f"{letter}: {printable('; '.join(side.notes))}."
+        for letter, side in (("A", session.a), ("B", session.b))
+        if side is not None and side.notes
+    ]
+
+
+def _differences(session: Session) -> str:
+    """Say how many tensors differ and, since those are none of them, how many names are left."""
+    unmapped = len(session.inventory.unmapped)
+    tensors = session.differences - unmapped
+    total = plural(len(session.names), "tensor")
+    if not unmapped:
+        return f"{tensors:,} of {total} differ."
+    names = f"{plural(unmapped, 'name')} {'has' if unmapped == 1 else 'have'} no rule"
+    if not tensors:
+        return f"{names}; no differences in {total}."
+    return f"{tensors:,} of {total} differ, and {names}."
 
 
 def outcome(session: Session) -> tuple[str, str]:
@@ -128,8 +156,12 @@ def outcome(session: Session) -> tuple[str, str]:
         text = f"x {plural(session.counts['error'], 'tensor')} of {total} could not be read."
         verdict = "error"
     elif session.differences:
-        also = " The configs conflict: 2 shows where." if session.conflicts else ""
-        text = f"! {session.differences:,} of {total} differ.{also}"
+        text = f"! {_differences(session)}"
+        text += " The configs conflict: 2 shows where." if session.conflicts else ""
+        if summary is not None and summary.masters:
+            holders = " and ".join(summary.masters)
+            verb = "hold" if len(summary.masters) > 1 else "holds"
+            text += f" {holders} {verb} fp32 master weights: o compares those too."
     elif verdict == "differ":
         text = f"! No differences in {total}, but the configs conflict: 2 shows where."
     elif verdict == "close":

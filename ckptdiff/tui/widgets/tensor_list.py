@@ -42,6 +42,7 @@ class TensorList(ScrollView, can_focus=True):
         "tensor-list--only_b",
         "tensor-list--to_do",
         "tensor-list--comparing",
+        "tensor-list--undone",
         "tensor-list--error",
     }
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -89,7 +89,7 @@ def _tensor_cells(session: Session, name: str, layout: Columns) -> Cells:
             f"{label} {shape:<{layout.shape}} {either.dtype:<{layout.dtype}} {size:>{layout.size}}"
         )
         return [(" " * GUTTER, ""), (text, "")]
-    quiet = status if status in ("same", "to_do") else ""
+    quiet = status if status in ("same", "to_do", "undone") else ""
     cells: Cells = [
         (f" {GLYPHS[status]}  ", status),
         (f"{label} {_fit(shape, layout.shape)} ", quiet),
@@ -132,7 +132,7 @@ def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
     counts = tally(layer.counts)
     if (unfolded and not session.narrowed) or not counts:
         parts: Cells = [(plural(len(layer.names), "tensor"), "")]
-    elif len(counts) == 1 and counts[0][0] in ("to_do", "comparing"):
+    elif len(counts) == 1 and counts[0][0] in ("to_do", "comparing", "undone"):
         parts = [(f"{GLYPHS[word]} {count} {WORDS[word]}", word) for word, count in counts]
     else:
         parts = [(f"{GLYPHS[status]} {count}", status) for status, count in counts]
@@ -156,12 +156,13 @@ def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
 def _unmapped_cells(session: Session, row: Unmapped, layout: Columns) -> Cells:
     status = f"only_{row.side}"
     label = _fit(printable(row.name), layout.name, ascii_only=session.ascii_only)
-    shape = format_shape(row.ref.shape)
-    if session.browsing:
+    shape = "" if row.ref is None else format_shape(row.ref.shape)
+    if session.browsing and row.ref is not None:
         size = format_bytes(row.ref.nbytes)
         text = f"{shape:<{layout.shape}} {row.ref.dtype:<{layout.dtype}} {size:>{layout.size}}"
         return [(" " * GUTTER, ""), (f"{label} {text}", "")]
-    words = _fit(f"no rule, {row.side.upper()}", layout.tail)
+    words = f"{'no rule' if row.ref is not None else 'no name'}, {row.side.upper()}"
+    words = _fit(words, layout.tail)
     cells = f"{label} {_fit(shape, layout.shape)} {words}"
     return [(f" {GLYPHS[status]}  ", status), (cells, status)]
 
