@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 import traceback
@@ -32,11 +33,13 @@ A is the reference. `ckptdiff COMMAND --help` tells the options of a command.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: for `diff` 0 same, 1 differ, else 0; 2 trouble."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    options = _parse(arguments)
+    options = argparse.Namespace(verbose=False)
     try:
-        code: int = options.run(options)
-        sys.stdout.flush()
+        try:
+            options = _parse(list(sys.argv[1:] if argv is None else argv))
+            code: int = options.run(options)
+        finally:  # after --help too
+            sys.stdout.flush()
     except CkptDiffError as error:
         from ckptdiff.text import printable
 
@@ -53,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read the output left; keep the interpreter from complaining on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 2
+        return 128 + signal.SIGPIPE
     except OSError as error:
         # Only writing to the output gets here: a full disk is trouble, not a difference.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
