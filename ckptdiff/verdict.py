@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -43,7 +44,10 @@ class Tolerance:
                     limit = math.nan
                 if math.isfinite(limit) and limit >= 0:
                     return cls(kind, limit)
-        raise BadArgument(f"tolerance '{text}': say exact, cast, ulp:N or rel:X")
+        hint = ""
+        with suppress(ValueError):
+            hint = f", as in rel:{text.strip()}" if float(text) >= 0 else ""
+        raise BadArgument(f"tolerance '{text}': say exact, cast, ulp:N or rel:X{hint}")
 
 
 CAST = Tolerance("cast")

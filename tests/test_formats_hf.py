@@ -276,3 +276,11 @@ def test_a_folder_that_is_a_link_is_opened_as_it_is_called(tmp_path: Path) -> No
     checkpoint = open_checkpoint(tmp_path / "link")
     assert checkpoint.root == tmp_path / "link"
     assert_holds(checkpoint, weights)
+
+
+def test_a_folder_of_checkpoints_names_those_below_it(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_plain(tmp_path / name, {"w": torch.ones(2)})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NotACheckpoint, match=r"holds some: one, two\. Give one of them"):
+        open_checkpoint(tmp_path)

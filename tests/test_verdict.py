@@ -52,6 +52,11 @@ def test_what_is_no_tolerance_is_refused(text: str) -> None:
         Tolerance.parse(text)
 
 
+def test_a_bare_number_is_told_how_to_be_a_tolerance() -> None:
+    with pytest.raises(BadArgument, match=r"as in rel:1e-3$"):
+        Tolerance.parse("1e-3")
+
+
 SAME = Stats(numel=9)
 BITS = Stats(numel=9, differing=1)  # 0.0 against -0.0
 STEPS = Stats(numel=9, differing=2, unequal=2, max_ulp=3, sum_dd=1.0, sum_aa=100.0, sum_bb=100.0)

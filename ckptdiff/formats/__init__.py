@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from ckptdiff.collecting import uncollected
@@ -25,6 +26,8 @@ class Format(Protocol):
     def read_entries(self, checkpoint: Checkpoint) -> list[Entry]: ...
 
 
+MOST_BELOW, SHOWN_BELOW = 200, 12  # entries that are looked at, checkpoints that are named
+
 FORMATS: tuple[Format, ...] = (torch_dist, megatron, meta, hf)
 
 
@@ -45,6 +48,11 @@ def open_checkpoint(path: Path, *, progress: Progress | None = None) -> Checkpoi
         raise
     except OSError as error:
         raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from error
+    below = _below(path)
+    if below:
+        raise NotACheckpoint(
+            f"{path}: is no checkpoint itself, but holds some: {', '.join(below)}. Give one of them"
+        )
     raise NotACheckpoint(
         f"{path}: is no checkpoint. A Hugging Face folder holds *.safetensors or "
         "pytorch_model*.bin, Meta's consolidated.00.pth and params.json, a Megatron one "
@@ -61,6 +69,17 @@ def open_first(path: Path) -> Checkpoint | None:
         return hf.open_first(path)
     except (CkptDiffError, OSError):
         return None
+
+
+def _below(path: Path) -> list[str]:
+    """Return the names of folders in a folder that look like checkpoints, the first ones."""
+    found: list[str] = []
+    with suppress(OSError):
+        for child in sorted(path.iterdir())[:MOST_BELOW]:
+            with suppress(OSError, CkptDiffError):
+                if child.is_dir() and any(module.sniff(child) for module in FORMATS):
+                    found.append(child.name)
+    return found[:SHOWN_BELOW] + (["and more"] if len(found) > SHOWN_BELOW else [])
 
 
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:
