@@ -146,6 +146,8 @@ class CkptDiffApp(App[None]):
     def get_key_display(self, binding: Binding) -> str:
         if binding.key in ("enter", "tab", "escape", "space"):
             return {"escape": "esc"}.get(binding.key, binding.key)  # words, not symbols
+        if self.ascii_only and binding.key in ("up", "down", "left", "right"):
+            return binding.key
         return binding.key_display or super().get_key_display(binding).replace("^", "ctrl+")
 
     async def run_action(

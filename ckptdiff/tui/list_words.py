@@ -55,6 +55,13 @@ def empty_words(session: Session) -> str:
     return "This checkpoint holds no tensors."
 
 
+def no_further(session: Session) -> str:
+    """Say that looking for the next difference, or match, has come back to where it began."""
+    if not session.differences:
+        return "There is no further match."
+    return f"There is no further difference{'' if session.phase == 'done' else ' known yet'}."
+
+
 def why_not(session: Session, action: str) -> str | None:
     """Say why a key of the list does nothing now; None if it does something."""
     alone = "this is one checkpoint. Open two to compare them"

@@ -11,6 +11,7 @@ from harness import lines, rows, settle, tensors, text, toasts
 from ckptdiff.errors import BadArgument, WorkerDied
 from ckptdiff.tui.commands import Commands
 from ckptdiff.tui.inventory import Unmapped
+from ckptdiff.tui.screens.help import help_lines
 from ckptdiff.tui.widgets.progress_line import outcome
 
 if TYPE_CHECKING:
@@ -201,6 +202,32 @@ async def test_what_a_failure_left_undone_is_not_to_do(make_app: Make, engine: F
         session = tensors(app).session
         assert session.phase == "done"
         assert session.counts["undone"] == session.counts["to_do"] == 0
+
+
+async def test_n_says_when_there_is_no_further_difference(
+    make_app: Make, engine: FakeEngine
+) -> None:
+    engine.results = {"lm_head.weight": result("lm_head.weight", "differ")}
+    app = make_app(A, B)
+    async with app.run_test(size=NARROW) as pilot:
+        await settle(app, pilot)
+        await pilot.press("n")
+        assert toasts(app) == []
+        await pilot.press("n")
+        assert toasts(app) == ["There is no further difference."]
+        await pilot.press("enter")
+        await pilot.pause()
+        await pilot.press("n", "N")
+        assert toasts(app) == ["There is no further difference."] * 3
+
+
+async def test_ascii_help_has_no_arrows(make_app: Make) -> None:
+    app = make_app(A, B, ascii_only=True)
+    async with app.run_test(size=NARROW) as pilot:
+        await settle(app, pilot)
+        shown = "\n".join(line.plain for line in help_lines(app.screen))
+        assert shown.isascii()
+        assert "left" in shown
 
 
 async def test_a_side_that_cannot_be_read_leaves_the_other_not_compared(

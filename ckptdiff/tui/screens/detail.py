@@ -13,6 +13,7 @@ from ckptdiff.browse import python_source, statistics
 from ckptdiff.text import printable
 from ckptdiff.tui.comparison import GLYPHS, WORDS
 from ckptdiff.tui.figures import flow, number_items, summary_items, wrapped
+from ckptdiff.tui.list_words import no_further
 from ckptdiff.tui.painted import Words, line
 from ckptdiff.tui.places import sides_of
 from ckptdiff.tui.screens.base import BaseScreen
@@ -269,7 +270,9 @@ class DetailScreen(BaseScreen[None]):
 
     def action_difference(self, step: Literal[1, -1]) -> None:
         name = self.session.next_difference(self.tensor, step)
-        if name is not None:
+        if name is None or name == self.tensor:
+            self.notify(no_further(self.session))
+        else:
             self.show(name)
 
     def action_values(self) -> None:

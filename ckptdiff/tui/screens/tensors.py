@@ -13,7 +13,13 @@ from ckptdiff.errors import BadArgument
 from ckptdiff.text import printable
 from ckptdiff.tui import sides
 from ckptdiff.tui.inventory import Unmapped
-from ckptdiff.tui.list_words import empty_words, list_subtitle, list_title, why_not
+from ckptdiff.tui.list_words import (
+    empty_words,
+    list_subtitle,
+    list_title,
+    no_further,
+    why_not,
+)
 from ckptdiff.tui.screens.comparing import ComparingScreen
 from ckptdiff.tui.session import SORTS
 from ckptdiff.tui.widgets.progress_line import CountsLine, ProgressLine
@@ -238,7 +244,9 @@ class TensorsScreen(ComparingScreen):
     def action_difference(self, step: Literal[1, -1]) -> None:
         rows = self.list
         name = self.session.next_difference(rows.row, step)
-        if name is not None:
+        if name is None or name == rows.row:
+            self.notify(no_further(self.session))
+        else:
             rows.go_to(name)
             self._show_borders()
 
