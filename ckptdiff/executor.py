@@ -131,7 +131,7 @@ class WorkerPool(Executor):
                 self._pool = self._new_pool(self.jobs)
             pool = self._pool
         try:
-            inner = task.future.inner = pool.submit(task.call, *task.args)
+            inner = task.future.inner = _submit(pool, task)
         except BrokenProcessPool:
             self._suspect(task, pool)
         else:
@@ -168,7 +168,7 @@ class WorkerPool(Executor):
                 continue
             if alone is None:
                 alone = self._new_pool(1)
-            done = alone.submit(task.call, *task.args)
+            done = _submit(alone, task)
             if isinstance(done.exception(), BrokenProcessPool):
                 alone = None
                 died = WorkerDied(
@@ -182,6 +182,14 @@ class WorkerPool(Executor):
             task.future.cancel()
         if alone is not None:
             alone.shutdown(wait=False)
+
+
+def _submit(pool: ProcessPoolExecutor, task: _Task) -> Future[Any]:
+    try:
+        return pool.submit(task.call, *task.args)
+    except OSError:
+        # "handle is closed": it broke while it was adding a worker. Asked again, it says so.
+        return pool.submit(task.call, *task.args)
 
 
 def _settle(future: Future[Any], outcome: Future[Any] | BaseException) -> None:

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import CancelledError, wait
+from concurrent.futures import CancelledError, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING
 
 import pytest
@@ -140,6 +141,22 @@ def test_shutting_down_cancels_what_waits_and_refuses_what_comes() -> None:
     with pytest.raises(RuntimeError):
         pool.submit(double, 1)
     assert_no_children()
+
+
+def test_a_pool_that_breaks_while_it_adds_a_worker_is_replaced(
+    pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = ProcessPoolExecutor.submit
+    troubles = [OSError("handle is closed"), BrokenProcessPool()]
+
+    def troubled(self: ProcessPoolExecutor, /, *call: Any) -> Future[Any]:
+        if troubles:
+            raise troubles.pop(0)
+        return submit(self, *call)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", troubled)
+    assert pool.submit(double, 4).result(30) == 8
+    assert troubles == []
 
 
 def test_shutting_down_while_workers_die_ends(pool: WorkerPool) -> None:
