@@ -14,6 +14,7 @@ from ckptdiff.arch.llama import LLAMA
 from ckptdiff.arch.scatter import scatter
 from ckptdiff.config import from_huggingface
 from ckptdiff.errors import BadArgument, UnreadableFile
+from ckptdiff.formats.safetensors import lay_out
 from ckptdiff.formats.torch_save import Data, save
 from ckptdiff.tensors import ITEMSIZE
 
@@ -118,16 +119,9 @@ def _random(source: random.Random, shape: tuple[int, ...], *, norm: bool) -> Dat
 def _write_hf(folder: Path, tensors: Mapping[str, Data]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(_CONFIG_TEXT)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name, data in tensors.items():
-        end = at + len(data.content)
-        header[name] = {"dtype": data.dtype, "shape": data.shape, "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    layout = lay_out((name, data.dtype, data.shape) for name, data in tensors.items())
     with (folder / "model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.writelines(content for _, content in layout.fixed)
         file.writelines(data.content for data in tensors.values())
 
 
@@ -138,8 +132,8 @@ def _write_megatron(folder: Path, tensors: Mapping[str, Data], fault: str) -> No
     config = replace(from_huggingface(CONFIG), padded_vocab_size=padded)
     shapes = {name: data.shape for name, data in tensors.items()}
     models: list[dict[str, Data]] = [{} for _ in range(TP)]
-    for rank, name, pieces in scatter(LLAMA, config, shapes, TP):
-        models[rank][name] = _gather(sources, pieces)
+    for share in scatter(LLAMA, config, shapes, TP):
+        models[share.rank][share.name] = _gather(sources, share.pieces)
     if fault == "tp-swap":
         models.reverse()
     if fault == "stale":

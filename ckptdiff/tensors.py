@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 # Bytes of one element, by the dtype words of the safetensors format.
@@ -33,6 +33,23 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
+def row_major(shape: tuple[int, ...], most: int) -> Iterator[Box]:
+    """Yield boxes of at most `most` elements that follow each other in a row-major array."""
+    if prod(shape) <= most:
+        if prod(shape):
+            yield tuple((0, n) for n in shape)
+        return
+    inner = prod(shape[1:])
+    if inner <= most:
+        step = most // inner
+        for start in range(0, shape[0], step):
+            yield ((start, min(start + step, shape[0])), *((0, n) for n in shape[1:]))
+        return
+    for index in range(shape[0]):
+        for box in row_major(shape[1:], most):
+            yield ((index, index + 1), *box)
+
+
 @dataclass(frozen=True, slots=True)
 class TensorRef:
     """One header entry: where a stored tensor's bytes lie. Holds no data."""
@@ -48,6 +65,11 @@ class TensorRef:
     @property
     def nbytes(self) -> int:
         return prod(self.shape) * ITEMSIZE[self.dtype]
+
+    def offset_of(self, index: tuple[int, ...]) -> int:
+        """Return where an element lies, in bytes from the start of the file."""
+        elements = sum(i * step for i, step in zip(index, self.stride, strict=True))
+        return self.offset + elements * ITEMSIZE[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +98,16 @@ class Parallelism:
     vpp: int = 1
     ep: int = 1
     etp: int = 1
+
+    def ranks(self) -> list[Rank]:
+        """Return the ranks that write a file.
+
+        The grid of (tp, ep) is sparse where experts are cut less than the rest: with expert tensor
+        parallel size ETP, process r writes tp = r % TP and ep = (r // ETP) % EP.
+        """
+        processes = range(max(self.tp, self.etp * self.ep))
+        pairs = sorted({(r % self.tp, (r // self.etp) % self.ep) for r in processes})
+        return [Rank(tp, pp, ep) for tp, ep in pairs for pp in range(self.pp)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +174,34 @@ class View:
             row, column = scaling.at
             scaling = Scaling(scaling.factors, scaling.block, (row + at[0], column + at[1]))
         return View(self.file, offset, shape, self.stride, self.dtype, scaling)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An array inside a file, of any number of dimensions, and the box of a stretch it fills."""
+
+    file: str
+    offset: int  # of the first element, in bytes
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]  # in elements
+    dtype: str
+    box: Box
+    part_of: str  # the canonical tensor
+    scaling: Scaling | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A run of a file that is to be written: one box of a tensor, row-major without a gap."""
+
+    offset: int  # in the file to be written, in bytes
+    shape: tuple[int, ...]
+    dtype: str
+    sources: tuple[Source, ...]  # together they fill it, each element once
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * ITEMSIZE[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ def test_arguments_are_written_as_a_namespace(tmp_path: Path) -> None:
     assert load(tmp_path / "f.pt")["args"] == args
 
 
-@pytest.mark.parametrize("value", [b"bytes", 1 << 31, -(1 << 31) - 1, {1, 2}, (1,), object()])
+@pytest.mark.parametrize("value", [b"bytes", {1, 2}, object()])
 def test_what_cannot_be_written_is_refused(tmp_path: Path, value: object) -> None:
     with pytest.raises(TypeError, match="cannot be written"):
         torch_save.save({"x": value}, tmp_path / "f.pt")

@@ -29,18 +29,24 @@ class Format(Protocol):
 MOST_BELOW, SHOWN_BELOW = 200, 12  # entries that are looked at, checkpoints that are named
 
 FORMATS: tuple[Format, ...] = (torch_dist, megatron, meta, hf)
+JOURNAL = ".ckptdiff-unfinished"  # in a folder that a conversion is still writing
 
 
 @uncollected()
-def open_checkpoint(path: Path, *, progress: Progress | None = None) -> Checkpoint:
+def open_checkpoint(
+    path: Path, *, progress: Progress | None = None, unfinished: bool = False
+) -> Checkpoint:
     """Open a folder of any format, an iteration folder or a single file, from its headers alone.
 
-    `progress` is called with the number of files read and of all files. Raises a CkptDiffError
-    that says what is missing, damaged or not a checkpoint at all.
+    `progress` is called with the number of files read and of all files. What a conversion has not
+    finished is refused but with `unfinished`. Raises a CkptDiffError that says what is missing,
+    damaged or not a checkpoint at all.
     """
     try:
         if not path.exists():
             raise NotACheckpoint(f"{path}: there is no such file or folder")
+        if not unfinished:
+            _refuse_unfinished(path)
         for module in FORMATS:
             if module.sniff(path):
                 return module.open(path, progress)
@@ -58,6 +64,14 @@ def open_checkpoint(path: Path, *, progress: Progress | None = None) -> Checkpoi
         "pytorch_model*.bin, Meta's consolidated.00.pth and params.json, a Megatron one "
         "latest_checkpointed_iteration.txt or mp_rank_00"
     )
+
+
+def _refuse_unfinished(path: Path) -> None:
+    for folder in (path, *path.resolve().parents[:3]):
+        if (folder / JOURNAL).exists():
+            raise NotACheckpoint(
+                f"{folder}: a conversion has not finished here; run its command again to go on"
+            )
 
 
 def open_first(path: Path) -> Checkpoint | None:

@@ -26,6 +26,7 @@ TRACKER = "latest_checkpointed_iteration.txt"
 METADATA = ".metadata"  # what a torch_dist checkpoint has instead of rank folders
 WEIGHT_FILES = ("model_optim_rng.pt", "model_rng.pt")  # the second: older, optimizer apart
 OPTIMIZER_FILE = "distrib_optim.pt"
+CHECKPOINT_VERSION = 3.0  # that is written: the order of rows in linear_qkv, among others
 
 MAX_RANKS = 1_000_000
 _RANK_FOLDER = re.compile(r"mp_rank_(\d+)(?:_(\d+))?(?:_(\d+))?$")
@@ -129,6 +130,11 @@ def iteration_of(name: str) -> int | str | None:
         return name
     match = _ITERATION_FOLDER.match(name)
     return int(match[1]) if match else None
+
+
+def iteration_name(iteration: int | str) -> str:
+    """Return the name of the folder of an iteration, or of `release`."""
+    return iteration if isinstance(iteration, str) else f"iter_{iteration:07d}"
 
 
 def _rank_files(root: Path) -> list[Path]:
@@ -290,22 +296,14 @@ def _check_same_save(ranks: list[RankFile]) -> None:
 
 
 def _check_complete(placed: Mapping[Rank, RankFile], size: Parallelism, root: Path) -> None:
-    """Raise MissingShard, naming what is found and what is missing, and MixedShards for strays.
-
-    The grid of (tp, ep) is sparse where experts are cut less than the rest: with expert tensor
-    parallel size ETP, process r writes tp = r % TP and ep = (r // ETP) % EP.
-    """
+    """Raise MissingShard, naming what is found and what is missing, and MixedShards for strays."""
     processes = max(size.tp, size.etp * size.ep)
     if processes * size.pp > MAX_RANKS:
         raise MissingShard(
             f"{root}: the args say TP {size.tp} PP {size.pp} EP {size.ep}, more ranks than there "
             f"can be; found {len(placed)}: {_listed(sorted(placed))}"
         )
-    wanted = {
-        Rank(r % size.tp, pp, (r // size.etp) % size.ep)
-        for r in range(processes)
-        for pp in range(size.pp)
-    }
+    wanted = set(size.ranks())
     sizes = f"TP {size.tp} PP {size.pp}" + (f" EP {size.ep}" if size.ep > 1 else "")
     missing = sorted(wanted - placed.keys())
     if missing:

@@ -7,14 +7,17 @@ import os
 import struct
 import threading
 from json import JSONDecoder
+from math import prod
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CorruptFile
 from ckptdiff.formats.files import LFS_POINTER, not_fetched, open_regular, read_at
+from ckptdiff.formats.layout import FileLayout, Slot
 from ckptdiff.tensors import ITEMSIZE, TensorRef, contiguous
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors library
@@ -49,6 +52,22 @@ def read_header(file: Path) -> dict[str, TensorRef]:
         raw = read_at(fd, 8, length)
     with _PARSING:
         return _refs(file, raw, size)
+
+
+def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> FileLayout:
+    """Return the layout of a file of tensors: name, dtype and shape of each, in file order."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    starts, at = [], 0
+    for name, dtype, shape in tensors:
+        starts.append(at)
+        end = at + prod(shape) * ITEMSIZE[dtype]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    fixed = ((0, struct.pack("<Q", len(text)) + text),)
+    return FileLayout(start + at, fixed, tuple(Slot(start + offset) for offset in starts))
 
 
 def _refs(file: Path, raw: bytes, size: int) -> dict[str, TensorRef]:

@@ -38,18 +38,48 @@ if TYPE_CHECKING:
 NAME = dcp.NAME
 COMMON = "common.pt"
 
+
+class Stack:
+    """Tensors that differ in one number of their names, and are stored as one.
+
+    The number is the index of the stored tensor's first dimension.
+    """
+
+    def __init__(self, single: str, stored: str) -> None:
+        """`single` is the part of a name that holds the number, as `#`; `stored` goes without."""
+        self._single = single
+        self._stored = stored
+        self._one = re.compile(rf"(?<!\w){re.escape(single)}".replace(r"\#", r"(\d+)"))
+        self._all = re.compile(rf"(?<!\w){re.escape(stored)}(?!\d+\.)")
+
+    def one(self, name: str, number: int) -> str | None:
+        """Return the name of one of the tensors in a stored one; None if it holds but one."""
+        found = self._all.search(name)
+        return found and self._put(name, found, self._single.replace("#", str(number)))
+
+    def gathered(self, name: str) -> tuple[str, int] | None:
+        """Return the name of the stored tensor that a single one is part of, and its number."""
+        found = self._one.search(name)
+        return found and (self._put(name, found, self._stored), int(found[1]))
+
+    @staticmethod
+    def _put(name: str, found: re.Match[str], words: str) -> str:
+        return name[: found.start()] + words + name[found.end() :]
+
+
 # `decoder.layers.mlp…`: all layers in one tensor. `decoder.layers.3.mlp…` is one layer's own.
-_STACKED = re.compile(r"^((?:\w+\.)*layers)\.(?!\d+\.)(.+)$")
-_EXPERTS = ".experts.experts."
-# How Megatron names the parts of a tensor that it cuts up, in their order, the longest first:
-# gated DeltaNet, Mamba, and gate and up.
-_PARTS = (
-    (".query", ".key", ".value", ".z", ".beta", ".alpha"),
-    (".query", ".key", ".value"),
-    (".z", ".x", ".B", ".C", ".dt"),
-    (".x", ".B", ".C"),
-    ("_w", "_v"),
-)
+LAYERS = Stack("layers.#.", "layers.")
+EXPERTS = Stack("experts.local_experts.#.", "experts.experts.")
+# How Megatron names the parts of a tensor that it cuts up, in their order, by how the tensor's own
+# name ends. Sources: sharded_state_dict in megatron.core.ssm.gated_delta_net and .mamba_mixer.
+PARTS = {
+    "self_attention.in_proj.weight": (".query", ".key", ".value", ".z", ".beta", ".alpha"),
+    "self_attention.conv1d.weight": (".query", ".key", ".value"),
+    "mixer.in_proj.weight": (".z", ".x", ".B", ".C", ".dt"),
+    "mixer.conv1d.weight": (".x", ".B", ".C"),
+    "mixer.conv1d.bias": (".x", ".B", ".C"),
+}
+_GATE_AND_UP = ("_w", "_v")
 OPTIMIZER = re.compile(r"^(chained_\d+\.)?optimizer\.")
 
 
@@ -217,15 +247,12 @@ def _chunk_refs(
 
 def _unstacked(name: str, whole: Whole) -> Iterator[tuple[str, Whole]]:
     """Yield the tensors of single layers and experts that are stacked in one."""
-    stacked = _STACKED.match(name)
-    if stacked is not None and whole.shape:
-        for layer, part in _each(whole):
-            yield from _unstacked(f"{stacked[1]}.{layer}.{stacked[2]}", part)
-    elif _EXPERTS in name and whole.shape:
-        for expert, part in _each(whole):
-            yield name.replace(_EXPERTS, f".experts.local_experts.{expert}."), part
-    else:
-        yield name, whole
+    for stack in (LAYERS, EXPERTS):
+        if whole.shape and stack.one(name, 0) is not None:
+            for number, part in _each(whole):
+                yield from _unstacked(stack.one(name, number) or name, part)
+            return
+    yield name, whole
 
 
 def _each(whole: Whole) -> Iterator[tuple[int, Whole]]:
@@ -244,7 +271,7 @@ def _each(whole: Whole) -> Iterator[tuple[int, Whole]]:
 
 def _join_parts(wholes: dict[str, Whole]) -> None:
     """Join what Megatron cuts into named parts (gate and up, say) to one tensor again."""
-    for parts in _PARTS:
+    for parts in sorted({*PARTS.values(), _GATE_AND_UP}, key=len, reverse=True):
         for name in [name for name in wholes if name.endswith(parts[0])]:
             stem = name[: -len(parts[0])]
             if any(stem + part not in wholes for part in parts):

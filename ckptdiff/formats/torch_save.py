@@ -1,113 +1,132 @@
-"""Write a file as torch.save does, without torch: a pickle of the tree and stored zip members."""
+"""Lay out a file as torch.save does, without torch: a pickle of the tree and stored zip members.
+
+The zip's records are those of PKWARE's APPNOTE, sections 4.3 and 4.5.3 (zip64).
+"""
 
 from __future__ import annotations
 
 import struct
-import zipfile
-from argparse import Namespace
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.formats.torch_zip import STORAGES
-from ckptdiff.tensors import ITEMSIZE, contiguous
+from ckptdiff.formats.layout import FileLayout, Slot
+from ckptdiff.formats.pickling import Blank, Pickle
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_STORAGE_OF = {word: name for name, word in STORAGES.items() if name != "UntypedStorage"}
 _ALIGNMENT = 64  # bytes, as torch aligns tensors for mapping
+_LIMIT = 0xFFFF_FFFF  # sizes and places from here on need zip64's fields
+_DATE = 33  # the first of January 1980, in MS-DOS's words: the same tree gives the same bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
-    """A tensor to write."""
+class Data(Blank):
+    """A tensor with its bytes: row-major, little-endian."""
 
-    dtype: str
-    shape: tuple[int, ...]
-    content: bytes  # row-major, little-endian
+    content: bytes
 
 
 def save(tree: dict[str, Any], file: Path) -> None:
     """Write nested dicts, lists, plain values, Namespaces and `Data`; `torch.load` reads it."""
-    writer = _Pickle()
-    pickle = writer.dump(tree)
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        _write(archive, f"{file.stem}/data.pkl", pickle)
-        _write(archive, f"{file.stem}/byteorder", b"little")
-        for key, data in enumerate(writer.storages):
-            _write(archive, f"{file.stem}/data/{key}", data.content)
-        _write(archive, f"{file.stem}/version", b"3\n")
+    layout, tensors = lay_out(tree, file.stem)
+    with file.open("wb") as out:
+        for offset, content in layout.fixed:
+            out.seek(offset)
+            out.write(content)
+        for slot, data in zip(layout.slots, tensors, strict=True):
+            assert isinstance(data, Data)
+            out.seek(slot.offset)
+            out.write(data.content)
+            for at in slot.checksum_at:
+                out.seek(at)
+                out.write(struct.pack("<I", zlib.crc32(data.content)))
 
 
-def _write(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-    assert archive.fp is not None
-    start = archive.fp.tell() + 30 + len(name) + 4
-    padding = -start % _ALIGNMENT
-    info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
-    archive.writestr(info, content)
+def lay_out(tree: Any, stem: str = "archive") -> tuple[FileLayout, list[Blank]]:
+    """Return the layout of a file that holds a tree, and its tensors in the order of the slots.
+
+    `stem` is the folder inside the zip; torch takes the file's name. Raises TypeError for a value
+    that cannot be written.
+    """
+    pickle = Pickle()
+    content = pickle.dump(tree)
+    archive = _Archive()
+    archive.add(f"{stem}/data.pkl", content)
+    archive.add(f"{stem}/byteorder", b"little")
+    slots = [archive.leave(f"{stem}/data/{i}", t.nbytes) for i, t in enumerate(pickle.tensors)]
+    archive.add(f"{stem}/version", b"3\n")
+    checksums = archive.finish()
+    return (
+        FileLayout(
+            archive.at,
+            tuple((offset, bytes(content)) for offset, content in archive.fixed),
+            tuple(Slot(s.offset, (*s.checksum_at, checksums[s.offset])) for s in slots),
+        ),
+        pickle.tensors,
+    )
 
 
-class _Pickle:
-    """Emits pickle protocol 2, the one torch.save uses."""
+@dataclass(slots=True)
+class _Archive:
+    """A zip of stored members, laid out from front to back."""
 
-    def __init__(self) -> None:
-        self.out = bytearray(b"\x80\x02")
-        self.storages: list[Data] = []
+    at: int = 0
+    fixed: list[tuple[int, bytearray]] = field(default_factory=list)
+    members: list[tuple[bytes, int, int, int, int]] = field(default_factory=list)
 
-    def dump(self, tree: object) -> bytes:
-        self._value(tree)
-        return bytes(self.out + b".")
+    def add(self, name: str, content: bytes) -> None:
+        """Add a member whose bytes are known."""
+        self._head(name, len(content), zlib.crc32(content))
+        self._put(content)
 
-    def _value(self, value: object) -> None:
-        out = self.out
-        match value:
-            case None:
-                out += b"N"
-            case bool():
-                out += b"\x88" if value else b"\x89"
-            case int() if -(1 << 31) <= value < 1 << 31:
-                out += struct.pack("<ci", b"J", value)
-            case float():
-                out += struct.pack(">cd", b"G", value)
-            case str():
-                text = value.encode()
-                out += struct.pack("<cI", b"X", len(text)) + text
-            case dict():
-                out += b"}("
-                for key, item in value.items():
-                    self._value(key)
-                    self._value(item)
-                out += b"u"
-            case list():
-                out += b"]("
-                for item in value:
-                    self._value(item)
-                out += b"e"
-            case Namespace():
-                out += b"cargparse\nNamespace\n)\x81"
-                self._value(vars(value))
-                out += b"b"
-            case Data():
-                self._tensor(value)
-            case _:
-                raise TypeError(f"{type(value).__name__} cannot be written")
+    def leave(self, name: str, size: int) -> Slot:
+        """Leave room for a member whose bytes come later."""
+        head = self.at
+        self._head(name, size, 0)
+        slot = Slot(self.at, (head + 14,))
+        self.at += size
+        return slot
 
-    def _tensor(self, data: Data) -> None:
-        out = self.out
-        out += b"ctorch._utils\n_rebuild_tensor_v2\n("
-        out += b"("
-        self._value("storage")
-        out += b"ctorch\n%s\n" % _STORAGE_OF[data.dtype].encode()
-        self._value(str(len(self.storages)))
-        self._value("cpu")
-        self._value(len(data.content) // ITEMSIZE[data.dtype])
-        out += b"tQ"
-        self._value(0)
-        for sizes in (data.shape, contiguous(data.shape)):
-            out += b"("
-            for size in sizes:
-                self._value(size)
-            out += b"t"
-        out += b"\x89ccollections\nOrderedDict\n)RtR"
-        self.storages.append(data)
+    def finish(self) -> dict[int, int]:
+        """Add the central directory; return where it has the checksum of what begins where."""
+        start = self.at
+        checksums = {}
+        for name, head, data, size, checksum in self.members:
+            checksums[data] = self.at + 16
+            wide = [n for n in (size, size, head) if n >= _LIMIT]
+            extra = struct.pack(f"<HH{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
+            needs, small = 45 if wide else 20, min(size, _LIMIT)
+            about = (needs, needs, 0, 0, 0, _DATE, checksum, small, small, len(name), len(extra))
+            where = (0, 0, 0, 0, min(head, _LIMIT))
+            self._put(struct.pack("<4sHHHHHHIIIHHHHHII", b"PK\1\2", *about, *where) + name + extra)
+        size, count = self.at - start, len(self.members)
+        if max(size, start) >= _LIMIT or count >= 0xFFFF:
+            end = self.at
+            directory = (44, 45, 45, 0, 0, count, count, size, start)
+            self._put(struct.pack("<4sQHHIIQQQQ", b"PK\6\6", *directory))
+            self._put(struct.pack("<4sIQI", b"PK\6\7", 0, end, 1))
+        count = min(count, 0xFFFF)
+        ends = (0, 0, count, count, min(size, _LIMIT), min(start, _LIMIT), 0)
+        self._put(struct.pack("<4sHHHHIIH", b"PK\5\6", *ends))
+        return checksums
+
+    def _head(self, name: str, size: int, checksum: int) -> None:
+        text = name.encode()
+        head = self.at
+        wide = struct.pack("<HHQQ", 1, 16, size, size) if size >= _LIMIT else b""
+        start = head + 30 + len(text) + len(wide) + 4
+        padding = -start % _ALIGNMENT
+        extra = wide + struct.pack("<2sH", b"FB", padding) + b"Z" * padding
+        small = min(size, _LIMIT)
+        about = (45 if wide else 20, 0, 0, 0, _DATE, checksum, small, small, len(text), len(extra))
+        self._put(struct.pack("<4sHHHHHIIIHH", b"PK\3\4", *about) + text + extra)
+        self.members.append((text, head, self.at, size, checksum))
+
+    def _put(self, content: bytes) -> None:
+        """Append bytes, joined to those before them where there is no gap."""
+        if not self.fixed or self.fixed[-1][0] + len(self.fixed[-1][1]) != self.at:
+            self.fixed.append((self.at, bytearray()))
+        self.fixed[-1][1].extend(content)
+        self.at += len(content)

@@ -1,0 +1,160 @@
+"""Write pickles of plain values, and of classes that need not be there: only their names are."""
+
+from __future__ import annotations
+
+import struct
+from argparse import Namespace
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.formats.torch_zip import STORAGES
+from ckptdiff.tensors import ITEMSIZE, contiguous
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_STORAGE_OF = {word: name for name, word in STORAGES.items() if name != "UntypedStorage"}
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """A tensor whose bytes are written elsewhere in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * ITEMSIZE[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A class or function, by the name that the reader imports it by."""
+
+    module: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """What a class or function returns for these arguments."""
+
+    what: Named
+    arguments: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An instance made without its constructor, and given this state."""
+
+    what: Named
+    state: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """A dict by its keys and values, for keys that only the reader can hash."""
+
+    items: Iterable[tuple[Any, Any]]
+
+
+_NAMESPACE = Named("argparse", "Namespace")
+_REBUILD = Named("torch._utils", "_rebuild_tensor_v2")
+_ORDERED = Called(Named("collections", "OrderedDict"))
+
+
+class Pickle:
+    """Emits pickle protocol 2, the one that torch.save uses."""
+
+    def __init__(self) -> None:
+        self._out = bytearray(b"\x80\x02")
+        self._known: dict[Named, int] = {}  # the number under which the reader keeps each
+        self.tensors: list[Blank] = []  # in the order of their storages' numbers
+
+    def dump(self, tree: object) -> bytes:
+        """Return the pickle of a tree. Raises TypeError for what cannot be written."""
+        self._value(tree)
+        return bytes(self._out + b".")
+
+    def _value(self, value: object) -> None:
+        out = self._out
+        match value:
+            case None:
+                out += b"N"
+            case bool():
+                out += b"\x88" if value else b"\x89"
+            case int():
+                self._integer(value)
+            case float():
+                out += struct.pack(">cd", b"G", value)
+            case str():
+                text = value.encode()
+                out += struct.pack("<cI", b"X", len(text)) + text
+            case dict():
+                self._value(Pairs(value.items()))
+            case Pairs():
+                out += b"}("
+                for key, item in value.items:
+                    self._value(key)
+                    self._value(item)
+                out += b"u"
+            case list():
+                out += b"]("
+                for item in value:
+                    self._value(item)
+                out += b"e"
+            case tuple():
+                out += b"("
+                for item in value:
+                    self._value(item)
+                out += b"t"
+            case Namespace():
+                self._value(Built(_NAMESPACE, vars(value)))
+            case Named():
+                self._named(value)
+            case Called():
+                self._value(value.what)
+                self._value(value.arguments)
+                out += b"R"
+            case Built():
+                self._value(value.what)
+                out += b")\x81"
+                self._value(value.state)
+                out += b"b"
+            case Blank():
+                self._tensor(value)
+            case _:
+                raise TypeError(f"{type(value).__name__} cannot be written")
+
+    def _named(self, what: Named) -> None:
+        number = self._known.get(what)
+        if number is not None:
+            self._out += struct.pack("<cI", b"j", number)
+            return
+        self._known[what] = number = len(self._known)
+        self._out += f"c{what.module}\n{what.name}\n".encode() + struct.pack("<cI", b"r", number)
+
+    def _integer(self, value: int) -> None:
+        if -(1 << 31) <= value < 1 << 31:
+            self._out += struct.pack("<ci", b"J", value)
+            return
+        content = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+        self._out += struct.pack("<cB", b"\x8a", len(content)) + content
+
+    def _tensor(self, tensor: Blank) -> None:
+        storage = Named("torch", _STORAGE_OF[tensor.dtype])
+        key = str(len(self.tensors))
+        self.tensors.append(tensor)
+        out = self._out
+        self._value(_REBUILD)
+        out += b"("
+        self._value(("storage", storage, key, "cpu", prod(tensor.shape)))
+        out += b"Q"
+        self._value(0)
+        self._value(tensor.shape)
+        self._value(contiguous(tensor.shape))
+        self._value(False)  # noqa: FBT003 -- requires_grad
+        self._value(_ORDERED)
+        out += b"tR"
