@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.tensors import ITEMSIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ckptdiff.arch.base import Architecture
     from ckptdiff.config import ModelConfig
@@ -34,6 +35,18 @@ class Piece:
     of: Box
     box: Box
     copies: tuple[Copy, ...] = ()
+    part_of: str = ""  # the canonical tensor it is a part of, where it fills another
+
+    def inside(self, box: Box) -> Piece:
+        """Return the part of it that fills `box`, which lies in its own."""
+        if box == self.box:
+            return self
+        extra = len(self.of) - len(box)  # leading dimensions that only the stored tensor has
+        of = tuple(
+            (o[0] + new[0] - old[0], o[0] + new[1] - old[0])
+            for o, old, new in zip(self.of[extra:], self.box, box, strict=True)
+        )
+        return replace(self, of=(*self.of[:extra], *of), box=box)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +120,34 @@ def transposed(ref: TensorRef) -> TensorRef:
 def alike(one: TensorRef, other: TensorRef) -> bool:
     """Return whether one can be a copy of the other."""
     return (one.shape, one.dtype) == (other.shape, other.dtype)
+
+
+def common(one: Box, other: Box) -> Box | None:
+    """Return what two boxes have in common, or None."""
+    box = tuple((max(p[0], q[0]), min(p[1], q[1])) for p, q in zip(one, other, strict=True))
+    return box if all(start < stop for start, stop in box) else None
+
+
+class Pieces:
+    """The pieces of one tensor, to be asked which of them meet a box."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self.pieces = pieces
+        self.along = split_dim(pieces)
+        self._starts = [p.box[self.along][0] for p in pieces] if self.along is not None else []
+        self._ordered = self.along is not None and self._starts == sorted(self._starts)
+
+    def meeting(self, box: Box) -> Sequence[Piece]:
+        """Return the pieces that can meet a box: where they follow each other, few of them."""
+        if not self._ordered or self.along is None:
+            return self.pieces
+        first, last = box[self.along]
+        low = max(0, bisect_right(self._starts, first) - 1)
+        return self.pieces[low : bisect_right(self._starts, max(first, last - 1))]
+
+
+def split_dim(pieces: Sequence[Piece]) -> int | None:
+    """Return the one dimension along which pieces follow each other, or None."""
+    first = pieces[0].box if pieces else ()
+    dims = {d for piece in pieces for d, bounds in enumerate(piece.box) if bounds != first[d]}
+    return dims.pop() if len(dims) == 1 else None

@@ -29,6 +29,7 @@ _LAYER = "decoder.layers.#."
 _PREDICTION = "mtp.layers.#."
 _LAYER_NUMBER = re.compile(r"(?<=layers\.)\d+")
 _EXPERT = ".local_experts.#."
+_QUERY_NORM = "decoder.layers.#.self_attention.q_layernorm.weight"
 
 
 def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembled:
@@ -42,7 +43,8 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
     architecture = like.architecture if like is not None else None
     keys = {key for _, names in named for (key, _), _ in names}
     if like is None or (architecture is None and not like.checkpoint.config):
-        architecture = guess_architecture(keys)
+        wide = _has_wide_norms(checkpoint, named)
+        architecture = guess_architecture(keys, wide_qk_norm=wide)
     if architecture is None or not any(map(architecture.rule_for, keys)):
         return _by_name(checkpoint, named, "no rules know its names")
     config = _megatron_config(checkpoint, like)
@@ -76,6 +78,18 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
         errors=put_in_model_order(errors, architecture),
         derived=tuple(derived_entry(ref, config) for ref in derived),
     )
+
+
+def _has_wide_norms(checkpoint: Checkpoint, named: list[tuple[Shard, Names]]) -> bool | None:
+    """Return whether the norm of queries is over all heads together; None without one."""
+    sizes = {ref.shape for _, names in named for (key, _), ref in names if key == _QUERY_NORM}
+    if not sizes or not checkpoint.config:
+        return None
+    try:
+        config = configs.from_megatron(checkpoint.config)
+    except UnknownConfig:
+        return None
+    return config.num_attention_heads > 1 and (config.kv_channels,) not in sizes
 
 
 def _is_share(checkpoint: Checkpoint) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.assembly import Copy
+from ckptdiff.assembly import Copy, Pieces, common
 from ckptdiff.errors import CkptDiffError, UnsupportedLayout
 from ckptdiff.tensors import ITEMSIZE, Block, View
 from ckptdiff.views import matrix_shape, view_of
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
     from ckptdiff.assembly import Assembly, Piece
     from ckptdiff.kernels.stats import Stats
-    from ckptdiff.tensors import Box
 
 PART_BYTES = 32 << 20  # of one side that one job reads: what cancelling has to wait for
 BATCH_PARTS = 64  # small tensors that share a job
@@ -159,43 +157,14 @@ def _run(part: Part) -> Outcome:
 
 def _blocks(a: Assembly, b: Assembly) -> Iterator[Block]:
     """Yield the rectangles that lie in one piece on either side; together they are the tensor."""
-    along = _split_dim(a.pieces) if len(a.pieces) > 1 else _split_dim(b.pieces)
-    starts = [piece.box[along][0] for piece in b.pieces] if along is not None else []
-    ordered = along is not None and starts == sorted(starts)
+    others = Pieces(b.pieces)
     for left in a.pieces:
-        candidates = b.pieces
-        if ordered and _split_dim(b.pieces) in (None, along):
-            # Both are cut along one dimension: only pieces that can meet are tried.
-            first, last = left.box[along]  # type: ignore[index]
-            low = max(0, bisect_right(starts, first) - 1)
-            candidates = b.pieces[low : bisect_right(starts, max(first, last - 1))]
-        for right in candidates:
-            box = tuple(
-                (max(p[0], q[0]), min(p[1], q[1])) for p, q in zip(left.box, right.box, strict=True)
-            )
-            if all(start < stop for start, stop in box):
-                at, view_a = view_of(_inside(left, box), a.shape)
-                _, view_b = view_of(_inside(right, box), b.shape)
+        for right in others.meeting(left.box):
+            box = common(left.box, right.box)
+            if box is not None:
+                at, view_a = view_of(left.inside(box), a.shape)
+                _, view_b = view_of(right.inside(box), b.shape)
                 yield Block(at, view_a, view_b)
-
-
-def _split_dim(pieces: Sequence[Piece]) -> int | None:
-    """Return the one dimension along which pieces follow each other, or None."""
-    first = pieces[0].box if pieces else ()
-    dims = {d for piece in pieces for d, bounds in enumerate(piece.box) if bounds != first[d]}
-    return dims.pop() if len(dims) == 1 else None
-
-
-def _inside(piece: Piece, box: Box) -> Piece:
-    """Return the part of a piece that fills `box`."""
-    if box == piece.box:
-        return piece
-    extra = len(piece.of) - len(box)  # leading dimensions that only the stored tensor has
-    of = tuple(
-        (o[0] + new[0] - old[0], o[0] + new[1] - old[0])
-        for o, old, new in zip(piece.of[extra:], piece.box, box, strict=True)
-    )
-    return replace(piece, of=(*piece.of[:extra], *of), box=box)
 
 
 def _cut(blocks: Iterator[Block]) -> Iterator[Block]:
@@ -231,7 +200,7 @@ def _copy_views(piece: Piece, copy: Copy, shape: tuple[int, ...]) -> tuple[View,
 def _padding(assembly: Assembly) -> Padding:
     last = next(p for p in assembly.pieces if p.box[0][1] == assembly.shape[0])
     end = assembly.shape[0]
-    _, last_row = view_of(_inside(last, ((end - 1, end), *last.box[1:])), assembly.shape)
+    _, last_row = view_of(last.inside(((end - 1, end), *last.box[1:])), assembly.shape)
     rows = tuple(view_of(piece, assembly.shape)[1] for piece in assembly.padding)
     return Padding(last_row, rows)
 

@@ -85,12 +85,12 @@ def view_of(piece: Piece, shape: tuple[int, ...]) -> tuple[tuple[int, int], View
         shape=(rows, columns),
         stride=(row_step, column_step),
         dtype=ref.dtype,
-        scaling=_scaling(piece) if ref.scale is not None else None,
+        scaling=scaling_of(piece),
     )
     return matrix_at(tuple(start for start, _ in piece.box), shape), view
 
 
-def _scaling(piece: Piece) -> Scaling | None:
+def scaling_of(piece: Piece) -> Scaling | None:
     """Return where the factors of a quantised matrix are, seen from a piece of it."""
     scale = piece.ref.scale
     if scale is None:

@@ -149,15 +149,15 @@ def cut(
     transposed = whole.architecture.stores_transposed
     upright = {n: w.T if transposed(split_name(n)[0]) else w for n, w in weights.items()}
     cuts = [
-        (t, name, pieces)
-        for t, name, pieces in scatter(whole.architecture, sizes, shapes, tp)
-        if etp == tp or _EXPERT not in name
+        (share.rank, share.name, share.pieces)
+        for share in scatter(whole.architecture, sizes, shapes, tp)
+        if etp == tp or _EXPERT not in share.name
     ]
     if etp != tp:
         cuts += [
-            (t, name, pieces)
-            for _, name, pieces in scatter(whole.architecture, sizes, shapes, 1)
-            if _EXPERT in name
+            (t, share.name, share.pieces)
+            for share in scatter(whole.architecture, sizes, shapes, 1)
+            if _EXPERT in share.name
             for t in range(tp)
         ]
     for t, name, pieces in cuts:

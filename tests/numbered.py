@@ -148,7 +148,8 @@ def scattered(model: Model, family: Architecture) -> list[dict[str, Tensor]]:
     """Return each rank's tensors as the rules say; padding is -1, and what nothing fills -2."""
     sizes = replace(from_huggingface(model.config), padded_vocab_size=model.padded_vocab)
     ranks: list[dict[str, Tensor]] = [{} for _ in range(model.tp)]
-    for rank, name, pieces in scatter(family, sizes, model.shapes, model.tp):
+    for share in scatter(family, sizes, model.shapes, model.tp):
+        rank, name, pieces = share.rank, share.name, share.pieces
         shape = [max(of[d][1] for _, _, of in pieces) for d in range(len(pieces[0][2]))]
         shard = torch.full(shape, -2)
         for source, box, of in pieces:

@@ -83,8 +83,9 @@ def shards(
     sizes = replace(from_huggingface(config), padded_vocab_size=vocabulary)
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     found: dict[str, Tensor] = {}
-    for owner, name, pieces in scatter(architecture, sizes, shapes, tp):
-        if owner != rank:
+    for share in scatter(architecture, sizes, shapes, tp):
+        name, pieces = share.name, share.pieces
+        if share.rank != rank:
             continue
         shape = [max(piece[2][dim][1] for piece in pieces) for dim in range(len(pieces[0][2]))]
         shard = torch.full(shape, float("nan"))

@@ -72,14 +72,19 @@ def find_architecture(config: Mapping[str, Any]) -> Architecture | None:
     return find_architecture(inner) if isinstance(inner, dict) else None
 
 
-def guess_architecture(templates: set[str]) -> Architecture | None:
+def guess_architecture(
+    templates: set[str], *, wide_qk_norm: bool | None = None
+) -> Architecture | None:
     """Return the family whose marks are there and whose rules know most of these Megatron names.
 
-    Megatron's args do not name a family. Families that cannot be told apart by their tensors
-    (Llama and Mistral) share their layout, and the first of them is returned.
+    `wide_qk_norm` says whether norms of queries and keys are over all heads together; None: there
+    are none. Megatron's args do not name a family. Families that cannot be told apart by their
+    tensors (Llama and Mistral) share their layout, and the first of them is returned.
     """
     best, most = None, (0, 0)
     for architecture in ARCHITECTURES:
+        if wide_qk_norm not in (None, architecture.wide_qk_norm):
+            continue
         if all(template(mark) in templates for mark in architecture.marks):
             known = sum(architecture.rule_for(name) is not None for name in templates)
             if (known, len(architecture.marks)) > most:

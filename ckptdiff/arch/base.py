@@ -62,6 +62,8 @@ class ParamMapping:
     beside: str | None = None
     # Megatron keeps this weight minus one where its norms are zero-centred, Hugging Face does not.
     zero_centred: bool = False
+    # How many rows each of its blocks has, where it is made of such.
+    block_rows: Callable[[ModelConfig], list[int]] | None = None
 
     @property
     def of_experts(self) -> bool:
@@ -103,7 +105,10 @@ def blocks(
             rows += _cut(block, rank * share, (rank + 1) * share)
         return rows
 
-    return ParamMapping(megatron, hf, 0, partition)
+    def rows(config: ModelConfig) -> list[int]:
+        return [sum(part.stop - part.start for part in block) for block in layout(config)]
+
+    return ParamMapping(megatron, hf, 0, partition, block_rows=rows)
 
 
 def gated(megatron: str, gate: str, up: str, size: Callable[[ModelConfig], int]) -> ParamMapping:
@@ -242,6 +247,12 @@ def _fields(pattern: str) -> tuple[int, str]:
     return len(_FIELD.findall(pattern)), _FIELD.sub("{}", pattern)
 
 
+def fill_template(key: str, indices: tuple[int, ...]) -> str:
+    """Return the name that `split_name` splits into this template and these numbers."""
+    numbers = iter(indices)
+    return re.sub("#", lambda _: str(next(numbers)), key)
+
+
 def template(pattern: str) -> str:
     """Return a pattern as `split_name` returns the names that match it."""
     return _FIELD.sub("#", pattern)
@@ -266,6 +277,8 @@ class Architecture:
     marks: tuple[str, ...] = ()  # Megatron names that only this family's checkpoints have
     # Hugging Face names that are nothing but copies, and of what.
     shared: tuple[tuple[str, str], ...] = ()
+    # The norms of queries and keys are over all heads together, not over each: names do not tell.
+    wide_qk_norm: bool = False
     tied_by_default: bool = False  # what a config.json means that does not speak of it
     # How other writers begin the Hugging Face names, and how the rules do.
     prefixes: tuple[tuple[str, str], ...] = LANGUAGE_PARTS

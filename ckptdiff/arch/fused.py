@@ -28,6 +28,7 @@ class Fused:
     parts: tuple[str, ...]
     transposed: bool = False  # a matrix is stored with its inputs as rows
     alternating: bool = False  # rows of the parts take turns; else they follow each other
+    on_disk: bool = False  # the family's own checkpoints hold it, not the parts
 
 
 def canonical(

@@ -64,11 +64,17 @@ GPT_OSS = Architecture(
                 (f"{_EXPERT}gate_proj.{p}", f"{_EXPERT}up_proj.{p}"),
                 transposed=True,
                 alternating=True,
+                on_disk=True,
             )
             for tail, p in (("", "weight"), ("_bias", "bias"))
         ),
         *(
-            Fused(f"{HF}mlp.experts.down_proj{tail}", (f"{_EXPERT}down_proj.{p}",), transposed=True)
+            Fused(
+                f"{HF}mlp.experts.down_proj{tail}",
+                (f"{_EXPERT}down_proj.{p}",),
+                transposed=True,
+                on_disk=True,
+            )
             for tail, p in (("", "weight"), ("_bias", "bias"))
         ),
     ),

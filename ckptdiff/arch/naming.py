@@ -10,17 +10,25 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
-from ckptdiff.arch.base import MANY_NAMES, split_name, template
+from ckptdiff.arch.base import MANY_NAMES, fill_template, split_name, template
+from ckptdiff.errors import UnsupportedLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+Names = Literal["mcore", "te", "legacy"]
 
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """One parameter in each scheme; where `te` or `legacy` is None it is spelled like `mcore`."""
+    """One parameter in each scheme; where `te` is None it is spelled like `mcore`."""
 
     mcore: str
     te: str | None = None
     legacy: tuple[str, ...] = ()  # the current spelling first, then older ones
+    hybrid: str | None = None  # in models with Mamba layers, whatever the scheme
 
 
 # What stands in front of a layer's parameters: the spelling of the rules, then others.
@@ -89,7 +97,7 @@ SPELLINGS = (
     *(
         Spelling(
             f"decoder.final_layernorm.{p}",
-            te=f"decoder.final_norm.{p}",
+            hybrid=f"decoder.final_norm.{p}",
             legacy=(
                 f"language_model.encoder.final_norm.{p}",
                 f"language_model.encoder.final_layernorm.{p}",
@@ -107,7 +115,7 @@ SPELLINGS = (
 _TO_MCORE = {
     template(other): template(spelling.mcore)
     for spelling in SPELLINGS
-    for other in ((spelling.te,) if spelling.te else ()) + spelling.legacy
+    for other in ((spelling.hybrid,) if spelling.hybrid else ()) + spelling.legacy
 } | {
     template(front + other): template(prefix + spelling.mcore)
     for prefix, older in PREFIXES.items()
@@ -116,6 +124,28 @@ _TO_MCORE = {
     for other in (spelling.mcore, *((spelling.te,) if spelling.te else ()), *spelling.legacy)
 }
 
+# Written names: how a layer's parameter may be spelled for Transformer Engine, and in the legacy
+# model, by its template in local spelling.
+_TE = [
+    (template(prefix + spelling.mcore), template(prefix + spelling.te))
+    for prefix in PREFIXES
+    for spelling in LAYER
+    if spelling.te
+]
+_LEGACY = {template(s.mcore): template(s.legacy[0]) for s in SPELLINGS if s.legacy} | {
+    template(prefix + spelling.mcore): template(older[0] + spelling.legacy[0])
+    for prefix, older in PREFIXES.items()
+    if prefix.startswith("decoder.")
+    for spelling in LAYER
+    if spelling.legacy
+}
+_HYBRID = {template(s.mcore): template(s.hybrid) for s in SPELLINGS if s.hybrid}
+_MAMBA = template("decoder.layers.{layer}.mixer.in_proj.weight")
+
+_LOCAL_NORMS = (
+    (".input_layernorm.", ".self_attention.linear_qkv.layer_norm_"),
+    (".pre_mlp_layernorm.", ".mlp.linear_fc1.layer_norm_"),
+)
 
 _WRAPPERS = re.compile(r"^(?:module\.)+")
 _FRONTS = tuple(
@@ -144,6 +174,51 @@ def split_native(name: str) -> tuple[str, tuple[int, ...]]:
             if key.startswith(front):
                 key = prefix + key[len(front) :]
     return _TO_MCORE.get(key, key), indices
+
+
+def spelled(
+    name: str, names: Names, beside: Collection[str], *, grouped: bool = False, tied: bool = False
+) -> str:
+    """Return a name in local spelling as another scheme spells it.
+
+    `beside` are the templates of its layer, or of the whole model for what is in no layer: a norm
+    is fused into a linear layer only where there is one. `grouped` experts are those of
+    TEGroupedMLP, and `tied` is a head that copies the embedding. Raises UnsupportedLayout for what
+    the legacy model has no name for.
+    """
+    key, indices = split_name(name)
+    if key in _HYBRID and is_hybrid(beside):
+        return fill_template(_HYBRID[key], indices)
+    if names == "legacy":
+        if tied:
+            return "word_embeddings_for_head.weight"
+        if key not in _LEGACY:
+            raise UnsupportedLayout(f"{name}: Megatron's legacy model has no such tensor")
+        return fill_template(_LEGACY[key], indices)
+    if names == "te":
+        for mcore, te in _TE:
+            host = f"{te.rpartition('.')[0]}.weight"
+            if mcore == key and (grouped if ".experts." in te else host in beside):
+                return fill_template(te, indices)
+    return name
+
+
+def distributed(name: str, names: Names, beside: Collection[str]) -> str:
+    """Return a name in local spelling as a distributed checkpoint has it.
+
+    Both layer specs write the fused names of norms. The local one does so whatever the norm stands
+    in front of: sharded_state_dict_keys_map in megatron.core's get_gpt_layer_local_spec.
+    """
+    if names == "mcore":
+        for norm, fused in _LOCAL_NORMS:
+            name = name.replace(norm, fused)
+        return name
+    return spelled(name, names, beside)
+
+
+def is_hybrid(beside: Collection[str]) -> bool:
+    """Return whether a model, by the templates of its names, has Mamba layers."""
+    return _MAMBA in beside
 
 
 def is_expert(name: str) -> bool:

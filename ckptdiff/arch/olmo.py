@@ -27,6 +27,7 @@ OLMO2 = Architecture(
         FINAL_NORM,
         HEAD,
     ),
+    wide_qk_norm=True,
     marks=(POST_ATTENTION_NORM.megatron, QK_NORM[0].megatron),
 )
 OLMOE = Architecture(
@@ -34,6 +35,7 @@ OLMOE = Architecture(
     architectures=("OlmoeForCausalLM",),
     model_types=("olmoe",),
     mappings=QWEN3_MOE.mappings,
+    wide_qk_norm=True,
     marks=QWEN3_MOE.marks,
     fused=QWEN3_MOE.fused,
 )

@@ -34,5 +34,5 @@ QWEN3_VL_MOE = replace(
     name="qwen3_vl_moe",
     architectures=("Qwen3VLMoeForConditionalGeneration",),
     model_types=("qwen3_vl_moe", "qwen3_vl_moe_text"),
-    fused=tuple(replace(fused, transposed=True) for fused in FUSED_EXPERTS),
+    fused=tuple(replace(fused, transposed=True, on_disk=True) for fused in FUSED_EXPERTS),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.base import PADDING, fill_name, split_name, template
@@ -15,15 +16,32 @@ if TYPE_CHECKING:
     from ckptdiff.tensors import Box
 
 
-def scatter(
-    architecture: Architecture, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], tp: int
-) -> Iterator[tuple[int, str, list[tuple[str | None, Box, Box]]]]:
-    """Yield (tp rank, Megatron name, pieces) for every shard of the Hugging Face tensors `shapes`.
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One rank's shard of one Megatron tensor.
 
-    The rules read forward. Names are in megatron-core's local spelling, layers numbered over the
-    whole model. A piece says which box of which Hugging Face tensor (None: vocabulary padding)
-    fills which box of the shard; where `stores_transposed` is true of the tensor, the box is one
-    of its transpose. Rules none of whose tensors is in `shapes` are left out.
+    A piece says which box of which Hugging Face tensor (None: vocabulary padding) fills which box
+    of the shard. Where the rule is `transposed`, the first is a box of the tensor's transpose.
+    """
+
+    rank: int  # in expert tensor parallelism where the rule speaks of a routed expert
+    name: str  # in megatron-core's local spelling, layers numbered over the whole model
+    pieces: list[tuple[str | None, Box, Box]]
+    rule: ParamMapping
+    hf: tuple[str, ...]  # the Hugging Face names that the rule speaks of here
+
+
+def scatter(
+    architecture: Architecture,
+    config: ModelConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    tp: int,
+    etp: int | None = None,
+) -> Iterator[Share]:
+    """Yield every rank's shard of the Hugging Face tensors `shapes`: the rules read forward.
+
+    `etp` is over how many ranks routed experts are cut, where not over `tp`. Rules none of whose
+    tensors is in `shapes` are left out. Raises UnsupportedLayout for what cannot be cut.
     """
     templates = defaultdict(list)
     for name in shapes:
@@ -36,16 +54,18 @@ def scatter(
                 continue
             if mapping.beside is not None and fill_name(mapping.beside, indices) not in shapes:
                 continue
-            names = [fill_name(pattern, indices) for pattern in mapping.hf]
+            names = tuple(fill_name(pattern, indices) for pattern in mapping.hf)
             numbers = (indices[0] - layers.start, *indices[1:]) if indices else ()
             shard = fill_name(mapping.megatron, numbers)
-            for rank in range(tp):
-                yield rank, shard, _forward(mapping, names, shapes, config, tp, rank)
+            ranks = etp if etp is not None and mapping.of_experts else tp
+            for rank in range(ranks):
+                pieces = _forward(mapping, names, shapes, config, ranks, rank)
+                yield Share(rank, shard, pieces, mapping, names)
 
 
 def _forward(
     mapping: ParamMapping,
-    names: list[str],
+    names: tuple[str, ...],
     shapes: Mapping[str, tuple[int, ...]],
     config: ModelConfig,
     tp: int,
