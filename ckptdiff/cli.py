@@ -95,6 +95,7 @@ _USAGE = """\
 ckptdiff [PATH | A B]           browse one checkpoint, or compare two, on the screen
        ckptdiff diff A B               compare, print a summary
        ckptdiff ls PATH                list a checkpoint from its headers
+       ckptdiff convert SRC OUT        convert, cut anew, cast; verified
        ckptdiff demo [DIR]             make a small pair with one planted fault, and open it"""
 
 
@@ -158,9 +159,17 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_run_demo, jobs=None, optimizer=False)
 
 
+def _convert_options(parser: argparse.ArgumentParser) -> None:
+    from ckptdiff import cli_convert
+
+    cli_convert.add_options(parser)
+    parser.set_defaults(run=cli_convert.run)
+
+
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "ls": _ls_options,
     "diff": _diff_options,
+    "convert": _convert_options,
     "demo": _demo_options,
 }
 _FAULT_HELP = "kv-swap (default), tp-swap, gate-up, rope, stale, rope-base or none"
@@ -194,8 +203,10 @@ def _run_ls(options: argparse.Namespace) -> int:
     wanted = matcher(options.filter or "")
     side = assemble(_open(options.path, "headers"))
     if options.json:
+        from ckptdiff.pages import print_json
+
         make = listing.raw_document if options.raw else listing.listing_document
-        _print_json(make(side, wanted), "-")
+        print_json(make(side, wanted), "-")
     else:
         for line in (listing.raw_lines if options.raw else listing.listing_lines)(side, wanted):
             print(line)
@@ -240,7 +251,9 @@ def _run_diff(options: argparse.Namespace) -> int:
     )
     if options.json is not None:
         document = report.diff_document(a, b, results, summary, pattern=options.filter)
-        _print_json(document, options.json)
+        from ckptdiff.pages import print_json
+
+        print_json(document, options.json)
     if options.report is not None:
         from ckptdiff.pages import write_report
 
@@ -356,16 +369,3 @@ def _with_progress(
         for result in results:
             bar.advance(task, result.nbytes)
             yield result
-
-
-def _print_json(document: dict[str, Any], target: str) -> None:
-    """Write a document to the output or, whole or not at all, to a file."""
-    import json
-
-    if target == "-":
-        json.dump(document, sys.stdout, allow_nan=False)
-        print()
-        return
-    from ckptdiff.pages import write_whole
-
-    write_whole(Path(target), json.dumps(document, allow_nan=False) + "\n")

@@ -9,6 +9,7 @@ CkptDiffError
 ├── UnknownConfig        the number of heads and so on is not known
 ├── UnreadableFile       the operating system refused to open, read or write
 ├── WorkerDied           a worker process was killed (file shrank under it, or out of memory)
+├── Unverified           what a conversion wrote is not what its source holds
 └── BadArgument          a pattern, a tolerance or an option that makes no sense
 """
 
@@ -47,6 +48,10 @@ class UnreadableFile(CkptDiffError):
 
 class WorkerDied(CkptDiffError):
     """A worker process was killed: a file shrank while it was read, or memory ran out."""
+
+
+class Unverified(CkptDiffError):
+    """What a conversion wrote is not what its source holds."""
 
 
 class BadArgument(CkptDiffError):

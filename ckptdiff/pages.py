@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import json
-from typing import TYPE_CHECKING
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import UnreadableFile
 from ckptdiff.report import (
@@ -21,7 +23,6 @@ from ckptdiff.text import format_cosine, format_number, format_shape, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from ckptdiff.assemble import Assembled
     from ckptdiff.results import TensorDiff
@@ -76,6 +77,15 @@ def write_whole(file: Path, text: str) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UnreadableFile(f"{file}: cannot be written ({error.strerror})") from error
+
+
+def print_json(document: dict[str, Any], target: str) -> None:
+    """Write a document to the output or, whole or not at all, to a file."""
+    text = json.dumps(document, allow_nan=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        write_whole(Path(target), text)
 
 
 def markdown_page(

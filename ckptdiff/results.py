@@ -53,3 +53,19 @@ class TensorDiff:
     padding_rows: int = 0
     nbytes: int = 0  # read for this result, both sides
     numbers: Numbers | None = None  # None for shape, only_a, only_b and error
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """How many elements a cast changed, and how many of them beyond rounding."""
+
+    rounded: int = 0  # are worth something else than before
+    overflowed: int = 0  # were finite and are not
+    flushed: int = 0  # were not zero and are
+
+    def plus(self, other: Loss) -> Loss:
+        return Loss(
+            self.rounded + other.rounded,
+            self.overflowed + other.overflowed,
+            self.flushed + other.flushed,
+        )

@@ -19,7 +19,7 @@ from ckptdiff.tensors import ITEMSIZE
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ckptdiff.tensors import View
+    from ckptdiff.tensors import Source, View
 
 MAX_MAPPED = 48  # files; a checkpoint can have a thousand
 GATHERED = 1 << 20  # bytes of rows that lie apart, brought together to be compared at once
@@ -74,18 +74,19 @@ def _map(file: str) -> mmap.mmap:
         raise CorruptFile(f"{file}: the file is empty, but its header is not") from error
 
 
-def extent(view: View) -> int:
+def extent(view: View | Source) -> int:
     """Return the bytes from the first element of a view to the end of its last one."""
-    (rows, cols), (down, across) = view.shape, view.stride
-    if not rows or not cols:
+    if 0 in view.shape:
         return 0
-    return ((rows - 1) * down + (cols - 1) * across + 1) * ITEMSIZE[view.dtype]
+    steps = sum((n - 1) * step for n, step in zip(view.shape, view.stride, strict=True))
+    return (steps + 1) * ITEMSIZE[view.dtype]
 
 
-def matrix(view: View) -> NDArray[Any]:
-    """Return the matrix as a read-only array over the mapped file, of dtype `RAW[view.dtype]`.
+def matrix(view: View | Source) -> NDArray[Any]:
+    """Return what a view shows as a read-only array over the mapped file.
 
-    Raises UnreadableFile, or CorruptFile if the file ends before the view does.
+    Its dtype is `RAW[view.dtype]`. Raises UnreadableFile, or CorruptFile if the file ends before
+    the view does.
     """
     dtype = RAW[view.dtype]
     length = extent(view)
@@ -98,7 +99,7 @@ def matrix(view: View) -> NDArray[Any]:
             f"{view.file}: a tensor of its header ends at byte {needed}, "
             f"but the file has {len(mapping)} bytes; was it copied whole?"
         )
-    strides = (view.stride[0] * dtype.itemsize, view.stride[1] * dtype.itemsize)
+    strides = tuple(step * dtype.itemsize for step in view.stride)
     return np.ndarray(view.shape, dtype, mapping, view.offset, strides)
 
 
@@ -132,7 +133,7 @@ class Reading:
         for file in list(self._ranges):
             self._release(file)
 
-    def done(self, *views: View) -> None:
+    def done(self, *views: View | Source) -> None:
         """Note that these have been read, whole."""
         for view in views:
             start, stop = view.offset, view.offset + extent(view)
