@@ -28,6 +28,8 @@ MODULES = (
     "transformers.models.llama.modeling_llama",
     "oracle_families",
     "oracle_megatron",
+    "oracle_rank_files",
+    "oracle_torch_dist",
 )
 
 

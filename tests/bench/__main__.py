@@ -20,15 +20,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import giant_rows, kernel_rows, program_rows, rivals
+from . import convert_rows, giant_rows, kernel_rows, program_rows, rivals
 from .data import Data
 from .harness import Result, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROWS = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "14", "16", "17", "18", "frame",
-        "671b-list", "671b-frame")  # fmt: skip
+ROWS = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
+        "17", "18", "frame", "671b-list", "671b-frame")  # fmt: skip
 
 
 def main() -> int:
@@ -74,6 +74,8 @@ def _chosen(
         ({"9"}, whole.row_9),
         ({"10"}, whole.row_10),
         ({"14"}, whole.row_14),
+        ({"11", "12", "13"}, convert_rows.rows_11_12_13),
+        ({"15"}, convert_rows.row_15),
         ({"frame"}, whole.row_frame),
         ({"16"}, whole.row_16),
         ({"671b-list"}, giant_rows.row_671b_list),

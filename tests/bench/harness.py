@@ -71,10 +71,14 @@ class Result:
 
 
 def race(contenders: dict[str, Callable[[], object]], *, rounds: int, warm: bool = True) -> Times:
-    """Run contenders in turn, `rounds` times; a first time that does not count, if `warm`."""
+    """Run contenders in turn, `rounds` times; a first time that does not count, if `warm`.
+
+    What a contender's `before` does, if it has one, is not counted.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(-1 if warm else 0, rounds):
         for name, run in contenders.items():
+            getattr(run, "before", lambda: None)()
             gc.collect()
             start = time.perf_counter()
             run()

@@ -33,6 +33,36 @@ a, b = load_file(sys.argv[1]), load_file(sys.argv[2])
 print(all(torch.equal(a[name], b[name]) for name in a))
 """
 
+CONVERT = """
+import sys, os, torch
+from safetensors.torch import load_file
+source, out, tp, head = load_file(sys.argv[1]), sys.argv[2], 2, 64
+layers = 1 + max(int(n.split(".")[2]) for n in source if n.startswith("model.layers."))
+models = [{} for _ in range(tp)]
+def put(name, parts):
+    for model, part in zip(models, parts):
+        model[name] = part.clone()
+put("embedding.word_embeddings.weight", source["model.embed_tokens.weight"].chunk(tp))
+for i in range(layers):
+    a, b = f"model.layers.{i}.", f"decoder.layers.{i}."
+    q, k, v = (source[f"{a}self_attn.{x}_proj.weight"] for x in "qkv")
+    groups = k.shape[0] // head
+    rows = [w.view(groups, -1, w.shape[1]) for w in (q, k, v)]
+    qkv = torch.cat(rows, 1).reshape(-1, q.shape[1])
+    put(b + "self_attention.linear_qkv.weight", qkv.chunk(tp))
+    put(b + "self_attention.linear_proj.weight", source[a + "self_attn.o_proj.weight"].chunk(tp, 1))
+    gate, up = (source[f"{a}mlp.{x}_proj.weight"].chunk(tp) for x in ("gate", "up"))
+    put(b + "mlp.linear_fc1.weight", [torch.cat(pair) for pair in zip(gate, up)])
+    put(b + "mlp.linear_fc2.weight", source[a + "mlp.down_proj.weight"].chunk(tp, 1))
+    for x, y in (("input", "self_attention.linear_qkv"), ("post_attention", "mlp.linear_fc1")):
+        put(b + y + ".layer_norm_weight", [source[f"{a}{x}_layernorm.weight"]] * tp)
+put("decoder.final_layernorm.weight", [source["model.norm.weight"]] * tp)
+put("output_layer.weight", source["lm_head.weight"].chunk(tp))
+for rank, model in enumerate(models):
+    os.makedirs(f"{out}/iter_0000001/mp_rank_{rank:02d}")
+    torch.save({"model": model}, f"{out}/iter_0000001/mp_rank_{rank:02d}/model_optim_rng.pt")
+"""
+
 
 def naive(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Do what the naive script does, on tensors in memory."""
