@@ -11,11 +11,14 @@ from textual.keys import format_key
 
 from ckptdiff.tui.application import CkptDiffApp
 from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.screens.conversion import ConversionScreen
+from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.detail import DetailScreen
 from ckptdiff.tui.screens.entries import EntriesScreen
 from ckptdiff.tui.screens.open import OpenScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.screens.values import ValuesScreen
+from ckptdiff.tui.widgets.choice import Choice
 from ckptdiff.tui.widgets.tensor_list import TensorList
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ PLACES: tuple[tuple[str, tuple[type[DOMNode], ...]], ...] = (
     ("values", (ValuesScreen,)),
     ("entries", (EntriesScreen,)),
     ("open", (OpenScreen,)),
+    ("convert", (ConvertScreen, Choice)),
+    ("conversion", (ConversionScreen,)),
 )
 TABLE = re.compile(r"(?<=<!-- keys -->\n).*?(?=<!-- end of keys -->)", re.DOTALL)
 

@@ -16,18 +16,23 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptdiff import destination
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 HERE = Path(__file__).parent
 NARROW, WIDE = (80, 24), (120, 40)
 TAKEN = 0.2  # seconds that the comparison is said to have taken, so that pictures do not change
+FREE = 212_000_000_000  # bytes that disks are said to have free
 SHOTS: tuple[tuple[str, tuple[int, int], tuple[str, ...]], ...] = (
     ("tensors-120x40", WIDE, ("n",)),
     ("tensors-80x24", NARROW, ("n", "d")),
     ("detail-120x40", WIDE, ("n", "enter")),
     ("detail-80x24", NARROW, ("n", "enter")),
     ("help-80x24", NARROW, ("question_mark",)),
+    ("convert-80x24", NARROW, ("c", "k", "h")),
+    ("convert-120x40", WIDE, ("c",)),
 )
 
 
@@ -42,6 +47,7 @@ async def picture(pair: Sequence[Path], size: tuple[int, int], keys: Sequence[st
     """Return the screen as SVG after these keys."""
     from ckptdiff.tui.application import CkptDiffApp
     from ckptdiff.tui.engine import LocalEngine
+    from ckptdiff.tui.screens.convert import ConvertScreen
     from ckptdiff.tui.screens.tensors import TensorsScreen
 
     clock = stopwatch()
@@ -59,6 +65,8 @@ async def picture(pair: Sequence[Path], size: tuple[int, int], keys: Sequence[st
         if screen.session.phase == "failed":
             raise SystemExit(screen.session.error)
         await pilot.press(*keys)
+        while isinstance(app.screen, ConvertScreen) and app.screen.plan is None:
+            await pilot.pause(0.02)
         await pilot.pause(0.5)  # the detail pane waits for the cursor to come to rest
         return app.export_screenshot(title="ckptdiff", simplify=True)
 
@@ -85,14 +93,17 @@ def main() -> int:
         os.environ.pop(name, None)
     # A pool made inside the running app needs what this starts.
     resource_tracker.ensure_running()
+    destination.free_bytes = lambda out: FREE  # noqa: ARG005
     pair = [path.absolute() for path in options.pair]
+    options.out = options.out.absolute()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as home:
         os.environ["HOME"] = home  # paths are shown below `~`
         if not pair:
             from ckptdiff.demo import make_demo
 
-            pair = list(make_demo(Path(home) / "ckpt"))
+            os.chdir(home)  # commands are shown with paths as they were given
+            pair = list(make_demo(Path("ckpt")))
         stale = []
         for name, size, keys in SHOTS:
             svg = asyncio.run(picture(pair, size, keys))

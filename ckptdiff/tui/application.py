@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import work
-from textual.app import App
 from textual.binding import Binding, BindingType
 
 from ckptdiff.settings import RecentPair, load_settings, save_settings
+from ckptdiff.tui.converting import ConvertingApp
 from ckptdiff.tui.session import SORTS, Session
 from ckptdiff.tui.theme import CKPTDIFF, CKPTDIFF_16
 
@@ -36,7 +36,7 @@ def _commands() -> type[Provider]:
     return Commands
 
 
-class CkptDiffApp(App[None]):
+class CkptDiffApp(ConvertingApp):
     """Wiring: which screen comes first, keys that work everywhere, what is remembered."""
 
     TITLE = "ckptdiff"
@@ -171,15 +171,12 @@ class CkptDiffApp(App[None]):
     async def action_quit(self) -> None:
         self.leave()
 
-    def leave(self) -> None:
-        """End the program; its exit code is 2 if what it was started for could not be opened."""
-        self.exit(return_code=2 if self._failed() else 0)
-
-    def _failed(self) -> bool:
+    def exit_code(self) -> int:
+        """Return 2 if what the program was started for could not be opened."""
         from ckptdiff.tui.screens.comparing import ComparingScreen
 
         sessions = [s.session for s in self.screen_stack if isinstance(s, ComparingScreen)]
-        return any(session.phase == "failed" for session in sessions)
+        return 2 if any(session.phase == "failed" for session in sessions) else 0
 
     def action_interrupt(self) -> None:
         """Ctrl+C stops the running job, as in a shell; without one it says how to leave."""
@@ -189,6 +186,9 @@ class CkptDiffApp(App[None]):
             if isinstance(screen, ComparingScreen) and screen.session.is_busy:
                 screen.stop()
                 return
+        if self.is_converting:
+            self.ask_to_stop()
+            return
         self.notify("Nothing is running. Press Q to quit.")
 
     def copy(self, text: str) -> None:

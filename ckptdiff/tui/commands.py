@@ -43,6 +43,8 @@ class Commands(Provider):
         if isinstance(screen, TensorsScreen):
             yield from self._tensor_commands(screen)
         app = self._app
+        if app.is_converting:
+            yield "convert: stop and remove", "what was written goes", app.ask_to_stop
         yield "help: keys and glyphs", "?", screen.action_help  # type: ignore[attr-defined]
         yield "open: other checkpoints", "", app.show_open_screen
         yield "theme: choose", "kept for the next time", app.action_change_theme
@@ -95,6 +97,12 @@ class Commands(Provider):
             yield "sort: reverse", "S", screen.action_reverse
             yield "layers: fold all", "h folds one", partial(screen.fold_all, unfolded=False)
             yield "layers: unfold all", "l unfolds one", partial(screen.fold_all, unfolded=True)
+        if can("convert"):
+            yield (
+                "convert: to another format or parallelism",
+                "planned, then written and verified  c",
+                screen.action_convert,
+            )
         if can("write_report"):
             yield (
                 "report: write",

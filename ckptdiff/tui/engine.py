@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptdiff.assemble import Assembled
+    from ckptdiff.conversion import Conversion, Target
+    from ckptdiff.convert import Lost, Written
     from ckptdiff.results import TensorDiff
     from ckptdiff.tensors import Checkpoint
     from ckptdiff.verdict import Summary
@@ -53,6 +55,14 @@ class Engine(Protocol):
     def summarise(
         self, results: Mapping[str, TensorDiff], a: Assembled, b: Assembled
     ) -> Summary: ...
+
+    def plan(
+        self, source: Checkpoint, out: Path, target: Target, like: Checkpoint | None
+    ) -> Conversion: ...
+
+    def convert(
+        self, conversion: Conversion, executor: Executor
+    ) -> Generator[Written | Lost | TensorDiff, None, None]: ...
 
     def executor(self) -> Executor: ...
 
@@ -150,6 +160,22 @@ class LocalEngine:
 
         summary = summarise(results, a, b)
         return replace(summary, masters=tuple(master_holders(a, b, results.values())))
+
+    def plan(
+        self, source: Checkpoint, out: Path, target: Target, like: Checkpoint | None
+    ) -> Conversion:
+        from ckptdiff.assemble import assemble
+        from ckptdiff.conversion import plan_conversion
+
+        lender = None if like is None else assemble(like)
+        return plan_conversion(assemble(source, like=lender), out, target, lender)
+
+    def convert(
+        self, conversion: Conversion, executor: Executor
+    ) -> Generator[Written | Lost | TensorDiff, None, None]:
+        from ckptdiff.convert import convert
+
+        return convert(conversion, executor)
 
     def executor(self) -> Executor:
         from ckptdiff.executor import WorkerPool

@@ -95,6 +95,8 @@ def why_not(session: Session, action: str) -> str | None:
             session.b.checkpoint.format,
         }:
             return "Optimizer: only Megatron's checkpoints hold any."
+    elif action == "convert" and session.a is None:
+        return "Convert: no checkpoint is open yet."
     elif action == "entries" and session.a is None:
         return "Entries: no checkpoint is open yet."
     elif action in ("copy_name", "copy_command", "sort", "reverse", "filter") and not session.names:

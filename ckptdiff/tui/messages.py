@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ckptdiff.config_diff import ConfigDiff
     from ckptdiff.tensors import Checkpoint
     from ckptdiff.tui.comparison import Side
+    from ckptdiff.tui.conversion import Stage
     from ckptdiff.tui.inventory import Inventory
     from ckptdiff.verdict import Summary
 
@@ -131,4 +132,28 @@ class ReportWritten(Message):
     """A report lies where it was asked for, or the error says why not."""
 
     path: Path
+    error: str | None = None
+
+
+@dataclass
+class ConversionAdvanced(Message):
+    """So much is written or verified; only the latest of these counts."""
+
+    run: int
+    stage: Stage
+    name: str  # the file that is written, the tensor that is verified
+    done: int  # bytes of this stage, those of `kept` left out
+    kept: int  # bytes that an earlier run had written
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, ConversionAdvanced) and message.run == self.run
+
+
+@dataclass
+class ConversionEnded(Message):
+    """The conversion is there and verified, or was stopped and nothing of it is left, or failed."""
+
+    run: int
+    stage: Literal["done", "stopped", "failed"]
+    lines: tuple[str, ...] = ()
     error: str | None = None

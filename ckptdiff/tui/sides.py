@@ -54,6 +54,14 @@ def recognised(checkpoint: Checkpoint, *, family: str | None, layers: int | None
     return "  ".join(part for part in parts if part)
 
 
+def described(side: Assembled) -> str:
+    """Return what a checkpoint is, in short: format, family, ranks."""
+    checkpoint = side.checkpoint
+    family = "" if side.architecture is None else printable(side.architecture.name)
+    parts = [FORMATS.get(checkpoint.format, checkpoint.format), family, parallelism(checkpoint)]
+    return "  ".join(part for part in parts if part)
+
+
 FORMATS = {
     "hf": "Hugging Face",
     "megatron": "Megatron",

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptdiff.assemble import Assembled, Assembly, Piece
+from ckptdiff.conversion import Conversion
+from ckptdiff.convert import Written
 from ckptdiff.errors import CkptDiffError, NotACheckpoint
 from ckptdiff.executor import InlineExecutor
+from ckptdiff.formats.safetensors import lay_out
+from ckptdiff.outputs import OutputFile
 from ckptdiff.results import Numbers, TensorDiff
 from ckptdiff.tensors import Checkpoint, Parallelism, Rank, Shard, TensorRef, contiguous
 from ckptdiff.verdict import Summary, summarise
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterable, Mapping
     from concurrent.futures import Executor
 
+    from ckptdiff.conversion import Target
+    from ckptdiff.convert import Lost
     from ckptdiff.results import Status
 
 A, B = Path("/ckpt/llama-hf"), Path("/ckpt/run7/iter_0001000")
@@ -213,6 +219,31 @@ class FakeEngine:
 
     def summarise(self, results: Mapping[str, TensorDiff], a: Assembled, b: Assembled) -> Summary:
         return summarise(results, a, b)
+
+    def plan(
+        self, source: Checkpoint, out: Path, target: Target, like: Checkpoint | None
+    ) -> Conversion:
+        side = assembled(source)
+        layout = lay_out((t.name, t.dtype, t.shape) for t in side.tensors.values())
+        file = OutputFile("model.safetensors", layout, tuple(side.tensors.values()))
+        notes = ["vocabulary: 12 padding rows added to 500, each a copy of the last"]
+        if target.to == "hf":
+            notes = ["vocabulary: 12 padding rows are dropped"]
+        if like is not None:
+            notes.append(f"copied from {like.root}: tokenizer.json, generation_config.json")
+        return Conversion(side, target, out, (file,), (), (*notes, "14 tensors in 1 file"), ())
+
+    def convert(
+        self, conversion: Conversion, executor: Executor
+    ) -> Generator[Written | Lost | TensorDiff, None, None]:
+        (file,) = conversion.files
+        self.clock.at += self.seconds_each
+        yield Written(file.path, file.layout.nbytes // 2)
+        if self.hold is not None:
+            self.gate.wait(30)
+        yield Written(file.path, file.layout.nbytes // 2)
+        yield Written(file.path, 0, complete=True)
+        yield from map(result, conversion.source.tensors)
 
     def executor(self) -> Executor:
         return InlineExecutor()

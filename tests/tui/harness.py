@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from textual.widgets import DirectoryTree, Static
 
+from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.widgets.tensor_list import TensorList
 
@@ -35,6 +36,15 @@ async def until_compared(app: CkptDiffApp, pilot: Pilot[None], count: int) -> No
     """Wait until this many results are on the screen while the comparison is held up."""
     while tensors(app).session.compared < count:
         await pilot.pause(0.01)
+    await pilot.pause()
+
+
+async def until_planned(pilot: Pilot[None]) -> None:
+    """Wait for the plan that belongs to what the fields of the dialog say."""
+    screen = pilot.app.screen
+    assert isinstance(screen, ConvertScreen)
+    while screen.plan is None:
+        await pilot.pause(0.02)
     await pilot.pause()
 
 

@@ -10,7 +10,10 @@ from harness import lines, settle, tensors, text, toasts
 from textual.binding import Binding
 
 from ckptdiff.tui.application import CkptDiffApp
+from ckptdiff.tui.screens.ask import AskScreen
 from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.screens.conversion import ConversionScreen
+from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.detail import DetailScreen
 from ckptdiff.tui.screens.entries import EntriesScreen
 from ckptdiff.tui.screens.help import MEANINGS, HelpScreen, help_lines
@@ -18,6 +21,7 @@ from ckptdiff.tui.screens.open import OpenScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.screens.values import ValuesScreen
 from ckptdiff.tui.session import GLYPHS
+from ckptdiff.tui.widgets.choice import Choice
 from ckptdiff.tui.widgets.tensor_list import TensorList
 
 OWNERS: tuple[Any, ...] = (
@@ -28,6 +32,10 @@ OWNERS: tuple[Any, ...] = (
     DetailScreen,
     EntriesScreen,
     ValuesScreen,
+    ConvertScreen,
+    ConversionScreen,
+    AskScreen,
+    Choice,
     TensorList,
 )
 BANNED = {"ctrl+m", "ctrl+i", "ctrl+h", "ctrl+left_square_bracket"}  # Enter, Tab, Backspace, Esc
@@ -105,7 +113,7 @@ async def test_the_key_line_fits_and_ends_with_help_and_the_way_out(app: CkptDif
 
 async def test_a_key_can_be_rebound_by_its_id(app: CkptDiffApp) -> None:
     app.set_keymap({"tensors.differences": "f6"})
-    async with app.run_test(size=(130, 24)) as pilot:
+    async with app.run_test(size=(140, 24)) as pilot:
         await settle(app, pilot)
         await pilot.press("f6")
         assert tensors(app).session.differences_only

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fakes import A, B, FakeEngine
-from harness import NOW, settle, until_compared
+from harness import NOW, settle, until_compared, until_planned
 from textual.widgets import Input
 
 from ckptdiff.settings import RecentPair, Settings, save_settings
@@ -71,6 +71,54 @@ def test_a_comparison_under_way(snap_compare: Compare, make_app: Make, engine: F
 def test_one_checkpoint_in_ascii(snap_compare: Compare, make_app: Make) -> None:
     app = make_app(A, ascii_only=True)
     assert snap_compare(app, terminal_size=NARROW, run_before=after("j", "j"))
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE], ids=["narrow", "wide"])
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_what_is_to_be_converted(
+    snap_compare: Compare,
+    make_app: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    size: tuple[int, int],
+    side: str,
+) -> None:
+    monkeypatch.setattr("ckptdiff.destination.free_bytes", lambda out: 212_000_000_000)
+    keys = ("c", "k", "h") if side == "a" else ("c",)
+
+    async def run(pilot: Pilot[None]) -> None:
+        await after(*keys)(pilot)
+        await until_planned(pilot)
+
+    assert snap_compare(make_app(A, B), terminal_size=size, run_before=run)
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE], ids=["narrow", "wide"])
+@pytest.mark.parametrize("hidden", [False, True], ids=["shown", "hidden"])
+def test_a_conversion_under_way(
+    snap_compare: Compare,
+    make_app: Make,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    size: tuple[int, int],
+    hidden: bool,
+) -> None:
+    monkeypatch.setattr("ckptdiff.destination.free_bytes", lambda out: 212_000_000_000)
+    engine.seconds_each = 0.0004
+    app = make_app(A, B)
+
+    async def run(pilot: Pilot[None]) -> None:
+        await after("c")(pilot)
+        await until_planned(pilot)
+        engine.hold = 0
+        await pilot.press("enter")
+        while app.conversion is None or not app.conversion.file:
+            await pilot.pause(0.02)
+        await pilot.pause(0.3)
+        if hidden:
+            await pilot.press("escape")
+        await pilot.pause()
+
+    assert snap_compare(app, terminal_size=size, run_before=run)
 
 
 def test_the_open_screen(snap_compare: Compare, make_app: Make, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
+from ckptdiff.tui.widgets.conversion_line import ConversionLine
 from ckptdiff.tui.widgets.key_line import KeyLine
 from ckptdiff.tui.widgets.too_small import TooSmall
 
@@ -51,11 +52,16 @@ class BaseScreen(Screen[ResultT]):
 
     def compose(self) -> ComposeResult:
         yield from self.compose_body()
+        yield ConversionLine()
         yield KeyLine()
         yield TooSmall()
 
     def compose_body(self) -> ComposeResult:
         yield from ()
+
+    def conversion_changed(self) -> None:
+        """Show how far a conversion in the background is."""
+        self.query(ConversionLine).first().update()
 
     def why_not(self, action: str) -> str | None:  # noqa: ARG002
         """Return why an action cannot be done now; None if it can. Greyed keys say this."""

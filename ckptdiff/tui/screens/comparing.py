@@ -105,6 +105,9 @@ class ComparingScreen(BaseScreen[None]):
         self._begin()
         self._worker = self._compare(self._job, a, b, self._queue, self._fresh)
 
+    def action_stop(self) -> None:
+        self.stop()
+
     def stop(self) -> None:
         """Stop what runs; what is known stays."""
         self._take_results()

@@ -13,13 +13,7 @@ from ckptdiff.errors import BadArgument
 from ckptdiff.text import printable
 from ckptdiff.tui import sides
 from ckptdiff.tui.inventory import Unmapped
-from ckptdiff.tui.list_words import (
-    empty_words,
-    list_subtitle,
-    list_title,
-    no_further,
-    why_not,
-)
+from ckptdiff.tui.list_words import empty_words, list_subtitle, list_title, no_further, why_not
 from ckptdiff.tui.screens.comparing import ComparingScreen
 from ckptdiff.tui.session import SORTS
 from ckptdiff.tui.widgets.progress_line import CountsLine, ProgressLine
@@ -77,6 +71,13 @@ class TensorsScreen(ComparingScreen):
             "Stop",
             id="tensors.stop",
             tooltip="stop reading or comparing; what is known stays",
+        ),
+        Binding(
+            "c",
+            "convert",
+            "Convert",
+            id="tensors.convert",
+            tooltip="convert a checkpoint, or show the conversion that runs",
         ),
         Binding(
             "s",
@@ -288,9 +289,6 @@ class TensorsScreen(ComparingScreen):
         self.list.show_rows()
         self.state_changed()
 
-    def action_stop(self) -> None:
-        self.stop()
-
     def action_again(self) -> None:
         """Go on after a stop; otherwise forget the results and compare everything again."""
         self.read_headers(fresh=self.session.phase in ("done", "comparing"))
@@ -321,6 +319,9 @@ class TensorsScreen(ComparingScreen):
         from ckptdiff.tui.screens.config import ConfigScreen
 
         self.app.push_screen(ConfigScreen(self.session))
+
+    def action_convert(self) -> None:
+        self.app.show_convert(self.session)
 
     def action_write_report(self) -> None:
         from ckptdiff.tui.screens.report import ReportScreen

@@ -12,6 +12,9 @@ from ckptdiff.tui.comparison import GLYPHS, tally
 from ckptdiff.tui.words import format_ago, format_duration, format_eta, plural
 
 if TYPE_CHECKING:
+    from textual.style import Style
+
+    from ckptdiff.tui.progress import Progress
     from ckptdiff.tui.session import Session
 
 # What the counts say; `= 0 same` would be noise, so only those that occur are shown.
@@ -80,7 +83,8 @@ class ProgressLine(Widget):
     def render(self) -> Content:
         session = self.session
         if session.phase == "comparing":
-            return self._bar()
+            style = self.get_visual_style("progress-line--bar")
+            return progress_bar(session.progress, self.size.width, style)
         if session.phase == "done" and not session.browsing:
             word, text = outcome(session)
             style = self.get_visual_style(f"progress-line--{word}")
@@ -90,17 +94,18 @@ class ProgressLine(Widget):
             return Content.styled(f"x {session.error}", style)
         return Content(state_words(session))
 
-    def _bar(self) -> Content:
-        progress = self.session.progress
-        fraction = progress.fraction
-        # Rounded down: 100 % means that everything is compared.
-        end = f" {int(100 * fraction):>3}%"
-        if progress.rate is not None and progress.eta is not None:
-            end += f"  {format_bytes(progress.rate)}/s  ETA {format_eta(progress.eta)}"
-        width = max(4, self.size.width - len(end) - 2)
-        filled = int(width * fraction)
-        bar = "#" * filled + "-" * (width - filled)
-        return Content.assemble("[", (bar, self.get_visual_style("progress-line--bar")), "]", end)
+
+def progress_bar(progress: Progress, width: int, style: Style) -> Content:
+    """Return `[###---]  45%  780 MB/s  ETA 12 s`, so wide."""
+    fraction = progress.fraction
+    # Rounded down: 100 % means that everything is done.
+    end = f" {int(100 * fraction):>3}%"
+    if progress.rate is not None and progress.eta is not None:
+        end += f"  {format_bytes(progress.rate)}/s  ETA {format_eta(progress.eta)}"
+    width = max(4, width - len(end) - 2)
+    filled = int(width * fraction)
+    bar = "#" * filled + "-" * (width - filled)
+    return Content.assemble("[", (bar, style), "]", end)
 
 
 def state_words(session: Session) -> str:

@@ -1,0 +1,39 @@
+"""Ask before something is lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+
+
+class AskScreen(ModalScreen[bool]):
+    """True only for `y`; every other way out is the safe one."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "answer(True)", "Yes", id="ask.yes", tooltip="do it"),
+        Binding("escape,n,q,enter", "answer(False)", "No", id="ask.no", tooltip="leave it"),
+    ]
+
+    def __init__(self, question: str, words: str, *, yes: str, no: str) -> None:
+        """`yes` and `no` say what those keys do."""
+        super().__init__()
+        self._question = question
+        self._words = words
+        self._keys = f"y {yes}   esc {no}"
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="dialog") as box:
+            box.border_title = Content(self._question)
+            box.border_subtitle = Content(self._keys)
+            yield Static(Content(self._words), markup=False)
+
+    def action_answer(self, yes: bool) -> None:  # noqa: FBT001 -- a binding passes no keywords
+        self.dismiss(yes)

@@ -1,0 +1,386 @@
+"""Ask what to convert to; the plan, the room and the command follow what is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
+
+from textual import work
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.widgets import Input, Static
+from textual.worker import Worker, WorkerState
+
+from ckptdiff.tui.conversion import Draft, Plan
+from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.sides import described
+from ckptdiff.tui.widgets.choice import Choice
+from ckptdiff.tui.widgets.path_input import PathInput
+from ckptdiff.tui.words import short_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from textual.app import ComposeResult
+    from textual.timer import Timer
+    from textual.widget import Widget
+
+    from ckptdiff.assemble import Assembled
+    from ckptdiff.conversion import Target
+    from ckptdiff.tensors import Checkpoint, Parallelism
+    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.comparison import Side
+    from ckptdiff.tui.session import Session
+
+PAUSE = 0.2  # seconds after the last change before the next plan is made
+FORMATS = {"hf": "Hugging Face", "megatron": "Megatron", "torch_dist": "torch_dist"}
+SIZES = ("tp", "pp", "vpp", "ep", "etp")
+NO_YES = {"no": "no", "yes": "yes"}
+
+
+def field(name: str, label: str, *widgets: Widget) -> Horizontal:
+    """Return a line of the form: what it is, and what it is set to."""
+    return Horizontal(Static(label, classes="label"), *widgets, id=f"{name}-field", classes="field")
+
+
+class Box(VerticalScroll, can_focus=False, inherit_bindings=False):
+    """The frame of a dialog: it scrolls, and leaves the arrow keys to the fields."""
+
+
+class ConvertScreen(BaseScreen[None]):
+    """A dialog over the list. Nothing is written before Enter."""
+
+    app: CkptDiffApp
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "enter",
+            "start",
+            "Start",
+            priority=True,
+            id="convert.start",
+            tooltip="convert as planned",
+        ),
+        Binding("j,down", "next(1)", "Next", id="convert.next", tooltip="the next field"),
+        Binding(
+            "k,up",
+            "next(-1)",
+            "Previous",
+            show=False,
+            id="convert.previous",
+            tooltip="the field before",
+        ),
+        Binding(
+            "Y,ctrl+y",
+            "copy_command",
+            "Copy command",
+            id="convert.copy",
+            tooltip="copy the command line that does the same",
+        ),
+        Binding(
+            "escape,q", "back", "Close", id="convert.back", tooltip="go back and convert nothing"
+        ),
+        Binding(
+            "ctrl+d,pagedown",
+            "scroll(5)",
+            "Scroll",
+            show=False,
+            id="convert.down",
+            tooltip="down, where not everything fits",
+        ),
+        Binding(
+            "ctrl+u,pageup",
+            "scroll(-5)",
+            "Scroll up",
+            show=False,
+            id="convert.up",
+            tooltip="up again",
+        ),
+    ]
+
+    def __init__(self, session: Session, draft: Draft | None = None) -> None:
+        """`draft` is what the fields are set to, if its source is one that is open."""
+        super().__init__()
+        self.session = session
+        self.plan: Plan | None = None  # for what the fields say, once it is made
+        letters: tuple[Side, Side] = ("a", "b")
+        self._sides: dict[Side, tuple[Path, Assembled]] = {
+            side: (path, assembled)
+            for side, path, assembled in zip(
+                letters, session.paths, (session.a, session.b), strict=False
+            )
+            if assembled is not None
+        }
+        self._side: Side = list(self._sides)[-1]
+        self._draft = draft if draft is not None and self._find(draft.source) else None
+        self._proposed = ""  # what the folder's field says unless somebody types there
+        self._opened: dict[Path, Checkpoint] = {}
+        self._pause: Timer | None = None
+        self._planner: Worker[Plan] | None = None
+        self._stale = False  # the fields have changed since the plan that runs was begun
+
+    def _find(self, source: Path) -> bool:
+        """Choose the side that lies there."""
+        found = [side for side, (path, _) in self._sides.items() if path == source]
+        self._side = found[0] if found else self._side
+        return bool(found)
+
+    # ── the fields ───────────────────────────────────────────────────────────────────────────
+
+    def compose_body(self) -> ComposeResult:
+        draft = self._draft or Draft(*self._defaults())
+        target = draft.target
+        numbers = _numbers(target.parallelism)
+        with Box(id="convert", classes="box") as box:
+            box.border_title = "Convert"
+            sides = {str(side): side.upper() for side in self._sides}
+            yield field("side", "From", Choice(sides, self._side, id="side"), Static(id="source"))
+            out = "" if draft.out is None else str(draft.out)
+            yield field("to", "To", Choice(FORMATS, target.to, id="to"))
+            yield field("out", "Into", PathInput(out, id="out"))
+            yield field("sizes", "Ranks", *(w for n in SIZES for w in _number(n, numbers[n])))
+            names = {"": "usual", "mcore": "mcore", "te": "te", "legacy": "legacy"}
+            yield field("names", "Names", Choice(names, target.names or "", id="names"))
+            dtypes = {"": "as stored", "bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
+            yield field("dtype", "Dtype", Choice(dtypes, target.dtype or "", id="dtype"))
+            like = "yes" if self._draft is None or draft.like is not None else "no"
+            likes = {"yes": self._like_words(), "no": "nothing"}
+            yield field("like", "Like", Choice(likes, like, id="like"))
+            drops = "yes" if target.allow_unmapped else "no"
+            words = {"no": "refuse names without a rule", "yes": "leave them out"}
+            yield field("unmapped", "Unknown", Choice(words, drops, id="unmapped"))
+            replaces = "yes" if target.overwrite else "no"
+            yield field("replace", "Replace", Choice(NO_YES, replaces, id="replace"))
+            yield field("plan", "Plan", Static("Reading headers ...", id="plan", markup=False))
+            yield field("space", "Space", Static(id="space", markup=False))
+            yield field("command", "Same as", Static(id="command", markup=False))
+
+    def on_mount(self) -> None:
+        self._show_fields()
+        self.query_one("#to", Choice).focus(scroll_visible=False)
+        self._make_plan()
+
+    def _defaults(self) -> tuple[Path, Target]:
+        """Return the source and what it is most likely to become: the other kind, or B's ranks."""
+        from ckptdiff.conversion import Target
+        from ckptdiff.tensors import Parallelism
+
+        path, source = self._sides[self._side]
+        other = self._other()
+        if source.checkpoint.format != "hf":
+            return path, Target("hf")
+        if other is not None and other[1].checkpoint.format in ("megatron", "torch_dist"):
+            return path, Target("megatron", other[1].checkpoint.parallelism)
+        return path, Target("megatron", Parallelism())
+
+    def _other(self) -> tuple[Path, Assembled] | None:
+        return next((it for side, it in self._sides.items() if side != self._side), None)
+
+    def _lender(self) -> Path | None:
+        """Return the other side where it is a Hugging Face folder and this one is not."""
+        other = self._other()
+        if other is None or self._sides[self._side][1].checkpoint.format == "hf":
+            return None
+        return other[0] if other[1].checkpoint.format == "hf" else None
+
+    def _like_words(self) -> str:
+        letter = "A" if self._side == "b" else "B"
+        return f"config, tokenizer and names of {letter}"
+
+    def _show_fields(self) -> None:
+        """Show the fields that apply to what is chosen."""
+        path, source = self._sides[self._side]
+        cut = self._choice("to") != "hf"
+        experts = source.config is not None and bool(source.config.num_experts)
+        shown = {
+            "sizes": cut,
+            "names": cut,
+            "like": self._lender() is not None,
+            "unmapped": bool(source.unmapped),
+        }
+        for name, is_shown in shown.items():
+            self.query_one(f"#{name}-field").display = is_shown
+        for name in ("ep", "etp"):
+            for widget in self.query(f".{name}"):
+                widget.display = experts
+        self.query_one("#side").display = len(self._sides) > 1
+        words = f"{short_path(path.absolute())}  {described(source)}"
+        self.query_one("#source", Static).update(Content(words))
+
+    def _choice(self, name: str) -> str:
+        return self.query_one(f"#{name}", Choice).value
+
+    def _number(self, name: str) -> int | None:
+        widget = self.query_one(f"#{name}", Input)
+        return int(widget.value) if widget.value and widget.display else None
+
+    def _read_draft(self) -> Draft:
+        """Return what the fields say."""
+        from ckptdiff.conversion import Target
+        from ckptdiff.tensors import Parallelism
+
+        path, _ = self._sides[self._side]
+        target = Target(self._choice("to"), dtype=self._choice("dtype") or None)  # type: ignore[arg-type]
+        if target.to != "hf":
+            tp, pp, vpp, ep, etp = map(self._number, SIZES)
+            size = Parallelism(tp or 1, pp or 1, vpp or 1, ep or 1, etp or tp or 1)
+            names = cast('Literal["mcore", "te", "legacy"] | None', self._choice("names") or None)
+            target = replace(target, parallelism=size, names=names)
+        target = replace(
+            target,
+            allow_unmapped=self._choice("unmapped") == "yes",
+            overwrite=self._choice("replace") == "yes",
+        )
+        out = self.query_one("#out", PathInput)
+        typed = out.path if out.value != self._proposed else None
+        like = self._lender() if self._choice("like") == "yes" else None
+        return Draft(path, target, typed, like)
+
+    def on_choice_changed(self, message: Choice.Changed) -> None:
+        message.stop()
+        if message.choice.id == "side":
+            self._side = cast("Side", message.choice.value)
+            _, target = self._defaults()
+            self.query_one("#to", Choice).choose(target.to)
+            for name, number in _numbers(target.parallelism).items():
+                self.query_one(f"#{name}", Input).value = number
+        self._show_fields()
+        self._change()
+
+    def on_input_changed(self, message: Input.Changed) -> None:
+        message.stop()
+        if message.input.id != "out" or message.value != self._proposed:
+            self._change()
+
+    # ── planning ─────────────────────────────────────────────────────────────────────────────
+
+    def _change(self) -> None:
+        """Plan again when the changes pause; until then no plan counts."""
+        self.plan = None
+        for name in ("plan", "space", "command"):
+            self.query_one(f"#{name}").add_class("-stale")
+        self.refresh_bindings()
+        if self._pause is not None:
+            self._pause.stop()
+        self._pause = self.set_timer(PAUSE, self._make_plan)
+
+    def _make_plan(self) -> None:
+        """Begin a plan, or have one follow the one that is being made: only one at a time."""
+        self._stale = self._planner is not None
+        if not self._stale:
+            self._planner = self._plan(self._read_draft())
+
+    @work(thread=True, exit_on_error=False, group="plan", description="planning")
+    def _plan(self, draft: Draft) -> Plan:
+        from ckptdiff.tui import conversion_jobs
+
+        return conversion_jobs.plan(draft, self.app.engine, self._opened)
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        if event.worker is not self._planner or not event.worker.is_finished:
+            return
+        self._planner = None
+        if self._stale or event.state is WorkerState.CANCELLED:
+            self._make_plan()
+        elif event.state is WorkerState.ERROR:
+            error = event.worker.error
+            words = f"{type(error).__name__}: {error}. This is a bug in ckptdiff."
+            draft = self._read_draft()
+            self._show_plan(Plan(draft, draft.out or draft.source, (), error=words))
+        elif event.worker.result is not None and event.worker.result.draft == self._read_draft():
+            self._show_plan(event.worker.result)
+
+    def _show_plan(self, plan: Plan) -> None:
+        self.plan = plan
+        if plan.draft.out is None and plan.command:
+            self._proposed = str(plan.out)
+            out = self.query_one("#out", PathInput)
+            out.value = self._proposed
+        for name, words in (
+            ("plan", plan.words), ("space", plan.space), ("command", plan.command_line),
+        ):  # fmt: skip
+            widget = self.query_one(f"#{name}", Static)
+            widget.update(Content(words))
+            widget.remove_class("-stale")
+            self.query_one(f"#{name}-field").display = bool(words)
+        self.query_one("#plan").set_class(plan.conversion is None, "-trouble")
+        self.query_one("#space").set_class(not plan.fits or plan.replaces, "-trouble")
+        self.refresh_bindings()
+
+    # ── keys ─────────────────────────────────────────────────────────────────────────────────
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "maximise":
+            return False
+        return super().check_action(action, parameters)
+
+    def why_not(self, action: str) -> str | None:
+        if action == "start":
+            if self.plan is None:
+                return "Start: the plan is not ready yet."
+            if self.plan.conversion is None:
+                return "Start: this cannot be converted so."
+            if self.app.is_converting:
+                return "Start: another conversion is running."
+        if action == "copy_command" and (self.plan is None or not self.plan.command):
+            return "There is no plan yet."
+        return None
+
+    def action_start(self) -> None:
+        from ckptdiff.tui.screens.ask import AskScreen
+
+        plan = self.plan
+        assert plan is not None
+
+        def answered(yes: bool | None) -> None:  # noqa: FBT001
+            if yes:
+                self._start(plan)
+
+        if plan.replaces:
+            words = f"What {short_path(plan.out)} holds is removed once the new one is verified."
+            self.app.push_screen(
+                AskScreen("Replace it?", words, yes="replaces it", no="goes back"), answered
+            )
+        else:
+            self._start(plan)
+
+    def _start(self, plan: Plan) -> None:
+        from ckptdiff.tui.screens.conversion import ConversionScreen
+
+        run = self.app.start_conversion(plan)
+        self.app.switch_screen(ConversionScreen(run, self.session))
+
+    def action_copy_command(self) -> None:
+        if self.plan is not None:
+            self.app.copy(self.plan.command_line)
+
+    def action_next(self, step: Literal[1, -1]) -> None:
+        if step > 0:
+            self.focus_next()
+        else:
+            self.focus_previous()
+
+    def action_scroll(self, lines: int) -> None:
+        self.query_one("#convert").scroll_relative(y=lines, animate=False)
+
+
+def _numbers(size: Parallelism) -> dict[str, str]:
+    """Return what the fields say; the one of ETP is empty where it follows TP."""
+    numbers = {name: str(getattr(size, name)) for name in SIZES}
+    return {**numbers, "etp": "" if size.etp == size.tp else numbers["etp"]}
+
+
+def _number(name: str, value: str) -> tuple[Static, Input]:
+    """Return a label and a field for a number of ranks."""
+    number = Input(
+        value,
+        id=name,
+        classes=name,
+        compact=True,
+        placeholder="TP" if name == "etp" else "1",
+        restrict=r"([1-9][0-9]{0,3})?",
+        select_on_focus=True,
+    )
+    number.cursor_blink = False
+    return Static(name.upper(), classes=f"size {name}"), number
