@@ -89,6 +89,8 @@ def _has_wide_norms(checkpoint: Checkpoint, named: list[tuple[Shard, Names]]) ->
         config = configs.from_megatron(checkpoint.config)
     except UnknownConfig:
         return None
+    if config.kv_lora_rank:
+        return None  # latent attention: its norm is of what queries are compressed to
     return config.num_attention_heads > 1 and (config.kv_channels,) not in sizes
 
 

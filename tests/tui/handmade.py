@@ -209,6 +209,7 @@ class Host(App[None]):
         super().__init__()
         self._shown = screen
         self.copied: list[str] = []
+        self.conversion = None  # none runs
 
     async def on_mount(self) -> None:
         await self.push_screen(self._shown)
