@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from textual.widgets import DirectoryTree, Static
 
 from ckptdiff.tui.screens.convert import ConvertScreen
-from ckptdiff.tui.screens.tensors import TensorsScreen
+from ckptdiff.tui.screens.tensors import WIDE, TensorsScreen
 from ckptdiff.tui.widgets.tensor_list import TensorList
 
 if TYPE_CHECKING:
@@ -46,6 +46,16 @@ async def until_planned(pilot: Pilot[None]) -> None:
     while screen.plan is None:
         await pilot.pause(0.02)
     await pilot.pause()
+
+
+async def until_drawn(pilot: Pilot[None]) -> None:
+    """Wait until the pane of a wide screen shows the tensor under the cursor."""
+    screen = tensors(pilot.app)
+    while screen.size.width >= WIDE:
+        pane = screen._pane
+        if pane is not None and not pane._pending and pane._shown is not None and pane._shown[0]:
+            return
+        await pilot.pause(0.02)
 
 
 def tensors(app: App[None]) -> TensorsScreen:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fakes import A, B, FakeEngine
-from harness import NOW, settle, until_compared, until_planned
+from harness import NOW, settle, until_compared, until_drawn, until_planned
 from textual.widgets import Input
 
 from ckptdiff.settings import RecentPair, Settings, save_settings
@@ -86,6 +86,8 @@ def test_what_is_to_be_converted(
     keys = ("c", "k", "h") if side == "a" else ("c",)
 
     async def run(pilot: Pilot[None]) -> None:
+        await after()(pilot)
+        await until_drawn(pilot)
         await after(*keys)(pilot)
         await until_planned(pilot)
 
@@ -107,6 +109,8 @@ def test_a_conversion_under_way(
     app = make_app(A, B)
 
     async def run(pilot: Pilot[None]) -> None:
+        await after()(pilot)
+        await until_drawn(pilot)
         await after("c")(pilot)
         await until_planned(pilot)
         engine.hold = 0
