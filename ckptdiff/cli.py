@@ -142,7 +142,7 @@ def _diff_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-diagnose",
         action="store_true",
-        help="do not look for the cause of differences (this version never does)",
+        help="do not look for the cause of differences",
     )
     parser.add_argument("--optimizer", action="store_true", help=_OPTIMIZER_HELP)
     parser.add_argument("--ignore-config", action="store_true", help="judge by the weights alone")
@@ -244,11 +244,19 @@ def _run_diff(options: argparse.Namespace) -> int:
             raise BadArgument(f"--filter '{options.filter}': no tensor of either side matches")
         stream = diff(a, b, pool, tolerance=tolerance, names=order)
         results = list(_with_progress(stream, a, b))
-    results.sort(key=lambda result: order[result.name])
-    summary = replace(
-        summarise(results, a, b, ignore_config=options.ignore_config),
-        masters=tuple(master_holders(a, b, results)),
-    )
+        results.sort(key=lambda result: order[result.name])
+        summary = replace(
+            summarise(results, a, b, ignore_config=options.ignore_config),
+            masters=tuple(master_holders(a, b, results)),
+        )
+        if not options.no_diagnose and summary.verdict != "same":
+            from ckptdiff.diagnose import diagnosed
+
+            config = () if options.ignore_config else summary.config
+            findings, trouble = diagnosed(a, b, results, config, pool)
+            if trouble is not None:
+                print(f"ckptdiff: the diagnosis stopped: {trouble}", file=sys.stderr)
+            summary = replace(summary, findings=findings)
     if options.json is not None:
         document = report.diff_document(a, b, results, summary, pattern=options.filter)
         from ckptdiff.pages import print_json

@@ -13,6 +13,7 @@ from ckptdiff.errors import BadArgument
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
+    from concurrent.futures import Executor
 
     from ckptdiff.assembly import Assembled
     from ckptdiff.conversion import Conversion, Target
@@ -78,6 +79,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a Hugging Face folder that lends config, tokenizer and names",
     )  # fmt: skip
     parser.add_argument(
+        "--undo", action="append", default=[], metavar="SPEC",
+        help="take a fault out: the `undo` of one of diff's findings; can be repeated",
+    )  # fmt: skip
+    parser.add_argument(
         "--allow-unmapped", action="store_true", help="leave out what no rule knows"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is not empty")
@@ -107,14 +112,27 @@ def run(options: argparse.Namespace) -> int:
                 print(line)
         with closing(convert(conversion, pool, verify=not options.no_verify)) as events:
             lost, compared = _follow(events, conversion)
+        mended = _against(like, conversion, pool) if like and options.undo else None
     if not quiet:
         for line in closing_lines(conversion, lost, compared):
             print(line)
+        if mended is not None:
+            print(f"against {options.like}: {mended}")
     if options.json is not None:
         from ckptdiff.pages import print_json
 
         print_json(_document(conversion, lost, compared), options.json)
-    return 0
+    return 0 if mended in (None, "same", "close") else 2
+
+
+def _against(like: Assembled, conversion: Conversion, pool: Executor) -> str:
+    """Return how the mended checkpoint compares with the reference."""
+    from ckptdiff.assemble import assemble_pair
+    from ckptdiff.diff import diff, summarise
+    from ckptdiff.formats import open_checkpoint
+
+    a, b = assemble_pair(like.checkpoint, open_checkpoint(conversion.out))
+    return summarise(list(diff(a, b, pool)), a, b).weights
 
 
 def _open(options: argparse.Namespace) -> tuple[Assembled, Assembled | None]:
@@ -144,6 +162,7 @@ def _target(options: argparse.Namespace) -> Target:
         first_layers=options.first_stage_layers,
         last_layers=options.last_stage_layers,
         moe_grouped_gemm=options.moe_grouped_gemm,
+        undo=tuple(options.undo),
         allow_unmapped=options.allow_unmapped,
         overwrite=options.overwrite,
     )

@@ -16,6 +16,7 @@ from ckptdiff.restate import huggingface_config, megatron_args, token_rows
 from ckptdiff.sharding import even_stages, shard
 from ckptdiff.storing import INDEX, file_names, index_text, split_files, stored
 from ckptdiff.tensors import ITEMSIZE, Parallelism, Rank
+from ckptdiff.undo import Spec, undone
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +51,7 @@ class Target:
     first_layers: int | None = None  # of the first and the last stage, where not all hold as many
     last_layers: int | None = None
     moe_grouped_gemm: bool = False  # name the experts as TEGroupedMLP does
+    undo: tuple[str, ...] = ()  # faults to take out, as findings spell them
     allow_unmapped: bool = False
     overwrite: bool = False
 
@@ -82,6 +84,9 @@ def plan_conversion(
     _check_out(out, source, target)
     left = _refuse(source, target)
     notes: list[str] = []
+    if target.undo:
+        source = undone(source, [Spec.parse(text) for text in target.undo])
+        notes += [f"taken out: {text.partition(':')[0]}" for text in target.undo]
     source = _with_vocabulary(source, notes)
     side = _with_dtype(source, target.dtype)
     if target.to == "hf":

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ckptdiff.config import ModelConfig
     from ckptdiff.tensors import Box, Checkpoint, Shard, TensorRef
 
+LACKS_SHARD = "has no shard of it"  # what is said of a rank that should hold a part
 _LAYER = "decoder.layers.#."
 _PREDICTION = "mtp.layers.#."
 _LAYER_NUMBER = re.compile(r"(?<=layers\.)\d+")
@@ -272,7 +273,7 @@ def _read_backward(
     missing = [rank for rank in range(tp) if rank not in ranks]
     if missing:
         raise UnsupportedLayout(
-            f"tp {', '.join(map(str, missing))} of {tp} has no shard of it, other ranks have"
+            f"tp {', '.join(map(str, missing))} of {tp} {LACKS_SHARD}, other ranks have"
         )
     if mapping.partition is None or mapping.dim is None:
         first, *others = [copy for rank in sorted(ranks) for copy in ranks[rank]]

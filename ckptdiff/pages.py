@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.dot_plot import picture
 from ckptdiff.errors import UnreadableFile
+from ckptdiff.finding_words import said
 from ckptdiff.report import (
     GLYPH,
     WORD,
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ckptdiff.assemble import Assembled
-    from ckptdiff.results import TensorDiff
+    from ckptdiff.results import Finding, TensorDiff
     from ckptdiff.verdict import Summary
 
 MAX_ROWS = 1000  # differing tensors on a page; the JSON has all
@@ -34,6 +37,8 @@ STYLE = (
     "body{font:14px/1.5 sans-serif;margin:2em auto;max-width:70em}"
     "table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ccc;"
     "text-align:left}td{font-family:monospace}.verdict{font-size:1.4em}"
+    "pre{background:#f4f4f4;padding:.5em;line-height:1.1;white-space:pre-wrap;"
+    "overflow-wrap:anywhere}dt{font-weight:bold}"
 )
 
 
@@ -104,11 +109,54 @@ def markdown_page(
         *(f"- {text}" for text in _facts(a, b, results, summary, pattern, _code)),
         "",
     ]
+    for finding in _faults(summary):
+        lines += _finding_in_markdown(finding)
     rows = _rows(results)
     if rows:
         lines += ["| " + " | ".join(HEADS) + " |", "|" + " --- |" * len(HEADS)]
         lines += ["| " + " | ".join(_code(cell) for cell in row) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def _faults(summary: Summary) -> list[Finding]:
+    """Return the findings that the lines of the config do not say."""
+    return [finding for finding in summary.findings if finding.kind != "CONFIG"]
+
+
+def _finding_in_markdown(finding: Finding) -> list[str]:
+    lines = [f"## {_code(finding.kind)} {finding.severity}: {_code(printable(finding.title))}", ""]
+    lines += [f"- {label}: {_code(printable(text))}" for label, text in _said(finding)]
+    lines.append("")
+    for block, kind in ((_fix(finding), "sh"), (_picture(finding), "text")):
+        if block is not None:
+            fence = "`" * (1 + max([2, *map(len, re.findall("`+", block))]))
+            lines += [f"{fence}{kind}", block, fence, ""]
+    return lines
+
+
+def _finding_in_html(finding: Finding) -> str:
+    head = html.escape(f"{finding.kind} {finding.severity}: {printable(finding.title)}")
+    facts = "".join(
+        f"<dt>{label}</dt><dd>{html.escape(printable(text))}</dd>" for label, text in _said(finding)
+    )
+    blocks = (_fix(finding), _picture(finding))
+    code = "".join(f"<pre>{html.escape(block)}</pre>" for block in blocks if block is not None)
+    return f"<h2>{head}</h2>\n<dl>{facts}</dl>{code}"
+
+
+def _said(finding: Finding) -> list[tuple[str, str]]:
+    """Return what is said as text; a fix is a block of its own."""
+    return [(label, text) for label, text in said(finding) if text != finding.fix]
+
+
+def _fix(finding: Finding) -> str | None:
+    return None if finding.fix is None else printable(finding.fix)
+
+
+def _picture(finding: Finding) -> str | None:
+    if finding.displaced is None:
+        return None
+    return "\n".join(map(printable, picture(finding.displaced)))
 
 
 def html_page(
@@ -133,6 +181,7 @@ def html_page(
             f"<p>A <code>{html.escape(side_line(a))}</code><br>",
             f"B <code>{html.escape(side_line(b))}</code></p>",
             "<ul>" + "".join(f"<li>{fact}</li>" for fact in facts) + "</ul>",
+            *(_finding_in_html(finding) for finding in _faults(summary)),
             f"<table><tr>{heads}</tr>\n{rows}</table></html>" if rows else "</html>",
         ]
     )

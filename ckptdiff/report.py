@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from ckptdiff.assemble import Assembled
     from ckptdiff.config_diff import ConfigDiff
-    from ckptdiff.results import Status, TensorDiff
+    from ckptdiff.results import Finding, Status, TensorDiff
+    from ckptdiff.tensors import Rank
     from ckptdiff.verdict import Summary
 
 __all__ = [
@@ -104,9 +105,70 @@ def diff_document(
         "tensors": [_tensor_document(result) for result in results],
         "unmapped": {"a": list(a.unmapped), "b": list(b.unmapped)},
         "config": [_config_document(line) for line in summary.config],
-        "findings": [],
+        "findings": [finding_document(finding) for finding in summary.findings],
         "hints": hints(summary),
     }
+
+
+def finding_document(finding: Finding) -> dict[str, Any]:
+    """Return a finding as cli.md's contract has it."""
+    return {
+        "class": finding.kind,
+        "severity": finding.severity,
+        "title": finding.title,
+        "confidence": finding.confidence,
+        "cause_confidence": finding.cause_confidence,
+        "tensors": list(finding.tensors),
+        "layers": list(finding.layers),
+        "experts": list(finding.experts),
+        "ranks": [{"tp": r.tp, "pp": r.pp, "ep": r.ep} for r in finding.ranks],
+        "evidence": finding.evidence,
+        "also_explained_by": list(finding.also_explained_by),
+        "undo": finding.undo,
+        "fix": finding.fix,
+    }
+
+
+def finding_lines(finding: Finding) -> Iterator[str]:
+    """Yield what a finding says."""
+    mark = "✗" if finding.severity == "fault" else "i"
+    yield f"{mark}  {finding.kind}: {printable(finding.title)}"
+    yield f"     {printable(extent(finding))}"
+    yield f"     {printable(finding.evidence)}"
+    if finding.also_explained_by:
+        yield f"     cause: {printable('; or '.join(finding.also_explained_by))}"
+    if finding.fix:
+        yield f"     fix: {printable(finding.fix)}"
+    elif finding.severity == "fault" and finding.undo is None:
+        yield "     no re-mapping mends it: convert again from the source"
+
+
+def extent(finding: Finding) -> str:
+    """Say what a finding touches."""
+    parts = [f"{len(finding.tensors)} tensor{'' if len(finding.tensors) == 1 else 's'}"]
+    for word, numbers in (("layer", finding.layers), ("expert", finding.experts)):
+        if numbers:
+            parts.append(f"{word}{'' if len(numbers) == 1 else 's'} {runs(numbers)}")
+    if finding.ranks:
+        parts.append(f"rank{'' if len(finding.ranks) == 1 else 's'} {_ranks(finding.ranks)}")
+    return ", ".join(parts)
+
+
+def _ranks(ranks: Sequence[Rank]) -> str:
+    words = [f"tp {r.tp}" + (f" pp {r.pp}" if r.pp else "") + (f" ep {r.ep}" if r.ep else "")
+             for r in ranks]  # fmt: skip
+    return "; ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")
+
+
+def runs(numbers: Sequence[int]) -> str:
+    """Return numbers as people write them: 0-3, 7."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
 
 
 def _tensor_document(result: TensorDiff) -> dict[str, Any]:
@@ -203,6 +265,9 @@ def diff_lines(
             yield f"?  … and {len(assembled.unmapped) - MAX_LINES} more unmapped names in {side}"
     for note in notes_of_the_same(results):
         yield f"   {note}"
+    for finding in summary.findings:
+        if finding.kind != "CONFIG":  # the lines of the config say that
+            yield from finding_lines(finding)
     if summary.config_status != "ignored":
         yield from _config_lines(summary.config)
     if pattern is not None:

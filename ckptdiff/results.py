@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ckptdiff.tensors import Rank
 
 Status = Literal["same", "close", "differ", "shape", "only_a", "only_b", "error"]
 Verdict = Literal["same", "close", "differ"]
@@ -69,3 +72,36 @@ class Loss:
             self.overflowed + other.overflowed,
             self.flushed + other.flushed,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Displaced:
+    """What lies in another's place: rows, columns, ranks, layers or experts."""
+
+    unit: str  # of the numbers: row, rank, …
+    start: int  # the places that are spoken of
+    stop: int
+    pairs: tuple[tuple[int, int], ...]  # a place and the one whose content it holds; some of many
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fault, however much it touches, or one thing worth knowing that is none."""
+
+    kind: str  # one of the classes of faults: QKV-LAYOUT, TP-ORDER, …
+    severity: Literal["fault", "info"]
+    title: str
+    tensors: tuple[str, ...] = ()  # canonical names whose content is wrong because of it
+    layers: tuple[int, ...] = ()
+    experts: tuple[int, ...] = ()
+    ranks: tuple[Rank, ...] = ()  # of B, whose files hold the wrong content
+    evidence: str = ""
+    confidence: float = 1.0  # in the transformation
+    cause_confidence: float = 1.0  # in the cause that the title names
+    also_explained_by: tuple[str, ...] = ()
+    undo: str | None = None  # None: data is lost, or nothing was moved
+    fix: str | None = None
+    cause: str = ""  # the likeliest
+    rejected: tuple[str, ...] = ()  # classes that were tried and do not give what is there
+    displaced: Displaced | None = None  # for a picture

@@ -77,7 +77,13 @@ def shard(
     models: dict[tuple[Rank, int], dict[str, Assembly]] = {key: {} for key in places.all()}
     beside = templates_by_layer(share.name for share in shares)
     for share in sorted(shares, key=_order):
-        recipe = _recipe(share, side.tensors, whole=names == "te" and share.rule.or_replicated)
+        if share.rule.zero_centred:
+            raise UnsupportedLayout(
+                f"{share.hf[0]}: Megatron keeps this norm less one, Hugging Face keeps it as it "
+                "is; such a model cannot be converted yet"
+            )
+        whole = names == "te" and share.rule.or_replicated
+        recipe = recipe_of(share, side.tensors, whole=whole)
         around = beside[layer_of(share.name)]
         for rank, chunk, native in places.of(share):
             name = spelled(native, names, around, grouped=grouped, tied=share in tied)
@@ -147,13 +153,8 @@ def _tied_head(side: Assembled, shares: list[Share]) -> list[Share]:
     ]
 
 
-def _recipe(share: Share, tensors: Mapping[str, Assembly], *, whole: bool) -> Assembly:
-    """Return the recipe of one shard."""
-    if share.rule.zero_centred:
-        raise UnsupportedLayout(
-            f"{share.hf[0]}: Megatron keeps this norm less one, Hugging Face keeps it as it is; "
-            "such a model cannot be converted yet"
-        )
+def recipe_of(share: Share, tensors: Mapping[str, Assembly], *, whole: bool = False) -> Assembly:
+    """Return the recipe of one shard. Raises UnsupportedLayout if its parts differ in dtype."""
     sources = {name: tensors[name] for name in share.hf}
     if share.rule.transposed:
         sources = {name: turned(source) for name, source in sources.items()}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ckptdiff.assemble import Assembled
     from ckptdiff.config_diff import ConfigDiff
     from ckptdiff.kernels.stats import Stats
-    from ckptdiff.results import TensorDiff, Verdict
+    from ckptdiff.results import Finding, TensorDiff, Verdict
 
     Why = Literal["cast", "bits", "tolerance"]
 
@@ -129,6 +129,7 @@ class Summary:
     # Sides that hold fp32 master weights, where their narrower weights differ and these were not
     # compared; whoever may read files for it fills it in.
     masters: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()  # of whoever looked for the causes
 
     @property
     def conflicts(self) -> list[ConfigDiff]:

@@ -102,7 +102,7 @@ def blocks(
         rows = []
         for block in layout(config):
             share = _share(sum(part.stop - part.start for part in block), tp, megatron)
-            rows += _cut(block, rank * share, (rank + 1) * share)
+            rows += cut(block, rank * share, (rank + 1) * share)
         return rows
 
     def rows(config: ModelConfig) -> list[int]:
@@ -144,7 +144,7 @@ def qkv(megatron: str, q: str, k: str, v: str) -> ParamMapping:
             )
         ]
         share = _share((config.num_attention_heads + 2 * config.num_query_groups) * d, tp, megatron)
-        return _cut(rows, rank * share, (rank + 1) * share)
+        return cut(rows, rank * share, (rank + 1) * share)
 
     return ParamMapping(megatron, (q, k, v), 0, partition)
 
@@ -195,7 +195,7 @@ def vocab(megatron: str, hf: str, kind: Literal["embedding", "head"]) -> ParamMa
         tokens = min(config.vocab_size or padded, padded)
         share = _share(padded, tp, megatron)
         rows = [Slice(0, 0, tokens), Slice(PADDING, tokens, padded)]
-        return _cut(rows, rank * share, (rank + 1) * share)
+        return cut(rows, rank * share, (rank + 1) * share)
 
     return ParamMapping(megatron, (hf,), 0, partition, vocabulary=kind)
 
@@ -206,7 +206,7 @@ def _share(size: int, tp: int, what: str) -> int:
     return size // tp
 
 
-def _cut(parts: Iterable[Slice], start: int, stop: int) -> list[Slice]:
+def cut(parts: Iterable[Slice], start: int, stop: int) -> list[Slice]:
     """Return what lies between `start` and `stop` when the parts are laid end to end."""
     inside = []
     at = 0

@@ -59,11 +59,11 @@ def scatter(
             shard = fill_name(mapping.megatron, numbers)
             ranks = etp if etp is not None and mapping.of_experts else tp
             for rank in range(ranks):
-                pieces = _forward(mapping, names, shapes, config, ranks, rank)
+                pieces = pieces_of(mapping, names, shapes, config, ranks, rank)
                 yield Share(rank, shard, pieces, mapping, names)
 
 
-def _forward(
+def pieces_of(
     mapping: ParamMapping,
     names: tuple[str, ...],
     shapes: Mapping[str, tuple[int, ...]],
@@ -71,6 +71,7 @@ def _forward(
     tp: int,
     rank: int,
 ) -> list[tuple[str | None, Box, Box]]:
+    """Return the pieces of one rank's shard, as in `Share`."""
     if mapping.transposed:
         shapes = {name: shapes[name][::-1] for name in names}
     first = tuple((0, size) for size in shapes[names[0]])

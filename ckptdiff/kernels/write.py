@@ -49,7 +49,7 @@ def write(file: str, stretches: Sequence[Stretch], *, checksums: bool) -> list[S
 def _write(fd: int, stretch: Stretch, reading: Reading, checksums: bool) -> Sum:  # noqa: FBT001
     total, at = Sum(0, [Loss()] * len(stretch.sources)), stretch.offset
     for box in row_major(stretch.shape, max(1, BLOCK // ITEMSIZE[stretch.dtype])):
-        content, parts = _gather(stretch, box, total)
+        content, parts = gather(stretch, box, total)
         if checksums:
             total.checksum = zlib.crc32(content, total.checksum)
         while content:
@@ -60,7 +60,7 @@ def _write(fd: int, stretch: Stretch, reading: Reading, checksums: bool) -> Sum:
     return total
 
 
-def _gather(stretch: Stretch, box: Box, total: Sum) -> tuple[memoryview, list[Source]]:
+def gather(stretch: Stretch, box: Box, total: Sum) -> tuple[memoryview, list[Source]]:
     """Return the bytes of a block, and the sources that were read for it.
 
     What lies in one run of a file is not copied: the bytes are those of the mapped file.

@@ -1,0 +1,370 @@
+"""Look at what differs, shard by shard: is it another place's content, or a known mistake's."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ckptdiff.arch.mistakes import mistakes, pairs_of_mistakes
+from ckptdiff.compose import turned
+from ckptdiff.places import chosen_rows, first_rows, places
+from ckptdiff.sharding import recipe_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+
+    from ckptdiff.arch.mistakes import Mistake
+    from ckptdiff.asking import Asking
+    from ckptdiff.assembly import Assembly
+    from ckptdiff.kernels.evidence import Residual
+    from ckptdiff.places import Grid, Place
+
+Moves = dict[int, int]  # what is held there instead
+Maps = dict[int | None, Moves]  # by layer
+NEAR = 0.5  # cosine from which a content is taken for a version of the expected one
+
+
+@dataclass(slots=True)
+class Study:
+    """Everything that is known of the places that hold something wrong."""
+
+    grid: Grid
+    ask: Asking
+    places: list[Place] = field(default_factory=list)
+    wrong: dict[Place, list[int]] = field(default_factory=dict)  # some of the rows that differ
+    share_wrong: dict[Place, float] = field(default_factory=dict)  # of its rows
+    follows: dict[Place, list[Place]] = field(default_factory=dict)  # replicas with its content
+    moved: dict[Place, Place] = field(default_factory=dict)  # it holds what belongs there
+    mistaken: dict[Place, tuple[Mistake, tuple[str, ...]]] = field(default_factory=dict)
+    # What a place would hold by its mistake alone, where it has other values as well.
+    instead: dict[Place, Assembly] = field(default_factory=dict)
+    residual: dict[Place, Residual] = field(default_factory=dict)
+    left: list[Place] = field(default_factory=list)  # wrong, and nothing explains it
+    same: set[str] = field(default_factory=set)  # Hugging Face names that do not differ
+    firsts: dict[tuple[str, int], Place] = field(default_factory=dict)  # without replicas
+
+    def run(self, differing: Collection[str]) -> None:
+        """Look at every place of the tensors that differ."""
+        self.same = set(self.grid.a.tensors) - set(differing)
+        self.places = list(places(self.grid))
+        self.firsts = {p.home: p for p in self.places if not p.is_copy}
+        suspects = [
+            p for p in self.places if p.actual.pieces and any(n in differing for n in p.share.hf)
+        ]
+        found = self.ask.rows_that_differ([(p.expected, p.actual) for p in suspects])
+        for place, (rows, differ, some) in zip(suspects, found, strict=True):
+            if differ:
+                self.wrong[place] = some
+                self.share_wrong[place] = differ / max(1, rows)
+        followers = self._find_followers()
+        own = [p for p in self.wrong if p not in followers]
+        self._find_moves(own)
+        self.left = [p for p in own if p not in self.moved]
+        self._find_mistakes()
+        self.left = [p for p in self.left if p not in self.mistaken or p in self.instead]
+        self._find_residuals()
+
+    def together(self, found: Iterable[Place]) -> list[Place]:
+        """Return places with the replicas that hold the same."""
+        return [q for p in found for q in (p, *self.follows.get(p, ()))]
+
+    def _find_followers(self) -> set[Place]:
+        """Find the replicas that hold just what the first does: what is said of it holds there."""
+        pairs = [
+            (self.firsts[p.home], p)
+            for p in self.wrong
+            if p.is_copy and self.firsts[p.home] in self.wrong
+        ]
+        alike = self.ask.alike([(first.actual, p.actual) for first, p in pairs])
+        for (first, p), is_same in zip(pairs, alike, strict=True):
+            if is_same:
+                self.follows.setdefault(first, []).append(p)
+        return {p for found in self.follows.values() for p in found}
+
+    # ── contents found elsewhere ─────────────────────────────────────────────────────────────
+
+    def _find_moves(self, wrong: list[Place]) -> None:
+        """Look up what wrong places hold in the whole reference."""
+        firsts = [p for p in self.firsts.values() if p.expected.pieces]
+        index: dict[tuple[tuple[int, ...], bytes], list[Place]] = defaultdict(list)
+        digests = self.ask.digests([p.expected for p in firsts])
+        for place, (digest, poor) in zip(firsts, digests, strict=True):
+            if not poor:
+                index[place.expected.shape, digest].append(place)
+        shapes = {p.expected.shape for p in firsts if p.rule.vocabulary}
+        found: list[tuple[Place, Place]] = []
+        for shape in dict.fromkeys(s for p in wrong for s in self._shapes(p, shapes)):
+            held = [p for p in wrong if shape in self._shapes(p, shapes)]
+            recipes = [_at_most(p, shape[0]) for p in held]
+            for place, (digest, poor) in zip(held, self.ask.digests(recipes), strict=True):
+                others = [] if poor else index.get((shape, digest), [])
+                others = [q for q in others if q.home != place.home]
+                if others:
+                    found.append((place, min(others, key=partial(_distance, place))))
+        same = self.ask.alike([(q.expected, _at_most(p, q.expected.shape[0])) for p, q in found])
+        self.moved = {p: q for (p, q), right in zip(found, same, strict=True) if right}
+        self._follow_ranks(wrong)
+
+    @staticmethod
+    def _shapes(p: Place, vocabularies: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Return the shapes in which a place's content may be found elsewhere."""
+        if p.stored is None:
+            return [p.actual.shape]
+        return [
+            s for s in vocabularies if s[1:] == p.stored.shape[1:] and s[0] <= p.stored.shape[0]
+        ]
+
+    def _follow_ranks(self, wrong: list[Place]) -> None:
+        """Let vocabularies go with the ranks' exchange where padding alone was to be found."""
+        ranks = self.rank_map()
+        for place in wrong:
+            source = ranks.get(place.share.rank)
+            if place.stored is not None and place not in self.moved and source is not None:
+                home = self.firsts.get((place.name, source))
+                if home is not None and not home.expected.pieces:
+                    self.moved[place] = home
+
+    def rank_map(self) -> dict[int, int]:
+        """Return the most common exchange of ranks among what was found in another rank."""
+        maps: dict[str, dict[int, int]] = defaultdict(dict)
+        for p, q in self.moved.items():
+            if p.share.rank != q.share.rank:
+                maps[p.name][p.share.rank] = q.share.rank
+        common = Counter(tuple(sorted(m.items())) for m in maps.values())
+        best = max(common.items(), key=lambda found: (found[1], len(found[0])), default=((), 0))
+        return dict(best[0])
+
+    def layer_map(self) -> dict[int, int]:
+        """Return the largest exchange of layers: tensors alike in all layers show less of it."""
+        maps: dict[str, dict[int, int]] = defaultdict(dict)
+        for p, q in self.moved.items():
+            if p.layer is None or q.layer is None or p.template != q.template:
+                continue
+            if p.layer != q.layer:
+                maps[p.template][p.layer] = q.layer
+        return max(maps.values(), key=len, default={})
+
+    def _expert_maps(self) -> dict[int | None, dict[int, int]]:
+        """Return the exchange of experts in each layer."""
+        maps: dict[tuple[int | None, str], dict[int, int]] = defaultdict(dict)
+        for p, q in self.moved.items():
+            if p.expert is not None and q.expert is not None and p.expert != q.expert:
+                maps[p.layer, p.template][p.expert] = q.expert
+        found: dict[int | None, dict[int, int]] = {}
+        for (layer, _), moves in maps.items():
+            found[layer] = max(found.get(layer, {}), moves, key=len)
+        return found
+
+    def _homes(self) -> list[Callable[[Place], Place | None]]:
+        """Return where a content may belong: in its own place, or by the exchanges of the rest."""
+        by_what = {(p.template, p.layer, p.expert, p.share.rank): p for p in self.firsts.values()}
+
+        def moved(ranks: Moves, layers: Moves, experts: Maps, p: Place) -> Place | None:
+            layer = None if p.layer is None else layers.get(p.layer, p.layer)
+            expert = p.expert
+            if expert is not None:
+                expert = experts.get(p.layer, {}).get(expert, expert)
+            rank = ranks.get(p.share.rank, p.share.rank)
+            return by_what.get((p.template, layer, expert, rank))
+
+        ranks, layers = _closed(self.rank_map()), _closed(self.layer_map())
+        exchanges: list[tuple[Moves, Moves, Maps]] = [({}, {}, {})]
+        for experts in ({}, self._expert_maps()):
+            for exchange in ((ranks, {}), ({}, layers), (ranks, layers), ({}, {})):
+                if (*exchange, experts) not in exchanges:
+                    exchanges.append((*exchange, experts))
+        return [partial(moved, *exchange) for exchange in exchanges]
+
+    # ── known mistakes ───────────────────────────────────────────────────────────────────────
+
+    def _find_mistakes(self) -> None:
+        by_name: dict[str, list[Place]] = defaultdict(list)
+        for place in self.left:
+            by_name[place.name].append(place)
+        known: dict[str, set[str]] = defaultdict(set)  # keys of mistakes, by template
+        homes = self._homes()
+        for name, found in by_name.items():
+            group = [p for p in self.firsts.values() if p.name == name and p.actual.pieces]
+            for home in homes:
+                origins = [home(p) for p in group]
+                if None in origins:
+                    continue
+                pairs = [(p, q) for p, q in zip(group, origins, strict=True) if q is not None]
+                usual = known[group[0].template]
+                right = self._mistakes_of(pairs, usual) if usual else []
+                for find in (mistakes, pairs_of_mistakes):
+                    right = right or self._mistakes_of(pairs, find=find)
+                right = right or self._mistake_of_some(pairs)
+                if right:
+                    usual.update(m.key for m in right)
+                    words = tuple(dict.fromkeys(m.words for m in right[1:]))
+                    for place in found:
+                        if not place.is_copy:
+                            self.mistaken[place] = right[0], words
+                    for place, origin in pairs:
+                        if place is not origin and place in self.wrong:
+                            self.moved[place] = origin
+                    break
+
+    def _mistakes_of(
+        self,
+        pairs: list[tuple[Place, Place]],
+        keys: Collection[str] | None = None,
+        find: Callable[..., Iterator[Mistake]] = mistakes,
+    ) -> list[Mistake]:
+        """Return the mistakes that give what all ranks of a tensor hold."""
+        rule = pairs[0][0].rule
+        actual = [digest for digest, _ in self.ask.digests([p.actual for p, _ in pairs])]
+        same = self.same_numbers([q.expected for _, q in pairs], [p.actual for p, _ in pairs])
+        right: list[Mistake] = []
+        if find is not mistakes and not same:
+            return right
+        for mistake in find(rule, self.grid.config, self.grid.size(rule)):
+            if (keys is not None and mistake.key not in keys) or mistake.permutes != same:
+                continue
+            expected = [self._mistaken(p, mistake, origin) for p, origin in pairs]
+            made = [e for e in expected if e is not None]
+            if len(made) < len(pairs):
+                continue
+            if len(pairs) > 1 and [d for d, _ in self.ask.digests(made[:1])] != actual[:1]:
+                continue
+            digests = self.ask.digests(made)
+            if [d for d, _ in digests] != actual or all(poor for _, poor in digests):
+                continue
+            if all(self.ask.alike([(e, p.actual) for e, (p, _) in zip(made, pairs, strict=True)])):
+                right.append(mistake)
+        return right
+
+    def _mistake_of_some(self, pairs: list[tuple[Place, Place]]) -> list[Mistake]:
+        """Return the mistake that gives what some ranks hold, and nearly what the others do."""
+        rule = pairs[0][0].rule
+        if not self._has_some_rows(pairs):
+            return []
+        actual = self.ask.digests([p.actual for p, _ in pairs])
+        for mistake in mistakes(rule, self.grid.config, self.grid.size(rule)):
+            made = {p: self._mistaken(p, mistake, origin) for p, origin in pairs}
+            recipes = {p: recipe for p, recipe in made.items() if recipe is not None}
+            if len(recipes) < len(pairs):
+                continue
+            digests = self.ask.digests(list(recipes.values()))
+            exact = {
+                p
+                for p, digest, held in zip(recipes, digests, actual, strict=True)
+                if digest == held and not digest[1] and p in self.wrong
+            }
+            if not exact:
+                continue
+            others = [p for p in recipes if p not in exact]
+            near = self._measured([replace(p, expected=recipes[p]) for p in others])
+            if all(r.cosine > NEAR and r.constant is None for r in near):
+                self.instead.update((p, recipes[p]) for p in others)
+                return [mistake]
+        return []
+
+    def same_numbers(self, one: list[Assembly], other: list[Assembly]) -> bool:
+        """Ask whether two lists of contents are the same numbers, in whatever order."""
+        sums = (
+            sum(int.from_bytes(tally, "little") for tally in self.ask.tallies(found))
+            for found in (one, other)
+        )
+        return len(set(sums)) == 1
+
+    def _has_some_rows(self, pairs: list[tuple[Place, Place]]) -> bool:
+        """Ask whether some ranks hold rows of the tensor alone, and others do not."""
+        if len(pairs) < 2 or pairs[0][0].rule.dim != 0:
+            return False
+        found = []
+        for place, _ in pairs:
+            rows = [self.ask.match(q.expected, place.actual) for _, q in pairs]
+            known = sum(any(row >= 0 for row in column) for column in zip(*rows, strict=True))
+            found.append(known >= 0.9 * place.actual.shape[0])
+        return any(found) and not all(found)
+
+    def _mistaken(self, place: Place, mistake: Mistake, origin: Place) -> Assembly | None:
+        """Return what a place holds if the mistake was made with what belongs to `origin`."""
+        tensors, share = self.grid.a.tensors, origin.share
+        shapes = {name: tensors[name].shape for name in share.hf}
+        size = self.grid.size(place.rule)
+        parts = mistake.pieces(share.hf, shapes, self.grid.config, size, share.rank)
+        if not parts:
+            return None
+        made = recipe_of(replace(share, pieces=parts, rule=mistake.rule), tensors)
+        made = replace(made, dtype=place.actual.dtype)
+        return made if made.shape == place.actual.shape else None
+
+    def turned_tensors(self, names: Iterable[str]) -> set[str]:
+        """Return the square tensors that hold their own transpose."""
+        a, b = self.grid.a.tensors, self.grid.b.tensors
+        square = [n for n in names if len(a[n].shape) == 2 and a[n].shape[0] == a[n].shape[1]]
+        pairs = [(replace(turned(a[n]), dtype=b[n].dtype), b[n]) for n in square if n in b]
+        return {n for n, same in zip(square, self.ask.alike(pairs), strict=True) if same}
+
+    # ── values ───────────────────────────────────────────────────────────────────────────────
+
+    def _find_residuals(self) -> None:
+        """Measure what is left against what should be there, or what the exchanges put there."""
+        self.residual = dict(zip(self.left, self._measured(self.left), strict=True))
+        for home in self._homes()[1:]:
+            origins = {
+                p: q
+                for p in self.left
+                if (q := home(p)) is not None
+                and q.home != p.home
+                and _at_most(p, q.expected.shape[0]).shape == q.expected.shape
+                and self.residual[p].constant is None
+                and p not in self.instead
+            }
+            moved = [
+                replace(
+                    p,
+                    expected=replace(q.expected, dtype=p.actual.dtype),
+                    actual=_at_most(p, q.expected.shape[0]),
+                )
+                for p, q in origins.items()
+            ]
+            for (place, origin), found in zip(origins.items(), self._measured(moved), strict=True):
+                if found.closeness > self.residual[place].closeness:
+                    self.residual[place] = found
+                    self.moved[place] = origin
+
+    def _measured(self, found: list[Place]) -> list[Residual]:
+        triples = []
+        for place in found:
+            pair = self.instead.get(place, place.expected), place.actual
+            if len(place.actual.shape) > 1:
+                rows = self.wrong.get(place) or list(range(min(48, place.actual.shape[0])))
+                pair = chosen_rows(pair[0], rows), chosen_rows(pair[1], rows)
+            triples.append((*pair, pair[1].dtype))
+        return self.ask.residuals(triples)
+
+
+def _closed(moves: Moves) -> Moves:
+    """Return an exchange with its open ends tied: what else may be so changed as not to show it."""
+    if len(set(moves.values())) < len(moves):
+        return moves
+    closed = dict(moves)
+    for start in set(moves) - set(moves.values()):
+        end = start
+        while end in moves:
+            end = moves[end]
+        closed[end] = start
+    return closed
+
+
+def _at_most(p: Place, rows: int) -> Assembly:
+    """Return what a place holds; of a vocabulary so many rows."""
+    if p.stored is None:
+        return p.actual
+    return replace(first_rows(p.stored, min(rows, p.stored.shape[0])), dtype=p.actual.dtype)
+
+
+def _distance(p: Place, q: Place) -> tuple[int, ...]:
+    """Order the places that a content may have come from: the less was mistaken, the likelier."""
+    return (
+        (p.template != q.template) + (p.layer != q.layer) + (p.share.rank != q.share.rank)
+        + (p.expert != q.expert),
+        p.template != q.template,
+        abs((p.layer or 0) - (q.layer or 0)),
+    )  # fmt: skip
