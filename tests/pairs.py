@@ -115,6 +115,9 @@ class _Stub:
     def __new__(cls, *args: object) -> _Stub:
         return object.__new__(cls)
 
+    def __setstate__(self, state: object) -> None:
+        """Forget what it stands for."""
+
 
 def load_rank(file: Path) -> dict[str, Any]:
     """Load a rank file by torch; of its arguments, those that are plain values."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from ckptdiff.errors import UnreadableFile
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.pages import html_page, markdown_page, write_report
-from ckptdiff.results import TensorDiff
+from ckptdiff.results import Displaced, Finding, TensorDiff
 from ckptdiff.verdict import summarise
 
 if TYPE_CHECKING:
@@ -121,3 +122,38 @@ def test_a_page_that_cannot_be_written_leaves_nothing(compared: Compared, tmp_pa
     with pytest.raises(UnreadableFile, match="cannot be written"):
         write_report(tmp_path / "missing" / "r.md", *compared)
     assert list(tmp_path.iterdir()) == []
+
+
+FINDING = Finding(
+    "QKV-SWAP",
+    "fault",
+    "K and V <script>exchanged</script> | here",
+    tensors=("k", "v"),
+    layers=(2,),
+    evidence="two\x1b[2Jshards ``` of three",
+    undo="QKV-SWAP:{}",
+    fix="ckptdiff convert in out --undo '```QKV-SWAP:<b>'",
+    cause="the order was guessed",
+    rejected=("ROPE-PERM",),
+    displaced=Displaced("layer", 0, 3, ((0, 2), (2, 0))),
+)
+CONFLICT = Finding("CONFIG", "fault", "RoPE base", fix="--rotary-base 10000")
+
+
+def test_both_kinds_of_page_tell_findings_with_fix_and_picture(compared: Compared) -> None:
+    a, b, results, summary = compared
+    summary = replace(summary, findings=(FINDING, CONFLICT))
+    page = html_page(a, b, results, summary, None)
+    text = markdown_page(a, b, results, summary, None)
+    for words in ("2 tensors, layer 2", "the order was guessed", "ROPE-PERM"):
+        assert words in page
+        assert words in text
+    for made in (page, text):
+        assert "layer  0 2\nholds  2 0" in made
+        assert "--rotary-base" not in made  # the lines of the config say that
+        assert "\x1b" not in made
+    assert "<script>" not in page
+    assert "&lt;b&gt;" in page
+    assert "````sh\nckptdiff convert in out --undo '```QKV-SWAP:<b>'\n````" in text
+    head = next(line for line in text.split("\n") if line.startswith("## "))
+    assert head.startswith("## `QKV-SWAP` fault: `K and V <script>")

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from faults_table import TABLE as FAULTS
+from faults_table import fault_table
 from verified import TABLE as FAMILIES
 from verified import family_table
 
@@ -73,6 +75,11 @@ def test_the_table_of_keys_is_that_of_the_bindings() -> None:
 def test_the_table_of_families_is_that_of_the_rules_and_their_tests() -> None:
     (table,) = FAMILIES.findall(README)
     assert table == family_table(), "run `python tests/verified.py`"
+
+
+def test_the_table_of_faults_is_that_of_the_planted_ones() -> None:
+    (table,) = FAULTS.findall(README)
+    assert table == fault_table(), "run `python tests/faults_table.py`"
 
 
 def test_the_example_of_a_family_is_that_familys_file() -> None:

@@ -293,6 +293,16 @@ class Data:
         base = self.hf(size, "base")
         return self._once(f"{base.name}-tp2", lambda folder: write_megatron(folder, size, 2, base))
 
+    def faulty(self, size: Size, spoil: Callable[[Path], None]) -> Path:
+        """Return the Megatron twin with a fault planted in it."""
+
+        def make(folder: Path) -> Path:
+            shutil.copytree(self.megatron(size), folder)
+            spoil(folder)
+            return folder
+
+        return self._once(f"{self.megatron(size).name}-{spoil.__name__.strip('_')}", make)
+
     def sparse(self, kind: str) -> Path:
         if kind == "megatron":
             return self._once("huge-tp8", lambda folder: write_megatron(folder, HUGE, 8, None))
