@@ -15,6 +15,7 @@ from ckptdiff.tui.screens.conversion import ConversionScreen
 from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.detail import DetailScreen
 from ckptdiff.tui.screens.entries import EntriesScreen
+from ckptdiff.tui.screens.findings import FindingList, FindingsScreen
 from ckptdiff.tui.screens.open import OpenScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.screens.values import ValuesScreen
@@ -31,6 +32,7 @@ PLACES: tuple[tuple[str, tuple[type[DOMNode], ...]], ...] = (
     ("one tensor", (DetailScreen,)),
     ("values", (ValuesScreen,)),
     ("entries", (EntriesScreen,)),
+    ("findings", (FindingsScreen, FindingList)),
     ("open", (OpenScreen,)),
     ("convert", (ConvertScreen, Choice)),
     ("conversion", (ConversionScreen,)),

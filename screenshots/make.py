@@ -30,6 +30,8 @@ SHOTS: tuple[tuple[str, tuple[int, int], tuple[str, ...]], ...] = (
     ("tensors-80x24", NARROW, ("n", "d")),
     ("detail-120x40", WIDE, ("n", "enter")),
     ("detail-80x24", NARROW, ("n", "enter")),
+    ("findings-80x24", NARROW, ("f",)),
+    ("findings-120x40", WIDE, ("f",)),
     ("help-80x24", NARROW, ("question_mark",)),
     ("convert-80x24", NARROW, ("c", "k", "h")),
     ("convert-120x40", WIDE, ("c",)),
@@ -60,10 +62,11 @@ async def picture(pair: Sequence[Path], size: tuple[int, int], keys: Sequence[st
     async with app.run_test(size=size) as pilot:
         await pilot.pause()
         (screen,) = [screen for screen in app.screen_stack if isinstance(screen, TensorsScreen)]
-        while screen.session.phase not in ("done", "failed"):
+        while screen.session.phase not in ("done", "failed") or screen.session.is_busy:
             await pilot.pause(0.02)
         if screen.session.phase == "failed":
             raise SystemExit(screen.session.error)
+        await pilot.pause()
         await pilot.press(*keys)
         while isinstance(app.screen, ConvertScreen) and app.screen.plan is None:
             await pilot.pause(0.02)

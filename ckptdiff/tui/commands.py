@@ -83,6 +83,9 @@ class Commands(Provider):
             )
         if can("config"):
             yield "view: config", "config.json against args  2", screen.action_config
+        if can("findings"):
+            what = "what is wrong, and why" if session.diagnosis.findings else "look for the cause"
+            yield "view: findings", f"{what}  f", screen.action_findings
         if can("filter"):
             yield "filter: by name", "words, re:PATTERN, ! inverts  /", screen.action_filter
         if can("differences_only"):
@@ -90,6 +93,8 @@ class Commands(Provider):
             yield f"filter: {what}", "d", screen.action_differences_only
         if session.filter:
             yield "filter: clear", "esc", partial(screen.set_filter, "")
+        elif session.finding is not None:
+            yield "filter: clear", "esc", screen.action_escape
         if can("sort"):
             for sort, words in SORTS.items():
                 if sort != session.sort and (sort in ("model", "size") or not session.browsing):
@@ -106,7 +111,7 @@ class Commands(Provider):
         if can("write_report"):
             yield (
                 "report: write",
-                "JSON or Markdown, by the name's ending  w",
+                "JSON, Markdown or HTML, by the name's ending  w",
                 screen.action_write_report,
             )
         if can("copy_name"):

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.report import GLYPH, WORD
+from ckptdiff.tui.diagnosis import Diagnosis
 from ckptdiff.tui.inventory import Inventory, Layer
 from ckptdiff.tui.progress import Progress
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ckptdiff.config_diff import ConfigDiff
     from ckptdiff.results import TensorDiff
     from ckptdiff.tensors import Checkpoint, Entry
+    from ckptdiff.tui.diagnosis import State
     from ckptdiff.verdict import Summary
 
 Side = Literal["a", "b"]
@@ -67,6 +69,9 @@ class Comparison:
         self.counts: Counter[str] = Counter()  # by status, `to_do` and `comparing` too
         self.progress = Progress(clock)
         self.summary: Summary | None = None  # once everything is compared
+        self.diagnosis = Diagnosis()  # the causes, once they were looked for
+        self.diagnosis_state: State = "none"
+        self.diagnosis_error: str | None = None
         self._make_executor = make_executor
         self._executor: Executor | None = None
         self._lock = threading.Lock()
@@ -79,7 +84,13 @@ class Comparison:
     @property
     def is_busy(self) -> bool:
         """True while something runs that can be stopped."""
-        return self.phase in ("reading", "matching", "comparing")
+        comparing = self.phase in ("reading", "matching", "comparing")
+        return comparing or self.diagnosis_state == "looking"
+
+    @property
+    def has_faults(self) -> bool:
+        """True if there is something whose cause can be looked for."""
+        return bool(self.differences or self.conflicts)
 
     @property
     def executor(self) -> Executor:
@@ -191,6 +202,10 @@ class Comparison:
         self.counts = Counter(to_do=len(self.names))
         for layer in self.layers:
             layer.clear()
+
+    def forget_diagnosis(self) -> None:
+        """Drop the causes: what they explain is compared again."""
+        self.diagnosis, self.diagnosis_state, self.diagnosis_error = Diagnosis(), "none", None
 
     def finish(
         self,

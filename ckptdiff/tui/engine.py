@@ -7,14 +7,23 @@ from typing import TYPE_CHECKING, Protocol
 from ckptdiff.errors import CkptDiffError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+    from collections.abc import (
+        Callable,
+        Collection,
+        Generator,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
     from concurrent.futures import Executor
     from pathlib import Path
 
     from ckptdiff.assemble import Assembled
+    from ckptdiff.config_diff import ConfigDiff
     from ckptdiff.conversion import Conversion, Target
     from ckptdiff.convert import Lost, Written
-    from ckptdiff.results import TensorDiff
+    from ckptdiff.results import Finding, TensorDiff
     from ckptdiff.tensors import Checkpoint
     from ckptdiff.verdict import Summary
 
@@ -55,6 +64,15 @@ class Engine(Protocol):
     def summarise(
         self, results: Mapping[str, TensorDiff], a: Assembled, b: Assembled
     ) -> Summary: ...
+
+    def diagnose(
+        self,
+        a: Assembled,
+        b: Assembled,
+        results: Sequence[TensorDiff],
+        config: Sequence[ConfigDiff],
+        executor: Executor,
+    ) -> Iterator[Finding]: ...
 
     def plan(
         self, source: Checkpoint, out: Path, target: Target, like: Checkpoint | None
@@ -160,6 +178,18 @@ class LocalEngine:
 
         summary = summarise(results, a, b)
         return replace(summary, masters=tuple(master_holders(a, b, results.values())))
+
+    def diagnose(
+        self,
+        a: Assembled,
+        b: Assembled,
+        results: Sequence[TensorDiff],
+        config: Sequence[ConfigDiff],
+        executor: Executor,
+    ) -> Iterator[Finding]:
+        from ckptdiff.diagnose import diagnose
+
+        return diagnose(a, b, results, config, executor)
 
     def plan(
         self, source: Checkpoint, out: Path, target: Target, like: Checkpoint | None

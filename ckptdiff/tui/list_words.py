@@ -24,6 +24,9 @@ def list_title(session: Session) -> str:
         parts.append(f"/ {_pattern(session)}")
     if session.differences_only:
         parts.append("differences only")
+    if session.finding is not None:
+        kind = session.diagnosis.findings[session.finding - 1].kind
+        parts.append(f"finding {session.finding}, {kind}")
     if session.narrowed:
         parts.append(f"{len(session.order):,} of {len(session.names):,}")
     if session.optimizer:
@@ -47,6 +50,8 @@ def empty_words(session: Session) -> str:
         return state_words(session) if session.phase != "failed" else ""
     if session.filter and not session.order:
         among = " among the differences" if session.differences_only else ""
+        if session.finding is not None:
+            among = f" in finding {session.finding}"
         return f"No tensor matches '{_pattern(session)}'{among}. Esc clears the filter."
     if session.differences_only:
         if session.phase == "done":
@@ -80,6 +85,10 @@ def why_not(session: Session, action: str) -> str | None:
             return f"Report: {alone}."
         if session.phase != "done":
             return "Report: finish comparing first. r goes on after a stop."
+        if session.diagnosis_state == "looking":
+            return "Report: still looking for the cause. x stops that."
+    elif action == "findings":
+        return _no_findings(session)
     elif action == "config":
         if session.browsing:
             return f"Config: {alone}."
@@ -101,4 +110,19 @@ def why_not(session: Session, action: str) -> str | None:
         return "Entries: no checkpoint is open yet."
     elif action in ("copy_name", "copy_command", "sort", "reverse", "filter") and not session.names:
         return "There are no tensors yet."
+    return None
+
+
+def _no_findings(session: Session) -> str | None:
+    """Say why there are no findings to show; None if there are some, or they can be looked for."""
+    if session.browsing:
+        return "Findings: this is one checkpoint. Open two to compare them."
+    if session.phase != "done":
+        return "Findings: finish comparing first. r goes on after a stop."
+    if not session.has_faults:
+        return "No findings: there is no difference to explain."
+    if session.diagnosis_state == "looking":
+        return "Findings: still looking for the cause. x stops that."
+    if session.diagnosis_state == "done" and not session.diagnosis.findings:
+        return "No findings: no fault that ckptdiff knows explains these differences."
     return None

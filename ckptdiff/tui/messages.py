@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ckptdiff.tensors import Checkpoint
     from ckptdiff.tui.comparison import Side
     from ckptdiff.tui.conversion import Stage
+    from ckptdiff.tui.diagnosis import Diagnosis
     from ckptdiff.tui.inventory import Inventory
     from ckptdiff.verdict import Summary
 
@@ -101,6 +102,16 @@ class ComparisonEnded(Message):
     job: int
     phase: Literal["stopped", "done", "failed"]
     summary: Summary | None = None
+    error: str | None = None
+
+
+@dataclass
+class DiagnosisEnded(Message):
+    """The causes were looked for: found or not, stopped by the user, or something broke."""
+
+    run: int
+    state: Literal["done", "stopped", "failed"]
+    diagnosis: Diagnosis | None = field(default=None, repr=False)
     error: str | None = None
 
 

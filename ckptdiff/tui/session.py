@@ -68,6 +68,7 @@ class Session(Comparison):
         self.ascii_only = ascii_only
         self.filter = ""
         self.inverted = False  # the filter shows what does not match
+        self.finding: int | None = None  # show only what this finding covers; counted from 1
         self.sort: Sort = "model"
         self.reverse = False
         self.differences_only = False
@@ -90,7 +91,7 @@ class Session(Comparison):
     @property
     def narrowed(self) -> bool:
         """True while the list shows only a part of the names."""
-        return bool(self.filter) or self.differences_only
+        return bool(self.filter) or self.differences_only or self.finding is not None
 
     @property
     def flat(self) -> bool:
@@ -111,6 +112,17 @@ class Session(Comparison):
         self._narrow_folds.clear()
         self.arrange()
 
+    def show_finding(self, number: int | None) -> None:
+        """Show only the tensors that a finding covers, or with None all of them again."""
+        self.finding = number
+        self._narrow_folds.clear()
+        self.arrange()
+
+    def forget_diagnosis(self) -> None:
+        super().forget_diagnosis()
+        if self.finding is not None:
+            self.show_finding(None)
+
     def arrange(self) -> None:
         """Work out the rows again: after a filter, a sort, a fold, new results in a live list."""
         names: Iterable[str] = self.names
@@ -122,6 +134,10 @@ class Session(Comparison):
         if self.differences_only:
             known = self.results
             names = [name for name in names if name in known and known[name].status in DIFFERENCES]
+        if self.finding is not None:
+            covered = set(self.diagnosis.findings[self.finding - 1].tensors)
+            names = [name for name in names if name in covered]
+            unmapped = ()
         self.order = self._sorted(list(names))
         self.rows = list(self.order) if self.flat else self._folded_rows()
         self.rows += unmapped

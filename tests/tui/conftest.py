@@ -43,6 +43,8 @@ def engine() -> Iterator[FakeEngine]:
     )
     yield engine
     engine.gate.set()
+    if engine.looking is not None:
+        engine.looking.set()
     if engine.reading is not None:
         engine.reading.set()
 

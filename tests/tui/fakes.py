@@ -20,12 +20,21 @@ from ckptdiff.tensors import Checkpoint, Parallelism, Rank, Shard, TensorRef, co
 from ckptdiff.verdict import Summary, summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+    from collections.abc import (
+        Callable,
+        Collection,
+        Generator,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
     from concurrent.futures import Executor
 
+    from ckptdiff.config_diff import ConfigDiff
     from ckptdiff.conversion import Target
     from ckptdiff.convert import Lost
-    from ckptdiff.results import Status
+    from ckptdiff.results import Finding, Status
 
 A, B = Path("/ckpt/llama-hf"), Path("/ckpt/run7/iter_0001000")
 SHAPES = {
@@ -144,6 +153,9 @@ class FakeEngine:
     asked: list[list[str]] = field(default_factory=list)  # names of each comparison
     tolerances: list[str] = field(default_factory=list)
     breaks: BaseException | None = None
+    findings: list[Finding] = field(default_factory=list)
+    looking: threading.Event | None = None  # the diagnosis waits for it
+    no_diagnosis: BaseException | None = None
 
     def open(self, path: Path, progress: Callable[[int, int], None]) -> Checkpoint:
         progress(1, 2)
@@ -219,6 +231,21 @@ class FakeEngine:
 
     def summarise(self, results: Mapping[str, TensorDiff], a: Assembled, b: Assembled) -> Summary:
         return summarise(results, a, b)
+
+    def diagnose(
+        self,
+        a: Assembled,
+        b: Assembled,
+        results: Sequence[TensorDiff],
+        config: Sequence[ConfigDiff],
+        executor: Executor,
+    ) -> Iterator[Finding]:
+        if self.looking is not None:
+            executor.submit(self.looking.wait, 30).result()
+        if self.no_diagnosis is not None:
+            raise self.no_diagnosis
+        executor.submit(len, ()).result()
+        yield from self.findings
 
     def plan(
         self, source: Checkpoint, out: Path, target: Target, like: Checkpoint | None

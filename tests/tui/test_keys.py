@@ -16,6 +16,7 @@ from ckptdiff.tui.screens.conversion import ConversionScreen
 from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.detail import DetailScreen
 from ckptdiff.tui.screens.entries import EntriesScreen
+from ckptdiff.tui.screens.findings import FindingList, FindingsScreen
 from ckptdiff.tui.screens.help import MEANINGS, HelpScreen, help_lines
 from ckptdiff.tui.screens.open import OpenScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
@@ -31,6 +32,8 @@ OWNERS: tuple[Any, ...] = (
     TensorsScreen,
     DetailScreen,
     EntriesScreen,
+    FindingsScreen,
+    FindingList,
     ValuesScreen,
     ConvertScreen,
     ConversionScreen,
@@ -113,7 +116,7 @@ async def test_the_key_line_fits_and_ends_with_help_and_the_way_out(app: CkptDif
 
 async def test_a_key_can_be_rebound_by_its_id(app: CkptDiffApp) -> None:
     app.set_keymap({"tensors.differences": "f6"})
-    async with app.run_test(size=(140, 24)) as pilot:
+    async with app.run_test(size=(160, 24)) as pilot:
         await settle(app, pilot)
         await pilot.press("f6")
         assert tensors(app).session.differences_only

@@ -150,6 +150,7 @@ class ConvertScreen(BaseScreen[None]):
             drops = "yes" if target.allow_unmapped else "no"
             words = {"no": "refuse names without a rule", "yes": "leave them out"}
             yield field("unmapped", "Unknown", Choice(words, drops, id="unmapped"))
+            yield field("undo", "Undo", Static(id="undo", markup=False))
             replaces = "yes" if target.overwrite else "no"
             yield field("replace", "Replace", Choice(NO_YES, replaces, id="replace"))
             yield field("plan", "Plan", Static("Reading headers ...", id="plan", markup=False))
@@ -193,11 +194,13 @@ class ConvertScreen(BaseScreen[None]):
         path, source = self._sides[self._side]
         cut = self._choice("to") != "hf"
         experts = source.config is not None and bool(source.config.num_experts)
+        kept = self._kept()
         shown = {
             "sizes": cut,
             "names": cut,
             "like": self._lender() is not None,
             "unmapped": bool(source.unmapped),
+            "undo": kept is not None and bool(kept.undo),
         }
         for name, is_shown in shown.items():
             self.query_one(f"#{name}-field").display = is_shown
@@ -205,6 +208,8 @@ class ConvertScreen(BaseScreen[None]):
             for widget in self.query(f".{name}"):
                 widget.display = experts
         self.query_one("#side").display = len(self._sides) > 1
+        undone = ", ".join(spec.partition(":")[0] for spec in kept.undo) if kept else ""
+        self.query_one("#undo", Static).update(Content(undone))
         words = f"{short_path(path.absolute())}  {described(source)}"
         self.query_one("#source", Static).update(Content(words))
 
@@ -215,13 +220,21 @@ class ConvertScreen(BaseScreen[None]):
         widget = self.query_one(f"#{name}", Input)
         return int(widget.value) if widget.value and widget.display else None
 
+    def _kept(self) -> Target | None:
+        """Return the draft's target, for what has no field, while its source is chosen."""
+        drafted = self._draft is not None and self._draft.source == self._sides[self._side][0]
+        return self._draft.target if self._draft is not None and drafted else None
+
     def _read_draft(self) -> Draft:
         """Return what the fields say."""
         from ckptdiff.conversion import Target
         from ckptdiff.tensors import Parallelism
 
         path, _ = self._sides[self._side]
-        target = Target(self._choice("to"), dtype=self._choice("dtype") or None)  # type: ignore[arg-type]
+        to, dtype = self._choice("to"), self._choice("dtype") or None
+        target = Target(to, dtype=dtype)  # type: ignore[arg-type]
+        if kept := self._kept():
+            target = replace(kept, to=to, dtype=dtype, parallelism=Parallelism(), names=None)  # type: ignore[arg-type]
         if target.to != "hf":
             tp, pp, vpp, ep, etp = map(self._number, SIZES)
             size = Parallelism(tp or 1, pp or 1, vpp or 1, ep or 1, etp or tp or 1)

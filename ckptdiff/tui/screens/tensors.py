@@ -9,13 +9,13 @@ from textual.containers import Container, Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
-from ckptdiff.errors import BadArgument
 from ckptdiff.text import printable
 from ckptdiff.tui import sides
 from ckptdiff.tui.inventory import Unmapped
 from ckptdiff.tui.list_words import empty_words, list_subtitle, list_title, no_further, why_not
-from ckptdiff.tui.screens.comparing import ComparingScreen
+from ckptdiff.tui.screens.filtering import FilteringScreen
 from ckptdiff.tui.session import SORTS
+from ckptdiff.tui.widgets.finding_line import FindingLine
 from ckptdiff.tui.widgets.progress_line import CountsLine, ProgressLine
 from ckptdiff.tui.widgets.tensor_list import TensorList
 
@@ -24,17 +24,15 @@ if TYPE_CHECKING:
 
     from textual.app import ComposeResult
     from textual.events import Resize
-    from textual.widgets import Input
 
     from ckptdiff.tui.application import CkptDiffApp
     from ckptdiff.tui.session import Sort
     from ckptdiff.tui.widgets.detail_pane import DetailPane
-    from ckptdiff.tui.widgets.filter_line import FilterLine
 
 WIDE = 100
 
 
-class TensorsScreen(ComparingScreen):
+class TensorsScreen(FilteringScreen):
     """The list, the filter, the progress, and on a wide terminal the tensor under the cursor."""
 
     app: CkptDiffApp
@@ -78,6 +76,13 @@ class TensorsScreen(ComparingScreen):
             "Convert",
             id="tensors.convert",
             tooltip="convert a checkpoint, or show the conversion that runs",
+        ),
+        Binding(
+            "f,3",
+            "findings",
+            "Findings",
+            id="tensors.findings",
+            tooltip="what is wrong, why, and how to mend it; after a stop, look for it",
         ),
         Binding(
             "s",
@@ -151,16 +156,13 @@ class TensorsScreen(ComparingScreen):
         if not self.session.browsing:
             yield CountsLine(self.session)
         yield ProgressLine(self.session)
+        yield FindingLine(self.session)
 
     def on_mount(self) -> None:
         self._pane: DetailPane | None = None
         self._borders = ("", "")
         self.list.focus()
         super().on_mount()
-
-    @property
-    def list(self) -> TensorList:
-        return self.query_one(TensorList)
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────
 
@@ -184,12 +186,13 @@ class TensorsScreen(ComparingScreen):
         self.query(CountsLine).refresh()
         # A bar is one line; words may need two.
         self.query_one(ProgressLine).refresh(layout=self.session.phase != "comparing")
+        self.query_one(FindingLine).show()
         self.refresh_bindings()
 
     def ended(self) -> None:
-        session = self.session
-        if session.phase == "done":
-            self.app.remember(session)
+        super().ended()
+        if self.session.phase == "done":
+            self.app.remember(self.session)
 
     def on_resize(self, event: Resize) -> None:
         self._show_title()
@@ -233,6 +236,7 @@ class TensorsScreen(ComparingScreen):
             "stop",
             "config",
             "optimizer",
+            "findings",
         ):
             return False  # no room for what one checkpoint will never have; pressing says why
         if self.session.browsing and action == "difference" and not self.session.filter:
@@ -276,6 +280,7 @@ class TensorsScreen(ComparingScreen):
         """Put the cursor on a tensor; a filter that hides it is cleared."""
         if not self.list.go_to(name):
             self.session.differences_only = False
+            self.session.finding = None
             self.set_filter("")
             self.list.go_to(name)
         self._show_borders()
@@ -320,6 +325,21 @@ class TensorsScreen(ComparingScreen):
 
         self.app.push_screen(ConfigScreen(self.session))
 
+    def action_findings(self) -> None:
+        from ckptdiff.tui.screens.findings import FindingsScreen
+
+        def show(number: int | None) -> None:
+            if number is not None:
+                self.session.show_finding(number)
+                self.list.show_rows()
+                self.list.action_first()
+                self.state_changed()
+
+        if self.session.diagnosis_state == "done":
+            self.app.push_screen(FindingsScreen(self.session), show)
+        else:
+            self.diagnose()
+
     def action_convert(self) -> None:
         self.app.show_convert(self.session)
 
@@ -335,47 +355,11 @@ class TensorsScreen(ComparingScreen):
     def action_escape(self) -> None:
         if self.session.filter and self.maximized is None:
             self.set_filter("")
+        elif self.session.finding is not None and self.maximized is None:
+            self.session.show_finding(None)
+            self._rearrange()
         else:
             super().action_escape()
-
-    # ── the filter ───────────────────────────────────────────────────────────────────────────
-
-    async def action_filter(self) -> None:
-        from ckptdiff.tui.widgets.filter_line import FilterLine
-
-        slot = self.query_one("#filter")
-        if slot.children:
-            slot.query_one(FilterLine).focus()
-            return
-        bang = "!" if self.session.inverted else ""
-        line = FilterLine(bang + self.session.filter)
-        await slot.mount(Horizontal(Static("/", id="slash"), line))
-        line.focus()
-
-    def set_filter(self, text: str) -> None:
-        """Show what matches; an expression that is not whole yet changes nothing."""
-        try:
-            self.session.set_filter(text)
-        except BadArgument as error:
-            self.query_one("#filter").border_subtitle = Content(printable(str(error)))
-            return
-        self.query_one("#filter").border_subtitle = ""
-        self.list.show_rows()
-        self.state_changed()
-
-    def on_input_changed(self, message: Input.Changed) -> None:
-        message.stop()
-        self.set_filter(message.value)
-
-    def on_filter_line_closed(self, message: FilterLine.Closed) -> None:
-        if message.cleared:
-            self.set_filter("")
-        self.query_one("#filter").remove_children()
-        self.list.focus()
-
-    def on_input_blurred(self, message: Input.Blurred) -> None:
-        message.stop()
-        self.query_one("#filter").remove_children()
 
     # ── what the list says ───────────────────────────────────────────────────────────────────
 

@@ -66,6 +66,9 @@ def verdict_lines(session: Session, name: str, width: int) -> list[Line]:
     lines = [head, *wrapped(meaning(result, status, session.tolerance), width)]
     if status == "undone" and session.error:
         lines += wrapped(printable(session.error), width, "error")
+    for number, finding in session.diagnosis.of(name):
+        words = f"Finding {number}, {finding.kind}: {printable(finding.title)}."
+        lines += wrapped(words, width, "strong")
     for remark in remarks(result):
         lines += wrapped(remark, width, "strong")
     if result is not None and result.numbers is not None and norms_agree(result.numbers):

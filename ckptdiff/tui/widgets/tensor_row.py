@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Cells = list[tuple[str, str]]  # text and what it is: a component class of the list, or nothing
 
-GUTTER = 4  # blank, glyph, two blanks
+GUTTER = 4  # blank, glyph, the number of a finding or a blank, blank
 MAX, COS = 8, 6
 DTYPE, SIZE = 8, 8
 SHAPES = (9, 16)  # the least and the most that the shapes get
@@ -91,7 +91,7 @@ def _tensor_cells(session: Session, name: str, layout: Columns) -> Cells:
         return [(" " * GUTTER, ""), (text, "")]
     quiet = status if status in ("same", "to_do", "undone") else ""
     cells: Cells = [
-        (f" {GLYPHS[status]}  ", status),
+        (f" {GLYPHS[status]}{_mark(session, name)} ", status),
         (f"{label} {_fit(shape, layout.shape)} ", quiet),
     ]
     result = session.result(name)
@@ -105,6 +105,11 @@ def _tensor_cells(session: Session, name: str, layout: Columns) -> Cells:
     elif status != "to_do":
         cells.append((_fit(WORDS[status], layout.tail), status))
     return cells
+
+
+def _mark(session: Session, name: str) -> str:
+    """Return the number of the finding that covers a row."""
+    return session.diagnosis.marks.get(name, " ")
 
 
 def _label(session: Session, name: str, a: Assembly | None, b: Assembly | None, width: int) -> str:
@@ -123,7 +128,7 @@ def _label(session: Session, name: str, a: Assembly | None, b: Assembly | None, 
 def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
     unfolded = session.is_unfolded(layer)
     title = printable(layer.title)
-    head = (f" {'-' if unfolded else '+'}  ", "layer")
+    head = (f" {'-' if unfolded else '+'}{_mark(session, layer.title)} ", "layer")
     if session.browsing:
         label = _fit(title, layout.name, ascii_only=session.ascii_only)
         count = f"{plural(len(layer.names), 'tensor'):<{layout.shape}}"

@@ -1,0 +1,259 @@
+"""What is wrong: the findings, and the one under the cursor in full."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from ckptdiff.report import finding_lines as plain_lines
+from ckptdiff.text import printable
+from ckptdiff.tui.finding_words import finding_lines
+from ckptdiff.tui.painted import Words, line
+from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.widgets.finding_line import mark_of, place_words
+from ckptdiff.tui.words import plural, shorten
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+    from textual.events import Resize
+
+    from ckptdiff.results import Finding
+    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.painted import Line
+    from ckptdiff.tui.session import Session
+
+PLACES, COUNT = 24, 14  # cells for the layers and for the number of tensors
+
+
+def finding_row(number: int, finding: Finding, width: int, *, ascii_only: bool) -> str:
+    """Return glyph, number, class, where and how much."""
+    mark = mark_of(finding, ascii_only=ascii_only)
+    place = shorten(place_words(finding), PLACES, ascii_only=ascii_only)
+    count = plural(len(finding.tensors), "tensor") if finding.tensors else "config"
+    head = f"{mark} {number:>2}  {finding.kind:<13} {place:<{PLACES}} {count:<{COUNT}}"
+    room = width - len(head) - 1
+    title = printable(finding.title) if room > 20 else ""
+    if len(title) > room:
+        dots = ".." if ascii_only else "…"
+        title = title[: room - len(dots)].rstrip() + dots
+    return f"{head} {title}".rstrip()
+
+
+class FindingList(OptionList, inherit_bindings=False):
+    """A line for each finding."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "enter",
+            "select",
+            "Show",
+            id="findings.open",
+            tooltip="show the tensors that this finding covers and only those, or the config",
+        ),
+        Binding(
+            "j,down", "cursor_down", "Down", show=False, id="findings.down", tooltip="one row down"
+        ),
+        Binding("k,up", "cursor_up", "Up", show=False, id="findings.up", tooltip="one row up"),
+        Binding("g,home", "first", "First", show=False, id="findings.first", tooltip="first row"),
+        Binding("G,end", "last", "Last", show=False, id="findings.last", tooltip="last row"),
+    ]
+
+
+class FindingsScreen(BaseScreen[int]):
+    """Ends with the number of a finding whose tensors are wanted."""
+
+    app: CkptDiffApp
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "y",
+            "copy_fix",
+            "Copy fix",
+            id="findings.copy",
+            tooltip="copy the command that mends it",
+        ),
+        Binding(
+            "Y",
+            "copy_finding",
+            "Copy finding",
+            show=False,
+            id="findings.copy_all",
+            tooltip="copy the finding as text",
+        ),
+        Binding(
+            "c",
+            "convert",
+            "Convert with fix",
+            id="findings.convert",
+            tooltip="write the checkpoint once more, without this fault",
+        ),
+        Binding(
+            "ctrl+d,pagedown",
+            "scroll(5)",
+            "Scroll",
+            show=False,
+            id="findings.page_down",
+            tooltip="down in what is said of the finding",
+        ),
+        Binding(
+            "ctrl+u,pageup",
+            "scroll(-5)",
+            "Scroll up",
+            show=False,
+            id="findings.page_up",
+            tooltip="up again",
+        ),
+        Binding(
+            "1,f",
+            "back",
+            "Tensors",
+            show=False,
+            id="findings.tensors",
+            tooltip="back to the tensors",
+        ),
+    ]
+    DEFAULT_CSS = """
+    FindingsScreen {
+        #findings-title { height: 1; padding: 0 1; }
+        FindingList {
+            height: auto;
+            max-height: 8;
+            padding: 0 1;
+            background: transparent;
+            border: solid $foreground 40%;
+            border-title-style: bold;
+            scrollbar-size-vertical: 1;
+            &:focus { border: solid $primary; }
+        }
+        &.-wide FindingList { max-height: 12; }
+        #finding {
+            height: 1fr;
+            padding: 0 1;
+            border: solid $foreground 40%;
+            border-title-style: bold;
+            border-subtitle-color: $foreground 70%;
+            scrollbar-size-vertical: 1;
+            &:focus { border: solid $primary; }
+        }
+        &.-ascii FindingList, &.-ascii FindingList:focus, &.-ascii #finding,
+        &.-ascii #finding:focus { border: ascii $foreground 60%; scrollbar-size-vertical: 0; }
+    }
+    """
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.set_class(session.ascii_only, "-ascii")
+
+    def compose_body(self) -> ComposeResult:
+        yield Words(id="findings-title")
+        with FindingList(markup=False) as rows:
+            rows.border_title = "What is wrong"
+        with VerticalScroll(id="finding"):
+            yield Words(id="said")
+
+    def on_mount(self) -> None:
+        self.query_one("#findings-title", Words).show(self._title)
+        self.query_one("#said", Words).show(self._said)
+        self._show_rows()
+        self.query_one(FindingList).focus()
+
+    def on_resize(self, event: Resize) -> None:  # noqa: ARG002
+        self._show_rows()
+
+    @property
+    def number(self) -> int:
+        """Which finding the cursor is on, from 1."""
+        return (self.query_one(FindingList).highlighted or 0) + 1
+
+    @property
+    def finding(self) -> Finding:
+        return self.session.diagnosis.findings[self.number - 1]
+
+    # ── showing ──────────────────────────────────────────────────────────────────────────────
+
+    def _show_rows(self) -> None:
+        rows = self.query_one(FindingList)
+        at, width = rows.highlighted or 0, self.size.width - 5
+        ascii_only = self.session.ascii_only
+        rows.set_options(
+            Option(Content(finding_row(number, finding, width, ascii_only=ascii_only)))
+            for number, finding in enumerate(self.session.diagnosis.findings, 1)
+        )
+        rows.highlighted = at
+
+    def _title(self, width: int) -> list[Line]:
+        findings = self.session.diagnosis.findings
+        faults = sum(finding.severity == "fault" for finding in findings)
+        words = plural(faults, "fault")
+        if len(findings) > faults:
+            words += f", {plural(len(findings) - faults, 'note')}"
+        return [
+            line(
+                (f"{'Findings':<{max(9, width - len(words))}}", "strong"),
+                (words, "act" if faults else ""),
+            )
+        ]
+
+    def _said(self, width: int) -> list[Line]:
+        return finding_lines(self.finding, width, ascii_only=self.session.ascii_only)
+
+    def on_option_list_option_highlighted(self, message: OptionList.OptionHighlighted) -> None:
+        message.stop()
+        box = self.query_one("#finding", VerticalScroll)
+        box.border_title = Content(f"{self.number}  {self.finding.kind}")
+        box.scroll_home(animate=False)
+        self.query_one("#said", Words).changed()
+        self.call_after_refresh(self._show_more)
+        self.refresh_bindings()
+
+    def _show_more(self) -> None:
+        """Say with which key to see the rest, if there is some."""
+        box = self.query_one("#finding", VerticalScroll)
+        box.border_subtitle = "ctrl+d shows the rest" if box.max_scroll_y else ""
+
+    def on_option_list_option_selected(self, message: OptionList.OptionSelected) -> None:
+        message.stop()
+        if self.finding.tensors:
+            self.dismiss(self.number)
+        elif self.finding.kind == "CONFIG":
+            from ckptdiff.tui.screens.config import ConfigScreen
+
+            self.app.push_screen(ConfigScreen(self.session))
+
+    # ── keys ─────────────────────────────────────────────────────────────────────────────────
+
+    def why_not(self, action: str) -> str | None:
+        if action not in ("copy_fix", "convert") or not self.is_mounted:
+            return None
+        if action == "copy_fix" and self.finding.fix is None:
+            return "There is no fix to copy: no re-mapping mends this."
+        if action == "convert":
+            if self.finding.undo is None:
+                return "Convert: no re-mapping mends this."
+            if self.app.is_converting:
+                return "Convert: another conversion is running."
+        return None
+
+    def action_copy_fix(self) -> None:
+        self.app.copy(self.finding.fix or "")
+
+    def action_copy_finding(self) -> None:
+        self.app.copy("\n".join(plain_lines(self.finding)))
+
+    def action_convert(self) -> None:
+        from ckptdiff.tui.conversion import Draft
+        from ckptdiff.tui.screens.convert import ConvertScreen
+
+        session = self.session
+        assert session.a is not None
+        like = session.paths[0] if session.a.checkpoint.format == "hf" else None
+        draft = Draft(session.paths[1], session.diagnosis.targets[self.number], like=like)
+        self.app.push_screen(ConvertScreen(session, draft))
+
+    def action_scroll(self, lines: int) -> None:
+        self.query_one("#finding").scroll_relative(y=lines, animate=False)

@@ -1,0 +1,97 @@
+"""The line under the list that says what is wrong, in short."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.content import Content
+from textual.widget import Widget
+
+from ckptdiff.report import runs
+from ckptdiff.text import printable
+from ckptdiff.tui.words import shorten
+
+if TYPE_CHECKING:
+    from ckptdiff.results import Finding
+    from ckptdiff.tui.session import Session
+
+HINT = "   f findings"
+
+
+def mark_of(finding: Finding, *, ascii_only: bool) -> str:
+    """Return the glyph of a finding: of a fault, or of what is only worth knowing."""
+    if finding.severity != "fault":
+        return "i"
+    return "x" if ascii_only else "✗"
+
+
+def place_words(finding: Finding) -> str:
+    """Return the layers and experts of a finding, in short; nothing where it has none."""
+    parts = [
+        f"{word}{'' if len(numbers) == 1 else 's'} {runs(numbers)}"
+        for word, numbers in (("layer", finding.layers), ("expert", finding.experts))
+        if numbers
+    ]
+    return ", ".join(parts)
+
+
+def finding_words(session: Session, width: int) -> str:
+    """Return the line: that causes are looked for, or the first finding and how many more."""
+    match session.diagnosis_state:
+        case "looking":
+            dots = "..." if session.ascii_only else "…"
+            return f"Looking for the cause {dots}   x stops."
+        case "stopped":
+            return "Stopped looking for the cause. f looks again."
+        case "failed":
+            return f"x {printable(session.diagnosis_error or '')} f looks again."
+        case "none":
+            return ""
+    findings = session.diagnosis.findings
+    if not findings:
+        return "No fault that ckptdiff knows explains the differences."
+    first = findings[0]
+    head = f"{mark_of(first, ascii_only=session.ascii_only)} {first.kind}"
+    if place := place_words(first):
+        head += f" {shorten(place, max(12, width // 4), ascii_only=session.ascii_only)}"
+    end = HINT if len(findings) == 1 else f"   and {len(findings) - 1} more{HINT}"
+    text = f"{head}: {printable(first.title)}"
+    if len(text) > width - len(end):
+        dots = ".." if session.ascii_only else "…"
+        text = text[: max(0, width - len(end) - len(dots))].rstrip() + dots
+    return text + end
+
+
+class FindingLine(Widget):
+    """One line; none at all where nothing was compared or nothing differs."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"finding-line--fault"}
+    DEFAULT_CSS = """
+    FindingLine {
+        display: none;
+        height: 1;
+        padding: 0 1;
+        text-wrap: nowrap;
+        .finding-line--fault { color: $warning; text-style: bold; }
+        &.-shown { display: block; }
+    }
+    """
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+
+    def show(self) -> None:
+        """Take a line if there is something to say."""
+        self.set_class(self.session.diagnosis_state != "none", "-shown")
+        self.refresh()
+
+    def render(self) -> Content:
+        words = finding_words(self.session, self.size.width)
+        findings = self.session.diagnosis.findings
+        if findings and findings[0].severity == "fault":
+            return Content.styled(words, self.get_visual_style("finding-line--fault"))
+        return Content(words)
+
+    def on_click(self) -> None:
+        self.app.simulate_key("f")
