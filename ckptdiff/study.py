@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.mistakes import mistakes, pairs_of_mistakes
-from ckptdiff.compose import turned
+from ckptdiff.compose import Part, compose, turned
 from ckptdiff.places import chosen_rows, first_rows, places
 from ckptdiff.sharding import recipe_of
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Moves = dict[int, int]  # what is held there instead
 Maps = dict[int | None, Moves]  # by layer
+MANY_PIECES, FEW_ROWS = 256, 8  # from so many on, a mistake is first looked at in so few rows
 NEAR = 0.5  # cosine from which a content is taken for a version of the expected one
 
 
@@ -224,6 +226,8 @@ class Study:
         for mistake in find(rule, self.grid.config, self.grid.size(rule)):
             if (keys is not None and mistake.key not in keys) or mistake.permutes != same:
                 continue
+            if not self._can_be(*pairs[0], mistake):
+                continue
             expected = [self._mistaken(p, mistake, origin) for p, origin in pairs]
             made = [e for e in expected if e is not None]
             if len(made) < len(pairs):
@@ -281,6 +285,29 @@ class Study:
             known = sum(any(row >= 0 for row in column) for column in zip(*rows, strict=True))
             found.append(known >= 0.9 * place.actual.shape[0])
         return any(found) and not all(found)
+
+    def _can_be(self, place: Place, origin: Place, mistake: Mistake) -> bool:
+        """Return whether a few rows are as the mistake has them: its whole recipe may be long."""
+        tensors, share = self.grid.a.tensors, origin.share
+        shapes = {name: tensors[name].shape for name in share.hf}
+        size = self.grid.size(place.rule)
+        pieces = mistake.pieces(share.hf, shapes, self.grid.config, size, share.rank)
+        if len(pieces) < MANY_PIECES or mistake.rule.transposed or mistake.rule.dim != 0:
+            return True
+        starts = [box[0][0] for _, _, box in pieces]
+        if starts != sorted(starts) or pieces[-1][2][0][1] != place.actual.shape[0]:
+            return True
+        rows = [i * place.actual.shape[0] // FEW_ROWS for i in range(FEW_ROWS)]
+        parts = []
+        for i, row in enumerate(rows):
+            source, of, box = pieces[bisect_right(starts, row) - 1]
+            if source is None:
+                return True
+            at = of[0][0] + row - box[0][0]
+            parts.append(Part(tensors[source], ((at, at + 1), *of[1:]), ((i, i + 1), *box[1:])))
+        dtype = place.actual.dtype
+        expected = compose(place.name, (len(rows), *place.actual.shape[1:]), dtype, parts)
+        return self.ask.alike([(expected, chosen_rows(place.actual, rows))])[0]
 
     def _mistaken(self, place: Place, mistake: Mistake, origin: Place) -> Assembly | None:
         """Return what a place holds if the mistake was made with what belongs to `origin`."""
