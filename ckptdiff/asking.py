@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.compose import Part, compose
+from ckptdiff.compose import cut_out
 from ckptdiff.places import sample
 from ckptdiff.stretches import cut
 
@@ -94,6 +94,4 @@ def _content(recipe: Assembly) -> tuple[Any, ...]:
 
 def _first_columns(recipe: Assembly) -> Assembly:
     rows, columns = recipe.shape
-    width = min(COLUMNS, columns)
-    box = ((0, rows), (0, width))
-    return compose(recipe.name, (rows, width), recipe.dtype, [Part(recipe, box, box)])
+    return cut_out(recipe, ((0, rows), (0, min(COLUMNS, columns))))

@@ -50,8 +50,20 @@ def compose(name: str, shape: tuple[int, ...], dtype: str, parts: Iterable[Part]
 
 def renamed(source: Assembly, name: str) -> Assembly:
     """Return the recipe of a whole tensor under another name."""
-    box = tuple((0, size) for size in source.shape)
-    return compose(name, source.shape, source.dtype, [Part(source, box, box)])
+    return cut_out(source, tuple((0, size) for size in source.shape), name)
+
+
+def cut_out(source: Assembly, of: Box, name: str | None = None) -> Assembly:
+    """Return the recipe of one box of a tensor, under its name or another."""
+    shape = tuple(stop - start for start, stop in of)
+    box = tuple((0, size) for size in shape)
+    return compose(name or source.name, shape, source.dtype, [Part(source, of, box)])
+
+
+def rows_of(source: Assembly, start: int, stop: int, name: str | None = None) -> Assembly:
+    """Return the recipe of some rows of a tensor, one behind the other."""
+    rest = tuple((0, size) for size in source.shape[1:])
+    return cut_out(source, ((start, stop), *rest), name)
 
 
 def last_row_repeated(source: Assembly, rows: int) -> Assembly:

@@ -15,7 +15,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.arch.naming import distributed, is_hybrid, split_native
-from ckptdiff.compose import Part, compose
+from ckptdiff.compose import rows_of
 from ckptdiff.formats.dcp import BACKEND
 from ckptdiff.formats.layout import FileLayout
 from ckptdiff.formats.megatron import CHECKPOINT_VERSION, METADATA, iteration_name
@@ -273,10 +273,7 @@ def _chunks(
 def _rows(recipe: Assembly, start: int, stop: int) -> Assembly:
     if (start, stop) == (0, recipe.shape[0]):
         return recipe
-    rest = tuple((0, size) for size in recipe.shape[1:])
-    shape = (stop - start, *recipe.shape[1:])
-    part = Part(recipe, ((start, stop), *rest), ((0, stop - start), *rest))
-    return compose(recipe.name, shape, recipe.dtype, [part])
+    return rows_of(recipe, start, stop)
 
 
 def _states(stored: Iterable[_Tensor]) -> Iterator[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.base import split_name
 from ckptdiff.arch.naming import split_native
 from ckptdiff.arch.scatter import scatter
-from ckptdiff.compose import Part, compose
+from ckptdiff.compose import Part, compose, rows_of
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.formats import megatron
 from ckptdiff.sharding import recipe_of
@@ -142,31 +143,19 @@ def with_padding(tensor: Assembly) -> Assembly:
     )
 
 
-def first_rows(recipe: Assembly, count: int) -> Assembly:
-    box = ((0, count), *((0, n) for n in recipe.shape[1:]))
-    shape = (count, *recipe.shape[1:])
-    return compose(recipe.name, shape, recipe.dtype, [Part(recipe, box, box)])
-
-
 def _stored_rows(tensor: Assembly, share: Share) -> Assembly:
     """Return all rows that a rank holds of a vocabulary."""
     whole = with_padding(tensor)
     size = max(box[0][1] for _, _, box in share.pieces)
     start = min(share.rank * size, whole.shape[0])
     stop = min(start + size, whole.shape[0])
-    rest = tuple((0, n) for n in whole.shape[1:])
-    box = ((0, stop - start), *rest)
-    part = Part(whole, ((start, stop), *rest), box)
-    return compose(share.name, (stop - start, *whole.shape[1:]), whole.dtype, [part])
+    return rows_of(whole, start, stop, share.name)
 
 
 def sample(recipe: Assembly) -> Assembly:
     """Return the recipe of some rows, by which contents of one shape are told apart."""
     rows, *others = recipe.shape or (1,)
-    width = 1
-    for size in others:
-        width *= size
-    count = max(1, SAMPLE // max(1, width))
+    count = max(1, SAMPLE // max(1, prod(others)))
     if not recipe.shape or count >= rows:
         return recipe
     return chosen_rows(recipe, [i * rows // count for i in range(count)])

@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.mistakes import mistakes, pairs_of_mistakes
-from ckptdiff.compose import Part, compose, turned
-from ckptdiff.places import chosen_rows, first_rows, places
+from ckptdiff.compose import Part, compose, rows_of, turned
+from ckptdiff.places import chosen_rows, places
 from ckptdiff.sharding import recipe_of
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ckptdiff.assembly import Assembly
     from ckptdiff.kernels.evidence import Residual
     from ckptdiff.places import Grid, Place
+    from ckptdiff.tensors import Box
 
 Moves = dict[int, int]  # what is held there instead
 Maps = dict[int | None, Moves]  # by layer
@@ -232,9 +233,10 @@ class Study:
             made = [e for e in expected if e is not None]
             if len(made) < len(pairs):
                 continue
-            if len(pairs) > 1 and [d for d, _ in self.ask.digests(made[:1])] != actual[:1]:
+            digests = self.ask.digests(made[:1])
+            if digests[0][0] != actual[0]:
                 continue
-            digests = self.ask.digests(made)
+            digests += self.ask.digests(made[1:])
             if [d for d, _ in digests] != actual or all(poor for _, poor in digests):
                 continue
             if all(self.ask.alike([(e, p.actual) for e, (p, _) in zip(made, pairs, strict=True)])):
@@ -288,10 +290,7 @@ class Study:
 
     def _can_be(self, place: Place, origin: Place, mistake: Mistake) -> bool:
         """Return whether a few rows are as the mistake has them: its whole recipe may be long."""
-        tensors, share = self.grid.a.tensors, origin.share
-        shapes = {name: tensors[name].shape for name in share.hf}
-        size = self.grid.size(place.rule)
-        pieces = mistake.pieces(share.hf, shapes, self.grid.config, size, share.rank)
+        pieces = self._pieces(place, origin, mistake)
         if len(pieces) < MANY_PIECES or mistake.rule.transposed or mistake.rule.dim != 0:
             return True
         starts = [box[0][0] for _, _, box in pieces]
@@ -304,22 +303,29 @@ class Study:
             if source is None:
                 return True
             at = of[0][0] + row - box[0][0]
-            parts.append(Part(tensors[source], ((at, at + 1), *of[1:]), ((i, i + 1), *box[1:])))
+            whole = self.grid.a.tensors[source]
+            parts.append(Part(whole, ((at, at + 1), *of[1:]), ((i, i + 1), *box[1:])))
         dtype = place.actual.dtype
         expected = compose(place.name, (len(rows), *place.actual.shape[1:]), dtype, parts)
         return self.ask.alike([(expected, chosen_rows(place.actual, rows))])[0]
 
     def _mistaken(self, place: Place, mistake: Mistake, origin: Place) -> Assembly | None:
         """Return what a place holds if the mistake was made with what belongs to `origin`."""
-        tensors, share = self.grid.a.tensors, origin.share
-        shapes = {name: tensors[name].shape for name in share.hf}
-        size = self.grid.size(place.rule)
-        parts = mistake.pieces(share.hf, shapes, self.grid.config, size, share.rank)
-        if not parts:
+        pieces = self._pieces(place, origin, mistake)
+        if not pieces:
             return None
-        made = recipe_of(replace(share, pieces=parts, rule=mistake.rule), tensors)
-        made = replace(made, dtype=place.actual.dtype)
+        share = replace(origin.share, pieces=pieces, rule=mistake.rule)
+        made = replace(recipe_of(share, self.grid.a.tensors), dtype=place.actual.dtype)
         return made if made.shape == place.actual.shape else None
+
+    def _pieces(
+        self, place: Place, origin: Place, mistake: Mistake
+    ) -> list[tuple[str | None, Box, Box]]:
+        """Return which boxes of A's tensors a place holds if the mistake was made."""
+        share = origin.share
+        shapes = {name: self.grid.a.tensors[name].shape for name in share.hf}
+        size = self.grid.size(place.rule)
+        return mistake.pieces(share.hf, shapes, self.grid.config, size, share.rank)
 
     def turned_tensors(self, names: Iterable[str]) -> set[str]:
         """Return the square tensors that hold their own transpose."""
@@ -384,7 +390,7 @@ def _at_most(p: Place, rows: int) -> Assembly:
     """Return what a place holds; of a vocabulary so many rows."""
     if p.stored is None:
         return p.actual
-    return replace(first_rows(p.stored, min(rows, p.stored.shape[0])), dtype=p.actual.dtype)
+    return replace(rows_of(p.stored, 0, min(rows, p.stored.shape[0])), dtype=p.actual.dtype)
 
 
 def _distance(p: Place, q: Place) -> tuple[int, ...]:
