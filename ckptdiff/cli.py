@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff import __version__
+from ckptdiff.arguments import page, positive
 from ckptdiff.errors import BadArgument, CkptDiffError, NotACheckpoint
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _screen_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ascii", action="store_true", help="draw with ASCII characters only")
     parser.add_argument("--no-mouse", action="store_true", help="leave the mouse to the terminal")
-    parser.add_argument("--jobs", type=_positive, metavar="N", help=_JOBS_HELP)
+    parser.add_argument("--jobs", type=positive, metavar="N", help=_JOBS_HELP)
     parser.add_argument("--optimizer", action="store_true", help=_OPTIMIZER_HELP)
     parser.set_defaults(run=_run_screen)
 
@@ -128,7 +129,7 @@ def _diff_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("b", type=Path, metavar="B")
     parser.add_argument("--json", metavar="FILE", help="write a JSON document; - is the output")
     parser.add_argument(
-        "--report", metavar="FILE", type=_page, help="write a page: FILE.md or FILE.html"
+        "--report", metavar="FILE", type=page, help="write a page: FILE.md or FILE.html"
     )
     parser.add_argument(
         "--tolerance",
@@ -138,7 +139,7 @@ def _diff_options(parser: argparse.ArgumentParser) -> None:
         "ulp:N or rel:X",
     )
     parser.add_argument("--filter", metavar="PATTERN", help=_PATTERN_HELP)
-    parser.add_argument("--jobs", type=_positive, metavar="N", help=_JOBS_HELP)
+    parser.add_argument("--jobs", type=positive, metavar="N", help=_JOBS_HELP)
     parser.add_argument(
         "--no-diagnose",
         action="store_true",
@@ -176,23 +177,6 @@ _FAULT_HELP = "kv-swap (default), tp-swap, gate-up, rope, stale, rope-base or no
 _PATTERN_HELP = "words that must all occur in a name, or re: and a regular expression"
 _OPTIMIZER_HELP = "compare master weights and moments as well"
 _JOBS_HELP = "worker processes (default: the CPUs that may be used)"
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def _page(text: str) -> Path:
-    if not text.endswith((".md", ".html")):
-        raise ValueError
-    return Path(text)
-
-
-_page.__name__ = "file name in .md or .html"
-_positive.__name__ = "positive number"  # argparse names it when it refuses a text
 
 
 def _run_ls(options: argparse.Namespace) -> int:

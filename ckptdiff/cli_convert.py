@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.arguments import positive, size
 from ckptdiff.errors import BadArgument
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ examples:
 What is written is compared with its source before it takes its name: exit code 0 means that every
 byte was. A run that was killed goes on behind its last complete file when it is started again.
 """
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)i?B?$", re.IGNORECASE)
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -47,16 +45,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         ("--tp", "tensor"), ("--pp", "pipeline"), ("--vpp", "virtual pipeline"), ("--ep", "expert"),
     ):  # fmt: skip
         parser.add_argument(
-            flag, type=_positive, default=1, metavar="N", help=f"{what} model parallel size"
+            flag, type=positive, default=1, metavar="N", help=f"{what} model parallel size"
         )
     parser.add_argument(
-        "--etp", type=_positive, metavar="N", help="expert tensor parallel size (default: TP)"
+        "--etp", type=positive, metavar="N", help="expert tensor parallel size (default: TP)"
     )
     parser.add_argument(
-        "--first-stage-layers", type=_positive, metavar="N",
+        "--first-stage-layers", type=positive, metavar="N",
         help="layers of the first pipeline stage, where stages are uneven",
     )  # fmt: skip
-    parser.add_argument("--last-stage-layers", type=_positive, metavar="N", help="of the last one")
+    parser.add_argument("--last-stage-layers", type=positive, metavar="N", help="of the last one")
     parser.add_argument(
         "--dtype", choices=("bf16", "fp16", "fp32"), help="cast to it (default: as stored)"
     )
@@ -69,9 +67,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--moe-grouped-gemm", action="store_true",
         help="with --names te: experts as TEGroupedMLP names them",
     )  # fmt: skip
-    parser.add_argument("--vocab-divisible-by", type=_positive, default=128, metavar="N")
+    parser.add_argument("--vocab-divisible-by", type=positive, default=128, metavar="N")
     parser.add_argument(
-        "--max-shard-size", type=_size, default=_size("5GB"), metavar="SIZE",
+        "--max-shard-size", type=size, default=size("5GB"), metavar="SIZE",
         help="of a safetensors or .distcp file (default: 5GB)",
     )  # fmt: skip
     parser.add_argument(
@@ -89,7 +87,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-verify", action="store_true", help="do not compare the result with its source"
     )
-    parser.add_argument("--jobs", type=_positive, metavar="N", help="worker processes")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="worker processes")
     parser.add_argument("--json", metavar="FILE", help="write a JSON document; - is the output")
 
 
@@ -273,21 +271,3 @@ class _Bars:
             self._progress.update(self._task, visible=False)
             self._task = self._progress.add_task("verify", total=2 * self._conversion.nbytes)
         self._progress.update(self._task, advance=event.nbytes)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def _size(text: str) -> int:
-    match = _SIZE.match(text)
-    if match is None or not float(match[1]):
-        raise ValueError
-    return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-_positive.__name__ = "positive number"  # argparse names it when it refuses a text
-_size.__name__ = "size such as 5GB or 800MB"
