@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,6 +89,38 @@ def oracle(
     running = Oracle(python, tmp_path_factory.mktemp("oracle") / "stderr")
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def ask_oracle(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
+    """Return `ask_oracle(script, question)`: what a script in here answers in the oracle's Python.
+
+    It is asked on its standard input and answers in its last line, in JSON both.
+    """
+    python = request.config.getoption("--oracle") or sys.executable
+    here = Path(__file__).resolve().parent
+    environment = {**os.environ, "PYTHONPATH": str(here.parent), "HF_HUB_OFFLINE": "1"}
+
+    def ask(script: str, question: object = None) -> dict[str, Any]:
+        done = subprocess.run(
+            [python, str(here / script)],
+            input=json.dumps(question),
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def described(ask_oracle: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """Return the config and the shapes of every family's tiny model, as transformers says."""
+    return ask_oracle("families.py")
 
 
 @pytest.fixture

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -17,27 +13,15 @@ from safetensors.torch import save_file
 
 from ckptdiff.errors import UnsupportedLayout
 
-HERE = Path(__file__).resolve().parent
+if TYPE_CHECKING:
+    from pathlib import Path
+
 # The norm behind their DeltaNet is kept less one by Megatron: a change of values, not of places.
 REFUSED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 WIDE = ("olmo2", "olmo3", "exaone4", "olmoe")  # norms over all heads, whole on every rank
 HYBRID = ("nemotron_h",)
 
 pytestmark = pytest.mark.oracle
-
-
-@pytest.fixture(scope="session")
-def described(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Return every model's config and shapes, as transformers says."""
-    python = request.config.getoption("--oracle") or sys.executable
-    done = subprocess.run(
-        [python, str(HERE / "families.py")],
-        env={**os.environ, "PYTHONPATH": str(HERE.parent), "HF_HUB_OFFLINE": "1"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def made(folder: Path, described: dict[str, Any]) -> dict[str, torch.Tensor]:

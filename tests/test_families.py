@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +15,6 @@ from ckptdiff.arch import ARCHITECTURES, find_architecture
 from ckptdiff.arch.base import split_name
 from ckptdiff.assemble import assemble
 
-HERE = Path(__file__).resolve().parent
-
 
 def test_it_is_said_of_every_family_how_it_was_checked() -> None:
     assert set(VERIFIED) == {family.name for family in ARCHITECTURES}
@@ -30,22 +23,6 @@ def test_it_is_said_of_every_family_how_it_was_checked() -> None:
 def test_every_family_has_a_tiny_model() -> None:
     # The language half of a vision model has no class of its own.
     assert {name for name, _ in MODELS.values()} == set(VERIFIED) - {"qwen3_vl_moe"}
-
-
-@pytest.fixture(scope="session")
-def described(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Return every model's config and shapes, as transformers says."""
-    python = request.config.getoption("--oracle") or sys.executable
-    done = subprocess.run(
-        [python, str(HERE / "families.py")],
-        env={**os.environ, "PYTHONPATH": str(HERE.parent), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 @pytest.mark.oracle

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from families import MODELS
@@ -33,7 +29,9 @@ from ckptdiff.formats import open_checkpoint
 from ckptdiff.restate import flags_to_give, huggingface_config, token_rows
 from ckptdiff.tensors import Parallelism
 
-HERE = Path(__file__).resolve().parent
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("model_type", MODELS)
@@ -323,7 +321,7 @@ OTHERWISE = {
 
 @pytest.mark.oracle
 def test_transformers_reads_the_rebuilt_config_as_the_original(
-    request: pytest.FixtureRequest,
+    ask_oracle: Callable[..., dict[str, Any]],
 ) -> None:
     pairs = {}
     for model_type in MODELS:
@@ -332,7 +330,7 @@ def test_transformers_reads_the_rebuilt_config_as_the_original(
     for folder in sorted(CORPUS.glob("*/hf")):
         config = {**config_of(folder), "torch_dtype": "bfloat16"}
         pairs[folder.parent.name] = [config, there_and_back(config)[0]]
-    found = asked(request, "oracle_configs.py", pairs)
+    found = ask_oracle("oracle_configs.py", pairs)
     assert set(found) == set(pairs)
     wrong = {
         name: {key: values for key, values in odd.items() if key not in OTHERWISE.get(name, set())}
@@ -343,24 +341,8 @@ def test_transformers_reads_the_rebuilt_config_as_the_original(
 
 @pytest.mark.oracle
 def test_megatron_core_builds_its_configuration_from_the_args(
-    request: pytest.FixtureRequest,
+    ask_oracle: Callable[..., dict[str, Any]],
 ) -> None:
     args = {model_type: to_args(hf_side(tiny_config(model_type)))[0] for model_type in MODELS}
-    found = asked(request, "oracle_args.py", args)
+    found = ask_oracle("oracle_args.py", args)
     assert found == {model_type: {} for model_type in MODELS}
-
-
-def asked(request: pytest.FixtureRequest, script: str, question: dict[str, Any]) -> dict[str, Any]:
-    """Return what a script says that runs where megatron-core and transformers are."""
-    python = request.config.getoption("--oracle") or sys.executable
-    done = subprocess.run(
-        [python, str(HERE / script)],
-        input=json.dumps(question),
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
