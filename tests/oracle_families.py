@@ -216,6 +216,25 @@ def wide_norms(attention: Any) -> Any:
     return Wide
 
 
+def build(hf: Any, model: str, tp: int, ep: int, vocabulary: int) -> Any:
+    """Return a GPTModel of the family's local layer spec."""
+    config = transformer_config(hf, model, tp, ep)
+    rope = getattr(hf, "rope_parameters", None) or {}
+    rope = rope.get("full_attention", rope)
+    network = import_module("megatron.core.models.gpt").GPTModel(
+        config,
+        layers(config, hf, model),
+        vocab_size=vocabulary,
+        max_sequence_length=hf.max_position_embeddings,
+        parallel_output=False,
+        position_embedding_type="learned_absolute" if model == "gpt2" else "rope",
+        rotary_base=rope.get("rope_theta", 10000.0),
+        rotary_percent=rope.get("partial_rotary_factor", 1.0),
+        share_embeddings_and_output_weights=hf.tie_word_embeddings,
+    )
+    return network.eval()
+
+
 def compare(
     *, model: str, tp: int, ep: int, fault: bool, folder: str, rank: int, meeting: str
 ) -> dict[str, float]:
@@ -256,24 +275,7 @@ def compare(
         for name, ref in shard.tensors.items()
     }
     vocabulary = tp * state["embedding.word_embeddings.weight"].shape[0]
-    config = transformer_config(hf, model, tp, ep)
-    rope = getattr(hf, "rope_parameters", None) or {}
-    rope = rope.get("full_attention", rope)
-    network = (
-        import_module("megatron.core.models.gpt")
-        .GPTModel(
-            config,
-            layers(config, hf, model),
-            vocab_size=vocabulary,
-            max_sequence_length=hf.max_position_embeddings,
-            parallel_output=False,
-            position_embedding_type="learned_absolute" if model == "gpt2" else "rope",
-            rotary_base=rope.get("rope_theta", 10000.0),
-            rotary_percent=rope.get("partial_rotary_factor", 1.0),
-            share_embeddings_and_output_weights=hf.tie_word_embeddings,
-        )
-        .eval()
-    )
+    network = build(hf, model, tp, ep, vocabulary)
     # torch's norm has no zero-centred weight: for the logits, the one that it would use is loaded.
     centred = model in DELTA or model in GEMMAS
     used = {name: v + 1 if centred and "layernorm" in name else v for name, v in state.items()}

@@ -19,20 +19,7 @@ def build(hf: Any, tp: int, ep: int, vocabulary: int) -> Any:
     model = hf.model_type
     if model in ("llama", "mistral", "qwen2", "qwen3"):
         return oracle_megatron.build(hf, tp, vocabulary)
-    config = oracle_families.transformer_config(hf, model, tp, ep)
-    rope = getattr(hf, "rope_parameters", None) or {}
-    network = import_module("megatron.core.models.gpt").GPTModel(
-        config,
-        oracle_families.layers(config, hf, model),
-        vocab_size=vocabulary,
-        max_sequence_length=hf.max_position_embeddings,
-        parallel_output=False,
-        position_embedding_type="learned_absolute" if model == "gpt2" else "rope",
-        rotary_base=rope.get("rope_theta", 10000.0),
-        rotary_percent=rope.get("partial_rotary_factor", 1.0),
-        share_embeddings_and_output_weights=hf.tie_word_embeddings,
-    )
-    return network.eval()
+    return oracle_families.build(hf, model, tp, ep, vocabulary)
 
 
 def compare(
