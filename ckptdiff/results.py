@@ -105,3 +105,109 @@ class Finding:
     cause: str = ""  # the likeliest
     rejected: tuple[str, ...] = ()  # classes that were tried and do not give what is there
     displaced: Displaced | None = None  # for a picture
+
+
+LogitVerdict = Literal["arithmetic", "small", "weights-or-config"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """How far the two sides are apart where both start from A's values.
+
+    Numbers are |A-B| / |A|, Euclidean norms over all positions; infinite where a side is not
+    finite or the shapes differ.
+    """
+
+    layer: int | None  # from 0 over the whole model; None before the first and behind the last
+    name: str  # embed, norm1, q, k, v, q_rope, …, logits
+    rel: float
+    floor: float = 0.0  # between A's weights in A's arithmetic and in B's
+    reads: tuple[str, ...] = ()  # names of A's tensors that it depends on; none: the config alone
+    hint: str = ""  # how the values are related, where that is plain
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token that may come next."""
+
+    id: int
+    probability: float
+    text: str | None = None  # None without a tokenizer
+    rank_in_other: int = 0  # its place among the other side's tokens, from 1
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """The likeliest tokens after one position of the prompt."""
+
+    position: int
+    a: tuple[Candidate, ...]
+    b: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogitMetrics:
+    """How far the logits are apart; each side runs on its own values, in the storage dtype.
+
+    In float64, over all positions and the tokens that are no padding. `rel_rms` and `cosine_min`
+    are taken after each position's mean is removed, which softmax does not see.
+    """
+
+    max_abs: float
+    max_at: tuple[int, int]  # position and token of `max_abs`
+    mean_abs: float
+    rel_rms: float  # rms(A-B) / rms(A)
+    cosine_min: float  # of one position, the smallest
+    kl_mean: float  # sum of p_A (log p_A - log p_B), in nats
+    kl_max: float
+    top1_agree: float  # share of the positions
+    flips: int  # positions whose likeliest token differs
+    flips_unexplained: int  # of these: A's margin to the second is 2 max|A-B| there, or more
+    top5_overlap: float  # |both| / 5, mean
+    top10_overlap: float
+    nll_a: float | None  # of the prompt's own tokens, mean, in nats; None for a single token
+    nll_b: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One cause's part of the squared difference that rounding makes."""
+
+    cause: str
+    share: float  # of 1
+    layers: tuple[float, ...] = ()  # relative rms that it alone adds to the residual, by layer
+    note: str = ""  # why it is exactly zero, say
+
+
+@dataclass(frozen=True, slots=True)
+class LogitProgress:
+    """A layer, or another step, that is done."""
+
+    doing: str  # "layer by layer", "in bf16", …
+    done: int
+    total: int
+    seconds: float  # that this step took
+    taps: tuple[Tap, ...] = ()
+    note: str = ""  # something to be told, once
+
+
+@dataclass(frozen=True, slots=True)
+class LogitDiff:
+    """What one prompt tells about two checkpoints."""
+
+    ids: tuple[int, ...]
+    texts: tuple[str, ...]  # of the ids; empty without a tokenizer
+    device: str
+    dtype: str  # of the verdict
+    storage: str  # dtype of the metrics
+    verdict: LogitVerdict
+    sentence: str  # the verdict in words
+    first: Tap | None  # the first above the threshold
+    floor: float
+    threshold: float
+    taps: tuple[Tap, ...]
+    metrics: LogitMetrics
+    top: tuple[Next, ...]
+    ratio: float | None  # rms of the difference over what independent rounding would give
+    attribution: tuple[Share, ...] = ()
+    notes: tuple[str, ...] = ()
