@@ -124,6 +124,12 @@ class Tap:
     floor: float = 0.0  # between A's weights in A's arithmetic and in B's
     reads: tuple[str, ...] = ()  # names of A's tensors that it depends on; none: the config alone
     hint: str = ""  # how the values are related, where that is plain
+    rest: float | None = None  # `rel` with weights cast to the other side's dtype; None: one dtype
+
+    @property
+    def judged(self) -> float:
+        """The part that no cast of the weights explains."""
+        return self.rel if self.rest is None else self.rest
 
 
 @dataclass(frozen=True, slots=True)

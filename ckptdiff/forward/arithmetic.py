@@ -1,0 +1,149 @@
+"""The places where two programs that compute the same function round differently."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from torch import Tensor
+
+    from ckptdiff.forward.model import Activation
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu2": lambda x: functional.relu(x).square(),
+}
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How one program computes what a layer is made of.
+
+    x is (positions, features) and w (features out, features in), as in a checkpoint.
+    """
+
+    name: str
+    fused: bool  # q, k and v are one product, and so are gate and up
+    norm_rounds_first: bool  # before it multiplies by the weight
+    scaled_product: bool  # baddbmm: scores are scaled before they are rounded
+    bias_after: bool  # a bias is added to what was rounded
+    complex_rope: bool = False  # turned as complex numbers, in float32
+    ranks: int = 1  # whose parts of a row-parallel product are rounded, and added in rank order
+
+    def linear(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+        if bias is None or not self.bias_after:
+            return functional.linear(x, w, bias)
+        return torch.matmul(x, w.t()) + bias
+
+    def row_parallel(
+        self, parts: Iterable[tuple[Tensor, Tensor]], bias: Tensor | None = None
+    ) -> Tensor:
+        """Return the sum of x @ w.T over the parts that ranks have of both."""
+        total: Tensor | None = None
+        if self.ranks == 1:
+            xs, ws = zip(*parts, strict=True)
+            return self.linear(torch.cat(xs, -1), ws[0] if len(ws) == 1 else torch.cat(ws, 1), bias)
+        for x, w in parts:
+            part = torch.matmul(x, w.t())
+            total = part if total is None else total + part
+        assert total is not None
+        return total if bias is None else total + bias
+
+    def rms_norm(self, x: Tensor, w: Tensor, epsilon: float) -> Tensor:
+        if not self.norm_rounds_first:
+            return functional.rms_norm(x, (x.shape[-1],), w, epsilon)
+        wide = _widened(x)
+        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+        return w * normed.to(x.dtype)
+
+    def layer_norm(self, x: Tensor, w: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
+        return functional.layer_norm(x, (x.shape[-1],), w, bias, epsilon)
+
+    def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """Return x of (positions, heads, elements) turned; the elements' halves make up pairs."""
+        dim = cosine.shape[-1]
+        turned, rest = x[..., :dim], x[..., dim:]
+        if self.complex_rope:
+            wide = _widened(turned)
+            pairs = torch.complex(*(half.contiguous() for half in wide.chunk(2, -1)))
+            half = dim // 2
+            unit = torch.complex(cosine[:, None, :half], sine[:, None, :half])
+            turned = torch.view_as_real(pairs * unit).transpose(-1, -2).flatten(-2).to(x.dtype)
+        else:
+            one, other = turned.chunk(2, -1)
+            cosine, sine = cosine[:, None].to(x.dtype), sine[:, None].to(x.dtype)
+            turned = turned * cosine + torch.cat((-other, one), -1) * sine
+        return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+        """Return (positions, heads, elements of v) k and v having as many heads or fewer."""
+        positions, heads, _ = q.shape
+        share = heads // k.shape[1]
+        if share > 1:
+            k, v = (t.repeat_interleave(share, 1) for t in (k, v))
+        q, k, v = (t.transpose(0, 1) for t in (q, k, v))
+        scores = self.scores(q, k, scale)
+        hidden = _hidden(positions, window, q.device)
+        weights = self.softmax(scores, hidden)
+        return torch.matmul(weights, v).transpose(0, 1)
+
+    def scores(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
+        """Return (heads, positions, positions)."""
+        if not self.scaled_product:
+            return torch.matmul(q, k.transpose(1, 2)) * scale
+        unused = torch.empty(q.shape[0], q.shape[1], k.shape[1], dtype=q.dtype, device=q.device)
+        return torch.baddbmm(unused, q, k.transpose(1, 2), beta=0.0, alpha=scale)
+
+    def softmax(self, scores: Tensor, hidden: Tensor) -> Tensor:
+        wide = _widened(scores)
+        wide = wide.masked_fill(hidden, torch.finfo(wide.dtype).min)
+        return torch.softmax(wide, -1).to(scores.dtype)
+
+    def gate(self, gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+        return ACTIVATIONS[activation](gate) * up
+
+    def add(self, x: Tensor, update: Tensor) -> Tensor:
+        return x + update
+
+
+TRANSFORMERS = Arithmetic(
+    "transformers",
+    fused=False,
+    norm_rounds_first=True,
+    scaled_product=False,
+    bias_after=False,
+)
+META = Arithmetic(
+    "Meta's llama",
+    fused=False,
+    norm_rounds_first=True,
+    scaled_product=False,
+    bias_after=False,
+    complex_rope=True,
+)
+MEGATRON = Arithmetic(
+    "megatron-core",
+    fused=True,
+    norm_rounds_first=False,
+    scaled_product=True,
+    bias_after=True,
+)
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _hidden(positions: int, window: int | None, device: torch.device) -> Tensor:
+    """Return (positions, positions): what a position, a row, does not see."""
+    ones = torch.ones(positions, positions, dtype=torch.bool, device=device)
+    hidden = ones.triu(1)
+    return hidden if window is None else hidden | ones.tril(-window)

@@ -1,0 +1,174 @@
+"""Jobs: take both sides through a section, one step at a time, one step's weights in memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ckptdiff.errors import CkptDiffError, UnsupportedLayout
+from ckptdiff.forward.arithmetic import MEGATRON, META, TRANSFORMERS
+from ckptdiff.forward.hints import hint
+from ckptdiff.forward.huggingface import HuggingFaceLayer
+from ckptdiff.forward.megatron import MegatronLayer
+from ckptdiff.forward.plan import Done, Packed
+from ckptdiff.forward.reading import DTYPES as STORED
+from ckptdiff.forward.reading import Reader
+from ckptdiff.forward.steps import FIRST, LAST, steps, take
+from ckptdiff.results import Tap
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ckptdiff.forward.holdings import Ranks
+    from ckptdiff.forward.layer import LayerOf
+    from ckptdiff.forward.plan import Run, Section, Side
+    from ckptdiff.forward.steps import Step, Values
+
+DTYPES = {
+    "fp64": torch.float64,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+_PROGRAMS = {"transformers": TRANSFORMERS, "meta": META, "megatron": MEGATRON}
+_LAYERS: dict[str, type[LayerOf]] = {"huggingface": HuggingFaceLayer, "megatron": MegatronLayer}
+
+
+@torch.inference_mode()
+def take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, Packed]) -> Done:
+    """Take both sides through a section, each on its own values.
+
+    Where the run compares, B takes each step from A's values as well, and so do A's weights in B's
+    arithmetic, which tells how much arithmetic alone makes. Raises a CkptDiffError.
+    """
+    device = prepare(run.device)
+    readers = [Reader(DTYPES[run.dtype], device) for _ in "ab"]
+    one = _layer(run.a, section.number, section.a, readers[0])
+    other = _layer(run.b, section.number, section.b, readers[1])
+    mixed = _layer(
+        replace(run.a, program=run.b.program, ranks=run.b.ranks),
+        section.number,
+        section.a,
+        readers[0],
+    )
+    values_a, values_b = (unpacked(values, device) for values in (a, b))
+    taps: list[Tap] = []
+    number = section.number if section.part == "layer" else None
+    sequence = {"first": FIRST, "last": LAST}.get(section.part) or tuple(steps(one, other))
+    for step in sequence:
+        given = _take(step, one, values_a, section)
+        if run.compares and step.is_tap:
+            forced = _take(step, other, values_a, section)
+            floor = _take(step, mixed, values_a, section)
+            rests = _rests(step, one, other, values_a, given, forced)
+            reads = tuple(readers[0].reads)
+            for name, x, y, z, rest in zip(step.gives, given, forced, floor, rests, strict=True):
+                x, y, z = (_real(name, v, run.vocabulary) for v in (x, y, z))
+                taps.append(
+                    Tap(number, name, distance(x, y), distance(x, z), reads, hint(x, y), rest)
+                )
+        own = _take(step, other, values_b, section)
+        values_a.update(zip(step.gives, given, strict=True))
+        values_b.update(zip(step.gives, own, strict=True))
+        for reader in readers:
+            reader.forget()
+    kept = sequence[-1].gives
+    left = [
+        packed({name: _real(name, values[name], run.vocabulary) for name in kept})
+        for values in (values_a, values_b)
+    ]
+    return Done(left[0], left[1], tuple(taps))
+
+
+def prepare(device: str) -> torch.device:
+    """Turn off what makes products of float32 less than that."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    return torch.device(device)
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """Return |a-b| / |a|; infinite where that is no number."""
+    if a.shape != b.shape:
+        return math.inf
+    a, b = a.double(), b.double()
+    apart = float((a - b).norm())
+    if apart == 0:
+        return 0.0
+    size = float(a.norm())
+    rel = apart / size if size else math.inf
+    return rel if math.isfinite(rel) else math.inf
+
+
+def packed(values: Values) -> dict[str, Packed]:
+    return {
+        name: Packed(
+            str(value.dtype).removeprefix("torch."),
+            tuple(value.shape),
+            value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes(),
+        )
+        for name, value in values.items()
+    }
+
+
+def unpacked(values: dict[str, Packed], device: torch.device) -> Values:
+    return {
+        name: torch.frombuffer(bytearray(value.content), dtype=getattr(torch, value.dtype))
+        .view(value.shape)
+        .to(device)
+        for name, value in values.items()
+    }
+
+
+def _layer(side: Side, number: int, ranks: Ranks, reader: Reader) -> LayerOf:
+    how = replace(_PROGRAMS[side.program], ranks=side.ranks)
+    return _LAYERS[side.kind](side.model, number, ranks, reader, how)
+
+
+def _take(step: Step, side: LayerOf, values: Values, section: Section) -> tuple[Tensor, ...]:
+    try:
+        return take(step, side, values)
+    except CkptDiffError:
+        raise
+    except RuntimeError as error:  # torch's word for shapes that do not fit, and for no memory
+        where = f"layer {section.number}" if section.part == "layer" else "outside of the layers"
+        read = ", ".join(side.reader.reads) or "no tensor"
+        raise UnsupportedLayout(
+            f"{where}, {step.gives[0]}: cannot be computed from {read} ({error})"
+        ) from error
+
+
+def _rests(
+    step: Step,
+    one: LayerOf,
+    other: LayerOf,
+    values: Values,
+    given: tuple[Tensor, ...],
+    forced: tuple[Tensor, ...],
+) -> list[float | None]:
+    """Return what is left of the distances once the weights of one side are cast to the other's.
+
+    None where both sides store the same dtype.
+    """
+    kinds = [{STORED[d] for d in side.reader.reads.values()} for side in (one, other)]
+    if kinds[0] == kinds[1] or any(len(kind) != 1 for kind in kinds):
+        return [None for _ in given]
+    (first,), (second,) = kinds
+    wider, dtype = (one, second) if second.itemsize <= first.itemsize else (other, first)
+    wider.reader.rounding = dtype
+    try:
+        cast = take(step, wider, values)
+    finally:
+        wider.reader.rounding = None
+    pair = (cast, forced) if wider is one else (given, cast)
+    return [distance(x, y) for x, y in zip(*pair, strict=True)]
+
+
+def _real(name: str, value: Tensor, vocabulary: int) -> Tensor:
+    """Leave out the logits of padding."""
+    return value[..., :vocabulary] if name == "logits" else value

@@ -1,0 +1,64 @@
+"""What the jobs of a comparison are told: plain values, small to pickle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ckptdiff.forward.holdings import Ranks
+    from ckptdiff.forward.model import Model
+    from ckptdiff.results import Tap
+
+Kind = Literal["huggingface", "megatron"]
+Program = Literal["transformers", "meta", "megatron"]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """How one side is read and computed."""
+
+    kind: Kind  # whose names and cuts the tensors have
+    model: Model
+    program: Program  # whose arithmetic
+    ranks: int = 1  # that add up a row-parallel product
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A run of steps: those before the layers, one layer, or those behind."""
+
+    part: Literal["first", "layer", "last"]
+    number: int  # of the layer
+    a: Ranks
+    b: Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One pass through both models."""
+
+    a: Side
+    b: Side
+    dtype: str  # a key of forward.lockstep.DTYPES
+    device: str
+    vocabulary: int  # tokens that are no padding
+    compares: bool  # tap by tap, from A's values
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A tensor's bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a section gives: the values that the next one takes, and how far the sides are apart."""
+
+    a: dict[str, Packed]
+    b: dict[str, Packed]
+    taps: tuple[Tap, ...]

@@ -1,0 +1,111 @@
+"""Read stored tensors into torch, by offset, a few at a time."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+
+from ckptdiff.errors import CorruptFile, UnreadableFile, UnsupportedLayout
+from ckptdiff.tensors import ITEMSIZE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from ckptdiff.forward.holdings import Held
+    from ckptdiff.tensors import TensorRef
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+
+class Reader:
+    """Reads one side's tensors in the dtype that is computed in, and remembers what it read.
+
+    What was read is kept until `forget`, so that several evaluations of one step read once.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self.dtype = dtype
+        self.device = device
+        self.rounding: torch.dtype | None = None  # through which weights go on their way
+        self.reads: dict[str, str] = {}  # stored name to dtype, since the last `forget`
+        self._kept: dict[tuple[Held, torch.dtype | None], Tensor] = {}
+        self._mapped: dict[Path, mmap.mmap] = {}
+
+    def tensor(self, held: Held) -> Tensor:
+        """Return a whole tensor. Raises CorruptFile, UnreadableFile or UnsupportedLayout."""
+        key = (held, self.rounding)
+        if key not in self._kept:
+            self._kept[key] = self._computed(self._stored(held), held)
+        return self._kept[key]
+
+    def rows(self, held: Held, rows: Tensor | slice) -> Tensor:
+        """Return some rows of a matrix, not kept."""
+        return self._computed(self._stored(held)[rows], held)
+
+    def forget(self) -> None:
+        self.reads.clear()
+        self._kept.clear()
+
+    def _computed(self, stored: Tensor, held: Held) -> Tensor:
+        self.reads[held.name] = held.dtype
+        if self.rounding is not None:
+            stored = stored.to(self.rounding)
+        return stored.to(device=self.device, dtype=self.dtype)
+
+    def _stored(self, held: Held) -> Tensor:
+        """Return a tensor as it lies in the files, without a copy where it lies in one piece."""
+        if held.dtype not in DTYPES:
+            raise UnsupportedLayout(f"{held.name}: {held.dtype} is no dtype to compute with")
+        if len(held.chunks) == 1 and held.chunks[0].ref.shape == held.shape:
+            return self._view(held.chunks[0].ref)
+        whole = torch.empty(held.shape, dtype=DTYPES[held.dtype])
+        for chunk in held.chunks:
+            box = tuple(slice(start, stop) for start, stop in chunk.box)
+            whole[box] = self._view(chunk.ref)
+        return whole
+
+    def _view(self, ref: TensorRef) -> Tensor:
+        size = ITEMSIZE[ref.dtype]
+        span = 1 + sum((n - 1) * step for n, step in zip(ref.shape, ref.stride, strict=True))
+        if prod(ref.shape) == 0:
+            return torch.empty(ref.shape, dtype=DTYPES[ref.dtype])
+        mapped = self._map(ref.file)
+        if ref.offset + span * size > len(mapped):
+            raise CorruptFile(
+                f"{ref.file}: {ref.name} ends at byte {ref.offset + span * size}, "
+                f"the file at {len(mapped)}; it was cut off since it was opened"
+            )
+        flat = torch.frombuffer(mapped, dtype=DTYPES[ref.dtype], count=span, offset=ref.offset)
+        view = flat.as_strided(ref.shape, ref.stride)
+        if ref.scale is None:
+            return view
+        factors = self._view(ref.scale.ref).float()
+        for dim, block in enumerate(ref.scale.block):
+            factors = factors.repeat_interleave(block, dim)
+        return view.float() * factors[: ref.shape[0], : ref.shape[1]]
+
+    def _map(self, file: Path) -> mmap.mmap:
+        if file not in self._mapped:
+            try:
+                fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    # Private, so that torch may take it for memory that can be written.
+                    self._mapped[file] = mmap.mmap(fd, 0, access=mmap.ACCESS_COPY)
+                finally:
+                    os.close(fd)
+            except (OSError, ValueError) as error:
+                raise UnreadableFile(f"{file}: cannot be read ({error})") from error
+        return self._mapped[file]

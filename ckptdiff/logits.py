@@ -1,0 +1,325 @@
+"""Compare what two checkpoints compute of one prompt, layer by layer."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.config_diff import compare_configs
+from ckptdiff.diff import diff
+from ckptdiff.errors import BadArgument, UnknownConfig, UnsupportedLayout
+from ckptdiff.formats import hf, meta
+from ckptdiff.results import LogitDiff, LogitProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Sequence
+    from concurrent.futures import Executor
+
+    from ckptdiff.assemble import Assembled
+    from ckptdiff.forward.holdings import Holdings
+    from ckptdiff.forward.plan import Done, Packed, Run, Section, Side
+    from ckptdiff.results import LogitVerdict, Tap
+
+SIZE = {"fp32": 4, "fp64": 8}
+EPSILON = {"fp32": 2.0**-23, "fp64": 2.0**-52}  # of the dtypes that a verdict can be in
+STORAGE = {"F32": "fp32", "F64": "fp64", "BF16": "bf16", "F16": "fp16"}
+MOST_TOKENS = 1024  # scores are held for all pairs of them
+_FLOORS, _EPSILONS = 20, 50  # what a step may be apart: of the floor, of the dtype's epsilon
+_FAULT = 100  # times the threshold: above, it is no matter of small numbers
+
+
+def compare_logits(
+    a: Assembled,
+    b: Assembled,
+    ids: Sequence[int],
+    executor: Executor,
+    *,
+    device: str = "auto",
+    dtype: str = "fp32",
+    storage: str | None = None,
+    reference: str = "hf",
+    attribute: bool = False,
+) -> Generator[LogitProgress | LogitDiff, None, None]:
+    """Yield a LogitProgress for each layer, and the LogitDiff last.
+
+    The verdict is taken in `dtype`, fp32 or fp64; where it is `arithmetic` the logits are compared
+    in `storage` as well, by default the dtype of A's weights. `reference` "meta" computes a Hugging
+    Face side as Meta's code does. The executor should have one worker: it alone imports torch.
+    Closing the generator stops. Raises a CkptDiffError.
+    """
+    run = _Comparison(a, b, tuple(ids), executor, reference)
+    yield from run.results(device, dtype, storage, attribute=attribute)
+
+
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """What a pass through both models leaves."""
+
+    logits: tuple[dict[str, Packed], dict[str, Packed]]
+    taps: tuple[Tap, ...]
+
+
+class _Comparison:
+    """One prompt through two models."""
+
+    def __init__(
+        self,
+        a: Assembled,
+        b: Assembled,
+        ids: tuple[int, ...],
+        executor: Executor,
+        reference: str,
+    ) -> None:
+        self.pair = a, b
+        self.ids = ids
+        self.executor = executor
+        self.vocabulary = _vocabulary(a, b)
+        _check_ids(ids, self.vocabulary)
+        self.sides = _side(a, b, reference), _side(b, a, reference)
+        depths = [len(side.model.layers) for side in self.sides]
+        if depths[0] != depths[1]:
+            raise UnsupportedLayout(
+                f"A has {depths[0]} layers and B {depths[1]}: there is no layer by layer"
+            )
+        one, other = (_holdings(*both) for both in zip(self.pair, self.sides, strict=True))
+        self.sections = list(_sections(one, other))
+
+    def results(
+        self, device: str, dtype: str, storage: str | None, *, attribute: bool
+    ) -> Generator[LogitProgress | LogitDiff, None, None]:
+        needed = 8 * SIZE[dtype] * max(map(_elements, self.sections))
+        device, note = self._job(_choose, device, needed)
+        notes = [note] if note else []
+        notes += [note for side in self.sides for note in side.model.notes]
+        if attribute:
+            notes.append("the attribution is not yet possible")
+        passed = yield from self._pass(dtype, device, "layer by layer", compares=True)
+        floor, threshold, verdict, first = judge(passed.taps, dtype)
+        storage = storage or _stored_dtype(self.sections)
+        metrics_in, exact, logits = dtype, None, passed.logits
+        if verdict == "arithmetic" and storage != dtype:
+            metrics_in, exact = storage, passed.logits
+            low = yield from self._pass(storage, device, f"in {storage}", compares=False)
+            logits = low.logits
+        metrics, top, ratio = self._job(_measure, logits, exact, self.ids)
+        taps = tuple(self._canonical(passed.taps))
+        first = None if first is None else taps[passed.taps.index(first)]
+        sentence = self._sentence(verdict, first, floor, taps)
+        yield LogitDiff(
+            ids=self.ids,
+            texts=(),
+            device=device,
+            dtype=dtype,
+            storage=metrics_in,
+            verdict=verdict,
+            sentence=sentence,
+            first=first,
+            floor=floor,
+            threshold=threshold,
+            taps=taps,
+            metrics=metrics,
+            top=top,
+            ratio=ratio,
+            notes=tuple(notes),
+        )
+
+    def _pass(
+        self, dtype: str, device: str, doing: str, *, compares: bool
+    ) -> Generator[LogitProgress, None, _Passed]:
+        """Take both sides through all sections."""
+        from ckptdiff.forward.plan import Packed, Run
+
+        run = Run(*self.sides, dtype, device, self.vocabulary, compares)
+        ids = b"".join(i.to_bytes(8, "little") for i in self.ids)
+        a = b = {"ids": Packed("int64", (len(self.ids),), ids)}
+        taps: list[Tap] = []
+        for number, section in enumerate(self.sections, 1):
+            started = time.monotonic()
+            done: Done = self._job(_take_section, run, section, a, b)
+            a, b = done.a, done.b
+            taps += done.taps
+            seconds = time.monotonic() - started
+            yield LogitProgress(doing, number, len(self.sections), seconds, done.taps)
+        return _Passed((a, b), tuple(taps))
+
+    def _job(self, job: Any, *arguments: Any) -> Any:
+        future = self.executor.submit(job, *arguments)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+    def _canonical(self, taps: Iterable[Tap]) -> Iterable[Tap]:
+        """Say what each tap reads by the names that A's tensors have unsharded."""
+        names: dict[str, list[str]] = {}
+        for name, assembly in self.pair[0].tensors.items():
+            for stored in {piece.ref.name for piece in assembly.pieces}:
+                names.setdefault(stored, []).append(name)
+        for tap in taps:
+            reads = dict.fromkeys(n for stored in tap.reads for n in names.get(stored, [stored]))
+            yield replace(tap, reads=tuple(reads))
+
+    def _sentence(
+        self, verdict: LogitVerdict, first: Tap | None, floor: float, taps: Sequence[Tap]
+    ) -> str:
+        """Return the verdict in words, held against the tensors themselves."""
+        largest = max(tap.rel for tap in taps)
+        if first is None:
+            return (
+                f"Only arithmetic: no step is further apart than {largest:.1e}; A's own weights, "
+                f"computed both ways, are up to {floor:.1e} apart."
+            )
+        where = place(first)
+        if first.rest is not None and first.judged < first.rel and verdict == "small":
+            return f"Small: at {where} the weights were cast, which makes {first.rel:.1e}."
+        words = "Weights or config" if verdict == "weights-or-config" else "Small, but no rounding"
+        hint = f" ({first.hint})" if first.hint else ""
+        return f"{words}: {where} is {first.rel:.2g} apart{hint}. {self._cause(first)}"
+
+    def _cause(self, tap: Tap) -> str:
+        """Say whether the tensors that a tap reads differ; if not, what else is to blame."""
+        names = [n for n in tap.reads if n in self.pair[0].tensors or n in self.pair[1].tensors]
+        results = list(diff(*self.pair, self.executor, names=names)) if names else []
+        differing = [r.name for r in results if r.status not in ("same", "close")]
+        if differing:
+            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+            return f"{', '.join(sorted(differing)[:3])}{more} differ."
+        conflicts = [c for c in compare_configs(*self.pair) if c.status == "conflict"]
+        equal = "The tensors that it reads are equal" if names else "It reads no tensor"
+        if conflicts:
+            told = "; ".join(f"{c.meaning}: A {c.a}, B {c.b}" for c in conflicts[:3])
+            return f"{equal}, so the configs are to blame: {told}."
+        return (
+            f"{equal} and no config line conflicts: a setting that neither file tells, "
+            "or a mistake in ckptdiff's own mapping."
+        )
+
+
+def judge(taps: Sequence[Tap], dtype: str) -> tuple[float, float, LogitVerdict, Tap | None]:
+    """Return floor, threshold, verdict, and the first tap that is above the threshold.
+
+    The threshold is 20 times the largest floor, or 50 times the dtype's epsilon if that is more.
+    """
+    floor = max((tap.floor for tap in taps if math.isfinite(tap.floor)), default=0.0)
+    threshold = max(_FLOORS * floor, _EPSILONS * EPSILON[dtype])
+    above = [tap for tap in taps if not tap.rel <= threshold]
+    if not above:
+        return floor, threshold, "arithmetic", None
+    faults = [tap for tap in above if not tap.judged <= threshold]
+    if any(not tap.judged <= _FAULT * threshold for tap in faults):
+        return floor, threshold, "weights-or-config", faults[0]
+    return floor, threshold, "small", (faults or above)[0]
+
+
+def place(tap: Tap) -> str:
+    """Return where a tap is, in words."""
+    return tap.name if tap.layer is None else f"layer {tap.layer}, {tap.name}"
+
+
+# ── the two sides ────────────────────────────────────────────────────────────────────────────────
+
+
+def _side(side: Assembled, other: Assembled, reference: str) -> Side:
+    from ckptdiff.forward import hf_config, megatron_args
+    from ckptdiff.forward.plan import Side
+
+    checkpoint = side.checkpoint
+    config = checkpoint.config
+    if not config:
+        raise UnknownConfig(f"{checkpoint.root}: has no config or args; logits cannot be computed")
+    if checkpoint.format == hf.NAME:
+        return Side(
+            "huggingface",
+            hf_config.read(config),
+            "meta" if reference == "meta" else "transformers",
+        )
+    if checkpoint.format == meta.NAME:
+        raise UnsupportedLayout(f"{checkpoint.root}: logits of Meta's format are not yet possible")
+    family = side.architecture or other.architecture
+    model = megatron_args.read(config, family.name if family is not None else "")
+    # Tensors in torch_dist are whole, and run at any size.
+    ranks = len({shard.rank.tp for shard in checkpoint.shards})
+    return Side("megatron", model, "megatron", ranks)
+
+
+def _holdings(side: Assembled, plan: Side) -> Holdings:
+    from ckptdiff.forward import holdings
+
+    read = holdings.huggingface if side.checkpoint.format == hf.NAME else holdings.megatron
+    return read(side.checkpoint, len(plan.model.layers))
+
+
+def _sections(a: Holdings, b: Holdings) -> Iterable[Section]:
+    from ckptdiff.forward.plan import Section
+
+    yield Section("first", 0, a.first, b.first)
+    for number, (one, other) in enumerate(zip(a.layers, b.layers, strict=True)):
+        yield Section("layer", number, one, other)
+    yield Section("last", 0, a.last, b.last)
+
+
+def _elements(section: Section) -> int:
+    """Return the size of the largest tensor of a layer; what is outside is read in blocks."""
+    if section.part != "layer":
+        return 0
+    return max(prod(held.shape) for rank in (*section.a, *section.b) for held in rank.values())
+
+
+def _stored_dtype(sections: Sequence[Section]) -> str:
+    """Return the dtype of most of A's weights in a layer."""
+    sizes: dict[str, int] = {}
+    for held in sections[1].a[0].values():
+        sizes[held.dtype] = sizes.get(held.dtype, 0) + prod(held.shape)
+    return STORAGE.get(max(sizes, key=lambda dtype: sizes[dtype]), "bf16")
+
+
+def _vocabulary(a: Assembled, b: Assembled) -> int:
+    """Return how many tokens both sides have that are no padding."""
+    sizes = []
+    for side in (a, b):
+        known = side.config.vocab_size if side.config is not None else None
+        rules = side.architecture.mappings if side.architecture is not None else ()
+        names = [m.hf[0] for m in rules if m.vocabulary == "embedding"]
+        rows = [side.tensors[n].shape[0] for n in names if n in side.tensors]
+        sizes += [n for n in (known if side.checkpoint.format == hf.NAME else None, *rows) if n]
+    if not sizes:
+        raise UnknownConfig("neither side tells how many tokens there are")
+    return min(sizes)
+
+
+def _check_ids(ids: Sequence[int], vocabulary: int) -> None:
+    if not ids:
+        raise BadArgument("the prompt has no token; give some text, or --bos yes")
+    if len(ids) > MOST_TOKENS:
+        raise BadArgument(f"the prompt has {len(ids)} tokens; {MOST_TOKENS} at most are compared")
+    wrong = [i for i in ids if not 0 <= i < vocabulary]
+    if wrong:
+        raise BadArgument(f"token {wrong[0]} is not in the vocabulary of {vocabulary} tokens")
+
+
+# ── jobs: they run in a worker, so what they need is imported there ──────────────────────────────
+
+
+def _choose(device: str, needed: int) -> tuple[str, str]:
+    import torch
+
+    from ckptdiff.executor import available_cpus
+    from ckptdiff.forward.device import choose
+
+    torch.set_num_threads(available_cpus())
+    return choose(device, needed)
+
+
+def _take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, Packed]) -> Done:
+    from ckptdiff.forward.lockstep import take_section
+
+    return take_section(run, section, a, b)
+
+
+def _measure(*arguments: Any) -> Any:
+    from ckptdiff.forward.metrics import measure
+
+    return measure(*arguments)
