@@ -17,6 +17,7 @@ from ckptdiff.results import LogitDiff, LogitProgress
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
     from concurrent.futures import Executor
+    from pathlib import Path
 
     from ckptdiff.assemble import Assembled
     from ckptdiff.forward.holdings import Holdings
@@ -154,12 +155,19 @@ class _Comparison:
 
     def _canonical(self, taps: Iterable[Tap]) -> Iterable[Tap]:
         """Say what each tap reads by the names that A's tensors have unsharded."""
-        names: dict[str, list[str]] = {}
+        at: dict[tuple[Path, int], list[str]] = {}  # by where a stored tensor starts
         for name, assembly in self.pair[0].tensors.items():
-            for stored in {piece.ref.name for piece in assembly.pieces}:
-                names.setdefault(stored, []).append(name)
+            for start in {(piece.ref.file, piece.ref.offset) for piece in assembly.pieces}:
+                at.setdefault(start, []).append(name)
+        stored: dict[tuple[int | None, str], list[str]] = {}
+        for section in self.sections:
+            layer = section.number if section.part == "layer" else None
+            for held in (held for rank in section.a for held in rank.values()):
+                names = stored.setdefault((layer, held.name), [])
+                for chunk in held.chunks:
+                    names += at.get((chunk.ref.file, chunk.ref.offset), ())
         for tap in taps:
-            reads = dict.fromkeys(n for stored in tap.reads for n in names.get(stored, [stored]))
+            reads = dict.fromkeys(n for name in tap.reads for n in stored[tap.layer, name])
             yield replace(tap, reads=tuple(reads))
 
     def _sentence(

@@ -46,12 +46,18 @@ class Arithmetic:
     def row_parallel(
         self, parts: Iterable[tuple[Tensor, Tensor]], bias: Tensor | None = None
     ) -> Tensor:
-        """Return the sum of x @ w.T over the parts that ranks have of both."""
-        total: Tensor | None = None
+        """Return the sum of x @ w.T over the parts that ranks have of both.
+
+        Parts that are not this arithmetic's ranks' are joined, and cut as they would have them.
+        """
+        xs, ws = zip(*parts, strict=True)
+        if len(ws) != self.ranks:
+            x, w = (t[0] if len(t) == 1 else torch.cat(t, 1) for t in (xs, ws))
+            xs, ws = x.chunk(self.ranks, 1), w.chunk(self.ranks, 1)
         if self.ranks == 1:
-            xs, ws = zip(*parts, strict=True)
-            return self.linear(torch.cat(xs, -1), ws[0] if len(ws) == 1 else torch.cat(ws, 1), bias)
-        for x, w in parts:
+            return self.linear(xs[0], ws[0], bias)
+        total: Tensor | None = None
+        for x, w in zip(xs, ws, strict=True):
             part = torch.matmul(x, w.t())
             total = part if total is None else total + part
         assert total is not None

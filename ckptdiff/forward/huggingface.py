@@ -81,8 +81,5 @@ class HuggingFaceLayer(LayerOf):
         return torch.tensor_split(self.how.linear(x, torch.cat(weights), bias), ends[:-1], -1)
 
     def row_parallel(self, x: Tensor, name: str) -> Tensor:
-        """Return x times a weight, cut as the arithmetic's ranks would have it."""
-        ranks = self.how.ranks
-        weight = self.weight(f"{name}.weight")
-        parts = zip(x.chunk(ranks, -1), weight.chunk(ranks, 1), strict=True)
-        return self.how.row_parallel(parts, self.optional(f"{name}.bias"))
+        part = x, self.weight(f"{name}.weight")
+        return self.how.row_parallel([part], self.optional(f"{name}.bias"))
