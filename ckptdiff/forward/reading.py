@@ -53,7 +53,8 @@ class Reader:
 
     def rows(self, held: Held, rows: Tensor | slice) -> Tensor:
         """Return some rows of a matrix, not kept."""
-        return self._computed(self._stored(held)[rows], held)
+        chosen = rows if isinstance(rows, slice) else rows.cpu()
+        return self._computed(self._stored(held)[chosen], held)
 
     def forget(self) -> None:
         self.reads.clear()
