@@ -46,7 +46,10 @@ def imported(*arguments: object) -> tuple[int, set[str]]:
     return code, set(names)
 
 
-HEAVY = {"torch", "numpy", "textual", "rich", "safetensors", "transformers", "megatron"}
+HEAVY = {
+    "torch", "numpy", "textual", "rich", "safetensors", "tokenizers", "sentencepiece",
+    "transformers", "megatron",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("words", [["--help"], ["diff", "--help"], ["--version"]], ids=" ".join)

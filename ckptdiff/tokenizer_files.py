@@ -1,0 +1,192 @@
+"""Read a tokenizer's file: text to ids, and ids to text. What touches a file runs in a worker.
+
+A file may make its library panic, abort or eat memory; in a worker that is an error like others.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ckptdiff.errors import BadArgument, CkptDiffError, CorruptFile
+from ckptdiff.formats.files import not_fetched, read_small
+from ckptdiff.formats.hf import read_object
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Bos = Literal["auto", "yes", "no"]
+
+JSON, MODEL = "tokenizer.json", "tokenizer.model"
+MAX_FILE = 200_000_000  # bytes; the largest vocabularies take 35 MB
+MAX_MEMORY = 4 << 30  # bytes that a library may ask for on top of what the worker has
+MAX_SECONDS = 60
+MAX_TEXT = 500  # characters of one token
+
+# Llama 3's `tokenizer.model`: a line for each token, its bytes in base64 and its rank.
+_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A text's ids, BOS included where it is added."""
+
+    ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    bos: int | None  # what BOS is, added or not
+
+
+class _Library(Protocol):
+    bos: int | None
+    adds_bos: bool  # by itself, as the file says
+
+    def encode(self, text: str, *, special: bool) -> list[int]: ...
+    def text(self, number: int) -> str | None: ...
+
+
+def find_tokenizer(folder: Path) -> Path | None:
+    """Return the file in a checkpoint's folder that tells tokens: tokenizer.json goes first."""
+    if folder.is_file():
+        folder = folder.parent
+    return next((folder / name for name in (JSON, MODEL) if (folder / name).is_file()), None)
+
+
+def encode_text(file: Path, text: str, bos: Bos, default_bos: int | None) -> Encoded:
+    """Return a text's ids. Runs in a worker process.
+
+    `auto` adds what the file's post-processor adds; where it has none, BOS if `add_bos_token` in
+    tokenizer_config.json says so; where that is silent, what sentencepiece models are used with.
+    `default_bos` is the model's own BOS, where the tokenizer names none.
+    """
+    with _guarded(file):
+        library = _load(file, default_bos)
+        ids = library.encode(text, special=bos == "auto")
+        if bos == "yes" or (bos == "auto" and library.adds_bos):
+            if library.bos is None:
+                raise BadArgument(f"{file}: names no BOS token: give --bos no, or --ids")
+            ids = [library.bos, *ids]
+        return Encoded(tuple(ids), tuple(library.text(n) or "" for n in ids), library.bos)
+
+
+def token_texts(file: Path, ids: Sequence[int]) -> tuple[str | None, ...]:
+    """Return the text of each id, None for one that the file does not know. Runs in a worker."""
+    with _guarded(file):
+        library = _load(file, None)
+        return tuple(library.text(number) for number in ids)
+
+
+@contextmanager
+def _guarded(file: Path) -> Iterator[None]:
+    """Turn whatever a library raises into one CorruptFile, and bound what it may take."""
+    try:
+        with _bounded():
+            yield
+    except (CkptDiffError, KeyboardInterrupt, SystemExit):
+        raise
+    # A panic in Rust is no Exception.
+    except BaseException as error:  # noqa: BLE001 -- the border to libraries that raise anything
+        why = f"{type(error).__name__}: {error}"[:300]
+        raise CorruptFile(f"{file}: cannot be used as a tokenizer ({why}); give --ids") from None
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Let a worker die where a library takes too much memory or time; elsewhere do nothing."""
+    if parent_process() is None or sys.platform != "linux":
+        yield
+        return
+    import resource
+    import signal
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + MAX_MEMORY
+    unlimited = resource.RLIM_INFINITY
+    resource.setrlimit(
+        resource.RLIMIT_AS, (min([most, *(x for x in (soft, hard) if x != unlimited)]), hard)
+    )
+    signal.alarm(MAX_SECONDS)  # nobody handles it, so that it ends the process even in C
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _load(file: Path, default_bos: int | None) -> _Library:
+    content = read_small(file, MAX_FILE)
+    missing = not_fetched(content[:100])
+    if missing is not None:
+        raise CorruptFile(f"{file}: {missing}")
+    settings = file.with_name("tokenizer_config.json")
+    config = read_object(settings) if settings.is_file() else {}
+    if file.name == JSON:
+        return _Json(content, config, default_bos)
+    if _TIKTOKEN.match(content):
+        raise BadArgument(
+            f"{file}: is a tiktoken vocabulary, as Llama 3 has it, and no sentencepiece model: "
+            "put the model's tokenizer.json beside it, or give --ids"
+        )
+    return _SentencePiece(content, config, default_bos)
+
+
+class _Json:
+    """tokenizer.json, by the library `tokenizers`."""
+
+    def __init__(self, content: bytes, config: dict[str, Any], default_bos: int | None) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = tokenizer = Tokenizer.from_buffer(content)
+        # A file may keep what a training run had set.
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        added = tokenizer.encode("", add_special_tokens=True).ids
+        self.adds_bos = not added and config.get("add_bos_token") is True
+        named = config.get("bos_token")
+        if isinstance(named, dict):
+            named = named.get("content")
+        bos = tokenizer.token_to_id(named) if isinstance(named, str) else None
+        if bos is None:
+            bos = default_bos
+        self.bos = added[0] if bos is None and added else bos
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+
+    def text(self, number: int) -> str | None:
+        if self._tokenizer.id_to_token(number) is None:
+            return None
+        # Some decoders strip a space from the first token of a text, so it has to be the second.
+        first, both = (
+            self._tokenizer.decode([number] * times, skip_special_tokens=False) for times in (1, 2)
+        )
+        return both[len(first) :][:MAX_TEXT]
+
+
+class _SentencePiece:
+    """tokenizer.model, by the library `sentencepiece`."""
+
+    def __init__(self, content: bytes, config: dict[str, Any], default_bos: int | None) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self._processor = processor = SentencePieceProcessor(model_proto=content)
+        bos = processor.bos_id()
+        self.bos = bos if bos >= 0 else default_bos
+        told = config.get("add_bos_token")
+        self.adds_bos = told if isinstance(told, bool) else bos >= 0
+
+    def encode(self, text: str, *, special: bool) -> list[int]:  # noqa: ARG002 -- it adds none
+        return list(self._processor.encode(text))
+
+    def text(self, number: int) -> str | None:
+        if not 0 <= number < self._processor.vocab_size():
+            return None
+        piece = self._processor.id_to_piece(number)
+        if self._processor.is_byte(number):  # <0x0A>
+            return bytes([int(piece[3:5], 16)]).decode(errors="replace")
+        return str(piece).replace("▁", " ")[:MAX_TEXT]
