@@ -99,7 +99,7 @@ class Arithmetic:
         scores = self.scores(q, k, scale)
         hidden = _hidden(positions, window, q.device)
         weights = self.softmax(scores, hidden)
-        return torch.matmul(weights, v).transpose(0, 1)
+        return self.mix(weights, v).transpose(0, 1)
 
     def scores(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
         """Return (heads, positions, positions)."""
@@ -112,6 +112,10 @@ class Arithmetic:
         wide = _widened(scores)
         wide = wide.masked_fill(hidden, torch.finfo(wide.dtype).min)
         return torch.softmax(wide, -1).to(scores.dtype)
+
+    def mix(self, weights: Tensor, v: Tensor) -> Tensor:
+        """Return (heads, positions, elements): what each position gathers from those it sees."""
+        return torch.matmul(weights, v)
 
     def gate(self, gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
         return ACTIVATIONS[activation](gate) * up

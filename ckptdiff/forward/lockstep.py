@@ -33,7 +33,7 @@ DTYPES = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-_PROGRAMS = {"transformers": TRANSFORMERS, "meta": META, "megatron": MEGATRON}
+PROGRAMS = {"transformers": TRANSFORMERS, "meta": META, "megatron": MEGATRON}
 _LAYERS: dict[str, type[LayerOf]] = {"huggingface": HuggingFaceLayer, "megatron": MegatronLayer}
 
 
@@ -46,9 +46,9 @@ def take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, 
     """
     device = prepare(run.device)
     readers = [Reader(DTYPES[run.dtype], device) for _ in "ab"]
-    one = _layer(run.a, section.number, section.a, readers[0])
-    other = _layer(run.b, section.number, section.b, readers[1])
-    mixed = _layer(
+    one = layer_of(run.a, section.number, section.a, readers[0])
+    other = layer_of(run.b, section.number, section.b, readers[1])
+    mixed = layer_of(
         replace(run.a, program=run.b.program, ranks=run.b.ranks),
         section.number,
         section.a,
@@ -59,25 +59,25 @@ def take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, 
     number = section.number if section.part == "layer" else None
     sequence = {"first": FIRST, "last": LAST}.get(section.part) or tuple(steps(one, other))
     for step in sequence:
-        given = _take(step, one, values_a, section)
+        given = take_or_tell(step, one, values_a, section)
         if run.compares and step.is_tap:
-            forced = _take(step, other, values_a, section)
-            floor = _take(step, mixed, values_a, section)
+            forced = take_or_tell(step, other, values_a, section)
+            floor = take_or_tell(step, mixed, values_a, section)
             rests = _rests(step, one, other, values_a, given, forced)
             reads = tuple(readers[0].reads)
             for name, x, y, z, rest in zip(step.gives, given, forced, floor, rests, strict=True):
-                x, y, z = (_real(name, v, run.vocabulary) for v in (x, y, z))
+                x, y, z = (unpadded(name, v, run.vocabulary) for v in (x, y, z))
                 taps.append(
                     Tap(number, name, distance(x, y), distance(x, z), reads, hint(x, y), rest)
                 )
-        own = _take(step, other, values_b, section)
+        own = take_or_tell(step, other, values_b, section)
         values_a.update(zip(step.gives, given, strict=True))
         values_b.update(zip(step.gives, own, strict=True))
         for reader in readers:
             reader.forget()
     kept = sequence[-1].gives
     left = [
-        packed({name: _real(name, values[name], run.vocabulary) for name in kept})
+        packed({name: unpadded(name, values[name], run.vocabulary) for name in kept})
         for values in (values_a, values_b)
     ]
     return Done(left[0], left[1], tuple(taps))
@@ -125,12 +125,14 @@ def unpacked(values: dict[str, Packed], device: torch.device) -> Values:
     }
 
 
-def _layer(side: Side, number: int, ranks: Ranks, reader: Reader) -> LayerOf:
-    how = replace(_PROGRAMS[side.program], ranks=side.ranks)
+def layer_of(side: Side, number: int, ranks: Ranks, reader: Reader) -> LayerOf:
+    """Return a layer as the side's program computes it."""
+    how = replace(PROGRAMS[side.program], ranks=side.ranks)
     return _LAYERS[side.kind](side.model, number, ranks, reader, how)
 
 
-def _take(step: Step, side: LayerOf, values: Values, section: Section) -> tuple[Tensor, ...]:
+def take_or_tell(step: Step, side: LayerOf, values: Values, section: Section) -> tuple[Tensor, ...]:
+    """Return what a step gives. Raises UnsupportedLayout, naming the place, if it cannot."""
     try:
         return take(step, side, values)
     except CkptDiffError:
@@ -169,6 +171,6 @@ def _rests(
     return [distance(x, y) for x, y in zip(*pair, strict=True)]
 
 
-def _real(name: str, value: Tensor, vocabulary: int) -> Tensor:
+def unpadded(name: str, value: Tensor, vocabulary: int) -> Tensor:
     """Leave out the logits of padding."""
     return value[..., :vocabulary] if name == "logits" else value
