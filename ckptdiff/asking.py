@@ -59,7 +59,7 @@ class Asking:
         -1 is none of them, -2 one that is there twice.
         """
         if one.nbytes > WHOLE:
-            one, other = (_first_columns(recipe) for recipe in (one, other))
+            one, other = (first_columns(recipe) for recipe in (one, other))
         if one.nbytes > 4 * WHOLE:
             return []
         found: list[list[int]] = self._ask("rows", [((_content(one), _content(other)), 1)])
@@ -92,6 +92,7 @@ def _content(recipe: Assembly) -> tuple[Any, ...]:
     return tuple(cut(recipe, 0, STRETCH))
 
 
-def _first_columns(recipe: Assembly) -> Assembly:
+def first_columns(recipe: Assembly) -> Assembly:
+    """Return the recipe of the first columns of a matrix, by which its rows are told apart."""
     rows, columns = recipe.shape
     return cut_out(recipe, ((0, rows), (0, min(COLUMNS, columns))))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.moves import map_words, moves, router_map
 from ckptdiff.naming_faults import Claim
+from ckptdiff.renumbered import renumbered
 from ckptdiff.study import NEAR
 from ckptdiff.value_faults import values
 from ckptdiff.vocabulary_faults import tied, vocabulary
@@ -23,7 +24,7 @@ def claims(study: Study) -> list[Claim]:
     """Return a claim for each wrong place and each of the faults that made it so."""
     found = list(_mistaken(study))
     left = list(study.left)
-    for find in (tied, vocabulary, _router, _transposed, _reordered):
+    for find in (tied, vocabulary, _router, renumbered, _transposed, _reordered):
         claimed = list(find(study, left))
         found += claimed
         done = {place for claim in claimed for place in claim.places}
