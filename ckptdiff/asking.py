@@ -20,6 +20,7 @@ STRETCH = 4 << 20  # bytes of a content that are in memory at once
 BATCH = 64 << 20  # bytes that one job reads
 WHOLE = 64 << 20  # bytes of a content that may be looked at as one
 COLUMNS = 64  # by which rows of a vocabulary are told apart
+SOME = 512  # by which they are like each other, or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,13 @@ class Asking:
         found: list[list[int]] = self._ask("rows", [((_content(one), _content(other)), 1)])
         return found[0]
 
+    def nearest(self, pool: Sequence[Assembly], rows: Assembly) -> list[int]:
+        """Return for each row which one of the tensors, one below the other, it is most like."""
+        contents = [_content(first_columns(recipe, SOME)) for recipe in pool]
+        item = (contents, pool[0].dtype, _content(first_columns(rows, SOME)), rows.dtype)
+        found: list[list[int]] = self._ask("nearest", [(item, 1)])
+        return found[0]
+
     def _ask(self, question: str, items: Sequence[tuple[Any, int]]) -> list[Any]:
         futures = []
         batch: list[Any] = []
@@ -92,7 +100,7 @@ def _content(recipe: Assembly) -> tuple[Any, ...]:
     return tuple(cut(recipe, 0, STRETCH))
 
 
-def first_columns(recipe: Assembly) -> Assembly:
-    """Return the recipe of the first columns of a matrix, by which its rows are told apart."""
+def first_columns(recipe: Assembly, most: int = COLUMNS) -> Assembly:
+    """Return the recipe of a matrix's first columns, by which its rows are told apart."""
     rows, columns = recipe.shape
-    return cut_out(recipe, ((0, rows), (0, min(COLUMNS, columns))))
+    return cut_out(recipe, ((0, rows), (0, min(most, columns))))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.arch.mistakes import mistakes, pairs_of_mistakes
 from ckptdiff.compose import Part, compose, rows_of, turned
+from ckptdiff.nearly import find_nearly
 from ckptdiff.places import chosen_rows, places
 from ckptdiff.sharding import recipe_of
 
@@ -44,6 +45,7 @@ class Study:
     # What a place would hold by its mistake alone, where it has other values as well.
     instead: dict[Place, Assembly] = field(default_factory=dict)
     residual: dict[Place, Residual] = field(default_factory=dict)
+    turned: set[str] = field(default_factory=set)  # HF names of transposes, other values beside
     left: list[Place] = field(default_factory=list)  # wrong, and nothing explains it
     same: set[str] = field(default_factory=set)  # Hugging Face names that do not differ
     firsts: dict[tuple[str, int], Place] = field(default_factory=dict)  # without replicas
@@ -68,6 +70,7 @@ class Study:
         self._find_mistakes()
         self.left = [p for p in self.left if p not in self.mistaken or p in self.instead]
         self._find_residuals()
+        find_nearly(self)
 
     def together(self, found: Iterable[Place]) -> list[Place]:
         """Return places with the replicas that hold the same."""
@@ -160,7 +163,7 @@ class Study:
             found[layer] = max(found.get(layer, {}), moves, key=len)
         return found
 
-    def _homes(self) -> list[Callable[[Place], Place | None]]:
+    def homes(self) -> list[Callable[[Place], Place | None]]:
         """Return where a content may belong: in its own place, or by the exchanges of the rest."""
         by_what = {(p.template, p.layer, p.expert, p.share.rank): p for p in self.firsts.values()}
 
@@ -187,7 +190,7 @@ class Study:
         for place in self.left:
             by_name[place.name].append(place)
         known: dict[str, set[str]] = defaultdict(set)  # keys of mistakes, by template
-        homes = self._homes()
+        homes = self.homes()
         for name, found in by_name.items():
             group = [p for p in self.firsts.values() if p.name == name and p.actual.pieces]
             for home in homes:
@@ -199,7 +202,6 @@ class Study:
                 right = self._mistakes_of(pairs, usual) if usual else []
                 for find in (mistakes, pairs_of_mistakes):
                     right = right or self._mistakes_of(pairs, find=find)
-                right = right or self._mistake_of_some(pairs)
                 if right:
                     usual.update(m.key for m in right)
                     words = tuple(dict.fromkeys(m.words for m in right[1:]))
@@ -229,7 +231,7 @@ class Study:
                 continue
             if not self._can_be(*pairs[0], mistake):
                 continue
-            expected = [self._mistaken(p, mistake, origin) for p, origin in pairs]
+            expected = [self.recipe(p, mistake, origin) for p, origin in pairs]
             made = [e for e in expected if e is not None]
             if len(made) < len(pairs):
                 continue
@@ -243,32 +245,6 @@ class Study:
                 right.append(mistake)
         return right
 
-    def _mistake_of_some(self, pairs: list[tuple[Place, Place]]) -> list[Mistake]:
-        """Return the mistake that gives what some ranks hold, and nearly what the others do."""
-        rule = pairs[0][0].rule
-        if not self._has_some_rows(pairs):
-            return []
-        actual = self.ask.digests([p.actual for p, _ in pairs])
-        for mistake in mistakes(rule, self.grid.config, self.grid.size(rule)):
-            made = {p: self._mistaken(p, mistake, origin) for p, origin in pairs}
-            recipes = {p: recipe for p, recipe in made.items() if recipe is not None}
-            if len(recipes) < len(pairs):
-                continue
-            digests = self.ask.digests(list(recipes.values()))
-            exact = {
-                p
-                for p, digest, held in zip(recipes, digests, actual, strict=True)
-                if digest == held and not digest[1] and p in self.wrong
-            }
-            if not exact:
-                continue
-            others = [p for p in recipes if p not in exact]
-            near = self._measured([replace(p, expected=recipes[p]) for p in others])
-            if all(r.cosine > NEAR and r.constant is None for r in near):
-                self.instead.update((p, recipes[p]) for p in others)
-                return [mistake]
-        return []
-
     def same_numbers(self, one: list[Assembly], other: list[Assembly]) -> bool:
         """Ask whether two lists of contents are the same numbers, in whatever order."""
         sums = (
@@ -277,20 +253,9 @@ class Study:
         )
         return len(set(sums)) == 1
 
-    def _has_some_rows(self, pairs: list[tuple[Place, Place]]) -> bool:
-        """Ask whether some ranks hold rows of the tensor alone, and others do not."""
-        if len(pairs) < 2 or pairs[0][0].rule.dim != 0:
-            return False
-        found = []
-        for place, _ in pairs:
-            rows = [self.ask.match(q.expected, place.actual) for _, q in pairs]
-            known = sum(any(row >= 0 for row in column) for column in zip(*rows, strict=True))
-            found.append(known >= 0.9 * place.actual.shape[0])
-        return any(found) and not all(found)
-
     def _can_be(self, place: Place, origin: Place, mistake: Mistake) -> bool:
         """Return whether a few rows are as the mistake has them: its whole recipe may be long."""
-        pieces = self._pieces(place, origin, mistake)
+        pieces = self.pieces(place, origin, mistake)
         if len(pieces) < MANY_PIECES or mistake.rule.transposed or mistake.rule.dim != 0:
             return True
         starts = [box[0][0] for _, _, box in pieces]
@@ -309,16 +274,16 @@ class Study:
         expected = compose(place.name, (len(rows), *place.actual.shape[1:]), dtype, parts)
         return self.ask.alike([(expected, chosen_rows(place.actual, rows))])[0]
 
-    def _mistaken(self, place: Place, mistake: Mistake, origin: Place) -> Assembly | None:
+    def recipe(self, place: Place, mistake: Mistake, origin: Place) -> Assembly | None:
         """Return what a place holds if the mistake was made with what belongs to `origin`."""
-        pieces = self._pieces(place, origin, mistake)
+        pieces = self.pieces(place, origin, mistake)
         if not pieces:
             return None
         share = replace(origin.share, pieces=pieces, rule=mistake.rule)
         made = replace(recipe_of(share, self.grid.a.tensors), dtype=place.actual.dtype)
         return made if made.shape == place.actual.shape else None
 
-    def _pieces(
+    def pieces(
         self, place: Place, origin: Place, mistake: Mistake
     ) -> list[tuple[str | None, Box, Box]]:
         """Return which boxes of A's tensors a place holds if the mistake was made."""
@@ -338,8 +303,8 @@ class Study:
 
     def _find_residuals(self) -> None:
         """Measure what is left against what should be there, or what the exchanges put there."""
-        self.residual = dict(zip(self.left, self._measured(self.left), strict=True))
-        for home in self._homes()[1:]:
+        self.residual = dict(zip(self.left, self.measured(self.left), strict=True))
+        for home in self.homes()[1:]:
             origins = {
                 p: q
                 for p in self.left
@@ -357,12 +322,12 @@ class Study:
                 )
                 for p, q in origins.items()
             ]
-            for (place, origin), found in zip(origins.items(), self._measured(moved), strict=True):
+            for (place, origin), found in zip(origins.items(), self.measured(moved), strict=True):
                 if found.closeness > self.residual[place].closeness:
                     self.residual[place] = found
                     self.moved[place] = origin
 
-    def _measured(self, found: list[Place]) -> list[Residual]:
+    def measured(self, found: list[Place]) -> list[Residual]:
         triples = []
         for place in found:
             pair = self.instead.get(place, place.expected), place.actual

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 def claims(study: Study) -> list[Claim]:
     """Return a claim for each wrong place and each of the faults that made it so."""
     found = list(_mistaken(study))
+    found += [_transpose(p) for p in study.wrong if study.turned.intersection(p.share.hf)]
     left = list(study.left)
     for find in (tied, vocabulary, _router, renumbered, _transposed, _reordered):
         claimed = list(find(study, left))
         found += claimed
-        done = {place for claim in claimed for place in claim.places}
+        done = {p for claim in claimed for p in claim.places if p not in study.instead}
         left = [place for place in left if place not in done]
     found = [replace(claim, at_home=True) for claim in (*found, *values(study, left))]
     return _as_one([*moves(study), *found])
@@ -91,14 +92,15 @@ def _router(study: Study, left: list[Place]) -> Iterator[Claim]:
 
 def _transposed(study: Study, left: list[Place]) -> Iterator[Claim]:
     names = {n for p in left if not p.rule.vocabulary for n in p.share.hf}
-    turned = study.turned_tensors(sorted(names))
-    for place in left:
-        if any(n in turned for n in place.share.hf):
-            yield Claim(
-                "TRANSPOSE", "", (place,), "rows and columns are exchanged",
-                "a square matrix was stored as its transpose",
-                is_lost=len(place.share.hf) > 1,
-            )  # fmt: skip
+    turned = study.turned_tensors(sorted(names - study.turned))
+    yield from (_transpose(p) for p in left if any(n in turned for n in p.share.hf))
+
+
+def _transpose(place: Place) -> Claim:
+    return Claim(
+        "TRANSPOSE", "", (place,), "rows and columns are exchanged",
+        "a square matrix was stored as its transpose", is_lost=len(place.share.hf) > 1,
+    )  # fmt: skip
 
 
 def _reordered(study: Study, left: list[Place]) -> Iterator[Claim]:

@@ -119,9 +119,28 @@ def _value_claim(place: Place, r: Residual) -> Claim | None:
     return None
 
 
+def stale_ranks(study: Study, noisy: list[Place]) -> set[Rank]:
+    """Return the ranks most of whose contents are versions of the right ones: held, or owned."""
+    wrong = set(study.together(noisy))
+    found: set[Rank] = set()
+    for rank_of in (lambda place: place.rank, lambda place: _belongs_to(study, place)):
+        by_rank = defaultdict(list)
+        for place in study.places:
+            if place.actual.pieces:
+                by_rank[rank_of(place)].append(place in wrong)
+        if study.grid.is_sharded and len(by_rank) > 1:
+            found |= {rank for rank, held in by_rank.items() if sum(held) >= MOST * len(held)}
+    return found
+
+
+def _belongs_to(study: Study, place: Place) -> Rank:
+    """Return the rank whose content a place holds, where layers of other stages lie there."""
+    origin = study.moved.get(study.firsts[place.home])
+    return place.rank if origin is None else replace(place.rank, pp=origin.rank.pp)
+
+
 def _noise(study: Study, noisy: list[Place]) -> Iterator[Claim]:
     """Versions of the right content: another save of the model, or replicas that drifted."""
-    wrong = set(study.together(noisy))
     if _is_most(study, noisy):
         for place in noisy:
             yield Claim(
@@ -129,20 +148,13 @@ def _noise(study: Study, noisy: list[Place]) -> Iterator[Claim]:
                 "another save of the model: it was trained on", is_info=True, is_lost=True,
             )  # fmt: skip
         return
-    by_rank = defaultdict(list)
-    for place in study.places:
-        by_rank[place.rank].append(place)
-    stale = {
-        rank for rank, held in by_rank.items()
-        if study.grid.is_sharded and len(by_rank) > 1
-        and sum(p in wrong for p in held) >= MOST * len(held)
-    }  # fmt: skip
+    stale = stale_ranks(study, noisy)
     alike = defaultdict(list)
     for place in study.places:
         alike[place.name, place.share.rank].append(place)
     for place in noisy:
         twins = alike[place.name, place.share.rank]
-        if place.rank in stale:
+        if place.rank in stale or _belongs_to(study, place) in stale:
             yield Claim("STALE", "rank", (place,), "every tensor of the rank is near the right one",
                         "the file is of another save", is_lost=True)  # fmt: skip
         elif any(twin not in study.wrong for twin in twins):

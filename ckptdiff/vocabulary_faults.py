@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptdiff.naming_faults import Claim
-from ckptdiff.places import with_padding
+from ckptdiff.places import chosen_rows, with_padding
 from ckptdiff.study import NEAR
+from ckptdiff.value_faults import stale_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,10 +18,15 @@ if TYPE_CHECKING:
     from ckptdiff.study import Study
 
 FEW = 0.1  # part of the vocabulary that a shift may leave in place at its beginning
+FOUND = 0.3  # part of the rows by which a tensor is known
+SOME_ROWS = 64  # that are looked for where none is just what it was
+ALIKE = 0.8  # part of the displaced rows that are so by one number
 
 
 def tied(study: Study, left: list[Place]) -> Iterator[Claim]:
     """A head that is to be a copy of the embedding, and is not."""
+    near = [p for p in left if study.residual[p].cosine > NEAR]
+    stale = stale_ranks(study, near)
     for place in left:
         stored = place.actual.pieces[0].ref.name
         if (
@@ -27,9 +34,19 @@ def tied(study: Study, left: list[Place]) -> Iterator[Claim]:
             and place.rule.vocabulary == "embedding"
             and stored.endswith(("output_layer.weight", "word_embeddings_for_head.weight"))
             and place not in study.moved
+            and not (place in near and place.rank in stale)
         ):
             yield Claim("TIED", "copy", (place,), "the head is no copy of the embedding",
                         "tied weights were saved from another moment", is_lost=True)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What the rows of a vocabulary are: rows of a tensor of A's, its own or the other one."""
+
+    source: str
+    own: list[int]  # -1: none of them
+    padding: list[int] = field(default_factory=list)  # of the rows behind the last
 
 
 def vocabulary(study: Study, left: list[Place]) -> Iterator[Claim]:
@@ -41,9 +58,12 @@ def vocabulary(study: Study, left: list[Place]) -> Iterator[Claim]:
     for name, found in by_tensor.items():
         if any(abs(study.residual[p].cosine) > NEAR for p in found):
             continue
-        one, other = study.grid.a.tensors[name], study.grid.b.tensors[name]
-        match = study.ask.match(one, with_padding(other))
-        own, padding = match[: one.shape[0]], match[one.shape[0] :]
+        rows = _held_rows(study, name, found)
+        if rows is None:
+            yield from _shifted_nearly(study, name, found)
+            continue
+        _move(study, found, rows.source)
+        own = rows.own
         # A row that many others repeat is what a gap was filled with.
         filled = {row for row, times in Counter(own).items() if times > 1}
         right = sum(m == i for i, m in enumerate(own))
@@ -52,16 +72,68 @@ def vocabulary(study: Study, left: list[Place]) -> Iterator[Claim]:
         }
         gone = [i for i, m in enumerate(own) if m != i and i not in displaced]
         if len(displaced) > 0.3 * (len(own) - right):
-            yield _displaced(tuple(found), own, padding, displaced)
+            yield _displaced(tuple(found), own, rows.padding, displaced)
         elif (
             gone and gone[-1] == len(own) - 1 and len(gone) >= 0.9 * (len(own) - gone[0])
-            and right >= 0.5 * gone[0] and any(study.share_wrong[p] < 1 for p in found)
+            and right >= 0.5 * gone[0]
+            and (rows.source != name or any(study.share_wrong[p] < 1 for p in found))
         ):  # fmt: skip
             yield Claim(
                 "VOCAB-TRUNC", str(gone[0]), tuple(found),
                 f"rows {gone[0]} to {len(own) - 1} of the vocabulary do not hold what A has",
                 "the vocabulary was cut off and filled up again", is_lost=True,
             )  # fmt: skip
+
+
+def _sources(study: Study, name: str) -> list[str]:
+    """Return the tensors of A whose rows a vocabulary may hold: its own, then the other one."""
+    shape = study.grid.a.tensors[name].shape
+    others = [p.share.hf[0] for p in study.firsts.values() if p.rule.vocabulary]
+    return [n for n in dict.fromkeys((name, *others)) if study.grid.a.tensors[n].shape == shape]
+
+
+def _held_rows(study: Study, name: str, found: list[Place]) -> _Rows | None:
+    """Return which rows of which tensor a vocabulary holds; None where they are of neither."""
+    whole = with_padding(study.grid.b.tensors[name])
+    for source in _sources(study, name):
+        one = study.grid.a.tensors[source]
+        match = study.ask.match(one, whole)
+        own = match[: one.shape[0]]
+        known = sum(row >= 0 for row in own)
+        if known > FOUND * len(own) or any(study.share_wrong[p] < 1 for p in found):
+            return _Rows(source, own, match[one.shape[0] :])
+    return None
+
+
+def _move(study: Study, found: list[Place], source: str) -> None:
+    """Keep in mind that places hold what belongs to the other tensor of the vocabulary."""
+    for place in found:
+        if place.share.hf[0] != source:
+            origins = (p for p in study.firsts.values() if p.share.hf[0] == source)
+            study.moved[place] = next(p for p in origins if p.share.rank == place.share.rank)
+
+
+def _shifted_nearly(study: Study, name: str, found: list[Place]) -> Iterator[Claim]:
+    """Rows that lie elsewhere and have other values as well."""
+    held = study.grid.b.tensors[name]
+    rows = [i * held.shape[0] // SOME_ROWS for i in range(min(SOME_ROWS, held.shape[0]))]
+    for source in _sources(study, name):
+        one = study.grid.a.tensors[source]
+        near = study.ask.nearest([one], chosen_rows(held, rows))
+        steps = Counter(at - row for row, at in zip(rows, near, strict=True) if at >= 0)
+        step, most = max(steps.items(), key=lambda pair: pair[1], default=(0, 0))
+        if most < ALIKE * len(rows) or (step == 0 and source == name):
+            continue
+        _move(study, found, source)
+        inside = [row for row in rows if 0 <= row + step < one.shape[0]]
+        pair = chosen_rows(one, [row + step for row in inside]), chosen_rows(held, inside)
+        (residual,) = study.ask.residuals([(*pair, held.dtype)])
+        for place in found:
+            study.residual[place] = residual
+            study.instead[place] = place.expected
+        if step:
+            yield _shift(tuple(found), step, [])
+        return
 
 
 def _displaced(
@@ -75,14 +147,18 @@ def _displaced(
             held.setdefault(row, at)
     rows = [held[row] for row in range(len(own)) if row in held]
     whole = rows if len(rows) == len(own) else []
-    if most >= 0.8 * len(displaced) and before <= FEW * len(own):
-        return Claim(
-            "VOCAB-SHIFT", str(step), found,
-            f"rows of the vocabulary lie {abs(step)} {'later' if step < 0 else 'earlier'} than "
-            "they should", "a token was counted, or not, before the first row",
-            is_lost=not whole, rows=whole,
-        )  # fmt: skip
+    if most >= ALIKE * len(displaced) and before <= FEW * len(own):
+        return _shift(found, step, whole)
     return Claim(
         "VOCAB-PAD", "", found, "padding lies between rows of the vocabulary",
         "the vocabulary was padded rank by rank, not as a whole", is_lost=not whole, rows=whole,
+    )  # fmt: skip
+
+
+def _shift(found: tuple[Place, ...], step: int, rows: list[int]) -> Claim:
+    return Claim(
+        "VOCAB-SHIFT", str(step), found,
+        f"rows of the vocabulary lie {abs(step)} {'later' if step < 0 else 'earlier'} than "
+        "they should", "a token was counted, or not, before the first row",
+        is_lost=not rows, rows=rows,
     )  # fmt: skip

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from ckptdiff.tensors import Box
 
 
-_OF_ROWS = ("ROPE-PERM", "QKV-HEADMAP", "FC1-SWAP")  # an order inside the tensors themselves
+# Of two mistakes the one of an order inside the tensors is taken for the first that was made, that
+# of the layout which they are put into for the last.
+_STEPS = {"FC1-SWAP": 0, "ROPE-PERM": 0, "QKV-HEADMAP": 1, "QKV-SWAP": 2, "KV-REPL": 3}
+_LAYOUT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Mistake:
     @property
     def permutes(self) -> bool:
         """Whether all the numbers are still there, each once."""
-        return self.found != "KV-REPL"
+        return self.found != "KV-REPL" and (self.within is None or self.within.permutes)
 
     def pieces(
         self,
@@ -105,10 +108,10 @@ def mistakes(rule: ParamMapping, config: ModelConfig, tp: int) -> Iterator[Mista
 
 def pairs_of_mistakes(rule: ParamMapping, config: ModelConfig, tp: int) -> Iterator[Mistake]:
     """Yield two mistakes at once: one in the order of each tensor's rows, one in their layout."""
-    made = [m for m in mistakes(rule, config, tp) if m.boxes is None and m.permutes]
+    made = [m for m in mistakes(rule, config, tp) if m.boxes is None]
     for inner in made:
         for outer in made:
-            if inner.found in _OF_ROWS and outer.found not in _OF_ROWS:
+            if _STEPS.get(inner.found, _LAYOUT) < _STEPS.get(outer.found, _LAYOUT):
                 both = partial(_after, rule=rule, inner=inner.rule, outer=outer.rule)
                 yield replace(outer, rule=replace(rule, partition=both), within=inner)
 

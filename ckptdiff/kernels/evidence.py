@@ -26,6 +26,7 @@ SAME_DIRECTION = 0.99  # cosine of blocks that a factor alone sets apart
 FACTORS_DIFFER = 0.05  # standard deviation of the factors' logarithms
 NARROW = 8  # columns of the smallest blocks
 MOST_ROWS = 96  # of a content that are looked at more closely
+LIKE, RIVAL = 0.4, 0.75  # cosine of rows that are like each other; of the next best, by the best
 Content = tuple["Stretch", ...]  # a tensor, in stretches that follow each other
 
 
@@ -140,6 +141,47 @@ def _match(one: Content, other: Content) -> list[int]:
     return [places.get(key, -1) for key in wanted.tolist()]
 
 
+def nearest(items: Sequence[tuple[Sequence[Content], str, Content, str]]) -> list[list[int]]:
+    """Return for each row of the last content which row of the first ones it is most like, or -1.
+
+    The first ones are counted through, one below the other; a dtype goes with each. Rows of
+    opposite sign are like each other too.
+    """
+    return [_nearest(*item) for item in items]
+
+
+def _nearest(pool: Sequence[Content], dtype: str, rows: Content, of: str) -> list[int]:
+    wanted = _directions(array(rows), of)
+    best, second = (np.zeros(len(wanted), np.float32) for _ in range(2))
+    at = np.full(len(wanted), -1)
+    before = 0
+    for stretch in (stretch for content in pool for stretch in content):
+        held = _directions(array((stretch,)), dtype)
+        near = np.abs(held @ wanted.T)
+        if len(near) > 1:
+            order = np.partition(near, -2, axis=0)[-2:]
+        else:
+            order = np.concatenate([np.zeros_like(near), near])
+        is_best = order[1] > best
+        second = np.maximum(np.where(is_best, best, order[1]), np.maximum(second, order[0]))
+        at = np.where(is_best, before + near.argmax(axis=0), at)
+        best = np.maximum(best, order[1])
+        before += len(held)
+    return [int(i) for i in np.where((best >= LIKE) & (second <= RIVAL * best), at, -1)]
+
+
+def _directions(content: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """Return rows of length one; those that are not finite, or zero, are zero."""
+    held = values(content, dtype).astype(np.float32)
+    held = held.reshape(held.shape[0], -1)
+    largest = np.abs(held).max(axis=1, keepdims=True, initial=0)  # its square may be infinite
+    held[~np.isfinite(largest[:, 0])] = 0
+    np.divide(held, largest, out=held, where=largest > 0)
+    length = np.linalg.norm(held, axis=1, keepdims=True)
+    np.divide(held, length, out=held, where=length > 0)
+    return held
+
+
 def residuals(items: Sequence[tuple[Content, Content, str]]) -> list[Residual]:
     """Return how an actual content differs from the expected one: expected, actual, dtype."""
     return [_residual(array(e), array(a), dtype) for e, a, dtype in items]
@@ -228,7 +270,9 @@ def _ratios(e: Values, a: Values, width: int) -> tuple[float, Values]:
 
 def _low_rank(d: NDArray[Any]) -> int:
     """Return the rank of a difference, where a few directions are nearly all of it; or 0."""
-    part = d[:96, :512]
+    # Where a few rows alone differ, their number is no rank.
+    part = d[:MOST_ROWS, :512]
+    part = part[(part != 0).any(axis=1)][:, (part != 0).any(axis=0)]
     if min(part.shape) < 12 or not np.isfinite(part).all():
         return 0
     singular = np.linalg.svd(part, compute_uv=False)
