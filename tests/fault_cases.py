@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import faults as f
 import faults_model as m
+import faults_order as o
 import torch
 
 if TYPE_CHECKING:
@@ -277,64 +278,15 @@ VALUES = (
     case("cfg_topk", MOE_2, ("", p(m.set_args, moe_router_topk=1)), said="moe_router_topk"),
 )  # fmt: skip
 
-TWO = (
-    mended("tp_swap and gate_up_swap", GQA_2, ("FC1-SWAP", p(f.gate_up_swap, [1])),
-         ("TP-ORDER", p(f.tp_swap, 0, 1))),
-    mended("kv_swap and gate_up_swap", GQA_22, ("QKV-SWAP", p(f.kv_swap, ALL)),
-         ("FC1-SWAP", p(f.gate_up_swap, [3]))),
-    mended("rope and layer_swap", GQA_2, ("ROPE-PERM", p(f.rope, ALL)),
-         ("LAYER-ORDER", p(m.layer_swap, 0, 2))),
-    mended("qkv_flat and pp_swap", PP4, ("QKV-LAYOUT", p(f.qkv_flat, ALL)),
-         ("LAYER-ORDER", p(m.pp_swap, 1, 2))),
-    mended("kv_swap and tp_rotate", GQA_4, ("QKV-SWAP", p(f.kv_swap, [2])),
-         ("TP-ORDER", p(f.tp_rotate))),
-    case("tp_swap and norm_ones", GQA_2, ("NOT-LOADED", p(m.ones, 1, *f.MLP_NORM)),
-         ("TP-ORDER", p(f.tp_swap, 0, 1))),
-    case("gamma_minus1 and vocab_shift", GQA_2, ("GAMMA-OFFSET", p(m.gamma, ALL, -1.0)),
-         ("VOCAB-SHIFT", p(m.vocab_shift, 1))),
-    case("embed_head_swap and kv_swap", GQA_2, ("EMBED-HEAD", p(m.embed_head_swap)),
-         ("QKV-SWAP", p(f.kv_swap, [0]))),
-    case("expert_swap and expert_gate_up_swap", MOE, ("EXPERT-ORDER", p(m.expert_swap, [1], 0, 3)),
-         ("FC1-SWAP", p(f.expert_gate_up_swap, [3]))),
-    case("layer_swap and scaled", GQA_2, ("SCALE", p(f.scaled, [1], 0.5, PROJ)),
-         ("LAYER-ORDER", p(m.layer_swap, 0, 2))),
-    case("rope and qkv_bias_zero", Tiny({"tp": 2}, QWEN2), ("ROPE-PERM", p(f.rope, ALL)),
-         ("QKV-BIAS", p(f.qkv_bias_zero, ALL))),
-    case("replica_drift and gate_up_swap", GQA_2,
-         ("REPLICA", p(f.replica_drift, 2, 1, *f.INPUT_NORM)),
-         ("FC1-SWAP", p(f.gate_up_swap, ALL))),
-    case("stale_shard and gate_up_swap", GQA_2, ("STALE", p(f.stale_shard, 1, 0)),
-         ("FC1-SWAP", p(f.gate_up_swap, [2]))),
-    case("stale_shard and layer_swap", GQA_22, ("STALE", p(f.stale_shard, 1, 0)),
-         ("LAYER-ORDER", p(m.layer_swap, 2, 3))),
-    case("gamma_plus1 and layer_swap", GQA_2, ("GAMMA-OFFSET", p(m.gamma, ALL, 1.0)),
-         ("LAYER-ORDER", p(m.layer_swap, 0, 2))),
-    case("qkv_flat and layer_dup", GQA_2, ("QKV-LAYOUT", p(f.qkv_flat, [0])),
-         ("LAYER-DUP", p(m.layer_dup, 3, 1))),
-    case("expert_local_index and expert_gate_up_swap", MOE,
-         ("FC1-SWAP", p(f.expert_gate_up_swap, ALL, [0, 1])),
-         ("EXPERT-DUP", p(m.expert_local_index, ALL))),
-    mended("expert_swap and expert_gate_up_swap of them", MOE,
-         ("FC1-SWAP", p(f.expert_gate_up_swap, [1])),
-         ("EXPERT-ORDER", p(m.expert_swap, [1], 0, 3))),
-    case("gamma_plus1 of one layer and layer_swap", GQA_22, ("GAMMA-OFFSET", p(m.gamma, [0], 1.0)),
-         ("LAYER-ORDER", p(m.layer_swap, 0, 2))),
-    mended("rope of one layer and layer_swap", GQA_2, ("ROPE-PERM", p(f.rope, [0])),
-         ("LAYER-ORDER", p(m.layer_swap, 0, 3))),
-    case("scaled and layer_dup", GQA_2, ("SCALE", p(f.scaled, [1], 0.5, PROJ)),
-         ("LAYER-DUP", p(m.layer_dup, 3, 1))),
-    case("tp_swap and stale_shard", GQA_2, ("TP-ORDER", p(f.tp_swap, 0, 1)),
-         ("STALE", p(f.stale_shard, 0, 0))),
-    mended("qkv_flat and rope", GQA_2, ("ROPE-PERM", p(f.rope, ALL)),
-         ("QKV-LAYOUT", p(f.qkv_flat, ALL))),
-    mended("qkv_v1_layout and rope_k", GQA_1, ("ROPE-PERM", p(f.rope, [1], which="k")),
-         ("QKV-LAYOUT", p(f.qkv_v1_layout, [1]))),
-    mended("kv_swap and q_head_stride", GQA_2, ("QKV-HEADMAP", p(f.q_head_stride, [0])),
-         ("QKV-SWAP", p(f.kv_swap, [0]))),
-    mended("expert_swap and router_perm", MOE, ("EXPERT-ORDER", p(m.expert_swap, [1], 0, 3)),
-         ("ROUTER-ORDER", p(m.router_perm, [2], {0: 1, 1: 0}))),
-    mended("layer_swap and tp_swap", GQA_2, ("LAYER-ORDER", p(m.layer_swap, 0, 2)),
-         ("TP-ORDER", p(f.tp_swap, 0, 1))),
+ALIKE = (
+    case("neurons", GQA_2, ("FC1-TPLAYOUT", p(o.neurons, [1, 2])), is_info=True, formats=EVERY),
+    case("neurons of one expert", MOE_2, ("FC1-TPLAYOUT", p(o.neurons_of_expert, 1, 2)),
+         is_info=True),
+    case("neurons, but not of down", GQA_2, ("FC1-TPLAYOUT", p(o.neurons, ALL, down=False))),
+    case("heads", GQA_2, ("QKV-HEADMAP", p(o.heads, [1])), is_info=True, formats=EVERY),
+    case("heads and their biases", Tiny({"tp": 2}, QWEN2), ("QKV-HEADMAP", p(o.heads, ALL)),
+         is_info=True),
+    case("rows of values", GQA_1, ("QKV-HEADMAP", p(o.values, [3])), is_info=True),
 )  # fmt: skip
 
 _SOUND = tuple(
@@ -365,6 +317,6 @@ CLEAN = (
     case("trained", GQA_22, ("STALE", m.trained), is_info=True),
 )  # fmt: skip
 
-CASES = (*ATTENTION, *MLP, *RANKS, *LAYERS, *VOCABULARY, *NORMS, *LOADED, *VALUES, *TWO, *CLEAN)
+CASES = (*ATTENTION, *MLP, *RANKS, *LAYERS, *VOCABULARY, *NORMS, *LOADED, *VALUES, *ALIKE, *CLEAN)
 # Cases that are not said as they are, and why.
 MISSED: dict[str, str] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faults as f
 import faults_model as m
+import faults_order as o
 import torch
 from fault_cases import EVERY, FC2, PROJ, Real, both, case, changed, mended, p
 
@@ -45,6 +46,13 @@ REAL = (
          both(*(p(f.scaled, ALL, 2.0, x) for x in ("linear_proj.bias", "linear_fc2.bias"))))),
     mended("gpt2 layer_swap", GPT2_TE, ("LAYER-ORDER", p(m.layer_swap, 0, 3))),
     case("gpt2 head_stale", GPT2_TE, ("TIED", p(m.head_stale))),
+    case("gpt2 neurons", GPT2_TE, ("FC1-TPLAYOUT", p(o.neurons, [0, 2])), is_info=True),
+    case("gpt2 heads", GPT2, ("QKV-HEADMAP", p(o.heads, ALL)), is_info=True),
+    case("nemotron neurons", NEMOTRON, ("FC1-TPLAYOUT", p(o.neurons, ALL)), is_info=True),
+    case("gpt2 stale_shard and layer_swap", GPT2_TE, ("STALE", p(f.stale_shard, 1, 0)),
+         ("LAYER-ORDER", p(m.layer_swap, 0, 3))),
+    case("gpt2 stale_shard with the head and layer_swap", GPT2_TE,
+         ("STALE", p(f.stale_shard, 1, 1)), ("LAYER-ORDER", p(m.layer_swap, 0, 3))),
     mended("nemotron qkv_flat", NEMOTRON, ("QKV-LAYOUT", p(f.qkv_flat, [0, 1]))),
     mended("nemotron rope", NEMOTRON_PP, ("ROPE-PERM", p(f.rope, ALL))),
     case("nemotron gamma_minus1", NEMOTRON, ("GAMMA-OFFSET", p(m.gamma, ALL, -1.0))),

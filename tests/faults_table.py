@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fault_cases import CASES, CLEAN, MISSED
 from fault_cases_real import REAL
+from fault_cases_two import CHANGED, TWO
 
 README = Path(__file__).parents[1] / "README.md"
 TABLE = re.compile(r"(?<=<!-- faults -->\n).*?(?=<!-- end of faults -->)", re.DOTALL)
@@ -64,7 +65,7 @@ def fault_table() -> str:
     planted: Counter[str] = Counter()
     said: Counter[str] = Counter()
     mended: Counter[str] = Counter()
-    for case in (*CASES, *REAL):
+    for case in (*CASES, *TWO, *CHANGED, *REAL):
         for kind in {kind for kind, _ in case.plants if kind}:
             planted[kind] += len(case.formats)
             said[kind] += len(case.formats) * (case.name not in MISSED)

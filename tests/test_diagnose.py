@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fault_cases import CASES, CLEAN, Case, Real
 from fault_cases_real import REAL
+from fault_cases_two import CHANGED, TWO
 from fault_check import Maker, check, diagnosis
 from faults_table import SOUND
 from pairs import compare
@@ -64,7 +65,7 @@ CLASSES = [
 ]
 # What differs from its source by design: trained on, rounded, or with fewer rows.
 DIFFERENT = ("trained2steps", "qwen2-widevocab", "deepseek-v3/megatron-tp1-pp1-ep2-torch")
-ALL = (*CASES, *REAL)
+ALL = (*CASES, *TWO, *CHANGED, *REAL)
 
 
 @pytest.fixture(scope="module")
