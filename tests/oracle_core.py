@@ -44,10 +44,15 @@ def use_the_cpu() -> None:
     def mask(size: int) -> Tensor:
         return torch.triu(torch.ones(size, size), diagonal=1).bool()
 
+    def window_mask(rows: int, columns: int, window: tuple[int, int]) -> Tensor:
+        ahead = torch.arange(columns) - torch.arange(rows)[:, None] - (columns - rows)
+        return (ahead < -window[0]) | (ahead > window[1])
+
     torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
     torch.cuda.synchronize = lambda device=None: None
     random.CudaRNGStatesTracker.fork = lambda self, name=None: contextlib.nullcontext()
     utils.get_default_causal_mask = fused_softmax.get_default_causal_mask = mask
+    fused_softmax.get_sliding_window_causal_mask = window_mask
     # Without Transformer Engine this name is left undefined.
     experts.te_general_gemm = None
     # Files are written by threads, not processes, and without psutil to log the memory.

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def build(hf: Any, tp: int, vocabulary: int) -> Any:
+def build(hf: Any, tp: int, vocabulary: int, dtype: torch.dtype = torch.float32) -> Any:
     """Return a GPTModel of megatron-core for a configuration of transformers."""
     gpt = import_module("megatron.core.models.gpt")
     specs = import_module("megatron.core.models.gpt.gpt_layer_specs")
     transformer = import_module("megatron.core.transformer")
     rope = hf.rope_parameters
     qk_norm = hf.model_type == "qwen3"
+    window = getattr(hf, "sliding_window", None)
     config = transformer.TransformerConfig(
         num_layers=hf.num_hidden_layers,
         hidden_size=hf.hidden_size,
@@ -48,7 +49,11 @@ def build(hf: Any, tp: int, vocabulary: int) -> Any:
         hidden_dropout=0.0,
         attention_dropout=0.0,
         tensor_model_parallel_size=tp,
-        params_dtype=torch.float32,
+        params_dtype=dtype,
+        # Only a model that is told so computes its softmax in float32.
+        bf16=dtype is torch.bfloat16,
+        fp16=dtype is torch.float16,
+        window_size=(window - 1, 0) if window else None,
         use_cpu_initialization=True,
         perform_initialization=False,
         # The fused kernels need CUDA, Apex or Transformer Engine.
@@ -71,7 +76,7 @@ def build(hf: Any, tp: int, vocabulary: int) -> Any:
         rope_scaling_factor=rope.get("factor", 8.0),
         share_embeddings_and_output_weights=hf.tie_word_embeddings,
     )
-    return model.eval()
+    return model.to(dtype).eval()
 
 
 def shards(

@@ -27,6 +27,7 @@ MODULES = (
     "transformers.models.auto.modeling_auto",
     "transformers.models.llama.modeling_llama",
     "oracle_families",
+    "oracle_logits",
     "oracle_megatron",
     "oracle_rank_files",
     "oracle_torch_dist",
