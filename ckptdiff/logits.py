@@ -247,17 +247,23 @@ def _side(side: Assembled, other: Assembled, reference: str) -> Side:
     if checkpoint.format == meta.NAME:
         raise UnsupportedLayout(f"{checkpoint.root}: logits of Meta's format are not yet possible")
     family = side.architecture or other.architecture
-    model = megatron_args.read(config, family.name if family is not None else "")
+    told = other.checkpoint.config if other.checkpoint.format == hf.NAME else None
+    model = megatron_args.read(
+        config,
+        family.name if family is not None else "",
+        hf_config.read(told) if told else None,
+    )
     # Tensors in torch_dist are whole, and run at any size.
     ranks = len({shard.rank.tp for shard in checkpoint.shards})
-    return Side("megatron", model, "megatron", ranks)
+    expert_ranks = len({shard.rank.ep for shard in checkpoint.shards})
+    return Side("megatron", model, "megatron", ranks, expert_ranks)
 
 
 def _holdings(side: Assembled, plan: Side) -> Holdings:
     from ckptdiff.forward import holdings
 
     read = holdings.huggingface if side.checkpoint.format == hf.NAME else holdings.megatron
-    return read(side.checkpoint, len(plan.model.layers))
+    return read(side.checkpoint, plan.model)
 
 
 def _sections(a: Holdings, b: Holdings) -> Iterable[Section]:

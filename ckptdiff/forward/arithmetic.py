@@ -35,8 +35,11 @@ class Arithmetic:
     norm_rounds_first: bool  # before it multiplies by the weight
     scaled_product: bool  # baddbmm: scores are scaled before they are rounded
     bias_after: bool  # a bias is added to what was rounded
+    routes_late: bool  # experts are chosen by rounded scores; a softmax is of theirs alone
+    weighs_inputs: bool  # of an expert's last product, not what it gives
     complex_rope: bool = False  # turned as complex numbers, in float32
     ranks: int = 1  # whose parts of a row-parallel product are rounded, and added in rank order
+    expert_ranks: int = 1  # that have neighbouring experts each, whose sums are added up
 
     def linear(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         if bias is None or not self.bias_after:
@@ -63,22 +66,33 @@ class Arithmetic:
         assert total is not None
         return total if bias is None else total + bias
 
-    def rms_norm(self, x: Tensor, w: Tensor, epsilon: float) -> Tensor:
+    def rms_norm(self, x: Tensor, w: Tensor, epsilon: float, *, is_wide: bool = False) -> Tensor:
+        """Return x normalised; where the model `is_wide`, w may be wider than x."""
         if not self.norm_rounds_first:
+            if w.dtype != x.dtype:
+                return functional.rms_norm(x.to(w.dtype), (x.shape[-1],), w, epsilon).to(x.dtype)
             return functional.rms_norm(x, (x.shape[-1],), w, epsilon)
-        wide = _widened(x)
+        wide = widened(x)
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
-        return w * normed.to(x.dtype)
+        return (w * normed).to(x.dtype) if is_wide else w * normed.to(x.dtype)
 
     def layer_norm(self, x: Tensor, w: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
         return functional.layer_norm(x, (x.shape[-1],), w, bias, epsilon)
 
-    def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """Return x of (positions, heads, elements) turned; the elements' halves make up pairs."""
+    def rotate(
+        self, x: Tensor, cosine: Tensor, sine: Tensor, *, neighbours: bool = False
+    ) -> Tensor:
+        """Return x of (positions, heads, elements) turned.
+
+        The elements' halves make up pairs. Where it is `neighbours` that do, they are taken apart
+        first, into halves.
+        """
         dim = cosine.shape[-1]
         turned, rest = x[..., :dim], x[..., dim:]
+        if neighbours:
+            turned = torch.cat((turned[..., ::2], turned[..., 1::2]), -1)
         if self.complex_rope:
-            wide = _widened(turned)
+            wide = widened(turned)
             pairs = torch.complex(*(half.contiguous() for half in wide.chunk(2, -1)))
             half = dim // 2
             unit = torch.complex(cosine[:, None, :half], sine[:, None, :half])
@@ -89,14 +103,22 @@ class Arithmetic:
             turned = turned * cosine + torch.cat((-other, one), -1) * sine
         return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        window: int | None,
+        cap: float | None = None,
+    ) -> Tensor:
         """Return (positions, heads, elements of v) k and v having as many heads or fewer."""
         positions, heads, _ = q.shape
         share = heads // k.shape[1]
         if share > 1:
             k, v = (t.repeat_interleave(share, 1) for t in (k, v))
         q, k, v = (t.transpose(0, 1) for t in (q, k, v))
-        scores = self.scores(q, k, scale)
+        scores = self.capped(self.scores(q, k, scale), cap)
         hidden = _hidden(positions, window, q.device)
         weights = self.softmax(scores, hidden)
         return self.mix(weights, v).transpose(0, 1)
@@ -108,8 +130,11 @@ class Arithmetic:
         unused = torch.empty(q.shape[0], q.shape[1], k.shape[1], dtype=q.dtype, device=q.device)
         return torch.baddbmm(unused, q, k.transpose(1, 2), beta=0.0, alpha=scale)
 
+    def capped(self, x: Tensor, cap: float | None) -> Tensor:
+        return x if cap is None else torch.tanh(x / cap) * cap
+
     def softmax(self, scores: Tensor, hidden: Tensor) -> Tensor:
-        wide = _widened(scores)
+        wide = widened(scores)
         wide = wide.masked_fill(hidden, torch.finfo(wide.dtype).min)
         return torch.softmax(wide, -1).to(scores.dtype)
 
@@ -117,8 +142,11 @@ class Arithmetic:
         """Return (heads, positions, elements): what each position gathers from those it sees."""
         return torch.matmul(weights, v)
 
+    def activate(self, x: Tensor, activation: Activation) -> Tensor:
+        return ACTIVATIONS[activation](x)
+
     def gate(self, gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
-        return ACTIVATIONS[activation](gate) * up
+        return self.activate(gate, activation) * up
 
     def add(self, x: Tensor, update: Tensor) -> Tensor:
         return x + update
@@ -130,6 +158,8 @@ TRANSFORMERS = Arithmetic(
     norm_rounds_first=True,
     scaled_product=False,
     bias_after=False,
+    routes_late=False,
+    weighs_inputs=False,
 )
 META = Arithmetic(
     "Meta's llama",
@@ -137,6 +167,8 @@ META = Arithmetic(
     norm_rounds_first=True,
     scaled_product=False,
     bias_after=False,
+    routes_late=False,
+    weighs_inputs=False,
     complex_rope=True,
 )
 MEGATRON = Arithmetic(
@@ -145,10 +177,13 @@ MEGATRON = Arithmetic(
     norm_rounds_first=False,
     scaled_product=True,
     bias_after=True,
+    routes_late=True,
+    weighs_inputs=True,
 )
 
 
-def _widened(x: Tensor) -> Tensor:
+def widened(x: Tensor) -> Tensor:
+    """Return x in float32, or in float64 if it is."""
     return x if x.dtype == torch.float64 else x.float()
 
 

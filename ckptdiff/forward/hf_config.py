@@ -1,16 +1,18 @@
-"""Read config.json for the forward pass."""
+"""Read config.json for the forward pass. What it leaves out is as transformers' classes have it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import UnknownConfig, UnsupportedLayout
-from ckptdiff.forward.model import Activation, Layer, Model, Rope
+from ckptdiff.forward.model import Activation, Latent, Layer, Model, Rope, Routing, yarn_scale
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+    Config = Mapping[str, Any]
+
 ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
@@ -21,7 +23,7 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def read(config: Mapping[str, Any]) -> Model:
+def read(config: Config) -> Model:
     """Return the model that transformers builds from a config.json.
 
     Raises UnsupportedLayout for a family that is not computed, UnknownConfig if a size is missing.
@@ -31,12 +33,22 @@ def read(config: Mapping[str, Any]) -> Model:
         raise UnsupportedLayout(
             f"logits of a {family} model are not yet possible; they are of {', '.join(FAMILIES)}"
         )
+    return FAMILIES[family](config)
+
+
+# ── what families share ──────────────────────────────────────────────────────────────────────────
+
+
+def _llama(config: Config, **other: Any) -> Model:
+    """Return a model whose config has Llama's fields; `other` is used where a field is missing."""
+    told = {name: value for name, value in config.items() if value is not None}
+    config = {**other, **told}
     heads = _size(config, "num_attention_heads")
     hidden = _size(config, "hidden_size")
-    channels = config.get("head_dim") or hidden // heads
-    rope = _rope(config, int(channels))
+    channels = int(config.get("head_dim") or hidden // heads)
+    rope = _rope(config, channels)
     return Model(
-        family=family,
+        family=str(config["model_type"]),
         layers=tuple(
             Layer(rope, _window(config, number))
             for number in range(_size(config, "num_hidden_layers"))
@@ -44,16 +56,16 @@ def read(config: Mapping[str, Any]) -> Model:
         hidden_size=hidden,
         num_attention_heads=heads,
         num_query_groups=config.get("num_key_value_heads") or heads,
-        kv_channels=int(channels),
+        kv_channels=channels,
         layernorm_epsilon=float(config.get("rms_norm_eps", 1e-6)),
-        softmax_scale=int(channels) ** -0.5,
+        softmax_scale=channels**-0.5,
         activation=_activation(config.get("hidden_act", "silu")),
         tied=bool(config.get("tie_word_embeddings", False)),
     )
 
 
-def _size(config: Mapping[str, Any], name: str) -> int:
-    value = config.get(name)
+def _size(config: Config, name: str, other: int | None = None) -> int:
+    value = config.get(name, other)
     if type(value) is not int or value < 1:
         raise UnknownConfig(f"config.json: {name} is {value!r}, which is no size")
     return value
@@ -61,11 +73,18 @@ def _size(config: Mapping[str, Any], name: str) -> int:
 
 def _activation(name: str) -> Activation:
     if name not in ACTIVATIONS:
-        raise UnsupportedLayout(f"config.json: hidden_act {name!r} is not yet computed")
+        raise UnsupportedLayout(f"config.json: the activation {name!r} is not yet computed")
     return ACTIVATIONS[name]
 
 
-def _rope(config: Mapping[str, Any], channels: int) -> Rope:
+def _refuse(config: Config, *names: str) -> None:
+    """Raise UnsupportedLayout if a setting is on that changes what is computed."""
+    for name in names:
+        if config.get(name):
+            raise UnsupportedLayout(f"config.json: {name} is on, which is not yet computed")
+
+
+def _rope(config: Config, channels: int) -> Rope:
     """Return the rotary positions, in the words of transformers 4 or 5."""
     told = config.get("rope_parameters") or config.get("rope_scaling") or {}
     scaling = dict(told)
@@ -76,12 +95,12 @@ def _rope(config: Mapping[str, Any], channels: int) -> Rope:
         scaling.setdefault(
             "original_max_position_embeddings", config["original_max_position_embeddings"]
         )
-    base = scaling.get("rope_theta", config.get("rope_theta", 10000.0))
-    share = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    base: Any = scaling.get("rope_theta", config.get("rope_theta", 10000.0))
+    share: Any = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
     return Rope(float(base), int(channels * share), scaling)
 
 
-def _window(config: Mapping[str, Any], number: int) -> int | None:
+def _window(config: Config, number: int) -> int | None:
     """Return how many positions a layer sees."""
     window = config.get("sliding_window")
     kinds = config.get("layer_types")
@@ -91,3 +110,199 @@ def _window(config: Mapping[str, Any], number: int) -> int | None:
         sliding = config.get("use_sliding_window") and number >= config.get("max_window_layers", 0)
         return window if sliding else None
     return window
+
+
+def _with_experts(model: Model, routing: Routing, has: Callable[[int], bool]) -> Model:
+    layers = enumerate(model.layers)
+    return replace(
+        model, layers=tuple(replace(one, routing=routing) if has(n) else one for n, one in layers)
+    )
+
+
+# ── families ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _mixtral(config: Config) -> Model:
+    routing = Routing(
+        experts=_size(config, "num_local_experts", 8),
+        chosen=_size(config, "num_experts_per_tok", 2),
+        wide_weights=True,
+    )
+    model = _llama(config, rope_theta=1e6, rms_norm_eps=1e-5)
+    return _with_experts(model, routing, lambda _: True)
+
+
+def _qwen_moe(config: Config, experts: int, chosen: int) -> Model:
+    """Return a model whose experts are in every so manieth layer but for some."""
+    routing = Routing(
+        experts=_size(config, "num_experts", experts),
+        chosen=_size(config, "num_experts_per_tok", chosen),
+        normalized=bool(config.get("norm_topk_prob", False)),
+    )
+    step, dense = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers") or ()
+    return _with_experts(_llama(config), routing, lambda n: n not in dense and (n + 1) % step == 0)
+
+
+def _qwen2_moe(config: Config) -> Model:
+    count, slides = _size(config, "num_hidden_layers"), config.get("use_sliding_window")
+    most = config.get("max_window_layers", 28)
+    kinds = config.get("layer_types") or [
+        "sliding_attention" if slides and n % 2 == 0 and n < most else "full_attention"
+        for n in range(count)
+    ]
+    return _qwen_moe({**config, "layer_types": kinds}, 60, 4)
+
+
+def _qwen3_moe(config: Config) -> Model:
+    window = config.get("sliding_window") if config.get("use_sliding_window") else None
+    return _qwen_moe({**config, "sliding_window": window}, 128, 8)
+
+
+def _deepseek(config: Config) -> Model:
+    if config.get("scoring_func", "sigmoid") != "sigmoid":
+        raise UnsupportedLayout(f"config.json: scoring_func is {config['scoring_func']!r}")
+    latent = Latent(
+        query_rank=config.get("q_lora_rank"),
+        rank=_size(config, "kv_lora_rank"),
+        unrotated=_size(config, "qk_nope_head_dim"),
+        rotated=_size(config, "qk_rope_head_dim"),
+        value=_size(config, "v_head_dim"),
+        epsilon=1e-6,  # its class gives these norms none of the config's
+    )
+    routing = Routing(
+        experts=_size(config, "n_routed_experts"),
+        chosen=_size(config, "num_experts_per_tok"),
+        score="sigmoid",
+        normalized=bool(config.get("norm_topk_prob", True)),
+        scaling=float(config.get("routed_scaling_factor", 2.5)),
+        groups=_size(config, "n_group", 8),
+        chosen_groups=_size(config, "topk_group", 4),
+        wide_logits=True,
+        wide_weights=True,
+    )
+    model = _llama({**config, "head_dim": latent.rotated})
+    rope = replace(
+        _rope(config, latent.rotated),
+        interleaved=bool(config.get("rope_interleave", True)),
+        regroups=True,
+    )
+    scale = (latent.unrotated + latent.rotated) ** -0.5
+    if rope.kind != "default" and (all_dim := rope.scaling.get("mscale_all_dim")):
+        scale *= yarn_scale(rope.scaling["factor"], all_dim) ** 2
+    model = replace(
+        model,
+        layers=tuple(replace(layer, rope=rope) for layer in model.layers),
+        latent=latent,
+        softmax_scale=scale,
+    )
+    dense = config.get("first_k_dense_replace", 3)
+    return _with_experts(model, routing, lambda n: n >= dense)
+
+
+def _gemma(config: Config, activation: str = "hidden_act", **other: Any) -> Model:
+    """Return a Gemma: its norms' weights are stored less one, its embedding is scaled and tied."""
+    _refuse(config, "use_bidirectional_attention")
+    model = _llama(config, head_dim=256, tie_word_embeddings=True, **other)
+    return replace(
+        model,
+        activation=_activation(config.get(activation) or "gelu_pytorch_tanh"),
+        zero_centered=True,
+        wide_norm=True,
+        embedding_scale=model.hidden_size**0.5,
+    )
+
+
+def _gemma2(config: Config, every: int = 2, caps: tuple[float | None, ...] = (50.0, 30.0)) -> Model:
+    """Return a Gemma 2, of which each `every`-th layer has no window."""
+    kinds = config.get("layer_types") or [
+        "full_attention" if (n + 1) % every == 0 else "sliding_attention"
+        for n in range(_size(config, "num_hidden_layers"))
+    ]
+    model = _gemma({**config, "layer_types": kinds}, "hidden_activation", sliding_window=4096)
+    return replace(
+        model,
+        norms_behind=True,
+        softmax_scale=float(config.get("query_pre_attn_scalar", 256)) ** -0.5,
+        attention_cap=config.get("attn_logit_softcapping", caps[0]),
+        logit_cap=config.get("final_logit_softcapping", caps[1]),
+    )
+
+
+def _gemma3(config: Config) -> Model:
+    """Return a Gemma 3, whose layers with a window have rotary positions of their own."""
+    told = config.get("rope_parameters") or {}
+    full = told.get("full_attention") or {
+        "rope_theta": config.get("rope_theta", 1e6),
+        **(config.get("rope_scaling") or {}),
+    }
+    sliding = told.get("sliding_attention") or {}
+    sliding = {"rope_theta": config.get("rope_local_base_freq", 1e4), **sliding}
+    plain = {**config, "rope_parameters": {"rope_theta": 1e6, **full}}
+    model = _gemma2(plain, config.get("sliding_window_pattern", 6), (None, None))
+    near = _rope({**config, "rope_parameters": sliding}, model.kv_channels)
+    return replace(
+        model,
+        layers=tuple(
+            one if one.window is None else replace(one, rope=near) for one in model.layers
+        ),
+    )
+
+
+def _gpt2(config: Config) -> Model:
+    _refuse(config, "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn")
+    words = {
+        llama: config[ours]
+        for ours, llama in (
+            ("n_layer", "num_hidden_layers"),
+            ("n_embd", "hidden_size"),
+            ("n_head", "num_attention_heads"),
+        )
+        if ours in config
+    }
+    model = _llama({**config, **words}, tie_word_embeddings=True)
+    return replace(
+        model,
+        layers=tuple(Layer(None) for _ in model.layers),
+        layernorm_epsilon=float(config.get("layer_norm_epsilon", 1e-5)),
+        softmax_scale=model.softmax_scale if config.get("scale_attn_weights", True) else 1.0,
+        activation=_activation(config.get("activation_function", "gelu_new")),
+        rms_norm=False,
+        gated=False,
+        learned_positions=True,
+    )
+
+
+def _nemotron(config: Config) -> Model:
+    model = _llama(config, partial_rotary_factor=0.5, hidden_act="relu2")
+    epsilon = float(config.get("norm_eps", 1e-5))
+    return replace(
+        model, layernorm_epsilon=epsilon, rms_norm=False, zero_centered=True, gated=False
+    )
+
+
+def _phi3(config: Config) -> Model:
+    return _llama(config, rms_norm_eps=1e-5)
+
+
+def _olmo2(config: Config) -> Model:
+    """Return an OLMo 2: its norms stand behind what a layer's halves compute, and only there."""
+    model = _llama(config, rms_norm_eps=1e-5)
+    return replace(
+        model, wide_norm=True, norms_in_front=False, norms_behind=True, norms_all_heads=True
+    )
+
+
+FAMILIES: dict[str, Callable[[Config], Model]] = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _llama),
+    "mixtral": _mixtral,
+    "qwen2_moe": _qwen2_moe,
+    "qwen3_moe": _qwen3_moe,
+    "deepseek_v3": _deepseek,
+    "gemma": _gemma,
+    "gemma2": _gemma2,
+    "gemma3_text": _gemma3,
+    "gpt2": _gpt2,
+    "nemotron": _nemotron,
+    "olmo2": _olmo2,
+    "phi3": _phi3,
+}

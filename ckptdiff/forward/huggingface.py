@@ -6,68 +6,129 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional
 
-from ckptdiff.forward.layer import LayerOf
+from ckptdiff.forward.experts import ExpertsOf
+from ckptdiff.forward.latent import LatentOf
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class HuggingFaceLayer(LayerOf):
-    """Llama's layer, and those of the families that differ from it in a bias or a norm."""
+class HuggingFaceLayer(ExpertsOf, LatentOf):
+    """Llama's layer, and those of the families that are named like it.
+
+    A family that differs in more than a bias or a norm is a class of its own, in `families`.
+    """
+
+    embedding, final, head = "embed_tokens.weight", "norm", "lm_head.weight"
+    norm_names = ("input_layernorm", "post_attention_layernorm")
+    behind_names = ("post_attention_layernorm", "post_feedforward_layernorm")
+    out_names = ("self_attn.o_proj", "mlp.down_proj")
+    gate_name, up_name = "mlp.gate_proj", "mlp.up_proj"
+    shared = "mlp.shared_experts"
 
     @property
     def features(self) -> frozenset[str]:
-        return frozenset({"norm_heads"} if self.has("self_attn.q_norm.weight") else ())
+        found = set(super().features)
+        if self.has("self_attn.q_norm.weight"):
+            found.add("norm_heads")
+        if any(name.startswith("mlp.shared_expert") for name in self.ranks[0]):
+            found.add("shared experts")
+        return frozenset(found)
 
     # ── outside of the layers ────────────────────────────────────────────────────────────────────
 
     def embed(self, ids: Tensor) -> Tensor:
-        return self.reader.rows(self.held("embed_tokens.weight"), ids)
+        return self.scaled(self.reader.rows(self.held(self.embedding), ids))
 
     def final_norm(self, x: Tensor) -> Tensor:
-        return self.norm("norm", x)
+        return self.norm(self.final, x)
 
     def logits(self, x: Tensor) -> Tensor:
-        tied = self.model.tied and not self.has("lm_head.weight")
-        return self.product(x, self.held("embed_tokens.weight" if tied else "lm_head.weight"))
+        tied = self.model.tied and not self.has(self.head)
+        product = self.product(x, self.held(self.embedding if tied else self.head))
+        return self.how.capped(product, self.model.logit_cap)
 
     # ── attention ────────────────────────────────────────────────────────────────────────────────
 
     def norm1(self, x: Tensor) -> Tensor:
-        return self.norm("input_layernorm", x)
+        return self.norm(self.norm_names[0], x)
 
     def project(self, h: Tensor) -> tuple[Tensor, ...]:
+        """Return queries, keys and values of (positions, heads, channels)."""
         names = [f"self_attn.{part}_proj" for part in "qkv"]
         weights = [self.weight(f"{name}.weight") for name in names]
         biases = [self.optional(f"{name}.bias") for name in names]
-        return tuple(
-            y.reshape(len(h), -1, self.model.kv_channels) for y in self.products(h, weights, biases)
-        )
+        return self.by_heads(self.products(h, weights, biases))
+
+    def by_heads(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(y.reshape(len(y), -1, self.model.kv_channels) for y in parts)
 
     def norm_heads(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         if not self.has("self_attn.q_norm.weight"):
             return q, k
-        return self.norm("self_attn.q_norm", q), self.norm("self_attn.k_norm", k)
+        return self.each_head("self_attn.q_norm", q), self.each_head("self_attn.k_norm", k)
 
     def attention_out(self, ctx: Tensor) -> Tensor:
-        return self.row_parallel(ctx, "self_attn.o_proj")
+        return self.row_parallel(ctx, self.out_names[0])
+
+    def norm_attention(self, x: Tensor) -> Tensor:
+        return self.norm(self.behind_names[0], x)
+
+    def compressed(self, h: Tensor, name: str, size: int) -> Tensor:  # noqa: ARG002
+        return self._attention_product(h, name)
+
+    def expanded(self, h: Tensor, name: str, channels: int) -> Tensor:
+        return self._attention_product(h, name).reshape(len(h), -1, channels)
+
+    def _attention_product(self, h: Tensor, name: str) -> Tensor:
+        name = f"self_attn.{name}"
+        return self.how.linear(h, self.weight(f"{name}.weight"), self.optional(f"{name}.bias"))
 
     # ── MLP ──────────────────────────────────────────────────────────────────────────────────────
 
     def norm2(self, x: Tensor) -> Tensor:
-        return self.norm("post_attention_layernorm", x)
+        return self.norm(self.norm_names[1], x)
 
     def activate(self, h: Tensor) -> Tensor:
-        names = ["mlp.gate_proj", "mlp.up_proj"]
+        if not self.model.gated:
+            return self.how.activate(self.linear(h, self.up_name), self.model.activation)
+        names = self.gate_name, self.up_name
         weights = [self.weight(f"{name}.weight") for name in names]
         gate, up = self.products(h, weights, [self.optional(f"{name}.bias") for name in names])
         return self.how.gate(gate, up, self.model.activation)
 
     def mlp_out(self, act: Tensor) -> Tensor:
-        return self.row_parallel(act, "mlp.down_proj")
+        return self.row_parallel(act, self.out_names[1])
+
+    def norm_mlp(self, x: Tensor) -> Tensor:
+        return self.norm(self.behind_names[1], x)
+
+    # ── experts ──────────────────────────────────────────────────────────────────────────────────
+
+    def expert_gate_up(self, expert: int, share: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        names = [f"mlp.experts.{expert}.{part}_proj.weight" for part in ("gate", "up")]
+        gate, up = (self.reader.rows(self.held(name), slice(None)) for name in names)
+        return gate, up
+
+    def expert_down(self, expert: int, share: int) -> Tensor:  # noqa: ARG002
+        return self.reader.rows(self.held(f"mlp.experts.{expert}.down_proj.weight"), slice(None))
+
+    def activate_shared(self, h: Tensor) -> Tensor:
+        weights = [self.weight(f"{self.shared}.{part}_proj.weight") for part in ("gate", "up")]
+        gate, up = self.products(h, weights, [None, None])
+        return self.how.gate(gate, up, self.model.activation)
+
+    def shared_out(self, act: Tensor, h: Tensor) -> Tensor:
+        given = self.row_parallel(act, f"{self.shared}.down_proj")
+        gate = self.optional(f"{self.shared}_gate.weight")
+        return given if gate is None else functional.sigmoid(self.how.linear(h, gate)) * given
 
     # ── products ─────────────────────────────────────────────────────────────────────────────────
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        return self.how.linear(x, self.weight(f"{name}.weight"), self.optional(f"{name}.bias"))
 
     def products(
         self, x: Tensor, weights: list[Tensor], biases: list[Tensor | None]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from ckptdiff.errors import MissingShard
+from ckptdiff.forward.arithmetic import widened
 from ckptdiff.forward.rope import angles
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.forward.arithmetic import Arithmetic
     from ckptdiff.forward.holdings import Held, Ranks
-    from ckptdiff.forward.model import Model
+    from ckptdiff.forward.model import Layer, Model, Rope
     from ckptdiff.forward.reading import Reader
 
 
@@ -24,7 +24,7 @@ MOST_ELEMENTS = 1 << 24  # of a head that are read at a time
 
 
 @dataclass
-class LayerOf(ABC):
+class LayerOf:
     """One layer of one side. Values are (positions, features) or (positions, heads, elements)."""
 
     model: Model
@@ -32,10 +32,6 @@ class LayerOf(ABC):
     ranks: Ranks
     reader: Reader
     how: Arithmetic
-
-    @property
-    @abstractmethod
-    def features(self) -> frozenset[str]: ...
 
     # ── weights ──────────────────────────────────────────────────────────────────────────────────
 
@@ -57,28 +53,70 @@ class LayerOf(ABC):
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────────
 
-    def norm(self, name: str, x: Tensor) -> Tensor:
+    @property
+    def layer(self) -> Layer:
+        return self.model.layers[self.number]
+
+    @property
+    def features(self) -> frozenset[str]:
+        """Return the optional steps that it takes, and the structures that it is made of."""
+        model, latent = self.model, self.model.latent
+        has = {
+            "norm1": model.norms_in_front,
+            "norm2": model.norms_in_front,
+            "norm_attention": model.norms_behind,
+            "norm_mlp": model.norms_behind,
+            "positions": model.learned_positions,
+            "experts": self.layer.routing is not None,
+            "latent attention": latent is not None,
+            "compress_queries": latent is not None and latent.query_rank is not None,
+            "norm_queries": latent is not None and latent.query_rank is not None,
+        }
+        return frozenset(name for name, on in has.items() if on)
+
+    def norm(self, name: str, x: Tensor, epsilon: float | None = None) -> Tensor:
+        model = self.model
+        epsilon = model.layernorm_epsilon if epsilon is None else epsilon
         weight = self.weight(f"{name}.weight")
-        if self.model.zero_centered:
-            weight = weight + 1
-        if self.model.rms_norm:
-            return self.how.rms_norm(x, weight, self.model.layernorm_epsilon)
-        bias = self.optional(f"{name}.bias")
-        return self.how.layer_norm(x, weight, bias, self.model.layernorm_epsilon)
+        if model.zero_centered:
+            weight = (widened(weight) if model.wide_norm else weight) + 1
+        if model.rms_norm:
+            return self.how.rms_norm(x, weight, epsilon, is_wide=model.wide_norm)
+        return self.how.layer_norm(x, weight, self.optional(f"{name}.bias"), epsilon)
+
+    def each_head(self, norm: str, x: Tensor) -> Tensor:
+        """Return x of (positions, heads, elements) normalised, head by head or all at once."""
+        if self.model.norms_all_heads:
+            return self.norm(norm, x.flatten(1)).view_as(x)
+        return self.norm(norm, x)
 
     def start(self, embed: Tensor) -> Tensor:
         return embed
 
+    def scaled(self, rows: Tensor) -> Tensor:
+        """Return an embedding's rows as they enter the model."""
+        scale = self.model.embedding_scale
+        return rows if scale == 1 else rows * torch.tensor(scale).to(rows)
+
     def rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        rope = self.model.layers[self.number].rope
-        if rope is None:
-            return q, k
-        cosine, sine = angles(rope, len(q), q)
-        return tuple(self.how.rotate(x, cosine, sine) for x in (q, k))  # type: ignore[return-value]
+        rope = self.layer.rope
+        return (q, k) if rope is None else (self.turned(rope, q), self.turned(rope, k))
+
+    def turned(self, rope: Rope, x: Tensor) -> Tensor:
+        """Return x of (positions, heads, elements) with the first `rope.dim` elements rotated."""
+        cosine, sine = angles(rope, len(x), x)
+        turned = self.how.rotate(x, cosine, sine, neighbours=rope.interleaved)
+        if rope.interleaved and not rope.regroups:
+            halves = turned[..., : rope.dim].chunk(2, -1)
+            pairs = torch.stack(halves, -1).flatten(-2)
+            turned = torch.cat((pairs, turned[..., rope.dim :]), -1)
+        return turned
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        window = self.model.layers[self.number].window
-        return self.how.attend(q, k, v, self.model.softmax_scale, window).flatten(1)
+        model = self.model
+        return self.how.attend(
+            q, k, v, model.softmax_scale, self.layer.window, model.attention_cap
+        ).flatten(1)
 
     def add(self, x: Tensor, update: Tensor) -> Tensor:
         return self.how.add(x, update)

@@ -10,13 +10,14 @@ import torch
 
 from ckptdiff.errors import CkptDiffError, UnsupportedLayout
 from ckptdiff.forward.arithmetic import MEGATRON, META, TRANSFORMERS
+from ckptdiff.forward.families import CLASSES
 from ckptdiff.forward.hints import hint
 from ckptdiff.forward.huggingface import HuggingFaceLayer
 from ckptdiff.forward.megatron import MegatronLayer
 from ckptdiff.forward.plan import Done, Packed
 from ckptdiff.forward.reading import DTYPES as STORED
 from ckptdiff.forward.reading import Reader
-from ckptdiff.forward.steps import FIRST, LAST, steps, take
+from ckptdiff.forward.steps import steps, take
 from ckptdiff.results import Tap
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ DTYPES = {
     "fp16": torch.float16,
 }
 PROGRAMS = {"transformers": TRANSFORMERS, "meta": META, "megatron": MEGATRON}
-_LAYERS: dict[str, type[LayerOf]] = {"huggingface": HuggingFaceLayer, "megatron": MegatronLayer}
 
 
 @torch.inference_mode()
@@ -49,7 +49,7 @@ def take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, 
     one = layer_of(run.a, section.number, section.a, readers[0])
     other = layer_of(run.b, section.number, section.b, readers[1])
     mixed = layer_of(
-        replace(run.a, program=run.b.program, ranks=run.b.ranks),
+        replace(run.a, program=run.b.program, ranks=run.b.ranks, expert_ranks=run.b.expert_ranks),
         section.number,
         section.a,
         readers[0],
@@ -57,21 +57,22 @@ def take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, 
     values_a, values_b = (unpacked(values, device) for values in (a, b))
     taps: list[Tap] = []
     number = section.number if section.part == "layer" else None
-    sequence = {"first": FIRST, "last": LAST}.get(section.part) or tuple(steps(one, other))
+    sequence = steps(section.part, one, other)
     for step in sequence:
         given = take_or_tell(step, one, values_a, section)
+        followed = values_a | dict(zip(step.gives, given, strict=True))
         if run.compares and step.is_tap:
-            forced = take_or_tell(step, other, values_a, section)
-            floor = take_or_tell(step, mixed, values_a, section)
-            rests = _rests(step, one, other, values_a, given, forced)
+            forced = take_or_tell(step, other, values_a, section, followed)
+            floor = take_or_tell(step, mixed, values_a, section, followed)
+            rests = _rests(step, one, other, values_a, followed, given, forced)
             reads = tuple(readers[0].reads)
             for name, x, y, z, rest in zip(step.gives, given, forced, floor, rests, strict=True):
                 x, y, z = (unpadded(name, v, run.vocabulary) for v in (x, y, z))
                 taps.append(
                     Tap(number, name, distance(x, y), distance(x, z), reads, hint(x, y), rest)
                 )
-        own = take_or_tell(step, other, values_b, section)
-        values_a.update(zip(step.gives, given, strict=True))
+        own = take_or_tell(step, other, values_b, section, followed)
+        values_a = followed
         values_b.update(zip(step.gives, own, strict=True))
         for reader in readers:
             reader.forget()
@@ -127,14 +128,19 @@ def unpacked(values: dict[str, Packed], device: torch.device) -> Values:
 
 def layer_of(side: Side, number: int, ranks: Ranks, reader: Reader) -> LayerOf:
     """Return a layer as the side's program computes it."""
-    how = replace(PROGRAMS[side.program], ranks=side.ranks)
-    return _LAYERS[side.kind](side.model, number, ranks, reader, how)
+    how = replace(PROGRAMS[side.program], ranks=side.ranks, expert_ranks=side.expert_ranks)
+    kind: type[LayerOf] = MegatronLayer
+    if side.kind == "huggingface":
+        kind = CLASSES.get(side.model.family, HuggingFaceLayer)
+    return kind(side.model, number, ranks, reader, how)
 
 
-def take_or_tell(step: Step, side: LayerOf, values: Values, section: Section) -> tuple[Tensor, ...]:
+def take_or_tell(
+    step: Step, side: LayerOf, values: Values, section: Section, followed: Values | None = None
+) -> tuple[Tensor, ...]:
     """Return what a step gives. Raises UnsupportedLayout, naming the place, if it cannot."""
     try:
-        return take(step, side, values)
+        return take(step, side, values, followed)
     except CkptDiffError:
         raise
     except RuntimeError as error:  # torch's word for shapes that do not fit, and for no memory
@@ -150,6 +156,7 @@ def _rests(
     one: LayerOf,
     other: LayerOf,
     values: Values,
+    followed: Values,
     given: tuple[Tensor, ...],
     forced: tuple[Tensor, ...],
 ) -> list[float | None]:
@@ -164,7 +171,7 @@ def _rests(
     wider, dtype = (one, second) if second.itemsize <= first.itemsize else (other, first)
     wider.reader.rounding = dtype
     try:
-        cast = take(step, wider, values)
+        cast = take(step, wider, values, followed)
     finally:
         wider.reader.rounding = None
     pair = (cast, forced) if wider is one else (given, cast)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.errors import UnknownConfig
-from ckptdiff.forward.model import Activation, Layer, Model, Rope
+from ckptdiff.errors import UnknownConfig, UnsupportedLayout
+from ckptdiff.forward.model import Activation, Latent, Layer, Model, Rope, Routing, yarn_scale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    Args = Mapping[str, Any]
 
 # What `--use-rope-scaling` means beside its factor, in megatron-core 0.16.1.
 _LLAMA3 = {
@@ -17,49 +20,121 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+FAMILIES = (
+    *("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek"),
+    *("gemma", "gemma2", "gemma3", "gpt2", "nemotron", "olmo2", "phi3"),
+)
+# Settings that change what is computed, and what they are where they do not.
+_PLAIN: dict[str, Any] = {
+    "softmax_type": "vanilla",
+    "attention_output_gate": None,
+    "experimental_attention_variant": None,
+    "qk_l2_norm": None,
+    "no_rope_freq": None,
+    "quick_geglu": None,
+    "activation_func_clamp_value": None,
+    "glu_linear_offset": 0.0,
+    "moe_latent_size": None,
+    "moe_apply_probs_on_input": None,
+    "apply_residual_connection_post_layernorm": None,
+}
+# Families of which the args cannot tell all, and what: the fields of a model that are then taken
+# from the other side's config.json.
+_NORMS = ("norms_in_front", "norms_behind")
+_GEMMA = ("embedding_scale", "activation", "gated")
+_GEMMA2 = (*_GEMMA, *_NORMS, "attention_cap", "logit_cap")
+UNTOLD: dict[str, tuple[str, ...]] = {
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA2,
+    "gemma3": _GEMMA2,
+    "olmo2": (*_NORMS, "norms_all_heads"),
+}
+_WORDS = {
+    "embedding_scale": "the scale of embeddings",
+    "activation": "the activation",
+    "norms_behind": "the norms behind attention and MLP",
+    "norms_all_heads": "norms over all heads at once",
+    "attention_cap": "the cap of attention scores",
+    "logit_cap": "the cap of logits",
+}
 
 
-def read(args: Mapping[str, Any], family: str) -> Model:
-    """Return the model that Megatron builds. Raises UnknownConfig if a size is missing."""
+def read(args: Args, family: str, other: Model | None = None) -> Model:
+    """Return the model that Megatron builds; what no arg can tell is as in the `other` model.
+
+    Raises UnknownConfig if a size is missing, UnsupportedLayout where there is no other model.
+    """
+    _refuse(args, family)
     heads = _size(args, "num_attention_heads")
     hidden = _size(args, "hidden_size")
     channels = args.get("kv_channels") or hidden // heads
     grouped = args.get("group_query_attention") and args.get("num_query_groups")
-    rope = _rope(args, channels)
-    return Model(
+    positions = _positions(args, family)
+    rope, routing = _rope(args, channels, positions), _routing(args)
+    rms_norm, zero_centered = args.get("normalization") == "RMSNorm", _zero_centered(args)
+    model = Model(
         family=family,
-        layers=tuple(Layer(rope, _window(args)) for _ in range(_size(args, "num_layers"))),
+        layers=tuple(
+            Layer(rope, _window(args, n), routing if _has_experts(args, n) else None)
+            for n in range(_size(args, "num_layers"))
+        ),
         hidden_size=hidden,
         num_attention_heads=heads,
         num_query_groups=grouped or heads,
         kv_channels=channels,
-        layernorm_epsilon=float(args.get("norm_epsilon", 1e-5)),
-        softmax_scale=channels**-0.5,
-        rms_norm=args.get("normalization") == "RMSNorm",
-        zero_centered=bool(args.get("apply_layernorm_1p")),
+        layernorm_epsilon=_epsilon(args),
+        softmax_scale=args.get("softmax_scale") or channels**-0.5,
+        rms_norm=rms_norm,
+        zero_centered=zero_centered,
+        wide_norm=rms_norm and zero_centered,  # as Transformer Engine, which alone has it
         activation=_activation(args),
         gated=bool(args.get("swiglu")),
         tied=not args.get("untie_embeddings_and_output_weights"),
+        learned_positions=positions == "learned_absolute",
     )
+    if args.get("multi_latent_attention"):
+        model = _with_latent(model, args)
+    return _told(model, args, other) if family in UNTOLD else model
 
 
-def _size(args: Mapping[str, Any], name: str) -> int:
+def _refuse(args: Args, family: str) -> None:
+    """Raise UnsupportedLayout for what is not computed."""
+    if family and family not in FAMILIES:
+        raise UnsupportedLayout(
+            f"logits of a {family} model are not yet possible; they are of {', '.join(FAMILIES)}"
+        )
+    for name, plain in _PLAIN.items():
+        if args.get(name) not in (None, False, plain):
+            raise UnsupportedLayout(f"args: {name} {args[name]!r} is not yet computed")
+
+
+def _size(args: Args, name: str) -> int:
     value = args.get(name)
     if type(value) is not int or value < 1:
         raise UnknownConfig(f"args: {name} is {value!r}, which is no size")
     return value
 
 
-def _activation(args: Mapping[str, Any]) -> Activation:
+def _epsilon(args: Args) -> float:
+    return float(args.get("norm_epsilon", 1e-5))
+
+
+def _zero_centered(args: Args) -> bool:
+    return any(args.get(n) for n in ("apply_layernorm_1p", "layernorm_zero_centered_gamma"))
+
+
+def _activation(args: Args) -> Activation:
     if args.get("swiglu"):
         return "silu"
-    return "relu2" if args.get("squared_relu") else "gelu"
+    if args.get("squared_relu"):
+        return "relu2"
+    # The fused kernel of GELU with a bias is the tanh form, whatever the unfused one is.
+    fused = args.get("bias_gelu_fusion") and args.get("add_bias_linear")
+    return "gelu_tanh" if fused or args.get("openai_gelu") else "gelu"
 
 
-def _rope(args: Mapping[str, Any], channels: int) -> Rope | None:
-    if args.get("position_embedding_type") != "rope" and not args.get(
-        "use_rotary_position_embeddings"
-    ):
+def _rope(args: Args, channels: int, kind: str) -> Rope | None:
+    if kind == "learned_absolute":
         return None
     scaling: dict[str, Any] = {}
     if args.get("use_rope_scaling"):
@@ -68,11 +143,149 @@ def _rope(args: Mapping[str, Any], channels: int) -> Rope | None:
         scaling = {"rope_type": "linear", "factor": factor}
     share = args.get("rotary_percent", 1.0)
     dim = channels if share == 1.0 else int(channels * share)
-    base = float(args.get("rotary_base", 10000))
-    return Rope(base, dim, scaling, interleaved=bool(args.get("rotary_interleaved")))
+    return Rope(_base(args), dim, scaling, interleaved=bool(args.get("rotary_interleaved")))
 
 
-def _window(args: Mapping[str, Any]) -> int | None:
-    """Return how many positions are seen: those before that `window_size` counts, and the own."""
-    window = args.get("window_size")
-    return None if not window or window[0] < 0 else int(window[0]) + 1
+def _positions(args: Args, family: str) -> str:
+    """Return the kind of positions; where no arg tells, that of the family."""
+    if args.get("use_rotary_position_embeddings"):
+        return "rope"
+    kind = args.get("position_embedding_type")
+    if kind is None:
+        return "learned_absolute" if family == "gpt2" else "rope"
+    if kind not in ("rope", "learned_absolute"):
+        raise UnsupportedLayout(f"args: position_embedding_type {kind!r} is not yet computed")
+    return str(kind)
+
+
+def _base(args: Args) -> float:
+    return float(args.get("rotary_base", 10000))
+
+
+def _window(args: Args, number: int) -> int | None:
+    """Return how many positions are seen: those before that `window_size` counts, and the own.
+
+    Of layers counted from 1, each `window_attn_skip_freq`-th has no window.
+    """
+    window, skipped = args.get("window_size"), args.get("window_attn_skip_freq")
+    if not window or window[0] < 0:
+        return None
+    if isinstance(skipped, list):
+        has = bool(skipped[number])
+    else:
+        has = skipped is None or (number + 1) % skipped != 0
+    return int(window[0]) + 1 if has else None
+
+
+# ── experts ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _routing(args: Args) -> Routing | None:
+    if not args.get("num_experts"):
+        return None
+    chosen, score = args.get("moe_router_topk") or 2, args.get("moe_router_score_function")
+    sigmoid = score == "sigmoid"
+    if score not in (None, "softmax", "sigmoid"):
+        raise UnsupportedLayout(f"args: moe_router_score_function {score!r} is not yet computed")
+    if args.get("moe_router_load_balancing_type") == "sinkhorn":
+        raise UnsupportedLayout("args: routing by sinkhorn is not yet computed")
+    groups = args.get("moe_router_num_groups") or 1
+    chosen_groups = args.get("moe_router_group_topk") or 1
+    wide = args.get("moe_router_dtype") in ("fp32", "fp64")
+    return Routing(
+        experts=_size(args, "num_experts"),
+        chosen=chosen,
+        score="sigmoid" if sigmoid else "softmax",
+        normalized=sigmoid or not args.get("moe_router_pre_softmax"),
+        scaling=float(args.get("moe_router_topk_scaling_factor") or 1.0),
+        groups=groups if args.get("moe_router_group_topk") else 1,
+        chosen_groups=chosen_groups,
+        ranking=chosen // chosen_groups,
+        wide_logits=wide,
+        wide_weights=wide,
+    )
+
+
+def _has_experts(args: Args, number: int) -> bool:
+    freq = args.get("moe_layer_freq")
+    if isinstance(freq, list):
+        return bool(freq[number])
+    return number % (freq or 1) == 0
+
+
+# ── latent attention ─────────────────────────────────────────────────────────────────────────────
+
+
+def _with_latent(model: Model, args: Args) -> Model:
+    """Return the model with MLATransformerConfig's attention."""
+    if args.get("rotary_interleaved"):
+        raise UnsupportedLayout("args: latent attention with rotary_interleaved is not computed")
+    latent = Latent(
+        query_rank=args.get("q_lora_rank"),
+        rank=_size(args, "kv_lora_rank"),
+        unrotated=_size(args, "qk_head_dim"),
+        rotated=_size(args, "qk_pos_emb_head_dim"),
+        value=_size(args, "v_head_dim"),
+        epsilon=_epsilon(args),
+    )
+    factor = float(args.get("rotary_scaling_factor") or 1.0)
+    mscale, all_dim = args.get("mscale", 1.0), args.get("mscale_all_dim", 0.0)
+    scaling: dict[str, Any] = {}
+    if (args.get("rope_type") or "yarn") == "yarn":
+        sharpened = yarn_scale(factor, mscale) / yarn_scale(factor, all_dim)
+        trained = args.get("original_max_position_embeddings")
+        scaling = {
+            "rope_type": "yarn",
+            "factor": factor,
+            "original_max_position_embeddings": trained or args.get("max_position_embeddings"),
+            "beta_fast": args.get("beta_fast") or 32.0,
+            "beta_slow": args.get("beta_slow") or 1.0,
+            "attention_factor": sharpened,
+        }
+    rope = Rope(_base(args), latent.rotated, scaling, interleaved=True, regroups=True)
+    scale = (latent.unrotated + latent.rotated) ** -0.5 * yarn_scale(factor, all_dim) ** 2
+    return replace(
+        model,
+        layers=tuple(replace(layer, rope=rope) for layer in model.layers),
+        latent=latent,
+        softmax_scale=scale,
+    )
+
+
+# ── what no arg can tell ─────────────────────────────────────────────────────────────────────────
+
+
+def _told(model: Model, args: Args, other: Model | None) -> Model:
+    if other is None:
+        raise UnsupportedLayout(
+            f"Megatron's args cannot tell all of a {model.family} model; compare it with a Hugging "
+            "Face folder, whose config.json does"
+        )
+    names = list(UNTOLD[model.family])
+    if args.get("swiglu") or args.get("squared_relu"):
+        names = [name for name in names if name not in ("activation", "gated")]
+    taken = [_WORDS[name] for name in names if name in _WORDS]
+    changes = {name: getattr(other, name) for name in names}
+    if model.family == "olmo2":
+        changes["wide_norm"] = False
+    scaled = other.softmax_scale != other.kv_channels**-0.5
+    if scaled and not args.get("softmax_scale"):
+        changes["softmax_scale"] = other.softmax_scale
+        taken.append("the scale of attention")
+    layers = model.layers
+    if len(layers) == len(other.layers):
+        if not args.get("window_size") and any(layer.window for layer in other.layers):
+            layers = tuple(
+                replace(mine, window=theirs.window)
+                for mine, theirs in zip(layers, other.layers, strict=True)
+            )
+            taken.append("windows")
+        if len({layer.rope and layer.rope.base for layer in other.layers}) > 1:
+            layers = tuple(
+                mine if theirs.window is None else replace(mine, rope=theirs.rope)
+                for mine, theirs in zip(layers, other.layers, strict=True)
+            )
+            taken.append("the rotary base of layers with a window")
+    told = ", ".join(taken)
+    note = f"Megatron's args cannot tell {told}: taken from the other side's config.json"
+    return replace(model, **changes, layers=layers, notes=(*model.notes, note))

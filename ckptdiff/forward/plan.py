@@ -22,6 +22,7 @@ class Side:
     model: Model
     program: Program  # whose arithmetic
     ranks: int = 1  # that add up a row-parallel product
+    expert_ranks: int = 1  # that add up what experts give
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,15 +56,20 @@ class Reader:
         chosen = rows if isinstance(rows, slice) else rows.cpu()
         return self._computed(self._stored(held)[chosen], held)
 
+    def wide(self, held: Held) -> Tensor:
+        """Return a whole tensor, in float32 at least, not kept."""
+        wider = self.dtype if self.dtype == torch.float64 else torch.float32
+        return self._computed(self._stored(held), held, wider)
+
     def forget(self) -> None:
         self.reads.clear()
         self._kept.clear()
 
-    def _computed(self, stored: Tensor, held: Held) -> Tensor:
+    def _computed(self, stored: Tensor, held: Held, dtype: torch.dtype | None = None) -> Tensor:
         self.reads[held.name] = held.dtype
         if self.rounding is not None:
             stored = stored.to(self.rounding)
-        return stored.to(device=self.device, dtype=self.dtype)
+        return stored.to(device=self.device, dtype=dtype or self.dtype)
 
     def _stored(self, held: Held) -> Tensor:
         """Return a tensor as it lies in the files, without a copy where it lies in one piece."""

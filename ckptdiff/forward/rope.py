@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.forward.model import yarn_scale
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,10 +99,6 @@ def _yarn(rope: Rope, positions: int) -> tuple[Tensor, float]:  # noqa: ARG001
     ramp = ((pairs - low) / (high - low if high > low else 0.001)).clamp(0, 1)
     plain = _plain(rope)
     return plain / factor * ramp + plain * (1 - ramp), scale
-
-
-def yarn_scale(factor: float, mscale: float = 1.0) -> float:
-    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _longrope(rope: Rope, positions: int) -> tuple[Tensor, float]:

@@ -1,0 +1,69 @@
+"""Families of transformers whose layers are named or stored in another way than Llama's.
+
+Sources: transformers' modeling_gemma2, modeling_gemma3, modeling_gpt2, modeling_olmo2,
+modeling_phi3, modeling_qwen2_moe.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ckptdiff.forward.huggingface import HuggingFaceLayer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Gemma2Layer(HuggingFaceLayer):
+    """Norms in front of both halves and behind them."""
+
+    norm_names = ("input_layernorm", "pre_feedforward_layernorm")
+
+
+class Qwen2MoeLayer(HuggingFaceLayer):
+    shared = "mlp.shared_expert"
+
+
+class Phi3Layer(HuggingFaceLayer):
+    """Queries, keys and values are one matrix, and so are gate and up."""
+
+    def project(self, h: Tensor) -> tuple[Tensor, ...]:
+        channels = self.model.kv_channels
+        queries = self.model.num_attention_heads * channels
+        groups = self.model.num_query_groups * channels
+        joined = self.linear(h, "self_attn.qkv_proj")
+        return self.by_heads(torch.split(joined, [queries, groups, groups], -1))
+
+    def activate(self, h: Tensor) -> Tensor:
+        gate, up = self.linear(h, "mlp.gate_up_proj").chunk(2, -1)
+        return self.how.gate(gate, up, self.model.activation)
+
+
+class Gpt2Layer(HuggingFaceLayer):
+    """Conv1D's weights are (features in, features out); positions are learned."""
+
+    embedding, final = "wte.weight", "ln_f"
+    norm_names = ("ln_1", "ln_2")
+    out_names = ("attn.c_proj", "mlp.c_proj")
+    up_name = "mlp.c_fc"
+
+    def weight(self, name: str, rank: int = 0) -> Tensor:
+        found = super().weight(name, rank)
+        return found.t() if found.dim() == 2 else found
+
+    def positions(self, ids: Tensor) -> Tensor:
+        return self.reader.rows(self.held("wpe.weight"), slice(len(ids)))
+
+    def project(self, h: Tensor) -> tuple[Tensor, ...]:
+        return self.by_heads(self.linear(h, "attn.c_attn").chunk(3, -1))
+
+
+CLASSES: dict[str, type[HuggingFaceLayer]] = {
+    "gemma2": Gemma2Layer,
+    "gemma3_text": Gemma2Layer,
+    "gpt2": Gpt2Layer,
+    "phi3": Phi3Layer,
+    "qwen2_moe": Qwen2MoeLayer,
+}
