@@ -24,6 +24,14 @@ def size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+def token_ids(text: str) -> tuple[int, ...]:
+    """Return the ids of `1,2,3`."""
+    ids = tuple(int(part) for part in text.split(","))
+    if min(ids) < 0:
+        raise ValueError
+    return ids
+
+
 def page(text: str) -> Path:
     if not text.endswith((".md", ".html")):
         raise ValueError
@@ -33,4 +41,5 @@ def page(text: str) -> Path:
 # So argparse names them when it refuses a text.
 positive.__name__ = "positive number"
 size.__name__ = "size such as 5GB or 800MB"
+token_ids.__name__ = "list of token ids such as 1,2,3"
 page.__name__ = "file name in .md or .html"

@@ -97,6 +97,7 @@ ckptdiff [PATH | A B]           browse one checkpoint, or compare two, on the sc
        ckptdiff diff A B               compare, print a summary
        ckptdiff ls PATH                list a checkpoint from its headers
        ckptdiff convert SRC OUT        convert, cut anew, cast; verified
+       ckptdiff logits A B             compare the logits of one prompt: fault, or arithmetic?
        ckptdiff demo [DIR]             make a small pair with one planted fault, and open it"""
 
 
@@ -167,10 +168,18 @@ def _convert_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=cli_convert.run)
 
 
+def _logits_options(parser: argparse.ArgumentParser) -> None:
+    from ckptdiff import cli_logits
+
+    cli_logits.add_options(parser)
+    parser.set_defaults(run=cli_logits.run)
+
+
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "ls": _ls_options,
     "diff": _diff_options,
     "convert": _convert_options,
+    "logits": _logits_options,
     "demo": _demo_options,
 }
 _FAULT_HELP = "kv-swap (default), tp-swap, gate-up, rope, stale, rope-base or none"

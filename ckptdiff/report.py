@@ -184,7 +184,7 @@ def _tensor_document(result: TensorDiff) -> dict[str, Any]:
         "dtype_b": result.dtype_b,
         "shape_a": result.shape_a,
         "shape_b": result.shape_b,
-        **{key: _json_number(getattr(numbers, key, None)) for key in _NUMBERS},
+        **{key: json_number(getattr(numbers, key, None)) for key in _NUMBERS},
     }
 
 
@@ -193,16 +193,16 @@ def _config_document(line: ConfigDiff) -> dict[str, Any]:
         "meaning": line.meaning,
         "status": line.status,
         "name_a": line.name_a,
-        "a": _json_number(line.a),
+        "a": json_number(line.a),
         "name_b": line.name_b,
-        "b": _json_number(line.b),
+        "b": json_number(line.b),
         "consequence": line.consequence,
         "fix": line.fix,
         "note": line.note,
     }
 
 
-def _json_number(value: object) -> object:
+def json_number(value: object) -> object:
     """JSON has no NaN and no infinity: they become text."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ckptdiff.assembly import Assembled
     from ckptdiff.results import Candidate, LogitDiff
 
-__all__ = ["Bos", "Prompt", "encode", "parse_ids", "prompt_of_ids", "with_texts"]
+__all__ = ["Bos", "Prompt", "encode", "prompt_of_ids", "with_texts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,6 @@ def with_texts(found: LogitDiff, prompt: Prompt, executor: Executor) -> LogitDif
 
     top = tuple(replace(place, a=named(place.a), b=named(place.b)) for place in found.top)
     return replace(found, top=top)
-
-
-def parse_ids(text: str) -> tuple[int, ...]:
-    """Return the ids of `1,2,3`; raises ValueError."""
-    ids = tuple(int(part) for part in text.split(","))
-    if min(ids) < 0:
-        raise ValueError
-    return ids
 
 
 def _encode(file: Path, text: str, bos: Bos, side: Assembled, executor: Executor) -> Encoded:

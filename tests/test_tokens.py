@@ -20,7 +20,7 @@ from ckptdiff.executor import InlineExecutor, WorkerPool
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.results import Candidate, LogitDiff, LogitMetrics, Next
 from ckptdiff.tokenizer_files import MAX_FILE
-from ckptdiff.tokens import Prompt, encode, parse_ids, prompt_of_ids, with_texts
+from ckptdiff.tokens import Prompt, encode, prompt_of_ids, with_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -266,16 +266,6 @@ def test_a_prompt_that_is_not_unicode_is_refused(pair: Pair, bpe: str) -> None:
     (pair.a / "tokenizer.json").write_text(bpe)
     with pytest.raises(BadArgument, match="not UTF-8"):
         pair.encode("\udcff")
-
-
-@pytest.mark.parametrize("text", ["", "1,", "1,x", "-1", "1;2"])
-def test_ids_that_are_none(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 -- argparse has words of its own
-        parse_ids(text)
-
-
-def test_ids_are_read_with_spaces_too() -> None:
-    assert parse_ids("1, 2,3") == (1, 2, 3)
 
 
 # Ids to text
