@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from families import MODELS, SIZES, cut, gathered, on_disk
 from oracle_core import distance, logits, meet, save
+from oracle_logits import write
 
 from ckptdiff.assemble import assemble
 from ckptdiff.tensors import Rank
@@ -22,7 +23,20 @@ PLAIN_ROPE = {"rope_theta": 10000.0, "rope_type": "default"}
 # What a model needs beyond `families.MODELS` for megatron-core to compute the same.
 DIFFERING: dict[str, dict[str, Any]] = {
     "mixtral": {"sliding_window": None},
-    "qwen2_moe": {"decoder_sparse_step": 1, "norm_topk_prob": True},
+    "qwen2_moe": {"decoder_sparse_step": 1, "norm_topk_prob": False},
+    "deepseek_v3": {
+        "num_key_value_heads": 4,
+        "head_dim": 4,
+        "n_group": 2,
+        "rope_parameters": {
+            "rope_theta": 10000.0,
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 0.5,
+            "original_max_position_embeddings": 16,
+        },
+    },
     "qwen3_moe": {"norm_topk_prob": True},
     "gpt_oss": {"sliding_window": 64, "rope_parameters": PLAIN_ROPE},
     "glm4_moe": {"norm_topk_prob": True, "routed_scaling_factor": 1.0},
@@ -44,8 +58,9 @@ DIFFERING: dict[str, dict[str, Any]] = {
 
 DELTA = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
+LESS_ONE = (*DELTA, *GEMMAS, "nemotron")  # whose norms' weights are stored less one
 BEHIND = ("gemma2", "gemma3_text", "olmo2")  # norms behind what a layer's halves compute
-QK_NORMS = ("qwen3_moe", "glm4_moe", "gemma3_text", "olmo2", "olmoe", *DELTA)
+QK_NORMS = ("deepseek_v3", "qwen3_moe", "glm4_moe", "gemma3_text", "olmo2", "olmoe", *DELTA)
 
 
 def expert_tp(model: str, tp: int) -> int:
@@ -61,7 +76,7 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
         return next((v for name in names if (v := getattr(hf, name, None)) is not None), None)
 
     experts = get("num_local_experts", "num_experts", "n_routed_experts")
-    layer_norm = model in ("gpt2", "gpt_neox")
+    layer_norm = model in ("gpt2", "gpt_neox", "nemotron")
     options: dict[str, Any] = {
         "num_layers": hf.num_hidden_layers,
         "hidden_size": hf.hidden_size,
@@ -69,11 +84,13 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
         "num_attention_heads": hf.num_attention_heads,
         "num_query_groups": get("num_key_value_heads") or hf.num_attention_heads,
         "kv_channels": get("head_dim") or hf.hidden_size // hf.num_attention_heads,
-        "layernorm_epsilon": get("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps"),
+        "layernorm_epsilon": get(
+            "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_eps"
+        ),
         "normalization": "LayerNorm" if layer_norm else "RMSNorm",
         "gated_linear_unit": not layer_norm,
         "activation_func": functional.gelu if layer_norm else functional.silu,
-        "add_bias_linear": layer_norm or model == "gpt_oss",
+        "add_bias_linear": model in ("gpt2", "gpt_neox", "gpt_oss"),
         "add_qkv_bias": model in ("qwen2_moe", "glm4_moe"),
         "qk_layernorm": model in QK_NORMS,
         "tensor_model_parallel_size": tp,
@@ -93,8 +110,10 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
     }
     if model == "gpt2" or model in GEMMAS:
         options["activation_func"] = lambda x: functional.gelu(x, approximate="tanh")
+    if model == "nemotron":
+        options["activation_func"] = lambda x: functional.relu(x).square()
     if experts is not None:
-        sigmoid = model == "glm4_moe"
+        sigmoid = model in ("glm4_moe", "deepseek_v3")
         options |= {
             "num_moe_experts": experts,
             "moe_ffn_hidden_size": get("moe_intermediate_size", "intermediate_size"),
@@ -103,6 +122,7 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
             "moe_aux_loss_coeff": 0.0,
             "moe_token_dispatcher_type": "allgather",
             "moe_router_score_function": "sigmoid" if sigmoid else "softmax",
+            "moe_router_pre_softmax": model == "olmoe" or get("norm_topk_prob") is False,
             "moe_router_enable_expert_bias": sigmoid,
         }
         if dense := get("first_k_dense_replace"):
@@ -121,8 +141,6 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
             "activation_func_clamp_value": 7.0,
             "glu_linear_offset": 1.0,
         }
-    if model == "olmoe":
-        options["moe_router_pre_softmax"] = True
     if model in DELTA:
         options |= {
             "attention_output_gate": True,
@@ -135,7 +153,29 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
             "linear_num_value_heads": hf.linear_num_value_heads,
             "deterministic_mode": False,
         }
+    if model == "deepseek_v3":
+        return latent_config(hf, options)
     return transformer.TransformerConfig(**options)
+
+
+def latent_config(hf: Any, options: dict[str, Any]) -> Any:
+    """Return DeepSeek's configuration."""
+    rope = hf.rope_parameters
+    return import_module("megatron.core.transformer").MLATransformerConfig(
+        **options,
+        q_lora_rank=hf.q_lora_rank,
+        kv_lora_rank=hf.kv_lora_rank,
+        qk_head_dim=hf.qk_nope_head_dim,
+        qk_pos_emb_head_dim=hf.qk_rope_head_dim,
+        v_head_dim=hf.v_head_dim,
+        moe_router_topk_scaling_factor=hf.routed_scaling_factor,
+        moe_router_num_groups=hf.n_group,
+        moe_router_group_topk=hf.topk_group,
+        rotary_scaling_factor=rope["factor"],
+        mscale=rope["mscale"],
+        mscale_all_dim=rope["mscale_all_dim"],
+        original_max_position_embeddings=rope["original_max_position_embeddings"],
+    )
 
 
 def layers(config: Any, hf: Any, model: str) -> Any:
@@ -154,6 +194,8 @@ def layers(config: Any, hf: Any, model: str) -> Any:
         if model == "olmo2":
             nothing = import_module("megatron.core.transformer.identity_op").IdentityOp
             parts.input_layernorm = parts.pre_mlp_layernorm = nothing
+        if model == "deepseek_v3":
+            parts.self_attention.submodules.core_attention = by_channels()
         if model in ("olmo2", "olmoe"):
             parts.self_attention.module = wide_norms(parts.self_attention.module)
         block.layer_specs[number] = layer
@@ -176,6 +218,24 @@ def delta_net() -> Any:
             out_proj=backend.row_parallel_linear(),
         ),
     )
+
+
+def by_channels() -> Any:
+    """Attention of local parts that is told how wide values are, as latent attention tells it."""
+    local = import_module("megatron.core.transformer.dot_product_attention")
+    latent: Any = import_module("megatron.core.transformer.multi_latent_attention")
+    # It takes Transformer Engine to be there if its own wrappers of it are.
+    latent.HAVE_TE = False
+    attention: Any = local.DotProductAttention
+
+    class ByChannels(attention):  # type: ignore[misc]
+        def __init__(
+            self, *args: Any, k_channels: int = 0, v_channels: int = 0, **kwargs: Any
+        ) -> None:
+            super().__init__(*args, **kwargs)
+            self.hidden_size_per_partition = v_channels * self.num_attention_heads_per_partition
+
+    return ByChannels
 
 
 def normed(linear: Any, norm: Any) -> Any:
@@ -237,8 +297,11 @@ def build(hf: Any, model: str, tp: int, ep: int, vocabulary: int) -> Any:
 
 def compare(
     *, model: str, tp: int, ep: int, fault: bool, folder: str, rank: int, meeting: str
-) -> dict[str, float]:
-    """Compare the logits of one model; both models are left in `folder`, as `hf` and `megatron`."""
+) -> dict[str, Any]:
+    """Compare the logits of one model.
+
+    Both models are left in `folder`, as `hf` and `megatron`, and what they give, as `….logits`.
+    """
     meet(meeting, rank, tp, ep, expert_tp(model, tp))
     transformers = import_module("transformers")
     torch.manual_seed(0)
@@ -250,7 +313,7 @@ def compare(
         # The delta rule's long sums round more: smaller numbers keep that below the limit.
         large = 0.1 if model in DELTA else 0.2
         value.normal_(std=large if "norm" not in name and value.dim() > 1 else 0.1)
-        zero_centred = (model in DELTA and "linear_attn" not in name) or model in GEMMAS
+        zero_centred = model in LESS_ONE and "linear_attn" not in name
         if "norm" in name and name.endswith("weight") and not zero_centred:
             value.add_(1)
     weights = {
@@ -277,8 +340,10 @@ def compare(
     vocabulary = tp * state["embedding.word_embeddings.weight"].shape[0]
     network = build(hf, model, tp, ep, vocabulary)
     # torch's norm has no zero-centred weight: for the logits, the one that it would use is loaded.
-    centred = model in DELTA or model in GEMMAS
-    used = {name: v + 1 if centred and "layernorm" in name else v for name, v in state.items()}
+    used = {
+        name: v + 1 if model in LESS_ONE and name.endswith("layernorm.weight") else v
+        for name, v in state.items()
+    }
     scale = hf.hidden_size**0.5 if model in GEMMAS else 1.0
     network.embedding.register_forward_hook(lambda _module, _args, result: result * scale)
     expected = {n: v for n, v in network.state_dict().items() if torch.is_tensor(v)}
@@ -289,9 +354,13 @@ def compare(
     ids, got = logits(network, hf.vocab_size)
     network.load_state_dict(state, strict=False)
     # One switch speaks of all norms, and a gated DeltaNet's own is not zero-centred.
-    args = {"apply_layernorm_1p": True} if model in GEMMAS else {}
+    args = {"apply_layernorm_1p": model in LESS_ONE and model not in DELTA}
+    args |= {"bias_gelu_fusion": model == "gpt2", "squared_relu": model == "nemotron"}
     save(network, Path(folder) / "megatron", rank, **args)
+    wanted = reference(ids).logits[0]
     if rank == 0:
         reference.save_pretrained(Path(folder) / "hf")
+        write(wanted, Path(folder) / "hf.logits")
+        write(got, Path(folder) / "megatron.logits")
     torch.distributed.destroy_process_group()
-    return distance(got, reference(ids).logits[0])
+    return distance(got, wanted) | {"ids": ids[0].tolist()}

@@ -40,15 +40,16 @@ def _transformers(
         torch.manual_seed(0)
         made = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         for key, value in made.state_dict().items():
-            norm = key.endswith("norm.weight")
+            norm = key.endswith(("norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight"))
             value.normal_(mean=1.0 if norm else 0.0, std=0.1)
         made.save_pretrained(folder)
         for dtype, kind in DTYPES.items():
             # As it is loaded, the frequencies of rotary positions stay in float32.
             model = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, dtype=kind, attn_implementation="eager"
+                folder, dtype=kind, attn_implementation="eager", experts_implementation="eager"
             )
-            assert model.model.rotary_emb.inv_freq.dtype is torch.float32
+            turns = [value for key, value in model.named_buffers() if key.endswith("inv_freq")]
+            assert all(value.dtype is torch.float32 for value in turns)
             write(model.eval()(torch.tensor([ids])).logits[0], folder / f"logits.{dtype}")
     return {"threads": torch.get_num_threads()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,17 @@ if TYPE_CHECKING:
 
     from ckptdiff.forward.model import Activation
 
+
+def _gelu_new(x: Tensor) -> Tensor:
+    """Return the tanh form of GELU, rounded at every step: as GPT-2's class has it."""
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))
+
+
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_new": _gelu_new,
     "relu2": lambda x: functional.relu(x).square(),
 }
 

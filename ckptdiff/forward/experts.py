@@ -41,8 +41,8 @@ class ExpertsOf(LayerOf):
         """Return over how many ranks an expert is cut."""
         return 1
 
-    def expert_gate_up(self, expert: int, share: int) -> tuple[Tensor, Tensor]:
-        """Return what the first products of an expert are with, of one of its shares."""
+    def expert_gate_up(self, expert: int, share: int) -> Tensor:
+        """Return (gate and up, hidden) of one of an expert's shares: all programs join them."""
         raise NotImplementedError
 
     def expert_down(self, expert: int, share: int) -> Tensor:
@@ -69,8 +69,7 @@ class ExpertsOf(LayerOf):
         for expert, at in self._chosen(routing, range(self.routing.experts)):
             parts = []
             for share in range(self.expert_shares):
-                gate, up = self.expert_gate_up(expert, share)
-                gate, up = self.how.linear(h[at], gate), self.how.linear(h[at], up)
+                gate, up = self.how.linear(h[at], self.expert_gate_up(expert, share)).chunk(2, -1)
                 parts.append(self.how.gate(gate, up, self.model.activation))
             found.append(torch.cat(parts, -1))
         return torch.cat(found)

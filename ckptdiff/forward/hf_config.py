@@ -17,7 +17,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
+    "gelu_new": "gelu_new",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu2": "relu2",
 }
@@ -69,6 +69,12 @@ def _size(config: Config, name: str, other: int | None = None) -> int:
     if type(value) is not int or value < 1:
         raise UnknownConfig(f"config.json: {name} is {value!r}, which is no size")
     return value
+
+
+def _experts(config: Config) -> int:
+    """Return how many experts there are, by the name of transformers 4 or 5."""
+    names = "num_local_experts", "num_experts", "n_routed_experts"
+    return _size(config, next((name for name in names if name in config), names[0]))
 
 
 def _activation(name: str) -> Activation:
@@ -124,7 +130,7 @@ def _with_experts(model: Model, routing: Routing, has: Callable[[int], bool]) ->
 
 def _mixtral(config: Config) -> Model:
     routing = Routing(
-        experts=_size(config, "num_local_experts", 8),
+        experts=_experts(config),
         chosen=_size(config, "num_experts_per_tok", 2),
         wide_weights=True,
     )
@@ -132,10 +138,10 @@ def _mixtral(config: Config) -> Model:
     return _with_experts(model, routing, lambda _: True)
 
 
-def _qwen_moe(config: Config, experts: int, chosen: int) -> Model:
+def _qwen_moe(config: Config, chosen: int) -> Model:
     """Return a model whose experts are in every so manieth layer but for some."""
     routing = Routing(
-        experts=_size(config, "num_experts", experts),
+        experts=_experts(config),
         chosen=_size(config, "num_experts_per_tok", chosen),
         normalized=bool(config.get("norm_topk_prob", False)),
     )
@@ -150,12 +156,12 @@ def _qwen2_moe(config: Config) -> Model:
         "sliding_attention" if slides and n % 2 == 0 and n < most else "full_attention"
         for n in range(count)
     ]
-    return _qwen_moe({**config, "layer_types": kinds}, 60, 4)
+    return _qwen_moe({**config, "layer_types": kinds}, 4)
 
 
 def _qwen3_moe(config: Config) -> Model:
     window = config.get("sliding_window") if config.get("use_sliding_window") else None
-    return _qwen_moe({**config, "sliding_window": window}, 128, 8)
+    return _qwen_moe({**config, "sliding_window": window}, 8)
 
 
 def _deepseek(config: Config) -> Model:
@@ -170,7 +176,7 @@ def _deepseek(config: Config) -> Model:
         epsilon=1e-6,  # its class gives these norms none of the config's
     )
     routing = Routing(
-        experts=_size(config, "n_routed_experts"),
+        experts=_experts(config),
         chosen=_size(config, "num_experts_per_tok"),
         score="sigmoid",
         normalized=bool(config.get("norm_topk_prob", True)),
@@ -259,7 +265,8 @@ def _gpt2(config: Config) -> Model:
         )
         if ours in config
     }
-    model = _llama({**config, **words}, tie_word_embeddings=True)
+    whole = {"head_dim": None, "num_key_value_heads": None}  # what the class does not know
+    model = _llama({**config, **words, **whole}, tie_word_embeddings=True)
     return replace(
         model,
         layers=tuple(Layer(None) for _ in model.layers),
@@ -288,7 +295,15 @@ def _olmo2(config: Config) -> Model:
     """Return an OLMo 2: its norms stand behind what a layer's halves compute, and only there."""
     model = _llama(config, rms_norm_eps=1e-5)
     return replace(
-        model, wide_norm=True, norms_in_front=False, norms_behind=True, norms_all_heads=True
+        model,
+        layers=tuple(
+            replace(layer, rope=layer.rope and replace(layer.rope, is_wide=True))
+            for layer in model.layers
+        ),
+        wide_norm=True,
+        norms_in_front=False,
+        norms_behind=True,
+        norms_all_heads=True,
     )
 
 

@@ -107,10 +107,9 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
 
     # ── experts ──────────────────────────────────────────────────────────────────────────────────
 
-    def expert_gate_up(self, expert: int, share: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def expert_gate_up(self, expert: int, share: int) -> Tensor:  # noqa: ARG002
         names = [f"mlp.experts.{expert}.{part}_proj.weight" for part in ("gate", "up")]
-        gate, up = (self.reader.rows(self.held(name), slice(None)) for name in names)
-        return gate, up
+        return torch.cat([self.reader.rows(self.held(name), slice(None)) for name in names])
 
     def expert_down(self, expert: int, share: int) -> Tensor:  # noqa: ARG002
         return self.reader.rows(self.held(f"mlp.experts.{expert}.down_proj.weight"), slice(None))

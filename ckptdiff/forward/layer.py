@@ -105,7 +105,8 @@ class LayerOf:
     def turned(self, rope: Rope, x: Tensor) -> Tensor:
         """Return x of (positions, heads, elements) with the first `rope.dim` elements rotated."""
         cosine, sine = angles(rope, len(x), x)
-        turned = self.how.rotate(x, cosine, sine, neighbours=rope.interleaved)
+        plain = widened(x) if rope.is_wide else x
+        turned = self.how.rotate(plain, cosine, sine, neighbours=rope.interleaved).to(x.dtype)
         if rope.interleaved and not rope.regroups:
             halves = turned[..., : rope.dim].chunk(2, -1)
             pairs = torch.stack(halves, -1).flatten(-2)

@@ -143,7 +143,7 @@ def take_or_tell(
         return take(step, side, values, followed)
     except CkptDiffError:
         raise
-    except RuntimeError as error:  # torch's word for shapes that do not fit, and for no memory
+    except (RuntimeError, IndexError) as error:  # torch's words for shapes, and for no memory
         where = f"layer {section.number}" if section.part == "layer" else "outside of the layers"
         read = ", ".join(side.reader.reads) or "no tensor"
         raise UnsupportedLayout(

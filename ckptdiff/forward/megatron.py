@@ -142,10 +142,9 @@ class MegatronLayer(ExpertsOf, LatentOf):
     def expert_shares(self) -> int:
         return sum("mlp.experts.0.linear_fc1.weight" in rank for rank in self.ranks)
 
-    def expert_gate_up(self, expert: int, share: int) -> tuple[Tensor, Tensor]:
+    def expert_gate_up(self, expert: int, share: int) -> Tensor:
         held = self.held(f"mlp.experts.{expert}.linear_fc1.weight", share)
-        gate, up = self.reader.rows(held, slice(None)).chunk(2)
-        return gate, up
+        return self.reader.rows(held, slice(None))
 
     def expert_down(self, expert: int, share: int) -> Tensor:
         held = self.held(f"mlp.experts.{expert}.linear_fc2.weight", share)

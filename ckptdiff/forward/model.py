@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu2"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_new", "relu2"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Rope:
     scaling: Mapping[str, Any] = field(default_factory=dict)
     interleaved: bool = False  # pairs are neighbours, not an element of each half
     regroups: bool = False  # and what is rotated is left in halves
+    is_wide: bool = False  # rotated in float32, and rounded once
 
     @property
     def kind(self) -> str:

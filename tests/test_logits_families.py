@@ -1,0 +1,164 @@
+"""Logits of families beyond Llama's are those of transformers' eager mode and of megatron-core.
+
+All run on one thread, since a product may be summed up in another order on two.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from families import EXPERTS, LATENT, ROUTED, SHARED, SIZES
+from logit_runs import compare_logits, free_run, tokens
+from oracle_logits import DTYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from oracle_client import Oracle
+    from torch import Tensor
+
+# The first run starts a server, which imports megatron-core: long on a busy machine.
+pytestmark = [pytest.mark.oracle, pytest.mark.timeout(300)]
+
+# Model, TP, EP.
+RUNS = [
+    *((model, tp, 1) for model in (
+        "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "gemma", "gemma2", "gemma3_text",
+        "gpt2", "nemotron", "phi3",
+    ) for tp in (1, 2)),
+    ("olmo2", 1, 1),
+    *((model, 1, 2) for model in ("mixtral", "qwen3_moe", "deepseek_v3")),
+]  # fmt: skip
+IDS = tokens(40, SIZES["vocab_size"])
+WINDOW = 7
+YARN: dict[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.5,
+    "original_max_position_embeddings": 16,
+}
+DEEPSEEK: dict[str, Any] = {
+    **ROUTED,
+    **LATENT,
+    "model_type": "deepseek_v3",
+    "head_dim": LATENT["qk_rope_head_dim"],
+    "num_key_value_heads": 4,
+    "n_routed_experts": 8,
+    "n_group": 4,
+    "topk_group": 2,
+    "num_experts_per_tok": 3,
+}
+GEMMA: dict[str, Any] = {"sliding_window": WINDOW, "query_pre_attn_scalar": 24}
+GPT2: dict[str, Any] = {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64}
+# What megatron-core's local parts cannot do, transformers alone computes.
+MODELS: dict[str, dict[str, Any]] = {
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "sliding_window": WINDOW},
+    "qwen2_moe": {"model_type": "qwen2_moe", **EXPERTS, **SHARED, "norm_topk_prob": False},
+    "qwen2_moe-mixed": {
+        "model_type": "qwen2_moe",
+        **EXPERTS,
+        **SHARED,
+        "norm_topk_prob": True,
+        "num_hidden_layers": 4,
+        "decoder_sparse_step": 2,
+        "use_sliding_window": True,
+        "sliding_window": WINDOW,
+    },
+    "qwen3_moe": {
+        "model_type": "qwen3_moe",
+        **EXPERTS,
+        "norm_topk_prob": True,
+        "mlp_only_layers": [0],
+        "num_experts_per_tok": 3,
+    },
+    "deepseek_v3": {**DEEPSEEK, "rope_parameters": YARN},
+    "deepseek_v3-plain": {
+        **DEEPSEEK,
+        "q_lora_rank": None,
+        "rope_interleave": False,
+        "norm_topk_prob": False,
+        "n_group": 1,
+        "topk_group": 1,
+        "rms_norm_eps": 1e-3,
+    },
+    "gemma": {"model_type": "gemma"},
+    "gemma2": {"model_type": "gemma2", **GEMMA, "attn_logit_softcapping": 2.0},
+    "gemma3": {
+        "model_type": "gemma3_text",
+        **GEMMA,
+        "num_hidden_layers": 7,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    },
+    "gpt2": {"model_type": "gpt2", **GPT2},
+    "gpt2-unscaled": {"model_type": "gpt2", **GPT2, "n_inner": 40, "scale_attn_weights": False},
+    "nemotron": {"model_type": "nemotron", "head_dim": 8},
+    "olmo2": {"model_type": "olmo2", "head_dim": 8},
+    "phi3": {"model_type": "phi3", "head_dim": 8, "sliding_window": WINDOW},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def apart(got: Tensor, file: Path) -> float:
+    """Return |got - wanted| / |wanted|."""
+    wanted = torch.frombuffer(bytearray(file.read_bytes()), dtype=got.dtype).view(got.shape)
+    return float((got.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+@pytest.mark.parametrize(("model", "tp", "ep"), RUNS)
+def test_both_sides_are_what_their_programs_compute(
+    model: str, tp: int, ep: int, oracle: Oracle, tmp_path: Path
+) -> None:
+    found = oracle.compare(
+        "oracle_families",
+        ranks=tp * ep,
+        model=model,
+        tp=tp,
+        ep=ep,
+        fault=False,
+        folder=str(tmp_path),
+    )
+    hf, megatron, ids = tmp_path / "hf", tmp_path / "megatron", found["ids"]
+    sides = zip(("hf", "megatron"), free_run(hf, megatron, ids, "fp32"), strict=True)
+    rel = {name: apart(got, tmp_path / f"{name}.logits") for name, got in sides}
+    print(f"{model} TP {tp} EP {ep}: {rel}")  # noqa: T201
+    assert max(rel.values()) < 1e-6
+    assert compare_logits(hf, megatron, ids).verdict == "arithmetic"
+
+
+@pytest.fixture(scope="module")
+def written(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which transformers left every model and its logits."""
+    root = tmp_path_factory.mktemp("models")
+    models = {name: {**SIZES, **options} for name, options in MODELS.items()}
+    oracle.compare(
+        "oracle_logits", ranks=1, task="transformers", models=models, ids=IDS, root=str(root)
+    )
+    return root
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_hugging_face_is_what_transformers_computes(name: str, written: Path) -> None:
+    hf = written / name
+    rel = {}
+    for dtype in DTYPES:
+        got, _ = free_run(hf, hf, IDS, dtype)
+        rel[dtype] = apart(got, hf / f"logits.{dtype}")
+    print(f"{name}: {rel}")  # noqa: T201
+    # The order in which DeepSeek adds up the weights of three experts is not defined.
+    assert rel["fp32"] < (1e-6 if name == "deepseek_v3" else 1e-30)
+    assert rel["bf16"] == rel["fp16"] == 0
