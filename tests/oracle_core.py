@@ -88,6 +88,17 @@ def save(network: Any, folder: Path, rank: int, **more: Any) -> None:
     import_module("megatron.core.dist_checkpointing").save(state, str(target))
 
 
+def save_ranks(network: Any, folder: Path, tp: int, ep: int | None, **more: Any) -> None:
+    """Save this rank's shard in the older format, a file a rank: `ep` is None without experts."""
+    rank = f"mp_rank_{tp:02d}" if ep is None else f"mp_rank_{tp:02d}_{ep:03d}"
+    target = folder / "iter_0000001" / rank
+    target.mkdir(parents=True)
+    state = {name: v for name, v in network.state_dict().items() if torch.is_tensor(v)}
+    args = Namespace(**arguments(network) | more | {"ckpt_format": "torch"})
+    held = {"args": args, "checkpoint_version": 3.0, "iteration": 1, "model": state}
+    torch.save(held, target / "model_optim_rng.pt")
+
+
 def arguments(network: Any) -> dict[str, Any]:
     """Return Megatron-LM's args: the configuration, in which some names are others."""
     config = network.config

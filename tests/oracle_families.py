@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from families import MODELS, SIZES, cut, gathered, on_disk
-from oracle_core import distance, logits, meet, save
+from oracle_core import distance, logits, meet, save, save_ranks
 from oracle_logits import write
 
 from ckptdiff.assemble import assemble
@@ -357,6 +357,7 @@ def compare(
     args = {"apply_layernorm_1p": model in LESS_ONE and model not in DELTA}
     args |= {"bias_gelu_fusion": model == "gpt2", "squared_relu": model == "nemotron"}
     save(network, Path(folder) / "megatron", rank, **args)
+    save_ranks(network, Path(folder) / "ranks", mine.tp, mine.ep if ep > 1 else None, **args)
     wanted = reference(ids).logits[0]
     if rank == 0:
         reference.save_pretrained(Path(folder) / "hf")
