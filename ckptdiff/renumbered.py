@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.asking import first_columns
-from ckptdiff.compose import turned
 from ckptdiff.naming_faults import Claim
-from ckptdiff.places import chosen_rows
+from ckptdiff.orders import is_in_order, order_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptdiff.assembly import Assembly
     from ckptdiff.places import Place
     from ckptdiff.study import Study
 
@@ -56,13 +52,13 @@ def _neurons_moved_alike(study: Study, stem: str, named: dict[str, Place]) -> bo
     one, bias, other = (named.get(stem + end) for end in _OF_NEURONS)
     if one is None or other is None:
         return False
-    columns = _order(study, other)
+    columns = order_of(study, other)
     if columns is None or len(set(columns)) < len(columns):
         return False
     blocks = 1 if one.rule.block_rows is None else len(one.rule.block_rows(study.grid.config))
     rows = [block * len(columns) + at for block in range(blocks) for at in columns]
-    return _is_so(study, other, columns) and all(
-        _is_so(study, place, rows) for place in (one, bias) if place is not None
+    return is_in_order(study, other, columns) and all(
+        is_in_order(study, place, rows) for place in (one, bias) if place is not None
     )
 
 
@@ -77,7 +73,7 @@ def _heads_moved_alike(study: Study, stem: str, named: dict[str, Place]) -> bool
     if any(p.rule.dim is not None and n.startswith(stem) and p not in found
            for n, p in named.items()):  # fmt: skip
         return False
-    rows = _order(study, qkv)
+    rows = order_of(study, qkv)
     q = groups * each * d
     if rows is None or len(rows) != q + 2 * groups * d:
         return False
@@ -97,46 +93,7 @@ def _heads_moved_alike(study: Study, stem: str, named: dict[str, Place]) -> bool
     ]
     return (
         len(set(expected)) == len(expected)
-        and _is_so(study, qkv, expected)
-        and _is_so(study, proj, columns)
-        and (bias is None or _is_so(study, bias, expected))
+        and is_in_order(study, qkv, expected)
+        and is_in_order(study, proj, columns)
+        and (bias is None or is_in_order(study, bias, expected))
     )
-
-
-def _order(study: Study, place: Place) -> list[int] | None:
-    """Return which row (or column) each one of a rule's tensors is, one tensor below the other.
-
-    None where one is none of them, or there twice.
-    """
-    found: list[int] = []
-    before = 0
-    for one, other in _pairs(study, place):
-        match = study.ask.match(first_columns(one), first_columns(other))
-        if not match or min(match) < 0:
-            return None
-        found += [before + row for row in match]
-        before += one.shape[0]
-    return found
-
-
-def _is_so(study: Study, place: Place, order: list[int]) -> bool:
-    """Ask whether a rule's tensors hold all their rows (or columns) in this order."""
-    before = 0
-    pairs = []
-    for one, other in _pairs(study, place):
-        rows = order[before : before + one.shape[0]]
-        if any(not before <= row < before + one.shape[0] for row in rows):
-            return False
-        pairs.append((chosen_rows(one, [row - before for row in rows]), other))
-        before += one.shape[0]
-    return before == len(order) and all(study.ask.alike(pairs))
-
-
-def _pairs(study: Study, place: Place) -> Iterator[tuple[Assembly, Assembly]]:
-    """Yield A's and B's tensors of a rule, cut along what are rows then."""
-    for name in place.share.hf:
-        pair = (study.grid.a.tensors[name], study.grid.b.tensors[name])
-        one, other = (replace(tensor, dtype=place.actual.dtype) for tensor in pair)
-        if len(one.shape) > 1 and (place.rule.dim == 1) != place.rule.transposed:
-            one, other = turned(one), turned(other)
-        yield one, other

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.moves import map_words, moves, router_map
 from ckptdiff.naming_faults import Claim
+from ckptdiff.orders import class_of_order, is_in_order, order_of
 from ckptdiff.renumbered import renumbered
 from ckptdiff.study import NEAR
 from ckptdiff.value_faults import values
@@ -74,7 +75,8 @@ def _router(study: Study, left: list[Place]) -> Iterator[Claim]:
     for place in left:
         if ".mlp.router." not in place.name:
             continue
-        rows = router_map(study, place)
+        # A replica that drifted has the first one's order.
+        rows = router_map(study, study.firsts[place.home] if place in study.instead else place)
         if rows is None:
             continue
         changed = {e: s for e, s in rows.items() if e != s}
@@ -109,17 +111,17 @@ def _reordered(study: Study, left: list[Place]) -> Iterator[Claim]:
         groups: dict[object, list[Place]] = defaultdict(list)
         for place in left:
             key = by(place)
-            if not place.is_copy and key is not None and abs(study.residual[place].cosine) <= NEAR:
+            if not place.is_copy and key is not None and place not in study.instead:
                 groups[key].append(place)
         for key, found in groups.items():
+            # What is near the right content has its rows in place; a vector is soon looked up.
+            if all(abs(study.residual[p].cosine) > NEAR and len(p.actual.shape) > 1 for p in found):
+                continue
             kind = _order_class(found[0])
             group = [p for p in study.firsts.values() if by(p) == key]
             if kind and study.same_numbers([p.expected for p in group], [p.actual for p in group]):
                 left = [p for p in left if p not in found]
-                yield Claim(
-                    kind, "order", tuple(found), "the right numbers in an unknown order",
-                    "the tensor was cut, joined or reshaped in another way", is_lost=True,
-                )  # fmt: skip
+                yield _order_claim(study, tuple(found), kind)
             elif kind == "QKV-LAYOUT" and _repeats_rows(study, group):
                 yield Claim(
                     "KV-REPL", "rows", tuple(found),
@@ -127,6 +129,33 @@ def _reordered(study: Study, left: list[Place]) -> Iterator[Claim]:
                     "key and value heads were replicated for more ranks than there are groups",
                     is_lost=True,
                 )  # fmt: skip
+
+
+def _order_claim(study: Study, found: tuple[Place, ...], kind: str) -> Claim:
+    """Return what is known of an order that no mistake gives: its class, by what was moved."""
+    place = found[0]
+    named = None
+    if place.name.endswith(("linear_qkv.weight", "linear_qkv.bias", "linear_proj.weight")):
+        # Numbers of a bias repeat: its rows are told apart by those of the weight.
+        weight = place.name.removesuffix("bias").removesuffix("weight") + "weight"
+        other = next((p for p in study.firsts.values() if p.name == weight), place)
+        rows = order_of(study, other)
+        if rows is not None and (other.name == place.name or is_in_order(study, place, rows)):
+            named = class_of_order(rows, study.grid.config)
+    if named == "QKV-HEADMAP":
+        return Claim(
+            named, "order", found, "heads are in an unknown order",
+            "heads were numbered, or dealt to the groups, in another way", is_lost=True,
+        )  # fmt: skip
+    if named == "ROPE-PERM":
+        return Claim(
+            named, "order", found, "rows are in an unknown order inside of every head",
+            "rotary rows were reordered for another convention", is_lost=True,
+        )  # fmt: skip
+    return Claim(
+        kind, "order", found, "the right numbers in an unknown order",
+        "the tensor was cut, joined or reshaped in another way", is_lost=True,
+    )  # fmt: skip
 
 
 def _by_name(place: Place) -> object:

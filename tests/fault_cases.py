@@ -286,6 +286,10 @@ ALIKE = (
     case("heads", GQA_2, ("QKV-HEADMAP", p(o.heads, [1])), is_info=True, formats=EVERY),
     case("heads and their biases", Tiny({"tp": 2}, QWEN2), ("QKV-HEADMAP", p(o.heads, ALL)),
          is_info=True),
+    case("query heads alone", GQA_2, ("QKV-HEADMAP", p(o.heads, ALL, keys=False, out=False)),
+         formats=EVERY),
+    case("query heads and their biases alone", Tiny({"tp": 2}, QWEN2),
+         ("QKV-HEADMAP", p(o.heads, [0, 2], keys=False, out=False))),
     case("rows of values", GQA_1, ("QKV-HEADMAP", p(o.values, [3])), is_info=True),
 )  # fmt: skip
 
