@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SAME = 0.98  # cosine from which nothing can have been moved that would show
 LIKE = 0.9  # cosine from which a content is a version of another, whatever was changed
 NEARER = 0.2  # so much more like another's than like its own must it be
-SURE = 0.9  # part of the rows told apart that must be where a mistake puts them
+SURE = 0.9  # part of the rows that must be where a mistake, or another place, puts them
 MOST_ROWS = 96  # that are looked for, of all ranks together
 
 
@@ -39,6 +39,22 @@ def find_nearly(study: Study) -> None:
         group = [p for p in study.firsts.values() if p.name == name and p.actual.pieces]
         if not _find_move(study, group) and not _find_turned(study, group):
             _find_mistake(study, group)
+    _follow_firsts(study)
+
+
+def _follow_firsts(study: Study) -> None:
+    """Take replicas that drifted for what the first is: it was moved, and this one with it."""
+    far = (p for p in study.left if p.is_copy and abs(study.residual[p].cosine) < SAME)
+    copies = [p for p in far if study.firsts[p.home] in study.wrong]
+    made = {p: study.firsts[p.home].actual for p in copies}
+    found = study.measured([replace(p, expected=recipe) for p, recipe in made.items()])
+    for place, residual in zip(copies, found, strict=True):
+        if residual.constant is None and residual.cosine > max(LIKE, study.residual[place].cosine):
+            study.residual[place] = residual
+            study.instead[place] = made[place]
+            first = study.firsts[place.home]
+            if first in study.moved:
+                study.moved[place] = study.moved[first]
 
 
 def _is_open(study: Study, place: Place) -> bool:
@@ -61,7 +77,10 @@ def _is_open(study: Study, place: Place) -> bool:
 
 def _find_move(study: Study, group: list[Place]) -> bool:
     """Look for the content of other places of the same layer, under one relation."""
-    wrong = [p for p in group if p in study.left and _is_open(study, p)]
+    wrong = [
+        p for p in group
+        if p in study.left and _is_open(study, p) and study.share_wrong[p] > SURE
+    ]  # fmt: skip
     for place in wrong:
         origins = list(_like(study, place))
         moved = [_as_if(place, origin) for origin in origins]
@@ -69,7 +88,7 @@ def _find_move(study: Study, group: list[Place]) -> bool:
         best = max(found, key=lambda pair: pair[0].closeness, default=None)
         if best is not None and _is_nearer(best[0], study.residual[place], place):
             study.residual[place], study.moved[place] = best
-    return all(p in study.moved for p in wrong)
+    return bool(wrong) and all(p in study.moved for p in wrong)
 
 
 def _like(study: Study, place: Place) -> Iterator[Place]:

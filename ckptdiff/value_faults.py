@@ -43,6 +43,10 @@ def values(study: Study, left: list[Place]) -> Iterator[Claim]:
             scaled.append(claim)
         else:
             yield claim
+    # Where a tensor is cut finely, some shards have too few rows to show the rank of a change.
+    low = {p.name: claim for claim in slight if claim.kind == "LOW-RANK" for p in claim.places}
+    slight += [replace(low[p.name], places=(p,)) for p in noisy if p.name in low]
+    noisy = [p for p in noisy if p.name not in low]
     # Where nearly everything changed a little, what changed a little looks so by chance.
     chance = [place for claim in slight for place in claim.places]
     if _is_most(study, [*noisy, *chance]) and len(noisy) > len(chance):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.naming_faults import Claim
@@ -47,23 +47,28 @@ class _Rows:
     source: str
     own: list[int]  # -1: none of them
     padding: list[int] = field(default_factory=list)  # of the rows behind the last
+    is_exchanged: bool = False  # as they were before ranks were exchanged
 
 
 def vocabulary(study: Study, left: list[Place]) -> Iterator[Claim]:
     """Rows of the vocabulary that lie elsewhere, or are gone."""
     by_tensor: dict[str, list[Place]] = defaultdict(list)
     for place in left:
-        if place.rule.vocabulary and not place.is_copy:
+        near = abs(study.residual[place].cosine) > NEAR
+        if place.rule.vocabulary and not place.is_copy and not near:
             by_tensor[place.share.hf[0]].append(place)
     for name, found in by_tensor.items():
-        if any(abs(study.residual[p].cosine) > NEAR for p in found):
-            continue
         rows = _held_rows(study, name, found)
         if rows is None:
             yield from _shifted_nearly(study, name, found)
             continue
-        _move(study, found, rows.source)
-        own = rows.own
+        _move(study, found, rows)
+        # Rows of other places are near what they should be, or right: nothing is said of them.
+        spoken = {
+            row for p in found for source, of, _ in p.share.pieces if source is not None
+            for row in range(*of[0])
+        }  # fmt: skip
+        own = [m if i in spoken else i for i, m in enumerate(rows.own)]
         # A row that many others repeat is what a gap was filled with.
         filled = {row for row, times in Counter(own).items() if times > 1}
         right = sum(m == i for i, m in enumerate(own))
@@ -72,10 +77,11 @@ def vocabulary(study: Study, left: list[Place]) -> Iterator[Claim]:
         }
         gone = [i for i, m in enumerate(own) if m != i and i not in displaced]
         if len(displaced) > 0.3 * (len(own) - right):
-            yield _displaced(tuple(found), own, rows.padding, displaced)
+            claim = _displaced(tuple(found), own, rows.padding, displaced)
+            yield replace(claim, rows=(), is_lost=True) if rows.is_exchanged else claim
         elif (
             gone and gone[-1] == len(own) - 1 and len(gone) >= 0.9 * (len(own) - gone[0])
-            and right >= 0.5 * gone[0]
+            and right >= FOUND * gone[0]
             and (rows.source != name or any(study.share_wrong[p] < 1 for p in found))
         ):  # fmt: skip
             yield Claim(
@@ -98,19 +104,41 @@ def _held_rows(study: Study, name: str, found: list[Place]) -> _Rows | None:
     for source in _sources(study, name):
         one = study.grid.a.tensors[source]
         match = study.ask.match(one, whole)
+        before = _exchanged_back(study, found, match)
+        is_exchanged = _most_by_one_step(before) > _most_by_one_step(match)
+        match = before if is_exchanged else match
         own = match[: one.shape[0]]
         known = sum(row >= 0 for row in own)
         if known > FOUND * len(own) or any(study.share_wrong[p] < 1 for p in found):
-            return _Rows(source, own, match[one.shape[0] :])
+            return _Rows(source, own, match[one.shape[0] :], is_exchanged)
     return None
 
 
-def _move(study: Study, found: list[Place], source: str) -> None:
-    """Keep in mind that places hold what belongs to the other tensor of the vocabulary."""
+def _most_by_one_step(match: list[int]) -> int:
+    """Return how many rows lie off their places by one number."""
+    steps = Counter(row - at for at, row in enumerate(match) if row >= 0)
+    return max(steps.values(), default=0)
+
+
+def _exchanged_back(study: Study, found: list[Place], match: list[int]) -> list[int]:
+    """Return the rows as they were before ranks were exchanged, where others' shards show that."""
+    ranks = study.rank_map()
+    size = found[0].stored.shape[0] if found[0].stored else 0
+    shards = [match[at : at + size] for at in range(0, len(match), max(1, size))]
+    held = {ranks.get(rank, rank): shard for rank, shard in enumerate(shards)}
+    if not ranks or sorted(held) != list(range(len(shards))):
+        return match
+    return [row for rank in range(len(shards)) for row in held[rank]]
+
+
+def _move(study: Study, found: list[Place], rows: _Rows) -> None:
+    """Keep in mind that places hold what belongs to the other tensor, or to another rank."""
+    ranks = study.rank_map() if rows.is_exchanged else {}
+    origins = {p.share.rank: p for p in study.firsts.values() if p.share.hf[0] == rows.source}
     for place in found:
-        if place.share.hf[0] != source:
-            origins = (p for p in study.firsts.values() if p.share.hf[0] == source)
-            study.moved[place] = next(p for p in origins if p.share.rank == place.share.rank)
+        origin = origins[ranks.get(place.share.rank, place.share.rank)]
+        if origin.home != place.home:
+            study.moved[place] = origin
 
 
 def _shifted_nearly(study: Study, name: str, found: list[Place]) -> Iterator[Claim]:
@@ -124,7 +152,7 @@ def _shifted_nearly(study: Study, name: str, found: list[Place]) -> Iterator[Cla
         step, most = max(steps.items(), key=lambda pair: pair[1], default=(0, 0))
         if most < ALIKE * len(rows) or (step == 0 and source == name):
             continue
-        _move(study, found, source)
+        _move(study, found, _Rows(source, []))
         inside = [row for row in rows if 0 <= row + step < one.shape[0]]
         pair = chosen_rows(one, [row + step for row in inside]), chosen_rows(held, inside)
         (residual,) = study.ask.residuals([(*pair, held.dtype)])

@@ -11,7 +11,9 @@ from fault_cases import (
     GQA_2,
     GQA_4,
     GQA_22,
+    MHA_2,
     MOE,
+    MOE_2,
     PP4,
     PROJ,
     QWEN2,
@@ -88,6 +90,8 @@ TWO = (
          ("KV-REPL", p(f.kv_replicate, ALL))),
     case("kv_replicate and qkv_flat", GQA_1, ("KV-REPL", p(f.kv_replicate, [1])),
          ("QKV-LAYOUT", p(f.qkv_flat, [1]))),
+    case("vocab_shift and tp_swap", GQA_4, ("VOCAB-SHIFT", p(m.vocab_shift, 1)),
+         ("TP-ORDER", p(f.tp_swap, 2, 3))),
 )  # fmt: skip
 
 # One of them changes values, so that no content is just what another place should hold.
@@ -126,4 +130,10 @@ CHANGED = (
          ("EMBED-HEAD", p(m.embed_head_swap))),
     case("vocab_tail_lost and head_is_embed", GQA_2, ("VOCAB-TRUNC", p(m.vocab_tail_lost, 9)),
          ("TIED", p(m.copied, f.EMBEDDING, f.HEAD))),
+    case("lora of q and v and layer_swap", MHA_2, ("LOW-RANK", p(m.lora_of_q_and_v, [3])),
+         ("LAYER-ORDER", p(m.layer_swap, 2, 3))),
+    case("stale_shard and router_perm", MOE_2, ("STALE", p(f.stale_shard, 1, 0)),
+         ("ROUTER-ORDER", p(m.router_perm, [1, 3], {1: 2, 2: 1}))),
+    case("stale_shard and vocab_tail_lost", GQA_4, ("STALE", p(f.stale_shard, 1, 0)),
+         ("VOCAB-TRUNC", p(m.vocab_tail_lost, 12))),
 )  # fmt: skip
