@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ckptdiff.kernels.evidence import Residual
 
 STRETCH = 4 << 20  # bytes of a content that are in memory at once
-BATCH = 64 << 20  # bytes that one job reads
+BATCH = 16 << 20  # bytes that one job reads
+SAMPLED = 1 << 20  # a sample takes as long as so many bytes: its rows lie apart
 WHOLE = 64 << 20  # bytes of a content that may be looked at as one
 COLUMNS = 64  # by which rows of a vocabulary are told apart
 SOME = 512  # by which they are like each other, or not
@@ -31,7 +32,7 @@ class Asking:
 
     def digests(self, recipes: Sequence[Assembly]) -> list[tuple[bytes, bool]]:
         """Return a digest of a sample of each content, and whether it is too poor for a claim."""
-        return self._ask("digests", [(_content(sample(r)), 1 << 16) for r in recipes])
+        return self._ask("digests", [(_content(sample(r)), SAMPLED) for r in recipes])
 
     def alike(self, pairs: Sequence[tuple[Assembly, Assembly]]) -> list[bool]:
         """Return of each pair whether every bit is the same."""
@@ -47,24 +48,34 @@ class Asking:
     def residuals(self, items: Sequence[tuple[Assembly, Assembly, str]]) -> list[Residual]:
         """Return how contents differ from the expected ones: expected, actual, dtype."""
         return self._ask(
-            "residuals", [((_content(e), _content(a), dtype), 1 << 20) for e, a, dtype in items]
+            "residuals", [((_content(e), _content(a), dtype), BATCH) for e, a, dtype in items]
         )
 
-    def tallies(self, recipes: Sequence[Assembly]) -> list[bytes]:
-        """Return of each content what is the same for the same numbers in any order."""
-        return self._ask("tallies", [(_content(r), r.nbytes) for r in recipes])
+    def same_numbers(self, one: Sequence[Assembly], other: Sequence[Assembly]) -> bool:
+        """Ask whether two lists of contents are the same numbers, in whatever order."""
+        tallies: list[int] = self._ask("tallies", [(_content(r), r.nbytes) for r in (*one, *other)])
+        return (sum(tallies[: len(one)]) - sum(tallies[len(one) :])) % 2**64 == 0
+
+    def matches(self, pairs: Sequence[tuple[Assembly, Assembly]]) -> list[list[int]]:
+        """Return for each row of each second content which one of the first it is.
+
+        -1 is none of them, -2 one that is there twice. Empty for what is too large.
+        """
+        found: list[list[int]] = [[] for _ in pairs]
+        items, numbers = [], []
+        for number, (one, other) in enumerate(pairs):
+            if one.nbytes > WHOLE:
+                one, other = (first_columns(recipe) for recipe in (one, other))
+            if one.nbytes <= 4 * WHOLE:
+                items.append(((_content(one), _content(other)), one.nbytes + other.nbytes))
+                numbers.append(number)
+        for number, rows in zip(numbers, self._ask("rows", items), strict=True):
+            found[number] = rows
+        return found
 
     def match(self, one: Assembly, other: Assembly) -> list[int]:
-        """Return for each row of `other` which one of `one` it is; empty for what is too large.
-
-        -1 is none of them, -2 one that is there twice.
-        """
-        if one.nbytes > WHOLE:
-            one, other = (first_columns(recipe) for recipe in (one, other))
-        if one.nbytes > 4 * WHOLE:
-            return []
-        found: list[list[int]] = self._ask("rows", [((_content(one), _content(other)), 1)])
-        return found[0]
+        """Return for each row of `other` which one of `one` it is, as `matches` does."""
+        return self.matches([(one, other)])[0]
 
     def nearest(self, pool: Sequence[Assembly], rows: Assembly) -> list[int]:
         """Return for each row which one of the tensors, one below the other, it is most like."""

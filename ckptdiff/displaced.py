@@ -65,7 +65,7 @@ def _rows(place: Place, rule: ParamMapping, grid: Grid) -> dict[int, tuple[str, 
     rows: dict[int, tuple[str, int]] = {}
     behind = 0
     for rank in range(size):
-        pieces = pieces_of(rule, place.share.hf, shapes, grid.config, size, rank)
+        pieces = list(pieces_of(rule, place.share.hf, shapes, grid.config, size, rank))
         for source, of, box in pieces:
             start, stop = box[dim]
             if source is not None:

@@ -290,7 +290,7 @@ def _read_backward(
         first, *others = ranks[rank]
         _check_shapes(first, others)
         ref = first.ref
-        parts = mapping.partition(config, tp, rank)
+        parts = list(mapping.partition(config, tp, rank))
         wanted = sum(part.stop - part.start for part in parts)
         if len(ref.shape) <= dim or wanted != ref.shape[dim]:
             raise UnsupportedLayout(

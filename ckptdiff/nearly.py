@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.arch.mistakes import mistakes, pairs_of_mistakes
 from ckptdiff.compose import turned
+from ckptdiff.mistake_search import pieces_by, recipe_by
 from ckptdiff.places import chosen_rows
 from ckptdiff.sharding import recipe_of
 
@@ -166,7 +167,9 @@ def _find_mistake(study: Study, group: list[Place]) -> None:
 
 
 def _gives(study: Study, pairs: Pairs, mistake: Mistake, held: dict[tuple[int, int], Row]) -> bool:
-    tables = [_rows(study.pieces(p, q, mistake), mistake.rule.dim or 0) for p, q in pairs]
+    tables = [
+        _rows(list(pieces_by(mistake, q, study.grid)), mistake.rule.dim or 0) for p, q in pairs
+    ]
     return _agreeing(tables, held) >= SURE * len(held)
 
 
@@ -209,7 +212,7 @@ def _nearest(study: Study, pairs: Pairs) -> dict[tuple[int, int], Row]:
 
 def _accept(study: Study, pairs: Pairs, right: list[Mistake]) -> bool:
     """Take what a mistake gives for what was to be expected, where that is nearer."""
-    made = {p: study.recipe(p, right[0], q) for p, q in pairs}
+    made = {p: recipe_by(right[0], p, q, study.grid) for p, q in pairs}
     recipes = {p: recipe for p, recipe in made.items() if recipe is not None}
     if len(recipes) < len(pairs):
         return False

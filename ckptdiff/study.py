@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.mistakes import mistakes, pairs_of_mistakes
-from ckptdiff.compose import Part, compose, rows_of, turned
+from ckptdiff.compose import rows_of, turned
+from ckptdiff.mistake_search import MistakeSearch
 from ckptdiff.nearly import find_nearly
 from ckptdiff.places import chosen_rows, places
-from ckptdiff.sharding import recipe_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable
 
     from ckptdiff.arch.mistakes import Mistake
     from ckptdiff.asking import Asking
     from ckptdiff.assembly import Assembly
     from ckptdiff.kernels.evidence import Residual
     from ckptdiff.places import Grid, Place
-    from ckptdiff.tensors import Box
 
 Moves = dict[int, int]  # what is held there instead
 Maps = dict[int | None, Moves]  # by layer
-MANY_PIECES, FEW_ROWS = 256, 8  # from so many on, a mistake is first looked at in so few rows
 NEAR = 0.5  # cosine from which a content is taken for a version of the expected one
 
 
@@ -94,14 +90,16 @@ class Study:
     def _find_moves(self, wrong: list[Place]) -> None:
         """Look up what wrong places hold in the whole reference."""
         firsts = [p for p in self.firsts.values() if p.expected.pieces]
+        shapes = {p.expected.shape for p in firsts if p.rule.vocabulary}
+        wanted = dict.fromkeys(s for p in wrong for s in self._shapes(p, shapes))
+        firsts = [p for p in firsts if p.expected.shape in wanted]
         index: dict[tuple[tuple[int, ...], bytes], list[Place]] = defaultdict(list)
         digests = self.ask.digests([p.expected for p in firsts])
         for place, (digest, poor) in zip(firsts, digests, strict=True):
             if not poor:
                 index[place.expected.shape, digest].append(place)
-        shapes = {p.expected.shape for p in firsts if p.rule.vocabulary}
         found: list[tuple[Place, Place]] = []
-        for shape in dict.fromkeys(s for p in wrong for s in self._shapes(p, shapes)):
+        for shape in wanted:
             held = [p for p in wrong if shape in self._shapes(p, shapes)]
             recipes = [_at_most(p, shape[0]) for p in held]
             for place, (digest, poor) in zip(held, self.ask.digests(recipes), strict=True):
@@ -199,9 +197,7 @@ class Study:
                     continue
                 pairs = [(p, q) for p, q in zip(group, origins, strict=True) if q is not None]
                 usual = known[group[0].template]
-                right = self._mistakes_of(pairs, usual) if usual else []
-                for find in (mistakes, pairs_of_mistakes):
-                    right = right or self._mistakes_of(pairs, find=find)
+                right = MistakeSearch(self.grid, self.ask, self.wrong, pairs).right(usual)
                 if right:
                     usual.update(m.key for m in right)
                     words = tuple(dict.fromkeys(m.words for m in right[1:]))
@@ -212,85 +208,6 @@ class Study:
                         if place is not origin and place in self.wrong:
                             self.moved[place] = origin
                     break
-
-    def _mistakes_of(
-        self,
-        pairs: list[tuple[Place, Place]],
-        keys: Collection[str] | None = None,
-        find: Callable[..., Iterator[Mistake]] = mistakes,
-    ) -> list[Mistake]:
-        """Return the mistakes that give what all ranks of a tensor hold."""
-        rule = pairs[0][0].rule
-        actual = [digest for digest, _ in self.ask.digests([p.actual for p, _ in pairs])]
-        same = self.same_numbers([q.expected for _, q in pairs], [p.actual for p, _ in pairs])
-        right: list[Mistake] = []
-        if find is not mistakes and not same:
-            return right
-        for mistake in find(rule, self.grid.config, self.grid.size(rule)):
-            if (keys is not None and mistake.key not in keys) or mistake.permutes != same:
-                continue
-            if not self._can_be(*pairs[0], mistake):
-                continue
-            expected = [self.recipe(p, mistake, origin) for p, origin in pairs]
-            made = [e for e in expected if e is not None]
-            if len(made) < len(pairs):
-                continue
-            digests = self.ask.digests(made[:1])
-            if digests[0][0] != actual[0]:
-                continue
-            digests += self.ask.digests(made[1:])
-            if [d for d, _ in digests] != actual or all(poor for _, poor in digests):
-                continue
-            if all(self.ask.alike([(e, p.actual) for e, (p, _) in zip(made, pairs, strict=True)])):
-                right.append(mistake)
-        return right
-
-    def same_numbers(self, one: list[Assembly], other: list[Assembly]) -> bool:
-        """Ask whether two lists of contents are the same numbers, in whatever order."""
-        sums = (
-            sum(int.from_bytes(tally, "little") for tally in self.ask.tallies(found))
-            for found in (one, other)
-        )
-        return len(set(sums)) == 1
-
-    def _can_be(self, place: Place, origin: Place, mistake: Mistake) -> bool:
-        """Return whether a few rows are as the mistake has them: its whole recipe may be long."""
-        pieces = self.pieces(place, origin, mistake)
-        if len(pieces) < MANY_PIECES or mistake.rule.transposed or mistake.rule.dim != 0:
-            return True
-        starts = [box[0][0] for _, _, box in pieces]
-        if starts != sorted(starts) or pieces[-1][2][0][1] != place.actual.shape[0]:
-            return True
-        rows = [i * place.actual.shape[0] // FEW_ROWS for i in range(FEW_ROWS)]
-        parts = []
-        for i, row in enumerate(rows):
-            source, of, box = pieces[bisect_right(starts, row) - 1]
-            if source is None:
-                return True
-            at = of[0][0] + row - box[0][0]
-            whole = self.grid.a.tensors[source]
-            parts.append(Part(whole, ((at, at + 1), *of[1:]), ((i, i + 1), *box[1:])))
-        dtype = place.actual.dtype
-        expected = compose(place.name, (len(rows), *place.actual.shape[1:]), dtype, parts)
-        return self.ask.alike([(expected, chosen_rows(place.actual, rows))])[0]
-
-    def recipe(self, place: Place, mistake: Mistake, origin: Place) -> Assembly | None:
-        """Return what a place holds if the mistake was made with what belongs to `origin`."""
-        pieces = self.pieces(place, origin, mistake)
-        if not pieces:
-            return None
-        share = replace(origin.share, pieces=pieces, rule=mistake.rule)
-        made = replace(recipe_of(share, self.grid.a.tensors), dtype=place.actual.dtype)
-        return made if made.shape == place.actual.shape else None
-
-    def pieces(
-        self, place: Place, origin: Place, mistake: Mistake
-    ) -> list[tuple[str | None, Box, Box]]:
-        """Return which boxes of A's tensors a place holds if the mistake was made."""
-        share = origin.share
-        shapes = {name: self.grid.a.tensors[name].shape for name in share.hf}
-        size = self.grid.size(place.rule)
-        return mistake.pieces(share.hf, shapes, self.grid.config, size, share.rank)
 
     def turned_tensors(self, names: Iterable[str]) -> set[str]:
         """Return the square tensors that hold their own transpose."""

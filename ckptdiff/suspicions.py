@@ -119,7 +119,8 @@ def _reordered(study: Study, left: list[Place]) -> Iterator[Claim]:
                 continue
             kind = _order_class(found[0])
             group = [p for p in study.firsts.values() if by(p) == key]
-            if kind and study.same_numbers([p.expected for p in group], [p.actual for p in group]):
+            expected, actual = [p.expected for p in group], [p.actual for p in group]
+            if kind and study.ask.same_numbers(expected, actual):
                 left = [p for p in left if p not in found]
                 yield _order_claim(study, tuple(found), kind)
             elif kind == "QKV-LAYOUT" and _repeats_rows(study, group):

@@ -164,7 +164,7 @@ def _pieces(home: Place, spec: Spec, grid: Grid) -> list[tuple[str | None, Any, 
     if mistake is None:
         raise BadArgument(f"--undo {spec.kind}: {home.name} cannot have been written that way")
     shapes = {name: grid.b.tensors[name].shape for name in home.share.hf}
-    return mistake.pieces(home.share.hf, shapes, grid.config, size, home.share.rank)
+    return list(mistake.pieces(home.share.hf, shapes, grid.config, size, home.share.rank))
 
 
 def _in_order(tensor: Assembly, spec: Spec) -> Assembly:

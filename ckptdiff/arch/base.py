@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Literal
 from ckptdiff.errors import UnsupportedLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from ckptdiff.arch.fused import Fused
     from ckptdiff.config import ModelConfig
 
-    Partition = Callable[["ModelConfig", int, int], "list[Slice]"]  # (config, tp, rank)
+    Partition = Callable[["ModelConfig", int, int], "Iterable[Slice]"]  # (config, tp, rank)
 
 MANY_NAMES = 1 << 17  # more than the largest models have; every name is split several times
 PADDING = -1  # the source of rows that no Hugging Face tensor has
@@ -99,7 +99,7 @@ def blocks(
     """Each rank holds its equal share of every block; a block is slices laid end to end."""
 
     def partition(config: ModelConfig, tp: int, rank: int) -> list[Slice]:
-        rows = []
+        rows: list[Slice] = []
         for block in layout(config):
             share = _share(sum(part.stop - part.start for part in block), tp, megatron)
             rows += cut(block, rank * share, (rank + 1) * share)
@@ -132,7 +132,7 @@ def qkv(megatron: str, q: str, k: str, v: str) -> ParamMapping:
     falls inside a group.
     """
 
-    def partition(config: ModelConfig, tp: int, rank: int) -> list[Slice]:
+    def partition(config: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:
         d, per_group = config.kv_channels, config.heads_per_group
         rows = [
             part
@@ -188,7 +188,7 @@ def gated_qkv(megatron: str, q: str, k: str, v: str) -> ParamMapping:
 def vocab(megatron: str, hf: str, kind: Literal["embedding", "head"]) -> ParamMapping:
     """Each rank holds an equal run of the vocabulary, whose end Megatron pads."""
 
-    def partition(config: ModelConfig, tp: int, rank: int) -> list[Slice]:
+    def partition(config: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:
         padded = config.padded_vocab_size or config.vocab_size
         if padded is None:
             raise UnsupportedLayout(f"{megatron}: the size of the vocabulary is not known")
@@ -206,17 +206,17 @@ def _share(size: int, tp: int, what: str) -> int:
     return size // tp
 
 
-def cut(parts: Iterable[Slice], start: int, stop: int) -> list[Slice]:
-    """Return what lies between `start` and `stop` when the parts are laid end to end."""
-    inside = []
+def cut(parts: Iterable[Slice], start: int, stop: int) -> Iterator[Slice]:
+    """Yield what lies between `start` and `stop` when the parts are laid end to end."""
     at = 0
     for part in parts:
+        if at >= stop:
+            return
         first, last = max(start, at), min(stop, at + part.stop - part.start)
         if first < last:
             shift = part.start - at
-            inside.append(Slice(part.source, first + shift, last + shift))
+            yield Slice(part.source, first + shift, last + shift)
         at += part.stop - part.start
-    return inside
 
 
 @lru_cache(maxsize=MANY_NAMES)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from ckptdiff.arch.base import Slice, cut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ckptdiff.arch.base import Partition
     from ckptdiff.arch.mistaken_heads import Made
     from ckptdiff.config import ModelConfig
 
-    Shard = Callable[[int, int, int], list[Slice]]  # (rows of gate, ranks, rank)
+    Shard = Callable[[int, int, int], Iterable[Slice]]  # (rows of gate, ranks, rank)
 
 
 def gate_mistakes(size: int, tp: int) -> Iterator[Made]:
@@ -55,16 +55,16 @@ def gate_mistakes(size: int, tp: int) -> Iterator[Made]:
 def _read(size: int, ranks: int, shard: Shard) -> Partition:
     """Return the slices of what so many ranks wrote, each half of a shard taken for its kind."""
 
-    def partition(_: ModelConfig, tp: int, rank: int) -> list[Slice]:
+    def partition(_: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:
         if size % ranks or size % tp:
-            return []
-        shards = [shard(size, ranks, r) for r in range(ranks)]
+            return
         own, theirs = size // tp, size // ranks
-        rows = []
-        for start in (0, theirs):
-            half = [part for held in shards for part in cut(held, start, start + theirs)]
-            rows += cut(half, rank * own, (rank + 1) * own)
-        return rows
+        for half in (0, theirs):
+            for writer in range(ranks):
+                start = max(rank * own - writer * theirs, 0)
+                stop = min((rank + 1) * own - writer * theirs, theirs)
+                if start < stop:
+                    yield from cut(shard(size, ranks, writer), half + start, half + stop)
 
     return partition
 
@@ -74,16 +74,16 @@ def _exchanged(size: int, ranks: int, rank: int) -> list[Slice]:
     return [Slice(1, start, stop), Slice(0, start, stop)]
 
 
-def _as_one(size: int, ranks: int, rank: int) -> list[Slice]:
+def _as_one(size: int, ranks: int, rank: int) -> Iterator[Slice]:
     share = 2 * size // ranks
     return cut([Slice(0, 0, size), Slice(1, 0, size)], rank * share, (rank + 1) * share)
 
 
-def _taking_turns(size: int, ranks: int, rank: int, *, block: int) -> list[Slice]:
+def _taking_turns(size: int, ranks: int, rank: int, *, block: int) -> Iterable[Slice]:
     start, stop = rank * size // ranks, (rank + 1) * size // ranks
     if (stop - start) % block:
         return []
-    return [Slice(source, at, at + block) for at in range(start, stop, block) for source in (0, 1)]
+    return (Slice(source, at, at + block) for at in range(start, stop, block) for source in (0, 1))
 
 
 def _merged(_: ModelConfig, tp: int, rank: int, *, size: int, ranks: int) -> list[Slice]:

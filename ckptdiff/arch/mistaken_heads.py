@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ckptdiff.arch.base import Partition
     from ckptdiff.config import ModelConfig
 
-    Rows = Callable[[ModelConfig], list[Slice]]
+    Rows = Callable[[ModelConfig], Iterable[Slice]]
     Made = tuple[str, str, str, str, Partition]  # class, key, words, cause, slices
 
 _BY_STRIDE = (("heads-by-stride", False), ("heads-by-stride-back", True))
@@ -26,7 +26,8 @@ def columns_by_stride() -> Iterator[Made]:
     for key, back in _BY_STRIDE:
         yield (
             "QKV-HEADMAP", key, "columns of heads by stride, not by group",
-            "heads were numbered across the groups", _even(partial(_strided_columns, back=back)),
+            "heads were numbered across the groups",
+            _even(partial(_strided_columns, back=back), size=_query_rows),
         )  # fmt: skip
 
 
@@ -90,19 +91,27 @@ def head_mistakes(c: ModelConfig) -> Iterator[Made]:
                 )  # fmt: skip
 
 
-def _even(rows: Rows) -> Partition:
-    """Cut a whole layout evenly over the ranks."""
-
-    def partition(c: ModelConfig, tp: int, rank: int) -> list[Slice]:
-        parts = rows(c)
-        share = sum(part.stop - part.start for part in parts) // tp
-        return cut(parts, rank * share, (rank + 1) * share)
-
-    return partition
-
-
 def _lengths(c: ModelConfig) -> tuple[int, int]:
     return c.num_attention_heads * c.kv_channels, c.num_query_groups * c.kv_channels
+
+
+def _query_rows(c: ModelConfig) -> int:
+    return _lengths(c)[0]
+
+
+def _fused_rows(c: ModelConfig) -> int:
+    q, kv = _lengths(c)
+    return q + 2 * kv
+
+
+def _even(rows: Rows, size: Callable[[ModelConfig], int] = _fused_rows) -> Partition:
+    """Cut a whole layout, of so many rows, evenly over the ranks."""
+
+    def partition(c: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:
+        share = size(c) // tp
+        return cut(rows(c), rank * share, (rank + 1) * share)
+
+    return partition
 
 
 def _flat(c: ModelConfig) -> list[Slice]:
@@ -136,17 +145,16 @@ def _ordered(c: ModelConfig, order: tuple[int, ...]) -> list[Slice]:
     ]
 
 
-def _legacy(c: ModelConfig) -> list[Slice]:
+def _legacy(c: ModelConfig) -> Iterator[Slice]:
     """`view(g, q + 2, d).transpose(1, 2)`: the rows of a group's heads take turns."""
     d, per_group = c.kv_channels, c.heads_per_group
-    rows = []
     for g in range(c.num_query_groups):
         for i in range(d):
-            rows += [
-                Slice(0, r, r + 1) for h in range(per_group) for r in [(g * per_group + h) * d + i]
-            ]
-            rows += [Slice(source, g * d + i, g * d + i + 1) for source in (1, 2)]
-    return rows
+            for h in range(per_group):
+                row = (g * per_group + h) * d + i
+                yield Slice(0, row, row + 1)
+            for source in (1, 2):
+                yield Slice(source, g * d + i, g * d + i + 1)
 
 
 def _strided(c: ModelConfig, *, back: bool) -> list[int]:
@@ -183,7 +191,7 @@ def _repeated(c: ModelConfig, factor: int) -> list[Slice]:
     ]
 
 
-def _rotary(c: ModelConfig, which: str, way: str, *, wrong: bool = False) -> list[Slice]:
+def _rotary(c: ModelConfig, which: str, way: str, *, wrong: bool = False) -> Iterator[Slice]:
     """`view(heads, 2, d/2).transpose(1, 2)` of q and k, or back."""
     q, kv = _lengths(c)
     orders: list[list[int]] = []
@@ -208,12 +216,15 @@ def _rotary(c: ModelConfig, which: str, way: str, *, wrong: bool = False) -> lis
     )
 
 
-def runs(rows: Iterable[tuple[int, int]]) -> list[Slice]:
-    """Return single rows as slices, those that follow each other joined."""
-    found: list[Slice] = []
-    for source, row in rows:
-        if found and (found[-1].source, found[-1].stop) == (source, row):
-            found[-1] = replace(found[-1], stop=row + 1)
-        else:
-            found.append(Slice(source, row, row + 1))
-    return found
+def runs(rows: Iterable[tuple[int, int]]) -> Iterator[Slice]:
+    """Yield single rows as slices, those that follow each other joined."""
+    source, start, stop = -1, 0, 0
+    for following, row in rows:
+        if (following, row) == (source, stop):
+            stop += 1
+            continue
+        if start < stop:
+            yield Slice(source, start, stop)
+        source, start, stop = following, row, row + 1
+    if start < stop:
+        yield Slice(source, start, stop)

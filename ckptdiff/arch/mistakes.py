@@ -58,13 +58,18 @@ class Mistake:
         config: ModelConfig,
         tp: int,
         rank: int,
-    ) -> list[tuple[str | None, Box, Box]]:
-        """Return which boxes of which tensors fill a rank's shard; nothing if it cannot be."""
+    ) -> Iterator[tuple[str | None, Box, Box]]:
+        """Yield which boxes of which tensors fill a rank's shard; nothing if it cannot be.
+
+        One by one, from the first row on: some layouts have a piece for every row.
+        """
         if self.boxes is None:
-            return pieces_of(self.rule, names, shapes, config, tp, rank)
+            yield from pieces_of(self.rule, names, shapes, config, tp, rank)
+            return
         (name,) = names
         shape = shapes[name][::-1] if self.rule.transposed else shapes[name]
-        return [(name, of, box) for of, box in self.boxes(shape, tp, rank)]
+        for of, box in self.boxes(shape, tp, rank):
+            yield name, of, box
 
 
 def mistakes(rule: ParamMapping, config: ModelConfig, tp: int) -> Iterator[Mistake]:
@@ -119,17 +124,17 @@ def pairs_of_mistakes(rule: ParamMapping, config: ModelConfig, tp: int) -> Itera
 def _after(
     c: ModelConfig, tp: int, rank: int, *, rule: ParamMapping, inner: ParamMapping,
     outer: ParamMapping,
-) -> list[Slice]:  # fmt: skip
+) -> Iterable[Slice]:  # fmt: skip
     """Return the slices of a mistake made with what another one had left of the tensors."""
-    right, wrong = (_rows(r.partition(c, 1, 0)) for r in (rule, inner) if r.partition)
+    right, wrong = (list(_each_row(r.partition(c, 1, 0))) for r in (rule, inner) if r.partition)
     if outer.partition is None or len(right) != len(wrong):
         return []
     held = dict(zip(right, wrong, strict=True))
-    return runs(held[row] for row in _rows(outer.partition(c, tp, rank)))
+    return runs(held[row] for row in _each_row(outer.partition(c, tp, rank)))
 
 
-def _rows(parts: Iterable[Slice]) -> list[tuple[int, int]]:
-    return [(part.source, row) for part in parts for row in range(part.start, part.stop)]
+def _each_row(parts: Iterable[Slice]) -> Iterator[tuple[int, int]]:
+    return ((part.source, row) for part in parts for row in range(part.start, part.stop))
 
 
 def _mistake(rule: ParamMapping, made: Made, sizes: list[int]) -> Mistake:
@@ -142,16 +147,10 @@ def _mistake(rule: ParamMapping, made: Made, sizes: list[int]) -> Mistake:
 
 
 def _within(partition: Partition, starts: list[int]) -> Partition:
-    def shifted(c: ModelConfig, tp: int, rank: int) -> list[Slice]:
-        return [
-            replace(
-                part,
-                source=0,
-                start=part.start + starts[part.source],
-                stop=part.stop + starts[part.source],
-            )
-            for part in partition(c, tp, rank)
-        ]
+    def shifted(c: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:
+        for part in partition(c, tp, rank):
+            start = starts[part.source]
+            yield replace(part, source=0, start=part.start + start, stop=part.stop + start)
 
     return shifted
 
@@ -162,9 +161,9 @@ def _lengths(c: ModelConfig) -> list[int]:
 
 
 def _as_one(rule: ParamMapping) -> Partition:
-    def partition(c: ModelConfig, tp: int, rank: int) -> list[Slice]:
+    def partition(c: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:
         assert rule.partition is not None
-        whole = rule.partition(c, 1, 0)
+        whole = list(rule.partition(c, 1, 0))
         share = sum(part.stop - part.start for part in whole) // tp
         return cut(whole, rank * share, (rank + 1) * share)
 

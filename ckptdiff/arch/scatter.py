@@ -59,7 +59,7 @@ def scatter(
             shard = fill_name(mapping.megatron, numbers)
             ranks = etp if etp is not None and mapping.of_experts else tp
             for rank in range(ranks):
-                pieces = pieces_of(mapping, names, shapes, config, ranks, rank)
+                pieces = list(pieces_of(mapping, names, shapes, config, ranks, rank))
                 yield Share(rank, shard, pieces, mapping, names)
 
 
@@ -70,28 +70,25 @@ def pieces_of(
     config: ModelConfig,
     tp: int,
     rank: int,
-) -> list[tuple[str | None, Box, Box]]:
-    """Return the pieces of one rank's shard, as in `Share`."""
+) -> Iterator[tuple[str | None, Box, Box]]:
+    """Yield the pieces of one rank's shard, as in `Share`, from its first row on."""
     if mapping.transposed:
         shapes = {name: shapes[name][::-1] for name in names}
     first = tuple((0, size) for size in shapes[names[0]])
     if mapping.partition is None or mapping.dim is None:
-        return [(names[0], first, first)]
-    pieces = []
+        yield names[0], first, first
+        return
     at = 0
     for part in mapping.partition(config, tp, rank):
         size = part.stop - part.start
         source = None if part.source == PADDING else names[part.source]
         whole = first if source is None else tuple((0, n) for n in shapes[source])
-        pieces.append(
-            (
-                source,
-                _cut(whole, mapping.dim, part.start, part.stop),
-                _cut(whole, mapping.dim, at, at + size),
-            )
+        yield (
+            source,
+            _cut(whole, mapping.dim, part.start, part.stop),
+            _cut(whole, mapping.dim, at, at + size),
         )
         at += size
-    return pieces
 
 
 def _cut(whole: Box, dim: int, start: int, stop: int) -> Box:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptdiff.kernels.dtypes import bits, rounded, values
-from ckptdiff.kernels.memory import RAW, Reading
+from ckptdiff.kernels.memory import RAW, Reading, same_bits
 from ckptdiff.kernels.write import Sum, gather
 from ckptdiff.results import Loss
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -27,6 +27,7 @@ FACTORS_DIFFER = 0.05  # standard deviation of the factors' logarithms
 NARROW = 8  # columns of the smallest blocks
 MOST_ROWS = 96  # of a content that are looked at more closely
 LIKE, RIVAL = 0.4, 0.75  # cosine of rows that are like each other; of the next best, by the best
+BLOCK = 1 << 16  # elements that are widened at once: they stay in the processor's cache
 Content = tuple["Stretch", ...]  # a tensor, in stretches that follow each other
 
 
@@ -85,8 +86,8 @@ def rows_that_differ(pairs: Sequence[tuple[Content, Content]]) -> list[tuple[int
     for one, other in pairs:
         count, differ, some = 0, 0, []
         for x, y in zip(one, other, strict=True):
-            a, b = array((x,)), array((y,))
-            a, b = (bits(v).reshape(v.shape[0] if v.ndim > 1 else 1, -1) for v in (a, b))
+            a, b = _codes(x), _codes(y)
+            a, b = (v.reshape(v.shape[0] if v.ndim > 1 else 1, -1) for v in (a, b))
             changed = np.flatnonzero((a != b).any(axis=1))
             some += [count + int(i) for i in changed]
             count += len(a)
@@ -100,7 +101,7 @@ def alike(pairs: Sequence[tuple[Content, Content]]) -> list[bool]:
     """Return of each pair whether every bit is the same."""
     return [
         all(
-            x.nbytes == y.nbytes and array((x,)).tobytes() == array((y,)).tobytes()
+            x.nbytes == y.nbytes and same_bits(_bytes(x), _bytes(y))
             for x, y in zip(one, other, strict=True)
         )
         for one, other in pairs
@@ -115,30 +116,62 @@ def rows(pairs: Sequence[tuple[Content, Content]]) -> list[list[int]]:
     return [_match(one, other) for one, other in pairs]
 
 
-def tallies(contents: Sequence[Content]) -> list[bytes]:
-    """Return sums over each content that do not depend on the order of its elements."""
+def tallies(contents: Sequence[Content]) -> list[int]:
+    """Return sums over each content, modulo 2**64, that its elements' order does not change."""
     found = []
     for content in contents:
-        low = high = 0
+        total = 0
         for stretch in content:
-            codes = bits(array((stretch,))).reshape(-1).astype(np.uint64)
-            mixed = (codes + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0x94D049BB133111EB)
-            low += int((mixed & np.uint64(0xFFFFFFFF)).sum())
-            high += int((mixed >> np.uint64(32)).sum())
-        found.append((low + (high << 64)).to_bytes(24, "little"))
+            for mixed in _widened(_codes(stretch).reshape(-1)):
+                mixed += np.uint64(0x9E3779B97F4A7C15)
+                mixed *= np.uint64(0xBF58476D1CE4E5B9)
+                mixed ^= mixed >> np.uint64(29)
+                mixed *= np.uint64(0x94D049BB133111EB)
+                total += int(mixed.sum())
+        found.append(total % 2**64)
     return found
 
 
 def _match(one: Content, other: Content) -> list[int]:
-    a, b = (bits(array(content)) for content in (one, other))
-    a, b = (v.reshape(v.shape[0], -1) for v in (a, b))
-    weights = np.random.default_rng(7).integers(1, 1 << 63, a.shape[1], dtype=np.uint64) * 2 + 1
-    keys, wanted = ((v * weights).sum(axis=1) for v in (a, b))
+    keys, wanted = _row_keys(one), _row_keys(other)
     places: dict[int, int] = {}
-    for i, key in enumerate(keys.tolist()):
+    for i, key in enumerate(keys):
         places[key] = -2 if key in places else i
-    return [places.get(key, -1) for key in wanted.tolist()]
+    return [places.get(key, -1) for key in wanted]
+
+
+def _row_keys(content: Content) -> list[int]:
+    """Return a number for each row that hardly any other content of a row has."""
+    keys: list[int] = []
+    weights = np.empty(0, np.uint64)
+    for stretch in content:
+        held = _codes(stretch)
+        held = held.reshape(held.shape[0], -1)
+        if held.shape[1] != len(weights):
+            rng = np.random.default_rng(7)
+            weights = rng.integers(1, 1 << 63, held.shape[1], dtype=np.uint64) * 2 + 1
+        for widened in _widened(held):
+            widened *= weights
+            keys += widened.sum(axis=1).tolist()
+    return keys
+
+
+def _codes(stretch: Stretch) -> NDArray[Any]:
+    """Return the bit patterns of a stretch, as wide as they are stored."""
+    held = array((stretch,))
+    return held.view(f"<u{held.itemsize}")
+
+
+def _bytes(stretch: Stretch) -> NDArray[np.uint8]:
+    """Return the bytes of a stretch as one row."""
+    return array((stretch,)).reshape(1, -1).view(np.uint8)
+
+
+def _widened(codes: NDArray[Any]) -> Iterator[NDArray[np.uint64]]:
+    """Yield bit patterns in numbers of 64 bits, some rows at a time."""
+    rows = max(1, BLOCK // max(1, codes[:1].size))
+    for start in range(0, len(codes), rows):
+        yield codes[start : start + rows].astype(np.uint64)
 
 
 def nearest(items: Sequence[tuple[Sequence[Content], str, Content, str]]) -> list[list[int]]:
