@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.config_diff import compare_configs
 from ckptdiff.diff import diff
 from ckptdiff.errors import BadArgument, UnknownConfig, UnsupportedLayout
+from ckptdiff.executor import available_cpus
 from ckptdiff.formats import hf, meta
 from ckptdiff.results import LogitDiff, LogitProgress
 
@@ -318,13 +319,9 @@ def _check_ids(ids: Sequence[int], vocabulary: int) -> None:
 
 
 def _choose(device: str, needed: int) -> tuple[str, str]:
-    import torch
-
-    from ckptdiff.executor import available_cpus
     from ckptdiff.forward.device import choose
 
-    torch.set_num_threads(available_cpus())
-    return choose(device, needed)
+    return choose(device, needed, available_cpus())
 
 
 def _take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, Packed]) -> Done:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+THREADS = torch.get_num_threads()
 HAS_CUDA = torch.cuda.is_available()
 
 
@@ -30,26 +31,26 @@ def gpu(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
 
 @pytest.mark.skipif(HAS_CUDA, reason="there is a GPU")
 def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused() -> None:
-    assert device.choose("auto", 1) == ("cpu", "")
+    assert device.choose("auto", 1, THREADS) == ("cpu", "")
     with pytest.raises(BadArgument, match="finds no CUDA device"):
-        device.choose("cuda", 1)
+        device.choose("cuda", 1, THREADS)
 
 
 def test_a_gpu_with_room_is_taken_unless_the_cpu_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gpu(monkeypatch, free=2**30)
-    assert device.choose("auto", 2**29) == ("cuda", "")
-    assert device.choose("cpu", 2**29) == ("cpu", "")
+    assert device.choose("auto", 2**29, THREADS) == ("cuda", "")
+    assert device.choose("cpu", 2**29, THREADS) == ("cpu", "")
 
 
 def test_a_gpu_that_is_too_full_is_left_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu(monkeypatch, free=2**30)
-    chosen, why = device.choose("auto", 2**31)
+    chosen, why = device.choose("auto", 2**31, THREADS)
     assert chosen == "cpu"
     assert "1.0 GiB free, a step takes 2.0" in why
     with pytest.raises(BadArgument, match=r"1\.0 GiB free"):
-        device.choose("cuda", 2**31)
+        device.choose("cuda", 2**31, THREADS)
 
 
 @pytest.mark.skipif(not HAS_CUDA, reason="there is no GPU")

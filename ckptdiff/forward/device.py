@@ -7,12 +7,13 @@ import torch
 from ckptdiff.errors import BadArgument
 
 
-def choose(device: str, needed: int) -> tuple[str, str]:
+def choose(device: str, needed: int, threads: int) -> tuple[str, str]:
     """Return the device for `auto`, `cpu` or `cuda`, and a word where it is not the one hoped for.
 
-    `needed` is what a step takes at most, in bytes. Raises BadArgument if CUDA is asked for and
-    cannot be had.
+    `needed` is what a step takes at most, in bytes; `threads` are for the CPU. Raises BadArgument
+    if CUDA is asked for and cannot be had.
     """
+    torch.set_num_threads(threads)
     if device == "cpu":
         return "cpu", ""
     if not torch.cuda.is_available():
