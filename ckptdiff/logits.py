@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptdiff.assemble import Assembled
+    from ckptdiff.config_diff import ConfigDiff
     from ckptdiff.forward.holdings import Holdings
     from ckptdiff.forward.plan import Done, Packed, Run, Section, Side
     from ckptdiff.results import LogitVerdict, Tap
@@ -199,12 +200,20 @@ class _Comparison:
         conflicts = [c for c in compare_configs(*self.pair) if c.status == "conflict"]
         equal = "The tensors that it reads are equal" if names else "It reads no tensor"
         if conflicts:
-            told = "; ".join(f"{c.meaning}: A {c.a}, B {c.b}" for c in conflicts[:3])
+            told = "; ".join(map(_told, conflicts[:3]))
             return f"{equal}, so the configs are to blame: {told}."
         return (
             f"{equal} and no config line conflicts: a setting that neither file tells, "
             "or a mistake in ckptdiff's own mapping."
         )
+
+
+def _told(conflict: ConfigDiff) -> str:
+    """Return a conflict in words; the names too where one value means one thing in each file."""
+    a, b = str(conflict.a), str(conflict.b)
+    if a == b:
+        a, b = f"{conflict.name_a} {a}", f"{conflict.name_b} {b}"
+    return f"{conflict.meaning}: A {a}, B {b}"
 
 
 def judge(taps: Sequence[Tap], dtype: str) -> tuple[float, float, LogitVerdict, Tap | None]:

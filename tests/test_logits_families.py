@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from families import EXPERTS, LATENT, ROUTED, SHARED, SIZES
+from conversions import converted
+from families import EXPERTS, LATENT, PLAIN, ROUTED, SHARED, SIZES
 from logit_runs import compare_logits, free_run, tokens
 from oracle_logits import DTYPES
 
@@ -55,7 +56,7 @@ DEEPSEEK: dict[str, Any] = {
     "num_experts_per_tok": 3,
 }
 GEMMA: dict[str, Any] = {"sliding_window": WINDOW, "query_pre_attn_scalar": 24}
-GPT2: dict[str, Any] = {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64}
+GPT2: dict[str, Any] = {**PLAIN, "n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64}
 # What megatron-core's local parts cannot do, transformers alone computes.
 MODELS: dict[str, dict[str, Any]] = {
     "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "sliding_window": WINDOW},
@@ -98,8 +99,14 @@ MODELS: dict[str, dict[str, Any]] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
         },
     },
-    "gpt2": {"model_type": "gpt2", **GPT2},
-    "gpt2-unscaled": {"model_type": "gpt2", **GPT2, "n_inner": 40, "scale_attn_weights": False},
+    "gpt2": {"model_type": "gpt2", **GPT2, "intermediate_size": 128},
+    "gpt2-unscaled": {
+        "model_type": "gpt2",
+        **GPT2,
+        "n_inner": 40,
+        "intermediate_size": 40,
+        "scale_attn_weights": False,
+    },
     "nemotron": {"model_type": "nemotron", "head_dim": 8},
     "olmo2": {"model_type": "olmo2", "head_dim": 8},
     "phi3": {"model_type": "phi3", "head_dim": 8, "sliding_window": WINDOW},
@@ -162,6 +169,34 @@ def written(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "oracle_logits", ranks=1, task="transformers", models=models, ids=IDS, root=str(root)
     )
     return root
+
+
+# Where Megatron cannot be told to compute the same: the first step that differs.
+DIFFERING = {
+    "qwen2_moe-mixed": (0, "ctx"),  # every other layer has a window
+    "deepseek_v3": (1, "routing"),  # groups are ranked by another number of experts
+    "deepseek_v3-plain": (0, "kv_latent_norm"),  # an epsilon that its class has of its own
+    "gpt2-unscaled": (0, "ctx"),
+}
+# What the args cannot tell, so that it is taken from config.json, or neither side can.
+NOTES = ("gemma", "gemma2", "gemma3", "olmo2", "deepseek_v3", "deepseek_v3-plain")
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("cut", [{"tp": 2}, {"pp": 2, "names": "te"}])
+def test_a_conversion_is_only_arithmetic_but_where_the_programs_differ(
+    name: str, cut: dict[str, Any], written: Path, tmp_path: Path
+) -> None:
+    converted(written / name, tmp_path / "megatron", "megatron", **cut)
+    found = compare_logits(written / name, tmp_path / "megatron", IDS)
+    print(f"{name}: {found.sentence} {found.notes}")  # noqa: T201
+    assert len(found.notes) == (name in NOTES)
+    if name not in DIFFERING:
+        assert found.verdict == "arithmetic"
+        return
+    assert found.verdict == "weights-or-config"
+    assert found.first is not None
+    assert (found.first.layer, found.first.name) == DIFFERING[name]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -22,6 +22,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu2": "relu2",
 }
 
+_LATENT_EPSILON = 1e-6  # DeepSeek's class gives the norms of latents none of the config's
+
 
 def read(config: Config) -> Model:
     """Return the model that transformers builds from a config.json.
@@ -173,7 +175,7 @@ def _deepseek(config: Config) -> Model:
         unrotated=_size(config, "qk_nope_head_dim"),
         rotated=_size(config, "qk_rope_head_dim"),
         value=_size(config, "v_head_dim"),
-        epsilon=1e-6,  # its class gives these norms none of the config's
+        epsilon=_LATENT_EPSILON,
     )
     routing = Routing(
         experts=_experts(config),
@@ -192,6 +194,12 @@ def _deepseek(config: Config) -> Model:
         interleaved=bool(config.get("rope_interleave", True)),
         regroups=True,
     )
+    notes: tuple[str, ...] = ()
+    if model.layernorm_epsilon != _LATENT_EPSILON:
+        notes = (
+            f"transformers normalises what attention is expanded from with {_LATENT_EPSILON:g}, "
+            "not with rms_norm_eps; Megatron has one epsilon",
+        )
     scale = (latent.unrotated + latent.rotated) ** -0.5
     if rope.kind != "default" and (all_dim := rope.scaling.get("mscale_all_dim")):
         scale *= yarn_scale(rope.scaling["factor"], all_dim) ** 2
@@ -200,6 +208,7 @@ def _deepseek(config: Config) -> Model:
         layers=tuple(replace(layer, rope=rope) for layer in model.layers),
         latent=latent,
         softmax_scale=scale,
+        notes=notes,
     )
     dense = config.get("first_k_dense_replace", 3)
     return _with_experts(model, routing, lambda n: n >= dense)

@@ -38,6 +38,7 @@ _PLAIN: dict[str, Any] = {
     "moe_apply_probs_on_input": None,
     "apply_residual_connection_post_layernorm": None,
 }
+_RANKING = 2  # what transformers hard-codes
 # Families of which the args cannot tell all, and what: the fields of a model that are then taken
 # from the other side's config.json.
 _NORMS = ("norms_in_front", "norms_behind")
@@ -92,6 +93,13 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
         tied=not args.get("untie_embeddings_and_output_weights"),
         learned_positions=positions == "learned_absolute",
     )
+    if routing is not None and routing.groups > 1 and routing.ranking != _RANKING:
+        note = (
+            f"Megatron ranks a group of experts by the sum of its best {routing.ranking} scores "
+            f"(moe_router_topk / moe_router_group_topk), transformers by that of its best "
+            f"{_RANKING}: neither can be set to the other's rule"
+        )
+        model = replace(model, notes=(*model.notes, note))
     if args.get("multi_latent_attention"):
         model = _with_latent(model, args)
     return _told(model, args, other) if family in UNTOLD else model

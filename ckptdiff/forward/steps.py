@@ -118,6 +118,7 @@ def steps(part: Part, *sides: LayerParts) -> tuple[Step, ...]:
     if part == "last":
         return _LAST
     heads = _LATENT_HEADS if _are_all("latent attention", sides) else _HEADS
+    _are_all("compress_queries", sides)
     mlp: tuple[Step, ...] = _DENSE
     if _are_all("experts", sides):
         mlp = _SHARED if _is_any("shared experts", sides) else _EXPERTS
@@ -143,7 +144,8 @@ def _is_any(structure: str, sides: Iterable[LayerParts]) -> bool:
 def _are_all(structure: str, sides: Iterable[LayerParts]) -> bool:
     found = {structure in side.features for side in sides}
     if len(found) == 2:
-        raise UnsupportedLayout(f"by its config, only one side has {structure} in this layer")
+        words = "compressed queries" if structure == "compress_queries" else structure
+        raise UnsupportedLayout(f"by its config, only one side has {words} in this layer")
     return found == {True}
 
 
