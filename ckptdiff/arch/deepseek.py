@@ -6,6 +6,7 @@ Kimi-K2, Moonlight and GLM-4.7-Flash are laid out the same.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ckptdiff.arch.base import Architecture, ParamMapping, column, replicated, row
 from ckptdiff.arch.llama import (
@@ -19,17 +20,23 @@ from ckptdiff.arch.llama import (
     MLP_NORM,
 )
 from ckptdiff.arch.moe import FUSED_EXPERTS, QWEN_EXPERTS, shared_experts
+from ckptdiff.errors import UnsupportedLayout
+
+if TYPE_CHECKING:
+    from ckptdiff.config import ModelConfig
 
 _ATTENTION = "self_attention."
 
 
 def _compressed(megatron: str, hf: str, rank: str, extra: str | None = None) -> ParamMapping:
     """A projection into the latent space; since Megatron 0.14 whole on every rank with TE."""
-    rule = column(
-        f"{MEGATRON}{_ATTENTION}{megatron}.weight",
-        f"{HF}self_attn.{hf}.weight",
-        lambda c: getattr(c, rank) + (getattr(c, extra) if extra else 0),
-    )
+
+    def rows(c: ModelConfig) -> int:
+        if getattr(c, rank) is None:
+            raise UnsupportedLayout(f"the config has no {rank}, though there is a tensor of it")
+        return int(getattr(c, rank) + (getattr(c, extra) if extra else 0))
+
+    rule = column(f"{MEGATRON}{_ATTENTION}{megatron}.weight", f"{HF}self_attn.{hf}.weight", rows)
     return replace(rule, or_replicated=True)
 
 
