@@ -187,7 +187,7 @@ class _Comparison:
             return f"Small: at {where} the weights were cast, which makes {first.rel:.1e}."
         words = "Weights or config" if verdict == "weights-or-config" else "Small, but no rounding"
         hint = f" ({first.hint})" if first.hint else ""
-        return f"{words}: {where} is {first.rel:.2g} apart{hint}. {self._cause(first)}"
+        return f"{words}: {where}, is {first.rel:.2g} apart{hint}. {self._cause(first)}"
 
     def _cause(self, tap: Tap) -> str:
         """Say whether the tensors that a tap reads differ; if not, what else is to blame."""
@@ -195,8 +195,9 @@ class _Comparison:
         results = list(diff(*self.pair, self.executor, names=names)) if names else []
         differing = [r.name for r in results if r.status not in ("same", "close")]
         if differing:
-            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-            return f"{', '.join(sorted(differing)[:3])}{more} differ."
+            shown = sorted(differing)[:3]
+            more = [f"{len(differing) - 3} more"] if len(differing) > 3 else []
+            return f"{' and '.join([*shown, *more])} {'differ' if differing[1:] else 'differs'}."
         conflicts = [c for c in compare_configs(*self.pair) if c.status == "conflict"]
         equal = "The tensors that it reads are equal" if names else "It reads no tensor"
         if conflicts:
