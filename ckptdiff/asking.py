@@ -53,8 +53,12 @@ class Asking:
 
     def same_numbers(self, one: Sequence[Assembly], other: Sequence[Assembly]) -> bool:
         """Ask whether two lists of contents are the same numbers, in whatever order."""
-        tallies: list[int] = self._ask("tallies", [(_content(r), r.nbytes) for r in (*one, *other)])
+        tallies = self.tallies([*one, *other])
         return (sum(tallies[: len(one)]) - sum(tallies[len(one) :])) % 2**64 == 0
+
+    def tallies(self, recipes: Sequence[Assembly]) -> list[int]:
+        """Return of each content a number that is the same for the same numbers in any order."""
+        return self._ask("tallies", [(_content(r), r.nbytes) for r in recipes])
 
     def matches(self, pairs: Sequence[tuple[Assembly, Assembly]]) -> list[list[int]]:
         """Return for each row of each second content which one of the first it is.

@@ -45,8 +45,7 @@ def find_nearly(study: Study) -> None:
 
 def _follow_firsts(study: Study) -> None:
     """Take replicas that drifted for what the first is: it was moved, and this one with it."""
-    far = (p for p in study.left if p.is_copy and abs(study.residual[p].cosine) < SAME)
-    copies = [p for p in far if study.firsts[p.home] in study.wrong]
+    copies = [p for p in study.left if p.is_copy and study.firsts[p.home] in study.wrong]
     made = {p: study.firsts[p.home].actual for p in copies}
     found = study.measured([replace(p, expected=recipe) for p, recipe in made.items()])
     for place, residual in zip(copies, found, strict=True):

@@ -67,6 +67,7 @@ class Study:
         self.left = [p for p in self.left if p not in self.mistaken or p in self.instead]
         self._find_residuals()
         find_nearly(self)
+        self._follow_layers()
 
     def together(self, found: Iterable[Place]) -> list[Place]:
         """Return places with the replicas that hold the same."""
@@ -191,8 +192,8 @@ class Study:
         homes = self.homes()
         for name, found in by_name.items():
             group = [p for p in self.firsts.values() if p.name == name and p.actual.pieces]
-            for home in homes:
-                origins = [home(p) for p in group]
+            for home in (*homes, None):
+                origins = [home(p) for p in group] if home else self._by_numbers(group)
                 if None in origins:
                     continue
                 pairs = [(p, q) for p, q in zip(group, origins, strict=True) if q is not None]
@@ -208,6 +209,14 @@ class Study:
                         if place is not origin and place in self.wrong:
                             self.moved[place] = origin
                     break
+
+    def _by_numbers(self, group: list[Place]) -> list[Place | None]:
+        """Return whose numbers each rank of a tensor holds, in whatever order; Nones if its own."""
+        if len(group) < 2:
+            return [None]
+        owners = dict(zip(self.ask.tallies([p.expected for p in group]), group, strict=True))
+        found = [owners.get(tally) for tally in self.ask.tallies([p.actual for p in group])]
+        return [None] if found == group else found
 
     def turned_tensors(self, names: Iterable[str]) -> set[str]:
         """Return the square tensors that hold their own transpose."""
@@ -240,9 +249,27 @@ class Study:
                 for p, q in origins.items()
             ]
             for (place, origin), found in zip(origins.items(), self.measured(moved), strict=True):
-                if found.closeness > self.residual[place].closeness:
+                is_like = found.closeness[0] or abs(found.cosine) > NEAR
+                if is_like and found.closeness > self.residual[place].closeness:
                     self.residual[place] = found
                     self.moved[place] = origin
+
+    def _follow_layers(self) -> None:
+        """Let content that is like nothing go where most of its layer went."""
+        layers = _closed(self.layer_map())
+        if set(layers) != set(layers.values()):
+            return
+        by_what = {(p.template, p.layer, p.expert, p.share.rank): p for p in self.firsts.values()}
+        of_layer = Counter(p.layer for p in by_what.values())
+        went = Counter(
+            p.layer for p, q in self.moved.items() if q.layer == layers.get(p.layer or 0)
+        )
+        for place in self.left:
+            found, layer = self.residual[place], place.layer
+            is_like = found.constant is None and (found.closeness[0] or abs(found.cosine) > NEAR)
+            if layer in layers and 2 * went[layer] > of_layer[layer] and not is_like:
+                what = (place.template, layers[layer], place.expert, place.share.rank)
+                self.moved.setdefault(place, by_what[what])
 
     def measured(self, found: list[Place]) -> list[Residual]:
         triples = []

@@ -161,7 +161,9 @@ def _noise(study: Study, noisy: list[Place]) -> Iterator[Claim]:
         if place.rank in stale or _belongs_to(study, place) in stale:
             yield Claim("STALE", "rank", (place,), "every tensor of the rank is near the right one",
                         "the file is of another save", is_lost=True)  # fmt: skip
-        elif any(twin not in study.wrong for twin in twins):
+        elif any(twin not in study.wrong for twin in twins) or (
+            place.is_copy and place in study.instead
+        ):
             yield Claim(
                 "REPLICA", "", (place,), "replicas of one tensor differ between ranks",
                 "replicated weights were updated apart from each other", is_lost=True,

@@ -57,20 +57,23 @@ def vocabulary(study: Study, left: list[Place]) -> Iterator[Claim]:
         near = abs(study.residual[place].cosine) > NEAR
         if place.rule.vocabulary and not place.is_copy and not near:
             by_tensor[place.share.hf[0]].append(place)
+    ranks = study.rank_map()
+    repeated = set() if set(ranks) == set(ranks.values()) else set(ranks)
     for name, found in by_tensor.items():
         rows = _held_rows(study, name, found)
         if rows is None:
             yield from _shifted_nearly(study, name, found)
             continue
         _move(study, found, rows)
-        # Rows of other places are near what they should be, or right: nothing is said of them.
+        # Rows of other places are near what they should be, or right, or those of another rank.
         spoken = {
-            row for p in found for source, of, _ in p.share.pieces if source is not None
-            for row in range(*of[0])
+            row for p in found if p.share.rank not in repeated for source, of, _ in p.share.pieces
+            if source is not None for row in range(*of[0])
         }  # fmt: skip
         own = [m if i in spoken else i for i, m in enumerate(rows.own)]
         # A row that many others repeat is what a gap was filled with.
-        filled = {row for row, times in Counter(own).items() if times > 1}
+        told = Counter(m for i, m in enumerate(own) if i in spoken)
+        filled = {row for row, times in told.items() if times > 1}
         right = sum(m == i for i, m in enumerate(own))
         displaced = {
             i: m - i for i, m in enumerate(own) if m not in (i, -1, -2) and m not in filled
@@ -133,7 +136,9 @@ def _exchanged_back(study: Study, found: list[Place], match: list[int]) -> list[
 
 def _move(study: Study, found: list[Place], rows: _Rows) -> None:
     """Keep in mind that places hold what belongs to the other tensor, or to another rank."""
-    ranks = study.rank_map() if rows.is_exchanged else {}
+    ranks = study.rank_map()
+    if set(ranks) == set(ranks.values()) and not rows.is_exchanged:
+        ranks = {}
     origins = {p.share.rank: p for p in study.firsts.values() if p.share.hf[0] == rows.source}
     for place in found:
         origin = origins[ranks.get(place.share.rank, place.share.rank)]

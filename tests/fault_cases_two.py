@@ -7,6 +7,7 @@ import faults_model as m
 from fault_cases import (
     ALL,
     EVERY,
+    FC2,
     GQA_1,
     GQA_2,
     GQA_4,
@@ -92,6 +93,10 @@ TWO = (
          ("QKV-LAYOUT", p(f.qkv_flat, [1]))),
     case("vocab_shift and tp_swap", GQA_4, ("VOCAB-SHIFT", p(m.vocab_shift, 1)),
          ("TP-ORDER", p(f.tp_swap, 2, 3))),
+    mended("rope and tp_swap_tensor", GQA_4, ("ROPE-PERM", p(f.rope, ALL)),
+         ("TP-ORDER", p(f.tp_swap_tensor, 2, 0, 1, f.QKV))),
+    case("vocab_shift and tp_dup_rank0", GQA_2, ("VOCAB-SHIFT", p(m.vocab_shift, 1)),
+         ("TP-DUP", p(f.tp_dup_rank0))),
 )  # fmt: skip
 
 # One of them changes values, so that no content is just what another place should hold.
@@ -136,4 +141,10 @@ CHANGED = (
          ("ROUTER-ORDER", p(m.router_perm, [1, 3], {1: 2, 2: 1}))),
     case("stale_shard and vocab_tail_lost", GQA_4, ("STALE", p(f.stale_shard, 1, 0)),
          ("VOCAB-TRUNC", p(m.vocab_tail_lost, 12))),
+    case("random_init and layer_swap", GQA_22, ("NOT-LOADED", p(m.random_init, 1, FC2)),
+         ("LAYER-ORDER", p(m.layer_swap, 1, 2))),
+    case("norm_ones and pp_swap", PP4, ("NOT-LOADED", p(m.ones, 3, *f.INPUT_NORM)),
+         ("LAYER-ORDER", p(m.pp_swap, 0, 3))),
+    case("gamma_plus1 and replica_drift", GQA_4, ("GAMMA-OFFSET", p(m.gamma, [1], 1.0)),
+         ("REPLICA", p(f.replica_drift, 1, 2, *f.INPUT_NORM))),
 )  # fmt: skip
