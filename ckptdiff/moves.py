@@ -18,7 +18,6 @@ def moves(study: Study) -> Iterator[Claim]:
     """Yield a claim for each thing that was mistaken about a content's place."""
     ranks: dict[str, dict[int, int]] = defaultdict(dict)
     layers: dict[str, dict[int, int]] = defaultdict(dict)
-    experts: dict[tuple[str, int | None], dict[int, int]] = defaultdict(dict)
     for p, q in study.moved.items():
         if p.share.rank != q.share.rank:
             ranks[p.name][p.share.rank] = q.share.rank
@@ -26,14 +25,8 @@ def moves(study: Study) -> Iterator[Claim]:
             assert p.layer is not None
             assert q.layer is not None
             layers[p.template][p.layer] = q.layer
-        if p.template == q.template and p.expert != q.expert:
-            assert p.expert is not None
-            assert q.expert is not None
-            experts[p.template, p.layer][p.expert] = q.expert
     all_ranks, all_layers = study.rank_map(), study.layer_map()
-    all_experts: dict[int | None, dict[int, int]] = {}
-    for (_, layer), found in experts.items():
-        all_experts[layer] = max(all_experts.get(layer, {}), found, key=len)
+    experts, all_experts = study.expert_moves(), study.expert_maps()
     for p, q in study.moved.items():
         if p.share.rank != q.share.rank:
             yield _rank_claim(p, _whole(ranks[p.name], all_ranks))

@@ -151,14 +151,23 @@ class Study:
                 maps[p.template][p.layer] = q.layer
         return max(maps.values(), key=len, default={})
 
-    def _expert_maps(self) -> dict[int | None, dict[int, int]]:
-        """Return the exchange of experts in each layer."""
-        maps: dict[tuple[int | None, str], dict[int, int]] = defaultdict(dict)
+    def expert_moves(self) -> dict[tuple[str, int | None], Moves]:
+        """Return the exchange of experts in the tensors of each template and layer.
+
+        Content of another name was not taken for another expert's: it says nothing of their order.
+        """
+        maps: dict[tuple[str, int | None], Moves] = defaultdict(dict)
         for p, q in self.moved.items():
-            if p.expert is not None and q.expert is not None and p.expert != q.expert:
-                maps[p.layer, p.template][p.expert] = q.expert
-        found: dict[int | None, dict[int, int]] = {}
-        for (layer, _), moves in maps.items():
+            if p.expert is None or q.expert is None or p.template != q.template:
+                continue
+            if p.expert != q.expert:
+                maps[p.template, p.layer][p.expert] = q.expert
+        return maps
+
+    def expert_maps(self) -> Maps:
+        """Return the largest exchange of experts in each layer."""
+        found: Maps = {}
+        for (_, layer), moves in self.expert_moves().items():
             found[layer] = max(found.get(layer, {}), moves, key=len)
         return found
 
@@ -176,7 +185,7 @@ class Study:
 
         ranks, layers = _closed(self.rank_map()), _closed(self.layer_map())
         exchanges: list[tuple[Moves, Moves, Maps]] = [({}, {}, {})]
-        for experts in ({}, self._expert_maps()):
+        for experts in ({}, self.expert_maps()):
             for exchange in ((ranks, {}), ({}, layers), (ranks, layers), ({}, {})):
                 if (*exchange, experts) not in exchanges:
                     exchanges.append((*exchange, experts))
