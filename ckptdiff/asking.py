@@ -60,26 +60,17 @@ class Asking:
         """Return of each content a number that is the same for the same numbers in any order."""
         return self._ask("tallies", [(_content(r), r.nbytes) for r in recipes])
 
-    def matches(self, pairs: Sequence[tuple[Assembly, Assembly]]) -> list[list[int]]:
-        """Return for each row of each second content which one of the first it is.
-
-        -1 is none of them, -2 one that is there twice. Empty for what is too large.
-        """
-        found: list[list[int]] = [[] for _ in pairs]
-        items, numbers = [], []
-        for number, (one, other) in enumerate(pairs):
-            if one.nbytes > WHOLE:
-                one, other = (first_columns(recipe) for recipe in (one, other))
-            if one.nbytes <= 4 * WHOLE:
-                items.append(((_content(one), _content(other)), one.nbytes + other.nbytes))
-                numbers.append(number)
-        for number, rows in zip(numbers, self._ask("rows", items), strict=True):
-            found[number] = rows
-        return found
-
     def match(self, one: Assembly, other: Assembly) -> list[int]:
-        """Return for each row of `other` which one of `one` it is, as `matches` does."""
-        return self.matches([(one, other)])[0]
+        """Return for each row of `other` which one of `one` it is; empty for what is too large.
+
+        -1 is none of them, -2 one that is there twice.
+        """
+        if one.nbytes > WHOLE:
+            one, other = (first_columns(recipe) for recipe in (one, other))
+        if one.nbytes > 4 * WHOLE:
+            return []
+        found: list[list[int]] = self._ask("rows", [((_content(one), _content(other)), 1)])
+        return found[0]
 
     def nearest(self, pool: Sequence[Assembly], rows: Assembly) -> list[int]:
         """Return for each row which one of the tensors, one below the other, it is most like."""
