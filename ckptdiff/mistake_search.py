@@ -55,9 +55,9 @@ class MistakeSearch:
         same = bool(both) and self._has_same_numbers()
         return self._right([m for m in both if m.permutes == same])
 
-    def _right(self, tried: Iterable[Mistake]) -> list[Mistake]:
+    def _right(self, tried: list[Mistake]) -> list[Mistake]:
         """Return which of some mistakes give what all ranks hold."""
-        fitting = self._fitting(tried)
+        fitting = self._fitting(tried) if tried else []
         if not all(m.permutes for m in fitting):
             same = self._has_same_numbers()
             fitting = [m for m in fitting if m.permutes == same]
@@ -93,7 +93,7 @@ class MistakeSearch:
             self.ask.alike([(e, p.actual) for e, (p, _) in zip(made, self.pairs, strict=True)])
         )
 
-    def _fitting(self, tried: Iterable[Mistake]) -> list[Mistake]:
+    def _fitting(self, tried: list[Mistake]) -> list[Mistake]:
         """Return the mistakes that give a few of the rows that differ, in one rank."""
         place, origin = next((x for x in self.pairs if x[0] in self.wrong), self.pairs[0])
         rows = list(range(place.actual.shape[0]))
@@ -109,7 +109,7 @@ class MistakeSearch:
             tried = [m for (m, _), is_alike in zip(made, fits, strict=True) if is_alike]
             if len(tried) < 2:
                 break
-        return list(tried)
+        return tried
 
     def _at_rows(
         self, place: Place, origin: Place, mistake: Mistake, rows: list[int]
