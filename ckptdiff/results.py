@@ -124,7 +124,7 @@ class Tap:
     floor: float = 0.0  # between A's weights in A's arithmetic and in B's
     reads: tuple[str, ...] = ()  # names of A's tensors that it depends on; none: the config alone
     hint: str = ""  # how the values are related, where that is plain
-    rest: float | None = None  # `rel` with weights cast to the other side's dtype; None: one dtype
+    rest: float | None = None  # `rel` once weights are cast as the other's; None: no cast explains
 
     @property
     def judged(self) -> float:

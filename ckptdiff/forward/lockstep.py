@@ -21,6 +21,8 @@ from ckptdiff.forward.steps import steps, take
 from ckptdiff.results import Tap
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from ckptdiff.forward.holdings import Ranks
@@ -64,7 +66,7 @@ def take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, 
         if run.compares and step.is_tap:
             forced = take_or_tell(step, other, values_a, section, followed)
             floor = take_or_tell(step, mixed, values_a, section, followed)
-            rests = _rests(step, one, other, values_a, followed, given, forced)
+            rests = _rests(step, one, other, values_a, followed, given, forced, run.vocabulary)
             reads = tuple(readers[0].reads)
             for name, x, y, z, rest in zip(step.gives, given, forced, floor, rests, strict=True):
                 x, y, z = (unpadded(name, v, run.vocabulary) for v in (x, y, z))
@@ -159,23 +161,44 @@ def _rests(
     followed: Values,
     given: tuple[Tensor, ...],
     forced: tuple[Tensor, ...],
+    vocabulary: int,
 ) -> list[float | None]:
-    """Return what is left of the distances once the weights of one side are cast to the other's.
+    """Return what is left of the distances once one side's weights are cast as the other's were.
 
-    None where both sides store the same dtype.
+    Weights may have been cast and stored in a wider dtype again. None where no cast explains more
+    than nine tenths.
     """
+
+    def apart(xs: tuple[Tensor, ...], ys: tuple[Tensor, ...]) -> list[float]:
+        pairs = zip(step.gives, xs, ys, strict=True)
+        return [distance(*(unpadded(name, v, vocabulary) for v in (x, y))) for name, x, y in pairs]
+
+    rels = apart(given, forced)
+    rests: list[float | None] = [None for _ in rels]
+    for side, dtype in _casts(one, other, max(rels)):
+        side.reader.rounding = dtype
+        try:
+            cast = take(step, side, values, followed)
+        finally:
+            side.reader.rounding = None
+        left = apart(cast, forced) if side is one else apart(given, cast)
+        for i, (rel, rest, best) in enumerate(zip(rels, left, rests, strict=True)):
+            if rest <= rel / 10 and (best is None or rest < best):
+                rests[i] = rest
+    return rests
+
+
+def _casts(one: LayerOf, other: LayerOf, rel: float) -> Iterator[tuple[LayerOf, torch.dtype]]:
+    """Yield the casts of a side's weights that may have made the other's, and a distance."""
     kinds = [{STORED[d] for d in side.reader.reads.values()} for side in (one, other)]
-    if kinds[0] == kinds[1] or any(len(kind) != 1 for kind in kinds):
-        return [None for _ in given]
+    if rel <= 50 * torch.finfo(one.reader.dtype).eps or any(len(kind) != 1 for kind in kinds):
+        return
     (first,), (second,) = kinds
-    wider, dtype = (one, second) if second.itemsize <= first.itemsize else (other, first)
-    wider.reader.rounding = dtype
-    try:
-        cast = take(step, wider, values, followed)
-    finally:
-        wider.reader.rounding = None
-    pair = (cast, forced) if wider is one else (given, cast)
-    return [distance(x, y) for x, y in zip(*pair, strict=True)]
+    if first != second:
+        yield (one, second) if second.itemsize <= first.itemsize else (other, first)
+    for dtype in (torch.bfloat16, torch.float16):
+        if first == second != dtype and dtype.itemsize <= first.itemsize:
+            yield from ((one, dtype), (other, dtype))
 
 
 def unpadded(name: str, value: Tensor, vocabulary: int) -> Tensor:
