@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from ckptdiff.assemble import Assembled
     from ckptdiff.config_diff import ConfigDiff
     from ckptdiff.forward.holdings import Holdings
-    from ckptdiff.forward.plan import Done, Packed, Run, Section, Side
-    from ckptdiff.results import LogitVerdict, Tap
+    from ckptdiff.forward.plan import Done, Energy, Packed, Run, Section, Side, Traced
+    from ckptdiff.results import Budget, LogitVerdict, Share, Tap
 
 SIZE = {"fp32": 4, "fp64": 8}
 EPSILON = {"fp32": 2.0**-23, "fp64": 2.0**-52}  # of the dtypes that a verdict can be in
 STORAGE = {"F32": "fp32", "F64": "fp64", "BF16": "bf16", "F16": "fp16"}
+HALVES = ("bf16", "fp16")  # dtypes whose products are summed in a wider one
 MOST_TOKENS = 1024  # scores are held for all pairs of them
 _FLOORS, _EPSILONS = 20, 50  # what a step may be apart: of the floor, of the dtype's epsilon
 _FAULT = 100  # times the threshold: above, it is no matter of small numbers
@@ -97,8 +98,6 @@ class _Comparison:
         device, note = self._job(_choose, device, needed)
         notes = [note] if note else []
         notes += [note for side in self.sides for note in side.model.notes]
-        if attribute:
-            notes.append("the attribution is not yet possible")
         passed = yield from self._pass(dtype, device, "layer by layer", compares=True)
         floor, threshold, verdict, first = judge(passed.taps, dtype)
         storage = storage or _stored_dtype(self.sections)
@@ -107,6 +106,14 @@ class _Comparison:
             metrics_in, exact = storage, passed.logits
             low = yield from self._pass(storage, device, f"in {storage}", compares=False)
             logits = low.logits
+        shares: tuple[Share, ...] = ()
+        rounding: Budget | None = None
+        if attribute:
+            if why := _no_attribution(verdict, storage):
+                notes.append(why)
+            else:
+                shares, rounding = yield from self._attribute(storage, device, logits)
+                notes += _told(rounding, storage)
         metrics, top, ratio = self._job(_measure, logits, exact, self.ids)
         taps = tuple(self._canonical(passed.taps))
         first = None if first is None else taps[passed.taps.index(first)]
@@ -126,6 +133,8 @@ class _Comparison:
             metrics=metrics,
             top=top,
             ratio=ratio,
+            attribution=shares,
+            budget=rounding,
             notes=tuple(notes),
         )
 
@@ -147,6 +156,27 @@ class _Comparison:
             seconds = time.monotonic() - started
             yield LogitProgress(doing, number, len(self.sections), seconds, done.taps)
         return _Passed((a, b), tuple(taps))
+
+    def _attribute(
+        self, storage: str, device: str, logits: tuple[dict[str, Packed], dict[str, Packed]]
+    ) -> Generator[LogitProgress, None, tuple[tuple[Share, ...], Budget | None]]:
+        """Trace each kind of rounding through both models; `logits` are in the storage dtype."""
+        from ckptdiff.forward.plan import START, Packed, Run
+
+        run = Run(*self.sides, storage, device, self.vocabulary, compares=False)
+        ids = b"".join(i.to_bytes(8, "little") for i in self.ids)
+        a = b = {START: {"ids": Packed("int64", (len(self.ids),), ids)}}
+        energies: list[Energy] = []
+        for number, section in enumerate(self.sections, 1):
+            started = time.monotonic()
+            low = logits if section.part == "last" else None
+            traced: Traced = self._job(_trace_section, run, section, a, b, low)
+            a, b = traced.a, traced.b
+            energies.append(traced.energy)
+            seconds = time.monotonic() - started
+            yield LogitProgress("rounding by rounding", number, len(self.sections), seconds)
+        shares, rounding = self._job(_budget, run, energies[1:-1], energies[-1])
+        return shares, rounding
 
     def _job(self, job: Any, *arguments: Any) -> Any:
         future = self.executor.submit(job, *arguments)
@@ -231,6 +261,28 @@ def judge(taps: Sequence[Tap], dtype: str) -> tuple[float, float, LogitVerdict, 
     if any(not tap.judged <= _FAULT * threshold for tap in faults):
         return floor, threshold, "weights-or-config", faults[0]
     return floor, threshold, "small", (faults or above)[0]
+
+
+def _no_attribution(verdict: LogitVerdict, storage: str) -> str:
+    """Say why roundings are not told apart, or nothing."""
+    if verdict != "arithmetic":
+        return "no attribution: the difference is not of arithmetic alone"
+    if storage not in HALVES:
+        return (
+            f"no attribution: in {storage} the order of the sums inside products counts, "
+            "which is not traced; ask for bf16 or fp16"
+        )
+    return ""
+
+
+def _told(rounding: Budget | None, storage: str) -> list[str]:
+    """Return the prediction beside what was measured."""
+    if rounding is None:
+        return [f"no attribution: some value is not finite in {storage}"]
+    return [
+        f"attribution: roundings one by one predict that the logits are {rounding.predicted[2]:.2e}"
+        f" apart, relative to A's; they are {rounding.measured[2]:.2e}"
+    ]
 
 
 def place(tap: Tap) -> str:
@@ -338,6 +390,18 @@ def _take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str,
     from ckptdiff.forward.lockstep import take_section
 
     return take_section(run, section, a, b)
+
+
+def _trace_section(*arguments: Any) -> Any:
+    from ckptdiff.forward.attribution import trace_section
+
+    return trace_section(*arguments)
+
+
+def _budget(*arguments: Any) -> Any:
+    from ckptdiff.forward.causes import budget
+
+    return budget(*arguments)
 
 
 def _measure(*arguments: Any) -> Any:

@@ -186,6 +186,19 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """What rounding makes of A's logits, of B's, and of their difference: rms over the rms of A's.
+
+    `predicted` adds the squares of what single roundings make, `measured` is what the low precision
+    gave. They are far apart where the logits do not obey first order.
+    """
+
+    predicted: tuple[float, float, float]
+    measured: tuple[float, float, float]
+    emulated: tuple[float, float, float]  # all roundings at once, in float64
+
+
+@dataclass(frozen=True, slots=True)
 class LogitProgress:
     """A layer, or another step, that is done."""
 
@@ -215,5 +228,6 @@ class LogitDiff:
     metrics: LogitMetrics
     top: tuple[Next, ...]
     ratio: float | None  # rms of the difference over what independent rounding would give
-    attribution: tuple[Share, ...] = ()
+    attribution: tuple[Share, ...] = ()  # the noise of both sides first
+    budget: Budget | None = None  # what the attribution predicts, and what was measured
     notes: tuple[str, ...] = ()

@@ -67,8 +67,12 @@ class Arithmetic:
             xs, ws = x.chunk(self.ranks, 1), w.chunk(self.ranks, 1)
         if self.ranks == 1:
             return self.linear(xs[0], ws[0], bias)
+        return self.added_up(list(zip(xs, ws, strict=True)), bias)
+
+    def added_up(self, parts: list[tuple[Tensor, Tensor]], bias: Tensor | None) -> Tensor:
+        """Return the sum of x @ w.T over the ranks, in their order."""
         total: Tensor | None = None
-        for x, w in zip(xs, ws, strict=True):
+        for x, w in parts:
             part = torch.matmul(x, w.t())
             total = part if total is None else total + part
         assert total is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -63,3 +63,30 @@ class Done:
     a: dict[str, Packed]
     b: dict[str, Packed]
     taps: tuple[Tap, ...]
+
+
+Streams = dict[str, dict[str, Packed]]  # by which roundings they carry
+START = "start"  # a stream that carries none, as all do before the first step
+
+
+@dataclass(slots=True)
+class Energy:
+    """Sums of squares over positions and features; of two sides A, B and of the difference A-B."""
+
+    exact: float = 0.0  # of A's values without rounding
+    points: dict[str, float] = field(default_factory=dict)  # of A-B, by the rounding that makes it
+    predicted: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # point by point
+    emulated: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # all points at once
+    measured: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # in the low precision
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """What a section gives to the attribution: the values of all streams, and how large they are.
+
+    Behind the last section there are no values.
+    """
+
+    a: Streams
+    b: Streams
+    energy: Energy

@@ -1,0 +1,119 @@
+"""A job: put the causes of a difference into words, each with its share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptdiff.forward.attribution import FUSED, carried
+from ckptdiff.forward.rounding import BIAS, COMMON, NORM, PARTIAL, SCORES, TABLE, TURNED
+from ckptdiff.results import Budget, Share
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptdiff.forward.plan import Energy, Run
+
+
+@dataclass(frozen=True, slots=True)
+class _Cause:
+    """A line of the budget. The first four kinds are NVIDIA's list for Llama 2."""
+
+    words: str
+    point: str
+    why_alike: str  # why it makes nothing where both sides round alike; none: it has no line then
+    why_zero: str = "exactly 0 for these weights"  # where one side alone rounds, and nothing comes
+
+
+_CAUSES = (
+    _Cause(
+        "Q, K, V and gate, up as one product",
+        FUSED,
+        "exactly 0: neither side is computed the other way",
+        "exactly 0, as was tried: each element is the same sum, joined or not",
+    ),
+    _Cause(
+        "scores rounded before they are scaled",
+        SCORES,
+        "exactly 0: both sides scale alike",
+        "exactly 0: the scale is a power of two, which moves no digit",
+    ),
+    _Cause(
+        "rotary products rounded",
+        TURNED,
+        "exactly 0: transformers and Megatron turn alike; only Meta's code does not",
+    ),
+    _Cause(
+        "rotary tables rounded",
+        TABLE,
+        "exactly 0: transformers and Megatron turn alike; only Meta's code does not",
+    ),
+    _Cause(
+        "default dtype fp16",
+        "default",
+        "exactly 0: both sides are computed in {dtype} with angles in float32; "
+        "had it cast the weights, the verdict would tell",
+    ),
+    _Cause("norm rounded before its weight", NORM, ""),
+    _Cause("sums over tensor ranks rounded", PARTIAL, ""),
+    _Cause("product rounded before its bias", BIAS, ""),
+)
+
+
+def budget(
+    run: Run, layers: Sequence[Energy], last: Energy
+) -> tuple[tuple[Share, ...], Budget | None]:
+    """Return the shares of the squared difference of the logits, the noise of both sides first.
+
+    They add up to 1, or are all 0 where the sides round alike everywhere. `layers` are the residual
+    stream behind each layer. Without a budget, some value was not finite.
+    """
+    told = (last.exact, *last.predicted, *last.emulated, *last.measured)
+    if not all(map(math.isfinite, told)) or not last.exact:
+        return (), None
+    sizes = [
+        tuple(math.sqrt(square / last.exact) for square in squares)
+        for squares in (last.predicted, last.measured, last.emulated)
+    ]
+    found = Budget(*sizes)  # type: ignore[arg-type]
+    lines = [_line(_noise(found, last), COMMON, "rounding that both sides share", layers, last)]
+    for cause in _CAUSES:
+        makes = last.points.get(cause.point, 0.0)
+        if makes or cause.why_alike:
+            lines.append(_line(_note(cause, run, last), cause.point, cause.words, layers, last))
+    return tuple(lines), found
+
+
+def _line(note: str, point: str, words: str, layers: Sequence[Energy], last: Energy) -> Share:
+    """Return a cause's share of the difference, and what it makes of each layer's output."""
+    whole = last.predicted[2]
+    makes = last.points.get(point, 0.0)
+    sizes = [
+        math.sqrt(layer.points.get(point, 0.0) / layer.exact) if layer.exact else math.nan
+        for layer in layers
+    ]
+    return Share(words, makes / whole if whole else 0.0, tuple(sizes), note)
+
+
+def _noise(found: Budget, last: Energy) -> str:
+    if not last.predicted[2]:
+        return "exactly 0: both sides round alike everywhere"
+    a, b, apart = (f"{size:.1e}" for size in found.measured)
+    return (
+        f"noise of two correct runs: A is {a} from exact, B {b}, so they are {apart} apart; "
+        "the causes below have it fall otherwise on either side, but do not make it"
+    )
+
+
+def _note(cause: _Cause, run: Run, last: Energy) -> str:
+    """Say which side rounds, or why a cause makes nothing."""
+    if last.points.get(cause.point):
+        if cause.point == PARTIAL:
+            return f"A adds up {run.a.ranks}, B {run.b.ranks}"
+        if cause.point == FUSED:
+            return "another kernel adds up in another order"
+        return "in A alone" if cause.point in carried(run.a, run.b) else "in B alone"
+    if cause.point in last.points:
+        return cause.why_zero
+    return cause.why_alike.format(dtype=run.dtype)
