@@ -109,11 +109,11 @@ class _Comparison:
         shares: tuple[Share, ...] = ()
         rounding: Budget | None = None
         if attribute:
-            if why := _no_attribution(verdict, storage):
-                notes.append(why)
-            else:
-                shares, rounding = yield from self._attribute(storage, device, logits)
-                notes += _told(rounding, storage)
+            note = self._no_attribution(verdict, storage)
+            if not note:
+                traced = yield from self._attribute(storage, device, logits)
+                shares, rounding, note = traced
+            notes.append(note)
         metrics, top, ratio = self._job(_measure, logits, exact, self.ids)
         taps = tuple(self._canonical(passed.taps))
         first = None if first is None else taps[passed.taps.index(first)]
@@ -142,11 +142,10 @@ class _Comparison:
         self, dtype: str, device: str, doing: str, *, compares: bool
     ) -> Generator[LogitProgress, None, _Passed]:
         """Take both sides through all sections."""
-        from ckptdiff.forward.plan import Packed, Run
+        from ckptdiff.forward.plan import Run
 
         run = Run(*self.sides, dtype, device, self.vocabulary, compares)
-        ids = b"".join(i.to_bytes(8, "little") for i in self.ids)
-        a = b = {"ids": Packed("int64", (len(self.ids),), ids)}
+        a = b = self._start()
         taps: list[Tap] = []
         for number, section in enumerate(self.sections, 1):
             started = time.monotonic()
@@ -157,15 +156,31 @@ class _Comparison:
             yield LogitProgress(doing, number, len(self.sections), seconds, done.taps)
         return _Passed((a, b), tuple(taps))
 
+    def _start(self) -> dict[str, Packed]:
+        from ckptdiff.forward.plan import Packed
+
+        ids = b"".join(i.to_bytes(8, "little") for i in self.ids)
+        return {"ids": Packed("int64", (len(self.ids),), ids)}
+
+    def _no_attribution(self, verdict: LogitVerdict, storage: str) -> str:
+        """Say why roundings are not told apart, or nothing."""
+        why = ""
+        if verdict != "arithmetic":
+            why = "the difference is not of arithmetic alone"
+        elif storage not in HALVES:
+            why = f"in {storage} the sums inside products round too; ask for bf16 or fp16"
+        elif any(layer.routing is not None for side in self.sides for layer in side.model.layers):
+            why = "what experts round is not yet traced"
+        return why and f"no attribution: {why}"
+
     def _attribute(
         self, storage: str, device: str, logits: tuple[dict[str, Packed], dict[str, Packed]]
-    ) -> Generator[LogitProgress, None, tuple[tuple[Share, ...], Budget | None]]:
+    ) -> Generator[LogitProgress, None, tuple[tuple[Share, ...], Budget | None, str]]:
         """Trace each kind of rounding through both models; `logits` are in the storage dtype."""
-        from ckptdiff.forward.plan import START, Packed, Run
+        from ckptdiff.forward.plan import START, Run
 
         run = Run(*self.sides, storage, device, self.vocabulary, compares=False)
-        ids = b"".join(i.to_bytes(8, "little") for i in self.ids)
-        a = b = {START: {"ids": Packed("int64", (len(self.ids),), ids)}}
+        a = b = {START: self._start()}
         energies: list[Energy] = []
         for number, section in enumerate(self.sections, 1):
             started = time.monotonic()
@@ -175,8 +190,8 @@ class _Comparison:
             energies.append(traced.energy)
             seconds = time.monotonic() - started
             yield LogitProgress("rounding by rounding", number, len(self.sections), seconds)
-        shares, rounding = self._job(_budget, run, energies[1:-1], energies[-1])
-        return shares, rounding
+        shares, rounding, note = self._job(_budget, run, energies[1:-1], energies[-1])
+        return shares, rounding, note
 
     def _job(self, job: Any, *arguments: Any) -> Any:
         future = self.executor.submit(job, *arguments)
@@ -261,28 +276,6 @@ def judge(taps: Sequence[Tap], dtype: str) -> tuple[float, float, LogitVerdict, 
     if any(not tap.judged <= _FAULT * threshold for tap in faults):
         return floor, threshold, "weights-or-config", faults[0]
     return floor, threshold, "small", (faults or above)[0]
-
-
-def _no_attribution(verdict: LogitVerdict, storage: str) -> str:
-    """Say why roundings are not told apart, or nothing."""
-    if verdict != "arithmetic":
-        return "no attribution: the difference is not of arithmetic alone"
-    if storage not in HALVES:
-        return (
-            f"no attribution: in {storage} the order of the sums inside products counts, "
-            "which is not traced; ask for bf16 or fp16"
-        )
-    return ""
-
-
-def _told(rounding: Budget | None, storage: str) -> list[str]:
-    """Return the prediction beside what was measured."""
-    if rounding is None:
-        return [f"no attribution: some value is not finite in {storage}"]
-    return [
-        f"attribution: roundings one by one predict that the logits are {rounding.predicted[2]:.2e}"
-        f" apart, relative to A's; they are {rounding.measured[2]:.2e}"
-    ]
 
 
 def place(tap: Tap) -> str:

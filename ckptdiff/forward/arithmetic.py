@@ -88,31 +88,40 @@ class Arithmetic:
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
         return (w * normed).to(x.dtype) if is_wide else w * normed.to(x.dtype)
 
+    def scaled(self, x: Tensor, factor: float) -> Tensor:
+        return x if factor == 1 else x * torch.tensor(factor).to(x)
+
     def layer_norm(self, x: Tensor, w: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
         return functional.layer_norm(x, (x.shape[-1],), w, bias, epsilon)
 
     def rotate(
-        self, x: Tensor, cosine: Tensor, sine: Tensor, *, neighbours: bool = False
+        self,
+        x: Tensor,
+        cosine: Tensor,
+        sine: Tensor,
+        *,
+        neighbours: bool = False,
+        is_wide: bool = False,
     ) -> Tensor:
-        """Return x of (positions, heads, elements) turned.
+        """Return x of (positions, heads, elements) turned, in float32 if the model `is_wide`.
 
         The elements' halves make up pairs. Where it is `neighbours` that do, they are taken apart
         first, into halves.
         """
-        dim = cosine.shape[-1]
-        turned, rest = x[..., :dim], x[..., dim:]
-        if neighbours:
-            turned = torch.cat((turned[..., ::2], turned[..., 1::2]), -1)
+        turned, rest = parted(x, cosine.shape[-1], neighbours=neighbours)
+        if is_wide:
+            turned = widened(turned)
         if self.complex_rope:
             wide = widened(turned)
             pairs = torch.complex(*(half.contiguous() for half in wide.chunk(2, -1)))
-            half = dim // 2
+            half = cosine.shape[-1] // 2
             unit = torch.complex(cosine[:, None, :half], sine[:, None, :half])
-            turned = torch.view_as_real(pairs * unit).transpose(-1, -2).flatten(-2).to(x.dtype)
+            turned = torch.view_as_real(pairs * unit).transpose(-1, -2).flatten(-2)
         else:
             one, other = turned.chunk(2, -1)
-            cosine, sine = cosine[:, None].to(x.dtype), sine[:, None].to(x.dtype)
+            cosine, sine = (t[:, None].to(turned.dtype) for t in (cosine, sine))
             turned = turned * cosine + torch.cat((-other, one), -1) * sine
+        turned = turned.to(x.dtype)
         return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
 
     def attend(
@@ -192,6 +201,14 @@ MEGATRON = Arithmetic(
     routes_late=True,
     weighs_inputs=True,
 )
+
+
+def parted(x: Tensor, dim: int, *, neighbours: bool) -> tuple[Tensor, Tensor]:
+    """Return the elements of x that are turned, pairs in halves, and those that are not."""
+    turned, rest = x[..., :dim], x[..., dim:]
+    if neighbours:
+        turned = torch.cat((turned[..., ::2], turned[..., 1::2]), -1)
+    return turned, rest
 
 
 def widened(x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from ckptdiff.forward.lockstep import (
 from ckptdiff.forward.plan import START, Energy, Traced
 from ckptdiff.forward.reading import Reader
 from ckptdiff.forward.rounding import COMMON, PARTIAL, Carrying, Rounding, points
-from ckptdiff.forward.steps import FIRST, LAST, steps
+from ckptdiff.forward.steps import steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,9 +63,7 @@ def trace_section(
         _Trace(run, section, of, other, ranks, device)
         for of, other, ranks in ((run.a, run.b, section.a), (run.b, run.a, section.b))
     ]
-    sequence = {"first": FIRST, "last": LAST}.get(section.part) or tuple(
-        steps(*(trace.layer for trace in traces))
-    )
+    sequence = steps(section.part, *(trace.layer for trace in traces))
     (kept,) = sequence[-1].gives
     values = [
         trace.unpacked(streams) for trace, streams in zip(traces, (a, b), strict=True)

@@ -63,26 +63,30 @@ _CAUSES = (
 
 def budget(
     run: Run, layers: Sequence[Energy], last: Energy
-) -> tuple[tuple[Share, ...], Budget | None]:
-    """Return the shares of the squared difference of the logits, the noise of both sides first.
+) -> tuple[tuple[Share, ...], Budget | None, str]:
+    """Return the shares of the squared difference of the logits, and how well they predict it.
 
-    They add up to 1, or are all 0 where the sides round alike everywhere. `layers` are the residual
-    stream behind each layer. Without a budget, some value was not finite.
+    The noise of both sides is first. Shares add up to 1, or are all 0 where the sides round alike
+    everywhere. `layers` are the residual stream behind each layer.
     """
     told = (last.exact, *last.predicted, *last.emulated, *last.measured)
     if not all(map(math.isfinite, told)) or not last.exact:
-        return (), None
+        return (), None, f"no attribution: some value is not finite in {run.dtype}"
     sizes = [
         tuple(math.sqrt(square / last.exact) for square in squares)
         for squares in (last.predicted, last.measured, last.emulated)
     ]
     found = Budget(*sizes)  # type: ignore[arg-type]
+    note = (
+        f"attribution: roundings one by one predict that the logits are {found.predicted[2]:.2e} "
+        f"apart, relative to A's; they are {found.measured[2]:.2e}"
+    )
     lines = [_line(_noise(found, last), COMMON, "rounding that both sides share", layers, last)]
     for cause in _CAUSES:
         makes = last.points.get(cause.point, 0.0)
         if makes or cause.why_alike:
             lines.append(_line(_note(cause, run, last), cause.point, cause.words, layers, last))
-    return tuple(lines), found
+    return tuple(lines), found, note
 
 
 def _line(note: str, point: str, words: str, layers: Sequence[Energy], last: Energy) -> Share:
@@ -99,10 +103,11 @@ def _line(note: str, point: str, words: str, layers: Sequence[Energy], last: Ene
 def _noise(found: Budget, last: Energy) -> str:
     if not last.predicted[2]:
         return "exactly 0: both sides round alike everywhere"
-    a, b, apart = (f"{size:.1e}" for size in found.measured)
+    a, b, _ = found.measured
+    rest = 1 - last.points.get(COMMON, 0.0) / last.predicted[2]
     return (
-        f"noise of two correct runs: A is {a} from exact, B {b}, so they are {apart} apart; "
-        "the causes below have it fall otherwise on either side, but do not make it"
+        f"noise of two correct runs: A is {a:.1e} from its exact logits, B {b:.1e}; the causes "
+        f"below have it fall otherwise on either side, and make {rest:.0%} themselves"
     )
 
 

@@ -95,8 +95,7 @@ class LayerOf:
 
     def scaled(self, rows: Tensor) -> Tensor:
         """Return an embedding's rows as they enter the model."""
-        scale = self.model.embedding_scale
-        return rows if scale == 1 else rows * torch.tensor(scale).to(rows)
+        return self.how.scaled(rows, self.model.embedding_scale)
 
     def rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         rope = self.layer.rope
@@ -105,8 +104,7 @@ class LayerOf:
     def turned(self, rope: Rope, x: Tensor) -> Tensor:
         """Return x of (positions, heads, elements) with the first `rope.dim` elements rotated."""
         cosine, sine = angles(rope, len(x), x)
-        plain = widened(x) if rope.is_wide else x
-        turned = self.how.rotate(plain, cosine, sine, neighbours=rope.interleaved).to(x.dtype)
+        turned = self.how.rotate(x, cosine, sine, neighbours=rope.interleaved, is_wide=rope.is_wide)
         if rope.interleaved and not rope.regroups:
             halves = turned[..., : rope.dim].chunk(2, -1)
             pairs = torch.stack(halves, -1).flatten(-2)

@@ -7,12 +7,13 @@ that error, and no other, through exact steps.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
-from ckptdiff.forward.arithmetic import ACTIVATIONS, Arithmetic
+from ckptdiff.forward.arithmetic import ACTIVATIONS, Arithmetic, parted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,22 +77,34 @@ class Emulated(Arithmetic):
             total = self.before(total, BIAS, bias == 0) + bias
         return self.rounded(total)
 
-    def rms_norm(self, x: Tensor, w: Tensor, epsilon: float) -> Tensor:
+    def rms_norm(self, x: Tensor, w: Tensor, epsilon: float, *, is_wide: bool = False) -> Tensor:
         normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
-        if self.norm_rounds_first:
+        if self.norm_rounds_first and not is_wide:
             normed = self.before(normed, NORM, _keeps_digits(w))
         return self.rounded(w * normed)
+
+    def scaled(self, x: Tensor, factor: float) -> Tensor:
+        if factor == 1:
+            return x
+        return self.rounded(x * self.rounded(x.new_tensor(factor)))
 
     def layer_norm(self, x: Tensor, w: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
         return self.rounded(super().layer_norm(x, w, bias, epsilon))
 
-    def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        dim = cosine.shape[-1]
-        turned, rest = x[..., :dim], x[..., dim:]
+    def rotate(
+        self,
+        x: Tensor,
+        cosine: Tensor,
+        sine: Tensor,
+        *,
+        neighbours: bool = False,
+        is_wide: bool = False,
+    ) -> Tensor:
+        turned, rest = parted(x, cosine.shape[-1], neighbours=neighbours)
         one, other = turned.chunk(2, -1)
         across = torch.cat((-other, one), -1)
         cosine, sine = cosine[:, None], sine[:, None]
-        if self.complex_rope:
+        if self.complex_rope or is_wide:
             turned = turned * cosine + across * sine
         else:
             cosine, sine = self.rounded(cosine, TABLE), self.rounded(sine, TABLE)
@@ -105,14 +118,26 @@ class Emulated(Arithmetic):
             scores = self.before(scores, SCORES, _keeps_digits(scores.new_tensor(scale)))
         return self.rounded(scores * scale)
 
+    def capped(self, x: Tensor, cap: float | None) -> Tensor:
+        if cap is None:
+            return x
+        return self.rounded(self.rounded(torch.tanh(self.rounded(x / cap))) * cap)
+
     def softmax(self, scores: Tensor, hidden: Tensor) -> Tensor:
         return self.rounded(super().softmax(scores, hidden))
 
     def mix(self, weights: Tensor, v: Tensor) -> Tensor:
         return self.rounded(super().mix(weights, v))
 
+    def activate(self, x: Tensor, activation: Activation) -> Tensor:
+        r = self.rounded
+        if activation != "gelu_new":
+            return r(ACTIVATIONS[activation](x))
+        inner = r(x + r(0.044715 * r(torch.pow(x, 3.0))))
+        return r(r(0.5 * x) * r(1 + r(torch.tanh(r(math.sqrt(2 / math.pi) * inner)))))
+
     def gate(self, gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
-        return self.rounded(self.rounded(ACTIVATIONS[activation](gate)) * up)
+        return self.rounded(super().gate(gate, up, activation))
 
     def add(self, x: Tensor, update: Tensor) -> Tensor:
         return self.rounded(super().add(x, update))

@@ -20,7 +20,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import convert_rows, diagnose_rows, giant_rows, kernel_rows, program_rows, rivals
+from . import (
+    attribution_rows,
+    convert_rows,
+    diagnose_rows,
+    giant_rows,
+    kernel_rows,
+    program_rows,
+    rivals,
+)
 from .data import Data
 from .harness import Result, environment
 
@@ -28,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROWS = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
-        "17", "18", "diagnose", "frame", "671b-list", "671b-frame")  # fmt: skip
+        "17", "18", "attribution", "diagnose", "frame", "671b-list", "671b-frame")  # fmt: skip
 
 
 def main() -> int:
@@ -76,6 +84,7 @@ def _chosen(
         ({"14"}, whole.row_14),
         ({"11", "12", "13"}, convert_rows.rows_11_12_13),
         ({"15"}, convert_rows.row_15),
+        ({"attribution"}, attribution_rows.row_attribution),
         ({"diagnose"}, diagnose_rows.row_diagnose),
         ({"frame"}, whole.row_frame),
         ({"16"}, whole.row_16),
