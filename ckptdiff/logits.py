@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 SIZE = {"fp32": 4, "fp64": 8}
 EPSILON = {"fp32": 2.0**-23, "fp64": 2.0**-52}  # of the dtypes that a verdict can be in
 STORAGE = {"F32": "fp32", "F64": "fp64", "BF16": "bf16", "F16": "fp16"}
-HALVES = ("bf16", "fp16")  # dtypes whose products are summed in a wider one
 MOST_TOKENS = 1024  # scores are held for all pairs of them
+_NO_SHARES: tuple[tuple[Share, ...], Budget | None] = (), None
 _FLOORS, _EPSILONS = 20, 50  # what a step may be apart: of the floor, of the dtype's epsilon
 _FAULT = 100  # times the threshold: above, it is no matter of small numbers
 
@@ -106,13 +106,11 @@ class _Comparison:
             metrics_in, exact = storage, passed.logits
             low = yield from self._pass(storage, device, f"in {storage}", compares=False)
             logits = low.logits
-        shares: tuple[Share, ...] = ()
-        rounding: Budget | None = None
+        shares, rounding = _NO_SHARES
         if attribute:
             note = self._no_attribution(verdict, storage)
             if not note:
-                traced = yield from self._attribute(storage, device, logits)
-                shares, rounding, note = traced
+                shares, rounding, note = yield from self._attribute(storage, device, logits)
             notes.append(note)
         metrics, top, ratio = self._job(_measure, logits, exact, self.ids)
         taps = tuple(self._canonical(passed.taps))
@@ -167,7 +165,7 @@ class _Comparison:
         why = ""
         if verdict != "arithmetic":
             why = "the difference is not of arithmetic alone"
-        elif storage not in HALVES:
+        elif storage not in ("bf16", "fp16"):
             why = f"in {storage} the sums inside products round too; ask for bf16 or fp16"
         elif any(layer.routing is not None for side in self.sides for layer in side.model.layers):
             why = "what experts round is not yet traced"

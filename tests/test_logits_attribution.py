@@ -145,7 +145,8 @@ def test_causes_are_told_where_one_side_alone_rounds(folder: Path) -> None:
 
 
 def test_the_other_side_is_told_by_its_letter(folder: Path) -> None:
-    assert lines(traced(*reversed(made(folder, 1))))[NORM].note == "in B alone"
+    hf, megatron = made(folder, 1)
+    assert lines(traced(megatron, hf))[NORM].note == "in B alone"
 
 
 def test_ranks_that_add_up_are_a_cause_that_grows(folder: Path) -> None:
