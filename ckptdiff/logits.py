@@ -285,7 +285,7 @@ def place(tap: Tap) -> str:
 
 
 def _side(side: Assembled, other: Assembled, reference: str) -> Side:
-    from ckptdiff.forward import hf_config, megatron_args
+    from ckptdiff.forward import hf_config, megatron_args, meta_params
     from ckptdiff.forward.plan import Side
 
     checkpoint = side.checkpoint
@@ -299,7 +299,7 @@ def _side(side: Assembled, other: Assembled, reference: str) -> Side:
             "meta" if reference == "meta" else "transformers",
         )
     if checkpoint.format == meta.NAME:
-        raise UnsupportedLayout(f"{checkpoint.root}: logits of Meta's format are not yet possible")
+        return Side("meta", meta_params.read(config), "meta", len(checkpoint.shards))
     family = side.architecture or other.architecture
     told = other.checkpoint.config if other.checkpoint.format == hf.NAME else None
     model = megatron_args.read(
@@ -316,7 +316,9 @@ def _side(side: Assembled, other: Assembled, reference: str) -> Side:
 def _holdings(side: Assembled, plan: Side) -> Holdings:
     from ckptdiff.forward import holdings
 
-    read = holdings.huggingface if side.checkpoint.format == hf.NAME else holdings.megatron
+    read = {"huggingface": holdings.huggingface, "meta": holdings.meta}.get(
+        plan.kind, holdings.megatron
+    )
     return read(side.checkpoint, plan.model)
 
 

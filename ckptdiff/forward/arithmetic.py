@@ -45,6 +45,7 @@ class Arithmetic:
     bias_after: bool  # a bias is added to what was rounded
     routes_late: bool  # experts are chosen by rounded scores; a softmax is of theirs alone
     weighs_inputs: bool  # of an expert's last product, not what it gives
+    divides: bool = False  # scores by the root of a head's elements
     complex_rope: bool = False  # turned as complex numbers, in float32
     ranks: int = 1  # whose parts of a row-parallel product are rounded, and added in rank order
     expert_ranks: int = 1  # that have neighbouring experts each, whose sums are added up
@@ -146,6 +147,8 @@ class Arithmetic:
 
     def scores(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
         """Return (heads, positions, positions)."""
+        if self.divides:
+            return torch.matmul(q, k.transpose(1, 2)) / (1 / scale)
         if not self.scaled_product:
             return torch.matmul(q, k.transpose(1, 2)) * scale
         unused = torch.empty(q.shape[0], q.shape[1], k.shape[1], dtype=q.dtype, device=q.device)
@@ -190,6 +193,7 @@ META = Arithmetic(
     bias_after=False,
     routes_late=False,
     weighs_inputs=False,
+    divides=True,
     complex_rope=True,
 )
 MEGATRON = Arithmetic(

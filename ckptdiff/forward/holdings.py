@@ -86,6 +86,27 @@ def _inside(name: str, held: Held) -> Iterator[tuple[str, Held]]:
         yield name, held
 
 
+# ── Meta ─────────────────────────────────────────────────────────────────────────────────────────
+
+_META_LAYER = re.compile(r"^layers\.(\d+)\.(.+)$")
+
+
+def meta(checkpoint: Checkpoint, model: Model) -> Holdings:
+    """Return what each rank of Meta's format holds. Raises MissingShard where a layer is not."""
+    layers: dict[int, dict[int, Tensors]] = {}
+    rests: list[Tensors] = []
+    for shard in sorted(checkpoint.shards, key=lambda s: s.rank.tp):
+        inside = layers.setdefault(shard.rank.tp, defaultdict(dict))
+        rests.append({})
+        for name, held in _held(checkpoint, shard):
+            if found := _META_LAYER.match(name):
+                inside[int(found[1])][found[2]] = held
+            else:
+                rests[-1][name] = held
+    made = _complete(checkpoint, [layers], len(model.layers))
+    return Holdings(made, tuple(rests), tuple(rests))
+
+
 # ── Megatron ─────────────────────────────────────────────────────────────────────────────────────
 
 _MEGATRON_LAYER = re.compile(

@@ -103,7 +103,7 @@ class LayerOf:
 
     def turned(self, rope: Rope, x: Tensor) -> Tensor:
         """Return x of (positions, heads, elements) with the first `rope.dim` elements rotated."""
-        cosine, sine = angles(rope, len(x), x)
+        cosine, sine = angles(rope, len(x), x, polar=self.how.complex_rope)
         turned = self.how.rotate(x, cosine, sine, neighbours=rope.interleaved, is_wide=rope.is_wide)
         if rope.interleaved and not rope.regroups:
             halves = turned[..., : rope.dim].chunk(2, -1)
@@ -113,6 +113,8 @@ class LayerOf:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         model = self.model
+        if self.how.complex_rope:  # its pairs are neighbours, and sums are taken in that order
+            q, k = (torch.stack(x.chunk(2, -1), -1).flatten(-2) for x in (q, k))
         return self.how.attend(
             q, k, v, model.softmax_scale, self.layer.window, model.attention_cap
         ).flatten(1)

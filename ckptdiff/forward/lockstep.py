@@ -14,6 +14,7 @@ from ckptdiff.forward.families import CLASSES
 from ckptdiff.forward.hints import hint
 from ckptdiff.forward.huggingface import HuggingFaceLayer
 from ckptdiff.forward.megatron import MegatronLayer
+from ckptdiff.forward.meta import MetaLayer
 from ckptdiff.forward.plan import Done, Packed
 from ckptdiff.forward.reading import DTYPES as STORED
 from ckptdiff.forward.reading import Reader
@@ -131,7 +132,7 @@ def unpacked(values: dict[str, Packed], device: torch.device) -> Values:
 def layer_of(side: Side, number: int, ranks: Ranks, reader: Reader) -> LayerOf:
     """Return a layer as the side's program computes it."""
     how = replace(PROGRAMS[side.program], ranks=side.ranks, expert_ranks=side.expert_ranks)
-    kind: type[LayerOf] = MegatronLayer
+    kind: type[LayerOf] = MetaLayer if side.kind == "meta" else MegatronLayer
     if side.kind == "huggingface":
         kind = CLASSES.get(side.model.family, HuggingFaceLayer)
     return kind(side.model, number, ranks, reader, how)

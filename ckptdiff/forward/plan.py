@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ckptdiff.forward.model import Model
     from ckptdiff.results import Tap
 
-Kind = Literal["huggingface", "megatron"]
+Kind = Literal["huggingface", "megatron", "meta"]
 Program = Literal["transformers", "meta", "megatron"]
 
 

@@ -19,17 +19,23 @@ if TYPE_CHECKING:
     from ckptdiff.forward.model import Rope
 
 
-def angles(rope: Rope, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
+def angles(
+    rope: Rope, positions: int, like: Tensor, *, polar: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return cosine and sine of (positions, rope.dim), in float32, in float64 for a float64 `like`.
 
     The frequencies themselves are always float32, as both programs keep them: a model that is cast
-    as a whole would round them too.
+    as a whole would round them too. `polar` takes both from numbers on the unit circle, where a
+    few have another last bit.
     """
     wide = torch.float64 if like.dtype == torch.float64 else torch.float32
     frequencies, scale = _frequencies(rope, positions)
     numbers = torch.arange(positions, dtype=torch.float32)
     turned = torch.outer(numbers, frequencies).to(wide)
     both = torch.cat((turned, turned), -1).to(like.device)
+    if polar:
+        unit = torch.polar(torch.ones_like(both), both)
+        return unit.real * scale, unit.imag * scale
     return both.cos() * scale, both.sin() * scale
 
 

@@ -1,0 +1,93 @@
+"""A model in Meta's names, from what each model parallel rank holds, computed as ranks do.
+
+Sources: model.py of Meta's llama and llama3, and the layers of fairscale.nn.model_parallel.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ckptdiff.forward.layer import LayerOf
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class MetaLayer(LayerOf):
+    """A TransformerBlock. Columns of a product are cut over ranks, rows are added up over them."""
+
+    # ── outside of the layers ────────────────────────────────────────────────────────────────────
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return the rows of the tokens: ranks have some columns each (Llama 2), or some rows."""
+        name = "tok_embeddings.weight"
+        held = [self.held(name, rank) for rank in range(len(self.ranks))]
+        if len(held) == 1 or held[0].shape[1] < self.model.hidden_size:
+            return torch.cat([self.reader.rows(part, ids) for part in held], -1)
+        total: Tensor | None = None
+        for rank, part in enumerate(held):
+            size = part.shape[0]
+            mine = (ids >= rank * size) & (ids < (rank + 1) * size)
+            rows = self.reader.rows(part, torch.where(mine, ids - rank * size, 0))
+            rows = torch.where(mine[:, None].to(rows.device), rows, 0)
+            total = rows if total is None else total + rows
+        assert total is not None
+        return total
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        return self.norm("norm", x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        name = "output.weight" if self.has("output.weight") else "tok_embeddings.weight"
+        parts = [self.product(x, self.held(name, rank)) for rank in range(len(self.ranks))]
+        return torch.cat(parts, -1)
+
+    # ── attention ────────────────────────────────────────────────────────────────────────────────
+
+    def norm1(self, x: Tensor) -> Tensor:
+        return self.norm("attention_norm", x)
+
+    def project(self, h: Tensor) -> tuple[Tensor, ...]:
+        """Return queries, keys and values of (positions, heads, channels).
+
+        Pairs that turn are neighbours in Meta's rows; they are given as halves, as elsewhere.
+        """
+        q, k, v = (
+            self.columns(h, f"attention.w{part}").reshape(len(h), -1, self.model.kv_channels)
+            for part in "qkv"
+        )
+        # More ranks than heads have each key and value head several times, side by side.
+        copies = max(1, k.shape[1] // self.model.num_query_groups)
+        k, v = k[:, ::copies], v[:, ::copies]
+        return _halves(q), _halves(k), v
+
+    def attention_out(self, ctx: Tensor) -> Tensor:
+        return self.row_parallel(ctx, "attention.wo")
+
+    # ── MLP ──────────────────────────────────────────────────────────────────────────────────────
+
+    def norm2(self, x: Tensor) -> Tensor:
+        return self.norm("ffn_norm", x)
+
+    def activate(self, h: Tensor) -> Tensor:
+        gate, up = (self.columns(h, f"feed_forward.w{part}") for part in "13")
+        return self.how.gate(gate, up, self.model.activation)
+
+    def mlp_out(self, act: Tensor) -> Tensor:
+        return self.row_parallel(act, "feed_forward.w2")
+
+    # ── products ─────────────────────────────────────────────────────────────────────────────────
+
+    def columns(self, x: Tensor, name: str) -> Tensor:
+        weights = (self.weight(f"{name}.weight", rank) for rank in range(len(self.ranks)))
+        return torch.cat([self.how.linear(x, weight) for weight in weights], -1)
+
+    def row_parallel(self, x: Tensor, name: str) -> Tensor:
+        weights = (self.weight(f"{name}.weight", rank) for rank in range(len(self.ranks)))
+        return self.how.row_parallel(zip(x.chunk(len(self.ranks), -1), weights, strict=True))
+
+
+def _halves(x: Tensor) -> Tensor:
+    return torch.cat((x[..., ::2], x[..., 1::2]), -1)

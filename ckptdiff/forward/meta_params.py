@@ -1,0 +1,64 @@
+"""Read params.json for the forward pass, as Meta's llama builds its Transformer from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.errors import UnknownConfig, UnsupportedLayout
+from ckptdiff.forward.model import Layer, Model, Rope
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What `use_scaled_rope` means in Meta's apply_scaling. Only newer files tell the factor: it is
+# 32 for Llama 3.2's small models, 8 for others (transformers' convert_llama_weights_to_hf).
+_SCALED = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+_SMALL = 4096  # width
+_OTHERS = ("moe", "moe_args", "vision_chunk_size", "vision_args", "sliding_window")
+
+
+def read(params: Mapping[str, Any]) -> Model:
+    """Return the model that Meta's code builds.
+
+    Raises UnknownConfig if a size is missing, UnsupportedLayout for what its Llama 1 to 3 has not.
+    """
+    for name in _OTHERS:
+        if params.get(name):
+            raise UnsupportedLayout(f"params.json: {name} {params[name]!r} is not yet computed")
+    heads, hidden = _size(params, "n_heads"), _size(params, "dim")
+    channels = int(params.get("head_dim") or hidden // heads)
+    scaling, notes = _scaling(params, hidden)
+    rope = Rope(float(params.get("rope_theta") or 10000.0), channels, scaling)
+    return Model(
+        family="llama",
+        layers=tuple(Layer(rope) for _ in range(_size(params, "n_layers"))),
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        num_query_groups=params.get("n_kv_heads") or heads,
+        kv_channels=channels,
+        layernorm_epsilon=float(params.get("norm_eps") or 1e-5),
+        softmax_scale=channels**-0.5,
+        notes=notes,
+    )
+
+
+def _scaling(params: Mapping[str, Any], hidden: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+    if not params.get("use_scaled_rope"):
+        return {}, ()
+    if factor := params.get("rope_scaling_factor"):
+        return {**_SCALED, "factor": float(factor)}, ()
+    factor = 32.0 if hidden < _SMALL else 8.0
+    note = f"params.json does not tell the factor of scaled positions: taken as {factor:g}"
+    return {**_SCALED, "factor": factor}, (note,)
+
+
+def _size(params: Mapping[str, Any], name: str) -> int:
+    value = params.get(name)
+    if type(value) is not int or value < 1:
+        raise UnknownConfig(f"params.json: {name} is {value!r}, which is no size")
+    return value
