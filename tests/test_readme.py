@@ -14,6 +14,7 @@ from verified import TABLE as FAMILIES
 from verified import family_table
 
 from ckptdiff.formats import FORMATS
+from ckptdiff.forward.hf_config import FAMILIES as COMPUTED
 
 README = Path(__file__).parents[1].joinpath("README.md").read_text()
 TRANSCRIPTS = [
@@ -85,6 +86,11 @@ def test_the_table_of_faults_is_that_of_the_planted_ones() -> None:
 def test_the_example_of_a_family_is_that_familys_file() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert example == Path(__file__).parents[1].joinpath("ckptdiff/arch/qwen2.py").read_text()
+
+
+def test_the_families_whose_logits_are_computed_are_named() -> None:
+    (said,) = re.findall(r"It knows these `model_type`s: (.*?);", README, re.DOTALL)
+    assert re.findall(r"`(\w+)`", said) == list(COMPUTED)
 
 
 def test_every_format_is_named() -> None:
