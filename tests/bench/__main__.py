@@ -26,6 +26,7 @@ from . import (
     diagnose_rows,
     giant_rows,
     kernel_rows,
+    logit_rows,
     program_rows,
     rivals,
 )
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROWS = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
-        "17", "18", "attribution", "diagnose", "frame", "671b-list", "671b-frame")  # fmt: skip
+        "17", "18", "attribution", "diagnose", "logits-memory", "frame",
+        "671b-list", "671b-frame")  # fmt: skip
 
 
 def main() -> int:
@@ -86,6 +88,7 @@ def _chosen(
         ({"15"}, convert_rows.row_15),
         ({"attribution"}, attribution_rows.row_attribution),
         ({"diagnose"}, diagnose_rows.row_diagnose),
+        ({"logits-memory"}, logit_rows.row_logits_memory),
         ({"frame"}, whole.row_frame),
         ({"16"}, whole.row_16),
         ({"671b-list"}, giant_rows.row_671b_list),

@@ -85,6 +85,7 @@ class Size:
 
 SMALL = Size(layers=16, hidden=1024, ffn=2816, heads=16, groups=8, vocab=32000)  # 0.5 GB
 LARGE = Size(layers=25, hidden=2048, ffn=5632, heads=32, groups=8, vocab=32000)  # 2.5 GB
+ONE_BILLION = Size(layers=16, hidden=2048, ffn=6144, heads=16, groups=16, vocab=32000)
 HUGE = Size(layers=80, hidden=8192, ffn=28672, heads=64, groups=8, vocab=128256)  # 141 GB
 
 
@@ -286,7 +287,7 @@ class Data:
         self.folder = folder
 
     def hf(self, size: Size, change: str) -> Path:
-        name = {SMALL: "small", LARGE: "large"}[size]
+        name = {SMALL: "small", LARGE: "large", ONE_BILLION: "billion"}[size]
         return self._once(f"{name}-{change}", lambda folder: write_hf(folder, size, change))
 
     def megatron(self, size: Size) -> Path:
