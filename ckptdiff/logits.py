@@ -5,14 +5,21 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config_diff import compare_configs
 from ckptdiff.diff import diff
-from ckptdiff.errors import BadArgument, UnknownConfig, UnsupportedLayout
+from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.executor import available_cpus
-from ckptdiff.formats import hf, meta
+from ckptdiff.logit_sides import (
+    check_ids,
+    holdings_of,
+    largest_tensor,
+    sections,
+    side_of,
+    stored_dtype,
+    vocabulary,
+)
 from ckptdiff.results import LogitDiff, LogitProgress
 
 if TYPE_CHECKING:
@@ -22,14 +29,11 @@ if TYPE_CHECKING:
 
     from ckptdiff.assemble import Assembled
     from ckptdiff.config_diff import ConfigDiff
-    from ckptdiff.forward.holdings import Holdings
-    from ckptdiff.forward.plan import Done, Energy, Packed, Run, Section, Side, Traced
+    from ckptdiff.forward.plan import Done, Energy, Packed, Run, Section, Traced
     from ckptdiff.results import Budget, LogitVerdict, Share, Tap
 
 SIZE = {"fp32": 4, "fp64": 8}
 EPSILON = {"fp32": 2.0**-23, "fp64": 2.0**-52}  # of the dtypes that a verdict can be in
-STORAGE = {"F32": "fp32", "F64": "fp64", "BF16": "bf16", "F16": "fp16"}
-MOST_TOKENS = 1024  # scores are held for all pairs of them
 _NO_SHARES: tuple[tuple[Share, ...], Budget | None] = (), None
 _FLOORS, _EPSILONS = 20, 50  # what a step may be apart: of the floor, of the dtype's epsilon
 _FAULT = 100  # times the threshold: above, it is no matter of small numbers
@@ -80,27 +84,27 @@ class _Comparison:
         self.pair = a, b
         self.ids = ids
         self.executor = executor
-        self.vocabulary = _vocabulary(a, b)
-        _check_ids(ids, self.vocabulary)
-        self.sides = _side(a, b, reference), _side(b, a, reference)
+        self.vocabulary = vocabulary(a, b)
+        check_ids(ids, self.vocabulary)
+        self.sides = side_of(a, b, reference), side_of(b, a, reference)
         depths = [len(side.model.layers) for side in self.sides]
         if depths[0] != depths[1]:
             raise UnsupportedLayout(
                 f"A has {depths[0]} layers and B {depths[1]}: there is no layer by layer"
             )
-        one, other = (_holdings(*both) for both in zip(self.pair, self.sides, strict=True))
-        self.sections = list(_sections(one, other))
+        one, other = (holdings_of(*both) for both in zip(self.pair, self.sides, strict=True))
+        self.sections = list(sections(one, other))
 
     def results(
         self, device: str, dtype: str, storage: str | None, *, attribute: bool
     ) -> Generator[LogitProgress | LogitDiff, None, None]:
-        needed = 8 * SIZE[dtype] * max(map(_elements, self.sections))
+        needed = 8 * SIZE[dtype] * max(map(largest_tensor, self.sections))
         device, note = self._job(_choose, device, needed)
         notes = [note] if note else []
         notes += [note for side in self.sides for note in side.model.notes]
         passed = yield from self._pass(dtype, device, "layer by layer", compares=True)
         floor, threshold, verdict, first = judge(passed.taps, dtype)
-        storage = storage or _stored_dtype(self.sections)
+        storage = storage or stored_dtype(self.sections)
         metrics_in, exact, logits = dtype, None, passed.logits
         if verdict == "arithmetic" and storage != dtype:
             metrics_in, exact = storage, passed.logits
@@ -279,95 +283,6 @@ def judge(taps: Sequence[Tap], dtype: str) -> tuple[float, float, LogitVerdict, 
 def place(tap: Tap) -> str:
     """Return where a tap is, in words."""
     return tap.name if tap.layer is None else f"layer {tap.layer}, {tap.name}"
-
-
-# ── the two sides ────────────────────────────────────────────────────────────────────────────────
-
-
-def _side(side: Assembled, other: Assembled, reference: str) -> Side:
-    from ckptdiff.forward import hf_config, megatron_args, meta_params
-    from ckptdiff.forward.plan import Side
-
-    checkpoint = side.checkpoint
-    config = checkpoint.config
-    if not config:
-        raise UnknownConfig(f"{checkpoint.root}: has no config or args; logits cannot be computed")
-    if checkpoint.format == hf.NAME:
-        return Side(
-            "huggingface",
-            hf_config.read(config),
-            "meta" if reference == "meta" else "transformers",
-        )
-    if checkpoint.format == meta.NAME:
-        return Side("meta", meta_params.read(config), "meta", len(checkpoint.shards))
-    family = side.architecture or other.architecture
-    told = other.checkpoint.config if other.checkpoint.format == hf.NAME else None
-    model = megatron_args.read(
-        config,
-        family.name if family is not None else "",
-        hf_config.read(told) if told else None,
-    )
-    # Tensors in torch_dist are whole, and run at any size.
-    ranks = len({shard.rank.tp for shard in checkpoint.shards})
-    expert_ranks = len({shard.rank.ep for shard in checkpoint.shards})
-    return Side("megatron", model, "megatron", ranks, expert_ranks)
-
-
-def _holdings(side: Assembled, plan: Side) -> Holdings:
-    from ckptdiff.forward import holdings
-
-    read = {"huggingface": holdings.huggingface, "meta": holdings.meta}.get(
-        plan.kind, holdings.megatron
-    )
-    return read(side.checkpoint, plan.model)
-
-
-def _sections(a: Holdings, b: Holdings) -> Iterable[Section]:
-    from ckptdiff.forward.plan import Section
-
-    yield Section("first", 0, a.first, b.first)
-    for number, (one, other) in enumerate(zip(a.layers, b.layers, strict=True)):
-        yield Section("layer", number, one, other)
-    yield Section("last", 0, a.last, b.last)
-
-
-def _elements(section: Section) -> int:
-    """Return the size of the largest tensor of a layer; what is outside is read in blocks."""
-    if section.part != "layer":
-        return 0
-    return max(prod(held.shape) for rank in (*section.a, *section.b) for held in rank.values())
-
-
-def _stored_dtype(sections: Sequence[Section]) -> str:
-    """Return the dtype of most of A's weights in a layer."""
-    sizes: dict[str, int] = {}
-    for held in sections[1].a[0].values():
-        sizes[held.dtype] = sizes.get(held.dtype, 0) + prod(held.shape)
-    return STORAGE.get(max(sizes, key=lambda dtype: sizes[dtype]), "bf16")
-
-
-def _vocabulary(a: Assembled, b: Assembled) -> int:
-    """Return how many tokens both sides have that are no padding."""
-    sizes = []
-    for side in (a, b):
-        known = side.config.vocab_size if side.config is not None else None
-        rules = side.architecture.mappings if side.architecture is not None else ()
-        names = [m.hf[0] for m in rules if m.vocabulary == "embedding"]
-        rows = [side.tensors[n].shape[0] for n in names if n in side.tensors]
-        sizes += [n for n in (known if side.checkpoint.format == hf.NAME else None, *rows) if n]
-    if not sizes:
-        raise UnknownConfig("neither side tells how many tokens there are")
-    return min(sizes)
-
-
-def _check_ids(ids: Sequence[int], vocabulary: int) -> None:
-    if not ids:
-        raise BadArgument("the prompt has no token; give some text, or --bos yes")
-    if len(ids) > MOST_TOKENS:
-        raise BadArgument(f"the prompt has {len(ids)} tokens; {MOST_TOKENS} at most are compared")
-    wrong = [i for i in ids if not 0 <= i < vocabulary]
-    if wrong:
-        raise BadArgument(f"token {wrong[0]} is not in the vocabulary of {vocabulary} tokens")
 
 
 # ── jobs: they run in a worker, so what they need is imported there ──────────────────────────────
