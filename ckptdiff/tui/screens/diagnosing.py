@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 
 
 class DiagnosingScreen(ComparingScreen):
-    """Owns the worker that looks for causes. It ends with the comparison that it explains."""
+    """Owns the worker that looks for causes. It ends with the comparison that it explains.
+
+    Textual calls the `on_` methods of every base class by itself, those of subclasses first.
+    """
 
     def on_mount(self) -> None:
         self._run = 0
         self._jobs: Cancellable | None = None
         self._finder: Worker[None] | None = None
-        super().on_mount()
 
     def on_unmount(self) -> None:
         self._give_up()
-        super().on_unmount()
 
     def stop(self) -> None:
         """Stop what runs: looking for causes, or else the comparison."""
@@ -100,7 +101,6 @@ class DiagnosingScreen(ComparingScreen):
             error = event.worker.error
             words = f"{type(error).__name__}: {error}. This is a bug in ckptdiff."
             self._diagnosis_ended("failed", error=words)
-        super().on_worker_state_changed(event)
 
     def on_diagnosis_ended(self, message: DiagnosisEnded) -> None:
         if message.run != self._run:

@@ -162,7 +162,6 @@ class TensorsScreen(FilteringScreen):
         self._pane: DetailPane | None = None
         self._borders = ("", "")
         self.list.focus()
-        super().on_mount()
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────
 
