@@ -12,6 +12,7 @@ from textual.binding import Binding, BindingType
 
 from ckptdiff.settings import RecentPair, load_settings, save_settings
 from ckptdiff.tui.converting import ConvertingApp
+from ckptdiff.tui.logits import History
 from ckptdiff.tui.session import SORTS, Session
 from ckptdiff.tui.theme import CKPTDIFF, CKPTDIFF_16
 
@@ -97,6 +98,7 @@ class CkptDiffApp(ConvertingApp):
         self.ascii_only = ascii_only
         self.clock = clock
         self.now = now
+        self.prompts = History()
         self.settings, self._settings_trouble = load_settings(settings_file)
         self._settings_file = settings_file
         self._saving = threading.Lock()
@@ -180,12 +182,18 @@ class CkptDiffApp(ConvertingApp):
 
     def action_interrupt(self) -> None:
         """Ctrl+C stops the running job, as in a shell; without one it says how to leave."""
-        from ckptdiff.tui.screens.comparing import ComparingScreen
+        from ckptdiff.tui.screens.logits import LogitsScreen
+        from ckptdiff.tui.screens.prompting import PromptingScreen
 
-        for screen in reversed(self.screen_stack):
-            if isinstance(screen, ComparingScreen) and screen.session.is_busy:
-                screen.stop()
-                return
+        screens = [s for s in reversed(self.screen_stack) if isinstance(s, PromptingScreen)]
+        asking = [screen for screen in screens if screen.is_asking]
+        comparing = [screen for screen in screens if screen.session.is_busy]
+        if asking and (isinstance(self.screen, LogitsScreen) or not comparing):
+            asking[0].stop_prompt()
+            return
+        if comparing:
+            comparing[0].stop()
+            return
         if self.is_converting:
             self.ask_to_stop()
             return

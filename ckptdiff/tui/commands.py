@@ -12,6 +12,7 @@ from textual.content import Content
 from ckptdiff.errors import BadArgument
 from ckptdiff.pattern import matcher as names_matcher
 from ckptdiff.text import printable
+from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.session import SORTS
 from ckptdiff.verdict import Tolerance
@@ -42,6 +43,8 @@ class Commands(Provider):
         screen = self.screen
         if isinstance(screen, TensorsScreen):
             yield from self._tensor_commands(screen)
+        elif isinstance(screen, LogitsScreen):
+            yield from self._logit_commands(screen)
         app = self._app
         if app.is_converting:
             yield "convert: stop and remove", "what was written goes", app.ask_to_stop
@@ -51,6 +54,25 @@ class Commands(Provider):
         yield "screenshot: save SVG", "into the folder you started in", app.save_picture
         yield "settings: show file", "where they are kept", app.show_settings_file
         yield "quit: leave ckptdiff", "Q", app.action_quit
+
+    def _logit_commands(self, screen: LogitsScreen) -> Iterator[Command]:
+        def can(action: str) -> bool:
+            return screen.why_not(action) is None
+
+        yield "logits: compare prompt ...", "p", screen.action_prompt
+        if can("stop"):
+            yield "logits: stop", "what is known stays  x", screen.action_stop
+        if can("attribution"):
+            what = "what the difference is made of; runs it once more  a"
+            yield "logits: attribution", what, screen.action_attribution
+        if can("positions"):
+            yield "logits: top-k or all positions", "t", screen.action_positions
+        if can("copy_table"):
+            yield "copy: logits", "verdict, figures and taps  y", screen.action_copy_table
+        if can("copy_command"):
+            yield "copy: command line", "Y", screen.action_copy_command
+        yield "view: tensors", "1", screen.action_back
+        yield "view: config", "config.json against args  2", screen.action_config
 
     def _tensor_commands(self, screen: TensorsScreen) -> Iterator[Command]:
         session = screen.session
@@ -86,6 +108,12 @@ class Commands(Provider):
         if can("findings"):
             what = "what is wrong, and why" if session.diagnosis.findings else "look for the cause"
             yield "view: findings", f"{what}  f", screen.action_findings
+        if can("logits"):
+            yield (
+                "logits: compare prompt ...",
+                "layer by layer, on both sides  p",
+                screen.action_logits,
+            )
         if can("filter"):
             yield "filter: by name", "words, re:PATTERN, ! inverts  /", screen.action_filter
         if can("differences_only"):

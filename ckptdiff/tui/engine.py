@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from ckptdiff.config_diff import ConfigDiff
     from ckptdiff.conversion import Conversion, Target
     from ckptdiff.convert import Lost, Written
-    from ckptdiff.results import Finding, TensorDiff
+    from ckptdiff.results import Finding, LogitDiff, LogitProgress, TensorDiff
     from ckptdiff.tensors import Checkpoint
+    from ckptdiff.tokens import Prompt
     from ckptdiff.verdict import Summary
 
 
@@ -82,7 +83,15 @@ class Engine(Protocol):
         self, conversion: Conversion, executor: Executor
     ) -> Generator[Written | Lost | TensorDiff, None, None]: ...
 
+    def read_prompt(self, text: str, a: Assembled, b: Assembled, executor: Executor) -> Prompt: ...
+
+    def compare_logits(
+        self, a: Assembled, b: Assembled, prompt: Prompt, executor: Executor, *, attribute: bool
+    ) -> Generator[LogitProgress | LogitDiff, None, None]: ...
+
     def executor(self) -> Executor: ...
+
+    def torch_executor(self) -> Executor: ...
 
 
 class LocalEngine:
@@ -207,7 +216,44 @@ class LocalEngine:
 
         return convert(conversion, executor)
 
+    def read_prompt(self, text: str, a: Assembled, b: Assembled, executor: Executor) -> Prompt:
+        """Return the tokens of a text, or where there is no tokenizer ids that are typed as such.
+
+        Raises BadArgument for a text without a tokenizer, and for an id that no side has.
+        """
+        from ckptdiff.errors import BadArgument
+        from ckptdiff.tokenizer_files import find_tokenizer
+        from ckptdiff.tokens import encode, parse_ids, prompt_of_ids
+
+        roots = a.checkpoint.root, b.checkpoint.root
+        if any(map(find_tokenizer, roots)):
+            return encode(text, a, b, executor)
+        try:
+            ids = parse_ids(text)
+        except ValueError:
+            raise BadArgument(
+                f"{roots[0]} and {roots[1]} have no tokenizer: put tokenizer.json beside "
+                "config.json, or type the ids of tokens, as 1,2,3"
+            ) from None
+        return prompt_of_ids(ids, a, b, executor)
+
+    def compare_logits(
+        self, a: Assembled, b: Assembled, prompt: Prompt, executor: Executor, *, attribute: bool
+    ) -> Generator[LogitProgress | LogitDiff, None, None]:
+        from ckptdiff.logits import compare_logits
+        from ckptdiff.results import LogitDiff
+        from ckptdiff.tokens import with_texts
+
+        for step in compare_logits(a, b, prompt.ids, executor, attribute=attribute):
+            yield with_texts(step, prompt, executor) if isinstance(step, LogitDiff) else step
+
     def executor(self) -> Executor:
         from ckptdiff.executor import WorkerPool
 
         return WorkerPool(self._jobs)
+
+    def torch_executor(self) -> Executor:
+        """Return one worker: a model is computed with all CPUs anyway, and torch is large."""
+        from ckptdiff.executor import WorkerPool
+
+        return WorkerPool(1)

@@ -94,6 +94,11 @@ def why_not(session: Session, action: str) -> str | None:
             return f"Config: {alone}."
         if session.b is None:
             return "Config: both checkpoints have to be open first."
+    elif action == "logits":
+        if session.browsing:
+            return f"Logits: {alone}."
+        if session.b is None:
+            return "Logits: both checkpoints have to be open first."
     elif action == "optimizer":
         if session.browsing:
             return f"Optimizer: {alone}."

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from ckptdiff.assemble import Assembled
     from ckptdiff.config_diff import ConfigDiff
+    from ckptdiff.results import LogitDiff, LogitProgress
     from ckptdiff.tensors import Checkpoint
+    from ckptdiff.tokens import Prompt
     from ckptdiff.tui.comparison import Side
     from ckptdiff.tui.conversion import Stage
     from ckptdiff.tui.diagnosis import Diagnosis
@@ -112,6 +114,32 @@ class DiagnosisEnded(Message):
     run: int
     state: Literal["done", "stopped", "failed"]
     diagnosis: Diagnosis | None = field(default=None, repr=False)
+    error: str | None = None
+
+
+@dataclass
+class PromptRead(Message):
+    """A prompt is tokens, and both sides are about to be given them."""
+
+    run: int
+    prompt: Prompt = field(repr=False)
+
+
+@dataclass
+class LogitsAdvanced(Message):
+    """A layer, or another step, of comparing logits is done; each has taps of its own."""
+
+    run: int
+    progress: LogitProgress = field(repr=False)
+
+
+@dataclass
+class LogitsEnded(Message):
+    """The logits were compared, or that was stopped, or something broke."""
+
+    run: int
+    state: Literal["done", "stopped", "failed"]
+    diff: LogitDiff | None = field(default=None, repr=False)
     error: str | None = None
 
 

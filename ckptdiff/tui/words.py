@@ -28,6 +28,14 @@ def shorten(text: str, width: int, *, ascii_only: bool = False) -> str:
     return f"{head}{ellipsis}{tail}"
 
 
+def fitted(text: str, width: int, *, ascii_only: bool = False) -> str:
+    """Return text in exactly so many cells: filled up, or cut at its end with a mark."""
+    if cell_len(text) > width:
+        mark = ".." if ascii_only else "…"
+        return set_cell_size(text, max(0, width - len(mark))) + mark
+    return set_cell_size(text, width)
+
+
 def short_path(path: Path) -> str:
     """Return a path with the home folder as `~`, safe to print."""
     home = path.home()

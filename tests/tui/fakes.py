@@ -17,6 +17,7 @@ from ckptdiff.formats.safetensors import lay_out
 from ckptdiff.outputs import OutputFile
 from ckptdiff.results import Numbers, TensorDiff
 from ckptdiff.tensors import Checkpoint, Parallelism, Rank, Shard, TensorRef, contiguous
+from ckptdiff.tokens import Prompt
 from ckptdiff.verdict import Summary, summarise
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ckptdiff.config_diff import ConfigDiff
     from ckptdiff.conversion import Target
     from ckptdiff.convert import Lost
-    from ckptdiff.results import Finding, Status
+    from ckptdiff.results import Finding, LogitDiff, LogitProgress, Status
 
 A, B = Path("/ckpt/llama-hf"), Path("/ckpt/run7/iter_0001000")
 SHAPES = {
@@ -156,6 +157,11 @@ class FakeEngine:
     findings: list[Finding] = field(default_factory=list)
     looking: threading.Event | None = None  # the diagnosis waits for it
     no_diagnosis: BaseException | None = None
+    steps: Sequence[LogitProgress | LogitDiff] = ()  # of comparing logits
+    prompts: list[tuple[str, bool]] = field(default_factory=list)  # and whether with attribution
+    no_tokens: BaseException | None = None
+    no_logits: BaseException | None = None
+    hold_logits: int | None = None  # after that many steps they wait for `gate`
 
     def open(self, path: Path, progress: Callable[[int, int], None]) -> Checkpoint:
         progress(1, 2)
@@ -272,5 +278,31 @@ class FakeEngine:
         yield Written(file.path, 0, complete=True)
         yield from map(result, conversion.source.tensors)
 
+    def read_prompt(self, text: str, a: Assembled, b: Assembled, executor: Executor) -> Prompt:
+        if self.no_tokens is not None:
+            raise self.no_tokens
+        texts = executor.submit(text.split).result()
+        if all(word.isdigit() for word in text.split(",")):
+            return Prompt(tuple(map(int, text.split(","))), ())
+        return Prompt(tuple(range(1, 1 + len(texts))), tuple(texts))
+
+    def compare_logits(
+        self, a: Assembled, b: Assembled, prompt: Prompt, executor: Executor, *, attribute: bool
+    ) -> Generator[LogitProgress | LogitDiff, None, None]:
+        self.prompts.append((" ".join(prompt.texts), attribute))
+        try:
+            for done, step in enumerate(self.steps):
+                if done == self.hold_logits:
+                    executor.submit(self.gate.wait, 30).result()
+                yield step
+            if self.no_logits is not None:
+                raise self.no_logits
+        except GeneratorExit:
+            self.closed += 1
+            raise
+
     def executor(self) -> Executor:
+        return InlineExecutor()
+
+    def torch_executor(self) -> Executor:
         return InlineExecutor()

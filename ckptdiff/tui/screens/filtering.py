@@ -10,7 +10,7 @@ from textual.widgets import Static
 
 from ckptdiff.errors import BadArgument
 from ckptdiff.text import printable
-from ckptdiff.tui.screens.diagnosing import DiagnosingScreen
+from ckptdiff.tui.screens.prompting import PromptingScreen
 from ckptdiff.tui.widgets.tensor_list import TensorList
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ckptdiff.tui.widgets.filter_line import FilterLine
 
 
-class FilteringScreen(DiagnosingScreen):
+class FilteringScreen(PromptingScreen):
     """A list that can be filtered."""
 
     @property

@@ -136,6 +136,13 @@ class TensorsScreen(FilteringScreen):
             tooltip="compare config.json with the args, meaning by meaning",
         ),
         Binding(
+            "p,4",
+            "logits",
+            "Logits",
+            id="tensors.logits",
+            tooltip="give both sides a prompt and compare what they compute, layer by layer",
+        ),
+        Binding(
             "Y",
             "copy_command",
             "Copy command",
@@ -236,6 +243,7 @@ class TensorsScreen(FilteringScreen):
             "config",
             "optimizer",
             "findings",
+            "logits",
         ):
             return False  # no room for what one checkpoint will never have; pressing says why
         if self.session.browsing and action == "difference" and not self.session.filter:
@@ -323,6 +331,11 @@ class TensorsScreen(FilteringScreen):
         from ckptdiff.tui.screens.config import ConfigScreen
 
         self.app.push_screen(ConfigScreen(self.session))
+
+    def action_logits(self) -> None:
+        from ckptdiff.tui.screens.logits import LogitsScreen
+
+        self.app.push_screen(LogitsScreen(self))
 
     def action_findings(self) -> None:
         from ckptdiff.tui.screens.findings import FindingsScreen

@@ -1,0 +1,305 @@
+"""What both sides make of a prompt: next tokens, layers by taps, the verdict and its figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from ckptdiff.tui.comparison import DIFFERENCES, GLYPHS
+from ckptdiff.tui.logit_words import (
+    NOTHING,
+    copied,
+    count_words,
+    outcome_lines,
+    prompt_lines,
+    share_lines,
+)
+from ckptdiff.tui.painted import Words, line
+from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.taps import mark_of, place_of
+from ckptdiff.tui.widgets.next_tokens import NextTokens
+from ckptdiff.tui.widgets.prompt_input import PromptInput
+from ckptdiff.tui.widgets.tap_map import TapMap
+
+if TYPE_CHECKING:
+    from textual.app import ComposeResult
+    from textual.widgets import Input
+
+    from ckptdiff.results import LogitDiff
+    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.logits import PromptRun
+    from ckptdiff.tui.painted import Line
+    from ckptdiff.tui.screens.prompting import PromptingScreen
+
+ROOMY = 30  # lines of a terminal from which on nothing is cut
+
+
+class Shares(VerticalScroll):
+    """The bars of the attribution."""
+
+    ALLOW_MAXIMIZE = True
+
+
+class LogitsScreen(BaseScreen[None]):
+    """Shows the prompt that the screen below has given, while it is computed and after."""
+
+    app: CkptDiffApp
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("p", "prompt", "Prompt", id="logits.prompt", tooltip="type a prompt"),
+        Binding(
+            "t", "positions", "Top-k", id="logits.positions",
+            tooltip="the likeliest tokens after one position, or the first after each; "
+            "arrows change the position",
+        ),
+        Binding("x", "stop", "Stop", id="logits.stop", tooltip="stop; what is known stays"),
+        Binding(
+            "a", "attribution", "Causes", id="logits.attribution",
+            tooltip="how much each rounding adds to the difference; the prompt is run once more",
+        ),
+        Binding(
+            "y", "copy_table", "Copy", id="logits.copy", tooltip="copy verdict, figures and taps"
+        ),
+        Binding(
+            "Y", "copy_command", "Copy command", show=False, id="logits.copy_command",
+            tooltip="copy the command line that does the same",
+        ),
+        Binding(
+            "2", "config", "Config", show=False, id="logits.config",
+            tooltip="compare config.json with the args",
+        ),
+        Binding(
+            "1", "back", "Tensors", show=False, id="logits.tensors", tooltip="back to the tensors"
+        ),
+    ]  # fmt: skip
+    DEFAULT_CSS = """
+    LogitsScreen {
+        #ask { height: 1; padding: 0 1; }
+        #ask Static { width: auto; text-style: bold; }
+        #ask PromptInput { width: 1fr; height: 1; padding: 0 1; }
+        #tokens { height: auto; padding: 0 1; }
+        #answer { height: 1fr; }
+        #nothing { padding: 1 2; }
+        #outcome { height: auto; padding: 0 1; }
+        NextTokens { height: 42%; min-height: 5; max-height: 13; }
+        NextTokens, TapMap, Shares {
+            padding: 0 1;
+            border: solid $foreground 40%;
+            border-title-style: bold;
+            border-subtitle-color: $foreground 70%;
+            scrollbar-size-vertical: 1;
+            &:focus { border: solid $primary; }
+        }
+        Shares { height: 1fr; }
+        NextTokens.-maximized, TapMap.-maximized, Shares.-maximized {
+            height: 1fr; max-height: 100%;
+        }
+        &.-ascii {
+            NextTokens, TapMap, Shares { border: ascii $foreground 60%; }
+            NextTokens:focus, TapMap:focus, Shares:focus { border: ascii $primary; }
+        }
+    }
+    """
+
+    def __init__(self, owner: PromptingScreen) -> None:
+        super().__init__()
+        self.owner = owner
+        self.session = owner.session
+        self._shows_shares = False
+        self.set_class(self.session.ascii_only, "-ascii")
+
+    @property
+    def prompt_run(self) -> PromptRun | None:
+        return self.owner.prompt_run
+
+    @property
+    def diff(self) -> LogitDiff | None:
+        return None if self.prompt_run is None else self.prompt_run.diff
+
+    def compose_body(self) -> ComposeResult:
+        ascii_only = self.session.ascii_only
+        run = self.prompt_run
+        with Horizontal(id="ask"):
+            yield Static("Prompt")
+            yield PromptInput("" if run is None else run.text, self.app.prompts)
+            yield Static(id="count", markup=False)
+        yield Words(id="tokens")
+        with Vertical(id="answer"):
+            yield Static(NOTHING, id="nothing")
+            yield NextTokens(ascii_only=ascii_only)
+            yield TapMap(ascii_only=ascii_only)
+            with Shares() as shares:
+                shares.border_title = "What the difference is made of: shares of its square"
+                yield Words(id="shares")
+        yield Words(id="outcome")
+
+    def on_mount(self) -> None:
+        self.query_one("#tokens", Words).show(self._tokens)
+        self.query_one("#outcome", Words).show(self._outcome)
+        self.query_one("#shares", Words).show(self._shares)
+        self.logits_changed()
+        if self.prompt_run is None:
+            self.query_one(PromptInput).focus()
+        else:
+            self._focus_answer()
+
+    # ── showing ──────────────────────────────────────────────────────────────────────────────
+
+    def logits_changed(self) -> None:
+        """Show how far it is, or what came out."""
+        run, diff = self.prompt_run, self.diff
+        taps = () if run is None else run.taps
+        prompt = None if run is None else run.prompt
+        with self.app.batch_update():
+            self.query_one("#nothing").display = run is None
+            self.query_one("#count", Static).update(Content(count_words(prompt)))
+            self.query_one("#tokens", Words).changed()
+            self.query_one("#outcome", Words).changed()
+            self.query_one("#shares", Words).changed()
+            self._show_taps()
+            following = self.query_one(NextTokens)
+            following.display = diff is not None
+            if diff is not None:
+                following.show(diff.top, diff.ids, diff.texts)
+            shares = self._shows_shares and diff is not None
+            self.query_one(Shares).display = shares
+            self.query_one(TapMap).display = bool(taps) and not shares
+        if not isinstance(self.focused, PromptInput | NextTokens):
+            self._focus_answer()
+        self.refresh_bindings()
+
+    def _show_taps(self) -> None:
+        run, diff, taps = self.prompt_run, self.diff, self.query_one(TapMap)
+        title = "Layer by layer: log10 of |A-B| / |A|"
+        if diff is None:
+            taps.show(() if run is None else run.taps)
+        else:
+            limit = f"{diff.threshold:.1e}"
+            title += f", ! above {limit}" if diff.first is not None else f", none above {limit}"
+            if any(mark_of(tap, diff.threshold) == "~" for tap in diff.taps):
+                title += ", ~ only cast"
+            taps.show(diff.taps, threshold=diff.threshold, first=diff.first, statuses=self._glyph)
+        taps.border_title = title
+
+    def _glyph(self, name: str) -> str:
+        return GLYPHS[self.session.status(name)]
+
+    def _tokens(self, width: int) -> list[Line]:
+        run = self.prompt_run
+        if run is None or run.prompt is None:
+            return []
+        height = 3 if self.size.height >= ROOMY else 1
+        return prompt_lines(run.prompt, width, height, ascii_only=self.session.ascii_only)
+
+    def _outcome(self, width: int) -> list[Line]:
+        if self.prompt_run is None:
+            return []
+        roomy = self.size.height >= ROOMY
+        return outcome_lines(
+            self.prompt_run, width, roomy=roomy, ascii_only=self.session.ascii_only
+        )
+
+    def _shares(self, width: int) -> list[Line]:
+        if self.diff is None or not self.diff.attribution:
+            return [line(("No attribution was worked out for this prompt.", "dim"))]
+        return share_lines(self.diff.attribution, width, ascii_only=self.session.ascii_only)
+
+    def _focus_answer(self) -> None:
+        """Leave the field, so that letters are keys."""
+        shown = [w for w in (self.query_one(TapMap), self.query_one(Shares)) if w.display]
+        self.set_focus(shown[0] if shown else None)
+
+    # ── the field ────────────────────────────────────────────────────────────────────────────
+
+    def on_input_submitted(self, message: Input.Submitted) -> None:
+        message.stop()
+        text = message.value.strip()
+        if not text:
+            return
+        reason = self.why_not("ask")
+        if reason is not None:
+            self.notify(reason, markup=False)
+            return
+        self.app.prompts.add(text)
+        self._shows_shares = False
+        self.owner.ask(text)
+        self._focus_answer()
+
+    def on_prompt_input_left(self, message: PromptInput.Left) -> None:
+        message.stop()
+        if self.prompt_run is None:
+            self.dismiss()
+        else:
+            self._focus_answer()
+
+    # ── keys ─────────────────────────────────────────────────────────────────────────────────
+
+    def why_not(self, action: str) -> str | None:
+        run, diff = self.prompt_run, self.diff
+        if action == "ask" and self.session.b is None:
+            return "Both checkpoints have to be open first."
+        if action == "stop" and (run is None or not run.is_busy):
+            return "Stop: nothing is running."
+        if action in ("positions", "copy_table") and diff is None:
+            return "There is no result yet."
+        if action == "attribution":
+            if run is None:
+                return "Attribution: type a prompt first."
+            if run.is_busy:
+                return "Attribution: wait for the end, or stop with x."
+        if action == "copy_command" and run is None:
+            return "There is no prompt yet."
+        return None
+
+    def action_prompt(self) -> None:
+        self.query_one(PromptInput).focus()
+
+    def action_positions(self) -> None:
+        following = self.query_one(NextTokens)
+        following.toggle()
+        following.focus()
+
+    def action_attribution(self) -> None:
+        """Show the bars or the taps again; where there are no bars yet, run the prompt for them."""
+        run, diff = self.prompt_run, self.diff
+        if run is None:
+            return
+        if diff is None or not run.attribute:
+            self._shows_shares = True
+            self.owner.ask(run.text, attribute=True)
+        else:
+            self._shows_shares = not self._shows_shares
+            self.logits_changed()
+        self._focus_answer()
+
+    def action_stop(self) -> None:
+        self.owner.stop_prompt()
+
+    def action_copy_table(self) -> None:
+        if self.diff is not None:
+            self.app.copy(copied(self.diff))
+
+    def action_copy_command(self) -> None:
+        if self.prompt_run is not None:
+            self.app.copy(self.prompt_run.command_line(self.session.paths))
+
+    def action_config(self) -> None:
+        from ckptdiff.tui.screens.config import ConfigScreen
+
+        self.app.push_screen(ConfigScreen(self.session))
+
+    def on_tap_map_opened(self, message: TapMap.Opened) -> None:
+        """Open the tensor to blame: of those that are read one that differs, or else the first."""
+        message.stop()
+        tap, session = message.tap, self.session
+        if not tap.reads:
+            words = f"{place_of(tap)} depends on no tensor but on the config alone. 2 shows that."
+            self.notify(words, markup=False)
+        else:
+            from ckptdiff.tui.screens.detail import DetailScreen
+
+            differing = (name for name in tap.reads if session.status(name) in DIFFERENCES)
+            self.app.push_screen(DetailScreen(session, next(differing, tap.reads[0])))

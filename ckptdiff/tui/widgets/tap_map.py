@@ -1,0 +1,273 @@
+"""How far apart the sides are after each step of each layer: a table to walk in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from textual.binding import Binding, BindingType
+from textual.message import Message
+
+from ckptdiff.tui.painted import Painted, line
+from ckptdiff.tui.taps import (
+    NARROWEST,
+    Grid,
+    grid_of,
+    heading,
+    mark_of,
+    number_of,
+    tap_words,
+    widths,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from textual import events
+
+    from ckptdiff.results import Tap
+    from ckptdiff.tui.painted import Line, Span
+    from ckptdiff.tui.taps import Row
+
+LABEL = 5  # cells of a layer's number
+WORDS = 2  # lines below, about the tap under the cursor
+
+
+class TapMap(Painted, can_focus=True):
+    """The table with a cursor. The layers' numbers and the names of the taps stay in sight."""
+
+    ALLOW_MAXIMIZE = True
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "enter", "open_tap", "Open", id="taps.open",
+            tooltip="open the tensor that this step depends on, one that differs if there is one",
+        ),
+        Binding("n", "bad(1)", "Next bad", id="taps.next", tooltip="the next tap above the limit"),
+        Binding(
+            "N", "bad(-1)", "Previous bad", show=False, id="taps.previous",
+            tooltip="the tap above the limit before this one",
+        ),
+        Binding("up,k", "move(-1, 0)", "Up", show=False, id="taps.up", tooltip="one layer up"),
+        Binding(
+            "down,j", "move(1, 0)", "Down", show=False, id="taps.down", tooltip="one layer down"
+        ),
+        Binding(
+            "left,h", "move(0, -1)", "Left", show=False, id="taps.left", tooltip="the tap before"
+        ),
+        Binding(
+            "right,l", "move(0, 1)", "Right", show=False, id="taps.right", tooltip="the next tap"
+        ),
+        Binding(
+            "g,home", "end(-1)", "First", show=False, id="taps.first", tooltip="the first layer"
+        ),
+        Binding("G,end", "end(1)", "Last", show=False, id="taps.last", tooltip="the last layer"),
+        Binding(
+            "ctrl+d,pagedown", "page(1)", "Page down", show=False, id="taps.page_down",
+            tooltip="one page down",
+        ),
+        Binding(
+            "ctrl+u,pageup", "page(-1)", "Page up", show=False, id="taps.page_up",
+            tooltip="one page up",
+        ),
+    ]  # fmt: skip
+    DEFAULT_CSS = """
+    TapMap { height: 1fr; }
+    """
+
+    @dataclass
+    class Opened(Message):
+        """Enter was pressed on a tap."""
+
+        tap: Tap
+
+    def __init__(self, *, ascii_only: bool) -> None:
+        super().__init__()
+        self.grid = Grid()
+        self.row = self.column = 0
+        self.top = self.left = 0  # the first layer and the first column that are shown
+        self.threshold: float | None = None
+        self.first: Tap | None = None
+        self._statuses: Callable[[str], str] | None = None
+        self._ascii_only = ascii_only
+
+    @property
+    def tap(self) -> Tap | None:
+        """What the cursor stands on."""
+        if not self.grid.rows:
+            return None
+        return self.grid.rows[self.row].taps[self.column]
+
+    def show(
+        self,
+        taps: Sequence[Tap],
+        *,
+        threshold: float | None = None,
+        first: Tap | None = None,
+        statuses: Callable[[str], str] | None = None,
+    ) -> None:
+        """Show these; the threshold, and glyphs for the tensors that they read, come at the end."""
+        following = self.row >= len(self.grid.rows) - 1
+        ended = threshold is not None and self.threshold is None
+        self.grid = grid_of(taps)
+        self.threshold, self.first, self._statuses = threshold, first, statuses
+        if not self.grid.rows:
+            self.row = self.column = self.top = self.left = 0
+        elif ended:
+            self._go_to(first)
+        elif threshold is None and following:
+            self._go(len(self.grid.rows) - 1, 0)
+        else:
+            self._go(self.row, self.column)
+        self.changed()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        """Until the end it is not known which taps are bad, nor what they depend on."""
+        return self.threshold is not None or action not in ("open_tap", "bad")
+
+    # ── drawing ──────────────────────────────────────────────────────────────────────────────
+
+    def lines(self, width: int, height: int) -> list[Line]:
+        shown = max(1, height - 1 - WORDS)
+        self._keep_in_sight(width, shown)
+        sizes = widths(self.grid)
+        last = self._last_column(width)
+        head = "".join(
+            f"{heading(name):>{size}}"
+            for name, size in zip(self.grid.columns, sizes, strict=True)
+        )  # fmt: skip
+        start = sum(sizes[: self.left])
+        head = head[start : start + sum(sizes[self.left : last])]
+        if self.left:
+            head = f"<{head[1:]}"
+        if last < len(sizes):
+            head += " >"
+        lines = [line((f"{'layer':>{LABEL}}{head}", "dim"))]
+        rows = self.grid.rows[self.top : self.top + shown]
+        for number, row in enumerate(rows, self.top):
+            lines.append(self._row(number, row, sizes, last))
+        lines += [line("")] * (shown - len(rows))
+        # Not in the middle of drawing, since the border is drawn anew for it.
+        self.call_after_refresh(self._say_where, last, len(rows))
+        tap = self.tap
+        if tap is not None:
+            lines += tap_words(
+                tap,
+                self.threshold,
+                first=tap is self.first,
+                statuses=self._statuses,
+                width=width,
+                ascii_only=self._ascii_only,
+            )
+        return lines
+
+    def _row(self, number: int, row: Row, sizes: Sequence[int], last: int) -> Line:
+        spans: list[Span] = [(f"{row.label:>{LABEL}}", "dim")]
+        if row.in_columns:
+            for column in range(self.left, last):
+                tap = row.taps[column]
+                here = (number, column) == (self.row, self.column)
+                spans += self._cell(tap, sizes[column], here=here)
+        else:
+            for column, tap in enumerate(row.taps):
+                here = (number, column) == (self.row, self.column)
+                assert tap is not None
+                spans.append((f"  {tap.name}", "dim"))
+                spans += self._cell(tap, NARROWEST + 1, here=here)
+        return tuple(spans)
+
+    def _cell(self, tap: Tap | None, width: int, *, here: bool) -> list[Span]:
+        """Return a number with its mark; brackets are round the first that is bad."""
+        if tap is None:
+            return [(" " * (width - 1), ""), ("-", "cursor" if here else "dim")]
+        mark = mark_of(tap, self.threshold)
+        text = mark + number_of(tap)
+        role = {"": "dim" if self.threshold is not None else "", "~": "close", "!": "differ"}[mark]
+        if tap is self.first:
+            text = f">{text}"
+        blanks = " " * (width - len(text))
+        return [(blanks, ""), (text, "cursor" if here else role)]
+
+    def _say_where(self, last: int, rows: int) -> None:
+        grid, parts = self.grid, []
+        if rows < len(grid.rows):
+            parts.append(f"rows {self.top + 1} to {self.top + rows} of {len(grid.rows)}")
+        if last - self.left < len(grid.columns):
+            parts.append(f"taps {self.left + 1} to {last} of {len(grid.columns)}")
+        self.border_subtitle = ", ".join(parts)
+
+    # ── the window ───────────────────────────────────────────────────────────────────────────
+
+    def _last_column(self, width: int) -> int:
+        """Return the column after the last that fits."""
+        room = width - LABEL
+        sizes = widths(self.grid)
+        for column in range(self.left, len(sizes)):
+            room -= sizes[column]
+            if room < 0:
+                return max(column, self.left + 1)
+        return len(sizes)
+
+    def _keep_in_sight(self, width: int, shown: int) -> None:
+        self.top = max(self.row - shown + 1, min(self.top, self.row))
+        self.top = max(0, min(self.top, len(self.grid.rows) - shown))
+        if not self.grid.rows or not self.grid.rows[self.row].in_columns:
+            return
+        self.left = min(self.left, self.column)
+        while self._last_column(width) <= self.column:
+            self.left += 1
+
+    # ── moving ───────────────────────────────────────────────────────────────────────────────
+
+    def _go(self, row: int, column: int) -> None:
+        self.row = max(0, min(row, len(self.grid.rows) - 1))
+        self.column = max(0, min(column, len(self.grid.rows[self.row].taps) - 1))
+
+    def _go_to(self, tap: Tap | None) -> None:
+        for number, row in enumerate(self.grid.rows):
+            for column, found in enumerate(row.taps):
+                if found is not None and found is tap:
+                    self._go(number, column)
+                    return
+        self._go(0, 0)
+
+    def action_move(self, down: int, across: int) -> None:
+        if self.grid.rows:
+            self._go(self.row + down, self.column + across)
+            self.changed()
+
+    def action_end(self, step: Literal[1, -1]) -> None:
+        self.action_move(step * len(self.grid.rows), 0)
+
+    def action_page(self, step: Literal[1, -1]) -> None:
+        self.action_move(step * max(1, self.content_size.height - 1 - WORDS), 0)
+
+    def action_bad(self, step: Literal[1, -1]) -> None:
+        """Go to the next tap that is marked, going round at the end."""
+        bad = [
+            (number, column)
+            for number, row in enumerate(self.grid.rows)
+            for column, tap in enumerate(row.taps)
+            if tap is not None and mark_of(tap, self.threshold)
+        ]
+        if not bad:
+            self.notify("No tap is above the threshold.")
+            return
+        here = self.row, self.column
+        if step > 0:
+            found = next((place for place in bad if place > here), bad[0])
+        else:
+            found = next((place for place in reversed(bad) if place < here), bad[-1])
+        self._go(*found)
+        self.changed()
+
+    def action_open_tap(self) -> None:
+        if self.tap is not None:
+            self.post_message(self.Opened(self.tap))
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        event.stop()
+        self.action_move(1, 0)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        event.stop()
+        self.action_move(-1, 0)
