@@ -16,10 +16,14 @@ from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.detail import DetailScreen
 from ckptdiff.tui.screens.entries import EntriesScreen
 from ckptdiff.tui.screens.findings import FindingList, FindingsScreen
+from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.screens.open import OpenScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.screens.values import ValuesScreen
 from ckptdiff.tui.widgets.choice import Choice
+from ckptdiff.tui.widgets.next_tokens import NextTokens
+from ckptdiff.tui.widgets.prompt_input import PromptInput
+from ckptdiff.tui.widgets.tap_map import TapMap
 from ckptdiff.tui.widgets.tensor_list import TensorList
 
 if TYPE_CHECKING:
@@ -33,6 +37,9 @@ PLACES: tuple[tuple[str, tuple[type[DOMNode], ...]], ...] = (
     ("values", (ValuesScreen,)),
     ("entries", (EntriesScreen,)),
     ("findings", (FindingsScreen, FindingList)),
+    ("logits", (LogitsScreen, TapMap)),
+    ("prompt", (PromptInput,)),
+    ("next tokens", (NextTokens,)),
     ("open", (OpenScreen,)),
     ("convert", (ConvertScreen, Choice)),
     ("conversion", (ConversionScreen,)),

@@ -217,24 +217,22 @@ class LocalEngine:
         return convert(conversion, executor)
 
     def read_prompt(self, text: str, a: Assembled, b: Assembled, executor: Executor) -> Prompt:
-        """Return the tokens of a text, or where there is no tokenizer ids that are typed as such.
+        """Return the tokens of a text, or ids that are typed as such where no tokenizer works.
 
-        Raises BadArgument for a text without a tokenizer, and for an id that no side has.
+        Raises a CkptDiffError for a text without a tokenizer, and for an id that a side lacks.
         """
+        from ckptdiff.arguments import token_ids
         from ckptdiff.errors import BadArgument
-        from ckptdiff.tokenizer_files import find_tokenizer
-        from ckptdiff.tokens import encode, parse_ids, prompt_of_ids
+        from ckptdiff.tokens import encode, prompt_of_ids
 
-        roots = a.checkpoint.root, b.checkpoint.root
-        if any(map(find_tokenizer, roots)):
-            return encode(text, a, b, executor)
         try:
-            ids = parse_ids(text)
-        except ValueError:
-            raise BadArgument(
-                f"{roots[0]} and {roots[1]} have no tokenizer: put tokenizer.json beside "
-                "config.json, or type the ids of tokens, as 1,2,3"
-            ) from None
+            return encode(text, a, b, executor)
+        except CkptDiffError as error:
+            try:
+                ids = token_ids(text)
+            except ValueError:
+                words = str(error).replace("give --ids", "type ids of tokens, as 1,2,3")
+                raise BadArgument(words) from error
         return prompt_of_ids(ids, a, b, executor)
 
     def compare_logits(

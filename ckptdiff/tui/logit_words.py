@@ -72,7 +72,7 @@ def outcome_lines(run: PromptRun, width: int, *, roomy: bool, ascii_only: bool) 
     where = "" if diff.storage == diff.dtype else f", logits in {diff.storage}"
     items.append(f"in {diff.dtype}{where} on {diff.device}, {format_duration(run.seconds)}")
     lines += flow(items, width, gap=2)
-    for note in diff.notes:
+    for note in run.notes:
         told = wrapped(f"Note: {printable(note)}", width)
         if not roomy and len(told) > 1:
             told = [line(fitted(f"Note: {printable(note)}", width, ascii_only=ascii_only))]

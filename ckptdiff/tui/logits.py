@@ -29,6 +29,7 @@ class PromptRun:
         self.progress: LogitProgress | None = None  # the latest
         self.taps: Sequence[Tap] = ()  # as far as they are known
         self.diff: LogitDiff | None = None
+        self.notes: tuple[str, ...] = ()
         self.error: str | None = None
         self._clock = clock
         self._started = clock()
@@ -48,6 +49,8 @@ class PromptRun:
     def advance(self, progress: LogitProgress) -> None:
         self.progress = progress
         self.taps = (*self.taps, *progress.taps)
+        if progress.note:
+            self.notes = (*self.notes, progress.note)
 
     def end(
         self,
@@ -59,6 +62,7 @@ class PromptRun:
         self._ended = self._clock()
         if diff is not None:
             self.taps = diff.taps
+            self.notes = tuple(dict.fromkeys((*self.notes, *diff.notes)))
 
     def command_line(self, paths: Sequence[Path]) -> str:
         """Return the shell command that asks the same without the screen."""

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from math import isfinite, log10
 from typing import TYPE_CHECKING
 
+from ckptdiff.logits import place
 from ckptdiff.text import format_number, printable
 from ckptdiff.tui.painted import line
 from ckptdiff.tui.words import fitted, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ckptdiff.results import Tap
     from ckptdiff.tui.painted import Line
+
+    Read = tuple[str, str]  # a tensor's name, after the glyph of what is known of it
 
 NARROWEST = 5  # cells of a number and its mark
 EQUAL = "="
@@ -80,22 +83,18 @@ def widths(grid: Grid) -> list[int]:
     return [1 + max(NARROWEST, len(heading(name))) for name in grid.columns]
 
 
-def place_of(tap: Tap) -> str:
-    return tap.name if tap.layer is None else f"layer {tap.layer}, {tap.name}"
-
-
 def tap_words(
     tap: Tap,
     threshold: float | None,
     *,
     first: bool,
-    statuses: Callable[[str], str] | None,
+    reads: Sequence[Read] | None,
     width: int,
     ascii_only: bool,
 ) -> list[Line]:
     """Return two lines about a tap: how far apart, and which tensors it depends on."""
     role = {"": "", "~": "close", "!": "differ"}[mark_of(tap, threshold)]
-    head = f"{'First bad tap: ' if first else ''}{place_of(tap)}"
+    head = f"{'First bad tap: ' if first else ''}{place(tap)}"
     told = [f"{'inf' if not isfinite(tap.rel) else format_number(tap.rel)} apart"]
     if tap.hint:
         told.append(printable(tap.hint))
@@ -105,18 +104,23 @@ def tap_words(
         told.append(f"floor {format_number(tap.floor)}")
     rest = fitted(", ".join(told), max(8, width - len(head) - 2), ascii_only=ascii_only).rstrip()
     lines = [line((head, role or "strong"), f"  {rest}")]
-    if statuses is None:
+    if reads is None:
         return [*lines, line(("Which tensors it depends on is told at the end.", "dim"))]
-    if not tap.reads:
+    if not reads:
         return [*lines, line(("It depends on no tensor but on the config alone.", "dim"))]
-    names = [f"{statuses(name)} {printable(name)}" for name in tap.reads]
-    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-    shown = " ".join(names[:2]) + more
-    room = width - len("reads ")
-    if len(shown) > room:
-        short = [name.rpartition("layers.")[2] for name in names[:2]]
-        shown = " ".join(
-            n if n == full else f"{full[:2]}{n}" for n, full in zip(short, names, strict=False)
-        )
-        shown += more
-    return [*lines, line(("reads ", "dim"), shorten(shown, room, ascii_only=ascii_only))]
+    words = [f"{glyph} {printable(_in_layer(name, tap.layer))}" for glyph, name in reads]
+    named, room = "", width - len("reads ")
+    for number, one in enumerate(words):
+        left = len(words) - number - 1
+        rest = f"  and {left} more" if left else ""
+        longer = f"{named}  {one}" if named else one
+        if named and len(longer + rest) > room:
+            named += f"  and {left + 1} more"
+            break
+        named = longer
+    return [*lines, line(("reads ", "dim"), shorten(named, room, ascii_only=ascii_only))]
+
+
+def _in_layer(name: str, layer: int | None) -> str:
+    """Return what a tensor is called inside the layer that is spoken of."""
+    return name if layer is None else name.rpartition(f".{layer}.")[2]

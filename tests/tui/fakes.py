@@ -282,7 +282,7 @@ class FakeEngine:
         if self.no_tokens is not None:
             raise self.no_tokens
         texts = executor.submit(text.split).result()
-        if all(word.isdigit() for word in text.split(",")):
+        if all(word.strip().isdigit() for word in text.split(",")):
             return Prompt(tuple(map(int, text.split(","))), ())
         return Prompt(tuple(range(1, 1 + len(texts))), tuple(texts))
 

@@ -119,7 +119,7 @@ def diff(
 
 CLEAN_WORDS = "Only arithmetic: no step is further apart than 3.0e-07."
 SHARES = (
-    Share("rounding that both sides share", 0.77, note="two correct runs in bf16 differ by this"),
+    Share("shared rounding", 0.77, note="two correct runs in bf16 differ by this"),
     Share("norm rounding", 0.082),
     Share("partial sums of ranks", 0.047),
     Share("fused QKV", 0.0, note="each output is the same dot product"),

@@ -18,11 +18,15 @@ from ckptdiff.tui.screens.detail import DetailScreen
 from ckptdiff.tui.screens.entries import EntriesScreen
 from ckptdiff.tui.screens.findings import FindingList, FindingsScreen
 from ckptdiff.tui.screens.help import MEANINGS, HelpScreen, help_lines
+from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.screens.open import OpenScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.screens.values import ValuesScreen
 from ckptdiff.tui.session import GLYPHS
 from ckptdiff.tui.widgets.choice import Choice
+from ckptdiff.tui.widgets.next_tokens import NextTokens
+from ckptdiff.tui.widgets.prompt_input import PromptInput
+from ckptdiff.tui.widgets.tap_map import TapMap
 from ckptdiff.tui.widgets.tensor_list import TensorList
 
 OWNERS: tuple[Any, ...] = (
@@ -37,6 +41,10 @@ OWNERS: tuple[Any, ...] = (
     ValuesScreen,
     ConvertScreen,
     ConversionScreen,
+    LogitsScreen,
+    PromptInput,
+    NextTokens,
+    TapMap,
     AskScreen,
     Choice,
     TensorList,
@@ -116,7 +124,7 @@ async def test_the_key_line_fits_and_ends_with_help_and_the_way_out(app: CkptDif
 
 async def test_a_key_can_be_rebound_by_its_id(app: CkptDiffApp) -> None:
     app.set_keymap({"tensors.differences": "f6"})
-    async with app.run_test(size=(160, 24)) as pilot:
+    async with app.run_test(size=(180, 24)) as pilot:
         await settle(app, pilot)
         await pilot.press("f6")
         assert tensors(app).session.differences_only

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fakes import A, B, FakeEngine
 from harness import NOW, settle, until_compared, until_drawn, until_planned
+from logits_made import PROMPT, SHARES, clean, faulty, steps
 from textual.widgets import Input
 
 from ckptdiff.settings import RecentPair, Settings, save_settings
@@ -123,6 +124,32 @@ def test_a_conversion_under_way(
         await pilot.pause()
 
     assert snap_compare(app, terminal_size=size, run_before=run)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "keys"),
+    [("fault", NARROW, ()), ("attribution", WIDE, ("a", "t"))],
+    ids=["fault", "attribution"],
+)
+def test_the_logits_of_a_prompt(
+    snap_compare: Compare,
+    make_app: Make,
+    engine: FakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    size: tuple[int, int],
+    keys: tuple[str, ...],
+) -> None:
+    engine.steps = steps(faulty() if name == "fault" else clean(attribution=SHARES))
+    monkeypatch.setattr(engine, "read_prompt", lambda *_: PROMPT)
+
+    async def run(pilot: Pilot[None]) -> None:
+        await after("p")(pilot)
+        await after(*"France", "enter")(pilot)
+        for key in keys:
+            await after(key)(pilot)
+
+    assert snap_compare(make_app(A, B), terminal_size=size, run_before=run)
 
 
 def test_the_open_screen(snap_compare: Compare, make_app: Make, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class HelpScreen(ModalScreen[None]):
 
 
 def help_lines(screen: Screen[Any]) -> list[Content]:
-    """Return the keys of a screen and of what has the focus, then the glyphs."""
+    """Return the keys of a screen and of what has the focus, then what numbers and glyphs mean."""
     lines: list[Content] = []
     for heading, keys in keys_by_place(screen).items():
         if lines:
@@ -71,6 +71,10 @@ def help_lines(screen: Screen[Any]) -> list[Content]:
         lines.append(Content.styled(heading, "bold underline"))
         for shown, text in keys:
             lines += _entry(f"{shown:>15}", text)
+    if legend := getattr(screen, "LEGEND", None):
+        lines += [Content(""), Content.styled("Numbers", "bold underline")]
+        for shown, meaning in legend.items():
+            lines += _entry(f"{shown:>15}", meaning)
     lines += [Content(""), Content.styled("Status", "bold underline")]
     for status, meaning in MEANINGS.items():
         lines += _entry(f"{GLYPHS[status]:>4} {WORDS[status]:<12}", meaning)

@@ -9,6 +9,8 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
+from ckptdiff.logit_report import shares
+from ckptdiff.logits import place
 from ckptdiff.tui.comparison import DIFFERENCES, GLYPHS
 from ckptdiff.tui.logit_words import (
     NOTHING,
@@ -20,7 +22,7 @@ from ckptdiff.tui.logit_words import (
 )
 from ckptdiff.tui.painted import Words, line
 from ckptdiff.tui.screens.base import BaseScreen
-from ckptdiff.tui.taps import mark_of, place_of
+from ckptdiff.tui.taps import EQUAL, mark_of
 from ckptdiff.tui.widgets.next_tokens import NextTokens
 from ckptdiff.tui.widgets.prompt_input import PromptInput
 from ckptdiff.tui.widgets.tap_map import TapMap
@@ -29,11 +31,12 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.widgets import Input
 
-    from ckptdiff.results import LogitDiff
+    from ckptdiff.results import LogitDiff, Tap
     from ckptdiff.tui.application import CkptDiffApp
     from ckptdiff.tui.logits import PromptRun
     from ckptdiff.tui.painted import Line
     from ckptdiff.tui.screens.prompting import PromptingScreen
+    from ckptdiff.tui.taps import Read
 
 ROOMY = 30  # lines of a terminal from which on nothing is cut
 
@@ -75,6 +78,15 @@ class LogitsScreen(BaseScreen[None]):
             "1", "back", "Tensors", show=False, id="logits.tensors", tooltip="back to the tensors"
         ),
     ]  # fmt: skip
+    LEGEND: ClassVar[dict[str, str]] = {
+        "-7.1": "log10 of |A-B| / |A| after this step, where both sides start from A's values",
+        EQUAL: "no difference at all",
+        "!": "above the threshold, which comes from A's own weights computed both ways",
+        ">": "the first that is",
+        "~": "above it, but a cast of the weights to the other side's dtype explains that",
+        "in, out": "what lies before the first layer, and behind the last",
+        "#14": "the token's place in the other side's list",
+    }
     DEFAULT_CSS = """
     LogitsScreen {
         #ask { height: 1; padding: 0 1; }
@@ -131,8 +143,8 @@ class LogitsScreen(BaseScreen[None]):
             yield Static(NOTHING, id="nothing")
             yield NextTokens(ascii_only=ascii_only)
             yield TapMap(ascii_only=ascii_only)
-            with Shares() as shares:
-                shares.border_title = "What the difference is made of: shares of its square"
+            with Shares() as bars:
+                bars.border_title = "What the difference is made of: shares of its square"
                 yield Words(id="shares")
         yield Words(id="outcome")
 
@@ -164,9 +176,9 @@ class LogitsScreen(BaseScreen[None]):
             following.display = diff is not None
             if diff is not None:
                 following.show(diff.top, diff.ids, diff.texts)
-            shares = self._shows_shares and diff is not None
-            self.query_one(Shares).display = shares
-            self.query_one(TapMap).display = bool(taps) and not shares
+            bars = self._shows_shares and diff is not None
+            self.query_one(Shares).display = bars
+            self.query_one(TapMap).display = bool(taps) and not bars
         if not isinstance(self.focused, PromptInput | NextTokens):
             self._focus_answer()
         self.refresh_bindings()
@@ -181,11 +193,14 @@ class LogitsScreen(BaseScreen[None]):
             title += f", ! above {limit}" if diff.first is not None else f", none above {limit}"
             if any(mark_of(tap, diff.threshold) == "~" for tap in diff.taps):
                 title += ", ~ only cast"
-            taps.show(diff.taps, threshold=diff.threshold, first=diff.first, statuses=self._glyph)
+            taps.show(diff.taps, threshold=diff.threshold, first=diff.first, reads=self._reads)
         taps.border_title = title
 
-    def _glyph(self, name: str) -> str:
-        return GLYPHS[self.session.status(name)]
+    def _reads(self, tap: Tap) -> list[Read]:
+        """Return the tensors that a tap depends on, with their glyphs, those that differ first."""
+        session = self.session
+        names = sorted(tap.reads, key=lambda name: session.status(name) not in DIFFERENCES)
+        return [(GLYPHS[session.status(name)], name) for name in names]
 
     def _tokens(self, width: int) -> list[Line]:
         run = self.prompt_run
@@ -205,7 +220,7 @@ class LogitsScreen(BaseScreen[None]):
     def _shares(self, width: int) -> list[Line]:
         if self.diff is None or not self.diff.attribution:
             return [line(("No attribution was worked out for this prompt.", "dim"))]
-        return share_lines(self.diff.attribution, width, ascii_only=self.session.ascii_only)
+        return share_lines(shares(self.diff), width, ascii_only=self.session.ascii_only)
 
     def _focus_answer(self) -> None:
         """Leave the field, so that letters are keys."""
@@ -292,14 +307,13 @@ class LogitsScreen(BaseScreen[None]):
         self.app.push_screen(ConfigScreen(self.session))
 
     def on_tap_map_opened(self, message: TapMap.Opened) -> None:
-        """Open the tensor to blame: of those that are read one that differs, or else the first."""
+        """Open the tensor to blame: the first that differs of those that are read, or the first."""
         message.stop()
-        tap, session = message.tap, self.session
-        if not tap.reads:
-            words = f"{place_of(tap)} depends on no tensor but on the config alone. 2 shows that."
-            self.notify(words, markup=False)
-        else:
+        reads = self._reads(message.tap)
+        if reads:
             from ckptdiff.tui.screens.detail import DetailScreen
 
-            differing = (name for name in tap.reads if session.status(name) in DIFFERENCES)
-            self.app.push_screen(DetailScreen(session, next(differing, tap.reads[0])))
+            self.app.push_screen(DetailScreen(self.session, reads[0][1]))
+        else:
+            words = f"{place(message.tap)} depends on no tensor but on the config. 2 shows that."
+            self.notify(words, markup=False)

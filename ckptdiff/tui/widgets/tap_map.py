@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.results import Tap
     from ckptdiff.tui.painted import Line, Span
-    from ckptdiff.tui.taps import Row
+    from ckptdiff.tui.taps import Read, Row
 
 LABEL = 5  # cells of a layer's number
 WORDS = 2  # lines below, about the tap under the cursor
@@ -87,7 +87,7 @@ class TapMap(Painted, can_focus=True):
         self.top = self.left = 0  # the first layer and the first column that are shown
         self.threshold: float | None = None
         self.first: Tap | None = None
-        self._statuses: Callable[[str], str] | None = None
+        self._reads: Callable[[Tap], Sequence[Read]] | None = None
         self._ascii_only = ascii_only
 
     @property
@@ -103,13 +103,13 @@ class TapMap(Painted, can_focus=True):
         *,
         threshold: float | None = None,
         first: Tap | None = None,
-        statuses: Callable[[str], str] | None = None,
+        reads: Callable[[Tap], Sequence[Read]] | None = None,
     ) -> None:
-        """Show these; the threshold, and glyphs for the tensors that they read, come at the end."""
+        """Show these; the threshold, and which tensors they read, come at the end."""
         following = self.row >= len(self.grid.rows) - 1
         ended = threshold is not None and self.threshold is None
         self.grid = grid_of(taps)
-        self.threshold, self.first, self._statuses = threshold, first, statuses
+        self.threshold, self.first, self._reads = threshold, first, reads
         if not self.grid.rows:
             self.row = self.column = self.top = self.left = 0
         elif ended:
@@ -154,7 +154,7 @@ class TapMap(Painted, can_focus=True):
                 tap,
                 self.threshold,
                 first=tap is self.first,
-                statuses=self._statuses,
+                reads=None if self._reads is None else self._reads(tap),
                 width=width,
                 ascii_only=self._ascii_only,
             )
