@@ -1,7 +1,17 @@
 """Make the pictures of the README from the demo pair: SVG, and PNG since browsers lack the font.
 
 `--check` compares the SVG files that are there with what would be made. With two paths the
-pictures are of that pair instead, into the folder `--out`.
+pictures are of that pair instead, into the folder `--out`, and with `--prompt` of its logits alone.
+Those show rounding and seconds, which are each machine's own, so they are never checked.
+
+The README's are of SmolLM2, from its folder `hf` of Hugging Face and two made of it:
+
+    ckptdiff convert hf smollm2 --to megatron --tp 3
+    ckptdiff convert smollm2 smollm2-fault --to megatron --tp 3 --like hf --undo 'QKV-SWAP:\
+        {"written":"order-qvk","tensors":{"decoder.layers.#.self_attention.linear_qkv.weight":"12"}}'
+    for b in smollm2 smollm2-fault; do
+        screenshots/make.py hf $b --prompt 'The capital of France is' --as $b
+    done
 """
 
 from __future__ import annotations
@@ -12,6 +22,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +47,7 @@ SHOTS: tuple[tuple[str, tuple[int, int], tuple[str, ...]], ...] = (
     ("convert-80x24", NARROW, ("c", "k", "h")),
     ("convert-120x40", WIDE, ("c",)),
 )
+LOGITS = (("logits-120x40", WIDE),)
 
 
 def stopwatch() -> Iterator[float]:
@@ -45,11 +57,16 @@ def stopwatch() -> Iterator[float]:
         yield TAKEN
 
 
-async def picture(pair: Sequence[Path], size: tuple[int, int], keys: Sequence[str]) -> str:
-    """Return the screen as SVG after these keys."""
+async def picture(
+    pair: Sequence[Path], size: tuple[int, int], keys: Sequence[str], prompt: str = ""
+) -> str:
+    """Return the screen as SVG after these keys, and once a prompt is computed if there is one."""
+    from textual.widgets import Input
+
     from ckptdiff.tui.application import CkptDiffApp
     from ckptdiff.tui.engine import LocalEngine
     from ckptdiff.tui.screens.convert import ConvertScreen
+    from ckptdiff.tui.screens.logits import LogitsScreen
     from ckptdiff.tui.screens.tensors import TensorsScreen
 
     clock = stopwatch()
@@ -57,7 +74,7 @@ async def picture(pair: Sequence[Path], size: tuple[int, int], keys: Sequence[st
         pair,
         engine=LocalEngine(1),
         settings_file=Path(os.environ["HOME"]) / "settings.json",
-        clock=lambda: next(clock),
+        clock=time.monotonic if prompt else lambda: next(clock),
     )
     async with app.run_test(size=size) as pilot:
         await pilot.pause()
@@ -70,6 +87,12 @@ async def picture(pair: Sequence[Path], size: tuple[int, int], keys: Sequence[st
         await pilot.press(*keys)
         while isinstance(app.screen, ConvertScreen) and app.screen.plan is None:
             await pilot.pause(0.02)
+        if prompt:
+            assert isinstance(app.screen, LogitsScreen)
+            app.screen.query_one(Input).value = prompt
+            await pilot.press("enter")
+            while (run := app.screen.prompt_run) is None or run.is_busy:
+                await pilot.pause(0.02)
         await pilot.pause(0.5)  # the detail pane waits for the cursor to come to rest
         return app.export_screenshot(title="ckptdiff", simplify=True)
 
@@ -89,6 +112,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pair", nargs="*", type=Path, help="two checkpoints instead of the demo")
     parser.add_argument("--out", type=Path, default=HERE, help="the folder to write to")
+    parser.add_argument("--prompt", default="", help="of the pictures of logits, and no others")
+    parser.add_argument("--as", dest="name", default="pair", help="what their names begin with")
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if one differs")
     options = parser.parse_args()
     os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
@@ -107,9 +132,12 @@ def main() -> int:
 
             os.chdir(home)  # commands are shown with paths as they were given
             pair = list(make_demo(Path("ckpt")))
+        shots = SHOTS
+        if options.prompt:
+            shots = tuple((f"{options.name}-{name}", size, ("p",)) for name, size in LOGITS)
         stale = []
-        for name, size, keys in SHOTS:
-            svg = asyncio.run(picture(pair, size, keys))
+        for name, size, keys in shots:
+            svg = asyncio.run(picture(pair, size, keys, options.prompt))
             file = options.out / f"{name}.svg"
             if options.check:
                 if not file.exists() or file.read_text(encoding="utf-8") != svg:
