@@ -1,0 +1,109 @@
+"""A prompt beside other work: tensors being compared, another prompt, a broken tokenizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import logits_made as made
+import pytest
+from harness import settle, tensors
+
+from ckptdiff.assemble import assemble_pair
+from ckptdiff.demo import make_demo
+from ckptdiff.errors import BadArgument
+from ckptdiff.executor import InlineExecutor
+from ckptdiff.formats import open_checkpoint
+from ckptdiff.tui.engine import LocalEngine
+from ckptdiff.tui.screens.logits import LogitsScreen
+from ckptdiff.tui.widgets.tap_map import TapMap
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fakes import FakeEngine
+    from textual.pilot import Pilot
+
+    from ckptdiff.tui.application import CkptDiffApp
+
+
+def screen(app: CkptDiffApp) -> LogitsScreen:
+    assert isinstance(app.screen, LogitsScreen)
+    return app.screen
+
+
+async def until_held_up(app: CkptDiffApp, pilot: Pilot[None], rows: int) -> None:
+    """Wait until so many rows of taps are shown while the rest is held up."""
+    while len(screen(app).query_one(TapMap).grid.rows) < rows:
+        await pilot.pause(0.02)
+
+
+async def test_a_prompt_is_answered_while_tensors_are_being_compared(
+    app: CkptDiffApp, engine: FakeEngine
+) -> None:
+    engine.steps, engine.hold = made.steps(made.faulty()), 4
+    async with app.run_test(size=(80, 24)) as pilot:
+        while tensors(app).session.compared < 4:
+            await pilot.pause(0.02)
+        await pilot.press("p", "a", "enter")
+        while screen(app).diff is None:
+            await pilot.pause(0.02)
+        assert tensors(app).session.is_busy
+        engine.gate.set()
+        await settle(app, pilot)
+        assert tensors(app).session.phase == "done"
+
+
+async def test_stopping_a_prompt_leaves_the_comparison_of_tensors_alone(
+    app: CkptDiffApp, engine: FakeEngine
+) -> None:
+    engine.steps, engine.hold, engine.hold_logits = made.steps(made.faulty()), 4, 2
+    async with app.run_test(size=(80, 24)) as pilot:
+        while tensors(app).session.compared < 4:
+            await pilot.pause(0.02)
+        await pilot.press("p", "a", "enter")
+        await until_held_up(app, pilot, 2)
+        await pilot.press("x")
+        run = tensors(app).prompt_run
+        assert run is not None
+        assert run.state == "stopped"
+        assert tensors(app).session.is_busy
+        engine.gate.set()
+        await settle(app, pilot)
+        assert tensors(app).session.phase == "done"
+
+
+async def test_another_prompt_takes_the_place_of_one_that_runs(
+    app: CkptDiffApp, engine: FakeEngine
+) -> None:
+    engine.steps, engine.hold_logits = made.steps(made.faulty()), 2
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("p", "a", "enter")
+        await until_held_up(app, pilot, 2)
+        clean = made.clean()
+        engine.steps, engine.hold_logits = made.steps(clean), None
+        await pilot.press("p", "b", "enter")
+        engine.gate.set()
+        await settle(app, pilot)
+        assert [text for text, _ in engine.prompts] == ["a", "ab"]
+        diff = screen(app).diff
+        assert diff is not None
+        assert diff.verdict == "arithmetic"
+        assert len(screen(app).query_one(TapMap).grid.rows) == 5
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["no tokenizer", "a broken one"])
+def test_ids_are_taken_where_no_tokenizer_works_and_text_is_refused(
+    tmp_path: Path, *, broken: bool
+) -> None:
+    paths = make_demo(tmp_path / "demo")
+    if broken:
+        (paths[0] / "tokenizer.json").write_text("no json")
+    a, b = assemble_pair(*map(open_checkpoint, paths))
+    engine = LocalEngine()
+    prompt = engine.read_prompt("7, 8,9", a, b, InlineExecutor())
+    assert (prompt.ids, prompt.texts) == ((7, 8, 9), ())
+    with pytest.raises(BadArgument) as refused:
+        engine.read_prompt("The capital", a, b, InlineExecutor())
+    assert "as 1,2,3" in str(refused.value)
+    assert "--ids" not in str(refused.value)
