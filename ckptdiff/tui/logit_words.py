@@ -189,13 +189,13 @@ def share_lines(shares: Sequence[Share], width: int, *, ascii_only: bool) -> lis
     """Return a bar for each cause's part, with what is to be said of it under it."""
     names = min(max((len(share.cause) for share in shares), default=0), width // 2)
     room = max(4, width - names - 8)
-    fill = "#" if ascii_only else "█"
+    fill, trace = ("#", ".") if ascii_only else ("█", "▏")  # of a cell, of less
     lines = []
     for share in shares:
         name = fitted(printable(share.cause), names, ascii_only=ascii_only)
         part = share.share if isfinite(share.share) else 0.0
-        bar = fill * max(1 if part > 0 else 0, round(room * min(1.0, part)))
-        amount = "0" if share.share == 0 else f"{share.share:.1%}"
+        bar = fill * round(room * min(1.0, part)) or (trace if part else "")
+        amount = "0" if share.share == 0 else "<0.1%" if part < 0.001 else f"{part:.1%}"
         lines.append(line(f"{name} {amount:>6} ", (bar, "bar")))
         if share.note:
             lines += [

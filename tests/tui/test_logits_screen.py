@@ -351,7 +351,7 @@ async def test_ctrl_c_stops_the_prompt_that_is_looked_at(
         await pilot.press("p", "a", "enter")  # while tensors are being compared
         while (run := tensors(app).prompt_run) is None or run.progress is None:
             await pilot.pause(0.02)
-        await pilot.press("ctrl+c")
+        await pilot.press("p", "ctrl+c")  # in the field as well
         assert not tensors(app).is_asking
         assert tensors(app).session.phase == "comparing"
         await pilot.press("ctrl+c")
@@ -434,7 +434,11 @@ async def test_a_runs_the_prompt_once_more_for_the_bars_and_then_changes_the_vie
         assert bars[0].count("█") > 8 * bars[2].count("█") > 0
         assert any(each.split() == ["fused", "QKV", "0"] for each in bars)
         assert any("each output is the same dot product" in each for each in bars)
-        await pilot.press("a")
+        await pilot.press("t")  # the bars had the room of the next tokens
+        await pilot.pause()
+        assert app.screen.query_one(NextTokens).has_focus
+        assert taps(app).display
+        await pilot.press("a", "a")
         await pilot.pause()
         assert taps(app).display
         assert taps(app).has_focus

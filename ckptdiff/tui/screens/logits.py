@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
@@ -22,6 +22,7 @@ from ckptdiff.tui.logit_words import (
 )
 from ckptdiff.tui.painted import Words, line
 from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.screens.detail import Pane
 from ckptdiff.tui.taps import EQUAL, mark_of
 from ckptdiff.tui.widgets.next_tokens import NextTokens
 from ckptdiff.tui.widgets.prompt_input import PromptInput
@@ -41,10 +42,8 @@ if TYPE_CHECKING:
 ROOMY = 30  # lines of a terminal from which on nothing is cut
 
 
-class Shares(VerticalScroll):
+class Shares(Pane):
     """The bars of the attribution."""
-
-    ALLOW_MAXIMIZE = True
 
 
 class LogitsScreen(BaseScreen[None]):
@@ -160,6 +159,13 @@ class LogitsScreen(BaseScreen[None]):
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────
 
+    @property
+    def _is_roomy(self) -> bool:
+        return self.size.height >= ROOMY
+
+    def on_resize(self) -> None:
+        self.logits_changed()
+
     def logits_changed(self) -> None:
         """Show how far it is, or what came out."""
         run, diff = self.prompt_run, self.diff
@@ -173,10 +179,10 @@ class LogitsScreen(BaseScreen[None]):
             self.query_one("#shares", Words).changed()
             self._show_taps()
             following = self.query_one(NextTokens)
-            following.display = diff is not None
+            bars = self._shows_shares and diff is not None
+            following.display = diff is not None and (self._is_roomy or not bars)
             if diff is not None:
                 following.show(diff.top, diff.ids, diff.texts)
-            bars = self._shows_shares and diff is not None
             self.query_one(Shares).display = bars
             self.query_one(TapMap).display = bool(taps) and not bars
         if not isinstance(self.focused, PromptInput | NextTokens):
@@ -206,15 +212,14 @@ class LogitsScreen(BaseScreen[None]):
         run = self.prompt_run
         if run is None or run.prompt is None:
             return []
-        height = 3 if self.size.height >= ROOMY else 1
+        height = 3 if self._is_roomy else 1
         return prompt_lines(run.prompt, width, height, ascii_only=self.session.ascii_only)
 
     def _outcome(self, width: int) -> list[Line]:
         if self.prompt_run is None:
             return []
-        roomy = self.size.height >= ROOMY
         return outcome_lines(
-            self.prompt_run, width, roomy=roomy, ascii_only=self.session.ascii_only
+            self.prompt_run, width, roomy=self._is_roomy, ascii_only=self.session.ascii_only
         )
 
     def _shares(self, width: int) -> list[Line]:
@@ -274,7 +279,11 @@ class LogitsScreen(BaseScreen[None]):
 
     def action_positions(self) -> None:
         following = self.query_one(NextTokens)
-        following.toggle()
+        if following.display:
+            following.toggle()
+        else:  # the bars have its room
+            self._shows_shares = False
+            self.logits_changed()
         following.focus()
 
     def action_attribution(self) -> None:

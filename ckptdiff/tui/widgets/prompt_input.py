@@ -25,6 +25,11 @@ class PromptInput(Input):
         Binding(
             "down", "history(1)", "Later", show=False, id="prompt.after", tooltip="the prompt after"
         ),
+        # A field has it for copying.
+        Binding(
+            "ctrl+c", "app.interrupt", "Stop", show=False, id="prompt.interrupt",
+            tooltip="stop what runs",
+        ),
         Binding(
             "escape", "leave", "Leave", id="prompt.leave",
             tooltip="go to what the last prompt told, or without one go back",
