@@ -107,7 +107,10 @@ def tap_words(
     if reads is None:
         return [*lines, line(("Which tensors it depends on is told at the end.", "dim"))]
     if not reads:
-        return [*lines, line(("It depends on no tensor but on the config alone.", "dim"))]
+        return [
+            *lines,
+            line(("It depends on no tensor but on the config alone. 2 shows that.", "dim")),
+        ]
     words = [f"{glyph} {printable(_in_layer(name, tap.layer))}" for glyph, name in reads]
     named, room = "", width - len("reads ")
     for number, one in enumerate(words):

@@ -108,6 +108,9 @@ async def test_a_fault_is_marked_where_it_is_and_told_in_words(
         assert table[-1] == "reads # self_attn.k_proj.weight"  # that shapes differ is known
         assert "! above 6.8e-06, ~ only cast" in str(taps(app).border_title)
         assert outcome(app).startswith("! Weights or config: layer 1, k is 1.8 apart.")
+        await pilot.press("a")
+        assert toasts(app) == ["Attribution: more than arithmetic tells the two sides apart."]
+        assert len(engine.prompts) == 1
         assert "top-1 same 2 of 6, 4 unexplained" in outcome(app)
         assert "Note: the ids begin with BOS" in outcome(app)
         assert all(len(each) <= size[0] - 2 for each in outcome(app).splitlines())
@@ -147,7 +150,7 @@ async def test_a_tap_that_reads_no_tensor_points_to_the_config(
     engine.steps = steps(config_only())
     async with app.run_test(size=NARROW) as pilot:
         await ask(app, pilot)
-        assert shown(app)[-1] == "It depends on no tensor but on the config alone."
+        assert shown(app)[-1] == "It depends on no tensor but on the config alone. 2 shows that."
         await pilot.press("enter")
         await pilot.pause()
         assert toasts(app)[-1].startswith("layer 0, q_rope depends on no tensor")

@@ -270,6 +270,8 @@ class LogitsScreen(BaseScreen[None]):
                 return "Attribution: type a prompt first."
             if run.is_busy:
                 return "Attribution: wait for the end, or stop with x."
+            if diff is not None and diff.verdict != "arithmetic":
+                return "Attribution: more than arithmetic tells the two sides apart."
         if action == "copy_command" and run is None:
             return "There is no prompt yet."
         return None
@@ -324,5 +326,7 @@ class LogitsScreen(BaseScreen[None]):
 
             self.app.push_screen(DetailScreen(self.session, reads[0][1]))
         else:
-            words = f"{place(message.tap)} depends on no tensor but on the config. 2 shows that."
+            words = (
+                f"{place(message.tap)} depends on no tensor but on the config alone. 2 shows that."
+            )
             self.notify(words, markup=False)
