@@ -144,6 +144,7 @@ class LogitsScreen(BaseScreen[None]):
             yield TapMap(ascii_only=ascii_only)
             with Shares() as bars:
                 bars.border_title = "What the difference is made of: shares of its square"
+                bars.border_subtitle = "a shows the layers"
                 yield Words(id="shares")
         yield Words(id="outcome")
 
