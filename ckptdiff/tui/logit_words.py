@@ -142,8 +142,8 @@ def _chance(value: float) -> str:
 
 def top_lines(place: Next, width: int, height: int, *, ascii_only: bool = False) -> list[Line]:
     """Return the likeliest tokens of both sides, each with its place in the other side's list."""
-    room = max(4, (width - 37) // 2)
-    one, other = f"{'A':<{room}} {'p':>6} {'in B':>6}", f"{'B':<{room}} {'p':>6} {'in A':>6}"
+    room = max(4, (width - 39) // 2)
+    one, other = f"{'A':<{room}} {'p':>6} {'in B':>7}", f"{'B':<{room}} {'p':>6} {'in A':>7}"
     lines = [line((f" #  {one}     {other}", "dim"))]
     for rank, pair in enumerate(zip(place.a, place.b, strict=False), 1):
         if len(lines) == height:
@@ -151,7 +151,7 @@ def top_lines(place: Next, width: int, height: int, *, ascii_only: bool = False)
         mark = "=" if pair[0].id == pair[1].id else "!"
         left, right = (
             f"{_named(token, room, ascii_only=ascii_only)} {_chance(token.probability)} "
-            f"{f'#{token.rank_in_other}' if token.rank_in_other else '-':>6}"
+            f"{f'#{token.rank_in_other}' if token.rank_in_other else '-':>7}"
             for token in pair
         )
         role = "" if mark == "=" else "differ"
