@@ -68,7 +68,7 @@ def outcome_lines(run: PromptRun, width: int, *, roomy: bool, ascii_only: bool) 
     lines = wrapped(headline(run), width, ROLES[diff.verdict])
     items = metric_items(diff.metrics, len(diff.ids))
     if diff.ratio is not None:
-        items.append(f"{diff.ratio:.2f} of what rounding makes")
+        items.append(f"R {diff.ratio:.2f}")
     where = "" if diff.storage == diff.dtype else f", logits in {diff.storage}"
     items.append(f"in {diff.dtype}{where} on {diff.device}, {format_duration(run.seconds)}")
     lines += flow(items, width, gap=2)
@@ -90,7 +90,7 @@ def metric_items(metrics: LogitMetrics, positions: int) -> list[str]:
         f"cos {format_cosine(metrics.cosine_min)}",
         f"top-5 shared {metrics.top5_overlap:.0%}",
         f"top-1 same {agree} of {positions}"
-        + (f", {metrics.flips_unexplained} unexplained" if metrics.flips else ""),
+        + (f", {metrics.flips_unexplained} flips beyond the margin" if metrics.flips else ""),
     ]
     if metrics.nll_a is not None and metrics.nll_b is not None:
         items.append(f"NLL A {metrics.nll_a:.3f} B {metrics.nll_b:.3f}")

@@ -95,11 +95,11 @@ def tap_words(
     """Return two lines about a tap: how far apart, and which tensors it depends on."""
     role = {"": "", "~": "close", "!": "differ"}[mark_of(tap, threshold)]
     head = f"{'First bad tap: ' if first else ''}{place(tap)}"
-    told = [f"{'inf' if not isfinite(tap.rel) else format_number(tap.rel)} apart"]
+    told = [f"{tap.rel:.2g} apart"]
     if tap.hint:
         told.append(printable(tap.hint))
     if tap.rest is not None:
-        told.append(f"{format_number(tap.rest)} without the cast of the weights")
+        told.append(f"{tap.rest:.2g} without the cast of the weights")
     if tap.floor:
         told.append(f"floor {format_number(tap.floor)}")
     rest = fitted(", ".join(told), max(8, width - len(head) - 2), ascii_only=ascii_only).rstrip()

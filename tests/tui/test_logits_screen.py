@@ -104,14 +104,14 @@ async def test_a_fault_is_marked_where_it_is_and_told_in_words(
         assert table[3].split()[:6] == ["1", "-7.4", "-7.2", ">!0.3", "-7.0", "-6.9"]
         assert table[3].split()[6:8] == ["!0.3", "!-0.4"]
         assert table[4].split()[-1] == "~-3.0"  # of which a cast explains all
-        assert table[-2].startswith("First bad tap: layer 1, k  1.8e+00 apart, the same values")
+        assert table[-2].startswith("First bad tap: layer 1, k  1.8 apart, the same values")
         assert table[-1] == "reads # self_attn.k_proj.weight"  # that shapes differ is known
         assert "! above 6.8e-06, ~ only cast" in str(taps(app).border_title)
         assert outcome(app).startswith("! Weights or config: layer 1, k is 1.8 apart.")
         await pilot.press("a")
         assert toasts(app) == ["Attribution: more than arithmetic tells the two sides apart."]
         assert len(engine.prompts) == 1
-        assert "top-1 same 2 of 6, 4 unexplained" in outcome(app)
+        assert "top-1 same 2 of 6, 4 flips beyond the margin" in outcome(app)
         assert "Note: the ids begin with BOS" in outcome(app)
         assert all(len(each) <= size[0] - 2 for each in outcome(app).splitlines())
 
@@ -121,7 +121,7 @@ async def test_a_clean_pair_is_only_arithmetic(app: CkptDiffApp, engine: FakeEng
     async with app.run_test(size=NARROW) as pilot:
         await ask(app, pilot)
         assert outcome(app).startswith("= Only arithmetic:")
-        assert "0.93 of what rounding makes" in outcome(app)
+        assert "R 0.93" in outcome(app)
         assert "logits in bf16" in outcome(app)
         assert "none above 6.8e-06" in str(taps(app).border_title)
         assert not any("!" in each for each in shown(app))

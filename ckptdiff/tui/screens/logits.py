@@ -85,6 +85,7 @@ class LogitsScreen(BaseScreen[None]):
         "~": "above it, but a cast of the weights to the other side's dtype explains that",
         "in, out": "what lies before the first layer, and behind the last",
         "#14": "the token's place in the other side's list",
+        "R": "the difference over what independent rounding of both makes: 0.8 to 1.1 is usual",
     }
     DEFAULT_CSS = """
     LogitsScreen {
