@@ -23,7 +23,7 @@ from ckptdiff.logit_sides import (
 from ckptdiff.results import LogitDiff, LogitProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -36,6 +36,7 @@ SIZE = {"fp32": 4, "fp64": 8}
 EPSILON = {"fp32": 2.0**-23, "fp64": 2.0**-52}  # of the dtypes that a verdict can be in
 _NO_SHARES: tuple[tuple[Share, ...], Budget | None] = (), None
 _FLOORS, _EPSILONS = 20, 50  # what a step may be apart: of the floor, of the dtype's epsilon
+_MOST_EPSILONS = 2**13  # whatever the floor
 _FAULT = 100  # times the threshold: above, it is no matter of small numbers
 
 
@@ -104,6 +105,7 @@ class _Comparison:
         notes += [note for side in self.sides for note in side.model.notes]
         passed = yield from self._pass(dtype, device, "layer by layer", compares=True)
         floor, threshold, verdict, first = judge(passed.taps, dtype)
+        notes += list(self._unseen()) if verdict == "arithmetic" else []
         storage = storage or stored_dtype(self.sections)
         metrics_in, exact, logits = dtype, None, passed.logits
         if verdict == "arithmetic" and storage != dtype:
@@ -226,7 +228,8 @@ class _Comparison:
         largest = max(tap.rel for tap in taps)
         if first is None:
             return (
-                f"Only arithmetic: no step is further apart than {largest:.1e}; A's own weights, "
+                f"Only arithmetic for this prompt: no step is further apart than {largest:.1e}; "
+                "A's own weights, "
                 f"computed both ways, are up to {floor:.1e} apart."
             )
         where = place(first)
@@ -235,6 +238,15 @@ class _Comparison:
         words = "Weights or config" if verdict == "weights-or-config" else "Small, but no rounding"
         hint = f" ({first.hint})" if first.hint else ""
         return f"{words}: {where}, is {first.rel:.2g} apart{hint}. {self._cause(first)}"
+
+    def _unseen(self) -> Iterator[str]:
+        """Yield what differs all the same, and did not matter to this prompt."""
+        for conflict in compare_configs(*self.pair):
+            if conflict.status == "conflict":
+                yield f"the configs conflict, without effect on this prompt: {_told(conflict)}"
+        rows = [vocabulary(side, side) for side in self.pair]
+        if rows[0] != rows[1]:
+            yield f"A has {rows[0]} tokens and B {rows[1]}: those that both have are compared"
 
     def _cause(self, tap: Tap) -> str:
         """Say whether the tensors that a tap reads differ; if not, what else is to blame."""
@@ -267,10 +279,12 @@ def _told(conflict: ConfigDiff) -> str:
 def judge(taps: Sequence[Tap], dtype: str) -> tuple[float, float, LogitVerdict, Tap | None]:
     """Return floor, threshold, verdict, and the first tap that is above the threshold.
 
-    The threshold is 20 times the largest floor, or 50 times the dtype's epsilon if that is more.
+    The threshold is 20 times the largest floor, or 50 times the dtype's epsilon if that is more;
+    but never above 1e-3 in fp32: a floor that high is no arithmetic.
     """
     floor = max((tap.floor for tap in taps if math.isfinite(tap.floor)), default=0.0)
-    threshold = max(_FLOORS * floor, _EPSILONS * EPSILON[dtype])
+    epsilon = EPSILON[dtype]
+    threshold = min(max(_FLOORS * floor, _EPSILONS * epsilon), _MOST_EPSILONS * epsilon)
     above = [tap for tap in taps if not tap.rel <= threshold]
     if not above:
         return floor, threshold, "arithmetic", None

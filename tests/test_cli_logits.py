@@ -51,7 +51,7 @@ def test_a_right_conversion_is_arithmetic(hf: Path, megatron: Path) -> None:
     done = ckptdiff("logits", hf, megatron, "--prompt", PROMPT)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("=  Only arithmetic: ")
+    assert lines[0].startswith("=  Only arithmetic for this prompt: ")
     assert lines[-1] == "verdict: arithmetic"
     assert "   prompt, 6 tokens:" in lines
     assert any(line.startswith("     0 '<s>', ") for line in lines)

@@ -46,7 +46,7 @@ FAULTS = CORPUS.parent / "faults"
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute what is this small on one thread: others would only wait for each other."""
-    monkeypatch.setattr("ckptdiff.executor.available_cpus", lambda: 1)
+    monkeypatch.setattr("ckptdiff.logits.available_cpus", lambda: 1)
 
 
 def told(found: LogitDiff) -> str:
@@ -287,7 +287,7 @@ BENCH: dict[str, tuple[tuple[int, ...], tuple[str, ...], tuple[str, ...]]] = {
     "P16": (_ALL, ("norm1", "norm2"), ()),
     "P17": ((1,), _EXPERTS, ()),
     "P18": (_ALL, _EXPERTS, ()),
-    "P19": ((2, 3), _CUT, ("logits",)),
+    "P19": ((2, 3), (*_CUT, "norm1", "norm2"), ("final_norm", "logits")),
     "P20": (_ALL, _ROPE, ()),
     "P21": (_ALL, _CUT, ("embed", "logits")),
     "P22": ((), (), ()),

@@ -37,7 +37,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ckptdiff.executor.available_cpus", lambda: 1)
+    monkeypatch.setattr("ckptdiff.logits.available_cpus", lambda: 1)
 
 
 @pytest.fixture

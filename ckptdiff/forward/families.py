@@ -49,7 +49,7 @@ class Gpt2Layer(HuggingFaceLayer):
     out_names = ("attn.c_proj", "mlp.c_proj")
     up_name = "mlp.c_fc"
 
-    def weight(self, name: str, rank: int = 0) -> Tensor:
+    def weight(self, name: str, rank: int | None = None) -> Tensor:
         found = super().weight(name, rank)
         return found.t() if found.dim() == 2 else found
 

@@ -135,8 +135,10 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
         """Return x times each of the weights, in one product where the arithmetic joins them."""
         if not self.how.fused:
             return tuple(self.how.linear(x, w, b) for w, b in zip(weights, biases, strict=True))
-        held = [b for b in biases if b is not None]
-        bias = torch.cat(held) if len(held) == len(biases) else None
+        bias = None
+        if any(b is not None for b in biases):
+            pairs = zip(weights, biases, strict=True)
+            bias = torch.cat([w.new_zeros(len(w)) if b is None else b for w, b in pairs])
         ends = list(accumulate(len(w) for w in weights))
         return torch.tensor_split(self.how.linear(x, torch.cat(weights), bias), ends[:-1], -1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,24 +32,30 @@ class LayerOf:
     ranks: Ranks
     reader: Reader
     how: Arithmetic
+    copy: int = 0  # the rank whose copy is taken of what each rank has a copy of
+    copied: set[str] = field(default_factory=set)  # the names of those that were asked for
 
     # ── weights ──────────────────────────────────────────────────────────────────────────────────
 
     def has(self, name: str) -> bool:
         return name in self.ranks[0]
 
-    def weight(self, name: str, rank: int = 0) -> Tensor:
-        """Return a rank's tensor. Raises MissingShard."""
+    def weight(self, name: str, rank: int | None = None) -> Tensor:
+        """Return a rank's tensor, or one that all ranks have a copy of. Raises MissingShard."""
         return self.reader.tensor(self.held(name, rank))
 
-    def held(self, name: str, rank: int = 0) -> Held:
-        """Say where a rank's tensor lies. Raises MissingShard."""
+    def held(self, name: str, rank: int | None = None) -> Held:
+        """Say where a rank's tensor lies, or a copy. Raises MissingShard."""
+        if rank is None:
+            rank = self.copy
+            self.copied.add(name)
         if name not in self.ranks[rank]:
             raise MissingShard(f"{name} of layer {self.number} is missing on tensor rank {rank}")
         return self.ranks[rank][name]
 
-    def optional(self, name: str, rank: int = 0) -> Tensor | None:
-        return self.weight(name, rank) if name in self.ranks[rank] else None
+    def optional(self, name: str, rank: int | None = None) -> Tensor | None:
+        there = name in self.ranks[self.copy if rank is None else rank]
+        return self.weight(name, rank) if there else None
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────────
 

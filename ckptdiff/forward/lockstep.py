@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ckptdiff.forward.holdings import Ranks
+    from ckptdiff.forward.holdings import Ranks, Tensors
     from ckptdiff.forward.layer import LayerOf
     from ckptdiff.forward.plan import Run, Section, Side
     from ckptdiff.forward.steps import Step, Values
@@ -65,15 +65,25 @@ def take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, 
         given = take_or_tell(step, one, values_a, section)
         followed = values_a | dict(zip(step.gives, given, strict=True))
         if run.compares and step.is_tap:
+            other.copied.clear()
             forced = take_or_tell(step, other, values_a, section, followed)
+            copies = _copies(other)
+            for copy in copies:
+                again = replace(other, copy=copy)
+                forced = _further(
+                    given, forced, take_or_tell(step, again, values_a, section, followed)
+                )
             floor = take_or_tell(step, mixed, values_a, section, followed)
-            rests = _rests(step, one, other, values_a, followed, given, forced, run.vocabulary)
+            rests: list[float | None] = [None for _ in given]
+            if not copies:
+                rests = _rests(step, one, other, values_a, followed, given, forced, run.vocabulary)
             reads = tuple(readers[0].reads)
             for name, x, y, z, rest in zip(step.gives, given, forced, floor, rests, strict=True):
                 x, y, z = (unpadded(name, v, run.vocabulary) for v in (x, y, z))
-                taps.append(
-                    Tap(number, name, distance(x, y), distance(x, z), reads, hint(x, y), rest)
-                )
+                words = hint(x, y)
+                if copies:
+                    words = f"rank {copies[0]} has another copy" + (f"; {words}" if words else "")
+                taps.append(Tap(number, name, distance(x, y), distance(x, z), reads, words, rest))
         own = take_or_tell(step, other, values_b, section, followed)
         values_a = followed
         values_b.update(zip(step.gives, own, strict=True))
@@ -85,6 +95,30 @@ def take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, 
         for values in (values_a, values_b)
     ]
     return Done(left[0], left[1], tuple(taps))
+
+
+def _copies(side: LayerOf) -> list[int]:
+    """Return the ranks whose copy of what was read is not that of the first."""
+    first, *others = side.ranks
+
+    def is_other(tensors: Tensors, name: str) -> bool:
+        if name not in first or name not in tensors:
+            return name in first or name in tensors
+        return not side.reader.is_same(first[name], tensors[name])
+
+    return [
+        rank
+        for rank, tensors in enumerate(others, 1)
+        if any(is_other(tensors, name) for name in side.copied)
+    ]
+
+
+def _further(
+    given: tuple[Tensor, ...], one: tuple[Tensor, ...], other: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Return of two values of each tap the one that is further from what A gives."""
+    pairs = zip(given, one, other, strict=True)
+    return tuple(y if distance(x, y) > distance(x, z) else z for x, y, z in pairs)
 
 
 def prepare(device: str) -> torch.device:

@@ -61,7 +61,7 @@ class MegatronLayer(ExpertsOf, LatentOf):
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits of all tokens and padding. A later stage has a copy of a tied head."""
-        own = self.has("output_layer.weight")
+        own = self.has("output_layer.weight") or not self.model.tied
         name = "output_layer.weight" if own else "word_embeddings.weight"
         product = torch.cat([self.product(x, held) for _, held in self.each(name)], -1)
         return self.how.capped(product, self.model.logit_cap)

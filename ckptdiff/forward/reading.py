@@ -61,6 +61,13 @@ class Reader:
         wider = self.dtype if self.dtype == torch.float64 else torch.float32
         return self._computed(self._stored(held), held, wider)
 
+    def is_same(self, one: Held, other: Held) -> bool:
+        """Return whether two small tensors are stored as the same bytes."""
+        if (one.shape, one.dtype) != (other.shape, other.dtype):
+            return False
+        a, b = (self._stored(held).contiguous().view(torch.uint8) for held in (one, other))
+        return torch.equal(a, b)
+
     def forget(self) -> None:
         self.reads.clear()
         self._kept.clear()
