@@ -59,7 +59,8 @@ def from_huggingface(config: Mapping[str, Any], *, tied_by_default: bool = False
     hidden = _count(config, "hidden_size", "n_embd")
     rope = config.get("rope_parameters")
     theta = rope.get("rope_theta") if isinstance(rope, dict) else config.get("rope_theta")
-    scaling = rope if isinstance(rope, dict) else config.get("rope_scaling") or {}
+    scaling = rope if isinstance(rope, dict) else config.get("rope_scaling")
+    scaling = scaling if isinstance(scaling, dict) else {}
     groups = config.get("num_key_value_heads") or heads
     return _checked(
         ModelConfig(

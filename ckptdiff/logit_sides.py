@@ -24,13 +24,27 @@ def side_of(side: Assembled, other: Assembled, reference: str) -> Side:
 
     Raises UnknownConfig, or UnsupportedLayout for a family that is not computed.
     """
+    try:
+        return _side_of(side, other, reference)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        # A field of another type than it always has, a list that is too short, and the like.
+        raise UnknownConfig(
+            f"{side.checkpoint.root}: a field of its config or args makes no sense to a forward "
+            f"pass ({type(error).__name__}: {error}). Mend it there; -v says where it was read"
+        ) from error
+
+
+def _side_of(side: Assembled, other: Assembled, reference: str) -> Side:
     from ckptdiff.forward import hf_config, megatron_args, meta_params
     from ckptdiff.forward.plan import Side
 
     checkpoint = side.checkpoint
     config = checkpoint.config
     if not config:
-        raise UnknownConfig(f"{checkpoint.root}: has no config or args; logits cannot be computed")
+        raise UnknownConfig(
+            f"{checkpoint.root}: has no config or args, without which logits cannot be computed; "
+            "put config.json there, or give a Megatron folder with its args"
+        )
     if checkpoint.format == hf.NAME:
         return Side(
             "huggingface",
@@ -95,6 +109,8 @@ def vocabulary(a: Assembled, b: Assembled) -> int:
         rules = side.architecture.mappings if side.architecture is not None else ()
         names = [m.hf[0] for m in rules if m.vocabulary == "embedding"]
         rows = [side.tensors[n].shape[0] for n in names if n in side.tensors]
+        if known is not None and type(known) is not int:
+            raise UnknownConfig(f"{side.checkpoint.root}: vocab_size is {known!r}, no size")
         sizes += [n for n in (known if side.checkpoint.format == hf.NAME else None, *rows) if n]
     if not sizes:
         raise UnknownConfig("neither side tells how many tokens there are")

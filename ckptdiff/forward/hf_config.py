@@ -24,6 +24,20 @@ ACTIVATIONS: dict[str, Activation] = {
 
 _LATENT_EPSILON = 1e-6  # DeepSeek's class gives the norms of latents none of the config's
 
+# What a kind of rotary scaling cannot do without.
+_ROPE_FIELDS = {
+    "linear": ("factor",),
+    "dynamic": ("factor", "max_position_embeddings"),
+    "yarn": ("factor", "max_position_embeddings"),
+    "llama3": (
+        "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
+    ),
+    "longrope": (
+        "short_factor", "long_factor", "original_max_position_embeddings",
+        "max_position_embeddings",
+    ),
+}  # fmt: skip
+
 
 def read(config: Config) -> Model:
     """Return the model that transformers builds from a config.json.
@@ -95,7 +109,9 @@ def _refuse(config: Config, *names: str) -> None:
 def _rope(config: Config, channels: int) -> Rope:
     """Return the rotary positions, in the words of transformers 4 or 5."""
     told = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    scaling = dict(told)
+    if not isinstance(told, dict):
+        raise UnknownConfig(f"config.json: rope_scaling is {told!r}; an object is needed")
+    scaling = {name: value for name, value in told.items() if value is not None}
     if "type" in scaling:
         scaling.setdefault("rope_type", scaling.pop("type"))
     scaling.setdefault("max_position_embeddings", config.get("max_position_embeddings"))
@@ -103,6 +119,10 @@ def _rope(config: Config, channels: int) -> Rope:
         scaling.setdefault(
             "original_max_position_embeddings", config["original_max_position_embeddings"]
         )
+    kind = str(scaling.get("rope_type", "default"))
+    for name in _ROPE_FIELDS.get(kind, ()):
+        if scaling.get(name) is None:
+            raise UnknownConfig(f"config.json: rope_scaling of type {kind} says no {name}")
     base: Any = scaling.get("rope_theta", config.get("rope_theta", 10000.0))
     share: Any = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
     return Rope(float(base), int(channels * share), scaling)
@@ -115,7 +135,7 @@ def _window(config: Config, number: int) -> int | None:
     if kinds:
         return window if kinds[number] == "sliding_attention" else None
     if config.get("model_type") in ("qwen2", "qwen3"):
-        sliding = config.get("use_sliding_window") and number >= config.get("max_window_layers", 0)
+        sliding = config.get("use_sliding_window") and number >= config.get("max_window_layers", 28)
         return window if sliding else None
     return window
 

@@ -65,6 +65,7 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
 
     Raises UnknownConfig if a size is missing, UnsupportedLayout where there is no other model.
     """
+    args = {name: value for name, value in args.items() if value is not None}
     _refuse(args, family)
     heads = _size(args, "num_attention_heads")
     hidden = _size(args, "hidden_size")
@@ -124,7 +125,7 @@ def _size(args: Args, name: str) -> int:
 
 
 def _epsilon(args: Args) -> float:
-    return float(args.get("norm_epsilon", 1e-5))
+    return float(args.get("norm_epsilon", args.get("layernorm_epsilon", 1e-5)))
 
 
 def _zero_centered(args: Args) -> bool:

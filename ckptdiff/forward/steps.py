@@ -106,6 +106,10 @@ _OPTIONAL = frozenset(
         *("norm_heads", "compress_queries", "norm_queries"),
     }
 )
+_WORDS = {
+    "positions": "learned positions",
+    "compress_queries": "compressed queries in this layer",
+}
 
 
 def steps(part: Part, *sides: LayerParts) -> tuple[Step, ...]:
@@ -114,7 +118,7 @@ def steps(part: Part, *sides: LayerParts) -> tuple[Step, ...]:
     Raises UnsupportedLayout if they are made of other structures.
     """
     if part == "first":
-        return _POSITIONS if _is_any("positions", sides) else _NO_POSITIONS
+        return _POSITIONS if _are_all("positions", sides) else _NO_POSITIONS
     if part == "last":
         return _LAST
     heads = _LATENT_HEADS if _are_all("latent attention", sides) else _HEADS
@@ -144,8 +148,10 @@ def _is_any(structure: str, sides: Iterable[LayerParts]) -> bool:
 def _are_all(structure: str, sides: Iterable[LayerParts]) -> bool:
     found = {structure in side.features for side in sides}
     if len(found) == 2:
-        words = "compressed queries" if structure == "compress_queries" else structure
-        raise UnsupportedLayout(f"by its config, only one side has {words} in this layer")
+        words = _WORDS.get(structure, f"{structure} in this layer")
+        raise UnsupportedLayout(
+            f"by its config, only one side has {words}: compare two files of one model"
+        )
     return found == {True}
 
 
