@@ -35,6 +35,9 @@ A is the reference. `ckptdiff COMMAND --help` tells the options of a command.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: for `diff` 0 same, 1 differ, else 0; 2 trouble."""
     options = argparse.Namespace(verbose=False)
+    if sys.stdout is None:  # `>&-`: a result that nobody sees must not look like one that was given
+        print("ckptdiff: the output is closed", file=sys.stderr)
+        return 2
     try:
         try:
             options = _parse(list(sys.argv[1:] if argv is None else argv))

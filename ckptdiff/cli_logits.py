@@ -108,6 +108,8 @@ def _prompt(a: Assembled, b: Assembled, options: argparse.Namespace, pool: Execu
 
 def _standard_input() -> str:
     """Return what is piped in; the line feed that ends its last line is no part of the prompt."""
+    if sys.stdin is None:
+        raise BadArgument("--prompt -: the standard input is closed")
     try:
         text = sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:

@@ -121,7 +121,7 @@ class _Comparison:
         metrics, top, ratio = self._job(_measure, logits, exact, self.ids)
         taps = tuple(self._canonical(passed.taps))
         first = None if first is None else taps[passed.taps.index(first)]
-        sentence = self._sentence(verdict, first, floor, taps)
+        sentence = self._sentence(verdict, first, floor, threshold, taps)
         yield LogitDiff(
             ids=self.ids,
             texts=(),
@@ -222,7 +222,12 @@ class _Comparison:
             yield replace(tap, reads=tuple(reads))
 
     def _sentence(
-        self, verdict: LogitVerdict, first: Tap | None, floor: float, taps: Sequence[Tap]
+        self,
+        verdict: LogitVerdict,
+        first: Tap | None,
+        floor: float,
+        threshold: float,
+        taps: Sequence[Tap],
     ) -> str:
         """Return the verdict in words, held against the tensors themselves."""
         largest = max(tap.rel for tap in taps)
@@ -237,7 +242,12 @@ class _Comparison:
             return f"Small: at {where} the weights were cast, which makes {first.rel:.1e}."
         words = "Weights or config" if verdict == "weights-or-config" else "Small, but no rounding"
         hint = f" ({first.hint})" if first.hint else ""
-        return f"{words}: {where}, is {first.rel:.2g} apart{hint}. {self._cause(first)}"
+        told = f"{words}: {where}, is {first.rel:.2g} apart{hint}. {self._cause(first)}"
+        if not first.reads:  # what follows from a config may hide a fault of the weights
+            above = (tap for tap in taps if tap.reads and not tap.judged <= threshold)
+            if (other := next(above, None)) and (differing := self._differing(other)):
+                told += f" Also {place(other)}, is {other.rel:.2g} apart: {differing}"
+        return told
 
     def _unseen(self) -> Iterator[str]:
         """Yield what differs all the same, and did not matter to this prompt."""
@@ -248,17 +258,28 @@ class _Comparison:
         if rows[0] != rows[1]:
             yield f"A has {rows[0]} tokens and B {rows[1]}: those that both have are compared"
 
-    def _cause(self, tap: Tap) -> str:
-        """Say whether the tensors that a tap reads differ; if not, what else is to blame."""
-        names = [n for n in tap.reads if n in self.pair[0].tensors or n in self.pair[1].tensors]
+    def _differing(self, tap: Tap) -> str:
+        """Say which of the tensors that a tap reads differ, if any."""
+        a, b = (side.tensors for side in self.pair)
+        modules = {name.rpartition(".")[0] for name in tap.reads}
+        alone = [n for n in b if n not in a and n.rpartition(".")[0] in modules]
+        names = [*(n for n in tap.reads if n in a or n in b), *alone]
         results = list(diff(*self.pair, self.executor, names=names)) if names else []
         differing = [r.name for r in results if r.status not in ("same", "close")]
         if differing:
             shown = sorted(differing)[:3]
             more = [f"{len(differing) - 3} more"] if len(differing) > 3 else []
             return f"{' and '.join([*shown, *more])} {'differ' if differing[1:] else 'differs'}."
+        return ""
+
+    def _cause(self, tap: Tap) -> str:
+        """Say whether the tensors that a tap reads differ; if not, what else is to blame."""
+        if differing := self._differing(tap):
+            return differing
+        equal = "The tensors that it reads are equal" if tap.reads else "It reads no tensor"
+        if "not finite" in tap.hint:
+            return f"{equal}: what they hold, or make of this prompt, is no number."
         conflicts = [c for c in compare_configs(*self.pair) if c.status == "conflict"]
-        equal = "The tensors that it reads are equal" if names else "It reads no tensor"
         if conflicts:
             told = "; ".join(map(_told, conflicts[:3]))
             return f"{equal}, so the configs are to blame: {told}."

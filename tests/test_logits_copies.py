@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,7 @@ def test_a_bias_that_is_gone_from_a_is_no_arithmetic(
     assert found.floor < 1e-6
     assert found.first is not None
     assert (found.first.layer, found.first.name) == (1, "k")
+    assert found.sentence.endswith("model.layers.1.self_attn.k_proj.bias differs.")
 
 
 def test_an_untied_head_that_is_missing_is_not_the_embedding(
@@ -74,7 +76,7 @@ def test_an_untied_head_that_is_missing_is_not_the_embedding(
     stored = load(file)
     del stored["model"]["output_layer.weight"]
     save(stored, file)
-    with pytest.raises(MissingShard, match=r"output_layer\.weight"):
+    with pytest.raises(MissingShard, match=r"B, logits: output_layer\.weight is missing: copy"):
         compare_logits(tiny_hf(), megatron, IDS)
 
 
@@ -90,3 +92,33 @@ def test_tokens_that_one_side_lacks_are_told(tiny_hf: Make, copy_of: Any, tmp_pa
     found = compare_logits(whole, cut, IDS)
     assert found.verdict == "arithmetic"
     assert any("those that both have are compared" in note for note in found.notes)
+
+
+def test_a_number_that_is_none_is_told_on_either_side(
+    tiny_hf: Make, tiny_megatron: Make, copy_of: Any
+) -> None:
+    hf = copy_of(tiny_hf(single=True))
+    changed(hf, lambda w: w["model.layers.1.mlp.down_proj.weight"][2].fill_(float("nan")))
+    found = compare_logits(hf, tiny_megatron(tp=2), IDS)
+    assert found.verdict == "weights-or-config"
+    assert found.first is not None
+    assert (found.first.layer, found.first.name) == (1, "mlp_out")
+    assert found.first.hint == "not finite on A"
+    assert found.first.rest is None
+    assert math.isnan(found.metrics.kl_max)
+    both = compare_logits(hf, hf, IDS)
+    assert both.verdict == "weights-or-config"
+    assert "not finite on A and B" in both.sentence
+    assert "mapping" not in both.sentence
+
+
+def test_a_fault_of_weights_is_told_behind_one_of_the_config(
+    tiny_hf: Make, tiny_megatron: Make, copy_of: Any
+) -> None:
+    hf = copy_of(tiny_hf(single=True))
+    changed(hf, lambda w: w["model.layers.1.mlp.down_proj.weight"].mul_(2))
+    file = hf / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rope_theta": 500.0}))
+    found = compare_logits(hf, tiny_megatron(tp=2), IDS)
+    assert "so the configs are to blame: RoPE base" in found.sentence
+    assert found.sentence.endswith("model.layers.1.mlp.down_proj.weight differs.")

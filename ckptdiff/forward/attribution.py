@@ -97,6 +97,7 @@ class _Trace:
         device: torch.device,
     ) -> None:
         self.run, self.section, self.device = run, section, device
+        self.who = "A" if of is run.a else "B"
         self.dtype = DTYPES[run.dtype]
         self.layer = self._layer(of, ranks, torch.float64)
         self.only = carried(of, other)
@@ -159,7 +160,7 @@ class _Trace:
         return given
 
     def _taken(self, step: Step, layer: LayerOf, values: Values) -> tuple[Tensor, ...]:
-        return take_or_tell(step, layer, values, self.section)
+        return take_or_tell(step, layer, values, self.section, who=self.who)
 
 
 def carried(of: Side, other: Side) -> dict[str, frozenset[str]]:

@@ -17,8 +17,9 @@ def hint(a: Tensor, b: Tensor) -> str:
     """Return words for b, given a of (positions, …, features), or nothing."""
     if a.shape != b.shape:
         return f"the shapes differ: {list(a.shape[1:])} and {list(b.shape[1:])}"
-    if not bool(torch.isfinite(b).all()) and bool(torch.isfinite(a).all()):
-        return "not finite on B"
+    odd = [letter for letter, x in (("A", a), ("B", b)) if not bool(torch.isfinite(x).all())]
+    if odd:
+        return f"not finite on {' and '.join(odd)}"
     if not _apart(a, b, _LARGE):
         return ""
     if a.dim() > 2 and not _apart(a.sort(-1).values, b.sort(-1).values, _EQUAL):

@@ -50,7 +50,10 @@ class LayerOf:
             rank = self.copy
             self.copied.add(name)
         if name not in self.ranks[rank]:
-            raise MissingShard(f"{name} of layer {self.number} is missing on tensor rank {rank}")
+            on = f" on tensor rank {rank}" if len(self.ranks) > 1 else ""
+            raise MissingShard(
+                f"{name} is missing{on}: copy the file that has it, or convert again"
+            )
         return self.ranks[rank][name]
 
     def optional(self, name: str, rank: int | None = None) -> Tensor | None:

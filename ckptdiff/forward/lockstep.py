@@ -62,18 +62,20 @@ def take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, 
     number = section.number if section.part == "layer" else None
     sequence = steps(section.part, one, other)
     for step in sequence:
-        given = take_or_tell(step, one, values_a, section)
+        given = take_or_tell(step, one, values_a, section, who="A")
         followed = values_a | dict(zip(step.gives, given, strict=True))
         if run.compares and step.is_tap:
             other.copied.clear()
-            forced = take_or_tell(step, other, values_a, section, followed)
+            forced = take_or_tell(step, other, values_a, section, followed, who="B")
             copies = _copies(other)
             for copy in copies:
                 again = replace(other, copy=copy)
                 forced = _further(
-                    given, forced, take_or_tell(step, again, values_a, section, followed)
+                    given,
+                    forced,
+                    take_or_tell(step, again, values_a, section, followed, who="B"),
                 )
-            floor = take_or_tell(step, mixed, values_a, section, followed)
+            floor = take_or_tell(step, mixed, values_a, section, followed, who="A")
             rests: list[float | None] = [None for _ in given]
             if not copies:
                 rests = _rests(step, one, other, values_a, followed, given, forced, run.vocabulary)
@@ -84,7 +86,7 @@ def take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, 
                 if copies:
                     words = f"rank {copies[0]} has another copy" + (f"; {words}" if words else "")
                 taps.append(Tap(number, name, distance(x, y), distance(x, z), reads, words, rest))
-        own = take_or_tell(step, other, values_b, section, followed)
+        own = take_or_tell(step, other, values_b, section, followed, who="B")
         values_a = followed
         values_b.update(zip(step.gives, own, strict=True))
         for reader in readers:
@@ -173,18 +175,29 @@ def layer_of(side: Side, number: int, ranks: Ranks, reader: Reader) -> LayerOf:
 
 
 def take_or_tell(
-    step: Step, side: LayerOf, values: Values, section: Section, followed: Values | None = None
+    step: Step,
+    side: LayerOf,
+    values: Values,
+    section: Section,
+    followed: Values | None = None,
+    *,
+    who: str,
 ) -> tuple[Tensor, ...]:
-    """Return what a step gives. Raises UnsupportedLayout, naming the place, if it cannot."""
+    """Return what a step gives on the side that is called `who`.
+
+    Raises UnsupportedLayout, or another CkptDiffError, that names the place if it cannot.
+    """
+    layer = f", layer {section.number}" if section.part == "layer" else ""
+    where = f"{who}{layer}, {step.gives[0]}"
     try:
         return take(step, side, values, followed)
-    except CkptDiffError:
-        raise
+    except CkptDiffError as error:
+        raise type(error)(f"{where}: {error}") from error
     except (RuntimeError, IndexError) as error:  # torch's words for shapes, and for no memory
-        where = f"layer {section.number}" if section.part == "layer" else "outside of the layers"
         read = ", ".join(side.reader.reads) or "no tensor"
         raise UnsupportedLayout(
-            f"{where}, {step.gives[0]}: cannot be computed from {read} ({error})"
+            f"{where}: cannot be computed from {read} ({error}). Are A and B one model, and their "
+            "configs those of the files?"
         ) from error
 
 
@@ -218,7 +231,7 @@ def _rests(
             side.reader.rounding = None
         left = apart(cast, forced) if side is one else apart(given, cast)
         for i, (rel, rest, best) in enumerate(zip(rels, left, rests, strict=True)):
-            if rest <= rel / 10 and (best is None or rest < best):
+            if rest <= rel / 10 < math.inf and (best is None or rest < best):
                 rests[i] = rest
     return rests
 

@@ -115,7 +115,7 @@ def _joined(rows: Sequence[_Row], tokens: int) -> LogitMetrics:
         rel_rms=math.sqrt(square / size) if size else math.nan,
         cosine_min=math.nan if any(map(math.isnan, cosines)) else min(cosines),
         kl_mean=sum(row.kl for row in rows) / count,
-        kl_max=max(row.kl for row in rows),
+        kl_max=max((row.kl for row in rows), key=lambda kl: (math.isnan(kl), kl)),
         top1_agree=1 - flips / count,
         flips=flips,
         flips_unexplained=sum(row.unexplained for row in rows),
