@@ -109,21 +109,22 @@ class Arithmetic:
         The elements' halves make up pairs. Where it is `neighbours` that do, they are taken apart
         first, into halves.
         """
-        turned, rest = parted(x, cosine.shape[-1], neighbours=neighbours)
-        if is_wide:
-            turned = widened(turned)
-        if self.complex_rope:
-            wide = widened(turned)
-            pairs = torch.complex(*(half.contiguous() for half in wide.chunk(2, -1)))
-            half = cosine.shape[-1] // 2
-            unit = torch.complex(cosine[:, None, :half], sine[:, None, :half])
-            turned = torch.view_as_real(pairs * unit).transpose(-1, -2).flatten(-2)
-        else:
-            one, other = turned.chunk(2, -1)
-            cosine, sine = (t[:, None].to(turned.dtype) for t in (cosine, sine))
-            turned = turned * cosine + torch.cat((-other, one), -1) * sine
-        turned = turned.to(x.dtype)
+        dim = cosine.shape[-1]
+        turned, rest = x[..., :dim], x[..., dim:]
+        if neighbours:
+            turned = halves(turned)
+        turned = self.turned(turned, cosine[:, None], sine[:, None], is_wide=is_wide)
         return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
+
+    def turned(self, x: Tensor, cosine: Tensor, sine: Tensor, *, is_wide: bool) -> Tensor:
+        """Return x turned, whose halves make up pairs, by angles of (positions, 1, elements)."""
+        if self.complex_rope:
+            pairs = torch.complex(*(half.contiguous() for half in widened(x).chunk(2, -1)))
+            unit = torch.complex(cosine.chunk(2, -1)[0], sine.chunk(2, -1)[0])
+            return torch.view_as_real(pairs * unit).transpose(-1, -2).flatten(-2).to(x.dtype)
+        wide = widened(x) if is_wide else x
+        cosine, sine = (t.to(wide.dtype) for t in (cosine, sine))
+        return (wide * cosine + across(wide) * sine).to(x.dtype)
 
     def attend(
         self,
@@ -207,12 +208,15 @@ MEGATRON = Arithmetic(
 )
 
 
-def parted(x: Tensor, dim: int, *, neighbours: bool) -> tuple[Tensor, Tensor]:
-    """Return the elements of x that are turned, pairs in halves, and those that are not."""
-    turned, rest = x[..., :dim], x[..., dim:]
-    if neighbours:
-        turned = torch.cat((turned[..., ::2], turned[..., 1::2]), -1)
-    return turned, rest
+def halves(x: Tensor) -> Tensor:
+    """Return x with pairs that are neighbours taken apart: an element of each half makes one."""
+    return torch.cat((x[..., ::2], x[..., 1::2]), -1)
+
+
+def across(x: Tensor) -> Tensor:
+    """Return what is a quarter of a turn ahead of x, whose halves make up pairs."""
+    one, other = x.chunk(2, -1)
+    return torch.cat((-other, one), -1)
 
 
 def widened(x: Tensor) -> Tensor:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import UnknownConfig, UnsupportedLayout
-from ckptdiff.forward.model import Activation, Latent, Layer, Model, Rope, Routing, yarn_scale
+from ckptdiff.forward.model import (
+    Activation,
+    Latent,
+    Layer,
+    Model,
+    Rope,
+    Routing,
+    size_of,
+    yarn_scale,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,6 +47,8 @@ _ROPE_FIELDS = {
         "max_position_embeddings",
     ),
 }  # fmt: skip
+
+_size = partial(size_of, "config.json")
 
 
 def read(config: Config) -> Model:
@@ -78,13 +90,6 @@ def _llama(config: Config, **other: Any) -> Model:
         activation=_activation(config.get("hidden_act", "silu")),
         tied=bool(config.get("tie_word_embeddings", False)),
     )
-
-
-def _size(config: Config, name: str, other: int | None = None) -> int:
-    value = config.get(name, other)
-    if type(value) is not int or value < 1:
-        raise UnknownConfig(f"config.json: {name} is {value!r}, which is no size")
-    return value
 
 
 def _experts(config: Config) -> int:

@@ -12,6 +12,8 @@ from ckptdiff.forward.arithmetic import widened
 from ckptdiff.forward.rope import angles
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from ckptdiff.forward.arithmetic import Arithmetic
@@ -99,6 +101,20 @@ class LayerOf:
             return self.norm(norm, x.flatten(1)).view_as(x)
         return self.norm(norm, x)
 
+    def rows_of_ranks(self, ids: Tensor, parts: Iterable[Held]) -> Tensor:
+        """Return rows of a matrix of which each rank has a range, and gives zeros beyond it."""
+        total: Tensor | None = None
+        start = 0
+        for held in parts:
+            size = held.shape[0]
+            mine = (ids >= start) & (ids < start + size)
+            rows = self.reader.rows(held, torch.where(mine, ids - start, 0))
+            rows = torch.where(mine[:, None].to(rows.device), rows, 0)
+            total = rows if total is None else total + rows
+            start += size
+        assert total is not None
+        return total
+
     def start(self, embed: Tensor) -> Tensor:
         return embed
 
@@ -130,6 +146,12 @@ class LayerOf:
 
     def add(self, x: Tensor, update: Tensor) -> Tensor:
         return self.how.add(x, update)
+
+    def row_parallel(self, x: Tensor, name: str) -> Tensor:
+        """Return x times a weight of which each rank has some columns."""
+        weights = (self.weight(f"{name}.weight", rank) for rank in range(len(self.ranks)))
+        parts = zip(x.chunk(len(self.ranks), -1), weights, strict=True)
+        return self.how.row_parallel(parts, self.optional(f"{name}.bias"))
 
     def product(self, x: Tensor, held: Held) -> Tensor:
         """Return x times a large matrix, of which some rows are read at a time."""

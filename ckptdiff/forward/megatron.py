@@ -42,16 +42,8 @@ class MegatronLayer(ExpertsOf, LatentOf):
     # ── outside of the layers ────────────────────────────────────────────────────────────────────
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Return the rows of the tokens: each rank has a range of them, and gives zeros beyond."""
-        total: Tensor | None = None
-        for rank, held in self.each("word_embeddings.weight"):
-            size = held.shape[0]
-            mine = (ids >= rank * size) & (ids < (rank + 1) * size)
-            rows = self.reader.rows(held, torch.where(mine, ids - rank * size, 0))
-            rows = torch.where(mine[:, None].to(rows.device), rows, 0)
-            total = rows if total is None else total + rows
-        assert total is not None
-        return self.scaled(total)
+        parts = (held for _, held in self.each("word_embeddings.weight"))
+        return self.scaled(self.rows_of_ranks(ids, parts))
 
     def positions(self, ids: Tensor) -> Tensor:
         return self.reader.rows(self.held("position_embeddings.weight"), slice(len(ids)))
@@ -167,8 +159,3 @@ class MegatronLayer(ExpertsOf, LatentOf):
     def column(self, x: Tensor, name: str, rank: int) -> Tensor:
         weight = self.weight(f"{name}.weight", rank)
         return self.how.linear(x, weight, self.optional(f"{name}.bias", rank))
-
-    def row_parallel(self, x: Tensor, name: str) -> Tensor:
-        weights = (self.weight(f"{name}.weight", rank) for rank, _ in enumerate(self.ranks))
-        parts = zip(x.chunk(len(self.ranks), -1), weights, strict=True)
-        return self.how.row_parallel(parts, self.optional(f"{name}.bias"))

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.errors import UnknownConfig, UnsupportedLayout
-from ckptdiff.forward.model import Activation, Latent, Layer, Model, Rope, Routing, yarn_scale
+from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.forward.model import (
+    LLAMA3,
+    Activation,
+    Latent,
+    Layer,
+    Model,
+    Rope,
+    Routing,
+    size_of,
+    yarn_scale,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     Args = Mapping[str, Any]
 
-# What `--use-rope-scaling` means beside its factor, in megatron-core 0.16.1.
-_LLAMA3 = {
-    "rope_type": "llama3",
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
+_size = partial(size_of, "args")
 FAMILIES = (
     *("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek"),
     *("gemma", "gemma2", "gemma3", "gpt2", "nemotron", "olmo2", "phi3"),
@@ -117,13 +122,6 @@ def _refuse(args: Args, family: str) -> None:
             raise UnsupportedLayout(f"args: {name} {args[name]!r} is not yet computed")
 
 
-def _size(args: Args, name: str) -> int:
-    value = args.get(name)
-    if type(value) is not int or value < 1:
-        raise UnknownConfig(f"args: {name} is {value!r}, which is no size")
-    return value
-
-
 def _epsilon(args: Args) -> float:
     return float(args.get("norm_epsilon", args.get("layernorm_epsilon", 1e-5)))
 
@@ -147,7 +145,7 @@ def _rope(args: Args, channels: int, kind: str) -> Rope | None:
         return None
     scaling: dict[str, Any] = {}
     if args.get("use_rope_scaling"):
-        scaling = {**_LLAMA3, "factor": args.get("rope_scaling_factor") or 8.0}
+        scaling = {**LLAMA3, "factor": args.get("rope_scaling_factor") or 8.0}
     elif factor := args.get("rotary_seq_len_interpolation_factor"):
         scaling = {"rope_type": "linear", "factor": factor}
     share = args.get("rotary_percent", 1.0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ckptdiff.forward.arithmetic import halves
 from ckptdiff.forward.layer import LayerOf
 
 if TYPE_CHECKING:
@@ -26,15 +27,7 @@ class MetaLayer(LayerOf):
         held = [self.held(name, rank) for rank in range(len(self.ranks))]
         if len(held) == 1 or held[0].shape[1] < self.model.hidden_size:
             return torch.cat([self.reader.rows(part, ids) for part in held], -1)
-        total: Tensor | None = None
-        for rank, part in enumerate(held):
-            size = part.shape[0]
-            mine = (ids >= rank * size) & (ids < (rank + 1) * size)
-            rows = self.reader.rows(part, torch.where(mine, ids - rank * size, 0))
-            rows = torch.where(mine[:, None].to(rows.device), rows, 0)
-            total = rows if total is None else total + rows
-        assert total is not None
-        return total
+        return self.rows_of_ranks(ids, held)
 
     def final_norm(self, x: Tensor) -> Tensor:
         return self.norm("norm", x)
@@ -61,7 +54,7 @@ class MetaLayer(LayerOf):
         # More ranks than heads have each key and value head several times, side by side.
         copies = max(1, k.shape[1] // self.model.num_query_groups)
         k, v = k[:, ::copies], v[:, ::copies]
-        return _halves(q), _halves(k), v
+        return halves(q), halves(k), v
 
     def attention_out(self, ctx: Tensor) -> Tensor:
         return self.row_parallel(ctx, "attention.wo")
@@ -83,11 +76,3 @@ class MetaLayer(LayerOf):
     def columns(self, x: Tensor, name: str) -> Tensor:
         weights = (self.weight(f"{name}.weight", rank) for rank in range(len(self.ranks)))
         return torch.cat([self.how.linear(x, weight) for weight in weights], -1)
-
-    def row_parallel(self, x: Tensor, name: str) -> Tensor:
-        weights = (self.weight(f"{name}.weight", rank) for rank in range(len(self.ranks)))
-        return self.how.row_parallel(zip(x.chunk(len(self.ranks), -1), weights, strict=True))
-
-
-def _halves(x: Tensor) -> Tensor:
-    return torch.cat((x[..., ::2], x[..., 1::2]), -1)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.errors import UnknownConfig, UnsupportedLayout
-from ckptdiff.forward.model import Layer, Model, Rope
+from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.forward.model import LLAMA3, Layer, Model, Rope, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# What `use_scaled_rope` means in Meta's apply_scaling. Only newer files tell the factor: it is
-# 32 for Llama 3.2's small models, 8 for others (transformers' convert_llama_weights_to_hf).
-_SCALED = {
-    "rope_type": "llama3",
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
+# Only newer files tell the factor of `use_scaled_rope`: it is 32 for Llama 3.2's small models, 8
+# for others (transformers' convert_llama_weights_to_hf).
 _SMALL = 4096  # width
 _OTHERS = ("moe", "moe_args", "vision_chunk_size", "vision_args", "sliding_window")
+_size = partial(size_of, "params.json")
 
 
 def read(params: Mapping[str, Any]) -> Model:
@@ -51,14 +47,7 @@ def _scaling(params: Mapping[str, Any], hidden: int) -> tuple[dict[str, Any], tu
     if not params.get("use_scaled_rope"):
         return {}, ()
     if factor := params.get("rope_scaling_factor"):
-        return {**_SCALED, "factor": float(factor)}, ()
+        return {**LLAMA3, "factor": float(factor)}, ()
     factor = 32.0 if hidden < _SMALL else 8.0
     note = f"params.json does not tell the factor of scaled positions: taken as {factor:g}"
-    return {**_SCALED, "factor": factor}, (note,)
-
-
-def _size(params: Mapping[str, Any], name: str) -> int:
-    value = params.get(name)
-    if type(value) is not int or value < 1:
-        raise UnknownConfig(f"params.json: {name} is {value!r}, which is no size")
-    return value
+    return {**LLAMA3, "factor": factor}, (note,)

@@ -6,9 +6,19 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ckptdiff.errors import UnknownConfig
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# How Llama 3 stretches its positions, but for the factor: megatron-core 0.16.1 and Meta's
+# apply_scaling know no other numbers.
+LLAMA3: Mapping[str, Any] = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_new", "relu2"]
 
 
@@ -101,3 +111,11 @@ class Model:
 def yarn_scale(factor: float, mscale: float = 1.0) -> float:
     """Return by how much YaRN sharpens attention that sees `factor` times as far."""
     return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def size_of(file: str, told: Mapping[str, Any], name: str, other: int | None = None) -> int:
+    """Return a size that a file tells, or else the other one. Raises UnknownConfig."""
+    value = told.get(name, other)
+    if type(value) is not int or value < 1:
+        raise UnknownConfig(f"{file}: {name} is {value!r}, which is no size")
+    return value

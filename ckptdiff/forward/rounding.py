@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ckptdiff.forward.arithmetic import ACTIVATIONS, Arithmetic, parted
+from ckptdiff.forward.arithmetic import ACTIVATIONS, Arithmetic, across
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,26 +91,13 @@ class Emulated(Arithmetic):
     def layer_norm(self, x: Tensor, w: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
         return self.rounded(super().layer_norm(x, w, bias, epsilon))
 
-    def rotate(
-        self,
-        x: Tensor,
-        cosine: Tensor,
-        sine: Tensor,
-        *,
-        neighbours: bool = False,
-        is_wide: bool = False,
-    ) -> Tensor:
-        turned, rest = parted(x, cosine.shape[-1], neighbours=neighbours)
-        one, other = turned.chunk(2, -1)
-        across = torch.cat((-other, one), -1)
-        cosine, sine = cosine[:, None], sine[:, None]
+    def turned(self, x: Tensor, cosine: Tensor, sine: Tensor, *, is_wide: bool) -> Tensor:
         if self.complex_rope or is_wide:
-            turned = turned * cosine + across * sine
-        else:
-            cosine, sine = self.rounded(cosine, TABLE), self.rounded(sine, TABLE)
-            turned = self.rounded(turned * cosine, TURNED) + self.rounded(across * sine, TURNED)
-        turned = self.rounded(turned)
-        return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
+            return self.rounded(x * cosine + across(x) * sine)
+        cosine, sine = self.rounded(cosine, TABLE), self.rounded(sine, TABLE)
+        return self.rounded(
+            self.rounded(x * cosine, TURNED) + self.rounded(across(x) * sine, TURNED)
+        )
 
     def scores(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
         scores = torch.matmul(q, k.transpose(1, 2))
