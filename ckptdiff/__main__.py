@@ -1,6 +1,6 @@
 """`python -m ckptdiff`."""
 
-from ckptdiff.cli import main
+from ckptdiff.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

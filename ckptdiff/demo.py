@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.arch.llama import LLAMA
 from ckptdiff.arch.scatter import scatter
-from ckptdiff.config import from_huggingface
+from ckptdiff.config.model import from_huggingface
+from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import BadArgument, UnreadableFile
 from ckptdiff.formats.safetensors import lay_out
 from ckptdiff.formats.torch_save import Data, save
-from ckptdiff.tensors import ITEMSIZE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from ckptdiff.tensors import Box
+    from ckptdiff.checkpoint import Box
 
 FAULTS = ("kv-swap", "tp-swap", "gate-up", "rope", "stale", "rope-base", "none")
 TP = 2

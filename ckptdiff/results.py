@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from ckptdiff.tensors import Rank
+    from ckptdiff.checkpoint import Rank
 
 Status = Literal["same", "close", "differ", "shape", "only_a", "only_b", "error"]
 Verdict = Literal["same", "close", "differ"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from textual.binding import Binding
 from textual.keys import format_key
 
-from ckptdiff.tui.application import CkptDiffApp
+from ckptdiff.tui.app import CkptDiffApp
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.screens.conversion import ConversionScreen
 from ckptdiff.tui.screens.convert import ConvertScreen

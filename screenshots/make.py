@@ -27,7 +27,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptdiff import destination
+from ckptdiff.conversion import destination
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,11 +63,11 @@ async def picture(
     """Return the screen as SVG after these keys, and once a prompt is computed if there is one."""
     from textual.widgets import Input
 
-    from ckptdiff.tui.application import CkptDiffApp
-    from ckptdiff.tui.engine import LocalEngine
+    from ckptdiff.tui.app import CkptDiffApp
     from ckptdiff.tui.screens.convert import ConvertScreen
     from ckptdiff.tui.screens.logits import LogitsScreen
     from ckptdiff.tui.screens.tensors import TensorsScreen
+    from ckptdiff.tui.workers.engine import LocalEngine
 
     clock = stopwatch()
     app = CkptDiffApp(

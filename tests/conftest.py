@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from oracle import make_megatron
-from oracle_client import Oracle
-from oracle_hf import make_hf
-from places import CORPUS
+
+from tests.support.corpus import CORPUS, REPOSITORY
+from tests.support.oracle import make_megatron
+from tests.support.oracle_client import Oracle
+from tests.support.oracle_hf import make_hf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -93,17 +94,17 @@ def oracle(
 
 @pytest.fixture(scope="session")
 def ask_oracle(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
-    """Return `ask_oracle(script, question)`: what a script in here answers in the oracle's Python.
+    """Return `ask_oracle(module, question)`: what a module of `support` says.
 
-    It is asked on its standard input and answers in its last line, in JSON both.
+    It runs in the oracle's Python, is asked on its standard input and answers in its last line, in
+    JSON both.
     """
     python = request.config.getoption("--oracle") or sys.executable
-    here = Path(__file__).resolve().parent
-    environment = {**os.environ, "PYTHONPATH": str(here.parent), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
 
-    def ask(script: str, question: object = None) -> dict[str, Any]:
+    def ask(module: str, question: object = None) -> dict[str, Any]:
         done = subprocess.run(
-            [python, str(here / script)],
+            [python, "-m", f"tests.support.{module}"],
             input=json.dumps(question),
             env=environment,
             capture_output=True,
@@ -120,7 +121,7 @@ def ask_oracle(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
 @pytest.fixture(scope="session")
 def described(ask_oracle: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """Return the config and the shapes of every family's tiny model, as transformers says."""
-    return ask_oracle("families.py")
+    return ask_oracle("families")
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    usual = Path(__file__).parents[1] / ".venv-oracle/bin/python"
+    usual = REPOSITORY / ".venv-oracle/bin/python"
     parser.addoption(
         "--oracle",
         default=str(usual) if usual.exists() else None,

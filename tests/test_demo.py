@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from oracle import make_megatron
-from pairs import compare, config_of, load_rank, rank_file
-from program import ckptdiff, document
 from safetensors.torch import load_file
 
 from ckptdiff.demo import FAULTS, make_demo
 from ckptdiff.errors import BadArgument, UnreadableFile
+from tests.support.oracle import make_megatron
+from tests.support.pairs import compare, config_of, load_rank, rank_file
+from tests.support.program import ckptdiff, document
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from jobs import (
+
+from ckptdiff.comparison.run import diff
+from ckptdiff.errors import CorruptFile, WorkerDied
+from ckptdiff.executor import InlineExecutor, WorkerPool, available_cpus
+from tests.support.jobs import (
     Deadly,
     die,
     die_once,
@@ -26,12 +30,17 @@ from jobs import (
     read_while_it_shrinks,
     touch,
 )
-from pairs import assert_alike, compare, noise, odd_models, open_pair, pair, set_sizes, sparse
-from program import group, until
-
-from ckptdiff.diff import diff
-from ckptdiff.errors import CorruptFile, WorkerDied
-from ckptdiff.executor import InlineExecutor, WorkerPool, available_cpus
+from tests.support.pairs import (
+    assert_alike,
+    compare,
+    noise,
+    odd_models,
+    open_pair,
+    pair,
+    set_sizes,
+    sparse,
+)
+from tests.support.program import group, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -281,7 +290,7 @@ def test_a_worker_that_dies_under_a_comparison_is_an_error_of_one_tensor(
     tensors = {f"w{n:02d}": noise(8, 8, seed=n) for n in range(30)}
     a, b = open_pair(*pair(tmp_path, tensors, tensors))
     deadly = a.tensors["w13"].pieces[0].ref.offset
-    monkeypatch.setattr("ckptdiff.diff.run_parts", Deadly(deadly))
+    monkeypatch.setattr("ckptdiff.comparison.run.run_parts", Deadly(deadly))
     with WorkerPool(2) as pool:
         found = {result.name: result for result in diff(a, b, pool)}
     assert {name: r.status for name, r in found.items() if r.status != "same"} == {"w13": "error"}

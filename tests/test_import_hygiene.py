@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from pairs import compare, odd_models
 
 import ckptdiff
+from tests.support.pairs import compare, odd_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(ckptdiff.__file__).parent
 PROBE = """
 import json, sys
-from ckptdiff.cli import main
+from ckptdiff.cli.main import main
 try:
     code = main(sys.argv[1:])
 except SystemExit as exit:
@@ -81,8 +81,8 @@ def test_the_workers_of_a_comparison_import_no_torch(tiny_hf: Make, tmp_path: Pa
     script = f"""
 import sys
 from pathlib import Path
-from ckptdiff.assemble import assemble_pair
-from ckptdiff.diff import diff
+from ckptdiff.assembly.assemble import assemble_pair
+from ckptdiff.comparison.run import diff
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
 a, b = (open_checkpoint(Path(p)) for p in ({str(tiny_hf())!r}, {str(tiny_hf(seed=1))!r}))

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ckptdiff.conversion import Target
-from ckptdiff.tui import conversion_jobs
-from ckptdiff.tui.application import CkptDiffApp
-from ckptdiff.tui.conversion import Draft
-from ckptdiff.tui.engine import LocalEngine
+from ckptdiff.conversion.plan import Target
+from ckptdiff.tui.app import CkptDiffApp
+from ckptdiff.tui.model.conversion import Draft
 from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.widgets.choice import Choice
+from ckptdiff.tui.workers import convert as conversion_jobs
+from ckptdiff.tui.workers.engine import LocalEngine
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from oracle import make_megatron
-from oracle_hf import LLAMA3_ROPE, make_hf
 from safetensors.torch import load_file
+
+from tests.support.oracle import make_megatron
+from tests.support.oracle_hf import LLAMA3_ROPE, make_hf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from faults_table import TABLE as FAULTS
-from faults_table import fault_table
-from verified import TABLE as FAMILIES
-from verified import family_table
 
 from ckptdiff.formats import FORMATS
 from ckptdiff.forward.hf_config import FAMILIES as COMPUTED
+from tests.support.corpus import REPOSITORY
+from tests.support.faults_table import TABLE as FAULTS
+from tests.support.faults_table import fault_table
+from tests.support.verified import TABLE as FAMILIES
+from tests.support.verified import family_table
 
-README = Path(__file__).parents[1].joinpath("README.md").read_text()
+if TYPE_CHECKING:
+    from pathlib import Path
+
+README = REPOSITORY.joinpath("README.md").read_text()
 TRANSCRIPTS = [
     (lines[0].removeprefix("$ "), "\n".join(lines[1:]))
     for block in re.findall(r"```console\n(.*?)\n```", README, re.DOTALL)
@@ -60,11 +64,11 @@ def test_a_transcript_is_what_the_command_prints(command: str, printed: str, fol
 
 def test_every_picture_that_is_shown_is_there() -> None:
     for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
-        assert Path(__file__).parents[1].joinpath(picture).is_file(), picture
+        assert REPOSITORY.joinpath(picture).is_file(), picture
 
 
 def test_the_table_of_keys_is_that_of_the_bindings() -> None:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "screenshots"))
+    sys.path.insert(0, str(REPOSITORY / "screenshots"))
     try:
         from keys import TABLE, key_table
     finally:
@@ -75,17 +79,17 @@ def test_the_table_of_keys_is_that_of_the_bindings() -> None:
 
 def test_the_table_of_families_is_that_of_the_rules_and_their_tests() -> None:
     (table,) = FAMILIES.findall(README)
-    assert table == family_table(), "run `python tests/verified.py`"
+    assert table == family_table(), "run `python -m tests.support.verified`"
 
 
 def test_the_table_of_faults_is_that_of_the_planted_ones() -> None:
     (table,) = FAULTS.findall(README)
-    assert table == fault_table(), "run `python tests/faults_table.py`"
+    assert table == fault_table(), "run `python -m tests.support.faults_table`"
 
 
 def test_the_example_of_a_family_is_that_familys_file() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert example == Path(__file__).parents[1].joinpath("ckptdiff/arch/qwen2.py").read_text()
+    assert example == REPOSITORY.joinpath("ckptdiff/arch/qwen2.py").read_text()
 
 
 def test_the_families_whose_logits_are_computed_are_named() -> None:

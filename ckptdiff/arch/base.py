@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from ckptdiff.arch.fused import Fused
-    from ckptdiff.config import ModelConfig
+    from ckptdiff.config.model import ModelConfig
 
     Partition = Callable[["ModelConfig", int, int], "Iterable[Slice]"]  # (config, tp, rank)
 

@@ -23,7 +23,7 @@ from ckptdiff.arch.moe import FUSED_EXPERTS, QWEN_EXPERTS, shared_experts
 from ckptdiff.errors import UnsupportedLayout
 
 if TYPE_CHECKING:
-    from ckptdiff.config import ModelConfig
+    from ckptdiff.config.model import ModelConfig
 
 _ATTENTION = "self_attention."
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.base import fill_name, split_name, template
+from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
-from ckptdiff.tensors import ITEMSIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ckptdiff.arch.base import Architecture
-    from ckptdiff.tensors import TensorRef
+    from ckptdiff.checkpoint import TensorRef
 
 
 @dataclass(frozen=True, slots=True)

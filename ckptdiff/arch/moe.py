@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from ckptdiff.arch.base import gated, replicated, row, template
 from ckptdiff.arch.fused import Fused
 from ckptdiff.arch.llama import HF, MEGATRON
+from ckptdiff.checkpoint import TensorRef
+from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
-from ckptdiff.tensors import ITEMSIZE, TensorRef
 
 if TYPE_CHECKING:
     from ckptdiff.arch.base import ParamMapping

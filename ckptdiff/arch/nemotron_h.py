@@ -15,7 +15,7 @@ from ckptdiff.arch.fused import Fused
 from ckptdiff.arch.llama import HEAD, MEGATRON
 
 if TYPE_CHECKING:
-    from ckptdiff.config import ModelConfig
+    from ckptdiff.config.model import ModelConfig
 
 _HF = "backbone.layers.{layer}."
 _MIXER = f"{_HF}mixer."

@@ -30,7 +30,7 @@ from ckptdiff.arch.qwen3 import QK_NORM
 
 if TYPE_CHECKING:
     from ckptdiff.arch.base import ParamMapping
-    from ckptdiff.config import ModelConfig
+    from ckptdiff.config.model import ModelConfig
 
 _NET = f"{MEGATRON}self_attention."
 _HF_NET = f"{HF}linear_attn."

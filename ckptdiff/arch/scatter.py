@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ckptdiff.arch.base import Architecture, ParamMapping
-    from ckptdiff.config import ModelConfig
-    from ckptdiff.tensors import Box
+    from ckptdiff.checkpoint import Box
+    from ckptdiff.config.model import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from ckptdiff.collecting import uncollected
 from ckptdiff.errors import CkptDiffError, NotACheckpoint, UnreadableFile
 from ckptdiff.formats import hf, megatron, meta, torch_dist
+from ckptdiff.gc_pause import uncollected
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ckptdiff.checkpoint import Checkpoint, Entry
     from ckptdiff.formats.files import Progress
-    from ckptdiff.tensors import Checkpoint, Entry
 
 
 class Format(Protocol):

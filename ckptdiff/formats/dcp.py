@@ -7,8 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptdiff.dtypes import BY_TORCH
 from ckptdiff.errors import CorruptFile, UnsupportedLayout
-from ckptdiff.formats import megatron, torch_zip
+from ckptdiff.formats import megatron
 from ckptdiff.formats.files import read_small
 from ckptdiff.formats.inert import Global, Placeholder
 from ckptdiff.formats.unpickle import load
@@ -94,7 +95,7 @@ def _describe(metadata: Placeholder) -> tuple[list[Described], list[str]]:
         if not str(entry.what).endswith("TensorStorageMetadata"):
             opaque.append(str(name))
             continue
-        dtype = torch_zip.DTYPES.get(_dtype_of(entry.state["properties"]))
+        dtype = BY_TORCH.get(_dtype_of(entry.state["properties"]))
         if dtype is None:
             raise CorruptFile(f"{name!r} has a dtype that cannot be read")
         records = []

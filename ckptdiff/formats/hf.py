@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, Shard, TensorRef
 from ckptdiff.errors import CorruptFile, MissingShard, MixedShards, NotACheckpoint
 from ckptdiff.formats import safetensors, torch_zip
 from ckptdiff.formats.files import each_file, read_small
-from ckptdiff.tensors import Checkpoint, Entry, Parallelism, Rank, Shard, TensorRef
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, Shard
 from ckptdiff.errors import CkptDiffError, CorruptFile, MissingShard, MixedShards, NotACheckpoint
 from ckptdiff.formats import torch_zip, tree
 from ckptdiff.formats.files import each_file, read_small
 from ckptdiff.formats.inert import Placeholder
-from ckptdiff.tensors import Checkpoint, Entry, Parallelism, Rank, Shard
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
+    from ckptdiff.checkpoint import TensorRef
     from ckptdiff.formats.files import Progress
-    from ckptdiff.tensors import TensorRef
 
 NAME = "megatron"
 TRACKER = "latest_checkpointed_iteration.txt"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, Shard
 from ckptdiff.errors import MissingShard, MixedShards
 from ckptdiff.formats import hf, tree
 from ckptdiff.formats.files import each_file
-from ckptdiff.tensors import Checkpoint, Entry, Parallelism, Rank, Shard
 
 if TYPE_CHECKING:
     from pathlib import Path

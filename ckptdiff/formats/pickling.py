@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.checkpoint import contiguous
+from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.formats.torch_zip import STORAGES
-from ckptdiff.tensors import ITEMSIZE, contiguous
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,10 +11,11 @@ from math import prod
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.checkpoint import TensorRef, contiguous
+from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import CorruptFile
 from ckptdiff.formats.files import LFS_POINTER, not_fetched, open_regular, read_at
 from ckptdiff.formats.layout import FileLayout, Slot
-from ckptdiff.tensors import ITEMSIZE, TensorRef, contiguous
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,12 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.errors import CorruptFile, MissingShard
-from ckptdiff.formats import dcp, megatron, torch_zip, tree
-from ckptdiff.formats.dcp import BACKEND, METADATA, box_of, read_metadata
-from ckptdiff.formats.files import each_file, open_regular
-from ckptdiff.tensors import (
-    ITEMSIZE,
+from ckptdiff.checkpoint import (
     Checkpoint,
     Chunk,
     Entry,
@@ -27,6 +22,11 @@ from ckptdiff.tensors import (
     TensorRef,
     contiguous,
 )
+from ckptdiff.dtypes import ITEMSIZE
+from ckptdiff.errors import CorruptFile, MissingShard
+from ckptdiff.formats import dcp, megatron, torch_zip, tree
+from ckptdiff.formats.dcp import BACKEND, METADATA, box_of, read_metadata
+from ckptdiff.formats.files import each_file, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

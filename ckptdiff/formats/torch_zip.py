@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.checkpoint import TensorRef
+from ckptdiff.dtypes import BY_TORCH, ITEMSIZE
 from ckptdiff.errors import CkptDiffError, CorruptFile
 from ckptdiff.formats.files import LFS_POINTER, not_fetched, open_regular, read_at
 from ckptdiff.formats.inert import PLAIN, Global
 from ckptdiff.formats.unpickle import load
-from ckptdiff.tensors import ITEMSIZE, TensorRef
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,17 +25,11 @@ MAX_PICKLE = 1 << 30  # bytes; the largest real data.pkl seen is some MB
 MAX_DIMS = 64  # torch's own limit
 MAX_COUNT = 1 << 62  # of elements; what lies beyond cannot be an index
 
-# torch's storage classes and dtypes, by the words of the safetensors format.
+# torch's storage classes, by the words of the safetensors format.
 STORAGES = {
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
     "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8",
     "ByteStorage": "U8", "BoolStorage": "BOOL", "UntypedStorage": "U8",
-}  # fmt: skip
-DTYPES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
-    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
-    "uint16": "U16", "uint32": "U32", "uint64": "U64",
-    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0",
 }  # fmt: skip
 
 _LENGTHS = struct.Struct("<HH")  # of a member's name and extra field, in its local header
@@ -192,9 +187,9 @@ class _Reader:
         self, storage: object, offset: int, shape: object, stride: object, *rest: object
     ) -> TensorRef | UnsupportedTensor:
         dtype = next((g.name for g in rest if isinstance(g, Global) and g.module == "torch"), "")
-        if dtype not in DTYPES or not isinstance(storage, Storage):
+        if dtype not in BY_TORCH or not isinstance(storage, Storage):
             return UnsupportedTensor(f"{dtype or 'unknown'} tensor")
-        return self._ref(storage, DTYPES[dtype], offset, shape, stride)
+        return self._ref(storage, BY_TORCH[dtype], offset, shape, stride)
 
     def _tensor_of_type(
         self, build: object, kind: object, arguments: object, *_: object

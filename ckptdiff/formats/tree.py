@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.checkpoint import Entry, TensorRef
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.formats.inert import Global, Placeholder
 from ckptdiff.formats.torch_zip import UnsupportedTensor, named
-from ckptdiff.tensors import Entry, TensorRef
 from ckptdiff.text import format_shape, printable
 
 if TYPE_CHECKING:

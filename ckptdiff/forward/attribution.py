@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.forward.lockstep import (
-    DTYPES,
+    COMPUTED,
     PROGRAMS,
     layer_of,
     packed,
@@ -98,7 +98,7 @@ class _Trace:
     ) -> None:
         self.run, self.section, self.device = run, section, device
         self.who = "A" if of is run.a else "B"
-        self.dtype = DTYPES[run.dtype]
+        self.dtype = COMPUTED[run.dtype]
         self.layer = self._layer(of, ranks, torch.float64)
         self.only = carried(of, other)
         joins = PROGRAMS[of.program].fused, PROGRAMS[other.program].fused

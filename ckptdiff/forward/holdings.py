@@ -11,14 +11,15 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ckptdiff.checkpoint import Chunk
+from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import MissingShard, UnsupportedLayout
-from ckptdiff.tensors import ITEMSIZE, Chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from ckptdiff.checkpoint import Checkpoint, Shard, TensorRef
     from ckptdiff.forward.model import Model
-    from ckptdiff.tensors import Checkpoint, Shard, TensorRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ckptdiff.dtypes import BY_FLAG
 from ckptdiff.errors import CkptDiffError, UnsupportedLayout
 from ckptdiff.forward.arithmetic import MEGATRON, META, TRANSFORMERS
 from ckptdiff.forward.families import CLASSES
@@ -16,8 +17,7 @@ from ckptdiff.forward.huggingface import HuggingFaceLayer
 from ckptdiff.forward.megatron import MegatronLayer
 from ckptdiff.forward.meta import MetaLayer
 from ckptdiff.forward.plan import Done, Packed
-from ckptdiff.forward.reading import DTYPES as STORED
-from ckptdiff.forward.reading import Reader
+from ckptdiff.forward.reading import STORED, Reader
 from ckptdiff.forward.steps import steps, take
 from ckptdiff.results import Tap
 
@@ -31,12 +31,7 @@ if TYPE_CHECKING:
     from ckptdiff.forward.plan import Run, Section, Side
     from ckptdiff.forward.steps import Step, Values
 
-DTYPES = {
-    "fp64": torch.float64,
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
+COMPUTED = {flag: STORED[word] for flag, word in BY_FLAG.items()}
 PROGRAMS = {"transformers": TRANSFORMERS, "meta": META, "megatron": MEGATRON}
 
 
@@ -48,7 +43,7 @@ def take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, 
     arithmetic, which tells how much arithmetic alone makes. Raises a CkptDiffError.
     """
     device = prepare(run.device)
-    readers = [Reader(DTYPES[run.dtype], device) for _ in "ab"]
+    readers = [Reader(COMPUTED[run.dtype], device) for _ in "ab"]
     one = layer_of(run.a, section.number, section.a, readers[0])
     other = layer_of(run.b, section.number, section.b, readers[1])
     mixed = layer_of(

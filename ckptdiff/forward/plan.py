@@ -41,7 +41,7 @@ class Run:
 
     a: Side
     b: Side
-    dtype: str  # a key of forward.lockstep.DTYPES
+    dtype: str  # a key of dtypes.BY_FLAG
     device: str
     vocabulary: int  # tokens that are no padding
     compares: bool  # tap by tap, from A's values

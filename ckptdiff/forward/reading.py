@@ -9,25 +9,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ckptdiff.dtypes import DTYPES, FLOATS, ITEMSIZE
 from ckptdiff.errors import CorruptFile, UnreadableFile, UnsupportedLayout
-from ckptdiff.tensors import ITEMSIZE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
+    from ckptdiff.checkpoint import TensorRef
     from ckptdiff.forward.holdings import Held
-    from ckptdiff.tensors import TensorRef
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
+STORED: dict[str, torch.dtype] = {word: getattr(torch, DTYPES[word].torch) for word in FLOATS}
 
 
 class Reader:
@@ -80,11 +73,11 @@ class Reader:
 
     def _stored(self, held: Held) -> Tensor:
         """Return a tensor as it lies in the files, without a copy where it lies in one piece."""
-        if held.dtype not in DTYPES:
+        if held.dtype not in STORED:
             raise UnsupportedLayout(f"{held.name}: {held.dtype} is no dtype to compute with")
         if len(held.chunks) == 1 and held.chunks[0].ref.shape == held.shape:
             return self._view(held.chunks[0].ref)
-        whole = torch.empty(held.shape, dtype=DTYPES[held.dtype])
+        whole = torch.empty(held.shape, dtype=STORED[held.dtype])
         for chunk in held.chunks:
             box = tuple(slice(start, stop) for start, stop in chunk.box)
             whole[box] = self._view(chunk.ref)
@@ -94,14 +87,14 @@ class Reader:
         size = ITEMSIZE[ref.dtype]
         span = 1 + sum((n - 1) * step for n, step in zip(ref.shape, ref.stride, strict=True))
         if prod(ref.shape) == 0:
-            return torch.empty(ref.shape, dtype=DTYPES[ref.dtype])
+            return torch.empty(ref.shape, dtype=STORED[ref.dtype])
         mapped = self._map(ref.file)
         if ref.offset + span * size > len(mapped):
             raise CorruptFile(
                 f"{ref.file}: {ref.name} ends at byte {ref.offset + span * size}, "
                 f"the file at {len(mapped)}; it was cut off since it was opened"
             )
-        flat = torch.frombuffer(mapped, dtype=DTYPES[ref.dtype], count=span, offset=ref.offset)
+        flat = torch.frombuffer(mapped, dtype=STORED[ref.dtype], count=span, offset=ref.offset)
         view = flat.as_strided(ref.shape, ref.stride)
         if ref.scale is None:
             return view

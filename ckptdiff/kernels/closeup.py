@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ckptdiff.dtypes import INTEGERS, ITEMSIZE, narrower
 from ckptdiff.kernels import dtypes
 from ckptdiff.kernels.dtypes import values
 from ckptdiff.kernels.memory import RAW, matrix
 from ckptdiff.kernels.scales import dequantised, number_dtype
-from ckptdiff.tensors import ITEMSIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ckptdiff.checkpoint import View
     from ckptdiff.kernels.stats import Window
-    from ckptdiff.tensors import View
 
     Placed = tuple[tuple[int, int], View]
 
@@ -35,10 +35,10 @@ def ulps(a: Window, b: Window, dtype_a: str, dtype_b: str) -> tuple[tuple[int | 
         )
         for side, dtype in ((a, dtype_a), (b, dtype_b))
     ]
-    if dtypes.INTEGERS.issuperset((dtype_a, dtype_b)):
+    if INTEGERS.issuperset((dtype_a, dtype_b)):
         steps = dtypes.integer_distance(*raws)
     else:
-        narrow = dtypes.narrower(dtype_a, dtype_b)
+        narrow = narrower(dtype_a, dtype_b)
         x, y = (
             dtypes.rounded(raw, dtype, narrow)
             for raw, dtype in zip(raws, (dtype_a, dtype_b), strict=True)

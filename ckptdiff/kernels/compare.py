@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptdiff.checkpoint import Block, View
+from ckptdiff.dtypes import FLOATS, INTEGERS, ITEMSIZE
 from ckptdiff.kernels import exact, fast
-from ckptdiff.kernels.dtypes import FLOATS, INTEGERS
 from ckptdiff.kernels.grid import Grid
 from ckptdiff.kernels.memory import Reading, matrix, same_bits
 from ckptdiff.kernels.scales import dequantised, number_dtype, same_factors
 from ckptdiff.kernels.stats import Stats
-from ckptdiff.tensors import ITEMSIZE, Block, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptdiff.dtypes import FLOATS, INTEGERS
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-INTEGERS = frozenset({"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"})
 # Their differences may need more than the 24 bits of a float32.
 WIDE = frozenset({"F64", "U32", "I32", "U64", "I64"})
-
-
-@dataclass(frozen=True, slots=True)
-class Float:
-    """A binary floating-point format with a sign bit on top."""
-
-    precision: int  # significant bits, the hidden one included
-    min_exponent: int  # of the smallest normal number
-    bits: int
-    overflow: int  # the code that what is too large rounds to: infinity, or NaN without one
-
-
-FLOATS = {
-    "F64": Float(53, -1022, 64, 0x7FF0 << 48),
-    "F32": Float(24, -126, 32, 0x7F80_0000),
-    "F16": Float(11, -14, 16, 0x7C00),
-    "BF16": Float(8, -126, 16, 0x7F80),
-    "F8_E5M2": Float(3, -14, 8, 0x7C),
-    "F8_E4M3": Float(4, -6, 8, 0x7F),
-}
-_BY_WIDTH = list(FLOATS)  # from the widest
-
-
-def narrower(a: str, b: str) -> str:
-    """Return the float dtype that two dtypes are compared in, unless both are integers.
-
-    Of an integer and a float, the float. F8_E8M0 has no sign and no zero, so its powers of two are
-    rounded to the other dtype.
-    """
-    floats = [dtype for dtype in (a, b) if dtype in FLOATS]
-    if floats:
-        return max(floats, key=_BY_WIDTH.index)
-    return "F8_E8M0" if a == b else "F32"
 
 
 def _table(dtype: str) -> NDArray[np.float64]:

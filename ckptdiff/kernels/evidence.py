@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptdiff.dtypes import FLOATS
 from ckptdiff.kernels.dtypes import bits, rounded, values
 from ckptdiff.kernels.memory import RAW, Reading, same_bits
 from ckptdiff.kernels.write import Sum, gather
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ckptdiff.tensors import Stretch
+    from ckptdiff.checkpoint import Stretch
 
     Values = NDArray[np.float64]
 
@@ -237,7 +238,7 @@ def _residual(expected: NDArray[Any], actual: NDArray[Any], dtype: str) -> Resid
     for name in ("F16", "BF16", "F8_E4M3"):
         if name != dtype and _went_through(expected, actual, dtype, name):
             return replace(found, cast=name)
-    step = {"F32": 2.0**-23, "F16": 2.0**-10, "BF16": 2.0**-7}.get(dtype, 2.0**-7)
+    step = FLOATS[dtype if dtype in ("F32", "F16") else "BF16"].epsilon
     return _explained(found, e, a, x, y, step)
 
 

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptdiff.dtypes import INTEGERS, narrower
 from ckptdiff.kernels.dtypes import (
-    INTEGERS,
     WIDE,
     bit_lengths,
     bits,
     distance,
     finite,
     integer_distance,
-    narrower,
     rounded,
     values,
 )

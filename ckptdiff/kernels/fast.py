@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptdiff.kernels.dtypes import narrower
+from ckptdiff.dtypes import narrower
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

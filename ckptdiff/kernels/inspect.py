@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.kernels.dtypes import bits, values
 from ckptdiff.kernels.exact import tiles
 from ckptdiff.kernels.memory import matrix, release
 from ckptdiff.kernels.scales import dequantised, number_dtype
 from ckptdiff.kernels.stats import Summary, Window
-from ckptdiff.tensors import ITEMSIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from ckptdiff.tensors import View
+    from ckptdiff.checkpoint import View
 
 BINS = 32
 PART = 1 << 22  # elements after which pages are let go

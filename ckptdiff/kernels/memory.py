@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import CorruptFile, UnreadableFile
-from ckptdiff.tensors import ITEMSIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ckptdiff.tensors import Source, View
+    from ckptdiff.checkpoint import Source, View
 
 MAX_MAPPED = 48  # files; a checkpoint can have a thousand
 GATHERED = 1 << 20  # bytes of rows that lie apart, brought together to be compared at once

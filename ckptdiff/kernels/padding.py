@@ -9,7 +9,7 @@ from ckptdiff.kernels.memory import matrix, release
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptdiff.tensors import View
+    from ckptdiff.checkpoint import View
 
 ROWS = 256  # looked at together
 

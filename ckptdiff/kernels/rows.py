@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.kernels.memory import Reading, matrix
-from ckptdiff.tensors import ITEMSIZE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptdiff.tensors import View
+    from ckptdiff.checkpoint import View
 
 PART = 2 << 20  # bytes that are read before their pages are let go
 SIZE = 16  # bytes of a digest: different rows do not share one

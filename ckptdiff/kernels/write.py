@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptdiff.checkpoint import View, contiguous, row_major
+from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.kernels.casts import cast
 from ckptdiff.kernels.memory import RAW, Reading, matrix
 from ckptdiff.kernels.scales import dequantised
 from ckptdiff.results import Loss
-from ckptdiff.tensors import ITEMSIZE, View, contiguous, row_major
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from ckptdiff.tensors import Box, Source, Stretch
+    from ckptdiff.checkpoint import Box, Source, Stretch
 
 BLOCK = 1 << 20  # bytes that are gathered at once
 

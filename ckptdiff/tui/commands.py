@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.content import Content
 
+from ckptdiff.comparison.verdict import Tolerance
 from ckptdiff.errors import BadArgument
-from ckptdiff.pattern import matcher as names_matcher
+from ckptdiff.name_filter import matcher as names_matcher
 from ckptdiff.text import printable
+from ckptdiff.tui.model.session import SORTS
 from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
-from ckptdiff.tui.session import SORTS
-from ckptdiff.verdict import Tolerance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.app import CkptDiffApp
 
     Command = tuple[str, str, Callable[[], Any]]
 

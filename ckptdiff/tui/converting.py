@@ -8,18 +8,18 @@ from textual import work
 from textual.app import App
 from textual.worker import Worker, get_current_worker
 
-from ckptdiff.tui.conversion import Run
-from ckptdiff.tui.words import short_path
+from ckptdiff.tui.model.conversion import Run
+from ckptdiff.tui.text.words import short_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from textual.timer import Timer
 
-    from ckptdiff.tui.conversion import Plan
-    from ckptdiff.tui.engine import Engine
     from ckptdiff.tui.messages import ConversionAdvanced, ConversionEnded
-    from ckptdiff.tui.session import Session
+    from ckptdiff.tui.model.conversion import Plan
+    from ckptdiff.tui.model.session import Session
+    from ckptdiff.tui.workers.engine import Engine
 
 REPAINT_SECONDS = 0.25
 
@@ -111,7 +111,7 @@ class ConvertingApp(App[None]):
 
     @work(thread=True, exit_on_error=False, group="convert", description="converting")
     def _convert(self, run: Run) -> None:
-        from ckptdiff.tui import conversion_jobs
+        from ckptdiff.tui.workers import convert as conversion_jobs
 
         worker = get_current_worker()
         conversion_jobs.convert(

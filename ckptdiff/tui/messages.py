@@ -13,16 +13,16 @@ from textual.message import Message
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ckptdiff.assemble import Assembled
-    from ckptdiff.config_diff import ConfigDiff
+    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.checkpoint import Checkpoint
+    from ckptdiff.comparison.verdict import Summary
+    from ckptdiff.config.compare import ConfigDiff
+    from ckptdiff.logits.prompt import Prompt
     from ckptdiff.results import LogitDiff, LogitProgress
-    from ckptdiff.tensors import Checkpoint
-    from ckptdiff.tokens import Prompt
-    from ckptdiff.tui.comparison import Side
-    from ckptdiff.tui.conversion import Stage
-    from ckptdiff.tui.diagnosis import Diagnosis
-    from ckptdiff.tui.inventory import Inventory
-    from ckptdiff.verdict import Summary
+    from ckptdiff.tui.model.comparison import Side
+    from ckptdiff.tui.model.conversion import Stage
+    from ckptdiff.tui.model.diagnosis import Diagnosis
+    from ckptdiff.tui.model.inventory import Inventory
 
 
 @dataclass

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ckptdiff.assemble import assemble_pair
+from ckptdiff.assembly.assemble import assemble_pair
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
-from ckptdiff.logits import compare_logits
+from ckptdiff.logits.run import compare_logits
 from ckptdiff.results import LogitDiff
+from tests.support.oracle import make_megatron
+from tests.support.oracle_hf import make_hf
 
-from .harness import REPOSITORY, Result
+from .harness import Result
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,10 +74,6 @@ def row_attribution(data: Data, wanted: set[str], rounds: int) -> list[Result]:
 
 def _made(folder: Path, seed: int) -> tuple[Path, dict[int, Path]]:
     """Return a Hugging Face folder and its Megatron twins by TP size, by the tests' own writers."""
-    sys.path.insert(0, str(REPOSITORY / "tests"))
-    from oracle import make_megatron
-    from oracle_hf import make_hf
-
     hf = folder / f"hf-{seed}"
     weights = make_hf(hf, seed=seed, **SIZE)
     config = json.loads((hf / "config.json").read_text())

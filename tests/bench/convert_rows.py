@@ -24,7 +24,7 @@ RAM = Path("/dev/shm")  # where fsync costs nothing
 TO = {"megatron": ("--to", "megatron", "--tp", "2", "--names", "te"), "hf": ("--to", "hf"),
       "torch_dist": ("--to", "torch_dist")}  # fmt: skip
 # What the program has in memory before it has converted anything.
-IMPORTED = "import ckptdiff.convert, ckptdiff.kernels.write, rich, safetensors"
+IMPORTED = "import ckptdiff.conversion.run, ckptdiff.kernels.write, rich, safetensors"
 
 
 def rows_11_12_13(data: Data, wanted: set[str], rounds: int) -> list[Result]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptdiff.tensors import ITEMSIZE
+from ckptdiff.dtypes import ITEMSIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

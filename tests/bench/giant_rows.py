@@ -19,8 +19,8 @@ LIST = """
 import sys, time, json
 from pathlib import Path
 start = time.perf_counter()
-from ckptdiff.assemble import assemble_pair
-from ckptdiff.diff import pair_names
+from ckptdiff.assembly.assemble import assemble_pair
+from ckptdiff.comparison.run import pair_names
 from ckptdiff.formats import open_checkpoint
 a, b = (open_checkpoint(Path(path)) for path in sys.argv[1:3])
 opened = time.perf_counter()

@@ -12,8 +12,8 @@ from unittest import mock
 
 import numpy as np
 
+from ckptdiff.checkpoint import Block, View
 from ckptdiff.executor import WorkerPool
-from ckptdiff.tensors import Block, View
 
 from . import rivals
 from .data import LARGE, SMALL

@@ -21,9 +21,16 @@ MORE_MB = 300  # beside the weights of two layers
 def row_logits_memory(data: Data, wanted: set[str], rounds: int) -> list[Result]:
     """Compare a model with its twin on two ranks, in fp32 and then in bf16, once."""
     hf, megatron = data.hf(ONE_BILLION, "base"), data.megatron(ONE_BILLION)
-    script = REPOSITORY / "tests" / "logit_memory.py"
     done = subprocess.run(
-        [sys.executable, str(script), str(hf), str(megatron), "bf16", str(TOKENS)],
+        [
+            sys.executable,
+            "-m",
+            "tests.support.logit_memory",
+            str(hf),
+            str(megatron),
+            "bf16",
+            str(TOKENS),
+        ],
         cwd=REPOSITORY,
         env={"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,

@@ -136,7 +136,7 @@ def row_14(data: Data, wanted: set[str], rounds: int) -> list[Result]:
 OPEN = """
 import sys, time, json
 from pathlib import Path
-from ckptdiff.assemble import assemble_pair
+from ckptdiff.assembly.assemble import assemble_pair
 from ckptdiff.formats import open_checkpoint
 start = time.perf_counter()
 a, b = (open_checkpoint(Path(path)) for path in sys.argv[1:3])
@@ -148,8 +148,8 @@ print(json.dumps([seconds, peak * 1024]))
 GROW = """
 import sys, time, json
 from pathlib import Path
-from ckptdiff.assemble import assemble_pair
-from ckptdiff.diff import diff
+from ckptdiff.assembly.assemble import assemble_pair
+from ckptdiff.comparison.run import diff
 from ckptdiff.executor import WorkerPool
 from ckptdiff.formats import open_checkpoint
 

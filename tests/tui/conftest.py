@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import A, B, Clock, FakeEngine, layer, result
-from harness import NOW
 
-from ckptdiff.tui.application import CkptDiffApp
+from ckptdiff.tui.app import CkptDiffApp
+from tests.support.tui.fakes import A, B, Clock, FakeEngine, layer, result
+from tests.support.tui.harness import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from fakes import A, B, FakeEngine, names, result
-from harness import lines, rows, settle, tensors, text, toasts
-
 from ckptdiff.errors import BadArgument, WorkerDied
 from ckptdiff.tui.commands import Commands
-from ckptdiff.tui.inventory import Unmapped
+from ckptdiff.tui.model.inventory import Unmapped
 from ckptdiff.tui.screens.help import help_lines
 from ckptdiff.tui.widgets.progress_line import outcome
+from tests.support.tui.fakes import A, B, FakeEngine, names, result
+from tests.support.tui.harness import lines, rows, settle, tensors, text, toasts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     import pytest
     from textual.pilot import Pilot
 
-    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.app import CkptDiffApp
 
     Make = Callable[..., CkptDiffApp]
 
@@ -137,7 +136,7 @@ async def test_one_checkpoint_and_two_of_hugging_face_have_none_to_compare(
 async def test_results_with_and_without_the_optimizer_are_kept_apart(
     make_app: Make, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ckptdiff.history.fingerprint", lambda a, b, tolerance: tolerance)
+    monkeypatch.setattr("ckptdiff.result_cache.fingerprint", lambda a, b, tolerance: tolerance)
     app = make_app(A, B, history=tmp_path / "kept")
     async with app.run_test(size=NARROW) as pilot:
         await settle(app, pilot)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from fakes import A, B, FakeEngine, layer, names
-from harness import rows, settle, tensors, toasts
-
 from ckptdiff.settings import load_settings
 from ckptdiff.tui.commands import MOST_TENSORS, Commands
+from tests.support.tui.fakes import A, B, FakeEngine, layer, names
+from tests.support.tui.harness import rows, settle, tensors, toasts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from textual.command import DiscoveryHit, Hit
 
-    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.app import CkptDiffApp
 
 
 async def offered(app: CkptDiffApp) -> dict[str, DiscoveryHit]:

@@ -6,21 +6,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from handmade import Host, huggingface, megatron, session_of, settle
 
-from ckptdiff.config_diff import ConfigDiff
-from ckptdiff.tui.painted import Words, plain
+from ckptdiff.config.compare import ConfigDiff
 from ckptdiff.tui.screens.config import ConfigScreen
+from ckptdiff.tui.text.lines import plain
 from ckptdiff.tui.widgets.config_list import ConfigList, config_line, header_line
+from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.widgets.progress_line import outcome
+from tests.support.tui.handmade import Host, huggingface, megatron, session_of, settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from textual.pilot import Pilot
 
-    from ckptdiff.tui.application import CkptDiffApp
-    from ckptdiff.tui.session import Session
+    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.model.session import Session
 
 BASE = ConfigDiff(
     "RoPE base",
@@ -172,7 +173,7 @@ async def test_ascii_draws_nothing_else(session: Session) -> None:
 async def test_2_opens_the_config_of_a_pair_and_1_goes_back(
     make_app: Callable[..., CkptDiffApp],
 ) -> None:
-    from fakes import A, B
+    from tests.support.tui.fakes import A, B
 
     app = make_app(A, B)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -188,7 +189,7 @@ async def test_2_opens_the_config_of_a_pair_and_1_goes_back(
 async def test_2_says_why_one_checkpoint_has_no_config_to_compare(
     make_app: Callable[..., CkptDiffApp],
 ) -> None:
-    from fakes import A
+    from tests.support.tui.fakes import A
 
     app = make_app(A)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -201,10 +202,9 @@ async def test_2_says_why_one_checkpoint_has_no_config_to_compare(
 async def test_conflicts_are_counted_under_the_tensors(
     make_app: Callable[..., CkptDiffApp],
 ) -> None:
-    from fakes import A, B
-    from harness import lines, tensors
-
     from ckptdiff.tui.widgets.progress_line import CountsLine
+    from tests.support.tui.fakes import A, B
+    from tests.support.tui.harness import lines, tensors
 
     app = make_app(A, B)
     async with app.run_test(size=(100, 24)) as pilot:

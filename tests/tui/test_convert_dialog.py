@@ -8,24 +8,24 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from harness import settle, static, tensors, text, toasts, until_planned
 from textual.widgets import Input
 
-from ckptdiff.cli import _parse
-from ckptdiff.cli_convert import _target
+from ckptdiff.checkpoint import Parallelism
+from ckptdiff.cli.convert import _target
+from ckptdiff.cli.main import _parse
 from ckptdiff.demo import make_demo
 from ckptdiff.errors import UnreadableFile
 from ckptdiff.executor import InlineExecutor
-from ckptdiff.tensors import Parallelism
-from ckptdiff.tui.application import CkptDiffApp
+from ckptdiff.tui.app import CkptDiffApp
 from ckptdiff.tui.commands import Commands
 from ckptdiff.tui.converting import REPAINT_SECONDS
-from ckptdiff.tui.engine import LocalEngine
 from ckptdiff.tui.screens.ask import AskScreen
 from ckptdiff.tui.screens.conversion import ConversionScreen
 from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.widgets.choice import Choice
+from ckptdiff.tui.workers.engine import LocalEngine
+from tests.support.tui.harness import settle, static, tensors, text, toasts, until_planned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
     from textual.pilot import Pilot
 
-    from ckptdiff.conversion import Conversion, Target
-    from ckptdiff.convert import Lost, Written
+    from ckptdiff.checkpoint import Checkpoint
+    from ckptdiff.conversion.plan import Conversion, Target
+    from ckptdiff.conversion.run import Lost, Written
     from ckptdiff.results import TensorDiff
-    from ckptdiff.tensors import Checkpoint
 
     Run = Callable[..., CkptDiffApp]
 

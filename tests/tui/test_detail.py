@@ -6,26 +6,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from handmade import CHANGED, EQUAL, LONE, PEAK, TALL, Host, session_of, settle, written
 from textual.app import App
 
 from ckptdiff.results import Numbers, TensorDiff
-from ckptdiff.tui.figures import meaning, norms_agree, number_items, remarks
-from ckptdiff.tui.painted import Painted, plain
 from ckptdiff.tui.screens.detail import DetailScreen
 from ckptdiff.tui.screens.values import ValuesScreen
+from ckptdiff.tui.text.figures import meaning, norms_agree, number_items, remarks
+from ckptdiff.tui.text.lines import plain
 from ckptdiff.tui.widgets.detail_pane import DetailPane
 from ckptdiff.tui.widgets.heat_map import HeatMap
 from ckptdiff.tui.widgets.histogram import Histogram
+from ckptdiff.tui.widgets.painted import Painted
 from ckptdiff.tui.widgets.shard_map import ShardMap
 from ckptdiff.tui.widgets.values import Values
+from tests.support.tui.handmade import (
+    CHANGED,
+    EQUAL,
+    LONE,
+    PEAK,
+    TALL,
+    Host,
+    session_of,
+    settle,
+    written,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from textual.pilot import Pilot
 
-    from ckptdiff.tui.session import Session
+    from ckptdiff.tui.model.session import Session
 
 
 @pytest.fixture

@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from handmade import Host, session_of, settle, written
 
-from ckptdiff.tensors import Entry
-from ckptdiff.tui.painted import Words, plain
+from ckptdiff.checkpoint import Entry
 from ckptdiff.tui.screens.entries import EntriesScreen
+from ckptdiff.tui.text.lines import plain
 from ckptdiff.tui.widgets.entry_list import EntryList, entry_line
+from ckptdiff.tui.widgets.painted import Words
+from tests.support.tui.handmade import Host, session_of, settle, written
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from textual.pilot import Pilot
 
-    from ckptdiff.tui.session import Session
+    from ckptdiff.tui.model.session import Session
 
 
 @pytest.fixture

@@ -8,22 +8,23 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakes import A, B, FakeEngine, layer
-from harness import rows, settle, static, tensors, toasts, until_planned
 
+from ckptdiff.checkpoint import Rank
 from ckptdiff.demo import make_demo
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.results import Displaced, Finding
-from ckptdiff.tensors import Rank
-from ckptdiff.tui.application import CkptDiffApp
-from ckptdiff.tui.engine import LocalEngine
-from ckptdiff.tui.finding_words import finding_lines
-from ckptdiff.tui.painted import Words, plain
+from ckptdiff.tui.app import CkptDiffApp
 from ckptdiff.tui.screens.config import ConfigScreen
 from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.findings import FindingsScreen
+from ckptdiff.tui.text.finding import finding_lines
+from ckptdiff.tui.text.lines import plain
 from ckptdiff.tui.widgets.finding_line import FindingLine
+from ckptdiff.tui.widgets.painted import Words
+from ckptdiff.tui.workers.engine import LocalEngine
+from tests.support.tui.fakes import A, B, FakeEngine, layer
+from tests.support.tui.harness import rows, settle, static, tensors, toasts, until_planned
 
 if TYPE_CHECKING:
     from collections.abc import Callable

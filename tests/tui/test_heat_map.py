@@ -6,18 +6,18 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from handmade import EMBED, O_PROJ, K, Q, megatron
 from textual.app import App
 
 from ckptdiff.arch.llama import LLAMA
-from ckptdiff.config import ModelConfig
+from ckptdiff.assembly.shard_map import Boundaries, boundaries
+from ckptdiff.config.model import ModelConfig
 from ckptdiff.kernels.stats import NO_NUMBER, level_value
-from ckptdiff.shards import Boundaries, boundaries
-from ckptdiff.tui.painted import plain
+from ckptdiff.tui.text.lines import plain
 from ckptdiff.tui.widgets.heat_map import Heat, HeatMap, heat_lines, resample, shade
+from tests.support.tui.handmade import EMBED, O_PROJ, K, Q, megatron
 
 if TYPE_CHECKING:
-    from ckptdiff.assemble import Assembled
+    from ckptdiff.assembly.assemble import Assembled
 
 # Levels are quarters of an octave: four steps down from that of 1.0 is that of 0.5.
 ONE, HALF, FIFTH = 193, 189, 183

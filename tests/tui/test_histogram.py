@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptdiff.kernels.stats import Summary
-from ckptdiff.tui.painted import plain
+from ckptdiff.tui.text.lines import plain
 from ckptdiff.tui.widgets.histogram import (
     Bin,
     Bins,

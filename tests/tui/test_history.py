@@ -7,18 +7,28 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from fakes import A, B, Clock, FakeEngine, assembled, checkpoint, layer, names, result
-from harness import NOW, settle, tensors, text, until_compared
 
-from ckptdiff.history import PAIRS, History
+from ckptdiff.result_cache import PAIRS, History
+from tests.support.tui.fakes import (
+    A,
+    B,
+    Clock,
+    FakeEngine,
+    assembled,
+    checkpoint,
+    layer,
+    names,
+    result,
+)
+from tests.support.tui.harness import NOW, settle, tensors, text, until_compared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ckptdiff.assemble import Assembled
-    from ckptdiff.tensors import Checkpoint
-    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.checkpoint import Checkpoint
+    from ckptdiff.tui.app import CkptDiffApp
 
 Q0 = layer(0, "self_attn.q_proj.weight")
 

@@ -12,8 +12,8 @@ from ckptdiff.demo import make_demo
 with tempfile.TemporaryDirectory() as home:
     pair = make_demo(Path(home) / "demo")
     before = set(sys.modules)
-    from ckptdiff.tui.application import CkptDiffApp
-    from ckptdiff.tui.engine import LocalEngine
+    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.workers.engine import LocalEngine
     app = CkptDiffApp(pair, engine=LocalEngine(1), settings_file=Path(home) / "settings.json")
     frame = set()
     async def main():

@@ -6,10 +6,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from harness import lines, settle, tensors, text, toasts
 from textual.binding import Binding
 
-from ckptdiff.tui.application import CkptDiffApp
+from ckptdiff.tui.app import CkptDiffApp
+from ckptdiff.tui.model.session import GLYPHS
 from ckptdiff.tui.screens.ask import AskScreen
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.screens.conversion import ConversionScreen
@@ -22,12 +22,12 @@ from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.screens.open import OpenScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.screens.values import ValuesScreen
-from ckptdiff.tui.session import GLYPHS
 from ckptdiff.tui.widgets.choice import Choice
 from ckptdiff.tui.widgets.next_tokens import NextTokens
 from ckptdiff.tui.widgets.prompt_input import PromptInput
 from ckptdiff.tui.widgets.tap_map import TapMap
 from ckptdiff.tui.widgets.tensor_list import TensorList
+from tests.support.tui.harness import lines, settle, tensors, text, toasts
 
 OWNERS: tuple[Any, ...] = (
     CkptDiffApp,

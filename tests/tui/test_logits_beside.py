@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import logits_made as made
 import pytest
-from harness import settle, tensors
 
-from ckptdiff.assemble import assemble_pair
+from ckptdiff.assembly.assemble import assemble_pair
 from ckptdiff.demo import make_demo
 from ckptdiff.errors import BadArgument
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
-from ckptdiff.tui.engine import LocalEngine
 from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.widgets.tap_map import TapMap
+from ckptdiff.tui.workers.engine import LocalEngine
+from tests.support.tui import logits_made as made
+from tests.support.tui.harness import settle, tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fakes import FakeEngine
     from textual.pilot import Pilot
 
-    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.app import CkptDiffApp
+    from tests.support.tui.fakes import FakeEngine
 
 
 def screen(app: CkptDiffApp) -> LogitsScreen:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from fakes import A, B, FakeEngine, layer
-from harness import lines, settle, tensors, text, toasts
-from logits_made import PROMPT, SHARES, clean, config_only, deep, experts, faulty, infinite, steps
 
 from ckptdiff.errors import BadArgument, WorkerDied
 from ckptdiff.results import LogitDiff
-from ckptdiff.tui.logits import History
+from ckptdiff.tui.model.prompt_run import History
 from ckptdiff.tui.screens.config import ConfigScreen
 from ckptdiff.tui.screens.detail import DetailScreen
 from ckptdiff.tui.screens.help import help_lines
@@ -20,13 +17,26 @@ from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.widgets.next_tokens import NextTokens
 from ckptdiff.tui.widgets.prompt_input import PromptInput
 from ckptdiff.tui.widgets.tap_map import TapMap
+from tests.support.tui.fakes import A, B, FakeEngine, layer
+from tests.support.tui.harness import lines, settle, tensors, text, toasts
+from tests.support.tui.logits_made import (
+    PROMPT,
+    SHARES,
+    clean,
+    config_only,
+    deep,
+    experts,
+    faulty,
+    infinite,
+    steps,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from textual.pilot import Pilot
 
-    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.app import CkptDiffApp
 
     Make = Callable[..., CkptDiffApp]
 

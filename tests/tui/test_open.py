@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fakes import A, B
-from harness import NOW, settle, static, tensors, text, toasts
 from textual.widgets import OptionList
 
 from ckptdiff.settings import RecentPair, Settings, load_settings, save_settings
 from ckptdiff.tui.screens.browse import BrowseScreen, FolderTree
 from ckptdiff.tui.screens.open import OpenScreen
 from ckptdiff.tui.widgets.path_input import PathInput, complete
+from tests.support.tui.fakes import A, B
+from tests.support.tui.harness import NOW, settle, static, tensors, text, toasts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from textual.pilot import Pilot
 
-    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.app import CkptDiffApp
 
     Make = Callable[..., CkptDiffApp]
 

@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes import Clock, assembled, checkpoint, layer, names, result
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptdiff.errors import BadArgument
 from ckptdiff.executor import InlineExecutor
-from ckptdiff.tui.inventory import Layer, take_inventory
-from ckptdiff.tui.progress import Progress
-from ckptdiff.tui.session import Session
-from ckptdiff.tui.sides import title
-from ckptdiff.tui.words import format_ago, format_duration, format_eta, shorten
+from ckptdiff.tui.model.inventory import Layer, take_inventory
+from ckptdiff.tui.model.progress import Progress
+from ckptdiff.tui.model.session import Session
+from ckptdiff.tui.text.sides import title
+from ckptdiff.tui.text.words import format_ago, format_duration, format_eta, shorten
+from tests.support.tui.fakes import Clock, assembled, checkpoint, layer, names, result
 
 
 def opened(*wanted: str) -> Session:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from handmade import EMBED, NORM, O_PROJ, K, Q, V, huggingface, megatron
 
-from ckptdiff.assemble import Assembled, Assembly, Piece
-from ckptdiff.shards import letters, stored_parts
-from ckptdiff.tensors import Checkpoint, Parallelism, Rank, TensorRef, contiguous
-from ckptdiff.tui.painted import plain
-from ckptdiff.tui.places import Side, box_text, files_text, place_parts, rank_text
+from ckptdiff.assembly.assemble import Assembled, Assembly, Piece
+from ckptdiff.assembly.shard_map import letters, stored_parts
+from ckptdiff.checkpoint import Checkpoint, Parallelism, Rank, TensorRef, contiguous
+from ckptdiff.tui.text.lines import plain
+from ckptdiff.tui.text.storage import Side, box_text, files_text, place_parts, rank_text
 from ckptdiff.tui.widgets.shard_map import Look, bar, map_lines
+from tests.support.tui.handmade import EMBED, NORM, O_PROJ, K, Q, V, huggingface, megatron
 
 
 def sides(name: str) -> list[Side]:

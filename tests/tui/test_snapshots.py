@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from fakes import A, B, FakeEngine
-from harness import NOW, settle, until_compared, until_drawn, until_planned
-from logits_made import PROMPT, SHARES, clean, faulty, steps
 from textual.widgets import Input
 
 from ckptdiff.settings import RecentPair, Settings, save_settings
+from tests.support.tui.fakes import A, B, FakeEngine
+from tests.support.tui.harness import NOW, settle, until_compared, until_drawn, until_planned
+from tests.support.tui.logits_made import PROMPT, SHARES, clean, faulty, steps
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from textual.pilot import Pilot
 
-    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.app import CkptDiffApp
 
     Make = Callable[..., CkptDiffApp]
     Compare = Callable[..., bool]
@@ -83,7 +83,7 @@ def test_what_is_to_be_converted(
     size: tuple[int, int],
     side: str,
 ) -> None:
-    monkeypatch.setattr("ckptdiff.destination.free_bytes", lambda out: 212_000_000_000)
+    monkeypatch.setattr("ckptdiff.conversion.destination.free_bytes", lambda out: 212_000_000_000)
     keys = ("c", "k", "h") if side == "a" else ("c",)
 
     async def run(pilot: Pilot[None]) -> None:
@@ -105,7 +105,7 @@ def test_a_conversion_under_way(
     size: tuple[int, int],
     hidden: bool,
 ) -> None:
-    monkeypatch.setattr("ckptdiff.destination.free_bytes", lambda out: 212_000_000_000)
+    monkeypatch.setattr("ckptdiff.conversion.destination.free_bytes", lambda out: 212_000_000_000)
     engine.seconds_each = 0.0004
     app = make_app(A, B)
 

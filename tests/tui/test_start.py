@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from fakes import A, B
-from harness import settle
 
-from ckptdiff.tui.app import draws_boxes, set_up_environment
+from ckptdiff.tui.launch import draws_boxes, set_up_environment
 from ckptdiff.tui.theme import CKPTDIFF, CKPTDIFF_16
+from tests.support.tui.fakes import A, B
+from tests.support.tui.harness import settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.app import CkptDiffApp
 
 
 def test_over_ssh_textual_is_quiet_unless_it_was_told_otherwise() -> None:

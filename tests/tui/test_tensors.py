@@ -5,12 +5,20 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from fakes import A, B, FakeEngine, layer, names, result
-from harness import lines, rows, settle, static, tensors, text, toasts, until_compared
-
 from ckptdiff.errors import WorkerDied
-from ckptdiff.tui.inventory import Layer
+from ckptdiff.tui.model.inventory import Layer
 from ckptdiff.tui.screens.detail import DetailScreen
+from tests.support.tui.fakes import A, B, FakeEngine, layer, names, result
+from tests.support.tui.harness import (
+    lines,
+    rows,
+    settle,
+    static,
+    tensors,
+    text,
+    toasts,
+    until_compared,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +26,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.app import CkptDiffApp
 
 NARROW, WIDE = (80, 24), (120, 40)
 Q0 = layer(0, "self_attn.q_proj.weight")

@@ -7,22 +7,32 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from handmade import CHANGED, EQUAL, LONE, PEAK, TALL, Host, session_of, settle, written
 
-from ckptdiff.browse import Neighbourhood
+from ckptdiff.comparison.inspect import Neighbourhood
 from ckptdiff.errors import CorruptFile
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.kernels.stats import Window
-from ckptdiff.tui.painted import plain
 from ckptdiff.tui.screens.values import ValuesScreen
+from ckptdiff.tui.text.lines import plain
 from ckptdiff.tui.widgets.values import Values, bits_text, grid_lines, value_text
+from tests.support.tui.handmade import (
+    CHANGED,
+    EQUAL,
+    LONE,
+    PEAK,
+    TALL,
+    Host,
+    session_of,
+    settle,
+    written,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from textual.pilot import Pilot
 
-    from ckptdiff.tui.session import Session
+    from ckptdiff.tui.model.session import Session
 
 
 def found() -> Neighbourhood:

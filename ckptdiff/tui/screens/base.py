@@ -14,7 +14,7 @@ from ckptdiff.tui.widgets.too_small import TooSmall
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
-    from ckptdiff.tui.application import CkptDiffApp
+    from ckptdiff.tui.app import CkptDiffApp
 
 ResultT = TypeVar("ResultT")
 

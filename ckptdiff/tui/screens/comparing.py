@@ -11,19 +11,18 @@ from textual import work
 from textual.worker import Worker, WorkerState, get_current_worker
 
 from ckptdiff.errors import CkptDiffError
-from ckptdiff.tui import jobs
 from ckptdiff.tui.messages import ReportWritten
 from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.workers import read_compare as jobs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from textual.timer import Timer
 
-    from ckptdiff.assemble import Assembled
+    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.checkpoint import Checkpoint
     from ckptdiff.results import TensorDiff
-    from ckptdiff.tensors import Checkpoint
-    from ckptdiff.tui.engine import Engine
     from ckptdiff.tui.messages import (
         CheckpointsOpened,
         ComparisonEnded,
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
         ResultsArrived,
         RowsRead,
     )
-    from ckptdiff.tui.session import Session
+    from ckptdiff.tui.model.session import Session
+    from ckptdiff.tui.workers.engine import Engine
 
 REPAINT_SECONDS = 0.25
 RESULTS_AT_ONCE = 300  # taken in before keys and painting have their turn
@@ -176,7 +176,7 @@ class ComparingScreen(BaseScreen[None]):
     @work(thread=True, exit_on_error=False, group="report")
     def write_report(self, path: Path) -> None:
         """Write what was compared, once that is everything."""
-        from ckptdiff.pages import write_report
+        from ckptdiff.report.pages import write_report
 
         session = self.session
         if session.a is None or session.b is None or session.summary is None:

@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
-from ckptdiff.report import field_text, value_text
+from ckptdiff.report.diff import field_text, value_text
 from ckptdiff.text import printable
-from ckptdiff.tui.figures import wrapped
-from ckptdiff.tui.painted import Words, line
 from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.text.figures import wrapped
+from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.text.words import plural
 from ckptdiff.tui.widgets.config_list import ConfigList
-from ckptdiff.tui.words import plural
+from ckptdiff.tui.widgets.painted import Words
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
-    from ckptdiff.config_diff import ConfigDiff
-    from ckptdiff.tui.application import CkptDiffApp
-    from ckptdiff.tui.painted import Line
-    from ckptdiff.tui.session import Session
+    from ckptdiff.config.compare import ConfigDiff
+    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.model.session import Session
+    from ckptdiff.tui.text.lines import Line
 
 WHERE = {"hf": "config.json"}  # of Megatron's formats it is the args
 SAYS = {

@@ -12,15 +12,15 @@ from textual.widgets import Static
 
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.screens.convert import FORMATS, Box, field
+from ckptdiff.tui.text.words import short_path
 from ckptdiff.tui.widgets.progress_line import progress_bar
-from ckptdiff.tui.words import short_path
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
-    from ckptdiff.tui.application import CkptDiffApp
-    from ckptdiff.tui.conversion import Run
-    from ckptdiff.tui.session import Session
+    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.model.conversion import Run
+    from ckptdiff.tui.model.session import Session
 
 
 class ConversionBar(Widget):

@@ -12,12 +12,12 @@ from textual.content import Content
 from textual.widgets import Input, Static
 from textual.worker import Worker, WorkerState
 
-from ckptdiff.tui.conversion import Draft, Plan
+from ckptdiff.tui.model.conversion import Draft, Plan
 from ckptdiff.tui.screens.base import BaseScreen
-from ckptdiff.tui.sides import described
+from ckptdiff.tui.text.sides import described
+from ckptdiff.tui.text.words import short_path
 from ckptdiff.tui.widgets.choice import Choice
 from ckptdiff.tui.widgets.path_input import PathInput
-from ckptdiff.tui.words import short_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from textual.timer import Timer
     from textual.widget import Widget
 
-    from ckptdiff.assemble import Assembled
-    from ckptdiff.conversion import Target
-    from ckptdiff.tensors import Checkpoint, Parallelism
-    from ckptdiff.tui.application import CkptDiffApp
-    from ckptdiff.tui.comparison import Side
-    from ckptdiff.tui.session import Session
+    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.checkpoint import Checkpoint, Parallelism
+    from ckptdiff.conversion.plan import Target
+    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.model.comparison import Side
+    from ckptdiff.tui.model.session import Session
 
 PAUSE = 0.2  # seconds after the last change before the next plan is made
 FORMATS = {"hf": "Hugging Face", "megatron": "Megatron", "torch_dist": "torch_dist"}
@@ -164,8 +164,8 @@ class ConvertScreen(BaseScreen[None]):
 
     def _defaults(self) -> tuple[Path, Target]:
         """Return the source and what it is most likely to become: the other kind, or B's ranks."""
-        from ckptdiff.conversion import Target
-        from ckptdiff.tensors import Parallelism
+        from ckptdiff.checkpoint import Parallelism
+        from ckptdiff.conversion.plan import Target
 
         path, source = self._sides[self._side]
         other = self._other()
@@ -227,8 +227,8 @@ class ConvertScreen(BaseScreen[None]):
 
     def _read_draft(self) -> Draft:
         """Return what the fields say."""
-        from ckptdiff.conversion import Target
-        from ckptdiff.tensors import Parallelism
+        from ckptdiff.checkpoint import Parallelism
+        from ckptdiff.conversion.plan import Target
 
         path, _ = self._sides[self._side]
         to, dtype = self._choice("to"), self._choice("dtype") or None
@@ -286,7 +286,7 @@ class ConvertScreen(BaseScreen[None]):
 
     @work(thread=True, exit_on_error=False, group="plan", description="planning")
     def _plan(self, draft: Draft) -> Plan:
-        from ckptdiff.tui import conversion_jobs
+        from ckptdiff.tui.workers import convert as conversion_jobs
 
         return conversion_jobs.plan(draft, self.app.engine, self._opened)
 

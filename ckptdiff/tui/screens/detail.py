@@ -9,31 +9,32 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.worker import Worker, WorkerState
 
-from ckptdiff.browse import python_source, statistics
+from ckptdiff.assembly.views import matrix_at
+from ckptdiff.comparison.inspect import python_source, statistics
 from ckptdiff.text import printable
-from ckptdiff.tui.comparison import GLYPHS, WORDS
-from ckptdiff.tui.figures import flow, number_items, summary_items, wrapped
-from ckptdiff.tui.list_words import no_further
-from ckptdiff.tui.painted import Words, line
-from ckptdiff.tui.places import sides_of
+from ckptdiff.tui.model.comparison import GLYPHS, WORDS
 from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.text.figures import flow, number_items, summary_items, wrapped
+from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.text.list import no_further
+from ckptdiff.tui.text.storage import sides_of
+from ckptdiff.tui.text.words import shorten
 from ckptdiff.tui.widgets.detail_pane import ROLES, heat_of, verdict_lines
 from ckptdiff.tui.widgets.heat_map import HeatMap
 from ckptdiff.tui.widgets.histogram import Histogram, ulp_bins, value_bins
+from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.widgets.shard_map import ShardMap
-from ckptdiff.tui.words import shorten
-from ckptdiff.views import matrix_at
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
-    from ckptdiff.assemble import Assembly
+    from ckptdiff.assembly.assemble import Assembly
     from ckptdiff.kernels.stats import Summary
     from ckptdiff.results import TensorDiff
-    from ckptdiff.tui.application import CkptDiffApp
-    from ckptdiff.tui.painted import Line
-    from ckptdiff.tui.places import Side
-    from ckptdiff.tui.session import Session
+    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.model.session import Session
+    from ckptdiff.tui.text.lines import Line
+    from ckptdiff.tui.text.storage import Side
 
 LOOK_SECONDS = 0.25  # between two looks at whether a result has come in
 

@@ -13,10 +13,10 @@ from ckptdiff.tui.screens.comparing import ComparingScreen
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptdiff.assemble import Assembled
+    from ckptdiff.assembly.assemble import Assembled
     from ckptdiff.results import TensorDiff
-    from ckptdiff.tui.diagnosis import Cancellable
     from ckptdiff.tui.messages import DiagnosisEnded
+    from ckptdiff.tui.workers.cancellable import Cancellable
 
 
 class DiagnosingScreen(ComparingScreen):
@@ -52,7 +52,7 @@ class DiagnosingScreen(ComparingScreen):
 
     def diagnose(self) -> None:
         """Look for the causes of what the comparison found."""
-        from ckptdiff.tui.diagnosis import Cancellable
+        from ckptdiff.tui.workers.cancellable import Cancellable
 
         session = self.session
         assert session.a is not None
@@ -81,7 +81,7 @@ class DiagnosingScreen(ComparingScreen):
         results: Sequence[TensorDiff],
         jobs: Cancellable,
     ) -> None:
-        from ckptdiff.tui.diagnosis import look
+        from ckptdiff.tui.workers.diagnose import look
 
         session = self.session
         look(

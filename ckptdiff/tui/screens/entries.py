@@ -11,25 +11,26 @@ from textual.content import Content
 from textual.worker import Worker, WorkerState
 
 from ckptdiff.errors import BadArgument
-from ckptdiff.pattern import matcher
-from ckptdiff.report import printable
-from ckptdiff.tui.figures import wrapped
-from ckptdiff.tui.painted import Words, line
+from ckptdiff.name_filter import matcher
+from ckptdiff.report.diff import printable
 from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.text.figures import wrapped
+from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.text.words import plural, shorten
 from ckptdiff.tui.widgets.entry_list import EntryList
 from ckptdiff.tui.widgets.filter_line import FilterLine
-from ckptdiff.tui.words import plural, shorten
+from ckptdiff.tui.widgets.painted import Words
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.widgets import Input
 
-    from ckptdiff.assemble import Assembled
-    from ckptdiff.tensors import Entry
-    from ckptdiff.tui.application import CkptDiffApp
-    from ckptdiff.tui.comparison import Side
-    from ckptdiff.tui.painted import Line
-    from ckptdiff.tui.session import Session
+    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.checkpoint import Entry
+    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.model.comparison import Side
+    from ckptdiff.tui.model.session import Session
+    from ckptdiff.tui.text.lines import Line
 
 DETAIL_LINES = 5
 

@@ -10,22 +10,23 @@ from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from ckptdiff.report import finding_lines as plain_lines
+from ckptdiff.report.diff import finding_lines as plain_lines
 from ckptdiff.text import printable
-from ckptdiff.tui.finding_words import finding_lines
-from ckptdiff.tui.painted import Words, line
 from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.text.finding import finding_lines
+from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.text.words import plural, shorten
 from ckptdiff.tui.widgets.finding_line import mark_of, place_words
-from ckptdiff.tui.words import plural, shorten
+from ckptdiff.tui.widgets.painted import Words
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.events import Resize
 
     from ckptdiff.results import Finding
-    from ckptdiff.tui.application import CkptDiffApp
-    from ckptdiff.tui.painted import Line
-    from ckptdiff.tui.session import Session
+    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.model.session import Session
+    from ckptdiff.tui.text.lines import Line
 
 PLACES, COUNT = 24, 14  # cells for the layers and for the number of tensors
 
@@ -246,7 +247,7 @@ class FindingsScreen(BaseScreen[int]):
         self.app.copy("\n".join(plain_lines(self.finding)))
 
     def action_convert(self) -> None:
-        from ckptdiff.tui.conversion import Draft
+        from ckptdiff.tui.model.conversion import Draft
         from ckptdiff.tui.screens.convert import ConvertScreen
 
         session = self.session

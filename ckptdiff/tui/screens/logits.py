@@ -9,10 +9,13 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from ckptdiff.logit_report import shares
-from ckptdiff.logits import place
-from ckptdiff.tui.comparison import DIFFERENCES, GLYPHS
-from ckptdiff.tui.logit_words import (
+from ckptdiff.logits.run import place
+from ckptdiff.report.logits import shares
+from ckptdiff.tui.model.comparison import DIFFERENCES, GLYPHS
+from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.screens.detail import Pane
+from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.text.logits import (
     NOTHING,
     copied,
     count_words,
@@ -20,11 +23,9 @@ from ckptdiff.tui.logit_words import (
     prompt_lines,
     share_lines,
 )
-from ckptdiff.tui.painted import Words, line
-from ckptdiff.tui.screens.base import BaseScreen
-from ckptdiff.tui.screens.detail import Pane
-from ckptdiff.tui.taps import EQUAL, mark_of
+from ckptdiff.tui.text.taps import EQUAL, mark_of
 from ckptdiff.tui.widgets.next_tokens import NextTokens
+from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.widgets.prompt_input import PromptInput
 from ckptdiff.tui.widgets.tap_map import TapMap
 
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
     from textual.widgets import Input
 
     from ckptdiff.results import LogitDiff, Tap
-    from ckptdiff.tui.application import CkptDiffApp
-    from ckptdiff.tui.logits import PromptRun
-    from ckptdiff.tui.painted import Line
+    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.model.prompt_run import PromptRun
     from ckptdiff.tui.screens.prompting import PromptingScreen
-    from ckptdiff.tui.taps import Read
+    from ckptdiff.tui.text.lines import Line
+    from ckptdiff.tui.text.taps import Read
 
 ROOMY = 30  # lines of a terminal from which on nothing is cut
 

@@ -17,21 +17,21 @@ from textual.worker import get_current_worker
 from ckptdiff import __version__
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.text import printable
-from ckptdiff.tui.jobs import Stopped
 from ckptdiff.tui.messages import PathRead, PathRecognised
 from ckptdiff.tui.screens.base import BaseScreen
-from ckptdiff.tui.sides import recognised
+from ckptdiff.tui.text.sides import recognised
+from ckptdiff.tui.text.words import format_ago, plural, shorten
 from ckptdiff.tui.widgets.path_input import PathInput
-from ckptdiff.tui.words import format_ago, plural, shorten
+from ckptdiff.tui.workers.cancellable import Stopped
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.timer import Timer
 
+    from ckptdiff.checkpoint import Checkpoint
     from ckptdiff.settings import RecentPair
-    from ckptdiff.tensors import Checkpoint
-    from ckptdiff.tui.application import CkptDiffApp
-    from ckptdiff.tui.comparison import Side
+    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.model.comparison import Side
 
 PAUSE = 0.2  # seconds after the last key before a path is looked at
 TITLES = {"a": "A  reference", "b": "B  compared with A"}

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from textual import work
 from textual.worker import Worker, WorkerState
 
-from ckptdiff.tui.logits import PromptRun
+from ckptdiff.tui.model.prompt_run import PromptRun
 from ckptdiff.tui.screens.diagnosing import DiagnosingScreen
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from ckptdiff.assemble import Assembled
-    from ckptdiff.tui.diagnosis import Cancellable
+    from ckptdiff.assembly.assemble import Assembled
     from ckptdiff.tui.messages import LogitsAdvanced, LogitsEnded, PromptRead
+    from ckptdiff.tui.workers.cancellable import Cancellable
 
 
 class PromptingScreen(DiagnosingScreen):
@@ -52,7 +52,7 @@ class PromptingScreen(DiagnosingScreen):
 
     def ask(self, text: str, *, attribute: bool = False) -> None:
         """Give both sides a prompt; what an earlier one was about to tell is not waited for."""
-        from ckptdiff.tui.diagnosis import Cancellable
+        from ckptdiff.tui.workers.cancellable import Cancellable
 
         session = self.session
         assert session.a is not None
@@ -86,7 +86,7 @@ class PromptingScreen(DiagnosingScreen):
 
     @work(thread=True, exit_on_error=False, group="logits", description="comparing logits")
     def _ask(self, run: PromptRun, a: Assembled, b: Assembled, layers: Cancellable) -> None:
-        from ckptdiff.tui import logit_jobs
+        from ckptdiff.tui.workers import logits as logit_jobs
 
         logit_jobs.ask(
             run.number,
@@ -131,8 +131,8 @@ class PromptingScreen(DiagnosingScreen):
 
     def _ended_prompt(self, run: PromptRun) -> None:
         """Tell what came out, where nobody looks in a toast."""
-        from ckptdiff.tui.logit_words import headline
         from ckptdiff.tui.screens.logits import LogitsScreen
+        from ckptdiff.tui.text.logits import headline
 
         if not any(isinstance(screen, LogitsScreen) for screen in self.app.screen_stack):
             severity = "error" if run.state == "failed" else "information"

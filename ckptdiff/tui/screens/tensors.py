@@ -10,11 +10,11 @@ from textual.content import Content
 from textual.widgets import Static
 
 from ckptdiff.text import printable
-from ckptdiff.tui import sides
-from ckptdiff.tui.inventory import Unmapped
-from ckptdiff.tui.list_words import empty_words, list_subtitle, list_title, no_further, why_not
+from ckptdiff.tui.model.inventory import Unmapped
+from ckptdiff.tui.model.session import SORTS
 from ckptdiff.tui.screens.filtering import FilteringScreen
-from ckptdiff.tui.session import SORTS
+from ckptdiff.tui.text import sides
+from ckptdiff.tui.text.list import empty_words, list_subtitle, list_title, no_further, why_not
 from ckptdiff.tui.widgets.finding_line import FindingLine
 from ckptdiff.tui.widgets.progress_line import CountsLine, ProgressLine
 from ckptdiff.tui.widgets.tensor_list import TensorList
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.events import Resize
 
-    from ckptdiff.tui.application import CkptDiffApp
-    from ckptdiff.tui.session import Sort
+    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.model.session import Sort
     from ckptdiff.tui.widgets.detail_pane import DetailPane
 
 WIDE = 100

@@ -10,24 +10,25 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Input
 from textual.worker import Worker, WorkerState
 
-from ckptdiff.browse import largest
+from ckptdiff.assembly.views import matrix_at
+from ckptdiff.comparison.inspect import largest
 from ckptdiff.text import printable
-from ckptdiff.tui.painted import Words, line
-from ckptdiff.tui.places import place_parts, sides_of
 from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.text.storage import place_parts, sides_of
+from ckptdiff.tui.text.words import shorten
+from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.widgets.values import Values
-from ckptdiff.tui.words import shorten
-from ckptdiff.views import matrix_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from textual.app import ComposeResult
 
-    from ckptdiff.tui.application import CkptDiffApp
-    from ckptdiff.tui.painted import Line
-    from ckptdiff.tui.places import Side
-    from ckptdiff.tui.session import Session
+    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.model.session import Session
+    from ckptdiff.tui.text.lines import Line
+    from ckptdiff.tui.text.storage import Side
 
 
 class ElementLine(Input):

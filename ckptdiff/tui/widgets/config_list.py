@@ -13,16 +13,16 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from ckptdiff.report import value_text
+from ckptdiff.report.diff import value_text
 from ckptdiff.text import printable
-from ckptdiff.tui.words import shorten
+from ckptdiff.tui.text.words import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from textual.events import Click
 
-    from ckptdiff.config_diff import ConfigDiff
+    from ckptdiff.config.compare import ConfigDiff
 
 GLYPHS = {"conflict": "!", "implied": "~", "same": "=", "unknown": "?"}
 LAST = 1 << 40

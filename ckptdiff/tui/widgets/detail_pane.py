@@ -6,24 +6,25 @@ from typing import TYPE_CHECKING
 
 from textual.containers import VerticalScroll
 
-from ckptdiff.shards import boundaries
+from ckptdiff.assembly.shard_map import boundaries
+from ckptdiff.assembly.views import matrix_shape
 from ckptdiff.text import printable
-from ckptdiff.tui.comparison import GLYPHS, WORDS
-from ckptdiff.tui.figures import flow, meaning, norms_agree, number_items, remarks, wrapped
-from ckptdiff.tui.painted import Words, line
-from ckptdiff.tui.places import sides_of
+from ckptdiff.tui.model.comparison import GLYPHS, WORDS
+from ckptdiff.tui.text.figures import flow, meaning, norms_agree, number_items, remarks, wrapped
+from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.text.storage import sides_of
 from ckptdiff.tui.widgets.heat_map import Heat, HeatMap
 from ckptdiff.tui.widgets.histogram import Histogram, ulp_bins
+from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.widgets.shard_map import ShardMap
-from ckptdiff.views import matrix_shape
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
     from ckptdiff.results import Numbers, TensorDiff
-    from ckptdiff.tui.painted import Line
-    from ckptdiff.tui.places import Side
-    from ckptdiff.tui.session import Session
+    from ckptdiff.tui.model.session import Session
+    from ckptdiff.tui.text.lines import Line
+    from ckptdiff.tui.text.storage import Side
 
 DEBOUNCE_SECONDS = 0.05  # while a cursor key is held down, only the last tensor is drawn
 NOTHING = "Move to a tensor to see where it lives and how it differs."

@@ -13,15 +13,15 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from ckptdiff.report import printable
-from ckptdiff.tui.words import shorten
+from ckptdiff.report.diff import printable
+from ckptdiff.tui.text.words import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from textual.events import Click
 
-    from ckptdiff.tensors import Entry
+    from ckptdiff.checkpoint import Entry
 
 # The glyph carries the meaning, and the word beside it says it.
 GLYPHS = {"tensor": "#", "value": "=", "opaque": "?", "derived": "~"}

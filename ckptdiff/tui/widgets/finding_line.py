@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.content import Content
 from textual.widget import Widget
 
-from ckptdiff.report import runs
+from ckptdiff.report.diff import runs
 from ckptdiff.text import printable
-from ckptdiff.tui.words import shorten
+from ckptdiff.tui.text.words import shorten
 
 if TYPE_CHECKING:
     from ckptdiff.results import Finding
-    from ckptdiff.tui.session import Session
+    from ckptdiff.tui.model.session import Session
 
 HINT = "   f findings"
 

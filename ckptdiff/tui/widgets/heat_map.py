@@ -10,16 +10,17 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from ckptdiff.kernels.stats import NO_NUMBER, block_size, level_value
-from ckptdiff.report import format_number
-from ckptdiff.tui.painted import Painted, line
+from ckptdiff.report.diff import format_number
+from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.widgets.painted import Painted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from textual import events
 
-    from ckptdiff.shards import Boundaries
-    from ckptdiff.tui.painted import Line, Span
+    from ckptdiff.assembly.shard_map import Boundaries
+    from ckptdiff.tui.text.lines import Line, Span
 
 SHADES, ASCII_SHADES = " ░▒▓█", ".:-=#"  # none, then a quarter of the largest each
 NO_NUMBER_MARK = "X"

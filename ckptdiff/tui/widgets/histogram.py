@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptdiff.report import format_number
-from ckptdiff.tui.painted import Painted, line
+from ckptdiff.report.diff import format_number
+from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.widgets.painted import Painted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckptdiff.kernels.stats import Summary
-    from ckptdiff.tui.painted import Line
+    from ckptdiff.tui.text.lines import Line
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
 FULL, ASCII_FULL = "█", "#"

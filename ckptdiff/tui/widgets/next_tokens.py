@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
-from ckptdiff.tui.logit_words import position_head, position_line, quoted, top_lines
-from ckptdiff.tui.painted import Painted
+from ckptdiff.tui.text.logits import position_head, position_line, quoted, top_lines
+from ckptdiff.tui.widgets.painted import Painted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckptdiff.results import Next
-    from ckptdiff.tui.painted import Line
+    from ckptdiff.tui.text.lines import Line
 
 
 class NextTokens(Painted, can_focus=True):

@@ -8,14 +8,14 @@ from textual.content import Content
 from textual.widget import Widget
 
 from ckptdiff.text import format_bytes, printable
-from ckptdiff.tui.comparison import GLYPHS, tally
-from ckptdiff.tui.words import format_ago, format_duration, format_eta, plural
+from ckptdiff.tui.model.comparison import GLYPHS, tally
+from ckptdiff.tui.text.words import format_ago, format_duration, format_eta, plural
 
 if TYPE_CHECKING:
     from textual.style import Style
 
-    from ckptdiff.tui.progress import Progress
-    from ckptdiff.tui.session import Session
+    from ckptdiff.tui.model.progress import Progress
+    from ckptdiff.tui.model.session import Session
 
 # What the counts say; `= 0 same` would be noise, so only those that occur are shown.
 COUNTED = {

@@ -10,7 +10,7 @@ from textual.message import Message
 from textual.widgets import Input
 
 if TYPE_CHECKING:
-    from ckptdiff.tui.logits import History
+    from ckptdiff.tui.model.prompt_run import History
 
 
 class PromptInput(Input):

@@ -6,21 +6,22 @@ from dataclasses import dataclass, replace
 from math import gcd, prod
 from typing import TYPE_CHECKING
 
-from ckptdiff.report import format_bytes, format_shape, printable
-from ckptdiff.shards import letters, stored_parts
-from ckptdiff.tensors import ITEMSIZE
-from ckptdiff.tui.painted import Painted, line
-from ckptdiff.tui.places import axis_word, box_text, files_text, rank_text, relative
-from ckptdiff.tui.words import shorten
+from ckptdiff.assembly.shard_map import letters, stored_parts
+from ckptdiff.dtypes import ITEMSIZE
+from ckptdiff.report.diff import format_bytes, format_shape, printable
+from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.text.storage import axis_word, box_text, files_text, rank_text, relative
+from ckptdiff.tui.text.words import shorten
+from ckptdiff.tui.widgets.painted import Painted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptdiff.assemble import Assembly, Copy
-    from ckptdiff.shards import Owner, Run, Stored
-    from ckptdiff.tensors import Box, Checkpoint
-    from ckptdiff.tui.painted import Line, Span
-    from ckptdiff.tui.places import Side
+    from ckptdiff.assembly.assemble import Assembly, Copy
+    from ckptdiff.assembly.shard_map import Owner, Run, Stored
+    from ckptdiff.checkpoint import Box, Checkpoint
+    from ckptdiff.tui.text.lines import Line, Span
+    from ckptdiff.tui.text.storage import Side
 
 INDENT = 3
 SMALLEST_BAR = 8

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from ckptdiff.tui.painted import Painted, line
-from ckptdiff.tui.taps import (
+from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.text.taps import (
     NARROWEST,
     Grid,
     grid_of,
@@ -19,6 +19,7 @@ from ckptdiff.tui.taps import (
     tap_words,
     widths,
 )
+from ckptdiff.tui.widgets.painted import Painted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from textual import events
 
     from ckptdiff.results import Tap
-    from ckptdiff.tui.painted import Line, Span
-    from ckptdiff.tui.taps import Read, Row
+    from ckptdiff.tui.text.lines import Line, Span
+    from ckptdiff.tui.text.taps import Read, Row
 
 LABEL = 5  # cells of a layer's number
 WORDS = 2  # lines below, about the tap under the cursor

@@ -14,13 +14,13 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from ckptdiff.tui.inventory import Layer
+from ckptdiff.tui.model.inventory import Layer
 from ckptdiff.tui.widgets.tensor_row import columns, header_cells, row_cells
 
 if TYPE_CHECKING:
     from textual.events import Click, Resize
 
-    from ckptdiff.tui.session import Row, Session
+    from ckptdiff.tui.model.session import Row, Session
     from ckptdiff.tui.widgets.tensor_row import Cells
 
 HEADER = 1  # the first line names the columns and does not scroll

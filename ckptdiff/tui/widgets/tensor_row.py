@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptdiff.text import format_bytes, format_cosine, format_number, format_shape, printable
-from ckptdiff.tui.comparison import GLYPHS, WORDS, tally
-from ckptdiff.tui.inventory import Layer, Unmapped
-from ckptdiff.tui.words import plural, shorten
+from ckptdiff.tui.model.comparison import GLYPHS, WORDS, tally
+from ckptdiff.tui.model.inventory import Layer, Unmapped
+from ckptdiff.tui.text.words import plural, shorten
 
 if TYPE_CHECKING:
-    from ckptdiff.assemble import Assembly
-    from ckptdiff.tui.session import Row, Session
+    from ckptdiff.assembly.assemble import Assembly
+    from ckptdiff.tui.model.session import Row, Session
 
     Cells = list[tuple[str, str]]  # text and what it is: a component class of the list, or nothing
 

@@ -10,21 +10,22 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.worker import Worker, WorkerState
 
-from ckptdiff.browse import window
-from ckptdiff.report import format_number, printable
-from ckptdiff.tensors import ITEMSIZE
-from ckptdiff.tui.painted import Painted, line
-from ckptdiff.tui.places import place_parts
-from ckptdiff.tui.words import shorten
-from ckptdiff.views import index_at, matrix_shape
+from ckptdiff.assembly.views import index_at, matrix_shape
+from ckptdiff.comparison.inspect import window
+from ckptdiff.dtypes import ITEMSIZE
+from ckptdiff.report.diff import format_number, printable
+from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.text.storage import place_parts
+from ckptdiff.tui.text.words import shorten
+from ckptdiff.tui.widgets.painted import Painted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
-    from ckptdiff.browse import Neighbourhood
-    from ckptdiff.tui.painted import Line, Span
-    from ckptdiff.tui.places import Side
+    from ckptdiff.comparison.inspect import Neighbourhood
+    from ckptdiff.tui.text.lines import Line, Span
+    from ckptdiff.tui.text.storage import Side
 
 DIGITS = {"F64": 10, "F32": 7, "F16": 5}  # enough to tell neighbours apart near each other
 FEWEST_DIGITS = 4

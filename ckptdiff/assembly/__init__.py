@@ -1,0 +1,1 @@
+"""Bring any checkpoint to canonical tensors: Hugging Face names, unsharded, still unread."""

@@ -1,0 +1,81 @@
+"""Bring a Hugging Face folder to canonical tensors: undo fusing, join copies and factors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptdiff.arch import find_architecture
+from ckptdiff.arch.base import split_name, template
+from ckptdiff.arch.fused import canonical
+from ckptdiff.arch.order import put_in_model_order
+from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
+from ckptdiff.assembly.quantisation import find_packed, join_factors
+from ckptdiff.assembly.recipe import Assembled, Assembly, Copy, Piece, alike, whole_box
+from ckptdiff.checkpoint import Rank
+from ckptdiff.config import model as configs
+from ckptdiff.errors import UnknownConfig
+
+if TYPE_CHECKING:
+    from ckptdiff.arch.base import Architecture
+    from ckptdiff.checkpoint import Checkpoint, TensorRef
+
+
+def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
+    """Every tensor is one piece, and a tied head on disk a copy of the embedding."""
+    (shard,) = checkpoint.shards
+    settings = checkpoint.config or {}
+    architecture = find_architecture(settings)
+    try:
+        tied = architecture is not None and architecture.tied_by_default
+        config = configs.from_huggingface(settings, tied_by_default=tied) if settings else None
+    except UnknownConfig:
+        config = None
+    tensors = dict(shard.tensors)
+    errors: dict[str, str] = {}
+    if architecture is not None:
+        tensors, errors = canonical(tensors, architecture)
+    derived = [
+        derived_entry(tensors.pop(name), config) for name in list(tensors) if is_derived(name)
+    ]
+    packed = find_packed(tensors, settings)
+    tensors, more = join_factors(tensors, settings)
+    errors |= more
+    copies = _shared_copies(tensors, architecture) if architecture is not None else {}
+    if architecture is not None and config is not None and config.tied_embeddings:
+        (embedding,) = architecture.embedding().hf
+        for (head,) in (m.hf for m in architecture.mappings if m.vocabulary == "head"):
+            if (
+                head in tensors
+                and embedding in tensors
+                and alike(tensors[head], tensors[embedding])
+            ):
+                copies[embedding] = (*copies.get(embedding, ()), Copy(tensors.pop(head), Rank()))
+    assemblies = {}
+    rank = Rank()
+    for name, ref in tensors.items():
+        whole = whole_box(ref)
+        piece = Piece(ref, rank, whole, whole, copies.get(name, ()))
+        assemblies[name] = Assembly(name, ref.shape, ref.dtype, (piece,))
+    return Assembled(
+        checkpoint,
+        architecture,
+        config,
+        put_in_model_order(assemblies, architecture),
+        unmapped=(),
+        errors=put_in_model_order(errors, architecture),
+        derived=tuple(derived),
+        packed=packed,
+    )
+
+
+def _shared_copies(
+    tensors: dict[str, TensorRef], architecture: Architecture
+) -> dict[str, tuple[Copy, ...]]:
+    """Take out the tensors that only repeat another one, and return them as its copies."""
+    copies: dict[str, tuple[Copy, ...]] = {}
+    originals = {template(pattern): original for pattern, original in architecture.shared}
+    for name in list(tensors) if originals else ():
+        original = originals.get(split_name(name)[0])
+        if original in tensors and alike(tensors[name], tensors[original]):
+            copies[original] = (*copies.get(original, ()), Copy(tensors.pop(name), Rank()))
+    return copies

@@ -1,0 +1,395 @@
+"""Bring Megatron's shards to canonical tensors: read each rule backward over the ranks."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptdiff.arch import guess_architecture
+from ckptdiff.arch.base import PADDING, fill_name
+from ckptdiff.arch.moe import is_grouped, ungrouped
+from ckptdiff.arch.naming import split_native
+from ckptdiff.arch.order import put_in_model_order
+from ckptdiff.assembly.dcp_chunks import placed
+from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
+from ckptdiff.assembly.recipe import Assembled, Assembly, Copy, Piece, alike, transposed, whole_box
+from ckptdiff.config import model as configs
+from ckptdiff.errors import CkptDiffError, UnknownConfig, UnsupportedLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ckptdiff.arch.base import Architecture, ParamMapping
+    from ckptdiff.checkpoint import Box, Checkpoint, Shard, TensorRef
+    from ckptdiff.config.model import ModelConfig
+
+LACKS_SHARD = "has no shard of it"  # what is said of a rank that should hold a part
+_LAYER = "decoder.layers.#."
+_PREDICTION = "mtp.layers.#."
+_LAYER_NUMBER = re.compile(r"(?<=layers\.)\d+")
+_EXPERT = ".local_experts.#."
+_QUERY_NORM = "decoder.layers.#.self_attention.q_layernorm.weight"
+
+
+def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembled:
+    """Collect each rule's shards over the ranks, then read the rule backward."""
+    named = [
+        (shard, [(split_native(native), ref) for native, ref in shard.tensors.items()])
+        for shard in checkpoint.shards
+    ]
+    if _is_share(checkpoint):
+        return _by_name(checkpoint, named, "it has one rank's share of each tensor")
+    architecture = like.architecture if like is not None else None
+    keys = {key for _, names in named for (key, _), _ in names}
+    if like is None or (architecture is None and not like.checkpoint.config):
+        wide = _has_wide_norms(checkpoint, named)
+        architecture = guess_architecture(keys, wide_qk_norm=wide)
+    if architecture is None or not any(map(architecture.rule_for, keys)):
+        return _by_name(checkpoint, named, "no rules know its names")
+    config = _megatron_config(checkpoint, like)
+    zero_centred = bool((checkpoint.config or {}).get("apply_layernorm_1p"))
+    if any(map(is_grouped, keys)):
+        named = _ungrouped(named, config.num_experts // checkpoint.parallelism.ep)
+    collected, unmapped, derived = _collect(checkpoint, architecture, named, config.num_layers)
+    if config.tied_embeddings:
+        _join_tied(collected)
+    config = _with_vocabulary(config, collected, like)
+    assemblies: dict[str, Assembly] = {}
+    errors: dict[str, str] = {}
+    for (mapping, indices), ranks in collected.items():
+        targets = [fill_name(pattern, indices) for pattern in mapping.hf]
+        try:
+            if mapping.zero_centred and zero_centred:
+                raise UnsupportedLayout(
+                    "Megatron keeps this norm less one (apply_layernorm_1p), Hugging Face keeps it "
+                    "as it is; values that differ by one are not compared"
+                )
+            found = _read_backward(mapping, targets, ranks, config, _ranks_of(mapping, checkpoint))
+            assemblies |= {name: placed(assembly, checkpoint) for name, assembly in found.items()}
+        except CkptDiffError as error:
+            errors.update(dict.fromkeys(targets, str(error)))
+    return Assembled(
+        checkpoint,
+        architecture,
+        config,
+        put_in_model_order(assemblies, architecture),
+        unmapped=tuple(sorted(unmapped)),
+        errors=put_in_model_order(errors, architecture),
+        derived=tuple(derived_entry(ref, config) for ref in derived),
+    )
+
+
+def _has_wide_norms(checkpoint: Checkpoint, named: list[tuple[Shard, Names]]) -> bool | None:
+    """Return whether the norm of queries is over all heads together; None without one."""
+    sizes = {ref.shape for _, names in named for (key, _), ref in names if key == _QUERY_NORM}
+    if not sizes or not checkpoint.config:
+        return None
+    try:
+        config = configs.from_megatron(checkpoint.config)
+    except UnknownConfig:
+        return None
+    if config.kv_lora_rank:
+        return None  # latent attention: its norm is of what queries are compressed to
+    return config.num_attention_heads > 1 and (config.kv_channels,) not in sizes
+
+
+def _is_share(checkpoint: Checkpoint) -> bool:
+    """Return whether this is the file of one rank of several."""
+    parallelism = checkpoint.parallelism
+    ranks = parallelism.tp * parallelism.pp * parallelism.ep
+    return checkpoint.files == (checkpoint.root,) and ranks > 1
+
+
+def _by_name(checkpoint: Checkpoint, named: list[tuple[Shard, Names]], why: str) -> Assembled:
+    """No rules: every stored tensor by itself, under its own name.
+
+    Layers are numbered over the whole model, and a name that several ranks have is told apart by
+    the rank: whether those are copies or shares of one tensor nobody knows.
+    """
+    try:
+        offsets = _layer_offsets(checkpoint, named)
+    except UnsupportedLayout:
+        offsets = {}
+    stored: dict[str, list[tuple[TensorRef, Shard]]] = defaultdict(list)
+    for shard, names in named:
+        before = offsets.get((shard.rank.pp, shard.chunk), 0)
+        for ((key, _), ref), native in zip(names, shard.tensors, strict=True):
+            number = _LAYER_NUMBER.search(native) if key.startswith(_LAYER) else None
+            name = native
+            if number is not None:
+                layer = int(number[0]) + before
+                name = f"{native[: number.start()]}{layer}{native[number.end() :]}"
+            stored[name].append((ref, shard))
+    tensors: dict[str, Assembly] = {}
+    errors: dict[str, str] = {}
+    for name, found in stored.items():
+        for ref, shard in found:
+            rank = shard.rank
+            own = name if len(found) == 1 else f"{name} [{_shard_text(shard)}]"
+            whole = whole_box(ref)
+            assembly = Assembly(own, ref.shape, ref.dtype, (Piece(ref, rank, whole, whole),))
+            try:
+                tensors[own] = placed(assembly, checkpoint)
+            except CkptDiffError as error:
+                errors[own] = str(error)
+    note = f"{why}: each stored tensor is taken by itself"
+    return Assembled(
+        checkpoint,
+        None,
+        None,
+        put_in_model_order(tensors, None),
+        unmapped=(),
+        errors=errors,
+        notes=(note,),
+    )
+
+
+def _shard_text(shard: Shard) -> str:
+    rank = shard.rank
+    numbers = (("tp", rank.tp), ("pp", rank.pp), ("ep", rank.ep), ("chunk", shard.chunk))
+    return " ".join(f"{word} {number}" for word, number in numbers if number or word == "tp")
+
+
+Names = list[tuple[tuple[str, tuple[int, ...]], "TensorRef"]]  # split native names and their refs
+Shards = dict[int, list[Copy]]  # tp rank to its copies of one tensor
+Collected = dict[tuple["ParamMapping", tuple[int, ...]], Shards]
+
+
+def _collect(
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    named: list[tuple[Shard, Names]],
+    num_layers: int,
+) -> tuple[Collected, set[str], list[TensorRef]]:
+    """Group the shards by rule and by layer and expert number over the whole model."""
+    offsets = _layer_offsets(checkpoint, named)
+    collected: Collected = {}
+    unmapped: set[str] = set()
+    derived: dict[str, TensorRef] = {}
+    per_rank = _experts_per_rank(named)
+    for shard, names in named:
+        rank = shard.rank
+        offset = offsets[rank.pp, shard.chunk]
+        for (key, indices), ref in names:
+            mapping = architecture.rule_for(key)
+            if mapping is None:
+                if is_derived(key):
+                    derived.setdefault(ref.name, ref)
+                else:
+                    unmapped.add(ref.name)
+                continue
+            numbers = list(indices)
+            if key.startswith(_LAYER):
+                numbers[0] += offset
+            elif key.startswith(_PREDICTION):
+                numbers[0] += architecture.layers_of(mapping, num_layers).start
+            place = rank.tp
+            if mapping.of_experts:
+                # A rank numbers its experts from 0; where experts are cut into fewer shards than
+                # the rest, several ranks hold the same one.
+                numbers[-1] += rank.ep * per_rank
+                place = rank.tp % checkpoint.parallelism.etp
+            shards = collected.setdefault((mapping, tuple(numbers)), {})
+            shards.setdefault(place, []).append(Copy(ref, rank))
+    return collected, unmapped, list(derived.values())
+
+
+def _ungrouped(named: list[tuple[Shard, Names]], experts: int) -> list[tuple[Shard, Names]]:
+    """Replace the legacy GroupedMLP's matrices by the experts that they hold."""
+    return [
+        (
+            shard,
+            [
+                one
+                for (key, indices), ref in names
+                for one in (
+                    [((k, (*indices, e)), r) for k, e, r in ungrouped(key, ref, experts)]
+                    or [((key, indices), ref)]
+                )
+            ],
+        )
+        for shard, names in named
+    ]
+
+
+def _experts_per_rank(named: list[tuple[Shard, Names]]) -> int:
+    """Return how many experts a rank holds, counted in its tensors."""
+    return max(
+        (indices[-1] + 1 for _, names in named for (key, indices), _ in names if _EXPERT in key),
+        default=0,
+    )
+
+
+def _layer_offsets(
+    checkpoint: Checkpoint, named: list[tuple[Shard, Names]]
+) -> dict[tuple[int, int], int]:
+    """Return, for each (stage, virtual chunk), how many layers come before its layer 0.
+
+    Layers are counted in the files: chunk 0 of every stage, then chunk 1 of every stage. Raises
+    UnsupportedLayout where ranks of one stage hold different layers.
+    """
+    layers: dict[tuple[int, int], set[int]] = {}
+    for shard, names in named:
+        stage = shard.rank.pp
+        numbers = {indices[0] for (key, indices), _ in names if key.startswith(_LAYER)}
+        held = layers.setdefault((stage, shard.chunk), numbers)
+        if held != numbers:
+            raise UnsupportedLayout(
+                f"{checkpoint.root}: tp {shard.rank.tp} of stage {stage} holds layers "
+                f"{sorted(numbers)}, another rank of that stage holds {sorted(held)}"
+            )
+        if numbers != set(range(len(numbers))):
+            raise UnsupportedLayout(
+                f"{checkpoint.root}: stage {stage} holds layers {sorted(numbers)}; "
+                "Megatron counts them from 0 in every stage"
+            )
+    offsets = {}
+    before = 0
+    for stage, chunk in sorted(layers, key=lambda key: (key[1], key[0])):
+        offsets[stage, chunk] = before
+        before += len(layers[stage, chunk])
+    return offsets
+
+
+def _ranks_of(mapping: ParamMapping, checkpoint: Checkpoint) -> int:
+    """Return over how many ranks a tensor is cut: experts have a size of their own."""
+    if checkpoint.chunks is not None:
+        return 1
+    return checkpoint.parallelism.etp if mapping.of_experts else checkpoint.parallelism.tp
+
+
+def _read_backward(
+    mapping: ParamMapping, targets: list[str], ranks: Shards, config: ModelConfig, tp: int
+) -> dict[str, Assembly]:
+    """Return the canonical tensors of one rule, checked to use every row once.
+
+    Raises UnsupportedLayout if the shards are not what the rule says, or one is missing.
+    """
+    if mapping.transposed:
+        # Seen as the Hugging Face side stores it, the shard is cut along the other dimension.
+        ranks = {r: [Copy(transposed(c.ref), c.rank) for c in ranks[r]] for r in ranks}
+    missing = [rank for rank in range(tp) if rank not in ranks]
+    if missing:
+        raise UnsupportedLayout(
+            f"tp {', '.join(map(str, missing))} of {tp} {LACKS_SHARD}, other ranks have"
+        )
+    if mapping.partition is None or mapping.dim is None:
+        first, *others = [copy for rank in sorted(ranks) for copy in ranks[rank]]
+        _check_shapes(first, others)
+        whole = whole_box(first.ref)
+        piece = Piece(first.ref, first.rank, whole, whole, tuple(others))
+        return {targets[0]: Assembly(targets[0], first.ref.shape, first.ref.dtype, (piece,))}
+    dim = 1 - mapping.dim if mapping.transposed else mapping.dim
+    if mapping.or_replicated and tp > 1 and _is_whole(ranks[0][0].ref, mapping, config):
+        ranks = {0: [copy for rank in sorted(ranks) for copy in ranks[rank]]}
+        tp = 1
+    pieces: dict[int, list[Piece]] = defaultdict(list)
+    for rank in range(tp):
+        first, *others = ranks[rank]
+        _check_shapes(first, others)
+        ref = first.ref
+        parts = list(mapping.partition(config, tp, rank))
+        wanted = sum(part.stop - part.start for part in parts)
+        if len(ref.shape) <= dim or wanted != ref.shape[dim]:
+            raise UnsupportedLayout(
+                f"{ref.file}: {ref.name} has the shape {list(ref.shape)}; by the config it has "
+                f"{wanted} along dimension {dim} at TP {tp}"
+            )
+        at = 0
+        for part in parts:
+            size = part.stop - part.start
+            of = _along(ref, dim, at, at + size)
+            box = _along(ref, dim, part.start, part.stop)
+            pieces[part.source].append(Piece(ref, first.rank, of, box, tuple(others)))
+            at += size
+    padding = tuple(sorted(pieces.pop(PADDING, []), key=lambda piece: piece.box[dim]))
+    return {
+        target: _assembly(target, pieces[source], padding, dim)
+        for source, target in enumerate(targets)
+    }
+
+
+def _is_whole(ref: TensorRef, mapping: ParamMapping, config: ModelConfig) -> bool:
+    """Return whether a rank holds all rows of a tensor that the rule would cut."""
+    assert mapping.partition is not None
+    assert mapping.dim is not None
+    rows = sum(part.stop - part.start for part in mapping.partition(config, 1, 0))
+    return len(ref.shape) > mapping.dim and ref.shape[mapping.dim] == rows
+
+
+def _assembly(name: str, pieces: list[Piece], padding: tuple[Piece, ...], dim: int) -> Assembly:
+    """Return the tensor that the pieces fill; raises UnsupportedLayout if they do not tile it."""
+    pieces = sorted(pieces, key=lambda piece: piece.box[dim])
+    dtypes = sorted({piece.ref.dtype for piece in pieces})
+    others = {piece.box[:dim] + piece.box[dim + 1 :] for piece in pieces}
+    if len(dtypes) != 1 or len(others) != 1:
+        shapes = sorted({str(list(piece.ref.shape)) for piece in pieces})
+        raise UnsupportedLayout(
+            f"its shards do not fit: dtypes {', '.join(dtypes)}, shapes {', '.join(shapes)}"
+        )
+    end = 0
+    for piece in pieces:
+        start, stop = piece.box[dim]
+        assert start == end, f"{name}: rows {end} to {start} are in no slice"
+        end = stop
+    shape = tuple(end if d == dim else bounds[1] for d, bounds in enumerate(pieces[0].box))
+    return Assembly(name, shape, dtypes[0], tuple(pieces), padding)
+
+
+def _check_shapes(first: Copy, others: Iterable[Copy]) -> None:
+    """Raise UnsupportedLayout if a copy has another shape or dtype than its original."""
+    for other in others:
+        if not alike(other.ref, first.ref):
+            raise UnsupportedLayout(
+                f"{other.ref.file}: {other.ref.name} is {other.ref.dtype} {list(other.ref.shape)}; "
+                f"its copy in {first.ref.file} is {first.ref.dtype} {list(first.ref.shape)}"
+            )
+
+
+def _join_tied(collected: Collected) -> None:
+    """With tied embeddings the head of the last stage is one more copy of the embedding."""
+    by_kind = {mapping.vocabulary: (mapping, indices) for mapping, indices in collected}
+    if "head" in by_kind and "embedding" in by_kind:
+        embedding = collected[by_kind["embedding"]]
+        for rank, copies in collected.pop(by_kind["head"]).items():
+            embedding.setdefault(rank, []).extend(copies)
+
+
+def _megatron_config(checkpoint: Checkpoint, like: Assembled | None) -> ModelConfig:
+    """Return the config of a sharded side from its own args, else from the other side."""
+    if checkpoint.config is not None:
+        return configs.from_megatron(checkpoint.config)
+    if like is not None and like.config is not None:
+        return like.config
+    raise UnknownConfig(
+        f"{checkpoint.root}: holds no args, so the number of heads is not known; "
+        "compare it with a Hugging Face folder that has a config.json"
+    )
+
+
+def _with_vocabulary(
+    config: ModelConfig, collected: Collected, like: Assembled | None
+) -> ModelConfig:
+    """Take the rows of the vocabulary from the tensors: what args say of them is often wrong."""
+    # A rank may lack one of the two, embedding and head: the other still tells the rows.
+    rows = {
+        mapping: sum(copies[0].ref.shape[0] for copies in ranks.values() if copies[0].ref.shape)
+        for (mapping, _), ranks in collected.items()
+        if mapping.vocabulary is not None
+    }
+    if not rows:
+        return config
+    mapping = max(rows, key=lambda mapping: rows[mapping])
+    other = like.tensors.get(mapping.hf[0]) if like is not None else None
+    return replace(
+        config,
+        padded_vocab_size=rows[mapping],
+        vocab_size=other.shape[0] if other is not None and other.shape else None,
+    )
+
+
+def _along(ref: TensorRef, dim: int, start: int, stop: int) -> Box:
+    whole = whole_box(ref)
+    return (*whole[:dim], (start, stop), *whole[dim + 1 :])

@@ -1,0 +1,171 @@
+"""Bring Meta's own files to canonical tensors: join the ranks' shares, unweave rotary rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.arch.base import fill_name, split_name
+from ckptdiff.arch.llama import LLAMA
+from ckptdiff.arch.meta import EMBEDDING, GATE, HEAD, META_RULES, QUERY, MetaRule
+from ckptdiff.arch.order import put_in_model_order
+from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
+from ckptdiff.assembly.recipe import Assembled, Assembly, Copy, Piece
+from ckptdiff.checkpoint import Rank, TensorRef
+from ckptdiff.config import model as configs
+from ckptdiff.dtypes import ITEMSIZE
+from ckptdiff.errors import CkptDiffError, MissingShard, UnknownConfig, UnsupportedLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptdiff.checkpoint import Box, Checkpoint
+    from ckptdiff.config.model import ModelConfig
+
+
+def assemble_meta(checkpoint: Checkpoint) -> Assembled:
+    """Return the canonical tensors of a Llama in Meta's format.
+
+    Raises UnknownConfig if params.json lacks a size, MissingShard if the last files are missing.
+    """
+    stored = {
+        name: [shard.tensors[name] for shard in checkpoint.shards]
+        for name in checkpoint.shards[0].tensors
+    }
+    config = _config(checkpoint, stored)
+    tensors: dict[str, Assembly] = {}
+    errors: dict[str, str] = {}
+    unmapped: list[str] = []
+    derived: list[TensorRef] = []
+    for name, refs in stored.items():
+        key, indices = split_name(name)
+        rule = META_RULES.get(key)
+        if rule is None:
+            if is_derived(name):
+                derived.append(refs[0])
+            else:
+                unmapped.append(name)
+            continue
+        target = fill_name(rule.hf, indices)
+        try:
+            tensors[target] = _join(target, rule, refs, config)
+        except CkptDiffError as error:
+            errors[target] = str(error)
+    return Assembled(
+        checkpoint,
+        LLAMA,
+        config,
+        put_in_model_order(tensors, LLAMA),
+        unmapped=tuple(sorted(unmapped)),
+        errors=put_in_model_order(errors, LLAMA),
+        derived=tuple(derived_entry(ref, config) for ref in derived),
+    )
+
+
+def _config(checkpoint: Checkpoint, stored: dict[str, list[TensorRef]]) -> ModelConfig:
+    """Read params.json, and count in the tensors what it does not tell.
+
+    Raises MissingShard if the files do not hold all query heads.
+    """
+    params: dict[str, Any] = dict(checkpoint.config or {})
+    by_key = {split_name(name)[0]: refs for name, refs in stored.items()}
+    gate = sum(ref.shape[0] for ref in by_key.get(GATE, ()) if ref.shape)
+    vocabulary = 0
+    embedding = stored.get(EMBEDDING, [])
+    if embedding and all(len(ref.shape) == 2 for ref in embedding):
+        across = embedding[0].shape[1] == params.get("dim")
+        vocabulary = sum(r.shape[0] for r in embedding) if across else embedding[0].shape[0]
+    try:
+        config = configs.from_meta(
+            params, ffn=gate or 1, vocabulary=vocabulary, tied=HEAD not in stored
+        )
+    except UnknownConfig as error:
+        raise UnknownConfig(f"{checkpoint.root}: {error}") from error
+    queries = by_key.get(QUERY, [])
+    held = sum(ref.shape[0] for ref in queries if ref.shape)
+    wanted = config.num_attention_heads * config.kv_channels
+    if 0 < held < wanted and wanted % held == 0:
+        count = len(checkpoint.files)
+        raise MissingShard(
+            f"{checkpoint.root}: found {count} of {count * wanted // held} files: they hold {held} "
+            f"of {wanted} query rows. Copy the missing consolidated files"
+        )
+    return config
+
+
+def _join(name: str, rule: MetaRule, refs: list[TensorRef], config: ModelConfig) -> Assembly:
+    """Return one tensor from the ranks' shares of it. Raises UnsupportedLayout."""
+    first = refs[0]
+    for ref in refs:
+        if (ref.shape, ref.dtype) != (first.shape, first.dtype):
+            raise UnsupportedLayout(
+                f"{ref.file}: {ref.name} is {ref.dtype} {list(ref.shape)}; "
+                f"in {first.file.name} it is {first.dtype} {list(first.shape)}"
+            )
+    if rule.cut == "whole":
+        return _whole(name, refs)
+    if len(first.shape) != 2:
+        raise UnsupportedLayout(f"{first.file}: {first.name} of shape {list(first.shape)}")
+    dim = 1 if rule.cut == "columns" else 0
+    if rule.cut == "either":
+        dim = 0 if first.shape[1] == config.hidden_size else 1
+    copies = _copies_of_a_head(rule, refs, config)
+    size = first.shape[dim]
+    pieces: list[Piece] = []
+    for place, start in enumerate(range(0, len(refs), copies)):
+        ref = refs[start]
+        others = [(refs[r], Rank(r)) for r in range(start + 1, start + copies)]
+        whole = tuple((0, n) for n in ref.shape)
+        box = tuple(
+            (place * size, (place + 1) * size) if d == dim else bounds
+            for d, bounds in enumerate(whole)
+        )
+        made = Piece(ref, Rank(start), whole, box, tuple(Copy(r, rank) for r, rank in others))
+        pieces += _unwoven(made, config.kv_channels) if rule.cut == "rotary" else [made]
+    shape = tuple(n * len(refs) // copies if d == dim else n for d, n in enumerate(first.shape))
+    return Assembly(name, shape, first.dtype, tuple(pieces))
+
+
+def _whole(name: str, refs: list[TensorRef]) -> Assembly:
+    first, *others = refs
+    whole = tuple((0, n) for n in first.shape)
+    copies = tuple(Copy(ref, Rank(rank)) for rank, ref in enumerate(others, 1))
+    piece = Piece(first, Rank(0), whole, whole, copies)
+    return Assembly(name, first.shape, first.dtype, (piece,))
+
+
+def _copies_of_a_head(rule: MetaRule, refs: list[TensorRef], config: ModelConfig) -> int:
+    """Return on how many ranks each key and value head is: more ranks than heads share them."""
+    if rule.heads is None:
+        return 1
+    heads = config.num_attention_heads if rule.heads == "query" else config.num_query_groups
+    wanted, held = heads * config.kv_channels, sum(ref.shape[0] for ref in refs)
+    if held % wanted or len(refs) % (held // wanted) or refs[0].shape[0] % config.kv_channels:
+        raise UnsupportedLayout(
+            f"{refs[0].file}: {refs[0].name} of shape {list(refs[0].shape)} on {len(refs)} ranks "
+            f"does not hold {heads} heads of {config.kv_channels} rows"
+        )
+    return held // wanted
+
+
+def _unwoven(piece: Piece, head: int) -> Iterator[Piece]:
+    """Yield the halves of each head: every second row, from the first on and from the second."""
+    if head % 2:
+        raise UnsupportedLayout(f"{piece.ref.file}: heads of {head} rows have no halves")
+    (start, stop), across = piece.box
+    for row in range(0, stop - start, head):
+        for half in (0, 1):
+            first = start + row + half * head // 2
+            box: Box = ((first, first + head // 2), across)
+            ref = _every_second(piece.ref, row + half, head // 2)
+            copies = tuple(
+                replace(copy, ref=_every_second(copy.ref, row + half, head // 2))
+                for copy in piece.copies
+            )
+            yield Piece(ref, piece.rank, ((0, head // 2), across), box, copies)
+
+
+def _every_second(ref: TensorRef, row: int, count: int) -> TensorRef:
+    down, step = ref.stride
+    offset = ref.offset + row * down * ITEMSIZE[ref.dtype]
+    return TensorRef(ref.name, (count, ref.shape[1]), ref.dtype, ref.file, offset, (2 * down, step))

@@ -1,0 +1,327 @@
+"""Adam's state under the names of the weights: master weights and moments as checkpoints."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.arch.naming import is_buffer, is_expert
+from ckptdiff.checkpoint import Checkpoint, Chunk, Rank, Shard, TensorRef, contiguous
+from ckptdiff.dtypes import ITEMSIZE
+from ckptdiff.errors import CkptDiffError, CorruptFile
+from ckptdiff.formats import dcp, megatron, torch_dist, torch_zip
+from ckptdiff.formats.files import each_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from ckptdiff.checkpoint import Box
+    from ckptdiff.formats.dcp import Described
+
+# In torch_dist's words: the weights in full precision, and Adam's two moments.
+MASTER = "fp32_param"
+KINDS = (MASTER, "exp_avg", "exp_avg_sq")
+_FLAT = {"fp32_param": "param", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
+_STATE = re.compile(r"^(?:chained_\d+\.)?optimizer\.state\.(fp32_param|exp_avg|exp_avg_sq)\.(.+)$")
+
+# Elements between which Megatron starts a parameter in a flat buffer; old versions leave no gaps.
+_ALIGNMENTS = (64, 1)
+
+Named = dict[str, TensorRef]
+
+
+@dataclass(slots=True)
+class States:
+    """The optimizer of a checkpoint: a checkpoint of the model's names for each kind of state."""
+
+    kinds: dict[str, Checkpoint] = field(default_factory=dict)
+    unnamed: list[str] = field(default_factory=list)  # what belongs to no weight that is known
+
+
+def read_states(checkpoint: Checkpoint) -> States:
+    """Return the optimizer state that a checkpoint holds, from headers alone.
+
+    Raises CorruptFile, MissingShard or UnreadableFile.
+    """
+    if checkpoint.format == torch_dist.NAME:
+        return _distributed(checkpoint)
+    if checkpoint.format == megatron.NAME:
+        return _by_rank(checkpoint)
+    return States()
+
+
+def has_masters(checkpoint: Checkpoint) -> bool:
+    """Return whether there are fp32 master weights, as far as the first file tells."""
+    try:
+        if checkpoint.format == torch_dist.NAME:
+            described, _ = dcp.read_metadata(checkpoint.root)
+            return any((m := _STATE.match(t.name)) and m[1] == MASTER for t in described)
+        if checkpoint.format != megatron.NAME:
+            return False
+        file = checkpoint.files[0]
+        shards = [s for s in checkpoint.shards if any(r.file == file for r in s.tensors.values())]
+        named, _ = _of_file(file, shards)
+    except CkptDiffError:  # nobody asked for it, so nobody is told that it is damaged
+        return False
+    return any(kind == MASTER for kind, _ in named)
+
+
+# ── torch_dist: states have names ────────────────────────────────────────────────────────────────
+
+
+def _distributed(checkpoint: Checkpoint) -> States:
+    root = checkpoint.root
+    described, _ = dcp.read_metadata(root)
+    shapes = {tensor.name: tensor.shape for tensor in described}
+    found: dict[str, list[tuple[str, Described]]] = defaultdict(list)
+    states = States()
+    for tensor in described:
+        match = _STATE.match(tensor.name)
+        if match is not None and match[2] in shapes:
+            found[match[1]].append((match[2], tensor))
+        elif torch_dist.OPTIMIZER.match(tensor.name):
+            states.unnamed.append(tensor.name)
+    for kind in KINDS:
+        if not found[kind]:
+            continue
+        refs = torch_dist.read_chunks(root, [tensor for _, tensor in found[kind]], None)
+        wholes = []
+        for name, tensor in found[kind]:
+            shape = shapes[name]
+            parts = [
+                part
+                for record in tensor.records
+                for part in _unflattened(
+                    refs[tensor.name, record.offsets], tensor.shape, record.offsets, shape
+                )
+            ]
+            wholes.append(torch_dist.Whole(name, shape, tensor.dtype, tuple(parts)))
+        tensors, chunks = torch_dist.lay_out(root, wholes)
+        states.kinds[kind] = replace(checkpoint, shards=(Shard(Rank(), 0, tensors),), chunks=chunks)
+    return states
+
+
+def _unflattened(
+    ref: TensorRef, stored: tuple[int, ...], offsets: tuple[int, ...], shape: tuple[int, ...]
+) -> Iterator[Chunk]:
+    """Yield the boxes of a weight that a stored chunk of its state fills.
+
+    A distributed optimizer stores fragments, flat: the shape says how many there are along every
+    dimension of the weight, then how many elements each has. Raises CorruptFile if it does not fit.
+    """
+    if stored == shape:
+        yield Chunk(ref, tuple((at, at + n) for at, n in zip(offsets, ref.shape, strict=True)))
+        return
+    counts = stored[:-1]
+    fits = len(counts) == len(shape) and all(
+        n and size % n == 0 for n, size in zip(counts, shape, strict=True)
+    )
+    local = tuple(size // n for n, size in zip(counts, shape, strict=True)) if fits else ()
+    if not fits or prod(local) != stored[-1] or prod(ref.shape) != ref.shape[-1]:
+        raise CorruptFile(
+            f"{ref.file}: {ref.name} of shape {list(stored)} is no state of a weight of shape "
+            f"{list(shape)}"
+        )
+    first = offsets[-1]
+    for box, at in _boxes(local, first, first + ref.shape[-1]):
+        sizes = tuple(stop - start for start, stop in box)
+        offset = ref.offset + (at - first) * ITEMSIZE[ref.dtype]
+        part = TensorRef(ref.name, sizes, ref.dtype, ref.file, offset, contiguous(sizes))
+        moved = tuple(
+            (start + n * size, stop + n * size)
+            for (start, stop), n, size in zip(box, offsets, local, strict=False)
+        )
+        yield Chunk(part, moved)
+
+
+def _boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[Box, int]]:
+    """Yield the boxes that elements `start:stop` of a row-major tensor are, and their starts."""
+    if start >= stop:
+        return
+    if len(shape) == 1:
+        yield ((start, stop),), start
+        return
+    inner = prod(shape[1:])
+    row = start // inner
+    if start % inner:
+        end = min(stop, (row + 1) * inner)
+        for box, at in _boxes(shape[1:], start - row * inner, end - row * inner):
+            yield ((row, row + 1), *box), at + row * inner
+        row, start = row + 1, end
+    last = stop // inner
+    if start < stop and row < last:
+        yield ((row, last), *((0, n) for n in shape[1:])), row * inner
+        start = last * inner
+    if start < stop:
+        for box, at in _boxes(shape[1:], start - last * inner, stop - last * inner):
+            yield ((last, last + 1), *box), at + last * inner
+
+
+# ── torch: states have places, and names only by the order of the model's parameters ─────────────
+
+
+def _by_rank(checkpoint: Checkpoint) -> States:
+    states = States()
+    shards: dict[Path, list[Shard]] = defaultdict(list)
+    for shard in checkpoint.shards:
+        for ref in shard.tensors.values():
+            shards[ref.file].append(shard)
+            break
+    found: dict[tuple[str, Rank, int], Named] = defaultdict(dict)
+    for file, (named, unnamed) in each_file(
+        list(shards), lambda file: _of_file(file, shards[file])
+    ):
+        states.unnamed += [f"{file.parent.name}: {text}" for text in unnamed]
+        for (kind, place), tensors in named.items():
+            shard = shards[file][place]
+            found[kind, shard.rank, shard.chunk].update(tensors)
+    for kind in KINDS:
+        made = []
+        for shard in checkpoint.shards:
+            own = found.get((kind, shard.rank, shard.chunk), {})
+            # The state of what is no expert's is written once, by the first expert rank.
+            first = found.get((kind, replace(shard.rank, ep=0), shard.chunk), {})
+            shared = {n: r for n, r in first.items() if not is_expert(n)} if shard.rank.ep else {}
+            held = {**shared, **own}
+            made.append(replace(shard, tensors={n: held[n] for n in shard.tensors if n in held}))
+        # Half the parameters of a stage would put its layers into wrong places.
+        if not states.unnamed and any(shard.tensors for shard in made):
+            states.kinds[kind] = replace(checkpoint, shards=tuple(made))
+    return states
+
+
+Found = tuple[dict[tuple[str, int], Named], list[str]]  # by kind and place of the shard; unnamed
+
+
+def _of_file(file: Path, shards: list[Shard]) -> Found:
+    flat = file.parent / megatron.OPTIMIZER_FILE
+    parameters = [
+        [(n, ref) for n, ref in shard.tensors.items() if prod(ref.shape) and not is_buffer(n)]
+        for shard in shards
+    ]
+    if flat.exists():
+        return _from_buffers(torch_zip.read_index(flat), parameters)
+    index = torch_zip.read_index(file)
+    optimizer = index.get("optimizer") if isinstance(index, dict) else None
+    if optimizer is None:
+        return {}, []
+    return _from_groups(optimizer, parameters)
+
+
+def _from_buffers(tree: Any, parameters: list[list[tuple[str, TensorRef]]]) -> Found:
+    """Name what lies in flat buffers, in the reverse order of the model's parameters."""
+    named: dict[tuple[str, int], Named] = defaultdict(dict)
+    unnamed: list[str] = []
+    optimizers = tree if isinstance(tree, list) else [tree]
+    for number, optimizer in enumerate(optimizers):
+        if optimizer is None:
+            continue
+        buffers = _buffers(optimizer)
+        if len(buffers) != len(parameters):
+            unnamed.append(
+                f"optimizer {number}: {len(buffers)} buffers for {len(parameters)} models"
+            )
+            continue
+        for place, buffer in enumerate(buffers):
+            wanted = [
+                (name, ref)
+                for name, ref in parameters[place]
+                if len(optimizers) == 1 or is_expert(name) == bool(number)
+            ]
+            held = buffer.get("numel_unpadded") if buffer is not None else None
+            places, total = next(
+                (laid for laid in (_laid_out(wanted, n) for n in _ALIGNMENTS) if laid[1] == held),
+                ([], -1),
+            )
+            if buffer is None or len(optimizers) > 2 or total < 0:
+                unnamed.append(f"optimizer {number}: its buffer is not the model's parameters")
+                continue
+            for kind, key in _FLAT.items():
+                state = buffer.get(key)
+                if (
+                    not isinstance(state, TensorRef)
+                    or prod(state.shape) < total
+                    or state.stride != contiguous(state.shape)
+                ):
+                    unnamed.append(f"optimizer {number}: no {kind}")
+                    continue
+                for (name, ref), at in zip(wanted, places, strict=True):
+                    offset = state.offset + at * ITEMSIZE[state.dtype]
+                    strides = contiguous(ref.shape)
+                    named[kind, place][name] = TensorRef(
+                        name, ref.shape, state.dtype, state.file, offset, strides
+                    )
+    return named, unnamed
+
+
+def _laid_out(parameters: list[tuple[str, TensorRef]], alignment: int) -> tuple[list[int], int]:
+    """Return where in a flat buffer each parameter starts, and where the buffer ends."""
+    places: list[int] = []
+    at = 0
+    for _, ref in reversed(parameters):
+        at = -(-at // alignment) * alignment
+        places.append(at)
+        at += prod(ref.shape)
+    return places[::-1], at
+
+
+def _buffers(optimizer: Any) -> list[dict[str, Any] | None]:
+    """Return a model chunk's flat buffers, one each; None where there are several dtypes."""
+    if not isinstance(optimizer, dict):
+        return []
+    found: list[dict[str, Any] | None] = []
+    for key in sorted(key for key in optimizer if type(key) is int):
+        kinds = optimizer[key]
+        held = list(kinds.values()) if isinstance(kinds, dict) else []
+        only = held[0] if len(held) == 1 else None
+        found.append(only if isinstance(only, dict) else None)
+    return found
+
+
+def _from_groups(optimizer: Any, parameters: list[list[tuple[str, TensorRef]]]) -> Found:
+    """Name what is numbered: group by group, the parameters with weight decay and those without."""
+    if not isinstance(optimizer, dict):
+        return {}, ["several optimizers, numbered: their parameters cannot be told"]
+    inner = optimizer.get("optimizer")
+    inner = inner if isinstance(inner, dict) else optimizer
+    state, groups = inner.get("state"), inner.get("param_groups")
+    if not isinstance(state, dict) or not isinstance(groups, list):
+        return {}, []
+    masters = optimizer.get("fp32_from_fp16_params")
+    named: dict[tuple[str, int], Named] = defaultdict(dict)
+    everything = [
+        (place, name, ref) for place, model in enumerate(parameters) for name, ref in model
+    ]
+    trouble = "the order of its parameters cannot be told"
+    for number, group in enumerate(groups):
+        if not isinstance(group, dict):
+            return {}, [trouble]
+        decays = bool(group.get("wd_mult"))
+        members = [
+            item for item in everything if len(groups) == 1 or (len(item[2].shape) > 1) == decays
+        ]
+        indices = group.get("params")
+        if not isinstance(indices, list) or len(indices) != len(members) or len(groups) > 2:
+            return {}, [trouble]
+        for position, (index, (place, name, ref)) in enumerate(zip(indices, members, strict=True)):
+            for kind, found in _numbered(state, masters, index, number, position):
+                if not isinstance(found, TensorRef) or found.shape != ref.shape:
+                    return {}, [trouble]
+                named[kind, place][name] = torch_zip.named(found, name)
+    return named, []
+
+
+def _numbered(
+    state: Mapping[Any, Any], masters: Any, index: Any, group: int, position: int
+) -> Iterable[tuple[str, object]]:
+    moments = state.get(index) if type(index) is int else None
+    for kind in ("exp_avg", "exp_avg_sq"):
+        yield kind, moments.get(kind) if isinstance(moments, dict) else None
+    if isinstance(masters, list):
+        held = masters[group] if group < len(masters) else None
+        inside = isinstance(held, list) and position < len(held)
+        yield "fp32_param", held[position] if inside else None  # type: ignore[index]

@@ -1,0 +1,153 @@
+"""What assembling yields: the recipe of each whole canonical tensor, and one whole side of them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptdiff.dtypes import ITEMSIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ckptdiff.arch.base import Architecture
+    from ckptdiff.checkpoint import Box, Checkpoint, Entry, Rank, TensorRef
+    from ckptdiff.config.model import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Another rank's copy of a piece. Copies must be equal, byte for byte."""
+
+    ref: TensorRef
+    rank: Rank
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Box `of` of a stored tensor fills box `box` of the canonical one."""
+
+    ref: TensorRef
+    rank: Rank
+    of: Box
+    box: Box
+    copies: tuple[Copy, ...] = ()
+    part_of: str = ""  # the canonical tensor it is a part of, where it fills another
+
+    def inside(self, box: Box) -> Piece:
+        """Return the part of it that fills `box`, which lies in its own."""
+        if box == self.box:
+            return self
+        extra = len(self.of) - len(box)  # leading dimensions that only the stored tensor has
+        of = tuple(
+            (o[0] + new[0] - old[0], o[0] + new[1] - old[0])
+            for o, old, new in zip(self.of[extra:], self.box, box, strict=True)
+        )
+        return replace(self, of=(*self.of[:extra], *of), box=box)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """The recipe of one whole canonical tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    pieces: tuple[Piece, ...]  # together they fill the tensor, each element once
+    padding: tuple[Piece, ...] = ()  # vocabulary padding; its boxes go on behind the last row
+    note: str | None = None  # how it was found, where no rule says it
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * ITEMSIZE[self.dtype]
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether its elements are codes that block factors make numbers of."""
+        return any(piece.ref.scale is not None for piece in self.pieces)
+
+    @property
+    def padding_rows(self) -> int:
+        return sum(stop - start for (start, stop), *_ in (piece.box for piece in self.padding))
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A quantised weight whose numbers are not computed."""
+
+    parts: tuple[str, ...]  # the stored tensors that make it up
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """One side: a checkpoint and its canonical tensors, in model order."""
+
+    checkpoint: Checkpoint
+    architecture: Architecture | None  # None: no rule was used
+    config: ModelConfig | None
+    tensors: Mapping[str, Assembly]
+    unmapped: tuple[str, ...]  # native names that no rule knows
+    errors: Mapping[str, str]  # canonical name to what is wrong with its layout
+    derived: tuple[Entry, ...] = ()  # buffers that follow from the config
+    # Weights that are stored packed, by their plain name; parts, and why they are not computed.
+    packed: Mapping[str, Packed] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # how it was assembled, where that is worth saying
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the canonical tensors, copies and padding not counted."""
+        return sum(t.nbytes for t in self.tensors.values())
+
+
+def whole_box(ref: TensorRef) -> Box:
+    """Return the box that is all of a stored tensor."""
+    return _box_of(ref.shape)
+
+
+@lru_cache(maxsize=1000)
+def _box_of(shape: tuple[int, ...]) -> Box:
+    return tuple((0, size) for size in shape)
+
+
+def transposed(ref: TensorRef) -> TensorRef:
+    return replace(ref, shape=ref.shape[::-1], stride=ref.stride[::-1])
+
+
+def alike(one: TensorRef, other: TensorRef) -> bool:
+    """Return whether one can be a copy of the other."""
+    return (one.shape, one.dtype) == (other.shape, other.dtype)
+
+
+def common(one: Box, other: Box) -> Box | None:
+    """Return what two boxes have in common, or None."""
+    box = tuple((max(p[0], q[0]), min(p[1], q[1])) for p, q in zip(one, other, strict=True))
+    return box if all(start < stop for start, stop in box) else None
+
+
+class Pieces:
+    """The pieces of one tensor, to be asked which of them meet a box."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self.pieces = pieces
+        self.along = split_dim(pieces)
+        self._starts = [p.box[self.along][0] for p in pieces] if self.along is not None else []
+        self._ordered = self.along is not None and self._starts == sorted(self._starts)
+
+    def meeting(self, box: Box) -> Sequence[Piece]:
+        """Return the pieces that can meet a box: where they follow each other, few of them."""
+        if not self._ordered or self.along is None:
+            return self.pieces
+        first, last = box[self.along]
+        low = max(0, bisect_right(self._starts, first) - 1)
+        return self.pieces[low : bisect_right(self._starts, max(first, last - 1))]
+
+
+def split_dim(pieces: Sequence[Piece]) -> int | None:
+    """Return the one dimension along which pieces follow each other, or None."""
+    first = pieces[0].box if pieces else ()
+    dims = {d for piece in pieces for d, bounds in enumerate(piece.box) if bounds != first[d]}
+    return dims.pop() if len(dims) == 1 else None

@@ -1,0 +1,209 @@
+"""Tell how a tensor lies in the stored ones: on which rank, in which rows, beside what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+from ckptdiff.arch.base import split_name, template
+from ckptdiff.assembly.views import matrix_shape, view_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ckptdiff.assembly.assemble import Assembled, Assembly, Copy, Piece
+    from ckptdiff.checkpoint import Box, Rank, TensorRef
+
+Owner = Literal["this", "other", "padding", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A stretch of a stored tensor along the dimension in which it is divided."""
+
+    start: int
+    stop: int
+    owner: Owner
+    name: str = ""  # the canonical tensor it belongs to; empty where nobody owns it
+    box: Box = ()  # the place in the canonical tensor, of `this` and `padding`
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One stored tensor that holds a part of the canonical one, and who else lies in it."""
+
+    ref: TensorRef
+    rank: Rank
+    index: tuple[int, ...]  # in the leading dimensions that only the stored tensor has
+    axis: int  # the stored dimension along which the runs follow each other
+    runs: tuple[Run, ...]
+    copies: tuple[Copy, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return self.ref.shape[self.axis] if self.ref.shape else 1
+
+    def of(self, owner: Owner) -> list[Run]:
+        return [run for run in self.runs if run.owner == owner]
+
+
+def stored_parts(assembly: Assembly, neighbours: Iterable[Assembly] = ()) -> list[Stored]:
+    """Return every stored tensor that holds a part of a canonical one, in its order.
+
+    `neighbours` are the tensors that may share a stored one with it: those of the same layer.
+    """
+    rank_of_dims = len(assembly.shape)
+    own: dict[tuple[TensorRef, tuple[int, ...]], list[tuple[Owner, Piece]]] = {}
+    for owner, piece in _owned(assembly):
+        index = tuple(start for start, _ in piece.of[: len(piece.of) - rank_of_dims])
+        own.setdefault((piece.ref, index), []).append((owner, piece))
+    beside: dict[tuple[TensorRef, tuple[int, ...]], list[tuple[str, Box]]] = {
+        key: [] for key in own
+    }
+    refs = {ref for ref, _ in own}
+    for neighbour in neighbours:
+        if neighbour.name == assembly.name:
+            continue
+        for piece in (*neighbour.pieces, *neighbour.padding):
+            if piece.ref in refs:
+                index = tuple(start for start, _ in piece.of[: len(piece.of) - rank_of_dims])
+                if (piece.ref, index) in beside:
+                    beside[piece.ref, index].append((neighbour.name, piece.of))
+    return [_stored(ref, index, pieces, beside[ref, index]) for (ref, index), pieces in own.items()]
+
+
+def _owned(assembly: Assembly) -> Iterator[tuple[Owner, Piece]]:
+    for piece in assembly.pieces:
+        yield "this", piece
+    for piece in assembly.padding:
+        yield "padding", piece
+
+
+def _stored(
+    ref: TensorRef,
+    index: tuple[int, ...],
+    own: list[tuple[Owner, Piece]],
+    beside: list[tuple[str, Box]],
+) -> Stored:
+    boxes = [piece.of for _, piece in own] + [box for _, box in beside]
+    divided = [
+        axis
+        for axis in range(len(index), len(ref.shape))
+        if any(box[axis] != (0, ref.shape[axis]) for box in boxes)
+    ]
+    axis = divided[0] if divided else min(len(index), max(0, len(ref.shape) - 1))
+    runs = [Run(*_along(p.of, axis), owner, box=p.box) for owner, p in own]
+    runs += {Run(*_along(box, axis), "other", name) for name, box in beside}
+    runs.sort(key=lambda run: run.start)
+    filled: list[Run] = []
+    at = 0
+    for run in runs:
+        if run.start > at:
+            filled.append(Run(at, run.start, "unknown"))
+        filled.append(run)
+        at = max(at, run.stop)
+    size = ref.shape[axis] if ref.shape else 1
+    if at < size:
+        filled.append(Run(at, size, "unknown"))
+    first = own[0][1]
+    return Stored(ref, first.rank, index, axis, tuple(filled), first.copies)
+
+
+def _along(box: Box, axis: int) -> tuple[int, int]:
+    return box[axis] if box else (0, 1)
+
+
+def letters(this: str, others: Iterable[str]) -> dict[str, str]:
+    """Return one letter for each name: upper case for this tensor, lower case for the others.
+
+    They are letters of the first component in which the names differ, so q_proj is Q beside k.
+    """
+    names = [this, *dict.fromkeys(name for name in others if name != this)]
+    parts = [name.split(".") for name in names]
+    differing = 0
+    while len(names) > 1 and all(
+        differing < len(part) and part[differing] == parts[0][differing] for part in parts
+    ):
+        differing += 1
+    words = [
+        _word(part, differing) if len(names) > 1 else _word(part, max(0, len(part) - 2))
+        for part in parts
+    ]
+    own = next((c for c in words[0] if c.isascii() and c.isalpha()), "x").upper()
+    found = {this: own}
+    taken = {own.lower()}
+    for name, word in zip(names[1:], words[1:], strict=True):
+        candidates = [c for c in word.lower() if c.isascii() and c.isalnum()]
+        letter = next((c for c in candidates if c not in taken), "-")
+        found[name] = letter
+        taken.add(letter)
+    return found
+
+
+def _word(parts: list[str], at: int) -> str:
+    return parts[at] if at < len(parts) else parts[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Boundaries:
+    """Rows (axis 0) or columns (axis 1) of the canonical matrix at which something new begins."""
+
+    word: Literal["rank", "file", "head"]
+    axis: int
+    starts: tuple[int, ...]  # the first one, 0, is left out
+
+
+def boundaries(assembled: Assembled, assembly: Assembly) -> list[Boundaries]:
+    """Return where another rank begins (or another file, without ranks), and another head."""
+    found = []
+    placed = [(view_of(piece, assembly.shape)[0], piece) for piece in assembly.pieces]
+    ranks = len({piece.rank for _, piece in placed}) > 1
+    for axis in (0, 1):
+        holder: dict[int, set[object]] = {}
+        for at, piece in placed:
+            where = piece.rank if ranks else piece.ref.file
+            holder.setdefault(at[axis], set()).add(where)
+        starts = sorted(holder)
+        new = tuple(start for before, start in pairwise(starts) if holder[start] != holder[before])
+        if new:
+            found.append(Boundaries("rank" if ranks else "file", axis, new))
+    heads = _heads(assembled, assembly)
+    return found if heads is None else [*found, heads]
+
+
+def _heads(assembled: Assembled, assembly: Assembly) -> Boundaries | None:
+    """Return where attention heads begin: rows of q, k and v, columns of what follows them.
+
+    A rule that fuses three tensors is that of q, k and v; their module's other divided tensor
+    takes the heads' outputs.
+    """
+    architecture, config = assembled.architecture, assembled.config
+    if architecture is None or config is None:
+        return None
+    name = split_name(assembly.name)[0]
+    attention = {
+        template(hf).rpartition(".")[0].rpartition(".")[0]
+        for mapping in architecture.mappings
+        if len(mapping.hf) == 3
+        for hf in mapping.hf
+    }
+    rows, columns = matrix_shape(assembly.shape)
+    for mapping in architecture.mappings:
+        if name not in map(template, mapping.hf):
+            continue
+        inside = name.rpartition(".")[0].rpartition(".")[0] in attention
+        axis = 0 if len(mapping.hf) == 3 else 1
+        if not inside or mapping.dim is None or (axis == 1 and mapping.dim != 1):
+            return None
+        if len(assembly.shape) == 1:
+            axis = 1  # a bias is one row
+        size = (rows, columns)[axis]
+        if size % config.kv_channels or size == config.kv_channels:
+            return None
+        return Boundaries("head", axis, tuple(range(config.kv_channels, size, config.kv_channels)))
+    return None

@@ -1,0 +1,51 @@
+"""Cut a tensor that is to be written into stretches of its file, each with what fills it."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptdiff.assembly.recipe import Pieces, common
+from ckptdiff.assembly.views import scaling_of
+from ckptdiff.checkpoint import Source, Stretch, row_major
+from ckptdiff.dtypes import ITEMSIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptdiff.assembly.recipe import Assembly, Piece
+    from ckptdiff.checkpoint import Box
+
+
+def cut(tensor: Assembly, offset: int, most: int) -> Iterator[Stretch]:
+    """Yield stretches of at most `most` bytes that write a tensor from `offset` on."""
+    itemsize = ITEMSIZE[tensor.dtype]
+    pieces = Pieces(tensor.pieces)
+    for box in row_major(tensor.shape, max(1, most // itemsize)):
+        sources = []
+        for piece in pieces.meeting(box):
+            inner = common(piece.box, box)
+            if inner is not None:
+                sources.append(_source(piece.inside(inner), box, tensor.name))
+        shape = tuple(stop - start for start, stop in box)
+        yield Stretch(offset, shape, tensor.dtype, tuple(sources))
+        offset += prod(shape) * itemsize
+
+
+def _source(piece: Piece, within: Box, name: str) -> Source:
+    """Return where a piece is stored, and the box of the stretch that it fills."""
+    ref = piece.ref
+    sizes = tuple(stop - start for start, stop in piece.box)
+    steps = iter(
+        step for (start, stop), step in zip(piece.of, ref.stride, strict=True) if stop - start != 1
+    )
+    return Source(
+        str(ref.file),
+        ref.offset_of(tuple(start for start, _ in piece.of)),
+        sizes,
+        tuple(next(steps) if size != 1 else 0 for size in sizes),
+        ref.dtype,
+        tuple((b[0] - w[0], b[1] - w[0]) for b, w in zip(piece.box, within, strict=True)),
+        piece.part_of or name,
+        scaling_of(piece),
+    )

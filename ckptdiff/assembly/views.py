@@ -1,0 +1,132 @@
+"""See the pieces of a tensor as matrices in files: what kernels read, and where an element lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptdiff.checkpoint import Scaling, View
+from ckptdiff.dtypes import ITEMSIZE
+from ckptdiff.errors import UnsupportedLayout
+
+if TYPE_CHECKING:
+    from ckptdiff.assembly.assemble import Assembly, Piece
+    from ckptdiff.checkpoint import Box
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one element of a canonical tensor is stored."""
+
+    piece: Piece
+    index: tuple[int, ...]  # in the stored tensor
+    offset: int  # of its first byte, from the start of the file
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return rows and columns: a vector is one row, leading dimensions are multiplied into rows."""
+    if len(shape) <= 1:
+        return 1, prod(shape)
+    return prod(shape[:-1]), shape[-1]
+
+
+def matrix_at(index: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return row and column of an element in the matrix of `matrix_shape`."""
+    row = 0
+    for i, size in zip(index[:-1], shape[:-1], strict=True):
+        row = row * size + i
+    return row, index[-1] if index else 0
+
+
+def index_at(at: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the index, in a tensor of this shape, of the element at a row and column."""
+    row, column = at
+    if not shape:
+        return ()
+    leading = []
+    for size in reversed(shape[:-1]):
+        leading.append(row % size)
+        row //= size
+    return (*reversed(leading), column)
+
+
+def view_of(piece: Piece, shape: tuple[int, ...]) -> tuple[tuple[int, int], View]:
+    """Return where a piece starts in the canonical matrix, and the matrix that fills it from there.
+
+    `of` and `box` may differ in dimensions of size one (layers stacked in one stored tensor), in
+    nothing else. Raises UnsupportedLayout if either is not one rectangle of rows and columns.
+    """
+    ref = piece.ref
+    sizes = tuple(stop - start for start, stop in piece.of)
+    wanted = tuple(stop - start for start, stop in piece.box)
+    if [n for n in sizes if n != 1] != [n for n in wanted if n != 1]:
+        raise UnsupportedLayout(
+            f"{ref.file}: {ref.name} gives {_text(piece.of)}, which does not fit {_text(piece.box)}"
+        )
+    if not _is_row_range(piece.box, shape):
+        raise UnsupportedLayout(
+            f"{ref.file}: {ref.name} fills {_text(piece.box)} of {list(shape)}, "
+            f"which is no range of rows; only the first dimension may be split"
+        )
+    rows, columns = matrix_shape(wanted)
+    steps = [(n, step) for n, step in zip(sizes, ref.stride, strict=True) if n != 1]
+    column_step = steps.pop()[1] if columns != 1 and steps else 1
+    for (_, outer), (n, inner) in pairwise(steps):
+        if outer != n * inner and rows * columns:
+            raise UnsupportedLayout(
+                f"{ref.file}: {ref.name} {_text(piece.of)} of {list(ref.shape)} is no matrix"
+            )
+    row_step = steps[-1][1] if steps else columns * column_step
+    first = sum(start * step for (start, _), step in zip(piece.of, ref.stride, strict=True))
+    view = View(
+        file=str(ref.file),
+        offset=ref.offset + first * ITEMSIZE[ref.dtype],
+        shape=(rows, columns),
+        stride=(row_step, column_step),
+        dtype=ref.dtype,
+        scaling=scaling_of(piece),
+    )
+    return matrix_at(tuple(start for start, _ in piece.box), shape), view
+
+
+def scaling_of(piece: Piece) -> Scaling | None:
+    """Return where the factors of a quantised matrix are, seen from a piece of it."""
+    scale = piece.ref.scale
+    if scale is None:
+        return None
+    ref = scale.ref
+    rows, columns = ref.shape
+    factors = View(str(ref.file), ref.offset, (rows, columns), (columns, 1), ref.dtype)
+    (row, _), (column, _) = piece.of
+    return Scaling(factors, scale.block, (row, column))
+
+
+def place_of(assembly: Assembly, index: tuple[int, ...]) -> Place | None:
+    """Return where the element is stored, or None if no piece holds it."""
+    for piece in (*assembly.pieces, *assembly.padding):
+        if all(start <= i < stop for i, (start, stop) in zip(index, piece.box, strict=True)):
+            break
+    else:
+        return None
+    # Only dimensions of size one tell `of` from `box`, so the others pair up in order.
+    inside = [
+        i - start for i, (start, stop) in zip(index, piece.box, strict=True) if stop > start + 1
+    ]
+    moves = iter(inside)
+    stored = tuple(start + (next(moves) if stop > start + 1 else 0) for start, stop in piece.of)
+    elements = sum(i * step for i, step in zip(stored, piece.ref.stride, strict=True))
+    return Place(piece, stored, piece.ref.offset + elements * ITEMSIZE[piece.ref.dtype])
+
+
+def _is_row_range(box: Box, shape: tuple[int, ...]) -> bool:
+    """Whether the leading dimensions of a box are consecutive rows of the matrix."""
+    leading = list(zip(box[:-1], shape[:-1], strict=True))
+    while leading and leading[0][0][1] - leading[0][0][0] == 1:
+        del leading[0]
+    return all(bounds == (0, size) for bounds, size in leading[1:])
+
+
+def _text(box: Box) -> str:
+    return "[" + ", ".join(f"{start}:{stop}" for start, stop in box) + "]"

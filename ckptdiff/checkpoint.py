@@ -1,0 +1,216 @@
+"""The nouns that every other module speaks of: a tensor's place, a shard, a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal
+
+from ckptdiff.dtypes import ITEMSIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+Box = tuple[tuple[int, int], ...]  # (start, stop) along every dimension
+
+
+@lru_cache(maxsize=1000)
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides, in elements, of a row-major tensor of this shape."""
+    strides = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
+
+
+def row_major(shape: tuple[int, ...], most: int) -> Iterator[Box]:
+    """Yield boxes of at most `most` elements that follow each other in a row-major array."""
+    if prod(shape) <= most:
+        if prod(shape):
+            yield tuple((0, n) for n in shape)
+        return
+    inner = prod(shape[1:])
+    if inner <= most:
+        step = most // inner
+        for start in range(0, shape[0], step):
+            yield ((start, min(start + step, shape[0])), *((0, n) for n in shape[1:]))
+        return
+    for index in range(shape[0]):
+        for box in row_major(shape[1:], most):
+            yield ((index, index + 1), *box)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """One header entry: where a stored tensor's bytes lie. Holds no data."""
+
+    name: str  # as the file spells it
+    shape: tuple[int, ...]
+    dtype: str  # a key of dtypes.DTYPES
+    file: Path
+    offset: int  # of the first element, in bytes from the start of the file
+    stride: tuple[int, ...]  # in elements
+    scale: BlockScale | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * ITEMSIZE[self.dtype]
+
+    def offset_of(self, index: tuple[int, ...]) -> int:
+        """Return where an element lies, in bytes from the start of the file."""
+        elements = sum(i * step for i, step in zip(index, self.stride, strict=True))
+        return self.offset + elements * ITEMSIZE[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockScale:
+    """The factors of a quantised matrix, one a block: an element is worth its code times one."""
+
+    ref: TensorRef  # row and column of a factor are those of its block
+    block: tuple[int, int]  # rows and columns that share a factor
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Rank:
+    """A place in the grid of model-parallel processes."""
+
+    tp: int = 0
+    pp: int = 0
+    ep: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parallelism:
+    """Sizes, in Megatron's words: tensor, pipeline, virtual pipeline, expert, expert tensor."""
+
+    tp: int = 1
+    pp: int = 1
+    vpp: int = 1
+    ep: int = 1
+    etp: int = 1
+
+    def ranks(self) -> list[Rank]:
+        """Return the ranks that write a file.
+
+        The grid of (tp, ep) is sparse where experts are cut less than the rest: with expert tensor
+        parallel size ETP, process r writes tp = r % TP and ep = (r // ETP) % EP.
+        """
+        processes = range(max(self.tp, self.etp * self.ep))
+        pairs = sorted({(r % self.tp, (r // self.etp) % self.ep) for r in processes})
+        return [Rank(tp, pp, ep) for tp, ep in pairs for pp in range(self.pp)]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The model tensors of one rank and one virtual pipeline chunk, by their native names."""
+
+    rank: Rank
+    chunk: int  # virtual pipeline chunk; 0 without virtual pipeline stages
+    tensors: Mapping[str, TensorRef]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something in a checkpoint that is not a weight: an argument, optimizer or random state."""
+
+    name: str
+    kind: Literal["tensor", "value", "opaque", "derived"]
+    text: str = ""  # the value, or dtype and shape; already safe to print
+    ref: TensorRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a stored tensor, where the format cuts tensors up: torch_dist."""
+
+    ref: TensorRef
+    box: Box  # what it is of the whole stored tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One opened checkpoint: headers only."""
+
+    root: Path  # the folder or file that holds the tensors (an iter_NNNNNNN folder, say)
+    format: str  # the name of an entry of formats.FORMATS
+    config: Mapping[str, Any] | None  # config.json or Megatron's args as plain values
+    parallelism: Parallelism
+    shards: tuple[Shard, ...]
+    files: tuple[Path, ...]
+    iteration: int | str | None = None
+    notes: tuple[str, ...] = field(default=())  # worth saying on opening, not errors
+    # The parts of stored tensors that do not lie in one piece. Such tensors are whole, not a
+    # rank's share of them, and the refs of `shards` only tell their shapes.
+    chunks: Mapping[TensorRef, tuple[Chunk, ...]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A matrix inside a file: what a kernel maps and reads. Plain values, small to pickle."""
+
+    file: str
+    offset: int  # of the first element, in bytes
+    shape: tuple[int, int]  # rows, columns
+    stride: tuple[int, int]  # in elements
+    dtype: str
+    scaling: Scaling | None = None
+
+    def crop(self, at: tuple[int, int], shape: tuple[int, int]) -> View:
+        """Return the part of this shape that starts at this row and column."""
+        first = at[0] * self.stride[0] + at[1] * self.stride[1]
+        offset = self.offset + first * ITEMSIZE[self.dtype]
+        scaling = self.scaling
+        if scaling is not None:
+            row, column = scaling.at
+            scaling = Scaling(scaling.factors, scaling.block, (row + at[0], column + at[1]))
+        return View(self.file, offset, shape, self.stride, self.dtype, scaling)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An array inside a file, of any number of dimensions, and the box of a stretch it fills."""
+
+    file: str
+    offset: int  # of the first element, in bytes
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]  # in elements
+    dtype: str
+    box: Box
+    part_of: str  # the canonical tensor
+    scaling: Scaling | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A run of a file that is to be written: one box of a tensor, row-major without a gap."""
+
+    offset: int  # in the file to be written, in bytes
+    shape: tuple[int, ...]
+    dtype: str
+    sources: tuple[Source, ...]  # together they fill it, each element once
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * ITEMSIZE[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Where the factors of a view's elements are."""
+
+    factors: View
+    block: tuple[int, int]  # rows and columns that share a factor
+    at: tuple[int, int]  # row and column of the view's first element in the scaled matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The same rectangle of one canonical tensor, as both sides store it."""
+
+    at: tuple[int, int]  # row and column of its first element in the canonical matrix
+    a: View
+    b: View

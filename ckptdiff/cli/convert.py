@@ -1,0 +1,273 @@
+"""The command `convert`: its options, its progress, and what it says at the end."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.cli.arguments import positive, size
+from ckptdiff.errors import BadArgument
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Executor
+
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.conversion.plan import Conversion, Target
+    from ckptdiff.conversion.run import Lost, Written
+    from ckptdiff.results import TensorDiff
+
+EXAMPLES = """\
+examples:
+  ckptdiff convert llama-hf llama-tp8 --to megatron --tp 8 --pp 2
+  ckptdiff convert run7/iter_0001000 llama-back --to hf --like llama-hf
+  ckptdiff convert run7 run7-tp1 --to torch_dist
+
+What is written is compared with its source before it takes its name: exit code 0 means that every
+byte was. A run that was killed goes on behind its last complete file when it is started again.
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what `convert` takes to a parser."""
+    parser.description = "Convert a checkpoint; neither side has to fit into memory."
+    parser.epilog = EXAMPLES
+    parser.add_argument("source", type=Path, metavar="SRC")
+    parser.add_argument("out", type=Path, metavar="OUT", help="a folder that is not there yet")
+    parser.add_argument(
+        "--to", required=True, choices=("hf", "megatron", "torch_dist"),
+        help="megatron is Megatron's `torch` format",
+    )  # fmt: skip
+    for flag, what in (
+        ("--tp", "tensor"), ("--pp", "pipeline"), ("--vpp", "virtual pipeline"), ("--ep", "expert"),
+    ):  # fmt: skip
+        parser.add_argument(
+            flag, type=positive, default=1, metavar="N", help=f"{what} model parallel size"
+        )
+    parser.add_argument(
+        "--etp", type=positive, metavar="N", help="expert tensor parallel size (default: TP)"
+    )
+    parser.add_argument(
+        "--first-stage-layers", type=positive, metavar="N",
+        help="layers of the first pipeline stage, where stages are uneven",
+    )  # fmt: skip
+    parser.add_argument("--last-stage-layers", type=positive, metavar="N", help="of the last one")
+    parser.add_argument(
+        "--dtype", choices=("bf16", "fp16", "fp32"), help="cast to it (default: as stored)"
+    )
+    parser.add_argument(
+        "--names", choices=("mcore", "te", "legacy"),
+        help="mcore: megatron-core's local layers (default), te: Transformer Engine's (default for "
+        "torch_dist)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--moe-grouped-gemm", action="store_true",
+        help="with --names te: experts as TEGroupedMLP names them",
+    )  # fmt: skip
+    parser.add_argument("--vocab-divisible-by", type=positive, default=128, metavar="N")
+    parser.add_argument(
+        "--max-shard-size", type=size, default=size("5GB"), metavar="SIZE",
+        help="of a safetensors or .distcp file (default: 5GB)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--like", type=Path, metavar="DIR",
+        help="a Hugging Face folder that lends config, tokenizer and names",
+    )  # fmt: skip
+    parser.add_argument(
+        "--undo", action="append", default=[], metavar="SPEC",
+        help="take a fault out: the `undo` of one of diff's findings; can be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow-unmapped", action="store_true", help="leave out what no rule knows"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is not empty")
+    parser.add_argument(
+        "--no-verify", action="store_true", help="do not compare the result with its source"
+    )
+    parser.add_argument("--jobs", type=positive, metavar="N", help="worker processes")
+    parser.add_argument("--json", metavar="FILE", help="write a JSON document; - is the output")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Convert; return 0, or raise a CkptDiffError."""
+    from ckptdiff.executor import WorkerPool
+
+    start: Any = "fork" if sys.platform == "linux" else "spawn"
+    with WorkerPool(options.jobs, start=start) as pool:
+        pool.warm()
+        from ckptdiff.conversion.command import closing_lines
+        from ckptdiff.conversion.plan import plan_conversion
+        from ckptdiff.conversion.run import convert
+
+        source, like = _open(options)
+        conversion = plan_conversion(source, options.out, _target(options), like)
+        quiet = options.json == "-"
+        if not quiet:
+            for line in _plan_lines(conversion):
+                print(line)
+        with closing(convert(conversion, pool, verify=not options.no_verify)) as events:
+            lost, compared = _follow(events, conversion)
+        mended = _against(like, conversion, pool) if like and options.undo else None
+    if not quiet:
+        for line in closing_lines(conversion, lost, compared):
+            print(line)
+        if mended is not None:
+            print(f"against {options.like}: {mended}")
+    if options.json is not None:
+        from ckptdiff.report.pages import print_json
+
+        print_json(_document(conversion, lost, compared), options.json)
+    return 0 if mended in (None, "same", "close") else 2
+
+
+def _against(like: Assembled, conversion: Conversion, pool: Executor) -> str:
+    """Return how the mended checkpoint compares with the reference."""
+    from ckptdiff.assembly.assemble import assemble_pair
+    from ckptdiff.comparison.run import diff, summarise
+    from ckptdiff.formats import open_checkpoint
+
+    a, b = assemble_pair(like.checkpoint, open_checkpoint(conversion.out))
+    return summarise(list(diff(a, b, pool)), a, b).weights
+
+
+def _open(options: argparse.Namespace) -> tuple[Assembled, Assembled | None]:
+    from ckptdiff.assembly.assemble import assemble
+    from ckptdiff.formats import hf, open_checkpoint
+
+    like = None
+    if options.like is not None:
+        like = assemble(open_checkpoint(options.like))
+        if like.checkpoint.format != hf.NAME:
+            raise BadArgument(f"--like {options.like}: is no Hugging Face folder")
+    return assemble(open_checkpoint(options.source), like=like), like
+
+
+def _target(options: argparse.Namespace) -> Target:
+    from ckptdiff.checkpoint import Parallelism
+    from ckptdiff.conversion.plan import Target
+
+    etp = options.etp or options.tp
+    return Target(
+        options.to,
+        Parallelism(options.tp, options.pp, options.vpp, options.ep, etp),
+        dtype=options.dtype,
+        names=options.names,
+        vocab_divisible_by=options.vocab_divisible_by,
+        max_shard_size=options.max_shard_size,
+        first_layers=options.first_stage_layers,
+        last_layers=options.last_stage_layers,
+        moe_grouped_gemm=options.moe_grouped_gemm,
+        undo=tuple(options.undo),
+        allow_unmapped=options.allow_unmapped,
+        overwrite=options.overwrite,
+    )
+
+
+def _plan_lines(conversion: Conversion) -> Iterator[str]:
+    from ckptdiff.text import format_bytes, printable
+
+    source = conversion.source
+    family = source.architecture.name if source.architecture is not None else "unknown family"
+    yield f"from  {source.checkpoint.root} ({source.checkpoint.format}, {family})"
+    yield f"to    {conversion.out} ({conversion.target.to}, {format_bytes(conversion.nbytes)})"
+    for note in conversion.notes:
+        yield f"      {printable(note)}"
+
+
+def _document(
+    conversion: Conversion, lost: list[Lost], compared: list[TensorDiff]
+) -> dict[str, Any]:
+    size = conversion.target.parallelism
+    return {
+        "schema": "ckptdiff.convert/1",
+        "source": str(conversion.source.checkpoint.root),
+        "out": str(conversion.out),
+        "to": conversion.target.to,
+        "parallelism": {n: getattr(size, n) for n in ("tp", "pp", "vpp", "ep", "etp")},
+        "files": len(conversion.files),
+        "bytes": conversion.nbytes,
+        "tensors": len(conversion.source.tensors),
+        "notes": list(conversion.notes),
+        "left_out": list(conversion.left),
+        "losses": [
+            {
+                "name": one.name,
+                "rounded": one.loss.rounded,
+                "overflowed": one.loss.overflowed,
+                "flushed": one.loss.flushed,
+            }
+            for one in lost
+        ],
+        "verified": bool(compared),
+        "same": sum(result.status == "same" for result in compared),
+    }
+
+
+def _follow(
+    events: Iterable[Written | Lost | TensorDiff], conversion: Conversion
+) -> tuple[list[Lost], list[TensorDiff]]:
+    """Return what was lost and compared, with a bar on stderr if that is a terminal."""
+    from ckptdiff.conversion.run import Lost, Written
+
+    lost: list[Lost] = []
+    compared: list[TensorDiff] = []
+    with _Bars(conversion) as bars:
+        for event in events:
+            if isinstance(event, Written):
+                bars.wrote(event)
+            elif isinstance(event, Lost):
+                lost.append(event)
+            else:
+                compared.append(event)
+                bars.compared(event)
+    return lost, compared
+
+
+class _Bars:
+    """Two bars, one behind the other: writing, then comparing."""
+
+    def __init__(self, conversion: Conversion) -> None:
+        self._conversion = conversion
+        self._progress: Any = None
+
+    def __enter__(self) -> _Bars:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                DownloadColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+                TransferSpeedColumn,
+            )
+
+            self._progress = Progress(
+                TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
+                TransferSpeedColumn(), TimeRemainingColumn(),
+                console=Console(stderr=True), transient=True,
+            )  # fmt: skip
+            self._progress.start()
+            self._task = self._progress.add_task("write", total=self._conversion.nbytes)
+            self._comparing = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def wrote(self, event: Written) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, advance=event.nbytes, description=event.file)
+
+    def compared(self, event: TensorDiff) -> None:
+        if self._progress is None:
+            return
+        if not self._comparing:
+            self._comparing = True
+            self._progress.update(self._task, visible=False)
+            self._task = self._progress.add_task("verify", total=2 * self._conversion.nbytes)
+        self._progress.update(self._task, advance=event.nbytes)

@@ -1,0 +1,196 @@
+"""The command `logits`: its options, its progress, and what it says at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.errors import BadArgument
+from ckptdiff.logits.prompt import token_ids
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+    from concurrent.futures import Executor
+
+    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.logits.prompt import Prompt
+    from ckptdiff.results import LogitDiff, LogitProgress
+
+EXAMPLES = """\
+examples:
+  ckptdiff logits llama-hf run7 --prompt 'The capital of France is'
+  ckptdiff logits llama-hf run7 --ids 128000,791,6864 --json -
+  ckptdiff logits llama-hf run7 --prompt - --attribute < prompt.txt
+
+Both sides are computed layer by layer, one block's weights in memory at a time. Exit code: 0 if
+only arithmetic tells them apart, 1 if weights or config do, 2 trouble.
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what `logits` takes to a parser."""
+    parser.description = (
+        "Compare the logits of one prompt and say whether a difference is a fault or arithmetic."
+    )
+    parser.epilog = EXAMPLES
+    parser.add_argument("a", type=Path, metavar="A", help="the reference")
+    parser.add_argument("b", type=Path, metavar="B")
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument(
+        "--prompt", metavar="TEXT", help="by the tokenizer of A, or of B; - is the standard input"
+    )
+    prompt.add_argument(
+        "--ids", type=token_ids, metavar="1,2,3", help="token ids, taken as they are"
+    )
+    parser.add_argument(
+        "--bos",
+        choices=("auto", "yes", "no"),
+        help="add BOS to the prompt (auto: as the tokenizer)",
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto",
+        help="auto: CUDA where there is one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dtype", choices=("fp32", "fp64", "bf16", "fp16"), default="fp32",
+        help="fp32 (default) or fp64: of the verdict; bf16 or fp16: of the logits, where only "
+        "arithmetic tells both sides apart (default: as A is stored)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--reference", choices=("hf", "meta"), default="hf",
+        help="compute a Hugging Face side as transformers (default) or as Meta's code does",
+    )  # fmt: skip
+    parser.add_argument(
+        "--attribute", action="store_true", help="tell how much each cause of rounding contributes"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write a JSON document; - is the output")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare; return 0 for `arithmetic`, else 1, or raise a CkptDiffError."""
+    from ckptdiff.executor import WorkerPool
+
+    if options.ids is not None and options.bos is not None:
+        raise BadArgument("--bos is for --prompt: --ids are taken as they are")
+    started = time.monotonic()
+    start: Any = "fork" if sys.platform == "linux" else "spawn"
+    with WorkerPool(1, start=start) as pool:
+        pool.warm()
+        from ckptdiff.assembly.assemble import assemble_pair
+        from ckptdiff.formats import open_checkpoint
+        from ckptdiff.report import logits as logit_report
+
+        a, b = assemble_pair(open_checkpoint(options.a), open_checkpoint(options.b))
+        found = _compare(a, b, _prompt(a, b, options, pool), options, pool)
+    if options.json is not None:
+        from ckptdiff.report.pages import print_json
+
+        print_json(logit_report.logit_document(a, b, found), options.json)
+    if options.json != "-":
+        for line in logit_report.logit_lines(a, b, found, seconds=time.monotonic() - started):
+            print(line)
+    return 0 if found.verdict == "arithmetic" else 1
+
+
+def _prompt(a: Assembled, b: Assembled, options: argparse.Namespace, pool: Executor) -> Prompt:
+    from ckptdiff.logits.prompt import encode, prompt_of_ids
+
+    if options.ids is not None:
+        return prompt_of_ids(options.ids, a, b, pool)
+    text = _standard_input() if options.prompt == "-" else options.prompt
+    return encode(text, a, b, pool, bos=options.bos or "auto")
+
+
+def _standard_input() -> str:
+    """Return what is piped in; the line feed that ends its last line is no part of the prompt."""
+    if sys.stdin is None:
+        raise BadArgument("--prompt -: the standard input is closed")
+    try:
+        text = sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise BadArgument("--prompt -: the standard input is not UTF-8") from error
+    return text.removesuffix("\n")
+
+
+def _compare(
+    a: Assembled, b: Assembled, prompt: Prompt, options: argparse.Namespace, pool: Executor
+) -> LogitDiff:
+    from ckptdiff.logits.prompt import with_texts
+    from ckptdiff.logits.run import compare_logits
+
+    is_storage = options.dtype in ("bf16", "fp16")
+    events = compare_logits(
+        a, b, prompt.ids, pool,
+        device=options.device,
+        dtype="fp32" if is_storage else options.dtype,
+        storage=options.dtype if is_storage else None,
+        reference=options.reference,
+        attribute=options.attribute,
+    )  # fmt: skip
+    with closing(events):
+        found, told = _follow(events)
+    found = replace(found, notes=tuple(dict.fromkeys((*told, *found.notes))))
+    return with_texts(found, prompt, pool)
+
+
+def _follow(events: Iterable[LogitProgress | LogitDiff]) -> tuple[LogitDiff, list[str]]:
+    """Return the result and what was told on the way, with a bar if stderr is a terminal."""
+    from ckptdiff.results import LogitProgress
+
+    told: list[str] = []
+    with _Bar() as bar:
+        for event in events:
+            if not isinstance(event, LogitProgress):
+                return event, told
+            bar.advance(event)
+            if event.note:
+                told.append(event.note)
+    raise AssertionError("a comparison ends with its result")
+
+
+class _Bar:
+    """One bar for each pass through the layers, with rate and time left."""
+
+    def __init__(self) -> None:
+        self._progress: Any = None
+        self._doing: str | None = None
+        self._task: Any = None
+
+    def __enter__(self) -> _Bar:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
+
+            self._progress = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+                console=Console(stderr=True), transient=True,
+            )  # fmt: skip
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def advance(self, event: LogitProgress) -> None:
+        if self._progress is None:
+            return
+        if event.doing != self._doing:
+            if self._task is not None:
+                self._progress.update(self._task, visible=False)
+            self._doing = event.doing
+            self._task = self._progress.add_task(event.doing, total=event.total, rate="")
+        rate = f"{event.seconds:.1f} s each"
+        self._progress.update(self._task, completed=event.done, total=event.total, rate=rate)

@@ -1,0 +1,1 @@
+"""The verb `diff`: compare two assembled checkpoints, tensor by tensor."""

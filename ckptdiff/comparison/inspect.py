@@ -1,0 +1,166 @@
+"""Look at single tensors: the distribution of one, the values around an element of both sides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptdiff.assembly.views import matrix_shape, view_of
+from ckptdiff.dtypes import ITEMSIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Executor, Future
+
+    from ckptdiff.assembly.assemble import Assembly
+    from ckptdiff.checkpoint import View
+    from ckptdiff.kernels.stats import Summary, Window
+
+    Placed = tuple[tuple[int, int], View]
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbourhood:
+    """A rectangle of one tensor on both sides, row by row; None where a side has no element."""
+
+    rows: range
+    columns: range
+    a: Window | None
+    b: Window | None
+    differences: tuple[tuple[float | None, ...], ...] = ()  # a - b; empty for one side alone
+    # Steps in the narrower dtype; None where a side is not finite, or only once it is rounded.
+    ulps: tuple[tuple[int | None, ...], ...] = ()
+
+
+def placed_views(assembly: Assembly) -> list[Placed]:
+    """Return every piece of a tensor as a matrix, with the row and column where it starts."""
+    return [view_of(piece, assembly.shape) for piece in assembly.pieces]
+
+
+def statistics(assembly: Assembly, executor: Executor) -> Future[Summary]:
+    """Start reading a whole tensor for its distribution."""
+    return executor.submit(_summarise, [view for _, view in placed_views(assembly)])
+
+
+def window(
+    a: Assembly | None,
+    b: Assembly | None,
+    *,
+    around: tuple[int, int],
+    rows: int,
+    columns: int,
+    executor: Executor,
+) -> Future[Neighbourhood]:
+    """Start reading at most this many rows and columns around an element of the matrix."""
+    sides = [assembly for assembly in (a, b) if assembly is not None]
+    height, width = (
+        max(sizes) for sizes in zip(*(matrix_shape(side.shape) for side in sides), strict=True)
+    )
+    down, across = _around(around[0], rows, height), _around(around[1], columns, width)
+    return executor.submit(
+        _read,
+        None if a is None else _overlapping(a, down, across),
+        None if b is None else _overlapping(b, down, across),
+        down,
+        across,
+    )
+
+
+def largest(
+    a: Assembly, b: Assembly, *, rows: range, columns: range, executor: Executor
+) -> Future[tuple[int, int]]:
+    """Start looking for the element of a block that differs most, NaN or Inf on one side first."""
+    return executor.submit(
+        _largest, _overlapping(a, rows, columns), _overlapping(b, rows, columns), rows, columns
+    )
+
+
+def python_source(assembly: Assembly, variable: str = "tensor") -> str:
+    """Return Python that reads the tensor from its files with numpy alone."""
+    size = ITEMSIZE[assembly.dtype]
+    known = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2"}
+    code = known.get(assembly.dtype, f"<u{size}")
+    shape = matrix_shape(assembly.shape)
+    lines = [
+        "import numpy as np",
+        "",
+        f"# {ascii(assembly.name)[1:-1]}: {assembly.dtype}, {list(assembly.shape)}",
+        "# row, column, file, byte, rows, columns, row step, column step",
+        "parts = [",
+        *(
+            f"    ({row}, {column}, {view.file!a}, {view.offset}, {view.shape[0]}, "
+            f"{view.shape[1]}, {view.stride[0]}, {view.stride[1]}),"
+            for (row, column), view in placed_views(assembly)
+        ),
+        "]",
+        f'{variable} = np.empty({shape}, "{code}")',
+        "for row, column, file, byte, rows, columns, down, across in parts:",
+        "    length = (rows - 1) * down + (columns - 1) * across + 1",
+        f'    raw = np.memmap(file, "{code}", "r", byte, (length,))',
+        f"    steps = (down * {size}, across * {size})",
+        "    part = np.lib.stride_tricks.as_strided(raw, (rows, columns), steps)",
+        f"    {variable}[row : row + rows, column : column + columns] = part",
+        f"{variable} = {variable}.reshape({tuple(assembly.shape)})",
+    ]
+    if assembly.dtype == "BF16":
+        wide = f'({variable}.astype("<u4") << 16).view("<f4")'
+        lines.append(f"{variable} = {wide}  # bfloat16 to float32")
+    elif code == f"<u{size}" and not assembly.dtype.startswith("U"):
+        lines.append(f"# These are the bits of {assembly.dtype}, for which numpy has no type.")
+    return "\n".join(lines) + "\n"
+
+
+def _around(at: int, count: int, size: int) -> range:
+    """Return up to `count` numbers below `size` with `at` in their middle, if there is room."""
+    start = max(0, min(at - count // 2, size - count))
+    return range(start, min(start + count, size))
+
+
+def _overlapping(assembly: Assembly, rows: range, columns: range) -> list[Placed]:
+    return [
+        (at, view)
+        for at, view in placed_views(assembly)
+        if at[0] < rows.stop
+        and at[1] < columns.stop
+        and at[0] + view.shape[0] > rows.start
+        and at[1] + view.shape[1] > columns.start
+    ]
+
+
+# ── jobs: they run in a worker, so what they need is imported there ──────────────────────────────
+
+
+def _summarise(views: Sequence[View]) -> Summary:
+    from ckptdiff.kernels.inspect import summarise
+
+    return summarise(views)
+
+
+def _read(
+    a: Sequence[Placed] | None, b: Sequence[Placed] | None, rows: range, columns: range
+) -> Neighbourhood:
+    from ckptdiff.kernels.closeup import ulps as count_ulps
+    from ckptdiff.kernels.inspect import window as read_window
+    from ckptdiff.kernels.scales import number_dtype
+
+    side_a = None if a is None else read_window(a, rows, columns)
+    side_b = None if b is None else read_window(b, rows, columns)
+    if side_a is None or side_b is None:
+        return Neighbourhood(rows, columns, side_a, side_b)
+    differences = tuple(
+        tuple(None if x is None or y is None else x - y for x, y in zip(*pair, strict=True))
+        for pair in zip(side_a.values, side_b.values, strict=True)
+    )
+    dtypes = {number_dtype(v) for _, v in a or ()}, {number_dtype(v) for _, v in b or ()}
+    ulps: tuple[tuple[int | None, ...], ...] = ()
+    if all(len(kinds) == 1 for kinds in dtypes):
+        ulps = count_ulps(side_a, side_b, dtypes[0].pop(), dtypes[1].pop())
+    return Neighbourhood(rows, columns, side_a, side_b, differences, ulps)
+
+
+def _largest(
+    a: Sequence[Placed], b: Sequence[Placed], rows: range, columns: range
+) -> tuple[int, int]:
+    from ckptdiff.kernels.closeup import largest as find_largest
+
+    return find_largest(a, b, rows, columns)

@@ -1,0 +1,210 @@
+"""Cut a pair of tensors into jobs: matrices in files, and what a worker does with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ckptdiff.assembly.recipe import Copy, Pieces, common
+from ckptdiff.assembly.views import matrix_shape, view_of
+from ckptdiff.checkpoint import Block, View
+from ckptdiff.dtypes import ITEMSIZE
+from ckptdiff.errors import CkptDiffError, UnsupportedLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ckptdiff.assembly.recipe import Assembly, Piece
+    from ckptdiff.kernels.stats import Stats
+
+PART_BYTES = 32 << 20  # of one side that one job reads: what cancelling has to wait for
+BATCH_PARTS = 64  # small tensors that share a job
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """The padding rows of one side, and the last row that is not padding."""
+
+    last_row: View
+    rows: tuple[View, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A share of one tensor's comparison: paths and places, no data."""
+
+    shape: tuple[int, int]  # of the whole tensor, as a matrix
+    blocks: tuple[Block, ...] = ()
+    copies: tuple[tuple[View, View], ...] = ()  # a piece and a copy of it
+    paddings: tuple[Padding, ...] = ()
+    norms: bool = False  # measure the norms even where everything is equal
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a worker found in one part."""
+
+    stats: Stats | None = None
+    paddings: tuple[str, ...] = ()  # what each padding holds
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """Which copy a pair of views in `Part.copies` stands for."""
+
+    side: str  # "A", "B", or "scales" for the factors of both sides
+    piece: Piece
+    copy: Copy
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All parts of one tensor's comparison, and what the copies in each of them are."""
+
+    parts: tuple[Part, ...]
+    replicas: tuple[tuple[Replica, ...], ...]
+    padding_sides: tuple[str, ...]  # of the last part, which checks the padding
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+
+def plan(a: Assembly, b: Assembly) -> Plan:
+    """Return the parts that compare every element of two tensors of one shape, and all copies.
+
+    Raises UnsupportedLayout if a piece cannot be seen as a matrix.
+    """
+    shape = matrix_shape(a.shape)
+    parts: list[Part] = []
+    replicas: list[tuple[Replica, ...]] = []
+    blocks: list[Block] = []
+    held = 0
+    for block in _cut(_blocks(a, b)):
+        size = _nbytes(block.a)
+        if blocks and held + size > PART_BYTES:
+            parts.append(_part(shape, blocks))
+            replicas.append(())
+            blocks, held = [], 0
+        blocks.append(block)
+        held += size
+    parts.append(_part(shape, blocks))
+    replicas.append(())
+    for side, assembly in (("A", a), ("B", b)):
+        for piece in assembly.pieces:
+            for copy in piece.copies:
+                pair = _copy_views(piece, copy, assembly.shape)
+                # Small copies ride along with the last part of the tensor.
+                if held + _nbytes(pair[0]) > PART_BYTES:
+                    parts.append(Part(shape))
+                    replicas.append(())
+                    held = 0
+                held += _nbytes(pair[0])
+                last = parts[-1]
+                nbytes = last.nbytes + 2 * _nbytes(pair[0])
+                parts[-1] = replace(last, copies=(*last.copies, pair), nbytes=nbytes)
+                replicas[-1] = (*replicas[-1], Replica(side, piece, copy))
+    for pair, replica in _scales(a, b):
+        parts[-1] = replace(parts[-1], copies=(*parts[-1].copies, pair))
+        replicas[-1] = (*replicas[-1], replica)
+    padded = [(s, x) for s, x in (("A", a), ("B", b)) if x.padding and x.shape[0]]
+    parts[-1] = replace(parts[-1], paddings=tuple(_padding(x) for _, x in padded))
+    return Plan(tuple(parts), tuple(replicas), tuple(side for side, _ in padded))
+
+
+def _scales(a: Assembly, b: Assembly) -> Iterator[tuple[tuple[View, View], Replica]]:
+    """Yield the factors of two quantised tensors, which have to be equal as well.
+
+    Raises UnsupportedLayout if they are cut into other blocks.
+    """
+    if not (a.is_scaled and b.is_scaled):
+        return
+    for left, right in zip(a.pieces, b.pieces, strict=True):
+        one, other = view_of(left, a.shape)[1].scaling, view_of(right, b.shape)[1].scaling
+        assert one is not None
+        assert other is not None
+        if (one.block, one.factors.shape) != (other.block, other.factors.shape):
+            raise UnsupportedLayout(
+                f"{a.name}: quantised in blocks of {one.block[0]}x{one.block[1]} and of "
+                f"{other.block[0]}x{other.block[1]}"
+            )
+        assert right.ref.scale is not None
+        yield (
+            (one.factors, other.factors),
+            Replica("scales", left, Copy(right.ref.scale.ref, right.rank)),
+        )
+
+
+def run_parts(parts: Sequence[Part]) -> list[Outcome]:
+    """Do the jobs of one batch. Runs in a worker process: the only place that touches data."""
+    return [_run(part) for part in parts]
+
+
+def _run(part: Part) -> Outcome:
+    from ckptdiff.kernels.compare import compare
+    from ckptdiff.kernels.padding import describe
+
+    try:
+        stats = compare(part.shape, part.blocks, part.copies, norms=part.norms)
+        held = tuple(describe(padding.rows, padding.last_row) for padding in part.paddings)
+    except CkptDiffError as error:
+        return Outcome(error=str(error))
+    except Exception as error:  # noqa: BLE001 -- the border: one tensor's trouble is one error row
+        return Outcome(error=f"{type(error).__name__}: {error}")
+    return Outcome(stats, held)
+
+
+def _blocks(a: Assembly, b: Assembly) -> Iterator[Block]:
+    """Yield the rectangles that lie in one piece on either side; together they are the tensor."""
+    others = Pieces(b.pieces)
+    for left in a.pieces:
+        for right in others.meeting(left.box):
+            box = common(left.box, right.box)
+            if box is not None:
+                at, view_a = view_of(left.inside(box), a.shape)
+                _, view_b = view_of(right.inside(box), b.shape)
+                yield Block(at, view_a, view_b)
+
+
+def _cut(blocks: Iterator[Block]) -> Iterator[Block]:
+    """Cut blocks by rows, and single long rows by columns, so that none exceeds a part."""
+    for block in blocks:
+        rows, columns = block.a.shape
+        itemsize = max(ITEMSIZE[block.a.dtype], ITEMSIZE[block.b.dtype])
+        across = max(1, min(columns, PART_BYTES // itemsize))
+        down = max(1, min(rows, PART_BYTES // (across * itemsize)))
+        if (down, across) == (rows, columns):
+            yield block
+            continue
+        for row in range(0, rows, down):
+            for column in range(0, columns, across):
+                size = min(down, rows - row), min(across, columns - column)
+                at = block.at[0] + row, block.at[1] + column
+                yield Block(
+                    at, block.a.crop((row, column), size), block.b.crop((row, column), size)
+                )
+
+
+def _part(shape: tuple[int, int], blocks: list[Block]) -> Part:
+    nbytes = sum(_nbytes(block.a) + _nbytes(block.b) for block in blocks)
+    return Part(shape, tuple(blocks), nbytes=nbytes)
+
+
+def _copy_views(piece: Piece, copy: Copy, shape: tuple[int, ...]) -> tuple[View, View]:
+    _, original = view_of(piece, shape)
+    _, other = view_of(replace(piece, ref=copy.ref), shape)
+    return original, other
+
+
+def _padding(assembly: Assembly) -> Padding:
+    last = next(p for p in assembly.pieces if p.box[0][1] == assembly.shape[0])
+    end = assembly.shape[0]
+    _, last_row = view_of(last.inside(((end - 1, end), *last.box[1:])), assembly.shape)
+    rows = tuple(view_of(piece, assembly.shape)[1] for piece in assembly.padding)
+    return Padding(last_row, rows)
+
+
+def _nbytes(view: View) -> int:
+    return view.shape[0] * view.shape[1] * ITEMSIZE[view.dtype]

@@ -1,0 +1,278 @@
+"""Compare two assembled checkpoints, tensor by tensor, in worker processes."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ckptdiff.arch.order import in_model_order
+from ckptdiff.comparison.parts import BATCH_PARTS, PART_BYTES, Outcome, plan, run_parts
+from ckptdiff.comparison.verdict import CAST, Summary, Tolerance, judge, numbers, summarise
+from ckptdiff.errors import CkptDiffError
+from ckptdiff.executor import available_cpus
+from ckptdiff.results import Numbers, Status, TensorDiff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Generator, Iterable
+    from concurrent.futures import Executor, Future
+
+    from ckptdiff.assembly.assemble import Assembled, Assembly
+    from ckptdiff.comparison.parts import Part, Plan
+
+__all__ = [
+    "CAST",
+    "Numbers",
+    "Status",
+    "Summary",
+    "TensorDiff",
+    "Tolerance",
+    "diff",
+    "pair_names",
+    "summarise",
+]
+
+
+def pair_names(a: Assembled, b: Assembled) -> list[str]:
+    """Return every canonical name of either side, in model order."""
+    names = {**a.tensors, **b.tensors, **a.errors, **b.errors}
+    return in_model_order(names, a.architecture or b.architecture)
+
+
+def diff(
+    a: Assembled,
+    b: Assembled,
+    executor: Executor,
+    *,
+    tolerance: Tolerance = CAST,
+    names: Collection[str] | None = None,
+    first: Callable[[], Iterable[str]] | None = None,
+) -> Generator[TensorDiff, None, None]:
+    """Yield one TensorDiff per canonical name, in completion order.
+
+    Work goes on in the order of A's files, except that the names which `first` returns whenever it
+    is asked come before. Closing the generator cancels what has not started.
+    """
+    return _Run(a, b, executor, tolerance, first).results(names)
+
+
+@dataclass(slots=True)
+class _Task:
+    """One tensor under way."""
+
+    a: Assembly
+    b: Assembly
+    plan: Plan
+    outcomes: list[Outcome | None] = field(default_factory=list)
+    open: int = 0  # parts without an outcome
+
+
+class _Run:
+    """One comparison: what is to do, and what is under way."""
+
+    def __init__(
+        self,
+        a: Assembled,
+        b: Assembled,
+        executor: Executor,
+        tolerance: Tolerance,
+        first: Callable[[], Iterable[str]] | None,
+    ) -> None:
+        self.a = a
+        self.b = b
+        self.executor = executor
+        self.tolerance = tolerance
+        self.first = first
+        self.limit = 2 * getattr(executor, "jobs", available_cpus())
+        self.todo: dict[str, None] = {}
+        self.parts: deque[tuple[str, int, Part]] = deque()
+        self.tasks: dict[str, _Task] = {}
+        self.flying: dict[Future[list[Outcome]], list[tuple[str, int, Part]]] = {}
+
+    def results(self, names: Collection[str] | None) -> Generator[TensorDiff, None, None]:
+        wanted = pair_names(self.a, self.b) if names is None else names
+        self.todo = dict.fromkeys(sorted(wanted, key=self._place))
+        try:
+            while True:
+                yield from self._submit()
+                if not self.flying:
+                    return
+                done, _ = wait(self.flying, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield from self._receive(future)
+        finally:
+            for future in self.flying:
+                future.cancel()
+
+    def _place(self, name: str) -> tuple[str, int]:
+        """Where a tensor lies in A, or else in B: files are read front to back."""
+        assembly = self.a.tensors.get(name) or self.b.tensors.get(name)
+        if assembly is None or not assembly.pieces:
+            return "", 0
+        return str(assembly.pieces[0].ref.file), assembly.pieces[0].ref.offset
+
+    def _submit(self) -> Generator[TensorDiff, None, None]:
+        """Keep the workers busy; yield the results that take no work."""
+        while len(self.flying) < self.limit:
+            batch: list[tuple[str, int, Part]] = []
+            size = 0
+            while size < PART_BYTES and len(batch) < BATCH_PARTS:
+                while not self.parts and self.todo:
+                    yield from self._start(self._next())
+                if not self.parts:
+                    break
+                batch.append(self.parts.popleft())
+                size += batch[-1][2].nbytes // 2
+            if not batch:
+                return
+            try:
+                future = self.executor.submit(run_parts, tuple(part for _, _, part in batch))
+            except RuntimeError:  # the pool was shut down: somebody is leaving
+                return
+            self.flying[future] = batch
+
+    def _next(self) -> str:
+        for name in self.first() if self.first is not None else ():
+            if name in self.todo:
+                del self.todo[name]
+                return name
+        name = next(iter(self.todo))
+        del self.todo[name]
+        return name
+
+    def _start(self, name: str) -> Generator[TensorDiff, None, None]:
+        """Plan a tensor's parts, or yield the result that needs none."""
+        a, b = self.a.tensors.get(name), self.b.tensors.get(name)
+        result = _describe(name, a, b)
+        troubles = [
+            f"{side}: {errors[name]}"
+            for side, errors in (("A", self.a.errors), ("B", self.b.errors))
+            if name in errors
+        ]
+        if troubles:
+            yield replace(result, status="error", error="; ".join(troubles))
+        elif a is None or b is None:
+            yield replace(result, status="only_b" if a is None else "only_a")
+        elif a.shape != b.shape:
+            yield replace(result, status="shape", note=_shape_note(a, b))
+        else:
+            try:
+                planned = plan(a, b)
+            except CkptDiffError as error:
+                yield replace(result, status="error", error=str(error))
+                return
+            count = len(planned.parts)
+            self.tasks[name] = _Task(a, b, planned, [None] * count, count)
+            self.parts.extend((name, i, part) for i, part in enumerate(planned.parts))
+
+    def _receive(self, future: Future[list[Outcome]]) -> Generator[TensorDiff, None, None]:
+        batch = self.flying.pop(future)
+        if future.cancelled():  # the pool was shut down: somebody is leaving
+            return
+        error = future.exception()
+        if error is not None and not isinstance(error, CkptDiffError):
+            raise error
+        if error is not None and len(batch) > 1:
+            # One of a batch killed the worker: find out which, and let the others live.
+            for item in batch:
+                self.flying[self.executor.submit(run_parts, (item[2],))] = [item]
+            return
+        for i, (name, index, _) in enumerate(batch):
+            task = self.tasks[name]
+            outcome = Outcome(error=str(error)) if error is not None else future.result()[i]
+            task.outcomes[index] = outcome
+            task.open -= 1
+            if task.open == 0 and not self._wants_norms(name, task):
+                yield self._finish(name, self.tasks.pop(name))
+
+    def _wants_norms(self, name: str, task: _Task) -> bool:
+        """Measure norms of equal parts after all, if another part of their tensor differs."""
+        stats = [outcome.stats for outcome in task.outcomes if outcome and outcome.stats]
+        if len(stats) < len(task.outcomes) or not any(s.differing for s in stats):
+            return False
+        for index, part in enumerate(task.plan.parts):
+            if not stats[index].normed and not part.norms:
+                task.open += 1
+                self.parts.appendleft((name, index, replace(part, norms=True)))
+        return task.open > 0
+
+    def _finish(self, name: str, task: _Task) -> TensorDiff:
+        result = replace(_describe(name, task.a, task.b), nbytes=task.plan.nbytes)
+        outcomes = [outcome for outcome in task.outcomes if outcome is not None]
+        errors = dict.fromkeys(outcome.error for outcome in outcomes if outcome.error)
+        if errors:
+            return replace(result, status="error", error="; ".join(filter(None, errors)))
+        notes = []
+        for side, holds in zip(task.plan.padding_sides, outcomes[-1].paddings, strict=True):
+            rows = (task.a if side == "A" else task.b).padding_rows
+            notes.append(f"{rows} padding row{'' if rows == 1 else 's'} in {side}: {holds}")
+        (merged, *others) = [outcome.stats for outcome in outcomes if outcome.stats is not None]
+        drifted = _drifted(task.plan, [outcome.stats for outcome in outcomes])
+        for other in others:
+            merged.merge(other)
+        alike = (task.a.dtype, task.a.is_scaled) == (task.b.dtype, task.b.is_scaled)
+        status, why = judge(merged, alike, self.tolerance)
+        notes += _dequantised(task.a, task.b)
+        notes += [assembly.note for assembly in (task.a, task.b) if assembly.note]
+        if drifted:
+            status, why = "differ", None
+        return replace(
+            result,
+            status=status,
+            why=why,
+            note="; ".join([*drifted, *notes]) or None,
+            numbers=numbers(merged, task.a.shape),
+        )
+
+
+def _describe(name: str, a: Assembly | None, b: Assembly | None) -> TensorDiff:
+    return TensorDiff(
+        name,
+        "error",
+        dtype_a=a.dtype if a else None,
+        dtype_b=b.dtype if b else None,
+        shape_a=a.shape if a else None,
+        shape_b=b.shape if b else None,
+        padding_rows=max((x.padding_rows for x in (a, b) if x), default=0),
+    )
+
+
+def _shape_note(a: Assembly, b: Assembly) -> str | None:
+    """Name the rows that one side lacks, where only their number differs."""
+    if a.shape[1:] != b.shape[1:] or not a.shape or not b.shape:
+        return None
+    fewer, more = sorted((a.shape[0], b.shape[0]))
+    lacking, having = ("B", "A") if a.shape[0] > b.shape[0] else ("A", "B")
+    return f"rows {fewer} to {more - 1} of {having} are not in {lacking}"
+
+
+def _dequantised(a: Assembly, b: Assembly) -> list[str]:
+    """Say what a side had to be multiplied by before it could be compared."""
+    notes = []
+    for side, assembly, other in (("A", a, b), ("B", b, a)):
+        scale = assembly.pieces[0].ref.scale if assembly.pieces else None
+        if scale is not None and not other.is_scaled:
+            rows, columns = scale.block
+            notes.append(
+                f"{side} is {assembly.dtype} with a factor for each {rows}x{columns} block: "
+                "multiplied in float32, then rounded"
+            )
+    return notes
+
+
+def _drifted(planned: Plan, stats: list[object]) -> list[str]:
+    """Say which replicas differ from the copy that was compared."""
+    notes = []
+    for replicas, part in zip(planned.replicas, stats, strict=True):
+        for index, count in getattr(part, "copies_differ", ()):
+            replica = replicas[index]
+            original, copy = replica.piece.ref, replica.copy.ref
+            if replica.side == "scales":
+                notes.append(f"{count} of the block factors differ ({copy.name})")
+                continue
+            notes.append(
+                f"replica drift in {replica.side}: {copy.file.parent.name} {copy.name} differs "
+                f"from {original.file.parent.name} {original.name} in {count} elements"
+            )
+    return notes

@@ -1,0 +1,167 @@
+"""Judge: is a tensor the same, close or different, and what do all of them together come to."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from ckptdiff.config.compare import compare_configs, config_status
+from ckptdiff.errors import BadArgument
+from ckptdiff.results import Numbers, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.config.compare import ConfigDiff
+    from ckptdiff.kernels.stats import Stats
+    from ckptdiff.results import Finding, TensorDiff, Verdict
+
+    Why = Literal["cast", "bits", "tolerance"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What counts as close. `limit` is in ULP steps for `ulp`, a relative L2 norm for `rel`."""
+
+    kind: Literal["exact", "cast", "ulp", "rel"]
+    limit: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Tolerance:
+        """Read `exact`, `cast`, `ulp:N` or `rel:X`. Raises BadArgument."""
+        kind, _, number = text.partition(":")
+        match kind:
+            case "exact" | "cast" if not number:
+                return cls(kind)
+            case "ulp" | "rel":
+                try:
+                    limit = float(int(number)) if kind == "ulp" else float(number)
+                except (ValueError, OverflowError):
+                    limit = math.nan
+                if math.isfinite(limit) and limit >= 0:
+                    return cls(kind, limit)
+        hint = ""
+        with suppress(ValueError):
+            hint = f", as in rel:{text.strip()}" if float(text) >= 0 else ""
+        raise BadArgument(f"tolerance '{text}': say exact, cast, ulp:N or rel:X{hint}")
+
+
+CAST = Tolerance("cast")
+
+
+def judge(stats: Stats, same_dtype: bool, tolerance: Tolerance) -> tuple[Status, Why | None]:  # noqa: FBT001
+    """Return the status of a tensor all of whose elements were compared."""
+    if same_dtype and stats.differing == 0:
+        return "same", None
+    if tolerance.kind == "exact":
+        return "differ", None
+    if stats.differing == 0:
+        return "close", "cast"
+    if stats.unequal == 0:
+        return "close", "bits"
+    # A tolerance never excuses a NaN or an Inf that one side alone has.
+    if stats.inexcusable == 0 and (
+        (tolerance.kind == "ulp" and stats.max_ulp <= tolerance.limit)
+        or (tolerance.kind == "rel" and _relative(stats) <= tolerance.limit)
+    ):
+        return "close", "tolerance"
+    return "differ", None
+
+
+def numbers(stats: Stats, shape: tuple[int, ...]) -> Numbers:
+    """Return the figures of cli.md for a tensor of this shape."""
+    from ckptdiff.assembly.views import index_at
+
+    finite = max(1, sum(stats.histogram))
+    return Numbers(
+        numel=stats.numel,
+        differing=stats.differing,
+        max_abs=stats.max_abs,
+        max_at=None if stats.max_at is None else index_at(stats.max_at, shape),
+        mean_abs=stats.sum_abs / finite,
+        rms=math.sqrt(stats.sum_dd / finite),
+        rel_l2=_relative(stats),
+        cosine=_cosine(stats),
+        max_ulp=stats.max_ulp,
+        nan_a=stats.nan_a,
+        nan_b=stats.nan_b,
+        inf_a=stats.inf_a,
+        inf_b=stats.inf_b,
+        norm_a=math.sqrt(stats.sum_aa) if stats.normed else None,
+        norm_b=math.sqrt(stats.sum_bb) if stats.normed else None,
+        histogram=tuple(stats.histogram),
+        grid=stats.grid if stats.max_abs or stats.differing else b"",
+        grid_shape=stats.grid_shape,
+    )
+
+
+def _relative(stats: Stats) -> float:
+    if stats.sum_dd == 0:
+        return 0.0
+    return math.sqrt(stats.sum_dd / stats.sum_aa) if stats.sum_aa else math.inf
+
+
+def _cosine(stats: Stats) -> float:
+    """Return the cosine, by a formula that does not cancel near one; NaN beside a zero vector."""
+    if stats.sum_dd == 0:
+        return 1.0
+    a, b = math.sqrt(stats.sum_aa), math.sqrt(stats.sum_bb)
+    if not a or not b:
+        return math.nan
+    cosine = 1 - (stats.sum_dd - (a - b) ** 2) / (2 * a * b)
+    # Exactly one is for vectors without any difference.
+    return min(max(cosine, -1.0), math.nextafter(1, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a whole comparison comes to."""
+
+    verdict: Verdict
+    weights: Verdict
+    config_status: Literal["same", "conflict", "ignored", "unknown"]
+    counts: Mapping[Status, int]
+    config: tuple[ConfigDiff, ...] = ()  # every line of the config table
+    # Sides that hold fp32 master weights, where their narrower weights differ and these were not
+    # compared; whoever may read files for it fills it in.
+    masters: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()  # of whoever looked for the causes
+
+    @property
+    def conflicts(self) -> list[ConfigDiff]:
+        return [line for line in self.config if line.status == "conflict"]
+
+    @property
+    def has_errors(self) -> bool:
+        return self.counts["error"] > 0
+
+
+def summarise(
+    results: Iterable[TensorDiff] | Mapping[str, TensorDiff],
+    a: Assembled,
+    b: Assembled,
+    *,
+    ignore_config: bool = False,
+) -> Summary:
+    """Return the verdict over all results; an unmapped name on either side is a difference.
+
+    A conflict of the configs is one too, unless they are ignored.
+    """
+    values = results.values() if hasattr(results, "values") else results
+    found = Counter(result.status for result in values)
+    counts: dict[Status, int] = {status: found[status] for status in get_args(Status)}
+    weights: Verdict = "same"
+    if counts["close"]:
+        weights = "close"
+    if any(counts[s] for s in ("differ", "shape", "only_a", "only_b", "error")):
+        weights = "differ"
+    if a.unmapped or b.unmapped:
+        weights = "differ"
+    config = tuple(compare_configs(a, b))
+    status = "ignored" if ignore_config else config_status(config)
+    verdict: Verdict = "differ" if status == "conflict" else weights
+    return Summary(verdict, weights, status, counts, config)

@@ -1,0 +1,342 @@
+"""Mixture of experts: how many, how large, in which layers, and how the router chooses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.config.fields.base import (
+    MEGATRON,
+    TRANSFORMERS,
+    Meaning,
+    Reading,
+    Side,
+    by_family,
+    default,
+    first,
+    from_tensors,
+    null_means,
+    number,
+    only,
+    sets,
+    sets_in,
+    sets_nothing,
+    stated,
+    switch,
+)
+from ckptdiff.config.fields.shape import SHAPES, expert_names, experts, layer_pattern
+
+if TYPE_CHECKING:
+    from ckptdiff.config.fields.base import Reader, Setter, Settings
+
+# Transformers' classes of these hard-code sigmoid scores and a bias that corrects the choice.
+SIGMOID = frozenset({"deepseek_v3", "kimi_k2", "glm4_moe", "glm4_moe_lite", "nemotron_h"})
+ROUTED_SCALING = {"deepseek_v3": 2.5, "glm4_moe_lite": 1.8}  # where config.json says none
+# Transformers' classes of these always let the chosen weights sum to one.
+NORMALISED = frozenset({"mixtral", "gpt_oss", "qwen3_5_moe", "qwen3_vl_moe"})
+GROUPED = frozenset({"deepseek", "glm4_moe", "nemotron_h"})  # these choose groups of experts first
+SPARSE = frozenset({"qwen2_moe", "qwen3_moe", "qwen3_next", "qwen3_vl_moe"})  # which may mix layers
+GATED = frozenset({"qwen2_moe", "qwen3_next", "qwen3_5_moe"})  # whose shared expert has a gate
+
+
+def mixed(side: Side) -> bool:
+    return experts(side) > 0
+
+
+def _experts(side: Side) -> Reading | None:
+    name = next((name for name in expert_names(side) if side.has(name)), None)
+    count = experts(side)
+    return Reading(count, name, side.get(name) if name else count, None if name else "no field")
+
+
+def _pattern_args(pattern: Any, _: Side) -> Settings:
+    return {"moe_layer_freq": 1 if all(pattern) else pattern}
+
+
+def _pattern_entries(pattern: Any, side: Side) -> Settings:
+    dense = [layer for layer, mixed in enumerate(pattern) if not mixed]
+    if side.family in GROUPED:
+        # A pattern that is not "dense, then experts" reads otherwise, which is then said.
+        return {"first_k_dense_replace": pattern.index(1)}
+    if side.family in SPARSE:
+        return {"decoder_sparse_step": 1, "mlp_only_layers": dense}
+    return {}
+
+
+def _score(side: Side) -> Reading | None:
+    if side.kind == "megatron":
+        return default(stated("moe_router_score_function"), "softmax", MEGATRON)(side)
+    found: Reading | None = stated("scoring_func")(side)
+    if found is not None:
+        return found
+    if side.get("model_type") in SIGMOID:
+        return Reading("sigmoid", None, "sigmoid", TRANSFORMERS)
+    return by_family({}, "softmax")(side)
+
+
+def score_function(side: Side) -> Any:
+    found = _score(side)
+    return None if found is None else found.value
+
+
+def _weights_hf(side: Side) -> Reading | None:
+    """Read whether the weights of the chosen experts sum to one."""
+    found: Reading | None = switch("norm_topk_prob")(side)
+    if found is not None:
+        return found
+    if side.family in NORMALISED:
+        return Reading(True, None, True, f"every {side.family} model")
+    if side.get("model_type") in SIGMOID or side.family == "qwen3_next":
+        return Reading(True, None, True, TRANSFORMERS)
+    return None if side.family is None else Reading(False, None, False, TRANSFORMERS)
+
+
+def _weights_megatron(side: Side) -> Reading | None:
+    name = "moe_router_pre_softmax"
+    if score_function(side) == "sigmoid":
+        return Reading(True, None, True, "sigmoid scores are always normalised in Megatron")
+    if side.has(name):
+        return Reading(not side.get(name), name, side.get(name))
+    return Reading(True, None, True, MEGATRON)
+
+
+def _weights_args(value: Any, side: Side) -> Settings | None:
+    if score_function(side) == "sigmoid":
+        return {} if value else None
+    return {"moe_router_pre_softmax": not value}
+
+
+def _bias_hf(side: Side) -> Reading | None:
+    method = side.get("topk_method")
+    if method is not None:
+        return Reading(method == "noaux_tc", "topk_method", method)
+    if side.family is None:
+        return None
+    on = side.get("model_type") in SIGMOID
+    return Reading(on, None, on, TRANSFORMERS)
+
+
+def _bias_entries(value: Any, side: Side) -> Settings:
+    if side.family != "deepseek":
+        return {}
+    greedy = "group_limited_greedy" if _grouped(side) else "greedy"
+    return {"topk_method": "noaux_tc" if value else greedy}
+
+
+def _shared_hf(side: Side) -> Reading | None:
+    names = "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size"
+    found: Reading | None = number(*names)(side)
+    if found is not None:
+        return found
+    count = side.get("n_shared_experts")
+    if count is None:
+        return Reading(0, None, 0, "no shared expert in config.json")
+    return Reading(count * side.fields["moe_intermediate_size"], "n_shared_experts", count)
+
+
+def shared(side: Side) -> Any:
+    """Return the width of the shared expert; 0 without one."""
+    read = _shared_hf if side.kind == "hf" else _optional("moe_shared_expert_intermediate_size", 0)
+    found = read(side)
+    return 0 if found is None else found.value
+
+
+def _shared_entries(value: Any, side: Side) -> Settings | None:
+    if side.family in GATED:
+        return {"shared_expert_intermediate_size": value}
+    if side.family == "nemotron_h":
+        return {"moe_shared_expert_intermediate_size": value}
+    if side.family not in GROUPED:
+        return None if value else {}
+    size = side.get("moe_ffn_hidden_size") or side.get("ffn_hidden_size")
+    return None if value % size else {"n_shared_experts": value // size or None}
+
+
+def _optional(name: str, other: Any) -> Reader:
+    """Read a number of Megatron's that is null where the feature is off."""
+    return default(null_means((name,), number(name), other), other, MEGATRON)
+
+
+def _optional_hf(name: str, other: Any) -> Reader:
+    return default(null_means((name,), number(name), other), other, TRANSFORMERS)
+
+
+def _routed_scaling_hf(side: Side) -> Reading | None:
+    other = ROUTED_SCALING.get(str(side.get("model_type")), 1.0)
+    return _optional_hf("routed_scaling_factor", other)(side)
+
+
+def _grouped(side: Side) -> bool:
+    names = ("n_group", "topk_group") if side.kind == "hf" else (
+        "moe_router_num_groups", "moe_router_group_topk",
+    )  # fmt: skip
+    return mixed(side) and type(n := side.get(names[0])) is int and n > 1
+
+
+def _scores_hf(side: Side) -> Reading | None:
+    """Read by how many of its best experts a group is chosen; two where a bias corrects scores."""
+    bias = _bias_hf(side)
+    if bias is None:
+        return None
+    count = 2 if bias.value else 1
+    return Reading(count, None, count, "transformers hard-codes it")
+
+
+def _scores_megatron(side: Side) -> Reading | None:
+    chosen, groups = side.get("moe_router_topk"), side.get("moe_router_group_topk")
+    count = chosen // groups
+    return Reading(count, None, count, "moe_router_topk / moe_router_group_topk")
+
+
+def _unless_one(name: str) -> Setter:
+    """Set an argument that is null where the feature is off."""
+    return sets(name, lambda value: None if value == 1 else value)
+
+
+def _groups_entries(value: Any, side: Side) -> Settings:
+    if side.family not in GROUPED:
+        return {}
+    return {"n_group": value, **({"topk_group": 1} if value == 1 else {})}
+
+
+ROUTING = "Other experts are chosen, so every layer of experts puts out something else."
+
+_EXPERT_COUNT = sets_in(
+    "num_experts",
+    {
+        **dict.fromkeys(("mixtral", "gpt_oss"), "num_local_experts"),
+        **dict.fromkeys(GROUPED, "n_routed_experts"),
+    },
+)
+
+EXPERTS: tuple[Meaning, ...] = (
+    Meaning(
+        "Experts",
+        _experts,
+        _experts,
+        SHAPES,
+        sets("num_experts", lambda count: count or None),
+        lambda count, side: _EXPERT_COUNT(count, side) if count else {},
+        off=0,
+    ),
+    Meaning(
+        "Layers of experts",
+        layer_pattern,
+        layer_pattern,
+        "A layer has experts on one side and a dense MLP on the other.",
+        _pattern_args,
+        _pattern_entries,
+        applies=lambda side: mixed(side) and side.family != "nemotron_h",
+    ),
+    Meaning(
+        "Expert FFN size",
+        number("moe_intermediate_size", "intermediate_size"),
+        number("moe_ffn_hidden_size", "ffn_hidden_size"),
+        SHAPES,
+        sets("moe_ffn_hidden_size"),
+        sets_in(
+            "moe_intermediate_size",
+            dict.fromkeys(("mixtral", "gpt_oss", "olmoe"), "intermediate_size"),
+        ),
+        applies=mixed,
+    ),
+    Meaning(
+        "Shared expert FFN size",
+        _shared_hf,
+        _optional("moe_shared_expert_intermediate_size", 0),
+        SHAPES,
+        sets("moe_shared_expert_intermediate_size", lambda size: size or None),
+        _shared_entries,
+        applies=mixed,
+    ),
+    Meaning(
+        "Shared expert gate",
+        by_family(dict.fromkeys(GATED, True), False),
+        first(
+            switch("moe_shared_expert_gate"),
+            from_tensors(("shared_expert_gate.weight",), "gate of shared experts"),
+        ),
+        "The shared expert is weighted by a gate on one side only.",
+        sets("moe_shared_expert_gate"),
+        sets_nothing,
+        applies=lambda side: mixed(side) and shared(side) > 0,
+        off=False,
+    ),
+    Meaning(
+        "Experts per token",
+        default(number("num_experts_per_tok", "num_experts_per_token"), 2, TRANSFORMERS, weak=True),
+        default(number("moe_router_topk"), 2, MEGATRON),
+        "Each token goes through another number of experts.",
+        sets("moe_router_topk"),
+        sets("num_experts_per_tok"),
+        applies=mixed,
+    ),
+    Meaning(
+        "Router scores",
+        _score,
+        _score,
+        ROUTING,
+        sets("moe_router_score_function"),
+        only(frozenset({"deepseek"}), "scoring_func"),
+        applies=mixed,
+    ),
+    Meaning(
+        "Router weights sum to one",
+        _weights_hf,
+        _weights_megatron,
+        "The chosen experts are weighted otherwise: softmax before or after the choice.",
+        _weights_args,
+        sets_in("norm_topk_prob", dict.fromkeys(NORMALISED, "")),
+        applies=mixed,
+        cannot="Megatron always normalises sigmoid scores.",
+    ),
+    Meaning(
+        "Router scaling",
+        _routed_scaling_hf,
+        _optional("moe_router_topk_scaling_factor", 1.0),
+        "The output of the routed experts is scaled by another factor.",
+        _unless_one("moe_router_topk_scaling_factor"),
+        only(GROUPED, "routed_scaling_factor"),
+        applies=mixed,
+    ),
+    Meaning(
+        "Router groups",
+        _optional_hf("n_group", 1),
+        _optional("moe_router_num_groups", 1),
+        ROUTING,
+        _unless_one("moe_router_num_groups"),
+        _groups_entries,
+        applies=mixed,
+    ),
+    Meaning(
+        "Router groups per token",
+        _optional_hf("topk_group", 1),
+        _optional("moe_router_group_topk", 1),
+        ROUTING,
+        sets("moe_router_group_topk"),
+        only(GROUPED, "topk_group"),
+        applies=_grouped,
+    ),
+    Meaning(
+        "Experts that rank a group",
+        _scores_hf,
+        _scores_megatron,
+        ROUTING,
+        sets_nothing,
+        sets_nothing,
+        applies=_grouped,
+        cannot="Neither side can be set to the other's rule.",
+    ),
+    Meaning(
+        "Router bias",
+        _bias_hf,
+        default(
+            switch("moe_router_enable_expert_bias"),
+            False,
+            MEGATRON,
+        ),
+        ROUTING,
+        sets("moe_router_enable_expert_bias"),
+        _bias_entries,
+        applies=mixed,
+    ),
+)

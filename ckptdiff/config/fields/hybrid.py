@@ -1,0 +1,246 @@
+"""Layers that are no plain attention: windowed ones, gated DeltaNet, Mamba, and learned sinks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.config.fields.base import (
+    MEGATRON,
+    Meaning,
+    Reading,
+    Side,
+    by_family,
+    default,
+    first,
+    from_tensors,
+    number,
+    only,
+    sets,
+    sets_nothing,
+    stated,
+    switch,
+)
+from ckptdiff.config.fields.positions import QWEN, STRIPED, WINDOW
+from ckptdiff.config.fields.shape import SHAPES, layers
+
+if TYPE_CHECKING:
+    from ckptdiff.config.fields.base import Settings
+
+DELTA = frozenset({"qwen3_next", "qwen3_5", "qwen3_5_moe"})
+NEMOTRON_H = frozenset({"nemotron_h"})
+# Megatron's letters of a hybrid pattern (megatron.core.ssm.mamba_hybrid_layer_allocation).
+LETTERS = {
+    **dict.fromkeys(("mamba", "linear_attention"), "M"),
+    **dict.fromkeys(("attention", "full_attention"), "*"),
+    "mlp": "-",
+    "moe": "E",
+}
+KINDS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+VARIANT = "experimental_attention_variant"
+
+
+def windowed(side: Side) -> bool:
+    found = WINDOW.read(side)
+    return found is not None and found.value is not None
+
+
+def _striped_hf(side: Side) -> Reading | None:
+    """Read 1 for each layer with a window, and 0 for each without."""
+    count = layers(side)
+    if count is None:
+        return None
+    kinds = side.get("layer_types")
+    if isinstance(kinds, list):
+        pattern = [int(kind == "sliding_attention") for kind in kinds]
+        return Reading(pattern, "layer_types", pattern)
+    if side.family in QWEN:
+        start = side.get("max_window_layers") or 0
+        return Reading([int(i >= start) for i in range(count)], "max_window_layers", start)
+    step = side.get("sliding_window_pattern") or STRIPED.get(side.family or "")
+    pattern = [int(step is None or bool((i + 1) % step)) for i in range(count)]
+    return Reading(pattern, None, pattern, f"every {side.family} model")
+
+
+def _striped_megatron(side: Side) -> Reading | None:
+    count, step = layers(side), side.get("window_attn_skip_freq")
+    if count is None:
+        return None
+    if isinstance(step, list):
+        return Reading([int(bool(one)) for one in step], "window_attn_skip_freq", step)
+    pattern = [int(not step or bool((i + 1) % step)) for i in range(count)]
+    return Reading(pattern, "window_attn_skip_freq" if step else None, step or pattern)
+
+
+def _striped_args(pattern: Any, _: Side) -> Settings:
+    return {"window_attn_skip_freq": None if all(pattern) else pattern}
+
+
+def _striped_entries(pattern: Any, side: Side) -> Settings:
+    kinds = ["sliding_attention" if one else "full_attention" for one in pattern]
+    if side.family in QWEN:
+        start = pattern.index(1) if 1 in pattern else len(pattern)
+        return {"max_window_layers": start, "layer_types": kinds}
+    return {"layer_types": kinds} if side.family in STRIPED else {}
+
+
+def delta(side: Side) -> bool:
+    """Ask whether most layers are gated DeltaNet."""
+    if side.kind == "megatron" and side.has(VARIANT):
+        return bool(side.get(VARIANT) == "gated_delta_net")
+    return side.family in DELTA
+
+
+def _delta_megatron(side: Side) -> Reading | None:
+    if side.has(VARIANT):
+        value = side.get(VARIANT) == "gated_delta_net"
+        return Reading(value, VARIANT, side.get(VARIANT))
+    return first(
+        from_tensors(("linear_attn.A_log", "A_log"), "DeltaNet layer"),
+        default(lambda _: None, False, MEGATRON),
+    )(side)
+
+
+def _mixers_hf(side: Side) -> Reading | None:
+    """Read 1 for each DeltaNet layer, and 0 for each of attention."""
+    kinds, count = side.get("layer_types"), layers(side)
+    if isinstance(kinds, list):
+        pattern = [int(kind == "linear_attention") for kind in kinds]
+        return Reading(pattern, "layer_types", pattern)
+    step = side.get("full_attention_interval")
+    if count is None:
+        return None
+    pattern = [int(bool((i + 1) % (step or 4))) for i in range(count)]
+    return Reading(pattern, "full_attention_interval" if step else None, step or pattern)
+
+
+def _mixers_megatron(side: Side) -> Reading | None:
+    freq, count = side.get("linear_attention_freq"), layers(side)
+    if isinstance(freq, list):
+        return Reading([int(bool(one)) for one in freq], "linear_attention_freq", freq)
+    if freq is None or count is None:
+        return None
+    pattern = [int(bool((i + 1) % freq)) for i in range(count)]
+    return Reading(pattern, "linear_attention_freq", freq)
+
+
+def _mixers_entries(pattern: Any, _: Side) -> Settings:
+    kinds = ["linear_attention" if one else "full_attention" for one in pattern]
+    return {"layer_types": kinds}
+
+
+def mamba(side: Side) -> bool:
+    """Ask whether the model is a Nemotron-H, whose layers are of several kinds."""
+    return side.family in NEMOTRON_H or bool(side.get("is_hybrid_model"))
+
+
+def _letters_hf(side: Side) -> Reading | None:
+    kinds = side.get("layers_block_type")
+    if isinstance(kinds, list):
+        return Reading("".join(LETTERS[kind] for kind in kinds), "layers_block_type", len(kinds))
+    return stated("hybrid_override_pattern")(side)
+
+
+_PATTERNS = ("hybrid_override_pattern", "hybrid_layer_pattern")
+
+
+def _letters_entries(letters: Any, _: Side) -> Settings:
+    return {"layers_block_type": [KINDS[letter] for letter in letters]}
+
+
+def _size(name: str, hf: str, megatron: str, which: frozenset[str]) -> Meaning:
+    applies = delta if which is DELTA else mamba
+    return Meaning(
+        name,
+        number(hf),
+        number(megatron),
+        SHAPES,
+        sets(megatron),
+        only(which, hf),
+        applies=applies,
+    )
+
+
+HYBRID: tuple[Meaning, ...] = (
+    Meaning(
+        "Windowed layers",
+        _striped_hf,
+        _striped_megatron,
+        "A layer sees the whole sequence on one side and a window of it on the other.",
+        _striped_args,
+        _striped_entries,
+        applies=windowed,
+    ),
+    Meaning(
+        "Attention sinks",
+        by_family({"gpt_oss": True}, False),
+        first(
+            stated("softmax_type", by=lambda kind: kind == "learnable"),
+            from_tensors(("self_attn.sinks",), "sink"),
+            default(lambda _: None, False, MEGATRON),
+        ),
+        "Attention may look away from all tokens on one side only.",
+        lambda on, _: {"softmax_type": "learnable"} if on else {},
+        sets_nothing,
+        off=False,
+        fix=lambda on, _: "--softmax-type learnable" if on else "leave out --softmax-type",
+    ),
+    Meaning(
+        "Gated DeltaNet",
+        by_family(dict.fromkeys(DELTA, True), False),
+        _delta_megatron,
+        SHAPES,
+        sets(VARIANT, lambda on: "gated_delta_net" if on else None),
+        sets_nothing,
+        off=False,
+    ),
+    Meaning(
+        "DeltaNet layers",
+        _mixers_hf,
+        _mixers_megatron,
+        "A layer is a DeltaNet on one side and attention on the other.",
+        sets("linear_attention_freq"),
+        _mixers_entries,
+        applies=delta,
+    ),
+    Meaning(
+        "Gate of attention",
+        by_family(dict.fromkeys(DELTA, True), False),
+        switch("attention_output_gate"),
+        "What attention puts out is gated on one side only.",
+        sets("attention_output_gate"),
+        sets_nothing,
+        applies=delta,
+    ),
+    *(
+        _size(words, name, name, DELTA)
+        for words, name in (
+            ("DeltaNet key heads", "linear_num_key_heads"),
+            ("DeltaNet value heads", "linear_num_value_heads"),
+            ("DeltaNet key dimension", "linear_key_head_dim"),
+            ("DeltaNet value dimension", "linear_value_head_dim"),
+            ("DeltaNet convolution", "linear_conv_kernel_dim"),
+        )
+    ),
+    Meaning(
+        "Kinds of layers",
+        _letters_hf,
+        stated(*_PATTERNS, by=lambda letters: letters.replace("|", "")),  # stages
+        "A layer is of another kind on the other side.",
+        lambda letters, _: {"is_hybrid_model": True, "hybrid_override_pattern": letters},
+        _letters_entries,
+        applies=mamba,
+    ),
+    _size("Mamba heads", "mamba_num_heads", "mamba_num_heads", NEMOTRON_H),
+    _size("Mamba head dimension", "mamba_head_dim", "mamba_head_dim", NEMOTRON_H),
+    _size("Mamba groups", "n_groups", "mamba_num_groups", NEMOTRON_H),
+    _size("Mamba state size", "ssm_state_size", "mamba_state_dim", NEMOTRON_H),
+    Meaning(
+        "Latent size of experts",
+        number("moe_latent_size"),
+        number("moe_latent_size"),
+        SHAPES,
+        sets("moe_latent_size"),
+        only(NEMOTRON_H, "moe_latent_size"),
+        applies=lambda side: mamba(side) and side.get("moe_latent_size") is not None,
+    ),
+)

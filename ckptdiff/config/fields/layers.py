@@ -1,0 +1,367 @@
+"""What a layer computes: norms, activation, biases, and the scale of attention."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.config.fields.base import (
+    MEGATRON,
+    TRANSFORMERS,
+    Meaning,
+    Reading,
+    Side,
+    by_family,
+    default,
+    equal,
+    first,
+    from_tensors,
+    is_number,
+    number,
+    only,
+    sets,
+    sets_in,
+    sets_nothing,
+    stated,
+    switch,
+    where,
+    whole,
+)
+from ckptdiff.config.fields.shape import latent
+
+if TYPE_CHECKING:
+    from ckptdiff.config.fields.base import Settings
+
+WITHOUT_GATE = frozenset({"gpt2", "nemotron", "gpt_neox", "nemotron_h"})
+# Where config.json says none; 1e-6 for the others.
+EPSILONS = dict.fromkeys(
+    (
+        *("gpt2", "gpt_neox", "mixtral", "nemotron", "nemotron_h"),
+        *("phi3", "olmo2", "olmoe", "gpt_oss", "glm4_moe"),
+    ),
+    1e-5,
+)
+LAYER_NORM = frozenset({"gpt2", "gpt_neox", "nemotron"})
+# Their weights are stored less one, in config.json's family and in Megatron alike.
+ZERO_CENTRED = frozenset(
+    {"nemotron", "gemma", "gemma2", "gemma3", "qwen3_next", "qwen3_5", "qwen3_5_moe"}
+)
+QK_NORM = frozenset(
+    {
+        *("qwen3", "qwen3_moe", "qwen3_vl_moe", "qwen3_next", "qwen3_5", "qwen3_5_moe"),
+        *("deepseek", "gemma3", "olmo2", "olmoe"),
+    }
+)
+BIASED = frozenset({"gpt2", "gpt_neox"})  # everywhere
+NO_OUTPUT_BIAS = frozenset(
+    {"qwen2", "qwen2_moe", "glm4_moe", "mistral", "mixtral", "phi3", "olmo2", "olmoe"}
+)
+GEMMAS = frozenset({"gemma2", "gemma3"})
+
+_ACTIVATIONS = {
+    "silu": "SiLU",
+    "swish": "SiLU",
+    "gelu": "GELU",
+    "gelu_new": "tanh GELU",
+    "gelu_pytorch_tanh": "tanh GELU",
+    "gelu_fast": "tanh GELU",
+    "quick_gelu": "quick GELU",
+    "relu2": "squared ReLU",
+    "relu": "ReLU",
+}
+
+
+_DEFAULTS = {
+    "gpt2": "gelu_new",
+    "gpt_neox": "gelu",
+    **dict.fromkeys(("nemotron", "nemotron_h"), "relu2"),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3"), "gelu_pytorch_tanh"),
+}
+
+
+_SWITCHES = {
+    "swiglu": "gated SiLU",
+    "quick_geglu": "gated quick GELU",
+    "squared_relu": "squared ReLU",
+    "openai_gelu": "tanh GELU",
+}
+
+
+def _activation_hf(side: Side) -> Reading | None:
+    if side.family is None and side.kind == "hf":
+        gated = from_tensors(("gate_proj.weight", "w1.weight"), "gate")(side)
+    else:
+        gated = Reading(side.family not in WITHOUT_GATE)
+    names = ("hidden_activation", "hidden_act", "activation_function", "mlp_hidden_act")
+    if side.family == "gpt_oss":
+        return Reading("clamped gated quick GELU", None, None, "every gpt_oss model")
+    other = _DEFAULTS.get(side.family or "", "silu")
+    found = stated(*names)(side) or Reading(other, None, other, TRANSFORMERS)
+    word = _ACTIVATIONS.get(found.value, str(found.value))
+    gate = "gated " if gated is not None and gated.value else ""
+    return Reading(gate + word, found.name, found.raw, found.source)
+
+
+def _activation_megatron(side: Side) -> Reading | None:
+    for name, value in _SWITCHES.items():
+        if side.get(name):
+            return Reading(value, name, side.get(name))
+    if not side.has("swiglu"):
+        return None
+    # The fused kernel of GELU with a bias is the tanh form, whatever the unfused one is.
+    if side.get("bias_gelu_fusion") and side.get("add_bias_linear"):
+        return Reading("tanh GELU", "bias_gelu_fusion", side.get("bias_gelu_fusion"))
+    if not side.has("bias_gelu_fusion"):
+        return Reading("GELU of either form", "swiglu", side.get("swiglu"))
+    return Reading("GELU", "swiglu", side.get("swiglu"))
+
+
+def _activation_fix(value: Any, side: Side) -> str | None:
+    given = [name for name, other in _SWITCHES.items() if side.get(name) and other != value]
+    parts = [f"leave out --{name.replace('_', '-')}" for name in given]
+    wanted = next((name for name, other in _SWITCHES.items() if other == value), None)
+    if wanted is not None:
+        parts.append(f"--{wanted.replace('_', '-')}")
+    elif value == "GELU":
+        parts.append("--no-bias-gelu-fusion")
+    else:
+        return None
+    return ", ".join(parts)
+
+
+def _activation_args(value: Any, _: Side) -> Settings | None:
+    given = next((name for name, other in _SWITCHES.items() if other == value), None)
+    if value in ("tanh GELU", "GELU"):
+        given = "bias_gelu_fusion" if value == "tanh GELU" else None
+    elif given is None:
+        return None
+    names = ("swiglu", "squared_relu", "openai_gelu", "bias_gelu_fusion")
+    settings = {name: name == given for name in names}
+    return settings if given is None or given in names else {**settings, given: True}
+
+
+def _activation_entries(value: Any, side: Side) -> Settings | None:
+    field = {
+        "gpt2": "activation_function",
+        "nemotron_h": "mlp_hidden_act",
+        **dict.fromkeys(GEMMAS, "hidden_activation"),
+    }.get(side.family or "", "hidden_act")
+    word = value.removeprefix("gated ")
+    if word == "GELU of either form" or (word == "tanh GELU" and side.family == "gpt2"):
+        return {field: _DEFAULTS.get(side.family or "", "gelu_pytorch_tanh")}
+    words = {"tanh GELU": "gelu_pytorch_tanh", **{w: n for n, w in reversed(_ACTIVATIONS.items())}}
+    words["tanh GELU"] = "gelu_pytorch_tanh"
+    name = words.get(word)
+    return None if name is None else {field: name}
+
+
+def _same_activation(a: Any, b: Any) -> bool:
+    either = "GELU of either form"
+    return bool(a == b) or (either in (a, b) and {a, b} <= {"GELU", "tanh GELU", either})
+
+
+def _norm_megatron(side: Side) -> Reading | None:
+    return default(stated("normalization"), "LayerNorm", MEGATRON)(side)
+
+
+def _zero_centred(side: Side) -> Reading | None:
+    names = ("apply_layernorm_1p", "layernorm_zero_centered_gamma")
+    found = next((name for name in names if side.get(name)), None)
+    if found is not None:
+        return Reading(True, found, side.get(found))
+    return default(switch(*names), False, MEGATRON)(side)
+
+
+def _qkv_bias_megatron(side: Side) -> Reading | None:
+    # Each of the two gives the projection a bias.
+    found = next((n for n in ("add_qkv_bias", "add_bias_linear") if side.get(n)), None)
+    if found is not None:
+        return Reading(True, found, side.get(found))
+    tensors = from_tensors(("q_proj.bias", "c_attn.bias"), "QKV bias")
+    if side.has("add_bias_linear"):
+        return default(switch("add_qkv_bias"), False, MEGATRON)(side)
+    return first(switch("add_qkv_bias"), tensors)(side)
+
+
+def _softmax_hf(side: Side) -> Reading | None:
+    found: Reading | None = number("attention_multiplier")(side)
+    if found is not None:
+        return found
+    if side.family in GEMMAS:
+        raw = side.get("query_pre_attn_scalar") or 256
+        name = "query_pre_attn_scalar"
+        scale = "1/sqrt(d)" if equal(raw, side.get("head_dim") or 256) else 1 / math.sqrt(raw)
+        return Reading(scale, name if side.has(name) else None, raw)
+    if side.get("scale_attn_by_inverse_layer_idx"):
+        name = "scale_attn_by_inverse_layer_idx"
+        return Reading("1/sqrt(d)/layer", name, side.get(name))
+    if side.get("scale_attn_weights") is False:
+        return Reading("1", "scale_attn_weights", False)
+    if side.has("scale_attn_weights"):
+        return Reading("1/sqrt(d)", "scale_attn_weights", side.get("scale_attn_weights"))
+    if side.family is None:
+        return None
+    return Reading("1/sqrt(d)", None, "1/sqrt(d)", f"every {side.family} model")
+
+
+def _softmax_megatron(side: Side) -> Reading | None:
+    return default(number("softmax_scale"), "1/sqrt(d)", MEGATRON)(side)
+
+
+def _softmax_args(value: Any, _: Side) -> Settings | None:
+    if is_number(value):
+        return {"softmax_scale": value}
+    return {} if value == "1/sqrt(d)" else None
+
+
+def _softmax_entries(value: Any, side: Side) -> Settings | None:
+    if side.family in GEMMAS:
+        size = side.get("kv_channels")
+        return {"query_pre_attn_scalar": whole(round(value**-2, 6)) if is_number(value) else size}
+    return {} if value == "1/sqrt(d)" else None
+
+
+def _epsilon_hf(side: Side) -> Reading | None:
+    names = "rms_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "layer_norm_eps"
+    found: Reading | None = number(*names)(side)
+    if found is not None or side.family is None:
+        return found
+    epsilon = EPSILONS.get(side.family, 1e-6)
+    return Reading(epsilon, None, epsilon, TRANSFORMERS)
+
+
+LAYERS: tuple[Meaning, ...] = (
+    Meaning(
+        "Softmax scale",
+        _softmax_hf,
+        _softmax_megatron,
+        "Attention is sharper or flatter in every layer.",
+        _softmax_args,
+        _softmax_entries,
+        applies=lambda side: not latent(side),
+        cannot="Megatron's args have no flag for it.",
+    ),
+    Meaning(
+        "Norm epsilon",
+        _epsilon_hf,
+        default(number("norm_epsilon", "layernorm_epsilon"), 1e-5, MEGATRON),
+        "Every norm differs a little, and logits drift with depth.",
+        sets("norm_epsilon"),
+        sets_in(
+            "rms_norm_eps",
+            {
+                "gpt2": "layer_norm_epsilon",
+                "nemotron_h": "layer_norm_epsilon",
+                "nemotron": "norm_eps",
+                "gpt_neox": "layer_norm_eps",
+            },
+        ),
+    ),
+    Meaning(
+        "Norm",
+        by_family(dict.fromkeys(LAYER_NORM, "LayerNorm"), "RMSNorm"),
+        _norm_megatron,
+        "The mean is subtracted on one side only, so every layer's input differs.",
+        sets("normalization"),
+        sets_nothing,
+    ),
+    Meaning(
+        "Zero-centred norms",
+        by_family(dict.fromkeys(ZERO_CENTRED, True), False),
+        _zero_centred,
+        "Norm weights are off by one: they scale by w on one side and by 1 + w on the other.",
+        sets("apply_layernorm_1p"),
+        sets_nothing,
+    ),
+    Meaning(
+        "Activation",
+        _activation_hf,
+        _activation_megatron,
+        "The MLP applies another function, so every layer's output differs.",
+        _activation_args,
+        _activation_entries,
+        equal=_same_activation,
+        cannot="Megatron's args have no flag for it.",
+        fix=_activation_fix,
+    ),
+    Meaning(
+        "Linear biases",
+        where(
+            lambda side: side.family in BIASED,
+            by_family({}, True),
+            where(
+                lambda side: side.family == "gpt_oss",
+                default(switch("attention_bias"), True, TRANSFORMERS),
+                default(switch("mlp_bias", "use_bias"), False, TRANSFORMERS),
+            ),
+        ),
+        first(
+            switch("add_bias_linear"),
+            from_tensors(("mlp.c_fc.bias", "up_proj.bias", "o_proj.bias"), "linear bias"),
+        ),
+        "One side adds biases that the other does not have.",
+        sets("add_bias_linear"),
+        only(frozenset({"llama", "nemotron", "nemotron_h"}), "mlp_bias"),
+    ),
+    Meaning(
+        "Attention output bias",
+        where(
+            lambda side: side.family in BIASED,
+            by_family({}, True),
+            where(
+                lambda side: side.family in NO_OUTPUT_BIAS,
+                by_family({}, False),
+                where(
+                    lambda side: side.family == "gpt_oss",
+                    default(switch("attention_bias"), True, TRANSFORMERS),
+                    default(switch("attention_bias", "use_bias"), False, TRANSFORMERS),
+                ),
+            ),
+        ),
+        default(
+            switch("add_bias_linear"),
+            False,
+            MEGATRON,
+        ),
+        "One side adds a bias to what attention puts out that the other does not have.",
+        sets_nothing,
+        sets_nothing,
+        off=False,
+        cannot="Megatron adds it together with the biases of the MLP.",
+    ),
+    Meaning(
+        "QKV bias",
+        where(
+            lambda side: side.family in ("gpt2", "qwen2", "qwen2_moe"),
+            first(
+                where(lambda side: side.family == "qwen2_moe", switch("qkv_bias"), lambda _: None),
+                by_family({}, True),
+            ),
+            where(
+                lambda side: side.family in ("gpt_neox", "gpt_oss"),
+                default(switch("attention_bias"), True, TRANSFORMERS),
+                default(switch("attention_bias"), False, TRANSFORMERS),
+            ),
+        ),
+        _qkv_bias_megatron,
+        "One side adds a bias to queries, keys and values that the other does not have.",
+        sets("add_qkv_bias"),
+        sets_in(
+            "attention_bias",
+            {
+                **dict.fromkeys(("gpt2", "qwen2", "mistral", "mixtral", "phi3"), ""),
+                "qwen2_moe": "qkv_bias",
+            },
+        ),
+    ),
+    Meaning(
+        "Q/K norm",
+        first(switch("use_qk_norm"), by_family(dict.fromkeys(QK_NORM, True), False)),
+        first(
+            switch("qk_layernorm"), from_tensors(("q_norm.weight", "a_layernorm.weight"), "norm")
+        ),
+        "Queries and keys are normalised on one side only.",
+        sets("qk_layernorm"),
+        only(frozenset({"glm4_moe"}), "use_qk_norm"),
+    ),
+)

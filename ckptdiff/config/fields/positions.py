@@ -1,0 +1,143 @@
+"""Positions, and how far a token sees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.config.fields.base import (
+    TRANSFORMERS,
+    Meaning,
+    Reading,
+    Side,
+    by_family,
+    default,
+    is_number,
+    null_means,
+    number,
+    sets,
+    sets_in,
+    sets_nothing,
+    stated,
+)
+from ckptdiff.config.fields.shape import layers
+
+if TYPE_CHECKING:
+    from ckptdiff.config.fields.base import Settings
+
+QWEN = frozenset({"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"})
+# Which layer of how many has no window, where config.json does not say.
+STRIPED = {"gemma2": 2, "gemma3": 6, "gpt_oss": 2, "olmo2": 4}
+WINDOWED = frozenset({"mistral", "mixtral", "phi3", *STRIPED})
+
+
+def positions(side: Side) -> str | None:
+    """Return `rope`, `learned_absolute`, … or None where a side does not tell."""
+    found = POSITION_KIND.read(side)
+    return None if found is None else found.value
+
+
+def rotary(side: Side) -> bool:
+    return positions(side) in ("rope", "yarn")
+
+
+def learned(side: Side) -> bool:
+    return positions(side) == "learned_absolute"
+
+
+def _window_hf(side: Side) -> Reading | None:
+    off = Reading(None, None, None, TRANSFORMERS)
+    window, name = side.get("sliding_window"), "sliding_window"
+    if window is None or side.get("use_sliding_window") is False:
+        return off if window is None else Reading(None, "use_sliding_window", False)
+    if side.family in QWEN:
+        first_windowed, count = side.get("max_window_layers"), layers(side)
+        if not side.get("use_sliding_window"):
+            return off
+        if is_number(first_windowed) and count is not None and first_windowed >= count:
+            return Reading(None, "max_window_layers", first_windowed)
+    kinds = side.get("layer_types")
+    if isinstance(kinds, list) and kinds and all(kind == "full_attention" for kind in kinds):
+        return Reading(None, "layer_types", "full_attention")
+    longest = side.get("max_position_embeddings")
+    if is_number(window) and is_number(longest) and window >= longest:
+        return Reading(None, name, window, "no longer sequence exists")
+    return Reading(window, name, window)
+
+
+def _window_entries(window: Any, side: Side) -> Settings | None:
+    if side.family in QWEN:
+        if window is None:
+            return {"use_sliding_window": False}
+        return {"use_sliding_window": True, "sliding_window": window}
+    if side.family in STRIPED and window is None:
+        return {}  # their classes want a number
+    if side.family in WINDOWED:
+        return {"sliding_window": window}
+    return {} if window is None else None
+
+
+def _window_megatron(side: Side) -> Reading | None:
+    def by(raw: Any) -> Any:
+        # The window counts the token itself in transformers, the tokens before it in Megatron.
+        before = raw[0] if isinstance(raw, (list, tuple)) else raw
+        return before + 1 if before >= 0 else None
+
+    return default(
+        null_means(("window_size",), stated("window_size", by=by), None),
+        None,
+        "these args have no field for it",
+        weak=True,
+    )(side)
+
+
+def _position_megatron(side: Side) -> Reading | None:
+    if side.get("use_rotary_position_embeddings"):
+        return Reading("rope", "use_rotary_position_embeddings", True)
+    found: Reading | None = stated("position_embedding_type")(side)
+    if found is not None or not side.tensors:
+        return found
+    table = any(name.endswith("wpe.weight") for name in side.tensors)
+    value = "learned_absolute" if table else "rope"
+    return Reading(value, None, value, f"{'a' if table else 'no'} table of positions")
+
+
+def _same_position(a: Any, b: Any) -> bool:
+    return bool(a == b) or {a, b} == {"rope", "yarn"}  # scaling is a line of its own
+
+
+POSITION_KIND = Meaning(
+    "Position embedding",
+    by_family({"gpt2": "learned_absolute", "nemotron_h": "none"}, "rope"),
+    _position_megatron,
+    "Positions enter in another way, so logits agree for no sequence.",
+    sets("position_embedding_type"),
+    sets_nothing,
+    equal=_same_position,
+)
+
+WINDOW = Meaning(
+    "Sliding window",
+    _window_hf,
+    _window_megatron,
+    "Past the window, tokens attend to what the other side does not let them see.",
+    sets("window_size", lambda window: None if window is None else (window - 1, 0)),
+    _window_entries,
+)
+
+POSITIONS: tuple[Meaning, ...] = (
+    POSITION_KIND,
+    Meaning(
+        "Max positions",
+        number("max_position_embeddings", "n_positions"),
+        number("max_position_embeddings"),
+        "The table of positions has another length.",
+        sets("max_position_embeddings"),
+        sets_in("max_position_embeddings", {"gpt2": "n_positions"}),
+        harmless=lambda a, b: (
+            None
+            if learned(a) and learned(b)
+            else "with rotary embeddings it bounds the length and changes no value"
+        ),
+    ),
+    WINDOW,
+)

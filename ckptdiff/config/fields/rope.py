@@ -1,0 +1,134 @@
+"""Rotary embeddings: base, how much of a head is rotated, pairs or halves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.config.fields.base import (
+    MEGATRON,
+    TRANSFORMERS,
+    Meaning,
+    Reading,
+    Side,
+    default,
+    first,
+    number,
+    sets,
+    stated,
+    whole,
+)
+from ckptdiff.config.fields.positions import rotary
+from ckptdiff.config.fields.scaling import SCALING
+from ckptdiff.config.fields.shape import latent
+
+if TYPE_CHECKING:
+    from ckptdiff.config.fields.base import Settings
+
+_BASE_NAMES = {"gpt_neox": "rotary_emb_base"}  # in config.json; `rope_theta` elsewhere
+BASES = {"mixtral": 1e6}  # where config.json says none
+# How much of a head is rotated, where config.json does not say; all of it otherwise.
+PERCENTS = {
+    **dict.fromkeys(("gpt_neox", "qwen3_next", "qwen3_5", "qwen3_5_moe"), 0.25),
+    **dict.fromkeys(("nemotron", "glm4_moe"), 0.5),
+    "phi3": 1.0,
+}
+
+
+def _interleaving_hf(side: Side) -> Reading | None:
+    if latent(side):
+        return default(
+            stated("rope_interleave", by=lambda on: "pairs" if on else "halves"),
+            "pairs",
+            TRANSFORMERS,
+        )(side)
+    if side.family is None:
+        return None
+    return Reading("halves", None, "halves", f"every {side.family} model")
+
+
+def _interleaving_megatron(side: Side) -> Reading | None:
+    name = "rotary_interleaved"
+    on = bool(side.get(name))
+    if latent(side):
+        # Latent attention undoes the pairs itself, before it looks at the flag.
+        value = "pairs, taken apart twice" if on else "pairs"
+        return Reading(value, name if on else "multi_latent_attention", True)
+    value = "pairs" if on else "halves"
+    if side.has(name):
+        return Reading(value, name, side.get(name))
+    return Reading(value, None, value, MEGATRON)
+
+
+def _interleaving_args(value: Any, side: Side) -> Settings | None:
+    if latent(side):
+        return {"rotary_interleaved": False} if value == "pairs" else None
+    return {"rotary_interleaved": value == "pairs"}
+
+
+def _interleaving_entries(value: Any, side: Side) -> Settings | None:
+    if latent(side):
+        return {"rope_interleave": value == "pairs"}
+    return {} if value == "halves" else None
+
+
+def _percent_entries(value: Any, side: Side) -> Settings | None:
+    if side.family in PERCENTS:
+        return {"rotary_pct" if side.family == "gpt_neox" else "partial_rotary_factor": value}
+    return {} if value == 1 else None
+
+
+def _base_default(side: Side) -> Reading | None:
+    if side.family is None:
+        return None
+    base = BASES.get(side.family, 10000.0)
+    return Reading(base, None, base, TRANSFORMERS)
+
+
+def _percent_default(side: Side) -> Reading | None:
+    if side.family is None:
+        return None
+    percent = PERCENTS.get(side.family, 1.0)
+    return Reading(percent, None, percent, TRANSFORMERS)
+
+
+ROPE: tuple[Meaning, ...] = (
+    Meaning(
+        "RoPE base",
+        first(
+            number(
+                "rope_parameters.rope_theta",
+                "rope_parameters.full_attention.rope_theta",
+                "rope_theta",
+                "rotary_emb_base",
+            ),
+            _base_default,
+        ),
+        default(number("rotary_base"), 10000, MEGATRON),
+        "Weights can match exactly while every logit differs, the more the longer the sequence.",
+        sets("rotary_base", whole),
+        lambda base, side: {_BASE_NAMES.get(side.family or "", "rope_theta"): float(base)},
+        applies=rotary,
+    ),
+    *SCALING,
+    Meaning(
+        "Rotated part of a head",
+        first(
+            number("partial_rotary_factor", "rope_parameters.partial_rotary_factor", "rotary_pct"),
+            _percent_default,
+        ),
+        default(number("rotary_percent"), 1.0, MEGATRON),
+        "Another number of channels is rotated, so attention scores are wrong in every layer.",
+        sets("rotary_percent"),
+        _percent_entries,
+        applies=lambda side: rotary(side) and not latent(side),
+    ),
+    Meaning(
+        "Rotary pairs",
+        _interleaving_hf,
+        _interleaving_megatron,
+        "Channels are rotated in other pairs, so attention scores are wrong in every layer.",
+        _interleaving_args,
+        _interleaving_entries,
+        applies=rotary,
+    ),
+)

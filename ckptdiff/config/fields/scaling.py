@@ -1,0 +1,337 @@
+"""How rotary embeddings are scaled for long sequences: linear, llama3's, and YaRN."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.config.fields.base import (
+    MEGATRON,
+    TRANSFORMERS,
+    Meaning,
+    Reading,
+    Side,
+    default,
+    number,
+    sets_nothing,
+    show,
+    whole,
+)
+from ckptdiff.config.fields.positions import rotary
+from ckptdiff.config.fields.shape import latent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptdiff.config.fields.base import Reader, Setter, Settings
+
+# Of transformers 5, with and without bases of their own for windowed layers, and of 4.
+HOLDERS = ("rope_parameters.full_attention", "rope_parameters", "rope_scaling")
+# Megatron's apply_rope_scaling takes the factor and nothing else.
+FIXED = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+INTERPOLATION = "--rotary-seq-len-interpolation-factor"
+YARN = {"beta_fast": 32.0, "beta_slow": 1.0}
+SCALES = {"mscale": 1.0, "mscale_all_dim": 0.0}
+CANNOT = (
+    "Megatron cannot represent it: of llama3's scaling it takes the factor, and hard-codes 1, 4 "
+    "and 8192 for low_freq_factor, high_freq_factor and original_max_position_embeddings."
+)
+
+
+def holder(side: Side) -> str:
+    """Return the name of the object that holds a config.json's scaling."""
+    return next((name for name in HOLDERS if isinstance(side.get(name), dict)), HOLDERS[-1])
+
+
+def _kind_hf(side: Side) -> Reading | None:
+    name = holder(side)
+    for key in ("rope_type", "type"):
+        raw = side.get(f"{name}.{key}")
+        if raw is not None:
+            value = "none" if raw == "default" or _is_one(side, name, raw) else raw
+            return Reading(value, f"{name}.{key}", raw)
+    if side.has(name):
+        return Reading("none", name, None)
+    return Reading("none", None, "none", TRANSFORMERS)
+
+
+def _is_one(side: Side, name: str, kind: Any) -> bool:
+    return kind in ("linear", "yarn", "dynamic") and side.get(f"{name}.factor") == 1
+
+
+def _kind_megatron(side: Side) -> Reading | None:
+    if latent(side):
+        kind, factor = side.get("rope_type") or "yarn", side.get("rotary_scaling_factor")
+        if kind != "yarn":
+            return Reading("none", "rope_type", kind)
+        if factor == 1:
+            return Reading("none", "rotary_scaling_factor", factor)
+        name = "rope_type" if side.get("rope_type") else "rotary_scaling_factor"
+        return Reading("yarn", name, side.get(name), None if side.has(name) else MEGATRON)
+    if side.get("position_embedding_type") == "yarn":
+        return Reading("yarn", "position_embedding_type", "yarn")
+    if side.get("use_rope_scaling"):
+        return Reading("llama3", "use_rope_scaling", side.get("use_rope_scaling"))
+    factor = side.get("rotary_seq_len_interpolation_factor")
+    if factor not in (None, 1):
+        return Reading("linear", "rotary_seq_len_interpolation_factor", factor)
+    if side.has("use_rope_scaling"):
+        return Reading("none", "use_rope_scaling", side.get("use_rope_scaling"))
+    return Reading("none", None, "none", MEGATRON)
+
+
+def kind(side: Side) -> str:
+    found = _kind_hf(side) if side.kind == "hf" else _kind_megatron(side)
+    return "none" if found is None else str(found.value)
+
+
+def scaled(*kinds: str) -> Callable[[Side], bool]:
+    """Ask whether a side scales its rotary embeddings in one of these ways."""
+    return lambda side: rotary(side) and kind(side) in kinds
+
+
+def _whole_scaling_hf(side: Side) -> Reading | None:
+    """Read the kind of scaling; its value carries what a flag needs."""
+    found = _kind_hf(side)
+    return found and Reading(_Kind(found.value, side), found.name, found.raw, found.source)
+
+
+def _whole_scaling_megatron(side: Side) -> Reading | None:
+    found = _kind_megatron(side)
+    return found and Reading(_Kind(found.value, side), found.name, found.raw, found.source)
+
+
+class _Kind(str):
+    """A kind of scaling that remembers whose it is."""
+
+    __slots__ = ("side",)
+    side: Side
+
+    def __new__(cls, kind: Any, side: Side) -> _Kind:
+        made = str.__new__(cls, kind)
+        made.side = side
+        return made
+
+
+def _scaling_fix(value: Any, side: Side) -> str | None:
+    if value == "none":
+        flags = {"llama3": "--use-rope-scaling", "linear": INTERPOLATION}
+        return f"leave out {flags.get(kind(side), '--rotary-scaling-factor')}"
+    factor = FACTOR.read(value.side)
+    if factor is None:
+        return None
+    match str(value):
+        case "llama3" if all(_fixed(value.side, key) == FIXED[key] for key in FIXED):
+            return f"--use-rope-scaling --rope-scaling-factor {show(factor.value)}"
+        case "linear":
+            return f"{INTERPOLATION} {show(factor.value)}"
+        case "yarn" if latent(value.side):
+            return f"--rope-type yarn --rotary-scaling-factor {show(factor.value)}"
+    return None
+
+
+def _fixed(side: Side, key: str) -> Any:
+    found = _llama3(key)[0 if side.kind == "hf" else 1](side)
+    return None if found is None else found.value
+
+
+def _held(key: str) -> Reader:
+    """Read a field of a config.json's scaling."""
+    return lambda side: number(f"{holder(side)}.{key}")(side)
+
+
+def _factor_megatron(side: Side) -> Reading | None:
+    if kind(side) == "llama3":
+        return default(number("rope_scaling_factor"), 8.0, MEGATRON)(side)
+    names = ("rotary_seq_len_interpolation_factor",)
+    if kind(side) == "yarn":
+        names = ("rotary_scaling_factor",) if latent(side) else ("yarn_rotary_scaling_factor",)
+    return number(*names)(side)
+
+
+def _llama3(key: str) -> tuple[Reader, Reader]:
+    fixed = FIXED[key]
+    return _held(key), lambda _: Reading(fixed, None, fixed, "Megatron hard-codes it")
+
+
+def _original_hf(side: Side) -> Reading | None:
+    found: Reading | None = _held("original_max_position_embeddings")(side)
+    if found is not None:
+        return found
+    found = number("max_position_embeddings")(side)
+    return found and Reading(found.value, found.name, found.raw, "no field for the original length")
+
+
+def _original_megatron(side: Side) -> Reading | None:
+    if not latent(side):
+        return number("yarn_original_max_position_embeddings")(side)
+    return number("original_max_position_embeddings", "max_position_embeddings")(side)
+
+
+def _yarn(key: str) -> tuple[Reader, Reader]:
+    def megatron(side: Side) -> Reading | None:
+        names = (key,) if latent(side) else (f"yarn_{key}",)
+        return default(number(*names), YARN[key], MEGATRON)(side)
+
+    return default(_held(key), YARN[key], TRANSFORMERS), megatron
+
+
+def _scale(key: str, other: float) -> tuple[Reader, Reader]:
+    def megatron(side: Side) -> Reading | None:
+        names = (key,) if latent(side) else (f"yarn_{key}",)
+        return number(*names)(side)
+
+    return default(_held(key), other, TRANSFORMERS), megatron
+
+
+def _factor_args(value: Any, side: Side) -> Settings:
+    names = {
+        "llama3": "rope_scaling_factor",
+        "linear": "rotary_seq_len_interpolation_factor",
+        "yarn": "rotary_scaling_factor" if latent(side) else "yarn_rotary_scaling_factor",
+    }
+    return {names.get(kind(side), "rotary_scaling_factor"): whole(value)}
+
+
+def _scaling_args(value: Any, side: Side) -> Settings | None:
+    """Set the kind of scaling; of llama3's and others' constants, what Megatron has."""
+    off = {"use_rope_scaling": False}
+    match str(value):
+        case "none" if latent(side):
+            return {**off, "rope_type": "rope", "rotary_scaling_factor": 1.0}
+        case "none":
+            return off
+        case "llama3":
+            return {"use_rope_scaling": True}
+        case "linear":
+            return off
+        case "yarn" if latent(side):
+            return {**off, "rope_type": "yarn"}
+        case "yarn":
+            return {**off, "position_embedding_type": "yarn"}
+    return None
+
+
+def _scaling_entries(value: Any, _: Side) -> Settings | None:
+    side, name = value.side, str(value)
+    factor = FACTOR.read(side)
+    if name == "none" or factor is None:
+        return {"rope_scaling": None} if name == "none" else None
+    held = {"rope_type": name, "factor": float(factor.value)}
+    keys = {"llama3": tuple(FIXED), "linear": (), "yarn": (*YARN, *SCALES)}.get(name)
+    if keys is None:
+        return None
+    for key in keys:
+        found = (_llama3(key) if name == "llama3" else _yarn_reader(key))[1](side)
+        if found is not None:
+            held[key] = found.value
+    if name != "yarn":
+        return {"rope_scaling": held}
+    original = _original_megatron(side)
+    if original is None:
+        return {"rope_scaling": held}
+    held["original_max_position_embeddings"] = original.value
+    longest = side.get("max_position_embeddings")
+    if longest == original.value:  # all that Megatron's latent attention has a field for
+        longest = int(original.value * factor.value)
+    return {"rope_scaling": held, "max_position_embeddings": longest}
+
+
+def _yarn_reader(key: str) -> tuple[Reader, Reader]:
+    return _yarn(key) if key in YARN else _scale(key, SCALES[key])
+
+
+def _original_args(value: Any, side: Side) -> Settings:
+    if not latent(side):
+        return {"yarn_original_max_position_embeddings": value}
+    # Before Megatron 0.14 the original length was the only one that latent attention had.
+    return {"original_max_position_embeddings": value, "max_position_embeddings": value}
+
+
+def _original_fix(value: Any, side: Side) -> str:
+    name = "original_max_position_embeddings"
+    name = name if side.has(name) else "max_position_embeddings"
+    return f"--{name.replace('_', '-')} {show(value)}"
+
+
+def _beta_args(key: str) -> Setter:
+    return lambda value, _: {} if value == YARN[key] else None
+
+
+def _yarn_args(key: str) -> Setter:
+    return lambda value, side: {key if latent(side) else f"yarn_{key}": value}
+
+
+FACTOR = Meaning(
+    "RoPE scaling factor",
+    _held("factor"),
+    _factor_megatron,
+    "Positions are stretched by another factor, which shows in long sequences.",
+    _factor_args,
+    sets_nothing,
+    applies=scaled("llama3", "linear", "yarn", "dynamic"),
+)
+
+SCALING: tuple[Meaning, ...] = (
+    Meaning(
+        "RoPE scaling",
+        _whole_scaling_hf,
+        _whole_scaling_megatron,
+        "Rotary frequencies differ, so logits differ, most of all in long sequences.",
+        _scaling_args,
+        _scaling_entries,
+        applies=rotary,
+        equal=lambda a, b: str(a) == str(b),
+        cannot=CANNOT,
+        fix=_scaling_fix,
+    ),
+    FACTOR,
+    *(
+        Meaning(
+            f"RoPE {words}",
+            *_llama3(key),
+            "Rotary frequencies are scaled elsewhere, which shows in long sequences.",
+            sets_nothing,
+            sets_nothing,
+            applies=scaled("llama3"),
+            cannot=CANNOT,
+        )
+        for key, words in (
+            ("low_freq_factor", "low frequency factor"),
+            ("high_freq_factor", "high frequency factor"),
+            ("original_max_position_embeddings", "original length"),
+        )
+    ),
+    Meaning(
+        "YaRN original length",
+        _original_hf,
+        _original_megatron,
+        "Rotary frequencies are scaled elsewhere, which shows in long sequences.",
+        _original_args,
+        sets_nothing,
+        applies=scaled("yarn"),
+        fix=_original_fix,
+    ),
+    *(
+        Meaning(
+            f"YaRN {key}",
+            *_yarn(key),
+            "The border between scaled and unscaled rotary frequencies lies elsewhere.",
+            _beta_args(key),
+            sets_nothing,
+            applies=scaled("yarn"),
+            cannot="Megatron-LM has no flag for it: set it in the model's config.",
+        )
+        for key in YARN
+    ),
+    *(
+        Meaning(
+            f"YaRN {key}",
+            *_scale(key, other),
+            "Attention is sharper or flatter in every layer.",
+            _yarn_args(key),
+            sets_nothing,
+            applies=scaled("yarn"),
+        )
+        for key, other in SCALES.items()
+    ),
+)

@@ -1,0 +1,82 @@
+"""Say a conversion: as a command line, and what came out of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptdiff.conversion.plan import MAX_SHARD_SIZE, VOCAB_DIVISIBLE_BY
+from ckptdiff.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from ckptdiff.conversion.plan import Conversion, Target
+    from ckptdiff.conversion.run import Lost
+    from ckptdiff.results import TensorDiff
+
+
+def command_of(source: Path, out: Path, target: Target, like: Path | None = None) -> list[str]:
+    """Return the words of the command that converts the same; `shlex.join` makes a line of them.
+
+    What is a default is left out. Parsed, the words give the same Target again.
+    """
+    size = target.parallelism
+    words = ["ckptdiff", "convert", _operand(source), _operand(out), "--to", target.to]
+    for flag, number, default in (
+        ("--tp", size.tp, 1),
+        ("--pp", size.pp, 1),
+        ("--vpp", size.vpp, 1),
+        ("--ep", size.ep, 1),
+        ("--etp", size.etp, size.tp),
+        ("--first-stage-layers", target.first_layers, None),
+        ("--last-stage-layers", target.last_layers, None),
+        ("--vocab-divisible-by", target.vocab_divisible_by, VOCAB_DIVISIBLE_BY),
+        ("--max-shard-size", target.max_shard_size, MAX_SHARD_SIZE),
+        ("--dtype", target.dtype, None),
+        ("--names", target.names, None),
+    ):
+        if number != default:
+            words += [flag, str(number)]
+    if like is not None:
+        words += ["--like", _operand(like)]
+    for spec in target.undo:
+        words += ["--undo", spec]
+    for flag, wanted in (
+        ("--moe-grouped-gemm", target.moe_grouped_gemm),
+        ("--allow-unmapped", target.allow_unmapped),
+        ("--overwrite", target.overwrite),
+    ):
+        if wanted:
+            words.append(flag)
+    return words
+
+
+def _operand(path: Path) -> str:
+    """Return a path that is not taken for a flag."""
+    text = str(path)
+    return f"./{text}" if text.startswith("-") else text
+
+
+def closing_lines(
+    conversion: Conversion, lost: Sequence[Lost], compared: Sequence[TensorDiff]
+) -> Iterator[str]:
+    """Say what casting lost, what had drifted before, and last that everything was compared."""
+    for one in lost:
+        if one.loss.overflowed or one.loss.flushed:
+            yield (
+                f"lost  {printable(one.name)}: {one.loss.overflowed} values became infinite, "
+                f"{one.loss.flushed} became zero"
+            )
+    if lost:
+        count = sum(one.loss.rounded for one in lost)
+        yield f"cast  {count} values of {len(lost)} tensors were rounded"
+    drifted = [r for r in compared if r.status == "differ" and r.note and "drift" in r.note]
+    for result in drifted:
+        yield f"note  {printable(result.name)}: {printable(str(result.note))}; rank 0 was taken"
+    if not compared:
+        yield f"wrote {conversion.out}, not verified"
+        return
+    same = sum(result.status == "same" for result in compared)
+    rest = f", {len(compared) - same} as cast" if len(compared) > same else ""
+    yield f"verified: {same} of {len(compared)} tensors are the same, every byte compared{rest}"

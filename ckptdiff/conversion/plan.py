@@ -1,0 +1,356 @@
+"""Plan a conversion from headers alone: which files, which tensors in them, and what goes where."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from ckptdiff.checkpoint import Parallelism, Rank
+from ckptdiff.config.translate import huggingface_config, megatron_args, token_rows
+from ckptdiff.conversion.output_file import OutputFile
+from ckptdiff.conversion.torch_dist_files import distributed_files
+from ckptdiff.conversion.torch_files import rank_files
+from ckptdiff.conversion.undo import Spec, undone
+from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE
+from ckptdiff.errors import BadArgument, UnsupportedLayout
+from ckptdiff.formats import hf, megatron, meta
+from ckptdiff.formats.safetensors import lay_out
+from ckptdiff.resharding.to_huggingface import INDEX, file_names, index_text, split_files, stored
+from ckptdiff.resharding.to_megatron import even_stages, shard
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ckptdiff.arch.naming import Names
+    from ckptdiff.assembly.recipe import Assembled, Assembly
+
+To = Literal["hf", "megatron", "torch_dist"]
+MAX_SHARD_SIZE = 5_000_000_000  # bytes, as transformers cuts
+VOCAB_DIVISIBLE_BY = 128  # as Megatron pads
+# What a Hugging Face folder holds of a tokenizer, and how to generate.
+_BESIDE = (
+    "tokenizer*", "*.tiktoken", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "chat_template*", "generation_config.json",
+)  # fmt: skip
+_MAX_BESIDE = 200_000_000  # bytes of one such file
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to convert to."""
+
+    to: To
+    parallelism: Parallelism = field(default_factory=Parallelism)
+    dtype: str | None = None  # a key of dtypes.BY_FLAG; None: as stored
+    names: Names | None = None  # None: what a format's checkpoints are most often loaded by
+    vocab_divisible_by: int = VOCAB_DIVISIBLE_BY
+    max_shard_size: int = MAX_SHARD_SIZE
+    first_layers: int | None = None  # of the first and the last stage, where not all hold as many
+    last_layers: int | None = None
+    moe_grouped_gemm: bool = False  # name the experts as TEGroupedMLP does
+    undo: tuple[str, ...] = ()  # faults to take out, as findings spell them
+    allow_unmapped: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """Everything that is to be written, and from where."""
+
+    source: Assembled  # the tensors and rows that are written
+    target: Target
+    out: Path
+    files: tuple[OutputFile, ...]
+    texts: tuple[tuple[str, bytes], ...]  # small files, written last, in this order
+    notes: tuple[str, ...]  # what a user would want to know before
+    left: tuple[str, ...]  # names that are not written
+
+    @property
+    def nbytes(self) -> int:
+        return sum(file.layout.nbytes for file in self.files)
+
+
+def plan_conversion(
+    source: Assembled, out: Path, target: Target, like: Assembled | None = None
+) -> Conversion:
+    """Return what is to be written into the folder `out`.
+
+    `like` is a Hugging Face folder of the model: config, tokenizer, the names of its tensors. Reads
+    headers only. Raises BadArgument, or UnsupportedLayout for what cannot be converted so.
+    """
+    _check_out(out, source, target)
+    left = _refuse(source, target)
+    notes: list[str] = []
+    if target.undo:
+        source = undone(source, [Spec.parse(text) for text in target.undo])
+        notes += [f"taken out: {text.partition(':')[0]}" for text in target.undo]
+    source = _with_vocabulary(source, notes)
+    side = _with_dtype(source, target.dtype)
+    if target.to == "hf":
+        files, texts = _to_huggingface(side, target, like, notes)
+    else:
+        files, texts, more = _to_megatron(side, target, notes)
+        left = (*left, *more)
+    kept = {name: tensor for name, tensor in source.tensors.items() if name not in left}
+    if left and not target.allow_unmapped:
+        dots = " …" if len(left) > 5 else ""
+        raise UnsupportedLayout(
+            f"{len(left)} names are known by no rule and would be left out: "
+            f"{', '.join(left[:5])}{dots}. --allow-unmapped converts the rest"
+        )
+    if left:
+        notes.append(f"left out, since no rule knows them: {', '.join(left)}")
+    if source.derived:
+        notes.append(f"{len(source.derived)} buffers that follow from the config are left out")
+    source = replace(source, tensors=kept, unmapped=())
+    return Conversion(source, target, out, files, texts, tuple(notes), left)
+
+
+def _check_out(out: Path, source: Assembled, target: Target) -> None:
+    """Refuse to write where the source is, or where anything is. Raises BadArgument."""
+    root = source.checkpoint.root
+    folder = (root if root.is_dir() else root.parent).resolve()
+    real = out.resolve()
+    if real == folder or real in folder.parents or folder in real.parents:
+        raise BadArgument(f"{out}: lies in the source, or the source in it; give another folder")
+    if out.exists() and not out.is_dir():
+        raise BadArgument(f"{out}: is a file; a folder is written")
+    try:
+        filled = out.exists() and any(out.iterdir())
+    except OSError as error:
+        raise BadArgument(f"{out}: cannot be read ({error.strerror})") from error
+    if filled and not target.overwrite:
+        raise BadArgument(f"{out}: is not empty; --overwrite replaces it")
+    if real.is_mount():
+        raise BadArgument(f"{out}: is where a disk is mounted; give a folder in it")
+
+
+def _refuse(source: Assembled, target: Target) -> tuple[str, ...]:
+    """Return the names that cannot be converted. Raises UnsupportedLayout for broken tensors."""
+    if source.errors:
+        name, why = next(iter(source.errors.items()))
+        raise UnsupportedLayout(
+            f"{source.checkpoint.root}: {len(source.errors)} tensors cannot be read; {name}: {why}"
+        )
+    if source.packed:
+        name, packed = next(iter(source.packed.items()))
+        raise UnsupportedLayout(f"{source.checkpoint.root}: {name}: {packed.why}")
+    if source.architecture is None and target.to != "hf":
+        raise UnsupportedLayout(
+            f"{source.checkpoint.root}: its family is not known, so there are no rules to cut it by"
+        )
+    if source.architecture is None and source.checkpoint.format != hf.NAME:
+        raise UnsupportedLayout(
+            f"{source.checkpoint.root}: no rules know its names, so they cannot be Hugging Face's"
+        )
+    return source.unmapped
+
+
+def _with_vocabulary(side: Assembled, notes: list[str]) -> Assembled:
+    """Cut the padding off the vocabulary, where a Megatron side tells how many rows are real."""
+    if side.architecture is None or side.checkpoint.format in (hf.NAME, meta.NAME):
+        return side
+    names = [m.hf[0] for m in side.architecture.mappings if m.vocabulary is not None]
+    held = max((side.tensors[n].shape[0] for n in names if n in side.tensors), default=0)
+    rows, assumed = token_rows(side)
+    notes += assumed
+    padding = max((t.padding_rows for t in side.tensors.values()), default=0)
+    if padding:
+        notes.append(f"vocabulary: {padding} padding rows are dropped")
+    if rows < held:
+        notes.append(
+            f"vocabulary: {rows} of {held} rows are kept, as args say; --like HF_DIR knows"
+        )
+    assert side.config is not None
+    tensors = {
+        name: _first_rows(tensor, rows) if name in names and rows < held else tensor
+        for name, tensor in side.tensors.items()
+    }
+    return replace(side, tensors=tensors, config=replace(side.config, vocab_size=rows))
+
+
+def _first_rows(tensor: Assembly, rows: int) -> Assembly:
+    kept = []
+    for piece in tensor.pieces:
+        start, stop = piece.box[0]
+        if start < rows:
+            box = ((start, min(stop, rows)), *piece.box[1:])
+            # What is cut off is padding: copies are compared for the rows that are kept.
+            kept.append(piece.inside(box))
+    return replace(tensor, shape=(rows, *tensor.shape[1:]), pieces=tuple(kept))
+
+
+def _with_dtype(side: Assembled, dtype: str | None) -> Assembled:
+    """Return the tensors with the dtype that is to be written."""
+    tensors = {}
+    for name, tensor in side.tensors.items():
+        wanted = tensor.dtype
+        if tensor.is_scaled:
+            wanted = "BF16"  # codes with factors become numbers
+        if dtype is not None and tensor.dtype in FLOATS and not _stays_exact(name):
+            wanted = BY_FLAG[dtype]
+        tensors[name] = replace(tensor, dtype=wanted)
+    return replace(side, tensors=tensors)
+
+
+def _stays_exact(name: str) -> bool:
+    """Return whether a tensor is a buffer that both sides keep in float32."""
+    return name.endswith("e_score_correction_bias")
+
+
+def _main_dtype(side: Assembled) -> str:
+    """Return the dtype of most bytes."""
+    sizes: dict[str, int] = {}
+    for tensor in side.tensors.values():
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+    return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def _to_huggingface(
+    side: Assembled, target: Target, like: Assembled | None, notes: list[str]
+) -> tuple[tuple[OutputFile, ...], tuple[tuple[str, bytes], ...]]:
+    own = side.checkpoint.format == hf.NAME
+    pattern = like or (side if own and side.architecture is not None else None)
+    names = None if pattern is None else frozenset(pattern.checkpoint.shards[0].tensors)
+    tensors = stored(side, names)
+    groups = split_files(tensors, target.max_shard_size)
+    files = dict(zip(file_names(len(groups)), groups, strict=True))
+    outputs = []
+    for file, held in files.items():
+        # Wide elements first, so that all are aligned.
+        ordered = sorted(held, key=lambda t: -ITEMSIZE[t.recipe.dtype])
+        layout = lay_out((t.name, t.recipe.dtype, t.shape) for t in ordered)
+        outputs.append(OutputFile(file, layout, tuple(t.recipe for t in ordered)))
+    config, assumed = huggingface_config(like or side, dtype=_main_dtype(side))
+    if like is not None:
+        notes.append(f"config.json as in {like.checkpoint.root}")
+    notes += assumed
+    texts = _texts_beside(pattern, notes)
+    if len(files) > 1:
+        texts.append((INDEX, index_text(files)))
+    if config:
+        texts.append(("config.json", (json.dumps(config, indent=2) + "\n").encode()))
+    notes.append(f"{_count(len(tensors), 'tensor')} in {_count(len(files), 'file')}")
+    return tuple(outputs), tuple(texts)
+
+
+def _texts_beside(pattern: Assembled | None, notes: list[str]) -> list[tuple[str, bytes]]:
+    """Return the tokenizer's files and others of a Hugging Face folder."""
+    if pattern is None:
+        notes.append("no tokenizer: --like HF_DIR copies one")
+        return []
+    root = pattern.checkpoint.root
+    folder = root if root.is_dir() else root.parent
+    found = sorted({f for glob in _BESIDE for f in folder.glob(glob) if f.is_file()})
+    texts = [(f.name, f.read_bytes()) for f in found if f.stat().st_size <= _MAX_BESIDE]
+    if texts:
+        notes.append(f"copied from {folder}: {', '.join(name for name, _ in texts)}")
+    return texts
+
+
+def _to_megatron(
+    side: Assembled, target: Target, notes: list[str]
+) -> tuple[tuple[OutputFile, ...], tuple[tuple[str, bytes], ...], tuple[str, ...]]:
+    assert side.architecture is not None
+    if side.config is None:
+        raise UnsupportedLayout(f"{side.checkpoint.root}: its config says too little to cut it")
+    size = target.parallelism
+    names = target.names or ("te" if target.to == "torch_dist" else "mcore")
+    if names == "legacy" and target.to == "torch_dist":
+        raise BadArgument("Megatron's legacy model has no torch_dist checkpoints")
+    if target.moe_grouped_gemm and names != "te":
+        raise BadArgument("--moe-grouped-gemm names experts as Transformer Engine does: --names te")
+    if side.config.num_experts == 0 and size.ep > 1:
+        raise BadArgument(f"--ep {size.ep}: the model has no routed experts")
+    if size.etp > size.tp and target.to == "megatron":
+        raise UnsupportedLayout(
+            f"expert tensor parallel size {size.etp} is above TP {size.tp}: two ranks would share "
+            "a file of Megatron's torch format; use --to torch_dist"
+        )
+    rows = side.tensors[side.architecture.embedding().hf[0]].shape[0]
+    block = target.vocab_divisible_by * size.tp
+    padded = -(-rows // block) * block
+    if padded > rows:
+        notes.append(
+            f"vocabulary: {padded - rows} padding rows added to {rows}, each a copy of the last"
+        )
+    config = replace(side.config, vocab_size=rows, padded_vocab_size=padded)
+    stages = _stages(config.num_layers, target)
+    first, last = _uneven(stages)
+    args, assumed = megatron_args(
+        side,
+        size,
+        names=names,
+        dtype=_main_dtype(side),
+        ckpt_format="torch" if target.to == "megatron" else "torch_dist",
+        padded_vocab_size=padded,
+        make_vocab_size_divisible_by=target.vocab_divisible_by,
+        grouped_experts=target.moe_grouped_gemm,
+        first_layers=first,
+        last_layers=last,
+    )
+    notes += assumed
+    saved = side.checkpoint.iteration
+    iteration = 1 if saved is None or side.checkpoint.format == hf.NAME else saved
+    texts: tuple[tuple[str, bytes], ...] = ()
+    if target.to == "torch_dist":
+        whole = Parallelism()
+        sharded = shard(side, config, whole, [config.num_layers], "mcore")
+        files, texts = distributed_files(
+            sharded.models[Rank(), 0],
+            side.architecture,
+            config,
+            args,
+            iteration=iteration,
+            names=names,
+            max_size=target.max_shard_size,
+        )
+    else:
+        sharded = shard(side, config, size, stages, names, grouped=target.moe_grouped_gemm)
+        files = tuple(rank_files(sharded, size, args, iteration, names))
+    tracker = "release" if iteration == "release" else str(iteration)
+    held = _count(len(side.tensors) - len(sharded.left), "tensor")
+    how = (
+        "each whole: they load at any parallelism"
+        if target.to == "torch_dist"
+        else f"layers by stage: {' '.join(map(str, stages))}"
+    )
+    notes.append(f"{held} in {_count(len(files), 'file')}; {how}")
+    return files, (*texts, (megatron.TRACKER, tracker.encode())), sharded.left
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _uneven(stages: Sequence[int]) -> tuple[int | None, int | None]:
+    """Return the layers of the first and of the last stage, where Megatron has to be told."""
+    if len(set(stages)) == 1:
+        return None, None
+    return stages[0], stages[-1] if len(set(stages[1:])) > 1 else None
+
+
+def _stages(num_layers: int, target: Target) -> Sequence[int]:
+    """Return how many layers each (chunk, stage) holds. Raises BadArgument, UnsupportedLayout."""
+    first, last = target.first_layers, target.last_layers
+    pp = target.parallelism.pp
+    if first is None and last is None:
+        return even_stages(num_layers, target.parallelism)
+    ends = (first is not None) + (last is not None)
+    rest = num_layers - (first or 0) - (last or 0)
+    between = pp - ends
+    if (
+        target.parallelism.vpp > 1
+        or between < 0
+        or rest < 0
+        or (rest % between if between else rest)
+    ):
+        raise BadArgument(
+            f"{num_layers} layers: with {first or 0} on the first and {last or 0} on the last "
+            f"stage, {rest} cannot be cut evenly for the other {between}"
+        )
+    each = rest // between if between else 0
+    middle = [each] * between
+    return [*([first] if first is not None else []), *middle, *([last] if last is not None else [])]

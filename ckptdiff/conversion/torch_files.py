@@ -1,0 +1,99 @@
+"""The files of Megatron's `torch` format: one for each rank, with its share of the model."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.conversion.output_file import OutputFile
+from ckptdiff.formats.megatron import CHECKPOINT_VERSION, WEIGHT_FILES, iteration_name
+from ckptdiff.formats.pickling import Blank
+from ckptdiff.formats.torch_save import lay_out
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from ckptdiff.arch.naming import Names
+    from ckptdiff.assembly.recipe import Assembly
+    from ckptdiff.checkpoint import Parallelism, Rank
+    from ckptdiff.resharding.to_megatron import Sharded
+
+# Modules that keep a state beside their weights, which a strict load asks for; it may be None.
+_STATEFUL = re.compile(
+    r"(^|\.)(linear_\w+|in_proj|out_proj|eh_proj|output_layer|query_key_value|dense\w*)$"
+)
+
+
+def rank_files(
+    sharded: Sharded,
+    parallelism: Parallelism,
+    args: Namespace,
+    iteration: int | str,
+    names: Names,
+) -> Iterator[OutputFile]:
+    """Yield the file of every rank."""
+    for rank in parallelism.ranks():
+        tree: dict[str, Any] = {
+            "args": args,
+            "checkpoint_version": CHECKPOINT_VERSION,
+            "iteration": iteration if isinstance(iteration, int) else 0,
+        }
+        recipes: dict[int, Assembly] = {}
+        for chunk in range(parallelism.vpp):
+            tensors = sharded.models[rank, chunk]
+            last = (rank.pp, chunk) == (parallelism.pp - 1, parallelism.vpp - 1)
+            model: dict[str, Any] = {}
+            for name in _with_states(tensors, last=last):
+                recipe = tensors.get(name)
+                model[name] = None
+                if recipe is not None:
+                    model[name] = blank = Blank(recipe.dtype, recipe.shape)
+                    recipes[id(blank)] = recipe
+            key = "model" if parallelism.vpp == 1 else f"model{chunk}"
+            tree[key] = _nested(model) if names == "legacy" else model
+        (file, *_) = WEIGHT_FILES
+        layout, blanks = lay_out(tree, file.removesuffix(".pt"))
+        path = f"{iteration_name(iteration)}/{_folder(rank, parallelism)}/{file}"
+        yield OutputFile(path, layout, tuple(recipes[id(blank)] for blank in blanks))
+
+
+def _folder(rank: Rank, size: Parallelism) -> str:
+    """Return the name of a rank's folder, which leaves out sizes of one."""
+    stage = f"_{rank.pp:03d}" if size.pp > 1 else ""
+    return f"mp_rank_{rank.tp:02d}{stage}" + (f"_{rank.ep:03d}" if size.ep > 1 else "")
+
+
+def _with_states(names: Iterable[str], *, last: bool) -> list[str]:
+    """Return the names with those of the modules' states behind the last weight of each."""
+    modules: dict[str, str] = {}
+    found = list(names)
+    for name in found:
+        module = name.rpartition(".")[0]
+        if _STATEFUL.search(module):
+            modules[module] = name
+    behind = {name: module for module, name in modules.items()}
+    made = []
+    for name in found:
+        made.append(name)
+        if name in behind:
+            made.append(f"{behind[name]}._extra_state")
+    head = next((n for n in found if n.startswith("language_model.")), "")
+    prefix = "language_model." if head else ""
+    state = f"{prefix}output_layer._extra_state"
+    if last and state not in made and "word_embeddings_for_head.weight" not in found:
+        made.append(state)
+    return made
+
+
+def _nested(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the legacy model's tree: a dictionary a module, but one for the whole encoder."""
+    tree: dict[str, Any] = {}
+    for name, value in model.items():
+        front, encoder, rest = name.partition(".encoder.")
+        *path, last = [front, "encoder", rest] if encoder else name.split(".")
+        node = tree
+        for word in path:
+            node = node.setdefault(word, {})
+        node[last] = value
+    return tree

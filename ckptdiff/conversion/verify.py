@@ -1,0 +1,88 @@
+"""Compare what was written with what it was written from, before it takes its place."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptdiff.assembly.assemble import assemble
+from ckptdiff.comparison.run import diff, pair_names
+from ckptdiff.errors import Unverified
+from ckptdiff.formats import open_checkpoint
+from ckptdiff.results import Loss
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+    from concurrent.futures import Executor
+    from pathlib import Path
+
+    from ckptdiff.conversion.plan import Conversion
+    from ckptdiff.results import TensorDiff
+
+
+def compare(
+    conversion: Conversion, folder: Path, losses: Mapping[str, Loss], executor: Executor
+) -> Generator[TensorDiff, None, None]:
+    """Yield the comparison of every tensor of the source with what `folder` holds of it.
+
+    The folder is read from its own headers alone, as any other checkpoint is. Raises Unverified,
+    when all is compared, if anything is not what it has to be.
+    """
+    a = conversion.source
+    b = assemble(open_checkpoint(folder, unfinished=True), like=a)
+    wrong = [*b.unmapped, *b.errors]
+    for result in diff(a, b, executor, names=pair_names(a, b)):
+        if not _is_right(result, conversion, losses):
+            wrong.append(result.name)
+        yield result
+    if conversion.target.to == "hf":
+        wrong += _unlike_the_library(conversion, folder)
+    if wrong:
+        raise Unverified(
+            f"{conversion.out}: what was written is not what {a.checkpoint.root} holds: "
+            f"{len(wrong)} tensors differ, {', '.join(sorted(wrong)[:3])} among them. Nothing was "
+            "kept; this is a fault of ckptdiff or of the disk, please report it"
+        )
+
+
+def _is_right(result: TensorDiff, conversion: Conversion, losses: Mapping[str, Loss]) -> bool:
+    """Return whether a tensor is what was asked for: equal, or cast as was asked."""
+    numbers = result.numbers
+    if result.status == "same":
+        return True
+    if numbers is None or result.name not in conversion.source.tensors:
+        return False
+    if result.status == "close":
+        return (
+            result.why == "bits"
+            or result.dtype_a != result.dtype_b
+            or _is_scaled(result.name, conversion)
+        )
+    # What was too large for the dtype is told as a loss; a replica that drifted was drifted before.
+    lost = losses.get(result.name, Loss())
+    if (result.dtype_a, result.dtype_b) == ("BF16", "F16"):
+        # They are compared in bfloat16, in whose range float16 rounds a second time.
+        return numbers.differing <= lost.rounded
+    return numbers.differing == lost.overflowed
+
+
+def _is_scaled(name: str, conversion: Conversion) -> bool:
+    return conversion.source.tensors[name].is_scaled
+
+
+def _unlike_the_library(conversion: Conversion, folder: Path) -> list[str]:
+    """Return where the safetensors library finds something else than was planned."""
+    from safetensors import SafetensorError, safe_open
+
+    wrong = []
+    for file in conversion.files:
+        wanted = {t.name: (t.dtype, prod(t.shape)) for t in file.tensors}
+        try:
+            with safe_open(folder / file.path, framework="numpy") as opened:
+                slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+                found = {n: (s.get_dtype(), prod(s.get_shape())) for n, s in slices.items()}
+        except SafetensorError as error:
+            wrong.append(f"{file.path} ({error})")
+            continue
+        wrong += sorted(n for n in {*found, *wanted} if found.get(n) != wanted.get(n))
+    return wrong

@@ -1,0 +1,1 @@
+"""The verb `diagnose`: say which known fault explains what differs."""

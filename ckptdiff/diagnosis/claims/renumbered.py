@@ -1,0 +1,99 @@
+"""Claims of neurons or heads under other numbers: rows and columns moved alike change no output."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from ckptdiff.diagnosis.finding import Claim
+from ckptdiff.diagnosis.row_order import is_in_order, order_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptdiff.diagnosis.origins import Study
+    from ckptdiff.resharding.shard_pairs import Place
+
+_ATTENTION = "self_attention."
+_OF_HEADS = ("linear_qkv.weight", "linear_qkv.bias", "linear_proj.weight")
+_OF_NEURONS = ("linear_fc1.weight", "linear_fc1.bias", "linear_fc2.weight")
+
+
+def renumbered(study: Study, left: list[Place]) -> Iterator[Claim]:
+    """Yield what is in another order in all tensors that must agree on it: it is no fault."""
+    named = {p.name: p for p in study.firsts.values()}
+    groups: dict[str, list[Place]] = defaultdict(list)
+    for place in left:
+        if not place.is_copy:
+            groups[_stem(place.name)].append(place)
+    for stem, found in groups.items():
+        if stem.endswith(_ATTENTION) and _heads_moved_alike(study, stem, named):
+            yield Claim(
+                "QKV-HEADMAP", "alike", tuple(found),
+                "heads are under other numbers, with the output's columns",
+                "attention heads were sorted, or numbered anew", is_info=True, is_lost=True,
+            )  # fmt: skip
+        elif stem and not stem.endswith(_ATTENTION) and _neurons_moved_alike(study, stem, named):
+            yield Claim(
+                "FC1-TPLAYOUT", "alike", tuple(found),
+                "neurons of the MLP are under other numbers, with the output's columns",
+                "the MLP's neurons were sorted, or numbered anew", is_info=True, is_lost=True,
+            )  # fmt: skip
+
+
+def _stem(name: str) -> str:
+    """Return how the names begin that must agree on an order with this one; or nothing."""
+    ends = (end for end in (*_OF_HEADS, *_OF_NEURONS) if name.endswith(end))
+    return name.removesuffix(next(ends, name))
+
+
+def _neurons_moved_alike(study: Study, stem: str, named: dict[str, Place]) -> bool:
+    """Ask whether gate, up and the columns of down have one order."""
+    one, bias, other = (named.get(stem + end) for end in _OF_NEURONS)
+    if one is None or other is None:
+        return False
+    columns = order_of(study, other)
+    if columns is None or len(set(columns)) < len(columns):
+        return False
+    blocks = 1 if one.rule.block_rows is None else len(one.rule.block_rows(study.grid.config))
+    rows = [block * len(columns) + at for block in range(blocks) for at in columns]
+    return is_in_order(study, other, columns) and all(
+        is_in_order(study, place, rows) for place in (one, bias) if place is not None
+    )
+
+
+def _heads_moved_alike(study: Study, stem: str, named: dict[str, Place]) -> bool:
+    """Ask whether whole groups of heads moved, or query heads inside of one, with their columns."""
+    config = study.grid.config
+    groups, each, d = config.num_query_groups, config.heads_per_group, config.kv_channels
+    found = [named.get(stem + end) for end in _OF_HEADS]
+    qkv, bias, proj = found
+    if qkv is None or proj is None or study.grid.architecture.wide_qk_norm:
+        return False
+    if any(p.rule.dim is not None and n.startswith(stem) and p not in found
+           for n, p in named.items()):  # fmt: skip
+        return False
+    rows = order_of(study, qkv)
+    q = groups * each * d
+    if rows is None or len(rows) != q + 2 * groups * d:
+        return False
+    heads = [rows[h * d] // d for h in range(groups * each)]
+    keys = [(rows[q + g * d] - q) // d for g in range(groups)]
+    values = [rows[q + groups * d + i] - q - groups * d for i in range(groups * d)]
+    if any(head // each != keys[h // each] for h, head in enumerate(heads)):
+        return False
+    # Values may be in any order inside their head: it is the output's columns that must follow.
+    if any(value // d != keys[i // d] for i, value in enumerate(values)):
+        return False
+    expected = [head * d + i for head in heads for i in range(d)]
+    expected += [q + key * d + i for key in keys for i in range(d)]
+    expected += [q + groups * d + value for value in values]
+    columns = [
+        head * d + values[h // each * d + i] % d for h, head in enumerate(heads) for i in range(d)
+    ]
+    return (
+        len(set(expected)) == len(expected)
+        and is_in_order(study, qkv, expected)
+        and is_in_order(study, proj, columns)
+        and (bias is None or is_in_order(study, bias, expected))
+    )

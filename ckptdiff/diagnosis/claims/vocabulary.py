@@ -1,0 +1,197 @@
+"""Claims of the vocabulary: rows that lie elsewhere or are gone, heads that are no copies."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ckptdiff.diagnosis.claims.values import stale_ranks
+from ckptdiff.diagnosis.finding import Claim
+from ckptdiff.diagnosis.origins import NEAR
+from ckptdiff.resharding.shard_pairs import chosen_rows, with_padding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptdiff.diagnosis.origins import Study
+    from ckptdiff.resharding.shard_pairs import Place
+
+FEW = 0.1  # part of the vocabulary that a shift may leave in place at its beginning
+FOUND = 0.3  # part of the rows by which a tensor is known
+SOME_ROWS = 64  # that are looked for where none is just what it was
+ALIKE = 0.8  # part of the displaced rows that are so by one number
+
+
+def tied(study: Study, left: list[Place]) -> Iterator[Claim]:
+    """A head that is to be a copy of the embedding, and is not."""
+    near = [p for p in left if study.residual[p].cosine > NEAR]
+    stale = stale_ranks(study, near)
+    for place in left:
+        stored = place.actual.pieces[0].ref.name
+        if (
+            place.is_copy
+            and place.rule.vocabulary == "embedding"
+            and stored.endswith(("output_layer.weight", "word_embeddings_for_head.weight"))
+            and place not in study.moved
+            and not (place in near and place.rank in stale)
+        ):
+            yield Claim("TIED", "copy", (place,), "the head is no copy of the embedding",
+                        "tied weights were saved from another moment", is_lost=True)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What the rows of a vocabulary are: rows of a tensor of A's, its own or the other one."""
+
+    source: str
+    own: list[int]  # -1: none of them
+    padding: list[int] = field(default_factory=list)  # of the rows behind the last
+    is_exchanged: bool = False  # as they were before ranks were exchanged
+
+
+def vocabulary(study: Study, left: list[Place]) -> Iterator[Claim]:
+    """Rows of the vocabulary that lie elsewhere, or are gone."""
+    by_tensor: dict[str, list[Place]] = defaultdict(list)
+    for place in left:
+        near = abs(study.residual[place].cosine) > NEAR
+        if place.rule.vocabulary and not place.is_copy and not near:
+            by_tensor[place.share.hf[0]].append(place)
+    ranks = study.rank_map()
+    repeated = set() if set(ranks) == set(ranks.values()) else set(ranks)
+    for name, found in by_tensor.items():
+        rows = _held_rows(study, name, found)
+        if rows is None:
+            yield from _shifted_nearly(study, name, found)
+            continue
+        _move(study, found, rows)
+        # Rows of other places are near what they should be, or right, or those of another rank.
+        spoken = {
+            row for p in found if p.share.rank not in repeated for source, of, _ in p.share.pieces
+            if source is not None for row in range(*of[0])
+        }  # fmt: skip
+        own = [m if i in spoken else i for i, m in enumerate(rows.own)]
+        # A row that many others repeat is what a gap was filled with.
+        told = Counter(m for i, m in enumerate(own) if i in spoken)
+        filled = {row for row, times in told.items() if times > 1}
+        right = sum(m == i for i, m in enumerate(own))
+        displaced = {
+            i: m - i for i, m in enumerate(own) if m not in (i, -1, -2) and m not in filled
+        }
+        gone = [i for i, m in enumerate(own) if m != i and i not in displaced]
+        if len(displaced) > 0.3 * (len(own) - right):
+            claim = _displaced(tuple(found), own, rows.padding, displaced)
+            yield replace(claim, rows=(), is_lost=True) if rows.is_exchanged else claim
+        elif (
+            gone and gone[-1] == len(own) - 1 and len(gone) >= 0.9 * (len(own) - gone[0])
+            and right >= FOUND * gone[0]
+            and (rows.source != name or any(study.share_wrong[p] < 1 for p in found))
+        ):  # fmt: skip
+            yield Claim(
+                "VOCAB-TRUNC", str(gone[0]), tuple(found),
+                f"rows {gone[0]} to {len(own) - 1} of the vocabulary do not hold what A has",
+                "the vocabulary was cut off and filled up again", is_lost=True,
+            )  # fmt: skip
+
+
+def _sources(study: Study, name: str) -> list[str]:
+    """Return the tensors of A whose rows a vocabulary may hold: its own, then the other one."""
+    shape = study.grid.a.tensors[name].shape
+    others = [p.share.hf[0] for p in study.firsts.values() if p.rule.vocabulary]
+    return [n for n in dict.fromkeys((name, *others)) if study.grid.a.tensors[n].shape == shape]
+
+
+def _held_rows(study: Study, name: str, found: list[Place]) -> _Rows | None:
+    """Return which rows of which tensor a vocabulary holds; None where they are of neither."""
+    whole = with_padding(study.grid.b.tensors[name])
+    for source in _sources(study, name):
+        one = study.grid.a.tensors[source]
+        match = study.ask.match(one, whole)
+        before = _exchanged_back(study, found, match)
+        is_exchanged = _most_by_one_step(before) > _most_by_one_step(match)
+        match = before if is_exchanged else match
+        own = match[: one.shape[0]]
+        known = sum(row >= 0 for row in own)
+        if known > FOUND * len(own) or any(study.share_wrong[p] < 1 for p in found):
+            return _Rows(source, own, match[one.shape[0] :], is_exchanged)
+    return None
+
+
+def _most_by_one_step(match: list[int]) -> int:
+    """Return how many rows lie off their places by one number."""
+    steps = Counter(row - at for at, row in enumerate(match) if row >= 0)
+    return max(steps.values(), default=0)
+
+
+def _exchanged_back(study: Study, found: list[Place], match: list[int]) -> list[int]:
+    """Return the rows as they were before ranks were exchanged, where others' shards show that."""
+    ranks = study.rank_map()
+    size = found[0].stored.shape[0] if found[0].stored else 0
+    shards = [match[at : at + size] for at in range(0, len(match), max(1, size))]
+    held = {ranks.get(rank, rank): shard for rank, shard in enumerate(shards)}
+    if not ranks or sorted(held) != list(range(len(shards))):
+        return match
+    return [row for rank in range(len(shards)) for row in held[rank]]
+
+
+def _move(study: Study, found: list[Place], rows: _Rows) -> None:
+    """Keep in mind that places hold what belongs to the other tensor, or to another rank."""
+    ranks = study.rank_map()
+    if set(ranks) == set(ranks.values()) and not rows.is_exchanged:
+        ranks = {}
+    origins = {p.share.rank: p for p in study.firsts.values() if p.share.hf[0] == rows.source}
+    for place in found:
+        origin = origins[ranks.get(place.share.rank, place.share.rank)]
+        if origin.home != place.home:
+            study.moved[place] = origin
+
+
+def _shifted_nearly(study: Study, name: str, found: list[Place]) -> Iterator[Claim]:
+    """Rows that lie elsewhere and have other values as well."""
+    held = study.grid.b.tensors[name]
+    rows = [i * held.shape[0] // SOME_ROWS for i in range(min(SOME_ROWS, held.shape[0]))]
+    for source in _sources(study, name):
+        one = study.grid.a.tensors[source]
+        near = study.ask.nearest([one], chosen_rows(held, rows))
+        steps = Counter(at - row for row, at in zip(rows, near, strict=True) if at >= 0)
+        step, most = max(steps.items(), key=lambda pair: pair[1], default=(0, 0))
+        if most < ALIKE * len(rows) or (step == 0 and source == name):
+            continue
+        _move(study, found, _Rows(source, []))
+        inside = [row for row in rows if 0 <= row + step < one.shape[0]]
+        pair = chosen_rows(one, [row + step for row in inside]), chosen_rows(held, inside)
+        (residual,) = study.ask.residuals([(*pair, held.dtype)])
+        for place in found:
+            study.residual[place] = residual
+            study.instead[place] = place.expected
+        if step:
+            yield _shift(tuple(found), step, [])
+        return
+
+
+def _displaced(
+    found: tuple[Place, ...], own: list[int], padding: list[int], displaced: dict[int, int]
+) -> Claim:
+    step, most = Counter(displaced.values()).most_common(1)[0]
+    before = next(i for i, m in enumerate(own) if i in displaced)
+    held: dict[int, int] = {}
+    for at, row in enumerate((*own, *padding)):
+        if row >= 0:
+            held.setdefault(row, at)
+    rows = [held[row] for row in range(len(own)) if row in held]
+    whole = rows if len(rows) == len(own) else []
+    if most >= ALIKE * len(displaced) and before <= FEW * len(own):
+        return _shift(found, step, whole)
+    return Claim(
+        "VOCAB-PAD", "", found, "padding lies between rows of the vocabulary",
+        "the vocabulary was padded rank by rank, not as a whole", is_lost=not whole, rows=whole,
+    )  # fmt: skip
+
+
+def _shift(found: tuple[Place, ...], step: int, rows: list[int]) -> Claim:
+    return Claim(
+        "VOCAB-SHIFT", str(step), found,
+        f"rows of the vocabulary lie {abs(step)} {'later' if step < 0 else 'earlier'} than "
+        "they should", "a token was counted, or not, before the first row",
+        is_lost=not rows, rows=rows,
+    )  # fmt: skip

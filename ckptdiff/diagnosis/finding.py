@@ -1,0 +1,128 @@
+"""A claim of one place by one fault, and the finding that claims of one kind make up."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.conversion.undo import packed_names
+from ckptdiff.diagnosis.displaced import displaced_numbers, displaced_rows, rejected
+from ckptdiff.results import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ckptdiff.arch.mistakes import Mistake
+    from ckptdiff.diagnosis.origins import Study
+    from ckptdiff.resharding.shard_pairs import Place
+    from ckptdiff.results import Displaced
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One fault says of some places that it made them what they are."""
+
+    kind: str
+    key: str  # claims of one kind and key are one fault
+    places: tuple[Place, ...]
+    words: str
+    cause: str
+    others: tuple[str, ...] = ()  # that would have left the same bytes
+    is_info: bool = False
+    at_home: bool = False  # it is of a content, wherever an exchange has put that
+    is_lost: bool = False  # no re-mapping brings it back
+    ranks: Mapping[int, int] = field(default_factory=dict)  # what each place holds instead
+    layers: Mapping[int, int] = field(default_factory=dict)
+    experts: Mapping[int, int] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    rows: Sequence[int] = ()  # where each row of the tensor lies
+    mistake: Mistake | None = None
+
+
+def finding_of(claims: Sequence[Claim], study: Study) -> Finding:
+    """Return the one finding of claims that have a kind and a key in common."""
+    first = claims[0]
+    places = study.together(place for claim in claims for place in claim.places)
+    # What one fault explains is told as it is when the others have been undone.
+    homes = [_home(p, study) if first.at_home else p for p in places]
+    names = {n for p in homes for n in p.share.hf}
+    tensors = sorted(names - study.same) or sorted(names)
+    others = tuple(dict.fromkeys(o for claim in claims for o in claim.others))
+    sharded = study.grid.is_sharded
+    layers = {p.layer for p in homes if p.layer is not None}
+    part = sum(study.share_wrong.get(p, 1.0) for p in places) / len(places)
+    evidence = f"{first.words}; {len(places)} shards, {part:.0%} of their rows differ"
+    near = [study.residual[p].cosine for p in places if p in study.residual]
+    if near:
+        evidence += f", cosine {min(near):.3f} to {max(near):.3f}"
+    undo = None if first.is_lost else _spec(first, claims)
+    tried = first.mistake
+    return Finding(
+        first.kind,
+        "info" if all(claim.is_info for claim in claims) else "fault",
+        first.words,
+        tensors=tuple(tensors),
+        layers=tuple(sorted(layers)),
+        experts=tuple(sorted({p.expert for p in homes if p.expert is not None})),
+        ranks=tuple(sorted({p.rank for p in places})) if sharded else (),
+        evidence=evidence,
+        confidence=1.0 if first.kind != "STALE" else 0.8,
+        cause_confidence=1 / (1 + len(others)),
+        also_explained_by=(first.cause, *others) if others else (),
+        undo=undo,
+        cause=first.cause,
+        rejected=() if tried is None else rejected(first.places[0], tried, study.grid),
+        displaced=_displaced(first, study),
+    )
+
+
+def _displaced(claim: Claim, study: Study) -> Displaced | None:
+    """Return what a claim says of places and contents, for a picture."""
+    if claim.mistake is not None:
+        return displaced_rows(claim.places[0], claim.mistake, study.grid)
+    return (
+        displaced_numbers("rank", claim.ranks)
+        or displaced_numbers("layer", claim.layers)
+        or displaced_numbers("expert", claim.experts)
+    )
+
+
+def _home(place: Place, study: Study) -> Place:
+    return study.moved.get(study.firsts[place.home], place)
+
+
+def _spec(first: Claim, claims: Sequence[Claim]) -> str | None:
+    """Return the re-mapping as text that describes itself."""
+    what: dict[str, Any] = {}
+    if first.mistake is not None:
+        what["written"] = first.mistake.key
+    for word, moves in (
+        ("ranks", first.ranks),
+        ("layers", first.layers),
+        ("experts", first.experts),
+    ):
+        if moves:
+            what[word] = [list(pair) for pair in sorted(moves.items())]
+    names = {k: v for claim in claims for k, v in claim.names.items()}
+    if names:
+        what["names"] = names
+    if first.rows:
+        what["rows"] = _runs(first.rows)
+    if first.kind == "TRANSPOSE":
+        what["turned"] = True
+    if not what:
+        return None
+    what["tensors"] = packed_names({p.name for claim in claims for p in claim.places})
+    return f"{first.kind}:{json.dumps(what, separators=(',', ':'))}"
+
+
+def _runs(rows: Sequence[int]) -> list[list[int]]:
+    """Return rows as runs: how many, and where the first of them lies."""
+    found: list[list[int]] = []
+    for row in rows:
+        if found and sum(found[-1]) == row:
+            found[-1][0] += 1
+        else:
+            found.append([1, row])
+    return found

@@ -1,0 +1,76 @@
+"""In which order the rows of a rule's tensors are, and what an order that nobody knows is of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptdiff.assembly.compose import turned
+from ckptdiff.diagnosis.queries import first_columns
+from ckptdiff.resharding.shard_pairs import chosen_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptdiff.assembly.recipe import Assembly
+    from ckptdiff.config.model import ModelConfig
+    from ckptdiff.diagnosis.origins import Study
+    from ckptdiff.resharding.shard_pairs import Place
+
+
+def order_of(study: Study, place: Place) -> list[int] | None:
+    """Return which row (or column) each one of a rule's tensors is, one tensor below the other.
+
+    None where one is none of them, or there twice.
+    """
+    found: list[int] = []
+    before = 0
+    for one, other in _pairs(study, place):
+        match = study.ask.match(first_columns(one), first_columns(other))
+        if not match or min(match) < 0:
+            return None
+        found += [before + row for row in match]
+        before += one.shape[0]
+    return found
+
+
+def is_in_order(study: Study, place: Place, order: list[int]) -> bool:
+    """Ask whether a rule's tensors hold all their rows (or columns) in this order."""
+    before = 0
+    pairs = []
+    for one, other in _pairs(study, place):
+        rows = order[before : before + one.shape[0]]
+        if any(not before <= row < before + one.shape[0] for row in rows):
+            return False
+        pairs.append((chosen_rows(one, [row - before for row in rows]), other))
+        before += one.shape[0]
+    return before == len(order) and all(study.ask.alike(pairs))
+
+
+def _pairs(study: Study, place: Place) -> Iterator[tuple[Assembly, Assembly]]:
+    """Yield A's and B's tensors of a rule, cut along what are rows then."""
+    for name in place.share.hf:
+        pair = (study.grid.a.tensors[name], study.grid.b.tensors[name])
+        one, other = (replace(tensor, dtype=place.actual.dtype) for tensor in pair)
+        if len(one.shape) > 1 and (place.rule.dim == 1) != place.rule.transposed:
+            one, other = turned(one), turned(other)
+        yield one, other
+
+
+def class_of_order(rows: list[int], config: ModelConfig) -> str | None:
+    """Return the class of an order of query, key and value rows: of whole heads, or inside them."""
+    d, groups = config.kv_channels, config.num_query_groups
+    values = (config.num_attention_heads + groups) * d
+    if len(rows) not in (values - groups * d, values + groups * d):  # of the output's columns
+        return None
+    heads = [rows[at : at + d] for at in range(0, len(rows), d)]
+    if all(head == [head[0] - head[0] % d + i for i in range(d)] for head in heads):
+        return "QKV-HEADMAP"
+    inside = {
+        tuple(row % d for row in head)
+        for at, head in enumerate(heads)
+        if head != list(range(at * d, (at + 1) * d))
+    }
+    at_home = all(row // d == at for at, head in enumerate(heads) for row in head)
+    of_values = rows[values:] != list(range(values, len(rows)))
+    return "ROPE-PERM" if at_home and len(inside) == 1 and not of_values else None

@@ -1,0 +1,171 @@
+"""Say what is wrong: one finding a fault, with what it explains and what would mend it."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptdiff.arch.base import split_name
+from ckptdiff.assembly.from_megatron import LACKS_SHARD
+from ckptdiff.checkpoint import Parallelism
+from ckptdiff.conversion.command import command_of
+from ckptdiff.conversion.destination import proposed_out
+from ckptdiff.conversion.plan import VOCAB_DIVISIBLE_BY, Target
+from ckptdiff.diagnosis.claims import claims
+from ckptdiff.diagnosis.finding import Claim, finding_of
+from ckptdiff.diagnosis.origins import Study
+from ckptdiff.diagnosis.queries import Asking
+from ckptdiff.formats import hf, megatron, torch_dist
+from ckptdiff.resharding.shard_pairs import grid_of
+from ckptdiff.results import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Sequence
+    from concurrent.futures import Executor
+
+    from ckptdiff.arch.naming import Names
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.config.compare import ConfigDiff
+    from ckptdiff.conversion.plan import To
+    from ckptdiff.results import TensorDiff
+
+
+def diagnose(
+    a: Assembled,
+    b: Assembled,
+    results: Sequence[TensorDiff],
+    config: Iterable[ConfigDiff],
+    executor: Executor,
+) -> Generator[Finding, None, None]:
+    """Yield what is wrong with B, by the reference A and the comparison of the two.
+
+    Costs nothing where everything is equal; else it reads the tensors that differ once more, and a
+    sample of the others.
+    """
+    yield from (_of_config(line) for line in config if line.status == "conflict")
+    yield from _missing(a, b, results)
+    differing = {r.name for r in results if r.status == "differ"}
+    grid = grid_of(a, b) if differing else None
+    if grid is None:
+        return
+    study = Study(grid, Asking(executor))
+    study.run(differing)
+    groups: dict[tuple[str, str], list[Claim]] = defaultdict(list)
+    for claim in claims(study):
+        groups[claim.kind, claim.key].append(claim)
+    for group in groups.values():
+        finding = finding_of(group, study)
+        if finding.undo is not None:
+            finding = replace(finding, fix=_mending(a, b, finding.undo))
+        yield finding
+
+
+def diagnosed(
+    a: Assembled,
+    b: Assembled,
+    results: Sequence[TensorDiff],
+    config: Iterable[ConfigDiff],
+    executor: Executor,
+) -> tuple[tuple[Finding, ...], str | None]:
+    """Return what `diagnose` yields, and what stopped it: a comparison stands without it."""
+    found: list[Finding] = []
+    try:
+        found.extend(diagnose(a, b, results, config, executor))
+    except Exception as error:  # noqa: BLE001 -- whatever it is, the tensors were compared
+        return tuple(found), f"{type(error).__name__}: {error}"
+    return tuple(found), None
+
+
+def _mending(a: Assembled, b: Assembled, spec: str) -> str:
+    """Return the command that writes B once more, without the fault."""
+    target = mended_target(b, spec)
+    out = proposed_out(b.checkpoint, target)
+    like = a.checkpoint.root if a.checkpoint.format == hf.NAME else None
+    return shlex.join(command_of(b.checkpoint.root, out, target, like))
+
+
+def mended_target(b: Assembled, spec: str) -> Target:
+    """Return what B is written as once more: as it is, without the fault."""
+    checkpoint = b.checkpoint
+    to: To = "hf"
+    if checkpoint.format in (megatron.NAME, torch_dist.NAME):
+        to = "megatron" if checkpoint.format == megatron.NAME else "torch_dist"
+    args = checkpoint.config or {}
+    stored = {name for shard in checkpoint.shards for name in shard.tensors}
+    names: Names = "te" if any("layer_norm_weight" in name for name in stored) else "mcore"
+    divisor = args.get("make_vocab_size_divisible_by")
+    return Target(
+        to,
+        _plain(checkpoint.parallelism) if to == "megatron" else Parallelism(),
+        names=None if to == "hf" else "legacy" if args.get("use_legacy_models") else names,
+        moe_grouped_gemm=any(".experts.linear_fc1.weight0" in name for name in stored),
+        vocab_divisible_by=divisor if type(divisor) is int else VOCAB_DIVISIBLE_BY,
+        undo=(spec,),
+    )
+
+
+def _plain(size: Parallelism) -> Parallelism:
+    """Return sizes as the command line has them: experts are cut as the rest where not said."""
+    return size if size.ep > 1 or size.etp > 1 else replace(size, etp=size.tp)
+
+
+def _of_config(line: ConfigDiff) -> Finding:
+    names = (
+        f"A: {line.name_a or 'not stated'} = {line.a}; B: {line.name_b or 'not stated'} = {line.b}"
+    )
+    return Finding(
+        "CONFIG",
+        "fault",
+        f"{line.meaning}: {line.a} in A, {line.b} in B",
+        evidence=f"{names}. {line.consequence or ''}".strip(),
+        fix=line.fix,
+    )
+
+
+def _missing(
+    a: Assembled, b: Assembled, results: Sequence[TensorDiff]
+) -> Generator[Finding, None, None]:
+    """Yield what B lacks, and vocabularies of another size."""
+    lacking = [r.name for r in results if r.status == "only_a"]
+    if lacking:
+        words = f"{len(lacking)} tensors of A are not in B"
+        yield _of_names("MISSING", words, lacking, "they are in no file of B")
+    unwritten = [r.name for r in results if LACKS_SHARD in b.errors.get(r.name, "")]
+    if unwritten:
+        yield _of_names(
+            "TP-DUP", f"{len(unwritten)} tensors of B lack the shards of some ranks", unwritten,
+            b.errors[unwritten[0]],
+        )  # fmt: skip
+    architecture = a.architecture or b.architecture
+    vocabulary = {
+        m.hf[0] for m in (architecture.mappings if architecture else ()) if m.vocabulary is not None
+    }
+    sized = [r for r in results if r.status == "shape" and r.name in vocabulary]
+    if sized and all(r.shape_a and r.shape_b for r in sized):
+        first = sized[0]
+        assert first.shape_a is not None
+        assert first.shape_b is not None
+        fewer = first.shape_b[0] < first.shape_a[0]
+        yield Finding(
+            "VOCAB-TRUNC" if fewer else "VOCAB-PAD",
+            "fault",
+            f"the vocabulary has {first.shape_b[0]} rows, A's has {first.shape_a[0]}",
+            tensors=tuple(r.name for r in sized),
+            evidence=first.note or "the rows that both have were not looked at",
+        )
+
+
+def _of_names(kind: str, title: str, names: Sequence[str], evidence: str) -> Finding:
+    """Return a finding of tensors that could not be looked into."""
+    numbers = [split_name(name)[1] for name in names]
+    return Finding(
+        kind,
+        "fault",
+        title,
+        tensors=tuple(names),
+        layers=tuple(sorted({n[0] for n in numbers if n})),
+        experts=tuple(sorted({n[1] for n in numbers if len(n) > 1})),
+        evidence=evidence,
+    )

@@ -1,0 +1,69 @@
+"""Every dtype: what safetensors, torch and command lines call it, and what its bits hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Float:
+    """A binary floating-point format with a sign bit on top."""
+
+    precision: int  # significant bits, the hidden one included
+    min_exponent: int  # of the smallest normal number
+    bits: int
+    overflow: int  # the code that what is too large rounds to: infinity, or NaN without one
+
+    @property
+    def epsilon(self) -> float:
+        """The distance from 1 to the next larger number."""
+        return 2.0 ** (1 - self.precision)
+
+
+@dataclass(frozen=True, slots=True)
+class Dtype:
+    """One dtype; its key in DTYPES is the word of the safetensors format."""
+
+    nbytes: int  # of one element
+    torch: str  # torch.float8_e4m3fn without the `torch.`
+    flag: str | None = None  # in the options of Megatron-LM and of ckptdiff: bf16
+    float: Float | None = None
+
+
+DTYPES = {
+    "F64": Dtype(8, "float64", "fp64", Float(53, -1022, 64, 0x7FF0 << 48)),
+    "F32": Dtype(4, "float32", "fp32", Float(24, -126, 32, 0x7F80_0000)),
+    "F16": Dtype(2, "float16", "fp16", Float(11, -14, 16, 0x7C00)),
+    "BF16": Dtype(2, "bfloat16", "bf16", Float(8, -126, 16, 0x7F80)),
+    "F8_E5M2": Dtype(1, "float8_e5m2", None, Float(3, -14, 8, 0x7C)),
+    "F8_E4M3": Dtype(1, "float8_e4m3fn", None, Float(4, -6, 8, 0x7F)),
+    "F8_E8M0": Dtype(1, "float8_e8m0fnu"),  # powers of two, without sign and zero
+    "I64": Dtype(8, "int64"),
+    "I32": Dtype(4, "int32"),
+    "I16": Dtype(2, "int16"),
+    "I8": Dtype(1, "int8"),
+    "U64": Dtype(8, "uint64"),
+    "U32": Dtype(4, "uint32"),
+    "U16": Dtype(2, "uint16"),
+    "U8": Dtype(1, "uint8"),
+    "BOOL": Dtype(1, "bool"),
+}
+ITEMSIZE = {word: dtype.nbytes for word, dtype in DTYPES.items()}
+FLOATS = {word: dtype.float for word, dtype in DTYPES.items() if dtype.float}  # from the widest
+INTEGERS = DTYPES.keys() - FLOATS - {"F8_E8M0"}
+BY_TORCH = {dtype.torch: word for word, dtype in DTYPES.items()}
+BY_FLAG = {dtype.flag: word for word, dtype in DTYPES.items() if dtype.flag}
+
+_BY_WIDTH = list(FLOATS)
+
+
+def narrower(a: str, b: str) -> str:
+    """Return the float dtype that two dtypes are compared in, unless both are integers.
+
+    Of an integer and a float, the float. F8_E8M0 has no sign and no zero, so its powers of two are
+    rounded to the other dtype.
+    """
+    floats = [dtype for dtype in (a, b) if dtype in FLOATS]
+    if floats:
+        return max(floats, key=_BY_WIDTH.index)
+    return "F8_E8M0" if a == b else "F32"

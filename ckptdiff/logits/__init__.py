@@ -1,0 +1,1 @@
+"""The verb `logits`: compare what two checkpoints compute of one prompt."""

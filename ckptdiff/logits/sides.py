@@ -1,0 +1,128 @@
+"""What a comparison of logits reads of each side, and how each is computed."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptdiff.dtypes import DTYPES
+from ckptdiff.errors import BadArgument, UnknownConfig
+from ckptdiff.formats import hf, meta
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.forward.holdings import Holdings
+    from ckptdiff.forward.plan import Section, Side
+
+MOST_TOKENS = 1024  # scores are held for all pairs of them
+
+
+def side_of(side: Assembled, other: Assembled, reference: str) -> Side:
+    """Return how a side is computed; what Megatron's args cannot tell is as the other side says.
+
+    Raises UnknownConfig, or UnsupportedLayout for a family that is not computed.
+    """
+    try:
+        return _side_of(side, other, reference)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        # A field of another type than it always has, a list that is too short, and the like.
+        raise UnknownConfig(
+            f"{side.checkpoint.root}: a field of its config or args makes no sense to a forward "
+            f"pass ({type(error).__name__}: {error}). Mend it there; -v says where it was read"
+        ) from error
+
+
+def _side_of(side: Assembled, other: Assembled, reference: str) -> Side:
+    from ckptdiff.forward import hf_config, megatron_args, meta_params
+    from ckptdiff.forward.plan import Side
+
+    checkpoint = side.checkpoint
+    config = checkpoint.config
+    if not config:
+        raise UnknownConfig(
+            f"{checkpoint.root}: has no config or args, without which logits cannot be computed; "
+            "put config.json there, or give a Megatron folder with its args"
+        )
+    if checkpoint.format == hf.NAME:
+        return Side(
+            "huggingface",
+            hf_config.read(config),
+            "meta" if reference == "meta" else "transformers",
+        )
+    if checkpoint.format == meta.NAME:
+        return Side("meta", meta_params.read(config), "meta", len(checkpoint.shards))
+    family = side.architecture or other.architecture
+    told = other.checkpoint.config if other.checkpoint.format == hf.NAME else None
+    model = megatron_args.read(
+        config,
+        family.name if family is not None else "",
+        hf_config.read(told) if told else None,
+    )
+    # Tensors in torch_dist are whole, and run at any size.
+    ranks = len({shard.rank.tp for shard in checkpoint.shards})
+    expert_ranks = len({shard.rank.ep for shard in checkpoint.shards})
+    return Side("megatron", model, "megatron", ranks, expert_ranks)
+
+
+def holdings_of(side: Assembled, plan: Side) -> Holdings:
+    """Return what a side's files hold of each layer. Raises MissingShard."""
+    from ckptdiff.forward import holdings
+
+    read = {"huggingface": holdings.huggingface, "meta": holdings.meta}.get(
+        plan.kind, holdings.megatron
+    )
+    return read(side.checkpoint, plan.model)
+
+
+def sections(a: Holdings, b: Holdings) -> Iterable[Section]:
+    """Yield what is computed at a time: what comes before the layers, each layer, and the rest."""
+    from ckptdiff.forward.plan import Section
+
+    yield Section("first", 0, a.first, b.first)
+    for number, (one, other) in enumerate(zip(a.layers, b.layers, strict=True)):
+        yield Section("layer", number, one, other)
+    yield Section("last", 0, a.last, b.last)
+
+
+def largest_tensor(section: Section) -> int:
+    """Return the size of the largest tensor of a layer; what is outside is read in blocks."""
+    if section.part != "layer":
+        return 0
+    return max(prod(held.shape) for rank in (*section.a, *section.b) for held in rank.values())
+
+
+def stored_dtype(sections: Sequence[Section]) -> str:
+    """Return the dtype of most of A's weights in a layer."""
+    sizes: dict[str, int] = {}
+    for held in sections[1].a[0].values():
+        sizes[held.dtype] = sizes.get(held.dtype, 0) + prod(held.shape)
+    return DTYPES[max(sizes, key=lambda dtype: sizes[dtype])].flag or "bf16"
+
+
+def vocabulary(a: Assembled, b: Assembled) -> int:
+    """Return how many tokens both sides have that are no padding."""
+    sizes = []
+    for side in (a, b):
+        known = side.config.vocab_size if side.config is not None else None
+        rules = side.architecture.mappings if side.architecture is not None else ()
+        names = [m.hf[0] for m in rules if m.vocabulary == "embedding"]
+        rows = [side.tensors[n].shape[0] for n in names if n in side.tensors]
+        if known is not None and type(known) is not int:
+            raise UnknownConfig(f"{side.checkpoint.root}: vocab_size is {known!r}, no size")
+        sizes += [n for n in (known if side.checkpoint.format == hf.NAME else None, *rows) if n]
+    if not sizes:
+        raise UnknownConfig("neither side tells how many tokens there are")
+    return min(sizes)
+
+
+def check_ids(ids: Sequence[int], vocabulary: int) -> None:
+    """Raise BadArgument if these ids are no prompt."""
+    if not ids:
+        raise BadArgument("the prompt has no token; give some text, or --bos yes")
+    if len(ids) > MOST_TOKENS:
+        raise BadArgument(f"the prompt has {len(ids)} tokens; {MOST_TOKENS} at most are compared")
+    wrong = [i for i in ids if not 0 <= i < vocabulary]
+    if wrong:
+        raise BadArgument(f"token {wrong[0]} is not in the vocabulary of {vocabulary} tokens")

@@ -1,0 +1,1 @@
+"""Say results in words, JSON, Markdown and HTML."""

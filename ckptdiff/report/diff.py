@@ -1,0 +1,367 @@
+"""Say results in words and in JSON: the document of `diff`, and its plain summary."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.text import format_bytes, format_cosine, format_number, format_shape, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.checkpoint import Rank
+    from ckptdiff.comparison.verdict import Summary
+    from ckptdiff.config.compare import ConfigDiff
+    from ckptdiff.results import Finding, Status, TensorDiff
+
+__all__ = [
+    "GLYPH",
+    "WORD",
+    "diff_document",
+    "diff_lines",
+    "field_text",
+    "format_bytes",
+    "format_cosine",
+    "format_number",
+    "format_shape",
+    "hints",
+    "notes_of_the_same",
+    "printable",
+    "side_line",
+    "value_text",
+]
+
+# The glyph carries the meaning; a colour may repeat it.
+GLYPH: dict[Status, str] = {
+    "same": "=",
+    "close": "~",
+    "differ": "!",
+    "shape": "#",
+    "only_a": "<",
+    "only_b": ">",
+    "error": "x",
+}
+WORD: dict[Status, str] = {
+    "same": "same",
+    "close": "close",
+    "differ": "differ",
+    "shape": "shape",
+    "only_a": "only in A",
+    "only_b": "only in B",
+    "error": "error",
+}
+# The kinds of optimizer state, in words.
+STATES = {
+    "fp32_param": "fp32 master weights",
+    "exp_avg": "first moments",
+    "exp_avg_sq": "second moments",
+}
+MAX_NOTES = 12  # on tensors that are the same
+MAX_LINES = 60  # tensors that the summary spells out; the JSON has all
+
+# The numbers of a tensor in the JSON, in its order.
+_NUMBERS = (
+    "numel", "differing", "max_abs", "max_at", "mean_abs", "rms", "rel_l2", "cosine", "max_ulp",
+    "nan_a", "nan_b", "inf_a", "inf_b",
+)  # fmt: skip
+
+
+def side_document(side: Assembled) -> dict[str, Any]:
+    checkpoint = side.checkpoint
+    return {
+        "path": str(checkpoint.root),
+        "format": checkpoint.format,
+        "family": side.architecture.name if side.architecture else None,
+        "iteration": checkpoint.iteration,
+        "parallelism": asdict(checkpoint.parallelism),
+        "tensors": len(side.tensors),
+        "bytes": side.nbytes,
+        "notes": [*checkpoint.notes, *side.notes],
+    }
+
+
+def diff_document(
+    a: Assembled,
+    b: Assembled,
+    results: Iterable[TensorDiff],
+    summary: Summary,
+    *,
+    pattern: str | None = None,
+) -> dict[str, Any]:
+    """Return the JSON document of `ckptdiff diff`, schema `ckptdiff.diff/1`."""
+    return {
+        "schema": "ckptdiff.diff/1",
+        "a": side_document(a),
+        "b": side_document(b),
+        "verdict": summary.verdict,
+        "weights": summary.weights,
+        "config_status": summary.config_status,
+        "filter": pattern,
+        "counts": dict(summary.counts),
+        "tensors": [_tensor_document(result) for result in results],
+        "unmapped": {"a": list(a.unmapped), "b": list(b.unmapped)},
+        "config": [_config_document(line) for line in summary.config],
+        "findings": [finding_document(finding) for finding in summary.findings],
+        "hints": hints(summary),
+    }
+
+
+def finding_document(finding: Finding) -> dict[str, Any]:
+    """Return a finding as cli.md's contract has it."""
+    return {
+        "class": finding.kind,
+        "severity": finding.severity,
+        "title": finding.title,
+        "confidence": finding.confidence,
+        "cause_confidence": finding.cause_confidence,
+        "tensors": list(finding.tensors),
+        "layers": list(finding.layers),
+        "experts": list(finding.experts),
+        "ranks": [{"tp": r.tp, "pp": r.pp, "ep": r.ep} for r in finding.ranks],
+        "evidence": finding.evidence,
+        "also_explained_by": list(finding.also_explained_by),
+        "undo": finding.undo,
+        "fix": finding.fix,
+    }
+
+
+def finding_lines(finding: Finding) -> Iterator[str]:
+    """Yield what a finding says."""
+    mark = "✗" if finding.severity == "fault" else "i"
+    yield f"{mark}  {finding.kind}: {printable(finding.title)}"
+    yield f"     {printable(extent(finding))}"
+    yield f"     {printable(finding.evidence)}"
+    if finding.also_explained_by:
+        yield f"     cause: {printable('; or '.join(finding.also_explained_by))}"
+    if finding.fix:
+        yield f"     fix: {printable(finding.fix)}"
+    elif finding.severity == "fault" and finding.undo is None:
+        yield "     no re-mapping mends it: convert again from the source"
+
+
+def extent(finding: Finding) -> str:
+    """Say what a finding touches."""
+    parts = [f"{len(finding.tensors)} tensor{'' if len(finding.tensors) == 1 else 's'}"]
+    for word, numbers in (("layer", finding.layers), ("expert", finding.experts)):
+        if numbers:
+            parts.append(f"{word}{'' if len(numbers) == 1 else 's'} {runs(numbers)}")
+    if finding.ranks:
+        parts.append(f"rank{'' if len(finding.ranks) == 1 else 's'} {_ranks(finding.ranks)}")
+    return ", ".join(parts)
+
+
+def _ranks(ranks: Sequence[Rank]) -> str:
+    words = [f"tp {r.tp}" + (f" pp {r.pp}" if r.pp else "") + (f" ep {r.ep}" if r.ep else "")
+             for r in ranks]  # fmt: skip
+    return "; ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")
+
+
+def runs(numbers: Sequence[int]) -> str:
+    """Return numbers as people write them: 0-3, 7."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
+
+
+def _tensor_document(result: TensorDiff) -> dict[str, Any]:
+    numbers = result.numbers
+    return {
+        "name": result.name,
+        "status": result.status,
+        "why": result.why,
+        "error": result.error,
+        "note": result.note,
+        "padding_rows": result.padding_rows,
+        "dtype_a": result.dtype_a,
+        "dtype_b": result.dtype_b,
+        "shape_a": result.shape_a,
+        "shape_b": result.shape_b,
+        **{key: json_number(getattr(numbers, key, None)) for key in _NUMBERS},
+    }
+
+
+def _config_document(line: ConfigDiff) -> dict[str, Any]:
+    return {
+        "meaning": line.meaning,
+        "status": line.status,
+        "name_a": line.name_a,
+        "a": json_number(line.a),
+        "name_b": line.name_b,
+        "b": json_number(line.b),
+        "consequence": line.consequence,
+        "fix": line.fix,
+        "note": line.note,
+    }
+
+
+def json_number(value: object) -> object:
+    """JSON has no NaN and no infinity: they become text."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def hints(summary: Summary) -> list[str]:
+    """Return what else could be compared, each with the option that does it."""
+    if not summary.masters:
+        return []
+    holders = " and ".join(summary.masters)
+    verb = "hold" if len(summary.masters) > 1 else "holds"
+    return [f"{holders} {verb} fp32 master weights: --optimizer compares those too"]
+
+
+def _states_lines(results: Sequence[TensorDiff]) -> Iterator[str]:
+    """Yield how many states of the optimizer came out how, kind by kind."""
+    for kind, words in STATES.items():
+        found = Counter(r.status for r in results if r.name.startswith(f"optimizer.{kind}."))
+        if found:
+            counts = ", ".join(
+                f"{found[status]} {WORD[status]}" for status in WORD if found[status]
+            )
+            yield f"   {words}: {counts}"
+
+
+def notes_of_the_same(results: Sequence[TensorDiff]) -> Iterator[str]:
+    """Yield what is to be said of tensors that no list of differences shows: padding, drift."""
+    held = list(dict.fromkeys(r.note for r in results if r.note and r.status == "same"))
+    yield from map(printable, held[:MAX_NOTES])
+    if len(held) > MAX_NOTES:
+        yield f"… and {len(held) - MAX_NOTES} more notes; --json FILE lists all"
+
+
+def diff_lines(
+    a: Assembled,
+    b: Assembled,
+    results: Sequence[TensorDiff],
+    summary: Summary,
+    *,
+    pattern: str | None = None,
+    seconds: float | None = None,
+) -> Iterator[str]:
+    """Yield the summary of `ckptdiff diff`, line by line."""
+    yield f"A  {side_line(a)}"
+    yield f"B  {side_line(b)}"
+    yield ""
+    shown = [result for result in results if result.status != "same"]
+    if shown:
+        names = [printable(result.name) for result in shown[:MAX_LINES]]
+        width = min(60, max(map(len, [*names, "tensor"])))
+        yield f"   {'tensor':{width}}  {'shape':13}  {'max|d|':>8}  {'rel':>8}  {'cos':>6}"
+        for result in shown[:MAX_LINES]:
+            yield from _tensor_lines(result, width)
+        if len(shown) > MAX_LINES:
+            yield f"   … and {len(shown) - MAX_LINES} more; --json FILE lists all"
+        yield ""
+    for side, assembled in (("A", a), ("B", b)):
+        for name in assembled.unmapped[:MAX_LINES]:
+            yield f"?  {printable(name)}: no rule of {family_of(assembled)} knows it (in {side})"
+        if len(assembled.unmapped) > MAX_LINES:
+            yield f"?  … and {len(assembled.unmapped) - MAX_LINES} more unmapped names in {side}"
+    for note in notes_of_the_same(results):
+        yield f"   {note}"
+    for finding in summary.findings:
+        if finding.kind != "CONFIG":  # the lines of the config say that
+            yield from finding_lines(finding)
+    if summary.config_status != "ignored":
+        yield from _config_lines(summary.config)
+    if pattern is not None:
+        yield f"   only names that match '{printable(pattern)}' were compared"
+    yield from _states_lines(results)
+    yield from (f"   {hint}" for hint in hints(summary))
+    total = len(results)
+    counts = ", ".join(f"{n} {WORD[status]}" for status, n in summary.counts.items() if n)
+    took = f" in {seconds:.1f} s" if seconds is not None else ""
+    yield f"{total} tensors: {counts or 'nothing to compare'}{took}"
+    why = ", the configs conflict" if summary.verdict != summary.weights else ""
+    yield f"verdict: {summary.verdict}{f' (weights: {summary.weights}{why})' if why else ''}"
+
+
+def _config_lines(lines: Sequence[ConfigDiff]) -> Iterator[str]:
+    """Yield what the configs disagree in, what follows from it and how to mend it."""
+    for line in lines:
+        if line.status == "conflict":
+            yield f"!  {line.meaning}: {field_text(line, 'A')} in A, {field_text(line, 'B')} in B"
+            yield f"     {line.consequence}"
+            if line.fix:
+                yield f"     fix: {printable(line.fix)}"
+    unknown = [line.meaning for line in lines if line.status == "unknown"]
+    if unknown:
+        yield f"?  not known on both sides: {', '.join(unknown)}"
+
+
+def field_text(line: ConfigDiff, side: str) -> str:
+    """Return what a side says: its field and the value, or the value that follows."""
+    name, value = (line.name_a, line.a) if side == "A" else (line.name_b, line.b)
+    return printable(f"{value_text(value)}" if name is None else f"{name} {value_text(value)}")
+
+
+def value_text(value: object) -> str:
+    """Return a value of a config as people write it: 500000 for 500000.0, null as in JSON."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return printable(str(value))
+
+
+def _tensor_lines(result: TensorDiff, width: int) -> Iterator[str]:
+    numbers = result.numbers
+    shape = format_shape(result.shape_a if result.shape_a is not None else result.shape_b)
+    if result.status == "shape":
+        shape = f"{format_shape(result.shape_a)} | {format_shape(result.shape_b)}"
+    line = f"{GLYPH[result.status]}  {printable(result.name):{width}}  {shape:13}"
+    if numbers is not None:
+        line += (
+            f"  {format_number(numbers.max_abs):>8}  {format_number(numbers.rel_l2):>8}"
+            f"  {format_cosine(numbers.cosine):>6}"
+        )
+    elif result.status in ("only_a", "only_b"):
+        line += f"  {WORD[result.status]}"
+    if result.why:
+        line += f"  {result.why}"
+        if result.dtype_a != result.dtype_b:
+            line += f" {result.dtype_a} {result.dtype_b}"
+    yield line
+    for text in (result.error, result.note):
+        if text:
+            yield f"     {printable(text)}"
+
+
+def side_line(side: Assembled) -> str:
+    """Return what a side is, in one line."""
+    checkpoint = side.checkpoint
+    size = checkpoint.parallelism
+    parts = [printable(str(checkpoint.root)), checkpoint.format]
+    if side.architecture is not None:
+        parts.append(side.architecture.name)
+    elif checkpoint.format == "hf" and checkpoint.config:
+        parts.append(f"no rules for {printable(str(checkpoint.config.get('model_type')))}")
+    if checkpoint.format != "hf":
+        parts.append(f"TP {size.tp} PP {size.pp}")
+        if size.vpp > 1:
+            parts.append(f"VPP {size.vpp}")
+        if size.ep > 1:
+            parts.append(f"EP {size.ep}")
+    if checkpoint.iteration is not None:
+        parts.append(f"iteration {checkpoint.iteration}")
+    parts += [f"{len(side.tensors)} tensors", format_bytes(side.nbytes)]
+    notes = (*checkpoint.notes, *side.notes)
+    return "  ".join([*parts, *(f"({printable(note)})" for note in notes)])
+
+
+def family_of(side: Assembled) -> str:
+    return side.architecture.name if side.architecture is not None else "any family"
+
+
+def relative(side: Assembled, file: Any) -> str:
+    """Return a file's path from the checkpoint's root."""
+    root = side.checkpoint.root
+    return file.name if file == root else str(file.relative_to(root))

@@ -1,0 +1,274 @@
+"""Say a comparison of logits in words and in JSON."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import asdict
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
+
+from ckptdiff.logits.run import place
+from ckptdiff.report.diff import json_number, runs, side_document, side_line
+from ckptdiff.text import format_cosine, format_number, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.results import Candidate, LogitDiff, LogitVerdict, Next, Share, Tap
+
+WIDTH = 80
+LIKELIEST = 5  # tokens that are shown; the JSON has more
+MAX_TOKENS = 64  # of the prompt
+MAX_LAYERS = 40
+MAX_NAMES = 6
+
+VERDICT_GLYPH: dict[LogitVerdict, str] = {"arithmetic": "=", "small": "~", "weights-or-config": "✗"}
+
+
+# ── JSON ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def logit_document(a: Assembled, b: Assembled, found: LogitDiff) -> dict[str, Any]:
+    """Return the JSON document of `ckptdiff logits`, schema `ckptdiff.logits/1`."""
+    document: dict[str, Any] = _plain(
+        {
+            "schema": "ckptdiff.logits/1",
+            "a": side_document(a),
+            "b": side_document(b),
+            "ids": found.ids,
+            "texts": found.texts,
+            "device": found.device,
+            "dtype": found.dtype,
+            "storage": found.storage,
+            "verdict": found.verdict,
+            "sentence": found.sentence,
+            "first_divergence": None if found.first is None else _tap_document(found.first),
+            "floor": found.floor,
+            "threshold": found.threshold,
+            "taps": [_tap_document(tap) for tap in found.taps],
+            "metrics": asdict(found.metrics),
+            "ratio": found.ratio,
+            "top": [
+                {"position": one.position, "a": _candidates(one.a), "b": _candidates(one.b)}
+                for one in found.top
+            ],
+            "attribution": [asdict(share) for share in shares(found)],
+            "notes": found.notes,
+        }
+    )
+    return document
+
+
+def _tap_document(tap: Tap) -> dict[str, Any]:
+    return {
+        "layer": tap.layer,
+        "tap": tap.name,
+        "rel": tap.rel,
+        "floor": tap.floor,
+        "rest": tap.rest,
+        "reads": tap.reads,
+        "hint": tap.hint,
+    }
+
+
+def _candidates(candidates: Iterable[Candidate]) -> list[list[object]]:
+    return [[one.id, one.text, one.probability] for one in candidates]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can have it: numbers that are not finite become text."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return json_number(value)
+
+
+# ── words ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def logit_lines(
+    a: Assembled, b: Assembled, found: LogitDiff, *, seconds: float | None = None
+) -> Iterator[str]:
+    """Yield what `ckptdiff logits` prints, the answer first."""
+    yield from _wrapped(found.sentence, f"{VERDICT_GLYPH[found.verdict]}  ", "   ")
+    if found.first is not None:
+        yield from _first_lines(found.first, found.threshold)
+    yield ""
+    yield f"A  {side_line(a)}"
+    yield f"B  {side_line(b)}"
+    yield from _prompt_lines(found)
+    yield ""
+    yield from _layer_lines(found)
+    yield from _metric_lines(found)
+    if found.top:
+        yield ""
+        yield from _next_lines(found.top[-1])
+    if found.attribution:
+        yield ""
+        yield from _share_lines(found)
+    if found.notes:
+        yield ""
+    for note in found.notes:
+        yield from _wrapped(note, "   ", "   ")
+    yield ""
+    took = f" in {seconds:.1f} s" if seconds is not None else ""
+    yield f"{len(found.taps)} steps of one prompt in {found.dtype} on {found.device}{took}"
+    yield f"verdict: {found.verdict}"
+
+
+def quoted(token: int, text: str | None) -> str:
+    """Return a token as its id and, where it is known, its text."""
+    return f"{token}" if text is None else f"{token} '{printable(text)}'"
+
+
+def shares(found: LogitDiff) -> list[Share]:
+    """Return the parts of the difference, what both sides share in front."""
+    return sorted(found.attribution, key=lambda share: not share.cause.startswith("shared"))
+
+
+def _first_lines(tap: Tap, threshold: float) -> Iterator[str]:
+    yield (
+        f"   first step above the threshold: {place(tap)}: {format_number(tap.rel)}, "
+        f"allowed {format_number(threshold)}"
+    )
+    if tap.rest is not None:
+        yield f"     {format_number(tap.rest)} once the wider weights are cast to the other dtype"
+    if tap.hint:
+        yield from _wrapped(tap.hint, "     ", "     ")
+    for name in tap.reads[:MAX_NAMES]:
+        yield f"     it reads {printable(name)}"
+    if len(tap.reads) > MAX_NAMES:
+        yield f"     … and {len(tap.reads) - MAX_NAMES} more"
+    if not tap.reads:
+        yield "     it reads no tensor: only the config decides it"
+
+
+def _prompt_lines(found: LogitDiff) -> Iterator[str]:
+    count = len(found.ids)
+    texts: Sequence[str | None] = found.texts or [None] * count
+    tokens = [quoted(*pair) for pair in zip(found.ids, texts, strict=True)]
+    if count > MAX_TOKENS:
+        more = f"… and {count - MAX_TOKENS} more; --json FILE lists all"
+        tokens = [*tokens[:MAX_TOKENS], more]
+    yield f"   prompt, {count} token{'' if count == 1 else 's'}:"
+    yield from _flowed(tokens, "     ", "     ", ", ")
+
+
+def _layer_lines(found: LogitDiff) -> Iterator[str]:
+    """Yield the steps above the threshold, layers with the same ones in one line."""
+    above = [tap for tap in found.taps if not tap.rel <= found.threshold]
+    if not above:
+        return
+    yield f"   steps above {format_number(found.threshold)}, by layer"
+    layers = [(layer, list(taps)) for layer, taps in groupby(above, key=lambda tap: tap.layer)]
+    lines: list[tuple[str, list[Tap]]] = []
+    for _, same in groupby(layers, key=lambda one: [tap.name for tap in one[1]]):
+        group = list(same)
+        label = _layers([layer for layer, _ in group if layer is not None])
+        worst = [
+            max(taps, key=lambda tap: tap.rel) for taps in zip(*(t for _, t in group), strict=True)
+        ]
+        lines.append((label, worst))
+    width = max(len(label) for label, _ in lines)
+    for label, taps in lines[:MAX_LAYERS]:
+        words = [_tap_words(tap, found.threshold) for tap in taps]
+        yield from _flowed(words, f"   {label:{width}}  ", " " * (width + 5), "  ")
+    if len(lines) > MAX_LAYERS:
+        yield f"   … and {len(lines) - MAX_LAYERS} more lines; --json FILE lists all"
+    yield ""
+
+
+def _layers(numbers: Sequence[int]) -> str:
+    text = runs(numbers)
+    if len(text) > 20:
+        text = f"{len(numbers)} of {numbers[0]}-{numbers[-1]}"
+    return text or "-"  # before the first layer, or behind the last
+
+
+def _tap_words(tap: Tap, threshold: float) -> str:
+    cast = " (cast)" if tap.judged <= threshold else ""
+    return f"{tap.name} {format_number(tap.rel)}{cast}"
+
+
+def _metric_lines(found: LogitDiff) -> Iterator[str]:
+    m = found.metrics
+    position, token = m.max_at
+    count = len(found.ids)
+    yield f"   logits in {found.storage}, each side on its own values"
+    yield (
+        f"   max|d| {format_number(m.max_abs)} (position {position}, token {token}), "
+        f"mean|d| {format_number(m.mean_abs)}, rel rms {format_number(m.rel_rms)}"
+    )
+    yield (
+        f"   smallest cosine {format_cosine(m.cosine_min)}, KL {format_number(m.kl_mean)} nats, "
+        f"at most {format_number(m.kl_max)}"
+    )
+    yield f"   likeliest token the same at {count - m.flips} of {count} positions"
+    if m.flips:
+        explained = m.flips - m.flips_unexplained
+        yield f"   flips: {explained} within the margin, {m.flips_unexplained} beyond it"
+    yield (
+        f"   of the 5 likeliest {_percent(m.top5_overlap)} are in both, "
+        f"of the 10 likeliest {_percent(m.top10_overlap)}"
+    )
+    if m.nll_a is not None and m.nll_b is not None:
+        yield f"   loss of the prompt: {m.nll_a:.4f} nats a token in A, {m.nll_b:.4f} in B"
+    if found.ratio is not None:
+        yield f"   R {found.ratio:.2f}: rounding that is independent gives 0.8 to 1.1"
+
+
+def _next_lines(place_of: Next) -> Iterator[str]:
+    yield f"   what comes after position {place_of.position}, the likeliest first"
+    yield f"      {_padded('A', 36)}  B"
+    pairs = zip(place_of.a[:LIKELIEST], place_of.b[:LIKELIEST], strict=False)
+    for number, (one, other) in enumerate(pairs, 1):
+        yield f"   {number}  {_padded(_candidate(one), 36)}  {_candidate(other)}"
+
+
+def _candidate(one: Candidate) -> str:
+    token = quoted(one.id, one.text)
+    token = token if len(token) <= 26 else f"{token[:25]}…"
+    return f"{_padded(token, 26)}  {_percent(one.probability):>6}"
+
+
+def _share_lines(found: LogitDiff) -> Iterator[str]:
+    yield from _wrapped(
+        "what rounding makes of the difference, by cause; shares of its square:", "   ", "   "
+    )
+    for share in shares(found):
+        size = "exactly 0" if share.share == 0 else _percent(share.share)
+        note = f" ({share.note})" if share.note else ""
+        yield from _wrapped(f"{size:>9}  {share.cause}{note}", "   ", " " * 14)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _padded(text: str, width: int) -> str:
+    """Return text filled up to a width; East Asian characters take two cells."""
+    cells = sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
+    return text + " " * max(0, width - cells)
+
+
+def _flowed(words: Iterable[str], first: str, further: str, between: str) -> Iterator[str]:
+    """Yield lines of at most WIDTH characters; no word is broken, whatever is in it."""
+    line, is_empty = first, True
+    for word in words:
+        if not is_empty and len(line + between + word + between.rstrip()) > WIDTH:
+            yield (line + between).rstrip()
+            line, is_empty = further, True
+        line += word if is_empty else between + word
+        is_empty = False
+    yield line
+
+
+def _wrapped(text: str, first: str, further: str) -> list[str]:
+    """Return lines of at most WIDTH characters; names and paths stay whole."""
+    return textwrap.wrap(
+        printable(text), WIDTH, initial_indent=first, subsequent_indent=further,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip

@@ -1,0 +1,54 @@
+"""Start the screen. Textual reads the environment on import, so it is not imported above."""
+
+from __future__ import annotations
+
+import locale
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+    from pathlib import Path
+
+
+def run(
+    paths: list[Path],
+    *,
+    ascii: bool,  # noqa: A002
+    mouse: bool,
+    jobs: int | None,
+    optimizer: bool = False,
+) -> int:
+    """Browse one checkpoint, compare two, or ask for them; return the exit code."""
+    set_up_environment(os.environ)
+    from ckptdiff.result_cache import history_folder
+    from ckptdiff.settings import settings_file
+    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.workers.engine import LocalEngine
+
+    app = CkptDiffApp(
+        paths,
+        engine=LocalEngine(jobs),
+        settings_file=settings_file(),
+        history=history_folder(),
+        optimizer=optimizer,
+        ascii_only=ascii or not draws_boxes(os.environ, locale.getencoding()),
+        no_color=bool(os.environ.get("NO_COLOR")),
+    )
+    app.run(mouse=mouse)
+    return 2 if app.return_code else 0
+
+
+def set_up_environment(environ: MutableMapping[str, str]) -> None:
+    """Make Textual quiet on a slow line, and leave an empty NO_COLOR without meaning."""
+    if environ.get("SSH_CONNECTION"):
+        environ.setdefault("TEXTUAL_FPS", "20")
+        environ.setdefault("TEXTUAL_ANIMATIONS", "none")
+        environ.setdefault("TEXTUAL_SMOOTH_SCROLL", "0")
+    if not environ.get("NO_COLOR"):
+        environ.pop("NO_COLOR", None)
+
+
+def draws_boxes(environ: MutableMapping[str, str], encoding: str) -> bool:
+    """Ask whether the terminal has more than ASCII: the Linux console's font lacks the blocks."""
+    return environ.get("TERM") != "linux" and encoding.lower().replace("-", "") == "utf8"

@@ -1,0 +1,135 @@
+"""A conversion as the dialogs show it: what is asked for, what is planned, what is going on."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ckptdiff.text import format_bytes, printable
+from ckptdiff.tui.model.progress import Progress
+from ckptdiff.tui.text.words import short_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ckptdiff.conversion.plan import Conversion, Target
+
+Stage = Literal["writing", "verifying", "stopping", "done", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What is asked for."""
+
+    source: Path
+    target: Target
+    out: Path | None = None  # None: a folder is proposed
+    like: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is planned for a draft, or why it cannot be done."""
+
+    draft: Draft
+    out: Path
+    command: tuple[str, ...]
+    conversion: Conversion | None = None
+    error: str | None = None
+    free: int = 0  # bytes
+    replaces: bool = False  # `out` holds something, which will be gone
+
+    @property
+    def command_line(self) -> str:
+        return shlex.join(self.command)
+
+    @property
+    def words(self) -> str:
+        """What will be written, or what is wrong."""
+        if self.conversion is None:
+            return f"x {printable(self.error or '')}"
+        return "\n".join(f"- {printable(note)}" for note in self.conversion.notes)
+
+    @property
+    def fits(self) -> bool:
+        return self.conversion is not None and self.conversion.nbytes <= self.free
+
+    @property
+    def space(self) -> str:
+        """How much room is needed and there is."""
+        if self.conversion is None:
+            return ""
+        needed = f"{format_bytes(self.conversion.nbytes)} needed, {format_bytes(self.free)} free"
+        if not self.fits:
+            needed = f"! {needed}: not enough"
+        return f"{needed}; what {short_path(self.out)} holds goes" if self.replaces else needed
+
+
+class Run:
+    """A conversion that was started. Written by the UI thread only."""
+
+    def __init__(self, number: int, plan: Plan, clock: Callable[[], float]) -> None:
+        assert plan.conversion is not None
+        self.number = number
+        self.plan = plan
+        self.conversion = plan.conversion
+        self.stage: Stage = "writing"
+        self.file = ""
+        self.kept = 0  # bytes that an earlier run had written
+        self.lines: tuple[str, ...] = ()  # what came out
+        self.error: str | None = None
+        self.is_news = False  # ended while nobody looked
+        self.progress = Progress(clock)
+        self.progress.start(self.conversion.nbytes, len(self.conversion.files))
+
+    @property
+    def is_busy(self) -> bool:
+        return self.stage in ("writing", "verifying", "stopping")
+
+    def advance(self, stage: Stage, file: str, done: int, kept: int) -> None:
+        """Take how far it is; what was kept from an earlier run says nothing about the speed."""
+        if self.stage == "stopping":
+            return
+        if stage != self.stage:
+            self.stage = stage
+            self.progress.start(2 * self.conversion.source.nbytes, 0)  # both sides are read
+        elif stage == "writing" and kept != self.kept:
+            self.kept = kept
+            self.progress.bytes_total = self.conversion.nbytes - kept
+        self.file = file
+        self.progress.bytes_done = done
+
+    def end(self, stage: Stage, lines: tuple[str, ...], error: str | None) -> None:
+        self.stage = stage
+        self.lines = lines
+        self.error = error
+        self.progress.finish()
+
+    @property
+    def words(self) -> str:
+        """What is being done, or what came out."""
+        out = short_path(self.plan.out)
+        if self.stage == "writing":
+            kept = f"  ({format_bytes(self.kept)} kept from before)" if self.kept else ""
+            return f"writing {printable(self.file)}{kept}" if self.file else "starting ..."
+        if self.stage == "verifying":
+            return f"verifying {printable(self.file)}".rstrip()
+        if self.stage == "stopping":
+            return "Stopping, and removing what was written ..."
+        if self.stage == "stopped":
+            return "Stopped. What was written is removed."
+        if self.stage == "failed":
+            return f"x {printable(self.error or '')}"
+        return "\n".join((f"= Wrote {out}.", *self.lines))
+
+    @property
+    def headline(self) -> str:
+        """The same in one line, for where there is no room."""
+        out = short_path(self.plan.out)
+        if self.stage == "done":
+            return f"= Converted and verified: {out}"
+        if self.stage == "failed":
+            return f"x Not converted: {printable(self.error or '')}"
+        return self.words

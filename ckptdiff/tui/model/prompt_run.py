@@ -1,0 +1,97 @@
+"""A prompt that both sides were given, as the screen shows it: under way, or what came out."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from ckptdiff.logits.prompt import Prompt
+    from ckptdiff.results import LogitDiff, LogitProgress, Tap
+
+State = Literal["reading", "running", "done", "stopped", "failed"]
+
+
+class PromptRun:
+    """A prompt that was asked about. Written by the UI thread only."""
+
+    def __init__(
+        self, number: int, text: str, *, attribute: bool, clock: Callable[[], float]
+    ) -> None:
+        self.number = number
+        self.text = text
+        self.attribute = attribute
+        self.state: State = "reading"
+        self.prompt: Prompt | None = None  # once it is tokens
+        self.progress: LogitProgress | None = None  # the latest
+        self.taps: Sequence[Tap] = ()  # as far as they are known
+        self.diff: LogitDiff | None = None
+        self.notes: tuple[str, ...] = ()
+        self.error: str | None = None
+        self._clock = clock
+        self._started = clock()
+        self._ended: float | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        return self.state in ("reading", "running")
+
+    @property
+    def seconds(self) -> float:
+        return (self._clock() if self._ended is None else self._ended) - self._started
+
+    def start(self, prompt: Prompt) -> None:
+        self.state, self.prompt = "running", prompt
+
+    def advance(self, progress: LogitProgress) -> None:
+        self.progress = progress
+        self.taps = (*self.taps, *progress.taps)
+        if progress.note:
+            self.notes = (*self.notes, progress.note)
+
+    def end(
+        self,
+        state: Literal["done", "stopped", "failed"],
+        diff: LogitDiff | None = None,
+        error: str | None = None,
+    ) -> None:
+        self.state, self.diff, self.error = state, diff, error
+        self._ended = self._clock()
+        if diff is not None:
+            self.taps = diff.taps
+            self.notes = tuple(dict.fromkeys((*self.notes, *diff.notes)))
+
+    def command_line(self, paths: Sequence[Path]) -> str:
+        """Return the shell command that asks the same without the screen."""
+        words = ["ckptdiff", "logits", *map(str, paths)]
+        if self.prompt is not None and not self.prompt.texts:
+            words += ["--ids", self.text.replace(" ", "")]
+        else:
+            words += ["--prompt", self.text]
+        return shlex.join([*words, "--attribute"] if self.attribute else words)
+
+
+class History:
+    """The prompts of this run of the program. They may be private, so they are never saved."""
+
+    def __init__(self) -> None:
+        self._earlier: list[str] = []
+        self._at = 0  # where going back has come to; the length: nowhere
+        self._draft = ""  # what was typed before going back
+
+    def add(self, text: str) -> None:
+        """Keep a prompt as the latest; it is not kept twice."""
+        if text in self._earlier:
+            self._earlier.remove(text)
+        self._earlier.append(text)
+        self._at = len(self._earlier)
+
+    def go(self, step: Literal[1, -1], typed: str) -> str:
+        """Return the prompt before, or after, and at the end again what was being typed."""
+        if self._at == len(self._earlier):
+            self._draft = typed
+        self._at = max(0, min(self._at + step, len(self._earlier)))
+        return self._draft if self._at == len(self._earlier) else self._earlier[self._at]

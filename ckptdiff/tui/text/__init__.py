@@ -1,0 +1,1 @@
+"""What is shown, in words: pure functions of plain values."""

@@ -1,0 +1,133 @@
+"""What the list says: in its borders, where it has no rows, and of keys that do nothing now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptdiff.text import printable
+from ckptdiff.tui.model.session import REVERSED, SORTS
+from ckptdiff.tui.text.words import plural
+from ckptdiff.tui.widgets.progress_line import state_words
+
+if TYPE_CHECKING:
+    from ckptdiff.tui.model.session import Session
+
+
+def _pattern(session: Session) -> str:
+    return f"{'!' if session.inverted else ''}{printable(session.filter)}"
+
+
+def list_title(session: Session) -> str:
+    """Say what narrows the list and how much it leaves."""
+    parts = ["Tensors"]
+    if session.filter:
+        parts.append(f"/ {_pattern(session)}")
+    if session.differences_only:
+        parts.append("differences only")
+    if session.finding is not None:
+        kind = session.diagnosis.findings[session.finding - 1].kind
+        parts.append(f"finding {session.finding}, {kind}")
+    if session.narrowed:
+        parts.append(f"{len(session.order):,} of {len(session.names):,}")
+    if session.optimizer:
+        parts.append("with optimizer state")
+    if session.tolerance != "cast":
+        parts.append(f"tolerance {session.tolerance}")
+    return "  ".join(parts)
+
+
+def list_subtitle(session: Session, cursor: int) -> str:
+    """Say where the cursor is and what the order is."""
+    if not session.rows:
+        return ""
+    order = (REVERSED if session.reverse else SORTS)[session.sort]
+    return f"row {cursor + 1:,} of {len(session.rows):,}   sort: {order}"
+
+
+def empty_words(session: Session) -> str:
+    """Say why there are no rows, and which key brings some."""
+    if session.a is None:
+        return state_words(session) if session.phase != "failed" else ""
+    if session.filter and not session.order:
+        among = " among the differences" if session.differences_only else ""
+        if session.finding is not None:
+            among = f" in finding {session.finding}"
+        return f"No tensor matches '{_pattern(session)}'{among}. Esc clears the filter."
+    if session.differences_only:
+        if session.phase == "done":
+            return f"No differences in {plural(len(session.names), 'tensor')}. d shows all."
+        return f"No difference among {session.compared:,} compared so far. d shows all tensors."
+    return "This checkpoint holds no tensors."
+
+
+def no_further(session: Session) -> str:
+    """Say that looking for the next difference, or match, has come back to where it began."""
+    if not session.differences:
+        return "There is no further match."
+    return f"There is no further difference{'' if session.phase == 'done' else ' known yet'}."
+
+
+def why_not(session: Session, action: str) -> str | None:
+    """Say why a key of the list does nothing now; None if it does something."""
+    alone = "this is one checkpoint. Open two to compare them"
+    if action == "difference":
+        if session.browsing:
+            return None if session.filter else f"Next difference: {alone}."
+        if not session.differences and not session.filter:
+            done = session.phase == "done"
+            return "There is no difference." if done else "No difference is known yet."
+    elif action == "differences_only" and session.browsing:
+        return f"Differences only: {alone}."
+    elif action == "stop" and not session.is_busy:
+        return "Stop: nothing is running."
+    elif action == "write_report":
+        if session.browsing:
+            return f"Report: {alone}."
+        if session.phase != "done":
+            return "Report: finish comparing first. r goes on after a stop."
+        if session.diagnosis_state == "looking":
+            return "Report: still looking for the cause. x stops that."
+    elif action == "findings":
+        return _no_findings(session)
+    elif action == "config":
+        if session.browsing:
+            return f"Config: {alone}."
+        if session.b is None:
+            return "Config: both checkpoints have to be open first."
+    elif action == "logits":
+        if session.browsing:
+            return f"Logits: {alone}."
+        if session.b is None:
+            return "Logits: both checkpoints have to be open first."
+    elif action == "optimizer":
+        if session.browsing:
+            return f"Optimizer: {alone}."
+        if session.a is None or session.b is None:
+            return "Optimizer: both checkpoints have to be open first."
+        if not {"megatron", "torch_dist"} & {
+            session.a.checkpoint.format,
+            session.b.checkpoint.format,
+        }:
+            return "Optimizer: only Megatron's checkpoints hold any."
+    elif action == "convert" and session.a is None:
+        return "Convert: no checkpoint is open yet."
+    elif action == "entries" and session.a is None:
+        return "Entries: no checkpoint is open yet."
+    elif action in ("copy_name", "copy_command", "sort", "reverse", "filter") and not session.names:
+        return "There are no tensors yet."
+    return None
+
+
+def _no_findings(session: Session) -> str | None:
+    """Say why there are no findings to show; None if there are some, or they can be looked for."""
+    if session.browsing:
+        return "Findings: this is one checkpoint. Open two to compare them."
+    if session.phase != "done":
+        return "Findings: finish comparing first. r goes on after a stop."
+    if not session.has_faults:
+        return "No findings: there is no difference to explain."
+    if session.diagnosis_state == "looking":
+        return "Findings: still looking for the cause. x stops that."
+    if session.diagnosis_state == "done" and not session.diagnosis.findings:
+        return "No findings: no fault that ckptdiff knows explains these differences."
+    return None

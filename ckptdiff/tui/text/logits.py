@@ -1,0 +1,231 @@
+"""Say what a prompt told: the verdict, the figures, the likeliest tokens, the shares of causes."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+
+from ckptdiff.text import format_cosine, format_number, printable
+from ckptdiff.tui.text.figures import flow, wrapped
+from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.text.words import fitted, format_duration, plural
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptdiff.logits.prompt import Prompt
+    from ckptdiff.results import Candidate, LogitDiff, LogitMetrics, Next, Share
+    from ckptdiff.tui.model.prompt_run import PromptRun
+    from ckptdiff.tui.text.lines import Line
+
+GLYPHS = {"arithmetic": "=", "small": "~", "weights-or-config": "!"}
+ROLES = {"arithmetic": "strong", "small": "close", "weights-or-config": "differ"}
+NOTHING = "No prompt yet. Type one and press Enter."
+
+
+def quoted(text: str, *, ascii_only: bool = False) -> str:
+    """Return a token's text in quotes, so that blanks are seen and nothing steers the terminal."""
+    shown = printable(text)
+    return f"'{ascii(shown)[1:-1] if ascii_only else shown}'"
+
+
+# ── how far it is, and what came out ─────────────────────────────────────────────────────────────
+
+
+def headline(run: PromptRun) -> str:
+    """Return what is going on, or what came out, in one line."""
+    if run.state == "failed":
+        return f"x {printable(run.error or '')}"
+    if run.state == "stopped":
+        return "Stopped. What was found is shown. Enter in the prompt runs it again."
+    if run.diff is not None:
+        return f"{GLYPHS[run.diff.verdict]} {printable(run.diff.sentence)}"
+    progress = run.progress
+    if run.state == "reading":
+        return "Turning the prompt into tokens ..."
+    if progress is None:
+        return "Starting the process that computes ..."
+    doing, each = printable(progress.doing), format_duration(progress.seconds)
+    count = f"{progress.done} of {progress.total} done"
+    return f"{doing[:1].upper()}{doing[1:]}: {count}, the last in {each}   x stops."
+
+
+def outcome_lines(run: PromptRun, width: int, *, roomy: bool, ascii_only: bool) -> list[Line]:
+    """Return a bar while it runs; then the verdict, the figures and what else is to be known."""
+    if run.is_busy:
+        lines = [line((fitted(headline(run), width, ascii_only=ascii_only), ""))]
+        if run.progress is not None:
+            done, total = run.progress.done, max(1, run.progress.total)
+            filled = (width - 2) * done // total
+            bar = "#" * filled + "-" * (width - 2 - filled)
+            lines.append(line("[", (bar, "bar"), "]"))
+        return lines
+    if run.diff is None:
+        return wrapped(headline(run), width, "act" if run.state == "failed" else "")
+    diff = run.diff
+    lines = wrapped(headline(run), width, ROLES[diff.verdict])
+    items = metric_items(diff.metrics, len(diff.ids))
+    if diff.ratio is not None:
+        items.append(f"R {diff.ratio:.2f}")
+    where = "" if diff.storage == diff.dtype else f", logits in {diff.storage}"
+    items.append(f"in {diff.dtype}{where} on {diff.device}, {format_duration(run.seconds)}")
+    lines += flow(items, width, gap=2)
+    for note in run.notes:
+        told = wrapped(f"Note: {printable(note)}", width)
+        if not roomy and len(told) > 1:
+            told = [line(fitted(f"Note: {printable(note)}", width, ascii_only=ascii_only))]
+        lines += told
+    return lines
+
+
+def metric_items(metrics: LogitMetrics, positions: int) -> list[str]:
+    """Return the figures of the logits, each with its name."""
+    agree = round(metrics.top1_agree * positions) if isfinite(metrics.top1_agree) else 0
+    items = [
+        f"max|d| {format_number(metrics.max_abs)}",
+        f"rel {format_number(metrics.rel_rms)}",
+        f"KL {format_number(metrics.kl_mean)} nats",
+        f"cos {format_cosine(metrics.cosine_min)}",
+        f"top-5 shared {metrics.top5_overlap:.0%}",
+        f"top-1 same {agree} of {positions}"
+        + (f", {metrics.flips_unexplained} flips beyond the margin" if metrics.flips else ""),
+    ]
+    if metrics.nll_a is not None and metrics.nll_b is not None:
+        items.append(f"NLL A {metrics.nll_a:.3f} B {metrics.nll_b:.3f}")
+    return items
+
+
+# ── tokens ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def prompt_lines(prompt: Prompt, width: int, height: int, *, ascii_only: bool) -> list[Line]:
+    """Return every id with its text; what has no room is counted."""
+    items = [str(token) for token in prompt.ids]
+    if prompt.texts:
+        texts = [quoted(text, ascii_only=ascii_only) for text in prompt.texts]
+        items = [f"{token} {text}" for token, text in zip(items, texts, strict=True)]
+    rows: list[str] = []
+    for number, item in enumerate(items):
+        shown = item if not rows or rows[-1] == "" else f"  {item}"
+        more = len(items) - number
+        rest = f"  and {more} more"
+        last = len(rows) == height
+        room = width - (len(rest) if last and more > 1 else 0)
+        if rows and cell_len(rows[-1]) + cell_len(shown) <= room:
+            rows[-1] += shown
+        elif len(rows) < height:
+            rows.append(fitted(item, width, ascii_only=ascii_only).rstrip())
+        else:
+            rows[-1] += rest
+            break
+    return [line(row) for row in rows]
+
+
+def _named(token: Candidate, width: int, *, ascii_only: bool) -> str:
+    """Return a token by its text, with its id where there is room; by its id without a text."""
+    if token.text is None:
+        return fitted(f"id {token.id}", width)
+    text = quoted(token.text, ascii_only=ascii_only)
+    number = f" {token.id}"
+    if width < 24:
+        return fitted(text, width, ascii_only=ascii_only)
+    return fitted(text, width - len(number), ascii_only=ascii_only) + number
+
+
+def _chance(value: float) -> str:
+    if not isfinite(value):
+        return f"{value:>6}"
+    return f"{value:6.3f}" if value == 0 or value >= 0.0005 else f"{value:6.0e}"
+
+
+def top_lines(place: Next, width: int, height: int, *, ascii_only: bool = False) -> list[Line]:
+    """Return the likeliest tokens of both sides, each with its place in the other side's list."""
+    room = max(4, (width - 39) // 2)
+    one, other = f"{'A':<{room}} {'p':>6} {'in B':>7}", f"{'B':<{room}} {'p':>6} {'in A':>7}"
+    lines = [line((f" #  {one}     {other}", "dim"))]
+    for rank, pair in enumerate(zip(place.a, place.b, strict=False), 1):
+        if len(lines) == height:
+            break
+        mark = "=" if pair[0].id == pair[1].id else "!"
+        left, right = (
+            f"{_named(token, room, ascii_only=ascii_only)} {_chance(token.probability)} "
+            f"{f'#{token.rank_in_other}' if token.rank_in_other else '-':>7}"
+            for token in pair
+        )
+        role = "" if mark == "=" else "differ"
+        lines.append(line(f"{rank:>2}  {left}  ", (mark, role), f"  {right}"))
+    return lines
+
+
+def position_line(place: Next, text: str, width: int, *, ascii_only: bool = False) -> Line:
+    """Return a position's token, and the likeliest one after it on either side."""
+    room = max(4, (width - 23) // 3)
+    one, other = place.a[0], place.b[0]
+    mark = "=" if one.id == other.id else "!"
+    left, right = (
+        f"{_named(token, room, ascii_only=ascii_only)} {_chance(token.probability)}"
+        for token in (one, other)
+    )
+    here = fitted(text, room - 1, ascii_only=ascii_only)
+    return line(
+        f"{place.position:>4}  {here} {left} ", (mark, "differ" * (mark != "=")), f" {right}"
+    )
+
+
+def position_head(width: int) -> Line:
+    room = max(4, (width - 23) // 3)
+    words = (
+        f"{'at':>4}  {'token':<{room}}{'A goes on':<{room}}      p   {'B goes on':<{room}}      p"
+    )
+    return line((words, "dim"))
+
+
+# ── attribution ──────────────────────────────────────────────────────────────────────────────────
+
+
+def share_lines(shares: Sequence[Share], width: int, *, ascii_only: bool) -> list[Line]:
+    """Return a bar for each cause's part, with what is to be said of it under it."""
+    names = min(max((len(share.cause) for share in shares), default=0), width // 2)
+    room = max(4, width - names - 8)
+    fill, trace = ("#", ".") if ascii_only else ("█", "▏")  # of a cell, of less
+    lines = []
+    for share in shares:
+        name = fitted(printable(share.cause), names, ascii_only=ascii_only)
+        part = share.share if isfinite(share.share) else 0.0
+        bar = fill * round(room * min(1.0, part)) or (trace if part else "")
+        amount = "0" if share.share == 0 else "<0.1%" if part < 0.001 else f"{part:.1%}"
+        lines.append(line(f"{name} {amount:>6} ", (bar, "bar")))
+        if share.note:
+            lines += [
+                line(("  ", ""), *row) for row in wrapped(printable(share.note), width - 2, "dim")
+            ]
+    return lines
+
+
+# ── text to take away ────────────────────────────────────────────────────────────────────────────
+
+
+def copied(diff: LogitDiff) -> str:
+    """Return the verdict, the figures, the taps and what comes next as plain text."""
+    lines = [f"{GLYPHS[diff.verdict]} {printable(diff.sentence)}"]
+    lines += [f"ids {','.join(map(str, diff.ids))}", *map(printable, diff.notes)]
+    lines += metric_items(diff.metrics, len(diff.ids))
+    lines.append(f"threshold {diff.threshold:.1e}, floor {diff.floor:.1e}")
+    lines += (
+        f"{'' if tap.layer is None else tap.layer}\t{tap.name}\t{tap.rel:.2e}" for tap in diff.taps
+    )
+    for place in diff.top[-1:]:
+        for side, tokens in (("A", place.a), ("B", place.b)):
+            told = "  ".join(
+                f"{token.id if token.text is None else quoted(token.text)} {token.probability:.3f}"
+                for token in tokens
+            )
+            lines.append(f"after position {place.position}, {side}: {told}")
+    lines += (f"{printable(share.cause)}\t{share.share:.1%}" for share in diff.attribution)
+    return "\n".join(lines)
+
+
+def count_words(prompt: Prompt | None) -> str:
+    return "" if prompt is None else plural(len(prompt.ids), "token")

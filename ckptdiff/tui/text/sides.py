@@ -1,0 +1,102 @@
+"""Say what a checkpoint is: its family, its format, its size."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptdiff.dtypes import ITEMSIZE
+from ckptdiff.text import format_bytes, printable
+from ckptdiff.tui.text.words import plural, short_path, shorten
+
+if TYPE_CHECKING:
+    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.checkpoint import Checkpoint
+    from ckptdiff.tui.model.session import Session
+
+
+def parallelism(checkpoint: Checkpoint) -> str:
+    """Return the kinds of parallelism that are used: `TP 4 PP 2`, or nothing for Hugging Face."""
+    sizes = checkpoint.parallelism
+    words = {"TP": sizes.tp, "PP": sizes.pp, "VPP": sizes.vpp, "EP": sizes.ep, "ETP": sizes.etp}
+    used = [f"{word} {size}" for word, size in words.items() if size > 1]
+    if not used and checkpoint.format != "hf":
+        return "TP 1"
+    return " ".join(used)
+
+
+def dtypes(counts: Counter[str]) -> str:
+    """Return the dtype, or of several the commonest and that it is not alone."""
+    if not counts:
+        return ""
+    common = counts.most_common(1)[0][0].lower()
+    return common if len(counts) == 1 else f"mostly {common}"
+
+
+def recognised(checkpoint: Checkpoint, *, family: str | None, layers: int | None) -> str:
+    """Return one line about a checkpoint that was opened: what it is and how large."""
+    stored: Counter[str] = Counter()
+    nbytes = 0
+    count = 0
+    for shard in checkpoint.shards:
+        for ref in shard.tensors.values():
+            size = prod(ref.shape) * ITEMSIZE[ref.dtype]
+            stored[ref.dtype] += 1
+            nbytes += size
+            count += 1
+    parts = [printable(family) if family else FORMATS.get(checkpoint.format, checkpoint.format)]
+    if family and checkpoint.format != "hf":
+        parts[0] += f" ({FORMATS.get(checkpoint.format, checkpoint.format)})"
+    parts += [parallelism(checkpoint), plural(layers, "layer") if layers else ""]
+    parts += [plural(count, "tensor"), format_bytes(nbytes), dtypes(stored)]
+    parts += [plural(len(checkpoint.files), "file")]
+    return "  ".join(part for part in parts if part)
+
+
+def described(side: Assembled) -> str:
+    """Return what a checkpoint is, in short: format, family, ranks."""
+    checkpoint = side.checkpoint
+    family = "" if side.architecture is None else printable(side.architecture.name)
+    parts = [FORMATS.get(checkpoint.format, checkpoint.format), family, parallelism(checkpoint)]
+    return "  ".join(part for part in parts if part)
+
+
+FORMATS = {
+    "hf": "Hugging Face",
+    "megatron": "Megatron",
+    "torch_dist": "torch_dist",
+    "meta": "Meta",
+}
+
+
+def title(session: Session, width: int) -> str:
+    """Return the line above the list: both sides, as much of them as fits."""
+    ends = []
+    sides = (session.a, session.b)
+    for letter, path, assembled in zip("AB", session.paths, sides, strict=False):
+        extent = "" if assembled is None or session.in_part else _extent(assembled)
+        ends.append(("" if session.browsing else f"{letter} ", path, extent))
+    family = ""
+    if session.a is not None and session.a.architecture is None and session.a.checkpoint.config:
+        family = "no rules"
+    elif session.a is not None and session.a.architecture is not None:
+        family = printable(session.a.architecture.name)
+        if session.a.config is not None:
+            family += f" {session.a.config.num_layers}L"
+    room = width - 2 - len(family) - 2
+    each = room // max(1, len(ends)) - 3
+    parts = []
+    for letter, path, extent in ends:
+        name = short_path(path.absolute()) if width >= 100 else printable(path.name or str(path))
+        most = max(8, each - len(letter) - len(extent) - 1)
+        name = shorten(name, most, ascii_only=session.ascii_only)
+        parts.append(f"{letter}{name} {extent}".rstrip())
+    return f" {'   '.join(parts)}   {family}".rstrip()
+
+
+def _extent(assembled: Assembled) -> str:
+    checkpoint = assembled.checkpoint
+    ranks = parallelism(checkpoint)
+    count = len(assembled.tensors)
+    return f"({count:,}, {ranks})" if ranks else f"({plural(count, 'tensor')})"

@@ -1,0 +1,106 @@
+"""Say in words where tensors and their elements are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptdiff.assembly.views import place_of
+from ckptdiff.report.diff import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ckptdiff.assembly.assemble import Assembled, Assembly
+    from ckptdiff.checkpoint import Box, Checkpoint, Rank
+    from ckptdiff.tui.model.comparison import Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of the map: the tensor's recipe, or None where this side lacks it."""
+
+    letter: str  # A or B
+    assembled: Assembled
+    assembly: Assembly | None
+    neighbours: tuple[Assembly, ...] = ()  # what may share stored tensors with it
+    alone: bool = False  # there is no other side to tell it from
+
+    @property
+    def label(self) -> str:
+        return " " if self.alone else self.letter
+
+
+def sides_of(session: Comparison, name: str) -> list[Side]:
+    """Return the open sides of a tensor, each with the tensors of the same layer."""
+    layer = session.inventory.layer_of.get(name)
+    sides = []
+    for letter, assembled in (("A", session.a), ("B", session.b)):
+        if assembled is None:
+            continue
+        tensors = assembled.tensors
+        beside = [tensors[other] for other in (layer.names if layer else ()) if other in tensors]
+        sides.append(
+            Side(letter, assembled, tensors.get(name), tuple(beside), alone=session.browsing)
+        )
+    return sides
+
+
+def relative(file: Path, checkpoint: Checkpoint) -> str:
+    """Return a path as seen from the checkpoint's folder, safe to print."""
+    inside = file.is_relative_to(checkpoint.root) and file != checkpoint.root
+    return printable(str(file.relative_to(checkpoint.root)) if inside else file.name)
+
+
+def axis_word(axis: int, dimensions: int) -> str:
+    """Return what the steps along a dimension are called."""
+    if dimensions == 1:
+        return "elements"
+    return {1: "columns", 2: "rows"}.get(dimensions - axis, f"dim {axis}")
+
+
+def box_text(box: Box, shape: tuple[int, ...]) -> str:
+    """Return the part of a tensor that a box is, leaving out the dimensions it fills."""
+    parts = [
+        f"{axis_word(axis, len(box))} {start}:{stop}"
+        for axis, (start, stop) in enumerate(box)
+        if (start, stop) != (0, shape[axis])
+    ]
+    return ", ".join(parts) or "all of it"
+
+
+def rank_text(rank: Rank, checkpoint: Checkpoint) -> str:
+    """Return a rank by the kinds of parallelism that the checkpoint uses."""
+    sizes = checkpoint.parallelism
+    used = [(word, getattr(rank, word)) for word in ("tp", "pp", "ep") if getattr(sizes, word) > 1]
+    if not used or [word for word, _ in used] == ["tp"]:
+        return f"rank {rank.tp}"
+    return " ".join(f"{word} {number}" for word, number in used)
+
+
+def files_text(names: Sequence[str]) -> str:
+    """Return the names of many files as one: their common beginning, the first and the last."""
+    names = sorted(set(names))
+    if len(names) == 1:
+        return names[0]
+    folders = sorted({name.split("/")[0] for name in names})
+    if len(folders) == 1:
+        return f"{len(names)} files in {folders[0]}" if "/" in names[0] else f"{len(names)} files"
+    if not all("/" in name for name in names):
+        return f"{len(names)} files"
+    first, last = folders[0], folders[-1]
+    common = next((i for i, c in enumerate(first) if last[i : i + 1] != c), len(first))
+    return f"{first}..{last[len(first[:common].rstrip('0123456789')) :]}"
+
+
+def place_parts(side: Side, index: tuple[int, ...]) -> tuple[str, ...]:
+    """Return which file, stored tensor and byte hold one element."""
+    if side.assembly is None:
+        return (f"not in {side.letter}",)
+    place = place_of(side.assembly, index) if len(index) == len(side.assembly.shape) else None
+    if place is None:
+        return (f"{side.letter} has no such element",)
+    ref = place.piece.ref
+    file = relative(ref.file, side.assembled.checkpoint)
+    return file, f"{printable(ref.name)}{list(place.index)}", f"byte {place.offset}"

@@ -1,0 +1,53 @@
+"""What runs in a thread while the logits of a prompt are compared; torch is in a worker process."""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from ckptdiff.errors import CkptDiffError
+from ckptdiff.results import LogitDiff
+from ckptdiff.tui.messages import LogitsAdvanced, LogitsEnded, PromptRead
+from ckptdiff.tui.workers.cancellable import Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from textual.message import Message
+
+    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.tui.workers.cancellable import Cancellable
+    from ckptdiff.tui.workers.engine import Engine
+
+
+def ask(
+    run: int,
+    engine: Engine,
+    a: Assembled,
+    b: Assembled,
+    text: str,
+    *,
+    attribute: bool,
+    executor: Cancellable,
+    post: Callable[[Message], object],
+) -> None:
+    """Give both sides a prompt, and tell layer by layer what comes of it."""
+    found: LogitDiff | None = None
+    try:
+        prompt = engine.read_prompt(text, a, b, executor)
+        post(PromptRead(run, prompt))
+        with closing(engine.compare_logits(a, b, prompt, executor, attribute=attribute)) as steps:
+            for step in steps:
+                if executor.is_cancelled:
+                    raise Stopped
+                if isinstance(step, LogitDiff):
+                    found = step
+                else:
+                    post(LogitsAdvanced(run, step))
+    except (Stopped, CancelledError):
+        post(LogitsEnded(run, "stopped"))
+    except CkptDiffError as error:
+        post(LogitsEnded(run, "failed", error=str(error)))
+    else:
+        post(LogitsEnded(run, "done", found))

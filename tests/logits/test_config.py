@@ -1,0 +1,90 @@
+"""A config that is odd is refused in a sentence, and one that leaves things out is read rightly."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ckptdiff.errors import CkptDiffError, UnknownConfig, UnsupportedLayout
+from ckptdiff.forward import hf_config, megatron_args
+from tests.support.logit_runs import compare_logits
+from tests.support.native import Native
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Make = Callable[..., Path]
+
+IDS = (3, 1, 4, 1, 5)
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+ODD: tuple[dict[str, Any], ...] = (
+    {"rope_scaling": {"type": "linear"}},
+    {"rope_scaling": LLAMA3},
+    {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}},
+    {"rope_scaling": "linear"},
+    {"rope_scaling": ["linear", 2]},
+    {"rms_norm_eps": "x"},
+    {"hidden_act": ["silu"]},
+    {"layer_types": ["full_attention"]},
+    {"num_hidden_layers": "2"},
+)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=[str(one)[:40] for one in ODD])
+def test_an_odd_config_is_refused(odd: dict[str, Any], tiny_hf: Make, copy_of: Any) -> None:
+    hf = copy_of(tiny_hf())
+    file = hf / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | odd))
+    with pytest.raises(CkptDiffError, match=r"\w{5}"):
+        compare_logits(hf, tiny_hf(), IDS)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"window_size": 7}, {"window_size": [3, 0], "window_attn_skip_freq": 0}]
+)
+def test_odd_args_are_refused(
+    odd: dict[str, Any], tiny_hf: Make, tiny_megatron: Make, tmp_path: Path
+) -> None:
+    native = Native.read(tiny_megatron(tp=1), trusted=True)
+    for state in native.states.values():
+        vars(state["args"]).update(odd)
+    with pytest.raises(UnknownConfig, match="makes no sense"):
+        compare_logits(tiny_hf(), native.write(tmp_path / "odd"), IDS)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_models_with_and_without_learned_positions_are_no_pair(order: int, corpus: Path) -> None:
+    a, b = (corpus / "llama2/hf", corpus / "gpt2/hf")[::order]
+    with pytest.raises(UnsupportedLayout, match="only one side has learned positions"):
+        compare_logits(a, b, IDS)
+
+
+def told(**args: Any) -> dict[str, Any]:
+    return {
+        "num_attention_heads": 4, "hidden_size": 32, "num_layers": 2, "swiglu": True,
+        "normalization": "RMSNorm", "position_embedding_type": "rope",
+    } | args  # fmt: skip
+
+
+def test_the_epsilon_has_an_older_name() -> None:
+    assert megatron_args.read(told(layernorm_epsilon=1e-6), "llama").layernorm_epsilon == 1e-6
+    both = told(layernorm_epsilon=1e-6, norm_epsilon=1e-5)
+    assert megatron_args.read(both, "llama").layernorm_epsilon == 1e-5
+
+
+def test_an_argument_of_none_is_none_at_all() -> None:
+    plain = megatron_args.read(told(), "llama")
+    none = told(rotary_base=None, rotary_percent=None, norm_epsilon=None)
+    assert megatron_args.read(none, "llama") == plain
+
+
+def test_qwen2_slides_only_behind_the_layers_that_transformers_would() -> None:
+    config = {
+        "model_type": "qwen2", "num_attention_heads": 4, "hidden_size": 32,
+        "num_hidden_layers": 30, "use_sliding_window": True, "sliding_window": 3,
+    }  # fmt: skip
+    windows = [layer.window for layer in hf_config.read(config).layers]
+    assert windows == [None] * 28 + [3] * 2

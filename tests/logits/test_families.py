@@ -1,0 +1,219 @@
+"""Logits of families beyond Llama's are those of transformers' eager mode and of megatron-core.
+
+All run on one thread, since a product may be summed up in another order on two.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from tests.support.conversions import converted
+from tests.support.families import EXPERTS, LATENT, PLAIN, ROUTED, SHARED, SIZES
+from tests.support.logit_runs import compare_logits, free_run, tokens
+from tests.support.oracle_logits import DTYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from tests.support.oracle_client import Oracle
+
+# The first run starts a server, which imports megatron-core: long on a busy machine.
+pytestmark = [pytest.mark.oracle, pytest.mark.timeout(300)]
+
+# Model, TP, EP.
+RUNS = [
+    *((model, tp, 1) for model in (
+        "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "gemma", "gemma2", "gemma3_text",
+        "gpt2", "nemotron", "phi3",
+    ) for tp in (1, 2)),
+    ("olmo2", 1, 1),
+    *((model, 1, 2) for model in ("mixtral", "qwen3_moe", "deepseek_v3")),
+]  # fmt: skip
+IDS = tokens(40, SIZES["vocab_size"])
+ROUTING = ("mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3")
+WINDOW = 7
+YARN: dict[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.5,
+    "original_max_position_embeddings": 16,
+}
+DEEPSEEK: dict[str, Any] = {
+    **ROUTED,
+    **LATENT,
+    "model_type": "deepseek_v3",
+    "head_dim": LATENT["qk_rope_head_dim"],
+    "num_key_value_heads": 4,
+    "n_routed_experts": 8,
+    "n_group": 4,
+    "topk_group": 2,
+    "num_experts_per_tok": 3,
+}
+GEMMA: dict[str, Any] = {"sliding_window": WINDOW, "query_pre_attn_scalar": 24}
+GPT2: dict[str, Any] = {**PLAIN, "n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64}
+# What megatron-core's local parts cannot do, transformers alone computes.
+MODELS: dict[str, dict[str, Any]] = {
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "sliding_window": WINDOW},
+    "qwen2_moe": {"model_type": "qwen2_moe", **EXPERTS, **SHARED, "norm_topk_prob": False},
+    "qwen2_moe-mixed": {
+        "model_type": "qwen2_moe",
+        **EXPERTS,
+        **SHARED,
+        "norm_topk_prob": True,
+        "num_hidden_layers": 4,
+        "decoder_sparse_step": 2,
+        "use_sliding_window": True,
+        "sliding_window": WINDOW,
+    },
+    "qwen3_moe": {
+        "model_type": "qwen3_moe",
+        **EXPERTS,
+        "norm_topk_prob": True,
+        "mlp_only_layers": [0],
+        "num_experts_per_tok": 3,
+    },
+    "deepseek_v3": {**DEEPSEEK, "rope_parameters": YARN},
+    "deepseek_v3-plain": {
+        **DEEPSEEK,
+        "q_lora_rank": None,
+        "rope_interleave": False,
+        "norm_topk_prob": False,
+        "n_group": 1,
+        "topk_group": 1,
+        "rms_norm_eps": 1e-3,
+    },
+    "gemma": {"model_type": "gemma"},
+    "gemma2": {"model_type": "gemma2", **GEMMA, "attn_logit_softcapping": 2.0},
+    "gemma3": {
+        "model_type": "gemma3_text",
+        **GEMMA,
+        "num_hidden_layers": 7,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    },
+    "gpt2": {"model_type": "gpt2", **GPT2, "intermediate_size": 128},
+    "gpt2-unscaled": {
+        "model_type": "gpt2",
+        **GPT2,
+        "n_inner": 40,
+        "intermediate_size": 40,
+        "scale_attn_weights": False,
+    },
+    "nemotron": {"model_type": "nemotron", "head_dim": 8},
+    "olmo2": {"model_type": "olmo2", "head_dim": 8},
+    "phi3": {"model_type": "phi3", "head_dim": 8, "sliding_window": WINDOW},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def read(file: Path, like: Tensor) -> Tensor:
+    return torch.frombuffer(bytearray(file.read_bytes()), dtype=like.dtype).view(like.shape)
+
+
+def apart(got: Tensor, file: Path) -> float:
+    """Return |got - wanted| / |wanted|."""
+    wanted = read(file, got).double()
+    return float((got.double() - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize(("model", "tp", "ep"), RUNS)
+def test_both_sides_are_what_their_programs_compute(
+    model: str, tp: int, ep: int, oracle: Oracle, tmp_path: Path
+) -> None:
+    found = oracle.compare(
+        "oracle_families",
+        ranks=tp * ep,
+        model=model,
+        tp=tp,
+        ep=ep,
+        fault=False,
+        folder=str(tmp_path),
+    )
+    hf, ids = tmp_path / "hf", found["ids"]
+    # All of a tensor in one place, and what each rank had of it.
+    whole, ranks = tmp_path / "megatron", tmp_path / "ranks"
+    rel = {}
+    for folder in (whole, ranks):
+        one, other = free_run(hf, folder, ids, "fp32")
+        assert torch.equal(one, read(tmp_path / "hf.logits", one))
+        rel[folder.name] = apart(other, tmp_path / "megatron.logits")
+    print(f"{model} TP {tp} EP {ep}: {rel}")  # noqa: T201
+    # What experts give is added up in an order of its own.
+    assert rel["ranks"] < (1e-7 if model in ROUTING else 1e-30)
+    assert rel["megatron"] < 1e-6
+    assert compare_logits(hf, whole, ids).verdict == "arithmetic"
+    assert compare_logits(hf, ranks, ids).verdict == "arithmetic"
+
+
+@pytest.fixture(scope="module")
+def written(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder in which transformers left every model and its logits."""
+    root = tmp_path_factory.mktemp("models")
+    models = {name: {**SIZES, **options} for name, options in MODELS.items()}
+    oracle.compare(
+        "oracle_logits",
+        ranks=1,
+        task="transformers",
+        models=models,
+        ids=IDS,
+        root=str(root),
+    )
+    return root
+
+
+# Where Megatron cannot be told to compute the same: the first step that differs.
+DIFFERING = {
+    "qwen2_moe-mixed": (0, "ctx"),  # every other layer has a window
+    "deepseek_v3": (1, "routing"),  # groups are ranked by another number of experts
+    "deepseek_v3-plain": (0, "kv_latent_norm"),  # an epsilon that its class has of its own
+    "gpt2-unscaled": (0, "ctx"),
+}
+# What the args cannot tell, so that it is taken from config.json, or neither side can.
+NOTES = ("gemma", "gemma2", "gemma3", "olmo2", "deepseek_v3", "deepseek_v3-plain")
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("cut", [{"tp": 2}, {"pp": 2, "names": "te"}])
+def test_a_conversion_is_only_arithmetic_but_where_the_programs_differ(
+    name: str, cut: dict[str, Any], written: Path, tmp_path: Path
+) -> None:
+    converted(written / name, tmp_path / "megatron", "megatron", **cut)
+    found = compare_logits(written / name, tmp_path / "megatron", IDS)
+    print(f"{name}: {found.sentence} {found.notes}")  # noqa: T201
+    assert len(found.notes) == (name in NOTES)
+    if name not in DIFFERING:
+        assert found.verdict == "arithmetic"
+        return
+    assert found.verdict == "weights-or-config"
+    assert found.first is not None
+    assert (found.first.layer, found.first.name) == DIFFERING[name]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_hugging_face_is_what_transformers_computes(name: str, written: Path) -> None:
+    hf = written / name
+    rel = {}
+    for dtype in DTYPES:
+        got, _ = free_run(hf, hf, IDS, dtype)
+        rel[dtype] = apart(got, hf / f"logits.{dtype}")
+    print(f"{name}: {rel}")  # noqa: T201
+    # The order in which DeepSeek adds up the weights of three experts is not defined.
+    assert rel["fp32"] < (1e-6 if name == "deepseek_v3" else 1e-30)
+    assert rel["bf16"] == rel["fp16"] == 0

@@ -1,0 +1,64 @@
+"""One step's weights are in memory at a time, however deep the model is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.corpus import REPOSITORY
+from tests.support.oracle import make_megatron
+from tests.support.oracle_hf import make_hf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SIZES: dict[str, Any] = {
+    "hidden": 640,
+    "heads": 10,
+    "groups": 10,
+    "head_dim": 64,
+    "ffn": 1280,
+    "vocab": 61,
+}
+LAYER = 4 * (4 * 640 * 640 + 3 * 640 * 1280)  # bytes of a layer's weights in float32: 16 MB
+
+
+def measured(a: Path, b: Path, dtype: str = "bf16") -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.logit_memory", str(a), str(b), dtype, "8"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Callable[[int], tuple[Path, Path]]:
+    def made(layers: int) -> tuple[Path, Path]:
+        hf, megatron = (tmp_path / f"{kind}-{layers}" for kind in ("hf", "megatron"))
+        weights = make_hf(hf, layers=layers, **SIZES)
+        config = json.loads((hf / "config.json").read_text())
+        return hf, make_megatron(megatron, weights, config, tp=2)
+
+    return made
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what memory is anonymous")
+def test_memory_does_not_grow_with_depth(pair: Callable[[int], tuple[Path, Path]]) -> None:
+    found = {layers: measured(*pair(layers)) for layers in (2, 8)}
+    more = {layers: told["peak"] - told["before"] for layers, told in found.items()}
+    print(more)  # noqa: T201
+    assert all(told["verdict"] == "arithmetic" for told in found.values())
+    assert [len(told["seconds"]) for told in found.values()] == [2, 8]
+    assert more[2] > LAYER / 8  # else nothing was measured
+    assert more[8] < more[2] + LAYER / 2
+    assert more[8] < 2 * LAYER + 40e6

@@ -1,0 +1,97 @@
+"""Leave the logits of transformers and of megatron-core as files of bits, in several dtypes.
+
+Run by `oracle_server`. A model is written by transformers; its Megatron shards are read from rank
+files, whoever wrote them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tests.support.oracle_core import meet
+from tests.support.oracle_megatron import build
+from tests.support.oracle_state import load
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def compare(*, task: str, rank: int, meeting: str, **arguments: Any) -> dict[str, Any]:
+    """Compute what transformers, or a rank of megatron-core, makes of some tokens."""
+    if task == "transformers":
+        return _transformers(**arguments)
+    return _megatron(rank=rank, meeting=meeting, **arguments)
+
+
+def _transformers(
+    *, models: dict[str, dict[str, Any]], ids: list[int], root: str
+) -> dict[str, Any]:
+    """Write each model, of random weights, and its logits beside it."""
+    torch.set_grad_enabled(False)
+    transformers = import_module("transformers")
+    for name, options in models.items():
+        folder = Path(root) / name
+        config = transformers.AutoConfig.for_model(**options)
+        torch.manual_seed(0)
+        made = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        for key, value in made.state_dict().items():
+            norm = key.endswith(("norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight"))
+            value.normal_(mean=1.0 if norm else 0.0, std=0.1)
+        made.save_pretrained(folder)
+        for dtype, kind in DTYPES.items():
+            # As it is loaded, the frequencies of rotary positions stay in float32.
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, dtype=kind, attn_implementation="eager", experts_implementation="eager"
+            )
+            turns = [value for key, value in model.named_buffers() if key.endswith("inv_freq")]
+            assert all(value.dtype is torch.float32 for value in turns)
+            write(model.eval()(torch.tensor([ids])).logits[0], folder / f"logits.{dtype}")
+    return {"threads": torch.get_num_threads()}
+
+
+def _megatron(
+    *, hf: str, iteration: str, tp: int, ids: list[int], rank: int, meeting: str
+) -> dict[str, Any]:
+    """Write the logits of the rank files beside them."""
+    meet(meeting, rank, tp)
+    if tp > 2:
+        _sum_in_rank_order()
+    config = import_module("transformers").AutoConfig.from_pretrained(hf)
+    state = load(Path(iteration) / f"mp_rank_{rank:02d}/model_optim_rng.pt")
+    for dtype, kind in DTYPES.items():
+        network = build(config, tp, state["args"].padded_vocab_size, kind)
+        held = {name: v for name, v in state["model"].items() if torch.is_tensor(v)}
+        loaded = network.load_state_dict(held, strict=False)
+        assert not loaded.unexpected_keys
+        assert all(name.endswith("_extra_state") for name in loaded.missing_keys)
+        places = torch.arange(len(ids))[None]
+        found = network(torch.tensor([ids]), places, None)[0, :, : config.vocab_size]
+        if rank == 0:
+            write(found, Path(iteration) / f"logits.{dtype}")
+    torch.distributed.destroy_process_group()
+    return {"threads": torch.get_num_threads()}
+
+
+def write(logits: Tensor, file: Path) -> None:
+    file.write_bytes(logits.contiguous().view(torch.uint8).numpy().tobytes())
+
+
+def _sum_in_rank_order() -> None:
+    """Replace the sum over more than two ranks: the order that gloo adds in is its own."""
+    distributed: Any = torch.distributed
+
+    def all_reduce(tensor: Tensor, *_: Any, group: Any = None, **__: Any) -> None:
+        parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size(group))]
+        distributed.all_gather(parts, tensor.contiguous(), group=group)
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        tensor.copy_(total)
+
+    distributed.all_reduce = all_reduce

@@ -1,0 +1,308 @@
+"""An engine without files: hand-made checkpoints, results as ordered, gates to hold it up."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field, replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptdiff.assembly.assemble import Assembled, Assembly, Piece
+from ckptdiff.checkpoint import Checkpoint, Parallelism, Rank, Shard, TensorRef, contiguous
+from ckptdiff.comparison.verdict import Summary, summarise
+from ckptdiff.conversion.output_file import OutputFile
+from ckptdiff.conversion.plan import Conversion
+from ckptdiff.conversion.run import Written
+from ckptdiff.errors import CkptDiffError, NotACheckpoint
+from ckptdiff.executor import InlineExecutor
+from ckptdiff.formats.safetensors import lay_out
+from ckptdiff.logits.prompt import Prompt
+from ckptdiff.results import Numbers, TensorDiff
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        Callable,
+        Collection,
+        Generator,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
+    from concurrent.futures import Executor
+
+    from ckptdiff.config.compare import ConfigDiff
+    from ckptdiff.conversion.plan import Target
+    from ckptdiff.conversion.run import Lost
+    from ckptdiff.results import Finding, LogitDiff, LogitProgress, Status
+
+A, B = Path("/ckpt/llama-hf"), Path("/ckpt/run7/iter_0001000")
+SHAPES = {
+    "self_attn.q_proj.weight": (64, 64),
+    "self_attn.k_proj.weight": (32, 64),
+    "mlp.down_proj.weight": (64, 160),
+    "post_attention_layernorm.weight": (64,),
+}
+
+
+def layer(number: int, part: str) -> str:
+    return f"model.layers.{number}.{part}"
+
+
+def names(layers: int = 3) -> list[str]:
+    inner = [layer(i, part) for i in range(layers) for part in SHAPES]
+    return ["model.embed_tokens.weight", *inner, "lm_head.weight"]
+
+
+def checkpoint(root: Path, wanted: Iterable[str], *, tp: int = 1) -> Checkpoint:
+    file = root / ("model.safetensors" if tp == 1 else "mp_rank_00/model_optim_rng.pt")
+    refs = {}
+    offset = 0
+    for name in wanted:
+        shape = next((s for part, s in SHAPES.items() if name.endswith(part)), (96, 64))
+        refs[name] = TensorRef(name, shape, "BF16", file, offset, contiguous(shape))
+        offset += 2 * prod(shape)
+    shard = Shard(Rank(), 0, refs)
+    kind = "hf" if tp == 1 else "megatron"
+    return Checkpoint(root, kind, None, Parallelism(tp=tp), (shard,), (file,))
+
+
+def assembled(opened: Checkpoint, *, unmapped: tuple[str, ...] = ()) -> Assembled:
+    (shard,) = opened.shards
+    tensors = {}
+    for name, ref in shard.tensors.items():
+        if name not in unmapped:
+            box = tuple((0, size) for size in ref.shape)
+            tensors[name] = Assembly(name, ref.shape, ref.dtype, (Piece(ref, Rank(), box, box),))
+    return Assembled(opened, None, None, tensors, unmapped, {})
+
+
+def numbers(max_abs: float, cosine: float) -> Numbers:
+    return Numbers(
+        numel=4096,
+        differing=0 if max_abs == 0 else 2048,
+        max_abs=max_abs,
+        max_at=(3, 5),
+        mean_abs=max_abs / 4,
+        rms=max_abs / 3,
+        rel_l2=max_abs * 2,
+        cosine=cosine,
+        max_ulp=0 if max_abs == 0 else 7,
+        nan_a=0,
+        nan_b=0,
+        inf_a=0,
+        inf_b=0,
+        norm_a=61.25,
+        norm_b=61.5,
+        histogram=(2048, 1024, 512, 512),
+        grid=bytes([0, 9, 40, 90] * 4),
+        grid_shape=(4, 4),
+    )
+
+
+def result(name: str, status: Status = "same", *, max_abs: float = 0.0) -> TensorDiff:
+    if status == "error":
+        return TensorDiff(name, status, error="/ckpt/x: the file ends too early. Copy it again.")
+    if status in ("shape", "only_a", "only_b"):
+        return TensorDiff(name, status, shape_a=(64, 64), shape_b=(32, 64))
+    defaults = {"same": 0.0, "close": 9.8e-4, "differ": 2.1e-2}
+    size = max_abs or defaults[status]
+    cosine = {"same": 1.0, "close": 0.99998, "differ": 0.512}[status]
+    return TensorDiff(
+        name,
+        status,
+        why="cast" if status == "close" else None,
+        dtype_a="BF16",
+        dtype_b="BF16",
+        shape_a=(64, 64),
+        shape_b=(64, 64),
+        nbytes=16384,
+        numbers=numbers(size, cosine),
+    )
+
+
+class Clock:
+    """A clock that stands still until it is told otherwise."""
+
+    def __init__(self, at: float = 1000.0) -> None:
+        self.at = at
+
+    def __call__(self) -> float:
+        return self.at
+
+
+@dataclass
+class FakeEngine:
+    """Opens `A` and `B` only. `hold` stops the comparison after that many results."""
+
+    results: Mapping[str, TensorDiff] = field(default_factory=dict)  # others are `same`
+    tensors: list[str] = field(default_factory=names)
+    only_b: list[str] = field(default_factory=list)
+    unmapped: tuple[str, ...] = ()
+    hold: int | None = None
+    clock: Clock = field(default_factory=Clock)
+    seconds_each: float = 0.0
+    gate: threading.Event = field(default_factory=threading.Event)
+    first: list[str] = field(default_factory=list)  # names in the first of A's many files
+    reading_first: threading.Event | None = None  # A waits for it
+    reading: threading.Event | None = None  # B waits for it
+    renamed: list[str] = field(default_factory=list)  # what B calls tensors before the matching
+    matching: threading.Event | None = None  # the matching waits for it
+    no_optimizer: CkptDiffError | None = None
+    closed: int = 0  # generators that were closed before their end
+    asked: list[list[str]] = field(default_factory=list)  # names of each comparison
+    tolerances: list[str] = field(default_factory=list)
+    breaks: BaseException | None = None
+    findings: list[Finding] = field(default_factory=list)
+    looking: threading.Event | None = None  # the diagnosis waits for it
+    no_diagnosis: BaseException | None = None
+    steps: Sequence[LogitProgress | LogitDiff] = ()  # of comparing logits
+    prompts: list[tuple[str, bool]] = field(default_factory=list)  # and whether with attribution
+    no_tokens: BaseException | None = None
+    no_logits: BaseException | None = None
+    hold_logits: int | None = None  # after that many steps they wait for `gate`
+
+    def open(self, path: Path, progress: Callable[[int, int], None]) -> Checkpoint:
+        progress(1, 2)
+        if path == A:
+            while self.reading_first is not None and not self.reading_first.wait(0.01):
+                progress(1, 2)
+            return checkpoint(A, self.tensors)
+        if path != B:
+            raise NotACheckpoint(f"{path}: is no checkpoint [b]of any kind[/b]")
+        while self.reading is not None and not self.reading.wait(0.01):
+            progress(1, 2)
+        return checkpoint(B, [*self.tensors, *self.only_b, *self.unmapped], tp=4)
+
+    def open_first(self, path: Path) -> Checkpoint | None:
+        return checkpoint(path, self.first) if self.first else None
+
+    def describe(self, opened: Checkpoint) -> tuple[str | None, int | None]:
+        return ("llama", 3) if opened.format == "hf" else (None, 3)
+
+    def assemble(self, opened: Checkpoint) -> Assembled:
+        return assembled(opened)
+
+    def pair(self, a: Assembled, b: Checkpoint) -> tuple[Assembled, Assembled, list[str]]:
+        sides = a, assembled(b, unmapped=self.unmapped)
+        return *sides, [*self.tensors, *self.only_b, *self.renamed]
+
+    def can_match(self, a: Assembled, b: Assembled) -> bool:
+        return bool(self.renamed)
+
+    def match(
+        self, a: Assembled, b: Assembled, executor: Executor, progress: Callable[[int, int], None]
+    ) -> tuple[Assembled, Assembled, list[str]]:
+        """Find what B calls otherwise, after as many looks as there are tensors."""
+        progress(0, len(self.tensors))
+        while self.matching is not None and not self.matching.wait(0.01):
+            progress(1, len(self.tensors))
+        note = f"no rule was used: {len(self.renamed)} of {len(self.renamed)} tensors were found"
+        return a, replace(b, notes=(note,)), self.tensors
+
+    def with_optimizer(self, a: Assembled, b: Assembled) -> tuple[Assembled, Assembled, list[str]]:
+        if self.no_optimizer is not None:
+            raise self.no_optimizer
+        masters = [f"optimizer.fp32_param.{name}" for name in self.tensors]
+        return a, b, [*self.tensors, *self.only_b, *masters]
+
+    def diff(
+        self,
+        a: Assembled,
+        b: Assembled,
+        executor: Executor,
+        names: Collection[str],
+        first: Callable[[], Iterable[str]],
+        tolerance: str,
+    ) -> Generator[TensorDiff, None, None]:
+        left = list(names)
+        self.asked.append(list(left))
+        self.tolerances.append(tolerance)
+        done = 0
+        try:
+            while left:
+                if self.breaks is not None:
+                    raise self.breaks
+                if done == self.hold:
+                    self.gate.wait(30)
+                name = next((name for name in first() if name in left), left[0])
+                left.remove(name)
+                self.clock.at += self.seconds_each
+                yield self.results.get(name) or result(name)
+                done += 1
+        except GeneratorExit:
+            self.closed += 1
+            raise
+
+    def summarise(self, results: Mapping[str, TensorDiff], a: Assembled, b: Assembled) -> Summary:
+        return summarise(results, a, b)
+
+    def diagnose(
+        self,
+        a: Assembled,
+        b: Assembled,
+        results: Sequence[TensorDiff],
+        config: Sequence[ConfigDiff],
+        executor: Executor,
+    ) -> Iterator[Finding]:
+        if self.looking is not None:
+            executor.submit(self.looking.wait, 30).result()
+        if self.no_diagnosis is not None:
+            raise self.no_diagnosis
+        executor.submit(len, ()).result()
+        yield from self.findings
+
+    def plan(
+        self, source: Checkpoint, out: Path, target: Target, like: Checkpoint | None
+    ) -> Conversion:
+        side = assembled(source)
+        layout = lay_out((t.name, t.dtype, t.shape) for t in side.tensors.values())
+        file = OutputFile("model.safetensors", layout, tuple(side.tensors.values()))
+        notes = ["vocabulary: 12 padding rows added to 500, each a copy of the last"]
+        if target.to == "hf":
+            notes = ["vocabulary: 12 padding rows are dropped"]
+        if like is not None:
+            notes.append(f"copied from {like.root}: tokenizer.json, generation_config.json")
+        return Conversion(side, target, out, (file,), (), (*notes, "14 tensors in 1 file"), ())
+
+    def convert(
+        self, conversion: Conversion, executor: Executor
+    ) -> Generator[Written | Lost | TensorDiff, None, None]:
+        (file,) = conversion.files
+        self.clock.at += self.seconds_each
+        yield Written(file.path, file.layout.nbytes // 2)
+        if self.hold is not None:
+            self.gate.wait(30)
+        yield Written(file.path, file.layout.nbytes // 2)
+        yield Written(file.path, 0, complete=True)
+        yield from map(result, conversion.source.tensors)
+
+    def read_prompt(self, text: str, a: Assembled, b: Assembled, executor: Executor) -> Prompt:
+        if self.no_tokens is not None:
+            raise self.no_tokens
+        texts = executor.submit(text.split).result()
+        if all(word.strip().isdigit() for word in text.split(",")):
+            return Prompt(tuple(map(int, text.split(","))), ())
+        return Prompt(tuple(range(1, 1 + len(texts))), tuple(texts))
+
+    def compare_logits(
+        self, a: Assembled, b: Assembled, prompt: Prompt, executor: Executor, *, attribute: bool
+    ) -> Generator[LogitProgress | LogitDiff, None, None]:
+        self.prompts.append((" ".join(prompt.texts), attribute))
+        try:
+            for done, step in enumerate(self.steps):
+                if done == self.hold_logits:
+                    executor.submit(self.gate.wait, 30).result()
+                yield step
+            if self.no_logits is not None:
+                raise self.no_logits
+        except GeneratorExit:
+            self.closed += 1
+            raise
+
+    def executor(self) -> Executor:
+        return InlineExecutor()
+
+    def torch_executor(self) -> Executor:
+        return InlineExecutor()
