@@ -235,7 +235,7 @@ def test_without_any_size_of_the_vocabulary_there_is_an_error() -> None:
 
 def test_what_args_do_not_say_is_noted() -> None:
     silent = {k: v for k, v in ARGS.items() if k not in ("norm_epsilon", "rotary_base")}
-    config, notes = huggingface_config(megatron_side(silent, family_of("llama")), dtype="bf16")
+    config, notes = huggingface_config(megatron_side(silent, family_of("llama")), dtype="BF16")
     assert config["rms_norm_eps"] == 1e-5
     assert any("RoPE base 10000" in note and "Norm epsilon 1e-05" in note for note in notes)
     assert "bos_token_id" not in config
@@ -277,7 +277,7 @@ def test_metas_params_become_args_and_config_json(
 
     original = config_of(tiny_hf())
     source = assemble(open_checkpoint(make_meta(tmp_path / "meta", tiny_weights(), original)))
-    config, notes = huggingface_config(source, dtype="bf16")
+    config, notes = huggingface_config(source, dtype="BF16")
     assert lost_on_the_way(original, config) == {
         "max_position_embeddings": (original["max_position_embeddings"], None)
     }
@@ -298,12 +298,12 @@ def test_metas_scaling_without_a_factor_is_assumed_and_said(
     params = {**json.loads(file.read_text()), "use_scaled_rope": True}
     file.write_text(json.dumps(params))
     source = assemble(open_checkpoint(folder))
-    config, notes = huggingface_config(source, dtype="bf16")
+    config, notes = huggingface_config(source, dtype="BF16")
     assert config["rope_scaling"]["factor"] == 32  # of a Llama this small
     assert "params.json does not say by what RoPE is scaled; 32 is taken" in notes
     assert to_args(source)[0]["rope_scaling_factor"] == 32
     file.write_text(json.dumps({**params, "rope_scaling_factor": 16, "sliding_window": 9}))
-    config, notes = huggingface_config(assemble(open_checkpoint(folder)), dtype="bf16")
+    config, notes = huggingface_config(assemble(open_checkpoint(folder)), dtype="BF16")
     assert config["rope_scaling"]["factor"] == 16
     assert (config["model_type"], config["sliding_window"]) == ("mistral", 9)
     assert not any("is taken" in note for note in notes)

@@ -137,7 +137,7 @@ def test_config_json_from_nvidias_args_conflicts_only_where_the_args_lie(
 ) -> None:
     source = corpus / case.partition("/")[0] / "hf"
     whole = assemble(open_checkpoint(source))
-    config, notes = huggingface_config(assemble(open_checkpoint(corpus / case)), dtype="bf16")
+    config, notes = huggingface_config(assemble(open_checkpoint(corpus / case)), dtype="BF16")
     lines = compare_configs(whole, hf_side(config, whole.tensors))
     found = {line.meaning for line in lines if line.status in ("conflict", "unknown")}
     lost = expected(case)
