@@ -56,7 +56,7 @@ class _Job(Future[Any]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
+class _Submission:
     future: _Job
     call: Callable[..., Any]
     args: tuple[Any, ...]
@@ -87,14 +87,14 @@ class WorkerPool(Executor):
         self._log = log
         self._lock = threading.Lock()
         self._pool: ProcessPoolExecutor | None = None
-        self._suspects: list[_Task] = []
+        self._suspects: list[_Submission] = []
         self._trial: threading.Thread | None = None
         self._closed = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         if kwargs:
             raise TypeError("jobs take positional arguments only")
-        task = _Task(_Job(), fn, args)
+        task = _Submission(_Job(), fn, args)
         self._launch(task)
         return task.future
 
@@ -123,7 +123,7 @@ class WorkerPool(Executor):
         self._start = "spawn"
         return pool
 
-    def _launch(self, task: _Task) -> None:
+    def _launch(self, task: _Submission) -> None:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool is shut down")
@@ -137,7 +137,7 @@ class WorkerPool(Executor):
         else:
             inner.add_done_callback(lambda done: self._finish(task, pool, done))
 
-    def _finish(self, task: _Task, pool: ProcessPoolExecutor, done: Future[Any]) -> None:
+    def _finish(self, task: _Submission, pool: ProcessPoolExecutor, done: Future[Any]) -> None:
         if done.cancelled():
             task.future.cancel()
         elif isinstance(done.exception(), BrokenProcessPool):
@@ -145,7 +145,7 @@ class WorkerPool(Executor):
         else:
             _settle(task.future, done)
 
-    def _suspect(self, task: _Task, pool: ProcessPoolExecutor) -> None:
+    def _suspect(self, task: _Submission, pool: ProcessPoolExecutor) -> None:
         """Put a job that was under way when the pool broke aside, for a run of its own."""
         with self._lock:
             if self._pool is pool:
@@ -184,7 +184,7 @@ class WorkerPool(Executor):
             alone.shutdown(wait=False)
 
 
-def _submit(pool: ProcessPoolExecutor, task: _Task) -> Future[Any]:
+def _submit(pool: ProcessPoolExecutor, task: _Submission) -> Future[Any]:
     try:
         return pool.submit(task.call, *task.args)
     except OSError:

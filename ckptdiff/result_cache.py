@@ -54,7 +54,7 @@ def fingerprint(a: Checkpoint, b: Checkpoint, tolerance: str) -> str:
     return digest.hexdigest()
 
 
-class History:
+class ResultCache:
     """The results of one pair under one tolerance, in one file of JSON lines."""
 
     def __init__(self, folder: Path, a: Checkpoint, b: Checkpoint, tolerance: str) -> None:

@@ -176,7 +176,7 @@ class LogitMetrics:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class CauseShare:
     """One cause's part of the squared difference that rounding makes."""
 
     cause: str
@@ -228,6 +228,6 @@ class LogitDiff:
     metrics: LogitMetrics
     top: tuple[Next, ...]
     ratio: float | None  # rms of the difference over what independent rounding would give
-    attribution: tuple[Share, ...] = ()  # the noise of both sides first
+    attribution: tuple[CauseShare, ...] = ()  # the noise of both sides first
     budget: Budget | None = None  # what the attribution predicts, and what was measured
     notes: tuple[str, ...] = ()

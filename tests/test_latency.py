@@ -13,7 +13,7 @@ import pytest
 
 from ckptdiff.conversion.plan import Target
 from ckptdiff.tui.app import CkptDiffApp
-from ckptdiff.tui.model.conversion import Draft
+from ckptdiff.tui.model.conversion import ConversionDraft
 from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.widgets.choice import Choice
@@ -139,8 +139,8 @@ async def measure_converting(source: Path, home: Path) -> tuple[float, float, fl
         )
         await pilot.press("escape")
         # Files of some thousand names, as models of this many tensors have them.
-        draft = Draft(source, Target("hf", max_shard_size=200_000), home / "out")
-        plan = await asyncio.to_thread(conversion_jobs.plan, draft, app.engine, {})
+        draft = ConversionDraft(source, Target("hf", max_shard_size=200_000), home / "out")
+        plan = await asyncio.to_thread(conversion_jobs.plan_draft, draft, app.engine, {})
         run = app.start_conversion(plan)
         writing = await lateness(lambda: run.stage != "writing", lambda: hold_down(pilot, "j", "k"))
         verifying = await lateness(

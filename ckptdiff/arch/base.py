@@ -102,7 +102,7 @@ def blocks(
         rows: list[Slice] = []
         for block in layout(config):
             share = _share(sum(part.stop - part.start for part in block), tp, megatron)
-            rows += cut(block, rank * share, (rank + 1) * share)
+            rows += crop_slices(block, rank * share, (rank + 1) * share)
         return rows
 
     def rows(config: ModelConfig) -> list[int]:
@@ -144,7 +144,7 @@ def qkv(megatron: str, q: str, k: str, v: str) -> ParamMapping:
             )
         ]
         share = _share((config.num_attention_heads + 2 * config.num_query_groups) * d, tp, megatron)
-        return cut(rows, rank * share, (rank + 1) * share)
+        return crop_slices(rows, rank * share, (rank + 1) * share)
 
     return ParamMapping(megatron, (q, k, v), 0, partition)
 
@@ -195,7 +195,7 @@ def vocab(megatron: str, hf: str, kind: Literal["embedding", "head"]) -> ParamMa
         tokens = min(config.vocab_size or padded, padded)
         share = _share(padded, tp, megatron)
         rows = [Slice(0, 0, tokens), Slice(PADDING, tokens, padded)]
-        return cut(rows, rank * share, (rank + 1) * share)
+        return crop_slices(rows, rank * share, (rank + 1) * share)
 
     return ParamMapping(megatron, (hf,), 0, partition, vocabulary=kind)
 
@@ -206,7 +206,7 @@ def _share(size: int, tp: int, what: str) -> int:
     return size // tp
 
 
-def cut(parts: Iterable[Slice], start: int, stop: int) -> Iterator[Slice]:
+def crop_slices(parts: Iterable[Slice], start: int, stop: int) -> Iterator[Slice]:
     """Yield what lies between `start` and `stop` when the parts are laid end to end."""
     at = 0
     for part in parts:

@@ -19,7 +19,7 @@ from ckptdiff.arch.llama import (
     MEGATRON,
     MLP_NORM,
 )
-from ckptdiff.arch.moe import experts, router
+from ckptdiff.arch.moe import routed_experts, router
 
 _EXPERT = f"{HF}mlp.experts.{{expert}}."
 _LOCAL = f"{MEGATRON}mlp.experts.local_experts.{{expert}}."
@@ -51,7 +51,7 @@ GPT_OSS = Architecture(
         MLP_NORM,
         router("mlp.router.weight"),
         replicated(f"{MEGATRON}mlp.router.bias", f"{HF}mlp.router.bias"),
-        *experts("mlp.experts.{expert}.", "gate_proj", "up_proj", "down_proj"),
+        *routed_experts("mlp.experts.{expert}.", "gate_proj", "up_proj", "down_proj"),
         *_EXPERT_BIASES,
         FINAL_NORM,
         HEAD,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ckptdiff.arch.base import Architecture
 from ckptdiff.arch.fused import Fused
 from ckptdiff.arch.llama import ATTENTION, EMBEDDING, FINAL_NORM, HEAD, HF, INPUT_NORM, MLP_NORM
-from ckptdiff.arch.moe import experts, router
+from ckptdiff.arch.moe import routed_experts, router
 
 _EXPERT = f"{HF}block_sparse_moe.experts.{{expert}}."
 ROUTER = router("block_sparse_moe.gate.weight")
@@ -20,7 +20,7 @@ MIXTRAL = Architecture(
         *ATTENTION,
         MLP_NORM,
         ROUTER,
-        *experts("block_sparse_moe.experts.{expert}.", "w1", "w3", "w2"),
+        *routed_experts("block_sparse_moe.experts.{expert}.", "w1", "w3", "w2"),
         FINAL_NORM,
         HEAD,
     ),

@@ -20,7 +20,7 @@ def router(hf: str) -> ParamMapping:
     return replicated(f"{MEGATRON}mlp.router.weight", f"{HF}{hf}")
 
 
-def experts(prefix: str, gate: str, up: str, down: str) -> tuple[ParamMapping, ...]:
+def routed_experts(prefix: str, gate: str, up: str, down: str) -> tuple[ParamMapping, ...]:
     """One routed expert: a gated MLP, cut by expert tensor parallelism.
 
     `prefix` is the Hugging Face name of an expert behind the layer, with `{expert}`.
@@ -60,7 +60,7 @@ def shared_experts(prefix: str) -> tuple[ParamMapping, ...]:
 
 QWEN_EXPERTS = (
     router("mlp.gate.weight"),
-    *experts("mlp.experts.{expert}.", "gate_proj", "up_proj", "down_proj"),
+    *routed_experts("mlp.experts.{expert}.", "gate_proj", "up_proj", "down_proj"),
 )
 
 # What transformers keeps in memory, and some families on disk: all experts in one tensor.
@@ -89,7 +89,7 @@ def is_grouped(key: str) -> bool:
     return key in _GROUPED
 
 
-def ungrouped(key: str, ref: TensorRef, experts: int) -> list[tuple[str, int, TensorRef]]:
+def ungrouped(key: str, ref: TensorRef, routed_experts: int) -> list[tuple[str, int, TensorRef]]:
     """Return the tensors of single experts in a grouped one: template, expert and place.
 
     Empty for any other tensor. Raises UnsupportedLayout if the experts do not divide it.
@@ -97,12 +97,13 @@ def ungrouped(key: str, ref: TensorRef, experts: int) -> list[tuple[str, int, Te
     if key not in _GROUPED:
         return []
     layer, dim = _GROUPED[key]
-    if len(ref.shape) != 2 or experts < 1 or ref.shape[dim] % experts:
+    if len(ref.shape) != 2 or routed_experts < 1 or ref.shape[dim] % routed_experts:
         raise UnsupportedLayout(
-            f"{ref.file}: {ref.name} of shape {list(ref.shape)} does not hold {experts} experts"
+            f"{ref.file}: {ref.name} of shape {list(ref.shape)} does not hold "
+            f"{routed_experts} experts"
         )
     rows, columns = ref.shape
-    inner = (rows, columns // experts) if dim == 1 else (rows // experts, columns)
+    inner = (rows, columns // routed_experts) if dim == 1 else (rows // routed_experts, columns)
     single = template(f"{MEGATRON}mlp.experts.local_experts.{{expert}}.{layer}.weight")
     size = inner[0] * inner[1] * ITEMSIZE[ref.dtype]
     return [
@@ -118,5 +119,5 @@ def ungrouped(key: str, ref: TensorRef, experts: int) -> list[tuple[str, int, Te
                 (1, inner[1]),
             ),
         )
-        for expert in range(experts)
+        for expert in range(routed_experts)
     ]

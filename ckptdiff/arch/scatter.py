@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class RankSlice:
     """One rank's shard of one Megatron tensor.
 
     A piece says which box of which Hugging Face tensor (None: vocabulary padding) fills which box
@@ -37,7 +37,7 @@ def scatter(
     shapes: Mapping[str, tuple[int, ...]],
     tp: int,
     etp: int | None = None,
-) -> Iterator[Share]:
+) -> Iterator[RankSlice]:
     """Yield every rank's shard of the Hugging Face tensors `shapes`: the rules read forward.
 
     `etp` is over how many ranks routed experts are cut, where not over `tp`. Rules none of whose
@@ -60,7 +60,7 @@ def scatter(
             ranks = etp if etp is not None and mapping.of_experts else tp
             for rank in range(ranks):
                 pieces = list(pieces_of(mapping, names, shapes, config, ranks, rank))
-                yield Share(rank, shard, pieces, mapping, names)
+                yield RankSlice(rank, shard, pieces, mapping, names)
 
 
 def pieces_of(

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 from ckptdiff.assembly.from_huggingface import assemble_huggingface
 from ckptdiff.assembly.from_megatron import assemble_megatron
 from ckptdiff.assembly.from_meta import assemble_meta
-from ckptdiff.assembly.recipe import Assembled, Assembly, Copy, Piece, alike
+from ckptdiff.assembly.recipe import Assembled, Copy, can_be_copies
 from ckptdiff.formats import hf, meta
 from ckptdiff.gc_pause import uncollected
 
 if TYPE_CHECKING:
     from ckptdiff.checkpoint import Checkpoint
 
-__all__ = ["Assembled", "Assembly", "Copy", "Piece", "assemble", "assemble_pair"]
 
 _KNOW_ALL = (hf.NAME, meta.NAME)  # formats that tell family and vocabulary by themselves
 
@@ -87,7 +86,7 @@ def _with_tied_head(side: Assembled, other: Assembled) -> Assembled:
     head, embedding = (side.tensors.get(names.get(kind, "")) for kind in ("head", "embedding"))
     if head is None or embedding is None or head.name in other.tensors:
         return side
-    if [p.box for p in head.pieces] != [p.box for p in embedding.pieces] or not alike(
+    if [p.box for p in head.pieces] != [p.box for p in embedding.pieces] or not can_be_copies(
         head.pieces[0].ref, embedding.pieces[0].ref
     ):
         return side

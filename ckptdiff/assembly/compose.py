@@ -19,7 +19,7 @@ PADDING = "padding"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RecipePart:
     """Box `of` of a tensor fills box `box` of another; dimensions of size one may come and go."""
 
     source: Assembly
@@ -27,7 +27,7 @@ class Part:
     box: Box
 
 
-def compose(name: str, shape: tuple[int, ...], dtype: str, parts: Iterable[Part]) -> Assembly:
+def compose(name: str, shape: tuple[int, ...], dtype: str, parts: Iterable[RecipePart]) -> Assembly:
     """Return the recipe of the tensor that the parts fill, down to the stored tensors.
 
     Copies are left out: it is the first of each that is read.
@@ -57,7 +57,7 @@ def cut_out(source: Assembly, of: Box, name: str | None = None) -> Assembly:
     """Return the recipe of one box of a tensor, under its name or another."""
     shape = tuple(stop - start for start, stop in of)
     box = tuple((0, size) for size in shape)
-    return compose(name or source.name, shape, source.dtype, [Part(source, of, box)])
+    return compose(name or source.name, shape, source.dtype, [RecipePart(source, of, box)])
 
 
 def rows_of(source: Assembly, start: int, stop: int, name: str | None = None) -> Assembly:
@@ -92,7 +92,7 @@ def last_row_repeated(source: Assembly, rows: int) -> Assembly:
     return Assembly(PADDING, (rows, *source.shape[1:]), source.dtype, tuple(pieces))
 
 
-def turned(source: Assembly) -> Assembly:
+def transpose(source: Assembly) -> Assembly:
     """Return the recipe of a matrix's transpose."""
     return replace(
         source,

@@ -10,7 +10,7 @@ from ckptdiff.arch.fused import canonical
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
 from ckptdiff.assembly.quantisation import find_packed, join_factors
-from ckptdiff.assembly.recipe import Assembled, Assembly, Copy, Piece, alike, whole_box
+from ckptdiff.assembly.recipe import Assembled, Assembly, Copy, Piece, can_be_copies, whole_box
 from ckptdiff.checkpoint import Rank
 from ckptdiff.config import model as configs
 from ckptdiff.errors import UnknownConfig
@@ -47,7 +47,7 @@ def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
             if (
                 head in tensors
                 and embedding in tensors
-                and alike(tensors[head], tensors[embedding])
+                and can_be_copies(tensors[head], tensors[embedding])
             ):
                 copies[embedding] = (*copies.get(embedding, ()), Copy(tensors.pop(head), Rank()))
     assemblies = {}
@@ -76,6 +76,6 @@ def _shared_copies(
     originals = {template(pattern): original for pattern, original in architecture.shared}
     for name in list(tensors) if originals else ():
         original = originals.get(split_name(name)[0])
-        if original in tensors and alike(tensors[name], tensors[original]):
+        if original in tensors and can_be_copies(tensors[name], tensors[original]):
             copies[original] = (*copies.get(original, ()), Copy(tensors.pop(name), Rank()))
     return copies

@@ -14,7 +14,15 @@ from ckptdiff.arch.naming import split_native
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly.dcp_chunks import placed
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
-from ckptdiff.assembly.recipe import Assembled, Assembly, Copy, Piece, alike, transposed, whole_box
+from ckptdiff.assembly.recipe import (
+    Assembled,
+    Assembly,
+    Copy,
+    Piece,
+    can_be_copies,
+    transposed,
+    whole_box,
+)
 from ckptdiff.config import model as configs
 from ckptdiff.errors import CkptDiffError, UnknownConfig, UnsupportedLayout
 
@@ -341,7 +349,7 @@ def _assembly(name: str, pieces: list[Piece], padding: tuple[Piece, ...], dim: i
 def _check_shapes(first: Copy, others: Iterable[Copy]) -> None:
     """Raise UnsupportedLayout if a copy has another shape or dtype than its original."""
     for other in others:
-        if not alike(other.ref, first.ref):
+        if not can_be_copies(other.ref, first.ref):
             raise UnsupportedLayout(
                 f"{other.ref.file}: {other.ref.name} is {other.ref.dtype} {list(other.ref.shape)}; "
                 f"its copy in {first.ref.file} is {first.ref.dtype} {list(first.ref.shape)}"

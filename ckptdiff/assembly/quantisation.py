@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.assembly.recipe import Packed
+from ckptdiff.assembly.recipe import PackedWeight
 from ckptdiff.checkpoint import BlockScale, TensorRef
 
 if TYPE_CHECKING:
@@ -68,11 +68,13 @@ def join_factors(
     return joined, errors
 
 
-def find_packed(tensors: Mapping[str, TensorRef], settings: Mapping[str, Any]) -> dict[str, Packed]:
+def find_packed(
+    tensors: Mapping[str, TensorRef], settings: Mapping[str, Any]
+) -> dict[str, PackedWeight]:
     """Return the weights whose numbers are packed in a way that is not computed, by plain name."""
     quantisation = settings.get("quantization_config")
     method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
-    found: dict[str, Packed] = {}
+    found: dict[str, PackedWeight] = {}
     if not any(name.endswith(_MARKS) for name in tensors):
         return found
     below: dict[str, list[str]] = defaultdict(list)  # names by what is in front of their last dots
@@ -98,7 +100,7 @@ def find_packed(tensors: Mapping[str, TensorRef], settings: Mapping[str, Any]) -
             if not weight and not parts:
                 continue
             what = f"{method} ({scheme})" if isinstance(method, str) else scheme
-            found[front + weight] = Packed(
+            found[front + weight] = PackedWeight(
                 (name, *parts),
                 f"quantised by {what}, whose numbers ckptdiff does not compute; dequantise it "
                 f"first (stored as {', '.join(n.removeprefix(front) for n in (name, *parts))})",

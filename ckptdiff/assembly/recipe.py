@@ -75,7 +75,7 @@ class Assembly:
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedWeight:
     """A quantised weight whose numbers are not computed."""
 
     parts: tuple[str, ...]  # the stored tensors that make it up
@@ -94,7 +94,7 @@ class Assembled:
     errors: Mapping[str, str]  # canonical name to what is wrong with its layout
     derived: tuple[Entry, ...] = ()  # buffers that follow from the config
     # Weights that are stored packed, by their plain name; parts, and why they are not computed.
-    packed: Mapping[str, Packed] = field(default_factory=dict)
+    packed: Mapping[str, PackedWeight] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # how it was assembled, where that is worth saying
 
     @property
@@ -117,7 +117,7 @@ def transposed(ref: TensorRef) -> TensorRef:
     return replace(ref, shape=ref.shape[::-1], stride=ref.stride[::-1])
 
 
-def alike(one: TensorRef, other: TensorRef) -> bool:
+def can_be_copies(one: TensorRef, other: TensorRef) -> bool:
     """Return whether one can be a copy of the other."""
     return (one.shape, one.dtype) == (other.shape, other.dtype)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from ckptdiff.assembly.recipe import Assembled
-    from ckptdiff.checkpoint import View
+    from ckptdiff.kernels.views import View
 
     Key = tuple[str, int, bytes]  # dtype, columns, digest of a row
     Run = tuple[str, int, int]  # stored tensor, its first row, rows
@@ -66,16 +66,16 @@ def _found_in(
     held: dict[str, list[bytes]] = {}
     if progress is not None:
         progress(0, len(both))
-    for done, (key, digests) in enumerate(_digests(both, executor), 1):
-        if digests:
-            (rows if key[0] == "a" else held)[key] = digests
+    for done, (key, row_digests) in enumerate(_digests(both, executor), 1):
+        if row_digests:
+            (rows if key[0] == "a" else held)[key] = row_digests
         if progress is not None:
             progress(done, len(both))
     index: dict[Key, list[tuple[str, int]]] = defaultdict(list)
-    for key, digests in held.items():
+    for key, row_digests in held.items():
         tensor = there[key[1:]]
         width = matrix_shape(tensor.shape)[1]
-        for row, digest in enumerate(digests):
+        for row, digest in enumerate(row_digests):
             index[tensor.dtype, width, digest].append((key[1:], row))
     used: dict[str, set[int]] = defaultdict(set)
     found: dict[str, Assembly] = {}
@@ -105,12 +105,12 @@ def _digests(
             if views is not None:
                 futures[name] = executor.submit(digest_rows, views)
         for name, tensor in tensors.items():
-            digests: list[bytes] = []
+            row_digests: list[bytes] = []
             if name in futures:
                 # Where this fails, comparing it will say what is wrong.
                 with suppress(CkptDiffError):
-                    digests = futures[name].result()
-            yield name, digests if len(digests) == matrix_shape(tensor.shape)[0] else []
+                    row_digests = futures[name].result()
+            yield name, row_digests if len(row_digests) == matrix_shape(tensor.shape)[0] else []
     finally:
         for future in futures.values():
             future.cancel()
@@ -130,9 +130,9 @@ def _rows_of(tensor: Assembly) -> list[View] | None:
 
 def digest_rows(views: Sequence[View]) -> list[bytes]:
     """Return a digest of each row. Runs in a worker process."""
-    from ckptdiff.kernels.rows import digests
+    from ckptdiff.kernels.rows import row_digests
 
-    return digests(views)
+    return row_digests(views)
 
 
 def _cover(

@@ -12,14 +12,14 @@ from ckptdiff.assembly.views import matrix_shape, view_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ckptdiff.assembly.assemble import Assembled, Assembly, Copy, Piece
+    from ckptdiff.assembly.recipe import Assembled, Assembly, Copy, Piece
     from ckptdiff.checkpoint import Box, Rank, TensorRef
 
 Owner = Literal["this", "other", "padding", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class OwnedRun:
     """A stretch of a stored tensor along the dimension in which it is divided."""
 
     start: int
@@ -34,25 +34,25 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredPart:
     """One stored tensor that holds a part of the canonical one, and who else lies in it."""
 
     ref: TensorRef
     rank: Rank
     index: tuple[int, ...]  # in the leading dimensions that only the stored tensor has
     axis: int  # the stored dimension along which the runs follow each other
-    runs: tuple[Run, ...]
+    runs: tuple[OwnedRun, ...]
     copies: tuple[Copy, ...] = ()
 
     @property
     def size(self) -> int:
         return self.ref.shape[self.axis] if self.ref.shape else 1
 
-    def of(self, owner: Owner) -> list[Run]:
+    def of(self, owner: Owner) -> list[OwnedRun]:
         return [run for run in self.runs if run.owner == owner]
 
 
-def stored_parts(assembly: Assembly, neighbours: Iterable[Assembly] = ()) -> list[Stored]:
+def stored_parts(assembly: Assembly, neighbours: Iterable[Assembly] = ()) -> list[StoredPart]:
     """Return every stored tensor that holds a part of a canonical one, in its order.
 
     `neighbours` are the tensors that may share a stored one with it: those of the same layer.
@@ -89,7 +89,7 @@ def _stored(
     index: tuple[int, ...],
     own: list[tuple[Owner, Piece]],
     beside: list[tuple[str, Box]],
-) -> Stored:
+) -> StoredPart:
     boxes = [piece.of for _, piece in own] + [box for _, box in beside]
     divided = [
         axis
@@ -97,21 +97,21 @@ def _stored(
         if any(box[axis] != (0, ref.shape[axis]) for box in boxes)
     ]
     axis = divided[0] if divided else min(len(index), max(0, len(ref.shape) - 1))
-    runs = [Run(*_along(p.of, axis), owner, box=p.box) for owner, p in own]
-    runs += {Run(*_along(box, axis), "other", name) for name, box in beside}
+    runs = [OwnedRun(*_along(p.of, axis), owner, box=p.box) for owner, p in own]
+    runs += {OwnedRun(*_along(box, axis), "other", name) for name, box in beside}
     runs.sort(key=lambda run: run.start)
-    filled: list[Run] = []
+    filled: list[OwnedRun] = []
     at = 0
     for run in runs:
         if run.start > at:
-            filled.append(Run(at, run.start, "unknown"))
+            filled.append(OwnedRun(at, run.start, "unknown"))
         filled.append(run)
         at = max(at, run.stop)
     size = ref.shape[axis] if ref.shape else 1
     if at < size:
-        filled.append(Run(at, size, "unknown"))
+        filled.append(OwnedRun(at, size, "unknown"))
     first = own[0][1]
-    return Stored(ref, first.rank, index, axis, tuple(filled), first.copies)
+    return StoredPart(ref, first.rank, index, axis, tuple(filled), first.copies)
 
 
 def _along(box: Box, axis: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Cut a tensor that is to be written into stretches of its file, each with what fills it."""
+"""Cut a tensor that is to be written into spans of its file, each with what fills it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.recipe import Pieces, common
 from ckptdiff.assembly.views import scaling_of
-from ckptdiff.checkpoint import Source, Stretch, row_major
+from ckptdiff.checkpoint import row_major
 from ckptdiff.dtypes import ITEMSIZE
+from ckptdiff.kernels.views import Source, Span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Box
 
 
-def cut(tensor: Assembly, offset: int, most: int) -> Iterator[Stretch]:
-    """Yield stretches of at most `most` bytes that write a tensor from `offset` on."""
+def spans_of(tensor: Assembly, offset: int, most: int) -> Iterator[Span]:
+    """Yield spans of at most `most` bytes that write a tensor from `offset` on."""
     itemsize = ITEMSIZE[tensor.dtype]
     pieces = Pieces(tensor.pieces)
     for box in row_major(tensor.shape, max(1, most // itemsize)):
@@ -28,12 +29,12 @@ def cut(tensor: Assembly, offset: int, most: int) -> Iterator[Stretch]:
             if inner is not None:
                 sources.append(_source(piece.inside(inner), box, tensor.name))
         shape = tuple(stop - start for start, stop in box)
-        yield Stretch(offset, shape, tensor.dtype, tuple(sources))
+        yield Span(offset, shape, tensor.dtype, tuple(sources))
         offset += prod(shape) * itemsize
 
 
 def _source(piece: Piece, within: Box, name: str) -> Source:
-    """Return where a piece is stored, and the box of the stretch that it fills."""
+    """Return where a piece is stored, and the box of the span that it fills."""
     ref = piece.ref
     sizes = tuple(stop - start for start, stop in piece.box)
     steps = iter(

@@ -7,17 +7,17 @@ from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptdiff.checkpoint import Scaling, View
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.kernels.views import Scaling, View
 
 if TYPE_CHECKING:
-    from ckptdiff.assembly.assemble import Assembly, Piece
+    from ckptdiff.assembly.recipe import Assembly, Piece
     from ckptdiff.checkpoint import Box
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ElementPlace:
     """Where one element of a canonical tensor is stored."""
 
     piece: Piece
@@ -103,7 +103,7 @@ def scaling_of(piece: Piece) -> Scaling | None:
     return Scaling(factors, scale.block, (row, column))
 
 
-def place_of(assembly: Assembly, index: tuple[int, ...]) -> Place | None:
+def place_of(assembly: Assembly, index: tuple[int, ...]) -> ElementPlace | None:
     """Return where the element is stored, or None if no piece holds it."""
     for piece in (*assembly.pieces, *assembly.padding):
         if all(start <= i < stop for i, (start, stop) in zip(index, piece.box, strict=True)):
@@ -117,7 +117,7 @@ def place_of(assembly: Assembly, index: tuple[int, ...]) -> Place | None:
     moves = iter(inside)
     stored = tuple(start + (next(moves) if stop > start + 1 else 0) for start, stop in piece.of)
     elements = sum(i * step for i, step in zip(stored, piece.ref.stride, strict=True))
-    return Place(piece, stored, piece.ref.offset + elements * ITEMSIZE[piece.ref.dtype])
+    return ElementPlace(piece, stored, piece.ref.offset + elements * ITEMSIZE[piece.ref.dtype])
 
 
 def _is_row_range(box: Box, shape: tuple[int, ...]) -> bool:

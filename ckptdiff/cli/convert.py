@@ -126,7 +126,8 @@ def run(options: argparse.Namespace) -> int:
 def _against(like: Assembled, conversion: Conversion, pool: Executor) -> str:
     """Return how the mended checkpoint compares with the reference."""
     from ckptdiff.assembly.assemble import assemble_pair
-    from ckptdiff.comparison.run import diff, summarise
+    from ckptdiff.comparison.run import diff
+    from ckptdiff.comparison.verdict import summarise
     from ckptdiff.formats import open_checkpoint
 
     a, b = assemble_pair(like.checkpoint, open_checkpoint(conversion.out))

@@ -18,7 +18,7 @@ from ckptdiff.errors import BadArgument, CkptDiffError, NotACheckpoint
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.results import TensorDiff
 
 EXAMPLES = """\

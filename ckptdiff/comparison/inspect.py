@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from concurrent.futures import Executor, Future
 
-    from ckptdiff.assembly.assemble import Assembly
-    from ckptdiff.checkpoint import View
-    from ckptdiff.kernels.stats import Summary, Window
+    from ckptdiff.assembly.recipe import Assembly
+    from ckptdiff.kernels.stats import TensorSummary, Window
+    from ckptdiff.kernels.views import View
 
     Placed = tuple[tuple[int, int], View]
 
@@ -37,12 +37,12 @@ def placed_views(assembly: Assembly) -> list[Placed]:
     return [view_of(piece, assembly.shape) for piece in assembly.pieces]
 
 
-def statistics(assembly: Assembly, executor: Executor) -> Future[Summary]:
+def statistics(assembly: Assembly, executor: Executor) -> Future[TensorSummary]:
     """Start reading a whole tensor for its distribution."""
     return executor.submit(_summarise, [view for _, view in placed_views(assembly)])
 
 
-def window(
+def windows(
     a: Assembly | None,
     b: Assembly | None,
     *,
@@ -66,7 +66,7 @@ def window(
     )
 
 
-def largest(
+def find_largest(
     a: Assembly, b: Assembly, *, rows: range, columns: range, executor: Executor
 ) -> Future[tuple[int, int]]:
     """Start looking for the element of a block that differs most, NaN or Inf on one side first."""
@@ -130,10 +130,10 @@ def _overlapping(assembly: Assembly, rows: range, columns: range) -> list[Placed
 # ── jobs: they run in a worker, so what they need is imported there ──────────────────────────────
 
 
-def _summarise(views: Sequence[View]) -> Summary:
-    from ckptdiff.kernels.inspect import summarise
+def _summarise(views: Sequence[View]) -> TensorSummary:
+    from ckptdiff.kernels.inspect import summarise_tensor
 
-    return summarise(views)
+    return summarise_tensor(views)
 
 
 def _read(
@@ -161,6 +161,6 @@ def _read(
 def _largest(
     a: Sequence[Placed], b: Sequence[Placed], rows: range, columns: range
 ) -> tuple[int, int]:
-    from ckptdiff.kernels.closeup import largest as find_largest
+    from ckptdiff.kernels.closeup import largest_difference as find_largest
 
     return find_largest(a, b, rows, columns)

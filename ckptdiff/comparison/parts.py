@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.recipe import Copy, Pieces, common
 from ckptdiff.assembly.views import matrix_shape, view_of
-from ckptdiff.checkpoint import Block, View
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import CkptDiffError, UnsupportedLayout
+from ckptdiff.kernels.views import Block, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ class Padding:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class DiffPart:
     """A share of one tensor's comparison: paths and places, no data."""
 
     shape: tuple[int, int]  # of the whole tensor, as a matrix
@@ -60,10 +60,10 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DiffPlan:
     """All parts of one tensor's comparison, and what the copies in each of them are."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[DiffPart, ...]
     replicas: tuple[tuple[Replica, ...], ...]
     padding_sides: tuple[str, ...]  # of the last part, which checks the padding
 
@@ -72,13 +72,13 @@ class Plan:
         return sum(part.nbytes for part in self.parts)
 
 
-def plan(a: Assembly, b: Assembly) -> Plan:
+def plan_diff(a: Assembly, b: Assembly) -> DiffPlan:
     """Return the parts that compare every element of two tensors of one shape, and all copies.
 
     Raises UnsupportedLayout if a piece cannot be seen as a matrix.
     """
     shape = matrix_shape(a.shape)
-    parts: list[Part] = []
+    parts: list[DiffPart] = []
     replicas: list[tuple[Replica, ...]] = []
     blocks: list[Block] = []
     held = 0
@@ -98,7 +98,7 @@ def plan(a: Assembly, b: Assembly) -> Plan:
                 pair = _copy_views(piece, copy, assembly.shape)
                 # Small copies ride along with the last part of the tensor.
                 if held + _nbytes(pair[0]) > PART_BYTES:
-                    parts.append(Part(shape))
+                    parts.append(DiffPart(shape))
                     replicas.append(())
                     held = 0
                 held += _nbytes(pair[0])
@@ -111,7 +111,7 @@ def plan(a: Assembly, b: Assembly) -> Plan:
         replicas[-1] = (*replicas[-1], replica)
     padded = [(s, x) for s, x in (("A", a), ("B", b)) if x.padding and x.shape[0]]
     parts[-1] = replace(parts[-1], paddings=tuple(_padding(x) for _, x in padded))
-    return Plan(tuple(parts), tuple(replicas), tuple(side for side, _ in padded))
+    return DiffPlan(tuple(parts), tuple(replicas), tuple(side for side, _ in padded))
 
 
 def _scales(a: Assembly, b: Assembly) -> Iterator[tuple[tuple[View, View], Replica]]:
@@ -137,18 +137,18 @@ def _scales(a: Assembly, b: Assembly) -> Iterator[tuple[tuple[View, View], Repli
         )
 
 
-def run_parts(parts: Sequence[Part]) -> list[Outcome]:
+def run_parts(parts: Sequence[DiffPart]) -> list[Outcome]:
     """Do the jobs of one batch. Runs in a worker process: the only place that touches data."""
     return [_run(part) for part in parts]
 
 
-def _run(part: Part) -> Outcome:
-    from ckptdiff.kernels.compare import compare
-    from ckptdiff.kernels.padding import describe
+def _run(part: DiffPart) -> Outcome:
+    from ckptdiff.kernels.compare import compare_blocks
+    from ckptdiff.kernels.padding import describe_padding
 
     try:
-        stats = compare(part.shape, part.blocks, part.copies, norms=part.norms)
-        held = tuple(describe(padding.rows, padding.last_row) for padding in part.paddings)
+        stats = compare_blocks(part.shape, part.blocks, part.copies, norms=part.norms)
+        held = tuple(describe_padding(padding.rows, padding.last_row) for padding in part.paddings)
     except CkptDiffError as error:
         return Outcome(error=str(error))
     except Exception as error:  # noqa: BLE001 -- the border: one tensor's trouble is one error row
@@ -187,9 +187,9 @@ def _cut(blocks: Iterator[Block]) -> Iterator[Block]:
                 )
 
 
-def _part(shape: tuple[int, int], blocks: list[Block]) -> Part:
+def _part(shape: tuple[int, int], blocks: list[Block]) -> DiffPart:
     nbytes = sum(_nbytes(block.a) + _nbytes(block.b) for block in blocks)
-    return Part(shape, tuple(blocks), nbytes=nbytes)
+    return DiffPart(shape, tuple(blocks), nbytes=nbytes)
 
 
 def _copy_views(piece: Piece, copy: Copy, shape: tuple[int, ...]) -> tuple[View, View]:

@@ -8,30 +8,23 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.order import in_model_order
-from ckptdiff.comparison.parts import BATCH_PARTS, PART_BYTES, Outcome, plan, run_parts
-from ckptdiff.comparison.verdict import CAST, Summary, Tolerance, judge, numbers, summarise
+from ckptdiff.comparison.parts import BATCH_PARTS, PART_BYTES, Outcome, plan_diff, run_parts
+from ckptdiff.comparison.verdict import (
+    CAST,
+    Tolerance,
+    judge_tensor,
+    numbers,
+)
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.executor import available_cpus
-from ckptdiff.results import Numbers, Status, TensorDiff
+from ckptdiff.results import TensorDiff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterable
     from concurrent.futures import Executor, Future
 
-    from ckptdiff.assembly.assemble import Assembled, Assembly
-    from ckptdiff.comparison.parts import Part, Plan
-
-__all__ = [
-    "CAST",
-    "Numbers",
-    "Status",
-    "Summary",
-    "TensorDiff",
-    "Tolerance",
-    "diff",
-    "pair_names",
-    "summarise",
-]
+    from ckptdiff.assembly.recipe import Assembled, Assembly
+    from ckptdiff.comparison.parts import DiffPart, DiffPlan
 
 
 def pair_names(a: Assembled, b: Assembled) -> list[str]:
@@ -54,21 +47,21 @@ def diff(
     Work goes on in the order of A's files, except that the names which `first` returns whenever it
     is asked come before. Closing the generator cancels what has not started.
     """
-    return _Run(a, b, executor, tolerance, first).results(names)
+    return _Comparison(a, b, executor, tolerance, first).results(names)
 
 
 @dataclass(slots=True)
-class _Task:
+class _TensorUnderWay:
     """One tensor under way."""
 
     a: Assembly
     b: Assembly
-    plan: Plan
+    plan: DiffPlan
     outcomes: list[Outcome | None] = field(default_factory=list)
     open: int = 0  # parts without an outcome
 
 
-class _Run:
+class _Comparison:
     """One comparison: what is to do, and what is under way."""
 
     def __init__(
@@ -86,9 +79,9 @@ class _Run:
         self.first = first
         self.limit = 2 * getattr(executor, "jobs", available_cpus())
         self.todo: dict[str, None] = {}
-        self.parts: deque[tuple[str, int, Part]] = deque()
-        self.tasks: dict[str, _Task] = {}
-        self.flying: dict[Future[list[Outcome]], list[tuple[str, int, Part]]] = {}
+        self.parts: deque[tuple[str, int, DiffPart]] = deque()
+        self.tasks: dict[str, _TensorUnderWay] = {}
+        self.flying: dict[Future[list[Outcome]], list[tuple[str, int, DiffPart]]] = {}
 
     def results(self, names: Collection[str] | None) -> Generator[TensorDiff, None, None]:
         wanted = pair_names(self.a, self.b) if names is None else names
@@ -115,7 +108,7 @@ class _Run:
     def _submit(self) -> Generator[TensorDiff, None, None]:
         """Keep the workers busy; yield the results that take no work."""
         while len(self.flying) < self.limit:
-            batch: list[tuple[str, int, Part]] = []
+            batch: list[tuple[str, int, DiffPart]] = []
             size = 0
             while size < PART_BYTES and len(batch) < BATCH_PARTS:
                 while not self.parts and self.todo:
@@ -158,12 +151,12 @@ class _Run:
             yield replace(result, status="shape", note=_shape_note(a, b))
         else:
             try:
-                planned = plan(a, b)
+                planned = plan_diff(a, b)
             except CkptDiffError as error:
                 yield replace(result, status="error", error=str(error))
                 return
             count = len(planned.parts)
-            self.tasks[name] = _Task(a, b, planned, [None] * count, count)
+            self.tasks[name] = _TensorUnderWay(a, b, planned, [None] * count, count)
             self.parts.extend((name, i, part) for i, part in enumerate(planned.parts))
 
     def _receive(self, future: Future[list[Outcome]]) -> Generator[TensorDiff, None, None]:
@@ -186,7 +179,7 @@ class _Run:
             if task.open == 0 and not self._wants_norms(name, task):
                 yield self._finish(name, self.tasks.pop(name))
 
-    def _wants_norms(self, name: str, task: _Task) -> bool:
+    def _wants_norms(self, name: str, task: _TensorUnderWay) -> bool:
         """Measure norms of equal parts after all, if another part of their tensor differs."""
         stats = [outcome.stats for outcome in task.outcomes if outcome and outcome.stats]
         if len(stats) < len(task.outcomes) or not any(s.differing for s in stats):
@@ -197,7 +190,7 @@ class _Run:
                 self.parts.appendleft((name, index, replace(part, norms=True)))
         return task.open > 0
 
-    def _finish(self, name: str, task: _Task) -> TensorDiff:
+    def _finish(self, name: str, task: _TensorUnderWay) -> TensorDiff:
         result = replace(_describe(name, task.a, task.b), nbytes=task.plan.nbytes)
         outcomes = [outcome for outcome in task.outcomes if outcome is not None]
         errors = dict.fromkeys(outcome.error for outcome in outcomes if outcome.error)
@@ -212,7 +205,7 @@ class _Run:
         for other in others:
             merged.merge(other)
         alike = (task.a.dtype, task.a.is_scaled) == (task.b.dtype, task.b.is_scaled)
-        status, why = judge(merged, alike, self.tolerance)
+        status, why = judge_tensor(merged, alike, self.tolerance)
         notes += _dequantised(task.a, task.b)
         notes += [assembly.note for assembly in (task.a, task.b) if assembly.note]
         if drifted:
@@ -261,7 +254,7 @@ def _dequantised(a: Assembly, b: Assembly) -> list[str]:
     return notes
 
 
-def _drifted(planned: Plan, stats: list[object]) -> list[str]:
+def _drifted(planned: DiffPlan, stats: list[object]) -> list[str]:
     """Say which replicas differ from the copy that was compared."""
     notes = []
     for replicas, part in zip(planned.replicas, stats, strict=True):

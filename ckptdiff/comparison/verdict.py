@@ -15,7 +15,7 @@ from ckptdiff.results import Numbers, Status
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.kernels.stats import Stats
     from ckptdiff.results import Finding, TensorDiff, Verdict
@@ -53,7 +53,7 @@ class Tolerance:
 CAST = Tolerance("cast")
 
 
-def judge(stats: Stats, same_dtype: bool, tolerance: Tolerance) -> tuple[Status, Why | None]:  # noqa: FBT001
+def judge_tensor(stats: Stats, same_dtype: bool, tolerance: Tolerance) -> tuple[Status, Why | None]:  # noqa: FBT001
     """Return the status of a tensor all of whose elements were compared."""
     if same_dtype and stats.differing == 0:
         return "same", None
@@ -118,7 +118,7 @@ def _cosine(stats: Stats) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class DiffSummary:
     """What a whole comparison comes to."""
 
     verdict: Verdict
@@ -146,7 +146,7 @@ def summarise(
     b: Assembled,
     *,
     ignore_config: bool = False,
-) -> Summary:
+) -> DiffSummary:
     """Return the verdict over all results; an unmapped name on either side is a difference.
 
     A conflict of the configs is one too, unless they are ignored.
@@ -164,4 +164,4 @@ def summarise(
     config = tuple(compare_configs(a, b))
     status = "ignored" if ignore_config else config_status(config)
     verdict: Verdict = "differ" if status == "conflict" else weights
-    return Summary(verdict, weights, status, counts, config)
+    return DiffSummary(verdict, weights, status, counts, config)

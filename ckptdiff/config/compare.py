@@ -6,13 +6,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckptdiff.config.fields import MEANINGS, Meaning, Reading, Side, params_in_hf_words
+from ckptdiff.config.fields import FIELDS, ConfigField, ConfigSide, Stated, params_in_hf_words
 from ckptdiff.formats import hf, meta
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
 
 Status = Literal["same", "conflict", "implied", "unknown"]
 ENDS = 3  # parts of a tensor's name that tell what it is: `self_attn.q_proj.bias`
@@ -39,12 +39,12 @@ def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
     """Return a line for each meaning that a side speaks of; none unless both have a config."""
     if not a.checkpoint.config or not b.checkpoint.config:
         return []
-    return compare_sides(side_of(a), side_of(b))
+    return compare_sides(config_side(a), config_side(b))
 
 
-def compare_sides(a: Side, b: Side) -> list[ConfigDiff]:
+def compare_sides(a: ConfigSide, b: ConfigSide) -> list[ConfigDiff]:
     """Return a line for each meaning that a side speaks of."""
-    lines = (_line(meaning, a, b) for meaning in MEANINGS)
+    lines = (_line(meaning, a, b) for meaning in FIELDS)
     return [line for line in lines if line is not None]
 
 
@@ -56,7 +56,7 @@ def config_status(lines: Iterable[ConfigDiff]) -> Literal["same", "conflict", "u
     return "unknown" if not statuses or "unknown" in statuses else "same"
 
 
-def side_of(assembled: Assembled) -> Side:
+def config_side(assembled: Assembled) -> ConfigSide:
     """Return what a side's files say; params.json is put in the words of config.json."""
     checkpoint = assembled.checkpoint
     fields: Mapping[str, Any] = checkpoint.config or {}
@@ -65,7 +65,7 @@ def side_of(assembled: Assembled) -> Side:
     if isinstance(fields.get("text_config"), dict):
         fields = {**fields, **fields["text_config"]}
     family = assembled.architecture
-    return Side(
+    return ConfigSide(
         kind="hf" if checkpoint.format in (hf.NAME, meta.NAME) else "megatron",
         fields=fields,
         family=family.name if family is not None else None,
@@ -74,7 +74,7 @@ def side_of(assembled: Assembled) -> Side:
     )
 
 
-def _line(meaning: Meaning, a: Side, b: Side) -> ConfigDiff | None:
+def _line(meaning: ConfigField, a: ConfigSide, b: ConfigSide) -> ConfigDiff | None:
     """Return one line; None where the meaning is without effect, or neither side speaks of it."""
     if not (meaning.has_effect(a) and meaning.has_effect(b)):
         return None
@@ -113,10 +113,10 @@ def _line(meaning: Meaning, a: Side, b: Side) -> ConfigDiff | None:
 
 
 def _make(
-    meaning: Meaning,
+    meaning: ConfigField,
     status: Status,
-    a: Reading | None,
-    b: Reading | None,
+    a: Stated | None,
+    b: Stated | None,
     *,
     consequence: str | None = None,
     fix: str | None = None,
@@ -135,7 +135,9 @@ def _make(
     )
 
 
-def _fix(meaning: Meaning, a: Side, b: Side, first: Reading, second: Reading) -> str | None:
+def _fix(
+    meaning: ConfigField, a: ConfigSide, b: ConfigSide, first: Stated, second: Stated
+) -> str | None:
     """Return what brings B, or the Megatron side, to what the other says."""
     if a.kind == b.kind == "hf":
         name = first.name or second.name

@@ -7,8 +7,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckptdiff.config.compare import compare_sides, side_of
-from ckptdiff.config.fields import MEANINGS, Side
+from ckptdiff.config.compare import compare_sides, config_side
+from ckptdiff.config.fields import FIELDS, ConfigSide
 from ckptdiff.config.fields.base import MEGATRON, flags
 from ckptdiff.config.fields.families import PECULIAR, class_of
 from ckptdiff.config.fields.params import assumed_factor
@@ -223,17 +223,17 @@ def flags_to_give(args: Mapping[str, Any]) -> str | None:
         )
         if value != default and value is not None and not without_effect:
             given[name] = value
-    return flags(given, Side("megatron", {}, None, frozenset()))
+    return flags(given, ConfigSide("megatron", {}, None, frozenset()))
 
 
-def _readable(source: Assembled, notes: list[str]) -> Side:
+def _readable(source: Assembled, notes: list[str]) -> ConfigSide:
     """Return a side whose family and sizes are known, and note what was assumed for it."""
     root = source.checkpoint.root
     if source.architecture is None or source.config is None:
         raise UnknownConfig(f"{root}: no rules are known for this model, so it cannot be restated")
     if not source.checkpoint.config:
         raise UnknownConfig(f"{root}: there is no config.json and there are no args to restate")
-    side = side_of(source)
+    side = config_side(source)
     scaling = side.get("rope_scaling")
     if source.checkpoint.format != meta.NAME or not scaling or "factor" in scaling:
         return side
@@ -243,7 +243,7 @@ def _readable(source: Assembled, notes: list[str]) -> Side:
     return replace(side, fields=scaled)
 
 
-def _before_meanings(source: Assembled, side: Side) -> dict[str, Any]:
+def _before_meanings(source: Assembled, side: ConfigSide) -> dict[str, Any]:
     """Return what Megatron wants to find in args and no line of the table gives."""
     assert source.config is not None
     sizes = source.config
@@ -265,10 +265,10 @@ def _before_meanings(source: Assembled, side: Side) -> dict[str, Any]:
     }
 
 
-def _settings(side: Side, kind: Kind, notes: list[str]) -> Iterator[tuple[str, Any]]:
+def _settings(side: ConfigSide, kind: Kind, notes: list[str]) -> Iterator[tuple[str, Any]]:
     """Yield what gives a side of the other kind each meaning's value."""
     defaults = []
-    for meaning in MEANINGS:
+    for meaning in FIELDS:
         if not (meaning.always or meaning.has_effect(side)):
             continue
         reading = meaning.read(side)
@@ -293,7 +293,7 @@ _WHERE = {"megatron": "args", "hf": "config.json"}
 _IS = "{} is {} and {}"
 
 
-def _lost(side: Side, written: Side, noted: list[str]) -> list[str]:
+def _lost(side: ConfigSide, written: ConfigSide, noted: list[str]) -> list[str]:
     """Return what reads otherwise in the settings that were written, beside what was noted."""
     where = _WHERE[written.kind]
     notes = []
@@ -368,6 +368,3 @@ def _with_dtype(config: Mapping[str, Any], word: str) -> dict[str, Any]:
 
 def _has_dtype(config: Mapping[str, Any]) -> bool:
     return "dtype" in config or "torch_dtype" in config
-
-
-__all__ = ["flags_to_give", "huggingface_config", "megatron_args", "token_rows"]

@@ -13,7 +13,7 @@ from ckptdiff.errors import BadArgument, UnreadableFile
 from ckptdiff.formats import JOURNAL
 
 
-class Unfinished:
+class PartialFolder:
     """`OUT.partial`: its journal says what is written, and which files of it are complete.
 
     A run that was killed leaves it, and the next run of the same plan goes on behind the last
@@ -28,7 +28,7 @@ class Unfinished:
         self._plan = plan
         self._journal: IO[str] | None = None
 
-    def __enter__(self) -> Unfinished:
+    def __enter__(self) -> PartialFolder:
         """Make the folder, or find what an earlier run left.
 
         Raises BadArgument if another run is writing, UnreadableFile if nothing can be written.

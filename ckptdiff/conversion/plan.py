@@ -11,7 +11,7 @@ from ckptdiff.config.translate import huggingface_config, megatron_args, token_r
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.conversion.torch_dist_files import distributed_files
 from ckptdiff.conversion.torch_files import rank_files
-from ckptdiff.conversion.undo import Spec, undone
+from ckptdiff.conversion.undo import Remap, undone
 from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE
 from ckptdiff.errors import BadArgument, UnsupportedLayout
 from ckptdiff.formats import hf, megatron, meta
@@ -84,7 +84,7 @@ def plan_conversion(
     left = _refuse(source, target)
     notes: list[str] = []
     if target.undo:
-        source = undone(source, [Spec.parse(text) for text in target.undo])
+        source = undone(source, [Remap.parse(text) for text in target.undo])
         notes += [f"taken out: {text.partition(':')[0]}" for text in target.undo]
     source = _with_vocabulary(source, notes)
     side = _with_dtype(source, target.dtype)

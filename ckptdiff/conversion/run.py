@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff import __version__
 from ckptdiff.assembly.compose import PADDING
-from ckptdiff.assembly.spans import cut
-from ckptdiff.conversion.partial_folder import Unfinished
-from ckptdiff.conversion.verify import compare
+from ckptdiff.assembly.spans import spans_of
+from ckptdiff.conversion.partial_folder import PartialFolder
+from ckptdiff.conversion.verify import compare_with_source
 from ckptdiff.errors import CkptDiffError, MixedShards, UnreadableFile, WorkerDied
 from ckptdiff.results import Loss
 from ckptdiff.text import format_bytes
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
     from concurrent.futures import Executor, Future
 
-    from ckptdiff.checkpoint import Stretch
     from ckptdiff.conversion.output_file import OutputFile
     from ckptdiff.conversion.plan import Conversion
+    from ckptdiff.kernels.views import Span
     from ckptdiff.results import TensorDiff
 
 BATCH_BYTES = 32 << 20  # that one job writes: what cancelling has to wait for
@@ -65,8 +65,8 @@ def convert(
     anything.
     """
     before = _states(conversion)
-    with Unfinished(conversion.out, _fingerprint(conversion, before)) as target:
-        run = _Run(conversion, executor, target)
+    with PartialFolder(conversion.out, _fingerprint(conversion, before)) as target:
+        run = _Conversion(conversion, executor, target)
         try:
             _check_space(conversion, target)
             yield from run.results()
@@ -78,7 +78,7 @@ def convert(
             losses = run.losses()
             yield from (Lost(name, loss) for name, loss in losses.items())
             if verify:
-                yield from compare(conversion, target.folder, losses, executor)
+                yield from compare_with_source(conversion, target.folder, losses, executor)
             target.finish()
         except (UnreadableFile, WorkerDied):
             # What is complete is kept: the disk may have room again, a share may come back.
@@ -93,7 +93,7 @@ def convert(
 
 
 @dataclass(slots=True)
-class _Task:
+class _FileUnderWay:
     """One file under way."""
 
     file: OutputFile
@@ -101,13 +101,13 @@ class _Task:
     sums: list[list[tuple[int, int] | None]] = field(default_factory=list)  # (checksum, bytes)
 
 
-_Job = tuple[int, tuple[tuple[int, int, "Stretch"], ...]]  # file, (slot, part, stretch)
+_Job = tuple[int, tuple[tuple[int, int, "Span"], ...]]  # file, (slot, part, span)
 
 
-class _Run:
+class _Conversion:
     """One conversion: what is to do, and what is under way."""
 
-    def __init__(self, conversion: Conversion, executor: Executor, target: Unfinished) -> None:
+    def __init__(self, conversion: Conversion, executor: Executor, target: PartialFolder) -> None:
         self.files = [f for f in conversion.files if f.path not in target.complete]
         self.kept = [f for f in conversion.files if f.path in target.complete]
         self.executor = executor
@@ -115,7 +115,7 @@ class _Run:
         self.limit = 2 * getattr(executor, "jobs", 1)
         self.jobs: deque[_Job] = deque()
         self.next = 0
-        self.tasks: dict[int, _Task] = {}
+        self.tasks: dict[int, _FileUnderWay] = {}
         self.flying: dict[Future[Any], _Job | int] = {}
         # What casting loses, by canonical tensor and by the place it was read from.
         self.lost: dict[str, dict[tuple[str, int], Loss]] = defaultdict(dict)
@@ -150,8 +150,8 @@ class _Run:
             job = self.jobs.popleft()
             file = self.tasks[job[0]].file
             path = str(self.target.folder / file.path)
-            stretches = tuple(stretch for _, _, stretch in job[1])
-            future = self.executor.submit(run_stretches, path, stretches, file.has_checksums)
+            spans = tuple(span for _, _, span in job[1])
+            future = self.executor.submit(write_spans, path, spans, file.has_checksums)
             self.flying[future] = job
 
     def _start(self, number: int) -> None:
@@ -167,19 +167,19 @@ class _Run:
                 out.truncate(file.layout.nbytes)
         except OSError as error:
             raise _refused(path, error) from error
-        task = _Task(file, 0)
-        batch: list[tuple[int, int, Stretch]] = []
+        task = _FileUnderWay(file, 0)
+        batch: list[tuple[int, int, Span]] = []
         size = 0
         for slot, tensor in enumerate(file.tensors):
-            stretches = list(cut(tensor, file.layout.slots[slot].offset, BATCH_BYTES))
-            task.sums.append([None] * len(stretches))
-            for part, stretch in enumerate(stretches):
-                if batch and (size + stretch.nbytes > BATCH_BYTES or len(batch) == BATCH_STRETCHES):
+            spans = list(spans_of(tensor, file.layout.slots[slot].offset, BATCH_BYTES))
+            task.sums.append([None] * len(spans))
+            for part, span in enumerate(spans):
+                if batch and (size + span.nbytes > BATCH_BYTES or len(batch) == BATCH_STRETCHES):
                     self.jobs.append((number, tuple(batch)))
                     task.open += 1
                     batch, size = [], 0
-                batch.append((slot, part, stretch))
-                size += stretch.nbytes
+                batch.append((slot, part, span))
+                size += span.nbytes
         self.jobs.append((number, tuple(batch)))
         task.open += 1
         self.tasks[number] = task
@@ -196,10 +196,10 @@ class _Run:
         task = self.tasks[number]
         nbytes = 0
         assert isinstance(outcome, list)
-        for (slot, part, stretch), total in zip(items, outcome, strict=True):
-            task.sums[slot][part] = total.checksum, stretch.nbytes
-            nbytes += stretch.nbytes
-            for source, loss in zip(stretch.sources, total.losses, strict=True):
+        for (slot, part, span), total in zip(items, outcome, strict=True):
+            task.sums[slot][part] = total.checksum, span.nbytes
+            nbytes += span.nbytes
+            for source, loss in zip(span.sources, total.losses, strict=True):
                 if loss.rounded and source.part_of != PADDING:
                     # A replica is the same place again, and counts once.
                     self.lost[source.part_of][source.file, source.offset] = loss
@@ -211,12 +211,12 @@ class _Run:
         yield Written(task.file.path, nbytes)
 
 
-def run_stretches(path: str, stretches: Sequence[Stretch], checksums: bool) -> object:  # noqa: FBT001
+def write_spans(path: str, spans: Sequence[Span], checksums: bool) -> object:  # noqa: FBT001
     """Do one job. Runs in a worker process: the only place that touches data."""
-    from ckptdiff.kernels.write import write as write_stretches
+    from ckptdiff.kernels.write import write
 
     try:
-        return write_stretches(path, stretches, checksums=checksums)
+        return write(path, spans, checksums=checksums)
     except OSError as error:
         raise _refused(Path(path), error) from error
 
@@ -235,7 +235,7 @@ def finish_file(path: str, patches: Sequence[tuple[int, bytes]]) -> None:
         raise _refused(Path(path), error) from error
 
 
-def _patches(task: _Task) -> Iterable[tuple[int, bytes]]:
+def _patches(task: _FileUnderWay) -> Iterable[tuple[int, bytes]]:
     from ckptdiff.conversion.crc32 import combined
 
     for slot, sums in zip(task.file.layout.slots, task.sums, strict=True):
@@ -244,7 +244,7 @@ def _patches(task: _Task) -> Iterable[tuple[int, bytes]]:
             yield from ((at, checksum) for at in slot.checksum_at)
 
 
-def _check_space(conversion: Conversion, target: Unfinished) -> None:
+def _check_space(conversion: Conversion, target: PartialFolder) -> None:
     """Raise UnreadableFile if the disk has no room for what is still to be written."""
     needed = sum(f.layout.nbytes for f in conversion.files if f.path not in target.complete)
     free = shutil.disk_usage(target.folder).free

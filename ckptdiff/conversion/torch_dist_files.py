@@ -24,7 +24,7 @@ from ckptdiff.formats.megatron import CHECKPOINT_VERSION, METADATA, iteration_na
 from ckptdiff.formats.pickling import Blank, Built, Called, Named, Pairs, Pickle
 from ckptdiff.formats.torch_dist import COMMON, EXPERTS, LAYERS, PARTS
 from ckptdiff.formats.torch_save import lay_out
-from ckptdiff.resharding.to_megatron import LAYER, layer_of, templates_by_layer
+from ckptdiff.resharding.to_megatron import LAYER, layer_prefix, templates_by_layer
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -195,7 +195,7 @@ def _stacked(model: Mapping[str, Assembly], args: Namespace, names: Names) -> It
     beside = templates_by_layer(model)
     members: dict[str, dict[tuple[int, ...], Assembly]] = defaultdict(dict)
     for native, recipe in model.items():
-        name = distributed(native, names, beside[layer_of(native)])
+        name = distributed(native, names, beside[layer_prefix(native)])
         index: tuple[int, ...] = ()
         for stack in (LAYERS, EXPERTS):
             found = stack.gathered(name)
@@ -224,7 +224,7 @@ def _is_homogeneous(model: Mapping[str, Assembly], args: Namespace) -> bool:
     layers: dict[str, set[tuple[str, tuple[int, ...], str]]] = defaultdict(set)
     for native, recipe in model.items():
         if _in_decoder(native):
-            layer = layer_of(native)
+            layer = layer_prefix(native)
             layers[layer].add((native.removeprefix(layer), recipe.shape, recipe.dtype))
     return len({frozenset(held) for held in layers.values()}) == 1
 

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.arch.mistakes import mistakes
 from ckptdiff.arch.naming import split_native
-from ckptdiff.assembly.compose import Part, compose, turned
+from ckptdiff.assembly.compose import RecipePart, compose, transpose
 from ckptdiff.errors import BadArgument
-from ckptdiff.resharding.shard_pairs import grid_of, places, with_padding
+from ckptdiff.resharding.shard_pairs import shard_grid, shard_pairs, with_padding
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from ckptdiff.assembly.recipe import Assembled, Assembly
-    from ckptdiff.resharding.shard_pairs import Grid, Place
+    from ckptdiff.resharding.shard_pairs import ShardGrid, ShardPair
 
 
 MANY = 100_000  # layers, beyond which a text names none that there are
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
+class Remap:
     """One re-mapping: what the places of some tensors hold instead of their own content."""
 
     kind: str
@@ -38,7 +38,7 @@ class Spec:
     rows: Sequence[tuple[int, int]] = ()  # runs of a tensor's rows: how many, and where they lie
 
     @classmethod
-    def parse(cls, text: str) -> Spec:
+    def parse(cls, text: str) -> Remap:
         """Read a finding's `undo`. Raises BadArgument."""
         kind, _, rest = text.partition(":")
         try:
@@ -98,7 +98,7 @@ def _unpacked(names: Mapping[str, str]) -> Iterator[str]:
                 yield _filled(key, [int(n) for n in word.split(".") if n])
 
 
-def undone(side: Assembled, specs: Sequence[Spec]) -> Assembled:
+def undone(side: Assembled, specs: Sequence[Remap]) -> Assembled:
     """Return a side with faults taken out, the last first: it is assembled from other places.
 
     Raises BadArgument if a spec does not fit the checkpoint.
@@ -108,12 +108,12 @@ def undone(side: Assembled, specs: Sequence[Spec]) -> Assembled:
     return side
 
 
-def _undone(side: Assembled, spec: Spec) -> Assembled:
-    grid = grid_of(side, side)
+def _undone(side: Assembled, spec: Remap) -> Assembled:
+    grid = shard_grid(side, side)
     if grid is None:
         raise BadArgument(f"--undo {spec.kind}: no rules are known for {side.checkpoint.root}")
-    held = {(p.name, p.share.rank): p for p in places(grid) if not p.is_copy}
-    parts: dict[str, list[Part]] = defaultdict(list)
+    held = {(p.name, p.share.rank): p for p in shard_pairs(grid) if not p.is_copy}
+    parts: dict[str, list[RecipePart]] = defaultdict(list)
     ordered: dict[str, Assembly] = {}
     seen = set()
     for place in held.values():
@@ -129,7 +129,7 @@ def _undone(side: Assembled, spec: Spec) -> Assembled:
             raise BadArgument(f"--undo {spec.kind}: {place.name} has no such place to come from")
         for source, of, box in _pieces(home, spec, grid):
             if source is not None:
-                parts[source].append(Part(place.stored or place.actual, box, of))
+                parts[source].append(RecipePart(place.stored or place.actual, box, of))
     if not seen:
         raise BadArgument(f"--undo {spec.kind}: none of its tensors is in {side.checkpoint.root}")
     tensors = {**side.tensors, **ordered}
@@ -138,11 +138,11 @@ def _undone(side: Assembled, spec: Spec) -> Assembled:
         transposed = grid.architecture.stores_transposed(_template(name))
         shape = was.shape[::-1] if transposed else was.shape
         made = compose(name, shape, was.dtype, filled)
-        tensors[name] = _kept(was, turned(made) if transposed or spec.is_turned else made)
+        tensors[name] = _kept(was, transpose(made) if transposed or spec.is_turned else made)
     return replace(side, tensors=tensors)
 
 
-def _home(place: Place, spec: Spec) -> tuple[str, int]:
+def _home(place: ShardPair, spec: Remap) -> tuple[str, int]:
     """Return the place whose content this one holds."""
     key, indices = split_native(place.name)
     numbers = list(indices)
@@ -154,7 +154,7 @@ def _home(place: Place, spec: Spec) -> tuple[str, int]:
     return name, spec.ranks.get(place.share.rank, place.share.rank)
 
 
-def _pieces(home: Place, spec: Spec, grid: Grid) -> list[tuple[str | None, Any, Any]]:
+def _pieces(home: ShardPair, spec: Remap, grid: ShardGrid) -> list[tuple[str | None, Any, Any]]:
     """Return which boxes of which Hugging Face tensors a place's content is, as it was written."""
     if spec.written is None:
         return home.share.pieces
@@ -167,7 +167,7 @@ def _pieces(home: Place, spec: Spec, grid: Grid) -> list[tuple[str | None, Any, 
     return list(mistake.pieces(home.share.hf, shapes, grid.config, size, home.share.rank))
 
 
-def _in_order(tensor: Assembly, spec: Spec) -> Assembly:
+def _in_order(tensor: Assembly, spec: Remap) -> Assembly:
     """Return a tensor with its rows taken from where they lie, behind its end too."""
     whole = with_padding(tensor)
     rest = tuple((0, size) for size in tensor.shape[1:])
@@ -175,7 +175,7 @@ def _in_order(tensor: Assembly, spec: Spec) -> Assembly:
     for count, start in spec.rows:
         if count < 1 or start < 0 or start + count > whole.shape[0]:
             raise BadArgument(f"--undo {spec.kind}: {tensor.name} has no such rows")
-        parts.append(Part(whole, ((start, start + count), *rest), ((at, at + count), *rest)))
+        parts.append(RecipePart(whole, ((start, start + count), *rest), ((at, at + count), *rest)))
         at += count
     if at != tensor.shape[0]:
         raise BadArgument(f"--undo {spec.kind}: {tensor.name} has another number of rows")

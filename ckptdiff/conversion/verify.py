@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ckptdiff.results import TensorDiff
 
 
-def compare(
+def compare_with_source(
     conversion: Conversion, folder: Path, losses: Mapping[str, Loss], executor: Executor
 ) -> Generator[TensorDiff, None, None]:
     """Yield the comparison of every tensor of the source with what `folder` holds of it.

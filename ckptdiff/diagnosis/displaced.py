@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
     from ckptdiff.arch.base import ParamMapping
     from ckptdiff.arch.mistakes import Mistake
-    from ckptdiff.resharding.shard_pairs import Grid, Place
+    from ckptdiff.resharding.shard_pairs import ShardGrid, ShardPair
 
 MOST = 64  # pairs that a picture is made of
 
 
-def displaced_rows(place: Place, mistake: Mistake, grid: Grid) -> Displaced | None:
+def displaced_rows(place: ShardPair, mistake: Mistake, grid: ShardGrid) -> Displaced | None:
     """Return the first rows (or columns) that a mistake moved among themselves, some of many."""
     right = _rows(place, place.rule, grid)
     belongs = {content: row for row, content in right.items()}
@@ -52,13 +52,13 @@ def displaced_numbers(unit: str, moves: Mapping[int, int]) -> Displaced | None:
     return Displaced(unit, pairs[0][0], pairs[-1][0] + 1, tuple(pairs[:MOST]))
 
 
-def rejected(place: Place, mistake: Mistake, grid: Grid) -> tuple[str, ...]:
+def rejected(place: ShardPair, mistake: Mistake, grid: ShardGrid) -> tuple[str, ...]:
     """Return the classes of mistakes that were tried on a tensor and give other bytes."""
     tried = mistakes(place.rule, grid.config, grid.size(place.rule))
     return tuple(dict.fromkeys(m.found for m in tried if m.found != mistake.found))
 
 
-def _rows(place: Place, rule: ParamMapping, grid: Grid) -> dict[int, tuple[str, int]]:
+def _rows(place: ShardPair, rule: ParamMapping, grid: ShardGrid) -> dict[int, tuple[str, int]]:
     """Return what each row of all shards of a tensor, one behind the other, is by a rule."""
     shapes = {name: grid.a.tensors[name].shape for name in place.share.hf}
     size, dim = grid.size(place.rule), rule.dim or 0

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ckptdiff.arch.mistakes import Mistake
-    from ckptdiff.diagnosis.origins import Study
-    from ckptdiff.resharding.shard_pairs import Place
+    from ckptdiff.diagnosis.origins import Origins
+    from ckptdiff.resharding.shard_pairs import ShardPair
     from ckptdiff.results import Displaced
 
 
@@ -25,7 +25,7 @@ class Claim:
 
     kind: str
     key: str  # claims of one kind and key are one fault
-    places: tuple[Place, ...]
+    places: tuple[ShardPair, ...]
     words: str
     cause: str
     others: tuple[str, ...] = ()  # that would have left the same bytes
@@ -40,20 +40,20 @@ class Claim:
     mistake: Mistake | None = None
 
 
-def finding_of(claims: Sequence[Claim], study: Study) -> Finding:
+def finding_of(claims: Sequence[Claim], origins: Origins) -> Finding:
     """Return the one finding of claims that have a kind and a key in common."""
     first = claims[0]
-    places = study.together(place for claim in claims for place in claim.places)
+    places = origins.together(place for claim in claims for place in claim.places)
     # What one fault explains is told as it is when the others have been undone.
-    homes = [_home(p, study) if first.at_home else p for p in places]
+    homes = [_home(p, origins) if first.at_home else p for p in places]
     names = {n for p in homes for n in p.share.hf}
-    tensors = sorted(names - study.same) or sorted(names)
+    tensors = sorted(names - origins.same) or sorted(names)
     others = tuple(dict.fromkeys(o for claim in claims for o in claim.others))
-    sharded = study.grid.is_sharded
+    sharded = origins.grid.is_sharded
     layers = {p.layer for p in homes if p.layer is not None}
-    part = sum(study.share_wrong.get(p, 1.0) for p in places) / len(places)
+    part = sum(origins.share_wrong.get(p, 1.0) for p in places) / len(places)
     evidence = f"{first.words}; {len(places)} shards, {part:.0%} of their rows differ"
-    near = [study.residual[p].cosine for p in places if p in study.residual]
+    near = [origins.residual[p].cosine for p in places if p in origins.residual]
     if near:
         evidence += f", cosine {min(near):.3f} to {max(near):.3f}"
     undo = None if first.is_lost else _spec(first, claims)
@@ -72,15 +72,15 @@ def finding_of(claims: Sequence[Claim], study: Study) -> Finding:
         also_explained_by=(first.cause, *others) if others else (),
         undo=undo,
         cause=first.cause,
-        rejected=() if tried is None else rejected(first.places[0], tried, study.grid),
-        displaced=_displaced(first, study),
+        rejected=() if tried is None else rejected(first.places[0], tried, origins.grid),
+        displaced=_displaced(first, origins),
     )
 
 
-def _displaced(claim: Claim, study: Study) -> Displaced | None:
+def _displaced(claim: Claim, origins: Origins) -> Displaced | None:
     """Return what a claim says of places and contents, for a picture."""
     if claim.mistake is not None:
-        return displaced_rows(claim.places[0], claim.mistake, study.grid)
+        return displaced_rows(claim.places[0], claim.mistake, origins.grid)
     return (
         displaced_numbers("rank", claim.ranks)
         or displaced_numbers("layer", claim.layers)
@@ -88,8 +88,8 @@ def _displaced(claim: Claim, study: Study) -> Displaced | None:
     )
 
 
-def _home(place: Place, study: Study) -> Place:
-    return study.moved.get(study.firsts[place.home], place)
+def _home(place: ShardPair, origins: Origins) -> ShardPair:
+    return origins.moved.get(origins.firsts[place.home], place)
 
 
 def _spec(first: Claim, claims: Sequence[Claim]) -> str | None:

@@ -13,7 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.mistakes import mistakes, pairs_of_mistakes
-from ckptdiff.assembly.compose import Part, compose, turned
+from ckptdiff.assembly.compose import RecipePart, compose, transpose
 from ckptdiff.resharding.shard_pairs import chosen_rows
 from ckptdiff.resharding.to_megatron import recipe_of
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ckptdiff.arch.mistakes import Mistake
     from ckptdiff.assembly.recipe import Assembly
     from ckptdiff.checkpoint import Box
-    from ckptdiff.diagnosis.queries import Asking
-    from ckptdiff.resharding.shard_pairs import Grid, Place
+    from ckptdiff.diagnosis.queries import ContentQueries
+    from ckptdiff.resharding.shard_pairs import ShardGrid, ShardPair
 
     Placed = tuple[str | None, Box, Box]  # box `of` of a tensor of A fills box `box` of a shard
 
@@ -35,10 +35,12 @@ FEW_ROWS, FEW_ELEMENTS = 4, 16  # in which a mistake is looked at first; element
 class MistakeSearch:
     """The ranks of one tensor, and by which mistakes they can have come to hold what they do."""
 
-    grid: Grid
-    ask: Asking
-    wrong: Mapping[Place, list[int]]  # some of the rows that differ
-    pairs: list[tuple[Place, Place]]  # each rank's place, and the one whose content belongs there
+    grid: ShardGrid
+    ask: ContentQueries
+    wrong: Mapping[ShardPair, list[int]]  # some of the rows that differ
+    pairs: list[
+        tuple[ShardPair, ShardPair]
+    ]  # each rank's place, and the one whose content belongs there
 
     def right(self, usual: Collection[str]) -> list[Mistake]:
         """Return the mistakes that give what all ranks hold, the likeliest first.
@@ -112,7 +114,7 @@ class MistakeSearch:
         return tried
 
     def _at_rows(
-        self, place: Place, origin: Place, mistake: Mistake, rows: list[int]
+        self, place: ShardPair, origin: ShardPair, mistake: Mistake, rows: list[int]
     ) -> Assembly | None:
         """Return what a mistake puts into some rows of a place; None if it cannot be."""
         shape = (len(rows), *place.actual.shape[1:])
@@ -125,8 +127,8 @@ class MistakeSearch:
                     at = of[0][0] + row - box[0][0]
                     whole = self.grid.a.tensors[source]
                     if mistake.rule.transposed:
-                        whole = turned(whole)
-                    parts.append(Part(whole, ((at, at + 1), *of[1:]), ((i, i + 1), *box[1:])))
+                        whole = transpose(whole)
+                    parts.append(RecipePart(whole, ((at, at + 1), *of[1:]), ((i, i + 1), *box[1:])))
                     missing -= prod(stop - start for start, stop in box[1:])
             if missing == 0:
                 return compose(place.name, shape, place.actual.dtype, parts)
@@ -139,7 +141,7 @@ class MistakeSearch:
         )
 
 
-def pieces_by(mistake: Mistake, origin: Place, grid: Grid) -> Iterator[Placed]:
+def pieces_by(mistake: Mistake, origin: ShardPair, grid: ShardGrid) -> Iterator[Placed]:
     """Yield which boxes of A's tensors a place holds if the mistake was made with `origin`'s."""
     share = origin.share
     shapes = {name: grid.a.tensors[name].shape for name in share.hf}
@@ -148,7 +150,11 @@ def pieces_by(mistake: Mistake, origin: Place, grid: Grid) -> Iterator[Placed]:
 
 
 def recipe_by(
-    mistake: Mistake, place: Place, origin: Place, grid: Grid, pieces: list[Placed] | None = None
+    mistake: Mistake,
+    place: ShardPair,
+    origin: ShardPair,
+    grid: ShardGrid,
+    pieces: list[Placed] | None = None,
 ) -> Assembly | None:
     """Return what a place holds if the mistake was made with `origin`'s; None if it cannot be."""
     pieces = list(pieces_by(mistake, origin, grid)) if pieces is None else pieces

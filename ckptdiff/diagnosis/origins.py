@@ -7,19 +7,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ckptdiff.assembly.compose import rows_of, turned
+from ckptdiff.assembly.compose import rows_of, transpose
 from ckptdiff.diagnosis.layout_search import MistakeSearch
 from ckptdiff.diagnosis.near_origins import find_nearly
-from ckptdiff.resharding.shard_pairs import chosen_rows, places
+from ckptdiff.resharding.shard_pairs import chosen_rows, shard_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
     from ckptdiff.arch.mistakes import Mistake
     from ckptdiff.assembly.recipe import Assembly
-    from ckptdiff.diagnosis.queries import Asking
+    from ckptdiff.diagnosis.queries import ContentQueries
     from ckptdiff.kernels.evidence import Residual
-    from ckptdiff.resharding.shard_pairs import Grid, Place
+    from ckptdiff.resharding.shard_pairs import ShardGrid, ShardPair
 
 Moves = dict[int, int]  # what is held there instead
 Maps = dict[int | None, Moves]  # by layer
@@ -27,29 +27,31 @@ NEAR = 0.5  # cosine from which a content is taken for a version of the expected
 
 
 @dataclass(slots=True)
-class Study:
+class Origins:
     """Everything that is known of the places that hold something wrong."""
 
-    grid: Grid
-    ask: Asking
-    places: list[Place] = field(default_factory=list)
-    wrong: dict[Place, list[int]] = field(default_factory=dict)  # some of the rows that differ
-    share_wrong: dict[Place, float] = field(default_factory=dict)  # of its rows
-    follows: dict[Place, list[Place]] = field(default_factory=dict)  # replicas with its content
-    moved: dict[Place, Place] = field(default_factory=dict)  # it holds what belongs there
-    mistaken: dict[Place, tuple[Mistake, tuple[str, ...]]] = field(default_factory=dict)
+    grid: ShardGrid
+    ask: ContentQueries
+    places: list[ShardPair] = field(default_factory=list)
+    wrong: dict[ShardPair, list[int]] = field(default_factory=dict)  # some of the rows that differ
+    share_wrong: dict[ShardPair, float] = field(default_factory=dict)  # of its rows
+    follows: dict[ShardPair, list[ShardPair]] = field(
+        default_factory=dict
+    )  # replicas with its content
+    moved: dict[ShardPair, ShardPair] = field(default_factory=dict)  # it holds what belongs there
+    mistaken: dict[ShardPair, tuple[Mistake, tuple[str, ...]]] = field(default_factory=dict)
     # What a place would hold by its mistake alone, where it has other values as well.
-    instead: dict[Place, Assembly] = field(default_factory=dict)
-    residual: dict[Place, Residual] = field(default_factory=dict)
-    turned: set[str] = field(default_factory=set)  # HF names of transposes, other values beside
-    left: list[Place] = field(default_factory=list)  # wrong, and nothing explains it
+    instead: dict[ShardPair, Assembly] = field(default_factory=dict)
+    residual: dict[ShardPair, Residual] = field(default_factory=dict)
+    transposed: set[str] = field(default_factory=set)  # HF names of transposes, other values beside
+    left: list[ShardPair] = field(default_factory=list)  # wrong, and nothing explains it
     same: set[str] = field(default_factory=set)  # Hugging Face names that do not differ
-    firsts: dict[tuple[str, int], Place] = field(default_factory=dict)  # without replicas
+    firsts: dict[tuple[str, int], ShardPair] = field(default_factory=dict)  # without replicas
 
     def run(self, differing: Collection[str]) -> None:
         """Look at every place of the tensors that differ."""
         self.same = set(self.grid.a.tensors) - set(differing)
-        self.places = list(places(self.grid))
+        self.places = list(shard_pairs(self.grid))
         self.firsts = {p.home: p for p in self.places if not p.is_copy}
         suspects = [
             p for p in self.places if p.actual.pieces and any(n in differing for n in p.share.hf)
@@ -69,11 +71,11 @@ class Study:
         find_nearly(self)
         self._follow_layers()
 
-    def together(self, found: Iterable[Place]) -> list[Place]:
+    def together(self, found: Iterable[ShardPair]) -> list[ShardPair]:
         """Return places with the replicas that hold the same."""
         return [q for p in found for q in (p, *self.follows.get(p, ()))]
 
-    def _find_followers(self) -> set[Place]:
+    def _find_followers(self) -> set[ShardPair]:
         """Find the replicas that hold just what the first does: what is said of it holds there."""
         pairs = [
             (self.firsts[p.home], p)
@@ -88,18 +90,18 @@ class Study:
 
     # ── contents found elsewhere ─────────────────────────────────────────────────────────────
 
-    def _find_moves(self, wrong: list[Place]) -> None:
+    def _find_moves(self, wrong: list[ShardPair]) -> None:
         """Look up what wrong places hold in the whole reference."""
         firsts = [p for p in self.firsts.values() if p.expected.pieces]
         shapes = {p.expected.shape for p in firsts if p.rule.vocabulary}
         wanted = dict.fromkeys(s for p in wrong for s in self._shapes(p, shapes))
         firsts = [p for p in firsts if p.expected.shape in wanted]
-        index: dict[tuple[tuple[int, ...], bytes], list[Place]] = defaultdict(list)
+        index: dict[tuple[tuple[int, ...], bytes], list[ShardPair]] = defaultdict(list)
         digests = self.ask.digests([p.expected for p in firsts])
         for place, (digest, poor) in zip(firsts, digests, strict=True):
             if not poor:
                 index[place.expected.shape, digest].append(place)
-        found: list[tuple[Place, Place]] = []
+        found: list[tuple[ShardPair, ShardPair]] = []
         for shape in wanted:
             held = [p for p in wrong if shape in self._shapes(p, shapes)]
             recipes = [_at_most(p, shape[0]) for p in held]
@@ -113,7 +115,7 @@ class Study:
         self._follow_ranks(wrong)
 
     @staticmethod
-    def _shapes(p: Place, vocabularies: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    def _shapes(p: ShardPair, vocabularies: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Return the shapes in which a place's content may be found elsewhere."""
         if p.stored is None:
             return [p.actual.shape]
@@ -121,7 +123,7 @@ class Study:
             s for s in vocabularies if s[1:] == p.stored.shape[1:] and s[0] <= p.stored.shape[0]
         ]
 
-    def _follow_ranks(self, wrong: list[Place]) -> None:
+    def _follow_ranks(self, wrong: list[ShardPair]) -> None:
         """Let vocabularies go with the ranks' exchange where padding alone was to be found."""
         ranks = self.rank_map()
         for place in wrong:
@@ -171,11 +173,11 @@ class Study:
             found[layer] = max(found.get(layer, {}), moves, key=len)
         return found
 
-    def homes(self) -> list[Callable[[Place], Place | None]]:
+    def homes(self) -> list[Callable[[ShardPair], ShardPair | None]]:
         """Return where a content may belong: in its own place, or by the exchanges of the rest."""
         by_what = {(p.template, p.layer, p.expert, p.share.rank): p for p in self.firsts.values()}
 
-        def moved(ranks: Moves, layers: Moves, experts: Maps, p: Place) -> Place | None:
+        def moved(ranks: Moves, layers: Moves, experts: Maps, p: ShardPair) -> ShardPair | None:
             layer = None if p.layer is None else layers.get(p.layer, p.layer)
             expert = p.expert
             if expert is not None:
@@ -194,7 +196,7 @@ class Study:
     # ── known mistakes ───────────────────────────────────────────────────────────────────────
 
     def _find_mistakes(self) -> None:
-        by_name: dict[str, list[Place]] = defaultdict(list)
+        by_name: dict[str, list[ShardPair]] = defaultdict(list)
         for place in self.left:
             by_name[place.name].append(place)
         known: dict[str, set[str]] = defaultdict(set)  # keys of mistakes, by template
@@ -219,7 +221,7 @@ class Study:
                             self.moved[place] = origin
                     break
 
-    def _by_numbers(self, group: list[Place]) -> list[Place | None]:
+    def _by_numbers(self, group: list[ShardPair]) -> list[ShardPair | None]:
         """Return whose numbers each rank of a tensor holds, in whatever order; Nones if its own."""
         if len(group) < 2:
             return [None]
@@ -227,11 +229,11 @@ class Study:
         found = [owners.get(tally) for tally in self.ask.tallies([p.actual for p in group])]
         return [None] if found == group else found
 
-    def turned_tensors(self, names: Iterable[str]) -> set[str]:
+    def transposed_tensors(self, names: Iterable[str]) -> set[str]:
         """Return the square tensors that hold their own transpose."""
         a, b = self.grid.a.tensors, self.grid.b.tensors
         square = [n for n in names if len(a[n].shape) == 2 and a[n].shape[0] == a[n].shape[1]]
-        pairs = [(replace(turned(a[n]), dtype=b[n].dtype), b[n]) for n in square if n in b]
+        pairs = [(replace(transpose(a[n]), dtype=b[n].dtype), b[n]) for n in square if n in b]
         return {n for n, same in zip(square, self.ask.alike(pairs), strict=True) if same}
 
     # ── values ───────────────────────────────────────────────────────────────────────────────
@@ -280,7 +282,7 @@ class Study:
                 what = (place.template, layers[layer], place.expert, place.share.rank)
                 self.moved.setdefault(place, by_what[what])
 
-    def measured(self, found: list[Place]) -> list[Residual]:
+    def measured(self, found: list[ShardPair]) -> list[Residual]:
         triples = []
         for place in found:
             pair = self.instead.get(place, place.expected), place.actual
@@ -304,14 +306,14 @@ def _closed(moves: Moves) -> Moves:
     return closed
 
 
-def _at_most(p: Place, rows: int) -> Assembly:
+def _at_most(p: ShardPair, rows: int) -> Assembly:
     """Return what a place holds; of a vocabulary so many rows."""
     if p.stored is None:
         return p.actual
     return replace(rows_of(p.stored, 0, min(rows, p.stored.shape[0])), dtype=p.actual.dtype)
 
 
-def _distance(p: Place, q: Place) -> tuple[int, ...]:
+def _distance(p: ShardPair, q: ShardPair) -> tuple[int, ...]:
     """Order the places that a content may have come from: the less was mistaken, the likelier."""
     return (
         (p.template != q.template) + (p.layer != q.layer) + (p.share.rank != q.share.rank)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.assembly.compose import cut_out
-from ckptdiff.assembly.spans import cut
+from ckptdiff.assembly.spans import spans_of
 from ckptdiff.resharding.shard_pairs import sample
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembly
     from ckptdiff.kernels.evidence import Residual
 
-STRETCH = 4 << 20  # bytes of a content that are in memory at once
+SPAN_BYTES = 4 << 20  # bytes of a content that are in memory at once
 BATCH = 16 << 20  # bytes that one job reads
 SAMPLED = 1 << 20  # a sample takes as long as so many bytes: its rows lie apart
 WHOLE = 64 << 20  # bytes of a content that may be looked at as one
@@ -25,18 +25,20 @@ SOME = 512  # by which they are like each other, or not
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class ContentQueries:
     """Questions that an executor's workers answer."""
 
     executor: Executor
 
     def digests(self, recipes: Sequence[Assembly]) -> list[tuple[bytes, bool]]:
         """Return a digest of a sample of each content, and whether it is too poor for a claim."""
-        return self._ask("digests", [(_content(sample(r)), SAMPLED) for r in recipes])
+        return self._ask("content_digests", [(_content(sample(r)), SAMPLED) for r in recipes])
 
     def alike(self, pairs: Sequence[tuple[Assembly, Assembly]]) -> list[bool]:
         """Return of each pair whether every bit is the same."""
-        return self._ask("alike", [((_content(x), _content(y)), 2 * x.nbytes) for x, y in pairs])
+        return self._ask(
+            "same_contents", [((_content(x), _content(y)), 2 * x.nbytes) for x, y in pairs]
+        )
 
     def rows_that_differ(
         self, pairs: Sequence[tuple[Assembly, Assembly]]
@@ -85,16 +87,16 @@ class Asking:
         size = 0
         for item, nbytes in items:
             if batch and size + nbytes > BATCH:
-                futures.append(self.executor.submit(look, question, batch))
+                futures.append(self.executor.submit(answer, question, batch))
                 batch, size = [], 0
             batch.append(item)
             size += nbytes
         if batch:
-            futures.append(self.executor.submit(look, question, batch))
+            futures.append(self.executor.submit(answer, question, batch))
         return [answer for future in futures for answer in future.result()]
 
 
-def look(question: str, items: Sequence[Any]) -> list[Any]:
+def answer(question: str, items: Sequence[Any]) -> list[Any]:
     """Answer a question about contents. Runs in a worker process: it alone touches data."""
     from ckptdiff.kernels import evidence
 
@@ -103,7 +105,7 @@ def look(question: str, items: Sequence[Any]) -> list[Any]:
 
 
 def _content(recipe: Assembly) -> tuple[Any, ...]:
-    return tuple(cut(recipe, 0, STRETCH))
+    return tuple(spans_of(recipe, 0, SPAN_BYTES))
 
 
 def first_columns(recipe: Assembly, most: int = COLUMNS) -> Assembly:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.assembly.compose import turned
+from ckptdiff.assembly.compose import transpose
 from ckptdiff.diagnosis.queries import first_columns
 from ckptdiff.resharding.shard_pairs import chosen_rows
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
     from ckptdiff.assembly.recipe import Assembly
     from ckptdiff.config.model import ModelConfig
-    from ckptdiff.diagnosis.origins import Study
-    from ckptdiff.resharding.shard_pairs import Place
+    from ckptdiff.diagnosis.origins import Origins
+    from ckptdiff.resharding.shard_pairs import ShardPair
 
 
-def order_of(study: Study, place: Place) -> list[int] | None:
+def order_of(origins: Origins, place: ShardPair) -> list[int] | None:
     """Return which row (or column) each one of a rule's tensors is, one tensor below the other.
 
     None where one is none of them, or there twice.
     """
     found: list[int] = []
     before = 0
-    for one, other in _pairs(study, place):
-        match = study.ask.match(first_columns(one), first_columns(other))
+    for one, other in _pairs(origins, place):
+        match = origins.ask.match(first_columns(one), first_columns(other))
         if not match or min(match) < 0:
             return None
         found += [before + row for row in match]
@@ -34,26 +34,26 @@ def order_of(study: Study, place: Place) -> list[int] | None:
     return found
 
 
-def is_in_order(study: Study, place: Place, order: list[int]) -> bool:
+def is_in_order(origins: Origins, place: ShardPair, order: list[int]) -> bool:
     """Ask whether a rule's tensors hold all their rows (or columns) in this order."""
     before = 0
     pairs = []
-    for one, other in _pairs(study, place):
+    for one, other in _pairs(origins, place):
         rows = order[before : before + one.shape[0]]
         if any(not before <= row < before + one.shape[0] for row in rows):
             return False
         pairs.append((chosen_rows(one, [row - before for row in rows]), other))
         before += one.shape[0]
-    return before == len(order) and all(study.ask.alike(pairs))
+    return before == len(order) and all(origins.ask.alike(pairs))
 
 
-def _pairs(study: Study, place: Place) -> Iterator[tuple[Assembly, Assembly]]:
+def _pairs(origins: Origins, place: ShardPair) -> Iterator[tuple[Assembly, Assembly]]:
     """Yield A's and B's tensors of a rule, cut along what are rows then."""
     for name in place.share.hf:
-        pair = (study.grid.a.tensors[name], study.grid.b.tensors[name])
+        pair = (origins.grid.a.tensors[name], origins.grid.b.tensors[name])
         one, other = (replace(tensor, dtype=place.actual.dtype) for tensor in pair)
         if len(one.shape) > 1 and (place.rule.dim == 1) != place.rule.transposed:
-            one, other = turned(one), turned(other)
+            one, other = transpose(one), transpose(other)
         yield one, other
 
 

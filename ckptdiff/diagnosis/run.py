@@ -15,10 +15,10 @@ from ckptdiff.conversion.destination import proposed_out
 from ckptdiff.conversion.plan import VOCAB_DIVISIBLE_BY, Target
 from ckptdiff.diagnosis.claims import claims
 from ckptdiff.diagnosis.finding import Claim, finding_of
-from ckptdiff.diagnosis.origins import Study
-from ckptdiff.diagnosis.queries import Asking
+from ckptdiff.diagnosis.origins import Origins
+from ckptdiff.diagnosis.queries import ContentQueries
 from ckptdiff.formats import hf, megatron, torch_dist
-from ckptdiff.resharding.shard_pairs import grid_of
+from ckptdiff.resharding.shard_pairs import shard_grid
 from ckptdiff.results import Finding
 
 if TYPE_CHECKING:
@@ -47,16 +47,16 @@ def diagnose(
     yield from (_of_config(line) for line in config if line.status == "conflict")
     yield from _missing(a, b, results)
     differing = {r.name for r in results if r.status == "differ"}
-    grid = grid_of(a, b) if differing else None
+    grid = shard_grid(a, b) if differing else None
     if grid is None:
         return
-    study = Study(grid, Asking(executor))
-    study.run(differing)
+    origins = Origins(grid, ContentQueries(executor))
+    origins.run(differing)
     groups: dict[tuple[str, str], list[Claim]] = defaultdict(list)
-    for claim in claims(study):
+    for claim in claims(origins):
         groups[claim.kind, claim.key].append(claim)
     for group in groups.values():
-        finding = finding_of(group, study)
+        finding = finding_of(group, origins)
         if finding.undo is not None:
             finding = replace(finding, fix=_mending(a, b, finding.undo))
         yield finding

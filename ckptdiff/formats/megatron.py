@@ -195,7 +195,7 @@ def plain_args(index: object, wanted: Collection[str] | None = None) -> dict[str
         return {}
     if wanted is not None:
         state = {key: state[key] for key in wanted if key in state}
-    return {tree.text_of(key): tree.plain(value) for key, value in state.items()}
+    return {tree.text_of(key): tree.plain_value(value) for key, value in state.items()}
 
 
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:
@@ -263,7 +263,7 @@ def _place(ranks: Iterable[RankFile], parallelism: Parallelism, root: Path) -> d
         if rank in placed:
             raise MixedShards(
                 f"{root}: {placed[rank].file.parent.name} and {file.file.parent.name} are both "
-                f"{describe(rank)}; keep the folder of one save only"
+                f"{describe_rank(rank)}; keep the folder of one save only"
             )
         placed[rank] = file
     return placed
@@ -326,7 +326,7 @@ def _check_complete(placed: Mapping[Rank, RankFile], size: Parallelism, root: Pa
         )
 
 
-def describe(rank: Rank) -> str:
+def describe_rank(rank: Rank) -> str:
     """Return a rank in words, its zeros left out."""
     parts = [f"tp {rank.tp}"]
     if rank.pp:

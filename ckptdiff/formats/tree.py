@@ -71,12 +71,12 @@ def entry(name: str, leaf: object) -> Entry:
     return Entry(name, "opaque" if isinstance(leaf, Placeholder) else "value", text)
 
 
-def plain(value: object) -> object:
+def plain_value(value: object) -> object:
     """Return a value of args as something JSON has: names of enums and dtypes become text."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)) and len(value) <= 1000:
-        return [text_of(v) if isinstance(v, (list, tuple, dict)) else plain(v) for v in value]
+        return [text_of(v) if isinstance(v, (list, tuple, dict)) else plain_value(v) for v in value]
     return text_of(value)
 
 

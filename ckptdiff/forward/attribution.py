@@ -20,7 +20,7 @@ import torch
 from ckptdiff.forward.lockstep import (
     COMPUTED,
     PROGRAMS,
-    layer_of,
+    make_layer,
     packed,
     prepare,
     take_or_tell,
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 
     from ckptdiff.forward.holdings import Ranks
     from ckptdiff.forward.layer import LayerOf
-    from ckptdiff.forward.plan import Packed, Run, Section, Side, Streams
+    from ckptdiff.forward.plan import ForwardRun, ForwardSide, RawTensor, Section, Streams
     from ckptdiff.forward.steps import Step, Values
 
-    Low = tuple[dict[str, Packed], dict[str, Packed]]
+    Low = tuple[dict[str, RawTensor], dict[str, RawTensor]]
 
 ROUNDED = "rounded"  # the stream in which the program rounds everywhere
 FUSED = "fused"  # what one product of several matrices makes in the low precision
@@ -51,7 +51,7 @@ MOST_LOGITS = 1 << 24  # of a stream at a time
 
 @torch.inference_mode()
 def trace_section(
-    run: Run, section: Section, a: Streams, b: Streams, low: Low | None = None
+    run: ForwardRun, section: Section, a: Streams, b: Streams, low: Low | None = None
 ) -> Traced:
     """Take the streams of both sides through a section.
 
@@ -89,10 +89,10 @@ class _Trace:
 
     def __init__(
         self,
-        run: Run,
+        run: ForwardRun,
         section: Section,
-        of: Side,
-        other: Side,
+        of: ForwardSide,
+        other: ForwardSide,
         ranks: Ranks,
         device: torch.device,
     ) -> None:
@@ -106,10 +106,10 @@ class _Trace:
         compares = joins == (False, True) and of.kind == "huggingface"
         self.low = self._layer(of, ranks, self.dtype) if compares else None
 
-    def _layer(self, of: Side, ranks: Ranks, dtype: torch.dtype) -> LayerOf:
+    def _layer(self, of: ForwardSide, ranks: Ranks, dtype: torch.dtype) -> LayerOf:
         reader = Reader(dtype, self.device)
         reader.rounding = self.dtype  # the low precision's weights
-        return layer_of(of, self.section.number, ranks, reader)
+        return make_layer(of, self.section.number, ranks, reader)
 
     @property
     def names(self) -> list[str]:
@@ -163,7 +163,7 @@ class _Trace:
         return take_or_tell(step, layer, values, self.section, who=self.who)
 
 
-def carried(of: Side, other: Side) -> dict[str, frozenset[str]]:
+def carried(of: ForwardSide, other: ForwardSide) -> dict[str, frozenset[str]]:
     """Return the streams of a side, and the points whose errors each carries.
 
     A point where the other side rounds alike is common to both; every other one is a cause, and has
@@ -177,7 +177,7 @@ def carried(of: Side, other: Side) -> dict[str, frozenset[str]]:
     return {START: frozenset(), COMMON: alike, **{point: frozenset({point}) for point in own}}
 
 
-def _rows(run: Run, section: Section, streams: dict[str, Values]) -> Iterator[slice]:
+def _rows(run: ForwardRun, section: Section, streams: dict[str, Values]) -> Iterator[slice]:
     """Yield the positions that are computed together: of logits, a few."""
     (value, *_) = streams[START].values()
     step = max(1, MOST_LOGITS // run.vocabulary) if section.part == "last" else len(value)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.forward.attribution import FUSED, carried
 from ckptdiff.forward.rounding import BIAS, COMMON, NORM, PARTIAL, SCORES, TABLE, TURNED
-from ckptdiff.results import Budget, Share
+from ckptdiff.results import Budget, CauseShare
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptdiff.forward.plan import Energy, Run
+    from ckptdiff.forward.plan import Energy, ForwardRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ _CAUSES = (
 
 
 def budget(
-    run: Run, layers: Sequence[Energy], last: Energy
-) -> tuple[tuple[Share, ...], Budget | None, str]:
+    run: ForwardRun, layers: Sequence[Energy], last: Energy
+) -> tuple[tuple[CauseShare, ...], Budget | None, str]:
     """Return the shares of the squared difference of the logits, and how well they predict it.
 
     The noise of both sides is first. Shares add up to 1, or are all 0 where the sides round alike
@@ -89,7 +89,7 @@ def budget(
     return tuple(lines), found, note
 
 
-def _line(note: str, point: str, words: str, layers: Sequence[Energy], last: Energy) -> Share:
+def _line(note: str, point: str, words: str, layers: Sequence[Energy], last: Energy) -> CauseShare:
     """Return a cause's share of the difference, and what it makes of each layer's output."""
     whole = last.predicted[2]
     makes = last.points.get(point, 0.0)
@@ -97,7 +97,7 @@ def _line(note: str, point: str, words: str, layers: Sequence[Energy], last: Ene
         math.sqrt(layer.points.get(point, 0.0) / layer.exact) if layer.exact else math.nan
         for layer in layers
     ]
-    return Share(words, makes / whole if whole else 0.0, tuple(sizes), note)
+    return CauseShare(words, makes / whole if whole else 0.0, tuple(sizes), note)
 
 
 def _noise(found: Budget, last: Energy) -> str:
@@ -111,7 +111,7 @@ def _noise(found: Budget, last: Energy) -> str:
     )
 
 
-def _note(cause: _Cause, run: Run, last: Energy) -> str:
+def _note(cause: _Cause, run: ForwardRun, last: Energy) -> str:
     """Say which side rounds, or why a cause makes nothing."""
     if last.points.get(cause.point):
         if cause.point == PARTIAL:

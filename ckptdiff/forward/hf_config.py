@@ -10,7 +10,7 @@ from ckptdiff.errors import UnknownConfig, UnsupportedLayout
 from ckptdiff.forward.model import (
     Activation,
     Latent,
-    Layer,
+    LayerSpec,
     Model,
     Rope,
     Routing,
@@ -78,7 +78,7 @@ def _llama(config: Config, **other: Any) -> Model:
     return Model(
         family=str(config["model_type"]),
         layers=tuple(
-            Layer(rope, _window(config, number))
+            LayerSpec(rope, _window(config, number))
             for number in range(_size(config, "num_hidden_layers"))
         ),
         hidden_size=hidden,
@@ -303,7 +303,7 @@ def _gpt2(config: Config) -> Model:
     model = _llama({**config, **words, **whole}, tie_word_embeddings=True)
     return replace(
         model,
-        layers=tuple(Layer(None) for _ in model.layers),
+        layers=tuple(LayerSpec(None) for _ in model.layers),
         layernorm_epsilon=float(config.get("layer_norm_epsilon", 1e-5)),
         softmax_scale=model.softmax_scale if config.get("scale_attn_weights", True) else 1.0,
         activation=_activation(config.get("activation_function", "gelu_new")),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.forward.arithmetic import Arithmetic
     from ckptdiff.forward.holdings import Held, Ranks
-    from ckptdiff.forward.model import Layer, Model, Rope
+    from ckptdiff.forward.model import LayerSpec, Model, Rope
     from ckptdiff.forward.reading import Reader
 
 
@@ -65,7 +65,7 @@ class LayerOf:
     # ── steps ────────────────────────────────────────────────────────────────────────────────────
 
     @property
-    def layer(self) -> Layer:
+    def layer(self) -> LayerSpec:
         return self.model.layers[self.number]
 
     @property

@@ -16,7 +16,7 @@ from ckptdiff.forward.hints import hint
 from ckptdiff.forward.huggingface import HuggingFaceLayer
 from ckptdiff.forward.megatron import MegatronLayer
 from ckptdiff.forward.meta import MetaLayer
-from ckptdiff.forward.plan import Done, Packed
+from ckptdiff.forward.plan import RawTensor, SectionDone
 from ckptdiff.forward.reading import STORED, Reader
 from ckptdiff.forward.steps import steps, take
 from ckptdiff.results import Tap
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.forward.holdings import Ranks, Tensors
     from ckptdiff.forward.layer import LayerOf
-    from ckptdiff.forward.plan import Run, Section, Side
+    from ckptdiff.forward.plan import ForwardRun, ForwardSide, Section
     from ckptdiff.forward.steps import Step, Values
 
 COMPUTED = {flag: STORED[word] for flag, word in BY_FLAG.items()}
@@ -36,7 +36,9 @@ PROGRAMS = {"transformers": TRANSFORMERS, "meta": META, "megatron": MEGATRON}
 
 
 @torch.inference_mode()
-def take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, Packed]) -> Done:
+def take_section(
+    run: ForwardRun, section: Section, a: dict[str, RawTensor], b: dict[str, RawTensor]
+) -> SectionDone:
     """Take both sides through a section, each on its own values.
 
     Where the run compares, B takes each step from A's values as well, and so do A's weights in B's
@@ -44,9 +46,9 @@ def take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, 
     """
     device = prepare(run.device)
     readers = [Reader(COMPUTED[run.dtype], device) for _ in "ab"]
-    one = layer_of(run.a, section.number, section.a, readers[0])
-    other = layer_of(run.b, section.number, section.b, readers[1])
-    mixed = layer_of(
+    one = make_layer(run.a, section.number, section.a, readers[0])
+    other = make_layer(run.b, section.number, section.b, readers[1])
+    mixed = make_layer(
         replace(run.a, program=run.b.program, ranks=run.b.ranks, expert_ranks=run.b.expert_ranks),
         section.number,
         section.a,
@@ -80,7 +82,17 @@ def take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, 
                 words = hint(x, y)
                 if copies:
                     words = f"rank {copies[0]} has another copy" + (f"; {words}" if words else "")
-                taps.append(Tap(number, name, distance(x, y), distance(x, z), reads, words, rest))
+                taps.append(
+                    Tap(
+                        number,
+                        name,
+                        relative_distance(x, y),
+                        relative_distance(x, z),
+                        reads,
+                        words,
+                        rest,
+                    )
+                )
         own = take_or_tell(step, other, values_b, section, followed, who="B")
         values_a = followed
         values_b.update(zip(step.gives, own, strict=True))
@@ -91,7 +103,7 @@ def take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, 
         packed({name: unpadded(name, values[name], run.vocabulary) for name in kept})
         for values in (values_a, values_b)
     ]
-    return Done(left[0], left[1], tuple(taps))
+    return SectionDone(left[0], left[1], tuple(taps))
 
 
 def _copies(side: LayerOf) -> list[int]:
@@ -115,7 +127,7 @@ def _further(
 ) -> tuple[Tensor, ...]:
     """Return of two values of each tap the one that is further from what A gives."""
     pairs = zip(given, one, other, strict=True)
-    return tuple(y if distance(x, y) > distance(x, z) else z for x, y, z in pairs)
+    return tuple(y if relative_distance(x, y) > relative_distance(x, z) else z for x, y, z in pairs)
 
 
 def prepare(device: str) -> torch.device:
@@ -127,7 +139,7 @@ def prepare(device: str) -> torch.device:
     return torch.device(device)
 
 
-def distance(a: Tensor, b: Tensor) -> float:
+def relative_distance(a: Tensor, b: Tensor) -> float:
     """Return |a-b| / |a|; infinite where that is no number."""
     if a.shape != b.shape:
         return math.inf
@@ -140,9 +152,9 @@ def distance(a: Tensor, b: Tensor) -> float:
     return rel if math.isfinite(rel) else math.inf
 
 
-def packed(values: Values) -> dict[str, Packed]:
+def packed(values: Values) -> dict[str, RawTensor]:
     return {
-        name: Packed(
+        name: RawTensor(
             str(value.dtype).removeprefix("torch."),
             tuple(value.shape),
             value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes(),
@@ -151,7 +163,7 @@ def packed(values: Values) -> dict[str, Packed]:
     }
 
 
-def unpacked(values: dict[str, Packed], device: torch.device) -> Values:
+def unpacked(values: dict[str, RawTensor], device: torch.device) -> Values:
     return {
         name: torch.frombuffer(bytearray(value.content), dtype=getattr(torch, value.dtype))
         .view(value.shape)
@@ -160,7 +172,7 @@ def unpacked(values: dict[str, Packed], device: torch.device) -> Values:
     }
 
 
-def layer_of(side: Side, number: int, ranks: Ranks, reader: Reader) -> LayerOf:
+def make_layer(side: ForwardSide, number: int, ranks: Ranks, reader: Reader) -> LayerOf:
     """Return a layer as the side's program computes it."""
     how = replace(PROGRAMS[side.program], ranks=side.ranks, expert_ranks=side.expert_ranks)
     kind: type[LayerOf] = MetaLayer if side.kind == "meta" else MegatronLayer
@@ -214,7 +226,10 @@ def _rests(
 
     def apart(xs: tuple[Tensor, ...], ys: tuple[Tensor, ...]) -> list[float]:
         pairs = zip(step.gives, xs, ys, strict=True)
-        return [distance(*(unpadded(name, v, vocabulary) for v in (x, y))) for name, x, y in pairs]
+        return [
+            relative_distance(*(unpadded(name, v, vocabulary) for v in (x, y)))
+            for name, x, y in pairs
+        ]
 
     rels = apart(given, forced)
     rests: list[float | None] = [None for _ in rels]

@@ -11,7 +11,7 @@ from ckptdiff.forward.model import (
     LLAMA3,
     Activation,
     Latent,
-    Layer,
+    LayerSpec,
     Model,
     Rope,
     Routing,
@@ -82,7 +82,7 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
     model = Model(
         family=family,
         layers=tuple(
-            Layer(rope, _window(args, n), routing if _has_experts(args, n) else None)
+            LayerSpec(rope, _window(args, n), routing if _has_experts(args, n) else None)
             for n in range(_size(args, "num_layers"))
         ),
         hidden_size=hidden,

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import UnsupportedLayout
-from ckptdiff.forward.model import LLAMA3, Layer, Model, Rope, size_of
+from ckptdiff.forward.model import LLAMA3, LayerSpec, Model, Rope, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,7 @@ def read(params: Mapping[str, Any]) -> Model:
     rope = Rope(float(params.get("rope_theta") or 10000.0), channels, scaling)
     return Model(
         family="llama",
-        layers=tuple(Layer(rope) for _ in range(_size(params, "n_layers"))),
+        layers=tuple(LayerSpec(rope) for _ in range(_size(params, "n_layers"))),
         hidden_size=hidden,
         num_attention_heads=heads,
         num_query_groups=params.get("n_kv_heads") or heads,

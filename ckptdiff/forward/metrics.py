@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ckptdiff.forward.plan import Packed
+    from ckptdiff.forward.plan import RawTensor
 
-    Pair = tuple[dict[str, Packed], dict[str, Packed]]
+    Pair = tuple[dict[str, RawTensor], dict[str, RawTensor]]
 
 CANDIDATES = 10
 
@@ -42,7 +42,7 @@ class _Row:
 
 
 @torch.inference_mode()
-def measure(
+def logit_metrics(
     pair: Pair, exact: Pair | None, ids: Sequence[int]
 ) -> tuple[LogitMetrics, tuple[Next, ...], float | None]:
     """Return the metrics, the likeliest tokens by position, and how large the difference is.

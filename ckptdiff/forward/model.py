@@ -59,7 +59,7 @@ class Routing:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class LayerSpec:
     """What may differ from layer to layer."""
 
     rope: Rope | None
@@ -84,7 +84,7 @@ class Model:
     """A decoder-only model."""
 
     family: str
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerSpec, ...]
     hidden_size: int
     num_attention_heads: int
     num_query_groups: int

@@ -15,7 +15,7 @@ Program = Literal["transformers", "meta", "megatron"]
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ForwardSide:
     """How one side is read and computed."""
 
     kind: Kind  # whose names and cuts the tensors have
@@ -36,11 +36,11 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ForwardRun:
     """One pass through both models."""
 
-    a: Side
-    b: Side
+    a: ForwardSide
+    b: ForwardSide
     dtype: str  # a key of dtypes.BY_FLAG
     device: str
     vocabulary: int  # tokens that are no padding
@@ -48,7 +48,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class RawTensor:
     """A tensor's bytes."""
 
     dtype: str
@@ -57,15 +57,15 @@ class Packed:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class SectionDone:
     """What a section gives: the values that the next one takes, and how far the sides are apart."""
 
-    a: dict[str, Packed]
-    b: dict[str, Packed]
+    a: dict[str, RawTensor]
+    b: dict[str, RawTensor]
     taps: tuple[Tap, ...]
 
 
-Streams = dict[str, dict[str, Packed]]  # by which roundings they carry
+Streams = dict[str, dict[str, RawTensor]]  # by which roundings they carry
 START = "start"  # a stream that carries none, as all do before the first step
 
 

@@ -15,8 +15,8 @@ from ckptdiff.kernels.scales import dequantised, number_dtype
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptdiff.checkpoint import View
     from ckptdiff.kernels.stats import Window
+    from ckptdiff.kernels.views import View
 
     Placed = tuple[tuple[int, int], View]
 
@@ -43,7 +43,7 @@ def ulps(a: Window, b: Window, dtype_a: str, dtype_b: str) -> tuple[tuple[int | 
             dtypes.rounded(raw, dtype, narrow)
             for raw, dtype in zip(raws, (dtype_a, dtype_b), strict=True)
         )
-        steps = dtypes.distance(x, y, narrow)
+        steps = dtypes.ulp_distance(x, y, narrow)
         both &= dtypes.finite(x, narrow) & dtypes.finite(y, narrow)
     return tuple(
         tuple(int(step) if known else None for step, known in zip(*pair, strict=True))
@@ -51,7 +51,7 @@ def ulps(a: Window, b: Window, dtype_a: str, dtype_b: str) -> tuple[tuple[int | 
     )
 
 
-def largest(
+def largest_difference(
     a: Sequence[Placed], b: Sequence[Placed], rows: range, columns: range
 ) -> tuple[int, int]:
     """Return the row and column; NaN or Inf on one side alone counts as the largest difference."""

@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptdiff.checkpoint import Block, View
 from ckptdiff.dtypes import FLOATS, INTEGERS, ITEMSIZE
 from ckptdiff.kernels import exact, fast
-from ckptdiff.kernels.grid import Grid
+from ckptdiff.kernels.grid import HeatGrid
 from ckptdiff.kernels.memory import Reading, matrix, same_bits
 from ckptdiff.kernels.scales import dequantised, number_dtype, same_factors
 from ckptdiff.kernels.stats import Stats
+from ckptdiff.kernels.views import Block, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-STRETCH = 2 << 20  # bytes of one side that one memcmp looks at
-SPAN = 4 << 20  # bytes of one side, gaps between rows included, that are read in one go
+MEMCMP_BYTES = 2 << 20  # bytes of one side that one memcmp looks at
+READ_BYTES = 4 << 20  # bytes of one side, gaps between rows included, that are read in one go
 TILE = 512  # columns of a tile where rows do not lie in one piece
 
 
-def compare(
+def compare_blocks(
     shape: tuple[int, int],
     blocks: Sequence[Block],
     copies: Sequence[tuple[View, View]] = (),
@@ -39,13 +39,13 @@ def compare(
     Raises CorruptFile and UnreadableFile.
     """
     stats = Stats()
-    grid = Grid(shape)
+    grid = HeatGrid(shape)
     equal: list[View] = []
     with Reading() as reading:
         # By rows: what lies side by side in one file, in pieces in the other, is read once.
-        for span in sorted(_spans(blocks), key=attrgetter("at")):
-            _compare_span(span, stats, grid, equal)
-            reading.done(span.a, span.b)
+        for read in sorted(_reads(blocks), key=attrgetter("at")):
+            _compare_span(read, stats, grid, equal)
+            reading.done(read.a, read.b)
         # With nothing but equal bits the cosine is 1, whatever the norms are.
         stats.normed = norms or not equal or sum(map(_numel, equal)) < stats.numel
         for view in equal if stats.normed else ():
@@ -55,9 +55,9 @@ def compare(
             reading.done(view)
         for index, pair in enumerate(copies):
             count = 0
-            for span in _spans([Block((0, 0), *pair)]):
-                count += _count_drifted(span.a, span.b)
-                reading.done(span.a, span.b)
+            for read in _reads([Block((0, 0), *pair)]):
+                count += _count_drifted(read.a, read.b)
+                reading.done(read.a, read.b)
             if count:
                 stats.copies_differ.append((index, count))
     stats.grid, stats.grid_shape = grid.levels(), grid.shape
@@ -73,7 +73,7 @@ def _is_whole(view: View) -> bool:
     return view.stride[1] == 1 or view.shape[1] == 1
 
 
-def _spans(blocks: Iterable[Block]) -> Iterator[Block]:
+def _reads(blocks: Iterable[Block]) -> Iterator[Block]:
     """Cut blocks so that what one touches may stay mapped."""
     for block in blocks:
         a, b = block.a, block.b
@@ -81,9 +81,9 @@ def _spans(blocks: Iterable[Block]) -> Iterator[Block]:
         rows, cols = a.shape
         size = max(ITEMSIZE[a.dtype], ITEMSIZE[b.dtype])
         if _is_whole(a) and _is_whole(b):
-            across = max(1, min(cols, SPAN // size))
+            across = max(1, min(cols, READ_BYTES // size))
             longest = max(a.stride[0], b.stride[0], across) * size
-            down = max(1, SPAN // longest) if across == cols else 1
+            down = max(1, READ_BYTES // longest) if across == cols else 1
         else:
             # Every part of a transposed matrix touches pages all over it.
             across, down = max(1, cols), max(1, rows)
@@ -106,48 +106,48 @@ def _tiles(a: View, b: View, size: int) -> Iterator[tuple[int, int, NDArray[Any]
             yield row, col, np.ascontiguousarray(x[tile]), np.ascontiguousarray(y[tile])
 
 
-def _compare_span(span: Block, stats: Stats, grid: Grid, equal: list[View]) -> None:
-    """Add a span's figures, and note the parts of `a` whose bits are equal to those of `b`."""
-    stats.numel += _numel(span.a)
-    if span.a.scaling is not None or span.b.scaling is not None:
-        _compare_scaled(span, stats, grid, equal)
+def _compare_span(read: Block, stats: Stats, grid: HeatGrid, equal: list[View]) -> None:
+    """Add a read's figures, and note the parts of `a` whose bits are equal to those of `b`."""
+    stats.numel += _numel(read.a)
+    if read.a.scaling is not None or read.b.scaling is not None:
+        _compare_scaled(read, stats, grid, equal)
         return
-    dtypes = (span.a.dtype, span.b.dtype)
+    dtypes = (read.a.dtype, read.b.dtype)
     same = dtypes[0] == dtypes[1]
     measurable = fast.DTYPES.issuperset(dtypes)
-    stretch = STRETCH // ITEMSIZE[dtypes[0]] if same else fast.ELEMENTS
-    for row, col, a, b in _tiles(span.a, span.b, stretch):
+    most = MEMCMP_BYTES // ITEMSIZE[dtypes[0]] if same else fast.ELEMENTS
+    for row, col, a, b in _tiles(read.a, read.b, most):
         if same and same_bits(a, b):
             _count_equal(a if a.flags.c_contiguous else b, dtypes[0], stats)
-            equal.append(span.a.crop((row, col), a.shape))
+            equal.append(read.a.crop((row, col), a.shape))
             continue
         for down, right, tile in exact.tiles(a.shape, fast.ELEMENTS):
             x, y = a[tile], b[tile]
             at = (row + down, col + right)
             if same and same_bits(x, y):
                 _count_equal(x, dtypes[0], stats)
-                equal.append(span.a.crop(at, x.shape))
+                equal.append(read.a.crop(at, x.shape))
                 continue
-            place = (span.at[0] + at[0], span.at[1] + at[1])
+            place = (read.at[0] + at[0], read.at[1] + at[1])
             if not (measurable and fast.measure(x, y, dtypes, place, stats, grid)):
                 _measure_in_parts(x, y, dtypes, place, stats, grid)
 
 
-def _compare_scaled(span: Block, stats: Stats, grid: Grid, equal: list[View]) -> None:
+def _compare_scaled(read: Block, stats: Stats, grid: HeatGrid, equal: list[View]) -> None:
     """Compare the numbers that block factors make of codes; equal codes and factors are equal."""
-    same = same_factors(span.a, span.b)
-    dtypes = number_dtype(span.a), number_dtype(span.b)
+    same = same_factors(read.a, read.b)
+    dtypes = number_dtype(read.a), number_dtype(read.b)
     measurable = fast.DTYPES.issuperset(dtypes)
-    for row, col, tile in exact.tiles(span.a.shape, fast.ELEMENTS):
-        x, y = matrix(span.a)[tile], matrix(span.b)[tile]
+    for row, col, tile in exact.tiles(read.a.shape, fast.ELEMENTS):
+        x, y = matrix(read.a)[tile], matrix(read.b)[tile]
         at = (row, col)
         if same and np.array_equal(x, y):
-            _count_equal(np.ascontiguousarray(x), span.a.dtype, stats)
-            equal.append(span.a.crop(at, x.shape))
+            _count_equal(np.ascontiguousarray(x), read.a.dtype, stats)
+            equal.append(read.a.crop(at, x.shape))
             continue
-        place = (span.at[0] + row, span.at[1] + col)
-        x = np.ascontiguousarray(dequantised(x, span.a, at))
-        y = np.ascontiguousarray(dequantised(y, span.b, at))
+        place = (read.at[0] + row, read.at[1] + col)
+        x = np.ascontiguousarray(dequantised(x, read.a, at))
+        y = np.ascontiguousarray(dequantised(y, read.b, at))
         if not (measurable and fast.measure(x, y, dtypes, place, stats, grid)):
             _measure_in_parts(x, y, dtypes, place, stats, grid)
 
@@ -158,7 +158,7 @@ def _measure_in_parts(
     dtypes: tuple[str, str],
     at: tuple[int, int],
     stats: Stats,
-    grid: Grid,
+    grid: HeatGrid,
 ) -> None:
     """Measure a tile that is not all ordinary: exactly, but only near what is not."""
     for row, col, tile in exact.tiles(a.shape, exact.ELEMENTS):
@@ -221,5 +221,5 @@ def _count_drifted(original: View, copy: View) -> int:
         return _numel(original)
     return sum(
         0 if same_bits(a, b) else exact.count_different_bits(a, b)
-        for _, _, a, b in _tiles(original, copy, STRETCH // ITEMSIZE[original.dtype])
+        for _, _, a, b in _tiles(original, copy, MEMCMP_BYTES // ITEMSIZE[original.dtype])
     )

@@ -107,7 +107,7 @@ def finite(codes: NDArray[np.uint64], dtype: str) -> NDArray[np.bool_]:
     return below
 
 
-def distance(a: NDArray[np.uint64], b: NDArray[np.uint64], dtype: str) -> NDArray[np.uint64]:
+def ulp_distance(a: NDArray[np.uint64], b: NDArray[np.uint64], dtype: str) -> NDArray[np.uint64]:
     """Return the steps between two codes of a format; +0 and -0 are the same step."""
     if dtype == "F8_E8M0":
         return np.maximum(a, b) - np.minimum(a, b)

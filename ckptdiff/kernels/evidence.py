@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ckptdiff.checkpoint import Stretch
+    from ckptdiff.kernels.views import Span
 
     Values = NDArray[np.float64]
 
@@ -29,7 +29,7 @@ NARROW = 8  # columns of the smallest blocks
 MOST_ROWS = 96  # of a content that are looked at more closely
 LIKE, RIVAL = 0.4, 0.75  # cosine of rows that are like each other; of the next best, by the best
 BLOCK = 1 << 16  # elements that are widened at once: they stay in the processor's cache
-Content = tuple["Stretch", ...]  # a tensor, in stretches that follow each other
+Content = tuple["Span", ...]  # a tensor, in spans that follow each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +59,18 @@ def array(content: Content) -> NDArray[Any]:
     """Return a content as an array of `RAW` elements, one row after the other."""
     held = []
     with Reading() as reading:
-        for stretch in content:
-            total = Sum(0, [Loss()] * len(stretch.sources))
-            box = tuple((0, n) for n in stretch.shape)
-            block, parts = gather(stretch, box, total)
+        for span in content:
+            total = Sum(0, [Loss()] * len(span.sources))
+            box = tuple((0, n) for n in span.shape)
+            block, parts = gather(span, box, total)
             # A copy, so that the pages of the file can be let go.
-            copy = np.frombuffer(block, RAW[stretch.dtype]).copy()
-            held.append(copy.reshape(stretch.shape))
+            copy = np.frombuffer(block, RAW[span.dtype]).copy()
+            held.append(copy.reshape(span.shape))
             reading.done(*parts)
     return np.concatenate(held) if len(held) > 1 else held[0]
 
 
-def digests(contents: Sequence[Content]) -> list[tuple[bytes, bool]]:
+def content_digests(contents: Sequence[Content]) -> list[tuple[bytes, bool]]:
     """Return a digest of each content, and whether it is too poor to claim anything by."""
     found = []
     for content in contents:
@@ -98,7 +98,7 @@ def rows_that_differ(pairs: Sequence[tuple[Content, Content]]) -> list[tuple[int
     return found
 
 
-def alike(pairs: Sequence[tuple[Content, Content]]) -> list[bool]:
+def same_contents(pairs: Sequence[tuple[Content, Content]]) -> list[bool]:
     """Return of each pair whether every bit is the same."""
     return [
         all(
@@ -122,8 +122,8 @@ def tallies(contents: Sequence[Content]) -> list[int]:
     found = []
     for content in contents:
         total = 0
-        for stretch in content:
-            for mixed in _widened(_codes(stretch).reshape(-1)):
+        for span in content:
+            for mixed in _widened(_codes(span).reshape(-1)):
                 mixed += np.uint64(0x9E3779B97F4A7C15)
                 mixed *= np.uint64(0xBF58476D1CE4E5B9)
                 mixed ^= mixed >> np.uint64(29)
@@ -145,8 +145,8 @@ def _row_keys(content: Content) -> list[int]:
     """Return a number for each row that hardly any other content of a row has."""
     keys: list[int] = []
     weights = np.empty(0, np.uint64)
-    for stretch in content:
-        held = _codes(stretch)
+    for span in content:
+        held = _codes(span)
         held = held.reshape(held.shape[0], -1)
         if held.shape[1] != len(weights):
             rng = np.random.default_rng(7)
@@ -157,15 +157,15 @@ def _row_keys(content: Content) -> list[int]:
     return keys
 
 
-def _codes(stretch: Stretch) -> NDArray[Any]:
-    """Return the bit patterns of a stretch, as wide as they are stored."""
-    held = array((stretch,))
+def _codes(span: Span) -> NDArray[Any]:
+    """Return the bit patterns of a span, as wide as they are stored."""
+    held = array((span,))
     return held.view(f"<u{held.itemsize}")
 
 
-def _bytes(stretch: Stretch) -> NDArray[np.uint8]:
-    """Return the bytes of a stretch as one row."""
-    return array((stretch,)).reshape(1, -1).view(np.uint8)
+def _bytes(span: Span) -> NDArray[np.uint8]:
+    """Return the bytes of a span as one row."""
+    return array((span,)).reshape(1, -1).view(np.uint8)
 
 
 def _widened(codes: NDArray[Any]) -> Iterator[NDArray[np.uint64]]:
@@ -189,8 +189,8 @@ def _nearest(pool: Sequence[Content], dtype: str, rows: Content, of: str) -> lis
     best, second = (np.zeros(len(wanted), np.float32) for _ in range(2))
     at = np.full(len(wanted), -1)
     before = 0
-    for stretch in (stretch for content in pool for stretch in content):
-        held = _directions(array((stretch,)), dtype)
+    for span in (span for content in pool for span in content):
+        held = _directions(array((span,)), dtype)
         near = np.abs(held @ wanted.T)
         if len(near) > 1:
             order = np.partition(near, -2, axis=0)[-2:]

@@ -14,10 +14,10 @@ from ckptdiff.kernels.dtypes import (
     WIDE,
     bit_lengths,
     bits,
-    distance,
     finite,
     integer_distance,
     rounded,
+    ulp_distance,
     values,
 )
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ckptdiff.kernels.grid import Grid
+    from ckptdiff.kernels.grid import HeatGrid
     from ckptdiff.kernels.stats import Stats
 
 ELEMENTS = 1 << 14  # at a time, so that a dozen float64 temporaries stay in the cache
@@ -50,7 +50,7 @@ def measure(
     dtypes: tuple[str, str],
     at: tuple[int, int],
     stats: Stats,
-    grid: Grid,
+    grid: HeatGrid,
 ) -> None:
     """Add to `stats` and `grid` all figures of a rectangle whose first element is at `at`."""
     for row, col, tile in tiles(a.shape):
@@ -63,7 +63,7 @@ def _measure(
     dtypes: tuple[str, str],
     at: tuple[int, int],
     stats: Stats,
-    grid: Grid,
+    grid: HeatGrid,
 ) -> None:
     shape = a.shape
     a, b = a.reshape(-1), b.reshape(-1)
@@ -82,7 +82,7 @@ def _measure(
     else:
         narrow = narrower(*dtypes)
         code_x, code_y = rounded(a, dtypes[0], narrow), rounded(b, dtypes[1], narrow)
-        steps = distance(code_x, code_y, narrow)
+        steps = ulp_distance(code_x, code_y, narrow)
         bits_differ = code_x != code_y
         values_differ = (steps > 0) & ~(nan_x & nan_y) | lone
         if dtypes[0] != dtypes[1]:

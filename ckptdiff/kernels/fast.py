@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ckptdiff.kernels.grid import Grid
+    from ckptdiff.kernels.grid import HeatGrid
     from ckptdiff.kernels.stats import Stats
 
 DTYPES = frozenset({"BF16", "F16", "F32"})
@@ -58,7 +58,7 @@ def measure(
     dtypes: tuple[str, str],
     at: tuple[int, int],
     stats: Stats,
-    grid: Grid,
+    grid: HeatGrid,
 ) -> bool:
     """Add all figures of a rectangle of at most `ELEMENTS`; False: none, `exact` is needed."""
     rows, cols = a.shape

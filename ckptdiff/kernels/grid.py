@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Grid:
+class HeatGrid:
     """Block maxima of |a-b| over a whole matrix, filled in rectangle by rectangle."""
 
     def __init__(self, shape: tuple[int, int]) -> None:

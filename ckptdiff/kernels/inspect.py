@@ -12,14 +12,14 @@ from ckptdiff.kernels.dtypes import bits, values
 from ckptdiff.kernels.exact import tiles
 from ckptdiff.kernels.memory import matrix, release
 from ckptdiff.kernels.scales import dequantised, number_dtype
-from ckptdiff.kernels.stats import Summary, Window
+from ckptdiff.kernels.stats import TensorSummary, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from ckptdiff.checkpoint import View
+    from ckptdiff.kernels.views import View
 
 BINS = 32
 PART = 1 << 22  # elements after which pages are let go
@@ -56,7 +56,7 @@ def _weighted(views: Sequence[View]) -> Iterator[tuple[NDArray[np.float64], NDAr
             yield values(raw, view.dtype), counts[occurring]
 
 
-def summarise(views: Sequence[View]) -> Summary:
+def summarise_tensor(views: Sequence[View]) -> TensorSummary:
     """Return the distribution of a tensor that lies in these places, in two passes over it."""
     numel = nan = inf = zeros = 0
     total = squares = 0.0
@@ -98,7 +98,7 @@ def summarise(views: Sequence[View]) -> Summary:
         place = (numbers / 2 - least / 2) / width * BINS if width else np.zeros(len(numbers))
         bins = np.minimum(place.astype(np.int64), BINS - 1)
         histogram += np.bincount(bins, weights, minlength=BINS).astype(np.int64)
-    return Summary(
+    return TensorSummary(
         numel=numel,
         min=least if count else math.nan,
         max=most if count else math.nan,

@@ -19,7 +19,7 @@ from ckptdiff.errors import CorruptFile, UnreadableFile
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ckptdiff.checkpoint import Source, View
+    from ckptdiff.kernels.views import Source, View
 
 MAX_MAPPED = 48  # files; a checkpoint can have a thousand
 GATHERED = 1 << 20  # bytes of rows that lie apart, brought together to be compared at once

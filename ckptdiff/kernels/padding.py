@@ -9,12 +9,12 @@ from ckptdiff.kernels.memory import matrix, release
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptdiff.checkpoint import View
+    from ckptdiff.kernels.views import View
 
 ROWS = 256  # looked at together
 
 
-def describe(rows: Sequence[View], last_row: View) -> str:
+def describe_padding(rows: Sequence[View], last_row: View) -> str:
     """Return whether the rows are zeros, repeat the last row before them, or hold other values.
 
     Megatron's converter repeats the last row; training starts from zeros or from random values.

@@ -13,13 +13,13 @@ from ckptdiff.kernels.memory import Reading, matrix
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptdiff.checkpoint import View
+    from ckptdiff.kernels.views import View
 
 PART = 2 << 20  # bytes that are read before their pages are let go
 SIZE = 16  # bytes of a digest: different rows do not share one
 
 
-def digests(views: Sequence[View]) -> list[bytes]:
+def row_digests(views: Sequence[View]) -> list[bytes]:
     """Return a digest of each row of these matrices, one after the other."""
     found = []
     with Reading() as reading:

@@ -12,7 +12,7 @@ from ckptdiff.kernels.memory import matrix
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ckptdiff.checkpoint import View
+    from ckptdiff.kernels.views import View
 
 
 def number_dtype(view: View) -> str:

@@ -112,7 +112,7 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class TensorSummary:
     """One tensor by itself. The figures are of its finite elements, NaN if it has none."""
 
     numel: int

@@ -1,4 +1,4 @@
-"""Write stretches of files: gather their elements from where they are stored, cast, sum up."""
+"""Write spans of files: gather their elements from where they are stored, cast, sum up."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptdiff.checkpoint import View, contiguous, row_major
+from ckptdiff.checkpoint import contiguous, row_major
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.kernels.casts import cast
 from ckptdiff.kernels.memory import RAW, Reading, matrix
 from ckptdiff.kernels.scales import dequantised
+from ckptdiff.kernels.views import View
 from ckptdiff.results import Loss
 
 if TYPE_CHECKING:
@@ -21,36 +22,37 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ckptdiff.checkpoint import Box, Source, Stretch
+    from ckptdiff.checkpoint import Box
+    from ckptdiff.kernels.views import Source, Span
 
 BLOCK = 1 << 20  # bytes that are gathered at once
 
 
 @dataclass(slots=True)
 class Sum:
-    """What was written of one stretch."""
+    """What was written of one span."""
 
     checksum: int  # CRC-32 of its bytes
     losses: list[Loss]  # by its sources
 
 
-def write(file: str, stretches: Sequence[Stretch], *, checksums: bool) -> list[Sum]:
-    """Write stretches into a file that is there. Raises OSError, UnreadableFile or CorruptFile.
+def write(file: str, spans: Sequence[Span], *, checksums: bool) -> list[Sum]:
+    """Write spans into a file that is there. Raises OSError, UnreadableFile or CorruptFile.
 
     Without `checksums`, they are all 0.
     """
     fd = os.open(file, os.O_WRONLY)
     try:
         with Reading() as reading:
-            return [_write(fd, stretch, reading, checksums) for stretch in stretches]
+            return [_write(fd, span, reading, checksums) for span in spans]
     finally:
         os.close(fd)
 
 
-def _write(fd: int, stretch: Stretch, reading: Reading, checksums: bool) -> Sum:  # noqa: FBT001
-    total, at = Sum(0, [Loss()] * len(stretch.sources)), stretch.offset
-    for box in row_major(stretch.shape, max(1, BLOCK // ITEMSIZE[stretch.dtype])):
-        content, parts = gather(stretch, box, total)
+def _write(fd: int, span: Span, reading: Reading, checksums: bool) -> Sum:  # noqa: FBT001
+    total, at = Sum(0, [Loss()] * len(span.sources)), span.offset
+    for box in row_major(span.shape, max(1, BLOCK // ITEMSIZE[span.dtype])):
+        content, parts = gather(span, box, total)
         if checksums:
             total.checksum = zlib.crc32(content, total.checksum)
         while content:
@@ -61,22 +63,22 @@ def _write(fd: int, stretch: Stretch, reading: Reading, checksums: bool) -> Sum:
     return total
 
 
-def gather(stretch: Stretch, box: Box, total: Sum) -> tuple[memoryview, list[Source]]:
+def gather(span: Span, box: Box, total: Sum) -> tuple[memoryview, list[Source]]:
     """Return the bytes of a block, and the sources that were read for it.
 
     What lies in one run of a file is not copied: the bytes are those of the mapped file.
     """
     found = [
         (number, part)
-        for number, source in enumerate(stretch.sources)
+        for number, source in enumerate(span.sources)
         for part in _inside(source, box)
     ]
     parts = [part for _, part in found]
     if len(found) == 1:
         (part,) = parts
-        if part.dtype == stretch.dtype and part.scaling is None and _is_run(part):
+        if part.dtype == span.dtype and part.scaling is None and _is_run(part):
             return _bytes_of(matrix(part)), parts
-    block = np.empty(tuple(stop - start for start, stop in box), RAW[stretch.dtype])
+    block = np.empty(tuple(stop - start for start, stop in box), RAW[span.dtype])
     for number, part in found:
         at = zip(part.box, box, strict=True)
         target = block[tuple(slice(p[0] - b[0], p[1] - b[0]) for p, b in at)]
@@ -84,10 +86,10 @@ def gather(stretch: Stretch, box: Box, total: Sum) -> tuple[memoryview, list[Sou
         dtype = part.dtype
         if part.scaling is not None:
             held, dtype = _numbers(held, part), "F32"
-        if dtype == stretch.dtype:
+        if dtype == span.dtype:
             np.copyto(target, held)
         else:
-            target[...], loss = cast(held, dtype, stretch.dtype)
+            target[...], loss = cast(held, dtype, span.dtype)
             total.losses[number] = total.losses[number].plus(loss)
     return _bytes_of(block), parts
 
@@ -97,7 +99,7 @@ def _bytes_of(array: NDArray[Any]) -> memoryview:
 
 
 def _inside(source: Source, box: Box) -> Iterator[Source]:
-    """Yield the part of a source that fills a box of the stretch."""
+    """Yield the part of a source that fills a box of the span."""
     inner = tuple((max(s[0], b[0]), min(s[1], b[1])) for s, b in zip(source.box, box, strict=True))
     if any(start >= stop for start, stop in inner):
         return

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.results import Candidate, LogitDiff
 
-__all__ = ["Bos", "Prompt", "encode", "prompt_of_ids", "token_ids", "with_texts"]
-
 
 @dataclass(frozen=True, slots=True)
 class Prompt:

@@ -14,12 +14,12 @@ from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.executor import available_cpus
 from ckptdiff.logits.sides import (
     check_ids,
+    forward_side,
     holdings_of,
     largest_tensor,
     sections,
-    side_of,
     stored_dtype,
-    vocabulary,
+    token_count,
 )
 from ckptdiff.results import LogitDiff, LogitProgress
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.config.compare import ConfigDiff
-    from ckptdiff.forward.plan import Done, Energy, Packed, Run, Section, Traced
-    from ckptdiff.results import Budget, LogitVerdict, Share, Tap
+    from ckptdiff.forward.plan import Energy, ForwardRun, RawTensor, Section, SectionDone, Traced
+    from ckptdiff.results import Budget, CauseShare, LogitVerdict, Tap
 
-_NO_SHARES: tuple[tuple[Share, ...], Budget | None] = (), None
+_NO_SHARES: tuple[tuple[CauseShare, ...], Budget | None] = (), None
 _FLOORS, _EPSILONS = 20, 50  # what a step may be apart: of the floor, of the dtype's epsilon
 _MOST_EPSILONS = 2**13  # whatever the floor
 _FAULT = 100  # times the threshold: above, it is no matter of small numbers
@@ -66,7 +66,7 @@ def compare_logits(
 class _Passed:
     """What a pass through both models leaves."""
 
-    logits: tuple[dict[str, Packed], dict[str, Packed]]
+    logits: tuple[dict[str, RawTensor], dict[str, RawTensor]]
     taps: tuple[Tap, ...]
 
 
@@ -84,9 +84,9 @@ class _Comparison:
         self.pair = a, b
         self.ids = ids
         self.executor = executor
-        self.vocabulary = vocabulary(a, b)
+        self.vocabulary = token_count(a, b)
         check_ids(ids, self.vocabulary)
-        self.sides = side_of(a, b, reference), side_of(b, a, reference)
+        self.sides = forward_side(a, b, reference), forward_side(b, a, reference)
         depths = [len(side.model.layers) for side in self.sides]
         if depths[0] != depths[1]:
             raise UnsupportedLayout(
@@ -103,7 +103,7 @@ class _Comparison:
         notes = [note] if note else []
         notes += [note for side in self.sides for note in side.model.notes]
         passed = yield from self._pass(dtype, device, "layer by layer", compares=True)
-        floor, threshold, verdict, first = judge(passed.taps, dtype)
+        floor, threshold, verdict, first = judge_taps(passed.taps, dtype)
         notes += list(self._unseen()) if verdict == "arithmetic" else []
         storage = storage or stored_dtype(self.sections)
         metrics_in, exact, logits = dtype, None, passed.logits
@@ -145,25 +145,25 @@ class _Comparison:
         self, dtype: str, device: str, doing: str, *, compares: bool
     ) -> Generator[LogitProgress, None, _Passed]:
         """Take both sides through all sections."""
-        from ckptdiff.forward.plan import Run
+        from ckptdiff.forward.plan import ForwardRun
 
-        run = Run(*self.sides, dtype, device, self.vocabulary, compares)
+        run = ForwardRun(*self.sides, dtype, device, self.vocabulary, compares)
         a = b = self._start()
         taps: list[Tap] = []
         for number, section in enumerate(self.sections, 1):
             started = time.monotonic()
-            done: Done = self._job(_take_section, run, section, a, b)
+            done: SectionDone = self._job(_take_section, run, section, a, b)
             a, b = done.a, done.b
             taps += done.taps
             seconds = time.monotonic() - started
             yield LogitProgress(doing, number, len(self.sections), seconds, done.taps)
         return _Passed((a, b), tuple(taps))
 
-    def _start(self) -> dict[str, Packed]:
-        from ckptdiff.forward.plan import Packed
+    def _start(self) -> dict[str, RawTensor]:
+        from ckptdiff.forward.plan import RawTensor
 
         ids = b"".join(i.to_bytes(8, "little") for i in self.ids)
-        return {"ids": Packed("int64", (len(self.ids),), ids)}
+        return {"ids": RawTensor("int64", (len(self.ids),), ids)}
 
     def _no_attribution(self, verdict: LogitVerdict, storage: str) -> str:
         """Say why roundings are not told apart, or nothing."""
@@ -177,12 +177,12 @@ class _Comparison:
         return why and f"no attribution: {why}"
 
     def _attribute(
-        self, storage: str, device: str, logits: tuple[dict[str, Packed], dict[str, Packed]]
-    ) -> Generator[LogitProgress, None, tuple[tuple[Share, ...], Budget | None, str]]:
+        self, storage: str, device: str, logits: tuple[dict[str, RawTensor], dict[str, RawTensor]]
+    ) -> Generator[LogitProgress, None, tuple[tuple[CauseShare, ...], Budget | None, str]]:
         """Trace each kind of rounding through both models; `logits` are in the storage dtype."""
-        from ckptdiff.forward.plan import START, Run
+        from ckptdiff.forward.plan import START, ForwardRun
 
-        run = Run(*self.sides, storage, device, self.vocabulary, compares=False)
+        run = ForwardRun(*self.sides, storage, device, self.vocabulary, compares=False)
         a = b = {START: self._start()}
         energies: list[Energy] = []
         for number, section in enumerate(self.sections, 1):
@@ -253,7 +253,7 @@ class _Comparison:
         for conflict in compare_configs(*self.pair):
             if conflict.status == "conflict":
                 yield f"the configs conflict, without effect on this prompt: {_told(conflict)}"
-        rows = [vocabulary(side, side) for side in self.pair]
+        rows = [token_count(side, side) for side in self.pair]
         if rows[0] != rows[1]:
             yield f"A has {rows[0]} tokens and B {rows[1]}: those that both have are compared"
 
@@ -296,7 +296,7 @@ def _told(conflict: ConfigDiff) -> str:
     return f"{conflict.meaning}: A {a}, B {b}"
 
 
-def judge(taps: Sequence[Tap], dtype: str) -> tuple[float, float, LogitVerdict, Tap | None]:
+def judge_taps(taps: Sequence[Tap], dtype: str) -> tuple[float, float, LogitVerdict, Tap | None]:
     """Return floor, threshold, verdict, and the first tap that is above the threshold.
 
     The threshold is 20 times the largest floor, or 50 times the dtype's epsilon if that is more;
@@ -328,7 +328,9 @@ def _choose(device: str, needed: int) -> tuple[str, str]:
     return choose(device, needed, available_cpus())
 
 
-def _take_section(run: Run, section: Section, a: dict[str, Packed], b: dict[str, Packed]) -> Done:
+def _take_section(
+    run: ForwardRun, section: Section, a: dict[str, RawTensor], b: dict[str, RawTensor]
+) -> SectionDone:
     from ckptdiff.forward.lockstep import take_section
 
     return take_section(run, section, a, b)
@@ -347,6 +349,6 @@ def _budget(*arguments: Any) -> Any:
 
 
 def _measure(*arguments: Any) -> Any:
-    from ckptdiff.forward.metrics import measure
+    from ckptdiff.forward.metrics import logit_metrics
 
-    return measure(*arguments)
+    return logit_metrics(*arguments)

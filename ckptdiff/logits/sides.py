@@ -12,14 +12,14 @@ from ckptdiff.formats import hf, meta
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.forward.holdings import Holdings
-    from ckptdiff.forward.plan import Section, Side
+    from ckptdiff.forward.plan import ForwardSide, Section
 
 MOST_TOKENS = 1024  # scores are held for all pairs of them
 
 
-def side_of(side: Assembled, other: Assembled, reference: str) -> Side:
+def forward_side(side: Assembled, other: Assembled, reference: str) -> ForwardSide:
     """Return how a side is computed; what Megatron's args cannot tell is as the other side says.
 
     Raises UnknownConfig, or UnsupportedLayout for a family that is not computed.
@@ -34,9 +34,9 @@ def side_of(side: Assembled, other: Assembled, reference: str) -> Side:
         ) from error
 
 
-def _side_of(side: Assembled, other: Assembled, reference: str) -> Side:
+def _side_of(side: Assembled, other: Assembled, reference: str) -> ForwardSide:
     from ckptdiff.forward import hf_config, megatron_args, meta_params
-    from ckptdiff.forward.plan import Side
+    from ckptdiff.forward.plan import ForwardSide
 
     checkpoint = side.checkpoint
     config = checkpoint.config
@@ -46,13 +46,13 @@ def _side_of(side: Assembled, other: Assembled, reference: str) -> Side:
             "put config.json there, or give a Megatron folder with its args"
         )
     if checkpoint.format == hf.NAME:
-        return Side(
+        return ForwardSide(
             "huggingface",
             hf_config.read(config),
             "meta" if reference == "meta" else "transformers",
         )
     if checkpoint.format == meta.NAME:
-        return Side("meta", meta_params.read(config), "meta", len(checkpoint.shards))
+        return ForwardSide("meta", meta_params.read(config), "meta", len(checkpoint.shards))
     family = side.architecture or other.architecture
     told = other.checkpoint.config if other.checkpoint.format == hf.NAME else None
     model = megatron_args.read(
@@ -63,10 +63,10 @@ def _side_of(side: Assembled, other: Assembled, reference: str) -> Side:
     # Tensors in torch_dist are whole, and run at any size.
     ranks = len({shard.rank.tp for shard in checkpoint.shards})
     expert_ranks = len({shard.rank.ep for shard in checkpoint.shards})
-    return Side("megatron", model, "megatron", ranks, expert_ranks)
+    return ForwardSide("megatron", model, "megatron", ranks, expert_ranks)
 
 
-def holdings_of(side: Assembled, plan: Side) -> Holdings:
+def holdings_of(side: Assembled, plan: ForwardSide) -> Holdings:
     """Return what a side's files hold of each layer. Raises MissingShard."""
     from ckptdiff.forward import holdings
 
@@ -101,7 +101,7 @@ def stored_dtype(sections: Sequence[Section]) -> str:
     return DTYPES[max(sizes, key=lambda dtype: sizes[dtype])].flag or "bf16"
 
 
-def vocabulary(a: Assembled, b: Assembled) -> int:
+def token_count(a: Assembled, b: Assembled) -> int:
     """Return how many tokens both sides have that are no padding."""
     sizes = []
     for side in (a, b):

@@ -12,28 +12,12 @@ from ckptdiff.text import format_bytes, format_cosine, format_number, format_sha
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Rank
-    from ckptdiff.comparison.verdict import Summary
+    from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.results import Finding, Status, TensorDiff
 
-__all__ = [
-    "GLYPH",
-    "WORD",
-    "diff_document",
-    "diff_lines",
-    "field_text",
-    "format_bytes",
-    "format_cosine",
-    "format_number",
-    "format_shape",
-    "hints",
-    "notes_of_the_same",
-    "printable",
-    "side_line",
-    "value_text",
-]
 
 # The glyph carries the meaning; a colour may repeat it.
 GLYPH: dict[Status, str] = {
@@ -88,7 +72,7 @@ def diff_document(
     a: Assembled,
     b: Assembled,
     results: Iterable[TensorDiff],
-    summary: Summary,
+    summary: DiffSummary,
     *,
     pattern: str | None = None,
 ) -> dict[str, Any]:
@@ -133,7 +117,7 @@ def finding_lines(finding: Finding) -> Iterator[str]:
     """Yield what a finding says."""
     mark = "✗" if finding.severity == "fault" else "i"
     yield f"{mark}  {finding.kind}: {printable(finding.title)}"
-    yield f"     {printable(extent(finding))}"
+    yield f"     {printable(touched(finding))}"
     yield f"     {printable(finding.evidence)}"
     if finding.also_explained_by:
         yield f"     cause: {printable('; or '.join(finding.also_explained_by))}"
@@ -143,12 +127,12 @@ def finding_lines(finding: Finding) -> Iterator[str]:
         yield "     no re-mapping mends it: convert again from the source"
 
 
-def extent(finding: Finding) -> str:
+def touched(finding: Finding) -> str:
     """Say what a finding touches."""
     parts = [f"{len(finding.tensors)} tensor{'' if len(finding.tensors) == 1 else 's'}"]
     for word, numbers in (("layer", finding.layers), ("expert", finding.experts)):
         if numbers:
-            parts.append(f"{word}{'' if len(numbers) == 1 else 's'} {runs(numbers)}")
+            parts.append(f"{word}{'' if len(numbers) == 1 else 's'} {number_ranges(numbers)}")
     if finding.ranks:
         parts.append(f"rank{'' if len(finding.ranks) == 1 else 's'} {_ranks(finding.ranks)}")
     return ", ".join(parts)
@@ -160,7 +144,7 @@ def _ranks(ranks: Sequence[Rank]) -> str:
     return "; ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")
 
 
-def runs(numbers: Sequence[int]) -> str:
+def number_ranges(numbers: Sequence[int]) -> str:
     """Return numbers as people write them: 0-3, 7."""
     found: list[list[int]] = []
     for number in numbers:
@@ -207,7 +191,7 @@ def json_number(value: object) -> object:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def hints(summary: Summary) -> list[str]:
+def hints(summary: DiffSummary) -> list[str]:
     """Return what else could be compared, each with the option that does it."""
     if not summary.masters:
         return []
@@ -239,7 +223,7 @@ def diff_lines(
     a: Assembled,
     b: Assembled,
     results: Sequence[TensorDiff],
-    summary: Summary,
+    summary: DiffSummary,
     *,
     pattern: str | None = None,
     seconds: float | None = None,
@@ -298,10 +282,11 @@ def _config_lines(lines: Sequence[ConfigDiff]) -> Iterator[str]:
 def field_text(line: ConfigDiff, side: str) -> str:
     """Return what a side says: its field and the value, or the value that follows."""
     name, value = (line.name_a, line.a) if side == "A" else (line.name_b, line.b)
-    return printable(f"{value_text(value)}" if name is None else f"{name} {value_text(value)}")
+    shown = config_value_text(value)
+    return printable(shown if name is None else f"{name} {shown}")
 
 
-def value_text(value: object) -> str:
+def config_value_text(value: object) -> str:
     """Return a value of a config as people write it: 500000 for 500000.0, null as in JSON."""
     if value is None:
         return "null"
@@ -361,7 +346,7 @@ def family_of(side: Assembled) -> str:
     return side.architecture.name if side.architecture is not None else "any family"
 
 
-def relative(side: Assembled, file: Any) -> str:
+def relative_path(side: Assembled, file: Any) -> str:
     """Return a file's path from the checkpoint's root."""
     root = side.checkpoint.root
     return file.name if file == root else str(file.relative_to(root))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.fault_classes import effect_of
-from ckptdiff.report.diff import extent
+from ckptdiff.report.diff import touched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,7 @@ LOST = "No re-mapping mends it, since data is lost: convert again from the sourc
 def said(finding: Finding) -> Iterator[tuple[str, str]]:
     """Yield label and text of everything that is to be said of a finding beside its title."""
     if finding.tensors or finding.layers or finding.ranks:
-        yield "Where", extent(finding)
+        yield "Where", touched(finding)
     evidence = finding.evidence.removeprefix(finding.title).lstrip("; ")
     if finding.confidence < 1:
         evidence += f" (confidence {finding.confidence:.0%})"

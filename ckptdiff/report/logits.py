@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
 from ckptdiff.logits.run import place
-from ckptdiff.report.diff import json_number, runs, side_document, side_line
+from ckptdiff.report.diff import json_number, number_ranges, side_document, side_line
 from ckptdiff.text import format_cosine, format_number, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ckptdiff.assembly.assemble import Assembled
-    from ckptdiff.results import Candidate, LogitDiff, LogitVerdict, Next, Share, Tap
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.results import Candidate, CauseShare, LogitDiff, LogitVerdict, Next, Tap
 
 WIDTH = 80
 LIKELIEST = 5  # tokens that are shown; the JSON has more
@@ -119,12 +119,12 @@ def logit_lines(
     yield f"verdict: {found.verdict}"
 
 
-def quoted(token: int, text: str | None) -> str:
+def token_words(token: int, text: str | None) -> str:
     """Return a token as its id and, where it is known, its text."""
     return f"{token}" if text is None else f"{token} '{printable(text)}'"
 
 
-def shares(found: LogitDiff) -> list[Share]:
+def shares(found: LogitDiff) -> list[CauseShare]:
     """Return the parts of the difference, what both sides share in front."""
     return sorted(found.attribution, key=lambda share: not share.cause.startswith("shared"))
 
@@ -149,7 +149,7 @@ def _first_lines(tap: Tap, threshold: float) -> Iterator[str]:
 def _prompt_lines(found: LogitDiff) -> Iterator[str]:
     count = len(found.ids)
     texts: Sequence[str | None] = found.texts or [None] * count
-    tokens = [quoted(*pair) for pair in zip(found.ids, texts, strict=True)]
+    tokens = [token_words(*pair) for pair in zip(found.ids, texts, strict=True)]
     if count > MAX_TOKENS:
         more = f"… and {count - MAX_TOKENS} more; --json FILE lists all"
         tokens = [*tokens[:MAX_TOKENS], more]
@@ -182,7 +182,7 @@ def _layer_lines(found: LogitDiff) -> Iterator[str]:
 
 
 def _layers(numbers: Sequence[int]) -> str:
-    text = runs(numbers)
+    text = number_ranges(numbers)
     if len(text) > 20:
         text = f"{len(numbers)} of {numbers[0]}-{numbers[-1]}"
     return text or "-"  # before the first layer, or behind the last
@@ -229,7 +229,7 @@ def _next_lines(place_of: Next) -> Iterator[str]:
 
 
 def _candidate(one: Candidate) -> str:
-    token = quoted(one.id, one.text)
+    token = token_words(one.id, one.text)
     token = token if len(token) <= 26 else f"{token[:25]}…"
     return f"{_padded(token, 26)}  {_percent(one.probability):>6}"
 

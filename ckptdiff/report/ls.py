@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.formats import read_entries
-from ckptdiff.report.diff import family_of, relative, side_document, side_line
+from ckptdiff.report.diff import family_of, relative_path, side_document, side_line
 from ckptdiff.text import format_bytes, format_shape, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ckptdiff.assembly.assemble import Assembled, Assembly
+    from ckptdiff.assembly.recipe import Assembled, Assembly
 
 
 def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str
 def _pieces(side: Assembled, assembly: Assembly) -> list[dict[str, Any]]:
     return [
         {
-            "file": relative(side, piece.ref.file),
+            "file": relative_path(side, piece.ref.file),
             "key": piece.ref.name,
             "box": piece.box,
             "of": piece.of,
@@ -52,7 +52,7 @@ def _pieces(side: Assembled, assembly: Assembly) -> list[dict[str, Any]]:
             + ITEMSIZE[piece.ref.dtype]
             * sum(n * step for (n, _), step in zip(piece.of, piece.ref.stride, strict=True)),
             "stride": piece.ref.stride,
-            "copies": [relative(side, copy.ref.file) for copy in piece.copies],
+            "copies": [relative_path(side, copy.ref.file) for copy in piece.copies],
         }
         for piece in assembly.pieces
     ]
@@ -90,7 +90,7 @@ def raw_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, An
         **{key: head[key] for key in ("path", "format", "family", "iteration", "parallelism")},
         "files": [
             {
-                "file": relative(side, file),
+                "file": relative_path(side, file),
                 "tensors": [
                     {
                         "name": ref.name,
@@ -111,7 +111,7 @@ def raw_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, An
 def raw_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[str]:
     """Yield the native names, file by file."""
     for file, refs in _by_file(side, wanted):
-        yield printable(relative(side, file))
+        yield printable(relative_path(side, file))
         for chunk, ref in refs:
             name = printable(ref.name) if not chunk else f"model{chunk}: {printable(ref.name)}"
             yield (

@@ -27,8 +27,8 @@ from ckptdiff.text import format_cosine, format_number, format_shape, printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ckptdiff.assembly.assemble import Assembled
-    from ckptdiff.comparison.verdict import Summary
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.results import Finding, TensorDiff
 
 MAX_ROWS = 1000  # differing tensors on a page; the JSON has all
@@ -47,7 +47,7 @@ def write_report(
     a: Assembled,
     b: Assembled,
     results: Sequence[TensorDiff],
-    summary: Summary,
+    summary: DiffSummary,
     *,
     pattern: str | None = None,
 ) -> None:
@@ -97,7 +97,7 @@ def markdown_page(
     a: Assembled,
     b: Assembled,
     results: Sequence[TensorDiff],
-    summary: Summary,
+    summary: DiffSummary,
     pattern: str | None,
 ) -> str:
     """Return the page in Markdown; text from files is code, so that nothing in it is markup."""
@@ -118,7 +118,7 @@ def markdown_page(
     return "\n".join(lines)
 
 
-def _faults(summary: Summary) -> list[Finding]:
+def _faults(summary: DiffSummary) -> list[Finding]:
     """Return the findings that the lines of the config do not say."""
     return [finding for finding in summary.findings if finding.kind != "CONFIG"]
 
@@ -163,7 +163,7 @@ def html_page(
     a: Assembled,
     b: Assembled,
     results: Sequence[TensorDiff],
-    summary: Summary,
+    summary: DiffSummary,
     pattern: str | None,
 ) -> str:
     """Return one HTML page that needs nothing beside itself."""
@@ -191,7 +191,7 @@ def _facts(
     a: Assembled,
     b: Assembled,
     results: Sequence[TensorDiff],
-    summary: Summary,
+    summary: DiffSummary,
     pattern: str | None,
     escape: Callable[[str], str],
 ) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.arch.base import split_name
 from ckptdiff.arch.naming import split_native
 from ckptdiff.arch.scatter import scatter
-from ckptdiff.assembly.compose import Part, compose, rows_of
+from ckptdiff.assembly.compose import RecipePart, compose, rows_of
 from ckptdiff.checkpoint import Rank
 from ckptdiff.dtypes import FLOATS, narrower
 from ckptdiff.errors import UnsupportedLayout
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ckptdiff.arch.base import Architecture, ParamMapping
-    from ckptdiff.arch.scatter import Share
+    from ckptdiff.arch.scatter import RankSlice
     from ckptdiff.assembly.recipe import Assembled, Assembly
     from ckptdiff.config.model import ModelConfig
 
@@ -28,10 +28,10 @@ SAMPLE = 1 << 15  # elements by which contents are told apart
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class ShardPair:
     """One shard: by name and tensor parallel rank, what should be there and what is."""
 
-    share: Share
+    share: RankSlice
     rank: Rank  # where the actual one lies
     expected: Assembly
     actual: Assembly
@@ -66,7 +66,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class ShardGrid:
     """Both sides as they are compared, shard by shard."""
 
     a: Assembled
@@ -81,7 +81,7 @@ class Grid:
         return self.etp if rule.of_experts else self.tp
 
 
-def grid_of(a: Assembled, b: Assembled) -> Grid | None:
+def shard_grid(a: Assembled, b: Assembled) -> ShardGrid | None:
     """Return the grid of B's ranks; None where no rules are known."""
     architecture = a.architecture or b.architecture
     config = b.config or a.config
@@ -95,10 +95,10 @@ def grid_of(a: Assembled, b: Assembled) -> Grid | None:
     if rows is not None:
         padded = -(-(rows + (embedding.padding_rows if embedding else 0)) // tp) * tp
         config = replace(config, vocab_size=rows, padded_vocab_size=padded)
-    return Grid(a, b, architecture, config, tp, etp, sharded)
+    return ShardGrid(a, b, architecture, config, tp, etp, sharded)
 
 
-def places(grid: Grid) -> Iterator[Place]:
+def shard_pairs(grid: ShardGrid) -> Iterator[ShardPair]:
     """Yield every place whose tensors both sides have, in one shape.
 
     Of a vocabulary only the tokens are expected and compared, not the padding behind them.
@@ -119,14 +119,14 @@ def places(grid: Grid) -> Iterator[Place]:
                 stored = _stored_rows(held[share.hf[0]], share)
             if not tokens.pieces:
                 empty = replace(a[share.hf[0]], shape=(0, *a[share.hf[0]].shape[1:]), pieces=())
-                yield Place(share, Rank(), empty, empty, is_copy=number > 0, stored=stored)
+                yield ShardPair(share, Rank(), empty, empty, is_copy=number > 0, stored=stored)
                 continue
             try:
                 expected, actual = recipe_of(tokens, a), recipe_of(tokens, held)
             except UnsupportedLayout:
                 continue
             dtype = _narrower(expected.dtype, actual.dtype)
-            yield Place(
+            yield ShardPair(
                 share, actual.pieces[0].rank, replace(expected, dtype=dtype),
                 replace(actual, dtype=dtype), is_copy=number > 0, stored=stored,
             )  # fmt: skip
@@ -143,7 +143,7 @@ def with_padding(tensor: Assembly) -> Assembly:
     )
 
 
-def _stored_rows(tensor: Assembly, share: Share) -> Assembly:
+def _stored_rows(tensor: Assembly, share: RankSlice) -> Assembly:
     """Return all rows that a rank holds of a vocabulary."""
     whole = with_padding(tensor)
     size = max(box[0][1] for _, _, box in share.pieces)
@@ -164,7 +164,9 @@ def sample(recipe: Assembly) -> Assembly:
 def chosen_rows(recipe: Assembly, rows: list[int]) -> Assembly:
     """Return the recipe of single rows of a tensor, one below the other."""
     rest = tuple((0, size) for size in recipe.shape[1:])
-    parts = [Part(recipe, ((r, r + 1), *rest), ((i, i + 1), *rest)) for i, r in enumerate(rows)]
+    parts = [
+        RecipePart(recipe, ((r, r + 1), *rest), ((i, i + 1), *rest)) for i, r in enumerate(rows)
+    ]
     return compose(recipe.name, (len(rows), *recipe.shape[1:]), recipe.dtype, parts)
 
 

@@ -9,7 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.base import fill_template, split_name, template
-from ckptdiff.assembly.compose import Part, compose, renamed, turned
+from ckptdiff.assembly.compose import RecipePart, compose, renamed, transpose
 from ckptdiff.errors import UnsupportedLayout
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredTensor:
     """One tensor of a file. The recipe may have other dimensions, of the same row-major bytes."""
 
     name: str
@@ -31,13 +31,13 @@ class Stored:
     recipe: Assembly
 
 
-def stored(side: Assembled, like: Collection[str] | None) -> list[Stored]:
+def stored(side: Assembled, like: Collection[str] | None) -> list[StoredTensor]:
     """Return what a Hugging Face folder of this model holds, in model order.
 
     Names and fused tensors are those of `like`, the names in another folder; without it, those
     that the family's own checkpoints have. Raises UnsupportedLayout.
     """
-    found: dict[str, Stored] = {}
+    found: dict[str, StoredTensor] = {}
     fused = _fused(side, like)
     other_names = _renamed(side.architecture, like)
     done: set[str] = set()
@@ -51,9 +51,9 @@ def stored(side: Assembled, like: Collection[str] | None) -> list[Stored]:
             found[whole.name] = whole
         else:
             own = other_names.get(name, name)
-            found[own] = Stored(own, tensor.shape, renamed(tensor, own))
+            found[own] = StoredTensor(own, tensor.shape, renamed(tensor, own))
         for copy in _copies(side, name, like):
-            found[copy] = Stored(copy, tensor.shape, renamed(tensor, copy))
+            found[copy] = StoredTensor(copy, tensor.shape, renamed(tensor, copy))
     return list(found.values())
 
 
@@ -92,7 +92,7 @@ def _fused(side: Assembled, like: Collection[str] | None) -> dict[str, _Group]:
     return groups
 
 
-def _join(group: _Group, tensors: Mapping[str, Assembly]) -> tuple[Stored, set[str]]:
+def _join(group: _Group, tensors: Mapping[str, Assembly]) -> tuple[StoredTensor, set[str]]:
     """Return the fused tensor, and the names of its parts."""
     rule, count = group.rule, len(group.rule.parts)
     experts = sorted({expert for expert, _, _ in group.members})
@@ -112,16 +112,16 @@ def _join(group: _Group, tensors: Mapping[str, Assembly]) -> tuple[Stored, set[s
     grid = [*own[:beside], count, *own[beside:]]
     parts = []
     for expert, number, name in group.members:
-        source = turned(tensors[name]) if rule.transposed and len(shape) > 1 else tensors[name]
+        source = transpose(tensors[name]) if rule.transposed and len(shape) > 1 else tensors[name]
         of = tuple((0, n) for n in own)
         box = [*of[:beside], (number, number + 1), *of[beside:]]
-        parts.append(Part(source, of, ((expert, expert + 1), *box)))
+        parts.append(RecipePart(source, of, ((expert, expert + 1), *box)))
     by_expert = "{expert}" in rule.parts[0]
     whole = [*own[:rows], own[rows] * count, *own[rows + 1 :]]
     final = (len(experts), *whole) if by_expert else tuple(whole)
     dtype = tensors[group.members[0][2]].dtype
     recipe = compose(group.name, (len(experts), *grid), dtype, parts)
-    return Stored(group.name, final, recipe), names
+    return StoredTensor(group.name, final, recipe), names
 
 
 def _as_in(name: str, architecture: Architecture | None, like: Collection[str] | None) -> str:
@@ -170,9 +170,9 @@ def _copies(side: Assembled, name: str, like: Collection[str] | None) -> Iterato
                 yield copy
 
 
-def split_files(tensors: Iterable[Stored], limit: int) -> list[list[Stored]]:
+def split_files(tensors: Iterable[StoredTensor], limit: int) -> list[list[StoredTensor]]:
     """Return the tensors in files of at most `limit` bytes, or of one tensor that is larger."""
-    files: list[list[Stored]] = []
+    files: list[list[StoredTensor]] = []
     size = limit
     for tensor in tensors:
         if not files or size + tensor.recipe.nbytes > limit:
@@ -189,7 +189,7 @@ def file_names(count: int) -> list[str]:
     return [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
 
 
-def index_text(files: Mapping[str, list[Stored]]) -> bytes:
+def index_text(files: Mapping[str, list[StoredTensor]]) -> bytes:
     """Return the index that says which file holds which tensor."""
     size = sum(t.recipe.nbytes for tensors in files.values() for t in tensors)
     elements = sum(prod(t.shape) for tensors in files.values() for t in tensors)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.arch.base import fill_name, split_name
 from ckptdiff.arch.naming import spelled
-from ckptdiff.arch.scatter import Share, scatter
-from ckptdiff.assembly.compose import Part, compose, last_row_repeated, renamed, turned
+from ckptdiff.arch.scatter import RankSlice, scatter
+from ckptdiff.assembly.compose import RecipePart, compose, last_row_repeated, renamed, transpose
 from ckptdiff.errors import UnsupportedLayout
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def shard(
             )
         whole = names == "te" and share.rule.or_replicated
         recipe = recipe_of(share, side.tensors, whole=whole)
-        around = beside[layer_of(share.name)]
+        around = beside[layer_prefix(share.name)]
         for rank, chunk, native in places.of(share):
             name = spelled(native, names, around, grouped=grouped, tied=share in tied)
             models[rank, chunk][name] = replace(recipe, name=name)
@@ -99,7 +99,7 @@ class _Places:
         parallelism: Parallelism,
         stages: Sequence[int],
         num_experts: int,
-        shares: Iterable[Share],
+        shares: Iterable[RankSlice],
     ) -> None:
         self.parallelism = parallelism
         self.experts = num_experts // parallelism.ep
@@ -117,7 +117,7 @@ class _Places:
             for chunk in range(self.parallelism.vpp):
                 yield rank, chunk
 
-    def of(self, share: Share) -> Iterator[tuple[Rank, int, str]]:
+    def of(self, share: RankSlice) -> Iterator[tuple[Rank, int, str]]:
         """Yield rank, chunk and the share's name there."""
         size = self.parallelism
         key, indices = split_name(share.name)
@@ -142,7 +142,7 @@ class _Places:
                         yield rank, chunk, name
 
 
-def _tied_head(side: Assembled, shares: list[Share]) -> list[Share]:
+def _tied_head(side: Assembled, shares: list[RankSlice]) -> list[RankSlice]:
     """Return the head of the last stage, which is one more copy of the embedding."""
     assert side.architecture is not None
     (head,) = (m for m in side.architecture.mappings if m.vocabulary == "head")
@@ -153,11 +153,13 @@ def _tied_head(side: Assembled, shares: list[Share]) -> list[Share]:
     ]
 
 
-def recipe_of(share: Share, tensors: Mapping[str, Assembly], *, whole: bool = False) -> Assembly:
+def recipe_of(
+    share: RankSlice, tensors: Mapping[str, Assembly], *, whole: bool = False
+) -> Assembly:
     """Return the recipe of one shard. Raises UnsupportedLayout if its parts differ in dtype."""
     sources = {name: tensors[name] for name in share.hf}
     if share.rule.transposed:
-        sources = {name: turned(source) for name, source in sources.items()}
+        sources = {name: transpose(source) for name, source in sources.items()}
     first = sources[share.hf[0]]
     if whole:
         return renamed(first, share.name)
@@ -170,10 +172,10 @@ def recipe_of(share: Share, tensors: Mapping[str, Assembly], *, whole: bool = Fa
     parts = []
     for name, of, box in share.pieces:
         if name is not None:
-            parts.append(Part(sources[name], of, box))
+            parts.append(RecipePart(sources[name], of, box))
         else:
             padding = last_row_repeated(first, of[0][1] - of[0][0])
-            parts.append(Part(padding, tuple((0, n) for n in padding.shape), box))
+            parts.append(RecipePart(padding, tuple((0, n) for n in padding.shape), box))
     shape = tuple(max(box[d][1] for _, _, box in share.pieces) for d in range(len(first.shape)))
     return compose(share.name, shape, first.dtype, parts)
 
@@ -184,17 +186,17 @@ def templates_by_layer(names: Iterable[str]) -> dict[str, frozenset[str]]:
     for name in names:
         key, _ = split_name(name)
         found[""].add(key)
-        found[layer_of(name)].add(key)
+        found[layer_prefix(name)].add(key)
     return {layer: frozenset(keys) for layer, keys in found.items()}
 
 
-def layer_of(name: str) -> str:
+def layer_prefix(name: str) -> str:
     """Return `decoder.layers.3` for the names that begin so; nothing for those of no layer."""
     words = name.split(".")
     return ".".join(words[:3]) if words[1:2] == ["layers"] else ""
 
 
-def _order(share: Share) -> tuple[int, int]:
+def _order(share: RankSlice) -> tuple[int, int]:
     """Place shares as the model runs through them; within a layer the rules are in order."""
     key, indices = split_name(share.name)
     if key.startswith(_EMBEDDING):

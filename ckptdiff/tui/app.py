@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 
 from ckptdiff.settings import RecentPair, load_settings, save_settings
 from ckptdiff.tui.converting import ConvertingApp
-from ckptdiff.tui.model.prompt_run import History
+from ckptdiff.tui.model.prompt_run import PromptHistory
 from ckptdiff.tui.model.session import SORTS, Session
 from ckptdiff.tui.theme import CKPTDIFF, CKPTDIFF_16
 
@@ -98,7 +98,7 @@ class CkptDiffApp(ConvertingApp):
         self.ascii_only = ascii_only
         self.clock = clock
         self.now = now
-        self.prompts = History()
+        self.prompts = PromptHistory()
         self.settings, self._settings_trouble = load_settings(settings_file)
         self._settings_file = settings_file
         self._saving = threading.Lock()

@@ -8,7 +8,7 @@ from textual import work
 from textual.app import App
 from textual.worker import Worker, get_current_worker
 
-from ckptdiff.tui.model.conversion import Run
+from ckptdiff.tui.model.conversion import ConversionRun
 from ckptdiff.tui.text.words import short_path
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from textual.timer import Timer
 
     from ckptdiff.tui.messages import ConversionAdvanced, ConversionEnded
-    from ckptdiff.tui.model.conversion import Plan
+    from ckptdiff.tui.model.conversion import ConversionPlan
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.workers.engine import Engine
 
@@ -32,7 +32,7 @@ class ConvertingApp(App[None]):
 
     def __init__(self, *, ansi_color: bool | None) -> None:
         super().__init__(ansi_color=ansi_color)
-        self.conversion: Run | None = None  # the one that runs, or the last one
+        self.conversion: ConversionRun | None = None  # the one that runs, or the last one
         self._converter: Worker[None] | None = None
         self._repaint: Timer | None = None
         self._leaving = False
@@ -51,11 +51,11 @@ class ConvertingApp(App[None]):
         else:
             self.push_screen(ConvertScreen(session))
 
-    def start_conversion(self, plan: Plan) -> Run:
+    def start_conversion(self, plan: ConversionPlan) -> ConversionRun:
         """Convert as planned, in the background."""
         assert not self.is_converting
         number = 1 if self.conversion is None else self.conversion.number + 1
-        self.conversion = Run(number, plan, self.clock)
+        self.conversion = ConversionRun(number, plan, self.clock)
         self._converter = self._convert(self.conversion)
         self.show_conversion()
         return self.conversion
@@ -110,11 +110,11 @@ class ConvertingApp(App[None]):
             self.push_screen(screen, answered)
 
     @work(thread=True, exit_on_error=False, group="convert", description="converting")
-    def _convert(self, run: Run) -> None:
+    def _convert(self, run: ConversionRun) -> None:
         from ckptdiff.tui.workers import convert as conversion_jobs
 
         worker = get_current_worker()
-        conversion_jobs.convert(
+        conversion_jobs.run_conversion(
             run.number,
             self.engine,
             run.conversion,

@@ -13,9 +13,9 @@ from textual.message import Message
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Checkpoint
-    from ckptdiff.comparison.verdict import Summary
+    from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.logits.prompt import Prompt
     from ckptdiff.results import LogitDiff, LogitProgress
@@ -103,7 +103,7 @@ class ComparisonEnded(Message):
 
     job: int
     phase: Literal["stopped", "done", "failed"]
-    summary: Summary | None = None
+    summary: DiffSummary | None = None
     error: str | None = None
 
 

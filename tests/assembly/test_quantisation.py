@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ckptdiff.assembly.assemble import assemble
-from ckptdiff.comparison.inspect import largest, statistics, window
+from ckptdiff.comparison.inspect import find_largest, statistics, windows
 from ckptdiff.comparison.verdict import Tolerance
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
@@ -323,8 +323,8 @@ def test_a_look_at_one_place_shows_the_numbers_and_not_the_codes(tmp_path: Path)
         )
     )
     with InlineExecutor() as executor:
-        near = window(a, b, around=(200, 300), rows=4, columns=6, executor=executor).result()
-        peak = largest(
+        near = windows(a, b, around=(200, 300), rows=4, columns=6, executor=executor).result()
+        peak = find_largest(
             a, b, rows=range(128, 256), columns=range(256, 384), executor=executor
         ).result()
         whole = statistics(a, executor).result()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckptdiff.assembly.assemble import Assembly, Piece
+from ckptdiff.assembly.recipe import Assembly, Piece
 from ckptdiff.assembly.views import index_at, matrix_at, matrix_shape, place_of, view_of
 from ckptdiff.checkpoint import Box, Rank, TensorRef, contiguous
 from ckptdiff.errors import UnsupportedLayout

@@ -12,8 +12,8 @@ from unittest import mock
 
 import numpy as np
 
-from ckptdiff.checkpoint import Block, View
 from ckptdiff.executor import WorkerPool
+from ckptdiff.kernels.views import Block, View
 
 from . import rivals
 from .data import LARGE, SMALL
@@ -69,11 +69,11 @@ def jobs(a: Path, b: Path, some: slice = slice(None)) -> list[Job]:
 def run_jobs(batch: Sequence[Job], keep_mapped: bool) -> list[Stats]:
     """Compare, in a worker process."""
     from ckptdiff.kernels import memory
-    from ckptdiff.kernels.compare import compare
+    from ckptdiff.kernels.compare import compare_blocks
 
     keep = mock.patch.object(memory, "_advise", _keep) if keep_mapped else nullcontext()
     with keep:
-        return [compare(shape, blocks) for shape, blocks in batch]
+        return [compare_blocks(shape, blocks) for shape, blocks in batch]
 
 
 def _keep(*_: object) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from ckptdiff.assembly.assemble import Assembly, Piece
+from ckptdiff.assembly.recipe import Assembly, Piece
 from ckptdiff.checkpoint import Rank, TensorRef, contiguous
-from ckptdiff.comparison.inspect import largest, python_source, statistics, window
+from ckptdiff.comparison.inspect import find_largest, python_source, statistics, windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,7 @@ def pair(tmp_path: Path) -> tuple[Assembly, Assembly, np.ndarray[Any, Any], np.n
 
 def test_a_window_crosses_the_ranks(pair: Any) -> None:
     one, other, a, b = pair
-    found = window(one, other, around=(2, 3), rows=3, columns=4, executor=EXECUTOR).result()
+    found = windows(one, other, around=(2, 3), rows=3, columns=4, executor=EXECUTOR).result()
     assert (found.rows, found.columns) == (range(1, 4), range(1, 5))
     assert found.a is not None
     assert found.b is not None
@@ -80,15 +80,15 @@ def test_a_window_crosses_the_ranks(pair: Any) -> None:
 
 def test_a_window_stays_inside_the_tensor(pair: Any) -> None:
     one, other, *_ = pair
-    corner = window(one, other, around=(5, 7), rows=3, columns=4, executor=EXECUTOR).result()
+    corner = windows(one, other, around=(5, 7), rows=3, columns=4, executor=EXECUTOR).result()
     assert (corner.rows, corner.columns) == (range(3, 6), range(4, 8))
-    all_of_it = window(one, other, around=(0, 0), rows=99, columns=99, executor=EXECUTOR).result()
+    all_of_it = windows(one, other, around=(0, 0), rows=99, columns=99, executor=EXECUTOR).result()
     assert (all_of_it.rows, all_of_it.columns) == (range(6), range(8))
 
 
 def test_one_side_alone_has_values_but_no_differences(pair: Any) -> None:
     one, *_ = pair
-    found = window(None, one, around=(0, 0), rows=1, columns=2, executor=EXECUTOR).result()
+    found = windows(None, one, around=(0, 0), rows=1, columns=2, executor=EXECUTOR).result()
     assert found.a is None
     assert found.b is not None
     assert found.b.values == ((0.0, 1.0),)
@@ -99,7 +99,7 @@ def test_steps_are_counted_in_the_narrower_dtype(tmp_path: Path) -> None:
     # 1.0 is 0x3f80 in bfloat16; its next number is 1.0078125. NaN has no distance.
     a = whole(stored(tmp_path / "a", "F32", np.array([1.0, 1.0, math.nan], np.float32)))
     b = whole(stored(tmp_path / "b", "BF16", np.array([0x3F80, 0x3F81, 0x3F80], np.uint16)))
-    found = window(a, b, around=(0, 0), rows=1, columns=3, executor=EXECUTOR).result()
+    found = windows(a, b, around=(0, 0), rows=1, columns=3, executor=EXECUTOR).result()
     assert found.ulps == ((0, 1, None),)
     assert found.differences[0][:2] == (0.0, -0.0078125)
     assert found.b is not None
@@ -109,7 +109,7 @@ def test_steps_are_counted_in_the_narrower_dtype(tmp_path: Path) -> None:
 def test_rows_that_one_side_lacks_are_none(tmp_path: Path) -> None:
     a = whole(stored(tmp_path / "a", "F32", np.ones((3, 2), np.float32)))
     b = whole(stored(tmp_path / "b", "F32", np.ones((2, 2), np.float32)))
-    found = window(a, b, around=(2, 0), rows=2, columns=2, executor=EXECUTOR).result()
+    found = windows(a, b, around=(2, 0), rows=2, columns=2, executor=EXECUTOR).result()
     assert found.differences == ((0.0, 0.0), (None, None))
     assert found.ulps == ((0, 0), (None, None))
 
@@ -118,7 +118,7 @@ def test_the_largest_difference_of_a_block_is_found(pair: Any) -> None:
     one, other, *_ = pair
 
     def peak(rows: range, columns: range) -> tuple[int, int]:
-        return largest(one, other, rows=rows, columns=columns, executor=EXECUTOR).result()
+        return find_largest(one, other, rows=rows, columns=columns, executor=EXECUTOR).result()
 
     assert peak(range(6), range(8)) == (5, 7)
     assert peak(range(4), range(8)) == (2, 3)
@@ -130,7 +130,7 @@ def test_a_number_on_one_side_alone_is_the_largest_difference(tmp_path: Path) ->
     b = a.copy()
     b[0, 1], a[1, 0], b[1, 0], b[1, 2] = 1e30, math.nan, math.nan, math.nan
     one, other = (whole(stored(tmp_path / n, "F32", x)) for n, x in (("a", a), ("b", b)))
-    found = largest(one, other, rows=range(2), columns=range(3), executor=EXECUTOR)
+    found = find_largest(one, other, rows=range(2), columns=range(3), executor=EXECUTOR)
     assert found.result() == (1, 2)
 
 

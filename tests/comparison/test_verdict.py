@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptdiff.assembly.assemble import Assembled
+from ckptdiff.assembly.recipe import Assembled
 from ckptdiff.checkpoint import Checkpoint, Parallelism
-from ckptdiff.comparison.verdict import CAST, Tolerance, judge, numbers, summarise
+from ckptdiff.comparison.verdict import CAST, Tolerance, judge_tensor, numbers, summarise
 from ckptdiff.errors import BadArgument
 from ckptdiff.kernels.stats import Stats
 from ckptdiff.results import Status, TensorDiff
@@ -95,7 +95,7 @@ CASES: list[tuple[Stats, bool, str, tuple[str, str | None]]] = [
 def test_a_tensor_is_judged_by_its_figures(
     stats: Stats, same_dtype: bool, tolerance: str, wanted: tuple[str, str | None]
 ) -> None:
-    assert judge(stats, same_dtype, Tolerance.parse(tolerance)) == wanted
+    assert judge_tensor(stats, same_dtype, Tolerance.parse(tolerance)) == wanted
 
 
 @given(
@@ -117,12 +117,15 @@ def test_a_wider_tolerance_never_turns_close_into_different(
         max_ulp=ulp, sum_dd=dd, sum_aa=2.0, sum_bb=2.0,
     )  # fmt: skip
     rank = {"same": 0, "close": 1, "differ": 2}
-    strict, cast = (rank[judge(stats, same_dtype, t)[0]] for t in (EXACT, CAST))
+    strict, cast = (rank[judge_tensor(stats, same_dtype, t)[0]] for t in (EXACT, CAST))
     assert cast <= strict
     for kind in ("ulp", "rel"):
         narrow, wide = (Tolerance(kind, limit), Tolerance(kind, limit * 2 + 1))
-        assert rank[judge(stats, same_dtype, narrow)[0]] <= cast
-        assert rank[judge(stats, same_dtype, wide)[0]] <= rank[judge(stats, same_dtype, narrow)[0]]
+        assert rank[judge_tensor(stats, same_dtype, narrow)[0]] <= cast
+        assert (
+            rank[judge_tensor(stats, same_dtype, wide)[0]]
+            <= rank[judge_tensor(stats, same_dtype, narrow)[0]]
+        )
 
 
 def test_means_are_taken_over_what_is_finite_on_both_sides() -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from ckptdiff.arch import find_architecture
-from ckptdiff.assembly.assemble import Assembled
+from ckptdiff.assembly.recipe import Assembled
 from ckptdiff.checkpoint import Checkpoint, Parallelism
 from ckptdiff.cli.main import main
 from ckptdiff.comparison.verdict import summarise
 from ckptdiff.config.compare import ConfigDiff, compare_configs, config_status
-from ckptdiff.config.fields import MEANINGS
+from ckptdiff.config.fields import FIELDS
 from ckptdiff.demo import make_demo
 from tests.support.corpus import CORPUS
 from tests.support.pairs import open_pair
@@ -257,7 +257,7 @@ def test_a_pair_that_agrees_has_no_conflict_and_nothing_unknown(family: str, swa
 
 
 def test_every_meaning_has_a_name_of_its_own() -> None:
-    assert len({meaning.name for meaning in MEANINGS}) == len(MEANINGS)
+    assert len({meaning.name for meaning in FIELDS}) == len(FIELDS)
 
 
 Change = dict[str, Any]

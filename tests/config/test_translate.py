@@ -185,7 +185,7 @@ def test_a_megatron_source_keeps_its_own_args_but_for_the_cut_and_the_objects() 
         megatron_side(own, family_of("llama")),
         Parallelism(tp=4),
         names="te",
-        dtype="fp16",
+        dtype="F16",
         ckpt_format="torch_dist",
         padded_vocab_size=129024,
     )
@@ -242,7 +242,7 @@ def test_what_args_do_not_say_is_noted() -> None:
     assert any("bos_token_id" in note for note in notes)
 
 
-@pytest.mark.parametrize(("name", "word"), [("torch_dtype", "bf16"), ("dtype", "BF16")])
+@pytest.mark.parametrize(("name", "word"), [("torch_dtype", "BF16"), ("dtype", "BF16")])
 def test_a_hugging_face_source_keeps_its_config_but_for_the_dtype(name: str, word: str) -> None:
     config = {**LLAMA, name: "float32", "text_config": {"torch_dtype": "float32"}, "odd": [1]}
     found, notes = huggingface_config(hf_side(config), dtype=word)

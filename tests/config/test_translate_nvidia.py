@@ -24,7 +24,7 @@ from tests.support.restated import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
 
 # What NVIDIA's own code writes, and args of ours have to say alike.
 FIELDS = (
@@ -83,7 +83,7 @@ def restated_as(case: str, source: Assembled, written: Assembled) -> dict[str, A
         source,
         written.checkpoint.parallelism,
         names="legacy" if legacy else "te" if te else "mcore",
-        dtype="fp16" if args.get("fp16") else "bf16",
+        dtype="F16" if args.get("fp16") else "BF16",
         ckpt_format=args.get("ckpt_format", "torch_dist"),
         padded_vocab_size=args["padded_vocab_size"],
         make_vocab_size_divisible_by=args.get("make_vocab_size_divisible_by", 128),

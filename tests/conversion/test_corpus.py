@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ckptdiff.arch.naming import split_native
-from ckptdiff.checkpoint import Source
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.kernels.memory import matrix
+from ckptdiff.kernels.views import Source
 from tests.support.conversions import converted, different, hf_tensors, same_bits
 from tests.support.corpus import CORPUS
 

@@ -238,7 +238,7 @@ def test_what_was_damaged_on_the_disk_never_takes_its_name(
 ) -> None:
     make_hf(tmp_path / "hf", vocab=64)
     conversion = planned(tmp_path / "hf", tmp_path / "out")
-    compared = verification.compare
+    compared = verification.compare_with_source
 
     def damage(plan: Conversion, folder: Path, *rest: object) -> object:
         file = folder / plan.files[1].path

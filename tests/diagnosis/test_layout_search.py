@@ -14,16 +14,16 @@ from ckptdiff.arch.mistakes import heads as mistaken_heads
 from ckptdiff.arch.mistakes import mistakes
 from ckptdiff.config.model import from_huggingface
 from ckptdiff.diagnosis.layout_search import MistakeSearch, recipe_by
-from ckptdiff.diagnosis.origins import Study
-from ckptdiff.diagnosis.queries import Asking
+from ckptdiff.diagnosis.origins import Origins
+from ckptdiff.diagnosis.queries import ContentQueries
 from ckptdiff.executor import InlineExecutor
-from ckptdiff.resharding.shard_pairs import grid_of
+from ckptdiff.resharding.shard_pairs import shard_grid
 from tests.support.fault_cases import CASES
 from tests.support.fault_check import Maker
 from tests.support.pairs import compare
 
 if TYPE_CHECKING:
-    from ckptdiff.resharding.shard_pairs import Grid, Place
+    from ckptdiff.resharding.shard_pairs import ShardGrid, ShardPair
 
 PLANTED = (
     "qkv_flat mha tp4", "qkv_flat_per_rank", "qkv_wrong_groups 2 of 4", "qkv_v1_layout qwen3",
@@ -49,15 +49,15 @@ def test_what_is_found_is_what_comparing_every_whole_layout_finds(maker: Maker, 
     (case,) = [case for case in CASES if case.name == name]
     hf, faulty, _ = maker.plant(case)
     found = compare(hf, faulty)
-    grid = grid_of(found.a, found.b)
+    grid = shard_grid(found.a, found.b)
     assert grid is not None
-    ask = Asking(InlineExecutor())
-    study = Study(grid, ask)
-    study.run({r.name for r in found.results.values() if r.status == "differ"})
+    ask = ContentQueries(InlineExecutor())
+    origins = Origins(grid, ask)
+    origins.run({r.name for r in found.results.values() if r.status == "differ"})
     some = 0
-    for tensor in dict.fromkeys(p.name for p in study.wrong):
-        group = [p for p in study.firsts.values() if p.name == tensor and p.actual.pieces]
-        search = MistakeSearch(grid, ask, study.wrong, [(p, p) for p in group])
+    for tensor in dict.fromkeys(p.name for p in origins.wrong):
+        group = [p for p in origins.firsts.values() if p.name == tensor and p.actual.pieces]
+        search = MistakeSearch(grid, ask, origins.wrong, [(p, p) for p in group])
         wanted = _all_right(grid, ask, group)
         if wanted:
             assert [m.key for m in search.right(())] == wanted
@@ -65,7 +65,7 @@ def test_what_is_found_is_what_comparing_every_whole_layout_finds(maker: Maker, 
     assert some
 
 
-def _all_right(grid: Grid, ask: Asking, group: list[Place]) -> list[str]:
+def _all_right(grid: ShardGrid, ask: ContentQueries, group: list[ShardPair]) -> list[str]:
     right = []
     rule = group[0].rule
     same = ask.same_numbers([p.expected for p in group], [p.actual for p in group])

@@ -1,11 +1,11 @@
-"""What a study concludes of contents that it has found elsewhere."""
+"""What a origins concludes of contents that it has found elsewhere."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from ckptdiff.diagnosis.origins import Study
+from ckptdiff.diagnosis.origins import Origins
 
 FC1, FC2 = "decoder.layers.#.mlp.experts.#.fc1", "decoder.layers.#.mlp.experts.#.fc2"
 
@@ -19,14 +19,14 @@ class Held:
     expert: int
 
 
-def study(*moved: tuple[Held, Held]) -> Study:
+def origins(*moved: tuple[Held, Held]) -> Origins:
     unused: Any = None
     places: Any = dict(moved)
-    return Study(unused, unused, moved=places)
+    return Origins(unused, unused, moved=places)
 
 
 def test_content_of_another_name_says_nothing_of_the_order_of_experts() -> None:
-    found = study(
+    found = origins(
         (Held(FC1, 0, 1), Held(FC1, 0, 2)),
         (Held(FC1, 0, 2), Held(FC1, 0, 1)),
         (Held(FC2, 0, 0), Held(FC1, 0, 3)),
@@ -38,7 +38,7 @@ def test_content_of_another_name_says_nothing_of_the_order_of_experts() -> None:
 
 
 def test_the_largest_exchange_of_a_layer_is_that_of_its_experts() -> None:
-    found = study(
+    found = origins(
         (Held(FC1, 0, 1), Held(FC1, 0, 2)),
         (Held(FC2, 0, 1), Held(FC2, 0, 2)),
         (Held(FC2, 0, 2), Held(FC2, 0, 1)),

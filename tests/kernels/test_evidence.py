@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from ckptdiff.checkpoint import Source, Stretch, contiguous
+from ckptdiff.checkpoint import contiguous
 from ckptdiff.kernels import evidence
+from ckptdiff.kernels.views import Source, Span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Store = Callable[..., tuple[Stretch, ...]]
+    Store = Callable[..., tuple[Span, ...]]
 
 DTYPES = {"BF16": np.uint16, "F32": np.float32, "U8": np.uint8, "F64": np.float64}
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    def write(array: NDArray[Any], dtype: str, cuts: int = 1) -> tuple[Stretch, ...]:
+    def write(array: NDArray[Any], dtype: str, cuts: int = 1) -> tuple[Span, ...]:
         file = tmp_path / f"{len(list(tmp_path.iterdir()))}.bin"
         file.write_bytes(array.tobytes())
         found, offset = [], 0
@@ -32,7 +33,7 @@ def store(tmp_path: Path) -> Store:
             source = Source(
                 str(file), offset, part.shape, contiguous(part.shape), dtype, box, "name"
             )
-            found.append(Stretch(offset, part.shape, dtype, (source,)))
+            found.append(Span(offset, part.shape, dtype, (source,)))
             offset += part.nbytes
         return tuple(found)
 
@@ -87,4 +88,4 @@ def test_rows_differ_by_their_bits_not_by_their_values(store: Store) -> None:
     other[3, 0] = -0.0
     pair = store(array, "F32", 2), store(other, "F32", 2)
     assert evidence.rows_that_differ([pair]) == [(6, 1, [3])]
-    assert evidence.alike([pair, (pair[0], pair[0])]) == [False, True]
+    assert evidence.same_contents([pair, (pair[0], pair[0])]) == [False, True]

@@ -17,14 +17,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ckptdiff.checkpoint import Block, View
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import CorruptFile, UnreadableFile
 from ckptdiff.kernels import compare as compare_module
 from ckptdiff.kernels import fast, memory
-from ckptdiff.kernels.compare import compare
-from ckptdiff.kernels.inspect import summarise, window
+from ckptdiff.kernels.compare import compare_blocks
+from ckptdiff.kernels.inspect import summarise_tensor, window
 from ckptdiff.kernels.stats import NO_NUMBER, Stats, block_size, level_value
+from ckptdiff.kernels.views import Block, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -290,7 +290,7 @@ def test_floats_of_16_and_32_bits_are_measured_right(
     gap, lead = (0, 0) if layout < 2 else (layout % 3, layout)
     block = Block((0, 0), store.put(a, da, gap=gap), store.put(b, db, gap=2 * gap, lead=lead))
     found = expected(a, b, da, db)
-    stats = compare(shape, [block])
+    stats = compare_blocks(shape, [block])
     check(stats, found)
     assert stats.grid == expected_grid(shape, found)
 
@@ -306,7 +306,7 @@ def test_every_pair_of_dtypes_is_measured_right(
         a = a % 2**7  # no oracle for a float32 beyond a long double's 64 bits
     for x, y, one, other in ((a, b, da, db), (b, a, db, da)):
         found = expected(x, y, one, other)
-        stats = compare(shape, [Block((0, 0), store.put(x, one), store.put(y, other))])
+        stats = compare_blocks(shape, [Block((0, 0), store.put(x, one), store.put(y, other))])
         check(stats, found)
         assert stats.grid == expected_grid(shape, found)
 
@@ -319,7 +319,7 @@ def test_integers_are_compared_exactly(store: Store, da: str, db: str) -> None:
         a, b = a >> np.uint64(1), b >> np.uint64(1)  # a distance of more than 64 bits saturates
     b[0] = a[0].astype(b.dtype)
     found = expected(a, b, da, db)
-    check(compare((7, 9), [Block((0, 0), store.put(a, da), store.put(b, db))]), found)
+    check(compare_blocks((7, 9), [Block((0, 0), store.put(a, da), store.put(b, db))]), found)
 
 
 @pytest.mark.parametrize("to", ["F32", "F16", "BF16", "F8_E5M2", "F8_E4M3"])
@@ -333,11 +333,11 @@ def test_values_between_two_codes_round_to_nearest_even(store: Store, to: str) -
     a = values.view(np.uint64)
     b = encoded(np.roll(values, 1), to)
     found = expected(a, b, "F64", to)
-    check(compare(a.shape, [Block((0, 0), store.put(a, "F64"), store.put(b, to))]), found)
+    check(compare_blocks(a.shape, [Block((0, 0), store.put(a, "F64"), store.put(b, to))]), found)
     if to in TORCH:
         single = values.astype(np.float32)
         rounded = torch.from_numpy(single).to(TORCH[to]).view(torch.uint8).numpy()
-        stats = compare(
+        stats = compare_blocks(
             a.shape,
             [
                 Block(
@@ -380,12 +380,12 @@ def test_a_sign_flip_is_never_hidden(store: Store, dtype: str) -> None:
         a, b = encoded(np.full((4, 32), 0.25), dtype), encoded(np.full((4, 32), 0.25), dtype)
         a[2, 7], b[2, 7] = encoded(values, dtype)[0, keep], encoded(other, dtype)[0, keep]
         block = Block((0, 0), store.put(a, dtype), store.put(b, dtype))
-        check(compare((4, 32), [block]), expected(a, b, dtype, dtype))
+        check(compare_blocks((4, 32), [block]), expected(a, b, dtype, dtype))
 
 
 def test_zeros_of_two_signs_differ_in_bits_and_not_in_value(store: Store) -> None:
     a, b = np.zeros((3, 5), np.uint16), np.full((3, 5), 0x8000, np.uint16)
-    stats = compare((3, 5), [Block((0, 0), store.put(a, "BF16"), store.put(b, "BF16"))])
+    stats = compare_blocks((3, 5), [Block((0, 0), store.put(a, "BF16"), store.put(b, "BF16"))])
     assert (stats.differing, stats.unequal, stats.max_ulp, stats.max_abs) == (15, 0, 0, 0.0)
     assert stats.max_at is None
     assert stats.histogram == [15]
@@ -395,12 +395,12 @@ def test_zeros_of_two_signs_differ_in_bits_and_not_in_value(store: Store) -> Non
 def test_a_number_that_the_narrower_dtype_cannot_hold_is_no_cast(store: Store) -> None:
     a = np.array([[70000.0, 65519.0, 1.0]], np.float32)
     b = encoded(np.array([[math.inf, 65504.0, 1.0]]), "F16")
-    stats = compare(
+    stats = compare_blocks(
         (1, 3), [Block((0, 0), store.put(a.view(np.uint32), "F32"), store.put(b, "F16"))]
     )
     assert (stats.differing, stats.unequal, stats.inexcusable) == (1, 1, 1)
     clamped = encoded(np.array([[65504.0, 65504.0, 1.0]]), "F16")
-    stats = compare(
+    stats = compare_blocks(
         (1, 3), [Block((0, 0), store.put(a.view(np.uint32), "F32"), store.put(clamped, "F16"))]
     )
     assert (stats.differing, stats.inexcusable, sum(stats.histogram)) == (1, 1, 2)
@@ -417,7 +417,7 @@ def test_nan_and_infinity_are_counted_in_equal_data(store: Store) -> None:
             a[3, 3], a[60, 1], a[0, 0] = encoded(np.array([math.nan, -math.inf, math.inf]), dtype)
         for gap in (0, 3):
             block = Block((0, 0), store.put(a, dtype, gap=gap), store.put(a, dtype))
-            stats = compare((64, 64), [block])
+            stats = compare_blocks((64, 64), [block])
             infinities = 2 if dtype not in ("F8_E8M0", "F8_E4M3") else 0
             nans = 3 if dtype == "F8_E4M3" else 1
             assert (stats.nan_a, stats.nan_b) == (nans, nans), dtype
@@ -435,17 +435,17 @@ def test_one_odd_number_is_found_wherever_it_lies(store: Store, value: float, od
         for dtype in ("BF16", "F32"):
             a = encoded(np.full(shape, value), dtype)
             a[place] = encoded(np.array([odd]), dtype)[0]
-            stats = compare(shape, [Block((0, 0), store.put(a, dtype), store.put(a, dtype))])
+            stats = compare_blocks(shape, [Block((0, 0), store.put(a, dtype), store.put(a, dtype))])
             assert stats.nan_a + stats.inf_a == 1
 
 
 def test_payloads_of_nan_count_in_one_dtype_only(store: Store) -> None:
     a = np.array([[0x7FC0, 0x7FC1, 0x3F80]], np.uint16)
     b = np.array([[0x7FC0, 0xFFC2, 0x3F80]], np.uint16)
-    stats = compare((1, 3), [Block((0, 0), store.put(a, "BF16"), store.put(b, "BF16"))])
+    stats = compare_blocks((1, 3), [Block((0, 0), store.put(a, "BF16"), store.put(b, "BF16"))])
     assert (stats.differing, stats.unequal, stats.inexcusable) == (1, 0, 0)
     wide = np.array([[0x7FC00001, 0xFFC00000, 0x3F800000]], np.uint32)
-    stats = compare((1, 3), [Block((0, 0), store.put(a, "BF16"), store.put(wide, "F32"))])
+    stats = compare_blocks((1, 3), [Block((0, 0), store.put(a, "BF16"), store.put(wide, "F32"))])
     assert (stats.differing, stats.nan_a, stats.nan_b) == (0, 2, 2)
 
 
@@ -455,14 +455,14 @@ def test_norms_of_equal_data_are_taken_when_something_differs_or_when_asked(stor
     a[7, 7] = 0x7F80
     b = a.copy()
     one, other = store.put(a, "BF16"), store.put(b, "BF16")
-    stats = compare(a.shape, [Block((0, 0), one, other)])
+    stats = compare_blocks(a.shape, [Block((0, 0), one, other)])
     assert (stats.normed, stats.sum_aa) == (False, 0.0)
     found = expected(a, b, "BF16", "BF16")
-    stats = compare(a.shape, [Block((0, 0), one, other)], norms=True)
+    stats = compare_blocks(a.shape, [Block((0, 0), one, other)], norms=True)
     assert stats.normed
     check(stats, found)
     b[599, 1023] ^= 1
-    stats = compare(a.shape, [Block((0, 0), one, store.put(b, "BF16"))])
+    stats = compare_blocks(a.shape, [Block((0, 0), one, store.put(b, "BF16"))])
     check(stats, expected(a, b, "BF16", "BF16"))
 
 
@@ -514,10 +514,10 @@ def test_blocks_and_their_order_have_no_influence(
     rng = np.random.default_rng(7)
     a, b = make(rng, kind, shape, da, db)
     one, other = store.put(a, da), store.put(b, db)
-    whole = compare(shape, [Block((0, 0), one, other)], norms=True)
+    whole = compare_blocks(shape, [Block((0, 0), one, other)], norms=True)
     blocks = split(one, other, rng)
-    same_but_for_rounding(compare(shape, blocks, norms=True), whole)
-    parts = [compare(shape, [block], norms=True) for block in blocks]
+    same_but_for_rounding(compare_blocks(shape, blocks, norms=True), whole)
+    parts = [compare_blocks(shape, [block], norms=True) for block in blocks]
     same_but_for_rounding(merged(parts), whole)
     rng.shuffle(parts)
     same_but_for_rounding(merged(parts), whole)
@@ -528,20 +528,20 @@ def test_sizes_of_chunks_have_no_influence(store: Store, monkeypatch: pytest.Mon
     a, b = make(rng, "specials", (700, 500), "BF16", "BF16")
     a[100:300], b[100:300] = 0x3E80, 0x3E80
     block = Block((0, 0), store.put(a, "BF16", gap=12), store.put(b, "BF16"))
-    whole = compare((700, 500), [block])
+    whole = compare_blocks((700, 500), [block])
     check(whole, expected(a, b, "BF16", "BF16"))
     for elements, stretch, span in ((1000, 5000, 20_000), (4096, 1 << 14, 1 << 15)):
         monkeypatch.setattr(fast, "ELEMENTS", elements)
-        monkeypatch.setattr(compare_module, "STRETCH", stretch)
-        monkeypatch.setattr(compare_module, "SPAN", span)
-        same_but_for_rounding(compare((700, 500), [block]), whole)
+        monkeypatch.setattr(compare_module, "MEMCMP_BYTES", stretch)
+        monkeypatch.setattr(compare_module, "READ_BYTES", span)
+        same_but_for_rounding(compare_blocks((700, 500), [block]), whole)
 
 
 def test_constant_data_is_summed_as_well_as_random_data(store: Store) -> None:
     for value in (0.1, 0.019, 3.3e-5):
         a = np.full((512, 520), value, np.float32).view(np.uint32)
         b = np.full((512, 520), value * 1.01, np.float32).view(np.uint32)
-        stats = compare(a.shape, [Block((0, 0), store.put(a, "F32"), store.put(b, "F32"))])
+        stats = compare_blocks(a.shape, [Block((0, 0), store.put(a, "F32"), store.put(b, "F32"))])
         check(stats, expected(a, b, "F32", "F32"))
 
 
@@ -549,13 +549,15 @@ def test_constant_data_is_summed_as_well_as_random_data(store: Store) -> None:
 def test_a_transposed_side_is_compared_as_it_lies(store: Store, dtype: str) -> None:
     rng = np.random.default_rng(11)
     a, b = make(rng, "sparse", (300, 700), dtype, dtype)
-    straight = compare(a.shape, [Block((0, 0), store.put(a, dtype), store.put(b, dtype))])
+    straight = compare_blocks(a.shape, [Block((0, 0), store.put(a, dtype), store.put(b, dtype))])
     turned = store.put(b, dtype, transposed=True)
-    same_but_for_rounding(compare(a.shape, [Block((0, 0), store.put(a, dtype), turned)]), straight)
+    same_but_for_rounding(
+        compare_blocks(a.shape, [Block((0, 0), store.put(a, dtype), turned)]), straight
+    )
     both = Block((0, 0), store.put(a, dtype, transposed=True), turned)
-    same_but_for_rounding(compare(a.shape, [both]), straight)
+    same_but_for_rounding(compare_blocks(a.shape, [both]), straight)
     equal = Block((0, 0), store.put(b, dtype), turned)
-    assert compare(a.shape, [equal]).differing == 0
+    assert compare_blocks(a.shape, [equal]).differing == 0
 
 
 @pytest.mark.parametrize("cols", [3, 600, 2048])
@@ -567,20 +569,20 @@ def test_one_bit_is_found_in_rows_that_lie_apart(store: Store, cols: int, lead: 
         b[row, col] ^= 1
         for gap in (0, 1, 4):
             one, other = store.put(a, "BF16", gap=gap, lead=lead), store.put(b, "BF16", gap=8)
-            assert compare(a.shape, [Block((0, 0), one, other)]).differing == 1
-            assert compare(a.shape, [Block((0, 0), one, one)]).differing == 0
+            assert compare_blocks(a.shape, [Block((0, 0), one, other)]).differing == 1
+            assert compare_blocks(a.shape, [Block((0, 0), one, one)]).differing == 0
 
 
 def test_nothing_is_nothing(store: Store) -> None:
     empty = View("/nowhere", 0, (0, 8), (8, 1), "BF16")
-    stats = compare((0, 8), [Block((0, 0), empty, empty)])
+    stats = compare_blocks((0, 8), [Block((0, 0), empty, empty)])
     assert (stats.numel, stats.differing, stats.grid, stats.grid_shape) == (0, 0, b"", (0, 8))
-    assert compare((5, 5), []).numel == 0
+    assert compare_blocks((5, 5), []).numel == 0
 
 
 def test_one_element_is_enough(store: Store) -> None:
     a, b = np.array([[0x3F80]], np.uint16), np.array([[0x3F81]], np.uint16)
-    stats = compare((1, 1), [Block((0, 0), store.put(a, "BF16"), store.put(b, "BF16"))])
+    stats = compare_blocks((1, 1), [Block((0, 0), store.put(a, "BF16"), store.put(b, "BF16"))])
     check(stats, expected(a, b, "BF16", "BF16"))
 
 
@@ -598,9 +600,9 @@ def test_copies_that_drift_are_listed_with_their_differing_elements(store: Store
         (original, store.put(drifted, "BF16")),
         (original, store.put(raw, "F16")),
     ]
-    stats = compare(raw.shape, [Block((0, 0), original, original)], copies)
+    stats = compare_blocks(raw.shape, [Block((0, 0), original, original)], copies)
     assert stats.copies_differ == [(1, 3), (2, 50 * 300)]
-    again = compare(raw.shape, [], copies[:2])
+    again = compare_blocks(raw.shape, [], copies[:2])
     stats.merge(again)
     assert stats.copies_differ == [(1, 6), (2, 50 * 300)]
 
@@ -618,7 +620,7 @@ def test_levels_of_a_grid_are_those_of_its_differences(store: Store) -> None:
     b = np.geomspace(1e-18, 1e7, 64).astype(np.float32).reshape(1, 64)
     b[0, 0] = 1e-45
     block = Block((0, 0), store.put(a.view(np.uint32), "F32"), store.put(b.view(np.uint32), "F32"))
-    assert list(compare((1, 64), [block]).grid) == [level(float(value)) for value in b[0]]
+    assert list(compare_blocks((1, 64), [block]).grid) == [level(float(value)) for value in b[0]]
 
 
 def test_a_file_that_ends_early_is_corrupt(store: Store) -> None:
@@ -627,16 +629,16 @@ def test_a_file_that_ends_early_is_corrupt(store: Store) -> None:
     os.truncate(file, 199)
     short = View(str(file), 0, (10, 10), (10, 1), "BF16")
     with pytest.raises(CorruptFile, match=r"ends at byte 200, but the file has 199 bytes"):
-        compare((10, 10), [Block((0, 0), good, short)])
+        compare_blocks((10, 10), [Block((0, 0), good, short)])
     os.truncate(file, 0)
     with pytest.raises(CorruptFile, match="empty"):
-        compare((10, 10), [Block((0, 0), good, short)])
+        compare_blocks((10, 10), [Block((0, 0), good, short)])
 
 
 def test_a_file_that_is_not_there_is_unreadable(tmp_path: Path) -> None:
     view = View(str(tmp_path / "gone"), 0, (1, 1), (1, 1), "U8")
     with pytest.raises(UnreadableFile, match="gone: No such file"):
-        compare((1, 1), [Block((0, 0), view, view)])
+        compare_blocks((1, 1), [Block((0, 0), view, view)])
     with pytest.raises(UnreadableFile, match="Is a directory"):
         memory.matrix(View(str(tmp_path), 0, (1, 1), (1, 1), "U8"))
 
@@ -681,13 +683,13 @@ def test_pages_that_were_read_are_let_go(tmp_path: Path, kind: str) -> None:
     a.tofile(tmp_path / "a")
     (a ^ 1 if kind == "near" else a).tofile(tmp_path / "b")
     one, other = (View(str(tmp_path / x), 0, shape, (2000, 1), "BF16") for x in "ab")
-    compare((100, 2000), [Block((0, 0), crop(one, FIRST_ROWS), crop(other, FIRST_ROWS))])
-    summarise([crop(one, FIRST_ROWS)])
+    compare_blocks((100, 2000), [Block((0, 0), crop(one, FIRST_ROWS), crop(other, FIRST_ROWS))])
+    summarise_tensor([crop(one, FIRST_ROWS)])
     before = resident()
-    compare(shape, [Block((0, 0), one, other)], norms=True)
+    compare_blocks(shape, [Block((0, 0), one, other)], norms=True)
     # Less than a hundredth: what stays, however little, would grow with the file.
     assert resident() - before < 1 << 19
-    summarise([one])
+    summarise_tensor([one])
     assert resident() - before < 1 << 19
 
 
@@ -705,7 +707,7 @@ def test_a_summary_is_that_of_plain_numpy(store: Store, dtype: str, kind: str) -
     raw[5] = 0
     values = decoded(raw, dtype)
     finite = values[np.isfinite(values)].astype(np.float64)
-    summary = summarise([store.put(raw[:20], dtype), store.put(raw[20:], dtype, gap=3)])
+    summary = summarise_tensor([store.put(raw[:20], dtype), store.put(raw[20:], dtype, gap=3)])
     assert summary.numel == raw.size
     assert (summary.nan, summary.inf) == (np.isnan(values).sum(), np.isinf(values).sum())
     assert summary.zeros == (finite == 0).sum()
@@ -723,14 +725,14 @@ def test_a_summary_is_that_of_plain_numpy(store: Store, dtype: str, kind: str) -
 
 
 def test_a_summary_of_nothing_finite_is_nan(store: Store) -> None:
-    summary = summarise([store.put(np.full((2, 2), 0x7FC0, np.uint16), "BF16")])
+    summary = summarise_tensor([store.put(np.full((2, 2), 0x7FC0, np.uint16), "BF16")])
     assert (summary.numel, summary.nan, summary.histogram, summary.magnitudes) == (4, 4, (), ())
     assert math.isnan(summary.mean)
     assert math.isnan(summary.max)
 
 
 def test_a_summary_of_one_value_has_one_bin(store: Store) -> None:
-    summary = summarise([store.put(np.full((2, 3), 0x3F80, np.uint16), "BF16")])
+    summary = summarise_tensor([store.put(np.full((2, 3), 0x3F80, np.uint16), "BF16")])
     assert (summary.min, summary.max, summary.std) == (1.0, 1.0, 0.0)
     assert summary.histogram[0] == 6
     assert summary.magnitudes == ((0, 6),)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.forward.arithmetic import Arithmetic
     from ckptdiff.forward.model import Activation
-    from ckptdiff.results import LogitDiff, Share
+    from ckptdiff.results import CauseShare, LogitDiff
 
     Operation = Callable[[Arithmetic, dict[str, Tensor]], Tensor]
 
@@ -75,7 +75,7 @@ def traced(hf: Path, megatron: Path, dtype: str = "bf16", **options: Any) -> Log
     return compare_logits(hf, megatron, IDS, storage=dtype, attribute=True, **options)
 
 
-def lines(found: LogitDiff) -> dict[str, Share]:
+def lines(found: LogitDiff) -> dict[str, CauseShare]:
     assert found.attribution, found.notes
     return {share.cause: share for share in found.attribution}
 

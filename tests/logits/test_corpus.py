@@ -19,7 +19,7 @@ from tests.support.logit_runs import tokens
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Checkpoint
     from ckptdiff.config.compare import ConfigDiff
 

@@ -25,7 +25,7 @@ from tests.support.tokenizers_made import TEXT, sentencepiece_model, tokenizer_j
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
 
     Make = Callable[..., Path]
 

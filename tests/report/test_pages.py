@@ -24,10 +24,10 @@ from ckptdiff.results import Displaced, Finding, TensorDiff
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ckptdiff.assembly.assemble import Assembled
-    from ckptdiff.comparison.verdict import Summary
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.comparison.verdict import DiffSummary
 
-    Compared = tuple[Assembled, Assembled, list[TensorDiff], Summary]
+    Compared = tuple[Assembled, Assembled, list[TensorDiff], DiffSummary]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 import torch
 
-from ckptdiff.assembly.assemble import Assembled, Assembly, Piece
+from ckptdiff.assembly.recipe import Assembled, Assembly, Piece
 from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, TensorRef, contiguous
 from ckptdiff.comparison.verdict import summarise
 from ckptdiff.report import diff as report
@@ -241,14 +241,14 @@ def test_a_document_is_strict_json_in_one_line(tmp_path: Path) -> None:
 
 def test_paths_of_a_listing_start_at_the_checkpoint(tiny_hf: Make, tiny_megatron: Make) -> None:
     _, b = open_pair(tiny_hf(), tiny_megatron(tp=2))
-    files = {report.relative(b, file) for file in b.checkpoint.files}
+    files = {report.relative_path(b, file) for file in b.checkpoint.files}
     assert files == {f"mp_rank_0{n}/model_optim_rng.pt" for n in (0, 1)}
 
 
 def test_a_single_file_is_called_by_its_name(tmp_path: Path) -> None:
     a, b = (folder / "model.safetensors" for folder in pair(tmp_path, *[{"w": full(1)}] * 2))
     assembled, _ = open_pair(a, b)
-    assert report.relative(assembled, a) == "model.safetensors"
+    assert report.relative_path(assembled, a) == "model.safetensors"
 
 
 # Numbers as text

@@ -21,7 +21,7 @@ from ckptdiff.arch.scatter import scatter
 from ckptdiff.checkpoint import Checkpoint, Parallelism, Rank, Shard, TensorRef, contiguous
 
 if TYPE_CHECKING:
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Box
 
 Stored = dict[tuple[Path, str], torch.Tensor]  # flat, by file and native name

@@ -7,9 +7,9 @@ import signal
 import time
 from pathlib import Path
 
-from ckptdiff.checkpoint import View
-from ckptdiff.comparison.parts import Outcome, Part, run_parts
+from ckptdiff.comparison.parts import DiffPart, Outcome, run_parts
 from ckptdiff.errors import CorruptFile
+from ckptdiff.kernels.views import View
 
 
 def double(number: int) -> int:
@@ -63,7 +63,7 @@ class Deadly:
     def __init__(self, offset: int) -> None:
         self.offset = offset
 
-    def __call__(self, parts: tuple[Part, ...]) -> list[Outcome]:
+    def __call__(self, parts: tuple[DiffPart, ...]) -> list[Outcome]:
         if any(block.a.offset == self.offset for part in parts for block in part.blocks):
             die(signal.SIGKILL)
         return run_parts(parts)

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from ckptdiff.results import Candidate, LogitDiff, LogitMetrics, Next, Share, Tap
+from ckptdiff.results import Candidate, CauseShare, LogitDiff, LogitMetrics, Next, Tap
 
 K = "model.layers.1.self_attn.k_proj.weight"
 TAPS = (
@@ -78,8 +78,8 @@ def faulty() -> LogitDiff:
 def attributed() -> LogitDiff:
     return clean(
         attribution=(
-            Share("norm rounding", 0.065, (1e-3, 2e-3, 2e-3, 3e-3)),
-            Share("fused QKV", 0.0, note="the same products in the same order"),
-            Share("shared rounding", 0.77),
+            CauseShare("norm rounding", 0.065, (1e-3, 2e-3, 2e-3, 3e-3)),
+            CauseShare("fused QKV", 0.0, note="the same products in the same order"),
+            CauseShare("shared rounding", 0.77),
         )
     )

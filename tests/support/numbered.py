@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ckptdiff.arch.base import Architecture
-    from ckptdiff.assembly.assemble import Assembled, Piece
+    from ckptdiff.assembly.recipe import Assembled, Piece
     from ckptdiff.checkpoint import Box
 
 FAMILIES = {

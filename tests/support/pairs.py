@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from ckptdiff.assembly.assemble import assemble_pair
 from ckptdiff.comparison import parts as planning
 from ckptdiff.comparison import run as engine
-from ckptdiff.comparison.verdict import CAST, Summary, Tolerance, summarise
+from ckptdiff.comparison.verdict import CAST, DiffSummary, Tolerance, summarise
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.results import Numbers, TensorDiff
 
 
@@ -38,7 +38,7 @@ class Comparison:
     a: Assembled
     b: Assembled
     results: dict[str, TensorDiff]
-    summary: Summary
+    summary: DiffSummary
 
     def __getitem__(self, name: str) -> TensorDiff:
         return self.results[name]

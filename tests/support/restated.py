@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.arch import ARCHITECTURES, find_architecture
-from ckptdiff.assembly.assemble import Assembled
+from ckptdiff.assembly.recipe import Assembled
 from ckptdiff.checkpoint import Checkpoint, Parallelism
 from ckptdiff.config import model as configs
 from ckptdiff.config.translate import huggingface_config, megatron_args

@@ -18,7 +18,7 @@ from ckptdiff.tui.app import CkptDiffApp
 from ckptdiff.tui.screens.config import ConfigScreen
 from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.findings import FindingsScreen
-from ckptdiff.tui.text.finding import finding_lines
+from ckptdiff.tui.text.finding import finding_page
 from ckptdiff.tui.text.lines import plain
 from ckptdiff.tui.widgets.finding_line import FindingLine
 from ckptdiff.tui.widgets.painted import Words
@@ -298,7 +298,7 @@ async def test_the_detail_of_a_tensor_names_its_finding(
 def test_the_words_of_a_finding_fit_and_cannot_steer_the_terminal(width: int) -> None:
     evil = replace(ROPE, title="a\x1b[2J" * 20, evidence="e" * 400, fix="f " * 400)
     for finding in (ROPE, STALE, CONFIG, ROUNDED, evil):
-        lines = plain(finding_lines(finding, width, ascii_only=True))
+        lines = plain(finding_page(finding, width, ascii_only=True))
         assert max(map(len, lines)) <= max(width, 62)
         assert all(line.isprintable() for line in lines)
 

@@ -17,7 +17,7 @@ from ckptdiff.tui.widgets.heat_map import Heat, HeatMap, heat_lines, resample, s
 from tests.support.tui.handmade import EMBED, O_PROJ, K, Q, megatron
 
 if TYPE_CHECKING:
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
 
 # Levels are quarters of an octave: four steps down from that of 1.0 is that of 0.5.
 ONE, HALF, FIFTH = 193, 189, 183

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from ckptdiff.kernels.stats import Summary
+from ckptdiff.kernels.stats import TensorSummary
 from ckptdiff.tui.text.lines import plain
 from ckptdiff.tui.widgets.histogram import (
     Bin,
     Bins,
-    bar,
+    count_bar,
     histogram_lines,
     merged,
     percent,
@@ -68,7 +68,7 @@ def test_neighbours_are_added_up_where_lines_are_few_but_zero_stays_alone() -> N
 
 
 def test_values_are_named_by_where_their_bins_begin() -> None:
-    summary = Summary(
+    summary = TensorSummary(
         11, -1.0, 1.0, 0, 1, 1, 0, nan=3, inf=1, histogram=(1, 2, 0, 4), magnitudes=()
     )
     bins = value_bins(summary)
@@ -83,7 +83,9 @@ def test_values_are_named_by_where_their_bins_begin() -> None:
 
 def test_a_tensor_of_nan_alone_has_no_bars() -> None:
     nan = float("nan")
-    summary = Summary(2, nan, nan, nan, nan, nan, 0, nan=2, inf=0, histogram=(), magnitudes=())
+    summary = TensorSummary(
+        2, nan, nan, nan, nan, nan, 0, nan=2, inf=0, histogram=(), magnitudes=()
+    )
     assert plain(histogram_lines(value_bins(summary), 40, 10)) == ["values from: no values"]
 
 
@@ -104,6 +106,6 @@ def test_a_share_is_0_or_100_only_if_it_is_exactly(count: int, total: int, words
 
 
 def test_what_is_not_zero_has_a_bar() -> None:
-    assert bar(1, 10**9, 20, ascii_only=False) == "▏"
-    assert bar(1, 10**9, 20, ascii_only=True) == "#"
-    assert bar(0, 10**9, 20, ascii_only=False) == ""
+    assert count_bar(1, 10**9, 20, ascii_only=False) == "▏"
+    assert count_bar(1, 10**9, 20, ascii_only=True) == "#"
+    assert count_bar(0, 10**9, 20, ascii_only=False) == ""

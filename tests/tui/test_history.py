@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckptdiff.result_cache import PAIRS, History
+from ckptdiff.result_cache import PAIRS, ResultCache
 from tests.support.tui.fakes import (
     A,
     B,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Checkpoint
     from ckptdiff.tui.app import CkptDiffApp
 
@@ -46,8 +46,10 @@ def sides(tmp_path: Path) -> tuple[Checkpoint, Checkpoint]:
     return found[0], found[1]
 
 
-def keep(folder: Path, sides: tuple[Checkpoint, Checkpoint], tolerance: str = "cast") -> History:
-    history = History(folder, *sides, tolerance)
+def keep(
+    folder: Path, sides: tuple[Checkpoint, Checkpoint], tolerance: str = "cast"
+) -> ResultCache:
+    history = ResultCache(folder, *sides, tolerance)
     with history:
         history.add(result(Q0, "differ"), NOW - 7200)
         history.add(result("lm_head.weight"), NOW - 7100)
@@ -58,7 +60,7 @@ def test_results_come_back_as_they_were(
     tmp_path: Path, sides: tuple[Checkpoint, Checkpoint]
 ) -> None:
     keep(tmp_path / "kept", sides)
-    found = list(History(tmp_path / "kept", *sides, "cast").load())
+    found = list(ResultCache(tmp_path / "kept", *sides, "cast").load())
     assert found == [(result(Q0, "differ"), NOW - 7200), (result("lm_head.weight"), NOW - 7100)]
 
 
@@ -66,7 +68,7 @@ def test_nothing_comes_back_under_another_tolerance(
     tmp_path: Path, sides: tuple[Checkpoint, Checkpoint]
 ) -> None:
     keep(tmp_path / "kept", sides)
-    assert list(History(tmp_path / "kept", *sides, "exact").load()) == []
+    assert list(ResultCache(tmp_path / "kept", *sides, "exact").load()) == []
 
 
 @pytest.mark.parametrize("change", ["size", "time", "config", "file"])
@@ -87,7 +89,7 @@ def test_nothing_comes_back_once_anything_has_changed(
     else:
         (file.parent / "more.safetensors").write_bytes(b"")
         b = replace(b, files=(file, file.parent / "more.safetensors"))
-    changed = History(tmp_path / "kept", a, b, "cast")
+    changed = ResultCache(tmp_path / "kept", a, b, "cast")
     assert list(changed.load()) == []
     with changed:
         changed.add(result("lm_head.weight", "close"), NOW)
@@ -97,10 +99,10 @@ def test_nothing_comes_back_once_anything_has_changed(
 def test_an_older_run_cannot_write_into_a_newer_ones_results(
     tmp_path: Path, sides: tuple[Checkpoint, Checkpoint]
 ) -> None:
-    older = History(tmp_path / "kept", *sides, "cast")
+    older = ResultCache(tmp_path / "kept", *sides, "cast")
     with older:
         os.utime(sides[0].files[0], ns=(5, 5))
-        newer = History(tmp_path / "kept", *sides, "cast")
+        newer = ResultCache(tmp_path / "kept", *sides, "cast")
         with newer:
             newer.add(result(Q0, "differ"), NOW)
             older.add(result("lm_head.weight"), NOW)
@@ -118,7 +120,7 @@ def test_a_torn_line_is_skipped_and_the_next_one_is_whole(
 
 
 def test_errors_are_not_kept(tmp_path: Path, sides: tuple[Checkpoint, Checkpoint]) -> None:
-    history = History(tmp_path / "kept", *sides, "cast")
+    history = ResultCache(tmp_path / "kept", *sides, "cast")
     with history:
         history.add(result(Q0, "error"), NOW)
     assert list(history.load()) == []

@@ -9,7 +9,7 @@ import pytest
 from textual.binding import Binding
 
 from ckptdiff.tui.app import CkptDiffApp
-from ckptdiff.tui.model.session import GLYPHS
+from ckptdiff.tui.model.comparison import GLYPHS
 from ckptdiff.tui.screens.ask import AskScreen
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.screens.conversion import ConversionScreen

@@ -8,7 +8,7 @@ import pytest
 
 from ckptdiff.errors import BadArgument, WorkerDied
 from ckptdiff.results import LogitDiff
-from ckptdiff.tui.model.prompt_run import History
+from ckptdiff.tui.model.prompt_run import PromptHistory
 from ckptdiff.tui.screens.config import ConfigScreen
 from ckptdiff.tui.screens.detail import DetailScreen
 from ckptdiff.tui.screens.help import help_lines
@@ -313,7 +313,7 @@ async def test_earlier_prompts_come_back_with_up_and_are_not_saved(
 
 
 def test_a_history_gives_back_what_was_being_typed() -> None:
-    history = History()
+    history = PromptHistory()
     assert history.go(-1, "draft") == "draft"
     history.add("a")
     history.add("b")

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from ckptdiff.assembly.assemble import Assembled, Assembly, Piece
+from ckptdiff.assembly.recipe import Assembled, Assembly, Piece
 from ckptdiff.assembly.shard_map import letters, stored_parts
 from ckptdiff.checkpoint import Checkpoint, Parallelism, Rank, TensorRef, contiguous
 from ckptdiff.tui.text.lines import plain
-from ckptdiff.tui.text.storage import Side, box_text, files_text, place_parts, rank_text
-from ckptdiff.tui.widgets.shard_map import Look, bar, map_lines
+from ckptdiff.tui.text.storage import StoredSide, box_text, files_text, place_parts, rank_text
+from ckptdiff.tui.widgets.shard_map import Look, map_lines, stored_bar
 from tests.support.tui.handmade import EMBED, NORM, O_PROJ, K, Q, V, huggingface, megatron
 
 
-def sides(name: str) -> list[Side]:
+def sides(name: str) -> list[StoredSide]:
     return [
-        Side(letter, side, side.tensors.get(name), tuple(side.tensors.values()))
+        StoredSide(letter, side, side.tensors.get(name), tuple(side.tensors.values()))
         for letter, side in (("A", huggingface()), ("B", megatron()))
     ]
 
@@ -98,7 +98,7 @@ def test_the_whole_map_gives_every_file_byte_row_and_padding() -> None:
 
 
 def test_a_tensor_that_one_side_lacks_is_said_to_be_missing() -> None:
-    side = Side("B", megatron(), None)
+    side = StoredSide("B", megatron(), None)
     assert plain(map_lines([side], Look(76))) == ["B  not in B"]
 
 
@@ -155,7 +155,7 @@ def fused(ranks: int, groups: int) -> Assembled:
 
 
 def map_of(assembled: Assembled, name: str, look: Look) -> list[str]:
-    side = Side("B", assembled, assembled.tensors[name], tuple(assembled.tensors.values()))
+    side = StoredSide("B", assembled, assembled.tensors[name], tuple(assembled.tensors.values()))
     return plain(map_lines([side], look))
 
 
@@ -177,7 +177,7 @@ def test_groups_beyond_the_space_are_cut_off_with_a_mark() -> None:
     assembled = fused(1, 40)
     part = stored_parts(assembled.tensors["q.weight"], assembled.tensors.values())[0]
     letter = letters("q.weight", ["k.weight", "v.weight"])
-    spans = bar(part, letter, "q.weight", 20)
+    spans = stored_bar(part, letter, "q.weight", 20)
     text = "".join(text for text, _ in spans)
     assert text == "|QQkv|QQkv|QQkv|~"
     assert len(text) <= 20

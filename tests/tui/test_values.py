@@ -14,7 +14,7 @@ from ckptdiff.executor import InlineExecutor
 from ckptdiff.kernels.stats import Window
 from ckptdiff.tui.screens.values import ValuesScreen
 from ckptdiff.tui.text.lines import plain
-from ckptdiff.tui.widgets.values import Values, bits_text, grid_lines, value_text
+from ckptdiff.tui.widgets.values import Values, bits_text, element_text, grid_lines
 from tests.support.tui.handmade import (
     CHANGED,
     EQUAL,
@@ -98,7 +98,7 @@ def test_what_is_not_read_yet_is_left_blank() -> None:
     ],
 )
 def test_values_have_the_digits_of_their_dtype(value: float, dtype: str, text: str) -> None:
-    assert value_text(value, dtype) == text
+    assert element_text(value, dtype) == text
 
 
 def test_bits_have_the_width_of_their_dtype() -> None:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import cut
+from ckptdiff.arch.base import crop_slices
 from ckptdiff.arch.mistakes.axes import halves_exchanged, other_axis
 from ckptdiff.arch.mistakes.gates import gate_mistakes
-from ckptdiff.arch.mistakes.heads import columns_by_stride, head_mistakes, runs
+from ckptdiff.arch.mistakes.heads import columns_by_stride, head_mistakes, joined_rows
 from ckptdiff.arch.scatter import pieces_of
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _after(
     if outer.partition is None or len(right) != len(wrong):
         return []
     held = dict(zip(right, wrong, strict=True))
-    return runs(held[row] for row in _each_row(outer.partition(c, tp, rank)))
+    return joined_rows(held[row] for row in _each_row(outer.partition(c, tp, rank)))
 
 
 def _each_row(parts: Iterable[Slice]) -> Iterator[tuple[int, int]]:
@@ -165,6 +165,6 @@ def _as_one(rule: ParamMapping) -> Partition:
         assert rule.partition is not None
         whole = list(rule.partition(c, 1, 0))
         share = sum(part.stop - part.start for part in whole) // tp
-        return cut(whole, rank * share, (rank + 1) * share)
+        return crop_slices(whole, rank * share, (rank + 1) * share)
 
     return partition

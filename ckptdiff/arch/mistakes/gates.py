@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import Slice, cut
+from ckptdiff.arch.base import Slice, crop_slices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -64,7 +64,7 @@ def _read(size: int, ranks: int, shard: Shard) -> Partition:
                 start = max(rank * own - writer * theirs, 0)
                 stop = min((rank + 1) * own - writer * theirs, theirs)
                 if start < stop:
-                    yield from cut(shard(size, ranks, writer), half + start, half + stop)
+                    yield from crop_slices(shard(size, ranks, writer), half + start, half + stop)
 
     return partition
 
@@ -76,7 +76,7 @@ def _exchanged(size: int, ranks: int, rank: int) -> list[Slice]:
 
 def _as_one(size: int, ranks: int, rank: int) -> Iterator[Slice]:
     share = 2 * size // ranks
-    return cut([Slice(0, 0, size), Slice(1, 0, size)], rank * share, (rank + 1) * share)
+    return crop_slices([Slice(0, 0, size), Slice(1, 0, size)], rank * share, (rank + 1) * share)
 
 
 def _taking_turns(size: int, ranks: int, rank: int, *, block: int) -> Iterable[Slice]:
@@ -93,6 +93,6 @@ def _merged(_: ModelConfig, tp: int, rank: int, *, size: int, ranks: int) -> lis
     share, own = size // ranks, size // tp
     joined = [Slice(source, r * share, (r + 1) * share) for r in range(ranks) for source in (0, 1)]
     return [
-        *cut(joined, rank * own, (rank + 1) * own),
-        *cut(joined, size + rank * own, size + (rank + 1) * own),
+        *crop_slices(joined, rank * own, (rank + 1) * own),
+        *crop_slices(joined, size + rank * own, size + (rank + 1) * own),
     ]

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import permutations
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import Slice, cut
+from ckptdiff.arch.base import Slice, crop_slices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -109,7 +109,7 @@ def _even(rows: Rows, size: Callable[[ModelConfig], int] = _fused_rows) -> Parti
 
     def partition(c: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:
         share = size(c) // tp
-        return cut(rows(c), rank * share, (rank + 1) * share)
+        return crop_slices(rows(c), rank * share, (rank + 1) * share)
 
     return partition
 
@@ -209,14 +209,14 @@ def _rotary(c: ModelConfig, which: str, way: str, *, wrong: bool = False) -> Ite
         else:
             orders.append([h + 2 * i + half for h in range(0, size, d)
                            for half in (0, 1) for i in range(d // 2)])  # fmt: skip
-    return runs(
+    return joined_rows(
         (part.source, orders[part.source][row])
         for part in _ordered(c, (0, 1, 2))
         for row in range(part.start, part.stop)
     )
 
 
-def runs(rows: Iterable[tuple[int, int]]) -> Iterator[Slice]:
+def joined_rows(rows: Iterable[tuple[int, int]]) -> Iterator[Slice]:
     """Yield single rows as slices, those that follow each other joined."""
     source, start, stop = -1, 0, 0
     for following, row in rows:

@@ -1,8 +1,8 @@
-"""The table of meanings: what config.json and Megatron's args call differently, line by line."""
+"""The table of config fields: what config.json and Megatron's args call differently."""
 
 from __future__ import annotations
 
-from ckptdiff.config.fields.base import Kind, Meaning, Reading, Side, show
+from ckptdiff.config.fields.base import ConfigField, ConfigSide, Kind, Stated, show
 from ckptdiff.config.fields.dense import DENSE
 from ckptdiff.config.fields.experts import EXPERTS
 from ckptdiff.config.fields.hybrid import HYBRID
@@ -12,6 +12,6 @@ from ckptdiff.config.fields.params import params_in_hf_words
 from ckptdiff.config.fields.positions import POSITIONS
 from ckptdiff.config.fields.rope import ROPE
 
-__all__ = ["MEANINGS", "Kind", "Meaning", "Reading", "Side", "params_in_hf_words", "show"]
+__all__ = ["FIELDS", "ConfigField", "ConfigSide", "Kind", "Stated", "params_in_hf_words", "show"]
 
-MEANINGS: tuple[Meaning, ...] = (*DENSE, *LAYERS, *POSITIONS, *ROPE, *LATENT, *EXPERTS, *HYBRID)
+FIELDS: tuple[ConfigField, ...] = (*DENSE, *LAYERS, *POSITIONS, *ROPE, *LATENT, *EXPERTS, *HYBRID)

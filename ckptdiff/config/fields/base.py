@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    Reader = Callable[["Side"], "Reading | None"]  # None: this side does not tell
+    Reader = Callable[["ConfigSide"], "Stated | None"]  # None: this side does not tell
     Settings = Mapping[str, Any]  # fields and what they are set to
     # What gives a side a value; the second argument is a side, of either kind, of the same shape.
-    Setter = Callable[[Any, "Side"], Settings | None]  # None: nothing can
+    Setter = Callable[[Any, "ConfigSide"], Settings | None]  # None: nothing can
 
 Kind = Literal["hf", "megatron"]
 ON = object()  # equals no value
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ConfigSide:
     """One side's settings, and what else says how its model computes."""
 
     kind: Kind
@@ -43,7 +43,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Stated:
     """What a side says: `value` is comparable between sides, `raw` is as it is in the file."""
 
     value: Any
@@ -54,44 +54,44 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
+class ConfigField:
     """One line of the table."""
 
     name: str
-    hf: Callable[[Side], Reading | None]
-    megatron: Callable[[Side], Reading | None]
+    hf: Callable[[ConfigSide], Stated | None]
+    megatron: Callable[[ConfigSide], Stated | None]
     consequence: str  # of a conflict, one sentence
     args: Setter  # what gives a Megatron side this value
     entries: Setter  # what gives it to a config.json; the side is of the family it is written for
-    applies: Callable[[Side], bool] = lambda _: True  # else the value is without effect
+    applies: Callable[[ConfigSide], bool] = lambda _: True  # else the value is without effect
     always: bool = False  # written even so: Megatron and transformers want the field
     off: Any = ON  # where both sides have this value, nobody wants to read of it
     equal: Callable[[Any, Any], bool] | None = None  # None: equal values, numbers rounded
     # Why a difference changes nothing on these two sides; None: it does.
-    harmless: Callable[[Side, Side], str | None] = lambda _a, _b: None
+    harmless: Callable[[ConfigSide, ConfigSide], str | None] = lambda _a, _b: None
     cannot: str = ""  # said of a value for which there is no flag
     # The flag, where it says more than `args`; None: the flags are those of `args`.
-    fix: Callable[[Any, Side], str | None] | None = None
+    fix: Callable[[Any, ConfigSide], str | None] | None = None
 
-    def has_effect(self, side: Side) -> bool:
+    def has_effect(self, side: ConfigSide) -> bool:
         """Return whether a side's model uses the value at all."""
         return bool(_guarded(self.applies, side))
 
-    def read(self, side: Side) -> Reading | None:
+    def read(self, side: ConfigSide) -> Stated | None:
         """Return what a side says; a field that makes no sense says nothing."""
-        found: Reading | None = _guarded(self.hf if side.kind == "hf" else self.megatron, side)
+        found: Stated | None = _guarded(self.hf if side.kind == "hf" else self.megatron, side)
         return found
 
     def same(self, a: Any, b: Any) -> bool:
         """Return whether two values mean the same."""
         return bool(_guarded(self.equal or equal, a, b))
 
-    def why_harmless(self, a: Side, b: Side) -> str | None:
+    def why_harmless(self, a: ConfigSide, b: ConfigSide) -> str | None:
         """Return why a difference changes nothing; None if it does."""
         found: str | None = _guarded(self.harmless, a, b)
         return found
 
-    def flag(self, value: Any, side: Side) -> str | None:
+    def flag(self, value: Any, side: ConfigSide) -> str | None:
         """Return the flag that gives a Megatron side this value, if there is one."""
         if self.fix is not None:
             found: str | None = _guarded(self.fix, value, side)
@@ -100,7 +100,7 @@ class Meaning:
         text: str | None = None if settings is None else _guarded(flags, settings, side)
         return text
 
-    def settings(self, value: Any, side: Side, kind: Kind) -> Settings | None:
+    def settings(self, value: Any, side: ConfigSide, kind: Kind) -> Settings | None:
         """Return the fields that give a side of this kind a value; None where it cannot have it."""
         found: Settings | None = _guarded(
             self.args if kind == "megatron" else self.entries, value, side
@@ -133,11 +133,11 @@ def is_number(value: Any) -> bool:
 def stated(*names: str, by: Callable[[Any], Any] = lambda value: value) -> Reader:
     """Read the first of these fields that is there and not null."""
 
-    def read(side: Side) -> Reading | None:
+    def read(side: ConfigSide) -> Stated | None:
         for name in names:
             raw = side.get(name)
             if raw is not None:
-                return Reading(by(raw), leaf(name), raw)
+                return Stated(by(raw), leaf(name), raw)
         return None
 
     return read
@@ -167,9 +167,9 @@ def switch(*names: str, inverted: bool = False) -> Reader:
 def default(reader: Reader, value: Any, source: str, *, weak: bool = False) -> Reader:
     """Read what `reader` finds; a field that is absent or null means `value`."""
 
-    def read(side: Side) -> Reading | None:
+    def read(side: ConfigSide) -> Stated | None:
         found = reader(side)
-        return found if found is not None else Reading(value, None, value, source, weak)
+        return found if found is not None else Stated(value, None, value, source, weak)
 
     return read
 
@@ -177,12 +177,12 @@ def default(reader: Reader, value: Any, source: str, *, weak: bool = False) -> R
 def null_means(names: tuple[str, ...], reader: Reader, value: Any) -> Reader:
     """Read what `reader` finds; a field that is there but null states `value`."""
 
-    def read(side: Side) -> Reading | None:
+    def read(side: ConfigSide) -> Stated | None:
         found = reader(side)
         if found is not None and found.source is None:
             return found
         name = next((name for name in names if side.has(name)), None)
-        return Reading(value, name, None) if name is not None else found
+        return Stated(value, name, None) if name is not None else found
 
     return read
 
@@ -190,11 +190,11 @@ def null_means(names: tuple[str, ...], reader: Reader, value: Any) -> Reader:
 def by_family(values: Mapping[str, Any], other: Any) -> Reader:
     """Read what the class of the model fixes: an entry of `values`, or else `other`."""
 
-    def read(side: Side) -> Reading | None:
+    def read(side: ConfigSide) -> Stated | None:
         if side.family is None:
             return None
         value = values.get(side.family, other)
-        return Reading(value, None, value, f"every {side.family} model")
+        return Stated(value, None, value, f"every {side.family} model")
 
     return read
 
@@ -202,7 +202,7 @@ def by_family(values: Mapping[str, Any], other: Any) -> Reader:
 def first(*readers: Reader) -> Reader:
     """Read by the first of these that tells something."""
 
-    def read(side: Side) -> Reading | None:
+    def read(side: ConfigSide) -> Stated | None:
         return next((found for r in readers if (found := r(side)) is not None), None)
 
     return read
@@ -211,17 +211,17 @@ def first(*readers: Reader) -> Reader:
 def from_tensors(ends: tuple[str, ...], what: str) -> Reader:
     """Read off the tensors whether the model has a part: one of these names is there."""
 
-    def read(side: Side) -> Reading | None:
+    def read(side: ConfigSide) -> Stated | None:
         if not side.tensors:
             return None
         found = any(name.endswith(ends) for name in side.tensors)
         words = f"{'a' if found else 'no'} {what} among the tensors"
-        return Reading(found, None, found, words, weak=True)  # tensors may be lacking
+        return Stated(found, None, found, words, weak=True)  # tensors may be lacking
 
     return read
 
 
-def where(condition: Callable[[Side], bool], reader: Reader, otherwise: Reader) -> Reader:
+def where(condition: Callable[[ConfigSide], bool], reader: Reader, otherwise: Reader) -> Reader:
     """Read by one reader or another, as the side is."""
     return lambda side: (reader if condition(side) else otherwise)(side)
 
@@ -247,7 +247,7 @@ def sets_not(name: str) -> Setter:
 def sets_in(name: str, families: Mapping[str, str]) -> Setter:
     """Set the field that a family calls otherwise; "" where its class fixes the value."""
 
-    def setter(value: Any, side: Side) -> Settings:
+    def setter(value: Any, side: ConfigSide) -> Settings:
         field = families.get(side.family or "", name)
         return {field: value} if field else {}
 
@@ -259,12 +259,12 @@ def only(families: Iterable[str], name: str) -> Setter:
     return sets_in("", dict.fromkeys(families, name))
 
 
-def sets_nothing(_value: Any, _side: Side) -> Settings:
+def sets_nothing(_value: Any, _side: ConfigSide) -> Settings:
     """Leave a value to follow from the others; whether it does is seen on reading it again."""
     return {}
 
 
-def cannot_set(_value: Any, _side: Side) -> None:
+def cannot_set(_value: Any, _side: ConfigSide) -> None:
     """Say that a side cannot be given the value."""
 
 
@@ -275,7 +275,7 @@ _TURNED_OFF_BY = {
 }
 
 
-def flags(settings: Settings, side: Side) -> str | None:
+def flags(settings: Settings, side: ConfigSide) -> str | None:
     """Return the command line that gives a Megatron side these arguments; None for no change."""
     given, left_out = [], []
     for name, value in settings.items():

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config.fields.base import (
     TRANSFORMERS,
-    Meaning,
-    Reading,
-    Side,
+    ConfigField,
+    ConfigSide,
+    Stated,
     from_tensors,
     number,
     sets,
@@ -23,77 +23,77 @@ if TYPE_CHECKING:
     from ckptdiff.config.fields.base import Settings
 
 
-def _layers_hf(side: Side) -> Reading | None:
-    found: Reading | None = number("num_hidden_layers", "n_layer")(side)
+def _layers_hf(side: ConfigSide) -> Stated | None:
+    found: Stated | None = number("num_hidden_layers", "n_layer")(side)
     kinds = side.get("layers_block_type")
     if found is None and isinstance(kinds, list):
-        return Reading(len(kinds), "layers_block_type", len(kinds))
+        return Stated(len(kinds), "layers_block_type", len(kinds))
     return found
 
 
-def _ffn_hf(side: Side) -> Reading | None:
-    found: Reading | None = number("intermediate_size", "n_inner")(side)
+def _ffn_hf(side: ConfigSide) -> Stated | None:
+    found: Stated | None = number("intermediate_size", "n_inner")(side)
     hidden = number("hidden_size", "n_embd")(side)
     if found is None and hidden is not None and side.family == "gpt2":
-        return Reading(4 * hidden.value, None, 4 * hidden.value, "4 times the hidden size")
+        return Stated(4 * hidden.value, None, 4 * hidden.value, "4 times the hidden size")
     return found
 
 
-def _heads(side: Side) -> Reading | None:
-    found: Reading | None = number("num_attention_heads", "n_head")(side)
+def _heads(side: ConfigSide) -> Stated | None:
+    found: Stated | None = number("num_attention_heads", "n_head")(side)
     return found
 
 
-def _groups_hf(side: Side) -> Reading | None:
+def _groups_hf(side: ConfigSide) -> Stated | None:
     heads = _heads(side)
     other = None if heads is None else heads.value
-    found: Reading | None = number("num_key_value_heads")(side)
-    return found or (other and Reading(other, None, other, "a group for each head"))
+    found: Stated | None = number("num_key_value_heads")(side)
+    return found or (other and Stated(other, None, other, "a group for each head"))
 
 
-def _groups_megatron(side: Side) -> Reading | None:
+def _groups_megatron(side: ConfigSide) -> Stated | None:
     # num_query_groups is 1 by default; it counts only beside group_query_attention.
     if side.get("group_query_attention") or not side.has("group_query_attention"):
-        found: Reading | None = number("num_query_groups")(side)
+        found: Stated | None = number("num_query_groups")(side)
         if found is not None:
             return found
     heads = _heads(side)
-    return heads and Reading(heads.value, None, heads.value, "group_query_attention is off")
+    return heads and Stated(heads.value, None, heads.value, "group_query_attention is off")
 
 
-def _groups_args(groups: Any, side: Side) -> Settings:
+def _groups_args(groups: Any, side: ConfigSide) -> Settings:
     heads = _heads(side)
     if latent(side) or (heads is not None and heads.value == groups):
         return {"group_query_attention": False}
     return {"group_query_attention": True, "num_query_groups": groups}
 
 
-def _groups_entries(groups: Any, side: Side) -> Settings:
+def _groups_entries(groups: Any, side: ConfigSide) -> Settings:
     if side.family in ("gpt2", "gpt_neox"):
         return {}  # a group for each head
     heads = _heads(side)
     return {"num_key_value_heads": heads.value if latent(side) and heads else groups}
 
 
-def _head_size(side: Side) -> Reading | None:
-    found: Reading | None = number("head_dim" if side.kind == "hf" else "kv_channels")(side)
+def _head_size(side: ConfigSide) -> Stated | None:
+    found: Stated | None = number("head_dim" if side.kind == "hf" else "kv_channels")(side)
     if found is not None:
         return found
     hidden, heads = number("hidden_size", "n_embd")(side), _heads(side)
     if hidden is None or heads is None:
         return None
     size = hidden.value // heads.value
-    return Reading(size, None, size, "hidden size / heads")
+    return Stated(size, None, size, "hidden size / heads")
 
 
-def _tied_hf(side: Side) -> Reading | None:
-    found: Reading | None = switch("tie_word_embeddings")(side)
+def _tied_hf(side: ConfigSide) -> Stated | None:
+    found: Stated | None = switch("tie_word_embeddings")(side)
     if found is not None or side.family is None:
         return found
-    return Reading(side.tied_by_default, None, side.tied_by_default, TRANSFORMERS)
+    return Stated(side.tied_by_default, None, side.tied_by_default, TRANSFORMERS)
 
 
-def _tied_megatron(side: Side) -> Reading | None:
+def _tied_megatron(side: ConfigSide) -> Stated | None:
     found = switch("untie_embeddings_and_output_weights", inverted=True)(side)
     if found is not None:
         return found
@@ -101,7 +101,7 @@ def _tied_megatron(side: Side) -> Reading | None:
     return None if head is None else replace(head, value=not head.value, raw=not head.value)
 
 
-def _padding(a: Side, b: Side) -> str | None:
+def _padding(a: ConfigSide, b: ConfigSide) -> str | None:
     """Say how many rows of a Megatron vocabulary are padding, if none is lacking."""
     padded = [s.get("padded_vocab_size") for s in (a, b) if s.kind == "megatron"]
     if len(padded) == 2 and None not in padded:
@@ -112,8 +112,8 @@ def _padding(a: Side, b: Side) -> str | None:
     return None
 
 
-DENSE: tuple[Meaning, ...] = (
-    Meaning(
+DENSE: tuple[ConfigField, ...] = (
+    ConfigField(
         "Layers",
         _layers_hf,
         number("num_layers"),
@@ -121,7 +121,7 @@ DENSE: tuple[Meaning, ...] = (
         sets("num_layers"),
         sets_in("num_hidden_layers", {"gpt2": "n_layer", "nemotron_h": ""}),
     ),
-    Meaning(
+    ConfigField(
         "Hidden size",
         number("hidden_size", "n_embd"),
         number("hidden_size"),
@@ -129,7 +129,7 @@ DENSE: tuple[Meaning, ...] = (
         sets("hidden_size"),
         sets_in("hidden_size", {"gpt2": "n_embd"}),
     ),
-    Meaning(
+    ConfigField(
         "FFN size",
         _ffn_hf,
         number("ffn_hidden_size"),
@@ -139,7 +139,7 @@ DENSE: tuple[Meaning, ...] = (
         applies=has_dense_layers,
         always=True,
     ),
-    Meaning(
+    ConfigField(
         "Attention heads",
         _heads,
         _heads,
@@ -147,7 +147,7 @@ DENSE: tuple[Meaning, ...] = (
         sets("num_attention_heads"),
         sets_in("num_attention_heads", {"gpt2": "n_head"}),
     ),
-    Meaning(
+    ConfigField(
         "Query groups",
         _groups_hf,
         _groups_megatron,
@@ -157,7 +157,7 @@ DENSE: tuple[Meaning, ...] = (
         applies=lambda side: not latent(side),
         always=True,
     ),
-    Meaning(
+    ConfigField(
         "Head dimension",
         _head_size,
         _head_size,
@@ -166,7 +166,7 @@ DENSE: tuple[Meaning, ...] = (
         sets_in("head_dim", {"gpt2": "", "gpt_neox": ""}),
         applies=lambda side: not latent(side),
     ),
-    Meaning(
+    ConfigField(
         "Tied embeddings",
         _tied_hf,
         _tied_megatron,
@@ -174,7 +174,7 @@ DENSE: tuple[Meaning, ...] = (
         sets_not("untie_embeddings_and_output_weights"),
         sets("tie_word_embeddings"),
     ),
-    Meaning(
+    ConfigField(
         "Vocabulary",
         number("vocab_size"),
         number("padded_vocab_size", "vocab_size"),

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.config.fields.base import (
     MEGATRON,
     TRANSFORMERS,
-    Meaning,
-    Reading,
-    Side,
+    ConfigField,
+    ConfigSide,
+    Stated,
     by_family,
     default,
     first,
@@ -23,7 +23,7 @@ from ckptdiff.config.fields.base import (
     stated,
     switch,
 )
-from ckptdiff.config.fields.shape import SHAPES, expert_names, experts, layer_pattern
+from ckptdiff.config.fields.shape import SHAPES, expert_count, expert_names, layer_pattern
 
 if TYPE_CHECKING:
     from ckptdiff.config.fields.base import Reader, Setter, Settings
@@ -38,21 +38,21 @@ SPARSE = frozenset({"qwen2_moe", "qwen3_moe", "qwen3_next", "qwen3_vl_moe"})  # 
 GATED = frozenset({"qwen2_moe", "qwen3_next", "qwen3_5_moe"})  # whose shared expert has a gate
 
 
-def mixed(side: Side) -> bool:
-    return experts(side) > 0
+def mixed(side: ConfigSide) -> bool:
+    return expert_count(side) > 0
 
 
-def _experts(side: Side) -> Reading | None:
+def _experts(side: ConfigSide) -> Stated | None:
     name = next((name for name in expert_names(side) if side.has(name)), None)
-    count = experts(side)
-    return Reading(count, name, side.get(name) if name else count, None if name else "no field")
+    count = expert_count(side)
+    return Stated(count, name, side.get(name) if name else count, None if name else "no field")
 
 
-def _pattern_args(pattern: Any, _: Side) -> Settings:
+def _pattern_args(pattern: Any, _: ConfigSide) -> Settings:
     return {"moe_layer_freq": 1 if all(pattern) else pattern}
 
 
-def _pattern_entries(pattern: Any, side: Side) -> Settings:
+def _pattern_entries(pattern: Any, side: ConfigSide) -> Settings:
     dense = [layer for layer, mixed in enumerate(pattern) if not mixed]
     if side.family in GROUPED:
         # A pattern that is not "dense, then experts" reads otherwise, which is then said.
@@ -62,85 +62,85 @@ def _pattern_entries(pattern: Any, side: Side) -> Settings:
     return {}
 
 
-def _score(side: Side) -> Reading | None:
+def _score(side: ConfigSide) -> Stated | None:
     if side.kind == "megatron":
         return default(stated("moe_router_score_function"), "softmax", MEGATRON)(side)
-    found: Reading | None = stated("scoring_func")(side)
+    found: Stated | None = stated("scoring_func")(side)
     if found is not None:
         return found
     if side.get("model_type") in SIGMOID:
-        return Reading("sigmoid", None, "sigmoid", TRANSFORMERS)
+        return Stated("sigmoid", None, "sigmoid", TRANSFORMERS)
     return by_family({}, "softmax")(side)
 
 
-def score_function(side: Side) -> Any:
+def score_function(side: ConfigSide) -> Any:
     found = _score(side)
     return None if found is None else found.value
 
 
-def _weights_hf(side: Side) -> Reading | None:
+def _weights_hf(side: ConfigSide) -> Stated | None:
     """Read whether the weights of the chosen experts sum to one."""
-    found: Reading | None = switch("norm_topk_prob")(side)
+    found: Stated | None = switch("norm_topk_prob")(side)
     if found is not None:
         return found
     if side.family in NORMALISED:
-        return Reading(True, None, True, f"every {side.family} model")
+        return Stated(True, None, True, f"every {side.family} model")
     if side.get("model_type") in SIGMOID or side.family == "qwen3_next":
-        return Reading(True, None, True, TRANSFORMERS)
-    return None if side.family is None else Reading(False, None, False, TRANSFORMERS)
+        return Stated(True, None, True, TRANSFORMERS)
+    return None if side.family is None else Stated(False, None, False, TRANSFORMERS)
 
 
-def _weights_megatron(side: Side) -> Reading | None:
+def _weights_megatron(side: ConfigSide) -> Stated | None:
     name = "moe_router_pre_softmax"
     if score_function(side) == "sigmoid":
-        return Reading(True, None, True, "sigmoid scores are always normalised in Megatron")
+        return Stated(True, None, True, "sigmoid scores are always normalised in Megatron")
     if side.has(name):
-        return Reading(not side.get(name), name, side.get(name))
-    return Reading(True, None, True, MEGATRON)
+        return Stated(not side.get(name), name, side.get(name))
+    return Stated(True, None, True, MEGATRON)
 
 
-def _weights_args(value: Any, side: Side) -> Settings | None:
+def _weights_args(value: Any, side: ConfigSide) -> Settings | None:
     if score_function(side) == "sigmoid":
         return {} if value else None
     return {"moe_router_pre_softmax": not value}
 
 
-def _bias_hf(side: Side) -> Reading | None:
+def _bias_hf(side: ConfigSide) -> Stated | None:
     method = side.get("topk_method")
     if method is not None:
-        return Reading(method == "noaux_tc", "topk_method", method)
+        return Stated(method == "noaux_tc", "topk_method", method)
     if side.family is None:
         return None
     on = side.get("model_type") in SIGMOID
-    return Reading(on, None, on, TRANSFORMERS)
+    return Stated(on, None, on, TRANSFORMERS)
 
 
-def _bias_entries(value: Any, side: Side) -> Settings:
+def _bias_entries(value: Any, side: ConfigSide) -> Settings:
     if side.family != "deepseek":
         return {}
     greedy = "group_limited_greedy" if _grouped(side) else "greedy"
     return {"topk_method": "noaux_tc" if value else greedy}
 
 
-def _shared_hf(side: Side) -> Reading | None:
+def _shared_hf(side: ConfigSide) -> Stated | None:
     names = "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size"
-    found: Reading | None = number(*names)(side)
+    found: Stated | None = number(*names)(side)
     if found is not None:
         return found
     count = side.get("n_shared_experts")
     if count is None:
-        return Reading(0, None, 0, "no shared expert in config.json")
-    return Reading(count * side.fields["moe_intermediate_size"], "n_shared_experts", count)
+        return Stated(0, None, 0, "no shared expert in config.json")
+    return Stated(count * side.fields["moe_intermediate_size"], "n_shared_experts", count)
 
 
-def shared(side: Side) -> Any:
+def shared(side: ConfigSide) -> Any:
     """Return the width of the shared expert; 0 without one."""
     read = _shared_hf if side.kind == "hf" else _optional("moe_shared_expert_intermediate_size", 0)
     found = read(side)
     return 0 if found is None else found.value
 
 
-def _shared_entries(value: Any, side: Side) -> Settings | None:
+def _shared_entries(value: Any, side: ConfigSide) -> Settings | None:
     if side.family in GATED:
         return {"shared_expert_intermediate_size": value}
     if side.family == "nemotron_h":
@@ -160,31 +160,31 @@ def _optional_hf(name: str, other: Any) -> Reader:
     return default(null_means((name,), number(name), other), other, TRANSFORMERS)
 
 
-def _routed_scaling_hf(side: Side) -> Reading | None:
+def _routed_scaling_hf(side: ConfigSide) -> Stated | None:
     other = ROUTED_SCALING.get(str(side.get("model_type")), 1.0)
     return _optional_hf("routed_scaling_factor", other)(side)
 
 
-def _grouped(side: Side) -> bool:
+def _grouped(side: ConfigSide) -> bool:
     names = ("n_group", "topk_group") if side.kind == "hf" else (
         "moe_router_num_groups", "moe_router_group_topk",
     )  # fmt: skip
     return mixed(side) and type(n := side.get(names[0])) is int and n > 1
 
 
-def _scores_hf(side: Side) -> Reading | None:
+def _scores_hf(side: ConfigSide) -> Stated | None:
     """Read by how many of its best experts a group is chosen; two where a bias corrects scores."""
     bias = _bias_hf(side)
     if bias is None:
         return None
     count = 2 if bias.value else 1
-    return Reading(count, None, count, "transformers hard-codes it")
+    return Stated(count, None, count, "transformers hard-codes it")
 
 
-def _scores_megatron(side: Side) -> Reading | None:
+def _scores_megatron(side: ConfigSide) -> Stated | None:
     chosen, groups = side.get("moe_router_topk"), side.get("moe_router_group_topk")
     count = chosen // groups
-    return Reading(count, None, count, "moe_router_topk / moe_router_group_topk")
+    return Stated(count, None, count, "moe_router_topk / moe_router_group_topk")
 
 
 def _unless_one(name: str) -> Setter:
@@ -192,7 +192,7 @@ def _unless_one(name: str) -> Setter:
     return sets(name, lambda value: None if value == 1 else value)
 
 
-def _groups_entries(value: Any, side: Side) -> Settings:
+def _groups_entries(value: Any, side: ConfigSide) -> Settings:
     if side.family not in GROUPED:
         return {}
     return {"n_group": value, **({"topk_group": 1} if value == 1 else {})}
@@ -208,8 +208,8 @@ _EXPERT_COUNT = sets_in(
     },
 )
 
-EXPERTS: tuple[Meaning, ...] = (
-    Meaning(
+EXPERTS: tuple[ConfigField, ...] = (
+    ConfigField(
         "Experts",
         _experts,
         _experts,
@@ -218,7 +218,7 @@ EXPERTS: tuple[Meaning, ...] = (
         lambda count, side: _EXPERT_COUNT(count, side) if count else {},
         off=0,
     ),
-    Meaning(
+    ConfigField(
         "Layers of experts",
         layer_pattern,
         layer_pattern,
@@ -227,7 +227,7 @@ EXPERTS: tuple[Meaning, ...] = (
         _pattern_entries,
         applies=lambda side: mixed(side) and side.family != "nemotron_h",
     ),
-    Meaning(
+    ConfigField(
         "Expert FFN size",
         number("moe_intermediate_size", "intermediate_size"),
         number("moe_ffn_hidden_size", "ffn_hidden_size"),
@@ -239,7 +239,7 @@ EXPERTS: tuple[Meaning, ...] = (
         ),
         applies=mixed,
     ),
-    Meaning(
+    ConfigField(
         "Shared expert FFN size",
         _shared_hf,
         _optional("moe_shared_expert_intermediate_size", 0),
@@ -248,7 +248,7 @@ EXPERTS: tuple[Meaning, ...] = (
         _shared_entries,
         applies=mixed,
     ),
-    Meaning(
+    ConfigField(
         "Shared expert gate",
         by_family(dict.fromkeys(GATED, True), False),
         first(
@@ -261,7 +261,7 @@ EXPERTS: tuple[Meaning, ...] = (
         applies=lambda side: mixed(side) and shared(side) > 0,
         off=False,
     ),
-    Meaning(
+    ConfigField(
         "Experts per token",
         default(number("num_experts_per_tok", "num_experts_per_token"), 2, TRANSFORMERS, weak=True),
         default(number("moe_router_topk"), 2, MEGATRON),
@@ -270,7 +270,7 @@ EXPERTS: tuple[Meaning, ...] = (
         sets("num_experts_per_tok"),
         applies=mixed,
     ),
-    Meaning(
+    ConfigField(
         "Router scores",
         _score,
         _score,
@@ -279,7 +279,7 @@ EXPERTS: tuple[Meaning, ...] = (
         only(frozenset({"deepseek"}), "scoring_func"),
         applies=mixed,
     ),
-    Meaning(
+    ConfigField(
         "Router weights sum to one",
         _weights_hf,
         _weights_megatron,
@@ -289,7 +289,7 @@ EXPERTS: tuple[Meaning, ...] = (
         applies=mixed,
         cannot="Megatron always normalises sigmoid scores.",
     ),
-    Meaning(
+    ConfigField(
         "Router scaling",
         _routed_scaling_hf,
         _optional("moe_router_topk_scaling_factor", 1.0),
@@ -298,7 +298,7 @@ EXPERTS: tuple[Meaning, ...] = (
         only(GROUPED, "routed_scaling_factor"),
         applies=mixed,
     ),
-    Meaning(
+    ConfigField(
         "Router groups",
         _optional_hf("n_group", 1),
         _optional("moe_router_num_groups", 1),
@@ -307,7 +307,7 @@ EXPERTS: tuple[Meaning, ...] = (
         _groups_entries,
         applies=mixed,
     ),
-    Meaning(
+    ConfigField(
         "Router groups per token",
         _optional_hf("topk_group", 1),
         _optional("moe_router_group_topk", 1),
@@ -316,7 +316,7 @@ EXPERTS: tuple[Meaning, ...] = (
         only(GROUPED, "topk_group"),
         applies=_grouped,
     ),
-    Meaning(
+    ConfigField(
         "Experts that rank a group",
         _scores_hf,
         _scores_megatron,
@@ -326,7 +326,7 @@ EXPERTS: tuple[Meaning, ...] = (
         applies=_grouped,
         cannot="Neither side can be set to the other's rule.",
     ),
-    Meaning(
+    ConfigField(
         "Router bias",
         _bias_hf,
         default(

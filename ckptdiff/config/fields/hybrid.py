@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config.fields.base import (
     MEGATRON,
-    Meaning,
-    Reading,
-    Side,
+    ConfigField,
+    ConfigSide,
+    Stated,
     by_family,
     default,
     first,
@@ -39,12 +39,12 @@ KINDS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 VARIANT = "experimental_attention_variant"
 
 
-def windowed(side: Side) -> bool:
+def windowed(side: ConfigSide) -> bool:
     found = WINDOW.read(side)
     return found is not None and found.value is not None
 
 
-def _striped_hf(side: Side) -> Reading | None:
+def _striped_hf(side: ConfigSide) -> Stated | None:
     """Read 1 for each layer with a window, and 0 for each without."""
     count = layers(side)
     if count is None:
@@ -52,30 +52,30 @@ def _striped_hf(side: Side) -> Reading | None:
     kinds = side.get("layer_types")
     if isinstance(kinds, list):
         pattern = [int(kind == "sliding_attention") for kind in kinds]
-        return Reading(pattern, "layer_types", pattern)
+        return Stated(pattern, "layer_types", pattern)
     if side.family in QWEN:
         start = side.get("max_window_layers") or 0
-        return Reading([int(i >= start) for i in range(count)], "max_window_layers", start)
+        return Stated([int(i >= start) for i in range(count)], "max_window_layers", start)
     step = side.get("sliding_window_pattern") or STRIPED.get(side.family or "")
     pattern = [int(step is None or bool((i + 1) % step)) for i in range(count)]
-    return Reading(pattern, None, pattern, f"every {side.family} model")
+    return Stated(pattern, None, pattern, f"every {side.family} model")
 
 
-def _striped_megatron(side: Side) -> Reading | None:
+def _striped_megatron(side: ConfigSide) -> Stated | None:
     count, step = layers(side), side.get("window_attn_skip_freq")
     if count is None:
         return None
     if isinstance(step, list):
-        return Reading([int(bool(one)) for one in step], "window_attn_skip_freq", step)
+        return Stated([int(bool(one)) for one in step], "window_attn_skip_freq", step)
     pattern = [int(not step or bool((i + 1) % step)) for i in range(count)]
-    return Reading(pattern, "window_attn_skip_freq" if step else None, step or pattern)
+    return Stated(pattern, "window_attn_skip_freq" if step else None, step or pattern)
 
 
-def _striped_args(pattern: Any, _: Side) -> Settings:
+def _striped_args(pattern: Any, _: ConfigSide) -> Settings:
     return {"window_attn_skip_freq": None if all(pattern) else pattern}
 
 
-def _striped_entries(pattern: Any, side: Side) -> Settings:
+def _striped_entries(pattern: Any, side: ConfigSide) -> Settings:
     kinds = ["sliding_attention" if one else "full_attention" for one in pattern]
     if side.family in QWEN:
         start = pattern.index(1) if 1 in pattern else len(pattern)
@@ -83,73 +83,73 @@ def _striped_entries(pattern: Any, side: Side) -> Settings:
     return {"layer_types": kinds} if side.family in STRIPED else {}
 
 
-def delta(side: Side) -> bool:
+def delta(side: ConfigSide) -> bool:
     """Ask whether most layers are gated DeltaNet."""
     if side.kind == "megatron" and side.has(VARIANT):
         return bool(side.get(VARIANT) == "gated_delta_net")
     return side.family in DELTA
 
 
-def _delta_megatron(side: Side) -> Reading | None:
+def _delta_megatron(side: ConfigSide) -> Stated | None:
     if side.has(VARIANT):
         value = side.get(VARIANT) == "gated_delta_net"
-        return Reading(value, VARIANT, side.get(VARIANT))
+        return Stated(value, VARIANT, side.get(VARIANT))
     return first(
         from_tensors(("linear_attn.A_log", "A_log"), "DeltaNet layer"),
         default(lambda _: None, False, MEGATRON),
     )(side)
 
 
-def _mixers_hf(side: Side) -> Reading | None:
+def _mixers_hf(side: ConfigSide) -> Stated | None:
     """Read 1 for each DeltaNet layer, and 0 for each of attention."""
     kinds, count = side.get("layer_types"), layers(side)
     if isinstance(kinds, list):
         pattern = [int(kind == "linear_attention") for kind in kinds]
-        return Reading(pattern, "layer_types", pattern)
+        return Stated(pattern, "layer_types", pattern)
     step = side.get("full_attention_interval")
     if count is None:
         return None
     pattern = [int(bool((i + 1) % (step or 4))) for i in range(count)]
-    return Reading(pattern, "full_attention_interval" if step else None, step or pattern)
+    return Stated(pattern, "full_attention_interval" if step else None, step or pattern)
 
 
-def _mixers_megatron(side: Side) -> Reading | None:
+def _mixers_megatron(side: ConfigSide) -> Stated | None:
     freq, count = side.get("linear_attention_freq"), layers(side)
     if isinstance(freq, list):
-        return Reading([int(bool(one)) for one in freq], "linear_attention_freq", freq)
+        return Stated([int(bool(one)) for one in freq], "linear_attention_freq", freq)
     if freq is None or count is None:
         return None
     pattern = [int(bool((i + 1) % freq)) for i in range(count)]
-    return Reading(pattern, "linear_attention_freq", freq)
+    return Stated(pattern, "linear_attention_freq", freq)
 
 
-def _mixers_entries(pattern: Any, _: Side) -> Settings:
+def _mixers_entries(pattern: Any, _: ConfigSide) -> Settings:
     kinds = ["linear_attention" if one else "full_attention" for one in pattern]
     return {"layer_types": kinds}
 
 
-def mamba(side: Side) -> bool:
+def mamba(side: ConfigSide) -> bool:
     """Ask whether the model is a Nemotron-H, whose layers are of several kinds."""
     return side.family in NEMOTRON_H or bool(side.get("is_hybrid_model"))
 
 
-def _letters_hf(side: Side) -> Reading | None:
+def _letters_hf(side: ConfigSide) -> Stated | None:
     kinds = side.get("layers_block_type")
     if isinstance(kinds, list):
-        return Reading("".join(LETTERS[kind] for kind in kinds), "layers_block_type", len(kinds))
+        return Stated("".join(LETTERS[kind] for kind in kinds), "layers_block_type", len(kinds))
     return stated("hybrid_override_pattern")(side)
 
 
 _PATTERNS = ("hybrid_override_pattern", "hybrid_layer_pattern")
 
 
-def _letters_entries(letters: Any, _: Side) -> Settings:
+def _letters_entries(letters: Any, _: ConfigSide) -> Settings:
     return {"layers_block_type": [KINDS[letter] for letter in letters]}
 
 
-def _size(name: str, hf: str, megatron: str, which: frozenset[str]) -> Meaning:
+def _size(name: str, hf: str, megatron: str, which: frozenset[str]) -> ConfigField:
     applies = delta if which is DELTA else mamba
-    return Meaning(
+    return ConfigField(
         name,
         number(hf),
         number(megatron),
@@ -160,8 +160,8 @@ def _size(name: str, hf: str, megatron: str, which: frozenset[str]) -> Meaning:
     )
 
 
-HYBRID: tuple[Meaning, ...] = (
-    Meaning(
+HYBRID: tuple[ConfigField, ...] = (
+    ConfigField(
         "Windowed layers",
         _striped_hf,
         _striped_megatron,
@@ -170,7 +170,7 @@ HYBRID: tuple[Meaning, ...] = (
         _striped_entries,
         applies=windowed,
     ),
-    Meaning(
+    ConfigField(
         "Attention sinks",
         by_family({"gpt_oss": True}, False),
         first(
@@ -184,7 +184,7 @@ HYBRID: tuple[Meaning, ...] = (
         off=False,
         fix=lambda on, _: "--softmax-type learnable" if on else "leave out --softmax-type",
     ),
-    Meaning(
+    ConfigField(
         "Gated DeltaNet",
         by_family(dict.fromkeys(DELTA, True), False),
         _delta_megatron,
@@ -193,7 +193,7 @@ HYBRID: tuple[Meaning, ...] = (
         sets_nothing,
         off=False,
     ),
-    Meaning(
+    ConfigField(
         "DeltaNet layers",
         _mixers_hf,
         _mixers_megatron,
@@ -202,7 +202,7 @@ HYBRID: tuple[Meaning, ...] = (
         _mixers_entries,
         applies=delta,
     ),
-    Meaning(
+    ConfigField(
         "Gate of attention",
         by_family(dict.fromkeys(DELTA, True), False),
         switch("attention_output_gate"),
@@ -221,7 +221,7 @@ HYBRID: tuple[Meaning, ...] = (
             ("DeltaNet convolution", "linear_conv_kernel_dim"),
         )
     ),
-    Meaning(
+    ConfigField(
         "Kinds of layers",
         _letters_hf,
         stated(*_PATTERNS, by=lambda letters: letters.replace("|", "")),  # stages
@@ -234,7 +234,7 @@ HYBRID: tuple[Meaning, ...] = (
     _size("Mamba head dimension", "mamba_head_dim", "mamba_head_dim", NEMOTRON_H),
     _size("Mamba groups", "n_groups", "mamba_num_groups", NEMOTRON_H),
     _size("Mamba state size", "ssm_state_size", "mamba_state_dim", NEMOTRON_H),
-    Meaning(
+    ConfigField(
         "Latent size of experts",
         number("moe_latent_size"),
         number("moe_latent_size"),

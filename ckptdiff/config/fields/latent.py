@@ -5,9 +5,9 @@ from __future__ import annotations
 from ckptdiff.config.fields.base import (
     MEGATRON,
     TRANSFORMERS,
-    Meaning,
-    Reading,
-    Side,
+    ConfigField,
+    ConfigSide,
+    Stated,
     default,
     null_means,
     number,
@@ -25,35 +25,35 @@ _SIZES = (
 )
 
 
-def _latent_hf(side: Side) -> Reading | None:
+def _latent_hf(side: ConfigSide) -> Stated | None:
     if latent(side):
-        return Reading(True, "kv_lora_rank", side.get("kv_lora_rank"))
-    return Reading(False, None, False, "there is no kv_lora_rank")
+        return Stated(True, "kv_lora_rank", side.get("kv_lora_rank"))
+    return Stated(False, None, False, "there is no kv_lora_rank")
 
 
-def _latent_megatron(side: Side) -> Reading | None:
+def _latent_megatron(side: ConfigSide) -> Stated | None:
     name = "multi_latent_attention"
     if side.has(name):
-        return Reading(latent(side), name, side.get(name))
-    return Reading(False, None, False, MEGATRON)
+        return Stated(latent(side), name, side.get(name))
+    return Stated(False, None, False, MEGATRON)
 
 
 _NEXT = "num_nextn_predict_layers"
 
 
-def _predictions_hf(side: Side) -> Reading | None:
-    found: Reading | None = default(null_means((_NEXT,), number(_NEXT), 0), 0, TRANSFORMERS)(side)
+def _predictions_hf(side: ConfigSide) -> Stated | None:
+    found: Stated | None = default(null_means((_NEXT,), number(_NEXT), 0), 0, TRANSFORMERS)(side)
     lacking = side.tensors and not any(name.endswith(_PROJECTIONS) for name in side.tensors)
     if found is not None and found.value and lacking:
         # transformers keeps the number and drops the layers.
-        return Reading(0, found.name, found.raw, "none of their tensors is there")
+        return Stated(0, found.name, found.raw, "none of their tensors is there")
     return found
 
 
 _PROJECTIONS = ("eh_proj.weight", "mtp.fc.weight")
 
-LATENT: tuple[Meaning, ...] = (
-    Meaning(
+LATENT: tuple[ConfigField, ...] = (
+    ConfigField(
         "Latent attention",
         _latent_hf,
         _latent_megatron,
@@ -62,7 +62,7 @@ LATENT: tuple[Meaning, ...] = (
         sets_nothing,
         off=False,
     ),
-    Meaning(
+    ConfigField(
         "Latent rank of queries",
         null_means(("q_lora_rank",), number("q_lora_rank"), None),
         null_means(("q_lora_rank",), number("q_lora_rank"), None),
@@ -72,7 +72,7 @@ LATENT: tuple[Meaning, ...] = (
         applies=latent,
     ),
     *(
-        Meaning(
+        ConfigField(
             name,
             number(hf),
             number(megatron),
@@ -83,7 +83,7 @@ LATENT: tuple[Meaning, ...] = (
         )
         for name, hf, megatron in _SIZES
     ),
-    Meaning(
+    ConfigField(
         "Prediction layers",
         _predictions_hf,
         default(null_means(("mtp_num_layers",), number("mtp_num_layers"), 0), 0, MEGATRON),

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.config.fields.base import (
     MEGATRON,
     TRANSFORMERS,
-    Meaning,
-    Reading,
-    Side,
+    ConfigField,
+    ConfigSide,
+    Stated,
     by_family,
     default,
     equal,
@@ -87,36 +87,36 @@ _SWITCHES = {
 }
 
 
-def _activation_hf(side: Side) -> Reading | None:
+def _activation_hf(side: ConfigSide) -> Stated | None:
     if side.family is None and side.kind == "hf":
         gated = from_tensors(("gate_proj.weight", "w1.weight"), "gate")(side)
     else:
-        gated = Reading(side.family not in WITHOUT_GATE)
+        gated = Stated(side.family not in WITHOUT_GATE)
     names = ("hidden_activation", "hidden_act", "activation_function", "mlp_hidden_act")
     if side.family == "gpt_oss":
-        return Reading("clamped gated quick GELU", None, None, "every gpt_oss model")
+        return Stated("clamped gated quick GELU", None, None, "every gpt_oss model")
     other = _DEFAULTS.get(side.family or "", "silu")
-    found = stated(*names)(side) or Reading(other, None, other, TRANSFORMERS)
+    found = stated(*names)(side) or Stated(other, None, other, TRANSFORMERS)
     word = _ACTIVATIONS.get(found.value, str(found.value))
     gate = "gated " if gated is not None and gated.value else ""
-    return Reading(gate + word, found.name, found.raw, found.source)
+    return Stated(gate + word, found.name, found.raw, found.source)
 
 
-def _activation_megatron(side: Side) -> Reading | None:
+def _activation_megatron(side: ConfigSide) -> Stated | None:
     for name, value in _SWITCHES.items():
         if side.get(name):
-            return Reading(value, name, side.get(name))
+            return Stated(value, name, side.get(name))
     if not side.has("swiglu"):
         return None
     # The fused kernel of GELU with a bias is the tanh form, whatever the unfused one is.
     if side.get("bias_gelu_fusion") and side.get("add_bias_linear"):
-        return Reading("tanh GELU", "bias_gelu_fusion", side.get("bias_gelu_fusion"))
+        return Stated("tanh GELU", "bias_gelu_fusion", side.get("bias_gelu_fusion"))
     if not side.has("bias_gelu_fusion"):
-        return Reading("GELU of either form", "swiglu", side.get("swiglu"))
-    return Reading("GELU", "swiglu", side.get("swiglu"))
+        return Stated("GELU of either form", "swiglu", side.get("swiglu"))
+    return Stated("GELU", "swiglu", side.get("swiglu"))
 
 
-def _activation_fix(value: Any, side: Side) -> str | None:
+def _activation_fix(value: Any, side: ConfigSide) -> str | None:
     given = [name for name, other in _SWITCHES.items() if side.get(name) and other != value]
     parts = [f"leave out --{name.replace('_', '-')}" for name in given]
     wanted = next((name for name, other in _SWITCHES.items() if other == value), None)
@@ -129,7 +129,7 @@ def _activation_fix(value: Any, side: Side) -> str | None:
     return ", ".join(parts)
 
 
-def _activation_args(value: Any, _: Side) -> Settings | None:
+def _activation_args(value: Any, _: ConfigSide) -> Settings | None:
     given = next((name for name, other in _SWITCHES.items() if other == value), None)
     if value in ("tanh GELU", "GELU"):
         given = "bias_gelu_fusion" if value == "tanh GELU" else None
@@ -140,7 +140,7 @@ def _activation_args(value: Any, _: Side) -> Settings | None:
     return settings if given is None or given in names else {**settings, given: True}
 
 
-def _activation_entries(value: Any, side: Side) -> Settings | None:
+def _activation_entries(value: Any, side: ConfigSide) -> Settings | None:
     field = {
         "gpt2": "activation_function",
         "nemotron_h": "mlp_hidden_act",
@@ -160,78 +160,78 @@ def _same_activation(a: Any, b: Any) -> bool:
     return bool(a == b) or (either in (a, b) and {a, b} <= {"GELU", "tanh GELU", either})
 
 
-def _norm_megatron(side: Side) -> Reading | None:
+def _norm_megatron(side: ConfigSide) -> Stated | None:
     return default(stated("normalization"), "LayerNorm", MEGATRON)(side)
 
 
-def _zero_centred(side: Side) -> Reading | None:
+def _zero_centred(side: ConfigSide) -> Stated | None:
     names = ("apply_layernorm_1p", "layernorm_zero_centered_gamma")
     found = next((name for name in names if side.get(name)), None)
     if found is not None:
-        return Reading(True, found, side.get(found))
+        return Stated(True, found, side.get(found))
     return default(switch(*names), False, MEGATRON)(side)
 
 
-def _qkv_bias_megatron(side: Side) -> Reading | None:
+def _qkv_bias_megatron(side: ConfigSide) -> Stated | None:
     # Each of the two gives the projection a bias.
     found = next((n for n in ("add_qkv_bias", "add_bias_linear") if side.get(n)), None)
     if found is not None:
-        return Reading(True, found, side.get(found))
+        return Stated(True, found, side.get(found))
     tensors = from_tensors(("q_proj.bias", "c_attn.bias"), "QKV bias")
     if side.has("add_bias_linear"):
         return default(switch("add_qkv_bias"), False, MEGATRON)(side)
     return first(switch("add_qkv_bias"), tensors)(side)
 
 
-def _softmax_hf(side: Side) -> Reading | None:
-    found: Reading | None = number("attention_multiplier")(side)
+def _softmax_hf(side: ConfigSide) -> Stated | None:
+    found: Stated | None = number("attention_multiplier")(side)
     if found is not None:
         return found
     if side.family in GEMMAS:
         raw = side.get("query_pre_attn_scalar") or 256
         name = "query_pre_attn_scalar"
         scale = "1/sqrt(d)" if equal(raw, side.get("head_dim") or 256) else 1 / math.sqrt(raw)
-        return Reading(scale, name if side.has(name) else None, raw)
+        return Stated(scale, name if side.has(name) else None, raw)
     if side.get("scale_attn_by_inverse_layer_idx"):
         name = "scale_attn_by_inverse_layer_idx"
-        return Reading("1/sqrt(d)/layer", name, side.get(name))
+        return Stated("1/sqrt(d)/layer", name, side.get(name))
     if side.get("scale_attn_weights") is False:
-        return Reading("1", "scale_attn_weights", False)
+        return Stated("1", "scale_attn_weights", False)
     if side.has("scale_attn_weights"):
-        return Reading("1/sqrt(d)", "scale_attn_weights", side.get("scale_attn_weights"))
+        return Stated("1/sqrt(d)", "scale_attn_weights", side.get("scale_attn_weights"))
     if side.family is None:
         return None
-    return Reading("1/sqrt(d)", None, "1/sqrt(d)", f"every {side.family} model")
+    return Stated("1/sqrt(d)", None, "1/sqrt(d)", f"every {side.family} model")
 
 
-def _softmax_megatron(side: Side) -> Reading | None:
+def _softmax_megatron(side: ConfigSide) -> Stated | None:
     return default(number("softmax_scale"), "1/sqrt(d)", MEGATRON)(side)
 
 
-def _softmax_args(value: Any, _: Side) -> Settings | None:
+def _softmax_args(value: Any, _: ConfigSide) -> Settings | None:
     if is_number(value):
         return {"softmax_scale": value}
     return {} if value == "1/sqrt(d)" else None
 
 
-def _softmax_entries(value: Any, side: Side) -> Settings | None:
+def _softmax_entries(value: Any, side: ConfigSide) -> Settings | None:
     if side.family in GEMMAS:
         size = side.get("kv_channels")
         return {"query_pre_attn_scalar": whole(round(value**-2, 6)) if is_number(value) else size}
     return {} if value == "1/sqrt(d)" else None
 
 
-def _epsilon_hf(side: Side) -> Reading | None:
+def _epsilon_hf(side: ConfigSide) -> Stated | None:
     names = "rms_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "layer_norm_eps"
-    found: Reading | None = number(*names)(side)
+    found: Stated | None = number(*names)(side)
     if found is not None or side.family is None:
         return found
     epsilon = EPSILONS.get(side.family, 1e-6)
-    return Reading(epsilon, None, epsilon, TRANSFORMERS)
+    return Stated(epsilon, None, epsilon, TRANSFORMERS)
 
 
-LAYERS: tuple[Meaning, ...] = (
-    Meaning(
+LAYERS: tuple[ConfigField, ...] = (
+    ConfigField(
         "Softmax scale",
         _softmax_hf,
         _softmax_megatron,
@@ -241,7 +241,7 @@ LAYERS: tuple[Meaning, ...] = (
         applies=lambda side: not latent(side),
         cannot="Megatron's args have no flag for it.",
     ),
-    Meaning(
+    ConfigField(
         "Norm epsilon",
         _epsilon_hf,
         default(number("norm_epsilon", "layernorm_epsilon"), 1e-5, MEGATRON),
@@ -257,7 +257,7 @@ LAYERS: tuple[Meaning, ...] = (
             },
         ),
     ),
-    Meaning(
+    ConfigField(
         "Norm",
         by_family(dict.fromkeys(LAYER_NORM, "LayerNorm"), "RMSNorm"),
         _norm_megatron,
@@ -265,7 +265,7 @@ LAYERS: tuple[Meaning, ...] = (
         sets("normalization"),
         sets_nothing,
     ),
-    Meaning(
+    ConfigField(
         "Zero-centred norms",
         by_family(dict.fromkeys(ZERO_CENTRED, True), False),
         _zero_centred,
@@ -273,7 +273,7 @@ LAYERS: tuple[Meaning, ...] = (
         sets("apply_layernorm_1p"),
         sets_nothing,
     ),
-    Meaning(
+    ConfigField(
         "Activation",
         _activation_hf,
         _activation_megatron,
@@ -284,7 +284,7 @@ LAYERS: tuple[Meaning, ...] = (
         cannot="Megatron's args have no flag for it.",
         fix=_activation_fix,
     ),
-    Meaning(
+    ConfigField(
         "Linear biases",
         where(
             lambda side: side.family in BIASED,
@@ -303,7 +303,7 @@ LAYERS: tuple[Meaning, ...] = (
         sets("add_bias_linear"),
         only(frozenset({"llama", "nemotron", "nemotron_h"}), "mlp_bias"),
     ),
-    Meaning(
+    ConfigField(
         "Attention output bias",
         where(
             lambda side: side.family in BIASED,
@@ -329,7 +329,7 @@ LAYERS: tuple[Meaning, ...] = (
         off=False,
         cannot="Megatron adds it together with the biases of the MLP.",
     ),
-    Meaning(
+    ConfigField(
         "QKV bias",
         where(
             lambda side: side.family in ("gpt2", "qwen2", "qwen2_moe"),
@@ -354,7 +354,7 @@ LAYERS: tuple[Meaning, ...] = (
             },
         ),
     ),
-    Meaning(
+    ConfigField(
         "Q/K norm",
         first(switch("use_qk_norm"), by_family(dict.fromkeys(QK_NORM, True), False)),
         first(

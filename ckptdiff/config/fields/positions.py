@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config.fields.base import (
     TRANSFORMERS,
-    Meaning,
-    Reading,
-    Side,
+    ConfigField,
+    ConfigSide,
+    Stated,
     by_family,
     default,
     is_number,
@@ -30,41 +30,41 @@ STRIPED = {"gemma2": 2, "gemma3": 6, "gpt_oss": 2, "olmo2": 4}
 WINDOWED = frozenset({"mistral", "mixtral", "phi3", *STRIPED})
 
 
-def positions(side: Side) -> str | None:
+def positions(side: ConfigSide) -> str | None:
     """Return `rope`, `learned_absolute`, … or None where a side does not tell."""
     found = POSITION_KIND.read(side)
     return None if found is None else found.value
 
 
-def rotary(side: Side) -> bool:
+def rotary(side: ConfigSide) -> bool:
     return positions(side) in ("rope", "yarn")
 
 
-def learned(side: Side) -> bool:
+def learned(side: ConfigSide) -> bool:
     return positions(side) == "learned_absolute"
 
 
-def _window_hf(side: Side) -> Reading | None:
-    off = Reading(None, None, None, TRANSFORMERS)
+def _window_hf(side: ConfigSide) -> Stated | None:
+    off = Stated(None, None, None, TRANSFORMERS)
     window, name = side.get("sliding_window"), "sliding_window"
     if window is None or side.get("use_sliding_window") is False:
-        return off if window is None else Reading(None, "use_sliding_window", False)
+        return off if window is None else Stated(None, "use_sliding_window", False)
     if side.family in QWEN:
         first_windowed, count = side.get("max_window_layers"), layers(side)
         if not side.get("use_sliding_window"):
             return off
         if is_number(first_windowed) and count is not None and first_windowed >= count:
-            return Reading(None, "max_window_layers", first_windowed)
+            return Stated(None, "max_window_layers", first_windowed)
     kinds = side.get("layer_types")
     if isinstance(kinds, list) and kinds and all(kind == "full_attention" for kind in kinds):
-        return Reading(None, "layer_types", "full_attention")
+        return Stated(None, "layer_types", "full_attention")
     longest = side.get("max_position_embeddings")
     if is_number(window) and is_number(longest) and window >= longest:
-        return Reading(None, name, window, "no longer sequence exists")
-    return Reading(window, name, window)
+        return Stated(None, name, window, "no longer sequence exists")
+    return Stated(window, name, window)
 
 
-def _window_entries(window: Any, side: Side) -> Settings | None:
+def _window_entries(window: Any, side: ConfigSide) -> Settings | None:
     if side.family in QWEN:
         if window is None:
             return {"use_sliding_window": False}
@@ -76,7 +76,7 @@ def _window_entries(window: Any, side: Side) -> Settings | None:
     return {} if window is None else None
 
 
-def _window_megatron(side: Side) -> Reading | None:
+def _window_megatron(side: ConfigSide) -> Stated | None:
     def by(raw: Any) -> Any:
         # The window counts the token itself in transformers, the tokens before it in Megatron.
         before = raw[0] if isinstance(raw, (list, tuple)) else raw
@@ -90,22 +90,22 @@ def _window_megatron(side: Side) -> Reading | None:
     )(side)
 
 
-def _position_megatron(side: Side) -> Reading | None:
+def _position_megatron(side: ConfigSide) -> Stated | None:
     if side.get("use_rotary_position_embeddings"):
-        return Reading("rope", "use_rotary_position_embeddings", True)
-    found: Reading | None = stated("position_embedding_type")(side)
+        return Stated("rope", "use_rotary_position_embeddings", True)
+    found: Stated | None = stated("position_embedding_type")(side)
     if found is not None or not side.tensors:
         return found
     table = any(name.endswith("wpe.weight") for name in side.tensors)
     value = "learned_absolute" if table else "rope"
-    return Reading(value, None, value, f"{'a' if table else 'no'} table of positions")
+    return Stated(value, None, value, f"{'a' if table else 'no'} table of positions")
 
 
 def _same_position(a: Any, b: Any) -> bool:
     return bool(a == b) or {a, b} == {"rope", "yarn"}  # scaling is a line of its own
 
 
-POSITION_KIND = Meaning(
+POSITION_KIND = ConfigField(
     "Position embedding",
     by_family({"gpt2": "learned_absolute", "nemotron_h": "none"}, "rope"),
     _position_megatron,
@@ -115,7 +115,7 @@ POSITION_KIND = Meaning(
     equal=_same_position,
 )
 
-WINDOW = Meaning(
+WINDOW = ConfigField(
     "Sliding window",
     _window_hf,
     _window_megatron,
@@ -124,9 +124,9 @@ WINDOW = Meaning(
     _window_entries,
 )
 
-POSITIONS: tuple[Meaning, ...] = (
+POSITIONS: tuple[ConfigField, ...] = (
     POSITION_KIND,
-    Meaning(
+    ConfigField(
         "Max positions",
         number("max_position_embeddings", "n_positions"),
         number("max_position_embeddings"),

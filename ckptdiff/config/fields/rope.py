@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.config.fields.base import (
     MEGATRON,
     TRANSFORMERS,
-    Meaning,
-    Reading,
-    Side,
+    ConfigField,
+    ConfigSide,
+    Stated,
     default,
     first,
     number,
@@ -34,7 +34,7 @@ PERCENTS = {
 }
 
 
-def _interleaving_hf(side: Side) -> Reading | None:
+def _interleaving_hf(side: ConfigSide) -> Stated | None:
     if latent(side):
         return default(
             stated("rope_interleave", by=lambda on: "pairs" if on else "halves"),
@@ -43,56 +43,56 @@ def _interleaving_hf(side: Side) -> Reading | None:
         )(side)
     if side.family is None:
         return None
-    return Reading("halves", None, "halves", f"every {side.family} model")
+    return Stated("halves", None, "halves", f"every {side.family} model")
 
 
-def _interleaving_megatron(side: Side) -> Reading | None:
+def _interleaving_megatron(side: ConfigSide) -> Stated | None:
     name = "rotary_interleaved"
     on = bool(side.get(name))
     if latent(side):
         # Latent attention undoes the pairs itself, before it looks at the flag.
         value = "pairs, taken apart twice" if on else "pairs"
-        return Reading(value, name if on else "multi_latent_attention", True)
+        return Stated(value, name if on else "multi_latent_attention", True)
     value = "pairs" if on else "halves"
     if side.has(name):
-        return Reading(value, name, side.get(name))
-    return Reading(value, None, value, MEGATRON)
+        return Stated(value, name, side.get(name))
+    return Stated(value, None, value, MEGATRON)
 
 
-def _interleaving_args(value: Any, side: Side) -> Settings | None:
+def _interleaving_args(value: Any, side: ConfigSide) -> Settings | None:
     if latent(side):
         return {"rotary_interleaved": False} if value == "pairs" else None
     return {"rotary_interleaved": value == "pairs"}
 
 
-def _interleaving_entries(value: Any, side: Side) -> Settings | None:
+def _interleaving_entries(value: Any, side: ConfigSide) -> Settings | None:
     if latent(side):
         return {"rope_interleave": value == "pairs"}
     return {} if value == "halves" else None
 
 
-def _percent_entries(value: Any, side: Side) -> Settings | None:
+def _percent_entries(value: Any, side: ConfigSide) -> Settings | None:
     if side.family in PERCENTS:
         return {"rotary_pct" if side.family == "gpt_neox" else "partial_rotary_factor": value}
     return {} if value == 1 else None
 
 
-def _base_default(side: Side) -> Reading | None:
+def _base_default(side: ConfigSide) -> Stated | None:
     if side.family is None:
         return None
     base = BASES.get(side.family, 10000.0)
-    return Reading(base, None, base, TRANSFORMERS)
+    return Stated(base, None, base, TRANSFORMERS)
 
 
-def _percent_default(side: Side) -> Reading | None:
+def _percent_default(side: ConfigSide) -> Stated | None:
     if side.family is None:
         return None
     percent = PERCENTS.get(side.family, 1.0)
-    return Reading(percent, None, percent, TRANSFORMERS)
+    return Stated(percent, None, percent, TRANSFORMERS)
 
 
-ROPE: tuple[Meaning, ...] = (
-    Meaning(
+ROPE: tuple[ConfigField, ...] = (
+    ConfigField(
         "RoPE base",
         first(
             number(
@@ -110,7 +110,7 @@ ROPE: tuple[Meaning, ...] = (
         applies=rotary,
     ),
     *SCALING,
-    Meaning(
+    ConfigField(
         "Rotated part of a head",
         first(
             number("partial_rotary_factor", "rope_parameters.partial_rotary_factor", "rotary_pct"),
@@ -122,7 +122,7 @@ ROPE: tuple[Meaning, ...] = (
         _percent_entries,
         applies=lambda side: rotary(side) and not latent(side),
     ),
-    Meaning(
+    ConfigField(
         "Rotary pairs",
         _interleaving_hf,
         _interleaving_megatron,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.config.fields.base import (
     MEGATRON,
     TRANSFORMERS,
-    Meaning,
-    Reading,
-    Side,
+    ConfigField,
+    ConfigSide,
+    Stated,
     default,
     number,
     sets_nothing,
@@ -37,82 +37,82 @@ CANNOT = (
 )
 
 
-def holder(side: Side) -> str:
+def holder(side: ConfigSide) -> str:
     """Return the name of the object that holds a config.json's scaling."""
     return next((name for name in HOLDERS if isinstance(side.get(name), dict)), HOLDERS[-1])
 
 
-def _kind_hf(side: Side) -> Reading | None:
+def _kind_hf(side: ConfigSide) -> Stated | None:
     name = holder(side)
     for key in ("rope_type", "type"):
         raw = side.get(f"{name}.{key}")
         if raw is not None:
             value = "none" if raw == "default" or _is_one(side, name, raw) else raw
-            return Reading(value, f"{name}.{key}", raw)
+            return Stated(value, f"{name}.{key}", raw)
     if side.has(name):
-        return Reading("none", name, None)
-    return Reading("none", None, "none", TRANSFORMERS)
+        return Stated("none", name, None)
+    return Stated("none", None, "none", TRANSFORMERS)
 
 
-def _is_one(side: Side, name: str, kind: Any) -> bool:
+def _is_one(side: ConfigSide, name: str, kind: Any) -> bool:
     return kind in ("linear", "yarn", "dynamic") and side.get(f"{name}.factor") == 1
 
 
-def _kind_megatron(side: Side) -> Reading | None:
+def _kind_megatron(side: ConfigSide) -> Stated | None:
     if latent(side):
         kind, factor = side.get("rope_type") or "yarn", side.get("rotary_scaling_factor")
         if kind != "yarn":
-            return Reading("none", "rope_type", kind)
+            return Stated("none", "rope_type", kind)
         if factor == 1:
-            return Reading("none", "rotary_scaling_factor", factor)
+            return Stated("none", "rotary_scaling_factor", factor)
         name = "rope_type" if side.get("rope_type") else "rotary_scaling_factor"
-        return Reading("yarn", name, side.get(name), None if side.has(name) else MEGATRON)
+        return Stated("yarn", name, side.get(name), None if side.has(name) else MEGATRON)
     if side.get("position_embedding_type") == "yarn":
-        return Reading("yarn", "position_embedding_type", "yarn")
+        return Stated("yarn", "position_embedding_type", "yarn")
     if side.get("use_rope_scaling"):
-        return Reading("llama3", "use_rope_scaling", side.get("use_rope_scaling"))
+        return Stated("llama3", "use_rope_scaling", side.get("use_rope_scaling"))
     factor = side.get("rotary_seq_len_interpolation_factor")
     if factor not in (None, 1):
-        return Reading("linear", "rotary_seq_len_interpolation_factor", factor)
+        return Stated("linear", "rotary_seq_len_interpolation_factor", factor)
     if side.has("use_rope_scaling"):
-        return Reading("none", "use_rope_scaling", side.get("use_rope_scaling"))
-    return Reading("none", None, "none", MEGATRON)
+        return Stated("none", "use_rope_scaling", side.get("use_rope_scaling"))
+    return Stated("none", None, "none", MEGATRON)
 
 
-def kind(side: Side) -> str:
+def kind(side: ConfigSide) -> str:
     found = _kind_hf(side) if side.kind == "hf" else _kind_megatron(side)
     return "none" if found is None else str(found.value)
 
 
-def scaled(*kinds: str) -> Callable[[Side], bool]:
+def scaled(*kinds: str) -> Callable[[ConfigSide], bool]:
     """Ask whether a side scales its rotary embeddings in one of these ways."""
     return lambda side: rotary(side) and kind(side) in kinds
 
 
-def _whole_scaling_hf(side: Side) -> Reading | None:
+def _whole_scaling_hf(side: ConfigSide) -> Stated | None:
     """Read the kind of scaling; its value carries what a flag needs."""
     found = _kind_hf(side)
-    return found and Reading(_Kind(found.value, side), found.name, found.raw, found.source)
+    return found and Stated(_Kind(found.value, side), found.name, found.raw, found.source)
 
 
-def _whole_scaling_megatron(side: Side) -> Reading | None:
+def _whole_scaling_megatron(side: ConfigSide) -> Stated | None:
     found = _kind_megatron(side)
-    return found and Reading(_Kind(found.value, side), found.name, found.raw, found.source)
+    return found and Stated(_Kind(found.value, side), found.name, found.raw, found.source)
 
 
 class _Kind(str):
     """A kind of scaling that remembers whose it is."""
 
     __slots__ = ("side",)
-    side: Side
+    side: ConfigSide
 
-    def __new__(cls, kind: Any, side: Side) -> _Kind:
+    def __new__(cls, kind: Any, side: ConfigSide) -> _Kind:
         made = str.__new__(cls, kind)
         made.side = side
         return made
 
 
-def _scaling_fix(value: Any, side: Side) -> str | None:
+def _scaling_fix(value: Any, side: ConfigSide) -> str | None:
     if value == "none":
         flags = {"llama3": "--use-rope-scaling", "linear": INTERPOLATION}
         return f"leave out {flags.get(kind(side), '--rotary-scaling-factor')}"
@@ -129,7 +129,7 @@ def _scaling_fix(value: Any, side: Side) -> str | None:
     return None
 
 
-def _fixed(side: Side, key: str) -> Any:
+def _fixed(side: ConfigSide, key: str) -> Any:
     found = _llama3(key)[0 if side.kind == "hf" else 1](side)
     return None if found is None else found.value
 
@@ -139,7 +139,7 @@ def _held(key: str) -> Reader:
     return lambda side: number(f"{holder(side)}.{key}")(side)
 
 
-def _factor_megatron(side: Side) -> Reading | None:
+def _factor_megatron(side: ConfigSide) -> Stated | None:
     if kind(side) == "llama3":
         return default(number("rope_scaling_factor"), 8.0, MEGATRON)(side)
     names = ("rotary_seq_len_interpolation_factor",)
@@ -150,25 +150,25 @@ def _factor_megatron(side: Side) -> Reading | None:
 
 def _llama3(key: str) -> tuple[Reader, Reader]:
     fixed = FIXED[key]
-    return _held(key), lambda _: Reading(fixed, None, fixed, "Megatron hard-codes it")
+    return _held(key), lambda _: Stated(fixed, None, fixed, "Megatron hard-codes it")
 
 
-def _original_hf(side: Side) -> Reading | None:
-    found: Reading | None = _held("original_max_position_embeddings")(side)
+def _original_hf(side: ConfigSide) -> Stated | None:
+    found: Stated | None = _held("original_max_position_embeddings")(side)
     if found is not None:
         return found
     found = number("max_position_embeddings")(side)
-    return found and Reading(found.value, found.name, found.raw, "no field for the original length")
+    return found and Stated(found.value, found.name, found.raw, "no field for the original length")
 
 
-def _original_megatron(side: Side) -> Reading | None:
+def _original_megatron(side: ConfigSide) -> Stated | None:
     if not latent(side):
         return number("yarn_original_max_position_embeddings")(side)
     return number("original_max_position_embeddings", "max_position_embeddings")(side)
 
 
 def _yarn(key: str) -> tuple[Reader, Reader]:
-    def megatron(side: Side) -> Reading | None:
+    def megatron(side: ConfigSide) -> Stated | None:
         names = (key,) if latent(side) else (f"yarn_{key}",)
         return default(number(*names), YARN[key], MEGATRON)(side)
 
@@ -176,14 +176,14 @@ def _yarn(key: str) -> tuple[Reader, Reader]:
 
 
 def _scale(key: str, other: float) -> tuple[Reader, Reader]:
-    def megatron(side: Side) -> Reading | None:
+    def megatron(side: ConfigSide) -> Stated | None:
         names = (key,) if latent(side) else (f"yarn_{key}",)
         return number(*names)(side)
 
     return default(_held(key), other, TRANSFORMERS), megatron
 
 
-def _factor_args(value: Any, side: Side) -> Settings:
+def _factor_args(value: Any, side: ConfigSide) -> Settings:
     names = {
         "llama3": "rope_scaling_factor",
         "linear": "rotary_seq_len_interpolation_factor",
@@ -192,7 +192,7 @@ def _factor_args(value: Any, side: Side) -> Settings:
     return {names.get(kind(side), "rotary_scaling_factor"): whole(value)}
 
 
-def _scaling_args(value: Any, side: Side) -> Settings | None:
+def _scaling_args(value: Any, side: ConfigSide) -> Settings | None:
     """Set the kind of scaling; of llama3's and others' constants, what Megatron has."""
     off = {"use_rope_scaling": False}
     match str(value):
@@ -211,7 +211,7 @@ def _scaling_args(value: Any, side: Side) -> Settings | None:
     return None
 
 
-def _scaling_entries(value: Any, _: Side) -> Settings | None:
+def _scaling_entries(value: Any, _: ConfigSide) -> Settings | None:
     side, name = value.side, str(value)
     factor = FACTOR.read(side)
     if name == "none" or factor is None:
@@ -240,14 +240,14 @@ def _yarn_reader(key: str) -> tuple[Reader, Reader]:
     return _yarn(key) if key in YARN else _scale(key, SCALES[key])
 
 
-def _original_args(value: Any, side: Side) -> Settings:
+def _original_args(value: Any, side: ConfigSide) -> Settings:
     if not latent(side):
         return {"yarn_original_max_position_embeddings": value}
     # Before Megatron 0.14 the original length was the only one that latent attention had.
     return {"original_max_position_embeddings": value, "max_position_embeddings": value}
 
 
-def _original_fix(value: Any, side: Side) -> str:
+def _original_fix(value: Any, side: ConfigSide) -> str:
     name = "original_max_position_embeddings"
     name = name if side.has(name) else "max_position_embeddings"
     return f"--{name.replace('_', '-')} {show(value)}"
@@ -261,7 +261,7 @@ def _yarn_args(key: str) -> Setter:
     return lambda value, side: {key if latent(side) else f"yarn_{key}": value}
 
 
-FACTOR = Meaning(
+FACTOR = ConfigField(
     "RoPE scaling factor",
     _held("factor"),
     _factor_megatron,
@@ -271,8 +271,8 @@ FACTOR = Meaning(
     applies=scaled("llama3", "linear", "yarn", "dynamic"),
 )
 
-SCALING: tuple[Meaning, ...] = (
-    Meaning(
+SCALING: tuple[ConfigField, ...] = (
+    ConfigField(
         "RoPE scaling",
         _whole_scaling_hf,
         _whole_scaling_megatron,
@@ -286,7 +286,7 @@ SCALING: tuple[Meaning, ...] = (
     ),
     FACTOR,
     *(
-        Meaning(
+        ConfigField(
             f"RoPE {words}",
             *_llama3(key),
             "Rotary frequencies are scaled elsewhere, which shows in long sequences.",
@@ -301,7 +301,7 @@ SCALING: tuple[Meaning, ...] = (
             ("original_max_position_embeddings", "original length"),
         )
     ),
-    Meaning(
+    ConfigField(
         "YaRN original length",
         _original_hf,
         _original_megatron,
@@ -312,7 +312,7 @@ SCALING: tuple[Meaning, ...] = (
         fix=_original_fix,
     ),
     *(
-        Meaning(
+        ConfigField(
             f"YaRN {key}",
             *_yarn(key),
             "The border between scaled and unscaled rotary frequencies lies elsewhere.",
@@ -324,7 +324,7 @@ SCALING: tuple[Meaning, ...] = (
         for key in YARN
     ),
     *(
-        Meaning(
+        ConfigField(
             f"YaRN {key}",
             *_scale(key, other),
             "Attention is sharper or flatter in every layer.",

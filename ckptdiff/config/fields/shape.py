@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-from ckptdiff.config.fields.base import MEGATRON, Reading, Side
+from ckptdiff.config.fields.base import MEGATRON, ConfigSide, Stated
 
 SHAPES = "Tensors have other shapes, so the weights of one side do not load into the other."
 MAX_LAYERS = 10_000  # a pattern is spelled out, layer by layer
 PATTERN = "moe_layer_freq"
 
 
-def latent(side: Side) -> bool:
+def latent(side: ConfigSide) -> bool:
     """Ask whether attention is multi-latent (DeepSeek)."""
     if side.kind == "hf":
         return side.get("kv_lora_rank") is not None
     return bool(side.get("multi_latent_attention"))
 
 
-def expert_names(side: Side) -> tuple[str, ...]:
+def expert_names(side: ConfigSide) -> tuple[str, ...]:
     """Return the fields that may say how many routed experts there are."""
     if side.kind == "hf":
         return "num_local_experts", "num_experts", "n_routed_experts"
     return ("num_experts",)
 
 
-def experts(side: Side) -> int:
+def expert_count(side: ConfigSide) -> int:
     """Return how many routed experts there are; 0 for a dense model."""
     return next((n for name in expert_names(side) if type(n := side.get(name)) is int and n > 0), 0)
 
 
-def has_dense_layers(side: Side) -> bool:
+def has_dense_layers(side: ConfigSide) -> bool:
     """Ask whether some layer has an MLP that is not an expert, of the dense size."""
-    if not experts(side):
+    if not expert_count(side):
         return True
     pattern = layer_pattern(side)
     return pattern is not None and 0 in pattern.value
 
 
-def layers(side: Side) -> int | None:
+def layers(side: ConfigSide) -> int | None:
     names = ("num_hidden_layers", "n_layer") if side.kind == "hf" else ("num_layers",)
     return next((n for name in names if type(n := side.get(name)) is int), None)
 
 
-def layer_pattern(side: Side) -> Reading | None:
+def layer_pattern(side: ConfigSide) -> Stated | None:
     """Return 1 for each layer of experts and 0 for each dense one."""
     count = layers(side)
     if count is None or not 0 < count <= MAX_LAYERS:
@@ -49,28 +49,28 @@ def layer_pattern(side: Side) -> Reading | None:
     return (_pattern_hf if side.kind == "hf" else _pattern_megatron)(side, count)
 
 
-def _pattern_hf(side: Side, count: int) -> Reading | None:
+def _pattern_hf(side: ConfigSide, count: int) -> Stated | None:
     dense = side.get("first_k_dense_replace")
     if dense is not None:
         every = side.get(PATTERN) or 1
         pattern = [int(i >= dense and i % every == 0) for i in range(count)]
-        return Reading(pattern, "first_k_dense_replace", dense)
+        return Stated(pattern, "first_k_dense_replace", dense)
     step, skipped = side.get("decoder_sparse_step"), side.get("mlp_only_layers") or []
     if step is not None or skipped:
         pattern = [int(i not in skipped and (i + 1) % (step or 1) == 0) for i in range(count)]
         name = "mlp_only_layers" if skipped else "decoder_sparse_step"
-        return Reading(pattern, name, side.get(name))
+        return Stated(pattern, name, side.get(name))
     if side.family is None:
         return None
-    return Reading([1] * count, None, [1] * count, f"every {side.family} model")
+    return Stated([1] * count, None, [1] * count, f"every {side.family} model")
 
 
-def _pattern_megatron(side: Side, count: int) -> Reading | None:
+def _pattern_megatron(side: ConfigSide, count: int) -> Stated | None:
     freq = side.get(PATTERN)
     if isinstance(freq, list):
-        return Reading([int(bool(one)) for one in freq], PATTERN, freq)
+        return Stated([int(bool(one)) for one in freq], PATTERN, freq)
     if type(freq) is int and freq > 0:
-        return Reading([int(i % freq == 0) for i in range(count)], PATTERN, freq)
+        return Stated([int(i % freq == 0) for i in range(count)], PATTERN, freq)
     if side.has(PATTERN):
         return None
-    return Reading([1] * count, None, [1] * count, MEGATRON)
+    return Stated([1] * count, None, [1] * count, MEGATRON)

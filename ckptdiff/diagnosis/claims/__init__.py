@@ -6,10 +6,10 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.diagnosis.claims.relocated import map_words, moves, router_map
+from ckptdiff.diagnosis.claims.relocated import map_words, relocated, router_map
 from ckptdiff.diagnosis.claims.renumbered import renumbered
-from ckptdiff.diagnosis.claims.values import values
-from ckptdiff.diagnosis.claims.vocabulary import tied, vocabulary
+from ckptdiff.diagnosis.claims.values import value_claims
+from ckptdiff.diagnosis.claims.vocabulary import tied, vocabulary_claims
 from ckptdiff.diagnosis.finding import Claim
 from ckptdiff.diagnosis.origins import NEAR
 from ckptdiff.diagnosis.row_order import class_of_order, is_in_order, order_of
@@ -17,36 +17,36 @@ from ckptdiff.diagnosis.row_order import class_of_order, is_in_order, order_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptdiff.diagnosis.origins import Study
-    from ckptdiff.resharding.shard_pairs import Place
+    from ckptdiff.diagnosis.origins import Origins
+    from ckptdiff.resharding.shard_pairs import ShardPair
 
 
-def claims(study: Study) -> list[Claim]:
+def claims(origins: Origins) -> list[Claim]:
     """Return a claim for each wrong place and each of the faults that made it so."""
-    found = list(_mistaken(study))
-    found += [_transpose(p) for p in study.wrong if study.turned.intersection(p.share.hf)]
-    left = list(study.left)
-    for find in (tied, vocabulary, _router, renumbered, _transposed, _reordered):
-        claimed = list(find(study, left))
+    found = list(_mistaken(origins))
+    found += [_transpose(p) for p in origins.wrong if origins.transposed.intersection(p.share.hf)]
+    left = list(origins.left)
+    for find in (tied, vocabulary_claims, _router, renumbered, _transposed, _reordered):
+        claimed = list(find(origins, left))
         found += claimed
-        done = {p for claim in claimed for p in claim.places if p not in study.instead}
+        done = {p for claim in claimed for p in claim.places if p not in origins.instead}
         left = [place for place in left if place not in done]
-    found = [replace(claim, at_home=True) for claim in (*found, *values(study, left))]
-    return _as_one([*moves(study), *found])
+    found = [replace(claim, at_home=True) for claim in (*found, *value_claims(origins, left))]
+    return _as_one([*relocated(origins), *found])
 
 
-def _mistaken(study: Study) -> Iterator[Claim]:
+def _mistaken(origins: Origins) -> Iterator[Claim]:
     """Known mistakes; that of a bias is one with that of its weight."""
     layouts = {
         (p.layer, mistake.key)
-        for p, (mistake, _) in study.mistaken.items()
+        for p, (mistake, _) in origins.mistaken.items()
         if mistake.found == "QKV-LAYOUT"
     }
-    for place, (both, _) in study.mistaken.items():
+    for place, (both, _) in origins.mistaken.items():
         if both.within is not None:
             inner = both.within
             yield Claim(inner.found, inner.key, (place,), inner.words, inner.cause, mistake=inner)
-    for place, (mistake, others) in study.mistaken.items():
+    for place, (mistake, others) in origins.mistaken.items():
         kind = mistake.found
         if kind == "QKV-BIAS" and (place.layer, mistake.key) in layouts:
             kind = "QKV-LAYOUT"
@@ -70,18 +70,19 @@ def _as_one(found: list[Claim]) -> list[Claim]:
     ]
 
 
-def _router(study: Study, left: list[Place]) -> Iterator[Claim]:
+def _router(origins: Origins, left: list[ShardPair]) -> Iterator[Claim]:
     """Rows of a router, and what goes with them, in another order."""
     for place in left:
         if ".mlp.router." not in place.name:
             continue
         # A replica that drifted has the first one's order.
-        rows = router_map(study, study.firsts[place.home] if place in study.instead else place)
+        first = origins.firsts[place.home] if place in origins.instead else place
+        rows = router_map(origins, first)
         if rows is None:
             continue
         changed = {e: s for e, s in rows.items() if e != s}
         experts: dict[int, int] = {}
-        for p, q in study.moved.items():
+        for p, q in origins.moved.items():
             if p.layer == place.layer and p.expert is not None and q.expert is not None:
                 experts[p.expert] = q.expert
         yield Claim(
@@ -92,38 +93,40 @@ def _router(study: Study, left: list[Place]) -> Iterator[Claim]:
         )  # fmt: skip
 
 
-def _transposed(study: Study, left: list[Place]) -> Iterator[Claim]:
+def _transposed(origins: Origins, left: list[ShardPair]) -> Iterator[Claim]:
     names = {n for p in left if not p.rule.vocabulary for n in p.share.hf}
-    turned = study.turned_tensors(sorted(names - study.turned))
-    yield from (_transpose(p) for p in left if any(n in turned for n in p.share.hf))
+    transposed = origins.transposed_tensors(sorted(names - origins.transposed))
+    yield from (_transpose(p) for p in left if any(n in transposed for n in p.share.hf))
 
 
-def _transpose(place: Place) -> Claim:
+def _transpose(place: ShardPair) -> Claim:
     return Claim(
         "TRANSPOSE", "", (place,), "rows and columns are exchanged",
         "a square matrix was stored as its transpose", is_lost=len(place.share.hf) > 1,
     )  # fmt: skip
 
 
-def _reordered(study: Study, left: list[Place]) -> Iterator[Claim]:
+def _reordered(origins: Origins, left: list[ShardPair]) -> Iterator[Claim]:
     """The right numbers of a tensor, over all its ranks, in an order that no mistake gives."""
     for by in (_by_name, _by_layer):
-        groups: dict[object, list[Place]] = defaultdict(list)
+        groups: dict[object, list[ShardPair]] = defaultdict(list)
         for place in left:
             key = by(place)
-            if not place.is_copy and key is not None and place not in study.instead:
+            if not place.is_copy and key is not None and place not in origins.instead:
                 groups[key].append(place)
         for key, found in groups.items():
             # What is near the right content has its rows in place; a vector is soon looked up.
-            if all(abs(study.residual[p].cosine) > NEAR and len(p.actual.shape) > 1 for p in found):
+            if all(
+                abs(origins.residual[p].cosine) > NEAR and len(p.actual.shape) > 1 for p in found
+            ):
                 continue
             kind = _order_class(found[0])
-            group = [p for p in study.firsts.values() if by(p) == key]
+            group = [p for p in origins.firsts.values() if by(p) == key]
             expected, actual = [p.expected for p in group], [p.actual for p in group]
-            if kind and study.ask.same_numbers(expected, actual):
+            if kind and origins.ask.same_numbers(expected, actual):
                 left = [p for p in left if p not in found]
-                yield _order_claim(study, tuple(found), kind)
-            elif kind == "QKV-LAYOUT" and _repeats_rows(study, group):
+                yield _order_claim(origins, tuple(found), kind)
+            elif kind == "QKV-LAYOUT" and _repeats_rows(origins, group):
                 yield Claim(
                     "KV-REPL", "rows", tuple(found),
                     "some heads are there twice, others not at all",
@@ -132,17 +135,17 @@ def _reordered(study: Study, left: list[Place]) -> Iterator[Claim]:
                 )  # fmt: skip
 
 
-def _order_claim(study: Study, found: tuple[Place, ...], kind: str) -> Claim:
+def _order_claim(origins: Origins, found: tuple[ShardPair, ...], kind: str) -> Claim:
     """Return what is known of an order that no mistake gives: its class, by what was moved."""
     place = found[0]
     named = None
     if place.name.endswith(("linear_qkv.weight", "linear_qkv.bias", "linear_proj.weight")):
         # Numbers of a bias repeat: its rows are told apart by those of the weight.
         weight = place.name.removesuffix("bias").removesuffix("weight") + "weight"
-        other = next((p for p in study.firsts.values() if p.name == weight), place)
-        rows = order_of(study, other)
-        if rows is not None and (other.name == place.name or is_in_order(study, place, rows)):
-            named = class_of_order(rows, study.grid.config)
+        other = next((p for p in origins.firsts.values() if p.name == weight), place)
+        rows = order_of(origins, other)
+        if rows is not None and (other.name == place.name or is_in_order(origins, place, rows)):
+            named = class_of_order(rows, origins.grid.config)
     if named == "QKV-HEADMAP":
         return Claim(
             named, "order", found, "heads are in an unknown order",
@@ -159,16 +162,16 @@ def _order_claim(study: Study, found: tuple[Place, ...], kind: str) -> Claim:
     )  # fmt: skip
 
 
-def _by_name(place: Place) -> object:
+def _by_name(place: ShardPair) -> object:
     return place.name
 
 
-def _by_layer(place: Place) -> object:
+def _by_layer(place: ShardPair) -> object:
     """Take the experts of a layer together."""
     return (place.template, place.layer) if place.expert is not None else None
 
 
-def _order_class(place: Place) -> str | None:
+def _order_class(place: ShardPair) -> str | None:
     """Return the class of a permutation of one tensor, by what its rule puts into it."""
     name, rule = place.name, place.rule
     if rule.dim is None or rule.vocabulary:
@@ -184,14 +187,14 @@ def _order_class(place: Place) -> str | None:
     return "TP-AXIS"
 
 
-def _repeats_rows(study: Study, group: list[Place]) -> bool:
+def _repeats_rows(origins: Origins, group: list[ShardPair]) -> bool:
     """Ask whether every row is one of the tensor's, and some are there twice."""
     names = group[0].share.hf
     seen: list[tuple[str, int]] = []
     for name in names:
-        one = study.grid.a.tensors[name]
+        one = origins.grid.a.tensors[name]
         for other in names:
-            match = study.ask.match(one, study.grid.b.tensors[other])
+            match = origins.ask.match(one, origins.grid.b.tensors[other])
             seen += [(name, row) for row in match if row >= 0]
-    rows = sum(study.grid.a.tensors[n].shape[0] for n in names)
+    rows = sum(origins.grid.a.tensors[n].shape[0] for n in names)
     return len(seen) > 0.99 * rows > len(set(seen))

@@ -10,33 +10,33 @@ from ckptdiff.diagnosis.finding import Claim
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptdiff.diagnosis.origins import Study
-    from ckptdiff.resharding.shard_pairs import Place
+    from ckptdiff.diagnosis.origins import Origins
+    from ckptdiff.resharding.shard_pairs import ShardPair
 
 
-def moves(study: Study) -> Iterator[Claim]:
+def relocated(origins: Origins) -> Iterator[Claim]:
     """Yield a claim for each thing that was mistaken about a content's place."""
     ranks: dict[str, dict[int, int]] = defaultdict(dict)
     layers: dict[str, dict[int, int]] = defaultdict(dict)
-    for p, q in study.moved.items():
+    for p, q in origins.moved.items():
         if p.share.rank != q.share.rank:
             ranks[p.name][p.share.rank] = q.share.rank
         if p.template == q.template and p.layer != q.layer:
             assert p.layer is not None
             assert q.layer is not None
             layers[p.template][p.layer] = q.layer
-    all_ranks, all_layers = study.rank_map(), study.layer_map()
-    experts, all_experts = study.expert_moves(), study.expert_maps()
-    for p, q in study.moved.items():
+    all_ranks, all_layers = origins.rank_map(), origins.layer_map()
+    experts, all_experts = origins.expert_moves(), origins.expert_maps()
+    for p, q in origins.moved.items():
         if p.share.rank != q.share.rank:
             yield _rank_claim(p, _whole(ranks[p.name], all_ranks))
         if p.template != q.template:
-            yield _name_claim(study, p, q)
+            yield _name_claim(origins, p, q)
         elif p.layer != q.layer:
-            yield _layer_claim(study, p, _whole(layers[p.template], all_layers))
+            yield _layer_claim(origins, p, _whole(layers[p.template], all_layers))
         if p.template == q.template and p.expert != q.expert:
             part = experts[p.template, p.layer]
-            yield _expert_claim(study, p, _whole(part, all_experts[p.layer]))
+            yield _expert_claim(origins, p, _whole(part, all_experts[p.layer]))
 
 
 def _whole(part: dict[int, int], whole: dict[int, int]) -> dict[int, int]:
@@ -45,7 +45,7 @@ def _whole(part: dict[int, int], whole: dict[int, int]) -> dict[int, int]:
     return whole if agrees else part
 
 
-def _rank_claim(p: Place, moves: dict[int, int]) -> Claim:
+def _rank_claim(p: ShardPair, moves: dict[int, int]) -> Claim:
     words = map_words(moves)
     if set(moves) == set(moves.values()):
         return Claim(
@@ -58,12 +58,12 @@ def _rank_claim(p: Place, moves: dict[int, int]) -> Claim:
     )  # fmt: skip
 
 
-def _layer_claim(study: Study, p: Place, moves: dict[int, int]) -> Claim:
+def _layer_claim(origins: Origins, p: ShardPair, moves: dict[int, int]) -> Claim:
     words = map_words(moves)
     key = str(sorted(moves.items()))
     permuted = set(moves) == set(moves.values())
-    by_stage = _is_local_numbers(study, moves)
-    shifted = _is_shift(moves, len({x.layer for x in study.firsts.values()} - {None}))
+    by_stage = _is_local_numbers(origins, moves)
+    shifted = _is_shift(moves, len({x.layer for x in origins.firsts.values()} - {None}))
     if by_stage or shifted:
         return Claim(
             "LAYER-OFFSET", key, (p,), f"layers hold those of another offset: {words}",
@@ -94,10 +94,10 @@ def _is_shift(moves: dict[int, int], layers: int) -> bool:
     return len(moves) >= 2 and odd <= (len(moves) >= 3)
 
 
-def _is_local_numbers(study: Study, moves: dict[int, int]) -> bool:
+def _is_local_numbers(origins: Origins, moves: dict[int, int]) -> bool:
     """Ask whether every displaced layer holds the layer of its number inside its stage."""
     stages: dict[int, set[int]] = defaultdict(set)
-    for place in study.places:
+    for place in origins.places:
         if place.layer is not None and place.name.startswith("decoder."):
             stages[place.rank.pp].add(place.layer)
     if len(stages) < 2:
@@ -117,9 +117,9 @@ def _is_local_numbers(study: Study, moves: dict[int, int]) -> bool:
     return moves == wanted or (len(moves) > 1 and moves == of_stages)
 
 
-def _name_claim(study: Study, p: Place, q: Place) -> Claim:
+def _name_claim(origins: Origins, p: ShardPair, q: ShardPair) -> Claim:
     back = any(x.template == q.template and y.template == p.template
-               for x, y in study.moved.items())  # fmt: skip
+               for x, y in origins.moved.items())  # fmt: skip
     what = (
         f"{p.template.rpartition('.')[0].rpartition('.')[2]} holds "
         f"{q.template.rpartition('.')[0].rpartition('.')[2]}"
@@ -142,7 +142,7 @@ def _name_claim(study: Study, p: Place, q: Place) -> Claim:
                  is_lost=not back, names={p.template: q.template})  # fmt: skip
 
 
-def _expert_claim(study: Study, p: Place, moves: dict[int, int]) -> Claim:
+def _expert_claim(origins: Origins, p: ShardPair, moves: dict[int, int]) -> Claim:
     words = map_words(moves)
     key = str(sorted(moves.items()))
     if set(moves) != set(moves.values()):
@@ -151,8 +151,8 @@ def _expert_claim(study: Study, p: Place, moves: dict[int, int]) -> Claim:
             "a rank's local number of an expert was taken for the global one", is_lost=True,
         )  # fmt: skip
     routers = (
-        router_map(study, place)
-        for place in study.wrong
+        router_map(origins, place)
+        for place in origins.wrong
         if place.layer == p.layer and place.name.endswith("mlp.router.weight")
     )
     router = next(routers, None)
@@ -163,9 +163,9 @@ def _expert_claim(study: Study, p: Place, moves: dict[int, int]) -> Claim:
     )  # fmt: skip
 
 
-def router_map(study: Study, place: Place) -> dict[int, int] | None:
+def router_map(origins: Origins, place: ShardPair) -> dict[int, int] | None:
     """Return which expert's row each row of a router holds; None if it is no permutation."""
-    match = study.ask.match(place.expected, place.actual)
+    match = origins.ask.match(place.expected, place.actual)
     return dict(enumerate(match)) if sorted(match) == list(range(len(match))) else None
 
 

@@ -11,29 +11,29 @@ from ckptdiff.diagnosis.row_order import is_in_order, order_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptdiff.diagnosis.origins import Study
-    from ckptdiff.resharding.shard_pairs import Place
+    from ckptdiff.diagnosis.origins import Origins
+    from ckptdiff.resharding.shard_pairs import ShardPair
 
 _ATTENTION = "self_attention."
 _OF_HEADS = ("linear_qkv.weight", "linear_qkv.bias", "linear_proj.weight")
 _OF_NEURONS = ("linear_fc1.weight", "linear_fc1.bias", "linear_fc2.weight")
 
 
-def renumbered(study: Study, left: list[Place]) -> Iterator[Claim]:
+def renumbered(origins: Origins, left: list[ShardPair]) -> Iterator[Claim]:
     """Yield what is in another order in all tensors that must agree on it: it is no fault."""
-    named = {p.name: p for p in study.firsts.values()}
-    groups: dict[str, list[Place]] = defaultdict(list)
+    named = {p.name: p for p in origins.firsts.values()}
+    groups: dict[str, list[ShardPair]] = defaultdict(list)
     for place in left:
         if not place.is_copy:
             groups[_stem(place.name)].append(place)
     for stem, found in groups.items():
-        if stem.endswith(_ATTENTION) and _heads_moved_alike(study, stem, named):
+        if stem.endswith(_ATTENTION) and _heads_moved_alike(origins, stem, named):
             yield Claim(
                 "QKV-HEADMAP", "alike", tuple(found),
                 "heads are under other numbers, with the output's columns",
                 "attention heads were sorted, or numbered anew", is_info=True, is_lost=True,
             )  # fmt: skip
-        elif stem and not stem.endswith(_ATTENTION) and _neurons_moved_alike(study, stem, named):
+        elif stem and not stem.endswith(_ATTENTION) and _neurons_moved_alike(origins, stem, named):
             yield Claim(
                 "FC1-TPLAYOUT", "alike", tuple(found),
                 "neurons of the MLP are under other numbers, with the output's columns",
@@ -47,33 +47,33 @@ def _stem(name: str) -> str:
     return name.removesuffix(next(ends, name))
 
 
-def _neurons_moved_alike(study: Study, stem: str, named: dict[str, Place]) -> bool:
+def _neurons_moved_alike(origins: Origins, stem: str, named: dict[str, ShardPair]) -> bool:
     """Ask whether gate, up and the columns of down have one order."""
     one, bias, other = (named.get(stem + end) for end in _OF_NEURONS)
     if one is None or other is None:
         return False
-    columns = order_of(study, other)
+    columns = order_of(origins, other)
     if columns is None or len(set(columns)) < len(columns):
         return False
-    blocks = 1 if one.rule.block_rows is None else len(one.rule.block_rows(study.grid.config))
+    blocks = 1 if one.rule.block_rows is None else len(one.rule.block_rows(origins.grid.config))
     rows = [block * len(columns) + at for block in range(blocks) for at in columns]
-    return is_in_order(study, other, columns) and all(
-        is_in_order(study, place, rows) for place in (one, bias) if place is not None
+    return is_in_order(origins, other, columns) and all(
+        is_in_order(origins, place, rows) for place in (one, bias) if place is not None
     )
 
 
-def _heads_moved_alike(study: Study, stem: str, named: dict[str, Place]) -> bool:
+def _heads_moved_alike(origins: Origins, stem: str, named: dict[str, ShardPair]) -> bool:
     """Ask whether whole groups of heads moved, or query heads inside of one, with their columns."""
-    config = study.grid.config
+    config = origins.grid.config
     groups, each, d = config.num_query_groups, config.heads_per_group, config.kv_channels
     found = [named.get(stem + end) for end in _OF_HEADS]
     qkv, bias, proj = found
-    if qkv is None or proj is None or study.grid.architecture.wide_qk_norm:
+    if qkv is None or proj is None or origins.grid.architecture.wide_qk_norm:
         return False
     if any(p.rule.dim is not None and n.startswith(stem) and p not in found
            for n, p in named.items()):  # fmt: skip
         return False
-    rows = order_of(study, qkv)
+    rows = order_of(origins, qkv)
     q = groups * each * d
     if rows is None or len(rows) != q + 2 * groups * d:
         return False
@@ -93,7 +93,7 @@ def _heads_moved_alike(study: Study, stem: str, named: dict[str, Place]) -> bool
     ]
     return (
         len(set(expected)) == len(expected)
-        and is_in_order(study, qkv, expected)
-        and is_in_order(study, proj, columns)
-        and (bias is None or is_in_order(study, bias, expected))
+        and is_in_order(origins, qkv, expected)
+        and is_in_order(origins, proj, columns)
+        and (bias is None or is_in_order(origins, bias, expected))
     )

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ckptdiff.checkpoint import Rank
-    from ckptdiff.diagnosis.origins import Study
+    from ckptdiff.diagnosis.origins import Origins
     from ckptdiff.kernels.evidence import Residual
-    from ckptdiff.resharding.shard_pairs import Place
+    from ckptdiff.resharding.shard_pairs import ShardPair
 
 MOST = 0.6  # part of a rank's, or the whole model's, places that makes a fault one of all of it
 SLIGHT = 0.3  # relative change below which a model may have been trained on
@@ -24,13 +24,13 @@ BLOCK_CAUSE = "block factors of quantised weights were not applied, or wrongly"
 _ROW_BIASES = ("linear_proj.bias", "linear_fc2.bias")
 
 
-def values(study: Study, left: list[Place]) -> Iterator[Claim]:
+def value_claims(origins: Origins, left: list[ShardPair]) -> Iterator[Claim]:
     """Yield what the values of each place tell of it."""
-    right = {p.home for p in study.places if p.actual.pieces and p not in study.wrong}
+    right = {p.home for p in origins.places if p.actual.pieces and p not in origins.wrong}
     noisy, slight, scaled = [], [], []
-    blocks = {p.name for p in left if study.residual[p].block}
+    blocks = {p.name for p in left if origins.residual[p].block}
     for place in left:
-        residual = study.residual[place]
+        residual = origins.residual[place]
         claim = _value_claim(place, residual)
         # One replica is as it should be: whatever happened to the other, they have drifted.
         if claim is None or (residual.cosine > NEAR and place.home in right):
@@ -49,21 +49,21 @@ def values(study: Study, left: list[Place]) -> Iterator[Claim]:
     noisy = [p for p in noisy if p.name not in low]
     # Where nearly everything changed a little, what changed a little looks so by chance.
     chance = [place for claim in slight for place in claim.places]
-    if _is_most(study, [*noisy, *chance]) and len(noisy) > len(chance):
+    if _is_most(origins, [*noisy, *chance]) and len(noisy) > len(chance):
         noisy += chance
     else:
         scaled += [claim for claim in slight if claim.kind == "SCALE"]
         yield from (claim for claim in slight if claim.kind != "SCALE")
-    yield from _scales(study, scaled)
-    yield from _noise(study, noisy)
+    yield from _scales(origins, scaled)
+    yield from _noise(origins, noisy)
 
 
-def _scales(study: Study, found: list[Claim]) -> Iterator[Claim]:
+def _scales(origins: Origins, found: list[Claim]) -> Iterator[Claim]:
     """Yield claims of factors: near ones are one fault, and many different ones are of blocks."""
     keyed = []
     factors: dict[str, list[float]] = defaultdict(list)  # by class, ascending
-    for claim in sorted(found, key=lambda claim: study.residual[claim.places[0]].scale or 0.0):
-        factor, known = study.residual[claim.places[0]].scale or 0.0, factors[claim.kind]
+    for claim in sorted(found, key=lambda claim: origins.residual[claim.places[0]].scale or 0.0):
+        factor, known = origins.residual[claim.places[0]].scale or 0.0, factors[claim.kind]
         if not known or abs(factor - known[-1]) > 0.02 * abs(factor):
             known.append(factor)
         keyed.append(replace(claim, key=f"factor {len(known)}"))
@@ -74,17 +74,17 @@ def _scales(study: Study, found: list[Claim]) -> Iterator[Claim]:
         yield claim
 
 
-def _is_most(study: Study, found: list[Place]) -> bool:
+def _is_most(origins: Origins, found: list[ShardPair]) -> bool:
     """Ask whether these are most of what every rank holds."""
-    wrong = set(study.together(found))
+    wrong = set(origins.together(found))
     held: dict[Rank, list[bool]] = defaultdict(list)
-    for place in study.places:
+    for place in origins.places:
         if place.actual.pieces:
             held[place.rank].append(place in wrong)
     return len(wrong) > 1 and all(sum(x) >= MOST * len(x) for x in held.values())
 
 
-def _value_claim(place: Place, r: Residual) -> Claim | None:
+def _value_claim(place: ShardPair, r: Residual) -> Claim | None:
     one = (place,)
     is_norm = "norm" in place.name and len(place.actual.shape) == 1
     is_bias = place.name.endswith("bias")
@@ -123,46 +123,46 @@ def _value_claim(place: Place, r: Residual) -> Claim | None:
     return None
 
 
-def stale_ranks(study: Study, noisy: list[Place]) -> set[Rank]:
+def stale_ranks(origins: Origins, noisy: list[ShardPair]) -> set[Rank]:
     """Return the ranks most of whose contents are versions of the right ones: held, or owned."""
-    wrong = set(study.together(noisy))
+    wrong = set(origins.together(noisy))
     found: set[Rank] = set()
-    for rank_of in (lambda place: place.rank, lambda place: _belongs_to(study, place)):
+    for rank_of in (lambda place: place.rank, lambda place: _belongs_to(origins, place)):
         by_rank = defaultdict(list)
-        for place in study.places:
+        for place in origins.places:
             if place.actual.pieces:
                 by_rank[rank_of(place)].append(place in wrong)
-        if study.grid.is_sharded and len(by_rank) > 1:
+        if origins.grid.is_sharded and len(by_rank) > 1:
             found |= {rank for rank, held in by_rank.items() if sum(held) >= MOST * len(held)}
     return found
 
 
-def _belongs_to(study: Study, place: Place) -> Rank:
+def _belongs_to(origins: Origins, place: ShardPair) -> Rank:
     """Return the rank whose content a place holds, where layers of other stages lie there."""
-    origin = study.moved.get(study.firsts[place.home])
+    origin = origins.moved.get(origins.firsts[place.home])
     return place.rank if origin is None else replace(place.rank, pp=origin.rank.pp)
 
 
-def _noise(study: Study, noisy: list[Place]) -> Iterator[Claim]:
+def _noise(origins: Origins, noisy: list[ShardPair]) -> Iterator[Claim]:
     """Versions of the right content: another save of the model, or replicas that drifted."""
-    if _is_most(study, noisy):
+    if _is_most(origins, noisy):
         for place in noisy:
             yield Claim(
                 "STALE", "all", (place,), "nearly all tensors are near A's, none is the same",
                 "another save of the model: it was trained on", is_info=True, is_lost=True,
             )  # fmt: skip
         return
-    stale = stale_ranks(study, noisy)
+    stale = stale_ranks(origins, noisy)
     alike = defaultdict(list)
-    for place in study.places:
+    for place in origins.places:
         alike[place.name, place.share.rank].append(place)
     for place in noisy:
         twins = alike[place.name, place.share.rank]
-        if place.rank in stale or _belongs_to(study, place) in stale:
+        if place.rank in stale or _belongs_to(origins, place) in stale:
             yield Claim("STALE", "rank", (place,), "every tensor of the rank is near the right one",
                         "the file is of another save", is_lost=True)  # fmt: skip
-        elif any(twin not in study.wrong for twin in twins) or (
-            place.is_copy and place in study.instead
+        elif any(twin not in origins.wrong for twin in twins) or (
+            place.is_copy and place in origins.instead
         ):
             yield Claim(
                 "REPLICA", "", (place,), "replicas of one tensor differ between ranks",

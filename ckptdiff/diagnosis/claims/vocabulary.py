@@ -14,8 +14,8 @@ from ckptdiff.resharding.shard_pairs import chosen_rows, with_padding
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptdiff.diagnosis.origins import Study
-    from ckptdiff.resharding.shard_pairs import Place
+    from ckptdiff.diagnosis.origins import Origins
+    from ckptdiff.resharding.shard_pairs import ShardPair
 
 FEW = 0.1  # part of the vocabulary that a shift may leave in place at its beginning
 FOUND = 0.3  # part of the rows by which a tensor is known
@@ -23,17 +23,17 @@ SOME_ROWS = 64  # that are looked for where none is just what it was
 ALIKE = 0.8  # part of the displaced rows that are so by one number
 
 
-def tied(study: Study, left: list[Place]) -> Iterator[Claim]:
+def tied(origins: Origins, left: list[ShardPair]) -> Iterator[Claim]:
     """A head that is to be a copy of the embedding, and is not."""
-    near = [p for p in left if study.residual[p].cosine > NEAR]
-    stale = stale_ranks(study, near)
+    near = [p for p in left if origins.residual[p].cosine > NEAR]
+    stale = stale_ranks(origins, near)
     for place in left:
         stored = place.actual.pieces[0].ref.name
         if (
             place.is_copy
             and place.rule.vocabulary == "embedding"
             and stored.endswith(("output_layer.weight", "word_embeddings_for_head.weight"))
-            and place not in study.moved
+            and place not in origins.moved
             and not (place in near and place.rank in stale)
         ):
             yield Claim("TIED", "copy", (place,), "the head is no copy of the embedding",
@@ -50,21 +50,21 @@ class _Rows:
     is_exchanged: bool = False  # as they were before ranks were exchanged
 
 
-def vocabulary(study: Study, left: list[Place]) -> Iterator[Claim]:
+def vocabulary_claims(origins: Origins, left: list[ShardPair]) -> Iterator[Claim]:
     """Rows of the vocabulary that lie elsewhere, or are gone."""
-    by_tensor: dict[str, list[Place]] = defaultdict(list)
+    by_tensor: dict[str, list[ShardPair]] = defaultdict(list)
     for place in left:
-        near = abs(study.residual[place].cosine) > NEAR
+        near = abs(origins.residual[place].cosine) > NEAR
         if place.rule.vocabulary and not place.is_copy and not near:
             by_tensor[place.share.hf[0]].append(place)
-    ranks = study.rank_map()
+    ranks = origins.rank_map()
     repeated = set() if set(ranks) == set(ranks.values()) else set(ranks)
     for name, found in by_tensor.items():
-        rows = _held_rows(study, name, found)
+        rows = _held_rows(origins, name, found)
         if rows is None:
-            yield from _shifted_nearly(study, name, found)
+            yield from _shifted_nearly(origins, name, found)
             continue
-        _move(study, found, rows)
+        _move(origins, found, rows)
         # Rows of other places are near what they should be, or right, or those of another rank.
         spoken = {
             row for p in found if p.share.rank not in repeated for source, of, _ in p.share.pieces
@@ -85,7 +85,7 @@ def vocabulary(study: Study, left: list[Place]) -> Iterator[Claim]:
         elif (
             gone and gone[-1] == len(own) - 1 and len(gone) >= 0.9 * (len(own) - gone[0])
             and right >= FOUND * gone[0]
-            and (rows.source != name or any(study.share_wrong[p] < 1 for p in found))
+            and (rows.source != name or any(origins.share_wrong[p] < 1 for p in found))
         ):  # fmt: skip
             yield Claim(
                 "VOCAB-TRUNC", str(gone[0]), tuple(found),
@@ -94,25 +94,25 @@ def vocabulary(study: Study, left: list[Place]) -> Iterator[Claim]:
             )  # fmt: skip
 
 
-def _sources(study: Study, name: str) -> list[str]:
+def _sources(origins: Origins, name: str) -> list[str]:
     """Return the tensors of A whose rows a vocabulary may hold: its own, then the other one."""
-    shape = study.grid.a.tensors[name].shape
-    others = [p.share.hf[0] for p in study.firsts.values() if p.rule.vocabulary]
-    return [n for n in dict.fromkeys((name, *others)) if study.grid.a.tensors[n].shape == shape]
+    shape = origins.grid.a.tensors[name].shape
+    others = [p.share.hf[0] for p in origins.firsts.values() if p.rule.vocabulary]
+    return [n for n in dict.fromkeys((name, *others)) if origins.grid.a.tensors[n].shape == shape]
 
 
-def _held_rows(study: Study, name: str, found: list[Place]) -> _Rows | None:
+def _held_rows(origins: Origins, name: str, found: list[ShardPair]) -> _Rows | None:
     """Return which rows of which tensor a vocabulary holds; None where they are of neither."""
-    whole = with_padding(study.grid.b.tensors[name])
-    for source in _sources(study, name):
-        one = study.grid.a.tensors[source]
-        match = study.ask.match(one, whole)
-        before = _exchanged_back(study, found, match)
+    whole = with_padding(origins.grid.b.tensors[name])
+    for source in _sources(origins, name):
+        one = origins.grid.a.tensors[source]
+        match = origins.ask.match(one, whole)
+        before = _exchanged_back(origins, found, match)
         is_exchanged = _most_by_one_step(before) > _most_by_one_step(match)
         match = before if is_exchanged else match
         own = match[: one.shape[0]]
         known = sum(row >= 0 for row in own)
-        if known > FOUND * len(own) or any(study.share_wrong[p] < 1 for p in found):
+        if known > FOUND * len(own) or any(origins.share_wrong[p] < 1 for p in found):
             return _Rows(source, own, match[one.shape[0] :], is_exchanged)
     return None
 
@@ -123,9 +123,9 @@ def _most_by_one_step(match: list[int]) -> int:
     return max(steps.values(), default=0)
 
 
-def _exchanged_back(study: Study, found: list[Place], match: list[int]) -> list[int]:
+def _exchanged_back(origins: Origins, found: list[ShardPair], match: list[int]) -> list[int]:
     """Return the rows as they were before ranks were exchanged, where others' shards show that."""
-    ranks = study.rank_map()
+    ranks = origins.rank_map()
     size = found[0].stored.shape[0] if found[0].stored else 0
     shards = [match[at : at + size] for at in range(0, len(match), max(1, size))]
     held = {ranks.get(rank, rank): shard for rank, shard in enumerate(shards)}
@@ -134,43 +134,43 @@ def _exchanged_back(study: Study, found: list[Place], match: list[int]) -> list[
     return [row for rank in range(len(shards)) for row in held[rank]]
 
 
-def _move(study: Study, found: list[Place], rows: _Rows) -> None:
+def _move(origins: Origins, found: list[ShardPair], rows: _Rows) -> None:
     """Keep in mind that places hold what belongs to the other tensor, or to another rank."""
-    ranks = study.rank_map()
+    ranks = origins.rank_map()
     if set(ranks) == set(ranks.values()) and not rows.is_exchanged:
         ranks = {}
-    origins = {p.share.rank: p for p in study.firsts.values() if p.share.hf[0] == rows.source}
+    by_rank = {p.share.rank: p for p in origins.firsts.values() if p.share.hf[0] == rows.source}
     for place in found:
-        origin = origins[ranks.get(place.share.rank, place.share.rank)]
+        origin = by_rank[ranks.get(place.share.rank, place.share.rank)]
         if origin.home != place.home:
-            study.moved[place] = origin
+            origins.moved[place] = origin
 
 
-def _shifted_nearly(study: Study, name: str, found: list[Place]) -> Iterator[Claim]:
+def _shifted_nearly(origins: Origins, name: str, found: list[ShardPair]) -> Iterator[Claim]:
     """Rows that lie elsewhere and have other values as well."""
-    held = study.grid.b.tensors[name]
+    held = origins.grid.b.tensors[name]
     rows = [i * held.shape[0] // SOME_ROWS for i in range(min(SOME_ROWS, held.shape[0]))]
-    for source in _sources(study, name):
-        one = study.grid.a.tensors[source]
-        near = study.ask.nearest([one], chosen_rows(held, rows))
+    for source in _sources(origins, name):
+        one = origins.grid.a.tensors[source]
+        near = origins.ask.nearest([one], chosen_rows(held, rows))
         steps = Counter(at - row for row, at in zip(rows, near, strict=True) if at >= 0)
         step, most = max(steps.items(), key=lambda pair: pair[1], default=(0, 0))
         if most < ALIKE * len(rows) or (step == 0 and source == name):
             continue
-        _move(study, found, _Rows(source, []))
+        _move(origins, found, _Rows(source, []))
         inside = [row for row in rows if 0 <= row + step < one.shape[0]]
         pair = chosen_rows(one, [row + step for row in inside]), chosen_rows(held, inside)
-        (residual,) = study.ask.residuals([(*pair, held.dtype)])
+        (residual,) = origins.ask.residuals([(*pair, held.dtype)])
         for place in found:
-            study.residual[place] = residual
-            study.instead[place] = place.expected
+            origins.residual[place] = residual
+            origins.instead[place] = place.expected
         if step:
             yield _shift(tuple(found), step, [])
         return
 
 
 def _displaced(
-    found: tuple[Place, ...], own: list[int], padding: list[int], displaced: dict[int, int]
+    found: tuple[ShardPair, ...], own: list[int], padding: list[int], displaced: dict[int, int]
 ) -> Claim:
     step, most = Counter(displaced.values()).most_common(1)[0]
     before = next(i for i, m in enumerate(own) if i in displaced)
@@ -188,7 +188,7 @@ def _displaced(
     )  # fmt: skip
 
 
-def _shift(found: tuple[Place, ...], step: int, rows: list[int]) -> Claim:
+def _shift(found: tuple[ShardPair, ...], step: int, rows: list[int]) -> Claim:
     return Claim(
         "VOCAB-SHIFT", str(step), found,
         f"rows of the vocabulary lie {abs(step)} {'later' if step < 0 else 'earlier'} than "

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from ckptdiff.assembly.assemble import Assembled, Assembly
+    from ckptdiff.assembly.recipe import Assembled, Assembly
     from ckptdiff.checkpoint import Checkpoint, Entry
-    from ckptdiff.comparison.verdict import Summary
+    from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.results import TensorDiff
     from ckptdiff.tui.model.diagnosis import State
@@ -68,7 +68,7 @@ class Comparison:
         self.comparing: frozenset[str] = frozenset()
         self.counts: Counter[str] = Counter()  # by status, `to_do` and `comparing` too
         self.progress = Progress(clock)
-        self.summary: Summary | None = None  # once everything is compared
+        self.summary: DiffSummary | None = None  # once everything is compared
         self.diagnosis = Diagnosis()  # the causes, once they were looked for
         self.diagnosis_state: State = "none"
         self.diagnosis_error: str | None = None
@@ -211,7 +211,7 @@ class Comparison:
         self,
         phase: Literal["stopped", "done", "failed"],
         *,
-        summary: Summary | None = None,
+        summary: DiffSummary | None = None,
         error: str | None = None,
     ) -> None:
         """End the comparison: whole, stopped by the user, or broken."""

@@ -20,7 +20,7 @@ Stage = Literal["writing", "verifying", "stopping", "done", "stopped", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class ConversionDraft:
     """What is asked for."""
 
     source: Path
@@ -30,10 +30,10 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ConversionPlan:
     """What is planned for a draft, or why it cannot be done."""
 
-    draft: Draft
+    draft: ConversionDraft
     out: Path
     command: tuple[str, ...]
     conversion: Conversion | None = None
@@ -67,10 +67,10 @@ class Plan:
         return f"{needed}; what {short_path(self.out)} holds goes" if self.replaces else needed
 
 
-class Run:
+class ConversionRun:
     """A conversion that was started. Written by the UI thread only."""
 
-    def __init__(self, number: int, plan: Plan, clock: Callable[[], float]) -> None:
+    def __init__(self, number: int, plan: ConversionPlan, clock: Callable[[], float]) -> None:
         assert plan.conversion is not None
         self.number = number
         self.plan = plan

@@ -15,7 +15,7 @@ from ckptdiff.tui.text.words import plural
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import TensorRef
     from ckptdiff.results import TensorDiff
 

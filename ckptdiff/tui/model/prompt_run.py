@@ -74,7 +74,7 @@ class PromptRun:
         return shlex.join([*words, "--attribute"] if self.attribute else words)
 
 
-class History:
+class PromptHistory:
     """The prompts of this run of the program. They may be private, so they are never saved."""
 
     def __init__(self) -> None:

@@ -7,32 +7,15 @@ from math import inf, isnan
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.name_filter import matcher
-from ckptdiff.tui.model.comparison import DIFFERENCES, GLYPHS, WORDS, Comparison, Phase, Side, tally
-from ckptdiff.tui.model.inventory import Inventory, Layer, Unmapped, take_inventory
+from ckptdiff.tui.model.comparison import DIFFERENCES, Comparison
+from ckptdiff.tui.model.inventory import Inventory, Layer, Unmapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.config.compare import ConfigDiff
 
-__all__ = [
-    "DIFFERENCES",
-    "GLYPHS",
-    "REVERSED",
-    "SORTS",
-    "WORDS",
-    "Inventory",
-    "Layer",
-    "Phase",
-    "Row",
-    "Session",
-    "Side",
-    "Sort",
-    "Unmapped",
-    "take_inventory",
-    "tally",
-]
 
 Sort = Literal["model", "max", "cos", "size"]
 # A canonical name, the head of a layer, or a native name that no rule knows.

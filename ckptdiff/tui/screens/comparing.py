@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from textual.timer import Timer
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Checkpoint
     from ckptdiff.results import TensorDiff
     from ckptdiff.tui.messages import (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
-from ckptdiff.report.diff import field_text, value_text
+from ckptdiff.report.diff import config_value_text, field_text
 from ckptdiff.text import printable
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.figures import wrapped
@@ -202,7 +202,7 @@ class ConfigScreen(BaseScreen[None]):
     def action_copy_fix(self) -> None:
         row = self.row
         if row is not None:
-            self.app.copy(row.fix or value_text(row.b if row.name_b is not None else row.a))
+            self.app.copy(row.fix or config_value_text(row.b if row.name_b is not None else row.a))
 
     def action_copy_line(self) -> None:
         row = self.row

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
 
     from ckptdiff.tui.app import CkptDiffApp
-    from ckptdiff.tui.model.conversion import Run
+    from ckptdiff.tui.model.conversion import ConversionRun
     from ckptdiff.tui.model.session import Session
 
 
@@ -28,7 +28,7 @@ class ConversionBar(Widget):
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"conversion-bar--bar"}
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: ConversionRun) -> None:
         super().__init__()
         self._run = run
 
@@ -105,7 +105,7 @@ class ConversionScreen(BaseScreen[None]):
         ),
     ]
 
-    def __init__(self, run: Run, session: Session) -> None:
+    def __init__(self, run: ConversionRun, session: Session) -> None:
         super().__init__()
         self.run = run
         self.session = session
@@ -186,7 +186,7 @@ class ConversionScreen(BaseScreen[None]):
         self.query_one("#conversion").scroll_relative(y=lines, animate=False)
 
 
-def _subtitle(run: Run) -> str:
+def _subtitle(run: ConversionRun) -> str:
     if run.stage in ("writing", "verifying"):
         return "hiding it keeps it running"
     return "done and verified" if run.stage == "done" else run.stage

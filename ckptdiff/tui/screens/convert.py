@@ -12,7 +12,7 @@ from textual.content import Content
 from textual.widgets import Input, Static
 from textual.worker import Worker, WorkerState
 
-from ckptdiff.tui.model.conversion import Draft, Plan
+from ckptdiff.tui.model.conversion import ConversionDraft, ConversionPlan
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.sides import described
 from ckptdiff.tui.text.words import short_path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from textual.timer import Timer
     from textual.widget import Widget
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Checkpoint, Parallelism
     from ckptdiff.conversion.plan import Target
     from ckptdiff.tui.app import CkptDiffApp
@@ -99,11 +99,11 @@ class ConvertScreen(BaseScreen[None]):
         ),
     ]
 
-    def __init__(self, session: Session, draft: Draft | None = None) -> None:
+    def __init__(self, session: Session, draft: ConversionDraft | None = None) -> None:
         """`draft` is what the fields are set to, if its source is one that is open."""
         super().__init__()
         self.session = session
-        self.plan: Plan | None = None  # for what the fields say, once it is made
+        self.plan: ConversionPlan | None = None  # for what the fields say, once it is made
         letters: tuple[Side, Side] = ("a", "b")
         self._sides: dict[Side, tuple[Path, Assembled]] = {
             side: (path, assembled)
@@ -117,7 +117,7 @@ class ConvertScreen(BaseScreen[None]):
         self._proposed = ""  # what the folder's field says unless somebody types there
         self._opened: dict[Path, Checkpoint] = {}
         self._pause: Timer | None = None
-        self._planner: Worker[Plan] | None = None
+        self._planner: Worker[ConversionPlan] | None = None
         self._stale = False  # the fields have changed since the plan that runs was begun
 
     def _find(self, source: Path) -> bool:
@@ -129,7 +129,7 @@ class ConvertScreen(BaseScreen[None]):
     # ── the fields ───────────────────────────────────────────────────────────────────────────
 
     def compose_body(self) -> ComposeResult:
-        draft = self._draft or Draft(*self._defaults())
+        draft = self._draft or ConversionDraft(*self._defaults())
         target = draft.target
         numbers = _numbers(target.parallelism)
         with Box(id="convert", classes="box") as box:
@@ -225,7 +225,7 @@ class ConvertScreen(BaseScreen[None]):
         drafted = self._draft is not None and self._draft.source == self._sides[self._side][0]
         return self._draft.target if self._draft is not None and drafted else None
 
-    def _read_draft(self) -> Draft:
+    def _read_draft(self) -> ConversionDraft:
         """Return what the fields say."""
         from ckptdiff.checkpoint import Parallelism
         from ckptdiff.conversion.plan import Target
@@ -248,7 +248,7 @@ class ConvertScreen(BaseScreen[None]):
         out = self.query_one("#out", PathInput)
         typed = out.path if out.value != self._proposed else None
         like = self._lender() if self._choice("like") == "yes" else None
-        return Draft(path, target, typed, like)
+        return ConversionDraft(path, target, typed, like)
 
     def on_choice_changed(self, message: Choice.Changed) -> None:
         message.stop()
@@ -285,10 +285,10 @@ class ConvertScreen(BaseScreen[None]):
             self._planner = self._plan(self._read_draft())
 
     @work(thread=True, exit_on_error=False, group="plan", description="planning")
-    def _plan(self, draft: Draft) -> Plan:
+    def _plan(self, draft: ConversionDraft) -> ConversionPlan:
         from ckptdiff.tui.workers import convert as conversion_jobs
 
-        return conversion_jobs.plan(draft, self.app.engine, self._opened)
+        return conversion_jobs.plan_draft(draft, self.app.engine, self._opened)
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         if event.worker is not self._planner or not event.worker.is_finished:
@@ -300,11 +300,11 @@ class ConvertScreen(BaseScreen[None]):
             error = event.worker.error
             words = f"{type(error).__name__}: {error}. This is a bug in ckptdiff."
             draft = self._read_draft()
-            self._show_plan(Plan(draft, draft.out or draft.source, (), error=words))
+            self._show_plan(ConversionPlan(draft, draft.out or draft.source, (), error=words))
         elif event.worker.result is not None and event.worker.result.draft == self._read_draft():
             self._show_plan(event.worker.result)
 
-    def _show_plan(self, plan: Plan) -> None:
+    def _show_plan(self, plan: ConversionPlan) -> None:
         self.plan = plan
         if plan.draft.out is None and plan.command:
             self._proposed = str(plan.out)
@@ -358,7 +358,7 @@ class ConvertScreen(BaseScreen[None]):
         else:
             self._start(plan)
 
-    def _start(self, plan: Plan) -> None:
+    def _start(self, plan: ConversionPlan) -> None:
         from ckptdiff.tui.screens.conversion import ConversionScreen
 
         run = self.app.start_conversion(plan)

@@ -28,13 +28,13 @@ from ckptdiff.tui.widgets.shard_map import ShardMap
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
-    from ckptdiff.assembly.assemble import Assembly
-    from ckptdiff.kernels.stats import Summary
+    from ckptdiff.assembly.recipe import Assembly
+    from ckptdiff.kernels.stats import TensorSummary
     from ckptdiff.results import TensorDiff
     from ckptdiff.tui.app import CkptDiffApp
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
-    from ckptdiff.tui.text.storage import Side
+    from ckptdiff.tui.text.storage import StoredSide
 
 LOOK_SECONDS = 0.25  # between two looks at whether a result has come in
 
@@ -146,7 +146,7 @@ class DetailScreen(BaseScreen[None]):
         self.session = session
         self.tensor = name
         self._seen: tuple[TensorDiff | None, str] | None = None
-        self._summary: Summary | str | None = None  # or what is being done about it
+        self._summary: TensorSummary | str | None = None  # or what is being done about it
         self.set_class(session.ascii_only, "-ascii")
 
     def compose_body(self) -> ComposeResult:
@@ -197,7 +197,7 @@ class DetailScreen(BaseScreen[None]):
             self._fill()
         self.refresh_bindings()
 
-    def _show_pictures(self, result: TensorDiff | None, sides: list[Side]) -> None:
+    def _show_pictures(self, result: TensorDiff | None, sides: list[StoredSide]) -> None:
         """Show the histogram and the map of what differs; without differences leave them out."""
         summary, ascii_only = self._summary, self.session.ascii_only
         numbers = None if result is None else result.numbers
@@ -317,7 +317,7 @@ class DetailScreen(BaseScreen[None]):
             self._read_statistics(assembly, self.session)
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="statistics")
-    def _read_statistics(self, assembly: Assembly, session: Session) -> tuple[str, Summary]:
+    def _read_statistics(self, assembly: Assembly, session: Session) -> tuple[str, TensorSummary]:
         return assembly.name, statistics(assembly, session.executor).result()
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:

@@ -13,7 +13,7 @@ from ckptdiff.tui.screens.comparing import ComparingScreen
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.results import TensorDiff
     from ckptdiff.tui.messages import DiagnosisEnded
     from ckptdiff.tui.workers.cancellable import Cancellable
@@ -81,10 +81,10 @@ class DiagnosingScreen(ComparingScreen):
         results: Sequence[TensorDiff],
         jobs: Cancellable,
     ) -> None:
-        from ckptdiff.tui.workers.diagnose import look
+        from ckptdiff.tui.workers.diagnose import look_for_causes
 
         session = self.session
-        look(
+        look_for_causes(
             run,
             self._engine,
             a,

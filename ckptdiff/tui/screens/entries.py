@@ -12,7 +12,7 @@ from textual.worker import Worker, WorkerState
 
 from ckptdiff.errors import BadArgument
 from ckptdiff.name_filter import matcher
-from ckptdiff.report.diff import printable
+from ckptdiff.text import printable
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.figures import wrapped
 from ckptdiff.tui.text.lines import line
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.widgets import Input
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Entry
     from ckptdiff.tui.app import CkptDiffApp
     from ckptdiff.tui.model.comparison import Side

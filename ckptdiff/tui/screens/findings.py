@@ -13,10 +13,10 @@ from textual.widgets.option_list import Option
 from ckptdiff.report.diff import finding_lines as plain_lines
 from ckptdiff.text import printable
 from ckptdiff.tui.screens.base import BaseScreen
-from ckptdiff.tui.text.finding import finding_lines
+from ckptdiff.tui.text.finding import finding_page
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.words import plural, shorten
-from ckptdiff.tui.widgets.finding_line import mark_of, place_words
+from ckptdiff.tui.widgets.finding_line import finding_glyph, place_words
 from ckptdiff.tui.widgets.painted import Words
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ PLACES, COUNT = 24, 14  # cells for the layers and for the number of tensors
 
 def finding_row(number: int, finding: Finding, width: int, *, ascii_only: bool) -> str:
     """Return glyph, number, class, where and how much."""
-    mark = mark_of(finding, ascii_only=ascii_only)
+    mark = finding_glyph(finding, ascii_only=ascii_only)
     place = shorten(place_words(finding), PLACES, ascii_only=ascii_only)
     count = plural(len(finding.tensors), "tensor") if finding.tensors else "config"
     head = f"{mark} {number:>2}  {finding.kind:<13} {place:<{PLACES}} {count:<{COUNT}}"
@@ -201,7 +201,7 @@ class FindingsScreen(BaseScreen[int]):
         ]
 
     def _said(self, width: int) -> list[Line]:
-        return finding_lines(self.finding, width, ascii_only=self.session.ascii_only)
+        return finding_page(self.finding, width, ascii_only=self.session.ascii_only)
 
     def on_option_list_option_highlighted(self, message: OptionList.OptionHighlighted) -> None:
         message.stop()
@@ -247,13 +247,13 @@ class FindingsScreen(BaseScreen[int]):
         self.app.copy("\n".join(plain_lines(self.finding)))
 
     def action_convert(self) -> None:
-        from ckptdiff.tui.model.conversion import Draft
+        from ckptdiff.tui.model.conversion import ConversionDraft
         from ckptdiff.tui.screens.convert import ConvertScreen
 
         session = self.session
         assert session.a is not None
         like = session.paths[0] if session.a.checkpoint.format == "hf" else None
-        draft = Draft(session.paths[1], session.diagnosis.targets[self.number], like=like)
+        draft = ConversionDraft(session.paths[1], session.diagnosis.targets[self.number], like=like)
         self.app.push_screen(ConvertScreen(session, draft))
 
     def action_scroll(self, lines: int) -> None:

@@ -23,7 +23,7 @@ from ckptdiff.tui.text.logits import (
     prompt_lines,
     share_lines,
 )
-from ckptdiff.tui.text.taps import EQUAL, mark_of
+from ckptdiff.tui.text.taps import EQUAL, tap_mark
 from ckptdiff.tui.widgets.next_tokens import NextTokens
 from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.widgets.prompt_input import PromptInput
@@ -200,7 +200,7 @@ class LogitsScreen(BaseScreen[None]):
         else:
             limit = f"{diff.threshold:.1e}"
             title += f", ! above {limit}" if diff.first is not None else f", none above {limit}"
-            if any(mark_of(tap, diff.threshold) == "~" for tap in diff.taps):
+            if any(tap_mark(tap, diff.threshold) == "~" for tap in diff.taps):
                 title += ", ~ only cast"
             taps.show(diff.taps, threshold=diff.threshold, first=diff.first, reads=self._reads)
         taps.border_title = title

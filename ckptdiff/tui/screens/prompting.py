@@ -14,7 +14,7 @@ from ckptdiff.tui.screens.diagnosing import DiagnosingScreen
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.tui.messages import LogitsAdvanced, LogitsEnded, PromptRead
     from ckptdiff.tui.workers.cancellable import Cancellable
 

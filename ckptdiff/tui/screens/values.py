@@ -11,7 +11,7 @@ from textual.widgets import Input
 from textual.worker import Worker, WorkerState
 
 from ckptdiff.assembly.views import matrix_at
-from ckptdiff.comparison.inspect import largest
+from ckptdiff.comparison.inspect import find_largest
 from ckptdiff.text import printable
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.lines import line
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ckptdiff.tui.app import CkptDiffApp
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
-    from ckptdiff.tui.text.storage import Side
+    from ckptdiff.tui.text.storage import StoredSide
 
 
 class ElementLine(Input):
@@ -82,7 +82,7 @@ class ValuesScreen(BaseScreen[None]):
         super().__init__()
         self._session = session
         self._tensor = name
-        self._sides: Sequence[Side] = sides_of(session, name)
+        self._sides: Sequence[StoredSide] = sides_of(session, name)
         self._block = block
 
     def compose_body(self) -> ComposeResult:
@@ -137,7 +137,7 @@ class ValuesScreen(BaseScreen[None]):
         if a is None or b is None:
             return rows.start, columns.start
         executor = self._session.executor
-        return largest(a, b, rows=rows, columns=columns, executor=executor).result()
+        return find_largest(a, b, rows=rows, columns=columns, executor=executor).result()
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         if event.worker.group != "largest":

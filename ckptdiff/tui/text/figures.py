@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptdiff.report.diff import format_cosine, format_number, format_shape
-from ckptdiff.text import printable
+from ckptdiff.text import format_cosine, format_number, format_shape, printable
 from ckptdiff.tui.text.lines import line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptdiff.kernels.stats import Summary
+    from ckptdiff.kernels.stats import TensorSummary
     from ckptdiff.results import Numbers, TensorDiff
     from ckptdiff.tui.text.lines import Line
 
@@ -115,7 +114,7 @@ def norms_agree(numbers: Numbers) -> bool:
     return abs(a - b) <= NORMS_AGREE * a
 
 
-def summary_items(summary: Summary) -> list[str]:
+def summary_items(summary: TensorSummary) -> list[str]:
     """Return the figures of one tensor by itself."""
     return [
         f"{summary.numel:,} values",

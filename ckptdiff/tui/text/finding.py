@@ -18,7 +18,7 @@ LABEL = 11
 MOST_FIX = 5  # lines of a command that may name many tensors
 
 
-def finding_lines(finding: Finding, width: int, *, ascii_only: bool) -> list[Line]:
+def finding_page(finding: Finding, width: int, *, ascii_only: bool) -> list[Line]:
     """Return the lines of a finding, labels at the left, its picture at the end."""
     lines = wrapped(printable(finding.title), width, "strong")
     for label, text in said(finding):

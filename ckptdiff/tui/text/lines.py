@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    Span = tuple[str, str]  # text and its role: a component class of Painted, or none
-    Line = tuple[Span, ...]
+    StyledText = tuple[str, str]  # text and its role: a component class of Painted, or none
+    Line = tuple[StyledText, ...]
 
 
 def plain(lines: Iterable[Line]) -> list[str]:
@@ -16,5 +16,5 @@ def plain(lines: Iterable[Line]) -> list[str]:
     return ["".join(text for text, _ in line).rstrip() for line in lines]
 
 
-def line(*spans: str | Span) -> Line:
+def line(*spans: str | StyledText) -> Line:
     return tuple((span, "") if isinstance(span, str) else span for span in spans)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckptdiff.logits.prompt import Prompt
-    from ckptdiff.results import Candidate, LogitDiff, LogitMetrics, Next, Share
+    from ckptdiff.results import Candidate, CauseShare, LogitDiff, LogitMetrics, Next
     from ckptdiff.tui.model.prompt_run import PromptRun
     from ckptdiff.tui.text.lines import Line
 
@@ -185,7 +185,7 @@ def position_head(width: int) -> Line:
 # ── attribution ──────────────────────────────────────────────────────────────────────────────────
 
 
-def share_lines(shares: Sequence[Share], width: int, *, ascii_only: bool) -> list[Line]:
+def share_lines(shares: Sequence[CauseShare], width: int, *, ascii_only: bool) -> list[Line]:
     """Return a bar for each cause's part, with what is to be said of it under it."""
     names = min(max((len(share.cause) for share in shares), default=0), width // 2)
     room = max(4, width - names - 8)

@@ -11,7 +11,7 @@ from ckptdiff.text import format_bytes, printable
 from ckptdiff.tui.text.words import plural, short_path, shorten
 
 if TYPE_CHECKING:
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Checkpoint
     from ckptdiff.tui.model.session import Session
 

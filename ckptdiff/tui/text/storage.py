@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.views import place_of
-from ckptdiff.report.diff import printable
+from ckptdiff.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from ckptdiff.assembly.assemble import Assembled, Assembly
+    from ckptdiff.assembly.recipe import Assembled, Assembly
     from ckptdiff.checkpoint import Box, Checkpoint, Rank
     from ckptdiff.tui.model.comparison import Comparison
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class StoredSide:
     """One side of the map: the tensor's recipe, or None where this side lacks it."""
 
     letter: str  # A or B
@@ -32,7 +32,7 @@ class Side:
         return " " if self.alone else self.letter
 
 
-def sides_of(session: Comparison, name: str) -> list[Side]:
+def sides_of(session: Comparison, name: str) -> list[StoredSide]:
     """Return the open sides of a tensor, each with the tensors of the same layer."""
     layer = session.inventory.layer_of.get(name)
     sides = []
@@ -42,7 +42,7 @@ def sides_of(session: Comparison, name: str) -> list[Side]:
         tensors = assembled.tensors
         beside = [tensors[other] for other in (layer.names if layer else ()) if other in tensors]
         sides.append(
-            Side(letter, assembled, tensors.get(name), tuple(beside), alone=session.browsing)
+            StoredSide(letter, assembled, tensors.get(name), tuple(beside), alone=session.browsing)
         )
     return sides
 
@@ -94,7 +94,7 @@ def files_text(names: Sequence[str]) -> str:
     return f"{first}..{last[len(first[:common].rstrip('0123456789')) :]}"
 
 
-def place_parts(side: Side, index: tuple[int, ...]) -> tuple[str, ...]:
+def place_parts(side: StoredSide, index: tuple[int, ...]) -> tuple[str, ...]:
     """Return which file, stored tensor and byte hold one element."""
     if side.assembly is None:
         return (f"not in {side.letter}",)

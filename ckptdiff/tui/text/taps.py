@@ -24,7 +24,7 @@ EQUAL = "="
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TapRow:
     """The taps of one layer, each in the column of its name; or those outside, one by one."""
 
     label: str
@@ -33,14 +33,14 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class TapGrid:
     """Layers by taps."""
 
     columns: tuple[str, ...] = ()  # names, in order of their first appearance
-    rows: tuple[Row, ...] = ()
+    rows: tuple[TapRow, ...] = ()
 
 
-def grid_of(taps: Sequence[Tap]) -> Grid:
+def tap_grid(taps: Sequence[Tap]) -> TapGrid:
     """Return taps as a table. What lies before the first layer and behind the last has its rows."""
     columns = tuple(dict.fromkeys(tap.name for tap in taps if tap.layer is not None))
     layers: dict[int, dict[str, Tap]] = {}
@@ -51,15 +51,15 @@ def grid_of(taps: Sequence[Tap]) -> Grid:
             layers.setdefault(tap.layer, {})[tap.name] = tap
         else:
             (after if layers else before).append(tap)
-    rows = [Row("in", tuple(before), in_columns=False)] if before else []
+    rows = [TapRow("in", tuple(before), in_columns=False)] if before else []
     for number, found in layers.items():
-        rows.append(Row(str(number), tuple(map(found.get, columns)), in_columns=True))
+        rows.append(TapRow(str(number), tuple(map(found.get, columns)), in_columns=True))
     if after:
-        rows.append(Row("out", tuple(after), in_columns=False))
-    return Grid(columns, tuple(rows))
+        rows.append(TapRow("out", tuple(after), in_columns=False))
+    return TapGrid(columns, tuple(rows))
 
 
-def mark_of(tap: Tap, threshold: float | None) -> str:
+def tap_mark(tap: Tap, threshold: float | None) -> str:
     """Return `!` above the threshold, `~` if a cast of the weights explains that, or nothing."""
     if threshold is None or tap.rel <= threshold:
         return ""
@@ -78,7 +78,7 @@ def heading(name: str) -> str:
     return name.removesuffix("_out")
 
 
-def widths(grid: Grid) -> list[int]:
+def widths(grid: TapGrid) -> list[int]:
     """Return the cells of each column, with the blank before it."""
     return [1 + max(NARROWEST, len(heading(name))) for name in grid.columns]
 
@@ -93,7 +93,7 @@ def tap_words(
     ascii_only: bool,
 ) -> list[Line]:
     """Return two lines about a tap: how far apart, and which tensors it depends on."""
-    role = {"": "", "~": "close", "!": "differ"}[mark_of(tap, threshold)]
+    role = {"": "", "~": "close", "!": "differ"}[tap_mark(tap, threshold)]
     head = f"{'First bad tap: ' if first else ''}{place(tap)}"
     told = [f"{tap.rel:.2g} apart"]
     if tap.hint:

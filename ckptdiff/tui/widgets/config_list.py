@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from ckptdiff.report.diff import value_text
+from ckptdiff.report.diff import config_value_text
 from ckptdiff.text import printable
 from ckptdiff.tui.text.words import shorten
 
@@ -52,7 +52,7 @@ def _value(row: ConfigDiff, side: str, width: int, *, ascii_only: bool) -> str:
     if name is None and value is None:
         return " " * width
     # What no field says stands in brackets.
-    text = value_text(value) if name is not None else f"({value_text(value)})"
+    text = config_value_text(value) if name is not None else f"({config_value_text(value)})"
     values = max(8, width // 3)
     if cell_len(text) > values and name is not None:
         text = shorten(text, values, ascii_only=ascii_only)

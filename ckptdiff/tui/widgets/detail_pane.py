@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from ckptdiff.results import Numbers, TensorDiff
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
-    from ckptdiff.tui.text.storage import Side
+    from ckptdiff.tui.text.storage import StoredSide
 
 DEBOUNCE_SECONDS = 0.05  # while a cursor key is held down, only the last tensor is drawn
 NOTHING = "Move to a tensor to see where it lives and how it differs."
 ROLES = {"only_a": "only", "only_b": "only", "to_do": "dim", "comparing": "strong", "undone": "dim"}
 
 
-def heat_of(numbers: Numbers, sides: list[Side]) -> Heat | None:
+def heat_of(numbers: Numbers, sides: list[StoredSide]) -> Heat | None:
     """Return what the heat map shows of a result; None if no value differs."""
     side = next((side for side in sides if side.assembly is not None), None)
     if not numbers.grid or side is None or side.assembly is None:

@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from ckptdiff.report.diff import printable
+from ckptdiff.text import printable
 from ckptdiff.tui.text.words import shorten
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.content import Content
 from textual.widget import Widget
 
-from ckptdiff.report.diff import runs
+from ckptdiff.report.diff import number_ranges
 from ckptdiff.text import printable
 from ckptdiff.tui.text.words import shorten
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 HINT = "   f findings"
 
 
-def mark_of(finding: Finding, *, ascii_only: bool) -> str:
+def finding_glyph(finding: Finding, *, ascii_only: bool) -> str:
     """Return the glyph of a finding: of a fault, or of what is only worth knowing."""
     if finding.severity != "fault":
         return "i"
@@ -28,7 +28,7 @@ def mark_of(finding: Finding, *, ascii_only: bool) -> str:
 def place_words(finding: Finding) -> str:
     """Return the layers and experts of a finding, in short; nothing where it has none."""
     parts = [
-        f"{word}{'' if len(numbers) == 1 else 's'} {runs(numbers)}"
+        f"{word}{'' if len(numbers) == 1 else 's'} {number_ranges(numbers)}"
         for word, numbers in (("layer", finding.layers), ("expert", finding.experts))
         if numbers
     ]
@@ -51,7 +51,7 @@ def finding_words(session: Session, width: int) -> str:
     if not findings:
         return "No fault that ckptdiff knows explains the differences."
     first = findings[0]
-    head = f"{mark_of(first, ascii_only=session.ascii_only)} {first.kind}"
+    head = f"{finding_glyph(first, ascii_only=session.ascii_only)} {first.kind}"
     if place := place_words(first):
         head += f" {shorten(place, max(12, width // 4), ascii_only=session.ascii_only)}"
     end = HINT if len(findings) == 1 else f"   and {len(findings) - 1} more{HINT}"

@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 
 from ckptdiff.kernels.stats import NO_NUMBER, block_size, level_value
-from ckptdiff.report.diff import format_number
+from ckptdiff.text import format_number
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.widgets.painted import Painted
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from textual import events
 
     from ckptdiff.assembly.shard_map import Boundaries
-    from ckptdiff.tui.text.lines import Line, Span
+    from ckptdiff.tui.text.lines import Line, StyledText
 
 SHADES, ASCII_SHADES = " ░▒▓█", ".:-=#"  # none, then a quarter of the largest each
 NO_NUMBER_MARK = "X"
@@ -103,7 +103,7 @@ def heat_lines(
     at = None if cursor is None else _cell_at(cells, cursor)
     lines: list[Line] = []
     for i, values in enumerate(cells.values):
-        spans: list[Span] = [(beside[i], "dim")]
+        spans: list[StyledText] = [(beside[i], "dim")]
         for j, level in enumerate(values):
             mark = NO_NUMBER_MARK if level == NO_NUMBER else shades[shade(level, heat.top)]
             role = "cursor" if (i, j) == at else "act" if level == NO_NUMBER else "bar"
@@ -202,9 +202,9 @@ def _cell_line(cells: Cells, at: tuple[int, int], width: int, *, ascii_only: boo
     return line((place, "strong"), f"  {worth}")
 
 
-def _merged(spans: Sequence[Span]) -> Line:
+def _merged(spans: Sequence[StyledText]) -> Line:
     """Join neighbours of one role: a line of 64 spans paints slowly."""
-    merged: list[Span] = []
+    merged: list[StyledText] = []
     for text, role in spans:
         if merged and merged[-1][1] == role:
             merged[-1] = (merged[-1][0] + text, role)

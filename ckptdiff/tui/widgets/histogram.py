@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptdiff.report.diff import format_number
+from ckptdiff.text import format_number
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.widgets.painted import Painted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptdiff.kernels.stats import Summary
+    from ckptdiff.kernels.stats import TensorSummary
     from ckptdiff.tui.text.lines import Line
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -63,7 +63,7 @@ def _count(number: int) -> str:
     return f"{rounded}{unit}"
 
 
-def value_bins(summary: Summary) -> Bins:
+def value_bins(summary: TensorSummary) -> Bins:
     """Return the bins of one tensor's values: of equal width, from the least to the largest."""
     count = len(summary.histogram)
     width = summary.max / max(count, 1) - summary.min / max(count, 1)
@@ -102,7 +102,7 @@ def percent(count: int, total: int) -> str:
     return f"{share:.2f} %" if share < 1 or share > 99 else f"{share:.1f} %"
 
 
-def bar(count: int, largest: int, width: int, *, ascii_only: bool) -> str:
+def count_bar(count: int, largest: int, width: int, *, ascii_only: bool) -> str:
     """Return a bar in eighths of a cell; what is not zero is seen, however little it is."""
     if not count or not largest:
         return ""
@@ -134,7 +134,9 @@ def histogram_lines(bins: Bins, width: int, height: int, *, ascii_only: bool = F
     for (name, number, part), found in zip(rows, (*shown, *bins.without), strict=True):
         text = f"{name:>{label}} "
         text += f"{number:>{counted}} " if counted else ""
-        drawn = bar(found.count, largest, across, ascii_only=ascii_only) if found in shown else ""
+        drawn = (
+            count_bar(found.count, largest, across, ascii_only=ascii_only) if found in shown else ""
+        )
         lines.append(line(f"{text}{part:>{share}} ", (drawn, "bar")))
     return lines
 

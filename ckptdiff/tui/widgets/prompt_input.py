@@ -10,7 +10,7 @@ from textual.message import Message
 from textual.widgets import Input
 
 if TYPE_CHECKING:
-    from ckptdiff.tui.model.prompt_run import History
+    from ckptdiff.tui.model.prompt_run import PromptHistory
 
 
 class PromptInput(Input):
@@ -40,7 +40,7 @@ class PromptInput(Input):
     class Left(Message):
         """The field is done with."""
 
-    def __init__(self, text: str, history: History) -> None:
+    def __init__(self, text: str, history: PromptHistory) -> None:
         super().__init__(
             text,
             placeholder="some text; without a tokenizer the ids of tokens, as 1,2,3",

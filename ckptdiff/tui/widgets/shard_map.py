@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.shard_map import letters, stored_parts
 from ckptdiff.dtypes import ITEMSIZE
-from ckptdiff.report.diff import format_bytes, format_shape, printable
+from ckptdiff.text import format_bytes, format_shape, printable
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.storage import axis_word, box_text, files_text, rank_text, relative
 from ckptdiff.tui.text.words import shorten
@@ -17,11 +17,11 @@ from ckptdiff.tui.widgets.painted import Painted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptdiff.assembly.assemble import Assembly, Copy
-    from ckptdiff.assembly.shard_map import Owner, Run, Stored
+    from ckptdiff.assembly.recipe import Assembly, Copy
+    from ckptdiff.assembly.shard_map import OwnedRun, Owner, StoredPart
     from ckptdiff.checkpoint import Box, Checkpoint
-    from ckptdiff.tui.text.lines import Line, Span
-    from ckptdiff.tui.text.storage import Side
+    from ckptdiff.tui.text.lines import Line, StyledText
+    from ckptdiff.tui.text.storage import StoredSide
 
 INDENT = 3
 SMALLEST_BAR = 8
@@ -39,7 +39,9 @@ class Look:
     ascii_only: bool = False
 
 
-def bar(stored: Stored, letter: dict[str, str], this: str, width: int) -> list[Span]:
+def stored_bar(
+    stored: StoredPart, letter: dict[str, str], this: str, width: int
+) -> list[StyledText]:
     """Draw a stored tensor to scale in at most `width` cells, its ends and groups marked by `|`."""
     runs = stored.runs
     groups = _groups(runs)
@@ -64,7 +66,7 @@ def bar(stored: Stored, letter: dict[str, str], this: str, width: int) -> list[S
     else:
         groups = [list(runs)]
         sizes = [_shares([run.size for run in runs], room)]
-    spans: list[Span] = [("|", "dim")]
+    spans: list[StyledText] = [("|", "dim")]
     for group, counts in zip(groups, sizes, strict=True):
         for run, count in zip(group, counts, strict=True):
             spans.append(_cells(run, count, letter, this))
@@ -74,7 +76,7 @@ def bar(stored: Stored, letter: dict[str, str], this: str, width: int) -> list[S
     return [span for span in spans if span[0]]
 
 
-def _cells(run: Run, count: int, letter: dict[str, str], this: str) -> Span:
+def _cells(run: OwnedRun, count: int, letter: dict[str, str], this: str) -> StyledText:
     if run.owner == "this":
         return letter[this] * count, "this"
     if run.owner == "other":
@@ -82,9 +84,9 @@ def _cells(run: Run, count: int, letter: dict[str, str], this: str) -> Span:
     return (PADDING if run.owner == "padding" else UNKNOWN) * count, "dim"
 
 
-def _groups(runs: Sequence[Run]) -> list[list[Run]]:
+def _groups(runs: Sequence[OwnedRun]) -> list[list[OwnedRun]]:
     """Cut the runs where their order starts again: the query groups of a fused QKV, say."""
-    groups: list[list[Run]] = []
+    groups: list[list[OwnedRun]] = []
     first = (runs[0].owner, runs[0].name)
     for run in runs:
         if not groups or ((run.owner, run.name) == first and len(groups[-1]) > 1):
@@ -105,7 +107,7 @@ def _shares(sizes: list[int], room: int) -> list[int]:
     return shares
 
 
-def map_lines(sides: Sequence[Side], look: Look) -> list[Line]:
+def map_lines(sides: Sequence[StoredSide], look: Look) -> list[Line]:
     """Draw the map of all sides."""
     lines: list[Line] = []
     for side in sides:
@@ -115,8 +117,8 @@ def map_lines(sides: Sequence[Side], look: Look) -> list[Line]:
     return lines
 
 
-def _side_lines(side: Side, look: Look) -> list[Line]:
-    head: Span = (f"{side.label}  ", "strong")
+def _side_lines(side: StoredSide, look: Look) -> list[Line]:
+    head: StyledText = (f"{side.label}  ", "strong")
     assembly, checkpoint = side.assembly, side.assembled.checkpoint
     if assembly is None:
         return [line(head, (f"not in {side.letter}", "dim"))]
@@ -142,13 +144,13 @@ def _side_lines(side: Side, look: Look) -> list[Line]:
     return lines
 
 
-def _is_plain(parts: Sequence[Stored]) -> bool:
+def _is_plain(parts: Sequence[StoredPart]) -> bool:
     """Whether one stored tensor is this tensor and nothing else, so that there is no map."""
     return len(parts) == 1 and len(parts[0].runs) == 1
 
 
 def _items(
-    parts: Sequence[Stored], assembly: Assembly, checkpoint: Checkpoint, look: Look
+    parts: Sequence[StoredPart], assembly: Assembly, checkpoint: Checkpoint, look: Look
 ) -> list[str]:
     """Return the file, the stored name, the place in the file and the kind of tensor."""
     first = parts[0].ref
@@ -172,7 +174,7 @@ def _items(
     return items
 
 
-def _flow(items: Sequence[str], look: Look, head: Span = (" " * INDENT, "")) -> list[Line]:
+def _flow(items: Sequence[str], look: Look, head: StyledText = (" " * INDENT, "")) -> list[Line]:
     """Set items side by side, and below each other where they do not fit."""
     room = look.width - INDENT
     rows: list[str] = []
@@ -185,7 +187,7 @@ def _flow(items: Sequence[str], look: Look, head: Span = (" " * INDENT, "")) -> 
 
 
 def _bars(
-    parts: Sequence[Stored],
+    parts: Sequence[StoredPart],
     assembly: Assembly,
     checkpoint: Checkpoint,
     letter: dict[str, str],
@@ -195,11 +197,11 @@ def _bars(
     labels = _labels(parts, checkpoint)
     wide = max(map(len, labels))
     room = max(12, min(28, look.width // 2 - wide - 20))
-    cells: list[list[Span]] = []
+    cells: list[list[StyledText]] = []
     for part, label in zip(parts, labels, strict=True):
         own = part.of("this")
         holds = box_text(_hull([run.box for run in own]), assembly.shape) if own else "padding"
-        drawn = bar(part, letter, assembly.name, room)
+        drawn = stored_bar(part, letter, assembly.name, room)
         cells.append([(f"{label:<{wide}} ", ""), *drawn, (f" {holds}", "")])
     size = max(sum(len(text) for text, _ in cell) for cell in cells)
     across = max(1, (look.width - INDENT + 3) // (size + 3))
@@ -207,7 +209,7 @@ def _bars(
     shown = rows if len(rows) <= look.most else rows[: look.most - 1]
     lines: list[Line] = []
     for row in shown:
-        spans: list[Span] = [(" " * INDENT, "")]
+        spans: list[StyledText] = [(" " * INDENT, "")]
         for cell in row:
             spans += [*cell, (" " * (size - sum(len(text) for text, _ in cell) + 3), "")]
         lines.append(tuple(spans))
@@ -217,7 +219,7 @@ def _bars(
     return lines
 
 
-def _labels(parts: Sequence[Stored], checkpoint: Checkpoint) -> list[str]:
+def _labels(parts: Sequence[StoredPart], checkpoint: Checkpoint) -> list[str]:
     """Name the parts by their ranks, or by their files where the format knows no ranks."""
     words = [rank_text(part.rank, checkpoint) for part in parts]
     if len(set(words)) == 1 < len(parts):
@@ -234,7 +236,7 @@ def _hull(boxes: Sequence[Box]) -> Box:
 
 
 def _part_lines(
-    part: Stored,
+    part: StoredPart,
     label: str,
     assembly: Assembly,
     checkpoint: Checkpoint,
@@ -246,7 +248,7 @@ def _part_lines(
     deep = " " * (INDENT + len(label) + 2)
     place = f"{relative(part.ref.file, checkpoint)}  @{part.ref.offset}"
     lines = _flow([place], room, (f"   {label}  ", ""))
-    lines.append((*line(deep), *bar(part, letter, assembly.name, look.width - len(deep))))
+    lines.append((*line(deep), *stored_bar(part, letter, assembly.name, look.width - len(deep))))
     extra = len(part.index)
     word = axis_word(part.axis - extra, len(part.ref.shape) - extra)
     for run in part.runs:
@@ -268,7 +270,7 @@ def _copy_text(copy: Copy, checkpoint: Checkpoint) -> str:
     return f"copy on {rank_text(copy.rank, checkpoint)}  {file}  @{copy.ref.offset}"
 
 
-def _copies(parts: Sequence[Stored], checkpoint: Checkpoint, look: Look) -> list[Line]:
+def _copies(parts: Sequence[StoredPart], checkpoint: Checkpoint, look: Look) -> list[Line]:
     ranks = sorted({copy.rank for part in parts for copy in part.copies})
     if not ranks:
         return []
@@ -317,10 +319,10 @@ class ShardMap(Painted):
         id: str | None = None,  # noqa: A002
     ) -> None:
         super().__init__(id=id)
-        self.sides: tuple[Side, ...] = ()
+        self.sides: tuple[StoredSide, ...] = ()
         self.look = Look(0, whole, most, hint)
 
-    def show(self, sides: Sequence[Side], *, ascii_only: bool = False) -> None:
+    def show(self, sides: Sequence[StoredSide], *, ascii_only: bool = False) -> None:
         self.sides = tuple(sides)
         self.look = replace(self.look, ascii_only=ascii_only)
         self.changed()

@@ -11,11 +11,11 @@ from textual.message import Message
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.taps import (
     NARROWEST,
-    Grid,
-    grid_of,
+    TapGrid,
     heading,
-    mark_of,
     number_of,
+    tap_grid,
+    tap_mark,
     tap_words,
     widths,
 )
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from textual import events
 
     from ckptdiff.results import Tap
-    from ckptdiff.tui.text.lines import Line, Span
-    from ckptdiff.tui.text.taps import Read, Row
+    from ckptdiff.tui.text.lines import Line, StyledText
+    from ckptdiff.tui.text.taps import Read, TapRow
 
 LABEL = 5  # cells of a layer's number
 WORDS = 2  # lines below, about the tap under the cursor
@@ -83,7 +83,7 @@ class TapMap(Painted, can_focus=True):
 
     def __init__(self, *, ascii_only: bool) -> None:
         super().__init__()
-        self.grid = Grid()
+        self.grid = TapGrid()
         self.row = self.column = 0
         self.top = self.left = 0  # the first layer and the first column that are shown
         self.threshold: float | None = None
@@ -109,7 +109,7 @@ class TapMap(Painted, can_focus=True):
         """Show these; the threshold, and which tensors they read, come at the end."""
         following = self.row >= len(self.grid.rows) - 1
         ended = threshold is not None and self.threshold is None
-        self.grid = grid_of(taps)
+        self.grid = tap_grid(taps)
         self.threshold, self.first, self._reads = threshold, first, reads
         if not self.grid.rows:
             self.row = self.column = self.top = self.left = 0
@@ -161,8 +161,8 @@ class TapMap(Painted, can_focus=True):
             )
         return lines
 
-    def _row(self, number: int, row: Row, sizes: Sequence[int], last: int) -> Line:
-        spans: list[Span] = [(f"{row.label:>{LABEL}}", "dim")]
+    def _row(self, number: int, row: TapRow, sizes: Sequence[int], last: int) -> Line:
+        spans: list[StyledText] = [(f"{row.label:>{LABEL}}", "dim")]
         if row.in_columns:
             for column in range(self.left, last):
                 tap = row.taps[column]
@@ -176,11 +176,11 @@ class TapMap(Painted, can_focus=True):
                 spans += self._cell(tap, NARROWEST + 1, here=here)
         return tuple(spans)
 
-    def _cell(self, tap: Tap | None, width: int, *, here: bool) -> list[Span]:
+    def _cell(self, tap: Tap | None, width: int, *, here: bool) -> list[StyledText]:
         """Return a number with its mark; brackets are round the first that is bad."""
         if tap is None:
             return [(" " * (width - 1), ""), ("-", "cursor" if here else "dim")]
-        mark = mark_of(tap, self.threshold)
+        mark = tap_mark(tap, self.threshold)
         text = mark + number_of(tap)
         role = {"": "dim" if self.threshold is not None else "", "~": "close", "!": "differ"}[mark]
         if tap is self.first:
@@ -248,7 +248,7 @@ class TapMap(Painted, can_focus=True):
             (number, column)
             for number, row in enumerate(self.grid.rows)
             for column, tap in enumerate(row.taps)
-            if tap is not None and mark_of(tap, self.threshold)
+            if tap is not None and tap_mark(tap, self.threshold)
         ]
         if not bad:
             self.notify("No tap is above the threshold.")

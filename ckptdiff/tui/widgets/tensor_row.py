@@ -11,7 +11,7 @@ from ckptdiff.tui.model.inventory import Layer, Unmapped
 from ckptdiff.tui.text.words import plural, shorten
 
 if TYPE_CHECKING:
-    from ckptdiff.assembly.assemble import Assembly
+    from ckptdiff.assembly.recipe import Assembly
     from ckptdiff.tui.model.session import Row, Session
 
     Cells = list[tuple[str, str]]  # text and what it is: a component class of the list, or nothing

@@ -11,9 +11,9 @@ from textual.message import Message
 from textual.worker import Worker, WorkerState
 
 from ckptdiff.assembly.views import index_at, matrix_shape
-from ckptdiff.comparison.inspect import window
+from ckptdiff.comparison.inspect import windows
 from ckptdiff.dtypes import ITEMSIZE
-from ckptdiff.report.diff import format_number, printable
+from ckptdiff.text import format_number, printable
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.storage import place_parts
 from ckptdiff.tui.text.words import shorten
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from ckptdiff.comparison.inspect import Neighbourhood
-    from ckptdiff.tui.text.lines import Line, Span
-    from ckptdiff.tui.text.storage import Side
+    from ckptdiff.tui.text.lines import Line, StyledText
+    from ckptdiff.tui.text.storage import StoredSide
 
 DIGITS = {"F64": 10, "F32": 7, "F16": 5}  # enough to tell neighbours apart near each other
 FEWEST_DIGITS = 4
@@ -41,7 +41,7 @@ def cell_width(dtypes: Sequence[str], *, bits: bool) -> int:
     return max(DIGITS.get(dtype, FEWEST_DIGITS) for dtype in dtypes) + 8
 
 
-def value_text(value: float | None, dtype: str) -> str:
+def element_text(value: float | None, dtype: str) -> str:
     """Return a value with as many digits as its dtype can tell apart."""
     if value is None:
         return "-"
@@ -78,7 +78,9 @@ def grid_lines(
     for row in rows:
         for number, (kind, word) in enumerate(kinds):
             name = f"row {row}" if number == 0 else ""
-            spans: list[Span] = [(f"{name:<{LABEL - 4}}{word:>3} ", "" if number == 0 else "dim")]
+            spans: list[StyledText] = [
+                (f"{name:<{LABEL - 4}}{word:>3} ", "" if number == 0 else "dim")
+            ]
             for column in columns:
                 text, differs = _cell(found, kind, row, column, dtypes, bits=bits)
                 here = (row, column) == cursor
@@ -112,17 +114,17 @@ def _cell(
         return "-", False
     if bits:
         return bits_text(side.bits[i][j], dtype), False
-    return value_text(side.values[i][j], dtype), False
+    return element_text(side.values[i][j], dtype), False
 
 
 def place_lines(
-    sides: Sequence[Side], index: tuple[int, ...], width: int, *, ascii_only: bool
+    sides: Sequence[StoredSide], index: tuple[int, ...], width: int, *, ascii_only: bool
 ) -> list[Line]:
     """Say where an element is stored on each side, on one line or, where that is long, on two."""
     lines: list[Line] = []
     for side in sides:
         parts = place_parts(side, index)
-        head: Span = (f"{side.label}  ", "strong")
+        head: StyledText = (f"{side.label}  ", "strong")
         whole = "  ".join(parts)
         if len(whole) + 3 <= width or len(parts) < 3:
             lines.append(line(head, whole))
@@ -189,7 +191,7 @@ class Values(Painted, can_focus=True):
 
     def __init__(
         self,
-        sides: Sequence[Side],
+        sides: Sequence[StoredSide],
         executor: Callable[[], Executor],
         *,
         at: tuple[int, int],
@@ -273,7 +275,7 @@ class Values(Painted, can_focus=True):
 
     def _element(self) -> Line:
         """Say everything about the element under the cursor."""
-        spans: list[Span] = [(str(list(self.index)), "strong")]
+        spans: list[StyledText] = [(str(list(self.index)), "strong")]
         row, column = self.cursor
         dtypes = self._dtypes
         for kind, word, dtype in (("a", "A", dtypes[0]), ("b", "B", dtypes[1])):
@@ -341,7 +343,7 @@ class Values(Painted, can_focus=True):
     @work(thread=True, exclusive=True, exit_on_error=False, group="values")
     def _read(self, around: tuple[int, int], rows: int, columns: int) -> Neighbourhood:
         assemblies = {side.letter: side.assembly for side in self.sides}
-        future = window(
+        future = windows(
             assemblies.get("A"),
             assemblies.get("B"),
             around=around,

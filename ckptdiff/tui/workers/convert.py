@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.tui.messages import ConversionAdvanced, ConversionEnded
-from ckptdiff.tui.model.conversion import Draft, Plan
+from ckptdiff.tui.model.conversion import ConversionDraft, ConversionPlan
 from ckptdiff.tui.workers.read_compare import MANY_NAMES, out_of_the_way
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 TELL_SECONDS = 0.1  # between two words about progress
 
 
-def plan(draft: Draft, engine: Engine, opened: dict[Path, Checkpoint]) -> Plan:
+def plan_draft(
+    draft: ConversionDraft, engine: Engine, opened: dict[Path, Checkpoint]
+) -> ConversionPlan:
     """Return the plan for a draft; headers read once are kept in `opened`."""
     from ckptdiff.conversion.command import command_of
     from ckptdiff.conversion.destination import free_bytes, holds_anything, proposed_out
@@ -54,13 +56,13 @@ def plan(draft: Draft, engine: Engine, opened: dict[Path, Checkpoint]) -> Plan:
             if len(conversion.source.tensors) > MANY_NAMES:
                 gc.freeze()
     except CkptDiffError as error:
-        return Plan(draft, out, command, error=str(error))
+        return ConversionPlan(draft, out, command, error=str(error))
     except OSError as error:
-        return Plan(draft, out, command, error=f"{out}: {error.strerror}")
-    return Plan(draft, out, command, conversion, free=free, replaces=replaces)
+        return ConversionPlan(draft, out, command, error=f"{out}: {error.strerror}")
+    return ConversionPlan(draft, out, command, conversion, free=free, replaces=replaces)
 
 
-def convert(
+def run_conversion(
     number: int,
     engine: Engine,
     conversion: Conversion,

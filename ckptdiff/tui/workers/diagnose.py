@@ -28,7 +28,7 @@ MOST_MARKS = 9  # findings that a digit can stand for
 SEVERAL = "+"  # more than one finding, or one beyond them
 
 
-def look(
+def look_for_causes(
     run: int,
     engine: Engine,
     a: Assembled,

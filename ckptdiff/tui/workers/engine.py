@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Checkpoint
-    from ckptdiff.comparison.verdict import Summary
+    from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.conversion.plan import Conversion, Target
     from ckptdiff.conversion.run import Lost, Written
@@ -64,7 +64,7 @@ class Engine(Protocol):
 
     def summarise(
         self, results: Mapping[str, TensorDiff], a: Assembled, b: Assembled
-    ) -> Summary: ...
+    ) -> DiffSummary: ...
 
     def diagnose(
         self,
@@ -179,7 +179,9 @@ class LocalEngine:
         judge = Tolerance.parse(tolerance)
         return diff(a, b, executor, tolerance=judge, names=names, first=first)
 
-    def summarise(self, results: Mapping[str, TensorDiff], a: Assembled, b: Assembled) -> Summary:
+    def summarise(
+        self, results: Mapping[str, TensorDiff], a: Assembled, b: Assembled
+    ) -> DiffSummary:
         from dataclasses import replace
 
         from ckptdiff.assembly.optimizer_pair import master_holders

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from textual.message import Message
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.tui.workers.cancellable import Cancellable
     from ckptdiff.tui.workers.engine import Engine
 

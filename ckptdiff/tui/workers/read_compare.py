@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from textual.message import Message
 
-    from ckptdiff.assembly.assemble import Assembled
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Checkpoint
-    from ckptdiff.result_cache import History
+    from ckptdiff.result_cache import ResultCache
     from ckptdiff.results import TensorDiff
     from ckptdiff.tui.model.comparison import Side
     from ckptdiff.tui.workers.engine import Engine
@@ -140,9 +140,9 @@ def read(
 
 def _history(
     folder: Path, a: Assembled, b: Assembled, tolerance: str, *, optimizer: bool
-) -> History:
+) -> ResultCache:
     """Return where results are kept: of weights, or apart from those with the optimizer state."""
-    from ckptdiff.result_cache import History
+    from ckptdiff.result_cache import ResultCache
 
     one, other = a.checkpoint, b.checkpoint
     if optimizer:
@@ -155,7 +155,7 @@ def _history(
             for side in (a, b)
         )
         tolerance += " optimizer"
-    return History(folder, one, other, tolerance)
+    return ResultCache(folder, one, other, tolerance)
 
 
 def compare(

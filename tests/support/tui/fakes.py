@@ -8,9 +8,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptdiff.assembly.assemble import Assembled, Assembly, Piece
+from ckptdiff.assembly.recipe import Assembled, Assembly, Piece
 from ckptdiff.checkpoint import Checkpoint, Parallelism, Rank, Shard, TensorRef, contiguous
-from ckptdiff.comparison.verdict import Summary, summarise
+from ckptdiff.comparison.verdict import DiffSummary, summarise
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.conversion.plan import Conversion
 from ckptdiff.conversion.run import Written
@@ -235,7 +235,9 @@ class FakeEngine:
             self.closed += 1
             raise
 
-    def summarise(self, results: Mapping[str, TensorDiff], a: Assembled, b: Assembled) -> Summary:
+    def summarise(
+        self, results: Mapping[str, TensorDiff], a: Assembled, b: Assembled
+    ) -> DiffSummary:
         return summarise(results, a, b)
 
     def diagnose(

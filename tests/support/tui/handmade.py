@@ -9,7 +9,7 @@ import numpy as np
 from textual.app import App
 
 import ckptdiff.tui
-from ckptdiff.assembly.assemble import Assembled, Assembly, Copy, Piece
+from ckptdiff.assembly.recipe import Assembled, Assembly, Copy, Piece
 from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, TensorRef, contiguous
 from ckptdiff.comparison.run import diff
 from ckptdiff.executor import InlineExecutor

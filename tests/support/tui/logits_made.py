@@ -6,7 +6,15 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from ckptdiff.logits.prompt import Prompt
-from ckptdiff.results import Candidate, LogitDiff, LogitMetrics, LogitProgress, Next, Share, Tap
+from ckptdiff.results import (
+    Candidate,
+    CauseShare,
+    LogitDiff,
+    LogitMetrics,
+    LogitProgress,
+    Next,
+    Tap,
+)
 from tests.support.tui.fakes import layer
 
 if TYPE_CHECKING:
@@ -93,7 +101,7 @@ def diff(
     *,
     same: bool = True,
     size: float = 2e-2,
-    attribution: tuple[Share, ...] = (),
+    attribution: tuple[CauseShare, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> LogitDiff:
     return LogitDiff(
@@ -118,10 +126,10 @@ def diff(
 
 CLEAN_WORDS = "Only arithmetic: no step is further apart than 3.0e-07."
 SHARES = (
-    Share("shared rounding", 0.77, note="two correct runs in bf16 differ by this"),
-    Share("norm rounding", 0.082),
-    Share("partial sums of ranks", 0.047),
-    Share("fused QKV", 0.0, note="each output is the same dot product"),
+    CauseShare("shared rounding", 0.77, note="two correct runs in bf16 differ by this"),
+    CauseShare("norm rounding", 0.082),
+    CauseShare("partial sums of ranks", 0.047),
+    CauseShare("fused QKV", 0.0, note="each output is the same dot product"),
 )
 
 
