@@ -19,7 +19,7 @@ FaultClass = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class FaultRow:
     """One class of faults, in words."""
 
     what: str  # went wrong
@@ -33,193 +33,193 @@ _LAYERS = "the layers run in another order than they were trained in, or some tw
 _PARTS = "every matrix product with these tensors is wrong"
 _EXPERTS = "tokens are sent to experts that were trained for others"
 
-FAULT_CLASSES: Mapping[FaultClass, Described] = {
-    "QKV-LAYOUT": Described(
+FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
+    "QKV-LAYOUT": FaultRow(
         "query, key and value rows flat, or grouped for another number of groups",
         _ATTENTION,
         can_be_undone=True,
     ),
-    "QKV-SWAP": Described(
+    "QKV-SWAP": FaultRow(
         "query, key and value exchanged",
         _ATTENTION,
         can_be_undone=True,
     ),
-    "QKV-HEADMAP": Described(
+    "QKV-HEADMAP": FaultRow(
         "heads dealt to the groups by stride",
         "query heads use the keys and values of other heads",
         can_be_undone=True,
     ),
-    "QKV-BIAS": Described(
+    "QKV-BIAS": FaultRow(
         "its bias in another order, or never written",
         "attention adds other heads' biases in the layers named",
         can_be_undone=True,
     ),
-    "KV-REPL": Described(
+    "KV-REPL": FaultRow(
         "key and value heads replicated, others lost",
         "several query groups share keys and values that are not theirs",
         can_be_undone=False,
     ),
-    "ROPE-PERM": Described(
+    "ROPE-PERM": FaultRow(
         "rotary rows in the other order",
         "positions are rotated wrongly: the longer the text, the worse the output",
         can_be_undone=True,
     ),
-    "FC1-SWAP": Described(
+    "FC1-SWAP": FaultRow(
         "gate and up exchanged",
         f"{_MLP}: the activation is applied to the wrong half",
         can_be_undone=True,
     ),
-    "FC1-TPLAYOUT": Described(
+    "FC1-TPLAYOUT": FaultRow(
         "gate and up cut or joined as one matrix",
         f"{_MLP}: gate and up are mixed",
         can_be_undone=True,
     ),
-    "FC1-INTERLEAVE": Described(
+    "FC1-INTERLEAVE": FaultRow(
         "gate and up taking turns",
         f"{_MLP}: gate and up are mixed, unless the model reads rows by turns",
         can_be_undone=True,
     ),
-    "TRANSPOSE": Described(
+    "TRANSPOSE": FaultRow(
         "a square matrix as its transpose",
         _PARTS,
         can_be_undone=True,
     ),
-    "TP-ORDER": Described(
+    "TP-ORDER": FaultRow(
         "shards of ranks in another order",
         _PARTS,
         can_be_undone=True,
     ),
-    "TP-DUP": Described(
+    "TP-DUP": FaultRow(
         "a rank's shard written twice, or never",
         f"{_PARTS}; a part of them is lost",
         can_be_undone=False,
     ),
-    "TP-AXIS": Described(
+    "TP-AXIS": FaultRow(
         "cut or joined along the other dimension",
         _PARTS,
         can_be_undone=True,
     ),
-    "REPLICA": Described(
+    "REPLICA": FaultRow(
         "replicas that drifted apart",
         "ranks compute with different values of what should be one tensor",
         can_be_undone=False,
     ),
-    "BIAS-SCALE": Described(
+    "BIAS-SCALE": FaultRow(
         "a row-parallel bias summed over the ranks",
         "the bias counts as often as there are ranks, or too little",
         can_be_undone=False,
     ),
-    "LAYER-OFFSET": Described(
+    "LAYER-OFFSET": FaultRow(
         "layers numbered from another start",
         _LAYERS,
         can_be_undone=True,
     ),
-    "LAYER-ORDER": Described(
+    "LAYER-ORDER": FaultRow(
         "layers, stages or chunks exchanged",
         _LAYERS,
         can_be_undone=True,
     ),
-    "LAYER-DUP": Described(
+    "LAYER-DUP": FaultRow(
         "a layer in the place of another",
         f"{_LAYERS}; one layer is lost",
         can_be_undone=False,
     ),
-    "MISSING": Described(
+    "MISSING": FaultRow(
         "tensors that are in no file",
         "what is missing keeps its initial values, or loading fails",
         can_be_undone=False,
     ),
-    "VOCAB-PAD": Described(
+    "VOCAB-PAD": FaultRow(
         "padding between the rows of the vocabulary",
         "tokens behind the padding get the embeddings of others",
         can_be_undone=True,
     ),
-    "VOCAB-SHIFT": Described(
+    "VOCAB-SHIFT": FaultRow(
         "the vocabulary moved by some rows",
         "tokens get the embeddings of their neighbours",
         can_be_undone=True,
     ),
-    "VOCAB-TRUNC": Described(
+    "VOCAB-TRUNC": FaultRow(
         "its end lost",
         "the tokens of these rows are not what was trained",
         can_be_undone=False,
     ),
-    "TIED": Described(
+    "TIED": FaultRow(
         "a tied head that is no copy, or an untied one that is",
         "the output layer is not the one that was trained",
         can_be_undone=False,
     ),
-    "EMBED-HEAD": Described(
+    "EMBED-HEAD": FaultRow(
         "embedding and head exchanged",
         "input and output vectors of all tokens are exchanged",
         can_be_undone=True,
     ),
-    "GAMMA-OFFSET": Described(
+    "GAMMA-OFFSET": FaultRow(
         "one added to a norm, or taken off",
         "norms scale by one too much or too little",
         can_be_undone=False,
     ),
-    "NORM-SWAP": Described(
+    "NORM-SWAP": FaultRow(
         "norms under each other's names",
         "inputs are scaled by the weights of another norm",
         can_be_undone=True,
     ),
-    "NOT-LOADED": Described(
+    "NOT-LOADED": FaultRow(
         "zeros, ones or fresh random numbers",
         "these tensors hold no trained weights",
         can_be_undone=False,
     ),
-    "EXPERT-ORDER": Described(
+    "EXPERT-ORDER": FaultRow(
         "experts exchanged",
         _EXPERTS,
         can_be_undone=True,
     ),
-    "EXPERT-DUP": Described(
+    "EXPERT-DUP": FaultRow(
         "experts by their local number",
         f"{_EXPERTS}; some experts are lost",
         can_be_undone=False,
     ),
-    "EXPERT-LAYOUT": Described(
+    "EXPERT-LAYOUT": FaultRow(
         "grouped experts in another memory order",
         "experts compute with the rows of others",
         can_be_undone=False,
     ),
-    "ROUTER-ORDER": Described(
+    "ROUTER-ORDER": FaultRow(
         "rows of the router exchanged",
         _EXPERTS,
         can_be_undone=True,
     ),
-    "MTP-LAYOUT": Described(
+    "MTP-LAYOUT": FaultRow(
         "the halves of the prediction layer's projection exchanged",
         "the prediction layer is wrong; the main model is not touched",
         can_be_undone=True,
     ),
-    "DTYPE": Described(
+    "DTYPE": FaultRow(
         "values through a narrower dtype",
         "values were rounded more than once, or to a coarser type",
         can_be_undone=False,
     ),
-    "BLOCK-SCALE": Described(
+    "BLOCK-SCALE": FaultRow(
         "block factors left out, or rounded",
         "blocks of weights are scaled wrongly",
         can_be_undone=False,
     ),
-    "STALE": Described(
+    "STALE": FaultRow(
         "a file of another save",
         "a part of the model is of another moment of the training",
         can_be_undone=False,
     ),
-    "LOW-RANK": Described(
+    "LOW-RANK": FaultRow(
         "an adapter merged twice",
         "an adapter was merged into the weights, or was not",
         can_be_undone=False,
     ),
-    "SCALE": Described(
+    "SCALE": FaultRow(
         "a factor, or the sign",
         "these weights are too large or too small by one factor",
         can_be_undone=False,
     ),
-    "CONFIG": Described(
+    "CONFIG": FaultRow(
         "config.json and args that say different things of the model",
         "",
         can_be_undone=False,
