@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.cli.arguments import positive, size
-from ckptdiff.conversion.remap import Remap
 from ckptdiff.errors import BadArgument
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.conversion.plan import Conversion, Target
+    from ckptdiff.conversion.remap import Remap
     from ckptdiff.conversion.run import Lost, Written
     from ckptdiff.results import TensorDiff
 
@@ -162,7 +162,7 @@ def _target(options: argparse.Namespace) -> Target:
         first_layers=options.first_stage_layers,
         last_layers=options.last_stage_layers,
         moe_grouped_gemm=options.moe_grouped_gemm,
-        undo=tuple(map(Remap.parse, options.undo)),
+        undo=tuple(map(_remap, options.undo)),
         allow_unmapped=options.allow_unmapped,
         overwrite=options.overwrite,
     )
@@ -273,3 +273,12 @@ class _Bars:
             self._progress.update(self._task, visible=False)
             self._task = self._progress.add_task("verify", total=2 * self._conversion.nbytes)
         self._progress.update(self._task, advance=event.nbytes)
+
+
+def _remap(text: str) -> Remap:
+    from ckptdiff.conversion.remap import Remap
+
+    try:
+        return Remap.parse(text)
+    except BadArgument as error:
+        raise BadArgument(f"--undo {error}") from error

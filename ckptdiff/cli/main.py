@@ -45,11 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:  # after --help too
             sys.stdout.flush()
     except CkptDiffError as error:
+        from ckptdiff.cli.hints import paragraph
         from ckptdiff.text import printable
 
         if options.verbose:
             traceback.print_exc()
-        text = printable(str(error))
+        text = printable(paragraph(error))
         if len(text) > 2500:  # a name in a file may have any length
             text = f"{text[:1200]} … {text[-1200:]}"
         print(f"ckptdiff: {text}", file=sys.stderr)

@@ -99,7 +99,8 @@ def plan_conversion(
         dots = " …" if len(left) > 5 else ""
         raise UnsupportedLayout(
             f"{len(left)} names are known by no rule and would be left out: "
-            f"{', '.join(left[:5])}{dots}. --allow-unmapped converts the rest"
+            f"{', '.join(left[:5])}{dots}",
+            hint="allow-unmapped",
         )
     if left:
         notes.append(f"left out, since no rule knows them: {', '.join(left)}")
@@ -123,7 +124,7 @@ def _check_out(out: Path, source: Assembled, target: Target) -> None:
     except OSError as error:
         raise BadArgument(f"{out}: cannot be read ({error.strerror})") from error
     if filled and not target.overwrite:
-        raise BadArgument(f"{out}: is not empty; --overwrite replaces it")
+        raise BadArgument(f"{out}: is not empty", hint="overwrite")
     if real.is_mount():
         raise BadArgument(f"{out}: is where a disk is mounted; give a folder in it")
 
@@ -163,7 +164,8 @@ def _with_vocabulary(side: Assembled, notes: list[str]) -> Assembled:
         notes.append(f"vocabulary: {padding} padding rows are dropped")
     if rows < held:
         notes.append(
-            f"vocabulary: {rows} of {held} rows are kept, as args say; --like HF_DIR knows"
+            f"vocabulary: {rows} of {held} rows are kept, as args say; "
+            "a Hugging Face folder to be like knows"
         )
     assert side.config is not None
     tensors = {
@@ -241,7 +243,7 @@ def _to_huggingface(
 def _texts_beside(pattern: Assembled | None, notes: list[str]) -> list[tuple[str, bytes]]:
     """Return the tokenizer's files and others of a Hugging Face folder."""
     if pattern is None:
-        notes.append("no tokenizer: --like HF_DIR copies one")
+        notes.append("no tokenizer: one is copied from a Hugging Face folder to be like")
         return []
     root = pattern.checkpoint.root
     folder = root if root.is_dir() else root.parent
@@ -263,13 +265,13 @@ def _to_megatron(
     if names == "legacy" and target.to == "torch_dist":
         raise BadArgument("Megatron's legacy model has no torch_dist checkpoints")
     if target.moe_grouped_gemm and names != "te":
-        raise BadArgument("--moe-grouped-gemm names experts as Transformer Engine does: --names te")
+        raise BadArgument("grouped experts have Transformer Engine's names: choose the names te")
     if side.config.num_experts == 0 and size.ep > 1:
-        raise BadArgument(f"--ep {size.ep}: the model has no routed experts")
+        raise BadArgument(f"EP {size.ep}: the model has no routed experts")
     if size.etp > size.tp and target.to == "megatron":
         raise UnsupportedLayout(
             f"expert tensor parallel size {size.etp} is above TP {size.tp}: two ranks would share "
-            "a file of Megatron's torch format; use --to torch_dist"
+            "a file of Megatron's torch format; choose torch_dist"
         )
     rows = side.tensors[side.architecture.embedding().hf[0]].shape[0]
     block = target.vocab_divisible_by * size.tp

@@ -54,7 +54,8 @@ def encode(
     if file is None:
         raise BadArgument(
             f"{a.checkpoint.root} and {b.checkpoint.root} have no tokenizer: put tokenizer.json "
-            "beside config.json, or give --ids"
+            "beside config.json",
+            hint="ids",
         )
     found = _encode(file, text, bos, a if files[0] else b, executor)
     if not found.ids:
@@ -65,7 +66,7 @@ def encode(
     if found.bos is not None and found.ids[:2] == (found.bos, found.bos):
         notes.append(
             f"the ids begin with BOS ({found.bos} '{found.texts[0]}') twice: "
-            "where the text has it already, --bos no adds none"
+            "leave it out of the text"
         )
     if files[0] and files[1] and files[0] != files[1]:
         notes += _disagreement(found, files[1], text, bos, b, executor)
@@ -120,7 +121,8 @@ def _ask(executor: Executor, job: Callable[..., Any], file: Path, *arguments: ob
     except WorkerDied as error:
         raise CorruptFile(
             f"{file}: the library that reads tokenizers crashed on it, or took too much memory or "
-            "time; take the file from its source again, or give --ids"
+            "time; take the file from its source again",
+            hint="ids",
         ) from error
 
 

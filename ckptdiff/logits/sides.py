@@ -120,7 +120,7 @@ def token_count(a: Assembled, b: Assembled) -> int:
 def check_ids(ids: Sequence[int], vocabulary: int) -> None:
     """Raise BadArgument if these ids are no prompt."""
     if not ids:
-        raise BadArgument("the prompt has no token; give some text, or --bos yes")
+        raise BadArgument("the prompt has no token; give some text")
     if len(ids) > MOST_TOKENS:
         raise BadArgument(f"the prompt has {len(ids)} tokens; {MOST_TOKENS} at most are compared")
     wrong = [i for i in ids if not 0 <= i < vocabulary]

@@ -277,8 +277,9 @@ def test_a_target_that_is_not_empty(tmp_path: Path) -> None:
     make_hf(tmp_path / "hf")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/old").write_text("x")
-    with pytest.raises(BadArgument, match="--overwrite"):
+    with pytest.raises(BadArgument, match="is not empty") as refused:
         converted(tmp_path / "hf", tmp_path / "out", "megatron")
+    assert refused.value.hint == "overwrite"
     converted(tmp_path / "hf", tmp_path / "out", "megatron", overwrite=True)
     assert rank_tensors(tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "out"]
