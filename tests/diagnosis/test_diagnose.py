@@ -9,6 +9,7 @@ import pytest
 
 from ckptdiff.diagnosis import run as diagnosing
 from ckptdiff.executor import InlineExecutor
+from ckptdiff.fault_classes import FAULT_CLASSES
 from tests.support.corpus import CORPUS
 from tests.support.fault_cases import CASES, CLEAN, Case, Real
 from tests.support.fault_cases_real import REAL
@@ -23,46 +24,6 @@ if TYPE_CHECKING:
     from ckptdiff.results import Finding
 
 BENCHMARK = CORPUS.parent / "faults"
-CLASSES = [
-    "QKV-LAYOUT",
-    "QKV-SWAP",
-    "QKV-HEADMAP",
-    "QKV-BIAS",
-    "KV-REPL",
-    "ROPE-PERM",
-    "FC1-SWAP",
-    "FC1-TPLAYOUT",
-    "FC1-INTERLEAVE",
-    "TRANSPOSE",
-    "TP-ORDER",
-    "TP-DUP",
-    "TP-AXIS",
-    "REPLICA",
-    "BIAS-SCALE",
-    "LAYER-OFFSET",
-    "LAYER-ORDER",
-    "LAYER-DUP",
-    "MISSING",
-    "VOCAB-PAD",
-    "VOCAB-SHIFT",
-    "VOCAB-TRUNC",
-    "TIED",
-    "EMBED-HEAD",
-    "GAMMA-OFFSET",
-    "NORM-SWAP",
-    "NOT-LOADED",
-    "EXPERT-ORDER",
-    "EXPERT-DUP",
-    "EXPERT-LAYOUT",
-    "ROUTER-ORDER",
-    "MTP-LAYOUT",
-    "DTYPE",
-    "BLOCK-SCALE",
-    "STALE",
-    "LOW-RANK",
-    "SCALE",
-    "CONFIG",
-]
 # What differs from its source by design: trained on, rounded, or with fewer rows.
 DIFFERENT = ("trained2steps", "qwen2-widevocab", "deepseek-v3/megatron-tp1-pp1-ep2-torch")
 ALL = (*CASES, *TWO, *CHANGED, *REAL)
@@ -90,7 +51,7 @@ def test_what_was_planted_is_said_and_nothing_else(maker: Maker, case: Case, wri
 
 def test_there_are_enough_cases_and_every_class_is_planted() -> None:
     planted = {kind for case in ALL for kind, _ in case.plants if kind}
-    assert planted == set(CLASSES) - {"CONFIG"}
+    assert planted == FAULT_CLASSES.keys() - {"CONFIG"}
     assert sum(bool(case.plants[0][0]) for case in CASES) >= 60
     assert len(CLEAN) >= 15
     assert len({case.name for case in ALL}) == len(ALL)
@@ -128,6 +89,11 @@ def test_experts_that_a_converter_filled_with_garbage_were_never_loaded(corpus: 
     assert (found.kind, found.layers) == ("NOT-LOADED", (0, 1, 2, 3))
 
 
+def test_what_can_be_undone_is_known() -> None:
+    mended = {kind for case in ALL if case.mends for kind, _ in case.plants if kind}
+    assert {kind for kind, row in FAULT_CLASSES.items() if row.can_be_undone} == mended
+
+
 def public() -> list[dict[str, Any]]:
     index = BENCHMARK / "index.json"
     return json.loads(index.read_text()) if index.is_file() else []
@@ -159,14 +125,14 @@ def test_a_finding_holds_what_its_fields_say(maker: Maker, name: str) -> None:
     hf, faulty, _ = maker.plant(case)
     comparison = compare(hf, faulty)
     (found,) = [x for x in diagnosis(hf, faulty) if x.kind != "CONFIG"]
-    assert found.kind in CLASSES
+    assert found.kind in FAULT_CLASSES
     assert set(found.tensors) <= {n for n, s in comparison.statuses.items() if s == "differ"}
     assert list(found.layers) == sorted(set(found.layers))
     assert list(found.ranks) == sorted(set(found.ranks))
     assert 0 < found.cause_confidence <= found.confidence <= 1
     assert (found.cause_confidence < 1) == bool(found.also_explained_by)
     assert (found.undo is not None) == (found.fix is not None)
-    assert found.undo is None or found.undo.startswith(f"{found.kind}:")
+    assert found.undo is None or found.undo.kind == found.kind
 
 
 def test_causes_that_leave_the_same_bytes_are_all_named(maker: Maker) -> None:

@@ -79,7 +79,7 @@ def to_args(
 ) -> tuple[dict[str, Any], list[str]]:
     wanted: dict[str, Any] = {
         "names": "mcore",
-        "dtype": "bf16",
+        "dtype": "BF16",
         "ckpt_format": "torch",
         "padded_vocab_size": source.config.vocab_size if source.config else 0,
         **given,
@@ -93,7 +93,7 @@ def there_and_back(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     source = hf_side(config)
     args, notes = to_args(source)
     assert source.architecture is not None
-    back, more = huggingface_config(megatron_side(args, source.architecture), dtype="bf16")
+    back, more = huggingface_config(megatron_side(args, source.architecture), dtype="BF16")
     return back, notes + more
 
 
