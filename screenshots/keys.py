@@ -1,4 +1,4 @@
-"""Write the README's table of keys from the program's bindings."""
+"""Write the guide's table of keys from the program's bindings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ckptdiff.tui.widgets.tensor_list import TensorList
 if TYPE_CHECKING:
     from textual.dom import DOMNode
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "ckptdiff/guide/keys.md"
 PLACES: tuple[tuple[str, tuple[type[DOMNode], ...]], ...] = (
     ("everywhere", (BaseScreen, CkptDiffApp)),
     ("tensor list", (TensorsScreen, TensorList)),
@@ -72,4 +72,4 @@ def _keys(binding: Binding) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(TABLE.sub(lambda _: key_table(), README.read_text()))
+    PAGE.write_text(TABLE.sub(lambda _: key_table(), PAGE.read_text()))

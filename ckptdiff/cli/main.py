@@ -101,7 +101,8 @@ ckptdiff [PATH | A B]           browse one checkpoint, or compare two, on the sc
        ckptdiff ls PATH                list a checkpoint from its headers
        ckptdiff convert SRC OUT        convert, cut anew, cast; verified
        ckptdiff logits A B             compare the logits of one prompt: fault, or arithmetic?
-       ckptdiff demo [DIR]             make a small pair with one planted fault, and open it"""
+       ckptdiff demo [DIR]             make a small pair with one planted fault, and open it
+       ckptdiff help [TOPIC]           print a page of the guide"""
 
 
 def _screen_options(parser: argparse.ArgumentParser) -> None:
@@ -178,12 +179,20 @@ def _logits_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=cli_logits.run)
 
 
+def _help_options(parser: argparse.ArgumentParser) -> None:
+    from ckptdiff.cli import help as cli_help
+
+    cli_help.add_options(parser)
+    parser.set_defaults(run=cli_help.run)
+
+
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "ls": _ls_options,
     "diff": _diff_options,
     "convert": _convert_options,
     "logits": _logits_options,
     "demo": _demo_options,
+    "help": _help_options,
 }
 _FAULT_HELP = "kv-swap (default), tp-swap, gate-up, rope, stale, rope-base or none"
 _PATTERN_HELP = "words that must all occur in a name, or re: and a regular expression"

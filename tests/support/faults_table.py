@@ -1,8 +1,8 @@
-"""Which faults are planted, and how many are said as they are.
+"""Which faults are planted, and how many are reported as they are.
 
 The counts are of the cases that `test_diagnose` runs, each of which must be right: the class, the
 layers, the ranks and the experts, and no other fault. `python -m tests.support.faults_table`
-writes the README's table.
+writes the table of the guide's page.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from tests.support.fault_cases import CASES, CLEAN, MISSED
 from tests.support.fault_cases_real import REAL
 from tests.support.fault_cases_two import CHANGED, TWO
 
-README = REPOSITORY / "README.md"
+PAGE = REPOSITORY / "ckptdiff/guide/faults.md"
 TABLE = re.compile(r"(?<=<!-- faults -->\n).*?(?=<!-- end of faults -->)", re.DOTALL)
 SOUND = 94  # checkpoints of NVIDIA's that equal their sources
 
 WHAT = {
     "QKV-LAYOUT": "query, key and value rows flat, or grouped for another number of groups",
     "QKV-SWAP": "query, key and value exchanged",
-    "QKV-HEADMAP": "heads dealt to the groups by stride",
+    "QKV-HEADMAP": "heads assigned to the groups by stride",
     "QKV-BIAS": "its bias in another order, or never written",
     "KV-REPL": "key and value heads replicated, others lost",
     "ROPE-PERM": "rotary rows in the other order",
     "FC1-SWAP": "gate and up exchanged",
-    "FC1-TPLAYOUT": "gate and up cut or joined as one matrix",
-    "FC1-INTERLEAVE": "gate and up taking turns",
+    "FC1-TPLAYOUT": "gate and up split or joined as one matrix",
+    "FC1-INTERLEAVE": "gate and up alternate",
     "TRANSPOSE": "a square matrix as its transpose",
     "TP-ORDER": "shards of ranks in another order",
     "TP-DUP": "a rank's shard written twice, or never",
-    "TP-AXIS": "cut or joined along the other dimension",
+    "TP-AXIS": "split or joined along the other dimension",
     "REPLICA": "replicas that drifted apart",
     "BIAS-SCALE": "a row-parallel bias summed over the ranks",
     "LAYER-OFFSET": "layers numbered from another start",
@@ -64,17 +64,17 @@ WHAT = {
 def fault_table() -> str:
     """Return a row for each class of faults that is planted."""
     planted: Counter[str] = Counter()
-    said: Counter[str] = Counter()
+    reported: Counter[str] = Counter()
     mended: Counter[str] = Counter()
     for case in (*CASES, *TWO, *CHANGED, *REAL):
         for kind in {kind for kind, _ in case.plants if kind}:
             planted[kind] += len(case.formats)
-            said[kind] += len(case.formats) * (case.name not in MISSED)
+            reported[kind] += len(case.formats) * (case.name not in MISSED)
             mended[kind] += len(case.formats) * case.mends
-    rows = ["| class | what went wrong | planted | said | mended by `--undo` |"]
+    rows = ["| class | what went wrong | planted | reported | mended by `--undo` |"]
     rows.append("| --- | --- | --- | --- | --- |")
     rows += [
-        f"| `{kind}` | {what} | {planted[kind]} | {said[kind]} | {mended[kind] or ''} |"
+        f"| `{kind}` | {what} | {planted[kind]} | {reported[kind]} | {mended[kind] or ''} |"
         for kind, what in WHAT.items()
     ]
     return "\n".join(rows) + (
@@ -84,5 +84,5 @@ def fault_table() -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(TABLE.sub(lambda _: fault_table(), README.read_text()))
+    PAGE.write_text(TABLE.sub(lambda _: fault_table(), PAGE.read_text()))
     sys.stdout.write(fault_table())
