@@ -16,6 +16,7 @@ from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.detail import DetailScreen
 from ckptdiff.tui.screens.entries import EntriesScreen
 from ckptdiff.tui.screens.findings import FindingList, FindingsScreen
+from ckptdiff.tui.screens.guide import GuideScreen
 from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.screens.open import OpenScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
@@ -40,6 +41,7 @@ PLACES: tuple[tuple[str, tuple[type[DOMNode], ...]], ...] = (
     ("logits", (LogitsScreen, TapMap)),
     ("prompt", (PromptInput,)),
     ("next tokens", (NextTokens,)),
+    ("guide", (GuideScreen,)),
     ("open", (OpenScreen,)),
     ("convert", (ConvertScreen, Choice)),
     ("conversion", (ConversionScreen,)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,8 +21,6 @@ examples:
   ckptdiff help QKV-SWAP           what one class of faults is
   ckptdiff help formats > page.md  a page as Markdown
 """
-WIDEST = 100  # columns; longer lines are hard to read
-_LINK = re.compile(r"\[([^]]+)\]\(([\w-]+)\.md[^)]*\)")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -60,16 +57,12 @@ def _contents() -> str:
 def _show(text: str) -> None:
     """Render a page as wide as the terminal is, and hand it to a pager."""
     from rich.console import Console
-    from rich.markdown import Markdown
-    from rich.theme import Theme
 
-    # A pager knows no links: the command that prints the other page stands in their place.
-    text = _LINK.sub(r"\1 (`ckptdiff help \2`)", text)
-    # Rich's own style of code has a black background, which a light terminal has not.
-    console = Console(theme=Theme({"markdown.code": "bold cyan"}))
-    console.width = min(console.width, WIDEST)
+    from ckptdiff.tui.text.page import Page
+
+    console = Console()
     with console.capture() as captured:
-        console.print(Markdown(text, hyperlinks=False, code_theme="ansi_dark"))
+        console.print(Page(text))
     _page(captured.get())
 
 
