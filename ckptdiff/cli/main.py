@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # Each is a module of this package, imported when it is asked for.
-COMMANDS = ("ls", "diff", "convert", "logits", "demo")
+COMMANDS = ("ls", "diff", "convert", "logits", "demo", "help")
 EXAMPLES = """\
 examples:
   ckptdiff demo                                       a small pair with a fault to find
@@ -100,4 +100,5 @@ ckptdiff [PATH | A B]           browse one checkpoint, or compare two, on the sc
        ckptdiff ls PATH                list a checkpoint from its headers
        ckptdiff convert SRC OUT        convert, cut anew, cast; verified
        ckptdiff logits A B             compare the logits of one prompt: fault, or arithmetic?
-       ckptdiff demo [DIR]             make a small pair with one planted fault, and open it"""
+       ckptdiff demo [DIR]             make a small pair with one planted fault, and open it
+       ckptdiff help [TOPIC]           print a page of the guide"""

@@ -1,6 +1,6 @@
 """How the rules of each family were checked.
 
-`python -m tests.support.verified` writes the README's table.
+`python -m tests.support.verified` writes the table of the guide's page.
 
 Three ways, the stronger first. Files: checkpoints that NVIDIA's own code wrote equal their sources.
 Logits: a model scattered by the rules gives the same logits in the real megatron-core, and what
@@ -21,7 +21,7 @@ from tests.arch.test_oracle_megatron import RUNS as LLAMA_RUNS
 from tests.support.corpus import REPOSITORY
 from tests.support.families import MODELS
 
-README = REPOSITORY / "README.md"
+PAGE = REPOSITORY / "ckptdiff/guide/families.md"
 TABLE = re.compile(r"(?<=<!-- families -->\n).*?(?=<!-- end of families -->)", re.DOTALL)
 
 
@@ -104,5 +104,5 @@ def family_table() -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(TABLE.sub(lambda _: family_table(), README.read_text()))
+    PAGE.write_text(TABLE.sub(lambda _: family_table(), PAGE.read_text()))
     sys.stdout.write(family_table())
