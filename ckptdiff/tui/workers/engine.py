@@ -196,7 +196,6 @@ class LocalEngine:
 
         Raises a CkptDiffError for a text without a tokenizer, and for an id that a side lacks.
         """
-        from ckptdiff.errors import BadArgument
         from ckptdiff.logits.prompt import encode, prompt_of_ids, token_ids
 
         try:
@@ -205,8 +204,7 @@ class LocalEngine:
             try:
                 ids = token_ids(text)
             except ValueError:
-                words = str(error).replace("give --ids", "type ids of tokens, as 1,2,3")
-                raise BadArgument(words) from error
+                raise error from None
         return prompt_of_ids(ids, a, b, executor)
 
     def compare_logits(
