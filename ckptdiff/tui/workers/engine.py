@@ -114,13 +114,13 @@ class LocalEngine:
         config = checkpoint.config
         if config is None:
             return None, None
-        if checkpoint.format == "meta":
+        if checkpoint.convention == "meta":
             layers = config.get("n_layers")
             return "llama", layers if type(layers) is int else None
         family = find_architecture(config)
         name = None if family is None else family.name
         try:
-            sizes = (from_huggingface if checkpoint.format == "hf" else from_megatron)(config)
+            sizes = (from_huggingface if checkpoint.convention == "hf" else from_megatron)(config)
         except CkptDiffError:
             return name, None
         return name, sizes.num_layers
