@@ -20,7 +20,7 @@ from ckptdiff.tui.screens.tensors import TensorsScreen
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.base_app import BaseApp
 
     Command = tuple[str, str, Callable[[], Any]]
 
@@ -36,7 +36,7 @@ class Commands(Provider):
     """Reads what the screens show and never computes."""
 
     @property
-    def _app(self) -> CkptDiffApp:
+    def _app(self) -> BaseApp:
         return self.app  # type: ignore[return-value]
 
     def _commands(self) -> Iterator[Command]:

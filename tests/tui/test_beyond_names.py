@@ -9,7 +9,7 @@ from ckptdiff.errors import BadArgument, WorkerDied
 from ckptdiff.tui.commands import Commands
 from ckptdiff.tui.model.inventory import Unmapped
 from ckptdiff.tui.screens.help import help_lines
-from ckptdiff.tui.widgets.progress_line import outcome
+from ckptdiff.tui.text.progress import outcome
 from tests.support.tui.fakes import A, B, FakeEngine, names, result
 from tests.support.tui.harness import lines, rows, settle, tensors, text, toasts
 
