@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual import work
 from textual.binding import Binding, BindingType
 
-from ckptdiff.settings import RecentPair, load_settings, save_settings
 from ckptdiff.tui.base_app import BaseApp
 from ckptdiff.tui.model.prompt_run import History
 from ckptdiff.tui.model.session import SORTS, Session
 from ckptdiff.tui.runners.conversion import ConversionRunner
+from ckptdiff.tui.runners.settings import SettingsRunner
 from ckptdiff.tui.theme import CKPTDIFF, CKPTDIFF_16
 from ckptdiff.tui.words import short_path
 
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
     from textual.dom import DOMNode
 
     from ckptdiff.checkpoint import Checkpoint
+    from ckptdiff.settings import Settings
     from ckptdiff.tui.messages import ConversionChanged
     from ckptdiff.tui.model.conversion import Draft, Plan, Run
     from ckptdiff.tui.screens.tensors import TensorsScreen
@@ -105,17 +103,17 @@ class CkptDiffApp(BaseApp):
         self.clock = clock
         self.now = now
         self.prompts = History()
-        self.settings, self._settings_trouble = load_settings(settings_file)
-        self._settings_file = settings_file
-        self._saving = threading.Lock()
         self._starting = True
         self._leaving = False
         self.converter = ConversionRunner(engine, clock)
+        self.keeper = SettingsRunner(settings_file)
         self.set_class(ascii_only, "-ascii")
         self.set_class(no_color, "-no-color")
 
     def compose(self) -> ComposeResult:
-        yield self.converter  # on the screen below all others, which stays as long as the app
+        """Put what lives as long as the app on the screen below all others."""
+        yield self.converter
+        yield self.keeper
 
     def on_mount(self) -> None:
         self.register_theme(CKPTDIFF)
@@ -129,8 +127,8 @@ class CkptDiffApp(BaseApp):
             self.open(self.paths)
         else:
             self.show_open_screen()
-        if self._settings_trouble:
-            self.notify(self._settings_trouble, severity="warning", markup=False)
+        if self.keeper.trouble:
+            self.notify(self.keeper.trouble, severity="warning", markup=False)
 
     def open(self, paths: Sequence[Path], opened: Mapping[Path, Checkpoint] | None = None) -> None:
         """Show one checkpoint or compare two; `opened` are those that were read already."""
@@ -338,38 +336,21 @@ class CkptDiffApp(BaseApp):
         else:
             self.notify(f"Saved {path}", markup=False)
 
-    def show_settings_file(self) -> None:
-        self.notify(str(self._settings_file), title="Settings", timeout=15, markup=False)
-
     # ── what is remembered ───────────────────────────────────────────────────────────────────
+
+    @property
+    def settings(self) -> Settings:
+        return self.keeper.settings
 
     def watch_theme(self, theme: str) -> None:
         if not self._starting:
             self.change_settings(theme=theme)
 
     def change_settings(self, **changes: Any) -> None:
-        """Remember something; it is written in a thread, since home folders may be far away."""
-        self.settings = replace(self.settings, **changes)
-        self._save_settings()
+        self.keeper.change(**changes)
 
     def remember(self, session: Session) -> None:
-        """Remember a pair and how its comparison ended."""
-        if session.summary is None or session.browsing:
-            return
-        a, b = (str(path.absolute()) for path in session.paths)
-        pair = RecentPair(a, b, session.summary.verdict, session.differences, session.now())
-        self.settings = self.settings.with_pair(pair)
-        self._save_settings()
+        self.keeper.remember(session)
 
-    @work(thread=True, exit_on_error=False, group="settings")
-    def _save_settings(self) -> None:
-        try:
-            with self._saving:  # one after the other, each with what is to be remembered by then
-                save_settings(self.settings, self._settings_file)
-        except OSError as error:
-            self.call_from_thread(
-                self.notify,
-                f"{self._settings_file}: {error.strerror}. Settings are not kept.",
-                severity="warning",
-                markup=False,
-            )
+    def show_settings_file(self) -> None:
+        self.notify(str(self.keeper.file), title="Settings", timeout=15, markup=False)

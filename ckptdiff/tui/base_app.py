@@ -23,7 +23,6 @@ class BaseApp(App[None]):
     """One app for all screens; each of these is done in `app.py`."""
 
     engine: Engine
-    settings: Settings
     prompts: History
     ascii_only: bool
     clock: Callable[[], float]  # seconds, from some start
@@ -91,6 +90,10 @@ class BaseApp(App[None]):
     @abstractmethod
     def show_settings_file(self) -> None:
         """Say where settings are kept."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> Settings: ...
 
     @abstractmethod
     def change_settings(self, **changes: Any) -> None:

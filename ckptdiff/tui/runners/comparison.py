@@ -240,6 +240,8 @@ class ComparisonRunner(Runner):
     ) -> None:
         self.worker = None
         self.session.finish(phase, summary=summary, error=error)
+        if phase == "done" and self.session.has_faults:
+            self.session.diagnosis_state = "looking"  # as the screen orders when it hears of this
         if self.session.is_live:
             self.session.arrange()
         self.post_message(SessionChanged("compared"))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Literal
 
 from textual import work
 
 from ckptdiff.tui.messages import SessionChanged
+from ckptdiff.tui.model.pool import Pool
 from ckptdiff.tui.model.prompt_run import PromptRun
 from ckptdiff.tui.runners.base import Runner
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from ckptdiff.assembly.assemble import Assembled
     from ckptdiff.results import LogitDiff
     from ckptdiff.tui.messages import LogitsAdvanced, LogitsEnded, PromptRead
@@ -32,14 +30,11 @@ class PromptRunner(Runner):
         self.is_shown = False  # on a screen; else what comes out is told in a toast
         self._engine = engine
         self._layers: Cancellable | None = None
-        self._torch: Executor | None = None
-        self._torch_lock = threading.Lock()
+        self._torch = Pool(engine.torch_executor)
 
     def on_unmount(self) -> None:
         self.give_up()
-        with self._torch_lock:
-            if self._torch is not None:
-                self._torch.shutdown(wait=False, cancel_futures=True)
+        self._torch.close()
 
     @property
     def is_asking(self) -> bool:
@@ -56,7 +51,7 @@ class PromptRunner(Runner):
         assert session.b is not None
         self.give_up()
         self.run = PromptRun(self.number, text, attribute=attribute, clock=session.clock)
-        self._layers = Cancellable(self._torch_executor)
+        self._layers = Cancellable(self._torch.get)
         self.worker = self._ask(self.run, session.a, session.b, self._layers)
         self.post_message(SessionChanged("prompt"))
 
@@ -80,12 +75,6 @@ class PromptRunner(Runner):
             self._layers = None
 
     # ── the worker ───────────────────────────────────────────────────────────────────────────
-
-    def _torch_executor(self) -> Executor:
-        with self._torch_lock:
-            if self._torch is None:
-                self._torch = self._engine.torch_executor()
-            return self._torch
 
     @work(thread=True, exit_on_error=False, group="logits", description="comparing logits")
     def _ask(self, run: PromptRun, a: Assembled, b: Assembled, layers: Cancellable) -> None:

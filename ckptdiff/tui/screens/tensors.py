@@ -191,7 +191,7 @@ class TensorsScreen(BaseScreen[None]):
             self._show_pane()
         self.state_changed()
         if what == "compared" and self.session.phase == "done":
-            if self.session.has_faults:
+            if self.session.diagnosis_state == "looking":
                 self.diagnosis.diagnose()
             self.app.remember(self.session)
 
