@@ -12,10 +12,13 @@ from ckptdiff.tui.messages import (
     ReadingFailed,
 )
 from ckptdiff.tui.model.inventory import Inventory
-from tests.support.tui.fakes import A, assembled, checkpoint
-from tests.support.tui.harness import settle, tensors
+from tests.support.tui.fakes import A, B, assembled, checkpoint
+from tests.support.tui.harness import settle, tensors, toasts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from textual.message import Message
 
     from ckptdiff.tui.app import CkptDiffApp
@@ -79,3 +82,17 @@ async def test_what_workers_say_ends_at_their_runner(app: CkptDiffApp) -> None:
         await settle(app, pilot)
         assert heard.count("ComparisonEnded") == 1
         assert heard.count("CheckpointsOpened") == 2
+
+
+async def test_settings_that_cannot_be_written_are_told_of(
+    make_app: Callable[..., CkptDiffApp], tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text("no folder")
+    app = make_app(A, B)
+    async with app.run_test() as pilot:
+        await settle(app, pilot)
+        app._notifications.clear()
+        await pilot.press("s")
+        await settle(app, pilot)
+        assert ["Settings are not kept." in words for words in toasts(app)] == [True]
+        assert app.settings.sort == "max"
