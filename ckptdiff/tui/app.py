@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual import work
 from textual.binding import Binding, BindingType
 
-from ckptdiff.settings import RecentPair, load_settings, save_settings
-from ckptdiff.tui.converting import ConvertingApp
+from ckptdiff.tui.base_app import BaseApp
+from ckptdiff.tui.model.order import SORTS
 from ckptdiff.tui.model.prompt_run import PromptHistory
-from ckptdiff.tui.model.session import SORTS, Session
+from ckptdiff.tui.model.session import Session
+from ckptdiff.tui.runners.conversion import ConversionRunner
+from ckptdiff.tui.runners.settings import SettingsRunner
 from ckptdiff.tui.theme import CKPTDIFF, CKPTDIFF_16
+from ckptdiff.tui.words import short_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from textual.actions import ActionParseResult
+    from textual.app import ComposeResult
     from textual.command import Provider
     from textual.dom import DOMNode
 
     from ckptdiff.checkpoint import Checkpoint
+    from ckptdiff.settings import Settings
+    from ckptdiff.tui.messages import ConversionChanged
+    from ckptdiff.tui.model.conversion import ConversionDraft, ConversionPlan, ConversionRun
+    from ckptdiff.tui.screens.tensors import TensorsScreen
     from ckptdiff.tui.workers.engine import Engine
 
 COPY_LIMIT = 50_000
@@ -37,7 +42,7 @@ def _commands() -> type[Provider]:
     return Commands
 
 
-class CkptDiffApp(ConvertingApp):
+class CkptDiffApp(BaseApp):
     """Wiring: which screen comes first, keys that work everywhere, what is remembered."""
 
     TITLE = "ckptdiff"
@@ -99,12 +104,17 @@ class CkptDiffApp(ConvertingApp):
         self.clock = clock
         self.now = now
         self.prompts = PromptHistory()
-        self.settings, self._settings_trouble = load_settings(settings_file)
-        self._settings_file = settings_file
-        self._saving = threading.Lock()
         self._starting = True
+        self._leaving = False
+        self.converter = ConversionRunner(engine, clock)
+        self.keeper = SettingsRunner(settings_file)
         self.set_class(ascii_only, "-ascii")
         self.set_class(no_color, "-no-color")
+
+    def compose(self) -> ComposeResult:
+        """Put what lives as long as the app on the screen below all others."""
+        yield self.converter
+        yield self.keeper
 
     def on_mount(self) -> None:
         self.register_theme(CKPTDIFF)
@@ -118,8 +128,8 @@ class CkptDiffApp(ConvertingApp):
             self.open(self.paths)
         else:
             self.show_open_screen()
-        if self._settings_trouble:
-            self.notify(self._settings_trouble, severity="warning", markup=False)
+        if self.keeper.trouble:
+            self.notify(self.keeper.trouble, severity="warning", markup=False)
 
     def open(self, paths: Sequence[Path], opened: Mapping[Path, Checkpoint] | None = None) -> None:
         """Show one checkpoint or compare two; `opened` are those that were read already."""
@@ -144,12 +154,6 @@ class CkptDiffApp(ConvertingApp):
         from ckptdiff.tui.screens.open import OpenScreen
 
         self.push_screen(OpenScreen())
-
-    def show_guide(self, topic: str) -> None:
-        """Show a page of the guide, or the part on a class of faults."""
-        from ckptdiff.tui.screens.guide import GuideScreen
-
-        self.push_screen(GuideScreen(topic))
 
     def get_key_display(self, binding: Binding) -> str:
         if binding.key in ("enter", "tab", "escape", "space"):
@@ -179,31 +183,138 @@ class CkptDiffApp(ConvertingApp):
     async def action_quit(self) -> None:
         self.leave()
 
-    def exit_code(self) -> int:
-        """Return 2 if what the program was started for could not be opened."""
-        from ckptdiff.tui.screens.comparing import ComparingScreen
+    def leave(self) -> None:
+        """End the program; a conversion that runs is asked about first."""
+        if self.is_converting:
+            self._ask_before_leaving()
+        else:
+            self.exit(return_code=self._exit_code())
 
-        sessions = [s.session for s in self.screen_stack if isinstance(s, ComparingScreen)]
+    def _exit_code(self) -> int:
+        """Return 2 if what the program was started for could not be opened."""
+        sessions = [screen.session for screen in self._main_screens()]
         return 2 if any(session.phase == "failed" for session in sessions) else 0
+
+    def _main_screens(self) -> list[TensorsScreen]:
+        """Return those that hold a session, the topmost first."""
+        from ckptdiff.tui.screens.tensors import TensorsScreen
+
+        return [s for s in reversed(self.screen_stack) if isinstance(s, TensorsScreen)]
 
     def action_interrupt(self) -> None:
         """Ctrl+C stops the running job, as in a shell; without one it says how to leave."""
         from ckptdiff.tui.screens.logits import LogitsScreen
-        from ckptdiff.tui.screens.prompting import PromptingScreen
 
-        screens = [s for s in reversed(self.screen_stack) if isinstance(s, PromptingScreen)]
-        asking = [screen for screen in screens if screen.is_asking]
+        screens = self._main_screens()
+        asking = [screen.prompts for screen in screens if screen.prompts.is_asking]
         comparing = [screen for screen in screens if screen.session.is_busy]
         if asking and (isinstance(self.screen, LogitsScreen) or not comparing):
-            asking[0].stop_prompt()
-            return
-        if comparing:
+            asking[0].stop()
+        elif comparing:
             comparing[0].stop()
-            return
-        if self.is_converting:
+        elif self.is_converting:
             self.ask_to_stop()
+        else:
+            self.notify("Nothing is running. Press Q to quit.")
+
+    # ── the conversion ───────────────────────────────────────────────────────────────────────
+
+    @property
+    def conversion(self) -> ConversionRun | None:
+        return self.converter.run
+
+    @property
+    def is_converting(self) -> bool:
+        return self.converter.is_busy
+
+    def start_conversion(self, plan: ConversionPlan) -> ConversionRun:
+        return self.converter.convert(plan)
+
+    def stop_conversion(self) -> None:
+        self.converter.stop()
+
+    def show_convert(self, session: Session) -> None:
+        """Show the conversion that runs or ended unseen; else ask for what is to be converted."""
+        from ckptdiff.tui.screens.conversion import ConversionScreen
+        from ckptdiff.tui.screens.convert import ConvertScreen
+
+        run = self.conversion
+        if run is not None and (run.is_busy or run.is_news):
+            self.push_screen(ConversionScreen(run, session))
+        else:
+            self.push_screen(ConvertScreen(session))
+
+    def change_draft(self, session: Session, draft: ConversionDraft) -> None:
+        from ckptdiff.tui.screens.convert import ConvertScreen
+
+        self.switch_screen(ConvertScreen(session, draft))
+
+    def ask_to_stop(self) -> None:
+        """Stop the conversion if the user says so."""
+        from ckptdiff.tui.screens.ask import AskScreen
+
+        def answered(yes: bool | None) -> None:  # noqa: FBT001
+            if yes:
+                self.stop_conversion()
+
+        run = self.conversion
+        if run is not None and run.stage in ("writing", "verifying"):
+            words = f"What is written to {short_path(run.plan.out)} is removed."
+            screen = AskScreen("Stop converting?", words, yes="stops and removes", no="goes on")
+            self.push_screen(screen, answered)
+
+    def _ask_before_leaving(self) -> None:
+        """Leave once the conversion has stopped and removed what it wrote, if the user says so."""
+        from ckptdiff.tui.screens.ask import AskScreen
+
+        def answered(yes: bool | None) -> None:  # noqa: FBT001
+            if not yes:
+                return
+            self._leaving = True
+            if self.is_converting:
+                self.stop_conversion()
+            else:
+                self.leave()
+
+        if self.conversion is not None and not self._leaving:
+            out = short_path(self.conversion.plan.out)
+            words = f"{out} is being written. Quitting stops that and removes it."
+            screen = AskScreen("Quit?", words, yes="stops and quits", no="goes on")
+            self.push_screen(screen, answered)
+
+    def on_conversion_changed(self, message: ConversionChanged) -> None:
+        if message.ended and self._leaving:
+            self.leave()
             return
-        self.notify("Nothing is running. Press Q to quit.")
+        if message.ended:
+            self._tell_what_came_out()
+        self.show_conversion()
+
+    def _tell_what_came_out(self) -> None:
+        """Tell it in a toast, and go on showing it as news, where nobody looks."""
+        from ckptdiff.tui.screens.conversion import ConversionScreen
+
+        run = self.conversion
+        looking = any(isinstance(screen, ConversionScreen) for screen in self.screen_stack)
+        if run is not None and not looking and run.stage != "stopped":
+            run.is_news = True
+            self.notify(
+                run.headline,
+                title="Convert",
+                severity="error" if run.stage == "failed" else "information",
+                timeout=10,
+                markup=False,
+            )
+
+    def show_conversion(self) -> None:
+        """Have every screen show how far the conversion is."""
+        from ckptdiff.tui.screens.base import BaseScreen
+
+        for screen in self.screen_stack:
+            if isinstance(screen, BaseScreen):
+                screen.conversion_changed()
+
+    # ── what is copied ───────────────────────────────────────────────────────────────────────
 
     def copy(self, text: str) -> None:
         """Send text to the clipboard of the terminal, which may be far away and may not listen."""
@@ -226,38 +337,21 @@ class CkptDiffApp(ConvertingApp):
         else:
             self.notify(f"Saved {path}", markup=False)
 
-    def show_settings_file(self) -> None:
-        self.notify(str(self._settings_file), title="Settings", timeout=15, markup=False)
-
     # ── what is remembered ───────────────────────────────────────────────────────────────────
+
+    @property
+    def settings(self) -> Settings:
+        return self.keeper.settings
 
     def watch_theme(self, theme: str) -> None:
         if not self._starting:
             self.change_settings(theme=theme)
 
     def change_settings(self, **changes: Any) -> None:
-        """Remember something; it is written in a thread, since home folders may be far away."""
-        self.settings = replace(self.settings, **changes)
-        self._save_settings()
+        self.keeper.change(**changes)
 
     def remember(self, session: Session) -> None:
-        """Remember a pair and how its comparison ended."""
-        if session.summary is None or session.browsing:
-            return
-        a, b = (str(path.absolute()) for path in session.paths)
-        pair = RecentPair(a, b, session.summary.verdict, session.differences, session.now())
-        self.settings = self.settings.with_pair(pair)
-        self._save_settings()
+        self.keeper.remember(session)
 
-    @work(thread=True, exit_on_error=False, group="settings")
-    def _save_settings(self) -> None:
-        try:
-            with self._saving:  # one after the other, each with what is to be remembered by then
-                save_settings(self.settings, self._settings_file)
-        except OSError as error:
-            self.call_from_thread(
-                self.notify,
-                f"{self._settings_file}: {error.strerror}. Settings are not kept.",
-                severity="warning",
-                markup=False,
-            )
+    def show_settings_file(self) -> None:
+        self.notify(str(self.keeper.file), title="Settings", timeout=15, markup=False)

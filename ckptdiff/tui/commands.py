@@ -14,14 +14,14 @@ from ckptdiff.errors import BadArgument
 from ckptdiff.guide import topics
 from ckptdiff.name_filter import matcher as names_matcher
 from ckptdiff.text import printable
-from ckptdiff.tui.model.session import SORTS
+from ckptdiff.tui.model.order import SORTS
 from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.base_app import BaseApp
 
     Command = tuple[str, str, Callable[[], Any]]
 
@@ -37,7 +37,7 @@ class Commands(Provider):
     """Reads what the screens show and never computes."""
 
     @property
-    def _app(self) -> CkptDiffApp:
+    def _app(self) -> BaseApp:
         return self.app  # type: ignore[return-value]
 
     def _commands(self) -> Iterator[Command]:
@@ -51,12 +51,17 @@ class Commands(Provider):
             yield "convert: stop and remove", "what was written goes", app.ask_to_stop
         yield "help: keys and glyphs", "?", screen.action_help  # type: ignore[attr-defined]
         for topic, about in topics().items():
-            yield f"guide: {topic}", about, partial(app.show_guide, topic)
+            yield f"guide: {topic}", about, partial(self._show_guide, topic)
         yield "open: other checkpoints", "", app.show_open_screen
         yield "theme: choose", "kept for the next time", app.action_change_theme
         yield "screenshot: save SVG", "into the folder you started in", app.save_picture
         yield "settings: show file", "where they are kept", app.show_settings_file
         yield "quit: leave ckptdiff", "Q", app.action_quit
+
+    def _show_guide(self, topic: str) -> None:
+        from ckptdiff.tui.screens.guide import GuideScreen
+
+        self.app.push_screen(GuideScreen(topic))
 
     def _logit_commands(self, screen: LogitsScreen) -> Iterator[Command]:
         def can(action: str) -> bool:

@@ -1,6 +1,7 @@
-"""What workers tell the screens: past tense, dataclasses, on their way between threads.
+"""What workers tell their runner, and runners their screen: past tense, dataclasses.
 
-`job` tells the runs of a worker apart: what an older run still says is not listened to.
+`job` and `run` number the runs of a worker: what an older one still says is not listened to. What
+a worker says crosses threads and goes to its runner alone, so it does not bubble.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class HeadersRead(Message):
+class HeadersRead(Message, bubble=False):
     """Some more files of a side were read; only the latest of these counts."""
 
     job: int
@@ -39,7 +40,7 @@ class HeadersRead(Message):
 
 
 @dataclass
-class CheckpointsOpened(Message):
+class CheckpointsOpened(Message, bubble=False):
     """A side is open, or both are and their names are paired."""
 
     job: int
@@ -52,7 +53,7 @@ class CheckpointsOpened(Message):
 
 
 @dataclass
-class RowsRead(Message):
+class RowsRead(Message, bubble=False):
     """Some more tensors were read, to find equal rows where no rules are used."""
 
     job: int
@@ -64,7 +65,7 @@ class RowsRead(Message):
 
 
 @dataclass
-class OptimizerRefused(Message):
+class OptimizerRefused(Message, bubble=False):
     """The optimizer state cannot be compared as well; the weights are, all the same."""
 
     job: int
@@ -72,7 +73,7 @@ class OptimizerRefused(Message):
 
 
 @dataclass
-class ReadingFailed(Message):
+class ReadingFailed(Message, bubble=False):
     """A checkpoint could not be opened or assembled."""
 
     job: int
@@ -80,7 +81,7 @@ class ReadingFailed(Message):
 
 
 @dataclass
-class ComparisonStarted(Message):
+class ComparisonStarted(Message, bubble=False):
     """The results of an earlier run were found, if there are any; these names are compared now."""
 
     job: int
@@ -88,7 +89,7 @@ class ComparisonStarted(Message):
 
 
 @dataclass
-class ResultsArrived(Message):
+class ResultsArrived(Message, bubble=False):
     """There are results in the job's queue; one message may stand for many results."""
 
     job: int
@@ -98,7 +99,7 @@ class ResultsArrived(Message):
 
 
 @dataclass
-class ComparisonEnded(Message):
+class ComparisonEnded(Message, bubble=False):
     """No more results will come: all were compared, the user stopped it, or something broke."""
 
     job: int
@@ -108,7 +109,7 @@ class ComparisonEnded(Message):
 
 
 @dataclass
-class DiagnosisEnded(Message):
+class DiagnosisEnded(Message, bubble=False):
     """The causes were looked for: found or not, stopped by the user, or something broke."""
 
     run: int
@@ -118,7 +119,7 @@ class DiagnosisEnded(Message):
 
 
 @dataclass
-class PromptRead(Message):
+class PromptRead(Message, bubble=False):
     """A prompt is tokens, and both sides are about to be given them."""
 
     run: int
@@ -126,7 +127,7 @@ class PromptRead(Message):
 
 
 @dataclass
-class LogitsAdvanced(Message):
+class LogitsAdvanced(Message, bubble=False):
     """A layer, or another step, of comparing logits is done; each has taps of its own."""
 
     run: int
@@ -134,7 +135,7 @@ class LogitsAdvanced(Message):
 
 
 @dataclass
-class LogitsEnded(Message):
+class LogitsEnded(Message, bubble=False):
     """The logits were compared, or that was stopped, or something broke."""
 
     run: int
@@ -144,7 +145,7 @@ class LogitsEnded(Message):
 
 
 @dataclass
-class PathRead(Message):
+class PathRead(Message, bubble=False):
     """Some more files of a path typed on the open screen were read."""
 
     side: Side
@@ -157,7 +158,7 @@ class PathRead(Message):
 
 
 @dataclass
-class PathRecognised(Message):
+class PathRecognised(Message, bubble=False):
     """A path typed on the open screen is a checkpoint; without one, `words` say what is wrong."""
 
     side: Side
@@ -167,7 +168,7 @@ class PathRecognised(Message):
 
 
 @dataclass
-class ReportWritten(Message):
+class ReportWritten(Message, bubble=False):
     """A report lies where it was asked for, or the error says why not."""
 
     path: Path
@@ -175,7 +176,7 @@ class ReportWritten(Message):
 
 
 @dataclass
-class ConversionAdvanced(Message):
+class ConversionAdvanced(Message, bubble=False):
     """So much is written or verified; only the latest of these counts."""
 
     run: int
@@ -189,10 +190,35 @@ class ConversionAdvanced(Message):
 
 
 @dataclass
-class ConversionEnded(Message):
+class ConversionEnded(Message, bubble=False):
     """The conversion is there and verified, or was stopped and nothing of it is left, or failed."""
 
     run: int
     stage: Literal["done", "stopped", "failed"]
     lines: tuple[str, ...] = ()
     error: str | None = None
+
+
+@dataclass
+class SessionChanged(Message):
+    """A session holds something else than before, or stands elsewhere: show that."""
+
+    what: Literal[
+        "state",  # how far everything is
+        "headers",  # how many files were read
+        "names",  # other tensors than before
+        "results",  # of tensors, or what explains them
+        "rows",  # results, and with them which rows there are, or their order
+        "compared",  # rows, and the comparison has ended
+        "prompt",  # how far comparing the logits of a prompt is, or what came out
+    ]
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, SessionChanged) and message.what == self.what
+
+
+@dataclass
+class ConversionChanged(Message):
+    """The conversion is further than it was, or has ended."""
+
+    ended: bool = False

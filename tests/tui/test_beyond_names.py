@@ -9,7 +9,7 @@ from ckptdiff.errors import BadArgument, WorkerDied
 from ckptdiff.tui.commands import Commands
 from ckptdiff.tui.model.inventory import Unmapped
 from ckptdiff.tui.screens.help import help_lines
-from ckptdiff.tui.widgets.progress_line import outcome
+from ckptdiff.tui.text.progress import outcome
 from tests.support.tui.fakes import A, B, FakeEngine, names, result
 from tests.support.tui.harness import lines, rows, settle, tensors, text, toasts
 
@@ -105,7 +105,7 @@ async def test_the_program_can_be_started_with_the_optimizer(
 async def test_without_an_optimizer_the_weights_are_compared_and_it_is_said(
     make_app: Make, engine: FakeEngine
 ) -> None:
-    engine.no_optimizer = BadArgument("--optimizer: neither a nor b holds an optimizer state")
+    engine.no_optimizer = BadArgument("neither a nor b holds an optimizer state")
     app = make_app(A, B, optimizer=True)
     async with app.run_test(size=NARROW) as pilot:
         await settle(app, pilot)

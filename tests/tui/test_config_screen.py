@@ -10,9 +10,9 @@ import pytest
 from ckptdiff.config.compare import ConfigDiff
 from ckptdiff.tui.screens.config import ConfigScreen
 from ckptdiff.tui.text.lines import plain
+from ckptdiff.tui.text.progress import outcome
 from ckptdiff.tui.widgets.config_list import ConfigList, config_line, header_line
 from ckptdiff.tui.widgets.painted import Words
-from ckptdiff.tui.widgets.progress_line import outcome
 from tests.support.tui.handmade import Host, huggingface, megatron, session_of, settle
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from ckptdiff.errors import UnreadableFile
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.tui.app import CkptDiffApp
 from ckptdiff.tui.commands import Commands
-from ckptdiff.tui.converting import REPAINT_SECONDS
+from ckptdiff.tui.runners.conversion import REPAINT_SECONDS
 from ckptdiff.tui.screens.ask import AskScreen
 from ckptdiff.tui.screens.conversion import ConversionScreen
 from ckptdiff.tui.screens.convert import ConvertScreen

@@ -60,7 +60,7 @@ async def test_s_shows_the_other_side_and_an_empty_one_says_so(session: Session)
         assert drawn(rows) == [" A holds nothing but weights."]
         await pilot.press("s")
         await settle(app, pilot)
-        assert rows.entries[0].name == "args.num_layers"
+        assert rows.rows[0].name == "args.num_layers"
         assert "3 entries" in str(rows.border_subtitle)
 
 
@@ -81,15 +81,15 @@ async def test_the_filter_searches_names_and_values(session: Session) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         rows = await opened(app, pilot)
         await pilot.press("slash", *"F32")
-        assert [entry.name for entry in rows.entries] == ["optimizer.exp_avg"]
+        assert [entry.name for entry in rows.rows] == ["optimizer.exp_avg"]
         await pilot.press("enter")
         await pilot.pause()
         assert app.screen.focused is rows
         assert "1 of 3 entries" in str(rows.border_subtitle)
         await pilot.press("escape")
-        assert len(rows.entries) == 3
+        assert len(rows.rows) == 3
         await pilot.press("slash", *"!args", "enter")
-        assert [entry.name for entry in rows.entries] == ["optimizer.exp_avg"]
+        assert [entry.name for entry in rows.rows] == ["optimizer.exp_avg"]
 
 
 async def test_nothing_that_matches_is_said(session: Session) -> None:
@@ -106,12 +106,12 @@ async def test_an_expression_that_is_not_whole_yet_changes_nothing(session: Sess
     async with app.run_test(size=(80, 24)) as pilot:
         rows = await opened(app, pilot)
         await pilot.press("slash", *"re:a")
-        assert len(rows.entries) == 3
+        assert len(rows.rows) == 3
         await pilot.press("(")
-        assert len(rows.entries) == 3
+        assert len(rows.rows) == 3
         await pilot.press("backspace", "backspace", "(")
         await pilot.press(*"num|exp)")
-        assert [entry.name for entry in rows.entries] == ["args.num_layers", "optimizer.exp_avg"]
+        assert [entry.name for entry in rows.rows] == ["args.num_layers", "optimizer.exp_avg"]
 
 
 async def test_the_cursor_moves_and_keys_copy(session: Session) -> None:
@@ -153,4 +153,4 @@ async def test_one_checkpoint_has_no_other_side(tmp_path: Path) -> None:
         rows = await opened(app, pilot)
         assert screen.check_action("side", ()) is False
         await pilot.press("s")
-        assert len(rows.entries) == 3
+        assert len(rows.rows) == 3

@@ -182,7 +182,7 @@ async def test_a_report_of_the_screen_has_the_findings(
     app = start(*make_demo(tmp_path / "demo"))
     async with app.run_test(size=(80, 24)) as pilot:
         await until_looked(app, pilot)
-        tensors(app).write_report(tmp_path / "report.json")
+        tensors(app).report.write(tmp_path / "report.json")
         await settle(app, pilot)
     document = json.loads((tmp_path / "report.json").read_text())
     assert [finding["class"] for finding in document["findings"]] == ["QKV-SWAP"]

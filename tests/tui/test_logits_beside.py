@@ -64,7 +64,7 @@ async def test_stopping_a_prompt_leaves_the_comparison_of_tensors_alone(
         await pilot.press("p", "a", "enter")
         await until_held_up(app, pilot, 2)
         await pilot.press("x")
-        run = tensors(app).prompt_run
+        run = tensors(app).prompts.run
         assert run is not None
         assert run.state == "stopped"
         assert tensors(app).session.is_busy

@@ -46,7 +46,7 @@ K = layer(1, "self_attn.k_proj.weight")
 
 @pytest.fixture
 def engine(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
-    monkeypatch.setattr("ckptdiff.tui.screens.comparing.REPAINT_SECONDS", 0.01)
+    monkeypatch.setattr("ckptdiff.tui.runners.comparison.REPAINT_SECONDS", 0.01)
     return engine
 
 
@@ -309,7 +309,7 @@ async def test_earlier_prompts_come_back_with_up_and_are_not_saved(
         assert typed(app) == "one"
         app.change_settings(sort="size")
         await settle(app, pilot)
-        assert "two" not in app._settings_file.read_text()
+        assert "two" not in app.keeper.file.read_text()
 
 
 def test_a_history_gives_back_what_was_being_typed() -> None:
@@ -362,10 +362,10 @@ async def test_ctrl_c_stops_the_prompt_that_is_looked_at(
         while tensors(app).session.b is None or tensors(app).session.phase != "comparing":
             await pilot.pause(0.02)
         await pilot.press("p", "a", "enter")  # while tensors are being compared
-        while (run := tensors(app).prompt_run) is None or run.progress is None:
+        while (run := tensors(app).prompts.run) is None or run.progress is None:
             await pilot.pause(0.02)
         await pilot.press("p", "ctrl+c")  # in the field as well
-        assert not tensors(app).is_asking
+        assert not tensors(app).prompts.is_asking
         assert tensors(app).session.phase == "comparing"
         await pilot.press("ctrl+c")
         assert tensors(app).session.phase == "stopped"
@@ -399,7 +399,7 @@ async def test_reading_the_headers_again_forgets_what_the_prompt_told(
         await pilot.press("q")
         await pilot.press("r")
         await settle(app, pilot)
-        assert tensors(app).prompt_run is None
+        assert tensors(app).prompts.run is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from ckptdiff.tui.model.inventory import Layer, take_inventory
 from ckptdiff.tui.model.progress import Progress
 from ckptdiff.tui.model.session import Session
 from ckptdiff.tui.text.sides import title
-from ckptdiff.tui.text.words import format_ago, format_duration, format_eta, shorten
+from ckptdiff.tui.words import format_ago, format_duration, format_eta, shorten
 from tests.support.tui.fakes import Clock, assembled, checkpoint, layer, names, result
 
 

@@ -12,6 +12,7 @@ from ckptdiff.comparison.inspect import Neighbourhood
 from ckptdiff.errors import CorruptFile
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.kernels.stats import Window
+from ckptdiff.tui.model.pool import Pool
 from ckptdiff.tui.screens.values import ValuesScreen
 from ckptdiff.tui.text.lines import plain
 from ckptdiff.tui.widgets.values import Values, bits_text, element_text, grid_lines
@@ -236,8 +237,7 @@ async def test_it_says_at_once_that_it_reads_and_then_what_went_wrong(tmp_path: 
 
     future: Future[Any] = Future()
     session = session_of(*written(tmp_path))
-    session._make_executor = Waiting
-    session.close()
+    session._pool = Pool(Waiting)
     app = Host(ValuesScreen(session, CHANGED))
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.pause()

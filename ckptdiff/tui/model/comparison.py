@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from ckptdiff.report.diff import GLYPH, WORD
 from ckptdiff.tui.model.diagnosis import Diagnosis
 from ckptdiff.tui.model.inventory import Inventory, Layer
+from ckptdiff.tui.model.pool import Pool
 from ckptdiff.tui.model.progress import Progress
 
 if TYPE_CHECKING:
@@ -72,9 +72,7 @@ class Comparison:
         self.diagnosis = Diagnosis()  # the causes, once they were looked for
         self.diagnosis_state: State = "none"
         self.diagnosis_error: str | None = None
-        self._make_executor = make_executor
-        self._executor: Executor | None = None
-        self._lock = threading.Lock()
+        self._pool = Pool(make_executor)
 
     @property
     def browsing(self) -> bool:
@@ -95,10 +93,7 @@ class Comparison:
     @property
     def executor(self) -> Executor:
         """The worker pool, made on first use. Ask for it in a thread: starting it blocks."""
-        with self._lock:
-            if self._executor is None:
-                self._executor = self._make_executor()
-            return self._executor
+        return self._pool.get()
 
     def read_entries(self, checkpoint: Checkpoint) -> Sequence[Entry]:
         """Return what is in a checkpoint beside its weights. Reads files: call it in a thread."""
@@ -108,10 +103,7 @@ class Comparison:
 
     def close(self) -> None:
         """Stop the workers without waiting for what they are doing."""
-        with self._lock:
-            if self._executor is not None:
-                self._executor.shutdown(wait=False, cancel_futures=True)
-                self._executor = None
+        self._pool.close()
 
     # ── the two sides ────────────────────────────────────────────────────────────────────────
 
@@ -268,10 +260,6 @@ class Comparison:
     def conflicts(self) -> int:
         """How many lines of the configs conflict."""
         return sum(line.status == "conflict" for line in self.config)
-
-    def to_do(self) -> list[str]:
-        """Return the names without a result, in model order."""
-        return [name for name in self.names if name not in self.results]
 
 
 def tally(counts: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.text import format_bytes, printable
 from ckptdiff.tui.model.progress import Progress
-from ckptdiff.tui.text.words import short_path
+from ckptdiff.tui.words import short_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.text import format_shape
-from ckptdiff.tui.text.words import plural
+from ckptdiff.tui.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from math import inf, isnan
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.name_filter import matcher
 from ckptdiff.tui.model.comparison import DIFFERENCES, Comparison
 from ckptdiff.tui.model.inventory import Inventory, Layer, Unmapped
+from ckptdiff.tui.model.order import Sort, ordered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,22 +17,8 @@ if TYPE_CHECKING:
     from ckptdiff.config.compare import ConfigDiff
 
 
-Sort = Literal["model", "max", "cos", "size"]
 # A canonical name, the head of a layer, or a native name that no rule knows.
 Row = str | Layer | Unmapped
-
-SORTS: dict[Sort, str] = {
-    "model": "model order",
-    "max": "largest max|d| first",
-    "cos": "lowest cos first",
-    "size": "largest first",
-}
-REVERSED: dict[Sort, str] = {
-    "model": "model order, reversed",
-    "max": "smallest max|d| first",
-    "cos": "highest cos first",
-    "size": "smallest first",
-}
 
 
 class Session(Comparison):
@@ -113,28 +99,15 @@ class Session(Comparison):
             covered = set(self.diagnosis.findings[self.finding - 1].tensors)
             names = [name for name in names if name in covered]
             unmapped = ()
-        self.order = self._sorted(list(names))
+        self.order = ordered(
+            list(names),
+            self.sort,
+            reverse=self.reverse,
+            results=self.results,
+            sizes=self.inventory.sizes,
+        )
         self.rows = list(self.order) if self.flat else self._folded_rows()
         self.rows += unmapped
-
-    def _sorted(self, names: list[str]) -> list[str]:
-        if self.sort == "model":
-            return names[::-1] if self.reverse else names
-        keys = {name: key for name in names if (key := self._key(name)) is not None}
-        unknown = [name for name in names if name not in keys]
-        return sorted(keys, key=keys.__getitem__, reverse=self.reverse) + unknown
-
-    def _key(self, name: str) -> float | None:
-        """Return what to sort by, the worst lowest; None if it is not known yet."""
-        if self.sort == "size":
-            return -float(self.inventory.sizes[name])
-        result = self.results.get(name)
-        if result is None:
-            return None
-        if result.numbers is None:  # shape, only in one, error: worse than any number
-            return -inf
-        key = -result.numbers.max_abs if self.sort == "max" else result.numbers.cosine
-        return -inf if isnan(key) else key
 
     def _folded_rows(self) -> list[Row]:
         rows: list[Row] = []

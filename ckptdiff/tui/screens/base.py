@@ -14,7 +14,7 @@ from ckptdiff.tui.widgets.too_small import TooSmall
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
-    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.base_app import BaseApp
 
 ResultT = TypeVar("ResultT")
 
@@ -23,7 +23,7 @@ class BaseScreen(Screen[ResultT]):
     """A screen with a key line at its bottom; subclasses yield the rest from `compose_body`."""
 
     ALLOW_IN_MAXIMIZED_VIEW = "KeyLine, TooSmall"
-    app: CkptDiffApp
+    app: BaseApp
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "question_mark,f1",
@@ -62,6 +62,9 @@ class BaseScreen(Screen[ResultT]):
     def conversion_changed(self) -> None:
         """Show how far a conversion in the background is."""
         self.query(ConversionLine).first().update()
+
+    def prompt_changed(self) -> None:
+        """Show how far comparing the logits of a prompt is, where that is shown."""
 
     def why_not(self, action: str) -> str | None:  # noqa: ARG002
         """Return why an action cannot be done now; None if it can. Greyed keys say this."""

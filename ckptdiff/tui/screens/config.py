@@ -12,17 +12,17 @@ from ckptdiff.text import printable
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.figures import wrapped
 from ckptdiff.tui.text.lines import line
-from ckptdiff.tui.text.words import plural
 from ckptdiff.tui.widgets.config_list import ConfigList
 from ckptdiff.tui.widgets.painted import Words
+from ckptdiff.tui.words import plural
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
     from ckptdiff.config.compare import ConfigDiff
-    from ckptdiff.tui.app import CkptDiffApp
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
+    from ckptdiff.tui.widgets.cursor_list import CursorList
 
 WHERE = {"hf": "config.json"}  # of Megatron's formats it is the args
 SAYS = {
@@ -35,7 +35,6 @@ SAYS = {
 class ConfigScreen(BaseScreen[None]):
     """The table, and below it what the line under the cursor means."""
 
-    app: CkptDiffApp
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "d",
@@ -169,7 +168,7 @@ class ConfigScreen(BaseScreen[None]):
             return []
         return explanation(row, width)
 
-    def on_config_list_cursor_moved(self, message: ConfigList.CursorMoved) -> None:
+    def on_cursor_list_cursor_moved(self, message: CursorList.CursorMoved) -> None:
         message.stop()
         self.query_one("#meaning", Words).changed()
 

@@ -11,14 +11,13 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from ckptdiff.tui.screens.base import BaseScreen
-from ckptdiff.tui.screens.convert import FORMATS, Box, field
-from ckptdiff.tui.text.words import short_path
+from ckptdiff.tui.widgets.form import FORMATS, Box, field
 from ckptdiff.tui.widgets.progress_line import progress_bar
+from ckptdiff.tui.words import short_path
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
-    from ckptdiff.tui.app import CkptDiffApp
     from ckptdiff.tui.model.conversion import ConversionRun
     from ckptdiff.tui.model.session import Session
 
@@ -39,8 +38,6 @@ class ConversionBar(Widget):
 
 class ConversionScreen(BaseScreen[None]):
     """A dialog; hidden, the conversion goes on."""
-
-    app: CkptDiffApp
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
@@ -172,9 +169,7 @@ class ConversionScreen(BaseScreen[None]):
         self.app.open((self.run.plan.draft.source, self.run.plan.out))
 
     def action_change(self) -> None:
-        from ckptdiff.tui.screens.convert import ConvertScreen
-
-        self.app.switch_screen(ConvertScreen(self.session, self.run.plan.draft))
+        self.app.change_draft(self.session, self.run.plan.draft)
 
     def action_copy_command(self) -> None:
         self.app.copy(self.run.plan.command_line)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from textual import work
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, Static
 from textual.worker import Worker, WorkerState
@@ -15,43 +14,30 @@ from textual.worker import Worker, WorkerState
 from ckptdiff.tui.model.conversion import ConversionDraft, ConversionPlan
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.sides import described
-from ckptdiff.tui.text.words import short_path
 from ckptdiff.tui.widgets.choice import Choice
+from ckptdiff.tui.widgets.form import FORMATS, Box, field
 from ckptdiff.tui.widgets.path_input import PathInput
+from ckptdiff.tui.words import short_path
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from textual.app import ComposeResult
     from textual.timer import Timer
-    from textual.widget import Widget
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Checkpoint, Parallelism
     from ckptdiff.conversion.plan import Target
-    from ckptdiff.tui.app import CkptDiffApp
     from ckptdiff.tui.model.comparison import Side
     from ckptdiff.tui.model.session import Session
 
 PAUSE = 0.2  # seconds after the last change before the next plan is made
-FORMATS = {"hf": "Hugging Face", "megatron": "Megatron", "torch_dist": "torch_dist"}
 SIZES = ("tp", "pp", "vpp", "ep", "etp")
 NO_YES = {"no": "no", "yes": "yes"}
 
 
-def field(name: str, label: str, *widgets: Widget) -> Horizontal:
-    """Return a line of the form: what it is, and what it is set to."""
-    return Horizontal(Static(label, classes="label"), *widgets, id=f"{name}-field", classes="field")
-
-
-class Box(VerticalScroll, can_focus=False, inherit_bindings=False):
-    """The frame of a dialog: it scrolls, and leaves the arrow keys to the fields."""
-
-
 class ConvertScreen(BaseScreen[None]):
     """A dialog over the list. Nothing is written before Enter."""
-
-    app: CkptDiffApp
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(

@@ -18,12 +18,12 @@ from ckptdiff.tui.text.figures import flow, number_items, summary_items, wrapped
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.list import no_further
 from ckptdiff.tui.text.storage import sides_of
-from ckptdiff.tui.text.words import shorten
 from ckptdiff.tui.widgets.detail_pane import ROLES, heat_of, verdict_lines
 from ckptdiff.tui.widgets.heat_map import HeatMap
 from ckptdiff.tui.widgets.histogram import Histogram, ulp_bins, value_bins
 from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.widgets.shard_map import ShardMap
+from ckptdiff.tui.words import shorten
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembly
     from ckptdiff.kernels.stats import TensorSummary
     from ckptdiff.results import TensorDiff
-    from ckptdiff.tui.app import CkptDiffApp
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
     from ckptdiff.tui.text.storage import StoredSide
@@ -68,7 +67,6 @@ class Pane(VerticalScroll, can_focus=True):
 class DetailScreen(BaseScreen[None]):
     """Follows the result while it is being computed; `n` goes from difference to difference."""
 
-    app: CkptDiffApp
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "difference(1)", "Next diff", id="detail.next", tooltip="next difference"),
         Binding(

@@ -16,10 +16,10 @@ from ckptdiff.text import printable
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.figures import wrapped
 from ckptdiff.tui.text.lines import line
-from ckptdiff.tui.text.words import plural, shorten
 from ckptdiff.tui.widgets.entry_list import EntryList
 from ckptdiff.tui.widgets.filter_line import FilterLine
 from ckptdiff.tui.widgets.painted import Words
+from ckptdiff.tui.words import plural, shorten
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Entry
-    from ckptdiff.tui.app import CkptDiffApp
     from ckptdiff.tui.model.comparison import Side
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
+    from ckptdiff.tui.widgets.cursor_list import CursorList
 
 DETAIL_LINES = 5
 
@@ -38,7 +38,6 @@ DETAIL_LINES = 5
 class EntriesScreen(BaseScreen[None]):
     """One side at a time; the text of the entry under the cursor is below the list."""
 
-    app: CkptDiffApp
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "slash",
@@ -144,7 +143,7 @@ class EntriesScreen(BaseScreen[None]):
         return [line((f"{letter}{path:<{room}}", "strong"), f"  {words}")]
 
     def _entry(self, width: int) -> list[Line]:
-        entry = self.query_one(EntryList).entry
+        entry = self.query_one(EntryList).row
         if entry is None:
             return []
         text = printable(entry.text) or f"{entry.kind}, of which nothing more is shown"
@@ -153,7 +152,7 @@ class EntriesScreen(BaseScreen[None]):
             lines = [*lines[: DETAIL_LINES - 1], line(("Y copies all of it.", "dim"))]
         return lines
 
-    def on_entry_list_cursor_moved(self, message: EntryList.CursorMoved) -> None:
+    def on_cursor_list_cursor_moved(self, message: CursorList.CursorMoved) -> None:
         message.stop()
         self.query_one("#entry", Words).changed()
 
@@ -168,7 +167,7 @@ class EntriesScreen(BaseScreen[None]):
         if action == "side" and self.session.b is None:
             return "The other side is not open yet."
         if action in ("copy_name", "copy_text") and self.is_mounted:
-            return None if self.query_one(EntryList).entries else "There is no entry to copy."
+            return None if self.query_one(EntryList).rows else "There is no entry to copy."
         return None
 
     def action_side(self) -> None:
@@ -176,12 +175,12 @@ class EntriesScreen(BaseScreen[None]):
         self._show()
 
     def action_copy_name(self) -> None:
-        entry = self.query_one(EntryList).entry
+        entry = self.query_one(EntryList).row
         if entry is not None:
             self.app.copy(entry.name)
 
     def action_copy_text(self) -> None:
-        entry = self.query_one(EntryList).entry
+        entry = self.query_one(EntryList).row
         if entry is not None:
             self.app.copy(f"{entry.name} = {entry.text}")
 

@@ -15,16 +15,15 @@ from ckptdiff.text import printable
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.finding import finding_page
 from ckptdiff.tui.text.lines import line
-from ckptdiff.tui.text.words import plural, shorten
 from ckptdiff.tui.widgets.finding_line import finding_glyph, place_words
 from ckptdiff.tui.widgets.painted import Words
+from ckptdiff.tui.words import plural, shorten
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.events import Resize
 
     from ckptdiff.results import Finding
-    from ckptdiff.tui.app import CkptDiffApp
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
 
@@ -68,7 +67,6 @@ class FindingList(OptionList, inherit_bindings=False):
 class FindingsScreen(BaseScreen[int]):
     """Ends with the number of a finding whose tensors are wanted."""
 
-    app: CkptDiffApp
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "y",
@@ -254,7 +252,9 @@ class FindingsScreen(BaseScreen[int]):
         self.app.copy("\n".join(plain_lines(self.finding)))
 
     def action_guide(self) -> None:
-        self.app.show_guide(self.finding.kind)
+        from ckptdiff.tui.screens.guide import GuideScreen
+
+        self.app.push_screen(GuideScreen(self.finding.kind))
 
     def action_convert(self) -> None:
         from ckptdiff.tui.model.conversion import ConversionDraft

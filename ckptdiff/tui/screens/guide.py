@@ -16,13 +16,13 @@ from ckptdiff.tui.text.page import Page
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
-    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.base_app import BaseApp
 
 
 class GuideScreen(BaseScreen[None]):
     """Shows one page, or the part of one on a class of faults."""
 
-    app: CkptDiffApp
+    app: BaseApp
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j,down", "scroll(1)", "Down", id="guide.down", tooltip="one line down"),
         Binding("k,up", "scroll(-1)", "Up", show=False, id="guide.up", tooltip="one line up"),

@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     from textual.widgets import Input
 
     from ckptdiff.results import LogitDiff, Tap
-    from ckptdiff.tui.app import CkptDiffApp
     from ckptdiff.tui.model.prompt_run import PromptRun
-    from ckptdiff.tui.screens.prompting import PromptingScreen
+    from ckptdiff.tui.runners.prompt import PromptRunner
     from ckptdiff.tui.text.lines import Line
     from ckptdiff.tui.text.taps import Read
 
@@ -50,7 +49,6 @@ class Shares(Pane):
 class LogitsScreen(BaseScreen[None]):
     """Shows the prompt that the screen below has given, while it is computed and after."""
 
-    app: CkptDiffApp
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "prompt", "Prompt", id="logits.prompt", tooltip="type a prompt"),
         Binding(
@@ -121,16 +119,16 @@ class LogitsScreen(BaseScreen[None]):
     }
     """
 
-    def __init__(self, owner: PromptingScreen) -> None:
+    def __init__(self, prompts: PromptRunner) -> None:
         super().__init__()
-        self.owner = owner
-        self.session = owner.session
+        self.prompts = prompts
+        self.session = prompts.session
         self._shows_shares = False
         self.set_class(self.session.ascii_only, "-ascii")
 
     @property
     def prompt_run(self) -> PromptRun | None:
-        return self.owner.prompt_run
+        return self.prompts.run
 
     @property
     def diff(self) -> LogitDiff | None:
@@ -155,14 +153,18 @@ class LogitsScreen(BaseScreen[None]):
         yield Words(id="outcome")
 
     def on_mount(self) -> None:
+        self.prompts.is_shown = True
         self.query_one("#tokens", Words).show(self._tokens)
         self.query_one("#outcome", Words).show(self._outcome)
         self.query_one("#shares", Words).show(self._shares)
-        self.logits_changed()
+        self.prompt_changed()
         if self.prompt_run is None:
             self.query_one(PromptInput).focus()
         else:
             self._focus_answer()
+
+    def on_unmount(self) -> None:
+        self.prompts.is_shown = False
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────
 
@@ -171,9 +173,9 @@ class LogitsScreen(BaseScreen[None]):
         return self.size.height >= ROOMY
 
     def on_resize(self) -> None:
-        self.logits_changed()
+        self.prompt_changed()
 
-    def logits_changed(self) -> None:
+    def prompt_changed(self) -> None:
         """Show how far it is, or what came out."""
         run, diff = self.prompt_run, self.diff
         taps = () if run is None else run.taps
@@ -252,7 +254,8 @@ class LogitsScreen(BaseScreen[None]):
             return
         self.app.prompts.add(text)
         self._shows_shares = False
-        self.owner.ask(text)
+        self.prompts.ask(text)
+        self.prompt_changed()
         self._focus_answer()
 
     def on_prompt_input_left(self, message: PromptInput.Left) -> None:
@@ -292,7 +295,7 @@ class LogitsScreen(BaseScreen[None]):
             following.toggle()
         else:  # the bars have its room
             self._shows_shares = False
-            self.logits_changed()
+            self.prompt_changed()
         following.focus()
 
     def action_attribution(self) -> None:
@@ -302,14 +305,15 @@ class LogitsScreen(BaseScreen[None]):
             return
         if diff is None or not run.attribute:
             self._shows_shares = True
-            self.owner.ask(run.text, attribute=True)
+            self.prompts.ask(run.text, attribute=True)
+            self.prompt_changed()
         else:
             self._shows_shares = not self._shows_shares
-            self.logits_changed()
+            self.prompt_changed()
         self._focus_answer()
 
     def action_stop(self) -> None:
-        self.owner.stop_prompt()
+        self.prompts.stop()
 
     def action_copy_table(self) -> None:
         if self.diff is not None:
@@ -320,7 +324,9 @@ class LogitsScreen(BaseScreen[None]):
             self.app.copy(self.prompt_run.command_line(self.session.paths))
 
     def action_guide(self) -> None:
-        self.app.show_guide("logits")
+        from ckptdiff.tui.screens.guide import GuideScreen
+
+        self.app.push_screen(GuideScreen("logits"))
 
     def action_config(self) -> None:
         from ckptdiff.tui.screens.config import ConfigScreen

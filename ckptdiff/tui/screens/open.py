@@ -21,8 +21,8 @@ from ckptdiff.tui.messages import PathRead, PathRecognised
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.hints import sentence
 from ckptdiff.tui.text.sides import recognised
-from ckptdiff.tui.text.words import format_ago, plural, shorten
 from ckptdiff.tui.widgets.path_input import PathInput
+from ckptdiff.tui.words import format_ago, plural, shorten
 from ckptdiff.tui.workers.cancellable import Stopped
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from ckptdiff.checkpoint import Checkpoint
     from ckptdiff.settings import RecentPair
-    from ckptdiff.tui.app import CkptDiffApp
     from ckptdiff.tui.model.comparison import Side
 
 PAUSE = 0.2  # seconds after the last key before a path is looked at
@@ -46,8 +45,6 @@ GLYPHS = {"same": "=", "close": "~", "differ": "!"}
 
 class OpenScreen(BaseScreen[None]):
     """Two fields with what was recognised under each, and the pairs of last time."""
-
-    app: CkptDiffApp
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(

@@ -5,16 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual.binding import Binding, BindingType
-from textual.containers import Container, Horizontal
+from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
-from ckptdiff.text import printable
+from ckptdiff.errors import BadArgument
 from ckptdiff.tui.model.inventory import Unmapped
-from ckptdiff.tui.model.session import SORTS
-from ckptdiff.tui.screens.filtering import FilteringScreen
+from ckptdiff.tui.model.order import SORTS
+from ckptdiff.tui.runners.comparison import ComparisonRunner
+from ckptdiff.tui.runners.diagnosis import DiagnosisRunner
+from ckptdiff.tui.runners.prompt import PromptRunner
+from ckptdiff.tui.runners.report import ReportRunner
+from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text import sides
-from ckptdiff.tui.text.list import empty_words, list_subtitle, list_title, no_further, why_not
+from ckptdiff.tui.text.list import no_further, unmapped_words, why_not
+from ckptdiff.tui.widgets.detail_slot import WIDE, DetailSlot
+from ckptdiff.tui.widgets.filter_slot import FilterSlot
 from ckptdiff.tui.widgets.finding_line import FindingLine
 from ckptdiff.tui.widgets.progress_line import CountsLine, ProgressLine
 from ckptdiff.tui.widgets.tensor_list import TensorList
@@ -25,227 +31,197 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.events import Resize
 
-    from ckptdiff.tui.app import CkptDiffApp
-    from ckptdiff.tui.model.session import Sort
-    from ckptdiff.tui.widgets.detail_pane import DetailPane
+    from ckptdiff.checkpoint import Checkpoint
+    from ckptdiff.tui.messages import SessionChanged
+    from ckptdiff.tui.model.order import Sort
+    from ckptdiff.tui.model.session import Session
+    from ckptdiff.tui.widgets.cursor_list import CursorList
+    from ckptdiff.tui.workers.engine import Engine
 
-WIDE = 100
+OF_PAIRS = {  # what one checkpoint will never have
+    "differences_only", "write_report", "stop", "config", "optimizer", "findings", "logits"
+}  # fmt: skip
 
 
-class TensorsScreen(FilteringScreen):
-    """The list, the filter, the progress, and on a wide terminal the tensor under the cursor."""
+class TensorsScreen(BaseScreen[None]):
+    """The list, the filter, the progress, and on a wide terminal the tensor under the cursor.
 
-    app: CkptDiffApp
+    It draws a session; what fills the session are its runners, each of which may go on alone.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "difference(1)", "Next diff", id="tensors.next", tooltip="next difference"),
         Binding(
-            "N",
-            "difference(-1)",
-            "Previous diff",
-            show=False,
-            id="tensors.previous",
+            "N", "difference(-1)", "Previous diff", show=False, id="tensors.previous",
             tooltip="previous difference",
         ),
         Binding(
-            "slash",
-            "filter",
-            "Filter",
-            key_display="/",
-            id="tensors.filter",
+            "slash", "filter", "Filter", key_display="/", id="tensors.filter",
             tooltip="show only names that match: words, or re:PATTERN; a leading ! inverts",
         ),
         Binding(
-            "d",
-            "differences_only",
-            "Diffs only",
-            id="tensors.differences",
+            "d", "differences_only", "Diffs only", id="tensors.differences",
             tooltip="show differences only, or all tensors again",
         ),
         Binding("y", "copy_name", "Copy", id="tensors.copy", tooltip="copy the name"),
         Binding(
-            "x",
-            "stop",
-            "Stop",
-            id="tensors.stop",
+            "x", "stop", "Stop", id="tensors.stop",
             tooltip="stop reading or comparing; what is known stays",
         ),
         Binding(
-            "c",
-            "convert",
-            "Convert",
-            id="tensors.convert",
+            "c", "convert", "Convert", id="tensors.convert",
             tooltip="convert a checkpoint, or show the conversion that runs",
         ),
         Binding(
-            "f,3",
-            "findings",
-            "Findings",
-            id="tensors.findings",
+            "f,3", "findings", "Findings", id="tensors.findings",
             tooltip="what is wrong, why, and how to mend it; after a stop, look for it",
         ),
         Binding(
-            "s",
-            "sort",
-            "Sort",
-            id="tensors.sort",
+            "s", "sort", "Sort", id="tensors.sort",
             tooltip="next sort: model order, max|d|, cos, size",
         ),
         Binding(
-            "S",
-            "reverse",
-            "Reverse",
-            show=False,
-            id="tensors.reverse",
+            "S", "reverse", "Reverse", show=False, id="tensors.reverse",
             tooltip="sort the other way round",
         ),
         Binding(
-            "r",
-            "again",
-            "Again",
-            id="tensors.again",
+            "r", "again", "Again", id="tensors.again",
             tooltip="read the headers and compare again; after a stop, go on",
         ),
         Binding(
-            "w",
-            "write_report",
-            "Report",
-            id="tensors.report",
-            tooltip="write a report to a file",
+            "w", "write_report", "Report", id="tensors.report", tooltip="write a report to a file"
         ),
         Binding(
-            "e",
-            "entries",
-            "Entries",
-            id="tensors.entries",
+            "e", "entries", "Entries", id="tensors.entries",
             tooltip="what else the files hold: arguments, optimizer, random states",
         ),
         Binding(
-            "o",
-            "optimizer",
-            "Optimizer",
-            show=False,
-            id="tensors.optimizer",
+            "o", "optimizer", "Optimizer", show=False, id="tensors.optimizer",
             tooltip="compare master weights and moments as well, or the weights alone again",
         ),
         Binding(
-            "2",
-            "config",
-            "Config",
-            id="tensors.config",
+            "2", "config", "Config", id="tensors.config",
             tooltip="compare config.json with the args, meaning by meaning",
         ),
         Binding(
-            "p,4",
-            "logits",
-            "Logits",
-            id="tensors.logits",
+            "p,4", "logits", "Logits", id="tensors.logits",
             tooltip="give both sides a prompt and compare what they compute, layer by layer",
         ),
         Binding(
-            "Y",
-            "copy_command",
-            "Copy command",
-            show=False,
-            id="tensors.copy_command",
+            "Y", "copy_command", "Copy command", show=False, id="tensors.copy_command",
             tooltip="copy the command line that does the same",
         ),
-    ]
+    ]  # fmt: skip
+
+    def __init__(
+        self,
+        session: Session,
+        engine: Engine,
+        *,
+        opened: dict[Path, Checkpoint] | None = None,
+        history: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.session = session
+        self.comparison = ComparisonRunner(session, engine, opened=opened, history=history)
+        self.diagnosis = DiagnosisRunner(session, engine)
+        self.prompts = PromptRunner(session, engine)
+        self.report = ReportRunner(session)
 
     def compose_body(self) -> ComposeResult:
+        yield from (self.comparison, self.diagnosis, self.prompts, self.report)
         yield Static(id="title", markup=False)
         with Horizontal(id="body"):
             yield TensorList(self.session, id="tensors")
-            with Container(id="detail") as detail:
-                detail.border_title = "Detail"
-                detail.border_subtitle = "enter full screen"
-        yield Container(id="filter")
+            yield DetailSlot(self.session)
+        yield FilterSlot(id="filter")
         if not self.session.browsing:
             yield CountsLine(self.session)
         yield ProgressLine(self.session)
         yield FindingLine(self.session)
 
     def on_mount(self) -> None:
-        self._pane: DetailPane | None = None
-        self._borders = ("", "")
-        self.list.focus()
+        self.rows.focus()
+        self.read_headers()
+
+    def on_unmount(self) -> None:
+        self.session.close()
+
+    @property
+    def rows(self) -> TensorList:
+        return self.query_one(TensorList)
+
+    # ── what runs ────────────────────────────────────────────────────────────────────────────
+
+    def read_headers(self, *, fresh: bool = False) -> None:
+        """Read both sides, then compare; `fresh` also compares what an earlier run has compared."""
+        if fresh:
+            self.prompts.forget()
+        self.diagnosis.forget()
+        self.comparison.read_headers(fresh=fresh)
+
+    def stop(self) -> None:
+        """Stop what runs: looking for causes, or else the comparison."""
+        if self.session.diagnosis_state == "looking":
+            self.diagnosis.stop()
+        else:
+            self.diagnosis.forget()
+            self.comparison.stop()
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────
 
-    def names_changed(self) -> None:
-        self.list.show_rows()
-        self._show_title()
-
-    def results_changed(self, *, rows: bool) -> None:
-        if rows:
-            self.list.show_rows()
-        else:
-            self.list.redraw()
-        self._show_pane()
-
-    def headers_changed(self) -> None:
-        self._show_borders()
-        self.query_one(ProgressLine).refresh()
+    def on_session_changed(self, message: SessionChanged) -> None:
+        message.stop()
+        what = message.what
+        if what == "prompt":
+            for screen in self.app.screen_stack:
+                if isinstance(screen, BaseScreen):
+                    screen.prompt_changed()
+            return
+        if what == "headers":
+            self.rows.show_borders()
+            self.query_one(ProgressLine).refresh()
+            return
+        if what in ("names", "rows", "compared"):
+            self.rows.show_rows()
+        elif what == "results":
+            self.rows.redraw()
+        if what == "names":
+            self._show_title()
+        elif what != "state":
+            self._show_pane()
+        self.state_changed()
+        if what == "compared" and self.session.phase == "done":
+            if self.session.diagnosis_state == "looking":
+                self.diagnosis.diagnose()
+            self.app.remember(self.session)
 
     def state_changed(self) -> None:
-        self._show_borders()
+        """Show how far everything is."""
+        self.rows.show_borders()
         self.query(CountsLine).refresh()
         # A bar is one line; words may need two.
         self.query_one(ProgressLine).refresh(layout=self.session.phase != "comparing")
         self.query_one(FindingLine).show()
         self.refresh_bindings()
 
-    def ended(self) -> None:
-        super().ended()
-        if self.session.phase == "done":
-            self.app.remember(self.session)
-
     def on_resize(self, event: Resize) -> None:
         self._show_title()
-        if event.size.width >= WIDE and self._pane is None:
-            # After the first frame: names are worth more than details of none.
-            self.call_after_refresh(self._mount_pane)
-
-    def _mount_pane(self) -> None:
-        if self._pane is None:
-            from ckptdiff.tui.widgets.detail_pane import DetailPane
-
-            self._pane = DetailPane(self.session)
-            self.query_one("#detail").mount(self._pane)
-            self.call_after_refresh(self._show_pane)
+        if event.size.width >= WIDE:
+            self.call_after_refresh(self.query_one(DetailSlot).fill)
 
     def _show_pane(self) -> None:
-        if self._pane is not None and self._pane.is_mounted and self.size.width >= WIDE:
-            self._pane.show(self.list.name_here)
+        self.query_one(DetailSlot).show(self.rows.name_here)
 
     def _show_title(self) -> None:
         words = sides.title(self.session, self.size.width)
         self.query_one("#title", Static).update(Content(words))
 
-    def _show_borders(self) -> None:
-        session, rows = self.session, self.list
-        title, subtitle = list_title(session), list_subtitle(session, rows.cursor)
-        if (title, subtitle) != self._borders:  # setting one draws the whole list
-            self._borders = title, subtitle
-            rows.border_title, rows.border_subtitle = Content(title), Content(subtitle)
-        words = empty_words(session)
-        if words != rows.empty_words:
-            rows.empty_words = words
-            rows.refresh()
-
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if self.session.browsing and action in (
-            "differences_only",
-            "write_report",
-            "stop",
-            "config",
-            "optimizer",
-            "findings",
-            "logits",
-        ):
-            return False  # no room for what one checkpoint will never have; pressing says why
+        if self.session.browsing and action in OF_PAIRS:
+            return False  # there is no room for it; pressing the key says why
         if self.session.browsing and action == "difference" and not self.session.filter:
             return False
         return super().check_action(action, parameters)
@@ -253,14 +229,32 @@ class TensorsScreen(FilteringScreen):
     def why_not(self, action: str) -> str | None:
         return why_not(self.session, action)
 
+    async def action_filter(self) -> None:
+        bang = "!" if self.session.inverted else ""
+        await self.query_one(FilterSlot).open(bang + self.session.filter)
+
+    def set_filter(self, text: str) -> None:
+        """Show what matches; an expression that is not whole yet changes nothing."""
+        try:
+            self.session.set_filter(text)
+        except BadArgument as error:
+            self.query_one(FilterSlot).say(str(error))
+            return
+        self.query_one(FilterSlot).say("")
+        self.rows.show_rows()
+        self.state_changed()
+
+    def action_stop(self) -> None:
+        self.stop()
+
     def action_difference(self, step: Literal[1, -1]) -> None:
-        rows = self.list
+        rows = self.rows
         name = self.session.next_difference(rows.row, step)
         if name is None or name == rows.row:
             self.notify(no_further(self.session))
         else:
             rows.go_to(name)
-            self._show_borders()
+            self.rows.show_borders()
 
     def action_differences_only(self) -> None:
         session = self.session
@@ -280,17 +274,17 @@ class TensorsScreen(FilteringScreen):
 
     def fold_all(self, *, unfolded: bool) -> None:
         self.session.fold_all(unfolded=unfolded)
-        self.list.show_rows()
-        self._show_borders()
+        self.rows.show_rows()
+        self.rows.show_borders()
 
     def go_to(self, name: str) -> None:
         """Put the cursor on a tensor; a filter that hides it is cleared."""
-        if not self.list.go_to(name):
+        if not self.rows.go_to(name):
             self.session.differences_only = False
             self.session.finding = None
             self.set_filter("")
-            self.list.go_to(name)
-        self._show_borders()
+            self.rows.go_to(name)
+        self.rows.show_borders()
 
     def action_reverse(self) -> None:
         self.session.reverse = not self.session.reverse
@@ -298,7 +292,7 @@ class TensorsScreen(FilteringScreen):
 
     def _rearrange(self) -> None:
         self.session.arrange()
-        self.list.show_rows()
+        self.rows.show_rows()
         self.state_changed()
 
     def action_again(self) -> None:
@@ -315,12 +309,12 @@ class TensorsScreen(FilteringScreen):
         self.read_headers()
 
     def action_copy_name(self) -> None:
-        row = self.list.row
+        row = self.rows.row
         if row is not None:
             self.app.copy(row if isinstance(row, str) else row.name)
 
     def action_copy_command(self) -> None:
-        self.app.copy(self.session.command_line(self.list.name_here))
+        self.app.copy(self.session.command_line(self.rows.name_here))
 
     def action_entries(self) -> None:
         from ckptdiff.tui.screens.entries import EntriesScreen
@@ -335,7 +329,7 @@ class TensorsScreen(FilteringScreen):
     def action_logits(self) -> None:
         from ckptdiff.tui.screens.logits import LogitsScreen
 
-        self.app.push_screen(LogitsScreen(self))
+        self.app.push_screen(LogitsScreen(self.prompts))
 
     def action_findings(self) -> None:
         from ckptdiff.tui.screens.findings import FindingsScreen
@@ -343,14 +337,14 @@ class TensorsScreen(FilteringScreen):
         def show(number: int | None) -> None:
             if number is not None:
                 self.session.show_finding(number)
-                self.list.show_rows()
-                self.list.action_first()
+                self.rows.show_rows()
+                self.rows.action_first()
                 self.state_changed()
 
         if self.session.diagnosis_state == "done":
             self.app.push_screen(FindingsScreen(self.session), show)
         else:
-            self.diagnose()
+            self.diagnosis.diagnose()
 
     def action_convert(self) -> None:
         self.app.show_convert(self.session)
@@ -360,7 +354,7 @@ class TensorsScreen(FilteringScreen):
 
         def write(path: Path | None) -> None:
             if path is not None:
-                self.write_report(path)
+                self.report.write(path)
 
         self.app.push_screen(ReportScreen("ckptdiff-report.json"), write)
 
@@ -373,22 +367,26 @@ class TensorsScreen(FilteringScreen):
         else:
             super().action_escape()
 
-    # ── what the list says ───────────────────────────────────────────────────────────────────
+    # ── what the widgets say ─────────────────────────────────────────────────────────────────
 
-    def on_tensor_list_cursor_moved(self, message: TensorList.CursorMoved) -> None:
+    def on_filter_slot_typed(self, message: FilterSlot.Typed) -> None:
         message.stop()
-        self._show_borders()
+        self.set_filter(message.text)
+
+    def on_filter_slot_closed(self, message: FilterSlot.Closed) -> None:
+        message.stop()
+        self.rows.focus()
+
+    def on_cursor_list_cursor_moved(self, message: CursorList.CursorMoved) -> None:
+        message.stop()
+        self.rows.show_borders()
         self._show_pane()
 
     def on_tensor_list_row_opened(self, message: TensorList.RowOpened) -> None:
         message.stop()
         row = message.row
         if isinstance(row, Unmapped):
-            name = f"{printable(row.name)} of {row.side.upper()}"
-            words = f"No rule of this model family knows {name}, so it cannot be compared."
-            if row.ref is None:
-                words = f"Optimizer state that belongs to no known weight: {name}."
-            self.notify(f"{words} It counts as a difference.", title="No rule", markup=False)
+            self.notify(unmapped_words(row), title="No rule", markup=False)
         elif isinstance(row, str):
             from ckptdiff.tui.screens.detail import DetailScreen
 

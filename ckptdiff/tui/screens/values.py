@@ -16,16 +16,15 @@ from ckptdiff.text import printable
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.storage import place_parts, sides_of
-from ckptdiff.tui.text.words import shorten
 from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.widgets.values import Values
+from ckptdiff.tui.words import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from textual.app import ComposeResult
 
-    from ckptdiff.tui.app import CkptDiffApp
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
     from ckptdiff.tui.text.storage import StoredSide
@@ -50,7 +49,6 @@ class ElementLine(Input):
 class ValuesScreen(BaseScreen[None]):
     """Opens at the largest difference: of the tensor, or of a block of the heat map."""
 
-    app: CkptDiffApp
     DEFAULT_CSS = """
     ValuesScreen {
         #values-title { height: 1; padding: 0 1; }

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.text import printable
-from ckptdiff.tui.model.session import REVERSED, SORTS
-from ckptdiff.tui.text.words import plural
-from ckptdiff.tui.widgets.progress_line import state_words
+from ckptdiff.tui.model.order import REVERSED, SORTS
+from ckptdiff.tui.text.progress import state_words
+from ckptdiff.tui.words import plural
 
 if TYPE_CHECKING:
+    from ckptdiff.tui.model.inventory import Unmapped
     from ckptdiff.tui.model.session import Session
 
 
@@ -65,6 +66,15 @@ def no_further(session: Session) -> str:
     if not session.differences:
         return "There is no further match."
     return f"There is no further difference{'' if session.phase == 'done' else ' known yet'}."
+
+
+def unmapped_words(row: Unmapped) -> str:
+    """Say why a tensor of one side cannot be compared."""
+    name = f"{printable(row.name)} of {row.side.upper()}"
+    words = f"No rule of this model family knows {name}, so it cannot be compared."
+    if row.ref is None:
+        words = f"Optimizer state that belongs to no known weight: {name}."
+    return f"{words} It counts as a difference."
 
 
 def why_not(session: Session, action: str) -> str | None:

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from ckptdiff.text import format_cosine, format_number, printable
 from ckptdiff.tui.text.figures import flow, wrapped
 from ckptdiff.tui.text.lines import line
-from ckptdiff.tui.text.words import fitted, format_duration, plural
+from ckptdiff.tui.words import fitted, format_duration, plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

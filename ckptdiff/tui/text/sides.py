@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.text import format_bytes, printable
-from ckptdiff.tui.text.words import plural, short_path, shorten
+from ckptdiff.tui.words import plural, short_path, shorten
 
 if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.logits.run import place
 from ckptdiff.text import format_number, printable
 from ckptdiff.tui.text.lines import line
-from ckptdiff.tui.text.words import fitted, shorten
+from ckptdiff.tui.words import fitted, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

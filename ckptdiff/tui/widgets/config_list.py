@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.cells import cell_len, set_cell_size
-from rich.segment import Segment
-from textual.binding import Binding, BindingType
-from textual.geometry import Size
-from textual.message import Message
-from textual.scroll_view import ScrollView
-from textual.strip import Strip
 
 from ckptdiff.report.diff import config_value_text
 from ckptdiff.text import printable
-from ckptdiff.tui.text.words import shorten
+from ckptdiff.tui.widgets.cursor_list import LineList
+from ckptdiff.tui.words import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from textual.events import Click
+    from textual.strip import Strip
 
     from ckptdiff.config.compare import ConfigDiff
 
 GLYPHS = {"conflict": "!", "implied": "~", "same": "=", "unknown": "?"}
-LAST = 1 << 40
 WIDEST_MEANING = 30
 
 
@@ -65,124 +58,30 @@ def _fit(text: str, width: int, *, ascii_only: bool) -> str:
     return set_cell_size(shorten(text.rstrip(), width, ascii_only=ascii_only), width)
 
 
-class ConfigList(ScrollView, can_focus=True):
+class ConfigList(LineList["ConfigDiff"]):
     """The lines of the table with a cursor."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "config-list--header",
-        "config-list--cursor",
-        "config-list--conflict",
-        "config-list--implied",
-        "config-list--same",
-        "config-list--unknown",
-        "config-list--empty",
-    }
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j,down", "move(1)", "Down", show=False, id="config.down", tooltip="one row down"),
-        Binding("k,up", "move(-1)", "Up", show=False, id="config.up", tooltip="one row up"),
-        Binding("g,home", "go(0)", "First", show=False, id="config.first", tooltip="first row"),
-        Binding("G,end", "last", "Last", show=False, id="config.last", tooltip="last row"),
-        Binding(
-            "ctrl+d,pagedown",
-            "page(1)",
-            "Page down",
-            show=False,
-            id="config.page_down",
-            tooltip="one page down",
-        ),
-        Binding(
-            "ctrl+u,pageup",
-            "page(-1)",
-            "Page up",
-            show=False,
-            id="config.page_up",
-            tooltip="one page up",
-        ),
-    ]
+    HEADER = 1
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"line-list--{status}" for status in GLYPHS}
     DEFAULT_CSS = """
     ConfigList {
-        height: 1fr;
-        overflow-x: hidden;
-        scrollbar-size-vertical: 1;
-        border: solid $foreground 40%;
-        border-title-style: bold;
-        &:focus { border: solid $primary; }
-        .config-list--header { text-style: bold; }
-        .config-list--cursor { text-style: reverse; }
-        .config-list--conflict { color: $warning; text-style: bold; }
-        .config-list--implied { color: $primary; }
-        .config-list--same { text-style: dim; }
-        .config-list--unknown { color: $secondary; }
-        .config-list--empty { text-style: dim; }
+        .line-list--conflict { color: $warning; text-style: bold; }
+        .line-list--implied { color: $primary; }
+        .line-list--same { text-style: dim; }
+        .line-list--unknown { color: $secondary; }
     }
     """
 
-    @dataclass
-    class CursorMoved(Message):
-        """The cursor stands on another line, or on none."""
-
-        row: ConfigDiff | None
-
-    def __init__(self, *, ascii_only: bool) -> None:
-        super().__init__()
-        self.rows: Sequence[ConfigDiff] = ()
-        self.cursor = 0
-        self.empty_words = ""
-        self._ascii_only = ascii_only
-        self._meanings = 0  # cells of the longest meaning
-
-    @property
-    def row(self) -> ConfigDiff | None:
-        """What the cursor stands on."""
-        return self.rows[self.cursor] if self.cursor < len(self.rows) else None
-
     def show(self, rows: Sequence[ConfigDiff], empty_words: str) -> None:
-        """Show these lines, with the cursor on the first."""
-        self.rows, self.empty_words = rows, empty_words
         longest = max((cell_len(row.meaning) for row in rows), default=0)
         self._meanings = min(WIDEST_MEANING, longest)
-        self.virtual_size = Size(1, len(rows) + 1)
-        self.action_go(0)
+        super().show(rows, empty_words)
 
-    def action_go(self, row: int) -> None:
-        self.cursor = max(0, min(row, len(self.rows) - 1))
-        # The header keeps its place, so a row less is to be seen.
-        top, height = round(self.scroll_offset.y), max(1, self.content_size.height - 1)
-        if self.cursor < top:
-            self.scroll_to(y=self.cursor, animate=False)
-        elif self.cursor >= top + height:
-            self.scroll_to(y=self.cursor - height + 1, animate=False)
-        self.refresh()
-        self.post_message(self.CursorMoved(self.row))
+    def line(self, row: ConfigDiff, width: int) -> str:
+        return config_line(row, width, self._meanings, ascii_only=self.ascii_only)
 
-    def action_move(self, rows: int) -> None:
-        self.action_go(self.cursor + rows)
+    def word(self, row: ConfigDiff) -> str:
+        return row.status
 
-    def action_last(self) -> None:
-        self.action_go(LAST)
-
-    def action_page(self, pages: int) -> None:
-        self.action_go(self.cursor + pages * max(1, self.content_size.height - 1))
-
-    def on_click(self, event: Click) -> None:
-        place = event.get_content_offset(self)
-        if place is not None and place.y > 0:
-            self.action_go(round(self.scroll_offset.y) + place.y - 1)
-
-    def render_line(self, y: int) -> Strip:
-        width = self.scrollable_content_region.width
-        style = self.rich_style
-        if y == 0 and self.rows:
-            style += self.get_component_rich_style("config-list--header", partial=True)
-            return Strip([Segment(set_cell_size(header_line(width, self._meanings), width), style)])
-        number = round(self.scroll_offset.y) + y - 1
-        if number >= len(self.rows) or number < 0:
-            words = f" {self.empty_words}" if y == 0 and not self.rows else ""
-            style += self.get_component_rich_style("config-list--empty", partial=True)
-            return Strip([Segment(set_cell_size(words, width), style)])
-        row = self.rows[number]
-        style += self.get_component_rich_style(f"config-list--{row.status}", partial=True)
-        if number == self.cursor:
-            style += self.get_component_rich_style("config-list--cursor", partial=True)
-        text = config_line(row, width, self._meanings, ascii_only=self._ascii_only)
-        return Strip([Segment(set_cell_size(text, width), style)])
+    def header_strip(self, width: int) -> Strip:
+        return self.text_strip(header_line(width, self._meanings), width, "header")

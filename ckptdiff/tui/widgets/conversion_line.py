@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.content import Content
 from textual.widget import Widget
 
-from ckptdiff.tui.text.words import shorten
 from ckptdiff.tui.widgets.progress_line import progress_bar
+from ckptdiff.tui.words import shorten
 
 if TYPE_CHECKING:
-    from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.base_app import BaseApp
 
 HEAD = "Converting "
 
@@ -19,7 +19,7 @@ HEAD = "Converting "
 class ConversionLine(Widget):
     """Not there while there is nothing to say."""
 
-    app: CkptDiffApp
+    app: BaseApp
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "conversion-line--bar",

@@ -9,7 +9,7 @@ from textual.widget import Widget
 
 from ckptdiff.report.diff import number_ranges
 from ckptdiff.text import printable
-from ckptdiff.tui.text.words import shorten
+from ckptdiff.tui.words import shorten
 
 if TYPE_CHECKING:
     from ckptdiff.results import Finding

@@ -11,8 +11,8 @@ from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.text import format_bytes, format_shape, printable
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.storage import axis_word, box_text, files_text, rank_text, relative
-from ckptdiff.tui.text.words import shorten
 from ckptdiff.tui.widgets.painted import Painted
+from ckptdiff.tui.words import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The tensor list: it draws only the lines on the screen, so 90,000 rows cost no more than 20."""
+"""The tensor list: a row for each tensor, folded by layer, and how its comparison ended."""
 
 from __future__ import annotations
 
@@ -8,27 +8,25 @@ from typing import TYPE_CHECKING, ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import Binding, BindingType
-from textual.geometry import Size
+from textual.content import Content
 from textual.message import Message
-from textual.reactive import reactive
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from ckptdiff.tui.model.inventory import Layer
+from ckptdiff.tui.text.list import empty_words, list_subtitle, list_title
+from ckptdiff.tui.widgets.cursor_list import CursorList
 from ckptdiff.tui.widgets.tensor_row import columns, header_cells, row_cells
 
 if TYPE_CHECKING:
-    from textual.events import Click, Resize
-
     from ckptdiff.tui.model.session import Row, Session
-    from ckptdiff.tui.widgets.tensor_row import Cells
-
-HEADER = 1  # the first line names the columns and does not scroll
+    from ckptdiff.tui.widgets.tensor_row import Cells, Columns
 
 
-class TensorList(ScrollView, can_focus=True):
+class TensorList(CursorList["Row"]):
     """The rows of a session, folded by layer, with a cursor."""
 
+    HEADER = 1  # names the columns
+    WORDS_AT = 2
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "tensor-list--header",
         "tensor-list--cursor",
@@ -47,26 +45,7 @@ class TensorList(ScrollView, can_focus=True):
     }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "Open", id="list.open", tooltip="show a tensor; fold a layer"),
-        Binding("j,down", "move(1)", "Down", show=False, id="list.down", tooltip="one row down"),
-        Binding("k,up", "move(-1)", "Up", show=False, id="list.up", tooltip="one row up"),
-        Binding("g,home", "first", "First", show=False, id="list.first", tooltip="the first row"),
-        Binding("G,end", "last", "Last", show=False, id="list.last", tooltip="the last row"),
-        Binding(
-            "ctrl+d,pagedown",
-            "page(1)",
-            "Page down",
-            show=False,
-            id="list.page_down",
-            tooltip="one page down",
-        ),
-        Binding(
-            "ctrl+u,pageup",
-            "page(-1)",
-            "Page up",
-            show=False,
-            id="list.page_up",
-            tooltip="one page up",
-        ),
+        *CursorList.BINDINGS,  # once more, so that the table of keys has them after the first
         Binding("h,left", "fold", "Fold", show=False, id="list.fold", tooltip="fold this layer"),
         Binding(
             "l,right", "unfold", "Unfold", show=False, id="list.unfold", tooltip="unfold this layer"
@@ -82,34 +61,23 @@ class TensorList(ScrollView, can_focus=True):
     ]
 
     @dataclass
-    class CursorMoved(Message):
-        """The cursor stands on another row, or on none."""
-
-        row: Row | None
-
-    @dataclass
     class RowOpened(Message):
         """Enter was pressed on a row, or it was clicked twice."""
 
         row: Row
 
-    cursor = reactive(0, repaint=False)
-
     def __init__(self, session: Session, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self.session = session
-        self.empty_words = ""  # what to say while there are no rows
         self._styles_by_word: dict[str, Style] = {}
         self._last_row: Row | None = None
-        self._strips: dict[int, Strip] = {}  # what was drawn, by row
+        self._borders = ("", "")
 
     # ── what is shown ────────────────────────────────────────────────────────────────────────
 
     @property
-    def row(self) -> Row | None:
-        """What the cursor stands on."""
-        rows = self.session.rows
-        return rows[self.cursor] if 0 <= self.cursor < len(rows) else None
+    def rows(self) -> list[Row]:
+        return self.session.rows
 
     @property
     def name_here(self) -> str | None:
@@ -119,9 +87,7 @@ class TensorList(ScrollView, can_focus=True):
 
     def show_rows(self) -> None:
         """Draw the session's rows again, with the cursor on the row where it was if it is there."""
-        rows = self.session.rows
-        self.virtual_size = Size(1, len(rows) + HEADER)
-        cursor = self.cursor
+        rows, cursor = self.rows, self.cursor
         if self._last_row is not None and not (
             cursor < len(rows) and rows[cursor] is self._last_row
         ):
@@ -129,13 +95,19 @@ class TensorList(ScrollView, can_focus=True):
                 cursor = rows.index(self._last_row)
             except ValueError:
                 cursor = self._nearest(rows)
-        cursor = max(0, min(len(rows) - 1, cursor))
-        if cursor == self.cursor:
-            self._cursor_moved()
-        else:
-            self.cursor = cursor
-        self._note_visible()
-        self.redraw()
+        self.rows_changed(cursor)
+
+    def show_borders(self) -> None:
+        """Say in the borders what the list holds, and in it why it is empty."""
+        session = self.session
+        borders = list_title(session), list_subtitle(session, self.cursor)
+        if borders != self._borders:  # setting one draws the whole list
+            self._borders = borders
+            self.border_title, self.border_subtitle = map(Content, borders)
+        words = empty_words(session)
+        if words != self.empty_words:
+            self.empty_words = words
+            self.refresh()
 
     def _nearest(self, rows: list[Row]) -> int:
         """Return a place for the cursor when its row is gone: its layer's head, or nearby."""
@@ -147,77 +119,25 @@ class TensorList(ScrollView, can_focus=True):
 
     def go_to(self, name: str) -> bool:
         """Put the cursor on a name, unfolding its layer; False if the filter hides it."""
-        rows = len(self.session.rows)
+        rows = len(self.rows)
         index = self.session.reveal(name)
         if index is None:
             return False
-        self._last_row = name
-        if len(self.session.rows) != rows:
-            self.virtual_size = Size(1, len(self.session.rows) + HEADER)
-            self.redraw()
-        self.cursor = index
-        self._cursor_moved()
+        if len(self.rows) != rows:
+            self.rows_changed(index)
+        else:
+            self.cursor = index
+            self.cursor_moved()
         return True
 
-    @property
-    def page(self) -> int:
-        """How many rows fit."""
-        return max(1, self.scrollable_content_region.height - HEADER)
-
-    def _note_visible(self) -> None:
+    def window_changed(self) -> None:
         top = self.scroll_offset.y
-        rows = self.session.rows[top : top + self.page]
+        rows = self.rows[top : top + self.page]
         self.session.visible = tuple(row for row in rows if isinstance(row, str))
 
-    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        super().watch_scroll_y(old_value, new_value)
-        self._note_visible()
-
-    def on_resize(self, event: Resize) -> None:  # noqa: ARG002
-        self._note_visible()
-        self._scroll_to_cursor()
-
-    # ── cursor ───────────────────────────────────────────────────────────────────────────────
-
-    def validate_cursor(self, cursor: int) -> int:
-        return max(0, min(len(self.session.rows) - 1, cursor))
-
-    def watch_cursor(self, old: int, new: int) -> None:
-        for index in (old, new):
-            self._strips.pop(index, None)
-            self.refresh_line(index + HEADER)
-        self._scroll_to_cursor()
-        self._cursor_moved()
-
-    def _cursor_moved(self) -> None:
-        row = self.row
-        self._last_row = row
-        self.post_message(self.CursorMoved(row))
-
-    def _scroll_to_cursor(self) -> None:
-        top, page = self.scroll_offset.y, self.page
-        if self.cursor < top:
-            far = top - self.cursor > page
-            self._scroll(self.cursor - (page // 2 if far else 0))
-        elif self.cursor >= top + page:
-            far = self.cursor - top > 2 * page
-            self._scroll(self.cursor - (page // 2 if far else page - 1))
-
-    def _scroll(self, y: int) -> None:
-        # Forced, since a list that has just grown has no scrollbar yet.
-        self.scroll_to(y=y, animate=False, force=True)
-
-    def action_move(self, rows: int) -> None:
-        self.cursor += rows
-
-    def action_first(self) -> None:
-        self.cursor = 0
-
-    def action_last(self) -> None:
-        self.cursor = len(self.session.rows) - 1
-
-    def action_page(self, pages: int) -> None:
-        self.cursor += pages * self.page
+    def cursor_moved(self) -> None:
+        self._last_row = self.row
+        super().cursor_moved()
 
     def action_open(self) -> None:
         row = self.row
@@ -225,17 +145,6 @@ class TensorList(ScrollView, can_focus=True):
             self.action_toggle_fold()
         elif row is not None:
             self.post_message(self.RowOpened(row))
-
-    def on_click(self, event: Click) -> None:
-        line = event.get_content_offset(self)
-        if line is None or line.y < HEADER:
-            return
-        index = line.y - HEADER + self.scroll_offset.y
-        if index >= len(self.session.rows):
-            return
-        self.cursor = index
-        if event.chain == 2:
-            self.action_open()
 
     # ── folds ────────────────────────────────────────────────────────────────────────────────
 
@@ -274,14 +183,8 @@ class TensorList(ScrollView, can_focus=True):
 
     # ── drawing ──────────────────────────────────────────────────────────────────────────────
 
-    def redraw(self) -> None:
-        """Draw every row again."""
-        self._strips.clear()
-        self.refresh()
-
     def notify_style_update(self) -> None:
         self._styles_by_word.clear()
-        self._strips.clear()
         super().notify_style_update()
 
     def _style(self, word: str) -> Style:
@@ -293,33 +196,25 @@ class TensorList(ScrollView, can_focus=True):
             self._styles_by_word[word] = style
         return style
 
-    def render_line(self, y: int) -> Strip:
-        width = self.scrollable_content_region.width
-        session = self.session
-        index = y - HEADER + self.scroll_offset.y
-        if y >= HEADER and index >= len(session.rows):
-            words = f"  {self.empty_words}" if not session.rows and y == HEADER + 1 else ""
-            return self._strip([(words, "words")], width, Style.null())
-        key = -1 if y < HEADER else index
-        strip = self._strips.get(key)
-        if strip is None or strip.cell_length != width:
-            strip = self._strips[key] = self._row_strip(key, width)
-        return strip
+    def header_strip(self, width: int) -> Strip:
+        return self._strip(header_cells(self._columns(width)), width, Style.null())
 
-    def _row_strip(self, index: int, width: int) -> Strip:
-        """Draw a row, or with the index -1 the line that names the columns."""
-        session = self.session
-        layout = columns(width, shape=session.inventory.shape_width, browsing=session.browsing)
-        if index < 0:
-            return self._strip(header_cells(layout), width, Style.null())
-        cells = row_cells(session, session.rows[index], layout)
-        if index != self.cursor:
+    def words_strip(self, words: str, width: int) -> Strip:
+        return self._strip([(f"  {words}" if words else "", "words")], width, Style.null())
+
+    def row_strip(self, row: int, width: int) -> Strip:
+        cells = row_cells(self.session, self.rows[row], self._columns(width))
+        if row != self.cursor:
             return self._strip(cells, width, Style.null())
         cursor = self._style("cursor")
         if cursor.reverse:  # without shades no word's colour is sure to be readable on it
             text = "".join(text for text, _ in cells)
             return self._strip([(text, "")], width, Style(bold=True, reverse=True))
         return self._strip(cells, width, Style(bgcolor=cursor.bgcolor, bold=True))
+
+    def _columns(self, width: int) -> Columns:
+        session = self.session
+        return columns(width, shape=session.inventory.shape_width, browsing=session.browsing)
 
     def _strip(self, cells: Cells, width: int, over: Style) -> Strip:
         segments = [Segment(text, self._style(word) + over) for text, word in cells]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.text import format_bytes, format_cosine, format_number, format_shape, printable
 from ckptdiff.tui.model.comparison import GLYPHS, WORDS, tally
 from ckptdiff.tui.model.inventory import Layer, Unmapped
-from ckptdiff.tui.text.words import plural, shorten
+from ckptdiff.tui.words import plural, shorten
 
 if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembly

@@ -16,8 +16,8 @@ from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.text import format_number, printable
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.storage import place_parts
-from ckptdiff.tui.text.words import shorten
 from ckptdiff.tui.widgets.painted import Painted
+from ckptdiff.tui.words import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from textual.widgets import DirectoryTree, Static
 
 from ckptdiff.tui.screens.convert import ConvertScreen
-from ckptdiff.tui.screens.tensors import WIDE, TensorsScreen
+from ckptdiff.tui.screens.tensors import TensorsScreen
+from ckptdiff.tui.widgets.cursor_list import CursorList
+from ckptdiff.tui.widgets.detail_slot import WIDE, DetailSlot
 from ckptdiff.tui.widgets.tensor_list import TensorList
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ async def until_drawn(pilot: Pilot[None]) -> None:
     """Wait until the pane of a wide screen shows the tensor under the cursor."""
     screen = tensors(pilot.app)
     while screen.size.width >= WIDE:
-        pane = screen._pane
+        pane = screen.query_one(DetailSlot).pane
         if pane is not None and not pane._pending and pane._shown is not None and pane._shown[0]:
             return
         await pilot.pause(0.02)
@@ -69,7 +71,7 @@ def rows(app: App[None]) -> TensorList:
 
 def lines(widget: Widget) -> list[str]:
     """Return the text that a widget shows, without blanks at the end of its lines."""
-    if isinstance(widget, TensorList):
+    if isinstance(widget, CursorList):
         strips = [widget.render_line(y) for y in range(widget.scrollable_content_region.height)]
         return ["".join(segment.text for segment in strip).rstrip() for strip in strips]
     return str(widget.render()).splitlines()

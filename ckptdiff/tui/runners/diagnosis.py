@@ -1,4 +1,4 @@
-"""A comparing screen that goes on, when there are differences, to look for their causes."""
+"""Looks for the causes of the differences that a comparison has found."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from textual import work
-from textual.worker import Worker, WorkerState
 
-from ckptdiff.tui.screens.comparing import ComparingScreen
+from ckptdiff.tui.messages import SessionChanged
+from ckptdiff.tui.runners.base import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,39 +16,25 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.results import TensorDiff
     from ckptdiff.tui.messages import DiagnosisEnded
+    from ckptdiff.tui.model.diagnosis import State
+    from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.workers.cancellable import Cancellable
+    from ckptdiff.tui.workers.engine import Engine
 
 
-class DiagnosingScreen(ComparingScreen):
-    """Owns the worker that looks for causes. It ends with the comparison that it explains.
+class DiagnosisRunner(Runner):
+    """Owns the worker that looks for causes."""
 
-    Textual calls the `on_` methods of every base class by itself, those of subclasses first.
-    """
-
-    def on_mount(self) -> None:
-        self._run = 0
+    def __init__(self, session: Session, engine: Engine) -> None:
+        super().__init__()
+        self.session = session
+        self._engine = engine
         self._jobs: Cancellable | None = None
-        self._finder: Worker[None] | None = None
 
     def on_unmount(self) -> None:
-        self._give_up()
+        self.give_up()
 
-    def stop(self) -> None:
-        """Stop what runs: looking for causes, or else the comparison."""
-        if self.session.diagnosis_state == "looking":
-            self._give_up()
-            self._diagnosis_ended("stopped")
-        else:
-            super().stop()
-
-    def _begin(self) -> None:
-        self._give_up()
-        self.session.forget_diagnosis()
-        super()._begin()
-
-    def ended(self) -> None:
-        if self.session.phase == "done" and self.session.has_faults:
-            self.diagnose()
+    # ── orders ───────────────────────────────────────────────────────────────────────────────
 
     def diagnose(self) -> None:
         """Look for the causes of what the comparison found."""
@@ -57,20 +43,30 @@ class DiagnosingScreen(ComparingScreen):
         session = self.session
         assert session.a is not None
         assert session.b is not None
-        self._give_up()
+        self.give_up()
         self._jobs = Cancellable(lambda: session.executor)
         session.diagnosis_state = "looking"
         results = [session.results[name] for name in session.names]
-        self._finder = self._diagnose(self._run, session.a, session.b, results, self._jobs)
-        self.state_changed()
+        self.worker = self._diagnose(self.number, session.a, session.b, results, self._jobs)
+        self.post_message(SessionChanged("state"))
 
-    def _give_up(self) -> None:
-        """Cancel what runs, and listen to it no longer."""
-        self._run += 1
-        self._finder = None
+    def stop(self) -> None:
+        """Stop looking for causes."""
+        self.give_up()
+        self._end("stopped")
+
+    def forget(self) -> None:
+        """Drop the causes: what they explain is compared again."""
+        self.give_up()
+        self.session.forget_diagnosis()
+
+    def give_up(self) -> None:
+        super().give_up()
         if self._jobs is not None:
             self._jobs.cancel()
             self._jobs = None
+
+    # ── the worker ───────────────────────────────────────────────────────────────────────────
 
     @work(thread=True, exit_on_error=False, group="diagnosis", description="looking for causes")
     def _diagnose(
@@ -96,14 +92,8 @@ class DiagnosingScreen(ComparingScreen):
             post=self.post_message,
         )
 
-    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
-        if event.worker is self._finder and event.state is WorkerState.ERROR:
-            error = event.worker.error
-            words = f"{type(error).__name__}: {error}. This is a bug in ckptdiff."
-            self._diagnosis_ended("failed", error=words)
-
     def on_diagnosis_ended(self, message: DiagnosisEnded) -> None:
-        if message.run != self._run:
+        if message.run != self.number:
             return
         session = self.session
         if message.diagnosis is not None:
@@ -111,11 +101,13 @@ class DiagnosingScreen(ComparingScreen):
             if session.summary is not None:
                 findings = message.diagnosis.findings
                 session.summary = replace(session.summary, findings=findings)
-        self._diagnosis_ended(message.state, error=message.error)
+        self._end(message.state, error=message.error)
 
-    def _diagnosis_ended(self, state: str, *, error: str | None = None) -> None:
-        self._finder = None
-        self.session.diagnosis_state = state  # type: ignore[assignment]
+    def broke(self, words: str) -> None:
+        self._end("failed", error=words)
+
+    def _end(self, state: State, *, error: str | None = None) -> None:
+        self.worker = None
+        self.session.diagnosis_state = state
         self.session.diagnosis_error = error
-        self.results_changed(rows=False)
-        self.state_changed()
+        self.post_message(SessionChanged("results"))

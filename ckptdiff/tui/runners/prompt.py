@@ -1,0 +1,138 @@
+"""Gives both sides a prompt, whatever screens come and go above, and keeps what comes of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from textual import work
+
+from ckptdiff.tui.messages import SessionChanged
+from ckptdiff.tui.model.pool import Pool
+from ckptdiff.tui.model.prompt_run import PromptRun
+from ckptdiff.tui.runners.base import Runner
+
+if TYPE_CHECKING:
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.results import LogitDiff
+    from ckptdiff.tui.messages import LogitsAdvanced, LogitsEnded, PromptRead
+    from ckptdiff.tui.model.session import Session
+    from ckptdiff.tui.workers.cancellable import Cancellable
+    from ckptdiff.tui.workers.engine import Engine
+
+
+class PromptRunner(Runner):
+    """Owns the worker that compares logits, and the process that torch is in."""
+
+    def __init__(self, session: Session, engine: Engine) -> None:
+        super().__init__()
+        self.session = session
+        self.run: PromptRun | None = None  # the latest
+        self.is_shown = False  # on a screen; else what comes out is told in a toast
+        self._engine = engine
+        self._layers: Cancellable | None = None
+        self._torch = Pool(engine.torch_executor)
+
+    def on_unmount(self) -> None:
+        self.give_up()
+        self._torch.close()
+
+    @property
+    def is_asking(self) -> bool:
+        return self.run is not None and self.run.is_busy
+
+    # ── orders ───────────────────────────────────────────────────────────────────────────────
+
+    def ask(self, text: str, *, attribute: bool = False) -> None:
+        """Give both sides a prompt; what an earlier one was about to tell is not waited for."""
+        from ckptdiff.tui.workers.cancellable import Cancellable
+
+        session = self.session
+        assert session.a is not None
+        assert session.b is not None
+        self.give_up()
+        self.run = PromptRun(self.number, text, attribute=attribute, clock=session.clock)
+        self._layers = Cancellable(self._torch.get)
+        self.worker = self._ask(self.run, session.a, session.b, self._layers)
+        self.post_message(SessionChanged("prompt"))
+
+    def stop(self) -> None:
+        """Stop comparing logits; the taps that are known stay."""
+        if self.run is not None and self.is_asking:
+            self.give_up()
+            self.run.end("stopped")
+            self.post_message(SessionChanged("prompt"))
+
+    def forget(self) -> None:
+        """Drop the prompt: it was given to other files than those that are there now, maybe."""
+        self.give_up()
+        self.run = None
+        self.post_message(SessionChanged("prompt"))
+
+    def give_up(self) -> None:
+        super().give_up()
+        if self._layers is not None:
+            self._layers.cancel()
+            self._layers = None
+
+    # ── the worker ───────────────────────────────────────────────────────────────────────────
+
+    @work(thread=True, exit_on_error=False, group="logits", description="comparing logits")
+    def _ask(self, run: PromptRun, a: Assembled, b: Assembled, layers: Cancellable) -> None:
+        from ckptdiff.tui.workers import logits as logit_jobs
+
+        logit_jobs.ask(
+            run.number,
+            self._engine,
+            a,
+            b,
+            run.text,
+            attribute=run.attribute,
+            executor=layers,
+            post=self.post_message,
+        )
+
+    # ── what the worker says ─────────────────────────────────────────────────────────────────
+
+    def _numbered(self, number: int) -> PromptRun | None:
+        return self.run if number == self.number else None
+
+    def on_prompt_read(self, message: PromptRead) -> None:
+        if run := self._numbered(message.run):
+            run.start(message.prompt)
+            self.post_message(SessionChanged("prompt"))
+
+    def on_logits_advanced(self, message: LogitsAdvanced) -> None:
+        if run := self._numbered(message.run):
+            run.advance(message.progress)
+            if message.progress.note:
+                self.notify(message.progress.note, title="Logits", timeout=10, markup=False)
+            self.post_message(SessionChanged("prompt"))
+
+    def on_logits_ended(self, message: LogitsEnded) -> None:
+        if self._numbered(message.run):
+            self._end(message.state, message.diff, message.error)
+
+    def broke(self, words: str) -> None:
+        self._end("failed", error=words)
+
+    def _end(
+        self,
+        state: Literal["done", "stopped", "failed"],
+        diff: LogitDiff | None = None,
+        error: str | None = None,
+    ) -> None:
+        from ckptdiff.tui.text.logits import headline
+
+        run = self.run
+        if run is None:
+            return
+        run.end(state, diff, error)
+        if not self.is_shown:
+            self.notify(
+                f"{headline(run)}   p shows it.",
+                title="Logits",
+                severity="error" if run.state == "failed" else "information",
+                timeout=10,
+                markup=False,
+            )
+        self.post_message(SessionChanged("prompt"))

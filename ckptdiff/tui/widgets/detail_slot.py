@@ -1,0 +1,39 @@
+"""The place beside the list that shows the tensor under the cursor on a wide terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.containers import Container
+
+if TYPE_CHECKING:
+    from ckptdiff.tui.model.session import Session
+    from ckptdiff.tui.widgets.detail_pane import DetailPane
+
+WIDE = 100
+
+
+class DetailSlot(Container):
+    """Empty until the first frame is out: names are worth more than details of none."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(id="detail")
+        self.border_title = "Detail"
+        self.border_subtitle = "enter full screen"
+        self.pane: DetailPane | None = None
+        self._session = session
+        self._name: str | None = None
+
+    def fill(self) -> None:
+        if self.pane is None:
+            from ckptdiff.tui.widgets.detail_pane import DetailPane
+
+            self.pane = DetailPane(self._session)
+            self.mount(self.pane)
+            self.call_after_refresh(lambda: self.show(self._name))
+
+    def show(self, name: str | None) -> None:
+        """Show another tensor, or what is known of this one by now."""
+        self._name = name
+        if self.pane is not None and self.pane.is_mounted and self.screen.size.width >= WIDE:
+            self.pane.show(name)
