@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.assembly.recipe import Copy, Pieces, common
+from ckptdiff.assembly.recipe import Copy, Pieces, intersection
 from ckptdiff.assembly.views import matrix_shape, view_of
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import CkptDiffError, UnsupportedLayout
@@ -161,7 +161,7 @@ def _blocks(a: Assembly, b: Assembly) -> Iterator[Block]:
     others = Pieces(b.pieces)
     for left in a.pieces:
         for right in others.meeting(left.box):
-            box = common(left.box, right.box)
+            box = intersection(left.box, right.box)
             if box is not None:
                 at, view_a = view_of(left.inside(box), a.shape)
                 _, view_b = view_of(right.inside(box), b.shape)
