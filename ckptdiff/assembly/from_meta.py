@@ -106,12 +106,12 @@ def _join(name: str, rule: MetaRule, refs: list[TensorRef], config: ModelConfig)
                 f"{ref.file}: {ref.name} is {ref.dtype} {list(ref.shape)}; "
                 f"in {first.file.name} it is {first.dtype} {list(first.shape)}"
             )
-    if rule.cut == "whole":
+    if rule.split == "whole":
         return _whole(name, refs)
     if len(first.shape) != 2:
         raise UnsupportedLayout(f"{first.file}: {first.name} of shape {list(first.shape)}")
-    dim = 1 if rule.cut == "columns" else 0
-    if rule.cut == "either":
+    dim = 1 if rule.split == "columns" else 0
+    if rule.split == "either":
         dim = 0 if first.shape[1] == config.hidden_size else 1
     copies = _copies_of_a_head(rule, refs, config)
     size = first.shape[dim]
@@ -125,7 +125,7 @@ def _join(name: str, rule: MetaRule, refs: list[TensorRef], config: ModelConfig)
             for d, bounds in enumerate(whole)
         )
         piece = Piece(ref, Rank(start), whole, box, tuple(Copy(r, rank) for r, rank in others))
-        pieces += _split_halves(piece, config.kv_channels) if rule.cut == "rotary" else [piece]
+        pieces += _split_halves(piece, config.kv_channels) if rule.split == "rotary" else [piece]
     shape = tuple(n * len(refs) // copies if d == dim else n for d, n in enumerate(first.shape))
     return Assembly(name, shape, first.dtype, tuple(pieces))
 

@@ -162,7 +162,10 @@ class Boundaries:
 
 
 def boundaries(assembled: Assembled, assembly: Assembly) -> list[Boundaries]:
-    """Return where the next rank begins (the next file, if one rank holds all) and the next head."""
+    """Return where the next rank (of one rank: the next file) and the next head begin.
+
+    Both in rows and in columns of the canonical matrix; 0 is left out.
+    """
     found = []
     placed = [(view_of(piece, assembly.shape)[0], piece) for piece in assembly.pieces]
     ranks = len({piece.rank for _, piece in placed}) > 1
