@@ -135,10 +135,7 @@ def column(
 def row(
     megatron: str, hf: str, size: Callable[[ModelConfig], int], *, role: Role | None = None
 ) -> ParamMapping:
-    """Return the rule of a row-parallel linear layer, whose weight is (out, in).
-
-    Each rank holds an equal range of the `size` input columns.
-    """
+    """Return the rule of a row-parallel layer: ranks hold equal ranges of `size` input columns."""
     return column(megatron, hf, size, role=role, dim=1)
 
 
