@@ -1,4 +1,4 @@
-"""The user's problems. `CkptDiffError` is caught once in `cli.main` and once per job.
+"""Errors that the user can mend. `CkptDiffError` is caught once in `cli.main` and once per job.
 
 CkptDiffError
 ├── NotACheckpoint       the path holds nothing that can be opened
@@ -12,8 +12,8 @@ CkptDiffError
 ├── Unverified           what a conversion wrote is not what its source holds
 └── BadArgument          a pattern, a tolerance or an option that makes no sense
 
-A way out that is an option on the command line and a key on the screen is a hint: each has words
-of its own for it (`cli.hints`, `tui.text.hints`).
+Where the way out is an option on the command line and a key on the screen, an error has a hint. The
+two word it differently (`cli.hints`, `tui.text.hints`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Hint = Literal[
     "ids",  # tokens by their numbers need no tokenizer
     "no-bos",  # a prompt as it is, without BOS
     "overwrite",
-    "allow-unmapped",  # convert what rules know, leave the rest out
-    "cpu",
+    "allow-unmapped",  # convert what the rules know, leave out the rest
+    "cpu",  # compute without a GPU
 ]
 
 
 class CkptDiffError(Exception):
-    """Something the user can mend: the message says what, where and what to do."""
+    """An error that the user can mend: the message says what is wrong, where, and what to do."""
 
     def __init__(self, message: str, *, hint: Hint | None = None) -> None:
         super().__init__(message)
