@@ -142,7 +142,7 @@ class Candidate:
     id: int
     probability: float  # softmax of the logits
     text: str | None = None  # None without a tokenizer
-    rank_in_other: int = 0  # its position among the other side's likeliest tokens, from 1
+    rank_in_other: int = 0  # its position among the other side's tokens, from 1; 0: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class CauseShare:
     """How much of the squared difference of the logits one cause of rounding makes."""
 
     cause: str
-    share: float  # 0 to 1; all causes add up to 1
+    share: float  # of 1: the fraction of the predicted squared difference
     layers: tuple[float, ...] = ()  # relative rms that it alone adds to the residual, by layer
     note: str = ""  # such as why it is exactly zero
 
@@ -226,7 +226,7 @@ class LogitDiff:
     sentence: str  # the verdict in words
     first: Tap | None  # the first above the threshold
     floor: float  # the largest of a tap
-    threshold: float  # for `Tap.judged`
+    threshold: float  # for the distance of a tap
     taps: tuple[Tap, ...]
     metrics: LogitMetrics
     top: tuple[Next, ...]
