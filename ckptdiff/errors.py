@@ -3,10 +3,10 @@
 CkptDiffError
 ├── NotACheckpoint       the path holds nothing that can be opened
 ├── CorruptFile          a header or a file contradicts itself, or ends too early
-├── MissingShard         ranks, stages or files that the rest says must exist are not there
+├── MissingShard         ranks, stages or files are missing that the others need
 ├── MixedShards          files that belong to different saves, or one rank twice
-├── UnsupportedLayout    the tensors cannot be what the configuration says
-├── UnknownConfig        the number of heads and so on is not known
+├── UnsupportedLayout    the tensors do not fit the configuration or the rules
+├── UnknownConfig        a size that the layout depends on, such as the number of heads, is unknown
 ├── UnreadableFile       the operating system refused to open, read or write
 ├── WorkerDied           a worker process was killed (file shrank under it, or out of memory)
 ├── Unverified           what a conversion wrote is not what its source holds
@@ -46,7 +46,7 @@ class CorruptFile(CkptDiffError):
 
 
 class MissingShard(CkptDiffError):
-    """Ranks, stages or files that the rest of the checkpoint says must exist are not there."""
+    """Ranks, stages or files are missing that the rest of the checkpoint needs."""
 
 
 class MixedShards(CkptDiffError):
@@ -54,11 +54,11 @@ class MixedShards(CkptDiffError):
 
 
 class UnsupportedLayout(CkptDiffError):
-    """The tensors cannot be what the configuration says they are."""
+    """The tensors do not fit the configuration or the rules."""
 
 
 class UnknownConfig(CkptDiffError):
-    """A number that the layout depends on is in neither checkpoint."""
+    """A size that the layout depends on is in neither checkpoint."""
 
 
 class UnreadableFile(CkptDiffError):

@@ -85,7 +85,7 @@ class Displaced:
     start: int  # the first place that may hold wrong content
     stop: int  # the last one, plus 1
     pairs: tuple[tuple[int, int], ...]  # (place, the place its content belongs to); a sample
-    where: str = ""  # in front of the unit: in which tensor, say
+    where: str = ""  # put in front of the unit: which tensor, for example
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,8 @@ class Finding:
     experts: tuple[int, ...] = ()
     ranks: tuple[Rank, ...] = ()  # of B, whose files hold the wrong content
     evidence: str = ""
-    confidence: float = 1.0  # 0 to 1, that what was found is what happened to the data
-    cause_confidence: float = 1.0  # 0 to 1, that the likeliest cause is the right one
+    confidence: float = 1.0  # 0 to 1, in the transformation that was found
+    cause_confidence: float = 1.0  # 0 to 1, in the likeliest cause
     also_explained_by: tuple[str, ...] = ()  # causes that leave the same bytes, likeliest first
     undo: Remap | None = None  # None: data is lost, or nothing was moved
     fix: str | None = None  # a command, or for a config the flag that mends it

@@ -79,7 +79,7 @@ def guess_architecture(
 
     `templates` are Megatron's names: its args do not name a family. `wide_qk_norm` says whether the
     query and key norms span all heads together; None if that is not known. Families whose tensors
-    are the same (Llama and Mistral) share their layout, and the first of them is returned.
+    are the same (Llama and Mistral) have the same layout, and the first of them is returned.
     """
     best, best_score = None, (0, 0)
     for architecture in ARCHITECTURES:

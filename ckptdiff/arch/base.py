@@ -1,7 +1,7 @@
 """The rules of a model family: which slices of which Hugging Face tensors make up a rank's shard.
 
-One rule is read in both directions. Forward it scatters Hugging Face tensors over ranks, backward
-it says where the rows of a Hugging Face tensor lie in the shards. There is no inverse to write.
+One rule is read in both directions. Forward it splits Hugging Face tensors over ranks, backward it
+gives the place of every Hugging Face row in the shards. There is no inverse to write.
 """
 
 from __future__ import annotations

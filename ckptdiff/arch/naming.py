@@ -32,7 +32,7 @@ class Spelling:
     hybrid: str | None = None  # in models with Mamba layers, whatever the scheme
 
 
-# What stands in front of a layer's parameters: as the rules spell it, and other spellings.
+# The prefix of a layer's parameters: as the rules spell it, and other spellings.
 PREFIXES = {
     "decoder.layers.{layer}.": (
         "language_model.encoder.layers.{layer}.",
@@ -41,7 +41,7 @@ PREFIXES = {
     "mtp.layers.{mtp}.transformer_layer.": ("mtp.layers.{mtp}.mtp_model_layer.",),
 }
 
-# Parameters of one layer, without what stands in front.
+# Parameters of one layer, without the prefix.
 LAYER = (
     *(
         Spelling(f"{norm}.{p}", f"{fused}.layer_norm_{p}", tuple(f"{old}.{p}" for old in legacy))

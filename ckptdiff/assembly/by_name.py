@@ -25,9 +25,9 @@ def assemble_by_name(
 ) -> Assembled:
     """Return every stored tensor as a canonical tensor of its own.
 
-    Layers are numbered over the whole model. A name that several ranks hold gets the rank behind
-    it: without a rule nobody knows whether those are copies or slices of one tensor. `why` says in
-    the side's note why no rule was used.
+    Layers are numbered over the whole model. A name that several ranks hold gets the rank as a
+    suffix: without a rule these may be copies or slices of one tensor. `why` begins the note on the
+    side: the reason why no rule is used.
     """
     try:
         offsets = layer_offsets(checkpoint, named)

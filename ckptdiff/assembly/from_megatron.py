@@ -41,7 +41,7 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
     """Return the canonical tensors of a Megatron checkpoint.
 
     Each rule's shards are collected over the ranks, then the rule is read backward. `like` supplies
-    what the files do not state. Without rules each stored tensor stands by itself. Raises
+    what the files do not state. Without rules each stored tensor is a tensor of its own. Raises
     UnknownConfig if neither the args nor `like` give the sizes that the rules need.
     """
     named = [

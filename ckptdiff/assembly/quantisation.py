@@ -16,7 +16,7 @@ _DEFAULT_BLOCK = [128, 128]  # rows and columns, if the config states none
 _FP8 = ("F8_E4M3", "F8_E5M2")
 
 # The other schemes. Of each: the suffix of the tensor that marks it, the suffix of the plain
-# weight, the suffixes of the other tensors beside the mark, and the name of the scheme.
+# weight, the suffixes of the other stored tensors, and the name of the scheme.
 _SCHEMES = (
     (".qweight", ".weight", (".qzeros", ".scales", ".g_idx"), "GPTQ or AWQ"),
     (

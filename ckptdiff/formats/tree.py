@@ -102,8 +102,8 @@ def text_of(leaf: object) -> str:
 def _leaves(tree: object, name: str = "") -> Iterator[tuple[str, object]]:
     """Yield dotted names and leaves of nested containers in order.
 
-    A container that is reached again, or too deep, is a leaf; after MAX_ENTRIES leaves one more
-    says that there are others.
+    A container that is reached again, or is too deep, is a leaf. After MAX_ENTRIES leaves, the last
+    one is `… and more`.
     """
     seen: set[int] = set()
     count = 0

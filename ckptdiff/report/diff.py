@@ -344,7 +344,7 @@ def side_line(side: Assembled) -> str:
 
 
 def family_of(side: Assembled) -> str:
-    """Return the family whose rules were used, as it stands in a sentence."""
+    """Return the name of the family whose rules were used, or `any family`."""
     return side.architecture.name if side.architecture is not None else "any family"
 
 
