@@ -49,11 +49,14 @@ def _by_key_head(c: ModelConfig) -> list[list[Slice]]:
 
     Both are ordered by key head: one has q, k, v and z of each, the other beta and alpha.
     """
-    each = c.linear_num_value_heads // max(1, c.linear_num_key_heads)
-    k, v = c.linear_key_head_dim, each * c.linear_value_head_dim
+    values_per_key = c.linear_num_value_heads // max(1, c.linear_num_key_heads)
+    k, v = c.linear_key_head_dim, values_per_key * c.linear_value_head_dim
     parts = [
         *((0, start, size, 2 * k + 2 * v) for start, size in _starts_and_sizes(k, k, v, v)),
-        *((1, start, size, 2 * each) for start, size in _starts_and_sizes(each, each)),
+        *(
+            (1, start, size, 2 * values_per_key)
+            for start, size in _starts_and_sizes(values_per_key, values_per_key)
+        ),
     ]
     return [
         [

@@ -94,7 +94,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Convert; return 0, or 2 if B is mended but still differs from `--like`.
+    """Convert; return 0, or 2 if the mended checkpoint still differs from `--like`.
 
     Raises a CkptDiffError if the conversion fails.
     """
@@ -115,17 +115,17 @@ def run(options: argparse.Namespace) -> int:
                 print(line)
         with closing(convert(conversion, pool, verify=not options.no_verify)) as events:
             lost, compared = _follow(events, conversion)
-        mended = _against(like, conversion, pool) if like and options.undo else None
+        verdict = _against(like, conversion, pool) if like and options.undo else None
     if not quiet:
         for line in closing_lines(conversion, lost, compared):
             print(line)
-        if mended is not None:
-            print(f"against {options.like}: {mended}")
+        if verdict is not None:
+            print(f"against {options.like}: {verdict}")
     if options.json is not None:
         from ckptdiff.report.pages import print_json
 
         print_json(_document(conversion, lost, compared), options.json)
-    return 0 if mended in (None, "same", "close") else 2
+    return 0 if verdict in (None, "same", "close") else 2
 
 
 def _against(reference: Assembled, conversion: Conversion, pool: Executor) -> str:
@@ -201,12 +201,12 @@ def _document(
         "left_out": list(conversion.left),
         "losses": [
             {
-                "name": one.name,
-                "rounded": one.loss.rounded,
-                "overflowed": one.loss.overflowed,
-                "flushed": one.loss.flushed,
+                "name": item.name,
+                "rounded": item.loss.rounded,
+                "overflowed": item.loss.overflowed,
+                "flushed": item.loss.flushed,
             }
-            for one in lost
+            for item in lost
         ],
         "verified": bool(compared),
         "same": sum(result.status == "same" for result in compared),

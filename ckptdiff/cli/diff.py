@@ -77,19 +77,19 @@ def run(options: argparse.Namespace) -> int:
             if trouble is not None:
                 print(f"ckptdiff: the diagnosis stopped: {trouble}", file=sys.stderr)
             summary = replace(summary, findings=findings)
-    found = pair.a, pair.b, results, summary
+    comparison = pair.a, pair.b, results, summary
     if options.json is not None:
-        document = report.diff_document(*found, pattern=options.filter)
+        document = report.diff_document(*comparison, pattern=options.filter)
         from ckptdiff.report.pages import print_json
 
         print_json(document, options.json)
     if options.report is not None:
         from ckptdiff.report.pages import write_report
 
-        write_report(options.report, *found, pattern=options.filter)
+        write_report(options.report, *comparison, pattern=options.filter)
     if options.json != "-":
         seconds = time.monotonic() - started
-        for line in report.diff_lines(*found, pattern=options.filter, seconds=seconds):
+        for line in report.diff_lines(*comparison, pattern=options.filter, seconds=seconds):
             print(line)
     if summary.has_errors:
         return 2

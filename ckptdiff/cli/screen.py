@@ -38,11 +38,11 @@ def run(options: argparse.Namespace) -> int:
     """
     for path in options.paths:
         if not path.exists():
-            raise NotACheckpoint(f"{path}: there is no such file or folder{_meant(str(path))}")
+            raise NotACheckpoint(f"{path}: there is no such file or folder{_suggestion(str(path))}")
     if len(options.paths) > 2:
         raise BadArgument(f"{len(options.paths)} paths: give one to browse, or two to compare")
     if not has_terminal():
-        return _print(options)
+        return _run_plain(options)
     return show(options.paths, options)
 
 
@@ -64,24 +64,24 @@ def show(paths: list[Path], options: argparse.Namespace) -> int:
     )
 
 
-def _print(options: argparse.Namespace) -> int:
+def _run_plain(options: argparse.Namespace) -> int:
     """Run `diff` for two checkpoints, `ls` for one. Raises BadArgument for none."""
     from ckptdiff.cli import diff, ls
 
-    more = [] if options.jobs is None else ["--jobs", str(options.jobs)]
-    more += ["--optimizer"] if options.optimizer else []
+    flags = [] if options.jobs is None else ["--jobs", str(options.jobs)]
+    flags += ["--optimizer"] if options.optimizer else []
     parser = argparse.ArgumentParser()
     paths = map(str, options.paths)
     if len(options.paths) == 2:
         diff.add_options(parser)
-        return diff.run(parser.parse_args([*more, "--", *paths]))
+        return diff.run(parser.parse_args([*flags, "--", *paths]))
     if len(options.paths) == 1:
         ls.add_options(parser)
         return ls.run(parser.parse_args(["--", *paths]))
     raise BadArgument("there is no terminal to draw on; see ckptdiff --help for the commands")
 
 
-def _meant(word: str) -> str:
+def _suggestion(word: str) -> str:
     """Return a question to append if `word` is nearly the name of a command, else nothing."""
     from difflib import get_close_matches
 

@@ -59,13 +59,13 @@ def windows(
     height, width = (
         max(sizes) for sizes in zip(*(matrix_shape(side.shape) for side in sides), strict=True)
     )
-    down, across = _around(around[0], rows, height), _around(around[1], columns, width)
+    row_range, column_range = _centred(around[0], rows, height), _centred(around[1], columns, width)
     return executor.submit(
         _read,
-        None if a is None else _overlapping(a, down, across),
-        None if b is None else _overlapping(b, down, across),
-        down,
-        across,
+        None if a is None else _overlapping(a, row_range, column_range),
+        None if b is None else _overlapping(b, row_range, column_range),
+        row_range,
+        column_range,
     )
 
 
@@ -119,7 +119,7 @@ def python_source(assembly: Assembly, variable: str = "tensor") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _around(at: int, count: int, size: int) -> range:
+def _centred(at: int, count: int, size: int) -> range:
     """Return up to `count` numbers below `size`, with `at` in the middle where there is room."""
     start = max(0, min(at - count // 2, size - count))
     return range(start, min(start + count, size))

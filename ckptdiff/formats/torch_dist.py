@@ -55,15 +55,16 @@ class Stack:
     def one(self, name: str, number: int) -> str | None:
         """Return the name of tensor `number` in a stored tensor; None if it is not a stack."""
         found = self._all.search(name)
-        return found and self._put(name, found, self._single.replace("#", str(number)))
+        return found and self._replaced(name, found, self._single.replace("#", str(number)))
 
     def gathered(self, name: str) -> tuple[str, int] | None:
         """Return the name of the stored tensor that holds a single one, and its index there."""
         found = self._one.search(name)
-        return found and (self._put(name, found, self._stored), int(found[1]))
+        return found and (self._replaced(name, found, self._stored), int(found[1]))
 
     @staticmethod
-    def _put(name: str, found: re.Match[str], words: str) -> str:
+    def _replaced(name: str, found: re.Match[str], words: str) -> str:
+        """Return the name with the text that was found replaced by `words`."""
         return name[: found.start()] + words + name[found.end() :]
 
 

@@ -147,13 +147,13 @@ def _ranks(ranks: Sequence[Rank]) -> str:
 
 def number_ranges(numbers: Sequence[int]) -> str:
     """Return sorted numbers as ranges: `0-3, 7`."""
-    found: list[list[int]] = []
+    ranges: list[list[int]] = []
     for number in numbers:
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
         else:
-            found.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
+            ranges.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def _tensor_document(result: TensorDiff) -> dict[str, Any]:
@@ -214,10 +214,10 @@ def _optimizer_lines(results: Sequence[TensorDiff]) -> Iterator[str]:
 
 def notes_of_the_same(results: Sequence[TensorDiff]) -> Iterator[str]:
     """Yield the notes on tensors that are the same, which no list of differences shows."""
-    held = list(dict.fromkeys(r.note for r in results if r.note and r.status == "same"))
-    yield from map(printable, held[:MAX_NOTES])
-    if len(held) > MAX_NOTES:
-        yield f"… and {len(held) - MAX_NOTES} more notes; --json FILE lists all"
+    notes = list(dict.fromkeys(r.note for r in results if r.note and r.status == "same"))
+    yield from map(printable, notes[:MAX_NOTES])
+    if len(notes) > MAX_NOTES:
+        yield f"… and {len(notes) - MAX_NOTES} more notes; --json FILE lists all"
 
 
 def diff_lines(

@@ -51,8 +51,12 @@ def logit_document(a: Assembled, b: Assembled, found: LogitDiff) -> dict[str, An
             "metrics": asdict(found.metrics),
             "ratio": found.ratio,
             "top": [
-                {"position": one.position, "a": _candidates(one.a), "b": _candidates(one.b)}
-                for one in found.top
+                {
+                    "position": following.position,
+                    "a": _candidates(following.a),
+                    "b": _candidates(following.b),
+                }
+                for following in found.top
             ],
             "attribution": [asdict(share) for share in shares(found)],
             "notes": found.notes,
@@ -74,15 +78,15 @@ def _tap_document(tap: Tap) -> dict[str, Any]:
 
 
 def _candidates(candidates: Iterable[Candidate]) -> list[list[object]]:
-    return [[one.id, one.text, one.probability] for one in candidates]
+    return [[candidate.id, candidate.text, candidate.probability] for candidate in candidates]
 
 
 def _plain(value: Any) -> Any:
     """Return a value as JSON can hold it: NaN and infinity inside it become text."""
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return json_number(value)
 
 
@@ -220,18 +224,18 @@ def _metric_lines(found: LogitDiff) -> Iterator[str]:
         yield f"   R {found.ratio:.2f}: rounding that is independent gives 0.8 to 1.1"
 
 
-def _next_lines(place_of: Next) -> Iterator[str]:
-    yield f"   what comes after position {place_of.position}, the likeliest first"
+def _next_lines(following: Next) -> Iterator[str]:
+    yield f"   what comes after position {following.position}, the likeliest first"
     yield f"      {_padded('A', 36)}  B"
-    pairs = zip(place_of.a[:LIKELIEST], place_of.b[:LIKELIEST], strict=False)
+    pairs = zip(following.a[:LIKELIEST], following.b[:LIKELIEST], strict=False)
     for number, (one, other) in enumerate(pairs, 1):
         yield f"   {number}  {_padded(_candidate(one), 36)}  {_candidate(other)}"
 
 
-def _candidate(one: Candidate) -> str:
-    token = token_words(one.id, one.text)
+def _candidate(candidate: Candidate) -> str:
+    token = token_words(candidate.id, candidate.text)
     token = token if len(token) <= 26 else f"{token[:25]}…"
-    return f"{_padded(token, 26)}  {_percent(one.probability):>6}"
+    return f"{_padded(token, 26)}  {_percent(candidate.probability):>6}"
 
 
 def _share_lines(found: LogitDiff) -> Iterator[str]:

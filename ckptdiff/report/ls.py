@@ -149,7 +149,7 @@ def _by_file(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[tuple[P
                     files[ref.file].append(_Raw(ref.name, shard.chunk, ref))
                 continue
             for part in chunks[ref] if wanted(name) else ():
-                found = _Raw(name, shard.chunk, part.ref, part.box)
-                files.setdefault(part.ref.file, []).append(found)
+                raw = _Raw(name, shard.chunk, part.ref, part.box)
+                files.setdefault(part.ref.file, []).append(raw)
     for file, parts in files.items():
         yield file, sorted(parts, key=lambda part: part.ref.offset)
