@@ -1,4 +1,4 @@
-"""The nouns that every other module speaks of: a tensor's place, a shard, a checkpoint."""
+"""The basic types: where a stored tensor lies in a file, a rank, a shard, a checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def row_major(shape: tuple[int, ...], most: int) -> Iterator[Box]:
-    """Yield boxes of at most `most` elements that follow each other in a row-major array."""
+    """Yield boxes of at most `most` elements that make up a row-major array, in memory order."""
     if prod(shape) <= most:
         if prod(shape):
             yield tuple((0, n) for n in shape)
@@ -48,7 +48,7 @@ def row_major(shape: tuple[int, ...], most: int) -> Iterator[Box]:
 
 @dataclass(frozen=True, slots=True)
 class TensorRef:
-    """One header entry: where a stored tensor's bytes lie. Holds no data."""
+    """Where a stored tensor lies, as a header states it. Holds no data."""
 
     name: str  # as the file spells it
     shape: tuple[int, ...]
@@ -63,22 +63,22 @@ class TensorRef:
         return prod(self.shape) * ITEMSIZE[self.dtype]
 
     def offset_of(self, index: tuple[int, ...]) -> int:
-        """Return where an element lies, in bytes from the start of the file."""
+        """Return the offset of an element, in bytes from the start of the file."""
         elements = sum(i * step for i, step in zip(index, self.stride, strict=True))
         return self.offset + elements * ITEMSIZE[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
 class BlockScale:
-    """The factors of a quantised matrix, one a block: an element is worth its code times one."""
+    """The factors of a quantised matrix: a value is its stored code times its block's factor."""
 
-    ref: TensorRef  # row and column of a factor are those of its block
-    block: tuple[int, int]  # rows and columns that share a factor
+    ref: TensorRef  # (rows of blocks, columns of blocks)
+    block: tuple[int, int]  # (rows, columns) of one block
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rank:
-    """A place in the grid of model-parallel processes."""
+    """A model-parallel rank: its tensor, pipeline and expert index, each from 0."""
 
     tp: int = 0
     pp: int = 0
@@ -87,7 +87,7 @@ class Rank:
 
 @dataclass(frozen=True, slots=True)
 class Parallelism:
-    """Sizes, in Megatron's words: tensor, pipeline, virtual pipeline, expert, expert tensor."""
+    """Parallel sizes: tensor, pipeline, virtual pipeline, expert, expert tensor."""
 
     tp: int = 1
     pp: int = 1
@@ -98,8 +98,8 @@ class Parallelism:
     def ranks(self) -> list[Rank]:
         """Return the ranks that write a file.
 
-        The grid of (tp, ep) is sparse where experts are cut less than the rest: with expert tensor
-        parallel size ETP, process r writes tp = r % TP and ep = (r // ETP) % EP.
+        With expert tensor parallel size ETP, process r writes tp = r % TP and ep = (r // ETP) % EP.
+        So where ETP is smaller than TP, not every pair of tp and ep has a file.
         """
         processes = range(max(self.tp, self.etp * self.ep))
         pairs = sorted({(r % self.tp, (r // self.etp) % self.ep) for r in processes})
@@ -127,27 +127,27 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of a stored tensor, where the format cuts tensors up: torch_dist."""
+    """A part of a stored tensor, in a format that splits tensors into chunks: torch_dist."""
 
     ref: TensorRef
-    box: Box  # what it is of the whole stored tensor
+    box: Box  # in the whole stored tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One opened checkpoint: headers only."""
+    """One opened checkpoint: what its headers state, no data."""
 
     root: Path  # the folder or file that holds the tensors (an iter_NNNNNNN folder, say)
     format: str  # the name of an entry of formats.FORMATS
     convention: Convention
-    config: Mapping[str, Any] | None  # config.json or Megatron's args as plain values
+    config: Mapping[str, Any] | None  # config.json, params.json or Megatron's args, as plain values
     parallelism: Parallelism
     shards: tuple[Shard, ...]
     files: tuple[Path, ...]
     iteration: int | str | None = None
-    notes: tuple[str, ...] = field(default=())  # worth saying on opening, not errors
-    # The parts of stored tensors that do not lie in one piece. Such tensors are whole, not a
-    # rank's share of them, and the refs of `shards` only tell their shapes.
+    notes: tuple[str, ...] = field(default=())  # for the user, not errors
+    # The chunks of each stored tensor, in torch_dist. There stored tensors are whole, not a rank's
+    # slices, and the refs in `shards` state only name, shape and dtype.
     chunks: Mapping[TensorRef, tuple[Chunk, ...]] | None = None
 
     @property

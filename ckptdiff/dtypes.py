@@ -1,4 +1,4 @@
-"""Every dtype: what safetensors, torch and command lines call it, and what its bits hold."""
+"""Every dtype: its name in safetensors, torch and command lines, its size, its float format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Float:
     precision: int  # significant bits, the hidden one included
     min_exponent: int  # of the smallest normal number
     bits: int
-    overflow: int  # the code that what is too large rounds to: infinity, or NaN without one
+    overflow: int  # the bits that a too large number rounds to: infinity, or NaN if there is none
 
     @property
     def epsilon(self) -> float:
@@ -22,12 +22,12 @@ class Float:
 
 @dataclass(frozen=True, slots=True)
 class Dtype:
-    """One dtype; its key in DTYPES is the word of the safetensors format."""
+    """One dtype; its key in DTYPES is its name in safetensors."""
 
     nbytes: int  # of one element
-    torch: str  # torch.float8_e4m3fn without the `torch.`
-    flag: str | None = None  # in the options of Megatron-LM and of ckptdiff: bf16
-    float: Float | None = None
+    torch: str  # its name in torch, without the `torch.`
+    flag: str | None = None  # its name in options of Megatron-LM and ckptdiff, such as bf16
+    float: Float | None = None  # None: an integer, or no plain floating-point format
 
 
 DTYPES = {
@@ -37,7 +37,7 @@ DTYPES = {
     "BF16": Dtype(2, "bfloat16", "bf16", Float(8, -126, 16, 0x7F80)),
     "F8_E5M2": Dtype(1, "float8_e5m2", None, Float(3, -14, 8, 0x7C)),
     "F8_E4M3": Dtype(1, "float8_e4m3fn", None, Float(4, -6, 8, 0x7F)),
-    "F8_E8M0": Dtype(1, "float8_e8m0fnu"),  # powers of two, without sign and zero
+    "F8_E8M0": Dtype(1, "float8_e8m0fnu"),  # powers of two; no sign, no zero
     "I64": Dtype(8, "int64"),
     "I32": Dtype(4, "int32"),
     "I16": Dtype(2, "int16"),
@@ -49,7 +49,7 @@ DTYPES = {
     "BOOL": Dtype(1, "bool"),
 }
 ITEMSIZE = {word: dtype.nbytes for word, dtype in DTYPES.items()}
-FLOATS = {word: dtype.float for word, dtype in DTYPES.items() if dtype.float}  # from the widest
+FLOATS = {word: dtype.float for word, dtype in DTYPES.items() if dtype.float}  # widest first
 INTEGERS = DTYPES.keys() - FLOATS - {"F8_E8M0"}
 BY_TORCH = {dtype.torch: word for word, dtype in DTYPES.items()}
 BY_FLAG = {dtype.flag: word for word, dtype in DTYPES.items() if dtype.flag}
@@ -58,10 +58,10 @@ _BY_WIDTH = list(FLOATS)
 
 
 def narrower(a: str, b: str) -> str:
-    """Return the float dtype that two dtypes are compared in, unless both are integers.
+    """Return the float dtype in which two dtypes, not both integers, are compared.
 
-    Of an integer and a float, the float. F8_E8M0 has no sign and no zero, so its powers of two are
-    rounded to the other dtype.
+    Of two floats it is the narrower one, of an integer and a float the float. F8_E8M0 cannot hold
+    signs and zeros, so its values are rounded to the other dtype.
     """
     floats = [dtype for dtype in (a, b) if dtype in FLOATS]
     if floats:

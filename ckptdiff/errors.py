@@ -1,19 +1,19 @@
-"""The user's problems. `CkptDiffError` is caught once in `cli.main` and once per job.
+"""Errors that the user can mend. `CkptDiffError` is caught once in `cli.main` and once per job.
 
 CkptDiffError
 ├── NotACheckpoint       the path holds nothing that can be opened
 ├── CorruptFile          a header or a file contradicts itself, or ends too early
-├── MissingShard         ranks, stages or files that the rest says must exist are not there
+├── MissingShard         ranks, stages or files are missing that the others need
 ├── MixedShards          files that belong to different saves, or one rank twice
-├── UnsupportedLayout    the tensors cannot be what the configuration says
-├── UnknownConfig        the number of heads and so on is not known
+├── UnsupportedLayout    the tensors do not fit the configuration or the rules
+├── UnknownConfig        a size that the layout depends on, such as the number of heads, is unknown
 ├── UnreadableFile       the operating system refused to open, read or write
 ├── WorkerDied           a worker process was killed (file shrank under it, or out of memory)
 ├── Unverified           what a conversion wrote is not what its source holds
 └── BadArgument          a pattern, a tolerance or an option that makes no sense
 
-A way out that is an option on the command line and a key on the screen is a hint: each has words
-of its own for it (`cli.hints`, `tui.text.hints`).
+Where the way out is an option on the command line and a key on the screen, an error has a hint. The
+two word it differently (`cli.hints`, `tui.text.hints`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Hint = Literal[
     "ids",  # tokens by their numbers need no tokenizer
     "no-bos",  # a prompt as it is, without BOS
     "overwrite",
-    "allow-unmapped",  # convert what rules know, leave the rest out
-    "cpu",
+    "allow-unmapped",  # convert what the rules know, leave out the rest
+    "cpu",  # compute without a GPU
 ]
 
 
 class CkptDiffError(Exception):
-    """Something the user can mend: the message says what, where and what to do."""
+    """An error that the user can mend: the message says what is wrong, where, and what to do."""
 
     def __init__(self, message: str, *, hint: Hint | None = None) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ class CorruptFile(CkptDiffError):
 
 
 class MissingShard(CkptDiffError):
-    """Ranks, stages or files that the rest of the checkpoint says must exist are not there."""
+    """Ranks, stages or files are missing that the rest of the checkpoint needs."""
 
 
 class MixedShards(CkptDiffError):
@@ -54,11 +54,11 @@ class MixedShards(CkptDiffError):
 
 
 class UnsupportedLayout(CkptDiffError):
-    """The tensors cannot be what the configuration says they are."""
+    """The tensors do not fit the configuration or the rules."""
 
 
 class UnknownConfig(CkptDiffError):
-    """A number that the layout depends on is in neither checkpoint."""
+    """A size that the layout depends on is in neither checkpoint."""
 
 
 class UnreadableFile(CkptDiffError):

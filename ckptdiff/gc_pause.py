@@ -1,4 +1,4 @@
-"""Keep Python from collecting garbage where there is none."""
+"""Pause Python's garbage collection while many lasting objects are made."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Make hundreds of thousands of lasting objects without cycles.
+    """Pause garbage collection for code that makes many lasting objects and no cycles.
 
-    A collection in between only costs, and a full one would freeze the screen.
+    With hundreds of thousands of them a collection finds nothing, and a full one freezes the
+    screen.
     """
     collecting = gc.isenabled()
     gc.disable()

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 def matcher(pattern: str) -> Callable[[str], bool]:
-    """Return a test for names: words that must all occur in it, or `re:` and a regular expression.
+    """Return a function that tells whether a name matches a pattern.
 
-    Raises BadArgument if the regular expression cannot be compiled.
+    A pattern is words that must all occur in the name, or `re:` and a regular expression. Raises
+    BadArgument if the regular expression cannot be compiled.
     """
     if pattern.startswith("re:"):
         try:

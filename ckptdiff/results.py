@@ -1,4 +1,4 @@
-"""What a comparison yields: frozen, plain, small enough to pickle by the ten thousand."""
+"""Results of comparisons: frozen, plain, small enough to pickle by the ten thousand."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ Verdict = Literal["same", "close", "differ"]
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """What was measured; sums and maxima run over elements that are finite on both sides.
+    """What was measured of two tensors A and B; means and maxima are over finite pairs of elements.
 
-    `differing`, `max_ulp` and the histogram are in the narrower dtype of the two.
+    `differing`, `max_ulp` and `histogram` are taken in the narrower dtype of the two.
     """
 
     numel: int
     differing: int  # elements whose bits differ
-    max_abs: float
-    max_at: tuple[int, ...] | None
-    mean_abs: float
-    rms: float  # of the differences
+    max_abs: float  # largest |a-b|
+    max_at: tuple[int, ...] | None  # index of `max_abs`
+    mean_abs: float  # mean of |a-b|
+    rms: float  # root mean square of a-b
     rel_l2: float  # |A-B| / |A|, Euclidean norms
-    cosine: float  # 1 only where no value differs
-    max_ulp: int
-    nan_a: int
+    cosine: float  # of A and B as vectors; 1 only if no value differs
+    max_ulp: int  # largest distance in steps of the dtype
+    nan_a: int  # number of elements, as the next three
     nan_b: int
     inf_a: int
     inf_b: int
-    norm_a: float | None  # None where all bits are equal and the norm was not worth its time
+    norm_a: float | None  # Euclidean norm; None if all bits are equal: it is not computed
     norm_b: float | None
-    # Element counts by bit length of the ULP distance: 0, 1, 2-3, 4-7, …
+    # Numbers of elements by the bit length of their distance in steps: 0, 1, 2-3, 4-7, …
     histogram: tuple[int, ...]
-    grid: bytes  # largest |a-b| of each block, row by row, as levels (kernels.stats.level_value)
-    grid_shape: tuple[int, int]
+    grid: bytes  # largest |a-b| of each block, row by row, as a level (kernels.stats.level_value)
+    grid_shape: tuple[int, int]  # (rows, columns) of blocks
 
 
 @dataclass(frozen=True, slots=True)
 class TensorDiff:
-    """The result for one canonical tensor."""
+    """The result of comparing one canonical tensor."""
 
     name: str
     status: Status
     why: Literal["cast", "bits", "tolerance"] | None = None
     error: str | None = None
-    note: str | None = None  # drifted replicas, lost rows, what the padding holds
+    note: str | None = None  # such as drifted replicas, missing rows, what the padding holds
     dtype_a: str | None = None
     dtype_b: str | None = None
     shape_a: tuple[int, ...] | None = None
@@ -62,13 +62,14 @@ class TensorDiff:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """How many elements a cast changed, and how many of them beyond rounding."""
+    """How many elements a cast changed."""
 
-    rounded: int = 0  # are worth something else than before
-    overflowed: int = 0  # were finite and are not
-    flushed: int = 0  # were not zero and are
+    rounded: int = 0  # have another value
+    overflowed: int = 0  # were finite and are infinite or NaN
+    flushed: int = 0  # were not zero and are zero
 
     def plus(self, other: Loss) -> Loss:
+        """Return the loss of both together."""
         return Loss(
             self.rounded + other.rounded,
             self.overflowed + other.overflowed,
@@ -78,18 +79,18 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Displaced:
-    """What lies in another's place: rows, columns, ranks, layers or experts."""
+    """Content in the wrong place: rows, columns, ranks, layers or experts."""
 
-    unit: str  # of the numbers: row, rank, …
-    start: int  # the places that are spoken of
-    stop: int
-    pairs: tuple[tuple[int, int], ...]  # a place and the one whose content it holds; some of many
-    where: str = ""
+    unit: str  # what the numbers count: row, rank, …
+    start: int  # the first place that may hold wrong content
+    stop: int  # the last one, plus 1
+    pairs: tuple[tuple[int, int], ...]  # (place, the place its content belongs to); a sample
+    where: str = ""  # put in front of the unit: which tensor, for example
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault, however much it touches, or one thing worth knowing that is none."""
+    """One fault, however many tensors it touches, or one note that is no fault."""
 
     kind: FaultClass
     severity: Literal["fault", "info"]
@@ -99,14 +100,14 @@ class Finding:
     experts: tuple[int, ...] = ()
     ranks: tuple[Rank, ...] = ()  # of B, whose files hold the wrong content
     evidence: str = ""
-    confidence: float = 1.0  # in the transformation
-    cause_confidence: float = 1.0  # in the cause that the title names
-    also_explained_by: tuple[str, ...] = ()
+    confidence: float = 1.0  # 0 to 1, in the transformation that was found
+    cause_confidence: float = 1.0  # 0 to 1, in the likeliest cause
+    also_explained_by: tuple[str, ...] = ()  # causes that leave the same bytes, likeliest first
     undo: Remap | None = None  # None: data is lost, or nothing was moved
-    fix: str | None = None
+    fix: str | None = None  # a command, or for a config the flag that mends it
     cause: str = ""  # the likeliest
-    rejected: tuple[str, ...] = ()  # classes that were tried and do not give what is there
-    displaced: Displaced | None = None  # for a picture
+    rejected: tuple[str, ...] = ()  # classes that were tried and give other bytes
+    displaced: Displaced | None = None  # what to draw, if content moved
 
 
 LogitVerdict = Literal["arithmetic", "small", "weights-or-config"]
@@ -114,39 +115,39 @@ LogitVerdict = Literal["arithmetic", "small", "weights-or-config"]
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """How far the two sides are apart where both start from A's values.
+    """How far apart one step of both forward passes is when both start from A's values.
 
-    Numbers are |A-B| / |A|, Euclidean norms over all positions; infinite where a side is not
-    finite or the shapes differ.
+    `rel`, `floor` and `rest` are |A-B| / |A|, Euclidean norms over all positions; infinite if a
+    side is not finite or the shapes differ.
     """
 
-    layer: int | None  # from 0 over the whole model; None before the first and behind the last
+    layer: int | None  # from 0 over the whole model; None before the first and after the last
     name: str  # embed, norm1, q, k, v, q_rope, …, logits
     rel: float
-    floor: float = 0.0  # between A's weights in A's arithmetic and in B's
-    reads: tuple[str, ...] = ()  # names of A's tensors that it depends on; none: the config alone
-    hint: str = ""  # how the values are related, where that is plain
-    rest: float | None = None  # `rel` once weights are cast as the other's; None: no cast explains
+    floor: float = 0.0  # the same with A's weights on both sides: arithmetic alone
+    reads: tuple[str, ...] = ()  # A's tensors that the step uses; none: only the config matters
+    hint: str = ""  # in words, how B's values follow from A's, if that was found
+    rest: float | None = None  # `rel` with the wider weights cast to the other dtype; None: no cast
 
     @property
     def judged(self) -> float:
-        """The part that no cast of the weights explains."""
+        """The distance that no cast of the weights explains, which the verdict is about."""
         return self.rel if self.rest is None else self.rest
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A token that may come next."""
+    """A token that may come next, on one side."""
 
     id: int
-    probability: float
+    probability: float  # softmax of the logits
     text: str | None = None  # None without a tokenizer
-    rank_in_other: int = 0  # its place among the other side's tokens, from 1
+    rank_in_other: int = 0  # its position among the other side's tokens, from 1; 0: not known
 
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """The likeliest tokens after one position of the prompt."""
+    """The likeliest tokens of both sides after one position of the prompt."""
 
     position: int
     a: tuple[Candidate, ...]
@@ -155,44 +156,44 @@ class Next:
 
 @dataclass(frozen=True, slots=True)
 class LogitMetrics:
-    """How far the logits are apart; each side runs on its own values, in the storage dtype.
+    """How far apart the logits are, each side computed from its own values in the storage dtype.
 
-    In float64, over all positions and the tokens that are no padding. `rel_rms` and `cosine_min`
-    are taken after each position's mean is removed, which softmax does not see.
+    Taken in float64 over all positions and all tokens but padding. For `rel_rms` and `cosine_min`
+    each position's mean is subtracted first: softmax does not depend on it.
     """
 
-    max_abs: float
-    max_at: tuple[int, int]  # position and token of `max_abs`
-    mean_abs: float
+    max_abs: float  # largest |a-b| of the logits
+    max_at: tuple[int, int]  # (position, token) of `max_abs`
+    mean_abs: float  # mean of |a-b|
     rel_rms: float  # rms(A-B) / rms(A)
-    cosine_min: float  # of one position, the smallest
-    kl_mean: float  # sum of p_A (log p_A - log p_B), in nats
-    kl_max: float
-    top1_agree: float  # share of the positions
+    cosine_min: float  # the smallest cosine of A and B at one position
+    kl_mean: float  # sum over tokens of p_A (log p_A - log p_B) in nats, mean over positions
+    kl_max: float  # the same, largest of a position
+    top1_agree: float  # fraction of positions with the same likeliest token
     flips: int  # positions whose likeliest token differs
-    flips_unexplained: int  # of these: A's margin to the second is 2 max|A-B| there, or more
-    top5_overlap: float  # |both| / 5, mean
+    flips_unexplained: int  # of these, where A's first token leads by 2 max|a-b| there, or more
+    top5_overlap: float  # fraction of the 5 likeliest tokens in both, mean over positions
     top10_overlap: float
-    nll_a: float | None  # of the prompt's own tokens, mean, in nats; None for a single token
+    nll_a: float | None  # mean of -log p of the prompt's tokens, in nats; None for a single token
     nll_b: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class CauseShare:
-    """One cause's part of the squared difference that rounding makes."""
+    """How much of the squared difference of the logits one cause of rounding makes."""
 
     cause: str
-    share: float  # of 1
+    share: float  # of 1: the fraction of the predicted squared difference
     layers: tuple[float, ...] = ()  # relative rms that it alone adds to the residual, by layer
-    note: str = ""  # why it is exactly zero, say
+    note: str = ""  # such as why it is exactly zero
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What rounding makes of A's logits, of B's, and of their difference: rms over the rms of A's.
+    """The rounding error of A's logits, of B's, and of their difference, each over the rms of A's.
 
-    `predicted` adds the squares of what single roundings make, `measured` is what the low precision
-    gave. They are far apart where the logits do not obey first order.
+    `predicted` adds the squares of the errors of single roundings, `measured` is the error of a run
+    in low precision. They are far apart if errors are too large for the first-order sum.
     """
 
     predicted: tuple[float, float, float]
@@ -202,34 +203,34 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class LogitProgress:
-    """A layer, or another step, that is done."""
+    """Progress of a comparison of logits: a layer, or another step, is done."""
 
     doing: str  # "layer by layer", "in bf16", …
     done: int
     total: int
     seconds: float  # that this step took
     taps: tuple[Tap, ...] = ()
-    note: str = ""  # something to be told, once
+    note: str = ""  # to be reported once
 
 
 @dataclass(frozen=True, slots=True)
 class LogitDiff:
-    """What one prompt tells about two checkpoints."""
+    """The result of comparing the logits of two checkpoints for one prompt."""
 
     ids: tuple[int, ...]
     texts: tuple[str, ...]  # of the ids; empty without a tokenizer
     device: str
-    dtype: str  # of the verdict
-    storage: str  # dtype of the metrics
+    dtype: str  # of the forward pass that the verdict is about
+    storage: str  # dtype of the forward pass that the metrics are about
     verdict: LogitVerdict
     sentence: str  # the verdict in words
     first: Tap | None  # the first above the threshold
-    floor: float
-    threshold: float
+    floor: float  # the largest of a tap
+    threshold: float  # for the distance of a tap
     taps: tuple[Tap, ...]
     metrics: LogitMetrics
     top: tuple[Next, ...]
-    ratio: float | None  # rms of the difference over what independent rounding would give
-    attribution: tuple[CauseShare, ...] = ()  # the noise of both sides first
-    budget: Budget | None = None  # what the attribution predicts, and what was measured
+    ratio: float | None  # rms(A-B) over the rms that independent rounding of both sides would give
+    attribution: tuple[CauseShare, ...] = ()  # the rounding noise of both sides first
+    budget: Budget | None = None  # the errors that the attribution predicts, and the measured ones
     notes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Numbers, sizes and names as text."""
+"""Format numbers, sizes, shapes and names as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def format_bytes(nbytes: float) -> str:
-    """Return a size with three significant digits, in powers of 1000."""
+    """Return a size in bytes with three significant digits and a unit, in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if nbytes < 999.5 or unit == "TB":
             break
@@ -19,6 +19,7 @@ def format_bytes(nbytes: float) -> str:
 
 
 def format_shape(shape: tuple[int, ...] | None) -> str:
+    """Return a shape such as `4096x11008`; `scalar` for (), an empty text for None."""
     if shape is None:
         return ""
     return "x".join(map(str, shape)) if shape else "scalar"
@@ -32,12 +33,12 @@ def format_number(value: float) -> str:
 
 
 def format_cosine(value: float) -> str:
-    """Return `1` only for exactly one: `1.000` means "not exactly one"."""
+    """Return a cosine with three decimals; `1` only for exactly 1, so `1.000` is less."""
     return "1" if value == 1 else f"{value:.3f}"
 
 
 def printable(text: str) -> str:
-    """Return text from a file so that it cannot steer a terminal."""
+    """Return text with control characters escaped, so that no file can control the terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

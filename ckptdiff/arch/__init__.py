@@ -58,7 +58,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 
 
 def find_architecture(config: Mapping[str, Any]) -> Architecture | None:
-    """Return the family that a config.json names, or None."""
+    """Return the family that a config.json names: by `architectures`, else by `model_type`."""
     classes = config.get("architectures")
     model_type = config.get("model_type")
     for architecture in ARCHITECTURES:
@@ -67,26 +67,26 @@ def find_architecture(config: Mapping[str, Any]) -> Architecture | None:
     for architecture in ARCHITECTURES:
         if model_type in architecture.model_types:
             return architecture
-    # A larger model is known by the language model inside it.
-    inner = config.get("text_config")
-    return find_architecture(inner) if isinstance(inner, dict) else None
+    # A multimodal model is known by the language model inside it.
+    text_config = config.get("text_config")
+    return find_architecture(text_config) if isinstance(text_config, dict) else None
 
 
 def guess_architecture(
     templates: set[str], *, wide_qk_norm: bool | None = None
 ) -> Architecture | None:
-    """Return the family whose marks are there and whose rules know most of these Megatron names.
+    """Return the family whose marks are all there and whose rules know most of these names.
 
-    `wide_qk_norm` says whether norms of queries and keys are over all heads together; None: there
-    are none. Megatron's args do not name a family. Families that cannot be told apart by their
-    tensors (Llama and Mistral) share their layout, and the first of them is returned.
+    `templates` are Megatron's names: its args do not name a family. `wide_qk_norm` says whether the
+    query and key norms span all heads together; None if that is not known. Families whose tensors
+    are the same (Llama and Mistral) have the same layout, and the first of them is returned.
     """
-    best, most = None, (0, 0)
+    best, best_score = None, (0, 0)
     for architecture in ARCHITECTURES:
         if wide_qk_norm not in (None, architecture.wide_qk_norm):
             continue
         if all(template(mark) in templates for mark in architecture.marks):
             known = sum(architecture.rule_for(name) is not None for name in templates)
-            if (known, len(architecture.marks)) > most:
-                best, most = architecture, (known, len(architecture.marks))
+            if (known, len(architecture.marks)) > best_score:
+                best, best_score = architecture, (known, len(architecture.marks))
     return best

@@ -1,7 +1,7 @@
 """The rules of a model family: which slices of which Hugging Face tensors make up a rank's shard.
 
-One rule is read in both directions. Forward it scatters Hugging Face tensors over ranks, backward
-it says where the rows of a Hugging Face tensor lie in the shards. There is no inverse to write.
+One rule is read in both directions. Forward it splits Hugging Face tensors over ranks, backward it
+gives the place of every Hugging Face row in the shards. There is no inverse to write.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     Partition = Callable[["ModelConfig", int, int], "Iterable[Slice]"]  # (config, tp, rank)
 
 # What a tensor is in the model, whatever a family or a naming scheme calls it. A weight and its
-# bias have one role.
+# bias have the same role.
 Role = Literal[
     "embedding", "positions", "head", "norm", "qkv", "proj", "fc1", "fc2", "router",
     "eh_proj",  # joins embedding and hidden state for a prediction layer
 ]  # fmt: skip
 
-MANY_NAMES = 1 << 17  # more than the largest models have; every name is split several times
-PADDING = -1  # the source of rows that no Hugging Face tensor has
+MANY_NAMES = 1 << 17  # size of a cache of names: more than the largest models have
+PADDING = -1  # `Slice.source` of vocabulary rows that no Hugging Face tensor has
 
-# Indices in a name: a whole dotted part, or the expert's number behind `fc1.weight` and the like.
-# As Python prints a number: `01` is another name, and nothing has a billion layers.
+# A number in a name is a whole dotted part, or an expert's number at the end (`fc1.weight0`). It is
+# below a billion and has no leading zero: `01` is part of the name.
 _NUMBER = r"(0|[1-9][0-9]{0,8})"
 _INDEX = re.compile(_NUMBER)
 _EXPERT_INDEX = re.compile(rf"(fc\d\.(?:weight|bias)){_NUMBER}$")
@@ -42,7 +42,10 @@ _FIELD = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Rows `start:stop` (along the rule's dim) of the `source`-th HF tensor, or of PADDING."""
+    """Rows `start:stop` (along the rule's dim) of the rule's `source`-th Hugging Face tensor.
+
+    `source` is PADDING for rows that only Megatron has.
+    """
 
     source: int
     start: int
@@ -60,36 +63,37 @@ class ParamMapping:
     hf: tuple[str, ...]
     dim: int | None = None  # None: every rank holds the whole tensor
     partition: Partition | None = None  # None exactly where `dim` is
-    # Some versions keep the whole tensor on every rank, whatever the partition says.
+    # Some versions store the whole tensor on every rank, whatever the partition says.
     or_replicated: bool = False
     # The Hugging Face tensor is stored with its two dimensions exchanged (Conv1D).
     transposed: bool = False
-    role: Role | None = None  # None: one that nothing depends on
-    # A name that a layer must have beside it: several rules may speak of one Hugging Face name.
+    role: Role | None = None  # None: nothing depends on what the tensor is
+    # A Hugging Face name that the layer must have for this rule to apply to it. It tells apart
+    # several rules for one Hugging Face name.
     beside: str | None = None
-    # Megatron keeps this weight minus one where its norms are zero-centred, Hugging Face does not.
+    # With apply_layernorm_1p Megatron stores this weight minus one; Hugging Face never does.
     zero_centred: bool = False
-    # How many rows each of its blocks has, where it is made of such.
+    # The number of rows of each block, if the rule is one of `blocks`.
     block_rows: Callable[[ModelConfig], list[int]] | None = None
 
     @property
     def of_experts(self) -> bool:
-        """Whether the rule speaks of a routed expert, which expert parallelism distributes."""
+        """Whether this is a tensor of a routed expert, which expert parallelism distributes."""
         return "{expert}" in self.megatron
 
     @property
     def of_predictions(self) -> bool:
-        """Whether the rule speaks of a layer for multi-token prediction."""
+        """Whether this is a tensor of a multi-token prediction layer."""
         return "{mtp}" in self.megatron
 
     @property
     def of_layers(self) -> bool:
-        """Whether the rule speaks of a layer of the decoder, which pipeline stages share."""
+        """Whether this is a tensor of a decoder layer, which pipeline parallelism distributes."""
         return "{layer}" in self.megatron
 
     @property
     def of_vocabulary(self) -> bool:
-        """Whether rows are tokens. A tied head is a copy of the embedding."""
+        """Whether its rows are tokens: the embedding, or the head, which may be tied to it."""
         return self.role in ("embedding", "head")
 
     @property
@@ -98,12 +102,12 @@ class ParamMapping:
 
 
 def replicated(megatron: str, hf: str, *, role: Role | None = None) -> ParamMapping:
-    """Every rank holds the whole tensor."""
+    """Return the rule of a tensor that every rank holds whole."""
     return ParamMapping(megatron, (hf,), role=role)
 
 
 def norm(megatron: str, hf: str) -> ParamMapping:
-    """Every rank holds the whole weight or bias of a norm."""
+    """Return the rule of a norm's weight or bias, which every rank holds whole."""
     return replicated(megatron, hf, role="norm")
 
 
@@ -115,11 +119,15 @@ def column(
     role: Role | None = None,
     dim: int = 0,
 ) -> ParamMapping:
-    """Each rank holds an equal run of `size` output rows: a column-parallel linear layer."""
+    """Return the rule of a column-parallel linear layer, whose weight is (out, in).
+
+    Each rank holds an equal range of the `size` output rows, or of another dimension `dim`. Reading
+    the rule raises UnsupportedLayout if TP does not divide `size`, here and in the rules below.
+    """
 
     def partition(config: ModelConfig, tp: int, rank: int) -> list[Slice]:
-        share = _share(size(config), tp, megatron)
-        return [Slice(0, rank * share, (rank + 1) * share)]
+        each = _per_rank(size(config), tp, megatron)
+        return [Slice(0, rank * each, (rank + 1) * each)]
 
     return ParamMapping(megatron, (hf,), dim, partition, role=role)
 
@@ -127,7 +135,7 @@ def column(
 def row(
     megatron: str, hf: str, size: Callable[[ModelConfig], int], *, role: Role | None = None
 ) -> ParamMapping:
-    """Each rank holds an equal run of `size` input columns: a row-parallel linear layer."""
+    """Return the rule of a row-parallel layer: ranks hold equal ranges of `size` input columns."""
     return column(megatron, hf, size, role=role, dim=1)
 
 
@@ -138,13 +146,16 @@ def blocks(
     *,
     role: Role | None = None,
 ) -> ParamMapping:
-    """Each rank holds its equal share of every block; a block is slices laid end to end."""
+    """Return the rule of a tensor of several blocks: each rank holds an equal range of every block.
+
+    `layout` returns the blocks, each as slices of the Hugging Face tensors laid end to end.
+    """
 
     def partition(config: ModelConfig, tp: int, rank: int) -> list[Slice]:
         rows: list[Slice] = []
         for block in layout(config):
-            share = _share(sum(part.stop - part.start for part in block), tp, megatron)
-            rows += crop_slices(block, rank * share, (rank + 1) * share)
+            each = _per_rank(sum(part.stop - part.start for part in block), tp, megatron)
+            rows += crop_slices(block, rank * each, (rank + 1) * each)
         return rows
 
     def rows(config: ModelConfig) -> list[int]:
@@ -154,7 +165,10 @@ def blocks(
 
 
 def gated(megatron: str, gate: str, up: str, size: Callable[[ModelConfig], int]) -> ParamMapping:
-    """Each rank holds its share of the gate, then its share of the up projection."""
+    """Return the rule of a gated MLP's first layer, `size` rows each of gate and up.
+
+    Each rank holds its range of the gate rows, then its range of the up rows.
+    """
     return blocks(
         megatron,
         (gate, up),
@@ -164,7 +178,7 @@ def gated(megatron: str, gate: str, up: str, size: Callable[[ModelConfig], int])
 
 
 def fused_gated(megatron: str, hf: str, size: Callable[[ModelConfig], int]) -> ParamMapping:
-    """One Hugging Face tensor with all gate rows, then all up rows, cut as `gated` cuts."""
+    """Return the rule of `gated` for one Hugging Face tensor: all gate rows, then all up rows."""
     return blocks(
         megatron,
         (hf,),
@@ -174,10 +188,11 @@ def fused_gated(megatron: str, hf: str, size: Callable[[ModelConfig], int]) -> P
 
 
 def qkv(megatron: str, q: str, k: str, v: str) -> ParamMapping:
-    """Grouped-query attention: per group its query heads, then one key and one value head.
+    """Return the rule of grouped-query attention's projection, (heads + 2 groups) * head size rows.
 
-    The rows of all groups are cut evenly over the ranks, so with fewer groups than ranks a cut
-    falls inside a group.
+    They are ordered group by group: its query heads, then one key head and one value head (as in
+    SelfAttention of megatron.core.transformer.attention). They are split evenly over the ranks;
+    with fewer groups than ranks, a group is split too.
     """
 
     def partition(config: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:
@@ -191,14 +206,16 @@ def qkv(megatron: str, q: str, k: str, v: str) -> ParamMapping:
                 Slice(2, g * d, (g + 1) * d),
             )
         ]
-        share = _share((config.num_attention_heads + 2 * config.num_query_groups) * d, tp, megatron)
-        return crop_slices(rows, rank * share, (rank + 1) * share)
+        each = _per_rank(
+            (config.num_attention_heads + 2 * config.num_query_groups) * d, tp, megatron
+        )
+        return crop_slices(rows, rank * each, (rank + 1) * each)
 
     return ParamMapping(megatron, (q, k, v), 0, partition, role="qkv")
 
 
 def fused_qkv(megatron: str, hf: str, *, transposed: bool = False) -> ParamMapping:
-    """One Hugging Face tensor with all query rows, all key rows, all value rows, as `qkv` cuts."""
+    """Return the rule of `qkv` for one Hugging Face tensor: all query, all key, all value rows."""
 
     def partition(config: ModelConfig, tp: int, rank: int) -> list[Slice]:
         d = config.kv_channels
@@ -215,9 +232,9 @@ def fused_qkv(megatron: str, hf: str, *, transposed: bool = False) -> ParamMappi
 
 
 def gated_qkv(megatron: str, q: str, k: str, v: str) -> ParamMapping:
-    """As `qkv`, with an output gate: per group its query heads, their gates, then key and value.
+    """Return the rule of `qkv` with an output gate: per group queries, gates, key, value.
 
-    Hugging Face keeps the gate of a head behind the query of that head.
+    Hugging Face stores the gate rows of each head behind the query rows of that head.
     """
 
     def layout(config: ModelConfig) -> list[list[Slice]]:
@@ -234,42 +251,47 @@ def gated_qkv(megatron: str, q: str, k: str, v: str) -> ParamMapping:
 
 
 def vocab(megatron: str, hf: str, role: Literal["embedding", "head"]) -> ParamMapping:
-    """Each rank holds an equal run of the vocabulary, whose end Megatron pads."""
+    """Return the rule of the embedding or the head, whose rows are the vocabulary.
+
+    Megatron pads the end of the vocabulary; each rank holds an equal range of the padded rows.
+    Reading the rule raises UnsupportedLayout if the config has no vocabulary size.
+    """
 
     def partition(config: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:
         padded = config.padded_vocab_size or config.vocab_size
         if padded is None:
             raise UnsupportedLayout(f"{megatron}: the size of the vocabulary is not known")
         tokens = min(config.vocab_size or padded, padded)
-        share = _share(padded, tp, megatron)
+        each = _per_rank(padded, tp, megatron)
         rows = [Slice(0, 0, tokens), Slice(PADDING, tokens, padded)]
-        return crop_slices(rows, rank * share, (rank + 1) * share)
+        return crop_slices(rows, rank * each, (rank + 1) * each)
 
     return ParamMapping(megatron, (hf,), 0, partition, role=role)
 
 
-def _share(size: int, tp: int, what: str) -> int:
+def _per_rank(size: int, tp: int, what: str) -> int:
+    """Return how many of `size` rows or columns a rank holds. Raises UnsupportedLayout."""
     if size % tp:
         raise UnsupportedLayout(f"{what}: {size} rows or columns cannot be cut evenly for TP {tp}")
     return size // tp
 
 
 def crop_slices(parts: Iterable[Slice], start: int, stop: int) -> Iterator[Slice]:
-    """Yield what lies between `start` and `stop` when the parts are laid end to end."""
+    """Yield the slices that make up rows `start:stop` of the parts laid end to end."""
     at = 0
     for part in parts:
         if at >= stop:
             return
-        first, last = max(start, at), min(stop, at + part.stop - part.start)
-        if first < last:
+        low, high = max(start, at), min(stop, at + part.stop - part.start)
+        if low < high:
             shift = part.start - at
-            yield Slice(part.source, first + shift, last + shift)
+            yield Slice(part.source, low + shift, high + shift)
         at += part.stop - part.start
 
 
 @lru_cache(maxsize=MANY_NAMES)
 def split_name(name: str) -> tuple[str, tuple[int, ...]]:
-    """Return a name with its layer and expert numbers replaced by `#`, and the numbers."""
+    """Return a name with each layer and expert number as `#`, and the numbers in order."""
     indices = []
     parts = name.split(".")
     for at, part in enumerate(parts):
@@ -284,29 +306,30 @@ def split_name(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def fill_name(pattern: str, indices: tuple[int, ...]) -> str:
-    """Return a pattern with its fields filled in their order; without a number, with 0."""
+    """Return a pattern with its fields filled in order; fields beyond the numbers become 0."""
     fields, text = _fields(pattern)
     return text.format(*indices, *(0,) * (fields - len(indices)))
 
 
 @lru_cache(maxsize=1000)
 def _fields(pattern: str) -> tuple[int, str]:
-    """Return how many fields a pattern has, and the pattern with their names left out."""
+    """Return how many fields a pattern has, and the pattern with nameless fields: `{}`."""
     return len(_FIELD.findall(pattern)), _FIELD.sub("{}", pattern)
 
 
 def fill_template(key: str, indices: tuple[int, ...]) -> str:
-    """Return the name that `split_name` splits into this template and these numbers."""
+    """Return the name that `split_name` splits into the template `key` and these numbers."""
     numbers = iter(indices)
     return re.sub("#", lambda _: str(next(numbers)), key)
 
 
 def template(pattern: str) -> str:
-    """Return a pattern as `split_name` returns the names that match it."""
+    """Return a pattern with each field as `#`, as `split_name` returns the names that match it."""
     return _FIELD.sub("#", pattern)
 
 
-# How models that are part of a larger one (with a vision tower, say) begin their names.
+# How a language model inside a larger one (with a vision tower, say) begins its names, and how the
+# rules begin them.
 LANGUAGE_PARTS = (
     ("model.language_model.", "model."),
     ("language_model.model.", "model."),
@@ -319,19 +342,19 @@ class Architecture:
     """A model family: its names in config.json and its rules, in model order."""
 
     name: str
-    architectures: tuple[str, ...]  # classes of transformers, as in config.json
+    architectures: tuple[str, ...]  # classes of transformers; `architectures` in config.json
     model_types: tuple[str, ...]
     mappings: tuple[ParamMapping, ...]
     marks: tuple[str, ...] = ()  # Megatron names that only this family's checkpoints have
-    # Hugging Face names that are nothing but copies, and of what.
+    # Hugging Face names that only repeat another tensor, and the name of that one.
     shared: tuple[tuple[str, str], ...] = ()
-    # The norms of queries and keys are over all heads together, not over each: names do not tell.
+    # Query and key norms span all heads together, not each head. Names do not show it.
     wide_qk_norm: bool = False
-    tied_by_default: bool = False  # what a config.json means that does not speak of it
-    # How other writers begin the Hugging Face names, and how the rules do.
+    tied_by_default: bool = False  # if config.json does not state tie_word_embeddings
+    # How other writers begin Hugging Face names, and how the rules begin them.
     prefixes: tuple[tuple[str, str], ...] = LANGUAGE_PARTS
-    fused: tuple[Fused, ...] = ()  # stored tensors that hold several of the rules' tensors
-    # Hugging Face counts the prediction layers on, behind the model's own.
+    fused: tuple[Fused, ...] = ()  # stored tensors that hold several tensors of the rules
+    # Hugging Face numbers the prediction layers on from the decoder's last layer.
     _counts_on: bool = field(init=False, repr=False, compare=False)
     _by_megatron: dict[str, ParamMapping] = field(init=False, repr=False, compare=False)
     _hf_order: dict[str, int] = field(init=False, repr=False, compare=False)
@@ -346,15 +369,15 @@ class Architecture:
         object.__setattr__(self, "_hf_order", {name: i for i, name in enumerate(order)})
 
     def rule_for(self, template: str) -> ParamMapping | None:
-        """Return the rule of a Megatron name, given as `naming.split_native` splits it."""
+        """Return the rule of a Megatron name, given as a template of `naming.split_native`."""
         return self._by_megatron.get(template)
 
     def order_of(self, template: str) -> int | None:
-        """Return where in the model a Hugging Face name (as `split_name` splits it) comes."""
+        """Return the position in the model of a Hugging Face name, given as a template."""
         return self._hf_order.get(template)
 
     def stores_transposed(self, key: str) -> bool:
-        """Return whether Hugging Face keeps a tensor with its dimensions exchanged."""
+        """Return whether Hugging Face stores a tensor, given as a template, transposed."""
         return any(
             mapping.transposed and key == template(hf)
             for mapping in self.mappings
@@ -362,9 +385,9 @@ class Architecture:
         )
 
     def layers_of(self, mapping: ParamMapping, num_layers: int) -> range:
-        """Return the layer numbers, as Hugging Face counts, that a rule speaks of.
+        """Return the layer numbers of a rule as Hugging Face counts them; Megatron starts at 0.
 
-        Megatron counts a rule's layers from 0.
+        They are told apart only where Hugging Face numbers prediction layers on from the decoder's.
         """
         if not self._counts_on:
             return range(sys.maxsize)

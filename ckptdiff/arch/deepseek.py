@@ -1,6 +1,6 @@
-"""DeepSeek-V2 and V3: latent attention, shared experts, extra predictions.
+"""DeepSeek-V2 and V3: latent attention, shared experts, multi-token prediction.
 
-Kimi-K2, Moonlight and GLM-4.7-Flash are laid out the same.
+Kimi-K2, Moonlight and GLM-4.7-Flash have the same tensors.
 """
 
 from __future__ import annotations
@@ -28,13 +28,19 @@ if TYPE_CHECKING:
 _ATTENTION = "self_attention."
 
 
-def _compressed(megatron: str, hf: str, rank: str, extra: str | None = None) -> ParamMapping:
-    """A projection into the latent space; since Megatron 0.14 whole on every rank with TE."""
+def _compressed(megatron: str, hf: str, lora_rank: str, extra: str | None = None) -> ParamMapping:
+    """Return the rule of a projection into the latent space.
+
+    `lora_rank` and `extra` are the config fields whose sum is its number of rows. With Transformer
+    Engine every rank holds the whole tensor since Megatron 0.14.
+    """
 
     def rows(c: ModelConfig) -> int:
-        if getattr(c, rank) is None:
-            raise UnsupportedLayout(f"the config has no {rank}, though there is a tensor of it")
-        return int(getattr(c, rank) + (getattr(c, extra) if extra else 0))
+        if getattr(c, lora_rank) is None:
+            raise UnsupportedLayout(
+                f"the config has no {lora_rank}, though there is a tensor of it"
+            )
+        return int(getattr(c, lora_rank) + (getattr(c, extra) if extra else 0))
 
     rule = column(f"{MEGATRON}{_ATTENTION}{megatron}.weight", f"{HF}self_attn.{hf}.weight", rows)
     return replace(rule, or_replicated=True)
@@ -85,7 +91,10 @@ MTP_HF = "model.layers.{mtp}."
 
 
 def predictions(layer: tuple[ParamMapping, ...]) -> tuple[ParamMapping, ...]:
-    """Multi-token prediction: Hugging Face keeps module j as layer num_layers + j."""
+    """Return the rules of multi-token prediction, whose module has a layer like `layer` inside.
+
+    Hugging Face stores module j as layer num_layers + j.
+    """
     inner = tuple(
         replace(
             rule,

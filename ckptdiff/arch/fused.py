@@ -1,4 +1,4 @@
-"""Stored Hugging Face tensors as the tensors of the rules: other names, and views of fused ones."""
+"""Stored Hugging Face tensors as tensors of the rules: renamed, or views of one that is fused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """A tensor that holds several canonical ones, each a view of it.
+    """A stored tensor that holds several tensors of the rules, each a view of it.
 
     Where the parts have an `{expert}`, the first dimension counts the experts. A single part
     without one is the same tensor under another name.
@@ -26,44 +26,49 @@ class Fused:
 
     hf: str
     parts: tuple[str, ...]
-    transposed: bool = False  # a matrix is stored with its inputs as rows
-    alternating: bool = False  # rows of the parts take turns; else they follow each other
+    transposed: bool = False  # each matrix is stored as (in, out)
+    alternating: bool = False  # rows of the parts alternate; else each part is one range of rows
     on_disk: bool = False  # the family's own checkpoints hold it, not the parts
 
 
 def canonical(
     tensors: Mapping[str, TensorRef], architecture: Architecture
 ) -> tuple[dict[str, TensorRef], dict[str, str]]:
-    """Return tensors under the names of the rules, and what cannot be: name to reason.
+    """Return the tensors under the names of the rules, and why some cannot be: name to reason.
 
     A name that no rule knows stays as it is.
     """
-    tables = {template(fused.hf): fused for fused in architecture.fused}
+    fused_by_key = {template(fused.hf): fused for fused in architecture.fused}
     found: dict[str, TensorRef] = {}
     errors: dict[str, str] = {}
     for stored, ref in tensors.items():
         for name in _spellings(stored, architecture):
             key, indices = split_name(name)
-            if key in tables or architecture.order_of(key) is not None:
+            if key in fused_by_key or architecture.order_of(key) is not None:
                 break
         else:
             found[stored] = ref
             continue
-        if name == stored and key not in tables:
+        if name == stored and key not in fused_by_key:
             found[stored] = ref
             continue
         try:
-            parts = dict(_parts(tables[key], indices, ref)) if key in tables else {name: ref}
+            parts = (
+                dict(_parts(fused_by_key[key], indices, ref))
+                if key in fused_by_key
+                else {name: ref}
+            )
         except UnsupportedLayout as error:
             errors[stored] = str(error)
             continue
-        # Where both spellings are stored, the other one stays a tensor of its own.
+        # If a part is stored under its own name too, this tensor keeps its stored name.
         clash = any(part in found or (part in tensors and part != stored) for part in parts)
         found |= {stored: ref} if clash else parts
     return found, errors
 
 
 def _spellings(name: str, architecture: Architecture) -> Iterator[str]:
+    """Yield a stored name as it is, then with a known prefix replaced by that of the rules."""
     yield name
     for prefix, ours in architecture.prefixes:
         if name.startswith(prefix):
@@ -73,7 +78,10 @@ def _spellings(name: str, architecture: Architecture) -> Iterator[str]:
 def _parts(
     fused: Fused, indices: tuple[int, ...], ref: TensorRef
 ) -> Iterator[tuple[str, TensorRef]]:
-    """Yield the canonical tensors of a fused one; raise UnsupportedLayout if it does not divide."""
+    """Yield the name and view of each part of a fused tensor.
+
+    Raises UnsupportedLayout if its rows do not divide into the parts.
+    """
     shape, stride = ref.shape, ref.stride
     experts = range(1)
     between_experts = 0

@@ -1,7 +1,8 @@
-"""Gemma 1, 2 and 3: Llama with a tied head, zero-centred norms on both sides, and norms behind.
+"""Gemma 1, 2 and 3: Llama with a tied head and zero-centred norms; 2 and 3 add post-norms.
 
 Sources: transformers' modeling_gemma2 and modeling_gemma3 (`1 + weight`); the Megatron names of the
-norms behind are those of Megatron-Bridge (gemma2_bridge.py, gemma3_bridge.py).
+post-norms are those of Megatron-Bridge (gemma2_bridge.py, gemma3_bridge.py). Megatron stores the
+norms zero-centred too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ckptdiff.arch.llama import (
 )
 from ckptdiff.arch.qwen3 import QK_NORM
 
-# Norms of what a layer's halves add, before it is added.
+# Norms of the output of attention and of the MLP, before it is added to the residual.
 POST_ATTENTION_NORM = norm(
     f"{MEGATRON}self_attention.linear_proj.post_layernorm.weight",
     f"{HF}post_attention_layernorm.weight",
@@ -29,7 +30,7 @@ POST_MLP_NORM = norm(
     f"{MEGATRON}mlp.linear_fc2.post_layernorm.weight", f"{HF}post_feedforward_layernorm.weight"
 )
 _PRE_MLP_NORM = norm(f"{MEGATRON}pre_mlp_layernorm.weight", f"{HF}pre_feedforward_layernorm.weight")
-_BOTH_SIDES = (_PRE_MLP_NORM, *MLP, POST_MLP_NORM)
+_MLP_AND_NORMS = (_PRE_MLP_NORM, *MLP, POST_MLP_NORM)
 
 GEMMA = Architecture(
     name="gemma",
@@ -47,7 +48,7 @@ GEMMA2 = Architecture(
         INPUT_NORM,
         *ATTENTION,
         POST_ATTENTION_NORM,
-        *_BOTH_SIDES,
+        *_MLP_AND_NORMS,
         FINAL_NORM,
         HEAD,
     ),
@@ -64,7 +65,7 @@ GEMMA3 = Architecture(
         *ATTENTION,
         *QK_NORM,
         POST_ATTENTION_NORM,
-        *_BOTH_SIDES,
+        *_MLP_AND_NORMS,
         FINAL_NORM,
         HEAD,
     ),

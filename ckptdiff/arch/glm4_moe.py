@@ -1,4 +1,4 @@
-"""GLM-4.5 and 4.6: Qwen2-MoE's attention, DeepSeek's experts and extra predictions.
+"""GLM-4.5 and 4.6: Qwen2-MoE's attention, DeepSeek's experts and multi-token prediction.
 
 Sources: transformers' modeling_glm4_moe; Megatron-Bridge's glm45_bridge.py.
 """

@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: LayerNorm and biases, and q, k and v of each head as Megatron keeps them.
+"""GPT-NeoX and Pythia: LayerNorm, biases, and a fused q, k and v in Megatron's own order of rows.
 
 Source: transformers' modeling_gpt_neox (`view(..., heads, 3 * head size)`, then three chunks).
 """
@@ -65,5 +65,5 @@ GPT_NEOX = Architecture(
         vocab("output_layer.weight", "embed_out.weight", "head"),
     ),
     marks=("decoder.final_layernorm.bias", f"{MEGATRON}self_attention.linear_qkv.bias"),
-    prefixes=(("lm_head.", "embed_out."),),  # transformers 5 in memory
+    prefixes=(("lm_head.", "embed_out."),),  # how transformers 5 names it in memory
 )

@@ -1,4 +1,4 @@
-"""gpt-oss: biases everywhere, attention sinks, and experts whose gate and up rows take turns.
+"""gpt-oss: biases everywhere, attention sinks, and experts whose gate and up rows alternate.
 
 Sources: transformers' modeling_gpt_oss (`gate_up[..., ::2]`); Megatron's softmax_offset in
 megatron.core.transformer.dot_product_attention; Megatron-Bridge's gpt_oss_bridge.py.

@@ -1,4 +1,4 @@
-"""Llama 2 and 3, and every family whose tensors are laid out like theirs."""
+"""Llama 2 and 3: the rules that most other families reuse."""
 
 from __future__ import annotations
 

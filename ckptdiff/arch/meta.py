@@ -1,4 +1,4 @@
-"""How Meta's own files call and cut the tensors of Llama."""
+"""How Meta's own files name and split the tensors of Llama."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from ckptdiff.arch.base import template
 
 @dataclass(frozen=True, slots=True)
 class MetaRule:
-    """One tensor: its name in Hugging Face's files, and how model parallelism cuts it.
+    """One tensor: its Hugging Face name, and how model parallelism splits it over Meta's files.
 
-    `rotary` is cut by rows, and the rows of each head are in pairs: Meta rotates channel 2i with
+    `rotary` is split by rows, and the rows of each head are in pairs: Meta rotates channel 2i with
     2i+1, Hugging Face channel i with i + head_dim/2. So Hugging Face's row i of half h is Meta's
     row 2i + h.
     """
 
     hf: str
-    cut: Literal["whole", "rows", "columns", "rotary", "either"]
-    heads: Literal["query", "group"] | None = None  # whose heads a rotary tensor has
+    split: Literal["whole", "rows", "columns", "rotary", "either"]
+    heads: Literal["query", "group"] | None = None  # which heads its rows are
 
 
 _LAYER = "layers.{layer}."
 _HF = "model.layers.{layer}."
 
 _RULES = {
-    # Llama 1 and 2 cut the embedding along its columns, Llama 3 along the vocabulary.
+    # Llama 1 and 2 split the embedding along its columns, Llama 3 along the vocabulary.
     "tok_embeddings.weight": MetaRule("model.embed_tokens.weight", "either"),
     f"{_LAYER}attention_norm.weight": MetaRule(f"{_HF}input_layernorm.weight", "whole"),
     f"{_LAYER}attention.wq.weight": MetaRule(f"{_HF}self_attn.q_proj.weight", "rotary", "query"),

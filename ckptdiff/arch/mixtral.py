@@ -1,4 +1,4 @@
-"""Mixtral: Llama's attention, and experts that are called w1 (gate), w2 (down) and w3 (up)."""
+"""Mixtral: Llama's attention, and experts with weights named w1 (gate), w2 (down) and w3 (up)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIXTRAL = Architecture(
         HEAD,
     ),
     marks=(ROUTER.megatron,),
-    # transformers 5 keeps them so in memory, and on disk as the rules do.
+    # transformers 5 fuses the experts in memory; its files have the names of the rules.
     fused=(
         Fused(f"{HF}mlp.gate.weight", (f"{HF}block_sparse_moe.gate.weight",)),
         Fused(f"{HF}mlp.experts.gate_up_proj", (f"{_EXPERT}w1.weight", f"{_EXPERT}w3.weight")),

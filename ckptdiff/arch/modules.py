@@ -1,4 +1,4 @@
-"""What Megatron's modules save beside their weights, and where, as their names tell."""
+"""Which of Megatron's modules save an `_extra_state` beside their weights, and where it goes."""
 
 from __future__ import annotations
 
@@ -8,52 +8,57 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# Modules that keep a state beside their weights, which a strict load asks for; it may be None.
+# Modules with an `_extra_state`, which a strict load asks for; it may be None.
 _STATEFUL = re.compile(
     r"(^|\.)(linear_\w+|in_proj|out_proj|eh_proj|output_layer|query_key_value|dense\w*)$"
 )
-# The same of a distributed checkpoint. A model asks for the states of its own layer spec, and
-# cannot be loaded without; those of the other spec are not missed.
-_DISTRIBUTED = re.compile(r"(^|\.)(linear_\w+|in_proj|out_proj|eh_proj|\w+_latent_proj|\w*norm)$")
-_ATTENTION = ("self_attention.linear_proj", "self_attention.core_attention")
+# The same in a distributed checkpoint, for both layer specs together: a model cannot be loaded
+# without the states of its own spec, and does not ask for those of the other.
+_STATEFUL_DISTRIBUTED = re.compile(
+    r"(^|\.)(linear_\w+|in_proj|out_proj|eh_proj|\w+_latent_proj|\w*norm)$"
+)
+_PROJ_TO_CORE = ("self_attention.linear_proj", "self_attention.core_attention")
 _HEAD_STATE = "output_layer._extra_state"
 _TIED_HEAD = "word_embeddings_for_head.weight"
 
 
 def with_states(names: Iterable[str], *, last: bool) -> list[str]:
-    """Return native names with those of the modules' states behind the last weight of each.
+    """Return native names, with the name of each module's state behind its last weight.
 
-    `last` says that they are of the last stage, which ends in the output layer.
+    `last` says whether they are of the last pipeline stage, which ends in the output layer.
     """
     modules: dict[str, str] = {}
-    found = list(names)
-    for name in found:
+    given = list(names)
+    for name in given:
         module = name.rpartition(".")[0]
         if _STATEFUL.search(module):
             modules[module] = name
-    behind = {name: module for module, name in modules.items()}
-    made = []
-    for name in found:
-        made.append(name)
-        if name in behind:
-            made.append(f"{behind[name]}._extra_state")
-    is_legacy = any(name.startswith("language_model.") for name in found)
+    module_after = {name: module for module, name in modules.items()}
+    named = []
+    for name in given:
+        named.append(name)
+        if name in module_after:
+            named.append(f"{module_after[name]}._extra_state")
+    is_legacy = any(name.startswith("language_model.") for name in given)
     state = f"language_model.{_HEAD_STATE}" if is_legacy else _HEAD_STATE
-    if last and state not in made and _TIED_HEAD not in found:
-        made.append(state)
-    return made
+    if last and state not in named and _TIED_HEAD not in given:
+        named.append(state)
+    return named
 
 
 def distributed_states(name: str) -> Iterator[str]:
-    """Yield the modules whose state a distributed checkpoint has beside a stored tensor."""
+    """Yield the modules whose state a distributed checkpoint stores beside the tensor `name`."""
     module = name.rpartition(".")[0]
-    if _DISTRIBUTED.search(module):
+    if _STATEFUL_DISTRIBUTED.search(module):
         yield module
-    if module.endswith(_ATTENTION[0]):
-        yield module.replace(*_ATTENTION)
+    if module.endswith(_PROJ_TO_CORE[0]):
+        yield module.replace(*_PROJ_TO_CORE)
 
 
 def legacy_path(name: str) -> list[str]:
-    """Return the keys to a tensor in the legacy model's tree: the encoder is one dictionary."""
+    """Return the keys that lead to a tensor in a legacy checkpoint's nested dictionaries.
+
+    Below `encoder` there is one flat dictionary.
+    """
     front, encoder, rest = name.partition(".encoder.")
     return [front, "encoder", rest] if encoder else name.split(".")

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def router(hf: str) -> ParamMapping:
-    """The router is whole on every rank."""
+    """Return the rule of the router, which every rank holds whole."""
     return replicated(f"{MEGATRON}mlp.router.weight", f"{HF}{hf}", role="router")
 
 
 def routed_experts(prefix: str, gate: str, up: str, down: str) -> tuple[ParamMapping, ...]:
-    """One routed expert: a gated MLP, cut by expert tensor parallelism.
+    """Return the rules of a routed expert: a gated MLP, split by expert tensor parallelism.
 
-    `prefix` is the Hugging Face name of an expert behind the layer, with `{expert}`.
+    `prefix` is what Hugging Face puts between the layer and the weight's name, with `{expert}`.
     """
     megatron = f"{MEGATRON}mlp.experts.local_experts.{{expert}}."
     return (
@@ -43,7 +43,7 @@ def routed_experts(prefix: str, gate: str, up: str, down: str) -> tuple[ParamMap
 
 
 def shared_experts(prefix: str) -> tuple[ParamMapping, ...]:
-    """The experts that every token passes: one gated MLP, cut by tensor parallelism."""
+    """Return the rules of the shared experts: one gated MLP, split by tensor parallelism."""
     return (
         gated(
             f"{MEGATRON}mlp.shared_experts.linear_fc1.weight",
@@ -65,7 +65,7 @@ QWEN_EXPERTS = (
     *routed_experts("mlp.experts.{expert}.", "gate_proj", "up_proj", "down_proj"),
 )
 
-# What transformers keeps in memory, and some families on disk: all experts in one tensor.
+# All experts of a layer in one tensor: in memory in transformers 5, for some families on disk too.
 FUSED_EXPERTS = (
     Fused(
         f"{HF}mlp.experts.gate_up_proj",
@@ -77,9 +77,10 @@ FUSED_EXPERTS = (
     Fused(f"{HF}mlp.experts.down_proj", (f"{HF}mlp.experts.{{expert}}.down_proj.weight",)),
 )
 
-# The legacy GroupedMLP keeps all experts of a rank in two matrices that are views of a raw run of
-# numbers: expert e's first layer is `weight1.view(experts, hidden, -1)[e]` transposed, its second
-# `weight2.view(experts, -1, hidden)[e]` transposed.
+# The legacy GroupedMLP (megatron.core.transformer.moe.experts) stores all experts of a rank in two
+# matrices. Expert e's first layer is `weight1.view(experts, hidden, -1)[e]` transposed, its second
+# `weight2.view(experts, -1, hidden)[e]` transposed. Here: the layer, and the dimension that grows
+# with the number of experts.
 _GROUPED = {
     template(f"{MEGATRON}mlp.experts.weight1"): ("linear_fc1", 1),
     template(f"{MEGATRON}mlp.experts.weight2"): ("linear_fc2", 0),
@@ -87,14 +88,15 @@ _GROUPED = {
 
 
 def is_grouped(key: str) -> bool:
-    """Return whether a Megatron name is that of a matrix of several experts."""
+    """Return whether a template is of one of GroupedMLP's matrices, which hold several experts."""
     return key in _GROUPED
 
 
 def ungrouped(key: str, ref: TensorRef, routed_experts: int) -> list[tuple[str, int, TensorRef]]:
-    """Return the tensors of single experts in a grouped one: template, expert and place.
+    """Return (template, expert number, view) of each expert in one of GroupedMLP's matrices.
 
-    Empty for any other tensor. Raises UnsupportedLayout if the experts do not divide it.
+    Empty for any other tensor. `routed_experts` is the number of experts on the rank. Raises
+    UnsupportedLayout if they do not divide the matrix.
     """
     if key not in _GROUPED:
         return []
@@ -105,20 +107,22 @@ def ungrouped(key: str, ref: TensorRef, routed_experts: int) -> list[tuple[str, 
             f"{routed_experts} experts"
         )
     rows, columns = ref.shape
-    inner = (rows, columns // routed_experts) if dim == 1 else (rows // routed_experts, columns)
+    stored_shape = (
+        (rows, columns // routed_experts) if dim == 1 else (rows // routed_experts, columns)
+    )
     single = template(f"{MEGATRON}mlp.experts.local_experts.{{expert}}.{layer}.weight")
-    size = inner[0] * inner[1] * ITEMSIZE[ref.dtype]
+    nbytes = stored_shape[0] * stored_shape[1] * ITEMSIZE[ref.dtype]
     return [
         (
             single,
             expert,
             TensorRef(
                 ref.name,
-                inner[::-1],
+                stored_shape[::-1],
                 ref.dtype,
                 ref.file,
-                ref.offset + expert * size,
-                (1, inner[1]),
+                ref.offset + expert * nbytes,
+                (1, stored_shape[1]),
             ),
         )
         for expert in range(routed_experts)

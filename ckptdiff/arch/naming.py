@@ -32,7 +32,7 @@ class Spelling:
     hybrid: str | None = None  # in models with Mamba layers, whatever the scheme
 
 
-# What stands in front of a layer's parameters: the spelling of the rules, then others.
+# The prefix of a layer's parameters: as the rules spell it, and other spellings.
 PREFIXES = {
     "decoder.layers.{layer}.": (
         "language_model.encoder.layers.{layer}.",
@@ -41,7 +41,7 @@ PREFIXES = {
     "mtp.layers.{mtp}.transformer_layer.": ("mtp.layers.{mtp}.mtp_model_layer.",),
 }
 
-# Parameters of one layer, without what stands in front.
+# Parameters of one layer, without the prefix.
 LAYER = (
     *(
         Spelling(f"{norm}.{p}", f"{fused}.layer_norm_{p}", tuple(f"{old}.{p}" for old in legacy))
@@ -61,7 +61,7 @@ LAYER = (
         )
         for p in ("weight", "bias")
     ),
-    # Layers that are no attention fuse the norm with another linear layer.
+    # Mamba and linear attention layers fuse the norm with another linear layer.
     Spelling("input_layernorm.weight", "self_attention.in_proj.layer_norm_weight"),
     Spelling("norm.weight", "mixer.in_proj.layer_norm_weight"),
     Spelling("mixer.conv1d.weight", "mixer.conv1d_weight"),
@@ -76,7 +76,7 @@ LAYER = (
         )
         for p in ("weight", "bias")
     ),
-    # SequentialMLP keeps an expert's own layers, TEGroupedMLP numbers the weights of one.
+    # SequentialMLP has layers for each expert, TEGroupedMLP one layer with numbered weights.
     *(
         Spelling(
             f"mlp.experts.local_experts.{{expert}}.{fc}.{p}", f"mlp.experts.{fc}.{p}{{expert}}"
@@ -125,8 +125,8 @@ _TO_MCORE = {
     for other in (spelling.mcore, *((spelling.te,) if spelling.te else ()), *spelling.legacy)
 }
 
-# Written names: how a layer's parameter may be spelled for Transformer Engine, and in the legacy
-# model, by its template in local spelling.
+# For writing, by the template in local spelling: how a layer's parameter may be spelled for
+# Transformer Engine, and how any parameter is in the legacy model.
 _TE = [
     (template(prefix + spelling.mcore), template(prefix + spelling.te))
     for prefix in PREFIXES
@@ -158,7 +158,8 @@ _WRAPPERS = re.compile(r"^(?:module\.)+")
 _FRONTS = tuple(
     (template(front), template(prefix)) for prefix, older in PREFIXES.items() for front in older
 )
-# A language model inside a larger one; what legacy names go on with is another word.
+# A language model inside a larger one. Legacy names have `language_model.` too, but go on
+# differently.
 _MODELS = (
     ("language_model.decoder.", "decoder."),
     ("language_model.mtp.", "mtp."),
@@ -169,12 +170,12 @@ _MODELS = (
 def split_native(name: str) -> tuple[str, tuple[int, ...]]:
     """Return a native Megatron name as a template in local spelling, and its numbers in order.
 
-    `module.` in front, which wrappers such as DistributedDataParallel add, is left out.
+    The `module.` that wrappers such as DistributedDataParallel put in front is left out.
     """
     name = _WRAPPERS.sub("", name)
-    for prefix, start in _MODELS:
+    for prefix, ours in _MODELS:
         if name.startswith(prefix):
-            name = start + name[len(prefix) :]
+            name = ours + name[len(prefix) :]
     key, indices = split_name(name)
     if key not in _TO_MCORE:
         for front, prefix in _FRONTS:
@@ -186,12 +187,12 @@ def split_native(name: str) -> tuple[str, tuple[int, ...]]:
 def spelled(
     name: str, names: Names, beside: Collection[str], *, grouped: bool = False, tied: bool = False
 ) -> str:
-    """Return a name in local spelling as another scheme spells it.
+    """Return the name that the scheme `names` has for a name in local spelling.
 
-    `beside` are the templates of its layer, or of the whole model for what is in no layer: a norm
-    is fused into a linear layer only where there is one. `grouped` experts are those of
-    TEGroupedMLP, and `tied` is a head that copies the embedding. Raises UnsupportedLayout for what
-    the legacy model has no name for.
+    `beside` are the templates of its layer, or of the whole model for a tensor in no layer: a norm
+    is fused into a linear layer only where there is one. `grouped` is for experts of TEGroupedMLP,
+    `tied` for a head that copies the embedding. Raises UnsupportedLayout for a tensor that the
+    legacy model does not have.
     """
     key, indices = split_name(name)
     if key in _HYBRID and is_hybrid(beside):
@@ -211,10 +212,10 @@ def spelled(
 
 
 def distributed(name: str, names: Names, beside: Collection[str]) -> str:
-    """Return a name in local spelling as a distributed checkpoint has it.
+    """Return the name that a distributed checkpoint has for a name in local spelling.
 
-    Both layer specs write the fused names of norms. The local one does so whatever the norm stands
-    in front of: sharded_state_dict_keys_map in megatron.core's get_gpt_layer_local_spec.
+    Both layer specs write the fused names of norms. The local spec does so whatever layer follows
+    the norm: sharded_state_dict_keys_map in megatron.core's get_gpt_layer_local_spec.
     """
     if names == "mcore":
         for norm, fused in _LOCAL_NORMS:
@@ -224,7 +225,7 @@ def distributed(name: str, names: Names, beside: Collection[str]) -> str:
 
 
 def is_hybrid(beside: Collection[str]) -> bool:
-    """Return whether a model, by the templates of its names, has Mamba layers."""
+    """Return whether a model with these templates has Mamba layers."""
     return _MAMBA in beside
 
 
@@ -234,7 +235,7 @@ def is_head(name: str) -> bool:
 
 
 def is_of_local_expert(key: str) -> bool:
-    """Return whether a template is of one of the experts that a rank numbers from 0."""
+    """Return whether a template is of a routed expert, which each rank numbers from 0."""
     return _LOCAL_EXPERT in key
 
 
@@ -244,13 +245,13 @@ def in_decoder_layer(name: str) -> bool:
 
 
 def layer_prefix(name: str) -> str:
-    """Return `decoder.layers.3` for the names that begin so; nothing for those of no layer."""
+    """Return `decoder.layers.3` for a name that begins so; an empty text for one of no layer."""
     words = name.split(".")
     return ".".join(words[:3]) if words[1:2] == ["layers"] else ""
 
 
 def templates_by_layer(names: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Return the templates of each layer's names; those of the whole model for other names."""
+    """Return the templates of each layer's names by `layer_prefix`; those of all names under ""."""
     found: dict[str, set[str]] = defaultdict(set)
     for name in names:
         key, _ = split_name(name)
@@ -270,10 +271,10 @@ def are_grouped(names: Iterable[str]) -> bool:
 
 
 def is_expert(name: str) -> bool:
-    """Return whether a native name is a routed expert's, which has an optimizer of its own."""
+    """Return whether a native name is a routed expert's; experts have an optimizer of their own."""
     return ".mlp.experts." in name
 
 
 def is_buffer(name: str) -> bool:
-    """Return whether a native name is a buffer's: stored beside the weights, and never trained."""
+    """Return whether a native name is a buffer's: saved with the weights, but never trained."""
     return name.endswith(("expert_bias", "local_tokens_per_expert", "inv_freq"))

@@ -1,4 +1,4 @@
-"""Nemotron: LayerNorm with biases, kept zero-centred on both sides, and an MLP without a gate."""
+"""Nemotron: zero-centred LayerNorm with biases in both programs, and an MLP without a gate."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Nemotron-H and Nemotron 3: layers that are each a Mamba mixer, attention, an MLP or experts.
 
-All call their norm and their mixer the same in Hugging Face. Megatron keeps a rank's share of z, x,
-B, C and dt one after the other. Sources: megatron.core.ssm.mamba_mixer (sharded_state_dict);
-transformers' modeling_nemotron_h; Megatron-Bridge's nemotron_h_bridge.py.
+In Hugging Face the norm and the mixer have the same names in every kind of layer. Megatron stores a
+rank's rows of z, x, B, C and dt one after the other. Sources: megatron.core.ssm.mamba_mixer
+(sharded_state_dict); transformers' modeling_nemotron_h; Megatron-Bridge's nemotron_h_bridge.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HF = "backbone.layers.{layer}."
 _MIXER = f"{_HF}mixer."
 _MAMBA = f"{MEGATRON}mixer."
 _EXPERT = f"{MEGATRON}mlp.experts.local_experts.{{expert}}."
-# What tells the kinds of layers apart, and what Megatron calls the norm in front of each.
+# Of each kind of layer: Megatron's name of its norm, and a Hugging Face tensor that only it has.
 _NORMS = (
     ("norm", "in_proj"),
     ("input_layernorm", "o_proj"),
@@ -40,8 +40,9 @@ _NORMS = (
 )
 
 
-def _runs(c: ModelConfig, *, convolved: bool) -> list[list[Slice]]:
-    inner, state = _inner(c), c.mamba_num_groups * c.mamba_state_dim
+def _mamba_blocks(c: ModelConfig, *, convolved: bool) -> list[list[Slice]]:
+    """Return the blocks of in_proj: z, x, B, C, dt; if `convolved`, those of conv1d: x, B, C."""
+    inner, state = _inner_size(c), c.mamba_num_groups * c.mamba_state_dim
     sizes = [inner, state, state]
     if not convolved:
         sizes = [inner, *sizes, c.mamba_num_heads]
@@ -49,7 +50,7 @@ def _runs(c: ModelConfig, *, convolved: bool) -> list[list[Slice]]:
     return [[Slice(0, start, start + size)] for start, size in zip(starts, sizes, strict=True)]
 
 
-def _inner(c: ModelConfig) -> int:
+def _inner_size(c: ModelConfig) -> int:
     return c.mamba_num_heads * c.mamba_head_dim
 
 
@@ -69,13 +70,13 @@ NEMOTRON_H = Architecture(
         blocks(
             f"{_MAMBA}in_proj.weight",
             (f"{_MIXER}in_proj.weight",),
-            lambda c: _runs(c, convolved=False),
+            lambda c: _mamba_blocks(c, convolved=False),
         ),
         *(
             blocks(
                 f"{_MAMBA}conv1d.{p}",
                 (f"{_MIXER}conv1d.{p}",),
-                lambda c: _runs(c, convolved=True),
+                lambda c: _mamba_blocks(c, convolved=True),
             )
             for p in ("weight", "bias")
         ),
@@ -83,8 +84,8 @@ NEMOTRON_H = Architecture(
             column(f"{_MAMBA}{name}", f"{_MIXER}{name}", lambda c: c.mamba_num_heads)
             for name in ("A_log", "D", "dt_bias")
         ),
-        column(f"{_MAMBA}norm.weight", f"{_MIXER}norm.weight", _inner, role="norm"),
-        row(f"{_MAMBA}out_proj.weight", f"{_MIXER}out_proj.weight", _inner),
+        column(f"{_MAMBA}norm.weight", f"{_MIXER}norm.weight", _inner_size, role="norm"),
+        row(f"{_MAMBA}out_proj.weight", f"{_MIXER}out_proj.weight", _inner_size),
         qkv(
             f"{MEGATRON}self_attention.linear_qkv.weight",
             *(f"{_MIXER}{x}_proj.weight" for x in "qkv"),
@@ -145,7 +146,7 @@ NEMOTRON_H = Architecture(
         HEAD,
     ),
     marks=(f"{_MAMBA}in_proj.weight",),
-    # transformers 5 in memory.
+    # How transformers 5 begins the names in memory.
     prefixes=(("model.", "backbone."),),
     fused=tuple(
         Fused(f"{_MIXER}experts.{x}_proj", (f"{_MIXER}experts.{{expert}}.{x}_proj.weight",))

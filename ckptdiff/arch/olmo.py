@@ -1,8 +1,8 @@
-"""OLMo 2 and 3 (norms behind, none in front), OLMoE, and EXAONE 4, which is laid out like OLMo 2.
+"""OLMo 2 and 3 (post-norms and no pre-norms), OLMoE, and EXAONE 4, which has OLMo 2's tensors.
 
-The norms of queries and keys are as wide as all heads together and whole on every rank. Sources:
-transformers' modeling_olmo2 and modeling_olmoe; Megatron-Bridge's olmoe_provider.py and, for the
-norms behind, exaone4_bridge.py (it has no OLMo 2).
+The query and key norms span all heads together and are whole on every rank. Sources: transformers'
+modeling_olmo2 and modeling_olmoe; Megatron-Bridge's olmoe_provider.py and, for the post-norms,
+exaone4_bridge.py (it has no OLMo 2).
 """
 
 from __future__ import annotations

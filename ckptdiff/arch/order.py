@@ -1,4 +1,4 @@
-"""The order in which a model runs through its tensors."""
+"""Model order: the order in which a forward pass uses the tensors."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ T = TypeVar("T")
 
 
 def put_in_model_order(named: Mapping[str, T], architecture: Architecture | None) -> dict[str, T]:
-    """Return what belongs to names, the names as the model runs through them."""
+    """Return a mapping with its names in model order."""
     return {name: named[name] for name in in_model_order(named, architecture)}
 
 
 def in_model_order(names: Iterable[str], architecture: Architecture | None) -> list[str]:
-    """Return names as the model runs through them; those no rule knows come last."""
+    """Return names in model order; those that no rule knows come last."""
     first_layer = _first_layer(architecture)
 
-    def place(name: str) -> tuple[object, ...]:
+    def sort_key(name: str) -> tuple[object, ...]:
         key, indices = split_name(name)
         order = architecture.order_of(key) if architecture is not None else None
         if order is None:
-            # Numbers inside unknown names are compared as numbers.
+            # Numbers inside unknown names are sorted as numbers: layer 10 comes after layer 9.
             parts = re.split(r"(?<![0-9])([0-9]{1,18})(?![0-9])", name)
             return 3, tuple(
                 (int(p), "") if p.isdecimal() and len(p) <= 18 else (-1, p) for p in parts
@@ -38,10 +38,10 @@ def in_model_order(names: Iterable[str], architecture: Architecture | None) -> l
             return 1, indices[0], order, indices
         return (0 if order < first_layer else 2), order
 
-    return sorted(names, key=place)
+    return sorted(names, key=sort_key)
 
 
 def _first_layer(architecture: Architecture | None) -> int:
-    """Return the place of the first rule that speaks of a layer: rules are in model order."""
+    """Return the position of the first Hugging Face name of a layer: rules are in model order."""
     names = [hf for rule in (architecture.mappings if architecture else ()) for hf in rule.hf]
     return next((i for i, hf in enumerate(names) if "{layer}" in hf), 0)

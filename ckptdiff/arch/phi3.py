@@ -1,6 +1,6 @@
 """Phi-3 and Phi-4: Llama, with q, k and v in one Hugging Face tensor, and gate and up in another.
 
-Source: transformers' modeling_phi3; in Megatron it is Llama's layer.
+Source: transformers' modeling_phi3. In Megatron its layers are Llama's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Qwen2-MoE: Qwen2's attention, routed experts, and a shared expert behind a gate of its own."""
+"""Qwen2-MoE: Qwen2's attention, routed experts, and a shared expert with a gate of its own."""
 
 from __future__ import annotations
 

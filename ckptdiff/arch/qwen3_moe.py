@@ -28,7 +28,7 @@ QWEN3_MOE = Architecture(
     fused=FUSED_EXPERTS,
 )
 
-# The language half of the vision models; on disk its fused experts have their inputs as rows.
+# The language model inside Qwen3-VL-MoE; on disk its fused experts are stored as (in, out).
 QWEN3_VL_MOE = replace(
     QWEN3_MOE,
     name="qwen3_vl_moe",

@@ -1,8 +1,8 @@
 """Qwen3-Next and Qwen3.5: gated DeltaNet layers, and attention with an output gate.
 
-Megatron keeps a rank's share of q, k, v, z (the gate), beta and alpha one after the other. Sources:
+Megatron stores a rank's rows of q, k, v, z (the gate), beta and alpha one after the other. Sources:
 megatron.core.ssm.gated_delta_net and SelfAttention's split with attention_output_gate;
-transformers' modeling_qwen3_next (per key head q, k, v, z) and modeling_qwen3_5 (tensors apart);
+transformers' modeling_qwen3_next (q, k, v, z per key head) and modeling_qwen3_5 (several tensors);
 Megatron-Bridge's qwen3_next_bridge.py.
 """
 
@@ -36,8 +36,8 @@ _NET = f"{MEGATRON}self_attention."
 _HF_NET = f"{HF}linear_attn."
 
 
-def _lengths(c: ModelConfig) -> tuple[int, int]:
-    """Return the rows of all keys, and of all values."""
+def _key_value_rows(c: ModelConfig) -> tuple[int, int]:
+    """Return the number of rows of all keys, and of all values."""
     return (
         c.linear_num_key_heads * c.linear_key_head_dim,
         c.linear_num_value_heads * c.linear_value_head_dim,
@@ -45,12 +45,18 @@ def _lengths(c: ModelConfig) -> tuple[int, int]:
 
 
 def _by_key_head(c: ModelConfig) -> list[list[Slice]]:
-    """q, k, v, z, then beta, alpha, gathered from tensors that keep them key head by key head."""
-    each = c.linear_num_value_heads // max(1, c.linear_num_key_heads)
-    k, v = c.linear_key_head_dim, each * c.linear_value_head_dim
+    """Return the blocks of in_proj, q, k, v, z, beta and alpha, for Qwen3-Next's two tensors.
+
+    Both are ordered by key head: one has q, k, v and z of each, the other beta and alpha.
+    """
+    values_per_key = c.linear_num_value_heads // max(1, c.linear_num_key_heads)
+    k, v = c.linear_key_head_dim, values_per_key * c.linear_value_head_dim
     parts = [
-        *((0, start, size, 2 * k + 2 * v) for start, size in _ends(k, k, v, v)),
-        *((1, start, size, 2 * each) for start, size in _ends(each, each)),
+        *((0, start, size, 2 * k + 2 * v) for start, size in _starts_and_sizes(k, k, v, v)),
+        *(
+            (1, start, size, 2 * values_per_key)
+            for start, size in _starts_and_sizes(values_per_key, values_per_key)
+        ),
     ]
     return [
         [
@@ -61,35 +67,36 @@ def _by_key_head(c: ModelConfig) -> list[list[Slice]]:
     ]
 
 
-def _ends(*sizes: int) -> list[tuple[int, int]]:
-    """Return where each of some runs starts, and its size."""
+def _starts_and_sizes(*sizes: int) -> list[tuple[int, int]]:
+    """Return (start, size) of consecutive ranges of these sizes."""
     return [(sum(sizes[:i]), size) for i, size in enumerate(sizes)]
 
 
-def _apart(c: ModelConfig) -> list[list[Slice]]:
-    """q, k and v out of one tensor; z, beta and alpha have tensors of their own."""
-    _, v = _lengths(c)
+def _by_tensor(c: ModelConfig) -> list[list[Slice]]:
+    """Return the blocks of in_proj for Qwen3.5's four tensors: q, k, v in one; z; beta; alpha."""
+    _, v = _key_value_rows(c)
     heads = c.linear_num_value_heads
     rest = [[Slice(source, 0, size)] for source, size in ((1, v), (2, heads), (3, heads))]
-    return [*_convolved(c), *rest]
+    return [*_conv_blocks(c), *rest]
 
 
-def _convolved(c: ModelConfig) -> list[list[Slice]]:
-    k, v = _lengths(c)
-    return [[Slice(0, start, start + size)] for start, size in _ends(k, k, v)]
+def _conv_blocks(c: ModelConfig) -> list[list[Slice]]:
+    """Return the blocks of q, k and v in one tensor, which the convolution takes."""
+    k, v = _key_value_rows(c)
+    return [[Slice(0, start, start + size)] for start, size in _starts_and_sizes(k, k, v)]
 
 
-def _net(in_proj: ParamMapping) -> tuple[ParamMapping, ...]:
-    """A gated DeltaNet layer."""
+def _delta_net(in_proj: ParamMapping) -> tuple[ParamMapping, ...]:
+    """Return the rules of a gated DeltaNet layer with this input projection."""
     return (
         in_proj,
-        blocks(f"{_NET}conv1d.weight", (f"{_HF_NET}conv1d.weight",), _convolved),
+        blocks(f"{_NET}conv1d.weight", (f"{_HF_NET}conv1d.weight",), _conv_blocks),
         *(
             column(f"{_NET}{name}", f"{_HF_NET}{name}", lambda c: c.linear_num_value_heads)
             for name in ("A_log", "dt_bias")
         ),
         replace(norm(f"{_NET}out_norm.weight", f"{_HF_NET}norm.weight"), zero_centred=True),
-        row(f"{_NET}out_proj.weight", f"{_HF_NET}out_proj.weight", lambda c: _lengths(c)[1]),
+        row(f"{_NET}out_proj.weight", f"{_HF_NET}out_proj.weight", lambda c: _key_value_rows(c)[1]),
     )
 
 
@@ -100,20 +107,22 @@ _GATED_ATTENTION = (
     *QK_NORM,
 )
 _EXPERTS = (*QWEN_EXPERTS, *shared_experts("mlp.shared_expert."), SHARED_GATE)
-_NEXT = _net(
+_DELTA_NET_NEXT = _delta_net(
     blocks(
         _IN_PROJ,
         (f"{_HF_NET}in_proj_qkvz.weight", f"{_HF_NET}in_proj_ba.weight"),
         _by_key_head,
     )
 )
-_NET_3_5 = _net(
-    blocks(_IN_PROJ, tuple(f"{_HF_NET}in_proj_{x}.weight" for x in ("qkv", "z", "b", "a")), _apart)
+_DELTA_NET_3_5 = _delta_net(
+    blocks(
+        _IN_PROJ, tuple(f"{_HF_NET}in_proj_{x}.weight" for x in ("qkv", "z", "b", "a")), _by_tensor
+    )
 )
 
 
 def _predictions(*layer: ParamMapping) -> tuple[ParamMapping, ...]:
-    """Multi-token prediction, under names of its own that transformers leaves out."""
+    """Return the rules of multi-token prediction, whose tensors transformers does not load."""
     return (
         norm("mtp.layers.{mtp}.enorm.weight", "mtp.pre_fc_norm_embedding.weight"),
         norm("mtp.layers.{mtp}.hnorm.weight", "mtp.pre_fc_norm_hidden.weight"),
@@ -138,7 +147,7 @@ def _predictions(*layer: ParamMapping) -> tuple[ParamMapping, ...]:
 def _family(
     name: str, classes: tuple[str, ...], types: tuple[str, ...], *rules: ParamMapping
 ) -> Architecture:
-    """`rules`: a DeltaNet layer and the MLP."""
+    """Return a family from the rules of its DeltaNet layer and of its MLP."""
     mlp = tuple(rule for rule in rules if ".mlp." in rule.megatron)
     layer = (INPUT_NORM, *_GATED_ATTENTION, MLP_NORM, *mlp)
     net = rules[: len(rules) - len(mlp)]
@@ -169,18 +178,20 @@ def _family(
     )
 
 
-QWEN3_NEXT = _family("qwen3_next", ("Qwen3NextForCausalLM",), ("qwen3_next",), *_NEXT, *_EXPERTS)
+QWEN3_NEXT = _family(
+    "qwen3_next", ("Qwen3NextForCausalLM",), ("qwen3_next",), *_DELTA_NET_NEXT, *_EXPERTS
+)
 QWEN3_5 = _family(
     "qwen3_5",
     ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"),
     ("qwen3_5", "qwen3_5_text"),
-    *_NET_3_5,
+    *_DELTA_NET_3_5,
     *MLP,
 )
 QWEN3_5_MOE = _family(
     "qwen3_5_moe",
     ("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"),
     ("qwen3_5_moe", "qwen3_5_moe_text"),
-    *_NET_3_5,
+    *_DELTA_NET_3_5,
     *_EXPERTS,
 )

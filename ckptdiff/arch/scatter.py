@@ -1,4 +1,4 @@
-"""Read a family's rules forward: which parts of which Hugging Face tensors make up a shard."""
+"""Read a family's rules forward: split Hugging Face tensors over tensor-parallel ranks."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RankSlice:
-    """One rank's shard of one Megatron tensor.
+    """One rank's slice of one Megatron tensor, made of pieces of Hugging Face tensors.
 
-    A piece says which box of which Hugging Face tensor (None: vocabulary padding) fills which box
-    of the shard. Where the rule is `transposed`, the first is a box of the tensor's transpose.
+    A piece is (name of the Hugging Face tensor, box of that tensor, box of the slice that it
+    fills). The name is None for vocabulary padding. Where the rule is `transposed`, the first box
+    is one of the tensor's transpose.
     """
 
-    rank: int  # in expert tensor parallelism where the rule speaks of a routed expert
+    rank: int  # tensor-parallel rank; of a routed expert, expert-tensor-parallel rank
     name: str  # in megatron-core's local spelling, layers numbered over the whole model
     pieces: list[tuple[str | None, Box, Box]]
     rule: ParamMapping
-    hf: tuple[str, ...]  # the Hugging Face names that the rule speaks of here
+    hf: tuple[str, ...]  # the Hugging Face tensors that the rule takes rows from
 
 
 def scatter(
@@ -38,10 +39,11 @@ def scatter(
     tp: int,
     etp: int | None = None,
 ) -> Iterator[RankSlice]:
-    """Yield every rank's shard of the Hugging Face tensors `shapes`: the rules read forward.
+    """Yield every rank's slice of every Megatron tensor that the tensors in `shapes` make up.
 
-    `etp` is over how many ranks routed experts are cut, where not over `tp`. Rules none of whose
-    tensors is in `shapes` are left out. Raises UnsupportedLayout for what cannot be cut.
+    `shapes` are those of the Hugging Face tensors. `etp` is the number of ranks that routed experts
+    are split over; None: `tp`. Rules none of whose tensors is in `shapes` are left out. Raises
+    UnsupportedLayout if a tensor cannot be split evenly.
     """
     templates = defaultdict(list)
     for name in shapes:
@@ -56,11 +58,11 @@ def scatter(
                 continue
             names = tuple(fill_name(pattern, indices) for pattern in mapping.hf)
             numbers = (indices[0] - layers.start, *indices[1:]) if indices else ()
-            shard = fill_name(mapping.megatron, numbers)
+            megatron_name = fill_name(mapping.megatron, numbers)
             ranks = etp if etp is not None and mapping.of_experts else tp
             for rank in range(ranks):
                 pieces = list(pieces_of(mapping, names, shapes, config, ranks, rank))
-                yield RankSlice(rank, shard, pieces, mapping, names)
+                yield RankSlice(rank, megatron_name, pieces, mapping, names)
 
 
 def pieces_of(
@@ -71,7 +73,7 @@ def pieces_of(
     tp: int,
     rank: int,
 ) -> Iterator[tuple[str | None, Box, Box]]:
-    """Yield the pieces of one rank's shard, as in `Share`, from its first row on."""
+    """Yield the pieces of one rank's slice, as in `RankSlice.pieces`, from its first row on."""
     if mapping.transposed:
         shapes = {name: shapes[name][::-1] for name in names}
     first = tuple((0, size) for size in shapes[names[0]])
@@ -85,11 +87,12 @@ def pieces_of(
         whole = first if source is None else tuple((0, n) for n in shapes[source])
         yield (
             source,
-            _cut(whole, mapping.dim, part.start, part.stop),
-            _cut(whole, mapping.dim, at, at + size),
+            _with_range(whole, mapping.dim, part.start, part.stop),
+            _with_range(whole, mapping.dim, at, at + size),
         )
         at += size
 
 
-def _cut(whole: Box, dim: int, start: int, stop: int) -> Box:
+def _with_range(whole: Box, dim: int, start: int, stop: int) -> Box:
+    """Return a box with `start:stop` along `dim` instead."""
     return (*whole[:dim], (start, stop), *whole[dim + 1 :])

@@ -1,1 +1,1 @@
-"""Bring any checkpoint to canonical tensors: Hugging Face names, unsharded, still unread."""
+"""Assemble any checkpoint into canonical tensors: Hugging Face names, unsharded, no data read."""

@@ -1,4 +1,4 @@
-"""Bring a checkpoint to canonical tensors: Hugging Face names, unsharded, still unread."""
+"""Assemble a checkpoint of any format, alone or beside the one that it is compared with."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Checkpoint, Convention
 
 
-# Whose files tell family and vocabulary by themselves, the fuller ones first.
-_KNOW_ALL: tuple[Convention, ...] = ("hf", "meta")
+# Whose files state family and vocabulary, the fuller ones first.
+_SELF_DESCRIBING: tuple[Convention, ...] = ("hf", "meta")
 
 
 @uncollected()
 def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assembled:
-    """Return the canonical tensors of a checkpoint.
+    """Return the canonical tensors of a checkpoint: Hugging Face names, unsharded, no data read.
 
-    `like`, the other side of a comparison, lends what Megatron's files do not tell: the family, and
-    the number of vocabulary rows that are not padding. Raises UnknownConfig if a sharded
-    checkpoint has no args and there is nothing to lend them.
+    `like` is the other side of a comparison. It supplies what Megatron's files do not state: the
+    family, and how many vocabulary rows are not padding. Raises UnknownConfig if a sharded
+    checkpoint has no args and `like` has no config either.
     """
     if checkpoint.convention == "hf":
         return assemble_huggingface(checkpoint)
@@ -38,9 +38,10 @@ def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assemb
 def assemble_pair(
     a: Checkpoint, b: Checkpoint, *, alone: Assembled | None = None
 ) -> tuple[Assembled, Assembled]:
-    """Return both sides, each lent what the other knows; `alone` is what A assembles to by itself.
+    """Return both sides of a comparison, each assembled with what the other side states.
 
-    It takes seconds for the largest models, so who has it already may give it.
+    `alone` is `assemble(a)` if the caller has it already: it takes seconds for the largest models.
+    Raises UnknownConfig as `assemble` does.
     """
     first, second = _pair(a, b, alone)
     first, second = _without_packed(first, second), _without_packed(second, first)
@@ -48,42 +49,45 @@ def assemble_pair(
 
 
 def _pair(a: Checkpoint, b: Checkpoint, alone: Assembled | None) -> tuple[Assembled, Assembled]:
-    for one in _KNOW_ALL:
-        if a.convention == one:
+    for convention in _SELF_DESCRIBING:
+        if a.convention == convention:
             whole = alone or assemble(a)
             return whole, assemble(b, like=whole)
-        if b.convention == one:
+        if b.convention == convention:
             whole = assemble(b)
             return assemble(a, like=whole), whole
     first, second = alone or assemble(a), assemble(b)
-    # Vocabularies padded for different TP sizes: what both have can be compared.
+    # Both vocabularies may be padded, for different TP sizes: only rows that both have compare.
     return assemble(a, like=second), assemble(b, like=first)
 
 
 def _without_packed(side: Assembled, other: Assembled) -> Assembled:
-    """Refuse packed weights that the other side has as numbers; alike ones compare bit by bit."""
-    refused = {
+    """Replace packed weights by an error where the other side holds plain numbers.
+
+    Weights that both sides hold packed stay as they are: they are compared bit by bit.
+    """
+    undecoded = {
         name: packed
         for name, packed in side.packed.items()
         if name not in other.packed and (name in other.tensors or name in other.errors)
     }
-    if not refused:
+    if not undecoded:
         return side
-    parts = {part for packed in refused.values() for part in packed.parts}
+    parts = {part for packed in undecoded.values() for part in packed.parts}
     tensors = {name: tensor for name, tensor in side.tensors.items() if name not in parts}
-    errors = {name: LayoutError(packed.why, "quantised") for name, packed in refused.items()}
+    errors = {name: LayoutError(packed.why, "quantised") for name, packed in undecoded.items()}
     return replace(side, tensors=tensors, errors={**side.errors, **errors})
 
 
 def _with_tied_head(side: Assembled, other: Assembled) -> Assembled:
-    """Join the head to the embedding, as its copy, in a format that does not say they are tied."""
+    """Make the head a copy of the embedding where only the other side states that they are tied."""
     rules = other.architecture
     if rules is None or other.config is None or not other.config.tied_embeddings:
         return side
     if side.checkpoint.convention != "meta" and side.architecture is not None:
         return side
     names = {m.role: m.hf[0] for m in rules.mappings}
-    head, embedding = (side.tensors.get(names.get(kind, "")) for kind in ("head", "embedding"))
+    head, embedding = (side.tensors.get(names.get(role, "")) for role in ("head", "embedding"))
     if head is None or embedding is None or head.name in other.tensors:
         return side
     if [p.box for p in head.pieces] != [p.box for p in embedding.pieces] or not can_be_copies(

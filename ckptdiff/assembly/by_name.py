@@ -1,4 +1,4 @@
-"""Bring Megatron's shards to tensors where no rule knows them: each stored one by itself."""
+"""Assemble Megatron's shards without rules: each stored tensor by itself, under its own name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.arch.naming import DECODER_LAYER
 from ckptdiff.arch.order import put_in_model_order
-from ckptdiff.assembly.dcp_chunks import placed
+from ckptdiff.assembly.dcp_chunks import resolve_chunks
 from ckptdiff.assembly.local_numbers import layer_offsets
 from ckptdiff.assembly.recipe import Assembled, Assembly, LayoutError, Piece, whole_box
 from ckptdiff.errors import CkptDiffError, UnsupportedLayout
@@ -17,16 +17,17 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.local_numbers import SplitNames
     from ckptdiff.checkpoint import Checkpoint, Shard, TensorRef
 
-_NUMBER = re.compile(r"(?<=layers\.)\d+")  # of a layer, in a native name
+_NUMBER = re.compile(r"(?<=layers\.)\d+")  # the number of a layer in a native name
 
 
 def assemble_by_name(
     checkpoint: Checkpoint, named: list[tuple[Shard, SplitNames]], why: str
 ) -> Assembled:
-    """No rules: every stored tensor by itself, under its own name.
+    """Return every stored tensor as a canonical tensor of its own.
 
-    Layers are numbered over the whole model, and a name that several ranks have is told apart by
-    the rank: whether those are copies or shares of one tensor nobody knows.
+    Layers are numbered over the whole model. A name that several ranks hold gets the rank as a
+    suffix: without a rule these may be copies or slices of one tensor. `why` begins the note on the
+    side: the reason why no rule is used.
     """
     try:
         offsets = layer_offsets(checkpoint, named)
@@ -34,12 +35,12 @@ def assemble_by_name(
         offsets = {}
     stored: dict[str, list[tuple[TensorRef, Shard]]] = defaultdict(list)
     for shard, names in named:
-        before = offsets.get((shard.rank.pp, shard.chunk), 0)
+        first_layer = offsets.get((shard.rank.pp, shard.chunk), 0)
         for ((key, _), ref), native in zip(names, shard.tensors, strict=True):
             number = _NUMBER.search(native) if key.startswith(DECODER_LAYER) else None
             name = native
             if number is not None:
-                layer = int(number[0]) + before
+                layer = int(number[0]) + first_layer
                 name = f"{native[: number.start()]}{layer}{native[number.end() :]}"
             stored[name].append((ref, shard))
     tensors: dict[str, Assembly] = {}
@@ -47,13 +48,13 @@ def assemble_by_name(
     for name, found in stored.items():
         for ref, shard in found:
             rank = shard.rank
-            own = name if len(found) == 1 else f"{name} [{_shard_text(shard)}]"
+            label = name if len(found) == 1 else f"{name} [{_shard_text(shard)}]"
             whole = whole_box(ref)
-            assembly = Assembly(own, ref.shape, ref.dtype, (Piece(ref, rank, whole, whole),))
+            assembly = Assembly(label, ref.shape, ref.dtype, (Piece(ref, rank, whole, whole),))
             try:
-                tensors[own] = placed(assembly, checkpoint)
+                tensors[label] = resolve_chunks(assembly, checkpoint)
             except CkptDiffError as error:
-                errors[own] = LayoutError(str(error))
+                errors[label] = LayoutError(str(error))
     note = f"{why}: each stored tensor is taken by itself"
     return Assembled(
         checkpoint,
@@ -69,4 +70,4 @@ def assemble_by_name(
 def _shard_text(shard: Shard) -> str:
     rank = shard.rank
     numbers = (("tp", rank.tp), ("pp", rank.pp), ("ep", rank.ep), ("chunk", shard.chunk))
-    return " ".join(f"{word} {number}" for word, number in numbers if number or word == "tp")
+    return " ".join(f"{size} {index}" for size, index in numbers if index or size == "tp")

@@ -1,4 +1,4 @@
-"""Make recipes of recipes: a tensor to be written, out of the places where its parts are stored."""
+"""Build the recipe of a tensor to be written from the recipes of the tensors that it is made of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptdiff.assembly.recipe import Assembly, Piece, Pieces, common, transposed
+from ckptdiff.assembly.recipe import Assembly, Piece, Pieces, intersection, transposed
 from ckptdiff.errors import UnsupportedLayout
 
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ PADDING = "padding"
 
 @dataclass(frozen=True, slots=True)
 class RecipePart:
-    """Box `of` of a tensor fills box `box` of another; dimensions of size one may come and go."""
+    """Box `of` of the tensor `source` fills box `box` of the tensor to be written.
+
+    Both boxes have the same shape, but for dimensions of size 1, which either may have more of.
+    """
 
     source: Assembly
     of: Box
@@ -28,20 +31,20 @@ class RecipePart:
 
 
 def compose(name: str, shape: tuple[int, ...], dtype: str, parts: Iterable[RecipePart]) -> Assembly:
-    """Return the recipe of the tensor that the parts fill, down to the stored tensors.
+    """Return the recipe of a tensor that the parts fill, each element once.
 
-    Copies are left out: it is the first of each that is read.
+    Its pieces are pieces of stored tensors. Copies are left out: only the first of each is read.
     """
-    known: dict[int, Pieces] = {}
+    pieces_of: dict[int, Pieces] = {}
     pieces: list[Piece] = []
     for part in parts:
         source = part.source
-        if id(source) not in known:
-            known[id(source)] = Pieces(source.pieces)
-        for piece in known[id(source)].meeting(part.of):
-            inner = common(piece.box, part.of)
+        if id(source) not in pieces_of:
+            pieces_of[id(source)] = Pieces(source.pieces)
+        for piece in pieces_of[id(source)].meeting(part.of):
+            inner = intersection(piece.box, part.of)
             if inner is not None:
-                box = _moved(inner, part.of, part.box)
+                box = _target_box(inner, part.of, part.box)
                 own = piece.inside(inner)
                 pieces.append(replace(own, box=box, copies=(), part_of=own.part_of or source.name))
     assert sum(prod(stop - start for start, stop in p.box) for p in pieces) == prod(shape), name
@@ -54,41 +57,41 @@ def renamed(source: Assembly, name: str) -> Assembly:
 
 
 def cut_out(source: Assembly, of: Box, name: str | None = None) -> Assembly:
-    """Return the recipe of one box of a tensor, under its name or another."""
+    """Return the recipe of box `of` of a tensor, under its own name or another."""
     shape = tuple(stop - start for start, stop in of)
     box = tuple((0, size) for size in shape)
     return compose(name or source.name, shape, source.dtype, [RecipePart(source, of, box)])
 
 
 def rows_of(source: Assembly, start: int, stop: int, name: str | None = None) -> Assembly:
-    """Return the recipe of some rows of a tensor, one behind the other."""
+    """Return the recipe of rows `start:stop` of a tensor."""
     rest = tuple((0, size) for size in source.shape[1:])
     return cut_out(source, ((start, stop), *rest), name)
 
 
 def last_row_repeated(source: Assembly, rows: int) -> Assembly:
-    """Return the recipe of `rows` rows, all of them the last one of a tensor.
+    """Return the recipe of `rows` rows, each equal to the last row of a tensor.
 
-    So Megatron's converter fills the rows of the vocabulary that no token has. Raises
-    UnsupportedLayout for a quantised tensor.
+    Megatron's converter pads the vocabulary in this way. Raises UnsupportedLayout for a quantised
+    tensor.
     """
     end = source.shape[0]
     box = ((end - 1, end), *((0, size) for size in source.shape[1:]))
     pieces = []
     for piece in source.pieces:
-        inner = common(piece.box, box)
+        inner = intersection(piece.box, box)
         if inner is not None:
-            one = piece.inside(inner)
-            if one.ref.scale is not None:
+            row = piece.inside(inner)
+            if row.ref.scale is not None:
                 raise UnsupportedLayout(f"{source.name}: a quantised vocabulary cannot be padded")
-            first, *others = one.of
+            first, *others = row.of
             ref = replace(
-                one.ref,
-                shape=(rows, *one.ref.shape[1:]),
-                stride=(0, *one.ref.stride[1:]),
-                offset=one.ref.offset_of((first[0], *(0 for _ in others))),
+                row.ref,
+                shape=(rows, *row.ref.shape[1:]),
+                stride=(0, *row.ref.stride[1:]),
+                offset=row.ref.offset_of((first[0], *(0 for _ in others))),
             )
-            pieces.append(Piece(ref, one.rank, ((0, rows), *others), ((0, rows), *inner[1:])))
+            pieces.append(Piece(ref, row.rank, ((0, rows), *others), ((0, rows), *inner[1:])))
     return Assembly(PADDING, (rows, *source.shape[1:]), source.dtype, tuple(pieces))
 
 
@@ -103,19 +106,26 @@ def transpose(source: Assembly) -> Assembly:
     )
 
 
-def _moved(inner: Box, of: Box, box: Box) -> Box:
-    """Return where a box inside `of` comes to lie when `of` fills `box`."""
+def _target_box(inner: Box, of: Box, box: Box) -> Box:
+    """Return the box that `inner`, a part of `of`, fills when `of` fills `box`."""
     if len(of) == len(box):
         return tuple(
-            (b[0] + i[0] - o[0], b[0] + i[1] - o[0]) for i, o, b in zip(inner, of, box, strict=True)
+            (target[0] + part[0] - source[0], target[0] + part[1] - source[0])
+            for part, source, target in zip(inner, of, box, strict=True)
         )
-    moves = iter([(i[0] - o[0], i[1] - o[0]) for i, o in zip(inner, of, strict=True) if _long(o)])
+    offsets = iter(
+        [
+            (part[0] - source[0], part[1] - source[0])
+            for part, source in zip(inner, of, strict=True)
+            if _has_extent(source)
+        ]
+    )
     return tuple(
-        (b[0] + move[0], b[0] + move[1]) if move is not None else b
-        for b in box
-        for move in [next(moves) if _long(b) else None]
+        (target[0] + offset[0], target[0] + offset[1]) if offset is not None else target
+        for target in box
+        for offset in [next(offsets) if _has_extent(target) else None]
     )
 
 
-def _long(bounds: tuple[int, int]) -> bool:
+def _has_extent(bounds: tuple[int, int]) -> bool:
     return bounds[1] - bounds[0] != 1

@@ -1,4 +1,4 @@
-"""Find the chunks that a distributed checkpoint's tensors lie in."""
+"""Replace whole tensors of a distributed checkpoint by the chunks that hold their bytes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Box, Checkpoint, TensorRef
 
 
-def placed(assembly: Assembly, checkpoint: Checkpoint) -> Assembly:
-    """Replace pieces of whole tensors by the chunks that they lie in, where a format has chunks.
+def resolve_chunks(assembly: Assembly, checkpoint: Checkpoint) -> Assembly:
+    """Return the recipe with each piece replaced by the chunks that hold it.
 
-    Raises UnsupportedLayout if chunks are missing or overlap.
+    In a format without chunks the recipe stays as it is. Raises UnsupportedLayout if chunks are
+    missing or overlap.
     """
     if checkpoint.chunks is None:
         return assembly
@@ -29,35 +30,40 @@ def placed(assembly: Assembly, checkpoint: Checkpoint) -> Assembly:
 
 
 def _in_chunks(piece: Piece, chunks: Mapping[TensorRef, tuple[Chunk, ...]]) -> list[Piece]:
+    """Return pieces of chunks that together fill what a piece of a whole tensor fills."""
     parts = []
     filled = 0
     for chunk in _chunks_of(piece.ref, chunks):
         inside = tuple(
-            (max(p[0], c[0]), min(p[1], c[1])) for p, c in zip(piece.of, chunk.box, strict=True)
+            (max(of_piece[0], of_chunk[0]), min(of_piece[1], of_chunk[1]))
+            for of_piece, of_chunk in zip(piece.of, chunk.box, strict=True)
         )
         if any(start >= stop for start, stop in inside):
             continue
-        of = tuple((i[0] - c[0], i[1] - c[0]) for i, c in zip(inside, chunk.box, strict=True))
+        of = tuple(
+            (common[0] - of_chunk[0], common[1] - of_chunk[0])
+            for common, of_chunk in zip(inside, chunk.box, strict=True)
+        )
         box = tuple(
-            (b[0] + i[0] - p[0], b[0] + i[1] - p[0])
-            for i, p, b in zip(inside, piece.of, piece.box, strict=True)
+            (target[0] + common[0] - of_piece[0], target[0] + common[1] - of_piece[0])
+            for common, of_piece, target in zip(inside, piece.of, piece.box, strict=True)
         )
         parts.append(Piece(chunk.ref, piece.rank, of, box))
-        filled += _volume(of)
-    if filled != _volume(piece.of):
+        filled += _numel(of)
+    if filled != _numel(piece.of):
         raise UnsupportedLayout(
             f"{piece.ref.file}: {piece.ref.name}: its chunks hold {filled} of "
-            f"{_volume(piece.of)} elements"
+            f"{_numel(piece.of)} elements"
         )
     return sorted(parts, key=lambda part: part.box)
 
 
 def _chunks_of(ref: TensorRef, chunks: Mapping[TensorRef, tuple[Chunk, ...]]) -> tuple[Chunk, ...]:
-    """Return the chunks of a whole tensor, or of the transpose of one."""
+    """Return the chunks of a whole tensor, transposed if `ref` is the transpose of one."""
     if ref in chunks:
         return chunks[ref]
     return tuple(Chunk(transposed(chunk.ref), chunk.box[::-1]) for chunk in chunks[transposed(ref)])
 
 
-def _volume(box: Box) -> int:
+def _numel(box: Box) -> int:
     return prod(stop - start for start, stop in box)

@@ -1,4 +1,4 @@
-"""Buffers that a model computes from its config when it is built; old checkpoints carry them."""
+"""Buffers that a model computes from its config when it is built; old checkpoints store them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ if TYPE_CHECKING:
     from ckptdiff.config.model import ModelConfig
 
 _NAMES = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq", "rope.freqs")
-_LARGEST = 65536  # bytes; a head has some hundred channels at most
-# Relative rounding of each dtype; inverse frequencies are computed in float32.
-_ROUNDING = {"F32": 1e-6, "F16": 1e-3, "BF16": 4e-3}
+_MAX_BYTES = 65536  # of a buffer that is checked; a head has some hundred channels at most
+# Relative: inverse frequencies are computed in float32, then rounded to the stored dtype.
+_TOLERANCE = {"F32": 1e-6, "F16": 1e-3, "BF16": 4e-3}
 
 
 def is_derived(name: str) -> bool:
-    """Return whether a native name is that of a buffer that follows from the config."""
+    """Return whether a native name is that of a buffer that is computed from the config."""
     return name.endswith(_NAMES)
 
 
 def derived_entry(ref: TensorRef, config: ModelConfig | None) -> Entry:
-    """Return a buffer as an entry that says whether the config makes it.
+    """Return a buffer as an entry whose text says whether the config gives these values.
 
     The inverse frequencies of rotary embeddings are rotary_base ** (-2i / rotated channels) for
-    i = 0, 1, …; with a scaled RoPE they are not checked.
+    i = 0, 1, …, as in RotaryEmbedding of megatron.core.models.common.embeddings. With a scaled RoPE
+    they are not checked.
     """
     kind = f"{ref.dtype} {format_shape(ref.shape)}"
     return Entry(ref.name, "derived", f"{kind}, {_checked(ref, config)}", ref)
@@ -39,14 +40,14 @@ def _checked(ref: TensorRef, config: ModelConfig | None) -> str:
     if config is None or config.rotary_base is None or config.rope_is_scaled:
         return "not checked against the config"
     base = config.rotary_base
-    plain = len(ref.shape) == 1 and ref.stride == contiguous(ref.shape)
-    if not plain or ref.dtype not in _ROUNDING or ref.nbytes > _LARGEST or not ref.nbytes:
+    is_plain = len(ref.shape) == 1 and ref.stride == contiguous(ref.shape)
+    if not is_plain or ref.dtype not in _TOLERANCE or ref.nbytes > _MAX_BYTES or not ref.nbytes:
         return "not checked against the config"
     count = ref.shape[0]
     found = _read(ref)
     wanted = [base ** (-i / count) for i in range(count)]
     pairs = zip(found, wanted, strict=True)
-    if all(abs(x - y) <= _ROUNDING[ref.dtype] * y + 1e-9 for x, y in pairs):
+    if all(abs(x - y) <= _TOLERANCE[ref.dtype] * y + 1e-9 for x, y in pairs):
         return f"as a rotary base of {base:g} makes it"
     return f"not what a rotary base of {base:g} makes of it"
 
@@ -56,6 +57,6 @@ def _read(ref: TensorRef) -> list[float]:
         raw = read_at(fd, ref.offset, ref.nbytes)
     size = ITEMSIZE[ref.dtype]
     parts = [raw[i : i + size] for i in range(0, len(raw), size)]
-    if ref.dtype == "BF16":  # the upper half of a float32
+    if ref.dtype == "BF16":  # the upper two bytes of a float32
         return [struct.unpack("<f", b"\0\0" + part)[0] for part in parts]
     return [struct.unpack("<e" if size == 2 else "<f", part)[0] for part in parts]

@@ -1,4 +1,4 @@
-"""Bring a Hugging Face folder to canonical tensors: undo fusing, join copies and factors."""
+"""Assemble a Hugging Face folder: split fused tensors, join copies, join factors to weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 
 def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
-    """Every tensor is one piece, and a tied head on disk a copy of the embedding."""
+    """Return the canonical tensors of a Hugging Face folder, each one piece of a stored tensor.
+
+    A stored head that the config ties to the embedding becomes a copy of the embedding.
+    """
     (shard,) = checkpoint.shards
     settings = checkpoint.config or {}
     architecture = find_architecture(settings)
@@ -39,15 +42,15 @@ def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
     except UnknownConfig:
         config = None
     tensors = dict(shard.tensors)
-    wrong: dict[str, str] = {}
+    fused_errors: dict[str, str] = {}
     if architecture is not None:
-        tensors, wrong = canonical(tensors, architecture)
+        tensors, fused_errors = canonical(tensors, architecture)
     derived = [
         derived_entry(tensors.pop(name), config) for name in list(tensors) if is_derived(name)
     ]
     packed = find_packed(tensors, settings)
-    tensors, more = join_factors(tensors, settings)
-    errors = {name: LayoutError(text) for name, text in {**wrong, **more}.items()}
+    tensors, factor_errors = join_factors(tensors, settings)
+    errors = {name: LayoutError(text) for name, text in {**fused_errors, **factor_errors}.items()}
     copies = _shared_copies(tensors, architecture) if architecture is not None else {}
     if architecture is not None and config is not None and config.tied_embeddings:
         (embedding,) = architecture.embedding().hf
@@ -79,7 +82,7 @@ def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
 def _shared_copies(
     tensors: dict[str, TensorRef], architecture: Architecture
 ) -> dict[str, tuple[Copy, ...]]:
-    """Take out the tensors that only repeat another one, and return them as its copies."""
+    """Remove the tensors that only repeat another one; return them as copies, by its name."""
     copies: dict[str, tuple[Copy, ...]] = {}
     originals = {template(pattern): original for pattern, original in architecture.shared}
     for name in list(tensors) if originals else ():

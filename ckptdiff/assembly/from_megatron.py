@@ -1,4 +1,4 @@
-"""Bring Megatron's shards to canonical tensors: read each rule backward over the ranks."""
+"""Assemble Megatron's shards into canonical tensors: read each rule backward over the ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ckptdiff.arch.moe import is_grouped, ungrouped
 from ckptdiff.arch.naming import QUERY_NORM, split_native
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly.by_name import assemble_by_name
-from ckptdiff.assembly.dcp_chunks import placed
+from ckptdiff.assembly.dcp_chunks import resolve_chunks
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
 from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets
 from ckptdiff.assembly.recipe import (
@@ -38,18 +38,23 @@ if TYPE_CHECKING:
 
 
 def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembled:
-    """Collect each rule's shards over the ranks, then read the rule backward."""
+    """Return the canonical tensors of a Megatron checkpoint.
+
+    Each rule's shards are collected over the ranks, then the rule is read backward. `like` supplies
+    what the files do not state. Without rules each stored tensor is a tensor of its own. Raises
+    UnknownConfig if neither the args nor `like` give the sizes that the rules need.
+    """
     named = [
         (shard, [(split_native(native), ref) for native, ref in shard.tensors.items()])
         for shard in checkpoint.shards
     ]
-    if _is_share(checkpoint):
+    if _is_rank_file(checkpoint):
         return assemble_by_name(checkpoint, named, "it has one rank's share of each tensor")
     architecture = like.architecture if like is not None else None
     keys = {key for _, names in named for (key, _), _ in names}
     if like is None or (architecture is None and not like.checkpoint.config):
-        wide = _has_wide_norms(checkpoint, named)
-        architecture = guess_architecture(keys, wide_qk_norm=wide)
+        wide_norms = _has_wide_norms(checkpoint, named)
+        architecture = guess_architecture(keys, wide_qk_norm=wide_norms)
     if architecture is None or not any(map(architecture.rule_for, keys)):
         return assemble_by_name(checkpoint, named, "no rules know its names")
     config = _megatron_config(checkpoint, like)
@@ -71,10 +76,12 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
                     "as it is; values that differ by one are not compared"
                 )
             found = _read_backward(mapping, targets, ranks, config, _ranks_of(mapping, checkpoint))
-            assemblies |= {name: placed(assembly, checkpoint) for name, assembly in found.items()}
+            assemblies |= {
+                name: resolve_chunks(assembly, checkpoint) for name, assembly in found.items()
+            }
         except CkptDiffError as error:
-            lacks = isinstance(error, MissingShard)
-            why = LayoutError(str(error), "missing-shard" if lacks else "layout")
+            is_missing = isinstance(error, MissingShard)
+            why = LayoutError(str(error), "missing-shard" if is_missing else "layout")
             errors.update(dict.fromkeys(targets, why))
     return Assembled(
         checkpoint,
@@ -88,7 +95,7 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
 
 
 def _has_wide_norms(checkpoint: Checkpoint, named: list[tuple[Shard, SplitNames]]) -> bool | None:
-    """Return whether the norm of queries is over all heads together; None without one."""
+    """Return whether the query norm spans all heads together; None if that cannot be known."""
     sizes = {ref.shape for _, names in named for (key, _), ref in names if key == QUERY_NORM}
     if not sizes or not checkpoint.config:
         return None
@@ -97,18 +104,19 @@ def _has_wide_norms(checkpoint: Checkpoint, named: list[tuple[Shard, SplitNames]
     except UnknownConfig:
         return None
     if config.kv_lora_rank:
-        return None  # latent attention: its norm is of what queries are compressed to
+        return None  # latent attention normalises the compressed queries
     return config.num_attention_heads > 1 and (config.kv_channels,) not in sizes
 
 
-def _is_share(checkpoint: Checkpoint) -> bool:
-    """Return whether this is the file of one rank of several."""
+def _is_rank_file(checkpoint: Checkpoint) -> bool:
+    """Return whether the checkpoint is a single file, of one rank among several."""
     parallelism = checkpoint.parallelism
     ranks = parallelism.tp * parallelism.pp * parallelism.ep
     return checkpoint.files == (checkpoint.root,) and ranks > 1
 
 
-Shards = dict[int, list[Copy]]  # tp rank to its copies of one tensor
+Shards = dict[int, list[Copy]]  # tensor-parallel rank to the stored copies of its shard
+# By rule, and by layer and expert numbers over the whole model.
 Collected = dict[tuple["ParamMapping", tuple[int, ...]], Shards]
 
 
@@ -118,7 +126,10 @@ def _collect(
     named: list[tuple[Shard, SplitNames]],
     num_layers: int,
 ) -> tuple[Collected, set[str], list[TensorRef]]:
-    """Group the shards by rule and by layer and expert number over the whole model."""
+    """Group the shards by rule, and by layer and expert numbers over the whole model.
+
+    Also return the native names that no rule knows, and the buffers that follow from the config.
+    """
     offsets = layer_offsets(checkpoint, named)
     collected: Collected = {}
     unmapped: set[str] = set()
@@ -140,29 +151,32 @@ def _collect(
                 numbers[0] += offset
             elif mapping.of_predictions:
                 numbers[0] += architecture.layers_of(mapping, num_layers).start
-            place = rank.tp
+            shard_rank = rank.tp
             if mapping.of_experts:
-                # A rank numbers its experts from 0; where experts are cut into fewer shards than
-                # the rest, several ranks hold the same one.
+                # A rank numbers its experts from 0. Where experts are split over fewer ranks than
+                # the rest (ETP < TP), several ranks hold the same shard.
                 numbers[-1] += rank.ep * per_rank
-                place = rank.tp % checkpoint.parallelism.etp
+                shard_rank = rank.tp % checkpoint.parallelism.etp
             shards = collected.setdefault((mapping, tuple(numbers)), {})
-            shards.setdefault(place, []).append(Copy(ref, rank))
+            shards.setdefault(shard_rank, []).append(Copy(ref, rank))
     return collected, unmapped, list(derived.values())
 
 
 def _ungrouped(
     named: list[tuple[Shard, SplitNames]], experts: int
 ) -> list[tuple[Shard, SplitNames]]:
-    """Replace the legacy GroupedMLP's matrices by the experts that they hold."""
+    """Replace each matrix of the legacy GroupedMLP by the single experts that it holds."""
     return [
         (
             shard,
             [
-                one
+                found
                 for (key, indices), ref in names
-                for one in (
-                    [((k, (*indices, e)), r) for k, e, r in ungrouped(key, ref, experts)]
+                for found in (
+                    [
+                        ((single, (*indices, expert)), view)
+                        for single, expert, view in ungrouped(key, ref, experts)
+                    ]
                     or [((key, indices), ref)]
                 )
             ],
@@ -172,7 +186,10 @@ def _ungrouped(
 
 
 def _ranks_of(mapping: ParamMapping, checkpoint: Checkpoint) -> int:
-    """Return over how many ranks a tensor is cut: experts have a size of their own."""
+    """Return over how many ranks a tensor is split: ETP for experts, TP for the rest.
+
+    In a distributed checkpoint every stored tensor is whole: 1.
+    """
     if checkpoint.chunks is not None:
         return 1
     return checkpoint.parallelism.etp if mapping.of_experts else checkpoint.parallelism.tp
@@ -181,12 +198,13 @@ def _ranks_of(mapping: ParamMapping, checkpoint: Checkpoint) -> int:
 def _read_backward(
     mapping: ParamMapping, targets: list[str], ranks: Shards, config: ModelConfig, tp: int
 ) -> dict[str, Assembly]:
-    """Return the canonical tensors of one rule, checked to use every row once.
+    """Return the canonical tensors of one rule by name; they use every row of every shard once.
 
-    Raises UnsupportedLayout if the shards are not what the rule says, MissingShard if one lacks.
+    Raises UnsupportedLayout if the shards are not what the rule says, MissingShard if a rank has
+    none.
     """
     if mapping.transposed:
-        # Seen as the Hugging Face side stores it, the shard is cut along the other dimension.
+        # Seen as the Hugging Face side stores it, the shard is split along the other dimension.
         ranks = {r: [Copy(transposed(c.ref), c.rank) for c in ranks[r]] for r in ranks}
     missing = [rank for rank in range(tp) if rank not in ranks]
     if missing:
@@ -230,7 +248,7 @@ def _read_backward(
 
 
 def _is_whole(ref: TensorRef, mapping: ParamMapping, config: ModelConfig) -> bool:
-    """Return whether a rank holds all rows of a tensor that the rule would cut."""
+    """Return whether a rank holds all rows of a tensor that the rule splits."""
     assert mapping.partition is not None
     assert mapping.dim is not None
     rows = sum(part.stop - part.start for part in mapping.partition(config, 1, 0))
@@ -238,7 +256,10 @@ def _is_whole(ref: TensorRef, mapping: ParamMapping, config: ModelConfig) -> boo
 
 
 def _assembly(name: str, pieces: list[Piece], padding: tuple[Piece, ...], dim: int) -> Assembly:
-    """Return the tensor that the pieces fill; raises UnsupportedLayout if they do not tile it."""
+    """Return the tensor that the pieces fill along `dim`.
+
+    Raises UnsupportedLayout if their dtypes or their other dimensions differ.
+    """
     pieces = sorted(pieces, key=lambda piece: piece.box[dim])
     dtypes = sorted({piece.ref.dtype for piece in pieces})
     others = {piece.box[:dim] + piece.box[dim + 1 :] for piece in pieces}
@@ -267,7 +288,7 @@ def _check_shapes(first: Copy, others: Iterable[Copy]) -> None:
 
 
 def _join_tied(collected: Collected) -> None:
-    """With tied embeddings the head of the last stage is one more copy of the embedding."""
+    """Make the head of the last stage one more copy of the tied embedding."""
     by_role = {mapping.role: (mapping, indices) for mapping, indices in collected}
     if "head" in by_role and "embedding" in by_role:
         embedding = collected[by_role["embedding"]]
@@ -276,7 +297,10 @@ def _join_tied(collected: Collected) -> None:
 
 
 def _megatron_config(checkpoint: Checkpoint, like: Assembled | None) -> ModelConfig:
-    """Return the config of a sharded side from its own args, else from the other side."""
+    """Return the config from the checkpoint's own args, else the other side's.
+
+    Raises UnknownConfig if there is neither.
+    """
     if checkpoint.config is not None:
         return configs.from_megatron(checkpoint.config)
     if like is not None and like.config is not None:
@@ -290,8 +314,11 @@ def _megatron_config(checkpoint: Checkpoint, like: Assembled | None) -> ModelCon
 def _with_vocabulary(
     config: ModelConfig, collected: Collected, like: Assembled | None
 ) -> ModelConfig:
-    """Take the rows of the vocabulary from the tensors: what args say of them is often wrong."""
-    # A rank may lack one of the two, embedding and head: the other still tells the rows.
+    """Return the config with the vocabulary size counted in the tensors: args often misstate it.
+
+    The same tensor of `like` says how many of the rows are not padding.
+    """
+    # Embedding or head may be missing on a rank: the larger count is that of the complete one.
     rows = {
         mapping: sum(copies[0].ref.shape[0] for copies in ranks.values() if copies[0].ref.shape)
         for (mapping, _), ranks in collected.items()
@@ -300,14 +327,15 @@ def _with_vocabulary(
     if not rows:
         return config
     mapping = max(rows, key=lambda mapping: rows[mapping])
-    other = like.tensors.get(mapping.hf[0]) if like is not None else None
+    known = like.tensors.get(mapping.hf[0]) if like is not None else None
     return replace(
         config,
         padded_vocab_size=rows[mapping],
-        vocab_size=other.shape[0] if other is not None and other.shape else None,
+        vocab_size=known.shape[0] if known is not None and known.shape else None,
     )
 
 
 def _along(ref: TensorRef, dim: int, start: int, stop: int) -> Box:
+    """Return the box of a stored tensor that is `start:stop` along `dim`, whole along the rest."""
     whole = whole_box(ref)
     return (*whole[:dim], (start, stop), *whole[dim + 1 :])

@@ -1,4 +1,4 @@
-"""Bring Meta's own files to canonical tensors: join the ranks' shares, unweave rotary rows."""
+"""Assemble Meta's own files: join the ranks' slices, reorder rotary rows as Hugging Face does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def assemble_meta(checkpoint: Checkpoint) -> Assembled:
-    """Return the canonical tensors of a Llama in Meta's format.
+    """Return the canonical tensors of a Llama model in Meta's format.
 
     Raises UnknownConfig if params.json lacks a size, MissingShard if the last files are missing.
     """
@@ -63,38 +63,42 @@ def assemble_meta(checkpoint: Checkpoint) -> Assembled:
 
 
 def _config(checkpoint: Checkpoint, stored: dict[str, list[TensorRef]]) -> ModelConfig:
-    """Read params.json, and count in the tensors what it does not tell.
+    """Return the config of params.json, with sizes that it does not state counted in the tensors.
 
-    Raises MissingShard if the files do not hold all query heads.
+    Raises UnknownConfig if params.json lacks a size, MissingShard if the files do not hold all
+    query heads.
     """
     params: dict[str, Any] = dict(checkpoint.config or {})
     by_key = {split_name(name)[0]: refs for name, refs in stored.items()}
-    gate = sum(ref.shape[0] for ref in by_key.get(GATE, ()) if ref.shape)
+    gate_rows = sum(ref.shape[0] for ref in by_key.get(GATE, ()) if ref.shape)
     vocabulary = 0
     embedding = stored.get(EMBEDDING, [])
     if embedding and all(len(ref.shape) == 2 for ref in embedding):
-        across = embedding[0].shape[1] == params.get("dim")
-        vocabulary = sum(r.shape[0] for r in embedding) if across else embedding[0].shape[0]
+        by_rows = embedding[0].shape[1] == params.get("dim")
+        vocabulary = sum(r.shape[0] for r in embedding) if by_rows else embedding[0].shape[0]
     try:
         config = configs.from_meta(
-            params, ffn=gate or 1, vocabulary=vocabulary, tied=HEAD not in stored
+            params, ffn=gate_rows or 1, vocabulary=vocabulary, tied=HEAD not in stored
         )
     except UnknownConfig as error:
         raise UnknownConfig(f"{checkpoint.root}: {error}") from error
     queries = by_key.get(QUERY, [])
     held = sum(ref.shape[0] for ref in queries if ref.shape)
-    wanted = config.num_attention_heads * config.kv_channels
-    if 0 < held < wanted and wanted % held == 0:
+    needed = config.num_attention_heads * config.kv_channels
+    if 0 < held < needed and needed % held == 0:
         count = len(checkpoint.files)
         raise MissingShard(
-            f"{checkpoint.root}: found {count} of {count * wanted // held} files: they hold {held} "
-            f"of {wanted} query rows. Copy the missing consolidated files"
+            f"{checkpoint.root}: found {count} of {count * needed // held} files: they hold {held} "
+            f"of {needed} query rows. Copy the missing consolidated files"
         )
     return config
 
 
 def _join(name: str, rule: MetaRule, refs: list[TensorRef], config: ModelConfig) -> Assembly:
-    """Return one tensor from the ranks' shares of it. Raises UnsupportedLayout."""
+    """Return one canonical tensor from the ranks' slices of it.
+
+    Raises UnsupportedLayout if the slices do not fit each other or the config.
+    """
     first = refs[0]
     for ref in refs:
         if (ref.shape, ref.dtype) != (first.shape, first.dtype):
@@ -102,26 +106,26 @@ def _join(name: str, rule: MetaRule, refs: list[TensorRef], config: ModelConfig)
                 f"{ref.file}: {ref.name} is {ref.dtype} {list(ref.shape)}; "
                 f"in {first.file.name} it is {first.dtype} {list(first.shape)}"
             )
-    if rule.cut == "whole":
+    if rule.split == "whole":
         return _whole(name, refs)
     if len(first.shape) != 2:
         raise UnsupportedLayout(f"{first.file}: {first.name} of shape {list(first.shape)}")
-    dim = 1 if rule.cut == "columns" else 0
-    if rule.cut == "either":
+    dim = 1 if rule.split == "columns" else 0
+    if rule.split == "either":
         dim = 0 if first.shape[1] == config.hidden_size else 1
     copies = _copies_of_a_head(rule, refs, config)
     size = first.shape[dim]
     pieces: list[Piece] = []
-    for place, start in enumerate(range(0, len(refs), copies)):
+    for position, start in enumerate(range(0, len(refs), copies)):
         ref = refs[start]
         others = [(refs[r], Rank(r)) for r in range(start + 1, start + copies)]
         whole = tuple((0, n) for n in ref.shape)
         box = tuple(
-            (place * size, (place + 1) * size) if d == dim else bounds
+            (position * size, (position + 1) * size) if d == dim else bounds
             for d, bounds in enumerate(whole)
         )
-        made = Piece(ref, Rank(start), whole, box, tuple(Copy(r, rank) for r, rank in others))
-        pieces += _unwoven(made, config.kv_channels) if rule.cut == "rotary" else [made]
+        piece = Piece(ref, Rank(start), whole, box, tuple(Copy(r, rank) for r, rank in others))
+        pieces += _split_halves(piece, config.kv_channels) if rule.split == "rotary" else [piece]
     shape = tuple(n * len(refs) // copies if d == dim else n for d, n in enumerate(first.shape))
     return Assembly(name, shape, first.dtype, tuple(pieces))
 
@@ -135,37 +139,47 @@ def _whole(name: str, refs: list[TensorRef]) -> Assembly:
 
 
 def _copies_of_a_head(rule: MetaRule, refs: list[TensorRef], config: ModelConfig) -> int:
-    """Return on how many ranks each key and value head is: more ranks than heads share them."""
+    """Return how many ranks hold each head: several do where there are more ranks than heads.
+
+    Raises UnsupportedLayout if the ranks do not hold whole heads.
+    """
     if rule.heads is None:
         return 1
     heads = config.num_attention_heads if rule.heads == "query" else config.num_query_groups
-    wanted, held = heads * config.kv_channels, sum(ref.shape[0] for ref in refs)
-    if held % wanted or len(refs) % (held // wanted) or refs[0].shape[0] % config.kv_channels:
+    needed, held = heads * config.kv_channels, sum(ref.shape[0] for ref in refs)
+    if held % needed or len(refs) % (held // needed) or refs[0].shape[0] % config.kv_channels:
         raise UnsupportedLayout(
             f"{refs[0].file}: {refs[0].name} of shape {list(refs[0].shape)} on {len(refs)} ranks "
             f"does not hold {heads} heads of {config.kv_channels} rows"
         )
-    return held // wanted
+    return held // needed
 
 
-def _unwoven(piece: Piece, head: int) -> Iterator[Piece]:
-    """Yield the halves of each head: every second row, from the first on and from the second."""
+def _split_halves(piece: Piece, head: int) -> Iterator[Piece]:
+    """Yield two pieces for each head of `head` rows: Meta's even rows, then its odd rows.
+
+    In this order they are Hugging Face's first and second half of the head. Raises
+    UnsupportedLayout if `head` is odd.
+    """
     if head % 2:
         raise UnsupportedLayout(f"{piece.ref.file}: heads of {head} rows have no halves")
-    (start, stop), across = piece.box
+    (start, stop), columns = piece.box
     for row in range(0, stop - start, head):
         for half in (0, 1):
             first = start + row + half * head // 2
-            box: Box = ((first, first + head // 2), across)
+            box: Box = ((first, first + head // 2), columns)
             ref = _every_second(piece.ref, row + half, head // 2)
             copies = tuple(
                 replace(copy, ref=_every_second(copy.ref, row + half, head // 2))
                 for copy in piece.copies
             )
-            yield Piece(ref, piece.rank, ((0, head // 2), across), box, copies)
+            yield Piece(ref, piece.rank, ((0, head // 2), columns), box, copies)
 
 
 def _every_second(ref: TensorRef, row: int, count: int) -> TensorRef:
-    down, step = ref.stride
-    offset = ref.offset + row * down * ITEMSIZE[ref.dtype]
-    return TensorRef(ref.name, (count, ref.shape[1]), ref.dtype, ref.file, offset, (2 * down, step))
+    """Return a view of `count` rows of a matrix: every second one, from `row` on."""
+    row_step, column_step = ref.stride
+    offset = ref.offset + row * row_step * ITEMSIZE[ref.dtype]
+    return TensorRef(
+        ref.name, (count, ref.shape[1]), ref.dtype, ref.file, offset, (2 * row_step, column_step)
+    )

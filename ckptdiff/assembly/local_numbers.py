@@ -1,4 +1,4 @@
-"""Layers and experts are numbered from 0 on every rank: which ones of the whole model they are."""
+"""Number a rank's layers and experts over the whole model: each rank counts its own from 0."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ckptdiff.errors import UnsupportedLayout
 if TYPE_CHECKING:
     from ckptdiff.checkpoint import Checkpoint, Shard, TensorRef
 
-    # Native names as `split_native` splits them, and their refs.
+    # Each native name as `split_native` splits it, and its ref.
     SplitNames = list[tuple[tuple[str, tuple[int, ...]], TensorRef]]
 
 
 def experts_per_rank(named: list[tuple[Shard, SplitNames]]) -> int:
-    """Return how many experts a rank holds, counted in its tensors."""
+    """Return how many routed experts a rank holds, counted in the names of its tensors."""
     return max(
         (
             indices[-1] + 1
@@ -30,10 +30,10 @@ def experts_per_rank(named: list[tuple[Shard, SplitNames]]) -> int:
 def layer_offsets(
     checkpoint: Checkpoint, named: list[tuple[Shard, SplitNames]]
 ) -> dict[tuple[int, int], int]:
-    """Return, for each (stage, virtual chunk), how many layers come before its layer 0.
+    """Return, for each (pipeline stage, virtual chunk), how many layers come before its layer 0.
 
     Layers are counted in the files: chunk 0 of every stage, then chunk 1 of every stage. Raises
-    UnsupportedLayout where ranks of one stage hold different layers.
+    UnsupportedLayout if ranks of one stage hold different layers, or do not number them from 0.
     """
     layers: dict[tuple[int, int], set[int]] = {}
     for shard, names in named:
@@ -51,8 +51,8 @@ def layer_offsets(
                 "Megatron counts them from 0 in every stage"
             )
     offsets = {}
-    before = 0
+    count = 0
     for stage, chunk in sorted(layers, key=lambda key: (key[1], key[0])):
-        offsets[stage, chunk] = before
-        before += len(layers[stage, chunk])
+        offsets[stage, chunk] = count
+        count += len(layers[stage, chunk])
     return offsets

@@ -1,4 +1,4 @@
-"""Compare optimizer state as well: master weights and moments beside the weights they belong to."""
+"""Pair the optimizer state of two checkpoints: fp32 master weights and moments of each weight."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PREFIX = "optimizer."
 
 
 def with_optimizer(a: Assembled, b: Assembled) -> tuple[Assembled, Assembled]:
-    """Return both sides with the state of every weight, as `optimizer.<kind>.<weight>`.
+    """Return both sides with the state of every weight added, as `optimizer.<kind>.<weight>`.
 
-    Where one side alone has an optimizer, the weights of the other stand against its fp32 master
-    weights, which are what was trained; its moments have no partner and are left out. Raises
-    BadArgument if neither side has any state, or the only one no master weights.
+    If only one side has an optimizer, its fp32 master weights are paired with the weights of the
+    other: they are what was trained. Its moments have no partner and are left out. Raises
+    BadArgument if neither side has any state, or the only one that has some has no master weights.
     """
     states = read_states(a.checkpoint), read_states(b.checkpoint)
     left, right = (bool(found.kinds or found.unnamed) for found in states)
@@ -41,11 +41,11 @@ def with_optimizer(a: Assembled, b: Assembled) -> tuple[Assembled, Assembled]:
         one, other = states[0].kinds.get(kind), states[1].kinds.get(kind)
         if one is not None and other is not None:
             first, second = assemble_pair(one, other)
-            a, b = _joined(a, first, kind), _joined(b, second, kind)
+            a, b = _with_state(a, first, kind), _with_state(b, second, kind)
         elif one is not None:
-            a = _joined(a, assemble(one), kind)
+            a = _with_state(a, assemble(one), kind)
         elif other is not None:
-            b = _joined(b, assemble(other), kind)
+            b = _with_state(b, assemble(other), kind)
     return (
         replace(a, unmapped=(*a.unmapped, *states[0].unnamed)),
         replace(b, unmapped=(*b.unmapped, *states[1].unnamed)),
@@ -55,35 +55,39 @@ def with_optimizer(a: Assembled, b: Assembled) -> tuple[Assembled, Assembled]:
 def _against_masters(
     weights: Assembled, trained: Assembled, states: States, *, plain: str
 ) -> tuple[Assembled, Assembled]:
-    """Return both sides, the weights of one once more as partners of the other's master weights."""
-    held = states.kinds.get(MASTER)
-    if held is None:
+    """Return both sides, with master weights added to `trained` and their partners to `weights`.
+
+    The partners are the same weights once more, under the names of the master weights. `plain` is
+    the letter of the side without an optimizer. Raises BadArgument if there are no master weights.
+    """
+    with_masters = states.kinds.get(MASTER)
+    if with_masters is None:
         why = f": {states.unnamed[0]}" if states.unnamed else ""
         raise BadArgument(
             f"{weights.checkpoint.root} holds no optimizer state, and "
             f"{trained.checkpoint.root} no fp32 master weights that can be named{why}"
         )
-    again, masters = assemble_pair(weights.checkpoint, held)
-    there = masters.tensors.keys() | masters.errors.keys()
-    again = replace(
-        again,
-        tensors={name: t for name, t in again.tensors.items() if name in there},
+    partners, masters = assemble_pair(weights.checkpoint, with_masters)
+    names = masters.tensors.keys() | masters.errors.keys()
+    partners = replace(
+        partners,
+        tensors={name: t for name, t in partners.tensors.items() if name in names},
         unmapped=(),
-        errors={name: error for name, error in again.errors.items() if name in there},
+        errors={name: error for name, error in partners.errors.items() if name in names},
     )
     note = f"its fp32 master weights stand against the weights of {plain}"
     trained = replace(
-        _joined(trained, masters, MASTER),
+        _with_state(trained, masters, MASTER),
         unmapped=(*trained.unmapped, *states.unnamed),
         notes=(*trained.notes, note),
     )
-    return _joined(weights, again, MASTER), trained
+    return _with_state(weights, partners, MASTER), trained
 
 
 def master_holders(a: Assembled, b: Assembled, results: Iterable[TensorDiff]) -> list[str]:
-    """Return which sides, `A` or `B`, hold fp32 master weights that would tell more.
+    """Return which sides, `A` or `B`, hold fp32 master weights worth comparing.
 
-    That is: some of their narrower weights differ, and no state was compared.
+    They are where narrower weights of that side differ. Empty if state was compared already.
     """
     dtypes: tuple[set[str | None], set[str | None]] = (set(), set())
     for result in results:
@@ -94,12 +98,13 @@ def master_holders(a: Assembled, b: Assembled, results: Iterable[TensorDiff]) ->
             dtypes[1].add(result.dtype_b)
     return [
         letter
-        for letter, side, found in zip("AB", (a, b), dtypes, strict=True)
-        if found - {"F32", "F64"} and has_masters(side.checkpoint)
+        for letter, side, side_dtypes in zip("AB", (a, b), dtypes, strict=True)
+        if side_dtypes - {"F32", "F64"} and has_masters(side.checkpoint)
     ]
 
 
-def _joined(side: Assembled, state: Assembled, kind: str) -> Assembled:
+def _with_state(side: Assembled, state: Assembled, kind: str) -> Assembled:
+    """Return the side with one kind of state added, as `optimizer.<kind>.<weight>`."""
     prefix = f"{PREFIX}{kind}."
     return replace(
         side,

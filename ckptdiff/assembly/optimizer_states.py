@@ -1,4 +1,4 @@
-"""Adam's state under the names of the weights: master weights and moments as checkpoints."""
+"""Read Adam's state under the names of the weights: master weights and moments as checkpoints."""
 
 from __future__ import annotations
 
@@ -22,40 +22,41 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Box
     from ckptdiff.formats.dcp import Described
 
-# In torch_dist's words: the weights in full precision, and Adam's two moments.
+# As torch_dist names them: the weights in full precision, and Adam's two moments.
 MASTER = "fp32_param"
 KINDS = (MASTER, "exp_avg", "exp_avg_sq")
-_FLAT = {"fp32_param": "param", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
+# Each kind of state, and its key in a flat buffer of distrib_optim.pt.
+_BUFFER_KEYS = {"fp32_param": "param", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
 _STATE = re.compile(r"^(?:chained_\d+\.)?optimizer\.state\.(fp32_param|exp_avg|exp_avg_sq)\.(.+)$")
 
-# Elements between which Megatron starts a parameter in a flat buffer; old versions leave no gaps.
+# In elements: Megatron aligns the start of each parameter in a flat buffer; old versions do not.
 _ALIGNMENTS = (64, 1)
 
-Named = dict[str, TensorRef]
+Named = dict[str, TensorRef]  # the name of a weight to its state
 
 
 @dataclass(slots=True)
 class States:
-    """The optimizer of a checkpoint: a checkpoint of the model's names for each kind of state."""
+    """The optimizer state of a checkpoint: for each kind, a checkpoint with the weights' names."""
 
     kinds: dict[str, Checkpoint] = field(default_factory=dict)
-    unnamed: list[str] = field(default_factory=list)  # what belongs to no weight that is known
+    unnamed: list[str] = field(default_factory=list)  # state that cannot be assigned to a weight
 
 
 def read_states(checkpoint: Checkpoint) -> States:
-    """Return the optimizer state that a checkpoint holds, from headers alone.
+    """Return the optimizer state that a checkpoint holds, from headers alone; empty without one.
 
     Raises CorruptFile, MissingShard or UnreadableFile.
     """
     if checkpoint.format == torch_dist.NAME:
-        return _distributed(checkpoint)
+        return _from_torch_dist(checkpoint)
     if checkpoint.format == megatron.NAME:
-        return _by_rank(checkpoint)
+        return _from_rank_files(checkpoint)
     return States()
 
 
 def has_masters(checkpoint: Checkpoint) -> bool:
-    """Return whether there are fp32 master weights, as far as the first file tells."""
+    """Return whether there are fp32 master weights; of several rank files the first is read."""
     try:
         if checkpoint.format == torch_dist.NAME:
             described, _ = dcp.read_metadata(checkpoint.root)
@@ -64,33 +65,33 @@ def has_masters(checkpoint: Checkpoint) -> bool:
             return False
         file = checkpoint.files[0]
         shards = [s for s in checkpoint.shards if any(r.file == file for r in s.tensors.values())]
-        named, _ = _of_file(file, shards)
-    except CkptDiffError:  # nobody asked for it, so nobody is told that it is damaged
+        named, _ = _read_rank_file(file, shards)
+    except CkptDiffError:  # only a hint depends on this, so damage is not reported here
         return False
     return any(kind == MASTER for kind, _ in named)
 
 
-# ── torch_dist: states have names ────────────────────────────────────────────────────────────────
+# ── torch_dist: state is stored under names ──────────────────────────────────────────────────────
 
 
-def _distributed(checkpoint: Checkpoint) -> States:
+def _from_torch_dist(checkpoint: Checkpoint) -> States:
     root = checkpoint.root
     described, _ = dcp.read_metadata(root)
     shapes = {tensor.name: tensor.shape for tensor in described}
-    found: dict[str, list[tuple[str, Described]]] = defaultdict(list)
+    by_kind: dict[str, list[tuple[str, Described]]] = defaultdict(list)
     states = States()
     for tensor in described:
         match = _STATE.match(tensor.name)
         if match is not None and match[2] in shapes:
-            found[match[1]].append((match[2], tensor))
+            by_kind[match[1]].append((match[2], tensor))
         elif torch_dist.OPTIMIZER.match(tensor.name):
             states.unnamed.append(tensor.name)
     for kind in KINDS:
-        if not found[kind]:
+        if not by_kind[kind]:
             continue
-        refs = torch_dist.read_chunks(root, [tensor for _, tensor in found[kind]], None)
+        refs = torch_dist.read_chunks(root, [tensor for _, tensor in by_kind[kind]], None)
         wholes = []
-        for name, tensor in found[kind]:
+        for name, tensor in by_kind[kind]:
             shape = shapes[name]
             parts = [
                 part
@@ -108,10 +109,11 @@ def _distributed(checkpoint: Checkpoint) -> States:
 def _unflattened(
     ref: TensorRef, stored: tuple[int, ...], offsets: tuple[int, ...], shape: tuple[int, ...]
 ) -> Iterator[Chunk]:
-    """Yield the boxes of a weight that a stored chunk of its state fills.
+    """Yield views of a stored chunk of state, each with the box of the weight that it fills.
 
-    A distributed optimizer stores fragments, flat: the shape says how many there are along every
-    dimension of the weight, then how many elements each has. Raises CorruptFile if it does not fit.
+    `stored` is the shape of the state, `shape` that of its weight. A distributed optimizer stores
+    flat fragments: `stored` is then how many fragments there are along every dimension of the
+    weight, and last how many elements each has. Raises CorruptFile if the two do not fit.
     """
     if stored == shape:
         yield Chunk(ref, tuple((at, at + n) for at, n in zip(offsets, ref.shape, strict=True)))
@@ -120,26 +122,29 @@ def _unflattened(
     fits = len(counts) == len(shape) and all(
         n and size % n == 0 for n, size in zip(counts, shape, strict=True)
     )
-    local = tuple(size // n for n, size in zip(counts, shape, strict=True)) if fits else ()
-    if not fits or prod(local) != stored[-1] or prod(ref.shape) != ref.shape[-1]:
+    fragment = tuple(size // n for n, size in zip(counts, shape, strict=True)) if fits else ()
+    if not fits or prod(fragment) != stored[-1] or prod(ref.shape) != ref.shape[-1]:
         raise CorruptFile(
             f"{ref.file}: {ref.name} of shape {list(stored)} is no state of a weight of shape "
             f"{list(shape)}"
         )
     first = offsets[-1]
-    for box, at in _boxes(local, first, first + ref.shape[-1]):
+    for box, at in _boxes(fragment, first, first + ref.shape[-1]):
         sizes = tuple(stop - start for start, stop in box)
         offset = ref.offset + (at - first) * ITEMSIZE[ref.dtype]
         part = TensorRef(ref.name, sizes, ref.dtype, ref.file, offset, contiguous(sizes))
-        moved = tuple(
+        whole_box = tuple(
             (start + n * size, stop + n * size)
-            for (start, stop), n, size in zip(box, offsets, local, strict=False)
+            for (start, stop), n, size in zip(box, offsets, fragment, strict=False)
         )
-        yield Chunk(part, moved)
+        yield Chunk(part, whole_box)
 
 
 def _boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[Box, int]]:
-    """Yield the boxes that elements `start:stop` of a row-major tensor are, and their starts."""
+    """Yield boxes that make up elements `start:stop` of a row-major tensor.
+
+    With each comes the index of its first element in the flattened tensor.
+    """
     if start >= stop:
         return
     if len(shape) == 1:
@@ -161,43 +166,51 @@ def _boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[Box,
             yield ((last, last + 1), *box), at + last * inner
 
 
-# ── torch: states have places, and names only by the order of the model's parameters ─────────────
+# ── torch: state is stored without names, in the order of the model's parameters ─────────────────
 
 
-def _by_rank(checkpoint: Checkpoint) -> States:
+def _from_rank_files(checkpoint: Checkpoint) -> States:
     states = States()
     shards: dict[Path, list[Shard]] = defaultdict(list)
     for shard in checkpoint.shards:
         for ref in shard.tensors.values():
             shards[ref.file].append(shard)
             break
-    found: dict[tuple[str, Rank, int], Named] = defaultdict(dict)
+    by_shard: dict[tuple[str, Rank, int], Named] = defaultdict(dict)
     for file, (named, unnamed) in each_file(
-        list(shards), lambda file: _of_file(file, shards[file])
+        list(shards), lambda file: _read_rank_file(file, shards[file])
     ):
         states.unnamed += [f"{file.parent.name}: {text}" for text in unnamed]
-        for (kind, place), tensors in named.items():
-            shard = shards[file][place]
-            found[kind, shard.rank, shard.chunk].update(tensors)
+        for (kind, position), tensors in named.items():
+            shard = shards[file][position]
+            by_shard[kind, shard.rank, shard.chunk].update(tensors)
     for kind in KINDS:
-        made = []
+        kind_shards = []
         for shard in checkpoint.shards:
-            own = found.get((kind, shard.rank, shard.chunk), {})
-            # The state of what is no expert's is written once, by the first expert rank.
-            first = found.get((kind, replace(shard.rank, ep=0), shard.chunk), {})
-            shared = {n: r for n, r in first.items() if not is_expert(n)} if shard.rank.ep else {}
+            own = by_shard.get((kind, shard.rank, shard.chunk), {})
+            # Of weights that belong to no expert, only the first expert-parallel rank writes state.
+            first = by_shard.get((kind, replace(shard.rank, ep=0), shard.chunk), {})
+            shared = (
+                {name: ref for name, ref in first.items() if not is_expert(name)}
+                if shard.rank.ep
+                else {}
+            )
             held = {**shared, **own}
-            made.append(replace(shard, tensors={n: held[n] for n in shard.tensors if n in held}))
-        # Half the parameters of a stage would put its layers into wrong places.
-        if not states.unnamed and any(shard.tensors for shard in made):
-            states.kinds[kind] = replace(checkpoint, shards=tuple(made))
+            kind_shards.append(
+                replace(shard, tensors={name: held[name] for name in shard.tensors if name in held})
+            )
+        # With some parameters of a stage missing, its layers would be counted wrongly.
+        if not states.unnamed and any(shard.tensors for shard in kind_shards):
+            states.kinds[kind] = replace(checkpoint, shards=tuple(kind_shards))
     return states
 
 
-Found = tuple[dict[tuple[str, int], Named], list[str]]  # by kind and place of the shard; unnamed
+# State by its kind and by the position of its virtual chunk in the file; and what has no name.
+Found = tuple[dict[tuple[str, int], Named], list[str]]
 
 
-def _of_file(file: Path, shards: list[Shard]) -> Found:
+def _read_rank_file(file: Path, shards: list[Shard]) -> Found:
+    """Return the state of one rank's shards: of distrib_optim.pt if it is there, else of `file`."""
     flat = file.parent / megatron.OPTIMIZER_FILE
     parameters = [
         [(n, ref) for n, ref in shard.tensors.items() if prod(ref.shape) and not is_buffer(n)]
@@ -213,7 +226,10 @@ def _of_file(file: Path, shards: list[Shard]) -> Found:
 
 
 def _from_buffers(tree: Any, parameters: list[list[tuple[str, TensorRef]]]) -> Found:
-    """Name what lies in flat buffers, in the reverse order of the model's parameters."""
+    """Name the state in flat buffers, which hold the model's parameters in reverse order.
+
+    Source: megatron.core.distributed.param_and_grad_buffer.
+    """
     named: dict[tuple[str, int], Named] = defaultdict(dict)
     unnamed: list[str] = []
     optimizers = tree if isinstance(tree, list) else [tree]
@@ -226,21 +242,25 @@ def _from_buffers(tree: Any, parameters: list[list[tuple[str, TensorRef]]]) -> F
                 f"optimizer {number}: {len(buffers)} buffers for {len(parameters)} models"
             )
             continue
-        for place, buffer in enumerate(buffers):
-            wanted = [
+        for position, buffer in enumerate(buffers):
+            members = [
                 (name, ref)
-                for name, ref in parameters[place]
+                for name, ref in parameters[position]
                 if len(optimizers) == 1 or is_expert(name) == bool(number)
             ]
             held = buffer.get("numel_unpadded") if buffer is not None else None
-            places, total = next(
-                (laid for laid in (_laid_out(wanted, n) for n in _ALIGNMENTS) if laid[1] == held),
+            starts, total = next(
+                (
+                    layout
+                    for layout in (_lay_out_buffer(members, alignment) for alignment in _ALIGNMENTS)
+                    if layout[1] == held
+                ),
                 ([], -1),
             )
             if buffer is None or len(optimizers) > 2 or total < 0:
                 unnamed.append(f"optimizer {number}: its buffer is not the model's parameters")
                 continue
-            for kind, key in _FLAT.items():
+            for kind, key in _BUFFER_KEYS.items():
                 state = buffer.get(key)
                 if (
                     not isinstance(state, TensorRef)
@@ -249,28 +269,30 @@ def _from_buffers(tree: Any, parameters: list[list[tuple[str, TensorRef]]]) -> F
                 ):
                     unnamed.append(f"optimizer {number}: no {kind}")
                     continue
-                for (name, ref), at in zip(wanted, places, strict=True):
+                for (name, ref), at in zip(members, starts, strict=True):
                     offset = state.offset + at * ITEMSIZE[state.dtype]
                     strides = contiguous(ref.shape)
-                    named[kind, place][name] = TensorRef(
+                    named[kind, position][name] = TensorRef(
                         name, ref.shape, state.dtype, state.file, offset, strides
                     )
     return named, unnamed
 
 
-def _laid_out(parameters: list[tuple[str, TensorRef]], alignment: int) -> tuple[list[int], int]:
-    """Return where in a flat buffer each parameter starts, and where the buffer ends."""
-    places: list[int] = []
+def _lay_out_buffer(
+    parameters: list[tuple[str, TensorRef]], alignment: int
+) -> tuple[list[int], int]:
+    """Return where in a flat buffer each parameter starts, and where the last ends, in elements."""
+    starts: list[int] = []
     at = 0
     for _, ref in reversed(parameters):
         at = -(-at // alignment) * alignment
-        places.append(at)
+        starts.append(at)
         at += prod(ref.shape)
-    return places[::-1], at
+    return starts[::-1], at
 
 
 def _buffers(optimizer: Any) -> list[dict[str, Any] | None]:
-    """Return a model chunk's flat buffers, one each; None where there are several dtypes."""
+    """Return the flat buffer of each virtual chunk; None for one with buffers of several dtypes."""
     if not isinstance(optimizer, dict):
         return []
     found: list[dict[str, Any] | None] = []
@@ -283,7 +305,7 @@ def _buffers(optimizer: Any) -> list[dict[str, Any] | None]:
 
 
 def _from_groups(optimizer: Any, parameters: list[list[tuple[str, TensorRef]]]) -> Found:
-    """Name what is numbered: group by group, the parameters with weight decay and those without."""
+    """Name numbered state; parameters with and without weight decay are in groups of their own."""
     if not isinstance(optimizer, dict):
         return {}, ["several optimizers, numbered: their parameters cannot be told"]
     inner = optimizer.get("optimizer")
@@ -293,24 +315,26 @@ def _from_groups(optimizer: Any, parameters: list[list[tuple[str, TensorRef]]]) 
         return {}, []
     masters = optimizer.get("fp32_from_fp16_params")
     named: dict[tuple[str, int], Named] = defaultdict(dict)
-    everything = [
+    all_parameters = [
         (place, name, ref) for place, model in enumerate(parameters) for name, ref in model
     ]
-    trouble = "the order of its parameters cannot be told"
+    problem = "the order of its parameters cannot be told"
     for number, group in enumerate(groups):
         if not isinstance(group, dict):
-            return {}, [trouble]
+            return {}, [problem]
         decays = bool(group.get("wd_mult"))
         members = [
-            item for item in everything if len(groups) == 1 or (len(item[2].shape) > 1) == decays
+            item
+            for item in all_parameters
+            if len(groups) == 1 or (len(item[2].shape) > 1) == decays
         ]
         indices = group.get("params")
         if not isinstance(indices, list) or len(indices) != len(members) or len(groups) > 2:
-            return {}, [trouble]
+            return {}, [problem]
         for position, (index, (place, name, ref)) in enumerate(zip(indices, members, strict=True)):
             for kind, found in _numbered(state, masters, index, number, position):
                 if not isinstance(found, TensorRef) or found.shape != ref.shape:
-                    return {}, [trouble]
+                    return {}, [problem]
                 named[kind, place][name] = torch_zip.named(found, name)
     return named, []
 
@@ -318,6 +342,7 @@ def _from_groups(optimizer: Any, parameters: list[list[tuple[str, TensorRef]]]) 
 def _numbered(
     state: Mapping[Any, Any], masters: Any, index: Any, group: int, position: int
 ) -> Iterable[tuple[str, object]]:
+    """Yield each kind of state of one parameter: moments by its number, masters by its position."""
     moments = state.get(index) if type(index) is int else None
     for kind in ("exp_avg", "exp_avg_sq"):
         yield kind, moments.get(kind) if isinstance(moments, dict) else None

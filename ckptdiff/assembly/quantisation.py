@@ -1,4 +1,4 @@
-"""Quantised Hugging Face tensors: block factors join their weight, other schemes are named."""
+"""Quantised Hugging Face tensors: join block factors to their weights, name other schemes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ckptdiff.checkpoint import BlockScale, TensorRef
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FACTORS = "_scale_inv"  # behind the name of the weight; DeepSeek's, a factor in spite of its name
-_BLOCK = [128, 128]  # where the config does not say
-_EIGHT_BITS = ("F8_E4M3", "F8_E5M2")
+FACTORS = "_scale_inv"  # how DeepSeek's block factors are named; not inverses
+_DEFAULT_BLOCK = [128, 128]  # rows and columns, if the config states none
+_FP8 = ("F8_E4M3", "F8_E5M2")
 
-# A tensor that gives a scheme away, by the end of its name; what stands for the weight in its
-# place; and the ends of the other names of that scheme.
+# The other schemes. Of each: the suffix of the tensor that marks it, the suffix of the plain
+# weight, the suffixes of the other stored tensors, and the name of the scheme.
 _SCHEMES = (
     (".qweight", ".weight", (".qzeros", ".scales", ".g_idx"), "GPTQ or AWQ"),
     (
@@ -41,10 +41,14 @@ _MARKS = tuple(mark for mark, *_ in _SCHEMES)
 def join_factors(
     tensors: dict[str, TensorRef], settings: Mapping[str, Any]
 ) -> tuple[dict[str, TensorRef], dict[str, str]]:
-    """Return the tensors with block factors joined to their weights, and what does not fit."""
+    """Return the tensors with block factors joined to their weights, and errors by weight name.
+
+    Factors of a (rows, columns) weight have the shape (rows / block rows, columns / block columns),
+    each rounded up.
+    """
     quantisation = settings.get("quantization_config")
     block = quantisation.get("weight_block_size") if isinstance(quantisation, dict) else None
-    rows, columns = block if isinstance(block, list) and _is_block(block) else _BLOCK
+    rows, columns = block if isinstance(block, list) and _is_block(block) else _DEFAULT_BLOCK
     joined = dict(tensors)
     errors = {}
     for name in [name for name in tensors if name.endswith(FACTORS)]:
@@ -71,39 +75,39 @@ def join_factors(
 def find_packed(
     tensors: Mapping[str, TensorRef], settings: Mapping[str, Any]
 ) -> dict[str, PackedWeight]:
-    """Return the weights whose numbers are packed in a way that is not computed, by plain name."""
+    """Return, by plain name, the weights packed by a scheme that ckptdiff does not decode."""
     quantisation = settings.get("quantization_config")
     method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
     found: dict[str, PackedWeight] = {}
     if not any(name.endswith(_MARKS) for name in tensors):
         return found
-    below: dict[str, list[str]] = defaultdict(list)  # names by what is in front of their last dots
+    by_prefix: dict[str, list[str]] = defaultdict(list)  # names without their last 1 to 3 parts
     for name in tensors:
         parts = name.split(".")
         for depth in (1, 2, 3):
-            below[".".join(parts[:-depth])].append(name)
+            by_prefix[".".join(parts[:-depth])].append(name)
     for mark, weight, others, scheme in _SCHEMES:
         for name in [name for name in tensors if name.endswith(mark)]:
-            front = name.removesuffix(mark)
-            if front + weight in found:
+            prefix = name.removesuffix(mark)
+            if prefix + weight in found:
                 continue
-            beside = below[front] if weight else [f"{front}{other}" for other in others]
+            beside = by_prefix[prefix] if weight else [f"{prefix}{other}" for other in others]
             parts = [
                 other
                 for other in beside
                 if other in tensors
                 and any(
-                    other == front + end or (end.endswith(".") and other.startswith(front + end))
+                    other == prefix + end or (end.endswith(".") and other.startswith(prefix + end))
                     for end in others
                 )
             ]
             if not weight and not parts:
                 continue
-            what = f"{method} ({scheme})" if isinstance(method, str) else scheme
-            found[front + weight] = PackedWeight(
+            label = f"{method} ({scheme})" if isinstance(method, str) else scheme
+            found[prefix + weight] = PackedWeight(
                 (name, *parts),
-                f"quantised by {what}, whose numbers ckptdiff does not compute; dequantise it "
-                f"first (stored as {', '.join(n.removeprefix(front) for n in (name, *parts))})",
+                f"quantised by {label}, whose numbers ckptdiff does not compute; dequantise it "
+                f"first (stored as {', '.join(n.removeprefix(prefix) for n in (name, *parts))})",
             )
     return found
 
@@ -113,4 +117,4 @@ def _is_block(sizes: list[Any]) -> bool:
 
 
 def _is_codes(ref: TensorRef) -> bool:
-    return len(ref.shape) == 2 and ref.dtype in _EIGHT_BITS
+    return len(ref.shape) == 2 and ref.dtype in _FP8

@@ -1,4 +1,4 @@
-"""What assembling yields: the recipe of each whole canonical tensor, and one whole side of them."""
+"""Recipes: which pieces of stored tensors make up each canonical tensor of a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Another rank's copy of a piece. Copies must be equal, byte for byte."""
+    """Another rank's copy of a piece: it has to be equal, byte for byte."""
 
     ref: TensorRef
     rank: Rank
@@ -28,17 +28,20 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Box `of` of a stored tensor fills box `box` of the canonical one."""
+    """Box `of` of a stored tensor fills box `box` of the canonical tensor.
+
+    `of` may have leading dimensions of size 1 that `box` lacks: layers stacked in one tensor.
+    """
 
     ref: TensorRef
     rank: Rank
     of: Box
     box: Box
     copies: tuple[Copy, ...] = ()
-    part_of: str = ""  # the canonical tensor it is a part of, where it fills another
+    part_of: str = ""  # the canonical tensor that it comes from, if it fills another one
 
     def inside(self, box: Box) -> Piece:
-        """Return the part of it that fills `box`, which lies in its own."""
+        """Return the part of this piece that fills `box`, which lies inside its own."""
         if box == self.box:
             return self
         extra = len(self.of) - len(box)  # leading dimensions that only the stored tensor has
@@ -51,14 +54,14 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """The recipe of one whole canonical tensor."""
+    """The recipe of one canonical tensor: the stored pieces that fill it."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     pieces: tuple[Piece, ...]  # together they fill the tensor, each element once
-    padding: tuple[Piece, ...] = ()  # vocabulary padding; its boxes go on behind the last row
-    note: str | None = None  # how it was found, where no rule says it
+    padding: tuple[Piece, ...] = ()  # of the vocabulary; its boxes continue below the last row
+    note: str | None = None  # how it was found, where no rule was used
 
     @property
     def nbytes(self) -> int:
@@ -66,7 +69,7 @@ class Assembly:
 
     @property
     def is_scaled(self) -> bool:
-        """Whether its elements are codes that block factors make numbers of."""
+        """Whether its elements are quantised codes, to be multiplied by block factors."""
         return any(piece.ref.scale is not None for piece in self.pieces)
 
     @property
@@ -76,7 +79,7 @@ class Assembly:
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """A quantised weight whose numbers are not computed."""
+    """A weight that is quantised by a scheme that ckptdiff does not decode."""
 
     parts: tuple[str, ...]  # the stored tensors that make it up
     why: str
@@ -84,7 +87,7 @@ class PackedWeight:
 
 @dataclass(frozen=True, slots=True)
 class LayoutError:
-    """Why a canonical tensor cannot be put together."""
+    """Why a canonical tensor cannot be assembled."""
 
     text: str
     kind: Literal["layout", "missing-shard", "quantised"] = "layout"
@@ -92,7 +95,7 @@ class LayoutError:
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """One side: a checkpoint and its canonical tensors, in model order."""
+    """One side of a comparison: a checkpoint and its canonical tensors, in model order."""
 
     checkpoint: Checkpoint
     architecture: Architecture | None  # None: no rule was used
@@ -101,9 +104,9 @@ class Assembled:
     unmapped: tuple[str, ...]  # native names that no rule knows
     errors: Mapping[str, LayoutError]  # by canonical name
     derived: tuple[Entry, ...] = ()  # buffers that follow from the config
-    # Weights that are stored packed, by their plain name; parts, and why they are not computed.
+    # Weights that are not decoded, by the name that the plain weight would have.
     packed: Mapping[str, PackedWeight] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()  # how it was assembled, where that is worth saying
+    notes: tuple[str, ...] = ()  # for the user: how it was assembled
 
     @property
     def nbytes(self) -> int:
@@ -122,40 +125,46 @@ def _box_of(shape: tuple[int, ...]) -> Box:
 
 
 def transposed(ref: TensorRef) -> TensorRef:
+    """Return a view of a stored tensor with its dimensions in reverse order."""
     return replace(ref, shape=ref.shape[::-1], stride=ref.stride[::-1])
 
 
 def can_be_copies(one: TensorRef, other: TensorRef) -> bool:
-    """Return whether one can be a copy of the other."""
+    """Return whether two stored tensors agree in shape and dtype, as copies do."""
     return (one.shape, one.dtype) == (other.shape, other.dtype)
 
 
-def common(one: Box, other: Box) -> Box | None:
-    """Return what two boxes have in common, or None."""
-    box = tuple((max(p[0], q[0]), min(p[1], q[1])) for p, q in zip(one, other, strict=True))
+def intersection(one: Box, other: Box) -> Box | None:
+    """Return the box that lies in both boxes, or None if there is none."""
+    box = tuple(
+        (max(first[0], second[0]), min(first[1], second[1]))
+        for first, second in zip(one, other, strict=True)
+    )
     return box if all(start < stop for start, stop in box) else None
 
 
 class Pieces:
-    """The pieces of one tensor, to be asked which of them meet a box."""
+    """The pieces of one tensor, with an index to find those that meet a box."""
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         self.pieces = pieces
         self.along = split_dim(pieces)
-        self._starts = [p.box[self.along][0] for p in pieces] if self.along is not None else []
+        self._starts = (
+            [piece.box[self.along][0] for piece in pieces] if self.along is not None else []
+        )
         self._ordered = self.along is not None and self._starts == sorted(self._starts)
 
     def meeting(self, box: Box) -> Sequence[Piece]:
-        """Return the pieces that can meet a box: where they follow each other, few of them."""
+        """Return the pieces that can meet a box: all, unless sorted along one dimension."""
         if not self._ordered or self.along is None:
             return self.pieces
-        first, last = box[self.along]
-        low = max(0, bisect_right(self._starts, first) - 1)
-        return self.pieces[low : bisect_right(self._starts, max(first, last - 1))]
+        box_start, box_stop = box[self.along]
+        start = max(0, bisect_right(self._starts, box_start) - 1)
+        return self.pieces[start : bisect_right(self._starts, max(box_start, box_stop - 1))]
 
 
 def split_dim(pieces: Sequence[Piece]) -> int | None:
-    """Return the one dimension along which pieces follow each other, or None."""
+    """Return the one dimension along which a tensor is split into its pieces, or None."""
     first = pieces[0].box if pieces else ()
     dims = {d for piece in pieces for d, bounds in enumerate(piece.box) if bounds != first[d]}
     return dims.pop() if len(dims) == 1 else None

@@ -1,4 +1,4 @@
-"""Find tensors by their content where no rule tells which is which: equal rows, bit by bit."""
+"""Pair tensors by content where no rule knows their names: by rows that are equal bit by bit."""
 
 from __future__ import annotations
 
@@ -20,28 +20,31 @@ if TYPE_CHECKING:
 
     Key = tuple[str, int, bytes]  # dtype, columns, digest of a row
     Run = tuple[str, int, int]  # stored tensor, its first row, rows
-    Progress = Callable[[int, int], object]  # tensors read, tensors in all
+    Progress = Callable[[int, int], object]  # (tensors read, tensors in all)
 
-_CANDIDATES = 32  # places of one row that are tried: rows of zeros are everywhere
+_MAX_CANDIDATES = 32  # equal rows that are tried for one row: rows of zeros occur everywhere
 
 
 def can_match(a: Assembled, b: Assembled) -> bool:
-    """Return whether there is anything to pair by equal rows: where a side has no rules."""
+    """Return whether there are tensors to pair by equal rows.
+
+    There are if a side has no rules and both sides have tensors without a partner by name.
+    """
     if a.architecture is not None and b.architecture is not None:
         return False
     if "megatron" not in (a.checkpoint.convention, b.checkpoint.convention):
-        return False  # names are all there is to go by, and they are meant to be equal
+        return False  # both use canonical names, so equal names are the only pairs
     return bool(_unpaired(a, b) and _unpaired(b, a))
 
 
 def match_by_content(
     a: Assembled, b: Assembled, executor: Executor, progress: Progress | None = None
 ) -> tuple[Assembled, Assembled]:
-    """Return both sides, what has no partner by name paired by equal rows as far as it goes.
+    """Return both sides, with tensors that have no partner by name paired by equal rows.
 
-    Only where a side has no rules. Shards cut along their columns share no whole row with the
-    tensor they come from: they stay unpaired, and are listed so. `progress` is called with the
-    number of tensors that were read and of all; what it raises ends the matching.
+    Only where a side has no rules. Shards that are split along columns share no whole row with the
+    tensor that they come from, so they stay unpaired. `progress` is called with the number of
+    tensors read and of all; an exception that it raises ends the matching.
     """
     if not can_match(a, b):
         return a, b
@@ -54,39 +57,42 @@ def _unpaired(side: Assembled, other: Assembled) -> dict[str, Assembly]:
     return {n: t for n, t in side.tensors.items() if n not in other.tensors and 0 not in t.shape}
 
 
-def _found_in(
+def _match_in(
     stored: Assembled, named: Assembled, executor: Executor, progress: Progress | None
 ) -> Assembled:
-    """Return `stored` with tensors of `named` put together from its rows."""
-    wanted, there = _unpaired(named, stored), _unpaired(stored, named)
-    both = {**{f"a{n}": t for n, t in wanted.items()}, **{f"b{n}": t for n, t in there.items()}}
+    """Return `stored` with tensors of `named` assembled from its rows."""
+    wanted, available = _unpaired(named, stored), _unpaired(stored, named)
+    # One name may be on both sides: `a` or `b` in front keeps them apart.
+    both = {**{f"a{n}": t for n, t in wanted.items()}, **{f"b{n}": t for n, t in available.items()}}
     rows: dict[str, list[bytes]] = {}
-    held: dict[str, list[bytes]] = {}
+    stored_rows: dict[str, list[bytes]] = {}
     if progress is not None:
         progress(0, len(both))
     for done, (key, row_digests) in enumerate(_digests(both, executor), 1):
         if row_digests:
-            (rows if key[0] == "a" else held)[key] = row_digests
+            (rows if key[0] == "a" else stored_rows)[key] = row_digests
         if progress is not None:
             progress(done, len(both))
     index: dict[Key, list[tuple[str, int]]] = defaultdict(list)
-    for key, row_digests in held.items():
-        tensor = there[key[1:]]
+    for key, row_digests in stored_rows.items():
+        tensor = available[key[1:]]
         width = matrix_shape(tensor.shape)[1]
         for row, digest in enumerate(row_digests):
             index[tensor.dtype, width, digest].append((key[1:], row))
     used: dict[str, set[int]] = defaultdict(set)
     found: dict[str, Assembly] = {}
     for name, tensor in wanted.items():
-        runs = _cover(tensor, rows.get(f"a{name}", []), index, held, used)
-        made = _made(tensor, runs, there) if runs else None
+        runs = _cover(tensor, rows.get(f"a{name}", []), index, stored_rows, used)
+        assembly = _assembled_from(tensor, runs, available) if runs else None
         if progress is not None:
             progress(len(both), len(both))
-        if made is not None and runs is not None:
-            found[name] = made
+        if assembly is not None and runs is not None:
+            found[name] = assembly
             for source, start, count in runs:
                 used[source].update(range(start, start + count))
-    explained = {name for name, taken in used.items() if len(taken) == len(held[f"b{name}"])}
+    explained = {
+        name for name, rows_used in used.items() if len(rows_used) == len(stored_rows[f"b{name}"])
+    }
     tensors = {name: t for name, t in stored.tensors.items() if name not in explained}
     note = f"no rule was used: {len(found)} of {len(wanted)} tensors were found by equal rows"
     return replace(stored, tensors={**tensors, **found}, notes=(*stored.notes, note))
@@ -95,7 +101,7 @@ def _found_in(
 def _digests(
     tensors: Mapping[str, Assembly], executor: Executor
 ) -> Iterator[tuple[str, list[bytes]]]:
-    """Yield a digest of every row of each tensor; none for one that does not lie in whole rows."""
+    """Yield each tensor's name and a digest of every row; none if its pieces are not whole rows."""
     futures: dict[str, Future[list[bytes]]] = {}
     try:
         for name, tensor in tensors.items():
@@ -105,7 +111,7 @@ def _digests(
         for name, tensor in tensors.items():
             row_digests: list[bytes] = []
             if name in futures:
-                # Where this fails, comparing it will say what is wrong.
+                # A failure here is reported when the tensor is compared.
                 with suppress(CkptDiffError):
                     row_digests = futures[name].result()
             yield name, row_digests if len(row_digests) == matrix_shape(tensor.shape)[0] else []
@@ -115,7 +121,7 @@ def _digests(
 
 
 def _rows_of(tensor: Assembly) -> list[View] | None:
-    """Return the parts of a tensor from top to bottom, if they are all as wide as it is."""
+    """Return the pieces of a tensor from top to bottom, or None if one is not of whole rows."""
     try:
         placed = sorted((view_of(p, tensor.shape) for p in tensor.pieces), key=lambda p: p[0])
     except CkptDiffError:
@@ -127,7 +133,7 @@ def _rows_of(tensor: Assembly) -> list[View] | None:
 
 
 def digest_rows(views: Sequence[View]) -> list[bytes]:
-    """Return a digest of each row. Runs in a worker process."""
+    """Return a digest of each row of the views. Runs in a worker process."""
     from ckptdiff.kernels.rows import row_digests
 
     return row_digests(views)
@@ -140,13 +146,16 @@ def _cover(
     held: Mapping[str, list[bytes]],
     used: Mapping[str, set[int]],
 ) -> list[Run] | None:
-    """Return the stored runs that hold all rows in order, longest first; None if some are not."""
+    """Return runs of stored rows that make up all rows in order; None if a row is nowhere.
+
+    At each row the longest run is taken.
+    """
     width = matrix_shape(tensor.shape)[1]
     runs: list[Run] = []
     at = 0
     while at < len(rows):
         best: tuple[int, bool, str, int] | None = None
-        for name, row in index.get((tensor.dtype, width, rows[at]), ())[:_CANDIDATES]:
+        for name, row in index.get((tensor.dtype, width, rows[at]), ())[:_MAX_CANDIDATES]:
             source = held[f"b{name}"]
             count = 1
             while (
@@ -155,7 +164,7 @@ def _cover(
                 and source[row + count] == rows[at + count]
             ):
                 count += 1
-            # Of equals, rows that nobody has claimed: norms are often all alike.
+            # Of equally long runs, one that is not used yet: norms are often identical.
             fresh = row not in used.get(name, ())
             if best is None or (count, fresh) > best[:2]:
                 best = (count, fresh, name, row)
@@ -166,22 +175,24 @@ def _cover(
     return runs
 
 
-def _made(tensor: Assembly, runs: list[Run], there: Mapping[str, Assembly]) -> Assembly | None:
-    """Return the tensor as pieces of the stored ones; None where those are no runs of rows."""
+def _assembled_from(
+    tensor: Assembly, runs: list[Run], available: Mapping[str, Assembly]
+) -> Assembly | None:
+    """Return the tensor as pieces of the stored ones; None if these are not plain matrices."""
     pieces: list[Piece] = []
     at = 0
     for name, start, count in runs:
-        source = there[name]
+        source = available[name]
         if source.shape == tensor.shape and len(runs) == 1:
             pieces += source.pieces
         elif len(tensor.shape) == len(source.shape) == 2:
             for piece in source.pieces:
-                (first, last), across = piece.box
+                (first, last), columns = piece.box
                 low, high = max(first, start), min(last, start + count)
                 if low < high:
-                    down = piece.of[0][0] + low - first
-                    of = ((down, down + high - low), piece.of[1])
-                    box = ((at + low - start, at + high - start), across)
+                    row = piece.of[0][0] + low - first
+                    of = ((row, row + high - low), piece.of[1])
+                    box = ((at + low - start, at + high - start), columns)
                     pieces.append(Piece(piece.ref, piece.rank, of, box))
         else:
             return None

@@ -1,4 +1,4 @@
-"""Tell how a tensor lies in the stored ones: on which rank, in which rows, beside what."""
+"""Map a canonical tensor onto stored ones: on which rank it lies, in which rows, beside what."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Owner = Literal["this", "other", "padding", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class OwnedRun:
-    """A stretch of a stored tensor along the dimension in which it is divided."""
+    """A range of a stored tensor along the dimension in which it is split, and whose it is."""
 
     start: int
     stop: int
     owner: Owner
-    name: str = ""  # the canonical tensor it belongs to; empty where nobody owns it
-    box: Box = ()  # the place in the canonical tensor, of `this` and `padding`
+    name: str = ""  # the canonical tensor of an `other` range
+    box: Box = ()  # in the canonical tensor, for `this` and `padding`
 
     @property
     def size(self) -> int:
@@ -35,7 +35,7 @@ class OwnedRun:
 
 @dataclass(frozen=True, slots=True)
 class StoredPart:
-    """One stored tensor that holds a part of the canonical one, and who else lies in it."""
+    """One stored tensor that holds a part of the canonical tensor, and what else it holds."""
 
     ref: TensorRef
     rank: Rank
@@ -53,28 +53,31 @@ class StoredPart:
 
 
 def stored_parts(assembly: Assembly, neighbours: Iterable[Assembly] = ()) -> list[StoredPart]:
-    """Return every stored tensor that holds a part of a canonical one, in its order.
+    """Return every stored tensor that holds a part of a canonical tensor, in order of its pieces.
 
-    `neighbours` are the tensors that may share a stored one with it: those of the same layer.
+    `neighbours` are tensors that may lie in the same stored ones: those of the same layer.
     """
-    rank_of_dims = len(assembly.shape)
-    own: dict[tuple[TensorRef, tuple[int, ...]], list[tuple[Owner, Piece]]] = {}
+    ndim = len(assembly.shape)
+    own_pieces: dict[tuple[TensorRef, tuple[int, ...]], list[tuple[Owner, Piece]]] = {}
     for owner, piece in _owned(assembly):
-        index = tuple(start for start, _ in piece.of[: len(piece.of) - rank_of_dims])
-        own.setdefault((piece.ref, index), []).append((owner, piece))
-    beside: dict[tuple[TensorRef, tuple[int, ...]], list[tuple[str, Box]]] = {
-        key: [] for key in own
+        index = tuple(start for start, _ in piece.of[: len(piece.of) - ndim])
+        own_pieces.setdefault((piece.ref, index), []).append((owner, piece))
+    other_boxes: dict[tuple[TensorRef, tuple[int, ...]], list[tuple[str, Box]]] = {
+        key: [] for key in own_pieces
     }
-    refs = {ref for ref, _ in own}
+    refs = {ref for ref, _ in own_pieces}
     for neighbour in neighbours:
         if neighbour.name == assembly.name:
             continue
         for piece in (*neighbour.pieces, *neighbour.padding):
             if piece.ref in refs:
-                index = tuple(start for start, _ in piece.of[: len(piece.of) - rank_of_dims])
-                if (piece.ref, index) in beside:
-                    beside[piece.ref, index].append((neighbour.name, piece.of))
-    return [_stored(ref, index, pieces, beside[ref, index]) for (ref, index), pieces in own.items()]
+                index = tuple(start for start, _ in piece.of[: len(piece.of) - ndim])
+                if (piece.ref, index) in other_boxes:
+                    other_boxes[piece.ref, index].append((neighbour.name, piece.of))
+    return [
+        _stored(ref, index, pieces, other_boxes[ref, index])
+        for (ref, index), pieces in own_pieces.items()
+    ]
 
 
 def _owned(assembly: Assembly) -> Iterator[tuple[Owner, Piece]]:
@@ -87,18 +90,18 @@ def _owned(assembly: Assembly) -> Iterator[tuple[Owner, Piece]]:
 def _stored(
     ref: TensorRef,
     index: tuple[int, ...],
-    own: list[tuple[Owner, Piece]],
-    beside: list[tuple[str, Box]],
+    own_pieces: list[tuple[Owner, Piece]],
+    other_boxes: list[tuple[str, Box]],
 ) -> StoredPart:
-    boxes = [piece.of for _, piece in own] + [box for _, box in beside]
-    divided = [
+    boxes = [piece.of for _, piece in own_pieces] + [box for _, box in other_boxes]
+    split_axes = [
         axis
         for axis in range(len(index), len(ref.shape))
         if any(box[axis] != (0, ref.shape[axis]) for box in boxes)
     ]
-    axis = divided[0] if divided else min(len(index), max(0, len(ref.shape) - 1))
-    runs = [OwnedRun(*_along(p.of, axis), owner, box=p.box) for owner, p in own]
-    runs += {OwnedRun(*_along(box, axis), "other", name) for name, box in beside}
+    axis = split_axes[0] if split_axes else min(len(index), max(0, len(ref.shape) - 1))
+    runs = [OwnedRun(*_along(p.of, axis), owner, box=p.box) for owner, p in own_pieces]
+    runs += {OwnedRun(*_along(box, axis), "other", name) for name, box in other_boxes}
     runs.sort(key=lambda run: run.start)
     filled: list[OwnedRun] = []
     at = 0
@@ -110,7 +113,7 @@ def _stored(
     size = ref.shape[axis] if ref.shape else 1
     if at < size:
         filled.append(OwnedRun(at, size, "unknown"))
-    first = own[0][1]
+    first = own_pieces[0][1]
     return StoredPart(ref, first.rank, index, axis, tuple(filled), first.copies)
 
 
@@ -119,9 +122,9 @@ def _along(box: Box, axis: int) -> tuple[int, int]:
 
 
 def letters(this: str, others: Iterable[str]) -> dict[str, str]:
-    """Return one letter for each name: upper case for this tensor, lower case for the others.
+    """Return one letter for each name: upper case for `this`, lower case for the others.
 
-    They are letters of the first component in which the names differ, so q_proj is Q beside k.
+    It comes from the first dotted part in which the names differ: q_proj is Q, k_proj beside it k.
     """
     names = [this, *dict.fromkeys(name for name in others if name != this)]
     parts = [name.split(".") for name in names]
@@ -134,14 +137,14 @@ def letters(this: str, others: Iterable[str]) -> dict[str, str]:
         _word(part, differing) if len(names) > 1 else _word(part, max(0, len(part) - 2))
         for part in parts
     ]
-    own = next((c for c in words[0] if c.isascii() and c.isalpha()), "x").upper()
-    found = {this: own}
-    taken = {own.lower()}
+    capital = next((c for c in words[0] if c.isascii() and c.isalpha()), "x").upper()
+    found = {this: capital}
+    used = {capital.lower()}
     for name, word in zip(names[1:], words[1:], strict=True):
         candidates = [c for c in word.lower() if c.isascii() and c.isalnum()]
-        letter = next((c for c in candidates if c not in taken), "-")
+        letter = next((c for c in candidates if c not in used), "-")
         found[name] = letter
-        taken.add(letter)
+        used.add(letter)
     return found
 
 
@@ -151,36 +154,41 @@ def _word(parts: list[str], at: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Boundaries:
-    """Rows (axis 0) or columns (axis 1) of the canonical matrix at which something new begins."""
+    """The rows (axis 0) or columns (axis 1) of a canonical matrix where ranks or heads begin."""
 
     word: Literal["rank", "file", "head"]
     axis: int
-    starts: tuple[int, ...]  # the first one, 0, is left out
+    starts: tuple[int, ...]  # without the first, 0
 
 
 def boundaries(assembled: Assembled, assembly: Assembly) -> list[Boundaries]:
-    """Return where another rank begins (or another file, without ranks), and another head."""
+    """Return where the next rank (of one rank: the next file) and the next head begin.
+
+    Both in rows and in columns of the canonical matrix; 0 is left out.
+    """
     found = []
     placed = [(view_of(piece, assembly.shape)[0], piece) for piece in assembly.pieces]
     ranks = len({piece.rank for _, piece in placed}) > 1
     for axis in (0, 1):
-        holder: dict[int, set[object]] = {}
+        holders: dict[int, set[object]] = {}
         for at, piece in placed:
-            where = piece.rank if ranks else piece.ref.file
-            holder.setdefault(at[axis], set()).add(where)
-        starts = sorted(holder)
-        new = tuple(start for before, start in pairwise(starts) if holder[start] != holder[before])
-        if new:
-            found.append(Boundaries("rank" if ranks else "file", axis, new))
+            holder_of_piece = piece.rank if ranks else piece.ref.file
+            holders.setdefault(at[axis], set()).add(holder_of_piece)
+        starts = sorted(holders)
+        starts_of_new = tuple(
+            start for before, start in pairwise(starts) if holders[start] != holders[before]
+        )
+        if starts_of_new:
+            found.append(Boundaries("rank" if ranks else "file", axis, starts_of_new))
     heads = _heads(assembled, assembly)
     return found if heads is None else [*found, heads]
 
 
 def _heads(assembled: Assembled, assembly: Assembly) -> Boundaries | None:
-    """Return where attention heads begin: rows of q, k and v, columns of what follows them.
+    """Return where attention heads begin: rows of q, k and v, columns of the output projection.
 
-    A rule that fuses three tensors is that of q, k and v; their module's other divided tensor
-    takes the heads' outputs.
+    The rule with three Hugging Face names is that of q, k and v. The other split tensor of their
+    module is the output projection.
     """
     architecture, config = assembled.architecture, assembled.config
     if architecture is None or config is None:

@@ -1,11 +1,11 @@
-"""Cut a tensor that is to be written into spans of its file, each with what fills it."""
+"""Split a tensor to be written into spans of its file, each with the sources that fill it."""
 
 from __future__ import annotations
 
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptdiff.assembly.recipe import Pieces, common
+from ckptdiff.assembly.recipe import Pieces, intersection
 from ckptdiff.assembly.views import scaling_of
 from ckptdiff.checkpoint import row_major
 from ckptdiff.dtypes import ITEMSIZE
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Box
 
 
-def spans_of(tensor: Assembly, offset: int, most: int) -> Iterator[Span]:
-    """Yield spans of at most `most` bytes that write a tensor from `offset` on."""
+def spans_of(tensor: Assembly, offset: int, max_bytes: int) -> Iterator[Span]:
+    """Yield spans of at most `max_bytes` bytes that write a tensor, from byte `offset` on."""
     itemsize = ITEMSIZE[tensor.dtype]
     pieces = Pieces(tensor.pieces)
-    for box in row_major(tensor.shape, max(1, most // itemsize)):
+    for box in row_major(tensor.shape, max(1, max_bytes // itemsize)):
         sources = []
         for piece in pieces.meeting(box):
-            inner = common(piece.box, box)
+            inner = intersection(piece.box, box)
             if inner is not None:
                 sources.append(_source(piece.inside(inner), box, tensor.name))
         shape = tuple(stop - start for start, stop in box)
@@ -33,8 +33,8 @@ def spans_of(tensor: Assembly, offset: int, most: int) -> Iterator[Span]:
         offset += prod(shape) * itemsize
 
 
-def _source(piece: Piece, within: Box, name: str) -> Source:
-    """Return where a piece is stored, and the box of the span that it fills."""
+def _source(piece: Piece, span_box: Box, name: str) -> Source:
+    """Return where a piece is stored and which box of the span, `span_box`, it fills."""
     ref = piece.ref
     sizes = tuple(stop - start for start, stop in piece.box)
     steps = iter(
@@ -46,7 +46,10 @@ def _source(piece: Piece, within: Box, name: str) -> Source:
         sizes,
         tuple(next(steps) if size != 1 else 0 for size in sizes),
         ref.dtype,
-        tuple((b[0] - w[0], b[1] - w[0]) for b, w in zip(piece.box, within, strict=True)),
+        tuple(
+            (target[0] - origin[0], target[1] - origin[0])
+            for target, origin in zip(piece.box, span_box, strict=True)
+        ),
         piece.part_of or name,
         scaling_of(piece),
     )

@@ -1,4 +1,4 @@
-"""See the pieces of a tensor as matrices in files: what kernels read, and where an element lies."""
+"""The pieces of a tensor as matrices in files, for the kernels; and where one element is stored."""
 
 from __future__ import annotations
 
@@ -27,23 +27,26 @@ class ElementPlace:
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return rows and columns: a vector is one row, leading dimensions are multiplied into rows."""
+    """Return (rows, columns) of a tensor as a matrix: the last dimension is the columns.
+
+    A vector is one row; all dimensions before the last are multiplied into rows.
+    """
     if len(shape) <= 1:
         return 1, prod(shape)
     return prod(shape[:-1]), shape[-1]
 
 
 def matrix_at(index: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return row and column of an element in the matrix of `matrix_shape`."""
+    """Return (row, column) of an element in the matrix of `matrix_shape`."""
     row = 0
     for i, size in zip(index[:-1], shape[:-1], strict=True):
         row = row * size + i
     return row, index[-1] if index else 0
 
 
-def index_at(at: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the index, in a tensor of this shape, of the element at a row and column."""
-    row, column = at
+def index_at(position: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the index in a tensor of this shape of the element at (row, column) of its matrix."""
+    row, column = position
     if not shape:
         return ()
     leading = []
@@ -54,15 +57,15 @@ def index_at(at: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def view_of(piece: Piece, shape: tuple[int, ...]) -> tuple[tuple[int, int], View]:
-    """Return where a piece starts in the canonical matrix, and the matrix that fills it from there.
+    """Return the (row, column) at which a piece starts in the canonical matrix, and its view.
 
-    `of` and `box` may differ in dimensions of size one (layers stacked in one stored tensor), in
+    `of` and `box` may differ in dimensions of size 1 (layers stacked in one stored tensor), in
     nothing else. Raises UnsupportedLayout if either is not one rectangle of rows and columns.
     """
     ref = piece.ref
     sizes = tuple(stop - start for start, stop in piece.of)
-    wanted = tuple(stop - start for start, stop in piece.box)
-    if [n for n in sizes if n != 1] != [n for n in wanted if n != 1]:
+    target_sizes = tuple(stop - start for start, stop in piece.box)
+    if [size for size in sizes if size != 1] != [size for size in target_sizes if size != 1]:
         raise UnsupportedLayout(
             f"{ref.file}: {ref.name} gives {format_box(piece.of)}, "
             f"which does not fit {format_box(piece.box)}"
@@ -72,11 +75,11 @@ def view_of(piece: Piece, shape: tuple[int, ...]) -> tuple[tuple[int, int], View
             f"{ref.file}: {ref.name} fills {format_box(piece.box)} of {list(shape)}, "
             f"which is no range of rows; only the first dimension may be split"
         )
-    rows, columns = matrix_shape(wanted)
-    steps = [(n, step) for n, step in zip(sizes, ref.stride, strict=True) if n != 1]
+    rows, columns = matrix_shape(target_sizes)
+    steps = [(size, step) for size, step in zip(sizes, ref.stride, strict=True) if size != 1]
     column_step = steps.pop()[1] if columns != 1 and steps else 1
-    for (_, outer), (n, inner) in pairwise(steps):
-        if outer != n * inner and rows * columns:
+    for (_, outer), (size, inner) in pairwise(steps):
+        if outer != size * inner and rows * columns:
             raise UnsupportedLayout(
                 f"{ref.file}: {ref.name} {format_box(piece.of)} of {list(ref.shape)} is no matrix"
             )
@@ -94,7 +97,7 @@ def view_of(piece: Piece, shape: tuple[int, ...]) -> tuple[tuple[int, int], View
 
 
 def scaling_of(piece: Piece) -> Scaling | None:
-    """Return where the factors of a quantised matrix are, seen from a piece of it."""
+    """Return where the block factors of a piece are stored, or None if it is not quantised."""
     scale = piece.ref.scale
     if scale is None:
         return None
@@ -106,18 +109,21 @@ def scaling_of(piece: Piece) -> Scaling | None:
 
 
 def place_of(assembly: Assembly, index: tuple[int, ...]) -> ElementPlace | None:
-    """Return where the element is stored, or None if no piece holds it."""
+    """Return where the element at an index of the canonical tensor is stored, or None if nowhere.
+
+    An index below the last row is that of vocabulary padding.
+    """
     for piece in (*assembly.pieces, *assembly.padding):
         if all(start <= i < stop for i, (start, stop) in zip(index, piece.box, strict=True)):
             break
     else:
         return None
-    # Only dimensions of size one tell `of` from `box`, so the others pair up in order.
-    inside = [
+    # `of` and `box` differ only in dimensions of size 1, so the others pair up in order.
+    inner = [
         i - start for i, (start, stop) in zip(index, piece.box, strict=True) if stop > start + 1
     ]
-    moves = iter(inside)
-    stored = tuple(start + (next(moves) if stop > start + 1 else 0) for start, stop in piece.of)
+    offsets = iter(inner)
+    stored = tuple(start + (next(offsets) if stop > start + 1 else 0) for start, stop in piece.of)
     elements = sum(i * step for i, step in zip(stored, piece.ref.stride, strict=True))
     return ElementPlace(piece, stored, piece.ref.offset + elements * ITEMSIZE[piece.ref.dtype])
 

@@ -1,4 +1,4 @@
-"""The command `convert`: its options, its progress, and what it says at the end."""
+"""The command `convert`: its options, its progress, and its report at the end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ byte was. A run that was killed goes on behind its last complete file when it is
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what `convert` takes to a parser."""
+    """Add the description and options of `convert` to a parser."""
     parser.description = "Convert a checkpoint; neither side has to fit into memory."
     parser.epilog = EXAMPLES
     parser.add_argument("source", type=Path, metavar="SRC")
@@ -94,7 +94,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Convert; return 0, or raise a CkptDiffError."""
+    """Convert; return 0, or 2 if the mended checkpoint still differs from `--like`.
+
+    Raises a CkptDiffError if the conversion fails.
+    """
     from ckptdiff.executor import WorkerPool
 
     start: Any = "fork" if sys.platform == "linux" else "spawn"
@@ -112,31 +115,32 @@ def run(options: argparse.Namespace) -> int:
                 print(line)
         with closing(convert(conversion, pool, verify=not options.no_verify)) as events:
             lost, compared = _follow(events, conversion)
-        mended = _against(like, conversion, pool) if like and options.undo else None
+        verdict = _against(like, conversion, pool) if like and options.undo else None
     if not quiet:
         for line in closing_lines(conversion, lost, compared):
             print(line)
-        if mended is not None:
-            print(f"against {options.like}: {mended}")
+        if verdict is not None:
+            print(f"against {options.like}: {verdict}")
     if options.json is not None:
         from ckptdiff.report.pages import print_json
 
         print_json(_document(conversion, lost, compared), options.json)
-    return 0 if mended in (None, "same", "close") else 2
+    return 0 if verdict in (None, "same", "close") else 2
 
 
-def _against(like: Assembled, conversion: Conversion, pool: Executor) -> str:
-    """Return how the mended checkpoint compares with the reference."""
+def _against(reference: Assembled, conversion: Conversion, pool: Executor) -> str:
+    """Return the verdict on the weights of the mended checkpoint against the reference."""
     from ckptdiff.assembly.assemble import assemble_pair
     from ckptdiff.comparison.run import diff
     from ckptdiff.comparison.verdict import summarise
     from ckptdiff.formats import open_checkpoint
 
-    a, b = assemble_pair(like.checkpoint, open_checkpoint(conversion.out))
+    a, b = assemble_pair(reference.checkpoint, open_checkpoint(conversion.out))
     return summarise(list(diff(a, b, pool)), a, b).weights
 
 
 def _open(options: argparse.Namespace) -> tuple[Assembled, Assembled | None]:
+    """Return the source, and the folder of `--like`. Raises BadArgument if that is no HF folder."""
     from ckptdiff.assembly.assemble import assemble
     from ckptdiff.formats import open_checkpoint
 
@@ -197,12 +201,12 @@ def _document(
         "left_out": list(conversion.left),
         "losses": [
             {
-                "name": one.name,
-                "rounded": one.loss.rounded,
-                "overflowed": one.loss.overflowed,
-                "flushed": one.loss.flushed,
+                "name": item.name,
+                "rounded": item.loss.rounded,
+                "overflowed": item.loss.overflowed,
+                "flushed": item.loss.flushed,
             }
-            for one in lost
+            for item in lost
         ],
         "verified": bool(compared),
         "same": sum(result.status == "same" for result in compared),
@@ -212,7 +216,7 @@ def _document(
 def _follow(
     events: Iterable[Written | Lost | TensorDiff], conversion: Conversion
 ) -> tuple[list[Lost], list[TensorDiff]]:
-    """Return what was lost and compared, with a bar on stderr if that is a terminal."""
+    """Return the losses and results of a conversion; show progress if stderr is a terminal."""
     from ckptdiff.conversion.run import Lost, Written
 
     lost: list[Lost] = []

@@ -14,7 +14,7 @@ _FAULT_HELP = "kv-swap (default), tp-swap, gate-up, rope, stale, rope-base or no
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what `demo` takes to a parser."""
+    """Add the description and options of `demo` to a parser."""
     parser.description = "Make a small Hugging Face and Megatron pair with one planted fault."
     parser.add_argument("dir", nargs="?", type=Path, metavar="DIR", help="default: ckptdiff-demo")
     parser.add_argument("--fault", default="kv-swap", metavar="NAME", help=_FAULT_HELP)
@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the pair and open it, or say where it is; return 0, or raise a CkptDiffError."""
+    """Write the pair and open it, or print where it is; return 0. Raises a CkptDiffError."""
     from ckptdiff.demo import make_demo
 
     hf, megatron = make_demo(options.dir or Path("ckptdiff-demo"), fault=options.fault)

@@ -1,4 +1,4 @@
-"""The command `diff`: compare two checkpoints, and say what differs and why."""
+"""The command `diff`: compare two checkpoints, and report what differs and why."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what `diff` takes to a parser."""
+    """Add the description and options of `diff` to a parser."""
     parser.description = (
         "Compare checkpoint B with the reference A. "
         "Exit code: 0 same or close, 1 differ, 2 trouble."
@@ -52,12 +52,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compare; return 0 for `same` and `close`, 1 for `differ`, 2 if a tensor cannot be read."""
+    """Compare; return 0 for `same` and `close`, 1 for `differ`, 2 if a tensor has an error.
+
+    Raises a CkptDiffError if the checkpoints cannot be compared at all.
+    """
     from ckptdiff.executor import WorkerPool
 
     started = time.monotonic()
     start: Any = "fork" if sys.platform == "linux" else "spawn"
-    # Forked before any thread exists: ten times faster than spawning. Workers import numpy while
+    # Forking before any thread exists is ten times faster than spawning. Workers import numpy while
     # this process imports the rest and reads the headers.
     with WorkerPool(options.jobs, start=start) as pool:
         pool.warm()
@@ -74,19 +77,19 @@ def run(options: argparse.Namespace) -> int:
             if trouble is not None:
                 print(f"ckptdiff: the diagnosis stopped: {trouble}", file=sys.stderr)
             summary = replace(summary, findings=findings)
-    found = pair.a, pair.b, results, summary
+    comparison = pair.a, pair.b, results, summary
     if options.json is not None:
-        document = report.diff_document(*found, pattern=options.filter)
+        document = report.diff_document(*comparison, pattern=options.filter)
         from ckptdiff.report.pages import print_json
 
         print_json(document, options.json)
     if options.report is not None:
         from ckptdiff.report.pages import write_report
 
-        write_report(options.report, *found, pattern=options.filter)
+        write_report(options.report, *comparison, pattern=options.filter)
     if options.json != "-":
         seconds = time.monotonic() - started
-        for line in report.diff_lines(*found, pattern=options.filter, seconds=seconds):
+        for line in report.diff_lines(*comparison, pattern=options.filter, seconds=seconds):
             print(line)
     if summary.has_errors:
         return 2
@@ -96,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
 def _compare(
     options: argparse.Namespace, pool: Executor
 ) -> tuple[CheckpointPair, list[TensorDiff], DiffSummary]:
-    """Return the pair, the results in model order, and what they come to."""
+    """Return the pair, the results in model order, and their summary."""
     from ckptdiff.comparison.pipeline import CheckpointPair, compare_checkpoints
     from ckptdiff.comparison.verdict import Tolerance
 
@@ -120,7 +123,7 @@ def _compare(
 def _follow(
     events: Iterable[CheckpointPair | TensorDiff | DiffSummary], pair: CheckpointPair
 ) -> tuple[list[TensorDiff], DiffSummary]:
-    """Return the results and the summary, with a bar on stderr if that is a terminal."""
+    """Return the results and the summary; show progress if stderr is a terminal."""
     from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.results import TensorDiff
 

@@ -24,7 +24,7 @@ examples:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what `help` takes to a parser."""
+    """Add the description and options of `help` to a parser."""
     parser.description = "Print a page of the guide; without a topic, the list of pages."
     parser.epilog = EXAMPLES
     parser.add_argument(
@@ -33,13 +33,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a page; raise BadArgument where there is none of this name."""
+    """Print a page, or the list of pages; return 0. Raises BadArgument for an unknown topic."""
     if options.topic is None:
         sys.stdout.write(_contents())
         return 0
     text = page(options.topic)
     if sys.stdout.isatty():
-        _show(text)
+        _show_page(text)
     else:
         sys.stdout.write(text)
     return 0
@@ -54,8 +54,8 @@ def _contents() -> str:
     )  # fmt: skip
 
 
-def _show(text: str) -> None:
-    """Render a page as wide as the terminal is, and hand it to a pager."""
+def _show_page(text: str) -> None:
+    """Render a page in the width of the terminal and show it in a pager."""
     from rich.console import Console
 
     from ckptdiff.tui.text.page import Page
@@ -63,16 +63,16 @@ def _show(text: str) -> None:
     console = Console()
     with console.capture() as captured:
         console.print(Page(text))
-    _page(captured.get())
+    _page_out(captured.get())
 
 
-def _page(text: str) -> None:
-    """Show a text in $PAGER, else in less, else as it is."""
+def _page_out(text: str) -> None:
+    """Show a text in $PAGER, else in less, else print it."""
     command = os.environ.get("PAGER", "less" if shutil.which("less") else "")
     if not command or os.environ.get("TERM") == "dumb":
         sys.stdout.write(text)
         return
-    # As git has it: what fits is only printed, colours are let through.
+    # As git does: text that fits on the screen is only printed, colours are kept.
     environ = {"LESS": "FRX", "LV": "-c", **os.environ}
     sys.stdout.flush()
     with subprocess.Popen(  # noqa: S602 -- $PAGER is a command line
@@ -84,13 +84,13 @@ def _page(text: str) -> None:
         errors="replace",
     ) as pager:
         assert pager.stdin is not None
-        with suppress(OSError):  # it was left before the end, or is no program
+        with suppress(OSError):  # the user quit the pager early, or there is no such program
             pager.stdin.write(text)
             pager.stdin.flush()
         with suppress(OSError):
             pager.stdin.close()
         while pager.poll() is None:
-            with suppress(KeyboardInterrupt):  # is the pager's, which stays
+            with suppress(KeyboardInterrupt):  # ctrl+c is for the pager, which goes on
                 pager.wait()
-    if pager.returncode == 127:  # the shell's word for: there is no such program
+    if pager.returncode == 127:  # the shell found no such program
         sys.stdout.write(text)

@@ -1,4 +1,4 @@
-"""What the command line says of a way out: the option that takes it."""
+"""The hints of errors as the command line words them: each names an option."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ OPTIONS: dict[Hint, str] = {
 
 
 def paragraph(error: CkptDiffError) -> str:
-    """Return what is wrong and what to do."""
+    """Return an error's message, with the option that its hint is about."""
     return str(error) if error.hint is None else f"{error}; {OPTIONS[error.hint]}"

@@ -1,4 +1,4 @@
-"""The command `logits`: its options, its progress, and what it says at the end."""
+"""The command `logits`: its options, its progress, and its report at the end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ only arithmetic tells them apart, 1 if weights or config do, 2 trouble.
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what `logits` takes to a parser."""
+    """Add the description and options of `logits` to a parser."""
     parser.description = (
         "Compare the logits of one prompt and say whether a difference is a fault or arithmetic."
     )
@@ -73,7 +73,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compare; return 0 for `arithmetic`, else 1, or raise a CkptDiffError."""
+    """Compare; return 0 for the verdict `arithmetic`, else 1. Raises a CkptDiffError."""
     from ckptdiff.executor import WorkerPool
 
     if options.ids is not None and options.bos is not None:
@@ -108,7 +108,7 @@ def _prompt(a: Assembled, b: Assembled, options: argparse.Namespace, pool: Execu
 
 
 def _standard_input() -> str:
-    """Return what is piped in; the line feed that ends its last line is no part of the prompt."""
+    """Return the standard input without its last line feed. Raises BadArgument."""
     if sys.stdin is None:
         raise BadArgument("--prompt -: the standard input is closed")
     try:
@@ -134,25 +134,25 @@ def _compare(
         attribute=options.attribute,
     )  # fmt: skip
     with closing(events):
-        found, told = _follow(events)
-    found = replace(found, notes=tuple(dict.fromkeys((*told, *found.notes))))
+        found, notes = _follow(events)
+    found = replace(found, notes=tuple(dict.fromkeys((*notes, *found.notes))))
     return with_texts(found, prompt, pool)
 
 
 def _follow(events: Iterable[LogitProgress | LogitDiff]) -> tuple[LogitDiff, list[str]]:
-    """Return the result and what was told on the way, with a bar if stderr is a terminal."""
+    """Return the result and the notes on the way; show progress if stderr is a terminal."""
     from ckptdiff.results import LogitProgress
 
-    told: list[str] = []
+    notes: list[str] = []
     doing: str | None = None
     with ProgressBar("steps") as bar:
         for event in events:
             if not isinstance(event, LogitProgress):
-                return event, told
+                return event, notes
             if event.doing != doing:
                 doing = event.doing
                 bar.begin(doing, event.total)
             bar.reach(event.done, event.total, seconds=event.seconds)
             if event.note:
-                told.append(event.note)
+                notes.append(event.note)
     raise AssertionError("a comparison ends with its result")

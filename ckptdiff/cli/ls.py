@@ -1,4 +1,4 @@
-"""The command `ls`: what is in a checkpoint, from its headers alone."""
+"""The command `ls`: list what is in a checkpoint, from its headers alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what `ls` takes to a parser."""
+    """Add the description and options of `ls` to a parser."""
     parser.description = "List a checkpoint's tensors from its headers alone."
     parser.add_argument("path", type=Path, metavar="PATH")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """List; return 0, or raise a CkptDiffError."""
+    """List; return 0. Raises a CkptDiffError."""
     from ckptdiff.assembly.assemble import assemble
     from ckptdiff.formats import open_checkpoint
     from ckptdiff.name_filter import matcher

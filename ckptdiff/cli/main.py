@@ -1,4 +1,4 @@
-"""The command line: parse, call, print, and turn every trouble into one paragraph."""
+"""The command line: parse, run the command, and report every error as one paragraph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ckptdiff.errors import CkptDiffError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Each is a module of this package, imported when it is asked for.
+# Each is a module of this package, imported when its command is run.
 COMMANDS = ("ls", "diff", "convert", "logits", "demo", "help")
 EXAMPLES = """\
 examples:
@@ -30,9 +30,9 @@ A is the reference. `ckptdiff COMMAND --help` tells the options of a command.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: for `diff` 0 same, 1 differ, else 0; 2 trouble."""
+    """Run a command and return its exit code: 2 for an error, 130 for ctrl+c, else its own."""
     options = argparse.Namespace(verbose=False)
-    if sys.stdout is None:  # `>&-`: a result that nobody sees must not look like one that was given
+    if sys.stdout is None:  # `>&-`: exit code 0 would claim a result that nobody saw
         print("ckptdiff: the output is closed", file=sys.stderr)
         return 2
     try:
@@ -56,15 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("ckptdiff: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read the output left; keep the interpreter from complaining on its way out.
+        # The reader of the output left. Without this the interpreter reports it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE
     except OSError as error:
-        # Only writing to the output gets here: a full disk is trouble, not a difference.
+        # Only writing the output gets here: a full disk is an error, not a difference.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         print(f"ckptdiff: the output cannot be written ({error.strerror})", file=sys.stderr)
         return 2
-    except Exception:  # noqa: BLE001 -- the border: a bug must not exit as 1, which means "differ"
+    except Exception:  # noqa: BLE001 -- a bug must not exit with 1, which means "differ"
         traceback.print_exc()
         print("ckptdiff: this is a bug in ckptdiff, please report it", file=sys.stderr)
         return 2
@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Return the options, with the command's `run`; removes the command from `arguments`."""
     words = [word for word in arguments if not word.startswith("-")]
     command = arguments[0] if arguments and arguments[0] in COMMANDS else None
     if command is None and words and words[0] in COMMANDS:  # ckptdiff -v diff A B

@@ -1,4 +1,4 @@
-"""How far a command is, on stderr if that is a terminal: a counter of files, a bar of bytes."""
+"""Progress of a command on stderr, if that is a terminal: a counter of files, a bar of bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def counter(doing: str, things: str) -> Callable[[int, int], None] | None:
-    """Return what counts on stderr, if that is a terminal."""
+    """Return a callback (done, total) that counts on stderr, or None if that is no terminal."""
     if not sys.stderr.isatty():
         return None
 
@@ -22,7 +22,7 @@ def counter(doing: str, things: str) -> Callable[[int, int], None] | None:
 
 
 class ProgressBar:
-    """One bar after another, with the time left; nothing if stderr is no terminal.
+    """One progress bar after another, with the time left; nothing if stderr is no terminal.
 
     Bytes are shown with their speed, steps with the seconds that one takes.
     """
@@ -61,7 +61,7 @@ class ProgressBar:
             self._progress.stop()
 
     def begin(self, what: str, total: int) -> None:
-        """Show a bar in the place of the last one."""
+        """Replace the last bar by one labelled `what`."""
         if self._progress is None:
             return
         if self._task is not None:
@@ -69,12 +69,12 @@ class ProgressBar:
         self._task = self._progress.add_task(what, total=total, rate="")
 
     def advance(self, by: int, what: str | None = None) -> None:
-        """Move the bar on; `what` is being done from here on."""
+        """Advance the bar; `what` becomes its label."""
         if self._progress is not None:
             self._progress.update(self._task, advance=by, description=what)
 
     def reach(self, done: int, total: int, *, seconds: float) -> None:
-        """Put the bar where it is; the last step took so many seconds."""
+        """Set the bar to `done` of `total`; `seconds` is how long the last step took."""
         if self._progress is not None:
             rate = f"{seconds:.1f} s each"
             self._progress.update(self._task, completed=done, total=total, rate=rate)

@@ -1,4 +1,4 @@
-"""The program without a command: one checkpoint or two on the screen."""
+"""ckptdiff without a command: show one checkpoint, or compare two, on the screen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ckptdiff.errors import BadArgument, NotACheckpoint
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what the screen takes to a parser."""
+    """Add the options of the screen to a parser."""
     parser.add_argument(
         "paths", nargs="*", type=Path, metavar="PATH", help="one or two checkpoints"
     )
@@ -21,31 +21,35 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_drawing_options(parser: argparse.ArgumentParser) -> None:
-    """Add what every command that opens the screen takes."""
+    """Add the options of every command that opens the screen."""
     parser.add_argument("--ascii", action="store_true", help="draw with ASCII characters only")
     parser.add_argument("--no-mouse", action="store_true", help="leave the mouse to the terminal")
 
 
 def has_terminal() -> bool:
+    """Return whether standard input and output are both a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def run(options: argparse.Namespace) -> int:
-    """Open the screen; where there is no terminal, compare or list what was given."""
+    """Open the screen; without a terminal, do as `diff` or `ls`. Return the exit code.
+
+    Raises NotACheckpoint for a path that does not exist, BadArgument for too many paths or none.
+    """
     for path in options.paths:
         if not path.exists():
-            raise NotACheckpoint(f"{path}: there is no such file or folder{_meant(str(path))}")
+            raise NotACheckpoint(f"{path}: there is no such file or folder{_suggestion(str(path))}")
     if len(options.paths) > 2:
         raise BadArgument(f"{len(options.paths)} paths: give one to browse, or two to compare")
     if not has_terminal():
-        return _print(options)
+        return _run_plain(options)
     return show(options.paths, options)
 
 
 def show(paths: list[Path], options: argparse.Namespace) -> int:
     """Open the screen, drawn as the options say."""
-    # A process pool made inside the running app fails without this: Textual replaces stderr by
-    # something that has no file descriptor to inherit.
+    # A process pool made while the app runs needs this: Textual replaces stderr by an object that
+    # has no file descriptor to inherit.
     from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()
@@ -60,25 +64,25 @@ def show(paths: list[Path], options: argparse.Namespace) -> int:
     )
 
 
-def _print(options: argparse.Namespace) -> int:
-    """Do as `diff` does with two checkpoints, as `ls` does with one."""
+def _run_plain(options: argparse.Namespace) -> int:
+    """Run `diff` for two checkpoints, `ls` for one. Raises BadArgument for none."""
     from ckptdiff.cli import diff, ls
 
-    more = [] if options.jobs is None else ["--jobs", str(options.jobs)]
-    more += ["--optimizer"] if options.optimizer else []
+    flags = [] if options.jobs is None else ["--jobs", str(options.jobs)]
+    flags += ["--optimizer"] if options.optimizer else []
     parser = argparse.ArgumentParser()
     paths = map(str, options.paths)
     if len(options.paths) == 2:
         diff.add_options(parser)
-        return diff.run(parser.parse_args([*more, "--", *paths]))
+        return diff.run(parser.parse_args([*flags, "--", *paths]))
     if len(options.paths) == 1:
         ls.add_options(parser)
         return ls.run(parser.parse_args(["--", *paths]))
     raise BadArgument("there is no terminal to draw on; see ckptdiff --help for the commands")
 
 
-def _meant(word: str) -> str:
-    """Return a question if this is nearly the name of a command."""
+def _suggestion(word: str) -> str:
+    """Return a question to append if `word` is nearly the name of a command, else nothing."""
     from difflib import get_close_matches
 
     from ckptdiff.cli.main import COMMANDS

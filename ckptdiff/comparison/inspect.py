@@ -1,4 +1,4 @@
-"""Look at single tensors: the distribution of one, the values around an element of both sides."""
+"""Read single tensors closely: the distribution of one, the values of both around an element."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
     from ckptdiff.kernels.stats import TensorSummary, Window
     from ckptdiff.kernels.views import View
 
-    Placed = tuple[tuple[int, int], View]
+    Placed = tuple[tuple[int, int], View]  # (row, column) of its first element in the whole matrix
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbourhood:
-    """A rectangle of one tensor on both sides, row by row; None where a side has no element."""
+    """The same rectangle of one tensor on both sides, row by row; None for a side without it."""
 
     rows: range
     columns: range
     a: Window | None
     b: Window | None
     differences: tuple[tuple[float | None, ...], ...] = ()  # a - b; empty for one side alone
-    # Steps in the narrower dtype; None where a side is not finite, or only once it is rounded.
+    # Distance in steps (ULP) of the narrower dtype; None where a side is not finite in that dtype.
     ulps: tuple[tuple[int | None, ...], ...] = ()
 
 
 def placed_views(assembly: Assembly) -> list[Placed]:
-    """Return every piece of a tensor as a matrix, with the row and column where it starts."""
+    """Return every piece of a tensor as a view, with the (row, column) at which it starts."""
     return [view_of(piece, assembly.shape) for piece in assembly.pieces]
 
 
 def statistics(assembly: Assembly, executor: Executor) -> Future[TensorSummary]:
-    """Start reading a whole tensor for its distribution."""
+    """Start reading a whole tensor; the result is the distribution of its values."""
     return executor.submit(_summarise, [view for _, view in placed_views(assembly)])
 
 
@@ -51,32 +51,41 @@ def windows(
     columns: int,
     executor: Executor,
 ) -> Future[Neighbourhood]:
-    """Start reading at most this many rows and columns around an element of the matrix."""
+    """Start reading at most `rows` by `columns` elements of both sides around (row, column).
+
+    Both are those of the tensor's matrix. At least one of `a` and `b` must be given.
+    """
     sides = [assembly for assembly in (a, b) if assembly is not None]
     height, width = (
         max(sizes) for sizes in zip(*(matrix_shape(side.shape) for side in sides), strict=True)
     )
-    down, across = _around(around[0], rows, height), _around(around[1], columns, width)
+    row_range, column_range = _centred(around[0], rows, height), _centred(around[1], columns, width)
     return executor.submit(
         _read,
-        None if a is None else _overlapping(a, down, across),
-        None if b is None else _overlapping(b, down, across),
-        down,
-        across,
+        None if a is None else _overlapping(a, row_range, column_range),
+        None if b is None else _overlapping(b, row_range, column_range),
+        row_range,
+        column_range,
     )
 
 
 def find_largest(
     a: Assembly, b: Assembly, *, rows: range, columns: range, executor: Executor
 ) -> Future[tuple[int, int]]:
-    """Start looking for the element of a block that differs most, NaN or Inf on one side first."""
+    """Start looking for the (row, column) in a block that differs most.
+
+    A NaN or Inf that one side alone has comes before every finite difference.
+    """
     return executor.submit(
         _largest, _overlapping(a, rows, columns), _overlapping(b, rows, columns), rows, columns
     )
 
 
 def python_source(assembly: Assembly, variable: str = "tensor") -> str:
-    """Return Python that reads the tensor from its files with numpy alone."""
+    """Return Python source that reads the tensor from its files into `variable`, with numpy alone.
+
+    Block factors are not applied. Raises UnsupportedLayout if a piece is not a matrix.
+    """
     size = ITEMSIZE[assembly.dtype]
     known = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2"}
     code = known.get(assembly.dtype, f"<u{size}")
@@ -110,13 +119,14 @@ def python_source(assembly: Assembly, variable: str = "tensor") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _around(at: int, count: int, size: int) -> range:
-    """Return up to `count` numbers below `size` with `at` in their middle, if there is room."""
+def _centred(at: int, count: int, size: int) -> range:
+    """Return up to `count` numbers below `size`, with `at` in the middle where there is room."""
     start = max(0, min(at - count // 2, size - count))
     return range(start, min(start + count, size))
 
 
 def _overlapping(assembly: Assembly, rows: range, columns: range) -> list[Placed]:
+    """Return the pieces that have elements in these rows and columns."""
     return [
         (at, view)
         for at, view in placed_views(assembly)
@@ -127,7 +137,7 @@ def _overlapping(assembly: Assembly, rows: range, columns: range) -> list[Placed
     ]
 
 
-# ── jobs: they run in a worker, so what they need is imported there ──────────────────────────────
+# ── jobs: they run in a worker process and import there what they need ───────────────────────────
 
 
 def _summarise(views: Sequence[View]) -> TensorSummary:

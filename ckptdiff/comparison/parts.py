@@ -1,11 +1,11 @@
-"""Cut a pair of tensors into jobs: matrices in files, and what a worker does with them."""
+"""Split the comparison of two tensors into parts, and compare a part in a worker process."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.assembly.recipe import Copy, Pieces, common
+from ckptdiff.assembly.recipe import Copy, Pieces, intersection
 from ckptdiff.assembly.views import matrix_shape, view_of
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import CkptDiffError, UnsupportedLayout
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembly, Piece
     from ckptdiff.kernels.stats import Stats
 
-PART_BYTES = 32 << 20  # of one side that one job reads: what cancelling has to wait for
-BATCH_PARTS = 64  # small tensors that share a job
+PART_BYTES = 32 << 20  # that one job reads of one side: cancelling waits for the job that runs
+BATCH_PARTS = 64  # at most in one job, where tensors are small
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +31,14 @@ class Padding:
 
 @dataclass(frozen=True, slots=True)
 class DiffPart:
-    """A share of one tensor's comparison: paths and places, no data."""
+    """A part of one tensor's comparison: which ranges of files to compare, no data."""
 
     shape: tuple[int, int]  # of the whole tensor, as a matrix
     blocks: tuple[Block, ...] = ()
-    copies: tuple[tuple[View, View], ...] = ()  # a piece and a copy of it
+    copies: tuple[tuple[View, View], ...] = ()  # a piece and another rank's copy
     paddings: tuple[Padding, ...] = ()
     norms: bool = False  # measure the norms even where everything is equal
-    nbytes: int = 0
+    nbytes: int = 0  # to be read, both sides
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +46,26 @@ class Outcome:
     """What a worker found in one part."""
 
     stats: Stats | None = None
-    paddings: tuple[str, ...] = ()  # what each padding holds
+    paddings: tuple[str, ...] = ()  # in words, what each padding holds
     error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """Which copy a pair of views in `Part.copies` stands for."""
+    """Which piece and which copy a pair of views in `DiffPart.copies` is."""
 
-    side: str  # "A", "B", or "scales" for the factors of both sides
+    side: str  # "A", "B", or "scales": the block factors of both sides
     piece: Piece
     copy: Copy
 
 
 @dataclass(frozen=True, slots=True)
 class DiffPlan:
-    """All parts of one tensor's comparison, and what the copies in each of them are."""
+    """All parts of one tensor's comparison, and what the pairs in each part's `copies` are."""
 
     parts: tuple[DiffPart, ...]
     replicas: tuple[tuple[Replica, ...], ...]
-    padding_sides: tuple[str, ...]  # of the last part, which checks the padding
+    padding_sides: tuple[str, ...]  # "A" or "B", for the `paddings` of the last part
 
     @property
     def nbytes(self) -> int:
@@ -73,35 +73,35 @@ class DiffPlan:
 
 
 def plan_diff(a: Assembly, b: Assembly) -> DiffPlan:
-    """Return the parts that compare every element of two tensors of one shape, and all copies.
+    """Return the parts that compare every element of two tensors of one shape, and every copy.
 
-    Raises UnsupportedLayout if a piece cannot be seen as a matrix.
+    Raises UnsupportedLayout if a piece is not a matrix, or if block factors are of other blocks.
     """
     shape = matrix_shape(a.shape)
     parts: list[DiffPart] = []
     replicas: list[tuple[Replica, ...]] = []
     blocks: list[Block] = []
-    held = 0
-    for block in _cut(_blocks(a, b)):
+    held_bytes = 0
+    for block in _split(_blocks(a, b)):
         size = _nbytes(block.a)
-        if blocks and held + size > PART_BYTES:
+        if blocks and held_bytes + size > PART_BYTES:
             parts.append(_part(shape, blocks))
             replicas.append(())
-            blocks, held = [], 0
+            blocks, held_bytes = [], 0
         blocks.append(block)
-        held += size
+        held_bytes += size
     parts.append(_part(shape, blocks))
     replicas.append(())
     for side, assembly in (("A", a), ("B", b)):
         for piece in assembly.pieces:
             for copy in piece.copies:
                 pair = _copy_views(piece, copy, assembly.shape)
-                # Small copies ride along with the last part of the tensor.
-                if held + _nbytes(pair[0]) > PART_BYTES:
+                # Small copies are compared with the last part of the tensor.
+                if held_bytes + _nbytes(pair[0]) > PART_BYTES:
                     parts.append(DiffPart(shape))
                     replicas.append(())
-                    held = 0
-                held += _nbytes(pair[0])
+                    held_bytes = 0
+                held_bytes += _nbytes(pair[0])
                 last = parts[-1]
                 nbytes = last.nbytes + 2 * _nbytes(pair[0])
                 parts[-1] = replace(last, copies=(*last.copies, pair), nbytes=nbytes)
@@ -115,9 +115,9 @@ def plan_diff(a: Assembly, b: Assembly) -> DiffPlan:
 
 
 def _scales(a: Assembly, b: Assembly) -> Iterator[tuple[tuple[View, View], Replica]]:
-    """Yield the factors of two quantised tensors, which have to be equal as well.
+    """Yield the block factors of two quantised tensors, which have to be equal as well.
 
-    Raises UnsupportedLayout if they are cut into other blocks.
+    Raises UnsupportedLayout if their blocks have different sizes.
     """
     if not (a.is_scaled and b.is_scaled):
         return
@@ -138,7 +138,7 @@ def _scales(a: Assembly, b: Assembly) -> Iterator[tuple[tuple[View, View], Repli
 
 
 def run_parts(parts: Sequence[DiffPart]) -> list[Outcome]:
-    """Do the jobs of one batch. Runs in a worker process: the only place that touches data."""
+    """Compare the parts of one job. Runs in a worker process; only there data is read."""
     return [_run(part) for part in parts]
 
 
@@ -148,28 +148,30 @@ def _run(part: DiffPart) -> Outcome:
 
     try:
         stats = compare_blocks(part.shape, part.blocks, part.copies, norms=part.norms)
-        held = tuple(describe_padding(padding.rows, padding.last_row) for padding in part.paddings)
+        padding_texts = tuple(
+            describe_padding(padding.rows, padding.last_row) for padding in part.paddings
+        )
     except CkptDiffError as error:
         return Outcome(error=str(error))
-    except Exception as error:  # noqa: BLE001 -- the border: one tensor's trouble is one error row
+    except Exception as error:  # noqa: BLE001 -- an error in one tensor is its result
         return Outcome(error=f"{type(error).__name__}: {error}")
-    return Outcome(stats, held)
+    return Outcome(stats, padding_texts)
 
 
 def _blocks(a: Assembly, b: Assembly) -> Iterator[Block]:
-    """Yield the rectangles that lie in one piece on either side; together they are the tensor."""
+    """Yield rectangles that lie in one piece on each side; together they are the whole tensor."""
     others = Pieces(b.pieces)
     for left in a.pieces:
         for right in others.meeting(left.box):
-            box = common(left.box, right.box)
+            box = intersection(left.box, right.box)
             if box is not None:
                 at, view_a = view_of(left.inside(box), a.shape)
                 _, view_b = view_of(right.inside(box), b.shape)
                 yield Block(at, view_a, view_b)
 
 
-def _cut(blocks: Iterator[Block]) -> Iterator[Block]:
-    """Cut blocks by rows, and single long rows by columns, so that none exceeds a part."""
+def _split(blocks: Iterator[Block]) -> Iterator[Block]:
+    """Split blocks by rows, and rows that are too long by columns, to at most PART_BYTES each."""
     for block in blocks:
         rows, columns = block.a.shape
         itemsize = max(ITEMSIZE[block.a.dtype], ITEMSIZE[block.b.dtype])
@@ -199,6 +201,7 @@ def _copy_views(piece: Piece, copy: Copy, shape: tuple[int, ...]) -> tuple[View,
 
 
 def _padding(assembly: Assembly) -> Padding:
+    """Return the vocabulary padding of a tensor that has some, and its last row."""
     last = next(p for p in assembly.pieces if p.box[0][1] == assembly.shape[0])
     end = assembly.shape[0]
     _, last_row = view_of(last.inside(((end - 1, end), *last.box[1:])), assembly.shape)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ckptdiff.comparison.verdict import DiffSummary, Tolerance
     from ckptdiff.results import TensorDiff
 
-    Progress = Callable[[int, int], None]  # how many are done, and how many there are
+    Progress = Callable[[int, int], None]  # (done, total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class CheckpointPair:
     a: Assembled
     b: Assembled
     names: tuple[str, ...]
-    is_complete: bool = True  # False: names alone were paired, equal rows are still looked for
+    is_complete: bool = True  # False: paired by name alone; equal rows are still looked for
 
 
 def compare_checkpoints(
@@ -52,10 +52,12 @@ def compare_checkpoints(
 ) -> Generator[CheckpointPair | TensorDiff | DiffSummary, None, None]:
     """Yield the pair, one TensorDiff per name in completion order, and last the summary.
 
-    The pair comes twice where there is something to match by content. `reading` is asked for what
-    is told of the files of side `A` and `B`; the executor is asked for when there is work.
+    If tensors are to be matched by content, the pair comes twice: before and after. `executor` is
+    called once there is work for it. `reading` is called with `A` and `B` and returns the progress
+    callback for that side's files; `matching` is the one for matching by content. Raises a
+    CkptDiffError if a side cannot be opened or assembled, BadArgument if no name matches `pattern`.
     """
-    matcher(pattern or "")  # refuse a bad pattern before anything is read
+    matcher(pattern or "")  # raises for a bad pattern before anything is read
     first, second = (
         open_checkpoint(path, progress=reading(side)) for side, path in (("A", a), ("B", b))
     )
@@ -77,11 +79,11 @@ def pair_checkpoints(
     matching: Progress | None = None,
     refused: Callable[[CkptDiffError], object] | None = None,
 ) -> Generator[CheckpointPair, None, None]:
-    """Yield the pair, and before it, where there is something to match, what names alone pair.
+    """Yield the pair; before it, if tensors are to be matched by content, the pair by name alone.
 
-    `alone` is what A assembles to by itself, if that is known. `refused` is told why there is no
-    optimizer state to compare; without it that is raised. Raises BadArgument if no name matches the
-    pattern.
+    `alone` is `assemble(a)` if the caller has it already. If there is no optimizer state to
+    compare, `refused` is called with the error; without `refused` it is raised. Raises BadArgument
+    if no name matches the pattern.
     """
     one, other = assemble_pair(a, b, alone=alone)
     if can_match(one, other):
@@ -96,7 +98,7 @@ def pair_checkpoints(
             refused(error)
     pair = _pair_of(one, other, pattern, is_complete=True)
     if pattern is not None and not (pair.names or pair.a.unmapped or pair.b.unmapped):
-        # An empty comparison must not read as "same".
+        # The verdict of an empty comparison would be "same".
         raise BadArgument(f"filter '{pattern}': no tensor of either side matches")
     yield pair
 
@@ -112,13 +114,13 @@ def compare_pair(
 ) -> Generator[TensorDiff | DiffSummary, None, None]:
     """Yield one TensorDiff per name in completion order, then the summary.
 
-    What is `known` is not compared again. Names that `first` returns come before others. There is
-    no summary if the executor was shut down meanwhile: somebody is leaving.
+    Names in `known` are not compared again, and only the summary uses them. Names that `first`
+    returns are compared before others. There is no summary if the executor was shut down meanwhile.
     """
     results = dict(known or {})
-    left = [name for name in pair.names if name not in results]
-    if left:
-        stream = diff(pair.a, pair.b, executor(), tolerance=tolerance, names=left, first=first)
+    remaining = [name for name in pair.names if name not in results]
+    if remaining:
+        stream = diff(pair.a, pair.b, executor(), tolerance=tolerance, names=remaining, first=first)
         with closing(stream):
             for result in stream:
                 results[result.name] = result
@@ -136,6 +138,6 @@ def _pair_of(
     if pattern:
         wanted = matcher(pattern)
         names = list(filter(wanted, names))
-        # What the filter leaves out is not judged either.
+        # Names that the filter leaves out do not count in the verdict either.
         a, b = (replace(side, unmapped=tuple(filter(wanted, side.unmapped))) for side in (a, b))
     return CheckpointPair(a, b, tuple(names), is_complete)

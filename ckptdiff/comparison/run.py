@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled, Assembly
     from ckptdiff.comparison.parts import DiffPart, DiffPlan
 
-    _Item = tuple[str, int, DiffPart]  # a tensor, and which of its parts
+    _Item = tuple[str, int, DiffPart]  # name of a tensor, index of its part, the part
     _Batch = list[_Item]
 
 
@@ -46,15 +46,16 @@ def diff(
 ) -> Generator[TensorDiff, None, None]:
     """Yield one TensorDiff per canonical name, in completion order.
 
-    Work goes on in the order of A's files, except that the names which `first` returns whenever it
-    is asked come before. Closing the generator cancels what has not started.
+    Tensors are read in the order of A's files. `first` is called before each is chosen: names that
+    it returns come before all others. Closing the generator cancels what has not started. An error
+    of one tensor is its result, not an exception.
     """
     return _Comparison(a, b, executor, tolerance, first).results(names)
 
 
 @dataclass(slots=True)
 class _TensorUnderWay:
-    """One tensor under way."""
+    """A tensor some of whose parts have no outcome yet."""
 
     a: Assembly
     b: Assembly
@@ -64,7 +65,7 @@ class _TensorUnderWay:
 
 
 class _Comparison:
-    """One comparison: what is to do, and what is under way."""
+    """The state of one comparison: names to do, parts to submit, tensors under way."""
 
     def __init__(
         self,
@@ -89,14 +90,14 @@ class _Comparison:
         yield from self.jobs.results(self._submit, self._receive)
 
     def _place(self, name: str) -> tuple[str, int]:
-        """Where a tensor lies in A, or else in B: files are read front to back."""
+        """Return file and offset of a tensor in A, or else in B: files are read front to back."""
         assembly = self.a.tensors.get(name) or self.b.tensors.get(name)
         if assembly is None or not assembly.pieces:
             return "", 0
         return str(assembly.pieces[0].ref.file), assembly.pieces[0].ref.offset
 
     def _submit(self) -> Generator[TensorDiff, None, None]:
-        """Keep the workers busy; yield the results that take no work."""
+        """Submit parts as long as there is room; yield the results that need no work."""
         while self.jobs.has_room:
             batch: _Batch = []
             size = 0
@@ -111,10 +112,11 @@ class _Comparison:
                 return
             try:
                 self.jobs.submit(batch, run_parts, tuple(part for _, _, part in batch))
-            except RuntimeError:  # the pool was shut down: somebody is leaving
+            except RuntimeError:  # the pool was shut down: the program is ending
                 return
 
     def _next(self) -> str:
+        """Remove and return the next name to do."""
         for name in self.first() if self.first is not None else ():
             if name in self.todo:
                 del self.todo[name]
@@ -124,25 +126,25 @@ class _Comparison:
         return name
 
     def _start(self, name: str) -> Generator[TensorDiff, None, None]:
-        """Plan a tensor's parts, or yield the result that needs none."""
+        """Plan a tensor's parts, or yield its result if nothing has to be read."""
         a, b = self.a.tensors.get(name), self.b.tensors.get(name)
-        result = _describe(name, a, b)
-        troubles = [
+        described = _describe(name, a, b)
+        errors_of_sides = [
             f"{side}: {errors[name].text}"
             for side, errors in (("A", self.a.errors), ("B", self.b.errors))
             if name in errors
         ]
-        if troubles:
-            yield replace(result, status="error", error="; ".join(troubles))
+        if errors_of_sides:
+            yield replace(described, status="error", error="; ".join(errors_of_sides))
         elif a is None or b is None:
-            yield replace(result, status="only_b" if a is None else "only_a")
+            yield replace(described, status="only_b" if a is None else "only_a")
         elif a.shape != b.shape:
-            yield replace(result, status="shape", note=_shape_note(a, b))
+            yield replace(described, status="shape", note=_shape_note(a, b))
         else:
             try:
                 planned = plan_diff(a, b)
             except CkptDiffError as error:
-                yield replace(result, status="error", error=str(error))
+                yield replace(described, status="error", error=str(error))
                 return
             count = len(planned.parts)
             self.tasks[name] = _TensorUnderWay(a, b, planned, [None] * count, count)
@@ -151,26 +153,30 @@ class _Comparison:
     def _receive(
         self, batch: _Batch, future: Future[list[Outcome]]
     ) -> Generator[TensorDiff, None, None]:
-        if future.cancelled():  # the pool was shut down: somebody is leaving
+        """Take the outcomes of a job; yield the results of tensors that are complete with them."""
+        if future.cancelled():  # the pool was shut down: the program is ending
             return
         error = future.exception()
         if error is not None and not isinstance(error, CkptDiffError):
             raise error
         if error is not None and len(batch) > 1:
-            # One of a batch killed the worker: find out which, and let the others live.
+            # One part of the job killed the worker. Alone, each part fails or succeeds by itself.
             for item in batch:
                 self.jobs.submit([item], run_parts, (item[2],))
             return
-        for i, (name, index, _) in enumerate(batch):
+        for position, (name, index, _) in enumerate(batch):
             task = self.tasks[name]
-            outcome = Outcome(error=str(error)) if error is not None else future.result()[i]
+            outcome = Outcome(error=str(error)) if error is not None else future.result()[position]
             task.outcomes[index] = outcome
             task.open -= 1
             if task.open == 0 and not self._wants_norms(name, task):
                 yield self._finish(name, self.tasks.pop(name))
 
     def _wants_norms(self, name: str, task: _TensorUnderWay) -> bool:
-        """Measure norms of equal parts after all, if another part of their tensor differs."""
+        """Submit parts again for their norms, if they are equal but another part differs.
+
+        Return whether there are such parts.
+        """
         stats = [outcome.stats for outcome in task.outcomes if outcome and outcome.stats]
         if len(stats) < len(task.outcomes) or not any(s.differing for s in stats):
             return False
@@ -210,6 +216,7 @@ class _Comparison:
 
 
 def _describe(name: str, a: Assembly | None, b: Assembly | None) -> TensorDiff:
+    """Return a result with dtypes and shapes only; the status has yet to be set."""
     return TensorDiff(
         name,
         "error",
@@ -222,7 +229,7 @@ def _describe(name: str, a: Assembly | None, b: Assembly | None) -> TensorDiff:
 
 
 def _shape_note(a: Assembly, b: Assembly) -> str | None:
-    """Name the rows that one side lacks, where only their number differs."""
+    """Return which rows one side lacks, if the shapes differ in the number of rows alone."""
     if a.shape[1:] != b.shape[1:] or not a.shape or not b.shape:
         return None
     fewer, more = sorted((a.shape[0], b.shape[0]))
@@ -231,7 +238,7 @@ def _shape_note(a: Assembly, b: Assembly) -> str | None:
 
 
 def _dequantised(a: Assembly, b: Assembly) -> list[str]:
-    """Say what a side had to be multiplied by before it could be compared."""
+    """Return a note for a side that was multiplied by its block factors to be compared."""
     notes = []
     for side, assembly, other in (("A", a, b), ("B", b, a)):
         scale = assembly.pieces[0].ref.scale if assembly.pieces else None
@@ -245,10 +252,10 @@ def _dequantised(a: Assembly, b: Assembly) -> list[str]:
 
 
 def _drifted(planned: DiffPlan, stats: list[object]) -> list[str]:
-    """Say which replicas differ from the copy that was compared."""
+    """Return a note for every copy that differs from the piece that was compared."""
     notes = []
-    for replicas, part in zip(planned.replicas, stats, strict=True):
-        for index, count in getattr(part, "copies_differ", ()):
+    for replicas, part_stats in zip(planned.replicas, stats, strict=True):
+        for index, count in getattr(part_stats, "copies_differ", ()):
             replica = replicas[index]
             original, copy = replica.piece.ref, replica.copy.ref
             if replica.side == "scales":

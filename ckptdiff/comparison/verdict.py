@@ -1,4 +1,4 @@
-"""Judge: is a tensor the same, close or different, and what do all of them together come to."""
+"""The verdict on one tensor, its numbers, and the verdict on all tensors together."""
 
 from __future__ import annotations
 
@@ -25,14 +25,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What counts as close. `limit` is in ULP steps for `ulp`, a relative L2 norm for `rel`."""
+    """What counts as close.
+
+    `limit` of `ulp` is the largest distance in steps of the narrower dtype, that of `rel` the
+    largest |A-B| / |A| in Euclidean norms.
+    """
 
     kind: Literal["exact", "cast", "ulp", "rel"]
     limit: float = 0.0
 
     @classmethod
     def parse(cls, text: str) -> Tolerance:
-        """Read `exact`, `cast`, `ulp:N` or `rel:X`. Raises BadArgument."""
+        """Parse `exact`, `cast`, `ulp:N` or `rel:X`. Raises BadArgument."""
         kind, _, number = text.partition(":")
         match kind:
             case "exact" | "cast" if not number:
@@ -54,7 +58,7 @@ CAST = Tolerance("cast")
 
 
 def judge_tensor(stats: Stats, same_dtype: bool, tolerance: Tolerance) -> tuple[Status, Why | None]:  # noqa: FBT001
-    """Return the status of a tensor all of whose elements were compared."""
+    """Return the status of a tensor whose elements were all compared, and why it is close."""
     if same_dtype and stats.differing == 0:
         return "same", None
     if tolerance.kind == "exact":
@@ -63,7 +67,7 @@ def judge_tensor(stats: Stats, same_dtype: bool, tolerance: Tolerance) -> tuple[
         return "close", "cast"
     if stats.unequal == 0:
         return "close", "bits"
-    # A tolerance never excuses a NaN or an Inf that one side alone has.
+    # No tolerance allows a NaN or an Inf that one side alone has.
     if stats.inexcusable == 0 and (
         (tolerance.kind == "ulp" and stats.max_ulp <= tolerance.limit)
         or (tolerance.kind == "rel" and _relative(stats) <= tolerance.limit)
@@ -73,7 +77,10 @@ def judge_tensor(stats: Stats, same_dtype: bool, tolerance: Tolerance) -> tuple[
 
 
 def numbers(stats: Stats, shape: tuple[int, ...]) -> Numbers:
-    """Return the figures of cli.md for a tensor of this shape."""
+    """Return the numbers of a tensor of this shape from its sums; `Numbers` says what each is.
+
+    Means are over the elements that are finite on both sides.
+    """
     from ckptdiff.assembly.views import index_at
 
     finite = max(1, sum(stats.histogram))
@@ -100,36 +107,41 @@ def numbers(stats: Stats, shape: tuple[int, ...]) -> Numbers:
 
 
 def _relative(stats: Stats) -> float:
+    """Return |A-B| / |A|, Euclidean norms: 0 without a difference, infinite if A is all zeros."""
     if stats.sum_dd == 0:
         return 0.0
     return math.sqrt(stats.sum_dd / stats.sum_aa) if stats.sum_aa else math.inf
 
 
 def _cosine(stats: Stats) -> float:
-    """Return the cosine, by a formula that does not cancel near one; NaN beside a zero vector."""
+    """Return the cosine of A and B as vectors; NaN if one of them is all zeros.
+
+    A·B / (|A| |B|) is computed as 1 - (|A-B|² - (|A|-|B|)²) / (2 |A| |B|), which loses no digits
+    near 1.
+    """
     if stats.sum_dd == 0:
         return 1.0
     a, b = math.sqrt(stats.sum_aa), math.sqrt(stats.sum_bb)
     if not a or not b:
         return math.nan
     cosine = 1 - (stats.sum_dd - (a - b) ** 2) / (2 * a * b)
-    # Exactly one is for vectors without any difference.
+    # Exactly 1 means that no value differs.
     return min(max(cosine, -1.0), math.nextafter(1, 0))
 
 
 @dataclass(frozen=True, slots=True)
 class DiffSummary:
-    """What a whole comparison comes to."""
+    """The result of a whole comparison."""
 
     verdict: Verdict
-    weights: Verdict
+    weights: Verdict  # without the configs
     config_status: Literal["same", "conflict", "ignored", "unknown"]
     counts: Mapping[Status, int]
     config: tuple[ConfigDiff, ...] = ()  # every line of the config table
-    # Sides that hold fp32 master weights, where their narrower weights differ and these were not
-    # compared; whoever may read files for it fills it in.
+    # Sides, `A` or `B`, with fp32 master weights worth comparing. `summarise` reads no files, so
+    # its caller fills this in.
     masters: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = ()  # of whoever looked for the causes
+    findings: tuple[Finding, ...] = ()  # of the diagnosis, if it ran
 
     @property
     def conflicts(self) -> list[ConfigDiff]:
@@ -149,7 +161,7 @@ def summarise(
 ) -> DiffSummary:
     """Return the verdict over all results; an unmapped name on either side is a difference.
 
-    A conflict of the configs is one too, unless they are ignored.
+    A conflict between the configs is one too, unless `ignore_config` is set.
     """
     values = results.values() if hasattr(results, "values") else results
     found = Counter(result.status for result in values)

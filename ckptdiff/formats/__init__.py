@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Format(Protocol):
-    """What a format's module offers."""
+    """What the module of a format offers."""
 
     NAME: str
 
@@ -26,7 +26,8 @@ class Format(Protocol):
     def read_entries(self, checkpoint: Checkpoint) -> list[Entry]: ...
 
 
-MOST_BELOW, SHOWN_BELOW = 200, 12  # entries that are looked at, checkpoints that are named
+_MAX_CHILDREN = 200  # entries of a folder that are checked for being checkpoints
+_MAX_NAMED = 12  # of the checkpoints found there
 
 FORMATS: tuple[Format, ...] = (torch_dist, megatron, meta, hf)
 JOURNAL = ".ckptdiff-unfinished"  # in a folder that a conversion is still writing
@@ -38,9 +39,9 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a folder of any format, an iteration folder or a single file, from its headers alone.
 
-    `progress` is called with the number of files read and of all files. What a conversion has not
-    finished is refused but with `unfinished`. Raises a CkptDiffError that says what is missing,
-    damaged or not a checkpoint at all.
+    `progress` is called with the number of files read and of all files. A folder that a conversion
+    has not finished is refused unless `unfinished` is set. Raises NotACheckpoint, or another
+    CkptDiffError that says what is missing, damaged or unreadable.
     """
     try:
         if not path.exists():
@@ -54,10 +55,10 @@ def open_checkpoint(
         raise
     except OSError as error:
         raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from error
-    below = _below(path)
-    if below:
+    found = _checkpoints_inside(path)
+    if found:
         raise NotACheckpoint(
-            f"{path}: is no checkpoint itself, but holds some: {', '.join(below)}. Give one of them"
+            f"{path}: is no checkpoint itself, but holds some: {', '.join(found)}. Give one of them"
         )
     raise NotACheckpoint(
         f"{path}: is no checkpoint. A Hugging Face folder holds *.safetensors or "
@@ -75,9 +76,9 @@ def _refuse_unfinished(path: Path) -> None:
 
 
 def open_first(path: Path) -> Checkpoint | None:
-    """Open the first file of many, to have names to show while the others are read.
+    """Open the first file of many, to show its names while the others are read.
 
-    None where there are few, and where it cannot be read: opening all says what is wrong.
+    None if there are few files, or if it cannot be read: `open_checkpoint` reports why.
     """
     try:
         return hf.open_first(path)
@@ -85,20 +86,20 @@ def open_first(path: Path) -> Checkpoint | None:
         return None
 
 
-def _below(path: Path) -> list[str]:
-    """Return the names of folders in a folder that look like checkpoints, the first ones."""
+def _checkpoints_inside(path: Path) -> list[str]:
+    """Return the names of the first folders in a folder that look like checkpoints."""
     found: list[str] = []
     with suppress(OSError):
-        for child in sorted(path.iterdir())[:MOST_BELOW]:
+        for child in sorted(path.iterdir())[:_MAX_CHILDREN]:
             with suppress(OSError, CkptDiffError):
                 if child.is_dir() and any(module.sniff(child) for module in FORMATS):
                     found.append(child.name)
-    return found[:SHOWN_BELOW] + (["and more"] if len(found) > SHOWN_BELOW else [])
+    return found[:_MAX_NAMED] + (["and more"] if len(found) > _MAX_NAMED else [])
 
 
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:
     """Return everything in a checkpoint that is not a weight: args, optimizer, random state.
 
-    Reads the headers again, and whole: opening leaves out what comparing does not need.
+    This reads the headers again and completely: opening skips what a comparison does not need.
     """
     return next(m for m in FORMATS if checkpoint.format == m.NAME).read_entries(checkpoint)

@@ -1,4 +1,4 @@
-"""Read `.metadata`, PyTorch's list of what a distributed checkpoint holds and where it lies."""
+"""Read `.metadata`, PyTorch's index of the tensors and chunks of a distributed checkpoint."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ckptdiff.formats.unpickle import load
 
 NAME = "torch_dist"
 METADATA = megatron.METADATA
-BACKEND = "metadata.json"  # Megatron's; a plain PyTorch folder has none
+BACKEND = "metadata.json"  # names Megatron's backend; a plain PyTorch folder has none
 MAX_METADATA = 2_000_000_000  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One chunk of a tensor: what it is of the whole, and where its bytes lie."""
+    """One chunk of a tensor: its box in the whole tensor, and where its bytes are stored."""
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -42,7 +42,10 @@ class Described:
 
 
 def read_metadata(root: Path) -> tuple[list[Described], list[str]]:
-    """Return the tensors of `.metadata`, and the names of what is not a tensor."""
+    """Return the tensors of `.metadata`, and the names of its entries that are no tensors.
+
+    Raises CorruptFile, UnreadableFile, or UnsupportedLayout for another backend than torch_dist.
+    """
     file = root / METADATA
     _check_backend(root)
     try:
@@ -59,12 +62,12 @@ def read_metadata(root: Path) -> tuple[list[Described], list[str]]:
 
 
 def _check_name(metadata: Path, name: str) -> None:
-    """Raise CorruptFile for a file that is not beside `.metadata`, or a link to elsewhere."""
+    """Raise CorruptFile for a file that is not beside `.metadata`, or is a link to elsewhere."""
     if "/" in name or "\0" in name or name in ("", ".", ".."):
         raise CorruptFile(f"{metadata}: names {name!r}; only files beside it may be")
     folder = Path(os.path.realpath(metadata.parent))
     real = Path(os.path.realpath(metadata.parent / name)).parent
-    # The hub's cache links each file into its folder of blobs; any other way out is refused.
+    # The Hugging Face cache links each file to its `blobs` folder; other links are refused.
     if real != folder and not (real.name == "blobs" and real.parent in folder.parents):
         raise CorruptFile(f"{metadata}: {name!r} is a link out of the folder, to {real}")
 
@@ -82,14 +85,14 @@ def _check_backend(root: Path) -> None:
 
 
 def _describe(metadata: Placeholder) -> tuple[list[Described], list[str]]:
-    places: dict[tuple[str, tuple[int, ...]], tuple[str, int, int]] = {}
+    stored: dict[tuple[str, tuple[int, ...]], tuple[str, int, int]] = {}
     for index, info in metadata.state["storage_data"].items():  # type: ignore[index]
-        where = index.state
+        key = index.state
         start, length = info.state["offset"], info.state["length"]
         if type(start) is not int or type(length) is not int or start < 0 or length < 0:
-            raise CorruptFile(f"{where['fqn']!r} lies at {start!r}, {length!r} bytes long")
-        offsets = _sizes(where.get("offset")) if where.get("offset") is not None else ()
-        places[str(where["fqn"]), offsets] = (str(info.state["relative_path"]), start, length)
+            raise CorruptFile(f"{key['fqn']!r} lies at {start!r}, {length!r} bytes long")
+        offsets = _sizes(key.get("offset")) if key.get("offset") is not None else ()
+        stored[str(key["fqn"]), offsets] = (str(info.state["relative_path"]), start, length)
     described, opaque = [], []
     for name, entry in metadata.state["state_dict_metadata"].items():  # type: ignore[index]
         if not str(entry.what).endswith("TensorStorageMetadata"):
@@ -101,9 +104,9 @@ def _describe(metadata: Placeholder) -> tuple[list[Described], list[str]]:
         records = []
         for chunk in entry.state["chunks"]:
             offsets, sizes = _sizes(chunk.state["offsets"]), _sizes(chunk.state["sizes"])
-            if (str(name), offsets) not in places:
+            if (str(name), offsets) not in stored:
                 raise CorruptFile(f"{name!r}: the chunk at {list(offsets)} lies in no file")
-            records.append(Record(offsets, sizes, *places[str(name), offsets]))
+            records.append(Record(offsets, sizes, *stored[str(name), offsets]))
         shape = _sizes(entry.state["size"])
         _check_boxes(str(name), shape, records)
         described.append(Described(str(name), shape, dtype, tuple(records)))
@@ -111,9 +114,9 @@ def _describe(metadata: Placeholder) -> tuple[list[Described], list[str]]:
 
 
 def _check_boxes(name: str, shape: tuple[int, ...], records: list[Record]) -> None:
-    """Raise CorruptFile if a chunk leaves the tensor or two of them overlap.
+    """Raise CorruptFile if a chunk leaves the tensor, or two of its chunks overlap.
 
-    What they leave out is an error of that tensor alone, found when it is put together.
+    A gap between chunks is an error of that tensor alone, reported when it is assembled.
     """
     for record in records:
         ends = [start + size for start, size in zip(record.offsets, record.sizes, strict=False)]
@@ -127,26 +130,29 @@ def _check_boxes(name: str, shape: tuple[int, ...], records: list[Record]) -> No
     if len(records) < 2 or not shape:
         return
     boxes = [box_of(r.offsets, r.sizes) for r in records if 0 not in r.sizes]
-    # Along the dimension with the most cuts, few boxes lie side by side.
-    along = max(range(len(shape)), key=lambda d: len({box[d][0] for box in boxes}))
-    beside: list[tuple[tuple[int, int], ...]] = []
-    for box in sorted(boxes, key=lambda box: box[along]):
-        beside = [other for other in beside if other[along][1] > box[along][0]]
-        for other in beside:
+    # Sweep along the dimension that is split most: few boxes overlap in it.
+    dim = max(range(len(shape)), key=lambda d: len({box[d][0] for box in boxes}))
+    overlapping: list[tuple[tuple[int, int], ...]] = []
+    for box in sorted(boxes, key=lambda box: box[dim]):
+        overlapping = [other for other in overlapping if other[dim][1] > box[dim][0]]
+        for other in overlapping:
             if all(p[0] < q[1] and q[0] < p[1] for p, q in zip(box, other, strict=True)):
                 raise CorruptFile(f"{name!r}: the chunks {list(other)} and {list(box)} overlap")
-        beside.append(box)
+        overlapping.append(box)
 
 
 def _dtype_of(properties: Placeholder) -> str:
-    """The first of TensorProperties' fields; its state is a tuple, or a dict in older files."""
+    """Return torch's name of the dtype in a pickled TensorProperties, or an empty text.
+
+    The state is a tuple with the dtype in front, or a dict in older files.
+    """
     state = properties.state
     dtype = state.get("dtype") if isinstance(state, dict) else state[0]  # type: ignore[index]
     return dtype.name if isinstance(dtype, Global) else ""
 
 
 def _sizes(value: object) -> tuple[int, ...]:
-    """Return a torch.Size, which the pickle spells as a call, as a tuple of counts."""
+    """Return a torch.Size, which is a call in the pickle, as a tuple. Raises CorruptFile."""
     if isinstance(value, Placeholder):
         value = value.args[0]  # type: ignore[index]
     if not isinstance(value, (tuple, list)) or not all(
@@ -157,4 +163,5 @@ def _sizes(value: object) -> tuple[int, ...]:
 
 
 def box_of(offsets: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Return the box that starts at these offsets and has these sizes."""
     return tuple((start, start + size) for start, size in zip(offsets, sizes, strict=True))

@@ -1,4 +1,4 @@
-"""Open files that may not be what they seem: no devices, no pipes, no surprises from the system."""
+"""Open and read files safely: regular files only, system errors as ckptdiff's own."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]  # (files read, files in all)
 
 T = TypeVar("T")
-FILES_IN_TURN = 4  # before it is known how long each waits
-SLOW = 2  # times as much waiting as work; another thread that is busy causes as much as the work
+FILES_IN_TURN = 4  # read one after another, to measure how long a read waits
+_SLOW = 2  # ratio of waiting to work; another busy thread makes a read wait as long as it works
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @contextmanager
 def open_regular(file: Path) -> Iterator[int]:
-    """Open a regular file for reading and give its descriptor.
+    """Open a regular file for reading and yield its descriptor.
 
-    Raises MissingShard if there is none, UnreadableFile if it is not a regular file or the
-    system refuses; a pipe is refused without waiting for its other end.
+    Raises MissingShard if there is no such file, UnreadableFile if it is not a regular file or the
+    system refuses. A pipe is refused without waiting for its other end.
     """
     try:
         fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -46,7 +46,10 @@ def open_regular(file: Path) -> Iterator[int]:
 
 
 def read_at(fd: int, offset: int, size: int) -> bytes:
-    """Return exactly `size` bytes, or fewer at the end of the file: one call may bring less."""
+    """Return `size` bytes from `offset` on, or fewer at the end of the file.
+
+    It repeats the system call, which may return less than it is asked for.
+    """
     parts = []
     while size > 0 and (part := os.pread(fd, min(size, 1 << 30), offset)):
         parts.append(part)
@@ -56,7 +59,7 @@ def read_at(fd: int, offset: int, size: int) -> bytes:
 
 
 def not_fetched(head: bytes) -> str | None:
-    """Return what to do about a file that starts so, if its content never came; else None."""
+    """Return what is wrong and what to do if a file that starts with `head` was never fetched."""
     if not head:
         return "is empty: the copy did not get that far, copy it again"
     if head.startswith(LFS_POINTER):
@@ -76,7 +79,7 @@ def read_small(file: Path, limit: int) -> bytes:
 def each_file(
     files: Sequence[Path], read: Callable[[Path], T], progress: Progress | None = None
 ) -> Iterator[tuple[Path, T]]:
-    """Yield every file with what `read` made of it, in the order given."""
+    """Yield every file and the result of `read` for it, in the order given."""
     for done, (file, result) in enumerate(zip(files, _each(files, read), strict=True), 1):
         if progress is not None:
             progress(done, len(files))
@@ -84,15 +87,15 @@ def each_file(
 
 
 def _each(files: Sequence[Path], read: Callable[[Path], T]) -> Iterator[T]:
-    """Read files in turn; from where waiting for them takes longest, several at a time.
+    """Read files one after another, or several at a time once waiting for them dominates.
 
-    On a network disk each read waits, and threads wait together. On a disk that answers at once
-    they only take turns, which costs half as much again.
+    On a network disk each read waits, and several threads wait at the same time. On a disk that
+    answers at once threads only take turns, which makes reading half as slow again.
     """
     waited = worked = 0.0
     for at, file in enumerate(files):
-        if at >= FILES_IN_TURN and waited > SLOW * worked:
-            yield from _at_once(files[at:], read)
+        if at >= FILES_IN_TURN and waited > _SLOW * worked:
+            yield from _in_threads(files[at:], read)
             return
         start, start_of_work = time.perf_counter(), time.thread_time()
         result = read(file)
@@ -102,7 +105,7 @@ def _each(files: Sequence[Path], read: Callable[[Path], T]) -> Iterator[T]:
         yield result
 
 
-def _at_once(files: Sequence[Path], read: Callable[[Path], T]) -> Iterator[T]:
+def _in_threads(files: Sequence[Path], read: Callable[[Path], T]) -> Iterator[T]:
     # Imported late: most checkpoints need no threads and start sooner.
     from concurrent.futures import ThreadPoolExecutor
 

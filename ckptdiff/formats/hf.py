@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "hf"
 MAX_JSON = 500_000_000  # bytes
-MANY_FILES = 50  # to read fewer takes no time worth showing something before
+MANY_FILES = 50  # fewer are read so fast that nothing needs to be shown before
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 _NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})\.(safetensors|bin)$")
@@ -35,9 +35,9 @@ def sniff(path: Path) -> bool:
 
 
 def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A001
-    """Open a folder or a single file from its headers.
+    """Open a folder or a single weight file from its headers.
 
-    Raises MissingShard, CorruptFile, MixedShards or UnreadableFile.
+    Raises MissingShard, CorruptFile, MixedShards, NotACheckpoint or UnreadableFile.
     """
     folder = path if path.is_dir() else path.parent
     notes: list[str] = []
@@ -48,8 +48,8 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         files = [path]
     tensors: dict[str, TensorRef] = {}
     for file, header in each_file(files, read_weights, progress):
-        if twice := header.keys() & tensors.keys():
-            name = min(twice)
+        if repeated := header.keys() & tensors.keys():
+            name = min(repeated)
             raise MixedShards(f"{name!r} is in both {tensors[name].file} and {file}")
         tensors |= header
     if weight_map is not None:
@@ -77,12 +77,15 @@ def open_first(path: Path) -> Checkpoint | None:
 
 
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:  # noqa: ARG001 -- the formats' interface
-    """Hugging Face files hold nothing beside the weights."""
+    """Return nothing: Hugging Face files hold weights only."""
     return []
 
 
 def _weight_files(folder: Path, notes: list[str]) -> tuple[list[Path], dict[str, str] | None]:
-    """Return the files that transformers would load, and the index that names them."""
+    """Return the files that transformers would load, and the weight map of their index, if any.
+
+    Raises MissingShard, CorruptFile, or NotACheckpoint if there are no weight files.
+    """
     for index, pattern in zip(INDICES, PATTERNS, strict=True):
         found = sorted(folder.glob(pattern))
         if (folder / index).exists():
@@ -110,7 +113,7 @@ def _weight_files(folder: Path, notes: list[str]) -> tuple[list[Path], dict[str,
 
 
 def _check_numbers(files: Sequence[Path]) -> None:
-    """Without an index the names tell how many files there should be."""
+    """Raise MissingShard if names such as `…-00001-of-00003` show that files are missing."""
     matches = [match for file in files if (match := _NUMBERED.search(file.name))]
     if matches:
         total = int(matches[0][2])
@@ -123,29 +126,30 @@ def _check_numbers(files: Sequence[Path]) -> None:
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
+    """Return which file each tensor is in. Raises CorruptFile if it leads out of the folder."""
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CorruptFile(f"{index}: has no weight_map")
     folder = Path(os.path.realpath(index.parent))
     if not weight_map:
         raise CorruptFile(f"{index}: names no file")
-    for name in set(weight_map.values()) if _all_text(weight_map) else [None]:
+    for name in set(weight_map.values()) if _are_texts(weight_map) else [None]:
         if name is None or not _is_file_name(name):
             raise CorruptFile(f"{index}: names {name!r}; only files beside the index may be named")
         real = Path(os.path.realpath(index.parent / name))
-        # The hub's cache links each file to ../../blobs; any other way out is refused.
+        # The Hugging Face cache links each file to ../../blobs; other links are refused.
         blobs = folder.parent.parent / "blobs"
         if real.parent not in (folder, blobs):
             raise CorruptFile(f"{index}: {name!r} is a link out of the folder, to {real}")
     return weight_map
 
 
-def _all_text(weight_map: dict[str, Any]) -> bool:
+def _are_texts(weight_map: dict[str, Any]) -> bool:
     return all(isinstance(name, str) for name in weight_map.values())
 
 
 def _is_file_name(name: str) -> bool:
-    """Return whether this names a file and no folder, one that the system can be asked for."""
+    """Return whether a name is that of a file in the same folder, and valid for the system."""
     try:
         inside = os.path.basename(name) == name  # noqa: PTH119
         return inside and name not in ("", ".", "..") and b"\0" not in os.fsencode(name)
@@ -162,7 +166,7 @@ def _check_index(folder: Path, weight_map: dict[str, str], tensors: dict[str, Te
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds; raises CorruptFile if it holds none."""
+    """Return the object in a JSON file. Raises CorruptFile if it holds none, UnreadableFile."""
     try:
         document = safetensors.read_json(read_small(file, MAX_JSON))
     except (ValueError, RecursionError) as error:
@@ -173,7 +177,10 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def read_weights(file: Path) -> dict[str, TensorRef]:
-    """Return the tensors of one safetensors or torch.save file by name."""
+    """Return the tensors of one safetensors or torch.save file by name.
+
+    Raises CorruptFile, UnreadableFile, or NotACheckpoint if it holds no dictionary of tensors.
+    """
     if file.suffix == ".safetensors":
         return safetensors.read_header(file)
     tree = torch_zip.read_index(file)

@@ -1,4 +1,4 @@
-"""What the parts of a pickle become: names and calls that only remember, and plain values."""
+"""What a pickle is read into without running anything: placeholders, and plain values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """A class or function that the pickle names; never looked up."""
+    """The name of a class or function in a pickle; it is never imported."""
 
     module: str
     name: str
@@ -29,7 +29,7 @@ class Global:
 
 @dataclass(slots=True, eq=False)
 class Placeholder:
-    """What the pickle wanted to make by calling something: what was called, and with what."""
+    """A call in a pickle that is recorded and not made: what would be called, and with what."""
 
     what: object  # a Global, as a rule
     args: object = ()
@@ -58,7 +58,7 @@ def _frozenset(items: Iterable[Any] = ()) -> frozenset[Any]:
 
 
 def _from_bytes(kind: type[bytes] | type[bytearray], content: object = b"", *_: object) -> object:
-    """Make bytes of bytes only: of a number, `bytes` would make that many zeros."""
+    """Return bytes made from bytes. Raises CorruptFile: `bytes(n)` would make n zeros."""
     if not isinstance(content, (bytes, bytearray)):
         raise CorruptFile(f"{kind.__name__} made of {type(content).__name__}")
     return kind(content)
@@ -71,7 +71,7 @@ _BUILTINS: dict[str, Callable[..., Any]] = {
     "bytes": partial(_from_bytes, bytes),
     "complex": complex,
 }
-# Plain containers that older pickle protocols spell as calls.
+# Plain values that pickles make by calls: what is called, and our function instead of it.
 PLAIN: Builders = {
     ("_codecs", "encode"): _codecs_encode,
     ("collections", "OrderedDict"): _dict,
@@ -81,12 +81,14 @@ PLAIN: Builders = {
 
 
 def signed(raw: bytes) -> int:
+    """Return a little-endian integer in two's complement."""
     return int.from_bytes(raw, "little", signed=True)
 
 
 def escaped(raw: bytes) -> str:
+    """Return a text with its backslash escapes resolved, as pickle's STRING opcode does."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an unknown escape stays as it is, as pickle has it
+        warnings.simplefilter("ignore")  # an unknown escape stays as it is, as in pickle
         return latin1(codecs.escape_decode(raw)[0])
 
 

@@ -1,4 +1,4 @@
-"""A file to be written: what is known before the first tensor is read, and where tensors go."""
+"""The layout of a file to be written: bytes known in advance, and where each tensor goes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where the bytes of one tensor go, row-major and little-endian."""
+    """Where the bytes of one tensor go, in bytes; they are row-major and little-endian."""
 
     offset: int
-    checksum_at: tuple[int, ...] = ()  # where the CRC-32 of these bytes goes
+    checksum_at: tuple[int, ...] = ()  # where the CRC-32 of the tensor's bytes goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class FileLayout:
     slots: tuple[Slot, ...]
 
     def moved(self, by: int) -> FileLayout:
-        """Return the layout of the same bytes, further on in a larger file."""
+        """Return the same layout `by` bytes further on, as a part of a larger file."""
         return FileLayout(
             self.nbytes,
             tuple((offset + by, content) for offset, content in self.fixed),

@@ -1,4 +1,4 @@
-"""Megatron's `torch` format: one model_optim_rng.pt a rank, in mp_rank_TT[_PPP][_EEE] folders."""
+"""Megatron's `torch` format: a model_optim_rng.pt per rank, in mp_rank_TT[_PPP][_EEE] folders."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 NAME = "megatron"
 TRACKER = "latest_checkpointed_iteration.txt"
-METADATA = ".metadata"  # what a torch_dist checkpoint has instead of rank folders
-WEIGHT_FILES = ("model_optim_rng.pt", "model_rng.pt")  # the second: older, optimizer apart
+METADATA = ".metadata"  # a torch_dist checkpoint has it instead of rank folders
+WEIGHT_FILES = ("model_optim_rng.pt", "model_rng.pt")  # the second is older and has no optimizer
 OPTIMIZER_FILE = "distrib_optim.pt"
-CHECKPOINT_VERSION = 3.0  # that is written: the order of rows in linear_qkv, among others
+CHECKPOINT_VERSION = 3.0  # of written files; it states the order of rows in linear_qkv
 
 MAX_RANKS = 1_000_000
 _RANK_FOLDER = re.compile(r"mp_rank_(\d+)(?:_(\d+))?(?:_(\d+))?$")
 _ITERATION_FOLDER = re.compile(r"iter_(\d+)$")
 _CHUNK = re.compile(r"model([0-9]{0,4})$")
 
-# Args that every rank of one save has in common, and on which the layout depends.
+# Args that the layout depends on, so that all ranks of one save must agree on them.
 SHARED_ARGS = (
     "tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_model_parallel_size",
     "expert_tensor_parallel_size", "virtual_pipeline_model_parallel_size", "num_layers",
@@ -48,10 +48,10 @@ class RankFile:
     """What one rank's file holds."""
 
     file: Path
-    numbers: tuple[int, ...]  # of the folder's name: tp, then pp or ep or both
-    args: Mapping[str, Any]  # all of the first file's, of the others those of SHARED_ARGS
+    numbers: tuple[int, ...]  # in the folder's name: tp, then pp or ep or both
+    args: Mapping[str, Any]  # of the first file all, of the others those in SHARED_ARGS
     iteration: int | None
-    chunks: Mapping[int, dict[str, TensorRef]]
+    chunks: Mapping[int, dict[str, TensorRef]]  # by virtual pipeline chunk, then by native name
 
 
 def sniff(path: Path) -> bool:
@@ -67,8 +67,8 @@ def sniff(path: Path) -> bool:
 def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A001
     """Open an iteration folder, the folder above it, or one rank's file, from the headers alone.
 
-    Raises MissingShard where ranks or stages are missing, MixedShards where files of different
-    saves or one rank twice are found, CorruptFile, UnreadableFile, or NotACheckpoint.
+    Raises MissingShard if ranks or stages are missing, MixedShards if files are of different saves
+    or of the same rank, CorruptFile, UnreadableFile, UnsupportedLayout or NotACheckpoint.
     """
     root, iteration = (path, None) if path.is_file() else iteration_folder(path)
     files = [root] if root.is_file() else _rank_files(root)
@@ -76,13 +76,13 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     ranks = [rank for _, rank in each_file(files, read, progress)]
     first = ranks[0]
     parallelism = _parallelism(ranks)
-    placed = _place(ranks, parallelism, root)
+    by_rank = _by_rank(ranks, parallelism, root)
     _check_same_save(ranks)
     notes: tuple[str, ...] = ()
     if root.is_file():
         notes = (f"one rank's file of TP {parallelism.tp} PP {parallelism.pp}",)
     else:
-        _check_complete(placed, parallelism, root)
+        _check_complete(by_rank, parallelism, root)
     return Checkpoint(
         root=root,
         format=NAME,
@@ -91,7 +91,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         parallelism=parallelism,
         shards=tuple(
             Shard(rank, chunk, tensors)
-            for rank, file in sorted(placed.items(), key=lambda item: item[0])
+            for rank, file in sorted(by_rank.items(), key=lambda item: item[0])
             for chunk, tensors in sorted(file.chunks.items())
         ),
         files=tuple(files),
@@ -101,7 +101,11 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
 
 
 def iteration_folder(path: Path) -> tuple[Path, int | str | None]:
-    """Return the folder that holds the mp_rank folders, and its iteration."""
+    """Return the folder that holds the mp_rank folders (or `.metadata`), and its iteration.
+
+    Raises CorruptFile or MissingShard if the tracker is wrong, NotACheckpoint if there is none and
+    not exactly one iteration folder.
+    """
     tracker = path / TRACKER
     if tracker.exists():
         text = read_small(tracker, 1000).decode("utf-8", "replace").strip()
@@ -127,6 +131,7 @@ def iteration_folder(path: Path) -> tuple[Path, int | str | None]:
 
 
 def iteration_of(name: str) -> int | str | None:
+    """Return the iteration that a folder's name states, or `release`; None for another folder."""
     if name == "release":
         return name
     match = _ITERATION_FOLDER.match(name)
@@ -134,11 +139,12 @@ def iteration_of(name: str) -> int | str | None:
 
 
 def iteration_name(iteration: int | str) -> str:
-    """Return the name of the folder of an iteration, or of `release`."""
+    """Return the folder name of an iteration, or of `release`."""
     return iteration if isinstance(iteration, str) else f"iter_{iteration:07d}"
 
 
 def _rank_files(root: Path) -> list[Path]:
+    """Return the weight file of every rank folder. Raises MissingShard or MixedShards."""
     folders = sorted(child for child in root.iterdir() if _RANK_FOLDER.match(child.name))
     if not folders:
         raise NotACheckpoint(f"{root}: holds no mp_rank folder")
@@ -159,18 +165,18 @@ def _rank_files(root: Path) -> list[Path]:
 
 
 def _read_rank(file: Path, *, first: Path) -> RankFile:
-    """Read a rank's weights and args; what lies behind them (optimizer, …) is not looked at."""
+    """Read a rank's weights and args; the optimizer state behind them is skipped."""
     index = torch_zip.read_index(file, before="optimizer")
     wanted = None if file == first else SHARED_ARGS
     args = plain_args(index, wanted)
     virtual = args.get("virtual_pipeline_model_parallel_size")
-    chunks_due = virtual if type(virtual) is int else 1
+    chunks_expected = virtual if type(virtual) is int else 1
     if (
         not isinstance(index, dict)
         or not index.keys() >= {"args", "iteration"}
-        or sum(map(_is_chunk, index)) < chunks_due
+        or sum(map(_is_chunk, index)) < chunks_expected
     ):
-        index = torch_zip.read_index(file)  # the optimizer came first
+        index = torch_zip.read_index(file)  # the optimizer is in front of them
         args = plain_args(index, wanted)
     if not isinstance(index, dict) or not any(map(_is_chunk, index)):
         raise NotACheckpoint(f"{file}: holds no `model`; not a Megatron checkpoint")
@@ -189,7 +195,7 @@ def _read_rank(file: Path, *, first: Path) -> RankFile:
 
 
 def plain_args(index: object, wanted: Collection[str] | None = None) -> dict[str, Any]:
-    """Return the args, or those that are wanted, as plain values."""
+    """Return the args of a read file (`wanted`: only these) as values that JSON has."""
     args = index.get("args") if isinstance(index, dict) else None
     state = args.state if isinstance(args, Placeholder) else args
     if not isinstance(state, dict):
@@ -200,7 +206,7 @@ def plain_args(index: object, wanted: Collection[str] | None = None) -> dict[str
 
 
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:
-    """Return args once, and everything else that the ranks' files hold beside their weights."""
+    """Return the args once, and of every rank file all that is not a weight."""
     found = [tree.entry(f"args.{key}", value) for key, value in (checkpoint.config or {}).items()]
     first = checkpoint.files[0]
     for file, entries in each_file(checkpoint.files, _other_entries):
@@ -228,7 +234,7 @@ def _is_chunk(key: object) -> bool:
 
 
 def _parallelism(ranks: list[RankFile]) -> Parallelism:
-    """Return the sizes that the args say; without args, those that the folders' names show."""
+    """Return the parallel sizes that the args state; without args, those of the folders' names."""
     first = ranks[0]
     if not first.args:
         most = [max(numbers) + 1 for numbers in zip(*(r.numbers for r in ranks), strict=False)]
@@ -250,9 +256,15 @@ def _parallelism(ranks: list[RankFile]) -> Parallelism:
     )
 
 
-def _place(ranks: Iterable[RankFile], parallelism: Parallelism, root: Path) -> dict[Rank, RankFile]:
-    """Return the files by rank. A lone second number is the stage if there are stages, else EP."""
-    placed: dict[Rank, RankFile] = {}
+def _by_rank(
+    ranks: Iterable[RankFile], parallelism: Parallelism, root: Path
+) -> dict[Rank, RankFile]:
+    """Return the files by rank. Raises MixedShards if two are of the same rank.
+
+    A second and last number in a folder's name is the pipeline stage if there are several stages,
+    else the expert-parallel rank.
+    """
+    by_rank: dict[Rank, RankFile] = {}
     for file in ranks:
         tp, *rest = file.numbers
         if len(rest) == 2:
@@ -261,24 +273,24 @@ def _place(ranks: Iterable[RankFile], parallelism: Parallelism, root: Path) -> d
             rank = Rank(tp, 0, rest[0])
         else:
             rank = Rank(tp, rest[0] if rest else 0)
-        if rank in placed:
+        if rank in by_rank:
             raise MixedShards(
-                f"{root}: {placed[rank].file.parent.name} and {file.file.parent.name} are both "
+                f"{root}: {by_rank[rank].file.parent.name} and {file.file.parent.name} are both "
                 f"{describe_rank(rank)}; keep the folder of one save only"
             )
-        placed[rank] = file
-    return placed
+        by_rank[rank] = file
+    return by_rank
 
 
 def _check_same_save(ranks: list[RankFile]) -> None:
-    """Raise MixedShards where ranks disagree on their iteration, their args or their chunks."""
+    """Raise MixedShards if ranks disagree on the iteration, SHARED_ARGS or virtual chunks."""
     iterations = Counter(file.iteration for file in ranks)
     if len(iterations) > 1:
-        usual = iterations.most_common(1)[0][0]
-        odd = [f for f in ranks if f.iteration != usual]
+        most_common = iterations.most_common(1)[0][0]
+        odd = [f for f in ranks if f.iteration != most_common]
         raise MixedShards(
             f"{odd[0].file}: is of iteration {odd[0].iteration}, "
-            f"{len(ranks) - len(odd)} other ranks are of {usual}; copy all ranks of one save"
+            f"{len(ranks) - len(odd)} other ranks are of {most_common}; copy all ranks of one save"
         )
     first = ranks[0]
     for file in ranks[1:]:
@@ -296,30 +308,30 @@ def _check_same_save(ranks: list[RankFile]) -> None:
             )
 
 
-def _check_complete(placed: Mapping[Rank, RankFile], size: Parallelism, root: Path) -> None:
-    """Raise MissingShard, naming what is found and what is missing, and MixedShards for strays."""
+def _check_complete(by_rank: Mapping[Rank, RankFile], size: Parallelism, root: Path) -> None:
+    """Raise MissingShard if a rank of the args' sizes is missing, MixedShards if one is extra."""
     processes = max(size.tp, size.etp * size.ep)
     if processes * size.pp > MAX_RANKS:
         raise MissingShard(
             f"{root}: the args say TP {size.tp} PP {size.pp} EP {size.ep}, more ranks than there "
-            f"can be; found {len(placed)}: {_listed(sorted(placed))}"
+            f"can be; found {len(by_rank)}: {_listed(sorted(by_rank))}"
         )
     wanted = set(size.ranks())
     sizes = f"TP {size.tp} PP {size.pp}" + (f" EP {size.ep}" if size.ep > 1 else "")
-    missing = sorted(wanted - placed.keys())
+    missing = sorted(wanted - by_rank.keys())
     if missing:
-        stages = sorted({rank.pp for rank in missing} - {rank.pp for rank in placed})
+        stages = sorted({rank.pp for rank in missing} - {rank.pp for rank in by_rank})
         what = (
             f"pipeline stage {', '.join(map(str, stages))} of {size.pp} is missing"
             if stages
             else f"missing {_listed(missing)}"
         )
         raise MissingShard(
-            f"{root}: {what}. The args say {sizes}; found {len(placed)} of {len(wanted)} ranks: "
-            f"{_listed(sorted(placed))}. Copy the missing mp_rank folders, or convert again if "
+            f"{root}: {what}. The args say {sizes}; found {len(by_rank)} of {len(wanted)} ranks: "
+            f"{_listed(sorted(by_rank))}. Copy the missing mp_rank folders, or convert again if "
             "they were never written."
         )
-    strays = sorted(placed.keys() - wanted)
+    strays = sorted(by_rank.keys() - wanted)
     if strays:
         raise MixedShards(
             f"{root}: the args say {sizes}, and there is also {_listed(strays)}; "
@@ -328,7 +340,7 @@ def _check_complete(placed: Mapping[Rank, RankFile], size: Parallelism, root: Pa
 
 
 def describe_rank(rank: Rank) -> str:
-    """Return a rank in words, its zeros left out."""
+    """Return a rank as text, such as `tp 1 pp 2`; pp 0 and ep 0 are left out."""
     parts = [f"tp {rank.tp}"]
     if rank.pp:
         parts.append(f"pp {rank.pp}")

@@ -1,4 +1,4 @@
-"""Meta's own format: consolidated.NN.pth, one a model-parallel rank, and params.json."""
+"""Meta's own format: a consolidated.NN.pth per model-parallel rank, and params.json."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WEIGHTS = re.compile(r"consolidated(?:\.(\d+))?\.(pth|safetensors)$")
 def sniff(path: Path) -> bool:
     """Return whether `path` holds consolidated weights and params.json, or is such a file.
 
-    Hubs keep both formats in one folder; then the one with an index is the one that is meant.
+    A folder that also holds Hugging Face weights is not Meta's: hubs store both formats together.
     """
     if not path.is_dir():
         return _WEIGHTS.match(path.name) is not None and (path.parent / PARAMS).exists()
@@ -41,7 +41,7 @@ def sniff(path: Path) -> bool:
 def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A001
     """Open a folder, or the folder of one of its files, from the headers alone.
 
-    Raises MissingShard, MixedShards, CorruptFile or UnreadableFile.
+    Raises MissingShard, MixedShards, CorruptFile, NotACheckpoint or UnreadableFile.
     """
     folder = path if path.is_dir() else path.parent
     files = _weight_files(folder)
@@ -69,12 +69,15 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
 
 
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:
-    """Return what params.json says."""
+    """Return the settings of params.json as entries."""
     return [tree.entry(f"params.{key}", value) for key, value in (checkpoint.config or {}).items()]
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Return the ranks' files in order; raises MissingShard if a number is left out."""
+    """Return the ranks' files in order.
+
+    Raises MissingShard if a number is left out, MixedShards if two files are of the same rank.
+    """
     found: dict[int, Path] = {}
     for child in sorted(folder.iterdir()):
         match = _WEIGHTS.match(child.name)

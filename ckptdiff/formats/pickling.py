@@ -1,4 +1,4 @@
-"""Write pickles of plain values, and of classes that need not be there: only their names are."""
+"""Write pickles of plain values and tensors; classes are written by name and never imported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STORAGE_OF = {word: name for name, word in STORAGES.items() if name != "Untyped
 
 @dataclass(frozen=True, slots=True)
 class Blank:
-    """A tensor whose bytes are written elsewhere in the file."""
+    """A tensor in a pickle: its bytes are written elsewhere in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -32,7 +32,7 @@ class Blank:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A class or function, by the name that the reader imports it by."""
+    """A class or function, by the name under which the reader imports it."""
 
     module: str
     name: str
@@ -40,7 +40,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """What a class or function returns for these arguments."""
+    """A call in the pickle: the reader calls `what` with these arguments."""
 
     what: Named
     arguments: tuple[Any, ...] = ()
@@ -48,7 +48,7 @@ class Called:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """An instance made without its constructor, and given this state."""
+    """An instance that the reader makes without its constructor and gives this state."""
 
     what: Named
     state: Any
@@ -56,7 +56,7 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """A dict by its keys and values, for keys that only the reader can hash."""
+    """A dict as (key, value) pairs, for keys that are hashable only in the reader."""
 
     items: Iterable[tuple[Any, Any]]
 
@@ -67,15 +67,15 @@ _ORDERED = Called(Named("collections", "OrderedDict"))
 
 
 class Pickle:
-    """Emits pickle protocol 2, the one that torch.save uses."""
+    """Writes pickle protocol 2, as torch.save does."""
 
     def __init__(self) -> None:
         self._out = bytearray(b"\x80\x02")
-        self._known: dict[Named, int] = {}  # the number under which the reader keeps each
-        self.tensors: list[Blank] = []  # in the order of their storages' numbers
+        self._memo: dict[Named, int] = {}  # each name's index in the reader's memo
+        self.tensors: list[Blank] = []  # in the order of their storage keys
 
     def dump(self, tree: object) -> bytes:
-        """Return the pickle of a tree. Raises TypeError for what cannot be written."""
+        """Return the pickle of a tree. Raises TypeError for a value that cannot be written."""
         self._value(tree)
         return bytes(self._out + b".")
 
@@ -130,11 +130,11 @@ class Pickle:
                 raise TypeError(f"{type(value).__name__} cannot be written")
 
     def _named(self, what: Named) -> None:
-        number = self._known.get(what)
+        number = self._memo.get(what)
         if number is not None:
             self._out += struct.pack("<cI", b"j", number)
             return
-        self._known[what] = number = len(self._known)
+        self._memo[what] = number = len(self._memo)
         self._out += f"c{what.module}\n{what.name}\n".encode() + struct.pack("<cI", b"r", number)
 
     def _integer(self, value: int) -> None:

@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors library
-# Threads wait for the disk together and parse one after the other: parsing uses the interpreter
-# only, and the screen's thread would have to queue for it behind all of them.
+# Threads wait for the disk at the same time but parse one after the other: parsing holds the
+# interpreter, and the screen's thread would wait for all of them.
 _PARSING = threading.Lock()
 
 
 def read_header(file: Path) -> dict[str, TensorRef]:
-    """Return every tensor's place in `file`, in file order, each checked to lie inside it.
+    """Return where each tensor of `file` is stored, by name and in file order.
 
-    Refuses, with CorruptFile, whatever the safetensors library refuses: a header that is too long
-    or not JSON, unknown dtypes, ranges that do not fit their shape, overlap or leave gaps.
+    Raises CorruptFile for whatever the safetensors library refuses: a header that is too long or
+    not JSON, unknown dtypes, ranges that do not fit their shape, overlap, leave gaps or leave the
+    file.
     """
     with open_regular(file) as fd:
         size = os.fstat(fd).st_size
@@ -56,23 +57,23 @@ def read_header(file: Path) -> dict[str, TensorRef]:
 
 
 def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> FileLayout:
-    """Return the layout of a file of tensors: name, dtype and shape of each, in file order."""
+    """Return the layout of a safetensors file of these (name, dtype, shape), in file order."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    starts, at = [], 0
+    starts, data_end = [], 0
     for name, dtype, shape in tensors:
-        starts.append(at)
-        end = at + prod(shape) * ITEMSIZE[dtype]
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, end]}
-        at = end
+        starts.append(data_end)
+        end = data_end + prod(shape) * ITEMSIZE[dtype]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [data_end, end]}
+        data_end = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     fixed = ((0, struct.pack("<Q", len(text)) + text),)
-    return FileLayout(start + at, fixed, tuple(Slot(start + offset) for offset in starts))
+    return FileLayout(start + data_end, fixed, tuple(Slot(start + offset) for offset in starts))
 
 
 def _refs(file: Path, raw: bytes, size: int) -> dict[str, TensorRef]:
-    """Return what a header says, checked against the size of the file."""
+    """Return the tensors of a header, checked against each other and the size of the file."""
     try:
         entries = _parse(raw.decode())
     except (ValueError, RecursionError) as error:
@@ -94,10 +95,10 @@ def _refs(file: Path, raw: bytes, size: int) -> dict[str, TensorRef]:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """Return the entries of the header object.
+    """Return the entries of the header object by tensor name. Raises ValueError.
 
-    Each object that closes calls `_unique`, and other threads (the screen) run in between: without
-    it a header of 50,000 tensors would hold the interpreter for a tenth of a second.
+    The decoder calls `_unique` for each object, and other threads (the screen) can run in between:
+    without it a header of 50,000 tensors would hold the interpreter for a tenth of a second.
     """
     if not text.startswith("{"):
         raise ValueError("it does not start with {")
@@ -112,7 +113,7 @@ def _parse(text: str) -> dict[str, Any]:
     _check_metadata(entries.pop("__metadata__", {}))
     if "\\u" in text:
         for name in entries:
-            name.encode()  # half a surrogate pair is no text: UnicodeEncodeError is a ValueError
+            name.encode()  # raises a ValueError for half a surrogate pair
     return entries
 
 
@@ -152,7 +153,7 @@ def _ref(file: Path, name: str, entry: Any, data_start: int) -> TensorRef:
 
 
 def _nbytes(shape: list[int], itemsize: int) -> int | None:
-    """Return the size of a tensor, or None from where it overflows 64 bits, as in the library."""
+    """Return the bytes of a tensor; None if a product overflows 64 bits, as the library checks."""
     total = itemsize
     for size in shape:
         total *= size
@@ -182,5 +183,5 @@ def _counts(value: object) -> bool:
 
 
 def read_json(text: bytes) -> Any:
-    """Return a JSON document; raises ValueError, also for a key that is there twice."""
+    """Return a parsed JSON document. Raises ValueError, also for a key that is there twice."""
     return json.loads(text, object_pairs_hook=_unique)

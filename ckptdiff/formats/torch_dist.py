@@ -1,8 +1,8 @@
 """Distributed checkpoints: Megatron's torch_dist format and plain PyTorch DCP folders.
 
-`.metadata` is a pickle that says of every tensor how it is cut into chunks and in which file, at
-which offset, each chunk lies as a little torch.save file of its own. Tensors are whole, whatever
-the parallelism was that wrote them; only the layers of a model are stacked into one tensor.
+`.metadata` is a pickle that states how every tensor is split into chunks, and in which file and at
+which offset each chunk is stored as a small torch.save file of its own. Stored tensors are whole,
+whatever parallelism wrote them; the same tensor of all layers, or all experts, may be one.
 """
 
 from __future__ import annotations
@@ -40,38 +40,39 @@ COMMON = "common.pt"
 
 
 class Stack:
-    """Tensors that differ in one number of their names, and are stored as one.
+    """A naming scheme: tensors whose names differ in one number are stored as one tensor.
 
-    The number is the index of the stored tensor's first dimension.
+    The number is the index in the first dimension of the stored tensor.
     """
 
     def __init__(self, single: str, stored: str) -> None:
-        """`single` is the part of a name that holds the number, as `#`; `stored` goes without."""
+        """Take the part of the name with the number as `#`, and how the stored name has it."""
         self._single = single
         self._stored = stored
         self._one = re.compile(rf"(?<!\w){re.escape(single)}".replace(r"\#", r"(\d+)"))
         self._all = re.compile(rf"(?<!\w){re.escape(stored)}(?!\d+\.)")
 
     def one(self, name: str, number: int) -> str | None:
-        """Return the name of one of the tensors in a stored one; None if it holds but one."""
+        """Return the name of tensor `number` in a stored tensor; None if it is not a stack."""
         found = self._all.search(name)
-        return found and self._put(name, found, self._single.replace("#", str(number)))
+        return found and self._replaced(name, found, self._single.replace("#", str(number)))
 
     def gathered(self, name: str) -> tuple[str, int] | None:
-        """Return the name of the stored tensor that a single one is part of, and its number."""
+        """Return the name of the stored tensor that holds a single one, and its index there."""
         found = self._one.search(name)
-        return found and (self._put(name, found, self._stored), int(found[1]))
+        return found and (self._replaced(name, found, self._stored), int(found[1]))
 
     @staticmethod
-    def _put(name: str, found: re.Match[str], words: str) -> str:
+    def _replaced(name: str, found: re.Match[str], words: str) -> str:
+        """Return the name with the text that was found replaced by `words`."""
         return name[: found.start()] + words + name[found.end() :]
 
 
-# `decoder.layers.mlp…`: all layers in one tensor. `decoder.layers.3.mlp…` is one layer's own.
+# `decoder.layers.mlp…` holds all layers in one tensor, `decoder.layers.3.mlp…` one layer.
 LAYERS = Stack("layers.#.", "layers.")
 EXPERTS = Stack("experts.local_experts.#.", "experts.experts.")
-# How Megatron names the parts of a tensor that it cuts up, in their order, by how the tensor's own
-# name ends. Sources: sharded_state_dict in megatron.core.ssm.gated_delta_net and .mamba_mixer.
+# Megatron stores some tensors in parts. By the end of the tensor's name: the suffixes of its parts,
+# in order. Sources: sharded_state_dict in megatron.core.ssm.gated_delta_net and .mamba_mixer.
 PARTS = {
     "self_attention.in_proj.weight": (".query", ".key", ".value", ".z", ".beta", ".alpha"),
     "self_attention.conv1d.weight": (".query", ".key", ".value"),
@@ -85,7 +86,7 @@ OPTIMIZER = re.compile(r"^(chained_\d+\.)?optimizer\.")
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A tensor of one layer or expert, and the chunks that it lies in."""
+    """A whole tensor and the chunks that hold it: as stored, or of one layer or expert of it."""
 
     native: str  # the name of the stored tensor
     shape: tuple[int, ...]
@@ -102,14 +103,15 @@ def sniff(path: Path) -> bool:
     if not megatron.sniff(path):
         return False
     folder, _ = _folder(path)
-    # Folders of the older backends have no .metadata; opening says which backend it is.
+    # Folders of other backends may have no .metadata; opening them reports which backend it is.
     return (folder / METADATA).exists() or (folder / BACKEND).exists()
 
 
 def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A001
     """Open a folder from `.metadata` and the headers of its chunks.
 
-    Raises MissingShard, CorruptFile, UnsupportedLayout or UnreadableFile.
+    The checkpoint has a single shard, whose tensors are whole. Raises MissingShard, CorruptFile,
+    UnsupportedLayout, NotACheckpoint or UnreadableFile.
     """
     root, iteration = _folder(path)
     described, _ = read_metadata(root)
@@ -145,7 +147,11 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
 def lay_out(
     root: Path, stored: Iterable[Whole]
 ) -> tuple[dict[str, TensorRef], dict[TensorRef, tuple[Chunk, ...]]]:
-    """Return single layers' and experts' tensors by name, and the chunks of each."""
+    """Return the tensors of single layers and experts by name, and the chunks of each.
+
+    Chunks have the box that they fill in the tensor. Such a tensor is stored in chunks only, so the
+    offset of its ref means nothing.
+    """
     of_megatron = (root / BACKEND).exists()
     wholes: dict[str, Whole] = {}
     for whole in stored:
@@ -155,7 +161,7 @@ def lay_out(
     tensors: dict[str, TensorRef] = {}
     chunks: dict[TensorRef, tuple[Chunk, ...]] = {}
     for name, whole in wholes.items():
-        # It has no place of its own: it is numbered, so that refs differ.
+        # A number in the place of an offset makes every ref a key of its own.
         strides = contiguous(whole.shape)
         ref = TensorRef(
             whole.native, whole.shape, whole.dtype, root / METADATA, len(chunks), strides
@@ -166,7 +172,7 @@ def lay_out(
 
 
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:
-    """Return args, what common.pt holds, optimizer state by name and shape, and opaque states."""
+    """Return args, the content of common.pt, optimizer state by name and shape, opaque entries."""
     found = [tree.entry(f"args.{key}", value) for key, value in (checkpoint.config or {}).items()]
     common = _read_common(checkpoint.root)
     for key, value in common.items() if isinstance(common, dict) else ():
@@ -189,7 +195,7 @@ def _folder(path: Path) -> tuple[Path, int | str | None]:
 
 
 def _parallelism(args: Mapping[str, Any]) -> Parallelism:
-    """What wrote the checkpoint; the tensors in it do not depend on it."""
+    """Return the parallel sizes of the run that saved it; the stored tensors are whole anyway."""
 
     def size(name: str) -> int:
         value = args.get(name)
@@ -211,7 +217,10 @@ def _read_common(root: Path) -> Any:
 def read_chunks(
     root: Path, described: Iterable[Described], progress: Progress | None
 ) -> dict[tuple[str, tuple[int, ...]], TensorRef]:
-    """Return each chunk's ref, by the name of its tensor and its offsets."""
+    """Return where each chunk is stored, by the name of its tensor and its offsets in it.
+
+    Raises MissingShard if files are missing, CorruptFile if one holds something else.
+    """
     by_file: dict[Path, list[tuple[Described, Record]]] = defaultdict(list)
     for tensor in described:
         for record in tensor.records:
@@ -247,7 +256,7 @@ def _chunk_refs(
 
 
 def _unstacked(name: str, whole: Whole) -> Iterator[tuple[str, Whole]]:
-    """Yield the tensors of single layers and experts that are stacked in one."""
+    """Yield names and tensors of the single layers and experts that are stacked in one."""
     for stack in (LAYERS, EXPERTS):
         if whole.shape and stack.one(name, 0) is not None:
             for number, part in _each(whole):
@@ -257,34 +266,34 @@ def _unstacked(name: str, whole: Whole) -> Iterator[tuple[str, Whole]]:
 
 
 def _each(whole: Whole) -> Iterator[tuple[int, Whole]]:
-    """Yield, for each index of the first dimension, what the chunks hold of it."""
-    cut: dict[int, list[Chunk]] = defaultdict(list)
+    """Yield each index of the first dimension with the tensor at that index."""
+    by_index: dict[int, list[Chunk]] = defaultdict(list)
     for chunk in whole.chunks:
         ref = chunk.ref
-        (start, stop), *rest = chunk.box
+        (start, stop), *other_dims = chunk.box
         for index in range(start, stop):
             offset = ref.offset + (index - start) * ref.stride[0] * ITEMSIZE[ref.dtype]
             part = TensorRef(ref.name, ref.shape[1:], ref.dtype, ref.file, offset, ref.stride[1:])
-            cut[index].append(Chunk(part, tuple(rest)))
+            by_index[index].append(Chunk(part, tuple(other_dims)))
     for index in range(whole.shape[0]):
-        yield index, Whole(whole.native, whole.shape[1:], whole.dtype, tuple(cut[index]))
+        yield index, Whole(whole.native, whole.shape[1:], whole.dtype, tuple(by_index[index]))
 
 
 def _join_parts(wholes: dict[str, Whole]) -> None:
-    """Join what Megatron cuts into named parts (gate and up, say) to one tensor again."""
+    """Join the named parts in which Megatron stores a tensor (gate and up, say) by rows."""
     for parts in sorted({*PARTS.values(), _GATE_AND_UP}, key=len, reverse=True):
         for name in [name for name in wholes if name.endswith(parts[0])]:
             stem = name[: -len(parts[0])]
             if any(stem + part not in wholes for part in parts):
                 continue
-            held = [wholes.pop(stem + part) for part in parts]
+            stored_parts = [wholes.pop(stem + part) for part in parts]
             chunks: list[Chunk] = []
             rows = 0
-            for whole in held:
+            for whole in stored_parts:
                 chunks += [
                     Chunk(c.ref, ((c.box[0][0] + rows, c.box[0][1] + rows), *c.box[1:]))
                     for c in whole.chunks
                 ]
                 rows += whole.shape[0]
-            shape = (rows, *held[0].shape[1:])
-            wholes[stem] = Whole(stem, shape, held[0].dtype, tuple(chunks))
+            shape = (rows, *stored_parts[0].shape[1:])
+            wholes[stem] = Whole(stem, shape, stored_parts[0].dtype, tuple(chunks))

@@ -1,4 +1,4 @@
-"""Lay out a file as torch.save does, without torch: a pickle of the tree and stored zip members.
+"""Write a file as torch.save does, without torch: a zip with a pickle and tensors, uncompressed.
 
 The zip's records are those of PKWARE's APPNOTE, sections 4.3 and 4.5.3 (zip64).
 """
@@ -16,20 +16,23 @@ from ckptdiff.formats.pickling import Blank, Pickle
 if TYPE_CHECKING:
     from pathlib import Path
 
-_ALIGNMENT = 64  # bytes, as torch aligns tensors for mapping
-_LIMIT = 0xFFFF_FFFF  # sizes and places from here on need zip64's fields
-_DATE = 33  # the first of January 1980, in MS-DOS's words: the same tree gives the same bytes
+_ALIGNMENT = 64  # bytes; torch aligns tensors so that files can be mapped
+_LIMIT = 0xFFFF_FFFF  # sizes and offsets from here on need the fields of zip64
+_DATE = 33  # 1 January 1980 as MS-DOS encodes it: the same tree gives the same bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Data(Blank):
-    """A tensor with its bytes: row-major, little-endian."""
+    """A tensor with its bytes, row-major and little-endian."""
 
     content: bytes
 
 
 def save(tree: dict[str, Any], file: Path) -> None:
-    """Write nested dicts, lists, plain values, Namespaces and `Data`; `torch.load` reads it."""
+    """Write nested dicts, lists, plain values, Namespaces and `Data` so that torch.load reads it.
+
+    Raises TypeError for any other value.
+    """
     layout, tensors = lay_out(tree, file.stem)
     with file.open("wb") as out:
         for offset, content in layout.fixed:
@@ -47,8 +50,8 @@ def save(tree: dict[str, Any], file: Path) -> None:
 def lay_out(tree: Any, stem: str = "archive") -> tuple[FileLayout, list[Blank]]:
     """Return the layout of a file that holds a tree, and its tensors in the order of the slots.
 
-    `stem` is the folder inside the zip; torch takes the file's name. Raises TypeError for a value
-    that cannot be written.
+    `stem` is the folder inside the zip; torch uses the stem of the file's name. Raises TypeError
+    for a value that cannot be written.
     """
     pickle = Pickle()
     content = pickle.dump(tree)
@@ -70,19 +73,19 @@ def lay_out(tree: Any, stem: str = "archive") -> tuple[FileLayout, list[Blank]]:
 
 @dataclass(slots=True)
 class _Archive:
-    """A zip of stored members, laid out from front to back."""
+    """The layout of a zip of uncompressed members, from front to back."""
 
     at: int = 0
     fixed: list[tuple[int, bytearray]] = field(default_factory=list)
     members: list[tuple[bytes, int, int, int, int]] = field(default_factory=list)
 
     def add(self, name: str, content: bytes) -> None:
-        """Add a member whose bytes are known."""
+        """Add a member whose bytes are known now."""
         self._head(name, len(content), zlib.crc32(content))
         self._put(content)
 
     def leave(self, name: str, size: int) -> Slot:
-        """Leave room for a member whose bytes come later."""
+        """Leave room for a member whose `size` bytes are written later."""
         head = self.at
         self._head(name, size, 0)
         slot = Slot(self.at, (head + 14,))
@@ -90,7 +93,10 @@ class _Archive:
         return slot
 
     def finish(self) -> dict[int, int]:
-        """Add the central directory; return where it has the checksum of what begins where."""
+        """Add the central directory; return where it holds the CRC-32 of each member.
+
+        The key is the offset of the member's data.
+        """
         start = self.at
         checksums = {}
         for name, head, data, size, checksum in self.members:
@@ -113,6 +119,7 @@ class _Archive:
         return checksums
 
     def _head(self, name: str, size: int, checksum: int) -> None:
+        """Append a member's local header, padded so that its data is aligned."""
         text = name.encode()
         head = self.at
         wide = struct.pack("<HHQQ", 1, 16, size, size) if size >= _LIMIT else b""
@@ -125,7 +132,7 @@ class _Archive:
         self.members.append((text, head, self.at, size, checksum))
 
     def _put(self, content: bytes) -> None:
-        """Append bytes, joined to those before them where there is no gap."""
+        """Append fixed bytes, to the last ones if there is no gap between."""
         if not self.fixed or self.fixed[-1][0] + len(self.fixed[-1][1]) != self.at:
             self.fixed.append((self.at, bytearray()))
         self.fixed[-1][1].extend(content)

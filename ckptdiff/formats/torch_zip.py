@@ -1,4 +1,4 @@
-"""Read the index of a torch.save file (a zip of stored members), without torch and its data."""
+"""Read what a torch.save file (an uncompressed zip) holds: no torch needed, no tensor data read."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 MAX_PICKLE = 1 << 30  # bytes; the largest real data.pkl seen is some MB
 MAX_DIMS = 64  # torch's own limit
-MAX_COUNT = 1 << 62  # of elements; what lies beyond cannot be an index
+MAX_COUNT = 1 << 62  # elements; nothing larger can be an index
 
-# torch's storage classes, by the words of the safetensors format.
+# Each storage class of torch, and the dtype of its elements as safetensors names it.
 STORAGES = {
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
     "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8",
     "ByteStorage": "U8", "BoolStorage": "BOOL", "UntypedStorage": "U8",
 }  # fmt: skip
 
-_LENGTHS = struct.Struct("<HH")  # of a member's name and extra field, in its local header
-# Of a record of the zip's directory: flags, method, both sizes, the lengths of its name, extra
-# field and comment, and where the local header lies.
+_LENGTHS = struct.Struct("<HH")  # lengths of name and extra field in a member's local header
+# In a record of the zip's directory: flags, method, both sizes, the lengths of name, extra field
+# and comment, and the offset of the local header.
 _RECORD = struct.Struct("<8xHH8xIIHHH8xI")
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """One run of elements in the file."""
+    """The storage of one or several tensors: consecutive elements in the file."""
 
     dtype: str
     offset: int  # in bytes
@@ -49,7 +49,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class UnsupportedTensor:
-    """A tensor that has no plain strided bytes (sparse, quantised, an unknown dtype)."""
+    """A tensor that is not plain strided elements (sparse, quantised, an unknown dtype)."""
 
     what: str
 
@@ -57,28 +57,28 @@ class UnsupportedTensor:
 def read_index(file: Path, *, before: str | None = None) -> Any:
     """Return what `file` holds: containers and plain values as they are, tensors as TensorRef.
 
-    The refs are nameless; whoever flattens the tree names them. With `before`, what the outermost
-    dictionary has from that key on is left out, if a container follows it. Raises CorruptFile
-    for a file that contradicts itself, is compressed, or was written by torch older than 1.6.
+    The refs have no name; whoever flattens the tree names them. With `before`, reading stops at
+    that key of the outermost dictionary if a container follows it. Raises CorruptFile for a file
+    that contradicts itself, is compressed, or was written by torch older than 1.6.
     """
     with open_regular(file) as fd, _naming(file):
         return _Reader(file, fd, 0, os.fstat(fd).st_size).read(before)
 
 
 def read_blob(file: Path, fd: int, start: int, length: int) -> Any:
-    """Return what a torch.save file inside an open file holds, `length` bytes from `start` on."""
+    """Return what a torch.save file inside an open file holds: `length` bytes from `start` on."""
     with _naming(file):
         return _Reader(file, fd, start, length).read(None)
 
 
 def named(ref: TensorRef, name: str) -> TensorRef:
-    """Return the ref under the name it has in the tree."""
+    """Return a ref under another name."""
     return TensorRef(name, ref.shape, ref.dtype, ref.file, ref.offset, ref.stride)
 
 
 @contextmanager
 def _naming(file: Path) -> Iterator[None]:
-    """Put the file's name in front of what is wrong with it."""
+    """Put the file's name in front of the text of an error."""
     try:
         yield
     except CkptDiffError as error:
@@ -89,16 +89,18 @@ def _naming(file: Path) -> Iterator[None]:
 class _Member:
     """One record of the zip's central directory."""
 
-    header: int  # where its local header lies
+    header: int  # offset of its local header
     size: int
     name_length: int
 
 
 class _Reader:
+    """Reads one torch.save file, or a part of a file that is one."""
+
     def __init__(self, file: Path, fd: int, start: int, size: int) -> None:
         self.file = file
         self.fd = fd
-        self.start = start  # of the zip in the file; its own offsets count from there
+        self.start = start  # of the zip in the file; offsets inside the zip count from here
         self.size = size
         self.members = self._central_directory()
         self.storages: dict[str, Storage] = {}
@@ -194,7 +196,7 @@ class _Reader:
     def _tensor_of_type(
         self, build: object, kind: object, arguments: object, *_: object
     ) -> TensorRef | UnsupportedTensor:
-        """A tensor that somebody hung attributes on is still that tensor."""
+        """Return a tensor that was saved with attributes of its own: it is still that tensor."""
         plain = kind in (Global("torch", "Tensor"), Global("torch.nn.parameter", "Parameter"))
         if not plain or not isinstance(arguments, tuple):
             return UnsupportedTensor(f"{kind} tensor")
@@ -231,7 +233,10 @@ class _Reader:
         return TensorRef("", sizes, dtype, self.file, storage.offset + offset * itemsize, steps)
 
     def _central_directory(self) -> dict[str, _Member]:
-        """Read the zip's directory; every member must be stored, once, inside the file."""
+        """Return the zip's members by name.
+
+        Raises CorruptFile unless each is uncompressed, there once, and inside the file.
+        """
         records, size, offset = self._end_of_directory()
         directory = self._read(offset, size)
         if len(directory) < size:
@@ -265,7 +270,7 @@ class _Reader:
         return members
 
     def _end_of_directory(self) -> tuple[int, int, int]:
-        """Return number of records, size and offset of the zip's directory."""
+        """Return (number of records, size, offset) of the zip's directory."""
         head = self._read(0, len(LFS_POINTER))
         tail_at = max(0, self.size - 65557)
         tail = self._read(tail_at, self.size - tail_at)
@@ -294,7 +299,7 @@ class _Reader:
 
 
 def _zip64(extra: bytes, full: int, packed: int, header: int) -> tuple[int, int, int]:
-    """Return the three numbers, those that did not fit taken from the zip64 extra field."""
+    """Return the three numbers; those that need 64 bits are taken from the zip64 extra field."""
     pos = 0
     while pos + 4 <= len(extra):
         tag, length = struct.unpack_from("<HH", extra, pos)
@@ -312,7 +317,7 @@ def _zip64(extra: bytes, full: int, packed: int, header: int) -> tuple[int, int,
 
 
 def _check_overlaps(members: dict[str, _Member]) -> None:
-    """Refuse members that share bytes: the mark of a zip bomb."""
+    """Raise CorruptFile if members share bytes, as in a zip bomb."""
     end = 0
     for name, member in sorted(members.items(), key=lambda item: item[1].header):
         if member.header < end:
@@ -321,7 +326,7 @@ def _check_overlaps(members: dict[str, _Member]) -> None:
 
 
 def _sizes(value: object) -> tuple[int, ...] | None:
-    """Return a short tuple or list of sensible, non-negative integers as such, else None."""
+    """Return a shape or strides as a tuple; None if it is not a short list of plausible counts."""
     if not isinstance(value, (tuple, list)) or len(value) > MAX_DIMS:
         return None
     for n in value:

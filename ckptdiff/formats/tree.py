@@ -1,4 +1,4 @@
-"""Walk what `torch_zip.read_index` returned: weights by dotted name, everything else as entries."""
+"""Flatten what `torch_zip.read_index` returns: weights by dotted name, all else as entries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_TEXT = 200  # characters of a value that are kept
 def weights(tree: dict[Any, Any]) -> dict[str, TensorRef]:
     """Return a model's tensors by dotted name.
 
-    Raises UnsupportedLayout for a weight that has no plain bytes.
+    Raises UnsupportedLayout for a tensor that is not plain strided elements, or a repeated name.
     """
     tensors: dict[str, TensorRef] = {}
     for name, leaf in _leaves(tree):
@@ -39,7 +39,7 @@ def weights(tree: dict[Any, Any]) -> dict[str, TensorRef]:
 
 
 def extra_states(tree: dict[Any, Any]) -> list[Entry]:
-    """Return what a model holds beside its tensors, as entries."""
+    """Return everything of a model that is not a weight, as entries."""
     return [
         entry(name, leaf)
         for name, leaf in _leaves(tree)
@@ -52,16 +52,17 @@ def _is_extra_state(name: str) -> bool:
 
 
 def _is_tensor(what: object) -> bool:
-    """Return whether this is one of torch's functions that rebuild tensors of odd kinds."""
+    """Return whether this is one of torch's functions that rebuild a special kind of tensor."""
     return isinstance(what, Global) and what.module == "torch._utils"
 
 
 def entries(name: str, tree: object) -> list[Entry]:
-    """Return every leaf below `tree` as a browsable entry called `name` and its path."""
+    """Return every leaf of `tree` as an entry named `name` and the leaf's path."""
     return [entry(path, leaf) for path, leaf in _leaves(tree, name)]
 
 
 def entry(name: str, leaf: object) -> Entry:
+    """Return a leaf as an entry, with name and text safe to print."""
     name = printable(name)
     if isinstance(leaf, TensorRef):
         return Entry(name, "tensor", f"{leaf.dtype} {format_shape(leaf.shape)}")
@@ -72,7 +73,7 @@ def entry(name: str, leaf: object) -> Entry:
 
 
 def plain_value(value: object) -> object:
-    """Return a value of args as something JSON has: names of enums and dtypes become text."""
+    """Return a value of args as one that JSON has: enums, dtypes and other objects become text."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)) and len(value) <= 1000:
@@ -81,7 +82,7 @@ def plain_value(value: object) -> object:
 
 
 def text_of(leaf: object) -> str:
-    """Return a short text for a leaf, whatever it is."""
+    """Return a short text for any leaf, at most MAX_TEXT characters of a value."""
     if isinstance(leaf, Global):
         return str(leaf)
     if isinstance(leaf, Placeholder):
@@ -99,7 +100,11 @@ def text_of(leaf: object) -> str:
 
 
 def _leaves(tree: object, name: str = "") -> Iterator[tuple[str, object]]:
-    """Yield the leaves of nested containers with dotted names, in order; each container once."""
+    """Yield dotted names and leaves of nested containers in order.
+
+    A container that is reached again, or is too deep, is a leaf. After MAX_ENTRIES leaves, the last
+    one is `… and more`.
+    """
     seen: set[int] = set()
     count = 0
     stack: list[tuple[str, object, int]] = [(name, tree, 0)]
@@ -121,7 +126,7 @@ def _leaves(tree: object, name: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _children(node: object) -> list[tuple[str, object]] | None:
-    """Return the named parts of a container, or None for a leaf; a long list of numbers is one."""
+    """Return the named parts of a container; None for a leaf, such as a long list of numbers."""
     if isinstance(node, dict):
         return [(_name(key), value) for key, value in node.items()]
     if isinstance(node, (list, tuple)):

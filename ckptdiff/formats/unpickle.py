@@ -1,9 +1,9 @@
-"""Read a pickle so that nothing in it can run: a small pickle machine that knows no Python objects.
+"""Read a pickle so that nothing in it can run: a small pickle machine that imports nothing.
 
-A name in a pickle becomes a `Global`, and calling one a `Placeholder` that remembers its arguments;
-only the handful of names in a caller's `builders` become values, made by functions of ours.
-`pickle.Unpickler` is not used because its C memo is sized by whatever index a file claims and its
-extension registry lies outside our reach.
+A name in a pickle becomes a `Global`, and a call a `Placeholder` that keeps the arguments. Only the
+few names in a caller's `builders` become values, made by functions of our own. `pickle.Unpickler`
+is not used: its C memo grows to whatever index a file claims, and its extension registry cannot be
+closed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from ckptdiff.formats.inert import Builders
 
 
-MAX_ODD_KEYS = 1000  # keys of dictionaries and members of sets other than text and small numbers
-MAX_KEY_PARTS = 200  # parts of one of them
-_SMALL = 1 << 60  # below it every integer is its own hash
+MAX_ODD_KEYS = 1000  # keys of dictionaries and members of sets that are not text or small integers
+MAX_KEY_PARTS = 200  # nested parts of one such key
+_SMALL = 1 << 60  # an integer below it is its own hash
 
 
 class _ReachedKey(Exception):
-    """The key to stop at was reached; `head` is the outermost dictionary as it is then."""
+    """The key to stop at was reached; `head` is the outermost dictionary without it."""
 
     def __init__(self, head: dict[Any, Any]) -> None:
         self.head = head
@@ -41,10 +41,10 @@ def load(
 ) -> Any:
     """Return the object that the pickle describes, with placeholders for what is not plain data.
 
-    `persistent_load` turns a persistent id into a value. With `before`, the pickle is read only up
-    to that key of the outermost dictionary, if a container follows it. Raises CorruptFile for a
-    pickle that ends early, holds an unknown opcode, an extension code or an unexpected persistent
-    id.
+    `persistent_load` turns a persistent id into a value. With `before`, reading stops at that key
+    of the outermost dictionary if a container follows it. Raises CorruptFile for a pickle that ends
+    early, holds an unknown opcode, an extension code or an unexpected persistent id, or is made to
+    fill memory or time.
     """
     try:
         return _Machine(data, persistent_load, builders, before).run()
@@ -59,7 +59,7 @@ def load(
 
 
 class _Machine:
-    """The state of one run; `run` handles what is frequent, `_rare` all the rest."""
+    """Executes one pickle: `run` the frequent opcodes, `_rare` the others."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class _Machine:
         self.before = before
 
     def run(self) -> Any:
-        """Execute opcodes until STOP; those that torch.save emits most often are tested first."""
+        """Execute opcodes until STOP; those that torch.save writes most often are tested first."""
         data, stack, memo, marks = self.data, self.stack, self.memo, self.marks
         length = len(data)
         unpack_int = struct.Struct("<i").unpack_from
@@ -155,7 +155,7 @@ class _Machine:
                 pos = self._rare(op, pos)
 
     def _rare(self, op: int, pos: int) -> int:
-        """Execute one of the other opcodes and return the position behind it."""
+        """Execute one of the other opcodes; return the position of the next one."""
         data, stack, memo = self.data, self.stack, self.memo
         match op:
             case 0x7D | 0x5D:  # EMPTY_DICT, EMPTY_LIST
@@ -180,19 +180,19 @@ class _Machine:
                 items = self._pop_mark()
                 target = stack[-1]
                 if isinstance(target, set):
-                    self._admit(items)
+                    self._check_keys(items)
                     target.update(items)
                 else:
                     self._extend(target, items)
             case 0x91:  # FROZENSET
                 members = self._pop_mark()
-                self._admit(members)
+                self._check_keys(members)
                 stack.append(frozenset(members))
             case 0x6C:  # LIST
                 stack.append(self._pop_mark())
             case 0x64:  # DICT
                 items = self._pop_mark()
-                self._admit(items[::2])
+                self._check_keys(items[::2])
                 stack.append(dict(zip(items[::2], items[1::2], strict=True)))
             case 0x87:  # TUPLE3
                 stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
@@ -241,7 +241,7 @@ class _Machine:
                 stack[-1] = Placeholder(stack[-1], (args, keywords))
             case 0x62:  # BUILD
                 state = stack.pop()
-                # State for anything but a placeholder would be attributes of a plain value.
+                # Only a placeholder can have state: plain values have no attributes to set.
                 if isinstance(stack[-1], Placeholder):
                     stack[-1].state = state
             case 0x69:  # INST
@@ -292,7 +292,7 @@ class _Machine:
         return pos
 
     def _check_key(self) -> None:
-        """Leave if the key on the stack is the outermost dictionary's that was to be reached."""
+        """Raise _ReachedKey if the key on the stack is `before`, in the outermost dictionary."""
         stack = self.stack
         if self.marks == [1] and stack[-1] == self.before and isinstance(stack[0], dict):
             items = stack[1:-1]
@@ -304,7 +304,7 @@ class _Machine:
         return self.data[pos : pos + size].decode("utf-8", "surrogatepass")
 
     def _take(self, pos: int, size: int, stack: list[Any], make: Callable[[bytes], object]) -> int:
-        """Push what `make` makes of `size` bytes and return the position behind them."""
+        """Push what `make` returns for `size` bytes; return the position behind them."""
         if size < 0 or pos + size > len(self.data):
             raise CorruptFile(f"the pickle claims {size} bytes and ends before")
         stack.append(make(self.data[pos : pos + size]))
@@ -330,10 +330,10 @@ class _Machine:
             raise CorruptFile("the pickle refers to data outside itself")
         return self.persistent_load(pid)
 
-    def _admit(self, keys: Iterable[Any]) -> None:
-        """Refuse keys made to be slow to hash: nested, or many numbers of one hash.
+    def _check_keys(self, keys: Iterable[Any]) -> None:
+        """Raise CorruptFile for keys made to be slow: deeply nested, or many with the same hash.
 
-        Python hashes every multiple of 2**61 - 1 to 0, and a nest of tuples without a bound.
+        Python's hash of every multiple of 2**61 - 1 is 0, and hashing nested tuples has no limit.
         """
         for key in keys:
             kind = type(key)
@@ -351,33 +351,36 @@ class _Machine:
                     raise CorruptFile(f"the pickle has more than {MAX_ODD_KEYS} odd keys")
 
     def _memo_index(self, index: int) -> int:
-        """Return an index at which the memo may be set: no pickle has more of them than bytes."""
+        """Return a memo index; raise CorruptFile if it is larger than the pickle has bytes."""
         if not 0 <= index <= len(self.data):
             raise CorruptFile(f"the pickle, of {len(self.data)} bytes, uses its memo at {index}")
         return index
 
-    def _copying(self, args: tuple[Any, ...]) -> None:
-        """Count what builders copy: shared parts that are copied again and again fill memory."""
+    def _count_copied(self, args: tuple[Any, ...]) -> None:
+        """Count the elements that builders copy; raise CorruptFile if they would fill memory.
+
+        A short pickle can have one long container copied again and again.
+        """
         first = args[0] if args else None
         if isinstance(first, (str, bytes, bytearray, list, tuple, dict, set, frozenset)):
             self.copied += len(first)
             if self.copied > 4 * len(self.data) + 10_000:
                 raise CorruptFile("the pickle copies more than it holds")
             if isinstance(first, (list, tuple, set, frozenset)):
-                self._admit(first)
+                self._check_keys(first)
 
     def _call(self, what: object, args: object) -> object:
         if isinstance(what, Global) and isinstance(args, tuple):
             build = self.builders.get((what.module, what.name))
             if build is not None:
-                self._copying(args)
+                self._count_copied(args)
                 return build(*args)
         return Placeholder(what, args)
 
     def _set_items(self, target: object, pairs: Any) -> None:
         if isinstance(target, dict):
             pairs = list(pairs)
-            self._admit(key for key, _ in pairs)
+            self._check_keys(key for key, _ in pairs)
             target.update(pairs)
         elif isinstance(target, Placeholder):
             target.items.extend(pairs)

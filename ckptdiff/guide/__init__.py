@@ -1,4 +1,4 @@
-"""The pages for users: which there are, and one of them or the part of it on a class of faults."""
+"""The guide for users: its pages, and the part about each class of faults."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from importlib import resources
 from ckptdiff.errors import BadArgument
 
 FAULTS = "faults"  # the page with a part for each class of faults
-FOR_DEVELOPERS = "adding-"  # how the names of pages begin that say how to change ckptdiff
-_COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)  # marks for what writes the tables
+FOR_DEVELOPERS = "adding-"  # prefix of the pages on how to change ckptdiff
+_COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)  # marks around tables that a test checks
 _PART = re.compile(r"^## ([A-Z0-9-]+)\n(.*?)(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 
 
 @cache
 def topics() -> dict[str, str]:
-    """Return what each page is about, by its topic: users' pages first, then the developers'."""
+    """Return what each page is about, by its topic: pages for users first, then for developers."""
     files = [file for file in resources.files(__name__).iterdir() if file.name.endswith(".md")]
     names = sorted(file.name.removesuffix(".md") for file in files)
     names.sort(key=lambda name: name.startswith(FOR_DEVELOPERS))
@@ -28,7 +28,7 @@ def topics() -> dict[str, str]:
 
 @cache
 def fault_parts() -> dict[str, str]:
-    """Return what the guide says of each class of faults."""
+    """Return the part of the guide about each class of faults, as a page in Markdown."""
     return {
         name: f"# {name}\n\n{text.strip()}\n\nAll classes: [faults]({FAULTS}.md)\n"
         for name, text in _PART.findall(_read(FAULTS))

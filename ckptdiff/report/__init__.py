@@ -1,1 +1,1 @@
-"""Say results in words, JSON, Markdown and HTML."""
+"""Results as text, JSON, Markdown and HTML."""

@@ -1,4 +1,4 @@
-"""Say results in words and in JSON: the document of `diff`, and its plain summary."""
+"""The result of `ckptdiff diff` as a JSON document and as the lines of its summary."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ WORD: dict[Status, str] = {
     "only_b": "only in B",
     "error": "error",
 }
-# The kinds of optimizer state, in words.
+# The kinds of optimizer state, as the summary calls them.
 STATES = {
     "fp32_param": "fp32 master weights",
     "exp_avg": "first moments",
     "exp_avg_sq": "second moments",
 }
-MAX_NOTES = 12  # on tensors that are the same
-MAX_LINES = 60  # tensors that the summary spells out; the JSON has all
+MAX_NOTES = 12  # that are printed of tensors that are the same
+MAX_LINES = 60  # tensors that the summary lists; the JSON has all
 
-# The numbers of a tensor in the JSON, in its order.
+# The fields of `Numbers` in the JSON document, in its order.
 _NUMBERS = (
     "numel", "differing", "max_abs", "max_at", "mean_abs", "rms", "rel_l2", "cosine", "max_ulp",
     "nan_a", "nan_b", "inf_a", "inf_b",
@@ -55,6 +55,7 @@ _NUMBERS = (
 
 
 def side_document(side: Assembled) -> dict[str, Any]:
+    """Return a side as an object of the JSON documents; `bytes` are those of the whole tensors."""
     checkpoint = side.checkpoint
     return {
         "path": str(checkpoint.root),
@@ -95,7 +96,7 @@ def diff_document(
 
 
 def finding_document(finding: Finding) -> dict[str, Any]:
-    """Return a finding as cli.md's contract has it."""
+    """Return a finding as an object of the JSON document; `class` is its class of faults."""
     return {
         "class": finding.kind,
         "severity": finding.severity,
@@ -114,7 +115,7 @@ def finding_document(finding: Finding) -> dict[str, Any]:
 
 
 def finding_lines(finding: Finding) -> Iterator[str]:
-    """Yield what a finding says."""
+    """Yield the lines that report a finding in the summary."""
     mark = "✗" if finding.severity == "fault" else "i"
     yield f"{mark}  {finding.kind}: {printable(finding.title)}"
     yield f"     {printable(touched(finding))}"
@@ -128,7 +129,7 @@ def finding_lines(finding: Finding) -> Iterator[str]:
 
 
 def touched(finding: Finding) -> str:
-    """Say what a finding touches."""
+    """Return how many tensors a finding covers and which layers, experts and ranks, as text."""
     parts = [f"{len(finding.tensors)} tensor{'' if len(finding.tensors) == 1 else 's'}"]
     for word, numbers in (("layer", finding.layers), ("expert", finding.experts)):
         if numbers:
@@ -145,14 +146,14 @@ def _ranks(ranks: Sequence[Rank]) -> str:
 
 
 def number_ranges(numbers: Sequence[int]) -> str:
-    """Return numbers as people write them: 0-3, 7."""
-    found: list[list[int]] = []
+    """Return sorted numbers as ranges: `0-3, 7`."""
+    ranges: list[list[int]] = []
     for number in numbers:
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
         else:
-            found.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in found)
+            ranges.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def _tensor_document(result: TensorDiff) -> dict[str, Any]:
@@ -187,12 +188,12 @@ def _config_document(line: ConfigDiff) -> dict[str, Any]:
 
 
 def json_number(value: object) -> object:
-    """JSON has no NaN and no infinity: they become text."""
+    """Return a value as JSON can hold it: NaN and infinity become text."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def hints(summary: DiffSummary) -> list[str]:
-    """Return what else could be compared, each with the option that does it."""
+    """Return sentences on what else could be compared, each with the option for it."""
     if not summary.masters:
         return []
     holders = " and ".join(summary.masters)
@@ -200,8 +201,8 @@ def hints(summary: DiffSummary) -> list[str]:
     return [f"{holders} {verb} fp32 master weights: --optimizer compares those too"]
 
 
-def _states_lines(results: Sequence[TensorDiff]) -> Iterator[str]:
-    """Yield how many states of the optimizer came out how, kind by kind."""
+def _optimizer_lines(results: Sequence[TensorDiff]) -> Iterator[str]:
+    """Yield a line for each kind of optimizer state: how many tensors have which status."""
     for kind, words in STATES.items():
         found = Counter(r.status for r in results if r.name.startswith(f"optimizer.{kind}."))
         if found:
@@ -212,11 +213,11 @@ def _states_lines(results: Sequence[TensorDiff]) -> Iterator[str]:
 
 
 def notes_of_the_same(results: Sequence[TensorDiff]) -> Iterator[str]:
-    """Yield what is to be said of tensors that no list of differences shows: padding, drift."""
-    held = list(dict.fromkeys(r.note for r in results if r.note and r.status == "same"))
-    yield from map(printable, held[:MAX_NOTES])
-    if len(held) > MAX_NOTES:
-        yield f"… and {len(held) - MAX_NOTES} more notes; --json FILE lists all"
+    """Yield the notes on tensors that are the same, which no list of differences shows."""
+    notes = list(dict.fromkeys(r.note for r in results if r.note and r.status == "same"))
+    yield from map(printable, notes[:MAX_NOTES])
+    if len(notes) > MAX_NOTES:
+        yield f"… and {len(notes) - MAX_NOTES} more notes; --json FILE lists all"
 
 
 def diff_lines(
@@ -228,7 +229,7 @@ def diff_lines(
     pattern: str | None = None,
     seconds: float | None = None,
 ) -> Iterator[str]:
-    """Yield the summary of `ckptdiff diff`, line by line."""
+    """Yield the summary of `ckptdiff diff`, line by line; `seconds` is how long it took."""
     yield f"A  {side_line(a)}"
     yield f"B  {side_line(b)}"
     yield ""
@@ -250,24 +251,24 @@ def diff_lines(
     for note in notes_of_the_same(results):
         yield f"   {note}"
     for finding in summary.findings:
-        if finding.kind != "CONFIG":  # the lines of the config say that
+        if finding.kind != "CONFIG":  # the lines of the config report those
             yield from finding_lines(finding)
     if summary.config_status != "ignored":
         yield from _config_lines(summary.config)
     if pattern is not None:
         yield f"   only names that match '{printable(pattern)}' were compared"
-    yield from _states_lines(results)
+    yield from _optimizer_lines(results)
     yield from (f"   {hint}" for hint in hints(summary))
     total = len(results)
     counts = ", ".join(f"{n} {WORD[status]}" for status, n in summary.counts.items() if n)
     took = f" in {seconds:.1f} s" if seconds is not None else ""
     yield f"{total} tensors: {counts or 'nothing to compare'}{took}"
-    why = ", the configs conflict" if summary.verdict != summary.weights else ""
-    yield f"verdict: {summary.verdict}{f' (weights: {summary.weights}{why})' if why else ''}"
+    also = ", the configs conflict" if summary.verdict != summary.weights else ""
+    yield f"verdict: {summary.verdict}{f' (weights: {summary.weights}{also})' if also else ''}"
 
 
 def _config_lines(lines: Sequence[ConfigDiff]) -> Iterator[str]:
-    """Yield what the configs disagree in, what follows from it and how to mend it."""
+    """Yield the conflicts between the configs, what follows from each and how to mend it."""
     for line in lines:
         if line.status == "conflict":
             yield f"!  {line.meaning}: {field_text(line, 'A')} in A, {field_text(line, 'B')} in B"
@@ -280,14 +281,14 @@ def _config_lines(lines: Sequence[ConfigDiff]) -> Iterator[str]:
 
 
 def field_text(line: ConfigDiff, side: str) -> str:
-    """Return what a side says: its field and the value, or the value that follows."""
+    """Return a side's field and value; only the value where it follows from other fields."""
     name, value = (line.name_a, line.a) if side == "A" else (line.name_b, line.b)
     shown = config_value_text(value)
     return printable(shown if name is None else f"{name} {shown}")
 
 
 def config_value_text(value: object) -> str:
-    """Return a value of a config as people write it: 500000 for 500000.0, null as in JSON."""
+    """Return a value of a config as text: 500000 for 500000.0, null and true as in JSON."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -321,7 +322,7 @@ def _tensor_lines(result: TensorDiff, width: int) -> Iterator[str]:
 
 
 def side_line(side: Assembled) -> str:
-    """Return what a side is, in one line."""
+    """Return a side in one line: path, format, family, parallel sizes, number of tensors, bytes."""
     checkpoint = side.checkpoint
     size = checkpoint.parallelism
     parts = [printable(str(checkpoint.root)), checkpoint.format]
@@ -343,6 +344,7 @@ def side_line(side: Assembled) -> str:
 
 
 def family_of(side: Assembled) -> str:
+    """Return the name of the family whose rules were used, or `any family`."""
     return side.architecture.name if side.architecture is not None else "any family"
 
 

@@ -1,4 +1,4 @@
-"""Draw what lies in another's place: with characters, so that it fits a terminal and a report."""
+"""Draw content that lies in the wrong place, with characters for terminals and reports."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ if TYPE_CHECKING:
 
     from ckptdiff.results import Displaced
 
-COLUMNS, LINES = 32, 8
-TWO_LINES = 16  # numbers that are set side by side
+_COLUMNS, _LINES = 32, 8  # the largest plot, in characters
+_MAX_PAIRS = 16  # places that are listed
 
 
 def picture(moved: Displaced, *, ascii_only: bool = False) -> Iterator[str]:
-    """Yield the lines of a picture, at most 60 cells wide, and first what it shows."""
+    """Yield the lines of a picture, at most 60 characters wide; a plot begins with its legend.
+
+    Rows and columns are plotted; ranks, layers and experts are listed.
+    """
     if moved.unit in ("row", "column"):
         yield from _dots(moved, ascii_only=ascii_only)
     else:
@@ -22,8 +25,8 @@ def picture(moved: Displaced, *, ascii_only: bool = False) -> Iterator[str]:
 
 
 def _side_by_side(moved: Displaced) -> Iterator[str]:
-    """Yield the places and below each what it holds."""
-    shown = moved.pairs[:TWO_LINES]
+    """Yield a line of places, and a line with the content that each holds."""
+    shown = moved.pairs[:_MAX_PAIRS]
     width = max(len(str(number)) for pair in shown for number in pair) + 1
     head = max(len(moved.unit), len("holds"))
     for word, at in ((moved.unit, 0), ("holds", 1)):
@@ -33,25 +36,28 @@ def _side_by_side(moved: Displaced) -> Iterator[str]:
 
 
 def _dots(moved: Displaced, *, ascii_only: bool) -> Iterator[str]:
-    """Yield a plot: across the place, down the place that its content belongs to."""
+    """Yield a plot: x is a place, y the place that its content belongs to.
+
+    A character shows two values of y, as its upper and lower half.
+    """
     unit, last = moved.unit, moved.stop - 1
     yield f"{moved.where}{unit}s {moved.start} to {last}: across, where each lies;"
     yield "down, where it belongs (dotted: in its own place)"
     span = moved.stop - moved.start
-    columns, lines = min(COLUMNS, 2 * span), min(LINES, -(-span // 2))
+    columns, lines = min(_COLUMNS, 2 * span), min(_LINES, -(-span // 2))
     halves = min(2 * lines, span)
-    wide = max(1, columns // span)
-    found = set()
+    width = max(1, columns // span)
+    marked = set()
     for row, home in moved.pairs:
         x = (row - moved.start) * columns // span
         y = (home - moved.start) * halves // span
-        found |= {(x + i, y) for i in range(wide)}
+        marked |= {(x + i, y) for i in range(width)}
     edge = "|" if ascii_only else "│"
     for number in range(lines):
         upper, lower = 2 * number, 2 * number + 1
         cells = ""
         for x in range(columns):
-            mark = ((x, upper) in found) + 2 * ((x, lower) in found)
+            mark = ((x, upper) in marked) + 2 * ((x, lower) in marked)
             on_diagonal = x * lines // columns == number
             empty = ("." if ascii_only else "·") if on_diagonal else " "
             cells += empty if not mark else "*" if ascii_only else "▀▄█"[mark - 1]

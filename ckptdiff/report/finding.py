@@ -1,4 +1,4 @@
-"""What there is to say of a finding beside its title, for the screen and for reports."""
+"""The facts of a finding beside its title, for the screen and for reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOST = "No re-mapping mends it, since data is lost: convert again from the sourc
 
 
 def said(finding: Finding) -> Iterator[tuple[str, str]]:
-    """Yield label and text of everything that is to be said of a finding beside its title."""
+    """Yield (label, text) of every fact of a finding beside its title."""
     if finding.tensors or finding.layers or finding.ranks:
         yield "Where", touched(finding)
     evidence = finding.evidence.removeprefix(finding.title).lstrip("; ")

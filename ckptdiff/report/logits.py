@@ -1,4 +1,4 @@
-"""Say a comparison of logits in words and in JSON."""
+"""The result of `ckptdiff logits` as a JSON document and as lines of text."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from ckptdiff.results import Candidate, CauseShare, LogitDiff, LogitVerdict, Next, Tap
 
 WIDTH = 80
-LIKELIEST = 5  # tokens that are shown; the JSON has more
-MAX_TOKENS = 64  # of the prompt
-MAX_LAYERS = 40
-MAX_NAMES = 6
+LIKELIEST = 5  # next tokens that are printed; the JSON has more
+MAX_TOKENS = 64  # of the prompt that are printed
+MAX_LAYERS = 40  # lines of layers
+MAX_NAMES = 6  # tensors that a step reads
 
 VERDICT_GLYPH: dict[LogitVerdict, str] = {"arithmetic": "=", "small": "~", "weights-or-config": "✗"}
 
@@ -51,8 +51,12 @@ def logit_document(a: Assembled, b: Assembled, found: LogitDiff) -> dict[str, An
             "metrics": asdict(found.metrics),
             "ratio": found.ratio,
             "top": [
-                {"position": one.position, "a": _candidates(one.a), "b": _candidates(one.b)}
-                for one in found.top
+                {
+                    "position": following.position,
+                    "a": _candidates(following.a),
+                    "b": _candidates(following.b),
+                }
+                for following in found.top
             ],
             "attribution": [asdict(share) for share in shares(found)],
             "notes": found.notes,
@@ -74,25 +78,25 @@ def _tap_document(tap: Tap) -> dict[str, Any]:
 
 
 def _candidates(candidates: Iterable[Candidate]) -> list[list[object]]:
-    return [[one.id, one.text, one.probability] for one in candidates]
+    return [[candidate.id, candidate.text, candidate.probability] for candidate in candidates]
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON can have it: numbers that are not finite become text."""
+    """Return a value as JSON can hold it: NaN and infinity inside it become text."""
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return json_number(value)
 
 
-# ── words ────────────────────────────────────────────────────────────────────────────────────────
+# ── text ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def logit_lines(
     a: Assembled, b: Assembled, found: LogitDiff, *, seconds: float | None = None
 ) -> Iterator[str]:
-    """Yield what `ckptdiff logits` prints, the answer first."""
+    """Yield the lines that `ckptdiff logits` prints, the answer first."""
     yield from _wrapped(found.sentence, f"{VERDICT_GLYPH[found.verdict]}  ", "   ")
     if found.first is not None:
         yield from _first_lines(found.first, found.threshold)
@@ -120,12 +124,12 @@ def logit_lines(
 
 
 def token_words(token: int, text: str | None) -> str:
-    """Return a token as its id and, where it is known, its text."""
+    """Return a token's id, with its text if that is known."""
     return f"{token}" if text is None else f"{token} '{printable(text)}'"
 
 
 def shares(found: LogitDiff) -> list[CauseShare]:
-    """Return the parts of the difference, what both sides share in front."""
+    """Return the causes of rounding and their shares, those that both sides have first."""
     return sorted(found.attribution, key=lambda share: not share.cause.startswith("shared"))
 
 
@@ -154,11 +158,11 @@ def _prompt_lines(found: LogitDiff) -> Iterator[str]:
         more = f"… and {count - MAX_TOKENS} more; --json FILE lists all"
         tokens = [*tokens[:MAX_TOKENS], more]
     yield f"   prompt, {count} token{'' if count == 1 else 's'}:"
-    yield from _flowed(tokens, "     ", "     ", ", ")
+    yield from _joined_lines(tokens, "     ", "     ", ", ")
 
 
 def _layer_lines(found: LogitDiff) -> Iterator[str]:
-    """Yield the steps above the threshold, layers with the same ones in one line."""
+    """Yield the steps above the threshold; layers with the same steps are one line."""
     above = [tap for tap in found.taps if not tap.rel <= found.threshold]
     if not above:
         return
@@ -175,7 +179,7 @@ def _layer_lines(found: LogitDiff) -> Iterator[str]:
     width = max(len(label) for label, _ in lines)
     for label, taps in lines[:MAX_LAYERS]:
         words = [_tap_words(tap, found.threshold) for tap in taps]
-        yield from _flowed(words, f"   {label:{width}}  ", " " * (width + 5), "  ")
+        yield from _joined_lines(words, f"   {label:{width}}  ", " " * (width + 5), "  ")
     if len(lines) > MAX_LAYERS:
         yield f"   … and {len(lines) - MAX_LAYERS} more lines; --json FILE lists all"
     yield ""
@@ -185,7 +189,7 @@ def _layers(numbers: Sequence[int]) -> str:
     text = number_ranges(numbers)
     if len(text) > 20:
         text = f"{len(numbers)} of {numbers[0]}-{numbers[-1]}"
-    return text or "-"  # before the first layer, or behind the last
+    return text or "-"  # before the first layer, or after the last
 
 
 def _tap_words(tap: Tap, threshold: float) -> str:
@@ -220,18 +224,18 @@ def _metric_lines(found: LogitDiff) -> Iterator[str]:
         yield f"   R {found.ratio:.2f}: rounding that is independent gives 0.8 to 1.1"
 
 
-def _next_lines(place_of: Next) -> Iterator[str]:
-    yield f"   what comes after position {place_of.position}, the likeliest first"
+def _next_lines(following: Next) -> Iterator[str]:
+    yield f"   what comes after position {following.position}, the likeliest first"
     yield f"      {_padded('A', 36)}  B"
-    pairs = zip(place_of.a[:LIKELIEST], place_of.b[:LIKELIEST], strict=False)
+    pairs = zip(following.a[:LIKELIEST], following.b[:LIKELIEST], strict=False)
     for number, (one, other) in enumerate(pairs, 1):
         yield f"   {number}  {_padded(_candidate(one), 36)}  {_candidate(other)}"
 
 
-def _candidate(one: Candidate) -> str:
-    token = token_words(one.id, one.text)
+def _candidate(candidate: Candidate) -> str:
+    token = token_words(candidate.id, candidate.text)
     token = token if len(token) <= 26 else f"{token[:25]}…"
-    return f"{_padded(token, 26)}  {_percent(one.probability):>6}"
+    return f"{_padded(token, 26)}  {_percent(candidate.probability):>6}"
 
 
 def _share_lines(found: LogitDiff) -> Iterator[str]:
@@ -249,13 +253,13 @@ def _percent(share: float) -> str:
 
 
 def _padded(text: str, width: int) -> str:
-    """Return text filled up to a width; East Asian characters take two cells."""
+    """Return text padded to a width in terminal cells; East Asian characters take two."""
     cells = sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
     return text + " " * max(0, width - cells)
 
 
-def _flowed(words: Iterable[str], first: str, further: str, between: str) -> Iterator[str]:
-    """Yield lines of at most WIDTH characters; no word is broken, whatever is in it."""
+def _joined_lines(words: Iterable[str], first: str, further: str, between: str) -> Iterator[str]:
+    """Yield lines of at most WIDTH characters; words are never broken, even at spaces inside."""
     line, is_empty = first, True
     for word in words:
         if not is_empty and len(line + between + word + between.rstrip()) > WIDTH:

@@ -1,4 +1,4 @@
-"""List one checkpoint in words and in JSON: canonical tensors, or native names file by file."""
+"""The result of `ckptdiff ls` as JSON and text: canonical tensors, or native names by file."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str
 
 
 def _pieces(side: Assembled, assembly: Assembly) -> list[dict[str, Any]]:
+    """Return where each piece is stored: `offset` is in bytes, `stride` in elements."""
     return [
         {
             "file": relative_path(side, piece.ref.file),
@@ -86,7 +87,7 @@ def listing_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[st
 
 
 def raw_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, Any]:
-    """Return what `ckptdiff ls --raw --json` prints: native names, file by file."""
+    """Return the JSON document of `ckptdiff ls --raw`, schema `ckptdiff.ls/1`: by file."""
     head = side_document(side)
     return {
         "schema": "ckptdiff.ls/1",
@@ -113,7 +114,7 @@ def raw_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, An
 
 
 def raw_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[str]:
-    """Yield the native names, file by file."""
+    """Yield the lines of `ckptdiff ls --raw`: native names, file by file."""
     for file, parts in _by_file(side, wanted):
         yield printable(relative_path(side, file))
         for part in parts:
@@ -129,15 +130,16 @@ def raw_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Raw:
-    """What of a stored tensor lies in one place of a file."""
+    """A stored tensor in one file, or a chunk of one in a format that splits tensors."""
 
     name: str  # native
     chunk: int  # virtual pipeline chunk
     ref: TensorRef
-    box: Box | None = None  # of the stored tensor, where the format cuts tensors up
+    box: Box | None = None  # of a chunk, in the whole stored tensor
 
 
 def _by_file(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[tuple[Path, list[_Raw]]]:
+    """Yield each file with what it stores, in the order of offsets."""
     files: dict[Path, list[_Raw]] = {file: [] for file in side.checkpoint.files}
     chunks = side.checkpoint.chunks
     for shard in side.checkpoint.shards:
@@ -147,7 +149,7 @@ def _by_file(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[tuple[P
                     files[ref.file].append(_Raw(ref.name, shard.chunk, ref))
                 continue
             for part in chunks[ref] if wanted(name) else ():
-                found = _Raw(name, shard.chunk, part.ref, part.box)
-                files.setdefault(part.ref.file, []).append(found)
+                raw = _Raw(name, shard.chunk, part.ref, part.box)
+                files.setdefault(part.ref.file, []).append(raw)
     for file, parts in files.items():
         yield file, sorted(parts, key=lambda part: part.ref.offset)

@@ -1,4 +1,4 @@
-"""Reports for a ticket or a pull request: one self-contained page, or text, or JSON."""
+"""Reports for a ticket or a pull request: one self-contained page, text, or JSON."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def write_report(
     *,
     pattern: str | None = None,
 ) -> None:
-    """Write a report of the kind that the file's ending names: .md, .html, .json, else text."""
+    """Write a report in the format of the file's suffix: .md, .html, .json, any other for text.
+
+    Raises UnreadableFile if it cannot be written.
+    """
     match file.suffix:
         case ".md":
             text = markdown_page(a, b, results, summary, pattern)
@@ -65,9 +68,9 @@ def write_report(
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all. Raises UnreadableFile.
+    """Write a file completely or not at all. Raises UnreadableFile if it cannot be written.
 
-    What is no regular file (a pipe, a device, a link) is written to and not replaced.
+    A pipe, a device or a link is written to, not replaced.
     """
     if file.is_symlink() or (file.exists() and not file.is_file()):
         try:
@@ -85,7 +88,7 @@ def write_whole(file: Path, text: str) -> None:
 
 
 def print_json(document: dict[str, Any], target: str) -> None:
-    """Write a document to the output or, whole or not at all, to a file."""
+    """Write a JSON document to the standard output if `target` is `-`, else to that file."""
     text = json.dumps(document, allow_nan=False) + "\n"
     if target == "-":
         sys.stdout.write(text)
@@ -100,7 +103,7 @@ def markdown_page(
     summary: DiffSummary,
     pattern: str | None,
 ) -> str:
-    """Return the page in Markdown; text from files is code, so that nothing in it is markup."""
+    """Return the report in Markdown; text from files is in code spans, so that it is no markup."""
     lines = [
         f"# ckptdiff: {summary.verdict}",
         "",
@@ -119,13 +122,13 @@ def markdown_page(
 
 
 def _faults(summary: DiffSummary) -> list[Finding]:
-    """Return the findings that the lines of the config do not say."""
+    """Return the findings but those about the config, which have lines of their own."""
     return [finding for finding in summary.findings if finding.kind != "CONFIG"]
 
 
 def _finding_in_markdown(finding: Finding) -> list[str]:
     lines = [f"## {_code(finding.kind)} {finding.severity}: {_code(printable(finding.title))}", ""]
-    lines += [f"- {label}: {_code(printable(text))}" for label, text in _said(finding)]
+    lines += [f"- {label}: {_code(printable(text))}" for label, text in _facts_of(finding)]
     lines.append("")
     for block, kind in ((_fix(finding), "sh"), (_picture(finding), "text")):
         if block is not None:
@@ -137,15 +140,16 @@ def _finding_in_markdown(finding: Finding) -> list[str]:
 def _finding_in_html(finding: Finding) -> str:
     head = html.escape(f"{finding.kind} {finding.severity}: {printable(finding.title)}")
     facts = "".join(
-        f"<dt>{label}</dt><dd>{html.escape(printable(text))}</dd>" for label, text in _said(finding)
+        f"<dt>{label}</dt><dd>{html.escape(printable(text))}</dd>"
+        for label, text in _facts_of(finding)
     )
     blocks = (_fix(finding), _picture(finding))
     code = "".join(f"<pre>{html.escape(block)}</pre>" for block in blocks if block is not None)
     return f"<h2>{head}</h2>\n<dl>{facts}</dl>{code}"
 
 
-def _said(finding: Finding) -> list[tuple[str, str]]:
-    """Return what is said as text; a fix is a block of its own."""
+def _facts_of(finding: Finding) -> list[tuple[str, str]]:
+    """Return the facts of a finding but the fix, which is a block of its own."""
     return [(label, text) for label, text in said(finding) if text != finding.fix]
 
 
@@ -166,7 +170,7 @@ def html_page(
     summary: DiffSummary,
     pattern: str | None,
 ) -> str:
-    """Return one HTML page that needs nothing beside itself."""
+    """Return the report as one HTML page without any other file."""
     facts = _facts(a, b, results, summary, pattern, html.escape)
     heads = "".join(f"<th>{head}</th>" for head in HEADS)
     rows = "\n".join(
@@ -195,7 +199,7 @@ def _facts(
     pattern: str | None,
     escape: Callable[[str], str],
 ) -> list[str]:
-    """Return the sentences that stand above the table."""
+    """Return the sentences above the table; `escape` makes text from files safe in the page."""
     counts = ", ".join(f"{n} {WORD[status]}" for status, n in summary.counts.items() if n)
     facts = [f"{len(results)} tensors: {counts or 'nothing to compare'}"]
     if pattern is not None:
@@ -220,7 +224,7 @@ def _facts(
 
 
 def _rows(results: Sequence[TensorDiff]) -> list[tuple[str, ...]]:
-    """Return the table's cells, a row for each tensor that is not the same."""
+    """Return the rows of the table: one for each tensor that is not the same, up to MAX_ROWS."""
     rows: list[tuple[str, ...]] = []
     for result in [r for r in results if r.status != "same"][:MAX_ROWS]:
         numbers = result.numbers
@@ -241,7 +245,7 @@ def _rows(results: Sequence[TensorDiff]) -> list[tuple[str, ...]]:
 
 
 def _code(text: str) -> str:
-    """Return text as a code span that ends where the text does, safe inside a table."""
+    """Return text as a code span that no character in it can end; safe inside a table."""
     text = text.replace("|", "\\|")
     fence = "`" if "`" not in text else "``"
     return f"{fence}{text}{fence}" if text and "``" not in text else html.escape(text)
