@@ -68,13 +68,13 @@ def _heads_moved_together(origins: Origins, name: str, module: Module) -> bool:
     """
     config = origins.grid.config
     groups, per_group, d = config.num_query_groups, config.heads_per_group, config.kv_channels
-    found = [module.get(part) for part in _OF_HEADS]
-    qkv, bias, proj = found
+    qkv, bias, proj = (module.get(part) for part in _OF_HEADS)
     if qkv is None or proj is None or origins.grid.architecture.wide_qk_norm:
         return False
-    if any(p.rule.dim is not None and p.name.startswith(f"{name}.") and p not in found
+    known = {pair.name for pair in (qkv, bias, proj) if pair is not None}
+    if any(p.rule.dim is not None and p.name.startswith(f"{name}.") and p.name not in known
            for p in origins.firsts.values()):  # fmt: skip
-        return False
+        return False  # another split tensor, whose order is not looked at
     rows = order_of(origins, qkv)
     q = groups * per_group * d
     if rows is None or len(rows) != q + 2 * groups * d:
