@@ -57,7 +57,7 @@ def displaced_numbers(unit: str, moves: Mapping[int, int]) -> Displaced | None:
 def rejected_classes(pair: ShardPair, mistake: Mistake, grid: ShardGrid) -> tuple[str, ...]:
     """Return the fault classes that were tried on a tensor and give other bytes than `mistake`."""
     tried = mistakes(pair.rule, grid.config, grid.size(pair.rule))
-    return tuple(dict.fromkeys(m.found for m in tried if m.found != mistake.found))
+    return tuple(dict.fromkeys(m.kind for m in tried if m.kind != mistake.kind))
 
 
 def _rows(pair: ShardPair, rule: ParamMapping, grid: ShardGrid) -> dict[int, tuple[str, int]]:

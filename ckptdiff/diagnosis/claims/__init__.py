@@ -47,14 +47,14 @@ def _mistaken(origins: Origins) -> Iterator[Claim]:
     layouts = {
         (p.layer, mistake.key)
         for p, (mistake, _) in origins.mistaken.items()
-        if mistake.found == "QKV-LAYOUT"
+        if mistake.kind == "QKV-LAYOUT"
     }
     for pair, (both, _) in origins.mistaken.items():
         if both.within is not None:
             inner = both.within
-            yield Claim(inner.found, inner.key, (pair,), inner.words, inner.cause, mistake=inner)
+            yield Claim(inner.kind, inner.key, (pair,), inner.words, inner.cause, mistake=inner)
     for pair, (mistake, others) in origins.mistaken.items():
-        kind = mistake.found
+        kind = mistake.kind
         if kind == "QKV-BIAS" and (pair.layer, mistake.key) in layouts:
             kind = "QKV-LAYOUT"
         yield Claim(
