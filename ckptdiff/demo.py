@@ -119,6 +119,7 @@ def _random(source: random.Random, shape: tuple[int, ...], *, norm: bool) -> Dat
 
 
 def _write_hf(folder: Path, tensors: Mapping[str, Data]) -> None:
+    """Write a Hugging Face folder of one file."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(_CONFIG_TEXT)
     layout = lay_out((name, data.dtype, data.shape) for name, data in tensors.items())
@@ -128,6 +129,7 @@ def _write_hf(folder: Path, tensors: Mapping[str, Data]) -> None:
 
 
 def _write_megatron(folder: Path, tensors: Mapping[str, Data], fault: str) -> None:
+    """Write a checkpoint in Megatron's torch format, with the fault."""
     divisor = VOCAB_DIVISIBLE_BY * TP
     padded = -(-CONFIG["vocab_size"] // divisor) * divisor
     sources = _with_fault(tensors, fault)

@@ -173,17 +173,19 @@ class WorkerPool(Executor):
             trial.join()
 
     def _new_pool(self, jobs: int) -> ProcessPoolExecutor:
+        """Return a process pool; workers start when jobs are submitted."""
         pool = ProcessPoolExecutor(
             jobs,
             mp_context=get_context(self._start),
             initializer=_prepare_worker,
             initargs=(str(self._log) if self._log else os.devnull, self._start == "fork"),
         )
-        # From the second on there is a thread that manages the first: no more forking.
+        # The first pool has a manager thread: from here on, forking is not safe.
         self._start = "spawn"
         return pool
 
     def _launch(self, task: _Submission) -> None:
+        """Submit a job to the pool, or to a fresh one if the last one broke."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool is shut down")
@@ -198,6 +200,7 @@ class WorkerPool(Executor):
             inner.add_done_callback(lambda done: self._finish(task, pool, done))
 
     def _finish(self, task: _Submission, pool: ProcessPoolExecutor, done: Future[Any]) -> None:
+        """Pass on the outcome of a job, unless its pool broke."""
         if done.cancelled():
             task.future.cancel()
         elif isinstance(done.exception(), BrokenProcessPool):

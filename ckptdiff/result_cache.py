@@ -95,6 +95,7 @@ class ResultCache:
         return self
 
     def _open(self) -> None:
+        """Open the file for appending; start it anew if a checkpoint has changed. Raises OSError."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         _prune(self.file.parent, keep=self.file)
         if not self._is_current():

@@ -84,6 +84,7 @@ class PartialFolder:
             ) from error
 
     def _open(self) -> None:
+        """Lock the journal; read it if it is of this plan, else empty the folder."""
         journal = self.folder / JOURNAL
         self.folder.mkdir(parents=True, exist_ok=True)
         if any(self.folder.iterdir()) and not journal.exists():

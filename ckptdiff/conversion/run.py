@@ -109,7 +109,7 @@ _Job = tuple[int, tuple[tuple[int, int, "Span"], ...]]
 
 
 class _Conversion:
-    """The jobs of one conversion: waiting, under way, and what they have found."""
+    """The jobs of one conversion, waiting and under way, and the losses found so far."""
 
     def __init__(self, conversion: Conversion, executor: Executor, target: PartialFolder) -> None:
         self.files = [f for f in conversion.files if f.path not in target.complete]
@@ -228,7 +228,7 @@ def finish_file(path: str, patches: Sequence[tuple[int, bytes]]) -> None:
 
 
 def _patches(under_way: _FileUnderWay) -> Iterable[tuple[int, bytes]]:
-    """Yield (offset, CRC-32 as little-endian bytes) for each place that states a checksum."""
+    """Yield (offset, CRC-32 as little-endian bytes) for each checksum field of a file."""
     from ckptdiff.conversion.crc32 import combined
 
     slots = under_way.file.layout.slots

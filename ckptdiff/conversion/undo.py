@@ -32,6 +32,7 @@ def undone(side: Assembled, remaps: Sequence[Remap]) -> Assembled:
 
 
 def _undone(side: Assembled, remap: Remap) -> Assembled:
+    """Return a side without one fault: tensors are filled from the shards that hold them."""
     grid = shard_grid(side, side)
     if grid is None:
         raise BadArgument(
@@ -124,4 +125,5 @@ def _in_order(tensor: Assembly, remap: Remap) -> Assembly:
 
 
 def _with_pieces(was: Assembly, made: Assembly) -> Assembly:
+    """Return a tensor read from other pieces; padding and the rest stay."""
     return replace(was, pieces=made.pieces)

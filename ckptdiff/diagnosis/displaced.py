@@ -47,7 +47,7 @@ def displaced_rows(pair: ShardPair, mistake: Mistake, grid: ShardGrid) -> Displa
 
 
 def displaced_numbers(unit: str, moves: Mapping[int, int]) -> Displaced | None:
-    """Return the picture of moved ranks, layers or experts; keys hold what belongs to values."""
+    """Return the picture of moved ranks, layers or experts: each key holds its value's content."""
     if not moves:
         return None
     placed = sorted(moves.items())
@@ -78,7 +78,7 @@ def _rows(pair: ShardPair, rule: ParamMapping, grid: ShardGrid) -> dict[int, tup
 
 
 def _evenly_chosen(moves: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Return at most `MAX_SHOWN_MOVES`, even and odd rows alike: many faults move every second."""
+    """Return at most `MAX_SHOWN_MOVES` moves, of even and odd rows: many faults move pairs."""
     if len(moves) <= MAX_SHOWN_MOVES:
         return tuple(moves)
     step = len(moves) // MAX_SHOWN_MOVES

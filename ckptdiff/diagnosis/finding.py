@@ -44,7 +44,7 @@ class Claim:
 
 
 def finding_of(claims: Sequence[Claim], origins: Origins) -> Finding:
-    """Return the finding of claims with one kind and key. Their places are listed together."""
+    """Return the one finding of claims with the same kind and key."""
     first = claims[0]
     pairs = origins.with_replicas(pair for claim in claims for pair in claim.pairs)
     # Tensors and layers are reported as they are once other faults, such as a move, are undone.
@@ -81,7 +81,7 @@ def finding_of(claims: Sequence[Claim], origins: Origins) -> Finding:
 
 
 def _displaced(claim: Claim, origins: Origins) -> Displaced | None:
-    """Return the picture of what a claim says was moved; None if nothing was."""
+    """Return the picture of the rows, ranks, layers or experts that moved; None if none did."""
     if claim.mistake is not None:
         return displaced_rows(claim.pairs[0], claim.mistake, origins.grid)
     return (

@@ -1,4 +1,4 @@
-"""Find which known mistakes explain, byte for byte, what the ranks of a tensor hold.
+"""Find the known mistakes that explain, byte for byte, the content of a tensor's ranks.
 
 There are dozens of mistaken layouts, and the recipe of one may have a piece for every row. So each
 is first tried on a few of the rows that differ, with pieces made only as far as those rows. Only
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MistakeSearch:
-    """A search for the mistakes by which the ranks of one tensor hold what they do."""
+    """A search for the mistakes that explain the content of all ranks of one tensor."""
 
     grid: ShardGrid
     ask: ContentQueries
@@ -56,7 +56,7 @@ class MistakeSearch:
         return self._explaining([m for m in both if m.permutes == permuted])
 
     def _explaining(self, tried: list[Mistake]) -> list[Mistake]:
-        """Return which of these mistakes give what all ranks hold."""
+        """Return the mistakes that explain the content of all ranks."""
         fitting = self._fitting(tried) if tried else []
         if not all(m.permutes for m in fitting):
             permuted = self._has_same_elements()
@@ -79,7 +79,7 @@ class MistakeSearch:
     def _explains(
         self, mistake: Mistake, pieces: Iterable[list[Piece]], actual: list[bytes]
     ) -> bool:
-        """Return whether a mistake gives what all ranks hold, whose digests are `actual`."""
+        """Return whether a mistake explains the content of all ranks; `actual` are its digests."""
         made = []
         for (pair, origin), found in zip(self.by_rank, pieces, strict=True):
             recipe = recipe_by(mistake, pair, origin, self.grid, found)
@@ -116,7 +116,7 @@ class MistakeSearch:
     def _at_rows(
         self, pair: ShardPair, origin: ShardPair, mistake: Mistake, rows: list[int]
     ) -> Assembly | None:
-        """Return what a mistake puts into some rows of a shard; None if the shapes rule it out."""
+        """Return the rows of a shard as a mistake gives them; None if its shapes do not fit."""
         shape = (len(rows), *pair.actual.shape[1:])
         parts = []
         missing = prod(shape)
@@ -157,9 +157,9 @@ def recipe_by(
     grid: ShardGrid,
     pieces: list[Piece] | None = None,
 ) -> Assembly | None:
-    """Return what `pair` holds if the mistake was made with the content of `origin`.
+    """Return the shard `pair` as a mistake makes it of the content of `origin`.
 
-    None if the mistake has no such pieces, or another shape.
+    None if the mistake gives no pieces, or another shape.
     """
     pieces = list(pieces_by(mistake, origin, grid)) if pieces is None else pieces
     if not pieces:

@@ -49,9 +49,9 @@ def find_near_origins(origins: Origins) -> None:
 
 
 def _compare_replicas_with_firsts(origins: Origins) -> None:
-    """Predict of a replica that drifted what the first one holds, where it is nearer to that.
+    """Take the first replica's wrong content as predicted of one that drifted, if it is nearer.
 
-    Whatever fault made the first one wrong then explains the replica too.
+    The fault of the first replica then explains the drifted one too.
     """
     copies = [
         p for p in origins.unexplained if p.is_copy and origins.firsts[p.home] in origins.wrong
@@ -70,7 +70,7 @@ def _compare_replicas_with_firsts(origins: Origins) -> None:
 
 
 def _is_open(origins: Origins, pair: ShardPair) -> bool:
-    """Return whether nothing explains yet what a pair holds."""
+    """Return whether no move, mistake or relation explains the content of a pair so far."""
     found = origins.residual[pair]
     relations = (found.constant, found.offset, found.scale, found.cast)
     return (
@@ -122,13 +122,14 @@ def _candidates(origins: Origins, pair: ShardPair) -> Iterator[ShardPair]:
 
 
 def _as_if_moved(pair: ShardPair, origin: ShardPair) -> ShardPair:
+    """Return a pair with the content expected at `origin`."""
     return replace(pair, expected=replace(origin.expected, dtype=pair.actual.dtype))
 
 
 def _is_nearer(found: Residual, own: Residual, pair: ShardPair) -> bool:
-    """Return whether content is nearer to a new origin than to its own place.
+    """Return whether content is nearer to a new origin than to the expected content.
 
-    `found` is its residual by the new origin, `own` that by its place. Vectors need a relation:
+    `found` is its residual by the new origin, `own` by what is expected. Vectors need a relation:
     most norms have nearly the same direction.
     """
     if len(pair.actual.shape) < 2:
@@ -269,9 +270,9 @@ def _accept(origins: Origins, with_origins: WithOrigins, fitting: list[Mistake])
 
 
 def _settle(origins: Origins, made: dict[ShardPair, Assembly], found: list[Residual]) -> None:
-    """Keep what the found origin predicts of each pair, and how the pair differs from that.
+    """Store the predicted content of each pair, and the residual of the actual content.
 
-    What equals the prediction has no changed values: it is explained.
+    A pair that equals the prediction is explained: its values did not change.
     """
     are_equal = origins.ask.are_equal([(recipe, p.actual) for p, recipe in made.items()])
     for (pair, recipe), residual, same in zip(made.items(), found, are_equal, strict=True):

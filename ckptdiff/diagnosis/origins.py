@@ -30,7 +30,7 @@ MovesByLayer = dict[int | None, Moves]
 
 @dataclass(slots=True)
 class Origins:
-    """What is known of the shards that are not what the reference says: filled in by `run`."""
+    """The wrong shards of B, and where their content comes from. `run` fills it in."""
 
     grid: ShardGrid
     ask: ContentQueries
@@ -46,7 +46,7 @@ class Origins:
     mistaken: dict[ShardPair, tuple[Mistake, tuple[str, ...]]] = field(default_factory=dict)
     # What a pair would hold by its move or mistake alone, where values changed as well.
     predicted: dict[ShardPair, Assembly] = field(default_factory=dict)
-    # How an unexplained pair differs from `predicted`, else from what belongs there.
+    # How an unexplained pair differs from `predicted`, or else from the expected content.
     residual: dict[ShardPair, Residual] = field(default_factory=dict)
     # Hugging Face names of tensors that were transposed and have changed values.
     transposed: set[str] = field(default_factory=set)
@@ -86,7 +86,7 @@ class Origins:
         return [q for p in found for q in (p, *self.equal_replicas.get(p, ()))]
 
     def _find_equal_replicas(self) -> set[ShardPair]:
-        """Return the replicas equal to the first one: what explains that one explains them."""
+        """Return the replicas that equal the first one: the same fault explains them."""
         with_firsts = [
             (self.firsts[p.home], p)
             for p in self.wrong
@@ -268,7 +268,7 @@ class Origins:
     # ── changed values ───────────────────────────────────────────────────────────────────────
 
     def _find_residuals(self) -> None:
-        """Measure unexplained content against what belongs there and what exchanges put there."""
+        """Measure unexplained pairs against their expected content and against moved content."""
         self.residual = dict(zip(self.unexplained, self.measured(self.unexplained), strict=True))
         for origin_of in self.origin_finders()[1:]:
             origins = {

@@ -117,10 +117,11 @@ def answer(question: str, items: Sequence[Any]) -> list[Any]:
 
 
 def _content(recipe: Assembly) -> tuple[Any, ...]:
+    """Return the spans by which a worker reads a recipe."""
     return tuple(spans_of(recipe, 0, SPAN_BYTES))
 
 
 def first_columns(recipe: Assembly, most: int = IDENTITY_COLUMNS) -> Assembly:
-    """Return the recipe of at most so many first columns of a matrix."""
+    """Return the recipe of the first columns of a matrix, at most `most`."""
     rows, columns = recipe.shape
     return cut_out(recipe, ((0, rows), (0, min(most, columns))))

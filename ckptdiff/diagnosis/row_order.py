@@ -59,9 +59,9 @@ def _canonical_tensors(origins: Origins, pair: ShardPair) -> Iterator[tuple[Asse
 
 
 def class_of_order(rows: list[int], config: ModelConfig) -> FaultClass | None:
-    """Return the class of an order of query, key and value rows, by what moved.
+    """Return the class of an order of query, key and value rows.
 
-    QKV-HEADMAP for whole heads, ROPE-PERM for one order inside every query and key head, else None.
+    QKV-HEADMAP for whole heads, ROPE-PERM for one order inside query and key heads, else None.
     `rows` are those of q, k and v concatenated, or the columns of the output projection.
     """
     d, groups = config.kv_channels, config.num_query_groups

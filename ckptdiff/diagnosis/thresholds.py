@@ -1,9 +1,9 @@
 """The thresholds of the diagnosis, each with its source or measurement.
 
-"Measured" means: over the planted faults of tests/diagnosis/test_diagnose.py (208 of them, on small
-random models), with the values that came out on either side of the threshold. Two random tensors of
-n elements have a cosine of about 0 ± 1/sqrt(n). A cosine is that of two tensors as flat vectors, on
-a sample of the rows that differ.
+"Measured" gives the values on either side of a threshold over the 208 faults that
+tests/diagnosis/test_diagnose.py plants in small random models. A cosine is that of two contents as
+flat vectors, on a sample of the rows that differ; two random ones of n elements have a cosine of
+about 0 ± 1/sqrt(n).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ MIN_UNMOVED_COSINE = 0.98
 # From here on, content is that of another shard although its values changed in no simple way.
 # Measured: 1.0 for the right origin, at most 0.51 for any other.
 MIN_MOVED_COSINE = 0.9
-# By so much the cosine with another shard must exceed the one with its own. Measured: 0.97 or more
-# for the right origin.
+# By so much the cosine with another shard must exceed that with the expected content. Measured:
+# 0.96 or more for the right origin.
 MIN_MOVED_MARGIN = 0.2
 
 # ── fractions of rows ────────────────────────────────────────────────────────────────────────
@@ -37,8 +37,8 @@ MIN_REPEATED_ROWS = 0.99
 
 # ── fractions of a vocabulary's rows ─────────────────────────────────────────────────────────
 
-# Fraction that must be rows of one reference tensor, for it to be the origin. Also the fraction of
-# the rows before a cut that must be right.
+# Fraction that must be rows of one reference tensor, for it to be the origin. Also the fraction
+# that must be right in front of the first lost row, for a truncated vocabulary.
 MIN_KNOWN_ROWS = 0.3
 # Fraction of the wrong rows that must lie elsewhere, for rows to have been moved and not lost.
 MIN_DISPLACED_ROWS = 0.3
@@ -46,13 +46,13 @@ MIN_DISPLACED_ROWS = 0.3
 MIN_ONE_STEP_ROWS = 0.8
 # Fraction at the beginning that a shift may leave in place: the special tokens.
 MAX_UNSHIFTED_ROWS = 0.1
-# Fraction of the rows behind a cut that must be wrong, for the vocabulary to have been cut off.
-MIN_CUT_OFF_ROWS = 0.9
+# Fraction that must be lost from the first lost row on, for a truncated vocabulary.
+MIN_TRUNCATED_ROWS = 0.9
 
 # ── values ───────────────────────────────────────────────────────────────────────────────────
 
-# Fraction of a rank's shards, or of all ranks', that a fault of the whole of it must touch. Norms
-# and biases may round to the same values in two saves.
+# Fraction of a rank's shards that must differ, for its whole file to be of another save. Norms and
+# biases may round to the same values in two saves.
 MIN_TOUCHED_SHARDS = 0.6
 # |actual - expected| / |expected| below which the change may be training. Measured: 0.02 to 0.11
 # for another save, 0.25 or more for a merged adapter alone.

@@ -158,7 +158,7 @@ def shard_pairs(grid: ShardGrid) -> Iterator[ShardPair]:
 
 
 def with_padding(tensor: Assembly) -> Assembly:
-    """Return a vocabulary with the padding rows that were cut off behind its last token."""
+    """Return a vocabulary together with the padding rows behind its last token."""
     rows = tensor.shape[0] + tensor.padding_rows
     return replace(
         tensor,

@@ -133,6 +133,7 @@ def _after(
 
 
 def _each_row(parts: Iterable[Slice]) -> Iterator[tuple[int, int]]:
+    """Yield (source, row) for each row of slices."""
     return ((part.source, row) for part in parts for row in range(part.start, part.stop))
 
 
@@ -150,6 +151,8 @@ def _mistake(rule: ParamMapping, order: MistakenOrder, sizes: list[int]) -> Mist
 
 
 def _in_one_tensor(partition: Partition, starts: list[int]) -> Partition:
+    """Return a partition whose sources lie in one tensor, each from its start row on."""
+
     def shifted(c: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:
         for part in partition(c, tp, rank):
             start = starts[part.source]
@@ -159,6 +162,7 @@ def _in_one_tensor(partition: Partition, starts: list[int]) -> Partition:
 
 
 def _qkv_rows(c: ModelConfig) -> list[int]:
+    """Return the rows of q, k and v."""
     kv = c.num_query_groups * c.kv_channels
     return [c.num_attention_heads * c.kv_channels, kv, kv]
 

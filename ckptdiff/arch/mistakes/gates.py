@@ -55,9 +55,10 @@ def gate_mistakes(size: int, tp: int) -> Iterator[MistakenOrder]:
 
 
 def _resharded(size: int, ranks: int, shard: Shard) -> Partition:
-    """Return the partition of what `ranks` wrote as `shard` says, resharded to another TP.
+    """Return the partition of shards written by `ranks`, then resharded to another TP.
 
-    The reader takes the upper half of each shard for gate and the lower half for up.
+    `shard` gives the rows that each of them wrote. The reader takes the upper half of each shard
+    for gate and the lower half for up.
     """
 
     def partition(_: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:

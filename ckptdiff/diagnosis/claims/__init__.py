@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 
 def claims(origins: Origins) -> list[Claim]:
-    """Return a claim for each wrong shard and each fault that explains a part of it.
+    """Return claims for every wrong shard, more than one if several faults composed.
 
-    Exact origins first, then orders of rows, and last the values of what nothing else explains.
+    Known mistakes and moves come first, then orders of rows, then changed values.
     """
     found = list(_mistaken(origins))
-    found += [_transpose(p) for p in origins.wrong if origins.transposed.intersection(p.hf_names)]
+    found += [
+        _transpose_claim(p) for p in origins.wrong if origins.transposed.intersection(p.hf_names)
+    ]
     unexplained = list(origins.unexplained)
     for find in (tied, vocabulary_claims, _router, renumbered, _transposed, _reordered):
         claimed = list(find(origins, unexplained))
@@ -104,10 +106,12 @@ def _transposed(origins: Origins, unexplained: list[ShardPair]) -> Iterator[Clai
     """Yield claims of square matrices that are exactly their transpose."""
     names = {n for p in unexplained if not p.rule.of_vocabulary for n in p.hf_names}
     transposed = origins.transposed_tensors(sorted(names - origins.transposed))
-    yield from (_transpose(p) for p in unexplained if any(n in transposed for n in p.hf_names))
+    yield from (
+        _transpose_claim(p) for p in unexplained if any(n in transposed for n in p.hf_names)
+    )
 
 
-def _transpose(pair: ShardPair) -> Claim:
+def _transpose_claim(pair: ShardPair) -> Claim:
     return Claim(
         "TRANSPOSE", "", (pair,), "rows and columns are exchanged",
         "a square matrix was stored as its transpose", is_lost=len(pair.hf_names) > 1,
@@ -145,7 +149,7 @@ def _reordered(origins: Origins, unexplained: list[ShardPair]) -> Iterator[Claim
 
 
 def _order_claim(origins: Origins, found: tuple[ShardPair, ...], kind: FaultClass) -> Claim:
-    """Return the claim of an unknown order, with the class that what moved together shows."""
+    """Return the claim of an unknown order; its class depends on which rows moved together."""
     pair = found[0]
     order_class = None
     if pair.rule.role == "qkv" or (pair.rule.role == "proj" and not pair.rule.is_bias):

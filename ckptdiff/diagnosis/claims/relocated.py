@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def relocated(origins: Origins) -> Iterator[Claim]:
-    """Yield a claim for each coordinate by which content is in the wrong place."""
+    """Yield a claim for each of rank, name, layer and expert that is wrong of a moved content."""
     ranks: dict[str, dict[int, int]] = defaultdict(dict)
     layers: dict[str, dict[int, int]] = defaultdict(dict)
     for p, q in origins.moved.items():
@@ -46,6 +46,7 @@ def _whole_exchange(part: dict[int, int], whole: dict[int, int]) -> dict[int, in
 
 
 def _rank_claim(p: ShardPair, moves: dict[int, int]) -> Claim:
+    """Return the claim of ranks that hold other ranks' shards."""
     words = map_words(moves)
     if set(moves) == set(moves.values()):
         return Claim(
@@ -59,6 +60,7 @@ def _rank_claim(p: ShardPair, moves: dict[int, int]) -> Claim:
 
 
 def _layer_claim(origins: Origins, p: ShardPair, moves: dict[int, int]) -> Claim:
+    """Return the claim of layers that hold other layers' content."""
     words = map_words(moves)
     key = str(sorted(moves.items()))
     permuted = set(moves) == set(moves.values())
@@ -119,7 +121,7 @@ def _is_local_numbers(origins: Origins, moves: dict[int, int]) -> bool:
 
 
 def _name_claim(origins: Origins, p: ShardPair, q: ShardPair) -> Claim:
-    """Return the claim of content of another name: `p` holds what belongs to `q`."""
+    """Return the claim that `p` holds the content of `q`, which has another name."""
     is_exchange = any(
         (held.template, origin.template) == (q.template, p.template)
         for held, origin in origins.moved.items()
@@ -147,6 +149,7 @@ def _name_claim(origins: Origins, p: ShardPair, q: ShardPair) -> Claim:
 
 
 def _expert_claim(origins: Origins, p: ShardPair, moves: dict[int, int]) -> Claim:
+    """Return the claim of permuted experts: no fault if the router's rows moved along."""
     words = map_words(moves)
     key = str(sorted(moves.items()))
     if set(moves) != set(moves.values()):

@@ -47,7 +47,7 @@ def renumbered(origins: Origins, unexplained: list[ShardPair]) -> Iterator[Claim
 
 
 def _neurons_moved_together(origins: Origins, module: Module) -> bool:
-    """Return whether the rows of fc1, gate and up alike, have the order of fc2's columns."""
+    """Return whether the rows of fc1 (of gate and of up) have the order of fc2's columns."""
     fc1, bias, fc2 = (module.get(part) for part in _OF_NEURONS)
     if fc1 is None or fc2 is None:
         return False

@@ -12,10 +12,10 @@ from ckptdiff.diagnosis.finding import Claim
 from ckptdiff.diagnosis.thresholds import (
     MAX_UNSHIFTED_ROWS,
     MAX_VOCABULARY_LOOKUP_ROWS,
-    MIN_CUT_OFF_ROWS,
     MIN_DISPLACED_ROWS,
     MIN_KNOWN_ROWS,
     MIN_ONE_STEP_ROWS,
+    MIN_TRUNCATED_ROWS,
     MIN_VERSION_COSINE,
 )
 from ckptdiff.resharding.shard_pairs import chosen_rows, with_padding
@@ -75,7 +75,7 @@ def vocabulary_claims(origins: Origins, unexplained: list[ShardPair]) -> Iterato
             if source is not None for row in range(*of[0])
         }  # fmt: skip
         own = [m if i in searched else i for i, m in enumerate(rows.tokens)]
-        # A row that occurs several times is what a gap was filled with.
+        # A row that occurs several times was used to fill a gap.
         occurrences = Counter(m for i, m in enumerate(own) if i in searched)
         fillers = {row for row, count in occurrences.items() if count > 1}
         right = sum(m == i for i, m in enumerate(own))
@@ -88,7 +88,7 @@ def vocabulary_claims(origins: Origins, unexplained: list[ShardPair]) -> Iterato
             yield replace(claim, rows=(), is_lost=True) if rows.is_exchanged_back else claim
         elif (
             lost and lost[-1] == len(own) - 1
-            and len(lost) >= MIN_CUT_OFF_ROWS * (len(own) - lost[0])
+            and len(lost) >= MIN_TRUNCATED_ROWS * (len(own) - lost[0])
             and right >= MIN_KNOWN_ROWS * lost[0]
             and (rows.source != name or any(origins.wrong_fraction[p] < 1 for p in found))
         ):  # fmt: skip
@@ -196,6 +196,7 @@ def _displaced_claim(
 
 
 def _shift_claim(found: tuple[ShardPair, ...], step: int, rows: list[int]) -> Claim:
+    """Return the claim of a shift; without `rows` it cannot be undone."""
     return Claim(
         "VOCAB-SHIFT", str(step), found,
         f"rows of the vocabulary lie {abs(step)} {'later' if step < 0 else 'earlier'} than "
