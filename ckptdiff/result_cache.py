@@ -95,7 +95,7 @@ class ResultCache:
         return self
 
     def _open(self) -> None:
-        """Open the file for appending; start it anew if a checkpoint has changed. Raises OSError."""
+        """Open the file for appending; empty it if a checkpoint has changed. Raises OSError."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         _prune(self.file.parent, keep=self.file)
         if not self._is_current():
