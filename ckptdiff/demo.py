@@ -1,4 +1,4 @@
-"""Make a small Hugging Face and Megatron pair, with one fault planted in the Megatron side."""
+"""Write a small pair of Hugging Face and Megatron checkpoints, with one fault in the latter."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 FAULTS = ("kv-swap", "tp-swap", "gate-up", "rope", "stale", "rope-base", "none")
 TP = 2
-DIVISIBLE_BY = 64  # as --make-vocab-size-divisible-by
-FAULTY_LAYER = 2
+VOCAB_DIVISIBLE_BY = 64  # rows; Megatron's --make-vocab-size-divisible-by
+FAULTY_LAYER = 2  # of the faults that touch one layer
 SEED = 20240229
 
 CONFIG: dict[str, Any] = {
@@ -55,8 +55,9 @@ _CONFIG_TEXT = json.dumps(CONFIG, indent=2) + "\n"
 def make_demo(folder: Path, *, fault: str = "kv-swap") -> tuple[Path, Path]:
     """Write `hf` and `megatron-tp2` into `folder` and return both paths.
 
-    The weights are random and the same at every run. An older demo in the folder is replaced;
-    raises BadArgument for a folder that holds anything else.
+    The weights are random and the same in every run. An older demo in the folder is replaced.
+    Raises BadArgument for an unknown fault or a folder that holds anything else, UnreadableFile if
+    it cannot be written.
     """
     if fault not in FAULTS:
         raise BadArgument(f"fault '{fault}': the demo knows {', '.join(FAULTS)}")
@@ -83,7 +84,7 @@ def _is_demo(folder: Path, hf: Path) -> bool:
 
 
 def _weights() -> dict[str, Data]:
-    """Return every tensor of the model, drawn like a freshly initialised one."""
+    """Return the tensors of the model by Hugging Face name, drawn as at initialisation."""
     source = random.Random(SEED)  # noqa: S311 -- made-up weights, not secrets
     hidden, ffn = CONFIG["hidden_size"], CONFIG["intermediate_size"]
     kv = CONFIG["num_key_value_heads"] * CONFIG["head_dim"]
@@ -108,7 +109,8 @@ def _weights() -> dict[str, Data]:
 
 
 def _random(source: random.Random, shape: tuple[int, ...], *, norm: bool) -> Data:
-    count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+    """Return a bfloat16 tensor: a norm is about one, anything else about zero."""
+    count = prod(shape)
     centre, spread = (1.0, 0.05) if norm else (0.0, 0.02)
     values = [source.gauss(centre, spread) for _ in range(count)]
     # A bfloat16 is the upper half of a float32.
@@ -117,6 +119,7 @@ def _random(source: random.Random, shape: tuple[int, ...], *, norm: bool) -> Dat
 
 
 def _write_hf(folder: Path, tensors: Mapping[str, Data]) -> None:
+    """Write a Hugging Face folder of one file."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(_CONFIG_TEXT)
     layout = lay_out((name, data.dtype, data.shape) for name, data in tensors.items())
@@ -126,14 +129,15 @@ def _write_hf(folder: Path, tensors: Mapping[str, Data]) -> None:
 
 
 def _write_megatron(folder: Path, tensors: Mapping[str, Data], fault: str) -> None:
-    divisor = DIVISIBLE_BY * TP
+    """Write a checkpoint in Megatron's torch format, with the fault."""
+    divisor = VOCAB_DIVISIBLE_BY * TP
     padded = -(-CONFIG["vocab_size"] // divisor) * divisor
     sources = _with_fault(tensors, fault)
     config = replace(from_huggingface(CONFIG), padded_vocab_size=padded)
     shapes = {name: data.shape for name, data in tensors.items()}
     models: list[dict[str, Data]] = [{} for _ in range(TP)]
-    for share in scatter(LLAMA, config, shapes, TP):
-        models[share.rank][share.name] = _gather(sources, share.pieces)
+    for rank_slice in scatter(LLAMA, config, shapes, TP):
+        models[rank_slice.rank][rank_slice.name] = _filled_shard(sources, rank_slice.pieces)
     if fault == "tp-swap":
         models.reverse()
     if fault == "stale":
@@ -149,26 +153,26 @@ def _write_megatron(folder: Path, tensors: Mapping[str, Data], fault: str) -> No
     (folder / "latest_checkpointed_iteration.txt").write_text("1")
 
 
-def _gather(sources: Mapping[str, Data], pieces: list[tuple[str | None, Box, Box]]) -> Data:
-    """Return the shard that the pieces fill; padding repeats the row before it."""
-    shape = tuple(max(of[d][1] for _, _, of in pieces) for d in range(len(pieces[0][2])))
+def _filled_shard(sources: Mapping[str, Data], pieces: list[tuple[str | None, Box, Box]]) -> Data:
+    """Return the shard that the pieces of a `RankSlice` fill; padding repeats the row before it."""
+    shape = tuple(max(box[d][1] for _, _, box in pieces) for d in range(len(pieces[0][2])))
     width = shape[-1] * ITEMSIZE["BF16"]
     rows = [bytearray(width) for _ in range(prod(shape[:-1]))]
-    for source, box, of in pieces:
-        first, last = of[0] if len(of) > 1 else (0, 1)
+    for source, of, box in pieces:
+        first, last = box[0] if len(box) > 1 else (0, 1)
         for row in range(first, last):
             if source is None:
                 rows[row][:] = rows[row - 1]
                 continue
             data = sources[source]
-            start = (box[0][0] + row - first) * data.shape[-1] if len(of) > 1 else 0
-            cells = slice(2 * (start + box[-1][0]), 2 * (start + box[-1][1]))
-            rows[row][2 * of[-1][0] : 2 * of[-1][1]] = data.content[cells]
+            start = (of[0][0] + row - first) * data.shape[-1] if len(of) > 1 else 0
+            content = slice(2 * (start + of[-1][0]), 2 * (start + of[-1][1]))
+            rows[row][2 * box[-1][0] : 2 * box[-1][1]] = data.content[content]
     return Data("BF16", shape, b"".join(rows))
 
 
 def _with_fault(tensors: Mapping[str, Data], fault: str) -> dict[str, Data]:
-    """Return the tensors as a converter with this fault takes them."""
+    """Return the tensors from which a converter with this fault fills the shards."""
     changed = dict(tensors)
     layer = f"model.layers.{FAULTY_LAYER}."
     if fault == "kv-swap":
@@ -180,12 +184,12 @@ def _with_fault(tensors: Mapping[str, Data], fault: str) -> dict[str, Data]:
     elif fault == "rope":
         for name, data in tensors.items():
             if name.endswith(("q_proj.weight", "k_proj.weight")):
-                changed[name] = _interleaved(data)
+                changed[name] = _in_meta_order(data)
     return changed
 
 
-def _interleaved(data: Data) -> Data:
-    """Return query or key rows in Meta's rotary order: the two halves of each head interleaved."""
+def _in_meta_order(data: Data) -> Data:
+    """Return query or key rows in Meta's rotary order: the halves of each head interleaved."""
     width = data.shape[1] * ITEMSIZE[data.dtype]
     d = CONFIG["head_dim"]
     order = [
@@ -199,7 +203,7 @@ def _interleaved(data: Data) -> Data:
 
 
 def _noisy(source: random.Random, data: Data) -> Data:
-    """Return a tensor as an earlier save would have it: each value off by about one percent."""
+    """Return a tensor as of another save: each value off by a factor of 1 ± 0.01, one sigma."""
     values = (
         struct.unpack("<f", b"\0\0" + data.content[i : i + 2])[0]
         for i in range(0, len(data.content), 2)
@@ -234,7 +238,7 @@ def _args(padded_vocab_size: int, rotary_base: int) -> Namespace:
         untie_embeddings_and_output_weights=True,
         vocab_size=CONFIG["vocab_size"],
         padded_vocab_size=padded_vocab_size,
-        make_vocab_size_divisible_by=DIVISIBLE_BY,
+        make_vocab_size_divisible_by=VOCAB_DIVISIBLE_BY,
         bf16=True,
         ckpt_format="torch",
         transformer_impl="local",

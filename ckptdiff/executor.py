@@ -1,4 +1,4 @@
-"""Where jobs run: in this process for tests, else in worker processes that may die."""
+"""Executors: one that runs jobs in this process, and a pool that outlives killed workers."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
     from pathlib import Path
 
-J = TypeVar("J")  # what the caller knows a job by
-R = TypeVar("R")  # what comes of it
+JobKey = TypeVar("JobKey")  # by which the caller knows a job
+Result = TypeVar("Result")
 
 
 def available_cpus() -> int:
-    """Return how many CPUs this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class InlineExecutor(Executor):
-    """Runs a job in `submit` itself."""
+    """Runs each job in the call of `submit`, in this process."""
 
     jobs = 1
 
@@ -36,39 +36,41 @@ class InlineExecutor(Executor):
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001 -- an executor hands on whatever a job raises
+        except BaseException as error:  # noqa: BLE001 -- the future raises whatever a job raises
             future.set_exception(error)
         return future
 
 
-class JobsUnderWay(Generic[J]):
-    """Jobs of an executor, twice as many as it has workers: none of them waits for its next job.
+class JobsUnderWay(Generic[JobKey]):
+    """The jobs of one caller in an executor: two per worker, so that no worker waits for the next.
 
-    Each is submitted together with what its caller knows it by.
+    Each is submitted with a key, which comes back with its result.
     """
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._limit = 2 * getattr(executor, "jobs", available_cpus())
-        self._jobs: dict[Future[Any], J] = {}
+        self._jobs: dict[Future[Any], JobKey] = {}
 
     @property
     def has_room(self) -> bool:
+        """Whether there are fewer than two jobs per worker."""
         return len(self._jobs) < self._limit
 
-    def submit(self, job: J, call: Callable[..., Any], *args: Any) -> None:
-        """Submit a job, whether there is room or not; raises what the executor raises."""
-        self._jobs[self._executor.submit(call, *args)] = job
+    def submit(self, key: JobKey, call: Callable[..., Any], *args: Any) -> None:
+        """Submit `call(*args)` with a key, even without room. Raises what the executor raises."""
+        self._jobs[self._executor.submit(call, *args)] = key
 
     def results(
         self,
-        fill: Callable[[], Iterable[R]],
-        receive: Callable[[J, Future[Any]], Iterable[R]],
-    ) -> Generator[R, None, None]:
-        """Yield what `fill` and `receive` yield, until nothing is under way any more.
+        fill: Callable[[], Iterable[Result]],
+        receive: Callable[[JobKey, Future[Any]], Iterable[Result]],
+    ) -> Generator[Result, None, None]:
+        """Yield what `fill` and `receive` yield, until no job is under way.
 
-        `fill` submits jobs while there is room; `receive` is given each as soon as it is done, and
-        may submit others. Closing the generator cancels what has not started.
+        `fill` submits jobs while there is room. `receive` takes the key and the future of each job
+        that is done, and may submit others. Closing the generator cancels jobs that have not
+        started.
         """
         try:
             while True:
@@ -82,7 +84,7 @@ class JobsUnderWay(Generic[J]):
             self._cancel()
 
     def stop(self) -> None:
-        """Cancel what has not started, and wait for the rest."""
+        """Cancel jobs that have not started, and wait for those that have."""
         self._cancel()
         wait(self._jobs)
 
@@ -91,8 +93,11 @@ class JobsUnderWay(Generic[J]):
             future.cancel()
 
 
-class _Job(Future[Any]):
-    """What the caller of a pool holds; cancelling it cancels the pool's own future too."""
+class _OuterFuture(Future[Any]):
+    """The future that a caller of WorkerPool gets. Cancelling it cancels the inner one too.
+
+    It outlives the future of the process pool: a job may be run twice.
+    """
 
     inner: Future[Any] | None = None
 
@@ -101,7 +106,7 @@ class _Job(Future[Any]):
             return True
         if not super().cancel():
             return False
-        # Only now do `wait` and `as_completed` take it for done.
+        # Until then `wait` and `as_completed` do not count it as done.
         self.set_running_or_notify_cancel()
         if self.inner is not None:
             self.inner.cancel()
@@ -110,17 +115,19 @@ class _Job(Future[Any]):
 
 @dataclass(frozen=True, slots=True)
 class _Submission:
-    future: _Job
+    """A job as it was submitted, to be submitted again if its pool breaks."""
+
+    future: _OuterFuture
     call: Callable[..., Any]
     args: tuple[Any, ...]
 
 
 class WorkerPool(Executor):
-    """A pool of worker processes that outlives them.
+    """A pool of worker processes that outlives a killed worker.
 
-    A worker that is killed (its file shrank under the mapping, memory ran out) takes its whole
-    `ProcessPoolExecutor` along. Here every job that was under way is run once more, alone: the one
-    that kills its worker again ends in WorkerDied, the others have their results.
+    A worker is killed when a file shrinks under its mapping or memory runs out, and that breaks its
+    whole `ProcessPoolExecutor`. Every job that was under way is then run again, alone. A job that
+    kills its worker a second time raises WorkerDied; the others have their results.
     """
 
     def __init__(
@@ -130,10 +137,10 @@ class WorkerPool(Executor):
         start: Literal["spawn", "fork"] = "spawn",
         log: Path | None = None,
     ) -> None:
-        """Make a pool of `jobs` workers (by default one for each CPU that may be used).
+        """Make a pool of `jobs` workers, by default one per available CPU.
 
-        `fork` starts ten times faster and is right only in a program without threads. What workers
-        print goes to `log`: they share the terminal with the screen.
+        `fork` starts ten times faster, and is safe only in a program without threads. Output of
+        workers goes to `log`, since the screen has the terminal.
         """
         self.jobs = jobs or available_cpus()
         self._start = start
@@ -147,12 +154,12 @@ class WorkerPool(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         if kwargs:
             raise TypeError("jobs take positional arguments only")
-        task = _Submission(_Job(), fn, args)
+        task = _Submission(_OuterFuture(), fn, args)
         self._launch(task)
         return task.future
 
     def warm(self) -> None:
-        """Start the workers and let them load what jobs need; does not wait for them."""
+        """Start the workers and have them import the kernels. Does not wait."""
         for _ in range(self.jobs):
             self.submit(_load_kernels)
 
@@ -166,17 +173,19 @@ class WorkerPool(Executor):
             trial.join()
 
     def _new_pool(self, jobs: int) -> ProcessPoolExecutor:
+        """Return a process pool; workers start when jobs are submitted."""
         pool = ProcessPoolExecutor(
             jobs,
             mp_context=get_context(self._start),
             initializer=_prepare_worker,
             initargs=(str(self._log) if self._log else os.devnull, self._start == "fork"),
         )
-        # From the second on there is a thread that manages the first: no more forking.
+        # The first pool has a manager thread: from here on, forking is not safe.
         self._start = "spawn"
         return pool
 
     def _launch(self, task: _Submission) -> None:
+        """Submit a job to the pool, or to a fresh one if the last one broke."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool is shut down")
@@ -191,6 +200,7 @@ class WorkerPool(Executor):
             inner.add_done_callback(lambda done: self._finish(task, pool, done))
 
     def _finish(self, task: _Submission, pool: ProcessPoolExecutor, done: Future[Any]) -> None:
+        """Pass on the outcome of a job, unless its pool broke."""
         if done.cancelled():
             task.future.cancel()
         elif isinstance(done.exception(), BrokenProcessPool):
@@ -199,7 +209,7 @@ class WorkerPool(Executor):
             _settle(task.future, done)
 
     def _suspect(self, task: _Submission, pool: ProcessPoolExecutor) -> None:
-        """Put a job that was under way when the pool broke aside, for a run of its own."""
+        """Queue a job that was under way when the pool broke, to be run again alone."""
         with self._lock:
             if self._pool is pool:
                 self._pool = None
@@ -209,6 +219,7 @@ class WorkerPool(Executor):
                 self._trial.start()
 
     def _try_suspects(self) -> None:
+        """Run the suspects one by one in a pool of one worker, until none is left."""
         alone: ProcessPoolExecutor | None = None
         while True:
             with self._lock:
@@ -238,15 +249,16 @@ class WorkerPool(Executor):
 
 
 def _submit(pool: ProcessPoolExecutor, task: _Submission) -> Future[Any]:
+    """Submit a job to a pool. Raises BrokenProcessPool."""
     try:
         return pool.submit(task.call, *task.args)
     except OSError:
-        # "handle is closed": it broke while it was adding a worker. Asked again, it says so.
+        # "handle is closed": the pool broke while it added a worker. A second call says so.
         return pool.submit(task.call, *task.args)
 
 
 def _settle(future: Future[Any], outcome: Future[Any] | BaseException) -> None:
-    """Hand an outcome to the caller's future, unless the caller cancelled it."""
+    """Set a result or an error in the caller's future, unless the caller has cancelled it."""
     error = outcome if isinstance(outcome, BaseException) else outcome.exception()
     try:
         if error is not None:
@@ -263,13 +275,13 @@ def _load_kernels() -> None:
 
 
 def _prepare_worker(log: str, forked: bool) -> None:  # noqa: FBT001
-    """Keep a worker's output off the terminal and leave Ctrl-C to the program that started it."""
+    """Redirect a worker's output to `log` and ignore Ctrl-C, which is for the main process."""
     if forked:
         _die_with_parent()
     else:
         threading.Thread(target=_outlive_no_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # One thread a worker: the pool is what uses the CPUs. Read when numpy is imported.
+    # One thread per worker: the pool uses the CPUs. OpenBLAS reads this when numpy is imported.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(fd, 1)
@@ -278,9 +290,9 @@ def _prepare_worker(log: str, forked: bool) -> None:  # noqa: FBT001
 
 
 def _die_with_parent() -> None:
-    """Have Linux kill this process when the one that forked it is gone, however it went.
+    """Have Linux kill this process when its parent ends in any way.
 
-    Forked workers hold both ends of their common queue and would wait for ever.
+    Forked workers hold both ends of their common queue, and would wait on it for ever.
     """
     import ctypes
 
@@ -289,10 +301,10 @@ def _die_with_parent() -> None:
 
 
 def _outlive_no_parent() -> None:
-    """End this process when the one that spawned it is gone: its queue would never tell.
+    """End this process when its parent process ends: the queue does not show that.
 
-    A spawned worker's parent may be a thread that ends long before the program does, so the death
-    signal of `_die_with_parent` would come too soon.
+    `PR_SET_PDEATHSIG` would come too soon here. Linux sends it when the thread that spawned the
+    worker ends, which may be long before the program does.
     """
     parent = parent_process()
     if parent is not None:

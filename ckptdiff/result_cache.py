@@ -1,4 +1,4 @@
-"""Keep results on disk, so that reopening a pair shows at once what was compared before."""
+"""Keep results of comparisons on disk, so that a pair that is reopened shows them at once."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
     from ckptdiff.checkpoint import Checkpoint
 
-VERSION = 1
+VERSION = 1  # of the file format
 RESULT_FIELDS = tuple(field.name for field in fields(TensorDiff))
 NUMBER_FIELDS = tuple(field.name for field in fields(Numbers))
-PAIRS = 50  # files kept; the longest unused go first
-FLUSH_SECONDS = 1.0  # at most this much work is lost with the connection
+PAIRS = 50  # kept, one file each; the least recently used are deleted
+FLUSH_SECONDS = 1.0  # of results that are lost if the program is killed
 
 
 def history_folder() -> Path:
-    """Return where results are kept: in the user's cache folder."""
+    """Return the folder of the results: `ckptdiff/results` in the user's cache folder."""
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("ckptdiff", appauthor=False)) / "results"
 
 
 def fingerprint(a: Checkpoint, b: Checkpoint, tolerance: str) -> str:
-    """Return a digest that changes whenever a file, a config or the tolerance does. Raises OSError.
+    """Return a digest that changes whenever a file, a config, the tolerance or the release does.
 
-    Files are told apart by size and modification time; their content is not read.
+    Of files, path, size and modification time count; their content is not read. Raises OSError.
     """
     digest = hashlib.sha256(f"{VERSION} {__version__} {tolerance}\n".encode())
     for checkpoint in (a, b):
@@ -55,10 +55,13 @@ def fingerprint(a: Checkpoint, b: Checkpoint, tolerance: str) -> str:
 
 
 class ResultCache:
-    """The results of one pair under one tolerance, in one file of JSON lines."""
+    """The results of one pair under one tolerance, in one file of JSON lines.
+
+    A context manager for adding results; `load` works without it.
+    """
 
     def __init__(self, folder: Path, a: Checkpoint, b: Checkpoint, tolerance: str) -> None:
-        """Find the file of this pair; raises OSError where a checkpoint's file is gone."""
+        """Find the file of this pair. Raises OSError if a file of a checkpoint is gone."""
         roots = f"{a.root.absolute()}\0{b.root.absolute()}\0{tolerance}"
         name = hashlib.sha256(roots.encode("utf-8", "surrogateescape")).hexdigest()[:24]
         self.file = folder / f"{name}.jsonl"
@@ -67,35 +70,36 @@ class ResultCache:
         self._flushed = 0.0
 
     def load(self) -> Iterator[tuple[TensorDiff, float]]:
-        """Yield earlier results and when they were compared; none if anything has changed since."""
+        """Yield (result, Unix time of its comparison); nothing if a checkpoint has changed."""
         try:
             lines = self.file.open("rb")
         except OSError:
             return
         with lines:
-            if not self._is_ours(next(lines, b"")):
+            if not self._has_fingerprint(next(lines, b"")):
                 return
             for line in lines:
                 if (entry := _entry(line)) is not None:
                     yield entry
 
     def forget(self) -> None:
-        """Drop what was kept, so that everything is compared again."""
+        """Delete the file, so that everything is compared again."""
         self.close()
         with suppress(OSError):
             self.file.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
-        """Open the file for adding results; where that cannot be done, nothing is kept."""
+        """Open the file for adding results. If that fails, results are not kept."""
         with suppress(OSError):
             self._open()
         return self
 
     def _open(self) -> None:
+        """Open the file for appending; empty it if a checkpoint has changed. Raises OSError."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         _prune(self.file.parent, keep=self.file)
         if not self._is_current():
-            # Not truncated: another run may still be adding what it read of the older files.
+            # Not truncated: another run may still add results of the older checkpoints to it.
             self.file.unlink(missing_ok=True)
         out = self.file.open("a+b")
         if out.tell() == 0:
@@ -103,7 +107,7 @@ class ResultCache:
             out.write(json.dumps(header).encode() + b"\n")
         else:
             out.seek(-1, 2)
-            if out.read(1) != b"\n":  # a line torn off when the program was killed
+            if out.read(1) != b"\n":  # the last line is incomplete: the program was killed
                 out.write(b"\n")
         self._out = out
 
@@ -116,13 +120,14 @@ class ResultCache:
         self.close()
 
     def close(self) -> None:
+        """Close the file; further results are not kept."""
         if self._out is not None:
             with suppress(OSError):
                 self._out.close()
             self._out = None
 
     def add(self, result: TensorDiff, at: float) -> None:
-        """Keep one result. An error is not kept: the next run tries again."""
+        """Keep one result, compared at the Unix time `at`. Errors are not kept but retried."""
         if self._out is None or result.status == "error":
             return
         try:
@@ -130,17 +135,19 @@ class ResultCache:
             if time.monotonic() - self._flushed > FLUSH_SECONDS:
                 self._out.flush()
                 self._flushed = time.monotonic()
-        except OSError:  # a full disk costs the history, not the comparison
+        except OSError:  # on a full disk results are not kept, but the comparison goes on
             self.close()
 
     def _is_current(self) -> bool:
+        """Return whether the file exists and is of the checkpoints as they are now."""
         try:
             with self.file.open("rb") as lines:
-                return self._is_ours(lines.readline())
+                return self._has_fingerprint(lines.readline())
         except OSError:
             return False
 
-    def _is_ours(self, line: bytes) -> bool:
+    def _has_fingerprint(self, line: bytes) -> bool:
+        """Return whether a header line has the fingerprint of this pair."""
         try:
             header = json.loads(line)
         except ValueError:
@@ -149,7 +156,8 @@ class ResultCache:
 
 
 def _values(result: TensorDiff) -> dict[str, Any]:
-    # Not dataclasses.asdict: it copies deeply, which takes longer than comparing a small tensor.
+    """Return the JSON of a result."""
+    # Not dataclasses.asdict: its deep copy takes longer than comparing a small tensor.
     values = {name: getattr(result, name) for name in RESULT_FIELDS}
     if result.numbers is not None:
         numbers = {name: getattr(result.numbers, name) for name in NUMBER_FIELDS}
@@ -158,7 +166,7 @@ def _values(result: TensorDiff) -> dict[str, Any]:
 
 
 def _entry(line: bytes) -> tuple[TensorDiff, float] | None:
-    """Return a line's result and time; None for a line that was torn off."""
+    """Return the (result, Unix time) of a line; None for an incomplete line."""
     try:
         values = json.loads(line)
         at = float(values.pop("at"))
@@ -172,22 +180,24 @@ def _entry(line: bytes) -> tuple[TensorDiff, float] | None:
 
 
 def _packed(grid: bytes) -> str | int:
-    """Return the grid as text, or where it is all zeros, as most are, as its length."""
+    """Return a heat map as base64 of zlib, or as its length if all cells are zero, as most are."""
     if grid.count(0) == len(grid):
         return len(grid)
     return base64.b64encode(zlib.compress(grid, 1)).decode()
 
 
 def _unpacked(grid: str | int) -> bytes:
+    """Return the grid that `_packed` was given."""
     return bytes(grid) if isinstance(grid, int) else zlib.decompress(base64.b64decode(grid))
 
 
 def _frozen(value: Any) -> Any:
+    """Return a JSON list as the tuple that it was."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def _prune(folder: Path, *, keep: Path) -> None:
-    """Delete the files of the pairs that were not compared for longest."""
+    """Delete the least recently written files beyond `PAIRS`, but not `keep`."""
     files = sorted(folder.glob("*.jsonl"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in files[PAIRS:]:
         if file != keep:

@@ -1,4 +1,4 @@
-"""What is remembered between runs: recent pairs, the theme, how the list was looked at."""
+"""Settings that the screen keeps between runs: recent pairs, theme, sort order and filter."""
 
 from __future__ import annotations
 
@@ -8,44 +8,46 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-VERSION = 1
+VERSION = 1  # of the file format
 RECENT_PAIRS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class RecentPair:
-    """A pair that was compared, and how that ended."""
+    """A pair that was compared, and the verdict."""
 
-    a: str
+    a: str  # paths
     b: str
-    verdict: str  # same, close or differ; empty while nothing is known
-    differences: int
+    verdict: str  # same, close or differ; empty if the comparison did not end
+    differences: int  # number of tensors
     at: float  # Unix time
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    recent: tuple[RecentPair, ...] = ()  # the latest first
-    theme: str | None = None  # None: what suits the terminal
-    sort: str = "model"
-    differences_only: bool = False
+    """The settings of one user."""
+
+    recent: tuple[RecentPair, ...] = ()  # the latest first, at most RECENT_PAIRS
+    theme: str | None = None  # of Textual; None: the one that suits the terminal's colours
+    sort: str = "model"  # the order of the tensor list
+    differences_only: bool = False  # whether the list leaves out equal tensors
     version: int = field(default=VERSION)
 
     def with_pair(self, pair: RecentPair) -> Settings:
-        """Return settings with this pair as the latest."""
+        """Return settings with this pair as the latest, once."""
         others = [old for old in self.recent if (old.a, old.b) != (pair.a, pair.b)]
         return replace(self, recent=(pair, *others)[:RECENT_PAIRS])
 
 
 def settings_file() -> Path:
-    """Return where the settings are kept: `settings.json` in the user's configuration folder."""
+    """Return `settings.json` in the user's configuration folder."""
     import platformdirs
 
     return Path(platformdirs.user_config_dir("ckptdiff", appauthor=False)) / "settings.json"
 
 
 def load_settings(file: Path) -> tuple[Settings, str | None]:
-    """Return the settings and, where they could not be read, a sentence that says so."""
+    """Return the settings; if they cannot be read, the defaults and a sentence that says so."""
     try:
         return _settings(json.loads(file.read_bytes())), None
     except FileNotFoundError:
@@ -57,6 +59,7 @@ def load_settings(file: Path) -> tuple[Settings, str | None]:
 
 
 def _settings(values: dict[str, Any]) -> Settings:
+    """Return settings from JSON. Raises ValueError, KeyError or TypeError."""
     if values["version"] != VERSION:
         raise ValueError("another version")
     settings = Settings(
@@ -75,7 +78,7 @@ def _settings(values: dict[str, Any]) -> Settings:
 
 
 def save_settings(settings: Settings, file: Path) -> None:
-    """Write the settings at once, so that no reader sees half of them. Raises OSError."""
+    """Write the settings atomically, by renaming a temporary file. Raises OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:

@@ -1,4 +1,4 @@
-"""Say a conversion: as a command line, and what came out of it."""
+"""A conversion in words: its command line, and the lines that report its result."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def command_of(source: Path, out: Path, target: Target, like: Path | None = None) -> list[str]:
-    """Return the words of the command that converts the same; `shlex.join` makes a line of them.
+    """Return the arguments of the `ckptdiff convert` command for this target.
 
-    What is a default is left out. Parsed, the words give the same Target again.
+    Defaults are left out. `shlex.join` makes a line of them; parsed, they give an equal Target.
     """
     size = target.parallelism
     words = ["ckptdiff", "convert", _operand(source), _operand(out), "--to", target.to]
@@ -53,7 +53,7 @@ def command_of(source: Path, out: Path, target: Target, like: Path | None = None
 
 
 def _operand(path: Path) -> str:
-    """Return a path that is not taken for a flag."""
+    """Return a path as an argument that is not parsed as a flag."""
     text = str(path)
     return f"./{text}" if text.startswith("-") else text
 
@@ -61,7 +61,7 @@ def _operand(path: Path) -> str:
 def closing_lines(
     conversion: Conversion, lost: Sequence[Lost], compared: Sequence[TensorDiff]
 ) -> Iterator[str]:
-    """Say what casting lost, what had drifted before, and last that everything was compared."""
+    """Yield lines about values lost to casts and drifted replicas; last, what was verified."""
     for one in lost:
         if one.loss.overflowed or one.loss.flushed:
             yield (

@@ -1,8 +1,7 @@
-"""Join the CRC-32 of two runs of bytes to that of both, one behind the other.
+"""Combine the CRC-32 of consecutive parts of a file, each computed by another process.
 
-A CRC is the remainder of a polynomial over GF(2) (ISO 3309). Appending n bytes multiplies what was
-before by x to the power of 8n, and the remainders add up; so the checksum of a long run can be put
-together from those of its parts, each taken by another process.
+A CRC is the remainder of a polynomial over GF(2) (ISO 3309). Appending n bytes multiplies the
+polynomial before them by x to the power of 8n, and remainders add up.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _POLYNOMIAL = 0xEDB88320  # of zlib and zip; the highest power is in the lowest bit
-_ONE = 1 << 31
+_ONE = 1 << 31  # the polynomial 1
 
 
 def combined(parts: Iterable[tuple[int, int]]) -> int:
-    """Return the CRC-32 of runs that follow each other: (checksum, number of bytes) of each."""
+    """Return the CRC-32 of concatenated parts, given (checksum, number of bytes) of each."""
     total = 0
     for checksum, nbytes in parts:
         total = _times(_power_of_x(8 * nbytes), total) ^ checksum
@@ -25,7 +24,7 @@ def combined(parts: Iterable[tuple[int, int]]) -> int:
 
 
 def _times(a: int, b: int) -> int:
-    """Return the product of two polynomials, modulo that of the CRC."""
+    """Return the product of two polynomials, modulo the CRC's polynomial."""
     product = 0
     for bit in range(31, -1, -1):
         if a >> bit & 1:
@@ -35,7 +34,7 @@ def _times(a: int, b: int) -> int:
 
 
 def _power_of_x(exponent: int) -> int:
-    """Return x to a power, by squaring."""
+    """Return x to a power, modulo the CRC's polynomial, by repeated squaring."""
     result, base = _ONE, _ONE >> 1
     while exponent:
         if exponent & 1:

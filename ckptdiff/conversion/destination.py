@@ -1,4 +1,4 @@
-"""The folder that a conversion writes: a name for it, and how much room there is."""
+"""The folder that a conversion writes: a proposed name, whether it is empty, free space."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def proposed_out(source: Checkpoint, target: Target) -> Path:
-    """Return a folder beside the source that is not there yet: `llama-hf-tp2`, `run7-hf`."""
+    """Return a path beside the source that does not exist yet: `llama-hf-tp2`, `run7-hf`."""
     folder = source.root.parent if source.root.is_file() else source.root
     if iteration_of(folder.name) is not None:
-        folder = folder.parent  # Megatron's checkpoints are named by the folder above
+        folder = folder.parent  # `iter_0001000`: the folder above names the model
     if folder.name in ("", ".."):
         folder = folder.resolve()
-    name = f"{folder.name}-{_what(target)}"
+    name = f"{folder.name}-{_suffix(target)}"
     out = folder.with_name(name)
     number = 1
     while out.exists():
@@ -31,7 +31,8 @@ def proposed_out(source: Checkpoint, target: Target) -> Path:
     return out
 
 
-def _what(target: Target) -> str:
+def _suffix(target: Target) -> str:
+    """Return what names a target: `hf`, `dist`, `tp2-pp4`."""
     if target.to != "megatron":
         return "hf" if target.to == "hf" else "dist"
     size = target.parallelism
@@ -41,21 +42,21 @@ def _what(target: Target) -> str:
 
 
 def holds_anything(out: Path) -> bool:
-    """Return whether a folder is there and not empty: what a conversion would replace."""
+    """Return whether a folder exists and is not empty: a conversion would replace it."""
     return out.is_dir() and any(out.iterdir())
 
 
 def free_bytes(out: Path) -> int:
-    """Return the room for a new folder, what an unfinished conversion to it holds included.
+    """Return the bytes free for `out`, including those of its unfinished conversion.
 
-    Raises UnreadableFile if the disk cannot be asked.
+    Raises UnreadableFile if the file system does not answer.
     """
-    there = out.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
+    existing = out.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
     partial = out.with_name(f"{out.name}.partial")
     try:
         kept = sum(f.stat().st_blocks * 512 for f in partial.rglob("*") if f.is_file())
-        return shutil.disk_usage(there).free + kept
+        return shutil.disk_usage(existing).free + kept
     except OSError as error:
-        raise UnreadableFile(f"{there}: cannot be read ({error.strerror})") from error
+        raise UnreadableFile(f"{existing}: cannot be read ({error.strerror})") from error

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """Its layout, and the recipe of the tensor that goes into each slot."""
+    """The byte layout of a file, and the recipe of the tensor in each of its slots."""
 
-    path: str  # relative to the output
+    path: str  # relative to the output folder
     layout: FileLayout
     tensors: tuple[Assembly, ...]
 
     @property
     def has_checksums(self) -> bool:
+        """Whether the format stores a CRC-32 of each tensor."""
         return any(slot.checksum_at for slot in self.layout.slots)

@@ -1,4 +1,4 @@
-"""The folder that a conversion writes into, until it is whole and takes its real name."""
+"""The folder that a conversion writes into, renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ckptdiff.formats import JOURNAL
 
 
 class PartialFolder:
-    """`OUT.partial`: its journal says what is written, and which files of it are complete.
+    """`OUT.partial`, with a journal of the plan and of the files that are complete.
 
-    A run that was killed leaves it, and the next run of the same plan goes on behind the last
-    complete file. Any other plan starts clean.
+    A killed run leaves it behind. The next run of the same plan keeps its complete files; any other
+    plan empties it. A context manager: it holds a lock on the journal.
     """
 
     def __init__(self, out: Path, plan: str) -> None:
-        """`plan` is a text that is the same only where every byte to be written is."""
+        """`plan` is a fingerprint: equal only if every byte to be written is."""
         self.out = Path(os.path.realpath(out))
         self.folder = self.out.with_name(f"{self.out.name}.partial")
         self.complete: set[str] = set()
@@ -29,7 +29,7 @@ class PartialFolder:
         self._journal: IO[str] | None = None
 
     def __enter__(self) -> PartialFolder:
-        """Make the folder, or find what an earlier run left.
+        """Create the folder, or reopen the one of a killed run.
 
         Raises BadArgument if another run is writing, UnreadableFile if nothing can be written.
         """
@@ -48,7 +48,7 @@ class PartialFolder:
             self._journal.close()
 
     def note(self, file: str) -> None:
-        """Note that a file is complete and on the disk."""
+        """Record in the journal that a file is complete and synced to disk."""
         assert self._journal is not None
         self._journal.write(f"{json.dumps(file)}\n")
         self._journal.flush()
@@ -56,10 +56,11 @@ class PartialFolder:
         self.complete.add(file)
 
     def remove(self) -> None:
+        """Delete the folder with everything in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def finish(self) -> None:
-        """Give the folder its real name; what had that name is removed. Raises UnreadableFile."""
+        """Rename the folder to `OUT` and delete what `OUT` was before. Raises UnreadableFile."""
         try:
             (self.folder / JOURNAL).unlink()
             for folder in (self.folder, *(p for p in self.folder.rglob("*") if p.is_dir())):
@@ -83,6 +84,7 @@ class PartialFolder:
             ) from error
 
     def _open(self) -> None:
+        """Lock the journal; read it if it is of this plan, else empty the folder."""
         journal = self.folder / JOURNAL
         self.folder.mkdir(parents=True, exist_ok=True)
         if any(self.folder.iterdir()) and not journal.exists():
@@ -97,7 +99,7 @@ class PartialFolder:
         self._journal.seek(0)
         plan, *files = self._journal.read().split("\n")
         if plan == self._plan:
-            # The last line may have been cut off.
+            # The last line may be incomplete: the run was killed while it wrote.
             self.complete = {json.loads(line) for line in files[:-1]}
             return
         for child in self.folder.iterdir():
@@ -111,6 +113,7 @@ class PartialFolder:
 
 
 def _sync(folder: Path) -> None:
+    """Sync the entries of a folder to disk."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -1,4 +1,4 @@
-"""Plan a conversion from headers alone: which files, which tensors in them, and what goes where."""
+"""Plan a conversion from headers alone: the files to write, and the recipes in them."""
 
 from __future__ import annotations
 
@@ -28,61 +28,63 @@ if TYPE_CHECKING:
     from ckptdiff.conversion.remap import Remap
 
 To = Literal["hf", "megatron", "torch_dist"]
-MAX_SHARD_SIZE = 5_000_000_000  # bytes, as transformers cuts
-VOCAB_DIVISIBLE_BY = 128  # as Megatron pads
-# What a Hugging Face folder holds of a tokenizer, and how to generate.
-_BESIDE = (
+MAX_SHARD_SIZE = 5_000_000_000  # bytes of a file, the default of transformers' save_pretrained
+VOCAB_DIVISIBLE_BY = 128  # the default of Megatron's --make-vocab-size-divisible-by
+# The tokenizer's files and the generation config of a Hugging Face folder.
+_COPIED_FILES = (
     "tokenizer*", "*.tiktoken", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "chat_template*", "generation_config.json",
 )  # fmt: skip
-_MAX_BESIDE = 200_000_000  # bytes of one such file
+_MAX_COPIED_BYTES = 200_000_000  # of one such file: the plan holds it in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What to convert to."""
+    """The format, layout and options to convert to."""
 
     to: To
     parallelism: Parallelism = field(default_factory=Parallelism)
     dtype: str | None = None  # a key of dtypes.BY_FLAG; None: as stored
-    names: Names | None = None  # None: what a format's checkpoints are most often loaded by
-    vocab_divisible_by: int = VOCAB_DIVISIBLE_BY
-    max_shard_size: int = MAX_SHARD_SIZE
-    first_layers: int | None = None  # of the first and the last stage, where not all hold as many
-    last_layers: int | None = None
+    names: Names | None = None  # None: te for torch_dist, mcore for Megatron's torch format
+    vocab_divisible_by: int = VOCAB_DIVISIBLE_BY  # rows; times TP
+    max_shard_size: int = MAX_SHARD_SIZE  # bytes
+    first_layers: int | None = None  # of the first pipeline stage; None: spread evenly
+    last_layers: int | None = None  # of the last one
     moe_grouped_gemm: bool = False  # name the experts as TEGroupedMLP does
-    undo: tuple[Remap, ...] = ()  # faults to take out
-    allow_unmapped: bool = False
+    undo: tuple[Remap, ...] = ()  # faults to undo, the last first
+    allow_unmapped: bool = False  # leave out tensors without a rule
     overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """Everything that is to be written, and from where."""
+    """A plan: everything to write, and the recipes to write it by."""
 
-    source: Assembled  # the tensors and rows that are written
+    source: Assembled  # with only the tensors and rows that are written
     target: Target
     out: Path
     files: tuple[OutputFile, ...]
-    texts: tuple[tuple[str, bytes], ...]  # small files, written last, in this order
-    notes: tuple[str, ...]  # what a user would want to know before
-    left: tuple[str, ...]  # names that are not written
+    texts: tuple[tuple[str, bytes], ...]  # (path, content) of small files, written last, in order
+    notes: tuple[str, ...]  # for the user, before the conversion starts
+    left: tuple[str, ...]  # names that are left out: no rule knows them
 
     @property
     def nbytes(self) -> int:
+        """The bytes of all files with tensors."""
         return sum(file.layout.nbytes for file in self.files)
 
 
 def plan_conversion(
     source: Assembled, out: Path, target: Target, like: Assembled | None = None
 ) -> Conversion:
-    """Return what is to be written into the folder `out`.
+    """Return the plan to convert `source` into the folder `out`. Reads headers only.
 
-    `like` is a Hugging Face folder of the model: config, tokenizer, the names of its tensors. Reads
-    headers only. Raises BadArgument, or UnsupportedLayout for what cannot be converted so.
+    `like` is a Hugging Face folder of the model, which gives config, tokenizer and tensor names.
+    Raises BadArgument for an unfit `out` or target, UnsupportedLayout for a source that cannot be
+    converted to it.
     """
     _check_out(out, source, target)
-    left = _refuse(source, target)
+    left = _check_source(source, target)
     notes: list[str] = []
     if target.undo:
         source = undone(source, target.undo)
@@ -111,7 +113,7 @@ def plan_conversion(
 
 
 def _check_out(out: Path, source: Assembled, target: Target) -> None:
-    """Refuse to write where the source is, or where anything is. Raises BadArgument."""
+    """Raise BadArgument if `out` overlaps the source, or is in use and not to be overwritten."""
     root = source.checkpoint.root
     folder = (root if root.is_dir() else root.parent).resolve()
     real = out.resolve()
@@ -129,8 +131,11 @@ def _check_out(out: Path, source: Assembled, target: Target) -> None:
         raise BadArgument(f"{out}: is where a disk is mounted; give a folder in it")
 
 
-def _refuse(source: Assembled, target: Target) -> tuple[str, ...]:
-    """Return the names that cannot be converted. Raises UnsupportedLayout for broken tensors."""
+def _check_source(source: Assembled, target: Target) -> tuple[str, ...]:
+    """Return the names without a rule.
+
+    Raises UnsupportedLayout for tensors that cannot be read or unpacked, and for an unknown family.
+    """
     if source.errors:
         name, error = next(iter(source.errors.items()))
         raise UnsupportedLayout(
@@ -152,7 +157,7 @@ def _refuse(source: Assembled, target: Target) -> tuple[str, ...]:
 
 
 def _with_vocabulary(side: Assembled, notes: list[str]) -> Assembled:
-    """Cut the padding off the vocabulary, where a Megatron side tells how many rows are real."""
+    """Return a Megatron side without the padding rows of its vocabulary."""
     if side.architecture is None or side.checkpoint.convention != "megatron":
         return side
     names = [m.hf[0] for m in side.architecture.mappings if m.of_vocabulary]
@@ -176,23 +181,24 @@ def _with_vocabulary(side: Assembled, notes: list[str]) -> Assembled:
 
 
 def _first_rows(tensor: Assembly, rows: int) -> Assembly:
+    """Return the recipe of a tensor's first rows."""
     kept = []
     for piece in tensor.pieces:
         start, stop = piece.box[0]
         if start < rows:
             box = ((start, min(stop, rows)), *piece.box[1:])
-            # What is cut off is padding: copies are compared for the rows that are kept.
+            # Replicas are compared on the rows that are kept: the others are padding.
             kept.append(piece.inside(box))
     return replace(tensor, shape=(rows, *tensor.shape[1:]), pieces=tuple(kept))
 
 
 def _with_dtype(side: Assembled, dtype: str | None) -> Assembled:
-    """Return the tensors with the dtype that is to be written."""
+    """Return the tensors with the dtypes to write: floats as `dtype`, a key of dtypes.BY_FLAG."""
     tensors = {}
     for name, tensor in side.tensors.items():
         wanted = tensor.dtype
         if tensor.is_scaled:
-            wanted = "BF16"  # codes with factors become numbers
+            wanted = "BF16"  # quantised codes are multiplied by their scales
         if dtype is not None and tensor.dtype in FLOATS and not _stays_exact(name):
             wanted = BY_FLAG[dtype]
         tensors[name] = replace(tensor, dtype=wanted)
@@ -200,12 +206,12 @@ def _with_dtype(side: Assembled, dtype: str | None) -> Assembled:
 
 
 def _stays_exact(name: str) -> bool:
-    """Return whether a tensor is a buffer that both sides keep in float32."""
+    """Return whether a tensor is a buffer that Megatron and Hugging Face keep in float32."""
     return name.endswith("e_score_correction_bias")
 
 
 def _main_dtype(side: Assembled) -> str:
-    """Return the dtype of most bytes."""
+    """Return the dtype that most bytes have: the one that a config states."""
     sizes: dict[str, int] = {}
     for tensor in side.tensors.values():
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
@@ -215,15 +221,16 @@ def _main_dtype(side: Assembled) -> str:
 def _to_huggingface(
     side: Assembled, target: Target, like: Assembled | None, notes: list[str]
 ) -> tuple[tuple[OutputFile, ...], tuple[tuple[str, bytes], ...]]:
-    own = side.checkpoint.convention == "hf"
-    pattern = like or (side if own and side.architecture is not None else None)
+    """Return the files and the texts of a Hugging Face folder; adds to `notes`."""
+    is_hf = side.checkpoint.convention == "hf"
+    pattern = like or (side if is_hf and side.architecture is not None else None)
     names = None if pattern is None else frozenset(pattern.checkpoint.shards[0].tensors)
     tensors = stored(side, names)
     groups = split_files(tensors, target.max_shard_size)
     files = dict(zip(file_names(len(groups)), groups, strict=True))
     outputs = []
     for file, held in files.items():
-        # Wide elements first, so that all are aligned.
+        # Tensors with wide elements first, so that every tensor is aligned to its elements.
         ordered = sorted(held, key=lambda t: -ITEMSIZE[t.recipe.dtype])
         layout = lay_out((t.name, t.recipe.dtype, t.shape) for t in ordered)
         outputs.append(OutputFile(file, layout, tuple(t.recipe for t in ordered)))
@@ -231,7 +238,7 @@ def _to_huggingface(
     if like is not None:
         notes.append(f"config.json as in {like.checkpoint.root}")
     notes += assumed
-    texts = _texts_beside(pattern, notes)
+    texts = _copied_texts(pattern, notes)
     if len(files) > 1:
         texts.append((INDEX, index_text(files)))
     if config:
@@ -240,15 +247,15 @@ def _to_huggingface(
     return tuple(outputs), tuple(texts)
 
 
-def _texts_beside(pattern: Assembled | None, notes: list[str]) -> list[tuple[str, bytes]]:
-    """Return the tokenizer's files and others of a Hugging Face folder."""
+def _copied_texts(pattern: Assembled | None, notes: list[str]) -> list[tuple[str, bytes]]:
+    """Return (name, content) of the files to copy from a Hugging Face folder; adds to `notes`."""
     if pattern is None:
         notes.append("no tokenizer: one is copied from a Hugging Face folder to be like")
         return []
     root = pattern.checkpoint.root
     folder = root if root.is_dir() else root.parent
-    found = sorted({f for glob in _BESIDE for f in folder.glob(glob) if f.is_file()})
-    texts = [(f.name, f.read_bytes()) for f in found if f.stat().st_size <= _MAX_BESIDE]
+    found = sorted({f for glob in _COPIED_FILES for f in folder.glob(glob) if f.is_file()})
+    texts = [(f.name, f.read_bytes()) for f in found if f.stat().st_size <= _MAX_COPIED_BYTES]
     if texts:
         notes.append(f"copied from {folder}: {', '.join(name for name, _ in texts)}")
     return texts
@@ -257,6 +264,7 @@ def _texts_beside(pattern: Assembled | None, notes: list[str]) -> list[tuple[str
 def _to_megatron(
     side: Assembled, target: Target, notes: list[str]
 ) -> tuple[tuple[OutputFile, ...], tuple[tuple[str, bytes], ...], tuple[str, ...]]:
+    """Return the files, the texts and the names left out of a Megatron checkpoint."""
     assert side.architecture is not None
     if side.config is None:
         raise UnsupportedLayout(f"{side.checkpoint.root}: its config says too little to cut it")
@@ -282,7 +290,7 @@ def _to_megatron(
         )
     config = replace(side.config, vocab_size=rows, padded_vocab_size=padded)
     stages = _stages(config.num_layers, target)
-    first, last = _uneven(stages)
+    first, last = _uneven_ends(stages)
     args, assumed = megatron_args(
         side,
         size,
@@ -315,13 +323,13 @@ def _to_megatron(
         sharded = shard(side, config, size, stages, names, grouped=target.moe_grouped_gemm)
         files = tuple(rank_files(sharded, size, args, iteration, names))
     tracker = "release" if iteration == "release" else str(iteration)
-    held = _count(len(side.tensors) - len(sharded.left), "tensor")
+    tensors = _count(len(side.tensors) - len(sharded.left), "tensor")
     how = (
         "each whole: they load at any parallelism"
         if target.to == "torch_dist"
         else f"layers by stage: {' '.join(map(str, stages))}"
     )
-    notes.append(f"{held} in {_count(len(files), 'file')}; {how}")
+    notes.append(f"{tensors} in {_count(len(files), 'file')}; {how}")
     return files, (*texts, (megatron.TRACKER, tracker.encode())), sharded.left
 
 
@@ -329,15 +337,19 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _uneven(stages: Sequence[int]) -> tuple[int | None, int | None]:
-    """Return the layers of the first and of the last stage, where Megatron has to be told."""
+def _uneven_ends(stages: Sequence[int]) -> tuple[int | None, int | None]:
+    """Return the layers of the first and the last stage; None where Megatron's default is right."""
     if len(set(stages)) == 1:
         return None, None
     return stages[0], stages[-1] if len(set(stages[1:])) > 1 else None
 
 
 def _stages(num_layers: int, target: Target) -> Sequence[int]:
-    """Return how many layers each (chunk, stage) holds. Raises BadArgument, UnsupportedLayout."""
+    """Return the layers of each (chunk, stage), as `even_stages` does.
+
+    Raises BadArgument if the stages that the target leaves open cannot be even, UnsupportedLayout
+    as `even_stages`.
+    """
     first, last = target.first_layers, target.last_layers
     pp = target.parallelism.pp
     if first is None and last is None:

@@ -1,4 +1,4 @@
-"""What `--undo` says: which places of a checkpoint hold other content than their own."""
+"""The argument of `--undo`: which shards of a checkpoint hold content of other shards."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ if TYPE_CHECKING:
     from ckptdiff.fault_classes import FaultClass
 
     Pairs = tuple[tuple[int, int], ...]
-    Numbers = tuple[tuple[int, ...], ...]  # what a template is filled with, once for each name
+    Numbers = tuple[tuple[int, ...], ...]  # of each name with one template: its layer, its expert
 
-MANY = 100_000  # layers, beyond which a text names none that there are
+MAX_RANGE = 100_000  # numbers in `0-31`: no model has more layers, a typing error may
 
 
 @dataclass(frozen=True, slots=True)
 class Remap:
-    """One re-mapping: what the places of some tensors hold instead of their own content.
+    """One re-mapping: the content that the shards of some tensors hold instead of their own.
 
-    Its text describes itself: the class of the fault, a colon, and a JSON object of what is set.
+    Its text is the fault class, a colon, and a JSON object of the fields that are set.
     """
 
     kind: FaultClass
-    # Native names, layers numbered over the whole model, by their templates.
+    # Native names: each template, with its numbers. Layers are numbered over the whole model.
     tensors: tuple[tuple[str, Numbers], ...]
-    written: str | None = None  # the key of a mistake
-    ranks: Pairs = ()  # a place, and the one whose content it holds
-    layers: Pairs = ()
-    experts: Pairs = ()
-    names: tuple[tuple[str, str], ...] = ()  # templates likewise
-    rows: Pairs = ()  # runs of a tensor's rows: how many, and where they lie
+    written: str | None = None  # the key of the mistake with which they were written
+    ranks: Pairs = ()  # a TP rank, and the one whose content it holds
+    layers: Pairs = ()  # likewise
+    experts: Pairs = ()  # likewise
+    names: tuple[tuple[str, str], ...] = ()  # likewise, of templates
+    rows: Pairs = ()  # of the tensor's rows in order, runs: (number of rows, first row in B)
     transposed: bool = False
 
     def text(self) -> str:
-        """Return it as `--undo` takes it."""
+        """Return the text that `--undo` takes."""
         what = {f.word: f.write(getattr(self, f.name)) for f in _FIELDS if getattr(self, f.name)}
         return f"{self.kind}:{json.dumps(what, separators=(',', ':'))}"
 
     @classmethod
     def parse(cls, text: str) -> Remap:
-        """Read a text. Raises BadArgument."""
+        """Read what `text` returns, of this release or an older one. Raises BadArgument."""
         kind, _, rest = text.partition(":")
         try:
             what: Mapping[str, Any] = json.loads(rest)
@@ -61,12 +61,12 @@ class Remap:
             ) from error
 
     def split_names(self) -> frozenset[tuple[str, tuple[int, ...]]]:
-        """Return its tensors' names as `split_native` splits them."""
+        """Return (template, numbers) of each tensor, as `split_native` returns them."""
         return frozenset((key, indices) for key, held in self.tensors for indices in held)
 
 
 def by_template(names: Iterable[str]) -> tuple[tuple[str, Numbers], ...]:
-    """Return native names as `Remap.tensors` has them."""
+    """Return native names grouped by template, as in `Remap.tensors`."""
     found: dict[str, set[tuple[int, ...]]] = defaultdict(set)
     for name in names:
         key, indices = split_native(name)
@@ -76,26 +76,26 @@ def by_template(names: Iterable[str]) -> tuple[tuple[str, Numbers], ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """One field of a Remap, and its JSON."""
+    """How a field of a Remap is read from JSON and written to it."""
 
     name: str
     read: Callable[[Any], Any]
     write: Callable[[Any], Any]
-    called: str = ""  # in the text, where that is another word
+    json_name: str = ""  # where it is not the field's name
 
     @property
     def word(self) -> str:
-        return self.called or self.name
+        return self.json_name or self.name
 
 
 def _numbers_of(text: str) -> Numbers:
-    """Read `0-31`, or `2.0 2.1` where a name has several numbers; nothing for a name without."""
+    """Read `0-31 40`, or `2.0 2.1` for names with two numbers; an empty text has no number."""
     found: list[tuple[int, ...]] = []
     for word in text.split() or [""]:
         first, dash, last = word.partition("-")
         if not dash:
             found.append(tuple(int(n) for n in word.split(".") if n))
-        elif int(last) - int(first) > MANY:
+        elif int(last) - int(first) > MAX_RANGE:
             raise ValueError(word)
         else:
             found += ((n,) for n in range(int(first), int(last) + 1))
@@ -103,10 +103,7 @@ def _numbers_of(text: str) -> Numbers:
 
 
 def _text_of(numbers: Numbers) -> str:
-    """Write runs of the first number, or all numbers where there are several.
-
-    A model has few templates and many layers: `0-31` says as much as 32 names.
-    """
+    """Write numbers as ranges, such as `0-31 40`; names with two numbers one by one."""
     if any(len(indices) != 1 for indices in numbers):
         return " ".join(".".join(map(str, indices)) for indices in numbers)
     runs: list[list[int]] = []
@@ -127,7 +124,7 @@ _FIELDS = (
     *(_Field(name, _pairs_of, list) for name in ("ranks", "layers", "experts")),
     _Field("names", lambda x: tuple((str(k), str(v)) for k, v in x.items()), dict),
     _Field("rows", _pairs_of, list),
-    _Field("transposed", bool, bool, called="turned"),
+    _Field("transposed", bool, bool, json_name="turned"),
     _Field(
         "tensors",
         lambda x: tuple((str(key), _numbers_of(text)) for key, text in x.items()),

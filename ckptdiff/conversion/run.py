@@ -1,4 +1,4 @@
-"""Write a planned conversion: block by block, in file order, verified before it is there."""
+"""Write a planned conversion: spans of tensors in worker processes, then verify and rename."""
 
 from __future__ import annotations
 
@@ -32,45 +32,47 @@ if TYPE_CHECKING:
     from ckptdiff.kernels.views import Span
     from ckptdiff.results import TensorDiff
 
-BATCH_BYTES = 32 << 20  # that one job writes: what cancelling has to wait for
-BATCH_STRETCHES = 256
+JOB_BYTES = 32 << 20  # that one job writes: cancelling waits for the jobs that run
+JOB_SPANS = 256  # of small tensors, in one job
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What one job has written."""
+    """A job has written a part of a file."""
 
-    file: str  # relative to the output
+    file: str  # relative to the output folder
     nbytes: int
-    complete: bool = False  # the whole file is on the disk
+    complete: bool = False  # the whole file is synced to disk
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What casting one tensor lost."""
+    """What the cast of one tensor lost."""
 
-    name: str
+    name: str  # canonical
     loss: Loss
 
 
 def convert(
     conversion: Conversion, executor: Executor, *, verify: bool = True
 ) -> Generator[Written | Lost | TensorDiff, None, None]:
-    """Write what is planned into `OUT.partial`, compare it with its source, and give it its name.
+    """Write a plan into `OUT.partial`, compare that with the source, and rename it to `OUT`.
 
-    Yields what is written as it is, what casts lost, and the result of each comparison. Files that
-    a killed run of the same plan has completed are kept. Closing the generator stops, and removes
-    everything. Raises BadArgument if another run is writing, UnreadableFile if the disk is full or
-    refuses, MixedShards if a source file changed meanwhile, Unverified if the comparison finds
-    anything.
+    Yields Written as parts are written, then Lost for each cast that lost something, then the
+    TensorDiff of each tensor. Complete files of a killed run of the same plan are kept. Closing the
+    generator stops and removes everything. Raises BadArgument if another run is writing,
+    UnreadableFile if the disk is full or refuses, MixedShards if a source file changed meanwhile,
+    Unverified if a tensor is not as planned.
     """
-    before = _states(conversion)
+    before = _file_states(conversion)
     with PartialFolder(conversion.out, _fingerprint(conversion, before)) as target:
         run = _Conversion(conversion, executor, target)
         try:
             _check_space(conversion, target)
             yield from run.results()
-            changed = [path for path, state in _states(conversion).items() if before[path] != state]
+            changed = [
+                path for path, state in _file_states(conversion).items() if before[path] != state
+            ]
             if changed:
                 raise MixedShards(f"{changed[0]}: changed while it was read; convert again")
             for name, content in conversion.texts:
@@ -81,7 +83,7 @@ def convert(
                 yield from compare_with_source(conversion, target.folder, losses, executor)
             target.finish()
         except (UnreadableFile, WorkerDied):
-            # What is complete is kept: the disk may have room again, a share may come back.
+            # Complete files are kept: the disk may have room again, a network mount may come back.
             run.under_way.stop()
             if not target.complete:
                 target.remove()
@@ -94,18 +96,20 @@ def convert(
 
 @dataclass(slots=True)
 class _FileUnderWay:
-    """One file under way."""
+    """A file that is being written."""
 
     file: OutputFile
-    open: int  # jobs without an outcome
-    sums: list[list[tuple[int, int] | None]] = field(default_factory=list)  # (checksum, bytes)
+    open_jobs: int  # not yet done
+    # Of each tensor, (CRC-32, number of bytes) of each span; None while it is not written.
+    checksums: list[list[tuple[int, int] | None]] = field(default_factory=list)
 
 
-_Job = tuple[int, tuple[tuple[int, int, "Span"], ...]]  # file, (slot, part, span)
+# (number of the file, items); an item is (number of the tensor, number of the span in it, span)
+_Job = tuple[int, tuple[tuple[int, int, "Span"], ...]]
 
 
 class _Conversion:
-    """One conversion: what is to do, and what is under way."""
+    """The jobs of one conversion, waiting and under way, and the losses found so far."""
 
     def __init__(self, conversion: Conversion, executor: Executor, target: PartialFolder) -> None:
         self.files = [f for f in conversion.files if f.path not in target.complete]
@@ -113,37 +117,38 @@ class _Conversion:
         self.target = target
         self.under_way: JobsUnderWay[_Job | int] = JobsUnderWay(executor)
         self.jobs: deque[_Job] = deque()
-        self.next = 0
-        self.tasks: dict[int, _FileUnderWay] = {}
-        # What casting loses, by canonical tensor and by the place it was read from.
+        self.next_file = 0
+        self.open_files: dict[int, _FileUnderWay] = {}
+        # Losses of casts, by canonical tensor and by (file, offset) in the source.
         self.lost: dict[str, dict[tuple[str, int], Loss]] = defaultdict(dict)
 
     def results(self) -> Generator[Written, None, None]:
+        """Yield what is written, complete files of an earlier run first."""
         for file in self.kept:
             yield Written(file.path, file.layout.nbytes, complete=True)
         yield from self.under_way.results(self._submit, self._receive)
 
     def losses(self) -> dict[str, Loss]:
-        """Return what casting lost of each canonical tensor."""
+        """Return what the cast of each canonical tensor lost."""
         return {name: reduce(Loss.plus, places.values()) for name, places in self.lost.items()}
 
     def _submit(self) -> Iterable[Written]:
-        """Keep the workers busy; nothing is written by that alone."""
+        """Submit jobs while there is room. Yields nothing: results come with `_receive`."""
         while self.under_way.has_room:
-            while not self.jobs and self.next < len(self.files):
-                self._start(self.next)
-                self.next += 1
+            while not self.jobs and self.next_file < len(self.files):
+                self._start(self.next_file)
+                self.next_file += 1
             if not self.jobs:
                 break
             job = self.jobs.popleft()
-            file = self.tasks[job[0]].file
+            file = self.open_files[job[0]].file
             path = str(self.target.folder / file.path)
             spans = tuple(span for _, _, span in job[1])
             self.under_way.submit(job, write_spans, path, spans, file.has_checksums)
         return ()
 
     def _start(self, number: int) -> None:
-        """Make a file with everything in it but the tensors, and cut those into jobs."""
+        """Create a file with everything but its tensors, and split those into jobs."""
         file = self.files[number]
         path = self.target.folder / file.path
         try:
@@ -155,50 +160,51 @@ class _Conversion:
                 out.truncate(file.layout.nbytes)
         except OSError as error:
             raise _refused(path, error) from error
-        task = _FileUnderWay(file, 0)
+        under_way = _FileUnderWay(file, 0)
         batch: list[tuple[int, int, Span]] = []
         size = 0
         for slot, tensor in enumerate(file.tensors):
-            spans = list(spans_of(tensor, file.layout.slots[slot].offset, BATCH_BYTES))
-            task.sums.append([None] * len(spans))
+            spans = list(spans_of(tensor, file.layout.slots[slot].offset, JOB_BYTES))
+            under_way.checksums.append([None] * len(spans))
             for part, span in enumerate(spans):
-                if batch and (size + span.nbytes > BATCH_BYTES or len(batch) == BATCH_STRETCHES):
+                if batch and (size + span.nbytes > JOB_BYTES or len(batch) == JOB_SPANS):
                     self.jobs.append((number, tuple(batch)))
-                    task.open += 1
+                    under_way.open_jobs += 1
                     batch, size = [], 0
                 batch.append((slot, part, span))
                 size += span.nbytes
         self.jobs.append((number, tuple(batch)))
-        task.open += 1
-        self.tasks[number] = task
+        under_way.open_jobs += 1
+        self.open_files[number] = under_way
 
     def _receive(self, job: _Job | int, future: Future[Any]) -> Generator[Written, None, None]:
+        """Take the result of a job; a bare number is the job that finishes that file."""
         outcome = future.result()
         if isinstance(job, int):
-            file = self.tasks.pop(job).file
+            file = self.open_files.pop(job).file
             self.target.note(file.path)
             yield Written(file.path, 0, complete=True)
             return
         number, items = job
-        task = self.tasks[number]
+        under_way = self.open_files[number]
         nbytes = 0
         assert isinstance(outcome, list)
         for (slot, part, span), total in zip(items, outcome, strict=True):
-            task.sums[slot][part] = total.checksum, span.nbytes
+            under_way.checksums[slot][part] = total.checksum, span.nbytes
             nbytes += span.nbytes
             for source, loss in zip(span.sources, total.losses, strict=True):
                 if loss.rounded and source.part_of != PADDING:
-                    # A replica is the same place again, and counts once.
+                    # Ranks write a replicated tensor from the same bytes: it counts once.
                     self.lost[source.part_of][source.file, source.offset] = loss
-        task.open -= 1
-        if task.open == 0:
-            path = str(self.target.folder / task.file.path)
-            self.under_way.submit(number, finish_file, path, tuple(_patches(task)))
-        yield Written(task.file.path, nbytes)
+        under_way.open_jobs -= 1
+        if under_way.open_jobs == 0:
+            path = str(self.target.folder / under_way.file.path)
+            self.under_way.submit(number, finish_file, path, tuple(_patches(under_way)))
+        yield Written(under_way.file.path, nbytes)
 
 
 def write_spans(path: str, spans: Sequence[Span], checksums: bool) -> object:  # noqa: FBT001
-    """Do one job. Runs in a worker process: the only place that touches data."""
+    """Write the spans of one job, as `kernels.write.write` does. Runs in a worker process."""
     from ckptdiff.kernels.write import write
 
     try:
@@ -208,7 +214,7 @@ def write_spans(path: str, spans: Sequence[Span], checksums: bool) -> object:  #
 
 
 def finish_file(path: str, patches: Sequence[tuple[int, bytes]]) -> None:
-    """Put the checksums into a file, and see it onto the disk. Runs in a worker process."""
+    """Write (offset, checksum) patches into a file and sync it. Runs in a worker process."""
     try:
         fd = os.open(path, os.O_WRONLY)
         try:
@@ -221,17 +227,19 @@ def finish_file(path: str, patches: Sequence[tuple[int, bytes]]) -> None:
         raise _refused(Path(path), error) from error
 
 
-def _patches(task: _FileUnderWay) -> Iterable[tuple[int, bytes]]:
+def _patches(under_way: _FileUnderWay) -> Iterable[tuple[int, bytes]]:
+    """Yield (offset, CRC-32 as little-endian bytes) for each checksum field of a file."""
     from ckptdiff.conversion.crc32 import combined
 
-    for slot, sums in zip(task.file.layout.slots, task.sums, strict=True):
+    slots = under_way.file.layout.slots
+    for slot, checksums in zip(slots, under_way.checksums, strict=True):
         if slot.checksum_at:
-            checksum = struct.pack("<I", combined(filter(None, sums)))
+            checksum = struct.pack("<I", combined(filter(None, checksums)))
             yield from ((at, checksum) for at in slot.checksum_at)
 
 
 def _check_space(conversion: Conversion, target: PartialFolder) -> None:
-    """Raise UnreadableFile if the disk has no room for what is still to be written."""
+    """Raise UnreadableFile if the files that are not complete do not fit on the disk."""
     needed = sum(f.layout.nbytes for f in conversion.files if f.path not in target.complete)
     free = shutil.disk_usage(target.folder).free
     if needed > free:
@@ -240,6 +248,7 @@ def _check_space(conversion: Conversion, target: PartialFolder) -> None:
 
 
 def _write_text(path: Path, content: bytes) -> None:
+    """Write a small file and sync it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
@@ -254,8 +263,8 @@ def _refused(path: Path, error: OSError) -> CkptDiffError:
     return UnreadableFile(f"{path}: cannot be written ({error.strerror})")
 
 
-def _states(conversion: Conversion) -> dict[str, tuple[int, int, int]]:
-    """Return what tells whether a source file is still the same."""
+def _file_states(conversion: Conversion) -> dict[str, tuple[int, int, int]]:
+    """Return (inode, size in bytes, mtime in ns) of each source file: they change with it."""
     found = {}
     for file in conversion.source.checkpoint.files:
         try:
@@ -267,7 +276,7 @@ def _states(conversion: Conversion) -> dict[str, tuple[int, int, int]]:
 
 
 def _fingerprint(conversion: Conversion, states: dict[str, tuple[int, int, int]]) -> str:
-    """Return a text that is the same only where the same bytes would be written."""
+    """Return a digest that is equal only if the same bytes would be written."""
     whole = hashlib.sha256(__version__.encode())
     for path, state in sorted(states.items()):
         whole.update(f"{path} {state}\n".encode())

@@ -1,4 +1,4 @@
-"""The files of Megatron's `torch_dist` format: whole tensors, in the chunks that `.metadata` lists.
+"""The files of Megatron's `torch_dist` format: whole tensors, in chunks listed in `.metadata`.
 
 Sources: torch.distributed.checkpoint.metadata and .filesystem; megatron.core.dist_checkpointing
 and the sharded_state_dict of megatron.core's modules, 0.16.1.
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     Texts = tuple[tuple[str, bytes], ...]
 
-MAX_CHUNK = 1 << 30  # bytes: whoever wants a part of a chunk has to read all of it
+MAX_CHUNK = 1 << 30  # bytes: a reader of any part of a chunk has to read all of it
 _ALIGNMENT = 64  # bytes, of each chunk's torch.save file in its file
 _VERSION = "1.0.0"  # of PyTorch's distributed checkpoints
 _BACKEND = {
@@ -52,7 +52,7 @@ _BACKEND = {
     "common_backend": "torch",
     "common_backend_version": 1,
 }
-# Which of its layouts Megatron is to ask for: gate and up in one tensor.
+# Tells Megatron to load gate and up as one tensor.
 _CONTENT = {"singleton_local_shards": False}
 
 _TORCH = {word: Named("torch", name) for name, word in BY_TORCH.items()}
@@ -69,20 +69,21 @@ _CONTIGUOUS = Called(_of_metadata("_MEM_FORMAT_ENCODING"), (0,))
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """A tensor as it is stored, and what of the model makes it up, by the leading indices."""
+    """A stored tensor, and the tensors of the model stacked in it, by their leading indices."""
 
     name: str
-    dims: tuple[int, ...]  # the leading ones: layers, experts
+    dims: tuple[int, ...]  # sizes of the leading dimensions: layers, experts, or none
     members: Mapping[tuple[int, ...], Assembly]
 
     @property
     def sample(self) -> Assembly:
+        """One of the members: all have the same shape and dtype."""
         return next(iter(self.members.values()))
 
 
 @dataclass(slots=True)
 class _File:
-    """A file as it grows."""
+    """A `.distcp` file while chunks are added."""
 
     name: str
     nbytes: int = 0
@@ -90,7 +91,7 @@ class _File:
     recipes: list[Assembly] = field(default_factory=list)
 
     def add(self, tree: Any, *recipes: Assembly) -> tuple[str, int, int]:
-        """Append what torch.save writes for a tree; return the file, the place and the length."""
+        """Append what torch.save writes for a tree; return file name, offset and bytes."""
         layout, _ = lay_out(tree)
         start = -(-self.nbytes // _ALIGNMENT) * _ALIGNMENT
         self.blobs.append(layout.moved(start))
@@ -99,6 +100,7 @@ class _File:
         return self.name, start, layout.nbytes
 
     def output(self, folder: str) -> OutputFile:
+        """Return the file as it is to be written."""
         fixed = tuple(piece for blob in self.blobs for piece in blob.fixed)
         slots = tuple(slot for blob in self.blobs for slot in blob.slots)
         layout = FileLayout(self.nbytes, fixed, slots)
@@ -107,22 +109,23 @@ class _File:
 
 @dataclass(slots=True)
 class _Contents:
-    """What `.metadata` says: each entry, and where each chunk lies."""
+    """The content of `.metadata`: the entries, and where each chunk is stored."""
 
     entries: list[tuple[str, Built]] = field(default_factory=list)
-    places: list[tuple[Built, Built]] = field(default_factory=list)
+    storage: list[tuple[Built, Built]] = field(default_factory=list)
 
     def put(
         self,
         name: str,
         offsets: tuple[int, ...] | None,
         index: int | None,
-        place: tuple[str, int, int],
+        stored: tuple[str, int, int],
     ) -> None:
-        file, start, length = place
+        """Add a chunk of an entry: its offsets, its number, and what `_File.add` returned."""
+        file, start, length = stored
         where = {"fqn": name, "index": index, "offset": None if offsets is None else _size(offsets)}
         info = {"relative_path": file, "offset": start, "length": length}
-        self.places.append(
+        self.storage.append(
             (
                 Built(_of_metadata("MetadataIndex"), where),
                 Built(Named("torch.distributed.checkpoint.filesystem", "_StorageInfo"), info),
@@ -130,10 +133,11 @@ class _Contents:
         )
 
     def pickled(self) -> bytes:
+        """Return the pickle of torch.distributed.checkpoint.metadata.Metadata."""
         state = {
             "state_dict_metadata": Pairs(self.entries),
             "planner_data": {},
-            "storage_data": Pairs(self.places),
+            "storage_data": Pairs(self.storage),
             "storage_meta": None,
             "version": _VERSION,
         }
@@ -150,19 +154,19 @@ def distributed_files(
     names: Names,
     max_size: int,
 ) -> tuple[tuple[OutputFile, ...], Texts]:
-    """Return the files with the chunks, each of about `max_size` bytes, and what is written last.
+    """Return the files with chunks, each of about `max_size` bytes, and the small files.
 
-    `model` has the whole tensors by their names in local spelling; `names` says which layer spec is
-    to load them. `.metadata` is the last of the texts: without it there is no checkpoint.
+    `model` holds unsplit tensors by native name, in local spelling; `names` is the layer spec that
+    will load them. `.metadata` is the last of the small files: without it there is no checkpoint.
     """
     folder = iteration_name(iteration)
-    stored = list(_cut_up(_stacked(model, args, names), architecture, config))
+    stored = list(_in_parts(_stacked(model, args, names), architecture, config))
     contents = _Contents()
     files = [_File("__0_0.distcp")]
-    nothing = files[0].add([None])
-    for state in _states(stored):
+    empty_state = files[0].add([None])
+    for state in _extra_states(stored):
         contents.entries.append((state, Built(_of_metadata("BytesStorageMetadata"), {})))
-        contents.put(state, None, None, nothing)
+        contents.put(state, None, None, empty_state)
     for tensor in stored:
         sample = tensor.sample
         chunks = []
@@ -170,8 +174,8 @@ def distributed_files(
             size = prod(sizes) * ITEMSIZE[recipe.dtype]
             if files[-1].recipes and files[-1].nbytes + size > max_size:
                 files.append(_File(f"__{len(files)}_0.distcp"))
-            place = files[-1].add(Blank(recipe.dtype, sizes), recipe)
-            contents.put(tensor.name, offsets, number, place)
+            chunk = files[-1].add(Blank(recipe.dtype, sizes), recipe)
+            contents.put(tensor.name, offsets, number, chunk)
             box = {"offsets": _size(offsets), "sizes": _size(sizes)}
             chunks.append(Built(_of_metadata("ChunkStorageMetadata"), box))
         properties = (_TORCH[sample.dtype], _STRIDED, False, _CONTIGUOUS, False)
@@ -192,16 +196,18 @@ def distributed_files(
 
 
 def _stacked(model: Mapping[str, Assembly], args: Namespace, names: Names) -> Iterator[_Tensor]:
-    """Yield the tensors as they are stored, in model order."""
-    stacks = _is_homogeneous(model, args)
-    beside = templates_by_layer(model)
+    """Yield the stored tensors in model order: layers and experts stacked where Megatron does."""
+    stacks_layers = _is_homogeneous(model, args)
+    in_layer = templates_by_layer(model)
     members: dict[str, dict[tuple[int, ...], Assembly]] = defaultdict(dict)
     for native, recipe in model.items():
-        name = distributed(native, names, beside[layer_prefix(native)])
+        name = distributed(native, names, in_layer[layer_prefix(native)])
         index: tuple[int, ...] = ()
         for stack in (LAYERS, EXPERTS):
             found = stack.gathered(name)
-            if found is not None and (stack is EXPERTS or (stacks and in_decoder_layer(native))):
+            if found is not None and (
+                stack is EXPERTS or (stacks_layers and in_decoder_layer(native))
+            ):
                 name, number = found
                 index = (*index, number)
         members[name][index] = recipe
@@ -217,8 +223,8 @@ def _is_homogeneous(model: Mapping[str, Assembly], args: Namespace) -> bool:
     TransformerBlock.sharded_state_dict does unless the arguments tell layers apart; MambaStack
     never does.
     """
-    told = vars(args)
-    frequencies = [told.get(name) for name in ("moe_layer_freq", "linear_attention_freq")]
+    values = vars(args)
+    frequencies = [values.get(name) for name in ("moe_layer_freq", "linear_attention_freq")]
     if any(frequency not in (None, 1) for frequency in frequencies):
         return False
     if is_hybrid(templates_by_layer(model)[""]):
@@ -231,10 +237,10 @@ def _is_homogeneous(model: Mapping[str, Assembly], args: Namespace) -> bool:
     return len({frozenset(held) for held in layers.values()}) == 1
 
 
-def _cut_up(
+def _in_parts(
     stored: Iterable[_Tensor], architecture: Architecture, config: ModelConfig
 ) -> Iterator[_Tensor]:
-    """Yield the tensors, those that Megatron cuts into named parts as these parts."""
+    """Yield the tensors, with the named parts of those that Megatron stores in parts."""
     for tensor in stored:
         parts = next((p for end, p in PARTS.items() if tensor.name.endswith(end)), None)
         rule = architecture.rule_for(split_native(tensor.sample.name)[0])
@@ -254,7 +260,7 @@ def _cut_up(
 def _chunks(
     tensor: _Tensor,
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], Assembly]]:
-    """Yield each chunk's offsets, sizes and recipe: one a layer or expert, more of large ones."""
+    """Yield (offsets, sizes, recipe) of each chunk: one per layer or expert, several if large."""
     for index, recipe in tensor.members.items():
         ones = (1,) * len(index)
         if not recipe.shape:
@@ -268,13 +274,14 @@ def _chunks(
 
 
 def _rows(recipe: Assembly, start: int, stop: int) -> Assembly:
+    """Return the recipe of some rows; the recipe itself for all of them."""
     if (start, stop) == (0, recipe.shape[0]):
         return recipe
     return rows_of(recipe, start, stop)
 
 
-def _states(stored: Iterable[_Tensor]) -> Iterator[str]:
-    """Yield the names of the states that modules keep, one a layer or expert."""
+def _extra_states(stored: Iterable[_Tensor]) -> Iterator[str]:
+    """Yield the names of the modules' `_extra_state` entries, one per layer or expert."""
     modules: dict[str, tuple[int, ...]] = {}
     for tensor in stored:
         modules.update(dict.fromkeys(distributed_states(tensor.name), tensor.dims))
@@ -287,7 +294,7 @@ def _states(stored: Iterable[_Tensor]) -> Iterator[str]:
 
 
 def _unravelled(number: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the index of an element by its number, counted row-major."""
+    """Return the index of element `number` of a row-major array (numpy's unravel_index)."""
     index: tuple[int, ...] = ()
     for size in reversed(sizes):
         number, last = divmod(number, size)
@@ -296,7 +303,7 @@ def _unravelled(number: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _common(args: Namespace, iteration: int | str) -> bytes:
-    """Return the file with what is no tensor."""
+    """Return the content of `common.pt`: everything that is not a tensor."""
     layout, _ = lay_out(
         {
             "args": args,
@@ -313,4 +320,5 @@ def _common(args: Namespace, iteration: int | str) -> bytes:
 
 
 def _size(numbers: tuple[int, ...]) -> Called:
+    """Return a torch.Size in the pickle."""
     return Called(_SIZE, (numbers,))

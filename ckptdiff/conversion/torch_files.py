@@ -1,4 +1,4 @@
-"""The files of Megatron's `torch` format: one for each rank, with its share of the model."""
+"""The files of Megatron's `torch` format: one for each rank, with its shards."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rank_files(
     iteration: int | str,
     names: Names,
 ) -> Iterator[OutputFile]:
-    """Yield the file of every rank."""
+    """Yield the file of every rank, with one model for each of its virtual chunks."""
     for rank in parallelism.ranks():
         tree: dict[str, Any] = {
             "args": args,
@@ -54,13 +54,13 @@ def rank_files(
 
 
 def _folder(rank: Rank, size: Parallelism) -> str:
-    """Return the name of a rank's folder, which leaves out sizes of one."""
+    """Return the name of a rank's folder: the PP and EP rank only where their size is above 1."""
     stage = f"_{rank.pp:03d}" if size.pp > 1 else ""
     return f"mp_rank_{rank.tp:02d}{stage}" + (f"_{rank.ep:03d}" if size.ep > 1 else "")
 
 
 def _nested(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the legacy model's tree: a dictionary a module, but one for the whole encoder."""
+    """Return the state dict of the legacy model: nested by module, the encoder flat."""
     tree: dict[str, Any] = {}
     for name, value in model.items():
         *path, last = legacy_path(name)

@@ -1,4 +1,4 @@
-"""Take a fault out of a checkpoint: its tensors, read the way that they were wrongly written."""
+"""Take a fault out of a checkpoint: read its tensors the way they were wrongly written."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def undone(side: Assembled, remaps: Sequence[Remap]) -> Assembled:
-    """Return a side with faults taken out, the last first: it is assembled from other places.
+    """Return a side assembled without the faults of `remaps`, the last one undone first.
 
-    Raises BadArgument if one does not fit the checkpoint.
+    Only recipes change, no tensor is read. Raises BadArgument if a remap does not fit.
     """
     for remap in reversed(remaps):
         side = _undone(side, remap)
@@ -32,62 +32,68 @@ def undone(side: Assembled, remaps: Sequence[Remap]) -> Assembled:
 
 
 def _undone(side: Assembled, remap: Remap) -> Assembled:
+    """Return a side without one fault: tensors are filled from the shards that hold them."""
     grid = shard_grid(side, side)
     if grid is None:
         raise BadArgument(
             f"{remap.kind} cannot be undone: no rules are known for {side.checkpoint.root}"
         )
-    held = {(p.name, p.share.rank): p for p in shard_pairs(grid) if not p.is_copy}
+    by_home = {(p.name, p.tp_rank): p for p in shard_pairs(grid) if not p.is_copy}
     parts: dict[str, list[RecipePart]] = defaultdict(list)
     ordered: dict[str, Assembly] = {}
     wanted = remap.split_names()
     found_any = False
-    for place in held.values():
-        if split_native(place.name) not in wanted:
+    for pair in by_home.values():
+        if split_native(pair.name) not in wanted:
             continue
         found_any = True
         if remap.rows:
-            found = (side.tensors[name] for name in place.share.hf)
-            ordered.update((was.name, _in_order(was, remap)) for was in found)
+            tensors = (side.tensors[name] for name in pair.hf_names)
+            ordered.update((was.name, _in_order(was, remap)) for was in tensors)
             continue
-        home = held.get(_home(place, remap))
+        home = by_home.get(_home(pair, remap))
         if home is None:
             raise BadArgument(
-                f"{remap.kind} cannot be undone: {place.name} has no such place to come from"
+                f"{remap.kind} cannot be undone: {pair.name} has no such place to come from"
             )
         for source, of, box in _pieces(home, remap, grid):
             if source is not None:
-                parts[source].append(RecipePart(place.stored or place.actual, box, of))
+                parts[source].append(RecipePart(pair.stored or pair.actual, box, of))
     if not found_any:
         raise BadArgument(
             f"{remap.kind} cannot be undone: none of its tensors is in {side.checkpoint.root}"
         )
-    tensors = {**side.tensors, **ordered}
-    for name, filled in parts.items():
+    mended = {**side.tensors, **ordered}
+    for name, sources in parts.items():
         was = side.tensors[name]
         transposed = grid.architecture.stores_transposed(split_name(name)[0])
         shape = was.shape[::-1] if transposed else was.shape
-        made = compose(name, shape, was.dtype, filled)
-        tensors[name] = _kept(was, transpose(made) if transposed or remap.transposed else made)
-    return replace(side, tensors=tensors)
+        made = compose(name, shape, was.dtype, sources)
+        mended[name] = _with_pieces(
+            was, transpose(made) if transposed or remap.transposed else made
+        )
+    return replace(side, tensors=mended)
 
 
-def _home(place: ShardPair, remap: Remap) -> tuple[str, int]:
-    """Return the place whose content this one holds."""
-    key, indices = split_native(place.name)
+def _home(pair: ShardPair, remap: Remap) -> tuple[str, int]:
+    """Return (native name, TP rank) of the shard whose content this one holds."""
+    key, indices = split_native(pair.name)
     numbers = list(indices)
-    if place.layer is not None and numbers:
-        numbers[0] += dict(remap.layers).get(place.layer, place.layer) - place.layer
-    if place.expert is not None:
-        numbers[-1] = dict(remap.experts).get(place.expert, place.expert)
+    if pair.layer is not None and numbers:
+        numbers[0] += dict(remap.layers).get(pair.layer, pair.layer) - pair.layer
+    if pair.expert is not None:
+        numbers[-1] = dict(remap.experts).get(pair.expert, pair.expert)
     name = fill_template(dict(remap.names).get(key, key), tuple(numbers))
-    return name, dict(remap.ranks).get(place.share.rank, place.share.rank)
+    return name, dict(remap.ranks).get(pair.tp_rank, pair.tp_rank)
 
 
 def _pieces(home: ShardPair, remap: Remap, grid: ShardGrid) -> list[tuple[str | None, Any, Any]]:
-    """Return which boxes of which Hugging Face tensors a place's content is, as it was written."""
+    """Return the boxes of Hugging Face tensors that were written into the shard `home`.
+
+    As in `RankSlice.pieces`: source name, box of the source, box of the shard.
+    """
     if remap.written is None:
-        return home.share.pieces
+        return home.rank_slice.pieces
     size = grid.size(home.rule)
     found = mistakes(home.rule, grid.config, size)
     mistake = next((m for m in found if m.key == remap.written), None)
@@ -95,26 +101,29 @@ def _pieces(home: ShardPair, remap: Remap, grid: ShardGrid) -> list[tuple[str | 
         raise BadArgument(
             f"{remap.kind} cannot be undone: {home.name} cannot have been written that way"
         )
-    shapes = {name: grid.b.tensors[name].shape for name in home.share.hf}
-    return list(mistake.pieces(home.share.hf, shapes, grid.config, size, home.share.rank))
+    shapes = {name: grid.b.tensors[name].shape for name in home.hf_names}
+    return list(mistake.pieces(home.hf_names, shapes, grid.config, size, home.tp_rank))
 
 
 def _in_order(tensor: Assembly, remap: Remap) -> Assembly:
-    """Return a tensor with its rows taken from where they lie, behind its end too."""
+    """Return a tensor with its rows in order; some may lie in the padding behind its end."""
     whole = with_padding(tensor)
     rest = tuple((0, size) for size in tensor.shape[1:])
-    parts, at = [], 0
+    parts, filled = [], 0
     for count, start in remap.rows:
         if count < 1 or start < 0 or start + count > whole.shape[0]:
             raise BadArgument(f"{remap.kind} cannot be undone: {tensor.name} has no such rows")
-        parts.append(RecipePart(whole, ((start, start + count), *rest), ((at, at + count), *rest)))
-        at += count
-    if at != tensor.shape[0]:
+        parts.append(
+            RecipePart(whole, ((start, start + count), *rest), ((filled, filled + count), *rest))
+        )
+        filled += count
+    if filled != tensor.shape[0]:
         raise BadArgument(
             f"{remap.kind} cannot be undone: {tensor.name} has another number of rows"
         )
     return compose(tensor.name, tensor.shape, tensor.dtype, parts)
 
 
-def _kept(was: Assembly, made: Assembly) -> Assembly:
+def _with_pieces(was: Assembly, made: Assembly) -> Assembly:
+    """Return a tensor read from other pieces; padding and the rest stay."""
     return replace(was, pieces=made.pieces)

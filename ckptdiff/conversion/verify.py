@@ -1,4 +1,4 @@
-"""Compare what was written with what it was written from, before it takes its place."""
+"""Verify a conversion: compare the written files with the source before they are renamed."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 def compare_with_source(
     conversion: Conversion, folder: Path, losses: Mapping[str, Loss], executor: Executor
 ) -> Generator[TensorDiff, None, None]:
-    """Yield the comparison of every tensor of the source with what `folder` holds of it.
+    """Yield the comparison of every tensor of the source with the written one in `folder`.
 
-    The folder is read from its own headers alone, as any other checkpoint is. Raises Unverified,
-    when all is compared, if anything is not what it has to be.
+    The folder is opened like any checkpoint, without the plan. `losses` are those of the casts, by
+    canonical name. Raises Unverified, after the last comparison, if a tensor is not as planned.
     """
     a = conversion.source
     b = assemble(open_checkpoint(folder, unfinished=True), like=a)
     wrong = [*b.unmapped, *b.errors]
     for result in diff(a, b, executor, names=pair_names(a, b)):
-        if not _is_right(result, conversion, losses):
+        if not _is_as_planned(result, conversion, losses):
             wrong.append(result.name)
         yield result
     if conversion.target.to == "hf":
-        wrong += _unlike_the_library(conversion, folder)
+        wrong += _unlike_safetensors(conversion, folder)
     if wrong:
         raise Unverified(
             f"{conversion.out}: what was written is not what {a.checkpoint.root} holds: "
@@ -45,8 +45,8 @@ def compare_with_source(
         )
 
 
-def _is_right(result: TensorDiff, conversion: Conversion, losses: Mapping[str, Loss]) -> bool:
-    """Return whether a tensor is what was asked for: equal, or cast as was asked."""
+def _is_as_planned(result: TensorDiff, conversion: Conversion, losses: Mapping[str, Loss]) -> bool:
+    """Return whether a written tensor is equal to its source, or differs by its cast alone."""
     numbers = result.numbers
     if result.status == "same":
         return True
@@ -58,10 +58,10 @@ def _is_right(result: TensorDiff, conversion: Conversion, losses: Mapping[str, L
             or result.dtype_a != result.dtype_b
             or _is_scaled(result.name, conversion)
         )
-    # What was too large for the dtype is told as a loss; a replica that drifted was drifted before.
+    # Overflows differ and are reported as losses. Replicas that drifted differ in the source too.
     lost = losses.get(result.name, Loss())
     if (result.dtype_a, result.dtype_b) == ("BF16", "F16"):
-        # They are compared in bfloat16, in whose range float16 rounds a second time.
+        # They are compared in bfloat16: values rounded to float16 may differ there.
         return numbers.differing <= lost.rounded
     return numbers.differing == lost.overflowed
 
@@ -70,8 +70,8 @@ def _is_scaled(name: str, conversion: Conversion) -> bool:
     return conversion.source.tensors[name].is_scaled
 
 
-def _unlike_the_library(conversion: Conversion, folder: Path) -> list[str]:
-    """Return where the safetensors library finds something else than was planned."""
+def _unlike_safetensors(conversion: Conversion, folder: Path) -> list[str]:
+    """Return the names whose dtype or size is not as planned, as the safetensors library reads."""
     from safetensors import SafetensorError, safe_open
 
     wrong = []

@@ -1,1 +1,1 @@
-"""The verb `diagnose`: say which known fault explains what differs."""
+"""The verb `diagnose`: find the known faults that explain the differences."""

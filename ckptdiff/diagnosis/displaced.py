@@ -1,4 +1,4 @@
-"""Which rows, ranks, layers or experts of a fault lie in another's place, for a small picture."""
+"""Find which rows, ranks, layers or experts a fault displaced, for the picture of a finding."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.arch.mistakes import mistakes
 from ckptdiff.arch.scatter import pieces_of
+from ckptdiff.diagnosis.thresholds import MAX_SHOWN_MOVES
 from ckptdiff.results import Displaced
 
 if TYPE_CHECKING:
@@ -15,17 +16,18 @@ if TYPE_CHECKING:
     from ckptdiff.arch.mistakes import Mistake
     from ckptdiff.resharding.shard_pairs import ShardGrid, ShardPair
 
-MOST = 64  # pairs that a picture is made of
 
+def displaced_rows(pair: ShardPair, mistake: Mistake, grid: ShardGrid) -> Displaced | None:
+    """Return the first run of rows (or columns) that a mistake permuted; None if it moved none.
 
-def displaced_rows(place: ShardPair, mistake: Mistake, grid: ShardGrid) -> Displaced | None:
-    """Return the first rows (or columns) that a mistake moved among themselves, some of many."""
-    right = _rows(place, place.rule, grid)
-    belongs = {content: row for row, content in right.items()}
+    Rows are counted over the shards of all ranks, concatenated.
+    """
+    expected = _rows(pair, pair.rule, grid)
+    home_of = {content: row for row, content in expected.items()}
     moves = {
-        row: belongs[content]
-        for row, content in sorted(_rows(place, mistake.rule, grid).items())
-        if content in belongs
+        row: home_of[content]
+        for row, content in sorted(_rows(pair, mistake.rule, grid).items())
+        if content in home_of
     }
     first = next((row for row, home in moves.items() if row != home), None)
     if first is None:
@@ -39,45 +41,47 @@ def displaced_rows(place: ShardPair, mistake: Mistake, grid: ShardGrid) -> Displ
             if row == reach:
                 break
     start = min(home for _, home in span)
-    stem = place.name.rpartition(".")[0].rpartition(".")[2]
-    unit = "row" if place.rule.dim == 0 else "column"
-    return Displaced(unit, min(first, start), reach + 1, _some(span), f"{stem}, ")
+    stem = pair.name.rpartition(".")[0].rpartition(".")[2]
+    unit = "row" if pair.rule.dim == 0 else "column"
+    return Displaced(unit, min(first, start), reach + 1, _evenly_chosen(span), f"{stem}, ")
 
 
 def displaced_numbers(unit: str, moves: Mapping[int, int]) -> Displaced | None:
-    """Return which rank, layer or expert is where another one belongs."""
+    """Return the picture of moved ranks, layers or experts: each key holds its value's content."""
     if not moves:
         return None
-    pairs = sorted(moves.items())
-    return Displaced(unit, pairs[0][0], pairs[-1][0] + 1, tuple(pairs[:MOST]))
+    placed = sorted(moves.items())
+    return Displaced(unit, placed[0][0], placed[-1][0] + 1, tuple(placed[:MAX_SHOWN_MOVES]))
 
 
-def rejected(place: ShardPair, mistake: Mistake, grid: ShardGrid) -> tuple[str, ...]:
-    """Return the classes of mistakes that were tried on a tensor and give other bytes."""
-    tried = mistakes(place.rule, grid.config, grid.size(place.rule))
-    return tuple(dict.fromkeys(m.found for m in tried if m.found != mistake.found))
+def rejected_classes(pair: ShardPair, mistake: Mistake, grid: ShardGrid) -> tuple[str, ...]:
+    """Return the fault classes that were tried on a tensor and give other bytes than `mistake`."""
+    tried = mistakes(pair.rule, grid.config, grid.size(pair.rule))
+    return tuple(dict.fromkeys(m.kind for m in tried if m.kind != mistake.kind))
 
 
-def _rows(place: ShardPair, rule: ParamMapping, grid: ShardGrid) -> dict[int, tuple[str, int]]:
-    """Return what each row of all shards of a tensor, one behind the other, is by a rule."""
-    shapes = {name: grid.a.tensors[name].shape for name in place.share.hf}
-    size, dim = grid.size(place.rule), rule.dim or 0
+def _rows(pair: ShardPair, rule: ParamMapping, grid: ShardGrid) -> dict[int, tuple[str, int]]:
+    """Return (source, its row) for each row of the shards of all ranks, concatenated, by a rule."""
+    shapes = {name: grid.a.tensors[name].shape for name in pair.hf_names}
+    size, dim = grid.size(pair.rule), rule.dim or 0
     rows: dict[int, tuple[str, int]] = {}
-    behind = 0
+    start_of_rank = 0
     for rank in range(size):
-        pieces = list(pieces_of(rule, place.share.hf, shapes, grid.config, size, rank))
+        pieces = list(pieces_of(rule, pair.hf_names, shapes, grid.config, size, rank))
         for source, of, box in pieces:
             start, stop = box[dim]
             if source is not None:
                 for step in range(stop - start):
-                    rows[behind + start + step] = source, of[dim][0] + step
-        behind += max((box[dim][1] for _, _, box in pieces), default=0)
+                    rows[start_of_rank + start + step] = source, of[dim][0] + step
+        start_of_rank += max((box[dim][1] for _, _, box in pieces), default=0)
     return rows
 
 
-def _some(pairs: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Return at most `MOST` pairs, odd ones and even ones: rows are often moved by twos."""
-    if len(pairs) <= MOST:
-        return tuple(pairs)
-    step = len(pairs) // MOST
-    return tuple(pairs[i * len(pairs) // MOST + i % step] for i in range(MOST))
+def _evenly_chosen(moves: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Return at most `MAX_SHOWN_MOVES` moves, of even and odd rows: many faults move pairs."""
+    if len(moves) <= MAX_SHOWN_MOVES:
+        return tuple(moves)
+    step = len(moves) // MAX_SHOWN_MOVES
+    return tuple(
+        moves[i * len(moves) // MAX_SHOWN_MOVES + i % step] for i in range(MAX_SHOWN_MOVES)
+    )

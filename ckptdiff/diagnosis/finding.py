@@ -1,4 +1,4 @@
-"""A claim of one place by one fault, and the finding that claims of one kind make up."""
+"""A claim that one fault explains some shards, and the finding made of equal claims."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptdiff.conversion.remap import Remap, by_template
-from ckptdiff.diagnosis.displaced import displaced_numbers, displaced_rows, rejected
+from ckptdiff.diagnosis.displaced import displaced_numbers, displaced_rows, rejected_classes
+from ckptdiff.diagnosis.thresholds import STALE_CONFIDENCE
 from ckptdiff.results import Finding
 
 if TYPE_CHECKING:
@@ -21,43 +22,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One fault says of some places that it made them what they are."""
+    """One fault explains what some shards hold. Claims of one kind and key make one finding."""
 
     kind: FaultClass
-    key: str  # claims of one kind and key are one fault
-    places: tuple[ShardPair, ...]
-    words: str
+    key: str
+    pairs: tuple[ShardPair, ...]
+    words: str  # the title of the finding
     cause: str
-    others: tuple[str, ...] = ()  # that would have left the same bytes
-    is_info: bool = False
-    at_home: bool = False  # it is of a content, wherever an exchange has put that
-    is_lost: bool = False  # no re-mapping brings it back
-    ranks: Mapping[int, int] = field(default_factory=dict)  # what each place holds instead
+    others: tuple[str, ...] = ()  # words of other mistakes that leave the same bytes
+    is_info: bool = False  # no fault: the model's output is the same
+    # The fault lies in the content: tensors and layers are those of its origin, if it was moved.
+    is_about_content: bool = False
+    is_lost: bool = False  # content is gone: no re-mapping brings it back
+    # A TP rank, and the one whose content it holds; layers, experts, templates of names likewise.
+    ranks: Mapping[int, int] = field(default_factory=dict)
     layers: Mapping[int, int] = field(default_factory=dict)
     experts: Mapping[int, int] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
-    rows: Sequence[int] = ()  # where each row of the tensor lies
+    rows: Sequence[int] = ()  # for each row of the tensor, at which row it lies
     mistake: Mistake | None = None
 
 
 def finding_of(claims: Sequence[Claim], origins: Origins) -> Finding:
-    """Return the one finding of claims that have a kind and a key in common."""
+    """Return the one finding of claims with the same kind and key."""
     first = claims[0]
-    places = origins.together(place for claim in claims for place in claim.places)
-    # What one fault explains is told as it is when the others have been undone.
-    homes = [_home(p, origins) if first.at_home else p for p in places]
-    names = {n for p in homes for n in p.share.hf}
-    tensors = sorted(names - origins.same) or sorted(names)
+    pairs = origins.with_replicas(pair for claim in claims for pair in claim.pairs)
+    # Tensors and layers are reported as they are once other faults, such as a move, are undone.
+    homes = [_origin(p, origins) if first.is_about_content else p for p in pairs]
+    names = {n for p in homes for n in p.hf_names}
+    tensors = sorted(names - origins.equal_names) or sorted(names)
     others = tuple(dict.fromkeys(o for claim in claims for o in claim.others))
     sharded = origins.grid.is_sharded
     layers = {p.layer for p in homes if p.layer is not None}
-    part = sum(origins.share_wrong.get(p, 1.0) for p in places) / len(places)
-    evidence = f"{first.words}; {len(places)} shards, {part:.0%} of their rows differ"
-    near = [origins.residual[p].cosine for p in places if p in origins.residual]
-    if near:
-        evidence += f", cosine {min(near):.3f} to {max(near):.3f}"
+    fraction = sum(origins.wrong_fraction.get(p, 1.0) for p in pairs) / len(pairs)
+    evidence = f"{first.words}; {len(pairs)} shards, {fraction:.0%} of their rows differ"
+    cosines = [origins.residual[p].cosine for p in pairs if p in origins.residual]
+    if cosines:
+        evidence += f", cosine {min(cosines):.3f} to {max(cosines):.3f}"
     undo = None if first.is_lost else _remap(first, claims)
-    tried = first.mistake
+    mistake = first.mistake
     return Finding(
         first.kind,
         "info" if all(claim.is_info for claim in claims) else "fault",
@@ -65,22 +68,22 @@ def finding_of(claims: Sequence[Claim], origins: Origins) -> Finding:
         tensors=tuple(tensors),
         layers=tuple(sorted(layers)),
         experts=tuple(sorted({p.expert for p in homes if p.expert is not None})),
-        ranks=tuple(sorted({p.rank for p in places})) if sharded else (),
+        ranks=tuple(sorted({p.rank for p in pairs})) if sharded else (),
         evidence=evidence,
-        confidence=1.0 if first.kind != "STALE" else 0.8,
+        confidence=1.0 if first.kind != "STALE" else STALE_CONFIDENCE,
         cause_confidence=1 / (1 + len(others)),
         also_explained_by=(first.cause, *others) if others else (),
         undo=undo,
         cause=first.cause,
-        rejected=() if tried is None else rejected(first.places[0], tried, origins.grid),
+        rejected=() if mistake is None else rejected_classes(first.pairs[0], mistake, origins.grid),
         displaced=_displaced(first, origins),
     )
 
 
 def _displaced(claim: Claim, origins: Origins) -> Displaced | None:
-    """Return what a claim says of places and contents, for a picture."""
+    """Return the picture of the rows, ranks, layers or experts that moved; None if none did."""
     if claim.mistake is not None:
-        return displaced_rows(claim.places[0], claim.mistake, origins.grid)
+        return displaced_rows(claim.pairs[0], claim.mistake, origins.grid)
     return (
         displaced_numbers("rank", claim.ranks)
         or displaced_numbers("layer", claim.layers)
@@ -88,15 +91,16 @@ def _displaced(claim: Claim, origins: Origins) -> Displaced | None:
     )
 
 
-def _home(place: ShardPair, origins: Origins) -> ShardPair:
-    return origins.moved.get(origins.firsts[place.home], place)
+def _origin(pair: ShardPair, origins: Origins) -> ShardPair:
+    """Return the pair whose content this one holds: itself if it was not moved."""
+    return origins.moved.get(origins.firsts[pair.home], pair)
 
 
 def _remap(first: Claim, claims: Sequence[Claim]) -> Remap | None:
-    """Return what undoes the fault; None where nothing was moved."""
+    """Return the re-mapping that undoes the fault; None if the claims moved nothing."""
     found = Remap(
         first.kind,
-        by_template(p.name for claim in claims for p in claim.places),
+        by_template(p.name for claim in claims for p in claim.pairs),
         written=None if first.mistake is None else first.mistake.key,
         ranks=tuple(sorted(first.ranks.items())),
         layers=tuple(sorted(first.layers.items())),
@@ -109,7 +113,7 @@ def _remap(first: Claim, claims: Sequence[Claim]) -> Remap | None:
 
 
 def _runs(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Return rows as runs: how many, and where the first of them lies."""
+    """Return rows as runs of (number of rows, first row)."""
     found: list[list[int]] = []
     for row in rows:
         if found and sum(found[-1]) == row:

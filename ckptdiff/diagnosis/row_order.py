@@ -1,4 +1,4 @@
-"""In which order the rows of a rule's tensors are, and what an order that nobody knows is of."""
+"""Find the order that rows (or columns) of a rule's tensors are in, and the class of an order."""
 
 from __future__ import annotations
 
@@ -19,50 +19,54 @@ if TYPE_CHECKING:
     from ckptdiff.resharding.shard_pairs import ShardPair
 
 
-def order_of(origins: Origins, place: ShardPair) -> list[int] | None:
-    """Return which row (or column) each one of a rule's tensors is, one tensor below the other.
+def order_of(origins: Origins, pair: ShardPair) -> list[int] | None:
+    """Return for each row of B's tensors of a rule, concatenated, the row of A's that it is.
 
-    None where one is none of them, or there twice.
+    Columns for a row-parallel rule. None where a row is unknown or occurs twice.
     """
-    found: list[int] = []
-    before = 0
-    for one, other in _pairs(origins, place):
-        match = origins.ask.match(first_columns(one), first_columns(other))
+    order: list[int] = []
+    start = 0
+    for one, other in _canonical_tensors(origins, pair):
+        match = origins.ask.match_rows(first_columns(one), first_columns(other))
         if not match or min(match) < 0:
             return None
-        found += [before + row for row in match]
-        before += one.shape[0]
-    return found
+        order += [start + row for row in match]
+        start += one.shape[0]
+    return order
 
 
-def is_in_order(origins: Origins, place: ShardPair, order: list[int]) -> bool:
-    """Ask whether a rule's tensors hold all their rows (or columns) in this order."""
-    before = 0
-    pairs = []
-    for one, other in _pairs(origins, place):
-        rows = order[before : before + one.shape[0]]
-        if any(not before <= row < before + one.shape[0] for row in rows):
+def is_in_order(origins: Origins, pair: ShardPair, order: list[int]) -> bool:
+    """Return whether B's tensors of a rule hold all rows (or columns) of A's in this order."""
+    start = 0
+    contents = []
+    for one, other in _canonical_tensors(origins, pair):
+        rows = order[start : start + one.shape[0]]
+        if any(not start <= row < start + one.shape[0] for row in rows):
             return False
-        pairs.append((chosen_rows(one, [row - before for row in rows]), other))
-        before += one.shape[0]
-    return before == len(order) and all(origins.ask.alike(pairs))
+        contents.append((chosen_rows(one, [row - start for row in rows]), other))
+        start += one.shape[0]
+    return start == len(order) and all(origins.ask.are_equal(contents))
 
 
-def _pairs(origins: Origins, place: ShardPair) -> Iterator[tuple[Assembly, Assembly]]:
-    """Yield A's and B's tensors of a rule, cut along what are rows then."""
-    for name in place.share.hf:
-        pair = (origins.grid.a.tensors[name], origins.grid.b.tensors[name])
-        one, other = (replace(tensor, dtype=place.actual.dtype) for tensor in pair)
-        if len(one.shape) > 1 and (place.rule.dim == 1) != place.rule.transposed:
+def _canonical_tensors(origins: Origins, pair: ShardPair) -> Iterator[tuple[Assembly, Assembly]]:
+    """Yield A's and B's tensors of a rule, transposed where the rule splits columns."""
+    for name in pair.hf_names:
+        sides = (origins.grid.a.tensors[name], origins.grid.b.tensors[name])
+        one, other = (replace(tensor, dtype=pair.actual.dtype) for tensor in sides)
+        if len(one.shape) > 1 and (pair.rule.dim == 1) != pair.rule.transposed:
             one, other = transpose(one), transpose(other)
         yield one, other
 
 
 def class_of_order(rows: list[int], config: ModelConfig) -> FaultClass | None:
-    """Return the class of an order of query, key and value rows: of whole heads, or inside them."""
+    """Return the class of an order of query, key and value rows.
+
+    QKV-HEADMAP for whole heads, ROPE-PERM for one order inside query and key heads, else None.
+    `rows` are those of q, k and v concatenated, or the columns of the output projection.
+    """
     d, groups = config.kv_channels, config.num_query_groups
     values = (config.num_attention_heads + groups) * d
-    if len(rows) not in (values - groups * d, values + groups * d):  # of the output's columns
+    if len(rows) not in (values - groups * d, values + groups * d):  # columns of proj; rows of qkv
         return None
     heads = [rows[at : at + d] for at in range(0, len(rows), d)]
     if all(head == [head[0] - head[0] % d + i for i in range(d)] for head in heads):

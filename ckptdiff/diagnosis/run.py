@@ -1,4 +1,4 @@
-"""Say what is wrong: one finding a fault, with what it explains and what would mend it."""
+"""Diagnose B by the reference A: one finding per fault, with the command that mends it."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def diagnose(
     config: Iterable[ConfigDiff],
     executor: Executor,
 ) -> Generator[Finding, None, None]:
-    """Yield what is wrong with B, by the reference A and the comparison of the two.
+    """Yield a finding for each fault of B, by the reference A.
 
-    Costs nothing where everything is equal; else it reads the tensors that differ once more, and a
-    sample of the others.
+    `results` are of the comparison of both, `config` of that of their configs. Reads nothing if
+    everything is equal; else the tensors that differ once more, and a sample of the others.
     """
-    yield from (_of_config(line) for line in config if line.status == "conflict")
+    yield from (_config_finding(line) for line in config if line.status == "conflict")
     yield from _missing(a, b, results)
     differing = {r.name for r in results if r.status == "differ"}
     grid = shard_grid(a, b) if differing else None
@@ -54,13 +54,13 @@ def diagnose(
         return
     origins = Origins(grid, ContentQueries(executor))
     origins.run(differing)
-    groups: dict[tuple[str, str], list[Claim]] = defaultdict(list)
+    by_fault: dict[tuple[str, str], list[Claim]] = defaultdict(list)
     for claim in claims(origins):
-        groups[claim.kind, claim.key].append(claim)
-    for group in groups.values():
+        by_fault[claim.kind, claim.key].append(claim)
+    for group in by_fault.values():
         finding = finding_of(group, origins)
         if finding.undo is not None:
-            finding = replace(finding, fix=_mending(a, b, finding.undo))
+            finding = replace(finding, fix=_mending_command(a, b, finding.undo))
         yield finding
 
 
@@ -71,17 +71,20 @@ def diagnosed(
     config: Iterable[ConfigDiff],
     executor: Executor,
 ) -> tuple[tuple[Finding, ...], str | None]:
-    """Return what `diagnose` yields, and what stopped it: a comparison stands without it."""
-    found: list[Finding] = []
+    """Return the findings of `diagnose`, and the text of the error that stopped it, if any.
+
+    A comparison is reported even if its diagnosis fails.
+    """
+    findings: list[Finding] = []
     try:
-        found.extend(diagnose(a, b, results, config, executor))
-    except Exception as error:  # noqa: BLE001 -- whatever it is, the tensors were compared
-        return tuple(found), f"{type(error).__name__}: {error}"
-    return tuple(found), None
+        findings.extend(diagnose(a, b, results, config, executor))
+    except Exception as error:  # noqa: BLE001 -- no error may cost the comparison
+        return tuple(findings), f"{type(error).__name__}: {error}"
+    return tuple(findings), None
 
 
-def _mending(a: Assembled, b: Assembled, undo: Remap) -> str:
-    """Return the command that writes B once more, without the fault."""
+def _mending_command(a: Assembled, b: Assembled, undo: Remap) -> str:
+    """Return the `ckptdiff convert` command line that writes B again, without the fault."""
     target = mended_target(b, undo)
     out = proposed_out(b.checkpoint, target)
     like = a.checkpoint.root if a.checkpoint.convention == "hf" else None
@@ -89,7 +92,7 @@ def _mending(a: Assembled, b: Assembled, undo: Remap) -> str:
 
 
 def mended_target(b: Assembled, undo: Remap) -> Target:
-    """Return what B is written as once more: as it is, without the fault."""
+    """Return the target that writes B again in its own format and layout, without the fault."""
     checkpoint = b.checkpoint
     to: To = "hf"
     if checkpoint.format in (megatron.NAME, torch_dist.NAME):
@@ -100,7 +103,7 @@ def mended_target(b: Assembled, undo: Remap) -> Target:
     divisor = args.get("make_vocab_size_divisible_by")
     return Target(
         to,
-        _plain(checkpoint.parallelism) if to == "megatron" else Parallelism(),
+        _as_on_command_line(checkpoint.parallelism) if to == "megatron" else Parallelism(),
         names=None if to == "hf" else "legacy" if args.get("use_legacy_models") else names,
         moe_grouped_gemm=are_grouped(stored),
         vocab_divisible_by=divisor if type(divisor) is int else VOCAB_DIVISIBLE_BY,
@@ -108,12 +111,13 @@ def mended_target(b: Assembled, undo: Remap) -> Target:
     )
 
 
-def _plain(size: Parallelism) -> Parallelism:
-    """Return sizes as the command line has them: experts are cut as the rest where not said."""
+def _as_on_command_line(size: Parallelism) -> Parallelism:
+    """Return sizes with the command line's default: ETP is TP where nothing else is said."""
     return size if size.ep > 1 or size.etp > 1 else replace(size, etp=size.tp)
 
 
-def _of_config(line: ConfigDiff) -> Finding:
+def _config_finding(line: ConfigDiff) -> Finding:
+    """Return the finding of a config value that is not the same on both sides."""
     names = (
         f"A: {line.name_a or 'not stated'} = {line.a}; B: {line.name_b or 'not stated'} = {line.b}"
     )
@@ -129,25 +133,25 @@ def _of_config(line: ConfigDiff) -> Finding:
 def _missing(
     a: Assembled, b: Assembled, results: Sequence[TensorDiff]
 ) -> Generator[Finding, None, None]:
-    """Yield what B lacks, and vocabularies of another size."""
-    lacking = [r.name for r in results if r.status == "only_a"]
-    if lacking:
-        words = f"{len(lacking)} tensors of A are not in B"
-        yield _of_names("MISSING", words, lacking, "they are in no file of B")
-    missing = {name: e.text for name, e in b.errors.items() if e.kind == "missing-shard"}
-    unwritten = [r.name for r in results if r.name in missing]
-    if unwritten:
-        yield _of_names(
-            "TP-DUP", f"{len(unwritten)} tensors of B lack the shards of some ranks", unwritten,
-            missing[unwritten[0]],
+    """Yield findings of tensors that B lacks, and of a vocabulary with another number of rows."""
+    absent = [r.name for r in results if r.status == "only_a"]
+    if absent:
+        words = f"{len(absent)} tensors of A are not in B"
+        yield _finding_of_names("MISSING", words, absent, "they are in no file of B")
+    missing_shards = {name: e.text for name, e in b.errors.items() if e.kind == "missing-shard"}
+    incomplete = [r.name for r in results if r.name in missing_shards]
+    if incomplete:
+        yield _finding_of_names(
+            "TP-DUP", f"{len(incomplete)} tensors of B lack the shards of some ranks", incomplete,
+            missing_shards[incomplete[0]],
         )  # fmt: skip
     architecture = a.architecture or b.architecture
     vocabulary = {
         m.hf[0] for m in (architecture.mappings if architecture else ()) if m.of_vocabulary
     }
-    sized = [r for r in results if r.status == "shape" and r.name in vocabulary]
-    if sized and all(r.shape_a and r.shape_b for r in sized):
-        first = sized[0]
+    resized = [r for r in results if r.status == "shape" and r.name in vocabulary]
+    if resized and all(r.shape_a and r.shape_b for r in resized):
+        first = resized[0]
         assert first.shape_a is not None
         assert first.shape_b is not None
         fewer = first.shape_b[0] < first.shape_a[0]
@@ -155,13 +159,13 @@ def _missing(
             "VOCAB-TRUNC" if fewer else "VOCAB-PAD",
             "fault",
             f"the vocabulary has {first.shape_b[0]} rows, A's has {first.shape_a[0]}",
-            tensors=tuple(r.name for r in sized),
+            tensors=tuple(r.name for r in resized),
             evidence=first.note or "the rows that both have were not looked at",
         )
 
 
-def _of_names(kind: FaultClass, title: str, names: Sequence[str], evidence: str) -> Finding:
-    """Return a finding of tensors that could not be looked into."""
+def _finding_of_names(kind: FaultClass, title: str, names: Sequence[str], evidence: str) -> Finding:
+    """Return a finding of tensors that cannot be compared, by their Hugging Face names."""
     numbers = [split_name(name)[1] for name in names]
     return Finding(
         kind,

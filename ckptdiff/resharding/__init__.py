@@ -1,1 +1,1 @@
-"""Read the rules forward: what each rank, or each Hugging Face file, holds of canonical tensors."""
+"""Split canonical tensors: into the shards of Megatron's ranks, or into Hugging Face files."""

@@ -1,4 +1,4 @@
-"""What every rank should hold by the reference, beside what it holds: shard by shard."""
+"""Pair each shard that a rank should hold, by the reference, with the one it does hold."""
 
 from __future__ import annotations
 
@@ -23,55 +23,70 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled, Assembly
     from ckptdiff.config.model import ModelConfig
 
-SAMPLE = 1 << 15  # elements by which contents are told apart
+SAMPLE_ELEMENTS = 1 << 15  # of a content, by whose digest it is looked up
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardPair:
-    """One shard: by name and tensor parallel rank, what should be there and what is."""
+    """One shard of one tensor parallel rank: the content expected there, and the actual one.
 
-    share: RankSlice
-    rank: Rank  # where the actual one lies
-    expected: Assembly
-    actual: Assembly
-    is_copy: bool = False  # a replica beside the first
-    stored: Assembly | None = None  # of a vocabulary: with the padding that is there
+    Both recipes have the shape of the shard, a vocabulary's without padding, and one dtype.
+    """
+
+    rank_slice: RankSlice
+    rank: Rank  # whose file holds the actual content
+    expected: Assembly  # from A
+    actual: Assembly  # from B
+    is_copy: bool = False  # a replica other than the first
+    stored: Assembly | None = None  # a vocabulary's actual content with its padding rows
 
     @property
     def name(self) -> str:
-        return self.share.name
+        return self.rank_slice.name
 
     @property
     def rule(self) -> ParamMapping:
-        return self.share.rule
+        return self.rank_slice.rule
+
+    @property
+    def hf_names(self) -> tuple[str, ...]:
+        """The Hugging Face tensors that the shard is made of."""
+        return self.rank_slice.hf
+
+    @property
+    def tp_rank(self) -> int:
+        """Its tensor parallel rank; of a routed expert, that in expert tensor parallelism."""
+        return self.rank_slice.rank
 
     @property
     def template(self) -> str:
+        """Its native name with `#` for numbers: `decoder.layers.#.mlp.linear_fc1.weight`."""
         return split_native(self.name)[0]
 
     @property
     def module(self) -> str:
-        """The module that its linear layer is part of: `decoder.layers.3.mlp`."""
+        """The module that holds its linear layer: `decoder.layers.3.mlp`."""
         return self.name.rpartition(".")[0].rpartition(".")[0]
 
     @property
     def home(self) -> tuple[str, int]:
-        """Where it is, replicas apart: by name and rank."""
-        return self.name, self.share.rank
+        """Its native name and TP rank: replicas have the same."""
+        return self.name, self.tp_rank
 
     @property
     def layer(self) -> int | None:
-        """Its layer as Hugging Face counts, from 0 over the whole model."""
-        return next((i[0] for i in [split_name(self.share.hf[0])[1]] if i), None)
+        """Its layer by Hugging Face's number, from 0 over the whole model; None outside layers."""
+        return next((i[0] for i in [split_name(self.hf_names[0])[1]] if i), None)
 
     @property
     def expert(self) -> int | None:
+        """Its routed expert's global number; None for anything else."""
         return split_native(self.name)[1][-1] if self.rule.of_experts else None
 
 
 @dataclass(frozen=True, slots=True)
 class ShardGrid:
-    """Both sides as they are compared, shard by shard."""
+    """Both sides, and over how many ranks B's layout splits their tensors."""
 
     a: Assembled
     b: Assembled
@@ -79,14 +94,15 @@ class ShardGrid:
     config: ModelConfig
     tp: int
     etp: int
-    is_sharded: bool  # whether B's ranks mean anything
+    is_sharded: bool  # B is in Megatron's torch format: a finding may name ranks
 
     def size(self, rule: ParamMapping) -> int:
+        """Return over how many ranks a rule's tensors are split."""
         return self.etp if rule.of_experts else self.tp
 
 
 def shard_grid(a: Assembled, b: Assembled) -> ShardGrid | None:
-    """Return the grid of B's ranks; None where no rules are known."""
+    """Return the grid by B's parallelism; None without a known family and config."""
     architecture = a.architecture or b.architecture
     config = b.config or a.config
     if architecture is None or config is None:
@@ -103,27 +119,31 @@ def shard_grid(a: Assembled, b: Assembled) -> ShardGrid | None:
 
 
 def shard_pairs(grid: ShardGrid) -> Iterator[ShardPair]:
-    """Yield every place whose tensors both sides have, in one shape.
+    """Yield a pair for each shard, and each replica, whose tensors both sides have in one shape.
 
-    Of a vocabulary only the tokens are expected and compared, not the padding behind them.
+    A vocabulary's `expected` and `actual` are its token rows, without the padding behind them.
     """
     a, b = grid.a.tensors, grid.b.tensors
     shapes = {n: t.shape for n, t in b.items() if n in a and a[n].shape == t.shape}
-    for share in scatter(grid.architecture, grid.config, shapes, grid.tp, grid.etp):
-        if any(name not in shapes for name in share.hf):
+    for rank_slice in scatter(grid.architecture, grid.config, shapes, grid.tp, grid.etp):
+        if any(name not in shapes for name in rank_slice.hf):
             continue
-        if share.rule.dim is None and share.rank > 0:
-            continue  # one place, and its copies
-        copies = min(len(p.copies) for n in share.hf for p in b[n].pieces)
-        tokens = replace(share, pieces=[piece for piece in share.pieces if piece[0] is not None])
+        if rank_slice.rule.dim is None and rank_slice.rank > 0:
+            continue  # replicated over TP: the other ranks' shards are copies of rank 0's
+        copies = min(len(p.copies) for n in rank_slice.hf for p in b[n].pieces)
+        tokens = replace(
+            rank_slice, pieces=[piece for piece in rank_slice.pieces if piece[0] is not None]
+        )
         for number in range(copies + 1):
-            held = {n: _nth(b[n], number) for n in share.hf}
+            held = {n: _nth(b[n], number) for n in rank_slice.hf}
             stored = None
-            if share.rule.of_vocabulary:
-                stored = _stored_rows(held[share.hf[0]], share)
+            if rank_slice.rule.of_vocabulary:
+                stored = _stored_rows(held[rank_slice.hf[0]], rank_slice)
             if not tokens.pieces:
-                empty = replace(a[share.hf[0]], shape=(0, *a[share.hf[0]].shape[1:]), pieces=())
-                yield ShardPair(share, Rank(), empty, empty, is_copy=number > 0, stored=stored)
+                empty = replace(
+                    a[rank_slice.hf[0]], shape=(0, *a[rank_slice.hf[0]].shape[1:]), pieces=()
+                )
+                yield ShardPair(rank_slice, Rank(), empty, empty, is_copy=number > 0, stored=stored)
                 continue
             try:
                 expected, actual = recipe_of(tokens, a), recipe_of(tokens, held)
@@ -131,13 +151,13 @@ def shard_pairs(grid: ShardGrid) -> Iterator[ShardPair]:
                 continue
             dtype = _narrower(expected.dtype, actual.dtype)
             yield ShardPair(
-                share, actual.pieces[0].rank, replace(expected, dtype=dtype),
+                rank_slice, actual.pieces[0].rank, replace(expected, dtype=dtype),
                 replace(actual, dtype=dtype), is_copy=number > 0, stored=stored,
             )  # fmt: skip
 
 
 def with_padding(tensor: Assembly) -> Assembly:
-    """Return a vocabulary together with the padding behind its last row."""
+    """Return a vocabulary together with the padding rows behind its last token."""
     rows = tensor.shape[0] + tensor.padding_rows
     return replace(
         tensor,
@@ -147,26 +167,26 @@ def with_padding(tensor: Assembly) -> Assembly:
     )
 
 
-def _stored_rows(tensor: Assembly, share: RankSlice) -> Assembly:
-    """Return all rows that a rank holds of a vocabulary."""
+def _stored_rows(tensor: Assembly, rank_slice: RankSlice) -> Assembly:
+    """Return all rows of a vocabulary that a rank holds, padding included."""
     whole = with_padding(tensor)
-    size = max(box[0][1] for _, _, box in share.pieces)
-    start = min(share.rank * size, whole.shape[0])
+    size = max(box[0][1] for _, _, box in rank_slice.pieces)
+    start = min(rank_slice.rank * size, whole.shape[0])
     stop = min(start + size, whole.shape[0])
-    return rows_of(whole, start, stop, share.name)
+    return rows_of(whole, start, stop, rank_slice.name)
 
 
 def sample(recipe: Assembly) -> Assembly:
-    """Return the recipe of some rows, by which contents of one shape are told apart."""
+    """Return the recipe of evenly spaced rows, at least one, of about `SAMPLE_ELEMENTS` in all."""
     rows, *others = recipe.shape or (1,)
-    count = max(1, SAMPLE // max(1, prod(others)))
+    count = max(1, SAMPLE_ELEMENTS // max(1, prod(others)))
     if not recipe.shape or count >= rows:
         return recipe
     return chosen_rows(recipe, [i * rows // count for i in range(count)])
 
 
 def chosen_rows(recipe: Assembly, rows: list[int]) -> Assembly:
-    """Return the recipe of single rows of a tensor, one below the other."""
+    """Return the recipe of a tensor of the given rows, in the given order."""
     rest = tuple((0, size) for size in recipe.shape[1:])
     parts = [
         RecipePart(recipe, ((r, r + 1), *rest), ((i, i + 1), *rest)) for i, r in enumerate(rows)
@@ -175,7 +195,7 @@ def chosen_rows(recipe: Assembly, rows: list[int]) -> Assembly:
 
 
 def _nth(assembly: Assembly, number: int) -> Assembly:
-    """Return the recipe through the first copies, or through the next ones of each piece."""
+    """Return the recipe that reads copy `number` of each piece; 0 is the piece itself."""
     if number == 0:
         return assembly
     pieces, padding = (
@@ -191,5 +211,5 @@ def _nth(assembly: Assembly, number: int) -> Assembly:
 
 
 def _narrower(a: str, b: str) -> str:
-    """Return the dtype that both are cast to: the narrower one, bfloat16 of the two of 16 bits."""
+    """Return the dtype in which both are compared: the narrower, BF16 where one is F16."""
     return narrower(a, b) if a in FLOATS and b in FLOATS else b

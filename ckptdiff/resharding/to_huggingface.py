@@ -1,4 +1,4 @@
-"""How Hugging Face stores canonical tensors: by what names, some fused, in numbered files."""
+"""Store canonical tensors as Hugging Face does: names, fused tensors, numbered files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INDEX = "model.safetensors.index.json"
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a file. The recipe may have other dimensions, of the same row-major bytes."""
+    """One tensor of a file. The recipe's shape may differ from `shape`, not its row-major bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -32,14 +32,15 @@ class StoredTensor:
 
 
 def stored(side: Assembled, like: Collection[str] | None) -> list[StoredTensor]:
-    """Return what a Hugging Face folder of this model holds, in model order.
+    """Return the tensors of a Hugging Face folder of this model, in model order.
 
-    Names and fused tensors are those of `like`, the names in another folder; without it, those
-    that the family's own checkpoints have. Raises UnsupportedLayout.
+    `like` are the tensor names of another folder: names and fused tensors are as there. Without it
+    they are as in the family's published checkpoints. Raises UnsupportedLayout if a part of a fused
+    tensor is missing, or has another shape.
     """
     found: dict[str, StoredTensor] = {}
-    fused = _fused(side, like)
-    other_names = _renamed(side.architecture, like)
+    fused = _fused_groups(side, like)
+    other_names = _names_in(side.architecture, like)
     done: set[str] = set()
     for name, tensor in side.tensors.items():
         if name in done:
@@ -59,33 +60,33 @@ def stored(side: Assembled, like: Collection[str] | None) -> list[StoredTensor]:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """A fused tensor and what belongs into it."""
+    """A fused tensor and the canonical tensors that are its parts."""
 
     name: str
     rule: Fused
     indices: tuple[int, ...]
-    members: tuple[tuple[int, int, str], ...]  # expert, part, canonical name
+    members: tuple[tuple[int, int, str], ...]  # expert, number of the part, canonical name
 
 
-def _fused(side: Assembled, like: Collection[str] | None) -> dict[str, _Group]:
-    """Return the groups by the canonical names in them."""
+def _fused_groups(side: Assembled, like: Collection[str] | None) -> dict[str, _Group]:
+    """Return the group of each canonical tensor that is stored fused."""
     rules = side.architecture.fused if side.architecture is not None else ()
     groups: dict[str, _Group] = {}
     for rule in rules:
         if len(rule.parts) == 1 and "{expert}" not in rule.parts[0]:
-            continue  # another name, not another tensor
-        by_tensor: dict[tuple[int, ...], list[tuple[int, int, str]]] = defaultdict(list)
+            continue  # a rule that only renames a tensor
+        by_indices: dict[tuple[int, ...], list[tuple[int, int, str]]] = defaultdict(list)
         keys = {template(part): number for number, part in enumerate(rule.parts)}
         for name in side.tensors:
             key, indices = split_name(name)
             if key in keys:
                 by_expert = "{expert}" in rule.parts[0]
                 expert = indices[-1] if by_expert else 0
-                of = indices[:-1] if by_expert else indices
-                by_tensor[of].append((expert, keys[key], name))
-        for indices, members in by_tensor.items():
+                fused_indices = indices[:-1] if by_expert else indices
+                by_indices[fused_indices].append((expert, keys[key], name))
+        for indices, members in by_indices.items():
             name = fill_template(template(rule.hf), indices)
-            name = _as_in(name, side.architecture, like)
+            name = _with_prefix_of(name, side.architecture, like)
             if name in like if like is not None else rule.on_disk:
                 group = _Group(name, rule, indices, tuple(sorted(members)))
                 groups |= {member: group for _, _, member in members}
@@ -93,7 +94,7 @@ def _fused(side: Assembled, like: Collection[str] | None) -> dict[str, _Group]:
 
 
 def _join(group: _Group, tensors: Mapping[str, Assembly]) -> tuple[StoredTensor, set[str]]:
-    """Return the fused tensor, and the names of its parts."""
+    """Return the fused tensor, and the canonical names of its parts."""
     rule, count = group.rule, len(group.rule.parts)
     experts = sorted({expert for expert, _, _ in group.members})
     names = {name for _, _, name in group.members}
@@ -105,27 +106,30 @@ def _join(group: _Group, tensors: Mapping[str, Assembly]) -> tuple[StoredTensor,
     ):
         raise UnsupportedLayout(f"{group.name}: its parts are not all there, or not of one shape")
     (shape,) = shapes
-    # Dimensions: experts, then the parts' own with one for the parts beside that of the rows.
+    # Of the recipe: (experts, parts, rows, columns); with `alternating`, (experts, rows, parts,
+    # columns). Transposed parts have (columns, parts, rows). Its bytes are those of `final`.
     own = shape[::-1] if rule.transposed else shape
     rows = len(own) - 1 if rule.transposed else 0
-    beside = rows + 1 if rule.alternating else rows
-    grid = [*own[:beside], count, *own[beside:]]
+    part_dim = rows + 1 if rule.alternating else rows
+    with_parts = [*own[:part_dim], count, *own[part_dim:]]
     parts = []
     for expert, number, name in group.members:
         source = transpose(tensors[name]) if rule.transposed and len(shape) > 1 else tensors[name]
         of = tuple((0, n) for n in own)
-        box = [*of[:beside], (number, number + 1), *of[beside:]]
+        box = [*of[:part_dim], (number, number + 1), *of[part_dim:]]
         parts.append(RecipePart(source, of, ((expert, expert + 1), *box)))
     by_expert = "{expert}" in rule.parts[0]
-    whole = [*own[:rows], own[rows] * count, *own[rows + 1 :]]
-    final = (len(experts), *whole) if by_expert else tuple(whole)
+    fused = [*own[:rows], own[rows] * count, *own[rows + 1 :]]
+    final = (len(experts), *fused) if by_expert else tuple(fused)
     dtype = tensors[group.members[0][2]].dtype
-    recipe = compose(group.name, (len(experts), *grid), dtype, parts)
+    recipe = compose(group.name, (len(experts), *with_parts), dtype, parts)
     return StoredTensor(group.name, final, recipe), names
 
 
-def _as_in(name: str, architecture: Architecture | None, like: Collection[str] | None) -> str:
-    """Return a name with the prefix that another folder's names have."""
+def _with_prefix_of(
+    name: str, architecture: Architecture | None, like: Collection[str] | None
+) -> str:
+    """Return a name with the prefix that it has in `like`; unchanged if it is not there."""
     if like is None or name in like or architecture is None:
         return name
     for prefix, ours in architecture.prefixes:
@@ -134,8 +138,8 @@ def _as_in(name: str, architecture: Architecture | None, like: Collection[str] |
     return name
 
 
-def _renamed(architecture: Architecture | None, like: Collection[str] | None) -> dict[str, str]:
-    """Return canonical names that another folder spells otherwise, and how."""
+def _names_in(architecture: Architecture | None, like: Collection[str] | None) -> dict[str, str]:
+    """Return the spelling in `like` of each canonical name that is there."""
     if architecture is None or like is None:
         return {}
     found: dict[str, str] = {}
@@ -155,7 +159,7 @@ def _renamed(architecture: Architecture | None, like: Collection[str] | None) ->
 
 
 def _copies(side: Assembled, name: str, like: Collection[str] | None) -> Iterator[str]:
-    """Yield the names of the copies that Hugging Face stores of a tensor."""
+    """Yield names under which Hugging Face stores a tensor again: a tied head, MTP embeddings."""
     architecture, config = side.architecture, side.config
     if architecture is None or config is None:
         return
@@ -171,7 +175,7 @@ def _copies(side: Assembled, name: str, like: Collection[str] | None) -> Iterato
 
 
 def split_files(tensors: Iterable[StoredTensor], limit: int) -> list[list[StoredTensor]]:
-    """Return the tensors in files of at most `limit` bytes, or of one tensor that is larger."""
+    """Return the tensors split into files of at most `limit` bytes; a larger one is alone."""
     files: list[list[StoredTensor]] = []
     size = limit
     for tensor in tensors:
@@ -184,13 +188,14 @@ def split_files(tensors: Iterable[StoredTensor], limit: int) -> list[list[Stored
 
 
 def file_names(count: int) -> list[str]:
+    """Return the names that transformers gives to `count` files."""
     if count == 1:
         return ["model.safetensors"]
     return [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
 
 
 def index_text(files: Mapping[str, list[StoredTensor]]) -> bytes:
-    """Return the index that says which file holds which tensor."""
+    """Return the JSON of `model.safetensors.index.json`: which file holds which tensor."""
     size = sum(t.recipe.nbytes for tensors in files.values() for t in tensors)
     elements = sum(prod(t.shape) for tensors in files.values() for t in tensors)
     weight_map = {t.name: file for file, tensors in files.items() for t in tensors}

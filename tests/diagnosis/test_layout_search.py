@@ -68,12 +68,12 @@ def test_what_is_found_is_what_comparing_every_whole_layout_finds(maker: Maker, 
 def _all_right(grid: ShardGrid, ask: ContentQueries, group: list[ShardPair]) -> list[str]:
     right = []
     rule = group[0].rule
-    same = ask.same_numbers([p.expected for p in group], [p.actual for p in group])
+    same = ask.have_same_elements([p.expected for p in group], [p.actual for p in group])
     poor = all(poor for _, poor in ask.digests([p.actual for p in group]))
     for mistake in mistakes(rule, grid.config, grid.size(rule)):
         made = [recipe_by(mistake, p, p, grid) for p in group]
         pairs = [(m, p.actual) for m, p in zip(made, group, strict=True) if m is not None]
-        if len(pairs) == len(group) and all(ask.alike(pairs)) and mistake.permutes == same:
+        if len(pairs) == len(group) and all(ask.are_equal(pairs)) and mistake.permutes == same:
             right.append(mistake.key)
     return [] if poor else right
 

@@ -1,9 +1,9 @@
-"""Ways in which a rule is known to be got wrong: other slices of the same tensors.
+"""The known mistakes of converters: rules that take other slices of the same tensors.
 
-Each is read like the rule itself. Forward it says what a writer with this mistake puts into a
-rank's shard, backward it takes the mistake out again. The public record that they come from names
-the projects in which each was found: flat QKV and wrong group counts in Megatron-LM's and other
-converters, Meta's rotary order, gate and up cut as one matrix, heads assigned by stride.
+A mistake is read like a rule. Forward it gives the shard that a converter with this mistake writes,
+backward it undoes the mistake. Sources are public issues of Megatron-LM and of other converters:
+flat QKV and wrong group counts, Meta's rotary order, gate and up split as one matrix, heads
+assigned by stride.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
 
     from ckptdiff.arch.base import ParamMapping, Partition, Slice
     from ckptdiff.arch.mistakes.axes import Boxes
-    from ckptdiff.arch.mistakes.heads import Made
+    from ckptdiff.arch.mistakes.heads import MistakenOrder
     from ckptdiff.checkpoint import Box
     from ckptdiff.config.model import ModelConfig
     from ckptdiff.fault_classes import FaultClass
 
 
-# Of two mistakes the one of an order inside the tensors is taken for the first that was made, that
-# of the layout which they are put into for the last.
+# The step of a conversion in which a mistake is made: rows of one tensor are reordered before the
+# tensors are put into a layout. Of two mistakes, that of the earlier step was made first.
 _STEPS = {"FC1-SWAP": 0, "ROPE-PERM": 0, "QKV-HEADMAP": 1, "QKV-SWAP": 2, "KV-REPL": 3}
-_LAYOUT = 4
+_LAYOUT_STEP = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
     """One way to write a tensor wrongly."""
 
-    found: FaultClass
-    key: str  # its name in a SPEC
+    kind: FaultClass
+    key: str  # names it in the text of `--undo`; unique for a rule
     words: str  # what the tensor holds
     cause: str
-    rule: ParamMapping  # with the slices of the mistake
-    boxes: Boxes | None = None  # where slices along one dimension cannot say it
-    within: Mistake | None = None  # another one that was made before, with the same tensors
+    rule: ParamMapping  # partitioned with the mistake
+    boxes: Boxes | None = None  # instead of the rule, where it takes boxes of two dimensions
+    within: Mistake | None = None  # a mistake that was made before this one, in the same tensors
 
     @property
     def permutes(self) -> bool:
-        """Whether all the numbers are still there, each once."""
-        return self.found != "KV-REPL" and (self.within is None or self.within.permutes)
+        """Whether every element is still there, once: the mistake can be undone."""
+        return self.kind != "KV-REPL" and (self.within is None or self.within.permutes)
 
     def pieces(
         self,
@@ -60,9 +60,10 @@ class Mistake:
         tp: int,
         rank: int,
     ) -> Iterator[tuple[str | None, Box, Box]]:
-        """Yield which boxes of which tensors fill a rank's shard; nothing if it cannot be.
+        """Yield (source name, box of the source, box of the shard) for one rank's shard.
 
-        One by one, from the first row on: some layouts have a piece for every row.
+        `shapes` are those of the Hugging Face tensors `names`. Lazy and in order of the shard's
+        rows, since some mistakes have a piece for every row. Nothing if the shapes rule it out.
         """
         if self.boxes is None:
             yield from pieces_of(self.rule, names, shapes, config, tp, rank)
@@ -74,21 +75,21 @@ class Mistake:
 
 
 def mistakes(rule: ParamMapping, config: ModelConfig, tp: int) -> Iterator[Mistake]:
-    """Yield the mistakes that can be made with a rule, the likelier ones first."""
+    """Yield the mistakes known for a rule, split over `tp` ranks, the likeliest first."""
     if rule.partition is None or rule.dim is None:
         return
     if rule.role == "qkv":
-        sizes = _lengths(config)
-        for made in head_mistakes(config):
-            named = "QKV-BIAS" if rule.is_bias and made[0] == "QKV-LAYOUT" else made[0]
-            yield _mistake(rule, (named, *made[1:]), sizes)
+        sizes = _qkv_rows(config)
+        for order in head_mistakes(config):
+            kind = "QKV-BIAS" if rule.is_bias and order[0] == "QKV-LAYOUT" else order[0]
+            yield _mistake(rule, (kind, *order[1:]), sizes)
     elif rule.role == "fc1" and rule.block_rows is not None:
         sizes = rule.block_rows(config)
-        for made in gate_mistakes(sizes[0], tp):
-            yield _mistake(rule, made, sizes)
+        for order in gate_mistakes(sizes[0], tp):
+            yield _mistake(rule, order, sizes)
     elif rule.role == "proj" and rule.dim == 1:
-        for made in columns_by_stride():
-            yield _mistake(rule, made, [])
+        for order in columns_by_stride():
+            yield _mistake(rule, order, [])
     elif rule.role == "eh_proj":
         yield Mistake(
             "MTP-LAYOUT", "halves", "the halves for embedding and hidden state are exchanged",
@@ -98,11 +99,10 @@ def mistakes(rule: ParamMapping, config: ModelConfig, tp: int) -> Iterator[Mista
         yield Mistake(
             "QKV-LAYOUT", "one-matrix", "all components cut as one matrix",
             "a projection of several components was cut without regard to them",
-            replace(rule, partition=_as_one(rule)),
+            replace(rule, partition=_as_one_matrix(rule)),
         )  # fmt: skip
     if len(rule.hf) == 1 and not rule.of_vocabulary and rule.block_rows is None:
-        dim = rule.dim
-        for key, boxes in other_axis(dim, tp):
+        for key, boxes in other_axis(rule.dim, tp):
             yield Mistake(
                 "TP-AXIS", key, "cut or joined along the other dimension, then reshaped",
                 "the dimension along which the tensor is cut was taken for the other one", rule,
@@ -111,11 +111,11 @@ def mistakes(rule: ParamMapping, config: ModelConfig, tp: int) -> Iterator[Mista
 
 
 def pairs_of_mistakes(rule: ParamMapping, config: ModelConfig, tp: int) -> Iterator[Mistake]:
-    """Yield two mistakes at once: one in the order of each tensor's rows, one in their layout."""
-    made = [m for m in mistakes(rule, config, tp) if m.boxes is None]
-    for inner in made:
-        for outer in made:
-            if _STEPS.get(inner.found, _LAYOUT) < _STEPS.get(outer.found, _LAYOUT):
+    """Yield two mistakes made one after the other: in the order of rows, then in the layout."""
+    single = [m for m in mistakes(rule, config, tp) if m.boxes is None]
+    for inner in single:
+        for outer in single:
+            if _STEPS.get(inner.kind, _LAYOUT_STEP) < _STEPS.get(outer.kind, _LAYOUT_STEP):
                 both = partial(_after, rule=rule, inner=inner.rule, outer=outer.rule)
                 yield replace(outer, rule=replace(rule, partition=both), within=inner)
 
@@ -124,7 +124,7 @@ def _after(
     c: ModelConfig, tp: int, rank: int, *, rule: ParamMapping, inner: ParamMapping,
     outer: ParamMapping,
 ) -> Iterable[Slice]:  # fmt: skip
-    """Return the slices of a mistake made with what another one had left of the tensors."""
+    """Return the slices of the mistake `outer`, made with tensors that `inner` had reordered."""
     right, wrong = (list(_each_row(r.partition(c, 1, 0))) for r in (rule, inner) if r.partition)
     if outer.partition is None or len(right) != len(wrong):
         return []
@@ -133,19 +133,26 @@ def _after(
 
 
 def _each_row(parts: Iterable[Slice]) -> Iterator[tuple[int, int]]:
+    """Yield (source, row) for each row of slices."""
     return ((part.source, row) for part in parts for row in range(part.start, part.stop))
 
 
-def _mistake(rule: ParamMapping, made: Made, sizes: list[int]) -> Mistake:
-    """Return a mistake with a rule; where one tensor holds what the slices speak of, its rows."""
-    found, key, words, cause, partition = made
+def _mistake(rule: ParamMapping, order: MistakenOrder, sizes: list[int]) -> Mistake:
+    """Return the mistake that gives a rule another order.
+
+    `sizes` are the rows of the order's sources. If one Hugging Face tensor holds them all, slices
+    are moved to where each source begins in it.
+    """
+    kind, key, words, cause, partition = order
     if len(rule.hf) == 1 and sizes:
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        partition = _within(partition, starts)
-    return Mistake(found, key, words, cause, replace(rule, partition=partition))
+        partition = _in_one_tensor(partition, starts)
+    return Mistake(kind, key, words, cause, replace(rule, partition=partition))
 
 
-def _within(partition: Partition, starts: list[int]) -> Partition:
+def _in_one_tensor(partition: Partition, starts: list[int]) -> Partition:
+    """Return a partition whose sources lie in one tensor, each from its start row on."""
+
     def shifted(c: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:
         for part in partition(c, tp, rank):
             start = starts[part.source]
@@ -154,16 +161,19 @@ def _within(partition: Partition, starts: list[int]) -> Partition:
     return shifted
 
 
-def _lengths(c: ModelConfig) -> list[int]:
-    keys = c.num_query_groups * c.kv_channels
-    return [c.num_attention_heads * c.kv_channels, keys, keys]
+def _qkv_rows(c: ModelConfig) -> list[int]:
+    """Return the rows of q, k and v."""
+    kv = c.num_query_groups * c.kv_channels
+    return [c.num_attention_heads * c.kv_channels, kv, kv]
 
 
-def _as_one(rule: ParamMapping) -> Partition:
+def _as_one_matrix(rule: ParamMapping) -> Partition:
+    """Return the partition that splits all components of a rule as one matrix."""
+
     def partition(c: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:
         assert rule.partition is not None
         whole = list(rule.partition(c, 1, 0))
-        share = sum(part.stop - part.start for part in whole) // tp
-        return crop_slices(whole, rank * share, (rank + 1) * share)
+        rows = sum(part.stop - part.start for part in whole) // tp
+        return crop_slices(whole, rank * rows, (rank + 1) * rows)
 
     return partition

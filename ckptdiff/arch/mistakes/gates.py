@@ -1,4 +1,4 @@
-"""How gate and up are got wrong: the rows of a gated layer in another order."""
+"""Mistakes with gate and up: the rows of a gated fc1 in another order."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from ckptdiff.arch.base import Partition
-    from ckptdiff.arch.mistakes.heads import Made
+    from ckptdiff.arch.mistakes.heads import MistakenOrder
     from ckptdiff.config.model import ModelConfig
 
-    Shard = Callable[[int, int, int], Iterable[Slice]]  # (rows of gate, ranks, rank)
+    # (rows of gate, number of ranks, rank) -> the rank's [gate; up]; source 0 is gate, 1 is up
+    Shard = Callable[[int, int, int], Iterable[Slice]]
 
 
-def gate_mistakes(size: int, tp: int) -> Iterator[Made]:
-    """Yield the orders that `size` rows of gate and as many of up were put in.
+def gate_mistakes(size: int, tp: int) -> Iterator[MistakenOrder]:
+    """Yield the mistaken orders of `size` rows of gate and as many of up.
 
-    What a writer did for another number of ranks is looked for too, as it is read by now.
+    The mistake may have been made with another number of ranks than the `tp` of this checkpoint:
+    it was resharded since, as if the layout had been right.
     """
     yield (
         "FC1-SWAP", "up-gate", "up above gate, not gate above up", "the two halves were exchanged",
-        _read(size, tp, _exchanged),
+        _resharded(size, tp, _exchanged),
     )  # fmt: skip
     for ranks in dict.fromkeys((tp, 2, 4, 8, 16)):
         if ranks > 1:
@@ -32,7 +34,7 @@ def gate_mistakes(size: int, tp: int) -> Iterator[Made]:
                 "FC1-TPLAYOUT", f"global-chunk-{ranks}",
                 f"[gate; up] of the whole model cut over {ranks} ranks",
                 "the fused matrix was cut as one: some ranks hold only gate, others only up",
-                _read(size, ranks, _as_one),
+                _resharded(size, ranks, _as_one_matrix),
             )  # fmt: skip
     for ranks in (2, 4, 8, 16):
         yield (
@@ -48,21 +50,25 @@ def gate_mistakes(size: int, tp: int) -> Iterator[Made]:
                 "FC1-INTERLEAVE", f"interleaved-{block}" + f"-{ranks}" * (ranks != tp),
                 f"gate and up take turns {what}",
                 "a layout for fused kernels was written into a plain checkpoint",
-                _read(size, ranks, partial(_taking_turns, block=block)),
+                _resharded(size, ranks, partial(_interleaved, block=block)),
             )  # fmt: skip
 
 
-def _read(size: int, ranks: int, shard: Shard) -> Partition:
-    """Return the slices of what so many ranks wrote, each half of a shard taken for its kind."""
+def _resharded(size: int, ranks: int, shard: Shard) -> Partition:
+    """Return the partition of shards written by `ranks`, then resharded to another TP.
+
+    `shard` gives the rows that each of them wrote. The reader takes the upper half of each shard
+    for gate and the lower half for up.
+    """
 
     def partition(_: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:
         if size % ranks or size % tp:
             return
-        own, theirs = size // tp, size // ranks
-        for half in (0, theirs):
+        own, written = size // tp, size // ranks  # rows of gate in a shard
+        for half in (0, written):
             for writer in range(ranks):
-                start = max(rank * own - writer * theirs, 0)
-                stop = min((rank + 1) * own - writer * theirs, theirs)
+                start = max(rank * own - writer * written, 0)
+                stop = min((rank + 1) * own - writer * written, written)
                 if start < stop:
                     yield from crop_slices(shard(size, ranks, writer), half + start, half + stop)
 
@@ -70,29 +76,36 @@ def _read(size: int, ranks: int, shard: Shard) -> Partition:
 
 
 def _exchanged(size: int, ranks: int, rank: int) -> list[Slice]:
+    """Return a rank's [up; gate]."""
     start, stop = rank * size // ranks, (rank + 1) * size // ranks
     return [Slice(1, start, stop), Slice(0, start, stop)]
 
 
-def _as_one(size: int, ranks: int, rank: int) -> Iterator[Slice]:
-    share = 2 * size // ranks
-    return crop_slices([Slice(0, 0, size), Slice(1, 0, size)], rank * share, (rank + 1) * share)
+def _as_one_matrix(size: int, ranks: int, rank: int) -> Iterator[Slice]:
+    """Return a rank's rows of the whole model's [gate; up]."""
+    rows = 2 * size // ranks
+    return crop_slices([Slice(0, 0, size), Slice(1, 0, size)], rank * rows, (rank + 1) * rows)
 
 
-def _taking_turns(size: int, ranks: int, rank: int, *, block: int) -> Iterable[Slice]:
+def _interleaved(size: int, ranks: int, rank: int, *, block: int) -> Iterable[Slice]:
+    """Return a rank's gate and up in alternate blocks of rows."""
     start, stop = rank * size // ranks, (rank + 1) * size // ranks
     if (stop - start) % block:
         return []
-    return (Slice(source, at, at + block) for at in range(start, stop, block) for source in (0, 1))
+    return (
+        Slice(source, row, row + block) for row in range(start, stop, block) for source in (0, 1)
+    )
 
 
 def _merged(_: ModelConfig, tp: int, rank: int, *, size: int, ranks: int) -> list[Slice]:
-    """Return a rank's share when [g0; u0; g1; u1; …] of others is taken for [gate; up]."""
+    """Return a rank's rows when [g0; u0; g1; u1; …] of `ranks` is taken for [gate; up]."""
     if size % ranks or size % tp:
         return []
-    share, own = size // ranks, size // tp
-    joined = [Slice(source, r * share, (r + 1) * share) for r in range(ranks) for source in (0, 1)]
+    written, own = size // ranks, size // tp
+    merged = [
+        Slice(source, r * written, (r + 1) * written) for r in range(ranks) for source in (0, 1)
+    ]
     return [
-        *crop_slices(joined, rank * own, (rank + 1) * own),
-        *crop_slices(joined, size + rank * own, size + (rank + 1) * own),
+        *crop_slices(merged, rank * own, (rank + 1) * own),
+        *crop_slices(merged, size + rank * own, size + (rank + 1) * own),
     ]

@@ -1,4 +1,7 @@
-"""How heads are got wrong: query, key and value rows of a fused projection in another order."""
+"""Mistakes with heads: query, key and value rows of a fused projection in another order.
+
+Sources of slices are 0 for q, 1 for k and 2 for v. In comments, d is the head dimension.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ if TYPE_CHECKING:
     from ckptdiff.config.model import ModelConfig
     from ckptdiff.fault_classes import FaultClass
 
-    Rows = Callable[[ModelConfig], Iterable[Slice]]
-    Made = tuple[FaultClass, str, str, str, Partition]  # class, key, words, cause, slices
+    Rows = Callable[[ModelConfig], Iterable[Slice]]  # of the whole model, in order
+    MistakenOrder = tuple[FaultClass, str, str, str, Partition]  # class, key, words, cause, slices
 
 _BY_STRIDE = (("heads-by-stride", False), ("heads-by-stride-back", True))
 
 
-def columns_by_stride() -> Iterator[Made]:
-    """Yield the same mistake in the columns of the output projection."""
+def columns_by_stride() -> Iterator[MistakenOrder]:
+    """Yield the orders of proj's columns when heads are assigned to the groups by stride."""
     for key, back in _BY_STRIDE:
         yield (
             "QKV-HEADMAP", key, "columns of heads by stride, not by group",
@@ -32,8 +35,8 @@ def columns_by_stride() -> Iterator[Made]:
         )  # fmt: skip
 
 
-def head_mistakes(c: ModelConfig) -> Iterator[Made]:
-    """Yield the orders that rows of a fused QKV projection are known to have been put in."""
+def head_mistakes(c: ModelConfig) -> Iterator[MistakenOrder]:
+    """Yield the mistaken orders of the rows of a fused QKV projection, the likeliest first."""
     groups, heads, d = c.num_query_groups, c.num_attention_heads, c.kv_channels
     flat = "a converter for models without query groups, or one that concatenated q, k and v"
     yield "QKV-LAYOUT", "flat", "flat [Q; K; V], not per query group", flat, _even(_flat)
@@ -92,43 +95,50 @@ def head_mistakes(c: ModelConfig) -> Iterator[Made]:
                 )  # fmt: skip
 
 
-def _lengths(c: ModelConfig) -> tuple[int, int]:
+def _qkv_rows(c: ModelConfig) -> tuple[int, int]:
+    """Return the rows of q, and those of k or v."""
     return c.num_attention_heads * c.kv_channels, c.num_query_groups * c.kv_channels
 
 
 def _query_rows(c: ModelConfig) -> int:
-    return _lengths(c)[0]
+    return _qkv_rows(c)[0]
 
 
 def _fused_rows(c: ModelConfig) -> int:
-    q, kv = _lengths(c)
+    q, kv = _qkv_rows(c)
     return q + 2 * kv
 
 
 def _even(rows: Rows, size: Callable[[ModelConfig], int] = _fused_rows) -> Partition:
-    """Cut a whole layout, of so many rows, evenly over the ranks."""
+    """Return the partition that splits the rows of the whole model evenly over the ranks.
+
+    `size` returns how many rows there are.
+    """
 
     def partition(c: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:
-        share = size(c) // tp
-        return crop_slices(rows(c), rank * share, (rank + 1) * share)
+        per_rank = size(c) // tp
+        return crop_slices(rows(c), rank * per_rank, (rank + 1) * per_rank)
 
     return partition
 
 
 def _flat(c: ModelConfig) -> list[Slice]:
-    q, kv = _lengths(c)
+    """Return [Q; K; V] of the whole model."""
+    q, kv = _qkv_rows(c)
     return [Slice(0, 0, q), Slice(1, 0, kv), Slice(2, 0, kv)]
 
 
 def _flat_per_rank(c: ModelConfig, tp: int, rank: int) -> list[Slice]:
+    """Return [Q; K; V] of a rank's heads."""
     return [
         Slice(source, rank * size // tp, (rank + 1) * size // tp)
-        for source, size in enumerate((_lengths(c)[0], _lengths(c)[1], _lengths(c)[1]))
+        for source, size in enumerate((_qkv_rows(c)[0], _qkv_rows(c)[1], _qkv_rows(c)[1]))
     ]
 
 
 def _grouped(c: ModelConfig, count: int) -> list[Slice]:
-    q, kv = _lengths(c)
+    """Return [q; k; v] of each group, as if there were `count` groups."""
+    q, kv = _qkv_rows(c)
     return [
         Slice(source, g * size // count, (g + 1) * size // count)
         for g in range(count)
@@ -137,7 +147,8 @@ def _grouped(c: ModelConfig, count: int) -> list[Slice]:
 
 
 def _ordered(c: ModelConfig, order: tuple[int, ...]) -> list[Slice]:
-    q, kv = _lengths(c)
+    """Return q, k and v of each group in another order."""
+    q, kv = _qkv_rows(c)
     groups, sizes = c.num_query_groups, (q, kv, kv)
     return [
         Slice(source, g * sizes[source] // groups, (g + 1) * sizes[source] // groups)
@@ -147,43 +158,49 @@ def _ordered(c: ModelConfig, order: tuple[int, ...]) -> list[Slice]:
 
 
 def _legacy(c: ModelConfig) -> Iterator[Slice]:
-    """`view(g, q + 2, d).transpose(1, 2)`: the rows of a group's heads take turns."""
+    """Yield the rows as checkpoint version 1 stores them: those of a group's heads alternate.
+
+    `view(groups, heads_per_group + 2, d).transpose(1, 2)` of the rows of version 3, the inverse of
+    `fix_query_key_value_ordering` in Megatron-LM.
+    """
     d, per_group = c.kv_channels, c.heads_per_group
     for g in range(c.num_query_groups):
         for i in range(d):
-            for h in range(per_group):
-                row = (g * per_group + h) * d + i
+            for head in range(per_group):
+                row = (g * per_group + head) * d + i
                 yield Slice(0, row, row + 1)
             for source in (1, 2):
                 yield Slice(source, g * d + i, g * d + i + 1)
 
 
 def _strided(c: ModelConfig, *, back: bool) -> list[int]:
-    """Return the heads as they are dealt to the groups in turn, or as dealing takes them back."""
-    groups, each = c.num_query_groups, c.heads_per_group
+    """Return the heads assigned to the groups by stride; with `back`, the inverse order."""
+    groups, per_group = c.num_query_groups, c.heads_per_group
     if back:
-        return [g * each + j for j in range(each) for g in range(groups)]
-    return [j * groups + g for g in range(groups) for j in range(each)]
+        return [g * per_group + j for j in range(per_group) for g in range(groups)]
+    return [j * groups + g for g in range(groups) for j in range(per_group)]
 
 
 def _heads_by_stride(c: ModelConfig, *, back: bool) -> list[Slice]:
-    d, each = c.kv_channels, c.heads_per_group
+    """Return [q; k; v] of each group with the query heads of `_strided`."""
+    d, per_group = c.kv_channels, c.heads_per_group
     heads = _strided(c, back=back)
     rows = []
     for g in range(c.num_query_groups):
-        own = heads[g * each : (g + 1) * each]
+        own = heads[g * per_group : (g + 1) * per_group]
         rows += [Slice(0, head * d, (head + 1) * d) for head in own]
         rows += [Slice(source, g * d, (g + 1) * d) for source in (1, 2)]
     return rows
 
 
 def _strided_columns(c: ModelConfig, *, back: bool) -> list[Slice]:
-    """Columns of the output projection in the order of `_heads_by_stride`."""
+    """Return the columns of the output projection in the order of `_strided`."""
     d = c.kv_channels
     return [Slice(0, head * d, (head + 1) * d) for head in _strided(c, back=back)]
 
 
 def _repeated(c: ModelConfig, factor: int) -> list[Slice]:
+    """Return the right order with each `factor` key and value heads replaced by the first one."""
     return [
         replace(part, start=first, stop=first + part.stop - part.start) if part.source else part
         for part in _ordered(c, (0, 1, 2))
@@ -193,8 +210,13 @@ def _repeated(c: ModelConfig, factor: int) -> list[Slice]:
 
 
 def _rotary(c: ModelConfig, which: str, way: str, *, wrong: bool = False) -> Iterator[Slice]:
-    """`view(heads, 2, d/2).transpose(1, 2)` of q and k, or back."""
-    q, kv = _lengths(c)
+    """Yield q and k in Meta's rotary order (`way` "meta"), or that order undone once too often.
+
+    Meta's order of Hugging Face's rows is `view(heads, 2, d // 2).transpose(1, 2)`, the inverse of
+    `permute` in transformers' convert_llama_weights_to_hf.py. With `wrong`, k is reordered as if it
+    had as many heads as q.
+    """
+    q, kv = _qkv_rows(c)
     orders: list[list[int]] = []
     for letter, size, heads in (
         ("q", q, c.num_attention_heads),
@@ -218,14 +240,14 @@ def _rotary(c: ModelConfig, which: str, way: str, *, wrong: bool = False) -> Ite
 
 
 def joined_rows(rows: Iterable[tuple[int, int]]) -> Iterator[Slice]:
-    """Yield single rows as slices, those that follow each other joined."""
+    """Yield (source, row) pairs as slices, rows that follow each other as one."""
     source, start, stop = -1, 0, 0
-    for following, row in rows:
-        if (following, row) == (source, stop):
+    for next_source, row in rows:
+        if (next_source, row) == (source, stop):
             stop += 1
             continue
         if start < stop:
             yield Slice(source, start, stop)
-        source, start, stop = following, row, row + 1
+        source, start, stop = next_source, row, row + 1
     if start < stop:
         yield Slice(source, start, stop)

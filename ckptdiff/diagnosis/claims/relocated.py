@@ -1,4 +1,4 @@
-"""Claims of content that belongs elsewhere: to another rank, layer, expert or name."""
+"""Claims of content that belongs to another rank, layer, expert or name."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def relocated(origins: Origins) -> Iterator[Claim]:
-    """Yield a claim for each thing that was mistaken about a content's place."""
+    """Yield a claim for each of rank, name, layer and expert that is wrong of a moved content."""
     ranks: dict[str, dict[int, int]] = defaultdict(dict)
     layers: dict[str, dict[int, int]] = defaultdict(dict)
     for p, q in origins.moved.items():
-        if p.share.rank != q.share.rank:
-            ranks[p.name][p.share.rank] = q.share.rank
+        if p.tp_rank != q.tp_rank:
+            ranks[p.name][p.tp_rank] = q.tp_rank
         if p.template == q.template and p.layer != q.layer:
             assert p.layer is not None
             assert q.layer is not None
@@ -28,24 +28,25 @@ def relocated(origins: Origins) -> Iterator[Claim]:
     all_ranks, all_layers = origins.rank_map(), origins.layer_map()
     experts, all_experts = origins.expert_moves(), origins.expert_maps()
     for p, q in origins.moved.items():
-        if p.share.rank != q.share.rank:
-            yield _rank_claim(p, _whole(ranks[p.name], all_ranks))
+        if p.tp_rank != q.tp_rank:
+            yield _rank_claim(p, _whole_exchange(ranks[p.name], all_ranks))
         if p.template != q.template:
             yield _name_claim(origins, p, q)
         elif p.layer != q.layer:
-            yield _layer_claim(origins, p, _whole(layers[p.template], all_layers))
+            yield _layer_claim(origins, p, _whole_exchange(layers[p.template], all_layers))
         if p.template == q.template and p.expert != q.expert:
             part = experts[p.template, p.layer]
-            yield _expert_claim(origins, p, _whole(part, all_experts[p.layer]))
+            yield _expert_claim(origins, p, _whole_exchange(part, all_experts[p.layer]))
 
 
-def _whole(part: dict[int, int], whole: dict[int, int]) -> dict[int, int]:
-    """Return the larger exchange that one is a part of: what is alike elsewhere shows less."""
-    agrees = all(whole.get(there) == here for there, here in part.items())
+def _whole_exchange(part: dict[int, int], whole: dict[int, int]) -> dict[int, int]:
+    """Return `whole` if `part` agrees with it: equal tensors show only a part of an exchange."""
+    agrees = all(whole.get(key) == origin for key, origin in part.items())
     return whole if agrees else part
 
 
 def _rank_claim(p: ShardPair, moves: dict[int, int]) -> Claim:
+    """Return the claim of ranks that hold other ranks' shards."""
     words = map_words(moves)
     if set(moves) == set(moves.values()):
         return Claim(
@@ -59,6 +60,7 @@ def _rank_claim(p: ShardPair, moves: dict[int, int]) -> Claim:
 
 
 def _layer_claim(origins: Origins, p: ShardPair, moves: dict[int, int]) -> Claim:
+    """Return the claim of layers that hold other layers' content."""
     words = map_words(moves)
     key = str(sorted(moves.items()))
     permuted = set(moves) == set(moves.values())
@@ -84,48 +86,52 @@ def _layer_claim(origins: Origins, p: ShardPair, moves: dict[int, int]) -> Claim
 
 
 def _is_shift(moves: dict[int, int], layers: int) -> bool:
-    """Ask whether layers hold those of one other offset, all around or cut off at an end."""
+    """Return whether all moved layers have one offset, cyclically or up to an end of the model."""
     if set(moves) == set(moves.values()):
-        steps = {(here - there) % layers for there, here in moves.items()}
-        return len(moves) == layers > 2 and len(steps) == 1 and 2 * steps.pop() != layers
-    found = [here - there for there, here in moves.items()]
-    common = max(set(found), key=found.count)
-    odd = len(found) - found.count(common)
-    return len(moves) >= 2 and odd <= (len(moves) >= 3)
+        offsets = {(origin - layer) % layers for layer, origin in moves.items()}
+        # An offset of half the layers is an exchange of two halves, such as pipeline stages.
+        return len(moves) == layers > 2 and len(offsets) == 1 and 2 * offsets.pop() != layers
+    steps = [origin - layer for layer, origin in moves.items()]
+    common = max(set(steps), key=steps.count)
+    others = len(steps) - steps.count(common)
+    return len(moves) >= 2 and others <= (len(moves) >= 3)
 
 
 def _is_local_numbers(origins: Origins, moves: dict[int, int]) -> bool:
-    """Ask whether every displaced layer holds the layer of its number inside its stage."""
+    """Return whether each moved layer holds the layer with its local number in its stage."""
     stages: dict[int, set[int]] = defaultdict(set)
-    for place in origins.places:
-        if place.layer is not None and place.rule.of_layers:
-            stages[place.rank.pp].add(place.layer)
+    for pair in origins.pairs:
+        if pair.layer is not None and pair.rule.of_layers:
+            stages[pair.rank.pp].add(pair.layer)
     if len(stages) < 2:
         return False
-    wanted = {
+    local_numbers = {
         layer: number
         for stage, layers in stages.items()
         for number, layer in enumerate(sorted(layers))
         if stage and number != layer
     }
-    whole = (
-        {layer: wanted[layer] for layer in layers if layer in wanted}
+    touched_stages = (
+        {layer: local_numbers[layer] for layer in layers if layer in local_numbers}
         for layers in stages.values()
         if any(layer in moves for layer in layers)
     )
-    of_stages = {layer: number for found in whole for layer, number in found.items()}
-    return moves == wanted or (len(moves) > 1 and moves == of_stages)
+    of_stages = {layer: number for stage in touched_stages for layer, number in stage.items()}
+    return moves == local_numbers or (len(moves) > 1 and moves == of_stages)
 
 
 def _name_claim(origins: Origins, p: ShardPair, q: ShardPair) -> Claim:
-    back = any(x.template == q.template and y.template == p.template
-               for x, y in origins.moved.items())  # fmt: skip
+    """Return the claim that `p` holds the content of `q`, which has another name."""
+    is_exchange = any(
+        (held.template, origin.template) == (q.template, p.template)
+        for held, origin in origins.moved.items()
+    )
     what = (
         f"{p.template.rpartition('.')[0].rpartition('.')[2]} holds "
         f"{q.template.rpartition('.')[0].rpartition('.')[2]}"
     )
     if p.rule.of_vocabulary and q.rule.of_vocabulary:
-        if back:
+        if is_exchange:
             return Claim("EMBED-HEAD", "", (p,), "embedding and output layer are exchanged",
                          "two matrices of one shape were taken for each other",
                          names={p.template: q.template})  # fmt: skip
@@ -133,16 +139,17 @@ def _name_claim(origins: Origins, p: ShardPair, q: ShardPair) -> Claim:
                      "the model was taken for one with tied embeddings", is_lost=True)  # fmt: skip
     if p.rule.of_predictions or q.rule.of_predictions:
         return Claim("MTP-LAYOUT", "", (p,), what, "names of the prediction layer were mixed up",
-                     is_lost=not back, names={p.template: q.template})  # fmt: skip
+                     is_lost=not is_exchange, names={p.template: q.template})  # fmt: skip
     if len(p.actual.shape) == 1 and p.rule.role == "norm":
         return Claim("NORM-SWAP", "", (p,), "norms are mapped to each other's names",
-                     "two norms of one size were taken for each other", is_lost=not back,
+                     "two norms of one size were taken for each other", is_lost=not is_exchange,
                      names={p.template: q.template})  # fmt: skip
     return Claim("NOT-LOADED", what, (p,), what, "its name was mapped to another tensor",
-                 is_lost=not back, names={p.template: q.template})  # fmt: skip
+                 is_lost=not is_exchange, names={p.template: q.template})  # fmt: skip
 
 
 def _expert_claim(origins: Origins, p: ShardPair, moves: dict[int, int]) -> Claim:
+    """Return the claim of permuted experts: no fault if the router's rows moved along."""
     words = map_words(moves)
     key = str(sorted(moves.items()))
     if set(moves) != set(moves.values()):
@@ -151,24 +158,25 @@ def _expert_claim(origins: Origins, p: ShardPair, moves: dict[int, int]) -> Clai
             "a rank's local number of an expert was taken for the global one", is_lost=True,
         )  # fmt: skip
     routers = (
-        router_map(origins, place)
-        for place in origins.wrong
-        if place.layer == p.layer and place.rule.role == "router" and not place.rule.is_bias
+        router_map(origins, pair)
+        for pair in origins.wrong
+        if pair.layer == p.layer and pair.rule.role == "router" and not pair.rule.is_bias
     )
     router = next(routers, None)
-    info = router is not None and all(router.get(e, e) == s for e, s in moves.items())
+    is_info = router is not None and all(router.get(e, e) == s for e, s in moves.items())
     return Claim(
         "EXPERT-ORDER", key, (p,), f"experts exchanged: {words}",
-        "experts were put in another order than the router's rows", experts=moves, is_info=info,
+        "experts were put in another order than the router's rows", experts=moves, is_info=is_info,
     )  # fmt: skip
 
 
-def router_map(origins: Origins, place: ShardPair) -> dict[int, int] | None:
-    """Return which expert's row each row of a router holds; None if it is no permutation."""
-    match = origins.ask.match(place.expected, place.actual)
+def router_map(origins: Origins, pair: ShardPair) -> dict[int, int] | None:
+    """Return the expert whose row each row of a router is; None if it is no permutation."""
+    match = origins.ask.match_rows(pair.expected, pair.actual)
     return dict(enumerate(match)) if sorted(match) == list(range(len(match))) else None
 
 
 def map_words(moves: dict[int, int]) -> str:
+    """Return the first six moves in words."""
     shown = [f"{there} holds {here}" for there, here in sorted(moves.items())]
     return ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")

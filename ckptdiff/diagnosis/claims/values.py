@@ -1,4 +1,4 @@
-"""Claims of content that is in its place and has other values."""
+"""Claims of changed values: a factor, an offset, a cast, another save, never loaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.diagnosis.finding import Claim
-from ckptdiff.diagnosis.origins import NEAR
+from ckptdiff.diagnosis.thresholds import (
+    MAX_FACTOR_DIFFERENCE,
+    MAX_TRAINED_CHANGE,
+    MIN_BLOCK_FACTORS,
+    MIN_TOUCHED_SHARDS,
+    MIN_VERSION_COSINE,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,82 +23,80 @@ if TYPE_CHECKING:
     from ckptdiff.kernels.evidence import Residual
     from ckptdiff.resharding.shard_pairs import ShardPair
 
-MOST = 0.6  # part of a rank's, or the whole model's, places that makes a fault one of all of it
-SLIGHT = 0.3  # relative change below which a model may have been trained on
-MANY = 3  # different factors that are no longer each a fault of its own
 BLOCK_CAUSE = "block factors of quantised weights were not applied, or wrongly"
 
 
-def value_claims(origins: Origins, left: list[ShardPair]) -> Iterator[Claim]:
-    """Yield what the values of each place tell of it."""
-    right = {p.home for p in origins.places if p.actual.pieces and p not in origins.wrong}
+def value_claims(origins: Origins, unexplained: list[ShardPair]) -> Iterator[Claim]:
+    """Yield a claim for each unexplained pair, by its residual and those of the other pairs."""
+    right_homes = {p.home for p in origins.pairs if p.actual.pieces and p not in origins.wrong}
     noisy, slight, scaled = [], [], []
-    blocks = {p.name for p in left if origins.residual[p].block}
-    for place in left:
-        residual = origins.residual[place]
-        claim = _value_claim(place, residual)
-        # One replica is as it should be: whatever happened to the other, they have drifted.
-        if claim is None or (residual.cosine > NEAR and place.home in right):
-            noisy.append(place)
-        elif claim.kind == "SCALE" and place.name in blocks:
+    blocks = {p.name for p in unexplained if origins.residual[p].block}
+    for pair in unexplained:
+        residual = origins.residual[pair]
+        claim = _value_claim(pair, residual)
+        # If another replica is right, this one has drifted, whatever its values suggest.
+        if claim is None or (residual.cosine > MIN_VERSION_COSINE and pair.home in right_homes):
+            noisy.append(pair)
+        elif claim.kind == "SCALE" and pair.name in blocks:
             yield replace(claim, kind="BLOCK-SCALE", key="", cause=BLOCK_CAUSE)
-        elif claim.kind in ("LOW-RANK", "SCALE") and residual.relative < SLIGHT:
+        elif claim.kind in ("LOW-RANK", "SCALE") and residual.relative < MAX_TRAINED_CHANGE:
             slight.append(claim)
         elif claim.kind in ("BIAS-SCALE", "SCALE"):
             scaled.append(claim)
         else:
             yield claim
-    # Where a tensor is cut finely, some shards have too few rows to show the rank of a change.
-    low = {p.name: claim for claim in slight if claim.kind == "LOW-RANK" for p in claim.places}
-    slight += [replace(low[p.name], places=(p,)) for p in noisy if p.name in low]
-    noisy = [p for p in noisy if p.name not in low]
-    # Where nearly everything changed a little, what changed a little looks so by chance.
-    chance = [place for claim in slight for place in claim.places]
-    if _is_most(origins, [*noisy, *chance]) and len(noisy) > len(chance):
-        noisy += chance
+    # Small shards have too few rows to show that a change has a low rank: the others' claim holds.
+    low_rank = {p.name: claim for claim in slight if claim.kind == "LOW-RANK" for p in claim.pairs}
+    slight += [replace(low_rank[p.name], pairs=(p,)) for p in noisy if p.name in low_rank]
+    noisy = [p for p in noisy if p.name not in low_rank]
+    # If nearly everything changed a little, a small factor or low rank is chance: it was training.
+    by_chance = [pair for claim in slight for pair in claim.pairs]
+    if _is_most(origins, [*noisy, *by_chance]) and len(noisy) > len(by_chance):
+        noisy += by_chance
     else:
         scaled += [claim for claim in slight if claim.kind == "SCALE"]
         yield from (claim for claim in slight if claim.kind != "SCALE")
-    yield from _scales(origins, scaled)
-    yield from _noise(origins, noisy)
+    yield from _factor_claims(origins, scaled)
+    yield from _version_claims(origins, noisy)
 
 
-def _scales(origins: Origins, found: list[Claim]) -> Iterator[Claim]:
-    """Yield claims of factors: near ones are one fault, and many different ones are of blocks."""
+def _factor_claims(origins: Origins, found: list[Claim]) -> Iterator[Claim]:
+    """Yield claims of factors with keys: equal factors are one fault, many factors block scales."""
     keyed = []
     factors: dict[str, list[float]] = defaultdict(list)  # by class, ascending
-    for claim in sorted(found, key=lambda claim: origins.residual[claim.places[0]].scale or 0.0):
-        factor, known = origins.residual[claim.places[0]].scale or 0.0, factors[claim.kind]
-        if not known or abs(factor - known[-1]) > 0.02 * abs(factor):
+    for claim in sorted(found, key=lambda claim: origins.residual[claim.pairs[0]].scale or 0.0):
+        factor, known = origins.residual[claim.pairs[0]].scale or 0.0, factors[claim.kind]
+        if not known or abs(factor - known[-1]) > MAX_FACTOR_DIFFERENCE * abs(factor):
             known.append(factor)
         keyed.append(replace(claim, key=f"factor {len(known)}"))
     for claim in keyed:
-        if claim.kind == "SCALE" and len(factors["SCALE"]) >= MANY:
+        if claim.kind == "SCALE" and len(factors["SCALE"]) >= MIN_BLOCK_FACTORS:
             words = "one factor in each tensor"
             claim = replace(claim, kind="BLOCK-SCALE", key="", words=words, cause=BLOCK_CAUSE)
         yield claim
 
 
 def _is_most(origins: Origins, found: list[ShardPair]) -> bool:
-    """Ask whether these are most of what every rank holds."""
-    wrong = set(origins.together(found))
+    """Return whether these pairs, with their replicas, are most of what every rank holds."""
+    wrong = set(origins.with_replicas(found))
     held: dict[Rank, list[bool]] = defaultdict(list)
-    for place in origins.places:
-        if place.actual.pieces:
-            held[place.rank].append(place in wrong)
-    return len(wrong) > 1 and all(sum(x) >= MOST * len(x) for x in held.values())
+    for pair in origins.pairs:
+        if pair.actual.pieces:
+            held[pair.rank].append(pair in wrong)
+    return len(wrong) > 1 and all(sum(x) >= MIN_TOUCHED_SHARDS * len(x) for x in held.values())
 
 
-def _value_claim(place: ShardPair, r: Residual) -> Claim | None:
-    one = (place,)
-    role, is_bias = place.rule.role, place.rule.is_bias
-    is_norm = role == "norm" and len(place.actual.shape) == 1
+def _value_claim(pair: ShardPair, r: Residual) -> Claim | None:
+    """Return the claim that a residual alone supports; None for a version without any relation."""
+    one = (pair,)
+    role, is_bias = pair.rule.role, pair.rule.is_bias
+    is_norm = role == "norm" and len(pair.actual.shape) == 1
     if r.constant is not None:
         words = f"all elements are {r.constant:g}"
         if is_bias and role == "qkv":
             return Claim("QKV-BIAS", words, one, words, "the bias was never written", is_lost=True)
         return Claim("NOT-LOADED", words, one, words, "it was never loaded", is_lost=True)
-    if r.cast is not None or (r.lost and (r.cosine > NEAR or not r.spread)):
+    if r.cast is not None or (r.lost and (r.cosine > MIN_VERSION_COSINE or not r.spread)):
         words = (
             f"the values went through {r.cast}" if r.cast else "values are not finite here alone"
         )
@@ -112,10 +116,10 @@ def _value_claim(place: ShardPair, r: Residual) -> Claim | None:
     if r.block:
         return Claim("BLOCK-SCALE", "", one, f"one factor in each block of {r.block}",
                      BLOCK_CAUSE)  # fmt: skip
-    if r.rank and abs(r.cosine) > NEAR:
+    if r.rank and abs(r.cosine) > MIN_VERSION_COSINE:
         return Claim("LOW-RANK", "", one, f"the difference has rank {r.rank}",
                      "an adapter was merged, or merged twice")  # fmt: skip
-    if abs(r.cosine) <= NEAR:
+    if abs(r.cosine) <= MIN_VERSION_COSINE:
         return Claim("NOT-LOADED", "random", one, f"nothing of the expected content (cosine "
                      f"{r.cosine:.2f}, standard deviation {r.spread:.2g})",
                      "it kept the values that it was initialised with", is_lost=True)  # fmt: skip
@@ -123,52 +127,58 @@ def _value_claim(place: ShardPair, r: Residual) -> Claim | None:
 
 
 def stale_ranks(origins: Origins, noisy: list[ShardPair]) -> set[Rank]:
-    """Return the ranks most of whose contents are versions of the right ones: held, or owned."""
-    wrong = set(origins.together(noisy))
+    """Return the ranks whose content is mostly a version of the right one, whole files that is.
+
+    By the rank whose file holds it, and by the rank that it belongs to.
+    """
+    wrong = set(origins.with_replicas(noisy))
     found: set[Rank] = set()
-    for rank_of in (lambda place: place.rank, lambda place: _belongs_to(origins, place)):
+    for rank_of in (lambda pair: pair.rank, lambda pair: _rank_of_origin(origins, pair)):
         by_rank = defaultdict(list)
-        for place in origins.places:
-            if place.actual.pieces:
-                by_rank[rank_of(place)].append(place in wrong)
+        for pair in origins.pairs:
+            if pair.actual.pieces:
+                by_rank[rank_of(pair)].append(pair in wrong)
         if origins.grid.is_sharded and len(by_rank) > 1:
-            found |= {rank for rank, held in by_rank.items() if sum(held) >= MOST * len(held)}
+            found |= {
+                rank
+                for rank, held in by_rank.items()
+                if sum(held) >= MIN_TOUCHED_SHARDS * len(held)
+            }
     return found
 
 
-def _belongs_to(origins: Origins, place: ShardPair) -> Rank:
-    """Return the rank whose content a place holds, where layers of other stages lie there."""
-    origin = origins.moved.get(origins.firsts[place.home])
-    return place.rank if origin is None else replace(place.rank, pp=origin.rank.pp)
+def _rank_of_origin(origins: Origins, pair: ShardPair) -> Rank:
+    """Return the rank whose content a pair holds, if its layer is of another pipeline stage."""
+    origin = origins.moved.get(origins.firsts[pair.home])
+    return pair.rank if origin is None else replace(pair.rank, pp=origin.rank.pp)
 
 
-def _noise(origins: Origins, noisy: list[ShardPair]) -> Iterator[Claim]:
-    """Versions of the right content: another save of the model, or replicas that drifted."""
+def _version_claims(origins: Origins, noisy: list[ShardPair]) -> Iterator[Claim]:
+    """Yield claims of versions of the right content: another save, or drifted replicas."""
     if _is_most(origins, noisy):
-        for place in noisy:
+        for pair in noisy:
             yield Claim(
-                "STALE", "all", (place,), "nearly all tensors are near A's, none is the same",
+                "STALE", "all", (pair,), "nearly all tensors are near A's, none is the same",
                 "another save of the model: it was trained on", is_info=True, is_lost=True,
             )  # fmt: skip
         return
     stale = stale_ranks(origins, noisy)
-    alike = defaultdict(list)
-    for place in origins.places:
-        alike[place.name, place.share.rank].append(place)
-    for place in noisy:
-        twins = alike[place.name, place.share.rank]
-        if place.rank in stale or _belongs_to(origins, place) in stale:
-            yield Claim("STALE", "rank", (place,), "every tensor of the rank is near the right one",
+    replicas = defaultdict(list)
+    for pair in origins.pairs:
+        replicas[pair.home].append(pair)
+    for pair in noisy:
+        if pair.rank in stale or _rank_of_origin(origins, pair) in stale:
+            yield Claim("STALE", "rank", (pair,), "every tensor of the rank is near the right one",
                         "the file is of another save", is_lost=True)  # fmt: skip
-        elif any(twin not in origins.wrong for twin in twins) or (
-            place.is_copy and place in origins.instead
+        elif any(replica not in origins.wrong for replica in replicas[pair.home]) or (
+            pair.is_copy and pair in origins.predicted
         ):
             yield Claim(
-                "REPLICA", "", (place,), "replicas of one tensor differ between ranks",
+                "REPLICA", "", (pair,), "replicas of one tensor differ between ranks",
                 "replicated weights were updated apart from each other", is_lost=True,
             )  # fmt: skip
         else:
             yield Claim(
-                "STALE", "tensors", (place,), "near the right content, but not the same",
+                "STALE", "tensors", (pair,), "near the right content, but not the same",
                 "it is of another save, or was changed afterwards", is_lost=True,
             )  # fmt: skip
