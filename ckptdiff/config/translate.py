@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from ckptdiff.config.compare import compare_sides, config_side
 from ckptdiff.config.fields import FIELDS, ConfigSide
 from ckptdiff.config.fields.base import MEGATRON, flags
-from ckptdiff.config.fields.families import PECULIAR, class_of
 from ckptdiff.config.fields.params import assumed_factor
 from ckptdiff.dtypes import DTYPES
 from ckptdiff.errors import UnknownConfig
@@ -124,7 +123,7 @@ def megatron_args(
     }
     if side.kind == "hf":
         notes += _lost(side, replace(side, kind="megatron", fields=settings), notes)
-        notes += PECULIAR.get(side.family or "", ())
+        notes += source.architecture.peculiarities if source.architecture is not None else ()
     by_hand = flags_to_give(settings)
     if by_hand:
         notes.append(
@@ -165,13 +164,15 @@ def huggingface_config(source: Assembled, *, dtype: str) -> tuple[dict[str, Any]
         "vocab_size": rows,
         "torch_dtype": word,
     }
-    config |= class_of(family.name, config)
+    written = family.written_class
+    if written is not None and written.fits(config):
+        config |= {"architectures": [written.architecture], "model_type": written.model_type}
     notes += _lost(side, replace(side, kind="hf", fields=config), notes)
     notes.append(
         f"Megatron's args name no family; by its tensors it is {family.name}. They hold no token "
         "ids: bos_token_id and eos_token_id are left out"
     )
-    notes += PECULIAR.get(family.name, ())
+    notes += family.peculiarities
     if side.get("rotary_base") == LOST_BASE:
         notes.append(
             f"rotary_base is {LOST_BASE}, which NVIDIA's converter writes whatever the model has: "
