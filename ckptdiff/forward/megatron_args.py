@@ -298,6 +298,6 @@ def _completed(model: Model, args: Args, other: Model | None) -> Model:
                 for own, others in zip(layers, other.layers, strict=True)
             )
             taken.append("the rotary base of layers with a window")
-    told = ", ".join(taken)
-    note = f"Megatron's args cannot tell {told}: taken from the other side's config.json"
+    listed = ", ".join(taken)
+    note = f"Megatron's args cannot tell {listed}: taken from the other side's config.json"
     return replace(model, **changes, layers=layers, notes=(*model.notes, note))
