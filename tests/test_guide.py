@@ -70,7 +70,7 @@ def test_a_transcript_is_what_the_command_prints(command: str, printed: str, fol
 
 
 def test_the_example_of_a_family_is_that_familys_file() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", source("how-it-works"), re.DOTALL)
+    (example,) = re.findall(r"```python\n(.*?)```", source("adding-a-family"), re.DOTALL)
     assert example == REPOSITORY.joinpath("ckptdiff/arch/qwen2.py").read_text()
 
 

@@ -138,12 +138,12 @@ def _against(like: Assembled, conversion: Conversion, pool: Executor) -> str:
 
 def _open(options: argparse.Namespace) -> tuple[Assembled, Assembled | None]:
     from ckptdiff.assembly.assemble import assemble
-    from ckptdiff.formats import hf, open_checkpoint
+    from ckptdiff.formats import open_checkpoint
 
     like = None
     if options.like is not None:
         like = assemble(open_checkpoint(options.like))
-        if like.checkpoint.format != hf.NAME:
+        if like.checkpoint.convention != "hf":
             raise BadArgument(f"--like {options.like}: is no Hugging Face folder")
     return assemble(open_checkpoint(options.source), like=like), like
 

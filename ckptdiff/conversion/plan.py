@@ -14,7 +14,7 @@ from ckptdiff.conversion.torch_files import rank_files
 from ckptdiff.conversion.undo import undone
 from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE
 from ckptdiff.errors import BadArgument, UnsupportedLayout
-from ckptdiff.formats import hf, megatron, meta
+from ckptdiff.formats import megatron
 from ckptdiff.formats.safetensors import lay_out
 from ckptdiff.resharding.to_huggingface import INDEX, file_names, index_text, split_files, stored
 from ckptdiff.resharding.to_megatron import even_stages, shard
@@ -144,7 +144,7 @@ def _refuse(source: Assembled, target: Target) -> tuple[str, ...]:
         raise UnsupportedLayout(
             f"{source.checkpoint.root}: its family is not known, so there are no rules to cut it by"
         )
-    if source.architecture is None and source.checkpoint.format != hf.NAME:
+    if source.architecture is None and source.checkpoint.convention != "hf":
         raise UnsupportedLayout(
             f"{source.checkpoint.root}: no rules know its names, so they cannot be Hugging Face's"
         )
@@ -153,7 +153,7 @@ def _refuse(source: Assembled, target: Target) -> tuple[str, ...]:
 
 def _with_vocabulary(side: Assembled, notes: list[str]) -> Assembled:
     """Cut the padding off the vocabulary, where a Megatron side tells how many rows are real."""
-    if side.architecture is None or side.checkpoint.format in (hf.NAME, meta.NAME):
+    if side.architecture is None or side.checkpoint.convention != "megatron":
         return side
     names = [m.hf[0] for m in side.architecture.mappings if m.of_vocabulary]
     held = max((side.tensors[n].shape[0] for n in names if n in side.tensors), default=0)
@@ -215,7 +215,7 @@ def _main_dtype(side: Assembled) -> str:
 def _to_huggingface(
     side: Assembled, target: Target, like: Assembled | None, notes: list[str]
 ) -> tuple[tuple[OutputFile, ...], tuple[tuple[str, bytes], ...]]:
-    own = side.checkpoint.format == hf.NAME
+    own = side.checkpoint.convention == "hf"
     pattern = like or (side if own and side.architecture is not None else None)
     names = None if pattern is None else frozenset(pattern.checkpoint.shards[0].tensors)
     tensors = stored(side, names)
@@ -297,7 +297,7 @@ def _to_megatron(
     )
     notes += assumed
     saved = side.checkpoint.iteration
-    iteration = 1 if saved is None or side.checkpoint.format == hf.NAME else saved
+    iteration = 1 if saved is None or side.checkpoint.convention == "hf" else saved
     texts: tuple[tuple[str, bytes], ...] = ()
     if target.to == "torch_dist":
         whole = Parallelism()

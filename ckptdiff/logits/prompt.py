@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import BadArgument, CkptDiffError, CorruptFile, WorkerDied
-from ckptdiff.formats import hf
 from ckptdiff.logits.tokenizer import Bos, Encoded, encode_text, find_tokenizer, token_texts
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def with_texts(result: LogitDiff, prompt: Prompt, executor: Executor) -> LogitDi
 def _encode(file: Path, text: str, bos: Bos, side: Assembled, executor: Executor) -> Encoded:
     checkpoint = side.checkpoint
     default = (
-        (checkpoint.config or {}).get("bos_token_id") if checkpoint.format == hf.NAME else None
+        (checkpoint.config or {}).get("bos_token_id") if checkpoint.convention == "hf" else None
     )
     default = default if type(default) is int and default >= 0 else None
     encoded: Encoded = _run_job(executor, encode_text, file, text, bos, default)

@@ -61,7 +61,7 @@ def hf_side(config: dict[str, Any], tensors: Collection[str] = ()) -> Assembled:
     family = find_architecture(config)
     assert family is not None
     sizes = configs.from_huggingface(config, tied_by_default=family.tied_by_default)
-    opened = Checkpoint(Path("/hf"), "hf", config, Parallelism(), (), ())
+    opened = Checkpoint(Path("/hf"), "hf", "hf", config, Parallelism(), (), ())
     recipes: Any = dict.fromkeys(tensors)
     return Assembled(opened, family, sizes, recipes, (), {})
 
@@ -69,7 +69,7 @@ def hf_side(config: dict[str, Any], tensors: Collection[str] = ()) -> Assembled:
 def megatron_side(
     args: dict[str, Any], family: Architecture, tensors: Collection[str] = ()
 ) -> Assembled:
-    opened = Checkpoint(Path("/megatron"), "megatron", args, Parallelism(), (), ())
+    opened = Checkpoint(Path("/megatron"), "megatron", "megatron", args, Parallelism(), (), ())
     recipes: Any = dict.fromkeys(tensors)
     return Assembled(opened, family, configs.from_megatron(args), recipes, (), {})
 

@@ -114,13 +114,13 @@ class LocalEngine:
         config = checkpoint.config
         if config is None:
             return None, None
-        if checkpoint.format == "meta":
+        if checkpoint.convention == "meta":
             layers = config.get("n_layers")
             return "llama", layers if type(layers) is int else None
         family = find_architecture(config)
         name = None if family is None else family.name
         try:
-            sizes = (from_huggingface if checkpoint.format == "hf" else from_megatron)(config)
+            sizes = (from_huggingface if checkpoint.convention == "hf" else from_megatron)(config)
         except CkptDiffError:
             return name, None
         return name, sizes.num_layers
@@ -196,7 +196,6 @@ class LocalEngine:
 
         Raises a CkptDiffError for a text without a tokenizer, and for an id that a side lacks.
         """
-        from ckptdiff.errors import BadArgument
         from ckptdiff.logits.prompt import encode, prompt_of_ids, token_ids
 
         try:
@@ -205,8 +204,7 @@ class LocalEngine:
             try:
                 ids = token_ids(text)
             except ValueError:
-                words = str(error).replace("give --ids", "type ids of tokens, as 1,2,3")
-                raise BadArgument(words) from error
+                raise error from None
         return prompt_of_ids(ids, a, b, executor)
 
     def compare_logits(

@@ -24,6 +24,7 @@ from ckptdiff.tui.messages import (
     RowsRead,
 )
 from ckptdiff.tui.model.inventory import take_inventory
+from ckptdiff.tui.text.hints import sentence
 from ckptdiff.tui.workers.cancellable import Stopped
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def read(
         post(RowsRead(job, done, total))
 
     def optimizer_refused(error: CkptDiffError) -> None:
-        post(OptimizerRefused(job, str(error).removeprefix("--optimizer: ")))
+        post(OptimizerRefused(job, sentence(error)))
 
     try:
         with out_of_the_way():
@@ -138,7 +139,7 @@ def read(
             if len(inventory.names) > MANY_NAMES:
                 gc.freeze()
     except CkptDiffError as error:
-        post(ReadingFailed(job, str(error)))
+        post(ReadingFailed(job, sentence(error)))
     except Stopped:
         pass
 
@@ -220,4 +221,4 @@ def compare(
     except Stopped:
         post(ComparisonEnded(job, "stopped"))
     except CkptDiffError as error:
-        post(ComparisonEnded(job, "failed", error=str(error)))
+        post(ComparisonEnded(job, "failed", error=sentence(error)))

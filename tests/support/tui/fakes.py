@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.recipe import Assembled, Assembly, Piece
-from ckptdiff.checkpoint import Checkpoint, Parallelism, Rank, Shard, TensorRef, contiguous
+from ckptdiff.checkpoint import (
+    Checkpoint,
+    Convention,
+    Parallelism,
+    Rank,
+    Shard,
+    TensorRef,
+    contiguous,
+)
 from ckptdiff.comparison.pipeline import CheckpointPair
 from ckptdiff.comparison.verdict import summarise
 from ckptdiff.conversion.output_file import OutputFile
@@ -65,8 +73,8 @@ def checkpoint(root: Path, wanted: Iterable[str], *, tp: int = 1) -> Checkpoint:
         refs[name] = TensorRef(name, shape, "BF16", file, offset, contiguous(shape))
         offset += 2 * prod(shape)
     shard = Shard(Rank(), 0, refs)
-    kind = "hf" if tp == 1 else "megatron"
-    return Checkpoint(root, kind, None, Parallelism(tp=tp), (shard,), (file,))
+    kind: Convention = "hf" if tp == 1 else "megatron"
+    return Checkpoint(root, kind, kind, None, Parallelism(tp=tp), (shard,), (file,))
 
 
 def assembled(opened: Checkpoint, *, unmapped: tuple[str, ...] = ()) -> Assembled:
