@@ -156,25 +156,25 @@ class Next:
 
 @dataclass(frozen=True, slots=True)
 class LogitMetrics:
-    """How far apart the logits are, each side computed from its own values in the storage dtype.
+    """How far apart the logits are; each side runs on its own values, in the storage dtype.
 
-    Taken in float64 over all positions and all tokens but padding. For `rel_rms` and `cosine_min`
-    each position's mean is subtracted first: softmax does not depend on it.
+    Computed in float64, over all positions and all tokens but padding. Logits have no unit. For
+    `rel_rms` and `cosine_min`, each position's mean is subtracted first: softmax does not see it.
     """
 
-    max_abs: float  # largest |a-b| of the logits
-    max_at: tuple[int, int]  # (position, token) of `max_abs`
-    mean_abs: float  # mean of |a-b|
+    max_abs: float  # largest |A-B|
+    max_at: tuple[int, int]  # its position and token id
+    mean_abs: float  # mean |A-B|
     rel_rms: float  # rms(A-B) / rms(A)
-    cosine_min: float  # the smallest cosine of A and B at one position
-    kl_mean: float  # sum over tokens of p_A (log p_A - log p_B) in nats, mean over positions
-    kl_max: float  # the same, largest of a position
-    top1_agree: float  # fraction of positions with the same likeliest token
+    cosine_min: float  # the smallest of all positions, -1 to 1
+    kl_mean: float  # KL(A || B) = sum of p_A (log p_A - log p_B) in nats, mean over positions
+    kl_max: float  # and the largest of all positions
+    top1_agree: float  # fraction of positions with the same likeliest token, 0 to 1
     flips: int  # positions whose likeliest token differs
-    flips_unexplained: int  # of these, where A's first token leads by 2 max|a-b| there, or more
-    top5_overlap: float  # fraction of the 5 likeliest tokens in both, mean over positions
-    top10_overlap: float
-    nll_a: float | None  # mean of -log p of the prompt's tokens, in nats; None for a single token
+    flips_unexplained: int  # of these, where A's margin to its second token is 2 max|A-B| or more
+    top5_overlap: float  # fraction of the 5 likeliest tokens that both sides have, mean, 0 to 1
+    top10_overlap: float  # likewise of 10
+    nll_a: float | None  # negative log-likelihood of the prompt, nats per token; None for one token
     nll_b: float | None
 
 

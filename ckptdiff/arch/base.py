@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from ckptdiff.errors import UnsupportedLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ckptdiff.arch.fused import Fused
     from ckptdiff.config.model import ModelConfig
@@ -338,8 +338,24 @@ LANGUAGE_PARTS = (
 
 
 @dataclass(frozen=True, slots=True)
+class HfClass:
+    """A class of transformers: the `architectures` and `model_type` of its config.json."""
+
+    architecture: str
+    model_type: str
+    unless: tuple[str, str] | None = None  # a field, and its value in a model of another class
+
+    def fits(self, config: Mapping[str, object]) -> bool:
+        """Return whether a model with this config.json is of the class."""
+        return self.unless is None or config.get(self.unless[0]) != self.unless[1]
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
-    """A model family: its names in config.json and its rules, in model order."""
+    """A model family: its names in config.json, its rules in model order, and what else it needs.
+
+    Plain values only, so that `config` and `logits` read them without importing the family.
+    """
 
     name: str
     architectures: tuple[str, ...]  # classes of transformers; `architectures` in config.json
@@ -354,6 +370,11 @@ class Architecture:
     # How other writers begin Hugging Face names, and how the rules begin them.
     prefixes: tuple[tuple[str, str], ...] = LANGUAGE_PARTS
     fused: tuple[Fused, ...] = ()  # stored tensors that hold several tensors of the rules
+    # What its models compute and Megatron's args have no field for: a sentence each.
+    peculiarities: tuple[str, ...] = ()
+    # The class that a config.json made from Megatron's args names; None: the first one above.
+    written_class: HfClass | None = None
+    computes_logits: bool = False  # `forward` has its layers
     # Hugging Face numbers the prediction layers on from the decoder's last layer.
     _counts_on: bool = field(init=False, repr=False, compare=False)
     _by_megatron: dict[str, ParamMapping] = field(init=False, repr=False, compare=False)

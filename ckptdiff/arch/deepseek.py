@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import Architecture, ParamMapping, column, norm, replicated, row
+from ckptdiff.arch.base import Architecture, HfClass, ParamMapping, column, norm, replicated, row
 from ckptdiff.arch.llama import (
     EMBEDDING,
     FINAL_NORM,
@@ -135,4 +135,8 @@ DEEPSEEK = Architecture(
     marks=(f"{MEGATRON}{_ATTENTION}linear_kv_up_proj.weight",),
     shared=SHARED_BY_MTP,
     fused=FUSED_EXPERTS,
+    written_class=HfClass(
+        "DeepseekV2ForCausalLM", "deepseek_v2", unless=("scoring_func", "sigmoid")
+    ),
+    computes_logits=True,
 )

@@ -21,6 +21,12 @@ from ckptdiff.arch.llama import (
 )
 from ckptdiff.arch.qwen3 import QK_NORM
 
+_SCALED_EMBEDDING = (
+    "Gemma multiplies embeddings by the root of the hidden size; Megatron's args have no field "
+    "for it"
+)
+_NORMS_BEHIND = "There are norms behind attention and MLP; Megatron's args have no field for them"
+
 # Norms of the output of attention and of the MLP, before it is added to the residual.
 POST_ATTENTION_NORM = norm(
     f"{MEGATRON}self_attention.linear_proj.post_layernorm.weight",
@@ -38,6 +44,8 @@ GEMMA = Architecture(
     model_types=("gemma",),
     mappings=(EMBEDDING, INPUT_NORM, *ATTENTION, MLP_NORM, *MLP, FINAL_NORM, HEAD),
     tied_by_default=True,
+    peculiarities=(_SCALED_EMBEDDING,),
+    computes_logits=True,
 )
 GEMMA2 = Architecture(
     name="gemma2",
@@ -54,6 +62,12 @@ GEMMA2 = Architecture(
     ),
     marks=(POST_ATTENTION_NORM.megatron, _PRE_MLP_NORM.megatron),
     tied_by_default=True,
+    peculiarities=(
+        _SCALED_EMBEDDING,
+        _NORMS_BEHIND,
+        "Gemma 2 caps attention scores and logits; Megatron's args have no field for it",
+    ),
+    computes_logits=True,
 )
 GEMMA3 = Architecture(
     name="gemma3",
@@ -71,4 +85,10 @@ GEMMA3 = Architecture(
     ),
     marks=(POST_ATTENTION_NORM.megatron, _PRE_MLP_NORM.megatron, QK_NORM[0].megatron),
     tied_by_default=True,
+    peculiarities=(
+        _SCALED_EMBEDDING,
+        _NORMS_BEHIND,
+        "Windowed layers have a RoPE base of their own; Megatron's args hold one base",
+    ),
+    computes_logits=True,
 )

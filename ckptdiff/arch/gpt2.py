@@ -78,4 +78,5 @@ GPT2 = Architecture(
     ),
     marks=("embedding.position_embeddings.weight",),
     tied_by_default=True,
+    computes_logits=True,
 )

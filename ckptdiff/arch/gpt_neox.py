@@ -66,4 +66,8 @@ GPT_NEOX = Architecture(
     ),
     marks=("decoder.final_layernorm.bias", f"{MEGATRON}self_attention.linear_qkv.bias"),
     prefixes=(("lm_head.", "embed_out."),),  # how transformers 5 names it in memory
+    peculiarities=(
+        "Attention and MLP may read the same input (use_parallel_residual); Megatron's args have "
+        "no field for it",
+    ),
 )

@@ -67,4 +67,5 @@ LLAMA = Architecture(
     architectures=("LlamaForCausalLM",),
     model_types=("llama",),
     mappings=(EMBEDDING, INPUT_NORM, *ATTENTION, MLP_NORM, *MLP, *BIASES, FINAL_NORM, HEAD),
+    computes_logits=True,
 )

@@ -10,4 +10,5 @@ MISTRAL = Architecture(
     architectures=("MistralForCausalLM",),
     model_types=("mistral",),
     mappings=(EMBEDDING, INPUT_NORM, *ATTENTION, MLP_NORM, *MLP, FINAL_NORM, HEAD),
+    computes_logits=True,
 )

@@ -31,4 +31,5 @@ MIXTRAL = Architecture(
         Fused(f"{HF}mlp.experts.gate_up_proj", (f"{_EXPERT}w1.weight", f"{_EXPERT}w3.weight")),
         Fused(f"{HF}mlp.experts.down_proj", (f"{_EXPERT}w2.weight",)),
     ),
+    computes_logits=True,
 )

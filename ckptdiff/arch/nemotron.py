@@ -31,4 +31,5 @@ NEMOTRON = Architecture(
         HEAD,
     ),
     marks=("decoder.final_layernorm.bias",),
+    computes_logits=True,
 )

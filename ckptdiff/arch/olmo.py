@@ -13,6 +13,11 @@ from ckptdiff.arch.llama import ATTENTION, EMBEDDING, FINAL_NORM, HEAD, MLP
 from ckptdiff.arch.qwen3 import QK_NORM
 from ckptdiff.arch.qwen3_moe import QWEN3_MOE
 
+_WIDE_NORM = (
+    "Queries and keys are normalised over all heads at once; Megatron's qk_layernorm does it head "
+    "by head"
+)
+
 OLMO2 = Architecture(
     name="olmo2",
     architectures=("Olmo2ForCausalLM", "Olmo3ForCausalLM", "Exaone4ForCausalLM"),
@@ -29,6 +34,11 @@ OLMO2 = Architecture(
     ),
     wide_qk_norm=True,
     marks=(POST_ATTENTION_NORM.megatron, QK_NORM[0].megatron),
+    peculiarities=(
+        _WIDE_NORM,
+        "Norms stand behind attention and MLP alone; Megatron's args have no field for it",
+    ),
+    computes_logits=True,
 )
 OLMOE = Architecture(
     name="olmoe",
@@ -38,4 +48,5 @@ OLMOE = Architecture(
     wide_qk_norm=True,
     marks=QWEN3_MOE.marks,
     fused=QWEN3_MOE.fused,
+    peculiarities=(_WIDE_NORM,),
 )

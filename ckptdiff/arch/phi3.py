@@ -32,4 +32,5 @@ PHI3 = Architecture(
         FINAL_NORM,
         HEAD,
     ),
+    computes_logits=True,
 )

@@ -24,4 +24,5 @@ QWEN2 = Architecture(
     model_types=("qwen2", "qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text"),
     mappings=(EMBEDDING, INPUT_NORM, *ATTENTION, QKV_BIAS, MLP_NORM, *MLP, FINAL_NORM, HEAD),
     marks=(QKV_BIAS.megatron,),
+    computes_logits=True,
 )

@@ -40,4 +40,5 @@ QWEN2_MOE = Architecture(
     ),
     marks=(SHARED_GATE.megatron, QKV_BIAS.megatron),
     fused=FUSED_EXPERTS,
+    computes_logits=True,
 )

@@ -26,4 +26,5 @@ QWEN3 = Architecture(
     model_types=("qwen3", "qwen3_vl", "qwen3_vl_text"),
     mappings=(EMBEDDING, INPUT_NORM, *ATTENTION, *QK_NORM, MLP_NORM, *MLP, FINAL_NORM, HEAD),
     marks=(QK_NORM[0].megatron,),
+    computes_logits=True,
 )

@@ -26,6 +26,7 @@ QWEN3_MOE = Architecture(
     ),
     marks=(QK_NORM[0].megatron, QWEN_EXPERTS[0].megatron),
     fused=FUSED_EXPERTS,
+    computes_logits=True,
 )
 
 # The language model inside Qwen3-VL-MoE; on disk its fused experts are stored as (in, out).
@@ -35,4 +36,5 @@ QWEN3_VL_MOE = replace(
     architectures=("Qwen3VLMoeForConditionalGeneration",),
     model_types=("qwen3_vl_moe", "qwen3_vl_moe_text"),
     fused=tuple(replace(fused, transposed=True, on_disk=True) for fused in FUSED_EXPERTS),
+    computes_logits=False,
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import Architecture, Slice, blocks, column, gated_qkv, norm, row
+from ckptdiff.arch.base import Architecture, HfClass, Slice, blocks, column, gated_qkv, norm, row
 from ckptdiff.arch.fused import Fused
 from ckptdiff.arch.llama import (
     ATTENTION,
@@ -181,17 +181,24 @@ def _family(
 QWEN3_NEXT = _family(
     "qwen3_next", ("Qwen3NextForCausalLM",), ("qwen3_next",), *_DELTA_NET_NEXT, *_EXPERTS
 )
-QWEN3_5 = _family(
-    "qwen3_5",
-    ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"),
-    ("qwen3_5", "qwen3_5_text"),
-    *_DELTA_NET_3_5,
-    *MLP,
+# Their language models have a class and a model type of their own.
+QWEN3_5 = replace(
+    _family(
+        "qwen3_5",
+        ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"),
+        ("qwen3_5", "qwen3_5_text"),
+        *_DELTA_NET_3_5,
+        *MLP,
+    ),
+    written_class=HfClass("Qwen3_5ForCausalLM", "qwen3_5_text"),
 )
-QWEN3_5_MOE = _family(
-    "qwen3_5_moe",
-    ("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"),
-    ("qwen3_5_moe", "qwen3_5_moe_text"),
-    *_DELTA_NET_3_5,
-    *_EXPERTS,
+QWEN3_5_MOE = replace(
+    _family(
+        "qwen3_5_moe",
+        ("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"),
+        ("qwen3_5_moe", "qwen3_5_moe_text"),
+        *_DELTA_NET_3_5,
+        *_EXPERTS,
+    ),
+    written_class=HfClass("Qwen3_5MoeForCausalLM", "qwen3_5_moe_text"),
 )

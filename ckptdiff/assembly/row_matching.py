@@ -49,8 +49,8 @@ def match_by_content(
     if not can_match(a, b):
         return a, b
     if b.checkpoint.convention != "megatron" or b.architecture is not None:
-        return _found_in(a, b, executor, progress), b
-    return a, _found_in(b, a, executor, progress)
+        return _match_in(a, b, executor, progress), b
+    return a, _match_in(b, a, executor, progress)
 
 
 def _unpaired(side: Assembled, other: Assembled) -> dict[str, Assembly]:

@@ -1,1 +1,1 @@
-"""What config.json and Megatron's args say of a model, and what each calls it."""
+"""What config.json and Megatron's args state of a model: read, compared and translated."""

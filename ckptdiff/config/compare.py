@@ -1,4 +1,4 @@
-"""Compare what two sides say about the model beside its weights, meaning by meaning."""
+"""Compare what two configs state about the model, field by field."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled
 
 Status = Literal["same", "conflict", "implied", "unknown"]
-ENDS = 3  # parts of a tensor's name that tell what it is: `self_attn.q_proj.bias`
+NAME_PARTS = 3  # last parts of a tensor's name that show what it is: `self_attn.q_proj.bias`
 TEXT_LIMIT = 200  # characters of a long value that are kept
-LIST_LIMIT = 1000  # layers of a pattern that are spelled out
+LIST_LIMIT = 1000  # layers of a pattern that are listed
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigDiff:
-    """One line: a meaning, what each side says of it, and what follows."""
+    """One line: a config field, what each side states of it, and the consequence."""
 
-    meaning: str
+    meaning: str  # the name of the ConfigField
     status: Status
-    name_a: str | None  # the field in A's file; None where no field says it
-    a: Any
+    name_a: str | None  # the field in A's file; None: no field states it
+    a: Any  # a plain value
     name_b: str | None
     b: Any
     consequence: str | None = None  # of a conflict
-    fix: str | None = None  # the flag or entry that mends it; None where there is none
-    note: str | None = None  # from what a value follows, or why it is not known
+    fix: str | None = None  # the flag or entry that removes it; None: there is none
+    note: str | None = None  # what a value follows from, or why it is not known
 
 
 def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
-    """Return a line for each meaning that a side speaks of; none unless both have a config."""
+    """Return a line for each field that a side states; none unless both have a config."""
     if not a.checkpoint.config or not b.checkpoint.config:
         return []
     return compare_sides(config_side(a), config_side(b))
 
 
 def compare_sides(a: ConfigSide, b: ConfigSide) -> list[ConfigDiff]:
-    """Return a line for each meaning that a side speaks of."""
-    lines = (_line(meaning, a, b) for meaning in FIELDS)
+    """Return a line for each field that a side states."""
+    lines = (_line(field, a, b) for field in FIELDS)
     return [line for line in lines if line is not None]
 
 
 def config_status(lines: Iterable[ConfigDiff]) -> Literal["same", "conflict", "unknown"]:
-    """Return what the lines come to; `unknown` where a value, or a whole config, is not known."""
+    """Return the status of all lines; `unknown` if a value, or a whole config, is not known."""
     statuses = {line.status for line in lines}
     if "conflict" in statuses:
         return "conflict"
@@ -56,7 +56,7 @@ def config_status(lines: Iterable[ConfigDiff]) -> Literal["same", "conflict", "u
 
 
 def config_side(assembled: Assembled) -> ConfigSide:
-    """Return what a side's files say; params.json is put in the words of config.json."""
+    """Return what a side's files state; params.json is translated to the fields of config.json."""
     checkpoint = assembled.checkpoint
     fields: Mapping[str, Any] = checkpoint.config or {}
     if checkpoint.convention == "meta":
@@ -68,51 +68,53 @@ def config_side(assembled: Assembled) -> ConfigSide:
         kind="megatron" if checkpoint.convention == "megatron" else "hf",
         fields=fields,
         family=family.name if family is not None else None,
-        tensors=frozenset(".".join(name.rsplit(".", ENDS)[-ENDS:]) for name in assembled.tensors),
+        tensors=frozenset(
+            ".".join(name.rsplit(".", NAME_PARTS)[-NAME_PARTS:]) for name in assembled.tensors
+        ),
         tied_by_default=family is not None and family.tied_by_default,
     )
 
 
-def _line(meaning: ConfigField, a: ConfigSide, b: ConfigSide) -> ConfigDiff | None:
-    """Return one line; None where the meaning is without effect, or neither side speaks of it."""
-    if not (meaning.has_effect(a) and meaning.has_effect(b)):
+def _line(field: ConfigField, a: ConfigSide, b: ConfigSide) -> ConfigDiff | None:
+    """Return one line; None if the field is without effect, or neither side states it."""
+    if not (field.has_effect(a) and field.has_effect(b)):
         return None
-    first, second = meaning.read(a), meaning.read(b)
-    if first is None or second is None:
-        known = first if first is not None else second
-        if known is None or known.name is None:
+    stated_a, stated_b = field.read(a), field.read(b)
+    if stated_a is None or stated_b is None:
+        stated = stated_a if stated_a is not None else stated_b
+        if stated is None or stated.name is None:
             return None
-        harmless = meaning.why_harmless(a, b)
+        harmless = field.why_harmless(a, b)
         if harmless is not None:
-            return _make(meaning, "implied", first, second, note=harmless)
-        silent = "A" if first is None else "B"
-        return _make(meaning, "unknown", first, second, note=f"{silent} does not say")
+            return _diff(field, "implied", stated_a, stated_b, note=harmless)
+        letter = "A" if stated_a is None else "B"
+        return _diff(field, "unknown", stated_a, stated_b, note=f"{letter} does not say")
     notes = [
         f"{letter} follows from: {reading.source}"
-        for letter, reading in (("A", first), ("B", second))
+        for letter, reading in (("A", stated_a), ("B", stated_b))
         if reading.source is not None
     ]
     note = "; ".join(notes) or None
-    if first.name is None and second.name is None:
-        return None  # what no file states is not a matter of configs
-    if meaning.same(first.value, second.value):
-        if first.value == meaning.off:
+    if stated_a.name is None and stated_b.name is None:
+        return None  # no file states it, so it is no difference of configs
+    if field.same(stated_a.value, stated_b.value):
+        if stated_a.value == field.off:
             return None
-        return _make(meaning, "implied" if notes else "same", first, second, note=note)
-    if first.weak or second.weak:
-        return _make(meaning, "unknown", first, second, note=note)
-    harmless = meaning.why_harmless(a, b)
+        return _diff(field, "implied" if notes else "same", stated_a, stated_b, note=note)
+    if stated_a.weak or stated_b.weak:
+        return _diff(field, "unknown", stated_a, stated_b, note=note)
+    harmless = field.why_harmless(a, b)
     if harmless is not None:
-        return _make(meaning, "implied", first, second, note=harmless)
-    fix = _fix(meaning, a, b, first, second)
-    consequence = meaning.consequence
-    if fix is None and meaning.cannot and "megatron" in (a.kind, b.kind):
-        consequence = f"{consequence} {meaning.cannot}"
-    return _make(meaning, "conflict", first, second, consequence=consequence, fix=fix, note=note)
+        return _diff(field, "implied", stated_a, stated_b, note=harmless)
+    fix = _fix(field, a, b, stated_a, stated_b)
+    consequence = field.consequence
+    if fix is None and field.cannot and "megatron" in (a.kind, b.kind):
+        consequence = f"{consequence} {field.cannot}"
+    return _diff(field, "conflict", stated_a, stated_b, consequence=consequence, fix=fix, note=note)
 
 
-def _make(
-    meaning: ConfigField,
+def _diff(
+    field: ConfigField,
     status: Status,
     a: Stated | None,
     b: Stated | None,
@@ -122,7 +124,7 @@ def _make(
     note: str | None = None,
 ) -> ConfigDiff:
     return ConfigDiff(
-        meaning.name,
+        field.name,
         status,
         a.name if a is not None else None,
         _plain(a.raw) if a is not None else None,
@@ -135,19 +137,19 @@ def _make(
 
 
 def _fix(
-    meaning: ConfigField, a: ConfigSide, b: ConfigSide, first: Stated, second: Stated
+    field: ConfigField, a: ConfigSide, b: ConfigSide, stated_a: Stated, stated_b: Stated
 ) -> str | None:
-    """Return what brings B, or the Megatron side, to what the other says."""
+    """Return the setting that gives B, or the Megatron side, the other side's value."""
     if a.kind == b.kind == "hf":
-        name = first.name or second.name
-        if name is None or (first.name is None and isinstance(first.raw, list)):
+        name = stated_a.name or stated_b.name
+        if name is None or (stated_a.name is None and isinstance(stated_a.raw, list)):
             return None
-        return f'"{name}": {json.dumps(_plain(first.raw))} in config.json'
-    return meaning.flag(second.value, a) if b.kind == "hf" else meaning.flag(first.value, b)
+        return f'"{name}": {json.dumps(_plain(stated_a.raw))} in config.json'
+    return field.flag(stated_b.value, a) if b.kind == "hf" else field.flag(stated_a.value, b)
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that is small and can be written as JSON."""
+    """Return a value as a small one that JSON can hold; longer ones as text."""
     if value is None or type(value) in (bool, float):
         return value
     if type(value) is int:

@@ -1,4 +1,4 @@
-"""What both sides call differently: the numbers of a model, from config.json or Megatron's args."""
+"""The sizes of a model in one set of names, from config.json, params.json or Megatron's args."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The sizes that a shard's layout depends on, in Megatron's words."""
+    """The sizes that a shard's layout depends on, by Megatron's names."""
 
     num_layers: int
     hidden_size: int
@@ -22,12 +22,12 @@ class ModelConfig:
     num_query_groups: int
     kv_channels: int  # Hugging Face's head_dim
     tied_embeddings: bool  # the head is the embedding
-    vocab_size: int | None = None  # rows that mean a token; None: all rows there are
+    vocab_size: int | None = None  # rows that are tokens; None: all rows
     padded_vocab_size: int | None = None  # rows over all ranks, padding included
     num_experts: int = 0  # routed ones; 0 without mixture of experts
     moe_ffn_hidden_size: int = 0
     moe_shared_expert_intermediate_size: int = 0
-    q_lora_rank: int | None = None  # multi-latent attention; None where queries are not compressed
+    q_lora_rank: int | None = None  # multi-latent attention; None: queries are not compressed
     kv_lora_rank: int = 0  # 0 without multi-latent attention
     qk_head_dim: int = 0
     qk_pos_emb_head_dim: int = 0
@@ -49,7 +49,7 @@ class ModelConfig:
 
 
 def from_huggingface(config: Mapping[str, Any], *, tied_by_default: bool = False) -> ModelConfig:
-    """Read a config.json of transformers 4 or 5; a composed model's `text_config` counts.
+    """Read a config.json of transformers 4 or 5; a composed model's `text_config` goes first.
 
     Raises UnknownConfig if a size is missing or makes no sense.
     """
@@ -101,7 +101,7 @@ def from_huggingface(config: Mapping[str, Any], *, tied_by_default: bool = False
 def from_megatron(args: Mapping[str, Any]) -> ModelConfig:
     """Read Megatron's args.
 
-    `num_query_groups` counts only beside `group_query_attention`: it is 1 by default for
+    `num_query_groups` counts only if `group_query_attention` is set: it is 1 by default, also for
     multi-head attention. Raises UnknownConfig if a size is missing or makes no sense.
     """
     heads = _count(args, "num_attention_heads")
@@ -131,7 +131,7 @@ def from_megatron(args: Mapping[str, Any]) -> ModelConfig:
             linear_num_value_heads=_size(args, "linear_num_value_heads"),
             linear_key_head_dim=_size(args, "linear_key_head_dim"),
             linear_value_head_dim=_size(args, "linear_value_head_dim"),
-            # Without a number of heads, Megatron makes the inner width twice the hidden size.
+            # Without a number of heads, Megatron makes the inner size twice the hidden size.
             mamba_num_heads=_size(args, "mamba_num_heads") or (mamba and 2 * hidden // mamba),
             mamba_head_dim=mamba,
             mamba_num_groups=_size(args, "mamba_num_groups"),
@@ -144,7 +144,9 @@ def from_megatron(args: Mapping[str, Any]) -> ModelConfig:
 
 
 def from_meta(params: Mapping[str, Any], *, ffn: int, vocabulary: int, tied: bool) -> ModelConfig:
-    """Read params.json of Meta's own format; what it leaves out is counted in the tensors.
+    """Read params.json of Meta's own format, with the sizes that only the tensors show.
+
+    `ffn` and `vocabulary` are rows of tensors; `tied`: there is no output matrix.
 
     Raises UnknownConfig if a size is missing or makes no sense.
     """
@@ -169,7 +171,7 @@ def from_meta(params: Mapping[str, Any], *, ffn: int, vocabulary: int, tied: boo
 
 
 def _listed(config: Mapping[str, Any]) -> int | None:
-    """Return how many layers a hybrid model's config lists one by one."""
+    """Return how many layers a hybrid model's config lists; None if it lists none."""
     kinds = config.get("layers_block_type") or config.get("hybrid_override_pattern")
     return len(kinds) if isinstance(kinds, (list, str)) else None
 
@@ -181,7 +183,7 @@ def _size(config: Mapping[str, Any], *names: str) -> int:
 
 
 def _count(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:
-    """Return the first of these entries that is there, as a positive integer."""
+    """Return the first of these entries that is there, or the default. Raises UnknownConfig."""
     value = next((config[name] for name in names if config.get(name) is not None), default)
     if type(value) is not int or value < 1:
         raise UnknownConfig(f"{names[0]} is {value!r}; a positive integer is needed")
@@ -189,6 +191,7 @@ def _count(config: Mapping[str, Any], *names: str, default: int | None = None) -
 
 
 def _checked(config: ModelConfig, where: str) -> ModelConfig:
+    """Return the config if heads form groups and have a size. Raises UnknownConfig."""
     groups, heads = config.num_query_groups, config.num_attention_heads
     if type(groups) is not int or groups < 1 or heads % groups:
         raise UnknownConfig(f"{where}: {heads} attention heads cannot form {groups} query groups")

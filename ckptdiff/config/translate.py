@@ -1,4 +1,4 @@
-"""Say a model's settings in the other side's words: Megatron's args, and config.json."""
+"""Translate a model's settings into Megatron's args, or into a config.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from ckptdiff.config.compare import compare_sides, config_side
 from ckptdiff.config.fields import FIELDS, ConfigSide
 from ckptdiff.config.fields.base import MEGATRON, flags
-from ckptdiff.config.fields.families import PECULIAR, class_of
 from ckptdiff.config.fields.params import assumed_factor
 from ckptdiff.dtypes import DTYPES
 from ckptdiff.errors import UnknownConfig
@@ -23,14 +22,14 @@ if TYPE_CHECKING:
     from ckptdiff.config.fields import Kind
 
 Names = Literal["mcore", "te", "legacy"]
-LOST_BASE = 10000
-SEQUENCE = 4096  # what NVIDIA's converter sets; a run that trains gives its own
+CONVERTER_BASE = 10000  # the rotary_base that NVIDIA's converter writes
+SEQ_LENGTH = 4096  # as NVIDIA's converter sets it; a training run gives its own
 LATENT_ONLY = (
     *("q_lora_rank", "kv_lora_rank", "qk_head_dim", "qk_pos_emb_head_dim", "v_head_dim"),
     *("rope_type", "rotary_scaling_factor", "mscale", "mscale_all_dim"),
 )
-# What Megatron-LM's load_args_from_checkpoint (megatron/training/checkpointing.py) leaves to the
-# command line, and the default there; None where releases differ in it.
+# Args that Megatron-LM's load_args_from_checkpoint (megatron/training/checkpointing.py) leaves to
+# the command line, and their default there; None if releases differ in it.
 NOT_TAKEN_OVER: dict[str, Any] = {
     "norm_epsilon": 1e-5,
     "qk_layernorm": False,
@@ -63,13 +62,13 @@ NOT_TAKEN_OVER: dict[str, Any] = {
     "bf16": False,
     "fp16": False,
 }
-# Of the run that wrote a checkpoint: paths and sizes that a copy elsewhere must not claim.
-OF_THE_RUN = (
+# Args of the run that wrote a checkpoint, paths and sizes, which a copy elsewhere must not have.
+RUN_ONLY = (
     *("load", "save", "iteration", "world_size", "data_parallel_size", "rank", "local_rank"),
     *("params_dtype", "account_for_embedding_in_pipeline_split"),
     "account_for_loss_in_pipeline_split",
 )
-# How a reader without classes spells what is none of a file's plain values.
+# How the reader, which loads no class, spells an object that is no plain value.
 _OBJECT = re.compile(
     r"(torch|megatron)\.[\w.]+$|[A-Za-z_][\w.]*\.\w+\(.*\)$|\w+ of \d+$|\d+ bytes$"
 )
@@ -89,23 +88,24 @@ def megatron_args(
     last_layers: int | None = None,
     layout: str | None = None,
 ) -> tuple[argparse.Namespace, list[str]]:
-    """Return the args of a Megatron checkpoint of this model, and what they cannot say.
+    """Return the args of a Megatron checkpoint of this model, and notes of what they cannot hold.
 
     Only plain values: no class of Megatron's or torch's is needed to write or to read them. A
-    Megatron source keeps its own. Raises UnknownConfig if the source has no sizes.
+    Megatron source keeps its own. `dtype` is a stored dtype such as BF16. Raises UnknownConfig if
+    the source has no family, no sizes or no config.
     """
     notes: list[str] = []
     side = _readable(source, notes)
     rows, assumed = token_rows(source)
     notes += assumed
     if side.kind == "megatron":
-        settings = {n: v for n, v in side.fields.items() if n not in OF_THE_RUN and _is_plain(v)}
-        settings = {name: _tupled(name, value) for name, value in settings.items()}
+        settings = {n: v for n, v in side.fields.items() if n not in RUN_ONLY and _is_plain(v)}
+        settings = {name: _with_tuple(name, value) for name, value in settings.items()}
     else:
-        settings = _before_meanings(source, side) | dict(_settings(side, "megatron", notes))
+        settings = _args_beside_fields(source, side) | dict(_settings(side, "megatron", notes))
         settings |= {"vocab_size": rows, "tokenizer_type": None, "tokenizer_model": None}
-        longest = settings.get("max_position_embeddings") or SEQUENCE
-        settings["seq_length"] = min(SEQUENCE, longest)
+        longest = settings.get("max_position_embeddings") or SEQ_LENGTH
+        settings["seq_length"] = min(SEQ_LENGTH, longest)
         settings.setdefault("max_position_embeddings", longest)
     settings |= {
         "padded_vocab_size": padded_vocab_size,
@@ -119,25 +119,26 @@ def megatron_args(
         "moe_grouped_gemm": grouped_experts,
         "no_save_optim": True,
         "no_save_rng": True,
-        **_grid(parallelism, settings, first_layers, last_layers, layout),
+        **_parallel_args(parallelism, settings, first_layers, last_layers, layout),
     }
     if side.kind == "hf":
-        notes += _lost(side, replace(side, kind="megatron", fields=settings), notes)
-        notes += PECULIAR.get(side.family or "", ())
-    by_hand = flags_to_give(settings)
-    if by_hand:
+        notes += _read_otherwise(side, replace(side, kind="megatron", fields=settings), notes)
+        notes += source.architecture.peculiarities if source.architecture is not None else ()
+    given_flags = flags_to_give(settings)
+    if given_flags:
         notes.append(
             "Megatron-LM's --use-checkpoint-args does not take over everything from args; give "
-            f"with it: {by_hand}"
+            f"with it: {given_flags}"
         )
     return argparse.Namespace(**settings), notes
 
 
 def huggingface_config(source: Assembled, *, dtype: str) -> tuple[dict[str, Any], list[str]]:
-    """Return the config.json of this model, and what was assumed or cannot be said in it.
+    """Return the config.json of this model, and notes of what was assumed or cannot be in it.
 
     A Hugging Face source keeps its own, but for the dtype. Token ids are not in Megatron's args
-    and are left out. Raises UnknownConfig if the family or a size is not known.
+    and are left out. `dtype` is a stored dtype such as BF16. Raises UnknownConfig if the family or
+    a size is not known.
     """
     word = DTYPES[dtype].torch
     if source.checkpoint.convention == "hf":
@@ -164,25 +165,27 @@ def huggingface_config(source: Assembled, *, dtype: str) -> tuple[dict[str, Any]
         "vocab_size": rows,
         "torch_dtype": word,
     }
-    config |= class_of(family.name, config)
-    notes += _lost(side, replace(side, kind="hf", fields=config), notes)
+    written = family.written_class
+    if written is not None and written.fits(config):
+        config |= {"architectures": [written.architecture], "model_type": written.model_type}
+    notes += _read_otherwise(side, replace(side, kind="hf", fields=config), notes)
     notes.append(
         f"Megatron's args name no family; by its tensors it is {family.name}. They hold no token "
         "ids: bos_token_id and eos_token_id are left out"
     )
-    notes += PECULIAR.get(family.name, ())
-    if side.get("rotary_base") == LOST_BASE:
+    notes += family.peculiarities
+    if side.get("rotary_base") == CONVERTER_BASE:
         notes.append(
-            f"rotary_base is {LOST_BASE}, which NVIDIA's converter writes whatever the model has: "
-            "see that rope_theta is right"
+            f"rotary_base is {CONVERTER_BASE}, which NVIDIA's converter writes whatever the model "
+            "has: see that rope_theta is right"
         )
     return config, notes
 
 
 def token_rows(source: Assembled) -> tuple[int, list[str]]:
-    """Return how many rows of the vocabulary mean a token, and what was assumed for it.
+    """Return how many rows of the vocabulary are tokens, and notes of what was assumed.
 
-    Raises UnknownConfig if nothing tells.
+    Raises UnknownConfig if neither tensors nor args show it.
     """
     config, fields = source.config, source.checkpoint.config or {}
     if config is not None and config.vocab_size is not None:
@@ -197,19 +200,19 @@ def token_rows(source: Assembled) -> tuple[int, list[str]]:
         )
     tokens = fields.get("vocab_size")
     if type(tokens) is not int or not 0 < tokens <= padded:
-        said = "no vocab_size" if tokens is None else f"a vocab_size of {tokens}"
+        words = "no vocab_size" if tokens is None else f"a vocab_size of {tokens}"
         return padded, [
-            f"args have {said}: all {padded} rows of the vocabulary are taken as tokens, padding "
+            f"args have {words}: all {padded} rows of the vocabulary are taken as tokens, padding "
             "among them"
         ]
     if str(fields.get("tokenizer_type")).startswith("Null") and tokens < padded:
-        # NullTokenizer takes one more id than it is told: the end of a document.
+        # NullTokenizer has one id more than its vocab_size: the end of a document.
         return tokens + 1, []
     return tokens, []
 
 
 def flags_to_give(args: Mapping[str, Any]) -> str | None:
-    """Return the flags that Megatron-LM does not take over from args; None where defaults do."""
+    """Return the flags that Megatron-LM does not take over from args; None if defaults will do."""
     gated = args.get("swiglu") or args.get("squared_relu") or args.get("quick_geglu")
     latent = args.get("multi_latent_attention")
     given = {}
@@ -226,7 +229,10 @@ def flags_to_give(args: Mapping[str, Any]) -> str | None:
 
 
 def _readable(source: Assembled, notes: list[str]) -> ConfigSide:
-    """Return a side whose family and sizes are known, and note what was assumed for it."""
+    """Return a source's side, and add a note of what was assumed.
+
+    Raises UnknownConfig if its family, its sizes or its config are not known.
+    """
     root = source.checkpoint.root
     if source.architecture is None or source.config is None:
         raise UnknownConfig(f"{root}: no rules are known for this model, so it cannot be restated")
@@ -242,8 +248,8 @@ def _readable(source: Assembled, notes: list[str]) -> ConfigSide:
     return replace(side, fields=scaled)
 
 
-def _before_meanings(source: Assembled, side: ConfigSide) -> dict[str, Any]:
-    """Return what Megatron wants to find in args and no line of the table gives."""
+def _args_beside_fields(source: Assembled, side: ConfigSide) -> dict[str, Any]:
+    """Return the args that Megatron requires and that no field of the table gives."""
     assert source.config is not None
     sizes = source.config
     attention = side.get("attention_dropout") or side.get("attn_pdrop") or 0.0
@@ -265,35 +271,38 @@ def _before_meanings(source: Assembled, side: ConfigSide) -> dict[str, Any]:
 
 
 def _settings(side: ConfigSide, kind: Kind, notes: list[str]) -> Iterator[tuple[str, Any]]:
-    """Yield what gives a side of the other kind each meaning's value."""
+    """Yield the settings, (name, value), that give a side of the other kind each field's value.
+
+    Adds notes of what cannot be set, and of what was assumed.
+    """
     defaults = []
-    for meaning in FIELDS:
-        if not (meaning.always or meaning.has_effect(side)):
+    for field in FIELDS:
+        if not (field.always or field.has_effect(side)):
             continue
-        reading = meaning.read(side)
+        reading = field.read(side)
         if reading is None:
-            notes.append(f"{meaning.name}: the source does not say")
+            notes.append(f"{field.name}: the source does not say")
             continue
-        settings = meaning.settings(reading.value, side, kind)
+        settings = field.settings(reading.value, side, kind)
         if settings is None:
             shown = reading.raw if reading.raw is not None else reading.value
-            notes.append(_IS.format(meaning.name, shown, f"cannot be said in {_WHERE[kind]}"))
+            notes.append(_IS_AND.format(field.name, shown, f"cannot be said in {_WHERE[kind]}"))
             continue
         if settings and reading.source == MEGATRON:
-            defaults.append(f"{meaning.name} {reading.raw}")
+            defaults.append(f"{field.name} {reading.raw}")
         if settings and reading.weak:
-            notes.append(f"{meaning.name} is taken as {reading.raw}: {reading.source}")
+            notes.append(f"{field.name} is taken as {reading.raw}: {reading.source}")
         yield from settings.items()
     if defaults:
         notes.append(f"args do not say these, so Megatron's defaults count: {', '.join(defaults)}")
 
 
 _WHERE = {"megatron": "args", "hf": "config.json"}
-_IS = "{} is {} and {}"
+_IS_AND = "{} is {} and {}"
 
 
-def _lost(side: ConfigSide, written: ConfigSide, noted: list[str]) -> list[str]:
-    """Return what reads otherwise in the settings that were written, beside what was noted."""
+def _read_otherwise(side: ConfigSide, written: ConfigSide, noted: list[str]) -> list[str]:
+    """Return notes of fields that read otherwise in the settings written, unless noted already."""
     where = _WHERE[written.kind]
     notes = []
     for line in compare_sides(side, written):
@@ -302,20 +311,20 @@ def _lost(side: ConfigSide, written: ConfigSide, noted: list[str]) -> list[str]:
             continue
         if line.status == "conflict":
             reads = f"reads as {line.b} in {where}: {line.consequence}"
-            notes.append(_IS.format(line.meaning, line.a, reads))
+            notes.append(_IS_AND.format(line.meaning, line.a, reads))
         elif line.status == "unknown" and line.b is None:
-            notes.append(_IS.format(line.meaning, line.a, f"nothing in {where} says it"))
+            notes.append(_IS_AND.format(line.meaning, line.a, f"nothing in {where} says it"))
     return notes
 
 
-def _grid(
+def _parallel_args(
     parallelism: Parallelism,
     settings: Mapping[str, Any],
     first: int | None,
     last: int | None,
     layout: str | None,
 ) -> dict[str, Any]:
-    """Return how the model is cut, in args' words."""
+    """Return the args that describe how the model is split over ranks and stages."""
     tp, pp, vpp = parallelism.tp, parallelism.pp, parallelism.vpp
     chunk, rest = divmod(settings["num_layers"], pp * vpp)
     even = rest == 0 and first is None and last is None and layout is None
@@ -344,18 +353,19 @@ def _grid(
 
 
 def _is_plain(value: Any) -> bool:
+    """Return whether a value of args was a plain one in the file, and not an object."""
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     return not (isinstance(value, str) and _OBJECT.match(value))
 
 
-def _tupled(name: str, value: Any) -> Any:
-    """Return a pair as Megatron has it: our reader makes lists of tuples."""
+def _with_tuple(name: str, value: Any) -> Any:
+    """Return a pair as a tuple, as Megatron has it: our reader makes lists of tuples."""
     return tuple(value) if name == "window_size" and isinstance(value, list) else value
 
 
 def _with_dtype(config: Mapping[str, Any], word: str) -> dict[str, Any]:
-    """Return a config.json whose dtype, wherever it stands, is this one."""
+    """Return a config.json with this dtype, in the configs inside it as well."""
     changed = {
         key: _with_dtype(value, word) if key.endswith("_config") and isinstance(value, dict)
         and _has_dtype(value) else value

@@ -1,6 +1,7 @@
-"""Compute logits from the files as they are: Hugging Face's way, Meta's way and Megatron's way.
+"""Compute logits from the stored tensors, as Hugging Face, Meta or Megatron computes them.
 
-Nothing here knows the rules by which checkpoints are converted. A Megatron side is read as Megatron
-reads it, rank by rank; were the rules shared, an error in them would cancel out. Modules that
-import torch are imported by jobs alone; `model`, `holdings` and the readers of configs do not.
+Nothing here uses the rules by which checkpoints are converted (`arch`). A Megatron side is read as
+Megatron reads it, rank by rank: if both used the same rules, an error in them would cancel out.
+Only jobs import the modules that import torch; `model`, `holdings`, `plan` and the readers of
+configs do not.
 """

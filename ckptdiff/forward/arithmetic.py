@@ -1,4 +1,4 @@
-"""The places where two programs that compute the same function round differently."""
+"""One function, three programs: where transformers, Meta's llama and Megatron round differently."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _gelu_new(x: Tensor) -> Tensor:
-    """Return the tanh form of GELU, rounded at every step: as GPT-2's class has it."""
+    """Return the tanh form of GELU, rounded at every step: transformers' NewGELUActivation."""
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))
 
 
@@ -33,34 +33,38 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How one program computes what a layer is made of.
+    """How one program computes the operations of a layer, and where it rounds.
 
-    x is (positions, features) and w (features out, features in), as in a checkpoint.
+    Unless a method says otherwise, x and what is returned are (positions, features), and w is
+    (output features, input features) as in a checkpoint. A result has the dtype of x.
     """
 
     name: str
-    fused: bool  # q, k and v are one product, and so are gate and up
-    norm_rounds_first: bool  # before it multiplies by the weight
-    scaled_product: bool  # baddbmm: scores are scaled before they are rounded
-    bias_after: bool  # a bias is added to what was rounded
-    routes_late: bool  # experts are chosen by rounded scores; a softmax is of theirs alone
-    weighs_inputs: bool  # of an expert's last product, not what it gives
-    divides: bool = False  # scores by the root of a head's elements
-    complex_rope: bool = False  # turned as complex numbers, in float32
-    ranks: int = 1  # whose parts of a row-parallel product are rounded, and added in rank order
-    expert_ranks: int = 1  # that have neighbouring experts each, whose sums are added up
+    fused: bool  # q, k and v are one product; gate and up are one product
+    rounds_before_norm_weight: bool  # the normalised x, before the product with the weight
+    scales_in_product: bool  # baddbmm: attention scores are scaled before they are rounded
+    rounds_before_bias: bool  # a product is rounded, then its bias is added
+    softmax_after_topk: bool  # over the chosen experts; scores are rounded before the choice
+    scales_expert_input: bool  # the routing weight scales the input of linear_fc2, not its output
+    divides_scores: bool = (
+        False  # by the root of the head dimension; else multiplied by its inverse
+    )
+    complex_rope: bool = False  # rotated as complex numbers, in float32
+    ranks: int = 1  # tensor parallel ranks: their partial sums are rounded, and added in rank order
+    expert_ranks: int = 1  # expert parallel ranks: each adds up its own experts first
 
     def linear(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-        if bias is None or not self.bias_after:
+        if bias is None or not self.rounds_before_bias:
             return functional.linear(x, w, bias)
         return torch.matmul(x, w.t()) + bias
 
     def row_parallel(
         self, parts: Iterable[tuple[Tensor, Tensor]], bias: Tensor | None = None
     ) -> Tensor:
-        """Return the sum of x @ w.T over the parts that ranks have of both.
+        """Return the sum of x @ w.T over the rank slices (x, w), and the bias.
 
-        Parts that are not this arithmetic's ranks' are joined, and cut as they would have them.
+        A slice is x of (positions, features of the rank) and w of (output features, features of the
+        rank). If there are not `ranks` of them, they are joined and split into `ranks` equal ones.
         """
         xs, ws = zip(*parts, strict=True)
         if len(ws) != self.ranks:
@@ -68,10 +72,10 @@ class Arithmetic:
             xs, ws = x.chunk(self.ranks, 1), w.chunk(self.ranks, 1)
         if self.ranks == 1:
             return self.linear(xs[0], ws[0], bias)
-        return self.added_up(list(zip(xs, ws, strict=True)), bias)
+        return self.sum_over_ranks(list(zip(xs, ws, strict=True)), bias)
 
-    def added_up(self, parts: list[tuple[Tensor, Tensor]], bias: Tensor | None) -> Tensor:
-        """Return the sum of x @ w.T over the ranks, in their order."""
+    def sum_over_ranks(self, parts: list[tuple[Tensor, Tensor]], bias: Tensor | None) -> Tensor:
+        """Return the sum of x @ w.T over the ranks' slices (x, w), in rank order, and the bias."""
         total: Tensor | None = None
         for x, w in parts:
             part = torch.matmul(x, w.t())
@@ -80,12 +84,15 @@ class Arithmetic:
         return total if bias is None else total + bias
 
     def rms_norm(self, x: Tensor, w: Tensor, epsilon: float, *, is_wide: bool = False) -> Tensor:
-        """Return x normalised; where the model `is_wide`, w may be wider than x."""
-        if not self.norm_rounds_first:
+        """Return x, (…, features), normalised, times w, which may be wider than x.
+
+        `is_wide`: it is rounded only after the product with w.
+        """
+        if not self.rounds_before_norm_weight:
             if w.dtype != x.dtype:
                 return functional.rms_norm(x.to(w.dtype), (x.shape[-1],), w, epsilon).to(x.dtype)
             return functional.rms_norm(x, (x.shape[-1],), w, epsilon)
-        wide = widened(x)
+        wide = at_least_float32(x)
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
         return (w * normed).to(x.dtype) if is_wide else w * normed.to(x.dtype)
 
@@ -104,27 +111,31 @@ class Arithmetic:
         neighbours: bool = False,
         is_wide: bool = False,
     ) -> Tensor:
-        """Return x of (positions, heads, elements) turned, in float32 if the model `is_wide`.
+        """Return x, (positions, heads, channels), with its first channels rotated.
 
-        The elements' halves make up pairs. Where it is `neighbours` that do, they are taken apart
-        first, into halves.
+        `cosine` and `sine` are (positions, rotated channels). A pair is a channel of each half, or
+        two `neighbours`, which are then moved into halves first and stay there. `is_wide`: the
+        rotation is computed in float32 and rounded once.
         """
         dim = cosine.shape[-1]
-        turned, rest = x[..., :dim], x[..., dim:]
+        rotated, rest = x[..., :dim], x[..., dim:]
         if neighbours:
-            turned = halves(turned)
-        turned = self.turned(turned, cosine[:, None], sine[:, None], is_wide=is_wide)
-        return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
+            rotated = deinterleaved(rotated)
+        rotated = self.rotated(rotated, cosine[:, None], sine[:, None], is_wide=is_wide)
+        return torch.cat((rotated, rest), -1) if rest.shape[-1] else rotated
 
-    def turned(self, x: Tensor, cosine: Tensor, sine: Tensor, *, is_wide: bool) -> Tensor:
-        """Return x turned, whose halves make up pairs, by angles of (positions, 1, elements)."""
+    def rotated(self, x: Tensor, cosine: Tensor, sine: Tensor, *, is_wide: bool) -> Tensor:
+        """Return x, (positions, heads, channels), rotated; a pair is a channel of each half.
+
+        `cosine` and `sine` are (positions, 1, channels).
+        """
         if self.complex_rope:
-            pairs = torch.complex(*(half.contiguous() for half in widened(x).chunk(2, -1)))
+            pairs = torch.complex(*(half.contiguous() for half in at_least_float32(x).chunk(2, -1)))
             unit = torch.complex(cosine.chunk(2, -1)[0], sine.chunk(2, -1)[0])
             return torch.view_as_real(pairs * unit).transpose(-1, -2).flatten(-2).to(x.dtype)
-        wide = widened(x) if is_wide else x
+        wide = at_least_float32(x) if is_wide else x
         cosine, sine = (t.to(wide.dtype) for t in (cosine, sine))
-        return (wide * cosine + across(wide) * sine).to(x.dtype)
+        return (wide * cosine + rotate_half(wide) * sine).to(x.dtype)
 
     def attend(
         self,
@@ -135,42 +146,49 @@ class Arithmetic:
         window: int | None,
         cap: float | None = None,
     ) -> Tensor:
-        """Return (positions, heads, elements of v) k and v having as many heads or fewer."""
+        """Return causal attention, (positions, heads, channels of v).
+
+        q, k and v are (positions, heads, channels); k and v have a head per query group. `window`
+        is how many positions are seen, `cap` the soft cap of scores: cap * tanh(scores / cap).
+        """
         positions, heads, _ = q.shape
-        share = heads // k.shape[1]
-        if share > 1:
-            k, v = (t.repeat_interleave(share, 1) for t in (k, v))
+        per_group = heads // k.shape[1]
+        if per_group > 1:
+            k, v = (t.repeat_interleave(per_group, 1) for t in (k, v))
         q, k, v = (t.transpose(0, 1) for t in (q, k, v))
         scores = self.capped(self.scores(q, k, scale), cap)
-        hidden = _hidden(positions, window, q.device)
-        weights = self.softmax(scores, hidden)
-        return self.mix(weights, v).transpose(0, 1)
+        mask = _attention_mask(positions, window, q.device)
+        weights = self.softmax(scores, mask)
+        return self.weigh_values(weights, v).transpose(0, 1)
 
     def scores(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
-        """Return (heads, positions, positions)."""
-        if self.divides:
+        """Return scaled scores, (heads, positions, positions), of (heads, positions, channels)."""
+        if self.divides_scores:
             return torch.matmul(q, k.transpose(1, 2)) / (1 / scale)
-        if not self.scaled_product:
+        if not self.scales_in_product:
             return torch.matmul(q, k.transpose(1, 2)) * scale
         unused = torch.empty(q.shape[0], q.shape[1], k.shape[1], dtype=q.dtype, device=q.device)
         return torch.baddbmm(unused, q, k.transpose(1, 2), beta=0.0, alpha=scale)
 
     def capped(self, x: Tensor, cap: float | None) -> Tensor:
+        """Return cap * tanh(x / cap), of any shape; x itself without a cap."""
         return x if cap is None else torch.tanh(x / cap) * cap
 
-    def softmax(self, scores: Tensor, hidden: Tensor) -> Tensor:
-        wide = widened(scores)
-        wide = wide.masked_fill(hidden, torch.finfo(wide.dtype).min)
+    def softmax(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Return weights, (heads, positions, positions); `mask` is True where none is to be."""
+        wide = at_least_float32(scores)
+        wide = wide.masked_fill(mask, torch.finfo(wide.dtype).min)
         return torch.softmax(wide, -1).to(scores.dtype)
 
-    def mix(self, weights: Tensor, v: Tensor) -> Tensor:
-        """Return (heads, positions, elements): what each position gathers from those it sees."""
+    def weigh_values(self, weights: Tensor, v: Tensor) -> Tensor:
+        """Return (heads, positions, channels): the sum of v over positions, weighted."""
         return torch.matmul(weights, v)
 
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
         return ACTIVATIONS[activation](x)
 
     def gate(self, gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+        """Return the activated gate times up, both of one shape."""
         return self.activate(gate, activation) * up
 
     def add(self, x: Tensor, update: Tensor) -> Tensor:
@@ -180,52 +198,52 @@ class Arithmetic:
 TRANSFORMERS = Arithmetic(
     "transformers",
     fused=False,
-    norm_rounds_first=True,
-    scaled_product=False,
-    bias_after=False,
-    routes_late=False,
-    weighs_inputs=False,
+    rounds_before_norm_weight=True,
+    scales_in_product=False,
+    rounds_before_bias=False,
+    softmax_after_topk=False,
+    scales_expert_input=False,
 )
 META = Arithmetic(
     "Meta's llama",
     fused=False,
-    norm_rounds_first=True,
-    scaled_product=False,
-    bias_after=False,
-    routes_late=False,
-    weighs_inputs=False,
-    divides=True,
+    rounds_before_norm_weight=True,
+    scales_in_product=False,
+    rounds_before_bias=False,
+    softmax_after_topk=False,
+    scales_expert_input=False,
+    divides_scores=True,
     complex_rope=True,
 )
 MEGATRON = Arithmetic(
     "megatron-core",
     fused=True,
-    norm_rounds_first=False,
-    scaled_product=True,
-    bias_after=True,
-    routes_late=True,
-    weighs_inputs=True,
+    rounds_before_norm_weight=False,
+    scales_in_product=True,
+    rounds_before_bias=True,
+    softmax_after_topk=True,
+    scales_expert_input=True,
 )
 
 
-def halves(x: Tensor) -> Tensor:
-    """Return x with pairs that are neighbours taken apart: an element of each half makes one."""
+def deinterleaved(x: Tensor) -> Tensor:
+    """Return x with the pairs of neighbours moved apart: one channel into each half."""
     return torch.cat((x[..., ::2], x[..., 1::2]), -1)
 
 
-def across(x: Tensor) -> Tensor:
-    """Return what is a quarter of a turn ahead of x, whose halves make up pairs."""
-    one, other = x.chunk(2, -1)
-    return torch.cat((-other, one), -1)
+def rotate_half(x: Tensor) -> Tensor:
+    """Return x rotated by 90 degrees (transformers' rotate_half): a pair is a channel per half."""
+    first, second = x.chunk(2, -1)
+    return torch.cat((-second, first), -1)
 
 
-def widened(x: Tensor) -> Tensor:
-    """Return x in float32, or in float64 if it is."""
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return x in float32; in float64 if it is that already."""
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _hidden(positions: int, window: int | None, device: torch.device) -> Tensor:
-    """Return (positions, positions): what a position, a row, does not see."""
+def _attention_mask(positions: int, window: int | None, device: torch.device) -> Tensor:
+    """Return (positions, positions): True where a row's position does not see a column's."""
     ones = torch.ones(positions, positions, dtype=torch.bool, device=device)
-    hidden = ones.triu(1)
-    return hidden if window is None else hidden | ones.tril(-window)
+    mask = ones.triu(1)
+    return mask if window is None else mask | ones.tril(-window)

@@ -1,4 +1,4 @@
-"""A job: put the causes of a difference into words, each with its share."""
+"""A job: put the causes of a difference into words, each with its part of the whole."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptdiff.forward.attribution import FUSED, carried
-from ckptdiff.forward.rounding import BIAS, COMMON, NORM, PARTIAL, SCORES, TABLE, TURNED
+from ckptdiff.forward.attribution import FUSED, carried_points
+from ckptdiff.forward.rounding import BIAS, COMMON, NORM, PARTIAL, SCORES, TABLE, TABLE_PRODUCT
 from ckptdiff.results import Budget, CauseShare
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Cause:
-    """A line of the budget. The first four kinds are NVIDIA's list for Llama 2."""
+    """A line of the budget. The first four are in NVIDIA's list of causes for Llama 2."""
 
     words: str
-    point: str
-    why_alike: str  # why it makes nothing where both sides round alike; none: it has no line then
-    why_zero: str = "exactly 0 for these weights"  # where one side alone rounds, and nothing comes
+    point: str  # where a program rounds: see `rounding`
+    why_alike: str  # why it is 0 where both sides round alike; empty: then it has no line
+    why_zero: str = "exactly 0 for these weights"  # where one side alone rounds, without effect
 
 
 _CAUSES = (
@@ -41,7 +41,7 @@ _CAUSES = (
     ),
     _Cause(
         "rotary products rounded",
-        TURNED,
+        TABLE_PRODUCT,
         "exactly 0: transformers and Megatron turn alike; only Meta's code does not",
     ),
     _Cause(
@@ -64,13 +64,14 @@ _CAUSES = (
 def budget(
     run: ForwardRun, layers: Sequence[Energy], last: Energy
 ) -> tuple[tuple[CauseShare, ...], Budget | None, str]:
-    """Return the shares of the squared difference of the logits, and how well they predict it.
+    """Return each cause's part of the logits' squared difference, the budget, and a note.
 
-    The noise of both sides is first. Shares add up to 1, or are all 0 where the sides round alike
-    everywhere. `layers` are the residual stream behind each layer.
+    The rounding that both sides have in common is first. Parts add up to 1, or are all 0 if the
+    sides round alike everywhere. `layers` are sums of squares of the residual stream after each
+    layer, `last` those of the logits. If some value is not finite, there is only the note.
     """
-    told = (last.exact, *last.predicted, *last.emulated, *last.measured)
-    if not all(map(math.isfinite, told)) or not last.exact:
+    energies = (last.exact, *last.predicted, *last.emulated, *last.measured)
+    if not all(map(math.isfinite, energies)) or not last.exact:
         return (), None, f"no attribution: some value is not finite in {run.dtype}"
     sizes = [
         tuple(math.sqrt(square / last.exact) for square in squares)
@@ -83,21 +84,21 @@ def budget(
     )
     lines = [_line(_noise(found, last), COMMON, "rounding that both sides share", layers, last)]
     for cause in _CAUSES:
-        makes = last.points.get(cause.point, 0.0)
-        if makes or cause.why_alike:
+        energy = last.points.get(cause.point, 0.0)
+        if energy or cause.why_alike:
             lines.append(_line(_note(cause, run, last), cause.point, cause.words, layers, last))
     return tuple(lines), found, note
 
 
 def _line(note: str, point: str, words: str, layers: Sequence[Energy], last: Energy) -> CauseShare:
-    """Return a cause's share of the difference, and what it makes of each layer's output."""
+    """Return a cause's part of the squared difference, and its relative rms after each layer."""
     whole = last.predicted[2]
-    makes = last.points.get(point, 0.0)
+    energy = last.points.get(point, 0.0)
     sizes = [
         math.sqrt(layer.points.get(point, 0.0) / layer.exact) if layer.exact else math.nan
         for layer in layers
     ]
-    return CauseShare(words, makes / whole if whole else 0.0, tuple(sizes), note)
+    return CauseShare(words, energy / whole if whole else 0.0, tuple(sizes), note)
 
 
 def _noise(found: Budget, last: Energy) -> str:
@@ -112,13 +113,13 @@ def _noise(found: Budget, last: Energy) -> str:
 
 
 def _note(cause: _Cause, run: ForwardRun, last: Energy) -> str:
-    """Say which side rounds, or why a cause makes nothing."""
+    """Return which side rounds, or why a cause makes no difference."""
     if last.points.get(cause.point):
         if cause.point == PARTIAL:
             return f"A adds up {run.a.ranks}, B {run.b.ranks}"
         if cause.point == FUSED:
             return "another kernel adds up in another order"
-        return "in A alone" if cause.point in carried(run.a, run.b) else "in B alone"
+        return "in A alone" if cause.point in carried_points(run.a, run.b) else "in B alone"
     if cause.point in last.points:
         return cause.why_zero
     return cause.why_alike.format(dtype=run.dtype)

@@ -1,4 +1,4 @@
-"""A job: choose what computes."""
+"""A job: choose the device that computes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ckptdiff.errors import BadArgument
 
 
 def choose(device: str, needed: int, threads: int) -> tuple[str, str]:
-    """Return the device for `auto`, `cpu` or `cuda`, and a word where it is not the one hoped for.
+    """Return the device for `auto`, `cpu` or `cuda`, and why `auto` is not a GPU that is there.
 
-    `needed` is what a step takes at most, in bytes; `threads` are for the CPU. Raises BadArgument
-    if CUDA is asked for and cannot be had.
+    `needed` is the most memory of a step, in bytes; `threads` are the CPU's. Raises BadArgument if
+    `cuda` is asked for and there is none, or too little memory.
     """
     torch.set_num_threads(threads)
     if device == "cpu":

@@ -1,7 +1,7 @@
-"""A layer of experts: a router, the experts that it chooses, and experts that all tokens pass.
+"""Mixture of experts: a router, the experts that it chooses, and shared experts.
 
 Sources: the SparseMoeBlock classes of transformers; megatron.core.transformer.moe, where each rank
-adds up what its own experts give.
+adds up the outputs of its own experts.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 
 class ExpertsOf(LayerOf):
-    """Experts of either side; a side says where the weights of one are.
+    """The experts of a layer; a side's class says where the weights of one expert are.
 
-    They are read one expert at a time, and not kept.
+    Weights are read one expert at a time, and not kept. An expert's index is over the whole layer,
+    an `etp_rank` is one of the ranks that an expert is split over (expert tensor parallelism).
     """
 
     router_name = "mlp.gate.weight"
@@ -37,54 +38,61 @@ class ExpertsOf(LayerOf):
         return found
 
     @property
-    def expert_shares(self) -> int:
-        """Return over how many ranks an expert is cut."""
+    def expert_tp(self) -> int:
+        """Return over how many ranks an expert is split."""
         return 1
 
-    def expert_gate_up(self, expert: int, share: int) -> Tensor:
-        """Return (gate and up, hidden) of one of an expert's shares: all programs join them."""
+    def expert_gate_up(self, expert: int, etp_rank: int) -> Tensor:
+        """Return gate and up of a rank slice, joined as all programs do: (2 * features, hidden)."""
         raise NotImplementedError
 
-    def expert_down(self, expert: int, share: int) -> Tensor:
+    def expert_down(self, expert: int, etp_rank: int) -> Tensor:
+        """Return the down projection of a rank slice: (hidden, features)."""
         raise NotImplementedError
 
     def router(self, h: Tensor) -> Tensor:
-        """Return (positions, experts)."""
+        """Return the router's logits, (positions, experts)."""
         weight = self.weight(self.router_name)
         if self.routing.wide_logits and h.dtype.itemsize < 4:
             h, weight = h.float(), weight.float()
-        return self.how.linear(h, weight)
+        return self.arithmetic.linear(h, weight)
 
     def route(
         self, logits: Tensor, followed: Tensor | None = None, weights: Tensor | None = None
     ) -> Tensor:
+        """Return the experts' weights, (positions, experts), from the logits of that shape.
+
+        `followed` and `weights` are the reference's logits and weights (see `routing.route`).
+        """
         name = self.router_bias_name
-        bias = self.reader.wide(self.held(name)) if self.has(name) else None
+        bias = self.reader.wide_tensor(self.held(name)) if self.has(name) else None
         reference = None if followed is None or weights is None else (followed, weights)
-        return route(logits, bias, self.routing, self.how, reference)
+        return route(logits, bias, self.routing, self.arithmetic, reference)
 
     def activate_experts(self, h: Tensor, routing: Tensor) -> Tensor:
-        """Return (choices, elements): expert by expert, the positions that it has."""
+        """Return the activated values of all choices, (choices, features), expert by expert."""
         found = []
-        for expert, at in self._chosen(routing, range(self.routing.experts)):
+        for expert, positions in self._chosen(routing, range(self.routing.experts)):
             parts = []
-            for share in range(self.expert_shares):
-                gate, up = self.how.linear(h[at], self.expert_gate_up(expert, share)).chunk(2, -1)
-                parts.append(self.how.gate(gate, up, self.model.activation))
+            for etp_rank in range(self.expert_tp):
+                gate, up = self.arithmetic.linear(
+                    h[positions], self.expert_gate_up(expert, etp_rank)
+                ).chunk(2, -1)
+                parts.append(self.arithmetic.gate(gate, up, self.model.activation))
             found.append(torch.cat(parts, -1))
         return torch.cat(found)
 
-    def experts_out(self, act: Tensor, routing: Tensor) -> Tensor:
-        """Return (positions, hidden): what the experts of each position give, weighted."""
+    def experts_out(self, activated: Tensor, routing: Tensor) -> Tensor:
+        """Return (positions, hidden): the weighted sum of each position's experts."""
         count = self.routing.experts
-        each = -(-count // self.how.expert_ranks)
+        per_rank = -(-count // self.arithmetic.expert_ranks)
         sizes = (routing != 0).sum(0).tolist()
-        rows = dict(enumerate(torch.split(act, sizes)))
+        rows = dict(enumerate(torch.split(activated, sizes)))
         total: Tensor | None = None
-        for first in range(0, count, each):
-            for share in range(self.expert_shares):
-                mine = range(first, min(first + each, count))
-                part = self._sum(rows, routing, mine, share, act)
+        for first in range(0, count, per_rank):
+            for etp_rank in range(self.expert_tp):
+                experts = range(first, min(first + per_rank, count))
+                part = self._sum(rows, routing, experts, etp_rank, activated)
                 total = part if total is None else total + part
         assert total is not None
         return total
@@ -94,25 +102,25 @@ class ExpertsOf(LayerOf):
         rows: dict[int, Tensor],
         routing: Tensor,
         experts: range,
-        share: int,
+        etp_rank: int,
         like: Tensor,
     ) -> Tensor:
-        """Return what one rank's share of its experts adds up to."""
+        """Return (positions, hidden): the sum over one rank's experts, of its slice of each."""
         total = like.new_zeros(len(routing), self.model.hidden_size)
-        for expert, at in self._chosen(routing, experts):
-            x, weight = rows[expert], routing[at, expert, None]
-            if self.how.weighs_inputs:
+        for expert, positions in self._chosen(routing, experts):
+            x, weight = rows[expert], routing[positions, expert, None]
+            if self.arithmetic.scales_expert_input:
                 x = (x * weight).to(like.dtype)
-            x = x.chunk(self.expert_shares, -1)[share]
-            y = self.how.linear(x, self.expert_down(expert, share))
-            if not self.how.weighs_inputs:
+            x = x.chunk(self.expert_tp, -1)[etp_rank]
+            y = self.arithmetic.linear(x, self.expert_down(expert, etp_rank))
+            if not self.arithmetic.scales_expert_input:
                 y = (y * weight).to(like.dtype)
-            total.index_add_(0, at, y)
+            total.index_add_(0, positions, y)
         return total
 
     def _chosen(self, routing: Tensor, experts: range) -> Iterator[tuple[int, Tensor]]:
-        """Yield the experts that some position has chosen, and those positions."""
+        """Yield each expert that some position has chosen, and the indices of those positions."""
         for expert in experts:
-            at = routing[:, expert].nonzero()[:, 0]
-            if len(at):
-                yield expert, at
+            positions = routing[:, expert].nonzero()[:, 0]
+            if len(positions):
+                yield expert, positions

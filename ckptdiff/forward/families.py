@@ -1,4 +1,4 @@
-"""Families of transformers whose layers are named or stored in another way than Llama's.
+"""Families of transformers whose layers are named or stored differently from Llama's.
 
 Sources: transformers' modeling_gemma2, modeling_gemma3, modeling_gpt2, modeling_olmo2,
 modeling_phi3, modeling_qwen2_moe.
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 
 class Gemma2Layer(HuggingFaceLayer):
-    """Norms in front of both halves and behind them."""
+    """Norms before and after attention, and before and after the MLP."""
 
     norm_names = ("input_layernorm", "pre_feedforward_layernorm")
 
 
 class Qwen2MoeLayer(HuggingFaceLayer):
+    """The shared expert is named in the singular."""
+
     shared = "mlp.shared_expert"
 
 
@@ -38,11 +40,11 @@ class Phi3Layer(HuggingFaceLayer):
 
     def activate(self, h: Tensor) -> Tensor:
         gate, up = self.linear(h, "mlp.gate_up_proj").chunk(2, -1)
-        return self.how.gate(gate, up, self.model.activation)
+        return self.arithmetic.gate(gate, up, self.model.activation)
 
 
 class Gpt2Layer(HuggingFaceLayer):
-    """Conv1D's weights are (features in, features out); positions are learned."""
+    """Conv1D's weights are (input features, output features); positions are learned."""
 
     embedding, final = "wte.weight", "ln_f"
     norm_names = ("ln_1", "ln_2")
@@ -50,8 +52,8 @@ class Gpt2Layer(HuggingFaceLayer):
     up_name = "mlp.c_fc"
 
     def weight(self, name: str, rank: int | None = None) -> Tensor:
-        found = super().weight(name, rank)
-        return found.t() if found.dim() == 2 else found
+        weight = super().weight(name, rank)
+        return weight.t() if weight.dim() == 2 else weight
 
     def positions(self, ids: Tensor) -> Tensor:
         return self.reader.rows(self.held("wpe.weight"), slice(len(ids)))
@@ -60,6 +62,7 @@ class Gpt2Layer(HuggingFaceLayer):
         return self.by_heads(self.linear(h, "attn.c_attn").chunk(3, -1))
 
 
+# By the `model_type` of config.json; HuggingFaceLayer for all others.
 CLASSES: dict[str, type[HuggingFaceLayer]] = {
     "gemma2": Gemma2Layer,
     "gemma3_text": Gemma2Layer,

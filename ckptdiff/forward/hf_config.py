@@ -1,4 +1,4 @@
-"""Read config.json for the forward pass. What it leaves out is as transformers' classes have it."""
+"""Read config.json for the forward pass; an absent field has the default of transformers' class."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu2": "relu2",
 }
 
-_LATENT_EPSILON = 1e-6  # DeepSeek's class gives the norms of latents none of the config's
+# Of the norms of latent vectors: DeepSeek's class does not use the config's epsilon for them.
+_LATENT_EPSILON = 1e-6
 
-# What a kind of rotary scaling cannot do without.
+# The fields that a kind of rotary scaling requires.
 _ROPE_FIELDS = {
     "linear": ("factor",),
     "dynamic": ("factor", "max_position_embeddings"),
@@ -54,7 +55,8 @@ _size = partial(size_of, "config.json")
 def read(config: Config) -> Model:
     """Return the model that transformers builds from a config.json.
 
-    Raises UnsupportedLayout for a family that is not computed, UnknownConfig if a size is missing.
+    Raises UnsupportedLayout for a family or a setting that is not computed, UnknownConfig if a size
+    is missing or makes no sense.
     """
     family = str(config.get("model_type"))
     if family not in FAMILIES:
@@ -67,10 +69,10 @@ def read(config: Config) -> Model:
 # ── what families share ──────────────────────────────────────────────────────────────────────────
 
 
-def _llama(config: Config, **other: Any) -> Model:
-    """Return a model whose config has Llama's fields; `other` is used where a field is missing."""
-    told = {name: value for name, value in config.items() if value is not None}
-    config = {**other, **told}
+def _llama(config: Config, **defaults: Any) -> Model:
+    """Return a model whose config has Llama's fields; `defaults` are for missing ones."""
+    given = {name: value for name, value in config.items() if value is not None}
+    config = {**defaults, **given}
     heads = _size(config, "num_attention_heads")
     hidden = _size(config, "hidden_size")
     channels = int(config.get("head_dim") or hidden // heads)
@@ -93,7 +95,7 @@ def _llama(config: Config, **other: Any) -> Model:
 
 
 def _experts(config: Config) -> int:
-    """Return how many experts there are, by the name of transformers 4 or 5."""
+    """Return how many experts there are, by the field of transformers 4 or 5."""
     names = "num_local_experts", "num_experts", "n_routed_experts"
     return _size(config, next((name for name in names if name in config), names[0]))
 
@@ -105,18 +107,18 @@ def _activation(name: str) -> Activation:
 
 
 def _refuse(config: Config, *names: str) -> None:
-    """Raise UnsupportedLayout if a setting is on that changes what is computed."""
+    """Raise UnsupportedLayout if one of these settings is on: it changes what is computed."""
     for name in names:
         if config.get(name):
             raise UnsupportedLayout(f"config.json: {name} is on, which is not yet computed")
 
 
 def _rope(config: Config, channels: int) -> Rope:
-    """Return the rotary positions, in the words of transformers 4 or 5."""
-    told = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(told, dict):
-        raise UnknownConfig(f"config.json: rope_scaling is {told!r}; an object is needed")
-    scaling = {name: value for name, value in told.items() if value is not None}
+    """Return the rotary positions, from the fields of transformers 4 or 5."""
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(given, dict):
+        raise UnknownConfig(f"config.json: rope_scaling is {given!r}; an object is needed")
+    scaling = {name: value for name, value in given.items() if value is not None}
     if "type" in scaling:
         scaling.setdefault("rope_type", scaling.pop("type"))
     scaling.setdefault("max_position_embeddings", config.get("max_position_embeddings"))
@@ -129,12 +131,12 @@ def _rope(config: Config, channels: int) -> Rope:
         if scaling.get(name) is None:
             raise UnknownConfig(f"config.json: rope_scaling of type {kind} says no {name}")
     base: Any = scaling.get("rope_theta", config.get("rope_theta", 10000.0))
-    share: Any = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    return Rope(float(base), int(channels * share), scaling)
+    fraction: Any = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    return Rope(float(base), int(channels * fraction), scaling)
 
 
 def _window(config: Config, number: int) -> int | None:
-    """Return how many positions a layer sees."""
+    """Return how many positions a layer sees, its own among them; None: all before."""
     window = config.get("sliding_window")
     kinds = config.get("layer_types")
     if kinds:
@@ -146,6 +148,7 @@ def _window(config: Config, number: int) -> int | None:
 
 
 def _with_experts(model: Model, routing: Routing, has: Callable[[int], bool]) -> Model:
+    """Return the model with experts in the layers, counted from 0, that `has` says yes to."""
     layers = enumerate(model.layers)
     return replace(
         model, layers=tuple(replace(one, routing=routing) if has(n) else one for n, one in layers)
@@ -166,7 +169,10 @@ def _mixtral(config: Config) -> Model:
 
 
 def _qwen_moe(config: Config, chosen: int) -> Model:
-    """Return a model whose experts are in every so manieth layer but for some."""
+    """Return a model with experts in each `decoder_sparse_step`-th layer but `mlp_only_layers`.
+
+    `chosen` is the default of `num_experts_per_tok`.
+    """
     routing = Routing(
         experts=_experts(config),
         chosen=_size(config, "num_experts_per_tok", chosen),
@@ -239,10 +245,13 @@ def _deepseek(config: Config) -> Model:
     return _with_experts(model, routing, lambda n: n >= dense)
 
 
-def _gemma(config: Config, activation: str = "hidden_act", **other: Any) -> Model:
-    """Return a Gemma: its norms' weights are stored less one, its embedding is scaled and tied."""
+def _gemma(config: Config, activation: str = "hidden_act", **defaults: Any) -> Model:
+    """Return a Gemma: norm weights are stored less one, the embedding is scaled and tied.
+
+    `activation` is the field that names the activation, `defaults` are for missing ones.
+    """
     _refuse(config, "use_bidirectional_attention")
-    model = _llama(config, head_dim=256, tie_word_embeddings=True, **other)
+    model = _llama(config, head_dim=256, tie_word_embeddings=True, **defaults)
     return replace(
         model,
         activation=_activation(config.get(activation) or "gelu_pytorch_tanh"),
@@ -253,7 +262,7 @@ def _gemma(config: Config, activation: str = "hidden_act", **other: Any) -> Mode
 
 
 def _gemma2(config: Config, every: int = 2, caps: tuple[float | None, ...] = (50.0, 30.0)) -> Model:
-    """Return a Gemma 2, of which each `every`-th layer has no window."""
+    """Return a Gemma 2: each `every`-th layer has no window. `caps`: of attention and of logits."""
     kinds = config.get("layer_types") or [
         "full_attention" if (n + 1) % every == 0 else "sliding_attention"
         for n in range(_size(config, "num_hidden_layers"))
@@ -269,21 +278,21 @@ def _gemma2(config: Config, every: int = 2, caps: tuple[float | None, ...] = (50
 
 
 def _gemma3(config: Config) -> Model:
-    """Return a Gemma 3, whose layers with a window have rotary positions of their own."""
-    told = config.get("rope_parameters") or {}
-    full = told.get("full_attention") or {
+    """Return a Gemma 3: layers with a window have a rotary base of their own."""
+    by_kind = config.get("rope_parameters") or {}
+    full = by_kind.get("full_attention") or {
         "rope_theta": config.get("rope_theta", 1e6),
         **(config.get("rope_scaling") or {}),
     }
-    sliding = told.get("sliding_attention") or {}
+    sliding = by_kind.get("sliding_attention") or {}
     sliding = {"rope_theta": config.get("rope_local_base_freq", 1e4), **sliding}
-    plain = {**config, "rope_parameters": {"rope_theta": 1e6, **full}}
-    model = _gemma2(plain, config.get("sliding_window_pattern", 6), (None, None))
-    near = _rope({**config, "rope_parameters": sliding}, model.kv_channels)
+    with_full_rope = {**config, "rope_parameters": {"rope_theta": 1e6, **full}}
+    model = _gemma2(with_full_rope, config.get("sliding_window_pattern", 6), (None, None))
+    windowed_rope = _rope({**config, "rope_parameters": sliding}, model.kv_channels)
     return replace(
         model,
         layers=tuple(
-            one if one.window is None else replace(one, rope=near) for one in model.layers
+            one if one.window is None else replace(one, rope=windowed_rope) for one in model.layers
         ),
     )
 
@@ -299,8 +308,8 @@ def _gpt2(config: Config) -> Model:
         )
         if ours in config
     }
-    whole = {"head_dim": None, "num_key_value_heads": None}  # what the class does not know
-    model = _llama({**config, **words, **whole}, tie_word_embeddings=True)
+    unused = {"head_dim": None, "num_key_value_heads": None}  # fields that the class does not read
+    model = _llama({**config, **words, **unused}, tie_word_embeddings=True)
     return replace(
         model,
         layers=tuple(LayerSpec(None) for _ in model.layers),
@@ -326,7 +335,7 @@ def _phi3(config: Config) -> Model:
 
 
 def _olmo2(config: Config) -> Model:
-    """Return an OLMo 2: its norms stand behind what a layer's halves compute, and only there."""
+    """Return an OLMo 2: norms come after attention and after the MLP, and not before them."""
     model = _llama(config, rms_norm_eps=1e-5)
     return replace(
         model,
@@ -341,6 +350,7 @@ def _olmo2(config: Config) -> Model:
     )
 
 
+# By `model_type`.
 FAMILIES: dict[str, Callable[[Config], Model]] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _llama),
     "mixtral": _mixtral,

@@ -1,4 +1,4 @@
-"""Say which stored tensors a layer is made of: by rank, under the names that its model gives them.
+"""Find the stored tensors of each layer and rank, by the names that the model's program uses.
 
 Sources of the names: transformers' models; megatron.core.models.gpt.gpt_layer_specs for the local
 and the Transformer Engine layer, megatron.legacy.model.transformer for the legacy one.
@@ -23,66 +23,66 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A tensor as one rank has it."""
+class HeldTensor:
+    """A tensor as one rank holds it."""
 
-    name: str  # as the file spells it
+    name: str  # in the file
     shape: tuple[int, ...]
     dtype: str
-    chunks: tuple[Chunk, ...]  # together they fill it
+    chunks: tuple[Chunk, ...]  # parts of files that make it up
 
 
-Tensors = dict[str, Held]  # by names inside the layer, in local spelling
+Tensors = dict[str, HeldTensor]  # by the name inside the layer; Megatron's as in its local layer
 Ranks = tuple[Tensors, ...]  # by tensor parallel rank
 
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """A whole model, still unread."""
+    """The tensors of a whole model, not yet read."""
 
     layers: tuple[Ranks, ...]
-    first: Ranks  # what comes before the layers: the embedding
-    last: Ranks  # what comes behind them: the norm and the head
+    first: Ranks  # before the layers: the embedding
+    last: Ranks  # after the layers: the norm and the head
 
 
 # ── Hugging Face ─────────────────────────────────────────────────────────────────────────────────
 
 _HF_LAYER = re.compile(r"^(?:model\.|transformer\.)?(?:layers|h)\.(\d+)\.(.+)$")
-# Mixtral's words for what others call by Llama's.
+# Mixtral's names, and what Llama's would be.
 _MIXTRAL = {"block_sparse_moe.": "mlp."}
 _MIXTRAL_EXPERT = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 _HF_EXPERT = re.compile(r"^mlp\.experts\.(\d+)\.(w[123])\.weight$")
 
 
 def huggingface(checkpoint: Checkpoint, model: Model) -> Holdings:
-    """Return what a Hugging Face folder holds. Raises MissingShard where a layer has nothing.
+    """Return the tensors of a Hugging Face folder. Raises MissingShard if a layer has none.
 
-    Layers behind the model's own are further predictions, and left out.
+    Layers after the model's own (multi-token prediction) are left out.
     """
     layers: dict[int, Tensors] = defaultdict(dict)
     rest: Tensors = {}
     for shard in checkpoint.shards:
-        for name, held in _held(checkpoint, shard):
+        for name, held in _tensors_of(checkpoint, shard):
             if not (found := _HF_LAYER.match(name)):
                 rest[re.sub(r"^(?:model|transformer)\.", "", name)] = held
             elif int(found[1]) < len(model.layers):
-                layers[int(found[1])].update(_inside(_spelled(found[2], _MIXTRAL), held))
-    return Holdings(_complete(checkpoint, [{0: layers}], len(model.layers)), (rest,), (rest,))
+                layers[int(found[1])].update(_inside(_local_name(found[2], _MIXTRAL), held))
+    return Holdings(_layers_of(checkpoint, [{0: layers}], len(model.layers)), (rest,), (rest,))
 
 
-def _inside(name: str, held: Held) -> Iterator[tuple[str, Held]]:
-    """Yield a layer's tensor, and of one that holds all experts the tensors of each."""
+def _inside(name: str, held: HeldTensor) -> Iterator[tuple[str, HeldTensor]]:
+    """Yield a layer's tensor by name; one of all experts is split into a tensor for each."""
     if found := _HF_EXPERT.match(name):
         yield f"mlp.experts.{found[1]}.{_MIXTRAL_EXPERT[found[2]]}.weight", held
     elif name == "mlp.experts.gate_up_proj":  # (experts, gate and up, hidden)
         for expert in range(held.shape[0]):
-            both = _index(held, expert)
+            both = _held_index(held, expert)
             half = both.shape[0] // 2
-            yield f"mlp.experts.{expert}.gate_proj.weight", _rows(both, 0, half)
-            yield f"mlp.experts.{expert}.up_proj.weight", _rows(both, half, 2 * half)
+            yield f"mlp.experts.{expert}.gate_proj.weight", _held_rows(both, 0, half)
+            yield f"mlp.experts.{expert}.up_proj.weight", _held_rows(both, half, 2 * half)
     elif name == "mlp.experts.down_proj":  # (experts, hidden, features)
         for expert in range(held.shape[0]):
-            yield f"mlp.experts.{expert}.down_proj.weight", _index(held, expert)
+            yield f"mlp.experts.{expert}.down_proj.weight", _held_index(held, expert)
     else:
         yield name, held
 
@@ -93,18 +93,18 @@ _META_LAYER = re.compile(r"^layers\.(\d+)\.(.+)$")
 
 
 def meta(checkpoint: Checkpoint, model: Model) -> Holdings:
-    """Return what each rank of Meta's format holds. Raises MissingShard where a layer is not."""
+    """Return the tensors of each rank of Meta's format. Raises MissingShard if a layer has none."""
     layers: dict[int, dict[int, Tensors]] = {}
     rests: list[Tensors] = []
     for shard in sorted(checkpoint.shards, key=lambda s: s.rank.tp):
         inside = layers.setdefault(shard.rank.tp, defaultdict(dict))
         rests.append({})
-        for name, held in _held(checkpoint, shard):
+        for name, held in _tensors_of(checkpoint, shard):
             if found := _META_LAYER.match(name):
                 inside[int(found[1])][found[2]] = held
             else:
                 rests[-1][name] = held
-    made = _complete(checkpoint, [layers], len(model.layers))
+    made = _layers_of(checkpoint, [layers], len(model.layers))
     return Holdings(made, tuple(rests), tuple(rests))
 
 
@@ -113,8 +113,8 @@ def meta(checkpoint: Checkpoint, model: Model) -> Holdings:
 _MEGATRON_LAYER = re.compile(
     r"^(?:decoder|encoder|language_model\.(?:encoder|transformer))\.layers\.(\d+)\.(.+)$"
 )
-# Other spellings of a local name, inside a layer.
-_SPELLINGS = {
+# Names inside a layer in other specs and versions, and in the local layer spec.
+_LOCAL_NAMES = {
     "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
     "self_attention.linear_q_up_proj.layer_norm_": "self_attention.q_layernorm.",
     "self_attention.linear_kv_up_proj.layer_norm_": "self_attention.kv_layernorm.",
@@ -129,7 +129,7 @@ _SPELLINGS = {
     "post_attention_norm.": "pre_mlp_layernorm.",
     "post_attention_layernorm.": "pre_mlp_layernorm.",
 }
-_OUTSIDE = {
+_LOCAL_NAMES_OUTSIDE = {
     "decoder.final_layernorm.": "final_layernorm.",
     "decoder.final_norm.": "final_layernorm.",
     "encoder.final_layernorm.": "final_layernorm.",
@@ -140,7 +140,8 @@ _OUTSIDE = {
 }
 
 
-# An expert of one rank: as a module, as one of a grouped product, or in the matrix of all of them.
+# Experts of one rank: a module each (SequentialMLP), a weight each (TEGroupedMLP), or one matrix
+# of all (GroupedMLP).
 _LOCAL_EXPERT = re.compile(
     r"^mlp\.experts\.(?:local_experts\.(\d+)\.(linear_fc[12])\.weight"
     r"|(linear_fc[12])\.weight(\d+)"
@@ -149,72 +150,79 @@ _LOCAL_EXPERT = re.compile(
 
 
 def megatron(checkpoint: Checkpoint, model: Model) -> Holdings:
-    """Return what each tensor parallel rank holds of each layer, numbered over the whole model.
+    """Return the tensors of each tensor parallel rank, by layer of the whole model.
 
-    Experts are numbered over the whole layer, and are held by the rank that has their share of
-    expert tensor parallelism: the experts of a file follow those of lower expert parallel ranks.
-    Stages hold the layers in the order of their virtual chunks, and inside a chunk in theirs.
-    Raises MissingShard where a layer has nothing.
+    Experts are numbered over the whole layer: those of a file follow those of lower expert parallel
+    ranks. An expert's slice is held by tensor parallel rank modulo expert tensor parallel size.
+    Layers are in the order of virtual chunks, then of pipeline stages, then as in the file.
+    Raises MissingShard if a layer has no tensor.
     """
     tp = len({shard.rank.tp for shard in checkpoint.shards})
     etp = min(tp, checkpoint.parallelism.etp)
     experts = max((one.routing.experts for one in model.layers if one.routing), default=0)
-    local = experts // len({shard.rank.ep for shard in checkpoint.shards})
+    local_experts = experts // len({shard.rank.ep for shard in checkpoint.shards})
     stages: dict[tuple[int, int], dict[int, dict[int, Tensors]]] = {}
     outside: dict[tuple[int, int], list[Tensors]] = {}
     for shard in sorted(checkpoint.shards, key=lambda s: (s.chunk, s.rank.pp, s.rank.ep)):
         stage = shard.chunk, shard.rank.pp
         layers = stages.setdefault(stage, {rank: defaultdict(dict) for rank in range(tp)})
         rests = outside.setdefault(stage, [{} for _ in range(tp)])
-        for name, held in _held(checkpoint, shard):
+        for name, held in _tensors_of(checkpoint, shard):
             if found := _MEGATRON_LAYER.match(name):
-                number, inside = int(found[1]), _spelled(found[2], _SPELLINGS)
+                number, inside = int(found[1]), _local_name(found[2], _LOCAL_NAMES)
                 if one := _LOCAL_EXPERT.match(inside):
-                    share = layers[shard.rank.tp % etp][number]
-                    for expert, part, weight in _experts(one, held, local):
-                        place = f"mlp.experts.{shard.rank.ep * local + expert}.{part}.weight"
-                        share.setdefault(place, weight)
+                    tensors = layers[shard.rank.tp % etp][number]
+                    for expert, part, weight in _experts(one, held, local_experts):
+                        place = (
+                            f"mlp.experts.{shard.rank.ep * local_experts + expert}.{part}.weight"
+                        )
+                        tensors.setdefault(place, weight)
                 else:
-                    # What is no expert is the same on all expert parallel ranks.
+                    # All expert parallel ranks have equal copies of what is no expert.
                     layers[shard.rank.tp][number].setdefault(inside, held)
             else:
-                plain = _spelled(name.removeprefix("language_model."), _OUTSIDE)
+                plain = _local_name(name.removeprefix("language_model."), _LOCAL_NAMES_OUTSIDE)
                 rests[shard.rank.tp].setdefault(plain, held)
     order = list(stages)
     return Holdings(
-        _complete(checkpoint, [stages[stage] for stage in order], len(model.layers)),
+        _layers_of(checkpoint, [stages[stage] for stage in order], len(model.layers)),
         tuple(outside[order[0]]),
         tuple(outside[order[-1]]),
     )
 
 
-def _experts(found: re.Match[str], held: Held, local: int) -> Iterator[tuple[int, str, Held]]:
-    """Yield the experts of one rank's tensor: the number on that rank, the product, the weights.
+def _experts(
+    found: re.Match[str], held: HeldTensor, local_experts: int
+) -> Iterator[tuple[int, str, HeldTensor]]:
+    """Yield the experts in one rank's tensor: number on that rank, name of the product, weight.
 
-    In GroupedMLP, `weight1` is a run of numbers that is read as (experts, hidden, features), and
-    `weight2` one that is read as (experts, features, hidden): products are with what is stored, not
-    with its transpose. Source: megatron.core.transformer.moe.experts.
+    GroupedMLP views the numbers of `weight1` as (experts, hidden, features), and those of `weight2`
+    as (experts, features, hidden). It multiplies by them as they are stored, so they are transposed
+    here. Source: megatron.core.transformer.moe.experts. Raises UnsupportedLayout for a tensor that
+    cannot be split into the experts.
     """
     module, module_part, grouped_part, grouped, all_of = found.groups()
     if all_of is None:
         yield int(module or grouped or 0), module_part or grouped_part, held
         return
     rows, columns = held.shape
-    if local < 1 or (columns if all_of == "1" else rows) % local:
-        raise UnsupportedLayout(f"{held.name} of shape {[rows, columns]} holds no {local} experts")
-    shape = (rows, columns // local) if all_of == "1" else (rows // local, columns)
+    if local_experts < 1 or (columns if all_of == "1" else rows) % local_experts:
+        raise UnsupportedLayout(
+            f"{held.name} of shape {[rows, columns]} holds no {local_experts} experts"
+        )
+    shape = (rows, columns // local_experts) if all_of == "1" else (rows // local_experts, columns)
     (chunk,) = held.chunks
-    for expert in range(local):
+    for expert in range(local_experts):
         ref = replace(
             chunk.ref,
             shape=shape[::-1],
             stride=(1, shape[1]),
             offset=chunk.ref.offset + expert * shape[0] * shape[1] * ITEMSIZE[held.dtype],
         )
-        yield expert, f"linear_fc{all_of}", _whole(held.name, ref)
+        yield expert, f"linear_fc{all_of}", _held_whole(held.name, ref)
 
 
-def _spelled(name: str, spellings: Mapping[str, str]) -> str:
+def _local_name(name: str, spellings: Mapping[str, str]) -> str:
     for other, local in spellings.items():
         if name.startswith(other):
             return local + name.removeprefix(other)
@@ -224,9 +232,9 @@ def _spelled(name: str, spellings: Mapping[str, str]) -> str:
 # ── both ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _held(checkpoint: Checkpoint, shard: Shard) -> Iterator[tuple[str, Held]]:
+def _tensors_of(checkpoint: Checkpoint, shard: Shard) -> Iterator[tuple[str, HeldTensor]]:
     for name, ref in shard.tensors.items():
-        yield name, Held(ref.name, ref.shape, ref.dtype, _chunks(checkpoint, ref))
+        yield name, HeldTensor(ref.name, ref.shape, ref.dtype, _chunks(checkpoint, ref))
 
 
 def _chunks(checkpoint: Checkpoint, ref: TensorRef) -> tuple[Chunk, ...]:
@@ -235,36 +243,36 @@ def _chunks(checkpoint: Checkpoint, ref: TensorRef) -> tuple[Chunk, ...]:
     return (Chunk(ref, tuple((0, size) for size in ref.shape)),)
 
 
-def _whole(name: str, ref: TensorRef) -> Held:
-    return Held(name, ref.shape, ref.dtype, (Chunk(ref, tuple((0, n) for n in ref.shape)),))
+def _held_whole(name: str, ref: TensorRef) -> HeldTensor:
+    return HeldTensor(name, ref.shape, ref.dtype, (Chunk(ref, tuple((0, n) for n in ref.shape)),))
 
 
-def _index(held: Held, index: int) -> Held:
-    """Return one of the matrices of a tensor that lies in one piece."""
-    ref = _piece(held)
+def _held_index(held: HeldTensor, index: int) -> HeldTensor:
+    """Return one matrix of a tensor of (matrices, rows, columns) that is one chunk."""
+    ref = _single_ref(held)
     offset = ref.offset + index * ref.stride[0] * ITEMSIZE[ref.dtype]
     part = replace(ref, shape=ref.shape[1:], stride=ref.stride[1:], offset=offset)
-    return _whole(held.name, part)
+    return _held_whole(held.name, part)
 
 
-def _rows(held: Held, start: int, stop: int) -> Held:
-    ref = _piece(held)
+def _held_rows(held: HeldTensor, start: int, stop: int) -> HeldTensor:
+    ref = _single_ref(held)
     offset = ref.offset + start * ref.stride[0] * ITEMSIZE[ref.dtype]
     part = replace(ref, shape=(stop - start, *ref.shape[1:]), offset=offset)
-    return _whole(held.name, part)
+    return _held_whole(held.name, part)
 
 
-def _piece(held: Held) -> TensorRef:
+def _single_ref(held: HeldTensor) -> TensorRef:
     (chunk,) = held.chunks
     if chunk.ref.scale is not None:
         raise UnsupportedLayout(f"{held.name}: experts in one quantised tensor cannot be computed")
     return chunk.ref
 
 
-def _complete(
+def _layers_of(
     checkpoint: Checkpoint, stages: list[dict[int, dict[int, Tensors]]], num_layers: int
 ) -> tuple[Ranks, ...]:
-    """Return the layers of stages that follow each other, by TP rank."""
+    """Return the layers of all stages in their order, by TP rank. Raises MissingShard."""
     made: list[Ranks] = []
     for ranks in stages:
         made += [

@@ -1,4 +1,4 @@
-"""A model in Hugging Face's names, whole. Source: transformers' models, eager attention."""
+"""A layer in Hugging Face's names. Source: transformers' models, with eager attention."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class HuggingFaceLayer(ExpertsOf, LatentOf):
-    """Llama's layer, and those of the families that are named like it.
+    """The layer of Llama, and of families with the same names.
 
-    A family that differs in more than a bias or a norm is a class of its own, in `families`.
+    A family that differs in more than a bias or a norm has a class of its own in `families`.
     """
 
     embedding, final, head = "embed_tokens.weight", "norm", "lm_head.weight"
@@ -47,8 +47,8 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
 
     def logits(self, x: Tensor) -> Tensor:
         tied = self.model.tied and not self.has(self.head)
-        product = self.product(x, self.held(self.embedding if tied else self.head))
-        return self.how.capped(product, self.model.logit_cap)
+        product = self.product_in_blocks(x, self.held(self.embedding if tied else self.head))
+        return self.arithmetic.capped(product, self.model.logit_cap)
 
     # ── attention ────────────────────────────────────────────────────────────────────────────────
 
@@ -56,7 +56,7 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
         return self.norm(self.norm_names[0], x)
 
     def project(self, h: Tensor) -> tuple[Tensor, ...]:
-        """Return queries, keys and values of (positions, heads, channels)."""
+        """Return queries, keys and values, each (positions, heads, channels)."""
         names = [f"self_attn.{part}_proj" for part in "qkv"]
         weights = [self.weight(f"{name}.weight") for name in names]
         biases = [self.optional(f"{name}.bias") for name in names]
@@ -84,7 +84,9 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
 
     def _attention_product(self, h: Tensor, name: str) -> Tensor:
         name = f"self_attn.{name}"
-        return self.how.linear(h, self.weight(f"{name}.weight"), self.optional(f"{name}.bias"))
+        return self.arithmetic.linear(
+            h, self.weight(f"{name}.weight"), self.optional(f"{name}.bias")
+        )
 
     # ── MLP ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -93,11 +95,11 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
 
     def activate(self, h: Tensor) -> Tensor:
         if not self.model.gated:
-            return self.how.activate(self.linear(h, self.up_name), self.model.activation)
+            return self.arithmetic.activate(self.linear(h, self.up_name), self.model.activation)
         names = self.gate_name, self.up_name
         weights = [self.weight(f"{name}.weight") for name in names]
         gate, up = self.products(h, weights, [self.optional(f"{name}.bias") for name in names])
-        return self.how.gate(gate, up, self.model.activation)
+        return self.arithmetic.gate(gate, up, self.model.activation)
 
     def mlp_out(self, act: Tensor) -> Tensor:
         return self.row_parallel(act, self.out_names[1])
@@ -107,41 +109,49 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
 
     # ── experts ──────────────────────────────────────────────────────────────────────────────────
 
-    def expert_gate_up(self, expert: int, share: int) -> Tensor:  # noqa: ARG002
+    def expert_gate_up(self, expert: int, etp_rank: int) -> Tensor:  # noqa: ARG002
         names = [f"mlp.experts.{expert}.{part}_proj.weight" for part in ("gate", "up")]
         return torch.cat([self.reader.rows(self.held(name), slice(None)) for name in names])
 
-    def expert_down(self, expert: int, share: int) -> Tensor:  # noqa: ARG002
+    def expert_down(self, expert: int, etp_rank: int) -> Tensor:  # noqa: ARG002
         return self.reader.rows(self.held(f"mlp.experts.{expert}.down_proj.weight"), slice(None))
 
     def activate_shared(self, h: Tensor) -> Tensor:
         weights = [self.weight(f"{self.shared}.{part}_proj.weight") for part in ("gate", "up")]
         gate, up = self.products(h, weights, [None, None])
-        return self.how.gate(gate, up, self.model.activation)
+        return self.arithmetic.gate(gate, up, self.model.activation)
 
     def shared_out(self, act: Tensor, h: Tensor) -> Tensor:
         given = self.row_parallel(act, f"{self.shared}.down_proj")
         gate = self.optional(f"{self.shared}_gate.weight")
-        return given if gate is None else functional.sigmoid(self.how.linear(h, gate)) * given
+        return (
+            given if gate is None else functional.sigmoid(self.arithmetic.linear(h, gate)) * given
+        )
 
     # ── products ─────────────────────────────────────────────────────────────────────────────────
 
     def linear(self, x: Tensor, name: str) -> Tensor:
-        return self.how.linear(x, self.weight(f"{name}.weight"), self.optional(f"{name}.bias"))
+        return self.arithmetic.linear(
+            x, self.weight(f"{name}.weight"), self.optional(f"{name}.bias")
+        )
 
     def products(
         self, x: Tensor, weights: list[Tensor], biases: list[Tensor | None]
     ) -> tuple[Tensor, ...]:
-        """Return x times each of the weights, in one product where the arithmetic joins them."""
-        if not self.how.fused:
-            return tuple(self.how.linear(x, w, b) for w, b in zip(weights, biases, strict=True))
+        """Return x times each weight: one product, then split, if the arithmetic is fused."""
+        if not self.arithmetic.fused:
+            return tuple(
+                self.arithmetic.linear(x, w, b) for w, b in zip(weights, biases, strict=True)
+            )
         bias = None
         if any(b is not None for b in biases):
             pairs = zip(weights, biases, strict=True)
             bias = torch.cat([w.new_zeros(len(w)) if b is None else b for w, b in pairs])
         ends = list(accumulate(len(w) for w in weights))
-        return torch.tensor_split(self.how.linear(x, torch.cat(weights), bias), ends[:-1], -1)
+        return torch.tensor_split(
+            self.arithmetic.linear(x, torch.cat(weights), bias), ends[:-1], -1
+        )
 
     def row_parallel(self, x: Tensor, name: str) -> Tensor:
         part = x, self.weight(f"{name}.weight")
-        return self.how.row_parallel([part], self.optional(f"{name}.bias"))
+        return self.arithmetic.row_parallel([part], self.optional(f"{name}.bias"))

@@ -1,4 +1,4 @@
-"""What the layers of all sides have in common: positions, attention, sums."""
+"""What the layers of all sides have in common: weights, norms, rotary positions, attention."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.errors import MissingShard
-from ckptdiff.forward.arithmetic import widened
+from ckptdiff.forward.arithmetic import at_least_float32
 from ckptdiff.forward.rope import angles
 
 if TYPE_CHECKING:
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ckptdiff.forward.arithmetic import Arithmetic
-    from ckptdiff.forward.holdings import Held, Ranks
+    from ckptdiff.forward.holdings import HeldTensor, Ranks
     from ckptdiff.forward.model import LayerSpec, Model, Rope
     from ckptdiff.forward.reading import Reader
 
 
-MOST_ELEMENTS = 1 << 24  # of a head that are read at a time
+MOST_ELEMENTS = 1 << 24  # of the output head that are read at a time
 
 
 @dataclass
 class LayerOf:
-    """One layer of one side. Values are (positions, features) or (positions, heads, elements)."""
+    """One layer of one side. Values are (positions, features) or (positions, heads, channels)."""
 
     model: Model
-    number: int  # over the whole model; of the steps outside of layers, any
+    number: int  # in the whole model, from 0; any number before the first and after the last layer
     ranks: Ranks
     reader: Reader
-    how: Arithmetic
-    copy: int = 0  # the rank whose copy is taken of what each rank has a copy of
-    copied: set[str] = field(default_factory=set)  # the names of those that were asked for
+    arithmetic: Arithmetic
+    copy: int = 0  # the rank whose copy of a replicated tensor is used
+    copied: set[str] = field(default_factory=set)  # names of the replicated tensors that were used
 
     # ── weights ──────────────────────────────────────────────────────────────────────────────────
 
@@ -43,11 +43,14 @@ class LayerOf:
         return name in self.ranks[0]
 
     def weight(self, name: str, rank: int | None = None) -> Tensor:
-        """Return a rank's tensor, or one that all ranks have a copy of. Raises MissingShard."""
+        """Return a rank's tensor; without a rank, the replicated one. Raises MissingShard."""
         return self.reader.tensor(self.held(name, rank))
 
-    def held(self, name: str, rank: int | None = None) -> Held:
-        """Say where a rank's tensor lies, or a copy. Raises MissingShard."""
+    def held(self, name: str, rank: int | None = None) -> HeldTensor:
+        """Return where a rank's tensor lies; without a rank, the replicated one.
+
+        Raises MissingShard.
+        """
         if rank is None:
             rank = self.copy
             self.copied.add(name)
@@ -59,8 +62,8 @@ class LayerOf:
         return self.ranks[rank][name]
 
     def optional(self, name: str, rank: int | None = None) -> Tensor | None:
-        there = name in self.ranks[self.copy if rank is None else rank]
-        return self.weight(name, rank) if there else None
+        is_held = name in self.ranks[self.copy if rank is None else rank]
+        return self.weight(name, rank) if is_held else None
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────────
 
@@ -70,7 +73,7 @@ class LayerOf:
 
     @property
     def features(self) -> frozenset[str]:
-        """Return the optional steps that it takes, and the structures that it is made of."""
+        """Return the optional steps that it takes, and the structures that it has (see `steps`)."""
         model, latent = self.model, self.model.latent
         has = {
             "norm1": model.norms_in_front,
@@ -90,19 +93,23 @@ class LayerOf:
         epsilon = model.layernorm_epsilon if epsilon is None else epsilon
         weight = self.weight(f"{name}.weight")
         if model.zero_centered:
-            weight = (widened(weight) if model.wide_norm else weight) + 1
+            weight = (at_least_float32(weight) if model.wide_norm else weight) + 1
         if model.rms_norm:
-            return self.how.rms_norm(x, weight, epsilon, is_wide=model.wide_norm)
-        return self.how.layer_norm(x, weight, self.optional(f"{name}.bias"), epsilon)
+            return self.arithmetic.rms_norm(x, weight, epsilon, is_wide=model.wide_norm)
+        return self.arithmetic.layer_norm(x, weight, self.optional(f"{name}.bias"), epsilon)
 
     def each_head(self, norm: str, x: Tensor) -> Tensor:
-        """Return x of (positions, heads, elements) normalised, head by head or all at once."""
+        """Return x, (positions, heads, channels), normalised by head or over all heads at once."""
         if self.model.norms_all_heads:
             return self.norm(norm, x.flatten(1)).view_as(x)
         return self.norm(norm, x)
 
-    def rows_of_ranks(self, ids: Tensor, parts: Iterable[Held]) -> Tensor:
-        """Return rows of a matrix of which each rank has a range, and gives zeros beyond it."""
+    def vocab_parallel_rows(self, ids: Tensor, parts: Iterable[HeldTensor]) -> Tensor:
+        """Return rows of a matrix whose rows are split over ranks: (ids, columns).
+
+        As in Megatron's VocabParallelEmbedding, a rank gives zeros for rows of others, and the
+        results are added up.
+        """
         total: Tensor | None = None
         start = 0
         for held in parts:
@@ -119,46 +126,49 @@ class LayerOf:
         return embed
 
     def scaled(self, rows: Tensor) -> Tensor:
-        """Return an embedding's rows as they enter the model."""
-        return self.how.scaled(rows, self.model.embedding_scale)
+        """Return an embedding's rows times the model's `embedding_scale`."""
+        return self.arithmetic.scaled(rows, self.model.embedding_scale)
 
     def rotate(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         rope = self.layer.rope
-        return (q, k) if rope is None else (self.turned(rope, q), self.turned(rope, k))
+        return (q, k) if rope is None else (self.rotated(rope, q), self.rotated(rope, k))
 
-    def turned(self, rope: Rope, x: Tensor) -> Tensor:
-        """Return x of (positions, heads, elements) with the first `rope.dim` elements rotated."""
-        cosine, sine = angles(rope, len(x), x, polar=self.how.complex_rope)
-        turned = self.how.rotate(x, cosine, sine, neighbours=rope.interleaved, is_wide=rope.is_wide)
+    def rotated(self, rope: Rope, x: Tensor) -> Tensor:
+        """Return x, (positions, heads, channels), with its first `rope.dim` channels rotated."""
+        cosine, sine = angles(rope, len(x), x, polar=self.arithmetic.complex_rope)
+        rotated = self.arithmetic.rotate(
+            x, cosine, sine, neighbours=rope.interleaved, is_wide=rope.is_wide
+        )
         if rope.interleaved and not rope.regroups:
-            halves = turned[..., : rope.dim].chunk(2, -1)
+            halves = rotated[..., : rope.dim].chunk(2, -1)
             pairs = torch.stack(halves, -1).flatten(-2)
-            turned = torch.cat((pairs, turned[..., rope.dim :]), -1)
-        return turned
+            rotated = torch.cat((pairs, rotated[..., rope.dim :]), -1)
+        return rotated
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         model = self.model
-        if self.how.complex_rope:  # its pairs are neighbours, and sums are taken in that order
+        if self.arithmetic.complex_rope:
+            # Meta's pairs are neighbours, and its sums over channels are in that order.
             q, k = (torch.stack(x.chunk(2, -1), -1).flatten(-2) for x in (q, k))
-        return self.how.attend(
+        return self.arithmetic.attend(
             q, k, v, model.softmax_scale, self.layer.window, model.attention_cap
         ).flatten(1)
 
     def add(self, x: Tensor, update: Tensor) -> Tensor:
-        return self.how.add(x, update)
+        return self.arithmetic.add(x, update)
 
     def row_parallel(self, x: Tensor, name: str) -> Tensor:
-        """Return x times a weight of which each rank has some columns."""
+        """Return x times a weight whose columns are split over ranks, and its bias."""
         weights = (self.weight(f"{name}.weight", rank) for rank in range(len(self.ranks)))
         parts = zip(x.chunk(len(self.ranks), -1), weights, strict=True)
-        return self.how.row_parallel(parts, self.optional(f"{name}.bias"))
+        return self.arithmetic.row_parallel(parts, self.optional(f"{name}.bias"))
 
-    def product(self, x: Tensor, held: Held) -> Tensor:
-        """Return x times a large matrix, of which some rows are read at a time."""
+    def product_in_blocks(self, x: Tensor, held: HeldTensor) -> Tensor:
+        """Return x times a matrix, (positions, rows), of which some rows are read at a time."""
         rows, columns = held.shape
         step = max(1, MOST_ELEMENTS // columns)
         parts = [
-            self.how.linear(x, self.reader.rows(held, slice(start, start + step)))
+            self.arithmetic.linear(x, self.reader.rows(held, slice(start, start + step)))
             for start in range(0, rows, step)
         ]
         return torch.cat(parts, -1)

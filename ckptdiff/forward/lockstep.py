@@ -1,4 +1,4 @@
-"""Jobs: take both sides through a section, one step at a time, one step's weights in memory."""
+"""Jobs: compute a section on both sides, step by step, with one step's weights in memory."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ckptdiff.forward.plan import ForwardRun, ForwardSide, Section
     from ckptdiff.forward.steps import Step, Values
 
+# The torch dtype that each dtype flag computes in.
 COMPUTED = {flag: STORED[word] for flag, word in BY_FLAG.items()}
 PROGRAMS = {"transformers": TRANSFORMERS, "meta": META, "megatron": MEGATRON}
 
@@ -39,16 +40,16 @@ PROGRAMS = {"transformers": TRANSFORMERS, "meta": META, "megatron": MEGATRON}
 def take_section(
     run: ForwardRun, section: Section, a: dict[str, RawTensor], b: dict[str, RawTensor]
 ) -> SectionDone:
-    """Take both sides through a section, each on its own values.
+    """Compute a section on both sides, each on its own values.
 
-    Where the run compares, B takes each step from A's values as well, and so do A's weights in B's
-    arithmetic, which tells how much arithmetic alone makes. Raises a CkptDiffError.
+    If the run compares, B also computes each step from A's values. So do A's weights in B's
+    arithmetic: their distance is the floor, what arithmetic alone makes. Raises a CkptDiffError.
     """
-    device = prepare(run.device)
+    device = prepare_device(run.device)
     readers = [Reader(COMPUTED[run.dtype], device) for _ in "ab"]
-    one = make_layer(run.a, section.number, section.a, readers[0])
-    other = make_layer(run.b, section.number, section.b, readers[1])
-    mixed = make_layer(
+    layer_a = make_layer(run.a, section.number, section.a, readers[0])
+    layer_b = make_layer(run.b, section.number, section.b, readers[1])
+    a_as_b = make_layer(
         replace(run.a, program=run.b.program, ranks=run.b.ranks, expert_ranks=run.b.expert_ranks),
         section.number,
         section.a,
@@ -57,31 +58,34 @@ def take_section(
     values_a, values_b = (unpacked(values, device) for values in (a, b))
     taps: list[Tap] = []
     number = section.number if section.part == "layer" else None
-    sequence = steps(section.part, one, other)
+    sequence = steps(section.part, layer_a, layer_b)
     for step in sequence:
-        given = take_or_tell(step, one, values_a, section, who="A")
-        followed = values_a | dict(zip(step.gives, given, strict=True))
+        given_a = take_or_raise(step, layer_a, values_a, section, letter="A")
+        reference = values_a | dict(zip(step.gives, given_a, strict=True))
         if run.compares and step.is_tap:
-            other.copied.clear()
-            forced = take_or_tell(step, other, values_a, section, followed, who="B")
-            copies = _copies(other)
-            for copy in copies:
-                again = replace(other, copy=copy)
-                forced = _further(
-                    given,
-                    forced,
-                    take_or_tell(step, again, values_a, section, followed, who="B"),
+            layer_b.copied.clear()
+            given_b = take_or_raise(step, layer_b, values_a, section, reference, letter="B")
+            other_copies = _copies(layer_b)
+            for copy in other_copies:
+                with_copy = replace(layer_b, copy=copy)
+                given_b = _farther_copies(
+                    given_a,
+                    given_b,
+                    take_or_raise(step, with_copy, values_a, section, reference, letter="B"),
                 )
-            floor = take_or_tell(step, mixed, values_a, section, followed, who="A")
-            rests: list[float | None] = [None for _ in given]
-            if not copies:
-                rests = _rests(step, one, other, values_a, followed, given, forced, run.vocabulary)
+            floor = take_or_raise(step, a_as_b, values_a, section, reference, letter="A")
+            rests: list[float | None] = [None for _ in given_a]
+            if not other_copies:
+                rests = _uncast_distances(
+                    step, layer_a, layer_b, values_a, reference, given_a, given_b, run.vocabulary
+                )
             reads = tuple(readers[0].reads)
-            for name, x, y, z, rest in zip(step.gives, given, forced, floor, rests, strict=True):
+            for name, x, y, z, rest in zip(step.gives, given_a, given_b, floor, rests, strict=True):
                 x, y, z = (unpadded(name, v, run.vocabulary) for v in (x, y, z))
                 words = hint(x, y)
-                if copies:
-                    words = f"rank {copies[0]} has another copy" + (f"; {words}" if words else "")
+                if other_copies:
+                    more = f"; {words}" if words else ""
+                    words = f"rank {other_copies[0]} has another copy{more}"
                 taps.append(
                     Tap(
                         number,
@@ -93,22 +97,22 @@ def take_section(
                         rest,
                     )
                 )
-        own = take_or_tell(step, other, values_b, section, followed, who="B")
-        values_a = followed
+        own = take_or_raise(step, layer_b, values_b, section, reference, letter="B")
+        values_a = reference
         values_b.update(zip(step.gives, own, strict=True))
         for reader in readers:
             reader.forget()
-    kept = sequence[-1].gives
-    left = [
-        packed({name: unpadded(name, values[name], run.vocabulary) for name in kept})
+    outputs = sequence[-1].gives
+    packed_values = [
+        packed({name: unpadded(name, values[name], run.vocabulary) for name in outputs})
         for values in (values_a, values_b)
     ]
-    return SectionDone(left[0], left[1], tuple(taps))
+    return SectionDone(packed_values[0], packed_values[1], tuple(taps))
 
 
 def _copies(side: LayerOf) -> list[int]:
-    """Return the ranks whose copy of what was read is not that of the first."""
-    first, *others = side.ranks
+    """Return the ranks whose copies of replicated tensors differ from those of the first rank."""
+    first, *rest = side.ranks
 
     def is_other(tensors: Tensors, name: str) -> bool:
         if name not in first or name not in tensors:
@@ -117,21 +121,21 @@ def _copies(side: LayerOf) -> list[int]:
 
     return [
         rank
-        for rank, tensors in enumerate(others, 1)
+        for rank, tensors in enumerate(rest, 1)
         if any(is_other(tensors, name) for name in side.copied)
     ]
 
 
-def _further(
+def _farther_copies(
     given: tuple[Tensor, ...], one: tuple[Tensor, ...], other: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    """Return of two values of each tap the one that is further from what A gives."""
+    """Return, for each tap, that of two values which is farther from A's."""
     pairs = zip(given, one, other, strict=True)
     return tuple(y if relative_distance(x, y) > relative_distance(x, z) else z for x, y, z in pairs)
 
 
-def prepare(device: str) -> torch.device:
-    """Turn off what makes products of float32 less than that."""
+def prepare_device(device: str) -> torch.device:
+    """Return the torch device, with all reduced-precision products turned off."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
@@ -140,7 +144,7 @@ def prepare(device: str) -> torch.device:
 
 
 def relative_distance(a: Tensor, b: Tensor) -> float:
-    """Return |a-b| / |a|; infinite where that is no number."""
+    """Return |a-b| / |a|, Euclidean norms in float64; infinite if not finite or of other shapes."""
     if a.shape != b.shape:
         return math.inf
     a, b = a.double(), b.double()
@@ -153,6 +157,7 @@ def relative_distance(a: Tensor, b: Tensor) -> float:
 
 
 def packed(values: Values) -> dict[str, RawTensor]:
+    """Return tensors as bytes, which pickle."""
     return {
         name: RawTensor(
             str(value.dtype).removeprefix("torch."),
@@ -164,6 +169,7 @@ def packed(values: Values) -> dict[str, RawTensor]:
 
 
 def unpacked(values: dict[str, RawTensor], device: torch.device) -> Values:
+    """Return the tensors of bytes, on a device."""
     return {
         name: torch.frombuffer(bytearray(value.content), dtype=getattr(torch, value.dtype))
         .view(value.shape)
@@ -174,33 +180,33 @@ def unpacked(values: dict[str, RawTensor], device: torch.device) -> Values:
 
 def make_layer(side: ForwardSide, number: int, ranks: Ranks, reader: Reader) -> LayerOf:
     """Return a layer as the side's program computes it."""
-    how = replace(PROGRAMS[side.program], ranks=side.ranks, expert_ranks=side.expert_ranks)
-    kind: type[LayerOf] = MetaLayer if side.kind == "meta" else MegatronLayer
+    arithmetic = replace(PROGRAMS[side.program], ranks=side.ranks, expert_ranks=side.expert_ranks)
+    layer_class: type[LayerOf] = MetaLayer if side.kind == "meta" else MegatronLayer
     if side.kind == "huggingface":
-        kind = CLASSES.get(side.model.family, HuggingFaceLayer)
-    return kind(side.model, number, ranks, reader, how)
+        layer_class = CLASSES.get(side.model.family, HuggingFaceLayer)
+    return layer_class(side.model, number, ranks, reader, arithmetic)
 
 
-def take_or_tell(
+def take_or_raise(
     step: Step,
     side: LayerOf,
     values: Values,
     section: Section,
-    followed: Values | None = None,
+    reference: Values | None = None,
     *,
-    who: str,
+    letter: str,
 ) -> tuple[Tensor, ...]:
-    """Return what a step gives on the side that is called `who`.
+    """Return what a step gives on a side, `letter` A or B; `followed` are the reference's values.
 
-    Raises UnsupportedLayout, or another CkptDiffError, that names the place if it cannot.
+    Raises UnsupportedLayout, or another CkptDiffError, that names the side, the layer and the step.
     """
     layer = f", layer {section.number}" if section.part == "layer" else ""
-    where = f"{who}{layer}, {step.gives[0]}"
+    where = f"{letter}{layer}, {step.gives[0]}"
     try:
-        return take(step, side, values, followed)
+        return take(step, side, values, reference)
     except CkptDiffError as error:
         raise type(error)(f"{where}: {error}") from error
-    except (RuntimeError, IndexError) as error:  # torch's words for shapes, and for no memory
+    except (RuntimeError, IndexError) as error:  # shapes that do not fit, or too little memory
         read = ", ".join(side.reader.reads) or "no tensor"
         raise UnsupportedLayout(
             f"{where}: cannot be computed from {read} ({error}). Are A and B one model, and their "
@@ -208,20 +214,20 @@ def take_or_tell(
         ) from error
 
 
-def _rests(
+def _uncast_distances(
     step: Step,
-    one: LayerOf,
-    other: LayerOf,
+    layer_a: LayerOf,
+    layer_b: LayerOf,
     values: Values,
-    followed: Values,
-    given: tuple[Tensor, ...],
-    forced: tuple[Tensor, ...],
+    reference: Values,
+    given_a: tuple[Tensor, ...],
+    given_b: tuple[Tensor, ...],
     vocabulary: int,
 ) -> list[float | None]:
-    """Return what is left of the distances once one side's weights are cast as the other's were.
+    """Return the relative distances that remain once one side's weights are cast as the other's.
 
-    Weights may have been cast and stored in a wider dtype again. None where no cast explains more
-    than nine tenths.
+    Weights may have been cast to a narrow dtype and stored in a wide one again. None for a tap of
+    which no cast explains at least nine tenths.
     """
 
     def apart(xs: tuple[Tensor, ...], ys: tuple[Tensor, ...]) -> list[float]:
@@ -231,34 +237,38 @@ def _rests(
             for name, x, y in pairs
         ]
 
-    rels = apart(given, forced)
+    rels = apart(given_a, given_b)
     rests: list[float | None] = [None for _ in rels]
-    for side, dtype in _casts(one, other, max(rels)):
-        side.reader.rounding = dtype
+    for side, dtype in _possible_casts(layer_a, layer_b, max(rels)):
+        side.reader.cast_dtype = dtype
         try:
-            cast = take(step, side, values, followed)
+            cast = take(step, side, values, reference)
         finally:
-            side.reader.rounding = None
-        left = apart(cast, forced) if side is one else apart(given, cast)
+            side.reader.cast_dtype = None
+        left = apart(cast, given_b) if side is layer_a else apart(given_a, cast)
         for i, (rel, rest, best) in enumerate(zip(rels, left, rests, strict=True)):
             if rest <= rel / 10 < math.inf and (best is None or rest < best):
                 rests[i] = rest
     return rests
 
 
-def _casts(one: LayerOf, other: LayerOf, rel: float) -> Iterator[tuple[LayerOf, torch.dtype]]:
-    """Yield the casts of a side's weights that may have made the other's, and a distance."""
-    kinds = [{STORED[d] for d in side.reader.reads.values()} for side in (one, other)]
-    if rel <= 50 * torch.finfo(one.reader.dtype).eps or any(len(kind) != 1 for kind in kinds):
+def _possible_casts(
+    layer_a: LayerOf, layer_b: LayerOf, rel: float
+) -> Iterator[tuple[LayerOf, torch.dtype]]:
+    """Yield the casts, (layer, dtype), that may explain a relative distance `rel`."""
+    dtypes = [{STORED[d] for d in side.reader.reads.values()} for side in (layer_a, layer_b)]
+    if rel <= 50 * torch.finfo(layer_a.reader.dtype).eps or any(
+        len(stored) != 1 for stored in dtypes
+    ):
         return
-    (first,), (second,) = kinds
-    if first != second:
-        yield (one, second) if second.itemsize <= first.itemsize else (other, first)
+    (dtype_a,), (dtype_b,) = dtypes
+    if dtype_a != dtype_b:
+        yield (layer_a, dtype_b) if dtype_b.itemsize <= dtype_a.itemsize else (layer_b, dtype_a)
     for dtype in (torch.bfloat16, torch.float16):
-        if first == second != dtype and dtype.itemsize <= first.itemsize:
-            yield from ((one, dtype), (other, dtype))
+        if dtype_a == dtype_b != dtype and dtype.itemsize <= dtype_a.itemsize:
+            yield from ((layer_a, dtype), (layer_b, dtype))
 
 
 def unpadded(name: str, value: Tensor, vocabulary: int) -> Tensor:
-    """Leave out the logits of padding."""
+    """Return a step's value; logits, (positions, rows), without those of vocabulary padding."""
     return value[..., :vocabulary] if name == "logits" else value

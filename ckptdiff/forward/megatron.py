@@ -1,4 +1,4 @@
-"""A model in Megatron's names, from what each tensor parallel rank holds, computed as ranks do.
+"""A layer in Megatron's names, computed rank by rank from what each tensor parallel rank holds.
 
 Source: megatron.core.models.gpt with the local layer spec, 0.16.1.
 """
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ckptdiff.forward.holdings import Held
+    from ckptdiff.forward.holdings import HeldTensor
 
 
 class MegatronLayer(ExpertsOf, LatentOf):
-    """A GPTModel's layer. Columns of a product are cut over ranks, rows are added up over them."""
+    """A layer of GPTModel. Column-parallel products are joined over ranks, row-parallel added."""
 
     router_name, router_bias_name = "mlp.router.weight", "mlp.router.expert_bias"
     attention = "self_attention"
@@ -42,8 +42,8 @@ class MegatronLayer(ExpertsOf, LatentOf):
     # ── outside of the layers ────────────────────────────────────────────────────────────────────
 
     def embed(self, ids: Tensor) -> Tensor:
-        parts = (held for _, held in self.each("word_embeddings.weight"))
-        return self.scaled(self.rows_of_ranks(ids, parts))
+        parts = (held for _, held in self.by_rank("word_embeddings.weight"))
+        return self.scaled(self.vocab_parallel_rows(ids, parts))
 
     def positions(self, ids: Tensor) -> Tensor:
         return self.reader.rows(self.held("position_embeddings.weight"), slice(len(ids)))
@@ -52,11 +52,11 @@ class MegatronLayer(ExpertsOf, LatentOf):
         return self.norm("final_layernorm", x)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the logits of all tokens and padding. A later stage has a copy of a tied head."""
+        """Return (positions, padded vocabulary). The last stage may have a copy of a tied head."""
         own = self.has("output_layer.weight") or not self.model.tied
         name = "output_layer.weight" if own else "word_embeddings.weight"
-        product = torch.cat([self.product(x, held) for _, held in self.each(name)], -1)
-        return self.how.capped(product, self.model.logit_cap)
+        product = torch.cat([self.product_in_blocks(x, held) for _, held in self.by_rank(name)], -1)
+        return self.arithmetic.capped(product, self.model.logit_cap)
 
     # ── attention ────────────────────────────────────────────────────────────────────────────────
 
@@ -64,12 +64,15 @@ class MegatronLayer(ExpertsOf, LatentOf):
         return self.norm("input_layernorm", x)
 
     def project(self, h: Tensor) -> tuple[Tensor, ...]:
-        """Each rank has some groups: of each its query heads, then its key and its value head."""
+        """Return queries, keys and values, each (positions, heads, channels).
+
+        A rank holds some query groups: of each the query heads, then the key and the value head.
+        """
         channels = self.model.kv_channels
         per_group = self.model.num_attention_heads // self.model.num_query_groups
         parts = []
-        for rank, _ in self.each("self_attention.linear_qkv.weight"):
-            y = self.column(h, "self_attention.linear_qkv", rank)
+        for rank, _ in self.by_rank("self_attention.linear_qkv.weight"):
+            y = self.column_parallel(h, "self_attention.linear_qkv", rank)
             groups = y.reshape(len(h), -1, (per_group + 2) * channels)
             q, k, v = torch.tensor_split(groups, (-2 * channels, -channels), -1)
             parts.append((q.reshape(len(h), -1, channels), k, v))  # (positions, heads, channels)
@@ -90,16 +93,18 @@ class MegatronLayer(ExpertsOf, LatentOf):
         return self.norm("self_attention.linear_proj.post_layernorm", x)
 
     def compressed(self, h: Tensor, name: str, size: int) -> Tensor:
-        """Return (positions, size), which is cut over ranks, or whole on each of them."""
+        """Return (positions, size). The weight is split over ranks, or replicated."""
         name = f"{self.attention}.{name}"
         if self.held(f"{name}.weight").shape[0] == size:
-            return self.column(h, name, 0)
-        return torch.cat([self.column(h, name, rank) for rank, _ in enumerate(self.ranks)], -1)
+            return self.column_parallel(h, name, 0)
+        return torch.cat(
+            [self.column_parallel(h, name, rank) for rank, _ in enumerate(self.ranks)], -1
+        )
 
     def expanded(self, h: Tensor, name: str, channels: int) -> Tensor:
-        """Return (positions, heads, channels). Each rank has some of the heads."""
+        """Return (positions, heads, channels). Each rank holds some of the heads."""
         name = f"{self.attention}.{name}"
-        parts = [self.column(h, name, rank) for rank, _ in enumerate(self.ranks)]
+        parts = [self.column_parallel(h, name, rank) for rank, _ in enumerate(self.ranks)]
         return torch.cat([y.reshape(len(h), -1, channels) for y in parts], 1)
 
     # ── MLP ──────────────────────────────────────────────────────────────────────────────────────
@@ -111,15 +116,15 @@ class MegatronLayer(ExpertsOf, LatentOf):
         return self._activated(h, "mlp.linear_fc1")
 
     def _activated(self, h: Tensor, name: str) -> Tensor:
-        """Each rank has its share of the gate, if there is one, then its share of up."""
+        """Return (positions, features). A rank holds its slice of the gate, if any, then of up."""
         parts = []
-        for rank, _ in self.each(f"{name}.weight"):
-            y = self.column(h, name, rank)
+        for rank, _ in self.by_rank(f"{name}.weight"):
+            y = self.column_parallel(h, name, rank)
             if self.model.gated:
                 gate, up = y.chunk(2, -1)
-                parts.append(self.how.gate(gate, up, self.model.activation))
+                parts.append(self.arithmetic.gate(gate, up, self.model.activation))
             else:
-                parts.append(self.how.activate(y, self.model.activation))
+                parts.append(self.arithmetic.activate(y, self.model.activation))
         return torch.cat(parts, -1)
 
     def mlp_out(self, act: Tensor) -> Tensor:
@@ -131,15 +136,15 @@ class MegatronLayer(ExpertsOf, LatentOf):
     # ── experts ──────────────────────────────────────────────────────────────────────────────────
 
     @property
-    def expert_shares(self) -> int:
+    def expert_tp(self) -> int:
         return sum("mlp.experts.0.linear_fc1.weight" in rank for rank in self.ranks)
 
-    def expert_gate_up(self, expert: int, share: int) -> Tensor:
-        held = self.held(f"mlp.experts.{expert}.linear_fc1.weight", share)
+    def expert_gate_up(self, expert: int, etp_rank: int) -> Tensor:
+        held = self.held(f"mlp.experts.{expert}.linear_fc1.weight", etp_rank)
         return self.reader.rows(held, slice(None))
 
-    def expert_down(self, expert: int, share: int) -> Tensor:
-        held = self.held(f"mlp.experts.{expert}.linear_fc2.weight", share)
+    def expert_down(self, expert: int, etp_rank: int) -> Tensor:
+        held = self.held(f"mlp.experts.{expert}.linear_fc2.weight", etp_rank)
         return self.reader.rows(held, slice(None))
 
     def activate_shared(self, h: Tensor) -> Tensor:
@@ -148,14 +153,16 @@ class MegatronLayer(ExpertsOf, LatentOf):
     def shared_out(self, act: Tensor, h: Tensor) -> Tensor:
         given = self.row_parallel(act, "mlp.shared_experts.linear_fc2")
         gate = self.optional("mlp.shared_experts.gate_weight")
-        return given if gate is None else given * functional.sigmoid(self.how.linear(h, gate))
+        return (
+            given if gate is None else given * functional.sigmoid(self.arithmetic.linear(h, gate))
+        )
 
     # ── products ─────────────────────────────────────────────────────────────────────────────────
 
-    def each(self, name: str) -> Iterator[tuple[int, Held]]:
+    def by_rank(self, name: str) -> Iterator[tuple[int, HeldTensor]]:
         for rank in range(len(self.ranks)):
             yield rank, self.held(name, rank)
 
-    def column(self, x: Tensor, name: str, rank: int) -> Tensor:
+    def column_parallel(self, x: Tensor, name: str, rank: int) -> Tensor:
         weight = self.weight(f"{name}.weight", rank)
-        return self.how.linear(x, weight, self.optional(f"{name}.bias", rank))
+        return self.arithmetic.linear(x, weight, self.optional(f"{name}.bias", rank))

@@ -29,8 +29,8 @@ FAMILIES = (
     *("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek"),
     *("gemma", "gemma2", "gemma3", "gpt2", "nemotron", "olmo2", "phi3"),
 )
-# Settings that change what is computed, and what they are where they do not.
-_PLAIN: dict[str, Any] = {
+# Settings that are not computed, and the value at which they have no effect.
+_WITHOUT_EFFECT: dict[str, Any] = {
     "softmax_type": "vanilla",
     "attention_output_gate": None,
     "experimental_attention_variant": None,
@@ -43,13 +43,13 @@ _PLAIN: dict[str, Any] = {
     "moe_apply_probs_on_input": None,
     "apply_residual_connection_post_layernorm": None,
 }
-_RANKING = 2  # what transformers hard-codes
-# Families of which the args cannot tell all, and what: the fields of a model that are then taken
-# from the other side's config.json.
+_HF_RANKING = 2  # scores that rank a group of experts, hard-coded in transformers
+# Families that args do not describe completely, and the fields of Model that are then taken from
+# the other side's config.json.
 _NORMS = ("norms_in_front", "norms_behind")
 _GEMMA = ("embedding_scale", "activation", "gated")
 _GEMMA2 = (*_GEMMA, *_NORMS, "attention_cap", "logit_cap")
-UNTOLD: dict[str, tuple[str, ...]] = {
+NOT_IN_ARGS: dict[str, tuple[str, ...]] = {
     "gemma": _GEMMA,
     "gemma2": _GEMMA2,
     "gemma3": _GEMMA2,
@@ -66,16 +66,18 @@ _WORDS = {
 
 
 def read(args: Args, family: str, other: Model | None = None) -> Model:
-    """Return the model that Megatron builds; what no arg can tell is as in the `other` model.
+    """Return the model that Megatron builds from its args.
 
-    Raises UnknownConfig if a size is missing, UnsupportedLayout where there is no other model.
+    What no arg states for the family is taken from the `other` side's model. Raises UnknownConfig
+    if a size is missing, UnsupportedLayout for what is not computed, or if the other model is
+    needed and is None.
     """
     args = {name: value for name, value in args.items() if value is not None}
     _refuse(args, family)
     heads = _size(args, "num_attention_heads")
     hidden = _size(args, "hidden_size")
     channels = args.get("kv_channels") or hidden // heads
-    grouped = args.get("group_query_attention") and args.get("num_query_groups")
+    groups = args.get("group_query_attention") and args.get("num_query_groups")
     positions = _positions(args, family)
     rope, routing = _rope(args, channels, positions), _routing(args)
     rms_norm, zero_centered = args.get("normalization") == "RMSNorm", _zero_centered(args)
@@ -87,38 +89,38 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
         ),
         hidden_size=hidden,
         num_attention_heads=heads,
-        num_query_groups=grouped or heads,
+        num_query_groups=groups or heads,
         kv_channels=channels,
         layernorm_epsilon=_epsilon(args),
         softmax_scale=args.get("softmax_scale") or channels**-0.5,
         rms_norm=rms_norm,
         zero_centered=zero_centered,
-        wide_norm=rms_norm and zero_centered,  # as Transformer Engine, which alone has it
+        wide_norm=rms_norm and zero_centered,  # only Transformer Engine has both
         activation=_activation(args),
         gated=bool(args.get("swiglu")),
         tied=not args.get("untie_embeddings_and_output_weights"),
         learned_positions=positions == "learned_absolute",
     )
-    if routing is not None and routing.groups > 1 and routing.ranking != _RANKING:
+    if routing is not None and routing.groups > 1 and routing.ranking != _HF_RANKING:
         note = (
             f"Megatron ranks a group of experts by the sum of its best {routing.ranking} scores "
             f"(moe_router_topk / moe_router_group_topk), transformers by that of its best "
-            f"{_RANKING}: neither can be set to the other's rule"
+            f"{_HF_RANKING}: neither can be set to the other's rule"
         )
         model = replace(model, notes=(*model.notes, note))
     if args.get("multi_latent_attention"):
         model = _with_latent(model, args)
-    return _told(model, args, other) if family in UNTOLD else model
+    return _completed(model, args, other) if family in NOT_IN_ARGS else model
 
 
 def _refuse(args: Args, family: str) -> None:
-    """Raise UnsupportedLayout for what is not computed."""
+    """Raise UnsupportedLayout for a family or a setting that is not computed."""
     if family and family not in FAMILIES:
         raise UnsupportedLayout(
             f"logits of a {family} model are not yet possible; they are of {', '.join(FAMILIES)}"
         )
-    for name, plain in _PLAIN.items():
-        if args.get(name) not in (None, False, plain):
+    for name, harmless in _WITHOUT_EFFECT.items():
+        if args.get(name) not in (None, False, harmless):
             raise UnsupportedLayout(f"args: {name} {args[name]!r} is not yet computed")
 
 
@@ -135,7 +137,7 @@ def _activation(args: Args) -> Activation:
         return "silu"
     if args.get("squared_relu"):
         return "relu2"
-    # The fused kernel of GELU with a bias is the tanh form, whatever the unfused one is.
+    # The fused kernel of GELU with a bias computes the tanh form, whatever the unfused one does.
     fused = args.get("bias_gelu_fusion") and args.get("add_bias_linear")
     return "gelu_tanh" if fused or args.get("openai_gelu") else "gelu"
 
@@ -148,13 +150,13 @@ def _rope(args: Args, channels: int, kind: str) -> Rope | None:
         scaling = {**LLAMA3, "factor": args.get("rope_scaling_factor") or 8.0}
     elif factor := args.get("rotary_seq_len_interpolation_factor"):
         scaling = {"rope_type": "linear", "factor": factor}
-    share = args.get("rotary_percent", 1.0)
-    dim = channels if share == 1.0 else int(channels * share)
+    fraction = args.get("rotary_percent", 1.0)
+    dim = channels if fraction == 1.0 else int(channels * fraction)
     return Rope(_base(args), dim, scaling, interleaved=bool(args.get("rotary_interleaved")))
 
 
 def _positions(args: Args, family: str) -> str:
-    """Return the kind of positions; where no arg tells, that of the family."""
+    """Return the kind of positions; if no arg states it, that of the family."""
     if args.get("use_rotary_position_embeddings"):
         return "rope"
     kind = args.get("position_embedding_type")
@@ -170,18 +172,19 @@ def _base(args: Args) -> float:
 
 
 def _window(args: Args, number: int) -> int | None:
-    """Return how many positions are seen: those before that `window_size` counts, and the own.
+    """Return how many positions a layer sees, its own among them; None: all before.
 
-    Of layers counted from 1, each `window_attn_skip_freq`-th has no window.
+    `window_size` does not count the own position. Of layers counted from 1, each
+    `window_attn_skip_freq`-th has no window.
     """
-    window, skipped = args.get("window_size"), args.get("window_attn_skip_freq")
+    window, frequency = args.get("window_size"), args.get("window_attn_skip_freq")
     if not window or window[0] < 0:
         return None
-    if isinstance(skipped, list):
-        has = bool(skipped[number])
+    if isinstance(frequency, list):
+        is_windowed = bool(frequency[number])
     else:
-        has = skipped is None or (number + 1) % skipped != 0
-    return int(window[0]) + 1 if has else None
+        is_windowed = frequency is None or (number + 1) % frequency != 0
+    return int(window[0]) + 1 if is_windowed else None
 
 
 # ── experts ──────────────────────────────────────────────────────────────────────────────────────
@@ -191,25 +194,25 @@ def _routing(args: Args) -> Routing | None:
     if not args.get("num_experts"):
         return None
     chosen, score = args.get("moe_router_topk") or 2, args.get("moe_router_score_function")
-    sigmoid = score == "sigmoid"
+    is_sigmoid = score == "sigmoid"
     if score not in (None, "softmax", "sigmoid"):
         raise UnsupportedLayout(f"args: moe_router_score_function {score!r} is not yet computed")
     if args.get("moe_router_load_balancing_type") == "sinkhorn":
         raise UnsupportedLayout("args: routing by sinkhorn is not yet computed")
     groups = args.get("moe_router_num_groups") or 1
     chosen_groups = args.get("moe_router_group_topk") or 1
-    wide = args.get("moe_router_dtype") in ("fp32", "fp64")
+    is_wide = args.get("moe_router_dtype") in ("fp32", "fp64")
     return Routing(
         experts=_size(args, "num_experts"),
         chosen=chosen,
-        score="sigmoid" if sigmoid else "softmax",
-        normalized=sigmoid or not args.get("moe_router_pre_softmax"),
+        score="sigmoid" if is_sigmoid else "softmax",
+        normalized=is_sigmoid or not args.get("moe_router_pre_softmax"),
         scaling=float(args.get("moe_router_topk_scaling_factor") or 1.0),
         groups=groups if args.get("moe_router_group_topk") else 1,
         chosen_groups=chosen_groups,
         ranking=chosen // chosen_groups,
-        wide_logits=wide,
-        wide_weights=wide,
+        wide_logits=is_wide,
+        wide_weights=is_wide,
     )
 
 
@@ -239,15 +242,16 @@ def _with_latent(model: Model, args: Args) -> Model:
     mscale, all_dim = args.get("mscale", 1.0), args.get("mscale_all_dim", 0.0)
     scaling: dict[str, Any] = {}
     if (args.get("rope_type") or "yarn") == "yarn":
-        sharpened = yarn_scale(factor, mscale) / yarn_scale(factor, all_dim)
-        trained = args.get("original_max_position_embeddings")
+        attention_factor = yarn_scale(factor, mscale) / yarn_scale(factor, all_dim)
+        original_length = args.get("original_max_position_embeddings")
         scaling = {
             "rope_type": "yarn",
             "factor": factor,
-            "original_max_position_embeddings": trained or args.get("max_position_embeddings"),
+            "original_max_position_embeddings": original_length
+            or args.get("max_position_embeddings"),
             "beta_fast": args.get("beta_fast") or 32.0,
             "beta_slow": args.get("beta_slow") or 1.0,
-            "attention_factor": sharpened,
+            "attention_factor": attention_factor,
         }
     rope = Rope(_base(args), latent.rotated, scaling, interleaved=True, regroups=True)
     scale = (latent.unrotated + latent.rotated) ** -0.5 * yarn_scale(factor, all_dim) ** 2
@@ -259,16 +263,17 @@ def _with_latent(model: Model, args: Args) -> Model:
     )
 
 
-# ── what no arg can tell ─────────────────────────────────────────────────────────────────────────
+# ── what no arg states ───────────────────────────────────────────────────────────────────────────
 
 
-def _told(model: Model, args: Args, other: Model | None) -> Model:
+def _completed(model: Model, args: Args, other: Model | None) -> Model:
+    """Return the model with what no arg states from the other side. Raises UnsupportedLayout."""
     if other is None:
         raise UnsupportedLayout(
             f"Megatron's args cannot tell all of a {model.family} model; compare it with a Hugging "
             "Face folder, whose config.json does"
         )
-    names = list(UNTOLD[model.family])
+    names = list(NOT_IN_ARGS[model.family])
     if args.get("swiglu") or args.get("squared_relu"):
         names = [name for name in names if name not in ("activation", "gated")]
     taken = [_WORDS[name] for name in names if name in _WORDS]
@@ -283,16 +288,16 @@ def _told(model: Model, args: Args, other: Model | None) -> Model:
     if len(layers) == len(other.layers):
         if not args.get("window_size") and any(layer.window for layer in other.layers):
             layers = tuple(
-                replace(mine, window=theirs.window)
-                for mine, theirs in zip(layers, other.layers, strict=True)
+                replace(own, window=others.window)
+                for own, others in zip(layers, other.layers, strict=True)
             )
             taken.append("windows")
         if len({layer.rope and layer.rope.base for layer in other.layers}) > 1:
             layers = tuple(
-                mine if theirs.window is None else replace(mine, rope=theirs.rope)
-                for mine, theirs in zip(layers, other.layers, strict=True)
+                own if others.window is None else replace(own, rope=others.rope)
+                for own, others in zip(layers, other.layers, strict=True)
             )
             taken.append("the rotary base of layers with a window")
-    told = ", ".join(taken)
-    note = f"Megatron's args cannot tell {told}: taken from the other side's config.json"
+    listed = ", ".join(taken)
+    note = f"Megatron's args cannot tell {listed}: taken from the other side's config.json"
     return replace(model, **changes, layers=layers, notes=(*model.notes, note))

@@ -1,4 +1,4 @@
-"""A model in Meta's names, from what each model parallel rank holds, computed as ranks do.
+"""A layer in Meta's names, computed rank by rank from what each model parallel rank holds.
 
 Sources: model.py of Meta's llama and llama3, and the layers of fairscale.nn.model_parallel.
 """
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ckptdiff.forward.arithmetic import halves
+from ckptdiff.forward.arithmetic import deinterleaved
 from ckptdiff.forward.layer import LayerOf
 
 if TYPE_CHECKING:
@@ -17,24 +17,26 @@ if TYPE_CHECKING:
 
 
 class MetaLayer(LayerOf):
-    """A TransformerBlock. Columns of a product are cut over ranks, rows are added up over them."""
+    """A TransformerBlock. Column-parallel products are joined over ranks, row-parallel added."""
 
     # ── outside of the layers ────────────────────────────────────────────────────────────────────
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Return the rows of the tokens: ranks have some columns each (Llama 2), or some rows."""
+        """Return (positions, hidden). The table is split by columns (Llama 2) or by rows."""
         name = "tok_embeddings.weight"
         held = [self.held(name, rank) for rank in range(len(self.ranks))]
         if len(held) == 1 or held[0].shape[1] < self.model.hidden_size:
             return torch.cat([self.reader.rows(part, ids) for part in held], -1)
-        return self.rows_of_ranks(ids, held)
+        return self.vocab_parallel_rows(ids, held)
 
     def final_norm(self, x: Tensor) -> Tensor:
         return self.norm("norm", x)
 
     def logits(self, x: Tensor) -> Tensor:
         name = "output.weight" if self.has("output.weight") else "tok_embeddings.weight"
-        parts = [self.product(x, self.held(name, rank)) for rank in range(len(self.ranks))]
+        parts = [
+            self.product_in_blocks(x, self.held(name, rank)) for rank in range(len(self.ranks))
+        ]
         return torch.cat(parts, -1)
 
     # ── attention ────────────────────────────────────────────────────────────────────────────────
@@ -43,18 +45,21 @@ class MetaLayer(LayerOf):
         return self.norm("attention_norm", x)
 
     def project(self, h: Tensor) -> tuple[Tensor, ...]:
-        """Return queries, keys and values of (positions, heads, channels).
+        """Return queries, keys and values, each (positions, heads, channels).
 
-        Pairs that turn are neighbours in Meta's rows; they are given as halves, as elsewhere.
+        Rotary pairs are neighbours in Meta's rows. They are returned as a channel of each half, as
+        in the other programs.
         """
         q, k, v = (
-            self.columns(h, f"attention.w{part}").reshape(len(h), -1, self.model.kv_channels)
+            self.column_parallel(h, f"attention.w{part}").reshape(
+                len(h), -1, self.model.kv_channels
+            )
             for part in "qkv"
         )
-        # More ranks than heads have each key and value head several times, side by side.
+        # With more ranks than key and value heads, neighbouring ranks hold copies of a head.
         copies = max(1, k.shape[1] // self.model.num_query_groups)
         k, v = k[:, ::copies], v[:, ::copies]
-        return halves(q), halves(k), v
+        return deinterleaved(q), deinterleaved(k), v
 
     def attention_out(self, ctx: Tensor) -> Tensor:
         return self.row_parallel(ctx, "attention.wo")
@@ -65,14 +70,14 @@ class MetaLayer(LayerOf):
         return self.norm("ffn_norm", x)
 
     def activate(self, h: Tensor) -> Tensor:
-        gate, up = (self.columns(h, f"feed_forward.w{part}") for part in "13")
-        return self.how.gate(gate, up, self.model.activation)
+        gate, up = (self.column_parallel(h, f"feed_forward.w{part}") for part in "13")
+        return self.arithmetic.gate(gate, up, self.model.activation)
 
     def mlp_out(self, act: Tensor) -> Tensor:
         return self.row_parallel(act, "feed_forward.w2")
 
     # ── products ─────────────────────────────────────────────────────────────────────────────────
 
-    def columns(self, x: Tensor, name: str) -> Tensor:
+    def column_parallel(self, x: Tensor, name: str) -> Tensor:
         weights = (self.weight(f"{name}.weight", rank) for rank in range(len(self.ranks)))
-        return torch.cat([self.how.linear(x, weight) for weight in weights], -1)
+        return torch.cat([self.arithmetic.linear(x, weight) for weight in weights], -1)

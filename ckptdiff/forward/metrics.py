@@ -1,4 +1,4 @@
-"""A job: measure how far two sides' logits are apart."""
+"""A job: measure how far apart two sides' logits are."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ if TYPE_CHECKING:
 
     Pair = tuple[dict[str, RawTensor], dict[str, RawTensor]]
 
-CANDIDATES = 10
+CANDIDATES = 10  # likeliest tokens of a position that are returned
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What one position shows."""
+    """What is measured at one position. Logits have no unit; sums are over the vocabulary."""
 
-    abs_sum: float
-    max_abs: float
-    max_at: int
-    square: float  # of the difference, the means removed
-    size: float  # of A's, likewise
-    cosine: float
-    kl: float
-    flips: bool
-    unexplained: bool
-    overlaps: tuple[float, float]  # of five and of ten
-    nll: tuple[float, float] | None  # of the token that comes next in the prompt
+    abs_sum: float  # of |A-B|
+    max_abs: float  # largest |A-B|
+    max_at: int  # its token
+    delta_square: float  # sum of (A-B)², each side less its mean
+    a_square: float  # sum of A², less its mean
+    cosine: float  # of A and B, each less its mean: -1 to 1
+    kl: float  # KL(A || B), in nats
+    flips: bool  # the likeliest tokens differ
+    unexplained: bool  # and A's margin to its second token is at least 2 max|A-B|
+    overlaps: tuple[float, float]  # tokens in both top 5, and top 10, as a fraction
+    nll: tuple[float, float] | None  # of the prompt's next token, in nats, by A and B
 
 
 @torch.inference_mode()
 def logit_metrics(
     pair: Pair, exact: Pair | None, ids: Sequence[int]
 ) -> tuple[LogitMetrics, tuple[Next, ...], float | None]:
-    """Return the metrics, the likeliest tokens by position, and how large the difference is.
+    """Return the metrics, the likeliest tokens by position, and a ratio.
 
-    That last number is the rms of the difference over what independent rounding of both sides
-    would give, from the logits that the sides have in the `exact` dtype; None without them.
+    The ratio is rms(A-B) over what independent rounding of both sides would give; None without the
+    logits in the `exact` dtype. `ids` is the prompt. Logits are (positions, vocabulary).
     """
     a, b = _logits(pair)
     rows = []
-    following = []
+    likeliest = []
     for position in range(len(a)):
         token = ids[position + 1] if position + 1 < len(ids) else None
         one, other = a[position].double(), b[position].double()
         rows.append(_row(one, other, token))
-        following.append(_next(position, one, other))
-    return _joined(rows, a.shape[-1]), tuple(following), _ratio(a, b, exact)
+        likeliest.append(_next(position, one, other))
+    return _metrics(rows, a.shape[-1]), tuple(likeliest), _ratio(a, b, exact)
 
 
 def _logits(pair: Pair) -> tuple[Tensor, Tensor]:
@@ -67,22 +67,25 @@ def _logits(pair: Pair) -> tuple[Tensor, Tensor]:
 
 
 def _row(a: Tensor, b: Tensor, token: int | None) -> _Row:
-    apart = (a - b).abs()
+    """Return what is measured at a position: a and b are (vocabulary,), token the next id."""
+    delta = (a - b).abs()
     log_a, log_b = (functional.log_softmax(x, -1) for x in (a, b))
-    flat_a, flat_b = a - a.mean(), b - b.mean()
+    centred_a, centred_b = a - a.mean(), b - b.mean()
     count = min(CANDIDATES, len(a))
     best_a, best_b = (x.topk(count) for x in (a, b))
     flips = int(best_a.indices[0]) != int(best_b.indices[0])
     margin = float(best_a.values[0] - best_a.values[1]) if count > 1 else math.inf
-    largest = float(apart.max())
+    largest = float(delta.max())
     finite = math.isfinite(largest)
     return _Row(
-        abs_sum=float(apart.sum()),
+        abs_sum=float(delta.sum()),
         max_abs=largest,
-        max_at=int(apart.argmax()),
-        square=float((flat_a - flat_b).square().sum()),
-        size=float(flat_a.square().sum()),
-        cosine=float(functional.cosine_similarity(flat_a, flat_b, dim=0)) if finite else math.nan,
+        max_at=int(delta.argmax()),
+        delta_square=float((centred_a - centred_b).square().sum()),
+        a_square=float(centred_a.square().sum()),
+        cosine=float(functional.cosine_similarity(centred_a, centred_b, dim=0))
+        if finite
+        else math.nan,
         kl=float((log_a.exp() * (log_a - log_b)).sum()),
         flips=flips,
         unexplained=flips and not margin < 2 * largest,
@@ -95,24 +98,26 @@ def _row(a: Tensor, b: Tensor, token: int | None) -> _Row:
 
 
 def _overlap(a: Tensor, b: Tensor, count: int) -> float:
+    """Return which fraction of the first `count` ids is in both."""
     count = min(count, len(a))
     return len(set(a[:count].tolist()) & set(b[:count].tolist())) / count
 
 
-def _joined(rows: Sequence[_Row], tokens: int) -> LogitMetrics:
+def _metrics(rows: Sequence[_Row], tokens: int) -> LogitMetrics:
+    """Return the metrics over all positions; `tokens` is the size of the vocabulary."""
     count = len(rows)
     worst = max(range(count), key=lambda i: (math.isnan(rows[i].max_abs), rows[i].max_abs))
-    told = [row.nll for row in rows if row.nll is not None]
-    nll = [sum(pair[side] for pair in told) / len(told) if told else None for side in (0, 1)]
-    size = sum(row.size for row in rows)
-    square = sum(row.square for row in rows)
+    known = [row.nll for row in rows if row.nll is not None]
+    nll = [sum(pair[side] for pair in known) / len(known) if known else None for side in (0, 1)]
+    a_square = sum(row.a_square for row in rows)
+    delta_square = sum(row.delta_square for row in rows)
     cosines = [row.cosine for row in rows]
     flips = sum(row.flips for row in rows)
     return LogitMetrics(
         max_abs=rows[worst].max_abs,
         max_at=(worst, rows[worst].max_at),
         mean_abs=sum(row.abs_sum for row in rows) / (count * tokens),
-        rel_rms=math.sqrt(square / size) if size else math.nan,
+        rel_rms=math.sqrt(delta_square / a_square) if a_square else math.nan,
         cosine_min=math.nan if any(map(math.isnan, cosines)) else min(cosines),
         kl_mean=sum(row.kl for row in rows) / count,
         kl_max=max((row.kl for row in rows), key=lambda kl: (math.isnan(kl), kl)),
@@ -140,10 +145,12 @@ def _candidates(own: Tensor, other: Tensor) -> tuple[Candidate, ...]:
 
 
 def _ratio(a: Tensor, b: Tensor, exact: Pair | None) -> float | None:
-    """Return rms(A-B) / sqrt(E_A² + E_B²), E being a side's distance to its exact logits."""
+    """Return rms(A-B) / sqrt(E_A² + E_B²), where E is a side's rms distance to its exact logits."""
     if exact is None:
         return None
     true_a, true_b = _logits(exact)
-    own = [float((x.double() - y.double()).square().sum()) for x, y in ((a, true_a), (b, true_b))]
-    apart = float((a.double() - b.double()).square().sum())
-    return math.sqrt(apart / sum(own)) if sum(own) else None
+    rounding = [
+        float((x.double() - y.double()).square().sum()) for x, y in ((a, true_a), (b, true_b))
+    ]
+    delta = float((a.double() - b.double()).square().sum())
+    return math.sqrt(delta / sum(rounding)) if sum(rounding) else None

@@ -1,4 +1,4 @@
-"""What a forward pass has to know beside the weights, whichever side's words it was told in."""
+"""What a forward pass needs beside the weights, whichever side's config it is read from."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ckptdiff.errors import UnknownConfig
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# How Llama 3 stretches its positions, but for the factor: megatron-core 0.16.1 and Meta's
-# apply_scaling know no other numbers.
+# Llama 3's scaling of rotary positions, but for the factor: megatron-core 0.16.1 and Meta's
+# apply_scaling hard-code these numbers.
 LLAMA3: Mapping[str, Any] = {
     "rope_type": "llama3",
     "low_freq_factor": 1.0,
@@ -24,13 +24,13 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_new", "relu2"]
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotary positions. `scaling` has the words of Hugging Face's rope_parameters."""
+    """Rotary positions. `scaling` has the fields of Hugging Face's rope_parameters."""
 
     base: float
-    dim: int  # of a head's elements, how many are rotated
+    dim: int  # channels of a head that are rotated, its first ones
     scaling: Mapping[str, Any] = field(default_factory=dict)
-    interleaved: bool = False  # pairs are neighbours, not an element of each half
-    regroups: bool = False  # and what is rotated is left in halves
+    interleaved: bool = False  # a pair is two neighbours, not a channel of each half
+    regroups: bool = False  # neighbours are moved into halves, and stay there once rotated
     is_wide: bool = False  # rotated in float32, and rounded once
 
     @property
@@ -40,20 +40,20 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """How a router sends a position to some of a layer's experts, and weights what they give.
+    """How a router chooses experts for a position, and how it weights their outputs.
 
-    Scores are a softmax of the router's logits, or their sigmoid; the experts with the best scores
-    are chosen, from the best groups only where there are groups.
+    Scores are the softmax of the router's logits, or their sigmoid. The experts with the highest
+    scores are chosen; if there are groups, from the groups with the highest scores only.
     """
 
     experts: int
-    chosen: int  # of them, for each position
+    chosen: int  # experts per position (top-k)
     score: Literal["softmax", "sigmoid"] = "softmax"
-    normalized: bool = True  # the weights of the chosen sum to one
-    scaling: float = 1.0  # of the weights
-    groups: int = 1  # of neighbouring experts
-    chosen_groups: int = 1
-    ranking: int = 2  # a group is worth the sum of so many of its best scores
+    normalized: bool = True  # the weights of the chosen experts sum to one
+    scaling: float = 1.0  # factor of the weights
+    groups: int = 1  # of neighbouring experts, of equal size
+    chosen_groups: int = 1  # groups per position
+    ranking: int = 2  # the score of a group is the sum of so many of its highest scores
     wide_logits: bool = False  # computed in float32, whatever the dtype
     wide_weights: bool = False  # not rounded to the dtype of the logits
 
@@ -63,20 +63,20 @@ class LayerSpec:
     """What may differ from layer to layer."""
 
     rope: Rope | None
-    window: int | None = None  # positions that are seen, the own one among them; None: all before
+    window: int | None = None  # positions that are seen, its own among them; None: all before
     routing: Routing | None = None  # None: a dense MLP
 
 
 @dataclass(frozen=True, slots=True)
 class Latent:
-    """Multi-latent attention: queries, keys and values are expanded from a few numbers."""
+    """Multi-latent attention: queries, keys and values are expanded from short latent vectors."""
 
-    query_rank: int | None  # numbers that queries are expanded from; None: they are not
-    rank: int  # numbers that keys and values are expanded from
-    unrotated: int  # of a query's and a key's elements; the rotated ones come behind
-    rotated: int
-    value: int  # elements of a value
-    epsilon: float  # of the norms of what is compressed
+    query_rank: int | None  # elements of the latent of queries; None: they are not compressed
+    rank: int  # elements of the latent of keys and values
+    unrotated: int  # channels of a query head or key head; the rotated ones come after them
+    rotated: int  # channels
+    value: int  # channels of a value head
+    epsilon: float  # of the norms of the latents
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,34 +88,34 @@ class Model:
     hidden_size: int
     num_attention_heads: int
     num_query_groups: int
-    kv_channels: int  # elements of a head
+    kv_channels: int  # per head
     layernorm_epsilon: float
     softmax_scale: float
     rms_norm: bool = True  # else LayerNorm
     zero_centered: bool = False  # norm weights are stored less one
     activation: Activation = "silu"
-    gated: bool = True
-    tied: bool = False
-    wide_norm: bool = False  # a norm is rounded behind its weight, and its weight + 1 not at all
-    norms_in_front: bool = True  # of what a layer's halves compute
-    norms_behind: bool = False  # of what they give, before it is added
+    gated: bool = True  # the MLP is gated
+    tied: bool = False  # the head is the embedding
+    wide_norm: bool = False  # a norm is rounded after its weight, and weight + 1 is not rounded
+    norms_in_front: bool = True  # of the input of attention and of the MLP
+    norms_behind: bool = False  # of their output, before it is added to the residual stream
     norms_all_heads: bool = False  # queries and keys are normalised over all heads at once
     embedding_scale: float = 1.0
     learned_positions: bool = False
-    attention_cap: float | None = None  # c * tanh(scores / c)
-    logit_cap: float | None = None
+    attention_cap: float | None = None  # scores become cap * tanh(scores / cap)
+    logit_cap: float | None = None  # and logits likewise
     latent: Latent | None = None
-    notes: tuple[str, ...] = ()  # what the config does not say, and what was taken for it
+    notes: tuple[str, ...] = ()  # what the config does not state, and what was assumed
 
 
 def yarn_scale(factor: float, mscale: float = 1.0) -> float:
-    """Return by how much YaRN sharpens attention that sees `factor` times as far."""
+    """Return YaRN's factor of attention for a context `factor` times as long (arXiv 2309.00071)."""
     return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def size_of(file: str, told: Mapping[str, Any], name: str, other: int | None = None) -> int:
-    """Return a size that a file tells, or else the other one. Raises UnknownConfig."""
-    value = told.get(name, other)
+def size_of(file: str, config: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    """Return a size that a file states, or the default. Raises UnknownConfig if it is none."""
+    value = config.get(name, default)
     if type(value) is not int or value < 1:
         raise UnknownConfig(f"{file}: {name} is {value!r}, which is no size")
     return value

@@ -1,4 +1,4 @@
-"""What the jobs of a comparison are told: plain values, small to pickle."""
+"""What the jobs of a comparison are given and return: plain values, small to pickle."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Program = Literal["transformers", "meta", "megatron"]
 class ForwardSide:
     """How one side is read and computed."""
 
-    kind: Kind  # whose names and cuts the tensors have
+    kind: Kind  # whose names the tensors have, and how they are split over ranks
     model: Model
-    program: Program  # whose arithmetic
-    ranks: int = 1  # that add up a row-parallel product
-    expert_ranks: int = 1  # that add up what experts give
+    program: Program  # whose arithmetic is used
+    ranks: int = 1  # tensor parallel ranks, whose row-parallel products are added up
+    expert_ranks: int = 1  # expert parallel ranks, whose experts' outputs are added up
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A run of steps: those before the layers, one layer, or those behind."""
+    """Steps that are computed in one job: those before the layers, one layer, or those after."""
 
     part: Literal["first", "layer", "last"]
-    number: int  # of the layer
+    number: int  # of the layer, from 0
     a: Ranks
     b: Ranks
 
@@ -43,48 +43,51 @@ class ForwardRun:
     b: ForwardSide
     dtype: str  # a key of dtypes.BY_FLAG
     device: str
-    vocabulary: int  # tokens that are no padding
-    compares: bool  # tap by tap, from A's values
+    vocabulary: int  # tokens, padding not counted
+    compares: bool  # B is compared with A, tap by tap, from A's values
 
 
 @dataclass(frozen=True, slots=True)
 class RawTensor:
-    """A tensor's bytes."""
+    """A tensor as bytes, which pickle."""
 
-    dtype: str
+    dtype: str  # torch's name of it
     shape: tuple[int, ...]
     content: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class SectionDone:
-    """What a section gives: the values that the next one takes, and how far the sides are apart."""
+    """What a section gives: each side's values for the next one, and the taps."""
 
     a: dict[str, RawTensor]
     b: dict[str, RawTensor]
     taps: tuple[Tap, ...]
 
 
-Streams = dict[str, dict[str, RawTensor]]  # by which roundings they carry
-START = "start"  # a stream that carries none, as all do before the first step
+Streams = dict[str, dict[str, RawTensor]]  # by name of the stream, then of the value
+START = "start"  # the stream that carries no rounding; before the first step, all are equal to it
 
 
 @dataclass(slots=True)
 class Energy:
-    """Sums of squares over positions and features; of two sides A, B and of the difference A-B."""
+    """Sums of squares over positions and features. Lists are of A's error, B's error and A-B."""
 
-    exact: float = 0.0  # of A's values without rounding
-    points: dict[str, float] = field(default_factory=dict)  # of A-B, by the rounding that makes it
-    predicted: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # point by point
-    emulated: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # all points at once
-    measured: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # in the low precision
+    exact: float = 0.0  # of A's values without any rounding
+    points: dict[str, float] = field(default_factory=dict)  # of A-B, by rounding point
+    # The sum over rounding points, each alone.
+    predicted: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    # All rounding points at once, in float64.
+    emulated: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    # Computed in the low precision itself.
+    measured: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
 
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """What a section gives to the attribution: the values of all streams, and how large they are.
+    """What a section gives to the attribution: the values of all streams, and sums of squares.
 
-    Behind the last section there are no values.
+    After the last section there are no values.
     """
 
     a: Streams

@@ -1,4 +1,4 @@
-"""Read stored tensors into torch, by offset, a few at a time."""
+"""Read stored tensors into torch from mapped files, a few at a time."""
 
 from __future__ import annotations
 
@@ -18,61 +18,70 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ckptdiff.checkpoint import TensorRef
-    from ckptdiff.forward.holdings import Held
+    from ckptdiff.forward.holdings import HeldTensor
 
+# The torch dtype of each stored floating-point dtype.
 STORED: dict[str, torch.dtype] = {word: getattr(torch, DTYPES[word].torch) for word in FLOATS}
 
 
 class Reader:
-    """Reads one side's tensors in the dtype that is computed in, and remembers what it read.
+    """Reads one side's tensors, in the dtype that is computed in, and notes which it read.
 
-    What was read is kept until `forget`, so that several evaluations of one step read once.
+    Whole tensors are kept until `forget`, so that several evaluations of a step read them once.
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype = dtype
         self.device = device
-        self.rounding: torch.dtype | None = None  # through which weights go on their way
+        self.cast_dtype: torch.dtype | None = (
+            None  # weights are cast to it first; None: they are not
+        )
         self.reads: dict[str, str] = {}  # stored name to dtype, since the last `forget`
-        self._kept: dict[tuple[Held, torch.dtype | None], Tensor] = {}
+        self._kept: dict[tuple[HeldTensor, torch.dtype | None], Tensor] = {}
         self._mapped: dict[Path, mmap.mmap] = {}
 
-    def tensor(self, held: Held) -> Tensor:
+    def tensor(self, held: HeldTensor) -> Tensor:
         """Return a whole tensor. Raises CorruptFile, UnreadableFile or UnsupportedLayout."""
-        key = (held, self.rounding)
+        key = (held, self.cast_dtype)
         if key not in self._kept:
-            self._kept[key] = self._computed(self._stored(held), held)
+            self._kept[key] = self._converted(self._stored(held), held)
         return self._kept[key]
 
-    def rows(self, held: Held, rows: Tensor | slice) -> Tensor:
-        """Return some rows of a matrix, not kept."""
+    def rows(self, held: HeldTensor, rows: Tensor | slice) -> Tensor:
+        """Return some rows of a matrix, (rows, columns), without keeping them.
+
+        Raises CorruptFile, UnreadableFile or UnsupportedLayout.
+        """
         chosen = rows if isinstance(rows, slice) else rows.cpu()
-        return self._computed(self._stored(held)[chosen], held)
+        return self._converted(self._stored(held)[chosen], held)
 
-    def wide(self, held: Held) -> Tensor:
-        """Return a whole tensor, in float32 at least, not kept."""
+    def wide_tensor(self, held: HeldTensor) -> Tensor:
+        """Return a whole tensor, in float32 or float64, without keeping it. Raises as `tensor`."""
         wider = self.dtype if self.dtype == torch.float64 else torch.float32
-        return self._computed(self._stored(held), held, wider)
+        return self._converted(self._stored(held), held, wider)
 
-    def is_same(self, one: Held, other: Held) -> bool:
-        """Return whether two small tensors are stored as the same bytes."""
+    def is_same(self, one: HeldTensor, other: HeldTensor) -> bool:
+        """Return whether two small tensors are stored as equal bytes."""
         if (one.shape, one.dtype) != (other.shape, other.dtype):
             return False
         a, b = (self._stored(held).contiguous().view(torch.uint8) for held in (one, other))
         return torch.equal(a, b)
 
     def forget(self) -> None:
+        """Drop the tensors that are kept, and the notes of what was read."""
         self.reads.clear()
         self._kept.clear()
 
-    def _computed(self, stored: Tensor, held: Held, dtype: torch.dtype | None = None) -> Tensor:
+    def _converted(
+        self, stored: Tensor, held: HeldTensor, dtype: torch.dtype | None = None
+    ) -> Tensor:
         self.reads[held.name] = held.dtype
-        if self.rounding is not None:
-            stored = stored.to(self.rounding)
+        if self.cast_dtype is not None:
+            stored = stored.to(self.cast_dtype)
         return stored.to(device=self.device, dtype=dtype or self.dtype)
 
-    def _stored(self, held: Held) -> Tensor:
-        """Return a tensor as it lies in the files, without a copy where it lies in one piece."""
+    def _stored(self, held: HeldTensor) -> Tensor:
+        """Return a tensor as stored; if it is one chunk, a view of the mapped file."""
         if held.dtype not in STORED:
             raise UnsupportedLayout(f"{held.name}: {held.dtype} is no dtype to compute with")
         if len(held.chunks) == 1 and held.chunks[0].ref.shape == held.shape:
@@ -108,7 +117,7 @@ class Reader:
             try:
                 fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    # Private, so that torch may take it for memory that can be written.
+                    # A private mapping: torch wants memory that can be written.
                     self._mapped[file] = mmap.mmap(fd, 0, access=mmap.ACCESS_COPY)
                 finally:
                     os.close(fd)

@@ -1,8 +1,8 @@
-"""The roundings of a program, in the midst of float64.
+"""A program's roundings, emulated in float64.
 
-A program in a low precision is taken for an exact one that rounds each value it stores, since its
-products are summed in a wider dtype. What one rounding adds to what follows is told by carrying
-that error, and no other, through exact steps.
+A program in a low precision is modelled as an exact one that rounds each value it stores, as its
+products are summed in a wider dtype. The effect of one kind of rounding is found by carrying its
+errors, and no others, through exact steps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ckptdiff.forward.arithmetic import ACTIVATIONS, Arithmetic, across
+from ckptdiff.forward.arithmetic import ACTIVATIONS, Arithmetic, rotate_half
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,65 +22,69 @@ if TYPE_CHECKING:
 
     from ckptdiff.forward.model import Activation
 
-# Where values are rounded: everywhere by all programs, and where only some do.
+# Rounding points. COMMON is every place where all programs round; at the others only some do.
 COMMON = "common"
-NORM = "norm"  # before it is multiplied by its weight
-SCORES = "scores"  # before they are scaled
+NORM = "norm"  # the normalised input, before the product with the weight
+SCORES = "scores"  # attention scores, before they are scaled
 TABLE = "table"  # cosine and sine
-TURNED = "turned"  # each product of an element with cosine or sine
-BIAS = "bias"  # a product before its bias is added
-PARTIAL = "partial"  # a rank's part of a product, and sums of some ranks' parts
+TABLE_PRODUCT = "table_product"  # each product of a channel with cosine or sine
+BIAS = "bias"  # a product, before its bias is added
+PARTIAL = "partial"  # a rank's partial sum of a product, and sums of some ranks' partial sums
 
 
-def points(how: Arithmetic) -> frozenset[str]:
-    """Say where a program rounds."""
+def points(arithmetic: Arithmetic) -> frozenset[str]:
+    """Return the points where a program rounds."""
     rounds = {
         COMMON: True,
-        NORM: how.norm_rounds_first,
-        SCORES: not how.scaled_product,
-        TABLE: not how.complex_rope,
-        TURNED: not how.complex_rope,
-        BIAS: how.bias_after,
-        PARTIAL: how.ranks > 1,
+        NORM: arithmetic.rounds_before_norm_weight,
+        SCORES: not arithmetic.scales_in_product,
+        TABLE: not arithmetic.complex_rope,
+        TABLE_PRODUCT: not arithmetic.complex_rope,
+        BIAS: arithmetic.rounds_before_bias,
+        PARTIAL: arithmetic.ranks > 1,
     }
     return frozenset(point for point, does in rounds.items() if does)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Emulated(Arithmetic):
-    """A program's arithmetic in float64 that hands every value which the program rounds over."""
+    """A program's arithmetic in float64 that calls `rounded` for each value the program rounds.
+
+    Values have the shapes of Arithmetic's.
+    """
 
     def rounded(self, x: Tensor, point: str = COMMON) -> Tensor:
+        """Return what becomes of x, of any shape, which the program rounds at a point."""
         raise NotImplementedError
 
-    def before(self, x: Tensor, point: str, alike: Tensor) -> Tensor:
-        """Round x first of all, but where it is `alike`: where that changes no later rounding."""
+    def rounded_unless(self, x: Tensor, point: str, alike: Tensor) -> Tensor:
+        """Return x rounded at a point, except where `alike`: there it changes no later rounding."""
         return torch.where(alike, x, self.rounded(x, point))
 
     def linear(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         y = torch.matmul(x, w.t())
         if bias is None:
             return self.rounded(y)
-        if self.bias_after:
-            y = self.before(y, BIAS, bias == 0)
+        if self.rounds_before_bias:
+            y = self.rounded_unless(y, BIAS, bias == 0)
         return self.rounded(y + bias)
 
-    def added_up(self, parts: list[tuple[Tensor, Tensor]], bias: Tensor | None) -> Tensor:
+    def sum_over_ranks(self, parts: list[tuple[Tensor, Tensor]], bias: Tensor | None) -> Tensor:
         total: Tensor | None = None
         for number, (x, w) in enumerate(parts, 1):
             part = self.rounded(torch.matmul(x, w.t()), PARTIAL)
             total = part if total is None else total + part
-            if 1 < number < len(parts):  # one rounding at the end is every program's
+            if 1 < number < len(parts):  # the last sum is rounded by every program
                 total = self.rounded(total, PARTIAL)
         assert total is not None
         if bias is not None:
-            total = self.before(total, BIAS, bias == 0) + bias
+            total = self.rounded_unless(total, BIAS, bias == 0) + bias
         return self.rounded(total)
 
     def rms_norm(self, x: Tensor, w: Tensor, epsilon: float, *, is_wide: bool = False) -> Tensor:
         normed = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
-        if self.norm_rounds_first and not is_wide:
-            normed = self.before(normed, NORM, _keeps_digits(w))
+        if self.rounds_before_norm_weight and not is_wide:
+            normed = self.rounded_unless(normed, NORM, _keeps_digits(w))
         return self.rounded(w * normed)
 
     def scaled(self, x: Tensor, factor: float) -> Tensor:
@@ -91,18 +95,19 @@ class Emulated(Arithmetic):
     def layer_norm(self, x: Tensor, w: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
         return self.rounded(super().layer_norm(x, w, bias, epsilon))
 
-    def turned(self, x: Tensor, cosine: Tensor, sine: Tensor, *, is_wide: bool) -> Tensor:
+    def rotated(self, x: Tensor, cosine: Tensor, sine: Tensor, *, is_wide: bool) -> Tensor:
         if self.complex_rope or is_wide:
-            return self.rounded(x * cosine + across(x) * sine)
+            return self.rounded(x * cosine + rotate_half(x) * sine)
         cosine, sine = self.rounded(cosine, TABLE), self.rounded(sine, TABLE)
         return self.rounded(
-            self.rounded(x * cosine, TURNED) + self.rounded(across(x) * sine, TURNED)
+            self.rounded(x * cosine, TABLE_PRODUCT)
+            + self.rounded(rotate_half(x) * sine, TABLE_PRODUCT)
         )
 
     def scores(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
         scores = torch.matmul(q, k.transpose(1, 2))
-        if not self.scaled_product:
-            scores = self.before(scores, SCORES, _keeps_digits(scores.new_tensor(scale)))
+        if not self.scales_in_product:
+            scores = self.rounded_unless(scores, SCORES, _keeps_digits(scores.new_tensor(scale)))
         return self.rounded(scores * scale)
 
     def capped(self, x: Tensor, cap: float | None) -> Tensor:
@@ -110,11 +115,11 @@ class Emulated(Arithmetic):
             return x
         return self.rounded(self.rounded(torch.tanh(self.rounded(x / cap))) * cap)
 
-    def softmax(self, scores: Tensor, hidden: Tensor) -> Tensor:
-        return self.rounded(super().softmax(scores, hidden))
+    def softmax(self, scores: Tensor, mask: Tensor) -> Tensor:
+        return self.rounded(super().softmax(scores, mask))
 
-    def mix(self, weights: Tensor, v: Tensor) -> Tensor:
-        return self.rounded(super().mix(weights, v))
+    def weigh_values(self, weights: Tensor, v: Tensor) -> Tensor:
+        return self.rounded(super().weigh_values(weights, v))
 
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
         r = self.rounded
@@ -132,7 +137,7 @@ class Emulated(Arithmetic):
 
 @dataclass(frozen=True, kw_only=True)
 class Rounding(Emulated):
-    """Rounds as the program does, and keeps each error that it makes, in order."""
+    """Rounds to `dtype` as the program does, and keeps each error (rounded less exact) in order."""
 
     dtype: torch.dtype
     errors: list[Tensor] = field(default_factory=list)
@@ -145,7 +150,7 @@ class Rounding(Emulated):
 
 @dataclass(frozen=True, kw_only=True)
 class Carrying(Emulated):
-    """Adds, at some points, the errors that `Rounding` made there, and rounds nothing itself."""
+    """Adds the errors that `Rounding` kept, at the points in `only`, and rounds nothing itself."""
 
     only: frozenset[str]
     errors: Iterator[Tensor]
@@ -156,6 +161,9 @@ class Carrying(Emulated):
 
 
 def _keeps_digits(factor: Tensor) -> Tensor:
-    """Say where a product with the factor is rounded alike before and after: at powers of two."""
+    """Return where the factor is 0 or a power of two.
+
+    There a product is rounded alike before and after the factor.
+    """
     mantissa, _ = torch.frexp(factor)
     return (mantissa.abs() == 0.5) | (mantissa == 0)

@@ -1,7 +1,7 @@
-"""The steps of a model, in order: what each takes, and what it gives to the next.
+"""The steps of a model, in order: which values each takes, and which it gives.
 
-Both sides take the same steps. In lockstep each one starts from the reference's values, so that a
-fault shows in the step that it is in and in no other.
+Both sides take the same steps. In lockstep, each step of B starts from A's values, the reference,
+so that a fault shows in its own step and in no other.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ Part = Literal["first", "layer", "last"]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A method of a layer's. What it gives is compared, but for sums of what was."""
+    """A call of one method of a layer, by the names of values that it takes and gives."""
 
     method: str
     takes: tuple[str, ...]
     gives: tuple[str, ...]
-    is_tap: bool = True
-    replays: tuple[str, ...] = ()  # of the reference's values, those that the other side follows
+    is_tap: bool = True  # what it gives is compared; False: it only adds values that were
+    replays: tuple[str, ...] = ()  # values of the reference that the other side gets as well
 
 
 class LayerParts(Protocol):
-    """A layer of one side: a method a step."""
+    """A layer of one side: a method for each step."""
 
     reader: Reader
 
     @property
     def features(self) -> frozenset[str]:
-        """Return the optional steps that it takes, and the structures that it is made of."""
+        """Return the optional steps that it takes, and the structures that it has."""
         ...
 
 
@@ -115,7 +115,7 @@ _WORDS = {
 def steps(part: Part, *sides: LayerParts) -> tuple[Step, ...]:
     """Return the steps that any of the sides takes.
 
-    Raises UnsupportedLayout if they are made of other structures.
+    Raises UnsupportedLayout if one side has a structure that another lacks.
     """
     if part == "first":
         return _POSITIONS if _are_all("positions", sides) else _NO_POSITIONS
@@ -127,13 +127,13 @@ def steps(part: Part, *sides: LayerParts) -> tuple[Step, ...]:
     if _are_all("experts", sides):
         mlp = _SHARED if _is_any("shared experts", sides) else _EXPERTS
     features = frozenset[str]().union(*(side.features for side in sides))
-    return tuple(_taken((*heads, *_ATTENTION, *mlp, *_END), features))
+    return tuple(_used((*heads, *_ATTENTION, *mlp, *_END), features))
 
 
-def _taken(every: Iterable[Step], features: frozenset[str]) -> Iterator[Step]:
-    """Yield the steps without the optional ones that no side has, whose values pass them by."""
-    renamed: dict[str, str] = {}  # what a step that is left out would have given: what it takes
-    for step in every:
+def _used(sequence: Iterable[Step], features: frozenset[str]) -> Iterator[Step]:
+    """Yield the steps but the optional ones that no side takes; later steps take their inputs."""
+    renamed: dict[str, str] = {}  # what a step that is left out would give, to what it takes
+    for step in sequence:
         takes = tuple(renamed.get(name, name) for name in step.takes)
         if step.method in _OPTIONAL - features:
             renamed.update(zip(step.gives, takes, strict=True))
@@ -146,6 +146,7 @@ def _is_any(structure: str, sides: Iterable[LayerParts]) -> bool:
 
 
 def _are_all(structure: str, sides: Iterable[LayerParts]) -> bool:
+    """Return whether all sides have a structure. Raises UnsupportedLayout if only some do."""
     found = {structure in side.features for side in sides}
     if len(found) == 2:
         words = _WORDS.get(structure, f"{structure} in this layer")
@@ -158,11 +159,11 @@ def _are_all(structure: str, sides: Iterable[LayerParts]) -> bool:
 def take(
     step: Step, side: LayerParts, values: Values, reference: Values | None = None
 ) -> tuple[Tensor, ...]:
-    """Return what a step gives on one side; the other side than the reference's follows it."""
+    """Return the values that a step gives on one side; `reference` are A's values, for B."""
     method: Callable[..., Tensor | tuple[Tensor, ...]] = getattr(side, step.method)
-    followed = () if reference is None else step.replays
+    replayed = () if reference is None else step.replays
     given = method(
         *(values[name] for name in step.takes),
-        *(reference[name] for name in followed if reference is not None),
+        *(reference[name] for name in replayed if reference is not None),
     )
     return given if isinstance(given, tuple) else (given,)

@@ -1,10 +1,10 @@
-"""The arithmetic: files mapped into memory, bits compared, differences measured. No torch.
+"""The numpy code: map files into memory, compare bits, measure differences. No torch.
 
-Import these modules inside job functions only: all but `stats` import numpy.
+Import these modules inside job functions only: all but `stats` and `views` import numpy.
 """
 
 import os
 
-# Every dot product here is too short for BLAS to share out, so its threads would only be started
-# and wait. The variable is read once, when numpy is first imported.
+# Every dot product here is too short for BLAS to split over threads, which would start and wait.
+# The variable is read once, when numpy is first imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -1,4 +1,4 @@
-"""Cast elements to another dtype, to nearest with ties to even, and count what that loses."""
+"""Cast elements to another dtype (round to nearest, ties to even), and count what is lost."""
 
 from __future__ import annotations
 
@@ -15,35 +15,39 @@ if TYPE_CHECKING:
 
 
 def cast(raw: NDArray[Any], dtype: str, to: str) -> tuple[NDArray[Any], Loss]:
-    """Return the elements in the dtype `to`, as `RAW[to]`, and what was lost."""
-    if dtype in _SINGLES and to in _SINGLES:
-        before = _single(raw, dtype)
-        made = _from_single(before, to)
-        return made, _loss(before, _single(made, to))
+    """Return the elements in the dtype `to`, and counts of those whose number changed.
+
+    `raw` has the numpy dtype `RAW[dtype]` and any shape; the result has `RAW[to]` and that shape.
+    """
+    if dtype in _WITHIN_FLOAT32 and to in _WITHIN_FLOAT32:
+        before = _to_float32(raw, dtype)
+        result = _from_float32(before, to)
+        return result, _loss(before, _to_float32(result, to))
     codes = rounded(raw, dtype, to)
-    made = codes.astype(f"<u{RAW[to].itemsize}").view(RAW[to])
-    return made, _loss(values(raw, dtype), values(made, to))
+    result = codes.astype(f"<u{RAW[to].itemsize}").view(RAW[to])
+    return result, _loss(values(raw, dtype), values(result, to))
 
 
-_SINGLES = frozenset({"BF16", "F16", "F32"})  # whose numbers a float32 holds
+_WITHIN_FLOAT32 = frozenset({"BF16", "F16", "F32"})  # a float32 holds each of their numbers
 
 
-def _single(raw: NDArray[Any], dtype: str) -> NDArray[Any]:
+def _to_float32(raw: NDArray[Any], dtype: str) -> NDArray[Any]:
     if dtype == "BF16":
         return (raw.astype(np.uint32) << 16).view(np.float32)
     return raw.view(np.float16).astype(np.float32) if dtype == "F16" else raw
 
 
-def _from_single(numbers: NDArray[Any], to: str) -> NDArray[Any]:
+def _from_float32(numbers: NDArray[Any], to: str) -> NDArray[Any]:
     if to == "F32":
         return numbers
     if to == "F16":
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             return numbers.astype(np.float16).view(np.uint16)
     codes = np.ascontiguousarray(numbers).view(np.uint32)
-    # To nearest, ties to even: half a step less one bit, and one more where the last bit is odd.
+    # To nearest, ties to even: add half a BF16 step less one bit, and that bit where the last bit
+    # of the BF16 is odd.
     upper = ((codes + 0x7FFF + ((codes >> 16) & 1)) >> 16).astype(np.uint16)
-    # That carry would make an infinity of some NaNs: those keep their upper bits and become quiet.
+    # The carry would turn some NaNs into infinity. A NaN keeps its upper bits and becomes quiet.
     return np.where(np.isnan(numbers), (codes >> 16).astype(np.uint16) | 0x40, upper)
 
 

@@ -1,4 +1,4 @@
-"""What tells two windows apart, and where in a block two tensors differ most."""
+"""ULP distances between two windows, and where in a rectangle two tensors differ most."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from ckptdiff.kernels.stats import Window
     from ckptdiff.kernels.views import View
 
-    Placed = tuple[tuple[int, int], View]
+    Placed = tuple[tuple[int, int], View]  # row and column of its first element in the matrix
 
 
 def ulps(a: Window, b: Window, dtype_a: str, dtype_b: str) -> tuple[tuple[int | None, ...], ...]:
-    """Return the steps between the elements, as the comparison counts them."""
-    both = np.array(
+    """Return the ULP distance of each pair of elements, as the comparison counts it.
+
+    Rows and columns are those of the windows, which have one shape. Integers differ by |a-b|. None
+    where a side has no element there, or is NaN or infinite.
+    """
+    known_pairs = np.array(
         [
             [x is not None and y is not None for x, y in zip(*pair, strict=True)]
             for pair in zip(a.bits, b.bits, strict=True)
@@ -44,17 +48,20 @@ def ulps(a: Window, b: Window, dtype_a: str, dtype_b: str) -> tuple[tuple[int | 
             for raw, dtype in zip(raws, (dtype_a, dtype_b), strict=True)
         )
         steps = dtypes.ulp_distance(x, y, narrow)
-        both &= dtypes.finite(x, narrow) & dtypes.finite(y, narrow)
+        known_pairs &= dtypes.finite(x, narrow) & dtypes.finite(y, narrow)
     return tuple(
         tuple(int(step) if known else None for step, known in zip(*pair, strict=True))
-        for pair in zip(steps.tolist(), both.tolist(), strict=True)
+        for pair in zip(steps.tolist(), known_pairs.tolist(), strict=True)
     )
 
 
 def largest_difference(
     a: Sequence[Placed], b: Sequence[Placed], rows: range, columns: range
 ) -> tuple[int, int]:
-    """Return the row and column; NaN or Inf on one side alone counts as the largest difference."""
+    """Return row and column, in the matrix, of the largest |a-b| within `rows` and `columns`.
+
+    NaN or infinity on one side alone counts as the largest. Raises CorruptFile and UnreadableFile.
+    """
     sides = []
     for placed in (a, b):
         block = np.zeros((len(rows), len(columns)))
@@ -71,7 +78,7 @@ def largest_difference(
     x, y = sides
     with np.errstate(invalid="ignore"):
         distances = np.abs(x - y)
-    lone = np.isfinite(x) != np.isfinite(y)
-    distances = np.where(lone, np.inf, np.where(np.isnan(distances), 0.0, distances))
+    one_sided = np.isfinite(x) != np.isfinite(y)
+    distances = np.where(one_sided, np.inf, np.where(np.isnan(distances), 0.0, distances))
     row, column = divmod(int(distances.argmax()), len(columns))
     return rows.start + row, columns.start + column

@@ -1,4 +1,4 @@
-"""Compare two matrices where they lie: memcmp first, arithmetic only where the bits differ."""
+"""Compare two matrices in mapped files: memcmp first, arithmetic only where bits differ."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ckptdiff.dtypes import FLOATS, INTEGERS, ITEMSIZE
 from ckptdiff.kernels import exact, fast
 from ckptdiff.kernels.grid import HeatGrid
-from ckptdiff.kernels.memory import Reading, matrix, same_bits
+from ckptdiff.kernels.memory import PageReleaser, matrix, same_bits
 from ckptdiff.kernels.scales import dequantised, number_dtype, same_factors
 from ckptdiff.kernels.stats import Stats
 from ckptdiff.kernels.views import Block, View
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-MEMCMP_BYTES = 2 << 20  # bytes of one side that one memcmp looks at
-READ_BYTES = 4 << 20  # bytes of one side, gaps between rows included, that are read in one go
-TILE = 512  # columns of a tile where rows do not lie in one piece
+MEMCMP_BYTES = 2 << 20  # bytes of one side that one memcmp compares
+READ_BYTES = 4 << 20  # bytes of one side in one piece, gaps between rows included
+TILE = 512  # columns of a tile where the elements of a row are not adjacent
 
 
 def compare_blocks(
@@ -32,32 +32,32 @@ def compare_blocks(
     *,
     norms: bool = False,
 ) -> Stats:
-    """Measure the given rectangles of a tensor of this shape, and check its copies.
+    """Measure the given rectangles of a tensor of this shape (rows, columns), and its copies.
 
-    Norms of equal data are left out when all of it is bit-equal, unless they are asked for.
-    Memory stays flat: pages are let go as soon as they are read.
+    `copies` are pairs of an original and a copy. Norms are left out when every bit is equal, unless
+    `norms` asks for them. Memory stays flat: pages are unmapped as soon as they are read.
     Raises CorruptFile and UnreadableFile.
     """
     stats = Stats()
     grid = HeatGrid(shape)
     equal: list[View] = []
-    with Reading() as reading:
-        # By rows: what lies side by side in one file, in pieces in the other, is read once.
-        for read in sorted(_reads(blocks), key=attrgetter("at")):
-            _compare_span(read, stats, grid, equal)
-            reading.done(read.a, read.b)
+    with PageReleaser() as pages:
+        # In row order, so that each page is read once even where only one side is split by columns.
+        for piece in sorted(_pieces(blocks), key=attrgetter("at")):
+            _compare_piece(piece, stats, grid, equal)
+            pages.done(piece.a, piece.b)
         # With nothing but equal bits the cosine is 1, whatever the norms are.
         stats.normed = norms or not equal or sum(map(_numel, equal)) < stats.numel
         for view in equal if stats.normed else ():
             total = _sum_of_squares(view)
             stats.sum_aa += total
             stats.sum_bb += total
-            reading.done(view)
+            pages.done(view)
         for index, pair in enumerate(copies):
             count = 0
-            for read in _reads([Block((0, 0), *pair)]):
-                count += _count_drifted(read.a, read.b)
-                reading.done(read.a, read.b)
+            for piece in _pieces([Block((0, 0), *pair)]):
+                count += _count_drifted(piece.a, piece.b)
+                pages.done(piece.a, piece.b)
             if count:
                 stats.copies_differ.append((index, count))
     stats.grid, stats.grid_shape = grid.levels(), grid.shape
@@ -68,24 +68,24 @@ def _numel(view: View) -> int:
     return view.shape[0] * view.shape[1]
 
 
-def _is_whole(view: View) -> bool:
-    """Return whether each row lies in one piece."""
+def _has_dense_rows(view: View) -> bool:
+    """Return whether the elements of each row are adjacent in the file."""
     return view.stride[1] == 1 or view.shape[1] == 1
 
 
-def _reads(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Cut blocks so that what one touches may stay mapped."""
+def _pieces(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Split blocks into pieces small enough for all their pages to stay mapped at once."""
     for block in blocks:
         a, b = block.a, block.b
         assert a.shape == b.shape
         rows, cols = a.shape
         size = max(ITEMSIZE[a.dtype], ITEMSIZE[b.dtype])
-        if _is_whole(a) and _is_whole(b):
+        if _has_dense_rows(a) and _has_dense_rows(b):
             across = max(1, min(cols, READ_BYTES // size))
             longest = max(a.stride[0], b.stride[0], across) * size
             down = max(1, READ_BYTES // longest) if across == cols else 1
         else:
-            # Every part of a transposed matrix touches pages all over it.
+            # Every part of a transposed matrix touches pages all over it: it stays whole.
             across, down = max(1, cols), max(1, rows)
         for row in range(0, rows, down):
             for col in range(0, cols, across):
@@ -96,58 +96,61 @@ def _reads(blocks: Iterable[Block]) -> Iterator[Block]:
 
 
 def _tiles(a: View, b: View, size: int) -> Iterator[tuple[int, int, NDArray[Any], NDArray[Any]]]:
-    """Yield row, column and both sides of tiles of `size` elements, their rows in one piece."""
+    """Yield row, column and both sides of tiles of at most `size` elements, with dense rows.
+
+    Both arrays of a tile have the shape (rows, columns).
+    """
     x, y = matrix(a), matrix(b)
-    whole = _is_whole(a) and _is_whole(b)
-    for row, col, tile in exact.tiles(a.shape, size, x.shape[1] if whole else TILE):
-        if whole:
+    dense = _has_dense_rows(a) and _has_dense_rows(b)
+    for row, col, tile in exact.tiles(a.shape, size, x.shape[1] if dense else TILE):
+        if dense:
             yield row, col, x[tile], y[tile]
         else:
             yield row, col, np.ascontiguousarray(x[tile]), np.ascontiguousarray(y[tile])
 
 
-def _compare_span(read: Block, stats: Stats, grid: HeatGrid, equal: list[View]) -> None:
-    """Add a read's figures, and note the parts of `a` whose bits are equal to those of `b`."""
-    stats.numel += _numel(read.a)
-    if read.a.scaling is not None or read.b.scaling is not None:
-        _compare_scaled(read, stats, grid, equal)
+def _compare_piece(piece: Block, stats: Stats, grid: HeatGrid, equal: list[View]) -> None:
+    """Add a piece's figures, and append to `equal` the parts of `a` that are bit-equal to `b`."""
+    stats.numel += _numel(piece.a)
+    if piece.a.scaling is not None or piece.b.scaling is not None:
+        _compare_scaled(piece, stats, grid, equal)
         return
-    dtypes = (read.a.dtype, read.b.dtype)
+    dtypes = (piece.a.dtype, piece.b.dtype)
     same = dtypes[0] == dtypes[1]
     measurable = fast.DTYPES.issuperset(dtypes)
     most = MEMCMP_BYTES // ITEMSIZE[dtypes[0]] if same else fast.ELEMENTS
-    for row, col, a, b in _tiles(read.a, read.b, most):
+    for row, col, a, b in _tiles(piece.a, piece.b, most):
         if same and same_bits(a, b):
             _count_equal(a if a.flags.c_contiguous else b, dtypes[0], stats)
-            equal.append(read.a.crop((row, col), a.shape))
+            equal.append(piece.a.crop((row, col), a.shape))
             continue
         for down, right, tile in exact.tiles(a.shape, fast.ELEMENTS):
             x, y = a[tile], b[tile]
             at = (row + down, col + right)
             if same and same_bits(x, y):
                 _count_equal(x, dtypes[0], stats)
-                equal.append(read.a.crop(at, x.shape))
+                equal.append(piece.a.crop(at, x.shape))
                 continue
-            place = (read.at[0] + at[0], read.at[1] + at[1])
+            place = (piece.at[0] + at[0], piece.at[1] + at[1])
             if not (measurable and fast.measure(x, y, dtypes, place, stats, grid)):
                 _measure_in_parts(x, y, dtypes, place, stats, grid)
 
 
-def _compare_scaled(read: Block, stats: Stats, grid: HeatGrid, equal: list[View]) -> None:
-    """Compare the numbers that block factors make of codes; equal codes and factors are equal."""
-    same = same_factors(read.a, read.b)
-    dtypes = number_dtype(read.a), number_dtype(read.b)
+def _compare_scaled(piece: Block, stats: Stats, grid: HeatGrid, equal: list[View]) -> None:
+    """Compare quantised matrices by their dequantised numbers, bits where the factors are equal."""
+    same = same_factors(piece.a, piece.b)
+    dtypes = number_dtype(piece.a), number_dtype(piece.b)
     measurable = fast.DTYPES.issuperset(dtypes)
-    for row, col, tile in exact.tiles(read.a.shape, fast.ELEMENTS):
-        x, y = matrix(read.a)[tile], matrix(read.b)[tile]
+    for row, col, tile in exact.tiles(piece.a.shape, fast.ELEMENTS):
+        x, y = matrix(piece.a)[tile], matrix(piece.b)[tile]
         at = (row, col)
         if same and np.array_equal(x, y):
-            _count_equal(np.ascontiguousarray(x), read.a.dtype, stats)
-            equal.append(read.a.crop(at, x.shape))
+            _count_equal(np.ascontiguousarray(x), piece.a.dtype, stats)
+            equal.append(piece.a.crop(at, x.shape))
             continue
-        place = (read.at[0] + row, read.at[1] + col)
-        x = np.ascontiguousarray(dequantised(x, read.a, at))
-        y = np.ascontiguousarray(dequantised(y, read.b, at))
+        place = (piece.at[0] + row, piece.at[1] + col)
+        x = np.ascontiguousarray(dequantised(x, piece.a, at))
+        y = np.ascontiguousarray(dequantised(y, piece.b, at))
         if not (measurable and fast.measure(x, y, dtypes, place, stats, grid)):
             _measure_in_parts(x, y, dtypes, place, stats, grid)
 
@@ -160,7 +163,10 @@ def _measure_in_parts(
     stats: Stats,
     grid: HeatGrid,
 ) -> None:
-    """Measure a tile that is not all ordinary: exactly, but only near what is not."""
+    """Measure a tile that `fast` refused, part by part: only the parts it refuses go to `exact`.
+
+    Both arrays have the shape (rows, columns); `at` is the first element's row and column.
+    """
     for row, col, tile in exact.tiles(a.shape, exact.ELEMENTS):
         place = (at[0] + row, at[1] + col)
         x, y = a[tile], b[tile]
@@ -178,14 +184,14 @@ def _count_equal(a: NDArray[Any], dtype: str, stats: Stats) -> None:
 
 
 def _is_finite(a: NDArray[Any], dtype: str) -> bool:
-    """Return True if no element can be NaN or infinite; False may be wrong for tiny formats."""
+    """Return True only if no element is NaN or infinite. False may be wrong for 8-bit formats."""
     if dtype in INTEGERS:
         return True
     if dtype not in FLOATS or not a.size:
         return False
     size = a.itemsize
-    # 2.0 is the code with nothing but the highest bit of the exponent set, in every format. Where
-    # no element has that bit, all are below 2, and one pass over wide words shows it.
+    # In every format, 2.0 is the code with only the highest exponent bit set. Where no element has
+    # that bit, all are below 2. One pass over 64-bit words shows it.
     words = a.reshape(-1) if a.flags.c_contiguous else a
     if a.flags.aligned and words.shape[-1] * size % 8 == 0:
         seen = int(np.bitwise_or.reduce(words.view(np.uint64), axis=None))
@@ -199,7 +205,7 @@ def _is_finite(a: NDArray[Any], dtype: str) -> bool:
     )
 
 
-# The highest bit of the exponent, in each element of eight bytes, by the size of an element.
+# By item size: a 64-bit mask of the highest exponent bit of each element.
 _TWO_OR_MORE = {
     size: sum(0x40 << 8 * (last - 1) for last in range(size, 9, size)) for size in (1, 2, 4, 8)
 }
@@ -216,7 +222,7 @@ def _sum_of_squares(view: View) -> float:
 
 
 def _count_drifted(original: View, copy: View) -> int:
-    """Return how many elements of a copy are not, bit for bit, those of the original."""
+    """Return how many elements of a copy differ in a bit from the original; all if dtypes do."""
     if original.dtype != copy.dtype:
         return _numel(original)
     return sum(

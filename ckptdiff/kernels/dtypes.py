@@ -1,4 +1,4 @@
-"""What the bits of every dtype mean: exact values, and codes that count its steps."""
+"""Bit patterns of every dtype: their exact values, and their distance in ULP."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ckptdiff.dtypes import FLOATS, INTEGERS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Their differences may need more than the 24 bits of a float32.
+# The difference of two of their numbers may need more than the 24 bits of a float32.
 WIDE = frozenset({"F64", "U32", "I32", "U64", "I64"})
 
 
 def _table(dtype: str) -> NDArray[np.float64]:
-    """Return the value of each of the 256 codes of an 8-bit format."""
+    """Return the value of each code of an 8-bit format: shape (256,)."""
     code = np.arange(256)
     if dtype == "F8_E8M0":
         return np.where(code == 255, np.nan, np.exp2(code - 127.0))
@@ -40,7 +40,10 @@ _TABLES = {dtype: _table(dtype) for dtype in ("F8_E4M3", "F8_E5M2", "F8_E8M0")}
 
 
 def values(raw: NDArray[Any], dtype: str) -> NDArray[np.float64]:
-    """Return what the elements are worth: exact, but for integers beyond 2**53."""
+    """Return the numbers that elements stand for: exact, except integers beyond 2**53.
+
+    `raw` has the numpy dtype `RAW[dtype]`; the result has its shape.
+    """
     if dtype in _TABLES:
         looked_up: NDArray[np.float64] = _TABLES[dtype][raw]
         return looked_up
@@ -53,12 +56,12 @@ def values(raw: NDArray[Any], dtype: str) -> NDArray[np.float64]:
 
 
 def bits(raw: NDArray[Any]) -> NDArray[np.uint64]:
-    """Return the elements' bit patterns, as stored."""
+    """Return the elements' bit patterns, as stored, each in a uint64. The shape is kept."""
     return raw.view(f"<u{raw.itemsize}").astype(np.uint64)
 
 
 def _rounding_once(raw: NDArray[Any]) -> NDArray[np.float64]:
-    """Return integers as float64 such that rounding them on to fewer bits is still right.
+    """Return integers as float64 so that rounding them again, to fewer bits, is still right.
 
     Beyond 2**53 the low bits are folded into one sticky bit, which breaks ties the right way.
     """
@@ -74,7 +77,10 @@ def _rounding_once(raw: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def rounded(raw: NDArray[Any], dtype: str, to: str) -> NDArray[np.uint64]:
-    """Return the codes, in format `to`, of elements rounded to it: to nearest, ties to even."""
+    """Return the bit patterns of elements rounded to the dtype `to`: to nearest, ties to even.
+
+    `raw` has the numpy dtype `RAW[dtype]`; the result has its shape.
+    """
     if dtype == to:
         return bits(raw)
     if to == "F64":
@@ -86,7 +92,7 @@ def rounded(raw: NDArray[Any], dtype: str, to: str) -> NDArray[np.uint64]:
     lowest = form.min_exponent + 1
     exponent = np.where(magnitude > 0, np.maximum(exponent, lowest), lowest)
     quantum = np.rint(np.ldexp(magnitude, form.precision - exponent)).astype(np.uint64)
-    # A subnormal's code is its quantum, a normal number's hidden bit carries into the exponent.
+    # A subnormal's code is its quantum. A normal number's hidden bit carries into the exponent.
     steps = (exponent - lowest).astype(np.uint64)
     code = (steps << np.uint64(form.precision - 1)) + quantum
     code = np.minimum(code, np.uint64(form.overflow))
@@ -98,7 +104,7 @@ def rounded(raw: NDArray[Any], dtype: str, to: str) -> NDArray[np.uint64]:
 
 
 def finite(codes: NDArray[np.uint64], dtype: str) -> NDArray[np.bool_]:
-    """Return which codes of a format are neither NaN nor infinite."""
+    """Return which codes of a dtype are neither NaN nor infinite. The shape is kept."""
     mask, limit = 0xFF, 0xFF
     if dtype != "F8_E8M0":
         form = FLOATS[dtype]
@@ -108,31 +114,37 @@ def finite(codes: NDArray[np.uint64], dtype: str) -> NDArray[np.bool_]:
 
 
 def ulp_distance(a: NDArray[np.uint64], b: NDArray[np.uint64], dtype: str) -> NDArray[np.uint64]:
-    """Return the steps between two codes of a format; +0 and -0 are the same step."""
+    """Return the distance of two codes of a dtype in ULP; +0 and -0 are 0 apart.
+
+    Both arrays and the result have one shape.
+    """
     if dtype == "F8_E8M0":
         return np.maximum(a, b) - np.minimum(a, b)
-    top = np.uint64(1 << (FLOATS[dtype].bits - 1))
-    one, other = a & ~top, b & ~top
-    apart = np.maximum(one, other) - np.minimum(one, other)
-    return np.where((a ^ b) & top, one + other, apart)
+    sign_bit = np.uint64(1 << (FLOATS[dtype].bits - 1))
+    magnitude_a, magnitude_b = a & ~sign_bit, b & ~sign_bit
+    same_sign = np.maximum(magnitude_a, magnitude_b) - np.minimum(magnitude_a, magnitude_b)
+    return np.where((a ^ b) & sign_bit, magnitude_a + magnitude_b, same_sign)
 
 
 def integer_distance(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.uint64]:
-    """Return |a-b| of integers of any two dtypes, exactly."""
-    # Signs first: what lies on both sides of zero is as far apart as the magnitudes' sum, which
-    # fits unless an I64 near its least value meets a U64 near its greatest.
-    down, under = a < 0, b < 0
-    one, other = a.astype(np.uint64), b.astype(np.uint64)
-    one = np.where(down, ~one + np.uint64(1), one)
-    other = np.where(under, ~other + np.uint64(1), other)
-    apart = np.maximum(one, other) - np.minimum(one, other)
-    together = one + other
-    together = np.where(together < one, np.uint64(2**64 - 1), together)
-    return np.where(down != under, together, apart)
+    """Return |a-b| of integers of any two dtypes, exactly, and at most 2**64 - 1.
+
+    Both arrays and the result have one shape.
+    """
+    # Numbers of opposite sign are as far apart as the sum of their magnitudes. That fits, unless an
+    # I64 near its least value meets a U64 near its greatest.
+    negative_a, negative_b = a < 0, b < 0
+    magnitude_a, magnitude_b = a.astype(np.uint64), b.astype(np.uint64)
+    magnitude_a = np.where(negative_a, ~magnitude_a + np.uint64(1), magnitude_a)
+    magnitude_b = np.where(negative_b, ~magnitude_b + np.uint64(1), magnitude_b)
+    same_sign = np.maximum(magnitude_a, magnitude_b) - np.minimum(magnitude_a, magnitude_b)
+    opposite_sign = magnitude_a + magnitude_b
+    opposite_sign = np.where(opposite_sign < magnitude_a, np.uint64(2**64 - 1), opposite_sign)
+    return np.where(negative_a != negative_b, opposite_sign, same_sign)
 
 
 def bit_lengths(numbers: NDArray[np.uint64]) -> list[int]:
-    """Return how many of the numbers have 0, 1, 2, … significant bits."""
+    """Return how many of the numbers have 0, 1, 2, … significant bits. They have any shape."""
     powers = np.uint64(1) << np.arange(64, dtype=np.uint64)
     counts: list[int] = np.bincount(np.searchsorted(powers, numbers, side="right")).tolist()
     return counts

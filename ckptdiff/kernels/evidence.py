@@ -1,4 +1,9 @@
-"""Numbers about two contents of one shape: are they equal, which rows differ, and how."""
+"""Jobs of the diagnosis: are two contents of one shape equal, which rows differ, and how.
+
+A content is a tensor in spans, joined along its first dimension. Its rows are what that dimension
+counts, each flattened: a content of (n, …) has n rows. All functions that take contents read files
+and raise CorruptFile and UnreadableFile.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +15,8 @@ import numpy as np
 
 from ckptdiff.dtypes import FLOATS
 from ckptdiff.kernels.dtypes import bits, rounded, values
-from ckptdiff.kernels.memory import RAW, Reading, same_bits
-from ckptdiff.kernels.write import Sum, gather
+from ckptdiff.kernels.memory import RAW, PageReleaser, same_bits
+from ckptdiff.kernels.write import WrittenSpan, gather
 from ckptdiff.results import Loss
 
 if TYPE_CHECKING:
@@ -21,85 +26,93 @@ if TYPE_CHECKING:
 
     from ckptdiff.kernels.views import Span
 
-    Values = NDArray[np.float64]
+    Values = NDArray[np.float64]  # of the shape of the content, or flat
 
-SAME_DIRECTION = 0.99  # cosine of blocks that a factor alone sets apart
-FACTORS_DIFFER = 0.05  # standard deviation of the factors' logarithms
-NARROW = 8  # columns of the smallest blocks
-MOST_ROWS = 96  # of a content that are looked at more closely
-LIKE, RIVAL = 0.4, 0.75  # cosine of rows that are like each other; of the next best, by the best
-BLOCK = 1 << 16  # elements that are widened at once: they stay in the processor's cache
-Content = tuple["Span", ...]  # a tensor, in spans that follow each other
+SAME_DIRECTION = 0.99  # cosine from which two blocks are taken as equal but for a factor
+FACTORS_DIFFER = 0.05  # standard deviation of the factors' natural logarithms
+SMALLEST_BLOCK = 8  # columns
+MOST_ROWS = 96  # rows of a content in a sample
+MIN_COSINE = 0.4  # |cosine| of two rows, from which one may be the other's origin
+MAX_RIVAL = 0.75  # |cosine| of the second best origin, as a fraction of the best one's
+BLOCK = 1 << 16  # elements widened at once: they stay in the processor's cache
+Content = tuple["Span", ...]  # joined along the first dimension
 
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """How one content differs from the expected one, on a sample of the rows that differ."""
+    """How an actual content differs from the expected one. Non-finite elements are left out."""
 
-    cosine: float  # of the two contents
-    relative: float  # |actual - expected| / |expected|
-    constant: float | None = None  # all elements are this
-    offset: float | None = None  # actual - expected, where that is everywhere the same
-    scale: float | None = None  # actual / expected, where that is everywhere the same
-    block: int = 0  # width of square blocks within which the ratio is the same
-    rank: int = 0  # of the difference, where it is low
-    cast: str | None = None  # the dtype through which the expected numbers went
-    lost: int = 0  # elements that such a cast made infinite, or that are not finite here alone
+    cosine: float  # of the two contents, flattened: -1 to 1
+    relative: float  # |actual - expected| / |expected|, Euclidean norms
+    constant: float | None = None  # the one value of all actual elements
+    offset: float | None = None  # actual - expected, where all elements have the same
+    scale: float | None = None  # actual / expected, where all elements have the same
+    block: int = 0  # columns of blocks that each have one ratio; 0: there are no such blocks
+    rank: int = 0  # of actual - expected, where it is low; 0: it is not
+    cast: str | None = None  # the dtype that the expected numbers were cast to and back from
+    lost: int = 0  # elements that are finite in the expected content alone
     spread: float = 0.0  # standard deviation of the actual content
 
     @property
     def closeness(self) -> tuple[bool, float]:
-        """Whether one relation explains it, and how near it is: the more of it, the likelier."""
+        """Whether one relation explains the difference, and |cosine|. The larger, the likelier."""
         relation = (self.constant, self.offset, self.scale, self.cast)
         explained = any(x is not None for x in relation) or self.block > 0 or self.rank > 0
         return explained, abs(self.cosine)
 
 
-def array(content: Content) -> NDArray[Any]:
-    """Return a content as an array of `RAW` elements, one row after the other."""
-    held = []
-    with Reading() as reading:
+def load(content: Content) -> NDArray[Any]:
+    """Return a copy of a content, (rows, …), in the numpy dtype `RAW` of its dtype."""
+    arrays = []
+    with PageReleaser() as pages:
         for span in content:
-            total = Sum(0, [Loss()] * len(span.sources))
+            written = WrittenSpan(0, [Loss()] * len(span.sources))
             box = tuple((0, n) for n in span.shape)
-            block, parts = gather(span, box, total)
-            # A copy, so that the pages of the file can be let go.
+            block, parts = gather(span, box, written)
+            # A copy, so that the pages of the file can be unmapped.
             copy = np.frombuffer(block, RAW[span.dtype]).copy()
-            held.append(copy.reshape(span.shape))
-            reading.done(*parts)
-    return np.concatenate(held) if len(held) > 1 else held[0]
+            arrays.append(copy.reshape(span.shape))
+            pages.done(*parts)
+    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
 
 
 def content_digests(contents: Sequence[Content]) -> list[tuple[bytes, bool]]:
-    """Return a digest of each content, and whether it is too poor to claim anything by."""
+    """Return a BLAKE2b digest of each content, 16 bytes, and whether it proves nothing.
+
+    A content that is empty, or whose elements are all equal, may be found in many places.
+    """
     found = []
     for content in contents:
-        held = array(content)
-        flat = held.reshape(-1)
+        elements = load(content)
+        flat = elements.reshape(-1)
         poor = flat.size == 0 or bool((flat == flat[0]).all())
-        found.append((hashlib.blake2b(held.tobytes(), digest_size=16).digest(), poor))
+        found.append((hashlib.blake2b(elements.tobytes(), digest_size=16).digest(), poor))
     return found
 
 
 def rows_that_differ(pairs: Sequence[tuple[Content, Content]]) -> list[tuple[int, int, list[int]]]:
-    """Return of each pair how many rows there are, how many differ, and some of those."""
+    """Return for each pair how many rows there are, how many differ, and the indices of some.
+
+    Both contents of a pair are split into spans at the same rows. At most `MOST_ROWS` indices of
+    rows that differ are returned, evenly spread. A span of one dimension is a single row.
+    """
     found = []
-    for one, other in pairs:
-        count, differ, some = 0, 0, []
-        for x, y in zip(one, other, strict=True):
+    for expected, actual in pairs:
+        count, differing, indices = 0, 0, []
+        for x, y in zip(expected, actual, strict=True):
             a, b = _codes(x), _codes(y)
             a, b = (v.reshape(v.shape[0] if v.ndim > 1 else 1, -1) for v in (a, b))
             changed = np.flatnonzero((a != b).any(axis=1))
-            some += [count + int(i) for i in changed]
+            indices += [count + int(i) for i in changed]
             count += len(a)
-            differ += len(changed)
-        step = max(1, len(some) // MOST_ROWS)
-        found.append((count, differ, some[::step][:MOST_ROWS]))
+            differing += len(changed)
+        step = max(1, len(indices) // MOST_ROWS)
+        found.append((count, differing, indices[::step][:MOST_ROWS]))
     return found
 
 
 def same_contents(pairs: Sequence[tuple[Content, Content]]) -> list[bool]:
-    """Return of each pair whether every bit is the same."""
+    """Return for each pair whether every bit is equal. Both have as many spans."""
     return [
         all(
             x.nbytes == y.nbytes and same_bits(_bytes(x), _bytes(y))
@@ -110,15 +123,18 @@ def same_contents(pairs: Sequence[tuple[Content, Content]]) -> list[bool]:
 
 
 def rows(pairs: Sequence[tuple[Content, Content]]) -> list[list[int]]:
-    """Return for each row of each second content which row of the first it equals, or -1.
+    """Return for each row of the second content the index of the equal row of the first.
 
-    Equal rows of the first make no claim: what is there twice gives -2.
+    -1: no row is equal. -2: several are, so the index is not known. Both have rows of one length.
     """
     return [_match(one, other) for one, other in pairs]
 
 
 def tallies(contents: Sequence[Content]) -> list[int]:
-    """Return sums over each content, modulo 2**64, that its elements' order does not change."""
+    """Return for each content a hash, below 2**64, that does not depend on the elements' order.
+
+    Each bit pattern is mixed by the constants of splitmix64, and the results are added up.
+    """
     found = []
     for content in contents:
         total = 0
@@ -133,92 +149,97 @@ def tallies(contents: Sequence[Content]) -> list[int]:
     return found
 
 
-def _match(one: Content, other: Content) -> list[int]:
-    keys, wanted = _row_keys(one), _row_keys(other)
-    places: dict[int, int] = {}
+def _match(first: Content, second: Content) -> list[int]:
+    keys, wanted = _row_keys(first), _row_keys(second)
+    row_of: dict[int, int] = {}
     for i, key in enumerate(keys):
-        places[key] = -2 if key in places else i
-    return [places.get(key, -1) for key in wanted]
+        row_of[key] = -2 if key in row_of else i
+    return [row_of.get(key, -1) for key in wanted]
 
 
 def _row_keys(content: Content) -> list[int]:
-    """Return a number for each row that hardly any other content of a row has."""
+    """Return a 64-bit hash of each row: its bit patterns times random odd weights, added up."""
     keys: list[int] = []
     weights = np.empty(0, np.uint64)
     for span in content:
-        held = _codes(span)
-        held = held.reshape(held.shape[0], -1)
-        if held.shape[1] != len(weights):
+        codes = _codes(span)
+        codes = codes.reshape(codes.shape[0], -1)
+        if codes.shape[1] != len(weights):
             rng = np.random.default_rng(7)
-            weights = rng.integers(1, 1 << 63, held.shape[1], dtype=np.uint64) * 2 + 1
-        for widened in _widened(held):
+            weights = rng.integers(1, 1 << 63, codes.shape[1], dtype=np.uint64) * 2 + 1
+        for widened in _widened(codes):
             widened *= weights
             keys += widened.sum(axis=1).tolist()
     return keys
 
 
 def _codes(span: Span) -> NDArray[Any]:
-    """Return the bit patterns of a span, as wide as they are stored."""
-    held = array((span,))
-    return held.view(f"<u{held.itemsize}")
+    """Return the bit patterns of a span in its own shape, unsigned, of the stored width."""
+    elements = load((span,))
+    return elements.view(f"<u{elements.itemsize}")
 
 
 def _bytes(span: Span) -> NDArray[np.uint8]:
-    """Return the bytes of a span as one row."""
-    return array((span,)).reshape(1, -1).view(np.uint8)
+    """Return the bytes of a span as one row: (1, bytes)."""
+    return load((span,)).reshape(1, -1).view(np.uint8)
 
 
 def _widened(codes: NDArray[Any]) -> Iterator[NDArray[np.uint64]]:
-    """Yield bit patterns in numbers of 64 bits, some rows at a time."""
-    rows = max(1, BLOCK // max(1, codes[:1].size))
-    for start in range(0, len(codes), rows):
-        yield codes[start : start + rows].astype(np.uint64)
+    """Yield bit patterns as uint64, some rows at a time: `codes` in parts along dimension 0."""
+    step = max(1, BLOCK // max(1, codes[:1].size))
+    for start in range(0, len(codes), step):
+        yield codes[start : start + step].astype(np.uint64)
 
 
 def nearest(items: Sequence[tuple[Sequence[Content], str, Content, str]]) -> list[list[int]]:
-    """Return for each row of the last content which row of the first ones it is most like, or -1.
+    """Return for each row of a content which row of a pool of contents has the largest |cosine|.
 
-    The first ones are counted through, one below the other; a dtype goes with each. Rows of
-    opposite sign are like each other too.
+    An item is the pool, its dtype, the content and its dtype. Rows of the pool are numbered through
+    all its contents. -1: no |cosine| reaches `MIN_COSINE`, or the second best row is too near. All
+    rows have one length.
     """
     return [_nearest(*item) for item in items]
 
 
-def _nearest(pool: Sequence[Content], dtype: str, rows: Content, of: str) -> list[int]:
-    wanted = _directions(array(rows), of)
+def _nearest(pool: Sequence[Content], pool_dtype: str, rows: Content, rows_dtype: str) -> list[int]:
+    wanted = _unit_rows(load(rows), rows_dtype)  # (wanted rows, elements)
     best, second = (np.zeros(len(wanted), np.float32) for _ in range(2))
-    at = np.full(len(wanted), -1)
-    before = 0
+    best_row = np.full(len(wanted), -1)
+    start = 0  # the first row of a span in the pool
     for span in (span for content in pool for span in content):
-        held = _directions(array((span,)), dtype)
-        near = np.abs(held @ wanted.T)
-        if len(near) > 1:
-            order = np.partition(near, -2, axis=0)[-2:]
+        candidates = _unit_rows(load((span,)), pool_dtype)
+        cosines = np.abs(candidates @ wanted.T)  # (rows of the span, wanted rows)
+        if len(cosines) > 1:
+            top_two = np.partition(cosines, -2, axis=0)[-2:]
         else:
-            order = np.concatenate([np.zeros_like(near), near])
-        is_best = order[1] > best
-        second = np.maximum(np.where(is_best, best, order[1]), np.maximum(second, order[0]))
-        at = np.where(is_best, before + near.argmax(axis=0), at)
-        best = np.maximum(best, order[1])
-        before += len(held)
-    return [int(i) for i in np.where((best >= LIKE) & (second <= RIVAL * best), at, -1)]
+            top_two = np.concatenate([np.zeros_like(cosines), cosines])
+        is_best = top_two[1] > best
+        second = np.maximum(np.where(is_best, best, top_two[1]), np.maximum(second, top_two[0]))
+        best_row = np.where(is_best, start + cosines.argmax(axis=0), best_row)
+        best = np.maximum(best, top_two[1])
+        start += len(candidates)
+    is_clear = (best >= MIN_COSINE) & (second <= MAX_RIVAL * best)
+    return [int(i) for i in np.where(is_clear, best_row, -1)]
 
 
-def _directions(content: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """Return rows of length one; those that are not finite, or zero, are zero."""
-    held = values(content, dtype).astype(np.float32)
-    held = held.reshape(held.shape[0], -1)
-    largest = np.abs(held).max(axis=1, keepdims=True, initial=0)  # its square may be infinite
-    held[~np.isfinite(largest[:, 0])] = 0
-    np.divide(held, largest, out=held, where=largest > 0)
-    length = np.linalg.norm(held, axis=1, keepdims=True)
-    np.divide(held, length, out=held, where=length > 0)
-    return held
+def _unit_rows(content: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """Return (rows, elements), each row of norm 1; one with NaN or infinity, or of zeros, is 0."""
+    rows = values(content, dtype).astype(np.float32)
+    rows = rows.reshape(rows.shape[0], -1)
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)  # its square may be infinite
+    rows[~np.isfinite(largest[:, 0])] = 0
+    np.divide(rows, largest, out=rows, where=largest > 0)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    np.divide(rows, norms, out=rows, where=norms > 0)
+    return rows
 
 
 def residuals(items: Sequence[tuple[Content, Content, str]]) -> list[Residual]:
-    """Return how an actual content differs from the expected one: expected, actual, dtype."""
-    return [_residual(array(e), array(a), dtype) for e, a, dtype in items]
+    """Return how each actual content differs from the expected one.
+
+    An item is the expected content, the actual one of the same shape, and the dtype of both.
+    """
+    return [_residual(load(e), load(a), dtype) for e, a, dtype in items]
 
 
 def _residual(expected: NDArray[Any], actual: NDArray[Any], dtype: str) -> Residual:
@@ -236,7 +257,7 @@ def _residual(expected: NDArray[Any], actual: NDArray[Any], dtype: str) -> Resid
     if flat.size > 1 and bool((flat == flat[0]).all()):
         return replace(found, constant=float(a.reshape(-1)[0]))
     for name in ("F16", "BF16", "F8_E4M3"):
-        if name != dtype and _went_through(expected, actual, dtype, name):
+        if name != dtype and _was_cast(expected, actual, dtype, name):
             return replace(found, cast=name)
     step = FLOATS[dtype if dtype in ("F32", "F16") else "BF16"].epsilon
     return _explained(found, e, a, x, y, step)
@@ -245,14 +266,18 @@ def _residual(expected: NDArray[Any], actual: NDArray[Any], dtype: str) -> Resid
 def _explained(
     found: Residual, e: Values, a: Values, x: Values, y: Values, step: float
 ) -> Residual:
-    """Say of two contents, and of their finite elements, what relation explains the second."""
-    d = y - x
-    middle = float(np.median(d))
-    room = step * np.maximum(np.abs(x), np.abs(y)).max()
-    if middle and bool((np.abs(d - middle) <= room).all()):
-        return replace(found, offset=middle)
-    strong = np.abs(x) > 0.05 * np.abs(x).max()
-    scale = float(np.median(y[strong] / x[strong])) if strong.any() else 1.0
+    """Return `found` with the relation that makes `a` out of `e`, if there is one.
+
+    `e` and `a` are the expected and actual values, (rows, …); `x` and `y` those that are finite in
+    both, flat. `step` is the dtype's epsilon.
+    """
+    difference = y - x
+    offset = float(np.median(difference))
+    tolerance = step * np.maximum(np.abs(x), np.abs(y)).max()
+    if offset and bool((np.abs(difference - offset) <= tolerance).all()):
+        return replace(found, offset=offset)
+    large = np.abs(x) > 0.05 * np.abs(x).max()
+    scale = float(np.median(y[large] / x[large])) if large.any() else 1.0
     if bool((np.abs(y - scale * x) <= 2 * step * np.maximum(np.abs(y), np.abs(scale * x))).all()):
         return replace(found, scale=scale)
     if e.ndim == 2:
@@ -265,47 +290,55 @@ def _explained(
     return found
 
 
-def _went_through(expected: NDArray[Any], actual: NDArray[Any], dtype: str, name: str) -> bool:
-    """Return whether the actual numbers are the expected ones, rounded to another dtype first."""
+def _was_cast(expected: NDArray[Any], actual: NDArray[Any], dtype: str, name: str) -> bool:
+    """Return whether the actual numbers are the expected ones cast to the dtype `name` and back."""
     codes = rounded(expected, dtype, name)
-    there = codes.astype(f"<u{RAW[name].itemsize}").view(RAW[name])
-    back = rounded(there, name, dtype)
+    narrow = codes.astype(f"<u{RAW[name].itemsize}").view(RAW[name])
+    back = rounded(narrow, name, dtype)
     return bool((back == bits(actual)).all())
 
 
 def _blocks_of_one_ratio(e: Values, a: Values) -> tuple[int, float | None]:
-    """Return the width of blocks of columns each with a ratio of its own, or the one ratio.
+    """Return the columns of blocks that each have one ratio a / e, or the ratio of the whole.
 
-    Codes of eight bits may have been rounded: within a block the ratio is nearly one.
+    `e` and `a` are (rows, columns). 0 and None: there is neither. Values of 8 bits may have been
+    rounded since, so the ratio within a block is only nearly the same.
     """
-    if not (np.isfinite(e).all() and np.isfinite(a).all()) or e.shape[1] < NARROW:
+    if not (np.isfinite(e).all() and np.isfinite(a).all()) or e.shape[1] < SMALLEST_BLOCK:
         return 0, None
-    near, logs = _ratios(e, a, NARROW)
-    if near < SAME_DIRECTION:
+    cosine, logs = _ratios(e, a, SMALLEST_BLOCK)
+    if cosine < SAME_DIRECTION:
         return 0, None
     if logs.std() <= FACTORS_DIFFER:
         ratio = float(np.exp(np.median(logs)))
         return 0, ratio if abs(np.log(ratio)) > 2 * FACTORS_DIFFER else None
     wider = [w for w in (128, 64, 32, 16) if w <= e.shape[1]]
-    return next((w for w in wider if _ratios(e, a, w)[0] >= near - 0.002), NARROW), None
+    block = next((w for w in wider if _ratios(e, a, w)[0] >= cosine - 0.002), SMALLEST_BLOCK)
+    return block, None
 
 
 def _ratios(e: Values, a: Values, width: int) -> tuple[float, Values]:
-    """Return how nearly blocks of a row are multiples, and the logarithms of their ratios."""
+    """Return the cosine that 95 % of the blocks of a row, `width` columns each, reach, and ratios.
+
+    `e` and `a` are (rows, columns). Ratios a / e are natural logarithms, one per non-zero block.
+    """
     count = e.shape[1] // width
     x, y = (v[:, : count * width].reshape(-1, width) for v in (e, a))
     xx, yy, xy = ((p * q).sum(axis=1) for p, q in ((x, x), (y, y), (x, y)))
-    real = (xx > 0) & (yy > 0)
-    if real.sum() < 4:
+    nonzero = (xx > 0) & (yy > 0)
+    if nonzero.sum() < 4:
         return 0.0, xx
-    near = float(np.quantile(xy[real] / np.sqrt(xx[real] * yy[real]), 0.05))
-    return near, np.log(np.maximum(xy[real], 1e-300) / xx[real])
+    cosine = float(np.quantile(xy[nonzero] / np.sqrt(xx[nonzero] * yy[nonzero]), 0.05))
+    return cosine, np.log(np.maximum(xy[nonzero], 1e-300) / xx[nonzero])
 
 
-def _low_rank(d: NDArray[Any]) -> int:
-    """Return the rank of a difference, where a few directions are nearly all of it; or 0."""
-    # Where a few rows alone differ, their number is no rank.
-    part = d[:MOST_ROWS, :512]
+def _low_rank(difference: NDArray[Any]) -> int:
+    """Return the rank of a difference, (rows, columns), if it is low, or 0.
+
+    It is the number of singular values that make 97 % of the sum of their squares.
+    """
+    # Rows and columns without a difference are left out: a few rows that differ are no low rank.
+    part = difference[:MOST_ROWS, :512]
     part = part[(part != 0).any(axis=1)][:, (part != 0).any(axis=0)]
     if min(part.shape) < 12 or not np.isfinite(part).all():
         return 0

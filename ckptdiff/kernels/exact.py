@@ -1,6 +1,6 @@
 """Measure a rectangle in float64: any two dtypes, NaN and infinity, huge and tiny values.
 
-Slow and plain. `fast` does the common case and leaves to this module what it cannot vouch for.
+Slow and plain. `fast` measures the common case and leaves to this module all others.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ if TYPE_CHECKING:
     from ckptdiff.kernels.grid import HeatGrid
     from ckptdiff.kernels.stats import Stats
 
-ELEMENTS = 1 << 14  # at a time, so that a dozen float64 temporaries stay in the cache
+ELEMENTS = 1 << 14  # of one tile: a dozen float64 temporaries of that size stay in the cache
 
 
 def tiles(
     shape: tuple[int, ...], elements: int = ELEMENTS, width: int | None = None
 ) -> Iterator[tuple[int, int, Any]]:
-    """Yield row, column and slices of tiles that cover a matrix, whole rows where they fit."""
+    """Yield row, column and slices of tiles that cover a matrix of this shape.
+
+    A tile has at most `elements` elements and `width` columns: whole rows where they fit.
+    """
     rows, cols = shape
     across = max(1, min(cols, width or cols, elements))
     down = max(1, elements // across)
@@ -52,7 +55,11 @@ def measure(
     stats: Stats,
     grid: HeatGrid,
 ) -> None:
-    """Add to `stats` and `grid` all figures of a rectangle whose first element is at `at`."""
+    """Add to `stats` and `grid` all figures of a rectangle whose first element is at `at`.
+
+    `a` and `b` have the shape (rows, columns) and the numpy dtypes `RAW[dtypes[0]]` and
+    `RAW[dtypes[1]]`. `at` is a row and a column of the whole matrix.
+    """
     for row, col, tile in tiles(a.shape):
         _measure(a[tile], b[tile], dtypes, (at[0] + row, at[1] + col), stats, grid)
 
@@ -70,31 +77,31 @@ def _measure(
     x, y = values(a, dtypes[0]), values(b, dtypes[1])
     nan_x, nan_y = np.isnan(x), np.isnan(y)
     finite_x, finite_y = np.isfinite(x), np.isfinite(y)
-    both = finite_x & finite_y
-    # F8_E4M3 has no infinity to round one to: NaN against it is a difference all the same.
-    lone = (finite_x ^ finite_y) | (nan_x ^ nan_y)
+    both_finite = finite_x & finite_y
+    # F8_E4M3 has no infinity to round one to, but NaN against infinity is still a difference.
+    one_sided = (finite_x ^ finite_y) | (nan_x ^ nan_y)
 
     if INTEGERS.issuperset(dtypes):
         steps = integer_distance(a, b)
         bits_differ = values_differ = steps > 0
-        beyond = np.zeros_like(both)
+        out_of_range = np.zeros_like(both_finite)
         deltas = steps.astype(np.float64)
     else:
         narrow = narrower(*dtypes)
         code_x, code_y = rounded(a, dtypes[0], narrow), rounded(b, dtypes[1], narrow)
         steps = ulp_distance(code_x, code_y, narrow)
         bits_differ = code_x != code_y
-        values_differ = (steps > 0) & ~(nan_x & nan_y) | lone
+        values_differ = (steps > 0) & ~(nan_x & nan_y) | one_sided
         if dtypes[0] != dtypes[1]:
-            bits_differ = bits_differ & ~(nan_x & nan_y) | lone
-        # What the narrower dtype cannot hold is no cast, even where the other side has infinity.
-        beyond = both & ~(finite(code_x, narrow) & finite(code_y, narrow))
+            bits_differ = bits_differ & ~(nan_x & nan_y) | one_sided
+        # A cast cannot explain a number out of range, even where the other side is infinite.
+        out_of_range = both_finite & ~(finite(code_x, narrow) & finite(code_y, narrow))
         with np.errstate(invalid="ignore", over="ignore"):
             deltas = np.abs(x - y)
 
     stats.differing += int(np.count_nonzero(bits_differ))
     stats.unequal += int(np.count_nonzero(values_differ))
-    inexcusable = values_differ & ~both | beyond
+    inexcusable = values_differ & ~both_finite | out_of_range
     if inexcusable.any():
         stats.inexcusable += int(np.count_nonzero(inexcusable))
         rows, cols = np.divmod(np.flatnonzero(inexcusable), shape[1])
@@ -104,29 +111,29 @@ def _measure(
     stats.inf_a += int(np.count_nonzero(~finite_x & ~nan_x))
     stats.inf_b += int(np.count_nonzero(~finite_y & ~nan_y))
 
-    x, y, deltas = (np.where(both, numbers, 0.0) for numbers in (x, y, deltas))
+    x, y, deltas = (np.where(both_finite, numbers, 0.0) for numbers in (x, y, deltas))
     with np.errstate(over="ignore"):
         stats.sum_abs += float(deltas.sum())
         stats.sum_aa += float((x * x).sum())
         stats.sum_bb += float((y * y).sum())
         stats.sum_dd += float((deltas * deltas).sum())
-        single = deltas.astype(np.float32)
-    grid.absorb(single.reshape(shape), at)
+        float32_deltas = deltas.astype(np.float32)
+    grid.absorb(float32_deltas.reshape(shape), at)
     if WIDE.isdisjoint(dtypes):
-        # As `fast` has it, so that what is next to an element has no influence on its figure.
-        deltas = np.where(np.isinf(single), deltas, single.astype(np.float64))
+        # As `fast` rounds them: a figure must not depend on which of the two measured the tile.
+        deltas = np.where(np.isinf(float32_deltas), deltas, float32_deltas.astype(np.float64))
     if deltas.size and deltas.max() > 0:
         row, col = divmod(int(deltas.argmax()), shape[1])
         stats.peak(float(deltas.max()), (at[0] + row, at[1] + col))
 
-    steps = steps[both & ~beyond]
+    steps = steps[both_finite & ~out_of_range]
     if steps.size:
         stats.max_ulp = max(stats.max_ulp, int(steps.max()))
         stats.count(bit_lengths(steps))
 
 
 def count_non_finite(a: NDArray[Any], dtype: str) -> tuple[int, int]:
-    """Return how many elements are NaN and how many are infinite."""
+    """Return how many elements of a matrix are NaN, and how many are infinite."""
     nan = inf = 0
     for _, _, tile in tiles(a.shape):
         part = values(a[tile], dtype)
@@ -136,7 +143,7 @@ def count_non_finite(a: NDArray[Any], dtype: str) -> tuple[int, int]:
 
 
 def sum_of_squares(a: NDArray[Any], dtype: str) -> float:
-    """Return the sum of the squares of the finite elements."""
+    """Return the sum of the squares of a matrix's finite elements, in float64."""
     total = 0.0
     for _, _, tile in tiles(a.shape):
         part = values(a[tile], dtype).reshape(-1)

@@ -1,7 +1,8 @@
 """Measure a rectangle in float32: BF16, F16 and F32 in any mix, finite, of ordinary size.
 
-Each step is one pass of numpy over a piece that stays in the cache. What a pass cannot vouch for
-(NaN, infinity, squares beyond float32) is noticed before any figure is taken, and left to `exact`.
+Each step is one pass of numpy over a rectangle that stays in the cache. One that float32 cannot
+measure (NaN, infinity, squares out of range) is noticed before any figure is added to the
+statistics, and left to `exact`.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ if TYPE_CHECKING:
     from ckptdiff.kernels.stats import Stats
 
 DTYPES = frozenset({"BF16", "F16", "F32"})
-# Of a rectangle, at most. Longer passes leave the cache, in shorter ones the calls of numpy count.
+# Of a rectangle, at most. Longer passes leave the cache; in shorter ones numpy calls cost more.
 ELEMENTS = 1 << 18
 
-# A dot product of this many float32 is good to about 1e-7; longer sums go on in float64. It is
-# also too short for BLAS to start threads over.
+# Elements of one float32 dot product. Its relative error is about 1e-7; longer sums are added up in
+# float64. It is also too short for BLAS to start threads.
 _DOT = 1024
-# Outside these bounds a float32 sum of squares may have lost small terms, or overflowed.
+# Out of this range a float32 sum of squares may have lost small terms, or overflowed.
 _LEAST, _MOST = 1e-24, 1e37
-# |a-b| from which codes of opposite sign need a look of their own. In every one of these formats
-# the code 0x4000… is 2.0, so only a number from 2.0 on can be half the range of codes away from
-# zero or from another of its sign; a little less, for one side may have been rounded up.
+# |a-b| from which the steps between codes of opposite sign are counted separately. In each of these
+# formats the code 0x4000… is 2.0, so only a number of 2.0 or more can be half the range of codes
+# away from zero, or from a number of its sign. A little less, as one side may be rounded up.
 _FAR = 1.9
-_SPARSE = 32  # one element in so many is worth collecting
+_SPARSE = 32  # below one element in so many, collecting them is faster than a pass over all
 
 
 class _Scratch(threading.local):
-    """Buffers for one rectangle, made once a thread."""
+    """Buffers for one rectangle, allocated once per thread."""
 
     def __init__(self) -> None:
         self.a = np.empty(ELEMENTS, np.float32)
@@ -60,7 +61,11 @@ def measure(
     stats: Stats,
     grid: HeatGrid,
 ) -> bool:
-    """Add all figures of a rectangle of at most `ELEMENTS`; False: none, `exact` is needed."""
+    """Add all figures of a rectangle, and return True; add none and return False if `exact` must.
+
+    `a` and `b` have the shape (rows, columns), at most `ELEMENTS` elements and the numpy dtypes
+    `RAW[dtypes[0]]` and `RAW[dtypes[1]]`. `at` is the first element's row and column.
+    """
     rows, cols = a.shape
     size = rows * cols
     same = dtypes[0] == dtypes[1]
@@ -77,8 +82,8 @@ def measure(
     if not (
         _in_range(aa, a, dtypes[0], narrow)
         and _in_range(bb, b, dtypes[1], narrow)
-        and _vouched(aa, flat_x)
-        and _vouched(bb, flat_y)
+        and _is_reliable(aa, flat_x)
+        and _is_reliable(bb, flat_y)
     ):
         return False
     if same:
@@ -91,7 +96,7 @@ def measure(
     with np.errstate(over="ignore"):
         np.subtract(x, y, out=deltas.reshape(x.shape))
     dd = _sum_of_squares(deltas)
-    if not _vouched(dd, deltas):
+    if not _is_reliable(dd, deltas):
         return False
 
     np.abs(deltas, out=deltas)
@@ -99,25 +104,26 @@ def measure(
     stats.sum_bb += bb
     stats.sum_dd += dd
     stats.sum_abs += _sum(deltas)
-    farthest = grid.absorb(deltas.reshape(x.shape), at)
-    _peak(deltas.reshape(x.shape), farthest, at, stats)
-    _count_steps(code_a, code_b, farthest, stats)
+    largest_delta = grid.absorb(deltas.reshape(x.shape), at)
+    _peak(deltas.reshape(x.shape), largest_delta, at, stats)
+    _count_steps(code_a, code_b, largest_delta, stats)
     return True
 
 
 def sum_of_squares(a: NDArray[Any], dtype: str) -> float | None:
-    """Return the sum of squares of at most `ELEMENTS`; None: `exact` is needed."""
+    """Return the sum of squares of at most `ELEMENTS` elements; None where `exact` must do it."""
     x = _widened(a, dtype, _scratch.a[: a.size]).reshape(-1)
     total = _sum_of_squares(x)
-    return total if _in_range(total, a, dtype, dtype) and _vouched(total, x) else None
+    return total if _in_range(total, a, dtype, dtype) and _is_reliable(total, x) else None
 
 
 def _pairs(a: NDArray[Any]) -> bool:
+    """Return whether two neighbours of a row, of 16 bits each, can be read as one aligned word."""
     return a.shape[1] % 2 == 0 and a.strides[1] == 2 and a.view(np.uint32).flags.aligned
 
 
 def _widened_pairs(a: NDArray[Any], dtype: str, out: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the values as float32, in `out`: the even columns, then the odd ones.
+    """Return the values as float32 in `out`, (2, rows, columns / 2): even columns, then odd ones.
 
     Two columns are read as one word, which takes half as many steps.
     """
@@ -136,15 +142,15 @@ def _widened_pairs(a: NDArray[Any], dtype: str, out: NDArray[np.float32]) -> NDA
 
 
 def _rebias(out: NDArray[np.float32]) -> None:
-    # An F16, its sign spread over three more bits, is a float32 of a far too small exponent. The
-    # multiplication is exact, for subnormals as well; infinity and NaN become 65536 and more.
+    # An F16 whose sign is spread over three more bits is a float32 with a far too small exponent.
+    # The product is exact, for subnormals too. Infinity and NaN become 65536 and more.
     wide = out.view(np.uint32)
     np.bitwise_and(wide, 0x8FFFE000, out=wide)
     np.multiply(out, np.float32(2.0**112), out=out)
 
 
 def _widened(a: NDArray[Any], dtype: str, out: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the values as float32: in `out`, or the array itself where it will do."""
+    """Return the values as float32, (rows, columns), in `out`; an aligned F32 as it is."""
     if dtype == "F32":
         if a.flags.c_contiguous and a.flags.aligned:
             return a
@@ -175,7 +181,7 @@ def _sum(x: NDArray[np.float32]) -> float:
 
 
 def _lines(x: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    """Yield a vector as rows of `_DOT`, and what is left over as one more."""
+    """Yield a vector as a matrix with rows of `_DOT` elements, then the remainder as one row."""
     whole = len(x) // _DOT * _DOT
     if whole:
         yield x[:whole].reshape(-1, _DOT)
@@ -183,15 +189,16 @@ def _lines(x: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         yield x[whole:].reshape(1, -1)
 
 
-def _vouched(squares: float, x: NDArray[np.float32]) -> bool:
+def _is_reliable(squares: float, x: NDArray[np.float32]) -> bool:
+    """Return whether a float32 sum of the squares of x lost nothing and did not overflow."""
     return _LEAST < squares < _MOST or (squares == 0 and not x.any())
 
 
 def _in_range(squares: float, a: NDArray[Any], dtype: str, narrow: str) -> bool:
     """Return whether all elements are finite and stay so in the narrower dtype.
 
-    A finite sum of squares says so, except where F16 is among the dtypes: a widened F16 infinity
-    is a finite number, and what F16 cannot hold has an ordinary square.
+    A finite sum of squares shows it, unless a dtype is F16: an infinite F16 is a finite number once
+    widened, and a number out of F16's range has an ordinary square.
     """
     if "F16" not in (dtype, narrow) or squares < 65504.0**2:
         return True
@@ -201,12 +208,15 @@ def _in_range(squares: float, a: NDArray[Any], dtype: str, narrow: str) -> bool:
 
 
 def _codes(a: NDArray[Any], x: NDArray[np.float32], dtype: str, narrow: str) -> NDArray[np.int16]:
-    """Return the codes in the narrower dtype, of 16 bits; `x` holds the values as float32."""
+    """Return the codes in the narrower dtype, of 16 bits; `x` has the values as float32.
+
+    All have the shape (rows, columns).
+    """
     if dtype == narrow:
         return a.view(np.int16)
     bits = x.view(np.uint32)
     size = bits.size
-    # The low halves of this buffer's words become the codes.
+    # The low half of each 32-bit word of this buffer becomes a code.
     code = _scratch.codes.view(np.uint32)[:size].reshape(bits.shape)
     if narrow == "BF16":
         np.right_shift(bits, 16, out=code)
@@ -224,9 +234,9 @@ def _codes(a: NDArray[Any], x: NDArray[np.float32], dtype: str, narrow: str) -> 
     np.right_shift(code, 13, out=code)
     flags = _scratch.flags[:size].reshape(bits.shape)
     np.less(magnitude, 113 << 23, out=flags)
-    small = _places(flags.reshape(-1))
+    small = _indices(flags.reshape(-1))
     if len(small):
-        # Next to 0.5 a float32 has the steps of a subnormal F16: the addition rounds.
+        # Between 0.5 and 1 a float32 has the steps of a subnormal F16: the addition rounds to them.
         halves = magnitude.reshape(-1)[small].view(np.float32) + np.float32(0.5)
         code.reshape(-1)[small] = halves.view(np.uint32) - np.float32(0.5).view(np.uint32)
     np.right_shift(bits, 16, out=magnitude)
@@ -235,21 +245,24 @@ def _codes(a: NDArray[Any], x: NDArray[np.float32], dtype: str, narrow: str) -> 
     return code.view(np.int16)[:, ::2]
 
 
-def _peak(deltas: NDArray[np.float32], farthest: float, at: tuple[int, int], stats: Stats) -> None:
-    if farthest < stats.max_abs or not farthest:
+def _peak(deltas: NDArray[np.float32], largest: float, at: tuple[int, int], stats: Stats) -> None:
+    """Note the largest |a-b| and its place, if no larger one is known."""
+    if largest < stats.max_abs or not largest:
         return
-    if farthest == stats.max_abs and stats.max_at is not None and stats.max_at < at:
+    if largest == stats.max_abs and stats.max_at is not None and stats.max_at < at:
         return
     if deltas.ndim == 2:
         row, col = divmod(int(deltas.argmax()), deltas.shape[1])
-        stats.peak(farthest, (at[0] + row, at[1] + col))
+        stats.peak(largest, (at[0] + row, at[1] + col))
         return
     for parity, half in enumerate(deltas):
         row, col = divmod(int(half.argmax()), half.shape[1])
         stats.peak(float(half[row, col]), (at[0] + row, at[1] + 2 * col + parity))
 
 
-def _count_steps(code_a: NDArray[Any], code_b: NDArray[Any], farthest: float, stats: Stats) -> None:
+def _count_steps(
+    code_a: NDArray[Any], code_b: NDArray[Any], max_delta: float, stats: Stats
+) -> None:
     """Count differing elements and ULP distances, given the codes in the narrower dtype."""
     size = code_a.size
     word = code_a.dtype
@@ -264,14 +277,14 @@ def _count_steps(code_a: NDArray[Any], code_b: NDArray[Any], farthest: float, st
     steps: NDArray[Any] = signed.view(np.uint16 if word.itemsize == 2 else np.uint32)
     flags = _scratch.flags[:size]
     largest = int(steps.max())
-    # The sign bit is half the range of the subtraction, so elements of opposite sign come out
-    # beyond a quarter of it, and no others, as long as none is far from its partner.
+    # The sign bit is half the range of the subtraction. So elements of opposite sign give more than
+    # a quarter of the range, and no others do, as long as no |a-b| is large.
     quarter = 1 << (8 * word.itemsize - 2)
-    if farthest >= _FAR or (word.itemsize == 4 and largest > quarter):
+    if max_delta >= _FAR or (word.itemsize == 4 and largest > quarter):
         signs = _scratch.a.view(word)[:size].reshape(code_a.shape)
         np.bitwise_xor(code_a, code_b, out=signs)
         np.less(signs, 0, out=flags.reshape(code_a.shape))
-        opposite = _places(flags)
+        opposite = _indices(flags)
         steps[opposite] = _across_zero(code_a, code_b, opposite, steps.dtype)
         differing = int(np.count_nonzero(steps))
         largest = int(steps.max())
@@ -283,7 +296,7 @@ def _count_steps(code_a: NDArray[Any], code_b: NDArray[Any], farthest: float, st
         stats.count(counts + _bit_lengths(steps, largest))
         return
 
-    # Elements below 2, 4, 8, … are counted, one pass a bound, until few are left.
+    # Count the steps below 2, 4, 8, …, one pass per bound, until few are left.
     beyond, bound = differing, 2
     while bound <= min(largest, quarter):
         np.greater_equal(steps, bound, out=flags)
@@ -293,7 +306,7 @@ def _count_steps(code_a: NDArray[Any], code_b: NDArray[Any], farthest: float, st
         if beyond * _SPARSE < size:
             break
     if bound <= largest or largest > quarter:
-        left = _places(flags)
+        left = _indices(flags)
         tail: NDArray[Any] = steps[left]
         if largest > quarter:
             opposite = (tail > quarter).nonzero()[0]
@@ -312,7 +325,7 @@ def _count_steps(code_a: NDArray[Any], code_b: NDArray[Any], farthest: float, st
 def _bit_lengths(steps: NDArray[np.uint32], largest: int) -> list[int]:
     """Return how many of the steps, all below 2**31, have 1, 2, 3, … significant bits."""
     size = len(steps)
-    # A float32's exponent says it, once no run of ones can round up to the next power of two.
+    # The exponent of a float32 shows it, if no run of ones can round up to the next power of two.
     isolated = _scratch.codes[:size]
     np.right_shift(steps, 1, out=isolated.view(np.uint32))
     np.invert(isolated, out=isolated)
@@ -330,8 +343,11 @@ def _bit_lengths(steps: NDArray[np.uint32], largest: int) -> list[int]:
     return counts
 
 
-def _places(flags: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Return where the flags, which begin the scratch buffer, are set; meant for few of them."""
+def _indices(flags: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return the indices of the flags that are set, which should be few.
+
+    `flags` must be the start of the scratch buffer.
+    """
     size = len(flags)
     padded = _scratch.flags[: -(-size // 8) * 8]
     padded[size:] = False
@@ -345,7 +361,7 @@ def _places(flags: NDArray[np.bool_]) -> NDArray[np.intp]:
 def _across_zero(
     code_a: NDArray[Any], code_b: NDArray[Any], places: NDArray[np.intp], word: np.dtype[Any]
 ) -> NDArray[Any]:
-    """Return the steps between codes of opposite sign: the one down to zero and the other up."""
+    """Return the ULP between codes of opposite sign: one down to zero, and the other up from it."""
     where = np.divmod(places, code_a.shape[1])
     magnitude = (1 << (8 * word.itemsize - 1)) - 1
     down, up = code_a[where] & magnitude, code_b[where] & magnitude

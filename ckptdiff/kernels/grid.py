@@ -1,4 +1,4 @@
-"""Largest differences by place: the picture of where in a matrix two files differ."""
+"""The heat map of a matrix: the largest |a-b| of each of its blocks."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ if TYPE_CHECKING:
 
 
 class HeatGrid:
-    """Block maxima of |a-b| over a whole matrix, filled in rectangle by rectangle."""
+    """Block maxima of |a-b| over a matrix of (rows, columns), added rectangle by rectangle.
+
+    `shape` is the number of blocks, down and across: at most `stats.GRID` each.
+    """
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self.shape = grid_shape(shape)
         self._height, self._width = block_size(shape)
         # As bit patterns: those of floats from 0 on have the order of their values, and integers
-        # are compared without a look for NaN.
+        # compare faster, as there is no NaN to look for.
         self._maxima = np.zeros(self.shape, np.int32)
         self._no_number = np.zeros(self.shape, bool)
         self._touched = False
         self._starts: dict[tuple[int, int, int], NDArray[np.intp]] = {}
 
     def absorb(self, distances: NDArray[np.float32], at: tuple[int, int]) -> float:
-        """Take in |a-b| of a rectangle whose first element is at `at`; return its maximum.
+        """Add |a-b| of a rectangle whose first element is at `at`, and return the maximum of it.
 
-        Two matrices, stacked, are the even and the odd columns of the rectangle.
+        `distances` is (rows, columns), or (2, rows, columns / 2): even columns, then odd ones.
         """
         self._touched = True
         patterns = distances.view(np.int32)
         row, col = at
         rows, height = distances.shape[-2], self._height
         top = row // height
-        first = min(rows, -row % height)  # up to where a block begins
+        first = min(rows, -row % height)  # rows before the first whole block
         last = rows - (rows - first) % height
         count = (row + rows - 1) // height - top + 1
         # Shape: (blocks down, columns), or (2, blocks down, half of the columns).
@@ -65,7 +68,10 @@ class HeatGrid:
         return float(maxima.max().view(np.float32))
 
     def _across(self, columns: NDArray[np.int32], col: int, width: int) -> NDArray[np.int32]:
-        """Return the maxima of each block, of columns that begin at `col` of blocks so wide."""
+        """Return (blocks down, blocks across): the maxima of blocks that are `width` columns wide.
+
+        `columns` is (blocks down, columns), and starts at column `col` of the matrix.
+        """
         key = (columns.shape[1], col, width)
         starts = self._starts.get(key)
         if starts is None:
@@ -74,12 +80,12 @@ class HeatGrid:
         return np.maximum.reduceat(columns, starts, axis=1)
 
     def mark(self, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> None:
-        """Remember places where one side alone is NaN or infinite."""
+        """Mark the blocks of these elements, where one side alone is NaN or infinite."""
         self._touched = True
         self._no_number[rows // self._height, cols // self._width] = True
 
     def levels(self) -> bytes:
-        """Return the level of each block, row by row."""
+        """Return the level of each block, a byte each, row by row (see `stats.level_value`)."""
         if not self._touched:
             return bytes(self._maxima.size)
         levels = (self._maxima >> LEVEL_SHIFT) - LEVEL_BASE

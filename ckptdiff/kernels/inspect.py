@@ -1,4 +1,4 @@
-"""One tensor by itself: its distribution, and the numbers around a place."""
+"""One tensor by itself: its distribution, and the numbers in a window."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
     from ckptdiff.kernels.views import View
 
-BINS = 32
-PART = 1 << 22  # elements after which pages are let go
-TILE = 1 << 16
+BINS = 32  # of the histogram
+RELEASE_AFTER = 1 << 22  # elements, after which pages are unmapped
+TILE = 1 << 16  # elements of one tile
 
 
 def _weighted(views: Sequence[View]) -> Iterator[tuple[NDArray[np.float64], NDArray[Any]]]:
-    """Yield values and how often each occurs.
+    """Yield values, flat, and how often each occurs: an array as long, or of one element for all.
 
-    Small formats have so few codes that counting them is a whole pass.
+    A dtype of at most 16 bits has so few codes that counting them replaces a pass over the values.
     """
     for view in views:
         array = matrix(view)
         size = ITEMSIZE[view.dtype]
-        few = size <= 2 and view.scaling is None
-        codes = np.arange(1 << (8 * size)).astype(f"<u{size}") if few else None
+        is_counted = size <= 2 and view.scaling is None
+        codes = np.arange(1 << (8 * size)).astype(f"<u{size}") if is_counted else None
         counts = np.zeros(0 if codes is None else len(codes), np.int64)
         seen = 0
         for row, col, tile in tiles(array.shape, TILE):
@@ -46,7 +46,7 @@ def _weighted(views: Sequence[View]) -> Iterator[tuple[NDArray[np.float64], NDAr
             else:
                 counts += np.bincount(part.view(f"<u{size}"), minlength=len(codes))
             seen += part.size
-            if seen >= PART:
+            if seen >= RELEASE_AFTER:
                 release(view)
                 seen = 0
         release(view)
@@ -57,7 +57,10 @@ def _weighted(views: Sequence[View]) -> Iterator[tuple[NDArray[np.float64], NDAr
 
 
 def summarise_tensor(views: Sequence[View]) -> TensorSummary:
-    """Return the distribution of a tensor that lies in these places, in two passes over it."""
+    """Return the distribution of the tensor that these views make up, in two passes over it.
+
+    Raises CorruptFile and UnreadableFile.
+    """
     numel = nan = inf = zeros = 0
     total = squares = 0.0
     least, most = math.inf, -math.inf
@@ -93,10 +96,10 @@ def summarise_tensor(views: Sequence[View]) -> TensorSummary:
         numbers, weights = numbers[finite], weights[finite]
         with np.errstate(over="ignore"):
             deviations += float(((numbers - mean) ** 2 * weights).sum())
-        # Halved first: the whole range may be more than a float64 holds.
+        # Halved first: the whole range may overflow a float64.
         width = most / 2 - least / 2
-        place = (numbers / 2 - least / 2) / width * BINS if width else np.zeros(len(numbers))
-        bins = np.minimum(place.astype(np.int64), BINS - 1)
+        position = (numbers / 2 - least / 2) / width * BINS if width else np.zeros(len(numbers))
+        bins = np.minimum(position.astype(np.int64), BINS - 1)
         histogram += np.bincount(bins, weights, minlength=BINS).astype(np.int64)
     return TensorSummary(
         numel=numel,
@@ -114,11 +117,12 @@ def summarise_tensor(views: Sequence[View]) -> TensorSummary:
 
 
 def window(views: Sequence[tuple[tuple[int, int], View]], rows: range, cols: range) -> Window:
-    """Return the numbers of some rows and columns of a matrix that lies in these views.
+    """Return the numbers of some rows and columns of the matrix that these views make up.
 
-    Each view comes with the place of its first element in the matrix.
+    Each view comes with the row and column of its first element in the matrix. A quantised view
+    gives the bits of the float32 it stands for. Raises CorruptFile and UnreadableFile.
     """
-    seen: list[list[float | None]] = [[None] * len(cols) for _ in rows]
+    numbers: list[list[float | None]] = [[None] * len(cols) for _ in rows]
     patterns: list[list[int | None]] = [[None] * len(cols) for _ in rows]
     for (top, left), view in views:
         height, width = view.shape
@@ -134,5 +138,5 @@ def window(views: Sequence[tuple[tuple[int, int], View]], rows: range, cols: ran
             down, values(raw, number_dtype(view)).tolist(), bits(raw).tolist(), strict=True
         ):
             for j, value, code in zip(across, line, codes, strict=True):
-                seen[i][j], patterns[i][j] = value, code
-    return Window(tuple(map(tuple, seen)), tuple(map(tuple, patterns)))
+                numbers[i][j], patterns[i][j] = value, code
+    return Window(tuple(map(tuple, numbers)), tuple(map(tuple, patterns)))

@@ -1,4 +1,4 @@
-"""Files as matrices: mapped once a process, bounds checked, compared bit by bit, let go again."""
+"""Files as arrays: mapped once per process, bounds checked, compared bit by bit, unmapped again."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from ckptdiff.kernels.views import Source, View
 
-MAX_MAPPED = 48  # files; a checkpoint can have a thousand
-GATHERED = 1 << 20  # bytes of rows that lie apart, brought together to be compared at once
-HUGE_PAGE = 2 << 20  # bytes; with one page the system maps its neighbours, up to this many
+MAX_MAPPED = 48  # files mapped at once; a checkpoint can have a thousand
+GATHERED = 1 << 20  # bytes of rows with gaps between, copied together for one memcmp
+HUGE_PAGE = 2 << 20  # bytes; with one page the system maps up to this many around it
 MAX_RESIDENT = 8 << 20  # bytes that stay mapped after they were read
-GAP = 1 << 16  # bytes between two ranges that are let go as one
+GAP = 1 << 16  # bytes between two ranges that are unmapped as one
 
-# What numpy has no type for is handled as its bits.
+# The numpy dtype of stored elements. Those that numpy has no type for are their bits, unsigned.
 RAW = {
     name: np.dtype(code)
     for name, code in {
@@ -45,7 +45,7 @@ _memcmp.restype = ctypes.c_int
 @dataclass(frozen=True, slots=True)
 class _Mapping:
     pages: mmap.mmap
-    identity: tuple[int, ...]  # which file, and which content of it
+    identity: tuple[int, ...]  # device, inode, size and time of the last write (ns)
 
 
 _mapped: OrderedDict[str, _Mapping] = OrderedDict()
@@ -53,8 +53,9 @@ _lock = threading.Lock()
 
 
 def _map(file: str) -> mmap.mmap:
+    """Return the mapped file. Raises UnreadableFile, or CorruptFile if it is empty."""
     try:
-        # A path may name another file than before: a checkpoint written anew.
+        # A path may name another file than before, if a checkpoint was written again.
         status = os.stat(file)  # noqa: PTH116 -- asked for every few megabytes
         identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         with _lock:
@@ -64,7 +65,7 @@ def _map(file: str) -> mmap.mmap:
                     pages = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
                 mapping = _mapped[file] = _Mapping(pages, identity)
                 if len(_mapped) > MAX_MAPPED:
-                    # Not closed: arrays may still look at it. The last of them unmaps it.
+                    # Not closed: arrays may still refer to it. The last of them unmaps it.
                     _mapped.popitem(last=False)
             _mapped.move_to_end(file)
             return mapping.pages
@@ -75,7 +76,7 @@ def _map(file: str) -> mmap.mmap:
 
 
 def extent(view: View | Source) -> int:
-    """Return the bytes from the first element of a view to the end of its last one."""
+    """Return the number of bytes from the first element of a view to the end of its last one."""
     if 0 in view.shape:
         return 0
     steps = sum((n - 1) * step for n, step in zip(view.shape, view.stride, strict=True))
@@ -83,10 +84,10 @@ def extent(view: View | Source) -> int:
 
 
 def matrix(view: View | Source) -> NDArray[Any]:
-    """Return what a view shows as a read-only array over the mapped file.
+    """Return a view as a read-only array over the mapped file.
 
-    Its dtype is `RAW[view.dtype]`. Raises UnreadableFile, or CorruptFile if the file ends before
-    the view does.
+    It has the view's shape and the dtype `RAW[view.dtype]`. Raises UnreadableFile, or CorruptFile
+    if the file ends before the view does.
     """
     dtype = RAW[view.dtype]
     length = extent(view)
@@ -104,11 +105,12 @@ def matrix(view: View | Source) -> NDArray[Any]:
 
 
 def _advise(file: str, start: int, stop: int, advice: int) -> None:
+    """Call madvise for the bytes `start:stop` of a file, widened to `HUGE_PAGE`."""
     mapping = _mapped.get(file)
     if mapping is None:
         return
-    # Neighbours that were mapped along are let go along. To map one again costs little; those
-    # that stayed would be as many, in the end, as the file is long.
+    # The pages around were mapped with these, so they are unmapped with them. Mapping one again
+    # costs little; if they stayed, they would in the end be the whole file.
     first = start // HUGE_PAGE * HUGE_PAGE
     last = min(-(-stop // HUGE_PAGE) * HUGE_PAGE, len(mapping.pages))
     if first < last:
@@ -120,13 +122,16 @@ def release(view: View) -> None:
     _advise(view.file, view.offset, view.offset + extent(view), mmap.MADV_DONTNEED)
 
 
-class Reading:
-    """Lets the pages of views that were read go, once they are many: neighbours share pages."""
+class PageReleaser:
+    """Unmaps the pages of views that have been read, once there are many and at the end.
+
+    Not view by view: neighbours share pages.
+    """
 
     def __init__(self) -> None:
-        self._ranges: dict[str, tuple[int, int]] = {}  # by file
+        self._ranges: dict[str, tuple[int, int]] = {}  # by file: bytes, start and stop
 
-    def __enter__(self) -> Reading:
+    def __enter__(self) -> PageReleaser:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -134,7 +139,7 @@ class Reading:
             self._release(file)
 
     def done(self, *views: View | Source) -> None:
-        """Note that these have been read, whole."""
+        """Note that all of these views has been read."""
         for view in views:
             start, stop = view.offset, view.offset + extent(view)
             known = self._ranges.get(view.file)
@@ -152,15 +157,15 @@ class Reading:
 
 
 def address(array: NDArray[Any]) -> int:
-    """Return where the first element lies in memory."""
+    """Return the memory address of the first element."""
     pointer: int = array.__array_interface__["data"][0]
     return pointer
 
 
 def same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
-    """Return whether two matrices of one shape and item size are equal, bit by bit.
+    """Return whether two matrices, (rows, columns), of one shape and item size are bit-equal.
 
-    The elements of a row must be adjacent; rows may lie apart.
+    The elements of a row must be adjacent; there may be gaps between rows.
     """
     rows, cols = a.shape
     width = cols * a.itemsize
@@ -169,7 +174,7 @@ def same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
         return not _memcmp(p, q, rows * width)
     if _memcmp(p, q, width):
         return False
-    # Rows are gathered: numpy copies a thousand of them in the time of a few calls of memcmp.
+    # Rows are copied together: numpy copies a thousand in the time of a few calls of memcmp.
     down = max(1, GATHERED // max(1, width))
     return not any(
         _memcmp(_adjacent(a[row : row + down], 0), _adjacent(b[row : row + down], 1), size * width)
@@ -179,7 +184,7 @@ def same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
 
 
 class _Gathered(threading.local):
-    """Room for the rows of either side, made once a thread."""
+    """Buffers for the rows of both sides, allocated once per thread."""
 
     def __init__(self) -> None:
         self.sides = np.empty((2, GATHERED), np.uint8)
@@ -189,7 +194,7 @@ _gathered = _Gathered()
 
 
 def _adjacent(rows: NDArray[Any], side: int) -> int:
-    """Return the address of rows that follow each other without a gap, copied where need be."""
+    """Return the address of the rows without gaps between them, copied if there are gaps."""
     if rows.strides[0] == rows.shape[1] * rows.itemsize or rows.nbytes > GATHERED:
         return address(rows)
     copy = _gathered.sides[side, : rows.nbytes].view(rows.dtype).reshape(rows.shape)

@@ -1,4 +1,4 @@
-"""Say what rows of vocabulary padding hold."""
+"""Describe what the rows of vocabulary padding hold."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ if TYPE_CHECKING:
 
     from ckptdiff.kernels.views import View
 
-ROWS = 256  # looked at together
+ROWS = 256  # compared at once
 
 
 def describe_padding(rows: Sequence[View], last_row: View) -> str:
-    """Return whether the rows are zeros, repeat the last row before them, or hold other values.
+    """Return, in words, whether the rows are zeros, copies of the last row before them, or neither.
 
-    Megatron's converter repeats the last row; training starts from zeros or from random values.
+    Rows are (rows, columns), the last row (1, columns). Megatron's converter copies the last row;
+    training starts from zeros or from random values. Raises CorruptFile and UnreadableFile.
     """
     last = matrix(last_row).copy()
     zeros = repeats = True

@@ -1,4 +1,4 @@
-"""Rows by their digests, to find the same row in another file."""
+"""Digests of rows, by which the same row is found in another file."""
 
 from __future__ import annotations
 
@@ -8,27 +8,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ckptdiff.dtypes import ITEMSIZE
-from ckptdiff.kernels.memory import Reading, matrix
+from ckptdiff.kernels.memory import PageReleaser, matrix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckptdiff.kernels.views import View
 
-PART = 2 << 20  # bytes that are read before their pages are let go
-SIZE = 16  # bytes of a digest: different rows do not share one
+PART_BYTES = 2 << 20  # read at once
+DIGEST_BYTES = 16  # enough that different rows never have the same digest
 
 
 def row_digests(views: Sequence[View]) -> list[bytes]:
-    """Return a digest of each row of these matrices, one after the other."""
-    found = []
-    with Reading() as reading:
+    """Return a BLAKE2b digest of each row's bytes, of one matrix after the other.
+
+    Raises CorruptFile and UnreadableFile.
+    """
+    digests = []
+    with PageReleaser() as pages:
         for view in views:
             rows, columns = view.shape
-            step = max(1, PART // max(1, columns * ITEMSIZE[view.dtype]))
+            step = max(1, PART_BYTES // max(1, columns * ITEMSIZE[view.dtype]))
             for start in range(0, rows, step):
                 part = view.crop((start, 0), (min(step, rows - start), columns))
                 content = np.ascontiguousarray(matrix(part))
-                found += [blake2b(row, digest_size=SIZE).digest() for row in content]
-                reading.done(part)
-    return found
+                digests += [blake2b(row, digest_size=DIGEST_BYTES).digest() for row in content]
+                pages.done(part)
+    return digests

@@ -1,4 +1,4 @@
-"""Quantised matrices: codes of 8 bits, and one factor for each block of rows and columns."""
+"""Quantised matrices: 8-bit codes, and a factor for each block of rows and columns."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 
 def number_dtype(view: View) -> str:
-    """Return the dtype of a view's numbers: codes with factors are multiplied in float32."""
+    """Return the dtype of a view's numbers: F32 if it is quantised, as codes times factors are."""
     return view.dtype if view.scaling is None else "F32"
 
 
 def dequantised(codes: NDArray[Any], view: View, at: tuple[int, int]) -> NDArray[Any]:
-    """Return the numbers of a tile of a view that starts at this row and column.
+    """Return the numbers, float32, of a tile of a view: each code times its block's factor.
 
-    Without factors the tile is returned as it is.
+    `codes`, (rows, columns), start at the row and column `at` of the view. A view without factors
+    gives its codes as they are. Raises CorruptFile and UnreadableFile.
     """
     scaling = view.scaling
     if scaling is None:
@@ -31,8 +32,8 @@ def dequantised(codes: NDArray[Any], view: View, at: tuple[int, int]) -> NDArray
     rows = (scaling.at[0] + at[0] + np.arange(codes.shape[0])) // scaling.block[0]
     columns = (scaling.at[1] + at[1] + np.arange(codes.shape[1])) // scaling.block[1]
     first, last = (rows[0], columns[0]), (rows[-1] + 1, columns[-1] + 1)
-    held = matrix(scaling.factors)[first[0] : last[0], first[1] : last[1]]
-    factors = values(held, scaling.factors.dtype).astype(np.float32)
+    stored = matrix(scaling.factors)[first[0] : last[0], first[1] : last[1]]
+    factors = values(stored, scaling.factors.dtype).astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         numbers: NDArray[Any] = values(codes, view.dtype).astype(np.float32)
         numbers *= factors[np.ix_(rows - first[0], columns - first[1])]
@@ -40,7 +41,7 @@ def dequantised(codes: NDArray[Any], view: View, at: tuple[int, int]) -> NDArray
 
 
 def same_factors(a: View, b: View) -> bool:
-    """Return whether both views have factors, and all of them equal, bit by bit."""
+    """Return whether both views have factors, for the same blocks and bit-equal."""
     one, other = a.scaling, b.scaling
     if one is None or other is None or a.dtype != b.dtype:
         return False

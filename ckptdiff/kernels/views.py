@@ -1,4 +1,4 @@
-"""What kernels are given: matrices and arrays inside files, as plain values that pickle small."""
+"""Where matrices and arrays lie inside files: what kernels are given. Plain, small to pickle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A matrix inside a file: what a kernel maps and reads. Plain values, small to pickle."""
+    """A matrix inside a file: what a kernel maps and reads."""
 
     file: str
     offset: int  # of the first element, in bytes
@@ -24,7 +24,7 @@ class View:
     scaling: Scaling | None = None
 
     def crop(self, at: tuple[int, int], shape: tuple[int, int]) -> View:
-        """Return the part of this shape that starts at this row and column."""
+        """Return the view of a part: rows and columns `shape`, from the row and column `at` on."""
         first = at[0] * self.stride[0] + at[1] * self.stride[1]
         offset = self.offset + first * ITEMSIZE[self.dtype]
         scaling = self.scaling
@@ -36,26 +36,26 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An array inside a file, of any number of dimensions, and the box of a stretch it fills."""
+    """An array inside a file, of any number of dimensions, and the box of a Span that it fills."""
 
     file: str
     offset: int  # of the first element, in bytes
     shape: tuple[int, ...]
     stride: tuple[int, ...]  # in elements
     dtype: str
-    box: Box
-    part_of: str  # the canonical tensor
+    box: Box  # in the span: start and stop of each dimension
+    part_of: str  # name of the canonical tensor
     scaling: Scaling | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A run of a file that is to be written: one box of a tensor, row-major without a gap."""
+    """Consecutive bytes of a file to be written: one box of a tensor, row-major, without gaps."""
 
     offset: int  # in the file to be written, in bytes
     shape: tuple[int, ...]
     dtype: str
-    sources: tuple[Source, ...]  # together they fill it, each element once
+    sources: tuple[Source, ...]  # their boxes fill it, each element once
 
     @property
     def nbytes(self) -> int:
@@ -64,10 +64,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """Where the factors of a view's elements are."""
+    """Where the factors of a quantised view are."""
 
-    factors: View
-    block: tuple[int, int]  # rows and columns that share a factor
+    factors: View  # one element per block
+    block: tuple[int, int]  # rows and columns that have one factor
     at: tuple[int, int]  # row and column of the view's first element in the scaled matrix
 
 

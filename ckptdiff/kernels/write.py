@@ -1,4 +1,4 @@
-"""Write spans of files: gather their elements from where they are stored, cast, sum up."""
+"""Write spans of files: gather their elements from where they are stored, cast, take a CRC-32."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from ckptdiff.checkpoint import contiguous, row_major
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.kernels.casts import cast
-from ckptdiff.kernels.memory import RAW, Reading, matrix
+from ckptdiff.kernels.memory import RAW, PageReleaser, matrix
 from ckptdiff.kernels.scales import dequantised
 from ckptdiff.kernels.views import View
 from ckptdiff.results import Loss
@@ -25,48 +25,49 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Box
     from ckptdiff.kernels.views import Source, Span
 
-BLOCK = 1 << 20  # bytes that are gathered at once
+BLOCK = 1 << 20  # bytes gathered at once
 
 
 @dataclass(slots=True)
-class Sum:
-    """What was written of one span."""
+class WrittenSpan:
+    """What is known of a span once it is written."""
 
-    checksum: int  # CRC-32 of its bytes
-    losses: list[Loss]  # by its sources
+    checksum: int  # CRC-32 of its bytes, 0 if none was taken
+    losses: list[Loss]  # of the casts, one per source of the span
 
 
-def write(file: str, spans: Sequence[Span], *, checksums: bool) -> list[Sum]:
-    """Write spans into a file that is there. Raises OSError, UnreadableFile or CorruptFile.
+def write(file: str, spans: Sequence[Span], *, checksums: bool) -> list[WrittenSpan]:
+    """Write spans into an existing file, and return what was written of each.
 
-    Without `checksums`, they are all 0.
+    Raises OSError for the file, UnreadableFile or CorruptFile for a source.
     """
     fd = os.open(file, os.O_WRONLY)
     try:
-        with Reading() as reading:
-            return [_write(fd, span, reading, checksums) for span in spans]
+        with PageReleaser() as pages:
+            return [_write(fd, span, pages, checksums) for span in spans]
     finally:
         os.close(fd)
 
 
-def _write(fd: int, span: Span, reading: Reading, checksums: bool) -> Sum:  # noqa: FBT001
-    total, at = Sum(0, [Loss()] * len(span.sources)), span.offset
+def _write(fd: int, span: Span, pages: PageReleaser, checksums: bool) -> WrittenSpan:  # noqa: FBT001
+    written, at = WrittenSpan(0, [Loss()] * len(span.sources)), span.offset
     for box in row_major(span.shape, max(1, BLOCK // ITEMSIZE[span.dtype])):
-        content, parts = gather(span, box, total)
+        content, parts = gather(span, box, written)
         if checksums:
-            total.checksum = zlib.crc32(content, total.checksum)
+            written.checksum = zlib.crc32(content, written.checksum)
         while content:
             count = os.pwrite(fd, content, at)
             at += count
             content = content[count:]
-        reading.done(*parts)
-    return total
+        pages.done(*parts)
+    return written
 
 
-def gather(span: Span, box: Box, total: Sum) -> tuple[memoryview, list[Source]]:
-    """Return the bytes of a block, and the sources that were read for it.
+def gather(span: Span, box: Box, written: WrittenSpan) -> tuple[memoryview, list[Source]]:
+    """Return the bytes of a box of a span, row-major, and the parts of sources that were read.
 
-    What lies in one run of a file is not copied: the bytes are those of the mapped file.
+    Losses of casts are added to `written`. A box that is consecutive in one file is not copied: its
+    bytes are those of the mapped file. Raises CorruptFile and UnreadableFile.
     """
     found = [
         (number, part)
@@ -76,21 +77,21 @@ def gather(span: Span, box: Box, total: Sum) -> tuple[memoryview, list[Source]]:
     parts = [part for _, part in found]
     if len(found) == 1:
         (part,) = parts
-        if part.dtype == span.dtype and part.scaling is None and _is_run(part):
+        if part.dtype == span.dtype and part.scaling is None and _is_contiguous(part):
             return _bytes_of(matrix(part)), parts
     block = np.empty(tuple(stop - start for start, stop in box), RAW[span.dtype])
     for number, part in found:
         at = zip(part.box, box, strict=True)
         target = block[tuple(slice(p[0] - b[0], p[1] - b[0]) for p, b in at)]
-        held = matrix(part)
+        stored = matrix(part)
         dtype = part.dtype
         if part.scaling is not None:
-            held, dtype = _numbers(held, part), "F32"
+            stored, dtype = _dequantised(stored, part), "F32"
         if dtype == span.dtype:
-            np.copyto(target, held)
+            np.copyto(target, stored)
         else:
-            target[...], loss = cast(held, dtype, span.dtype)
-            total.losses[number] = total.losses[number].plus(loss)
+            target[...], loss = cast(stored, dtype, span.dtype)
+            written.losses[number] = written.losses[number].plus(loss)
     return _bytes_of(block), parts
 
 
@@ -99,7 +100,7 @@ def _bytes_of(array: NDArray[Any]) -> memoryview:
 
 
 def _inside(source: Source, box: Box) -> Iterator[Source]:
-    """Yield the part of a source that fills a box of the span."""
+    """Yield the part of a source that lies in a box of the span, if there is one."""
     inner = tuple((max(s[0], b[0]), min(s[1], b[1])) for s, b in zip(source.box, box, strict=True))
     if any(start >= stop for start, stop in inner):
         return
@@ -118,14 +119,14 @@ def _inside(source: Source, box: Box) -> Iterator[Source]:
     )
 
 
-def _is_run(part: Source) -> bool:
-    """Return whether its elements follow each other in the file."""
+def _is_contiguous(part: Source) -> bool:
+    """Return whether the elements are consecutive in the file, row-major."""
     dense = contiguous(part.shape)
     return all(n == 1 or s == d for n, s, d in zip(part.shape, part.stride, dense, strict=True))
 
 
-def _numbers(codes: NDArray[Any], part: Source) -> NDArray[Any]:
-    """Return the numbers of a quantised matrix."""
+def _dequantised(codes: NDArray[Any], part: Source) -> NDArray[Any]:
+    """Return the numbers of a quantised source, float32, in the shape of the codes."""
     rows, columns = part.shape[-2:]
     view = View(part.file, part.offset, (rows, columns), (0, 0), part.dtype, part.scaling)
     return dequantised(codes.reshape(rows, columns), view, (0, 0)).reshape(part.shape)

@@ -1,4 +1,4 @@
-"""The prompt of a comparison of logits: from text or ids, by the tokenizer of either side."""
+"""The prompt of a comparison of logits: token ids, or a text and the tokenizer of a side."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What both sides are given."""
+    """The tokens that both sides are given."""
 
     ids: tuple[int, ...]
     texts: tuple[str, ...]  # of the ids; empty without a tokenizer
-    notes: tuple[str, ...] = ()
-    tokenizer: Path | None = None
+    notes: tuple[str, ...] = ()  # to be shown with the result
+    tokenizer: Path | None = None  # its file
 
 
 def token_ids(text: str) -> tuple[int, ...]:
@@ -35,17 +35,18 @@ def token_ids(text: str) -> tuple[int, ...]:
     return ids
 
 
-# So argparse names it when it refuses a text.
+# Argparse names a type by this in its error.
 token_ids.__name__ = "list of token ids such as 1,2,3"
 
 
 def encode(
     text: str, a: Assembled, b: Assembled, executor: Executor, *, bos: Bos = "auto"
 ) -> Prompt:
-    """Return a text's ids by A's tokenizer, or by B's where A has none.
+    """Return a text as a prompt, by A's tokenizer, or by B's if A has none.
 
-    Where both have one and they disagree, a note says where. Raises BadArgument if there is none,
-    or if nothing is left of the text. Whether the model has a row for each id is not looked at.
+    If both have one and they disagree, a note says where. Raises BadArgument if there is no
+    tokenizer, or no token in the text, and CorruptFile for a tokenizer that does not work. Whether
+    the model has a row for each id is not checked.
     """
     _check_unicode(text)
     files = [find_tokenizer(side.checkpoint.root) for side in (a, b)]
@@ -56,52 +57,60 @@ def encode(
             "beside config.json",
             hint="ids",
         )
-    found = _encode(file, text, bos, a if files[0] else b, executor)
-    if not found.ids:
+    encoded = _encode(file, text, bos, a if files[0] else b, executor)
+    if not encoded.ids:
         raise BadArgument("the prompt is empty, and no BOS is added: there is nothing to compute")
     notes = []
     if files[0] is None:
         notes.append("the ids are by B's tokenizer: A has none")
-    if found.bos is not None and found.ids[:2] == (found.bos, found.bos):
+    if encoded.bos is not None and encoded.ids[:2] == (encoded.bos, encoded.bos):
         notes.append(
-            f"the ids begin with BOS ({found.bos} '{found.texts[0]}') twice: "
+            f"the ids begin with BOS ({encoded.bos} '{encoded.texts[0]}') twice: "
             "leave it out of the text"
         )
     if files[0] and files[1] and files[0] != files[1]:
-        notes += _disagreement(found, files[1], text, bos, b, executor)
-    return Prompt(found.ids, found.texts, tuple(notes), file)
+        notes += _disagreements(encoded, files[1], text, bos, b, executor)
+    return Prompt(encoded.ids, encoded.texts, tuple(notes), file)
 
 
 def prompt_of_ids(ids: Sequence[int], a: Assembled, b: Assembled, executor: Executor) -> Prompt:
-    """Return ids as a prompt, with their texts where a side has a tokenizer that works."""
+    """Return ids as a prompt, with their texts if a side has a tokenizer that works.
+
+    Raises BadArgument if there are none.
+    """
     if not ids:
         raise BadArgument("there are no ids: there is nothing to compute")
     file = find_tokenizer(a.checkpoint.root) or find_tokenizer(b.checkpoint.root)
     if file is None:
         return Prompt(tuple(ids), ())
     try:
-        texts = _ask(executor, token_texts, file, tuple(ids))
+        texts = _run_job(executor, token_texts, file, tuple(ids))
     except CkptDiffError as error:
         return Prompt(tuple(ids), (), (f"tokens are shown without text: {error}",))
     return Prompt(tuple(ids), tuple(text or "" for text in texts), (), file)
 
 
-def with_texts(found: LogitDiff, prompt: Prompt, executor: Executor) -> LogitDiff:
-    """Return a finished comparison with the prompt's notes and the texts of all its tokens."""
-    found = replace(found, texts=prompt.texts, notes=(*prompt.notes, *found.notes))
+def with_texts(result: LogitDiff, prompt: Prompt, executor: Executor) -> LogitDiff:
+    """Return a finished comparison, with the prompt's notes and the texts of all its tokens."""
+    result = replace(result, texts=prompt.texts, notes=(*prompt.notes, *result.notes))
     if prompt.tokenizer is None:
-        return found
-    ids = sorted({one.id for place in found.top for one in (*place.a, *place.b)})
+        return result
+    ids = sorted(
+        {candidate.id for following in result.top for candidate in (*following.a, *following.b)}
+    )
     try:
-        texts = dict(zip(ids, _ask(executor, token_texts, prompt.tokenizer, ids), strict=True))
+        texts = dict(zip(ids, _run_job(executor, token_texts, prompt.tokenizer, ids), strict=True))
     except CkptDiffError as error:
-        return replace(found, notes=(*found.notes, f"tokens are shown without text: {error}"))
+        return replace(result, notes=(*result.notes, f"tokens are shown without text: {error}"))
 
-    def named(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-        return tuple(replace(one, text=texts[one.id]) for one in candidates)
+    def with_text(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+        return tuple(replace(candidate, text=texts[candidate.id]) for candidate in candidates)
 
-    top = tuple(replace(place, a=named(place.a), b=named(place.b)) for place in found.top)
-    return replace(found, top=top)
+    top = tuple(
+        replace(following, a=with_text(following.a), b=with_text(following.b))
+        for following in result.top
+    )
+    return replace(result, top=top)
 
 
 def _encode(file: Path, text: str, bos: Bos, side: Assembled, executor: Executor) -> Encoded:
@@ -110,11 +119,12 @@ def _encode(file: Path, text: str, bos: Bos, side: Assembled, executor: Executor
         (checkpoint.config or {}).get("bos_token_id") if checkpoint.convention == "hf" else None
     )
     default = default if type(default) is int and default >= 0 else None
-    found: Encoded = _ask(executor, encode_text, file, text, bos, default)
-    return found
+    encoded: Encoded = _run_job(executor, encode_text, file, text, bos, default)
+    return encoded
 
 
-def _ask(executor: Executor, job: Callable[..., Any], file: Path, *arguments: object) -> Any:
+def _run_job(executor: Executor, job: Callable[..., Any], file: Path, *arguments: object) -> Any:
+    """Return the result of a job in a worker. Raises CorruptFile if the worker dies of the file."""
     try:
         return executor.submit(job, file, *arguments).result()
     except WorkerDied as error:
@@ -125,22 +135,28 @@ def _ask(executor: Executor, job: Callable[..., Any], file: Path, *arguments: ob
         ) from error
 
 
-def _disagreement(
-    found: Encoded, file: Path, text: str, bos: Bos, b: Assembled, executor: Executor
+def _disagreements(
+    encoded_a: Encoded, file: Path, text: str, bos: Bos, b: Assembled, executor: Executor
 ) -> list[str]:
-    """Return what there is to say of B's own tokenizer."""
+    """Return a note if B's own tokenizer gives other ids or does not work."""
     try:
-        other = _encode(file, text, bos, b, executor)
+        encoded_b = _encode(file, text, bos, b, executor)
     except CkptDiffError as error:
         return [f"the ids are by A's tokenizer; B's does not work: {error}"]
-    if other.ids == found.ids:
+    if encoded_b.ids == encoded_a.ids:
         return []
-    both = zip(found.ids, other.ids, strict=False)
-    at = next((i for i, (x, y) in enumerate(both) if x != y), min(len(found.ids), len(other.ids)))
-    one, two = (
-        f"{x.ids[at]} '{x.texts[at]}'" if at < len(x.ids) else "the end" for x in (found, other)
+    pairs = zip(encoded_a.ids, encoded_b.ids, strict=False)
+    position = next(
+        (i for i, (x, y) in enumerate(pairs) if x != y), min(len(encoded_a.ids), len(encoded_b.ids))
     )
-    return [f"the tokenizers differ: token {at} is {one} by A's and {two} by B's; A's ids are used"]
+    token_a, token_b = (
+        f"{x.ids[position]} '{x.texts[position]}'" if position < len(x.ids) else "the end"
+        for x in (encoded_a, encoded_b)
+    )
+    return [
+        f"the tokenizers differ: token {position} is {token_a} by A's and {token_b} by B's; A's "
+        "ids are used"
+    ]
 
 
 def _check_unicode(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Compare what two checkpoints compute of one prompt, layer by layer."""
+"""Compare what two checkpoints compute from one prompt, layer by layer."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from ckptdiff.forward.plan import Energy, ForwardRun, RawTensor, Section, SectionDone, Traced
     from ckptdiff.results import Budget, CauseShare, LogitVerdict, Tap
 
-_NO_SHARES: tuple[tuple[CauseShare, ...], Budget | None] = (), None
-_FLOORS, _EPSILONS = 20, 50  # what a step may be apart: of the floor, of the dtype's epsilon
-_MOST_EPSILONS = 2**13  # whatever the floor
-_FAULT = 100  # times the threshold: above, it is no matter of small numbers
+_NO_ATTRIBUTION: tuple[tuple[CauseShare, ...], Budget | None] = (), None
+# The threshold of a tap is the larger of these multiples of the floor and of the dtype's epsilon,
+# and at most the third, a multiple of epsilon whatever the floor is.
+_FLOOR_FACTOR, _EPSILON_FACTOR = 20, 50
+_MAX_EPSILON_FACTOR = 2**13
+_FAULT_FACTOR = 100  # times the threshold: a tap above it is no small difference
 
 
 def compare_logits(
@@ -53,10 +55,11 @@ def compare_logits(
 ) -> Generator[LogitProgress | LogitDiff, None, None]:
     """Yield a LogitProgress for each layer, and the LogitDiff last.
 
-    The verdict is taken in `dtype`, fp32 or fp64; where it is `arithmetic` the logits are compared
-    in `storage` as well, by default the dtype of A's weights. `reference` "meta" computes a Hugging
-    Face side as Meta's code does. The executor should have one worker: it alone imports torch.
-    Closing the generator stops. Raises a CkptDiffError.
+    The verdict is computed in `dtype`, fp32 or fp64. If it is `arithmetic`, the logits are computed
+    in `storage` as well, by default the dtype of A's weights, and metrics are of those. `reference`
+    "meta" computes a Hugging Face side as Meta's code does. `attribute` traces the causes of the
+    difference. The executor should have one worker, which alone imports torch. Closing the
+    generator stops. Raises a CkptDiffError.
     """
     run = _LogitComparison(a, b, tuple(ids), executor, reference)
     yield from run.results(device, dtype, storage, attribute=attribute)
@@ -64,9 +67,9 @@ def compare_logits(
 
 @dataclass(frozen=True, slots=True)
 class _Passed:
-    """What a pass through both models leaves."""
+    """The result of one forward pass of both models."""
 
-    logits: tuple[dict[str, RawTensor], dict[str, RawTensor]]
+    logits: tuple[dict[str, RawTensor], dict[str, RawTensor]]  # of A and B
     taps: tuple[Tap, ...]
 
 
@@ -92,8 +95,10 @@ class _LogitComparison:
             raise UnsupportedLayout(
                 f"A has {depths[0]} layers and B {depths[1]}: there is no layer by layer"
             )
-        one, other = (holdings_of(*both) for both in zip(self.pair, self.sides, strict=True))
-        self.sections = list(sections(one, other))
+        holdings_a, holdings_b = (
+            holdings_of(*side) for side in zip(self.pair, self.sides, strict=True)
+        )
+        self.sections = list(sections(holdings_a, holdings_b))
 
     def results(
         self, device: str, dtype: str, storage: str | None, *, attribute: bool
@@ -104,18 +109,18 @@ class _LogitComparison:
         notes += [note for side in self.sides for note in side.model.notes]
         passed = yield from self._pass(dtype, device, "layer by layer", compares=True)
         floor, threshold, verdict, first = judge_taps(passed.taps, dtype)
-        notes += list(self._unseen()) if verdict == "arithmetic" else []
+        notes += list(self._differences_without_effect()) if verdict == "arithmetic" else []
         storage = storage or stored_dtype(self.sections)
         metrics_in, exact, logits = dtype, None, passed.logits
         if verdict == "arithmetic" and storage != dtype:
             metrics_in, exact = storage, passed.logits
-            low = yield from self._pass(storage, device, f"in {storage}", compares=False)
-            logits = low.logits
-        shares, rounding = _NO_SHARES
+            in_storage = yield from self._pass(storage, device, f"in {storage}", compares=False)
+            logits = in_storage.logits
+        shares, rounding_budget = _NO_ATTRIBUTION
         if attribute:
-            note = self._no_attribution(verdict, storage)
+            note = self._why_no_attribution(verdict, storage)
             if not note:
-                shares, rounding, note = yield from self._attribute(storage, device, logits)
+                shares, rounding_budget, note = yield from self._attribute(storage, device, logits)
             notes.append(note)
         metrics, top, ratio = self._job(_measure, logits, exact, self.ids)
         taps = tuple(self._canonical(passed.taps))
@@ -137,14 +142,14 @@ class _LogitComparison:
             top=top,
             ratio=ratio,
             attribution=shares,
-            budget=rounding,
+            budget=rounding_budget,
             notes=tuple(notes),
         )
 
     def _pass(
         self, dtype: str, device: str, doing: str, *, compares: bool
     ) -> Generator[LogitProgress, None, _Passed]:
-        """Take both sides through all sections."""
+        """Compute all sections of both sides; yield a LogitProgress after each."""
         from ckptdiff.forward.plan import ForwardRun
 
         run = ForwardRun(*self.sides, dtype, device, self.vocabulary, compares)
@@ -160,13 +165,14 @@ class _LogitComparison:
         return _Passed((a, b), tuple(taps))
 
     def _start(self) -> dict[str, RawTensor]:
+        """Return the values before the first step: the ids, int64 of (positions,)."""
         from ckptdiff.forward.plan import RawTensor
 
         ids = b"".join(i.to_bytes(8, "little") for i in self.ids)
         return {"ids": RawTensor("int64", (len(self.ids),), ids)}
 
-    def _no_attribution(self, verdict: LogitVerdict, storage: str) -> str:
-        """Say why roundings are not told apart, or nothing."""
+    def _why_no_attribution(self, verdict: LogitVerdict, storage: str) -> str:
+        """Return a note that says why there is no attribution, or nothing."""
         why = ""
         if verdict != "arithmetic":
             why = "the difference is not of arithmetic alone"
@@ -179,7 +185,10 @@ class _LogitComparison:
     def _attribute(
         self, storage: str, device: str, logits: tuple[dict[str, RawTensor], dict[str, RawTensor]]
     ) -> Generator[LogitProgress, None, tuple[tuple[CauseShare, ...], Budget | None, str]]:
-        """Trace each kind of rounding through both models; `logits` are in the storage dtype."""
+        """Trace each kind of rounding through both models; return causes, budget and a note.
+
+        `logits` are those that were computed in the storage dtype.
+        """
         from ckptdiff.forward.plan import START, ForwardRun
 
         run = ForwardRun(*self.sides, storage, device, self.vocabulary, compares=False)
@@ -204,18 +213,18 @@ class _LogitComparison:
             future.cancel()
 
     def _canonical(self, taps: Iterable[Tap]) -> Iterable[Tap]:
-        """Say what each tap reads by the names that A's tensors have unsharded."""
-        at: dict[tuple[Path, int], list[str]] = {}  # by where a stored tensor starts
+        """Yield the taps with the canonical names of A's tensors that they read."""
+        names_at: dict[tuple[Path, int], list[str]] = {}  # by file and offset of a stored tensor
         for name, assembly in self.pair[0].tensors.items():
             for start in {(piece.ref.file, piece.ref.offset) for piece in assembly.pieces}:
-                at.setdefault(start, []).append(name)
+                names_at.setdefault(start, []).append(name)
         stored: dict[tuple[int | None, str], list[str]] = {}
         for section in self.sections:
             layer = section.number if section.part == "layer" else None
             for held in (held for rank in section.a for held in rank.values()):
                 names = stored.setdefault((layer, held.name), [])
                 for chunk in held.chunks:
-                    names += at.get((chunk.ref.file, chunk.ref.offset), ())
+                    names += names_at.get((chunk.ref.file, chunk.ref.offset), ())
         for tap in taps:
             reads = dict.fromkeys(n for name in tap.reads for n in stored[tap.layer, name])
             yield replace(tap, reads=tuple(reads))
@@ -228,7 +237,7 @@ class _LogitComparison:
         threshold: float,
         taps: Sequence[Tap],
     ) -> str:
-        """Return the verdict in words, held against the tensors themselves."""
+        """Return the verdict in words, with what a comparison of the tensors adds to it."""
         largest = max(tap.rel for tap in taps)
         if first is None:
             return (
@@ -239,26 +248,26 @@ class _LogitComparison:
         where = place(first)
         if first.rest is not None and first.judged < first.rel and verdict == "small":
             return f"Small: at {where} the weights were cast, which makes {first.rel:.1e}."
-        words = "Weights or config" if verdict == "weights-or-config" else "Small, but no rounding"
+        kind = "Weights or config" if verdict == "weights-or-config" else "Small, but no rounding"
         hint = f" ({first.hint})" if first.hint else ""
-        told = f"{words}: {where}, is {first.rel:.2g} apart{hint}. {self._cause(first)}"
-        if not first.reads:  # what follows from a config may hide a fault of the weights
+        sentence = f"{kind}: {where}, is {first.rel:.2g} apart{hint}. {self._cause(first)}"
+        if not first.reads:  # a fault of a config may hide one of the weights
             above = (tap for tap in taps if tap.reads and not tap.judged <= threshold)
             if (other := next(above, None)) and (differing := self._differing(other)):
-                told += f" Also {place(other)}, is {other.rel:.2g} apart: {differing}"
-        return told
+                sentence += f" Also {place(other)}, is {other.rel:.2g} apart: {differing}"
+        return sentence
 
-    def _unseen(self) -> Iterator[str]:
-        """Yield what differs all the same, and did not matter to this prompt."""
+    def _differences_without_effect(self) -> Iterator[str]:
+        """Yield notes of what differs without an effect on this prompt."""
         for conflict in compare_configs(*self.pair):
             if conflict.status == "conflict":
-                yield f"the configs conflict, without effect on this prompt: {_told(conflict)}"
+                yield f"the configs conflict, without effect on this prompt: {_in_words(conflict)}"
         rows = [token_count(side, side) for side in self.pair]
         if rows[0] != rows[1]:
             yield f"A has {rows[0]} tokens and B {rows[1]}: those that both have are compared"
 
     def _differing(self, tap: Tap) -> str:
-        """Say which of the tensors that a tap reads differ, if any."""
+        """Return which of the tensors that a tap reads differ, in words, or nothing."""
         a, b = (side.tensors for side in self.pair)
         modules = {name.rpartition(".")[0] for name in tap.reads}
         alone = [n for n in b if n not in a and n.rpartition(".")[0] in modules]
@@ -272,7 +281,7 @@ class _LogitComparison:
         return ""
 
     def _cause(self, tap: Tap) -> str:
-        """Say whether the tensors that a tap reads differ; if not, what else is to blame."""
+        """Return, in words, which tensors that a tap reads differ, or what else is the cause."""
         if differing := self._differing(tap):
             return differing
         equal = "The tensors that it reads are equal" if tap.reads else "It reads no tensor"
@@ -280,16 +289,16 @@ class _LogitComparison:
             return f"{equal}: what they hold, or make of this prompt, is no number."
         conflicts = [c for c in compare_configs(*self.pair) if c.status == "conflict"]
         if conflicts:
-            told = "; ".join(map(_told, conflicts[:3]))
-            return f"{equal}, so the configs are to blame: {told}."
+            listed = "; ".join(map(_in_words, conflicts[:3]))
+            return f"{equal}, so the configs are to blame: {listed}."
         return (
             f"{equal} and no config line conflicts: a setting that neither file tells, "
             "or a mistake in ckptdiff's own mapping."
         )
 
 
-def _told(conflict: ConfigDiff) -> str:
-    """Return a conflict in words; the names too where one value means one thing in each file."""
+def _in_words(conflict: ConfigDiff) -> str:
+    """Return a config conflict in words, with the fields' names if both have one value."""
     a, b = str(conflict.a), str(conflict.b)
     if a == b:
         a, b = f"{conflict.name_a} {a}", f"{conflict.name_b} {b}"
@@ -299,27 +308,29 @@ def _told(conflict: ConfigDiff) -> str:
 def judge_taps(taps: Sequence[Tap], dtype: str) -> tuple[float, float, LogitVerdict, Tap | None]:
     """Return floor, threshold, verdict, and the first tap that is above the threshold.
 
-    The threshold is 20 times the largest floor, or 50 times the dtype's epsilon if that is more;
-    but never above 1e-3 in fp32: a floor that high is no arithmetic.
+    All are relative distances |A-B| / |A|. The threshold is 20 times the largest floor, or 50 times
+    the dtype's epsilon if that is more, but at most 1e-3 in fp32: a floor above that is a fault.
     """
     floor = max((tap.floor for tap in taps if math.isfinite(tap.floor)), default=0.0)
     epsilon = FLOATS[BY_FLAG[dtype]].epsilon
-    threshold = min(max(_FLOORS * floor, _EPSILONS * epsilon), _MOST_EPSILONS * epsilon)
+    threshold = min(
+        max(_FLOOR_FACTOR * floor, _EPSILON_FACTOR * epsilon), _MAX_EPSILON_FACTOR * epsilon
+    )
     above = [tap for tap in taps if not tap.rel <= threshold]
     if not above:
         return floor, threshold, "arithmetic", None
     faults = [tap for tap in above if not tap.judged <= threshold]
-    if any(not tap.judged <= _FAULT * threshold for tap in faults):
+    if any(not tap.judged <= _FAULT_FACTOR * threshold for tap in faults):
         return floor, threshold, "weights-or-config", faults[0]
     return floor, threshold, "small", (faults or above)[0]
 
 
 def place(tap: Tap) -> str:
-    """Return where a tap is, in words."""
+    """Return the layer and the name of a tap, in words."""
     return tap.name if tap.layer is None else f"layer {tap.layer}, {tap.name}"
 
 
-# ── jobs: they run in a worker, so what they need is imported there ──────────────────────────────
+# ── jobs: they run in a worker, and import there what needs torch ────────────────────────────────
 
 
 def _choose(device: str, needed: int) -> tuple[str, str]:

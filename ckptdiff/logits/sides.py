@@ -1,4 +1,4 @@
-"""What a comparison of logits reads of each side, and how each is computed."""
+"""What a comparison of logits needs to know of each side: model, tensors, dtype, vocabulary."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from ckptdiff.forward.holdings import Holdings
     from ckptdiff.forward.plan import ForwardSide, Section
 
-MOST_TOKENS = 1024  # scores are held for all pairs of them
+MOST_TOKENS = 1024  # attention scores of all pairs of them are in memory
 
 
 def forward_side(side: Assembled, other: Assembled, reference: str) -> ForwardSide:
-    """Return how a side is computed; what Megatron's args cannot tell is as the other side says.
+    """Return how a side is computed; what Megatron's args do not state is as on the other side.
 
-    Raises UnknownConfig, or UnsupportedLayout for a family that is not computed.
+    `reference` "meta" computes a Hugging Face side as Meta's code does. Raises UnknownConfig, or
+    UnsupportedLayout for a family or a setting that is not computed.
     """
     try:
         return _side_of(side, other, reference)
@@ -53,20 +54,20 @@ def _side_of(side: Assembled, other: Assembled, reference: str) -> ForwardSide:
     if checkpoint.convention == "meta":
         return ForwardSide("meta", meta_params.read(config), "meta", len(checkpoint.shards))
     family = side.architecture or other.architecture
-    told = other.checkpoint.config if other.checkpoint.convention == "hf" else None
+    other_config = other.checkpoint.config if other.checkpoint.convention == "hf" else None
     model = megatron_args.read(
         config,
         family.name if family is not None else "",
-        hf_config.read(told) if told else None,
+        hf_config.read(other_config) if other_config else None,
     )
-    # Tensors in torch_dist are whole, and run at any size.
+    # A torch_dist checkpoint has whole tensors and counts as one rank.
     ranks = len({shard.rank.tp for shard in checkpoint.shards})
     expert_ranks = len({shard.rank.ep for shard in checkpoint.shards})
     return ForwardSide("megatron", model, "megatron", ranks, expert_ranks)
 
 
 def holdings_of(side: Assembled, plan: ForwardSide) -> Holdings:
-    """Return what a side's files hold of each layer. Raises MissingShard."""
+    """Return the tensors that a side's files hold, by layer and rank. Raises MissingShard."""
     from ckptdiff.forward import holdings
 
     read = {"huggingface": holdings.huggingface, "meta": holdings.meta}.get(
@@ -76,7 +77,7 @@ def holdings_of(side: Assembled, plan: ForwardSide) -> Holdings:
 
 
 def sections(a: Holdings, b: Holdings) -> Iterable[Section]:
-    """Yield what is computed at a time: what comes before the layers, each layer, and the rest."""
+    """Yield what a job computes: the steps before the layers, each layer, the steps after."""
     from ckptdiff.forward.plan import Section
 
     yield Section("first", 0, a.first, b.first)
@@ -86,14 +87,14 @@ def sections(a: Holdings, b: Holdings) -> Iterable[Section]:
 
 
 def largest_tensor(section: Section) -> int:
-    """Return the size of the largest tensor of a layer; what is outside is read in blocks."""
+    """Return the elements of a layer's largest tensor; 0 outside layers, where blocks are read."""
     if section.part != "layer":
         return 0
     return max(prod(held.shape) for rank in (*section.a, *section.b) for held in rank.values())
 
 
 def stored_dtype(sections: Sequence[Section]) -> str:
-    """Return the dtype of most of A's weights in a layer."""
+    """Return the flag of the dtype that most elements of A's first layer have, or bf16."""
     sizes: dict[str, int] = {}
     for held in sections[1].a[0].values():
         sizes[held.dtype] = sizes.get(held.dtype, 0) + prod(held.shape)
@@ -101,7 +102,7 @@ def stored_dtype(sections: Sequence[Section]) -> str:
 
 
 def token_count(a: Assembled, b: Assembled) -> int:
-    """Return how many tokens both sides have that are no padding."""
+    """Return how many tokens both sides have, padding not counted. Raises UnknownConfig."""
     sizes = []
     for side in (a, b):
         known = side.config.vocab_size if side.config is not None else None
@@ -117,7 +118,7 @@ def token_count(a: Assembled, b: Assembled) -> int:
 
 
 def check_ids(ids: Sequence[int], vocabulary: int) -> None:
-    """Raise BadArgument if these ids are no prompt."""
+    """Raise BadArgument if there are no ids, too many, or one outside the vocabulary."""
     if not ids:
         raise BadArgument("the prompt has no token; give some text")
     if len(ids) > MOST_TOKENS:

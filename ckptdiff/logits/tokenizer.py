@@ -1,6 +1,7 @@
-"""Read a tokenizer's file: text to ids, and ids to text. What touches a file runs in a worker.
+"""Read a tokenizer's file: text to ids, and ids to text, in a worker process.
 
-A file may make its library panic, abort or eat memory; in a worker that is an error like others.
+A file may make the library that reads it panic, abort or take all memory. In a worker, that is an
+error like any other.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ Bos = Literal["auto", "yes", "no"]
 
 JSON, MODEL = "tokenizer.json", "tokenizer.model"
 MAX_FILE = 200_000_000  # bytes; the largest vocabularies take 35 MB
-MAX_MEMORY = 4 << 30  # bytes that a library may ask for on top of what the worker has
-MAX_SECONDS = 60
-MAX_TEXT = 500  # characters of one token
+MAX_MEMORY = 4 << 30  # bytes that a library may allocate beside what the worker has
+MAX_SECONDS = 60  # that a library may take
+MAX_TEXT = 500  # characters of one token that are kept
 
-# Llama 3's `tokenizer.model`: a line for each token, its bytes in base64 and its rank.
+# Llama 3's `tokenizer.model`: a line per token, with its bytes in base64 and its rank.
 _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 
 
@@ -37,20 +38,22 @@ class Encoded:
     """A text's ids, BOS included where it is added."""
 
     ids: tuple[int, ...]
-    texts: tuple[str, ...]
-    bos: int | None  # what BOS is, added or not
+    texts: tuple[str, ...]  # of the ids
+    bos: int | None  # the id of BOS, added or not; None: it is not known
 
 
 class _Library(Protocol):
+    """A tokenizer, as one of the two libraries reads it."""
+
     bos: int | None
-    adds_bos: bool  # by itself, as the file says
+    adds_bos: bool  # BOS is to be put before the ids of `encode`
 
     def encode(self, text: str, *, special: bool) -> list[int]: ...
     def text(self, number: int) -> str | None: ...
 
 
 def find_tokenizer(folder: Path) -> Path | None:
-    """Return the file in a checkpoint's folder that tells tokens: tokenizer.json goes first."""
+    """Return the tokenizer's file in a folder: tokenizer.json, or else tokenizer.model."""
     if folder.is_file():
         folder = folder.parent
     return next((folder / name for name in (JSON, MODEL) if (folder / name).is_file()), None)
@@ -59,9 +62,10 @@ def find_tokenizer(folder: Path) -> Path | None:
 def encode_text(file: Path, text: str, bos: Bos, default_bos: int | None) -> Encoded:
     """Return a text's ids. Runs in a worker process.
 
-    `auto` adds what the file's post-processor adds; where it has none, BOS if `add_bos_token` in
-    tokenizer_config.json says so; where that is silent, what sentencepiece models are used with.
-    `default_bos` is the model's own BOS, where the tokenizer names none.
+    `bos` "auto" adds what the post-processor of tokenizer.json adds. If that adds nothing, or for
+    tokenizer.model, it adds BOS as `add_bos_token` of tokenizer_config.json says; without that,
+    for tokenizer.model only. `default_bos` is the model's BOS, used if the tokenizer names none.
+    Raises BadArgument if BOS is wanted and not known, CorruptFile for a file that does not work.
     """
     with _guarded(file):
         library = _load(file, default_bos)
@@ -74,7 +78,10 @@ def encode_text(file: Path, text: str, bos: Bos, default_bos: int | None) -> Enc
 
 
 def token_texts(file: Path, ids: Sequence[int]) -> tuple[str | None, ...]:
-    """Return the text of each id, None for one that the file does not know. Runs in a worker."""
+    """Return the text of each id, None for one that is not in the file. Runs in a worker process.
+
+    Raises CorruptFile for a file that does not work.
+    """
     with _guarded(file):
         library = _load(file, None)
         return tuple(library.text(number) for number in ids)
@@ -82,13 +89,13 @@ def token_texts(file: Path, ids: Sequence[int]) -> tuple[str | None, ...]:
 
 @contextmanager
 def _guarded(file: Path) -> Iterator[None]:
-    """Turn whatever a library raises into one CorruptFile, and bound what it may take."""
+    """Raise CorruptFile for whatever a library raises, and limit its memory and time."""
     try:
         with _bounded():
             yield
     except (CkptDiffError, KeyboardInterrupt, SystemExit):
         raise
-    # A panic in Rust is no Exception.
+    # A panic in Rust is a BaseException.
     except BaseException as error:  # noqa: BLE001 -- the border to libraries that raise anything
         why = f"{type(error).__name__}: {error}"[:300]
         text = f"{file}: cannot be used as a tokenizer ({why})"
@@ -97,7 +104,7 @@ def _guarded(file: Path) -> Iterator[None]:
 
 @contextmanager
 def _bounded() -> Iterator[None]:
-    """Let a worker die where a library takes too much memory or time; elsewhere do nothing."""
+    """Limit memory and time of a worker process on Linux, which dies of them; else do nothing."""
     if parent_process() is None or sys.platform != "linux":
         yield
         return
@@ -111,7 +118,7 @@ def _bounded() -> Iterator[None]:
     resource.setrlimit(
         resource.RLIMIT_AS, (min([most, *(x for x in (soft, hard) if x != unlimited)]), hard)
     )
-    signal.alarm(MAX_SECONDS)  # nobody handles it, so that it ends the process even in C
+    signal.alarm(MAX_SECONDS)  # without a handler, so it ends the process even inside C code
     try:
         yield
     finally:
@@ -120,6 +127,7 @@ def _bounded() -> Iterator[None]:
 
 
 def _load(file: Path, default_bos: int | None) -> _Library:
+    """Return the tokenizer of a file. Raises BadArgument or CorruptFile."""
     content = read_small(file, MAX_FILE)
     missing = not_fetched(content[:100])
     if missing is not None:
@@ -138,13 +146,13 @@ def _load(file: Path, default_bos: int | None) -> _Library:
 
 
 class _Json:
-    """tokenizer.json, by the library `tokenizers`."""
+    """tokenizer.json, read by the library `tokenizers`."""
 
     def __init__(self, content: bytes, config: dict[str, Any], default_bos: int | None) -> None:
         from tokenizers import Tokenizer
 
         self._tokenizer = tokenizer = Tokenizer.from_buffer(content)
-        # A file may keep what a training run had set.
+        # A file may keep the padding and truncation of a training run.
         tokenizer.no_padding()
         tokenizer.no_truncation()
         added = tokenizer.encode("", add_special_tokens=True).ids
@@ -163,7 +171,7 @@ class _Json:
     def text(self, number: int) -> str | None:
         if self._tokenizer.id_to_token(number) is None:
             return None
-        # Some decoders strip a space from the first token of a text, so it has to be the second.
+        # Some decoders strip a space from the first token of a text, so decode it as the second.
         first, both = (
             self._tokenizer.decode([number] * times, skip_special_tokens=False) for times in (1, 2)
         )
@@ -171,7 +179,7 @@ class _Json:
 
 
 class _SentencePiece:
-    """tokenizer.model, by the library `sentencepiece`."""
+    """tokenizer.model, read by the library `sentencepiece`."""
 
     def __init__(self, content: bytes, config: dict[str, Any], default_bos: int | None) -> None:
         from sentencepiece import SentencePieceProcessor
@@ -179,10 +187,10 @@ class _SentencePiece:
         self._processor = processor = SentencePieceProcessor(model_proto=content)
         bos = processor.bos_id()
         self.bos = bos if bos >= 0 else default_bos
-        told = config.get("add_bos_token")
-        self.adds_bos = told if isinstance(told, bool) else bos >= 0
+        stated = config.get("add_bos_token")
+        self.adds_bos = stated if isinstance(stated, bool) else bos >= 0
 
-    def encode(self, text: str, *, special: bool) -> list[int]:  # noqa: ARG002 -- it adds none
+    def encode(self, text: str, *, special: bool) -> list[int]:  # noqa: ARG002 -- sentencepiece adds none
         return list(self._processor.encode(text))
 
     def text(self, number: int) -> str | None:

@@ -1,4 +1,4 @@
-"""The table of config fields: what config.json and Megatron's args call differently."""
+"""The table of config fields, which config.json and Megatron's args name differently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a line of the config table is made of: how a meaning is read, compared and mended."""
+"""What a line of the config table is made of: how a field is read, compared and set."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    Reader = Callable[["ConfigSide"], "Stated | None"]  # None: this side does not tell
+    Reader = Callable[["ConfigSide"], "Stated | None"]  # None: this side does not state it
     Settings = Mapping[str, Any]  # fields and what they are set to
-    # What gives a side a value; the second argument is a side, of either kind, of the same shape.
-    Setter = Callable[[Any, "ConfigSide"], Settings | None]  # None: nothing can
+    # The settings that give a side a value. The side is of either kind, and a model of the same
+    # family and sizes. None: the value cannot be set.
+    Setter = Callable[[Any, "ConfigSide"], Settings | None]
 
 Kind = Literal["hf", "megatron"]
-ON = object()  # equals no value
+NO_VALUE = object()  # equals no value
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigSide:
-    """One side's settings, and what else says how its model computes."""
+    """One side's settings, and what else shows how its model computes."""
 
     kind: Kind
     fields: Mapping[str, Any]  # config.json or args, as they are in the file
-    family: str | None  # name of the Architecture; None where no rules are known
-    tensors: frozenset[str]  # the ends of canonical names, `q_proj.bias` and the like
-    tied_by_default: bool = False  # what a config.json of the family means without the field
+    family: str | None  # name of the Architecture; None: it is not known
+    tensors: frozenset[str]  # last parts of canonical names, such as `q_proj.bias`
+    tied_by_default: bool = False  # in the family, if config.json has no field for it
 
     def get(self, name: str) -> Any:
-        """Return a field by its path, `rope_scaling.factor`; None where it is absent or null."""
+        """Return a field by its path, such as `rope_scaling.factor`; None if absent or null."""
         value: Any = self.fields
         for part in name.split("."):
             value = value.get(part) if isinstance(value, dict) or value is self.fields else None
@@ -44,13 +45,13 @@ class ConfigSide:
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """What a side says: `value` is comparable between sides, `raw` is as it is in the file."""
+    """What a side states: `value` is comparable between sides, `raw` is as in the file."""
 
     value: Any
-    name: str | None = None  # the field; None where no field says it
+    name: str | None = None  # the field in the file; None: no field states it
     raw: Any = None
-    source: str | None = None  # from what it follows; None: the file states it
-    weak: bool = False  # it follows only as long as nothing was set outside the file
+    source: str | None = None  # what the value follows from; None: the file states it
+    weak: bool = False  # the value may have been set elsewhere than in the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +62,16 @@ class ConfigField:
     hf: Callable[[ConfigSide], Stated | None]
     megatron: Callable[[ConfigSide], Stated | None]
     consequence: str  # of a conflict, one sentence
-    args: Setter  # what gives a Megatron side this value
-    entries: Setter  # what gives it to a config.json; the side is of the family it is written for
-    applies: Callable[[ConfigSide], bool] = lambda _: True  # else the value is without effect
-    always: bool = False  # written even so: Megatron and transformers want the field
-    off: Any = ON  # where both sides have this value, nobody wants to read of it
-    equal: Callable[[Any, Any], bool] | None = None  # None: equal values, numbers rounded
-    # Why a difference changes nothing on these two sides; None: it does.
+    args: Setter  # Megatron's args for a value
+    entries: Setter  # entries of config.json for a value; the side has the family to be written
+    applies: Callable[[ConfigSide], bool] = lambda _: True  # False: the value has no effect
+    always: bool = False  # written even then: Megatron and transformers require the field
+    off: Any = NO_VALUE  # a value for which there is no line, if both sides have it
+    equal: Callable[[Any, Any], bool] | None = None  # None: `equal` below
+    # Why a difference has no effect on these two sides; None: it has one.
     harmless: Callable[[ConfigSide, ConfigSide], str | None] = lambda _a, _b: None
-    cannot: str = ""  # said of a value for which there is no flag
-    # The flag, where it says more than `args`; None: the flags are those of `args`.
+    cannot: str = ""  # a sentence for a value without a flag
+    # The flag, if `args` do not give it; None: they do.
     fix: Callable[[Any, ConfigSide], str | None] | None = None
 
     def has_effect(self, side: ConfigSide) -> bool:
@@ -78,7 +79,7 @@ class ConfigField:
         return bool(_guarded(self.applies, side))
 
     def read(self, side: ConfigSide) -> Stated | None:
-        """Return what a side says; a field that makes no sense says nothing."""
+        """Return what a side states; None if it states nothing, or what makes no sense."""
         found: Stated | None = _guarded(self.hf if side.kind == "hf" else self.megatron, side)
         return found
 
@@ -87,12 +88,12 @@ class ConfigField:
         return bool(_guarded(self.equal or equal, a, b))
 
     def why_harmless(self, a: ConfigSide, b: ConfigSide) -> str | None:
-        """Return why a difference changes nothing; None if it does."""
+        """Return why a difference has no effect; None if it has one."""
         found: str | None = _guarded(self.harmless, a, b)
         return found
 
     def flag(self, value: Any, side: ConfigSide) -> str | None:
-        """Return the flag that gives a Megatron side this value, if there is one."""
+        """Return the flag that gives a Megatron side this value; None if there is none."""
         if self.fix is not None:
             found: str | None = _guarded(self.fix, value, side)
             return found
@@ -101,7 +102,7 @@ class ConfigField:
         return text
 
     def settings(self, value: Any, side: ConfigSide, kind: Kind) -> Settings | None:
-        """Return the fields that give a side of this kind a value; None where it cannot have it."""
+        """Return the fields that give a side of this kind a value; None if it cannot have it."""
         found: Settings | None = _guarded(
             self.args if kind == "megatron" else self.entries, value, side
         )
@@ -109,7 +110,7 @@ class ConfigField:
 
 
 def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call with values of a file, which may be of any type: what they upset gives None."""
+    """Return what a function returns; None if a value of the file, of any type, makes it fail."""
     try:
         return function(*arguments)
     except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError):
@@ -117,7 +118,7 @@ def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Compare values; numbers may have gone through a float32."""
+    """Return whether two values are equal; numbers to a relative 1e-6, as one may be a float32."""
     if is_number(a) and is_number(b):
         return a == b or math.isclose(a, b, rel_tol=1e-6)
     return type(a) is type(b) and bool(a == b)
@@ -131,7 +132,7 @@ def is_number(value: Any) -> bool:
 
 
 def stated(*names: str, by: Callable[[Any], Any] = lambda value: value) -> Reader:
-    """Read the first of these fields that is there and not null."""
+    """Read the first of these fields that is there and not null; `by` gives the value of it."""
 
     def read(side: ConfigSide) -> Stated | None:
         for name in names:
@@ -144,7 +145,7 @@ def stated(*names: str, by: Callable[[Any], Any] = lambda value: value) -> Reade
 
 
 def leaf(name: str) -> str:
-    """Return a field's name as results say it: the RoPE base is `rope_theta` wherever it lies."""
+    """Return a field's name as results show it: the RoPE base is `rope_theta` in any object."""
     return name.rpartition(".")[2] if name.endswith(".rope_theta") else name
 
 
@@ -188,7 +189,7 @@ def null_means(names: tuple[str, ...], reader: Reader, value: Any) -> Reader:
 
 
 def by_family(values: Mapping[str, Any], other: Any) -> Reader:
-    """Read what the class of the model fixes: an entry of `values`, or else `other`."""
+    """Read what the family fixes: its entry in `values`, or else `other`."""
 
     def read(side: ConfigSide) -> Stated | None:
         if side.family is None:
@@ -200,7 +201,7 @@ def by_family(values: Mapping[str, Any], other: Any) -> Reader:
 
 
 def first(*readers: Reader) -> Reader:
-    """Read by the first of these that tells something."""
+    """Read with the first of these readers that finds a value."""
 
     def read(side: ConfigSide) -> Stated | None:
         return next((found for r in readers if (found := r(side)) is not None), None)
@@ -209,25 +210,25 @@ def first(*readers: Reader) -> Reader:
 
 
 def from_tensors(ends: tuple[str, ...], what: str) -> Reader:
-    """Read off the tensors whether the model has a part: one of these names is there."""
+    """Read from the tensors whether the model has a part: a name ends like one of these."""
 
     def read(side: ConfigSide) -> Stated | None:
         if not side.tensors:
             return None
         found = any(name.endswith(ends) for name in side.tensors)
         words = f"{'a' if found else 'no'} {what} among the tensors"
-        return Stated(found, None, found, words, weak=True)  # tensors may be lacking
+        return Stated(found, None, found, words, weak=True)  # tensors may be missing
 
     return read
 
 
 def where(condition: Callable[[ConfigSide], bool], reader: Reader, otherwise: Reader) -> Reader:
-    """Read by one reader or another, as the side is."""
+    """Read with `reader` if the condition holds for the side, else with `otherwise`."""
     return lambda side: (reader if condition(side) else otherwise)(side)
 
 
 def whole(value: Any) -> Any:
-    """Return a number as an integer, if it is one."""
+    """Return a float without a fraction as an integer, any other value as it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -245,7 +246,7 @@ def sets_not(name: str) -> Setter:
 
 
 def sets_in(name: str, families: Mapping[str, str]) -> Setter:
-    """Set the field that a family calls otherwise; "" where its class fixes the value."""
+    """Set a field that `families` name otherwise; "" where the family's class fixes the value."""
 
     def setter(value: Any, side: ConfigSide) -> Settings:
         field = families.get(side.family or "", name)
@@ -255,32 +256,32 @@ def sets_in(name: str, families: Mapping[str, str]) -> Setter:
 
 
 def only(families: Iterable[str], name: str) -> Setter:
-    """Set a field that the configs of these families alone have."""
+    """Set a field that only the configs of these families have."""
     return sets_in("", dict.fromkeys(families, name))
 
 
 def sets_nothing(_value: Any, _side: ConfigSide) -> Settings:
-    """Leave a value to follow from the others; whether it does is seen on reading it again."""
+    """Set nothing: the value follows from others. Whether it does shows when it is read again."""
     return {}
 
 
 def cannot_set(_value: Any, _side: ConfigSide) -> None:
-    """Say that a side cannot be given the value."""
+    """Return None: a side cannot be given the value."""
 
 
-# Arguments that are on unless a flag of another name turns them off.
-_TURNED_OFF_BY = {
+# Args that are on unless a flag of another name switches them off.
+_OFF_SWITCHES = {
     "add_bias_linear": "--disable-bias-linear",
     "bias_gelu_fusion": "--no-bias-gelu-fusion",
 }
 
 
 def flags(settings: Settings, side: ConfigSide) -> str | None:
-    """Return the command line that gives a Megatron side these arguments; None for no change."""
+    """Return the flags that give a Megatron side these args; None if nothing is to be changed."""
     given, left_out = [], []
     for name, value in settings.items():
-        flag = _TURNED_OFF_BY.get(name, "--" + name.replace("_", "-"))
-        is_given = not value if name in _TURNED_OFF_BY else value
+        flag = _OFF_SWITCHES.get(name, "--" + name.replace("_", "-"))
+        is_given = not value if name in _OFF_SWITCHES else value
         if is_given is None or is_given is False:
             if len(settings) == 1 or bool(side.get(name)) is not bool(value):
                 left_out.append(f"leave out {flag}")
@@ -290,7 +291,7 @@ def flags(settings: Settings, side: ConfigSide) -> str | None:
 
 
 def show(value: Any) -> str:
-    """Return a value as a flag takes it."""
+    """Return a value as a flag's argument."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     if isinstance(value, tuple):
@@ -298,5 +299,6 @@ def show(value: Any) -> str:
     return str(value).replace(" ", "") if isinstance(value, list) else str(value)
 
 
+# Sources of a value that no field states.
 TRANSFORMERS = "transformers' default"
 MEGATRON = "Megatron's default"

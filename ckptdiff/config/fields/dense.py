@@ -17,7 +17,7 @@ from ckptdiff.config.fields.base import (
     sets_not,
     switch,
 )
-from ckptdiff.config.fields.shape import SHAPES, has_dense_layers, latent
+from ckptdiff.config.fields.shape import SHAPES, has_dense_layers, is_latent
 
 if TYPE_CHECKING:
     from ckptdiff.config.fields.base import Settings
@@ -52,7 +52,7 @@ def _groups_hf(side: ConfigSide) -> Stated | None:
 
 
 def _groups_megatron(side: ConfigSide) -> Stated | None:
-    # num_query_groups is 1 by default; it counts only beside group_query_attention.
+    # num_query_groups is 1 by default; it counts only if group_query_attention is set.
     if side.get("group_query_attention") or not side.has("group_query_attention"):
         found: Stated | None = number("num_query_groups")(side)
         if found is not None:
@@ -63,7 +63,7 @@ def _groups_megatron(side: ConfigSide) -> Stated | None:
 
 def _groups_args(groups: Any, side: ConfigSide) -> Settings:
     heads = _heads(side)
-    if latent(side) or (heads is not None and heads.value == groups):
+    if is_latent(side) or (heads is not None and heads.value == groups):
         return {"group_query_attention": False}
     return {"group_query_attention": True, "num_query_groups": groups}
 
@@ -72,7 +72,7 @@ def _groups_entries(groups: Any, side: ConfigSide) -> Settings:
     if side.family in ("gpt2", "gpt_neox"):
         return {}  # a group for each head
     heads = _heads(side)
-    return {"num_key_value_heads": heads.value if latent(side) and heads else groups}
+    return {"num_key_value_heads": heads.value if is_latent(side) and heads else groups}
 
 
 def _head_size(side: ConfigSide) -> Stated | None:
@@ -102,7 +102,7 @@ def _tied_megatron(side: ConfigSide) -> Stated | None:
 
 
 def _padding(a: ConfigSide, b: ConfigSide) -> str | None:
-    """Say how many rows of a Megatron vocabulary are padding, if none is lacking."""
+    """Return, in words, how many rows of a Megatron vocabulary are padding, if none is missing."""
     padded = [s.get("padded_vocab_size") for s in (a, b) if s.kind == "megatron"]
     if len(padded) == 2 and None not in padded:
         return "vocabularies are padded for another number of ranks"
@@ -154,7 +154,7 @@ DENSE: tuple[ConfigField, ...] = (
         "Queries read other keys and values, or the tensors have other shapes.",
         _groups_args,
         _groups_entries,
-        applies=lambda side: not latent(side),
+        applies=lambda side: not is_latent(side),
         always=True,
     ),
     ConfigField(
@@ -164,7 +164,7 @@ DENSE: tuple[ConfigField, ...] = (
         "Rows are cut into other heads, so attention mixes channels of different heads.",
         sets("kv_channels"),
         sets_in("head_dim", {"gpt2": "", "gpt_neox": ""}),
-        applies=lambda side: not latent(side),
+        applies=lambda side: not is_latent(side),
     ),
     ConfigField(
         "Tied embeddings",

@@ -1,4 +1,4 @@
-"""Mixture of experts: how many, how large, in which layers, and how the router chooses."""
+"""Mixture of experts: number, size, layers, and how the router chooses."""
 
 from __future__ import annotations
 
@@ -28,17 +28,19 @@ from ckptdiff.config.fields.shape import SHAPES, expert_count, expert_names, lay
 if TYPE_CHECKING:
     from ckptdiff.config.fields.base import Reader, Setter, Settings
 
-# Transformers' classes of these hard-code sigmoid scores and a bias that corrects the choice.
+# Model types whose classes hard-code sigmoid scores and a bias that is added for the choice.
 SIGMOID = frozenset({"deepseek_v3", "kimi_k2", "glm4_moe", "glm4_moe_lite", "nemotron_h"})
-ROUTED_SCALING = {"deepseek_v3": 2.5, "glm4_moe_lite": 1.8}  # where config.json says none
-# Transformers' classes of these always let the chosen weights sum to one.
+ROUTED_SCALING = {"deepseek_v3": 2.5, "glm4_moe_lite": 1.8}  # if config.json has none
+# Families whose classes always normalise the chosen weights to a sum of one.
 NORMALISED = frozenset({"mixtral", "gpt_oss", "qwen3_5_moe", "qwen3_vl_moe"})
-GROUPED = frozenset({"deepseek", "glm4_moe", "nemotron_h"})  # these choose groups of experts first
-SPARSE = frozenset({"qwen2_moe", "qwen3_moe", "qwen3_next", "qwen3_vl_moe"})  # which may mix layers
-GATED = frozenset({"qwen2_moe", "qwen3_next", "qwen3_5_moe"})  # whose shared expert has a gate
+GROUPED = frozenset({"deepseek", "glm4_moe", "nemotron_h"})  # choose groups of experts first
+SPARSE = frozenset(
+    {"qwen2_moe", "qwen3_moe", "qwen3_next", "qwen3_vl_moe"}
+)  # dense layers are listed
+GATED = frozenset({"qwen2_moe", "qwen3_next", "qwen3_5_moe"})  # the shared expert has a gate
 
 
-def mixed(side: ConfigSide) -> bool:
+def has_experts(side: ConfigSide) -> bool:
     return expert_count(side) > 0
 
 
@@ -53,9 +55,9 @@ def _pattern_args(pattern: Any, _: ConfigSide) -> Settings:
 
 
 def _pattern_entries(pattern: Any, side: ConfigSide) -> Settings:
-    dense = [layer for layer, mixed in enumerate(pattern) if not mixed]
+    dense = [layer for layer, is_mixed in enumerate(pattern) if not is_mixed]
     if side.family in GROUPED:
-        # A pattern that is not "dense, then experts" reads otherwise, which is then said.
+        # A pattern that is not "dense, then experts" reads otherwise, and is noted for that.
         return {"first_k_dense_replace": pattern.index(1)}
     if side.family in SPARSE:
         return {"decoder_sparse_step": 1, "mlp_only_layers": dense}
@@ -133,8 +135,8 @@ def _shared_hf(side: ConfigSide) -> Stated | None:
     return Stated(count * side.fields["moe_intermediate_size"], "n_shared_experts", count)
 
 
-def shared(side: ConfigSide) -> Any:
-    """Return the width of the shared expert; 0 without one."""
+def shared_width(side: ConfigSide) -> Any:
+    """Return the FFN size of the shared expert; 0 without one."""
     read = _shared_hf if side.kind == "hf" else _optional("moe_shared_expert_intermediate_size", 0)
     found = read(side)
     return 0 if found is None else found.value
@@ -152,7 +154,7 @@ def _shared_entries(value: Any, side: ConfigSide) -> Settings | None:
 
 
 def _optional(name: str, other: Any) -> Reader:
-    """Read a number of Megatron's that is null where the feature is off."""
+    """Read a number in args that is null if the feature is off."""
     return default(null_means((name,), number(name), other), other, MEGATRON)
 
 
@@ -169,11 +171,11 @@ def _grouped(side: ConfigSide) -> bool:
     names = ("n_group", "topk_group") if side.kind == "hf" else (
         "moe_router_num_groups", "moe_router_group_topk",
     )  # fmt: skip
-    return mixed(side) and type(n := side.get(names[0])) is int and n > 1
+    return has_experts(side) and type(n := side.get(names[0])) is int and n > 1
 
 
 def _scores_hf(side: ConfigSide) -> Stated | None:
-    """Read by how many of its best experts a group is chosen; two where a bias corrects scores."""
+    """Read how many of its highest scores rank a group: two if a bias is added to scores."""
     bias = _bias_hf(side)
     if bias is None:
         return None
@@ -188,7 +190,7 @@ def _scores_megatron(side: ConfigSide) -> Stated | None:
 
 
 def _unless_one(name: str) -> Setter:
-    """Set an argument that is null where the feature is off."""
+    """Set an arg that is null if the feature is off."""
     return sets(name, lambda value: None if value == 1 else value)
 
 
@@ -225,7 +227,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         "A layer has experts on one side and a dense MLP on the other.",
         _pattern_args,
         _pattern_entries,
-        applies=lambda side: mixed(side) and side.family != "nemotron_h",
+        applies=lambda side: has_experts(side) and side.family != "nemotron_h",
     ),
     ConfigField(
         "Expert FFN size",
@@ -237,7 +239,7 @@ EXPERTS: tuple[ConfigField, ...] = (
             "moe_intermediate_size",
             dict.fromkeys(("mixtral", "gpt_oss", "olmoe"), "intermediate_size"),
         ),
-        applies=mixed,
+        applies=has_experts,
     ),
     ConfigField(
         "Shared expert FFN size",
@@ -246,7 +248,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         SHAPES,
         sets("moe_shared_expert_intermediate_size", lambda size: size or None),
         _shared_entries,
-        applies=mixed,
+        applies=has_experts,
     ),
     ConfigField(
         "Shared expert gate",
@@ -258,7 +260,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         "The shared expert is weighted by a gate on one side only.",
         sets("moe_shared_expert_gate"),
         sets_nothing,
-        applies=lambda side: mixed(side) and shared(side) > 0,
+        applies=lambda side: has_experts(side) and shared_width(side) > 0,
         off=False,
     ),
     ConfigField(
@@ -268,7 +270,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         "Each token goes through another number of experts.",
         sets("moe_router_topk"),
         sets("num_experts_per_tok"),
-        applies=mixed,
+        applies=has_experts,
     ),
     ConfigField(
         "Router scores",
@@ -277,7 +279,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         ROUTING,
         sets("moe_router_score_function"),
         only(frozenset({"deepseek"}), "scoring_func"),
-        applies=mixed,
+        applies=has_experts,
     ),
     ConfigField(
         "Router weights sum to one",
@@ -286,7 +288,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         "The chosen experts are weighted otherwise: softmax before or after the choice.",
         _weights_args,
         sets_in("norm_topk_prob", dict.fromkeys(NORMALISED, "")),
-        applies=mixed,
+        applies=has_experts,
         cannot="Megatron always normalises sigmoid scores.",
     ),
     ConfigField(
@@ -296,7 +298,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         "The output of the routed experts is scaled by another factor.",
         _unless_one("moe_router_topk_scaling_factor"),
         only(GROUPED, "routed_scaling_factor"),
-        applies=mixed,
+        applies=has_experts,
     ),
     ConfigField(
         "Router groups",
@@ -305,7 +307,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         ROUTING,
         _unless_one("moe_router_num_groups"),
         _groups_entries,
-        applies=mixed,
+        applies=has_experts,
     ),
     ConfigField(
         "Router groups per token",
@@ -337,6 +339,6 @@ EXPERTS: tuple[ConfigField, ...] = (
         ROUTING,
         sets("moe_router_enable_expert_bias"),
         _bias_entries,
-        applies=mixed,
+        applies=has_experts,
     ),
 )

@@ -1,4 +1,4 @@
-"""Layers that are no plain attention: windowed ones, gated DeltaNet, Mamba, and learned sinks."""
+"""Layers other than full attention: windowed, gated DeltaNet, Mamba, and learned sinks."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ckptdiff.config.fields.base import (
     stated,
     switch,
 )
-from ckptdiff.config.fields.positions import QWEN, STRIPED, WINDOW
-from ckptdiff.config.fields.shape import SHAPES, layers
+from ckptdiff.config.fields.positions import QWEN, WINDOW, WINDOW_STEPS
+from ckptdiff.config.fields.shape import SHAPES, layer_count
 
 if TYPE_CHECKING:
     from ckptdiff.config.fields.base import Settings
 
 DELTA = frozenset({"qwen3_next", "qwen3_5", "qwen3_5_moe"})
 NEMOTRON_H = frozenset({"nemotron_h"})
-# Megatron's letters of a hybrid pattern (megatron.core.ssm.mamba_hybrid_layer_allocation).
+# Letters of Megatron's hybrid pattern (megatron.core.ssm.mamba_hybrid_layer_allocation).
 LETTERS = {
     **dict.fromkeys(("mamba", "linear_attention"), "M"),
     **dict.fromkeys(("attention", "full_attention"), "*"),
@@ -39,14 +39,14 @@ KINDS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 VARIANT = "experimental_attention_variant"
 
 
-def windowed(side: ConfigSide) -> bool:
+def is_windowed(side: ConfigSide) -> bool:
     found = WINDOW.read(side)
     return found is not None and found.value is not None
 
 
-def _striped_hf(side: ConfigSide) -> Stated | None:
+def _windows_hf(side: ConfigSide) -> Stated | None:
     """Read 1 for each layer with a window, and 0 for each without."""
-    count = layers(side)
+    count = layer_count(side)
     if count is None:
         return None
     kinds = side.get("layer_types")
@@ -56,13 +56,13 @@ def _striped_hf(side: ConfigSide) -> Stated | None:
     if side.family in QWEN:
         start = side.get("max_window_layers") or 0
         return Stated([int(i >= start) for i in range(count)], "max_window_layers", start)
-    step = side.get("sliding_window_pattern") or STRIPED.get(side.family or "")
+    step = side.get("sliding_window_pattern") or WINDOW_STEPS.get(side.family or "")
     pattern = [int(step is None or bool((i + 1) % step)) for i in range(count)]
     return Stated(pattern, None, pattern, f"every {side.family} model")
 
 
-def _striped_megatron(side: ConfigSide) -> Stated | None:
-    count, step = layers(side), side.get("window_attn_skip_freq")
+def _windows_megatron(side: ConfigSide) -> Stated | None:
+    count, step = layer_count(side), side.get("window_attn_skip_freq")
     if count is None:
         return None
     if isinstance(step, list):
@@ -71,20 +71,20 @@ def _striped_megatron(side: ConfigSide) -> Stated | None:
     return Stated(pattern, "window_attn_skip_freq" if step else None, step or pattern)
 
 
-def _striped_args(pattern: Any, _: ConfigSide) -> Settings:
+def _windows_args(pattern: Any, _: ConfigSide) -> Settings:
     return {"window_attn_skip_freq": None if all(pattern) else pattern}
 
 
-def _striped_entries(pattern: Any, side: ConfigSide) -> Settings:
+def _windows_entries(pattern: Any, side: ConfigSide) -> Settings:
     kinds = ["sliding_attention" if one else "full_attention" for one in pattern]
     if side.family in QWEN:
         start = pattern.index(1) if 1 in pattern else len(pattern)
         return {"max_window_layers": start, "layer_types": kinds}
-    return {"layer_types": kinds} if side.family in STRIPED else {}
+    return {"layer_types": kinds} if side.family in WINDOW_STEPS else {}
 
 
-def delta(side: ConfigSide) -> bool:
-    """Ask whether most layers are gated DeltaNet."""
+def is_delta_net(side: ConfigSide) -> bool:
+    """Return whether the model has gated DeltaNet layers."""
     if side.kind == "megatron" and side.has(VARIANT):
         return bool(side.get(VARIANT) == "gated_delta_net")
     return side.family in DELTA
@@ -100,9 +100,9 @@ def _delta_megatron(side: ConfigSide) -> Stated | None:
     )(side)
 
 
-def _mixers_hf(side: ConfigSide) -> Stated | None:
-    """Read 1 for each DeltaNet layer, and 0 for each of attention."""
-    kinds, count = side.get("layer_types"), layers(side)
+def _delta_layers_hf(side: ConfigSide) -> Stated | None:
+    """Read 1 for each DeltaNet layer, and 0 for each attention layer."""
+    kinds, count = side.get("layer_types"), layer_count(side)
     if isinstance(kinds, list):
         pattern = [int(kind == "linear_attention") for kind in kinds]
         return Stated(pattern, "layer_types", pattern)
@@ -113,8 +113,8 @@ def _mixers_hf(side: ConfigSide) -> Stated | None:
     return Stated(pattern, "full_attention_interval" if step else None, step or pattern)
 
 
-def _mixers_megatron(side: ConfigSide) -> Stated | None:
-    freq, count = side.get("linear_attention_freq"), layers(side)
+def _delta_layers_megatron(side: ConfigSide) -> Stated | None:
+    freq, count = side.get("linear_attention_freq"), layer_count(side)
     if isinstance(freq, list):
         return Stated([int(bool(one)) for one in freq], "linear_attention_freq", freq)
     if freq is None or count is None:
@@ -123,13 +123,13 @@ def _mixers_megatron(side: ConfigSide) -> Stated | None:
     return Stated(pattern, "linear_attention_freq", freq)
 
 
-def _mixers_entries(pattern: Any, _: ConfigSide) -> Settings:
+def _delta_layers_entries(pattern: Any, _: ConfigSide) -> Settings:
     kinds = ["linear_attention" if one else "full_attention" for one in pattern]
     return {"layer_types": kinds}
 
 
-def mamba(side: ConfigSide) -> bool:
-    """Ask whether the model is a Nemotron-H, whose layers are of several kinds."""
+def is_mamba(side: ConfigSide) -> bool:
+    """Return whether the model is a hybrid of Mamba and attention layers (Nemotron-H)."""
     return side.family in NEMOTRON_H or bool(side.get("is_hybrid_model"))
 
 
@@ -148,7 +148,7 @@ def _letters_entries(letters: Any, _: ConfigSide) -> Settings:
 
 
 def _size(name: str, hf: str, megatron: str, which: frozenset[str]) -> ConfigField:
-    applies = delta if which is DELTA else mamba
+    applies = is_delta_net if which is DELTA else is_mamba
     return ConfigField(
         name,
         number(hf),
@@ -163,12 +163,12 @@ def _size(name: str, hf: str, megatron: str, which: frozenset[str]) -> ConfigFie
 HYBRID: tuple[ConfigField, ...] = (
     ConfigField(
         "Windowed layers",
-        _striped_hf,
-        _striped_megatron,
+        _windows_hf,
+        _windows_megatron,
         "A layer sees the whole sequence on one side and a window of it on the other.",
-        _striped_args,
-        _striped_entries,
-        applies=windowed,
+        _windows_args,
+        _windows_entries,
+        applies=is_windowed,
     ),
     ConfigField(
         "Attention sinks",
@@ -195,12 +195,12 @@ HYBRID: tuple[ConfigField, ...] = (
     ),
     ConfigField(
         "DeltaNet layers",
-        _mixers_hf,
-        _mixers_megatron,
+        _delta_layers_hf,
+        _delta_layers_megatron,
         "A layer is a DeltaNet on one side and attention on the other.",
         sets("linear_attention_freq"),
-        _mixers_entries,
-        applies=delta,
+        _delta_layers_entries,
+        applies=is_delta_net,
     ),
     ConfigField(
         "Gate of attention",
@@ -209,7 +209,7 @@ HYBRID: tuple[ConfigField, ...] = (
         "What attention puts out is gated on one side only.",
         sets("attention_output_gate"),
         sets_nothing,
-        applies=delta,
+        applies=is_delta_net,
     ),
     *(
         _size(words, name, name, DELTA)
@@ -224,11 +224,13 @@ HYBRID: tuple[ConfigField, ...] = (
     ConfigField(
         "Kinds of layers",
         _letters_hf,
-        stated(*_PATTERNS, by=lambda letters: letters.replace("|", "")),  # stages
+        stated(
+            *_PATTERNS, by=lambda letters: letters.replace("|", "")
+        ),  # "|" ends a pipeline stage
         "A layer is of another kind on the other side.",
         lambda letters, _: {"is_hybrid_model": True, "hybrid_override_pattern": letters},
         _letters_entries,
-        applies=mamba,
+        applies=is_mamba,
     ),
     _size("Mamba heads", "mamba_num_heads", "mamba_num_heads", NEMOTRON_H),
     _size("Mamba head dimension", "mamba_head_dim", "mamba_head_dim", NEMOTRON_H),
@@ -241,6 +243,6 @@ HYBRID: tuple[ConfigField, ...] = (
         SHAPES,
         sets("moe_latent_size"),
         only(NEMOTRON_H, "moe_latent_size"),
-        applies=lambda side: mamba(side) and side.get("moe_latent_size") is not None,
+        applies=lambda side: is_mamba(side) and side.get("moe_latent_size") is not None,
     ),
 )

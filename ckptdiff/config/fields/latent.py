@@ -15,7 +15,7 @@ from ckptdiff.config.fields.base import (
     sets,
     sets_nothing,
 )
-from ckptdiff.config.fields.shape import SHAPES, latent
+from ckptdiff.config.fields.shape import SHAPES, is_latent
 
 _SIZES = (
     ("Latent rank of keys and values", "kv_lora_rank", "kv_lora_rank"),
@@ -26,7 +26,7 @@ _SIZES = (
 
 
 def _latent_hf(side: ConfigSide) -> Stated | None:
-    if latent(side):
+    if is_latent(side):
         return Stated(True, "kv_lora_rank", side.get("kv_lora_rank"))
     return Stated(False, None, False, "there is no kv_lora_rank")
 
@@ -34,7 +34,7 @@ def _latent_hf(side: ConfigSide) -> Stated | None:
 def _latent_megatron(side: ConfigSide) -> Stated | None:
     name = "multi_latent_attention"
     if side.has(name):
-        return Stated(latent(side), name, side.get(name))
+        return Stated(is_latent(side), name, side.get(name))
     return Stated(False, None, False, MEGATRON)
 
 
@@ -45,7 +45,7 @@ def _predictions_hf(side: ConfigSide) -> Stated | None:
     found: Stated | None = default(null_means((_NEXT,), number(_NEXT), 0), 0, TRANSFORMERS)(side)
     lacking = side.tensors and not any(name.endswith(_PROJECTIONS) for name in side.tensors)
     if found is not None and found.value and lacking:
-        # transformers keeps the number and drops the layers.
+        # transformers keeps the number in config.json, and drops the layers.
         return Stated(0, found.name, found.raw, "none of their tensors is there")
     return found
 
@@ -69,7 +69,7 @@ LATENT: tuple[ConfigField, ...] = (
         "Queries are compressed on one side only, or to another rank.",
         sets("q_lora_rank"),
         sets("q_lora_rank"),
-        applies=latent,
+        applies=is_latent,
     ),
     *(
         ConfigField(
@@ -79,7 +79,7 @@ LATENT: tuple[ConfigField, ...] = (
             SHAPES,
             sets(megatron),
             sets(hf),
-            applies=latent,
+            applies=is_latent,
         )
         for name, hf, megatron in _SIZES
     ),

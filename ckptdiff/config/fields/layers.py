@@ -27,13 +27,13 @@ from ckptdiff.config.fields.base import (
     where,
     whole,
 )
-from ckptdiff.config.fields.shape import latent
+from ckptdiff.config.fields.shape import is_latent
 
 if TYPE_CHECKING:
     from ckptdiff.config.fields.base import Settings
 
 WITHOUT_GATE = frozenset({"gpt2", "nemotron", "gpt_neox", "nemotron_h"})
-# Where config.json says none; 1e-6 for the others.
+# If config.json has none; 1e-6 for the others.
 EPSILONS = dict.fromkeys(
     (
         *("gpt2", "gpt_neox", "mixtral", "nemotron", "nemotron_h"),
@@ -42,7 +42,7 @@ EPSILONS = dict.fromkeys(
     1e-5,
 )
 LAYER_NORM = frozenset({"gpt2", "gpt_neox", "nemotron"})
-# Their weights are stored less one, in config.json's family and in Megatron alike.
+# Norm weights are stored less one, by Hugging Face and by Megatron.
 ZERO_CENTRED = frozenset(
     {"nemotron", "gemma", "gemma2", "gemma3", "qwen3_next", "qwen3_5", "qwen3_5_moe"}
 )
@@ -52,7 +52,7 @@ QK_NORM = frozenset(
         *("deepseek", "gemma3", "olmo2", "olmoe"),
     }
 )
-BIASED = frozenset({"gpt2", "gpt_neox"})  # everywhere
+BIASED = frozenset({"gpt2", "gpt_neox"})  # every linear layer has a bias
 NO_OUTPUT_BIAS = frozenset(
     {"qwen2", "qwen2_moe", "glm4_moe", "mistral", "mixtral", "phi3", "olmo2", "olmoe"}
 )
@@ -108,7 +108,7 @@ def _activation_megatron(side: ConfigSide) -> Stated | None:
             return Stated(value, name, side.get(name))
     if not side.has("swiglu"):
         return None
-    # The fused kernel of GELU with a bias is the tanh form, whatever the unfused one is.
+    # The fused kernel of GELU with a bias computes the tanh form, whatever the unfused one does.
     if side.get("bias_gelu_fusion") and side.get("add_bias_linear"):
         return Stated("tanh GELU", "bias_gelu_fusion", side.get("bias_gelu_fusion"))
     if not side.has("bias_gelu_fusion"):
@@ -173,7 +173,7 @@ def _zero_centred(side: ConfigSide) -> Stated | None:
 
 
 def _qkv_bias_megatron(side: ConfigSide) -> Stated | None:
-    # Each of the two gives the projection a bias.
+    # Either of the two gives the projection a bias.
     found = next((n for n in ("add_qkv_bias", "add_bias_linear") if side.get(n)), None)
     if found is not None:
         return Stated(True, found, side.get(found))
@@ -238,7 +238,7 @@ LAYERS: tuple[ConfigField, ...] = (
         "Attention is sharper or flatter in every layer.",
         _softmax_args,
         _softmax_entries,
-        applies=lambda side: not latent(side),
+        applies=lambda side: not is_latent(side),
         cannot="Megatron's args have no flag for it.",
     ),
     ConfigField(

@@ -1,4 +1,4 @@
-"""Meta's params.json in the words of config.json."""
+"""Meta's params.json, translated to the fields of config.json."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.config.model import ModelConfig
 
-# params.json's `use_scaled_rope` is on or off; these are the constants of Meta's code
+# `use_scaled_rope` of params.json is only on or off; these are the constants of Meta's code
 # (meta-llama/llama-models, models/llama3/model.py, apply_scaling).
 SCALED: dict[str, Any] = {
     "rope_type": "llama3",
@@ -17,11 +17,11 @@ SCALED: dict[str, Any] = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
-SMALL = 4096  # models of a smaller width are Llama 3.2's, scaled by 32; the others by 8
+SMALL = 4096  # hidden size below which a model is one of Llama 3.2's, scaled by 32; others by 8
 
 
 def assumed_factor(hidden_size: int) -> float:
-    """Return by what a Llama of this size scales its positions, where params.json says only that.
+    """Return the factor of RoPE scaling of a Llama of this size, if params.json states none.
 
     Source: transformers' convert_llama_weights_to_hf.
     """
@@ -29,7 +29,7 @@ def assumed_factor(hidden_size: int) -> float:
 
 
 def params_in_hf_words(params: Mapping[str, Any], config: ModelConfig | None) -> dict[str, Any]:
-    """Return the config.json of a Llama; `config` has the sizes that only the tensors tell."""
+    """Return the config.json of a Llama; `config` has the sizes that only the tensors show."""
     if config is None:
         return {}
     scaling = dict(SCALED) if config.rope_is_scaled else None

@@ -1,4 +1,4 @@
-"""Positions, and how far a token sees."""
+"""Position embedding, maximum length, and the sliding window."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from ckptdiff.config.fields.base import (
     sets_nothing,
     stated,
 )
-from ckptdiff.config.fields.shape import layers
+from ckptdiff.config.fields.shape import layer_count
 
 if TYPE_CHECKING:
     from ckptdiff.config.fields.base import Settings
 
 QWEN = frozenset({"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"})
-# Which layer of how many has no window, where config.json does not say.
-STRIPED = {"gemma2": 2, "gemma3": 6, "gpt_oss": 2, "olmo2": 4}
-WINDOWED = frozenset({"mistral", "mixtral", "phi3", *STRIPED})
+# Every n-th layer has no window, if config.json does not list the layers. By family: n.
+WINDOW_STEPS = {"gemma2": 2, "gemma3": 6, "gpt_oss": 2, "olmo2": 4}
+WINDOWED = frozenset({"mistral", "mixtral", "phi3", *WINDOW_STEPS})
 
 
 def positions(side: ConfigSide) -> str | None:
-    """Return `rope`, `learned_absolute`, … or None where a side does not tell."""
+    """Return `rope`, `learned_absolute`, …; None if a side does not state it."""
     found = POSITION_KIND.read(side)
     return None if found is None else found.value
 
 
-def rotary(side: ConfigSide) -> bool:
+def is_rotary(side: ConfigSide) -> bool:
     return positions(side) in ("rope", "yarn")
 
 
-def learned(side: ConfigSide) -> bool:
+def is_learned(side: ConfigSide) -> bool:
     return positions(side) == "learned_absolute"
 
 
@@ -50,7 +50,7 @@ def _window_hf(side: ConfigSide) -> Stated | None:
     if window is None or side.get("use_sliding_window") is False:
         return off if window is None else Stated(None, "use_sliding_window", False)
     if side.family in QWEN:
-        first_windowed, count = side.get("max_window_layers"), layers(side)
+        first_windowed, count = side.get("max_window_layers"), layer_count(side)
         if not side.get("use_sliding_window"):
             return off
         if is_number(first_windowed) and count is not None and first_windowed >= count:
@@ -58,8 +58,8 @@ def _window_hf(side: ConfigSide) -> Stated | None:
     kinds = side.get("layer_types")
     if isinstance(kinds, list) and kinds and all(kind == "full_attention" for kind in kinds):
         return Stated(None, "layer_types", "full_attention")
-    longest = side.get("max_position_embeddings")
-    if is_number(window) and is_number(longest) and window >= longest:
+    max_positions = side.get("max_position_embeddings")
+    if is_number(window) and is_number(max_positions) and window >= max_positions:
         return Stated(None, name, window, "no longer sequence exists")
     return Stated(window, name, window)
 
@@ -69,8 +69,8 @@ def _window_entries(window: Any, side: ConfigSide) -> Settings | None:
         if window is None:
             return {"use_sliding_window": False}
         return {"use_sliding_window": True, "sliding_window": window}
-    if side.family in STRIPED and window is None:
-        return {}  # their classes want a number
+    if side.family in WINDOW_STEPS and window is None:
+        return {}  # their classes require a number
     if side.family in WINDOWED:
         return {"sliding_window": window}
     return {} if window is None else None
@@ -78,7 +78,7 @@ def _window_entries(window: Any, side: ConfigSide) -> Settings | None:
 
 def _window_megatron(side: ConfigSide) -> Stated | None:
     def by(raw: Any) -> Any:
-        # The window counts the token itself in transformers, the tokens before it in Megatron.
+        # The token itself counts in transformers; Megatron counts only the tokens before it.
         before = raw[0] if isinstance(raw, (list, tuple)) else raw
         return before + 1 if before >= 0 else None
 
@@ -102,7 +102,7 @@ def _position_megatron(side: ConfigSide) -> Stated | None:
 
 
 def _same_position(a: Any, b: Any) -> bool:
-    return bool(a == b) or {a, b} == {"rope", "yarn"}  # scaling is a line of its own
+    return bool(a == b) or {a, b} == {"rope", "yarn"}  # the scaling has a line of its own
 
 
 POSITION_KIND = ConfigField(
@@ -135,7 +135,7 @@ POSITIONS: tuple[ConfigField, ...] = (
         sets_in("max_position_embeddings", {"gpt2": "n_positions"}),
         harmless=lambda a, b: (
             None
-            if learned(a) and learned(b)
+            if is_learned(a) and is_learned(b)
             else "with rotary embeddings it bounds the length and changes no value"
         ),
     ),

@@ -1,4 +1,4 @@
-"""Rotary embeddings: base, how much of a head is rotated, pairs or halves."""
+"""Rotary embeddings: base, rotated part of a head, and which channels are pairs."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ckptdiff.config.fields.base import (
     stated,
     whole,
 )
-from ckptdiff.config.fields.positions import rotary
+from ckptdiff.config.fields.positions import is_rotary
 from ckptdiff.config.fields.scaling import SCALING
-from ckptdiff.config.fields.shape import latent
+from ckptdiff.config.fields.shape import is_latent
 
 if TYPE_CHECKING:
     from ckptdiff.config.fields.base import Settings
 
 _BASE_NAMES = {"gpt_neox": "rotary_emb_base"}  # in config.json; `rope_theta` elsewhere
-BASES = {"mixtral": 1e6}  # where config.json says none
-# How much of a head is rotated, where config.json does not say; all of it otherwise.
+BASES = {"mixtral": 1e6}  # if config.json has none; 10000 otherwise
+# The part of a head that is rotated, if config.json has no field for it; 1 otherwise.
 PERCENTS = {
     **dict.fromkeys(("gpt_neox", "qwen3_next", "qwen3_5", "qwen3_5_moe"), 0.25),
     **dict.fromkeys(("nemotron", "glm4_moe"), 0.5),
@@ -35,7 +35,7 @@ PERCENTS = {
 
 
 def _interleaving_hf(side: ConfigSide) -> Stated | None:
-    if latent(side):
+    if is_latent(side):
         return default(
             stated("rope_interleave", by=lambda on: "pairs" if on else "halves"),
             "pairs",
@@ -49,8 +49,8 @@ def _interleaving_hf(side: ConfigSide) -> Stated | None:
 def _interleaving_megatron(side: ConfigSide) -> Stated | None:
     name = "rotary_interleaved"
     on = bool(side.get(name))
-    if latent(side):
-        # Latent attention undoes the pairs itself, before it looks at the flag.
+    if is_latent(side):
+        # Latent attention moves pairs into halves itself, before the flag is used.
         value = "pairs, taken apart twice" if on else "pairs"
         return Stated(value, name if on else "multi_latent_attention", True)
     value = "pairs" if on else "halves"
@@ -60,13 +60,13 @@ def _interleaving_megatron(side: ConfigSide) -> Stated | None:
 
 
 def _interleaving_args(value: Any, side: ConfigSide) -> Settings | None:
-    if latent(side):
+    if is_latent(side):
         return {"rotary_interleaved": False} if value == "pairs" else None
     return {"rotary_interleaved": value == "pairs"}
 
 
 def _interleaving_entries(value: Any, side: ConfigSide) -> Settings | None:
-    if latent(side):
+    if is_latent(side):
         return {"rope_interleave": value == "pairs"}
     return {} if value == "halves" else None
 
@@ -107,7 +107,7 @@ ROPE: tuple[ConfigField, ...] = (
         "Weights can match exactly while every logit differs, the more the longer the sequence.",
         sets("rotary_base", whole),
         lambda base, side: {_BASE_NAMES.get(side.family or "", "rope_theta"): float(base)},
-        applies=rotary,
+        applies=is_rotary,
     ),
     *SCALING,
     ConfigField(
@@ -120,7 +120,7 @@ ROPE: tuple[ConfigField, ...] = (
         "Another number of channels is rotated, so attention scores are wrong in every layer.",
         sets("rotary_percent"),
         _percent_entries,
-        applies=lambda side: rotary(side) and not latent(side),
+        applies=lambda side: is_rotary(side) and not is_latent(side),
     ),
     ConfigField(
         "Rotary pairs",
@@ -129,6 +129,6 @@ ROPE: tuple[ConfigField, ...] = (
         "Channels are rotated in other pairs, so attention scores are wrong in every layer.",
         _interleaving_args,
         _interleaving_entries,
-        applies=rotary,
+        applies=is_rotary,
     ),
 )

@@ -16,17 +16,17 @@ from ckptdiff.config.fields.base import (
     show,
     whole,
 )
-from ckptdiff.config.fields.positions import rotary
-from ckptdiff.config.fields.shape import latent
+from ckptdiff.config.fields.positions import is_rotary
+from ckptdiff.config.fields.shape import is_latent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ckptdiff.config.fields.base import Reader, Setter, Settings
 
-# Of transformers 5, with and without bases of their own for windowed layers, and of 4.
+# Objects of transformers 5, with and without another base for windowed layers, and of 4.
 HOLDERS = ("rope_parameters.full_attention", "rope_parameters", "rope_scaling")
-# Megatron's apply_rope_scaling takes the factor and nothing else.
+# Megatron's apply_rope_scaling takes the factor only, and hard-codes these.
 FIXED = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 INTERPOLATION = "--rotary-seq-len-interpolation-factor"
 YARN = {"beta_fast": 32.0, "beta_slow": 1.0}
@@ -59,7 +59,7 @@ def _is_one(side: ConfigSide, name: str, kind: Any) -> bool:
 
 
 def _kind_megatron(side: ConfigSide) -> Stated | None:
-    if latent(side):
+    if is_latent(side):
         kind, factor = side.get("rope_type") or "yarn", side.get("rotary_scaling_factor")
         if kind != "yarn":
             return Stated("none", "rope_type", kind)
@@ -79,18 +79,18 @@ def _kind_megatron(side: ConfigSide) -> Stated | None:
     return Stated("none", None, "none", MEGATRON)
 
 
-def kind(side: ConfigSide) -> str:
+def scaling_kind(side: ConfigSide) -> str:
     found = _kind_hf(side) if side.kind == "hf" else _kind_megatron(side)
     return "none" if found is None else str(found.value)
 
 
 def scaled(*kinds: str) -> Callable[[ConfigSide], bool]:
-    """Ask whether a side scales its rotary embeddings in one of these ways."""
-    return lambda side: rotary(side) and kind(side) in kinds
+    """Return a condition: does a side scale its rotary embeddings in one of these ways?"""
+    return lambda side: is_rotary(side) and scaling_kind(side) in kinds
 
 
 def _whole_scaling_hf(side: ConfigSide) -> Stated | None:
-    """Read the kind of scaling; its value carries what a flag needs."""
+    """Read the kind of scaling; its value also holds the side, which a flag needs."""
     found = _kind_hf(side)
     return found and Stated(_Kind(found.value, side), found.name, found.raw, found.source)
 
@@ -101,7 +101,7 @@ def _whole_scaling_megatron(side: ConfigSide) -> Stated | None:
 
 
 class _Kind(str):
-    """A kind of scaling that remembers whose it is."""
+    """A kind of scaling, and the side that has it."""
 
     __slots__ = ("side",)
     side: ConfigSide
@@ -115,7 +115,7 @@ class _Kind(str):
 def _scaling_fix(value: Any, side: ConfigSide) -> str | None:
     if value == "none":
         flags = {"llama3": "--use-rope-scaling", "linear": INTERPOLATION}
-        return f"leave out {flags.get(kind(side), '--rotary-scaling-factor')}"
+        return f"leave out {flags.get(scaling_kind(side), '--rotary-scaling-factor')}"
     factor = FACTOR.read(value.side)
     if factor is None:
         return None
@@ -124,7 +124,7 @@ def _scaling_fix(value: Any, side: ConfigSide) -> str | None:
             return f"--use-rope-scaling --rope-scaling-factor {show(factor.value)}"
         case "linear":
             return f"{INTERPOLATION} {show(factor.value)}"
-        case "yarn" if latent(value.side):
+        case "yarn" if is_latent(value.side):
             return f"--rope-type yarn --rotary-scaling-factor {show(factor.value)}"
     return None
 
@@ -134,27 +134,27 @@ def _fixed(side: ConfigSide, key: str) -> Any:
     return None if found is None else found.value
 
 
-def _held(key: str) -> Reader:
+def _from_holder(key: str) -> Reader:
     """Read a field of a config.json's scaling."""
     return lambda side: number(f"{holder(side)}.{key}")(side)
 
 
 def _factor_megatron(side: ConfigSide) -> Stated | None:
-    if kind(side) == "llama3":
+    if scaling_kind(side) == "llama3":
         return default(number("rope_scaling_factor"), 8.0, MEGATRON)(side)
     names = ("rotary_seq_len_interpolation_factor",)
-    if kind(side) == "yarn":
-        names = ("rotary_scaling_factor",) if latent(side) else ("yarn_rotary_scaling_factor",)
+    if scaling_kind(side) == "yarn":
+        names = ("rotary_scaling_factor",) if is_latent(side) else ("yarn_rotary_scaling_factor",)
     return number(*names)(side)
 
 
 def _llama3(key: str) -> tuple[Reader, Reader]:
     fixed = FIXED[key]
-    return _held(key), lambda _: Stated(fixed, None, fixed, "Megatron hard-codes it")
+    return _from_holder(key), lambda _: Stated(fixed, None, fixed, "Megatron hard-codes it")
 
 
 def _original_hf(side: ConfigSide) -> Stated | None:
-    found: Stated | None = _held("original_max_position_embeddings")(side)
+    found: Stated | None = _from_holder("original_max_position_embeddings")(side)
     if found is not None:
         return found
     found = number("max_position_embeddings")(side)
@@ -162,41 +162,41 @@ def _original_hf(side: ConfigSide) -> Stated | None:
 
 
 def _original_megatron(side: ConfigSide) -> Stated | None:
-    if not latent(side):
+    if not is_latent(side):
         return number("yarn_original_max_position_embeddings")(side)
     return number("original_max_position_embeddings", "max_position_embeddings")(side)
 
 
 def _yarn(key: str) -> tuple[Reader, Reader]:
     def megatron(side: ConfigSide) -> Stated | None:
-        names = (key,) if latent(side) else (f"yarn_{key}",)
+        names = (key,) if is_latent(side) else (f"yarn_{key}",)
         return default(number(*names), YARN[key], MEGATRON)(side)
 
-    return default(_held(key), YARN[key], TRANSFORMERS), megatron
+    return default(_from_holder(key), YARN[key], TRANSFORMERS), megatron
 
 
 def _scale(key: str, other: float) -> tuple[Reader, Reader]:
     def megatron(side: ConfigSide) -> Stated | None:
-        names = (key,) if latent(side) else (f"yarn_{key}",)
+        names = (key,) if is_latent(side) else (f"yarn_{key}",)
         return number(*names)(side)
 
-    return default(_held(key), other, TRANSFORMERS), megatron
+    return default(_from_holder(key), other, TRANSFORMERS), megatron
 
 
 def _factor_args(value: Any, side: ConfigSide) -> Settings:
     names = {
         "llama3": "rope_scaling_factor",
         "linear": "rotary_seq_len_interpolation_factor",
-        "yarn": "rotary_scaling_factor" if latent(side) else "yarn_rotary_scaling_factor",
+        "yarn": "rotary_scaling_factor" if is_latent(side) else "yarn_rotary_scaling_factor",
     }
-    return {names.get(kind(side), "rotary_scaling_factor"): whole(value)}
+    return {names.get(scaling_kind(side), "rotary_scaling_factor"): whole(value)}
 
 
 def _scaling_args(value: Any, side: ConfigSide) -> Settings | None:
-    """Set the kind of scaling; of llama3's and others' constants, what Megatron has."""
+    """Set the kind of scaling, as far as Megatron has it. Factors have lines of their own."""
     off = {"use_rope_scaling": False}
     match str(value):
-        case "none" if latent(side):
+        case "none" if is_latent(side):
             return {**off, "rope_type": "rope", "rotary_scaling_factor": 1.0}
         case "none":
             return off
@@ -204,7 +204,7 @@ def _scaling_args(value: Any, side: ConfigSide) -> Settings | None:
             return {"use_rope_scaling": True}
         case "linear":
             return off
-        case "yarn" if latent(side):
+        case "yarn" if is_latent(side):
             return {**off, "rope_type": "yarn"}
         case "yarn":
             return {**off, "position_embedding_type": "yarn"}
@@ -231,7 +231,7 @@ def _scaling_entries(value: Any, _: ConfigSide) -> Settings | None:
         return {"rope_scaling": held}
     held["original_max_position_embeddings"] = original.value
     longest = side.get("max_position_embeddings")
-    if longest == original.value:  # all that Megatron's latent attention has a field for
+    if longest == original.value:  # Megatron's latent attention has one field for both
         longest = int(original.value * factor.value)
     return {"rope_scaling": held, "max_position_embeddings": longest}
 
@@ -241,9 +241,9 @@ def _yarn_reader(key: str) -> tuple[Reader, Reader]:
 
 
 def _original_args(value: Any, side: ConfigSide) -> Settings:
-    if not latent(side):
+    if not is_latent(side):
         return {"yarn_original_max_position_embeddings": value}
-    # Before Megatron 0.14 the original length was the only one that latent attention had.
+    # Before Megatron 0.14, latent attention had one length, the original one.
     return {"original_max_position_embeddings": value, "max_position_embeddings": value}
 
 
@@ -258,12 +258,12 @@ def _beta_args(key: str) -> Setter:
 
 
 def _yarn_args(key: str) -> Setter:
-    return lambda value, side: {key if latent(side) else f"yarn_{key}": value}
+    return lambda value, side: {key if is_latent(side) else f"yarn_{key}": value}
 
 
 FACTOR = ConfigField(
     "RoPE scaling factor",
-    _held("factor"),
+    _from_holder("factor"),
     _factor_megatron,
     "Positions are stretched by another factor, which shows in long sequences.",
     _factor_args,
@@ -279,7 +279,7 @@ SCALING: tuple[ConfigField, ...] = (
         "Rotary frequencies differ, so logits differ, most of all in long sequences.",
         _scaling_args,
         _scaling_entries,
-        applies=rotary,
+        applies=is_rotary,
         equal=lambda a, b: str(a) == str(b),
         cannot=CANNOT,
         fix=_scaling_fix,

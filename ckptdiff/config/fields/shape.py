@@ -1,23 +1,23 @@
-"""What the shape of a model decides: which meanings it has at all."""
+"""The structure of a model, which decides what fields have an effect."""
 
 from __future__ import annotations
 
 from ckptdiff.config.fields.base import MEGATRON, ConfigSide, Stated
 
 SHAPES = "Tensors have other shapes, so the weights of one side do not load into the other."
-MAX_LAYERS = 10_000  # a pattern is spelled out, layer by layer
+MAX_LAYERS = 10_000  # of a pattern, which is listed layer by layer
 PATTERN = "moe_layer_freq"
 
 
-def latent(side: ConfigSide) -> bool:
-    """Ask whether attention is multi-latent (DeepSeek)."""
+def is_latent(side: ConfigSide) -> bool:
+    """Return whether attention is multi-latent (DeepSeek)."""
     if side.kind == "hf":
         return side.get("kv_lora_rank") is not None
     return bool(side.get("multi_latent_attention"))
 
 
 def expert_names(side: ConfigSide) -> tuple[str, ...]:
-    """Return the fields that may say how many routed experts there are."""
+    """Return the fields that may state how many routed experts there are."""
     if side.kind == "hf":
         return "num_local_experts", "num_experts", "n_routed_experts"
     return ("num_experts",)
@@ -29,21 +29,22 @@ def expert_count(side: ConfigSide) -> int:
 
 
 def has_dense_layers(side: ConfigSide) -> bool:
-    """Ask whether some layer has an MLP that is not an expert, of the dense size."""
+    """Return whether some layer has a dense MLP."""
     if not expert_count(side):
         return True
     pattern = layer_pattern(side)
     return pattern is not None and 0 in pattern.value
 
 
-def layers(side: ConfigSide) -> int | None:
+def layer_count(side: ConfigSide) -> int | None:
+    """Return how many layers a side states; None if it states no integer."""
     names = ("num_hidden_layers", "n_layer") if side.kind == "hf" else ("num_layers",)
     return next((n for name in names if type(n := side.get(name)) is int), None)
 
 
 def layer_pattern(side: ConfigSide) -> Stated | None:
     """Return 1 for each layer of experts and 0 for each dense one."""
-    count = layers(side)
+    count = layer_count(side)
     if count is None or not 0 < count <= MAX_LAYERS:
         return None
     return (_pattern_hf if side.kind == "hf" else _pattern_megatron)(side, count)
