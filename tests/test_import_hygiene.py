@@ -14,6 +14,7 @@ import pytest
 
 import ckptdiff
 from tests.support.pairs import compare, odd_models
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +40,7 @@ def imported(*arguments: object) -> tuple[int, set[str]]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     )
     code, names = json.loads(done.stdout.splitlines()[-1])
@@ -92,7 +93,7 @@ assert "numpy" in sys.modules
 print(sorted(n for n in sys.modules if n.partition(".")[0] in {HEAVY - {"numpy"}!r}))
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert done.stdout == "[]\n"
 
@@ -166,7 +167,7 @@ def test_kernels_and_torch_are_imported_by_nobody_at_module_scope(module: str) -
 def test_the_plain_values_of_the_kernels_need_no_numpy() -> None:
     script = "import sys, ckptdiff.kernels.stats; print('numpy' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert done.stdout == "False\n"
 
@@ -182,6 +183,6 @@ print(len(found), "numpy" in sys.modules)
     results = list(compare(*odd_models(tmp_path)).results.values())
     (tmp_path / "results").write_bytes(pickle.dumps(results))
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert done.stdout == f"{len(results)} False\n"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ckptdiff.demo import make_demo
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +37,7 @@ def output_of(arguments: list[str], environ: dict[str, str], *, until: bytes, ke
     )
     os.close(follower)
     written = b""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     pressed = False
     while time.monotonic() < deadline:
         readable, _, _ = select.select([leader], [], [], 0.1)
@@ -48,7 +49,7 @@ def output_of(arguments: list[str], environ: dict[str, str], *, until: bytes, ke
         if until in written and not pressed:
             pressed = True
             os.write(leader, keys)
-    program.wait(10)
+    program.wait(PATIENCE)
     os.close(leader)
     assert pressed, written[-2000:]
     return written.decode(errors="replace")

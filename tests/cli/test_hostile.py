@@ -15,6 +15,7 @@ from tests.support.hostile import entry, safetensors, single_safetensors
 from tests.support.hostile_system import ARGS, megatron, rank_file
 from tests.support.hostile_torch import BOMBS, fragment, hf_bin, mapping, program, tensor, torch_zip
 from tests.support.hostile_weapons import call
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,10 +67,11 @@ def ckptdiff(capsys: pytest.CaptureFixture[str]) -> Command:
     return run
 
 
-# The command in a process that may take 2 GB.
+# The command in a process that may take 2 GB and 20 seconds of the processor.
 MAIN = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
 from ckptdiff.cli.main import main
 sys.exit(main())
 """
@@ -78,7 +80,7 @@ sys.exit(main())
 def alone(*args: object) -> tuple[int, str, str]:
     """Run the command in a process of its own, with bounds."""
     command = [sys.executable, "-c", MAIN, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     return safe(done.returncode, done.stdout, done.stderr)
 
 
@@ -198,6 +200,7 @@ LIES = {
 COMPARE = """
 import json, resource, signal, sys
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
 from pathlib import Path
 from ckptdiff.assembly.assemble import assemble_pair
 from ckptdiff.comparison.run import diff

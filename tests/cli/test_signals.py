@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import resource
 import signal
 import subprocess
 from typing import TYPE_CHECKING
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.pairs import noise, sparse, write_plain
-from tests.support.program import PROGRAM, environment, group, maps, parse, until
+from tests.support.patience import PATIENCE
+from tests.support.program import PROGRAM, environment, group, maps, parse, processor_seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ def test_a_closed_pipe_brings_no_traceback(tiny_hf: Make, tiny_megatron: Make, w
     said = process.stderr.read()
     process.stderr.close()
     # As a shell says of programs that a closed pipe ends; nothing about the checkpoints.
-    assert process.wait(30) == 128 + signal.SIGPIPE
+    assert process.wait(PATIENCE) == 128 + signal.SIGPIPE
     assert said == ""
     assert until(lambda: group(process.pid) == [])
 
@@ -52,7 +52,7 @@ def test_a_closed_pipe_brings_no_traceback(tiny_hf: Make, tiny_megatron: Make, w
 def test_the_first_line_can_be_taken_alone(tiny_megatron: Make) -> None:
     pipeline = f"{' '.join(PROGRAM)} ls {tiny_megatron()} --raw | head -1"
     done = subprocess.run(
-        ["bash", "-c", pipeline], capture_output=True, text=True, timeout=60, check=True
+        ["bash", "-c", pipeline], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert (done.stdout, done.stderr) == ("mp_rank_00/model_optim_rng.pt\n", "")
 
@@ -64,7 +64,7 @@ def test_output_on_a_full_disk_is_trouble_and_not_a_difference(tiny_hf: Make) ->
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
     assert done.returncode == 2
@@ -102,12 +102,12 @@ def start(slow: tuple[Path, Path]) -> subprocess.Popen[str]:
 def end(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Wait for the program alone: its workers may hold on to its pipes."""
     try:
-        process.wait(30)
+        process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # or it would be in the way of other tests
         process.communicate()
         raise
-    until(lambda: group(process.pid) == [], 10)
+    until(lambda: group(process.pid) == [])
     left = group(process.pid)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
@@ -126,12 +126,6 @@ def test_an_interrupt_ends_the_program_and_its_workers(slow: tuple[Path, Path]) 
     # What is under way is finished, what waits is not: by the processor's clock, which does not
     # care what else runs on the machine, a small part of the half minute.
     assert processor_seconds() - before < 7
-
-
-def processor_seconds() -> float:
-    """Return the time that all ended children, and theirs, have computed."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
@@ -159,7 +153,7 @@ def on_terminal(arguments: list[str], **changes: str) -> tuple[int, str, str]:
         env=environment(TERM="xterm-256color", COLUMNS="100", **changes),
     )
     os.close(theirs)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=PATIENCE)
     seen = b""
     while True:
         try:

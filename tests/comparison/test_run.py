@@ -23,6 +23,7 @@ from tests.support.pairs import (
     rank_file,
     set_sizes,
 )
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,7 +156,7 @@ class Stalling(ThreadPoolExecutor):
         return super().submit(self._later, fn, *args)
 
     def _later(self, fn: Callable[..., Any], *args: Any) -> Any:
-        assert self.released.wait(20), "everything waits for the first job"
+        assert self.released.wait(PATIENCE), "everything waits for the first job"
         return fn(*args)
 
 

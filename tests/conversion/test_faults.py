@@ -26,6 +26,7 @@ from ckptdiff.formats import JOURNAL, open_checkpoint
 from tests.support.conversions import converted, different, hf_tensors, rank_tensors
 from tests.support.oracle_hf import make_hf
 from tests.support.pairs import compare
+from tests.support.patience import PATIENCE
 from tests.support.program import PROGRAM, ckptdiff, group, until
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def test_an_interrupt_leaves_nothing(large: Path, tmp_path: Path) -> None:
     process = started(large, tmp_path / "out", "--to", "megatron", "--tp", 8)
     assert until(lambda: complete_files(tmp_path / "out") >= 0)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     if process.returncode != 0:
         assert (process.returncode, said) == (130, "ckptdiff: stopped\n")
         assert list(tmp_path.iterdir()) == []
@@ -145,7 +146,7 @@ def test_a_full_disk_is_said_and_old_work_stays(large: Path, tmp_path: Path) -> 
     command = [*PROGRAM, "convert", str(large), str(out), "--to", "megatron", "--overwrite"]
     limit = 10_000_000
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=60,
+        command, capture_output=True, text=True, check=False, timeout=PATIENCE,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
     assert done.returncode == 2
@@ -215,7 +216,7 @@ def test_a_source_that_is_cut_off_meanwhile(large: Path, tmp_path: Path) -> None
     assert until(lambda: (tmp_path / "out.partial").exists())
     for file in source.glob("*.safetensors"):
         os.truncate(file, 5000)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     if process.returncode == 0:
         pytest.skip("it was quicker")
     assert process.returncode == 2

@@ -23,6 +23,7 @@ from tests.support.hostile import INDICES, SAFETENSORS, STRICTER, Hostile, singl
 from tests.support.hostile import safetensors as safetensors_file
 from tests.support.hostile_system import SYSTEM
 from tests.support.hostile_torch import TORCH
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,7 @@ SECONDS = 5.0  # of the processor
 PROBE = """
 import resource, sys, time
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[3]),) * 2)
 import json, os
 from pathlib import Path
 from ckptdiff import formats
@@ -61,8 +63,9 @@ class Outcome:
 
 def probe(path: Path, *, user: int = 0) -> Outcome:
     """Open `path` in a process of its own."""
-    command = [sys.executable, "-c", PROBE, os.fspath(path), str(user)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=6 * SECONDS, check=False)
+    limit = str(int(6 * SECONDS))  # the start and what comes after it, of the processor as well
+    command = [sys.executable, "-c", PROBE, os.fspath(path), str(user), limit]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr[-2000:] or f"died of signal {-done.returncode}"
     return Outcome(*json.loads(done.stdout))
 

@@ -14,6 +14,7 @@ from ckptdiff.assembly.assemble import assemble_pair
 from ckptdiff.comparison.run import diff
 from ckptdiff.executor import WorkerPool
 from ckptdiff.formats import open_checkpoint
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +108,7 @@ def test_the_command_reports_an_error_row_and_exits_with_2(
         [sys.executable, "-c", CUT, str(source), str(copy)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 2, done.stderr

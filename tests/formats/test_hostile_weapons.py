@@ -19,6 +19,7 @@ from ckptdiff.formats.inert import Placeholder
 from tests.support.hostile_system import megatron, rank_file
 from tests.support.hostile_torch import hf_bin, mapping, program, tensor, torch_zip
 from tests.support.hostile_weapons import CONTROL, MODULE, weapons
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,7 @@ def run(code: str, folder: Path, *args: str, data: bytes = b"") -> tuple[int, st
     """Run Python code in `folder`; return its exit status and what it said of errors."""
     command = [sys.executable, "-c", code, *args]
     done = subprocess.run(
-        command, cwd=folder, input=data, capture_output=True, timeout=60, check=False
+        command, cwd=folder, input=data, capture_output=True, timeout=PATIENCE, check=False
     )
     return done.returncode, done.stderr.decode()
 

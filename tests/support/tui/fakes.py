@@ -19,6 +19,7 @@ from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats.safetensors import lay_out
 from ckptdiff.logits.prompt import Prompt
 from ckptdiff.results import Numbers, TensorDiff
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -225,7 +226,7 @@ class FakeEngine:
                 if self.breaks is not None:
                     raise self.breaks
                 if done == self.hold:
-                    self.gate.wait(30)
+                    self.gate.wait(PATIENCE)
                 name = next((name for name in first() if name in left), left[0])
                 left.remove(name)
                 self.clock.at += self.seconds_each
@@ -249,7 +250,7 @@ class FakeEngine:
         executor: Executor,
     ) -> Iterator[Finding]:
         if self.looking is not None:
-            executor.submit(self.looking.wait, 30).result()
+            executor.submit(self.looking.wait, PATIENCE).result()
         if self.no_diagnosis is not None:
             raise self.no_diagnosis
         executor.submit(len, ()).result()
@@ -275,7 +276,7 @@ class FakeEngine:
         self.clock.at += self.seconds_each
         yield Written(file.path, file.layout.nbytes // 2)
         if self.hold is not None:
-            self.gate.wait(30)
+            self.gate.wait(PATIENCE)
         yield Written(file.path, file.layout.nbytes // 2)
         yield Written(file.path, 0, complete=True)
         yield from map(result, conversion.source.tensors)
