@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.corpus import CORPUS, REPOSITORY
+from tests.support.corpus import CORPUS, NO_CORPUS, NO_FAULTS, REPOSITORY
 from tests.support.oracle import make_megatron
 from tests.support.oracle_client import Oracle
 from tests.support.oracle_hf import make_hf
@@ -24,11 +24,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+NO_ORACLE = "needs megatron-core and transformers"
+# What a test may want, and how to come by it.
+WAYS_OUT = {
+    NO_CORPUS: "set CKPTDIFF_CORPUS to its folder",
+    NO_FAULTS: "it lies in `faults`, beside the folder that CKPTDIFF_CORPUS names",
+    NO_ORACLE: "set up .venv-oracle as the README says, or name a Python with --oracle",
+    "needs tmux": "install it, as in `apt install tmux`",
+}
+
+
 @pytest.fixture(scope="session")
 def corpus() -> Path:
     """Return the folder of checkpoints that NVIDIA's code wrote."""
     if not CORPUS.is_dir():
-        pytest.skip(f"{CORPUS} is not there")
+        pytest.skip(NO_CORPUS)
     return CORPUS
 
 
@@ -142,7 +152,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--oracle") or all(map(find_spec, ("megatron", "transformers"))):
         return
-    reason = "megatron-core and transformers are not installed; see --oracle"
     for item in items:
         if item.get_closest_marker("oracle"):
-            item.add_marker(pytest.mark.skip(reason=reason))
+            item.add_marker(pytest.mark.skip(reason=NO_ORACLE))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was not run for want of something, under xdist too: there the controller reports."""
+    reports = terminalreporter.stats.get("skipped", [])
+    said = [str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports]
+    for reason, way_out in WAYS_OUT.items():
+        # A test of which every case is found on disk counts once where none is found.
+        if count := said.count(reason):
+            line = f"Not run, {count} of the tests: {reason}; {way_out}."
+            terminalreporter.write_line(line, yellow=True)

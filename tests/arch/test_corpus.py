@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 
 from ckptdiff.formats import open_checkpoint
-from tests.support.corpus import CORPUS
+from tests.support.corpus import CORPUS, from_corpus
 from tests.support.pairs import Comparison, compare
 from tests.support.program import ckptdiff, document
 
@@ -108,7 +108,7 @@ def test_all_cases_that_are_known_are_on_disk(corpus: Path) -> None:
     assert cases_on_disk() == sorted(CASES)
 
 
-@pytest.mark.parametrize("case", [case for case in cases_on_disk() if case in EXACT])
+@pytest.mark.parametrize("case", from_corpus(case for case in cases_on_disk() if case in EXACT))
 def test_what_nvidia_wrote_equals_its_source(corpus: Path, case: str) -> None:
     source = corpus / case.partition("/")[0] / "hf"
     comparison = compare(source, corpus / case)

@@ -27,7 +27,7 @@ from ckptdiff.conversion import torch_dist_files as distributed
 from ckptdiff.errors import BadArgument
 from ckptdiff.formats.dcp import read_metadata
 from tests.support.conversions import converted, different, hf_tensors, torch_loads
-from tests.support.corpus import CORPUS
+from tests.support.corpus import CORPUS, from_corpus
 from tests.support.numbered import numbered
 from tests.support.oracle import Layout
 from tests.support.oracle_hf import make_hf
@@ -267,7 +267,7 @@ def beside(source: str) -> list[Path]:
     return [folder for folder in found if "singleton" not in folder.name]
 
 
-@pytest.mark.parametrize("source", sources())
+@pytest.mark.parametrize("source", from_corpus(sources()))
 def test_there_and_back_is_the_same(source: str, tmp_path: Path) -> None:
     hf = CORPUS / source / "hf"
     converted(hf, tmp_path / "out", "torch_dist", tp=2, pp=1, vocab_divisible_by=8)
@@ -283,7 +283,9 @@ def test_there_and_back_is_the_same(source: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "other"),
-    [(source, folder.name) for source in sources() for folder in beside(source)],
+    from_corpus(
+        ((source, folder.name) for source in sources() for folder in beside(source)), values=2
+    ),
 )
 def test_what_nvidia_wrote_has_the_same_entries(source: str, other: str, tmp_path: Path) -> None:
     (root,) = (CORPUS / source / other).glob("iter_*")

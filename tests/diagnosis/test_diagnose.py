@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ckptdiff.diagnosis import run as diagnosing
 from ckptdiff.executor import InlineExecutor
-from tests.support.corpus import CORPUS
+from tests.support.corpus import CORPUS, FAULTS, NO_CORPUS, benchmark, from_corpus, reference
 from tests.support.fault_cases import CASES, CLEAN, Case, Real
 from tests.support.fault_cases_real import REAL
 from tests.support.fault_cases_two import CHANGED, TWO
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     from ckptdiff.results import Finding
 
-BENCHMARK = CORPUS.parent / "faults"
 CLASSES = [
     "QKV-LAYOUT",
     "QKV-SWAP",
@@ -84,7 +82,7 @@ def runs() -> list[Any]:
 @pytest.mark.parametrize(("case", "written"), runs())
 def test_what_was_planted_is_said_and_nothing_else(maker: Maker, case: Case, written: str) -> None:
     if isinstance(case.source, Real) and not CORPUS.is_dir():
-        pytest.skip(f"{CORPUS} is not there")
+        pytest.skip(NO_CORPUS)
     assert check(maker, case, written) == []
 
 
@@ -105,7 +103,7 @@ def test_the_table_counts_the_sound_checkpoints(corpus: Path) -> None:
     assert len(sound_pairs()) == SOUND
 
 
-@pytest.mark.parametrize("case", sound_pairs())
+@pytest.mark.parametrize("case", from_corpus(sound_pairs()))
 def test_nothing_is_said_of_what_nvidia_wrote(case: str) -> None:
     found = diagnosis(CORPUS / case.partition("/")[0] / "hf", CORPUS / case)
     assert [x for x in found if x.kind != "CONFIG"] == []
@@ -128,14 +126,9 @@ def test_experts_that_a_converter_filled_with_garbage_were_never_loaded(corpus: 
     assert (found.kind, found.layers) == ("NOT-LOADED", (0, 1, 2, 3))
 
 
-def public() -> list[dict[str, Any]]:
-    index = BENCHMARK / "index.json"
-    return json.loads(index.read_text()) if index.is_file() else []
-
-
-@pytest.mark.parametrize("row", public(), ids=lambda row: row["id"])
+@pytest.mark.parametrize("row", benchmark())
 def test_the_public_benchmark_is_right(row: dict[str, Any]) -> None:
-    found = diagnosis(CORPUS.parent / row["hf"], BENCHMARK / row["id"] / "ckpt")
+    found = diagnosis(reference(row), FAULTS / row["id"] / "ckpt")
     faults = [x for x in found if x.severity == "fault"]
     for want in row["expect"]:
         assert any(_meets(x, want) for x in faults), (want, faults)
