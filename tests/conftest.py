@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.corpus import CORPUS, NO_CORPUS, NO_FAULTS, REPOSITORY
-from tests.support.oracle import make_megatron
 from tests.support.oracle_client import Oracle
-from tests.support.oracle_hf import make_hf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +49,9 @@ class TinyFactory:
         self.made: dict[str, tuple[Path, dict[str, Tensor]]] = {}
 
     def hf(self, arguments: Mapping[str, Any]) -> tuple[Path, dict[str, Tensor]]:
+        # Torch comes with it: neither the controller of workers nor all tests need that.
+        from tests.support.oracle_hf import make_hf
+
         key = repr(sorted(arguments.items()))
         if key not in self.made:
             folder = self.root / f"hf-{len(self.made)}"
@@ -57,6 +59,8 @@ class TinyFactory:
         return self.made[key]
 
     def megatron(self, arguments: Mapping[str, Any], model: Mapping[str, Any]) -> Path:
+        from tests.support.oracle import make_megatron
+
         key = f"{sorted(arguments.items())!r} of {sorted(model.items())!r}"
         if key not in self.made:
             source, weights = self.hf(model)
@@ -149,12 +153,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--oracle") or all(map(find_spec, ("megatron", "transformers"))):
-        return
+    has_oracle = config.getoption("--oracle") or all(map(find_spec, ("megatron", "transformers")))
+    cases: Counter[str] = Counter()
     for item in items:
         if item.get_closest_marker("oracle"):
-            item.add_marker(pytest.mark.skip(reason=NO_ORACLE))
+            item.add_marker(pytest.mark.slow)
+            if not has_oracle:
+                item.add_marker(pytest.mark.skip(reason=NO_ORACLE))
+        if mostly := item.get_closest_marker("mostly_slow"):
+            test = item.nodeid.partition("[")[0]
+            if cases[test] % mostly.kwargs["one_in"]:
+                item.add_marker(pytest.mark.slow)
+            cases[test] += 1
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

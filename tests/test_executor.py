@@ -80,6 +80,7 @@ def test_what_a_job_raises_is_handed_on(pool: WorkerPool) -> None:
         pool.submit(fail, "model.pt: broken").result()
 
 
+@pytest.mark.mostly_slow(one_in=2)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGBUS])
 def test_a_worker_that_is_killed_loses_its_own_job_alone(pool: WorkerPool, how: int) -> None:
     for _ in range(3):
@@ -91,6 +92,7 @@ def test_a_worker_that_is_killed_loses_its_own_job_alone(pool: WorkerPool, how: 
             deadly.result(PATIENCE)
 
 
+@pytest.mark.slow
 def test_several_deadly_jobs_at_once_are_told_apart(pool: WorkerPool) -> None:
     jobs = {n: pool.submit(*((die, 9) if n % 4 == 1 else (double, n))) for n in range(12)}
     for n, future in jobs.items():
@@ -203,6 +205,7 @@ def test_the_cpus_that_may_be_used_are_counted() -> None:
 # Comparisons in a pool
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 def test_the_number_of_jobs_has_no_influence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
@@ -215,6 +218,7 @@ def test_the_number_of_jobs_has_no_influence(
     assert_no_children()
 
 
+@pytest.mark.slow
 def test_leaving_a_comparison_is_quick_and_leaves_no_process(tmp_path: Path) -> None:
     # Holes: 500 GB that no disk holds, and minutes of work.
     big = {f"w{n}": (1 << 14, 1 << 13) for n in range(1000)}
@@ -242,6 +246,7 @@ class Counting(WorkerPool):
         return future
 
 
+@pytest.mark.mostly_slow(one_in=3)
 @pytest.mark.parametrize("results", [0, 1, 5])
 def test_a_pool_that_is_shut_down_ends_a_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: int

@@ -60,6 +60,7 @@ def test_help_imports_nothing_slow(words: list[str]) -> None:
     assert not names & HEAVY
 
 
+@pytest.mark.mostly_slow(one_in=3)
 @pytest.mark.parametrize("options", [[], ["--json"], ["--raw"]], ids=str)
 def test_a_listing_imports_nothing_slow(
     tiny_hf: Make, tiny_megatron: Make, options: list[str]
@@ -70,6 +71,7 @@ def test_a_listing_imports_nothing_slow(
         assert not names & HEAVY
 
 
+@pytest.mark.slow
 def test_a_whole_comparison_imports_no_torch(tiny_hf: Make, tiny_megatron: Make) -> None:
     for a, b in ((tiny_hf(), tiny_megatron(tp=2)), (tiny_hf(kind="bin"), tiny_hf(seed=1))):
         code, names = imported("diff", a, b)

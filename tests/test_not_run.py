@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support.corpus import REPOSITORY
 from tests.support.patience import PATIENCE
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 def test_what_is_wanted_is_said_by_the_controller_of_workers(tmp_path: Path) -> None:
     files = (
         "config/test_model",

@@ -57,6 +57,7 @@ def test_there_is_a_transcript_for_scripts_and_one_for_browsing() -> None:
     assert {command.split()[1] for command, _ in TRANSCRIPTS} >= {"ls", "diff"}
 
 
+@pytest.mark.mostly_slow(one_in=4)
 @pytest.mark.parametrize(("command", "printed"), TRANSCRIPTS, ids=[c for c, _ in TRANSCRIPTS])
 def test_a_transcript_is_what_the_command_prints(command: str, printed: str, folder: Path) -> None:
     assert without_times(run(command, folder)) == without_times(printed)

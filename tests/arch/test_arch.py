@@ -52,6 +52,7 @@ def test_the_hand_written_shapes_are_of_families_that_have_rules() -> None:
     assert set(FAMILIES) == {family.name for family in BY_HAND}
 
 
+@pytest.mark.mostly_slow(one_in=2)
 @every_family
 @given(data=st.data())
 @examples
@@ -90,6 +91,7 @@ def test_every_element_is_used_once_and_replicas_once_a_rank(
     assert not uses
 
 
+@pytest.mark.mostly_slow(one_in=2)
 @every_family
 @given(data=st.data())
 @examples
@@ -106,6 +108,7 @@ def test_scattering_gives_the_shards_that_megatrons_formulas_give(
             assert torch.equal(shard.clamp(min=0), wanted[name]), name
 
 
+@pytest.mark.mostly_slow(one_in=4)
 @pytest.mark.parametrize(("family", "names"), SPELLED)
 @given(data=st.data())
 @examples

@@ -108,6 +108,7 @@ def test_all_cases_that_are_known_are_on_disk(corpus: Path) -> None:
     assert cases_on_disk() == sorted(CASES)
 
 
+@pytest.mark.mostly_slow(one_in=4)
 @pytest.mark.parametrize("case", from_corpus(case for case in cases_on_disk() if case in EXACT))
 def test_what_nvidia_wrote_equals_its_source(corpus: Path, case: str) -> None:
     source = corpus / case.partition("/")[0] / "hf"
@@ -225,6 +226,7 @@ def test_the_program_says_same_of_what_nvidia_wrote(corpus: Path) -> None:
     assert found["b"]["parallelism"] == {"tp": 2, "pp": 2, "vpp": 1, "ep": 1, "etp": 1}
 
 
+@pytest.mark.slow
 def test_the_program_says_differ_of_a_trained_model(corpus: Path) -> None:
     done = ckptdiff("diff", corpus / "llama2/hf", corpus / TRAINED, "--json", "-")
     found = document(done)

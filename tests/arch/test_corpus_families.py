@@ -46,6 +46,7 @@ def test_every_family_that_files_are_said_of_has_some_and_no_other(corpus: Path)
     assert found == {name for name, how in VERIFIED.items() if how.files}
 
 
+@pytest.mark.mostly_slow(one_in=4)
 @pytest.mark.parametrize(
     "case", from_corpus(case for case in CASES if case not in (TRAINED, ROUNDED))
 )

@@ -140,6 +140,7 @@ def test_a_name_in_an_error_is_escaped(name: str, tmp_path: Path, ckptdiff: Comm
     assert str(tmp_path) in err
 
 
+@pytest.mark.mostly_slow(one_in=5)
 @pytest.mark.parametrize(
     "name", [name for name in NAMES if name not in ("null", "long", "markup of the web")]
 )
@@ -164,6 +165,7 @@ def test_a_file_of_this_name_is_reported_escaped(
 BODIES = {name: bomb[2:-1] for name, bomb in BOMBS.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BODIES)
 def test_a_bomb_among_the_arguments_is_listed_or_refused(name: str, tmp_path: Path) -> None:
     made = megatron(rank_file({"rng_state": BODIES[name]}, args={"bomb": BODIES[name]}))(tmp_path)
@@ -173,6 +175,7 @@ def test_a_bomb_among_the_arguments_is_listed_or_refused(name: str, tmp_path: Pa
         assert len(out) < 100_000_000
 
 
+@pytest.mark.mostly_slow(one_in=8)
 @pytest.mark.parametrize("name", BODIES)
 def test_a_bomb_for_a_model_is_listed_or_refused(name: str, tmp_path: Path) -> None:
     model = mapping({"a": tensor(), "bomb": BODIES[name]})
@@ -266,6 +269,7 @@ def hf_of_config(folder: Path, config: object) -> Path:
     return folder
 
 
+@pytest.mark.mostly_slow(one_in=7)
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_in_the_config_ends_in_a_result_or_an_error(lie: str, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
@@ -287,6 +291,7 @@ MORE_ARGS = (
 )
 
 
+@pytest.mark.mostly_slow(one_in=7)
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_in_the_arguments_ends_in_a_result_or_an_error(lie: str, tmp_path: Path) -> None:
     honest = hf_of_config(tmp_path / "a", CONFIG)
@@ -336,6 +341,7 @@ NUMBERS = {
 }
 
 
+@pytest.mark.mostly_slow(one_in=5)
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_strange_number_in_a_name_ends_in_a_result_or_an_error(
     number: str, tmp_path: Path

@@ -160,6 +160,7 @@ def test_a_megatron_side_says_how_it_is_cut(tiny_hf: Make, tiny_megatron: Make) 
     assert padded == {"model.embed_tokens.weight": 3, "lm_head.weight": 3}
 
 
+@pytest.mark.slow
 def test_an_error_row_and_an_unmapped_name_are_in_the_document(
     tiny_hf: Make, tiny_megatron: Make, copy_of: Make
 ) -> None:
@@ -182,6 +183,7 @@ def test_an_error_row_and_an_unmapped_name_are_in_the_document(
     assert "tp 1 of 2" in error["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["a", "b"])
 def test_an_unmapped_name_is_listed_on_its_side(
     tiny_hf: Make, tiny_megatron: Make, copy_of: Make, side: str
@@ -213,6 +215,7 @@ def test_rows_are_in_the_order_of_the_model(tiny_hf: Make, tiny_megatron: Make) 
     assert norms == [f"model.layers.{i}.input_layernorm.weight" for i in range(11)]
 
 
+@pytest.mark.mostly_slow(one_in=2)
 @pytest.mark.parametrize("option", ["--ignore-config", "--no-diagnose"])
 def test_options_that_leave_something_out_are_taken(
     drifting: tuple[Path, Path], option: str

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Pipes
 
 
+@pytest.mark.mostly_slow(one_in=3)
 @pytest.mark.parametrize(
     "words",
     ["ls {m}", "ls {m} --json", "ls {m} --raw", "diff {h} {m}", "diff {h} {m} --json -", "{m}"],
@@ -177,6 +178,7 @@ def long(tmp_path: Path) -> tuple[Path, Path]:
     return sides[0], sides[1]
 
 
+@pytest.mark.slow
 def test_progress_is_drawn_on_stderr_and_never_in_the_output(long: tuple[Path, Path]) -> None:
     code, out, seen = on_terminal(["diff", *map(str, long), "--json", "-"])
     assert code == 1
@@ -186,12 +188,14 @@ def test_progress_is_drawn_on_stderr_and_never_in_the_output(long: tuple[Path, P
     assert "\x1b" not in out
 
 
+@pytest.mark.slow
 def test_what_was_drawn_is_wiped_away(long: tuple[Path, Path]) -> None:
     _, out, seen = on_terminal(["diff", *map(str, long)])
     assert out.endswith("verdict: differ\n")
     assert seen.rstrip().endswith(("\x1b[2K", "\x1b[K", "\x1b[?25h"))
 
 
+@pytest.mark.slow
 def test_without_colour_the_bar_has_none(long: tuple[Path, Path]) -> None:
     _, _, seen = on_terminal(["diff", *map(str, long)], NO_COLOR="1")
     assert "━" in seen

@@ -716,6 +716,7 @@ ODD: list[Any] = [
 ]  # fmt: skip
 
 
+@pytest.mark.mostly_slow(one_in=6)
 @pytest.mark.parametrize("family", ["llama", "deepseek", "mixtral"])
 @pytest.mark.parametrize("which", [0, 1])
 def test_fields_of_any_type_end_in_lines_that_are_json(family: str, which: int) -> None:
@@ -773,6 +774,7 @@ def expected(case: str) -> set[str]:
     return found
 
 
+@pytest.mark.mostly_slow(one_in=10)
 @pytest.mark.parametrize("case", from_corpus(CASES))
 def test_what_nvidia_wrote_conflicts_only_where_its_converter_lost_something(
     corpus: Path, case: str

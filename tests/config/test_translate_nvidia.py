@@ -96,6 +96,7 @@ def restated_as(case: str, source: Assembled, written: Assembled) -> dict[str, A
     return ours
 
 
+@pytest.mark.mostly_slow(one_in=10)
 @pytest.mark.parametrize("case", from_corpus(CASES))
 def test_args_from_config_json_say_what_nvidia_wrote(corpus: Path, case: str) -> None:
     source, written = open_pair(corpus / case.partition("/")[0] / "hf", corpus / case)
@@ -119,6 +120,7 @@ def test_args_from_config_json_say_what_nvidia_wrote(corpus: Path, case: str) ->
     assert ours_groups == (groups or heads)
 
 
+@pytest.mark.mostly_slow(one_in=10)
 @pytest.mark.parametrize("case", from_corpus(CASES))
 def test_args_of_ours_conflict_with_config_json_only_where_megatron_cannot_follow(
     corpus: Path, case: str
@@ -132,6 +134,7 @@ def test_args_of_ours_conflict_with_config_json_only_where_megatron_cannot_follo
     assert wrong == cannot | (expected(case) & {"Vocabulary"})
 
 
+@pytest.mark.mostly_slow(one_in=10)
 @pytest.mark.parametrize("case", from_corpus(CASES))
 def test_config_json_from_nvidias_args_conflicts_only_where_the_args_lie(
     corpus: Path, case: str

@@ -41,6 +41,7 @@ DUPLICATED = ("linear_q_down_proj.weight", "linear_kv_down_proj.weight")
 PADDED = ("word_embeddings.weight", "output_layer.weight")
 
 
+@pytest.mark.mostly_slow(one_in=10)
 @pytest.mark.parametrize("case", from_corpus(case for case in TORCH if case not in BY_LAYOUT))
 def test_shards_equal_nvidias(corpus: Path, tmp_path: Path, case: str) -> None:
     theirs = open_checkpoint(corpus / case)
@@ -87,6 +88,7 @@ def test_folders_are_named_and_grouped_as_nvidias(corpus: Path, tmp_path: Path) 
     assert (tmp_path / "out" / tracker).read_text() == (case / tracker).read_text()
 
 
+@pytest.mark.mostly_slow(one_in=12)
 @pytest.mark.parametrize("case", from_corpus(CASES))
 def test_every_format_gives_the_hugging_face_tensors_back(
     corpus: Path, tmp_path: Path, case: str

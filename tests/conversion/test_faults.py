@@ -68,6 +68,7 @@ def complete_files(out: Path) -> int:
     return len(journal.read_text().splitlines()) - 1 if journal.exists() else -1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [-1, 0, 1, 3, 7])
 def test_what_a_kill_leaves_is_no_checkpoint_and_the_next_run_goes_on(
     large: Path, tmp_path: Path, after: int
@@ -100,6 +101,7 @@ def test_what_a_kill_leaves_is_no_checkpoint_and_the_next_run_goes_on(
     assert fingerprint(large) == before
 
 
+@pytest.mark.slow
 def test_another_plan_starts_clean(large: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = started(large, out, "--to", "megatron", "--tp", 8)
@@ -114,6 +116,7 @@ def test_another_plan_starts_clean(large: Path, tmp_path: Path) -> None:
     assert compare(large, out).summary.verdict == "same"
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_nothing(large: Path, tmp_path: Path) -> None:
     process = started(large, tmp_path / "out", "--to", "megatron", "--tp", 8)
     assert until(lambda: complete_files(tmp_path / "out") >= 0)
@@ -139,6 +142,7 @@ def test_closing_the_generator_leaves_nothing(tmp_path: Path) -> None:
     assert steps > 5
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_old_work_stays(large: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(large, out)
@@ -172,6 +176,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_room_is_asked_for_before_anything_is_written(large: Path, small_disk: Path) -> None:
     done = ckptdiff("convert", large, small_disk / "out", "--to", "megatron", "--tp", 8)
     assert done.returncode == 2
@@ -209,6 +214,7 @@ def test_a_source_that_changes_meanwhile(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
+@pytest.mark.slow
 def test_a_source_that_is_cut_off_meanwhile(large: Path, tmp_path: Path) -> None:
     source = tmp_path / "hf"
     shutil.copytree(large, source)
@@ -225,6 +231,7 @@ def test_a_source_that_is_cut_off_meanwhile(large: Path, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_source_with_a_missing_shard(tmp_path: Path) -> None:
     make_hf(tmp_path / "hf", shards=3)
     next((tmp_path / "hf").glob("model-00002-*")).unlink()

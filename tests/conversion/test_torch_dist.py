@@ -267,6 +267,7 @@ def beside(source: str) -> list[Path]:
     return [folder for folder in found if "singleton" not in folder.name]
 
 
+@pytest.mark.mostly_slow(one_in=6)
 @pytest.mark.parametrize("source", from_corpus(sources()))
 def test_there_and_back_is_the_same(source: str, tmp_path: Path) -> None:
     hf = CORPUS / source / "hf"
@@ -281,6 +282,7 @@ def test_there_and_back_is_the_same(source: str, tmp_path: Path) -> None:
     assert different(hf_tensors(tmp_path / "back"), hf_tensors(hf)) == []
 
 
+@pytest.mark.mostly_slow(one_in=9)
 @pytest.mark.parametrize(
     ("source", "other"),
     from_corpus(
@@ -311,7 +313,6 @@ LLAMAS: dict[str, Any] = {"hidden": 64, "heads": 8, "groups": 4, "ffn": 96,
 
 
 @pytest.mark.oracle
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("family", "tp"), [("llama", 1), ("llama", 2), ("qwen2", 2), ("qwen3", 2)])
 def test_megatron_loads_llamas_kin(family: Any, tp: int, oracle: Oracle, tmp_path: Path) -> None:
     make_hf(tmp_path / "hf", family, **LLAMAS)
@@ -319,7 +320,6 @@ def test_megatron_loads_llamas_kin(family: Any, tp: int, oracle: Oracle, tmp_pat
 
 
 @pytest.mark.oracle
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("model", "tp", "ep"),
     [

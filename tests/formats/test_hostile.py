@@ -78,6 +78,7 @@ ALL = [
 ]
 
 
+@pytest.mark.mostly_slow(one_in=12)
 @pytest.mark.parametrize("hostile", ALL, ids=[hostile.name for hostile in ALL])
 def test_it_brings_an_error_soon_and_in_little_memory(hostile: Hostile, tmp_path: Path) -> None:
     path = hostile.make(tmp_path)
@@ -190,6 +191,7 @@ def test_a_link_into_the_blobs_of_the_hub_is_followed(tmp_path: Path) -> None:
     assert list(open_checkpoint(snapshot).shards[0].tensors) == ["a"]
 
 
+@pytest.mark.slow
 def test_a_header_of_many_tensors_is_read_within_a_second_a_hundred_thousand(
     tmp_path: Path,
 ) -> None:

@@ -54,6 +54,7 @@ def canary(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.mostly_slow(one_in=6)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_careless_reader_would_run_it(name: str, canary: Path) -> None:
     run(CONTROL, canary.parent, data=program(weapons(canary)[name]))
@@ -108,6 +109,7 @@ MAIN = "import sys; from ckptdiff.cli.main import main; sys.exit(main())"
 COMMANDS = (["ls"], ["ls", "--json"], ["ls", "--raw"], ["diff", "--json", "-"], ["diff"])
 
 
+@pytest.mark.mostly_slow(one_in=5)
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize(
     "place", ["beside the tensors", "in a rank's tree", "in a rank's arguments"]

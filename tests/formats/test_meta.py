@@ -45,6 +45,7 @@ def meta(tiny_hf: Make, tiny_weights: Weights, tmp_path: Path) -> Make:
     return make
 
 
+@pytest.mark.mostly_slow(one_in=6)
 @pytest.mark.parametrize("embedding", ["llama2", "llama3"])
 @pytest.mark.parametrize("mp", [1, 2, 8])
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)

@@ -78,6 +78,7 @@ def test_all_cases_that_are_known_are_on_disk(corpus: Path) -> None:
     assert sorted(CASES) == ON_DISK
 
 
+@pytest.mark.mostly_slow(one_in=6)
 @pytest.mark.parametrize("case", from_corpus(case for case in ON_DISK if case not in TRAINED))
 def test_what_nvidia_wrote_equals_its_source(corpus: Path, case: str) -> None:
     source = corpus / case.partition("/")[0] / "hf"

@@ -68,6 +68,7 @@ def told(found: LogitDiff) -> str:
     )
 
 
+@pytest.mark.mostly_slow(one_in=35)
 @pytest.mark.parametrize("folder", from_corpus(CONVERTED), ids=name)
 def test_a_correct_conversion_is_only_arithmetic(folder: Path) -> None:
     hf, megatron = open_checkpoint(folder.parent / "hf"), open_checkpoint(folder)
@@ -84,6 +85,7 @@ def test_a_correct_conversion_is_only_arithmetic(folder: Path) -> None:
     assert found.verdict == "arithmetic"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", from_corpus(sorted(set(FOLDERS) - set(CONVERTED))), ids=name)
 def test_weights_that_were_trained_are_no_arithmetic(folder: Path) -> None:
     found = compared(open_checkpoint(folder.parent / "hf"), open_checkpoint(folder))

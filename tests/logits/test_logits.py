@@ -223,6 +223,7 @@ PLANTS: dict[str, tuple[Fault, dict[str | None, tuple[str, ...]]]] = {
 }
 
 
+@pytest.mark.mostly_slow(one_in=3)
 @pytest.mark.parametrize("name", PLANTS)
 def test_a_planted_fault_is_found_where_it_is(
     name: str, tiny_hf: Make, tiny_megatron: Make, tmp_path: Path
@@ -294,6 +295,7 @@ BENCH: dict[str, tuple[tuple[int, ...], tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.mostly_slow(one_in=8)
 @pytest.mark.parametrize("case", benchmark())
 def test_a_case_of_the_benchmark_is_found_where_it_is(case: dict[str, Any]) -> None:
     hf, faulty = reference(case), FAULTS / case["id"] / "ckpt"
