@@ -1,6 +1,31 @@
-"""What a fault does to the model, by its class."""
+"""The classes of faults: what went wrong, what it does to the model, whether it can be undone."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FaultClass = Literal[
+    "QKV-LAYOUT", "QKV-SWAP", "QKV-HEADMAP", "QKV-BIAS", "KV-REPL", "ROPE-PERM", "FC1-SWAP",
+    "FC1-TPLAYOUT", "FC1-INTERLEAVE", "TRANSPOSE", "TP-ORDER", "TP-DUP", "TP-AXIS", "REPLICA",
+    "BIAS-SCALE", "LAYER-OFFSET", "LAYER-ORDER", "LAYER-DUP", "MISSING", "VOCAB-PAD",
+    "VOCAB-SHIFT", "VOCAB-TRUNC", "TIED", "EMBED-HEAD", "GAMMA-OFFSET", "NORM-SWAP", "NOT-LOADED",
+    "EXPERT-ORDER", "EXPERT-DUP", "EXPERT-LAYOUT", "ROUTER-ORDER", "MTP-LAYOUT", "DTYPE",
+    "BLOCK-SCALE", "STALE", "LOW-RANK", "SCALE", "CONFIG",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FaultRow:
+    """One class of faults, in words."""
+
+    what: str  # went wrong
+    effect: str  # on the model; empty where each finding says its own
+    can_be_undone: bool  # by a re-mapping, of some of them at least: the right numbers are there
+
 
 _ATTENTION = "attention is wrong in the layers named; they compute with others' rows"
 _MLP = "the MLP is wrong in the layers named"
@@ -8,47 +33,200 @@ _LAYERS = "the layers run in another order than they were trained in, or some tw
 _PARTS = "every matrix product with these tensors is wrong"
 _EXPERTS = "tokens are sent to experts that were trained for others"
 
-EFFECTS = {
-    "QKV-LAYOUT": _ATTENTION,
-    "QKV-SWAP": _ATTENTION,
-    "QKV-HEADMAP": "query heads use the keys and values of other heads",
-    "QKV-BIAS": "attention adds other heads' biases in the layers named",
-    "KV-REPL": "several query groups share keys and values that are not theirs",
-    "ROPE-PERM": "positions are rotated wrongly: the longer the text, the worse the output",
-    "FC1-SWAP": f"{_MLP}: the activation is applied to the wrong half",
-    "FC1-TPLAYOUT": f"{_MLP}: gate and up are mixed",
-    "FC1-INTERLEAVE": f"{_MLP}: gate and up are mixed, unless the model reads rows by turns",
-    "TRANSPOSE": _PARTS,
-    "TP-ORDER": _PARTS,
-    "TP-DUP": f"{_PARTS}; a part of them is lost",
-    "TP-AXIS": _PARTS,
-    "REPLICA": "ranks compute with different values of what should be one tensor",
-    "BIAS-SCALE": "the bias counts as often as there are ranks, or too little",
-    "LAYER-OFFSET": _LAYERS,
-    "LAYER-ORDER": _LAYERS,
-    "LAYER-DUP": f"{_LAYERS}; one layer is lost",
-    "MISSING": "what is missing keeps its initial values, or loading fails",
-    "VOCAB-PAD": "tokens behind the padding get the embeddings of others",
-    "VOCAB-SHIFT": "tokens get the embeddings of their neighbours",
-    "VOCAB-TRUNC": "the tokens of these rows are not what was trained",
-    "TIED": "the output layer is not the one that was trained",
-    "EMBED-HEAD": "input and output vectors of all tokens are exchanged",
-    "GAMMA-OFFSET": "norms scale by one too much or too little",
-    "NORM-SWAP": "inputs are scaled by the weights of another norm",
-    "NOT-LOADED": "these tensors hold no trained weights",
-    "EXPERT-ORDER": _EXPERTS,
-    "EXPERT-DUP": f"{_EXPERTS}; some experts are lost",
-    "EXPERT-LAYOUT": "experts compute with the rows of others",
-    "ROUTER-ORDER": _EXPERTS,
-    "MTP-LAYOUT": "the prediction layer is wrong; the main model is not touched",
-    "DTYPE": "values were rounded more than once, or to a coarser type",
-    "BLOCK-SCALE": "blocks of weights are scaled wrongly",
-    "STALE": "a part of the model is of another moment of the training",
-    "LOW-RANK": "an adapter was merged into the weights, or was not",
-    "SCALE": "these weights are too large or too small by one factor",
+FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
+    "QKV-LAYOUT": FaultRow(
+        "query, key and value rows flat, or grouped for another number of groups",
+        _ATTENTION,
+        can_be_undone=True,
+    ),
+    "QKV-SWAP": FaultRow(
+        "query, key and value exchanged",
+        _ATTENTION,
+        can_be_undone=True,
+    ),
+    "QKV-HEADMAP": FaultRow(
+        "heads dealt to the groups by stride",
+        "query heads use the keys and values of other heads",
+        can_be_undone=True,
+    ),
+    "QKV-BIAS": FaultRow(
+        "its bias in another order, or never written",
+        "attention adds other heads' biases in the layers named",
+        can_be_undone=True,
+    ),
+    "KV-REPL": FaultRow(
+        "key and value heads replicated, others lost",
+        "several query groups share keys and values that are not theirs",
+        can_be_undone=False,
+    ),
+    "ROPE-PERM": FaultRow(
+        "rotary rows in the other order",
+        "positions are rotated wrongly: the longer the text, the worse the output",
+        can_be_undone=True,
+    ),
+    "FC1-SWAP": FaultRow(
+        "gate and up exchanged",
+        f"{_MLP}: the activation is applied to the wrong half",
+        can_be_undone=True,
+    ),
+    "FC1-TPLAYOUT": FaultRow(
+        "gate and up cut or joined as one matrix",
+        f"{_MLP}: gate and up are mixed",
+        can_be_undone=True,
+    ),
+    "FC1-INTERLEAVE": FaultRow(
+        "gate and up taking turns",
+        f"{_MLP}: gate and up are mixed, unless the model reads rows by turns",
+        can_be_undone=True,
+    ),
+    "TRANSPOSE": FaultRow(
+        "a square matrix as its transpose",
+        _PARTS,
+        can_be_undone=True,
+    ),
+    "TP-ORDER": FaultRow(
+        "shards of ranks in another order",
+        _PARTS,
+        can_be_undone=True,
+    ),
+    "TP-DUP": FaultRow(
+        "a rank's shard written twice, or never",
+        f"{_PARTS}; a part of them is lost",
+        can_be_undone=False,
+    ),
+    "TP-AXIS": FaultRow(
+        "cut or joined along the other dimension",
+        _PARTS,
+        can_be_undone=True,
+    ),
+    "REPLICA": FaultRow(
+        "replicas that drifted apart",
+        "ranks compute with different values of what should be one tensor",
+        can_be_undone=False,
+    ),
+    "BIAS-SCALE": FaultRow(
+        "a row-parallel bias summed over the ranks",
+        "the bias counts as often as there are ranks, or too little",
+        can_be_undone=False,
+    ),
+    "LAYER-OFFSET": FaultRow(
+        "layers numbered from another start",
+        _LAYERS,
+        can_be_undone=True,
+    ),
+    "LAYER-ORDER": FaultRow(
+        "layers, stages or chunks exchanged",
+        _LAYERS,
+        can_be_undone=True,
+    ),
+    "LAYER-DUP": FaultRow(
+        "a layer in the place of another",
+        f"{_LAYERS}; one layer is lost",
+        can_be_undone=False,
+    ),
+    "MISSING": FaultRow(
+        "tensors that are in no file",
+        "what is missing keeps its initial values, or loading fails",
+        can_be_undone=False,
+    ),
+    "VOCAB-PAD": FaultRow(
+        "padding between the rows of the vocabulary",
+        "tokens behind the padding get the embeddings of others",
+        can_be_undone=True,
+    ),
+    "VOCAB-SHIFT": FaultRow(
+        "the vocabulary moved by some rows",
+        "tokens get the embeddings of their neighbours",
+        can_be_undone=True,
+    ),
+    "VOCAB-TRUNC": FaultRow(
+        "its end lost",
+        "the tokens of these rows are not what was trained",
+        can_be_undone=False,
+    ),
+    "TIED": FaultRow(
+        "a tied head that is no copy, or an untied one that is",
+        "the output layer is not the one that was trained",
+        can_be_undone=False,
+    ),
+    "EMBED-HEAD": FaultRow(
+        "embedding and head exchanged",
+        "input and output vectors of all tokens are exchanged",
+        can_be_undone=True,
+    ),
+    "GAMMA-OFFSET": FaultRow(
+        "one added to a norm, or taken off",
+        "norms scale by one too much or too little",
+        can_be_undone=False,
+    ),
+    "NORM-SWAP": FaultRow(
+        "norms under each other's names",
+        "inputs are scaled by the weights of another norm",
+        can_be_undone=True,
+    ),
+    "NOT-LOADED": FaultRow(
+        "zeros, ones or fresh random numbers",
+        "these tensors hold no trained weights",
+        can_be_undone=False,
+    ),
+    "EXPERT-ORDER": FaultRow(
+        "experts exchanged",
+        _EXPERTS,
+        can_be_undone=True,
+    ),
+    "EXPERT-DUP": FaultRow(
+        "experts by their local number",
+        f"{_EXPERTS}; some experts are lost",
+        can_be_undone=False,
+    ),
+    "EXPERT-LAYOUT": FaultRow(
+        "grouped experts in another memory order",
+        "experts compute with the rows of others",
+        can_be_undone=False,
+    ),
+    "ROUTER-ORDER": FaultRow(
+        "rows of the router exchanged",
+        _EXPERTS,
+        can_be_undone=True,
+    ),
+    "MTP-LAYOUT": FaultRow(
+        "the halves of the prediction layer's projection exchanged",
+        "the prediction layer is wrong; the main model is not touched",
+        can_be_undone=True,
+    ),
+    "DTYPE": FaultRow(
+        "values through a narrower dtype",
+        "values were rounded more than once, or to a coarser type",
+        can_be_undone=False,
+    ),
+    "BLOCK-SCALE": FaultRow(
+        "block factors left out, or rounded",
+        "blocks of weights are scaled wrongly",
+        can_be_undone=False,
+    ),
+    "STALE": FaultRow(
+        "a file of another save",
+        "a part of the model is of another moment of the training",
+        can_be_undone=False,
+    ),
+    "LOW-RANK": FaultRow(
+        "an adapter merged twice",
+        "an adapter was merged into the weights, or was not",
+        can_be_undone=False,
+    ),
+    "SCALE": FaultRow(
+        "a factor, or the sign",
+        "these weights are too large or too small by one factor",
+        can_be_undone=False,
+    ),
+    "CONFIG": FaultRow(
+        "config.json and args that say different things of the model",
+        "",
+        can_be_undone=False,
+    ),
 }
 
 
-def effect_of(kind: str, *, is_info: bool) -> str:
+def effect_of(kind: FaultClass, *, is_info: bool) -> str:
     """Return what follows for the model; nothing where that is not known."""
-    return "none: the model computes the same" if is_info else EFFECTS.get(kind, "")
+    return "none: the model computes the same" if is_info else FAULT_CLASSES[kind].effect

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from ckptdiff.checkpoint import Rank
+    from ckptdiff.conversion.remap import Remap
+    from ckptdiff.fault_classes import FaultClass
 
 Status = Literal["same", "close", "differ", "shape", "only_a", "only_b", "error"]
 Verdict = Literal["same", "close", "differ"]
@@ -89,7 +91,7 @@ class Displaced:
 class Finding:
     """One fault, however much it touches, or one thing worth knowing that is none."""
 
-    kind: str  # one of the classes of faults: QKV-LAYOUT, TP-ORDER, …
+    kind: FaultClass
     severity: Literal["fault", "info"]
     title: str
     tensors: tuple[str, ...] = ()  # canonical names whose content is wrong because of it
@@ -100,7 +102,7 @@ class Finding:
     confidence: float = 1.0  # in the transformation
     cause_confidence: float = 1.0  # in the cause that the title names
     also_explained_by: tuple[str, ...] = ()
-    undo: str | None = None  # None: data is lost, or nothing was moved
+    undo: Remap | None = None  # None: data is lost, or nothing was moved
     fix: str | None = None
     cause: str = ""  # the likeliest
     rejected: tuple[str, ...] = ()  # classes that were tried and do not give what is there

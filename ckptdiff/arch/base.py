@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
     Partition = Callable[["ModelConfig", int, int], "Iterable[Slice]"]  # (config, tp, rank)
 
+# What a tensor is in the model, whatever a family or a naming scheme calls it. A weight and its
+# bias have one role.
+Role = Literal[
+    "embedding", "positions", "head", "norm", "qkv", "proj", "fc1", "fc2", "router",
+    "eh_proj",  # joins embedding and hidden state for a prediction layer
+]  # fmt: skip
+
 MANY_NAMES = 1 << 17  # more than the largest models have; every name is split several times
 PADDING = -1  # the source of rows that no Hugging Face tensor has
 
@@ -57,7 +64,7 @@ class ParamMapping:
     or_replicated: bool = False
     # The Hugging Face tensor is stored with its two dimensions exchanged (Conv1D).
     transposed: bool = False
-    vocabulary: Literal["embedding", "head"] | None = None  # a tied head is a copy of the embedding
+    role: Role | None = None  # None: one that nothing depends on
     # A name that a layer must have beside it: several rules may speak of one Hugging Face name.
     beside: str | None = None
     # Megatron keeps this weight minus one where its norms are zero-centred, Hugging Face does not.
@@ -70,14 +77,43 @@ class ParamMapping:
         """Whether the rule speaks of a routed expert, which expert parallelism distributes."""
         return "{expert}" in self.megatron
 
+    @property
+    def of_predictions(self) -> bool:
+        """Whether the rule speaks of a layer for multi-token prediction."""
+        return "{mtp}" in self.megatron
 
-def replicated(megatron: str, hf: str) -> ParamMapping:
+    @property
+    def of_layers(self) -> bool:
+        """Whether the rule speaks of a layer of the decoder, which pipeline stages share."""
+        return "{layer}" in self.megatron
+
+    @property
+    def of_vocabulary(self) -> bool:
+        """Whether rows are tokens. A tied head is a copy of the embedding."""
+        return self.role in ("embedding", "head")
+
+    @property
+    def is_bias(self) -> bool:
+        return self.megatron.endswith("bias")
+
+
+def replicated(megatron: str, hf: str, *, role: Role | None = None) -> ParamMapping:
     """Every rank holds the whole tensor."""
-    return ParamMapping(megatron, (hf,))
+    return ParamMapping(megatron, (hf,), role=role)
+
+
+def norm(megatron: str, hf: str) -> ParamMapping:
+    """Every rank holds the whole weight or bias of a norm."""
+    return replicated(megatron, hf, role="norm")
 
 
 def column(
-    megatron: str, hf: str, size: Callable[[ModelConfig], int], *, dim: int = 0
+    megatron: str,
+    hf: str,
+    size: Callable[[ModelConfig], int],
+    *,
+    role: Role | None = None,
+    dim: int = 0,
 ) -> ParamMapping:
     """Each rank holds an equal run of `size` output rows: a column-parallel linear layer."""
 
@@ -85,16 +121,22 @@ def column(
         share = _share(size(config), tp, megatron)
         return [Slice(0, rank * share, (rank + 1) * share)]
 
-    return ParamMapping(megatron, (hf,), dim, partition)
+    return ParamMapping(megatron, (hf,), dim, partition, role=role)
 
 
-def row(megatron: str, hf: str, size: Callable[[ModelConfig], int]) -> ParamMapping:
+def row(
+    megatron: str, hf: str, size: Callable[[ModelConfig], int], *, role: Role | None = None
+) -> ParamMapping:
     """Each rank holds an equal run of `size` input columns: a row-parallel linear layer."""
-    return column(megatron, hf, size, dim=1)
+    return column(megatron, hf, size, role=role, dim=1)
 
 
 def blocks(
-    megatron: str, hf: tuple[str, ...], layout: Callable[[ModelConfig], list[list[Slice]]]
+    megatron: str,
+    hf: tuple[str, ...],
+    layout: Callable[[ModelConfig], list[list[Slice]]],
+    *,
+    role: Role | None = None,
 ) -> ParamMapping:
     """Each rank holds its equal share of every block; a block is slices laid end to end."""
 
@@ -108,12 +150,17 @@ def blocks(
     def rows(config: ModelConfig) -> list[int]:
         return [sum(part.stop - part.start for part in block) for block in layout(config)]
 
-    return ParamMapping(megatron, hf, 0, partition, block_rows=rows)
+    return ParamMapping(megatron, hf, 0, partition, role=role, block_rows=rows)
 
 
 def gated(megatron: str, gate: str, up: str, size: Callable[[ModelConfig], int]) -> ParamMapping:
     """Each rank holds its share of the gate, then its share of the up projection."""
-    return blocks(megatron, (gate, up), lambda c: [[Slice(0, 0, size(c))], [Slice(1, 0, size(c))]])
+    return blocks(
+        megatron,
+        (gate, up),
+        lambda c: [[Slice(0, 0, size(c))], [Slice(1, 0, size(c))]],
+        role="fc1",
+    )
 
 
 def fused_gated(megatron: str, hf: str, size: Callable[[ModelConfig], int]) -> ParamMapping:
@@ -122,6 +169,7 @@ def fused_gated(megatron: str, hf: str, size: Callable[[ModelConfig], int]) -> P
         megatron,
         (hf,),
         lambda c: [[Slice(0, 0, size(c))], [Slice(0, size(c), 2 * size(c))]],
+        role="fc1",
     )
 
 
@@ -146,7 +194,7 @@ def qkv(megatron: str, q: str, k: str, v: str) -> ParamMapping:
         share = _share((config.num_attention_heads + 2 * config.num_query_groups) * d, tp, megatron)
         return crop_slices(rows, rank * share, (rank + 1) * share)
 
-    return ParamMapping(megatron, (q, k, v), 0, partition)
+    return ParamMapping(megatron, (q, k, v), 0, partition, role="qkv")
 
 
 def fused_qkv(megatron: str, hf: str, *, transposed: bool = False) -> ParamMapping:
@@ -163,7 +211,7 @@ def fused_qkv(megatron: str, hf: str, *, transposed: bool = False) -> ParamMappi
             for part in parts(config, tp, rank)
         ]
 
-    return ParamMapping(megatron, (hf,), 0, partition, transposed=transposed)
+    return ParamMapping(megatron, (hf,), 0, partition, role="qkv", transposed=transposed)
 
 
 def gated_qkv(megatron: str, q: str, k: str, v: str) -> ParamMapping:
@@ -182,10 +230,10 @@ def gated_qkv(megatron: str, q: str, k: str, v: str) -> ParamMapping:
             rows += [Slice(1, g * d, (g + 1) * d), Slice(2, g * d, (g + 1) * d)]
         return [rows]
 
-    return blocks(megatron, (q, k, v), layout)
+    return blocks(megatron, (q, k, v), layout, role="qkv")
 
 
-def vocab(megatron: str, hf: str, kind: Literal["embedding", "head"]) -> ParamMapping:
+def vocab(megatron: str, hf: str, role: Literal["embedding", "head"]) -> ParamMapping:
     """Each rank holds an equal run of the vocabulary, whose end Megatron pads."""
 
     def partition(config: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:
@@ -197,7 +245,7 @@ def vocab(megatron: str, hf: str, kind: Literal["embedding", "head"]) -> ParamMa
         rows = [Slice(0, 0, tokens), Slice(PADDING, tokens, padded)]
         return crop_slices(rows, rank * share, (rank + 1) * share)
 
-    return ParamMapping(megatron, (hf,), 0, partition, vocabulary=kind)
+    return ParamMapping(megatron, (hf,), 0, partition, role=role)
 
 
 def _share(size: int, tp: int, what: str) -> int:
@@ -320,8 +368,8 @@ class Architecture:
         """
         if not self._counts_on:
             return range(sys.maxsize)
-        return range(num_layers, sys.maxsize) if "{mtp}" in mapping.megatron else range(num_layers)
+        return range(num_layers, sys.maxsize) if mapping.of_predictions else range(num_layers)
 
     def embedding(self) -> ParamMapping:
         """Return the rule of the token embedding."""
-        return next(mapping for mapping in self.mappings if mapping.vocabulary == "embedding")
+        return next(mapping for mapping in self.mappings if mapping.role == "embedding")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import Architecture, ParamMapping, column, replicated, row
+from ckptdiff.arch.base import Architecture, ParamMapping, column, norm, replicated, row
 from ckptdiff.arch.llama import (
     EMBEDDING,
     FINAL_NORM,
@@ -47,16 +47,14 @@ LATENT_ATTENTION = (
         lambda c: c.num_attention_heads * (c.qk_head_dim + c.qk_pos_emb_head_dim),
     ),
     _compressed("linear_q_down_proj", "q_a_proj", "q_lora_rank"),
-    replicated(f"{MEGATRON}{_ATTENTION}q_layernorm.weight", f"{HF}self_attn.q_a_layernorm.weight"),
+    norm(f"{MEGATRON}{_ATTENTION}q_layernorm.weight", f"{HF}self_attn.q_a_layernorm.weight"),
     column(
         f"{MEGATRON}{_ATTENTION}linear_q_up_proj.weight",
         f"{HF}self_attn.q_b_proj.weight",
         lambda c: c.num_attention_heads * (c.qk_head_dim + c.qk_pos_emb_head_dim),
     ),
     _compressed("linear_kv_down_proj", "kv_a_proj_with_mqa", "kv_lora_rank", "qk_pos_emb_head_dim"),
-    replicated(
-        f"{MEGATRON}{_ATTENTION}kv_layernorm.weight", f"{HF}self_attn.kv_a_layernorm.weight"
-    ),
+    norm(f"{MEGATRON}{_ATTENTION}kv_layernorm.weight", f"{HF}self_attn.kv_a_layernorm.weight"),
     column(
         f"{MEGATRON}{_ATTENTION}linear_kv_up_proj.weight",
         f"{HF}self_attn.kv_b_proj.weight",
@@ -66,10 +64,11 @@ LATENT_ATTENTION = (
         f"{MEGATRON}{_ATTENTION}linear_proj.weight",
         f"{HF}self_attn.o_proj.weight",
         lambda c: c.num_attention_heads * c.v_head_dim,
+        role="proj",
     ),
 )
 ROUTER_BIAS = replicated(
-    f"{MEGATRON}mlp.router.expert_bias", f"{HF}mlp.gate.e_score_correction_bias"
+    f"{MEGATRON}mlp.router.expert_bias", f"{HF}mlp.gate.e_score_correction_bias", role="router"
 )
 LAYER = (
     INPUT_NORM,
@@ -96,11 +95,16 @@ def predictions(layer: tuple[ParamMapping, ...]) -> tuple[ParamMapping, ...]:
         for rule in layer
     )
     return (
-        replicated(f"{MTP}enorm.weight", f"{MTP_HF}enorm.weight"),
-        replicated(f"{MTP}hnorm.weight", f"{MTP_HF}hnorm.weight"),
-        column(f"{MTP}eh_proj.weight", f"{MTP_HF}eh_proj.weight", lambda c: c.hidden_size),
+        norm(f"{MTP}enorm.weight", f"{MTP_HF}enorm.weight"),
+        norm(f"{MTP}hnorm.weight", f"{MTP_HF}hnorm.weight"),
+        column(
+            f"{MTP}eh_proj.weight",
+            f"{MTP_HF}eh_proj.weight",
+            lambda c: c.hidden_size,
+            role="eh_proj",
+        ),
         *inner,
-        replicated(f"{MTP}final_layernorm.weight", f"{MTP_HF}shared_head.norm.weight"),
+        norm(f"{MTP}final_layernorm.weight", f"{MTP_HF}shared_head.norm.weight"),
     )
 
 

@@ -6,7 +6,7 @@ norms behind are those of Megatron-Bridge (gemma2_bridge.py, gemma3_bridge.py).
 
 from __future__ import annotations
 
-from ckptdiff.arch.base import Architecture, replicated
+from ckptdiff.arch.base import Architecture, norm
 from ckptdiff.arch.llama import (
     ATTENTION,
     EMBEDDING,
@@ -21,16 +21,14 @@ from ckptdiff.arch.llama import (
 from ckptdiff.arch.qwen3 import QK_NORM
 
 # Norms of what a layer's halves add, before it is added.
-POST_ATTENTION_NORM = replicated(
+POST_ATTENTION_NORM = norm(
     f"{MEGATRON}self_attention.linear_proj.post_layernorm.weight",
     f"{HF}post_attention_layernorm.weight",
 )
-POST_MLP_NORM = replicated(
+POST_MLP_NORM = norm(
     f"{MEGATRON}mlp.linear_fc2.post_layernorm.weight", f"{HF}post_feedforward_layernorm.weight"
 )
-_PRE_MLP_NORM = replicated(
-    f"{MEGATRON}pre_mlp_layernorm.weight", f"{HF}pre_feedforward_layernorm.weight"
-)
+_PRE_MLP_NORM = norm(f"{MEGATRON}pre_mlp_layernorm.weight", f"{HF}pre_feedforward_layernorm.weight")
 _BOTH_SIDES = (_PRE_MLP_NORM, *MLP, POST_MLP_NORM)
 
 GEMMA = Architecture(

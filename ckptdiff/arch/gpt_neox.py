@@ -5,7 +5,7 @@ Source: transformers' modeling_gpt_neox (`view(..., heads, 3 * head size)`, then
 
 from __future__ import annotations
 
-from ckptdiff.arch.base import Architecture, column, replicated, row, vocab
+from ckptdiff.arch.base import Architecture, column, norm, replicated, row, vocab
 from ckptdiff.arch.llama import MEGATRON
 
 _HF = "gpt_neox.layers.{layer}."
@@ -17,8 +17,8 @@ GPT_NEOX = Architecture(
     mappings=(
         vocab("embedding.word_embeddings.weight", "gpt_neox.embed_in.weight", "embedding"),
         *(
-            replicated(f"{MEGATRON}{norm}.{p}", f"{_HF}{hf}.{p}")
-            for norm, hf in (
+            norm(f"{MEGATRON}{name}.{p}", f"{_HF}{hf}.{p}")
+            for name, hf in (
                 ("input_layernorm", "input_layernorm"),
                 ("pre_mlp_layernorm", "post_attention_layernorm"),
             )
@@ -29,6 +29,7 @@ GPT_NEOX = Architecture(
                 f"{MEGATRON}self_attention.linear_qkv.{p}",
                 f"{_HF}attention.query_key_value.{p}",
                 lambda c: 3 * c.num_attention_heads * c.kv_channels,
+                role="qkv",
             )
             for p in ("weight", "bias")
         ),
@@ -36,13 +37,17 @@ GPT_NEOX = Architecture(
             f"{MEGATRON}self_attention.linear_proj.weight",
             f"{_HF}attention.dense.weight",
             lambda c: c.num_attention_heads * c.kv_channels,
+            role="proj",
         ),
-        replicated(f"{MEGATRON}self_attention.linear_proj.bias", f"{_HF}attention.dense.bias"),
+        replicated(
+            f"{MEGATRON}self_attention.linear_proj.bias", f"{_HF}attention.dense.bias", role="proj"
+        ),
         *(
             column(
                 f"{MEGATRON}mlp.linear_fc1.{p}",
                 f"{_HF}mlp.dense_h_to_4h.{p}",
                 lambda c: c.ffn_hidden_size,
+                role="fc1",
             )
             for p in ("weight", "bias")
         ),
@@ -50,10 +55,11 @@ GPT_NEOX = Architecture(
             f"{MEGATRON}mlp.linear_fc2.weight",
             f"{_HF}mlp.dense_4h_to_h.weight",
             lambda c: c.ffn_hidden_size,
+            role="fc2",
         ),
-        replicated(f"{MEGATRON}mlp.linear_fc2.bias", f"{_HF}mlp.dense_4h_to_h.bias"),
+        replicated(f"{MEGATRON}mlp.linear_fc2.bias", f"{_HF}mlp.dense_4h_to_h.bias", role="fc2"),
         *(
-            replicated(f"decoder.final_layernorm.{p}", f"gpt_neox.final_layer_norm.{p}")
+            norm(f"decoder.final_layernorm.{p}", f"gpt_neox.final_layer_norm.{p}")
             for p in ("weight", "bias")
         ),
         vocab("output_layer.weight", "embed_out.weight", "head"),

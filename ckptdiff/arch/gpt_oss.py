@@ -30,7 +30,7 @@ _EXPERT_BIASES = (
         f"{_EXPERT}up_proj.bias",
         lambda c: c.moe_ffn_hidden_size,
     ),
-    replicated(f"{_LOCAL}linear_fc2.bias", f"{_EXPERT}down_proj.bias"),
+    replicated(f"{_LOCAL}linear_fc2.bias", f"{_EXPERT}down_proj.bias", role="fc2"),
 )
 SINKS = column(
     f"{MEGATRON}self_attention.core_attention.softmax_offset",
@@ -50,7 +50,7 @@ GPT_OSS = Architecture(
         SINKS,
         MLP_NORM,
         router("mlp.router.weight"),
-        replicated(f"{MEGATRON}mlp.router.bias", f"{HF}mlp.router.bias"),
+        replicated(f"{MEGATRON}mlp.router.bias", f"{HF}mlp.router.bias", role="router"),
         *routed_experts("mlp.experts.{expert}.", "gate_proj", "up_proj", "down_proj"),
         *_EXPERT_BIASES,
         FINAL_NORM,

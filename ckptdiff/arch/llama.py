@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from ckptdiff.arch.base import Architecture, gated, qkv, replicated, row, vocab
+from ckptdiff.arch.base import Architecture, gated, norm, qkv, replicated, row, vocab
 
 HF = "model.layers.{layer}."
 MEGATRON = "decoder.layers.{layer}."
 
 EMBEDDING = vocab("embedding.word_embeddings.weight", "model.embed_tokens.weight", "embedding")
 HEAD = vocab("output_layer.weight", "lm_head.weight", "head")
-FINAL_NORM = replicated("decoder.final_layernorm.weight", "model.norm.weight")
+FINAL_NORM = norm("decoder.final_layernorm.weight", "model.norm.weight")
 
-INPUT_NORM = replicated(f"{MEGATRON}input_layernorm.weight", f"{HF}input_layernorm.weight")
+INPUT_NORM = norm(f"{MEGATRON}input_layernorm.weight", f"{HF}input_layernorm.weight")
 ATTENTION = (
     qkv(
         f"{MEGATRON}self_attention.linear_qkv.weight",
@@ -23,9 +23,10 @@ ATTENTION = (
         f"{MEGATRON}self_attention.linear_proj.weight",
         f"{HF}self_attn.o_proj.weight",
         lambda c: c.num_attention_heads * c.kv_channels,
+        role="proj",
     ),
 )
-MLP_NORM = replicated(f"{MEGATRON}pre_mlp_layernorm.weight", f"{HF}post_attention_layernorm.weight")
+MLP_NORM = norm(f"{MEGATRON}pre_mlp_layernorm.weight", f"{HF}post_attention_layernorm.weight")
 MLP = (
     gated(
         f"{MEGATRON}mlp.linear_fc1.weight",
@@ -34,7 +35,10 @@ MLP = (
         lambda c: c.ffn_hidden_size,
     ),
     row(
-        f"{MEGATRON}mlp.linear_fc2.weight", f"{HF}mlp.down_proj.weight", lambda c: c.ffn_hidden_size
+        f"{MEGATRON}mlp.linear_fc2.weight",
+        f"{HF}mlp.down_proj.weight",
+        lambda c: c.ffn_hidden_size,
+        role="fc2",
     ),
 )
 QKV_BIAS = qkv(
@@ -46,14 +50,16 @@ QKV_BIAS = qkv(
 # `attention_bias` and `mlp_bias` of config.json; a few Llama derivatives set them.
 BIASES = (
     QKV_BIAS,
-    replicated(f"{MEGATRON}self_attention.linear_proj.bias", f"{HF}self_attn.o_proj.bias"),
+    replicated(
+        f"{MEGATRON}self_attention.linear_proj.bias", f"{HF}self_attn.o_proj.bias", role="proj"
+    ),
     gated(
         f"{MEGATRON}mlp.linear_fc1.bias",
         f"{HF}mlp.gate_proj.bias",
         f"{HF}mlp.up_proj.bias",
         lambda c: c.ffn_hidden_size,
     ),
-    replicated(f"{MEGATRON}mlp.linear_fc2.bias", f"{HF}mlp.down_proj.bias"),
+    replicated(f"{MEGATRON}mlp.linear_fc2.bias", f"{HF}mlp.down_proj.bias", role="fc2"),
 )
 
 LLAMA = Architecture(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def router(hf: str) -> ParamMapping:
     """The router is whole on every rank."""
-    return replicated(f"{MEGATRON}mlp.router.weight", f"{HF}{hf}")
+    return replicated(f"{MEGATRON}mlp.router.weight", f"{HF}{hf}", role="router")
 
 
 def routed_experts(prefix: str, gate: str, up: str, down: str) -> tuple[ParamMapping, ...]:
@@ -37,6 +37,7 @@ def routed_experts(prefix: str, gate: str, up: str, down: str) -> tuple[ParamMap
             f"{megatron}linear_fc2.weight",
             f"{HF}{prefix}{down}.weight",
             lambda c: c.moe_ffn_hidden_size,
+            role="fc2",
         ),
     )
 
@@ -54,6 +55,7 @@ def shared_experts(prefix: str) -> tuple[ParamMapping, ...]:
             f"{MEGATRON}mlp.shared_experts.linear_fc2.weight",
             f"{HF}{prefix}down_proj.weight",
             lambda c: c.moe_shared_expert_intermediate_size,
+            role="fc2",
         ),
     )
 

@@ -8,6 +8,7 @@ before megatron-core.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -16,7 +17,7 @@ from ckptdiff.arch.base import MANY_NAMES, fill_template, split_name, template
 from ckptdiff.errors import UnsupportedLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
 Names = Literal["mcore", "te", "legacy"]
 
@@ -142,6 +143,12 @@ _LEGACY = {template(s.mcore): template(s.legacy[0]) for s in SPELLINGS if s.lega
 _HYBRID = {template(s.mcore): template(s.hybrid) for s in SPELLINGS if s.hybrid}
 _MAMBA = template("decoder.layers.{layer}.mixer.in_proj.weight")
 
+DECODER_LAYER = template("decoder.layers.{layer}.")
+PREDICTION_LAYER = template("mtp.layers.{mtp}.")
+QUERY_NORM = template("decoder.layers.{layer}.self_attention.q_layernorm.weight")
+_OUTPUT_LAYER = template("output_layer.weight")
+_LOCAL_EXPERT = template(".local_experts.{expert}.")
+
 _LOCAL_NORMS = (
     (".input_layernorm.", ".self_attention.linear_qkv.layer_norm_"),
     (".pre_mlp_layernorm.", ".mlp.linear_fc1.layer_norm_"),
@@ -219,6 +226,47 @@ def distributed(name: str, names: Names, beside: Collection[str]) -> str:
 def is_hybrid(beside: Collection[str]) -> bool:
     """Return whether a model, by the templates of its names, has Mamba layers."""
     return _MAMBA in beside
+
+
+def is_head(name: str) -> bool:
+    """Return whether a native name is that of the output layer, in any scheme."""
+    return split_native(name)[0].endswith(_OUTPUT_LAYER)
+
+
+def is_of_local_expert(key: str) -> bool:
+    """Return whether a template is of one of the experts that a rank numbers from 0."""
+    return _LOCAL_EXPERT in key
+
+
+def in_decoder_layer(name: str) -> bool:
+    """Return whether a native name is that of a tensor in a layer of the decoder."""
+    return split_native(name)[0].startswith(DECODER_LAYER)
+
+
+def layer_prefix(name: str) -> str:
+    """Return `decoder.layers.3` for the names that begin so; nothing for those of no layer."""
+    words = name.split(".")
+    return ".".join(words[:3]) if words[1:2] == ["layers"] else ""
+
+
+def templates_by_layer(names: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Return the templates of each layer's names; those of the whole model for other names."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        key, _ = split_name(name)
+        found[""].add(key)
+        found[layer_prefix(name)].add(key)
+    return {layer: frozenset(keys) for layer, keys in found.items()}
+
+
+def are_fused(names: Iterable[str]) -> bool:
+    """Return whether native names are Transformer Engine's, which fuse norms."""
+    return any("layer_norm_weight" in name for name in names)
+
+
+def are_grouped(names: Iterable[str]) -> bool:
+    """Return whether native names are TEGroupedMLP's, which number the weights of one module."""
+    return any(".experts.linear_fc1.weight0" in name for name in names)
 
 
 def is_expert(name: str) -> bool:

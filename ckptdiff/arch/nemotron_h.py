@@ -10,7 +10,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import Architecture, Slice, blocks, column, qkv, replicated, row, vocab
+from ckptdiff.arch.base import (
+    Architecture,
+    Slice,
+    blocks,
+    column,
+    norm,
+    qkv,
+    replicated,
+    row,
+    vocab,
+)
 from ckptdiff.arch.fused import Fused
 from ckptdiff.arch.llama import HEAD, MEGATRON
 
@@ -51,10 +61,10 @@ NEMOTRON_H = Architecture(
         vocab("embedding.word_embeddings.weight", "backbone.embeddings.weight", "embedding"),
         *(
             replace(
-                replicated(f"{MEGATRON}{norm}.weight", f"{_HF}norm.weight"),
+                norm(f"{MEGATRON}{name}.weight", f"{_HF}norm.weight"),
                 beside=f"{_MIXER}{kind}.weight",
             )
-            for norm, kind in _NORMS
+            for name, kind in _NORMS
         ),
         blocks(
             f"{_MAMBA}in_proj.weight",
@@ -73,7 +83,7 @@ NEMOTRON_H = Architecture(
             column(f"{_MAMBA}{name}", f"{_MIXER}{name}", lambda c: c.mamba_num_heads)
             for name in ("A_log", "D", "dt_bias")
         ),
-        column(f"{_MAMBA}norm.weight", f"{_MIXER}norm.weight", _inner),
+        column(f"{_MAMBA}norm.weight", f"{_MIXER}norm.weight", _inner, role="norm"),
         row(f"{_MAMBA}out_proj.weight", f"{_MIXER}out_proj.weight", _inner),
         qkv(
             f"{MEGATRON}self_attention.linear_qkv.weight",
@@ -83,19 +93,26 @@ NEMOTRON_H = Architecture(
             f"{MEGATRON}self_attention.linear_proj.weight",
             f"{_MIXER}o_proj.weight",
             lambda c: c.num_attention_heads * c.kv_channels,
+            role="proj",
         ),
         column(
             f"{MEGATRON}mlp.linear_fc1.weight",
             f"{_MIXER}up_proj.weight",
             lambda c: c.ffn_hidden_size,
+            role="fc1",
         ),
         row(
             f"{MEGATRON}mlp.linear_fc2.weight",
             f"{_MIXER}down_proj.weight",
             lambda c: c.ffn_hidden_size,
+            role="fc2",
         ),
-        replicated(f"{MEGATRON}mlp.router.weight", f"{_MIXER}gate.weight"),
-        replicated(f"{MEGATRON}mlp.router.expert_bias", f"{_MIXER}gate.e_score_correction_bias"),
+        replicated(f"{MEGATRON}mlp.router.weight", f"{_MIXER}gate.weight", role="router"),
+        replicated(
+            f"{MEGATRON}mlp.router.expert_bias",
+            f"{_MIXER}gate.e_score_correction_bias",
+            role="router",
+        ),
         *(
             replicated(f"{MEGATRON}mlp.{name}.weight", f"{_MIXER}{name}.weight")
             for name in ("fc1_latent_proj", "fc2_latent_proj")
@@ -104,23 +121,27 @@ NEMOTRON_H = Architecture(
             f"{_EXPERT}linear_fc1.weight",
             f"{_MIXER}experts.{{expert}}.up_proj.weight",
             lambda c: c.moe_ffn_hidden_size,
+            role="fc1",
         ),
         row(
             f"{_EXPERT}linear_fc2.weight",
             f"{_MIXER}experts.{{expert}}.down_proj.weight",
             lambda c: c.moe_ffn_hidden_size,
+            role="fc2",
         ),
         column(
             f"{MEGATRON}mlp.shared_experts.linear_fc1.weight",
             f"{_MIXER}shared_experts.up_proj.weight",
             lambda c: c.moe_shared_expert_intermediate_size,
+            role="fc1",
         ),
         row(
             f"{MEGATRON}mlp.shared_experts.linear_fc2.weight",
             f"{_MIXER}shared_experts.down_proj.weight",
             lambda c: c.moe_shared_expert_intermediate_size,
+            role="fc2",
         ),
-        replicated("decoder.final_layernorm.weight", "backbone.norm_f.weight"),
+        norm("decoder.final_layernorm.weight", "backbone.norm_f.weight"),
         HEAD,
     ),
     marks=(f"{_MAMBA}in_proj.weight",),

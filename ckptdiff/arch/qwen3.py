@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptdiff.arch.base import Architecture, replicated
+from ckptdiff.arch.base import Architecture, norm
 from ckptdiff.arch.llama import (
     ATTENTION,
     EMBEDDING,
@@ -16,8 +16,8 @@ from ckptdiff.arch.llama import (
 )
 
 QK_NORM = (
-    replicated(f"{MEGATRON}self_attention.q_layernorm.weight", f"{HF}self_attn.q_norm.weight"),
-    replicated(f"{MEGATRON}self_attention.k_layernorm.weight", f"{HF}self_attn.k_norm.weight"),
+    norm(f"{MEGATRON}self_attention.q_layernorm.weight", f"{HF}self_attn.q_norm.weight"),
+    norm(f"{MEGATRON}self_attention.k_layernorm.weight", f"{HF}self_attn.k_norm.weight"),
 )
 
 QWEN3 = Architecture(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import Architecture, Slice, blocks, column, gated_qkv, replicated, row
+from ckptdiff.arch.base import Architecture, Slice, blocks, column, gated_qkv, norm, row
 from ckptdiff.arch.fused import Fused
 from ckptdiff.arch.llama import (
     ATTENTION,
@@ -88,7 +88,7 @@ def _net(in_proj: ParamMapping) -> tuple[ParamMapping, ...]:
             column(f"{_NET}{name}", f"{_HF_NET}{name}", lambda c: c.linear_num_value_heads)
             for name in ("A_log", "dt_bias")
         ),
-        replace(replicated(f"{_NET}out_norm.weight", f"{_HF_NET}norm.weight"), zero_centred=True),
+        replace(norm(f"{_NET}out_norm.weight", f"{_HF_NET}norm.weight"), zero_centred=True),
         row(f"{_NET}out_proj.weight", f"{_HF_NET}out_proj.weight", lambda c: _lengths(c)[1]),
     )
 
@@ -115,9 +115,14 @@ _NET_3_5 = _net(
 def _predictions(*layer: ParamMapping) -> tuple[ParamMapping, ...]:
     """Multi-token prediction, under names of its own that transformers leaves out."""
     return (
-        replicated("mtp.layers.{mtp}.enorm.weight", "mtp.pre_fc_norm_embedding.weight"),
-        replicated("mtp.layers.{mtp}.hnorm.weight", "mtp.pre_fc_norm_hidden.weight"),
-        column("mtp.layers.{mtp}.eh_proj.weight", "mtp.fc.weight", lambda c: c.hidden_size),
+        norm("mtp.layers.{mtp}.enorm.weight", "mtp.pre_fc_norm_embedding.weight"),
+        norm("mtp.layers.{mtp}.hnorm.weight", "mtp.pre_fc_norm_hidden.weight"),
+        column(
+            "mtp.layers.{mtp}.eh_proj.weight",
+            "mtp.fc.weight",
+            lambda c: c.hidden_size,
+            role="eh_proj",
+        ),
         *(
             replace(
                 rule,
@@ -126,7 +131,7 @@ def _predictions(*layer: ParamMapping) -> tuple[ParamMapping, ...]:
             )
             for rule in layer
         ),
-        replicated("mtp.layers.{mtp}.final_layernorm.weight", "mtp.norm.weight"),
+        norm("mtp.layers.{mtp}.final_layernorm.weight", "mtp.norm.weight"),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.assembly.from_huggingface import assemble_huggingface
 from ckptdiff.assembly.from_megatron import assemble_megatron
 from ckptdiff.assembly.from_meta import assemble_meta
-from ckptdiff.assembly.recipe import Assembled, Copy, can_be_copies
+from ckptdiff.assembly.recipe import Assembled, Copy, LayoutError, can_be_copies
 from ckptdiff.formats import hf, meta
 from ckptdiff.gc_pause import uncollected
 
@@ -71,7 +71,7 @@ def _without_packed(side: Assembled, other: Assembled) -> Assembled:
         return side
     parts = {part for packed in refused.values() for part in packed.parts}
     tensors = {name: tensor for name, tensor in side.tensors.items() if name not in parts}
-    errors = {name: packed.why for name, packed in refused.items()}
+    errors = {name: LayoutError(packed.why, "quantised") for name, packed in refused.items()}
     return replace(side, tensors=tensors, errors={**side.errors, **errors})
 
 
@@ -82,7 +82,7 @@ def _with_tied_head(side: Assembled, other: Assembled) -> Assembled:
         return side
     if side.checkpoint.format != meta.NAME and side.architecture is not None:
         return side
-    names = {m.vocabulary: m.hf[0] for m in rules.mappings}
+    names = {m.role: m.hf[0] for m in rules.mappings}
     head, embedding = (side.tensors.get(names.get(kind, "")) for kind in ("head", "embedding"))
     if head is None or embedding is None or head.name in other.tensors:
         return side

@@ -10,7 +10,15 @@ from ckptdiff.arch.fused import canonical
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
 from ckptdiff.assembly.quantisation import find_packed, join_factors
-from ckptdiff.assembly.recipe import Assembled, Assembly, Copy, Piece, can_be_copies, whole_box
+from ckptdiff.assembly.recipe import (
+    Assembled,
+    Assembly,
+    Copy,
+    LayoutError,
+    Piece,
+    can_be_copies,
+    whole_box,
+)
 from ckptdiff.checkpoint import Rank
 from ckptdiff.config import model as configs
 from ckptdiff.errors import UnknownConfig
@@ -31,19 +39,19 @@ def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
     except UnknownConfig:
         config = None
     tensors = dict(shard.tensors)
-    errors: dict[str, str] = {}
+    wrong: dict[str, str] = {}
     if architecture is not None:
-        tensors, errors = canonical(tensors, architecture)
+        tensors, wrong = canonical(tensors, architecture)
     derived = [
         derived_entry(tensors.pop(name), config) for name in list(tensors) if is_derived(name)
     ]
     packed = find_packed(tensors, settings)
     tensors, more = join_factors(tensors, settings)
-    errors |= more
+    errors = {name: LayoutError(text) for name, text in {**wrong, **more}.items()}
     copies = _shared_copies(tensors, architecture) if architecture is not None else {}
     if architecture is not None and config is not None and config.tied_embeddings:
         (embedding,) = architecture.embedding().hf
-        for (head,) in (m.hf for m in architecture.mappings if m.vocabulary == "head"):
+        for (head,) in (m.hf for m in architecture.mappings if m.role == "head"):
             if (
                 head in tensors
                 and embedding in tensors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,35 +9,32 @@ from typing import TYPE_CHECKING
 from ckptdiff.arch import guess_architecture
 from ckptdiff.arch.base import PADDING, fill_name
 from ckptdiff.arch.moe import is_grouped, ungrouped
-from ckptdiff.arch.naming import split_native
+from ckptdiff.arch.naming import QUERY_NORM, split_native
 from ckptdiff.arch.order import put_in_model_order
+from ckptdiff.assembly.by_name import assemble_by_name
 from ckptdiff.assembly.dcp_chunks import placed
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
+from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets
 from ckptdiff.assembly.recipe import (
     Assembled,
     Assembly,
     Copy,
+    LayoutError,
     Piece,
     can_be_copies,
     transposed,
     whole_box,
 )
 from ckptdiff.config import model as configs
-from ckptdiff.errors import CkptDiffError, UnknownConfig, UnsupportedLayout
+from ckptdiff.errors import CkptDiffError, MissingShard, UnknownConfig, UnsupportedLayout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ckptdiff.arch.base import Architecture, ParamMapping
+    from ckptdiff.assembly.local_numbers import SplitNames
     from ckptdiff.checkpoint import Box, Checkpoint, Shard, TensorRef
     from ckptdiff.config.model import ModelConfig
-
-LACKS_SHARD = "has no shard of it"  # what is said of a rank that should hold a part
-_LAYER = "decoder.layers.#."
-_PREDICTION = "mtp.layers.#."
-_LAYER_NUMBER = re.compile(r"(?<=layers\.)\d+")
-_EXPERT = ".local_experts.#."
-_QUERY_NORM = "decoder.layers.#.self_attention.q_layernorm.weight"
 
 
 def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembled:
@@ -48,14 +44,14 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
         for shard in checkpoint.shards
     ]
     if _is_share(checkpoint):
-        return _by_name(checkpoint, named, "it has one rank's share of each tensor")
+        return assemble_by_name(checkpoint, named, "it has one rank's share of each tensor")
     architecture = like.architecture if like is not None else None
     keys = {key for _, names in named for (key, _), _ in names}
     if like is None or (architecture is None and not like.checkpoint.config):
         wide = _has_wide_norms(checkpoint, named)
         architecture = guess_architecture(keys, wide_qk_norm=wide)
     if architecture is None or not any(map(architecture.rule_for, keys)):
-        return _by_name(checkpoint, named, "no rules know its names")
+        return assemble_by_name(checkpoint, named, "no rules know its names")
     config = _megatron_config(checkpoint, like)
     zero_centred = bool((checkpoint.config or {}).get("apply_layernorm_1p"))
     if any(map(is_grouped, keys)):
@@ -65,7 +61,7 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
         _join_tied(collected)
     config = _with_vocabulary(config, collected, like)
     assemblies: dict[str, Assembly] = {}
-    errors: dict[str, str] = {}
+    errors: dict[str, LayoutError] = {}
     for (mapping, indices), ranks in collected.items():
         targets = [fill_name(pattern, indices) for pattern in mapping.hf]
         try:
@@ -77,7 +73,9 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
             found = _read_backward(mapping, targets, ranks, config, _ranks_of(mapping, checkpoint))
             assemblies |= {name: placed(assembly, checkpoint) for name, assembly in found.items()}
         except CkptDiffError as error:
-            errors.update(dict.fromkeys(targets, str(error)))
+            lacks = isinstance(error, MissingShard)
+            why = LayoutError(str(error), "missing-shard" if lacks else "layout")
+            errors.update(dict.fromkeys(targets, why))
     return Assembled(
         checkpoint,
         architecture,
@@ -89,9 +87,9 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
     )
 
 
-def _has_wide_norms(checkpoint: Checkpoint, named: list[tuple[Shard, Names]]) -> bool | None:
+def _has_wide_norms(checkpoint: Checkpoint, named: list[tuple[Shard, SplitNames]]) -> bool | None:
     """Return whether the norm of queries is over all heads together; None without one."""
-    sizes = {ref.shape for _, names in named for (key, _), ref in names if key == _QUERY_NORM}
+    sizes = {ref.shape for _, names in named for (key, _), ref in names if key == QUERY_NORM}
     if not sizes or not checkpoint.config:
         return None
     try:
@@ -110,57 +108,6 @@ def _is_share(checkpoint: Checkpoint) -> bool:
     return checkpoint.files == (checkpoint.root,) and ranks > 1
 
 
-def _by_name(checkpoint: Checkpoint, named: list[tuple[Shard, Names]], why: str) -> Assembled:
-    """No rules: every stored tensor by itself, under its own name.
-
-    Layers are numbered over the whole model, and a name that several ranks have is told apart by
-    the rank: whether those are copies or shares of one tensor nobody knows.
-    """
-    try:
-        offsets = _layer_offsets(checkpoint, named)
-    except UnsupportedLayout:
-        offsets = {}
-    stored: dict[str, list[tuple[TensorRef, Shard]]] = defaultdict(list)
-    for shard, names in named:
-        before = offsets.get((shard.rank.pp, shard.chunk), 0)
-        for ((key, _), ref), native in zip(names, shard.tensors, strict=True):
-            number = _LAYER_NUMBER.search(native) if key.startswith(_LAYER) else None
-            name = native
-            if number is not None:
-                layer = int(number[0]) + before
-                name = f"{native[: number.start()]}{layer}{native[number.end() :]}"
-            stored[name].append((ref, shard))
-    tensors: dict[str, Assembly] = {}
-    errors: dict[str, str] = {}
-    for name, found in stored.items():
-        for ref, shard in found:
-            rank = shard.rank
-            own = name if len(found) == 1 else f"{name} [{_shard_text(shard)}]"
-            whole = whole_box(ref)
-            assembly = Assembly(own, ref.shape, ref.dtype, (Piece(ref, rank, whole, whole),))
-            try:
-                tensors[own] = placed(assembly, checkpoint)
-            except CkptDiffError as error:
-                errors[own] = str(error)
-    note = f"{why}: each stored tensor is taken by itself"
-    return Assembled(
-        checkpoint,
-        None,
-        None,
-        put_in_model_order(tensors, None),
-        unmapped=(),
-        errors=errors,
-        notes=(note,),
-    )
-
-
-def _shard_text(shard: Shard) -> str:
-    rank = shard.rank
-    numbers = (("tp", rank.tp), ("pp", rank.pp), ("ep", rank.ep), ("chunk", shard.chunk))
-    return " ".join(f"{word} {number}" for word, number in numbers if number or word == "tp")
-
-
-Names = list[tuple[tuple[str, tuple[int, ...]], "TensorRef"]]  # split native names and their refs
 Shards = dict[int, list[Copy]]  # tp rank to its copies of one tensor
 Collected = dict[tuple["ParamMapping", tuple[int, ...]], Shards]
 
@@ -168,15 +115,15 @@ Collected = dict[tuple["ParamMapping", tuple[int, ...]], Shards]
 def _collect(
     checkpoint: Checkpoint,
     architecture: Architecture,
-    named: list[tuple[Shard, Names]],
+    named: list[tuple[Shard, SplitNames]],
     num_layers: int,
 ) -> tuple[Collected, set[str], list[TensorRef]]:
     """Group the shards by rule and by layer and expert number over the whole model."""
-    offsets = _layer_offsets(checkpoint, named)
+    offsets = layer_offsets(checkpoint, named)
     collected: Collected = {}
     unmapped: set[str] = set()
     derived: dict[str, TensorRef] = {}
-    per_rank = _experts_per_rank(named)
+    per_rank = experts_per_rank(named)
     for shard, names in named:
         rank = shard.rank
         offset = offsets[rank.pp, shard.chunk]
@@ -189,9 +136,9 @@ def _collect(
                     unmapped.add(ref.name)
                 continue
             numbers = list(indices)
-            if key.startswith(_LAYER):
+            if mapping.of_layers:
                 numbers[0] += offset
-            elif key.startswith(_PREDICTION):
+            elif mapping.of_predictions:
                 numbers[0] += architecture.layers_of(mapping, num_layers).start
             place = rank.tp
             if mapping.of_experts:
@@ -204,7 +151,9 @@ def _collect(
     return collected, unmapped, list(derived.values())
 
 
-def _ungrouped(named: list[tuple[Shard, Names]], experts: int) -> list[tuple[Shard, Names]]:
+def _ungrouped(
+    named: list[tuple[Shard, SplitNames]], experts: int
+) -> list[tuple[Shard, SplitNames]]:
     """Replace the legacy GroupedMLP's matrices by the experts that they hold."""
     return [
         (
@@ -222,45 +171,6 @@ def _ungrouped(named: list[tuple[Shard, Names]], experts: int) -> list[tuple[Sha
     ]
 
 
-def _experts_per_rank(named: list[tuple[Shard, Names]]) -> int:
-    """Return how many experts a rank holds, counted in its tensors."""
-    return max(
-        (indices[-1] + 1 for _, names in named for (key, indices), _ in names if _EXPERT in key),
-        default=0,
-    )
-
-
-def _layer_offsets(
-    checkpoint: Checkpoint, named: list[tuple[Shard, Names]]
-) -> dict[tuple[int, int], int]:
-    """Return, for each (stage, virtual chunk), how many layers come before its layer 0.
-
-    Layers are counted in the files: chunk 0 of every stage, then chunk 1 of every stage. Raises
-    UnsupportedLayout where ranks of one stage hold different layers.
-    """
-    layers: dict[tuple[int, int], set[int]] = {}
-    for shard, names in named:
-        stage = shard.rank.pp
-        numbers = {indices[0] for (key, indices), _ in names if key.startswith(_LAYER)}
-        held = layers.setdefault((stage, shard.chunk), numbers)
-        if held != numbers:
-            raise UnsupportedLayout(
-                f"{checkpoint.root}: tp {shard.rank.tp} of stage {stage} holds layers "
-                f"{sorted(numbers)}, another rank of that stage holds {sorted(held)}"
-            )
-        if numbers != set(range(len(numbers))):
-            raise UnsupportedLayout(
-                f"{checkpoint.root}: stage {stage} holds layers {sorted(numbers)}; "
-                "Megatron counts them from 0 in every stage"
-            )
-    offsets = {}
-    before = 0
-    for stage, chunk in sorted(layers, key=lambda key: (key[1], key[0])):
-        offsets[stage, chunk] = before
-        before += len(layers[stage, chunk])
-    return offsets
-
-
 def _ranks_of(mapping: ParamMapping, checkpoint: Checkpoint) -> int:
     """Return over how many ranks a tensor is cut: experts have a size of their own."""
     if checkpoint.chunks is not None:
@@ -273,15 +183,15 @@ def _read_backward(
 ) -> dict[str, Assembly]:
     """Return the canonical tensors of one rule, checked to use every row once.
 
-    Raises UnsupportedLayout if the shards are not what the rule says, or one is missing.
+    Raises UnsupportedLayout if the shards are not what the rule says, MissingShard if one lacks.
     """
     if mapping.transposed:
         # Seen as the Hugging Face side stores it, the shard is cut along the other dimension.
         ranks = {r: [Copy(transposed(c.ref), c.rank) for c in ranks[r]] for r in ranks}
     missing = [rank for rank in range(tp) if rank not in ranks]
     if missing:
-        raise UnsupportedLayout(
-            f"tp {', '.join(map(str, missing))} of {tp} {LACKS_SHARD}, other ranks have"
+        raise MissingShard(
+            f"tp {', '.join(map(str, missing))} of {tp} has no shard of it, other ranks have"
         )
     if mapping.partition is None or mapping.dim is None:
         first, *others = [copy for rank in sorted(ranks) for copy in ranks[rank]]
@@ -358,10 +268,10 @@ def _check_shapes(first: Copy, others: Iterable[Copy]) -> None:
 
 def _join_tied(collected: Collected) -> None:
     """With tied embeddings the head of the last stage is one more copy of the embedding."""
-    by_kind = {mapping.vocabulary: (mapping, indices) for mapping, indices in collected}
-    if "head" in by_kind and "embedding" in by_kind:
-        embedding = collected[by_kind["embedding"]]
-        for rank, copies in collected.pop(by_kind["head"]).items():
+    by_role = {mapping.role: (mapping, indices) for mapping, indices in collected}
+    if "head" in by_role and "embedding" in by_role:
+        embedding = collected[by_role["embedding"]]
+        for rank, copies in collected.pop(by_role["head"]).items():
             embedding.setdefault(rank, []).extend(copies)
 
 
@@ -385,7 +295,7 @@ def _with_vocabulary(
     rows = {
         mapping: sum(copies[0].ref.shape[0] for copies in ranks.values() if copies[0].ref.shape)
         for (mapping, _), ranks in collected.items()
-        if mapping.vocabulary is not None
+        if mapping.of_vocabulary
     }
     if not rows:
         return config

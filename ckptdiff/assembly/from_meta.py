@@ -10,7 +10,7 @@ from ckptdiff.arch.llama import LLAMA
 from ckptdiff.arch.meta import EMBEDDING, GATE, HEAD, META_RULES, QUERY, MetaRule
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
-from ckptdiff.assembly.recipe import Assembled, Assembly, Copy, Piece
+from ckptdiff.assembly.recipe import Assembled, Assembly, Copy, LayoutError, Piece
 from ckptdiff.checkpoint import Rank, TensorRef
 from ckptdiff.config import model as configs
 from ckptdiff.dtypes import ITEMSIZE
@@ -34,7 +34,7 @@ def assemble_meta(checkpoint: Checkpoint) -> Assembled:
     }
     config = _config(checkpoint, stored)
     tensors: dict[str, Assembly] = {}
-    errors: dict[str, str] = {}
+    errors: dict[str, LayoutError] = {}
     unmapped: list[str] = []
     derived: list[TensorRef] = []
     for name, refs in stored.items():
@@ -50,7 +50,7 @@ def assemble_meta(checkpoint: Checkpoint) -> Assembled:
         try:
             tensors[target] = _join(target, rule, refs, config)
         except CkptDiffError as error:
-            errors[target] = str(error)
+            errors[target] = LayoutError(str(error))
     return Assembled(
         checkpoint,
         LLAMA,

@@ -70,7 +70,7 @@ def _against_masters(
         again,
         tensors={name: t for name, t in again.tensors.items() if name in there},
         unmapped=(),
-        errors={name: text for name, text in again.errors.items() if name in there},
+        errors={name: error for name, error in again.errors.items() if name in there},
     )
     note = f"its fp32 master weights stand against the weights of {plain}"
     trained = replace(
@@ -109,5 +109,5 @@ def _joined(side: Assembled, state: Assembled, kind: str) -> Assembled:
             **{prefix + n: replace(t, name=prefix + n) for n, t in state.tensors.items()},
         },
         unmapped=(*side.unmapped, *(prefix + name for name in state.unmapped)),
-        errors={**side.errors, **{prefix + n: text for n, text in state.errors.items()}},
+        errors={**side.errors, **{prefix + n: error for n, error in state.errors.items()}},
     )

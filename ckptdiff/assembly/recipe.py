@@ -6,7 +6,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.dtypes import ITEMSIZE
 
@@ -83,6 +83,14 @@ class PackedWeight:
 
 
 @dataclass(frozen=True, slots=True)
+class LayoutError:
+    """Why a canonical tensor cannot be put together."""
+
+    text: str
+    kind: Literal["layout", "missing-shard", "quantised"] = "layout"
+
+
+@dataclass(frozen=True, slots=True)
 class Assembled:
     """One side: a checkpoint and its canonical tensors, in model order."""
 
@@ -91,7 +99,7 @@ class Assembled:
     config: ModelConfig | None
     tensors: Mapping[str, Assembly]
     unmapped: tuple[str, ...]  # native names that no rule knows
-    errors: Mapping[str, str]  # canonical name to what is wrong with its layout
+    errors: Mapping[str, LayoutError]  # by canonical name
     derived: tuple[Entry, ...] = ()  # buffers that follow from the config
     # Weights that are stored packed, by their plain name; parts, and why they are not computed.
     packed: Mapping[str, PackedWeight] = field(default_factory=dict)

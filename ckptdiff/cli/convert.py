@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.cli.arguments import positive, size
+from ckptdiff.conversion.remap import Remap
 from ckptdiff.errors import BadArgument
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _target(options: argparse.Namespace) -> Target:
         first_layers=options.first_stage_layers,
         last_layers=options.last_stage_layers,
         moe_grouped_gemm=options.moe_grouped_gemm,
-        undo=tuple(options.undo),
+        undo=tuple(map(Remap.parse, options.undo)),
         allow_unmapped=options.allow_unmapped,
         overwrite=options.overwrite,
     )

@@ -139,7 +139,7 @@ class _Comparison:
         a, b = self.a.tensors.get(name), self.b.tensors.get(name)
         result = _describe(name, a, b)
         troubles = [
-            f"{side}: {errors[name]}"
+            f"{side}: {errors[name].text}"
             for side, errors in (("A", self.a.errors), ("B", self.b.errors))
             if name in errors
         ]

@@ -40,8 +40,8 @@ def command_of(source: Path, out: Path, target: Target, like: Path | None = None
             words += [flag, str(number)]
     if like is not None:
         words += ["--like", _operand(like)]
-    for spec in target.undo:
-        words += ["--undo", spec]
+    for remap in target.undo:
+        words += ["--undo", remap.text()]
     for flag, wanted in (
         ("--moe-grouped-gemm", target.moe_grouped_gemm),
         ("--allow-unmapped", target.allow_unmapped),

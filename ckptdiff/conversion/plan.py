@@ -11,7 +11,7 @@ from ckptdiff.config.translate import huggingface_config, megatron_args, token_r
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.conversion.torch_dist_files import distributed_files
 from ckptdiff.conversion.torch_files import rank_files
-from ckptdiff.conversion.undo import Remap, undone
+from ckptdiff.conversion.undo import undone
 from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE
 from ckptdiff.errors import BadArgument, UnsupportedLayout
 from ckptdiff.formats import hf, megatron, meta
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.arch.naming import Names
     from ckptdiff.assembly.recipe import Assembled, Assembly
+    from ckptdiff.conversion.remap import Remap
 
 To = Literal["hf", "megatron", "torch_dist"]
 MAX_SHARD_SIZE = 5_000_000_000  # bytes, as transformers cuts
@@ -50,7 +51,7 @@ class Target:
     first_layers: int | None = None  # of the first and the last stage, where not all hold as many
     last_layers: int | None = None
     moe_grouped_gemm: bool = False  # name the experts as TEGroupedMLP does
-    undo: tuple[str, ...] = ()  # faults to take out, as findings spell them
+    undo: tuple[Remap, ...] = ()  # faults to take out
     allow_unmapped: bool = False
     overwrite: bool = False
 
@@ -84,8 +85,8 @@ def plan_conversion(
     left = _refuse(source, target)
     notes: list[str] = []
     if target.undo:
-        source = undone(source, [Remap.parse(text) for text in target.undo])
-        notes += [f"taken out: {text.partition(':')[0]}" for text in target.undo]
+        source = undone(source, target.undo)
+        notes += [f"taken out: {remap.kind}" for remap in target.undo]
     source = _with_vocabulary(source, notes)
     side = _with_dtype(source, target.dtype)
     if target.to == "hf":
@@ -130,9 +131,10 @@ def _check_out(out: Path, source: Assembled, target: Target) -> None:
 def _refuse(source: Assembled, target: Target) -> tuple[str, ...]:
     """Return the names that cannot be converted. Raises UnsupportedLayout for broken tensors."""
     if source.errors:
-        name, why = next(iter(source.errors.items()))
+        name, error = next(iter(source.errors.items()))
         raise UnsupportedLayout(
-            f"{source.checkpoint.root}: {len(source.errors)} tensors cannot be read; {name}: {why}"
+            f"{source.checkpoint.root}: {len(source.errors)} tensors cannot be read; "
+            f"{name}: {error.text}"
         )
     if source.packed:
         name, packed = next(iter(source.packed.items()))
@@ -152,7 +154,7 @@ def _with_vocabulary(side: Assembled, notes: list[str]) -> Assembled:
     """Cut the padding off the vocabulary, where a Megatron side tells how many rows are real."""
     if side.architecture is None or side.checkpoint.format in (hf.NAME, meta.NAME):
         return side
-    names = [m.hf[0] for m in side.architecture.mappings if m.vocabulary is not None]
+    names = [m.hf[0] for m in side.architecture.mappings if m.of_vocabulary]
     held = max((side.tensors[n].shape[0] for n in names if n in side.tensors), default=0)
     rows, assumed = token_rows(side)
     notes += assumed

@@ -7,14 +7,21 @@ and the sharded_state_dict of megatron.core's modules, 0.16.1.
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.arch.naming import distributed, is_hybrid, split_native
+from ckptdiff.arch.modules import distributed_states
+from ckptdiff.arch.naming import (
+    distributed,
+    in_decoder_layer,
+    is_hybrid,
+    layer_prefix,
+    split_native,
+    templates_by_layer,
+)
 from ckptdiff.assembly.compose import rows_of
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.dtypes import BY_TORCH, ITEMSIZE
@@ -24,7 +31,6 @@ from ckptdiff.formats.megatron import CHECKPOINT_VERSION, METADATA, iteration_na
 from ckptdiff.formats.pickling import Blank, Built, Called, Named, Pairs, Pickle
 from ckptdiff.formats.torch_dist import COMMON, EXPERTS, LAYERS, PARTS
 from ckptdiff.formats.torch_save import lay_out
-from ckptdiff.resharding.to_megatron import LAYER, layer_prefix, templates_by_layer
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -48,10 +54,6 @@ _BACKEND = {
 }
 # Which of its layouts Megatron is to ask for: gate and up in one tensor.
 _CONTENT = {"singleton_local_shards": False}
-# Modules that keep a state beside their weights, which is None here. A model asks for those of its
-# own layer spec, and cannot be loaded without; those of the other are not missed.
-_STATEFUL = re.compile(r"(^|\.)(linear_\w+|in_proj|out_proj|eh_proj|\w+_latent_proj|\w*norm)$")
-_ATTENTION = ("self_attention.linear_proj", "self_attention.core_attention")
 
 _TORCH = {word: Named("torch", name) for name, word in BY_TORCH.items()}
 _SIZE = Named("torch", "Size")
@@ -199,7 +201,7 @@ def _stacked(model: Mapping[str, Assembly], args: Namespace, names: Names) -> It
         index: tuple[int, ...] = ()
         for stack in (LAYERS, EXPERTS):
             found = stack.gathered(name)
-            if found is not None and (stack is EXPERTS or (stacks and _in_decoder(native))):
+            if found is not None and (stack is EXPERTS or (stacks and in_decoder_layer(native))):
                 name, number = found
                 index = (*index, number)
         members[name][index] = recipe
@@ -223,14 +225,10 @@ def _is_homogeneous(model: Mapping[str, Assembly], args: Namespace) -> bool:
         return False
     layers: dict[str, set[tuple[str, tuple[int, ...], str]]] = defaultdict(set)
     for native, recipe in model.items():
-        if _in_decoder(native):
+        if in_decoder_layer(native):
             layer = layer_prefix(native)
             layers[layer].add((native.removeprefix(layer), recipe.shape, recipe.dtype))
     return len({frozenset(held) for held in layers.values()}) == 1
-
-
-def _in_decoder(native: str) -> bool:
-    return split_native(native)[0].startswith(LAYER)
 
 
 def _cut_up(
@@ -279,11 +277,7 @@ def _states(stored: Iterable[_Tensor]) -> Iterator[str]:
     """Yield the names of the states that modules keep, one a layer or expert."""
     modules: dict[str, tuple[int, ...]] = {}
     for tensor in stored:
-        module = tensor.name.rpartition(".")[0]
-        if _STATEFUL.search(module):
-            modules[module] = tensor.dims
-        if module.endswith(_ATTENTION[0]):
-            modules[module.replace(*_ATTENTION)] = tensor.dims
+        modules.update(dict.fromkeys(distributed_states(tensor.name), tensor.dims))
     for module, dims in modules.items():
         sizes = dims or (1,)
         of = ".".join(map(str, sizes))

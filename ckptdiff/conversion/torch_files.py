@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.arch.modules import legacy_path, with_states
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.formats.megatron import CHECKPOINT_VERSION, WEIGHT_FILES, iteration_name
 from ckptdiff.formats.pickling import Blank
@@ -12,17 +12,12 @@ from ckptdiff.formats.torch_save import lay_out
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from ckptdiff.arch.naming import Names
     from ckptdiff.assembly.recipe import Assembly
     from ckptdiff.checkpoint import Parallelism, Rank
     from ckptdiff.resharding.to_megatron import Sharded
-
-# Modules that keep a state beside their weights, which a strict load asks for; it may be None.
-_STATEFUL = re.compile(
-    r"(^|\.)(linear_\w+|in_proj|out_proj|eh_proj|output_layer|query_key_value|dense\w*)$"
-)
 
 
 def rank_files(
@@ -44,7 +39,7 @@ def rank_files(
             tensors = sharded.models[rank, chunk]
             last = (rank.pp, chunk) == (parallelism.pp - 1, parallelism.vpp - 1)
             model: dict[str, Any] = {}
-            for name in _with_states(tensors, last=last):
+            for name in with_states(tensors, last=last):
                 recipe = tensors.get(name)
                 model[name] = None
                 if recipe is not None:
@@ -64,34 +59,11 @@ def _folder(rank: Rank, size: Parallelism) -> str:
     return f"mp_rank_{rank.tp:02d}{stage}" + (f"_{rank.ep:03d}" if size.ep > 1 else "")
 
 
-def _with_states(names: Iterable[str], *, last: bool) -> list[str]:
-    """Return the names with those of the modules' states behind the last weight of each."""
-    modules: dict[str, str] = {}
-    found = list(names)
-    for name in found:
-        module = name.rpartition(".")[0]
-        if _STATEFUL.search(module):
-            modules[module] = name
-    behind = {name: module for module, name in modules.items()}
-    made = []
-    for name in found:
-        made.append(name)
-        if name in behind:
-            made.append(f"{behind[name]}._extra_state")
-    head = next((n for n in found if n.startswith("language_model.")), "")
-    prefix = "language_model." if head else ""
-    state = f"{prefix}output_layer._extra_state"
-    if last and state not in made and "word_embeddings_for_head.weight" not in found:
-        made.append(state)
-    return made
-
-
 def _nested(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the legacy model's tree: a dictionary a module, but one for the whole encoder."""
     tree: dict[str, Any] = {}
     for name, value in model.items():
-        front, encoder, rest = name.partition(".encoder.")
-        *path, last = [front, "encoder", rest] if encoder else name.split(".")
+        *path, last = legacy_path(name)
         node = tree
         for word in path:
             node = node.setdefault(word, {})

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ckptdiff.conversion.undo import packed_names
+from ckptdiff.conversion.remap import Remap, by_template
 from ckptdiff.diagnosis.displaced import displaced_numbers, displaced_rows, rejected
 from ckptdiff.results import Finding
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.arch.mistakes import Mistake
     from ckptdiff.diagnosis.origins import Origins
+    from ckptdiff.fault_classes import FaultClass
     from ckptdiff.resharding.shard_pairs import ShardPair
     from ckptdiff.results import Displaced
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Claim:
     """One fault says of some places that it made them what they are."""
 
-    kind: str
+    kind: FaultClass
     key: str  # claims of one kind and key are one fault
     places: tuple[ShardPair, ...]
     words: str
@@ -56,7 +56,7 @@ def finding_of(claims: Sequence[Claim], origins: Origins) -> Finding:
     near = [origins.residual[p].cosine for p in places if p in origins.residual]
     if near:
         evidence += f", cosine {min(near):.3f} to {max(near):.3f}"
-    undo = None if first.is_lost else _spec(first, claims)
+    undo = None if first.is_lost else _remap(first, claims)
     tried = first.mistake
     return Finding(
         first.kind,
@@ -92,32 +92,23 @@ def _home(place: ShardPair, origins: Origins) -> ShardPair:
     return origins.moved.get(origins.firsts[place.home], place)
 
 
-def _spec(first: Claim, claims: Sequence[Claim]) -> str | None:
-    """Return the re-mapping as text that describes itself."""
-    what: dict[str, Any] = {}
-    if first.mistake is not None:
-        what["written"] = first.mistake.key
-    for word, moves in (
-        ("ranks", first.ranks),
-        ("layers", first.layers),
-        ("experts", first.experts),
-    ):
-        if moves:
-            what[word] = [list(pair) for pair in sorted(moves.items())]
-    names = {k: v for claim in claims for k, v in claim.names.items()}
-    if names:
-        what["names"] = names
-    if first.rows:
-        what["rows"] = _runs(first.rows)
-    if first.kind == "TRANSPOSE":
-        what["turned"] = True
-    if not what:
-        return None
-    what["tensors"] = packed_names({p.name for claim in claims for p in claim.places})
-    return f"{first.kind}:{json.dumps(what, separators=(',', ':'))}"
+def _remap(first: Claim, claims: Sequence[Claim]) -> Remap | None:
+    """Return what undoes the fault; None where nothing was moved."""
+    found = Remap(
+        first.kind,
+        by_template(p.name for claim in claims for p in claim.places),
+        written=None if first.mistake is None else first.mistake.key,
+        ranks=tuple(sorted(first.ranks.items())),
+        layers=tuple(sorted(first.layers.items())),
+        experts=tuple(sorted(first.experts.items())),
+        names=tuple({k: v for claim in claims for k, v in claim.names.items()}.items()),
+        rows=_runs(first.rows),
+        transposed=first.kind == "TRANSPOSE",
+    )
+    return found if found != Remap(first.kind, found.tensors) else None
 
 
-def _runs(rows: Sequence[int]) -> list[list[int]]:
+def _runs(rows: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """Return rows as runs: how many, and where the first of them lies."""
     found: list[list[int]] = []
     for row in rows:
@@ -125,4 +116,4 @@ def _runs(rows: Sequence[int]) -> list[list[int]]:
             found[-1][0] += 1
         else:
             found.append([1, row])
-    return found
+    return tuple((count, at) for count, at in found)

@@ -126,7 +126,7 @@ def _find_transposed(origins: Origins, group: list[ShardPair]) -> bool:
     """Look for the transpose of a square matrix."""
     names = group[0].share.hf
     shapes = {origins.grid.a.tensors[name].shape for name in names}
-    if group[0].rule.vocabulary or any(len(s) != 2 or s[0] != s[1] for s in shapes):
+    if group[0].rule.of_vocabulary or any(len(s) != 2 or s[0] != s[1] for s in shapes):
         return False
     tensors = {name: transpose(origins.grid.a.tensors[name]) for name in names}
     made = {
@@ -145,7 +145,7 @@ def _find_transposed(origins: Origins, group: list[ShardPair]) -> bool:
 def _find_mistake(origins: Origins, group: list[ShardPair]) -> None:
     """Look for the mistake that puts rows where the nearest ones of the reference lie."""
     rule = group[0].rule
-    if rule.dim is None or rule.partition is None or rule.vocabulary:
+    if rule.dim is None or rule.partition is None or rule.of_vocabulary:
         return
     if len(group[0].actual.shape) < 2:
         return

@@ -93,7 +93,7 @@ class Origins:
     def _find_moves(self, wrong: list[ShardPair]) -> None:
         """Look up what wrong places hold in the whole reference."""
         firsts = [p for p in self.firsts.values() if p.expected.pieces]
-        shapes = {p.expected.shape for p in firsts if p.rule.vocabulary}
+        shapes = {p.expected.shape for p in firsts if p.rule.of_vocabulary}
         wanted = dict.fromkeys(s for p in wrong for s in self._shapes(p, shapes))
         firsts = [p for p in firsts if p.expected.shape in wanted]
         index: dict[tuple[tuple[int, ...], bytes], list[ShardPair]] = defaultdict(list)

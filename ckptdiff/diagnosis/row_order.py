@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembly
     from ckptdiff.config.model import ModelConfig
     from ckptdiff.diagnosis.origins import Origins
+    from ckptdiff.fault_classes import FaultClass
     from ckptdiff.resharding.shard_pairs import ShardPair
 
 
@@ -57,7 +58,7 @@ def _pairs(origins: Origins, place: ShardPair) -> Iterator[tuple[Assembly, Assem
         yield one, other
 
 
-def class_of_order(rows: list[int], config: ModelConfig) -> str | None:
+def class_of_order(rows: list[int], config: ModelConfig) -> FaultClass | None:
     """Return the class of an order of query, key and value rows: of whole heads, or inside them."""
     d, groups = config.kv_channels, config.num_query_groups
     values = (config.num_attention_heads + groups) * d

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.base import split_name
-from ckptdiff.assembly.from_megatron import LACKS_SHARD
+from ckptdiff.arch.naming import are_fused, are_grouped
 from ckptdiff.checkpoint import Parallelism
 from ckptdiff.conversion.command import command_of
 from ckptdiff.conversion.destination import proposed_out
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.conversion.plan import To
+    from ckptdiff.conversion.remap import Remap
+    from ckptdiff.fault_classes import FaultClass
     from ckptdiff.results import TensorDiff
 
 
@@ -78,15 +80,15 @@ def diagnosed(
     return tuple(found), None
 
 
-def _mending(a: Assembled, b: Assembled, spec: str) -> str:
+def _mending(a: Assembled, b: Assembled, undo: Remap) -> str:
     """Return the command that writes B once more, without the fault."""
-    target = mended_target(b, spec)
+    target = mended_target(b, undo)
     out = proposed_out(b.checkpoint, target)
     like = a.checkpoint.root if a.checkpoint.format == hf.NAME else None
     return shlex.join(command_of(b.checkpoint.root, out, target, like))
 
 
-def mended_target(b: Assembled, spec: str) -> Target:
+def mended_target(b: Assembled, undo: Remap) -> Target:
     """Return what B is written as once more: as it is, without the fault."""
     checkpoint = b.checkpoint
     to: To = "hf"
@@ -94,15 +96,15 @@ def mended_target(b: Assembled, spec: str) -> Target:
         to = "megatron" if checkpoint.format == megatron.NAME else "torch_dist"
     args = checkpoint.config or {}
     stored = {name for shard in checkpoint.shards for name in shard.tensors}
-    names: Names = "te" if any("layer_norm_weight" in name for name in stored) else "mcore"
+    names: Names = "te" if are_fused(stored) else "mcore"
     divisor = args.get("make_vocab_size_divisible_by")
     return Target(
         to,
         _plain(checkpoint.parallelism) if to == "megatron" else Parallelism(),
         names=None if to == "hf" else "legacy" if args.get("use_legacy_models") else names,
-        moe_grouped_gemm=any(".experts.linear_fc1.weight0" in name for name in stored),
+        moe_grouped_gemm=are_grouped(stored),
         vocab_divisible_by=divisor if type(divisor) is int else VOCAB_DIVISIBLE_BY,
-        undo=(spec,),
+        undo=(undo,),
     )
 
 
@@ -132,15 +134,16 @@ def _missing(
     if lacking:
         words = f"{len(lacking)} tensors of A are not in B"
         yield _of_names("MISSING", words, lacking, "they are in no file of B")
-    unwritten = [r.name for r in results if LACKS_SHARD in b.errors.get(r.name, "")]
+    missing = {name: e.text for name, e in b.errors.items() if e.kind == "missing-shard"}
+    unwritten = [r.name for r in results if r.name in missing]
     if unwritten:
         yield _of_names(
             "TP-DUP", f"{len(unwritten)} tensors of B lack the shards of some ranks", unwritten,
-            b.errors[unwritten[0]],
+            missing[unwritten[0]],
         )  # fmt: skip
     architecture = a.architecture or b.architecture
     vocabulary = {
-        m.hf[0] for m in (architecture.mappings if architecture else ()) if m.vocabulary is not None
+        m.hf[0] for m in (architecture.mappings if architecture else ()) if m.of_vocabulary
     }
     sized = [r for r in results if r.status == "shape" and r.name in vocabulary]
     if sized and all(r.shape_a and r.shape_b for r in sized):
@@ -157,7 +160,7 @@ def _missing(
         )
 
 
-def _of_names(kind: str, title: str, names: Sequence[str], evidence: str) -> Finding:
+def _of_names(kind: FaultClass, title: str, names: Sequence[str], evidence: str) -> Finding:
     """Return a finding of tensors that could not be looked into."""
     numbers = [split_name(name)[1] for name in names]
     return Finding(

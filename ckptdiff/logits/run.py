@@ -58,7 +58,7 @@ def compare_logits(
     Face side as Meta's code does. The executor should have one worker: it alone imports torch.
     Closing the generator stops. Raises a CkptDiffError.
     """
-    run = _Comparison(a, b, tuple(ids), executor, reference)
+    run = _LogitComparison(a, b, tuple(ids), executor, reference)
     yield from run.results(device, dtype, storage, attribute=attribute)
 
 
@@ -70,7 +70,7 @@ class _Passed:
     taps: tuple[Tap, ...]
 
 
-class _Comparison:
+class _LogitComparison:
     """One prompt through two models."""
 
     def __init__(

@@ -107,7 +107,7 @@ def token_count(a: Assembled, b: Assembled) -> int:
     for side in (a, b):
         known = side.config.vocab_size if side.config is not None else None
         rules = side.architecture.mappings if side.architecture is not None else ()
-        names = [m.hf[0] for m in rules if m.vocabulary == "embedding"]
+        names = [m.hf[0] for m in rules if m.role == "embedding"]
         rows = [side.tensors[n].shape[0] for n in names if n in side.tensors]
         if known is not None and type(known) is not int:
             raise UnknownConfig(f"{side.checkpoint.root}: vocab_size is {known!r}, no size")

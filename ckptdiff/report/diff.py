@@ -108,7 +108,7 @@ def finding_document(finding: Finding) -> dict[str, Any]:
         "ranks": [{"tp": r.tp, "pp": r.pp, "ep": r.ep} for r in finding.ranks],
         "evidence": finding.evidence,
         "also_explained_by": list(finding.also_explained_by),
-        "undo": finding.undo,
+        "undo": None if finding.undo is None else finding.undo.text(),
         "fix": finding.fix,
     }
 

@@ -36,7 +36,7 @@ def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str
             if wanted(assembly.name)
         ],
         "unmapped": list(side.unmapped),
-        "errors": dict(side.errors),
+        "errors": {name: error.text for name, error in side.errors.items()},
         "other": [{"name": e.name, "kind": e.kind, "text": e.text} for e in entries],
     }
 
@@ -74,7 +74,7 @@ def listing_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[st
     for name in side.unmapped:
         yield f"{printable(name)}  no rule of {family_of(side)} knows it"
     for name, error in side.errors.items():
-        yield f"{printable(name)}  {printable(error)}"
+        yield f"{printable(name)}  {printable(error.text)}"
     if side.derived:
         yield f"{len(side.derived)} buffers that follow from the config"
     others = read_entries(side.checkpoint)

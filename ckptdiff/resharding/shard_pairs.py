@@ -51,6 +51,11 @@ class ShardPair:
         return split_native(self.name)[0]
 
     @property
+    def module(self) -> str:
+        """The module that its linear layer is part of: `decoder.layers.3.mlp`."""
+        return self.name.rpartition(".")[0].rpartition(".")[0]
+
+    @property
     def home(self) -> tuple[str, int]:
         """Where it is, replicas apart: by name and rank."""
         return self.name, self.share.rank
@@ -115,7 +120,7 @@ def shard_pairs(grid: ShardGrid) -> Iterator[ShardPair]:
         for number in range(copies + 1):
             held = {n: _nth(b[n], number) for n in share.hf}
             stored = None
-            if share.rule.vocabulary:
+            if share.rule.of_vocabulary:
                 stored = _stored_rows(held[share.hf[0]], share)
             if not tokens.pieces:
                 empty = replace(a[share.hf[0]], shape=(0, *a[share.hf[0]].shape[1:]), pieces=())

@@ -159,7 +159,7 @@ def _copies(side: Assembled, name: str, like: Collection[str] | None) -> Iterato
     architecture, config = side.architecture, side.config
     if architecture is None or config is None:
         return
-    heads = [m.hf[0] for m in architecture.mappings if m.vocabulary == "head"]
+    heads = [m.hf[0] for m in architecture.mappings if m.role == "head"]
     if like is not None and name == architecture.embedding().hf[0]:
         yield from (head for head in heads if head in like and head not in side.tensors)
     layers = {i[0] for key, i in map(split_name, side.tensors) if i and i[0] >= config.num_layers}

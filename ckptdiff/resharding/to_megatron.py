@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.base import fill_name, split_name
-from ckptdiff.arch.naming import spelled
+from ckptdiff.arch.naming import layer_prefix, spelled, templates_by_layer
 from ckptdiff.arch.scatter import RankSlice, scatter
 from ckptdiff.assembly.compose import RecipePart, compose, last_row_repeated, renamed, transpose
 from ckptdiff.errors import UnsupportedLayout
@@ -20,9 +19,8 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Parallelism, Rank
     from ckptdiff.config.model import ModelConfig
 
-LAYER = "decoder.layers.#."
-_PREDICTION = "mtp.layers.#."
-_EMBEDDING = "embedding."
+
+_FIRST = ("embedding", "positions")  # the roles of what the first stage begins with
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +108,7 @@ class _Places:
             chunk, stage = divmod(place, parallelism.pp)
             for number in range(count):
                 self.layers[len(self.layers)] = (stage, chunk, number)
-        self.predicts = any(split_name(share.name)[0].startswith(_PREDICTION) for share in shares)
+        self.predicts = any(share.rule.of_predictions for share in shares)
 
     def all(self) -> Iterator[tuple[Rank, int]]:
         for rank in self.parallelism.ranks():
@@ -120,13 +118,13 @@ class _Places:
     def of(self, share: RankSlice) -> Iterator[tuple[Rank, int, str]]:
         """Yield rank, chunk and the share's name there."""
         size = self.parallelism
-        key, indices = split_name(share.name)
+        _, indices = split_name(share.name)
         last = (size.pp - 1, size.vpp - 1)
         homes = [last]
-        if key.startswith(_EMBEDDING):
+        if share.rule.role in _FIRST:
             # The predictions on the last stage embed tokens too.
             homes = sorted({(0, 0), last}) if self.predicts else [(0, 0)]
-        elif key.startswith(LAYER):
+        elif share.rule.of_layers:
             stage, chunk, number = self.layers[indices[0]]
             homes, indices = [(stage, chunk)], (number, *indices[1:])
         owner = None
@@ -145,11 +143,11 @@ class _Places:
 def _tied_head(side: Assembled, shares: list[RankSlice]) -> list[RankSlice]:
     """Return the head of the last stage, which is one more copy of the embedding."""
     assert side.architecture is not None
-    (head,) = (m for m in side.architecture.mappings if m.vocabulary == "head")
+    (head,) = (m for m in side.architecture.mappings if m.role == "head")
     return [
         replace(share, name=head.megatron, rule=head)
         for share in shares
-        if share.rule.vocabulary == "embedding"
+        if share.rule.role == "embedding"
     ]
 
 
@@ -180,27 +178,10 @@ def recipe_of(
     return compose(share.name, shape, first.dtype, parts)
 
 
-def templates_by_layer(names: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Return the templates of each layer's names; those of the whole model for other names."""
-    found: dict[str, set[str]] = defaultdict(set)
-    for name in names:
-        key, _ = split_name(name)
-        found[""].add(key)
-        found[layer_prefix(name)].add(key)
-    return {layer: frozenset(keys) for layer, keys in found.items()}
-
-
-def layer_prefix(name: str) -> str:
-    """Return `decoder.layers.3` for the names that begin so; nothing for those of no layer."""
-    words = name.split(".")
-    return ".".join(words[:3]) if words[1:2] == ["layers"] else ""
-
-
 def _order(share: RankSlice) -> tuple[int, int]:
     """Place shares as the model runs through them; within a layer the rules are in order."""
-    key, indices = split_name(share.name)
-    if key.startswith(_EMBEDDING):
+    if share.rule.role in _FIRST:
         return 0, 0
-    if key.startswith((LAYER, _PREDICTION)):
-        return 1 if key.startswith(LAYER) else 3, indices[0]
-    return 2 if key.startswith("decoder.") else 4, 0
+    if share.rule.of_layers or share.rule.of_predictions:
+        return 1 if share.rule.of_layers else 3, split_name(share.name)[1][0]
+    return 2 if share.rule.role == "norm" else 4, 0

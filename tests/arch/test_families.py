@@ -119,7 +119,9 @@ def test_a_fused_tensor_that_does_not_divide_is_an_error_of_that_tensor() -> Non
     weights = numbered({"model.layers.0.mlp.experts.gate_up_proj": (2, 5, 4)})
     side = assemble(on_disk({"model_type": "qwen3_moe", **TINY}, weights, {}))
     assert side.tensors == {}
-    assert "does not hold 2 equal parts" in side.errors["model.layers.0.mlp.experts.gate_up_proj"]
+    assert (
+        "does not hold 2 equal parts" in side.errors["model.layers.0.mlp.experts.gate_up_proj"].text
+    )
 
 
 def test_a_part_without_a_rule_keeps_its_name() -> None:

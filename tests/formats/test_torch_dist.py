@@ -277,7 +277,7 @@ def refused(path: Path, kind: type[CkptDiffError], *words: str) -> None:
         found, said = type(error), str(error)
     else:
         assert side.errors, "nothing was wrong"
-        found, said = CkptDiffError, "; ".join(side.errors.values())
+        found, said = CkptDiffError, "; ".join(error.text for error in side.errors.values())
     assert found is kind, said
     for word in words:
         assert word in said

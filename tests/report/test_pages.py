@@ -14,6 +14,7 @@ import pytest
 from ckptdiff.assembly.assemble import assemble_pair
 from ckptdiff.comparison.run import diff, pair_names
 from ckptdiff.comparison.verdict import summarise
+from ckptdiff.conversion.remap import Remap, by_template
 from ckptdiff.demo import make_demo
 from ckptdiff.errors import UnreadableFile
 from ckptdiff.executor import InlineExecutor
@@ -131,7 +132,7 @@ FINDING = Finding(
     tensors=("k", "v"),
     layers=(2,),
     evidence="two\x1b[2Jshards ``` of three",
-    undo="QKV-SWAP:{}",
+    undo=Remap("QKV-SWAP", by_template(["output_layer.weight"])),
     fix="ckptdiff convert in out --undo '```QKV-SWAP:<b>'",
     cause="the order was guessed",
     rejected=("ROPE-PERM",),

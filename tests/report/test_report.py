@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 import torch
 
-from ckptdiff.assembly.recipe import Assembled, Assembly, Piece
+from ckptdiff.assembly.recipe import Assembled, Assembly, LayoutError, Piece
 from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, TensorRef, contiguous
 from ckptdiff.comparison.verdict import summarise
 from ckptdiff.report import diff as report
@@ -42,7 +42,8 @@ def side(
            "parallelism": Parallelism(tp=2, pp=4), **of_checkpoint}
     )  # fmt: skip
     whole = {f"w{n}": assembly(f"w{n}", (10, 10)) for n in range(tensors)}
-    return Assembled(checkpoint, None, None, whole, unmapped, errors or {})
+    wrong = {name: LayoutError(text) for name, text in (errors or {}).items()}
+    return Assembled(checkpoint, None, None, whole, unmapped, wrong)
 
 
 def assembly(name: str, shape: tuple[int, ...], files: int = 1) -> Assembly:

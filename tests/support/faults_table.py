@@ -11,6 +11,7 @@ import re
 import sys
 from collections import Counter
 
+from ckptdiff.fault_classes import FAULT_CLASSES
 from tests.support.corpus import REPOSITORY
 from tests.support.fault_cases import CASES, CLEAN, MISSED
 from tests.support.fault_cases_real import REAL
@@ -19,46 +20,6 @@ from tests.support.fault_cases_two import CHANGED, TWO
 README = REPOSITORY / "README.md"
 TABLE = re.compile(r"(?<=<!-- faults -->\n).*?(?=<!-- end of faults -->)", re.DOTALL)
 SOUND = 94  # checkpoints of NVIDIA's that equal their sources
-
-WHAT = {
-    "QKV-LAYOUT": "query, key and value rows flat, or grouped for another number of groups",
-    "QKV-SWAP": "query, key and value exchanged",
-    "QKV-HEADMAP": "heads dealt to the groups by stride",
-    "QKV-BIAS": "its bias in another order, or never written",
-    "KV-REPL": "key and value heads replicated, others lost",
-    "ROPE-PERM": "rotary rows in the other order",
-    "FC1-SWAP": "gate and up exchanged",
-    "FC1-TPLAYOUT": "gate and up cut or joined as one matrix",
-    "FC1-INTERLEAVE": "gate and up taking turns",
-    "TRANSPOSE": "a square matrix as its transpose",
-    "TP-ORDER": "shards of ranks in another order",
-    "TP-DUP": "a rank's shard written twice, or never",
-    "TP-AXIS": "cut or joined along the other dimension",
-    "REPLICA": "replicas that drifted apart",
-    "BIAS-SCALE": "a row-parallel bias summed over the ranks",
-    "LAYER-OFFSET": "layers numbered from another start",
-    "LAYER-ORDER": "layers, stages or chunks exchanged",
-    "LAYER-DUP": "a layer in the place of another",
-    "MISSING": "tensors that are in no file",
-    "VOCAB-PAD": "padding between the rows of the vocabulary",
-    "VOCAB-SHIFT": "the vocabulary moved by some rows",
-    "VOCAB-TRUNC": "its end lost",
-    "TIED": "a tied head that is no copy, or an untied one that is",
-    "EMBED-HEAD": "embedding and head exchanged",
-    "GAMMA-OFFSET": "one added to a norm, or taken off",
-    "NORM-SWAP": "norms under each other's names",
-    "NOT-LOADED": "zeros, ones or fresh random numbers",
-    "EXPERT-ORDER": "experts exchanged",
-    "EXPERT-DUP": "experts by their local number",
-    "EXPERT-LAYOUT": "grouped experts in another memory order",
-    "ROUTER-ORDER": "rows of the router exchanged",
-    "MTP-LAYOUT": "the halves of the prediction layer's projection exchanged",
-    "DTYPE": "values through a narrower dtype",
-    "BLOCK-SCALE": "block factors left out, or rounded",
-    "STALE": "a file of another save",
-    "LOW-RANK": "an adapter merged twice",
-    "SCALE": "a factor, or the sign",
-}
 
 
 def fault_table() -> str:
@@ -74,8 +35,9 @@ def fault_table() -> str:
     rows = ["| class | what went wrong | planted | said | mended by `--undo` |"]
     rows.append("| --- | --- | --- | --- | --- |")
     rows += [
-        f"| `{kind}` | {what} | {planted[kind]} | {said[kind]} | {mended[kind] or ''} |"
-        for kind, what in WHAT.items()
+        f"| `{kind}` | {row.what} | {planted[kind]} | {said[kind]} | {mended[kind] or ''} |"
+        for kind, row in FAULT_CLASSES.items()
+        if kind != "CONFIG"
     ]
     return "\n".join(rows) + (
         f"\n\nNo fault is named in {len(CLEAN)} checkpoints without one, nor in {SOUND} that "

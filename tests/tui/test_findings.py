@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ckptdiff.checkpoint import Rank
+from ckptdiff.conversion.remap import Remap
 from ckptdiff.demo import make_demo
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.executor import InlineExecutor
@@ -44,7 +45,7 @@ ROPE = Finding(
     layers=(0,),
     ranks=(Rank(0), Rank(1)),
     evidence="rows of q are in Meta's rotary order; 2 shards, 50% of their rows differ",
-    undo='ROPE-PERM:{"written":"meta-q","tensors":["decoder.layers.0.qkv"]}',
+    undo=Remap.parse('ROPE-PERM:{"written":"meta-q","tensors":{"decoder.layers.#.qkv":"0"}}'),
     fix="ckptdiff convert /ckpt/run7 /ckpt/out --to megatron --undo 'ROPE-PERM:{}'",
     cause="rows were reordered for the other convention",
     rejected=("QKV-LAYOUT", "QKV-SWAP"),

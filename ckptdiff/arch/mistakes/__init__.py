@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ckptdiff.arch.mistakes.heads import Made
     from ckptdiff.checkpoint import Box
     from ckptdiff.config.model import ModelConfig
+    from ckptdiff.fault_classes import FaultClass
 
 
 # Of two mistakes the one of an order inside the tensors is taken for the first that was made, that
@@ -38,7 +39,7 @@ _LAYOUT = 4
 class Mistake:
     """One way to write a tensor wrongly."""
 
-    found: str  # the class of the finding
+    found: FaultClass
     key: str  # its name in a SPEC
     words: str  # what the tensor holds
     cause: str
@@ -76,21 +77,19 @@ def mistakes(rule: ParamMapping, config: ModelConfig, tp: int) -> Iterator[Mista
     """Yield the mistakes that can be made with a rule, the likelier ones first."""
     if rule.partition is None or rule.dim is None:
         return
-    last = rule.megatron.rpartition("self_attention.")[2]
-    if last.startswith("linear_qkv."):
-        bias = last.endswith("bias")
+    if rule.role == "qkv":
         sizes = _lengths(config)
         for made in head_mistakes(config):
-            named = "QKV-BIAS" if bias and made[0] == "QKV-LAYOUT" else made[0]
+            named = "QKV-BIAS" if rule.is_bias and made[0] == "QKV-LAYOUT" else made[0]
             yield _mistake(rule, (named, *made[1:]), sizes)
-    elif ".linear_fc1." in rule.megatron and rule.block_rows is not None:
+    elif rule.role == "fc1" and rule.block_rows is not None:
         sizes = rule.block_rows(config)
         for made in gate_mistakes(sizes[0], tp):
             yield _mistake(rule, made, sizes)
-    elif last.startswith("linear_proj.") and rule.dim == 1:
+    elif rule.role == "proj" and rule.dim == 1:
         for made in columns_by_stride():
             yield _mistake(rule, made, [])
-    elif rule.megatron.endswith("eh_proj.weight"):
+    elif rule.role == "eh_proj":
         yield Mistake(
             "MTP-LAYOUT", "halves", "the halves for embedding and hidden state are exchanged",
             "the order in which the two are joined was guessed", rule, halves_exchanged,
@@ -101,7 +100,7 @@ def mistakes(rule: ParamMapping, config: ModelConfig, tp: int) -> Iterator[Mista
             "a projection of several components was cut without regard to them",
             replace(rule, partition=_as_one(rule)),
         )  # fmt: skip
-    if len(rule.hf) == 1 and not rule.vocabulary and rule.block_rows is None:
+    if len(rule.hf) == 1 and not rule.of_vocabulary and rule.block_rows is None:
         dim = rule.dim
         for key, boxes in other_axis(dim, tp):
             yield Mistake(

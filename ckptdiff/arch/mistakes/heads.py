@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
     from ckptdiff.arch.base import Partition
     from ckptdiff.config.model import ModelConfig
+    from ckptdiff.fault_classes import FaultClass
 
     Rows = Callable[[ModelConfig], Iterable[Slice]]
-    Made = tuple[str, str, str, str, Partition]  # class, key, words, cause, slices
+    Made = tuple[FaultClass, str, str, str, Partition]  # class, key, words, cause, slices
 
 _BY_STRIDE = (("heads-by-stride", False), ("heads-by-stride-back", True))
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ckptdiff.diagnosis.origins import Origins
+    from ckptdiff.fault_classes import FaultClass
     from ckptdiff.resharding.shard_pairs import ShardPair
 
 
@@ -73,7 +74,7 @@ def _as_one(found: list[Claim]) -> list[Claim]:
 def _router(origins: Origins, left: list[ShardPair]) -> Iterator[Claim]:
     """Rows of a router, and what goes with them, in another order."""
     for place in left:
-        if ".mlp.router." not in place.name:
+        if place.rule.role != "router":
             continue
         # A replica that drifted has the first one's order.
         first = origins.firsts[place.home] if place in origins.instead else place
@@ -94,7 +95,7 @@ def _router(origins: Origins, left: list[ShardPair]) -> Iterator[Claim]:
 
 
 def _transposed(origins: Origins, left: list[ShardPair]) -> Iterator[Claim]:
-    names = {n for p in left if not p.rule.vocabulary for n in p.share.hf}
+    names = {n for p in left if not p.rule.of_vocabulary for n in p.share.hf}
     transposed = origins.transposed_tensors(sorted(names - origins.transposed))
     yield from (_transpose(p) for p in left if any(n in transposed for n in p.share.hf))
 
@@ -135,14 +136,17 @@ def _reordered(origins: Origins, left: list[ShardPair]) -> Iterator[Claim]:
                 )  # fmt: skip
 
 
-def _order_claim(origins: Origins, found: tuple[ShardPair, ...], kind: str) -> Claim:
+def _order_claim(origins: Origins, found: tuple[ShardPair, ...], kind: FaultClass) -> Claim:
     """Return what is known of an order that no mistake gives: its class, by what was moved."""
     place = found[0]
     named = None
-    if place.name.endswith(("linear_qkv.weight", "linear_qkv.bias", "linear_proj.weight")):
+    if place.rule.role == "qkv" or (place.rule.role == "proj" and not place.rule.is_bias):
         # Numbers of a bias repeat: its rows are told apart by those of the weight.
-        weight = place.name.removesuffix("bias").removesuffix("weight") + "weight"
-        other = next((p for p in origins.firsts.values() if p.name == weight), place)
+        weights = (
+            p for p in origins.firsts.values()
+            if (p.module, p.rule.role) == (place.module, place.rule.role) and not p.rule.is_bias
+        )  # fmt: skip
+        other = next(weights, place)
         rows = order_of(origins, other)
         if rows is not None and (other.name == place.name or is_in_order(origins, place, rows)):
             named = class_of_order(rows, origins.grid.config)
@@ -171,19 +175,19 @@ def _by_layer(place: ShardPair) -> object:
     return (place.template, place.layer) if place.expert is not None else None
 
 
-def _order_class(place: ShardPair) -> str | None:
+def _order_class(place: ShardPair) -> FaultClass | None:
     """Return the class of a permutation of one tensor, by what its rule puts into it."""
-    name, rule = place.name, place.rule
-    if rule.dim is None or rule.vocabulary:
+    rule = place.rule
+    if rule.dim is None or rule.of_vocabulary:
         return None
     if place.expert is not None:
         return "EXPERT-LAYOUT"
-    if name.endswith("eh_proj.weight"):
+    if rule.role == "eh_proj":
         return "MTP-LAYOUT"
-    if "linear_qkv." in name:
-        return "QKV-BIAS" if name.endswith("bias") else "QKV-LAYOUT"
+    if rule.role == "qkv":
+        return "QKV-BIAS" if rule.is_bias else "QKV-LAYOUT"
     if rule.block_rows is not None:
-        return "FC1-TPLAYOUT" if ".linear_fc1." in name else "QKV-LAYOUT"
+        return "FC1-TPLAYOUT" if rule.role == "fc1" else "QKV-LAYOUT"
     return "TP-AXIS"
 
 

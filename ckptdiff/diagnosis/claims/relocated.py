@@ -98,7 +98,7 @@ def _is_local_numbers(origins: Origins, moves: dict[int, int]) -> bool:
     """Ask whether every displaced layer holds the layer of its number inside its stage."""
     stages: dict[int, set[int]] = defaultdict(set)
     for place in origins.places:
-        if place.layer is not None and place.name.startswith("decoder."):
+        if place.layer is not None and place.rule.of_layers:
             stages[place.rank.pp].add(place.layer)
     if len(stages) < 2:
         return False
@@ -124,17 +124,17 @@ def _name_claim(origins: Origins, p: ShardPair, q: ShardPair) -> Claim:
         f"{p.template.rpartition('.')[0].rpartition('.')[2]} holds "
         f"{q.template.rpartition('.')[0].rpartition('.')[2]}"
     )
-    if p.rule.vocabulary and q.rule.vocabulary:
+    if p.rule.of_vocabulary and q.rule.of_vocabulary:
         if back:
             return Claim("EMBED-HEAD", "", (p,), "embedding and output layer are exchanged",
                          "two matrices of one shape were taken for each other",
                          names={p.template: q.template})  # fmt: skip
         return Claim("TIED", "", (p,), f"{what}, though they are two tensors here",
                      "the model was taken for one with tied embeddings", is_lost=True)  # fmt: skip
-    if p.template.startswith("mtp.") or q.template.startswith("mtp."):
+    if p.rule.of_predictions or q.rule.of_predictions:
         return Claim("MTP-LAYOUT", "", (p,), what, "names of the prediction layer were mixed up",
                      is_lost=not back, names={p.template: q.template})  # fmt: skip
-    if len(p.actual.shape) == 1 and "norm" in p.template:
+    if len(p.actual.shape) == 1 and p.rule.role == "norm":
         return Claim("NORM-SWAP", "", (p,), "norms are mapped to each other's names",
                      "two norms of one size were taken for each other", is_lost=not back,
                      names={p.template: q.template})  # fmt: skip
@@ -153,7 +153,7 @@ def _expert_claim(origins: Origins, p: ShardPair, moves: dict[int, int]) -> Clai
     routers = (
         router_map(origins, place)
         for place in origins.wrong
-        if place.layer == p.layer and place.name.endswith("mlp.router.weight")
+        if place.layer == p.layer and place.rule.role == "router" and not place.rule.is_bias
     )
     router = next(routers, None)
     info = router is not None and all(router.get(e, e) == s for e, s in moves.items())

@@ -14,26 +14,31 @@ if TYPE_CHECKING:
     from ckptdiff.diagnosis.origins import Origins
     from ckptdiff.resharding.shard_pairs import ShardPair
 
-_ATTENTION = "self_attention."
-_OF_HEADS = ("linear_qkv.weight", "linear_qkv.bias", "linear_proj.weight")
-_OF_NEURONS = ("linear_fc1.weight", "linear_fc1.bias", "linear_fc2.weight")
+    Module = dict[tuple[str | None, bool], ShardPair]  # by role, and whether it is the bias
+
+# The roles of what must agree on an order, in one module, and whether it is the bias.
+_OF_HEADS = (("qkv", False), ("qkv", True), ("proj", False))
+_OF_NEURONS = (("fc1", False), ("fc1", True), ("fc2", False))
 
 
 def renumbered(origins: Origins, left: list[ShardPair]) -> Iterator[Claim]:
     """Yield what is in another order in all tensors that must agree on it: it is no fault."""
-    named = {p.name: p for p in origins.firsts.values()}
-    groups: dict[str, list[ShardPair]] = defaultdict(list)
+    modules: dict[str, Module] = defaultdict(dict)
+    for place in origins.firsts.values():
+        modules[place.module][place.rule.role, place.rule.is_bias] = place
+    groups: dict[tuple[str, bool], list[ShardPair]] = defaultdict(list)
     for place in left:
-        if not place.is_copy:
-            groups[_stem(place.name)].append(place)
-    for stem, found in groups.items():
-        if stem.endswith(_ATTENTION) and _heads_moved_alike(origins, stem, named):
+        part = place.rule.role, place.rule.is_bias
+        if not place.is_copy and part in (*_OF_HEADS, *_OF_NEURONS):
+            groups[place.module, part in _OF_HEADS].append(place)
+    for (name, of_heads), found in groups.items():
+        if of_heads and _heads_moved_alike(origins, name, modules[name]):
             yield Claim(
                 "QKV-HEADMAP", "alike", tuple(found),
                 "heads are under other numbers, with the output's columns",
                 "attention heads were sorted, or numbered anew", is_info=True, is_lost=True,
             )  # fmt: skip
-        elif stem and not stem.endswith(_ATTENTION) and _neurons_moved_alike(origins, stem, named):
+        elif not of_heads and _neurons_moved_alike(origins, modules[name]):
             yield Claim(
                 "FC1-TPLAYOUT", "alike", tuple(found),
                 "neurons of the MLP are under other numbers, with the output's columns",
@@ -41,15 +46,9 @@ def renumbered(origins: Origins, left: list[ShardPair]) -> Iterator[Claim]:
             )  # fmt: skip
 
 
-def _stem(name: str) -> str:
-    """Return how the names begin that must agree on an order with this one; or nothing."""
-    ends = (end for end in (*_OF_HEADS, *_OF_NEURONS) if name.endswith(end))
-    return name.removesuffix(next(ends, name))
-
-
-def _neurons_moved_alike(origins: Origins, stem: str, named: dict[str, ShardPair]) -> bool:
+def _neurons_moved_alike(origins: Origins, module: Module) -> bool:
     """Ask whether gate, up and the columns of down have one order."""
-    one, bias, other = (named.get(stem + end) for end in _OF_NEURONS)
+    one, bias, other = (module.get(part) for part in _OF_NEURONS)
     if one is None or other is None:
         return False
     columns = order_of(origins, other)
@@ -62,16 +61,16 @@ def _neurons_moved_alike(origins: Origins, stem: str, named: dict[str, ShardPair
     )
 
 
-def _heads_moved_alike(origins: Origins, stem: str, named: dict[str, ShardPair]) -> bool:
+def _heads_moved_alike(origins: Origins, name: str, module: Module) -> bool:
     """Ask whether whole groups of heads moved, or query heads inside of one, with their columns."""
     config = origins.grid.config
     groups, each, d = config.num_query_groups, config.heads_per_group, config.kv_channels
-    found = [named.get(stem + end) for end in _OF_HEADS]
+    found = [module.get(part) for part in _OF_HEADS]
     qkv, bias, proj = found
     if qkv is None or proj is None or origins.grid.architecture.wide_qk_norm:
         return False
-    if any(p.rule.dim is not None and n.startswith(stem) and p not in found
-           for n, p in named.items()):  # fmt: skip
+    if any(p.rule.dim is not None and p.name.startswith(f"{name}.") and p not in found
+           for p in origins.firsts.values()):  # fmt: skip
         return False
     rows = order_of(origins, qkv)
     q = groups * each * d

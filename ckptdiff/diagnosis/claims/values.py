@@ -21,7 +21,6 @@ MOST = 0.6  # part of a rank's, or the whole model's, places that makes a fault 
 SLIGHT = 0.3  # relative change below which a model may have been trained on
 MANY = 3  # different factors that are no longer each a fault of its own
 BLOCK_CAUSE = "block factors of quantised weights were not applied, or wrongly"
-_ROW_BIASES = ("linear_proj.bias", "linear_fc2.bias")
 
 
 def value_claims(origins: Origins, left: list[ShardPair]) -> Iterator[Claim]:
@@ -86,11 +85,11 @@ def _is_most(origins: Origins, found: list[ShardPair]) -> bool:
 
 def _value_claim(place: ShardPair, r: Residual) -> Claim | None:
     one = (place,)
-    is_norm = "norm" in place.name and len(place.actual.shape) == 1
-    is_bias = place.name.endswith("bias")
+    role, is_bias = place.rule.role, place.rule.is_bias
+    is_norm = role == "norm" and len(place.actual.shape) == 1
     if r.constant is not None:
         words = f"all elements are {r.constant:g}"
-        if is_bias and "linear_qkv" in place.name:
+        if is_bias and role == "qkv":
             return Claim("QKV-BIAS", words, one, words, "the bias was never written", is_lost=True)
         return Claim("NOT-LOADED", words, one, words, "it was never loaded", is_lost=True)
     if r.cast is not None or (r.lost and (r.cosine > NEAR or not r.spread)):
@@ -106,7 +105,7 @@ def _value_claim(place: ShardPair, r: Residual) -> Claim | None:
                      "norms centred on zero were taken for plain ones, or the reverse")  # fmt: skip
     if r.scale is not None and r.scale != 1:
         words = f"every element is {r.scale:.4g} times what it should be"
-        if place.name.endswith(_ROW_BIASES):
+        if is_bias and role in ("proj", "fc2"):
             return Claim("BIAS-SCALE", f"{r.scale:.2g}", one, words,
                          "the bias of a row-parallel layer was summed over the ranks")  # fmt: skip
         return Claim("SCALE", f"{r.scale:.2g}", one, words, "a factor was applied, or not")

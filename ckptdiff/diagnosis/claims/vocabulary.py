@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ckptdiff.arch.naming import is_head
 from ckptdiff.diagnosis.claims.values import stale_ranks
 from ckptdiff.diagnosis.finding import Claim
 from ckptdiff.diagnosis.origins import NEAR
@@ -31,8 +32,8 @@ def tied(origins: Origins, left: list[ShardPair]) -> Iterator[Claim]:
         stored = place.actual.pieces[0].ref.name
         if (
             place.is_copy
-            and place.rule.vocabulary == "embedding"
-            and stored.endswith(("output_layer.weight", "word_embeddings_for_head.weight"))
+            and place.rule.role == "embedding"
+            and is_head(stored)
             and place not in origins.moved
             and not (place in near and place.rank in stale)
         ):
@@ -55,7 +56,7 @@ def vocabulary_claims(origins: Origins, left: list[ShardPair]) -> Iterator[Claim
     by_tensor: dict[str, list[ShardPair]] = defaultdict(list)
     for place in left:
         near = abs(origins.residual[place].cosine) > NEAR
-        if place.rule.vocabulary and not place.is_copy and not near:
+        if place.rule.of_vocabulary and not place.is_copy and not near:
             by_tensor[place.share.hf[0]].append(place)
     ranks = origins.rank_map()
     repeated = set() if set(ranks) == set(ranks.values()) else set(ranks)
@@ -97,7 +98,7 @@ def vocabulary_claims(origins: Origins, left: list[ShardPair]) -> Iterator[Claim
 def _sources(origins: Origins, name: str) -> list[str]:
     """Return the tensors of A whose rows a vocabulary may hold: its own, then the other one."""
     shape = origins.grid.a.tensors[name].shape
-    others = [p.share.hf[0] for p in origins.firsts.values() if p.rule.vocabulary]
+    others = [p.share.hf[0] for p in origins.firsts.values() if p.rule.of_vocabulary]
     return [n for n in dict.fromkeys((name, *others)) if origins.grid.a.tensors[n].shape == shape]
 
 

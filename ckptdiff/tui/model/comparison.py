@@ -164,7 +164,7 @@ class Comparison:
         """Return what is wrong with a tensor's layout, on one side or the other."""
         for side in (self.a, self.b):
             if side is not None and name in side.errors:
-                return side.errors[name]
+                return side.errors[name].text
         return None
 
     # ── results ──────────────────────────────────────────────────────────────────────────────

@@ -208,7 +208,7 @@ class ConvertScreen(BaseScreen[None]):
             for widget in self.query(f".{name}"):
                 widget.display = experts
         self.query_one("#side").display = len(self._sides) > 1
-        undone = ", ".join(spec.partition(":")[0] for spec in kept.undo) if kept else ""
+        undone = ", ".join(remap.kind for remap in kept.undo) if kept else ""
         self.query_one("#undo", Static).update(Content(undone))
         words = f"{short_path(path.absolute())}  {described(source)}"
         self.query_one("#source", Static).update(Content(words))
