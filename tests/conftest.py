@@ -17,6 +17,10 @@ import pytest
 from tests.support.corpus import CORPUS, NO_CORPUS, NO_FAULTS, REPOSITORY
 from tests.support.oracle_client import Oracle
 
+# Workers share the processors: threads of torch's that wait for each other only heat them.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 

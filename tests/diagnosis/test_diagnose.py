@@ -91,6 +91,11 @@ def test_experts_that_a_converter_filled_with_garbage_were_never_loaded(corpus: 
     assert (found.kind, found.layers) == ("NOT-LOADED", (0, 1, 2, 3))
 
 
+def test_what_can_be_undone_is_known() -> None:
+    mended = {kind for case in ALL if case.mends for kind, _ in case.plants if kind}
+    assert {kind for kind, row in FAULT_CLASSES.items() if row.can_be_undone} == mended
+
+
 @pytest.mark.mostly_slow(one_in=8)
 @pytest.mark.parametrize("row", benchmark())
 def test_the_public_benchmark_is_right(row: dict[str, Any]) -> None:
