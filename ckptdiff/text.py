@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ckptdiff.checkpoint import Box
 
 
 def format_bytes(nbytes: float) -> str:
@@ -37,3 +41,8 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def format_box(box: Box) -> str:
+    """Return a box as Python slices it: [0:64, 32:64]."""
+    return "[" + ", ".join(f"{start}:{stop}" for start, stop in box) + "]"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.kernels.views import Scaling, View
+from ckptdiff.text import format_box
 
 if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembly, Piece
@@ -63,11 +64,12 @@ def view_of(piece: Piece, shape: tuple[int, ...]) -> tuple[tuple[int, int], View
     wanted = tuple(stop - start for start, stop in piece.box)
     if [n for n in sizes if n != 1] != [n for n in wanted if n != 1]:
         raise UnsupportedLayout(
-            f"{ref.file}: {ref.name} gives {_text(piece.of)}, which does not fit {_text(piece.box)}"
+            f"{ref.file}: {ref.name} gives {format_box(piece.of)}, "
+            f"which does not fit {format_box(piece.box)}"
         )
     if not _is_row_range(piece.box, shape):
         raise UnsupportedLayout(
-            f"{ref.file}: {ref.name} fills {_text(piece.box)} of {list(shape)}, "
+            f"{ref.file}: {ref.name} fills {format_box(piece.box)} of {list(shape)}, "
             f"which is no range of rows; only the first dimension may be split"
         )
     rows, columns = matrix_shape(wanted)
@@ -76,7 +78,7 @@ def view_of(piece: Piece, shape: tuple[int, ...]) -> tuple[tuple[int, int], View
     for (_, outer), (n, inner) in pairwise(steps):
         if outer != n * inner and rows * columns:
             raise UnsupportedLayout(
-                f"{ref.file}: {ref.name} {_text(piece.of)} of {list(ref.shape)} is no matrix"
+                f"{ref.file}: {ref.name} {format_box(piece.of)} of {list(ref.shape)} is no matrix"
             )
     row_step = steps[-1][1] if steps else columns * column_step
     first = sum(start * step for (start, _), step in zip(piece.of, ref.stride, strict=True))
@@ -126,7 +128,3 @@ def _is_row_range(box: Box, shape: tuple[int, ...]) -> bool:
     while leading and leading[0][0][1] - leading[0][0][0] == 1:
         del leading[0]
     return all(bounds == (0, size) for bounds, size in leading[1:])
-
-
-def _text(box: Box) -> str:
-    return "[" + ", ".join(f"{start}:{stop}" for start, stop in box) + "]"

@@ -141,3 +141,7 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
             bias = torch.cat([w.new_zeros(len(w)) if b is None else b for w, b in pairs])
         ends = list(accumulate(len(w) for w in weights))
         return torch.tensor_split(self.how.linear(x, torch.cat(weights), bias), ends[:-1], -1)
+
+    def row_parallel(self, x: Tensor, name: str) -> Tensor:
+        part = x, self.weight(f"{name}.weight")
+        return self.how.row_parallel([part], self.optional(f"{name}.bias"))

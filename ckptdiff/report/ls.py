@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.formats import read_entries
 from ckptdiff.report.diff import family_of, relative_path, side_document, side_line
-from ckptdiff.text import format_bytes, format_shape, printable
+from ckptdiff.text import format_box, format_bytes, format_shape, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled, Assembly
+    from ckptdiff.checkpoint import Box, TensorRef
 
 
 def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, Any]:
@@ -93,38 +96,58 @@ def raw_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, An
                 "file": relative_path(side, file),
                 "tensors": [
                     {
-                        "name": ref.name,
-                        "chunk": chunk,
-                        "dtype": ref.dtype,
-                        "shape": ref.shape,
-                        "offset": ref.offset,
-                        "bytes": ref.nbytes,
+                        "name": part.name,
+                        "chunk": part.chunk,
+                        "dtype": part.ref.dtype,
+                        "shape": part.ref.shape,
+                        "offset": part.ref.offset,
+                        "bytes": part.ref.nbytes,
+                        **({} if part.box is None else {"box": part.box}),
                     }
-                    for chunk, ref in refs
+                    for part in parts
                 ],
             }
-            for file, refs in _by_file(side, wanted)
+            for file, parts in _by_file(side, wanted)
         ],
     }
 
 
 def raw_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[str]:
     """Yield the native names, file by file."""
-    for file, refs in _by_file(side, wanted):
+    for file, parts in _by_file(side, wanted):
         yield printable(relative_path(side, file))
-        for chunk, ref in refs:
-            name = printable(ref.name) if not chunk else f"model{chunk}: {printable(ref.name)}"
+        for part in parts:
+            name = printable(part.name)
+            if part.chunk:
+                name = f"model{part.chunk}: {name}"
+            box = "" if part.box is None else f" {format_box(part.box)}"
             yield (
-                f"  {name}  {ref.dtype}  {format_shape(ref.shape)}  "
-                f"{format_bytes(ref.nbytes)}  @{ref.offset}"
+                f"  {name}{box}  {part.ref.dtype}  {format_shape(part.ref.shape)}  "
+                f"{format_bytes(part.ref.nbytes)}  @{part.ref.offset}"
             )
 
 
-def _by_file(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[tuple[Any, list[Any]]]:
-    files: dict[Any, list[Any]] = {file: [] for file in side.checkpoint.files}
+@dataclass(frozen=True, slots=True)
+class _Raw:
+    """What of a stored tensor lies in one place of a file."""
+
+    name: str  # native
+    chunk: int  # virtual pipeline chunk
+    ref: TensorRef
+    box: Box | None = None  # of the stored tensor, where the format cuts tensors up
+
+
+def _by_file(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[tuple[Path, list[_Raw]]]:
+    files: dict[Path, list[_Raw]] = {file: [] for file in side.checkpoint.files}
+    chunks = side.checkpoint.chunks
     for shard in side.checkpoint.shards:
-        for ref in shard.tensors.values():
-            if wanted(ref.name):
-                files[ref.file].append((shard.chunk, ref))
-    for file, refs in files.items():
-        yield file, sorted(refs, key=lambda item: item[1].offset)
+        for name, ref in shard.tensors.items():
+            if chunks is None:
+                if wanted(ref.name):
+                    files[ref.file].append(_Raw(ref.name, shard.chunk, ref))
+                continue
+            for part in chunks[ref] if wanted(name) else ():
+                found = _Raw(name, shard.chunk, part.ref, part.box)
+                files.setdefault(part.ref.file, []).append(found)
+    for file, parts in files.items():
+        yield file, sorted(parts, key=lambda part: part.ref.offset)

@@ -419,6 +419,22 @@ def test_chunks_of_rows_are_put_together(plain: Path, tmp_path: Path) -> None:
     assert len(comparison.b.tensors["model.embed.weight"].pieces) == 2
 
 
+def test_a_raw_listing_says_where_each_chunk_lies(plain: Path) -> None:
+    """The bytes at the offsets are those of the rows that the boxes speak of."""
+    cut_in_two(plain, first=2, second=2)
+    whole = TENSORS["model.embed.weight"]
+    (file,) = document(ckptdiff("ls", plain, "--raw", "--json"))["files"]
+    parts = [part for part in file["tensors"] if part["name"] == "model.embed.weight"]
+    assert [part["box"][0] for part in parts] == [[0, 2], [2, 6]]
+    content = (plain / file["file"]).read_bytes()
+    for part in parts:
+        rows = whole[slice(*part["box"][0])].contiguous()
+        held = content[part["offset"] : part["offset"] + part["bytes"]]
+        assert torch.equal(torch.frombuffer(bytearray(held), dtype=whole.dtype), rows.flatten())
+    lines = ckptdiff("ls", plain, "--raw").stdout.splitlines()
+    assert any(line.startswith("  model.embed.weight [2:6, 0:") for line in lines)
+
+
 def test_a_gap_between_chunks_is_an_error_of_that_tensor_alone(plain: Path) -> None:
     cut_in_two(plain, first=2, second=3)
     refused(plain, CkptDiffError, str(plain / ".metadata"), "model.embed.weight")

@@ -29,7 +29,7 @@ def free_run(
     a: Path, b: Path, ids: Sequence[int], dtype: str, reference: str = "hf"
 ) -> tuple[Tensor, Tensor]:
     """Return both sides' logits, each side on its own values from the first step to the last."""
-    run = engine._Comparison(*open_pair(a, b), tuple(ids), InlineExecutor(), reference)
+    run = engine._LogitComparison(*open_pair(a, b), tuple(ids), InlineExecutor(), reference)
     taking = run._pass(dtype, "cpu", "", compares=False)
     while True:
         try:
