@@ -105,6 +105,7 @@ def changed(
     return found
 
 
+@pytest.mark.mostly_slow(one_in=11)
 @pytest.mark.parametrize(
     ("where", "hf", "args", "first", "word"),
     [

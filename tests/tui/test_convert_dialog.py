@@ -28,7 +28,7 @@ from tests.support.patience import PATIENCE
 from tests.support.tui.harness import settle, static, tensors, text, toasts, until_planned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import AsyncIterator, Callable, Generator
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -79,7 +79,7 @@ class HeldEngine(LocalEngine):
 
 
 @pytest.fixture
-def held() -> Generator[HeldEngine, None, None]:
+async def held() -> AsyncIterator[HeldEngine]:  # ends before the loop waits for its threads
     engine = HeldEngine()
     yield engine
     engine.planning.set()
