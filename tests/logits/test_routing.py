@@ -105,7 +105,6 @@ def changed(
     return found
 
 
-@pytest.mark.mostly_slow(one_in=11)
 @pytest.mark.parametrize(
     ("where", "hf", "args", "first", "word"),
     [

@@ -14,7 +14,7 @@ from tests.support.tui.fakes import A, B, Clock, FakeEngine, layer, result
 from tests.support.tui.harness import NOW
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -35,11 +35,8 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def engine() -> AsyncIterator[FakeEngine]:
-    """Some of everything in layers 0 to 2; the other 9 tensors are the same.
-
-    Its end, in which whatever waits may go on, comes before the event loop waits for its threads.
-    """
+def engine() -> Iterator[FakeEngine]:
+    """Some of everything in layers 0 to 2; the other 9 tensors are the same."""
     engine = FakeEngine(
         {
             layer(0, "self_attn.q_proj.weight"): result(

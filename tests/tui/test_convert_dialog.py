@@ -24,11 +24,11 @@ from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.widgets.choice import Choice
 from ckptdiff.tui.workers.engine import LocalEngine
-from tests.support.patience import PATIENCE
 from tests.support.tui.harness import settle, static, tensors, text, toasts, until_planned
+from tests.support.tui.held import may_go_on
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator
+    from collections.abc import Callable, Generator
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -58,7 +58,7 @@ class HeldEngine(LocalEngine):
         self, source: Checkpoint, out: Path, target: Target, like: Checkpoint | None
     ) -> Conversion:
         self.plans.append(target)
-        self.planning.wait(PATIENCE)
+        may_go_on(self.planning)
         return super().plan(source, out, target, like)
 
     def convert(
@@ -67,7 +67,8 @@ class HeldEngine(LocalEngine):
         real = super().convert(conversion, executor)
         try:
             yield next(real)
-            self.writing.wait(PATIENCE)
+            if not may_go_on(self.writing):
+                return
             if self.breaks is not None:
                 raise self.breaks
             yield from real
@@ -79,7 +80,7 @@ class HeldEngine(LocalEngine):
 
 
 @pytest.fixture
-async def held() -> AsyncIterator[HeldEngine]:  # ends before the loop waits for its threads
+def held() -> Generator[HeldEngine, None, None]:
     engine = HeldEngine()
     yield engine
     engine.planning.set()

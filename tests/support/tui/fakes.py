@@ -19,7 +19,7 @@ from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats.safetensors import lay_out
 from ckptdiff.logits.prompt import Prompt
 from ckptdiff.results import Numbers, TensorDiff
-from tests.support.patience import PATIENCE
+from tests.support.tui.held import may_go_on
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -226,7 +226,8 @@ class FakeEngine:
                 if self.breaks is not None:
                     raise self.breaks
                 if done == self.hold:
-                    self.gate.wait(PATIENCE)
+                    if not may_go_on(self.gate):
+                        return
                 name = next((name for name in first() if name in left), left[0])
                 left.remove(name)
                 self.clock.at += self.seconds_each
@@ -250,7 +251,7 @@ class FakeEngine:
         executor: Executor,
     ) -> Iterator[Finding]:
         if self.looking is not None:
-            executor.submit(self.looking.wait, PATIENCE).result()
+            executor.submit(may_go_on, self.looking).result()
         if self.no_diagnosis is not None:
             raise self.no_diagnosis
         executor.submit(len, ()).result()
@@ -276,7 +277,8 @@ class FakeEngine:
         self.clock.at += self.seconds_each
         yield Written(file.path, file.layout.nbytes // 2)
         if self.hold is not None:
-            self.gate.wait(PATIENCE)
+            if not may_go_on(self.gate):
+                return
         yield Written(file.path, file.layout.nbytes // 2)
         yield Written(file.path, 0, complete=True)
         yield from map(result, conversion.source.tensors)
