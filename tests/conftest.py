@@ -160,17 +160,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     has_oracle = config.getoption("--oracle") or all(map(find_spec, ("megatron", "transformers")))
-    cases: Counter[str] = Counter()
+    cases: Counter[int] = Counter()
     for item in items:
         if item.get_closest_marker("oracle"):
             item.add_marker(pytest.mark.slow)
             if not has_oracle:
                 item.add_marker(pytest.mark.skip(reason=NO_ORACLE))
         if mostly := item.get_closest_marker("mostly_slow"):
-            test = item.nodeid.partition("[")[0]
-            if cases[test] % mostly.kwargs["one_in"]:
+            # One mark is shared by all the cases of its test, or by all the tests of its file.
+            if cases[id(mostly)] % mostly.kwargs["one_in"]:
                 item.add_marker(pytest.mark.slow)
-            cases[test] += 1
+            cases[id(mostly)] += 1
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

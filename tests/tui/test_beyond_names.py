@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+import pytest
+
 from ckptdiff.errors import BadArgument, WorkerDied
 from ckptdiff.tui.commands import Commands
 from ckptdiff.tui.model.inventory import Unmapped
@@ -17,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import pytest
     from textual.pilot import Pilot
 
     from ckptdiff.tui.app import CkptDiffApp
 
     Make = Callable[..., CkptDiffApp]
 
+pytestmark = pytest.mark.mostly_slow(one_in=6)
 NARROW, WIDE = (80, 24), (120, 40)
 
 

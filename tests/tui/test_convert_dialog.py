@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     Run = Callable[..., CkptDiffApp]
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=6)
+
+
 class HeldEngine(LocalEngine):
     """Works in this process, and waits where it is told to."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+import pytest
+
 from ckptdiff.errors import WorkerDied
 from ckptdiff.tui.model.inventory import Layer
 from ckptdiff.tui.screens.detail import DetailScreen
@@ -24,10 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import pytest
-
     from ckptdiff.tui.app import CkptDiffApp
 
+pytestmark = pytest.mark.mostly_slow(one_in=6)
 NARROW, WIDE = (80, 24), (120, 40)
 Q0 = layer(0, "self_attn.q_proj.weight")
 K1 = layer(1, "self_attn.k_proj.weight")

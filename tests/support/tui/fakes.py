@@ -225,9 +225,8 @@ class FakeEngine:
             while left:
                 if self.breaks is not None:
                     raise self.breaks
-                if done == self.hold:
-                    if not may_go_on(self.gate):
-                        return
+                if done == self.hold and not may_go_on(self.gate):
+                    return
                 name = next((name for name in first() if name in left), left[0])
                 left.remove(name)
                 self.clock.at += self.seconds_each
@@ -276,9 +275,8 @@ class FakeEngine:
         (file,) = conversion.files
         self.clock.at += self.seconds_each
         yield Written(file.path, file.layout.nbytes // 2)
-        if self.hold is not None:
-            if not may_go_on(self.gate):
-                return
+        if self.hold is not None and not may_go_on(self.gate):
+            return
         yield Written(file.path, file.layout.nbytes // 2)
         yield Written(file.path, 0, complete=True)
         yield from map(result, conversion.source.tensors)
