@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+# Whose names, layout and config a checkpoint has, in whatever format it is stored.
+Convention = Literal["hf", "megatron", "meta"]
 Box = tuple[tuple[int, int], ...]  # (start, stop) along every dimension
 
 
@@ -137,6 +139,7 @@ class Checkpoint:
 
     root: Path  # the folder or file that holds the tensors (an iter_NNNNNNN folder, say)
     format: str  # the name of an entry of formats.FORMATS
+    convention: Convention
     config: Mapping[str, Any] | None  # config.json or Megatron's args as plain values
     parallelism: Parallelism
     shards: tuple[Shard, ...]
@@ -146,3 +149,8 @@ class Checkpoint:
     # The parts of stored tensors that do not lie in one piece. Such tensors are whole, not a
     # rank's share of them, and the refs of `shards` only tell their shapes.
     chunks: Mapping[TensorRef, tuple[Chunk, ...]] | None = None
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether each shard is one rank's, as Megatron splits tensors over them."""
+        return self.convention == "megatron" and self.chunks is None

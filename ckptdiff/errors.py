@@ -11,11 +11,30 @@ CkptDiffError
 ├── WorkerDied           a worker process was killed (file shrank under it, or out of memory)
 ├── Unverified           what a conversion wrote is not what its source holds
 └── BadArgument          a pattern, a tolerance or an option that makes no sense
+
+A way out that is an option on the command line and a key on the screen is a hint: each has words
+of its own for it (`cli.hints`, `tui.text.hints`).
 """
+
+from __future__ import annotations
+
+from typing import Literal
+
+Hint = Literal[
+    "ids",  # tokens by their numbers need no tokenizer
+    "no-bos",  # a prompt as it is, without BOS
+    "overwrite",
+    "allow-unmapped",  # convert what rules know, leave the rest out
+    "cpu",
+]
 
 
 class CkptDiffError(Exception):
     """Something the user can mend: the message says what, where and what to do."""
+
+    def __init__(self, message: str, *, hint: Hint | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class NotACheckpoint(CkptDiffError):

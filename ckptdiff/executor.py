@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from concurrent.futures import Executor, Future, InvalidStateError
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, InvalidStateError, wait
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait as wait_for_any
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from ckptdiff.errors import WorkerDied
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Iterable
     from pathlib import Path
+
+J = TypeVar("J")  # what the caller knows a job by
+R = TypeVar("R")  # what comes of it
 
 
 def available_cpus() -> int:
@@ -36,6 +39,56 @@ class InlineExecutor(Executor):
         except BaseException as error:  # noqa: BLE001 -- an executor hands on whatever a job raises
             future.set_exception(error)
         return future
+
+
+class JobsUnderWay(Generic[J]):
+    """Jobs of an executor, twice as many as it has workers: none of them waits for its next job.
+
+    Each is submitted together with what its caller knows it by.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._limit = 2 * getattr(executor, "jobs", available_cpus())
+        self._jobs: dict[Future[Any], J] = {}
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._jobs) < self._limit
+
+    def submit(self, job: J, call: Callable[..., Any], *args: Any) -> None:
+        """Submit a job, whether there is room or not; raises what the executor raises."""
+        self._jobs[self._executor.submit(call, *args)] = job
+
+    def results(
+        self,
+        fill: Callable[[], Iterable[R]],
+        receive: Callable[[J, Future[Any]], Iterable[R]],
+    ) -> Generator[R, None, None]:
+        """Yield what `fill` and `receive` yield, until nothing is under way any more.
+
+        `fill` submits jobs while there is room; `receive` is given each as soon as it is done, and
+        may submit others. Closing the generator cancels what has not started.
+        """
+        try:
+            while True:
+                yield from fill()
+                if not self._jobs:
+                    return
+                done, _ = wait(self._jobs, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield from receive(self._jobs.pop(future), future)
+        finally:
+            self._cancel()
+
+    def stop(self) -> None:
+        """Cancel what has not started, and wait for the rest."""
+        self._cancel()
+        wait(self._jobs)
+
+    def _cancel(self) -> None:
+        for future in self._jobs:
+            future.cancel()
 
 
 class _Job(Future[Any]):

@@ -45,7 +45,7 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
         can_be_undone=True,
     ),
     "QKV-HEADMAP": FaultRow(
-        "heads dealt to the groups by stride",
+        "heads assigned to the groups by stride",
         "query heads use the keys and values of other heads",
         can_be_undone=True,
     ),
@@ -70,12 +70,12 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
         can_be_undone=True,
     ),
     "FC1-TPLAYOUT": FaultRow(
-        "gate and up cut or joined as one matrix",
+        "gate and up split or joined as one matrix",
         f"{_MLP}: gate and up are mixed",
         can_be_undone=True,
     ),
     "FC1-INTERLEAVE": FaultRow(
-        "gate and up taking turns",
+        "gate and up alternate",
         f"{_MLP}: gate and up are mixed, unless the model reads rows by turns",
         can_be_undone=True,
     ),
@@ -95,7 +95,7 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
         can_be_undone=False,
     ),
     "TP-AXIS": FaultRow(
-        "cut or joined along the other dimension",
+        "split or joined along the other dimension",
         _PARTS,
         can_be_undone=True,
     ),

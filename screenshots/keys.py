@@ -1,4 +1,4 @@
-"""Write the README's table of keys from the program's bindings."""
+"""Write the guide's table of keys from the program's bindings."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.detail import DetailScreen
 from ckptdiff.tui.screens.entries import EntriesScreen
 from ckptdiff.tui.screens.findings import FindingList, FindingsScreen
+from ckptdiff.tui.screens.guide import GuideScreen
 from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.screens.open import OpenScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
@@ -29,7 +30,7 @@ from ckptdiff.tui.widgets.tensor_list import TensorList
 if TYPE_CHECKING:
     from textual.dom import DOMNode
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "ckptdiff/guide/keys.md"
 PLACES: tuple[tuple[str, tuple[type[DOMNode], ...]], ...] = (
     ("everywhere", (BaseScreen, CkptDiffApp)),
     ("tensor list", (TensorsScreen, TensorList)),
@@ -40,6 +41,7 @@ PLACES: tuple[tuple[str, tuple[type[DOMNode], ...]], ...] = (
     ("logits", (LogitsScreen, TapMap)),
     ("prompt", (PromptInput,)),
     ("next tokens", (NextTokens,)),
+    ("guide", (GuideScreen,)),
     ("open", (OpenScreen,)),
     ("convert", (ConvertScreen, Choice)),
     ("conversion", (ConversionScreen,)),
@@ -72,4 +74,4 @@ def _keys(binding: Binding) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(TABLE.sub(lambda _: key_table(), README.read_text()))
+    PAGE.write_text(TABLE.sub(lambda _: key_table(), PAGE.read_text()))

@@ -9,16 +9,17 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import CancelledError, ProcessPoolExecutor, wait
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING
+from operator import neg
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from ckptdiff.comparison.run import diff
 from ckptdiff.errors import CorruptFile, WorkerDied
-from ckptdiff.executor import InlineExecutor, WorkerPool, available_cpus
+from ckptdiff.executor import InlineExecutor, JobsUnderWay, WorkerPool, available_cpus
 from tests.support.jobs import (
     Deadly,
     die,
@@ -45,10 +46,8 @@ from tests.support.patience import PATIENCE
 from tests.support.program import group, processor_seconds, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from concurrent.futures import Future
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
-    from typing import Any
 
     from ckptdiff.results import TensorDiff
 
@@ -338,3 +337,68 @@ def test_workers_end_with_the_program_that_started_them(tmp_path: Path, begin: s
         os.kill(pid, signal.SIGKILL)
     process.stdout.close()
     assert gone
+
+
+# Jobs under way
+
+
+class Held(Executor):
+    """Finishes nothing by itself."""
+
+    jobs = 3
+
+    def __init__(self) -> None:
+        self.futures: list[Future[Any]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.futures.append(Future())
+        return self.futures[-1]
+
+
+def numbered(executor: Executor, drawn: list[int]) -> Generator[tuple[int, Any], None, None]:
+    """Have the numbers up to 100 negated, and yield each when it is done."""
+    under_way: JobsUnderWay[int] = JobsUnderWay(executor)
+    numbers = iter(range(100))
+
+    def fill() -> tuple[()]:
+        while under_way.has_room and (number := next(numbers, None)) is not None:
+            drawn.append(number)
+            under_way.submit(number, neg, number)
+        return ()
+
+    def receive(number: int, done: Future[Any]) -> Iterator[tuple[int, Any]]:
+        yield number, done.result()
+
+    return under_way.results(fill, receive)
+
+
+def test_jobs_are_drawn_two_for_each_worker_and_another_for_each_that_is_done() -> None:
+    executor, drawn = Held(), list[int]()
+    done = numbered(executor, drawn)
+    threading.Timer(0.05, lambda: executor.futures[4].set_result("four")).start()
+    assert next(done) == (4, "four")
+    assert drawn == [0, 1, 2, 3, 4, 5]
+    executor.futures[0].set_result("nought")
+    assert next(done) == (0, "nought")
+    assert drawn == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_closing_cancels_the_jobs_under_way() -> None:
+    executor = Held()
+    done = numbered(executor, [])
+    threading.Timer(0.05, lambda: executor.futures[1].set_result(None)).start()
+    next(done)
+    done.close()
+    assert [future.cancelled() for future in executor.futures] == [
+        True,
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
+
+
+def test_all_jobs_come_to_their_end() -> None:
+    done = list(numbered(InlineExecutor(), []))
+    assert sorted(done) == [(number, -number) for number in range(100)]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ast
+import pickle
 import re
 import shutil
 import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
+from ckptdiff.cli.hints import OPTIONS, paragraph
+from ckptdiff.errors import BadArgument, Hint
+from ckptdiff.tui.text.hints import KEYS, sentence
 from tests.support.corpus import REPOSITORY
 
 if TYPE_CHECKING:
@@ -125,3 +129,30 @@ def test_rooms_are_not_too_full() -> None:
         if (lines := len(file.read_text().splitlines())) > 400
     }
     assert long == {}
+
+
+# An option in a text of the engine: the screen shows the same text, and has no options. What the
+# tables of the config say is Megatron's own flags, `conversion/command.py` writes the command, and
+# `report` is what the command line prints.
+OPTION = re.compile(r"(?:^|[\s('`])--[a-z]")
+MAY_SAY_OPTIONS = ("cli", "tui", "report", "config", "guide")
+
+
+def test_no_text_of_the_engine_speaks_of_options() -> None:
+    assert OPTION.search("or give --ids")
+    found = [
+        (str(file), text)
+        for file, tree in trees()
+        if file.parts[0] not in MAY_SAY_OPTIONS and str(file) != "conversion/command.py"
+        for text in strings(tree)
+        if OPTION.search(text)
+    ]
+    assert found == []
+
+
+def test_every_hint_has_words_for_the_command_line_and_for_the_screen() -> None:
+    assert set(OPTIONS) == set(KEYS) == set(get_args(Hint))
+    error = BadArgument("a: is not empty", hint="overwrite")
+    assert pickle.loads(pickle.dumps(error)).hint == "overwrite"  # it comes from a worker
+    assert paragraph(error) == "a: is not empty; --overwrite replaces it"
+    assert sentence(error) == "a: is not empty; choose yes at Replace to write over it"

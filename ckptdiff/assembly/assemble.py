@@ -9,14 +9,14 @@ from ckptdiff.assembly.from_huggingface import assemble_huggingface
 from ckptdiff.assembly.from_megatron import assemble_megatron
 from ckptdiff.assembly.from_meta import assemble_meta
 from ckptdiff.assembly.recipe import Assembled, Copy, LayoutError, can_be_copies
-from ckptdiff.formats import hf, meta
 from ckptdiff.gc_pause import uncollected
 
 if TYPE_CHECKING:
-    from ckptdiff.checkpoint import Checkpoint
+    from ckptdiff.checkpoint import Checkpoint, Convention
 
 
-_KNOW_ALL = (hf.NAME, meta.NAME)  # formats that tell family and vocabulary by themselves
+# Whose files tell family and vocabulary by themselves, the fuller ones first.
+_KNOW_ALL: tuple[Convention, ...] = ("hf", "meta")
 
 
 @uncollected()
@@ -27,9 +27,9 @@ def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assemb
     the number of vocabulary rows that are not padding. Raises UnknownConfig if a sharded
     checkpoint has no args and there is nothing to lend them.
     """
-    if checkpoint.format == hf.NAME:
+    if checkpoint.convention == "hf":
         return assemble_huggingface(checkpoint)
-    if checkpoint.format == meta.NAME:
+    if checkpoint.convention == "meta":
         return assemble_meta(checkpoint)
     return assemble_megatron(checkpoint, like)
 
@@ -49,10 +49,10 @@ def assemble_pair(
 
 def _pair(a: Checkpoint, b: Checkpoint, alone: Assembled | None) -> tuple[Assembled, Assembled]:
     for one in _KNOW_ALL:
-        if a.format == one:
+        if a.convention == one:
             whole = alone or assemble(a)
             return whole, assemble(b, like=whole)
-        if b.format == one:
+        if b.convention == one:
             whole = assemble(b)
             return assemble(a, like=whole), whole
     first, second = alone or assemble(a), assemble(b)
@@ -80,7 +80,7 @@ def _with_tied_head(side: Assembled, other: Assembled) -> Assembled:
     rules = other.architecture
     if rules is None or other.config is None or not other.config.tied_embeddings:
         return side
-    if side.checkpoint.format != meta.NAME and side.architecture is not None:
+    if side.checkpoint.convention != "meta" and side.architecture is not None:
         return side
     names = {m.role: m.hf[0] for m in rules.mappings}
     head, embedding = (side.tensors.get(names.get(kind, "")) for kind in ("head", "embedding"))

@@ -31,8 +31,7 @@ def with_optimizer(a: Assembled, b: Assembled) -> tuple[Assembled, Assembled]:
     left, right = (bool(found.kinds or found.unnamed) for found in states)
     if not left and not right:
         raise BadArgument(
-            f"--optimizer: neither {a.checkpoint.root} nor {b.checkpoint.root} holds an optimizer "
-            "state"
+            f"neither {a.checkpoint.root} nor {b.checkpoint.root} holds an optimizer state"
         )
     if not left:
         return _against_masters(a, b, states[1], plain="A")
@@ -61,7 +60,7 @@ def _against_masters(
     if held is None:
         why = f": {states.unnamed[0]}" if states.unnamed else ""
         raise BadArgument(
-            f"--optimizer: {weights.checkpoint.root} holds no optimizer state, and "
+            f"{weights.checkpoint.root} holds no optimizer state, and "
             f"{trained.checkpoint.root} no fp32 master weights that can be named{why}"
         )
     again, masters = assemble_pair(weights.checkpoint, held)

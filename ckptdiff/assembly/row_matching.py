@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from ckptdiff.assembly.recipe import Assembly, Piece
 from ckptdiff.assembly.views import matrix_shape, view_of
 from ckptdiff.errors import CkptDiffError
-from ckptdiff.formats import hf, meta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     Run = tuple[str, int, int]  # stored tensor, its first row, rows
     Progress = Callable[[int, int], object]  # tensors read, tensors in all
 
-_NAMED = frozenset((hf.NAME, meta.NAME))  # formats whose names are the canonical ones
 _CANDIDATES = 32  # places of one row that are tried: rows of zeros are everywhere
 
 
@@ -31,7 +29,7 @@ def can_match(a: Assembled, b: Assembled) -> bool:
     """Return whether there is anything to pair by equal rows: where a side has no rules."""
     if a.architecture is not None and b.architecture is not None:
         return False
-    if _NAMED.issuperset((a.checkpoint.format, b.checkpoint.format)):
+    if "megatron" not in (a.checkpoint.convention, b.checkpoint.convention):
         return False  # names are all there is to go by, and they are meant to be equal
     return bool(_unpaired(a, b) and _unpaired(b, a))
 
@@ -47,7 +45,7 @@ def match_by_content(
     """
     if not can_match(a, b):
         return a, b
-    if b.checkpoint.format in _NAMED or b.architecture is not None:
+    if b.checkpoint.convention != "megatron" or b.architecture is not None:
         return _found_in(a, b, executor, progress), b
     return a, _found_in(b, a, executor, progress)
 

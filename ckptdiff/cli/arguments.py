@@ -34,3 +34,8 @@ def page(text: str) -> Path:
 positive.__name__ = "positive number"
 size.__name__ = "size such as 5GB or 800MB"
 page.__name__ = "file name in .md or .html"
+
+# What options that several commands have are for.
+PATTERN_HELP = "words that must all occur in a name, or re: and a regular expression"
+OPTIMIZER_HELP = "compare master weights and moments as well"
+JOBS_HELP = "worker processes (default: the CPUs that may be used)"

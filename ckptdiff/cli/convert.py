@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.cli.arguments import positive, size
-from ckptdiff.conversion.remap import Remap
+from ckptdiff.cli.progress import ProgressBar
 from ckptdiff.errors import BadArgument
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.conversion.plan import Conversion, Target
+    from ckptdiff.conversion.remap import Remap
     from ckptdiff.conversion.run import Lost, Written
     from ckptdiff.results import TensorDiff
 
@@ -137,12 +138,12 @@ def _against(like: Assembled, conversion: Conversion, pool: Executor) -> str:
 
 def _open(options: argparse.Namespace) -> tuple[Assembled, Assembled | None]:
     from ckptdiff.assembly.assemble import assemble
-    from ckptdiff.formats import hf, open_checkpoint
+    from ckptdiff.formats import open_checkpoint
 
     like = None
     if options.like is not None:
         like = assemble(open_checkpoint(options.like))
-        if like.checkpoint.format != hf.NAME:
+        if like.checkpoint.convention != "hf":
             raise BadArgument(f"--like {options.like}: is no Hugging Face folder")
     return assemble(open_checkpoint(options.source), like=like), like
 
@@ -162,7 +163,7 @@ def _target(options: argparse.Namespace) -> Target:
         first_layers=options.first_stage_layers,
         last_layers=options.last_stage_layers,
         moe_grouped_gemm=options.moe_grouped_gemm,
-        undo=tuple(map(Remap.parse, options.undo)),
+        undo=tuple(map(_remap, options.undo)),
         allow_unmapped=options.allow_unmapped,
         overwrite=options.overwrite,
     )
@@ -216,60 +217,25 @@ def _follow(
 
     lost: list[Lost] = []
     compared: list[TensorDiff] = []
-    with _Bars(conversion) as bars:
+    with ProgressBar("bytes") as bar:
+        bar.begin("write", conversion.nbytes)
         for event in events:
             if isinstance(event, Written):
-                bars.wrote(event)
+                bar.advance(event.nbytes, event.file)
             elif isinstance(event, Lost):
                 lost.append(event)
             else:
+                if not compared:
+                    bar.begin("verify", 2 * conversion.nbytes)
                 compared.append(event)
-                bars.compared(event)
+                bar.advance(event.nbytes)
     return lost, compared
 
 
-class _Bars:
-    """Two bars, one behind the other: writing, then comparing."""
+def _remap(text: str) -> Remap:
+    from ckptdiff.conversion.remap import Remap
 
-    def __init__(self, conversion: Conversion) -> None:
-        self._conversion = conversion
-        self._progress: Any = None
-
-    def __enter__(self) -> _Bars:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                DownloadColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-                TransferSpeedColumn,
-            )
-
-            self._progress = Progress(
-                TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
-                TransferSpeedColumn(), TimeRemainingColumn(),
-                console=Console(stderr=True), transient=True,
-            )  # fmt: skip
-            self._progress.start()
-            self._task = self._progress.add_task("write", total=self._conversion.nbytes)
-            self._comparing = False
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-
-    def wrote(self, event: Written) -> None:
-        if self._progress is not None:
-            self._progress.update(self._task, advance=event.nbytes, description=event.file)
-
-    def compared(self, event: TensorDiff) -> None:
-        if self._progress is None:
-            return
-        if not self._comparing:
-            self._comparing = True
-            self._progress.update(self._task, visible=False)
-            self._task = self._progress.add_task("verify", total=2 * self._conversion.nbytes)
-        self._progress.update(self._task, advance=event.nbytes)
+    try:
+        return Remap.parse(text)
+    except BadArgument as error:
+        raise BadArgument(f"--undo {error}") from error

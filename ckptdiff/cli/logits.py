@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.cli.progress import ProgressBar
 from ckptdiff.errors import BadArgument
 from ckptdiff.logits.prompt import token_ids
 
@@ -143,54 +144,15 @@ def _follow(events: Iterable[LogitProgress | LogitDiff]) -> tuple[LogitDiff, lis
     from ckptdiff.results import LogitProgress
 
     told: list[str] = []
-    with _Bar() as bar:
+    doing: str | None = None
+    with ProgressBar("steps") as bar:
         for event in events:
             if not isinstance(event, LogitProgress):
                 return event, told
-            bar.advance(event)
+            if event.doing != doing:
+                doing = event.doing
+                bar.begin(doing, event.total)
+            bar.reach(event.done, event.total, seconds=event.seconds)
             if event.note:
                 told.append(event.note)
     raise AssertionError("a comparison ends with its result")
-
-
-class _Bar:
-    """One bar for each pass through the layers, with rate and time left."""
-
-    def __init__(self) -> None:
-        self._progress: Any = None
-        self._doing: str | None = None
-        self._task: Any = None
-
-    def __enter__(self) -> _Bar:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
-
-            self._progress = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
-                console=Console(stderr=True), transient=True,
-            )  # fmt: skip
-            self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-
-    def advance(self, event: LogitProgress) -> None:
-        if self._progress is None:
-            return
-        if event.doing != self._doing:
-            if self._task is not None:
-                self._progress.update(self._task, visible=False)
-            self._doing = event.doing
-            self._task = self._progress.add_task(event.doing, total=event.total, rate="")
-        rate = f"{event.seconds:.1f} s each"
-        self._progress.update(self._task, completed=event.done, total=event.total, rate=rate)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from ckptdiff.comparison.verdict import (
     numbers,
 )
 from ckptdiff.errors import CkptDiffError
-from ckptdiff.executor import available_cpus
+from ckptdiff.executor import JobsUnderWay
 from ckptdiff.results import TensorDiff
 
 if TYPE_CHECKING:
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 
     from ckptdiff.assembly.recipe import Assembled, Assembly
     from ckptdiff.comparison.parts import DiffPart, DiffPlan
+
+    _Item = tuple[str, int, DiffPart]  # a tensor, and which of its parts
+    _Batch = list[_Item]
 
 
 def pair_names(a: Assembled, b: Assembled) -> list[str]:
@@ -74,29 +76,17 @@ class _Comparison:
     ) -> None:
         self.a = a
         self.b = b
-        self.executor = executor
         self.tolerance = tolerance
         self.first = first
-        self.limit = 2 * getattr(executor, "jobs", available_cpus())
+        self.jobs: JobsUnderWay[_Batch] = JobsUnderWay(executor)
         self.todo: dict[str, None] = {}
-        self.parts: deque[tuple[str, int, DiffPart]] = deque()
+        self.parts: deque[_Item] = deque()
         self.tasks: dict[str, _TensorUnderWay] = {}
-        self.flying: dict[Future[list[Outcome]], list[tuple[str, int, DiffPart]]] = {}
 
     def results(self, names: Collection[str] | None) -> Generator[TensorDiff, None, None]:
         wanted = pair_names(self.a, self.b) if names is None else names
         self.todo = dict.fromkeys(sorted(wanted, key=self._place))
-        try:
-            while True:
-                yield from self._submit()
-                if not self.flying:
-                    return
-                done, _ = wait(self.flying, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield from self._receive(future)
-        finally:
-            for future in self.flying:
-                future.cancel()
+        yield from self.jobs.results(self._submit, self._receive)
 
     def _place(self, name: str) -> tuple[str, int]:
         """Where a tensor lies in A, or else in B: files are read front to back."""
@@ -107,8 +97,8 @@ class _Comparison:
 
     def _submit(self) -> Generator[TensorDiff, None, None]:
         """Keep the workers busy; yield the results that take no work."""
-        while len(self.flying) < self.limit:
-            batch: list[tuple[str, int, DiffPart]] = []
+        while self.jobs.has_room:
+            batch: _Batch = []
             size = 0
             while size < PART_BYTES and len(batch) < BATCH_PARTS:
                 while not self.parts and self.todo:
@@ -120,10 +110,9 @@ class _Comparison:
             if not batch:
                 return
             try:
-                future = self.executor.submit(run_parts, tuple(part for _, _, part in batch))
+                self.jobs.submit(batch, run_parts, tuple(part for _, _, part in batch))
             except RuntimeError:  # the pool was shut down: somebody is leaving
                 return
-            self.flying[future] = batch
 
     def _next(self) -> str:
         for name in self.first() if self.first is not None else ():
@@ -159,8 +148,9 @@ class _Comparison:
             self.tasks[name] = _TensorUnderWay(a, b, planned, [None] * count, count)
             self.parts.extend((name, i, part) for i, part in enumerate(planned.parts))
 
-    def _receive(self, future: Future[list[Outcome]]) -> Generator[TensorDiff, None, None]:
-        batch = self.flying.pop(future)
+    def _receive(
+        self, batch: _Batch, future: Future[list[Outcome]]
+    ) -> Generator[TensorDiff, None, None]:
         if future.cancelled():  # the pool was shut down: somebody is leaving
             return
         error = future.exception()
@@ -169,7 +159,7 @@ class _Comparison:
         if error is not None and len(batch) > 1:
             # One of a batch killed the worker: find out which, and let the others live.
             for item in batch:
-                self.flying[self.executor.submit(run_parts, (item[2],))] = [item]
+                self.jobs.submit([item], run_parts, (item[2],))
             return
         for i, (name, index, _) in enumerate(batch):
             task = self.tasks[name]

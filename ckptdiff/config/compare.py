@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.config.fields import FIELDS, ConfigField, ConfigSide, Stated, params_in_hf_words
-from ckptdiff.formats import hf, meta
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -60,13 +59,13 @@ def config_side(assembled: Assembled) -> ConfigSide:
     """Return what a side's files say; params.json is put in the words of config.json."""
     checkpoint = assembled.checkpoint
     fields: Mapping[str, Any] = checkpoint.config or {}
-    if checkpoint.format == meta.NAME:
+    if checkpoint.convention == "meta":
         fields = params_in_hf_words(fields, assembled.config)
     if isinstance(fields.get("text_config"), dict):
         fields = {**fields, **fields["text_config"]}
     family = assembled.architecture
     return ConfigSide(
-        kind="hf" if checkpoint.format in (hf.NAME, meta.NAME) else "megatron",
+        kind="megatron" if checkpoint.convention == "megatron" else "hf",
         fields=fields,
         family=family.name if family is not None else None,
         tensors=frozenset(".".join(name.rsplit(".", ENDS)[-ENDS:]) for name in assembled.tensors),

@@ -14,7 +14,6 @@ from ckptdiff.config.fields.families import PECULIAR, class_of
 from ckptdiff.config.fields.params import assumed_factor
 from ckptdiff.dtypes import DTYPES
 from ckptdiff.errors import UnknownConfig
-from ckptdiff.formats import hf, meta
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -141,7 +140,7 @@ def huggingface_config(source: Assembled, *, dtype: str) -> tuple[dict[str, Any]
     and are left out. Raises UnknownConfig if the family or a size is not known.
     """
     word = DTYPES[dtype].torch
-    if source.checkpoint.format == hf.NAME:
+    if source.checkpoint.convention == "hf":
         own = dict(source.checkpoint.config or {})
         packed = own.pop("quantization_config", None) is not None
         said = ["quantization_config is left out: the weights are plain numbers"] if packed else []
@@ -235,7 +234,7 @@ def _readable(source: Assembled, notes: list[str]) -> ConfigSide:
         raise UnknownConfig(f"{root}: there is no config.json and there are no args to restate")
     side = config_side(source)
     scaling = side.get("rope_scaling")
-    if source.checkpoint.format != meta.NAME or not scaling or "factor" in scaling:
+    if source.checkpoint.convention != "meta" or not scaling or "factor" in scaling:
         return side
     factor = assumed_factor(source.config.hidden_size)
     notes.append(f"params.json does not say by what RoPE is scaled; {factor:g} is taken")

@@ -14,7 +14,7 @@ from ckptdiff.conversion.torch_files import rank_files
 from ckptdiff.conversion.undo import undone
 from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE
 from ckptdiff.errors import BadArgument, UnsupportedLayout
-from ckptdiff.formats import hf, megatron, meta
+from ckptdiff.formats import megatron
 from ckptdiff.formats.safetensors import lay_out
 from ckptdiff.resharding.to_huggingface import INDEX, file_names, index_text, split_files, stored
 from ckptdiff.resharding.to_megatron import even_stages, shard
@@ -99,7 +99,8 @@ def plan_conversion(
         dots = " …" if len(left) > 5 else ""
         raise UnsupportedLayout(
             f"{len(left)} names are known by no rule and would be left out: "
-            f"{', '.join(left[:5])}{dots}. --allow-unmapped converts the rest"
+            f"{', '.join(left[:5])}{dots}",
+            hint="allow-unmapped",
         )
     if left:
         notes.append(f"left out, since no rule knows them: {', '.join(left)}")
@@ -123,7 +124,7 @@ def _check_out(out: Path, source: Assembled, target: Target) -> None:
     except OSError as error:
         raise BadArgument(f"{out}: cannot be read ({error.strerror})") from error
     if filled and not target.overwrite:
-        raise BadArgument(f"{out}: is not empty; --overwrite replaces it")
+        raise BadArgument(f"{out}: is not empty", hint="overwrite")
     if real.is_mount():
         raise BadArgument(f"{out}: is where a disk is mounted; give a folder in it")
 
@@ -143,7 +144,7 @@ def _refuse(source: Assembled, target: Target) -> tuple[str, ...]:
         raise UnsupportedLayout(
             f"{source.checkpoint.root}: its family is not known, so there are no rules to cut it by"
         )
-    if source.architecture is None and source.checkpoint.format != hf.NAME:
+    if source.architecture is None and source.checkpoint.convention != "hf":
         raise UnsupportedLayout(
             f"{source.checkpoint.root}: no rules know its names, so they cannot be Hugging Face's"
         )
@@ -152,7 +153,7 @@ def _refuse(source: Assembled, target: Target) -> tuple[str, ...]:
 
 def _with_vocabulary(side: Assembled, notes: list[str]) -> Assembled:
     """Cut the padding off the vocabulary, where a Megatron side tells how many rows are real."""
-    if side.architecture is None or side.checkpoint.format in (hf.NAME, meta.NAME):
+    if side.architecture is None or side.checkpoint.convention != "megatron":
         return side
     names = [m.hf[0] for m in side.architecture.mappings if m.of_vocabulary]
     held = max((side.tensors[n].shape[0] for n in names if n in side.tensors), default=0)
@@ -163,7 +164,8 @@ def _with_vocabulary(side: Assembled, notes: list[str]) -> Assembled:
         notes.append(f"vocabulary: {padding} padding rows are dropped")
     if rows < held:
         notes.append(
-            f"vocabulary: {rows} of {held} rows are kept, as args say; --like HF_DIR knows"
+            f"vocabulary: {rows} of {held} rows are kept, as args say; "
+            "a Hugging Face folder to be like knows"
         )
     assert side.config is not None
     tensors = {
@@ -213,7 +215,7 @@ def _main_dtype(side: Assembled) -> str:
 def _to_huggingface(
     side: Assembled, target: Target, like: Assembled | None, notes: list[str]
 ) -> tuple[tuple[OutputFile, ...], tuple[tuple[str, bytes], ...]]:
-    own = side.checkpoint.format == hf.NAME
+    own = side.checkpoint.convention == "hf"
     pattern = like or (side if own and side.architecture is not None else None)
     names = None if pattern is None else frozenset(pattern.checkpoint.shards[0].tensors)
     tensors = stored(side, names)
@@ -241,7 +243,7 @@ def _to_huggingface(
 def _texts_beside(pattern: Assembled | None, notes: list[str]) -> list[tuple[str, bytes]]:
     """Return the tokenizer's files and others of a Hugging Face folder."""
     if pattern is None:
-        notes.append("no tokenizer: --like HF_DIR copies one")
+        notes.append("no tokenizer: one is copied from a Hugging Face folder to be like")
         return []
     root = pattern.checkpoint.root
     folder = root if root.is_dir() else root.parent
@@ -263,13 +265,13 @@ def _to_megatron(
     if names == "legacy" and target.to == "torch_dist":
         raise BadArgument("Megatron's legacy model has no torch_dist checkpoints")
     if target.moe_grouped_gemm and names != "te":
-        raise BadArgument("--moe-grouped-gemm names experts as Transformer Engine does: --names te")
+        raise BadArgument("grouped experts have Transformer Engine's names: choose the names te")
     if side.config.num_experts == 0 and size.ep > 1:
-        raise BadArgument(f"--ep {size.ep}: the model has no routed experts")
+        raise BadArgument(f"EP {size.ep}: the model has no routed experts")
     if size.etp > size.tp and target.to == "megatron":
         raise UnsupportedLayout(
             f"expert tensor parallel size {size.etp} is above TP {size.tp}: two ranks would share "
-            "a file of Megatron's torch format; use --to torch_dist"
+            "a file of Megatron's torch format; choose torch_dist"
         )
     rows = side.tensors[side.architecture.embedding().hf[0]].shape[0]
     block = target.vocab_divisible_by * size.tp
@@ -295,7 +297,7 @@ def _to_megatron(
     )
     notes += assumed
     saved = side.checkpoint.iteration
-    iteration = 1 if saved is None or side.checkpoint.format == hf.NAME else saved
+    iteration = 1 if saved is None or side.checkpoint.convention == "hf" else saved
     texts: tuple[tuple[str, bytes], ...] = ()
     if target.to == "torch_dist":
         whole = Parallelism()

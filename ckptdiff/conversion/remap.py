@@ -57,7 +57,7 @@ class Remap:
             return cls(kind, **set_)  # type: ignore[arg-type]  # looked up above
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise BadArgument(
-                f"--undo '{text[:80]}': take the text `undo` of a finding as it is"
+                f"'{text[:80]}': take the text `undo` of a finding as it is"
             ) from error
 
     def split_names(self) -> frozenset[tuple[str, tuple[int, ...]]]:

@@ -7,7 +7,6 @@ import os
 import shutil
 import struct
 from collections import defaultdict, deque
-from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import chain
@@ -20,6 +19,7 @@ from ckptdiff.assembly.spans import spans_of
 from ckptdiff.conversion.partial_folder import PartialFolder
 from ckptdiff.conversion.verify import compare_with_source
 from ckptdiff.errors import CkptDiffError, MixedShards, UnreadableFile, WorkerDied
+from ckptdiff.executor import JobsUnderWay
 from ckptdiff.results import Loss
 from ckptdiff.text import format_bytes
 
@@ -82,12 +82,12 @@ def convert(
             target.finish()
         except (UnreadableFile, WorkerDied):
             # What is complete is kept: the disk may have room again, a share may come back.
-            run.stop()
+            run.under_way.stop()
             if not target.complete:
                 target.remove()
             raise
         except BaseException:
-            run.stop()
+            run.under_way.stop()
             target.remove()
             raise
 
@@ -110,49 +110,37 @@ class _Conversion:
     def __init__(self, conversion: Conversion, executor: Executor, target: PartialFolder) -> None:
         self.files = [f for f in conversion.files if f.path not in target.complete]
         self.kept = [f for f in conversion.files if f.path in target.complete]
-        self.executor = executor
         self.target = target
-        self.limit = 2 * getattr(executor, "jobs", 1)
+        self.under_way: JobsUnderWay[_Job | int] = JobsUnderWay(executor)
         self.jobs: deque[_Job] = deque()
         self.next = 0
         self.tasks: dict[int, _FileUnderWay] = {}
-        self.flying: dict[Future[Any], _Job | int] = {}
         # What casting loses, by canonical tensor and by the place it was read from.
         self.lost: dict[str, dict[tuple[str, int], Loss]] = defaultdict(dict)
 
     def results(self) -> Generator[Written, None, None]:
         for file in self.kept:
             yield Written(file.path, file.layout.nbytes, complete=True)
-        while True:
-            self._submit()
-            if not self.flying:
-                return
-            done, _ = wait(self.flying, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield from self._receive(future)
+        yield from self.under_way.results(self._submit, self._receive)
 
     def losses(self) -> dict[str, Loss]:
         """Return what casting lost of each canonical tensor."""
         return {name: reduce(Loss.plus, places.values()) for name, places in self.lost.items()}
 
-    def stop(self) -> None:
-        for future in self.flying:
-            future.cancel()
-        wait(self.flying)
-
-    def _submit(self) -> None:
-        while len(self.flying) < self.limit:
+    def _submit(self) -> Iterable[Written]:
+        """Keep the workers busy; nothing is written by that alone."""
+        while self.under_way.has_room:
             while not self.jobs and self.next < len(self.files):
                 self._start(self.next)
                 self.next += 1
             if not self.jobs:
-                return
+                break
             job = self.jobs.popleft()
             file = self.tasks[job[0]].file
             path = str(self.target.folder / file.path)
             spans = tuple(span for _, _, span in job[1])
-            future = self.executor.submit(write_spans, path, spans, file.has_checksums)
-            self.flying[future] = job
+            self.under_way.submit(job, write_spans, path, spans, file.has_checksums)
+        return ()
 
     def _start(self, number: int) -> None:
         """Make a file with everything in it but the tensors, and cut those into jobs."""
@@ -184,8 +172,7 @@ class _Conversion:
         task.open += 1
         self.tasks[number] = task
 
-    def _receive(self, future: Future[Any]) -> Generator[Written, None, None]:
-        job = self.flying.pop(future)
+    def _receive(self, job: _Job | int, future: Future[Any]) -> Generator[Written, None, None]:
         outcome = future.result()
         if isinstance(job, int):
             file = self.tasks.pop(job).file
@@ -206,8 +193,7 @@ class _Conversion:
         task.open -= 1
         if task.open == 0:
             path = str(self.target.folder / task.file.path)
-            closing = self.executor.submit(finish_file, path, tuple(_patches(task)))
-            self.flying[closing] = number
+            self.under_way.submit(number, finish_file, path, tuple(_patches(task)))
         yield Written(task.file.path, nbytes)
 
 

@@ -17,7 +17,7 @@ from ckptdiff.diagnosis.claims import claims
 from ckptdiff.diagnosis.finding import Claim, finding_of
 from ckptdiff.diagnosis.origins import Origins
 from ckptdiff.diagnosis.queries import ContentQueries
-from ckptdiff.formats import hf, megatron, torch_dist
+from ckptdiff.formats import megatron, torch_dist
 from ckptdiff.resharding.shard_pairs import shard_grid
 from ckptdiff.results import Finding
 
@@ -84,7 +84,7 @@ def _mending(a: Assembled, b: Assembled, undo: Remap) -> str:
     """Return the command that writes B once more, without the fault."""
     target = mended_target(b, undo)
     out = proposed_out(b.checkpoint, target)
-    like = a.checkpoint.root if a.checkpoint.format == hf.NAME else None
+    like = a.checkpoint.root if a.checkpoint.convention == "hf" else None
     return shlex.join(command_of(b.checkpoint.root, out, target, like))
 
 

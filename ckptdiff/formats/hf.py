@@ -61,6 +61,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     return Checkpoint(
         root=path,
         format=NAME,
+        convention="hf",
         config=config,
         parallelism=Parallelism(),
         shards=(Shard(Rank(), 0, tensors),),

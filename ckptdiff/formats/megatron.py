@@ -86,6 +86,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     return Checkpoint(
         root=root,
         format=NAME,
+        convention="megatron",
         config=first.args or None,
         parallelism=parallelism,
         shards=tuple(

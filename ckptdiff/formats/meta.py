@@ -60,6 +60,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     return Checkpoint(
         root=folder,
         format=NAME,
+        convention="meta",
         config=params,
         parallelism=Parallelism(tp=len(files)),
         shards=shards,

@@ -132,6 +132,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     return Checkpoint(
         root=root,
         format=NAME,
+        convention="megatron",
         config=args or None,
         parallelism=_parallelism(args),
         shards=(Shard(Rank(), 0, tensors),),

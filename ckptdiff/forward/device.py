@@ -18,12 +18,12 @@ def choose(device: str, needed: int, threads: int) -> tuple[str, str]:
         return "cpu", ""
     if not torch.cuda.is_available():
         if device == "cuda":
-            raise BadArgument("--device cuda: torch finds no CUDA device; try --device cpu")
+            raise BadArgument("torch finds no CUDA device", hint="cpu")
         return "cpu", ""
     free, _ = torch.cuda.mem_get_info()
     if free >= needed:
         return "cuda", ""
     short = f"the GPU has {free / 2**30:.1f} GiB free, a step takes {needed / 2**30:.1f}"
     if device == "cuda":
-        raise BadArgument(f"--device cuda: {short}; try --device cpu")
+        raise BadArgument(short, hint="cpu")
     return "cpu", f"computed on the CPU: {short}"

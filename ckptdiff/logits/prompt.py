@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import BadArgument, CkptDiffError, CorruptFile, WorkerDied
-from ckptdiff.formats import hf
 from ckptdiff.logits.tokenizer import Bos, Encoded, encode_text, find_tokenizer, token_texts
 
 if TYPE_CHECKING:
@@ -54,7 +53,8 @@ def encode(
     if file is None:
         raise BadArgument(
             f"{a.checkpoint.root} and {b.checkpoint.root} have no tokenizer: put tokenizer.json "
-            "beside config.json, or give --ids"
+            "beside config.json",
+            hint="ids",
         )
     found = _encode(file, text, bos, a if files[0] else b, executor)
     if not found.ids:
@@ -65,7 +65,7 @@ def encode(
     if found.bos is not None and found.ids[:2] == (found.bos, found.bos):
         notes.append(
             f"the ids begin with BOS ({found.bos} '{found.texts[0]}') twice: "
-            "where the text has it already, --bos no adds none"
+            "leave it out of the text"
         )
     if files[0] and files[1] and files[0] != files[1]:
         notes += _disagreement(found, files[1], text, bos, b, executor)
@@ -107,7 +107,7 @@ def with_texts(found: LogitDiff, prompt: Prompt, executor: Executor) -> LogitDif
 def _encode(file: Path, text: str, bos: Bos, side: Assembled, executor: Executor) -> Encoded:
     checkpoint = side.checkpoint
     default = (
-        (checkpoint.config or {}).get("bos_token_id") if checkpoint.format == hf.NAME else None
+        (checkpoint.config or {}).get("bos_token_id") if checkpoint.convention == "hf" else None
     )
     default = default if type(default) is int and default >= 0 else None
     found: Encoded = _ask(executor, encode_text, file, text, bos, default)
@@ -120,7 +120,8 @@ def _ask(executor: Executor, job: Callable[..., Any], file: Path, *arguments: ob
     except WorkerDied as error:
         raise CorruptFile(
             f"{file}: the library that reads tokenizers crashed on it, or took too much memory or "
-            "time; take the file from its source again, or give --ids"
+            "time; take the file from its source again",
+            hint="ids",
         ) from error
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.dtypes import DTYPES
 from ckptdiff.errors import BadArgument, UnknownConfig
-from ckptdiff.formats import hf, meta
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,16 +44,16 @@ def _side_of(side: Assembled, other: Assembled, reference: str) -> ForwardSide:
             f"{checkpoint.root}: has no config or args, without which logits cannot be computed; "
             "put config.json there, or give a Megatron folder with its args"
         )
-    if checkpoint.format == hf.NAME:
+    if checkpoint.convention == "hf":
         return ForwardSide(
             "huggingface",
             hf_config.read(config),
             "meta" if reference == "meta" else "transformers",
         )
-    if checkpoint.format == meta.NAME:
+    if checkpoint.convention == "meta":
         return ForwardSide("meta", meta_params.read(config), "meta", len(checkpoint.shards))
     family = side.architecture or other.architecture
-    told = other.checkpoint.config if other.checkpoint.format == hf.NAME else None
+    told = other.checkpoint.config if other.checkpoint.convention == "hf" else None
     model = megatron_args.read(
         config,
         family.name if family is not None else "",
@@ -111,7 +110,7 @@ def token_count(a: Assembled, b: Assembled) -> int:
         rows = [side.tensors[n].shape[0] for n in names if n in side.tensors]
         if known is not None and type(known) is not int:
             raise UnknownConfig(f"{side.checkpoint.root}: vocab_size is {known!r}, no size")
-        sizes += [n for n in (known if side.checkpoint.format == hf.NAME else None, *rows) if n]
+        sizes += [n for n in (known if side.checkpoint.convention == "hf" else None, *rows) if n]
     if not sizes:
         raise UnknownConfig("neither side tells how many tokens there are")
     return min(sizes)
@@ -120,7 +119,7 @@ def token_count(a: Assembled, b: Assembled) -> int:
 def check_ids(ids: Sequence[int], vocabulary: int) -> None:
     """Raise BadArgument if these ids are no prompt."""
     if not ids:
-        raise BadArgument("the prompt has no token; give some text, or --bos yes")
+        raise BadArgument("the prompt has no token; give some text")
     if len(ids) > MOST_TOKENS:
         raise BadArgument(f"the prompt has {len(ids)} tokens; {MOST_TOKENS} at most are compared")
     wrong = [i for i in ids if not 0 <= i < vocabulary]

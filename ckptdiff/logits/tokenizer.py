@@ -68,7 +68,7 @@ def encode_text(file: Path, text: str, bos: Bos, default_bos: int | None) -> Enc
         ids = library.encode(text, special=bos == "auto")
         if bos == "yes" or (bos == "auto" and library.adds_bos):
             if library.bos is None:
-                raise BadArgument(f"{file}: names no BOS token: give --bos no, or --ids")
+                raise BadArgument(f"{file}: names no BOS token", hint="no-bos")
             ids = [library.bos, *ids]
         return Encoded(tuple(ids), tuple(library.text(n) or "" for n in ids), library.bos)
 
@@ -91,7 +91,8 @@ def _guarded(file: Path) -> Iterator[None]:
     # A panic in Rust is no Exception.
     except BaseException as error:  # noqa: BLE001 -- the border to libraries that raise anything
         why = f"{type(error).__name__}: {error}"[:300]
-        raise CorruptFile(f"{file}: cannot be used as a tokenizer ({why}); give --ids") from None
+        text = f"{file}: cannot be used as a tokenizer ({why})"
+        raise CorruptFile(text, hint="ids") from None
 
 
 @contextmanager
@@ -130,7 +131,8 @@ def _load(file: Path, default_bos: int | None) -> _Library:
     if _TIKTOKEN.match(content):
         raise BadArgument(
             f"{file}: is a tiktoken vocabulary, as Llama 3 has it, and no sentencepiece model: "
-            "put the model's tokenizer.json beside it, or give --ids"
+            "put the model's tokenizer.json beside it",
+            hint="ids",
         )
     return _SentencePiece(content, config, default_bos)
 

@@ -327,9 +327,9 @@ def side_line(side: Assembled) -> str:
     parts = [printable(str(checkpoint.root)), checkpoint.format]
     if side.architecture is not None:
         parts.append(side.architecture.name)
-    elif checkpoint.format == "hf" and checkpoint.config:
+    elif checkpoint.convention == "hf" and checkpoint.config:
         parts.append(f"no rules for {printable(str(checkpoint.config.get('model_type')))}")
-    if checkpoint.format != "hf":
+    if checkpoint.convention != "hf":
         parts.append(f"TP {size.tp} PP {size.pp}")
         if size.vpp > 1:
             parts.append(f"VPP {size.vpp}")

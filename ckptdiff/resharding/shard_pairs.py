@@ -13,7 +13,6 @@ from ckptdiff.assembly.compose import RecipePart, compose, rows_of
 from ckptdiff.checkpoint import Rank
 from ckptdiff.dtypes import FLOATS, narrower
 from ckptdiff.errors import UnsupportedLayout
-from ckptdiff.formats import megatron
 from ckptdiff.resharding.to_megatron import recipe_of
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def shard_grid(a: Assembled, b: Assembled) -> ShardGrid | None:
         return None
     embedding = b.tensors.get(architecture.embedding().hf[0])
     rows = None if embedding is None else embedding.shape[0]
-    sharded = b.checkpoint.format == megatron.NAME
+    sharded = b.checkpoint.has_ranks
     size = b.checkpoint.parallelism
     tp, etp = (size.tp, size.etp) if sharded else (1, 1)
     if rows is not None:

@@ -45,7 +45,7 @@ def even_stages(num_layers: int, parallelism: Parallelism) -> list[int]:
     if parallelism.vpp > 1 or each == 0:
         raise UnsupportedLayout(
             f"{num_layers} layers cannot be cut into {pp} stages of {parallelism.vpp} chunks; "
-            "choose another --pp or --vpp"
+            "choose another PP or VPP"
         )
     last = over // 2 if pp > 2 else 0
     return [each + over - last, *[each] * (pp - 2), each + last]
@@ -165,7 +165,7 @@ def recipe_of(
     if len(dtypes) != 1:
         raise UnsupportedLayout(
             f"{', '.join(share.hf)}: are {' and '.join(sorted(dtypes))}, and go into one tensor; "
-            "give a --dtype"
+            "choose a dtype"
         )
     parts = []
     for name, of, box in share.pieces:

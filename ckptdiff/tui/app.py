@@ -145,6 +145,12 @@ class CkptDiffApp(ConvertingApp):
 
         self.push_screen(OpenScreen())
 
+    def show_guide(self, topic: str) -> None:
+        """Show a page of the guide, or the part on a class of faults."""
+        from ckptdiff.tui.screens.guide import GuideScreen
+
+        self.push_screen(GuideScreen(topic))
+
     def get_key_display(self, binding: Binding) -> str:
         if binding.key in ("enter", "tab", "escape", "space"):
             return {"escape": "esc"}.get(binding.key, binding.key)  # words, not symbols

@@ -11,6 +11,7 @@ from textual.content import Content
 
 from ckptdiff.comparison.verdict import Tolerance
 from ckptdiff.errors import BadArgument
+from ckptdiff.guide import topics
 from ckptdiff.name_filter import matcher as names_matcher
 from ckptdiff.text import printable
 from ckptdiff.tui.model.session import SORTS
@@ -49,6 +50,8 @@ class Commands(Provider):
         if app.is_converting:
             yield "convert: stop and remove", "what was written goes", app.ask_to_stop
         yield "help: keys and glyphs", "?", screen.action_help  # type: ignore[attr-defined]
+        for topic, about in topics().items():
+            yield f"guide: {topic}", about, partial(app.show_guide, topic)
         yield "open: other checkpoints", "", app.show_open_screen
         yield "theme: choose", "kept for the next time", app.action_change_theme
         yield "screenshot: save SVG", "into the folder you started in", app.save_picture

@@ -179,7 +179,7 @@ def test_beside_a_vector_of_zeros_there_is_no_angle() -> None:
 
 
 def side(*unmapped: str) -> Assembled:
-    checkpoint = Checkpoint(Path(), "hf", None, Parallelism(), (), ())
+    checkpoint = Checkpoint(Path(), "hf", "hf", None, Parallelism(), (), ())
     return Assembled(checkpoint, None, None, {}, unmapped, {})
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ckptdiff.arch import find_architecture
 from ckptdiff.assembly.recipe import Assembled
-from ckptdiff.checkpoint import Checkpoint, Parallelism
+from ckptdiff.checkpoint import Checkpoint, Convention, Parallelism
 from ckptdiff.cli.main import main
 from ckptdiff.comparison.verdict import summarise
 from ckptdiff.config.compare import ConfigDiff, compare_configs, config_status
@@ -227,9 +227,8 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def side(config: dict[str, Any] | None, *tensors: str) -> Assembled:
     """Return a side that is nothing but its config and the names of its tensors."""
     megatron = config is not None and "model_type" not in config
-    opened = Checkpoint(
-        Path("/ckpt"), "megatron" if megatron else "hf", config, Parallelism(), (), ()
-    )
+    kind: Convention = "megatron" if megatron else "hf"
+    opened = Checkpoint(Path("/ckpt"), kind, kind, config, Parallelism(), (), ())
     family = None if megatron or config is None else find_architecture(config)
     recipes: Any = dict.fromkeys(tensors)
     return Assembled(opened, family, None, recipes, (), {})

@@ -65,7 +65,7 @@ def test_a_folder_is_proposed_beside_the_source_and_never_one_that_is_there(
     path = tmp_path / root
     path.parent.mkdir(exist_ok=True)
     path.touch() if path.suffix else path.mkdir(parents=True)
-    source = Checkpoint(path, "hf", None, Parallelism(), (), ())
+    source = Checkpoint(path, "hf", "hf", None, Parallelism(), (), ())
     assert proposed_out(source, target) == tmp_path / name
     (tmp_path / name).mkdir()
     assert proposed_out(source, target) == tmp_path / f"{name}-2"

@@ -90,7 +90,7 @@ def test_uneven_stages(
         ({"pp": 4}, r"2 layers cannot be cut into 4 stages"),
         ({"pp": 2, "vpp": 2}, r"2 layers cannot be cut into 2 stages of 2 chunks"),
         ({"pp": 2, "first_layers": 5}, r"5 on the first"),
-        ({"moe_grouped_gemm": True}, r"--names te"),
+        ({"moe_grouped_gemm": True}, r"choose the names te"),
     ],
 )
 def test_what_cannot_be_cut_is_refused_before_anything_is_written(

@@ -255,7 +255,7 @@ def test_what_was_damaged_on_the_disk_never_takes_its_name(
         file.write_bytes(content)
         return compared(plan, folder, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine, "compare", damage)
+    monkeypatch.setattr(engine, "compare_with_source", damage)
     with pytest.raises(Unverified, match="1 tensors differ"):
         list(engine.convert(conversion, InlineExecutor()))
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
@@ -285,8 +285,9 @@ def test_a_target_that_is_not_empty(tmp_path: Path) -> None:
     make_hf(tmp_path / "hf")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/old").write_text("x")
-    with pytest.raises(BadArgument, match="--overwrite"):
+    with pytest.raises(BadArgument, match="is not empty") as refused:
         converted(tmp_path / "hf", tmp_path / "out", "megatron")
+    assert refused.value.hint == "overwrite"
     converted(tmp_path / "hf", tmp_path / "out", "megatron", overwrite=True)
     assert rank_tensors(tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "out"]

@@ -35,11 +35,12 @@ def side(
     tensors: int = 0,
     unmapped: tuple[str, ...] = (),
     errors: dict[str, str] | None = None,
+    kind: str = "megatron",
     **of_checkpoint: Any,
 ) -> Assembled:
     checkpoint = Checkpoint(
-        **{"root": ROOT, "format": "megatron", "config": None, "shards": (), "files": (),
-           "parallelism": Parallelism(tp=2, pp=4), **of_checkpoint}
+        **{"root": ROOT, "format": kind, "convention": kind, "config": None, "shards": (),
+           "files": (), "parallelism": Parallelism(tp=2, pp=4), **of_checkpoint}
     )  # fmt: skip
     whole = {f"w{n}": assembly(f"w{n}", (10, 10)) for n in range(tensors)}
     wrong = {name: LayoutError(text) for name, text in (errors or {}).items()}
@@ -95,7 +96,7 @@ def test_every_status_has_a_glyph_and_a_word_of_its_own() -> None:
 def test_both_sides_are_named_with_their_layout_and_size() -> None:
     b = side(tensors=3, iteration=1000, parallelism=Parallelism(tp=2, pp=4, vpp=3, ep=8),
              notes=("one rank's file",))  # fmt: skip
-    first, second, *_ = lines(a=side(tensors=1, format="hf", parallelism=Parallelism()), b=b)
+    first, second, *_ = lines(a=side(tensors=1, kind="hf", parallelism=Parallelism()), b=b)
     assert first == f"A  {ROOT}  hf  1 tensors  200 B"
     assert second == (
         f"B  {ROOT}  megatron  TP 2 PP 4  VPP 3  EP 8  iteration 1000  3 tensors  600 B"
@@ -104,7 +105,7 @@ def test_both_sides_are_named_with_their_layout_and_size() -> None:
 
 
 def test_a_family_without_rules_is_named() -> None:
-    a = side(format="hf", config={"model_type": "gemma9"})
+    a = side(kind="hf", config={"model_type": "gemma9"})
     assert "no rules for gemma9" in lines(a=a)[0]
 
 
@@ -193,7 +194,7 @@ def test_nothing_of_a_file_can_steer_the_terminal() -> None:
         result("same", "same", note=EVIL),
     ]
     evil = side(root=Path(EVIL), unmapped=(EVIL,), notes=(EVIL,), config={"model_type": EVIL},
-                format="hf", errors={EVIL: EVIL})  # fmt: skip
+                kind="hf", errors={EVIL: EVIL})  # fmt: skip
     texts = [*lines(*results, a=evil, b=evil, pattern=EVIL), *listing_lines(evil, lambda _: True)]
     for text in texts:
         assert text.isprintable(), text
@@ -205,7 +206,7 @@ def test_nothing_of_a_file_can_steer_the_terminal() -> None:
 def test_a_listing_names_dtype_shape_size_and_files() -> None:
     whole = {"one": assembly("one", (10, 10)), "three": assembly("three", (2, 5), files=3)}
     listed = list(
-        listing_lines(Assembled(side(format="hf").checkpoint, None, None, whole, (), {}), bool)
+        listing_lines(Assembled(side(kind="hf").checkpoint, None, None, whole, (), {}), bool)
     )
     (one,) = [line for line in listed if line.startswith("one")]
     (three,) = [line for line in listed if line.startswith("three")]
@@ -214,9 +215,7 @@ def test_a_listing_names_dtype_shape_size_and_files() -> None:
 
 
 def test_a_listing_tells_what_is_wrong_and_what_else_there_is() -> None:
-    odd = side(
-        format="hf", unmapped=("mystery",), errors={"broken": "tp 1 of 2 has no shard of it"}
-    )
+    odd = side(kind="hf", unmapped=("mystery",), errors={"broken": "tp 1 of 2 has no shard of it"})
     listed = "\n".join(listing_lines(odd, lambda _: True))
     assert "mystery  no rule of any family knows it" in listed
     assert "broken  tp 1 of 2 has no shard of it" in listed
@@ -224,9 +223,7 @@ def test_a_listing_tells_what_is_wrong_and_what_else_there_is() -> None:
 
 def test_buffers_of_the_config_are_counted_in_a_listing() -> None:
     entry = Entry("rotary_emb.inv_freq", "derived", "F32 4")
-    buffers = Assembled(
-        side(format="hf").checkpoint, None, None, {}, (), {}, derived=(entry, entry)
-    )
+    buffers = Assembled(side(kind="hf").checkpoint, None, None, {}, (), {}, derived=(entry, entry))
     assert "2 buffers that follow from the config" in list(listing_lines(buffers, bool))
 
 

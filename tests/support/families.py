@@ -126,7 +126,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 def on_disk(config: dict[str, Any], weights: dict[str, torch.Tensor], stored: Stored) -> Checkpoint:
     """Return a Hugging Face folder that holds these tensors."""
     refs = _refs(Path("hf"), weights, stored)
-    return Checkpoint(Path(), "hf", config, Parallelism(), (Shard(Rank(), 0, refs),), ())
+    return Checkpoint(Path(), "hf", "hf", config, Parallelism(), (Shard(Rank(), 0, refs),), ())
 
 
 def cut(
@@ -182,7 +182,7 @@ def cut(
         file = Path(f"tp{rank.tp}-ep{rank.ep}")
         shards.append(Shard(rank, 0, _refs(file, state, stored)))
     parallelism = Parallelism(tp=tp, ep=ep, etp=etp)
-    return Checkpoint(Path(), "megatron", None, parallelism, tuple(shards), ())
+    return Checkpoint(Path(), "megatron", "megatron", None, parallelism, tuple(shards), ())
 
 
 def gathered(side: Assembled, stored: Stored) -> dict[str, torch.Tensor]:

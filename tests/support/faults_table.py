@@ -1,8 +1,8 @@
-"""Which faults are planted, and how many are said as they are.
+"""Which faults are planted, and how many are reported as they are.
 
 The counts are of the cases that `test_diagnose` runs, each of which must be right: the class, the
 layers, the ranks and the experts, and no other fault. `python -m tests.support.faults_table`
-writes the README's table.
+writes the table of the guide's page.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.support.fault_cases import CASES, CLEAN, MISSED
 from tests.support.fault_cases_real import REAL
 from tests.support.fault_cases_two import CHANGED, TWO
 
-README = REPOSITORY / "README.md"
+PAGE = REPOSITORY / "ckptdiff/guide/faults.md"
 TABLE = re.compile(r"(?<=<!-- faults -->\n).*?(?=<!-- end of faults -->)", re.DOTALL)
 SOUND = 94  # checkpoints of NVIDIA's that equal their sources
 
@@ -25,17 +25,17 @@ SOUND = 94  # checkpoints of NVIDIA's that equal their sources
 def fault_table() -> str:
     """Return a row for each class of faults that is planted."""
     planted: Counter[str] = Counter()
-    said: Counter[str] = Counter()
+    reported: Counter[str] = Counter()
     mended: Counter[str] = Counter()
     for case in (*CASES, *TWO, *CHANGED, *REAL):
         for kind in {kind for kind, _ in case.plants if kind}:
             planted[kind] += len(case.formats)
-            said[kind] += len(case.formats) * (case.name not in MISSED)
+            reported[kind] += len(case.formats) * (case.name not in MISSED)
             mended[kind] += len(case.formats) * case.mends
-    rows = ["| class | what went wrong | planted | said | mended by `--undo` |"]
+    rows = ["| class | what went wrong | planted | reported | mended by `--undo` |"]
     rows.append("| --- | --- | --- | --- | --- |")
     rows += [
-        f"| `{kind}` | {row.what} | {planted[kind]} | {said[kind]} | {mended[kind] or ''} |"
+        f"| `{kind}` | {row.what} | {planted[kind]} | {reported[kind]} | {mended[kind] or ''} |"
         for kind, row in FAULT_CLASSES.items()
         if kind != "CONFIG"
     ]
@@ -46,5 +46,5 @@ def fault_table() -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(TABLE.sub(lambda _: fault_table(), README.read_text()))
+    PAGE.write_text(TABLE.sub(lambda _: fault_table(), PAGE.read_text()))
     sys.stdout.write(fault_table())

@@ -176,7 +176,7 @@ def headers(
             stored[file, name] = tensor
         shards.append(Shard(Rank(t, p), chunk, refs))
     sizes = Parallelism(tp=model.tp, pp=model.pp, vpp=model.vpp)
-    return Checkpoint(Path(), "megatron", args, sizes, tuple(shards), ()), stored
+    return Checkpoint(Path(), "megatron", "megatron", args, sizes, tuple(shards), ()), stored
 
 
 def whole(model: Model) -> Checkpoint:
@@ -186,7 +186,7 @@ def whole(model: Model) -> Checkpoint:
         for name, shape in model.shapes.items()
     }
     shard = Shard(Rank(), 0, refs)
-    return Checkpoint(Path(), "hf", model.config, Parallelism(), (shard,), ())
+    return Checkpoint(Path(), "hf", "hf", model.config, Parallelism(), (shard,), ())
 
 
 def gathered(side: Assembled, stored: Stored) -> dict[str, Tensor]:

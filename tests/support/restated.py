@@ -61,7 +61,7 @@ def hf_side(config: dict[str, Any], tensors: Collection[str] = ()) -> Assembled:
     family = find_architecture(config)
     assert family is not None
     sizes = configs.from_huggingface(config, tied_by_default=family.tied_by_default)
-    opened = Checkpoint(Path("/hf"), "hf", config, Parallelism(), (), ())
+    opened = Checkpoint(Path("/hf"), "hf", "hf", config, Parallelism(), (), ())
     recipes: Any = dict.fromkeys(tensors)
     return Assembled(opened, family, sizes, recipes, (), {})
 
@@ -69,7 +69,7 @@ def hf_side(config: dict[str, Any], tensors: Collection[str] = ()) -> Assembled:
 def megatron_side(
     args: dict[str, Any], family: Architecture, tensors: Collection[str] = ()
 ) -> Assembled:
-    opened = Checkpoint(Path("/megatron"), "megatron", args, Parallelism(), (), ())
+    opened = Checkpoint(Path("/megatron"), "megatron", "megatron", args, Parallelism(), (), ())
     recipes: Any = dict.fromkeys(tensors)
     return Assembled(opened, family, configs.from_megatron(args), recipes, (), {})
 
@@ -79,7 +79,7 @@ def to_args(
 ) -> tuple[dict[str, Any], list[str]]:
     wanted: dict[str, Any] = {
         "names": "mcore",
-        "dtype": "bf16",
+        "dtype": "BF16",
         "ckpt_format": "torch",
         "padded_vocab_size": source.config.vocab_size if source.config else 0,
         **given,
@@ -93,7 +93,7 @@ def there_and_back(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     source = hf_side(config)
     args, notes = to_args(source)
     assert source.architecture is not None
-    back, more = huggingface_config(megatron_side(args, source.architecture), dtype="bf16")
+    back, more = huggingface_config(megatron_side(args, source.architecture), dtype="BF16")
     return back, notes + more
 
 

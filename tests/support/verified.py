@@ -1,6 +1,6 @@
 """How the rules of each family were checked.
 
-`python -m tests.support.verified` writes the README's table.
+`python -m tests.support.verified` writes the table of the guide's page.
 
 Three ways, the stronger first. Files: checkpoints that NVIDIA's own code wrote equal their sources.
 Logits: a model scattered by the rules gives the same logits in the real megatron-core, and what
@@ -21,7 +21,7 @@ from tests.arch.test_oracle_megatron import RUNS as LLAMA_RUNS
 from tests.support.corpus import REPOSITORY
 from tests.support.families import MODELS
 
-README = REPOSITORY / "README.md"
+PAGE = REPOSITORY / "ckptdiff/guide/families.md"
 TABLE = re.compile(r"(?<=<!-- families -->\n).*?(?=<!-- end of families -->)", re.DOTALL)
 
 
@@ -34,6 +34,7 @@ class Verified:
     more: str = ""
 
 
+# Families that are called otherwise than their rules, or were checked by more.
 VERIFIED = {
     "llama": Verified("Llama 2, Llama 3", files=True),
     "mistral": Verified("Mistral", files=True),
@@ -68,6 +69,10 @@ VERIFIED = {
 }
 
 
+def _row(family: str) -> Verified:
+    return VERIFIED.get(family, Verified(family))
+
+
 def logit_runs(family: str) -> list[tuple[int, int]]:
     """Return each (TP, EP) at which a family's logits were compared."""
     runs = {(tp, 1) for name, tp in LLAMA_RUNS if LLAMAS[name]["family"] == family}
@@ -79,12 +84,12 @@ def verified_by(family: str) -> str:
     """Return in words what a family's rules were checked by."""
     tp = sorted({tp for tp, _ in logit_runs(family)})
     ep = sorted({ep for _, ep in logit_runs(family) if ep > 1})
-    ways = ["files"] if VERIFIED[family].files else []
+    ways = ["files"] if _row(family).files else []
     has_model = family in {name for name, _ in MODELS.values()}
     if tp:
         at = f"TP {' and '.join(map(str, tp))}" + "".join(f", EP {n}" for n in ep)
         ways.append(f"logits at {at}")
-    more = VERIFIED[family].more
+    more = _row(family).more
     return "; ".join(
         [
             *(ways or (["shapes alone"] if has_model else ["nothing of its own"])),
@@ -98,11 +103,11 @@ def family_table() -> str:
     rows = ["| family | `model_type` | verified by |", "| --- | --- | --- |"]
     for family in ARCHITECTURES:
         types = ", ".join(f"`{name}`" for name in family.model_types)
-        called = VERIFIED[family.name].called
+        called = _row(family.name).called
         rows.append(f"| {called} | {types} | {verified_by(family.name)} |")
     return "\n".join(rows) + "\n"
 
 
 if __name__ == "__main__":
-    README.write_text(TABLE.sub(lambda _: family_table(), README.read_text()))
+    PAGE.write_text(TABLE.sub(lambda _: family_table(), PAGE.read_text()))
     sys.stdout.write(family_table())

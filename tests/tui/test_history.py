@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ckptdiff.comparison.pipeline import CheckpointPair
 from ckptdiff.result_cache import PAIRS, ResultCache
 from tests.support.tui.fakes import (
     A,
@@ -158,8 +159,8 @@ class KeptEngine(FakeEngine):
     def open(self, path: Path, progress: Callable[[int, int], None]) -> Checkpoint:
         return self.sides[path]
 
-    def pair(self, a: Assembled, b: Checkpoint):  # type: ignore[no-untyped-def]
-        return a, assembled(b), names()
+    def pair(self, a: Assembled, b: Checkpoint, *_: object, **__: object):  # type: ignore[no-untyped-def]
+        yield CheckpointPair(a, assembled(b), tuple(names()))
 
 
 async def test_a_stopped_comparison_goes_on_where_it_was(

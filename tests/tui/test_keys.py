@@ -17,6 +17,7 @@ from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.detail import DetailScreen
 from ckptdiff.tui.screens.entries import EntriesScreen
 from ckptdiff.tui.screens.findings import FindingList, FindingsScreen
+from ckptdiff.tui.screens.guide import GuideScreen
 from ckptdiff.tui.screens.help import MEANINGS, HelpScreen, help_lines
 from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.screens.open import OpenScreen
@@ -38,6 +39,7 @@ OWNERS: tuple[Any, ...] = (
     EntriesScreen,
     FindingsScreen,
     FindingList,
+    GuideScreen,
     ValuesScreen,
     ConvertScreen,
     ConversionScreen,

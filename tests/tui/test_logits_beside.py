@@ -8,10 +8,11 @@ import pytest
 
 from ckptdiff.assembly.assemble import assemble_pair
 from ckptdiff.demo import make_demo
-from ckptdiff.errors import BadArgument
+from ckptdiff.errors import CkptDiffError
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.tui.screens.logits import LogitsScreen
+from ckptdiff.tui.text.hints import sentence
 from ckptdiff.tui.widgets.tap_map import TapMap
 from ckptdiff.tui.workers.engine import LocalEngine
 from tests.support.tui import logits_made as made
@@ -103,7 +104,8 @@ def test_ids_are_taken_where_no_tokenizer_works_and_text_is_refused(
     engine = LocalEngine()
     prompt = engine.read_prompt("7, 8,9", a, b, InlineExecutor())
     assert (prompt.ids, prompt.texts) == ((7, 8, 9), ())
-    with pytest.raises(BadArgument) as refused:
+    with pytest.raises(CkptDiffError) as refused:
         engine.read_prompt("The capital", a, b, InlineExecutor())
-    assert "as 1,2,3" in str(refused.value)
-    assert "--ids" not in str(refused.value)
+    assert refused.value.hint == "ids"
+    assert "as 1,2,3" in sentence(refused.value)
+    assert "--ids" not in sentence(refused.value)

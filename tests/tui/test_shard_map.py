@@ -150,7 +150,7 @@ def fused(ranks: int, groups: int) -> Assembled:
                 pieces.append(Piece(ref, Rank(tp), (of, (0, 4)), ((at, at + size), (0, 4))))
         shape = (ranks * groups * size, 4)
         tensors[f"{name}.weight"] = Assembly(f"{name}.weight", shape, "F32", tuple(pieces))
-    checkpoint = Checkpoint(Path("/m"), "megatron", {}, Parallelism(tp=ranks), (), ())
+    checkpoint = Checkpoint(Path("/m"), "megatron", "megatron", {}, Parallelism(tp=ranks), (), ())
     return Assembled(checkpoint, None, None, tensors, (), {})
 
 
@@ -196,7 +196,7 @@ def test_one_layer_of_a_stack_shows_only_its_own_neighbours() -> None:
         for layer in range(3)
         for name, rows in (("gate", (0, 4)), ("up", (4, 8)))
     }
-    checkpoint = Checkpoint(Path("/m"), "torch_dist", {}, Parallelism(), (), ())
+    checkpoint = Checkpoint(Path("/m"), "torch_dist", "megatron", {}, Parallelism(), (), ())
     assembled = Assembled(checkpoint, None, None, tensors, (), {})
     assert map_of(assembled, "layers.1.mlp.gate.weight", Look(70)) == [
         "B  __0_0.distcp  fc1  @0  [1] of bf16 3x8x4  32 B",
@@ -222,7 +222,7 @@ def test_many_files_are_named_by_the_first_and_the_last() -> None:
 
 def test_a_rank_is_named_by_what_the_checkpoint_divides() -> None:
     def named(rank: Rank, sizes: Parallelism) -> str:
-        return rank_text(rank, Checkpoint(Path("/m"), "megatron", {}, sizes, (), ()))
+        return rank_text(rank, Checkpoint(Path("/m"), "megatron", "megatron", {}, sizes, (), ()))
 
     assert named(Rank(3), Parallelism(tp=4)) == "rank 3"
     assert named(Rank(3, 1), Parallelism(tp=4, pp=2)) == "tp 3 pp 1"

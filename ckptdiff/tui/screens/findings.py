@@ -116,6 +116,13 @@ class FindingsScreen(BaseScreen[int]):
             id="findings.tensors",
             tooltip="back to the tensors",
         ),
+        Binding(
+            "question_mark",
+            "guide",
+            "Guide",
+            id="findings.guide",
+            tooltip="what the guide says of this class of faults; f1 shows the keys",
+        ),
     ]
     DEFAULT_CSS = """
     FindingsScreen {
@@ -245,6 +252,9 @@ class FindingsScreen(BaseScreen[int]):
 
     def action_copy_finding(self) -> None:
         self.app.copy("\n".join(plain_lines(self.finding)))
+
+    def action_guide(self) -> None:
+        self.app.show_guide(self.finding.kind)
 
     def action_convert(self) -> None:
         from ckptdiff.tui.model.conversion import ConversionDraft

@@ -11,6 +11,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from ckptdiff.guide import topics
 from ckptdiff.tui.model.comparison import GLYPHS, WORDS
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ def help_lines(screen: Screen[Any]) -> list[Content]:
     lines += [Content(""), Content.styled("Status", "bold underline")]
     for status, meaning in MEANINGS.items():
         lines += _entry(f"{GLYPHS[status]:>4} {WORDS[status]:<12}", meaning)
+    lines += [Content(""), Content.styled("Guide: type : and the name of a page", "bold underline")]
+    for topic, about in topics().items():
+        lines += _entry(f"{topic:>17}", about)
     return lines
 
 

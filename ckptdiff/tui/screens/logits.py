@@ -77,6 +77,10 @@ class LogitsScreen(BaseScreen[None]):
         Binding(
             "1", "back", "Tensors", show=False, id="logits.tensors", tooltip="back to the tensors"
         ),
+        Binding(
+            "question_mark", "guide", "Guide", id="logits.guide",
+            tooltip="what the guide says of these numbers; f1 shows the keys",
+        ),
     ]  # fmt: skip
     LEGEND: ClassVar[dict[str, str]] = {
         "-7.1": "log10 of |A-B| / |A| after this step, where both sides start from A's values",
@@ -314,6 +318,9 @@ class LogitsScreen(BaseScreen[None]):
     def action_copy_command(self) -> None:
         if self.prompt_run is not None:
             self.app.copy(self.prompt_run.command_line(self.session.paths))
+
+    def action_guide(self) -> None:
+        self.app.show_guide("logits")
 
     def action_config(self) -> None:
         from ckptdiff.tui.screens.config import ConfigScreen

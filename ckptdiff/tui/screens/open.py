@@ -19,6 +19,7 @@ from ckptdiff.errors import CkptDiffError
 from ckptdiff.text import printable
 from ckptdiff.tui.messages import PathRead, PathRecognised
 from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.text.hints import sentence
 from ckptdiff.tui.text.sides import recognised
 from ckptdiff.tui.text.words import format_ago, plural, shorten
 from ckptdiff.tui.widgets.path_input import PathInput
@@ -125,7 +126,7 @@ class OpenScreen(BaseScreen[None]):
             words = recognised(checkpoint, family=family, layers=layers)
             self.post_message(PathRecognised(side, path, checkpoint, words))
         except CkptDiffError as error:
-            self.post_message(PathRecognised(side, path, None, str(error)))
+            self.post_message(PathRecognised(side, path, None, sentence(error)))
         except Stopped:
             pass
 

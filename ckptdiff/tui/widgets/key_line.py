@@ -11,7 +11,12 @@ if TYPE_CHECKING:
     from textual.events import Click
     from textual.screen import Screen
 
-LAST = ("help", "back", "leave")  # shown at the end, even where there is no room for others
+LAST = (
+    "guide",
+    "help",
+    "back",
+    "leave",
+)  # shown at the end, even where there is no room for others
 
 
 class KeyLine(Widget):

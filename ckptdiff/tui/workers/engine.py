@@ -9,7 +9,6 @@ from ckptdiff.errors import CkptDiffError
 if TYPE_CHECKING:
     from collections.abc import (
         Callable,
-        Collection,
         Generator,
         Iterable,
         Iterator,
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Checkpoint
+    from ckptdiff.comparison.pipeline import CheckpointPair
     from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.conversion.plan import Conversion, Target
@@ -40,31 +40,26 @@ class Engine(Protocol):
 
     def assemble(self, checkpoint: Checkpoint) -> Assembled: ...
 
-    def pair(self, a: Assembled, b: Checkpoint) -> tuple[Assembled, Assembled, list[str]]: ...
-
-    def can_match(self, a: Assembled, b: Assembled) -> bool: ...
-
-    def match(
-        self, a: Assembled, b: Assembled, executor: Executor, progress: Callable[[int, int], None]
-    ) -> tuple[Assembled, Assembled, list[str]]: ...
-
-    def with_optimizer(
-        self, a: Assembled, b: Assembled
-    ) -> tuple[Assembled, Assembled, list[str]]: ...
-
-    def diff(
+    def pair(
         self,
         a: Assembled,
-        b: Assembled,
-        executor: Executor,
-        names: Collection[str],
-        first: Callable[[], Iterable[str]],
-        tolerance: str,
-    ) -> Generator[TensorDiff, None, None]: ...
+        b: Checkpoint,
+        executor: Callable[[], Executor],
+        *,
+        optimizer: bool,
+        matching: Callable[[int, int], None],
+        refused: Callable[[CkptDiffError], object],
+    ) -> Iterator[CheckpointPair]: ...
 
-    def summarise(
-        self, results: Mapping[str, TensorDiff], a: Assembled, b: Assembled
-    ) -> DiffSummary: ...
+    def compare(
+        self,
+        pair: CheckpointPair,
+        executor: Callable[[], Executor],
+        *,
+        tolerance: str,
+        known: Mapping[str, TensorDiff],
+        first: Callable[[], Iterable[str]],
+    ) -> Generator[TensorDiff | DiffSummary, None, None]: ...
 
     def diagnose(
         self,
@@ -119,13 +114,13 @@ class LocalEngine:
         config = checkpoint.config
         if config is None:
             return None, None
-        if checkpoint.format == "meta":
+        if checkpoint.convention == "meta":
             layers = config.get("n_layers")
             return "llama", layers if type(layers) is int else None
         family = find_architecture(config)
         name = None if family is None else family.name
         try:
-            sizes = (from_huggingface if checkpoint.format == "hf" else from_megatron)(config)
+            sizes = (from_huggingface if checkpoint.convention == "hf" else from_megatron)(config)
         except CkptDiffError:
             return name, None
         return name, sizes.num_layers
@@ -135,60 +130,38 @@ class LocalEngine:
 
         return assemble(checkpoint)
 
-    def pair(self, a: Assembled, b: Checkpoint) -> tuple[Assembled, Assembled, list[str]]:
-        """Return both sides and all their names; `a` was assembled before it was known of `b`."""
-        from ckptdiff.assembly.assemble import assemble_pair
-        from ckptdiff.comparison.run import pair_names
-
-        side_a, side_b = assemble_pair(a.checkpoint, b, alone=a)
-        return side_a, side_b, list(pair_names(side_a, side_b))
-
-    def can_match(self, a: Assembled, b: Assembled) -> bool:
-        from ckptdiff.assembly.row_matching import can_match
-
-        return can_match(a, b)
-
-    def match(
-        self, a: Assembled, b: Assembled, executor: Executor, progress: Callable[[int, int], None]
-    ) -> tuple[Assembled, Assembled, list[str]]:
-        from ckptdiff.assembly.row_matching import match_by_content
-        from ckptdiff.comparison.run import pair_names
-
-        side_a, side_b = match_by_content(a, b, executor, progress)
-        return side_a, side_b, list(pair_names(side_a, side_b))
-
-    def with_optimizer(self, a: Assembled, b: Assembled) -> tuple[Assembled, Assembled, list[str]]:
-        from ckptdiff.assembly.optimizer_pair import with_optimizer
-        from ckptdiff.comparison.run import pair_names
-
-        side_a, side_b = with_optimizer(a, b)
-        return side_a, side_b, list(pair_names(side_a, side_b))
-
-    def diff(
+    def pair(
         self,
         a: Assembled,
-        b: Assembled,
-        executor: Executor,
-        names: Collection[str],
-        first: Callable[[], Iterable[str]],
+        b: Checkpoint,
+        executor: Callable[[], Executor],
+        *,
+        optimizer: bool,
+        matching: Callable[[int, int], None],
+        refused: Callable[[CkptDiffError], object],
+    ) -> Iterator[CheckpointPair]:
+        """Yield both sides and all their names; `a` was assembled before it was known of `b`."""
+        from ckptdiff.comparison.pipeline import pair_checkpoints
+
+        return pair_checkpoints(
+            a.checkpoint, b, executor,
+            alone=a, optimizer=optimizer, matching=matching, refused=refused,
+        )  # fmt: skip
+
+    def compare(
+        self,
+        pair: CheckpointPair,
+        executor: Callable[[], Executor],
+        *,
         tolerance: str,
-    ) -> Generator[TensorDiff, None, None]:
-        from ckptdiff.comparison.run import diff
+        known: Mapping[str, TensorDiff],
+        first: Callable[[], Iterable[str]],
+    ) -> Generator[TensorDiff | DiffSummary, None, None]:
+        from ckptdiff.comparison.pipeline import compare_pair
         from ckptdiff.comparison.verdict import Tolerance
 
         judge = Tolerance.parse(tolerance)
-        return diff(a, b, executor, tolerance=judge, names=names, first=first)
-
-    def summarise(
-        self, results: Mapping[str, TensorDiff], a: Assembled, b: Assembled
-    ) -> DiffSummary:
-        from dataclasses import replace
-
-        from ckptdiff.assembly.optimizer_pair import master_holders
-        from ckptdiff.comparison.verdict import summarise
-
-        summary = summarise(results, a, b)
-        return replace(summary, masters=tuple(master_holders(a, b, results.values())))
+        return compare_pair(pair, executor, tolerance=judge, known=known, first=first)
 
     def diagnose(
         self,
@@ -223,7 +196,6 @@ class LocalEngine:
 
         Raises a CkptDiffError for a text without a tokenizer, and for an id that a side lacks.
         """
-        from ckptdiff.errors import BadArgument
         from ckptdiff.logits.prompt import encode, prompt_of_ids, token_ids
 
         try:
@@ -232,8 +204,7 @@ class LocalEngine:
             try:
                 ids = token_ids(text)
             except ValueError:
-                words = str(error).replace("give --ids", "type ids of tokens, as 1,2,3")
-                raise BadArgument(words) from error
+                raise error from None
         return prompt_of_ids(ids, a, b, executor)
 
     def compare_logits(

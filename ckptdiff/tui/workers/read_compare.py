@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.config.compare import compare_configs
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.gc_pause import uncollected
+from ckptdiff.results import TensorDiff
 from ckptdiff.tui.messages import (
     CheckpointsOpened,
     ComparisonEnded,
@@ -23,6 +24,7 @@ from ckptdiff.tui.messages import (
     RowsRead,
 )
 from ckptdiff.tui.model.inventory import take_inventory
+from ckptdiff.tui.text.hints import sentence
 from ckptdiff.tui.workers.cancellable import Stopped
 
 if TYPE_CHECKING:
@@ -35,8 +37,9 @@ if TYPE_CHECKING:
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Checkpoint
+    from ckptdiff.comparison.verdict import DiffSummary
+    from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.result_cache import ResultCache
-    from ckptdiff.results import TensorDiff
     from ckptdiff.tui.model.comparison import Side
     from ckptdiff.tui.workers.engine import Engine
 
@@ -107,6 +110,9 @@ def read(
             raise Stopped
         post(RowsRead(job, done, total))
 
+    def optimizer_refused(error: CkptDiffError) -> None:
+        post(OptimizerRefused(job, sentence(error)))
+
     try:
         with out_of_the_way():
             show_first_file(paths[0])
@@ -117,23 +123,23 @@ def read(
             post(CheckpointsOpened(job, inventory, first, None, complete))
             if not complete:
                 b = read_side("b", paths[1])
-                side_a, side_b, names = engine.pair(first, b)
-                config = tuple(compare_configs(side_a, side_b))
-                if engine.can_match(side_a, side_b):
-                    inventory = take_inventory(names, side_a, side_b)
-                    post(CheckpointsOpened(job, inventory, side_a, side_b, False, config=config))  # noqa: FBT003
-                    side_a, side_b, names = engine.match(side_a, side_b, executor(), rows_read)
-                if optimizer:
-                    try:
-                        side_a, side_b, names = engine.with_optimizer(side_a, side_b)
-                    except CkptDiffError as error:
-                        post(OptimizerRefused(job, str(error).removeprefix("--optimizer: ")))
-                inventory = take_inventory(names, side_a, side_b)
-                post(CheckpointsOpened(job, inventory, side_a, side_b, True, config=config))  # noqa: FBT003
+                config: tuple[ConfigDiff, ...] | None = None
+                for pair in engine.pair(
+                    first, b, executor,
+                    optimizer=optimizer, matching=rows_read, refused=optimizer_refused,
+                ):  # fmt: skip
+                    if config is None:
+                        config = tuple(compare_configs(pair.a, pair.b))
+                    inventory = take_inventory(pair.names, pair.a, pair.b)
+                    post(
+                        CheckpointsOpened(
+                            job, inventory, pair.a, pair.b, pair.is_complete, config=config
+                        )
+                    )
             if len(inventory.names) > MANY_NAMES:
                 gc.freeze()
     except CkptDiffError as error:
-        post(ReadingFailed(job, str(error)))
+        post(ReadingFailed(job, sentence(error)))
     except Stopped:
         pass
 
@@ -176,6 +182,8 @@ def compare(
     is_cancelled: Callable[[], bool],
 ) -> None:
     """Compare a pair: what an earlier run found is taken from its history unless `fresh`."""
+    from ckptdiff.comparison.pipeline import CheckpointPair
+
     known: dict[str, TensorDiff] = {}
     try:
         kept = None if history is None else _history(history, a, b, tolerance, optimizer=optimizer)
@@ -192,26 +200,25 @@ def compare(
                 post(ResultsArrived(job))
     left = [name for name in names if name not in known]
     post(ComparisonStarted(job, left))
+    summary: DiffSummary | None = None
     try:
-        if left:
-            stream = engine.diff(a, b, executor(), left, first, tolerance)
-            try:
-                with kept or nullcontext():
-                    for result in stream:
-                        if is_cancelled():
-                            raise Stopped
-                        if kept is not None:
-                            kept.add(result, time.time())
-                        known[result.name] = result
-                        results.append((result, None))
-                        post(ResultsArrived(job))
-            finally:
-                stream.close()
-        if len(known) < len(names):  # the workers were shut down: somebody is leaving
+        pair = CheckpointPair(a, b, tuple(names))
+        stream = engine.compare(pair, executor, tolerance=tolerance, known=known, first=first)
+        with closing(stream), kept if kept is not None and left else nullcontext():
+            for event in stream:
+                if not isinstance(event, TensorDiff):
+                    summary = event
+                    continue
+                if is_cancelled():
+                    raise Stopped
+                if kept is not None:
+                    kept.add(event, time.time())
+                results.append((event, None))
+                post(ResultsArrived(job))
+        if summary is None:  # the workers were shut down: somebody is leaving
             raise Stopped
-        summary = engine.summarise({name: known[name] for name in names}, a, b)
         post(ComparisonEnded(job, "done", summary))
     except Stopped:
         post(ComparisonEnded(job, "stopped"))
     except CkptDiffError as error:
-        post(ComparisonEnded(job, "failed", error=str(error)))
+        post(ComparisonEnded(job, "failed", error=sentence(error)))

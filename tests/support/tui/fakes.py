@@ -9,8 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.recipe import Assembled, Assembly, Piece
-from ckptdiff.checkpoint import Checkpoint, Parallelism, Rank, Shard, TensorRef, contiguous
-from ckptdiff.comparison.verdict import DiffSummary, summarise
+from ckptdiff.checkpoint import (
+    Checkpoint,
+    Convention,
+    Parallelism,
+    Rank,
+    Shard,
+    TensorRef,
+    contiguous,
+)
+from ckptdiff.comparison.pipeline import CheckpointPair
+from ckptdiff.comparison.verdict import summarise
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.conversion.plan import Conversion
 from ckptdiff.conversion.run import Written
@@ -24,7 +33,6 @@ from tests.support.tui.held import may_go_on
 if TYPE_CHECKING:
     from collections.abc import (
         Callable,
-        Collection,
         Generator,
         Iterable,
         Iterator,
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
     )
     from concurrent.futures import Executor
 
+    from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.conversion.plan import Target
     from ckptdiff.conversion.run import Lost
@@ -65,8 +74,8 @@ def checkpoint(root: Path, wanted: Iterable[str], *, tp: int = 1) -> Checkpoint:
         refs[name] = TensorRef(name, shape, "BF16", file, offset, contiguous(shape))
         offset += 2 * prod(shape)
     shard = Shard(Rank(), 0, refs)
-    kind = "hf" if tp == 1 else "megatron"
-    return Checkpoint(root, kind, None, Parallelism(tp=tp), (shard,), (file,))
+    kind: Convention = "hf" if tp == 1 else "megatron"
+    return Checkpoint(root, kind, kind, None, Parallelism(tp=tp), (shard,), (file,))
 
 
 def assembled(opened: Checkpoint, *, unmapped: tuple[str, ...] = ()) -> Assembled:
@@ -185,41 +194,49 @@ class FakeEngine:
     def assemble(self, opened: Checkpoint) -> Assembled:
         return assembled(opened)
 
-    def pair(self, a: Assembled, b: Checkpoint) -> tuple[Assembled, Assembled, list[str]]:
-        sides = a, assembled(b, unmapped=self.unmapped)
-        return *sides, [*self.tensors, *self.only_b, *self.renamed]
-
-    def can_match(self, a: Assembled, b: Assembled) -> bool:
-        return bool(self.renamed)
-
-    def match(
-        self, a: Assembled, b: Assembled, executor: Executor, progress: Callable[[int, int], None]
-    ) -> tuple[Assembled, Assembled, list[str]]:
-        """Find what B calls otherwise, after as many looks as there are tensors."""
-        progress(0, len(self.tensors))
-        while self.matching is not None and not self.matching.wait(0.01):
-            progress(1, len(self.tensors))
-        note = f"no rule was used: {len(self.renamed)} of {len(self.renamed)} tensors were found"
-        return a, replace(b, notes=(note,)), self.tensors
-
-    def with_optimizer(self, a: Assembled, b: Assembled) -> tuple[Assembled, Assembled, list[str]]:
-        if self.no_optimizer is not None:
-            raise self.no_optimizer
-        masters = [f"optimizer.fp32_param.{name}" for name in self.tensors]
-        return a, b, [*self.tensors, *self.only_b, *masters]
-
-    def diff(
+    def pair(
         self,
         a: Assembled,
-        b: Assembled,
-        executor: Executor,
-        names: Collection[str],
-        first: Callable[[], Iterable[str]],
+        b: Checkpoint,
+        executor: Callable[[], Executor],
+        *,
+        optimizer: bool,
+        matching: Callable[[int, int], None],
+        refused: Callable[[CkptDiffError], object],
+    ) -> Iterator[CheckpointPair]:
+        """Pair by name; find what B calls otherwise after as many looks as there are tensors."""
+        other = assembled(b, unmapped=self.unmapped)
+        wanted = [*self.tensors, *self.only_b, *self.renamed]
+        if self.renamed:
+            yield CheckpointPair(a, other, tuple(wanted), is_complete=False)
+            wanted = self.tensors
+            matching(0, len(wanted))
+            while self.matching is not None and not self.matching.wait(0.01):
+                matching(1, len(wanted))
+            count = len(self.renamed)
+            note = f"no rule was used: {count} of {count} tensors were found"
+            other = replace(other, notes=(note,))
+        if optimizer and self.no_optimizer is not None:
+            refused(self.no_optimizer)
+        elif optimizer:
+            masters = [f"optimizer.fp32_param.{name}" for name in self.tensors]
+            wanted = [*self.tensors, *self.only_b, *masters]
+        yield CheckpointPair(a, other, tuple(wanted))
+
+    def compare(
+        self,
+        pair: CheckpointPair,
+        executor: Callable[[], Executor],
+        *,
         tolerance: str,
-    ) -> Generator[TensorDiff, None, None]:
-        left = list(names)
-        self.asked.append(list(left))
-        self.tolerances.append(tolerance)
+        known: Mapping[str, TensorDiff],
+        first: Callable[[], Iterable[str]],
+    ) -> Generator[TensorDiff | DiffSummary, None, None]:
+        found = dict(known)
+        left = [name for name in pair.names if name not in known]
+        if left:
+            self.asked.append(list(left))
+            self.tolerances.append(tolerance)
         done = 0
         try:
             while left:
@@ -230,16 +247,13 @@ class FakeEngine:
                 name = next((name for name in first() if name in left), left[0])
                 left.remove(name)
                 self.clock.at += self.seconds_each
-                yield self.results.get(name) or result(name)
+                found[name] = self.results.get(name) or result(name)
+                yield found[name]
                 done += 1
         except GeneratorExit:
             self.closed += 1
             raise
-
-    def summarise(
-        self, results: Mapping[str, TensorDiff], a: Assembled, b: Assembled
-    ) -> DiffSummary:
-        return summarise(results, a, b)
+        yield summarise(found, pair.a, pair.b)
 
     def diagnose(
         self,

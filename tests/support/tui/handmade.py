@@ -10,7 +10,15 @@ from textual.app import App
 
 import ckptdiff.tui
 from ckptdiff.assembly.recipe import Assembled, Assembly, Copy, Piece
-from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, TensorRef, contiguous
+from ckptdiff.checkpoint import (
+    Checkpoint,
+    Convention,
+    Entry,
+    Parallelism,
+    Rank,
+    TensorRef,
+    contiguous,
+)
 from ckptdiff.comparison.run import diff
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.tui.app import CkptDiffApp
@@ -55,7 +63,7 @@ def huggingface() -> Assembled:
         tensors[name] = _whole(name, shape, offset)
         offset += 2 * HIDDEN * (shape[0] if len(shape) == 2 else 1)
     root = Path("/ckpt/hf")
-    checkpoint = Checkpoint(root, "hf", {}, Parallelism(), (), (root / "model.safetensors",))
+    checkpoint = Checkpoint(root, "hf", "hf", {}, Parallelism(), (), (root / "model.safetensors",))
     return Assembled(checkpoint, None, None, tensors, (), {})
 
 
@@ -112,7 +120,7 @@ def megatron() -> Assembled:
         ),
     }
     root = Path("/ckpt/mg")
-    checkpoint = Checkpoint(root, "megatron", {}, Parallelism(tp=2), (), ())
+    checkpoint = Checkpoint(root, "megatron", "megatron", {}, Parallelism(tp=2), (), ())
     return Assembled(checkpoint, None, None, tensors, (), {})
 
 
@@ -154,8 +162,8 @@ def written(folder: Path) -> tuple[Assembled, Assembled]:
         ("a", a, Parallelism(), ()),
         ("b", b, Parallelism(tp=2), entries),
     ):
-        kind = "hf" if letter == "a" else "megatron"
-        checkpoint = Checkpoint(folder / letter, kind, {}, sizes, (), ())
+        kind: Convention = "hf" if letter == "a" else "megatron"
+        checkpoint = Checkpoint(folder / letter, kind, kind, {}, sizes, (), ())
         ENTRIES[checkpoint.root] = others
         sides.append(Assembled(checkpoint, None, None, tensors, (), {}))
     return sides[0], sides[1]

@@ -1,0 +1,96 @@
+"""The command `help`: a page of the guide, in a pager on a terminal, as Markdown elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ckptdiff.guide import page, topics
+
+if TYPE_CHECKING:
+    import argparse
+
+EXAMPLES = """\
+examples:
+  ckptdiff help                    which pages there are
+  ckptdiff help verdicts           what same, close and differ mean, and the exit codes
+  ckptdiff help QKV-SWAP           what one class of faults is
+  ckptdiff help formats > page.md  a page as Markdown
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what `help` takes to a parser."""
+    parser.description = "Print a page of the guide; without a topic, the list of pages."
+    parser.epilog = EXAMPLES
+    parser.add_argument(
+        "topic", nargs="?", metavar="TOPIC", help="a page, or a class of faults such as QKV-SWAP"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a page; raise BadArgument where there is none of this name."""
+    if options.topic is None:
+        sys.stdout.write(_contents())
+        return 0
+    text = page(options.topic)
+    if sys.stdout.isatty():
+        _show(text)
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+def _contents() -> str:
+    width = max(map(len, topics())) + 2
+    lines = [f"  {name:<{width}}{title}" for name, title in topics().items()]
+    return "\n".join(
+        ["The pages of the guide; `ckptdiff help TOPIC` prints one:", "", *lines, "",
+         "A class of faults is a topic too: ckptdiff help QKV-SWAP", ""]
+    )  # fmt: skip
+
+
+def _show(text: str) -> None:
+    """Render a page as wide as the terminal is, and hand it to a pager."""
+    from rich.console import Console
+
+    from ckptdiff.tui.text.page import Page
+
+    console = Console()
+    with console.capture() as captured:
+        console.print(Page(text))
+    _page(captured.get())
+
+
+def _page(text: str) -> None:
+    """Show a text in $PAGER, else in less, else as it is."""
+    command = os.environ.get("PAGER", "less" if shutil.which("less") else "")
+    if not command or os.environ.get("TERM") == "dumb":
+        sys.stdout.write(text)
+        return
+    # As git has it: what fits is only printed, colours are let through.
+    environ = {"LESS": "FRX", "LV": "-c", **os.environ}
+    sys.stdout.flush()
+    with subprocess.Popen(  # noqa: S602 -- $PAGER is a command line
+        command,
+        shell=True,
+        stdin=subprocess.PIPE,
+        env=environ,
+        text=True,
+        errors="replace",
+    ) as pager:
+        assert pager.stdin is not None
+        with suppress(OSError):  # it was left before the end, or is no program
+            pager.stdin.write(text)
+            pager.stdin.flush()
+        with suppress(OSError):
+            pager.stdin.close()
+        while pager.poll() is None:
+            with suppress(KeyboardInterrupt):  # is the pager's, which stays
+                pager.wait()
+    if pager.returncode == 127:  # the shell's word for: there is no such program
+        sys.stdout.write(text)

@@ -1,0 +1,141 @@
+"""Every step of a comparison in order: open, pair, match, optimizer state, diff, summarise."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ckptdiff.assembly.assemble import assemble_pair
+from ckptdiff.assembly.optimizer_pair import master_holders, with_optimizer
+from ckptdiff.assembly.row_matching import can_match, match_by_content
+from ckptdiff.comparison.run import diff, pair_names
+from ckptdiff.comparison.verdict import CAST, summarise
+from ckptdiff.errors import BadArgument, CkptDiffError
+from ckptdiff.formats import open_checkpoint
+from ckptdiff.name_filter import matcher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Mapping
+    from concurrent.futures import Executor
+    from pathlib import Path
+
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.checkpoint import Checkpoint
+    from ckptdiff.comparison.verdict import DiffSummary, Tolerance
+    from ckptdiff.results import TensorDiff
+
+    Progress = Callable[[int, int], None]  # how many are done, and how many there are
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPair:
+    """Both sides of a comparison, and the names to compare, in model order."""
+
+    a: Assembled
+    b: Assembled
+    names: tuple[str, ...]
+    is_complete: bool = True  # False: names alone were paired, equal rows are still looked for
+
+
+def compare_checkpoints(
+    a: Path,
+    b: Path,
+    executor: Callable[[], Executor],
+    *,
+    tolerance: Tolerance = CAST,
+    pattern: str | None = None,
+    optimizer: bool = False,
+    ignore_config: bool = False,
+    reading: Callable[[str], Progress | None] = lambda _side: None,
+    matching: Progress | None = None,
+) -> Generator[CheckpointPair | TensorDiff | DiffSummary, None, None]:
+    """Yield the pair, one TensorDiff per name in completion order, and last the summary.
+
+    The pair comes twice where there is something to match by content. `reading` is asked for what
+    is told of the files of side `A` and `B`; the executor is asked for when there is work.
+    """
+    matcher(pattern or "")  # refuse a bad pattern before anything is read
+    first, second = (
+        open_checkpoint(path, progress=reading(side)) for side, path in (("A", a), ("B", b))
+    )
+    for pair in pair_checkpoints(
+        first, second, executor, pattern=pattern, optimizer=optimizer, matching=matching
+    ):
+        yield pair
+    yield from compare_pair(pair, executor, tolerance=tolerance, ignore_config=ignore_config)
+
+
+def pair_checkpoints(
+    a: Checkpoint,
+    b: Checkpoint,
+    executor: Callable[[], Executor],
+    *,
+    alone: Assembled | None = None,
+    pattern: str | None = None,
+    optimizer: bool = False,
+    matching: Progress | None = None,
+    refused: Callable[[CkptDiffError], object] | None = None,
+) -> Generator[CheckpointPair, None, None]:
+    """Yield the pair, and before it, where there is something to match, what names alone pair.
+
+    `alone` is what A assembles to by itself, if that is known. `refused` is told why there is no
+    optimizer state to compare; without it that is raised. Raises BadArgument if no name matches the
+    pattern.
+    """
+    one, other = assemble_pair(a, b, alone=alone)
+    if can_match(one, other):
+        yield _pair_of(one, other, pattern, is_complete=False)
+        one, other = match_by_content(one, other, executor(), matching)
+    if optimizer:
+        try:
+            one, other = with_optimizer(one, other)
+        except CkptDiffError as error:
+            if refused is None:
+                raise
+            refused(error)
+    pair = _pair_of(one, other, pattern, is_complete=True)
+    if pattern is not None and not (pair.names or pair.a.unmapped or pair.b.unmapped):
+        # An empty comparison must not read as "same".
+        raise BadArgument(f"filter '{pattern}': no tensor of either side matches")
+    yield pair
+
+
+def compare_pair(
+    pair: CheckpointPair,
+    executor: Callable[[], Executor],
+    *,
+    tolerance: Tolerance = CAST,
+    ignore_config: bool = False,
+    known: Mapping[str, TensorDiff] | None = None,
+    first: Callable[[], Iterable[str]] | None = None,
+) -> Generator[TensorDiff | DiffSummary, None, None]:
+    """Yield one TensorDiff per name in completion order, then the summary.
+
+    What is `known` is not compared again. Names that `first` returns come before others. There is
+    no summary if the executor was shut down meanwhile: somebody is leaving.
+    """
+    results = dict(known or {})
+    left = [name for name in pair.names if name not in results]
+    if left:
+        stream = diff(pair.a, pair.b, executor(), tolerance=tolerance, names=left, first=first)
+        with closing(stream):
+            for result in stream:
+                results[result.name] = result
+                yield result
+    if all(name in results for name in pair.names):
+        found = [results[name] for name in pair.names]
+        summary = summarise(found, pair.a, pair.b, ignore_config=ignore_config)
+        yield replace(summary, masters=tuple(master_holders(pair.a, pair.b, found)))
+
+
+def _pair_of(
+    a: Assembled, b: Assembled, pattern: str | None, *, is_complete: bool
+) -> CheckpointPair:
+    names = pair_names(a, b)
+    if pattern:
+        wanted = matcher(pattern)
+        names = list(filter(wanted, names))
+        # What the filter leaves out is not judged either.
+        a, b = (replace(side, unmapped=tuple(filter(wanted, side.unmapped))) for side in (a, b))
+    return CheckpointPair(a, b, tuple(names), is_complete)

@@ -1,0 +1,21 @@
+"""What the screen says of a way out: the key or the field that takes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ckptdiff.errors import CkptDiffError, Hint
+
+KEYS: dict[Hint, str] = {
+    "ids": "type ids of tokens, as 1,2,3, which need no tokenizer",
+    "no-bos": "type ids of tokens, as 1,2,3, where none is added",
+    "overwrite": "choose yes at Replace to write over it",
+    "allow-unmapped": "choose to leave them out at Unknown to convert the rest",
+    "cpu": "it is computed on the CPU",
+}
+
+
+def sentence(error: CkptDiffError) -> str:
+    """Return what is wrong and what to do."""
+    return str(error) if error.hint is None else f"{error}; {KEYS[error.hint]}"
