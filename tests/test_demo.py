@@ -179,7 +179,7 @@ def test_the_program_writes_the_pair_and_says_how_to_go_on(tmp_path: Path) -> No
     assert (found.returncode, document(found)["counts"]["differ"]) == (1, 2)
 
 
-@pytest.mark.mostly_slow(one_in=4)
+@pytest.mark.mostly_slow(one_in=12)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_can_be_asked_for(tmp_path: Path, fault: str) -> None:
     done = ckptdiff("demo", tmp_path / "demo", "--fault", fault, "--no-tui")

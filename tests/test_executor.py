@@ -179,6 +179,7 @@ def test_shutting_down_while_workers_die_ends(pool: WorkerPool) -> None:
     assert len(done) == 4
 
 
+@pytest.mark.slow
 def test_output_of_workers_goes_to_the_log(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,7 +246,7 @@ class Counting(WorkerPool):
         return future
 
 
-@pytest.mark.mostly_slow(one_in=3)
+@pytest.mark.mostly_slow(one_in=9)
 @pytest.mark.parametrize("results", [0, 1, 5])
 def test_a_pool_that_is_shut_down_ends_a_comparison(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: int
@@ -290,6 +291,7 @@ def test_a_file_cut_off_under_a_comparison_is_an_error_of_its_tensors_alone(
     assert all(found[name].numbers is None for name in errors)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_under_a_comparison_is_an_error_of_one_tensor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,7 +60,7 @@ def test_help_imports_nothing_slow(words: list[str]) -> None:
     assert not names & HEAVY
 
 
-@pytest.mark.mostly_slow(one_in=3)
+@pytest.mark.mostly_slow(one_in=9)
 @pytest.mark.parametrize("options", [[], ["--json"], ["--raw"]], ids=str)
 def test_a_listing_imports_nothing_slow(
     tiny_hf: Make, tiny_megatron: Make, options: list[str]

@@ -55,7 +55,7 @@ def output_of(arguments: list[str], environ: dict[str, str], *, until: bytes, ke
     return written.decode(errors="replace")
 
 
-@pytest.mark.mostly_slow(one_in=3)
+@pytest.mark.mostly_slow(one_in=9)
 @pytest.mark.parametrize("value", ["1", "0", "true"])
 def test_no_colour_code_is_written(tmp_path: Path, value: str) -> None:
     a, b = make_demo(tmp_path / "demo")

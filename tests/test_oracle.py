@@ -126,7 +126,7 @@ def raw(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(torch.uint8)
 
 
-@pytest.mark.mostly_slow(one_in=8)
+@pytest.mark.mostly_slow(one_in=24)
 @pytest.mark.parametrize("case", CASES)
 def test_every_tensor_is_as_nvidia_wrote_it(corpus: Path, case: str, tmp_path: Path) -> None:
     weights, config = source(corpus, case)

@@ -109,6 +109,7 @@ def strings(tree: ast.Module) -> Iterator[str]:
             yield node.value
 
 
+@pytest.mark.slow
 def test_no_piece_of_a_megatron_name_is_outside_of_the_rules() -> None:
     assert MEGATRON.search("decoder.layers.0.self_attention.linear_qkv.weight")
     found = [

@@ -52,7 +52,7 @@ def test_the_hand_written_shapes_are_of_families_that_have_rules() -> None:
     assert set(FAMILIES) == {family.name for family in BY_HAND}
 
 
-@pytest.mark.mostly_slow(one_in=2)
+@pytest.mark.mostly_slow(one_in=6)
 @every_family
 @given(data=st.data())
 @examples
@@ -71,6 +71,7 @@ def test_gathering_what_was_scattered_gives_the_tensors_back(
     assert_equal(gathered(side, stored), model.weights)
 
 
+@pytest.mark.mostly_slow(one_in=4)
 @every_family
 @given(data=st.data())
 @examples
@@ -108,7 +109,7 @@ def test_scattering_gives_the_shards_that_megatrons_formulas_give(
             assert torch.equal(shard.clamp(min=0), wanted[name]), name
 
 
-@pytest.mark.mostly_slow(one_in=4)
+@pytest.mark.mostly_slow(one_in=12)
 @pytest.mark.parametrize(("family", "names"), SPELLED)
 @given(data=st.data())
 @examples

@@ -15,7 +15,6 @@ from tests.support.families import MODELS, Stored, cut, gathered, on_disk
 from tests.support.numbered import numbered
 from tests.support.verified import VERIFIED
 
-
 FAMILIES = {family.name for family in ARCHITECTURES}
 
 

@@ -178,6 +178,7 @@ def test_two_sides_without_an_optimizer_are_refused(tiny_hf: Make, tiny_megatron
         assert "holds an optimizer state" in done.stderr
 
 
+@pytest.mark.mostly_slow(one_in=4)
 @pytest.mark.parametrize("exchanged", [False, True])
 @pytest.mark.parametrize(
     "folder", [f"{LLAMA}-trainrun-lr0-distopt-torch", f"{LLAMA}-trainrun-lr0-distopt-torch_dist"]

@@ -95,6 +95,7 @@ def test_equal_rows_are_paired_whatever_they_are_called(tmp_path: Path, exchange
     assert any("no rule was used: 5 of 5" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_shares_of_ranks_are_put_together_and_columns_are_left_over(tmp_path: Path) -> None:
     pair = huggingface(tmp_path / "hf"), megatron(tmp_path / "megatron", tp=2)
     done = ckptdiff("diff", *pair, "--json", "-")

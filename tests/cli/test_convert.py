@@ -61,7 +61,7 @@ def test_a_loss_beyond_rounding_is_named(tmp_path: Path) -> None:
     assert wanted in done.stdout.splitlines()
 
 
-@pytest.mark.mostly_slow(one_in=4)
+@pytest.mark.mostly_slow(one_in=12)
 @pytest.mark.parametrize(
     ("options", "words"),
     [

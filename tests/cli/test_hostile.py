@@ -104,6 +104,7 @@ KINDS: dict[str, Callable[[list[str]], Callable[[Path], Path]]] = {
 }
 
 
+@pytest.mark.mostly_slow(one_in=5)
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_reach_the_terminal_escaped(kind: str, tmp_path: Path, ckptdiff: Command) -> None:
     path = KINDS[kind](list(NAMES.values()))(tmp_path)
@@ -269,7 +270,7 @@ def hf_of_config(folder: Path, config: object) -> Path:
     return folder
 
 
-@pytest.mark.mostly_slow(one_in=7)
+@pytest.mark.mostly_slow(one_in=21)
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_in_the_config_ends_in_a_result_or_an_error(lie: str, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
@@ -291,7 +292,7 @@ MORE_ARGS = (
 )
 
 
-@pytest.mark.mostly_slow(one_in=7)
+@pytest.mark.mostly_slow(one_in=21)
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_in_the_arguments_ends_in_a_result_or_an_error(lie: str, tmp_path: Path) -> None:
     honest = hf_of_config(tmp_path / "a", CONFIG)

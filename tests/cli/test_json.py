@@ -78,6 +78,7 @@ def found(drifting: tuple[Path, Path]) -> dict[str, Any]:
     return document(done)
 
 
+@pytest.mark.slow
 def test_a_comparison_has_every_field_of_its_kind(
     found: dict[str, Any], drifting: tuple[Path, Path]
 ) -> None:
@@ -197,6 +198,7 @@ def test_an_unmapped_name_is_listed_on_its_side(
     assert document(done)["unmapped"] == {"a": [], "b": [], side: [native]}
 
 
+@pytest.mark.slow
 def test_a_filter_is_in_the_document(drifting: tuple[Path, Path]) -> None:
     done = ckptdiff("diff", *drifting, "--json", "-", "--filter", "re:^(same|close)$")
     found = document(done)
@@ -205,6 +207,7 @@ def test_a_filter_is_in_the_document(drifting: tuple[Path, Path]) -> None:
     assert sum(found["counts"].values()) == 2
 
 
+@pytest.mark.slow
 def test_rows_are_in_the_order_of_the_model(tiny_hf: Make, tiny_megatron: Make) -> None:
     model = {"layers": 11}
     done = ckptdiff("diff", tiny_hf(**model), tiny_megatron(model=model), "--json", "-")
@@ -215,7 +218,7 @@ def test_rows_are_in_the_order_of_the_model(tiny_hf: Make, tiny_megatron: Make) 
     assert norms == [f"model.layers.{i}.input_layernorm.weight" for i in range(11)]
 
 
-@pytest.mark.mostly_slow(one_in=2)
+@pytest.mark.mostly_slow(one_in=6)
 @pytest.mark.parametrize("option", ["--ignore-config", "--no-diagnose"])
 def test_options_that_leave_something_out_are_taken(
     drifting: tuple[Path, Path], option: str

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Pipes
 
 
-@pytest.mark.mostly_slow(one_in=3)
+@pytest.mark.mostly_slow(one_in=9)
 @pytest.mark.parametrize(
     "words",
     ["ls {m}", "ls {m} --json", "ls {m} --raw", "diff {h} {m}", "diff {h} {m} --json -", "{m}"],
@@ -117,6 +117,7 @@ def end(process: subprocess.Popen[str]) -> tuple[str, str]:
     return output
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_program_and_its_workers(slow: tuple[Path, Path]) -> None:
     before = processor_seconds()
     process = start(slow)
@@ -129,6 +130,7 @@ def test_an_interrupt_ends_the_program_and_its_workers(slow: tuple[Path, Path]) 
     assert processor_seconds() - before < 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_program_that_is_killed_leaves_no_workers(
     slow: tuple[Path, Path], how: signal.Signals

@@ -49,6 +49,7 @@ def megatron_of(tmp_path: Path, tiny_hf: Make) -> Callable[..., Path]:
     return make
 
 
+@pytest.mark.mostly_slow(one_in=27)
 @pytest.mark.parametrize("name", [EMBEDDING, *with_qwen, "model.norm.weight", HEAD])
 def test_one_flipped_bit_is_seen_in_its_tensor_alone(
     tiny_hf: Make, tiny_weights: Any, megatron_of: Make, name: str

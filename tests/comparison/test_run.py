@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     Make = Callable[..., Path]
 
 
+@pytest.mark.mostly_slow(one_in=10)
 @pytest.mark.parametrize("batch_parts", [1, 3])
 @pytest.mark.parametrize("part_bytes", [1, 100, 999, 4096, 1 << 16])
 def test_the_size_of_parts_and_batches_has_no_influence(

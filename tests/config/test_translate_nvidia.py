@@ -158,6 +158,7 @@ def test_config_json_from_nvidias_args_conflicts_only_where_the_args_lie(
         assert config["model_type"] == original["model_type"]
 
 
+@pytest.mark.mostly_slow(one_in=6)
 @pytest.mark.parametrize("family", ["llama2", "llama3", "mistral", "qwen2", "gpt2", "deepseek-v3"])
 def test_a_real_config_comes_back_from_args(corpus: Path, family: str) -> None:
     config = config_of(corpus / family / "hf")

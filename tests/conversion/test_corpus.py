@@ -41,7 +41,7 @@ DUPLICATED = ("linear_q_down_proj.weight", "linear_kv_down_proj.weight")
 PADDED = ("word_embeddings.weight", "output_layer.weight")
 
 
-@pytest.mark.mostly_slow(one_in=10)
+@pytest.mark.mostly_slow(one_in=30)
 @pytest.mark.parametrize("case", from_corpus(case for case in TORCH if case not in BY_LAYOUT))
 def test_shards_equal_nvidias(corpus: Path, tmp_path: Path, case: str) -> None:
     theirs = open_checkpoint(corpus / case)

@@ -184,6 +184,7 @@ def test_room_is_asked_for_before_anything_is_written(large: Path, small_disk: P
     assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_keeps_complete_files_to_go_on_from(
     large: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def stacked(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Ten
     return found
 
 
+@pytest.mark.mostly_slow(one_in=6)
 @pytest.mark.parametrize("model", MODELS)
 def test_torch_reads_what_an_independent_writer_stacks(tmp_path: Path, model: str) -> None:
     weights = make_hf(tmp_path / "hf", **MODELS[model])
@@ -267,7 +268,7 @@ def beside(source: str) -> list[Path]:
     return [folder for folder in found if "singleton" not in folder.name]
 
 
-@pytest.mark.mostly_slow(one_in=6)
+@pytest.mark.mostly_slow(one_in=18)
 @pytest.mark.parametrize("source", from_corpus(sources()))
 def test_there_and_back_is_the_same(source: str, tmp_path: Path) -> None:
     hf = CORPUS / source / "hf"
@@ -282,7 +283,7 @@ def test_there_and_back_is_the_same(source: str, tmp_path: Path) -> None:
     assert different(hf_tensors(tmp_path / "back"), hf_tensors(hf)) == []
 
 
-@pytest.mark.mostly_slow(one_in=9)
+@pytest.mark.mostly_slow(one_in=27)
 @pytest.mark.parametrize(
     ("source", "other"),
     from_corpus(

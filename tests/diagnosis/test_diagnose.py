@@ -117,6 +117,7 @@ def _meets(found: Finding, want: dict[str, Any]) -> bool:
     )
 
 
+@pytest.mark.mostly_slow(one_in=4)
 @pytest.mark.parametrize("name", ["kv_swap all", "tp_rotate", "expert_swap", "gamma_minus1"])
 def test_a_finding_holds_what_its_fields_say(maker: Maker, name: str) -> None:
     (case,) = [case for case in CASES if case.name == name]

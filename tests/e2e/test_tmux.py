@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux"),
+    pytest.mark.mostly_slow(one_in=6),
+]
 
 LARGE = 960  # tensors
 
@@ -232,6 +235,7 @@ def test_leaving_does_not_wait_for_the_comparison(
     terminal.wait_for("exit code 0", 120)  # and not the many minutes that the work takes
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_no_result(terminal: Terminal, tmp_path: Path) -> None:
     # A pair of its own: results of another test's comparison would be remembered.
     pair = _holes(tmp_path / "a"), _holes(tmp_path / "b")

@@ -76,6 +76,7 @@ PLACES: dict[str, Callable[[bytes], Callable[[Path], Path]]] = {
 }
 
 
+@pytest.mark.mostly_slow(one_in=168)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_inert_in_a_checkpoint(name: str, place: str, canary: Path) -> None:

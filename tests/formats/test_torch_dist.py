@@ -104,6 +104,7 @@ def test_training_changed_what_it_should(corpus: Path, case: str) -> None:
         assert 0 < comparison.numbers(name).max_abs < 0.01
 
 
+@pytest.mark.mostly_slow(one_in=14)
 @pytest.mark.parametrize("exchanged", [False, True])
 @pytest.mark.parametrize(
     ("case", "twin"),

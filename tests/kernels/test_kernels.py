@@ -278,7 +278,7 @@ calm = settings(
 # --- numbers ----------------------------------------------------------------------------------
 
 
-@pytest.mark.mostly_slow(one_in=3)
+@pytest.mark.mostly_slow(one_in=9)
 @pytest.mark.parametrize(("da", "db"), FAST_PAIRS)
 @settings(calm, max_examples=30)
 @given(
@@ -296,7 +296,7 @@ def test_floats_of_16_and_32_bits_are_measured_right(
     assert stats.grid == expected_grid(shape, found)
 
 
-@pytest.mark.mostly_slow(one_in=5)
+@pytest.mark.mostly_slow(one_in=15)
 @pytest.mark.parametrize(("da", "db"), PAIRS)
 @settings(calm, max_examples=6)
 @given(shape=shapes, seed=st.integers(0, 2**32), kind=st.sampled_from(KINDS))
@@ -507,7 +507,7 @@ def merged(parts: Sequence[Stats]) -> Stats:
     return total
 
 
-@pytest.mark.mostly_slow(one_in=8)
+@pytest.mark.mostly_slow(one_in=24)
 @pytest.mark.parametrize(
     ("da", "db"), [("BF16", "BF16"), ("F32", "F16"), ("F16", "F16"), ("F32", "F64")]
 )

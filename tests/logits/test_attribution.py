@@ -215,6 +215,7 @@ def test_a_fault_is_no_matter_of_rounding(folder: Path) -> None:
     assert "no attribution: the difference is not of arithmetic alone" in found.notes
 
 
+@pytest.mark.slow
 def test_in_float32_the_sums_inside_products_count(folder: Path) -> None:
     found = traced(*made(folder, 1), "fp32")
     assert (found.attribution, found.budget) == ((), None)

@@ -112,6 +112,7 @@ def test_both_kinds_of_files_give_the_bits_of_metas_formulas(
     assert not torch.equal(plain, wanted)
 
 
+@pytest.mark.mostly_slow(one_in=8)
 @pytest.mark.parametrize("reference", ["hf", "meta"])
 @pytest.mark.parametrize(
     ("mp", "embedding"), [(1, "llama3"), (2, "llama2"), (2, "llama3"), (8, "llama3")]

@@ -39,6 +39,7 @@ async def commands(app: CkptDiffApp) -> set[str]:
     return {str(hit.display) async for hit in Commands(app.screen).discover()}  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 async def test_names_are_there_while_equal_rows_are_looked_for(
     make_app: Make, engine: FakeEngine
 ) -> None:

@@ -146,6 +146,7 @@ async def test_y_copies_the_flag_of_a_conflict_and_else_the_value(session: Sessi
         )
 
 
+@pytest.mark.slow
 async def test_enter_says_the_whole_of_a_line(session: Session) -> None:
     app = Host(ConfigScreen(session))
     async with app.run_test(size=(80, 24), notifications=True) as pilot:

@@ -144,6 +144,7 @@ def labels(app: CkptDiffApp) -> dict[str, str]:
 # ── the form ─────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
 async def test_b_of_the_demo_is_planned_to_hugging_face_like_a(
     start: Run, pair: tuple[Path, Path], size: tuple[int, int]
@@ -360,6 +361,7 @@ async def test_the_demo_is_converted_and_the_result_is_the_same(
         assert top.session.summary.verdict == "same"
 
 
+@pytest.mark.slow
 async def test_hidden_it_goes_on_and_its_line_and_a_toast_tell_of_it(
     start: Run, pair: tuple[Path, Path], held: HeldEngine
 ) -> None:
@@ -459,6 +461,7 @@ async def test_an_error_is_shown_in_full_and_can_be_copied(
         assert "Compare with source" not in labels(app)
 
 
+@pytest.mark.slow
 async def test_what_is_there_is_replaced_only_after_a_question(
     start: Run, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:

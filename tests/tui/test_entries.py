@@ -114,6 +114,7 @@ async def test_an_expression_that_is_not_whole_yet_changes_nothing(session: Sess
         assert [entry.name for entry in rows.entries] == ["args.num_layers", "optimizer.exp_avg"]
 
 
+@pytest.mark.slow
 async def test_the_cursor_moves_and_keys_copy(session: Session) -> None:
     app = Host(EntriesScreen(session, "b"))
     async with app.run_test(size=(80, 24)) as pilot:

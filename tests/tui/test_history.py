@@ -163,6 +163,7 @@ class KeptEngine(FakeEngine):
         yield CheckpointPair(a, assembled(b), tuple(names()))
 
 
+@pytest.mark.slow
 async def test_a_stopped_comparison_goes_on_where_it_was(
     make_app: Callable[..., CkptDiffApp], tmp_path: Path, sides: tuple[Checkpoint, Checkpoint]
 ) -> None:

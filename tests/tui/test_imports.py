@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.patience import PATIENCE
 
 SCRIPT = """
@@ -34,6 +36,7 @@ print(*sorted(done & {"torch", "numpy"}))
 """
 
 
+@pytest.mark.slow
 def test_neither_torch_nor_numpy_nor_what_a_key_brings_is_imported_for_the_first_frame() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=PATIENCE

@@ -53,6 +53,7 @@ def test_boxes_and_blocks_are_drawn_only_where_they_can_be(
     assert draws_boxes({"TERM": term}, encoding) is boxes
 
 
+@pytest.mark.mostly_slow(one_in=4)
 @pytest.mark.parametrize(
     ("environ", "theme"),
     [

@@ -132,6 +132,7 @@ async def test_rate_and_time_left_are_of_bytes(
         assert progress.eta == (progress.bytes_total - progress.bytes_done) / progress.rate
 
 
+@pytest.mark.slow
 async def test_visible_rows_are_compared_first(
     make_app: Callable[..., CkptDiffApp], engine: FakeEngine
 ) -> None:

@@ -211,6 +211,7 @@ async def test_y_copies_where_the_element_lies(session: Session) -> None:
         ]
 
 
+@pytest.mark.slow
 async def test_rows_that_one_side_lacks_have_no_values_there(session: Session) -> None:
     app = Host(ValuesScreen(session, TALL))
     async with app.run_test(size=(80, 24)) as pilot:
