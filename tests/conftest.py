@@ -166,7 +166,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.slow)
             if not has_oracle:
                 item.add_marker(pytest.mark.skip(reason=NO_ORACLE))
-        if mostly := item.get_closest_marker("mostly_slow"):
+        mostly = item.get_closest_marker("mostly_slow")
+        if mostly and not item.get_closest_marker("slow"):
             # One mark is shared by all the cases of its test, or by all the tests of its file.
             if cases[id(mostly)] % mostly.kwargs["one_in"]:
                 item.add_marker(pytest.mark.slow)

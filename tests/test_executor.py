@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from ckptdiff.results import TensorDiff
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
+
+
 @pytest.fixture
 def pool() -> Iterator[WorkerPool]:
     """Return a pool of two, and see that none of its processes is left behind."""

@@ -22,6 +22,7 @@ from tests.support.corpus import REPOSITORY
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
 PACKAGE = REPOSITORY / "ckptdiff"
 ENGINE = (
     *("arch", "assembly", "comparison", "config", "conversion", "diagnosis", "formats", "forward"),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     Make = Callable[..., Path]
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 LLAMA, DEEPSEEK = "llama2/megatron-tp2-dp2", "deepseek-trained/megatron-tp1-pp1-ep2-dp2"
 # Two saves of one run, how many weights there are, and how many of them are trained.
 TWINS = [

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     Make = Callable[..., Path]
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
+
+
 def assert_trouble(done: Done, *said: object) -> None:
     """Exit code 2 and one paragraph on stderr that says this; nothing on stdout."""
     assert done.returncode == 2

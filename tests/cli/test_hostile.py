@@ -20,6 +20,7 @@ from tests.support.patience import PATIENCE
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 NAMES = {
     "colour": "\x1b[31mred",
     "title of the window": "\x1b]0;owned\x07",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     Make = Callable[..., Path]
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 OPTIONAL_INT = (int, type(None))
 TEXT = (str, type(None))
 NUMBER = (int, float, str, type(None))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     Make = Callable[..., Path]
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 VOCAB = 320
 PROMPT = "The capital of France is"
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # Pipes
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
+
+
 @pytest.mark.mostly_slow(one_in=9)
 @pytest.mark.parametrize(
     "words",

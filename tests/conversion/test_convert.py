@@ -21,6 +21,7 @@ from tests.support.pairs import compare
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
 CUTS = [
     ({"family": "llama"}, {"tp": 1}),
     ({"family": "llama"}, {"tp": 2, "pp": 2, "names": "te"}),

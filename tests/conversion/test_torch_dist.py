@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from tests.support.oracle_client import Oracle
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama"},
     "tied": {"family": "llama", "tied": True},

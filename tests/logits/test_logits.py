@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     Place = tuple[int | None, str]  # layer and step
     Fault = Callable[[Native, int], object]
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 SIZES: dict[str, Any] = {
     "layers": 4,
     "hidden": 64,

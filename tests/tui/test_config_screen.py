@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ckptdiff.tui.app import CkptDiffApp
     from ckptdiff.tui.model.session import Session
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 BASE = ConfigDiff(
     "RoPE base",
     "conflict",

@@ -30,6 +30,7 @@ from ckptdiff.tui.widgets.tap_map import TapMap
 from ckptdiff.tui.widgets.tensor_list import TensorList
 from tests.support.tui.harness import lines, settle, tensors, text, toasts
 
+pytestmark = pytest.mark.mostly_slow(one_in=5)
 OWNERS: tuple[Any, ...] = (
     CkptDiffApp,
     BaseScreen,

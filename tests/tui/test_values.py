@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.session import Session
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
+
+
 def found() -> Neighbourhood:
     """Two rows and columns from [4, 7] of bfloat16 values."""
     a = Window(((1.0, 2.0), (0.5, math.nan)), ((0x3F80, 0x4000), (0x3F00, 0x7FC0)))
