@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     Make = Callable[..., Path]
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 PACKAGE = Path(ckptdiff.__file__).parent
 PROBE = """
 import json, sys

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
 CASES = [
     "llama2-8l/megatron-tp1-pp1-core-local",
     "llama2-8l/megatron-tp1-pp2-vpp2-torch",

@@ -16,6 +16,7 @@ from tests.support.transcripts import run, transcripts, without_times
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 README = REPOSITORY.joinpath("README.md").read_text()
 TRANSCRIPTS = transcripts(README)
 

@@ -34,6 +34,7 @@ from tests.support.oracle_state import megatron_args
 if TYPE_CHECKING:
     from ckptdiff.arch.base import Architecture
 
+pytestmark = pytest.mark.mostly_slow(one_in=2)
 # Those whose shapes and Megatron formulas are written down by hand; test_families has all.
 BY_HAND = [family for family in ARCHITECTURES if family.name in FAMILIES]
 every_family = pytest.mark.parametrize("family", BY_HAND, ids=lambda a: a.name)

@@ -16,6 +16,7 @@ from tests.support.program import ckptdiff, document
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 # Every case in Megatron's torch format, and how many tensors its Hugging Face folder has.
 CASES = {
     "llama-5l/megatron-tp1-pp2-vpp3-layout-r0.14-torch": 48,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     Make = Callable[..., Path]
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 

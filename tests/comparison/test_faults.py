@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Make = Callable[..., Path]
     Weights = dict[str, Tensor]
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 QUERY = "model.layers.1.self_attn.q_proj.weight"
 QWEN = {"family": "qwen2", "tied": False}

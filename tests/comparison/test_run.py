@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     Make = Callable[..., Path]
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
+
+
 @pytest.mark.mostly_slow(one_in=10)
 @pytest.mark.parametrize("batch_parts", [1, 3])
 @pytest.mark.parametrize("part_bytes", [1, 100, 999, 4096, 1 << 16])

@@ -19,6 +19,7 @@ from ckptdiff.demo import make_demo
 from tests.support.corpus import CORPUS, FAULTS, NO_FAULTS, from_corpus
 from tests.support.pairs import open_pair
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 ABSENT = object()  # as the value of a field: the file does not have it
 
 LLAMA: dict[str, Any] = {

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
+
+
 @pytest.mark.mostly_slow(one_in=27)
 @pytest.mark.parametrize("model_type", MODELS)
 def test_a_config_comes_back_from_args(model_type: str) -> None:

@@ -28,6 +28,7 @@ from tests.support.patience import PATIENCE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 MEMORY = 300 << 20  # bytes that opening a hostile file may take
 SECONDS = 5.0  # of the processor
 

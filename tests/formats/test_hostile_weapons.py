@@ -24,6 +24,7 @@ from tests.support.patience import PATIENCE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 NAMES = tuple(weapons(Path("canary")))
 INERT = {"GLOBAL and REDUCE", "eval", "getattr", "INST", "OBJ", "NEWOBJ", "dotted STACK_GLOBAL"}
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 # Every torch_dist case, and how many tensors its Hugging Face folder has.
 CASES = {
     "deepseek-noqlora/megatron-tp1-pp1-torch_dist": 85,

@@ -22,6 +22,7 @@ from ckptdiff.errors import CkptDiffError
 from ckptdiff.formats.inert import Global, Placeholder
 from ckptdiff.formats.unpickle import load
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
 PROTOCOLS = st.integers(0, 5)
 TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 HASHABLE = st.one_of(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
 Raw = Any  # an array of unsigned bit patterns
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E5M2", "F8_E4M3")  # from the widest

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Make = Callable[..., Path]
     Weights = Callable[..., dict[str, Tensor]]
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 SIZES: dict[str, Any] = {
     "layers": 3,
     "hidden": 64,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.results import LogitDiff
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 IDS = tokens(12, 200)
 TWO_OF_FOUR = Routing(experts=4, chosen=2, wide_weights=True)
 LOGITS = torch.tensor([[1.0, 3.0, 2.0, 0.0]])
@@ -105,7 +106,7 @@ def changed(
     return found
 
 
-@pytest.mark.mostly_slow(one_in=11)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "hf", "args", "first", "word"),
     [

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CORPUS = Path(os.environ.get("CKPTDIFF_CORPUS") or REPOSITORY.parent.joinpath("shared/corpus")).absolute()
+_USUAL = REPOSITORY.parent / "shared/corpus"
+CORPUS = Path(os.environ.get("CKPTDIFF_CORPUS") or _USUAL).absolute()
 FAULTS = CORPUS.parent / "faults"  # the benchmark of planted faults
 
 # Why a test is skipped. The end of a run counts these and says what to do about them.

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 Q0 = layer(0, "self_attn.q_proj.weight")
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
+
+
 @pytest.fixture
 def sides(tmp_path: Path) -> tuple[Checkpoint, Checkpoint]:
     """Two checkpoints whose files exist, as a history wants them."""
