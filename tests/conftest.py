@@ -7,16 +7,19 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.corpus import CORPUS, REPOSITORY
-from tests.support.oracle import make_megatron
+from tests.support.corpus import CORPUS, NO_CORPUS, NO_FAULTS, REPOSITORY
 from tests.support.oracle_client import Oracle
-from tests.support.oracle_hf import make_hf
+
+# Workers share the processors: threads of torch's that wait for each other only heat them.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -24,11 +27,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+NO_ORACLE = "needs megatron-core and transformers"
+# What a test may want, and how to come by it.
+WAYS_OUT = {
+    NO_CORPUS: "set CKPTDIFF_CORPUS to its folder",
+    NO_FAULTS: "it lies in `faults`, beside the folder that CKPTDIFF_CORPUS names",
+    NO_ORACLE: "set up .venv-oracle as the README says, or name a Python with --oracle",
+    "needs tmux": "install it, as in `apt install tmux`",
+}
+
+
 @pytest.fixture(scope="session")
 def corpus() -> Path:
     """Return the folder of checkpoints that NVIDIA's code wrote."""
     if not CORPUS.is_dir():
-        pytest.skip(f"{CORPUS} is not there")
+        pytest.skip(NO_CORPUS)
     return CORPUS
 
 
@@ -40,6 +53,9 @@ class TinyFactory:
         self.made: dict[str, tuple[Path, dict[str, Tensor]]] = {}
 
     def hf(self, arguments: Mapping[str, Any]) -> tuple[Path, dict[str, Tensor]]:
+        # Torch comes with it: neither the controller of workers nor all tests need that.
+        from tests.support.oracle_hf import make_hf
+
         key = repr(sorted(arguments.items()))
         if key not in self.made:
             folder = self.root / f"hf-{len(self.made)}"
@@ -47,6 +63,8 @@ class TinyFactory:
         return self.made[key]
 
     def megatron(self, arguments: Mapping[str, Any], model: Mapping[str, Any]) -> Path:
+        from tests.support.oracle import make_megatron
+
         key = f"{sorted(arguments.items())!r} of {sorted(model.items())!r}"
         if key not in self.made:
             source, weights = self.hf(model)
@@ -139,10 +157,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--oracle") or all(map(find_spec, ("megatron", "transformers"))):
-        return
-    reason = "megatron-core and transformers are not installed; see --oracle"
+    has_oracle = config.getoption("--oracle") or all(map(find_spec, ("megatron", "transformers")))
+    cases: Counter[int] = Counter()
     for item in items:
         if item.get_closest_marker("oracle"):
-            item.add_marker(pytest.mark.skip(reason=reason))
+            item.add_marker(pytest.mark.slow)
+            if not has_oracle:
+                item.add_marker(pytest.mark.skip(reason=NO_ORACLE))
+        mostly = item.get_closest_marker("mostly_slow")
+        if mostly and not item.get_closest_marker("slow"):
+            # One mark is shared by all the cases of its test, or by all the tests of its file.
+            if cases[id(mostly)] % mostly.kwargs["one_in"]:
+                item.add_marker(pytest.mark.slow)
+            cases[id(mostly)] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was not run for want of something, under xdist too: there the controller reports."""
+    reports = terminalreporter.stats.get("skipped", [])
+    said = [str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports]
+    for reason, way_out in WAYS_OUT.items():
+        # A test of which every case is found on disk counts once where none is found.
+        if count := said.count(reason):
+            line = f"Not run, {count} of the tests: {reason}; {way_out}."
+            terminalreporter.write_line(line, yellow=True)

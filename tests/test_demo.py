@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 DIVIDED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 LAYER = "model.layers.2."
@@ -47,6 +48,7 @@ def test_every_fault_is_known_here() -> None:
     assert set(FAULTS) == {*TOUCHED, "stale"}
 
 
+@pytest.mark.mostly_slow(one_in=3)
 @pytest.mark.parametrize("fault", sorted(TOUCHED))
 def test_a_fault_touches_what_it_should_and_nothing_else(tmp_path: Path, fault: str) -> None:
     comparison = compare(*make_demo(tmp_path, fault=fault))
@@ -168,6 +170,7 @@ def test_an_unknown_fault_is_refused_with_those_there_are(tmp_path: Path) -> Non
 # Through the program
 
 
+@pytest.mark.slow
 def test_the_program_writes_the_pair_and_says_how_to_go_on(tmp_path: Path) -> None:
     done = ckptdiff("demo", "--no-tui", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -177,6 +180,7 @@ def test_the_program_writes_the_pair_and_says_how_to_go_on(tmp_path: Path) -> No
     assert (found.returncode, document(found)["counts"]["differ"]) == (1, 2)
 
 
+@pytest.mark.mostly_slow(one_in=12)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_can_be_asked_for(tmp_path: Path, fault: str) -> None:
     done = ckptdiff("demo", tmp_path / "demo", "--fault", fault, "--no-tui")

@@ -14,6 +14,7 @@ import ckptdiff
 from ckptdiff.guide import page
 from tests.support.transcripts import run
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 # Each program of the page, and what it is said to print.
 PROGRAMS = re.findall(r"```python\n(import .*?|from pathlib .*?)```.*?```text\n(.*?)```",
                       page("python"), re.DOTALL)  # fmt: skip

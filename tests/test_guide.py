@@ -24,6 +24,7 @@ from tests.support.verified import family_table
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 GUIDE = REPOSITORY / "ckptdiff/guide"
 TRANSCRIPTS = [shown for name in topics() for shown in transcripts(page(name))]
 

@@ -14,12 +14,14 @@ import pytest
 
 import ckptdiff
 from tests.support.pairs import compare, odd_models
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Make = Callable[..., Path]
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 PACKAGE = Path(ckptdiff.__file__).parent
 PROBE = """
 import json, sys
@@ -39,7 +41,7 @@ def imported(*arguments: object) -> tuple[int, set[str]]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     )
     code, names = json.loads(done.stdout.splitlines()[-1])
@@ -59,6 +61,7 @@ def test_help_imports_nothing_slow(words: list[str]) -> None:
     assert not names & HEAVY
 
 
+@pytest.mark.mostly_slow(one_in=9)
 @pytest.mark.parametrize("options", [[], ["--json"], ["--raw"]], ids=str)
 def test_a_listing_imports_nothing_slow(
     tiny_hf: Make, tiny_megatron: Make, options: list[str]
@@ -69,6 +72,7 @@ def test_a_listing_imports_nothing_slow(
         assert not names & HEAVY
 
 
+@pytest.mark.slow
 def test_a_whole_comparison_imports_no_torch(tiny_hf: Make, tiny_megatron: Make) -> None:
     for a, b in ((tiny_hf(), tiny_megatron(tp=2)), (tiny_hf(kind="bin"), tiny_hf(seed=1))):
         code, names = imported("diff", a, b)
@@ -92,7 +96,7 @@ assert "numpy" in sys.modules
 print(sorted(n for n in sys.modules if n.partition(".")[0] in {HEAVY - {"numpy"}!r}))
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert done.stdout == "[]\n"
 
@@ -169,7 +173,7 @@ def test_kernels_and_torch_are_imported_by_nobody_at_module_scope(module: str) -
 def test_the_plain_values_of_the_kernels_need_no_numpy() -> None:
     script = f"import sys, {', '.join(PLAIN)}; print('numpy' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert done.stdout == "False\n"
 
@@ -185,6 +189,6 @@ print(len(found), "numpy" in sys.modules)
     results = list(compare(*odd_models(tmp_path)).results.values())
     (tmp_path / "results").write_bytes(pickle.dumps(results))
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert done.stdout == f"{len(results)} False\n"

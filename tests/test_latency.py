@@ -107,7 +107,7 @@ async def measure(pair: tuple[Path, Path], home: Path) -> tuple[float, float]:
         return reading, comparing
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.slow
 async def test_keys_are_answered_while_50000_tensors_are_read_and_compared(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -154,7 +154,7 @@ async def measure_converting(source: Path, home: Path) -> tuple[float, float, fl
         return planning, writing, verifying
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.slow
 async def test_keys_are_answered_while_50000_tensors_are_planned_written_and_verified(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:

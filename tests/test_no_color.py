@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ckptdiff.demo import make_demo
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +37,7 @@ def output_of(arguments: list[str], environ: dict[str, str], *, until: bytes, ke
     )
     os.close(follower)
     written = b""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     pressed = False
     while time.monotonic() < deadline:
         readable, _, _ = select.select([leader], [], [], 0.1)
@@ -48,12 +49,13 @@ def output_of(arguments: list[str], environ: dict[str, str], *, until: bytes, ke
         if until in written and not pressed:
             pressed = True
             os.write(leader, keys)
-    program.wait(10)
+    program.wait(PATIENCE)
     os.close(leader)
     assert pressed, written[-2000:]
     return written.decode(errors="replace")
 
 
+@pytest.mark.mostly_slow(one_in=9)
 @pytest.mark.parametrize("value", ["1", "0", "true"])
 def test_no_colour_code_is_written(tmp_path: Path, value: str) -> None:
     a, b = make_demo(tmp_path / "demo")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
 CASES = [
     "llama2-8l/megatron-tp1-pp1-core-local",
     "llama2-8l/megatron-tp1-pp2-vpp2-torch",
@@ -126,6 +127,7 @@ def raw(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(torch.uint8)
 
 
+@pytest.mark.mostly_slow(one_in=24)
 @pytest.mark.parametrize("case", CASES)
 def test_every_tensor_is_as_nvidia_wrote_it(corpus: Path, case: str, tmp_path: Path) -> None:
     weights, config = source(corpus, case)
@@ -142,6 +144,7 @@ def test_every_tensor_is_as_nvidia_wrote_it(corpus: Path, case: str, tmp_path: P
         assert [name for name in a if not same_bits(a[name], b[name])] == []
 
 
+@pytest.mark.mostly_slow(one_in=5)
 @pytest.mark.parametrize("case", [c for c in CASES if "-core-" in c and "mixtral" not in c])
 def test_arguments_are_as_nvidia_wrote_them(corpus: Path, case: str, tmp_path: Path) -> None:
     weights, config = source(corpus, case)

@@ -16,6 +16,7 @@ from tests.support.transcripts import run, transcripts, without_times
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 README = REPOSITORY.joinpath("README.md").read_text()
 TRANSCRIPTS = transcripts(README)
 
@@ -34,6 +35,7 @@ def test_there_is_a_transcript_of_each_use() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.mostly_slow(one_in=4)
 @pytest.mark.parametrize(("command", "printed"), TRANSCRIPTS, ids=[c for c, _ in TRANSCRIPTS])
 def test_a_transcript_is_what_the_command_prints(command: str, printed: str, folder: Path) -> None:
     assert without_times(run(command, folder)) == without_times(printed)

@@ -22,6 +22,7 @@ from tests.support.corpus import REPOSITORY
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
 PACKAGE = REPOSITORY / "ckptdiff"
 ENGINE = (
     *("arch", "assembly", "comparison", "config", "conversion", "diagnosis", "formats", "forward"),
@@ -109,6 +110,7 @@ def strings(tree: ast.Module) -> Iterator[str]:
             yield node.value
 
 
+@pytest.mark.slow
 def test_no_piece_of_a_megatron_name_is_outside_of_the_rules() -> None:
     assert MEGATRON.search("decoder.layers.0.self_attention.linear_qkv.weight")
     found = [

@@ -34,6 +34,7 @@ from tests.support.oracle_state import megatron_args
 if TYPE_CHECKING:
     from ckptdiff.arch.base import Architecture
 
+pytestmark = pytest.mark.mostly_slow(one_in=2)
 # Those whose shapes and Megatron formulas are written down by hand; test_families has all.
 BY_HAND = [family for family in ARCHITECTURES if family.name in FAMILIES]
 every_family = pytest.mark.parametrize("family", BY_HAND, ids=lambda a: a.name)
@@ -52,6 +53,7 @@ def test_the_hand_written_shapes_are_of_families_that_have_rules() -> None:
     assert set(FAMILIES) == {family.name for family in BY_HAND}
 
 
+@pytest.mark.mostly_slow(one_in=6)
 @every_family
 @given(data=st.data())
 @examples
@@ -70,6 +72,7 @@ def test_gathering_what_was_scattered_gives_the_tensors_back(
     assert_equal(gathered(side, stored), model.weights)
 
 
+@pytest.mark.mostly_slow(one_in=4)
 @every_family
 @given(data=st.data())
 @examples
@@ -90,6 +93,7 @@ def test_every_element_is_used_once_and_replicas_once_a_rank(
     assert not uses
 
 
+@pytest.mark.mostly_slow(one_in=2)
 @every_family
 @given(data=st.data())
 @examples
@@ -106,6 +110,7 @@ def test_scattering_gives_the_shards_that_megatrons_formulas_give(
             assert torch.equal(shard.clamp(min=0), wanted[name]), name
 
 
+@pytest.mark.mostly_slow(one_in=12)
 @pytest.mark.parametrize(("family", "names"), SPELLED)
 @given(data=st.data())
 @examples

@@ -9,13 +9,14 @@ import pytest
 from safetensors import safe_open
 
 from ckptdiff.formats import open_checkpoint
-from tests.support.corpus import CORPUS
+from tests.support.corpus import CORPUS, from_corpus
 from tests.support.pairs import Comparison, compare
 from tests.support.program import ckptdiff, document
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 # Every case in Megatron's torch format, and how many tensors its Hugging Face folder has.
 CASES = {
     "llama-5l/megatron-tp1-pp2-vpp3-layout-r0.14-torch": 48,
@@ -108,7 +109,8 @@ def test_all_cases_that_are_known_are_on_disk(corpus: Path) -> None:
     assert cases_on_disk() == sorted(CASES)
 
 
-@pytest.mark.parametrize("case", [case for case in cases_on_disk() if case in EXACT])
+@pytest.mark.mostly_slow(one_in=4)
+@pytest.mark.parametrize("case", from_corpus(case for case in cases_on_disk() if case in EXACT))
 def test_what_nvidia_wrote_equals_its_source(corpus: Path, case: str) -> None:
     source = corpus / case.partition("/")[0] / "hf"
     comparison = compare(source, corpus / case)
@@ -225,6 +227,7 @@ def test_the_program_says_same_of_what_nvidia_wrote(corpus: Path) -> None:
     assert found["b"]["parallelism"] == {"tp": 2, "pp": 2, "vpp": 1, "ep": 1, "etp": 1}
 
 
+@pytest.mark.slow
 def test_the_program_says_differ_of_a_trained_model(corpus: Path) -> None:
     done = ckptdiff("diff", corpus / "llama2/hf", corpus / TRAINED, "--json", "-")
     found = document(done)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ckptdiff.arch import find_architecture
-from tests.support.corpus import CORPUS
+from tests.support.corpus import CORPUS, from_corpus
 from tests.support.pairs import compare
 from tests.support.verified import VERIFIED
 
@@ -46,7 +46,10 @@ def test_every_family_that_files_are_said_of_has_some_and_no_other(corpus: Path)
     assert found == {name for name, how in VERIFIED.items() if how.files}
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in (TRAINED, ROUNDED)])
+@pytest.mark.mostly_slow(one_in=4)
+@pytest.mark.parametrize(
+    "case", from_corpus(case for case in CASES if case not in (TRAINED, ROUNDED))
+)
 def test_what_nvidia_wrote_equals_its_source(corpus: Path, case: str) -> None:
     source = case.partition("/")[0]
     comparison = compare(corpus / source / "hf", corpus / case)

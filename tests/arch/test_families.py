@@ -15,6 +15,7 @@ from tests.support.families import MODELS, Stored, cut, gathered, on_disk
 from tests.support.numbered import numbered
 from tests.support.verified import VERIFIED
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 FAMILIES = {family.name for family in ARCHITECTURES}
 
 

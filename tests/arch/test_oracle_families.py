@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
     from tests.support.oracle_client import Oracle
 
-# The first run starts a server, which imports megatron-core: long on a busy machine.
-pytestmark = [pytest.mark.oracle, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.oracle
 
 # Model, TP, EP. Norms over all heads are whole in every rank, so they only work at TP 1.
 RUNS = [

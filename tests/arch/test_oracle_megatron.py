@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.support.oracle_client import Oracle
 
-pytestmark = [pytest.mark.oracle, pytest.mark.timeout(300)]  # the first starts a server
+pytestmark = pytest.mark.oracle
 
 SIZES: dict[str, Any] = {
     "hidden": 64,

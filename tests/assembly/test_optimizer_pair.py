@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     Make = Callable[..., Path]
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 LLAMA, DEEPSEEK = "llama2/megatron-tp2-dp2", "deepseek-trained/megatron-tp1-pp1-ep2-dp2"
 # Two saves of one run, how many weights there are, and how many of them are trained.
 TWINS = [
@@ -60,6 +61,7 @@ def compare(a: Path, b: Path) -> dict[str, TensorDiff]:
     return {result.name: result for result in diff(*sides, InlineExecutor())}
 
 
+@pytest.mark.mostly_slow(one_in=4)
 @pytest.mark.parametrize("exchanged", [False, True])
 @pytest.mark.parametrize(("one", "other", "weights", "trained"), TWINS)
 def test_twins_have_equal_states(
@@ -74,6 +76,7 @@ def test_twins_have_equal_states(
         assert result.shape_a == weight.shape_a
 
 
+@pytest.mark.mostly_slow(one_in=4)
 @pytest.mark.parametrize("folder", sorted(set(TRAINED)))
 def test_master_weights_rounded_to_bf16_are_the_weights(corpus: Path, folder: str) -> None:
     """What proves the names: a state under another weight's name would not round to it."""
@@ -129,6 +132,7 @@ def test_one_changed_moment_is_found_under_its_weight(
     assert numbers.differing == 1
 
 
+@pytest.mark.slow
 def test_what_cannot_be_named_is_said(tiny_megatron: Make, copy_of: Callable[[Path], Path]) -> None:
     changed = copy_of(tiny_megatron(optimizer=True))
 
@@ -143,6 +147,7 @@ def test_what_cannot_be_named_is_said(tiny_megatron: Make, copy_of: Callable[[Pa
     assert "the order of its parameters cannot be told" in done.stdout
 
 
+@pytest.mark.slow
 def test_without_the_option_nothing_of_it_is_read(
     tiny_megatron: Make, copy_of: Callable[[Path], Path]
 ) -> None:
@@ -156,6 +161,7 @@ def test_without_the_option_nothing_of_it_is_read(
     assert "distrib_optim.pt" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_program_compares_states_when_asked(tiny_megatron: Make) -> None:
     pair = tiny_megatron(optimizer=True), tiny_megatron(optimizer=True, tp=2)
     plain = document(ckptdiff("diff", *pair, "--json", "-"))
@@ -164,6 +170,7 @@ def test_the_program_compares_states_when_asked(tiny_megatron: Make) -> None:
     assert whole["counts"]["same"] == len(whole["tensors"])
 
 
+@pytest.mark.slow
 def test_two_sides_without_an_optimizer_are_refused(tiny_hf: Make, tiny_megatron: Make) -> None:
     for pair in ((tiny_hf(), tiny_megatron()), (tiny_megatron(), tiny_megatron(tp=2))):
         done = ckptdiff("diff", *pair, "--optimizer")
@@ -172,6 +179,7 @@ def test_two_sides_without_an_optimizer_are_refused(tiny_hf: Make, tiny_megatron
         assert "holds an optimizer state" in done.stderr
 
 
+@pytest.mark.mostly_slow(one_in=4)
 @pytest.mark.parametrize("exchanged", [False, True])
 @pytest.mark.parametrize(
     "folder", [f"{LLAMA}-trainrun-lr0-distopt-torch", f"{LLAMA}-trainrun-lr0-distopt-torch_dist"]
@@ -204,6 +212,7 @@ def whole(tensor: Assembly) -> torch.Tensor:
     return torch.from_numpy(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["torch", "torch_dist"])
 def test_a_model_taken_from_the_master_weights_equals_them(
     corpus: Path, tmp_path: Path, ending: str
@@ -232,6 +241,7 @@ def test_master_weights_that_cannot_be_named_are_refused(
         with_optimizer(*open_pair(tiny_hf(), odd))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exchanged", [False, True])
 @pytest.mark.parametrize("optimizer", [True, "distributed"])
 def test_where_weights_differ_the_master_weights_are_offered(

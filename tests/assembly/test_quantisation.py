@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 SHAPES = [(256, 256), (200, 300), (1, 5), (128, 129), (640, 1100)]
 WEIGHT = "model.layers.0.mlp.up_proj.weight"
 

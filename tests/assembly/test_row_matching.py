@@ -79,6 +79,7 @@ def test_one_ranks_file_is_taken_as_it_is(tiny_megatron: Make) -> None:
     assert (done.returncode, "verdict: same" in done.stdout) == (0, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exchanged", [False, True])
 def test_equal_rows_are_paired_whatever_they_are_called(tmp_path: Path, exchanged: bool) -> None:
     pair = huggingface(tmp_path / "hf"), megatron(tmp_path / "megatron", tp=1)
@@ -94,6 +95,7 @@ def test_equal_rows_are_paired_whatever_they_are_called(tmp_path: Path, exchange
     assert any("no rule was used: 5 of 5" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_shares_of_ranks_are_put_together_and_columns_are_left_over(tmp_path: Path) -> None:
     pair = huggingface(tmp_path / "hf"), megatron(tmp_path / "megatron", tp=2)
     done = ckptdiff("diff", *pair, "--json", "-")
@@ -111,6 +113,7 @@ def test_shares_of_ranks_are_put_together_and_columns_are_left_over(tmp_path: Pa
     assert (found["verdict"], done.returncode) == ("differ", 1)
 
 
+@pytest.mark.slow
 def test_one_changed_row_leaves_its_tensor_unpaired(tmp_path: Path) -> None:
     pair = huggingface(tmp_path / "hf"), megatron(tmp_path / "megatron", tp=1, change=True)
     done = ckptdiff("diff", *pair, "--json", "-")
@@ -121,6 +124,7 @@ def test_one_changed_row_leaves_its_tensor_unpaired(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.slow
 def test_both_open_and_say_that_no_rule_is_known(tmp_path: Path) -> None:
     for folder in (huggingface(tmp_path / "hf"), megatron(tmp_path / "megatron", tp=2)):
         done = ckptdiff("ls", folder)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     Make = Callable[..., Path]
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
+
+
 def assert_trouble(done: Done, *said: object) -> None:
     """Exit code 2 and one paragraph on stderr that says this; nothing on stdout."""
     assert done.returncode == 2
@@ -71,6 +74,7 @@ def test_different_checkpoints_exit_with_1_and_name_the_tensor(
     assert done.stdout.endswith("verdict: differ\n")
 
 
+@pytest.mark.slow
 def test_close_checkpoints_exit_with_0(tmp_path: Path) -> None:
     a = write_plain(tmp_path / "a", {"w": noise(5, 5)})
     b = write_plain(tmp_path / "b", {"w": noise(5, 5).bfloat16()})
@@ -96,6 +100,7 @@ def test_a_tensor_that_cannot_be_put_together_exits_with_2(
     assert "tp 1 of 2" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_name_that_no_rule_knows_exits_with_1_and_is_named(
     tiny_hf: Make, tiny_megatron: Make, copy_of: Make
 ) -> None:
@@ -108,6 +113,7 @@ def test_a_name_that_no_rule_knows_exits_with_1_and_is_named(
     assert done.stdout.endswith("verdict: differ\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("diff", "{a}", "{gone}"), ("diff", "{gone}", "{a}"),
                                      ("ls", "{gone}"), ("{a}", "{gone}"), ("{gone}",)])  # fmt: skip
 def test_a_path_that_is_not_there_is_trouble(
@@ -130,6 +136,7 @@ def test_a_rank_that_is_missing_is_trouble(tiny_megatron: Make, copy_of: Make) -
     assert_trouble(ckptdiff("ls", folder), "mp_rank_01", "TP 2", folder)
 
 
+@pytest.mark.mostly_slow(one_in=2)
 @pytest.mark.parametrize("where", ["before", "behind"])
 def test_v_shows_a_traceback_and_still_exits_with_2(tmp_path: Path, where: str) -> None:
     words = ["ls", tmp_path / "gone"]
@@ -143,12 +150,14 @@ def test_v_shows_a_traceback_and_still_exits_with_2(tmp_path: Path, where: str) 
 # Arguments
 
 
+@pytest.mark.mostly_slow(one_in=2)
 @pytest.mark.parametrize("text", ["casts", "ulp:1.5"])
 def test_a_tolerance_that_makes_no_sense_is_trouble(tiny_hf: Make, text: str) -> None:
     done = ckptdiff("diff", tiny_hf(), tiny_hf(), "--tolerance", text)
     assert_trouble(done, f"tolerance '{text}'", "exact, cast, ulp:N or rel:X")
 
 
+@pytest.mark.mostly_slow(one_in=2)
 @pytest.mark.parametrize("command", ["diff", "ls"])
 def test_a_pattern_that_is_no_expression_is_trouble(tiny_hf: Make, command: str) -> None:
     paths = [tiny_hf()] * (2 if command == "diff" else 1)
@@ -229,6 +238,7 @@ def test_help_of_a_command_names_its_options(
 # Without a terminal
 
 
+@pytest.mark.slow
 def test_two_paths_without_a_terminal_are_compared(tiny_hf: Make, damaged: Path) -> None:
     done, wanted = ckptdiff(tiny_hf(), damaged), ckptdiff("diff", tiny_hf(), damaged)
     assert done.returncode == wanted.returncode == 1
@@ -248,6 +258,7 @@ def test_one_path_without_a_terminal_is_listed(tiny_megatron: Make) -> None:
 # Filters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "count"),
     [("layers.1 self_attn", 4), ("re:layers\\.[01]\\.mlp", 6)],
@@ -261,11 +272,13 @@ def test_a_filter_compares_only_what_matches(
     assert f"only names that match '{pattern}' were compared" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_does_not_match_the_filter_is_not_judged(tiny_hf: Make, damaged: Path) -> None:
     assert ckptdiff("diff", tiny_hf(), damaged, "--filter", "layers").returncode == 0
     assert ckptdiff("diff", tiny_hf(), damaged, "--filter", "model.norm").returncode == 1
 
 
+@pytest.mark.slow
 def test_an_unmapped_name_that_does_not_match_the_filter_is_not_judged(
     tiny_hf: Make, tiny_megatron: Make, copy_of: Make
 ) -> None:
@@ -329,6 +342,7 @@ def test_one_safetensors_file_is_listed(tmp_path: Path) -> None:
 # Files that are written
 
 
+@pytest.mark.slow
 def test_a_document_in_a_file_is_the_one_on_the_output(
     tmp_path: Path, tiny_hf: Make, damaged: Path
 ) -> None:
@@ -349,6 +363,7 @@ def test_a_document_that_cannot_be_written_is_trouble(tmp_path: Path, tiny_hf: M
     assert str(target) in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["page.md", "page.html"])
 def test_a_page_names_what_differs(tmp_path: Path, tiny_hf: Make, damaged: Path, name: str) -> None:
     done = ckptdiff("diff", tiny_hf(), damaged, "--report", tmp_path / name)

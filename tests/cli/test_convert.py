@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 def test_there_and_back(tmp_path: Path) -> None:
     make_hf(tmp_path / "hf", vocab=61)
     done = ckptdiff("convert", "hf", "mid", "--to", "megatron", "--tp", 2, cwd=tmp_path)
@@ -49,6 +50,7 @@ def test_json_is_the_only_output(tmp_path: Path) -> None:
     assert found["bytes"] == size
 
 
+@pytest.mark.slow
 def test_a_loss_beyond_rounding_is_named(tmp_path: Path) -> None:
     weights = make_hf(tmp_path / "hf", single=True, dtype=torch.float32)
     weights["model.norm.weight"][:3] = torch.tensor([1e6, 1e-9, 1.0])
@@ -59,6 +61,7 @@ def test_a_loss_beyond_rounding_is_named(tmp_path: Path) -> None:
     assert wanted in done.stdout.splitlines()
 
 
+@pytest.mark.mostly_slow(one_in=12)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -80,6 +83,7 @@ def test_what_makes_no_sense_is_one_error(tmp_path: Path, options: list[str], wo
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
+@pytest.mark.slow
 def test_torch_is_not_imported(tmp_path: Path) -> None:
     make_hf(tmp_path / "hf")
     script = (

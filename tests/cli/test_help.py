@@ -20,6 +20,7 @@ from tests.test_import_hygiene import HEAVY, imported
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.mostly_slow(one_in=5)
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 

@@ -15,10 +15,12 @@ from tests.support.hostile import entry, safetensors, single_safetensors
 from tests.support.hostile_system import ARGS, megatron, rank_file
 from tests.support.hostile_torch import BOMBS, fragment, hf_bin, mapping, program, tensor, torch_zip
 from tests.support.hostile_weapons import call
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 NAMES = {
     "colour": "\x1b[31mred",
     "title of the window": "\x1b]0;owned\x07",
@@ -66,10 +68,11 @@ def ckptdiff(capsys: pytest.CaptureFixture[str]) -> Command:
     return run
 
 
-# The command in a process that may take 2 GB.
+# The command in a process that may take 2 GB and 20 seconds of the processor.
 MAIN = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
 from ckptdiff.cli.main import main
 sys.exit(main())
 """
@@ -78,7 +81,7 @@ sys.exit(main())
 def alone(*args: object) -> tuple[int, str, str]:
     """Run the command in a process of its own, with bounds."""
     command = [sys.executable, "-c", MAIN, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     return safe(done.returncode, done.stdout, done.stderr)
 
 
@@ -102,6 +105,7 @@ KINDS: dict[str, Callable[[list[str]], Callable[[Path], Path]]] = {
 }
 
 
+@pytest.mark.mostly_slow(one_in=5)
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_reach_the_terminal_escaped(kind: str, tmp_path: Path, ckptdiff: Command) -> None:
     path = KINDS[kind](list(NAMES.values()))(tmp_path)
@@ -138,6 +142,7 @@ def test_a_name_in_an_error_is_escaped(name: str, tmp_path: Path, ckptdiff: Comm
     assert str(tmp_path) in err
 
 
+@pytest.mark.mostly_slow(one_in=5)
 @pytest.mark.parametrize(
     "name", [name for name in NAMES if name not in ("null", "long", "markup of the web")]
 )
@@ -162,6 +167,7 @@ def test_a_file_of_this_name_is_reported_escaped(
 BODIES = {name: bomb[2:-1] for name, bomb in BOMBS.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BODIES)
 def test_a_bomb_among_the_arguments_is_listed_or_refused(name: str, tmp_path: Path) -> None:
     made = megatron(rank_file({"rng_state": BODIES[name]}, args={"bomb": BODIES[name]}))(tmp_path)
@@ -171,6 +177,7 @@ def test_a_bomb_among_the_arguments_is_listed_or_refused(name: str, tmp_path: Pa
         assert len(out) < 100_000_000
 
 
+@pytest.mark.mostly_slow(one_in=8)
 @pytest.mark.parametrize("name", BODIES)
 def test_a_bomb_for_a_model_is_listed_or_refused(name: str, tmp_path: Path) -> None:
     model = mapping({"a": tensor(), "bomb": BODIES[name]})
@@ -198,6 +205,7 @@ LIES = {
 COMPARE = """
 import json, resource, signal, sys
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
 from pathlib import Path
 from ckptdiff.assembly.assemble import assemble_pair
 from ckptdiff.comparison.run import diff
@@ -263,6 +271,7 @@ def hf_of_config(folder: Path, config: object) -> Path:
     return folder
 
 
+@pytest.mark.mostly_slow(one_in=21)
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_in_the_config_ends_in_a_result_or_an_error(lie: str, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
@@ -284,6 +293,7 @@ MORE_ARGS = (
 )
 
 
+@pytest.mark.mostly_slow(one_in=21)
 @pytest.mark.parametrize("lie", LIES)
 def test_a_lie_in_the_arguments_ends_in_a_result_or_an_error(lie: str, tmp_path: Path) -> None:
     honest = hf_of_config(tmp_path / "a", CONFIG)
@@ -333,6 +343,7 @@ NUMBERS = {
 }
 
 
+@pytest.mark.mostly_slow(one_in=5)
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_strange_number_in_a_name_ends_in_a_result_or_an_error(
     number: str, tmp_path: Path

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     Make = Callable[..., Path]
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 OPTIONAL_INT = (int, type(None))
 TEXT = (str, type(None))
 NUMBER = (int, float, str, type(None))
@@ -78,6 +79,7 @@ def found(drifting: tuple[Path, Path]) -> dict[str, Any]:
     return document(done)
 
 
+@pytest.mark.slow
 def test_a_comparison_has_every_field_of_its_kind(
     found: dict[str, Any], drifting: tuple[Path, Path]
 ) -> None:
@@ -160,6 +162,7 @@ def test_a_megatron_side_says_how_it_is_cut(tiny_hf: Make, tiny_megatron: Make) 
     assert padded == {"model.embed_tokens.weight": 3, "lm_head.weight": 3}
 
 
+@pytest.mark.slow
 def test_an_error_row_and_an_unmapped_name_are_in_the_document(
     tiny_hf: Make, tiny_megatron: Make, copy_of: Make
 ) -> None:
@@ -182,6 +185,7 @@ def test_an_error_row_and_an_unmapped_name_are_in_the_document(
     assert "tp 1 of 2" in error["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["a", "b"])
 def test_an_unmapped_name_is_listed_on_its_side(
     tiny_hf: Make, tiny_megatron: Make, copy_of: Make, side: str
@@ -195,6 +199,7 @@ def test_an_unmapped_name_is_listed_on_its_side(
     assert document(done)["unmapped"] == {"a": [], "b": [], side: [native]}
 
 
+@pytest.mark.slow
 def test_a_filter_is_in_the_document(drifting: tuple[Path, Path]) -> None:
     done = ckptdiff("diff", *drifting, "--json", "-", "--filter", "re:^(same|close)$")
     found = document(done)
@@ -203,6 +208,7 @@ def test_a_filter_is_in_the_document(drifting: tuple[Path, Path]) -> None:
     assert sum(found["counts"].values()) == 2
 
 
+@pytest.mark.slow
 def test_rows_are_in_the_order_of_the_model(tiny_hf: Make, tiny_megatron: Make) -> None:
     model = {"layers": 11}
     done = ckptdiff("diff", tiny_hf(**model), tiny_megatron(model=model), "--json", "-")
@@ -213,6 +219,7 @@ def test_rows_are_in_the_order_of_the_model(tiny_hf: Make, tiny_megatron: Make) 
     assert norms == [f"model.layers.{i}.input_layernorm.weight" for i in range(11)]
 
 
+@pytest.mark.mostly_slow(one_in=6)
 @pytest.mark.parametrize("option", ["--ignore-config", "--no-diagnose"])
 def test_options_that_leave_something_out_are_taken(
     drifting: tuple[Path, Path], option: str

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     Make = Callable[..., Path]
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 VOCAB = 320
 PROMPT = "The capital of France is"
 
@@ -59,6 +60,7 @@ def test_a_right_conversion_is_arithmetic(hf: Path, megatron: Path) -> None:
     assert any(line.startswith("   what comes after position 5") for line in lines)
 
 
+@pytest.mark.slow
 def test_a_changed_tensor_is_found_where_it_is(
     hf: Path, megatron: Path, copy_of: Callable[[Path], Path]
 ) -> None:
@@ -75,6 +77,7 @@ def test_a_changed_tensor_is_found_where_it_is(
     assert lines[-1] == "verdict: weights-or-config"
 
 
+@pytest.mark.slow
 def test_json_is_the_only_output_and_has_the_ids(hf: Path, megatron: Path) -> None:
     done = ckptdiff("logits", megatron, hf, "--prompt", PROMPT, "--bos", "no", "--json", "-")
     found = document(done)
@@ -159,6 +162,7 @@ def test_every_other_verdict_exits_with_1(
     assert json.loads(file.read_text())["verdict"] == verdict
 
 
+@pytest.mark.slow
 def test_a_prompt_comes_from_the_standard_input(hf: Path, megatron: Path) -> None:
     def ids(*arguments: str, text: str = "") -> list[int]:
         done = subprocess.run(
@@ -173,6 +177,7 @@ def test_a_prompt_comes_from_the_standard_input(hf: Path, megatron: Path) -> Non
     assert len(ids("--prompt", "-", text=f"{PROMPT}\n\n")) == 7
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_layers_go_by(hf: Path, megatron: Path) -> None:
     terminal, end = pty.openpty()
     done = subprocess.run(
@@ -199,6 +204,7 @@ def _read(terminal: int) -> bytes:
 # Trouble
 
 
+@pytest.mark.mostly_slow(one_in=5)
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import resource
 import signal
 import subprocess
 from typing import TYPE_CHECKING
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.pairs import noise, sparse, write_plain
-from tests.support.program import PROGRAM, environment, group, maps, parse, until
+from tests.support.patience import PATIENCE
+from tests.support.program import PROGRAM, environment, group, maps, parse, processor_seconds, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 # Pipes
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
+
+
+@pytest.mark.mostly_slow(one_in=9)
 @pytest.mark.parametrize(
     "words",
     ["ls {m}", "ls {m} --json", "ls {m} --raw", "diff {h} {m}", "diff {h} {m} --json -", "{m}"],
@@ -44,7 +48,7 @@ def test_a_closed_pipe_brings_no_traceback(tiny_hf: Make, tiny_megatron: Make, w
     said = process.stderr.read()
     process.stderr.close()
     # As a shell says of programs that a closed pipe ends; nothing about the checkpoints.
-    assert process.wait(30) == 128 + signal.SIGPIPE
+    assert process.wait(PATIENCE) == 128 + signal.SIGPIPE
     assert said == ""
     assert until(lambda: group(process.pid) == [])
 
@@ -52,7 +56,7 @@ def test_a_closed_pipe_brings_no_traceback(tiny_hf: Make, tiny_megatron: Make, w
 def test_the_first_line_can_be_taken_alone(tiny_megatron: Make) -> None:
     pipeline = f"{' '.join(PROGRAM)} ls {tiny_megatron()} --raw | head -1"
     done = subprocess.run(
-        ["bash", "-c", pipeline], capture_output=True, text=True, timeout=60, check=True
+        ["bash", "-c", pipeline], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert (done.stdout, done.stderr) == ("mp_rank_00/model_optim_rng.pt\n", "")
 
@@ -64,7 +68,7 @@ def test_output_on_a_full_disk_is_trouble_and_not_a_difference(tiny_hf: Make) ->
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
     assert done.returncode == 2
@@ -102,12 +106,12 @@ def start(slow: tuple[Path, Path]) -> subprocess.Popen[str]:
 def end(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Wait for the program alone: its workers may hold on to its pipes."""
     try:
-        process.wait(30)
+        process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # or it would be in the way of other tests
         process.communicate()
         raise
-    until(lambda: group(process.pid) == [], 10)
+    until(lambda: group(process.pid) == [])
     left = group(process.pid)
     for pid in left:
         os.kill(pid, signal.SIGKILL)
@@ -116,6 +120,7 @@ def end(process: subprocess.Popen[str]) -> tuple[str, str]:
     return output
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_program_and_its_workers(slow: tuple[Path, Path]) -> None:
     before = processor_seconds()
     process = start(slow)
@@ -128,12 +133,7 @@ def test_an_interrupt_ends_the_program_and_its_workers(slow: tuple[Path, Path]) 
     assert processor_seconds() - before < 7
 
 
-def processor_seconds() -> float:
-    """Return the time that all ended children, and theirs, have computed."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_program_that_is_killed_leaves_no_workers(
     slow: tuple[Path, Path], how: signal.Signals
@@ -159,7 +159,7 @@ def on_terminal(arguments: list[str], **changes: str) -> tuple[int, str, str]:
         env=environment(TERM="xterm-256color", COLUMNS="100", **changes),
     )
     os.close(theirs)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=PATIENCE)
     seen = b""
     while True:
         try:
@@ -183,6 +183,7 @@ def long(tmp_path: Path) -> tuple[Path, Path]:
     return sides[0], sides[1]
 
 
+@pytest.mark.slow
 def test_progress_is_drawn_on_stderr_and_never_in_the_output(long: tuple[Path, Path]) -> None:
     code, out, seen = on_terminal(["diff", *map(str, long), "--json", "-"])
     assert code == 1
@@ -192,12 +193,14 @@ def test_progress_is_drawn_on_stderr_and_never_in_the_output(long: tuple[Path, P
     assert "\x1b" not in out
 
 
+@pytest.mark.slow
 def test_what_was_drawn_is_wiped_away(long: tuple[Path, Path]) -> None:
     _, out, seen = on_terminal(["diff", *map(str, long)])
     assert out.endswith("verdict: differ\n")
     assert seen.rstrip().endswith(("\x1b[2K", "\x1b[K", "\x1b[?25h"))
 
 
+@pytest.mark.slow
 def test_without_colour_the_bar_has_none(long: tuple[Path, Path]) -> None:
     _, _, seen = on_terminal(["diff", *map(str, long)], NO_COLOR="1")
     assert "━" in seen

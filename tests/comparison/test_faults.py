@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Make = Callable[..., Path]
     Weights = dict[str, Tensor]
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 QUERY = "model.layers.1.self_attn.q_proj.weight"
 QWEN = {"family": "qwen2", "tied": False}
@@ -49,6 +50,7 @@ def megatron_of(tmp_path: Path, tiny_hf: Make) -> Callable[..., Path]:
     return make
 
 
+@pytest.mark.mostly_slow(one_in=27)
 @pytest.mark.parametrize("name", [EMBEDDING, *with_qwen, "model.norm.weight", HEAD])
 def test_one_flipped_bit_is_seen_in_its_tensor_alone(
     tiny_hf: Make, tiny_weights: Any, megatron_of: Make, name: str

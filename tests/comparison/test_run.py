@@ -23,6 +23,7 @@ from tests.support.pairs import (
     rank_file,
     set_sizes,
 )
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     Make = Callable[..., Path]
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
+
+
+@pytest.mark.mostly_slow(one_in=10)
 @pytest.mark.parametrize("batch_parts", [1, 3])
 @pytest.mark.parametrize("part_bytes", [1, 100, 999, 4096, 1 << 16])
 def test_the_size_of_parts_and_batches_has_no_influence(
@@ -155,7 +160,7 @@ class Stalling(ThreadPoolExecutor):
         return super().submit(self._later, fn, *args)
 
     def _later(self, fn: Callable[..., Any], *args: Any) -> Any:
-        assert self.released.wait(20), "everything waits for the first job"
+        assert self.released.wait(PATIENCE), "everything waits for the first job"
         return fn(*args)
 
 

@@ -16,9 +16,10 @@ from ckptdiff.comparison.verdict import summarise
 from ckptdiff.config.compare import ConfigDiff, compare_configs, config_status
 from ckptdiff.config.fields import FIELDS
 from ckptdiff.demo import make_demo
-from tests.support.corpus import CORPUS
+from tests.support.corpus import CORPUS, FAULTS, NO_FAULTS, from_corpus
 from tests.support.pairs import open_pair
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 ABSENT = object()  # as the value of a field: the file does not have it
 
 LLAMA: dict[str, Any] = {
@@ -715,6 +716,7 @@ ODD: list[Any] = [
 ]  # fmt: skip
 
 
+@pytest.mark.mostly_slow(one_in=6)
 @pytest.mark.parametrize("family", ["llama", "deepseek", "mixtral"])
 @pytest.mark.parametrize("which", [0, 1])
 def test_fields_of_any_type_end_in_lines_that_are_json(family: str, which: int) -> None:
@@ -772,7 +774,8 @@ def expected(case: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.mostly_slow(one_in=10)
+@pytest.mark.parametrize("case", from_corpus(CASES))
 def test_what_nvidia_wrote_conflicts_only_where_its_converter_lost_something(
     corpus: Path, case: str
 ) -> None:
@@ -792,9 +795,9 @@ def test_the_config_of_transformers_5_equals_that_of_4(corpus: Path) -> None:
 
 
 def test_the_planted_rope_base_is_the_only_conflict(corpus: Path) -> None:
-    planted = corpus.parent / "faults/P20/ckpt"
+    planted = FAULTS / "P20/ckpt"
     if not planted.is_dir():
-        pytest.skip(f"{planted} is not there")
+        pytest.skip(NO_FAULTS)
     a, b = open_pair(corpus / "llama2/hf", planted)
     (line,) = [line for line in compare_configs(a, b) if line.status == "conflict"]
     assert (line.name_a, line.a, line.name_b, line.b) == (

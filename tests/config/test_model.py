@@ -10,7 +10,7 @@ import pytest
 from ckptdiff.config.model import from_huggingface, from_megatron
 from ckptdiff.errors import UnknownConfig
 from ckptdiff.formats import open_checkpoint
-from tests.support.corpus import CORPUS
+from tests.support.corpus import CORPUS, from_corpus
 from tests.support.pairs import config_of
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", from_corpus(CASES))
 def test_both_sides_of_a_real_model_have_the_same_sizes(corpus: Path, case: str) -> None:
     """Also where the arguments name one query group for multi-head attention."""
     hf = from_huggingface(config_of(corpus / case.partition("/")[0] / "hf"))

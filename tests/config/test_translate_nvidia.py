@@ -11,6 +11,7 @@ from ckptdiff.config.compare import compare_configs
 from ckptdiff.config.translate import huggingface_config
 from ckptdiff.formats import open_checkpoint
 from tests.config.test_compare import CASES, LOST_BASE, expected
+from tests.support.corpus import from_corpus
 from tests.support.pairs import config_of, open_pair
 from tests.support.restated import (
     hf_side,
@@ -95,7 +96,8 @@ def restated_as(case: str, source: Assembled, written: Assembled) -> dict[str, A
     return ours
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.mostly_slow(one_in=10)
+@pytest.mark.parametrize("case", from_corpus(CASES))
 def test_args_from_config_json_say_what_nvidia_wrote(corpus: Path, case: str) -> None:
     source, written = open_pair(corpus / case.partition("/")[0] / "hf", corpus / case)
     theirs: Any = written.checkpoint.config
@@ -118,7 +120,8 @@ def test_args_from_config_json_say_what_nvidia_wrote(corpus: Path, case: str) ->
     assert ours_groups == (groups or heads)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.mostly_slow(one_in=10)
+@pytest.mark.parametrize("case", from_corpus(CASES))
 def test_args_of_ours_conflict_with_config_json_only_where_megatron_cannot_follow(
     corpus: Path, case: str
 ) -> None:
@@ -131,7 +134,8 @@ def test_args_of_ours_conflict_with_config_json_only_where_megatron_cannot_follo
     assert wrong == cannot | (expected(case) & {"Vocabulary"})
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.mostly_slow(one_in=10)
+@pytest.mark.parametrize("case", from_corpus(CASES))
 def test_config_json_from_nvidias_args_conflicts_only_where_the_args_lie(
     corpus: Path, case: str
 ) -> None:
@@ -154,6 +158,7 @@ def test_config_json_from_nvidias_args_conflicts_only_where_the_args_lie(
         assert config["model_type"] == original["model_type"]
 
 
+@pytest.mark.mostly_slow(one_in=6)
 @pytest.mark.parametrize("family", ["llama2", "llama3", "mistral", "qwen2", "gpt2", "deepseek-v3"])
 def test_a_real_config_comes_back_from_args(corpus: Path, family: str) -> None:
     config = config_of(corpus / family / "hf")

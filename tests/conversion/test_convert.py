@@ -21,6 +21,7 @@ from tests.support.pairs import compare
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
 CUTS = [
     ({"family": "llama"}, {"tp": 1}),
     ({"family": "llama"}, {"tp": 2, "pp": 2, "names": "te"}),
@@ -38,6 +39,7 @@ CUTS = [
 ]
 
 
+@pytest.mark.mostly_slow(one_in=4)
 @pytest.mark.parametrize(("model", "cut"), CUTS)
 def test_shards_are_those_of_an_independent_writer(
     tmp_path: Path, model: dict[str, Any], cut: dict[str, Any]
@@ -238,6 +240,7 @@ def test_the_configs_agree(tmp_path: Path) -> None:
     assert comparison.summary.verdict == "same"
 
 
+@pytest.mark.slow
 def test_block_quantised_weights_become_numbers(tmp_path: Path) -> None:
     weights = make_hf(tmp_path / "hf", single=True, hidden=256, ffn=384, heads=8, head_dim=32)
     stored, wanted = {}, dict(weights)

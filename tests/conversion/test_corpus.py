@@ -11,7 +11,7 @@ from ckptdiff.formats import open_checkpoint
 from ckptdiff.kernels.memory import matrix
 from ckptdiff.kernels.views import Source
 from tests.support.conversions import converted, different, hf_tensors, same_bits
-from tests.support.corpus import CORPUS
+from tests.support.corpus import CORPUS, from_corpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,8 @@ DUPLICATED = ("linear_q_down_proj.weight", "linear_kv_down_proj.weight")
 PADDED = ("word_embeddings.weight", "output_layer.weight")
 
 
-@pytest.mark.parametrize("case", [case for case in TORCH if case not in BY_LAYOUT])
+@pytest.mark.mostly_slow(one_in=30)
+@pytest.mark.parametrize("case", from_corpus(case for case in TORCH if case not in BY_LAYOUT))
 def test_shards_equal_nvidias(corpus: Path, tmp_path: Path, case: str) -> None:
     theirs = open_checkpoint(corpus / case)
     args = dict(theirs.config or {})
@@ -87,7 +88,8 @@ def test_folders_are_named_and_grouped_as_nvidias(corpus: Path, tmp_path: Path) 
     assert (tmp_path / "out" / tracker).read_text() == (case / tracker).read_text()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.mostly_slow(one_in=12)
+@pytest.mark.parametrize("case", from_corpus(CASES))
 def test_every_format_gives_the_hugging_face_tensors_back(
     corpus: Path, tmp_path: Path, case: str
 ) -> None:

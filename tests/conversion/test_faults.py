@@ -26,6 +26,7 @@ from ckptdiff.formats import JOURNAL, open_checkpoint
 from tests.support.conversions import converted, different, hf_tensors, rank_tensors
 from tests.support.oracle_hf import make_hf
 from tests.support.pairs import compare
+from tests.support.patience import PATIENCE
 from tests.support.program import PROGRAM, ckptdiff, group, until
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def complete_files(out: Path) -> int:
     return len(journal.read_text().splitlines()) - 1 if journal.exists() else -1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [-1, 0, 1, 3, 7])
 def test_what_a_kill_leaves_is_no_checkpoint_and_the_next_run_goes_on(
     large: Path, tmp_path: Path, after: int
@@ -99,6 +101,7 @@ def test_what_a_kill_leaves_is_no_checkpoint_and_the_next_run_goes_on(
     assert fingerprint(large) == before
 
 
+@pytest.mark.slow
 def test_another_plan_starts_clean(large: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = started(large, out, "--to", "megatron", "--tp", 8)
@@ -113,11 +116,12 @@ def test_another_plan_starts_clean(large: Path, tmp_path: Path) -> None:
     assert compare(large, out).summary.verdict == "same"
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_nothing(large: Path, tmp_path: Path) -> None:
     process = started(large, tmp_path / "out", "--to", "megatron", "--tp", 8)
     assert until(lambda: complete_files(tmp_path / "out") >= 0)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     if process.returncode != 0:
         assert (process.returncode, said) == (130, "ckptdiff: stopped\n")
         assert list(tmp_path.iterdir()) == []
@@ -138,6 +142,7 @@ def test_closing_the_generator_leaves_nothing(tmp_path: Path) -> None:
     assert steps > 5
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_old_work_stays(large: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(large, out)
@@ -145,7 +150,7 @@ def test_a_full_disk_is_said_and_old_work_stays(large: Path, tmp_path: Path) -> 
     command = [*PROGRAM, "convert", str(large), str(out), "--to", "megatron", "--overwrite"]
     limit = 10_000_000
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=60,
+        command, capture_output=True, text=True, check=False, timeout=PATIENCE,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
     assert done.returncode == 2
@@ -171,6 +176,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_room_is_asked_for_before_anything_is_written(large: Path, small_disk: Path) -> None:
     done = ckptdiff("convert", large, small_disk / "out", "--to", "megatron", "--tp", 8)
     assert done.returncode == 2
@@ -178,6 +184,7 @@ def test_room_is_asked_for_before_anything_is_written(large: Path, small_disk: P
     assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_keeps_complete_files_to_go_on_from(
     large: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +215,7 @@ def test_a_source_that_changes_meanwhile(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
+@pytest.mark.slow
 def test_a_source_that_is_cut_off_meanwhile(large: Path, tmp_path: Path) -> None:
     source = tmp_path / "hf"
     shutil.copytree(large, source)
@@ -215,7 +223,7 @@ def test_a_source_that_is_cut_off_meanwhile(large: Path, tmp_path: Path) -> None
     assert until(lambda: (tmp_path / "out.partial").exists())
     for file in source.glob("*.safetensors"):
         os.truncate(file, 5000)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     if process.returncode == 0:
         pytest.skip("it was quicker")
     assert process.returncode == 2
@@ -224,6 +232,7 @@ def test_a_source_that_is_cut_off_meanwhile(large: Path, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_source_with_a_missing_shard(tmp_path: Path) -> None:
     make_hf(tmp_path / "hf", shards=3)
     next((tmp_path / "hf").glob("model-00002-*")).unlink()

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
     from tests.support.oracle_client import Oracle
 
-# The first run starts a server, which imports megatron-core: long on a busy machine.
-pytestmark = [pytest.mark.oracle, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.oracle
 
 LLAMAS: dict[str, Any] = {"hidden": 64, "heads": 8, "groups": 4, "ffn": 96,
                           "dtype": torch.float32, "transformers": 5}  # fmt: skip

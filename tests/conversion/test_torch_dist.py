@@ -27,7 +27,7 @@ from ckptdiff.conversion import torch_dist_files as distributed
 from ckptdiff.errors import BadArgument
 from ckptdiff.formats.dcp import read_metadata
 from tests.support.conversions import converted, different, hf_tensors, torch_loads
-from tests.support.corpus import CORPUS
+from tests.support.corpus import CORPUS, from_corpus
 from tests.support.numbered import numbered
 from tests.support.oracle import Layout
 from tests.support.oracle_hf import make_hf
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from tests.support.oracle_client import Oracle
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama"},
     "tied": {"family": "llama", "tied": True},
@@ -73,6 +74,7 @@ def stacked(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Ten
     return found
 
 
+@pytest.mark.mostly_slow(one_in=6)
 @pytest.mark.parametrize("model", MODELS)
 def test_torch_reads_what_an_independent_writer_stacks(tmp_path: Path, model: str) -> None:
     weights = make_hf(tmp_path / "hf", **MODELS[model])
@@ -267,7 +269,8 @@ def beside(source: str) -> list[Path]:
     return [folder for folder in found if "singleton" not in folder.name]
 
 
-@pytest.mark.parametrize("source", sources())
+@pytest.mark.mostly_slow(one_in=18)
+@pytest.mark.parametrize("source", from_corpus(sources()))
 def test_there_and_back_is_the_same(source: str, tmp_path: Path) -> None:
     hf = CORPUS / source / "hf"
     converted(hf, tmp_path / "out", "torch_dist", tp=2, pp=1, vocab_divisible_by=8)
@@ -281,9 +284,12 @@ def test_there_and_back_is_the_same(source: str, tmp_path: Path) -> None:
     assert different(hf_tensors(tmp_path / "back"), hf_tensors(hf)) == []
 
 
+@pytest.mark.mostly_slow(one_in=27)
 @pytest.mark.parametrize(
     ("source", "other"),
-    [(source, folder.name) for source in sources() for folder in beside(source)],
+    from_corpus(
+        ((source, folder.name) for source in sources() for folder in beside(source)), values=2
+    ),
 )
 def test_what_nvidia_wrote_has_the_same_entries(source: str, other: str, tmp_path: Path) -> None:
     (root,) = (CORPUS / source / other).glob("iter_*")
@@ -309,7 +315,6 @@ LLAMAS: dict[str, Any] = {"hidden": 64, "heads": 8, "groups": 4, "ffn": 96,
 
 
 @pytest.mark.oracle
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("family", "tp"), [("llama", 1), ("llama", 2), ("qwen2", 2), ("qwen3", 2)])
 def test_megatron_loads_llamas_kin(family: Any, tp: int, oracle: Oracle, tmp_path: Path) -> None:
     make_hf(tmp_path / "hf", family, **LLAMAS)
@@ -317,7 +322,6 @@ def test_megatron_loads_llamas_kin(family: Any, tp: int, oracle: Oracle, tmp_pat
 
 
 @pytest.mark.oracle
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("model", "tp", "ep"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from ckptdiff.diagnosis import run as diagnosing
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.fault_classes import FAULT_CLASSES
-from tests.support.corpus import CORPUS
+from tests.support.corpus import CORPUS, FAULTS, NO_CORPUS, benchmark, from_corpus, reference
 from tests.support.fault_cases import CASES, CLEAN, Case, Real
 from tests.support.fault_cases_real import REAL
 from tests.support.fault_cases_two import CHANGED, TWO
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from ckptdiff.results import Finding
 
-BENCHMARK = CORPUS.parent / "faults"
 # What differs from its source by design: trained on, rounded, or with fewer rows.
 DIFFERENT = ("trained2steps", "qwen2-widevocab", "deepseek-v3/megatron-tp1-pp1-ep2-torch")
 ALL = (*CASES, *TWO, *CHANGED, *REAL)
@@ -42,10 +40,11 @@ def runs() -> list[Any]:
     ]
 
 
+@pytest.mark.mostly_slow(one_in=20)
 @pytest.mark.parametrize(("case", "written"), runs())
 def test_what_was_planted_is_said_and_nothing_else(maker: Maker, case: Case, written: str) -> None:
     if isinstance(case.source, Real) and not CORPUS.is_dir():
-        pytest.skip(f"{CORPUS} is not there")
+        pytest.skip(NO_CORPUS)
     assert check(maker, case, written) == []
 
 
@@ -66,12 +65,14 @@ def test_the_table_counts_the_sound_checkpoints(corpus: Path) -> None:
     assert len(sound_pairs()) == SOUND
 
 
-@pytest.mark.parametrize("case", sound_pairs())
+@pytest.mark.mostly_slow(one_in=12)
+@pytest.mark.parametrize("case", from_corpus(sound_pairs()))
 def test_nothing_is_said_of_what_nvidia_wrote(case: str) -> None:
     found = diagnosis(CORPUS / case.partition("/")[0] / "hf", CORPUS / case)
     assert [x for x in found if x.kind != "CONFIG"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", ["torch", "torch_dist"])
 def test_training_is_no_fault(corpus: Path, written: str) -> None:
     for family, name in (
@@ -83,6 +84,7 @@ def test_training_is_no_fault(corpus: Path, written: str) -> None:
         assert weights == [("STALE", "info")]
 
 
+@pytest.mark.slow
 def test_experts_that_a_converter_filled_with_garbage_were_never_loaded(corpus: Path) -> None:
     broken = "broken/mixtral-tp1-ep2-core_r0.12-converter-bug-expert-weights-garbage"
     (found,) = [x for x in diagnosis(corpus / "mixtral/hf", corpus / broken) if x.kind != "CONFIG"]
@@ -94,14 +96,10 @@ def test_what_can_be_undone_is_known() -> None:
     assert {kind for kind, row in FAULT_CLASSES.items() if row.can_be_undone} == mended
 
 
-def public() -> list[dict[str, Any]]:
-    index = BENCHMARK / "index.json"
-    return json.loads(index.read_text()) if index.is_file() else []
-
-
-@pytest.mark.parametrize("row", public(), ids=lambda row: row["id"])
+@pytest.mark.mostly_slow(one_in=8)
+@pytest.mark.parametrize("row", benchmark())
 def test_the_public_benchmark_is_right(row: dict[str, Any]) -> None:
-    found = diagnosis(CORPUS.parent / row["hf"], BENCHMARK / row["id"] / "ckpt")
+    found = diagnosis(reference(row), FAULTS / row["id"] / "ckpt")
     faults = [x for x in found if x.severity == "fault"]
     for want in row["expect"]:
         assert any(_meets(x, want) for x in faults), (want, faults)
@@ -119,6 +117,7 @@ def _meets(found: Finding, want: dict[str, Any]) -> bool:
     )
 
 
+@pytest.mark.mostly_slow(one_in=4)
 @pytest.mark.parametrize("name", ["kv_swap all", "tp_rotate", "expert_swap", "gamma_minus1"])
 def test_a_finding_holds_what_its_fields_say(maker: Maker, name: str) -> None:
     (case,) = [case for case in CASES if case.name == name]

@@ -44,6 +44,7 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
     return Maker(tmp_path_factory.mktemp("mistakes"))
 
 
+@pytest.mark.mostly_slow(one_in=15)
 @pytest.mark.parametrize("name", PLANTED)
 def test_what_is_found_is_what_comparing_every_whole_layout_finds(maker: Maker, name: str) -> None:
     (case,) = [case for case in CASES if case.name == name]

@@ -14,6 +14,7 @@ from ckptdiff.assembly.assemble import assemble_pair
 from ckptdiff.comparison.run import diff
 from ckptdiff.executor import WorkerPool
 from ckptdiff.formats import open_checkpoint
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,7 @@ def after(cut: int, ref: TensorRef) -> bool:
     return ref.offset + ref.nbytes > cut
 
 
+@pytest.mark.mostly_slow(one_in=3)
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
 def test_a_file_that_shrank_costs_only_what_lay_behind_the_cut(
     share: float, tiny_hf: Callable[..., Path], copy_of: Callable[[Path], Path]
@@ -53,6 +55,7 @@ def test_a_file_that_shrank_costs_only_what_lay_behind_the_cut(
             assert results[name].status == "same", name
 
 
+@pytest.mark.mostly_slow(one_in=3)
 @pytest.mark.parametrize("change", ["shrinks", "goes", "becomes a folder"])
 def test_a_file_that_changes_meanwhile_costs_no_tensor_of_another_file(
     change: str, tiny_hf: Callable[..., Path], copy_of: Callable[[Path], Path]
@@ -98,6 +101,7 @@ sys.exit(main(["diff", "--json", "-", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.slow
 def test_the_command_reports_an_error_row_and_exits_with_2(
     tiny_hf: Callable[..., Path], copy_of: Callable[[Path], Path]
 ) -> None:
@@ -107,7 +111,7 @@ def test_the_command_reports_an_error_row_and_exits_with_2(
         [sys.executable, "-c", CUT, str(source), str(copy)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 2, done.stderr

@@ -19,10 +19,12 @@ from ckptdiff.formats.inert import Placeholder
 from tests.support.hostile_system import megatron, rank_file
 from tests.support.hostile_torch import hf_bin, mapping, program, tensor, torch_zip
 from tests.support.hostile_weapons import CONTROL, MODULE, weapons
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 NAMES = tuple(weapons(Path("canary")))
 INERT = {"GLOBAL and REDUCE", "eval", "getattr", "INST", "OBJ", "NEWOBJ", "dotted STACK_GLOBAL"}
 
@@ -31,7 +33,7 @@ def run(code: str, folder: Path, *args: str, data: bytes = b"") -> tuple[int, st
     """Run Python code in `folder`; return its exit status and what it said of errors."""
     command = [sys.executable, "-c", code, *args]
     done = subprocess.run(
-        command, cwd=folder, input=data, capture_output=True, timeout=60, check=False
+        command, cwd=folder, input=data, capture_output=True, timeout=PATIENCE, check=False
     )
     return done.returncode, done.stderr.decode()
 
@@ -53,6 +55,7 @@ def canary(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.mostly_slow(one_in=6)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_careless_reader_would_run_it(name: str, canary: Path) -> None:
     run(CONTROL, canary.parent, data=program(weapons(canary)[name]))
@@ -74,6 +77,7 @@ PLACES: dict[str, Callable[[bytes], Callable[[Path], Path]]] = {
 }
 
 
+@pytest.mark.mostly_slow(one_in=168)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_inert_in_a_checkpoint(name: str, place: str, canary: Path) -> None:
@@ -107,6 +111,7 @@ MAIN = "import sys; from ckptdiff.cli.main import main; sys.exit(main())"
 COMMANDS = (["ls"], ["ls", "--json"], ["ls", "--raw"], ["diff", "--json", "-"], ["diff"])
 
 
+@pytest.mark.mostly_slow(one_in=5)
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize(
     "place", ["beside the tensors", "in a rank's tree", "in a rank's arguments"]

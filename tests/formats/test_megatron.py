@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     Make = Callable[..., Path]
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 TRACKER = "latest_checkpointed_iteration.txt"
 MIXTRAL: dict[str, Any] = {"family": "mixtral", "layers": 2}
 

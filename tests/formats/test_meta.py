@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Make = Callable[..., Path]
     Weights = Callable[..., dict[str, Tensor]]
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
 MODELS: dict[str, dict[str, Any]] = {
     "multi-head": {"heads": 8, "groups": 8, "head_dim": 4, "vocab": 64},
     "grouped": {"heads": 8, "groups": 2, "head_dim": 4, "vocab": 64},
@@ -45,6 +46,7 @@ def meta(tiny_hf: Make, tiny_weights: Weights, tmp_path: Path) -> Make:
     return make
 
 
+@pytest.mark.mostly_slow(one_in=6)
 @pytest.mark.parametrize("embedding", ["llama2", "llama3"])
 @pytest.mark.parametrize("mp", [1, 2, 8])
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)

@@ -23,7 +23,7 @@ from ckptdiff.errors import (
 )
 from ckptdiff.formats import open_checkpoint, read_entries
 from tests.arch.test_corpus import names_and_sizes
-from tests.support.corpus import CORPUS
+from tests.support.corpus import CORPUS, from_corpus
 from tests.support.pairs import bits, compare, write_plain
 from tests.support.program import ckptdiff, document
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 # Every torch_dist case, and how many tensors its Hugging Face folder has.
 CASES = {
     "deepseek-noqlora/megatron-tp1-pp1-torch_dist": 85,
@@ -78,7 +79,8 @@ def test_all_cases_that_are_known_are_on_disk(corpus: Path) -> None:
     assert sorted(CASES) == ON_DISK
 
 
-@pytest.mark.parametrize("case", [case for case in ON_DISK if case not in TRAINED])
+@pytest.mark.mostly_slow(one_in=6)
+@pytest.mark.parametrize("case", from_corpus(case for case in ON_DISK if case not in TRAINED))
 def test_what_nvidia_wrote_equals_its_source(corpus: Path, case: str) -> None:
     source = corpus / case.partition("/")[0] / "hf"
     comparison = compare(source, corpus / case)
@@ -94,7 +96,7 @@ def test_what_nvidia_wrote_equals_its_source(corpus: Path, case: str) -> None:
     assert numel == sum(names_and_sizes(source)[name] for name in comparison.results)
 
 
-@pytest.mark.parametrize("case", [case for case in ON_DISK if case in TRAINED])
+@pytest.mark.parametrize("case", from_corpus(case for case in ON_DISK if case in TRAINED))
 def test_training_changed_what_it_should(corpus: Path, case: str) -> None:
     comparison = compare(corpus / case.partition("/")[0] / "hf", corpus / case)
     assert comparison.summary.counts["same"] == TRAINED[case]
@@ -103,6 +105,7 @@ def test_training_changed_what_it_should(corpus: Path, case: str) -> None:
         assert 0 < comparison.numbers(name).max_abs < 0.01
 
 
+@pytest.mark.mostly_slow(one_in=14)
 @pytest.mark.parametrize("exchanged", [False, True])
 @pytest.mark.parametrize(
     ("case", "twin"),

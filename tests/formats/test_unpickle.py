@@ -22,6 +22,7 @@ from ckptdiff.errors import CkptDiffError
 from ckptdiff.formats.inert import Global, Placeholder
 from ckptdiff.formats.unpickle import load
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
 PROTOCOLS = st.integers(0, 5)
 TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 HASHABLE = st.one_of(
@@ -101,6 +102,7 @@ def isomorphic(a: Any, b: Any) -> bool:
     return True
 
 
+@pytest.mark.slow
 @given(DATA, PROTOCOLS)
 @example([True, 1, 1.0, -0.0, "", b"", (), 2**63, -(2**63), 2**2039, -1, 255, 256, 65536], 2)
 @example({"\ud800": "\udfff", "\\u0041\n\r\0": "\x85\u2028"}, 0)
@@ -116,6 +118,7 @@ def test_plain_data_is_read_without_a_memo(data: object, protocol: int) -> None:
     assert isomorphic(data, load(pickletools.optimize(pickle.dumps(data, protocol))))
 
 
+@pytest.mark.slow
 @given(graphs(), PROTOCOLS)
 def test_shared_and_circular_parts_stay_shared_and_circular(data: object, protocol: int) -> None:
     assert isomorphic(data, load(pickle.dumps(data, protocol)))
@@ -275,6 +278,7 @@ def test_any_bytes_bring_data_or_an_error_of_ours(data: bytes) -> None:
         load(data)
 
 
+@pytest.mark.slow
 @given(DATA, PROTOCOLS, st.data())
 def test_a_pickle_cut_anywhere_brings_an_error(
     data: object, protocol: int, draw: st.DataObject

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
 Raw = Any  # an array of unsigned bit patterns
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E5M2", "F8_E4M3")  # from the widest
@@ -278,6 +279,7 @@ calm = settings(
 # --- numbers ----------------------------------------------------------------------------------
 
 
+@pytest.mark.mostly_slow(one_in=9)
 @pytest.mark.parametrize(("da", "db"), FAST_PAIRS)
 @settings(calm, max_examples=30)
 @given(
@@ -295,6 +297,7 @@ def test_floats_of_16_and_32_bits_are_measured_right(
     assert stats.grid == expected_grid(shape, found)
 
 
+@pytest.mark.mostly_slow(one_in=15)
 @pytest.mark.parametrize(("da", "db"), PAIRS)
 @settings(calm, max_examples=6)
 @given(shape=shapes, seed=st.integers(0, 2**32), kind=st.sampled_from(KINDS))
@@ -322,6 +325,7 @@ def test_integers_are_compared_exactly(store: Store, da: str, db: str) -> None:
     check(compare_blocks((7, 9), [Block((0, 0), store.put(a, da), store.put(b, db))]), found)
 
 
+@pytest.mark.mostly_slow(one_in=5)
 @pytest.mark.parametrize("to", ["F32", "F16", "BF16", "F8_E5M2", "F8_E4M3"])
 def test_values_between_two_codes_round_to_nearest_even(store: Store, to: str) -> None:
     codes = np.arange(0, 1 << (8 * ITEMSIZE[to] - 1), 1 if ITEMSIZE[to] < 4 else 0x10001)
@@ -449,6 +453,7 @@ def test_payloads_of_nan_count_in_one_dtype_only(store: Store) -> None:
     assert (stats.differing, stats.nan_a, stats.nan_b) == (0, 2, 2)
 
 
+@pytest.mark.slow
 def test_norms_of_equal_data_are_taken_when_something_differs_or_when_asked(store: Store) -> None:
     rng = np.random.default_rng(5)
     a = encoded(rng.standard_normal((600, 1024)) * 0.02, "BF16")
@@ -503,6 +508,7 @@ def merged(parts: Sequence[Stats]) -> Stats:
     return total
 
 
+@pytest.mark.mostly_slow(one_in=24)
 @pytest.mark.parametrize(
     ("da", "db"), [("BF16", "BF16"), ("F32", "F16"), ("F16", "F16"), ("F32", "F64")]
 )
@@ -523,6 +529,7 @@ def test_blocks_and_their_order_have_no_influence(
     same_but_for_rounding(merged(parts), whole)
 
 
+@pytest.mark.slow
 def test_sizes_of_chunks_have_no_influence(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(9)
     a, b = make(rng, "specials", (700, 500), "BF16", "BF16")
@@ -537,6 +544,7 @@ def test_sizes_of_chunks_have_no_influence(store: Store, monkeypatch: pytest.Mon
         same_but_for_rounding(compare_blocks((700, 500), [block]), whole)
 
 
+@pytest.mark.slow
 def test_constant_data_is_summed_as_well_as_random_data(store: Store) -> None:
     for value in (0.1, 0.019, 3.3e-5):
         a = np.full((512, 520), value, np.float32).view(np.uint32)
@@ -674,6 +682,7 @@ def resident() -> int:
     raise AssertionError
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 @pytest.mark.parametrize("kind", ["equal", "near"])
 def test_pages_that_were_read_are_let_go(tmp_path: Path, kind: str) -> None:

@@ -83,6 +83,7 @@ def lines(found: LogitDiff) -> dict[str, CauseShare]:
 # ── what is predicted ────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("tp", [1, 4])
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
@@ -101,6 +102,7 @@ def test_roundings_predict_how_far_two_programs_are_apart(
     assert any(note.startswith("attribution: ") for note in found.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("reference", ["hf", "meta"])
 def test_shares_add_up_to_one_and_the_noise_of_both_is_first(
@@ -120,6 +122,7 @@ def test_shares_add_up_to_one_and_the_noise_of_both_is_first(
 # ── each cause has its line ──────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_causes_that_make_nothing_are_exactly_zero_and_say_why(folder: Path) -> None:
     found = lines(traced(*made(folder, 1, heads=8, groups=8, head_dim=16)))
     for cause in NVIDIA:
@@ -132,6 +135,7 @@ def test_causes_that_make_nothing_are_exactly_zero_and_say_why(folder: Path) -> 
     assert BIAS not in found
 
 
+@pytest.mark.slow
 def test_causes_are_told_where_one_side_alone_rounds(folder: Path) -> None:
     hf = lines(traced(*made(folder, 1)))
     assert hf["scores rounded before they are scaled"].share > 0.01
@@ -144,17 +148,20 @@ def test_causes_are_told_where_one_side_alone_rounds(folder: Path) -> None:
         assert meta[cause].note == "in B alone"
 
 
+@pytest.mark.slow
 def test_the_other_side_is_told_by_its_letter(folder: Path) -> None:
     hf, megatron = made(folder, 1)
     assert lines(traced(megatron, hf))[NORM].note == "in B alone"
 
 
+@pytest.mark.slow
 def test_ranks_that_add_up_are_a_cause_that_grows(folder: Path) -> None:
     two, four = (lines(traced(*made(folder, tp)))[RANKS] for tp in (2, 4))
     assert 0 < two.share < four.share
     assert two.note == "A adds up 1, B 2"
 
 
+@pytest.mark.slow
 def test_ranks_that_add_up_on_both_sides_differ_only_by_their_number(folder: Path) -> None:
     two, four = (made(folder, tp)[1] for tp in (2, 4))
     assert lines(traced(two, four))[RANKS].share > 0
@@ -164,12 +171,14 @@ def test_ranks_that_add_up_on_both_sides_differ_only_by_their_number(folder: Pat
     assert same.attribution[0].note == "exactly 0: both sides round alike everywhere"
 
 
+@pytest.mark.slow
 def test_a_bias_is_added_to_what_was_rounded(folder: Path) -> None:
     found = lines(traced(*made(folder, 1, "qwen2")))
     assert found[BIAS].share > 0
     assert found[BIAS].note == "in B alone"
 
 
+@pytest.mark.slow
 def test_a_norm_whose_weights_are_powers_of_two_rounds_once(folder: Path) -> None:
     hf, _ = made(folder, 1, seed=7, shards=1, single=True)
     weights = load_file(hf / "model.safetensors")
@@ -182,6 +191,7 @@ def test_a_norm_whose_weights_are_powers_of_two_rounds_once(folder: Path) -> Non
     assert NORM not in lines(traced(hf, megatron))
 
 
+@pytest.mark.slow
 def test_logits_are_counted_a_few_positions_at_a_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,24 +208,28 @@ def test_logits_are_counted_a_few_positions_at_a_time(
 # ── where there is none ──────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_a_fault_is_no_matter_of_rounding(folder: Path) -> None:
     found = traced(made(folder, 1)[0], made(folder, 1, seed=1)[1])
     assert (found.attribution, found.budget) == ((), None)
     assert "no attribution: the difference is not of arithmetic alone" in found.notes
 
 
+@pytest.mark.slow
 def test_in_float32_the_sums_inside_products_count(folder: Path) -> None:
     found = traced(*made(folder, 1), "fp32")
     assert (found.attribution, found.budget) == ((), None)
     assert any("ask for bf16 or fp16" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_experts_are_not_yet_traced(folder: Path) -> None:
     found = traced(*made(folder, 1, "mixtral"))
     assert (found.attribution, found.budget) == ((), None)
     assert any("experts" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_values_beyond_fp16_leave_no_budget(folder: Path) -> None:
     hf, _ = made(folder, 1, seed=8, shards=1, single=True)
     weights = load_file(hf / "model.safetensors")
@@ -227,6 +241,7 @@ def test_values_beyond_fp16_leave_no_budget(folder: Path) -> None:
     assert "no attribution: some value is not finite in fp16" in found.notes
 
 
+@pytest.mark.slow
 def test_progress_is_told_by_section(folder: Path) -> None:
     sides = open_pair(*made(folder, 1))
     found = logits.compare_logits(*sides, IDS, InlineExecutor(), attribute=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     Make = Callable[..., Path]
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 IDS = (3, 1, 4, 1, 5)
 
 

@@ -13,7 +13,7 @@ from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.logits.run import compare_logits, place
 from ckptdiff.results import LogitDiff
-from tests.support.corpus import CORPUS
+from tests.support.corpus import CORPUS, from_corpus
 from tests.support.logit_runs import tokens
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def told(found: LogitDiff) -> str:
     )
 
 
-@pytest.mark.skipif(not FOLDERS, reason=f"{CORPUS} is not there")
-@pytest.mark.parametrize("folder", CONVERTED, ids=name)
+@pytest.mark.mostly_slow(one_in=105)
+@pytest.mark.parametrize("folder", from_corpus(CONVERTED), ids=name)
 def test_a_correct_conversion_is_only_arithmetic(folder: Path) -> None:
     hf, megatron = open_checkpoint(folder.parent / "hf"), open_checkpoint(folder)
     lines = conflicts(*assemble_pair(hf, megatron))
@@ -85,8 +85,8 @@ def test_a_correct_conversion_is_only_arithmetic(folder: Path) -> None:
     assert found.verdict == "arithmetic"
 
 
-@pytest.mark.skipif(not FOLDERS, reason=f"{CORPUS} is not there")
-@pytest.mark.parametrize("folder", sorted(set(FOLDERS) - set(CONVERTED)), ids=name)
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", from_corpus(sorted(set(FOLDERS) - set(CONVERTED))), ids=name)
 def test_weights_that_were_trained_are_no_arithmetic(folder: Path) -> None:
     found = compared(open_checkpoint(folder.parent / "hf"), open_checkpoint(folder))
     assert found.verdict == "weights-or-config"

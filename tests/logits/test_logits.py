@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from ckptdiff.logits.run import place
 from tests.support import faults as f
 from tests.support import faults_model as m
 from tests.support.conversions import converted
-from tests.support.corpus import CORPUS
+from tests.support.corpus import FAULTS, benchmark, reference
 from tests.support.logit_runs import compare_logits, free_run, tokens
 from tests.support.native import Native
 from tests.support.pairs import open_pair
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     Place = tuple[int | None, str]  # layer and step
     Fault = Callable[[Native, int], object]
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 SIZES: dict[str, Any] = {
     "layers": 4,
     "hidden": 64,
@@ -40,7 +40,6 @@ SIZES: dict[str, Any] = {
     "vocab": 125,
 }
 IDS = tokens(24, SIZES["vocab"])
-FAULTS = CORPUS.parent / "faults"
 
 
 @pytest.fixture(autouse=True)
@@ -225,6 +224,7 @@ PLANTS: dict[str, tuple[Fault, dict[str | None, tuple[str, ...]]]] = {
 }
 
 
+@pytest.mark.mostly_slow(one_in=3)
 @pytest.mark.parametrize("name", PLANTS)
 def test_a_planted_fault_is_found_where_it_is(
     name: str, tiny_hf: Make, tiny_megatron: Make, tmp_path: Path
@@ -296,15 +296,10 @@ BENCH: dict[str, tuple[tuple[int, ...], tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def bench() -> list[dict[str, Any]]:
-    index = FAULTS / "index.json"
-    return json.loads(index.read_text()) if index.exists() else []
-
-
-@pytest.mark.skipif(not bench(), reason=f"{FAULTS} is not there")
-@pytest.mark.parametrize("case", bench(), ids=lambda case: case["id"])
+@pytest.mark.mostly_slow(one_in=8)
+@pytest.mark.parametrize("case", benchmark())
 def test_a_case_of_the_benchmark_is_found_where_it_is(case: dict[str, Any]) -> None:
-    hf, faulty = FAULTS.parent / case["hf"], FAULTS / case["id"] / "ckpt"
+    hf, faulty = reference(case), FAULTS / case["id"] / "ckpt"
     found = compare_logits(hf, faulty, tokens(64, 500))  # some to each expert
     print(f"{case['id']} {case['must_say'][:40]:<40} {told(found)}")  # noqa: T201
     layers, inner, outside = BENCH[case["id"]]

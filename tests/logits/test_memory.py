@@ -52,6 +52,7 @@ def pair(tmp_path: Path) -> Callable[[int], tuple[Path, Path]]:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what memory is anonymous")
 def test_memory_does_not_grow_with_depth(pair: Callable[[int], tuple[Path, Path]]) -> None:
     found = {layers: measured(*pair(layers)) for layers in (2, 8)}

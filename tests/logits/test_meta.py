@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Make = Callable[..., Path]
     Weights = Callable[..., dict[str, Tensor]]
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 SIZES: dict[str, Any] = {
     "layers": 3,
     "hidden": 64,
@@ -112,6 +113,7 @@ def test_both_kinds_of_files_give_the_bits_of_metas_formulas(
     assert not torch.equal(plain, wanted)
 
 
+@pytest.mark.mostly_slow(one_in=8)
 @pytest.mark.parametrize("reference", ["hf", "meta"])
 @pytest.mark.parametrize(
     ("mp", "embedding"), [(1, "llama3"), (2, "llama2"), (2, "llama3"), (8, "llama3")]

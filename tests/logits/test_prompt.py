@@ -407,6 +407,7 @@ def test_a_broken_tokenizer_config_is_one_error(pair: Pair, bpe: str) -> None:
         pair.encode()
 
 
+@pytest.mark.slow
 def test_a_file_that_eats_memory_kills_a_worker_and_reads_well(pair: Pair, bpe: str) -> None:
     tokenizer = json.loads(bpe)
     tokenizer["normalizer"] = {

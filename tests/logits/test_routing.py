@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.results import LogitDiff
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 IDS = tokens(12, 200)
 TWO_OF_FOUR = Routing(experts=4, chosen=2, wide_weights=True)
 LOGITS = torch.tensor([[1.0, 3.0, 2.0, 0.0]])
@@ -105,6 +106,7 @@ def changed(
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "hf", "args", "first", "word"),
     [
@@ -150,6 +152,7 @@ def test_other_structures_are_refused(args: dict[str, Any], word: str, corpus: P
         changed(corpus, DEEPSEEK, {}, args)
 
 
+@pytest.mark.slow
 def test_experts_that_a_broken_converter_wrote_show_as_such(corpus: Path) -> None:
     broken = "mixtral-tp1-ep2-core_r0.12-converter-bug-expert-weights-garbage"
     sides = [open_checkpoint(f) for f in (corpus / "mixtral" / "hf", corpus / "broken" / broken)]
@@ -160,6 +163,7 @@ def test_experts_that_a_broken_converter_wrote_show_as_such(corpus: Path) -> Non
     assert bad == {"experts_act", "mlp_out"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["qwen3moe", "deepseek-v3"])
 def test_experts_in_one_tensor_are_those_in_many(source: str, corpus: Path, tmp_path: Path) -> None:
     hf = corpus / source / "hf"
@@ -190,6 +194,7 @@ def test_experts_in_one_tensor_are_those_in_many(source: str, corpus: Path, tmp_
     assert max(tap.rel for tap in found.taps) == 0
 
 
+@pytest.mark.slow
 def test_one_expert_of_another_place_shows_in_that_layer_alone(
     corpus: Path, tmp_path: Path
 ) -> None:

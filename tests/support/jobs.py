@@ -10,6 +10,7 @@ from pathlib import Path
 from ckptdiff.comparison.parts import DiffPart, Outcome, run_parts
 from ckptdiff.errors import CorruptFile
 from ckptdiff.kernels.views import View
+from tests.support.patience import PATIENCE
 
 
 def double(number: int) -> int:
@@ -55,6 +56,13 @@ def print_something() -> None:
 
 def touch(file: str) -> None:
     Path(file).touch()
+
+
+def wait_for(file: str) -> None:
+    """Keep the worker busy until somebody makes this file."""
+    end = time.monotonic() + PATIENCE
+    while not Path(file).exists() and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 class Deadly:

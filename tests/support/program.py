@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +28,7 @@ def ckptdiff(*arguments: object, cwd: Path | None = None) -> Done:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         cwd=cwd,
     )
@@ -49,7 +52,7 @@ def document(done: Done) -> dict[str, Any]:
     return parse(done.stdout)
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
+def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool:
     """Wait for a condition; return whether it came true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -80,6 +83,12 @@ def maps(pid: int, file: Path) -> bool:
         return str(file) in Path(f"/proc/{pid}/maps").read_text()
     except OSError:
         return False
+
+
+def processor_seconds() -> float:
+    """Return the time that all ended children, and theirs, have computed."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from textual.pilot import Pilot
 
 from ckptdiff.tui.app import CkptDiffApp
+from tests.support.patience import PATIENCE
 from tests.support.tui.fakes import A, B, Clock, FakeEngine, layer, result
 from tests.support.tui.harness import NOW
 
@@ -21,6 +24,14 @@ def _a_terminal_of_many_colours(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.setenv("TERM", "xterm-256color")
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine Textual waits longer than its half minute, and toasts stay to be read."""
+    waiting = partialmethod(Pilot._wait_for_screen, timeout=PATIENCE)
+    monkeypatch.setattr(Pilot, "_wait_for_screen", waiting)
+    monkeypatch.setattr(CkptDiffApp, "NOTIFICATION_TIMEOUT", PATIENCE)
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+import pytest
+
 from ckptdiff.errors import BadArgument, WorkerDied
 from ckptdiff.tui.commands import Commands
 from ckptdiff.tui.model.inventory import Unmapped
@@ -17,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import pytest
     from textual.pilot import Pilot
 
     from ckptdiff.tui.app import CkptDiffApp
 
     Make = Callable[..., CkptDiffApp]
 
+pytestmark = pytest.mark.mostly_slow(one_in=6)
 NARROW, WIDE = (80, 24), (120, 40)
 
 
@@ -37,6 +39,7 @@ async def commands(app: CkptDiffApp) -> set[str]:
     return {str(hit.display) async for hit in Commands(app.screen).discover()}  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 async def test_names_are_there_while_equal_rows_are_looked_for(
     make_app: Make, engine: FakeEngine
 ) -> None:

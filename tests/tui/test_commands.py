@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from ckptdiff.settings import load_settings
 from ckptdiff.tui.commands import MOST_TENSORS, Commands
 from tests.support.tui.fakes import A, B, FakeEngine, layer, names
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from textual.command import DiscoveryHit, Hit
 
     from ckptdiff.tui.app import CkptDiffApp
+
+
+pytestmark = pytest.mark.mostly_slow(one_in=6)
 
 
 async def offered(app: CkptDiffApp) -> dict[str, DiscoveryHit]:

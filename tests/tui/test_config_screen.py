@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ckptdiff.tui.app import CkptDiffApp
     from ckptdiff.tui.model.session import Session
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
 BASE = ConfigDiff(
     "RoPE base",
     "conflict",
@@ -146,6 +147,7 @@ async def test_y_copies_the_flag_of_a_conflict_and_else_the_value(session: Sessi
         )
 
 
+@pytest.mark.slow
 async def test_enter_says_the_whole_of_a_line(session: Session) -> None:
     app = Host(ConfigScreen(session))
     async with app.run_test(size=(80, 24), notifications=True) as pilot:

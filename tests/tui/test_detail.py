@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.session import Session
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=6)
+
+
 @pytest.fixture
 def session(tmp_path: Path) -> Session:
     return session_of(*written(tmp_path))

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.session import Session
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
+
+
 @pytest.fixture
 def session(tmp_path: Path) -> Session:
     return session_of(*written(tmp_path), compare=False)
@@ -114,6 +117,7 @@ async def test_an_expression_that_is_not_whole_yet_changes_nothing(session: Sess
         assert [entry.name for entry in rows.rows] == ["args.num_layers", "optimizer.exp_avg"]
 
 
+@pytest.mark.slow
 async def test_the_cursor_moves_and_keys_copy(session: Session) -> None:
     app = Host(EntriesScreen(session, "b"))
     async with app.run_test(size=(80, 24)) as pilot:

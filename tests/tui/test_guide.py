@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     Make = Callable[..., CkptDiffApp]
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
+
+
 def guide(app: CkptDiffApp) -> GuideScreen:
     assert isinstance(app.screen, GuideScreen)
     return app.screen

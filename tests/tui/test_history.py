@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 Q0 = layer(0, "self_attn.q_proj.weight")
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
+
+
 @pytest.fixture
 def sides(tmp_path: Path) -> tuple[Checkpoint, Checkpoint]:
     """Two checkpoints whose files exist, as a history wants them."""
@@ -163,6 +166,7 @@ class KeptEngine(FakeEngine):
         yield CheckpointPair(a, assembled(b), tuple(names()))
 
 
+@pytest.mark.slow
 async def test_a_stopped_comparison_goes_on_where_it_was(
     make_app: Callable[..., CkptDiffApp], tmp_path: Path, sides: tuple[Checkpoint, Checkpoint]
 ) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+from tests.support.patience import PATIENCE
+
 SCRIPT = """
 import asyncio, sys, tempfile
 from pathlib import Path
@@ -32,9 +36,10 @@ print(*sorted(done & {"torch", "numpy"}))
 """
 
 
+@pytest.mark.slow
 def test_neither_torch_nor_numpy_nor_what_a_key_brings_is_imported_for_the_first_frame() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     first_frame, whole_comparison = done.stdout.splitlines()
     assert first_frame == ""

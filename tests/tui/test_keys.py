@@ -30,6 +30,7 @@ from ckptdiff.tui.widgets.tap_map import TapMap
 from ckptdiff.tui.widgets.tensor_list import TensorList
 from tests.support.tui.harness import lines, settle, tensors, text, toasts
 
+pytestmark = pytest.mark.mostly_slow(one_in=5)
 OWNERS: tuple[Any, ...] = (
     CkptDiffApp,
     BaseScreen,
@@ -110,6 +111,7 @@ async def test_the_help_lists_the_keys_of_list_screen_and_app_and_the_glyphs(
         assert app.screen is tensors(app)  # type: ignore[comparison-overlap]
 
 
+@pytest.mark.slow
 async def test_the_key_line_fits_and_ends_with_help_and_the_way_out(app: CkptDiffApp) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(app, pilot)
@@ -142,6 +144,7 @@ async def test_a_click_on_the_key_line_is_the_key(app: CkptDiffApp) -> None:
         assert tensors(app).session.differences_only
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["Q", "ctrl+q"])
 async def test_quitting_works_from_any_screen(app: CkptDiffApp, key: str) -> None:
     async with app.run_test(size=(80, 24)) as pilot:

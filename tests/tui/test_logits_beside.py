@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from tests.support.tui.fakes import FakeEngine
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
+
+
 def screen(app: CkptDiffApp) -> LogitsScreen:
     assert isinstance(app.screen, LogitsScreen)
     return app.screen

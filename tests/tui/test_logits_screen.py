@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     Make = Callable[..., CkptDiffApp]
 
+pytestmark = pytest.mark.mostly_slow(one_in=6)
 NARROW, WIDE = (80, 24), (120, 40)
 K = layer(1, "self_attn.k_proj.weight")
 
@@ -169,6 +170,7 @@ async def test_a_tap_that_reads_no_tensor_points_to_the_config(
         assert isinstance(app.screen, ConfigScreen)
 
 
+@pytest.mark.slow
 async def test_of_several_tensors_one_that_differs_is_told_first_and_opened(
     app: CkptDiffApp, engine: FakeEngine
 ) -> None:
@@ -286,6 +288,7 @@ async def test_t_shows_the_first_token_after_each_position_and_arrows_change_the
         assert following.at == 0
 
 
+@pytest.mark.slow
 async def test_earlier_prompts_come_back_with_up_and_are_not_saved(
     app: CkptDiffApp, engine: FakeEngine
 ) -> None:
@@ -492,6 +495,7 @@ async def test_ids_without_a_tokenizer_are_shown_as_ids(
         assert copied == [f"ckptdiff logits {A} {B} --ids 1,2,3"]
 
 
+@pytest.mark.slow
 async def test_one_checkpoint_has_no_logits_to_compare(make_app: Make) -> None:
     app = make_app(A)
     async with app.run_test(size=NARROW) as pilot:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from textual.widgets import OptionList
 
 from ckptdiff.settings import RecentPair, Settings, load_settings, save_settings
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     Make = Callable[..., CkptDiffApp]
 
+pytestmark = pytest.mark.mostly_slow(one_in=6)
 SIZE = (80, 24)
 
 

@@ -14,6 +14,8 @@ from ckptdiff.tui.text.storage import StoredSide, box_text, files_text, place_pa
 from ckptdiff.tui.widgets.shard_map import Look, map_lines, stored_bar
 from tests.support.tui.handmade import EMBED, NORM, O_PROJ, K, Q, V, huggingface, megatron
 
+pytestmark = pytest.mark.mostly_slow(one_in=3)
+
 
 def sides(name: str) -> list[StoredSide]:
     return [

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Make = Callable[..., CkptDiffApp]
     Compare = Callable[..., bool]
 
+pytestmark = pytest.mark.mostly_slow(one_in=6)
 NARROW, WIDE = (80, 24), (120, 40)
 
 
@@ -95,6 +96,7 @@ def test_what_is_to_be_converted(
     assert snap_compare(make_app(A, B), terminal_size=size, run_before=run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [NARROW, WIDE], ids=["narrow", "wide"])
 @pytest.mark.parametrize("hidden", [False, True], ids=["shown", "hidden"])
 def test_a_conversion_under_way(

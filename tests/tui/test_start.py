@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ckptdiff.tui.app import CkptDiffApp
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
+
+
 def test_over_ssh_textual_is_quiet_unless_it_was_told_otherwise() -> None:
     environ = {"SSH_CONNECTION": "10.0.0.1 22", "TEXTUAL_FPS": "60"}
     set_up_environment(environ)
@@ -53,6 +56,7 @@ def test_boxes_and_blocks_are_drawn_only_where_they_can_be(
     assert draws_boxes({"TERM": term}, encoding) is boxes
 
 
+@pytest.mark.mostly_slow(one_in=4)
 @pytest.mark.parametrize(
     ("environ", "theme"),
     [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+import pytest
+
 from ckptdiff.errors import WorkerDied
 from ckptdiff.tui.model.inventory import Layer
 from ckptdiff.tui.screens.detail import DetailScreen
@@ -24,10 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import pytest
-
     from ckptdiff.tui.app import CkptDiffApp
 
+pytestmark = pytest.mark.mostly_slow(one_in=6)
 NARROW, WIDE = (80, 24), (120, 40)
 Q0 = layer(0, "self_attn.q_proj.weight")
 K1 = layer(1, "self_attn.k_proj.weight")
@@ -131,6 +132,7 @@ async def test_rate_and_time_left_are_of_bytes(
         assert progress.eta == (progress.bytes_total - progress.bytes_done) / progress.rate
 
 
+@pytest.mark.slow
 async def test_visible_rows_are_compared_first(
     make_app: Callable[..., CkptDiffApp], engine: FakeEngine
 ) -> None:

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.session import Session
 
 
+pytestmark = pytest.mark.mostly_slow(one_in=4)
+
+
 def found() -> Neighbourhood:
     """Two rows and columns from [4, 7] of bfloat16 values."""
     a = Window(((1.0, 2.0), (0.5, math.nan)), ((0x3F80, 0x4000), (0x3F00, 0x7FC0)))
@@ -212,6 +215,7 @@ async def test_y_copies_where_the_element_lies(session: Session) -> None:
         ]
 
 
+@pytest.mark.slow
 async def test_rows_that_one_side_lacks_have_no_values_there(session: Session) -> None:
     app = Host(ValuesScreen(session, TALL))
     async with app.run_test(size=(80, 24)) as pilot:

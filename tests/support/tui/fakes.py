@@ -28,6 +28,7 @@ from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats.safetensors import lay_out
 from ckptdiff.logits.prompt import Prompt
 from ckptdiff.results import Numbers, TensorDiff
+from tests.support.tui.held import may_go_on
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -241,8 +242,8 @@ class FakeEngine:
             while left:
                 if self.breaks is not None:
                     raise self.breaks
-                if done == self.hold:
-                    self.gate.wait(30)
+                if done == self.hold and not may_go_on(self.gate):
+                    return
                 name = next((name for name in first() if name in left), left[0])
                 left.remove(name)
                 self.clock.at += self.seconds_each
@@ -263,7 +264,7 @@ class FakeEngine:
         executor: Executor,
     ) -> Iterator[Finding]:
         if self.looking is not None:
-            executor.submit(self.looking.wait, 30).result()
+            executor.submit(may_go_on, self.looking).result()
         if self.no_diagnosis is not None:
             raise self.no_diagnosis
         executor.submit(len, ()).result()
@@ -288,8 +289,8 @@ class FakeEngine:
         (file,) = conversion.files
         self.clock.at += self.seconds_each
         yield Written(file.path, file.layout.nbytes // 2)
-        if self.hold is not None:
-            self.gate.wait(30)
+        if self.hold is not None and not may_go_on(self.gate):
+            return
         yield Written(file.path, file.layout.nbytes // 2)
         yield Written(file.path, 0, complete=True)
         yield from map(result, conversion.source.tensors)
@@ -309,7 +310,7 @@ class FakeEngine:
         try:
             for done, step in enumerate(self.steps):
                 if done == self.hold_logits:
-                    executor.submit(self.gate.wait, 30).result()
+                    executor.submit(may_go_on, self.gate).result()
                 yield step
             if self.no_logits is not None:
                 raise self.no_logits
