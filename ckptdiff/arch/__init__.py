@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.arch.base import template
 from ckptdiff.arch.deepseek import DEEPSEEK
 from ckptdiff.arch.gemma import GEMMA, GEMMA2, GEMMA3
 from ckptdiff.arch.glm4_moe import GLM4_MOE
@@ -23,6 +22,7 @@ from ckptdiff.arch.qwen2_moe import QWEN2_MOE
 from ckptdiff.arch.qwen3 import QWEN3
 from ckptdiff.arch.qwen3_moe import QWEN3_MOE, QWEN3_VL_MOE
 from ckptdiff.arch.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
+from ckptdiff.arch.templates import template
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import fill_name, split_name, template
+from ckptdiff.arch.templates import fill_name, split_name, template
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
 

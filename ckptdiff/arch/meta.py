@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ckptdiff.arch.base import template
+from ckptdiff.arch.templates import template
 
 
 @dataclass(frozen=True, slots=True)

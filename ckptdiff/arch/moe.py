@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import gated, replicated, row, template
+from ckptdiff.arch.base import gated, replicated, row
 from ckptdiff.arch.fused import Fused
 from ckptdiff.arch.llama import HF, MEGATRON
+from ckptdiff.arch.templates import template
 from ckptdiff.checkpoint import TensorRef
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from ckptdiff.arch.base import MANY_NAMES, fill_template, split_name, template
+from ckptdiff.arch.templates import MANY_NAMES, fill_template, split_name, template
 from ckptdiff.errors import UnsupportedLayout
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, TypeVar
 
-from ckptdiff.arch.base import split_name
+from ckptdiff.arch.templates import split_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

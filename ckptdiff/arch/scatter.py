@@ -6,7 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import PADDING, fill_name, split_name, template
+from ckptdiff.arch.base import PADDING
+from ckptdiff.arch.templates import fill_name, split_name, template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

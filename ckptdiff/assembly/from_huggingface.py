@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch import find_architecture
-from ckptdiff.arch.base import split_name, template
 from ckptdiff.arch.fused import canonical
 from ckptdiff.arch.order import put_in_model_order
+from ckptdiff.arch.templates import split_name, template
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
 from ckptdiff.assembly.quantisation import find_packed, join_factors
 from ckptdiff.assembly.recipe import (

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch import guess_architecture
-from ckptdiff.arch.base import PADDING, fill_name
+from ckptdiff.arch.base import PADDING
 from ckptdiff.arch.moe import is_grouped, ungrouped
 from ckptdiff.arch.naming import QUERY_NORM, split_native
 from ckptdiff.arch.order import put_in_model_order
+from ckptdiff.arch.templates import fill_name
 from ckptdiff.assembly.by_name import assemble_by_name
 from ckptdiff.assembly.dcp_chunks import resolve_chunks
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.arch.base import fill_name, split_name
 from ckptdiff.arch.llama import LLAMA
 from ckptdiff.arch.meta import EMBEDDING, GATE, HEAD, META_RULES, QUERY, MetaRule
 from ckptdiff.arch.order import put_in_model_order
+from ckptdiff.arch.templates import fill_name, split_name
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
 from ckptdiff.assembly.recipe import Assembled, Assembly, Copy, LayoutError, Piece
 from ckptdiff.checkpoint import Rank, TensorRef

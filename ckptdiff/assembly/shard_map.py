@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
-from ckptdiff.arch.base import split_name, template
+from ckptdiff.arch.templates import split_name, template
 from ckptdiff.assembly.views import matrix_shape, view_of
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.arch.base import fill_template, split_name
 from ckptdiff.arch.mistakes import mistakes
 from ckptdiff.arch.naming import split_native
+from ckptdiff.arch.templates import fill_template, split_name
 from ckptdiff.assembly.compose import RecipePart, compose, transpose
 from ckptdiff.errors import BadArgument
 from ckptdiff.resharding.shard_pairs import shard_grid, shard_pairs, with_padding

@@ -7,8 +7,8 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import split_name
 from ckptdiff.arch.naming import are_fused, are_grouped
+from ckptdiff.arch.templates import split_name
 from ckptdiff.checkpoint import Parallelism
 from ckptdiff.conversion.command import command_of
 from ckptdiff.conversion.destination import proposed_out

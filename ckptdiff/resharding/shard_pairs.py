@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import split_name
 from ckptdiff.arch.naming import split_native
 from ckptdiff.arch.scatter import scatter
+from ckptdiff.arch.templates import split_name
 from ckptdiff.assembly.compose import RecipePart, compose, rows_of
 from ckptdiff.checkpoint import Rank
 from ckptdiff.dtypes import FLOATS, narrower

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import fill_template, split_name, template
+from ckptdiff.arch.templates import fill_template, split_name, template
 from ckptdiff.assembly.compose import RecipePart, compose, renamed, transpose
 from ckptdiff.errors import UnsupportedLayout
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import fill_name, split_name
 from ckptdiff.arch.naming import layer_prefix, spelled, templates_by_layer
 from ckptdiff.arch.scatter import RankSlice, scatter
+from ckptdiff.arch.templates import fill_name, split_name
 from ckptdiff.assembly.compose import RecipePart, compose, last_row_repeated, renamed, transpose
 from ckptdiff.errors import UnsupportedLayout
 

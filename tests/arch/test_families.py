@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ckptdiff.arch import ARCHITECTURES, find_architecture
-from ckptdiff.arch.base import split_name
+from ckptdiff.arch.templates import split_name
 from ckptdiff.assembly.assemble import assemble
 from tests.support.families import MODELS, Stored, cut, gathered, on_disk
 from tests.support.numbered import numbered

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ckptdiff.arch.base import split_name
 from ckptdiff.arch.scatter import scatter
+from ckptdiff.arch.templates import split_name
 from ckptdiff.checkpoint import Checkpoint, Parallelism, Rank, Shard, TensorRef, contiguous
 
 if TYPE_CHECKING:
