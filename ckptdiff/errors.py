@@ -18,7 +18,10 @@ two word it differently (`cli.hints`, `tui.text.hints`).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Hint = Literal[
     "ids",  # tokens by their numbers need no tokenizer
@@ -35,6 +38,10 @@ class CkptDiffError(Exception):
     def __init__(self, message: str, *, hint: Hint | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+
+    def with_hint(self, words: Mapping[Hint, str]) -> str:
+        """Return the message and, in these words, the way out."""
+        return str(self) if self.hint is None else f"{self}; {words[self.hint]}"
 
 
 class NotACheckpoint(CkptDiffError):

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from ckptdiff.cli.hints import OPTIONS, paragraph
+from ckptdiff.cli.hints import OPTIONS
 from ckptdiff.errors import BadArgument, Hint
-from ckptdiff.tui.text.hints import KEYS, sentence
+from ckptdiff.tui.text.hints import KEYS
 from tests.support.corpus import REPOSITORY
 
 if TYPE_CHECKING:
@@ -156,5 +156,5 @@ def test_every_hint_has_words_for_the_command_line_and_for_the_screen() -> None:
     assert set(OPTIONS) == set(KEYS) == set(get_args(Hint))
     error = BadArgument("a: is not empty", hint="overwrite")
     assert pickle.loads(pickle.dumps(error)).hint == "overwrite"  # it comes from a worker
-    assert paragraph(error) == "a: is not empty; --overwrite replaces it"
-    assert sentence(error) == "a: is not empty; choose yes at Replace to write over it"
+    assert error.with_hint(OPTIONS) == "a: is not empty; --overwrite replaces it"
+    assert error.with_hint(KEYS) == "a: is not empty; choose yes at Replace to write over it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ckptdiff.errors import CkptDiffError, Hint
+    from ckptdiff.errors import Hint
 
 OPTIONS: dict[Hint, str] = {
     "ids": "--ids needs no tokenizer",
@@ -14,8 +14,3 @@ OPTIONS: dict[Hint, str] = {
     "allow-unmapped": "--allow-unmapped converts the rest",
     "cpu": "--device cpu computes without",
 }
-
-
-def paragraph(error: CkptDiffError) -> str:
-    """Return an error's message, with the option that its hint is about."""
-    return str(error) if error.hint is None else f"{error}; {OPTIONS[error.hint]}"

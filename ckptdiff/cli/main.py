@@ -42,12 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:  # after --help too
             sys.stdout.flush()
     except CkptDiffError as error:
-        from ckptdiff.cli.hints import paragraph
+        from ckptdiff.cli.hints import OPTIONS
         from ckptdiff.text import printable
 
         if options.verbose:
             traceback.print_exc()
-        text = printable(paragraph(error))
+        text = printable(error.with_hint(OPTIONS))
         if len(text) > 2500:  # a name in a file may have any length
             text = f"{text[:1200]} … {text[-1200:]}"
         print(f"ckptdiff: {text}", file=sys.stderr)

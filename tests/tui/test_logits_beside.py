@@ -12,7 +12,7 @@ from ckptdiff.errors import CkptDiffError
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.tui.screens.logits import LogitsScreen
-from ckptdiff.tui.text.hints import sentence
+from ckptdiff.tui.text.hints import KEYS
 from ckptdiff.tui.widgets.tap_map import TapMap
 from ckptdiff.tui.workers.engine import LocalEngine
 from tests.support.tui import logits_made as made
@@ -110,5 +110,5 @@ def test_ids_are_taken_where_no_tokenizer_works_and_text_is_refused(
     with pytest.raises(CkptDiffError) as refused:
         engine.read_prompt("The capital", a, b, InlineExecutor())
     assert refused.value.hint == "ids"
-    assert "as 1,2,3" in sentence(refused.value)
-    assert "--ids" not in sentence(refused.value)
+    assert "as 1,2,3" in refused.value.with_hint(KEYS)
+    assert "--ids" not in refused.value.with_hint(KEYS)

@@ -9,7 +9,7 @@ from textual import work
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.tui.messages import ReportWritten
 from ckptdiff.tui.runners.base import Runner
-from ckptdiff.tui.text.hints import sentence
+from ckptdiff.tui.text.hints import KEYS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ class ReportRunner(Runner):
         try:
             write_report(path, session.a, session.b, results, session.summary)
         except CkptDiffError as error:
-            self.post_message(ReportWritten(path, sentence(error)))
+            self.post_message(ReportWritten(path, error.with_hint(KEYS)))
         else:
             self.post_message(ReportWritten(path))
 

@@ -19,7 +19,7 @@ from ckptdiff.errors import CkptDiffError
 from ckptdiff.text import printable
 from ckptdiff.tui.messages import PathRead, PathRecognised
 from ckptdiff.tui.screens.base import BaseScreen
-from ckptdiff.tui.text.hints import sentence
+from ckptdiff.tui.text.hints import KEYS
 from ckptdiff.tui.text.sides import recognised
 from ckptdiff.tui.widgets.path_input import PathInput
 from ckptdiff.tui.words import format_ago, plural, shorten
@@ -123,7 +123,7 @@ class OpenScreen(BaseScreen[None]):
             words = recognised(checkpoint, family=family, layers=layers)
             self.post_message(PathRecognised(side, path, checkpoint, words))
         except CkptDiffError as error:
-            self.post_message(PathRecognised(side, path, None, sentence(error)))
+            self.post_message(PathRecognised(side, path, None, error.with_hint(KEYS)))
         except Stopped:
             pass
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ckptdiff.errors import CkptDiffError, Hint
+    from ckptdiff.errors import Hint
 
 KEYS: dict[Hint, str] = {
     "ids": "type ids of tokens, as 1,2,3, which need no tokenizer",
@@ -14,8 +14,3 @@ KEYS: dict[Hint, str] = {
     "allow-unmapped": "choose to leave them out at Unknown to convert the rest",
     "cpu": "it is computed on the CPU",
 }
-
-
-def sentence(error: CkptDiffError) -> str:
-    """Return what is wrong and what to do."""
-    return str(error) if error.hint is None else f"{error}; {KEYS[error.hint]}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.tui.messages import ConversionAdvanced, ConversionEnded
 from ckptdiff.tui.model.conversion import ConversionDraft, ConversionPlan
-from ckptdiff.tui.text.hints import sentence
+from ckptdiff.tui.text.hints import KEYS
 from ckptdiff.tui.workers.read_compare import MANY_NAMES, out_of_the_way
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def plan_draft(
             if len(conversion.source.tensors) > MANY_NAMES:
                 gc.freeze()
     except CkptDiffError as error:
-        return ConversionPlan(draft, out, command, error=sentence(error))
+        return ConversionPlan(draft, out, command, error=error.with_hint(KEYS))
     except OSError as error:
         return ConversionPlan(draft, out, command, error=f"{out}: {error.strerror}")
     return ConversionPlan(draft, out, command, conversion, free=free, replaces=replaces)
@@ -98,7 +98,7 @@ def run_conversion(
                 return
         post(ConversionEnded(number, "stopped"))
     except CkptDiffError as error:
-        post(ConversionEnded(number, "failed", error=sentence(error)))
+        post(ConversionEnded(number, "failed", error=error.with_hint(KEYS)))
     except Exception as error:  # noqa: BLE001 -- a thread that breaks must not look like a slow one
         bug = f"{type(error).__name__}: {error}. This is a bug in ckptdiff."
         post(ConversionEnded(number, "failed", error=bug))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.tui.messages import DiagnosisEnded
 from ckptdiff.tui.model.diagnosis import Diagnosis
-from ckptdiff.tui.text.hints import sentence
+from ckptdiff.tui.text.hints import KEYS
 from ckptdiff.tui.workers.cancellable import Stopped
 from ckptdiff.tui.workers.read_compare import out_of_the_way
 
@@ -53,7 +53,7 @@ def look_for_causes(
     except (Stopped, CancelledError):
         post(DiagnosisEnded(run, "stopped"))
     except CkptDiffError as error:
-        post(DiagnosisEnded(run, "failed", error=sentence(error)))
+        post(DiagnosisEnded(run, "failed", error=error.with_hint(KEYS)))
     else:
         post(DiagnosisEnded(run, "done", diagnosis))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.results import LogitDiff
 from ckptdiff.tui.messages import LogitsAdvanced, LogitsEnded, PromptRead
-from ckptdiff.tui.text.hints import sentence
+from ckptdiff.tui.text.hints import KEYS
 from ckptdiff.tui.workers.cancellable import Stopped
 
 if TYPE_CHECKING:
@@ -49,6 +49,6 @@ def ask(
     except (Stopped, CancelledError):
         post(LogitsEnded(run, "stopped"))
     except CkptDiffError as error:
-        post(LogitsEnded(run, "failed", error=sentence(error)))
+        post(LogitsEnded(run, "failed", error=error.with_hint(KEYS)))
     else:
         post(LogitsEnded(run, "done", found))

@@ -24,7 +24,7 @@ from ckptdiff.tui.messages import (
     RowsRead,
 )
 from ckptdiff.tui.model.inventory import take_inventory
-from ckptdiff.tui.text.hints import sentence
+from ckptdiff.tui.text.hints import KEYS
 from ckptdiff.tui.workers.cancellable import Stopped
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def read(
         post(RowsRead(job, done, total))
 
     def optimizer_refused(error: CkptDiffError) -> None:
-        post(OptimizerRefused(job, sentence(error)))
+        post(OptimizerRefused(job, error.with_hint(KEYS)))
 
     try:
         with out_of_the_way():
@@ -139,7 +139,7 @@ def read(
             if len(inventory.names) > MANY_NAMES:
                 gc.freeze()
     except CkptDiffError as error:
-        post(ReadingFailed(job, sentence(error)))
+        post(ReadingFailed(job, error.with_hint(KEYS)))
     except Stopped:
         pass
 
@@ -221,4 +221,4 @@ def compare(
     except Stopped:
         post(ComparisonEnded(job, "stopped"))
     except CkptDiffError as error:
-        post(ComparisonEnded(job, "failed", error=sentence(error)))
+        post(ComparisonEnded(job, "failed", error=error.with_hint(KEYS)))
