@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ckptdiff
-from ckptdiff.guide import page
+from ckptdiff.guide.topics import page
 from tests.support.transcripts import run
 
 pytestmark = pytest.mark.mostly_slow(one_in=4)

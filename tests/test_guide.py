@@ -12,7 +12,7 @@ from ckptdiff.errors import BadArgument
 from ckptdiff.fault_classes import FAULT_CLASSES, FaultClass
 from ckptdiff.formats import FORMATS
 from ckptdiff.forward.hf_config import FAMILIES as COMPUTED
-from ckptdiff.guide import fault_parts, page, topics
+from ckptdiff.guide.topics import fault_parts, page, topics
 from ckptdiff.results import LogitVerdict, Status, Verdict
 from tests.support.corpus import REPOSITORY
 from tests.support.faults_table import TABLE as FAULTS

@@ -9,7 +9,7 @@ import pytest
 
 from ckptdiff.arch import ARCHITECTURES
 from ckptdiff.formats import FORMATS
-from ckptdiff.guide import FOR_DEVELOPERS, topics
+from ckptdiff.guide.topics import FOR_DEVELOPERS, topics
 from tests.support.corpus import REPOSITORY
 from tests.support.transcripts import run, transcripts, without_times
 

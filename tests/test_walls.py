@@ -158,3 +158,18 @@ def test_every_hint_has_words_for_the_command_line_and_for_the_screen() -> None:
     assert pickle.loads(pickle.dumps(error)).hint == "overwrite"  # it comes from a worker
     assert error.with_hint(OPTIONS) == "a: is not empty; --overwrite replaces it"
     assert error.with_hint(KEYS) == "a: is not empty; choose yes at Replace to write over it"
+
+
+REGISTRIES = {
+    *(".", "arch", "arch/mistakes", "config/fields", "diagnosis/claims", "formats"),
+    "kernels",  # tells numpy how many threads to use, before anything there imports it
+}
+
+
+def test_importing_a_package_imports_nothing_but_where_it_is_a_registry() -> None:
+    found = {
+        str(file.parent)
+        for file, tree in trees()
+        if file.name == "__init__.py" and len(tree.body) > 1
+    }
+    assert found == REGISTRIES

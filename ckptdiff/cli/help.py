@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ckptdiff.guide import page, topics
+from ckptdiff.guide.topics import page, topics
 
 if TYPE_CHECKING:
     import argparse

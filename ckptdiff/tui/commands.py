@@ -11,7 +11,7 @@ from textual.content import Content
 
 from ckptdiff.comparison.verdict import Tolerance
 from ckptdiff.errors import BadArgument
-from ckptdiff.guide import topics
+from ckptdiff.guide.topics import topics
 from ckptdiff.name_filter import matcher as names_matcher
 from ckptdiff.text import printable
 from ckptdiff.tui.model.order import SORTS

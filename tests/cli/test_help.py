@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckptdiff.guide import page, topics
+from ckptdiff.guide.topics import page, topics
 from ckptdiff.tui.text.page import WIDEST
 from tests.support.program import ckptdiff
 from tests.test_import_hygiene import HEAVY, imported

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from textual.widgets import Static
 
-from ckptdiff.guide import page, topics
+from ckptdiff.guide.topics import page, topics
 from ckptdiff.tui.screens.findings import FindingsScreen
 from ckptdiff.tui.screens.guide import GuideScreen
 from ckptdiff.tui.screens.help import HelpScreen, help_lines

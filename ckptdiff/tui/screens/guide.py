@@ -9,7 +9,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from ckptdiff.guide import FAULTS, page, topics
+from ckptdiff.guide.topics import FAULTS, page, topics
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.page import Page
 

@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from ckptdiff.guide import topics
+from ckptdiff.guide.topics import topics
 from ckptdiff.tui.model.comparison import GLYPHS, WORDS
 
 if TYPE_CHECKING:
