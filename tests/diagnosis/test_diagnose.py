@@ -40,7 +40,7 @@ def runs() -> list[Any]:
     ]
 
 
-@pytest.mark.mostly_slow(one_in=20)
+@pytest.mark.mostly_slow(one_in=30)
 @pytest.mark.parametrize(("case", "written"), runs())
 def test_what_was_planted_is_said_and_nothing_else(maker: Maker, case: Case, written: str) -> None:
     if isinstance(case.source, Real) and not CORPUS.is_dir():

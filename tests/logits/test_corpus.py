@@ -68,7 +68,7 @@ def told(found: LogitDiff) -> str:
     )
 
 
-@pytest.mark.mostly_slow(one_in=105)
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", from_corpus(CONVERTED), ids=name)
 def test_a_correct_conversion_is_only_arithmetic(folder: Path) -> None:
     hf, megatron = open_checkpoint(folder.parent / "hf"), open_checkpoint(folder)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     Run = Callable[..., CkptDiffApp]
 
 
-pytestmark = pytest.mark.mostly_slow(one_in=6)
+pytestmark = pytest.mark.mostly_slow(one_in=20)
 
 
 class HeldEngine(LocalEngine):
