@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
 
     from ckptdiff.config.compare import ConfigDiff
+    from ckptdiff.tui.model.comparison import Side
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
     from ckptdiff.tui.widgets.cursor_list import CursorList
 
-WHERE = {"hf": "config.json"}  # of Megatron's formats it is the args
-SAYS = {
+STATUS_WORDS = {
     "same": "Both sides say the same.",
     "implied": "Not a conflict:",
     "unknown": "Not known:",
@@ -100,7 +100,7 @@ class ConfigScreen(BaseScreen[None]):
         self.query_one("#config-title", Words).show(self._title)
         self.query_one("#meaning", Words).show(self._meaning)
         rows = self.query_one(ConfigList)
-        rows.border_title = Content(f"{self._holder('a')}  |  {self._holder('b')}")
+        rows.border_title = Content(f"{self._config_source('a')}  |  {self._config_source('b')}")
         rows.focus()
         self._show()
 
@@ -111,10 +111,11 @@ class ConfigScreen(BaseScreen[None]):
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────
 
-    def _holder(self, side: str) -> str:
+    def _config_source(self, side: Side) -> str:
+        """Return the side's letter and where its config is stored."""
         assembled = self.session.a if side == "a" else self.session.b
-        kind = "" if assembled is None else assembled.checkpoint.format
-        return f"{side.upper()} {WHERE.get(kind, 'args')}"
+        is_hf = assembled is not None and assembled.checkpoint.convention == "hf"
+        return f"{side.upper()} {'config.json' if is_hf else 'args'}"
 
     def _show(self) -> None:
         # Conflicts first, then what is not known: both want to be looked at.
@@ -214,7 +215,7 @@ def explanation(row: ConfigDiff, width: int) -> list[Line]:
     """Return what a line means and, for a conflict, what follows and what mends it."""
     if row.status != "conflict":
         reason = f" {printable(row.note)}." if row.note else ""
-        return wrapped(f"{row.meaning}: {SAYS[row.status]}{reason}", width)
+        return wrapped(f"{row.meaning}: {STATUS_WORDS[row.status]}{reason}", width)
     lines = wrapped(f"! {row.meaning}: {row.consequence}", width, "act")
     if row.fix is not None:
         lines += wrapped(f"Mend it with {printable(row.fix)}", width)

@@ -155,9 +155,9 @@ class ConvertScreen(BaseScreen[None]):
 
         path, source = self._sides[self._side]
         other = self._other()
-        if source.checkpoint.format != "hf":
+        if source.checkpoint.convention != "hf":
             return path, Target("hf")
-        if other is not None and other[1].checkpoint.format in ("megatron", "torch_dist"):
+        if other is not None and other[1].checkpoint.convention == "megatron":
             return path, Target("megatron", other[1].checkpoint.parallelism)
         return path, Target("megatron", Parallelism())
 
@@ -167,9 +167,9 @@ class ConvertScreen(BaseScreen[None]):
     def _lender(self) -> Path | None:
         """Return the other side where it is a Hugging Face folder and this one is not."""
         other = self._other()
-        if other is None or self._sides[self._side][1].checkpoint.format == "hf":
+        if other is None or self._sides[self._side][1].checkpoint.convention == "hf":
             return None
-        return other[0] if other[1].checkpoint.format == "hf" else None
+        return other[0] if other[1].checkpoint.convention == "hf" else None
 
     def _like_words(self) -> str:
         letter = "A" if self._side == "b" else "B"

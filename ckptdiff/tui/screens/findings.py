@@ -262,7 +262,7 @@ class FindingsScreen(BaseScreen[int]):
 
         session = self.session
         assert session.a is not None
-        like = session.paths[0] if session.a.checkpoint.format == "hf" else None
+        like = session.paths[0] if session.a.checkpoint.convention == "hf" else None
         draft = ConversionDraft(session.paths[1], session.diagnosis.targets[self.number], like=like)
         self.app.push_screen(ConvertScreen(session, draft))
 

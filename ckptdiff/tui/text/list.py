@@ -114,10 +114,8 @@ def why_not(session: Session, action: str) -> str | None:
             return f"Optimizer: {alone}."
         if session.a is None or session.b is None:
             return "Optimizer: both checkpoints have to be open first."
-        if not {"megatron", "torch_dist"} & {
-            session.a.checkpoint.format,
-            session.b.checkpoint.format,
-        }:
+        sides = (session.a, session.b)
+        if not any(side.checkpoint.convention == "megatron" for side in sides):
             return "Optimizer: only Megatron's checkpoints hold any."
     elif action == "convert" and session.a is None:
         return "Convert: no checkpoint is open yet."

@@ -21,7 +21,7 @@ def parallelism(checkpoint: Checkpoint) -> str:
     sizes = checkpoint.parallelism
     words = {"TP": sizes.tp, "PP": sizes.pp, "VPP": sizes.vpp, "EP": sizes.ep, "ETP": sizes.etp}
     used = [f"{word} {size}" for word, size in words.items() if size > 1]
-    if not used and checkpoint.format != "hf":
+    if not used and checkpoint.convention != "hf":
         return "TP 1"
     return " ".join(used)
 
