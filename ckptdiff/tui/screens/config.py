@@ -1,4 +1,4 @@
-"""What config.json and the args say of the model, meaning by meaning, and what conflicts."""
+"""The screen that compares config.json with the args, setting by setting."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STATUS_WORDS = {
 
 
 class ConfigScreen(BaseScreen[None]):
-    """The table, and below it what the line under the cursor means."""
+    """Shows the config table, and below it an explanation of the line under the cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
@@ -98,7 +98,7 @@ class ConfigScreen(BaseScreen[None]):
 
     def on_mount(self) -> None:
         self.query_one("#config-title", Words).show(self._title)
-        self.query_one("#meaning", Words).show(self._meaning)
+        self.query_one("#meaning", Words).show(self._explanation)
         rows = self.query_one(ConfigList)
         rows.border_title = Content(f"{self._config_source('a')}  |  {self._config_source('b')}")
         rows.focus()
@@ -109,7 +109,7 @@ class ConfigScreen(BaseScreen[None]):
         """The line under the cursor."""
         return self.query_one(ConfigList).row
 
-    # ── showing ──────────────────────────────────────────────────────────────────────────────
+    # ── drawing ──────────────────────────────────────────────────────────────────────────────
 
     def _config_source(self, side: Side) -> str:
         """Return the side's letter and where its config is stored."""
@@ -118,7 +118,7 @@ class ConfigScreen(BaseScreen[None]):
         return f"{side.upper()} {'config.json' if is_hf else 'args'}"
 
     def _show(self) -> None:
-        # Conflicts first, then what is not known: both want to be looked at.
+        # Conflicts first, then what is not known: the user has to check both.
         order = ("conflict", "unknown")
         lines = sorted(
             self.session.config,
@@ -163,11 +163,8 @@ class ConfigScreen(BaseScreen[None]):
         role = "act" if counts[0][0] else ""
         return [line((f"{'Config':<{max(8, width - len(text))}}", "strong"), (text, role))]
 
-    def _meaning(self, width: int) -> list[Line]:
-        row = self.row
-        if row is None:
-            return []
-        return explanation(row, width)
+    def _explanation(self, width: int) -> list[Line]:
+        return [] if self.row is None else explanation(self.row, width)
 
     def on_cursor_list_cursor_moved(self, message: CursorList.CursorMoved) -> None:
         message.stop()
@@ -212,7 +209,7 @@ class ConfigScreen(BaseScreen[None]):
 
 
 def explanation(row: ConfigDiff, width: int) -> list[Line]:
-    """Return what a line means and, for a conflict, what follows and what mends it."""
+    """Return the status of a line and, for a conflict, its consequence and fix."""
     if row.status != "conflict":
         reason = f" {printable(row.note)}." if row.note else ""
         return wrapped(f"{row.meaning}: {STATUS_WORDS[row.status]}{reason}", width)

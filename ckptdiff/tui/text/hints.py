@@ -1,4 +1,4 @@
-"""What the screen says of a way out: the key or the field that takes it."""
+"""The hints of errors in the words of the screen: which key or field to use."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ KEYS: dict[Hint, str] = {
 
 
 def sentence(error: CkptDiffError) -> str:
-    """Return what is wrong and what to do."""
+    """Return an error's text, followed by its hint."""
     return str(error) if error.hint is None else f"{error}; {KEYS[error.hint]}"
