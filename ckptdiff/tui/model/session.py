@@ -22,10 +22,7 @@ Row = str | Layer | Unmapped
 
 
 class Session(Comparison):
-    """A comparison with the filter, sort and folds of its list.
-
-    Only the UI thread writes it. Workers read `visible`.
-    """
+    """A comparison with the filter, sort and folds of its list. Only the UI thread writes it."""
 
     def __init__(self, paths: Sequence[Any], *, ascii_only: bool = False, **kwargs: Any) -> None:
         super().__init__(paths, **kwargs)
@@ -38,7 +35,7 @@ class Session(Comparison):
         self.differences_only = False
         self.order: list[str] = []  # the names that pass the filter, sorted, folded ones too
         self.rows: list[Row] = []  # of the list
-        self.visible: tuple[str, ...] = ()  # the names in sight; replaced, never changed in place
+        self.visible: tuple[str, ...] = ()  # the names in sight, read by workers; replaced whole
         self._folds: dict[str, bool] = {}  # by layer title: True is unfolded
         self._narrow_folds: dict[str, bool] = {}  # the same, while the list is narrowed
 
@@ -134,10 +131,7 @@ class Session(Comparison):
         return rows
 
     def is_unfolded(self, layer: Layer) -> bool:
-        """Return whether a layer's tensors are shown.
-
-        By default those of the first layer are; in a narrowed list, all.
-        """
+        """Return whether a layer is unfolded: by default the first, in a narrowed list all."""
         if self.narrowed:
             return self._narrow_folds.get(layer.title, True)
         return self._folds.get(layer.title, layer.is_first)

@@ -149,7 +149,7 @@ class ConvertScreen(BaseScreen[None]):
         self._make_plan()
 
     def _defaults(self) -> tuple[Path, Target]:
-        """Return the source and its default target: Hugging Face, or Megatron like the other side."""
+        """Return the source and its default target: Hugging Face, or Megatron as the other is."""
         from ckptdiff.checkpoint import Parallelism
         from ckptdiff.conversion.plan import Target
 
