@@ -86,8 +86,8 @@ def test_no_two_classes_share_a_name() -> None:
     assert not {name: files for name, files in shared.items() if "protocol" not in files}
 
 
-# Pieces of names that only Megatron has. What `forward` and the formats read they name themselves:
-# the first walks another road, a format knows how it stacks and cuts.
+# Pieces of names that only Megatron has. `forward` and `formats` have their own, beside `arch`:
+# `forward` shares no mapping with the rules, a format knows how it stacks and splits tensors.
 MEGATRON = re.compile(
     r"linear_(qkv|proj|fc[12]|q_|kv_)|self_attention\b|core_attention|query_key_value|"
     r"\bword_embeddings\.|output_layer\b|pre_mlp_layernorm|final_layernorm|layer_norm_weight|"

@@ -1,4 +1,4 @@
-"""The app object: it holds settings and screens together and does nothing itself."""
+"""The Textual app: it opens screens and owns the runners that outlive them."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from ckptdiff.tui.screens.tensors import TensorsScreen
     from ckptdiff.tui.workers.engine import Engine
 
-COPY_LIMIT = 50_000
+COPY_LIMIT = 50_000  # bytes; some terminals ignore longer ones
 
 
 def _commands() -> type[Provider]:
-    """Import the palette's commands when it is opened."""
+    """Return the palette's commands, imported when the palette is opened."""
     from ckptdiff.tui.commands import Commands
 
     return Commands
 
 
 class CkptDiffApp(BaseApp):
-    """Wiring: which screen comes first, keys that work everywhere, what is remembered."""
+    """Opens the first screen, handles the keys of all screens, and saves settings."""
 
     TITLE = "ckptdiff"
     CSS_PATH = "app.tcss"
@@ -94,7 +94,7 @@ class CkptDiffApp(BaseApp):
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        # Textual's own way without colour draws black on black in themes of terminal colours.
+        # Textual's own NO_COLOR filter draws black on black in themes of terminal colours.
         super().__init__(ansi_color=True if no_color else None)
         self.paths = tuple(paths)
         self.engine = engine
@@ -106,15 +106,15 @@ class CkptDiffApp(BaseApp):
         self.prompts = PromptHistory()
         self._starting = True
         self._leaving = False
-        self.converter = ConversionRunner(engine, clock)
-        self.keeper = SettingsRunner(settings_file)
+        self.conversion_runner = ConversionRunner(engine, clock)
+        self.settings_runner = SettingsRunner(settings_file)
         self.set_class(ascii_only, "-ascii")
         self.set_class(no_color, "-no-color")
 
     def compose(self) -> ComposeResult:
-        """Put what lives as long as the app on the screen below all others."""
-        yield self.converter
-        yield self.keeper
+        """Mount the runners that live as long as the app, on the screen below all others."""
+        yield self.conversion_runner
+        yield self.settings_runner
 
     def on_mount(self) -> None:
         self.register_theme(CKPTDIFF)
@@ -128,11 +128,11 @@ class CkptDiffApp(BaseApp):
             self.open(self.paths)
         else:
             self.show_open_screen()
-        if self.keeper.trouble:
-            self.notify(self.keeper.trouble, severity="warning", markup=False)
+        if self.settings_runner.trouble:
+            self.notify(self.settings_runner.trouble, severity="warning", markup=False)
 
     def open(self, paths: Sequence[Path], opened: Mapping[Path, Checkpoint] | None = None) -> None:
-        """Show one checkpoint or compare two; `opened` are those that were read already."""
+        """Show one checkpoint, or compare two. `opened` holds those that have been read already."""
         from ckptdiff.tui.screens.tensors import TensorsScreen
 
         session = Session(
@@ -157,7 +157,7 @@ class CkptDiffApp(BaseApp):
 
     def get_key_display(self, binding: Binding) -> str:
         if binding.key in ("enter", "tab", "escape", "space"):
-            return {"escape": "esc"}.get(binding.key, binding.key)  # words, not symbols
+            return {"escape": "esc"}.get(binding.key, binding.key)  # Textual has symbols for them
         if self.ascii_only and binding.key in ("up", "down", "left", "right"):
             return binding.key
         return binding.key_display or super().get_key_display(binding).replace("^", "ctrl+")
@@ -168,7 +168,7 @@ class CkptDiffApp(BaseApp):
         default_namespace: DOMNode | None = None,
         namespaces: Mapping[str, DOMNode] | None = None,
     ) -> bool:
-        """Run an action; where a key is greyed, say why."""
+        """Run an action. If it is disabled, show why it is."""
         if await super().run_action(action, default_namespace, namespaces):
             return True
         explain = getattr(default_namespace, "why_not", None)
@@ -184,25 +184,25 @@ class CkptDiffApp(BaseApp):
         self.leave()
 
     def leave(self) -> None:
-        """End the program; a conversion that runs is asked about first."""
+        """Quit; while a conversion runs, ask first."""
         if self.is_converting:
             self._ask_before_leaving()
         else:
             self.exit(return_code=self._exit_code())
 
     def _exit_code(self) -> int:
-        """Return 2 if what the program was started for could not be opened."""
+        """Return 2 if a comparison failed, as when a checkpoint could not be opened."""
         sessions = [screen.session for screen in self._main_screens()]
         return 2 if any(session.phase == "failed" for session in sessions) else 0
 
     def _main_screens(self) -> list[TensorsScreen]:
-        """Return those that hold a session, the topmost first."""
+        """Return the screens that hold a session, the topmost first."""
         from ckptdiff.tui.screens.tensors import TensorsScreen
 
         return [s for s in reversed(self.screen_stack) if isinstance(s, TensorsScreen)]
 
     def action_interrupt(self) -> None:
-        """Ctrl+C stops the running job, as in a shell; without one it says how to leave."""
+        """Stop the topmost running job, as in a shell; without one, show how to quit."""
         from ckptdiff.tui.screens.logits import LogitsScreen
 
         screens = self._main_screens()
@@ -221,25 +221,25 @@ class CkptDiffApp(BaseApp):
 
     @property
     def conversion(self) -> ConversionRun | None:
-        return self.converter.run
+        return self.conversion_runner.run
 
     @property
     def is_converting(self) -> bool:
-        return self.converter.is_busy
+        return self.conversion_runner.is_busy
 
     def start_conversion(self, plan: ConversionPlan) -> ConversionRun:
-        return self.converter.convert(plan)
+        return self.conversion_runner.convert(plan)
 
     def stop_conversion(self) -> None:
-        self.converter.stop()
+        self.conversion_runner.stop()
 
     def show_convert(self, session: Session) -> None:
-        """Show the conversion that runs or ended unseen; else ask for what is to be converted."""
+        """Show the conversion that runs or whose end was not shown; without one, show the form."""
         from ckptdiff.tui.screens.conversion import ConversionScreen
         from ckptdiff.tui.screens.convert import ConvertScreen
 
         run = self.conversion
-        if run is not None and (run.is_busy or run.is_news):
+        if run is not None and (run.is_busy or run.ended_unseen):
             self.push_screen(ConversionScreen(run, session))
         else:
             self.push_screen(ConvertScreen(session))
@@ -250,7 +250,7 @@ class CkptDiffApp(BaseApp):
         self.switch_screen(ConvertScreen(session, draft))
 
     def ask_to_stop(self) -> None:
-        """Stop the conversion if the user says so."""
+        """Ask the user, then stop the conversion."""
         from ckptdiff.tui.screens.ask import AskScreen
 
         def answered(yes: bool | None) -> None:  # noqa: FBT001
@@ -264,7 +264,7 @@ class CkptDiffApp(BaseApp):
             self.push_screen(screen, answered)
 
     def _ask_before_leaving(self) -> None:
-        """Leave once the conversion has stopped and removed what it wrote, if the user says so."""
+        """Ask the user, then stop the conversion and quit once it has removed what it wrote."""
         from ckptdiff.tui.screens.ask import AskScreen
 
         def answered(yes: bool | None) -> None:  # noqa: FBT001
@@ -287,17 +287,17 @@ class CkptDiffApp(BaseApp):
             self.leave()
             return
         if message.ended:
-            self._tell_what_came_out()
+            self._notify_of_end()
         self.show_conversion()
 
-    def _tell_what_came_out(self) -> None:
-        """Tell it in a toast, and go on showing it as news, where nobody looks."""
+    def _notify_of_end(self) -> None:
+        """Notify of a conversion's end if its screen is not open, and mark the end as not shown."""
         from ckptdiff.tui.screens.conversion import ConversionScreen
 
         run = self.conversion
-        looking = any(isinstance(screen, ConversionScreen) for screen in self.screen_stack)
-        if run is not None and not looking and run.stage != "stopped":
-            run.is_news = True
+        is_open = any(isinstance(screen, ConversionScreen) for screen in self.screen_stack)
+        if run is not None and not is_open and run.stage != "stopped":
+            run.ended_unseen = True
             self.notify(
                 run.headline,
                 title="Convert",
@@ -307,17 +307,17 @@ class CkptDiffApp(BaseApp):
             )
 
     def show_conversion(self) -> None:
-        """Have every screen show how far the conversion is."""
+        """Update every screen that shows the conversion's progress."""
         from ckptdiff.tui.screens.base import BaseScreen
 
         for screen in self.screen_stack:
             if isinstance(screen, BaseScreen):
                 screen.conversion_changed()
 
-    # ── what is copied ───────────────────────────────────────────────────────────────────────
+    # ── clipboard and picture ────────────────────────────────────────────────────────────────
 
     def copy(self, text: str) -> None:
-        """Send text to the clipboard of the terminal, which may be far away and may not listen."""
+        """Send text to the terminal's clipboard (OSC 52). Whether it arrives is not reported."""
         if len(text.encode()) > COPY_LIMIT:
             self.notify("Too long for a terminal's clipboard.")
             return
@@ -337,21 +337,21 @@ class CkptDiffApp(BaseApp):
         else:
             self.notify(f"Saved {path}", markup=False)
 
-    # ── what is remembered ───────────────────────────────────────────────────────────────────
+    # ── settings ─────────────────────────────────────────────────────────────────────────────
 
     @property
     def settings(self) -> Settings:
-        return self.keeper.settings
+        return self.settings_runner.settings
 
     def watch_theme(self, theme: str) -> None:
         if not self._starting:
             self.change_settings(theme=theme)
 
     def change_settings(self, **changes: Any) -> None:
-        self.keeper.change(**changes)
+        self.settings_runner.change(**changes)
 
     def remember(self, session: Session) -> None:
-        self.keeper.remember(session)
+        self.settings_runner.remember(session)
 
     def show_settings_file(self) -> None:
-        self.notify(str(self.keeper.file), title="Settings", timeout=15, markup=False)
+        self.notify(str(self.settings_runner.file), title="Settings", timeout=15, markup=False)

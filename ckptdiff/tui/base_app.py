@@ -1,4 +1,4 @@
-"""What screens ask of the app: it is there for their types, so that they need not know the app."""
+"""The interface of the app that screens use. They import this, and the app imports them."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ if TYPE_CHECKING:
 
 
 class BaseApp(App[None]):
-    """One app for all screens; each of these is done in `app.py`."""
+    """Declares what `CkptDiffApp` implements."""
 
     engine: Engine
     prompts: PromptHistory
     ascii_only: bool
-    clock: Callable[[], float]  # seconds, from some start
-    now: Callable[[], float]  # seconds, as the calendar counts them
+    clock: Callable[[], float]  # monotonic, in seconds
+    now: Callable[[], float]  # Unix time, in seconds
 
-    # ── screens that any screen may ask for ──────────────────────────────────────────────────
+    # ── opening screens ──────────────────────────────────────────────────────────────────────
 
     @abstractmethod
     def open(self, paths: Sequence[Path], opened: Mapping[Path, Checkpoint] | None = None) -> None:
-        """Show one checkpoint or compare two; `opened` are those that were read already."""
+        """Show one checkpoint, or compare two. `opened` holds those that have been read already."""
 
     @abstractmethod
     def show_open_screen(self) -> None:
-        """Ask for other checkpoints."""
+        """Show the screen that asks for checkpoints."""
 
     @abstractmethod
     def show_convert(self, session: Session) -> None:
-        """Show the conversion that runs or ended unseen; else ask for what is to be converted."""
+        """Show the conversion that runs or whose end was not shown; without one, show the form."""
 
     @abstractmethod
     def change_draft(self, session: Session, draft: ConversionDraft) -> None:
-        """Go back from a conversion that has ended to the form it came from."""
+        """Replace the screen of an ended conversion by the form, filled in with its draft."""
 
     @abstractmethod
     def leave(self) -> None:
-        """End the program; a conversion that runs is asked about first."""
+        """Quit; while a conversion runs, ask first."""
 
     # ── the conversion ───────────────────────────────────────────────────────────────────────
 
     @property
     @abstractmethod
     def conversion(self) -> ConversionRun | None:
-        """The conversion that runs, or the last one."""
+        """The conversion that runs, or else the last one."""
 
     @property
     @abstractmethod
@@ -63,21 +63,21 @@ class BaseApp(App[None]):
 
     @abstractmethod
     def start_conversion(self, plan: ConversionPlan) -> ConversionRun:
-        """Convert as planned, in the background."""
+        """Start a planned conversion in the background."""
 
     @abstractmethod
     def stop_conversion(self) -> None:
-        """Stop what runs and remove what was written."""
+        """Stop the conversion and remove what it wrote."""
 
     @abstractmethod
     def ask_to_stop(self) -> None:
-        """Stop the conversion if the user says so."""
+        """Ask the user, then stop the conversion."""
 
     @abstractmethod
     def show_conversion(self) -> None:
-        """Have every screen show how far the conversion is."""
+        """Update every screen that shows the conversion's progress."""
 
-    # ── what is copied and remembered ────────────────────────────────────────────────────────
+    # ── clipboard, picture, settings ─────────────────────────────────────────────────────────
 
     @abstractmethod
     def copy(self, text: str) -> None:
@@ -89,7 +89,7 @@ class BaseApp(App[None]):
 
     @abstractmethod
     def show_settings_file(self) -> None:
-        """Say where settings are kept."""
+        """Show the path of the settings file."""
 
     @property
     @abstractmethod
@@ -97,8 +97,8 @@ class BaseApp(App[None]):
 
     @abstractmethod
     def change_settings(self, **changes: Any) -> None:
-        """Remember something for the next time."""
+        """Change settings and save them."""
 
     @abstractmethod
     def remember(self, session: Session) -> None:
-        """Remember a pair and how its comparison ended."""
+        """Save a pair and its verdict among the recent ones."""

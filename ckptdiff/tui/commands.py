@@ -1,4 +1,4 @@
-"""The command palette: what applies now, as `noun: verb`, each with its key; and every tensor."""
+"""The command palette: the commands that apply now, as `noun: verb`, and every tensor's name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GO_TO = "tensor: go to "
 
 
 class Commands(Provider):
-    """Reads what the screens show and never computes."""
+    """Yields the commands of the screen in front. Each calls the action that its key calls."""
 
     @property
     def _app(self) -> BaseApp:

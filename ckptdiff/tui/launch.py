@@ -1,4 +1,4 @@
-"""Start the screen. Textual reads the environment on import, so it is not imported above."""
+"""Start the app. Textual reads the environment on import, so it is imported after setting that."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(
 
 
 def set_up_environment(environ: MutableMapping[str, str]) -> None:
-    """Make Textual quiet on a slow line, and leave an empty NO_COLOR without meaning."""
+    """Have Textual draw less over SSH, and unset an empty NO_COLOR, which means nothing."""
     if environ.get("SSH_CONNECTION"):
         environ.setdefault("TEXTUAL_FPS", "20")
         environ.setdefault("TEXTUAL_ANIMATIONS", "none")
@@ -50,5 +50,5 @@ def set_up_environment(environ: MutableMapping[str, str]) -> None:
 
 
 def draws_boxes(environ: MutableMapping[str, str], encoding: str) -> bool:
-    """Ask whether the terminal has more than ASCII: the Linux console's font lacks the blocks."""
+    """Return whether the terminal draws more than ASCII. The Linux console's font has no blocks."""
     return environ.get("TERM") != "linux" and encoding.lower().replace("-", "") == "utf8"

@@ -1,7 +1,7 @@
-"""What workers tell their runner, and runners their screen: past tense, dataclasses.
+"""The messages that workers post to their runner, and runners to their screen.
 
-`job` and `run` number the runs of a worker: what an older one still says is not listened to. What
-a worker says crosses threads and goes to its runner alone, so it does not bubble.
+`job` and `run` are the number of the worker's run: a runner ignores messages of earlier runs.
+Messages from a worker cross threads and are for its runner alone, so they do not bubble.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class HeadersRead(Message, bubble=False):
-    """Some more files of a side were read; only the latest of these counts."""
+    """Some more files of a side were read. `done` and `total` count files."""
 
     job: int
     side: Side
@@ -41,20 +41,20 @@ class HeadersRead(Message, bubble=False):
 
 @dataclass
 class CheckpointsOpened(Message, bubble=False):
-    """A side is open, or both are and their names are paired."""
+    """Side A is open, or both sides are and their tensors are paired by name."""
 
     job: int
     inventory: Inventory = field(repr=False)
     a: Assembled = field(repr=False)
     b: Assembled | None = field(repr=False)
-    complete: bool  # False: the first side alone, while the second is being read
-    in_part: bool = False  # of the first side only the first file, while the others are being read
+    complete: bool  # False: another of these messages follows
+    in_part: bool = False  # A holds the tensors of its first file only; the others are being read
     config: tuple[ConfigDiff, ...] = ()  # the lines of the config table, for a pair
 
 
 @dataclass
 class RowsRead(Message, bubble=False):
-    """Some more tensors were read, to find equal rows where no rules are used."""
+    """Some more tensors were read to be paired by equal rows. `done` and `total` count tensors."""
 
     job: int
     done: int
@@ -66,7 +66,7 @@ class RowsRead(Message, bubble=False):
 
 @dataclass
 class OptimizerRefused(Message, bubble=False):
-    """The optimizer state cannot be compared as well; the weights are, all the same."""
+    """The optimizer state cannot be compared. The weights are compared without it."""
 
     job: int
     error: str
@@ -82,7 +82,7 @@ class ReadingFailed(Message, bubble=False):
 
 @dataclass
 class ComparisonStarted(Message, bubble=False):
-    """The results of an earlier run were found, if there are any; these names are compared now."""
+    """The cached results were read. These names have none and are compared now."""
 
     job: int
     names: list[str] = field(repr=False)
@@ -90,7 +90,7 @@ class ComparisonStarted(Message, bubble=False):
 
 @dataclass
 class ResultsArrived(Message, bubble=False):
-    """There are results in the job's queue; one message may stand for many results."""
+    """There are results in the job's queue. One message may stand for many of them."""
 
     job: int
 
@@ -100,7 +100,7 @@ class ResultsArrived(Message, bubble=False):
 
 @dataclass
 class ComparisonEnded(Message, bubble=False):
-    """No more results will come: all were compared, the user stopped it, or something broke."""
+    """The comparison is done, was stopped by the user, or failed. No more results will come."""
 
     job: int
     phase: Literal["stopped", "done", "failed"]
@@ -110,7 +110,7 @@ class ComparisonEnded(Message, bubble=False):
 
 @dataclass
 class DiagnosisEnded(Message, bubble=False):
-    """The causes were looked for: found or not, stopped by the user, or something broke."""
+    """The diagnosis is done, was stopped by the user, or failed."""
 
     run: int
     state: Literal["done", "stopped", "failed"]
@@ -120,7 +120,7 @@ class DiagnosisEnded(Message, bubble=False):
 
 @dataclass
 class PromptRead(Message, bubble=False):
-    """A prompt is tokens, and both sides are about to be given them."""
+    """A prompt was tokenized. Both models compute it next."""
 
     run: int
     prompt: Prompt = field(repr=False)
@@ -128,7 +128,7 @@ class PromptRead(Message, bubble=False):
 
 @dataclass
 class LogitsAdvanced(Message, bubble=False):
-    """A layer, or another step, of comparing logits is done; each has taps of its own."""
+    """Both models have computed one more layer, or another part. The progress holds its taps."""
 
     run: int
     progress: LogitProgress = field(repr=False)
@@ -136,7 +136,7 @@ class LogitsAdvanced(Message, bubble=False):
 
 @dataclass
 class LogitsEnded(Message, bubble=False):
-    """The logits were compared, or that was stopped, or something broke."""
+    """Comparing logits is done, was stopped by the user, or failed."""
 
     run: int
     state: Literal["done", "stopped", "failed"]
@@ -146,7 +146,7 @@ class LogitsEnded(Message, bubble=False):
 
 @dataclass
 class PathRead(Message, bubble=False):
-    """Some more files of a path typed on the open screen were read."""
+    """Some more files were read at a path typed on the open screen."""
 
     side: Side
     path: Path
@@ -159,17 +159,17 @@ class PathRead(Message, bubble=False):
 
 @dataclass
 class PathRecognised(Message, bubble=False):
-    """A path typed on the open screen is a checkpoint; without one, `words` say what is wrong."""
+    """A path typed on the open screen was read. `words` describe the checkpoint, or the error."""
 
     side: Side
     path: Path
-    checkpoint: Checkpoint | None = field(repr=False)
+    checkpoint: Checkpoint | None = field(repr=False)  # None: it could not be opened
     words: str
 
 
 @dataclass
 class ReportWritten(Message, bubble=False):
-    """A report lies where it was asked for, or the error says why not."""
+    """A report was written to `path`, or could not be."""
 
     path: Path
     error: str | None = None
@@ -177,13 +177,13 @@ class ReportWritten(Message, bubble=False):
 
 @dataclass
 class ConversionAdvanced(Message, bubble=False):
-    """So much is written or verified; only the latest of these counts."""
+    """Some more of a conversion was written or verified."""
 
     run: int
     stage: Stage
-    name: str  # the file that is written, the tensor that is verified
-    done: int  # bytes of this stage, those of `kept` left out
-    kept: int  # bytes that an earlier run had written
+    name: str  # of the file being written, or the tensor being verified
+    done: int  # bytes of this stage, without `kept`
+    kept: int  # bytes that an earlier, interrupted run has written
 
     def can_replace(self, message: Message) -> bool:
         return isinstance(message, ConversionAdvanced) and message.run == self.run
@@ -191,7 +191,7 @@ class ConversionAdvanced(Message, bubble=False):
 
 @dataclass
 class ConversionEnded(Message, bubble=False):
-    """The conversion is there and verified, or was stopped and nothing of it is left, or failed."""
+    """A conversion is done and verified, was stopped and its files removed, or failed."""
 
     run: int
     stage: Literal["done", "stopped", "failed"]
@@ -201,16 +201,16 @@ class ConversionEnded(Message, bubble=False):
 
 @dataclass
 class SessionChanged(Message):
-    """A session holds something else than before, or stands elsewhere: show that."""
+    """The session has changed. The screen shows it again, as much of it as `what` requires."""
 
     what: Literal[
-        "state",  # how far everything is
-        "headers",  # how many files were read
-        "names",  # other tensors than before
-        "results",  # of tensors, or what explains them
-        "rows",  # results, and with them which rows there are, or their order
-        "compared",  # rows, and the comparison has ended
-        "prompt",  # how far comparing the logits of a prompt is, or what came out
+        "state",  # the phase, or that of the diagnosis
+        "headers",  # the number of files read
+        "names",  # the tensors
+        "results",  # of tensors, or of the diagnosis
+        "rows",  # results, and so which rows the list has, or their order
+        "compared",  # as "rows", and the comparison has ended
+        "prompt",  # the progress or the result of comparing logits
     ]
 
     def can_replace(self, message: Message) -> bool:
@@ -219,6 +219,6 @@ class SessionChanged(Message):
 
 @dataclass
 class ConversionChanged(Message):
-    """The conversion is further than it was, or has ended."""
+    """The conversion has advanced or ended."""
 
     ended: bool = False

@@ -1,4 +1,4 @@
-"""The colours: a blue to orange axis, told apart by those who see no red and green either."""
+"""The colour themes. They run from blue to orange, which colour-blind people tell apart too."""
 
 from __future__ import annotations
 

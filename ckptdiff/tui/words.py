@@ -1,4 +1,4 @@
-"""Numbers and names as the screens print them."""
+"""Format paths, durations and counts, and fit text to a width."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def shorten(text: str, width: int, *, ascii_only: bool = False) -> str:
-    """Return text of at most `width` cells, with its middle left out where it is longer."""
+    """Return text of at most `width` cells; longer text loses its middle to an ellipsis."""
     if cell_len(text) <= width:
         return text
     ellipsis = ".." if ascii_only else "…"
@@ -29,10 +29,10 @@ def shorten(text: str, width: int, *, ascii_only: bool = False) -> str:
 
 
 def fitted(text: str, width: int, *, ascii_only: bool = False) -> str:
-    """Return text in exactly so many cells: filled up, or cut at its end with a mark."""
+    """Return text of exactly `width` cells: padded with blanks, or truncated with an ellipsis."""
     if cell_len(text) > width:
-        mark = ".." if ascii_only else "…"
-        return set_cell_size(text, max(0, width - len(mark))) + mark
+        ellipsis = ".." if ascii_only else "…"
+        return set_cell_size(text, max(0, width - len(ellipsis))) + ellipsis
     return set_cell_size(text, width)
 
 
@@ -43,7 +43,7 @@ def short_path(path: Path) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a time as a person says it: `0.4 s`, `41 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Return a duration: `0.4 s`, `41 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -57,7 +57,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_eta(seconds: float) -> str:
-    """Return a time that is left, never zero while something is left."""
+    """Return the time that is left, rounded up: at least `1 s`."""
     return f"{max(1, ceil(seconds))} s" if seconds < 60 else format_duration(seconds)
 
 

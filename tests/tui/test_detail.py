@@ -178,11 +178,11 @@ async def test_m_gives_the_map_of_places_all_the_room(session: Session) -> None:
         screen.query_one("#where").focus()
         await pilot.press("m")
         await pilot.pause()
-        assert screen.query_one(ShardMap).look.whole
+        assert screen.query_one(ShardMap).map_style.whole
         assert screen.query_one("#where").region.height > 20
         await pilot.press("escape")
         await pilot.pause()
-        assert not screen.query_one(ShardMap).look.whole
+        assert not screen.query_one(ShardMap).map_style.whole
         assert screen.maximized is None
         for pane in ("HeatMap", "Histogram", "#verdict"):
             screen.query_one(pane).focus()

@@ -312,7 +312,7 @@ async def test_earlier_prompts_come_back_with_up_and_are_not_saved(
         assert typed(app) == "one"
         app.change_settings(sort="size")
         await settle(app, pilot)
-        assert "two" not in app.keeper.file.read_text()
+        assert "two" not in app.settings_runner.file.read_text()
 
 
 def test_a_history_gives_back_what_was_being_typed() -> None:

@@ -11,7 +11,7 @@ from ckptdiff.assembly.shard_map import letters, stored_parts
 from ckptdiff.checkpoint import Checkpoint, Parallelism, Rank, TensorRef, contiguous
 from ckptdiff.tui.text.lines import plain
 from ckptdiff.tui.text.storage import StoredSide, box_text, files_text, place_parts, rank_text
-from ckptdiff.tui.widgets.shard_map import Look, map_lines, stored_bar
+from ckptdiff.tui.widgets.shard_map import MapStyle, map_lines, stored_bar
 from tests.support.tui.handmade import EMBED, NORM, O_PROJ, K, Q, V, huggingface, megatron
 
 pytestmark = pytest.mark.mostly_slow(one_in=3)
@@ -24,12 +24,12 @@ def sides(name: str) -> list[StoredSide]:
     ]
 
 
-def drawn(name: str, look: Look) -> list[str]:
+def drawn(name: str, look: MapStyle) -> list[str]:
     return plain(map_lines(sides(name), look))
 
 
 def test_query_rows_lie_between_keys_and_values_of_each_rank() -> None:
-    assert drawn(Q, Look(76)) == [
+    assert drawn(Q, MapStyle(76)) == [
         "A  model.safetensors  @6760  bf16 64x32  4.1 kB",
         "B  mp_rank_00..01  decoder.layers.0.self_attention.linear_qkv.weight",
         "   bf16 48x32 each",
@@ -39,14 +39,14 @@ def test_query_rows_lie_between_keys_and_values_of_each_rank() -> None:
 
 
 def test_this_tensor_is_upper_case_wherever_it_lies() -> None:
-    assert drawn(V, Look(76))[3:] == [
+    assert drawn(V, MapStyle(76))[3:] == [
         "   rank 0 |qqqqkV| rows 0:8    rank 1 |qqqqkV| rows 8:16",
         "   V = this tensor  q = q_proj  k = k_proj",
     ]
 
 
 def test_a_narrow_map_shortens_names_and_puts_ranks_below_each_other() -> None:
-    assert drawn(K, Look(41)) == [
+    assert drawn(K, MapStyle(41)) == [
         "A  model.safetensors  @10856  bf16 16x32",
         "   1.02 kB",
         "B  mp_rank_00..01",
@@ -60,14 +60,14 @@ def test_a_narrow_map_shortens_names_and_puts_ranks_below_each_other() -> None:
 
 
 def test_column_slices_say_which_columns_they_are() -> None:
-    assert drawn(O_PROJ, Look(76))[3:] == [
+    assert drawn(O_PROJ, MapStyle(76))[3:] == [
         "   rank 0 |OOOOOOOO| columns 0:32    rank 1 |OOOOOOOO| columns 32:64",
         "   O = this tensor",
     ]
 
 
 def test_copies_are_listed_with_their_ranks() -> None:
-    assert drawn(NORM, Look(76))[1:] == [
+    assert drawn(NORM, MapStyle(76))[1:] == [
         "B  mp_rank_00/model_optim_rng.pt  decoder.layers.0.input_layernorm.weight",
         "   @64  bf16 32  64 B",
         "   copies on rank 1",
@@ -75,7 +75,7 @@ def test_copies_are_listed_with_their_ranks() -> None:
 
 
 def test_the_whole_map_names_the_file_of_every_copy() -> None:
-    assert drawn(NORM, Look(76, whole=True))[2:] == [
+    assert drawn(NORM, MapStyle(76, whole=True))[2:] == [
         "B  mp_rank_00/model_optim_rng.pt  decoder.layers.0.input_layernorm.weight",
         "   @64  bf16 32  64 B",
         "   copy on rank 1  mp_rank_01/model_optim_rng.pt  @64",
@@ -83,7 +83,7 @@ def test_the_whole_map_names_the_file_of_every_copy() -> None:
 
 
 def test_the_whole_map_gives_every_file_byte_row_and_padding() -> None:
-    assert drawn(EMBED, Look(76, whole=True)) == [
+    assert drawn(EMBED, MapStyle(76, whole=True)) == [
         "A  model.safetensors  @1000  bf16 90x32  5.76 kB",
         "",
         "B  mp_rank_00..01  embedding.word_embeddings.weight  bf16 48x32 each",
@@ -101,7 +101,7 @@ def test_the_whole_map_gives_every_file_byte_row_and_padding() -> None:
 
 def test_a_tensor_that_one_side_lacks_is_said_to_be_missing() -> None:
     side = StoredSide("B", megatron(), None)
-    assert plain(map_lines([side], Look(76))) == ["B  not in B"]
+    assert plain(map_lines([side], MapStyle(76))) == ["B  not in B"]
 
 
 @pytest.mark.parametrize(
@@ -156,22 +156,22 @@ def fused(ranks: int, groups: int) -> Assembled:
     return Assembled(checkpoint, None, None, tensors, (), {})
 
 
-def map_of(assembled: Assembled, name: str, look: Look) -> list[str]:
+def map_of(assembled: Assembled, name: str, look: MapStyle) -> list[str]:
     side = StoredSide("B", assembled, assembled.tensors[name], tuple(assembled.tensors.values()))
     return plain(map_lines([side], look))
 
 
 def test_groups_are_told_apart_by_bars() -> None:
-    lines = map_of(fused(2, 2), "q.weight", Look(80))
+    lines = map_of(fused(2, 2), "q.weight", MapStyle(80))
     assert "   rank 0 |QQkv|QQkv| rows 0:16    rank 1 |QQkv|QQkv| rows 16:32" in lines
 
 
 def test_ranks_beyond_the_space_are_counted_not_dropped() -> None:
-    lines = map_of(fused(64, 1), "q.weight", Look(60, most=3, hint="; m shows all"))
+    lines = map_of(fused(64, 1), "q.weight", MapStyle(60, most=3, hint="; m shows all"))
     assert lines[:2] == ["B  mp_rank_00..63  qkv  f32 16x4 each", "   rank 0  |QQQQkkvv| rows 0:8"]
     assert lines[2] == "   rank 1  |QQQQkkvv| rows 8:16"
     assert lines[3] == "   and 62 more ranks; m shows all"
-    whole = map_of(fused(64, 1), "q.weight", Look(60, whole=True))
+    whole = map_of(fused(64, 1), "q.weight", MapStyle(60, whole=True))
     assert sum(line.startswith("   rank") for line in whole) == 64
 
 
@@ -200,7 +200,7 @@ def test_one_layer_of_a_stack_shows_only_its_own_neighbours() -> None:
     }
     checkpoint = Checkpoint(Path("/m"), "torch_dist", "megatron", {}, Parallelism(), (), ())
     assembled = Assembled(checkpoint, None, None, tensors, (), {})
-    assert map_of(assembled, "layers.1.mlp.gate.weight", Look(70)) == [
+    assert map_of(assembled, "layers.1.mlp.gate.weight", MapStyle(70)) == [
         "B  __0_0.distcp  fc1  @0  [1] of bf16 3x8x4  32 B",
         "   rank 0 |GGGGuuuu| all of it",
         "   G = this tensor  u = up",

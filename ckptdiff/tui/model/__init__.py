@@ -1,1 +1,1 @@
-"""What the screens show, as plain values: no widget, no thread."""
+"""The state that the screens show, as plain values without widgets or threads."""

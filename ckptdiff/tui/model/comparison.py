@@ -1,4 +1,4 @@
-"""Both sides and the results so far."""
+"""The state of a comparison: both sides, and the results so far."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 Side = Literal["a", "b"]
 Phase = Literal["reading", "matching", "ready", "comparing", "stopped", "done", "failed"]
 
-# `to do`, `comparing` and `not compared`, where something broke before, exist on the screen only.
+# Three statuses exist on the screen only. `undone`: the comparison failed before this tensor.
 GLYPHS: dict[str, str] = dict([*GLYPH.items(), ("to_do", "."), ("comparing", "*"), ("undone", "?")])
 WORDS: dict[str, str] = dict(
     [*WORD.items(), ("to_do", "to do"), ("comparing", "comparing"), ("undone", "not compared")]
 )
 DIFFERENCES: frozenset[str] = frozenset({"differ", "shape", "only_a", "only_b", "error"})
-URGENCY = (
+URGENCY = (  # statuses, the most urgent first
     "error", "differ", "shape", "only_a", "only_b", "close", "same", "comparing", "undone", "to_do",
 )  # fmt: skip
 
 
 class Comparison:
-    """One checkpoint or two. Written by the UI thread only."""
+    """One opened checkpoint, or two and their comparison. Only the UI thread writes it."""
 
     def __init__(
         self,
@@ -55,54 +55,54 @@ class Comparison:
         self.phase: Phase = "reading"
         self.error: str | None = None  # why the phase is `failed`
         self.tolerance = "cast"
-        self.optimizer = False  # the state of the optimizers is compared too
-        self.matched = (0, 0)  # tensors read to find equal rows, tensors in all
-        self.headers: dict[Side, tuple[int, int]] = {}  # files read, files there are
-        self.in_part = False  # `a` is only the first of its files
+        self.optimizer = False  # compare optimizer state too
+        self.matched = (0, 0)  # tensors read to find equal rows, all tensors
+        self.headers: dict[Side, tuple[int, int]] = {}  # files read, all files
+        self.in_part = False  # `a` holds the tensors of its first file only
         self.a: Assembled | None = None
         self.b: Assembled | None = None
         self.inventory = Inventory()
         self.config: Sequence[ConfigDiff] = ()  # the lines of the config table, once both are open
         self.results: dict[str, TensorDiff] = {}
-        self.compared_at: dict[str, float] = {}  # for results of an earlier run: when, in Unix time
+        self.compared_at: dict[str, float] = {}  # of cached results, in Unix time
         self.comparing: frozenset[str] = frozenset()
-        self.counts: Counter[str] = Counter()  # by status, `to_do` and `comparing` too
+        self.counts: Counter[str] = Counter()  # of tensors, by status
         self.progress = Progress(clock)
-        self.summary: DiffSummary | None = None  # once everything is compared
-        self.diagnosis = Diagnosis()  # the causes, once they were looked for
+        self.summary: DiffSummary | None = None  # set when all tensors have a result
+        self.diagnosis = Diagnosis()  # empty before the diagnosis is done
         self.diagnosis_state: State = "none"
         self.diagnosis_error: str | None = None
         self._pool = Pool(make_executor)
 
     @property
     def browsing(self) -> bool:
-        """True for one checkpoint alone."""
+        """Whether only one checkpoint is open."""
         return len(self.paths) == 1
 
     @property
     def is_busy(self) -> bool:
-        """True while something runs that can be stopped."""
+        """Whether something runs that can be stopped."""
         comparing = self.phase in ("reading", "matching", "comparing")
         return comparing or self.diagnosis_state == "looking"
 
     @property
     def has_faults(self) -> bool:
-        """True if there is something whose cause can be looked for."""
+        """Whether there is a difference or conflict to diagnose."""
         return bool(self.differences or self.conflicts)
 
     @property
     def executor(self) -> Executor:
-        """The worker pool, made on first use. Ask for it in a thread: starting it blocks."""
+        """The worker pool, started on first use. Starting blocks: call this in a thread."""
         return self._pool.get()
 
     def read_entries(self, checkpoint: Checkpoint) -> Sequence[Entry]:
-        """Return what is in a checkpoint beside its weights. Reads files: call it in a thread."""
+        """Return what a checkpoint holds beside weights. Reads files: call this in a thread."""
         from ckptdiff.formats import read_entries
 
         return read_entries(checkpoint)
 
     def close(self) -> None:
-        """Stop the workers without waiting for what they are doing."""
+        """Stop the workers without waiting for their jobs."""
         self._pool.close()
 
     # ── the two sides ────────────────────────────────────────────────────────────────────────
@@ -114,14 +114,14 @@ class Comparison:
         b: Assembled | None = None,
         config: Sequence[ConfigDiff] = (),
     ) -> None:
-        """Take the sides that are open. The first is shown while the other is being read."""
+        """Set the sides that are open, and drop all results. A may be set before B is read."""
         self.a, self.b = a, b
         self.config = config
         self.inventory = inventory
         self.forget()
 
     def reopen(self) -> None:
-        """Show nothing but that headers are being read."""
+        """Return to the phase `reading`. The sides and results of before stay until `open`."""
         self.headers.clear()
         self.phase = "reading"
         self.error = None
@@ -137,23 +137,23 @@ class Comparison:
         return self.inventory.layers
 
     def layer_of(self, name: str) -> Layer | None:
-        """Return the layer whose head a name is folded under, if there is one."""
+        """Return the titled layer that a name belongs to, if any."""
         layer = self.inventory.layer_of.get(name)
         return layer if layer is not None and layer.title else None
 
     def nbytes(self, name: str) -> int:
-        """Return the bytes of a tensor, of both sides together."""
+        """Return the bytes of a tensor, both sides added up."""
         return self.inventory.sizes.get(name, 0)
 
     def assemblies(self, name: str) -> tuple[Assembly | None, Assembly | None]:
-        """Return the recipe of a tensor on each side; None where that side lacks it."""
+        """Return the recipe of a tensor on each side; None for a side that lacks it."""
         return (
             None if self.a is None else self.a.tensors.get(name),
             None if self.b is None else self.b.tensors.get(name),
         )
 
     def layout_error(self, name: str) -> str | None:
-        """Return what is wrong with a tensor's layout, on one side or the other."""
+        """Return why a tensor could not be assembled on A, or else on B; None if it could."""
         for side in (self.a, self.b):
             if side is not None and name in side.errors:
                 return side.errors[name].text
@@ -162,7 +162,7 @@ class Comparison:
     # ── results ──────────────────────────────────────────────────────────────────────────────
 
     def start(self, names: Iterable[str]) -> None:
-        """Begin comparing these names; what is known about the others stays."""
+        """Begin to compare these names. Results of the others stay."""
         names = list(names)
         self.phase = "comparing"
         self.error = None
@@ -171,7 +171,7 @@ class Comparison:
         self.progress.start(sum(map(self.nbytes, names)), len(names))
 
     def add(self, result: TensorDiff, *, compared_at: float | None = None) -> None:
-        """Take one result, from a worker or, with its time, from an earlier run."""
+        """Add one result; `compared_at` is given for a cached one, in Unix time."""
         name = result.name
         self._count(name, self.status(name), -1)
         self.results[name] = result
@@ -186,7 +186,7 @@ class Comparison:
         self.progress.add(self.nbytes(name))
 
     def forget(self) -> None:
-        """Drop every result, to compare again."""
+        """Drop every result."""
         self.results.clear()
         self.compared_at.clear()
         self.summary = None
@@ -196,7 +196,7 @@ class Comparison:
             layer.clear()
 
     def forget_diagnosis(self) -> None:
-        """Drop the causes: what they explain is compared again."""
+        """Drop the diagnosis, before its tensors are compared again."""
         self.diagnosis, self.diagnosis_state, self.diagnosis_error = Diagnosis(), "none", None
 
     def finish(
@@ -206,7 +206,7 @@ class Comparison:
         summary: DiffSummary | None = None,
         error: str | None = None,
     ) -> None:
-        """End the comparison: whole, stopped by the user, or broken."""
+        """End the comparison."""
         self.phase = phase
         self.summary = summary
         self.error = error
@@ -216,7 +216,7 @@ class Comparison:
             self._recount("to_do", "undone")
 
     def _recount(self, old: str, new: str) -> None:
-        """Count what has one of these statuses under the other."""
+        """Count the tensors of one status under another, overall and in each layer."""
         for counts in (self.counts, *(layer.counts for layer in self.layers)):
             if count := counts.pop(old, 0):
                 counts[new] += count
@@ -231,7 +231,7 @@ class Comparison:
         return self.results.get(name)
 
     def status(self, name: str) -> str:
-        """Return the status to show: the result's, or what there is in place of one."""
+        """Return the status to show: the result's, or without one that of the phase."""
         result = self.results.get(name)
         if result is not None:
             return result.status
@@ -242,26 +242,26 @@ class Comparison:
         return "comparing" if name in self.comparing else "to_do"
 
     def is_difference(self, name: str) -> bool:
-        """Ask whether a compared tensor is more than a cast away from equal."""
+        """Return whether a tensor has a result, neither the same nor close."""
         result = self.results.get(name)
         return result is not None and result.status in DIFFERENCES
 
     @property
     def compared(self) -> int:
-        """How many tensors have a result."""
+        """The number of tensors that have a result."""
         return len(self.results)
 
     @property
     def differences(self) -> int:
-        """How many differences are known so far, names that no rule knows included."""
+        """The number of differences so far, unmapped names included."""
         return sum(self.counts[word] for word in DIFFERENCES) + len(self.inventory.unmapped)
 
     @property
     def conflicts(self) -> int:
-        """How many lines of the configs conflict."""
+        """The number of lines of the config table that conflict."""
         return sum(line.status == "conflict" for line in self.config)
 
 
 def tally(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Return the statuses that occur and how often, the most urgent first."""
+    """Return the statuses that occur with their counts, the most urgent first."""
     return [(status, counts[status]) for status in URGENCY if counts.get(status)]

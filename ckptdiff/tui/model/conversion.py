@@ -1,4 +1,4 @@
-"""A conversion as the dialogs show it: what is asked for, what is planned, what is going on."""
+"""A conversion as the dialogs show it: the draft, its plan, and the run."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ Stage = Literal["writing", "verifying", "stopping", "done", "stopped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class ConversionDraft:
-    """What is asked for."""
+    """What the form's fields state: what to convert, into what, and where."""
 
     source: Path
     target: Target
-    out: Path | None = None  # None: a folder is proposed
-    like: Path | None = None
+    out: Path | None = None  # None: propose a folder
+    like: Path | None = None  # a Hugging Face folder that supplies config and tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class ConversionPlan:
-    """What is planned for a draft, or why it cannot be done."""
+    """The plan for a draft, or the error why there is none."""
 
     draft: ConversionDraft
     out: Path
-    command: tuple[str, ...]
+    command: tuple[str, ...]  # the same as a command line
     conversion: Conversion | None = None
     error: str | None = None
-    free: int = 0  # bytes
-    replaces: bool = False  # `out` holds something, which will be gone
+    free: int = 0  # bytes on the disk of `out`
+    replaces: bool = False  # `out` holds something, which will be removed
 
     @property
     def command_line(self) -> str:
@@ -47,7 +47,7 @@ class ConversionPlan:
 
     @property
     def words(self) -> str:
-        """What will be written, or what is wrong."""
+        """The notes on what will be written, or the error."""
         if self.conversion is None:
             return f"x {printable(self.error or '')}"
         return "\n".join(f"- {printable(note)}" for note in self.conversion.notes)
@@ -58,7 +58,7 @@ class ConversionPlan:
 
     @property
     def space(self) -> str:
-        """How much room is needed and there is."""
+        """The bytes needed and those free."""
         if self.conversion is None:
             return ""
         needed = f"{format_bytes(self.conversion.nbytes)} needed, {format_bytes(self.free)} free"
@@ -68,7 +68,7 @@ class ConversionPlan:
 
 
 class ConversionRun:
-    """A conversion that was started. Written by the UI thread only."""
+    """A conversion that was started. Only the UI thread writes it."""
 
     def __init__(self, number: int, plan: ConversionPlan, clock: Callable[[], float]) -> None:
         assert plan.conversion is not None
@@ -76,11 +76,11 @@ class ConversionRun:
         self.plan = plan
         self.conversion = plan.conversion
         self.stage: Stage = "writing"
-        self.file = ""
-        self.kept = 0  # bytes that an earlier run had written
-        self.lines: tuple[str, ...] = ()  # what came out
+        self.file = ""  # being written; or the tensor being verified
+        self.kept = 0  # bytes that an earlier, interrupted run has written
+        self.lines: tuple[str, ...] = ()  # the report at the end
         self.error: str | None = None
-        self.is_news = False  # ended while nobody looked
+        self.ended_unseen = False  # while its screen was not open
         self.progress = Progress(clock)
         self.progress.start(self.conversion.nbytes, len(self.conversion.files))
 
@@ -89,7 +89,7 @@ class ConversionRun:
         return self.stage in ("writing", "verifying", "stopping")
 
     def advance(self, stage: Stage, file: str, done: int, kept: int) -> None:
-        """Take how far it is; what was kept from an earlier run says nothing about the speed."""
+        """Set the progress. `kept` bytes are left out of it, since they would distort the rate."""
         if self.stage == "stopping":
             return
         if stage != self.stage:
@@ -109,7 +109,7 @@ class ConversionRun:
 
     @property
     def words(self) -> str:
-        """What is being done, or what came out."""
+        """The current stage, or the outcome."""
         out = short_path(self.plan.out)
         if self.stage == "writing":
             kept = f"  ({format_bytes(self.kept)} kept from before)" if self.kept else ""
@@ -126,7 +126,7 @@ class ConversionRun:
 
     @property
     def headline(self) -> str:
-        """The same in one line, for where there is no room."""
+        """The current stage, or the outcome, in one line."""
         out = short_path(self.plan.out)
         if self.stage == "done":
             return f"= Converted and verified: {out}"

@@ -1,4 +1,4 @@
-"""What explains the differences, as the screens show it."""
+"""The diagnosis, as the screens show it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ State = Literal["none", "looking", "done", "stopped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The findings, faults first, and which rows of the list they mark."""
+    """The findings, faults first, and the marks they leave in the tensor list."""
 
     findings: tuple[Finding, ...] = ()
-    marks: Mapping[str, str] = field(default_factory=dict)  # by tensor and by title of a layer
-    # By the number of a finding: what B is written as once more, without it.
+    marks: Mapping[str, str] = field(default_factory=dict)  # by tensor name and layer title
+    # By the number of a finding: the target that converts B without the fault.
     targets: Mapping[int, Target] = field(default_factory=dict)
 
     def of(self, name: str) -> list[tuple[int, Finding]]:
-        """Return the faults that cover a tensor, with their numbers."""
+        """Return the faults that cover a tensor, each with its number from 1."""
         return [
             (number, finding)
             for number, finding in enumerate(self.findings, 1)

@@ -1,4 +1,4 @@
-"""What there is to show of one checkpoint or two: names, sizes, and the layers they belong to."""
+"""The tensors of one checkpoint or two: names, sizes, and the layers they belong to."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import TensorRef
     from ckptdiff.results import TensorDiff
 
-# Everything up to the first number that is a whole component: `model.layers.12`, `blocks.3`.
+# A name up to the first component that is a number: `model.layers.12`, `blocks.3`.
 _LAYER = re.compile(r"(.*?\.)??(?:[^.]+\.)?\d+(?=\.)")
 
 
 @dataclass(frozen=True, slots=True)
 class Unmapped:
-    """A native name that no rule of the family knows: it counts as a difference."""
+    """A native name that no rule of the family covers. It counts as a difference."""
 
     side: Literal["a", "b"]
     name: str
-    ref: TensorRef | None  # the first rank's; None for optimizer state that is no tensor's
+    ref: TensorRef | None  # the first rank's; None for optimizer state that belongs to no weight
 
 
 @dataclass(slots=True, eq=False)
 class Layer:
-    """Names that are shown together under one head, or with an empty title by themselves."""
+    """Names that fold under one heading. With an empty title, names without a heading."""
 
     title: str
     names: list[str] = field(default_factory=list)
     nbytes: int = 0
     is_first: bool = False
     counts: Counter[str] = field(default_factory=Counter)
-    max_abs: float | None = None  # the worst of the results so far
-    cosine: float | None = None
+    max_abs: float | None = None  # the largest of the results so far
+    cosine: float | None = None  # the smallest
 
     @property
     def name(self) -> str:
         return self.title
 
     def add(self, result: TensorDiff) -> None:
-        """Take a result's numbers into the worst of the layer."""
+        """Update the layer's worst numbers with a result."""
         if result.numbers is None:
             return
         max_abs, cosine = result.numbers.max_abs, result.numbers.cosine
@@ -57,27 +57,30 @@ class Layer:
         self.cosine = cosine if self.cosine is None else min(self.cosine, cosine)
 
     def clear(self) -> None:
-        """Forget the results."""
+        """Drop all results."""
         self.counts = Counter(to_do=len(self.names))
         self.max_abs = self.cosine = None
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Made in a worker thread: for 90,000 names it takes longer than a key press may."""
+    """The names of both sides, with sizes and layers.
+
+    Made in a worker thread: for 90,000 names it would hold up key presses.
+    """
 
     names: Sequence[str] = ()  # canonical, in model order
     sizes: Mapping[str, int] = field(default_factory=dict)  # bytes, both sides together
     layers: Sequence[Layer] = ()
     layer_of: Mapping[str, Layer] = field(default_factory=dict)
     unmapped: Sequence[Unmapped] = ()
-    shape_width: int = 0  # cells of the longest shape, or of a layer's number of tensors
+    shape_width: int = 0  # cells of the longest text in the shape column
 
 
 def take_inventory(
     names: Iterable[str], a: Assembled | None, b: Assembled | None = None
 ) -> Inventory:
-    """Gather names under their layers and add up sizes."""
+    """Return the names grouped by layer, with their sizes added up over both sides."""
     names = list(names)
     sizes = dict.fromkeys(names, 0)
     for side in (a, b):

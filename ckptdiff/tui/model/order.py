@@ -1,4 +1,4 @@
-"""What the list can be sorted by."""
+"""How the tensor list is sorted."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def ordered(
     results: Mapping[str, TensorDiff],
     sizes: Mapping[str, int],
 ) -> list[str]:
-    """Return names, which come in model order, sorted; those without a result yet are last."""
+    """Return names sorted; they come in model order. Those without a result are last."""
     if sort == "model":
         return names[::-1] if reverse else names
     if sort == "size":
         return sorted(names, key=lambda name: -sizes[name], reverse=reverse)
-    keys = {name: _badness(results[name], sort) for name in names if name in results}
+    keys = {name: _sort_key(results[name], sort) for name in names if name in results}
     unknown = [name for name in names if name not in keys]
     return sorted(keys, key=keys.__getitem__, reverse=reverse) + unknown
 
 
-def _badness(result: TensorDiff, sort: Literal["max", "cos"]) -> float:
-    """Return what to sort by, the worst lowest."""
-    if result.numbers is None:  # shape, only in one, error: worse than any number
+def _sort_key(result: TensorDiff, sort: Literal["max", "cos"]) -> float:
+    """Return the number to sort by: the worse the result, the lower."""
+    if result.numbers is None:  # other shapes, missing, not readable: worse than any number
         return -inf
     key = -result.numbers.max_abs if sort == "max" else result.numbers.cosine
     return -inf if isnan(key) else key

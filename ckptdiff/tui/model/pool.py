@@ -1,4 +1,4 @@
-"""A pool of workers that is made on first use."""
+"""A worker pool that starts on first use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Pool:
-    """Asked for in threads, since making it blocks; closed by the screen that it belongs to."""
+    """Holds an executor. `get` blocks while it starts, so it is called in threads."""
 
     def __init__(self, make: Callable[[], Executor]) -> None:
         self._make = make
@@ -19,13 +19,14 @@ class Pool:
         self._lock = threading.Lock()
 
     def get(self) -> Executor:
+        """Return the executor, started if it is not running."""
         with self._lock:
             if self._executor is None:
                 self._executor = self._make()
             return self._executor
 
     def close(self) -> None:
-        """Stop the workers without waiting for what they are doing."""
+        """Stop the workers without waiting for their jobs."""
         with self._lock:
             if self._executor is not None:
                 self._executor.shutdown(wait=False, cancel_futures=True)

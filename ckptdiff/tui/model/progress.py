@@ -1,4 +1,4 @@
-"""How far a comparison is, how fast it goes and how long it takes."""
+"""The progress of a comparison or conversion: fraction, rate, time left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """Bytes and tensors done of those to do, by an injected clock."""
+    """Counts bytes and tensors done, and the seconds of a clock since the start."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -35,26 +35,26 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """How long the comparison has run, or ran."""
+        """Seconds since the start, or from the start to the end."""
         if self._started is None:
             return 0.0
         return (self._clock() if self._ended is None else self._ended) - self._started
 
     @property
     def fraction(self) -> float:
-        """The part that is done, from 0 to 1."""
+        """The fraction that is done, from 0 to 1."""
         if self.bytes_total:
             return min(1.0, self.bytes_done / self.bytes_total)
         return self.tensors_done / self.tensors_total if self.tensors_total else 0.0
 
     @property
     def rate(self) -> float | None:
-        """Bytes a second; None while there is nothing to tell it from."""
+        """Bytes per second; None before anything is done."""
         seconds = self.seconds
         return self.bytes_done / seconds if seconds > 0 and self.bytes_done else None
 
     @property
     def eta(self) -> float | None:
-        """Seconds that are left; None while there is nothing to tell it from."""
+        """Seconds left; None before anything is done."""
         rate = self.rate
         return (self.bytes_total - self.bytes_done) / rate if rate else None

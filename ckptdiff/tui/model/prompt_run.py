@@ -1,4 +1,4 @@
-"""A prompt that both sides were given, as the screen shows it: under way, or what came out."""
+"""One comparison of logits as the screen shows it, and the history of prompts."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ State = Literal["reading", "running", "done", "stopped", "failed"]
 
 
 class PromptRun:
-    """A prompt that was asked about. Written by the UI thread only."""
+    """The progress and result of one prompt. Only the UI thread writes it."""
 
     def __init__(
         self, number: int, text: str, *, attribute: bool, clock: Callable[[], float]
     ) -> None:
         self.number = number
         self.text = text
-        self.attribute = attribute
+        self.attribute = attribute  # trace the causes of the difference
         self.state: State = "reading"
-        self.prompt: Prompt | None = None  # once it is tokens
+        self.prompt: Prompt | None = None  # set once it is tokenized
         self.progress: LogitProgress | None = None  # the latest
-        self.taps: Sequence[Tap] = ()  # as far as they are known
+        self.taps: Sequence[Tap] = ()  # those computed so far
         self.diff: LogitDiff | None = None
         self.notes: tuple[str, ...] = ()
         self.error: str | None = None
@@ -65,7 +65,7 @@ class PromptRun:
             self.notes = tuple(dict.fromkeys((*self.notes, *diff.notes)))
 
     def command_line(self, paths: Sequence[Path]) -> str:
-        """Return the shell command that asks the same without the screen."""
+        """Return the command line that compares the same logits."""
         words = ["ckptdiff", "logits", *map(str, paths)]
         if self.prompt is not None and not self.prompt.texts:
             words += ["--ids", self.text.replace(" ", "")]
@@ -75,22 +75,22 @@ class PromptRun:
 
 
 class PromptHistory:
-    """The prompts of this run of the program. They may be private, so they are never saved."""
+    """The prompts since the app started. They may be private, so they are never saved."""
 
     def __init__(self) -> None:
         self._earlier: list[str] = []
-        self._at = 0  # where going back has come to; the length: nowhere
-        self._draft = ""  # what was typed before going back
+        self._at = 0  # index of the prompt shown; the length: what is being typed
+        self._draft = ""  # what was being typed before going back
 
     def add(self, text: str) -> None:
-        """Keep a prompt as the latest; it is not kept twice."""
+        """Append a prompt; an equal earlier one is removed."""
         if text in self._earlier:
             self._earlier.remove(text)
         self._earlier.append(text)
         self._at = len(self._earlier)
 
     def go(self, step: Literal[1, -1], typed: str) -> str:
-        """Return the prompt before, or after, and at the end again what was being typed."""
+        """Return the previous or next prompt; after the last one, what was being typed."""
         if self._at == len(self._earlier):
             self._draft = typed
         self._at = max(0, min(self._at + step, len(self._earlier)))

@@ -1,4 +1,4 @@
-"""What the screens show: a comparison, and how its list is looked at."""
+"""The state of the main screen: a comparison, and how its tensor list is arranged."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
     from ckptdiff.config.compare import ConfigDiff
 
 
-# A canonical name, the head of a layer, or a native name that no rule knows.
+# Of the tensor list: a canonical name, the heading of a layer, or an unmapped native name.
 Row = str | Layer | Unmapped
 
 
 class Session(Comparison):
-    """One opened checkpoint or pair. Written by the UI thread only; workers read `visible`."""
+    """A comparison with the filter, sort and folds of its list. Only the UI thread writes it."""
 
     def __init__(self, paths: Sequence[Any], *, ascii_only: bool = False, **kwargs: Any) -> None:
         super().__init__(paths, **kwargs)
         self.ascii_only = ascii_only
         self.filter = ""
-        self.inverted = False  # the filter shows what does not match
-        self.finding: int | None = None  # show only what this finding covers; counted from 1
+        self.inverted = False  # show what does not match the filter
+        self.finding: int | None = None  # from 1: show only the tensors that it covers
         self.sort: Sort = "model"
         self.reverse = False
         self.differences_only = False
-        self.order: list[str] = []  # the names that pass the filter, as sorted, whatever is folded
-        self.rows: list[Row] = []  # what the list shows
-        self.visible: tuple[str, ...] = ()  # the names on the screen; replaced whole
-        self._folds: dict[str, bool] = {}  # what the user folded and unfolded
-        self._narrow_folds: dict[str, bool] = {}  # the same, while narrowed
+        self.order: list[str] = []  # the names that pass the filter, sorted, folded ones too
+        self.rows: list[Row] = []  # of the list
+        self.visible: tuple[str, ...] = ()  # the names in sight, read by workers; replaced whole
+        self._folds: dict[str, bool] = {}  # by layer title: True is unfolded
+        self._narrow_folds: dict[str, bool] = {}  # the same, while the list is narrowed
 
     def open(
         self,
@@ -51,30 +51,30 @@ class Session(Comparison):
 
     @property
     def narrowed(self) -> bool:
-        """True while the list shows only a part of the names."""
+        """Whether the list shows only some of the names."""
         return bool(self.filter) or self.differences_only or self.finding is not None
 
     @property
     def flat(self) -> bool:
-        """True while the list is sorted across layers, so that layers make no sense."""
+        """Whether the list is sorted across layers, and so has no headings."""
         return self.sort != "model" or self.reverse
 
     @property
     def is_live(self) -> bool:
-        """True while results that arrive change which rows there are, or their order."""
+        """Whether new results change which rows the list has, or their order."""
         return self.differences_only or self.sort in ("max", "cos")
 
     def set_filter(self, text: str) -> None:
-        """Show names that match, or with a leading `!` those that do not. Raises BadArgument."""
+        """Show names that match, or after a leading `!` those that do not. Raises BadArgument."""
         text = text.strip()
         inverted, pattern = text.startswith("!"), text.removeprefix("!").strip()
-        matcher(pattern)  # raises before anything is changed
+        matcher(pattern)  # raises BadArgument before anything is changed
         self.filter, self.inverted = pattern, inverted and bool(pattern)
         self._narrow_folds.clear()
         self.arrange()
 
     def show_finding(self, number: int | None) -> None:
-        """Show only the tensors that a finding covers, or with None all of them again."""
+        """Show only the tensors that a finding covers; with None, all of them."""
         self.finding = number
         self._narrow_folds.clear()
         self.arrange()
@@ -85,7 +85,7 @@ class Session(Comparison):
             self.show_finding(None)
 
     def arrange(self) -> None:
-        """Work out the rows again: after a filter, a sort, a fold, new results in a live list."""
+        """Rebuild `order` and `rows`, after a change of filter, sort or folds, or new results."""
         names: Iterable[str] = self.names
         unmapped: Iterable[Unmapped] = self.inventory.unmapped
         if self.filter:
@@ -131,7 +131,7 @@ class Session(Comparison):
         return rows
 
     def is_unfolded(self, layer: Layer) -> bool:
-        """Ask whether a layer's tensors are shown: by default the first layer's, or all matches."""
+        """Return whether a layer is unfolded: by default the first, in a narrowed list all."""
         if self.narrowed:
             return self._narrow_folds.get(layer.title, True)
         return self._folds.get(layer.title, layer.is_first)
@@ -147,7 +147,7 @@ class Session(Comparison):
         self.arrange()
 
     def reveal(self, name: str) -> int | None:
-        """Unfold what hides a name and return its row; None if the filter hides it."""
+        """Unfold a name's layer and return its row number; None if the filter hides it."""
         layer = self.layer_of(name)
         if layer is not None and not self.flat and not self.is_unfolded(layer):
             self.fold(layer, unfolded=True)
@@ -157,28 +157,27 @@ class Session(Comparison):
             return None
 
     def position(self, name: str) -> int:
-        """Return the place of a name in the list, from 1, folded layers counted; 0 if hidden."""
+        """Return the position of a name in `order`, from 1; 0 if the filter hides it."""
         try:
             return self.order.index(name) + 1
         except ValueError:
             return 0
 
     def next_difference(self, row: Row | None, step: Literal[1, -1] = 1) -> str | None:
-        """Return the difference after (or before) a row of the list, going round at its end.
+        """Return the next difference after a row, or before it, wrapping around at the end.
 
-        Where there are none to find, it is the next match of the filter: in a single checkpoint,
-        and in a filtered list without a difference.
+        In a single checkpoint, and in a filtered list without a difference, it is the next name.
         """
         count = len(self.order)
-        at = self._place(row, step)
+        at = self._start_index(row, step)
         names = [self.order[(at + step * distance) % count] for distance in range(1, count + 1)]
         found = next(filter(self.is_difference, names), None)
         if found is None and names and (self.filter or self.browsing):
             return names[0]
         return found
 
-    def _place(self, row: Row | None, step: Literal[1, -1]) -> int:
-        """Return the index in `order` from which to go on; the head of a layer lies before it."""
+    def _start_index(self, row: Row | None, step: Literal[1, -1]) -> int:
+        """Return the index in `order` to search from; a heading lies before its layer's names."""
         if isinstance(row, str) and (position := self.position(row)):
             return position - 1
         if isinstance(row, Layer):
@@ -188,7 +187,7 @@ class Session(Comparison):
         return -1 if step > 0 else len(self.order)
 
     def command_line(self, name: str | None = None) -> str:
-        """Return the shell command that says the same without the screen."""
+        """Return the command line that compares or lists the same."""
         words = ["ckptdiff", "ls" if self.browsing else "diff", *map(str, self.paths)]
         if self.optimizer:
             words.append("--optimizer")

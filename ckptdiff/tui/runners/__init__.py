@@ -1,1 +1,1 @@
-"""Invisible widgets that run the workers, one job at a time, and write what comes of it down."""
+"""Invisible widgets that run workers, one job at a time, and store their results."""

@@ -1,4 +1,4 @@
-"""What every runner has: a worker, the number of its run, and a word for one that breaks."""
+"""The base class of all runners."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ if TYPE_CHECKING:
 
 
 class Runner(Widget):
-    """Runs one job at a time, and numbers them: what an older one still says is dropped.
+    """An invisible widget that runs one worker at a time and numbers its runs.
 
-    Jobs speak to their runner by messages of many kinds, and it to its screen by one.
+    Messages of earlier runs are ignored. A runner stores what its worker reports, and posts one
+    kind of message to its screen.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.display = False
-        self.number = 0  # of the run that is listened to
+        self.number = 0  # of the current run
         self.worker: Worker[Any] | None = None
 
     def give_up(self) -> None:
-        """Listen no longer to what runs."""
+        """Drop the current run: its messages are ignored from now on."""
         self.worker = None
         self.number += 1
 
     @abstractmethod
-    def broke(self, words: str) -> None:
-        """Take down that the worker broke by a mistake of ours."""
+    def worker_failed(self, error: str) -> None:
+        """Store that the worker failed by a bug of ckptdiff."""
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
-        """A worker that breaks must not look like one that takes long."""
+        """Report a worker that raised, which would otherwise look like one that takes long."""
         if event.worker is self.worker and event.state is WorkerState.ERROR:
             error = event.worker.error
-            self.broke(f"{type(error).__name__}: {error}. This is a bug in ckptdiff.")
+            self.worker_failed(f"{type(error).__name__}: {error}. This is a bug in ckptdiff.")

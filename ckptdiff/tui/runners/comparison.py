@@ -1,4 +1,4 @@
-"""Reads both sides and compares them, and fills the session with what the workers say."""
+"""The runner that reads both sides, compares them, and fills the session."""
 
 from __future__ import annotations
 
@@ -37,12 +37,15 @@ if TYPE_CHECKING:
     from ckptdiff.tui.workers.engine import Engine
 
 REPAINT_SECONDS = 0.25
-RESULTS_AT_ONCE = 300  # taken in before keys and painting have their turn
-ARRANGE_SHARE = 10  # a live list is sorted again only after this many times the time that takes
+RESULTS_AT_ONCE = 300  # added before Textual handles keys and paints again
+ARRANGE_PAUSE = 10  # times the seconds of sorting a live list, before it is sorted again
 
 
 class ComparisonRunner(Runner):
-    """Owns the worker that reads, then compares. Results are shown at most 4 times a second."""
+    """Runs the worker that reads, then the one that compares.
+
+    It has the screen show results at most 4 times a second.
+    """
 
     def __init__(
         self,
@@ -57,19 +60,20 @@ class ComparisonRunner(Runner):
         self._engine = engine
         self._opened = dict(opened or {})
         self._history = history
-        self._fresh = False  # compare everything again, whatever an earlier run found
+        self._fresh = False  # compare everything, also what has a cached result
+        # Results that the worker has appended; a time is of a cached one.
         self._queue: deque[tuple[TensorDiff, float | None]] = deque()
         self._ticks: Timer | None = None
-        self._is_due = False  # there is something to show at the next tick
-        self._arrange_after = 0.0
+        self._has_changed = False  # since the screen was last updated
+        self._arrange_after = 0.0  # monotonic seconds: a live list is not sorted before
 
     def on_mount(self) -> None:
         self._ticks = self.set_interval(REPAINT_SECONDS, self._tick, pause=True)
 
-    # ── orders ───────────────────────────────────────────────────────────────────────────────
+    # ── start and stop ───────────────────────────────────────────────────────────────────────
 
     def read_headers(self, *, fresh: bool = False) -> None:
-        """Read both sides, then compare; `fresh` also compares what an earlier run has compared."""
+        """Read both sides, then compare them; `fresh` ignores and drops cached results."""
         self.give_up()
         self._fresh = fresh
         self.session.reopen()
@@ -79,7 +83,7 @@ class ComparisonRunner(Runner):
         self.post_message(SessionChanged("state"))
 
     def stop(self) -> None:
-        """Stop what runs; what is known stays."""
+        """Stop reading or comparing. The results so far stay."""
         self._take_results()
         self.give_up()
         self._end("stopped")
@@ -141,7 +145,7 @@ class ComparisonRunner(Runner):
             is_cancelled=lambda: worker.is_cancelled,
         )
 
-    # ── what the workers say ─────────────────────────────────────────────────────────────────
+    # ── messages of the workers ──────────────────────────────────────────────────────────────
 
     def on_headers_read(self, message: HeadersRead) -> None:
         if message.job == self.number:
@@ -194,41 +198,43 @@ class ComparisonRunner(Runner):
             self._take_results()
             self._end(message.phase, summary=message.summary, error=message.error)
 
-    def broke(self, words: str) -> None:
-        self._end("failed", error=words)
+    def worker_failed(self, error: str) -> None:
+        self._end("failed", error=error)
 
     # ── the session ──────────────────────────────────────────────────────────────────────────
 
     def _take_results(self, most: int | None = None) -> None:
+        """Add queued results to the session, at most `most`."""
         queue = self._queue
         for _ in range(len(queue) if most is None else min(most, len(queue))):
-            result, at = queue.popleft()
-            self.session.add(result, compared_at=at)
+            result, compared_at = queue.popleft()
+            self.session.add(result, compared_at=compared_at)
         self._show_soon()
 
     def _show_soon(self) -> None:
-        self._is_due = True
+        """Have the screen updated at the next tick."""
+        self._has_changed = True
         if self._ticks is not None:
             self._ticks.resume()
 
     def _tick(self) -> None:
-        if self._is_due:
-            self._is_due = False
+        if self._has_changed:
+            self._has_changed = False
             self.post_message(SessionChanged(self._arrange()))
         elif not self.session.is_busy and self._ticks is not None:
             self._ticks.pause()
 
     def _arrange(self) -> Literal["rows", "results"]:
-        """Sort a live list again if that is not due too often; say whether its rows changed."""
+        """Sort a live list again, unless it was sorted just now; return what has changed."""
         if not self.session.is_live:
             return "results"
         started = time.monotonic()
         if started < self._arrange_after:
-            self._is_due = True
+            self._has_changed = True
             return "results"
         self.session.arrange()
         ended = time.monotonic()
-        self._arrange_after = ended + ARRANGE_SHARE * (ended - started)
+        self._arrange_after = ended + ARRANGE_PAUSE * (ended - started)
         return "rows"
 
     def _end(
@@ -241,7 +247,9 @@ class ComparisonRunner(Runner):
         self.worker = None
         self.session.finish(phase, summary=summary, error=error)
         if phase == "done" and self.session.has_faults:
-            self.session.diagnosis_state = "looking"  # as the screen orders when it hears of this
+            self.session.diagnosis_state = (
+                "looking"  # the screen starts the diagnosis at this message
+            )
         if self.session.is_live:
             self.session.arrange()
         self.post_message(SessionChanged("compared"))

@@ -1,4 +1,4 @@
-"""Converts in the background: one conversion may run, as long as the app, whatever screens go."""
+"""The runner that converts in the background, whichever screens are open."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ REPAINT_SECONDS = 0.25
 
 
 class ConversionRunner(Runner):
-    """Owns the worker that converts; what it says is told at most 4 times a second."""
+    """Runs the worker that converts, one conversion at a time.
+
+    It reports progress at most 4 times a second.
+    """
 
     def __init__(self, engine: Engine, clock: Callable[[], float]) -> None:
         super().__init__()
-        self.run: ConversionRun | None = None  # the one that runs, or the last one
+        self.run: ConversionRun | None = None  # the current one, or else the last one
         self._engine = engine
         self._clock = clock
         self._repaint: Timer | None = None
@@ -38,7 +41,7 @@ class ConversionRunner(Runner):
         return self.run is not None and self.run.is_busy
 
     def convert(self, plan: ConversionPlan) -> ConversionRun:
-        """Convert as planned."""
+        """Start a planned conversion."""
         assert not self.is_busy
         self.number += 1
         self.run = ConversionRun(self.number, plan, self._clock)
@@ -47,7 +50,7 @@ class ConversionRunner(Runner):
         return self.run
 
     def stop(self) -> None:
-        """Stop what runs; it removes what it has written, which may take a moment."""
+        """Stop the conversion. It removes what it has written, which may take a moment."""
         if self.run is not None and self.run.is_busy and self.worker is not None:
             self.run.stage = "stopping"
             self.worker.cancel()
@@ -80,9 +83,9 @@ class ConversionRunner(Runner):
             self.run.end(message.stage, message.lines, message.error)
             self._show(ended=True)
 
-    def broke(self, words: str) -> None:
+    def worker_failed(self, error: str) -> None:
         if self.run is not None:
-            self.run.end("failed", (), words)
+            self.run.end("failed", (), error)
             self._show(ended=True)
 
     def _show(self, *, ended: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Looks for the causes of the differences that a comparison has found."""
+"""The runner that diagnoses the differences of a comparison."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class DiagnosisRunner(Runner):
-    """Owns the worker that looks for causes."""
+    """Runs the worker that diagnoses."""
 
     def __init__(self, session: Session, engine: Engine) -> None:
         super().__init__()
@@ -34,10 +34,10 @@ class DiagnosisRunner(Runner):
     def on_unmount(self) -> None:
         self.give_up()
 
-    # ── orders ───────────────────────────────────────────────────────────────────────────────
+    # ── start and stop ───────────────────────────────────────────────────────────────────────
 
     def diagnose(self) -> None:
-        """Look for the causes of what the comparison found."""
+        """Start the diagnosis of a complete comparison."""
         from ckptdiff.tui.workers.cancellable import Cancellable
 
         session = self.session
@@ -51,12 +51,12 @@ class DiagnosisRunner(Runner):
         self.post_message(SessionChanged("state"))
 
     def stop(self) -> None:
-        """Stop looking for causes."""
+        """Stop the diagnosis."""
         self.give_up()
         self._end("stopped")
 
     def forget(self) -> None:
-        """Drop the causes: what they explain is compared again."""
+        """Stop and drop the diagnosis, before its tensors are compared again."""
         self.give_up()
         self.session.forget_diagnosis()
 
@@ -103,8 +103,8 @@ class DiagnosisRunner(Runner):
                 session.summary = replace(session.summary, findings=findings)
         self._end(message.state, error=message.error)
 
-    def broke(self, words: str) -> None:
-        self._end("failed", error=words)
+    def worker_failed(self, error: str) -> None:
+        self._end("failed", error=error)
 
     def _end(self, state: State, *, error: str | None = None) -> None:
         self.worker = None

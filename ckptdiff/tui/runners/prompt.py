@@ -1,4 +1,4 @@
-"""Gives both sides a prompt, whatever screens come and go above, and keeps what comes of it."""
+"""The runner that compares the logits of a prompt, whichever screens are open."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class PromptRunner(Runner):
-    """Owns the worker that compares logits, and the process that torch is in."""
+    """Runs the worker that compares logits, and owns the process that imports torch."""
 
     def __init__(self, session: Session, engine: Engine) -> None:
         super().__init__()
         self.session = session
         self.run: PromptRun | None = None  # the latest
-        self.is_shown = False  # on a screen; else what comes out is told in a toast
+        self.is_shown = False  # on the logits screen; otherwise a notification shows the outcome
         self._engine = engine
-        self._layers: Cancellable | None = None
+        self._jobs: Cancellable | None = None
         self._torch = Pool(engine.torch_executor)
 
     def on_unmount(self) -> None:
@@ -40,10 +40,10 @@ class PromptRunner(Runner):
     def is_asking(self) -> bool:
         return self.run is not None and self.run.is_busy
 
-    # ── orders ───────────────────────────────────────────────────────────────────────────────
+    # ── start and stop ───────────────────────────────────────────────────────────────────────
 
     def ask(self, text: str, *, attribute: bool = False) -> None:
-        """Give both sides a prompt; what an earlier one was about to tell is not waited for."""
+        """Start comparing the logits of a prompt. An earlier run is dropped."""
         from ckptdiff.tui.workers.cancellable import Cancellable
 
         session = self.session
@@ -51,28 +51,28 @@ class PromptRunner(Runner):
         assert session.b is not None
         self.give_up()
         self.run = PromptRun(self.number, text, attribute=attribute, clock=session.clock)
-        self._layers = Cancellable(self._torch.get)
-        self.worker = self._ask(self.run, session.a, session.b, self._layers)
+        self._jobs = Cancellable(self._torch.get)
+        self.worker = self._ask(self.run, session.a, session.b, self._jobs)
         self.post_message(SessionChanged("prompt"))
 
     def stop(self) -> None:
-        """Stop comparing logits; the taps that are known stay."""
+        """Stop comparing logits. The taps computed so far stay."""
         if self.run is not None and self.is_asking:
             self.give_up()
             self.run.end("stopped")
             self.post_message(SessionChanged("prompt"))
 
     def forget(self) -> None:
-        """Drop the prompt: it was given to other files than those that are there now, maybe."""
+        """Drop the run and its result, since the files may have changed."""
         self.give_up()
         self.run = None
         self.post_message(SessionChanged("prompt"))
 
     def give_up(self) -> None:
         super().give_up()
-        if self._layers is not None:
-            self._layers.cancel()
-            self._layers = None
+        if self._jobs is not None:
+            self._jobs.cancel()
+            self._jobs = None
 
     # ── the worker ───────────────────────────────────────────────────────────────────────────
 
@@ -91,29 +91,30 @@ class PromptRunner(Runner):
             post=self.post_message,
         )
 
-    # ── what the worker says ─────────────────────────────────────────────────────────────────
+    # ── messages of the worker ───────────────────────────────────────────────────────────────
 
-    def _numbered(self, number: int) -> PromptRun | None:
+    def _current(self, number: int) -> PromptRun | None:
+        """Return the current run if it has this number."""
         return self.run if number == self.number else None
 
     def on_prompt_read(self, message: PromptRead) -> None:
-        if run := self._numbered(message.run):
+        if run := self._current(message.run):
             run.start(message.prompt)
             self.post_message(SessionChanged("prompt"))
 
     def on_logits_advanced(self, message: LogitsAdvanced) -> None:
-        if run := self._numbered(message.run):
+        if run := self._current(message.run):
             run.advance(message.progress)
             if message.progress.note:
                 self.notify(message.progress.note, title="Logits", timeout=10, markup=False)
             self.post_message(SessionChanged("prompt"))
 
     def on_logits_ended(self, message: LogitsEnded) -> None:
-        if self._numbered(message.run):
+        if self._current(message.run):
             self._end(message.state, message.diff, message.error)
 
-    def broke(self, words: str) -> None:
-        self._end("failed", error=words)
+    def worker_failed(self, error: str) -> None:
+        self._end("failed", error=error)
 
     def _end(
         self,

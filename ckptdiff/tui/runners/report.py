@@ -1,4 +1,4 @@
-"""Writes a report of a comparison that is complete."""
+"""The runner that writes the report of a complete comparison."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class ReportRunner(Runner):
-    """Owns the worker that writes; it says in a toast where the report lies."""
+    """Runs the worker that writes a report, and notifies where it was written."""
 
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
 
     def write(self, path: Path) -> None:
-        """Write what was compared, once that is everything."""
+        """Write the report of the comparison; nothing if it is not complete."""
         self.worker = self._write(path)
 
     @work(thread=True, exit_on_error=False, group="report")
@@ -47,10 +47,10 @@ class ReportRunner(Runner):
         if message.error is None:
             self.notify(f"Wrote {message.path}", markup=False)
         else:
-            self._say(f"{message.error}. Press w and choose another path.")
+            self._notify_error(f"{message.error}. Press w and choose another path.")
 
-    def broke(self, words: str) -> None:
-        self._say(words)
+    def worker_failed(self, error: str) -> None:
+        self._notify_error(error)
 
-    def _say(self, words: str) -> None:
+    def _notify_error(self, words: str) -> None:
         self.notify(words, severity="error", markup=False)

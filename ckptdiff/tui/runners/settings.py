@@ -1,4 +1,4 @@
-"""Keeps what is remembered, in a file that may lie in a home folder far away."""
+"""The runner that saves settings in threads, since the home folder may be on a slow mount."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class SettingsRunner(Runner):
-    """Owns the settings, and the workers that write them down."""
+    """Holds the settings and runs the workers that save them."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -27,12 +27,12 @@ class SettingsRunner(Runner):
         self._saving = threading.Lock()
 
     def change(self, **changes: Any) -> None:
-        """Remember something for the next time."""
+        """Change settings and save them."""
         self.settings = replace(self.settings, **changes)
         self.worker = self._save()
 
     def remember(self, session: Session) -> None:
-        """Remember a pair and how its comparison ended."""
+        """Save a pair and its verdict among the recent ones."""
         if session.summary is None or session.browsing:
             return
         a, b = (str(path.absolute()) for path in session.paths)
@@ -43,12 +43,12 @@ class SettingsRunner(Runner):
     @work(thread=True, exit_on_error=False, group="settings")
     def _save(self) -> None:
         try:
-            with self._saving:  # one after the other, each with what is to be remembered by then
+            with self._saving:  # saves do not overlap, and each saves the latest settings
                 save_settings(self.settings, self.file)
         except OSError as error:
             self.app.call_from_thread(
-                self.broke, f"{self.file}: {error.strerror}. Settings are not kept."
+                self.worker_failed, f"{self.file}: {error.strerror}. Settings are not kept."
             )
 
-    def broke(self, words: str) -> None:
-        self.notify(words, severity="warning", markup=False)
+    def worker_failed(self, error: str) -> None:
+        self.notify(error, severity="warning", markup=False)

@@ -1,4 +1,4 @@
-"""Ask before something is lost."""
+"""The dialog that asks before something is removed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class AskScreen(ModalScreen[bool]):
-    """True only for `y`; every other way out is the safe one."""
+    """Returns True for `y` only; every other key is the safe answer."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "Yes", id="ask.yes", tooltip="do it"),
@@ -23,7 +23,7 @@ class AskScreen(ModalScreen[bool]):
     ]
 
     def __init__(self, question: str, words: str, *, yes: str, no: str) -> None:
-        """`yes` and `no` say what those keys do."""
+        """`yes` and `no` name what `y` and Esc do."""
         super().__init__()
         self._question = question
         self._words = words

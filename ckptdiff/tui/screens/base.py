@@ -1,4 +1,4 @@
-"""What every full screen has: a key line, a way back, and a word for each key that is greyed."""
+"""The base class of all full screens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ResultT = TypeVar("ResultT")
 
 
 class BaseScreen(Screen[ResultT]):
-    """A screen with a key line at its bottom; subclasses yield the rest from `compose_body`."""
+    """A screen with a key line, help, and a way back. Subclasses compose the rest."""
 
     ALLOW_IN_MAXIMIZED_VIEW = "KeyLine, TooSmall"
     app: BaseApp
@@ -47,7 +47,7 @@ class BaseScreen(Screen[ResultT]):
 
     @property
     def is_first(self) -> bool:
-        """True if there is no screen to go back to; the app's own blank one does not count."""
+        """Whether there is no screen to go back to, other than Textual's blank default one."""
         return self in self.app.screen_stack[:2]
 
     def compose(self) -> ComposeResult:
@@ -57,17 +57,18 @@ class BaseScreen(Screen[ResultT]):
         yield TooSmall()
 
     def compose_body(self) -> ComposeResult:
+        """Yield the widgets above the key line."""
         yield from ()
 
     def conversion_changed(self) -> None:
-        """Show how far a conversion in the background is."""
+        """Show the progress of the conversion in the background."""
         self.query(ConversionLine).first().update()
 
     def prompt_changed(self) -> None:
-        """Show how far comparing the logits of a prompt is, where that is shown."""
+        """Show the progress of comparing logits. Screens that show it override this."""
 
     def why_not(self, action: str) -> str | None:  # noqa: ARG002
-        """Return why an action cannot be done now; None if it can. Greyed keys say this."""
+        """Return why an action is disabled now; None if it is enabled."""
         return None
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
@@ -93,7 +94,7 @@ class BaseScreen(Screen[ResultT]):
             self.maximize(self.focused)
 
     def action_escape(self) -> None:
-        """Go back one screen; never leave, since Esc is often pressed once too many."""
+        """Go back one screen. This never quits, since Esc is often pressed once too often."""
         if self.maximized is not None:
             self.minimize()
         elif self.is_first:

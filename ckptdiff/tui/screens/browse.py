@@ -1,4 +1,4 @@
-"""Choose a folder or a file from a tree."""
+"""The dialog that chooses a folder or file from a tree."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FolderTree(DirectoryTree):
-    """A tree in plain characters: the pictures of the original are two cells wide, or are not."""
+    """A directory tree in plain characters: terminals disagree on the width of Textual's icons."""
 
     ICON_NODE = "+ "
     ICON_NODE_EXPANDED = "- "
@@ -28,7 +28,7 @@ class FolderTree(DirectoryTree):
 
 
 class BrowseScreen(ModalScreen[Path | None]):
-    """Returns the folder or file under the cursor."""
+    """Returns the folder or file under the cursor; None if cancelled."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "choose", "Choose", id="browse.choose", priority=True),
@@ -82,7 +82,7 @@ class BrowseScreen(ModalScreen[Path | None]):
             self._tree.move_cursor(node.parent)
 
     def action_parent(self) -> None:
-        """Show the folder above the tree's root."""
+        """Show the parent of the tree's root."""
         self._tree.path = Path(self._tree.path).absolute().parent
 
     def action_cancel(self) -> None:

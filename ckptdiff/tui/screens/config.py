@@ -1,4 +1,4 @@
-"""What config.json and the args say of the model, meaning by meaning, and what conflicts."""
+"""The screen that compares config.json with the args, setting by setting."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
 
     from ckptdiff.config.compare import ConfigDiff
+    from ckptdiff.tui.model.comparison import Side
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
     from ckptdiff.tui.widgets.cursor_list import CursorList
 
-WHERE = {"hf": "config.json"}  # of Megatron's formats it is the args
-SAYS = {
+STATUS_WORDS = {
     "same": "Both sides say the same.",
     "implied": "Not a conflict:",
     "unknown": "Not known:",
@@ -33,7 +33,7 @@ SAYS = {
 
 
 class ConfigScreen(BaseScreen[None]):
-    """The table, and below it what the line under the cursor means."""
+    """Shows the config table, and below it an explanation of the line under the cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
@@ -98,9 +98,9 @@ class ConfigScreen(BaseScreen[None]):
 
     def on_mount(self) -> None:
         self.query_one("#config-title", Words).show(self._title)
-        self.query_one("#meaning", Words).show(self._meaning)
+        self.query_one("#meaning", Words).show(self._explanation)
         rows = self.query_one(ConfigList)
-        rows.border_title = Content(f"{self._holder('a')}  |  {self._holder('b')}")
+        rows.border_title = Content(f"{self._config_source('a')}  |  {self._config_source('b')}")
         rows.focus()
         self._show()
 
@@ -109,15 +109,16 @@ class ConfigScreen(BaseScreen[None]):
         """The line under the cursor."""
         return self.query_one(ConfigList).row
 
-    # ── showing ──────────────────────────────────────────────────────────────────────────────
+    # ── drawing ──────────────────────────────────────────────────────────────────────────────
 
-    def _holder(self, side: str) -> str:
+    def _config_source(self, side: Side) -> str:
+        """Return the side's letter and where its config is stored."""
         assembled = self.session.a if side == "a" else self.session.b
-        kind = "" if assembled is None else assembled.checkpoint.format
-        return f"{side.upper()} {WHERE.get(kind, 'args')}"
+        is_hf = assembled is not None and assembled.checkpoint.convention == "hf"
+        return f"{side.upper()} {'config.json' if is_hf else 'args'}"
 
     def _show(self) -> None:
-        # Conflicts first, then what is not known: both want to be looked at.
+        # Conflicts first, then what is not known: the user has to check both.
         order = ("conflict", "unknown")
         lines = sorted(
             self.session.config,
@@ -162,11 +163,8 @@ class ConfigScreen(BaseScreen[None]):
         role = "act" if counts[0][0] else ""
         return [line((f"{'Config':<{max(8, width - len(text))}}", "strong"), (text, role))]
 
-    def _meaning(self, width: int) -> list[Line]:
-        row = self.row
-        if row is None:
-            return []
-        return explanation(row, width)
+    def _explanation(self, width: int) -> list[Line]:
+        return [] if self.row is None else explanation(self.row, width)
 
     def on_cursor_list_cursor_moved(self, message: CursorList.CursorMoved) -> None:
         message.stop()
@@ -211,10 +209,10 @@ class ConfigScreen(BaseScreen[None]):
 
 
 def explanation(row: ConfigDiff, width: int) -> list[Line]:
-    """Return what a line means and, for a conflict, what follows and what mends it."""
+    """Return the status of a line and, for a conflict, its consequence and fix."""
     if row.status != "conflict":
         reason = f" {printable(row.note)}." if row.note else ""
-        return wrapped(f"{row.meaning}: {SAYS[row.status]}{reason}", width)
+        return wrapped(f"{row.meaning}: {STATUS_WORDS[row.status]}{reason}", width)
     lines = wrapped(f"! {row.meaning}: {row.consequence}", width, "act")
     if row.fix is not None:
         lines += wrapped(f"Mend it with {printable(row.fix)}", width)

@@ -1,4 +1,4 @@
-"""A conversion that runs, or what came out of it."""
+"""The dialog of a conversion: its progress, then its outcome."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ConversionBar(Widget):
-    """How far the writing is, or the verifying."""
+    """The progress bar of writing or verifying."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"conversion-bar--bar"}
 
@@ -37,7 +37,7 @@ class ConversionBar(Widget):
 
 
 class ConversionScreen(BaseScreen[None]):
-    """A dialog; hidden, the conversion goes on."""
+    """Shows a conversion. When it is hidden, the conversion goes on."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
@@ -121,7 +121,7 @@ class ConversionScreen(BaseScreen[None]):
                 yield Static(id="state", markup=False)
 
     def on_mount(self) -> None:
-        self.run.is_news = False
+        self.run.ended_unseen = False
         self.app.show_conversion()
 
     def conversion_changed(self) -> None:
@@ -164,7 +164,7 @@ class ConversionScreen(BaseScreen[None]):
         self.app.ask_to_stop()
 
     def action_compare(self) -> None:
-        """Open what was written beside its source."""
+        """Compare what was written with its source."""
         self.dismiss()
         self.app.open((self.run.plan.draft.source, self.run.plan.out))
 

@@ -1,4 +1,4 @@
-"""Ask what to convert to; the plan, the room and the command follow what is chosen."""
+"""The form of a conversion. Plan, disk space and command line follow its fields."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.comparison import Side
     from ckptdiff.tui.model.session import Session
 
-PAUSE = 0.2  # seconds after the last change before the next plan is made
+PAUSE = 0.2  # seconds from the last change to the next plan
 SIZES = ("tp", "pp", "vpp", "ep", "etp")
-NO_YES = {"no": "no", "yes": "yes"}
+NO_OR_YES = {"no": "no", "yes": "yes"}
 
 
 class ConvertScreen(BaseScreen[None]):
-    """A dialog over the list. Nothing is written before Enter."""
+    """Asks what to convert into. Nothing is written before Enter."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
@@ -86,10 +86,10 @@ class ConvertScreen(BaseScreen[None]):
     ]
 
     def __init__(self, session: Session, draft: ConversionDraft | None = None) -> None:
-        """`draft` is what the fields are set to, if its source is one that is open."""
+        """`draft` fills in the fields, if its source is an open side."""
         super().__init__()
         self.session = session
-        self.plan: ConversionPlan | None = None  # for what the fields say, once it is made
+        self.plan: ConversionPlan | None = None  # None until that of the current fields is made
         letters: tuple[Side, Side] = ("a", "b")
         self._sides: dict[Side, tuple[Path, Assembled]] = {
             side: (path, assembled)
@@ -99,15 +99,15 @@ class ConvertScreen(BaseScreen[None]):
             if assembled is not None
         }
         self._side: Side = list(self._sides)[-1]
-        self._draft = draft if draft is not None and self._find(draft.source) else None
-        self._proposed = ""  # what the folder's field says unless somebody types there
+        self._draft = draft if draft is not None and self._choose_source(draft.source) else None
+        self._proposed = ""  # the folder of the plan, shown unless the user types another
         self._opened: dict[Path, Checkpoint] = {}
         self._pause: Timer | None = None
         self._planner: Worker[ConversionPlan] | None = None
-        self._stale = False  # the fields have changed since the plan that runs was begun
+        self._stale = False  # the fields have changed since the running planner started
 
-    def _find(self, source: Path) -> bool:
-        """Choose the side that lies there."""
+    def _choose_source(self, source: Path) -> bool:
+        """Choose the side at this path; return whether there is one."""
         found = [side for side, (path, _) in self._sides.items() if path == source]
         self._side = found[0] if found else self._side
         return bool(found)
@@ -138,7 +138,7 @@ class ConvertScreen(BaseScreen[None]):
             yield field("unmapped", "Unknown", Choice(words, drops, id="unmapped"))
             yield field("undo", "Undo", Static(id="undo", markup=False))
             replaces = "yes" if target.overwrite else "no"
-            yield field("replace", "Replace", Choice(NO_YES, replaces, id="replace"))
+            yield field("replace", "Replace", Choice(NO_OR_YES, replaces, id="replace"))
             yield field("plan", "Plan", Static("Reading headers ...", id="plan", markup=False))
             yield field("space", "Space", Static(id="space", markup=False))
             yield field("command", "Same as", Static(id="command", markup=False))
@@ -149,41 +149,41 @@ class ConvertScreen(BaseScreen[None]):
         self._make_plan()
 
     def _defaults(self) -> tuple[Path, Target]:
-        """Return the source and what it is most likely to become: the other kind, or B's ranks."""
+        """Return the source and its default target: Hugging Face, or Megatron as the other is."""
         from ckptdiff.checkpoint import Parallelism
         from ckptdiff.conversion.plan import Target
 
         path, source = self._sides[self._side]
         other = self._other()
-        if source.checkpoint.format != "hf":
+        if source.checkpoint.convention != "hf":
             return path, Target("hf")
-        if other is not None and other[1].checkpoint.format in ("megatron", "torch_dist"):
+        if other is not None and other[1].checkpoint.convention == "megatron":
             return path, Target("megatron", other[1].checkpoint.parallelism)
         return path, Target("megatron", Parallelism())
 
     def _other(self) -> tuple[Path, Assembled] | None:
-        return next((it for side, it in self._sides.items() if side != self._side), None)
+        return next((found for side, found in self._sides.items() if side != self._side), None)
 
     def _lender(self) -> Path | None:
-        """Return the other side where it is a Hugging Face folder and this one is not."""
+        """Return the other side's path if that is a Hugging Face folder and the source is not."""
         other = self._other()
-        if other is None or self._sides[self._side][1].checkpoint.format == "hf":
+        if other is None or self._sides[self._side][1].checkpoint.convention == "hf":
             return None
-        return other[0] if other[1].checkpoint.format == "hf" else None
+        return other[0] if other[1].checkpoint.convention == "hf" else None
 
     def _like_words(self) -> str:
         letter = "A" if self._side == "b" else "B"
         return f"config, tokenizer and names of {letter}"
 
     def _show_fields(self) -> None:
-        """Show the fields that apply to what is chosen."""
+        """Show the fields that apply to the source and the target format."""
         path, source = self._sides[self._side]
-        cut = self._choice("to") != "hf"
+        is_sharded = self._choice("to") != "hf"
         experts = source.config is not None and bool(source.config.num_experts)
         kept = self._kept()
         shown = {
-            "sizes": cut,
-            "names": cut,
+            "sizes": is_sharded,
+            "names": is_sharded,
             "like": self._lender() is not None,
             "unmapped": bool(source.unmapped),
             "undo": kept is not None and bool(kept.undo),
@@ -207,12 +207,12 @@ class ConvertScreen(BaseScreen[None]):
         return int(widget.value) if widget.value and widget.display else None
 
     def _kept(self) -> Target | None:
-        """Return the draft's target, for what has no field, while its source is chosen."""
-        drafted = self._draft is not None and self._draft.source == self._sides[self._side][0]
-        return self._draft.target if self._draft is not None and drafted else None
+        """Return the target of the draft, for what has no field; None for another source."""
+        draft, path = self._draft, self._sides[self._side][0]
+        return draft.target if draft is not None and draft.source == path else None
 
     def _read_draft(self) -> ConversionDraft:
-        """Return what the fields say."""
+        """Return the draft that the fields state."""
         from ckptdiff.checkpoint import Parallelism
         from ckptdiff.conversion.plan import Target
 
@@ -255,7 +255,7 @@ class ConvertScreen(BaseScreen[None]):
     # ── planning ─────────────────────────────────────────────────────────────────────────────
 
     def _change(self) -> None:
-        """Plan again when the changes pause; until then no plan counts."""
+        """Drop the plan, and plan again when the changes pause."""
         self.plan = None
         for name in ("plan", "space", "command"):
             self.query_one(f"#{name}").add_class("-stale")
@@ -265,7 +265,7 @@ class ConvertScreen(BaseScreen[None]):
         self._pause = self.set_timer(PAUSE, self._make_plan)
 
     def _make_plan(self) -> None:
-        """Begin a plan, or have one follow the one that is being made: only one at a time."""
+        """Start the planner; if it is running, have it start again after its end."""
         self._stale = self._planner is not None
         if not self._stale:
             self._planner = self._plan(self._read_draft())
@@ -365,13 +365,13 @@ class ConvertScreen(BaseScreen[None]):
 
 
 def _numbers(size: Parallelism) -> dict[str, str]:
-    """Return what the fields say; the one of ETP is empty where it follows TP."""
+    """Return the texts of the fields; that of ETP is empty if ETP is TP."""
     numbers = {name: str(getattr(size, name)) for name in SIZES}
     return {**numbers, "etp": "" if size.etp == size.tp else numbers["etp"]}
 
 
 def _number(name: str, value: str) -> tuple[Static, Input]:
-    """Return a label and a field for a number of ranks."""
+    """Return the label and the field of a parallel size."""
     number = Input(
         value,
         id=name,

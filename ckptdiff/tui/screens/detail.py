@@ -1,4 +1,4 @@
-"""One tensor on the whole screen: where it lives, how it differs, where, and by how much."""
+"""The screen of one tensor: where it is stored, and where and by how much it differs."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from ckptdiff.tui.text.lines import Line
     from ckptdiff.tui.text.storage import StoredSide
 
-LOOK_SECONDS = 0.25  # between two looks at whether a result has come in
+POLL_SECONDS = 0.25  # between two checks for a result
 
 
 class Pane(VerticalScroll, can_focus=True):
-    """A box that scrolls and can be given the whole screen."""
+    """A box that scrolls and can be maximised."""
 
     ALLOW_MAXIMIZE = True
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -65,7 +65,7 @@ class Pane(VerticalScroll, can_focus=True):
 
 
 class DetailScreen(BaseScreen[None]):
-    """Follows the result while it is being computed; `n` goes from difference to difference."""
+    """Shows one tensor, and its result as soon as there is one. `n` shows the next difference."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "difference(1)", "Next diff", id="detail.next", tooltip="next difference"),
@@ -144,7 +144,9 @@ class DetailScreen(BaseScreen[None]):
         self.session = session
         self.tensor = name
         self._seen: tuple[TensorDiff | None, str] | None = None
-        self._summary: TensorSummary | str | None = None  # or what is being done about it
+        self._summary: TensorSummary | str | None = (
+            None  # the figures of a tensor of one side, or a message in their place
+        )
         self.set_class(session.ascii_only, "-ascii")
 
     def compose_body(self) -> ComposeResult:
@@ -163,10 +165,10 @@ class DetailScreen(BaseScreen[None]):
 
     def on_mount(self) -> None:
         self.show(self.tensor)
-        self.set_interval(LOOK_SECONDS, self._look)
-        self.watch(self, "maximized", self._fill, init=False)
+        self.set_interval(POLL_SECONDS, self._poll)
+        self.watch(self, "maximized", self._size_shard_map, init=False)
 
-    # ── showing ──────────────────────────────────────────────────────────────────────────────
+    # ── drawing ──────────────────────────────────────────────────────────────────────────────
 
     def show(self, name: str) -> None:
         """Show another tensor."""
@@ -177,8 +179,8 @@ class DetailScreen(BaseScreen[None]):
         pictures = self.query_one("#pictures")
         (heat if pictures.display and heat.display else self.query_one("#where")).focus()
 
-    def _look(self) -> None:
-        """Show the result once it is there."""
+    def _poll(self) -> None:
+        """Show the result if it has changed."""
         if self._seen != (self.session.result(self.tensor), self.session.status(self.tensor)):
             self._show()
 
@@ -192,11 +194,11 @@ class DetailScreen(BaseScreen[None]):
             self.query_one(ShardMap).show(sides, ascii_only=ascii_only)
             self.query_one("#detail-figures", Words).show(self._figures)
             self._show_pictures(result, sides)
-            self._fill()
+            self._size_shard_map()
         self.refresh_bindings()
 
     def _show_pictures(self, result: TensorDiff | None, sides: list[StoredSide]) -> None:
-        """Show the histogram and the map of what differs; without differences leave them out."""
+        """Show histogram and heat map; hide them if nothing differs."""
         summary, ascii_only = self._summary, self.session.ascii_only
         numbers = None if result is None else result.numbers
         differs = numbers is not None and bool(numbers.grid)
@@ -217,8 +219,8 @@ class DetailScreen(BaseScreen[None]):
 
     def _title(self, width: int) -> list[Line]:
         session, name = self.session, self.tensor
-        place, count = session.position(name), len(session.order)
-        ending = f"{place}/{count}" if place else ""
+        position, count = session.position(name), len(session.order)
+        ending = f"{position}/{count}" if position else ""
         status = session.status(name)
         if not session.browsing:
             ending = f"{GLYPHS[status]} {WORDS[status]}    {ending}"
@@ -245,7 +247,7 @@ class DetailScreen(BaseScreen[None]):
         return lines
 
     def _one_side(self) -> Assembly | None:
-        """Return the recipe of a tensor that only one side has."""
+        """Return the recipe if only one side has the tensor; else None."""
         a, b = self.session.assemblies(self.tensor)
         return a or b if a is None or b is None else None
 
@@ -254,8 +256,8 @@ class DetailScreen(BaseScreen[None]):
     def why_not(self, action: str) -> str | None:
         session = self.session
         a, b = session.assemblies(self.tensor)
-        any_will_do = session.browsing or session.filter
-        if action == "difference" and not session.differences and not any_will_do:
+        steps_to_any = session.browsing or session.filter
+        if action == "difference" and not session.differences and not steps_to_any:
             done = session.phase == "done"
             return "There is no difference." if done else "No difference is known yet."
         if action in ("values", "copy_python") and a is None and b is None:
@@ -286,8 +288,8 @@ class DetailScreen(BaseScreen[None]):
 
         self.app.push_screen(ValuesScreen(self.session, self.tensor, block=block))
 
-    def _fill(self) -> None:
-        """Describe every rank where there is room for it."""
+    def _size_shard_map(self) -> None:
+        """Have the shard map describe every rank if it is maximised or alone."""
         maximised = self.maximized is not None and self.maximized.id == "where"
         alone = self.query_one("#pictures").has_class("-none")
         self.query_one(ShardMap).set_whole(maximised or alone)

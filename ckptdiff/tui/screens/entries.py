@@ -1,4 +1,4 @@
-"""Everything in a checkpoint that is not a weight: arguments, optimizer, random states, buffers."""
+"""The screen of what a checkpoint holds beside weights: args, optimizer, random states."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from ckptdiff.tui.text.lines import Line
     from ckptdiff.tui.widgets.cursor_list import CursorList
 
-DETAIL_LINES = 5
+DETAIL_LINES = 5  # below the list, about the entry under the cursor
 
 
 class EntriesScreen(BaseScreen[None]):
-    """One side at a time; the text of the entry under the cursor is below the list."""
+    """Lists the entries of one side, with the text of the one under the cursor below."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
@@ -83,10 +83,10 @@ class EntriesScreen(BaseScreen[None]):
         self.query_one(EntryList).focus()
         self._show()
 
-    # ── showing ──────────────────────────────────────────────────────────────────────────────
+    # ── drawing ──────────────────────────────────────────────────────────────────────────────
 
-    def _all(self) -> list[Entry] | None:
-        """Return the side's entries, or None while they are being read."""
+    def _entries(self) -> list[Entry] | None:
+        """Return the side's entries; None while they are being read."""
         assembled = self.session.a if self.side == "a" else self.session.b
         if assembled is None:
             return []
@@ -112,7 +112,7 @@ class EntriesScreen(BaseScreen[None]):
             rows.show([], f"They cannot be read: {printable(str(event.worker.error))}")
 
     def _show(self) -> None:
-        found = self._all()
+        found = self._entries()
         entries = found or []
         total = len(entries)
         rows = self.query_one(EntryList)
@@ -202,7 +202,7 @@ class EntriesScreen(BaseScreen[None]):
         field.focus()
 
     def set_filter(self, text: str) -> None:
-        """Show what matches; an expression that is not whole yet changes nothing."""
+        """Filter the entries. An invalid expression is reported and changes nothing."""
         try:
             matcher(text.strip().removeprefix("!").strip())
         except BadArgument as error:

@@ -1,4 +1,4 @@
-"""What is wrong: the findings, and the one under the cursor in full."""
+"""The screen of the findings."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
 
-PLACES, COUNT = 24, 14  # cells for the layers and for the number of tensors
+PLACES, COUNT = 24, 14  # cells of the layers, and of the number of tensors
 
 
 def finding_row(number: int, finding: Finding, width: int, *, ascii_only: bool) -> str:
-    """Return glyph, number, class, where and how much."""
-    mark = finding_glyph(finding, ascii_only=ascii_only)
+    """Return glyph, number, fault class, layers, number of tensors, and title."""
+    glyph = finding_glyph(finding, ascii_only=ascii_only)
     place = shorten(place_words(finding), PLACES, ascii_only=ascii_only)
     count = plural(len(finding.tensors), "tensor") if finding.tensors else "config"
-    head = f"{mark} {number:>2}  {finding.kind:<13} {place:<{PLACES}} {count:<{COUNT}}"
+    head = f"{glyph} {number:>2}  {finding.kind:<13} {place:<{PLACES}} {count:<{COUNT}}"
     room = width - len(head) - 1
     title = printable(finding.title) if room > 20 else ""
     if len(title) > room:
@@ -65,7 +65,10 @@ class FindingList(OptionList, inherit_bindings=False):
 
 
 class FindingsScreen(BaseScreen[int]):
-    """Ends with the number of a finding whose tensors are wanted."""
+    """Lists the findings, the one under the cursor in full.
+
+    Returns the number of the finding whose tensors the list is to show.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
@@ -164,7 +167,7 @@ class FindingsScreen(BaseScreen[int]):
 
     def on_mount(self) -> None:
         self.query_one("#findings-title", Words).show(self._title)
-        self.query_one("#said", Words).show(self._said)
+        self.query_one("#said", Words).show(self._finding_lines)
         self._show_rows()
         self.query_one(FindingList).focus()
 
@@ -173,14 +176,14 @@ class FindingsScreen(BaseScreen[int]):
 
     @property
     def number(self) -> int:
-        """Which finding the cursor is on, from 1."""
+        """The number of the finding under the cursor, from 1."""
         return (self.query_one(FindingList).highlighted or 0) + 1
 
     @property
     def finding(self) -> Finding:
         return self.session.diagnosis.findings[self.number - 1]
 
-    # ── showing ──────────────────────────────────────────────────────────────────────────────
+    # ── drawing ──────────────────────────────────────────────────────────────────────────────
 
     def _show_rows(self) -> None:
         rows = self.query_one(FindingList)
@@ -205,7 +208,7 @@ class FindingsScreen(BaseScreen[int]):
             )
         ]
 
-    def _said(self, width: int) -> list[Line]:
+    def _finding_lines(self, width: int) -> list[Line]:
         return finding_page(self.finding, width, ascii_only=self.session.ascii_only)
 
     def on_option_list_option_highlighted(self, message: OptionList.OptionHighlighted) -> None:
@@ -214,11 +217,11 @@ class FindingsScreen(BaseScreen[int]):
         box.border_title = Content(f"{self.number}  {self.finding.kind}")
         box.scroll_home(animate=False)
         self.query_one("#said", Words).changed()
-        self.call_after_refresh(self._show_more)
+        self.call_after_refresh(self._show_rest)
         self.refresh_bindings()
 
-    def _show_more(self) -> None:
-        """Say with which key to see the rest, if there is some."""
+    def _show_rest(self) -> None:
+        """Show which key scrolls, if the finding does not fit."""
         box = self.query_one("#finding", VerticalScroll)
         box.border_subtitle = "ctrl+d shows the rest" if box.max_scroll_y else ""
 
@@ -262,7 +265,7 @@ class FindingsScreen(BaseScreen[int]):
 
         session = self.session
         assert session.a is not None
-        like = session.paths[0] if session.a.checkpoint.format == "hf" else None
+        like = session.paths[0] if session.a.checkpoint.convention == "hf" else None
         draft = ConversionDraft(session.paths[1], session.diagnosis.targets[self.number], like=like)
         self.app.push_screen(ConvertScreen(session, draft))
 

@@ -1,4 +1,4 @@
-"""A page of the guide, to be read on the screen."""
+"""The screen of the guide."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class GuideScreen(BaseScreen[None]):
-    """Shows one page, or the part of one on a class of faults."""
+    """Shows one page of the guide, or what it holds on one fault class."""
 
     app: BaseApp
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -73,14 +73,14 @@ class GuideScreen(BaseScreen[None]):
         self.show(self.topic)
 
     def show(self, topic: str) -> None:
-        """Show another page in the place of this one, from its beginning."""
+        """Show a page from its beginning."""
         self.topic = topic
         text = page(topic)
         box = self.query_one("#page", VerticalScroll)
         box.border_title = Content(f"Guide: {topic}")
-        # Tables and bullets are drawn with more than ASCII; the source of a page is not.
-        # Rich draws a page as one widget: Textual's own Markdown makes 900 of the longest page,
-        # which takes ten times as long.
+        # Tables and bullets are drawn with more than ASCII; the source of a page is ASCII. A page
+        # is drawn by rich, as one widget: Textual's Markdown makes 900 of the longest page, which
+        # takes ten times as long.
         box.query_one(Static).update(Content(text) if self.app.ascii_only else Page(text))
         box.scroll_home(animate=False)
 
@@ -99,5 +99,5 @@ class GuideScreen(BaseScreen[None]):
         names = list(topics())
         if self.topic in names:
             self.show(names[(names.index(self.topic) + step) % len(names)])
-        else:  # the part on one class of faults: of the page that has all of them
+        else:  # a fault class: go to the page of all of them
             self.show(FAULTS)

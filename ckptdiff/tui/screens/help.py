@@ -1,4 +1,4 @@
-"""The keys that work on a screen, from its bindings, and what the glyphs mean."""
+"""The help: the keys of a screen, from its bindings, and what the glyphs mean."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WIDTH = 54  # of the texts, so that they fit in 80 columns
 
 
 class HelpScreen(ModalScreen[None]):
-    """Scrolls like everything else; the key that opened it closes it."""
+    """Shows the help of a screen. The key that opened it closes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark,f1,enter", "close", "Close", id="help.close"),
@@ -64,7 +64,7 @@ class HelpScreen(ModalScreen[None]):
 
 
 def help_lines(screen: Screen[Any]) -> list[Content]:
-    """Return the keys of a screen and of what has the focus, then what numbers and glyphs mean."""
+    """Return the keys of a screen and its focused widget, the legend, and the guide's pages."""
     lines: list[Content] = []
     for heading, keys in keys_by_place(screen).items():
         if lines:
@@ -95,10 +95,10 @@ def _entry(head: str, text: str) -> list[Content]:
 
 
 def keys_by_place(screen: Screen[Any]) -> dict[str, list[tuple[str, str]]]:
-    """Return (keys, what they do) under where they work, from the bindings that are active."""
+    """Return (keys, what they do) from the active bindings, by where they work."""
     found: dict[str, dict[str, tuple[list[str], str]]] = {}
     for node, binding, _enabled, tooltip in screen.active_bindings.values():
-        if binding.id is None:  # a key of Textual's own, which nobody looks up here
+        if binding.id is None:  # of Textual itself
             continue
         if node is screen.app:
             place = "Everywhere"

@@ -1,4 +1,4 @@
-"""What both sides make of a prompt: next tokens, layers by taps, the verdict and its figures."""
+"""The screen of a prompt: next tokens, table of taps, verdict and figures."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ckptdiff.tui.screens.detail import Pane
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.logits import (
     NOTHING,
-    copied,
     count_words,
     outcome_lines,
     prompt_lines,
     share_lines,
+    text_to_copy,
 )
 from ckptdiff.tui.text.taps import EQUAL, tap_mark
 from ckptdiff.tui.widgets.next_tokens import NextTokens
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.prompt_run import PromptRun
     from ckptdiff.tui.runners.prompt import PromptRunner
     from ckptdiff.tui.text.lines import Line
-    from ckptdiff.tui.text.taps import Read
+    from ckptdiff.tui.text.taps import TensorRead
 
-ROOMY = 30  # lines of a terminal from which on nothing is cut
+ROOMY = 30  # lines of the terminal from which on everything is shown
 
 
 class Shares(Pane):
-    """The bars of the attribution."""
+    """The box of the attribution: a bar for the share of each cause."""
 
 
 class LogitsScreen(BaseScreen[None]):
-    """Shows the prompt that the screen below has given, while it is computed and after."""
+    """Shows the run of a `PromptRunner`, during and after it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "prompt", "Prompt", id="logits.prompt", tooltip="type a prompt"),
@@ -166,7 +166,7 @@ class LogitsScreen(BaseScreen[None]):
     def on_unmount(self) -> None:
         self.prompts.is_shown = False
 
-    # ── showing ──────────────────────────────────────────────────────────────────────────────
+    # ── drawing ──────────────────────────────────────────────────────────────────────────────
 
     @property
     def _is_roomy(self) -> bool:
@@ -176,7 +176,7 @@ class LogitsScreen(BaseScreen[None]):
         self.prompt_changed()
 
     def prompt_changed(self) -> None:
-        """Show how far it is, or what came out."""
+        """Show the progress or the result."""
         run, diff = self.prompt_run, self.diff
         taps = () if run is None else run.taps
         prompt = None if run is None else run.prompt
@@ -187,13 +187,13 @@ class LogitsScreen(BaseScreen[None]):
             self.query_one("#outcome", Words).changed()
             self.query_one("#shares", Words).changed()
             self._show_taps()
-            following = self.query_one(NextTokens)
-            bars = self._shows_shares and diff is not None
-            following.display = diff is not None and (self._is_roomy or not bars)
+            next_tokens = self.query_one(NextTokens)
+            shows_shares = self._shows_shares and diff is not None
+            next_tokens.display = diff is not None and (self._is_roomy or not shows_shares)
             if diff is not None:
-                following.show(diff.top, diff.ids, diff.texts)
-            self.query_one(Shares).display = bars
-            self.query_one(TapMap).display = bool(taps) and not bars
+                next_tokens.show(diff.top, diff.ids, diff.texts)
+            self.query_one(Shares).display = shows_shares
+            self.query_one(TapMap).display = bool(taps) and not shows_shares
         if not isinstance(self.focused, PromptInput | NextTokens):
             self._focus_answer()
         self.refresh_bindings()
@@ -211,8 +211,8 @@ class LogitsScreen(BaseScreen[None]):
             taps.show(diff.taps, threshold=diff.threshold, first=diff.first, reads=self._reads)
         taps.border_title = title
 
-    def _reads(self, tap: Tap) -> list[Read]:
-        """Return the tensors that a tap depends on, with their glyphs, those that differ first."""
+    def _reads(self, tap: Tap) -> list[TensorRead]:
+        """Return the tensors that a tap depends on, with glyphs, those that differ first."""
         session = self.session
         names = sorted(tap.reads, key=lambda name: session.status(name) not in DIFFERENCES)
         return [(GLYPHS[session.status(name)], name) for name in names]
@@ -237,7 +237,7 @@ class LogitsScreen(BaseScreen[None]):
         return share_lines(shares(self.diff), width, ascii_only=self.session.ascii_only)
 
     def _focus_answer(self) -> None:
-        """Leave the field, so that letters are keys."""
+        """Focus the result instead of the field, so that letters are keys."""
         shown = [w for w in (self.query_one(TapMap), self.query_one(Shares)) if w.display]
         self.set_focus(shown[0] if shown else None)
 
@@ -290,16 +290,16 @@ class LogitsScreen(BaseScreen[None]):
         self.query_one(PromptInput).focus()
 
     def action_positions(self) -> None:
-        following = self.query_one(NextTokens)
-        if following.display:
-            following.toggle()
-        else:  # the bars have its room
+        next_tokens = self.query_one(NextTokens)
+        if next_tokens.display:
+            next_tokens.toggle()
+        else:  # the shares are shown in its place
             self._shows_shares = False
             self.prompt_changed()
-        following.focus()
+        next_tokens.focus()
 
     def action_attribution(self) -> None:
-        """Show the bars or the taps again; where there are no bars yet, run the prompt for them."""
+        """Switch between shares and taps; without an attribution, run the prompt with one."""
         run, diff = self.prompt_run, self.diff
         if run is None:
             return
@@ -317,7 +317,7 @@ class LogitsScreen(BaseScreen[None]):
 
     def action_copy_table(self) -> None:
         if self.diff is not None:
-            self.app.copy(copied(self.diff))
+            self.app.copy(text_to_copy(self.diff))
 
     def action_copy_command(self) -> None:
         if self.prompt_run is not None:
@@ -334,7 +334,7 @@ class LogitsScreen(BaseScreen[None]):
         self.app.push_screen(ConfigScreen(self.session))
 
     def on_tap_map_opened(self, message: TapMap.Opened) -> None:
-        """Open the tensor to blame: the first that differs of those that are read, or the first."""
+        """Open a tensor that the tap depends on: the first that differs, or else the first."""
         message.stop()
         reads = self._reads(message.tap)
         if reads:

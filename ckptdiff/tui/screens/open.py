@@ -1,4 +1,4 @@
-"""The first screen without arguments: which checkpoints, and what they are."""
+"""The screen that asks for checkpoints, the first one if no path is given."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ckptdiff.settings import RecentPair
     from ckptdiff.tui.model.comparison import Side
 
-PAUSE = 0.2  # seconds after the last key before a path is looked at
+PAUSE = 0.2  # seconds from the last key to reading a path
 TITLES = {"a": "A  reference", "b": "B  compared with A"}
 HINTS = {
     "a": "A folder of Hugging Face or Megatron files, or one file. ctrl+o browses.",
@@ -44,7 +44,7 @@ GLYPHS = {"same": "=", "close": "~", "differ": "!"}
 
 
 class OpenScreen(BaseScreen[None]):
-    """Two fields with what was recognised under each, and the pairs of last time."""
+    """Two path fields, each with what was found there, and the recent pairs."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
@@ -86,17 +86,17 @@ class OpenScreen(BaseScreen[None]):
     # ── recognising ──────────────────────────────────────────────────────────────────────────
 
     def on_input_changed(self, message: Input.Changed) -> None:
-        """Look at a path when the typing pauses."""
+        """Read a path when the typing pauses."""
         side: Side = "a" if message.input.id == "a" else "b"
         if side in self._pauses:
             self._pauses[side].stop()
         path = self._field(side).path
         if path is None:
-            self._say(side, HINTS[side], trouble=False)
+            self._show_words(side, HINTS[side], trouble=False)
             return
-        self._pauses[side] = self.set_timer(PAUSE, lambda: self._look(side, path))
+        self._pauses[side] = self.set_timer(PAUSE, lambda: self._start_reading(side, path))
 
-    def _look(self, side: Side, path: Path) -> None:
+    def _start_reading(self, side: Side, path: Path) -> None:
         if path == self._field(side).path:
             (self._recognise_a if side == "a" else self._recognise_b)(path)
 
@@ -130,17 +130,19 @@ class OpenScreen(BaseScreen[None]):
     def on_path_read(self, message: PathRead) -> None:
         if message.path == self._field(message.side).path:
             files = plural(message.total, "file")
-            self._say(message.side, f"Reading headers {message.done} of {files}", trouble=False)
+            self._show_words(
+                message.side, f"Reading headers {message.done} of {files}", trouble=False
+            )
 
     def on_path_recognised(self, message: PathRecognised) -> None:
         if message.path != self._field(message.side).path:
             return
         if message.checkpoint is not None:
             self._opened[message.path] = message.checkpoint
-        self._say(message.side, message.words, trouble=message.checkpoint is None)
+        self._show_words(message.side, message.words, trouble=message.checkpoint is None)
         self.refresh_bindings()
 
-    def _say(self, side: Side, words: str, *, trouble: bool) -> None:
+    def _show_words(self, side: Side, words: str, *, trouble: bool) -> None:
         line = self.query_one(f"#words-{side}", Static)
         line.update(Content(printable(words)))
         line.set_class(trouble, "-trouble")
@@ -151,7 +153,7 @@ class OpenScreen(BaseScreen[None]):
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
     def action_compare(self) -> None:
-        """Compare the recent pair under the cursor, or what the fields say."""
+        """Open the recent pair under the cursor, or the paths of the fields."""
         recent = self.query_one(OptionList)
         if self.focused is recent:
             if recent.highlighted is not None:
@@ -181,13 +183,13 @@ class OpenScreen(BaseScreen[None]):
         self.app.push_screen(BrowseScreen(start), chosen)
 
     def command_line(self) -> str:
-        """Return the shell command that opens the same."""
+        """Return the command line that opens the same paths."""
         paths = [str(path) for path in (self._field("a").path, self._field("b").path) if path]
         return shlex.join(["ckptdiff", *paths])
 
 
 def recent_words(pair: RecentPair, now: float) -> Content:
-    """Return one line about a pair: its ends, its verdict, how long ago."""
+    """Return one line about a recent pair: both paths, the verdict, how long ago."""
     verdict = f"{GLYPHS.get(pair.verdict, ' ')} {pair.verdict}"
     if pair.differences:
         verdict = f"! {pair.differences:,} differ"

@@ -1,4 +1,4 @@
-"""Ask where to write a report."""
+"""The dialog that asks where to write a report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = "The ending says which kind: .json, .md, .html; any other is plain text.
 
 
 class ReportScreen(ModalScreen[Path | None]):
-    """Returns the path; a file that exists is written over only after a second Enter."""
+    """Returns the path; None if cancelled. To overwrite a file takes a second Enter."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "Cancel", id="report.cancel", tooltip="write nothing"),
@@ -27,7 +27,7 @@ class ReportScreen(ModalScreen[Path | None]):
     def __init__(self, suggestion: str) -> None:
         super().__init__()
         self._suggestion = suggestion
-        self._confirmed = ""
+        self._confirmed = ""  # the path whose overwriting a second Enter confirms
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog") as box:

@@ -1,4 +1,4 @@
-"""The main screen: all tensors of one checkpoint or a pair, filling in as they are compared."""
+"""The main screen: the tensors of one checkpoint or a pair, with results as they arrive."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
     from ckptdiff.tui.widgets.cursor_list import CursorList
     from ckptdiff.tui.workers.engine import Engine
 
-OF_PAIRS = {  # what one checkpoint will never have
+OF_PAIRS = {  # actions that one checkpoint alone does not have
     "differences_only", "write_report", "stop", "config", "optimizer", "findings", "logits"
 }  # fmt: skip
 
 
 class TensorsScreen(BaseScreen[None]):
-    """The list, the filter, the progress, and on a wide terminal the tensor under the cursor.
+    """Shows a session: the tensor list, the progress, and on a wide terminal the detail pane.
 
-    It draws a session; what fills the session are its runners, each of which may go on alone.
+    Its runners fill the session; each can run by itself.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -151,24 +151,24 @@ class TensorsScreen(BaseScreen[None]):
     def rows(self) -> TensorList:
         return self.query_one(TensorList)
 
-    # ── what runs ────────────────────────────────────────────────────────────────────────────
+    # ── runners ──────────────────────────────────────────────────────────────────────────────
 
     def read_headers(self, *, fresh: bool = False) -> None:
-        """Read both sides, then compare; `fresh` also compares what an earlier run has compared."""
+        """Read both sides, then compare them; `fresh` ignores and drops cached results."""
         if fresh:
             self.prompts.forget()
         self.diagnosis.forget()
         self.comparison.read_headers(fresh=fresh)
 
     def stop(self) -> None:
-        """Stop what runs: looking for causes, or else the comparison."""
+        """Stop the diagnosis if it runs, or else the comparison."""
         if self.session.diagnosis_state == "looking":
             self.diagnosis.stop()
         else:
             self.diagnosis.forget()
             self.comparison.stop()
 
-    # ── showing ──────────────────────────────────────────────────────────────────────────────
+    # ── drawing ──────────────────────────────────────────────────────────────────────────────
 
     def on_session_changed(self, message: SessionChanged) -> None:
         message.stop()
@@ -197,10 +197,10 @@ class TensorsScreen(BaseScreen[None]):
             self.app.remember(self.session)
 
     def state_changed(self) -> None:
-        """Show how far everything is."""
+        """Show the state of the session below the list and in the key line."""
         self.rows.show_borders()
         self.query(CountsLine).refresh()
-        # A bar is one line; words may need two.
+        # A progress bar takes one line; words may take two.
         self.query_one(ProgressLine).refresh(layout=self.session.phase != "comparing")
         self.query_one(FindingLine).show()
         self.refresh_bindings()
@@ -221,7 +221,7 @@ class TensorsScreen(BaseScreen[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if self.session.browsing and action in OF_PAIRS:
-            return False  # there is no room for it; pressing the key says why
+            return False  # not in the key line; pressing the key shows why
         if self.session.browsing and action == "difference" and not self.session.filter:
             return False
         return super().check_action(action, parameters)
@@ -234,13 +234,13 @@ class TensorsScreen(BaseScreen[None]):
         await self.query_one(FilterSlot).open(bang + self.session.filter)
 
     def set_filter(self, text: str) -> None:
-        """Show what matches; an expression that is not whole yet changes nothing."""
+        """Filter the list. An invalid expression is reported and changes nothing."""
         try:
             self.session.set_filter(text)
         except BadArgument as error:
-            self.query_one(FilterSlot).say(str(error))
+            self.query_one(FilterSlot).show_error(str(error))
             return
-        self.query_one(FilterSlot).say("")
+        self.query_one(FilterSlot).show_error("")
         self.rows.show_rows()
         self.state_changed()
 
@@ -278,7 +278,7 @@ class TensorsScreen(BaseScreen[None]):
         self.rows.show_borders()
 
     def go_to(self, name: str) -> None:
-        """Put the cursor on a tensor; a filter that hides it is cleared."""
+        """Move the cursor to a tensor. A filter that hides it is cleared."""
         if not self.rows.go_to(name):
             self.session.differences_only = False
             self.session.finding = None
@@ -296,11 +296,11 @@ class TensorsScreen(BaseScreen[None]):
         self.state_changed()
 
     def action_again(self) -> None:
-        """Go on after a stop; otherwise forget the results and compare everything again."""
+        """Continue after a stop; otherwise drop all results and compare again."""
         self.read_headers(fresh=self.session.phase in ("done", "comparing"))
 
     def judge_by(self, tolerance: str) -> None:
-        """Compare under another tolerance; what was compared under it before is shown at once."""
+        """Compare under another tolerance. Results cached under it are shown at once."""
         self.session.tolerance = tolerance
         self.read_headers()
 
@@ -367,7 +367,7 @@ class TensorsScreen(BaseScreen[None]):
         else:
             super().action_escape()
 
-    # ── what the widgets say ─────────────────────────────────────────────────────────────────
+    # ── messages of the widgets ──────────────────────────────────────────────────────────────
 
     def on_filter_slot_typed(self, message: FilterSlot.Typed) -> None:
         message.stop()

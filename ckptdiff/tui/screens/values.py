@@ -1,4 +1,4 @@
-"""The values around one element of a tensor, on the whole screen."""
+"""The screen of the values around one element."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class ElementLine(Input):
-    """Takes the index of an element; Esc closes it."""
+    """The input for the index of an element."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "close", "Close", id="element.close", tooltip="stay where you are"),
@@ -47,7 +47,10 @@ class ElementLine(Input):
 
 
 class ValuesScreen(BaseScreen[None]):
-    """Opens at the largest difference: of the tensor, or of a block of the heat map."""
+    """Shows values, at first around the largest difference of the tensor or of `block`.
+
+    `block` is the rows and columns of a cell of the heat map.
+    """
 
     DEFAULT_CSS = """
     ValuesScreen {
@@ -123,7 +126,7 @@ class ValuesScreen(BaseScreen[None]):
         return matrix_at(result.numbers.max_at, result.shape_a or ())
 
     def _holds(self, element: tuple[int, int] | None) -> bool:
-        """Ask whether an element lies in the block that was opened."""
+        """Return whether an element is in the block."""
         if element is None or self._block is None:
             return False
         return element[0] in self._block[0] and element[1] in self._block[1]

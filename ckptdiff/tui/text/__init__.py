@@ -1,1 +1,1 @@
-"""What is shown, in words: pure functions of plain values."""
+"""Pure functions that put the state of the screens into words and lines of text."""

@@ -1,4 +1,4 @@
-"""Say in words what a comparison found, and its figures."""
+"""The result of a tensor's comparison: its status in words, and its figures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from ckptdiff.results import Numbers, TensorDiff
     from ckptdiff.tui.text.lines import Line
 
-NORMS_AGREE = 1e-6  # relative; what rounding leaves of equal norms summed in another order
+NORMS_AGREE = 1e-6  # relative: equal norms summed in another order differ by less
 
 
 def wrapped(text: str, width: int, role: str = "") -> list[Line]:
-    """Return text broken between words, and inside words that are longer than a line."""
+    """Return text broken between words, and inside those longer than a line."""
     lines: list[str] = []
     for word in text.split():
         while len(word) > width > 0:
@@ -32,7 +32,7 @@ def wrapped(text: str, width: int, role: str = "") -> list[Line]:
 
 
 def flow(items: Sequence[str], width: int, gap: int = 3) -> list[Line]:
-    """Set items side by side, and below each other where they do not fit."""
+    """Set items side by side, `gap` blanks apart, on as many lines as they need."""
     rows: list[str] = []
     for item in items:
         if rows and len(rows[-1]) + gap + len(item) <= width:
@@ -43,7 +43,7 @@ def flow(items: Sequence[str], width: int, gap: int = 3) -> list[Line]:
 
 
 def meaning(result: TensorDiff | None, status: str, tolerance: str = "cast") -> str:
-    """Return what a status says about this tensor, in one sentence."""
+    """Return what a status means for this tensor, in one sentence."""
     if result is None:
         words = {"comparing": "Being compared now.", "undone": "Not compared, because of this:"}
         return words.get(status, "Not compared yet.")
@@ -75,7 +75,7 @@ def _why_close(result: TensorDiff, tolerance: str) -> str:
 
 
 def remarks(result: TensorDiff | None) -> list[str]:
-    """Return what else is to be known: drifted replicas, lost rows, padding."""
+    """Return the notes of a result: drifted replicas, lost rows, padding."""
     if result is None:
         return []
     found = [printable(part).strip() for part in (result.note or "").split(";")]
@@ -85,7 +85,7 @@ def remarks(result: TensorDiff | None) -> list[str]:
 
 
 def number_items(numbers: Numbers) -> list[str]:
-    """Return the figures of a comparison, each with its name."""
+    """Return the figures of a comparison, each after its name."""
     at = "" if numbers.max_at is None else f" at {list(numbers.max_at)}"
     items = [
         f"max|d| {format_number(numbers.max_abs)}{at}",
@@ -107,7 +107,7 @@ def number_items(numbers: Numbers) -> list[str]:
 
 
 def norms_agree(numbers: Numbers) -> bool:
-    """Whether other values with the same norm hint at another order of the same values."""
+    """Return whether the values differ but their norms agree: they may be reordered."""
     a, b = numbers.norm_a, numbers.norm_b
     if a is None or b is None or not a or numbers.cosine > 1 - NORMS_AGREE:
         return False
@@ -115,7 +115,7 @@ def norms_agree(numbers: Numbers) -> bool:
 
 
 def summary_items(summary: TensorSummary) -> list[str]:
-    """Return the figures of one tensor by itself."""
+    """Return the figures of one tensor."""
     return [
         f"{summary.numel:,} values",
         f"min {format_number(summary.min)}",

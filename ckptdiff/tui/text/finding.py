@@ -1,4 +1,4 @@
-"""Say a finding in full: what, where, why, what follows, and how to mend it."""
+"""A finding in full: where it is, the evidence, the effect, and how to mend it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from ckptdiff.results import Finding
     from ckptdiff.tui.text.lines import Line
 
-LABEL = 11
-MOST_FIX = 5  # lines of a command that may name many tensors
+LABEL = 11  # cells
+MOST_FIX = 5  # lines of the fix: its command may name many tensors
 
 
 def finding_page(finding: Finding, width: int, *, ascii_only: bool) -> list[Line]:
-    """Return the lines of a finding, labels at the left, its picture at the end."""
+    """Return the lines of a finding: labels at the left, the plot of displaced rows at the end."""
     lines = wrapped(printable(finding.title), width, "strong")
     for label, text in said(finding):
         role = "bar" if label == "Fix" and text != LOST else ""

@@ -1,4 +1,4 @@
-"""What the screen says of a way out: the key or the field that takes it."""
+"""The hints of errors in the words of the screen: which key or field to use."""
 
 from __future__ import annotations
 

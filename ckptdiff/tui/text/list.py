@@ -1,4 +1,4 @@
-"""What the list says: in its borders, where it has no rows, and of keys that do nothing now."""
+"""The texts of the tensor list: its borders, its placeholder, and why keys are disabled."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 def _pattern(session: Session) -> str:
+    """Return the filter as it was typed."""
     return f"{'!' if session.inverted else ''}{printable(session.filter)}"
 
 
 def list_title(session: Session) -> str:
-    """Say what narrows the list and how much it leaves."""
+    """Return what narrows the list and how many names it leaves."""
     parts = ["Tensors"]
     if session.filter:
         parts.append(f"/ {_pattern(session)}")
@@ -38,7 +39,7 @@ def list_title(session: Session) -> str:
 
 
 def list_subtitle(session: Session, cursor: int) -> str:
-    """Say where the cursor is and what the order is."""
+    """Return the row of the cursor and the sort order."""
     if not session.rows:
         return ""
     order = (REVERSED if session.reverse else SORTS)[session.sort]
@@ -46,7 +47,7 @@ def list_subtitle(session: Session, cursor: int) -> str:
 
 
 def empty_words(session: Session) -> str:
-    """Say why there are no rows, and which key brings some."""
+    """Return why the list has no rows, and which key brings some."""
     if session.a is None:
         return state_words(session) if session.phase != "failed" else ""
     if session.filter and not session.order:
@@ -62,14 +63,14 @@ def empty_words(session: Session) -> str:
 
 
 def no_further(session: Session) -> str:
-    """Say that looking for the next difference, or match, has come back to where it began."""
+    """Return that there is no further difference, or no further match of the filter."""
     if not session.differences:
         return "There is no further match."
     return f"There is no further difference{'' if session.phase == 'done' else ' known yet'}."
 
 
 def unmapped_words(row: Unmapped) -> str:
-    """Say why a tensor of one side cannot be compared."""
+    """Return why an unmapped name cannot be compared."""
     name = f"{printable(row.name)} of {row.side.upper()}"
     words = f"No rule of this model family knows {name}, so it cannot be compared."
     if row.ref is None:
@@ -78,7 +79,7 @@ def unmapped_words(row: Unmapped) -> str:
 
 
 def why_not(session: Session, action: str) -> str | None:
-    """Say why a key of the list does nothing now; None if it does something."""
+    """Return why an action is disabled now; None if it is enabled."""
     alone = "this is one checkpoint. Open two to compare them"
     if action == "difference":
         if session.browsing:
@@ -114,10 +115,8 @@ def why_not(session: Session, action: str) -> str | None:
             return f"Optimizer: {alone}."
         if session.a is None or session.b is None:
             return "Optimizer: both checkpoints have to be open first."
-        if not {"megatron", "torch_dist"} & {
-            session.a.checkpoint.format,
-            session.b.checkpoint.format,
-        }:
+        sides = (session.a, session.b)
+        if not any(side.checkpoint.convention == "megatron" for side in sides):
             return "Optimizer: only Megatron's checkpoints hold any."
     elif action == "convert" and session.a is None:
         return "Convert: no checkpoint is open yet."
@@ -129,7 +128,7 @@ def why_not(session: Session, action: str) -> str | None:
 
 
 def _no_findings(session: Session) -> str | None:
-    """Say why there are no findings to show; None if there are some, or they can be looked for."""
+    """Return why there are no findings to show; None if there are, or a diagnosis can start."""
     if session.browsing:
         return "Findings: this is one checkpoint. Open two to compare them."
     if session.phase != "done":

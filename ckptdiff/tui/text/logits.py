@@ -1,4 +1,4 @@
-"""Say what a prompt told: the verdict, the figures, the likeliest tokens, the shares of causes."""
+"""The results of a prompt in words: verdict, figures, likeliest tokens, shares of causes."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ NOTHING = "No prompt yet. Type one and press Enter."
 
 
 def quoted(text: str, *, ascii_only: bool = False) -> str:
-    """Return a token's text in quotes, so that blanks are seen and nothing steers the terminal."""
+    """Return a token's text in quotes, which show blanks, and without control characters."""
     shown = printable(text)
     return f"'{ascii(shown)[1:-1] if ascii_only else shown}'"
 
 
-# ── how far it is, and what came out ─────────────────────────────────────────────────────────────
+# ── progress and outcome ─────────────────────────────────────────────────────────────────────────
 
 
 def headline(run: PromptRun) -> str:
-    """Return what is going on, or what came out, in one line."""
+    """Return the progress or the outcome, in one line."""
     if run.state == "failed":
         return f"x {printable(run.error or '')}"
     if run.state == "stopped":
@@ -53,7 +53,10 @@ def headline(run: PromptRun) -> str:
 
 
 def outcome_lines(run: PromptRun, width: int, *, roomy: bool, ascii_only: bool) -> list[Line]:
-    """Return a bar while it runs; then the verdict, the figures and what else is to be known."""
+    """Return a progress bar; at the end the verdict, the figures and the notes.
+
+    Unless `roomy`, each note is shortened to one line.
+    """
     if run.is_busy:
         lines = [line((fitted(headline(run), width, ascii_only=ascii_only), ""))]
         if run.progress is not None:
@@ -73,15 +76,15 @@ def outcome_lines(run: PromptRun, width: int, *, roomy: bool, ascii_only: bool) 
     items.append(f"in {diff.dtype}{where} on {diff.device}, {format_duration(run.seconds)}")
     lines += flow(items, width, gap=2)
     for note in run.notes:
-        told = wrapped(f"Note: {printable(note)}", width)
-        if not roomy and len(told) > 1:
-            told = [line(fitted(f"Note: {printable(note)}", width, ascii_only=ascii_only))]
-        lines += told
+        note_lines = wrapped(f"Note: {printable(note)}", width)
+        if not roomy and len(note_lines) > 1:
+            note_lines = [line(fitted(f"Note: {printable(note)}", width, ascii_only=ascii_only))]
+        lines += note_lines
     return lines
 
 
 def metric_items(metrics: LogitMetrics, positions: int) -> list[str]:
-    """Return the figures of the logits, each with its name."""
+    """Return the figures of the logits, each after its name."""
     agree = round(metrics.top1_agree * positions) if isfinite(metrics.top1_agree) else 0
     items = [
         f"max|d| {format_number(metrics.max_abs)}",
@@ -101,7 +104,7 @@ def metric_items(metrics: LogitMetrics, positions: int) -> list[str]:
 
 
 def prompt_lines(prompt: Prompt, width: int, height: int, *, ascii_only: bool) -> list[Line]:
-    """Return every id with its text; what has no room is counted."""
+    """Return every id with its text; at the end, the number of those that do not fit."""
     items = [str(token) for token in prompt.ids]
     if prompt.texts:
         texts = [quoted(text, ascii_only=ascii_only) for text in prompt.texts]
@@ -123,8 +126,8 @@ def prompt_lines(prompt: Prompt, width: int, height: int, *, ascii_only: bool) -
     return [line(row) for row in rows]
 
 
-def _named(token: Candidate, width: int, *, ascii_only: bool) -> str:
-    """Return a token by its text, with its id where there is room; by its id without a text."""
+def _token_text(token: Candidate, width: int, *, ascii_only: bool) -> str:
+    """Return a token's text, with its id from 24 cells on; without a text, its id."""
     if token.text is None:
         return fitted(f"id {token.id}", width)
     text = quoted(token.text, ascii_only=ascii_only)
@@ -134,23 +137,25 @@ def _named(token: Candidate, width: int, *, ascii_only: bool) -> str:
     return fitted(text, width - len(number), ascii_only=ascii_only) + number
 
 
-def _chance(value: float) -> str:
+def _chance_text(value: float) -> str:
+    """Return a probability in 6 cells."""
     if not isfinite(value):
         return f"{value:>6}"
     return f"{value:6.3f}" if value == 0 or value >= 0.0005 else f"{value:6.0e}"
 
 
-def top_lines(place: Next, width: int, height: int, *, ascii_only: bool = False) -> list[Line]:
-    """Return the likeliest tokens of both sides, each with its place in the other side's list."""
+def top_lines(after: Next, width: int, height: int, *, ascii_only: bool = False) -> list[Line]:
+    """Return the likeliest tokens of both sides, each with its rank in the other side's list."""
     room = max(4, (width - 39) // 2)
-    one, other = f"{'A':<{room}} {'p':>6} {'in B':>7}", f"{'B':<{room}} {'p':>6} {'in A':>7}"
-    lines = [line((f" #  {one}     {other}", "dim"))]
-    for rank, pair in enumerate(zip(place.a, place.b, strict=False), 1):
+    head_a = f"{'A':<{room}} {'p':>6} {'in B':>7}"
+    head_b = f"{'B':<{room}} {'p':>6} {'in A':>7}"
+    lines = [line((f" #  {head_a}     {head_b}", "dim"))]
+    for rank, pair in enumerate(zip(after.a, after.b, strict=False), 1):
         if len(lines) == height:
             break
         mark = "=" if pair[0].id == pair[1].id else "!"
         left, right = (
-            f"{_named(token, room, ascii_only=ascii_only)} {_chance(token.probability)} "
+            f"{_token_text(token, room, ascii_only=ascii_only)} {_chance_text(token.probability)} "
             f"{f'#{token.rank_in_other}' if token.rank_in_other else '-':>7}"
             for token in pair
         )
@@ -159,22 +164,23 @@ def top_lines(place: Next, width: int, height: int, *, ascii_only: bool = False)
     return lines
 
 
-def position_line(place: Next, text: str, width: int, *, ascii_only: bool = False) -> Line:
-    """Return a position's token, and the likeliest one after it on either side."""
+def position_line(after: Next, text: str, width: int, *, ascii_only: bool = False) -> Line:
+    """Return the token at a position, and the likeliest token after it on each side."""
     room = max(4, (width - 23) // 3)
-    one, other = place.a[0], place.b[0]
-    mark = "=" if one.id == other.id else "!"
+    token_a, token_b = after.a[0], after.b[0]
+    mark = "=" if token_a.id == token_b.id else "!"
     left, right = (
-        f"{_named(token, room, ascii_only=ascii_only)} {_chance(token.probability)}"
-        for token in (one, other)
+        f"{_token_text(token, room, ascii_only=ascii_only)} {_chance_text(token.probability)}"
+        for token in (token_a, token_b)
     )
-    here = fitted(text, room - 1, ascii_only=ascii_only)
+    token_here = fitted(text, room - 1, ascii_only=ascii_only)
     return line(
-        f"{place.position:>4}  {here} {left} ", (mark, "differ" * (mark != "=")), f" {right}"
+        f"{after.position:>4}  {token_here} {left} ", (mark, "differ" * (mark != "=")), f" {right}"
     )
 
 
 def position_head(width: int) -> Line:
+    """Return the header above the lines of `position_line`."""
     room = max(4, (width - 23) // 3)
     words = (
         f"{'at':>4}  {'token':<{room}}{'A goes on':<{room}}      p   {'B goes on':<{room}}      p"
@@ -186,13 +192,13 @@ def position_head(width: int) -> Line:
 
 
 def share_lines(shares: Sequence[CauseShare], width: int, *, ascii_only: bool) -> list[Line]:
-    """Return a bar for each cause's part, with what is to be said of it under it."""
-    names = min(max((len(share.cause) for share in shares), default=0), width // 2)
-    room = max(4, width - names - 8)
-    fill, trace = ("#", ".") if ascii_only else ("█", "▏")  # of a cell, of less
+    """Return a bar for each cause's share of the difference, and its note below."""
+    name_width = min(max((len(share.cause) for share in shares), default=0), width // 2)
+    room = max(4, width - name_width - 8)
+    fill, trace = ("#", ".") if ascii_only else ("█", "▏")  # a full cell, a bar of less than one
     lines = []
     for share in shares:
-        name = fitted(printable(share.cause), names, ascii_only=ascii_only)
+        name = fitted(printable(share.cause), name_width, ascii_only=ascii_only)
         part = share.share if isfinite(share.share) else 0.0
         bar = fill * round(room * min(1.0, part)) or (trace if part else "")
         amount = "0" if share.share == 0 else "<0.1%" if part < 0.001 else f"{part:.1%}"
@@ -204,11 +210,11 @@ def share_lines(shares: Sequence[CauseShare], width: int, *, ascii_only: bool) -
     return lines
 
 
-# ── text to take away ────────────────────────────────────────────────────────────────────────────
+# ── text to copy ─────────────────────────────────────────────────────────────────────────────────
 
 
-def copied(diff: LogitDiff) -> str:
-    """Return the verdict, the figures, the taps and what comes next as plain text."""
+def text_to_copy(diff: LogitDiff) -> str:
+    """Return the verdict, the figures, the taps and the next tokens as plain text."""
     lines = [f"{GLYPHS[diff.verdict]} {printable(diff.sentence)}"]
     lines += [f"ids {','.join(map(str, diff.ids))}", *map(printable, diff.notes)]
     lines += metric_items(diff.metrics, len(diff.ids))
@@ -216,13 +222,13 @@ def copied(diff: LogitDiff) -> str:
     lines += (
         f"{'' if tap.layer is None else tap.layer}\t{tap.name}\t{tap.rel:.2e}" for tap in diff.taps
     )
-    for place in diff.top[-1:]:
-        for side, tokens in (("A", place.a), ("B", place.b)):
-            told = "  ".join(
+    for after in diff.top[-1:]:
+        for side, tokens in (("A", after.a), ("B", after.b)):
+            candidates = "  ".join(
                 f"{token.id if token.text is None else quoted(token.text)} {token.probability:.3f}"
                 for token in tokens
             )
-            lines.append(f"after position {place.position}, {side}: {told}")
+            lines.append(f"after position {after.position}, {side}: {candidates}")
     lines += (f"{printable(share.cause)}\t{share.share:.1%}" for share in diff.attribution)
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""A page of the guide as it is drawn, in a pager as on the screen."""
+"""Draw a page of the guide with rich, for the screen and for `ckptdiff help`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
 WIDEST = 100  # columns; longer lines are hard to read
-# Rich's own style of code has a black background, which a light terminal has not.
+# Rich's own style for code has a black background, which is unreadable on a light terminal.
 STYLES = Theme(
     {
         "markdown.h1": "bold",
@@ -27,7 +27,7 @@ _LINK = re.compile(r"\[([^]]+)\]\(([\w-]+)\.md[^)]*\)")
 
 
 class _Heading(Heading):
-    """Begins where the text does; Rich's own stands in the middle."""
+    """A heading aligned left; Rich centres its own."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         self.text.justify = "left"
@@ -42,7 +42,7 @@ class _Markdown(Markdown):
 
 
 class Page:
-    """Markdown, with the command that prints another page in the place of a link to it."""
+    """Markdown, in which a link to another page becomes the command that prints that page."""
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -1,4 +1,4 @@
-"""What is going on where no bar is shown, and in the end what came out."""
+"""The state of a session in words, and the outcome of its comparison."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def state_words(session: Session) -> str:
-    """Say what is going on where no bar and no verdict is shown."""
+    """Return what the session is doing, where neither a bar nor a verdict is shown."""
     if session.phase == "reading":
         a_is_open = session.a is not None and not session.in_part
         side = "b" if a_is_open and not session.browsing else "a"
@@ -34,7 +34,7 @@ def state_words(session: Session) -> str:
 
 
 def side_notes(session: Session) -> list[str]:
-    """Say how each side was brought to its tensors, where that is no matter of course."""
+    """Return the notes on how each side was assembled."""
     return [
         f"{letter}: {printable('; '.join(side.notes))}."
         for letter, side in (("A", session.a), ("B", session.b))
@@ -43,7 +43,7 @@ def side_notes(session: Session) -> list[str]:
 
 
 def _differences(session: Session) -> str:
-    """Say how many tensors differ and, since those are none of them, how many names are left."""
+    """Return how many tensors differ and how many names are unmapped."""
     unmapped = len(session.inventory.unmapped)
     tensors = session.differences - unmapped
     total = plural(len(session.names), "tensor")
@@ -56,7 +56,7 @@ def _differences(session: Session) -> str:
 
 
 def outcome(session: Session) -> tuple[str, str]:
-    """Return the verdict's word and a sentence: only for a comparison that is complete."""
+    """Return the verdict and a sentence about it, once the comparison is complete."""
     summary = session.summary
     verdict = "differ" if session.differences or summary is None else str(summary.verdict)
     total = plural(len(session.names), "tensor")

@@ -1,4 +1,4 @@
-"""Say what a checkpoint is: its family, its format, its size."""
+"""A checkpoint in words: its family, format, parallelism and size."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
 
 def parallelism(checkpoint: Checkpoint) -> str:
-    """Return the kinds of parallelism that are used: `TP 4 PP 2`, or nothing for Hugging Face."""
+    """Return the parallel sizes above 1: `TP 4 PP 2`, or "" for Hugging Face."""
     sizes = checkpoint.parallelism
     words = {"TP": sizes.tp, "PP": sizes.pp, "VPP": sizes.vpp, "EP": sizes.ep, "ETP": sizes.etp}
     used = [f"{word} {size}" for word, size in words.items() if size > 1]
-    if not used and checkpoint.format != "hf":
+    if not used and checkpoint.convention != "hf":
         return "TP 1"
     return " ".join(used)
 
 
 def dtypes(counts: Counter[str]) -> str:
-    """Return the dtype, or of several the commonest and that it is not alone."""
+    """Return the dtype; of several, `mostly` and the most frequent one."""
     if not counts:
         return ""
-    common = counts.most_common(1)[0][0].lower()
-    return common if len(counts) == 1 else f"mostly {common}"
+    most_frequent = counts.most_common(1)[0][0].lower()
+    return most_frequent if len(counts) == 1 else f"mostly {most_frequent}"
 
 
 def recognised(checkpoint: Checkpoint, *, family: str | None, layers: int | None) -> str:
-    """Return one line about a checkpoint that was opened: what it is and how large."""
+    """Return one line about an opened checkpoint: family, format, sizes, dtype."""
     stored: Counter[str] = Counter()
     nbytes = 0
     count = 0
@@ -55,7 +55,7 @@ def recognised(checkpoint: Checkpoint, *, family: str | None, layers: int | None
 
 
 def described(side: Assembled) -> str:
-    """Return what a checkpoint is, in short: format, family, ranks."""
+    """Return format, family and parallelism of a checkpoint."""
     checkpoint = side.checkpoint
     family = "" if side.architecture is None else printable(side.architecture.name)
     parts = [FORMATS.get(checkpoint.format, checkpoint.format), family, parallelism(checkpoint)]
@@ -71,12 +71,12 @@ FORMATS = {
 
 
 def title(session: Session, width: int) -> str:
-    """Return the line above the list: both sides, as much of them as fits."""
-    ends = []
+    """Return the line above the list: each side's path and size, shortened to fit."""
+    shown = []
     sides = (session.a, session.b)
     for letter, path, assembled in zip("AB", session.paths, sides, strict=False):
         extent = "" if assembled is None or session.in_part else _extent(assembled)
-        ends.append(("" if session.browsing else f"{letter} ", path, extent))
+        shown.append(("" if session.browsing else f"{letter} ", path, extent))
     family = ""
     if session.a is not None and session.a.architecture is None and session.a.checkpoint.config:
         family = "no rules"
@@ -85,9 +85,9 @@ def title(session: Session, width: int) -> str:
         if session.a.config is not None:
             family += f" {session.a.config.num_layers}L"
     room = width - 2 - len(family) - 2
-    each = room // max(1, len(ends)) - 3
+    each = room // max(1, len(shown)) - 3
     parts = []
-    for letter, path, extent in ends:
+    for letter, path, extent in shown:
         name = short_path(path.absolute()) if width >= 100 else printable(path.name or str(path))
         most = max(8, each - len(letter) - len(extent) - 1)
         name = shorten(name, most, ascii_only=session.ascii_only)
@@ -96,6 +96,7 @@ def title(session: Session, width: int) -> str:
 
 
 def _extent(assembled: Assembled) -> str:
+    """Return the number of tensors and the parallelism, in brackets."""
     checkpoint = assembled.checkpoint
     ranks = parallelism(checkpoint)
     count = len(assembled.tensors)

@@ -1,4 +1,4 @@
-"""Say in words where tensors and their elements are stored."""
+"""Where tensors and their elements are stored, in words."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StoredSide:
-    """One side of the map: the tensor's recipe, or None where this side lacks it."""
+    """A tensor on one side of the shard map."""
 
     letter: str  # A or B
     assembled: Assembled
-    assembly: Assembly | None
-    neighbours: tuple[Assembly, ...] = ()  # what may share stored tensors with it
-    alone: bool = False  # there is no other side to tell it from
+    assembly: Assembly | None  # None: this side lacks it
+    neighbours: tuple[Assembly, ...] = ()  # of the same layer: they may be in the same shards
+    alone: bool = False  # only one checkpoint is open
 
     @property
     def label(self) -> str:
@@ -33,35 +33,39 @@ class StoredSide:
 
 
 def sides_of(session: Comparison, name: str) -> list[StoredSide]:
-    """Return the open sides of a tensor, each with the tensors of the same layer."""
+    """Return a tensor on each open side, with the tensors of the same layer."""
     layer = session.inventory.layer_of.get(name)
     sides = []
     for letter, assembled in (("A", session.a), ("B", session.b)):
         if assembled is None:
             continue
         tensors = assembled.tensors
-        beside = [tensors[other] for other in (layer.names if layer else ()) if other in tensors]
+        neighbours = [
+            tensors[other] for other in (layer.names if layer else ()) if other in tensors
+        ]
         sides.append(
-            StoredSide(letter, assembled, tensors.get(name), tuple(beside), alone=session.browsing)
+            StoredSide(
+                letter, assembled, tensors.get(name), tuple(neighbours), alone=session.browsing
+            )
         )
     return sides
 
 
 def relative(file: Path, checkpoint: Checkpoint) -> str:
-    """Return a path as seen from the checkpoint's folder, safe to print."""
+    """Return a path relative to the checkpoint's folder, safe to print."""
     inside = file.is_relative_to(checkpoint.root) and file != checkpoint.root
     return printable(str(file.relative_to(checkpoint.root)) if inside else file.name)
 
 
 def axis_word(axis: int, dimensions: int) -> str:
-    """Return what the steps along a dimension are called."""
+    """Return what the indices of a dimension are called."""
     if dimensions == 1:
         return "elements"
     return {1: "columns", 2: "rows"}.get(dimensions - axis, f"dim {axis}")
 
 
 def box_text(box: Box, shape: tuple[int, ...]) -> str:
-    """Return the part of a tensor that a box is, leaving out the dimensions it fills."""
+    """Return a box as `rows 0:8, columns 4:6`; dimensions that it fills are left out."""
     parts = [
         f"{axis_word(axis, len(box))} {start}:{stop}"
         for axis, (start, stop) in enumerate(box)
@@ -71,7 +75,7 @@ def box_text(box: Box, shape: tuple[int, ...]) -> str:
 
 
 def rank_text(rank: Rank, checkpoint: Checkpoint) -> str:
-    """Return a rank by the kinds of parallelism that the checkpoint uses."""
+    """Return a rank by the parallel sizes above 1: `tp 1 pp 0`, or with TP alone `rank 1`."""
     sizes = checkpoint.parallelism
     used = [(word, getattr(rank, word)) for word in ("tp", "pp", "ep") if getattr(sizes, word) > 1]
     if not used or [word for word, _ in used] == ["tp"]:
@@ -80,7 +84,7 @@ def rank_text(rank: Rank, checkpoint: Checkpoint) -> str:
 
 
 def files_text(names: Sequence[str]) -> str:
-    """Return the names of many files as one: their common beginning, the first and the last."""
+    """Return many file names in short, such as `mp_rank_00..03`."""
     names = sorted(set(names))
     if len(names) == 1:
         return names[0]
@@ -95,7 +99,7 @@ def files_text(names: Sequence[str]) -> str:
 
 
 def place_parts(side: StoredSide, index: tuple[int, ...]) -> tuple[str, ...]:
-    """Return which file, stored tensor and byte hold one element."""
+    """Return the file, the stored tensor's name and index, and the byte of one element."""
     if side.assembly is None:
         return (f"not in {side.letter}",)
     place = place_of(side.assembly, index) if len(index) == len(side.assembly.shape) else None

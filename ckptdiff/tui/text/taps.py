@@ -1,4 +1,4 @@
-"""How far apart the sides are after each step of each layer, as a table, and in words."""
+"""The taps of a comparison of logits as a table of layers by steps, and one tap in words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ckptdiff.results import Tap
     from ckptdiff.tui.text.lines import Line
 
-    Read = tuple[str, str]  # a tensor's name, after the glyph of what is known of it
+    TensorRead = tuple[str, str]  # the glyph of a tensor's status, and its name
 
 NARROWEST = 5  # cells of a number and its mark
 EQUAL = "="
@@ -25,23 +25,23 @@ EQUAL = "="
 
 @dataclass(frozen=True, slots=True)
 class TapRow:
-    """The taps of one layer, each in the column of its name; or those outside, one by one."""
+    """The taps of one layer, or those before the first or after the last layer."""
 
     label: str
     taps: tuple[Tap | None, ...]
-    in_columns: bool
+    in_columns: bool  # each tap is in the column of its name, None where the layer has none
 
 
 @dataclass(frozen=True, slots=True)
 class TapGrid:
-    """Layers by taps."""
+    """The table of taps: a row for each layer, a column for each name."""
 
     columns: tuple[str, ...] = ()  # names, in order of their first appearance
     rows: tuple[TapRow, ...] = ()
 
 
 def tap_grid(taps: Sequence[Tap]) -> TapGrid:
-    """Return taps as a table. What lies before the first layer and behind the last has its rows."""
+    """Return taps as a table. Taps before the first layer and after the last have own rows."""
     columns = tuple(dict.fromkeys(tap.name for tap in taps if tap.layer is not None))
     layers: dict[int, dict[str, Tap]] = {}
     before: list[Tap] = []
@@ -60,26 +60,26 @@ def tap_grid(taps: Sequence[Tap]) -> TapGrid:
 
 
 def tap_mark(tap: Tap, threshold: float | None) -> str:
-    """Return `!` above the threshold, `~` if a cast of the weights explains that, or nothing."""
+    """Return `!` above the threshold, `~` if a cast of the weights explains that, else ""."""
     if threshold is None or tap.rel <= threshold:
         return ""
     return "~" if tap.judged <= threshold else "!"
 
 
 def number_of(tap: Tap) -> str:
-    """Return the exponent of ten; `=` for no difference at all."""
+    """Return log10 of the relative difference; `=` if there is none."""
     if not isfinite(tap.rel):
         return "inf"
     return f"{log10(tap.rel):.1f}" if tap.rel else EQUAL
 
 
 def heading(name: str) -> str:
-    """Return a tap's name as a column's: what a block gives goes by the block's name."""
+    """Return the column heading of a tap's name: `mlp` for `mlp_out`."""
     return name.removesuffix("_out")
 
 
 def widths(grid: TapGrid) -> list[int]:
-    """Return the cells of each column, with the blank before it."""
+    """Return the width of each column in cells, with the blank before it."""
     return [1 + max(NARROWEST, len(heading(name))) for name in grid.columns]
 
 
@@ -88,21 +88,24 @@ def tap_words(
     threshold: float | None,
     *,
     first: bool,
-    reads: Sequence[Read] | None,
+    reads: Sequence[TensorRead] | None,
     width: int,
     ascii_only: bool,
 ) -> list[Line]:
-    """Return two lines about a tap: how far apart, and which tensors it depends on."""
+    """Return two lines about a tap: its difference, and the tensors it depends on.
+
+    `reads` are those tensors; None before the end, when they are not known.
+    """
     role = {"": "", "~": "close", "!": "differ"}[tap_mark(tap, threshold)]
     head = f"{'First bad tap: ' if first else ''}{place(tap)}"
-    told = [f"{tap.rel:.2g} apart"]
+    figures = [f"{tap.rel:.2g} apart"]
     if tap.hint:
-        told.append(printable(tap.hint))
+        figures.append(printable(tap.hint))
     if tap.rest is not None:
-        told.append(f"{tap.rest:.2g} without the cast of the weights")
+        figures.append(f"{tap.rest:.2g} without the cast of the weights")
     if tap.floor:
-        told.append(f"floor {format_number(tap.floor)}")
-    rest = fitted(", ".join(told), max(8, width - len(head) - 2), ascii_only=ascii_only).rstrip()
+        figures.append(f"floor {format_number(tap.floor)}")
+    rest = fitted(", ".join(figures), max(8, width - len(head) - 2), ascii_only=ascii_only).rstrip()
     lines = [line((head, role or "strong"), f"  {rest}")]
     if reads is None:
         return [*lines, line(("Which tensors it depends on is told at the end.", "dim"))]
@@ -112,18 +115,18 @@ def tap_words(
             line(("It depends on no tensor but on the config alone. 2 shows that.", "dim")),
         ]
     words = [f"{glyph} {printable(_in_layer(name, tap.layer))}" for glyph, name in reads]
-    named, room = "", width - len("reads ")
-    for number, one in enumerate(words):
+    listed, room = "", width - len("reads ")
+    for number, word in enumerate(words):
         left = len(words) - number - 1
         rest = f"  and {left} more" if left else ""
-        longer = f"{named}  {one}" if named else one
-        if named and len(longer + rest) > room:
-            named += f"  and {left + 1} more"
+        longer = f"{listed}  {word}" if listed else word
+        if listed and len(longer + rest) > room:
+            listed += f"  and {left + 1} more"
             break
-        named = longer
-    return [*lines, line(("reads ", "dim"), shorten(named, room, ascii_only=ascii_only))]
+        listed = longer
+    return [*lines, line(("reads ", "dim"), shorten(listed, room, ascii_only=ascii_only))]
 
 
 def _in_layer(name: str, layer: int | None) -> str:
-    """Return what a tensor is called inside the layer that is spoken of."""
+    """Return a tensor's name without the prefix of its layer."""
     return name if layer is None else name.rpartition(f".{layer}.")[2]

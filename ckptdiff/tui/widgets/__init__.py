@@ -1,1 +1,1 @@
-"""One widget a file."""
+"""The widgets of the screens, one a file."""

@@ -1,4 +1,4 @@
-"""One of a few words, chosen with the arrow keys."""
+"""A field that chooses one of a few words with the arrow keys."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Choice(Widget, can_focus=True):
-    """One line with every word on it, the chosen one in brackets."""
+    """Shows all words in one line, the chosen one in brackets."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"choice--chosen"}
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -40,13 +40,13 @@ class Choice(Widget, can_focus=True):
         choice: Choice
 
     def __init__(self, words: Mapping[str, str], value: str, *, id: str) -> None:  # noqa: A002
-        """`words` are what is shown, by what they mean."""
+        """`words` maps each value to the word shown for it."""
         super().__init__(id=id)
         self._words = dict(words)
         self.value = value
 
     def choose(self, value: str) -> None:
-        """Choose without telling anyone."""
+        """Choose without posting `Changed`."""
         self.value = value
         self.refresh()
 

@@ -1,4 +1,4 @@
-"""The config table: a meaning a line, the values of both sides and the fields that say them."""
+"""The config table: a line for each setting, with the value and field name of both sides."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from ckptdiff.config.compare import ConfigDiff
 
 GLYPHS = {"conflict": "!", "implied": "~", "same": "=", "unknown": "?"}
-WIDEST_MEANING = 30
+WIDEST_MEANING = 30  # cells
 
 
 def config_line(row: ConfigDiff, width: int, meanings: int, *, ascii_only: bool) -> str:
-    """Return glyph, meaning in `meanings` cells, then value and field of each side."""
+    """Return glyph, meaning, then value and field name of each side.
+
+    The meaning has `meanings` cells, and at most a quarter of the width.
+    """
     meanings = min(meanings, width // 4)
     head = f" {GLYPHS[row.status]}  {_fit(row.meaning, meanings, ascii_only=ascii_only)}  "
     each = (width - len(head) - 2) // 2
@@ -33,7 +36,7 @@ def config_line(row: ConfigDiff, width: int, meanings: int, *, ascii_only: bool)
 
 
 def header_line(width: int, meanings: int) -> str:
-    """Return what stands above the columns."""
+    """Return the header of the columns."""
     meanings = min(meanings, width // 4)
     head = f" St {'Meaning':<{meanings}}  "
     each = (width - len(head) - 2) // 2
@@ -44,7 +47,7 @@ def _value(row: ConfigDiff, side: str, width: int, *, ascii_only: bool) -> str:
     name, value = (row.name_a, row.a) if side == "a" else (row.name_b, row.b)
     if name is None and value is None:
         return " " * width
-    # What no field says stands in brackets.
+    # A value that no field states, a default say, is in brackets.
     text = config_value_text(value) if name is not None else f"({config_value_text(value)})"
     values = max(8, width // 3)
     if cell_len(text) > values and name is not None:
@@ -59,7 +62,7 @@ def _fit(text: str, width: int, *, ascii_only: bool) -> str:
 
 
 class ConfigList(LineList["ConfigDiff"]):
-    """The lines of the table with a cursor."""
+    """The config table with a cursor."""
 
     HEADER = 1
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"line-list--{status}" for status in GLYPHS}

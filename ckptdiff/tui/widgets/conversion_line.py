@@ -1,4 +1,4 @@
-"""One line about the conversion that runs in the background, or has ended unseen."""
+"""One line about the conversion in the background."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAD = "Converting "
 
 
 class ConversionLine(Widget):
-    """Not there while there is nothing to say."""
+    """Shown while a conversion runs, or has ended while its screen was not open."""
 
     app: BaseApp
 
@@ -32,7 +32,7 @@ class ConversionLine(Widget):
 
     def update(self) -> None:
         run = self.app.conversion
-        self.set_class(run is not None and (run.is_busy or run.is_news), "-shown")
+        self.set_class(run is not None and (run.is_busy or run.ended_unseen), "-shown")
         self.refresh()
 
     def render(self) -> Content:

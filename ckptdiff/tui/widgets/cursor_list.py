@@ -1,4 +1,4 @@
-"""Lists with a cursor: only the lines on the screen are drawn, so 90,000 cost no more than 20."""
+"""Lists with a cursor. Only the rows in sight are drawn, so 90,000 cost no more than 20."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ RowT = TypeVar("RowT")
 
 
 class CursorList(ScrollView, Generic[RowT], can_focus=True):
-    """Moves, scrolls and keeps what was drawn; subclasses say what a row looks like."""
+    """Moves the cursor, scrolls, and caches drawn rows. Subclasses draw a row."""
 
-    HEADER: ClassVar[int] = 0  # lines above the rows, which do not scroll: none or one
-    WORDS_AT: ClassVar[int] = 0  # the line that says why there are no rows
+    HEADER: ClassVar[int] = 0  # lines above the rows that do not scroll: 0 or 1
+    WORDS_AT: ClassVar[int] = 0  # the line of `empty_words`
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j,down", "move(1)", "Down", show=False, id="list.down", tooltip="one row down"),
         Binding("k,up", "move(-1)", "Up", show=False, id="list.up", tooltip="one row up"),
@@ -45,52 +45,52 @@ class CursorList(ScrollView, Generic[RowT], can_focus=True):
 
     @dataclass
     class CursorMoved(Message):
-        """The cursor stands on another row, or on none."""
+        """The cursor is on another row, or on none."""
 
     cursor = reactive(0, repaint=False)
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
-        self.empty_words = ""  # what to say while there are no rows
-        self._strips: dict[int, Strip] = {}  # what was drawn, by row; the header is -1
+        self.empty_words = ""  # shown while there are no rows
+        self._strips: dict[int, Strip] = {}  # drawn rows by number; the header is -1
 
-    # ── what subclasses say ──────────────────────────────────────────────────────────────────
+    # ── for subclasses ───────────────────────────────────────────────────────────────────────
 
     @property
     @abstractmethod
     def rows(self) -> Sequence[RowT]:
-        """What there is a line for."""
+        """The rows of the list."""
 
     @abstractmethod
     def row_strip(self, row: int, width: int) -> Strip:
-        """Draw a row; the one at `cursor` looks otherwise."""
+        """Draw a row; that of the cursor is highlighted."""
 
     @abstractmethod
     def words_strip(self, words: str, width: int) -> Strip:
-        """Draw a line without a row: words, or nothing."""
+        """Draw a line that is no row: with words, or blank."""
 
     def header_strip(self, width: int) -> Strip:
-        """Draw the line above the rows."""
+        """Draw the header."""
         return self.words_strip("", width)
 
     def window_changed(self) -> None:
-        """Take note that other rows may be in sight."""
+        """Called when other rows may be in sight."""
 
-    # ── what is shown ────────────────────────────────────────────────────────────────────────
+    # ── drawing ──────────────────────────────────────────────────────────────────────────────
 
     @property
     def row(self) -> RowT | None:
-        """What the cursor stands on."""
+        """The row under the cursor; None if the list is empty."""
         rows = self.rows
         return rows[self.cursor] if 0 <= self.cursor < len(rows) else None
 
     @property
     def page(self) -> int:
-        """How many rows fit."""
+        """The number of rows that fit."""
         return max(1, self.scrollable_content_region.height - self.HEADER)
 
     def rows_changed(self, cursor: int = 0) -> None:
-        """Draw rows that are others than before, with the cursor on one of them."""
+        """Draw the list after its rows have changed, with the cursor on this row."""
         self.virtual_size = Size(1, len(self.rows) + self.HEADER)
         self.redraw()
         if self.validate_cursor(cursor) == self.cursor:
@@ -137,7 +137,7 @@ class CursorList(ScrollView, Generic[RowT], can_focus=True):
         self.post_message(self.CursorMoved())
 
     def scroll_to_cursor(self) -> None:
-        """Bring the cursor in sight: to the edge, or from far away into the middle."""
+        """Scroll the cursor into sight: to the edge, or from far away to the middle."""
         top, page = self.scroll_offset.y, self.page
         if self.cursor < top:
             far = top - self.cursor > page
@@ -171,13 +171,13 @@ class CursorList(ScrollView, Generic[RowT], can_focus=True):
         self.cursor += pages * self.page
 
     def action_open(self) -> None:
-        """Show more of the row under the cursor, where there is more."""
+        """Open the row under the cursor. Subclasses say how."""
 
     def on_click(self, event: Click) -> None:
-        place = event.get_content_offset(self)
-        if place is None or place.y < self.HEADER:
+        offset = event.get_content_offset(self)
+        if offset is None or offset.y < self.HEADER:
             return
-        row = place.y - self.HEADER + self.scroll_offset.y
+        row = offset.y - self.HEADER + self.scroll_offset.y
         if row < len(self.rows):
             self.cursor = row
             if event.chain == 2:
@@ -185,7 +185,7 @@ class CursorList(ScrollView, Generic[RowT], can_focus=True):
 
 
 class LineList(CursorList[RowT]):
-    """A list of rows that are given to it, each a text in one style."""
+    """A list whose rows are each a text in one style."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "line-list--header",
@@ -226,19 +226,19 @@ class LineList(CursorList[RowT]):
         """Return the text of a row."""
 
     def word(self, row: RowT) -> str:  # noqa: ARG002
-        """Return the word of the row's style, which is a component class; or nothing."""
+        """Return the row's component class without `line-list--`, or "" for none."""
         return ""
 
     def row_strip(self, row: int, width: int) -> Strip:
-        here = self.rows[row]
-        words = [self.word(here), "cursor" if row == self.cursor else ""]
-        return self.text_strip(self.line(here, width), width, *words)
+        item = self.rows[row]
+        words = [self.word(item), "cursor" if row == self.cursor else ""]
+        return self.text_strip(self.line(item, width), width, *words)
 
     def words_strip(self, words: str, width: int) -> Strip:
         return self.text_strip(f" {words}" if words else "", width, "empty")
 
     def text_strip(self, text: str, width: int, *words: str) -> Strip:
-        """Draw a text in the styles that these words stand for."""
+        """Draw a text in the styles of these component classes."""
         style = self.rich_style
         for word in filter(None, words):
             style += self.get_component_rich_style(f"line-list--{word}", partial=True)

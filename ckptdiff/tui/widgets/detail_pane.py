@@ -1,4 +1,4 @@
-"""The tensor under the list's cursor: where it lives and what was found, in a narrow column."""
+"""The tensor under the list's cursor, in a narrow column: where it is stored, how it differs."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ ROLES = {"only_a": "only", "only_b": "only", "to_do": "dim", "comparing": "stron
 
 
 def heat_of(numbers: Numbers, sides: list[StoredSide]) -> Heat | None:
-    """Return what the heat map shows of a result; None if no value differs."""
+    """Return the heat map of a result; None if no value differs."""
     side = next((side for side in sides if side.assembly is not None), None)
     if not numbers.grid or side is None or side.assembly is None:
         return None
-    found = [
+    known = [
         boundary
         for each in sides
         if each.assembly is not None
         for boundary in boundaries(each.assembled, each.assembly)
     ]
-    # Both sides may know the heads; of two divisions into ranks the finer one is drawn.
+    # Both sides may have boundaries of one kind: those that split the tensor most are drawn.
     finest: dict[tuple[str, int], int] = {}
-    for number, boundary in enumerate(found):
+    for number, boundary in enumerate(known):
         key = boundary.word, boundary.axis
-        if key not in finest or len(boundary.starts) > len(found[finest[key]].starts):
+        if key not in finest or len(boundary.starts) > len(known[finest[key]].starts):
             finest[key] = number
     return Heat(
         shape=matrix_shape(side.assembly.shape),
         levels=numbers.grid,
         grid=numbers.grid_shape,
         top=numbers.max_abs,
-        boundaries=tuple(found[number] for number in finest.values()),
+        boundaries=tuple(known[number] for number in finest.values()),
     )
 
 
 def verdict_lines(session: Session, name: str, width: int) -> list[Line]:
-    """Return the status, what it means and what else is to be known."""
+    """Return the status, its meaning, the findings and the notes of a tensor."""
     result, status = session.result(name), session.status(name)
     role = ROLES.get(status, status)
     if session.browsing:
@@ -78,7 +78,7 @@ def verdict_lines(session: Session, name: str, width: int) -> list[Line]:
 
 
 class DetailPane(VerticalScroll, can_focus=False):
-    """Follows the cursor. It only formats what is known, so that moving stays quick."""
+    """Follows the cursor. It formats results and reads no data, so that moving stays quick."""
 
     DEFAULT_CSS = """
     DetailPane {
@@ -106,7 +106,7 @@ class DetailPane(VerticalScroll, can_focus=False):
         yield HeatMap(cursor=False)
 
     def show(self, name: str | None) -> None:
-        """Show a tensor, or without a name say how to choose one. Called at every key press."""
+        """Show a tensor; without a name, how to choose one. Called at every key press."""
         self._tensor = name
         if not self._pending:
             self._pending = True

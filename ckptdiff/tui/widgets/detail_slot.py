@@ -1,4 +1,4 @@
-"""The place beside the list that shows the tensor under the cursor on a wide terminal."""
+"""The box beside the list that holds the detail pane on a wide terminal."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.widgets.detail_pane import DetailPane
 
-WIDE = 100
+WIDE = 100  # columns
 
 
 class DetailSlot(Container):
-    """Empty until the first frame is out: names are worth more than details of none."""
+    """Empty until `fill`, after the first frame: importing the pane would delay the list."""
 
     def __init__(self, session: Session) -> None:
         super().__init__(id="detail")
@@ -25,6 +25,7 @@ class DetailSlot(Container):
         self._name: str | None = None
 
     def fill(self) -> None:
+        """Mount the pane, unless it is there."""
         if self.pane is None:
             from ckptdiff.tui.widgets.detail_pane import DetailPane
 
@@ -33,7 +34,7 @@ class DetailSlot(Container):
             self.call_after_refresh(lambda: self.show(self._name))
 
     def show(self, name: str | None) -> None:
-        """Show another tensor, or what is known of this one by now."""
+        """Show a tensor, or the same one again after its result has changed."""
         self._name = name
         if self.pane is not None and self.pane.is_mounted and self.screen.size.width >= WIDE:
             self.pane.show(name)

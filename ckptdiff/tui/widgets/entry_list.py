@@ -1,4 +1,4 @@
-"""A long list of one-line entries: only the lines on the screen are drawn."""
+"""The list of what a checkpoint holds beside weights."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
     from ckptdiff.checkpoint import Entry
 
-# The glyph carries the meaning, and the word beside it says it.
+# By kind of entry; the kind itself is beside it.
 GLYPHS = {"tensor": "#", "value": "=", "opaque": "?", "derived": "~"}
 
 
 def entry_line(entry: Entry, width: int, names: int, *, ascii_only: bool) -> str:
-    """Return the kind, the name in a column of `names` cells, and what fits of the text."""
-    mark = ".." if ascii_only else "…"
+    """Return glyph, kind, the name in at most `names` cells, and the text shortened to fit."""
+    ellipsis = ".." if ascii_only else "…"
     kind = f" {GLYPHS[entry.kind]} {entry.kind:<8}"
     names = min(names, (width - len(kind)) * 3 // 5)
     name = set_cell_size(shorten(printable(entry.name), names, ascii_only=ascii_only), names)
     room = max(0, width - len(kind) - names - 2)
     text = printable(entry.text)
     if cell_len(text) > room:
-        text = set_cell_size(text, max(0, room - len(mark))) + mark
+        text = set_cell_size(text, max(0, room - len(ellipsis))) + ellipsis
     return f"{kind}{name}  {text}"
 
 
 class EntryList(LineList["Entry"]):
-    """The entries with a cursor."""
+    """The list of entries with a cursor."""
 
     def show(self, rows: Sequence[Entry], empty_words: str) -> None:
         self._names = max((cell_len(entry.name) for entry in rows), default=0)

@@ -1,4 +1,4 @@
-"""The line that `/` opens: what is typed filters the list at once."""
+"""The input that `/` opens. The list is filtered while it is typed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from textual.widgets import Input
 
 
 class FilterLine(Input):
-    """Words that must all occur, `re:` and a regular expression; a leading `!` inverts."""
+    """Takes words that must all occur, or `re:` and a regular expression; `!` inverts either."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "keep", "Keep", id="filter.keep", tooltip="keep the filter"),
@@ -21,7 +21,7 @@ class FilterLine(Input):
 
     @dataclass
     class Closed(Message):
-        """The line is done with; the filter stays as it is in the list."""
+        """A key has closed the line; `cleared` if it also clears the filter."""
 
         cleared: bool
 

@@ -1,4 +1,4 @@
-"""The place under the list that the filter's line takes while somebody types in it."""
+"""The container under the list that holds the filter line while it is open."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 class FilterSlot(Container):
-    """Empty until it is opened, and again when the line is left."""
+    """Empty before `open`, and again when the line loses the focus."""
 
     @dataclass
     class Typed(Message):
-        """This is to be filtered by."""
+        """The text of the filter has changed."""
 
         text: str
 
     @dataclass
     class Closed(Message):
-        """A key has closed the line: back to the list."""
+        """A key has closed the line."""
 
     async def open(self, text: str) -> None:
-        """Show the line with the filter that there is, or go to it."""
+        """Mount the line with this text; if it is open already, focus it."""
         from ckptdiff.tui.widgets.filter_line import FilterLine
 
         if self.children:
@@ -42,9 +42,9 @@ class FilterSlot(Container):
         await self.mount(Horizontal(Static("/", id="slash"), line))
         line.focus()
 
-    def say(self, trouble: str) -> None:
-        """Say what is wrong with an expression; nothing, once it is right."""
-        self.border_subtitle = Content(printable(trouble))
+    def show_error(self, error: str) -> None:
+        """Show what is wrong with the filter; "" removes it."""
+        self.border_subtitle = Content(printable(error))
 
     def on_input_changed(self, message: Input.Changed) -> None:
         message.stop()

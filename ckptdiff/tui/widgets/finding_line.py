@@ -1,4 +1,4 @@
-"""The line under the list that says what is wrong, in short."""
+"""The line under the list: the state of the diagnosis, or its first finding."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ HINT = "   f findings"
 
 
 def finding_glyph(finding: Finding, *, ascii_only: bool) -> str:
-    """Return the glyph of a finding: of a fault, or of what is only worth knowing."""
+    """Return the glyph of a finding, by whether it is a fault or a note."""
     if finding.severity != "fault":
         return "i"
     return "x" if ascii_only else "✗"
 
 
 def place_words(finding: Finding) -> str:
-    """Return the layers and experts of a finding, in short; nothing where it has none."""
+    """Return the layers and experts of a finding: `layers 0-3, expert 7`; "" if it has none."""
     parts = [
         f"{word}{'' if len(numbers) == 1 else 's'} {number_ranges(numbers)}"
         for word, numbers in (("layer", finding.layers), ("expert", finding.experts))
@@ -36,7 +36,7 @@ def place_words(finding: Finding) -> str:
 
 
 def finding_words(session: Session, width: int) -> str:
-    """Return the line: that causes are looked for, or the first finding and how many more."""
+    """Return the state of the diagnosis, or its first finding and the number of others."""
     match session.diagnosis_state:
         case "looking":
             dots = "..." if session.ascii_only else "…"
@@ -63,7 +63,7 @@ def finding_words(session: Session, width: int) -> str:
 
 
 class FindingLine(Widget):
-    """One line; none at all where nothing was compared or nothing differs."""
+    """Takes no line before a diagnosis has started."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"finding-line--fault"}
     DEFAULT_CSS = """
@@ -82,7 +82,7 @@ class FindingLine(Widget):
         self.session = session
 
     def show(self) -> None:
-        """Take a line if there is something to say."""
+        """Show the line once a diagnosis has started."""
         self.set_class(self.session.diagnosis_state != "none", "-shown")
         self.refresh()
 

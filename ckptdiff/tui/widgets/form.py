@@ -1,4 +1,4 @@
-"""What the dialogs of converting are made of: a frame, and lines of a label and its fields."""
+"""The parts of the conversion dialogs: a box, and lines of a label and its fields."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ FORMATS = {"hf": "Hugging Face", "megatron": "Megatron", "torch_dist": "torch_di
 
 
 def field(name: str, label: str, *widgets: Widget) -> Horizontal:
-    """Return a line of the form: what it is, and what it is set to."""
+    """Return a line of the form: a label, and the widgets of its value."""
     return Horizontal(Static(label, classes="label"), *widgets, id=f"{name}-field", classes="field")
 
 
 class Box(VerticalScroll, can_focus=False, inherit_bindings=False):
-    """The frame of a dialog: it scrolls, and leaves the arrow keys to the fields."""
+    """The box of a dialog. It scrolls, but leaves the arrow keys to the fields."""

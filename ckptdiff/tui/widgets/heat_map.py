@@ -22,28 +22,28 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.shard_map import Boundaries
     from ckptdiff.tui.text.lines import Line, StyledText
 
-SHADES, ASCII_SHADES = " ░▒▓█", ".:-=#"  # none, then a quarter of the largest each
+SHADES, ASCII_SHADES = " ░▒▓█", ".:-=#"  # no difference, then one for each quarter of the largest
 NO_NUMBER_MARK = "X"
-WIDEST_CELL = 4
-# Ticks beside rows and below columns.
+WIDEST_CELL = 4  # columns of the terminal
+# Of each kind of boundary, the tick beside rows and the one below columns.
 TICKS = {"head": ("─", "│"), "rank": ("═", "║"), "file": ("═", "║")}
 ASCII_TICKS = {"head": (">", "^"), "rank": ("@", "@"), "file": ("@", "@")}
 
 
 @dataclass(frozen=True, slots=True)
 class Heat:
-    """What is drawn: levels of blocks, row by row, of a matrix of this shape."""
+    """The largest |a-b| in each block of a matrix."""
 
-    shape: tuple[int, int]
-    levels: bytes
-    grid: tuple[int, int]
+    shape: tuple[int, int]  # of the matrix
+    levels: bytes  # of the blocks, row by row; `kernels.stats.level_value` decodes one
+    grid: tuple[int, int]  # (rows, columns) of blocks
     top: float  # the largest |a-b|
     boundaries: tuple[Boundaries, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """The grid brought to the space there is: each cell stands for one block or several."""
+    """The grid scaled down to fit: each cell is one block or several."""
 
     values: tuple[tuple[int, ...], ...]  # the highest level of each
     rows: tuple[range, ...]  # of the matrix
@@ -51,39 +51,41 @@ class Cells:
 
 
 def resample(heat: Heat, down: int, across: int) -> Cells:
-    """Return at most `down` times `across` cells, each with the maximum of its blocks."""
-    heights = _spans(heat.grid[0], down)
-    widths = _spans(heat.grid[1], across)
+    """Return at most `down` by `across` cells, each with the highest level of its blocks."""
+    block_rows_of = _block_ranges(heat.grid[0], down)
+    block_columns_of = _block_ranges(heat.grid[1], across)
     values = tuple(
         tuple(
             max(
-                max(heat.levels[row * heat.grid[1] + left.start : row * heat.grid[1] + left.stop])
-                for row in top
+                max(heat.levels[row * heat.grid[1] + span.start : row * heat.grid[1] + span.stop])
+                for row in rows
             )
-            for left in widths
+            for span in block_columns_of
         )
-        for top in heights
+        for rows in block_rows_of
     )
     block_rows, block_columns = block_size(heat.shape)
     return Cells(
         values,
-        tuple(_times(span, block_rows, heat.shape[0]) for span in heights),
-        tuple(_times(span, block_columns, heat.shape[1]) for span in widths),
+        tuple(_elements(span, block_rows, heat.shape[0]) for span in block_rows_of),
+        tuple(_elements(span, block_columns, heat.shape[1]) for span in block_columns_of),
     )
 
 
-def _spans(blocks: int, cells: int) -> list[range]:
+def _block_ranges(blocks: int, cells: int) -> list[range]:
+    """Split a number of blocks into at most `cells` ranges."""
     cells = max(1, min(blocks, cells))
     edges = [i * blocks // cells for i in range(cells + 1)]
     return [range(edges[i], edges[i + 1]) for i in range(cells)]
 
 
-def _times(blocks: range, size: int, limit: int) -> range:
+def _elements(blocks: range, size: int, limit: int) -> range:
+    """Return the rows or columns of the matrix in a range of blocks."""
     return range(blocks.start * size, min(blocks.stop * size, limit))
 
 
 def shade(level: int, top: float) -> int:
-    """Return 0 for no difference, else 1 to 4: which quarter of the largest it is in."""
+    """Return 0 for no difference, else 1 to 4: the quarter of the largest that it is in."""
     if not level:
         return 0
     value = level_value(level)
@@ -93,40 +95,41 @@ def shade(level: int, top: float) -> int:
 def heat_lines(
     heat: Heat, width: int, height: int, *, cursor: tuple[int, int] | None, ascii_only: bool = False
 ) -> list[Line]:
-    """Draw the map with its ticks, its scale and the cell under the cursor."""
-    cells, wide = layout(heat, width, height)
-    below = _legend(heat, cells, width, ascii_only=ascii_only)
+    """Draw the map with its ticks, its scale and a line about the cell under the cursor."""
+    cells, cell_width = layout(heat, width, height)
+    footer = _legend(heat, cells, width, ascii_only=ascii_only)
     ticks = ASCII_TICKS if ascii_only else TICKS
-    beside = _ticks(heat, 0, cells.rows, {word: pair[0] for word, pair in ticks.items()})
-    beneath = _ticks(heat, 1, cells.columns, {word: pair[1] for word, pair in ticks.items()})
+    row_ticks = _ticks(heat, 0, cells.rows, {word: pair[0] for word, pair in ticks.items()})
+    column_ticks = _ticks(heat, 1, cells.columns, {word: pair[1] for word, pair in ticks.items()})
     shades = ASCII_SHADES if ascii_only else SHADES
     at = None if cursor is None else _cell_at(cells, cursor)
     lines: list[Line] = []
     for i, values in enumerate(cells.values):
-        spans: list[StyledText] = [(beside[i], "dim")]
+        spans: list[StyledText] = [(row_ticks[i], "dim")]
         for j, level in enumerate(values):
             mark = NO_NUMBER_MARK if level == NO_NUMBER else shades[shade(level, heat.top)]
             role = "cursor" if (i, j) == at else "act" if level == NO_NUMBER else "bar"
-            spans.append((mark * wide, role))
+            spans.append((mark * cell_width, role))
         lines.append(_merged(spans))
-    if beneath.strip():
-        lines.append(line(" ", ("".join(tick.ljust(wide) for tick in beneath), "dim")))
+    if column_ticks.strip():
+        padded = "".join(tick.ljust(cell_width) for tick in column_ticks)
+        lines.append(line(" ", (padded, "dim")))
     if at is not None:
-        below.append(_cell_line(cells, at, width, ascii_only=ascii_only))
-    return (lines + below)[: max(height, len(lines))]
+        footer.append(_cell_line(cells, at, width, ascii_only=ascii_only))
+    return (lines + footer)[: max(height, len(lines))]
 
 
 def layout(heat: Heat, width: int, height: int) -> tuple[Cells, int]:
-    """Return the cells that fit into a space, and how many columns each takes."""
-    beneath = any(b.axis == 1 for b in heat.boundaries)
-    below = 2 + bool(heat.boundaries)  # scale, ticks, cursor
-    room = max(1, height - beneath - below)
+    """Return the cells that fit, and the columns of the terminal that each takes."""
+    tick_lines = any(b.axis == 1 for b in heat.boundaries)
+    footer_lines = 2 + bool(heat.boundaries)  # scale, meaning of the ticks, cursor
+    room = max(1, height - tick_lines - footer_lines)
     across = max(1, min(heat.grid[1], width - 1))
     return resample(heat, room, across), min(WIDEST_CELL, max(1, (width - 1) // across))
 
 
 def _legend(heat: Heat, cells: Cells, width: int, *, ascii_only: bool) -> list[Line]:
-    """Return the lines below the map: its scale and its ticks."""
+    """Return the lines below the map: its scale, and the meaning of its ticks."""
     shades = ASCII_SHADES if ascii_only else SHADES
     parts = [f"{shades[0]} 0" if ascii_only else "0"]
     if heat.top:
@@ -135,7 +138,7 @@ def _legend(heat: Heat, cells: Cells, width: int, *, ascii_only: bool) -> list[L
             for quarter, mark in enumerate(shades[1:], start=1)
         ]
     while len(" ".join(parts)) > width and len(parts) > 2:
-        parts[-1] = shades[-1]  # the largest is told elsewhere
+        parts[-1] = shades[-1]  # the largest is among the figures too
         if len(" ".join(parts)) > width:
             del parts[-2]
     scale = " ".join(parts)
@@ -144,14 +147,15 @@ def _legend(heat: Heat, cells: Cells, width: int, *, ascii_only: bool) -> list[L
         scale = _first_that_fits([f"{scale}  {word}" for word in words], width)
     lines = [line((scale, "dim"))]
     long, short = [], []
-    for found in heat.boundaries:
-        count, axis = len(found.starts) + 1, "columns" if found.axis else "rows"
-        edges = [0, *found.starts, heat.shape[found.axis]]
+    for boundaries in heat.boundaries:
+        count = len(boundaries.starts) + 1
+        axis = "columns" if boundaries.axis else "rows"
+        edges = [0, *boundaries.starts, heat.shape[boundaries.axis]]
         sizes = {stop - start for start, stop in pairwise(edges)}
-        ticks = (ASCII_TICKS if ascii_only else TICKS)[found.word]
-        drawn = _fits(found, (cells.rows, cells.columns)[found.axis])
-        words = f"{ticks[found.axis]} " if drawn else "", f"{count} {found.word}s"
-        short.append("".join(words))
+        ticks = (ASCII_TICKS if ascii_only else TICKS)[boundaries.word]
+        drawn = _fits(boundaries, (cells.rows, cells.columns)[boundaries.axis])
+        tick = f"{ticks[boundaries.axis]} " if drawn else ""
+        short.append(f"{tick}{count} {boundaries.word}s")
         long.append(short[-1] + (f" of {sizes.pop()} {axis}" if len(sizes) == 1 else ""))
     if long:
         lines.append(line((_first_that_fits(["  ".join(long), "  ".join(short)], width), "dim")))
@@ -162,25 +166,26 @@ def _first_that_fits(texts: Sequence[str], width: int) -> str:
     return next((text for text in texts if len(text) <= width), texts[-1][:width])
 
 
-def _fits(found: Boundaries, spans: Sequence[range]) -> bool:
-    """Whether ticks say something: what begins in more than half of the cells does not."""
-    return len(found.starts) <= len(spans) // 2 + 1
+def _fits(boundaries: Boundaries, spans: Sequence[range]) -> bool:
+    """Return whether ticks are drawn: not if more than half of the cells would have one."""
+    return len(boundaries.starts) <= len(spans) // 2 + 1
 
 
 def _ticks(heat: Heat, axis: int, spans: Sequence[range], marks: dict[str, str]) -> str:
-    """Return one character for each cell: a tick where something begins in it."""
+    """Return one character for each cell along an axis: a tick if a head or rank starts there."""
     ticks = [" "] * len(spans)
-    for found in sorted(heat.boundaries, key=lambda found: found.word != "head"):
-        if found.axis != axis or not _fits(found, spans):
+    for boundaries in sorted(heat.boundaries, key=lambda each: each.word != "head"):
+        if boundaries.axis != axis or not _fits(boundaries, spans):
             continue
-        for start in found.starts:
+        for start in boundaries.starts:
             for i, span in enumerate(spans):
                 if start in span:
-                    ticks[i] = marks[found.word]
+                    ticks[i] = marks[boundaries.word]
     return "".join(ticks)
 
 
 def _cell_at(cells: Cells, element: tuple[int, int]) -> tuple[int, int]:
+    """Return the row and column of the cell that holds an element of the matrix."""
     row, column = element
     down = next((i for i, span in enumerate(cells.rows) if row in span), len(cells.rows) - 1)
     across = next((j for j, s in enumerate(cells.columns) if column in s), len(cells.columns) - 1)
@@ -188,22 +193,23 @@ def _cell_at(cells: Cells, element: tuple[int, int]) -> tuple[int, int]:
 
 
 def _cell_line(cells: Cells, at: tuple[int, int], width: int, *, ascii_only: bool) -> Line:
+    """Return which rows and columns a cell covers, and its largest difference."""
     rows, columns, level = cells.rows[at[0]], cells.columns[at[1]], cells.values[at[0]][at[1]]
     if level == NO_NUMBER:
-        worth = "NaN or Inf on one side"
+        value = "NaN or Inf on one side"
     else:
         least = f"max|d| {'>=' if ascii_only else '≥'} {format_number(level_value(level))}"
-        worth = least if level else "no difference"
+        value = least if level else "no difference"
     places = [
         f"rows {rows.start}:{rows.stop}, columns {columns.start}:{columns.stop}",
         f"{rows.start}:{rows.stop}, {columns.start}:{columns.stop}",
     ]
-    place = _first_that_fits(places, width - len(worth) - 2)
-    return line((place, "strong"), f"  {worth}")
+    place = _first_that_fits(places, width - len(value) - 2)
+    return line((place, "strong"), f"  {value}")
 
 
 def _merged(spans: Sequence[StyledText]) -> Line:
-    """Join neighbours of one role: a line of 64 spans paints slowly."""
+    """Join neighbouring spans of one role, since a line of 64 spans paints slowly."""
     merged: list[StyledText] = []
     for text, role in spans:
         if merged and merged[-1][1] == role:
@@ -214,7 +220,7 @@ def _merged(spans: Sequence[StyledText]) -> Line:
 
 
 class HeatMap(Painted, can_focus=True):
-    """The map with a cursor."""
+    """The heat map with a cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1, 0)", "Up", show=False, id="heat.up", tooltip="one cell up"),
@@ -241,7 +247,7 @@ class HeatMap(Painted, can_focus=True):
 
     @dataclass
     class Opened(Message):
-        """Enter was pressed on a cell, which covers these rows and columns."""
+        """Enter was pressed on the cell of these rows and columns."""
 
         rows: range
         columns: range
@@ -250,7 +256,7 @@ class HeatMap(Painted, can_focus=True):
         super().__init__(id=id)
         self.can_focus = cursor
         self.heat: Heat | None = None
-        self.nothing = ""  # said where there is no map
+        self.nothing = ""  # shown if there is no map
         self.element: tuple[int, int] = (0, 0)  # in the cell under the cursor
         self.ascii_only = False
         self._has_cursor = cursor
@@ -263,7 +269,7 @@ class HeatMap(Painted, can_focus=True):
         nothing: str = "",
         ascii_only: bool = False,
     ) -> None:
-        """Show a map with the cursor on the cell of one element, or say why there is none."""
+        """Show a map with the cursor on the cell of element `at`; without a map, show `nothing`."""
         self.heat, self.nothing, self.ascii_only = heat, nothing, ascii_only
         self.element = at
         rows, columns = (0, 0) if heat is None else heat.shape
@@ -277,7 +283,7 @@ class HeatMap(Painted, can_focus=True):
         cursor = self.element if self._has_cursor else None
         return heat_lines(self.heat, width, height, cursor=cursor, ascii_only=self.ascii_only)
 
-    def _cells(self) -> tuple[Cells, int] | None:
+    def _layout(self) -> tuple[Cells, int] | None:
         if self.heat is None or not self.heat.levels:
             return None
         return layout(self.heat, *self.content_size)
@@ -289,21 +295,21 @@ class HeatMap(Painted, can_focus=True):
         self.changed()
 
     def action_move(self, down: int, across: int) -> None:
-        laid = self._cells()
-        if laid is None:
+        laid_out = self._layout()
+        if laid_out is None:
             return
-        at = _cell_at(laid[0], self.element)
-        self._go(laid[0], at[0] + down, at[1] + across)
+        at = _cell_at(laid_out[0], self.element)
+        self._go(laid_out[0], at[0] + down, at[1] + across)
 
     def action_open_cell(self) -> None:
-        laid = self._cells()
-        if laid is None:
+        laid_out = self._layout()
+        if laid_out is None:
             return
-        at = _cell_at(laid[0], self.element)
-        self.post_message(self.Opened(laid[0].rows[at[0]], laid[0].columns[at[1]]))
+        at = _cell_at(laid_out[0], self.element)
+        self.post_message(self.Opened(laid_out[0].rows[at[0]], laid_out[0].columns[at[1]]))
 
     def on_click(self, event: events.Click) -> None:
-        laid = self._cells()
-        place = event.get_content_offset(self)
-        if laid is not None and place is not None and self._has_cursor:
-            self._go(laid[0], place.y, (place.x - 1) // laid[1])
+        laid_out = self._layout()
+        offset = event.get_content_offset(self)
+        if laid_out is not None and offset is not None and self._has_cursor:
+            self._go(laid_out[0], offset.y, (offset.x - 1) // laid_out[1])

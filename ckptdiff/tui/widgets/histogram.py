@@ -1,4 +1,4 @@
-"""How far apart the values are, or how one tensor's values are spread: bars with exact counts."""
+"""A histogram of ULP distances, or of one tensor's values: bars with exact counts."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ if TYPE_CHECKING:
     from ckptdiff.kernels.stats import TensorSummary
     from ckptdiff.tui.text.lines import Line
 
-EIGHTHS = " ▏▎▍▌▋▊▉"
+EIGHTHS = " ▏▎▍▌▋▊▉"  # of a cell
 FULL, ASCII_FULL = "█", "#"
-SMALLEST_BAR = 6
+SMALLEST_BAR = 6  # cells; narrower, the counts are left out
 
 
 @dataclass(frozen=True, slots=True)
 class Bin:
+    """One bar: its label and how many values it counts."""
+
     label: str
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """A histogram: its title, its bins, and what is counted but lies in none of them."""
+    """A histogram: its title, its bins, and counts that belong to no bin, such as of NaN."""
 
     title: str
     bins: tuple[Bin, ...]
     without: tuple[Bin, ...] = ()
-    edges: bool = False  # labels are where a bin begins, not what it holds
+    edges: bool = False  # labels are the lower edges of the bins
 
 
 def ulp_bins(histogram: Sequence[int], numel: int) -> Bins:
-    """Return the bins of a ULP histogram, by bit length: 0, 1, 2-3, 4-7 and so on."""
+    """Return the bins of a histogram of ULP distances by bit length: 0, 1, 2-3, 4-7 and so on."""
     used = max((i for i, count in enumerate(histogram) if count), default=0) + 1
     bins = tuple(Bin(_steps(i, i), count) for i, count in enumerate(histogram[:used]))
     left = numel - sum(histogram)
@@ -45,14 +47,14 @@ def ulp_bins(histogram: Sequence[int], numel: int) -> Bins:
 
 
 def _steps(first: int, last: int) -> str:
-    """Return the distances whose bit lengths are `first` to `last`."""
+    """Return the label of the distances with bit lengths `first` to `last`."""
     low = 0 if first == 0 else 1 << (first - 1)
     high = 0 if last == 0 else (1 << last) - 1
     return _count(low) if low == high else f"{_count(low)}-{_count(high)}"
 
 
 def _count(number: int) -> str:
-    """Return a number of steps, powers of two shortened from 10,000 on: 16k, 32M."""
+    """Return a distance; from 10,000 on in units of 1024: `16k`, `32M`."""
     if number < 10_000:
         return str(number)
     rounded, unit = number + 1 if number % 2 else number, ""
@@ -64,7 +66,7 @@ def _count(number: int) -> str:
 
 
 def value_bins(summary: TensorSummary) -> Bins:
-    """Return the bins of one tensor's values: of equal width, from the least to the largest."""
+    """Return the bins of one tensor's values, of equal width from the smallest to the largest."""
     count = len(summary.histogram)
     width = summary.max / max(count, 1) - summary.min / max(count, 1)
     bins = tuple(
@@ -77,7 +79,7 @@ def value_bins(summary: TensorSummary) -> Bins:
 
 
 def merged(bins: Bins, most: int) -> list[Bin]:
-    """Return at most `most` bins, by adding up neighbours; a first one that is 0 is kept."""
+    """Return at most `most` bins, with neighbours added up. The bin of distance 0 stays alone."""
     kept = [] if bins.edges or most < 2 else list(bins.bins[:1])
     rest = bins.bins[len(kept) :]
     size = max(1, -(-len(rest) // max(1, most - len(kept))))
@@ -91,7 +93,7 @@ def merged(bins: Bins, most: int) -> list[Bin]:
 
 
 def percent(count: int, total: int) -> str:
-    """Return a share: 100 only for all, 0 only for none."""
+    """Return a percentage: `100 %` only for all, `0 %` only for none."""
     if not count or count == total:
         return "100 %" if count else "0 %"
     share = 100 * count / total
@@ -103,7 +105,7 @@ def percent(count: int, total: int) -> str:
 
 
 def count_bar(count: int, largest: int, width: int, *, ascii_only: bool) -> str:
-    """Return a bar in eighths of a cell; what is not zero is seen, however little it is."""
+    """Return a bar, to an eighth of a cell; a count above zero has at least that."""
     if not count or not largest:
         return ""
     if ascii_only:
@@ -113,7 +115,10 @@ def count_bar(count: int, largest: int, width: int, *, ascii_only: bool) -> str:
 
 
 def histogram_lines(bins: Bins, width: int, height: int, *, ascii_only: bool = False) -> list[Line]:
-    """Draw a bin a line; where there is no room, neighbours are added up and counts left out."""
+    """Draw a bin on each line.
+
+    To fit the height, neighbours are added up; to fit the width, counts are left out.
+    """
     room = max(1, height - 1 - len(bins.without))
     shown = merged(bins, room)
     total = sum(b.count for b in (*shown, *bins.without))
@@ -142,7 +147,7 @@ def histogram_lines(bins: Bins, width: int, height: int, *, ascii_only: bool = F
 
 
 class Histogram(Painted):
-    """The bars of one tensor."""
+    """The histogram of one tensor."""
 
     DEFAULT_CSS = """
     Histogram { height: 1fr; }
@@ -155,7 +160,7 @@ class Histogram(Painted):
         self.ascii_only = False
 
     def show(self, bins: Bins | None, *, nothing: str = "", ascii_only: bool = False) -> None:
-        """Show the bins, or say why there are none."""
+        """Show the bins; without any, show `nothing`."""
         self.bins, self.nothing, self.ascii_only = bins, nothing, ascii_only
         self.changed()
 

@@ -1,4 +1,4 @@
-"""The bottom line: the keys that do something here, from the bindings themselves."""
+"""The bottom line: the keys of the screen and of the focused widget, from their bindings."""
 
 from __future__ import annotations
 
@@ -11,22 +11,18 @@ if TYPE_CHECKING:
     from textual.events import Click
     from textual.screen import Screen
 
-LAST = (
-    "guide",
-    "help",
-    "back",
-    "leave",
-)  # shown at the end, even where there is no room for others
+# Actions shown at the end, even if others do not fit.
+LAST = ("guide", "help", "back", "leave")
 
 
 class KeyLine(Widget):
-    """One line of `key Label`. Greyed: pressing it says why it cannot be done now."""
+    """Shows `key Label` for each binding; disabled ones are greyed."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"key-line--key", "key-line--greyed"}
 
     def __init__(self) -> None:
         super().__init__()
-        self._keys: list[tuple[int, str]] = []  # where each item ends, and its key
+        self._keys: list[tuple[int, str]] = []  # the column after each item, and its key
 
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, self._bindings_changed)
@@ -38,7 +34,7 @@ class KeyLine(Widget):
     def render(self) -> Content:
         key_style = self.get_visual_style("key-line--key")
         greyed_style = self.get_visual_style("key-line--greyed")
-        items: dict[str, tuple[str, Content]] = {}  # by action, since an action may have many keys
+        items: dict[str, tuple[str, Content]] = {}  # by action: one may have many keys
         for _, binding, enabled, _tooltip in self.screen.active_bindings.values():
             if not binding.show or not binding.description or binding.action in items:
                 continue
@@ -69,7 +65,7 @@ class KeyLine(Widget):
         return Content("  ").join(content for _, content in shown)
 
     def _is_typed(self, key: str, shown: str) -> bool:
-        """Ask whether a key is text for the field in focus."""
+        """Return whether the focused field would take the key as text."""
         focused = self.screen.focused
         character = shown if len(shown) == 1 else None
         return focused is not None and focused.check_consume_key(key, character)

@@ -1,4 +1,4 @@
-"""What either side goes on with after a position of the prompt, or after each of them."""
+"""The next tokens of both sides, after one position of the prompt or after each."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class NextTokens(Painted, can_focus=True):
 
     def __init__(self, *, ascii_only: bool) -> None:
         super().__init__()
-        self.at = 0
+        self.at = 0  # index into `_top`
         self.all_positions = False
         self._top: Sequence[Next] = ()
         self._texts: Sequence[str] = ()
@@ -49,13 +49,14 @@ class NextTokens(Painted, can_focus=True):
         self._ascii_only = ascii_only
 
     def show(self, top: Sequence[Next], ids: Sequence[int], texts: Sequence[str]) -> None:
-        """Show what comes after the prompt's last token."""
+        """Show the next tokens. A result that was not shown before starts at its last position."""
         if top is not self._top:
             self._top, self._ids, self._texts = top, ids, texts
             self.at = max(0, len(top) - 1)
         self._change()
 
     def toggle(self) -> None:
+        """Switch between one position and all of them."""
         self.all_positions = not self.all_positions
         self._change()
 
@@ -65,12 +66,12 @@ class NextTokens(Painted, can_focus=True):
 
     def _change(self) -> None:
         if self._top:
-            place = self._top[self.at]
-            after = f"Next token after {self._token(place.position)}"
-            self.border_title = Content("Next tokens" if self.all_positions else after)
-            where = f"position {self.at + 1} of {len(self._top)}"
-            other = "the first few" if self.all_positions else "all positions"
-            self.border_subtitle = f"{where}, t shows {other}"
+            token = self._token(self._top[self.at].position)
+            title = "Next tokens" if self.all_positions else f"Next token after {token}"
+            self.border_title = Content(title)
+            position = f"position {self.at + 1} of {len(self._top)}"
+            toggled = "the first few" if self.all_positions else "all positions"
+            self.border_subtitle = f"{position}, t shows {toggled}"
         self.changed()
 
     def _token(self, position: int) -> str:
@@ -86,9 +87,9 @@ class NextTokens(Painted, can_focus=True):
         shown = max(1, height - 1)
         first = max(0, min(self.at - shown // 2, len(self._top) - shown))
         lines = [position_head(width)]
-        for number, place in enumerate(self._top[first : first + shown], first):
-            text = self._token(place.position)
-            spans = position_line(place, text, width, ascii_only=self._ascii_only)
+        for number, after in enumerate(self._top[first : first + shown], first):
+            text = self._token(after.position)
+            spans = position_line(after, text, width, ascii_only=self._ascii_only)
             if number == self.at:
                 spans = tuple((part, "cursor") for part, _ in spans)
             lines.append(spans)

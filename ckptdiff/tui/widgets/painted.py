@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from ckptdiff.tui.text.lines import Line
 
 
-ANY_HEIGHT = 10_000
+ANY_HEIGHT = 10_000  # lines; more than any widget has
 
 
 class Painted(Widget):
-    """Shows `lines(width, height)`; its subclasses only say what those are."""
+    """Shows `lines(width, height)`, which subclasses define."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "painted--dim",
@@ -61,22 +61,22 @@ class Painted(Widget):
     _drawn: tuple[tuple[int, int], Sequence[Line]] | None = None
 
     def lines(self, width: int, height: int) -> Sequence[Line]:
-        """Return what to show in a space of this size; more lines than `height` may be cut off."""
+        """Return the lines for this size; those beyond `height` are clipped."""
         raise NotImplementedError
 
     def changed(self) -> None:
-        """Show other lines, and take another height if there are more or fewer of them."""
+        """Draw the lines again, and adapt an automatic height to their number."""
         self._drawn = None
         self.refresh(layout=self.styles.is_auto_height)
 
     def _draw(self, width: int, height: int) -> Sequence[Line]:
-        """Return the lines for a space, which Textual asks for several times in a row."""
+        """Return the lines for a size, cached: Textual asks several times in a row."""
         if self._drawn is None or self._drawn[0] != (width, height):
             self._drawn = (width, height), self.lines(width, height)
         return self._drawn[1]
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:  # noqa: ARG002
-        # As high as it wants to be: what is too high scrolls or is cut off.
+        # As high as all its lines: what does not fit is scrolled or clipped.
         return len(self._draw(width, ANY_HEIGHT))
 
     def render(self) -> Content:
@@ -100,7 +100,7 @@ class Painted(Widget):
 
 
 class Words(Painted):
-    """Lines that some function makes for the width there is."""
+    """Shows the lines that a function makes for the width."""
 
     _make: Callable[[int], Sequence[Line]] | None = None
 

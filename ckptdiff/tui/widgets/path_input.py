@@ -1,4 +1,4 @@
-"""An input for a path, which completes the names of folders."""
+"""An input for a path that completes the names of folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from textual.widgets import Input
 
 
 class FolderSuggester(Suggester):
-    """Completes to the first folder with this beginning; looked up in a thread, disks are slow."""
+    """Suggests the first folder that begins so. It looks in a thread, since disks may be slow."""
 
     def __init__(self) -> None:
         super().__init__(use_cache=False, case_sensitive=True)
@@ -23,7 +23,7 @@ class FolderSuggester(Suggester):
 
 
 def complete(text: str) -> str | None:
-    """Return the text with its last part completed to a folder's name, or None."""
+    """Return a path with its last part completed to a folder's name; None if there is none."""
     typed, beginning = os.path.split(text)
     if not beginning:
         return None
@@ -40,14 +40,14 @@ def complete(text: str) -> str | None:
 
 
 class PathInput(Input):
-    """Tab takes what is suggested, and goes to the next field where nothing is."""
+    """Tab accepts the suggestion; without one, it moves to the next field."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "tab",
             "complete",
             "Complete, next",
-            priority=True,  # before the keys behind it, which are for the next field
+            priority=True,  # at once, so that keys typed after it go to the next field
             id="path.complete",
             tooltip="take the suggested folder; without one, go to the next field",
         ),

@@ -1,4 +1,4 @@
-"""Two lines under the list: how many of each status there are, and how far and how fast it goes."""
+"""Two lines under the list: the tensors of each status, and the progress or verdict."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.progress import Progress
     from ckptdiff.tui.model.session import Session
 
-# What the counts say; `= 0 same` would be noise, so only those that occur are shown.
+# Statuses that are counted. Only those that occur are shown: `= 0 same` would be noise.
 COUNTED = {
     "error": "error", "differ": "differ", "shape": "shape", "only_a": "only A",
     "only_b": "only B", "close": "close", "same": "same",
@@ -26,7 +26,7 @@ COUNTED = {
 
 
 class CountsLine(Widget):
-    """`! 8 differ  ~ 6 close  = 33 same` and, at the right, how many of how many are compared."""
+    """Shows `! 8 differ  ~ 6 close  = 33 same` and, at the right, `47 of 92 compared`."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"counts-line--{status}" for status in COUNTED}
 
@@ -67,7 +67,7 @@ class CountsLine(Widget):
 
 
 class ProgressLine(Widget):
-    """What is being done and how far it is; in the end, what came out."""
+    """Shows a progress bar while comparing, and the verdict at the end."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "progress-line--bar",
@@ -97,7 +97,7 @@ class ProgressLine(Widget):
 
 
 def progress_bar(progress: Progress, width: int, style: Style) -> Content:
-    """Return `[###---]  45%  780 MB/s  ETA 12 s`, so wide."""
+    """Return `[###---]  45%  780 MB/s  ETA 12 s` in `width` cells."""
     fraction = progress.fraction
     # Rounded down: 100 % means that everything is done.
     end = f" {int(100 * fraction):>3}%"

@@ -1,4 +1,4 @@
-"""The field for a prompt."""
+"""The input for a prompt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class PromptInput(Input):
-    """Text; up and down go through the prompts of this run of the program."""
+    """Takes a prompt. Up and down go through those since the app started."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "Run", id="prompt.run", tooltip="give both sides this prompt"),
@@ -25,7 +25,7 @@ class PromptInput(Input):
         Binding(
             "down", "history(1)", "Later", show=False, id="prompt.after", tooltip="the prompt after"
         ),
-        # A field has it for copying.
+        # Textual's Input copies with ctrl+c.
         Binding(
             "ctrl+c", "app.interrupt", "Stop", show=False, id="prompt.interrupt",
             tooltip="stop what runs",
@@ -38,7 +38,7 @@ class PromptInput(Input):
 
     @dataclass
     class Left(Message):
-        """The field is done with."""
+        """Escape was pressed."""
 
     def __init__(self, text: str, history: PromptHistory) -> None:
         super().__init__(

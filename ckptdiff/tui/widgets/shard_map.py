@@ -1,4 +1,4 @@
-"""Where a tensor lives: on both sides every file, name, byte and row, drawn to scale."""
+"""Where a tensor is stored: on both sides each file, stored name, byte and row, to scale."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from ckptdiff.tui.text.storage import StoredSide
 
 INDENT = 3
-SMALLEST_BAR = 8
+SMALLEST_BAR = 8  # cells
 PADDING, UNKNOWN = ".", "?"
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """How the map is drawn: in short with at most `most` lines of ranks a side, or the whole."""
+class MapStyle:
+    """How the map is drawn."""
 
     width: int
-    whole: bool = False
-    most: int = 4
+    whole: bool = False  # describe every rank; else draw the ranks in short
+    most: int = 4  # lines of ranks on each side, in short
     hint: str = ""  # how to see the ranks that are left out
     ascii_only: bool = False
 
@@ -42,7 +42,10 @@ class Look:
 def stored_bar(
     stored: StoredPart, letter: dict[str, str], this: str, width: int
 ) -> list[StyledText]:
-    """Draw a stored tensor to scale in at most `width` cells, its ends and groups marked by `|`."""
+    """Draw a stored tensor to scale in at most `width` cells, with `|` at its ends and groups.
+
+    `this` is the name of the tensor whose map it is; `letter` has the letter of each name.
+    """
     runs = stored.runs
     groups = _groups(runs)
     unit = gcd(*(run.size for run in runs)) or 1
@@ -65,18 +68,18 @@ def stored_bar(
         sizes = [[run.size // unit for run in group] for group in groups]
     else:
         groups = [list(runs)]
-        sizes = [_shares([run.size for run in runs], room)]
+        sizes = [_proportional([run.size for run in runs], room)]
     spans: list[StyledText] = [("|", "dim")]
     for group, counts in zip(groups, sizes, strict=True):
         for run, count in zip(group, counts, strict=True):
-            spans.append(_cells(run, count, letter, this))
+            spans.append(_run_cells(run, count, letter, this))
         spans.append(("|", "dim"))
     if left_out:
         spans.append(("~", "dim"))
     return [span for span in spans if span[0]]
 
 
-def _cells(run: OwnedRun, count: int, letter: dict[str, str], this: str) -> StyledText:
+def _run_cells(run: OwnedRun, count: int, letter: dict[str, str], this: str) -> StyledText:
     if run.owner == "this":
         return letter[this] * count, "this"
     if run.owner == "other":
@@ -85,7 +88,7 @@ def _cells(run: OwnedRun, count: int, letter: dict[str, str], this: str) -> Styl
 
 
 def _groups(runs: Sequence[OwnedRun]) -> list[list[OwnedRun]]:
-    """Cut the runs where their order starts again: the query groups of a fused QKV, say."""
+    """Split the runs where their order starts again, as in the query groups of a fused QKV."""
     groups: list[list[OwnedRun]] = []
     first = (runs[0].owner, runs[0].name)
     for run in runs:
@@ -95,29 +98,29 @@ def _groups(runs: Sequence[OwnedRun]) -> list[list[OwnedRun]]:
     return groups
 
 
-def _shares(sizes: list[int], room: int) -> list[int]:
-    """Divide `room` cells in proportion to the sizes, one at least to each while they last."""
+def _proportional(sizes: list[int], room: int) -> list[int]:
+    """Divide `room` cells in proportion to the sizes; each gets one, if there are enough."""
     if len(sizes) > room:
         return [1] * room + [0] * (len(sizes) - room)
     total = sum(sizes) or 1
-    shares = [max(1, size * room // total) for size in sizes]
-    while sum(shares) > room:
-        shares[shares.index(max(shares))] -= 1
-    shares[shares.index(max(shares))] += room - sum(shares)
-    return shares
+    counts = [max(1, size * room // total) for size in sizes]
+    while sum(counts) > room:
+        counts[counts.index(max(counts))] -= 1
+    counts[counts.index(max(counts))] += room - sum(counts)
+    return counts
 
 
-def map_lines(sides: Sequence[StoredSide], look: Look) -> list[Line]:
-    """Draw the map of all sides."""
+def map_lines(sides: Sequence[StoredSide], style: MapStyle) -> list[Line]:
+    """Draw the map of each side."""
     lines: list[Line] = []
     for side in sides:
-        if look.whole and lines:
+        if style.whole and lines:
             lines.append(())
-        lines += _side_lines(side, look)
+        lines += _side_lines(side, style)
     return lines
 
 
-def _side_lines(side: StoredSide, look: Look) -> list[Line]:
+def _side_lines(side: StoredSide, style: MapStyle) -> list[Line]:
     head: StyledText = (f"{side.label}  ", "strong")
     assembly, checkpoint = side.assembly, side.assembled.checkpoint
     if assembly is None:
@@ -125,19 +128,19 @@ def _side_lines(side: StoredSide, look: Look) -> list[Line]:
     parts = stored_parts(assembly, side.neighbours)
     others = [run.name for part in parts for run in part.of("other")]
     letter = letters(assembly.name, others)
-    lines = _flow(_items(parts, assembly, checkpoint, look), look, head)
+    lines = _flow(_items(parts, assembly, checkpoint, style), style, head)
     if _is_plain(parts):
-        for copy in parts[0].copies if look.whole else ():
+        for copy in parts[0].copies if style.whole else ():
             lines.append(line(" " * INDENT, (_copy_text(copy, checkpoint), "dim")))
-        return lines if look.whole else lines + _copies(parts, checkpoint, look)
-    if look.whole:
+        return lines if style.whole else lines + _copies(parts, checkpoint, style)
+    if style.whole:
         for part, label in zip(parts, _labels(parts, checkpoint), strict=True):
-            lines += _part_lines(part, label, assembly, checkpoint, letter, look)
+            lines += _part_lines(part, label, assembly, checkpoint, letter, style)
     else:
-        lines += _bars(parts, assembly, checkpoint, letter, look)
-        lines += _copies(parts, checkpoint, look)
+        lines += _bars(parts, assembly, checkpoint, letter, style)
+        lines += _copies(parts, checkpoint, style)
     used = {run.owner for part in parts for run in part.runs}
-    lines += _legend(assembly.name, letter, used, look)
+    lines += _legend(assembly.name, letter, used, style)
     if assembly.padding_rows:
         text = f"+{assembly.padding_rows} padding rows behind row {assembly.shape[0] - 1}"
         lines.append(line(" " * INDENT, (text, "dim")))
@@ -145,21 +148,21 @@ def _side_lines(side: StoredSide, look: Look) -> list[Line]:
 
 
 def _is_plain(parts: Sequence[StoredPart]) -> bool:
-    """Whether one stored tensor is this tensor and nothing else, so that there is no map."""
+    """Return whether one stored tensor is this tensor alone. It needs no map."""
     return len(parts) == 1 and len(parts[0].runs) == 1
 
 
 def _items(
-    parts: Sequence[StoredPart], assembly: Assembly, checkpoint: Checkpoint, look: Look
+    parts: Sequence[StoredPart], assembly: Assembly, checkpoint: Checkpoint, style: MapStyle
 ) -> list[str]:
-    """Return the file, the stored name, the place in the file and the kind of tensor."""
+    """Return the file, the stored name, the byte offset, and dtype and shape."""
     first = parts[0].ref
     items = [files_text([relative(part.ref.file, checkpoint) for part in parts])]
     keys = {part.ref.name for part in parts}
     if keys != {assembly.name}:
         more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
         items.append(printable(first.name) + more)
-    if len(parts) == 1 and (not look.whole or _is_plain(parts)):
+    if len(parts) == 1 and (not style.whole or _is_plain(parts)):
         items.append(f"@{first.offset}")
     kind = f"{first.dtype.lower()} {format_shape(first.shape)}"
     if parts[0].index:
@@ -174,11 +177,13 @@ def _items(
     return items
 
 
-def _flow(items: Sequence[str], look: Look, head: StyledText = (" " * INDENT, "")) -> list[Line]:
-    """Set items side by side, and below each other where they do not fit."""
-    room = look.width - INDENT
+def _flow(
+    items: Sequence[str], style: MapStyle, head: StyledText = (" " * INDENT, "")
+) -> list[Line]:
+    """Set items side by side, on as many lines as they need."""
+    room = style.width - INDENT
     rows: list[str] = []
-    for item in (shorten(item, room, ascii_only=look.ascii_only) for item in items):
+    for item in (shorten(item, room, ascii_only=style.ascii_only) for item in items):
         if rows and len(rows[-1]) + 2 + len(item) <= room:
             rows[-1] += "  " + item
         else:
@@ -191,22 +196,24 @@ def _bars(
     assembly: Assembly,
     checkpoint: Checkpoint,
     letter: dict[str, str],
-    look: Look,
+    style: MapStyle,
 ) -> list[Line]:
-    """Draw the ranks, as many beside each other as fit."""
+    """Draw a bar for each rank, as many side by side as fit."""
     labels = _labels(parts, checkpoint)
-    wide = max(map(len, labels))
-    room = max(12, min(28, look.width // 2 - wide - 20))
+    label_width = max(map(len, labels))
+    room = max(12, min(28, style.width // 2 - label_width - 20))
     cells: list[list[StyledText]] = []
     for part, label in zip(parts, labels, strict=True):
         own = part.of("this")
-        holds = box_text(_hull([run.box for run in own]), assembly.shape) if own else "padding"
+        holds = (
+            box_text(_bounding_box([run.box for run in own]), assembly.shape) if own else "padding"
+        )
         drawn = stored_bar(part, letter, assembly.name, room)
-        cells.append([(f"{label:<{wide}} ", ""), *drawn, (f" {holds}", "")])
+        cells.append([(f"{label:<{label_width}} ", ""), *drawn, (f" {holds}", "")])
     size = max(sum(len(text) for text, _ in cell) for cell in cells)
-    across = max(1, (look.width - INDENT + 3) // (size + 3))
+    across = max(1, (style.width - INDENT + 3) // (size + 3))
     rows = [cells[i : i + across] for i in range(0, len(cells), across)]
-    shown = rows if len(rows) <= look.most else rows[: look.most - 1]
+    shown = rows if len(rows) <= style.most else rows[: style.most - 1]
     lines: list[Line] = []
     for row in shown:
         spans: list[StyledText] = [(" " * INDENT, "")]
@@ -215,20 +222,20 @@ def _bars(
         lines.append(tuple(spans))
     if len(shown) < len(rows):
         left = len(parts) - len(shown) * across
-        lines.append(line(" " * INDENT, (f"and {left} more ranks{look.hint}", "dim")))
+        lines.append(line(" " * INDENT, (f"and {left} more ranks{style.hint}", "dim")))
     return lines
 
 
 def _labels(parts: Sequence[StoredPart], checkpoint: Checkpoint) -> list[str]:
-    """Name the parts by their ranks, or by their files where the format knows no ranks."""
+    """Return the ranks of the parts, or their files if the format has no ranks."""
     words = [rank_text(part.rank, checkpoint) for part in parts]
     if len(set(words)) == 1 < len(parts):
         return [relative(part.ref.file, checkpoint) for part in parts]
     return words
 
 
-def _hull(boxes: Sequence[Box]) -> Box:
-    """Return the smallest box round all."""
+def _bounding_box(boxes: Sequence[Box]) -> Box:
+    """Return the smallest box that holds all boxes."""
     return tuple(
         (min(start for start, _ in bounds), max(stop for _, stop in bounds))
         for bounds in zip(*boxes, strict=True)
@@ -241,27 +248,29 @@ def _part_lines(
     assembly: Assembly,
     checkpoint: Checkpoint,
     letter: dict[str, str],
-    look: Look,
+    style: MapStyle,
 ) -> list[Line]:
-    """Describe one stored tensor to the last row."""
-    room = replace(look, width=look.width - len(label) - 2)
-    deep = " " * (INDENT + len(label) + 2)
+    """Draw one stored tensor with its file, and list what each run of its rows holds."""
+    room = replace(style, width=style.width - len(label) - 2)
+    indent = " " * (INDENT + len(label) + 2)
     place = f"{relative(part.ref.file, checkpoint)}  @{part.ref.offset}"
     lines = _flow([place], room, (f"   {label}  ", ""))
-    lines.append((*line(deep), *stored_bar(part, letter, assembly.name, look.width - len(deep))))
+    lines.append(
+        (*line(indent), *stored_bar(part, letter, assembly.name, style.width - len(indent)))
+    )
     extra = len(part.index)
     word = axis_word(part.axis - extra, len(part.ref.shape) - extra)
     for run in part.runs:
         where = f"{word} {run.start}:{run.stop}"
         if run.owner == "this":
             verb = "holds" if run.size == part.size else f"{where} hold"
-            lines.append(line(deep, f"{verb} {box_text(run.box, assembly.shape)}"))
+            lines.append(line(indent, f"{verb} {box_text(run.box, assembly.shape)}"))
         elif run.owner == "padding":
-            lines.append(line(deep, (f"{where} are padding", "dim")))
+            lines.append(line(indent, (f"{where} are padding", "dim")))
         elif run.owner == "unknown":
-            lines.append(line(deep, (f"{where} are not mapped", "dim")))
+            lines.append(line(indent, (f"{where} are not mapped", "dim")))
     for copy in part.copies:
-        lines.append(line(deep, (_copy_text(copy, checkpoint), "dim")))
+        lines.append(line(indent, (_copy_text(copy, checkpoint), "dim")))
     return lines
 
 
@@ -270,7 +279,7 @@ def _copy_text(copy: Copy, checkpoint: Checkpoint) -> str:
     return f"copy on {rank_text(copy.rank, checkpoint)}  {file}  @{copy.ref.offset}"
 
 
-def _copies(parts: Sequence[StoredPart], checkpoint: Checkpoint, look: Look) -> list[Line]:
+def _copies(parts: Sequence[StoredPart], checkpoint: Checkpoint, style: MapStyle) -> list[Line]:
     ranks = sorted({copy.rank for part in parts for copy in part.copies})
     if not ranks:
         return []
@@ -279,12 +288,12 @@ def _copies(parts: Sequence[StoredPart], checkpoint: Checkpoint, look: Look) -> 
         words = [word.removeprefix("rank ") for word in words]
         words[0] = f"ranks {words[0]}"
     text = f"copies on {', '.join(words)}"
-    if len(text) > look.width - INDENT:
-        text = f"copies on {len(ranks)} more ranks{look.hint}"
+    if len(text) > style.width - INDENT:
+        text = f"copies on {len(ranks)} more ranks{style.hint}"
     return [line(" " * INDENT, (text, "dim"))]
 
 
-def _legend(this: str, letter: dict[str, str], used: set[Owner], look: Look) -> list[Line]:
+def _legend(this: str, letter: dict[str, str], used: set[Owner], style: MapStyle) -> list[Line]:
     items = [f"{letter[this]} = this tensor"]
     names = [name for name in letter if name != this]
     if 0 < len(names) <= 6:
@@ -295,11 +304,11 @@ def _legend(this: str, letter: dict[str, str], used: set[Owner], look: Look) -> 
         items.append(f"{PADDING} = padding")
     if "unknown" in used:
         items.append(f"{UNKNOWN} = not mapped")
-    return [tuple((text, "dim") for text, _ in spans) for spans in _flow(items, look)]
+    return [tuple((text, "dim") for text, _ in spans) for spans in _flow(items, style)]
 
 
 def _short(name: str, this: str) -> str:
-    """Return the part of a name in which it differs from another."""
+    """Return a name without the components that it shares with `this`, and without `.weight`."""
     ours, theirs = this.split("."), name.split(".")
     start = 0
     while start < min(len(ours), len(theirs)) - 1 and ours[start] == theirs[start]:
@@ -308,7 +317,7 @@ def _short(name: str, this: str) -> str:
 
 
 class ShardMap(Painted):
-    """The map of one tensor."""
+    """The shard map of one tensor."""
 
     def __init__(
         self,
@@ -320,17 +329,17 @@ class ShardMap(Painted):
     ) -> None:
         super().__init__(id=id)
         self.sides: tuple[StoredSide, ...] = ()
-        self.look = Look(0, whole, most, hint)
+        self.map_style = MapStyle(0, whole, most, hint)
 
     def show(self, sides: Sequence[StoredSide], *, ascii_only: bool = False) -> None:
         self.sides = tuple(sides)
-        self.look = replace(self.look, ascii_only=ascii_only)
+        self.map_style = replace(self.map_style, ascii_only=ascii_only)
         self.changed()
 
     def set_whole(self, whole: bool) -> None:  # noqa: FBT001
-        if whole != self.look.whole:
-            self.look = replace(self.look, whole=whole)
+        if whole != self.map_style.whole:
+            self.map_style = replace(self.map_style, whole=whole)
             self.changed()
 
     def lines(self, width: int, height: int) -> list[Line]:  # noqa: ARG002
-        return map_lines(self.sides, replace(self.look, width=width))
+        return map_lines(self.sides, replace(self.map_style, width=width))

@@ -1,4 +1,4 @@
-"""How far apart the sides are after each step of each layer: a table to walk in."""
+"""The table of taps: how far apart the sides are after each step of each layer."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
     from ckptdiff.results import Tap
     from ckptdiff.tui.text.lines import Line, StyledText
-    from ckptdiff.tui.text.taps import Read, TapRow
+    from ckptdiff.tui.text.taps import TapRow, TensorRead
 
-LABEL = 5  # cells of a layer's number
-WORDS = 2  # lines below, about the tap under the cursor
+LABEL = 5  # cells of a layer number
+WORDS = 2  # lines about the tap under the cursor
 
 
 class TapMap(Painted, can_focus=True):
-    """The table with a cursor. The layers' numbers and the names of the taps stay in sight."""
+    """The table of taps with a cursor. The layer numbers and the column headings do not scroll."""
 
     ALLOW_MAXIMIZE = True
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -85,15 +85,15 @@ class TapMap(Painted, can_focus=True):
         super().__init__()
         self.grid = TapGrid()
         self.row = self.column = 0
-        self.top = self.left = 0  # the first layer and the first column that are shown
+        self.top = self.left = 0  # the first row and column in sight
         self.threshold: float | None = None
         self.first: Tap | None = None
-        self._reads: Callable[[Tap], Sequence[Read]] | None = None
+        self._reads: Callable[[Tap], Sequence[TensorRead]] | None = None
         self._ascii_only = ascii_only
 
     @property
     def tap(self) -> Tap | None:
-        """What the cursor stands on."""
+        """The tap under the cursor."""
         if not self.grid.rows:
             return None
         return self.grid.rows[self.row].taps[self.column]
@@ -104,9 +104,12 @@ class TapMap(Painted, can_focus=True):
         *,
         threshold: float | None = None,
         first: Tap | None = None,
-        reads: Callable[[Tap], Sequence[Read]] | None = None,
+        reads: Callable[[Tap], Sequence[TensorRead]] | None = None,
     ) -> None:
-        """Show these; the threshold, and which tensors they read, come at the end."""
+        """Show taps. `threshold`, `first` and `reads` are known at the end only.
+
+        Until then the cursor follows the last row; at the end it goes to the first bad tap.
+        """
         following = self.row >= len(self.grid.rows) - 1
         ended = threshold is not None and self.threshold is None
         self.grid = tap_grid(taps)
@@ -122,7 +125,7 @@ class TapMap(Painted, can_focus=True):
         self.changed()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
-        """Until the end it is not known which taps are bad, nor what they depend on."""
+        """Disable the keys that need the threshold, which is known at the end."""
         return self.threshold is not None or action not in ("open_tap", "bad")
 
     # ── drawing ──────────────────────────────────────────────────────────────────────────────
@@ -147,8 +150,8 @@ class TapMap(Painted, can_focus=True):
         for number, row in enumerate(rows, self.top):
             lines.append(self._row(number, row, sizes, last))
         lines += [line("")] * (shown - len(rows))
-        # Not in the middle of drawing, since the border is drawn anew for it.
-        self.call_after_refresh(self._say_where, last, len(rows))
+        # Setting the subtitle draws the border again, which must not happen while drawing.
+        self.call_after_refresh(self._show_extent, last, len(rows))
         tap = self.tap
         if tap is not None:
             lines += tap_words(
@@ -166,29 +169,30 @@ class TapMap(Painted, can_focus=True):
         if row.in_columns:
             for column in range(self.left, last):
                 tap = row.taps[column]
-                here = (number, column) == (self.row, self.column)
-                spans += self._cell(tap, sizes[column], here=here)
+                at_cursor = (number, column) == (self.row, self.column)
+                spans += self._cell(tap, sizes[column], at_cursor=at_cursor)
         else:
             for column, tap in enumerate(row.taps):
-                here = (number, column) == (self.row, self.column)
+                at_cursor = (number, column) == (self.row, self.column)
                 assert tap is not None
                 spans.append((f"  {tap.name}", "dim"))
-                spans += self._cell(tap, NARROWEST + 1, here=here)
+                spans += self._cell(tap, NARROWEST + 1, at_cursor=at_cursor)
         return tuple(spans)
 
-    def _cell(self, tap: Tap | None, width: int, *, here: bool) -> list[StyledText]:
-        """Return a number with its mark; brackets are round the first that is bad."""
+    def _cell(self, tap: Tap | None, width: int, *, at_cursor: bool) -> list[StyledText]:
+        """Return a tap's number after its mark; `>` precedes the first bad one."""
         if tap is None:
-            return [(" " * (width - 1), ""), ("-", "cursor" if here else "dim")]
+            return [(" " * (width - 1), ""), ("-", "cursor" if at_cursor else "dim")]
         mark = tap_mark(tap, self.threshold)
         text = mark + number_of(tap)
         role = {"": "dim" if self.threshold is not None else "", "~": "close", "!": "differ"}[mark]
         if tap is self.first:
             text = f">{text}"
         blanks = " " * (width - len(text))
-        return [(blanks, ""), (text, "cursor" if here else role)]
+        return [(blanks, ""), (text, "cursor" if at_cursor else role)]
 
-    def _say_where(self, last: int, rows: int) -> None:
+    def _show_extent(self, last: int, rows: int) -> None:
+        """Show in the border which rows and taps are in sight, if not all are."""
         grid, parts = self.grid, []
         if rows < len(grid.rows):
             parts.append(f"rows {self.top + 1} to {self.top + rows} of {len(grid.rows)}")
@@ -196,10 +200,10 @@ class TapMap(Painted, can_focus=True):
             parts.append(f"taps {self.left + 1} to {last} of {len(grid.columns)}")
         self.border_subtitle = ", ".join(parts)
 
-    # ── the window ───────────────────────────────────────────────────────────────────────────
+    # ── scrolling ────────────────────────────────────────────────────────────────────────────
 
     def _last_column(self, width: int) -> int:
-        """Return the column after the last that fits."""
+        """Return the index after the last column that fits."""
         room = width - LABEL
         sizes = widths(self.grid)
         for column in range(self.left, len(sizes)):
@@ -243,7 +247,7 @@ class TapMap(Painted, can_focus=True):
         self.action_move(step * max(1, self.content_size.height - 1 - WORDS), 0)
 
     def action_bad(self, step: Literal[1, -1]) -> None:
-        """Go to the next tap that is marked, going round at the end."""
+        """Go to the next marked tap, wrapping around at the end."""
         bad = [
             (number, column)
             for number, row in enumerate(self.grid.rows)

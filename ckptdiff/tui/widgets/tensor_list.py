@@ -1,4 +1,4 @@
-"""The tensor list: a row for each tensor, folded by layer, and how its comparison ended."""
+"""The tensor list: a row for each tensor with its result, folded by layer."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class TensorList(CursorList["Row"]):
-    """The rows of a session, folded by layer, with a cursor."""
+    """Shows the rows of a session, with a cursor."""
 
-    HEADER = 1  # names the columns
+    HEADER = 1  # the names of the columns
     WORDS_AT = 2
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "tensor-list--header",
@@ -45,7 +45,7 @@ class TensorList(CursorList["Row"]):
     }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "Open", id="list.open", tooltip="show a tensor; fold a layer"),
-        *CursorList.BINDINGS,  # once more, so that the table of keys has them after the first
+        *CursorList.BINDINGS,  # repeated here, so that the help lists them after enter
         Binding("h,left", "fold", "Fold", show=False, id="list.fold", tooltip="fold this layer"),
         Binding(
             "l,right", "unfold", "Unfold", show=False, id="list.unfold", tooltip="unfold this layer"
@@ -62,7 +62,7 @@ class TensorList(CursorList["Row"]):
 
     @dataclass
     class RowOpened(Message):
-        """Enter was pressed on a row, or it was clicked twice."""
+        """Enter was pressed on a row, or it was double-clicked."""
 
         row: Row
 
@@ -73,7 +73,7 @@ class TensorList(CursorList["Row"]):
         self._last_row: Row | None = None
         self._borders = ("", "")
 
-    # ── what is shown ────────────────────────────────────────────────────────────────────────
+    # ── rows and borders ─────────────────────────────────────────────────────────────────────
 
     @property
     def rows(self) -> list[Row]:
@@ -81,12 +81,12 @@ class TensorList(CursorList["Row"]):
 
     @property
     def name_here(self) -> str | None:
-        """The canonical name under the cursor; None on the head of a layer."""
+        """The canonical name under the cursor; None on another kind of row."""
         row = self.row
         return row if isinstance(row, str) else None
 
     def show_rows(self) -> None:
-        """Draw the session's rows again, with the cursor on the row where it was if it is there."""
+        """Draw the session's rows again. The cursor stays on its row, or else goes near it."""
         rows, cursor = self.rows, self.cursor
         if self._last_row is not None and not (
             cursor < len(rows) and rows[cursor] is self._last_row
@@ -98,7 +98,7 @@ class TensorList(CursorList["Row"]):
         self.rows_changed(cursor)
 
     def show_borders(self) -> None:
-        """Say in the borders what the list holds, and in it why it is empty."""
+        """Show in the borders what the list holds, and in an empty list why it is empty."""
         session = self.session
         borders = list_title(session), list_subtitle(session, self.cursor)
         if borders != self._borders:  # setting one draws the whole list
@@ -110,7 +110,7 @@ class TensorList(CursorList["Row"]):
             self.refresh()
 
     def _nearest(self, rows: list[Row]) -> int:
-        """Return a place for the cursor when its row is gone: its layer's head, or nearby."""
+        """Return where the cursor goes when its row is gone: to its layer's heading, or nowhere."""
         if isinstance(self._last_row, str):
             layer = self.session.layer_of(self._last_row)
             if layer is not None and layer in rows:
@@ -118,7 +118,7 @@ class TensorList(CursorList["Row"]):
         return self.cursor
 
     def go_to(self, name: str) -> bool:
-        """Put the cursor on a name, unfolding its layer; False if the filter hides it."""
+        """Move the cursor to a name and unfold its layer. Return False if the filter hides it."""
         rows = len(self.rows)
         index = self.session.reveal(name)
         if index is None:
@@ -157,7 +157,7 @@ class TensorList(CursorList["Row"]):
         )
 
     def action_fold(self) -> None:
-        """Fold the layer of this row; the cursor goes to its head."""
+        """Fold the layer of this row, with the cursor on its heading."""
         layer = self._layer_here()
         if layer is not None and self.session.is_unfolded(layer):
             self.session.fold(layer, unfolded=False)
@@ -207,7 +207,7 @@ class TensorList(CursorList["Row"]):
         if row != self.cursor:
             return self._strip(cells, width, Style.null())
         cursor = self._style("cursor")
-        if cursor.reverse:  # without shades no word's colour is sure to be readable on it
+        if cursor.reverse:  # in 16 colours, a word's own colour may be unreadable on it
             text = "".join(text for text, _ in cells)
             return self._strip([(text, "")], width, Style(bold=True, reverse=True))
         return self._strip(cells, width, Style(bgcolor=cursor.bgcolor, bold=True))

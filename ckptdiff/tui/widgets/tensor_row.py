@@ -1,4 +1,4 @@
-"""The columns of the tensor list and the text of its rows, without a widget."""
+"""The columns of the tensor list and the text of its rows."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembly
     from ckptdiff.tui.model.session import Row, Session
 
-    Cells = list[tuple[str, str]]  # text and what it is: a component class of the list, or nothing
+    Cells = list[tuple[str, str]]  # text, and its component class of the list, or ""
 
-GUTTER = 4  # blank, glyph, the number of a finding or a blank, blank
-MAX, COS = 8, 6
+GUTTER = 4  # cells: blank, glyph, number of a finding or blank, blank
+MAX, COS = 8, 6  # cells of the columns
 DTYPE, SIZE = 8, 8
-SHAPES = (9, 16)  # the least and the most that the shapes get
-NO_COSINE = 45  # below this width the names need its room more
+SHAPES = (9, 16)  # the least and the most cells of the shape column
+NO_COSINE = 45  # cells; a narrower list has no cosine
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Widths of what stands right of the names; 0 for a column that there is no room for."""
+    """The width of each column in cells; 0 for a column that is not shown."""
 
     width: int
     name: int
@@ -37,12 +37,12 @@ class Columns:
 
     @property
     def tail(self) -> int:
-        """Cells for the numbers, or for words in their place."""
+        """The cells of the numbers, or of words in their place."""
         return self.max_abs + 1 + self.cosine if self.cosine else self.max_abs
 
 
 def columns(width: int, *, shape: int, browsing: bool) -> Columns:
-    """Return the columns that fit: numbers are never shortened, names give way."""
+    """Return the columns that fit. Numbers keep their width; the names get the rest."""
     shape = max(SHAPES[0], min(shape, SHAPES[1])) + 1
     if browsing:
         name = max(1, width - GUTTER - shape - DTYPE - SIZE - 4)
@@ -53,7 +53,7 @@ def columns(width: int, *, shape: int, browsing: bool) -> Columns:
 
 
 def header_cells(layout: Columns) -> Cells:
-    """Return the line above the rows."""
+    """Return the header."""
     line = f" {'St' if not layout.dtype else '  '} {'Tensor':<{layout.name}} "
     line += f"{'Shape':<{layout.shape}} "
     if layout.dtype:
@@ -108,7 +108,7 @@ def _tensor_cells(session: Session, name: str, layout: Columns) -> Cells:
 
 
 def _mark(session: Session, name: str) -> str:
-    """Return the number of the finding that covers a row."""
+    """Return the mark of the finding that covers a row: its number, or a blank."""
     return session.diagnosis.marks.get(name, " ")
 
 
@@ -143,7 +143,7 @@ def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
         parts = [(f"{GLYPHS[status]} {count}", status) for status, count in counts]
     length = sum(len(text) + 2 for text, _ in parts) - 2
     room = layout.shape
-    # Counts that need more than the shape's column begin further left, over the name's.
+    # Counts wider than the shape column extend to the left, into the name column.
     over = max(0, length - room)
     label = _fit(title, max(1, layout.name - over), ascii_only=session.ascii_only)
     cells: Cells = [head, (f"{label} ", "layer")]
@@ -153,7 +153,7 @@ def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
         numbers = f"{format_number(layer.max_abs):<{layout.max_abs}}"
         if layout.cosine:
             numbers += f" {format_cosine(layer.cosine):<{layout.cosine}}"
-        measured = ("differ", "close", "same")  # the others have no numbers
+        measured = ("differ", "close", "same")  # the statuses that have numbers
         cells.append((numbers, next(word for word in measured if layer.counts[word])))
     return cells
 
@@ -173,5 +173,5 @@ def _unmapped_cells(session: Session, row: Unmapped, layout: Columns) -> Cells:
 
 
 def _fit(text: str, width: int, *, ascii_only: bool = False) -> str:
-    """Return text of exactly `width` characters, shortened in its middle where it is longer."""
+    """Return text of exactly `width` characters: padded, or shortened in its middle."""
     return f"{shorten(text, width, ascii_only=ascii_only):<{width}}"

@@ -1,4 +1,4 @@
-"""What a terminal sees that is too small for the screens."""
+"""The message in a terminal that is too small."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from textual.widget import Widget
 
 
 class TooSmall(Widget):
-    """One line in place of everything, below 60 columns or 16 lines."""
+    """Replaces the screen below 60 columns or 16 lines."""
 
     def render(self) -> str:
         width, height = self.app.size

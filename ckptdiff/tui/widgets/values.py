@@ -1,4 +1,4 @@
-"""The values around one element: both sides, their difference, their steps apart, their bits."""
+"""The values around one element: of both sides, with their difference, ULP distance, bits."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
     from ckptdiff.tui.text.lines import Line, StyledText
     from ckptdiff.tui.text.storage import StoredSide
 
-DIGITS = {"F64": 10, "F32": 7, "F16": 5}  # enough to tell neighbours apart near each other
+DIGITS = {"F64": 10, "F32": 7, "F16": 5}  # significant ones, enough to see most differences
 FEWEST_DIGITS = 4
-LABEL = 14  # columns for the row's number and what the line shows
-MARGIN = 3  # as many windows are read as are shown, each way
+LABEL = 14  # cells of the row number and of what the line holds
+MARGIN = 3  # times the rows and columns in sight are read
 Kind = Literal["a", "b", "difference", "ulp"]
 
 
 def cell_width(dtypes: Sequence[str], *, bits: bool) -> int:
-    """Return the columns of one value and the blank before it."""
+    """Return the cells of one value and the blank before it."""
     if bits:
         return 2 * max(ITEMSIZE[dtype] for dtype in dtypes) + 4
     return max(DIGITS.get(dtype, FEWEST_DIGITS) for dtype in dtypes) + 8
 
 
 def element_text(value: float | None, dtype: str) -> str:
-    """Return a value with as many digits as its dtype can tell apart."""
+    """Return a value with the significant digits of its dtype."""
     if value is None:
         return "-"
     if dtype[0] in "IUB" and dtype != "BF16":
@@ -63,10 +63,10 @@ def grid_lines(
     cursor: tuple[int, int],
     bits: bool,
 ) -> list[Line]:
-    """Draw the elements: a line for each side of a row, and two for what tells them apart."""
+    """Draw the elements. A row has a line for each side; of two, also difference and ULP."""
     known = [dtype for dtype in dtypes if dtype is not None]
-    wide = cell_width(known, bits=bits)
-    head = "".join(f"{f'col {column}':>{wide}}" for column in columns)
+    cell = cell_width(known, bits=bits)
+    head = "".join(f"{f'col {column}':>{cell}}" for column in columns)
     lines = [line(" " * LABEL, (head, "dim"))]
     kinds: list[tuple[Kind, str]] = []
     if dtypes[0] is not None:
@@ -83,9 +83,8 @@ def grid_lines(
             ]
             for column in columns:
                 text, differs = _cell(found, kind, row, column, dtypes, bits=bits)
-                here = (row, column) == cursor
-                role = "cursor" if here else "differ" if differs else ""
-                spans += [(" ", ""), (f"{text:>{wide - 1}}", role)]
+                role = "cursor" if (row, column) == cursor else "differ" if differs else ""
+                spans += [(" ", ""), (f"{text:>{cell - 1}}", role)]
             lines.append(tuple(spans))
     return lines
 
@@ -99,7 +98,7 @@ def _cell(
     *,
     bits: bool,
 ) -> tuple[str, bool]:
-    """Return what one cell says, and whether it tells the sides apart."""
+    """Return the text of one cell, and whether it shows a difference."""
     if found is None or row not in found.rows or column not in found.columns:
         return "", False
     i, j = row - found.rows.start, column - found.columns.start
@@ -120,7 +119,7 @@ def _cell(
 def place_lines(
     sides: Sequence[StoredSide], index: tuple[int, ...], width: int, *, ascii_only: bool
 ) -> list[Line]:
-    """Say where an element is stored on each side, on one line or, where that is long, on two."""
+    """Return where an element is stored on each side, in one line or two."""
     lines: list[Line] = []
     for side in sides:
         parts = place_parts(side, index)
@@ -136,7 +135,7 @@ def place_lines(
 
 
 class Values(Painted, can_focus=True):
-    """A window on both sides of one tensor, with a cursor; it reads what it shows in a thread."""
+    """Shows a part of one tensor on both sides, with a cursor. A thread reads the values."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1, 0)", "Up", show=False, id="values.up", tooltip="one row up"),
@@ -185,7 +184,7 @@ class Values(Painted, can_focus=True):
 
     @dataclass
     class Moved(Message):
-        """The cursor is on another element."""
+        """The cursor is on another element, or the values are shown in another form."""
 
         index: tuple[int, ...]
 
@@ -211,21 +210,21 @@ class Values(Painted, can_focus=True):
         self._origin = (max(0, at[0] - 1), max(0, at[1] - 2))
         self._shapes = [matrix_shape(s.assembly.shape) for s in sides if s.assembly is not None]
 
-    # ── what is shown ────────────────────────────────────────────────────────────────────────
+    # ── drawing ──────────────────────────────────────────────────────────────────────────────
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of the larger side."""
+        """The rows and columns of the larger side, as a matrix."""
         return max(rows for rows, _ in self._shapes), max(cols for _, cols in self._shapes)
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
-        """The shape of the larger side, before it is made a matrix."""
+        """The shape of the larger side, as the tensor has it."""
         return max(side.assembly.shape for side in self.sides if side.assembly is not None)
 
     @property
     def index(self) -> tuple[int, ...]:
-        """The element under the cursor, as the tensor counts it."""
+        """The index in the tensor of the element under the cursor."""
         return index_at(self.cursor, self.tensor_shape)
 
     @property
@@ -234,11 +233,11 @@ class Values(Painted, can_focus=True):
         return by_letter.get("A"), by_letter.get("B")
 
     def _shown(self, width: int, height: int) -> tuple[range, range]:
-        """Return the rows and columns in sight, moved so that the cursor is among them."""
+        """Return the rows and columns in sight, scrolled so that the cursor is among them."""
         known = [dtype for dtype in self._dtypes if dtype is not None]
-        each = 4 if len(known) == 2 else 1
-        below = 2 + 2 * len(self.sides)
-        rows = max(1, (height - 1 - below) // each)
+        lines_of_row = 4 if len(known) == 2 else 1
+        footer_lines = 2 + 2 * len(self.sides)
+        rows = max(1, (height - 1 - footer_lines) // lines_of_row)
         columns = max(1, (width - LABEL) // cell_width(known, bits=self.bits))
         starts = []
         for axis, count in enumerate((rows, columns)):
@@ -274,7 +273,7 @@ class Values(Painted, can_focus=True):
         return " and ".join(side.letter for side in self.sides if side.assembly is not None)
 
     def _element(self) -> Line:
-        """Say everything about the element under the cursor."""
+        """Return value and bits of the element under the cursor, and its difference."""
         spans: list[StyledText] = [(str(list(self.index)), "strong")]
         row, column = self.cursor
         dtypes = self._dtypes
@@ -292,7 +291,7 @@ class Values(Painted, can_focus=True):
     # ── moving ───────────────────────────────────────────────────────────────────────────────
 
     def go_to(self, row: int, column: int) -> None:
-        """Put the cursor on an element, or on the nearest there is."""
+        """Move the cursor to an element, or to the nearest one that exists."""
         rows, columns = self.shape
         self.cursor = (max(0, min(row, rows - 1)), max(0, min(column, columns - 1)))
         self.changed()
@@ -328,7 +327,7 @@ class Values(Painted, can_focus=True):
         self._read_around()
 
     def _read_around(self) -> None:
-        """Read what is in sight and more around it, unless it has been read."""
+        """Read the values in sight and around them, unless they have been read."""
         rows, columns = self._shown(*self.content_size)
         found = self.found
         if found is not None and all(

@@ -1,1 +1,1 @@
-"""What the screens have done in threads; it speaks to them by messages."""
+"""What runs in threads: it calls the engine and posts messages to a runner."""

@@ -1,4 +1,4 @@
-"""Jobs that another thread can give up at once."""
+"""An executor whose jobs another thread can cancel."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 class Stopped(Exception):
-    """The user does not want this any more."""
+    """The user has stopped the work."""
 
 
 class Cancellable(Executor):
-    """A pool's jobs, all of which can be given up at once, from another thread."""
+    """Submits jobs to a pool. `cancel` ends all of them, from any thread."""
 
     def __init__(self, pool: Callable[[], Executor]) -> None:
         self._pool = pool
@@ -33,7 +33,7 @@ class Cancellable(Executor):
         return future
 
     def cancel(self) -> None:
-        """Have whoever waits for a job, or submits another, stop waiting."""
+        """Cancel all jobs: waiting for one raises CancelledError, submitting another Stopped."""
         self.is_cancelled = True
         for future in list(self._futures):
             future.cancel()

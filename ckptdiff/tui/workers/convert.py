@@ -1,4 +1,4 @@
-"""What converting runs in worker threads: planning from headers, and the conversion itself."""
+"""Plan a conversion from headers, and run it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ckptdiff.errors import CkptDiffError
 from ckptdiff.tui.messages import ConversionAdvanced, ConversionEnded
 from ckptdiff.tui.model.conversion import ConversionDraft, ConversionPlan
 from ckptdiff.tui.text.hints import KEYS
-from ckptdiff.tui.workers.read_compare import MANY_NAMES, out_of_the_way
+from ckptdiff.tui.workers.read_compare import MANY_NAMES, without_blocking_the_screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
     Post = Callable[[Message], object]
 
-TELL_SECONDS = 0.1  # between two words about progress
+REPORT_SECONDS = 0.1  # between two progress messages
 
 
 def plan_draft(
     draft: ConversionDraft, engine: Engine, opened: dict[Path, Checkpoint]
 ) -> ConversionPlan:
-    """Return the plan for a draft; headers read once are kept in `opened`."""
+    """Return the plan for a draft. Checkpoints that it opens are added to `opened`."""
     from ckptdiff.conversion.command import command_of
     from ckptdiff.conversion.destination import free_bytes, holds_anything, proposed_out
 
@@ -44,9 +44,9 @@ def plan_draft(
         return opened[path]
 
     out = draft.out or draft.source
-    command: tuple[str, ...] = ()  # none without a folder to write to
+    command: tuple[str, ...] = ()  # empty while there is no folder to write to
     try:
-        with out_of_the_way():
+        with without_blocking_the_screen():
             source = read(draft.source)
             if draft.out is None:
                 out = proposed_out(source, draft.target)
@@ -71,7 +71,7 @@ def run_conversion(
     post: Post,
     is_cancelled: Callable[[], bool],
 ) -> None:
-    """Convert in worker processes of its own: whatever else is closed does not end it."""
+    """Convert in worker processes of its own, so that closing a session does not end it."""
     from ckptdiff.conversion.command import closing_lines
     from ckptdiff.conversion.run import Lost, Written
 
@@ -79,7 +79,7 @@ def run_conversion(
     lost: list[Lost] = []
     compared: list[TensorDiff] = []
     try:
-        told = _Told(number, conversion, post)
+        reporter = _ProgressReporter(number, conversion, post)
         with closing(engine.convert(conversion, executor)) as events:
             for event in events:
                 if is_cancelled():
@@ -91,7 +91,7 @@ def run_conversion(
                     if not compared and len(conversion.source.tensors) > MANY_NAMES:
                         gc.freeze()  # what was written has been opened
                     compared.append(event)
-                told.take(event)
+                reporter.take(event)
             else:
                 lines = tuple(closing_lines(conversion, lost, compared))
                 post(ConversionEnded(number, "done", lines))
@@ -106,17 +106,17 @@ def run_conversion(
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-class _Told:
-    """Sums up what has happened, and tells it now and then."""
+class _ProgressReporter:
+    """Adds up the events of a conversion, and posts the progress."""
 
     def __init__(self, number: int, conversion: Conversion, post: Post) -> None:
         self.verifying = False
         self._number = number
-        self._left = len(conversion.files)
+        self._files_left = len(conversion.files)
         self._post = post
-        self._done = 0
-        self._kept = 0
-        self._next = 0.0
+        self._done = 0  # bytes of this stage
+        self._kept = 0  # bytes that an earlier run has written
+        self._next = 0.0  # monotonic seconds: no message before
 
     def take(self, event: Written | TensorDiff) -> None:
         from ckptdiff.conversion.run import Written
@@ -124,8 +124,10 @@ class _Told:
         if isinstance(event, Written):
             name = event.file
             if event.complete:
-                self._left -= 1
-                self._kept += event.nbytes  # of a whole file at once: an earlier run wrote it
+                self._files_left -= 1
+                self._kept += (
+                    event.nbytes
+                )  # a whole file in one event: an earlier run has written it
             else:
                 self._done += event.nbytes
         else:
@@ -134,12 +136,12 @@ class _Told:
                 self.verifying, self._done, self._next = True, 0, 0.0
             self._done += event.nbytes
         now = time.monotonic()
-        if now >= self._next or (not self._left and not self.verifying):
-            self._next = now + TELL_SECONDS
-            self._tell(name)
+        if now >= self._next or (not self._files_left and not self.verifying):
+            self._next = now + REPORT_SECONDS
+            self._report(name)
 
-    def _tell(self, name: str) -> None:
-        stage: Stage = "writing" if self._left else "verifying"
-        done = 0 if not self.verifying and not self._left else self._done
-        name = name if self.verifying or self._left else ""
+    def _report(self, name: str) -> None:
+        stage: Stage = "writing" if self._files_left else "verifying"
+        done = 0 if not self.verifying and not self._files_left else self._done
+        name = name if self.verifying or self._files_left else ""
         self._post(ConversionAdvanced(self._number, stage, name, done, self._kept))

@@ -1,4 +1,4 @@
-"""What looking for the causes of differences runs in a thread."""
+"""Run the diagnosis, and number its findings for the screen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ckptdiff.tui.messages import DiagnosisEnded
 from ckptdiff.tui.model.diagnosis import Diagnosis
 from ckptdiff.tui.text.hints import KEYS
 from ckptdiff.tui.workers.cancellable import Stopped
-from ckptdiff.tui.workers.read_compare import out_of_the_way
+from ckptdiff.tui.workers.read_compare import without_blocking_the_screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ckptdiff.tui.workers.cancellable import Cancellable
     from ckptdiff.tui.workers.engine import Engine
 
-MOST_MARKS = 9  # findings that a digit can stand for
-SEVERAL = "+"  # more than one finding, or one beyond them
+MOST_MARKS = 9  # findings whose mark is their number
+SEVERAL = "+"  # the mark of several findings, or of a later one
 
 
 def look_for_causes(
@@ -41,9 +41,9 @@ def look_for_causes(
     executor: Cancellable,
     post: Callable[[Message], object],
 ) -> None:
-    """Look for what explains the differences of a comparison that is complete."""
+    """Diagnose the differences of a complete comparison."""
     try:
-        with out_of_the_way():
+        with without_blocking_the_screen():
             found = []
             for finding in engine.diagnose(a, b, results, config, executor):
                 if executor.is_cancelled:
@@ -59,7 +59,7 @@ def look_for_causes(
 
 
 def diagnosis_of(found: Sequence[Finding], inventory: Inventory, b: Assembled) -> Diagnosis:
-    """Return findings in the order in which they are shown, and the marks of the list."""
+    """Return the findings, faults first, with their marks and their targets."""
     from ckptdiff.diagnosis.run import mended_target
 
     findings = tuple(sorted(found, key=lambda each: each.severity != "fault"))

@@ -1,4 +1,4 @@
-"""The seam between the screens and the engine: what they call, and how tests replace it."""
+"""The engine as the app calls it: a protocol, which tests implement too."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Engine(Protocol):
-    """Everything here may block, so screens call it in thread workers only."""
+    """All of this may block, so it is called in worker threads only."""
 
     def open(self, path: Path, progress: Callable[[int, int], None]) -> Checkpoint: ...
 
@@ -90,7 +90,7 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """The engine on this machine. Its modules are imported on first use, in the worker thread."""
+    """Calls the engine in this process. Its modules are imported on first use."""
 
     def __init__(self, jobs: int | None = None) -> None:
         self._jobs = jobs
@@ -101,13 +101,13 @@ class LocalEngine:
         return open_checkpoint(path, progress=progress)
 
     def open_first(self, path: Path) -> Checkpoint | None:
-        """Return the first file of many as a checkpoint; None where all are read soon."""
+        """Return the first file of many as a checkpoint; None if there are few."""
         from ckptdiff.formats import open_first
 
         return open_first(path)
 
     def describe(self, checkpoint: Checkpoint) -> tuple[str | None, int | None]:
-        """Return the family and the number of layers, as far as the config tells."""
+        """Return the family and the number of layers, each None if the config lacks it."""
         from ckptdiff.arch import find_architecture
         from ckptdiff.config.model import from_huggingface, from_megatron
 
@@ -140,7 +140,10 @@ class LocalEngine:
         matching: Callable[[int, int], None],
         refused: Callable[[CkptDiffError], object],
     ) -> Iterator[CheckpointPair]:
-        """Yield both sides and all their names; `a` was assembled before it was known of `b`."""
+        """Yield the pair. It comes twice if tensors are matched by equal rows: before and after.
+
+        `a` was assembled by itself, while `b` was being read.
+        """
         from ckptdiff.comparison.pipeline import pair_checkpoints
 
         return pair_checkpoints(
@@ -192,9 +195,10 @@ class LocalEngine:
         return convert(conversion, executor)
 
     def read_prompt(self, text: str, a: Assembled, b: Assembled, executor: Executor) -> Prompt:
-        """Return the tokens of a text, or ids that are typed as such where no tokenizer works.
+        """Tokenize a text; without a tokenizer, read it as ids: `1,2,3`.
 
-        Raises a CkptDiffError for a text without a tokenizer, and for an id that a side lacks.
+        Raises a CkptDiffError for another text without a tokenizer, or for an id outside a
+        vocabulary.
         """
         from ckptdiff.logits.prompt import encode, prompt_of_ids, token_ids
 
@@ -223,7 +227,7 @@ class LocalEngine:
         return WorkerPool(self._jobs)
 
     def torch_executor(self) -> Executor:
-        """Return one worker: a model is computed with all CPUs anyway, and torch is large."""
+        """Return a pool of one worker: torch uses all CPUs, and takes much memory."""
         from ckptdiff.executor import WorkerPool
 
         return WorkerPool(1)

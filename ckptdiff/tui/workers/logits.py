@@ -1,4 +1,4 @@
-"""What runs in a thread while the logits of a prompt are compared; torch is in a worker process."""
+"""Compare the logits of a prompt. Torch is in a worker process, not in this thread."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ask(
     executor: Cancellable,
     post: Callable[[Message], object],
 ) -> None:
-    """Give both sides a prompt, and tell layer by layer what comes of it."""
+    """Tokenize a prompt and compute it on both sides, posting the taps of each layer."""
     found: LogitDiff | None = None
     try:
         prompt = engine.read_prompt(text, a, b, executor)

@@ -1,4 +1,4 @@
-"""What runs in worker threads: reading headers, comparing. It speaks by messages."""
+"""Read the headers of both sides, and compare them."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ if TYPE_CHECKING:
     from ckptdiff.tui.workers.engine import Engine
 
     Post = Callable[[Message], object]
-    Results = deque[tuple[TensorDiff, float | None]]  # and when, for those of an earlier run
+    Results = deque[tuple[TensorDiff, float | None]]  # Unix time of a cached one
 
-MANY_NAMES = 5000
+MANY_NAMES = 5000  # from here on, garbage collection would hold up key presses
 SWITCH_SECONDS = 0.0005
-PROGRESS_SECONDS = 0.2
+PROGRESS_SECONDS = 0.2  # between two progress messages
 
 
 @contextmanager
-def out_of_the_way() -> Iterator[None]:
-    """Make hundreds of thousands of lasting objects in threads without holding up the screen.
+def without_blocking_the_screen() -> Iterator[None]:
+    """Pause garbage collection and shorten the thread switch interval.
 
-    A full garbage collection over them takes longer than a key press may; and threads that parse
-    headers have to hand the interpreter over more often than they would by themselves.
+    For threads that make hundreds of thousands of lasting objects. A full collection over them, or
+    a thread that keeps the interpreter for the default interval, would hold up key presses.
     """
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -78,30 +78,30 @@ def read(
     post: Post,
     is_cancelled: Callable[[], bool],
 ) -> None:
-    """Open one checkpoint or two; what is known already is shown while the rest is being read.
+    """Open one checkpoint or two, and post what is open while the rest is being read.
 
-    `opened` are checkpoints that another screen has read already. Without rules, what names leave
-    over is paired by equal rows; `optimizer` adds the state of the optimizers.
+    First comes the first file of A, then A, then the pair. `opened` holds checkpoints that another
+    screen has read. `optimizer` adds optimizer state.
     """
 
     def read_side(side: Side, path: Path) -> Checkpoint:
-        said = 0.0
+        reported = 0.0
 
         def progress(done: int, total: int) -> None:
-            nonlocal said
+            nonlocal reported
             if is_cancelled():
                 raise Stopped
             now = time.monotonic()
-            if now - said >= PROGRESS_SECONDS or done == total:
-                said = now
+            if now - reported >= PROGRESS_SECONDS or done == total:
+                reported = now
                 post(HeadersRead(job, side, done, total))
 
         return opened.get(path) or engine.open(path, progress)
 
     def show_first_file(path: Path) -> None:
-        begun = None if path in opened else engine.open_first(path)
-        if begun is not None:
-            part = engine.assemble(begun)
+        first_file = None if path in opened else engine.open_first(path)
+        if first_file is not None:
+            part = engine.assemble(first_file)
             inventory = take_inventory([*part.tensors, *part.errors], part)
             post(CheckpointsOpened(job, inventory, part, None, complete=False, in_part=True))
 
@@ -114,18 +114,17 @@ def read(
         post(OptimizerRefused(job, error.with_hint(KEYS)))
 
     try:
-        with out_of_the_way():
+        with without_blocking_the_screen():
             show_first_file(paths[0])
-            a = read_side("a", paths[0])
-            first = engine.assemble(a)
+            a = engine.assemble(read_side("a", paths[0]))
             complete = len(paths) == 1
-            inventory = take_inventory([*first.tensors, *first.errors], first)
-            post(CheckpointsOpened(job, inventory, first, None, complete))
+            inventory = take_inventory([*a.tensors, *a.errors], a)
+            post(CheckpointsOpened(job, inventory, a, None, complete))
             if not complete:
                 b = read_side("b", paths[1])
                 config: tuple[ConfigDiff, ...] | None = None
                 for pair in engine.pair(
-                    first, b, executor,
+                    a, b, executor,
                     optimizer=optimizer, matching=rows_read, refused=optimizer_refused,
                 ):  # fmt: skip
                     if config is None:
@@ -144,16 +143,16 @@ def read(
         pass
 
 
-def _history(
+def _result_cache(
     folder: Path, a: Assembled, b: Assembled, tolerance: str, *, optimizer: bool
 ) -> ResultCache:
-    """Return where results are kept: of weights, or apart from those with the optimizer state."""
+    """Return the cache of a pair's results; those with optimizer state have another one."""
     from ckptdiff.result_cache import ResultCache
 
-    one, other = a.checkpoint, b.checkpoint
+    checkpoint_a, checkpoint_b = a.checkpoint, b.checkpoint
     if optimizer:
-        # The state lies in files that opening leaves out; they may change by themselves.
-        one, other = (
+        # Optimizer state is in files that `open_checkpoint` does not list, and may change alone.
+        checkpoint_a, checkpoint_b = (
             replace(
                 side.checkpoint,
                 files=tuple({p.ref.file for t in side.tensors.values() for p in t.pieces}),
@@ -161,7 +160,7 @@ def _history(
             for side in (a, b)
         )
         tolerance += " optimizer"
-    return ResultCache(folder, one, other, tolerance)
+    return ResultCache(folder, checkpoint_a, checkpoint_b, tolerance)
 
 
 def compare(
@@ -181,41 +180,49 @@ def compare(
     post: Post,
     is_cancelled: Callable[[], bool],
 ) -> None:
-    """Compare a pair: what an earlier run found is taken from its history unless `fresh`."""
+    """Compare a pair, and append each result to `results`.
+
+    Cached results are in the folder `history`: they are used, or with `fresh` removed. The names
+    that `first` returns are compared before others.
+    """
     from ckptdiff.comparison.pipeline import CheckpointPair
 
     known: dict[str, TensorDiff] = {}
     try:
-        kept = None if history is None else _history(history, a, b, tolerance, optimizer=optimizer)
+        cache = (
+            None
+            if history is None
+            else _result_cache(history, a, b, tolerance, optimizer=optimizer)
+        )
     except OSError:
-        kept = None
-    if kept is not None and fresh:
-        kept.forget()
-    elif kept is not None:
+        cache = None
+    if cache is not None and fresh:
+        cache.forget()
+    elif cache is not None:
         wanted = set(names)
-        for result, at in kept.load():
+        for result, compared_at in cache.load():
             if result.name in wanted and not is_cancelled():
                 known[result.name] = result
-                results.append((result, at))
+                results.append((result, compared_at))
                 post(ResultsArrived(job))
-    left = [name for name in names if name not in known]
-    post(ComparisonStarted(job, left))
+    remaining = [name for name in names if name not in known]
+    post(ComparisonStarted(job, remaining))
     summary: DiffSummary | None = None
     try:
         pair = CheckpointPair(a, b, tuple(names))
         stream = engine.compare(pair, executor, tolerance=tolerance, known=known, first=first)
-        with closing(stream), kept if kept is not None and left else nullcontext():
+        with closing(stream), cache if cache is not None and remaining else nullcontext():
             for event in stream:
                 if not isinstance(event, TensorDiff):
                     summary = event
                     continue
                 if is_cancelled():
                     raise Stopped
-                if kept is not None:
-                    kept.add(event, time.time())
+                if cache is not None:
+                    cache.add(event, time.time())
                 results.append((event, None))
                 post(ResultsArrived(job))
-        if summary is None:  # the workers were shut down: somebody is leaving
+        if summary is None:  # the workers were shut down: the screen is closing
             raise Stopped
         post(ComparisonEnded(job, "done", summary))
     except Stopped:
