@@ -32,7 +32,7 @@ NO_ORACLE = "needs megatron-core and transformers"
 WAYS_OUT = {
     NO_CORPUS: "set CKPTDIFF_CORPUS to its folder",
     NO_FAULTS: "it lies in `faults`, beside the folder that CKPTDIFF_CORPUS names",
-    NO_ORACLE: "set up .venv-oracle as the README says, or name a Python with --oracle",
+    NO_ORACLE: "set up .venv-oracle as .github/CONTRIBUTING.md says, or name one: --oracle=PYTHON",
     "needs tmux": "install it, as in `apt install tmux`",
 }
 
@@ -129,17 +129,26 @@ def ask_oracle(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.returncode == 0, f"{done.stderr[:500]}\n…\n{done.stderr[-3000:]}"
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return found
 
     return ask
 
 
+class Described(dict[str, Any]):
+    """The config and the shapes of tiny models; one that could not be made fails its own tests."""
+
+    def __getitem__(self, model: str) -> Any:
+        found = super().__getitem__(model)
+        assert "error" not in found, found["error"]
+        return found
+
+
 @pytest.fixture(scope="session")
-def described(ask_oracle: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+def described(ask_oracle: Callable[..., dict[str, Any]]) -> Described:
     """Return the config and the shapes of every family's tiny model, as transformers says."""
-    return ask_oracle("families")
+    return Described(ask_oracle("families"))
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_a_transcript_is_what_the_command_prints(command: str, printed: str, fol
 
 
 def test_the_example_of_a_family_is_that_familys_file() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", source("adding-a-family"), re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", source("adding-a-family"), re.DOTALL)
     assert example == REPOSITORY.joinpath("ckptdiff/arch/qwen2.py").read_text()
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckptdiff.arch import ARCHITECTURES
 from ckptdiff.formats import FORMATS
 from ckptdiff.guide.topics import FOR_DEVELOPERS, topics
 from tests.support.corpus import REPOSITORY
@@ -55,11 +54,6 @@ def test_every_page_for_users_is_named_and_every_link_leads_somewhere() -> None:
     assert [link for link in linked if not REPOSITORY.joinpath(link).is_file()] == []
     pages = {name for name in topics() if not name.startswith(FOR_DEVELOPERS)}
     assert pages - {link.rpartition("/")[2].removesuffix(".md") for link in linked} == set()
-
-
-def test_as_many_families_are_spoken_of_as_there_are() -> None:
-    (said,) = re.findall(r"^\| families \| (\d+), from", README, re.MULTILINE)
-    assert int(said) == len(ARCHITECTURES)
 
 
 def test_every_format_is_named() -> None:

@@ -67,6 +67,8 @@ DELTA = {
     "linear_value_head_dim": 14,
     "partial_rotary_factor": 0.5,
 }
+# Families that transformers has no model of its own for: the language half of a vision model, say.
+WITHOUT_CLASS = {"qwen3_vl_moe"}
 PLAIN = {"head_dim": 8, "num_key_value_heads": 4}
 # The family that is to be found, by transformers' model type, and what differs from SIZES.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -221,7 +223,17 @@ def _refs(file: Path, tensors: dict[str, torch.Tensor], stored: Stored) -> dict[
 
 
 def describe(model_type: str) -> dict[str, Any]:
-    """Return the config as config.json has it, and every parameter's shape; nothing is stored."""
+    """Return the config as config.json has it, and every parameter's shape; nothing is stored.
+
+    What transformers has no model of is described by its error, and hides no other model.
+    """
+    try:
+        return _described(model_type)
+    except Exception as error:  # noqa: BLE001 -- whatever transformers raises
+        return {"error": f"transformers: {model_type}: {type(error).__name__}: {error}"[:500]}
+
+
+def _described(model_type: str) -> dict[str, Any]:
     transformers = import_module("transformers")
     _, differing = MODELS[model_type]
     config = transformers.AutoConfig.for_model(model_type, **{**SIZES, **differing})
