@@ -30,7 +30,7 @@ LATE = 0.1
 TENSORS = 50_000
 FILES = 20
 ENOUGH = 8000  # results to wait for
-ATTEMPTS = 4
+ATTEMPTS = 10
 
 
 @pytest.fixture(scope="module")
