@@ -193,14 +193,18 @@ def test_a_link_into_the_blobs_of_the_hub_is_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_header_of_many_tensors_is_read_within_a_second_a_hundred_thousand(
-    tmp_path: Path,
-) -> None:
-    entries = ",".join(
-        f'"{n}":{{"dtype":"U8","shape":[1],"data_offsets":[{n},{n + 1}]}}' for n in range(10**5)
-    )
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(safetensors_file(f"{{{entries}}}".encode(), bytes(10**5)))
-    start = time.process_time()
-    assert len(read_header(file)) == 10**5
-    assert time.process_time() - start < 4  # a second on an idle machine
+def test_ten_times_the_tensors_in_a_header_take_no_hundred_times_as_long(tmp_path: Path) -> None:
+    """What looks at every pair of tensors would take an hour for a header of 100 MB."""
+
+    def seconds(count: int) -> float:
+        entries = ",".join(
+            f'"{n}":{{"dtype":"U8","shape":[1],"data_offsets":[{n},{n + 1}]}}' for n in range(count)
+        )
+        file = tmp_path / f"{count}.safetensors"
+        file.write_bytes(safetensors_file(f"{{{entries}}}".encode(), bytes(count)))
+        start = time.process_time()
+        assert len(read_header(file)) == count
+        return time.process_time() - start
+
+    few = max(seconds(10**4) for _ in range(3))
+    assert seconds(10**5) < 40 * few

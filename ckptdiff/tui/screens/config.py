@@ -81,7 +81,6 @@ class ConfigScreen(BaseScreen[None]):
         &.-ascii ConfigList, &.-ascii ConfigList:focus, &.-ascii #meaning {
             border: ascii $foreground 60%;
         }
-        &.-ascii ConfigList { scrollbar-size-vertical: 0; }
     }
     """
 

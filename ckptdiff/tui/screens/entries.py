@@ -59,7 +59,6 @@ class EntriesScreen(BaseScreen[None]):
         #entry { height: 5; padding: 0 1; }
         #filter { height: auto; }
         &.-ascii EntryList, &.-ascii EntryList:focus { border: ascii $foreground 60%; }
-        &.-ascii EntryList { scrollbar-size-vertical: 0; }
     }
     """
 

@@ -149,7 +149,7 @@ class FindingsScreen(BaseScreen[int]):
             &:focus { border: solid $primary; }
         }
         &.-ascii FindingList, &.-ascii FindingList:focus, &.-ascii #finding,
-        &.-ascii #finding:focus { border: ascii $foreground 60%; scrollbar-size-vertical: 0; }
+        &.-ascii #finding:focus { border: ascii $foreground 60%; }
     }
     """
 

@@ -54,7 +54,7 @@ class GuideScreen(BaseScreen[None]):
             &:focus { border: solid $primary; }
         }
         #page Static { width: 100%; max-width: 101; padding: 0 1 0 0; }
-        &.-ascii #page { border: ascii $foreground 60%; scrollbar-size-vertical: 0; }
+        &.-ascii #page { border: ascii $foreground 60%; }
     }
     """
 
