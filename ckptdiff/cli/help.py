@@ -92,5 +92,5 @@ def _page_out(text: str) -> None:
         while pager.poll() is None:
             with suppress(KeyboardInterrupt):  # ctrl+c is for the pager, which goes on
                 pager.wait()
-    if pager.returncode == 127:  # the shell found no such program
+    if pager.returncode:  # the shell found no such program, or it failed
         sys.stdout.write(text)

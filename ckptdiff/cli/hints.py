@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from ckptdiff.errors import Hint
 
 OPTIONS: dict[Hint, str] = {
-    "ids": "--ids needs no tokenizer",
+    "ids": "--ids works without a tokenizer",
     "no-bos": "--bos no adds none",
     "overwrite": "--overwrite replaces it",
     "allow-unmapped": "--allow-unmapped converts the rest",

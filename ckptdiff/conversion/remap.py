@@ -52,10 +52,12 @@ class Remap:
         try:
             what: Mapping[str, Any] = json.loads(rest)
             set_ = {f.name: f.read(what[f.word]) for f in _FIELDS if f.word in what}
-            if kind not in FAULT_CLASSES:
+            if kind not in FAULT_CLASSES or what.keys() - {f.word for f in _FIELDS}:
                 raise ValueError(kind)
+            if any(one.count("#") != other.count("#") for one, other in set_.get("names", ())):
+                raise ValueError("a name takes other numbers than the one it stands for")
             return cls(kind, **set_)  # type: ignore[arg-type]  # looked up above
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BadArgument(
                 f"'{text[:80]}': take the text `undo` of a finding as it is"
             ) from error

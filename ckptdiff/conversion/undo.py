@@ -12,9 +12,10 @@ from ckptdiff.arch.templates import fill_template, split_name
 from ckptdiff.assembly.compose import RecipePart, compose, transpose
 from ckptdiff.errors import BadArgument
 from ckptdiff.resharding.shard_pairs import shard_grid, shard_pairs, with_padding
+from ckptdiff.text import format_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ckptdiff.assembly.recipe import Assembled, Assembly
     from ckptdiff.conversion.remap import Remap
@@ -56,6 +57,7 @@ def _undone(side: Assembled, remap: Remap) -> Assembled:
             raise BadArgument(
                 f"{remap.kind} cannot be undone: {pair.name} has no such place to come from"
             )
+        _check_shape(pair, home, remap, side.tensors)
         for source, of, box in _pieces(home, remap, grid):
             if source is not None:
                 parts[source].append(RecipePart(pair.stored or pair.actual, box, of))
@@ -73,6 +75,21 @@ def _undone(side: Assembled, remap: Remap) -> Assembled:
             was, transpose(made) if transposed or remap.transposed else made
         )
     return replace(side, tensors=mended)
+
+
+def _check_shape(
+    pair: ShardPair, home: ShardPair, remap: Remap, tensors: Mapping[str, Assembly]
+) -> None:
+    """Raise BadArgument if a shard cannot hold what it is said to hold."""
+    held, wanted = ((p.stored or p.actual).shape for p in (pair, home))
+    if held != wanted:
+        raise BadArgument(
+            f"{remap.kind} cannot be undone: {pair.name} is {format_shape(held)}, "
+            f"{home.name} is {format_shape(wanted)}"
+        )
+    shapes = [tensors[name].shape for name in pair.hf_names]
+    if remap.transposed and any(len(s) != 2 or s[0] != s[1] for s in shapes):
+        raise BadArgument(f"{remap.kind} cannot be undone: {pair.name} is no square matrix")
 
 
 def _home(pair: ShardPair, remap: Remap) -> tuple[str, int]:

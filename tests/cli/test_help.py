@@ -127,8 +127,9 @@ def test_no_color_is_kept_and_an_empty_pager_prints() -> None:
     assert re.search(r"\x1b\[[0-9;]*3[0-7]", coloured)
 
 
-def test_a_pager_that_is_not_there_does_not_hide_the_page() -> None:
-    code, shown = on_a_terminal("QKV-SWAP", PAGER="no-such-pager-anywhere")
+@pytest.mark.parametrize("pager", ["no-such-pager-anywhere", "false", "'"])
+def test_a_pager_that_does_not_run_does_not_hide_the_page(pager: str) -> None:
+    code, shown = on_a_terminal("QKV-SWAP", PAGER=pager)
     assert code == 0
     assert "Query, key and value are exchanged" in shown
 

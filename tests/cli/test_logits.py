@@ -243,4 +243,4 @@ def test_a_broken_tokenizer_is_one_error(
 def test_without_any_tokenizer_the_error_says_what_to_do(tiny_hf: Make, megatron: Path) -> None:
     done = ckptdiff("logits", tiny_hf(vocab=VOCAB), megatron, "--prompt", PROMPT)
     assert done.returncode == 2
-    assert "put tokenizer.json beside config.json; --ids needs no tokenizer" in done.stderr
+    assert "put tokenizer.json beside config.json; --ids works without a tokenizer" in done.stderr

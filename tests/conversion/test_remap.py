@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ckptdiff.assembly.assemble import assemble
 from ckptdiff.conversion.remap import MAX_RANGE, Remap, by_template
+from ckptdiff.conversion.undo import undone
 from ckptdiff.errors import BadArgument
 from ckptdiff.fault_classes import FAULT_CLASSES, FaultClass
+from ckptdiff.formats import open_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 ATTENTION = "decoder.layers.#.self_attention."
 # Printed by the first release, one for each thing that a text can say.
@@ -49,7 +56,7 @@ def test_a_text_says_which_places_hold_what() -> None:
 
 NUMBERS = st.integers(0, 200)
 PAIRS = st.lists(st.tuples(NUMBERS, NUMBERS), max_size=4).map(tuple)
-WORDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="#"), min_size=1, max_size=12)
 NAMES = st.one_of(
     st.just("embedding.word_embeddings.weight"),
     st.builds("decoder.layers.{}.mlp.linear_fc1.weight".format, NUMBERS),
@@ -87,6 +94,9 @@ def test_what_is_written_is_read(remap: Remap) -> None:
         f'QKV-SWAP:{{"tensors":{{"decoder.layers.#.a":"0-{MAX_RANGE + 1}"}}}}',
         'TP-ORDER:{"ranks":{"0":1},"tensors":{"a":""}}',
         'TP-ORDER:{"ranks":[[0]],"tensors":{"a":""}}',
+        'TP-ORDER:{"ranks":[[Infinity,1]],"tensors":{"a":""}}',
+        'TRANSPOSE:{"transposed":true,"tensors":{"a":""}}',
+        'NORM-SWAP:{"names":{"a.#":"b"},"tensors":{"a.#":"0"}}',
         'UNKNOWN:{"tensors":{"a":""}}',
         "QKV-SWAP:" + "[" * 100_000,
     ],
@@ -95,6 +105,30 @@ def test_what_is_written_is_read(remap: Remap) -> None:
 def test_a_text_that_no_finding_has_is_refused(text: str) -> None:
     with pytest.raises(BadArgument, match="take the text `undo` of a finding as it is"):
         Remap.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (
+            'TRANSPOSE:{"turned":true,"tensors":{"decoder.layers.#.mlp.linear_fc1.weight":"1"}}',
+            "is no square matrix",
+        ),
+        (
+            'NORM-SWAP:{"names":{"decoder.layers.#.input_layernorm.weight":'
+            '"decoder.layers.#.mlp.linear_fc2.weight"},'
+            '"tensors":{"decoder.layers.#.input_layernorm.weight":"1"}}',
+            "is 32, decoder.layers.1.mlp.linear_fc2.weight is 32x",
+        ),
+    ],
+    ids=["transposed", "another shape"],
+)
+def test_what_no_shard_can_hold_is_refused(
+    text: str, why: str, tiny_megatron: Callable[..., Path]
+) -> None:
+    side = assemble(open_checkpoint(tiny_megatron(tp=2)))
+    with pytest.raises(BadArgument, match=why):
+        undone(side, [Remap.parse(text)])
 
 
 def test_every_class_of_faults_is_described_once() -> None:
