@@ -319,6 +319,8 @@ OTHERWISE = {
     "exaone4": {"architectures", "model_type"},
     "llama3": {"rope_parameters"},  # ... the original length, which Megatron hard-codes,
     "gpt2": {"n_inner"},  # ... and four times the hidden size, spelled out.
+    # A window longer than any sequence: transformers' own, where config.json says nothing of one.
+    "mistral": {"sliding_window"},
 }
 
 
