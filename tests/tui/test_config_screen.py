@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ckptdiff.tui.app import CkptDiffApp
     from ckptdiff.tui.model.session import Session
 
-pytestmark = pytest.mark.mostly_slow(one_in=4)
+pytestmark = pytest.mark.mostly_slow(one_in=8)
 BASE = ConfigDiff(
     "RoPE base",
     "conflict",

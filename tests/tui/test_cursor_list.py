@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from textual.app import App
 
 from ckptdiff.tui.widgets.cursor_list import LineList
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
+
+pytestmark = pytest.mark.mostly_slow(one_in=5)
 
 ROWS = 100
 

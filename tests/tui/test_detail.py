@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.session import Session
 
 
-pytestmark = pytest.mark.mostly_slow(one_in=6)
+pytestmark = pytest.mark.mostly_slow(one_in=10)
 
 
 @pytest.fixture

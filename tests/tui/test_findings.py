@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Make = Callable[..., CkptDiffApp]
 
-pytestmark = pytest.mark.mostly_slow(one_in=6)
+pytestmark = pytest.mark.mostly_slow(one_in=10)
 Q, DOWN = layer(0, "self_attn.q_proj.weight"), layer(2, "mlp.down_proj.weight")
 ROPE = Finding(
     "ROPE-PERM",

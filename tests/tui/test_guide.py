@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Make = Callable[..., CkptDiffApp]
 
 
-pytestmark = pytest.mark.mostly_slow(one_in=4)
+pytestmark = pytest.mark.mostly_slow(one_in=5)
 
 
 def guide(app: CkptDiffApp) -> GuideScreen:

@@ -19,6 +19,8 @@ from tests.support.tui.handmade import EMBED, O_PROJ, K, Q, megatron
 if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled
 
+pytestmark = pytest.mark.mostly_slow(one_in=8)
+
 # Levels are quarters of an octave: four steps down from that of 1.0 is that of 0.5.
 ONE, HALF, FIFTH = 193, 189, 183
 

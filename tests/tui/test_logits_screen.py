@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     Make = Callable[..., CkptDiffApp]
 
-pytestmark = pytest.mark.mostly_slow(one_in=12)
+pytestmark = pytest.mark.mostly_slow(one_in=16)
 NARROW, WIDE = (80, 24), (120, 40)
 K = layer(1, "self_attn.k_proj.weight")
 

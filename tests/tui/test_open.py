@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Make = Callable[..., CkptDiffApp]
 
-pytestmark = pytest.mark.mostly_slow(one_in=6)
+pytestmark = pytest.mark.mostly_slow(one_in=10)
 SIZE = (80, 24)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from ckptdiff.tui.messages import (
     CheckpointsOpened,
     ComparisonEnded,
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from textual.message import Message
 
     from ckptdiff.tui.app import CkptDiffApp
+
+pytestmark = pytest.mark.mostly_slow(one_in=5)
 
 
 async def test_what_an_older_comparison_still_says_is_dropped(app: CkptDiffApp) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Make = Callable[..., CkptDiffApp]
     Compare = Callable[..., bool]
 
-pytestmark = pytest.mark.mostly_slow(one_in=6)
+pytestmark = pytest.mark.mostly_slow(one_in=12)
 NARROW, WIDE = (80, 24), (120, 40)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ckptdiff.tui.app import CkptDiffApp
 
 
-pytestmark = pytest.mark.mostly_slow(one_in=4)
+pytestmark = pytest.mark.mostly_slow(one_in=6)
 
 
 def test_over_ssh_textual_is_quiet_unless_it_was_told_otherwise() -> None:

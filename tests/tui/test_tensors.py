@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.tui.app import CkptDiffApp
 
-pytestmark = pytest.mark.mostly_slow(one_in=6)
+pytestmark = pytest.mark.mostly_slow(one_in=12)
 NARROW, WIDE = (80, 24), (120, 40)
 Q0 = layer(0, "self_attn.q_proj.weight")
 K1 = layer(1, "self_attn.k_proj.weight")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.session import Session
 
 
-pytestmark = pytest.mark.mostly_slow(one_in=4)
+pytestmark = pytest.mark.mostly_slow(one_in=12)
 
 
 def found() -> Neighbourhood:
