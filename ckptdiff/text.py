@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ckptdiff.checkpoint import Box
 
 
@@ -47,3 +49,15 @@ def printable(text: str) -> str:
 def format_box(box: Box) -> str:
     """Return a box as Python slices it: [0:64, 32:64]."""
     return "[" + ", ".join(f"{start}:{stop}" for start, stop in box) + "]"
+
+
+def number_ranges(numbers: Iterable[int], separator: str = ", ") -> str:
+    """Return sorted numbers as ranges: `0-3, 7`."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    texts = (str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+    return separator.join(texts)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.arch.naming import split_native
 from ckptdiff.errors import BadArgument
 from ckptdiff.fault_classes import FAULT_CLASSES
+from ckptdiff.text import number_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -108,13 +109,7 @@ def _text_of(numbers: Numbers) -> str:
     """Write numbers as ranges, such as `0-31 40`; names with two numbers one by one."""
     if any(len(indices) != 1 for indices in numbers):
         return " ".join(".".join(map(str, indices)) for indices in numbers)
-    runs: list[list[int]] = []
-    for (number,) in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return " ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+    return number_ranges((number for (number,) in numbers), " ")
 
 
 def _pairs_of(listed: Iterable[tuple[Any, Any]]) -> Pairs:

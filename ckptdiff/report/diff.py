@@ -7,7 +7,14 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.text import format_bytes, format_cosine, format_number, format_shape, printable
+from ckptdiff.text import (
+    format_bytes,
+    format_cosine,
+    format_number,
+    format_shape,
+    number_ranges,
+    printable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -143,17 +150,6 @@ def _ranks(ranks: Sequence[Rank]) -> str:
     words = [f"tp {r.tp}" + (f" pp {r.pp}" if r.pp else "") + (f" ep {r.ep}" if r.ep else "")
              for r in ranks]  # fmt: skip
     return "; ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")
-
-
-def number_ranges(numbers: Sequence[int]) -> str:
-    """Return sorted numbers as ranges: `0-3, 7`."""
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and number == ranges[-1][1] + 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def _tensor_document(result: TensorDiff) -> dict[str, Any]:

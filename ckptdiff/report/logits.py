@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
 from ckptdiff.logits.run import place
-from ckptdiff.report.diff import json_number, number_ranges, side_document, side_line
-from ckptdiff.text import format_cosine, format_number, printable
+from ckptdiff.report.diff import json_number, side_document, side_line
+from ckptdiff.text import format_cosine, format_number, number_ranges, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.content import Content
 from textual.widget import Widget
 
-from ckptdiff.report.diff import number_ranges
-from ckptdiff.text import printable
+from ckptdiff.text import number_ranges, printable
 from ckptdiff.tui.words import shorten
 
 if TYPE_CHECKING:
