@@ -14,7 +14,8 @@ FaultClass = Literal[
     "BIAS-SCALE", "LAYER-OFFSET", "LAYER-ORDER", "LAYER-DUP", "MISSING", "VOCAB-PAD",
     "VOCAB-SHIFT", "VOCAB-TRUNC", "TIED", "EMBED-HEAD", "GAMMA-OFFSET", "NORM-SWAP", "NOT-LOADED",
     "EXPERT-ORDER", "EXPERT-DUP", "EXPERT-LAYOUT", "ROUTER-ORDER", "MTP-LAYOUT", "DTYPE",
-    "BLOCK-SCALE", "STALE", "LOW-RANK", "SCALE", "CONFIG",
+    "BLOCK-SCALE", "STALE", "LOW-RANK", "SCALE", "CONFIG", "SHAPE",
+    "EXTRA", "INCOMPLETE", "NAMES", "PART", "DAMAGED",
 ]  # fmt: skip
 
 
@@ -222,6 +223,36 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
     "CONFIG": FaultRow(
         "config.json and args that say different things of the model",
         "",
+        can_be_undone=False,
+    ),
+    "SHAPE": FaultRow(
+        "tensors of another shape, none of them a vocabulary",
+        "loading fails, or these tensors are left out",
+        can_be_undone=False,
+    ),
+    "EXTRA": FaultRow(
+        "tensors that the reference does not have",
+        "loading fails, or these tensors are left out",
+        can_be_undone=False,
+    ),
+    "INCOMPLETE": FaultRow(
+        "fewer tensors than the config promises",
+        "what is missing keeps its initial values, or loading fails",
+        can_be_undone=False,
+    ),
+    "NAMES": FaultRow(
+        "a wrapper's prefix in the names",
+        "loaders do not find these tensors; the numbers are right",
+        can_be_undone=False,
+    ),
+    "PART": FaultRow(
+        "one rank's part in the place of the whole tensor",
+        "the other ranks' parts are lost; loading fails",
+        can_be_undone=False,
+    ),
+    "DAMAGED": FaultRow(
+        "a stretch of a file that was never written or copied",
+        "the weights that lie in it are lost",
         can_be_undone=False,
     ),
 }

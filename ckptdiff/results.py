@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from ckptdiff.conversion.remap import Remap
     from ckptdiff.fault_classes import FaultClass
 
-Status = Literal["same", "close", "differ", "shape", "only_a", "only_b", "error"]
-Verdict = Literal["same", "close", "differ"]
+Status = Literal[
+    "same", "close", "matched", "packed", "differ", "shape", "only_a", "only_b", "error"
+]
+Verdict = Literal["same", "close", "matched", "packed", "differ", "trouble"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class TensorDiff:
     shape_b: tuple[int, ...] | None = None
     padding_rows: int = 0
     nbytes: int = 0  # read for this result, both sides
-    numbers: Numbers | None = None  # None for shape, only_a, only_b and error
+    numbers: Numbers | None = None  # None where no values were compared
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
             print(line)
     if summary.has_errors:
         return 2
-    return 1 if summary.verdict == "differ" else 0
+    return 0 if summary.verdict in ("same", "close") else 1
 
 
 def _compare(

@@ -152,6 +152,20 @@ class DiffSummary:
         return self.counts["error"] > 0
 
 
+_LENIENT: tuple[Literal["same", "close", "matched", "packed"], ...] = (
+    "same", "close", "matched", "packed",
+)  # fmt: skip
+
+
+def _of_all(counts: Mapping[Status, int]) -> Verdict:
+    """Return the verdict over all tensors: the worst that one of them has."""
+    if counts["error"] and counts["error"] == sum(counts.values()):
+        return "trouble"
+    if any(counts[s] for s in ("differ", "shape", "only_a", "only_b", "error")):
+        return "differ"
+    return next((s for s in reversed(_LENIENT) if counts[s]), "same")
+
+
 def summarise(
     results: Iterable[TensorDiff] | Mapping[str, TensorDiff],
     a: Assembled,
@@ -166,14 +180,10 @@ def summarise(
     values = results.values() if hasattr(results, "values") else results
     found = Counter(result.status for result in values)
     counts: dict[Status, int] = {status: found[status] for status in get_args(Status)}
-    weights: Verdict = "same"
-    if counts["close"]:
-        weights = "close"
-    if any(counts[s] for s in ("differ", "shape", "only_a", "only_b", "error")):
-        weights = "differ"
-    if a.unmapped or b.unmapped:
+    weights = _of_all(counts)
+    if weights in _LENIENT and (a.unmapped or b.unmapped):
         weights = "differ"
     config = tuple(compare_configs(a, b))
     status = "ignored" if ignore_config else config_status(config)
-    verdict: Verdict = "differ" if status == "conflict" else weights
+    verdict: Verdict = "differ" if status == "conflict" and weights != "trouble" else weights
     return DiffSummary(verdict, weights, status, counts, config)

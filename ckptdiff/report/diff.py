@@ -23,22 +23,34 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Rank
     from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.config.compare import ConfigDiff
-    from ckptdiff.results import Finding, Status, TensorDiff
+    from ckptdiff.results import Finding, Status, TensorDiff, Verdict
 
 
 # The glyph carries the meaning; a colour may repeat it.
 GLYPH: dict[Status, str] = {
     "same": "=",
     "close": "~",
+    "matched": "@",
+    "packed": "%",
     "differ": "!",
     "shape": "#",
     "only_a": "<",
     "only_b": ">",
     "error": "x",
 }
+VERDICT_GLYPH: dict[Verdict, str] = {
+    "same": "=",
+    "close": "~",
+    "matched": "@",
+    "packed": "%",
+    "differ": "!",
+    "trouble": "x",
+}
 WORD: dict[Status, str] = {
     "same": "same",
     "close": "close",
+    "matched": "matched",
+    "packed": "packed",
     "differ": "differ",
     "shape": "shape",
     "only_a": "only in A",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.errors import UnreadableFile
 from ckptdiff.report.diff import (
     GLYPH,
+    VERDICT_GLYPH,
     WORD,
     diff_document,
     diff_lines,
@@ -181,7 +182,7 @@ def html_page(
         [
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>ckptdiff</title>'
             f"<style>{STYLE}</style>",
-            f'<p class="verdict">{GLYPH[summary.verdict]} {summary.verdict}</p>',
+            f'<p class="verdict">{VERDICT_GLYPH[summary.verdict]} {summary.verdict}</p>',
             f"<p>A <code>{html.escape(side_line(a))}</code><br>",
             f"B <code>{html.escape(side_line(b))}</code></p>",
             "<ul>" + "".join(f"<li>{fact}</li>" for fact in facts) + "</ul>",

@@ -188,8 +188,8 @@ def results(*statuses: Status) -> list[TensorDiff]:
 
 
 RANK: dict[Status, Verdict] = {
-    "same": "same", "close": "close", "differ": "differ", "shape": "differ", "only_a": "differ",
-    "only_b": "differ", "error": "differ",
+    "same": "same", "close": "close", "matched": "matched", "packed": "packed", "differ": "differ",
+    "shape": "differ", "only_a": "differ", "only_b": "differ", "error": "differ",
 }  # fmt: skip
 
 
@@ -199,7 +199,7 @@ def test_every_status_has_a_verdict() -> None:
 
 @pytest.mark.parametrize(("one", "other"), product(RANK, RANK))
 def test_the_worst_tensor_decides(one: Status, other: Status) -> None:
-    order = ["same", "close", "differ"]
+    order = ["same", "close", "matched", "packed", "differ"]
     summary = summarise(results("same", one, other), side(), side())
     assert summary.weights == max(RANK[one], RANK[other], key=order.index)
     assert summary.verdict == summary.weights
@@ -208,6 +208,10 @@ def test_the_worst_tensor_decides(one: Status, other: Status) -> None:
     for status in ("same", one, other):
         counts[status] += 1
     assert summary.counts == counts
+
+
+def test_what_could_not_be_read_at_all_is_no_difference() -> None:
+    assert summarise(results("error", "error"), side(), side("x")).verdict == "trouble"
 
 
 @pytest.mark.parametrize("sides", [(side("x"), side()), (side(), side("x"))], ids=["a", "b"])

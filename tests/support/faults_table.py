@@ -19,6 +19,8 @@ from tests.support.fault_cases_two import CHANGED, TWO
 
 PAGE = REPOSITORY / "ckptdiff/guide/faults.md"
 TABLE = re.compile(r"(?<=<!-- faults -->\n).*?(?=<!-- end of faults -->)", re.DOTALL)
+# Not of numbers: planted and checked in tests of their own.
+NOT_PLANTED = {"CONFIG", "SHAPE", "EXTRA", "INCOMPLETE", "NAMES", "PART", "DAMAGED"}
 SOUND = 94  # checkpoints of NVIDIA's that equal their sources
 
 
@@ -37,7 +39,7 @@ def fault_table() -> str:
     rows += [
         f"| `{kind}` | {row.what} | {planted[kind]} | {reported[kind]} | {mended[kind] or ''} |"
         for kind, row in FAULT_CLASSES.items()
-        if kind != "CONFIG"
+        if kind not in NOT_PLANTED
     ]
     return "\n".join(rows) + (
         f"\n\nNo fault is named in {len(CLEAN)} checkpoints without one, nor in {SOUND} that "

@@ -32,9 +32,12 @@ GLYPHS: dict[str, str] = dict([*GLYPH.items(), ("to_do", "."), ("comparing", "*"
 WORDS: dict[str, str] = dict(
     [*WORD.items(), ("to_do", "to do"), ("comparing", "comparing"), ("undone", "not compared")]
 )
-DIFFERENCES: frozenset[str] = frozenset({"differ", "shape", "only_a", "only_b", "error"})
+DIFFERENCES: frozenset[str] = frozenset(
+    {"matched", "packed", "differ", "shape", "only_a", "only_b", "error"}
+)
 URGENCY = (  # statuses, the most urgent first
-    "error", "differ", "shape", "only_a", "only_b", "close", "same", "comparing", "undone", "to_do",
+    "error", "differ", "shape", "only_a", "only_b", "packed", "matched", "close", "same",
+    "comparing", "undone", "to_do",
 )  # fmt: skip
 
 

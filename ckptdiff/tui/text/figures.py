@@ -52,6 +52,10 @@ def meaning(result: TensorDiff | None, status: str, tolerance: str = "cast") -> 
             return "Every byte of both sides was compared, and all are equal."
         case "close":
             return _why_close(result, tolerance)
+        case "matched":
+            return "Equal bytes were found, but under names of which no rule says they are a pair."
+        case "packed":
+            return printable(result.note or "One side is packed and was not multiplied out.")
         case "differ":
             return "The sides differ by more than one rounding explains."
         case "shape":

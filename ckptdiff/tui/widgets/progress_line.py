@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Statuses that are counted. Only those that occur are shown: `= 0 same` would be noise.
 COUNTED = {
     "error": "error", "differ": "differ", "shape": "shape", "only_a": "only A",
-    "only_b": "only B", "close": "close", "same": "same",
+    "only_b": "only B", "packed": "packed", "matched": "matched", "close": "close", "same": "same",
 }  # fmt: skip
 
 

@@ -34,6 +34,8 @@ class TensorList(CursorList["Row"]):
         "tensor-list--words",
         "tensor-list--same",
         "tensor-list--close",
+        "tensor-list--matched",
+        "tensor-list--packed",
         "tensor-list--differ",
         "tensor-list--shape",
         "tensor-list--only_a",
