@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.naming import are_fused, are_grouped
-from ckptdiff.arch.templates import split_name
 from ckptdiff.checkpoint import Parallelism
 from ckptdiff.conversion.command import command_of
 from ckptdiff.conversion.destination import proposed_out
@@ -17,6 +16,7 @@ from ckptdiff.diagnosis.claims import claims
 from ckptdiff.diagnosis.finding import Claim, finding_of
 from ckptdiff.diagnosis.origins import Origins
 from ckptdiff.diagnosis.queries import ContentQueries
+from ckptdiff.diagnosis.unpaired import unpaired
 from ckptdiff.formats import megatron, torch_dist
 from ckptdiff.resharding.shard_pairs import shard_grid
 from ckptdiff.results import Finding
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.conversion.plan import To
     from ckptdiff.conversion.remap import Remap
-    from ckptdiff.fault_classes import FaultClass
     from ckptdiff.results import TensorDiff
 
 
@@ -47,7 +46,7 @@ def diagnose(
     everything is equal; else the tensors that differ once more, and a sample of the others.
     """
     yield from (_config_finding(line) for line in config if line.status == "conflict")
-    yield from _missing(a, b, results)
+    yield from unpaired(a, b, results)
     differing = {r.name for r in results if r.status == "differ"}
     grid = shard_grid(a, b) if differing else None
     if grid is None:
@@ -127,52 +126,4 @@ def _config_finding(line: ConfigDiff) -> Finding:
         f"{line.meaning}: {line.a} in A, {line.b} in B",
         evidence=f"{names}. {line.consequence or ''}".strip(),
         fix=line.fix,
-    )
-
-
-def _missing(
-    a: Assembled, b: Assembled, results: Sequence[TensorDiff]
-) -> Generator[Finding, None, None]:
-    """Yield findings of tensors that B lacks, and of a vocabulary with another number of rows."""
-    absent = [r.name for r in results if r.status == "only_a"]
-    if absent:
-        words = f"{len(absent)} tensors of A are not in B"
-        yield _finding_of_names("MISSING", words, absent, "they are in no file of B")
-    missing_shards = {name: e.text for name, e in b.errors.items() if e.kind == "missing-shard"}
-    incomplete = [r.name for r in results if r.name in missing_shards]
-    if incomplete:
-        yield _finding_of_names(
-            "TP-DUP", f"{len(incomplete)} tensors of B lack the shards of some ranks", incomplete,
-            missing_shards[incomplete[0]],
-        )  # fmt: skip
-    architecture = a.architecture or b.architecture
-    vocabulary = {
-        m.hf[0] for m in (architecture.mappings if architecture else ()) if m.of_vocabulary
-    }
-    resized = [r for r in results if r.status == "shape" and r.name in vocabulary]
-    if resized and all(r.shape_a and r.shape_b for r in resized):
-        first = resized[0]
-        assert first.shape_a is not None
-        assert first.shape_b is not None
-        fewer = first.shape_b[0] < first.shape_a[0]
-        yield Finding(
-            "VOCAB-TRUNC" if fewer else "VOCAB-PAD",
-            "fault",
-            f"the vocabulary has {first.shape_b[0]} rows, A's has {first.shape_a[0]}",
-            tensors=tuple(r.name for r in resized),
-            evidence=first.note or "the rows that both have were not looked at",
-        )
-
-
-def _finding_of_names(kind: FaultClass, title: str, names: Sequence[str], evidence: str) -> Finding:
-    """Return a finding of tensors that cannot be compared, by their Hugging Face names."""
-    numbers = [split_name(name)[1] for name in names]
-    return Finding(
-        kind,
-        "fault",
-        title,
-        tensors=tuple(names),
-        layers=tuple(sorted({n[0] for n in numbers if n})),
-        experts=tuple(sorted({n[1] for n in numbers if len(n) > 1})),
-        evidence=evidence,
     )
