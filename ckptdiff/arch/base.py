@@ -28,6 +28,10 @@ Role = Literal[
     "eh_proj",  # joins embedding and hidden state for a prediction layer
 ]  # fmt: skip
 
+# Behind the name of a gated MLP's first layer where Megatron-FSDP stores it as two tensors: the gate
+# rows and the up rows (handle_swiglu_in_state_dict of megatron.core's fsdp_dtensor_checkpoint).
+GATED_HALVES = ("_w", "_v")
+
 PADDING = -1  # `Slice.source` of vocabulary rows that no Hugging Face tensor has
 
 
@@ -166,6 +170,20 @@ def gated(megatron: str, gate: str, up: str, size: Callable[[ModelConfig], int])
         lambda c: [[Slice(0, 0, size(c))], [Slice(1, 0, size(c))]],
         role="fc1",
     )
+
+
+def gated_halves(mapping: ParamMapping) -> list[ParamMapping]:
+    """Return the rules of the two tensors that Megatron-FSDP makes of a gated MLP's first layer.
+
+    Empty for any other rule, and where one Hugging Face tensor holds both.
+    """
+    rows = mapping.block_rows
+    if mapping.role != "fc1" or rows is None or len(mapping.hf) != len(GATED_HALVES):
+        return []
+    return [
+        column(f"{mapping.megatron}{half}", hf, lambda c, i=i: rows(c)[i])  # type: ignore[misc]
+        for i, (half, hf) in enumerate(zip(GATED_HALVES, mapping.hf, strict=True))
+    ]
 
 
 def fused_gated(megatron: str, hf: str, size: Callable[[ModelConfig], int]) -> ParamMapping:
@@ -333,7 +351,8 @@ class Architecture:
     _hf_order: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        names = {template(mapping.megatron): mapping for mapping in self.mappings}
+        halves = [half for mapping in self.mappings for half in gated_halves(mapping)]
+        names = {template(mapping.megatron): mapping for mapping in (*halves, *self.mappings)}
         patterns = [hf for mapping in self.mappings for hf in mapping.hf]
         order = [template(hf) for hf in patterns]
         counts_on = any("layers.{mtp}." in hf and not hf.startswith("mtp.") for hf in patterns)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+from ckptdiff.arch.base import GATED_HALVES
 from ckptdiff.arch.templates import MANY_NAMES, fill_template, split_name, template
 from ckptdiff.errors import UnsupportedLayout
 
@@ -83,6 +84,13 @@ LAYER = (
         )
         for fc in ("linear_fc1", "linear_fc2")
         for p in ("weight", "bias")
+    ),
+    *(
+        Spelling(
+            f"mlp.experts.local_experts.{{expert}}.linear_fc1.weight{half}",
+            f"mlp.experts.linear_fc1.weight{{expert}}{half}",
+        )
+        for half in GATED_HALVES
     ),
 )
 

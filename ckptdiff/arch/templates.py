@@ -8,11 +8,12 @@ from functools import lru_cache
 
 MANY_NAMES = 1 << 17  # size of a cache of names: more than the largest models have
 
-# A number in a name is a whole dotted part, or an expert's number at the end (`fc1.weight0`). It is
-# below a billion and has no leading zero: `01` is part of the name.
+# A number in a name is a whole dotted part, or an expert's number at the end (`fc1.weight0`, and
+# `fc1.weight0_w` where FSDP halves it). It is below a billion and has no leading zero: `01` is part
+# of the name.
 _NUMBER = r"(0|[1-9][0-9]{0,8})"
 _INDEX = re.compile(_NUMBER)
-_EXPERT_INDEX = re.compile(rf"(fc\d\.(?:weight|bias)){_NUMBER}$")
+_EXPERT_INDEX = re.compile(rf"(fc\d\.(?:weight|bias)){_NUMBER}(_[wv])?$")
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -26,9 +27,10 @@ def split_name(name: str) -> tuple[str, tuple[int, ...]]:
             indices.append(int(part))
             parts[at] = "#"
     key = ".".join(parts)
-    if key[-1:].isdecimal() and (expert := _EXPERT_INDEX.search(key)):
+    may_end = key[-1:].isdecimal() or key.endswith(("_w", "_v"))
+    if may_end and (expert := _EXPERT_INDEX.search(key)):
         indices.append(int(expert[2]))
-        key = f"{key[: expert.start(2)]}#"
+        key = f"{key[: expert.start(2)]}#{expert[3] or ''}"
     return sys.intern(key), tuple(indices)
 
 
