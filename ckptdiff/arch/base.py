@@ -28,8 +28,8 @@ Role = Literal[
     "eh_proj",  # joins embedding and hidden state for a prediction layer
 ]  # fmt: skip
 
-# Behind the name of a gated MLP's first layer where Megatron-FSDP stores it as two tensors: the gate
-# rows and the up rows (handle_swiglu_in_state_dict of megatron.core's fsdp_dtensor_checkpoint).
+# Behind the name of a gated MLP's first layer where Megatron-FSDP stores it as two tensors: gate
+# rows and up rows (handle_swiglu_in_state_dict of megatron.core's fsdp_dtensor_checkpoint).
 GATED_HALVES = ("_w", "_v")
 
 PADDING = -1  # `Slice.source` of vocabulary rows that no Hugging Face tensor has
@@ -345,6 +345,9 @@ class Architecture:
     # The class that a config.json made from Megatron's args names; None: the first one above.
     written_class: HfClass | None = None
     computes_logits: bool = False  # `forward` has its layers
+    # A family that nobody wrote rules for: these are other families', chosen by the words of its
+    # names (`arch.vocabulary`).
+    by_words: bool = False
     # Hugging Face numbers the prediction layers on from the decoder's last layer.
     _counts_on: bool = field(init=False, repr=False, compare=False)
     _by_megatron: dict[str, ParamMapping] = field(init=False, repr=False, compare=False)

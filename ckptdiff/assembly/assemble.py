@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckptdiff.assembly.by_words import with_rules_by_words
 from ckptdiff.assembly.from_huggingface import assemble_huggingface
 from ckptdiff.assembly.from_megatron import assemble_megatron
 from ckptdiff.assembly.from_meta import assemble_meta
@@ -51,14 +52,19 @@ def assemble_pair(
 def _pair(a: Checkpoint, b: Checkpoint, alone: Assembled | None) -> tuple[Assembled, Assembled]:
     for convention in _SELF_DESCRIBING:
         if a.convention == convention:
-            whole = alone or assemble(a)
-            return whole, assemble(b, like=whole)
+            return _like(alone or assemble(a), b)
         if b.convention == convention:
-            whole = assemble(b)
-            return assemble(a, like=whole), whole
+            return _like(assemble(b), a)[::-1]
     first, second = alone or assemble(a), assemble(b)
     # Both vocabularies may be padded, for different TP sizes: only rows that both have compare.
     return assemble(a, like=second), assemble(b, like=first)
+
+
+def _like(whole: Assembled, other: Checkpoint) -> tuple[Assembled, Assembled]:
+    """Return a side, with what rules its names' words add to its own, and `other` read like it."""
+    ruled = with_rules_by_words(whole, other)
+    read = assemble(other, like=ruled)
+    return (ruled if read.architecture is not None else whole), read
 
 
 def _without_packed(side: Assembled, other: Assembled) -> Assembled:

@@ -6,18 +6,22 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.naming import DECODER_LAYER
+from ckptdiff.arch.naming import DECODER_LAYER, is_of_local_expert
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly.dcp_chunks import resolve_chunks
-from ckptdiff.assembly.local_numbers import layer_offsets
+from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets
 from ckptdiff.assembly.recipe import Assembled, Assembly, LayoutError, Piece, whole_box
 from ckptdiff.errors import CkptDiffError, UnsupportedLayout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ckptdiff.assembly.local_numbers import SplitNames
     from ckptdiff.checkpoint import Checkpoint, Shard, TensorRef
 
-_NUMBER = re.compile(r"(?<=layers\.)\d+")  # the number of a layer in a native name
+# The numbers of a layer and of an expert in a native name.
+_LAYER = re.compile(r"(?<=layers\.)\d+")
+_EXPERT = re.compile(r"(?<=experts\.)\d+|(?<=fc[12]\.weight)\d+|(?<=fc[12]\.bias)\d+")
 
 
 def assemble_by_name(
@@ -25,23 +29,48 @@ def assemble_by_name(
 ) -> Assembled:
     """Return every stored tensor as a canonical tensor of its own.
 
-    Layers are numbered over the whole model. A name that several ranks hold gets the rank as a
-    suffix: without a rule these may be copies or slices of one tensor. `why` begins the note on the
-    side: the reason why no rule is used.
+    `why` begins the note on the side: the reason why no rule is used.
+    """
+    tensors, errors = tensors_by_name(checkpoint, named)
+    note = f"{why}: each stored tensor is taken by itself"
+    return Assembled(
+        checkpoint,
+        None,
+        None,
+        put_in_model_order(tensors, None),
+        unmapped=(),
+        errors=errors,
+        notes=(note,),
+    )
+
+
+def tensors_by_name(
+    checkpoint: Checkpoint,
+    named: list[tuple[Shard, SplitNames]],
+    left_out: Callable[[str], bool] = lambda _key: False,
+) -> tuple[dict[str, Assembly], dict[str, LayoutError]]:
+    """Return every stored tensor by itself, and why some cannot be read.
+
+    Layers and experts are numbered over the whole model. A name that several ranks hold gets the
+    rank as a suffix: without a rule these may be copies or slices of one tensor. Templates for
+    which `left_out` is true are not among them.
     """
     try:
         offsets = layer_offsets(checkpoint, named)
     except UnsupportedLayout:
         offsets = {}
+    per_rank = experts_per_rank(named)
     stored: dict[str, list[tuple[TensorRef, Shard]]] = defaultdict(list)
     for shard, names in named:
         first_layer = offsets.get((shard.rank.pp, shard.chunk), 0)
         for ((key, _), ref), native in zip(names, shard.tensors, strict=True):
-            number = _NUMBER.search(native) if key.startswith(DECODER_LAYER) else None
+            if left_out(key):
+                continue
             name = native
-            if number is not None:
-                layer = int(number[0]) + first_layer
-                name = f"{native[: number.start()]}{layer}{native[number.end() :]}"
+            if key.startswith(DECODER_LAYER):
+                name = _renumbered(name, _LAYER, first_layer)
+            if is_of_local_expert(key):
+                name = _renumbered(name, _EXPERT, shard.rank.ep * per_rank)
             stored[name].append((ref, shard))
     tensors: dict[str, Assembly] = {}
     errors: dict[str, LayoutError] = {}
@@ -55,16 +84,15 @@ def assemble_by_name(
                 tensors[label] = resolve_chunks(assembly, checkpoint)
             except CkptDiffError as error:
                 errors[label] = LayoutError(str(error))
-    note = f"{why}: each stored tensor is taken by itself"
-    return Assembled(
-        checkpoint,
-        None,
-        None,
-        put_in_model_order(tensors, None),
-        unmapped=(),
-        errors=errors,
-        notes=(note,),
-    )
+    return tensors, errors
+
+
+def _renumbered(name: str, pattern: re.Pattern[str], start: int) -> str:
+    """Return a native name with a number counted from `start`, if it has that number."""
+    number = pattern.search(name)
+    if number is None:
+        return name
+    return f"{name[: number.start()]}{int(number[0]) + start}{name[number.end() :]}"
 
 
 def _shard_text(shard: Shard) -> str:

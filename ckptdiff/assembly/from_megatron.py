@@ -12,7 +12,7 @@ from ckptdiff.arch.moe import is_grouped, ungrouped
 from ckptdiff.arch.naming import QUERY_NORM, split_native
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.arch.templates import fill_name
-from ckptdiff.assembly.by_name import assemble_by_name
+from ckptdiff.assembly.by_name import assemble_by_name, tensors_by_name
 from ckptdiff.assembly.dcp_chunks import resolve_chunks
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
 from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets
@@ -58,6 +58,26 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
         architecture = guess_architecture(keys, wide_qk_norm=wide_norms)
     if architecture is None or not any(map(architecture.rule_for, keys)):
         return assemble_by_name(checkpoint, named, "no rules know its names")
+    try:
+        return _assemble_by_rules(checkpoint, like, architecture, named)
+    except CkptDiffError:
+        if not architecture.by_words:
+            raise
+        return assemble_by_name(checkpoint, named, "no rules know its names")
+
+
+def _assemble_by_rules(
+    checkpoint: Checkpoint,
+    like: Assembled | None,
+    architecture: Architecture,
+    named: list[tuple[Shard, SplitNames]],
+) -> Assembled:
+    """Return the canonical tensors by the rules of a family.
+
+    Raises UnknownConfig if sizes that the rules need are not known, UnsupportedLayout if stages do
+    not number their layers as Megatron does.
+    """
+    keys = {key for _, names in named for (key, _), _ in names}
     config = _megatron_config(checkpoint, like)
     zero_centred = bool((checkpoint.config or {}).get("apply_layernorm_1p"))
     if any(map(is_grouped, keys)):
@@ -84,6 +104,13 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
             is_missing = isinstance(error, MissingShard)
             why = LayoutError(str(error), "missing-shard" if is_missing else "layout")
             errors.update(dict.fromkeys(targets, why))
+    notes: tuple[str, ...] = ()
+    if architecture.by_words:
+        notes = (f"read by other families' rules: there are none for {architecture.name}",)
+        by_itself, unread = tensors_by_name(
+            checkpoint, named, lambda key: bool(architecture.rule_for(key)) or is_derived(key)
+        )
+        assemblies, errors, unmapped = {**assemblies, **by_itself}, {**errors, **unread}, set()
     return Assembled(
         checkpoint,
         architecture,
@@ -92,6 +119,7 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
         unmapped=tuple(sorted(unmapped)),
         errors=put_in_model_order(errors, architecture),
         derived=tuple(derived_entry(ref, config) for ref in derived),
+        notes=notes,
     )
 
 

@@ -109,6 +109,12 @@ class Assembled:
     notes: tuple[str, ...] = ()  # for the user: how it was assembled
 
     @property
+    def family(self) -> str | None:
+        """The family whose rules were used; None if there are none for it."""
+        known = self.architecture
+        return known.name if known is not None and not known.by_words else None
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the canonical tensors, copies and padding not counted."""
         return sum(t.nbytes for t in self.tensors.values())

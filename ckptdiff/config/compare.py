@@ -67,7 +67,7 @@ def config_side(assembled: Assembled) -> ConfigSide:
     return ConfigSide(
         kind="megatron" if checkpoint.convention == "megatron" else "hf",
         fields=fields,
-        family=family.name if family is not None else None,
+        family=assembled.family,
         tensors=frozenset(
             ".".join(name.rsplit(".", NAME_PARTS)[-NAME_PARTS:]) for name in assembled.tensors
         ),

@@ -58,7 +58,9 @@ def diagnose(
         by_fault[claim.kind, claim.key].append(claim)
     for group in by_fault.values():
         finding = finding_of(group, origins)
-        if finding.undo is not None:
+        if grid.architecture.by_words:
+            finding = replace(finding, undo=None)  # `convert` reads no side by the words of another
+        elif finding.undo is not None:
             finding = replace(finding, fix=_mending_command(a, b, finding.undo))
         yield finding
 

@@ -79,7 +79,7 @@ def side_document(side: Assembled) -> dict[str, Any]:
     return {
         "path": str(checkpoint.root),
         "format": checkpoint.format,
-        "family": side.architecture.name if side.architecture else None,
+        "family": side.family,
         "iteration": checkpoint.iteration,
         "parallelism": asdict(checkpoint.parallelism),
         "tensors": len(side.tensors),
@@ -334,8 +334,8 @@ def side_line(side: Assembled) -> str:
     checkpoint = side.checkpoint
     size = checkpoint.parallelism
     parts = [printable(str(checkpoint.root)), checkpoint.format]
-    if side.architecture is not None:
-        parts.append(side.architecture.name)
+    if side.family is not None:
+        parts.append(side.family)
     elif checkpoint.convention == "hf" and checkpoint.config:
         parts.append(f"no rules for {printable(str(checkpoint.config.get('model_type')))}")
     if checkpoint.convention != "hf":
@@ -353,7 +353,7 @@ def side_line(side: Assembled) -> str:
 
 def family_of(side: Assembled) -> str:
     """Return the name of the family whose rules were used, or `any family`."""
-    return side.architecture.name if side.architecture is not None else "any family"
+    return side.family or "any family"
 
 
 def relative_path(side: Assembled, file: Any) -> str:

@@ -57,7 +57,7 @@ def recognised(checkpoint: Checkpoint, *, family: str | None, layers: int | None
 def described(side: Assembled) -> str:
     """Return format, family and parallelism of a checkpoint."""
     checkpoint = side.checkpoint
-    family = "" if side.architecture is None else printable(side.architecture.name)
+    family = "" if side.family is None else printable(side.family)
     parts = [FORMATS.get(checkpoint.format, checkpoint.format), family, parallelism(checkpoint)]
     return "  ".join(part for part in parts if part)
 
@@ -78,10 +78,10 @@ def title(session: Session, width: int) -> str:
         extent = "" if assembled is None or session.in_part else _extent(assembled)
         shown.append(("" if session.browsing else f"{letter} ", path, extent))
     family = ""
-    if session.a is not None and session.a.architecture is None and session.a.checkpoint.config:
+    if session.a is not None and session.a.family is None and session.a.checkpoint.config:
         family = "no rules"
-    elif session.a is not None and session.a.architecture is not None:
-        family = printable(session.a.architecture.name)
+    elif session.a is not None and session.a.family is not None:
+        family = printable(session.a.family)
         if session.a.config is not None:
             family += f" {session.a.config.num_layers}L"
     room = width - 2 - len(family) - 2
