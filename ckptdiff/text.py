@@ -61,3 +61,8 @@ def number_ranges(numbers: Iterable[int], separator: str = ", ") -> str:
             ranges.append([number, number])
     texts = (str(first) if first == last else f"{first}-{last}" for first, last in ranges)
     return separator.join(texts)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 tensor`, `2 tensors`, `92,000 tensors`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

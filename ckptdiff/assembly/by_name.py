@@ -6,18 +6,21 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.naming import DECODER_LAYER, is_of_local_expert
+from ckptdiff.arch.naming import DECODER_LAYER, is_of_local_expert, split_native
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly.dcp_chunks import resolve_chunks
+from ckptdiff.assembly.derived_buffers import is_derived
 from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets
 from ckptdiff.assembly.recipe import Assembled, Assembly, LayoutError, Piece, whole_box
 from ckptdiff.errors import CkptDiffError, UnsupportedLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ckptdiff.assembly.local_numbers import SplitNames
     from ckptdiff.checkpoint import Checkpoint, Shard, TensorRef
+
+_OF_TP_RANK = re.compile(r" \[tp (\d+)\]$")  # behind a name that several ranks hold
 
 # The numbers of a layer and of an expert in a native name.
 _LAYER = re.compile(r"(?<=layers\.)\d+")
@@ -47,13 +50,13 @@ def assemble_by_name(
 def tensors_by_name(
     checkpoint: Checkpoint,
     named: list[tuple[Shard, SplitNames]],
-    left_out: Callable[[str], bool] = lambda _key: False,
+    wanted: Callable[[str], bool] = lambda _native: True,
 ) -> tuple[dict[str, Assembly], dict[str, LayoutError]]:
     """Return every stored tensor by itself, and why some cannot be read.
 
     Layers and experts are numbered over the whole model. A name that several ranks hold gets the
-    rank as a suffix: without a rule these may be copies or slices of one tensor. Templates for
-    which `left_out` is true are not among them.
+    rank as a suffix: without a rule these may be copies or slices of one tensor. `wanted` is asked
+    for each native name.
     """
     try:
         offsets = layer_offsets(checkpoint, named)
@@ -64,7 +67,7 @@ def tensors_by_name(
     for shard, names in named:
         first_layer = offsets.get((shard.rank.pp, shard.chunk), 0)
         for ((key, _), ref), native in zip(names, shard.tensors, strict=True):
-            if left_out(key):
+            if not wanted(native):
                 continue
             name = native
             if key.startswith(DECODER_LAYER):
@@ -93,6 +96,41 @@ def _renumbered(name: str, pattern: re.Pattern[str], start: int) -> str:
     if number is None:
         return name
     return f"{name[: number.start()]}{int(number[0]) + start}{name[number.end() :]}"
+
+
+def unused_tensors(side: Assembled) -> dict[str, Assembly]:
+    """Return the stored tensors of Megatron's files that no tensor of the side is made of."""
+    if side.checkpoint.convention != "megatron":
+        return {}
+    pieces = [p for t in side.tensors.values() for p in (*t.pieces, *t.padding)]
+    used = {ref.name for p in pieces for ref in (p.ref, *(copy.ref for copy in p.copies))}
+    unused = {
+        native
+        for shard in side.checkpoint.shards
+        for native, ref in shard.tensors.items()
+        if ref.name not in used and not is_derived(native)
+    }
+    if not unused:
+        return {}
+    named = [
+        (shard, [(split_native(native), ref) for native, ref in shard.tensors.items()])
+        for shard in side.checkpoint.shards
+    ]
+    return tensors_by_name(side.checkpoint, named, unused.__contains__)[0]
+
+
+def shards_of_one_name(labels: Iterable[str]) -> dict[str, list[str]]:
+    """Return the labels of the tensors that each TP rank holds under one name, by that name."""
+    found: dict[str, dict[int, str]] = defaultdict(dict)
+    for label in labels:
+        of_rank = _OF_TP_RANK.search(label)
+        if of_rank is not None:
+            found[label[: of_rank.start()]][int(of_rank[1])] = label
+    return {
+        name: [ranks[r] for r in range(len(ranks))]
+        for name, ranks in found.items()
+        if ranks.keys() == set(range(len(ranks)))
+    }
 
 
 def _shard_text(shard: Shard) -> str:

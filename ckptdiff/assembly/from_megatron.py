@@ -106,10 +106,13 @@ def _assemble_by_rules(
             errors.update(dict.fromkeys(targets, why))
     notes: tuple[str, ...] = ()
     if architecture.by_words:
+
+        def unruled(native: str) -> bool:
+            key = split_native(native)[0]
+            return architecture.rule_for(key) is None and not is_derived(key)
+
         notes = (f"read by other families' rules: there are none for {architecture.name}",)
-        by_itself, unread = tensors_by_name(
-            checkpoint, named, lambda key: bool(architecture.rule_for(key)) or is_derived(key)
-        )
+        by_itself, unread = tensors_by_name(checkpoint, named, unruled)
         assemblies, errors, unmapped = {**assemblies, **by_itself}, {**errors, **unread}, set()
     return Assembled(
         checkpoint,

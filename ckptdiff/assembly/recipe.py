@@ -62,6 +62,7 @@ class Assembly:
     pieces: tuple[Piece, ...]  # together they fill the tensor, each element once
     padding: tuple[Piece, ...] = ()  # of the vocabulary; its boxes continue below the last row
     note: str | None = None  # how it was found, where no rule was used
+    by_content: bool = False  # found by equal rows alone: its name may mean something else
 
     @property
     def nbytes(self) -> int:

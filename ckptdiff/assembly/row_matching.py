@@ -1,36 +1,52 @@
-"""Pair tensors by content where no rule knows their names: by rows that are equal bit by bit."""
+"""Pair tensors by content where nothing says what their names mean: by rows that are equal."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from contextlib import suppress
-from dataclasses import replace
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.assembly.recipe import Assembly, Piece
-from ckptdiff.assembly.views import matrix_shape, view_of
-from ckptdiff.errors import CkptDiffError
+from ckptdiff.arch.templates import fill_template, split_name
+from ckptdiff.assembly.by_name import shards_of_one_name
+from ckptdiff.assembly.compose import RecipePart, compose
+from ckptdiff.assembly.recipe import Assembly, Copy, Piece
+from ckptdiff.assembly.row_digests import common_dtype, digests_of_rows
+from ckptdiff.assembly.views import matrix_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from concurrent.futures import Executor, Future
+    from collections.abc import Callable, Iterator, Mapping
+    from concurrent.futures import Executor
 
     from ckptdiff.assembly.recipe import Assembled
-    from ckptdiff.kernels.views import View
 
-    Key = tuple[str, int, bytes]  # dtype, columns, digest of a row
-    Run = tuple[str, int, int]  # stored tensor, its first row, rows
+    Key = tuple[int, bytes]  # columns, digest of a row
     Progress = Callable[[int, int], object]  # (tensors read, tensors in all)
+    # What the tensors of a template are made of: templates of stored tensors, and which rows.
+    Layout = tuple[tuple[str, int, int], ...]
 
 _MAX_CANDIDATES = 32  # equal rows that are tried for one row: rows of zeros occur everywhere
+_SHOWN = 4  # runs of rows, or tensors, that a note names
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive rows of a stored tensor."""
+
+    source: str
+    start: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.source}[{self.start}:{self.start + self.count}]"
 
 
 def can_match(a: Assembled, b: Assembled) -> bool:
     """Return whether there are tensors to pair by equal rows.
 
-    There are if a side has no rules and both sides have tensors without a partner by name.
+    There are if a side is read without the rules of its family, and both sides have tensors without
+    a partner by name.
     """
-    if a.architecture is not None and b.architecture is not None:
+    if a.family is not None and b.family is not None:
         return False
     if "megatron" not in (a.checkpoint.convention, b.checkpoint.convention):
         return False  # both use canonical names, so equal names are the only pairs
@@ -42,13 +58,14 @@ def match_by_content(
 ) -> tuple[Assembled, Assembled]:
     """Return both sides, with tensors that have no partner by name paired by equal rows.
 
-    Only where a side has no rules. Shards that are split along columns share no whole row with the
-    tensor that they come from, so they stay unpaired. `progress` is called with the number of
-    tensors read and of all; an exception that it raises ends the matching.
+    The layout that most tensors of one template are found in is that of all of them, numbers of
+    layers and experts being the same on both sides. A tensor whose rows lie elsewhere is compared
+    under it all the same. `progress` is called with the number of tensors read and of all; an
+    exception that it raises ends the matching.
     """
     if not can_match(a, b):
         return a, b
-    if b.checkpoint.convention != "megatron" or b.architecture is not None:
+    if b.checkpoint.convention != "megatron" or b.family is not None:
         return _match_in(a, b, executor, progress), b
     return a, _match_in(b, a, executor, progress)
 
@@ -62,142 +79,230 @@ def _match_in(
 ) -> Assembled:
     """Return `stored` with tensors of `named` assembled from its rows."""
     wanted, available = _unpaired(named, stored), _unpaired(stored, named)
+    joined = dict(_joined(available, {t.shape for t in wanted.values()}))
+    held = {**available, **{name: tensor for name, (tensor, _) in joined.items()}}
+    rows = _Rows(*_read(wanted, held, executor, progress), held)
+    runs = {name: rows.cover(name, tensor) for name, tensor in wanted.items()}
+    layouts, contested = _layouts({name: found for name, found in runs.items() if found})
+    found: dict[str, Assembly] = {}
+    used: dict[str, set[int]] = defaultdict(set)
+    for name, tensor in wanted.items():
+        place = _place(name, layouts) or runs[name]
+        if not place or any(run.source not in held for run in place):
+            continue
+        assembly = _assembled_from(tensor, place, held)
+        if assembly is None:
+            continue
+        where, lies = _shown(place), _shown(runs[name])
+        note = f"compared with {where}, where equal rows of its like were found"
+        if not runs[name]:
+            note += "; some of its own are nowhere"
+        elif runs[name] != place:
+            note += f"; its own are in {lies}"
+        found[name] = _with_copies(replace(assembly, note=note, by_content=True), place, rows)
+        for run in place:
+            for source in rows.copies_of(run.source):
+                used[source].update(range(run.start, run.start + run.count))
+    explained = {name for name, taken in used.items() if len(taken) == len(rows.held[name])}
+    explained |= {part for name, (_, parts) in joined.items() if name in used for part in parts}
+    tensors = {name: t for name, t in stored.tensors.items() if name not in explained}
+    notes = [f"nothing says what its names mean: {len(found)} of {len(wanted)} tensors were "
+             "paired by equal rows, and equal ones are `matched`, not `same`"]  # fmt: skip
+    if contested:
+        names = [f"{name} in {_shown(runs[name])}" for name in contested]
+        notes.append(f"in no single layout: {'; '.join(names)}")
+    return replace(stored, tensors={**tensors, **found}, notes=(*stored.notes, *notes))
+
+
+def _joined(
+    available: Mapping[str, Assembly], shapes: set[tuple[int, ...]]
+) -> Iterator[tuple[str, tuple[Assembly, list[str]]]]:
+    """Yield what the shards of all ranks make up by columns, as vectors too, and their names.
+
+    Only where a tensor of such a shape, one of `shapes`, is wanted. By rows, each shard is found by
+    itself.
+    """
+    for name, labels in shards_of_one_name(available).items():
+        shards = [available[label] for label in labels]
+        shape, dtype = shards[0].shape, shards[0].dtype
+        if any((s.shape, s.dtype) != (shape, dtype) for s in shards) or not shape:
+            continue
+        *rest, each = shape
+        whole = (*rest, each * len(shards))
+        if whole in shapes and name not in available:
+            box = [(0, n) for n in rest]
+            parts = [
+                RecipePart(s, (*box, (0, each)), (*box, (at * each, (at + 1) * each)))
+                for at, s in enumerate(shards)
+            ]
+            yield name, (compose(name, whole, dtype, parts), labels)
+
+
+def _read(
+    wanted: Mapping[str, Assembly],
+    held: Mapping[str, Assembly],
+    executor: Executor,
+    progress: Progress | None,
+) -> tuple[dict[str, list[bytes]], dict[str, list[bytes]]]:
+    """Return the digests of the rows of both sides, by name."""
     # One name may be on both sides: `a` or `b` in front keeps them apart.
-    both = {**{f"a{n}": t for n, t in wanted.items()}, **{f"b{n}": t for n, t in available.items()}}
-    rows: dict[str, list[bytes]] = {}
-    stored_rows: dict[str, list[bytes]] = {}
+    both = {**{f"a{n}": t for n, t in wanted.items()}, **{f"b{n}": t for n, t in held.items()}}
+    found: dict[str, dict[str, list[bytes]]] = {"a": {}, "b": {}}
     if progress is not None:
         progress(0, len(both))
-    for done, (key, row_digests) in enumerate(_digests(both, executor), 1):
-        if row_digests:
-            (rows if key[0] == "a" else stored_rows)[key] = row_digests
+    dtype = common_dtype(both.values())
+    for done, (key, digests) in enumerate(digests_of_rows(both, dtype, executor), 1):
+        found[key[0]][key[1:]] = digests
         if progress is not None:
             progress(done, len(both))
-    index: dict[Key, list[tuple[str, int]]] = defaultdict(list)
-    for key, row_digests in stored_rows.items():
-        tensor = available[key[1:]]
+    return found["a"], found["b"]
+
+
+class _Rows:
+    """The rows of both sides, and where each is held."""
+
+    def __init__(
+        self,
+        wanted: Mapping[str, list[bytes]],
+        held: Mapping[str, list[bytes]],
+        tensors: Mapping[str, Assembly],
+    ) -> None:
+        self.wanted = wanted
+        self.held = held
+        self.tensors = tensors
+        self.shards = shards_of_one_name(tensors)
+        self.places: dict[Key, list[tuple[str, int]]] = defaultdict(list)
+        self.used: dict[str, set[int]] = defaultdict(set)
+        for name, digests in held.items():
+            width = matrix_shape(tensors[name].shape)[1]
+            for row, digest in enumerate(digests):
+                self.places[width, digest].append((name, row))
+
+    def cover(self, name: str, tensor: Assembly) -> list[Run]:
+        """Return runs of held rows that make up all rows of a wanted tensor, in order.
+
+        Empty if a row is nowhere. At each row the longest run is taken; of equal ones one with the
+        tensor's own numbers, then one that is not used yet: norms are often identical.
+        """
+        rows, numbers = self.wanted[name], split_name(name)[1]
         width = matrix_shape(tensor.shape)[1]
-        for row, digest in enumerate(row_digests):
-            index[tensor.dtype, width, digest].append((key[1:], row))
-    used: dict[str, set[int]] = defaultdict(set)
-    found: dict[str, Assembly] = {}
-    for name, tensor in wanted.items():
-        runs = _cover(tensor, rows.get(f"a{name}", []), index, stored_rows, used)
-        assembly = _assembled_from(tensor, runs, available) if runs else None
-        if progress is not None:
-            progress(len(both), len(both))
-        if assembly is not None and runs is not None:
-            found[name] = assembly
-            for source, start, count in runs:
-                used[source].update(range(start, start + count))
-    explained = {
-        name for name, rows_used in used.items() if len(rows_used) == len(stored_rows[f"b{name}"])
-    }
-    tensors = {name: t for name, t in stored.tensors.items() if name not in explained}
-    note = f"no rule was used: {len(found)} of {len(wanted)} tensors were found by equal rows"
-    return replace(stored, tensors={**tensors, **found}, notes=(*stored.notes, note))
+        runs: list[Run] = []
+        at = 0
+        while at < len(rows):
+            best: tuple[tuple[int, bool, bool], Run] | None = None
+            for source, row in self._candidates((width, rows[at]), numbers):
+                held, count = self.held[source], 1
+                while (
+                    at + count < len(rows)
+                    and row + count < len(held)
+                    and held[row + count] == rows[at + count]
+                ):
+                    count += 1
+                fresh = row not in self.used.get(source, ())
+                rank = (count, split_name(source)[1] == numbers, fresh)
+                if best is None or rank > best[0]:
+                    best = rank, Run(source, row, count)
+            if best is None:
+                return []
+            runs.append(best[1])
+            at += best[1].count
+        for run in runs:
+            self.used[run.source].update(range(run.start, run.start + run.count))
+        return runs
+
+    def _candidates(self, key: Key, numbers: tuple[int, ...]) -> list[tuple[str, int]]:
+        """Return places of equal rows, at most `_MAX_CANDIDATES`; those of the numbers first."""
+        found = self.places.get(key, [])
+        if len(found) <= _MAX_CANDIDATES:
+            return found
+        own = [place for place in found if split_name(place[0])[1] == numbers]
+        return [*own, *found][:_MAX_CANDIDATES]
+
+    def copies_of(self, source: str) -> list[str]:
+        """Return a held tensor, and the other ranks' tensors of its name that have equal rows."""
+        others = next((labels for labels in self.shards.values() if source in labels), [source])
+        return [label for label in others if self.held[label] == self.held[source]]
 
 
-def _digests(
-    tensors: Mapping[str, Assembly], executor: Executor
-) -> Iterator[tuple[str, list[bytes]]]:
-    """Yield each tensor's name and a digest of every row; none if its pieces are not whole rows."""
-    futures: dict[str, Future[list[bytes]]] = {}
-    try:
-        for name, tensor in tensors.items():
-            views = _rows_of(tensor)
-            if views is not None:
-                futures[name] = executor.submit(digest_rows, views)
-        for name, tensor in tensors.items():
-            row_digests: list[bytes] = []
-            if name in futures:
-                # A failure here is reported when the tensor is compared.
-                with suppress(CkptDiffError):
-                    row_digests = futures[name].result()
-            yield name, row_digests if len(row_digests) == matrix_shape(tensor.shape)[0] else []
-    finally:
-        for future in futures.values():
-            future.cancel()
+def _layouts(runs: Mapping[str, list[Run]]) -> tuple[dict[str, Layout], list[str]]:
+    """Return the layout of each template of wanted tensors, and the names without a single one.
 
-
-def _rows_of(tensor: Assembly) -> list[View] | None:
-    """Return the pieces of a tensor from top to bottom, or None if one is not of whole rows."""
-    try:
-        placed = sorted((view_of(p, tensor.shape) for p in tensor.pieces), key=lambda p: p[0])
-    except CkptDiffError:
-        return None
-    columns = matrix_shape(tensor.shape)[1]
-    if all(at[1] == 0 and view.shape[1] == columns for at, view in placed):
-        return [view for _, view in placed]
-    return None
-
-
-def digest_rows(views: Sequence[View]) -> list[bytes]:
-    """Return a digest of each row of the views. Runs in a worker process."""
-    from ckptdiff.kernels.rows import row_digests
-
-    return row_digests(views)
-
-
-def _cover(
-    tensor: Assembly,
-    rows: list[bytes],
-    index: Mapping[Key, list[tuple[str, int]]],
-    held: Mapping[str, list[bytes]],
-    used: Mapping[str, set[int]],
-) -> list[Run] | None:
-    """Return runs of stored rows that make up all rows in order; None if a row is nowhere.
-
-    At each row the longest run is taken.
+    It is the one that most of its tensors are found in, at their own numbers if any is.
     """
-    width = matrix_shape(tensor.shape)[1]
-    runs: list[Run] = []
-    at = 0
-    while at < len(rows):
-        best: tuple[int, bool, str, int] | None = None
-        for name, row in index.get((tensor.dtype, width, rows[at]), ())[:_MAX_CANDIDATES]:
-            source = held[f"b{name}"]
-            count = 1
-            while (
-                at + count < len(rows)
-                and row + count < len(source)
-                and source[row + count] == rows[at + count]
-            ):
-                count += 1
-            # Of equally long runs, one that is not used yet: norms are often identical.
-            fresh = row not in used.get(name, ())
-            if best is None or (count, fresh) > best[:2]:
-                best = (count, fresh, name, row)
-        if best is None:
-            return None
-        runs.append((best[2], best[3], best[0]))
-        at += best[0]
-    return runs
+    votes: dict[str, Counter[Layout]] = defaultdict(Counter)
+    at_home: dict[str, Counter[Layout]] = defaultdict(Counter)
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, found in runs.items():
+        key, numbers = split_name(name)
+        if not numbers:
+            continue  # one of its kind: nothing to compare it with
+        split = [(split_name(run.source), run) for run in found]
+        layout = tuple((source, run.start, run.count) for (source, _), run in split)
+        names[key].append(name)
+        votes[key][layout] += 1
+        if all(own == numbers for (_, own), _ in split):
+            at_home[key][layout] += 1
+    layouts: dict[str, Layout] = {}
+    contested: list[str] = []
+    for key, counted in votes.items():
+        (layout, most), *others = (at_home[key] or counted).most_common(2)
+        if (others and others[0][1] == most) or (not at_home[key] and len(names[key]) == 1):
+            contested += names[key]
+        else:
+            layouts[key] = layout
+    return layouts, contested
+
+
+def _place(name: str, layouts: Mapping[str, Layout]) -> list[Run]:
+    """Return where a tensor has to lie by the layout of its template; empty without one."""
+    key, numbers = split_name(name)
+    layout = layouts.get(key, ())
+    if any(source.count("#") != len(numbers) for source, _, _ in layout):
+        return []
+    return [Run(fill_template(source, numbers), start, count) for source, start, count in layout]
+
+
+def _shown(runs: list[Run]) -> str:
+    more = f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else ""
+    return ", ".join(map(str, runs[:_SHOWN])) + more
 
 
 def _assembled_from(
-    tensor: Assembly, runs: list[Run], available: Mapping[str, Assembly]
+    tensor: Assembly, runs: list[Run], held: Mapping[str, Assembly]
 ) -> Assembly | None:
     """Return the tensor as pieces of the stored ones; None if these are not plain matrices."""
-    pieces: list[Piece] = []
+    if len(runs) == 1 and held[runs[0].source].shape == tensor.shape:
+        return replace(held[runs[0].source], name=tensor.name)
+    if len({held[run.source].dtype for run in runs}) > 1 or len(tensor.shape) != 2:
+        return None
+    rows, columns = tensor.shape
+    parts: list[RecipePart] = []
     at = 0
-    for name, start, count in runs:
-        source = available[name]
-        if source.shape == tensor.shape and len(runs) == 1:
-            pieces += source.pieces
-        elif len(tensor.shape) == len(source.shape) == 2:
-            for piece in source.pieces:
-                (first, last), columns = piece.box
-                low, high = max(first, start), min(last, start + count)
-                if low < high:
-                    row = piece.of[0][0] + low - first
-                    of = ((row, row + high - low), piece.of[1])
-                    box = ((at + low - start, at + high - start), columns)
-                    pieces.append(Piece(piece.ref, piece.rank, of, box))
-        else:
+    for run in runs:
+        source = held[run.source]
+        last = run.start + run.count
+        if len(source.shape) != 2 or source.shape[1] != columns or last > source.shape[0]:
             return None
-        at += count
-    shown = ", ".join(f"{name}[{row}:{row + count}]" for name, row, count in runs[:4])
-    more = f" and {len(runs) - 4} more" if len(runs) > 4 else ""
-    note = f"no rule was used: its rows were found in {shown}{more}"
-    return Assembly(tensor.name, tensor.shape, tensor.dtype, tuple(pieces), note=note)
+        across = (0, columns)
+        parts.append(
+            RecipePart(source, ((run.start, last), across), ((at, at + run.count), across))
+        )
+        at += run.count
+    if at != rows:
+        return None
+    return compose(tensor.name, tensor.shape, held[runs[0].source].dtype, parts)
+
+
+def _with_copies(assembly: Assembly, runs: list[Run], rows: _Rows) -> Assembly:
+    """Return a tensor that one rank's stored tensor is, with the others' equal ones as copies."""
+    if len(runs) > 1 or len(assembly.pieces) > 1:
+        return assembly
+    (piece,) = assembly.pieces
+    copies = [
+        Copy(other.pieces[0].ref, other.pieces[0].rank)
+        for label in rows.copies_of(runs[0].source)
+        for other in [rows.tensors[label]]
+        if label != runs[0].source and len(other.pieces) == 1
+    ]
+    whole = Piece(piece.ref, piece.rank, piece.of, piece.box, (*piece.copies, *copies))
+    return replace(assembly, pieces=(whole,))

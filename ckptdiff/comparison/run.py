@@ -206,6 +206,8 @@ class _Comparison:
         notes += [assembly.note for assembly in (task.a, task.b) if assembly.note]
         if drifted:
             status, why = "differ", None
+        elif status in ("same", "close") and (task.a.by_content or task.b.by_content):
+            status = "matched"
         return replace(
             result,
             status=status,
@@ -229,12 +231,13 @@ def _describe(name: str, a: Assembly | None, b: Assembly | None) -> TensorDiff:
 
 
 def _shape_note(a: Assembly, b: Assembly) -> str | None:
-    """Return which rows one side lacks, if the shapes differ in the number of rows alone."""
+    """Return how many rows one side has more, if the shapes differ in the number of rows alone."""
     if a.shape[1:] != b.shape[1:] or not a.shape or not b.shape:
         return None
-    fewer, more = sorted((a.shape[0], b.shape[0]))
-    lacking, having = ("B", "A") if a.shape[0] > b.shape[0] else ("A", "B")
-    return f"rows {fewer} to {more - 1} of {having} are not in {lacking}"
+    more, having = a.shape[0] - b.shape[0], "A"
+    if more < 0:
+        more, having = -more, "B"
+    return f"{having} has {more} row{'' if more == 1 else 's'} more; none was compared"
 
 
 def _dequantised(a: Assembly, b: Assembly) -> list[str]:

@@ -46,7 +46,7 @@ def diagnose(
     everything is equal; else the tensors that differ once more, and a sample of the others.
     """
     yield from (_config_finding(line) for line in config if line.status == "conflict")
-    yield from unpaired(a, b, results)
+    yield from unpaired(a, b, results, executor)
     differing = {r.name for r in results if r.status == "differ"}
     grid = shard_grid(a, b) if differing else None
     if grid is None:

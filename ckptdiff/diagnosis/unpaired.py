@@ -5,24 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.templates import split_name
+from ckptdiff.assembly.by_name import unused_tensors
+from ckptdiff.diagnosis.content_search import ContentSearch
+from ckptdiff.diagnosis.reshaped import reshaped
 from ckptdiff.results import Finding
+from ckptdiff.text import plural
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
+    from concurrent.futures import Executor
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.fault_classes import FaultClass
     from ckptdiff.results import TensorDiff
 
+_SHOWN = 3  # tensors that an evidence tells one by one
+
 
 def unpaired(
-    a: Assembled, b: Assembled, results: Sequence[TensorDiff]
+    a: Assembled, b: Assembled, results: Sequence[TensorDiff], executor: Executor
 ) -> Generator[Finding, None, None]:
-    """Yield findings of tensors that B lacks, and of a vocabulary with another number of rows."""
-    absent = [r.name for r in results if r.status == "only_a"]
-    if absent:
-        words = f"{len(absent)} tensors of A are not in B"
-        yield _finding_of_names("MISSING", words, absent, "they are in no file of B")
+    """Yield findings of tensors that one side lacks, or has in another shape.
+
+    Their content is looked for in what the other side has left. Reads nothing if there is nothing
+    to look for, or nowhere to look.
+    """
     missing_shards = {name: e.text for name, e in b.errors.items() if e.kind == "missing-shard"}
     incomplete = [r.name for r in results if r.name in missing_shards]
     if incomplete:
@@ -30,23 +37,85 @@ def unpaired(
             "TP-DUP", f"{len(incomplete)} tensors of B lack the shards of some ranks", incomplete,
             missing_shards[incomplete[0]],
         )  # fmt: skip
-    architecture = a.architecture or b.architecture
-    vocabulary = {
-        m.hf[0] for m in (architecture.mappings if architecture else ()) if m.of_vocabulary
+    search = _search(a, b, results, executor)
+    resized = [r for r in results if r.status == "shape"]
+    absent = [r.name for r in results if r.status == "only_a"]
+    taken: set[str] = set()
+    if absent:
+        found = yield from _absent(search, absent)
+        taken.update(found)
+    yield from reshaped(search, resized, a.architecture or b.architecture)
+    yield from _extra(b, search, results, taken)
+
+
+def _search(
+    a: Assembled, b: Assembled, results: Sequence[TensorDiff], executor: Executor
+) -> ContentSearch:
+    """Return the search among what both sides have left; read, if there is anything to find."""
+    by_status = {
+        status: [r.name for r in results if r.status == status]
+        for status in ("only_a", "only_b", "shape")
     }
-    resized = [r for r in results if r.status == "shape" and r.name in vocabulary]
-    if resized and all(r.shape_a and r.shape_b for r in resized):
-        first = resized[0]
-        assert first.shape_a is not None
-        assert first.shape_b is not None
-        fewer = first.shape_b[0] < first.shape_a[0]
-        yield Finding(
-            "VOCAB-TRUNC" if fewer else "VOCAB-PAD",
-            "fault",
-            f"the vocabulary has {first.shape_b[0]} rows, A's has {first.shape_a[0]}",
-            tensors=tuple(r.name for r in resized),
-            evidence=first.note or "the rows that both have were not looked at",
+    left_a = {n: a.tensors[n] for n in (*by_status["only_a"], *by_status["shape"])}
+    left_b = {n: b.tensors[n] for n in (*by_status["only_b"], *by_status["shape"])}
+    if left_a:
+        left_b |= {n: t for n, t in unused_tensors(b).items() if n not in left_b}
+    if left_b:
+        left_a |= {n: t for n, t in unused_tensors(a).items() if n not in left_a}
+    search = ContentSearch(left_a, left_b, executor)
+    if left_a and left_b:
+        search.run()
+    return search
+
+
+def _absent(search: ContentSearch, names: list[str]) -> Generator[Finding, None, set[str]]:
+    """Yield what became of tensors that B does not have by name; return what they are in B."""
+    places = {name: search.where("a", name) if search.b else [] for name in names}
+    found = [name for name in names if places[name]]
+    lost = [name for name in names if not places[name]]
+    if found:
+        count = len(found)
+        told = [f"`{n}` is {search.told(places[n], 'B')}" for n in found[:_SHOWN]]
+        more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
+        yield _finding_of_names(
+            "NAMES",
+            f"{plural(count, 'tensor')} of A {'is' if count == 1 else 'are'} in B under "
+            f"{'another name' if count == 1 else 'other names'}",
+            found,
+            "equal rows: " + "; ".join(told) + more,
         )
+    if lost:
+        near = [name for name in lost if search.could_be(name)]
+        where = "they are in no file of B"
+        if near:
+            others = plural(len(search.b), "unpaired tensor")
+            where = f"not found by content among the {others} of B"
+            if len(near) < len(lost):
+                where += f"; for {len(lost) - len(near)} of them nothing of that size is there"
+        verb = "is" if len(lost) == 1 else "are"
+        yield _finding_of_names(
+            "MISSING", f"{plural(len(lost), 'tensor')} of A {verb} not in B", lost, where
+        )
+    return {place.name for name in found for place in places[name]}
+
+
+def _extra(
+    b: Assembled, search: ContentSearch, results: Sequence[TensorDiff], taken: set[str]
+) -> Generator[Finding, None, None]:
+    """Yield the finding of tensors that A does not have, by name or by content."""
+    packed = {part for weight in b.packed.values() for part in weight.parts}
+    names = [r.name for r in results if r.status == "only_b"]
+    names += [name for name in b.unmapped if name not in names]
+    extra = [name for name in names if name not in taken and name not in packed]
+    if not extra:
+        return
+    verb = "is" if len(extra) == 1 else "are"
+    evidence = "nothing of A is left that they could be"
+    if search.a:
+        evidence = f"not found by content among the {plural(len(search.a), 'unpaired tensor')} of A"
+    yield _finding_of_names(
+        "EXTRA", f"{plural(len(extra), 'tensor')} of B {verb} not in A", extra, evidence
+    )
 
 
 def _finding_of_names(kind: FaultClass, title: str, names: Sequence[str], evidence: str) -> Finding:

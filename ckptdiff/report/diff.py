@@ -63,6 +63,7 @@ STATES = {
     "exp_avg": "first moments",
     "exp_avg_sq": "second moments",
 }
+UNLISTED = ("same", "matched")  # of these the summary has a number, and their notes
 MAX_NOTES = 12  # that are printed of tensors that are the same
 MAX_LINES = 60  # tensors that the summary lists; the JSON has all
 
@@ -222,7 +223,7 @@ def _optimizer_lines(results: Sequence[TensorDiff]) -> Iterator[str]:
 
 def notes_of_the_same(results: Sequence[TensorDiff]) -> Iterator[str]:
     """Yield the notes on tensors that are the same, which no list of differences shows."""
-    notes = list(dict.fromkeys(r.note for r in results if r.note and r.status == "same"))
+    notes = list(dict.fromkeys(r.note for r in results if r.note and r.status in UNLISTED))
     yield from map(printable, notes[:MAX_NOTES])
     if len(notes) > MAX_NOTES:
         yield f"… and {len(notes) - MAX_NOTES} more notes; --json FILE lists all"
@@ -241,7 +242,7 @@ def diff_lines(
     yield f"A  {side_line(a)}"
     yield f"B  {side_line(b)}"
     yield ""
-    shown = [result for result in results if result.status != "same"]
+    shown = [result for result in results if result.status not in UNLISTED]
     if shown:
         names = [printable(result.name) for result in shown[:MAX_LINES]]
         width = min(60, max(map(len, [*names, "tensor"])))

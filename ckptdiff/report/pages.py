@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.errors import UnreadableFile
 from ckptdiff.report.diff import (
     GLYPH,
+    UNLISTED,
     VERDICT_GLYPH,
     WORD,
     diff_document,
@@ -218,7 +219,7 @@ def _facts(
             f"{escape(printable(name))} in {side} is known to no rule"
             for name in assembled.unmapped[:MAX_ROWS]
         ]
-    differing = sum(result.status != "same" for result in results)
+    differing = sum(result.status not in UNLISTED for result in results)
     if differing > MAX_ROWS:
         facts.append(f"the first {MAX_ROWS} of {differing} are listed")
     return facts
@@ -227,7 +228,7 @@ def _facts(
 def _rows(results: Sequence[TensorDiff]) -> list[tuple[str, ...]]:
     """Return the rows of the table: one for each tensor that is not the same, up to MAX_ROWS."""
     rows: list[tuple[str, ...]] = []
-    for result in [r for r in results if r.status != "same"][:MAX_ROWS]:
+    for result in [r for r in results if r.status not in UNLISTED][:MAX_ROWS]:
         numbers = result.numbers
         shapes = [format_shape(s) for s in (result.shape_a, result.shape_b) if s is not None]
         rows.append(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 
+from ckptdiff.text import plural as plural
 from ckptdiff.text import printable
 
 if TYPE_CHECKING:
@@ -71,8 +72,3 @@ def format_ago(seconds: float) -> str:
         return f"{seconds // 3600:.0f} h ago"
     days = int(seconds // (24 * 3600))
     return "yesterday" if days == 1 else f"{days} days ago"
-
-
-def plural(count: int, noun: str) -> str:
-    """Return `1 tensor`, `2 tensors`, `92,000 tensors`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

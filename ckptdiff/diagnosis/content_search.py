@@ -1,0 +1,135 @@
+"""Search the content of tensors without a partner among those that the other side has left."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptdiff.assembly.compose import cut_out, transpose
+from ckptdiff.assembly.row_digests import common_dtype, digests_of_rows
+from ckptdiff.assembly.views import matrix_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from concurrent.futures import Executor
+
+    from ckptdiff.assembly.recipe import Assembly
+
+MOST_PARTS = 64  # ranks whose part of the columns is looked for
+_MOST_PLACES = 32  # equal rows that are tried for one row: rows of zeros occur everywhere
+_MOST_RUNS = 4  # stretches of rows that are told one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Consecutive rows of a tensor of the other side."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(slots=True)
+class ContentSearch:
+    """The rows of the tensors that two sides have left, and where the same rows are."""
+
+    a: Mapping[str, Assembly]
+    b: Mapping[str, Assembly]
+    executor: Executor
+    rows: dict[str, dict[str, list[bytes]]] = field(default_factory=dict)  # by side
+    _places: dict[str, dict[tuple[int, bytes], list[tuple[str, int]]]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Read all the tensors of both sides, once."""
+        # One name may be on both sides: `a` or `b` in front keeps them apart.
+        both = {f"{side}{name}": t for side, found in self._sides() for name, t in found.items()}
+        self.rows = {"a": {}, "b": {}}
+        for key, digests in digests_of_rows(both, common_dtype(both.values()), self.executor):
+            self.rows[key[0]][key[1:]] = digests
+        for side, tensors in self._sides():
+            index = self._places[side] = defaultdict(list)
+            for name, digests in self.rows[side].items():
+                width = matrix_shape(tensors[name].shape)[1]
+                for row, digest in enumerate(digests):
+                    index[width, digest].append((name, row))
+
+    def _sides(self) -> tuple[tuple[str, Mapping[str, Assembly]], ...]:
+        return ("a", self.a), ("b", self.b)
+
+    def where(self, side: str, name: str, only: str | None = None) -> list[Place]:
+        """Return where the other side has all rows of a tensor, in order; empty if it has not.
+
+        `only` names the one tensor to look in. At each row the longest stretch is taken.
+        """
+        other = "b" if side == "a" else "a"
+        tensor = (self.a if side == "a" else self.b)[name]
+        if not self.rows:
+            return []
+        rows, held = self.rows[side][name], self.rows[other]
+        width = matrix_shape(tensor.shape)[1]
+        found: list[Place] = []
+        at = 0
+        while at < len(rows):
+            best: Place | None = None
+            places = self._places[other].get((width, rows[at]), [])
+            places = [p for p in places if only in (None, p[0])]
+            for source, row in places[:_MOST_PLACES]:
+                count = 1
+                limit = min(len(rows) - at, len(held[source]) - row)
+                while count < limit and held[source][row + count] == rows[at + count]:
+                    count += 1
+                if best is None or count > best.stop - best.start:
+                    best = Place(source, row, row + count)
+            if best is None:
+                return []
+            found.append(best)
+            at += best.stop - best.start
+        return found
+
+    def told(self, places: list[Place], side: str) -> str:
+        """Return in words where rows lie: `rows 0 to 7 of B's x`, or only its name if that is all."""
+        words = []
+        for place in places[:_MOST_RUNS]:
+            whole = place.stop - place.start == len(self.rows[side.lower()][place.name])
+            rows = "" if whole else f"rows {place.start} to {place.stop - 1} of "
+            words.append(f"{rows}{side}'s `{place.name}`")
+        more = f" and {len(places) - _MOST_RUNS} more places" if len(places) > _MOST_RUNS else ""
+        return ", ".join(words) + more
+
+    def could_be(self, name: str) -> bool:
+        """Return whether B has a tensor left of the size of A's, or with rows of its length."""
+        shape = self.a[name].shape
+        return any(
+            prod(other.shape) == prod(shape) or other.shape[-1:] == shape[-1:]
+            for other in self.b.values()
+        )
+
+    def column_part(self, name: str) -> tuple[int, int] | None:
+        """Return (part, parts) if B's tensor is one of equal ranges of the columns of A's."""
+        whole, part = self.a[name], self.b[name]
+        if not whole.shape or whole.shape[:-1] != part.shape[:-1] or not part.shape[-1]:
+            return None
+        each = part.shape[-1]
+        parts, rest = divmod(whole.shape[-1], each)
+        if rest or not 1 < parts <= MOST_PARTS or not self.rows["b"][name]:
+            return None
+        lead = tuple((0, n) for n in whole.shape[:-1])
+        cuts = {str(i): cut_out(whole, (*lead, (i * each, (i + 1) * each))) for i in range(parts)}
+        dtype = common_dtype([*self.a.values(), *self.b.values()])
+        equal = [
+            int(cut)
+            for cut, digests in digests_of_rows(cuts, dtype, self.executor)
+            if digests == self.rows["b"][name]
+        ]
+        return (equal[0], parts) if len(equal) == 1 else None
+
+    def is_transpose(self, name: str) -> bool:
+        """Return whether B's matrix is the transpose of A's."""
+        whole, other = self.a[name], self.b[name]
+        if len(whole.shape) != 2 or other.shape != whole.shape[::-1] or whole.is_scaled:
+            return False
+        dtype = common_dtype([*self.a.values(), *self.b.values()])
+        ((_, digests),) = digests_of_rows({name: transpose(whole)}, dtype, self.executor)
+        return bool(digests) and digests == self.rows["b"][name]

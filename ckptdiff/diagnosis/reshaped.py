@@ -1,0 +1,159 @@
+"""Findings of tensors that have another shape in B: parts of the whole, another vocabulary, …"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptdiff.arch.templates import split_name
+from ckptdiff.dtypes import FLOATS
+from ckptdiff.results import Finding
+from ckptdiff.text import format_shape, plural
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ckptdiff.arch.base import Architecture
+    from ckptdiff.diagnosis.content_search import ContentSearch
+    from ckptdiff.fault_classes import FaultClass
+    from ckptdiff.results import TensorDiff
+
+    Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Explained:
+    """What a tensor of another shape is. Those of one class and key make one finding."""
+
+    kind: FaultClass
+    key: str
+    title: str  # of one of them
+    evidence: str
+
+
+def reshaped(
+    search: ContentSearch, results: Sequence[TensorDiff], architecture: Architecture | None
+) -> Iterator[Finding]:
+    """Yield findings of the tensors that both sides have in different shapes."""
+    rules = architecture.mappings if architecture is not None else ()
+    vocabulary = {rule.hf[0] for rule in rules if rule.of_vocabulary}
+    groups: dict[tuple[FaultClass, str], list[tuple[str, _Explained]]] = defaultdict(list)
+    for result in results:
+        found = _explained(search, result, of_vocabulary=result.name in vocabulary)
+        groups[found.kind, found.key].append((result.name, found))
+    for (kind, _), members in groups.items():
+        names = [name for name, _ in members]
+        (_, first) = members[0]
+        numbers = [split_name(name)[1] for name in names]
+        evidence = first.evidence
+        if len(names) > 1 and kind in ("PART", "SHAPE"):
+            evidence = f"`{names[0]}`: {evidence}"
+        yield Finding(
+            kind,
+            "fault",
+            first.title if len(names) == 1 else _title_of_many(kind, first, len(names)),
+            tensors=tuple(names),
+            layers=tuple(sorted({n[0] for n in numbers if n})),
+            experts=tuple(sorted({n[1] for n in numbers if len(n) > 1})),
+            evidence=evidence,
+        )
+
+
+def _title_of_many(kind: FaultClass, first: _Explained, count: int) -> str:
+    if kind == "PART":
+        return f"{plural(count, 'tensor')} of B are the part of {first.key} of A's"
+    if kind == "SHAPE":
+        return f"{plural(count, 'tensor')} of B have another shape than A's"
+    return first.title
+
+
+def _explained(search: ContentSearch, result: TensorDiff, *, of_vocabulary: bool) -> _Explained:
+    name, a, b = result.name, result.shape_a, result.shape_b
+    assert a is not None
+    assert b is not None
+    shapes = f"{format_shape(a)} in A, {format_shape(b)} in B"
+    if result.dtype_a != result.dtype_b:
+        shapes = f"{result.dtype_a} {format_shape(a)} in A, {result.dtype_b} {format_shape(b)} in B"
+    if 0 in b or 0 in a:
+        empty, other = ("B", "A") if 0 in b else ("A", "B")
+        return _Explained(
+            "SHAPE", f"empty {empty}", f"{name} is empty in {empty}",
+            f"{shapes}: {empty}'s has no elements. ZeRO-3 leaves such tensors in each rank's file; "
+            f"{other}'s has its values",
+        )  # fmt: skip
+    part = _part(search, name, a, b)
+    if part is not None:
+        rank, ranks, what = part
+        return _Explained(
+            "PART", f"rank {rank} of {ranks}",
+            f"B's {name} is {what} of A's: the part of rank {rank} of {ranks}",
+            f"{shapes}; B's is equal to {what} of A's",
+        )  # fmt: skip
+    alike = a[1:] == b[1:] and {result.dtype_a, result.dtype_b} <= FLOATS.keys()
+    evidence = _evidence(search, name, a, b)
+    if of_vocabulary and alike:
+        return _Explained(
+            "VOCAB-TRUNC" if b[0] < a[0] else "VOCAB-PAD", "",
+            f"the vocabulary has {b[0]} rows, A's has {a[0]}", evidence,
+        )  # fmt: skip
+    return _Explained("SHAPE", "", f"{name} has another shape", f"{shapes}; {evidence}")
+
+
+def _part(search: ContentSearch, name: str, a: Shape, b: Shape) -> tuple[int, int, str] | None:
+    """Return (rank, ranks, which part) if B's tensor is one rank's part of A's."""
+    columns = search.column_part(name)
+    if columns is not None:
+        rank, ranks = columns
+        each, word = b[-1], "columns" if len(a) > 1 else "elements"
+        return rank, ranks, f"{word} {rank * each} to {(rank + 1) * each - 1}"
+    if len(a) < 2 or a[1:] != b[1:] or b[0] >= a[0] or a[0] % b[0]:
+        return None
+    ranks = a[0] // b[0]
+    inner = _rows_in_first(a)
+    places = search.where("b", name, only=name)
+    if not places or any(p.start % inner or p.stop % inner for p in places):
+        return None
+    runs = [(p.start // inner, p.stop // inner) for p in places]
+    words = " and ".join(f"rows {start} to {stop - 1}" for start, stop in runs)
+    # A gated layer in one tensor has a rank's share of gate, then its share of up.
+    block = a[0] // len(runs)
+    each = b[0] // len(runs)
+    ranks_of = {
+        (start - i * block) // each
+        for i, (start, stop) in enumerate(runs)
+        if stop - start == each and not (start - i * block) % each
+    }
+    if len(runs) > 3 or len(ranks_of) != 1 or not 0 <= (rank := ranks_of.pop()) < ranks:
+        return None
+    if any(stop - start != each for start, stop in runs):
+        return None
+    return rank, ranks, words
+
+
+def _rows_in_first(shape: Shape) -> int:
+    """Return how many rows of the matrix one index of the first dimension is."""
+    count = 1
+    for n in shape[1:-1]:
+        count *= n
+    return count
+
+
+def _evidence(search: ContentSearch, name: str, a: Shape, b: Shape) -> str:
+    """Return in words what was found of the rows of two tensors of different shapes."""
+    if search.is_transpose(name):
+        return "B's is the transpose of A's"
+    for side, other, shape in (("b", "A", a), ("a", "B", b)):
+        places = search.where(side, name, only=name)
+        mine = side.upper()
+        if len(places) == 1:
+            (place,) = places
+            if a[0] == b[0] or place.stop - place.start == len(search.rows[other.lower()][name]):
+                return f"the rows of {mine}'s are those of {other}'s"
+            return (
+                f"{mine}'s rows are rows {place.start} to {place.stop - 1} of {other}'s, "
+                f"which has {shape[0]}"
+            )
+        if places:
+            return f"{mine}'s rows are all in {other}'s, in another order"
+    return "neither's rows are all in the other"
