@@ -26,6 +26,7 @@ class FaultRow:
     what: str  # went wrong
     effect: str  # on the model; empty where each finding says its own
     can_be_undone: bool  # by a re-mapping, of some of them at least: the right numbers are there
+    is_of_names: bool = False  # the right numbers are all there: nothing to convert again
 
 
 _ATTENTION = "attention is wrong in the layers named; they compute with others' rows"
@@ -234,6 +235,7 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
         "tensors that the reference does not have",
         "loading fails, or these tensors are left out",
         can_be_undone=False,
+        is_of_names=True,
     ),
     "INCOMPLETE": FaultRow(
         "fewer tensors than the config promises",
@@ -241,9 +243,10 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
         can_be_undone=False,
     ),
     "NAMES": FaultRow(
-        "a wrapper's prefix in the names",
-        "loaders do not find these tensors; the numbers are right",
+        "tensors under other names: with a wrapper's prefix, or under each other's",
+        "loaders do not find these tensors, or take them for others; the numbers are right",
         can_be_undone=False,
+        is_of_names=True,
     ),
     "PART": FaultRow(
         "one rank's part in the place of the whole tensor",

@@ -89,7 +89,7 @@ class ContentSearch:
         return found
 
     def told(self, places: list[Place], side: str) -> str:
-        """Return in words where rows lie: `rows 0 to 7 of B's x`, or only its name if that is all."""
+        """Return in words where rows lie, as in `rows 0 to 7 of B's x`."""
         words = []
         for place in places[:_MOST_RUNS]:
             whole = place.stop - place.start == len(self.rows[side.lower()][place.name])

@@ -17,6 +17,7 @@ from ckptdiff.diagnosis.finding import Claim, finding_of
 from ckptdiff.diagnosis.origins import Origins
 from ckptdiff.diagnosis.queries import ContentQueries
 from ckptdiff.diagnosis.unpaired import unpaired
+from ckptdiff.diagnosis.unruled import is_own_rule, with_own_rules
 from ckptdiff.formats import megatron, torch_dist
 from ckptdiff.resharding.shard_pairs import shard_grid
 from ckptdiff.results import Finding
@@ -48,7 +49,7 @@ def diagnose(
     yield from (_config_finding(line) for line in config if line.status == "conflict")
     yield from unpaired(a, b, results, executor)
     differing = {r.name for r in results if r.status == "differ"}
-    grid = shard_grid(a, b) if differing else None
+    grid = shard_grid(with_own_rules(a, b, differing), b) if differing else None
     if grid is None:
         return
     origins = Origins(grid, ContentQueries(executor))
@@ -58,8 +59,9 @@ def diagnose(
         by_fault[claim.kind, claim.key].append(claim)
     for group in by_fault.values():
         finding = finding_of(group, origins)
-        if grid.architecture.by_words:
-            finding = replace(finding, undo=None)  # `convert` reads no side by the words of another
+        unruled = any(is_own_rule(pair.rule) for claim in group for pair in claim.pairs)
+        if grid.architecture.by_words or unruled:
+            finding = replace(finding, undo=None)  # `convert` has rules of families alone
         elif finding.undo is not None:
             finding = replace(finding, fix=_mending_command(a, b, finding.undo))
         yield finding

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.fault_classes import FAULT_CLASSES
 from ckptdiff.text import (
     format_bytes,
     format_cosine,
@@ -144,8 +145,14 @@ def finding_lines(finding: Finding) -> Iterator[str]:
         yield f"     cause: {printable('; or '.join(finding.also_explained_by))}"
     if finding.fix:
         yield f"     fix: {printable(finding.fix)}"
-    elif finding.severity == "fault" and finding.undo is None:
+    elif is_to_convert_again(finding):
         yield "     no re-mapping mends it: convert again from the source"
+
+
+def is_to_convert_again(finding: Finding) -> bool:
+    """Return whether no re-mapping and no other name brings back what a finding is about."""
+    of_names = FAULT_CLASSES[finding.kind].is_of_names or finding.kind == "CONFIG"
+    return finding.severity == "fault" and finding.undo is None and not of_names
 
 
 def touched(finding: Finding) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.fault_classes import effect_of
-from ckptdiff.report.diff import touched
+from ckptdiff.report.diff import is_to_convert_again, touched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ def said(finding: Finding) -> Iterator[tuple[str, str]]:
         yield "Cause", finding.cause
     if finding.fix is not None:
         yield "Fix", f"run B with {finding.fix}" if finding.kind == "CONFIG" else finding.fix
-    elif finding.severity == "fault" and finding.undo is None and finding.kind != "CONFIG":
+    elif is_to_convert_again(finding):
         yield "Fix", LOST
     if finding.rejected:
         yield "Not this?", f"tried, and they give other bytes: {', '.join(finding.rejected)}"

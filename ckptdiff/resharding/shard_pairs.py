@@ -107,7 +107,8 @@ def shard_grid(a: Assembled, b: Assembled) -> ShardGrid | None:
     config = b.config or a.config
     if architecture is None or config is None:
         return None
-    embedding = b.tensors.get(architecture.embedding().hf[0])
+    names = [rule.hf[0] for rule in architecture.mappings if rule.role == "embedding"]
+    embedding = b.tensors.get(names[0]) if names else None
     rows = None if embedding is None else embedding.shape[0]
     sharded = b.checkpoint.has_ranks
     size = b.checkpoint.parallelism

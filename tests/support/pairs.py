@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 from ckptdiff.assembly.assemble import assemble_pair
 from ckptdiff.comparison import parts as planning
 from ckptdiff.comparison import run as engine
+from ckptdiff.comparison.pipeline import CheckpointPair, compare_checkpoints
 from ckptdiff.comparison.verdict import CAST, DiffSummary, Tolerance, summarise
+from ckptdiff.diagnosis.run import diagnose
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ckptdiff.assembly.recipe import Assembled
-    from ckptdiff.results import Numbers, TensorDiff
+    from ckptdiff.results import Finding, Numbers, TensorDiff
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,23 @@ def compare(
     results = {result.name: result for result in found}
     assert len(results) == len(found), "a tensor was reported twice"
     return Comparison(left, right, results, summarise(found, left, right))
+
+
+def compare_and_diagnose(a: Path, b: Path) -> tuple[Comparison, list[Finding]]:
+    """Compare two checkpoints as `ckptdiff diff` does, content that is looked for included."""
+    executor = InlineExecutor()
+    sides, found, summary = None, {}, None
+    for event in compare_checkpoints(a, b, lambda: executor):
+        if isinstance(event, CheckpointPair):
+            sides = event
+        elif isinstance(event, DiffSummary):
+            summary = event
+        else:
+            found[event.name] = event
+    assert sides is not None
+    assert summary is not None
+    findings = list(diagnose(sides.a, sides.b, list(found.values()), summary.config, executor))
+    return Comparison(sides.a, sides.b, found, summary), findings
 
 
 def write_plain(folder: Path, tensors: Mapping[str, Tensor]) -> Path:

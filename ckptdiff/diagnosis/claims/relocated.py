@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from ckptdiff.diagnosis.finding import Claim
+from ckptdiff.diagnosis.unruled import is_own_rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,6 +145,9 @@ def _name_claim(origins: Origins, p: ShardPair, q: ShardPair) -> Claim:
         return Claim("NORM-SWAP", "", (p,), "norms are mapped to each other's names",
                      "two norms of one size were taken for each other", is_lost=not is_exchange,
                      names={p.template: q.template})  # fmt: skip
+    if is_own_rule(p.rule):
+        return Claim("NAMES", str(sorted((p.template, q.template))), (p,), what,
+                     "a name was mapped to another tensor", is_lost=True)  # fmt: skip
     return Claim("NOT-LOADED", what, (p,), what, "its name was mapped to another tensor",
                  is_lost=not is_exchange, names={p.template: q.template})  # fmt: skip
 

@@ -1,0 +1,168 @@
+"""Tensors without a partner, or of another shape: what is said of them was looked for."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from tests.support.pairs import compare_and_diagnose, noise, write_plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from ckptdiff.results import Finding
+
+    Tensors = dict[str, Tensor]
+    Weights = Callable[..., dict[str, Tensor]]
+
+
+def findings(tmp_path: Path, a: Tensors, b: Tensors, model_type: str = "llama") -> list[Finding]:
+    """Return what is found between two folders whose config says little more than a family."""
+    for name, tensors in (("a", a), ("b", b)):
+        folder = write_plain(tmp_path / name, {n: t.clone() for n, t in tensors.items()})
+        (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    return compare_and_diagnose(tmp_path / "a", tmp_path / "b")[1]
+
+
+HEAD, UP, DOWN = "lm_head.weight", "model.layers.1.mlp.up_proj.weight", "x.down.weight"
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_ranks_rows_are_told_with_the_rank(
+    tmp_path: Path, rank: int, dtype: torch.dtype
+) -> None:
+    whole = noise(32, 6)
+    part = whole.chunk(4)[rank].to(dtype)
+    (found,) = findings(tmp_path, {HEAD: whole}, {HEAD: part})
+    rows = f"rows {8 * rank} to {8 * rank + 7}"
+    assert found.kind == "PART"
+    assert found.title == f"B's {HEAD} is {rows} of A's: the part of rank {rank} of 4"
+    assert rows in found.evidence
+
+
+def test_the_parts_of_a_mlp_are_one_finding(tmp_path: Path) -> None:
+    a = {UP: noise(8, 6), "x.fused.weight": noise(8, 6, seed=1), DOWN: noise(6, 8, seed=2)}
+    a["x.bias"] = noise(8, seed=3)
+    gate, up = a["x.fused.weight"].chunk(2)
+    b = {
+        UP: a[UP][4:],
+        "x.fused.weight": torch.cat([gate[2:], up[2:]]),  # rank 1's rows of each
+        DOWN: a[DOWN][:, 4:],
+        "x.bias": a["x.bias"][4:],
+    }
+    (found,) = findings(tmp_path, a, b)
+    assert (found.kind, found.title) == (
+        "PART",
+        "4 tensors of B are the part of rank 1 of 2 of A's",
+    )
+    assert set(found.tensors) == set(a)
+    assert found.layers == (1,)
+
+
+def test_rows_that_no_rank_holds_are_no_part(tmp_path: Path) -> None:
+    whole = noise(32, 6)
+    (found,) = findings(tmp_path, {DOWN: whole}, {DOWN: whole[3:11]})
+    assert found.kind == "SHAPE"
+    assert "B's rows are rows 3 to 10 of A's, which has 32" in found.evidence
+
+
+def test_a_vocabulary_of_another_size_is_called_so_where_its_rows_are_alike(
+    tmp_path: Path,
+) -> None:
+    whole = noise(32, 6)
+    (found,) = findings(tmp_path, {HEAD: whole}, {HEAD: whole[:21]})
+    assert (found.kind, found.title) == ("VOCAB-TRUNC", "the vocabulary has 21 rows, A's has 32")
+    assert found.evidence == "B's rows are rows 0 to 20 of A's, which has 32"
+    (found,) = findings(tmp_path / "2", {HEAD: whole[:21]}, {HEAD: whole})
+    assert found.kind == "VOCAB-PAD"
+    assert found.evidence == "A's rows are rows 0 to 20 of B's, which has 32"
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (torch.zeros(0), "B's has no elements"),
+        (torch.arange(32 * 2, dtype=torch.int32).reshape(32, 2), "F32 32x6 in A, I32 32x2 in B"),
+        (noise(32, 6).T.contiguous(), "B's is the transpose of A's"),
+        (noise(32, 7, seed=4), "neither's rows are all in the other"),
+    ],
+)
+def test_a_head_of_another_shape_is_no_other_vocabulary(
+    tmp_path: Path, other: Tensor, words: str
+) -> None:
+    (found,) = findings(tmp_path, {HEAD: noise(32, 6)}, {HEAD: other})
+    assert found.kind == "SHAPE"
+    assert words in found.evidence
+
+
+@pytest.mark.parametrize("model_type", ["llama", "nobody-knows"])
+def test_a_tensor_under_another_name_is_not_missing(tmp_path: Path, model_type: str) -> None:
+    a = {"model.norm.weight": noise(6), "x.gate": noise(4, 6, seed=1), "x.up": noise(4, 6, seed=2)}
+    b = {
+        "y.norm": a["model.norm.weight"],
+        "y.both": torch.cat([a["x.gate"], a["x.up"]]).bfloat16(),
+    }
+    (found,) = findings(tmp_path, a, b, model_type)
+    assert found.kind == "NAMES"
+    assert set(found.tensors) == set(a)
+    assert "`model.norm.weight` is B's `y.norm`" in found.evidence
+    assert "`x.up` is rows 4 to 7 of B's `y.both`" in found.evidence
+
+
+def test_missing_says_what_it_was_looked_for_in(tmp_path: Path) -> None:
+    a = {HEAD: noise(8, 6), "model.norm.weight": noise(6), DOWN: noise(6, 4)}
+    lost = {HEAD: a[HEAD]}
+    (found,) = findings(tmp_path / "1", a, lost)
+    assert (found.kind, found.evidence) == ("MISSING", "they are in no file of B")
+    other = {**lost, "model.layers.7.x": noise(6, seed=9), "score.weight": noise(1, 6, seed=8)}
+    absent, extra = findings(tmp_path / "2", a, other)
+    assert (absent.kind, absent.title) == ("MISSING", "2 tensors of A are not in B")
+    assert absent.evidence == (
+        "not found by content among the 2 unpaired tensors of B; "
+        "for 1 of them nothing of that size is there"
+    )
+    assert (extra.kind, extra.title) == ("EXTRA", "2 tensors of B are not in A")
+    assert extra.layers == (7,)
+
+
+def test_nothing_is_read_where_nothing_is_unpaired(tmp_path: Path) -> None:
+    a = {HEAD: noise(8, 6)}
+    assert findings(tmp_path, a, a) == []
+
+
+def test_a_fresh_head_that_no_rule_knows_is_not_loaded(tmp_path: Path) -> None:
+    a = {HEAD: noise(8, 64), "score.weight": noise(4, 64, seed=1)}
+    (found,) = findings(tmp_path, a, {**a, "score.weight": noise(4, 64, seed=2) / 50})
+    assert (found.kind, found.tensors) == ("NOT-LOADED", ("score.weight",))
+
+
+def test_a_stored_tensor_that_no_rule_could_read_is_looked_through(
+    tmp_path: Path, tiny_hf: Callable[..., Path], tiny_megatron: Callable[..., Path],
+    tiny_weights: Weights,
+) -> None:  # fmt: skip
+    """A reward model's head of one row is no output layer, and the head of the reference."""
+    import shutil
+
+    from tests.support.pairs import edit_rank
+
+    weights = tiny_weights()
+    score = noise(1, weights["model.norm.weight"].shape[0], dtype=torch.bfloat16)
+    hf = shutil.copytree(tiny_hf(), tmp_path / "hf")
+    for file in hf.glob("model*.safetensors*"):
+        file.unlink()
+    kept = {n: t for n, t in weights.items() if n != HEAD}
+    write_plain(hf, {**kept, "score.weight": score})
+    megatron = shutil.copytree(tiny_megatron(tp=1, pp=1), tmp_path / "megatron")
+    (file,) = megatron.glob("*/mp_rank_00/model_optim_rng.pt")
+    edit_rank(file, lambda state: state["model"].update({"output_layer.weight": score}))
+    found = compare_and_diagnose(hf, megatron)[1]
+    (names,) = [f for f in found if f.kind != "CONFIG"]
+    assert names.kind == "NAMES"
+    assert "`score.weight` is B's `output_layer.weight`" in names.evidence
