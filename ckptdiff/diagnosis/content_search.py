@@ -22,6 +22,11 @@ _MOST_PLACES = 32  # equal rows that are tried for one row: rows of zeros occur 
 _MOST_RUNS = 4  # stretches of rows that are told one by one
 
 
+def _width(tensor: Assembly) -> int:
+    """Return the number of elements of a row: of the last dimension, or of a whole vector."""
+    return matrix_shape(tensor.shape)[1]
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Consecutive rows of a tensor of the other side."""
@@ -42,16 +47,25 @@ class ContentSearch:
     _places: dict[str, dict[tuple[int, bytes], list[tuple[str, int]]]] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Read all the tensors of both sides, once."""
+        """Read all the tensors of both sides whose rows are as long as one of the other side's."""
         # One name may be on both sides: `a` or `b` in front keeps them apart.
-        both = {f"{side}{name}": t for side, found in self._sides() for name, t in found.items()}
+        widths = [{_width(t) for t in tensors.values()} for _, tensors in self._sides()]
+        of_both = set.intersection(*widths)
+        # An element more or less in a vector, or columns of a matrix: one may be part of the other.
+        of_both |= {_width(side[n]) for side in (self.a, self.b) for n in self.a.keys() & self.b}
+        both = {
+            f"{side}{name}": t
+            for side, found in self._sides()
+            for name, t in found.items()
+            if _width(t) in of_both
+        }
         self.rows = {"a": {}, "b": {}}
         for key, digests in digests_of_rows(both, common_dtype(both.values()), self.executor):
             self.rows[key[0]][key[1:]] = digests
         for side, tensors in self._sides():
             index = self._places[side] = defaultdict(list)
             for name, digests in self.rows[side].items():
-                width = matrix_shape(tensors[name].shape)[1]
+                width = _width(tensors[name])
                 for row, digest in enumerate(digests):
                     index[width, digest].append((name, row))
 
@@ -67,8 +81,8 @@ class ContentSearch:
         tensor = (self.a if side == "a" else self.b)[name]
         if not self.rows:
             return []
-        rows, held = self.rows[side][name], self.rows[other]
-        width = matrix_shape(tensor.shape)[1]
+        rows, held = self.rows[side].get(name, []), self.rows[other]
+        width = _width(tensor)
         found: list[Place] = []
         at = 0
         while at < len(rows):
@@ -98,6 +112,11 @@ class ContentSearch:
         more = f" and {len(places) - _MOST_RUNS} more places" if len(places) > _MOST_RUNS else ""
         return ", ".join(words) + more
 
+    @property
+    def unread(self) -> int:
+        """How many of B's tensors have rows and could not be read."""
+        return sum(not rows and 0 not in self.b[n].shape for n, rows in self.rows["b"].items())
+
     def could_be(self, name: str) -> bool:
         """Return whether B has a tensor left of the size of A's, or with rows of its length."""
         shape = self.a[name].shape
@@ -113,7 +132,7 @@ class ContentSearch:
             return None
         each = part.shape[-1]
         parts, rest = divmod(whole.shape[-1], each)
-        if rest or not 1 < parts <= MOST_PARTS or not self.rows["b"][name]:
+        if rest or not 1 < parts <= MOST_PARTS or not self.rows["b"].get(name):
             return None
         lead = tuple((0, n) for n in whole.shape[:-1])
         cuts = {str(i): cut_out(whole, (*lead, (i * each, (i + 1) * each))) for i in range(parts)}
@@ -132,4 +151,4 @@ class ContentSearch:
             return False
         dtype = common_dtype([*self.a.values(), *self.b.values()])
         ((_, digests),) = digests_of_rows({name: transpose(whole)}, dtype, self.executor)
-        return bool(digests) and digests == self.rows["b"][name]
+        return bool(digests) and digests == self.rows["b"].get(name)

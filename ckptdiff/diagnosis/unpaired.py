@@ -12,10 +12,11 @@ from ckptdiff.results import Finding
 from ckptdiff.text import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Mapping, Sequence
     from concurrent.futures import Executor
 
     from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.diagnosis.content_search import Place
     from ckptdiff.fault_classes import FaultClass
     from ckptdiff.results import TensorDiff
 
@@ -51,20 +52,25 @@ def unpaired(
 def _search(
     a: Assembled, b: Assembled, results: Sequence[TensorDiff], executor: Executor
 ) -> ContentSearch:
-    """Return the search among what both sides have left; read, if there is anything to find."""
-    by_status = {
-        status: [r.name for r in results if r.status == status]
-        for status in ("only_a", "only_b", "shape")
-    }
-    left_a = {n: a.tensors[n] for n in (*by_status["only_a"], *by_status["shape"])}
-    left_b = {n: b.tensors[n] for n in (*by_status["only_b"], *by_status["shape"])}
-    if left_a:
-        left_b |= {n: t for n, t in unused_tensors(b).items() if n not in left_b}
-    if left_b:
-        left_a |= {n: t for n, t in unused_tensors(a).items() if n not in left_a}
+    """Return the search among what both sides have left; read, if there is anything to find.
+
+    `results` may be those of some tensors only: the others are where a content may be all the same.
+    """
+    if not any(r.status in ("only_a", "only_b", "shape") for r in results) and not b.unmapped:
+        return ContentSearch({}, {}, executor)
+    left_a, left_b = (
+        {
+            name: tensor
+            for name, tensor in side.tensors.items()
+            if name not in other.errors
+            and (name not in other.tensors or other.tensors[name].shape != tensor.shape)
+        }
+        for side, other in ((a, b), (b, a))
+    )
+    left_a |= {name: t for name, t in unused_tensors(a).items() if name not in left_a}
+    left_b |= {name: t for name, t in unused_tensors(b).items() if name not in left_b}
     search = ContentSearch(left_a, left_b, executor)
-    if left_a and left_b:
-        search.run()
+    search.run()
     return search
 
 
@@ -75,14 +81,12 @@ def _absent(search: ContentSearch, names: list[str]) -> Generator[Finding, None,
     lost = [name for name in names if not places[name]]
     if found:
         count = len(found)
-        told = [f"`{n}` is {search.told(places[n], 'B')}" for n in found[:_SHOWN]]
-        more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
         yield _finding_of_names(
             "NAMES",
             f"{plural(count, 'tensor')} of A {'is' if count == 1 else 'are'} in B under "
             f"{'another name' if count == 1 else 'other names'}",
             found,
-            "equal rows: " + "; ".join(told) + more,
+            _told(search, found, places, "B"),
         )
     if lost:
         near = [name for name in lost if search.could_be(name)]
@@ -90,6 +94,8 @@ def _absent(search: ContentSearch, names: list[str]) -> Generator[Finding, None,
         if near:
             others = plural(len(search.b), "unpaired tensor")
             where = f"not found by content among the {others} of B"
+            if search.unread:
+                where += f", {search.unread} of which could not be read"
             if len(near) < len(lost):
                 where += f"; for {len(lost) - len(near)} of them nothing of that size is there"
         verb = "is" if len(lost) == 1 else "are"
@@ -102,11 +108,22 @@ def _absent(search: ContentSearch, names: list[str]) -> Generator[Finding, None,
 def _extra(
     b: Assembled, search: ContentSearch, results: Sequence[TensorDiff], taken: set[str]
 ) -> Generator[Finding, None, None]:
-    """Yield the finding of tensors that A does not have, by name or by content."""
+    """Yield findings of tensors that A does not have by name: parts of A's, or none of them."""
     packed = {part for weight in b.packed.values() for part in weight.parts}
     names = [r.name for r in results if r.status == "only_b"]
     names += [name for name in b.unmapped if name not in names]
     extra = [name for name in names if name not in taken and name not in packed]
+    places = {name: search.where("b", name) if name in search.b else [] for name in extra}
+    parts = [name for name in extra if places[name]]
+    extra = [name for name in extra if not places[name]]
+    if parts:
+        are = "is rows" if len(parts) == 1 else "are rows"
+        yield _finding_of_names(
+            "PART",
+            f"{plural(len(parts), 'tensor')} of B {are} of A's under other names",
+            parts,
+            _told(search, parts, places, "A"),
+        )
     if not extra:
         return
     verb = "is" if len(extra) == 1 else "are"
@@ -116,6 +133,15 @@ def _extra(
     yield _finding_of_names(
         "EXTRA", f"{plural(len(extra), 'tensor')} of B {verb} not in A", extra, evidence
     )
+
+
+def _told(
+    search: ContentSearch, names: list[str], places: Mapping[str, list[Place]], other: str
+) -> str:
+    """Return in words where the rows of some tensors are on the other side."""
+    told = [f"`{name}` is {search.told(places[name], other)}" for name in names[:_SHOWN]]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"equal rows: {'; '.join(told)}{more}"
 
 
 def _finding_of_names(kind: FaultClass, title: str, names: Sequence[str], evidence: str) -> Finding:
