@@ -129,7 +129,7 @@ def _extra(
     verb = "is" if len(extra) == 1 else "are"
     evidence = "nothing of A is left that they could be"
     if search.a:
-        evidence = f"not found by content among the {plural(len(search.a), 'unpaired tensor')} of A"
+        evidence = f"none of the {plural(len(search.a), 'unpaired tensor')} of A has their rows"
     yield _finding_of_names(
         "EXTRA", f"{plural(len(extra), 'tensor')} of B {verb} not in A", extra, evidence
     )
