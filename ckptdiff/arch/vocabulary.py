@@ -200,6 +200,14 @@ def _of_equal_words(
 ) -> Iterator[ParamMapping]:
     """Yield a rule for each pair of templates that have the same words, where Megatron's `linear_`
     and Hugging Face's `_proj` say nothing."""
+    # Two tensors of one fused word, as `qkv`, may order their rows in two ways.
+    fused = {
+        _last_word(template(rule.megatron))
+        for family in ARCHITECTURES
+        for rule in family.mappings
+        if len(rule.hf) > 1 or rule.role in ("qkv", "fc1") or rule.block_rows is not None
+    }
+    megatron = {key: s for key, s in megatron.items() if _last_word(key) not in fused}
     by_words: dict[tuple[str, ...], tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for side, keys in enumerate((hf, megatron)):
         for key in keys:

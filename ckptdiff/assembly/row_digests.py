@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,30 @@ def digests_of_rows(
     finally:
         for future in futures.values():
             future.cancel()
+
+
+def bytes_of(
+    tensors: Mapping[str, Assembly], dtype: str | None, executor: Executor
+) -> Iterator[tuple[str, bytes]]:
+    """Yield each tensor's name and all its bytes, in the dtype of `digests_of_rows`.
+
+    For vectors. What cannot be read is left out, and so is what is no float.
+    """
+    futures = {
+        name: executor.submit(read_bytes, _content(tensor, dtype))
+        for name, tensor in tensors.items()
+        if tensor.dtype in _WIDE
+    }
+    for name, future in futures.items():
+        with suppress(CkptDiffError):
+            yield name, future.result()
+
+
+def read_bytes(content: Sequence[Span]) -> bytes:
+    """Return the bytes of a content. Runs in a worker process."""
+    from ckptdiff.kernels.evidence import load
+
+    return b"".join(load((span,)).tobytes() for span in content)
 
 
 def digest_rows(content: Sequence[Span]) -> list[bytes]:

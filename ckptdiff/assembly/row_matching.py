@@ -79,7 +79,7 @@ def _match_in(
 ) -> Assembled:
     """Return `stored` with tensors of `named` assembled from its rows."""
     wanted, available = _unpaired(named, stored), _unpaired(stored, named)
-    joined = dict(_joined(available, {t.shape for t in wanted.values()}))
+    joined = dict(joined_by_columns(available, {t.shape for t in wanted.values()}))
     held = {**available, **{name: tensor for name, (tensor, _) in joined.items()}}
     rows = _Rows(*_read(wanted, held, executor, progress), held)
     runs = {name: rows.cover(name, tensor) for name, tensor in wanted.items()}
@@ -114,7 +114,7 @@ def _match_in(
     return replace(stored, tensors={**tensors, **found}, notes=(*stored.notes, *notes))
 
 
-def _joined(
+def joined_by_columns(
     available: Mapping[str, Assembly], shapes: set[tuple[int, ...]]
 ) -> Iterator[tuple[str, tuple[Assembly, list[str]]]]:
     """Yield what the shards of all ranks make up by columns, as vectors too, and their names.

@@ -8,8 +8,9 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.compose import cut_out, transpose
-from ckptdiff.assembly.row_digests import common_dtype, digests_of_rows
+from ckptdiff.assembly.row_digests import bytes_of, common_dtype, digests_of_rows
 from ckptdiff.assembly.views import matrix_shape
+from ckptdiff.dtypes import ITEMSIZE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembly
 
 MOST_PARTS = 64  # ranks whose part of the columns is looked for
+MIN_ELEMENTS = 8  # of a vector that are told from others by their values
+MOST_ELEMENTS = 1 << 20  # of a vector that is looked through element by element
 _MOST_PLACES = 32  # equal rows that are tried for one row: rows of zeros occur everywhere
 _MOST_RUNS = 4  # stretches of rows that are told one by one
 
@@ -29,11 +32,12 @@ def _width(tensor: Assembly) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Consecutive rows of a tensor of the other side."""
+    """Consecutive rows of a tensor of the other side, or elements of a vector."""
 
     name: str
     start: int
     stop: int
+    of_vector: bool = False
 
 
 @dataclass(slots=True)
@@ -44,7 +48,13 @@ class ContentSearch:
     b: Mapping[str, Assembly]
     executor: Executor
     rows: dict[str, dict[str, list[bytes]]] = field(default_factory=dict)  # by side
+    _vectors: dict[tuple[str, str], bytes] = field(default_factory=dict)
     _places: dict[str, dict[tuple[int, bytes], list[tuple[str, int]]]] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> str | None:
+        """The dtype that floats of both sides are compared in."""
+        return common_dtype([*self.a.values(), *self.b.values()])
 
     def run(self) -> None:
         """Read all the tensors of both sides whose rows are as long as one of the other side's."""
@@ -60,7 +70,7 @@ class ContentSearch:
             if _width(t) in of_both
         }
         self.rows = {"a": {}, "b": {}}
-        for key, digests in digests_of_rows(both, common_dtype(both.values()), self.executor):
+        for key, digests in digests_of_rows(both, self.dtype, self.executor):
             self.rows[key[0]][key[1:]] = digests
         for side, tensors in self._sides():
             index = self._places[side] = defaultdict(list)
@@ -83,6 +93,8 @@ class ContentSearch:
             return []
         rows, held = self.rows[side].get(name, []), self.rows[other]
         width = _width(tensor)
+        if not rows and len(tensor.shape) == 1:  # no other vector has its length
+            return self._in_vectors(side, name, only)
         found: list[Place] = []
         at = 0
         while at < len(rows):
@@ -97,17 +109,47 @@ class ContentSearch:
                 if best is None or count > best.stop - best.start:
                     best = Place(source, row, row + count)
             if best is None:
-                return []
+                return self._in_vectors(side, name, only) if len(tensor.shape) == 1 else []
             found.append(best)
             at += best.stop - best.start
         return found
+
+    def _in_vectors(self, side: str, name: str, only: str | None) -> list[Place]:
+        """Return where the other side's vectors have all elements of one, in order."""
+        vectors = self._vectors or self._read_vectors()
+        other = "b" if side == "a" else "a"
+        held = {n: v for (s, n), v in vectors.items() if s == other and only in (None, n)}
+        itemsize = ITEMSIZE[self.dtype or "F32"]
+        wanted = vectors.get((side, name), b"")
+        runs = runs_of_bytes(wanted, held, itemsize, MIN_ELEMENTS) if wanted else []
+        return [
+            Place(source, start // itemsize, stop // itemsize, of_vector=True)
+            for source, start, stop in runs
+        ]
+
+    def _read_vectors(self) -> dict[tuple[str, str], bytes]:
+        """Return the elements of the vectors of both sides, by side and name."""
+        vectors = {
+            f"{side}{name}": tensor
+            for side, tensors in self._sides()
+            for name, tensor in tensors.items()
+            if len(tensor.shape) == 1 and 0 < tensor.shape[0] <= MOST_ELEMENTS
+        }
+        read = bytes_of(vectors, self.dtype, self.executor)
+        self._vectors = {(key[0], key[1:]): content for key, content in read}
+        return self._vectors
 
     def told(self, places: list[Place], side: str) -> str:
         """Return in words where rows lie, as in `rows 0 to 7 of B's x`."""
         words = []
         for place in places[:_MOST_RUNS]:
-            whole = place.stop - place.start == len(self.rows[side.lower()][place.name])
-            rows = "" if whole else f"rows {place.start} to {place.stop - 1} of "
+            size = len(self.rows[side.lower()].get(place.name, ()))
+            if place.of_vector:
+                size = (self.a if side == "A" else self.b)[place.name].shape[0]
+            unit = "elements" if place.of_vector else "rows"
+            rows = f"{unit} {place.start} to {place.stop - 1} of "
+            if place.stop - place.start == size:
+                rows = ""
             words.append(f"{rows}{side}'s `{place.name}`")
         more = f" and {len(places) - _MOST_RUNS} more places" if len(places) > _MOST_RUNS else ""
         return ", ".join(words) + more
@@ -121,7 +163,9 @@ class ContentSearch:
         """Return whether B has a tensor left of the size of A's, or with rows of its length."""
         shape = self.a[name].shape
         return any(
-            prod(other.shape) == prod(shape) or other.shape[-1:] == shape[-1:]
+            prod(other.shape) == prod(shape)
+            or other.shape[-1:] == shape[-1:]
+            or (len(shape) == len(other.shape) == 1 and other.shape > shape)
             for other in self.b.values()
         )
 
@@ -136,10 +180,9 @@ class ContentSearch:
             return None
         lead = tuple((0, n) for n in whole.shape[:-1])
         cuts = {str(i): cut_out(whole, (*lead, (i * each, (i + 1) * each))) for i in range(parts)}
-        dtype = common_dtype([*self.a.values(), *self.b.values()])
         equal = [
             int(cut)
-            for cut, digests in digests_of_rows(cuts, dtype, self.executor)
+            for cut, digests in digests_of_rows(cuts, self.dtype, self.executor)
             if digests == self.rows["b"][name]
         ]
         return (equal[0], parts) if len(equal) == 1 else None
@@ -149,6 +192,45 @@ class ContentSearch:
         whole, other = self.a[name], self.b[name]
         if len(whole.shape) != 2 or other.shape != whole.shape[::-1] or whole.is_scaled:
             return False
-        dtype = common_dtype([*self.a.values(), *self.b.values()])
-        ((_, digests),) = digests_of_rows({name: transpose(whole)}, dtype, self.executor)
+        ((_, digests),) = digests_of_rows({name: transpose(whole)}, self.dtype, self.executor)
         return bool(digests) and digests == self.rows["b"].get(name)
+
+
+def runs_of_bytes(
+    wanted: bytes, held: Mapping[str, bytes], itemsize: int, least: int
+) -> list[tuple[str, int, int]]:
+    """Return (name, start, stop) of the bytes that make up `wanted`, the longest run at each point.
+
+    Every run has at least `least` items. Empty if there is no such run at a point.
+    """
+    runs: list[tuple[str, int, int]] = []
+    at = 0
+    while at < len(wanted):
+        best: tuple[str, int, int] | None = None
+        start = wanted[at : at + least * itemsize]
+        for name, content in held.items() if len(start) == least * itemsize else ():
+            place = content.find(start)
+            for _ in range(_MOST_PLACES):
+                if place < 0:
+                    break
+                length = _common(wanted[at:], content[place:]) // itemsize * itemsize
+                if place % itemsize == 0 and (best is None or length > best[2] - best[1]):
+                    best = name, place, place + length
+                place = content.find(start, place + 1)
+        if best is None:
+            return []
+        runs.append(best)
+        at += best[2] - best[1]
+    return runs
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """Return how many bytes are equal from the start on."""
+    equal, size = 0, min(len(one), len(other))
+    while size > equal:
+        middle = (equal + size + 1) // 2
+        if one[equal:middle] == other[equal:middle]:
+            equal = middle
+        else:
+            size = middle - 1
+    return equal

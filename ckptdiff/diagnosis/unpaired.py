@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.templates import split_name
-from ckptdiff.assembly.by_name import unused_tensors
+from ckptdiff.assembly.by_name import shards_of_one_name, unused_tensors
+from ckptdiff.assembly.row_matching import joined_by_columns
 from ckptdiff.diagnosis.content_search import ContentSearch
 from ckptdiff.diagnosis.reshaped import reshaped
 from ckptdiff.results import Finding
@@ -69,6 +70,8 @@ def _search(
     )
     left_a |= {name: t for name, t in unused_tensors(a).items() if name not in left_a}
     left_b |= {name: t for name, t in unused_tensors(b).items() if name not in left_b}
+    shapes = {tensor.shape for tensor in left_a.values()}
+    left_b |= {name: tensor for name, (tensor, _) in joined_by_columns(left_b, shapes)}
     search = ContentSearch(left_a, left_b, executor)
     search.run()
     return search
@@ -110,9 +113,15 @@ def _extra(
 ) -> Generator[Finding, None, None]:
     """Yield findings of tensors that A does not have by name: parts of A's, or none of them."""
     packed = {part for weight in b.packed.values() for part in weight.parts}
+    unmapped = set(b.unmapped)
+    shards = shards_of_one_name(search.b)
+    for name, labels in shards.items():
+        rows = [search.rows["b"].get(label) for label in labels if label in taken]
+        taken |= {x for x in labels if name in taken or search.rows["b"].get(x) in rows}
     names = [r.name for r in results if r.status == "only_b"]
-    names += [name for name in b.unmapped if name not in names]
-    extra = [name for name in names if name not in taken and name not in packed]
+    names += [n for n, t in search.b.items() if unmapped.intersection(p.ref.name for p in t.pieces)]
+    left_out = taken | packed | search.a.keys() | shards.keys()
+    extra = [name for name in dict.fromkeys(names) if name not in left_out]
     places = {name: search.where("b", name) if name in search.b else [] for name in extra}
     parts = [name for name in extra if places[name]]
     extra = [name for name in extra if not places[name]]

@@ -105,6 +105,13 @@ def test_a_word_with_two_meanings_gives_no_rule() -> None:
     assert rules_by_words(hf, megatron, None) == ()
 
 
+def test_one_tensor_of_queries_keys_and_values_may_be_in_two_orders() -> None:
+    """Hugging Face has all queries first, Megatron goes group by group: equal words say nothing."""
+    hf = {"visual.blocks.#.attn.qkv.weight": (24, 8)}
+    megatron = {"vision_model.layers.#.self_attention.linear_qkv.weight": Shards((12, 8), 2)}
+    assert rules_by_words(hf, megatron, None) == ()
+
+
 def test_words_whose_shapes_do_not_fit_give_no_rule() -> None:
     hf = {"model.layers.#.self_attn.o_proj.weight": (8, 6)}
     megatron = {"decoder.layers.#.self_attention.linear_proj.weight": Shards((8, 5), 2)}

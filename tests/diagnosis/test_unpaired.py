@@ -116,6 +116,17 @@ def test_a_tensor_under_another_name_is_not_missing(tmp_path: Path, model_type: 
     assert "`x.up` is rows 4 to 7 of B's `y.both`" in found.evidence
 
 
+def test_a_vector_inside_another_one_is_found(tmp_path: Path) -> None:
+    """A bias of queries, keys and values, group by group, is three biases of the reference."""
+    q, k = noise(32, seed=1), noise(16, seed=2)
+    fused = torch.cat([q[:16], k[:8], q[16:], k[8:]])
+    (found,) = findings(tmp_path, {"q.bias": q, "k.bias": k}, {"fused.bias": fused})
+    assert (found.kind, set(found.tensors)) == ("NAMES", {"q.bias", "k.bias"})
+    assert "elements 16 to 23 of B's `fused.bias`" in found.evidence
+    (found, _) = findings(tmp_path / "2", {"q.bias": q + 1}, {"fused.bias": fused})
+    assert found.kind == "MISSING"
+
+
 def test_missing_says_what_it_was_looked_for_in(tmp_path: Path) -> None:
     a = {HEAD: noise(8, 6), "model.norm.weight": noise(6), DOWN: noise(6, 4)}
     lost = {HEAD: a[HEAD]}
