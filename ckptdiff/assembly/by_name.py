@@ -14,6 +14,8 @@ from ckptdiff.assembly.recipe import Assembled, Assembly, LayoutError, Piece, wh
 from ckptdiff.errors import CkptDiffError, UnsupportedLayout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ckptdiff.assembly.local_numbers import SplitNames
     from ckptdiff.checkpoint import Checkpoint, Shard, TensorRef
 
@@ -29,6 +31,25 @@ def assemble_by_name(
     suffix: without a rule these may be copies or slices of one tensor. `why` begins the note on the
     side: the reason why no rule is used.
     """
+    tensors, errors = tensors_by_name(checkpoint, named)
+    note = f"{why}: each stored tensor is taken by itself"
+    return Assembled(
+        checkpoint,
+        None,
+        None,
+        put_in_model_order(tensors, None),
+        unmapped=(),
+        errors=errors,
+        notes=(note,),
+    )
+
+
+def tensors_by_name(
+    checkpoint: Checkpoint,
+    named: list[tuple[Shard, SplitNames]],
+    wanted: Callable[[str], bool] = lambda _native: True,
+) -> tuple[dict[str, Assembly], dict[str, LayoutError]]:
+    """Return stored tensors by name, and why some cannot be read; `wanted` is asked for each."""
     try:
         offsets = layer_offsets(checkpoint, named)
     except UnsupportedLayout:
@@ -37,6 +58,8 @@ def assemble_by_name(
     for shard, names in named:
         first_layer = offsets.get((shard.rank.pp, shard.chunk), 0)
         for ((key, _), ref), native in zip(names, shard.tensors, strict=True):
+            if not wanted(native):
+                continue
             number = _NUMBER.search(native) if key.startswith(DECODER_LAYER) else None
             name = native
             if number is not None:
@@ -55,16 +78,7 @@ def assemble_by_name(
                 tensors[label] = resolve_chunks(assembly, checkpoint)
             except CkptDiffError as error:
                 errors[label] = LayoutError(str(error))
-    note = f"{why}: each stored tensor is taken by itself"
-    return Assembled(
-        checkpoint,
-        None,
-        None,
-        put_in_model_order(tensors, None),
-        unmapped=(),
-        errors=errors,
-        notes=(note,),
-    )
+    return tensors, errors
 
 
 def _shard_text(shard: Shard) -> str:
