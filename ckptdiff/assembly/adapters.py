@@ -62,4 +62,26 @@ def with_adapter(side: Assembled) -> Assembled:
         is_alone=len(parts) == len(tensors),
     )
     left = tuple(name for name in side.unmapped if name not in unmapped)
-    return replace(side, tensors=tensors, errors=errors, unmapped=left, adapter=adapter)
+    kind = "is" if adapter.is_alone else "holds"
+    return replace(
+        side,
+        tensors=tensors,
+        errors=errors,
+        unmapped=left,
+        notes=(*side.notes, f"{kind} {adapter.words}"),
+        adapter=adapter,
+    )
+
+
+def unmatched_by_adapter(a: Assembled, b: Assembled) -> frozenset[str]:
+    """Return the names that have no partner because one side has an adapter, or is one.
+
+    A side that is an adapter has none of the model's tensors, so all of the other side's are there.
+    """
+    names: set[str] = set()
+    for side, other in ((a, b), (b, a)):
+        if side.adapter is not None and not other.tensors.keys() >= set(side.adapter.names):
+            names.update(name for name in side.adapter.names if name not in other.tensors)
+            if side.adapter.is_alone:
+                names.update(other.tensors.keys() - side.tensors.keys())
+    return frozenset(names)

@@ -24,6 +24,7 @@ from ckptdiff.assembly.derived_buffers import is_derived
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Checkpoint
 
     Front = tuple[str, ...]
@@ -46,10 +47,11 @@ class NameChange:
     is_fault: bool  # a loader looks for the names that are read, and does not find them
 
 
-    def words(self, of: int) -> str:
-        """Return the change in words, for a checkpoint with so many names."""
+    def words(self, of: int, whose: str = "") -> str:
+        """Return the change in words, for a checkpoint with so many names; `whose` is ` of B`."""
         count = len(self.names)
         who, has = ("every name", "has") if count == of else (f"{count} of {of} names", "have")
+        who += whose
         match self.kind:
             case "front" if not self.read:
                 return f"{who} {has} `{self.stored}` in front"
@@ -72,14 +74,20 @@ class Wrapping:
     of: int  # names in the checkpoint
 
     @property
-    def is_fault(self) -> bool:
-        """Whether a loader does not find tensors under their stored names."""
-        return any(change.is_fault for change in self.changes)
-
-    @property
     def words(self) -> str:
         """What wrappers have done to the names: one sentence, without its full stop."""
         return ", and ".join(change.words(self.of) for change in self.changes)
+
+    @property
+    def written(self) -> str:
+        """How a conversion writes these names."""
+        added = all(change.kind == "lacks" for change in self.changes)
+        return "names are written with it" if added else "names are written without it"
+
+    def beyond(self, other: Wrapping | None) -> tuple[NameChange, ...]:
+        """Return the changes that the other side's names do not have too."""
+        shared = {(c.kind, c.stored, c.read) for c in other.changes} if other is not None else set()
+        return tuple(c for c in self.changes if (c.kind, c.stored, c.read) not in shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,3 +252,8 @@ def change_of(front: Front, read: Front) -> tuple[ChangeKind, str, str]:
 
 def dotted(parts: Iterable[str]) -> str:
     return "".join(f"{part}." for part in parts)
+
+
+def changed_names(a: Assembled, b: Assembled) -> tuple[NameChange, ...]:
+    """Return what wrappers have changed in the names of B, beyond what A's names have as well."""
+    return b.wrapping.beyond(a.wrapping) if b.wrapping is not None else ()

@@ -84,11 +84,14 @@ def plan_conversion(
     converted to it.
     """
     _check_out(out, source, target)
-    left = _check_source(source, target)
     notes: list[str] = []
+    source, adapter = _without_adapter(source, target, notes)
+    left = _check_source(source, target)
     if target.undo:
         source = undone(source, target.undo)
         notes += [f"taken out: {remap.kind}" for remap in target.undo]
+    if source.wrapping is not None:
+        notes.append(f"{source.wrapping.words}: {source.wrapping.written}")
     source = _with_vocabulary(source, notes)
     side = _with_dtype(source, target.dtype)
     if target.to == "hf":
@@ -109,7 +112,7 @@ def plan_conversion(
     if source.derived:
         notes.append(f"{len(source.derived)} buffers that follow from the config are left out")
     source = replace(source, tensors=kept, unmapped=())
-    return Conversion(source, target, out, files, texts, tuple(notes), left)
+    return Conversion(source, target, out, files, texts, tuple(notes), (*adapter, *left))
 
 
 def _check_out(out: Path, source: Assembled, target: Target) -> None:
@@ -154,6 +157,32 @@ def _check_source(source: Assembled, target: Target) -> tuple[str, ...]:
             f"{source.checkpoint.root}: no rules know its names, so they cannot be Hugging Face's"
         )
     return source.unmapped
+
+
+def _without_adapter(
+    source: Assembled, target: Target, notes: list[str]
+) -> tuple[Assembled, tuple[str, ...]]:
+    """Return a source without its adapter's tensors, and their names; adds to `notes`.
+
+    Raises UnsupportedLayout if it is nothing but an adapter, or if tensors must not be left out.
+    """
+    adapter = source.adapter
+    if adapter is None:
+        return source, ()
+    if adapter.is_alone:
+        raise UnsupportedLayout(
+            f"{source.checkpoint.root}: is {adapter.words}, not a model; merge it into its model, "
+            "and convert that"
+        )
+    if not target.allow_unmapped:
+        raise UnsupportedLayout(
+            f"{source.checkpoint.root}: holds {adapter.words}, which is not merged; merge it "
+            "first, or the model is converted without it",
+            hint="allow-unmapped",
+        )
+    notes.append(f"left out: {adapter.words}, which is not merged")
+    tensors = {n: t for n, t in source.tensors.items() if n not in adapter.names}
+    return replace(source, tensors=tensors, adapter=None), adapter.names
 
 
 def _with_vocabulary(side: Assembled, notes: list[str]) -> Assembled:

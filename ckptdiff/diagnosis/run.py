@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.arch.naming import are_fused, are_grouped
 from ckptdiff.arch.templates import split_name
+from ckptdiff.assembly.adapters import unmatched_by_adapter
 from ckptdiff.checkpoint import Parallelism
 from ckptdiff.conversion.command import command_of
 from ckptdiff.conversion.destination import proposed_out
 from ckptdiff.conversion.plan import VOCAB_DIVISIBLE_BY, Target
 from ckptdiff.diagnosis.claims import claims
 from ckptdiff.diagnosis.finding import Claim, finding_of
+from ckptdiff.diagnosis.names import name_findings
 from ckptdiff.diagnosis.origins import Origins
 from ckptdiff.diagnosis.queries import ContentQueries
 from ckptdiff.formats import megatron, torch_dist
@@ -47,6 +49,7 @@ def diagnose(
     everything is equal; else the tensors that differ once more, and a sample of the others.
     """
     yield from (_config_finding(line) for line in config if line.status == "conflict")
+    yield from name_findings(a, b, results, mended_target(b))
     yield from _missing(a, b, results)
     differing = {r.name for r in results if r.status == "differ"}
     grid = shard_grid(a, b) if differing else None
@@ -91,8 +94,8 @@ def _mending_command(a: Assembled, b: Assembled, undo: Remap) -> str:
     return shlex.join(command_of(b.checkpoint.root, out, target, like))
 
 
-def mended_target(b: Assembled, undo: Remap) -> Target:
-    """Return the target that writes B again in its own format and layout, without the fault."""
+def mended_target(b: Assembled, *undo: Remap) -> Target:
+    """Return the target that writes B again in its own format and layout, without the faults."""
     checkpoint = b.checkpoint
     to: To = "hf"
     if checkpoint.format in (megatron.NAME, torch_dist.NAME):
@@ -107,7 +110,7 @@ def mended_target(b: Assembled, undo: Remap) -> Target:
         names=None if to == "hf" else "legacy" if args.get("use_legacy_models") else names,
         moe_grouped_gemm=are_grouped(stored),
         vocab_divisible_by=divisor if type(divisor) is int else VOCAB_DIVISIBLE_BY,
-        undo=(undo,),
+        undo=undo,
     )
 
 
@@ -134,7 +137,8 @@ def _missing(
     a: Assembled, b: Assembled, results: Sequence[TensorDiff]
 ) -> Generator[Finding, None, None]:
     """Yield findings of tensors that B lacks, and of a vocabulary with another number of rows."""
-    absent = [r.name for r in results if r.status == "only_a"]
+    explained = unmatched_by_adapter(a, b)
+    absent = [r.name for r in results if r.status == "only_a" and r.name not in explained]
     if absent:
         words = f"{len(absent)} tensors of A are not in B"
         yield _finding_of_names("MISSING", words, absent, "they are in no file of B")

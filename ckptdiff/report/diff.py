@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.assembly.adapters import unmatched_by_adapter
 from ckptdiff.text import (
     format_bytes,
     format_cosine,
@@ -19,6 +20,7 @@ from ckptdiff.text import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from ckptdiff.assembly.adapters import Adapter
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Rank
     from ckptdiff.comparison.verdict import DiffSummary
@@ -85,6 +87,28 @@ def side_document(side: Assembled) -> dict[str, Any]:
         "tensors": len(side.tensors),
         "bytes": side.nbytes,
         "notes": [*checkpoint.notes, *side.notes],
+        "names": _names_document(side),
+        "adapter": None if side.adapter is None else _adapter_document(side.adapter),
+    }
+
+
+def _names_document(side: Assembled) -> list[dict[str, Any]]:
+    """Return how stored names differ from those that are read, one object for each kind."""
+    if side.wrapping is None:
+        return []
+    return [
+        {"change": c.kind, "stored": c.stored, "read": c.read, "names": len(c.names),
+         "of": side.wrapping.of, "severity": "fault" if c.is_fault else "info"}
+        for c in side.wrapping.changes
+    ]  # fmt: skip
+
+
+def _adapter_document(adapter: Adapter) -> dict[str, Any]:
+    return {
+        "ranks": adapter.ranks,
+        "targets": adapter.targets,
+        "tensors": len(adapter.names),
+        "alone": adapter.is_alone,
     }
 
 
@@ -104,6 +128,7 @@ def diff_document(
         "verdict": summary.verdict,
         "weights": summary.weights,
         "config_status": summary.config_status,
+        "names_status": summary.names_status,
         "filter": pattern,
         "counts": dict(summary.counts),
         "tensors": [_tensor_document(result) for result in results],
@@ -143,7 +168,7 @@ def finding_lines(finding: Finding) -> Iterator[str]:
         yield f"     cause: {printable('; or '.join(finding.also_explained_by))}"
     if finding.fix:
         yield f"     fix: {printable(finding.fix)}"
-    elif finding.severity == "fault" and finding.undo is None:
+    elif finding.severity == "fault" and finding.undo is None and finding.kind != "EXTRA":
         yield "     no re-mapping mends it: convert again from the source"
 
 
@@ -241,7 +266,9 @@ def diff_lines(
     yield f"A  {side_line(a)}"
     yield f"B  {side_line(b)}"
     yield ""
-    shown = [result for result in results if result.status != "same"]
+    # The finding of an adapter is one line for all of its tensors.
+    summed_up = unmatched_by_adapter(a, b) if summary.findings else frozenset()
+    shown = [r for r in results if r.status != "same" and r.name not in summed_up]
     if shown:
         names = [printable(result.name) for result in shown[:MAX_LINES]]
         width = min(60, max(map(len, [*names, "tensor"])))
@@ -271,7 +298,9 @@ def diff_lines(
     counts = ", ".join(f"{n} {WORD[status]}" for status, n in summary.counts.items() if n)
     took = f" in {seconds:.1f} s" if seconds is not None else ""
     yield f"{total} tensors: {counts or 'nothing to compare'}{took}"
-    also = ", the configs conflict" if summary.verdict != summary.weights else ""
+    also = ", the configs conflict" if summary.conflicts and summary.config_status == "conflict" else ""
+    also += ", a loader does not find B's names" if summary.names_status == "wrapped" else ""
+    also = also if summary.verdict != summary.weights else ""
     yield f"verdict: {summary.verdict}{f' (weights: {summary.weights}{also})' if also else ''}"
 
 
