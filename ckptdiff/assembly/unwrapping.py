@@ -22,7 +22,7 @@ from ckptdiff.arch.wrappers import (
 from ckptdiff.assembly.derived_buffers import is_derived
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Checkpoint
@@ -45,7 +45,6 @@ class NameChange:
     read: str  # the parts that are read instead; empty where they are left out
     names: frozenset[str]  # as stored
     is_fault: bool  # a loader looks for the names that are read, and does not find them
-
 
     def words(self, of: int, whose: str = "") -> str:
         """Return the change in words, for a checkpoint with so many names; `whose` is ` of B`."""
@@ -196,7 +195,7 @@ class _Plan:
                 found["inside", dotted((part,)), ""].add(name)
             if read != parts.front:
                 found[change_of(parts.front, read)].add(name)
-        for (kind, stored, read_as), names in found.items():
+        for (kind, stored, read_as), names in sorted(found.items()):  # `front` first
             yield NameChange(
                 kind,
                 stored,

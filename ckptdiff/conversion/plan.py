@@ -12,6 +12,7 @@ from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.conversion.torch_dist_files import distributed_files
 from ckptdiff.conversion.torch_files import rank_files
 from ckptdiff.conversion.undo import undone
+from ckptdiff.conversion.unmerged import without_adapter
 from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE
 from ckptdiff.errors import BadArgument, UnsupportedLayout
 from ckptdiff.formats import megatron
@@ -85,7 +86,7 @@ def plan_conversion(
     """
     _check_out(out, source, target)
     notes: list[str] = []
-    source, adapter = _without_adapter(source, target, notes)
+    source, adapter = without_adapter(source, target, notes)
     left = _check_source(source, target)
     if target.undo:
         source = undone(source, target.undo)
@@ -157,32 +158,6 @@ def _check_source(source: Assembled, target: Target) -> tuple[str, ...]:
             f"{source.checkpoint.root}: no rules know its names, so they cannot be Hugging Face's"
         )
     return source.unmapped
-
-
-def _without_adapter(
-    source: Assembled, target: Target, notes: list[str]
-) -> tuple[Assembled, tuple[str, ...]]:
-    """Return a source without its adapter's tensors, and their names; adds to `notes`.
-
-    Raises UnsupportedLayout if it is nothing but an adapter, or if tensors must not be left out.
-    """
-    adapter = source.adapter
-    if adapter is None:
-        return source, ()
-    if adapter.is_alone:
-        raise UnsupportedLayout(
-            f"{source.checkpoint.root}: is {adapter.words}, not a model; merge it into its model, "
-            "and convert that"
-        )
-    if not target.allow_unmapped:
-        raise UnsupportedLayout(
-            f"{source.checkpoint.root}: holds {adapter.words}, which is not merged; merge it "
-            "first, or the model is converted without it",
-            hint="allow-unmapped",
-        )
-    notes.append(f"left out: {adapter.words}, which is not merged")
-    tensors = {n: t for n, t in source.tensors.items() if n not in adapter.names}
-    return replace(source, tensors=tensors, adapter=None), adapter.names
 
 
 def _with_vocabulary(side: Assembled, notes: list[str]) -> Assembled:

@@ -50,9 +50,7 @@ def _finding_of_changes(
     """Return the one finding of changes of names; `command` mends it, None where none is needed."""
     assert b.wrapping is not None
     stored = frozenset().union(*(change.names for change in changes))
-    touched = [
-        name for name, t in b.tensors.items() if any(p.ref.name in stored for p in t.pieces)
-    ]
+    touched = [name for name, t in b.tensors.items() if any(p.ref.name in stored for p in t.pieces)]
     by = " and ".join(adders(p for change in changes for p in change.stored.split(".")))
     if command is not None:
         who = f"{by} added it. " if by else ""

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.assembly.adapters import unmatched_by_adapter
+from ckptdiff.report.names import adapter_document, names_document
 from ckptdiff.text import (
     format_bytes,
     format_cosine,
@@ -20,7 +21,6 @@ from ckptdiff.text import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ckptdiff.assembly.adapters import Adapter
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Rank
     from ckptdiff.comparison.verdict import DiffSummary
@@ -87,28 +87,8 @@ def side_document(side: Assembled) -> dict[str, Any]:
         "tensors": len(side.tensors),
         "bytes": side.nbytes,
         "notes": [*checkpoint.notes, *side.notes],
-        "names": _names_document(side),
-        "adapter": None if side.adapter is None else _adapter_document(side.adapter),
-    }
-
-
-def _names_document(side: Assembled) -> list[dict[str, Any]]:
-    """Return how stored names differ from those that are read, one object for each kind."""
-    if side.wrapping is None:
-        return []
-    return [
-        {"change": c.kind, "stored": c.stored, "read": c.read, "names": len(c.names),
-         "of": side.wrapping.of, "severity": "fault" if c.is_fault else "info"}
-        for c in side.wrapping.changes
-    ]  # fmt: skip
-
-
-def _adapter_document(adapter: Adapter) -> dict[str, Any]:
-    return {
-        "ranks": adapter.ranks,
-        "targets": adapter.targets,
-        "tensors": len(adapter.names),
-        "alone": adapter.is_alone,
+        "names": names_document(side),
+        "adapter": adapter_document(side),
     }
 
 
@@ -298,7 +278,11 @@ def diff_lines(
     counts = ", ".join(f"{n} {WORD[status]}" for status, n in summary.counts.items() if n)
     took = f" in {seconds:.1f} s" if seconds is not None else ""
     yield f"{total} tensors: {counts or 'nothing to compare'}{took}"
-    also = ", the configs conflict" if summary.conflicts and summary.config_status == "conflict" else ""
+    also = (
+        ", the configs conflict"
+        if summary.conflicts and summary.config_status == "conflict"
+        else ""
+    )
     also += ", a loader does not find B's names" if summary.names_status == "wrapped" else ""
     also = also if summary.verdict != summary.weights else ""
     yield f"verdict: {summary.verdict}{f' (weights: {summary.weights}{also})' if also else ''}"
