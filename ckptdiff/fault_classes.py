@@ -241,7 +241,7 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
         can_be_undone=False,
     ),
     "NAMES": FaultRow(
-        "a wrapper's prefix in the names",
+        "a wrapper's piece in the names",
         "loaders do not find these tensors; the numbers are right",
         can_be_undone=False,
     ),
