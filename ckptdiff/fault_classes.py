@@ -243,7 +243,7 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
         can_be_undone=False,
     ),
     "NAMES": FaultRow(
-        "tensors under other names: with a wrapper's prefix, or under each other's",
+        "tensors under other names: with a wrapper's piece, or under each other's",
         "loaders do not find these tensors, or take them for others; the numbers are right",
         can_be_undone=False,
         is_of_names=True,

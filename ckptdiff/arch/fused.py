@@ -38,7 +38,7 @@ def canonical(
 
     A name that no rule knows stays as it is.
     """
-    fused_by_key = {template(fused.hf): fused for fused in architecture.fused}
+    fused_by_key = _by_key(architecture)
     found: dict[str, TensorRef] = {}
     errors: dict[str, str] = {}
     for stored, ref in tensors.items():
@@ -47,7 +47,9 @@ def canonical(
             if key in fused_by_key or architecture.order_of(key) is not None:
                 break
         else:
-            found[stored] = ref
+            name = _beside_a_known(stored, architecture)
+            clash = name in found or (name in tensors and name != stored)
+            found[stored if clash else name] = ref
             continue
         if name == stored and key not in fused_by_key:
             found[stored] = ref
@@ -65,6 +67,50 @@ def canonical(
         clash = any(part in found or (part in tensors and part != stored) for part in parts)
         found |= {stored: ref} if clash else parts
     return found, errors
+
+
+def knows(architecture: Architecture, key: str) -> bool:
+    """Return whether a family has a tensor of this name, given as a template.
+
+    Under any of its prefixes, fused, a copy, or what a quantised weight has beside it.
+    """
+    if any(key == template(pattern) for pattern, _ in architecture.shared):
+        return True
+    return any(
+        _is_of_rules(spelling, architecture) or _has_known_host(spelling, architecture)
+        for spelling in _spellings(key, architecture)
+    )
+
+
+def _by_key(architecture: Architecture) -> dict[str, Fused]:
+    return {template(fused.hf): fused for fused in architecture.fused}
+
+
+def _is_of_rules(name: str, architecture: Architecture) -> bool:
+    key, _ = split_name(name)
+    return architecture.order_of(key) is not None or key in _by_key(architecture)
+
+
+def _beside_a_known(stored: str, architecture: Architecture) -> str:
+    """Return a name with the prefix of the rules if it stands beside one that they know."""
+    for name in _spellings(stored, architecture):
+        if _has_known_host(name, architecture):
+            return name
+    return stored
+
+
+def _has_known_host(name: str, architecture: Architecture) -> bool:
+    """Return whether a tensor belongs to a weight that the rules know, as its factors do.
+
+    Beside `x.weight` those are `x.weight_scale`, `x.qweight`, `x.weight.absmax` or an adapter's
+    `x.lora_A.weight`; beside `experts.down_proj` it is `experts.down_proj_blocks`.
+    """
+    module, _, last = name.rpartition(".")
+    outer = module.rpartition(".")[0]
+    hosts = [f"{module}.weight", module, outer, f"{outer}.weight"]
+    if "_" in last:
+        hosts.append(name.rpartition("_")[0])
+    return any(_is_of_rules(host, architecture) for host in hosts)
 
 
 def _spellings(name: str, architecture: Architecture) -> Iterator[str]:

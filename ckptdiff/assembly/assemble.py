@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckptdiff.assembly.adapters import with_adapter
 from ckptdiff.assembly.by_words import with_rules_by_words
+from ckptdiff.assembly.equal_names import with_equal_names
 from ckptdiff.assembly.from_huggingface import assemble_huggingface
 from ckptdiff.assembly.from_megatron import assemble_megatron
 from ckptdiff.assembly.from_meta import assemble_meta
 from ckptdiff.assembly.recipe import Assembled, Copy, LayoutError, can_be_copies
+from ckptdiff.assembly.unwrapping import unwrapped
 from ckptdiff.gc_pause import uncollected
 
 if TYPE_CHECKING:
@@ -28,11 +31,18 @@ def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assemb
     family, and how many vocabulary rows are not padding. Raises UnknownConfig if a sharded
     checkpoint has no args and `like` has no config either.
     """
+    found = unwrapped(checkpoint)
+    checkpoint = found.checkpoint
     if checkpoint.convention == "hf":
-        return assemble_huggingface(checkpoint)
-    if checkpoint.convention == "meta":
-        return assemble_meta(checkpoint)
-    return assemble_megatron(checkpoint, like)
+        side = assemble_huggingface(checkpoint)
+    elif checkpoint.convention == "meta":
+        side = assemble_meta(checkpoint)
+    else:
+        side = assemble_megatron(checkpoint, like)
+    if found.wrapping is not None:
+        notes = (*side.notes, found.wrapping.words)
+        side = replace(side, wrapping=found.wrapping, notes=notes)
+    return with_adapter(side) if found.has_adapter else side
 
 
 @uncollected()
@@ -45,6 +55,7 @@ def assemble_pair(
     Raises UnknownConfig as `assemble` does.
     """
     first, second = _pair(a, b, alone)
+    first, second = with_equal_names(first, second)
     first, second = _without_packed(first, second), _without_packed(second, first)
     return _with_tied_head(first, second), _with_tied_head(second, first)
 

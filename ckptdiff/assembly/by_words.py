@@ -12,6 +12,7 @@ from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.arch.templates import split_name
 from ckptdiff.arch.vocabulary import Shards, rules_by_words
 from ckptdiff.assembly.derived_buffers import is_derived
+from ckptdiff.assembly.unwrapping import unwrapped
 from ckptdiff.config import model as configs
 from ckptdiff.errors import UnknownConfig
 
@@ -38,8 +39,10 @@ def with_rules_by_words(side: Assembled, other: Checkpoint) -> Assembled:
         key = split_name(name)[0]
         if known is None or known.order_of(key) is None:
             shapes[key].add(tensor.shape)
+    if not shapes:
+        return side
     stored: dict[str, set[tuple[int, ...]]] = defaultdict(set)
-    for shard in other.shards if shapes else ():
+    for shard in unwrapped(other).checkpoint.shards:
         for native, ref in shard.tensors.items():
             key = split_native(native)[0]
             if (known is None or known.rule_for(key) is None) and not is_derived(key):

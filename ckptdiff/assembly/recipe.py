@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ckptdiff.arch.base import Architecture
+    from ckptdiff.assembly.adapters import Adapter
+    from ckptdiff.assembly.unwrapping import Wrapping
     from ckptdiff.checkpoint import Box, Checkpoint, Entry, Rank, TensorRef
     from ckptdiff.config.model import ModelConfig
 
@@ -108,6 +110,9 @@ class Assembled:
     # Weights that are not decoded, by the name that the plain weight would have.
     packed: Mapping[str, PackedWeight] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # for the user: how it was assembled
+    # The names in `checkpoint` are without what wrappers add; its refs have them as stored.
+    wrapping: Wrapping | None = None
+    adapter: Adapter | None = None  # its tensors are in `tensors` too
 
     @property
     def family(self) -> str | None:

@@ -50,6 +50,8 @@ def can_match(a: Assembled, b: Assembled) -> bool:
         return False
     if "megatron" not in (a.checkpoint.convention, b.checkpoint.convention):
         return False  # both use canonical names, so equal names are the only pairs
+    if any(side.adapter is not None and side.adapter.is_alone for side in (a, b)):
+        return False  # an adapter has no rows of the model
     return bool(_unpaired(a, b) and _unpaired(b, a))
 
 

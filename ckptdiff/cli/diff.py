@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         from ckptdiff.report import diff as report
 
         pair, results, summary = _compare(options, pool)
-        if not options.no_diagnose and summary.verdict != "same":
+        if not options.no_diagnose and (summary.verdict != "same" or pair.b.wrapping):
             from ckptdiff.diagnosis.run import diagnosed
 
             config = () if options.ignore_config else summary.config

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from ckptdiff.assembly.unwrapping import changed_names
 from ckptdiff.config.compare import compare_configs, config_status
 from ckptdiff.errors import BadArgument
 from ckptdiff.results import Numbers, Status
@@ -137,6 +138,8 @@ class DiffSummary:
     weights: Verdict  # without the configs
     config_status: Literal["same", "conflict", "ignored", "unknown"]
     counts: Mapping[Status, int]
+    # `wrapped`: a loader does not find tensors of B, since a wrapper has changed their names.
+    names_status: Literal["known", "wrapped"] = "known"
     config: tuple[ConfigDiff, ...] = ()  # every line of the config table
     # Sides, `A` or `B`, with fp32 master weights worth comparing. `summarise` reads no files, so
     # its caller fills this in.
@@ -175,7 +178,8 @@ def summarise(
 ) -> DiffSummary:
     """Return the verdict over all results; an unmapped name on either side is a difference.
 
-    A conflict between the configs is one too, unless `ignore_config` is set.
+    A conflict between the configs makes the verdict `differ`, unless `ignore_config` is set; so do
+    names of B that a loader does not find.
     """
     values = results.values() if hasattr(results, "values") else results
     found = Counter(result.status for result in values)
@@ -185,5 +189,13 @@ def summarise(
         weights = "differ"
     config = tuple(compare_configs(a, b))
     status = "ignored" if ignore_config else config_status(config)
-    verdict: Verdict = "differ" if status == "conflict" and weights != "trouble" else weights
-    return DiffSummary(verdict, weights, status, counts, config)
+    is_wrapped = any(change.is_fault for change in changed_names(a, b))
+    is_worse = (status == "conflict" or is_wrapped) and weights != "trouble"
+    return DiffSummary(
+        "differ" if is_worse else weights,
+        weights,
+        status,
+        counts,
+        "wrapped" if is_wrapped else "known",
+        config,
+    )

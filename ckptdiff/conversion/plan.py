@@ -12,6 +12,7 @@ from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.conversion.torch_dist_files import distributed_files
 from ckptdiff.conversion.torch_files import rank_files
 from ckptdiff.conversion.undo import undone
+from ckptdiff.conversion.unmerged import without_adapter
 from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE
 from ckptdiff.errors import BadArgument, UnsupportedLayout
 from ckptdiff.formats import megatron
@@ -84,11 +85,14 @@ def plan_conversion(
     converted to it.
     """
     _check_out(out, source, target)
-    left = _check_source(source, target)
     notes: list[str] = []
+    source, adapter = without_adapter(source, target, notes)
+    left = _check_source(source, target)
     if target.undo:
         source = undone(source, target.undo)
         notes += [f"taken out: {remap.kind}" for remap in target.undo]
+    if source.wrapping is not None:
+        notes.append(f"{source.wrapping.words}: {source.wrapping.written}")
     source = _with_vocabulary(source, notes)
     side = _with_dtype(source, target.dtype)
     if target.to == "hf":
@@ -109,7 +113,7 @@ def plan_conversion(
     if source.derived:
         notes.append(f"{len(source.derived)} buffers that follow from the config are left out")
     source = replace(source, tensors=kept, unmapped=())
-    return Conversion(source, target, out, files, texts, tuple(notes), left)
+    return Conversion(source, target, out, files, texts, tuple(notes), (*adapter, *left))
 
 
 def _check_out(out: Path, source: Assembled, target: Target) -> None:

@@ -14,6 +14,7 @@ from ckptdiff.conversion.destination import proposed_out
 from ckptdiff.conversion.plan import VOCAB_DIVISIBLE_BY, Target
 from ckptdiff.diagnosis.claims import claims
 from ckptdiff.diagnosis.finding import Claim, finding_of
+from ckptdiff.diagnosis.names import name_findings
 from ckptdiff.diagnosis.origins import Origins
 from ckptdiff.diagnosis.queries import ContentQueries
 from ckptdiff.diagnosis.unpaired import unpaired
@@ -47,6 +48,7 @@ def diagnose(
     everything is equal; else the tensors that differ once more, and a sample of the others.
     """
     yield from (_config_finding(line) for line in config if line.status == "conflict")
+    yield from name_findings(a, b, results, mended_target(b))
     yield from unpaired(a, b, results, executor)
     differing = {r.name for r in results if r.status == "differ"}
     grid = shard_grid(with_own_rules(a, b, differing), b) if differing else None
@@ -94,8 +96,8 @@ def _mending_command(a: Assembled, b: Assembled, undo: Remap) -> str:
     return shlex.join(command_of(b.checkpoint.root, out, target, like))
 
 
-def mended_target(b: Assembled, undo: Remap) -> Target:
-    """Return the target that writes B again in its own format and layout, without the fault."""
+def mended_target(b: Assembled, *undo: Remap) -> Target:
+    """Return the target that writes B again in its own format and layout, without the faults."""
     checkpoint = b.checkpoint
     to: To = "hf"
     if checkpoint.format in (megatron.NAME, torch_dist.NAME):
@@ -110,7 +112,7 @@ def mended_target(b: Assembled, undo: Remap) -> Target:
         names=None if to == "hf" else "legacy" if args.get("use_legacy_models") else names,
         moe_grouped_gemm=are_grouped(stored),
         vocab_divisible_by=divisor if type(divisor) is int else VOCAB_DIVISIBLE_BY,
-        undo=(undo,),
+        undo=undo,
     )
 
 

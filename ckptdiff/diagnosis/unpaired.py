@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.templates import split_name
+from ckptdiff.assembly.adapters import unmatched_by_adapter
 from ckptdiff.assembly.by_name import shards_of_one_name, unused_tensors
 from ckptdiff.assembly.row_matching import joined_by_columns
 from ckptdiff.diagnosis.content_search import ContentSearch
@@ -13,7 +14,7 @@ from ckptdiff.results import Finding
 from ckptdiff.text import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Collection, Generator, Mapping, Sequence
     from concurrent.futures import Executor
 
     from ckptdiff.assembly.recipe import Assembled
@@ -41,13 +42,14 @@ def unpaired(
         )  # fmt: skip
     search = _search(a, b, results, executor)
     resized = [r for r in results if r.status == "shape"]
-    absent = [r.name for r in results if r.status == "only_a"]
+    explained = unmatched_by_adapter(a, b)
+    absent = [r.name for r in results if r.status == "only_a" and r.name not in explained]
     taken: set[str] = set()
     if absent:
         found = yield from _absent(search, absent)
         taken.update(found)
     yield from reshaped(search, resized, a.architecture or b.architecture)
-    yield from _extra(b, search, results, taken)
+    yield from _extra(b, search, results, taken, explained)
 
 
 def _search(
@@ -109,7 +111,11 @@ def _absent(search: ContentSearch, names: list[str]) -> Generator[Finding, None,
 
 
 def _extra(
-    b: Assembled, search: ContentSearch, results: Sequence[TensorDiff], taken: set[str]
+    b: Assembled,
+    search: ContentSearch,
+    results: Sequence[TensorDiff],
+    taken: set[str],
+    explained: Collection[str],
 ) -> Generator[Finding, None, None]:
     """Yield findings of tensors that A does not have by name: parts of A's, or none of them."""
     packed = {part for weight in b.packed.values() for part in weight.parts}
@@ -120,7 +126,7 @@ def _extra(
         taken |= {x for x in labels if name in taken or search.rows["b"].get(x) in rows}
     names = [r.name for r in results if r.status == "only_b"]
     names += [n for n, t in search.b.items() if unmapped.intersection(p.ref.name for p in t.pieces)]
-    left_out = taken | packed | search.a.keys() | shards.keys()
+    left_out = taken | packed | set(explained) | search.a.keys() | shards.keys()
     extra = [name for name in dict.fromkeys(names) if name not in left_out]
     places = {name: search.where("b", name) if name in search.b else [] for name in extra}
     parts = [name for name in extra if places[name]]

@@ -7,7 +7,9 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.assembly.adapters import unmatched_by_adapter
 from ckptdiff.fault_classes import FAULT_CLASSES
+from ckptdiff.report.names import adapter_document, names_document
 from ckptdiff.text import (
     format_bytes,
     format_cosine,
@@ -87,6 +89,8 @@ def side_document(side: Assembled) -> dict[str, Any]:
         "tensors": len(side.tensors),
         "bytes": side.nbytes,
         "notes": [*checkpoint.notes, *side.notes],
+        "names": names_document(side),
+        "adapter": adapter_document(side),
     }
 
 
@@ -106,6 +110,7 @@ def diff_document(
         "verdict": summary.verdict,
         "weights": summary.weights,
         "config_status": summary.config_status,
+        "names_status": summary.names_status,
         "filter": pattern,
         "counts": dict(summary.counts),
         "tensors": [_tensor_document(result) for result in results],
@@ -249,7 +254,9 @@ def diff_lines(
     yield f"A  {side_line(a)}"
     yield f"B  {side_line(b)}"
     yield ""
-    shown = [result for result in results if result.status not in UNLISTED]
+    # The finding of an adapter is one line for all of its tensors.
+    summed_up = unmatched_by_adapter(a, b) if summary.findings else frozenset()
+    shown = [r for r in results if r.status not in UNLISTED and r.name not in summed_up]
     if shown:
         names = [printable(result.name) for result in shown[:MAX_LINES]]
         width = min(60, max(map(len, [*names, "tensor"])))
@@ -279,7 +286,13 @@ def diff_lines(
     counts = ", ".join(f"{n} {WORD[status]}" for status, n in summary.counts.items() if n)
     took = f" in {seconds:.1f} s" if seconds is not None else ""
     yield f"{total} tensors: {counts or 'nothing to compare'}{took}"
-    also = ", the configs conflict" if summary.verdict != summary.weights else ""
+    also = (
+        ", the configs conflict"
+        if summary.conflicts and summary.config_status == "conflict"
+        else ""
+    )
+    also += ", a loader does not find B's names" if summary.names_status == "wrapped" else ""
+    also = also if summary.verdict != summary.weights else ""
     yield f"verdict: {summary.verdict}{f' (weights: {summary.weights}{also})' if also else ''}"
 
 

@@ -27,6 +27,8 @@ def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str
         **{key: head[key] for key in ("path", "format", "family", "iteration", "parallelism")},
         "bytes": head["bytes"],
         "notes": head["notes"],
+        "names": head["names"],
+        "adapter": head["adapter"],
         "tensors": [
             {
                 "name": assembly.name,
@@ -143,13 +145,13 @@ def _by_file(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[tuple[P
     files: dict[Path, list[_Raw]] = {file: [] for file in side.checkpoint.files}
     chunks = side.checkpoint.chunks
     for shard in side.checkpoint.shards:
-        for name, ref in shard.tensors.items():
+        for ref in shard.tensors.values():
             if chunks is None:
                 if wanted(ref.name):
                     files[ref.file].append(_Raw(ref.name, shard.chunk, ref))
                 continue
-            for part in chunks[ref] if wanted(name) else ():
-                raw = _Raw(name, shard.chunk, part.ref, part.box)
+            for part in chunks[ref] if wanted(ref.name) else ():
+                raw = _Raw(ref.name, shard.chunk, part.ref, part.box)
                 files.setdefault(part.ref.file, []).append(raw)
     for file, parts in files.items():
         yield file, sorted(parts, key=lambda part: part.ref.offset)

@@ -149,7 +149,7 @@ def test_a_model_of_no_known_family_is_taken_under_its_own_names(
     megatron = copy_of(tiny_megatron())
 
     def rename(state: dict[str, Any]) -> None:
-        state["model"] = {f"net.{name}": tensor for name, tensor in state["model"].items()}
+        state["model"] = {name.replace(".", "/"): t for name, t in state["model"].items()}
 
     edit_rank(rank_file(megatron, "00"), rename)
     side = assemble(open_checkpoint(megatron))

@@ -47,7 +47,7 @@ def nameless(folder: Path) -> tuple[Path, Path]:
     (hf / "config.json").write_text(json.dumps({"model_type": "nobody-knows"}))
     file = folder / "megatron" / "iter_0000001" / "mp_rank_00" / "model_optim_rng.pt"
     file.parent.mkdir(parents=True)
-    model = {f"backbone.{name}": tensor for name, tensor in TENSORS.items()}
+    model = {f"backbone.of_{name}": tensor for name, tensor in TENSORS.items()}
     torch.save({"model": model, "iteration": 1}, file)
     return hf, folder / "megatron"
 

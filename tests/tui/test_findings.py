@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from ckptdiff.checkpoint import Rank
 from ckptdiff.conversion.remap import Remap
@@ -21,6 +23,7 @@ from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.findings import FindingsScreen
 from ckptdiff.tui.text.finding import finding_page
 from ckptdiff.tui.text.lines import plain
+from ckptdiff.tui.text.progress import outcome, side_notes
 from ckptdiff.tui.widgets.finding_line import FindingLine
 from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.workers.engine import LocalEngine
@@ -187,6 +190,33 @@ async def test_a_report_of_the_screen_has_the_findings(
         await settle(app, pilot)
     document = json.loads((tmp_path / "report.json").read_text())
     assert [finding["class"] for finding in document["findings"]] == ["QKV-SWAP"]
+
+
+async def test_names_that_a_wrapper_changed_are_a_finding_though_nothing_differs(
+    start: Callable[..., CkptDiffApp], tiny_hf: Callable[..., Path], tmp_path: Path
+) -> None:
+    plain_folder = tiny_hf()
+    wrapped = tmp_path / "wrapped"
+    wrapped.mkdir()
+    shutil.copy(plain_folder / "config.json", wrapped)
+    tensors_of = {k: v for f in plain_folder.glob("*.safetensors") for k, v in load_file(f).items()}
+    save_file({f"module.{k}": v for k, v in tensors_of.items()}, wrapped / "model.safetensors")
+    app = start(plain_folder, wrapped)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until_looked(app, pilot)
+        session = tensors(app).session
+        assert outcome(session)[1].startswith(
+            "! No differences in 21 tensors, but a loader does not find B's names."
+        )
+        assert side_notes(session) == ["B: every name has `module.` in front."]
+        assert "NAMES: every name of B has `module.` in front" in finding_line(app)
+        await pilot.press("f")
+        await pilot.pause()
+        assert isinstance(app.screen, FindingsScreen)
+        assert "DDP or DeepSpeed added it" in said(app)
+        await pilot.press("c")
+        await pilot.pause()
+        assert isinstance(app.screen, ConvertScreen)
 
 
 # ── with findings made by hand ───────────────────────────────────────────────────────────────

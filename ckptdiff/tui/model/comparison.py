@@ -90,8 +90,9 @@ class Comparison:
 
     @property
     def has_faults(self) -> bool:
-        """Whether there is a difference or conflict to diagnose."""
-        return bool(self.differences or self.conflicts)
+        """Whether there is a difference or conflict to diagnose, or names that no loader finds."""
+        is_wrapped = self.summary is not None and self.summary.names_status == "wrapped"
+        return bool(self.differences or self.conflicts or is_wrapped)
 
     @property
     def executor(self) -> Executor:

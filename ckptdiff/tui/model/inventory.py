@@ -120,5 +120,5 @@ def _unmapped(side: Literal["a", "b"], assembled: Assembled | None) -> list[Unma
         return []
     refs: dict[str, TensorRef] = {}
     for shard in reversed(assembled.checkpoint.shards):
-        refs.update(shard.tensors)
+        refs.update((ref.name, ref) for ref in shard.tensors.values())
     return [Unmapped(side, name, refs.get(name)) for name in assembled.unmapped]

@@ -185,7 +185,7 @@ class ConvertScreen(BaseScreen[None]):
             "sizes": is_sharded,
             "names": is_sharded,
             "like": self._lender() is not None,
-            "unmapped": bool(source.unmapped),
+            "unmapped": bool(source.unmapped) or source.adapter is not None,
             "undo": kept is not None and bool(kept.undo),
         }
         for name, is_shown in shown.items():

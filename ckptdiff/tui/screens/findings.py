@@ -242,7 +242,7 @@ class FindingsScreen(BaseScreen[int]):
         if action == "copy_fix" and self.finding.fix is None:
             return "There is no fix to copy: no re-mapping mends this."
         if action == "convert":
-            if self.finding.undo is None:
+            if self.number not in self.session.diagnosis.targets:
                 return "Convert: no re-mapping mends this."
             if self.app.is_converting:
                 return "Convert: another conversion is running."

@@ -70,6 +70,9 @@ def outcome(session: Session) -> tuple[str, str]:
             holders = " and ".join(summary.masters)
             verb = "hold" if len(summary.masters) > 1 else "holds"
             text += f" {holders} {verb} fp32 master weights: o compares those too."
+    elif verdict == "differ" and summary is not None and summary.names_status == "wrapped":
+        text = f"! No differences in {total}, but a loader does not find B's names."
+        text += " The configs conflict: 2 shows where." if session.conflicts else ""
     elif verdict == "differ":
         text = f"! No differences in {total}, but the configs conflict: 2 shows where."
     elif verdict == "close":

@@ -73,9 +73,10 @@ def diagnosis_of(found: Sequence[Finding], inventory: Inventory, b: Assembled) -
                     numbers[layer.title].add(number)
     marks = {name: _mark(covered) for name, covered in numbers.items()}
     targets = {
-        number: mended_target(b, finding.undo)
+        number: mended_target(b, *([finding.undo] if finding.undo is not None else []))
         for number, finding in enumerate(findings, 1)
-        if finding.undo is not None
+        # Any conversion leaves out what wrappers put into names: there is nothing to undo.
+        if finding.undo is not None or (finding.kind == "NAMES" and finding.fix is not None)
     }
     return Diagnosis(findings, marks, targets)
 

@@ -1,0 +1,128 @@
+"""Give both sides of a comparison one spelling where their names differ only in front."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptdiff.arch.wrappers import language_front, taken_apart
+from ckptdiff.assembly.unwrapping import NameChange, Wrapping, change_of, common_front, dotted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ckptdiff.assembly.recipe import Assembled
+
+    Front = tuple[str, ...]
+
+_SPELLED = {"model", "language_model"}  # fronts that releases of transformers have moved
+_LEAST_ALIKE = 0.9  # of the tensors under a front; a vocabulary may be padded on one side
+
+
+def with_equal_names(a: Assembled, b: Assembled) -> tuple[Assembled, Assembled]:
+    """Return both sides; a side whose unpaired names have more in front is renamed to the other.
+
+    Only where the tensors of two fronts have the same names behind them, and the same shapes.
+    """
+    alone_a = {name: t.shape for name, t in a.tensors.items() if name not in b.tensors}
+    alone_b = {name: t.shape for name, t in b.tensors.items() if name not in a.tensors}
+    if alone_a and alone_b:
+        pairs = _pairs_of_fronts(_by_front(alone_a, a), _by_front(alone_b, b))
+        for front_a, front_b in pairs:
+            if len(front_a) > len(front_b):
+                a = _renamed(a, alone_a, front_a, front_b)
+            else:
+                b = _renamed(b, alone_b, front_b, front_a)
+    return a, _with_language_front(a, b)
+
+
+# By what stands in front: the shape of each tensor, by the rest of its name.
+Fronts = dict["Front", dict[str, tuple[int, ...]]]
+
+
+def _by_front(shapes: Mapping[str, tuple[int, ...]], side: Assembled) -> Fronts:
+    own = common_front(side.tensors)
+    found: Fronts = defaultdict(dict)
+    for name, shape in shapes.items():
+        parts = taken_apart(name, own)
+        found[parts.front][parts.with_front(())] = shape
+    return found
+
+
+def _pairs_of_fronts(a: Fronts, b: Fronts) -> list[tuple[Front, Front]]:
+    """Return the fronts of A and B that name the same tensors, each front once."""
+    counts: Counter[tuple[Front, Front]] = Counter()
+    homes: dict[str, list[Front]] = defaultdict(list)
+    for front, rests in a.items():
+        for rest in rests:
+            homes[rest].append(front)
+    for front_b, rests in b.items():
+        for rest in rests:
+            for front_a in homes.get(rest, ()):
+                counts[front_a, front_b] += 1
+    pairs: list[tuple[Front, Front]] = []
+    for (front_a, front_b), count in counts.most_common():
+        if any(front_a == one or front_b == other for one, other in pairs):
+            continue
+        one, other = a[front_a], b[front_b]
+        alike = sum(one[rest] == shape for rest, shape in other.items() if rest in one)
+        if alike >= _LEAST_ALIKE * count:
+            pairs.append((front_a, front_b))
+    return pairs
+
+
+def _renamed(side: Assembled, alone: Iterable[str], front: Front, wanted: Front) -> Assembled:
+    """Return a side whose unpaired names have another front."""
+    own = common_front(side.tensors)
+    renamed = {}
+    for name in alone:
+        parts = taken_apart(name, own)
+        new = parts.with_front(wanted)
+        if parts.front == front and new not in side.tensors:
+            renamed[name] = new
+    packed = {}
+    for name, weight in side.packed.items():
+        held = tuple(renamed.get(part, part) for part in weight.parts)
+        parts = taken_apart(name, own)
+        is_moved = held != weight.parts and parts.front == front
+        packed[parts.with_front(wanted) if is_moved else name] = replace(weight, parts=held)
+    tensors = {
+        renamed.get(name, name): replace(t, name=renamed[name]) if name in renamed else t
+        for name, t in side.tensors.items()
+    }
+    stored = frozenset(side.tensors[name].pieces[0].ref.name for name in renamed)
+    extra = Counter(front) - Counter(wanted)
+    kind, text, read = change_of(front, wanted)
+    is_fault = not extra.keys() <= _SPELLED or any(part in wanted for part in extra)
+    if not is_fault:
+        # Part of both names is said as well: `model.visual.` is clearer than `model.`.
+        inner = common_front(taken_apart(name, own).with_front(()) for name in renamed)[:1]
+        kind, text, read = "spelled", dotted((*front, *inner)), dotted((*wanted, *inner))
+    change = NameChange(kind, text, read, stored, is_fault and side.checkpoint.convention == "hf")
+    return _with_change(replace(side, tensors=tensors, packed=packed), change)
+
+
+def _with_language_front(a: Assembled, b: Assembled) -> Assembled:
+    """Return B; if its language model's names begin otherwise than A's, that is said of it."""
+    fronts = []
+    for side in (a, b):
+        name = side.architecture.embedding().hf[0] if side.architecture is not None else ""
+        embedding = side.tensors.get(name)
+        if side.checkpoint.convention != "hf" or embedding is None:
+            return b
+        fronts.append(language_front(embedding.pieces[0].ref.name, name))
+    front_a, front_b = fronts
+    if front_a is None or front_b is None or front_a == front_b:
+        return b
+    stored = {name for shard in b.checkpoint.shards for name in shard.tensors}
+    names = frozenset(name for name in stored if name.startswith(front_b))
+    return _with_change(b, NameChange("spelled", front_b, front_a, names, is_fault=False))
+
+
+def _with_change(side: Assembled, change: NameChange) -> Assembled:
+    """Return a side with one more change of its names, and with the note about them."""
+    wrapping = side.wrapping or Wrapping((), len(side.checkpoint.shards[0].tensors))
+    notes = tuple(note for note in side.notes if note != wrapping.words)
+    wrapping = replace(wrapping, changes=(*wrapping.changes, change))
+    return replace(side, wrapping=wrapping, notes=(*notes, wrapping.words))
