@@ -34,7 +34,11 @@ def said(finding: Finding) -> Iterator[tuple[str, str]]:
         yield "Cause", finding.cause
     if finding.fix is not None:
         yield "Fix", f"run B with {finding.fix}" if finding.kind == "CONFIG" else finding.fix
-    elif finding.severity == "fault" and finding.undo is None and finding.kind != "CONFIG":
+    elif (
+        finding.severity == "fault"
+        and finding.undo is None
+        and finding.kind not in ("CONFIG", "EXTRA")
+    ):
         yield "Fix", LOST
     if finding.rejected:
         yield "Not this?", f"tried, and they give other bytes: {', '.join(finding.rejected)}"
