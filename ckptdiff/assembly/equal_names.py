@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckptdiff.arch.templates import split_name
 from ckptdiff.arch.wrappers import language_front, taken_apart
 from ckptdiff.assembly.unwrapping import NameChange, Wrapping, change_of, common_front, dotted
 
@@ -21,20 +22,39 @@ _LEAST_ALIKE = 0.9  # of the tensors under a front; a vocabulary may be padded o
 
 
 def with_equal_names(a: Assembled, b: Assembled) -> tuple[Assembled, Assembled]:
-    """Return both sides; a side whose unpaired names have more in front is renamed to the other.
+    """Return both sides; B's unpaired names get the front that A's have.
 
-    Only where the tensors of two fronts have the same names behind them, and the same shapes.
+    A is renamed instead where B's names are those of the rules, or A's are wrapped. Only where the
+    tensors of two fronts have the same names behind them, and the same shapes.
     """
     alone_a = {name: t.shape for name, t in a.tensors.items() if name not in b.tensors}
     alone_b = {name: t.shape for name, t in b.tensors.items() if name not in a.tensors}
     if alone_a and alone_b:
-        pairs = _pairs_of_fronts(_by_front(alone_a, a), _by_front(alone_b, b))
-        for front_a, front_b in pairs:
-            if len(front_a) > len(front_b):
+        fronts_a, fronts_b = _by_front(alone_a, a), _by_front(alone_b, b)
+        for front_a, front_b in _pairs_of_fronts(fronts_a, fronts_b):
+            known_b = _are_known(b, front_b, fronts_b[front_b])
+            if known_b or (
+                _is_wrapped(front_a, front_b) and not _are_known(a, front_a, fronts_a[front_a])
+            ):
                 a = _renamed(a, alone_a, front_a, front_b)
             else:
                 b = _renamed(b, alone_b, front_b, front_a)
     return a, _with_language_front(a, b)
+
+
+def _are_known(side: Assembled, front: Front, rests: Iterable[str]) -> bool:
+    """Return whether the family of a side knows names that begin so."""
+    rules = side.architecture
+    if rules is None:
+        return False
+    names = (".".join((*front, rest)) for rest in rests)
+    return any(rules.order_of(split_name(name)[0]) is not None for name in names)
+
+
+def _is_wrapped(front: Front, wanted: Front) -> bool:
+    """Return whether a front has more than another one, and not as a known spelling."""
+    extra = Counter(front) - Counter(wanted)
+    return not extra.keys() <= _SPELLED or any(part in wanted for part in extra)
 
 
 # By what stands in front: the shape of each tensor, by the rest of its name.
@@ -92,12 +112,11 @@ def _renamed(side: Assembled, alone: Iterable[str], front: Front, wanted: Front)
         for name, t in side.tensors.items()
     }
     stored = frozenset(side.tensors[name].pieces[0].ref.name for name in renamed)
-    extra = Counter(front) - Counter(wanted)
     kind, text, read = change_of(front, wanted)
-    is_fault = not extra.keys() <= _SPELLED or any(part in wanted for part in extra)
-    if not is_fault:
-        # Part of both names is said as well: `model.visual.` is clearer than `model.`.
-        inner = common_front(taken_apart(name, own).with_front(()) for name in renamed)[:1]
+    is_fault = _is_wrapped(front, wanted)
+    # Part of both names is said as well: `model.visual.` is clearer than `model.`.
+    inner = common_front(taken_apart(name, own).with_front(()) for name in renamed)[:1]
+    if not is_fault and (inner or kind != "lacks"):
         kind, text, read = "spelled", dotted((*front, *inner)), dotted((*wanted, *inner))
     change = NameChange(kind, text, read, stored, is_fault and side.checkpoint.convention == "hf")
     return _with_change(replace(side, tensors=tensors, packed=packed), change)

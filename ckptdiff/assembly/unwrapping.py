@@ -11,6 +11,7 @@ from ckptdiff.arch.templates import split_name
 from ckptdiff.arch.wrappers import (
     ADAPTER_PARTS,
     FRONTS,
+    MOST_PARTS,
     WRAPPERS,
     adapter_name,
     fronts_without,
@@ -136,7 +137,7 @@ class _Plan:
         self.has_adapter = any(map(adapter_name, counts))
         self.unknown = {key for key in counts if _is_wrapped(key) or not self._knows(key)}
         # Parts that stand in front of every name are left out as well where that explains them.
-        self.own = common_front(counts) if len(self.unknown) == len(counts) else ()
+        self.own = self._own_front() if len(self.unknown) == len(counts) else ()
         self.fronts: dict[Front, Front] = {}
         if self.unknown:
             self._choose()
@@ -147,6 +148,24 @@ class _Plan:
         if self.is_huggingface:
             return is_known_huggingface(key, self.family)
         return is_known_native(key)
+
+    def _own_front(self) -> Front:
+        """Return what stands in front of all names, or of most and leaves known names.
+
+        A head beside the model may have names of its own, such as those for rewards.
+        """
+        common = common_front(self.counts)
+        if common or not self.counts:
+            return common
+        found: Counter[Front] = Counter()
+        for key, count in self.counts.items():
+            parts = key.split(".")
+            for at in range(1, min(len(parts), MOST_PARTS)):
+                if self._knows(".".join(parts[at:])):
+                    found[tuple(parts[:at])] += count
+                    break
+        front, count = max(found.items(), key=lambda item: item[1], default=((), 0))
+        return front if 2 * count > sum(self.counts.values()) else ()
 
     def _choose(self) -> None:
         """Choose what each front is read as: the fewest parts left out that most names ask for."""

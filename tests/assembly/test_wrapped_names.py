@@ -139,6 +139,33 @@ def test_a_missing_model_prefix_is_no_fault(tiny_hf: Make, tmp_path: Path) -> No
     assert finding["title"] == "20 of 21 names of B lack `model.` in front"
 
 
+def test_a_head_beside_the_model_may_have_names_of_its_own(tiny_hf: Make, tmp_path: Path) -> None:
+    head = {"v_head.summary.weight": noise(1, 32)}
+    folder = renamed(tiny_hf(), tmp_path / "trl", lambda n: f"pretrained_model.{n}", head)
+    _, found = diff(tiny_hf(), folder)
+    assert (found["counts"]["same"], found["counts"]["only_b"]) == (21, 1)
+    assert "21 of 22 names of B have `pretrained_model.` in front" in [
+        finding["title"] for finding in found["findings"]
+    ]
+
+
+def test_a_side_without_a_config_takes_the_names_of_the_other(
+    tiny_hf: Make, tmp_path: Path
+) -> None:
+    """Names that the rules know are never changed, though they are the longer ones."""
+    headless = renamed(tiny_hf(), tmp_path / "headless", lambda n: n.removeprefix("model."))
+    (headless / "config.json").unlink()
+    plain = write_plain(tmp_path / "plain", stored(tiny_hf()))
+    for a in (tiny_hf(), plain):
+        _, found = diff(a, headless)
+        assert found["verdict"] == "same"
+        assert {row["name"] for row in found["tensors"]} == stored(tiny_hf()).keys()
+        titles = [finding["title"] for finding in found["findings"]]
+        assert titles == ["20 of 21 names of B lack `model.` in front"]
+    _, found = diff(headless, tiny_hf())
+    assert {row["name"] for row in found["tensors"]} == stored(tiny_hf()).keys()
+
+
 def test_known_names_stay_as_they_are(tiny_hf: Make) -> None:
     checkpoint = open_checkpoint(tiny_hf())
     side = assemble(checkpoint)
