@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.arch.naming import are_fused, are_grouped
 from ckptdiff.arch.templates import split_name
 from ckptdiff.assembly.adapters import unmatched_by_adapter
+from ckptdiff.assembly.packed import without_parts
 from ckptdiff.checkpoint import Parallelism
 from ckptdiff.conversion.command import command_of
 from ckptdiff.conversion.destination import proposed_out
@@ -51,7 +52,9 @@ def diagnose(
     yield from (_config_finding(line) for line in config if line.status == "conflict")
     yield from name_findings(a, b, results, mended_target(b))
     yield from _missing(a, b, results)
-    differing = {r.name for r in results if r.status == "differ"}
+    # Codes of packed weights are neither of the shapes of the rules nor numbers.
+    a, b = without_parts(a), without_parts(b)
+    differing = {r.name for r in results if r.status == "differ" and r.name in a.tensors}
     grid = shard_grid(a, b) if differing else None
     if grid is None:
         return
@@ -62,7 +65,7 @@ def diagnose(
         by_fault[claim.kind, claim.key].append(claim)
     for group in by_fault.values():
         finding = finding_of(group, origins)
-        if finding.undo is not None:
+        if finding.undo is not None and not b.packed:  # nothing converts packed weights
             finding = replace(finding, fix=_mending_command(a, b, finding.undo))
         yield finding
 

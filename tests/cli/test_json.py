@@ -100,7 +100,8 @@ def test_a_comparison_has_every_field_of_its_kind(
 
 def test_counts_are_those_of_the_rows(found: dict[str, Any]) -> None:
     assert found["counts"] == {
-        "same": 1, "close": 1, "differ": 3, "shape": 1, "only_a": 1, "only_b": 1, "error": 0,
+        "same": 1, "close": 1, "matched": 0, "packed": 0, "differ": 3, "shape": 1, "only_a": 1,
+        "only_b": 1, "error": 0,
     }  # fmt: skip
     statuses = {tensor["name"]: tensor["status"] for tensor in found["tensors"]}
     assert statuses == {
