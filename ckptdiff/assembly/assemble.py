@@ -16,6 +16,7 @@ from ckptdiff.assembly.unwrapping import unwrapped
 from ckptdiff.gc_pause import uncollected
 
 if TYPE_CHECKING:
+    from ckptdiff.assembly.recipe import PackedWeight
     from ckptdiff.checkpoint import Checkpoint, Convention
 
 
@@ -79,21 +80,34 @@ def _like(whole: Assembled, other: Checkpoint) -> tuple[Assembled, Assembled]:
 
 
 def _without_packed(side: Assembled, other: Assembled) -> Assembled:
-    """Replace packed weights by an error where the other side holds plain numbers.
+    """Replace packed weights by the reason that they are not compared, where the other differs.
 
-    Weights that both sides hold packed stay as they are: they are compared bit by bit.
+    Weights that both sides hold packed in one way stay as they are: they are compared bit by bit.
+    So do those that the other side does not have.
     """
-    undecoded = {
-        name: packed
+    here = other.tensors.keys() | other.errors.keys() | other.packed.keys()
+    parts = {
+        part
         for name, packed in side.packed.items()
-        if name not in other.packed and (name in other.tensors or name in other.errors)
+        if name in here and not _equally_packed(packed, other.packed.get(name))
+        for part in packed.parts
     }
-    if not undecoded:
+    if not parts:
         return side
-    parts = {part for packed in undecoded.values() for part in packed.parts}
     tensors = {name: tensor for name, tensor in side.tensors.items() if name not in parts}
-    errors = {name: LayoutError(packed.why, "quantised") for name, packed in undecoded.items()}
+    errors = {
+        name: LayoutError(packed.problem) if packed.problem else LayoutError(packed.text, "packed")
+        for name, packed in side.packed.items()
+        if not parts.isdisjoint(packed.parts)
+    }
     return replace(side, tensors=tensors, errors={**side.errors, **errors})
+
+
+def _equally_packed(one: PackedWeight, other: PackedWeight | None) -> bool:
+    """Return whether equal bits of both are equal numbers, as far as their headers say."""
+    if other is None or one.scheme != other.scheme:
+        return False
+    return one.form == other.form or bool(one.problem or other.problem)
 
 
 def _with_tied_head(side: Assembled, other: Assembled) -> Assembled:

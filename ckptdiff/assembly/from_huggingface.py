@@ -9,7 +9,8 @@ from ckptdiff.arch.fused import canonical
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.arch.templates import split_name, template
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
-from ckptdiff.assembly.quantisation import find_packed, join_factors
+from ckptdiff.assembly.packed import label_problem, problems, without_packed
+from ckptdiff.assembly.quantisation import join_factors
 from ckptdiff.assembly.recipe import (
     Assembled,
     Assembly,
@@ -41,15 +42,17 @@ def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
         config = configs.from_huggingface(settings, tied_by_default=tied) if settings else None
     except UnknownConfig:
         config = None
-    tensors = dict(shard.tensors)
+    tensors, parts, packed = without_packed(shard.tensors, settings, architecture)
     fused_errors: dict[str, str] = {}
     if architecture is not None:
         tensors, fused_errors = canonical(tensors, architecture)
     derived = [
         derived_entry(tensors.pop(name), config) for name in list(tensors) if is_derived(name)
     ]
-    packed = find_packed(tensors, settings)
     tensors, factor_errors = join_factors(tensors, settings)
+    mislabelled = label_problem(packed, tensors, settings)
+    notes = (*problems(packed, tensors), *([mislabelled] if mislabelled else []))
+    tensors |= parts
     errors = {name: LayoutError(text) for name, text in {**fused_errors, **factor_errors}.items()}
     copies = _shared_copies(tensors, architecture) if architecture is not None else {}
     if architecture is not None and config is not None and config.tied_embeddings:
@@ -76,6 +79,7 @@ def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
         errors=put_in_model_order(errors, architecture),
         derived=tuple(derived),
         packed=packed,
+        notes=notes,
     )
 
 

@@ -1,11 +1,9 @@
-"""Quantised Hugging Face tensors: join block factors to their weights, name other schemes."""
+"""Quantised Hugging Face matrices: join block factors to their weights."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.assembly.recipe import PackedWeight
 from ckptdiff.checkpoint import BlockScale, TensorRef
 
 if TYPE_CHECKING:
@@ -14,28 +12,6 @@ if TYPE_CHECKING:
 FACTORS = "_scale_inv"  # how DeepSeek's block factors are named; not inverses
 _DEFAULT_BLOCK = [128, 128]  # rows and columns, if the config states none
 _FP8 = ("F8_E4M3", "F8_E5M2")
-
-# The other schemes. Of each: the suffix of the tensor that marks it, the suffix of the plain
-# weight, the suffixes of the other stored tensors, and the name of the scheme.
-_SCHEMES = (
-    (".qweight", ".weight", (".qzeros", ".scales", ".g_idx"), "GPTQ or AWQ"),
-    (
-        ".weight_packed",
-        ".weight",
-        (".weight_scale", ".weight_shape", ".weight_zero_point", ".weight_g_idx"),
-        "compressed-tensors",
-    ),
-    (".weight.absmax", ".weight", (".weight", ".weight."), "bitsandbytes 4-bit"),
-    (".SCB", ".weight", (".weight", ".weight_format"), "bitsandbytes 8-bit"),
-    ("_blocks", "", ("_scales",), "mxfp4"),
-    (
-        ".weight_scale",
-        ".weight",
-        (".weight", ".input_scale", ".weight_zero_point"),
-        "a scale for each row or tensor",
-    ),
-)
-_MARKS = tuple(mark for mark, *_ in _SCHEMES)
 
 
 def join_factors(
@@ -72,44 +48,12 @@ def join_factors(
     return joined, errors
 
 
-def find_packed(
-    tensors: Mapping[str, TensorRef], settings: Mapping[str, Any]
-) -> dict[str, PackedWeight]:
-    """Return, by plain name, the weights packed by a scheme that ckptdiff does not decode."""
-    quantisation = settings.get("quantization_config")
-    method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
-    found: dict[str, PackedWeight] = {}
-    if not any(name.endswith(_MARKS) for name in tensors):
-        return found
-    by_prefix: dict[str, list[str]] = defaultdict(list)  # names without their last 1 to 3 parts
-    for name in tensors:
-        parts = name.split(".")
-        for depth in (1, 2, 3):
-            by_prefix[".".join(parts[:-depth])].append(name)
-    for mark, weight, others, scheme in _SCHEMES:
-        for name in [name for name in tensors if name.endswith(mark)]:
-            prefix = name.removesuffix(mark)
-            if prefix + weight in found:
-                continue
-            beside = by_prefix[prefix] if weight else [f"{prefix}{other}" for other in others]
-            parts = [
-                other
-                for other in beside
-                if other in tensors
-                and any(
-                    other == prefix + end or (end.endswith(".") and other.startswith(prefix + end))
-                    for end in others
-                )
-            ]
-            if not weight and not parts:
-                continue
-            label = f"{method} ({scheme})" if isinstance(method, str) else scheme
-            found[prefix + weight] = PackedWeight(
-                (name, *parts),
-                f"quantised by {label}, whose numbers ckptdiff does not compute; dequantise it "
-                f"first (stored as {', '.join(n.removeprefix(prefix) for n in (name, *parts))})",
-            )
-    return found
+def is_factor_of_matrix(name: str, tensors: Mapping[str, TensorRef]) -> bool:
+    """Return whether a tensor holds the block factors of a matrix, which are joined to it."""
+    if not name.endswith(FACTORS):
+        return False
+    codes = tensors.get(name.removesuffix(FACTORS))
+    return codes is not None and len(codes.shape) <= 2
 
 
 def _is_block(sizes: list[Any]) -> bool:

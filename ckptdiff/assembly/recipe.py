@@ -82,10 +82,20 @@ class Assembly:
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """A weight that is quantised by a scheme that ckptdiff does not decode."""
+    """A weight that is packed by a scheme that ckptdiff does not decode."""
 
-    parts: tuple[str, ...]  # the stored tensors that make it up
-    why: str
+    plain_name: str  # that it would have in its files, were it not packed; fused ones share it
+    stored: tuple[str, ...]  # the names of its parts in its files
+    parts: tuple[str, ...]  # the names of the same parts in `tensors`
+    scheme: str  # such as mxfp4
+    form: str  # what shares a factor, in words
+    dtype: str  # of its codes as they are stored
+    shape: tuple[int, ...] | None  # of the plain weight; None where headers do not state it
+    problem: str | None = None  # why no loader can read it
+
+    @property
+    def text(self) -> str:
+        return f"{self.scheme} ({self.form})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +103,8 @@ class LayoutError:
     """Why a canonical tensor cannot be assembled."""
 
     text: str
-    kind: Literal["layout", "missing-shard", "quantised"] = "layout"
+    # `packed`: it can be read, but its codes were not multiplied out.
+    kind: Literal["layout", "missing-shard", "packed"] = "layout"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.order import in_model_order
+from ckptdiff.comparison.packed import packed_result
 from ckptdiff.comparison.parts import BATCH_PARTS, PART_BYTES, Outcome, plan_diff, run_parts
 from ckptdiff.comparison.verdict import (
     CAST,
@@ -14,6 +15,7 @@ from ckptdiff.comparison.verdict import (
     judge_tensor,
     numbers,
 )
+from ckptdiff.dtypes import FLOATS
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.executor import JobsUnderWay
 from ckptdiff.results import TensorDiff
@@ -77,6 +79,7 @@ class _Comparison:
     ) -> None:
         self.a = a
         self.b = b
+        self.codes = {part for weight in a.packed.values() for part in weight.parts}
         self.tolerance = tolerance
         self.first = first
         self.jobs: JobsUnderWay[_Batch] = JobsUnderWay(executor)
@@ -132,10 +135,12 @@ class _Comparison:
         errors_of_sides = [
             f"{side}: {errors[name].text}"
             for side, errors in (("A", self.a.errors), ("B", self.b.errors))
-            if name in errors
+            if name in errors and errors[name].kind != "packed"
         ]
         if errors_of_sides:
             yield replace(described, status="error", error="; ".join(errors_of_sides))
+        elif name in self.a.errors or name in self.b.errors:
+            yield packed_result(described, self.a, self.b)
         elif a is None or b is None:
             yield replace(described, status="only_b" if a is None else "only_a")
         elif a.shape != b.shape:
@@ -208,6 +213,8 @@ class _Comparison:
             status, why = "differ", None
         elif status in ("same", "close") and (task.a.by_content or task.b.by_content):
             status = "matched"
+        if status != "same" and name in self.codes and task.a.dtype not in FLOATS:
+            notes.append("its figures are of packed codes, not of weights")
         return replace(
             result,
             status=status,
@@ -261,11 +268,20 @@ def _drifted(planned: DiffPlan, stats: list[object]) -> list[str]:
         for index, count in getattr(part_stats, "copies_differ", ()):
             replica = replicas[index]
             original, copy = replica.piece.ref, replica.copy.ref
+            elements = f"{count} element{'' if count == 1 else 's'}"
             if replica.side == "scales":
                 notes.append(f"{count} of the block factors differ ({copy.name})")
                 continue
+            where, what = copy.name, original.name
+            if copy.file.parent != original.file.parent:
+                where = f"{copy.file.parent.name} {where}"
+                what = f"{original.file.parent.name} {what}"
+            elif copy.name == original.name:
+                where, what = f"{copy.file.name} {where}", f"{original.file.name} {what}"
+            else:  # two tensors of one checkpoint that share their values
+                notes.append(f"{where} of {replica.side} differs from {what} in {elements}")
+                continue
             notes.append(
-                f"replica drift in {replica.side}: {copy.file.parent.name} {copy.name} differs "
-                f"from {original.file.parent.name} {original.name} in {count} elements"
+                f"replica drift in {replica.side}: {where} differs from {what} in {elements}"
             )
     return notes

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.config.fields import FIELDS, ConfigField, ConfigSide, Stated, params_in_hf_words
+from ckptdiff.config.quantisation import Quantisation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,13 +39,25 @@ def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
     """Return a line for each field that a side states; none unless both have a config."""
     if not a.checkpoint.config or not b.checkpoint.config:
         return []
-    return compare_sides(config_side(a), config_side(b))
+    return [*compare_sides(config_side(a), config_side(b)), *_quantisation_lines(a, b)]
 
 
 def compare_sides(a: ConfigSide, b: ConfigSide) -> list[ConfigDiff]:
     """Return a line for each field that a side states."""
     lines = (_line(field, a, b) for field in FIELDS)
     return [line for line in lines if line is not None]
+
+
+def _quantisation_lines(a: Assembled, b: Assembled) -> list[ConfigDiff]:
+    """Return a conflict where weights are packed in one way and the configs name two ways."""
+    if {w.text for w in a.packed.values()} != {w.text for w in b.packed.values()}:
+        return []
+    one, other = (Quantisation.of(side.checkpoint.config or {}).label for side in (a, b))
+    if not a.packed or one is None or other is None or one.lower() == other.lower():
+        return []
+    consequence = "A loader takes the codes of one of them for other numbers."
+    name = "quantization_config"
+    return [ConfigDiff("quantisation", "conflict", name, one, name, other, consequence)]
 
 
 def config_status(lines: Iterable[ConfigDiff]) -> Literal["same", "conflict", "unknown"]:

@@ -11,6 +11,7 @@ from ckptdiff.config.compare import compare_sides, config_side
 from ckptdiff.config.fields import FIELDS, ConfigSide
 from ckptdiff.config.fields.base import MEGATRON, flags
 from ckptdiff.config.fields.params import assumed_factor
+from ckptdiff.config.quantisation import without_quantisation
 from ckptdiff.dtypes import DTYPES
 from ckptdiff.errors import UnknownConfig
 
@@ -142,9 +143,8 @@ def huggingface_config(source: Assembled, *, dtype: str) -> tuple[dict[str, Any]
     """
     word = DTYPES[dtype].torch
     if source.checkpoint.convention == "hf":
-        own = dict(source.checkpoint.config or {})
-        packed = own.pop("quantization_config", None) is not None
-        said = ["quantization_config is left out: the weights are plain numbers"] if packed else []
+        own, left = without_quantisation(source.checkpoint.config or {})
+        said = [f"{key} is left out: the weights are plain numbers" for key in left]
         return _with_dtype(own, word), said
     notes: list[str] = []
     side = _readable(source, notes)

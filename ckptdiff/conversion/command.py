@@ -71,7 +71,7 @@ def closing_lines(
     if lost:
         count = sum(one.loss.rounded for one in lost)
         yield f"cast  {count} values of {len(lost)} tensors were rounded"
-    drifted = [r for r in compared if r.status == "differ" and r.note and "drift" in r.note]
+    drifted = [r for r in compared if r.status == "differ" and r.note and "differs from" in r.note]
     for result in drifted:
         yield f"note  {printable(result.name)}: {printable(str(result.note))}; rank 0 was taken"
     if not compared:

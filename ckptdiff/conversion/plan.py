@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from ckptdiff.assembly.packed import plain_names
 from ckptdiff.checkpoint import Parallelism, Rank
 from ckptdiff.config.translate import huggingface_config, megatron_args, token_rows
 from ckptdiff.conversion.output_file import OutputFile
@@ -147,8 +148,11 @@ def _check_source(source: Assembled, target: Target) -> tuple[str, ...]:
             f"{name}: {error.text}"
         )
     if source.packed:
-        name, packed = next(iter(source.packed.items()))
-        raise UnsupportedLayout(f"{source.checkpoint.root}: {name}: {packed.why}")
+        ways = " and as ".join(dict.fromkeys(weight.text for weight in source.packed.values()))
+        raise UnsupportedLayout(
+            f"{source.checkpoint.root}: {_count(len(source.packed), 'weight')}, packed as {ways}, "
+            "would have to be multiplied out first: write a dequantised copy and convert that"
+        )
     if source.architecture is None and target.to != "hf":
         raise UnsupportedLayout(
             f"{source.checkpoint.root}: its family is not known, so there are no rules to cut it by"
@@ -228,7 +232,7 @@ def _to_huggingface(
     """Return the files and the texts of a Hugging Face folder; adds to `notes`."""
     is_hf = side.checkpoint.convention == "hf"
     pattern = like or (side if is_hf and side.architecture is not None else None)
-    names = None if pattern is None else frozenset(pattern.checkpoint.shards[0].tensors)
+    names = None if pattern is None else plain_names(pattern)
     tensors = stored(side, names)
     groups = split_files(tensors, target.max_shard_size)
     files = dict(zip(file_names(len(groups)), groups, strict=True))

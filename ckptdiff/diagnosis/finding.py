@@ -55,10 +55,17 @@ def finding_of(claims: Sequence[Claim], origins: Origins) -> Finding:
     sharded = origins.grid.is_sharded
     layers = {p.layer for p in homes if p.layer is not None}
     fraction = sum(origins.wrong_fraction.get(p, 1.0) for p in pairs) / len(pairs)
-    evidence = f"{first.words}; {len(pairs)} shards, {fraction:.0%} of their rows differ"
+    evidence = first.words
+    if sharded:
+        shards = f"{len(pairs)} shard{'' if len(pairs) == 1 else 's'}"
+        evidence += (
+            f"; {shards}, {fraction:.0%} of {'its' if len(pairs) == 1 else 'their'} rows differ"
+        )
     cosines = [origins.residual[p].cosine for p in pairs if p in origins.residual]
     if cosines:
-        evidence += f", cosine {min(cosines):.3f} to {max(cosines):.3f}"
+        least, most = (f"{cosine:.3f}" for cosine in (min(cosines), max(cosines)))
+        evidence += f"{',' if sharded else ';'} cosine {least}"
+        evidence += f" to {most}" if most != least else ""
     undo = None if first.is_lost else _remap(first, claims)
     mistake = first.mistake
     return Finding(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.naming import are_fused, are_grouped
+from ckptdiff.assembly.packed import without_parts
 from ckptdiff.checkpoint import Parallelism
 from ckptdiff.conversion.command import command_of
 from ckptdiff.conversion.destination import proposed_out
@@ -50,7 +51,9 @@ def diagnose(
     yield from (_config_finding(line) for line in config if line.status == "conflict")
     yield from name_findings(a, b, results, mended_target(b))
     yield from unpaired(a, b, results, executor)
-    differing = {r.name for r in results if r.status == "differ"}
+    # Codes of packed weights are neither of the shapes of the rules nor numbers.
+    a, b = without_parts(a), without_parts(b)
+    differing = {r.name for r in results if r.status == "differ" and r.name in a.tensors}
     grid = shard_grid(with_own_rules(a, b, differing), b) if differing else None
     if grid is None:
         return
@@ -64,7 +67,7 @@ def diagnose(
         unruled = any(is_own_rule(pair.rule) for claim in group for pair in claim.pairs)
         if grid.architecture.by_words or unruled:
             finding = replace(finding, undo=None)  # `convert` has rules of families alone
-        elif finding.undo is not None:
+        elif finding.undo is not None and not b.packed:  # nothing converts packed weights
             finding = replace(finding, fix=_mending_command(a, b, finding.undo))
         yield finding
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.arch.templates import split_name
 from ckptdiff.assembly.adapters import unmatched_by_adapter
 from ckptdiff.assembly.by_name import shards_of_one_name, unused_tensors
+from ckptdiff.assembly.packed import without_parts
 from ckptdiff.assembly.row_matching import joined_by_columns
 from ckptdiff.diagnosis.content_search import ContentSearch
 from ckptdiff.diagnosis.reshaped import reshaped
@@ -64,8 +65,9 @@ def _search(
     left_a, left_b = (
         {
             name: tensor
-            for name, tensor in side.tensors.items()
+            for name, tensor in without_parts(side).tensors.items()
             if name not in other.errors
+            and name not in other.packed
             and (name not in other.tensors or other.tensors[name].shape != tensor.shape)
         }
         for side, other in ((a, b), (b, a))

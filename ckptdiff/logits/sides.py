@@ -6,7 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptdiff.dtypes import DTYPES
-from ckptdiff.errors import BadArgument, UnknownConfig
+from ckptdiff.errors import BadArgument, UnknownConfig, UnsupportedLayout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,8 +22,14 @@ def forward_side(side: Assembled, other: Assembled, reference: str) -> ForwardSi
     """Return how a side is computed; what Megatron's args do not state is as on the other side.
 
     `reference` "meta" computes a Hugging Face side as Meta's code does. Raises UnknownConfig, or
-    UnsupportedLayout for a family or a setting that is not computed.
+    UnsupportedLayout for a family or a setting that is not computed, and for packed weights.
     """
+    if side.packed:
+        ways = " and as ".join(dict.fromkeys(weight.text for weight in side.packed.values()))
+        raise UnsupportedLayout(
+            f"{side.checkpoint.root}: {len(side.packed)} weights are packed as {ways}. Logits are "
+            "computed of plain numbers: give a dequantised copy"
+        )
     try:
         return _side_of(side, other, reference)
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:

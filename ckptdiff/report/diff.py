@@ -8,7 +8,17 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.assembly.adapters import unmatched_by_adapter
+from ckptdiff.comparison.packed import schemes_of
 from ckptdiff.fault_classes import FAULT_CLASSES
+from ckptdiff.report.listed import (
+    CloseGroup,
+    explained,
+    listed,
+    not_compared,
+    unlisted_notes,
+    verdict_words,
+    why_close,
+)
 from ckptdiff.report.names import adapter_document, names_document
 from ckptdiff.text import (
     format_bytes,
@@ -26,7 +36,7 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Rank
     from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.config.compare import ConfigDiff
-    from ckptdiff.results import Finding, Status, TensorDiff, Verdict
+    from ckptdiff.results import Finding, Numbers, Status, TensorDiff, Verdict
 
 
 # The glyph carries the meaning; a colour may repeat it.
@@ -66,9 +76,8 @@ STATES = {
     "exp_avg": "first moments",
     "exp_avg_sq": "second moments",
 }
-UNLISTED = ("same", "matched")  # of these the summary has a number, and their notes
-MAX_NOTES = 12  # that are printed of tensors that are the same
-MAX_LINES = 60  # tensors that the summary lists; the JSON has all
+MAX_LINES = 60  # rows that the summary lists; the JSON has all tensors
+_LONG = 40  # characters of a note that is not repeated row by row
 
 # The fields of `Numbers` in the JSON document, in its order.
 _NUMBERS = (
@@ -118,6 +127,8 @@ def diff_document(
         "config": [_config_document(line) for line in summary.config],
         "findings": [finding_document(finding) for finding in summary.findings],
         "hints": hints(summary),
+        "not_compared": not_compared(summary),
+        "packed": {"a": schemes_of(a), "b": schemes_of(b)},
     }
 
 
@@ -145,7 +156,9 @@ def finding_lines(finding: Finding) -> Iterator[str]:
     mark = "✗" if finding.severity == "fault" else "i"
     yield f"{mark}  {finding.kind}: {printable(finding.title)}"
     yield f"     {printable(touched(finding))}"
-    yield f"     {printable(finding.evidence)}"
+    evidence = finding.evidence.removeprefix(finding.title).lstrip("; ")
+    if evidence:
+        yield f"     {printable(evidence)}"
     if finding.also_explained_by:
         yield f"     cause: {printable('; or '.join(finding.also_explained_by))}"
     if finding.fix:
@@ -233,14 +246,6 @@ def _optimizer_lines(results: Sequence[TensorDiff]) -> Iterator[str]:
             yield f"   {words}: {counts}"
 
 
-def notes_of_the_same(results: Sequence[TensorDiff]) -> Iterator[str]:
-    """Yield the notes on tensors that are the same, which no list of differences shows."""
-    notes = list(dict.fromkeys(r.note for r in results if r.note and r.status in UNLISTED))
-    yield from map(printable, notes[:MAX_NOTES])
-    if len(notes) > MAX_NOTES:
-        yield f"… and {len(notes) - MAX_NOTES} more notes; --json FILE lists all"
-
-
 def diff_lines(
     a: Assembled,
     b: Assembled,
@@ -256,22 +261,23 @@ def diff_lines(
     yield ""
     # The finding of an adapter is one line for all of its tensors.
     summed_up = unmatched_by_adapter(a, b) if summary.findings else frozenset()
-    shown = [r for r in results if r.status not in UNLISTED and r.name not in summed_up]
-    if shown:
-        names = [printable(result.name) for result in shown[:MAX_LINES]]
-        width = min(60, max(map(len, [*names, "tensor"])))
+    rows = listed([result for result in results if result.name not in summed_up])
+    if rows:
+        shown = rows[:MAX_LINES]
+        width = min(60, max(map(len, [*map(_title, shown), "tensor"])))
         yield f"   {'tensor':{width}}  {'shape':13}  {'max|d|':>8}  {'rel':>8}  {'cos':>6}"
-        for result in shown[:MAX_LINES]:
-            yield from _tensor_lines(result, width)
-        if len(shown) > MAX_LINES:
-            yield f"   … and {len(shown) - MAX_LINES} more; --json FILE lists all"
+        told: set[str] = set()
+        for row in shown:
+            yield from _tensor_lines(row, width, told)
+        if len(rows) > MAX_LINES:
+            yield f"   … and {len(rows) - MAX_LINES} more; --json FILE lists all"
         yield ""
     for side, assembled in (("A", a), ("B", b)):
         for name in assembled.unmapped[:MAX_LINES]:
             yield f"?  {printable(name)}: no rule of {family_of(assembled)} knows it (in {side})"
         if len(assembled.unmapped) > MAX_LINES:
             yield f"?  … and {len(assembled.unmapped) - MAX_LINES} more unmapped names in {side}"
-    for note in notes_of_the_same(results):
+    for note in unlisted_notes(results, rows):
         yield f"   {note}"
     for finding in summary.findings:
         if finding.kind != "CONFIG":  # the lines of the config report those
@@ -281,19 +287,14 @@ def diff_lines(
     if pattern is not None:
         yield f"   only names that match '{printable(pattern)}' were compared"
     yield from _optimizer_lines(results)
+    for status, sentence in explained(results, summary, a, b):
+        yield f"{GLYPH[status]}  {sentence}"
     yield from (f"   {hint}" for hint in hints(summary))
     total = len(results)
     counts = ", ".join(f"{n} {WORD[status]}" for status, n in summary.counts.items() if n)
     took = f" in {seconds:.1f} s" if seconds is not None else ""
     yield f"{total} tensors: {counts or 'nothing to compare'}{took}"
-    also = (
-        ", the configs conflict"
-        if summary.conflicts and summary.config_status == "conflict"
-        else ""
-    )
-    also += ", a loader does not find B's names" if summary.names_status == "wrapped" else ""
-    also = also if summary.verdict != summary.weights else ""
-    yield f"verdict: {summary.verdict}{f' (weights: {summary.weights}{also})' if also else ''}"
+    yield f"verdict: {verdict_words(summary)}"
 
 
 def _config_lines(lines: Sequence[ConfigDiff]) -> Iterator[str]:
@@ -327,27 +328,35 @@ def config_value_text(value: object) -> str:
     return printable(str(value))
 
 
-def _tensor_lines(result: TensorDiff, width: int) -> Iterator[str]:
-    numbers = result.numbers
-    shape = format_shape(result.shape_a if result.shape_a is not None else result.shape_b)
-    if result.status == "shape":
-        shape = f"{format_shape(result.shape_a)} | {format_shape(result.shape_b)}"
-    line = f"{GLYPH[result.status]}  {printable(result.name):{width}}  {shape:13}"
-    if numbers is not None:
-        line += (
-            f"  {format_number(numbers.max_abs):>8}  {format_number(numbers.rel_l2):>8}"
-            f"  {format_cosine(numbers.cosine):>6}"
-        )
-    elif result.status in ("only_a", "only_b"):
-        line += f"  {WORD[result.status]}"
-    if result.why:
-        line += f"  {result.why}"
-        if result.dtype_a != result.dtype_b:
-            line += f" {result.dtype_a} {result.dtype_b}"
-    yield line
-    for text in (result.error, result.note):
+def _title(row: TensorDiff | CloseGroup) -> str:
+    return row.title if isinstance(row, CloseGroup) else printable(row.name)
+
+
+def _tensor_lines(row: TensorDiff | CloseGroup, width: int, told: set[str]) -> Iterator[str]:
+    """Yield the line of a row, and below it its notes; `told` are those printed before."""
+    if isinstance(row, CloseGroup):
+        yield f"{GLYPH['close']}  {row.title:{width}}  {'':13}{_figures(row)}  {row.why}"
+        return
+    shape = format_shape(row.shape_a if row.shape_a is not None else row.shape_b)
+    if row.status == "shape":
+        shape = f"{format_shape(row.shape_a)} | {format_shape(row.shape_b)}"
+    line = f"{GLYPH[row.status]}  {_title(row):{width}}  {shape:13}"
+    if row.numbers is not None:
+        line += _figures(row.numbers)
+    elif row.status in ("only_a", "only_b"):
+        line += f"  {WORD[row.status]}"
+    yield (f"{line}  {why_close(row)}" if row.why else line).rstrip()
+    for text in (row.error, row.note):
         if text:
-            yield f"     {printable(text)}"
+            yield f"     {'as above' if text in told and len(text) > _LONG else printable(text)}"
+            told.add(text)
+
+
+def _figures(numbers: Numbers | CloseGroup) -> str:
+    return (
+        f"  {format_number(numbers.max_abs):>8}  {format_number(numbers.rel_l2):>8}"
+        f"  {format_cosine(numbers.cosine):>6}"
+    )
 
 
 def side_line(side: Assembled) -> str:
@@ -367,7 +376,9 @@ def side_line(side: Assembled) -> str:
             parts.append(f"EP {size.ep}")
     if checkpoint.iteration is not None:
         parts.append(f"iteration {checkpoint.iteration}")
-    parts += [f"{len(side.tensors)} tensors", format_bytes(side.nbytes)]
+    apart = sum(error.kind == "packed" for error in side.errors.values())
+    count = f"{len(side.tensors)} tensors{f' and {apart} packed' if apart else ''}"
+    parts += [count, format_bytes(side.nbytes)]
     notes = (*checkpoint.notes, *side.notes)
     return "  ".join([*parts, *(f"({printable(note)})" for note in notes)])
 

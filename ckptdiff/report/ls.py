@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.comparison.packed import schemes_of
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.formats import read_entries
 from ckptdiff.report.diff import family_of, relative_path, side_document, side_line
@@ -42,6 +43,17 @@ def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str
         ],
         "unmapped": list(side.unmapped),
         "errors": {name: error.text for name, error in side.errors.items()},
+        "packed": [
+            {
+                "scheme": w.scheme,
+                "form": w.form,
+                "shape": w.shape,
+                "name": name,
+                "stored_as": w.stored,
+                "problem": w.problem,
+            }
+            for name, w in side.packed.items()
+        ],
         "other": [{"name": e.name, "kind": e.kind, "text": e.text} for e in entries],
     }
 
@@ -81,6 +93,10 @@ def listing_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[st
         yield f"{printable(name)}  no rule of {family_of(side)} knows it"
     for name, error in side.errors.items():
         yield f"{printable(name)}  {printable(error.text)}"
+    for way, count in schemes_of(side).items():
+        parts = {part for w in side.packed.values() if w.text == way for part in w.parts}
+        weights = "1 weight is" if count == 1 else f"{count} weights are"
+        yield f"{weights} packed as {way}, in {len(parts)} of these tensors"
     if side.derived:
         yield f"{len(side.derived)} buffers that follow from the config"
     others = read_entries(side.checkpoint)

@@ -12,18 +12,24 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.errors import UnreadableFile
 from ckptdiff.report.diff import (
     GLYPH,
-    UNLISTED,
     VERDICT_GLYPH,
     WORD,
     diff_document,
     diff_lines,
     field_text,
     hints,
-    notes_of_the_same,
     side_line,
 )
 from ckptdiff.report.displaced_plot import picture
 from ckptdiff.report.finding import said
+from ckptdiff.report.listed import (
+    CloseGroup,
+    explained,
+    listed,
+    unlisted_notes,
+    verdict_words,
+    why_close,
+)
 from ckptdiff.text import format_cosine, format_number, format_shape, printable
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.comparison.verdict import DiffSummary
-    from ckptdiff.results import Finding, TensorDiff
+    from ckptdiff.results import Finding, Numbers, TensorDiff
 
 MAX_ROWS = 1000  # differing tensors on a page; the JSON has all
 HEADS = ("", "tensor", "status", "shape", "max abs", "rel L2", "cosine", "note")
@@ -107,7 +113,7 @@ def markdown_page(
 ) -> str:
     """Return the report in Markdown; text from files is in code spans, so that it is no markup."""
     lines = [
-        f"# ckptdiff: {summary.verdict}",
+        f"# ckptdiff: {verdict_words(summary)}",
         "",
         f"- A: {_code(side_line(a))}",
         f"- B: {_code(side_line(b))}",
@@ -183,7 +189,8 @@ def html_page(
         [
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>ckptdiff</title>'
             f"<style>{STYLE}</style>",
-            f'<p class="verdict">{VERDICT_GLYPH[summary.verdict]} {summary.verdict}</p>',
+            f'<p class="verdict">{VERDICT_GLYPH[summary.verdict]} '
+            f"{html.escape(verdict_words(summary))}</p>",
             f"<p>A <code>{html.escape(side_line(a))}</code><br>",
             f"B <code>{html.escape(side_line(b))}</code></p>",
             "<ul>" + "".join(f"<li>{fact}</li>" for fact in facts) + "</ul>",
@@ -213,37 +220,48 @@ def _facts(
             + (f" Fix: {escape(printable(line.fix))}" if line.fix else "")
             for line in summary.conflicts
         ]
-    facts += map(escape, (*notes_of_the_same(results), *hints(summary)))
+    rows = listed(results)
+    facts += (escape(sentence) for _, sentence in explained(results, summary, a, b))
+    facts += map(escape, (*unlisted_notes(results, rows), *hints(summary)))
     for side, assembled in (("A", a), ("B", b)):
         facts += [
             f"{escape(printable(name))} in {side} is known to no rule"
             for name in assembled.unmapped[:MAX_ROWS]
         ]
-    differing = sum(result.status not in UNLISTED for result in results)
-    if differing > MAX_ROWS:
-        facts.append(f"the first {MAX_ROWS} of {differing} are listed")
+    if len(rows) > MAX_ROWS:
+        facts.append(f"the first {MAX_ROWS} of {len(rows)} are listed")
     return facts
 
 
 def _rows(results: Sequence[TensorDiff]) -> list[tuple[str, ...]]:
-    """Return the rows of the table: one for each tensor that is not the same, up to MAX_ROWS."""
+    """Return the rows of the table: what differs, then what is close, up to MAX_ROWS."""
     rows: list[tuple[str, ...]] = []
-    for result in [r for r in results if r.status not in UNLISTED][:MAX_ROWS]:
-        numbers = result.numbers
-        shapes = [format_shape(s) for s in (result.shape_a, result.shape_b) if s is not None]
+    for row in listed(results)[:MAX_ROWS]:
+        if isinstance(row, CloseGroup):
+            words = (f"{WORD['close']} {row.why}", "", *_figures(row), "")
+            rows.append((GLYPH["close"], row.title, *words))
+            continue
+        numbers = row.numbers
+        shapes = [format_shape(s) for s in (row.shape_a, row.shape_b) if s is not None]
         rows.append(
             (
-                GLYPH[result.status],
-                printable(result.name),
-                f"{WORD[result.status]} {result.why or ''}".strip(),
+                GLYPH[row.status],
+                printable(row.name),
+                f"{WORD[row.status]} {why_close(row)}".strip(),
                 " | ".join(dict.fromkeys(shapes)),
-                format_number(numbers.max_abs) if numbers else "",
-                format_number(numbers.rel_l2) if numbers else "",
-                format_cosine(numbers.cosine) if numbers else "",
-                printable("; ".join(text for text in (result.error, result.note) if text)),
+                *(_figures(numbers) if numbers else ("", "", "")),
+                printable("; ".join(text for text in (row.error, row.note) if text)),
             )
         )
     return rows
+
+
+def _figures(numbers: Numbers | CloseGroup) -> tuple[str, str, str]:
+    return (
+        format_number(numbers.max_abs),
+        format_number(numbers.rel_l2),
+        format_cosine(numbers.cosine),
+    )
 
 
 def _code(text: str) -> str:

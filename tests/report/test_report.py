@@ -148,7 +148,7 @@ def test_tensors_that_are_the_same_have_no_row() -> None:
 def test_what_padding_holds_is_said_once_for_tensors_that_are_the_same() -> None:
     notes = [result(f"w{n}", "same", note="3 padding rows in B: zeros") for n in range(3)]
     assert [line for line in lines(*notes) if "padding" in line] == [
-        "   3 padding rows in B: zeros"
+        "   3 padding rows in B: zeros (3 tensors)"
     ]
 
 
@@ -160,6 +160,66 @@ def test_the_end_counts_everything_and_gives_the_verdict() -> None:
     assert found[-2] == "4 tensors: 2 same, 1 close, 1 only in B in 1.3 s"
     assert found[-1] == "verdict: differ"
     assert lines()[-2] == "0 tensors: nothing to compare"
+
+
+def test_what_differs_is_listed_before_what_is_close() -> None:
+    found = lines(
+        result("a", "close", why="cast", dtype_b="F32", numbers=figures()),
+        result("b", "differ", numbers=figures()),
+    )  # fmt: skip
+    assert [line[0] for line in found if line[:1] in "!~" and line] == ["!", "~"]
+
+
+def test_many_casts_are_one_line_with_their_worst_figures() -> None:
+    casts = [
+        result(f"w{n}", "close", why="cast", dtype_b="F32", numbers=figures(max_abs=0.1 * n))
+        for n in range(9)
+    ]
+    other = [result("x", "close", why="bits", numbers=figures())]
+    rows = [line for line in lines(*casts, *other) if line.startswith("~")]
+    assert [" ".join(row.split()) for row in rows] == [
+        "~ 9 tensors 8.0e-01 3.1e-02 0.988 cast BF16 F32", "~ x 10x10 1.2e-01 3.1e-02 0.988 bits"
+    ]  # fmt: skip
+    assert len([line for line in lines(*casts[:8]) if line.startswith("~")]) == 8
+
+
+def test_notes_on_tensors_in_one_line_are_kept() -> None:
+    casts = [
+        result(f"w{n}", "close", why="cast", dtype_b="F32", numbers=figures(), note="B is F8")
+        for n in range(9)
+    ]
+    assert "   B is F8 (9 tensors)" in lines(*casts)
+
+
+def test_a_long_reason_is_not_repeated_below_each_row() -> None:
+    why = "B: rank 1 of 2 is missing: copy its file beside the others"
+    found = lines(*(result(f"w{n}", "error", error=why) for n in range(3)), result("x", "same"))
+    assert [line for line in found if line.startswith("     ")] == [
+        f"     {why}", "     as above", "     as above"
+    ]  # fmt: skip
+
+
+def test_the_last_line_says_what_was_not_compared() -> None:
+    found = lines(result("a", "same"), result("b", "error", error="cut off"))
+    assert found[-1] == "verdict: differ; not compared: 1 tensor that could not be read"
+
+
+def test_where_nothing_could_be_read_nothing_is_said_to_differ() -> None:
+    broken = result("b", "error", error="the file is cut off")
+    summary = summarise([broken], side(), side())
+    assert (summary.verdict, summary.has_errors) == ("trouble", True)
+    assert lines(broken)[-1] == (
+        "verdict: trouble: no tensor could be read, so nothing is known of the weights. Each line "
+        "above says why; mend that and compare again"
+    )
+    document = diff_document(side(), side(), [broken], summary)
+    assert (document["verdict"], document["weights"]) == ("trouble", "trouble")
+
+
+def test_what_matched_means_is_said() -> None:
+    found = lines(result("a", "matched", numbers=figures()))
+    assert [line for line in found if line.startswith("@  1 tensor matched: the bytes are there")]
+    assert found[-1] == "verdict: matched"
 
 
 def test_a_pattern_is_named() -> None:

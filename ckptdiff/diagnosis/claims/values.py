@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from ckptdiff.kernels.evidence import Residual
     from ckptdiff.resharding.shard_pairs import ShardPair
 
+# What is said of copies that differ: on several ranks, and under two names of one checkpoint.
+_DRIFT = (
+    "replicas of one tensor differ between ranks",
+    "replicated weights were updated apart from each other",
+)
+_UNTIED = (
+    "two names of one tensor hold different values",
+    "one of the two was changed, or written, without the other",
+)
 BLOCK_CAUSE = "block factors of quantised weights were not applied, or wrongly"
 
 
@@ -173,10 +182,8 @@ def _version_claims(origins: Origins, noisy: list[ShardPair]) -> Iterator[Claim]
         elif any(replica not in origins.wrong for replica in replicas[pair.home]) or (
             pair.is_copy and pair in origins.predicted
         ):
-            yield Claim(
-                "REPLICA", "", (pair,), "replicas of one tensor differ between ranks",
-                "replicated weights were updated apart from each other", is_lost=True,
-            )  # fmt: skip
+            words, cause = _DRIFT if origins.grid.is_sharded else _UNTIED
+            yield Claim("REPLICA", "", (pair,), words, cause, is_lost=True)
         else:
             yield Claim(
                 "STALE", "tensors", (pair,), "near the right content, but not the same",

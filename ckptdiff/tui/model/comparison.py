@@ -90,9 +90,13 @@ class Comparison:
 
     @property
     def has_faults(self) -> bool:
-        """Whether there is a difference or conflict to diagnose, or names that no loader finds."""
+        """Whether there is a difference or conflict to diagnose, or names that no loader finds.
+
+        Packed weights are no differences: they were not compared.
+        """
         is_wrapped = self.summary is not None and self.summary.names_status == "wrapped"
-        return bool(self.differences or self.conflicts or is_wrapped)
+        differing = self.differences > self.counts["packed"]
+        return bool(differing or self.conflicts or is_wrapped)
 
     @property
     def executor(self) -> Executor:
@@ -159,8 +163,10 @@ class Comparison:
     def layout_error(self, name: str) -> str | None:
         """Return why a tensor could not be assembled on A, or else on B; None if it could."""
         for side in (self.a, self.b):
-            if side is not None and name in side.errors:
-                return side.errors[name].text
+            if side is None or name not in side.errors:
+                continue
+            if (error := side.errors[name]).kind != "packed":
+                return error.text
         return None
 
     # ── results ──────────────────────────────────────────────────────────────────────────────

@@ -191,7 +191,7 @@ class OpenScreen(BaseScreen[None]):
 def recent_words(pair: RecentPair, now: float) -> Content:
     """Return one line about a recent pair: both paths, the verdict, how long ago."""
     verdict = f"{GLYPHS.get(pair.verdict, ' ')} {pair.verdict}"
-    if pair.differences:
+    if pair.differences and pair.verdict not in ("packed", "matched"):
         verdict = f"! {pair.differences:,} differ"
     names = [shorten(printable(_last_parts(path)), 22) for path in (pair.a, pair.b)]
     return Content(f"{names[0]:<22}  {names[1]:<22}  {verdict:<14} {format_ago(now - pair.at)}")

@@ -134,6 +134,8 @@ def _no_findings(session: Session) -> str | None:
     if session.phase != "done":
         return "Findings: finish comparing first. r goes on after a stop."
     if not session.has_faults:
+        if session.counts["packed"]:
+            return "No findings: nothing differs but what is packed, and that was not compared."
         return "No findings: there is no difference to explain."
     if session.diagnosis_state == "looking":
         return "Findings: still looking for the cause. x stops that."

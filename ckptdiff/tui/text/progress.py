@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptdiff.comparison.packed import schemes_of
 from ckptdiff.text import format_bytes, printable
+from ckptdiff.tui.model.comparison import GLYPHS
 from ckptdiff.tui.words import format_ago, format_duration, plural
 
 if TYPE_CHECKING:
@@ -29,30 +31,53 @@ def state_words(session: Session) -> str:
         return f"Stopped. {session.compared:,} of {len(session.names):,} compared. r goes on."
     if session.browsing and session.a is not None:
         total = sum(layer.nbytes for layer in session.layers)
-        return f"{plural(len(session.names), 'tensor')}, {format_bytes(total)}. Headers only."
+        words = f"{plural(len(session.names), 'tensor')}, {format_bytes(total)}. Headers only."
+        for way, count in schemes_of(session.a).items():
+            are = "is" if count == 1 else "are"
+            words += f" {plural(count, 'weight')} {are} packed as {way}."
+        return " ".join([words, *side_notes(session)])
     return ""
 
 
 def side_notes(session: Session) -> list[str]:
     """Return the notes on how each side was assembled."""
     return [
-        f"{letter}: {printable('; '.join(side.notes))}."
+        f"{'' if session.browsing else f'{letter}: '}{printable('; '.join(side.notes))}."
         for letter, side in (("A", session.a), ("B", session.b))
         if side is not None and side.notes
     ]
 
 
 def _differences(session: Session) -> str:
-    """Return how many tensors differ and how many names are unmapped."""
-    unmapped = len(session.inventory.unmapped)
-    tensors = session.differences - unmapped
+    """Return how many tensors differ, how many names are unmapped, and what was not compared."""
+    unmapped, packed = len(session.inventory.unmapped), session.counts["packed"]
+    matched = session.counts["matched"]
+    tensors = session.differences - unmapped - packed - matched
     total = plural(len(session.names), "tensor")
-    if not unmapped:
-        return f"{tensors:,} of {total} differ."
     names = f"{plural(unmapped, 'name')} {'has' if unmapped == 1 else 'have'} no rule"
-    if not tensors:
-        return f"{names}; no differences in {total}."
-    return f"{tensors:,} of {total} differ, and {names}."
+    if not unmapped:
+        said = f"{tensors:,} of {total} differ." if tensors else ""
+    elif not tensors:
+        said = f"{names}; no differences in {total}."
+    else:
+        said = f"{tensors:,} of {total} differ, and {names}."
+    return " ".join(filter(None, (said, _packed(packed, total), _matched(matched, total))))
+
+
+def _packed(count: int, total: str) -> str:
+    """Return that packed tensors were not compared."""
+    if not count:
+        return ""
+    are = "is" if count == 1 else "are"
+    return f"{count:,} of {total} {are} packed on a side, so not compared: dequantise it first."
+
+
+def _matched(count: int, total: str) -> str:
+    """Return what is known of tensors that were found by content."""
+    if not count:
+        return ""
+    verb = "was" if count == 1 else "were"
+    return f"{count:,} of {total} {verb} found by content alone: no rule says that names are pairs."
 
 
 def outcome(session: Session) -> tuple[str, str]:
@@ -60,11 +85,20 @@ def outcome(session: Session) -> tuple[str, str]:
     summary = session.summary
     verdict = "differ" if session.differences or summary is None else str(summary.verdict)
     total = plural(len(session.names), "tensor")
+    unseen = any(session.counts[status] for status in ("error", "packed", "shape"))
+    every_byte = f"Compared every byte{' of the others' if unseen else ''}"
+    if session.counts["error"] == len(session.names) and session.names:
+        return "error", (
+            "x No tensor could be read, so nothing is known of the weights: Enter says why. Mend "
+            "that, then r compares again."
+        )
     if session.counts["error"]:
         text = f"x {plural(session.counts['error'], 'tensor')} of {total} could not be read."
         verdict = "error"
     elif session.differences:
-        text = f"! {_differences(session)}"
+        if summary is not None and summary.verdict in ("packed", "matched"):
+            verdict = summary.verdict
+        text = f"{GLYPHS[verdict]} {_differences(session)}"
         text += " The configs conflict: 2 shows where." if session.conflicts else ""
         if summary is not None and summary.masters:
             holders = " and ".join(summary.masters)
@@ -82,4 +116,4 @@ def outcome(session: Session) -> tuple[str, str]:
     if session.compared_at:
         ago = format_ago(session.now() - min(session.compared_at.values()))
         return verdict, f"{text} Compared {ago}; r compares again."
-    return verdict, f"{text} Compared every byte in {format_duration(session.progress.seconds)}."
+    return verdict, f"{text} {every_byte} in {format_duration(session.progress.seconds)}."

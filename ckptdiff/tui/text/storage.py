@@ -26,6 +26,11 @@ class StoredSide:
     assembly: Assembly | None  # None: this side lacks it
     neighbours: tuple[Assembly, ...] = ()  # of the same layer: they may be in the same shards
     alone: bool = False  # only one checkpoint is open
+    absent: str = ""  # why there is no assembly, in words; "": it is nowhere
+
+    @property
+    def why_absent(self) -> str:
+        return self.absent or f"not in {self.letter}"
 
     @property
     def label(self) -> str:
@@ -45,10 +50,26 @@ def sides_of(session: Comparison, name: str) -> list[StoredSide]:
         ]
         sides.append(
             StoredSide(
-                letter, assembled, tensors.get(name), tuple(neighbours), alone=session.browsing
+                letter,
+                assembled,
+                tensors.get(name),
+                tuple(neighbours),
+                alone=session.browsing,
+                absent=_absent(assembled, name),
             )
         )
     return sides
+
+
+def _absent(side: Assembled, name: str) -> str:
+    """Return why a side that has a tensor of this name has no recipe for it; "" if it has none."""
+    error = side.errors.get(name)
+    if error is None:
+        return ""
+    if error.kind != "packed":
+        return "cannot be read"
+    parts = ", ".join(part.rpartition(".")[2] for part in side.packed[name].parts)
+    return f"packed as {side.packed[name].text}; stored as {printable(parts)}"
 
 
 def relative(file: Path, checkpoint: Checkpoint) -> str:
@@ -101,7 +122,7 @@ def files_text(names: Sequence[str]) -> str:
 def place_parts(side: StoredSide, index: tuple[int, ...]) -> tuple[str, ...]:
     """Return the file, the stored tensor's name and index, and the byte of one element."""
     if side.assembly is None:
-        return (f"not in {side.letter}",)
+        return (side.why_absent,)
     place = place_of(side.assembly, index) if len(index) == len(side.assembly.shape) else None
     if place is None:
         return (f"{side.letter} has no such element",)

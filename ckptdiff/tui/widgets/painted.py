@@ -32,6 +32,8 @@ class Painted(Widget):
         "painted--cursor",
         "painted--same",
         "painted--close",
+        "painted--matched",
+        "painted--packed",
         "painted--differ",
         "painted--shape",
         "painted--only",
@@ -51,6 +53,8 @@ class Painted(Widget):
         .painted--cursor { text-style: reverse; }
         .painted--same { text-style: dim; }
         .painted--close { color: $primary; }
+        .painted--matched { color: $primary; }
+        .painted--packed { color: $secondary; }
         .painted--differ { color: $warning; text-style: bold; }
         .painted--shape { color: $accent; text-style: bold; }
         .painted--only { color: $secondary; }

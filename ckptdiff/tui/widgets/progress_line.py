@@ -73,6 +73,8 @@ class ProgressLine(Widget):
         "progress-line--bar",
         "progress-line--same",
         "progress-line--close",
+        "progress-line--matched",
+        "progress-line--packed",
         "progress-line--differ",
         "progress-line--error",
     }

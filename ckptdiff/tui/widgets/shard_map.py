@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.assembly.shard_map import letters, stored_parts
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.text import format_bytes, format_shape, printable
+from ckptdiff.tui.text.figures import wrapped
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.storage import axis_word, box_text, files_text, rank_text, relative
 from ckptdiff.tui.widgets.painted import Painted
@@ -124,7 +125,8 @@ def _side_lines(side: StoredSide, style: MapStyle) -> list[Line]:
     head: StyledText = (f"{side.label}  ", "strong")
     assembly, checkpoint = side.assembly, side.assembled.checkpoint
     if assembly is None:
-        return [line(head, (f"not in {side.letter}", "dim"))]
+        texts = wrapped(side.why_absent, max(20, style.width - INDENT), "dim")
+        return [line(" " * INDENT if n else head, *words) for n, words in enumerate(texts)]
     parts = stored_parts(assembly, side.neighbours)
     others = [run.name for part in parts for run in part.of("other")]
     letter = letters(assembly.name, others)

@@ -79,7 +79,10 @@ def _tensor_cells(session: Session, name: str, layout: Columns) -> Cells:
     status = session.status(name)
     label = _label(session, name, a, b, layout.name)
     either = a or b
+    result = session.result(name)
     shape = format_shape(either.shape) if either is not None else ""
+    if either is None and result is not None:
+        shape = format_shape(result.shape_a or result.shape_b)
     if session.browsing:
         if either is None:
             words = _fit("not readable; Enter says why", layout.shape + DTYPE + SIZE + 2)
@@ -94,7 +97,6 @@ def _tensor_cells(session: Session, name: str, layout: Columns) -> Cells:
         (f" {GLYPHS[status]}{_mark(session, name)} ", status),
         (f"{label} {_fit(shape, layout.shape)} ", quiet),
     ]
-    result = session.result(name)
     if result is not None and result.numbers is not None:
         numbers = f"{format_number(result.numbers.max_abs):<{layout.max_abs}}"
         if layout.cosine:
@@ -153,8 +155,9 @@ def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
         numbers = f"{format_number(layer.max_abs):<{layout.max_abs}}"
         if layout.cosine:
             numbers += f" {format_cosine(layer.cosine):<{layout.cosine}}"
-        measured = ("differ", "close", "same")  # the statuses that have numbers
-        cells.append((numbers, next(word for word in measured if layer.counts[word])))
+        # The statuses that have numbers.
+        measured = ("differ", "matched", "close", "same")
+        cells.append((numbers, next((word for word in measured if layer.counts[word]), "")))
     return cells
 
 

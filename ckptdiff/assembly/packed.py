@@ -1,0 +1,225 @@
+"""Weights packed by schemes that are not decoded: which stored tensors make up each of them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.arch.fused import canonical
+from ckptdiff.assembly.packing_schemes import FP8, MARKS, SCHEMES
+from ckptdiff.assembly.quantisation import is_factor_of_matrix
+from ckptdiff.assembly.recipe import PackedWeight
+from ckptdiff.checkpoint import TensorRef, contiguous
+from ckptdiff.config.quantisation import Quantisation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from ckptdiff.arch.base import Architecture
+    from ckptdiff.assembly.packing_schemes import Found, Scheme
+    from ckptdiff.assembly.recipe import Assembled
+
+# What `quant_method`, `quant_algo` or `format` of a config says, and the schemes that it may mean.
+# A label that is not here is not judged.
+_LABELS: dict[str, tuple[str, ...]] = {
+    "mxfp4": ("mxfp4",),
+    "nvfp4": ("nvfp4",),
+    "nvfp4_awq": ("nvfp4",),
+    "nvfp4-pack-quantized": ("nvfp4",),
+    "mxfp4-pack-quantized": ("mxfp4",),
+    "fp8": ("fp8",),
+    "fbgemm_fp8": ("fp8",),
+    "float-quantized": ("fp8",),
+    "pack-quantized": ("int2", "int3", "int4", "int8", "packed integers"),
+    "int-quantized": ("int8",),
+    "gptq": ("GPTQ",),
+    "awq": ("AWQ",),
+    "hqq": ("HQQ",),
+    "quanto": ("quanto",),
+    "torchao": ("torchao",),
+    "bitsandbytes": ("nf4 of bitsandbytes", "fp4 of bitsandbytes", "int8 of bitsandbytes"),
+}
+_QUANTIZER = "_quantizer."  # ModelOpt's buffers while it calibrates; exports leave them out
+_MODULE_DEPTHS = (1, 2, 3)  # parts of a name that a scheme may add to its module's
+
+
+def without_packed(
+    stored: Mapping[str, TensorRef],
+    settings: Mapping[str, Any],
+    architecture: Architecture | None,
+) -> tuple[dict[str, TensorRef], dict[str, TensorRef], dict[str, PackedWeight]]:
+    """Return the plain tensors, the parts of packed weights, and those weights by canonical name.
+
+    The parts get names of the rules as well, so that two equally packed checkpoints pair up
+    whatever their prefixes are. One packed tensor may hold several weights of the rules.
+    """
+    found = _find(stored, settings)
+    plain = dict(stored)
+    parts: dict[str, TensorRef] = {}
+    packed: dict[str, PackedWeight] = {}
+    for name, (scheme, held, what) in found.items():
+        names = _names_of(name, what, architecture)
+        renamed, own = {}, []
+        for end, ref in held.items():
+            own.append(name.removesuffix(scheme.weight) + end)
+            plain.pop(own[-1], None)
+            renamed[_part_name(name, end, scheme, names, architecture)] = ref
+        parts |= renamed
+        for rule_name, shape in names.items():
+            packed[rule_name] = PackedWeight(
+                name, tuple(own), tuple(renamed),
+                what.scheme, what.form, what.dtype, shape, what.problem,
+            )  # fmt: skip
+    return plain, parts, packed
+
+
+def plain_names(side: Assembled) -> frozenset[str]:
+    """Return the names in a Hugging Face folder as they would be if nothing were packed."""
+    parts = {name for weight in side.packed.values() for name in weight.stored}
+    (shard,) = side.checkpoint.shards
+    return frozenset(shard.tensors.keys() - parts | {w.plain_name for w in side.packed.values()})
+
+
+def without_parts(side: Assembled) -> Assembled:
+    """Return a side without the parts of packed weights: what is left are plain numbers."""
+    parts = {part for weight in side.packed.values() for part in weight.parts}
+    if not parts:
+        return side
+    return replace(side, tensors={n: t for n, t in side.tensors.items() if n not in parts})
+
+
+def label_problem(
+    packed: Mapping[str, PackedWeight],
+    plain: Mapping[str, TensorRef],
+    settings: Mapping[str, Any],
+) -> str | None:
+    """Return how the config's quantisation contradicts what is stored; None if it does not.
+
+    `plain` are the other tensors, some of which may have block factors of fp8.
+    """
+    stated = Quantisation.of(settings)
+    if not packed and not stated.is_stated:
+        return None
+    schemes = Counter(weight.scheme for weight in packed.values())
+    held = " and ".join(
+        f"1 weight is {scheme}" if count == 1 else f"{count} weights are {scheme}"
+        for scheme, count in schemes.items()
+    )
+    if settings and not stated.is_stated:
+        return f"config.json does not say that weights are packed, but {held}"
+    # The narrowest label counts: "modelopt" says who wrote it, "nvfp4" what was written.
+    for label in stated.labels:
+        wanted = _LABELS.get(label.lower())
+        if wanted is None:
+            continue
+        if schemes.keys() & set(wanted):
+            return None
+        if "fp8" in wanted and any(ref.dtype in FP8 for ref in plain.values()):
+            return None
+        return f"config.json says {label}, but {held or 'no weight is packed'}"
+    return None
+
+
+def problems(packed: Mapping[str, PackedWeight], plain: Iterable[str]) -> list[str]:
+    """Return what is wrong with packed weights as they are stored, in few sentences."""
+    if not packed:
+        return []
+    wrong = [weight.problem for weight in packed.values() if weight.problem]
+    found = [f"{wrong[0]}{_more(len(wrong), 'packed weight')}"] if wrong else []
+    buffers = [name for name in plain if _QUANTIZER in name]
+    if buffers:
+        more = _more(len(buffers), "tensor")
+        found.append(f"{buffers[0]} was left by a quantiser, and loaders do not know it{more}")
+    return found
+
+
+def _more(count: int, what: str) -> str:
+    """Return that a sentence holds for others too, if it does."""
+    if count == 1:
+        return ""
+    return f" (and {count - 1} more {what}{'' if count == 2 else 's'} likewise)"
+
+
+def _find(
+    stored: Mapping[str, TensorRef], settings: Mapping[str, Any]
+) -> dict[str, tuple[Scheme, dict[str, TensorRef], Found]]:
+    """Return, by the stored name that the plain weight would have, scheme, parts and what it is.
+
+    Parts are by what follows the name of the module.
+    """
+    marked = [n for n in stored if n.endswith(MARKS) and not is_factor_of_matrix(n, stored)]
+    found: dict[str, tuple[Scheme, dict[str, TensorRef], Found]] = {}
+    if not marked:
+        return found
+    stated = Quantisation.of(settings)
+    modules: dict[str, list[str]] | None = None
+    for name in marked:
+        for scheme in SCHEMES:
+            if not name.endswith(scheme.mark):
+                continue
+            base = name.removesuffix(scheme.mark)
+            plain = base + scheme.weight
+            if plain in found:
+                continue
+            held = {end: stored[base + end] for end in scheme.parts if base + end in stored}
+            if scheme.open_ended:
+                if modules is None:
+                    modules = _by_module(stored)
+                held |= {
+                    other[len(base) :]: stored[other]
+                    for other in modules[base]
+                    if other[len(base) :].startswith(scheme.open_ended)
+                }
+            what = scheme.describe(held, stated, plain)
+            if what is not None:
+                found[plain] = scheme, held, what
+    return found
+
+
+def _by_module(stored: Mapping[str, TensorRef]) -> dict[str, list[str]]:
+    modules: dict[str, list[str]] = defaultdict(list)
+    for name in stored:
+        words = name.split(".")
+        for depth in _MODULE_DEPTHS:
+            modules[".".join(words[:-depth])].append(name)
+    return modules
+
+
+def _names_of(
+    name: str, what: Found, architecture: Architecture | None
+) -> dict[str, tuple[int, ...] | None]:
+    """Return the canonical names of what a packed tensor holds, and the shape of each if known."""
+    if architecture is None:
+        return {name: what.shape}
+    # Names alone are wanted of a weight whose shape headers do not state: 12 rows divide into parts
+    # of any rule.
+    shape = what.shape or ((what.experts, 12, 12) if what.experts else (12, 12))
+    split, _ = canonical({name: _stand_in(name, shape, what.file)}, architecture)
+    return {
+        rule_name: ref.shape if what.shape is not None else None for rule_name, ref in split.items()
+    } or {name: what.shape}
+
+
+def _part_name(
+    plain: str,
+    end: str,
+    scheme: Scheme,
+    names: Mapping[str, object],
+    architecture: Architecture | None,
+) -> str:
+    """Return the name of a part of a packed weight, with the beginning that the rules have."""
+    base = plain.removesuffix(scheme.weight)
+    (first, *others) = names
+    if not others and first.endswith(scheme.weight):
+        return first.removesuffix(scheme.weight) + end
+    for prefix, ours in architecture.prefixes if architecture is not None else ():
+        if base.startswith(prefix):
+            return ours + base[len(prefix) :] + end
+    return base + end
+
+
+def _stand_in(name: str, shape: tuple[int, ...], file: Path) -> TensorRef:
+    """Return a tensor of the plain weight's shape, from which names and shapes are read alone."""
+    return TensorRef(name, shape, "U8", file, 0, contiguous(shape))

@@ -1,0 +1,85 @@
+"""Packed weights in a comparison: the result of one, and what is said of all of them together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptdiff.text import format_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.results import TensorDiff
+
+LETTERS = ("A", "B")
+
+
+def packed_result(described: TensorDiff, a: Assembled, b: Assembled) -> TensorDiff:
+    """Return the result of a tensor that is packed on a side, and not in the same way on the other.
+
+    Its values are not compared. Its shape is, where the headers of the packed side state one.
+    """
+    name = described.name
+    held = [_is_packed(side, name) for side in (a, b)]
+    present = [there or name in side.tensors for there, side in zip(held, (a, b), strict=True)]
+    shapes = [described.shape_a, described.shape_b]
+    dtypes = [described.dtype_a, described.dtype_b]
+    for number, side in enumerate((a, b)):
+        if held[number]:
+            shapes[number] = side.packed[name].shape
+            dtypes[number] = side.packed[name].dtype
+    result = replace(
+        described, dtype_a=dtypes[0], dtype_b=dtypes[1], shape_a=shapes[0], shape_b=shapes[1]
+    )
+    note = " and ".join(
+        f"{letter} is packed as {side.packed[name].text}"
+        for letter, side, there in zip(LETTERS, (a, b), held, strict=True)
+        if there
+    )
+    if not all(present):
+        return replace(result, status="only_a" if present[0] else "only_b", note=note)
+    if None not in shapes and shapes[0] != shapes[1]:
+        shown = f"multiplied out it would be {format_shape(shapes[0 if held[0] else 1])}"
+        return replace(result, status="shape", note=f"{note}, {shown}")
+    return replace(result, status="packed", note=f"{note}, and was not multiplied out")
+
+
+def packed_sentences(results: Iterable[TensorDiff], a: Assembled, b: Assembled) -> Iterator[str]:
+    """Yield a sentence for each way in which tensors are packed: how many, and what it takes."""
+    groups: Counter[tuple[str | None, str | None, str]] = Counter()
+    for result in results:
+        if result.status == "packed":
+            ways = [
+                side.packed[result.name].text if _is_packed(side, result.name) else None
+                for side in (a, b)
+            ]
+            plain = result.dtype_b if ways[1] is None else result.dtype_a
+            groups[ways[0], ways[1], (plain or "") if None in ways else ""] += 1
+    for (way_a, way_b, plain), count in groups.items():
+        tensors = f"{count} tensor{'' if count == 1 else 's'}"
+        they, are, were = ("it", "is", "was") if count == 1 else ("they", "are", "were")
+        them = "it" if count == 1 else "them"
+        if way_a is not None and way_b is not None:
+            yield (
+                f"{tensors} {are} packed as {way_a} in A and as {way_b} in B: {they} {were} not "
+                f"multiplied out, so {they} {were} not compared. To compare {them}, dequantise both"
+            )
+            continue
+        packed, other = ("A", "B") if way_a is not None else ("B", "A")
+        yield (
+            f"{tensors} of {packed} {are} packed as {way_a or way_b}: {they} {were} not multiplied "
+            f"out, so {they} {were} not compared with {other}'s {plain}. To compare {them}, "
+            f"dequantise {packed} first"
+        )
+
+
+def schemes_of(side: Assembled) -> dict[str, int]:
+    """Return the ways in which a side's weights are packed, each with its number of weights."""
+    return dict(Counter(weight.text for weight in side.packed.values()))
+
+
+def _is_packed(side: Assembled, name: str) -> bool:
+    return name in side.errors and side.errors[name].kind == "packed"
