@@ -146,6 +146,7 @@ class Checkpoint:
     files: tuple[Path, ...]
     iteration: int | str | None = None
     notes: tuple[str, ...] = field(default=())  # for the user, not errors
+    ignored: tuple[Path, ...] = ()  # weights and indices beside, which a loader does not read
     # The chunks of each stored tensor, in torch_dist. There stored tensors are whole, not a rank's
     # slices, and the refs in `shards` state only name, shape and dtype.
     chunks: Mapping[TensorRef, tuple[Chunk, ...]] | None = None

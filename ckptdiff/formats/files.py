@@ -64,6 +64,8 @@ def not_fetched(head: bytes) -> str | None:
         return "is empty: the copy did not get that far, copy it again"
     if head.startswith(LFS_POINTER):
         return "is a pointer of Git LFS, not the file itself: run git lfs pull there"
+    if not head.strip(b"\0"):
+        return "begins with zeros: it was not written or copied whole, copy it again"
     return None
 
 
