@@ -74,6 +74,11 @@ class Assembly:
         """Whether its elements are quantised codes, to be multiplied by block factors."""
         return any(piece.ref.scale is not None for piece in self.pieces)
 
+    def without_copies(self) -> Assembly:
+        """Return the recipe with only the first of each piece, and without padding."""
+        pieces = tuple(replace(piece, copies=()) for piece in self.pieces)
+        return replace(self, pieces=pieces, padding=())
+
     @property
     def padding_rows(self) -> int:
         return sum(stop - start for (start, stop), *_ in (piece.box for piece in self.padding))

@@ -11,6 +11,7 @@ from ckptdiff.checkpoint import Parallelism, Rank
 from ckptdiff.config.translate import huggingface_config, megatron_args, token_rows
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.conversion.torch_dist_files import distributed_files
+from ckptdiff.conversion.tied_head import settled_head
 from ckptdiff.conversion.torch_files import rank_files
 from ckptdiff.conversion.undo import undone
 from ckptdiff.conversion.unmerged import without_adapter
@@ -79,7 +80,7 @@ class Conversion:
 def plan_conversion(
     source: Assembled, out: Path, target: Target, like: Assembled | None = None
 ) -> Conversion:
-    """Return the plan to convert `source` into the folder `out`. Reads headers only.
+    """Return the plan to convert `source` into the folder `out`. Reads headers, and a tied head.
 
     `like` is a Hugging Face folder of the model, which gives config, tokenizer and tensor names.
     Raises BadArgument for an unfit `out` or target, UnsupportedLayout for a source that cannot be
@@ -95,6 +96,7 @@ def plan_conversion(
     if source.wrapping is not None:
         notes.append(f"{source.wrapping.words}: {source.wrapping.written}")
     source = _with_vocabulary(source, notes)
+    source = settled_head(source, to_huggingface=target.to == "hf", notes=notes)
     side = _with_dtype(source, target.dtype)
     if target.to == "hf":
         files, texts = _to_huggingface(side, target, like, notes)

@@ -37,6 +37,8 @@ def sniff(path: Path) -> bool:
     """Return whether `path` is a Hugging Face folder, one of its weight files or its index."""
     if path.is_dir():
         return has_weights(path)
+    if path.suffix == ".distcp":  # begins as a file of torch.save, and holds many
+        return False
     return path.suffix in _SUFFIXES or is_index(path) or kind_of(path) is not None
 
 

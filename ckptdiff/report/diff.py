@@ -99,6 +99,7 @@ def side_document(side: Assembled) -> dict[str, Any]:
         "notes": [*checkpoint.notes, *side.notes],
         "names": names_document(side),
         "adapter": adapter_document(side),
+        "not_read": [relative_path(side, file) for file in checkpoint.ignored],
     }
 
 

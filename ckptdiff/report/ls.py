@@ -30,6 +30,7 @@ def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str
         "notes": head["notes"],
         "names": head["names"],
         "adapter": head["adapter"],
+        "not_read": head["not_read"],
         "tensors": [
             {
                 "name": assembly.name,
@@ -110,6 +111,8 @@ def raw_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, An
     return {
         "schema": "ckptdiff.ls/1",
         **{key: head[key] for key in ("path", "format", "family", "iteration", "parallelism")},
+        "notes": head["notes"],
+        "not_read": head["not_read"],
         "files": [
             {
                 "file": relative_path(side, file),
@@ -133,6 +136,8 @@ def raw_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, An
 
 def raw_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[str]:
     """Yield the lines of `ckptdiff ls --raw`: native names, file by file."""
+    notes = (*side.checkpoint.notes, *side.notes)
+    yield from (f"({printable(note)})" for note in notes)
     for file, parts in _by_file(side, wanted):
         yield printable(relative_path(side, file))
         for part in parts:
