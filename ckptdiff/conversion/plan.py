@@ -10,8 +10,8 @@ from ckptdiff.assembly.packed import plain_names
 from ckptdiff.checkpoint import Parallelism, Rank
 from ckptdiff.config.translate import huggingface_config, megatron_args, token_rows
 from ckptdiff.conversion.output_file import OutputFile
-from ckptdiff.conversion.torch_dist_files import distributed_files
 from ckptdiff.conversion.tied_head import settled_head
+from ckptdiff.conversion.torch_dist_files import distributed_files
 from ckptdiff.conversion.torch_files import rank_files
 from ckptdiff.conversion.undo import undone
 from ckptdiff.conversion.unmerged import without_adapter

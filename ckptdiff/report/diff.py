@@ -164,7 +164,8 @@ def finding_lines(finding: Finding) -> Iterator[str]:
     if finding.fix:
         yield f"     fix: {printable(finding.fix)}"
     elif finding.severity == "fault" and finding.undo is None and finding.kind != "EXTRA":
-        yield "     no re-mapping mends it: convert again from the source"
+        again = "copy the file" if finding.kind == "DAMAGED" else "convert"
+        yield f"     no re-mapping mends it: {again} again from the source"
 
 
 def touched(finding: Finding) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ckptdiff.results import Finding
 
 LOST = "No re-mapping mends it, since data is lost: convert again from the source."
+DAMAGED = "No re-mapping mends it, since data is lost: copy the file again from the source."
 
 
 def said(finding: Finding) -> Iterator[tuple[str, str]]:
@@ -39,6 +40,6 @@ def said(finding: Finding) -> Iterator[tuple[str, str]]:
         and finding.undo is None
         and finding.kind not in ("CONFIG", "EXTRA")
     ):
-        yield "Fix", LOST
+        yield "Fix", DAMAGED if finding.kind == "DAMAGED" else LOST
     if finding.rejected:
         yield "Not this?", f"tried, and they give other bytes: {', '.join(finding.rejected)}"
