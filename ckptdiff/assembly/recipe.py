@@ -67,7 +67,14 @@ class Assembly:
 
     @property
     def nbytes(self) -> int:
+        if self.dtype not in ITEMSIZE:
+            return sum(piece.ref.nbytes for piece in self.pieces)
         return prod(self.shape) * ITEMSIZE[self.dtype]
+
+    @property
+    def is_blob(self) -> bool:
+        """Whether its elements have no offsets of their own, so that it is one piece of bytes."""
+        return self.dtype not in ITEMSIZE
 
     @property
     def is_scaled(self) -> bool:

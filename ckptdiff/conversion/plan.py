@@ -10,12 +10,13 @@ from ckptdiff.assembly.packed import plain_names
 from ckptdiff.checkpoint import Parallelism, Rank
 from ckptdiff.config.translate import huggingface_config, megatron_args, token_rows
 from ckptdiff.conversion.output_file import OutputFile
+from ckptdiff.conversion.storable import check_storable
 from ckptdiff.conversion.tied_head import settled_head
 from ckptdiff.conversion.torch_dist_files import distributed_files
 from ckptdiff.conversion.torch_files import rank_files
 from ckptdiff.conversion.undo import undone
 from ckptdiff.conversion.unmerged import without_adapter
-from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE
+from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE, has_numbers
 from ckptdiff.errors import BadArgument, UnsupportedLayout
 from ckptdiff.formats import megatron
 from ckptdiff.formats.safetensors import lay_out
@@ -221,11 +222,12 @@ def _stays_exact(name: str) -> bool:
 
 
 def _main_dtype(side: Assembled) -> str:
-    """Return the dtype that most bytes have: the one that a config states."""
+    """Return the dtype with numbers that most bytes have: the one that a config states."""
     sizes: dict[str, int] = {}
     for tensor in side.tensors.values():
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
-    return max(sizes, key=lambda dtype: sizes[dtype])
+        if has_numbers(tensor.dtype):
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+    return max(sizes, key=lambda dtype: sizes[dtype], default="BF16")
 
 
 def _to_huggingface(
@@ -241,7 +243,7 @@ def _to_huggingface(
     outputs = []
     for file, held in files.items():
         # Tensors with wide elements first, so that every tensor is aligned to its elements.
-        ordered = sorted(held, key=lambda t: -ITEMSIZE[t.recipe.dtype])
+        ordered = sorted(held, key=lambda t: -ITEMSIZE.get(t.recipe.dtype, 1))
         layout = lay_out((t.name, t.recipe.dtype, t.shape) for t in ordered)
         outputs.append(OutputFile(file, layout, tuple(t.recipe for t in ordered)))
     config, assumed = huggingface_config(like or side, dtype=_main_dtype(side))
@@ -276,6 +278,7 @@ def _to_megatron(
 ) -> tuple[tuple[OutputFile, ...], tuple[tuple[str, bytes], ...], tuple[str, ...]]:
     """Return the files, the texts and the names left out of a Megatron checkpoint."""
     assert side.architecture is not None
+    check_storable(side)
     if side.config is None:
         raise UnsupportedLayout(f"{side.checkpoint.root}: its config says too little to cut it")
     size = target.parallelism

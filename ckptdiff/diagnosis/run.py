@@ -61,8 +61,11 @@ def diagnose(
         yield finding
     # Codes of packed weights are neither of the shapes of the rules nor numbers.
     a, b = without_parts(a), without_parts(b)
-    differing = {r.name for r in results if r.status == "differ" and r.name in a.tensors}
-    differing -= explained
+    differing = {
+        r.name
+        for r in results
+        if r.status == "differ" and r.numbers is not None and r.name in a.tensors
+    } - explained
     grid = shard_grid(a, b) if differing else None
     if grid is None:
         return

@@ -29,7 +29,8 @@ MAX_COUNT = 1 << 62  # elements; nothing larger can be an index
 STORAGES = {
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
     "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8",
-    "ByteStorage": "U8", "BoolStorage": "BOOL", "UntypedStorage": "U8",
+    "ByteStorage": "U8", "BoolStorage": "BOOL", "ComplexFloatStorage": "C64",
+    "UntypedStorage": "U8",
 }  # fmt: skip
 
 # A pickle of the number that torch.save wrote in front before it wrote zips.

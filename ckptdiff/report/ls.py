@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.comparison.packed import schemes_of
-from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.formats import read_entries
 from ckptdiff.report.diff import family_of, relative_path, side_document, side_line
 from ckptdiff.text import format_box, format_bytes, format_shape, printable
@@ -67,9 +66,7 @@ def _pieces(side: Assembled, assembly: Assembly) -> list[dict[str, Any]]:
             "key": piece.ref.name,
             "box": piece.box,
             "of": piece.of,
-            "offset": piece.ref.offset
-            + ITEMSIZE[piece.ref.dtype]
-            * sum(n * step for (n, _), step in zip(piece.of, piece.ref.stride, strict=True)),
+            "offset": piece.ref.offset_of(tuple(start for start, _ in piece.of)),
             "stride": piece.ref.stride,
             "copies": [relative_path(side, copy.ref.file) for copy in piece.copies],
         }
@@ -83,11 +80,13 @@ def listing_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[st
     yield ""
     shown = [assembly for assembly in side.tensors.values() if wanted(assembly.name)]
     width = max((len(printable(assembly.name)) for assembly in shown), default=0)
+    dtype_width = max(5, *(len(printable(assembly.dtype)) for assembly in shown), 0)
     for assembly in shown:
         shape = format_shape(assembly.shape)
         where = f"{len({p.ref.file for p in assembly.pieces})} files"
+        dtype = f"{printable(assembly.dtype):{dtype_width}}"
         yield (
-            f"{printable(assembly.name):{width}}  {assembly.dtype:5}  {shape:14}"
+            f"{printable(assembly.name):{width}}  {dtype}  {shape:14}"
             f"{format_bytes(assembly.nbytes):>8}  {where if where != '1 files' else ''}"
         ).rstrip()
     for name in side.unmapped:
