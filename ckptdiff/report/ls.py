@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.assembly.accounting import repeated, unlisted
 from ckptdiff.comparison.packed import schemes_of
 from ckptdiff.formats import read_entries
 from ckptdiff.report.diff import family_of, relative_path, side_document, side_line
 from ckptdiff.text import format_box, format_bytes, format_shape, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled, Assembly
     from ckptdiff.checkpoint import Box, TensorRef
+
+MAX_NAMED = 4  # tensors that a line names which counts them
 
 
 def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, Any]:
@@ -42,6 +45,8 @@ def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str
             if wanted(assembly.name)
         ],
         "unmapped": list(side.unmapped),
+        "repeated": [{"name": name, "of": of} for name, of in repeated(side).items()],
+        "unlisted": unlisted(side),
         "errors": {name: error.text for name, error in side.errors.items()},
         "packed": [
             {
@@ -99,9 +104,22 @@ def listing_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[st
         yield f"{weights} packed as {way}, in {len(parts)} of these tensors"
     if side.derived:
         yield f"{len(side.derived)} buffers that follow from the config"
+    if copies := repeated(side):
+        yield from _counted(
+            f"{len(copies)} stored tensors repeat another one",
+            [f"{name} ({of})" for name, of in copies.items()],
+        )
+    if left := unlisted(side):
+        yield from _counted(f"{len(left)} stored tensors belong to no tensor above", left)
     others = read_entries(side.checkpoint)
     if others:
         yield f"{len(others)} other entries (args, optimizer, …): --json lists them"
+
+
+def _counted(words: str, names: Sequence[str]) -> Iterator[str]:
+    """Yield one line that counts tensors and names the first of them."""
+    more = ", …" if len(names) > MAX_NAMED else ""
+    yield f"{words}: {printable(', '.join(names[:MAX_NAMED]))}{more}"
 
 
 def raw_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, Any]:
