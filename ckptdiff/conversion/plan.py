@@ -19,6 +19,7 @@ from ckptdiff.conversion.unmerged import without_adapter
 from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE, has_numbers
 from ckptdiff.errors import BadArgument, UnsupportedLayout
 from ckptdiff.formats import megatron
+from ckptdiff.formats.files import leads_out
 from ckptdiff.formats.safetensors import lay_out
 from ckptdiff.resharding.to_huggingface import INDEX, file_names, index_text, split_files, stored
 from ckptdiff.resharding.to_megatron import even_stages, shard
@@ -267,6 +268,9 @@ def _copied_texts(pattern: Assembled | None, notes: list[str]) -> list[tuple[str
     root = pattern.checkpoint.root
     folder = root if root.is_dir() else root.parent
     found = sorted({f for glob in _COPIED_FILES for f in folder.glob(glob) if f.is_file()})
+    if linked := [f.name for f in found if leads_out(f)]:
+        notes.append(f"not copied, since they are links out of {folder}: {', '.join(linked)}")
+    found = [f for f in found if f.name not in linked]
     texts = [(f.name, f.read_bytes()) for f in found if f.stat().st_size <= _MAX_COPIED_BYTES]
     if texts:
         notes.append(f"copied from {folder}: {', '.join(name for name, _ in texts)}")

@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20  # bytes read at once
 _MAX_READ = 1 << 30  # bytes of one file that are looked at: a longer tail begins before
-# Bytes of zeros at the end of a tensor that say nothing of what follows: it may end like that.
-_BY_CHANCE = 512
+# Bytes of zeros at the end of a tensor or of a row that say nothing: it may end like that.
+_BY_CHANCE = 64
+_END_OF_ROW = 16
 
 
 def zero_tails(a: Assembled, b: Assembled, results: Sequence[TensorDiff]) -> Iterator[Finding]:
     """Yield a finding for each file of either side whose end is zeros, and is not on the other.
 
-    The end of a file that is one whole tensor may also be one that was never loaded: that is left
+    A tail of whole rows of one tensor alone may as well have been filled by a program: that is left
     to other findings.
     """
     differing = {r.name for r in results if r.status == "differ"}
@@ -60,19 +61,21 @@ def _of_file(
         return
     if start == size:
         return
-    lies = sorted((ref.offset, ref.offset + ref.nbytes, name) for ref, name in held)
     hit = [
-        (first, end, name)
-        for first, end, name in lies
-        if min(size, end) - max(first, start) > (0 if first >= start else _BY_CHANCE)
+        (ref, name)
+        for ref, name in sorted(held, key=lambda item: item[0].offset)
+        if min(size, ref.offset + ref.nbytes) - max(ref.offset, start)
+        > (0 if ref.offset >= start else _BY_CHANCE)
     ]
     if not hit:
         return
-    start = max(start, hit[0][0])
-    places = {(first, end) for first, end, _ in hit}
-    if len(places) == 1 and start == hit[0][0]:
+    first, _ = hit[0]
+    start = max(start, first.offset)
+    row = first.nbytes // max(1, first.shape[0]) if first.shape else first.nbytes
+    is_whole_rows = (first.offset - start) % max(1, row) < _END_OF_ROW
+    if is_whole_rows and all(ref.offset == first.offset for ref, _ in hit):
         return
-    names = tuple(sorted({name for *_, name in hit}, key=list(side.tensors).index))
+    names = tuple(sorted({name for _, name in hit}, key=list(side.tensors).index))
     numbers = [split_name(name)[1] for name in names]
     words = f"from byte {start:,} to the end of {file.name}, {size - start:,} bytes, all is 0"
     yield Finding(
