@@ -78,12 +78,12 @@ def test_equal_bytes_are_the_same_and_others_differ_without_numbers(
     tmp_path: Path, dtype: str
 ) -> None:
     content = bytearray(size(dtype))
-    folders = [write(tmp_path / name, dtype, bytes(content)) for name in ("a", "b")]
+    a, b = (write(tmp_path / name, dtype, bytes(content)) for name in ("a", "b"))
     content[3] ^= 1
     content[-1] ^= 0x80
-    folders.append(write(tmp_path / "c", dtype, bytes(content)))
-    assert compare(*folders[:2]).summary.verdict == "same"
-    found = compare(folders[0], folders[2])
+    other = write(tmp_path / "c", dtype, bytes(content))
+    assert compare(a, b).summary.verdict == "same"
+    found = compare(a, other)
     assert (found["w"].status, found["w"].numbers) == ("differ", None)
     unit, count = ("elements", 32) if dtype in AS_BITS else ("bytes", size(dtype))
     assert f"2 of {count} {unit} differ" in (found["w"].note or "")

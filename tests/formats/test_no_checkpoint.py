@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from ckptdiff.errors import CkptDiffError, NotACheckpoint
 from ckptdiff.formats import open_checkpoint
@@ -19,7 +19,7 @@ UNFINISHED = r"holds \.distcp files and no \.metadata: the save was never finish
 
 
 def save(folder: Path, *, dies: bool = False) -> Path:
-    dcp.save({"w": torch.ones(3)}, checkpoint_id=str(folder), no_dist=True)
+    save_distributed({"w": torch.ones(3)}, checkpoint_id=str(folder), no_dist=True)
     if dies:
         (folder / ".metadata").unlink()
     return folder
@@ -78,7 +78,8 @@ def test_the_parts_of_verl_s_ranks_are_named(tmp_path: Path) -> None:
 
 def test_one_rank_s_file_of_distributed_tensors_is_told(tmp_path: Path) -> None:
     from torch.distributed import destroy_process_group, init_process_group
-    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
 
     meeting = f"file://{tmp_path}/meeting"
     init_process_group("gloo", init_method=meeting, rank=0, world_size=1)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from importlib import import_module
 from typing import Any
-
-import transformers
 
 
 def loaded(folder: str) -> dict[str, Any]:
     """Return the first elements of embedding and head as loaded; an error as text."""
+    transformers = import_module("transformers")
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     except (OSError, ValueError) as error:
