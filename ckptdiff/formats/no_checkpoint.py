@@ -34,8 +34,7 @@ def why_no_checkpoint(path: Path) -> str:
     if parts:
         return (
             f"{path}: holds {len(parts)} of {parts[0][1]} ranks' parts of a model, as verl's FSDP "
-            "trainers save it. Merge them first (python -m verl.model_merger merge --backend fsdp "
-            "--local_dir … --target_dir …), and give the merged folder"
+            "trainers save it. Merge them first with verl.model_merger, and give the merged folder"
         )
     if found:
         names = ", ".join(file.name for file in found[:_MAX_NAMED])
