@@ -201,10 +201,12 @@ def _unlisted(folder: Path, names: Collection[str]) -> Chosen:
                 )
         alone = _VARIANT.match(kept[0]) if len(kept) == 1 else None
         chosen = _chosen(folder, names, kept, "they are variants of what is read")
-        note = f"transformers does not look for {'this name' if len(kept) == 1 else 'these names'}"
+        note = f"transformers does not look for {kept[0]}{', …' if len(kept) > 1 else ''}"
         if alone is not None and f"{alone[1]}.{alone[3]}" in LOADED:
             note = f"transformers loads {kept[0]} with variant={alone[2]!r} only"
-        return replace(chosen, notes=(note, *chosen.notes))
+        # PEFT looks for an adapter by its own name.
+        notes = () if kept[0].startswith("adapter_model.") else (note,)
+        return replace(chosen, notes=(*notes, *chosen.notes))
     found = [file.name for file in torch_files(folder)]
     if len(found) == 1:
         return _chosen(folder, names, found, f"{found[0]} is read")
