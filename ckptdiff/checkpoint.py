@@ -52,18 +52,25 @@ class TensorRef:
 
     name: str  # as the file spells it
     shape: tuple[int, ...]
-    dtype: str  # a key of dtypes.DTYPES
+    dtype: str  # a key of dtypes.DTYPES, unless `blob_nbytes` is set
     file: Path
     offset: int  # of the first element, in bytes from the start of the file
     stride: tuple[int, ...]  # in elements
     scale: BlockScale | None = None
+    # The bytes of a tensor whose elements have no offset of their own: less than a byte each, or of
+    # an unknown dtype. It is read as a whole or not at all.
+    blob_nbytes: int | None = None
 
     @property
     def nbytes(self) -> int:
+        if self.blob_nbytes is not None:
+            return self.blob_nbytes
         return prod(self.shape) * ITEMSIZE[self.dtype]
 
     def offset_of(self, index: tuple[int, ...]) -> int:
         """Return the offset of an element, in bytes from the start of the file."""
+        if self.blob_nbytes is not None:
+            return self.offset
         elements = sum(i * step for i, step in zip(index, self.stride, strict=True))
         return self.offset + elements * ITEMSIZE[self.dtype]
 
@@ -146,6 +153,7 @@ class Checkpoint:
     files: tuple[Path, ...]
     iteration: int | str | None = None
     notes: tuple[str, ...] = field(default=())  # for the user, not errors
+    ignored: tuple[Path, ...] = ()  # weights and indices beside, which a loader does not read
     # The chunks of each stored tensor, in torch_dist. There stored tensors are whole, not a rank's
     # slices, and the refs in `shards` state only name, shape and dtype.
     chunks: Mapping[TensorRef, tuple[Chunk, ...]] | None = None

@@ -47,14 +47,27 @@ DTYPES = {
     "U16": Dtype(2, "uint16"),
     "U8": Dtype(1, "uint8"),
     "BOOL": Dtype(1, "bool"),
+    "C64": Dtype(8, "complex64"),
+    "F8_E4M3FNUZ": Dtype(1, "float8_e4m3fnuz"),  # of AMD's MI300: no infinity, no -0
+    "F8_E5M2FNUZ": Dtype(1, "float8_e5m2fnuz"),
 }
+# Their numbers are not computed: elements are compared and copied as unsigned integers.
+AS_BITS = {"C64": "U64", "F8_E4M3FNUZ": "U8", "F8_E5M2FNUZ": "U8"}
+# Bits of an element, where it has no byte of its own. Tensors of such a dtype, and of one that is
+# in no table here, are compared and copied as a whole.
+BELOW_A_BYTE = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 ITEMSIZE = {word: dtype.nbytes for word, dtype in DTYPES.items()}
 FLOATS = {word: dtype.float for word, dtype in DTYPES.items() if dtype.float}  # widest first
-INTEGERS = DTYPES.keys() - FLOATS - {"F8_E8M0"}
+INTEGERS = DTYPES.keys() - FLOATS.keys() - AS_BITS.keys() - {"F8_E8M0"}
 BY_TORCH = {dtype.torch: word for word, dtype in DTYPES.items()}
 BY_FLAG = {dtype.flag: word for word, dtype in DTYPES.items() if dtype.flag}
 
 _BY_WIDTH = list(FLOATS)
+
+
+def has_numbers(dtype: str) -> bool:
+    """Return whether the numbers of a dtype are computed; else only its bits are compared."""
+    return dtype in DTYPES and dtype not in AS_BITS
 
 
 def narrower(a: str, b: str) -> str:

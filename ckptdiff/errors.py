@@ -18,6 +18,7 @@ two word it differently (`cli.hints`, `tui.text.hints`).
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ Hint = Literal[
     "allow-unmapped",  # convert what the rules know, leave out the rest
     "cpu",  # compute without a GPU
 ]
+
+# What a file system answers that cannot map files: some FUSE, 9p and network file systems. Files
+# there are read instead.
+UNMAPPABLE = frozenset({errno.ENODEV, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 class CkptDiffError(Exception):

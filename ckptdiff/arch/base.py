@@ -391,3 +391,7 @@ class Architecture:
     def embedding(self) -> ParamMapping:
         """Return the rule of the token embedding."""
         return next(mapping for mapping in self.mappings if mapping.role == "embedding")
+
+    def head_name(self) -> str:
+        """Return the Hugging Face name of the output layer."""
+        return next(mapping.hf[0] for mapping in self.mappings if mapping.role == "head")

@@ -51,7 +51,11 @@ def canonical(
             clash = name in found or (name in tensors and name != stored)
             found[stored if clash else name] = ref
             continue
-        if name == stored and key not in fused_by_key:
+        # A tensor without offsets for its elements cannot be cut: it keeps its stored name.
+        if (name == stored or ref.blob_nbytes is not None) and key not in fused_by_key:
+            found[name] = ref
+            continue
+        if ref.blob_nbytes is not None:
             found[stored] = ref
             continue
         try:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly.adapters import with_adapter
 from ckptdiff.assembly.by_words import with_rules_by_words
+from ckptdiff.assembly.compose import renamed
 from ckptdiff.assembly.equal_names import with_equal_names
 from ckptdiff.assembly.from_huggingface import assemble_huggingface
 from ckptdiff.assembly.from_megatron import assemble_megatron
 from ckptdiff.assembly.from_meta import assemble_meta
-from ckptdiff.assembly.recipe import Assembled, Copy, LayoutError, can_be_copies
+from ckptdiff.assembly.recipe import Assembled, LayoutError
 from ckptdiff.assembly.unwrapping import unwrapped
 from ckptdiff.gc_pause import uncollected
 
@@ -58,7 +60,7 @@ def assemble_pair(
     first, second = _pair(a, b, alone)
     first, second = with_equal_names(first, second)
     first, second = _without_packed(first, second), _without_packed(second, first)
-    return _with_tied_head(first, second), _with_tied_head(second, first)
+    return with_tied_head(first, second), with_tied_head(second, first)
 
 
 def _pair(a: Checkpoint, b: Checkpoint, alone: Assembled | None) -> tuple[Assembled, Assembled]:
@@ -110,25 +112,17 @@ def _equally_packed(one: PackedWeight, other: PackedWeight | None) -> bool:
     return one.form == other.form or bool(one.problem or other.problem)
 
 
-def _with_tied_head(side: Assembled, other: Assembled) -> Assembled:
-    """Make the head a copy of the embedding where only the other side states that they are tied."""
-    rules = other.architecture
-    if rules is None or other.config is None or not other.config.tied_embeddings:
+def with_tied_head(side: Assembled, other: Assembled) -> Assembled:
+    """Return a side with a head made of its embedding, where only the other side stores a head.
+
+    Only where the config ties them: that of this side or, if it has none, of the other one.
+    """
+    rules = side.architecture or other.architecture
+    config = side.config or other.config
+    if rules is None or config is None or not config.tied_embeddings:
         return side
-    if side.checkpoint.convention != "meta" and side.architecture is not None:
+    head, embedding = rules.head_name(), side.tensors.get(rules.embedding().hf[0])
+    if head is None or embedding is None or head in side.tensors or head not in other.tensors:
         return side
-    names = {m.role: m.hf[0] for m in rules.mappings}
-    head, embedding = (side.tensors.get(names.get(role, "")) for role in ("head", "embedding"))
-    if head is None or embedding is None or head.name in other.tensors:
-        return side
-    if [p.box for p in head.pieces] != [p.box for p in embedding.pieces] or not can_be_copies(
-        head.pieces[0].ref, embedding.pieces[0].ref
-    ):
-        return side
-    pieces = tuple(
-        replace(piece, copies=(*piece.copies, Copy(copy.ref, copy.rank), *copy.copies))
-        for piece, copy in zip(embedding.pieces, head.pieces, strict=True)
-    )
-    tensors = {name: tensor for name, tensor in side.tensors.items() if name != head.name}
-    tensors[embedding.name] = replace(embedding, pieces=pieces)
+    tensors = put_in_model_order({**side.tensors, head: renamed(embedding, head)}, rules)
     return replace(side, tensors=tensors)

@@ -25,14 +25,17 @@ from ckptdiff.config import model as configs
 from ckptdiff.errors import UnknownConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ckptdiff.arch.base import Architecture
     from ckptdiff.checkpoint import Checkpoint, TensorRef
+    from ckptdiff.config.model import ModelConfig
 
 
 def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
     """Return the canonical tensors of a Hugging Face folder, each one piece of a stored tensor.
 
-    A stored head that the config ties to the embedding becomes a copy of the embedding.
+    A head that is stored is a tensor, also where the config ties it: it may differ.
     """
     (shard,) = checkpoint.shards
     settings = checkpoint.config or {}
@@ -55,15 +58,6 @@ def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
     tensors |= parts
     errors = {name: LayoutError(text) for name, text in {**fused_errors, **factor_errors}.items()}
     copies = _shared_copies(tensors, architecture) if architecture is not None else {}
-    if architecture is not None and config is not None and config.tied_embeddings:
-        (embedding,) = architecture.embedding().hf
-        for (head,) in (m.hf for m in architecture.mappings if m.role == "head"):
-            if (
-                head in tensors
-                and embedding in tensors
-                and can_be_copies(tensors[head], tensors[embedding])
-            ):
-                copies[embedding] = (*copies.get(embedding, ()), Copy(tensors.pop(head), Rank()))
     assemblies = {}
     rank = Rank()
     for name, ref in tensors.items():
@@ -79,7 +73,22 @@ def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
         errors=put_in_model_order(errors, architecture),
         derived=tuple(derived),
         packed=packed,
-        notes=notes,
+        notes=(*notes, *_tied_note(architecture, config, assemblies)),
+    )
+
+
+def _tied_note(
+    architecture: Architecture | None, config: ModelConfig | None, tensors: Mapping[str, Assembly]
+) -> tuple[str, ...]:
+    """Return a note if a head is stored that the config ties to the embedding."""
+    if architecture is None or config is None or not config.tied_embeddings:
+        return ()
+    head = architecture.head_name()
+    if head not in tensors or architecture.embedding().hf[0] not in tensors:
+        return ()
+    return (
+        f"{head} is stored, though the config ties it to the embedding: transformers 5 keeps it "
+        "where it differs, transformers 4 and Megatron do not",
     )
 
 

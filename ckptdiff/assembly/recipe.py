@@ -68,12 +68,24 @@ class Assembly:
 
     @property
     def nbytes(self) -> int:
+        if self.dtype not in ITEMSIZE:
+            return sum(piece.ref.nbytes for piece in self.pieces)
         return prod(self.shape) * ITEMSIZE[self.dtype]
+
+    @property
+    def is_blob(self) -> bool:
+        """Whether its elements have no offsets of their own, so that it is one piece of bytes."""
+        return self.dtype not in ITEMSIZE
 
     @property
     def is_scaled(self) -> bool:
         """Whether its elements are quantised codes, to be multiplied by block factors."""
         return any(piece.ref.scale is not None for piece in self.pieces)
+
+    def without_copies(self) -> Assembly:
+        """Return the recipe with only the first of each piece, and without padding."""
+        pieces = tuple(replace(piece, copies=()) for piece in self.pieces)
+        return replace(self, pieces=pieces, padding=())
 
     @property
     def padding_rows(self) -> int:

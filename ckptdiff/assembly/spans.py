@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.recipe import Pieces, intersection
 from ckptdiff.assembly.views import scaling_of
-from ckptdiff.checkpoint import row_major
+from ckptdiff.checkpoint import TensorRef, row_major
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.kernels.views import Source, Span
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 def spans_of(tensor: Assembly, offset: int, max_bytes: int) -> Iterator[Span]:
     """Yield spans of at most `max_bytes` bytes that write a tensor, from byte `offset` on."""
+    if tensor.is_blob:
+        tensor = _as_bytes(tensor)
     itemsize = ITEMSIZE[tensor.dtype]
     pieces = Pieces(tensor.pieces)
     for box in row_major(tensor.shape, max(1, max_bytes // itemsize)):
@@ -31,6 +34,15 @@ def spans_of(tensor: Assembly, offset: int, max_bytes: int) -> Iterator[Span]:
         shape = tuple(stop - start for start, stop in box)
         yield Span(offset, shape, tensor.dtype, tuple(sources))
         offset += prod(shape) * itemsize
+
+
+def _as_bytes(tensor: Assembly) -> Assembly:
+    """Return the recipe of the bytes of a tensor whose elements have no offsets."""
+    (piece,) = tensor.pieces
+    box = ((0, tensor.nbytes),)
+    ref = TensorRef(piece.ref.name, (tensor.nbytes,), "U8", piece.ref.file, piece.ref.offset, (1,))
+    whole = replace(piece, ref=ref, of=box, box=box)
+    return replace(tensor, shape=ref.shape, dtype=ref.dtype, pieces=(whole,))
 
 
 def _source(piece: Piece, span_box: Box, name: str) -> Source:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptdiff.dtypes import ITEMSIZE
+from ckptdiff.dtypes import AS_BITS, ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.kernels.views import Scaling, View
 from ckptdiff.text import format_box
@@ -60,9 +60,13 @@ def view_of(piece: Piece, shape: tuple[int, ...]) -> tuple[tuple[int, int], View
     """Return the (row, column) at which a piece starts in the canonical matrix, and its view.
 
     `of` and `box` may differ in dimensions of size 1 (layers stacked in one stored tensor), in
-    nothing else. Raises UnsupportedLayout if either is not one rectangle of rows and columns.
+    nothing else. Elements whose numbers are not computed become unsigned integers; a tensor whose
+    elements have no offsets becomes one row of bytes. Raises UnsupportedLayout if either is not one
+    rectangle of rows and columns.
     """
     ref = piece.ref
+    if ref.blob_nbytes is not None:
+        return (0, 0), View(str(ref.file), ref.offset, (1, ref.nbytes), (ref.nbytes, 1), "U8")
     sizes = tuple(stop - start for start, stop in piece.of)
     target_sizes = tuple(stop - start for start, stop in piece.box)
     if [size for size in sizes if size != 1] != [size for size in target_sizes if size != 1]:
@@ -90,7 +94,7 @@ def view_of(piece: Piece, shape: tuple[int, ...]) -> tuple[tuple[int, int], View
         offset=ref.offset + first * ITEMSIZE[ref.dtype],
         shape=(rows, columns),
         stride=(row_step, column_step),
-        dtype=ref.dtype,
+        dtype=AS_BITS.get(ref.dtype, ref.dtype),
         scaling=scaling_of(piece),
     )
     return matrix_at(tuple(start for start, _ in piece.box), shape), view
@@ -124,8 +128,7 @@ def place_of(assembly: Assembly, index: tuple[int, ...]) -> ElementPlace | None:
     ]
     offsets = iter(inner)
     stored = tuple(start + (next(offsets) if stop > start + 1 else 0) for start, stop in piece.of)
-    elements = sum(i * step for i, step in zip(stored, piece.ref.stride, strict=True))
-    return ElementPlace(piece, stored, piece.ref.offset + elements * ITEMSIZE[piece.ref.dtype])
+    return ElementPlace(piece, stored, piece.ref.offset_of(stored))
 
 
 def _is_row_range(box: Box, shape: tuple[int, ...]) -> bool:

@@ -86,10 +86,11 @@ def python_source(assembly: Assembly, variable: str = "tensor") -> str:
 
     Block factors are not applied. Raises UnsupportedLayout if a piece is not a matrix.
     """
-    size = ITEMSIZE[assembly.dtype]
+    size = ITEMSIZE.get(assembly.dtype, 1)
     known = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2"}
     code = known.get(assembly.dtype, f"<u{size}")
-    shape = matrix_shape(assembly.shape)
+    whole = (assembly.nbytes,) if assembly.is_blob else assembly.shape
+    shape = matrix_shape(whole)
     lines = [
         "import numpy as np",
         "",
@@ -109,7 +110,7 @@ def python_source(assembly: Assembly, variable: str = "tensor") -> str:
         f"    steps = (down * {size}, across * {size})",
         "    part = np.lib.stride_tricks.as_strided(raw, (rows, columns), steps)",
         f"    {variable}[row : row + rows, column : column + columns] = part",
-        f"{variable} = {variable}.reshape({tuple(assembly.shape)})",
+        f"{variable} = {variable}.reshape({tuple(whole)})",
     ]
     if assembly.dtype == "BF16":
         wide = f'({variable}.astype("<u4") << 16).view("<f4")'

@@ -77,7 +77,7 @@ def plan_diff(a: Assembly, b: Assembly) -> DiffPlan:
 
     Raises UnsupportedLayout if a piece is not a matrix, or if block factors are of other blocks.
     """
-    shape = matrix_shape(a.shape)
+    shape = (1, a.nbytes) if a.is_blob else matrix_shape(a.shape)
     parts: list[DiffPart] = []
     replicas: list[tuple[Replica, ...]] = []
     blocks: list[Block] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckptdiff.arch.order import in_model_order
 from ckptdiff.comparison.packed import packed_result
@@ -15,7 +15,7 @@ from ckptdiff.comparison.verdict import (
     judge_tensor,
     numbers,
 )
-from ckptdiff.dtypes import FLOATS
+from ckptdiff.dtypes import FLOATS, has_numbers
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.executor import JobsUnderWay
 from ckptdiff.results import TensorDiff
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from ckptdiff.assembly.recipe import Assembled, Assembly
     from ckptdiff.comparison.parts import DiffPart, DiffPlan
+    from ckptdiff.kernels.stats import Stats
+    from ckptdiff.results import Status
 
     _Item = tuple[str, int, DiffPart]  # name of a tensor, index of its part, the part
     _Batch = list[_Item]
@@ -145,6 +147,11 @@ class _Comparison:
             yield replace(described, status="only_b" if a is None else "only_a")
         elif a.shape != b.shape:
             yield replace(described, status="shape", note=_shape_note(a, b))
+        elif a.dtype != b.dtype and not (has_numbers(a.dtype) and has_numbers(b.dtype)):
+            yield replace(described, status="packed", note=_unlike_note(a.dtype, b.dtype))
+        elif a.is_blob and a.nbytes != b.nbytes:
+            note = f"{a.dtype} is compared byte by byte: A has {a.nbytes} bytes, B {b.nbytes}"
+            yield replace(described, status="differ", note=note)
         else:
             try:
                 planned = plan_diff(a, b)
@@ -205,6 +212,8 @@ class _Comparison:
         drifted = _drifted(task.plan, [outcome.stats for outcome in outcomes])
         for other in others:
             merged.merge(other)
+        if not has_numbers(task.a.dtype):
+            return replace(result, **_by_bits(task.a, merged, drifted))
         alike = (task.a.dtype, task.a.is_scaled) == (task.b.dtype, task.b.is_scaled)
         status, why = judge_tensor(merged, alike, self.tolerance)
         notes += _dequantised(task.a, task.b)
@@ -235,6 +244,28 @@ def _describe(name: str, a: Assembly | None, b: Assembly | None) -> TensorDiff:
         shape_b=b.shape if b else None,
         padding_rows=max((x.padding_rows for x in (a, b) if x), default=0),
     )
+
+
+def _unlike_note(dtype_a: str, dtype_b: str) -> str:
+    """Return why two tensors were not compared, where a dtype has numbers that are not computed."""
+    side, dtype = ("A", dtype_a) if not has_numbers(dtype_a) else ("B", dtype_b)
+    return (
+        f"{side} is {dtype}, whose numbers are not computed: it can be compared with {dtype} "
+        "only, byte by byte"
+    )
+
+
+def _by_bits(tensor: Assembly, stats: Stats, drifted: list[str]) -> dict[str, Any]:
+    """Return the fields of the result for a dtype whose numbers are not computed."""
+    unit = "bytes" if tensor.is_blob else "elements"
+    notes = list(drifted)
+    if stats.differing:
+        notes.append(
+            f"{stats.differing} of {stats.numel} {unit} differ; the numbers of {tensor.dtype} are "
+            "not computed"
+        )
+    status: Status = "differ" if notes else "same"
+    return {"status": status, "note": "; ".join(notes) or None}
 
 
 def _shape_note(a: Assembly, b: Assembly) -> str | None:

@@ -82,7 +82,10 @@ def config_side(assembled: Assembled) -> ConfigSide:
         fields=fields,
         family=assembled.family,
         tensors=frozenset(
-            ".".join(name.rsplit(".", NAME_PARTS)[-NAME_PARTS:]) for name in assembled.tensors
+            ".".join(name.rsplit(".", NAME_PARTS)[-NAME_PARTS:])
+            for name, tensor in assembled.tensors.items()
+            # A head that is read from a tied embedding is none of the file's.
+            if not tensor.pieces or tensor.pieces[0].part_of in ("", name)
         ),
         tied_by_default=family is not None and family.tied_by_default,
     )

@@ -10,13 +10,16 @@ from ckptdiff.assembly.packed import plain_names
 from ckptdiff.checkpoint import Parallelism, Rank
 from ckptdiff.config.translate import huggingface_config, megatron_args, token_rows
 from ckptdiff.conversion.output_file import OutputFile
+from ckptdiff.conversion.storable import check_storable
+from ckptdiff.conversion.tied_head import settled_head
 from ckptdiff.conversion.torch_dist_files import distributed_files
 from ckptdiff.conversion.torch_files import rank_files
 from ckptdiff.conversion.undo import undone
 from ckptdiff.conversion.unmerged import without_adapter
-from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE
+from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE, has_numbers
 from ckptdiff.errors import BadArgument, UnsupportedLayout
 from ckptdiff.formats import megatron
+from ckptdiff.formats.files import leads_out
 from ckptdiff.formats.safetensors import lay_out
 from ckptdiff.resharding.to_huggingface import INDEX, file_names, index_text, split_files, stored
 from ckptdiff.resharding.to_megatron import even_stages, shard
@@ -79,7 +82,7 @@ class Conversion:
 def plan_conversion(
     source: Assembled, out: Path, target: Target, like: Assembled | None = None
 ) -> Conversion:
-    """Return the plan to convert `source` into the folder `out`. Reads headers only.
+    """Return the plan to convert `source` into the folder `out`. Reads headers, and a tied head.
 
     `like` is a Hugging Face folder of the model, which gives config, tokenizer and tensor names.
     Raises BadArgument for an unfit `out` or target, UnsupportedLayout for a source that cannot be
@@ -95,6 +98,7 @@ def plan_conversion(
     if source.wrapping is not None:
         notes.append(f"{source.wrapping.words}: {source.wrapping.written}")
     source = _with_vocabulary(source, notes)
+    source = settled_head(source, to_huggingface=target.to == "hf", notes=notes)
     side = _with_dtype(source, target.dtype)
     if target.to == "hf":
         files, texts = _to_huggingface(side, target, like, notes)
@@ -219,11 +223,12 @@ def _stays_exact(name: str) -> bool:
 
 
 def _main_dtype(side: Assembled) -> str:
-    """Return the dtype that most bytes have: the one that a config states."""
+    """Return the dtype with numbers that most bytes have: the one that a config states."""
     sizes: dict[str, int] = {}
     for tensor in side.tensors.values():
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
-    return max(sizes, key=lambda dtype: sizes[dtype])
+        if has_numbers(tensor.dtype):
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+    return max(sizes, key=lambda dtype: sizes[dtype], default="BF16")
 
 
 def _to_huggingface(
@@ -239,7 +244,7 @@ def _to_huggingface(
     outputs = []
     for file, held in files.items():
         # Tensors with wide elements first, so that every tensor is aligned to its elements.
-        ordered = sorted(held, key=lambda t: -ITEMSIZE[t.recipe.dtype])
+        ordered = sorted(held, key=lambda t: -ITEMSIZE.get(t.recipe.dtype, 1))
         layout = lay_out((t.name, t.recipe.dtype, t.shape) for t in ordered)
         outputs.append(OutputFile(file, layout, tuple(t.recipe for t in ordered)))
     config, assumed = huggingface_config(like or side, dtype=_main_dtype(side))
@@ -263,6 +268,9 @@ def _copied_texts(pattern: Assembled | None, notes: list[str]) -> list[tuple[str
     root = pattern.checkpoint.root
     folder = root if root.is_dir() else root.parent
     found = sorted({f for glob in _COPIED_FILES for f in folder.glob(glob) if f.is_file()})
+    if linked := [f.name for f in found if leads_out(f)]:
+        notes.append(f"not copied, since they are links out of {folder}: {', '.join(linked)}")
+    found = [f for f in found if f.name not in linked]
     texts = [(f.name, f.read_bytes()) for f in found if f.stat().st_size <= _MAX_COPIED_BYTES]
     if texts:
         notes.append(f"copied from {folder}: {', '.join(name for name, _ in texts)}")
@@ -274,6 +282,7 @@ def _to_megatron(
 ) -> tuple[tuple[OutputFile, ...], tuple[tuple[str, bytes], ...], tuple[str, ...]]:
     """Return the files, the texts and the names left out of a Megatron checkpoint."""
     assert side.architecture is not None
+    check_storable(side)
     if side.config is None:
         raise UnsupportedLayout(f"{side.checkpoint.root}: its config says too little to cut it")
     size = target.parallelism

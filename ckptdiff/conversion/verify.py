@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptdiff.assembly.assemble import assemble
+from ckptdiff.assembly.assemble import assemble, with_tied_head
 from ckptdiff.comparison.run import diff, pair_names
 from ckptdiff.errors import Unverified
 from ckptdiff.formats import open_checkpoint
@@ -30,6 +30,7 @@ def compare_with_source(
     """
     a = conversion.source
     b = assemble(open_checkpoint(folder, unfinished=True), like=a)
+    a, b = with_tied_head(a, b), with_tied_head(b, a)
     wrong = [*b.unmapped, *b.errors]
     for result in diff(a, b, executor, names=pair_names(a, b)):
         if not _is_as_planned(result, conversion, losses):

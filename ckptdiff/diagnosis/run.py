@@ -18,8 +18,10 @@ from ckptdiff.diagnosis.finding import Claim, finding_of
 from ckptdiff.diagnosis.names import name_findings
 from ckptdiff.diagnosis.origins import Origins
 from ckptdiff.diagnosis.queries import ContentQueries
+from ckptdiff.diagnosis.tied_heads import tied_heads
 from ckptdiff.diagnosis.unpaired import unpaired
 from ckptdiff.diagnosis.unruled import is_own_rule, with_own_rules
+from ckptdiff.diagnosis.zero_tails import zero_tails
 from ckptdiff.formats import megatron, torch_dist
 from ckptdiff.resharding.shard_pairs import shard_grid
 from ckptdiff.results import Finding
@@ -50,14 +52,24 @@ def diagnose(
     """
     yield from (_config_finding(line) for line in config if line.status == "conflict")
     yield from name_findings(a, b, results, mended_target(b))
+    ask = ContentQueries(executor)
+    explained: set[str] = set()
+    for finding in (*tied_heads(a, b, results, ask), *zero_tails(a, b, results)):
+        explained |= set(finding.tensors)
+        yield finding
+    results = [r for r in results if r.name not in explained]
     yield from unpaired(a, b, results, executor)
     # Codes of packed weights are neither of the shapes of the rules nor numbers.
     a, b = without_parts(a), without_parts(b)
-    differing = {r.name for r in results if r.status == "differ" and r.name in a.tensors}
+    differing = {
+        r.name
+        for r in results
+        if r.status == "differ" and r.numbers is not None and r.name in a.tensors
+    }
     grid = shard_grid(with_own_rules(a, b, differing), b) if differing else None
     if grid is None:
         return
-    origins = Origins(grid, ContentQueries(executor))
+    origins = Origins(grid, ask)
     origins.run(differing)
     by_fault: dict[tuple[str, str], list[Claim]] = defaultdict(list)
     for claim in claims(origins):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from ckptdiff.errors import CkptDiffError, NotACheckpoint, UnreadableFile
 from ckptdiff.formats import hf, megatron, meta, torch_dist
+from ckptdiff.formats.no_checkpoint import why_no_checkpoint
+from ckptdiff.formats.unfinished import why_unfinished
 from ckptdiff.gc_pause import uncollected
 
 if TYPE_CHECKING:
@@ -56,15 +58,11 @@ def open_checkpoint(
     except OSError as error:
         raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from error
     found = _checkpoints_inside(path)
-    if found:
+    if found and why_unfinished(path) is None:
         raise NotACheckpoint(
             f"{path}: is no checkpoint itself, but holds some: {', '.join(found)}. Give one of them"
         )
-    raise NotACheckpoint(
-        f"{path}: is no checkpoint. A Hugging Face folder holds *.safetensors or "
-        "pytorch_model*.bin, Meta's consolidated.00.pth and params.json, a Megatron one "
-        "latest_checkpointed_iteration.txt or mp_rank_00"
-    )
+    raise NotACheckpoint(why_no_checkpoint(path))
 
 
 def _refuse_unfinished(path: Path) -> None:

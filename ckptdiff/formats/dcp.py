@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ckptdiff.dtypes import BY_TORCH
-from ckptdiff.errors import CorruptFile, UnsupportedLayout
-from ckptdiff.formats import megatron
+from ckptdiff.errors import CorruptFile, MissingShard, UnsupportedLayout
 from ckptdiff.formats.files import read_small
 from ckptdiff.formats.inert import Global, Placeholder
+from ckptdiff.formats.unfinished import METADATA, why_unfinished
 from ckptdiff.formats.unpickle import load
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 NAME = "torch_dist"
-METADATA = megatron.METADATA
 BACKEND = "metadata.json"  # names Megatron's backend; a plain PyTorch folder has none
 MAX_METADATA = 2_000_000_000  # bytes
 
@@ -48,6 +49,8 @@ def read_metadata(root: Path) -> tuple[list[Described], list[str]]:
     """
     file = root / METADATA
     _check_backend(root)
+    if not file.exists() and (died := why_unfinished(root)):
+        raise MissingShard(died)
     try:
         described, opaque = _describe(load(read_small(file, MAX_METADATA)))
     except CorruptFile as error:
@@ -62,14 +65,9 @@ def read_metadata(root: Path) -> tuple[list[Described], list[str]]:
 
 
 def _check_name(metadata: Path, name: str) -> None:
-    """Raise CorruptFile for a file that is not beside `.metadata`, or is a link to elsewhere."""
+    """Raise CorruptFile for a file that is not beside `.metadata`; there it may be a link."""
     if "/" in name or "\0" in name or name in ("", ".", ".."):
         raise CorruptFile(f"{metadata}: names {name!r}; only files beside it may be")
-    folder = Path(os.path.realpath(metadata.parent))
-    real = Path(os.path.realpath(metadata.parent / name)).parent
-    # The Hugging Face cache links each file to its `blobs` folder; other links are refused.
-    if real != folder and not (real.name == "blobs" and real.parent in folder.parents):
-        raise CorruptFile(f"{metadata}: {name!r} is a link out of the folder, to {real}")
 
 
 def _check_backend(root: Path) -> None:

@@ -6,13 +6,13 @@ import os
 import stat
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ckptdiff.errors import MissingShard, UnreadableFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     Progress = Callable[[int, int], None]  # (files read, files in all)
 
@@ -64,7 +64,19 @@ def not_fetched(head: bytes) -> str | None:
         return "is empty: the copy did not get that far, copy it again"
     if head.startswith(LFS_POINTER):
         return "is a pointer of Git LFS, not the file itself: run git lfs pull there"
+    if not head.strip(b"\0"):
+        return "begins with zeros: it was not written or copied whole, copy it again"
     return None
+
+
+def leads_out(file: Path) -> bool:
+    """Return whether a file is a link out of its folder; the blobs of the hub's cache are inside.
+
+    Weights may be linked from anywhere, since they are only read. What is copied may not.
+    """
+    folder, real = (Path(os.path.realpath(path)) for path in (file.parent, file))
+    in_cache = real.parent.name == "blobs" and real.parent.parent in folder.parents
+    return real.parent != folder and not in_cache
 
 
 def read_small(file: Path, limit: int) -> bytes:

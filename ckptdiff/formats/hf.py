@@ -2,71 +2,89 @@
 
 from __future__ import annotations
 
-import os
-import re
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, Shard, TensorRef
-from ckptdiff.errors import CorruptFile, MissingShard, MixedShards, NotACheckpoint
-from ckptdiff.formats import safetensors, torch_zip
-from ckptdiff.formats.files import each_file, read_small
+from ckptdiff.errors import CorruptFile, MixedShards
+from ckptdiff.formats import safetensors
+from ckptdiff.formats.files import each_file
+from ckptdiff.formats.json_files import read_object
+from ckptdiff.formats.torch_state import StateDict, names_beside, read_state_dict
+from ckptdiff.formats.weight_files import (
+    PATTERNS,
+    Chosen,
+    by_index,
+    check_promised,
+    choose,
+    has_weights,
+    is_index,
+    kind_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
+    from pathlib import Path
 
     from ckptdiff.formats.files import Progress
 
 NAME = "hf"
-MAX_JSON = 500_000_000  # bytes
 MANY_FILES = 50  # fewer are read so fast that nothing needs to be shown before
-INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-PATTERNS = ("*.safetensors", "pytorch_model*.bin")
-_NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})\.(safetensors|bin)$")
+_SUFFIXES = (".safetensors", ".bin")  # a file of another name is told by its content
+_MAX_NAMED = 5  # of what lies beside the weights in a file of torch.save
 
 
 def sniff(path: Path) -> bool:
-    """Return whether `path` is a Hugging Face folder or one of its weight files."""
+    """Return whether `path` is a Hugging Face folder, one of its weight files or its index."""
     if path.is_dir():
-        return any((path / index).exists() for index in INDICES) or any(
-            next(path.glob(pattern), None) for pattern in PATTERNS
-        )
-    return path.suffix in (".safetensors", ".bin")
+        return has_weights(path)
+    if path.suffix == ".distcp":  # begins as a file of torch.save, and holds many
+        return False
+    return path.suffix in _SUFFIXES or is_index(path) or kind_of(path) is not None
 
 
 def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A001
-    """Open a folder or a single weight file from its headers.
+    """Open a folder, an index or a single weight file from its headers.
 
-    Raises MissingShard, CorruptFile, MixedShards, NotACheckpoint or UnreadableFile.
+    Raises MissingShard, CorruptFile, MixedShards, UnsupportedLayout, NotACheckpoint or
+    UnreadableFile.
     """
     folder = path if path.is_dir() else path.parent
-    notes: list[str] = []
-    weight_map: dict[str, str] | None = None
-    if path.is_dir():
-        files, weight_map = _weight_files(path, notes)
-    else:
-        files = [path]
-    tensors: dict[str, TensorRef] = {}
-    for file, header in each_file(files, read_weights, progress):
-        if repeated := header.keys() & tensors.keys():
-            name = min(repeated)
-            raise MixedShards(f"{name!r} is in both {tensors[name].file} and {file}")
-        tensors |= header
-    if weight_map is not None:
-        _check_index(folder, weight_map, tensors)
     config_file = folder / "config.json"
     config = read_object(config_file) if config_file.exists() else None
+    if path.is_dir():
+        chosen = choose(folder, config or {})
+    else:
+        chosen = by_index(path) if is_index(path) else Chosen((path,))
+    notes = list(chosen.notes)
+    tensors: dict[str, TensorRef] = {}
+    for file, state in each_file(chosen.files, _read, progress):
+        if repeated := state.tensors.keys() & tensors.keys():
+            name = min(repeated)
+            raise MixedShards(
+                f"{name!r} is in both {tensors[name].file} and {file}; give one of the files, or "
+                "move what does not belong here"
+            )
+        tensors |= state.tensors
+        if beside := names_beside(state):
+            more = ", …" if len(beside) > _MAX_NAMED else ""
+            notes.append(
+                f"also in {file.name}, not compared: {', '.join(beside[:_MAX_NAMED])}{more}"
+            )
+    check_promised(chosen, tensors)
+    if chosen.weight_map is not None:
+        _check_index(folder, chosen.weight_map, tensors)
     if config is None:
         notes.append("no config.json beside the weights")
     return Checkpoint(
-        root=path,
+        root=folder if is_index(path) else path,
         format=NAME,
         convention="hf",
         config=config,
         parallelism=Parallelism(),
         shards=(Shard(Rank(), 0, tensors),),
-        files=tuple(files),
+        files=chosen.files,
         notes=tuple(notes),
+        ignored=chosen.ignored,
     )
 
 
@@ -76,88 +94,15 @@ def open_first(path: Path) -> Checkpoint | None:
     return open(files[0]) if len(files) >= MANY_FILES else None
 
 
-def read_entries(checkpoint: Checkpoint) -> list[Entry]:  # noqa: ARG001 -- the formats' interface
-    """Return nothing: Hugging Face files hold weights only."""
-    return []
+def read_entries(checkpoint: Checkpoint) -> list[Entry]:
+    """Return what files of torch.save hold beside the weights; safetensors hold only those."""
+    files = [file for file in checkpoint.files if kind_of(file) == "torch"]
+    return [entry for file in files for entry in read_state_dict(file).beside]
 
 
-def _weight_files(folder: Path, notes: list[str]) -> tuple[list[Path], dict[str, str] | None]:
-    """Return the files that transformers would load, and the weight map of their index, if any.
-
-    Raises MissingShard, CorruptFile, or NotACheckpoint if there are no weight files.
-    """
-    for index, pattern in zip(INDICES, PATTERNS, strict=True):
-        found = sorted(folder.glob(pattern))
-        if (folder / index).exists():
-            weight_map = _read_weight_map(folder / index)
-            files = [folder / name for name in sorted(set(weight_map.values()))]
-            missing = [file.name for file in files if not file.exists()]
-            if missing:
-                raise MissingShard(
-                    f"{folder / index}: {len(missing)} of {len(files)} files are missing: "
-                    f"{', '.join(missing[:5])}. Copy them beside the index."
-                )
-            if other := [file.name for file in found if file not in files]:
-                notes.append(f"not in {index}, ignored: {', '.join(other[:3])}")
-            return files, weight_map
-        if found:
-            # transformers loads the file of this name, whatever lies beside it.
-            only = folder / index.removesuffix(".index.json")
-            if only in found and len(found) > 1:
-                names = ", ".join(file.name for file in found if file != only)
-                notes.append(f"beside {only.name}, ignored: {names}")
-                found = [only]
-            _check_numbers(found)
-            return found, None
-    raise NotACheckpoint(f"{folder}: no safetensors and no pytorch_model.bin file is here")
-
-
-def _check_numbers(files: Sequence[Path]) -> None:
-    """Raise MissingShard if names such as `…-00001-of-00003` show that files are missing."""
-    matches = [match for file in files if (match := _NUMBERED.search(file.name))]
-    if matches:
-        total = int(matches[0][2])
-        missing = sorted(set(range(1, total + 1)) - {int(match[1]) for match in matches})
-        if missing:
-            raise MissingShard(
-                f"{files[0].parent}: found {len(matches)} of {total} files; "
-                f"missing are numbers {', '.join(map(str, missing[:8]))}"
-            )
-
-
-def _read_weight_map(index: Path) -> dict[str, str]:
-    """Return which file each tensor is in. Raises CorruptFile if it leads out of the folder."""
-    weight_map = read_object(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CorruptFile(f"{index}: has no weight_map")
-    folder = Path(os.path.realpath(index.parent))
-    if not weight_map:
-        raise CorruptFile(f"{index}: names no file")
-    for name in set(weight_map.values()) if _are_texts(weight_map) else [None]:
-        if name is None or not _is_file_name(name):
-            raise CorruptFile(f"{index}: names {name!r}; only files beside the index may be named")
-        real = Path(os.path.realpath(index.parent / name))
-        # The Hugging Face cache links each file to ../../blobs; other links are refused.
-        blobs = folder.parent.parent / "blobs"
-        if real.parent not in (folder, blobs):
-            raise CorruptFile(f"{index}: {name!r} is a link out of the folder, to {real}")
-    return weight_map
-
-
-def _are_texts(weight_map: dict[str, Any]) -> bool:
-    return all(isinstance(name, str) for name in weight_map.values())
-
-
-def _is_file_name(name: str) -> bool:
-    """Return whether a name is that of a file in the same folder, and valid for the system."""
-    try:
-        inside = os.path.basename(name) == name  # noqa: PTH119
-        return inside and name not in ("", ".", "..") and b"\0" not in os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
-
-
-def _check_index(folder: Path, weight_map: dict[str, str], tensors: dict[str, TensorRef]) -> None:
+def _check_index(
+    folder: Path, weight_map: Mapping[str, str], tensors: Mapping[str, TensorRef]
+) -> None:
     for name, file in weight_map.items():
         ref = tensors.get(name)
         if ref is None or ref.file.name != file:
@@ -165,32 +110,17 @@ def _check_index(folder: Path, weight_map: dict[str, str], tensors: dict[str, Te
             raise CorruptFile(f"{folder}: the index puts {name!r} into {file}, but it {where}")
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """Return the object in a JSON file. Raises CorruptFile if it holds none, UnreadableFile."""
-    try:
-        document = safetensors.read_json(read_small(file, MAX_JSON))
-    except (ValueError, RecursionError) as error:
-        raise CorruptFile(f"{file}: is not JSON ({error})") from error
-    if not isinstance(document, dict):
-        raise CorruptFile(f"{file}: is not a JSON object")
-    return document
-
-
 def read_weights(file: Path) -> dict[str, TensorRef]:
     """Return the tensors of one safetensors or torch.save file by name.
 
-    Raises CorruptFile, UnreadableFile, or NotACheckpoint if it holds no dictionary of tensors.
+    Raises CorruptFile, UnreadableFile, UnsupportedLayout, or NotACheckpoint if it holds no
+    dictionary of tensors.
     """
-    if file.suffix == ".safetensors":
-        return safetensors.read_header(file)
-    tree = torch_zip.read_index(file)
-    if isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
-        tree = tree["state_dict"]
-    if not isinstance(tree, dict) or not tree:
-        raise NotACheckpoint(f"{file}: holds no dictionary of tensors")
-    odd = [key for key, value in tree.items() if not isinstance(value, TensorRef)]
-    if odd:
-        raise CorruptFile(
-            f"{file}: {odd[0]!r} is not a plain tensor; a Hugging Face file holds only those"
-        )
-    return {str(name): torch_zip.named(ref, str(name)) for name, ref in tree.items()}
+    return _read(file).tensors
+
+
+def _read(file: Path) -> StateDict:
+    """Return what a file holds; which of the two formats it has is told by its content."""
+    if file.suffix == ".safetensors" or kind_of(file) == "safetensors":
+        return StateDict(safetensors.read_header(file), ())
+    return read_state_dict(file)

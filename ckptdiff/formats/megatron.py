@@ -13,6 +13,7 @@ from ckptdiff.errors import CkptDiffError, CorruptFile, MissingShard, MixedShard
 from ckptdiff.formats import torch_zip, tree
 from ckptdiff.formats.files import each_file, read_small
 from ckptdiff.formats.inert import Placeholder
+from ckptdiff.formats.unfinished import METADATA, why_unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 NAME = "megatron"
 TRACKER = "latest_checkpointed_iteration.txt"
-METADATA = ".metadata"  # a torch_dist checkpoint has it instead of rank folders
 WEIGHT_FILES = ("model_optim_rng.pt", "model_rng.pt")  # the second is older and has no optimizer
 OPTIMIZER_FILE = "distrib_optim.pt"
 CHECKPOINT_VERSION = 3.0  # of written files; it states the order of rows in linear_qkv
@@ -147,7 +147,7 @@ def _rank_files(root: Path) -> list[Path]:
     """Return the weight file of every rank folder. Raises MissingShard or MixedShards."""
     folders = sorted(child for child in root.iterdir() if _RANK_FOLDER.match(child.name))
     if not folders:
-        raise NotACheckpoint(f"{root}: holds no mp_rank folder")
+        raise NotACheckpoint(why_unfinished(root) or f"{root}: holds no mp_rank folder")
     files = []
     seen: dict[tuple[int, int], Path] = {}
     for folder in folders:

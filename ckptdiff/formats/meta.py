@@ -9,6 +9,7 @@ from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, Shard
 from ckptdiff.errors import MissingShard, MixedShards
 from ckptdiff.formats import hf, tree
 from ckptdiff.formats.files import each_file
+from ckptdiff.formats.json_files import read_object
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +46,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     """
     folder = path if path.is_dir() else path.parent
     files = _weight_files(folder)
-    params = hf.read_object(folder / PARAMS)
+    params = read_object(folder / PARAMS)
     shards = tuple(
         Shard(Rank(rank), 0, tensors)
         for rank, (_, tensors) in enumerate(each_file(files, hf.read_weights, progress))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _STORAGE_OF = {word: name for name, word in STORAGES.items() if name != "UntypedStorage"}
+STORABLE = frozenset(_STORAGE_OF)  # the dtypes that can be written
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import threading
 from json import JSONDecoder
@@ -12,8 +13,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint import TensorRef, contiguous
-from ckptdiff.dtypes import ITEMSIZE
-from ckptdiff.errors import CorruptFile
+from ckptdiff.dtypes import BELOW_A_BYTE, ITEMSIZE
+from ckptdiff.errors import CorruptFile, UnsupportedLayout
 from ckptdiff.formats.files import LFS_POINTER, not_fetched, open_regular, read_at
 from ckptdiff.formats.layout import FileLayout, Slot
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors library
+SHARDING = "DCP_SHARDING_INFO"  # the metadata with which DCP marks its files
+_SHARD_NAME = re.compile(r"shard-\d+-")
+_DTYPE = re.compile(r"[A-Z][A-Z0-9_]{0,30}$")
 # Threads wait for the disk at the same time but parse one after the other: parsing holds the
 # interpreter, and the screen's thread would wait for all of them.
 _PARSING = threading.Lock()
@@ -30,9 +34,9 @@ _PARSING = threading.Lock()
 def read_header(file: Path) -> dict[str, TensorRef]:
     """Return where each tensor of `file` is stored, by name and in file order.
 
-    Raises CorruptFile for whatever the safetensors library refuses: a header that is too long or
-    not JSON, unknown dtypes, ranges that do not fit their shape, overlap, leave gaps or leave the
-    file.
+    Raises CorruptFile for what the safetensors library refuses: a header that is too long or not
+    JSON, ranges that do not fit their shape, overlap, leave gaps or leave the file. A dtype that
+    the library does not know is no reason. Raises UnsupportedLayout for one rank's part of a save.
     """
     with open_regular(file) as fd:
         size = os.fstat(fd).st_size
@@ -56,13 +60,28 @@ def read_header(file: Path) -> dict[str, TensorRef]:
         return _refs(file, raw, size)
 
 
+def begins_as_header(head: bytes, size: int) -> bool:
+    """Return whether a file of `size` bytes that starts with `head` can be a safetensors file."""
+    if len(head) < 10 or head[8:9] != b"{":
+        return False
+    (length,) = struct.unpack("<Q", head[:8])
+    return bool(2 <= length <= min(MAX_HEADER, size - 8))
+
+
 def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> FileLayout:
-    """Return the layout of a safetensors file of these (name, dtype, shape), in file order."""
+    """Return the layout of a safetensors file of these (name, dtype, shape), in file order.
+
+    Raises UnsupportedLayout for a dtype that the safetensors library does not know.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     starts, data_end = [], 0
     for name, dtype, shape in tensors:
         starts.append(data_end)
-        end = data_end + prod(shape) * ITEMSIZE[dtype]
+        if dtype not in ITEMSIZE and dtype not in BELOW_A_BYTE:
+            raise UnsupportedLayout(
+                f"{name}: is of the unknown dtype {dtype}: it cannot be written"
+            )
+        end = data_end + prod(shape) * _bits(dtype) // 8
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [data_end, end]}
         data_end = end
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -72,12 +91,23 @@ def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> FileLayout:
     return FileLayout(start + data_end, fixed, tuple(Slot(start + offset) for offset in starts))
 
 
+def _bits(dtype: str) -> int:
+    """Return the bits of one element of a known dtype."""
+    return BELOW_A_BYTE.get(dtype) or 8 * ITEMSIZE[dtype]
+
+
 def _refs(file: Path, raw: bytes, size: int) -> dict[str, TensorRef]:
     """Return the tensors of a header, checked against each other and the size of the file."""
     try:
-        entries = _parse(raw.decode())
+        entries, metadata = _parse(raw.decode())
     except (ValueError, RecursionError) as error:
         raise CorruptFile(f"{file}: the header is not what safetensors writes ({error})") from error
+    if _is_part(file, metadata):
+        raise UnsupportedLayout(
+            f"{file}: holds one rank's part of every tensor, as HuggingFaceStorageWriter of "
+            "torch.distributed.checkpoint saves it. Join the parts with "
+            "torch.distributed.checkpoint._consolidate_hf_safetensors, and give the result"
+        )
     data_start = 8 + len(raw)
     refs = [_ref(file, name, entry, data_start) for name, entry in entries.items()]
     places = [(ref.offset, ref.nbytes, ref) for ref in refs]
@@ -94,8 +124,8 @@ def _refs(file: Path, raw: bytes, size: int) -> dict[str, TensorRef]:
     return {ref.name: ref for _, _, ref in places}
 
 
-def _parse(text: str) -> dict[str, Any]:
-    """Return the entries of the header object by tensor name. Raises ValueError.
+def _parse(text: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the entries of the header object by tensor name, and its metadata. Raises ValueError.
 
     The decoder calls `_unique` for each object, and other threads (the screen) can run in between:
     without it a header of 50,000 tensors would hold the interpreter for a tenth of a second.
@@ -110,11 +140,11 @@ def _parse(text: str) -> dict[str, Any]:
     entries, end = decode(text)
     if text[end:].strip(" \t\n\r"):
         raise ValueError("something follows the closing }")
-    _check_metadata(entries.pop("__metadata__", {}))
+    metadata = _checked_metadata(entries.pop("__metadata__", {}))
     if "\\u" in text:
         for name in entries:
             name.encode()  # raises a ValueError for half a surrogate pair
-    return entries
+    return entries, metadata
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -124,9 +154,27 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _check_metadata(value: object) -> None:
+def _checked_metadata(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
         raise ValueError("__metadata__ may only map text to text")
+    return value
+
+
+def _is_part(file: Path, metadata: dict[str, str]) -> bool:
+    """Return whether a file's tensors are one rank's parts.
+
+    Then the metadata state at which row and column each starts, and the file has a rank's number.
+    A file of whole tensors may have the same metadata, with zeros alone.
+    """
+    if SHARDING not in metadata:
+        return False
+    if _SHARD_NAME.match(file.name):
+        return True
+    try:
+        places = [place["saved_offsets"] for place in json.loads(metadata[SHARDING]).values()]
+        return any(any(place) for place in places)
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return True
 
 
 def _ref(file: Path, name: str, entry: Any, data_start: int) -> TensorRef:
@@ -134,13 +182,15 @@ def _ref(file: Path, name: str, entry: Any, data_start: int) -> TensorRef:
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (KeyError, TypeError):
         raise CorruptFile(f"{file}: {name!r} lacks dtype, shape or data_offsets") from None
-    if not isinstance(dtype, str) or dtype not in ITEMSIZE:
-        raise CorruptFile(f"{file}: {name!r} has the unknown dtype {str(dtype)[:20]!r}")
+    if not isinstance(dtype, str) or not _DTYPE.match(dtype):
+        raise CorruptFile(f"{file}: {name!r} has the dtype {str(dtype)[:20]!r}")
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
         raise CorruptFile(
             f"{file}: {name!r} has the shape {str(shape)[:60]} at {str(offsets)[:60]}"
         )
     start, stop = offsets
+    if dtype not in ITEMSIZE:
+        return _blob(file, name, dtype, tuple(shape), data_start + start, stop - start)
     nbytes = _nbytes(shape, ITEMSIZE[dtype])
     if stop - start != nbytes:
         needs = "more bytes than can be counted" if nbytes is None else f"{nbytes} bytes"
@@ -150,6 +200,22 @@ def _ref(file: Path, name: str, entry: Any, data_start: int) -> TensorRef:
         )
     shape = tuple(shape)
     return TensorRef(name, shape, dtype, file, data_start + start, contiguous(shape))
+
+
+def _blob(
+    file: Path, name: str, dtype: str, shape: tuple[int, ...], offset: int, nbytes: int
+) -> TensorRef:
+    """Return a tensor whose elements have no offsets: below a byte each, or of an unknown dtype.
+
+    What newer programs write is no damage; the range of such a tensor is what the header says.
+    """
+    bits = prod(shape) * BELOW_A_BYTE.get(dtype, 0)
+    if nbytes < 0 or (dtype in BELOW_A_BYTE and bits != 8 * nbytes):
+        raise CorruptFile(
+            f"{file}: {name!r} of shape {str(list(shape[:20]))[:200]} and dtype {dtype} needs "
+            f"{bits} bits, its range has {nbytes} bytes"
+        )
+    return TensorRef(name, shape, dtype, file, offset, contiguous(shape), blob_nbytes=nbytes)
 
 
 def _nbytes(shape: list[int], itemsize: int) -> int | None:

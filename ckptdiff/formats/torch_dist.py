@@ -25,8 +25,9 @@ from ckptdiff.checkpoint import (
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import CorruptFile, MissingShard
 from ckptdiff.formats import dcp, megatron, torch_zip, tree
-from ckptdiff.formats.dcp import BACKEND, METADATA, box_of, read_metadata
+from ckptdiff.formats.dcp import BACKEND, box_of, read_metadata
 from ckptdiff.formats.files import each_file, open_regular
+from ckptdiff.formats.unfinished import METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -29,9 +29,12 @@ MAX_COUNT = 1 << 62  # elements; nothing larger can be an index
 STORAGES = {
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
     "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8",
-    "ByteStorage": "U8", "BoolStorage": "BOOL", "UntypedStorage": "U8",
+    "ByteStorage": "U8", "BoolStorage": "BOOL", "ComplexFloatStorage": "C64",
+    "UntypedStorage": "U8",
 }  # fmt: skip
 
+# A pickle of the number that torch.save wrote in front before it wrote zips.
+_OLD_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _LENGTHS = struct.Struct("<HH")  # lengths of name and extra field in a member's local header
 # In a record of the zip's directory: flags, method, both sizes, the lengths of name, extra field
 # and comment, and the offset of the local header.
@@ -65,6 +68,16 @@ def read_index(file: Path, *, before: str | None = None) -> Any:
         return _Reader(file, fd, 0, os.fstat(fd).st_size).read(before)
 
 
+def begins_as_torch(head: bytes) -> bool:
+    """Return whether a file that starts with `head` is of torch.save, of the old kind included."""
+    if head.startswith(_OLD_MAGIC):
+        return True
+    if head[:4] != b"PK\x03\x04" or len(head) < 30:
+        return False
+    (length,) = struct.unpack_from("<H", head, 26)
+    return head[30 : 30 + length].endswith(b"/data.pkl")
+
+
 def read_blob(file: Path, fd: int, start: int, length: int) -> Any:
     """Return what a torch.save file inside an open file holds: `length` bytes from `start` on."""
     with _naming(file):
@@ -92,6 +105,7 @@ class _Member:
     header: int  # offset of its local header
     size: int
     name_length: int
+    refused: str = ""  # why its data cannot be read; other members can
 
 
 class _Reader:
@@ -139,6 +153,8 @@ class _Reader:
     def _place(self, name: str) -> tuple[int, int]:
         """Return offset and size of a member's data, read from its local header."""
         member = self.members[name]
+        if member.refused:
+            raise CorruptFile(f"member {name} is {member.refused}; torch.save stores")
         header = os.pread(self.fd, 30, self.start + member.header)
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
             raise CorruptFile(f"member {name}: no local header at byte {member.header}")
@@ -235,7 +251,8 @@ class _Reader:
     def _central_directory(self) -> dict[str, _Member]:
         """Return the zip's members by name.
 
-        Raises CorruptFile unless each is uncompressed, there once, and inside the file.
+        Raises CorruptFile unless each is there once, and inside the file. One that is compressed
+        is refused when it is read: programs put notes of their own beside what torch wrote.
         """
         records, size, offset = self._end_of_directory()
         directory = self._read(offset, size)
@@ -254,17 +271,15 @@ class _Reader:
             extra = directory[name_end : name_end + extra_len]
             if 0xFFFFFFFF in (packed, full, header):
                 full, packed, header = _zip64(extra, full, packed, header)
-            if method != 0 or packed != full:
-                raise CorruptFile(f"member {name} is compressed; torch.save stores")
-            if flags & 1:
-                raise CorruptFile(f"member {name} is encrypted")
+            refused = "compressed" if method != 0 or packed != full else ""
+            refused = "encrypted" if flags & 1 else refused
             if name in members:
                 raise CorruptFile(f"member {name} is in the zip twice")
-            if header + 30 + full > self.size:
+            if header + 30 + packed > self.size:
                 raise CorruptFile(
-                    f"member {name} of {full} bytes at {header} leaves the file of {self.size}"
+                    f"member {name} of {packed} bytes at {header} leaves the file of {self.size}"
                 )
-            members[name] = _Member(header, full, name_len)
+            members[name] = _Member(header, packed, name_len, refused)
             pos = name_end + extra_len + comment_len
         _check_overlaps(members)
         return members

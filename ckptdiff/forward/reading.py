@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.dtypes import DTYPES, FLOATS, ITEMSIZE
-from ckptdiff.errors import CorruptFile, UnreadableFile, UnsupportedLayout
+from ckptdiff.errors import UNMAPPABLE, CorruptFile, UnreadableFile, UnsupportedLayout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,13 +97,8 @@ class Reader:
         span = 1 + sum((n - 1) * step for n, step in zip(ref.shape, ref.stride, strict=True))
         if prod(ref.shape) == 0:
             return torch.empty(ref.shape, dtype=STORED[ref.dtype])
-        mapped = self._map(ref.file)
-        if ref.offset + span * size > len(mapped):
-            raise CorruptFile(
-                f"{ref.file}: {ref.name} ends at byte {ref.offset + span * size}, "
-                f"the file at {len(mapped)}; it was cut off since it was opened"
-            )
-        flat = torch.frombuffer(mapped, dtype=STORED[ref.dtype], count=span, offset=ref.offset)
+        content, offset = self._content(ref, span * size)
+        flat = torch.frombuffer(content, dtype=STORED[ref.dtype], count=span, offset=offset)
         view = flat.as_strided(ref.shape, ref.stride)
         if ref.scale is None:
             return view
@@ -112,7 +107,27 @@ class Reader:
             factors = factors.repeat_interleave(block, dim)
         return view.float() * factors[: ref.shape[0], : ref.shape[1]]
 
-    def _map(self, file: Path) -> mmap.mmap:
+    def _content(self, ref: TensorRef, nbytes: int) -> tuple[mmap.mmap | bytearray, int]:
+        """Return the mapped file and the offset of a tensor of `nbytes` bytes in it.
+
+        Where the file system cannot map files, it is the bytes of the tensor alone, read.
+        """
+        mapped = self._map(ref.file)
+        if mapped is None:
+            content = bytearray(nbytes)
+            with ref.file.open("rb") as file:
+                file.seek(ref.offset)
+                size = ref.offset + file.readinto(content)
+        else:
+            size = len(mapped)
+        if ref.offset + nbytes > size:
+            raise CorruptFile(
+                f"{ref.file}: {ref.name} ends at byte {ref.offset + nbytes}, "
+                f"the file at {size}; it was cut off since it was opened"
+            )
+        return (content, 0) if mapped is None else (mapped, ref.offset)
+
+    def _map(self, file: Path) -> mmap.mmap | None:
         if file not in self._mapped:
             try:
                 fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
@@ -122,5 +137,7 @@ class Reader:
                 finally:
                     os.close(fd)
             except (OSError, ValueError) as error:
+                if isinstance(error, OSError) and error.errno in UNMAPPABLE:
+                    return None
                 raise UnreadableFile(f"{file}: cannot be read ({error})") from error
         return self._mapped[file]

@@ -68,7 +68,10 @@ def largest_difference(
         for (top, left), view in placed:
             first, last = max(rows.start, top), min(rows.stop, top + view.shape[0])
             begin, end = max(columns.start, left), min(columns.stop, left + view.shape[1])
-            raw = matrix(view)[first - top : last - top, begin - left : end - left]
+            if first >= last or begin >= end:
+                continue
+            part = view.crop((first - top, begin - left), (last - first, end - begin))
+            raw = matrix(part)
             raw = dequantised(raw, view, (first - top, begin - left))
             inside = np.s_[
                 first - rows.start : last - rows.start, begin - columns.start : end - columns.start

@@ -141,8 +141,9 @@ def _compare_scaled(piece: Block, stats: Stats, grid: HeatGrid, equal: list[View
     same = same_factors(piece.a, piece.b)
     dtypes = number_dtype(piece.a), number_dtype(piece.b)
     measurable = fast.DTYPES.issuperset(dtypes)
+    whole_a, whole_b = matrix(piece.a), matrix(piece.b)
     for row, col, tile in exact.tiles(piece.a.shape, fast.ELEMENTS):
-        x, y = matrix(piece.a)[tile], matrix(piece.b)[tile]
+        x, y = whole_a[tile], whole_b[tile]
         at = (row, col)
         if same and np.array_equal(x, y):
             _count_equal(np.ascontiguousarray(x), piece.a.dtype, stats)

@@ -10,7 +10,7 @@ import numpy as np
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.kernels.dtypes import bits, values
 from ckptdiff.kernels.exact import tiles
-from ckptdiff.kernels.memory import matrix, release
+from ckptdiff.kernels.memory import RAW, matrix, release
 from ckptdiff.kernels.scales import dequantised, number_dtype
 from ckptdiff.kernels.stats import TensorSummary, Window
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ckptdiff.kernels.views import View
 
 BINS = 32  # of the histogram
-RELEASE_AFTER = 1 << 22  # elements, after which pages are unmapped
 TILE = 1 << 16  # elements of one tile
+PART_BYTES = 8 << 20  # of a view that are mapped, or read, at once
 
 
 def _weighted(views: Sequence[View]) -> Iterator[tuple[NDArray[np.float64], NDArray[Any]]]:
@@ -32,28 +32,34 @@ def _weighted(views: Sequence[View]) -> Iterator[tuple[NDArray[np.float64], NDAr
     A dtype of at most 16 bits has so few codes that counting them replaces a pass over the values.
     """
     for view in views:
-        array = matrix(view)
         size = ITEMSIZE[view.dtype]
         is_counted = size <= 2 and view.scaling is None
         codes = np.arange(1 << (8 * size)).astype(f"<u{size}") if is_counted else None
         counts = np.zeros(0 if codes is None else len(codes), np.int64)
-        seen = 0
-        for row, col, tile in tiles(array.shape, TILE):
-            part = array[tile].reshape(-1)
-            if codes is None:
-                numbers = dequantised(array[tile], view, (row, col)).reshape(-1)
-                yield values(numbers, number_dtype(view)), np.ones(1, np.int64)
-            else:
-                counts += np.bincount(part.view(f"<u{size}"), minlength=len(codes))
-            seen += part.size
-            if seen >= RELEASE_AFTER:
-                release(view)
-                seen = 0
-        release(view)
+        for part in _parts(view):
+            array = matrix(part)
+            for row, col, tile in tiles(array.shape, TILE):
+                elements = array[tile].reshape(-1)
+                if codes is None:
+                    numbers = dequantised(array[tile], part, (row, col)).reshape(-1)
+                    yield values(numbers, number_dtype(view)), np.ones(1, np.int64)
+                else:
+                    counts += np.bincount(elements.view(f"<u{size}"), minlength=len(codes))
+            release(part)
         if codes is not None:
             occurring = np.flatnonzero(counts)
-            raw = codes[occurring].view(array.dtype)
+            raw = codes[occurring].view(RAW[view.dtype])
             yield values(raw, view.dtype), counts[occurring]
+
+
+def _parts(view: View) -> Iterator[View]:
+    """Yield the rows of a view in parts of some megabytes, if its rows lie one after the other."""
+    rows, columns = view.shape
+    step = max(1, PART_BYTES // max(1, view.stride[0] * ITEMSIZE[view.dtype]))
+    if view.stride[0] < columns:
+        step = max(1, rows)
+    for start in range(0, rows, step):
+        yield view.crop((start, 0), (min(step, rows - start), columns))
 
 
 def summarise_tensor(views: Sequence[View]) -> TensorSummary:
@@ -130,10 +136,16 @@ def window(views: Sequence[tuple[tuple[int, int], View]], rows: range, cols: ran
         across = [j for j, col in enumerate(cols) if left <= col < left + width]
         if not down or not across:
             continue
-        picked = np.ix_([rows[i] - top for i in down], [cols[j] - left for j in across])
-        raw = matrix(view)[picked]
+        at = (rows[down[0]] - top, cols[across[0]] - left)
+        part = view.crop(
+            at, (rows[down[-1]] - rows[down[0]] + 1, cols[across[-1]] - cols[across[0]] + 1)
+        )
+        picked = np.ix_(
+            [rows[i] - rows[down[0]] for i in down], [cols[j] - cols[across[0]] for j in across]
+        )
+        raw = matrix(part)[picked]
         if view.scaling is not None:
-            raw = dequantised(raw, view, (rows[down[0]] - top, cols[across[0]] - left))
+            raw = dequantised(raw, view, at)
         for i, line, codes in zip(
             down, values(raw, number_dtype(view)).tolist(), bits(raw).tolist(), strict=True
         ):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptdiff.dtypes import ITEMSIZE
-from ckptdiff.errors import CorruptFile, UnreadableFile
+from ckptdiff.errors import UNMAPPABLE, CorruptFile, UnreadableFile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +34,7 @@ RAW = {
         "BOOL": "<u1", "U8": "<u1", "I8": "<i1", "F8_E4M3": "<u1", "F8_E5M2": "<u1",
         "F8_E8M0": "<u1", "U16": "<u2", "I16": "<i2", "F16": "<u2", "BF16": "<u2",
         "U32": "<u4", "I32": "<i4", "F32": "<f4", "U64": "<u8", "I64": "<i8", "F64": "<f8",
+        "F8_E4M3FNUZ": "<u1", "F8_E5M2FNUZ": "<u1", "C64": "<u8",
     }.items()
 }  # fmt: skip
 
@@ -44,7 +45,8 @@ _memcmp.restype = ctypes.c_int
 
 @dataclass(frozen=True, slots=True)
 class _Mapping:
-    pages: mmap.mmap
+    pages: mmap.mmap | None  # None: its file system cannot map it, so each view is read
+    size: int  # bytes
     identity: tuple[int, ...]  # device, inode, size and time of the last write (ns)
 
 
@@ -52,8 +54,8 @@ _mapped: OrderedDict[str, _Mapping] = OrderedDict()
 _lock = threading.Lock()
 
 
-def _map(file: str) -> mmap.mmap:
-    """Return the mapped file. Raises UnreadableFile, or CorruptFile if it is empty."""
+def _map(file: str) -> _Mapping:
+    """Return the file, mapped if it can be. Raises UnreadableFile; CorruptFile if it is empty."""
     try:
         # A path may name another file than before, if a checkpoint was written again.
         status = os.stat(file)  # noqa: PTH116 -- asked for every few megabytes
@@ -61,18 +63,44 @@ def _map(file: str) -> mmap.mmap:
         with _lock:
             mapping = _mapped.get(file)
             if mapping is None or mapping.identity != identity:
-                with Path(file).open("rb") as f:
-                    pages = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-                mapping = _mapped[file] = _Mapping(pages, identity)
+                mapping = _mapped[file] = _Mapping(_pages(file), status.st_size, identity)
                 if len(_mapped) > MAX_MAPPED:
                     # Not closed: arrays may still refer to it. The last of them unmaps it.
                     _mapped.popitem(last=False)
             _mapped.move_to_end(file)
-            return mapping.pages
+            return mapping
     except OSError as error:
         raise UnreadableFile(f"{file}: {error.strerror}") from error
     except ValueError as error:
         raise CorruptFile(f"{file}: the file is empty, but its header is not") from error
+
+
+def _pages(file: str) -> mmap.mmap | None:
+    """Return the pages of a file; None if its file system cannot map files."""
+    with Path(file).open("rb") as f:
+        try:
+            return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            if error.errno in UNMAPPABLE:
+                return None
+            raise
+
+
+def _read(file: str, offset: int, length: int) -> NDArray[np.uint8]:
+    """Return bytes of a file that cannot be mapped. Raises UnreadableFile or CorruptFile."""
+    content = np.empty(length, np.uint8)
+    try:
+        with Path(file).open("rb", buffering=0) as f:
+            f.seek(offset)
+            done = 0
+            while done < length:
+                count = f.readinto(content[done:])  # type: ignore[arg-type]
+                if not count:
+                    raise CorruptFile(f"{file}: ended at byte {offset + done} while it was read")
+                done += count
+    except OSError as error:
+        raise UnreadableFile(f"{file}: {error.strerror}") from error
+    return content
 
 
 def extent(view: View | Source) -> int:
@@ -86,8 +114,9 @@ def extent(view: View | Source) -> int:
 def matrix(view: View | Source) -> NDArray[Any]:
     """Return a view as a read-only array over the mapped file.
 
-    It has the view's shape and the dtype `RAW[view.dtype]`. Raises UnreadableFile, or CorruptFile
-    if the file ends before the view does.
+    It has the view's shape and the dtype `RAW[view.dtype]`. Where the file system cannot map files,
+    the view is read into memory: callers take views of some megabytes. Raises UnreadableFile, or
+    CorruptFile if the file ends before the view does.
     """
     dtype = RAW[view.dtype]
     length = extent(view)
@@ -95,19 +124,21 @@ def matrix(view: View | Source) -> NDArray[Any]:
         return np.empty(view.shape, dtype)
     mapping = _map(view.file)
     needed = view.offset + length
-    if needed > len(mapping):
+    if needed > mapping.size:
         raise CorruptFile(
             f"{view.file}: a tensor of its header ends at byte {needed}, "
-            f"but the file has {len(mapping)} bytes; was it copied whole?"
+            f"but the file has {mapping.size} bytes; was it copied whole?"
         )
     strides = tuple(step * dtype.itemsize for step in view.stride)
-    return np.ndarray(view.shape, dtype, mapping, view.offset, strides)
+    if mapping.pages is None:
+        return np.ndarray(view.shape, dtype, _read(view.file, view.offset, length), 0, strides)
+    return np.ndarray(view.shape, dtype, mapping.pages, view.offset, strides)
 
 
 def _advise(file: str, start: int, stop: int, advice: int) -> None:
     """Call madvise for the bytes `start:stop` of a file, widened to `HUGE_PAGE`."""
     mapping = _mapped.get(file)
-    if mapping is None:
+    if mapping is None or mapping.pages is None:
         return
     # The pages around were mapped with these, so they are unmapped with them. Mapping one again
     # costs little; if they stayed, they would in the end be the whole file.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptdiff.dtypes import DTYPES
+from ckptdiff.dtypes import DTYPES, FLOATS
 from ckptdiff.errors import BadArgument, UnknownConfig, UnsupportedLayout
 
 if TYPE_CHECKING:
@@ -103,8 +103,10 @@ def stored_dtype(sections: Sequence[Section]) -> str:
     """Return the flag of the dtype that most elements of A's first layer have, or bf16."""
     sizes: dict[str, int] = {}
     for held in sections[1].a[0].values():
+        if held.dtype not in FLOATS:
+            continue
         sizes[held.dtype] = sizes.get(held.dtype, 0) + prod(held.shape)
-    return DTYPES[max(sizes, key=lambda dtype: sizes[dtype])].flag or "bf16"
+    return DTYPES[max(sizes, key=lambda dtype: sizes[dtype], default="BF16")].flag or "bf16"
 
 
 def token_count(a: Assembled, b: Assembled) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ckptdiff.errors import BadArgument, CkptDiffError, CorruptFile
 from ckptdiff.formats.files import not_fetched, read_small
-from ckptdiff.formats.hf import read_object
+from ckptdiff.formats.json_files import read_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -100,6 +100,7 @@ def side_document(side: Assembled) -> dict[str, Any]:
         "notes": [*checkpoint.notes, *side.notes],
         "names": names_document(side),
         "adapter": adapter_document(side),
+        "not_read": [relative_path(side, file) for file in checkpoint.ignored],
     }
 
 
@@ -164,7 +165,8 @@ def finding_lines(finding: Finding) -> Iterator[str]:
     if finding.fix:
         yield f"     fix: {printable(finding.fix)}"
     elif is_to_convert_again(finding):
-        yield "     no re-mapping mends it: convert again from the source"
+        again = "copy the file" if finding.kind == "DAMAGED" else "convert"
+        yield f"     no re-mapping mends it: {again} again from the source"
 
 
 def is_to_convert_again(finding: Finding) -> bool:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ckptdiff.results import Finding
 
 LOST = "No re-mapping mends it, since data is lost: convert again from the source."
+DAMAGED = "No re-mapping mends it, since data is lost: copy the file again from the source."
 
 
 def said(finding: Finding) -> Iterator[tuple[str, str]]:
@@ -35,6 +36,6 @@ def said(finding: Finding) -> Iterator[tuple[str, str]]:
     if finding.fix is not None:
         yield "Fix", f"run B with {finding.fix}" if finding.kind == "CONFIG" else finding.fix
     elif is_to_convert_again(finding):
-        yield "Fix", LOST
+        yield "Fix", DAMAGED if finding.kind == "DAMAGED" else LOST
     if finding.rejected:
         yield "Not this?", f"tried, and they give other bytes: {', '.join(finding.rejected)}"

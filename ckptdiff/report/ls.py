@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.assembly.accounting import repeated, unlisted
 from ckptdiff.comparison.packed import schemes_of
-from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.formats import read_entries
 from ckptdiff.report.diff import family_of, relative_path, side_document, side_line
 from ckptdiff.text import format_box, format_bytes, format_shape, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled, Assembly
     from ckptdiff.checkpoint import Box, TensorRef
+
+MAX_NAMED = 4  # tensors that a line names which counts them
 
 
 def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, Any]:
@@ -30,6 +32,7 @@ def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str
         "notes": head["notes"],
         "names": head["names"],
         "adapter": head["adapter"],
+        "not_read": head["not_read"],
         "tensors": [
             {
                 "name": assembly.name,
@@ -42,6 +45,8 @@ def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str
             if wanted(assembly.name)
         ],
         "unmapped": list(side.unmapped),
+        "repeated": [{"name": name, "of": of} for name, of in repeated(side).items()],
+        "unlisted": unlisted(side),
         "errors": {name: error.text for name, error in side.errors.items()},
         "packed": [
             {
@@ -66,9 +71,7 @@ def _pieces(side: Assembled, assembly: Assembly) -> list[dict[str, Any]]:
             "key": piece.ref.name,
             "box": piece.box,
             "of": piece.of,
-            "offset": piece.ref.offset
-            + ITEMSIZE[piece.ref.dtype]
-            * sum(n * step for (n, _), step in zip(piece.of, piece.ref.stride, strict=True)),
+            "offset": piece.ref.offset_of(tuple(start for start, _ in piece.of)),
             "stride": piece.ref.stride,
             "copies": [relative_path(side, copy.ref.file) for copy in piece.copies],
         }
@@ -82,11 +85,13 @@ def listing_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[st
     yield ""
     shown = [assembly for assembly in side.tensors.values() if wanted(assembly.name)]
     width = max((len(printable(assembly.name)) for assembly in shown), default=0)
+    dtype_width = max(5, *(len(printable(assembly.dtype)) for assembly in shown), 0)
     for assembly in shown:
         shape = format_shape(assembly.shape)
         where = f"{len({p.ref.file for p in assembly.pieces})} files"
+        dtype = f"{printable(assembly.dtype):{dtype_width}}"
         yield (
-            f"{printable(assembly.name):{width}}  {assembly.dtype:5}  {shape:14}"
+            f"{printable(assembly.name):{width}}  {dtype}  {shape:14}"
             f"{format_bytes(assembly.nbytes):>8}  {where if where != '1 files' else ''}"
         ).rstrip()
     for name in side.unmapped:
@@ -99,9 +104,22 @@ def listing_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[st
         yield f"{weights} packed as {way}, in {len(parts)} of these tensors"
     if side.derived:
         yield f"{len(side.derived)} buffers that follow from the config"
+    if copies := repeated(side):
+        yield from _counted(
+            f"{len(copies)} stored tensors repeat another one",
+            [f"{name} ({of})" for name, of in copies.items()],
+        )
+    if left := unlisted(side):
+        yield from _counted(f"{len(left)} stored tensors belong to no tensor above", left)
     others = read_entries(side.checkpoint)
     if others:
         yield f"{len(others)} other entries (args, optimizer, …): --json lists them"
+
+
+def _counted(words: str, names: Sequence[str]) -> Iterator[str]:
+    """Yield one line that counts tensors and names the first of them."""
+    more = ", …" if len(names) > MAX_NAMED else ""
+    yield f"{words}: {printable(', '.join(names[:MAX_NAMED]))}{more}"
 
 
 def raw_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, Any]:
@@ -110,6 +128,8 @@ def raw_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, An
     return {
         "schema": "ckptdiff.ls/1",
         **{key: head[key] for key in ("path", "format", "family", "iteration", "parallelism")},
+        "notes": head["notes"],
+        "not_read": head["not_read"],
         "files": [
             {
                 "file": relative_path(side, file),
@@ -133,6 +153,8 @@ def raw_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, An
 
 def raw_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[str]:
     """Yield the lines of `ckptdiff ls --raw`: native names, file by file."""
+    notes = (*side.checkpoint.notes, *side.notes)
+    yield from (f"({printable(note)})" for note in notes)
     for file, parts in _by_file(side, wanted):
         yield printable(relative_path(side, file))
         for part in parts:

@@ -125,7 +125,11 @@ def shard_pairs(grid: ShardGrid) -> Iterator[ShardPair]:
     A vocabulary's `expected` and `actual` are its token rows, without the padding behind them.
     """
     a, b = grid.a.tensors, grid.b.tensors
-    shapes = {n: t.shape for n, t in b.items() if n in a and a[n].shape == t.shape}
+    shapes = {
+        n: t.shape
+        for n, t in b.items()
+        if n in a and a[n].shape == t.shape and not (t.is_blob or a[n].is_blob)
+    }
     for rank_slice in scatter(grid.architecture, grid.config, shapes, grid.tp, grid.etp):
         if any(name not in shapes for name in rank_slice.hf):
             continue

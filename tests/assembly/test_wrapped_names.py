@@ -282,12 +282,19 @@ def test_a_prefix_that_stands_three_times_is_a_fault(with_tower: Path, tmp_path:
 def test_factors_take_the_prefix_of_their_weight(with_tower: Path, tmp_path: Path) -> None:
     """A quantised weight's parts are named by no rule of their own."""
 
-    def packed(name: str) -> str:
-        spelled = SPELLINGS["llava"](name)
-        return f"{spelled}_packed" if name.endswith("q_proj.weight") else spelled
-
-    side = assemble(open_checkpoint(renamed(with_tower, tmp_path / "packed", packed)))
-    assert "model.layers.0.self_attn.q_proj.weight" in side.packed
+    spelled = SPELLINGS["llava"]
+    folder = renamed(with_tower, tmp_path / "packed", spelled)
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    rows, columns = weights.pop(spelled(name)).shape
+    parts = {
+        "packed": torch.ones(rows, columns // 8, dtype=torch.int32),
+        "scale": torch.ones(rows, columns // 32, dtype=torch.bfloat16),
+        "shape": torch.tensor([rows, columns], dtype=torch.int32),
+    }
+    weights |= {f"{spelled(name)}_{end}": part for end, part in parts.items()}
+    save_file(weights, folder / "model.safetensors")
+    assert assemble(open_checkpoint(folder)).packed.keys() == {name}
 
 
 # ── Megatron ─────────────────────────────────────────────────────────────────────────────────────

@@ -164,7 +164,7 @@ def test_a_weight_without_plain_bytes_is_refused_and_never_left_out(
 ) -> None:
     weight = {
         "sparse": lambda: torch.eye(3).to_sparse(),
-        "complex": lambda: torch.ones(2, dtype=torch.complex64),
+        "complex": lambda: torch.ones(2, dtype=torch.complex128),
         "quantised": lambda: torch.quantize_per_tensor(torch.ones(4), 0.5, 0, torch.qint8),
     }[kind]()
     folder = copy_of(tiny_megatron())

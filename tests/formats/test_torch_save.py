@@ -288,7 +288,7 @@ def test_a_sparse_tensor_has_no_plain_bytes(tmp_path: Path) -> None:
 
 
 def test_a_complex_tensor_has_a_dtype_that_is_not_known(tmp_path: Path) -> None:
-    torch.save({"w": torch.ones(2, dtype=torch.complex64)}, tmp_path / "f.pt")
+    torch.save({"w": torch.ones(2, dtype=torch.complex128)}, tmp_path / "f.pt")
     assert isinstance(read_index(tmp_path / "f.pt")["w"], UnsupportedTensor)
 
 

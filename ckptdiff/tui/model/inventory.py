@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.text import format_shape
 from ckptdiff.tui.words import plural
 
@@ -86,7 +84,7 @@ def take_inventory(
     for side in (a, b):
         if side is not None:
             for name, assembly in side.tensors.items():
-                sizes[name] += prod(assembly.shape) * ITEMSIZE[assembly.dtype]
+                sizes[name] += assembly.nbytes
     layers: list[Layer] = []
     by_title: dict[str, Layer] = {}
     layer_of: dict[str, Layer] = {}

@@ -11,6 +11,7 @@ from textual.worker import Worker, WorkerState
 
 from ckptdiff.assembly.views import matrix_at
 from ckptdiff.comparison.inspect import python_source, statistics
+from ckptdiff.dtypes import has_numbers
 from ckptdiff.text import printable
 from ckptdiff.tui.model.comparison import GLYPHS, WORDS
 from ckptdiff.tui.screens.base import BaseScreen
@@ -262,6 +263,9 @@ class DetailScreen(BaseScreen[None]):
             return "There is no difference." if done else "No difference is known yet."
         if action in ("values", "copy_python") and a is None and b is None:
             return "No file is known to hold this tensor."
+        if action in ("values", "statistics"):
+            without = [x.dtype for x in (a, b) if x is not None and not has_numbers(x.dtype)]
+            return f"The numbers of {without[0]} are not computed." if without else None
         return None
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

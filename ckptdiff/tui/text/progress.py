@@ -40,11 +40,13 @@ def state_words(session: Session) -> str:
 
 
 def side_notes(session: Session) -> list[str]:
-    """Return the notes on how each side was assembled."""
+    """Return the notes on how each side was opened and assembled."""
+    sides = [(letter, x) for letter, x in (("A", session.a), ("B", session.b)) if x is not None]
+    notes = {letter: (*side.checkpoint.notes, *side.notes) for letter, side in sides}
     return [
-        f"{'' if session.browsing else f'{letter}: '}{printable('; '.join(side.notes))}."
-        for letter, side in (("A", session.a), ("B", session.b))
-        if side is not None and side.notes
+        f"{'' if session.browsing else f'{letter}: '}{printable('; '.join(found))}."
+        for letter, found in notes.items()
+        if found
     ]
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from math import prod
 from typing import TYPE_CHECKING
 
-from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.text import format_bytes, printable
 from ckptdiff.tui.words import plural, short_path, shorten
 
@@ -41,9 +39,8 @@ def recognised(checkpoint: Checkpoint, *, family: str | None, layers: int | None
     count = 0
     for shard in checkpoint.shards:
         for ref in shard.tensors.values():
-            size = prod(ref.shape) * ITEMSIZE[ref.dtype]
             stored[ref.dtype] += 1
-            nbytes += size
+            nbytes += ref.nbytes
             count += 1
     parts = [printable(family) if family else FORMATS.get(checkpoint.format, checkpoint.format)]
     if family and checkpoint.format != "hf":

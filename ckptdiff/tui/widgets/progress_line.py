@@ -95,7 +95,8 @@ class ProgressLine(Widget):
         if session.phase == "failed":
             style = self.get_visual_style("progress-line--error")
             return Content.styled(f"x {session.error}", style)
-        return Content(state_words(session))
+        notes = side_notes(session) if session.browsing else []
+        return Content(" ".join([state_words(session), *notes]))
 
 
 def progress_bar(progress: Progress, width: int, style: Style) -> Content:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import gcd, prod
+from math import gcd
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.shard_map import letters, stored_parts
-from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.text import format_bytes, format_shape, printable
 from ckptdiff.tui.text.figures import wrapped
 from ckptdiff.tui.text.lines import line
@@ -175,7 +174,7 @@ def _items(
         kind += " each"
     items.append(kind)
     if len(parts) == 1:
-        items.append(format_bytes(prod(assembly.shape) * ITEMSIZE[assembly.dtype]))
+        items.append(format_bytes(assembly.nbytes))
     return items
 
 

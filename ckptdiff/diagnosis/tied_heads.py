@@ -1,0 +1,72 @@
+"""Find heads that are stored and differ from the embedding to which the config ties them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptdiff.results import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.diagnosis.queries import ContentQueries
+    from ckptdiff.results import TensorDiff
+
+
+def tied_heads(
+    a: Assembled, b: Assembled, results: Sequence[TensorDiff], ask: ContentQueries
+) -> Iterator[Finding]:
+    """Yield the finding of a Hugging Face side with such a head, of B first.
+
+    Of A only where B differs from it: in its head, or in whether its config ties it.
+    """
+    differing = {r.name for r in results if r.status in ("differ", "shape")}
+    if (head := _tied_head(b)) is not None and _is_other(b, head, ask):
+        yield _finding("B", head, "")
+    elif (
+        (head := _tied_head(a)) is not None
+        and (head in differing or _is_tied(a) != _is_tied(b))
+        and _is_other(a, head, ask)
+    ):
+        held = b.tensors[head].pieces[0].part_of not in ("", head)
+        yield _finding("A", head, "B has the embedding in its place. " if held else "")
+
+
+def _tied_head(side: Assembled) -> str | None:
+    """Return the name of a head that is stored, though the config ties it."""
+    rules, config = side.architecture, side.config
+    if side.checkpoint.convention != "hf" or rules is None or config is None:
+        return None
+    name = rules.head_name()
+    head = side.tensors.get(name)
+    if not config.tied_embeddings or head is None or rules.embedding().hf[0] not in side.tensors:
+        return None
+    return name if head.pieces and head.pieces[0].part_of in ("", name) else None
+
+
+def _is_tied(side: Assembled) -> bool:
+    return side.config is not None and side.config.tied_embeddings
+
+
+def _is_other(side: Assembled, head: str, ask: ContentQueries) -> bool:
+    """Return whether the head is another matrix than the embedding."""
+    assert side.architecture is not None
+    one, other = side.tensors[head], side.tensors[side.architecture.embedding().hf[0]]
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return True
+    (equal,) = ask.are_equal([(one, other)])
+    return not equal
+
+
+def _finding(letter: str, head: str, more: str) -> Finding:
+    return Finding(
+        "TIED",
+        "fault",
+        f"the config of {letter} ties the head to the embedding, but {head} is another matrix",
+        tensors=(head,),
+        evidence=f"{more}transformers 5 keeps the head of the file, transformers 4 and Megatron "
+        "put the embedding in its place",
+        cause="the config does not say what the files hold",
+        fix=f'if the head is right: "tie_word_embeddings": false in {letter}\'s config.json',
+    )

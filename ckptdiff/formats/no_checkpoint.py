@@ -1,0 +1,43 @@
+"""Say what a path is that no format opens: a save that died, one rank's parts, other programs'."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ckptdiff.formats.unfinished import why_unfinished
+from ckptdiff.formats.weight_files import torch_files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MAX_NAMED = 5  # files that a sentence names
+_PART = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt$")
+_GENERAL = (
+    "is no checkpoint. A Hugging Face folder holds *.safetensors, pytorch_model*.bin or one file "
+    "of torch.save, Meta's consolidated.00.pth and params.json, a Megatron one "
+    "latest_checkpointed_iteration.txt or mp_rank_00, a distributed one (torch_dist, DCP) .metadata"
+)
+
+
+def why_no_checkpoint(path: Path) -> str:
+    """Return a sentence on what a path holds instead of a checkpoint, and what to do."""
+    if path.suffix == ".distcp":
+        return f"{path}: is one file of a distributed checkpoint. Give the folder it is in"
+    if not path.is_dir():
+        return f"{path}: {_GENERAL}"
+    died = why_unfinished(path)
+    if died is not None:
+        return died
+    found = torch_files(path)
+    parts = [match for file in found if (match := _PART.match(file.name))]
+    if parts:
+        return (
+            f"{path}: holds {len(parts)} of {parts[0][1]} ranks' parts of a model, as verl's FSDP "
+            "trainers save it. Merge them first with verl.model_merger, and give the merged folder"
+        )
+    if found:
+        names = ", ".join(file.name for file in found[:_MAX_NAMED])
+        more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
+        return f"{path}: holds several files of torch.save: {names}{more}. Give one of them"
+    return f"{path}: {_GENERAL}"
