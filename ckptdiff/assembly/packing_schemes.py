@@ -81,8 +81,9 @@ def _scaled(parts: Parts, stated: Quantisation, _: str) -> Found | None:
         return None
     if codes.dtype == "I32":
         return _integers(parts, codes, scale, stated)
+    unknown = Found(stated.method or "packed", f"codes of {codes.dtype}", codes, None)
     if scale is None:
-        return None
+        return unknown if ".weight_packed" in parts else None
     *lead, columns = codes.shape
     if codes.dtype in _BYTES and scale.dtype == "F8_E4M3":
         form = f"{_per_block(_NVFP4_BLOCK, 'E4M3')}, and one F32 factor for the tensor"
@@ -103,9 +104,9 @@ def _scaled(parts: Parts, stated: Quantisation, _: str) -> Found | None:
         name = "fp8" if codes.dtype in FP8 else "int8"
         form, problem = _factors(scale, codes, stated)
         return Found(name, form, codes, _unless_fused(codes, codes.shape), problem)
-    if codes.dtype in FLOATS:
+    if codes.dtype in FLOATS and ".weight_packed" not in parts:
         return None  # plain numbers, whatever the tensor beside them is
-    return Found(stated.method or "packed", f"codes of {codes.dtype} with factors", codes, None)
+    return unknown
 
 
 def _integers(
