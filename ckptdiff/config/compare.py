@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.config.fields import FIELDS, ConfigField, ConfigSide, Stated, params_in_hf_words
 from ckptdiff.config.quantisation import Quantisation
+from ckptdiff.formats.run_config import SPELLED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -88,6 +89,8 @@ def config_side(assembled: Assembled) -> ConfigSide:
             if not tensor.pieces or tensor.pieces[0].part_of in ("", name)
         ),
         tied_by_default=family is not None and family.tied_by_default,
+        yaml=checkpoint.config_file.name if checkpoint.config_file is not None else None,
+        spelled=SPELLED if checkpoint.config_file is not None else {},
     )
 
 
@@ -95,7 +98,7 @@ def _line(field: ConfigField, a: ConfigSide, b: ConfigSide) -> ConfigDiff | None
     """Return one line; None if the field is without effect, or neither side states it."""
     if not (field.has_effect(a) and field.has_effect(b)):
         return None
-    stated_a, stated_b = field.read(a), field.read(b)
+    stated_a, stated_b = _read(field, a), _read(field, b)
     if stated_a is None or stated_b is None:
         stated = stated_a if stated_a is not None else stated_b
         if stated is None or stated.name is None:
@@ -127,6 +130,14 @@ def _line(field: ConfigField, a: ConfigSide, b: ConfigSide) -> ConfigDiff | None
     if fix is None and field.cannot and "megatron" in (a.kind, b.kind):
         consequence = f"{consequence} {field.cannot}"
     return _diff(field, "conflict", stated_a, stated_b, consequence=consequence, fix=fix, note=note)
+
+
+def _read(field: ConfigField, side: ConfigSide) -> Stated | None:
+    """Return what a side states, by the name that its own file has for it."""
+    found = field.read(side)
+    if found is None or found.name is None:
+        return found
+    return replace(found, name=side.spelled.get(found.name, found.name))
 
 
 def _diff(

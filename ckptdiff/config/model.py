@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import UnknownConfig
+from ckptdiff.formats.run_config import UNTIED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+# Args without which the layout of attention is not known.
+SIZES = frozenset({"num_layers", "hidden_size", "num_attention_heads", "num_query_groups"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,7 @@ def from_megatron(args: Mapping[str, Any]) -> ModelConfig:
             num_attention_heads=heads,
             num_query_groups=_count(args, "num_query_groups") if grouped else heads,
             kv_channels=args.get("kv_channels") or hidden // heads,
-            tied_embeddings=not args.get("untie_embeddings_and_output_weights", False),
+            tied_embeddings=not args.get(UNTIED, False),
             padded_vocab_size=args.get("padded_vocab_size"),
             num_experts=_size(args, "num_experts"),
             moe_ffn_hidden_size=_size(args, "moe_ffn_hidden_size", "ffn_hidden_size"),

@@ -25,11 +25,12 @@ from ckptdiff.arch.naming import (
 from ckptdiff.assembly.compose import rows_of
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.dtypes import BY_TORCH, ITEMSIZE
+from ckptdiff.formats.common_state import COMMON
 from ckptdiff.formats.dcp import BACKEND
 from ckptdiff.formats.layout import FileLayout
 from ckptdiff.formats.megatron import CHECKPOINT_VERSION, iteration_name
 from ckptdiff.formats.pickling import Blank, Built, Called, Named, Pairs, Pickle
-from ckptdiff.formats.torch_dist import COMMON, EXPERTS, LAYERS, PARTS
+from ckptdiff.formats.torch_dist import EXPERTS, LAYERS, PARTS
 from ckptdiff.formats.torch_save import lay_out
 from ckptdiff.formats.unfinished import METADATA
 

@@ -59,6 +59,8 @@ def _side_of(side: Assembled, other: Assembled, reference: str) -> ForwardSide:
         )
     if checkpoint.convention == "meta":
         return ForwardSide("meta", meta_params.read(config), "meta", len(checkpoint.shards))
+    if checkpoint.config_file is not None:
+        megatron_args.check_stated(config, str(checkpoint.config_file))
     family = side.architecture or other.architecture
     other_config = other.checkpoint.config if other.checkpoint.convention == "hf" else None
     model = megatron_args.read(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+from ckptdiff.formats.run_config import TIED, UNTIED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +30,10 @@ class ConfigSide:
     family: str | None  # name of the Architecture; None: it is not known
     tensors: frozenset[str]  # last parts of canonical names, such as `q_proj.bias`
     tied_by_default: bool = False  # in the family, if config.json has no field for it
+    # Of a Megatron side whose config is YAML, that file, and how it spells args. What the YAML
+    # leaves out has the default of a class that is not loaded, not of Megatron's args.
+    yaml: str | None = None
+    spelled: Mapping[str, str] = field(default_factory=dict)
 
     def get(self, name: str) -> Any:
         """Return a field by its path, such as `rope_scaling.factor`; None if absent or null."""
@@ -81,6 +87,8 @@ class ConfigField:
     def read(self, side: ConfigSide) -> Stated | None:
         """Return what a side states; None if it states nothing, or what makes no sense."""
         found: Stated | None = _guarded(self.hf if side.kind == "hf" else self.megatron, side)
+        if found is not None and found.source == MEGATRON and side.yaml is not None:
+            return None
         return found
 
     def same(self, a: Any, b: Any) -> bool:
@@ -93,7 +101,13 @@ class ConfigField:
         return found
 
     def flag(self, value: Any, side: ConfigSide) -> str | None:
-        """Return the flag that gives a Megatron side this value; None if there is none."""
+        """Return the flag that gives a Megatron side this value; None if there is none.
+
+        For a config in YAML it is the entry.
+        """
+        if side.yaml is not None:
+            entries = self.settings(value, side, "megatron")
+            return None if not entries else _guarded(in_yaml, entries, side)
         if self.fix is not None:
             found: str | None = _guarded(self.fix, value, side)
             return found
@@ -288,6 +302,25 @@ def flags(settings: Settings, side: ConfigSide) -> str | None:
         else:
             given.append(flag if is_given is True else f"{flag} {show(value)}")
     return ", ".join([*left_out, *([" ".join(given)] if given else [])]) or None
+
+
+def in_yaml(settings: Settings, side: ConfigSide) -> str | None:
+    """Return the entries that give a side with a YAML config these args; None if they cannot."""
+    if settings.keys() & _OF_ARGS_ALONE:
+        return None
+    entries = []
+    for name, value in settings.items():
+        spelled = side.spelled.get(name, name)
+        if name == UNTIED:
+            spelled, value = TIED, not value
+        words = {None: "null", True: "true", False: "false"}
+        plain = value is None or isinstance(value, bool)
+        entries.append(f"{spelled}: {words[value] if plain else show(value)}")
+    return f"{', '.join(entries)} in {side.yaml}"
+
+
+# Switches that stand for several fields of the classes.
+_OF_ARGS_ALONE = frozenset({"swiglu", "squared_relu", "openai_gelu", "quick_geglu"})
 
 
 def show(value: Any) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 HOLDERS = ("rope_parameters.full_attention", "rope_parameters", "rope_scaling")
 # Megatron's apply_rope_scaling takes the factor only, and hard-codes these.
 FIXED = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_OF_CLASS = {"original_max_position_embeddings": "old_context_len"}
 INTERPOLATION = "--rotary-seq-len-interpolation-factor"
 YARN = {"beta_fast": 32.0, "beta_slow": 1.0}
 SCALES = {"mscale": 1.0, "mscale_all_dim": 0.0}
@@ -149,8 +150,14 @@ def _factor_megatron(side: ConfigSide) -> Stated | None:
 
 
 def _llama3(key: str) -> tuple[Reader, Reader]:
-    fixed = FIXED[key]
-    return _from_holder(key), lambda _: Stated(fixed, None, fixed, "Megatron hard-codes it")
+    fixed, of_class = FIXED[key], _OF_CLASS.get(key, key)
+
+    def megatron(side: ConfigSide) -> Stated | None:
+        if side.yaml is not None and (found := number(of_class)(side)):
+            return found  # a class of NeMo or Megatron-Bridge that scales by itself
+        return Stated(fixed, None, fixed, "Megatron hard-codes it")
+
+    return _from_holder(key), megatron
 
 
 def _original_hf(side: ConfigSide) -> Stated | None:
