@@ -69,6 +69,25 @@ def config_status(lines: Iterable[ConfigDiff]) -> Literal["same", "conflict", "u
     return "unknown" if not statuses or "unknown" in statuses else "same"
 
 
+# What the config of a checkpoint is called, by whose it is.
+_CONFIG = {"hf": "config.json", "megatron": "args", "meta": "params.json"}
+
+
+def why_not_compared(a: Assembled, b: Assembled, lines: Iterable[ConfigDiff]) -> str | None:
+    """Return, in a sentence, why no settings were compared; None if some were."""
+    without = {
+        letter: _CONFIG[side.checkpoint.convention]
+        for letter, side in (("A", a), ("B", b))
+        if not side.checkpoint.config
+    }
+    if without.get("A") == without.get("B") is not None:
+        return f"the configs were not compared: neither side has {without['A']}"
+    if without:
+        words = " and ".join(f"{letter} has no {name}" for letter, name in without.items())
+        return f"the configs were not compared: {words}"
+    return None if any(lines) else "the configs were not compared: no setting of both is known"
+
+
 def config_side(assembled: Assembled) -> ConfigSide:
     """Return what a side's files state; params.json is translated to the fields of config.json."""
     checkpoint = assembled.checkpoint

@@ -120,6 +120,7 @@ def diff_document(
         "weights": summary.weights,
         "config_status": summary.config_status,
         "names_status": summary.names_status,
+        "config_why": summary.config_why,
         "filter": pattern,
         "counts": dict(summary.counts),
         "tensors": [_tensor_document(result) for result in results],
