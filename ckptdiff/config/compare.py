@@ -6,7 +6,21 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckptdiff.config.fields import FIELDS, ConfigField, ConfigSide, Stated, params_in_hf_words
+from ckptdiff.config.fields import (
+    FIELDS,
+    TOKENS,
+    ConfigField,
+    ConfigSide,
+    Stated,
+    params_in_hf_words,
+)
+from ckptdiff.config.fields.base import guarded
+from ckptdiff.config.fields.rope_versions import (
+    CONSEQUENCE,
+    MEANING,
+    Versions,
+    compare_versions,
+)
 from ckptdiff.config.quantisation import Quantisation
 from ckptdiff.formats.run_config import SPELLED
 
@@ -34,6 +48,7 @@ class ConfigDiff:
     consequence: str | None = None  # of a conflict
     fix: str | None = None  # the flag or entry that removes it; None: there is none
     note: str | None = None  # what a value follows from, or why it is not known
+    is_hint: bool = False  # the note is worth saying, though there is no conflict
 
 
 def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
@@ -45,7 +60,8 @@ def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
 
 def compare_sides(a: ConfigSide, b: ConfigSide) -> list[ConfigDiff]:
     """Return a line for each field that a side states."""
-    lines = (_line(field, a, b) for field in FIELDS)
+    fields = (*FIELDS, *TOKENS)
+    lines = (*(_line(field, a, b) for field in fields), _versions_line(a, b))
     return [line for line in lines if line is not None]
 
 
@@ -109,7 +125,21 @@ def config_side(assembled: Assembled) -> ConfigSide:
         ),
         tied_by_default=family is not None and family.tied_by_default,
         yaml=checkpoint.config_file.name if checkpoint.config_file is not None else None,
+        token_files=checkpoint.token_files if checkpoint.convention == "hf" else None,
         spelled=SPELLED if checkpoint.config_file is not None else {},
+    )
+
+
+def _versions_line(a: ConfigSide, b: ConfigSide) -> ConfigDiff | None:
+    """Return the line of what transformers 4 reads, if it reads something else than 5 does."""
+    found: Versions | None = guarded(compare_versions, a, b)
+    if found is None:
+        return None
+    if found.is_conflict:
+        why = f"{CONSEQUENCE} {found.note}."
+        return ConfigDiff(MEANING, "conflict", None, found.a, None, found.b, why, found.fix)
+    return ConfigDiff(
+        MEANING, "implied", None, found.a, None, found.b, note=found.note, is_hint=True
     )
 
 
@@ -188,9 +218,10 @@ def _fix(
     """Return the setting that gives B, or the Megatron side, the other side's value."""
     if a.kind == b.kind == "hf":
         name = stated_a.name or stated_b.name
-        if name is None or (stated_a.name is None and isinstance(stated_a.raw, list)):
+        file = stated_b.file if stated_b.name is not None else stated_a.file
+        if None in (name, file) or (stated_a.name is None and isinstance(stated_a.raw, list)):
             return None
-        return f'"{name}": {json.dumps(_plain(stated_a.raw))} in config.json'
+        return f'"{name}": {json.dumps(_plain(stated_a.raw))} in {file}'
     return field.flag(stated_b.value, a) if b.kind == "hf" else field.flag(stated_a.value, b)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.config.rope_holder import held
 from ckptdiff.errors import UnknownConfig
 from ckptdiff.formats.run_config import UNTIED
 
@@ -61,10 +62,8 @@ def from_huggingface(config: Mapping[str, Any], *, tied_by_default: bool = False
         config = {**config, **config["text_config"]}
     heads = _count(config, "num_attention_heads", "n_head")
     hidden = _count(config, "hidden_size", "n_embd")
-    rope = config.get("rope_parameters")
-    theta = rope.get("rope_theta") if isinstance(rope, dict) else config.get("rope_theta")
-    scaling = rope if isinstance(rope, dict) else config.get("rope_scaling")
-    scaling = scaling if isinstance(scaling, dict) else {}
+    scaling = held(config)
+    theta = scaling.get("rope_theta", config.get("rope_theta"))
     groups = config.get("num_key_value_heads") or heads
     return _checked(
         ModelConfig(

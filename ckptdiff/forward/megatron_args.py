@@ -266,7 +266,7 @@ def _with_latent(model: Model, args: Args) -> Model:
         value=_size(args, "v_head_dim"),
         epsilon=_epsilon(args),
     )
-    factor = float(args.get("rotary_scaling_factor") or 1.0)
+    factor = float(args.get("rotary_scaling_factor", 40.0))  # MLATransformerConfig's default
     mscale, all_dim = args.get("mscale", 1.0), args.get("mscale_all_dim", 0.0)
     scaling: dict[str, Any] = {}
     if (args.get("rope_type") or "yarn") == "yarn":

@@ -34,6 +34,8 @@ class ConfigSide:
     # leaves out has the default of a class that is not loaded, not of Megatron's args.
     yaml: str | None = None
     spelled: Mapping[str, str] = field(default_factory=dict)
+    # Of a Hugging Face folder, what its files beside config.json state, by name of the file.
+    token_files: Mapping[str, Mapping[str, Any]] | None = None
 
     def get(self, name: str) -> Any:
         """Return a field by its path, such as `rope_scaling.factor`; None if absent or null."""
@@ -58,6 +60,7 @@ class Stated:
     raw: Any = None
     source: str | None = None  # what the value follows from; None: the file states it
     weak: bool = False  # the value may have been set elsewhere than in the file
+    file: str | None = "config.json"  # of Hugging Face's, which has it; None: no entry there alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +85,22 @@ class ConfigField:
 
     def has_effect(self, side: ConfigSide) -> bool:
         """Return whether a side's model uses the value at all."""
-        return bool(_guarded(self.applies, side))
+        return bool(guarded(self.applies, side))
 
     def read(self, side: ConfigSide) -> Stated | None:
         """Return what a side states; None if it states nothing, or what makes no sense."""
-        found: Stated | None = _guarded(self.hf if side.kind == "hf" else self.megatron, side)
+        found: Stated | None = guarded(self.hf if side.kind == "hf" else self.megatron, side)
         if found is not None and found.source == MEGATRON and side.yaml is not None:
             return None
         return found
 
     def same(self, a: Any, b: Any) -> bool:
         """Return whether two values mean the same."""
-        return bool(_guarded(self.equal or equal, a, b))
+        return bool(guarded(self.equal or equal, a, b))
 
     def why_harmless(self, a: ConfigSide, b: ConfigSide) -> str | None:
         """Return why a difference has no effect; None if it has one."""
-        found: str | None = _guarded(self.harmless, a, b)
+        found: str | None = guarded(self.harmless, a, b)
         return found
 
     def flag(self, value: Any, side: ConfigSide) -> str | None:
@@ -107,23 +110,23 @@ class ConfigField:
         """
         if side.yaml is not None:
             entries = self.settings(value, side, "megatron")
-            return None if not entries else _guarded(in_yaml, entries, side)
+            return None if not entries else guarded(in_yaml, entries, side)
         if self.fix is not None:
-            found: str | None = _guarded(self.fix, value, side)
+            found: str | None = guarded(self.fix, value, side)
             return found
         settings = self.settings(value, side, "megatron")
-        text: str | None = None if settings is None else _guarded(flags, settings, side)
+        text: str | None = None if settings is None else guarded(flags, settings, side)
         return text
 
     def settings(self, value: Any, side: ConfigSide, kind: Kind) -> Settings | None:
         """Return the fields that give a side of this kind a value; None if it cannot have it."""
-        found: Settings | None = _guarded(
+        found: Settings | None = guarded(
             self.args if kind == "megatron" else self.entries, value, side
         )
         return found
 
 
-def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
+def guarded(function: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a function returns; None if a value of the file, of any type, makes it fail."""
     try:
         return function(*arguments)
