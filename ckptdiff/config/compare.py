@@ -85,6 +85,14 @@ def config_status(lines: Iterable[ConfigDiff]) -> Literal["same", "conflict", "u
     return "unknown" if not statuses or "unknown" in statuses else "same"
 
 
+def is_computed(line: ConfigDiff) -> bool:
+    """Return whether logits can depend on a line: not on token ids, nor on what release reads it.
+
+    Logits are computed as transformers 5 reads the config.
+    """
+    return line.meaning != MEANING and all(line.meaning != field.name for field in TOKENS)
+
+
 # What the config of a checkpoint is called, by whose it is.
 _CONFIG = {"hf": "config.json", "megatron": "args", "meta": "params.json"}
 

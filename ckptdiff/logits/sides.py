@@ -127,6 +127,19 @@ def token_count(a: Assembled, b: Assembled) -> int:
     return min(sizes)
 
 
+def left_out(a: Assembled, b: Assembled) -> list[str]:
+    """Return a note on the tokens that one side alone has, for which no logits are compared."""
+    one, other = token_count(a, a), token_count(b, b)
+    if one == other:
+        return []
+    larger, both, most = ("A", other, one) if one > other else ("B", one, other)
+    which = f"token {both}" if most == both + 1 else f"{most - both} tokens, {both} to {most - 1},"
+    return [
+        f"{which} of {larger} {'is' if most == both + 1 else 'are'} not compared: the other side "
+        f"has {both} tokens"
+    ]
+
+
 def check_ids(ids: Sequence[int], vocabulary: int) -> None:
     """Raise BadArgument if there are no ids, too many, or one outside the vocabulary."""
     if not ids:

@@ -70,7 +70,7 @@ def _kind_megatron(side: ConfigSide) -> Stated | None:
             return Stated("yarn", "rope_type", kind)
         if factor is not None:
             return Stated("yarn", "rotary_scaling_factor", factor)
-        return Stated("yarn", None, f"yarn, factor {show(LATENT_FACTOR)}", MEGATRON)
+        return Stated("yarn", "rotary_scaling_factor", f"{LATENT_FACTOR} by default", MEGATRON)
     if side.get("position_embedding_type") == "yarn":
         return Stated("yarn", "position_embedding_type", "yarn")
     if side.get("use_rope_scaling"):
