@@ -166,7 +166,7 @@ def distributed_files(
     contents = _Contents()
     files = [_File("__0_0.distcp")]
     empty_state = files[0].add([None])
-    for state in _extra_states(stored):
+    for state in _extra_states(stored, in_hybrid=is_hybrid(templates_by_layer(model)[""])):
         contents.entries.append((state, Built(_of_metadata("BytesStorageMetadata"), {})))
         contents.put(state, None, None, empty_state)
     for tensor in stored:
@@ -282,11 +282,12 @@ def _rows(recipe: Assembly, start: int, stop: int) -> Assembly:
     return rows_of(recipe, start, stop)
 
 
-def _extra_states(stored: Iterable[_Tensor]) -> Iterator[str]:
+def _extra_states(stored: Iterable[_Tensor], *, in_hybrid: bool) -> Iterator[str]:
     """Yield the names of the modules' `_extra_state` entries, one per layer or expert."""
     modules: dict[str, tuple[int, ...]] = {}
     for tensor in stored:
-        modules.update(dict.fromkeys(distributed_states(tensor.name), tensor.dims))
+        found = distributed_states(tensor.name, in_hybrid=in_hybrid)
+        modules.update(dict.fromkeys(found, tensor.dims))
     for module, dims in modules.items():
         sizes = dims or (1,)
         of = ".".join(map(str, sizes))
