@@ -105,7 +105,7 @@ def why_not_compared(a: Assembled, b: Assembled, lines: Iterable[ConfigDiff]) ->
         if not side.checkpoint.config
     }
     if without.get("A") == without.get("B") is not None:
-        return f"the configs were not compared: neither side has {without['A']}"
+        return f"the configs were not compared: A and B have no {without['A']}"
     if without:
         words = " and ".join(f"{letter} has no {name}" for letter, name in without.items())
         return f"the configs were not compared: {words}"

@@ -29,7 +29,7 @@ _NO_SCALING = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 
 
 @dataclass(frozen=True, slots=True)
-class Rope:
+class ReadRope:
     """Rotary settings as one release reads them."""
 
     base: Any
@@ -96,26 +96,26 @@ def compare_versions(a: ConfigSide, b: ConfigSide) -> Versions | None:
     )
 
 
-def _contradicts(side: ConfigSide, read: Rope) -> bool:
+def _contradicts(side: ConfigSide, read: ReadRope) -> bool:
     """Return whether the field that transformers 4 reads states another base."""
     theta = side.get("rope_theta")
     return theta is not None and not equal(theta, read.base)
 
 
-def _in_5(side: ConfigSide) -> Rope:
+def _in_5(side: ConfigSide) -> ReadRope:
     """Return what the other lines of the table read; of a Megatron side, what there is."""
     base = _BASE.read(side)
     if side.kind == "megatron":
         factor = FACTOR.read(side) if scaling_kind(side) != "none" else None
         scaling = {} if factor is None else {"factor": factor.value}
-        return Rope(None if base is None else base.value, scaling_kind(side), scaling, None)
+        return ReadRope(None if base is None else base.value, scaling_kind(side), scaling, None)
     inside = held(side.fields)
     percent = inside.get("partial_rotary_factor")
     percent = _beside(side) if percent is None else percent
     return _rope(side, None if base is None else base.value, inside, percent)
 
 
-def _in_4(side: ConfigSide) -> Rope:
+def _in_4(side: ConfigSide) -> ReadRope:
     theta = side.get("rotary_emb_base" if side.family == "gpt_neox" else "rope_theta")
     base = default_base(side, release=4) if theta is None else theta
     old = side.get(OLD)
@@ -128,11 +128,11 @@ def _beside(side: ConfigSide) -> Any:
     return side.get("rotary_pct") if found is None else found
 
 
-def _rope(side: ConfigSide, base: Any, inside: Mapping[str, Any], percent: Any) -> Rope:
+def _rope(side: ConfigSide, base: Any, inside: Mapping[str, Any], percent: Any) -> ReadRope:
     kind = inside.get("rope_type", inside.get("type"))
     scaling = {k: v for k, v in inside.items() if k not in _NO_SCALING and v is not None}
     if kind in (None, "default") or (kind in ("linear", "yarn") and scaling.get("factor") == 1):
         kind, scaling = "none", {}
     if percent is None:
         percent = PERCENTS.get(side.family or "", 1.0)
-    return Rope(base, str(kind), scaling, percent)
+    return ReadRope(base, str(kind), scaling, percent)
