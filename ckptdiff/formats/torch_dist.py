@@ -82,6 +82,7 @@ PARTS = {
     "mixer.conv1d.bias": (".x", ".B", ".C"),
 }
 _GATE_AND_UP = ("_w", "_v")
+_GATED = ("mlp.linear_fc1.weight", "mlp.linear_fc1.bias")
 OPTIMIZER = re.compile(r"^(chained_\d+\.)?optimizer\.")
 
 
@@ -163,8 +164,7 @@ def lay_out(
     wholes: dict[str, Whole] = {}
     for whole in stored:
         wholes |= _unstacked(whole.native, whole) if of_megatron else ((whole.native, whole),)
-    if of_megatron:
-        _join_parts(wholes)
+    _join_parts(wholes, of_megatron=of_megatron)
     tensors: dict[str, TensorRef] = {}
     chunks: dict[TensorRef, tuple[Chunk, ...]] = {}
     for name, whole in wholes.items():
@@ -307,11 +307,16 @@ def _each(whole: Whole) -> Iterator[tuple[int, Whole]]:
         yield index, Whole(whole.native, whole.shape[1:], whole.dtype, tuple(by_index[index]))
 
 
-def _join_parts(wholes: dict[str, Whole]) -> None:
-    """Join the named parts in which Megatron stores a tensor (gate and up, say) by rows."""
+def _join_parts(wholes: dict[str, Whole], *, of_megatron: bool) -> None:
+    """Join the named parts in which Megatron stores a tensor (gate and up, say) by rows.
+
+    Without the file that names Megatron's backend, only names that it alone has tell of it.
+    """
     for parts in sorted({*PARTS.values(), _GATE_AND_UP}, key=len, reverse=True):
         for name in [name for name in wholes if name.endswith(parts[0])]:
             stem = name[: -len(parts[0])]
+            if not (of_megatron or stem.endswith(_GATED)):
+                continue
             if any(stem + part not in wholes for part in parts):
                 continue
             stored_parts = [wholes.pop(stem + part) for part in parts]

@@ -212,14 +212,24 @@ def numbered(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("backend", ["fsdp_dtensor", None])
-def test_args_of_megatron_fsdp_are_read(
-    backend: str | None, weights: dict[str, Tensor], tmp_path: Path
+def test_what_megatron_fsdp_writes_is_read_with_its_args(
+    backend: str | None, weights: dict[str, Tensor], hf: Path, tmp_path: Path
 ) -> None:
+    named = {f"model.module.{name}": tensor for name, tensor in numbered(weights).items()}
     state = {"args": Namespace(**ARGS), "iteration": 5, "checkpoint_version": 3.0}
-    root = save(tmp_path / "out", {**numbered(weights), **state}, backend)
+    root = save(tmp_path / "out", {**named, **state}, backend)
     checkpoint = open_checkpoint(root)
     assert checkpoint.config == ARGS
     assert checkpoint.iteration == 5
+    comparison = compare(hf, root)
+    assert (comparison.statuses, comparison.summary.verdict) == ({}, "same")
+    # Gate and up exchanged in one layer: no content is lost, and nothing is the same.
+    fc1 = "model.module.decoder.layers.1.mlp.linear_fc1.weight"
+    named[f"{fc1}_w"], named[f"{fc1}_v"] = named[f"{fc1}_v"], named[f"{fc1}_w"]
+    swapped = save(tmp_path / "swapped", {**named, **state}, backend)
+    assert compare(hf, swapped).statuses == dict.fromkeys(
+        ("model.layers.1.mlp.gate_proj.weight", "model.layers.1.mlp.up_proj.weight"), "differ"
+    )
 
 
 def bridge(folder: Path, weights: Mapping[str, Tensor], text: str = BRIDGE) -> Path:
@@ -349,7 +359,7 @@ def test_without_any_config_the_last_line_says_so(
     }
     raw = ckptdiff("ls", root, "--raw")
     assert raw.returncode == 0
-    assert "decoder.layers.0.self_attention.linear_qkv.weight" in raw.stdout
+    assert "decoder.layers.self_attention.linear_qkv.weight" in raw.stdout
     refused = ckptdiff("convert", root, tmp_path / "out", "--to", "hf")
     assert refused.returncode == 2
     assert "number of heads is not known" in refused.stderr
