@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CkptDiffError
-from ckptdiff.formats.files import read_small
-from ckptdiff.formats.safetensors import read_json
+from ckptdiff.formats.json_files import read_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
 
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer_config.json"
-_MAX_BYTES = 20_000_000
 
 
 def read_token_files(folder: Path, notes: list[str]) -> Mapping[str, Mapping[str, Any]]:
@@ -28,11 +26,7 @@ def read_token_files(folder: Path, notes: list[str]) -> Mapping[str, Mapping[str
         if not file.is_file():
             continue
         try:
-            document = read_json(read_small(file, _MAX_BYTES))
-        except (CkptDiffError, ValueError, RecursionError):
-            document = None
-        if isinstance(document, dict):
-            found[name] = document
-        else:
+            found[name] = read_object(file)
+        except CkptDiffError:
             notes.append(f"{name} cannot be read, so its token ids are not known")
     return found
