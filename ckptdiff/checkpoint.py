@@ -154,6 +154,11 @@ class Checkpoint:
     iteration: int | str | None = None
     notes: tuple[str, ...] = field(default=())  # for the user, not errors
     ignored: tuple[Path, ...] = ()  # weights and indices beside, which a loader does not read
+    # The YAML that the config was read from, in the words of args. What it leaves out has the
+    # default of a class that is not loaded, so it is not known. None: another file, or no config.
+    config_file: Path | None = None
+    # What Hugging Face's files beside the config state of token ids, by the name of the file.
+    token_files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     # The chunks of each stored tensor, in torch_dist. There stored tensors are whole, not a rank's
     # slices, and the refs in `shards` state only name, shape and dtype.
     chunks: Mapping[TensorRef, tuple[Chunk, ...]] | None = None

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.corpus import CORPUS, NO_CORPUS, NO_FAULTS, REPOSITORY
 from tests.support.oracle_client import Oracle
+from tests.support.skips import NO_NEWEST
 
 # Workers share the processors: threads of torch's that wait for each other only heat them.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -33,6 +34,7 @@ WAYS_OUT = {
     NO_CORPUS: "set CKPTDIFF_CORPUS to its folder",
     NO_FAULTS: "it lies in `faults`, beside the folder that CKPTDIFF_CORPUS names",
     NO_ORACLE: "set up .venv-oracle as .github/CONTRIBUTING.md says, or name one: --oracle=PYTHON",
+    NO_NEWEST: "download the wheel as .github/CONTRIBUTING.md says, and set CKPTDIFF_MEGATRON",
     "needs tmux": "install it, as in `apt install tmux`",
 }
 

@@ -46,9 +46,15 @@ def with_states(names: Iterable[str], *, last: bool) -> list[str]:
     return named
 
 
-def distributed_states(name: str) -> Iterator[str]:
-    """Yield the modules whose state a distributed checkpoint stores beside the tensor `name`."""
-    module = name.rpartition(".")[0]
+def distributed_states(name: str, *, in_hybrid: bool) -> Iterator[str]:
+    """Yield the modules whose state a distributed checkpoint stores beside the tensor `name`.
+
+    A model with Mamba layers asks for that of its output layer too; a GPTModel does not.
+    """
+    # A tensor that is stored in parts has one more name behind it: `in_proj.weight.z`.
+    module = name.rpartition(".")[0].removesuffix(".weight")
+    if in_hybrid and f"{module}._extra_state" == _HEAD_STATE:
+        yield module
     if _STATEFUL_DISTRIBUTED.search(module):
         yield module
     if module.endswith(_PROJ_TO_CORE[0]):

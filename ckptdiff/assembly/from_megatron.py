@@ -27,7 +27,9 @@ from ckptdiff.assembly.recipe import (
     whole_box,
 )
 from ckptdiff.config import model as configs
+from ckptdiff.config.model import SIZES
 from ckptdiff.errors import CkptDiffError, MissingShard, UnknownConfig, UnsupportedLayout
+from ckptdiff.formats.run_config import UNTIED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,8 +44,8 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
     """Return the canonical tensors of a Megatron checkpoint.
 
     Each rule's shards are collected over the ranks, then the rule is read backward. `like` supplies
-    what the files do not state. Without rules each stored tensor is a tensor of its own. Raises
-    UnknownConfig if neither the args nor `like` give the sizes that the rules need.
+    what the files do not state. Without rules, and without the sizes that rules need, each stored
+    tensor is a tensor of its own. Raises UnknownConfig if a size in the args makes no sense.
     """
     named = [
         (shard, [(split_native(native), ref) for native, ref in shard.tensors.items()])
@@ -79,6 +81,10 @@ def _assemble_by_rules(
     """
     keys = {key for _, names in named for (key, _), _ in names}
     config = _megatron_config(checkpoint, like)
+    if config is None:
+        return assemble_by_name(checkpoint, named, "nothing tells how many heads it has")
+    if checkpoint.config_file is not None and UNTIED not in (checkpoint.config or {}):
+        config = replace(config, tied_embeddings=not _has_head(architecture, keys))
     zero_centred = bool((checkpoint.config or {}).get("apply_layernorm_1p"))
     if any(map(is_grouped, keys)):
         named = _ungrouped(named, config.num_experts // checkpoint.parallelism.ep)
@@ -328,19 +334,22 @@ def _join_tied(collected: Collected) -> None:
             embedding.setdefault(rank, []).extend(copies)
 
 
-def _megatron_config(checkpoint: Checkpoint, like: Assembled | None) -> ModelConfig:
-    """Return the config from the checkpoint's own args, else the other side's.
+def _has_head(architecture: Architecture, keys: Iterable[str]) -> bool:
+    """Return whether one of the keys is that of an output matrix."""
+    rules = map(architecture.rule_for, keys)
+    return any(rule is not None and rule.role == "head" for rule in rules)
 
-    Raises UnknownConfig if there is neither.
+
+def _megatron_config(checkpoint: Checkpoint, like: Assembled | None) -> ModelConfig | None:
+    """Return the config from the checkpoint's own args, else the other side's, or None.
+
+    YAML that leaves out a size on which the layout depends tells too little. Raises UnknownConfig
+    if a size makes no sense.
     """
-    if checkpoint.config is not None:
-        return configs.from_megatron(checkpoint.config)
-    if like is not None and like.config is not None:
-        return like.config
-    raise UnknownConfig(
-        f"{checkpoint.root}: holds no args, so the number of heads is not known; "
-        "compare it with a Hugging Face folder that has a config.json"
-    )
+    args = checkpoint.config
+    if args is not None and (checkpoint.config_file is None or args.keys() >= SIZES):
+        return configs.from_megatron(args)
+    return like.config if like is not None else None
 
 
 def _with_vocabulary(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ckptdiff.assembly.unwrapping import changed_names
-from ckptdiff.config.compare import compare_configs, config_status
+from ckptdiff.config.compare import compare_configs, config_status, why_not_compared
 from ckptdiff.errors import BadArgument
 from ckptdiff.results import Numbers, Status
 
@@ -141,6 +141,7 @@ class DiffSummary:
     # `wrapped`: a loader does not find tensors of B, since a wrapper has changed their names.
     names_status: Literal["known", "wrapped"] = "known"
     config: tuple[ConfigDiff, ...] = ()  # every line of the config table
+    config_why: str | None = None  # a sentence, where no settings were compared
     # Sides, `A` or `B`, with fp32 master weights worth comparing. `summarise` reads no files, so
     # its caller fills this in.
     masters: tuple[str, ...] = ()
@@ -198,4 +199,5 @@ def summarise(
         counts,
         "wrapped" if is_wrapped else "known",
         config,
+        None if ignore_config else why_not_compared(a, b, config),
     )

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckptdiff.config.fields import FIELDS, ConfigField, ConfigSide, Stated, params_in_hf_words
+from ckptdiff.config.fields import (
+    FIELDS,
+    TOKENS,
+    ConfigField,
+    ConfigSide,
+    Stated,
+    params_in_hf_words,
+)
+from ckptdiff.config.fields.base import guarded
+from ckptdiff.config.fields.rope_versions import (
+    CONSEQUENCE,
+    MEANING,
+    Versions,
+    compare_versions,
+)
 from ckptdiff.config.quantisation import Quantisation
+from ckptdiff.formats.run_config import SPELLED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,6 +48,7 @@ class ConfigDiff:
     consequence: str | None = None  # of a conflict
     fix: str | None = None  # the flag or entry that removes it; None: there is none
     note: str | None = None  # what a value follows from, or why it is not known
+    is_hint: bool = False  # the note is worth saying, though there is no conflict
 
 
 def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
@@ -44,7 +60,8 @@ def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
 
 def compare_sides(a: ConfigSide, b: ConfigSide) -> list[ConfigDiff]:
     """Return a line for each field that a side states."""
-    lines = (_line(field, a, b) for field in FIELDS)
+    fields = (*FIELDS, *TOKENS)
+    lines = (*(_line(field, a, b) for field in fields), _versions_line(a, b))
     return [line for line in lines if line is not None]
 
 
@@ -68,6 +85,33 @@ def config_status(lines: Iterable[ConfigDiff]) -> Literal["same", "conflict", "u
     return "unknown" if not statuses or "unknown" in statuses else "same"
 
 
+def is_computed(line: ConfigDiff) -> bool:
+    """Return whether logits can depend on a line: not on token ids, nor on what release reads it.
+
+    Logits are computed as transformers 5 reads the config.
+    """
+    return line.meaning != MEANING and all(line.meaning != field.name for field in TOKENS)
+
+
+# What the config of a checkpoint is called, by whose it is.
+_CONFIG = {"hf": "config.json", "megatron": "args", "meta": "params.json"}
+
+
+def why_not_compared(a: Assembled, b: Assembled, lines: Iterable[ConfigDiff]) -> str | None:
+    """Return, in a sentence, why no settings were compared; None if some were."""
+    without = {
+        letter: _CONFIG[side.checkpoint.convention]
+        for letter, side in (("A", a), ("B", b))
+        if not side.checkpoint.config
+    }
+    if without.get("A") == without.get("B") is not None:
+        return f"the configs were not compared: A and B have no {without['A']}"
+    if without:
+        words = " and ".join(f"{letter} has no {name}" for letter, name in without.items())
+        return f"the configs were not compared: {words}"
+    return None if any(lines) else "the configs were not compared: no setting of both is known"
+
+
 def config_side(assembled: Assembled) -> ConfigSide:
     """Return what a side's files state; params.json is translated to the fields of config.json."""
     checkpoint = assembled.checkpoint
@@ -88,6 +132,22 @@ def config_side(assembled: Assembled) -> ConfigSide:
             if not tensor.pieces or tensor.pieces[0].part_of in ("", name)
         ),
         tied_by_default=family is not None and family.tied_by_default,
+        yaml=checkpoint.config_file.name if checkpoint.config_file is not None else None,
+        token_files=checkpoint.token_files if checkpoint.convention == "hf" else None,
+        spelled=SPELLED if checkpoint.config_file is not None else {},
+    )
+
+
+def _versions_line(a: ConfigSide, b: ConfigSide) -> ConfigDiff | None:
+    """Return the line of what transformers 4 reads, if it reads something else than 5 does."""
+    found: Versions | None = guarded(compare_versions, a, b)
+    if found is None:
+        return None
+    if found.is_conflict:
+        why = f"{CONSEQUENCE} {found.note}."
+        return ConfigDiff(MEANING, "conflict", None, found.a, None, found.b, why, found.fix)
+    return ConfigDiff(
+        MEANING, "implied", None, found.a, None, found.b, note=found.note, is_hint=True
     )
 
 
@@ -95,7 +155,7 @@ def _line(field: ConfigField, a: ConfigSide, b: ConfigSide) -> ConfigDiff | None
     """Return one line; None if the field is without effect, or neither side states it."""
     if not (field.has_effect(a) and field.has_effect(b)):
         return None
-    stated_a, stated_b = field.read(a), field.read(b)
+    stated_a, stated_b = _read(field, a), _read(field, b)
     if stated_a is None or stated_b is None:
         stated = stated_a if stated_a is not None else stated_b
         if stated is None or stated.name is None:
@@ -129,6 +189,14 @@ def _line(field: ConfigField, a: ConfigSide, b: ConfigSide) -> ConfigDiff | None
     return _diff(field, "conflict", stated_a, stated_b, consequence=consequence, fix=fix, note=note)
 
 
+def _read(field: ConfigField, side: ConfigSide) -> Stated | None:
+    """Return what a side states, by the name that its own file has for it."""
+    found = field.read(side)
+    if found is None or found.name is None:
+        return found
+    return replace(found, name=side.spelled.get(found.name, found.name))
+
+
 def _diff(
     field: ConfigField,
     status: Status,
@@ -158,9 +226,10 @@ def _fix(
     """Return the setting that gives B, or the Megatron side, the other side's value."""
     if a.kind == b.kind == "hf":
         name = stated_a.name or stated_b.name
-        if name is None or (stated_a.name is None and isinstance(stated_a.raw, list)):
+        file = stated_b.file if stated_b.name is not None else stated_a.file
+        if None in (name, file) or (stated_a.name is None and isinstance(stated_a.raw, list)):
             return None
-        return f'"{name}": {json.dumps(_plain(stated_a.raw))} in config.json'
+        return f'"{name}": {json.dumps(_plain(stated_a.raw))} in {file}'
     return field.flag(stated_b.value, a) if b.kind == "hf" else field.flag(stated_a.value, b)
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.config.rope_holder import held
 from ckptdiff.errors import UnknownConfig
+from ckptdiff.formats.run_config import UNTIED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+# Args without which the layout of attention is not known.
+SIZES = frozenset({"num_layers", "hidden_size", "num_attention_heads", "num_query_groups"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +62,8 @@ def from_huggingface(config: Mapping[str, Any], *, tied_by_default: bool = False
         config = {**config, **config["text_config"]}
     heads = _count(config, "num_attention_heads", "n_head")
     hidden = _count(config, "hidden_size", "n_embd")
-    rope = config.get("rope_parameters")
-    theta = rope.get("rope_theta") if isinstance(rope, dict) else config.get("rope_theta")
-    scaling = rope if isinstance(rope, dict) else config.get("rope_scaling")
-    scaling = scaling if isinstance(scaling, dict) else {}
+    scaling = held(config)
+    theta = scaling.get("rope_theta", config.get("rope_theta"))
     groups = config.get("num_key_value_heads") or heads
     return _checked(
         ModelConfig(
@@ -117,7 +120,7 @@ def from_megatron(args: Mapping[str, Any]) -> ModelConfig:
             num_attention_heads=heads,
             num_query_groups=_count(args, "num_query_groups") if grouped else heads,
             kv_channels=args.get("kv_channels") or hidden // heads,
-            tied_embeddings=not args.get("untie_embeddings_and_output_weights", False),
+            tied_embeddings=not args.get(UNTIED, False),
             padded_vocab_size=args.get("padded_vocab_size"),
             num_experts=_size(args, "num_experts"),
             moe_ffn_hidden_size=_size(args, "moe_ffn_hidden_size", "ffn_hidden_size"),

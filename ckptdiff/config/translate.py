@@ -102,6 +102,9 @@ def megatron_args(
     if side.kind == "megatron":
         settings = {n: v for n, v in side.fields.items() if n not in RUN_ONLY and _is_plain(v)}
         settings = {name: _with_tuple(name, value) for name, value in settings.items()}
+        if source.checkpoint.config_file is not None:  # YAML has no args of Megatron-LM's own
+            settings = _args_beside_fields(source, side) | settings
+            notes += _left_out(side)
     else:
         settings = _args_beside_fields(source, side) | dict(_settings(side, "megatron", notes))
         settings |= {"vocab_size": rows, "tokenizer_type": None, "tokenizer_model": None}
@@ -158,6 +161,7 @@ def huggingface_config(source: Assembled, *, dtype: str) -> tuple[dict[str, Any]
         return {**kept, "vocab_size": rows, "torch_dtype": word}, notes
     family = source.architecture
     assert family is not None
+    notes += _left_out(side)
     config: dict[str, Any] = {
         "architectures": [family.architectures[0]],
         "model_type": family.model_types[0],
@@ -281,7 +285,8 @@ def _settings(side: ConfigSide, kind: Kind, notes: list[str]) -> Iterator[tuple[
             continue
         reading = field.read(side)
         if reading is None:
-            notes.append(f"{field.name}: the source does not say")
+            if side.yaml is None:  # else one note names all of them
+                notes.append(f"{field.name}: the source does not say")
             continue
         settings = field.settings(reading.value, side, kind)
         if settings is None:
@@ -295,6 +300,17 @@ def _settings(side: ConfigSide, kind: Kind, notes: list[str]) -> Iterator[tuple[
         yield from settings.items()
     if defaults:
         notes.append(f"args do not say these, so Megatron's defaults count: {', '.join(defaults)}")
+
+
+def _left_out(side: ConfigSide) -> list[str]:
+    """Return a note of the fields that a config in YAML does not state."""
+    unsaid = [f.name for f in FIELDS if f.has_effect(side) and f.read(side) is None]
+    if side.yaml is None or not unsaid:
+        return []
+    return [
+        f"{side.yaml} does not state these, and the class with defaults for them is not loaded: "
+        f"{', '.join(unsaid)}"
+    ]
 
 
 _WHERE = {"megatron": "args", "hf": "config.json"}

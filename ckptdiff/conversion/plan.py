@@ -17,7 +17,7 @@ from ckptdiff.conversion.torch_files import rank_files
 from ckptdiff.conversion.undo import undone
 from ckptdiff.conversion.unmerged import without_adapter
 from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE, has_numbers
-from ckptdiff.errors import BadArgument, UnsupportedLayout
+from ckptdiff.errors import BadArgument, UnknownConfig, UnsupportedLayout
 from ckptdiff.formats import megatron
 from ckptdiff.formats.files import leads_out
 from ckptdiff.formats.safetensors import lay_out
@@ -156,6 +156,12 @@ def _check_source(source: Assembled, target: Target) -> tuple[str, ...]:
         raise UnsupportedLayout(
             f"{source.checkpoint.root}: {_count(len(source.packed), 'weight')}, packed as {ways}, "
             "would have to be multiplied out first: write a dequantised copy and convert that"
+        )
+    is_megatron = source.checkpoint.convention == "megatron"
+    if source.architecture is None and is_megatron and not source.checkpoint.config:
+        raise UnknownConfig(
+            f"{source.checkpoint.root}: holds no args, so the number of heads is not known; choose "
+            "a Hugging Face folder to be like, whose config.json has it"
         )
     if source.architecture is None and target.to != "hf":
         raise UnsupportedLayout(

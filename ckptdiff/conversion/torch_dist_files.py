@@ -25,11 +25,12 @@ from ckptdiff.arch.naming import (
 from ckptdiff.assembly.compose import rows_of
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.dtypes import BY_TORCH, ITEMSIZE
+from ckptdiff.formats.common_state import COMMON
 from ckptdiff.formats.dcp import BACKEND
 from ckptdiff.formats.layout import FileLayout
 from ckptdiff.formats.megatron import CHECKPOINT_VERSION, iteration_name
 from ckptdiff.formats.pickling import Blank, Built, Called, Named, Pairs, Pickle
-from ckptdiff.formats.torch_dist import COMMON, EXPERTS, LAYERS, PARTS
+from ckptdiff.formats.torch_dist import EXPERTS, LAYERS, PARTS
 from ckptdiff.formats.torch_save import lay_out
 from ckptdiff.formats.unfinished import METADATA
 
@@ -165,7 +166,7 @@ def distributed_files(
     contents = _Contents()
     files = [_File("__0_0.distcp")]
     empty_state = files[0].add([None])
-    for state in _extra_states(stored):
+    for state in _extra_states(stored, in_hybrid=is_hybrid(templates_by_layer(model)[""])):
         contents.entries.append((state, Built(_of_metadata("BytesStorageMetadata"), {})))
         contents.put(state, None, None, empty_state)
     for tensor in stored:
@@ -281,11 +282,12 @@ def _rows(recipe: Assembly, start: int, stop: int) -> Assembly:
     return rows_of(recipe, start, stop)
 
 
-def _extra_states(stored: Iterable[_Tensor]) -> Iterator[str]:
+def _extra_states(stored: Iterable[_Tensor], *, in_hybrid: bool) -> Iterator[str]:
     """Yield the names of the modules' `_extra_state` entries, one per layer or expert."""
     modules: dict[str, tuple[int, ...]] = {}
     for tensor in stored:
-        modules.update(dict.fromkeys(distributed_states(tensor.name), tensor.dims))
+        found = distributed_states(tensor.name, in_hybrid=in_hybrid)
+        modules.update(dict.fromkeys(found, tensor.dims))
     for module, dims in modules.items():
         sizes = dims or (1,)
         of = ".".join(map(str, sizes))

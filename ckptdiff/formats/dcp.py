@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 NAME = "torch_dist"
 BACKEND = "metadata.json"  # names Megatron's backend; a plain PyTorch folder has none
+# Of Megatron; the second writes the parameters of Megatron-FSDP, under the names of its wrappers.
+BACKENDS = (NAME, "fsdp_dtensor")
 MAX_METADATA = 2_000_000_000  # bytes
 
 
@@ -42,10 +44,19 @@ class Described:
     records: tuple[Record, ...]
 
 
-def read_metadata(root: Path) -> tuple[list[Described], list[str]]:
-    """Return the tensors of `.metadata`, and the names of its entries that are no tensors.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an entry that is no tensor is stored: a torch.save file inside a file."""
 
-    Raises CorruptFile, UnreadableFile, or UnsupportedLayout for another backend than torch_dist.
+    file: str
+    start: int  # in bytes
+    length: int
+
+
+def read_metadata(root: Path) -> tuple[list[Described], dict[str, Place | None]]:
+    """Return the tensors of `.metadata`, and its entries that are no tensors, by name.
+
+    Raises CorruptFile, UnreadableFile, or UnsupportedLayout for a backend that is not known.
     """
     file = root / METADATA
     _check_backend(root)
@@ -59,7 +70,8 @@ def read_metadata(root: Path) -> tuple[list[Described], list[str]]:
         raise CorruptFile(
             f"{file}: is not what torch.distributed.checkpoint writes ({error})"
         ) from error
-    for name in {record.file for tensor in described for record in tensor.records}:
+    named = {record.file for tensor in described for record in tensor.records}
+    for name in named | {place.file for place in opaque.values() if place is not None}:
         _check_name(file, name)
     return described, opaque
 
@@ -78,11 +90,13 @@ def _check_backend(root: Path) -> None:
         backend = json.loads(read_small(file, 1_000_000)).get("sharded_backend")
     except (ValueError, AttributeError) as error:
         raise CorruptFile(f"{file}: is not a JSON object ({error})") from error
-    if backend != NAME:
-        raise UnsupportedLayout(f"{file}: the format {backend!r} cannot be read, only {NAME}")
+    if backend not in BACKENDS:
+        raise UnsupportedLayout(
+            f"{file}: the format {backend!r} cannot be read, only {' and '.join(BACKENDS)}"
+        )
 
 
-def _describe(metadata: Placeholder) -> tuple[list[Described], list[str]]:
+def _describe(metadata: Placeholder) -> tuple[list[Described], dict[str, Place | None]]:
     stored: dict[tuple[str, tuple[int, ...]], tuple[str, int, int]] = {}
     for index, info in metadata.state["storage_data"].items():  # type: ignore[index]
         key = index.state
@@ -91,10 +105,12 @@ def _describe(metadata: Placeholder) -> tuple[list[Described], list[str]]:
             raise CorruptFile(f"{key['fqn']!r} lies at {start!r}, {length!r} bytes long")
         offsets = _sizes(key.get("offset")) if key.get("offset") is not None else ()
         stored[str(key["fqn"]), offsets] = (str(info.state["relative_path"]), start, length)
-    described, opaque = [], []
+    described: list[Described] = []
+    opaque: dict[str, Place | None] = {}
     for name, entry in metadata.state["state_dict_metadata"].items():  # type: ignore[index]
         if not str(entry.what).endswith("TensorStorageMetadata"):
-            opaque.append(str(name))
+            place = stored.get((str(name), ()))
+            opaque[str(name)] = None if place is None else Place(*place)
             continue
         dtype = BY_TORCH.get(_dtype_of(entry.state["properties"]))
         if dtype is None:

@@ -20,6 +20,7 @@ from ckptdiff.formats.weight_files import (
     is_index,
     kind_of,
 )
+from ckptdiff.formats.token_files import read_token_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,6 +76,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         _check_index(folder, chosen.weight_map, tensors)
     if config is None:
         notes.append("no config.json beside the weights")
+    token_files = read_token_files(folder, notes)
     return Checkpoint(
         root=folder if is_index(path) else path,
         format=NAME,
@@ -85,6 +87,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         files=chosen.files,
         notes=tuple(notes),
         ignored=chosen.ignored,
+        token_files=token_files,
     )
 
 

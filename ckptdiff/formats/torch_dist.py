@@ -23,8 +23,9 @@ from ckptdiff.checkpoint import (
     contiguous,
 )
 from ckptdiff.dtypes import ITEMSIZE
-from ckptdiff.errors import CorruptFile, MissingShard
-from ckptdiff.formats import dcp, megatron, torch_zip, tree
+from ckptdiff.errors import CkptDiffError, CorruptFile, MissingShard
+from ckptdiff.formats import dcp, megatron, run_config, torch_zip, tree
+from ckptdiff.formats.common_state import ENTRIES, OBJECT, read_common
 from ckptdiff.formats.dcp import BACKEND, box_of, read_metadata
 from ckptdiff.formats.files import each_file, open_regular
 from ckptdiff.formats.unfinished import METADATA
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from ckptdiff.formats.files import Progress
 
 NAME = dcp.NAME
-COMMON = "common.pt"
 
 
 class Stack:
@@ -82,6 +82,7 @@ PARTS = {
     "mixer.conv1d.bias": (".x", ".B", ".C"),
 }
 _GATE_AND_UP = ("_w", "_v")
+_GATED = ("mlp.linear_fc1.weight", "mlp.linear_fc1.bias")
 OPTIMIZER = re.compile(r"^(chained_\d+\.)?optimizer\.")
 
 
@@ -99,7 +100,7 @@ def sniff(path: Path) -> bool:
     """Return whether `path` holds a `.metadata`, or leads to a folder that does."""
     if not path.is_dir():
         return path.name == METADATA
-    if (path / METADATA).exists():
+    if (path / METADATA).exists() or _is_nemo(path):
         return True
     if not megatron.sniff(path):
         return False
@@ -115,7 +116,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     UnsupportedLayout, NotACheckpoint or UnreadableFile.
     """
     root, iteration = _folder(path)
-    described, _ = read_metadata(root)
+    described, opaque = read_metadata(root)
     model = [tensor for tensor in described if not OPTIMIZER.match(tensor.name)]
     refs = read_chunks(root, model, progress)
     wholes = [
@@ -129,14 +130,20 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         for records in [tensor.records]
     ]
     tensors, chunks = lay_out(root, wholes)
-    common = _read_common(root)
+    common = read_common(root, opaque)
     args = megatron.plain_args(common)
-    saved = common.get("iteration") if isinstance(common, dict) else None
+    file: Path | None = None
+    notes: tuple[str, ...] = ()
+    if not args:
+        args, file, notes = _from_yaml(root)
+    saved = common.get("iteration", common.get("global_step"))  # the second is Lightning's
     return Checkpoint(
         root=root,
         format=NAME,
         convention="megatron",
         config=args or None,
+        config_file=file,
+        notes=notes,
         parallelism=_parallelism(args),
         shards=(Shard(Rank(), 0, tensors),),
         files=tuple(sorted({root / r.file for tensor in model for r in tensor.records})),
@@ -157,8 +164,7 @@ def lay_out(
     wholes: dict[str, Whole] = {}
     for whole in stored:
         wholes |= _unstacked(whole.native, whole) if of_megatron else ((whole.native, whole),)
-    if of_megatron:
-        _join_parts(wholes)
+    _join_parts(wholes, of_megatron=of_megatron)
     tensors: dict[str, TensorRef] = {}
     chunks: dict[TensorRef, tuple[Chunk, ...]] = {}
     for name, whole in wholes.items():
@@ -174,22 +180,47 @@ def lay_out(
 
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:
     """Return args, the content of common.pt, optimizer state by name and shape, opaque entries."""
-    found = [tree.entry(f"args.{key}", value) for key, value in (checkpoint.config or {}).items()]
-    common = _read_common(checkpoint.root)
-    for key, value in common.items() if isinstance(common, dict) else ():
+    file = checkpoint.config_file
+    words = "args" if file is None else file.name
+    found = [
+        tree.entry(f"{words}.{key}", value) for key, value in (checkpoint.config or {}).items()
+    ]
+    described, opaque = read_metadata(checkpoint.root)
+    for key, value in read_common(checkpoint.root, opaque).items():
         if key != "args":
             found += tree.entries(str(key), value)
-    described, opaque = read_metadata(checkpoint.root)
     for tensor in described:
         if OPTIMIZER.match(tensor.name):
             shape = "x".join(map(str, tensor.shape)) or "scalar"
             found.append(Entry(tensor.name, "tensor", f"{tensor.dtype} {shape}"))
-    return found + [Entry(name, "opaque") for name in opaque]
+    return found + [Entry(name, "opaque") for name in opaque if name not in (OBJECT, *ENTRIES)]
+
+
+def _from_yaml(root: Path) -> tuple[dict[str, Any], Path | None, tuple[str, ...]]:
+    """Return the config that a file of YAML states, that file, and a note for the user."""
+    file = run_config.find_run_config(root)
+    if file is None:
+        return {}, None, ()
+    try:
+        config = run_config.read_run_config(file)
+    except CkptDiffError as error:  # the weights can be read without it
+        return {}, None, (f"the config is not known: {error}",)
+    if not config:
+        return {}, None, (f"{file.name} states no model",)
+    return config, file, (f"its config is that of {file.name}",)
+
+
+def _is_nemo(path: Path) -> bool:
+    """Return whether a folder is a checkpoint of NeMo 2, with its weights in a folder below."""
+    weights = path / run_config.NEMO_WEIGHTS
+    return (weights / METADATA).exists() and (path / run_config.NEMO_FOLDER).is_dir()
 
 
 def _folder(path: Path) -> tuple[Path, int | str | None]:
     if path.name == METADATA:
         return path.parent, None
+    if _is_nemo(path) and not (path / METADATA).exists():
+        return path / run_config.NEMO_WEIGHTS, None
     if (path / METADATA).exists() or megatron.iteration_of(path.name) is not None:
         return path, megatron.iteration_of(path.name)
     return megatron.iteration_folder(path)
@@ -209,10 +240,6 @@ def _parallelism(args: Mapping[str, Any]) -> Parallelism:
         ep=size("expert_model_parallel_size"),
         etp=size("expert_tensor_parallel_size"),
     )
-
-
-def _read_common(root: Path) -> Any:
-    return torch_zip.read_index(root / COMMON) if (root / COMMON).exists() else {}
 
 
 def read_chunks(
@@ -280,11 +307,16 @@ def _each(whole: Whole) -> Iterator[tuple[int, Whole]]:
         yield index, Whole(whole.native, whole.shape[1:], whole.dtype, tuple(by_index[index]))
 
 
-def _join_parts(wholes: dict[str, Whole]) -> None:
-    """Join the named parts in which Megatron stores a tensor (gate and up, say) by rows."""
+def _join_parts(wholes: dict[str, Whole], *, of_megatron: bool) -> None:
+    """Join the named parts in which Megatron stores a tensor (gate and up, say) by rows.
+
+    Without the file that names Megatron's backend, only names that it alone has tell of it.
+    """
     for parts in sorted({*PARTS.values(), _GATE_AND_UP}, key=len, reverse=True):
         for name in [name for name in wholes if name.endswith(parts[0])]:
             stem = name[: -len(parts[0])]
+            if not (of_megatron or stem.endswith(_GATED)):
+                continue
             if any(stem + part not in wholes for part in parts):
                 continue
             stored_parts = [wholes.pop(stem + part) for part in parts]

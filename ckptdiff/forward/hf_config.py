@@ -114,8 +114,8 @@ def _refuse(config: Config, *names: str) -> None:
 
 
 def _rope(config: Config, channels: int) -> Rope:
-    """Return the rotary positions, from the fields of transformers 4 or 5."""
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    """Return the rotary positions, from the fields of transformers 4 or 5, as 5 reads them."""
+    given = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(given, dict):
         raise UnknownConfig(f"config.json: rope_scaling is {given!r}; an object is needed")
     scaling = {name: value for name, value in given.items() if value is not None}
@@ -286,9 +286,10 @@ def _gemma3(config: Config) -> Model:
     }
     sliding = by_kind.get("sliding_attention") or {}
     sliding = {"rope_theta": config.get("rope_local_base_freq", 1e4), **sliding}
-    with_full_rope = {**config, "rope_parameters": {"rope_theta": 1e6, **full}}
+    plain = {**config, "rope_scaling": None}  # is in `full` already
+    with_full_rope = {**plain, "rope_parameters": {"rope_theta": 1e6, **full}}
     model = _gemma2(with_full_rope, config.get("sliding_window_pattern", 6), (None, None))
-    windowed_rope = _rope({**config, "rope_parameters": sliding}, model.kv_channels)
+    windowed_rope = _rope({**plain, "rope_parameters": sliding}, model.kv_channels)
     return replace(
         model,
         layers=tuple(

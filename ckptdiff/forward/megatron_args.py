@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.errors import UnknownConfig, UnsupportedLayout
 from ckptdiff.forward.model import (
     LLAMA3,
     Activation,
@@ -43,6 +43,18 @@ _WITHOUT_EFFECT: dict[str, Any] = {
     "moe_apply_probs_on_input": None,
     "apply_residual_connection_post_layernorm": None,
 }
+_LLAMA3_FIELDS = {
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "original_max_position_embeddings": "old_context_len",
+}
+# What a config in YAML has to state: what it leaves out is not known, and has no default here.
+_DECIDING = (
+    *("num_layers", "hidden_size", "num_attention_heads", "group_query_attention"),
+    *("normalization", "norm_epsilon", "activation_func", "gated_linear_unit"),
+    *("position_embedding_type", "rotary_base", "share_embeddings_and_output_weights"),
+)
+_FUNCTIONS = frozenset({"silu", "gelu", "gelu_tanh", "squared_relu"})
 _HF_RANKING = 2  # scores that rank a group of experts, hard-coded in transformers
 # Families that args do not describe completely, and the fields of Model that are then taken from
 # the other side's config.json.
@@ -113,6 +125,20 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
     return _completed(model, args, other) if family in NOT_IN_ARGS else model
 
 
+def check_stated(args: Args, file: str) -> None:
+    """Raise UnknownConfig if a config in YAML leaves out what decides about the logits."""
+    absent = [name for name in _DECIDING if name not in args]
+    if absent:
+        raise UnknownConfig(
+            f"{file} does not state {', '.join(absent)}: the class that has defaults for them is "
+            "not loaded, so logits cannot be computed"
+        )
+    function, gated = args["activation_func"], bool(args["gated_linear_unit"])
+    if function not in _FUNCTIONS or gated != (function == "silu"):
+        kind = "gated" if gated else "not gated"
+        raise UnsupportedLayout(f"{file}: {function}, {kind}, is not yet computed")
+
+
 def _refuse(args: Args, family: str) -> None:
     """Raise UnsupportedLayout for a family or a setting that is not computed."""
     if family and family not in FAMILIES:
@@ -147,7 +173,9 @@ def _rope(args: Args, channels: int, kind: str) -> Rope | None:
         return None
     scaling: dict[str, Any] = {}
     if args.get("use_rope_scaling"):
-        scaling = {**LLAMA3, "factor": args.get("rope_scaling_factor") or 8.0}
+        # Classes of NeMo and Megatron-Bridge state what Megatron's own code has as constants.
+        own = {key: args[name] for key, name in _LLAMA3_FIELDS.items() if name in args}
+        scaling = {**LLAMA3, **own, "factor": args.get("rope_scaling_factor") or 8.0}
     elif factor := args.get("rotary_seq_len_interpolation_factor"):
         scaling = {"rope_type": "linear", "factor": factor}
     fraction = args.get("rotary_percent", 1.0)
@@ -238,7 +266,7 @@ def _with_latent(model: Model, args: Args) -> Model:
         value=_size(args, "v_head_dim"),
         epsilon=_epsilon(args),
     )
-    factor = float(args.get("rotary_scaling_factor") or 1.0)
+    factor = float(args.get("rotary_scaling_factor", 40.0))  # MLATransformerConfig's default
     mscale, all_dim = args.get("mscale", 1.0), args.get("mscale_all_dim", 0.0)
     scaling: dict[str, Any] = {}
     if (args.get("rope_type") or "yarn") == "yarn":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.comparison.run import diff
-from ckptdiff.config.compare import compare_configs
+from ckptdiff.config.compare import compare_configs, is_computed
 from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.executor import available_cpus
@@ -17,6 +17,7 @@ from ckptdiff.logits.sides import (
     forward_side,
     holdings_of,
     largest_tensor,
+    left_out,
     sections,
     stored_dtype,
     token_count,
@@ -107,6 +108,7 @@ class _LogitComparison:
         device, note = self._job(_choose, device, needed)
         notes = [note] if note else []
         notes += [note for side in self.sides for note in side.model.notes]
+        notes += left_out(*self.pair)
         passed = yield from self._pass(dtype, device, "layer by layer", compares=True)
         floor, threshold, verdict, first = judge_taps(passed.taps, dtype)
         notes += list(self._differences_without_effect()) if verdict == "arithmetic" else []
@@ -262,9 +264,6 @@ class _LogitComparison:
         for conflict in compare_configs(*self.pair):
             if conflict.status == "conflict":
                 yield f"the configs conflict, without effect on this prompt: {_in_words(conflict)}"
-        rows = [token_count(side, side) for side in self.pair]
-        if rows[0] != rows[1]:
-            yield f"A has {rows[0]} tokens and B {rows[1]}: those that both have are compared"
 
     def _differing(self, tap: Tap) -> str:
         """Return which of the tensors that a tap reads differ, in words, or nothing."""
@@ -287,7 +286,9 @@ class _LogitComparison:
         equal = "The tensors that it reads are equal" if tap.reads else "It reads no tensor"
         if "not finite" in tap.hint:
             return f"{equal}: what they hold, or make of this prompt, is no number."
-        conflicts = [c for c in compare_configs(*self.pair) if c.status == "conflict"]
+        conflicts = [
+            c for c in compare_configs(*self.pair) if c.status == "conflict" and is_computed(c)
+        ]
         if conflicts:
             listed = "; ".join(map(_in_words, conflicts[:3]))
             return f"{equal}, so the configs are to blame: {listed}."

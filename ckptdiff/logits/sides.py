@@ -59,6 +59,8 @@ def _side_of(side: Assembled, other: Assembled, reference: str) -> ForwardSide:
         )
     if checkpoint.convention == "meta":
         return ForwardSide("meta", meta_params.read(config), "meta", len(checkpoint.shards))
+    if checkpoint.config_file is not None:
+        megatron_args.check_stated(config, str(checkpoint.config_file))
     family = side.architecture or other.architecture
     other_config = other.checkpoint.config if other.checkpoint.convention == "hf" else None
     model = megatron_args.read(
@@ -123,6 +125,19 @@ def token_count(a: Assembled, b: Assembled) -> int:
     if not sizes:
         raise UnknownConfig("neither side tells how many tokens there are")
     return min(sizes)
+
+
+def left_out(a: Assembled, b: Assembled) -> list[str]:
+    """Return a note on the tokens that one side alone has, for which no logits are compared."""
+    one, other = token_count(a, a), token_count(b, b)
+    if one == other:
+        return []
+    larger, both, most = ("A", other, one) if one > other else ("B", one, other)
+    which = f"token {both}" if most == both + 1 else f"{most - both} tokens, {both} to {most - 1},"
+    return [
+        f"{which} of {larger} {'is' if most == both + 1 else 'are'} not compared: the other side "
+        f"has {both} tokens"
+    ]
 
 
 def check_ids(ids: Sequence[int], vocabulary: int) -> None:

@@ -121,6 +121,7 @@ def diff_document(
         "weights": summary.weights,
         "config_status": summary.config_status,
         "names_status": summary.names_status,
+        "config_why": summary.config_why,
         "filter": pattern,
         "counts": dict(summary.counts),
         "tensors": [_tensor_document(result) for result in results],
@@ -307,6 +308,9 @@ def _config_lines(lines: Sequence[ConfigDiff]) -> Iterator[str]:
             yield f"     {line.consequence}"
             if line.fix:
                 yield f"     fix: {printable(line.fix)}"
+        elif line.is_hint:
+            yield f"i  {line.meaning}: {field_text(line, 'A')} in A, {field_text(line, 'B')} in B"
+            yield f"     {printable(line.note or '')}"
     unknown = [line.meaning for line in lines if line.status == "unknown"]
     if unknown:
         yield f"?  not known on both sides: {', '.join(unknown)}"

@@ -126,6 +126,8 @@ def verdict_words(summary: DiffSummary) -> str:
         if summary.names_status == "wrapped":
             why.append("a loader does not find B's names")
         words += f" ({', '.join([f'weights: {summary.weights}', *why])})"
+    if summary.config_why:  # without configs, equal weights are half an answer
+        words += f"; {summary.config_why}"
     left = not_compared(summary)
     return f"{words}; not compared: {', '.join(left)}" if left else words
 

@@ -82,7 +82,7 @@ def test_close_checkpoints_exit_with_0(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "1 close" in done.stdout
     assert "cast F32 BF16" in done.stdout
-    assert done.stdout.endswith("verdict: close\n")
+    assert done.stdout.splitlines()[-1].startswith("verdict: close; the configs were not")
     assert ckptdiff("diff", a, b, "--tolerance", "exact").returncode == 1
 
 

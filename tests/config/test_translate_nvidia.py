@@ -134,6 +134,9 @@ def test_args_of_ours_conflict_with_config_json_only_where_megatron_cannot_follo
     assert wrong == cannot | (expected(case) & {"Vocabulary"})
 
 
+IDS = {"Stop tokens", "First token", "Padding token"}
+
+
 @pytest.mark.mostly_slow(one_in=10)
 @pytest.mark.parametrize("case", from_corpus(CASES))
 def test_config_json_from_nvidias_args_conflicts_only_where_the_args_lie(
@@ -147,7 +150,7 @@ def test_config_json_from_nvidias_args_conflicts_only_where_the_args_lie(
     lost = expected(case)
     if case.startswith("mistral/"):  # of which the args have no field
         lost.add("Sliding window")
-    assert found == lost
+    assert found - IDS == lost  # args hold no token ids
     if case in LOST_BASE:
         assert any("rope_theta" in note for note in notes)
     original = config_of(source)

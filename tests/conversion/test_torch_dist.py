@@ -232,6 +232,7 @@ def test_mambas_parts_have_names_of_their_own_and_layers_are_never_stacked(tmp_p
         assert torch.equal(found[f"{of}in_proj.layer_norm_weight"], norm)
         assert f"{of}in_proj._extra_state/shard_0_1" in found
     assert "decoder.final_norm.weight" in found
+    assert "output_layer._extra_state/shard_0_1" in found  # a GPTModel asks for none
     converted(tmp_path / "out", tmp_path / "back", "hf", like=tmp_path / "hf")
     assert different(hf_tensors(tmp_path / "back"), weights) == []
 

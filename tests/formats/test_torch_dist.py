@@ -518,7 +518,7 @@ def test_metadata_that_is_none_is_refused(plain: Path, content: bytes) -> None:
     ("content", "kind"),
     [
         (json.dumps({"sharded_backend": "zarr", "sharded_backend_version": 1}), UnsupportedLayout),
-        (json.dumps({"sharded_backend": "fsdp_dtensor"}), UnsupportedLayout),
+        (json.dumps({"sharded_backend": "zarr"}), UnsupportedLayout),
         ("{", CorruptFile),
         ("[]", CorruptFile),
     ],

@@ -159,6 +159,19 @@ async def test_master_weights_are_offered_by_their_key(app: CkptDiffApp) -> None
         assert "B holds fp32 master weights: o compares those too." in outcome(session)[1]
 
 
+async def test_configs_that_were_not_compared_are_said_where_nothing_differs(
+    make_app: Make, engine: FakeEngine
+) -> None:
+    engine.results = {}
+    app = make_app(A, B)
+    async with app.run_test(size=NARROW) as pilot:
+        await settle(app, pilot)
+        assert (
+            " The configs were not compared: A has no config.json"
+            in outcome(tensors(app).session)[1]
+        )
+
+
 async def test_state_that_belongs_to_no_weight_is_a_row(make_app: Make, engine: FakeEngine) -> None:
     app = make_app(A, B)
     async with app.run_test(size=NARROW) as pilot:

@@ -11,7 +11,17 @@ from ckptdiff.config.fields.layers import LAYERS
 from ckptdiff.config.fields.params import params_in_hf_words
 from ckptdiff.config.fields.positions import POSITIONS
 from ckptdiff.config.fields.rope import ROPE
+from ckptdiff.config.fields.tokens import TOKENS
 
-__all__ = ["FIELDS", "ConfigField", "ConfigSide", "Kind", "Stated", "params_in_hf_words", "show"]
+__all__ = [
+    "FIELDS",
+    "TOKENS",
+    "ConfigField",
+    "ConfigSide",
+    "Kind",
+    "Stated",
+    "params_in_hf_words",
+    "show",
+]
 
 FIELDS: tuple[ConfigField, ...] = (*DENSE, *LAYERS, *POSITIONS, *ROPE, *LATENT, *EXPERTS, *HYBRID)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+from ckptdiff.formats.run_config import TIED, UNTIED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +30,12 @@ class ConfigSide:
     family: str | None  # name of the Architecture; None: it is not known
     tensors: frozenset[str]  # last parts of canonical names, such as `q_proj.bias`
     tied_by_default: bool = False  # in the family, if config.json has no field for it
+    # Of a Megatron side whose config is YAML, that file, and how it spells args. What the YAML
+    # leaves out has the default of a class that is not loaded, not of Megatron's args.
+    yaml: str | None = None
+    spelled: Mapping[str, str] = field(default_factory=dict)
+    # Of a Hugging Face folder, what its files beside config.json state, by name of the file.
+    token_files: Mapping[str, Mapping[str, Any]] | None = None
 
     def get(self, name: str) -> Any:
         """Return a field by its path, such as `rope_scaling.factor`; None if absent or null."""
@@ -52,6 +60,7 @@ class Stated:
     raw: Any = None
     source: str | None = None  # what the value follows from; None: the file states it
     weak: bool = False  # the value may have been set elsewhere than in the file
+    file: str | None = "config.json"  # of Hugging Face's, which has it; None: no entry there alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,40 +85,48 @@ class ConfigField:
 
     def has_effect(self, side: ConfigSide) -> bool:
         """Return whether a side's model uses the value at all."""
-        return bool(_guarded(self.applies, side))
+        return bool(guarded(self.applies, side))
 
     def read(self, side: ConfigSide) -> Stated | None:
         """Return what a side states; None if it states nothing, or what makes no sense."""
-        found: Stated | None = _guarded(self.hf if side.kind == "hf" else self.megatron, side)
+        found: Stated | None = guarded(self.hf if side.kind == "hf" else self.megatron, side)
+        if found is not None and found.source == MEGATRON and side.yaml is not None:
+            return None
         return found
 
     def same(self, a: Any, b: Any) -> bool:
         """Return whether two values mean the same."""
-        return bool(_guarded(self.equal or equal, a, b))
+        return bool(guarded(self.equal or equal, a, b))
 
     def why_harmless(self, a: ConfigSide, b: ConfigSide) -> str | None:
         """Return why a difference has no effect; None if it has one."""
-        found: str | None = _guarded(self.harmless, a, b)
+        found: str | None = guarded(self.harmless, a, b)
         return found
 
     def flag(self, value: Any, side: ConfigSide) -> str | None:
-        """Return the flag that gives a Megatron side this value; None if there is none."""
+        """Return the flag that gives a Megatron side this value; None if there is none.
+
+        For a config in YAML it is the entry.
+        """
+        if side.yaml is not None:
+            entries = self.settings(value, side, "megatron")
+            return None if not entries else guarded(in_yaml, entries, side)
         if self.fix is not None:
-            found: str | None = _guarded(self.fix, value, side)
+            found: str | None = guarded(self.fix, value, side)
             return found
         settings = self.settings(value, side, "megatron")
-        text: str | None = None if settings is None else _guarded(flags, settings, side)
+        text: str | None = None if settings is None else guarded(flags, settings, side)
         return text
 
     def settings(self, value: Any, side: ConfigSide, kind: Kind) -> Settings | None:
         """Return the fields that give a side of this kind a value; None if it cannot have it."""
-        found: Settings | None = _guarded(
+        found: Settings | None = guarded(
             self.args if kind == "megatron" else self.entries, value, side
         )
         return found
 
 
-def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
+def guarded(function: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a function returns; None if a value of the file, of any type, makes it fail."""
     try:
         return function(*arguments)
@@ -288,6 +305,25 @@ def flags(settings: Settings, side: ConfigSide) -> str | None:
         else:
             given.append(flag if is_given is True else f"{flag} {show(value)}")
     return ", ".join([*left_out, *([" ".join(given)] if given else [])]) or None
+
+
+def in_yaml(settings: Settings, side: ConfigSide) -> str | None:
+    """Return the entries that give a side with a YAML config these args; None if they cannot."""
+    if settings.keys() & _OF_ARGS_ALONE:
+        return None
+    entries = []
+    for name, value in settings.items():
+        spelled = side.spelled.get(name, name)
+        if name == UNTIED:
+            spelled, value = TIED, not value
+        words = {None: "null", True: "true", False: "false"}
+        plain = value is None or isinstance(value, bool)
+        entries.append(f"{spelled}: {words[value] if plain else show(value)}")
+    return f"{', '.join(entries)} in {side.yaml}"
+
+
+# Switches that stand for several fields of the classes.
+_OF_ARGS_ALONE = frozenset({"swiglu", "squared_relu", "openai_gelu", "quick_geglu"})
 
 
 def show(value: Any) -> str:

@@ -10,6 +10,7 @@ from ckptdiff.config.fields.base import (
     ConfigField,
     ConfigSide,
     Stated,
+    first,
     from_tensors,
     number,
     sets,
@@ -18,6 +19,7 @@ from ckptdiff.config.fields.base import (
     switch,
 )
 from ckptdiff.config.fields.shape import SHAPES, has_dense_layers, is_latent
+from ckptdiff.formats.run_config import TIED, UNTIED
 
 if TYPE_CHECKING:
     from ckptdiff.config.fields.base import Settings
@@ -94,7 +96,7 @@ def _tied_hf(side: ConfigSide) -> Stated | None:
 
 
 def _tied_megatron(side: ConfigSide) -> Stated | None:
-    found = switch("untie_embeddings_and_output_weights", inverted=True)(side)
+    found = first(switch(TIED), switch(UNTIED, inverted=True))(side)
     if found is not None:
         return found
     head = from_tensors(("lm_head.weight",), "head")(side)
@@ -171,7 +173,7 @@ DENSE: tuple[ConfigField, ...] = (
         _tied_hf,
         _tied_megatron,
         "The head is the embedding on one side and a matrix of its own on the other.",
-        sets_not("untie_embeddings_and_output_weights"),
+        sets_not(UNTIED),
         sets("tie_word_embeddings"),
     ),
     ConfigField(

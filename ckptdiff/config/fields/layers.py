@@ -70,6 +70,8 @@ _ACTIVATIONS = {
     "relu": "ReLU",
 }
 
+_FUNCTIONS = {"gelu_tanh": "tanh GELU", "squared_relu": "squared ReLU"}  # as Megatron calls them
+
 
 _DEFAULTS = {
     "gpt2": "gelu_new",
@@ -103,6 +105,13 @@ def _activation_hf(side: ConfigSide) -> Stated | None:
 
 
 def _activation_megatron(side: ConfigSide) -> Stated | None:
+    function = side.get("activation_func")  # in YAML, where args have switches
+    if isinstance(function, str):
+        fused = side.get("bias_gelu_fusion") and side.get("add_bias_linear")
+        word = _FUNCTIONS.get(function, _ACTIVATIONS.get(function, function))
+        gate = "gated " if side.get("gated_linear_unit") else ""
+        value = "tanh GELU" if fused and gate + word == "GELU" else gate + word
+        return Stated(value, "activation_func", function)
     for name, value in _SWITCHES.items():
         if side.get(name):
             return Stated(value, name, side.get(name))

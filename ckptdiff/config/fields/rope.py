@@ -18,14 +18,17 @@ from ckptdiff.config.fields.base import (
     whole,
 )
 from ckptdiff.config.fields.positions import is_rotary
-from ckptdiff.config.fields.scaling import SCALING
+from ckptdiff.config.fields.scaling import SCALING, holder
 from ckptdiff.config.fields.shape import is_latent
+from ckptdiff.config.rope_holder import FULL, NEW
 
 if TYPE_CHECKING:
     from ckptdiff.config.fields.base import Settings
 
 _BASE_NAMES = {"gpt_neox": "rotary_emb_base"}  # in config.json; `rope_theta` elsewhere
-BASES = {"mixtral": 1e6}  # if config.json has none; 10000 otherwise
+# If config.json has none, 10000 otherwise; and what transformers 4 has instead.
+BASES = {"mixtral": 1e6, "gemma3": 1e6, "gpt_oss": 150000.0, "qwen3_vl_moe": 500000.0}
+BASES_IN_4 = {**BASES, "qwen3_vl_moe": 5e6}
 # The part of a head that is rotated, if config.json has no field for it; 1 otherwise.
 PERCENTS = {
     **dict.fromkeys(("gpt_neox", "qwen3_next", "qwen3_5", "qwen3_5_moe"), 0.25),
@@ -77,11 +80,27 @@ def _percent_entries(value: Any, side: ConfigSide) -> Settings | None:
     return {} if value == 1 else None
 
 
+def default_base(side: ConfigSide, *, release: int = 5) -> float | None:
+    """Return the base that a release of transformers takes if config.json has none."""
+    bases = BASES if release == 5 else BASES_IN_4
+    return None if side.family is None else bases.get(side.family, 10000.0)
+
+
 def _base_default(side: ConfigSide) -> Stated | None:
-    if side.family is None:
-        return None
-    base = BASES.get(side.family, 10000.0)
-    return Stated(base, None, base, TRANSFORMERS)
+    base = default_base(side)
+    return None if base is None else Stated(base, None, base, TRANSFORMERS)
+
+
+def _base_hf(side: ConfigSide) -> Stated | None:
+    """Read the base as transformers 5 does: inside the object that it reads, then beside it."""
+    inside = f"{holder(side)}.rope_theta"
+    names = (inside, f"{NEW}.{FULL}.rope_theta", "rope_theta", "rotary_emb_base")
+    return first(number(*names), _base_default)(side)
+
+
+def _percent_hf(side: ConfigSide) -> Stated | None:
+    inside = f"{holder(side)}.partial_rotary_factor"
+    return first(number(inside, "partial_rotary_factor", "rotary_pct"), _percent_default)(side)
 
 
 def _percent_default(side: ConfigSide) -> Stated | None:
@@ -94,15 +113,7 @@ def _percent_default(side: ConfigSide) -> Stated | None:
 ROPE: tuple[ConfigField, ...] = (
     ConfigField(
         "RoPE base",
-        first(
-            number(
-                "rope_parameters.rope_theta",
-                "rope_parameters.full_attention.rope_theta",
-                "rope_theta",
-                "rotary_emb_base",
-            ),
-            _base_default,
-        ),
+        _base_hf,
         default(number("rotary_base"), 10000, MEGATRON),
         "Weights can match exactly while every logit differs, the more the longer the sequence.",
         sets("rotary_base", whole),
@@ -112,10 +123,7 @@ ROPE: tuple[ConfigField, ...] = (
     *SCALING,
     ConfigField(
         "Rotated part of a head",
-        first(
-            number("partial_rotary_factor", "rope_parameters.partial_rotary_factor", "rotary_pct"),
-            _percent_default,
-        ),
+        _percent_hf,
         default(number("rotary_percent"), 1.0, MEGATRON),
         "Another number of channels is rotated, so attention scores are wrong in every layer.",
         sets("rotary_percent"),

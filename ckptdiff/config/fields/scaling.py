@@ -18,18 +18,19 @@ from ckptdiff.config.fields.base import (
 )
 from ckptdiff.config.fields.positions import is_rotary
 from ckptdiff.config.fields.shape import is_latent
+from ckptdiff.config.rope_holder import holder_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ckptdiff.config.fields.base import Reader, Setter, Settings
 
-# Objects of transformers 5, with and without another base for windowed layers, and of 4.
-HOLDERS = ("rope_parameters.full_attention", "rope_parameters", "rope_scaling")
 # Megatron's apply_rope_scaling takes the factor only, and hard-codes these.
 FIXED = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_OF_CLASS = {"original_max_position_embeddings": "old_context_len"}
 INTERPOLATION = "--rotary-seq-len-interpolation-factor"
 YARN = {"beta_fast": 32.0, "beta_slow": 1.0}
+LATENT_FACTOR = 40  # of MLATransformerConfig, whose scaling is YaRN unless it is told otherwise
 SCALES = {"mscale": 1.0, "mscale_all_dim": 0.0}
 CANNOT = (
     "Megatron cannot represent it: of llama3's scaling it takes the factor, and hard-codes 1, 4 "
@@ -39,7 +40,7 @@ CANNOT = (
 
 def holder(side: ConfigSide) -> str:
     """Return the name of the object that holds a config.json's scaling."""
-    return next((name for name in HOLDERS if isinstance(side.get(name), dict)), HOLDERS[-1])
+    return holder_name(side.fields)
 
 
 def _kind_hf(side: ConfigSide) -> Stated | None:
@@ -65,8 +66,11 @@ def _kind_megatron(side: ConfigSide) -> Stated | None:
             return Stated("none", "rope_type", kind)
         if factor == 1:
             return Stated("none", "rotary_scaling_factor", factor)
-        name = "rope_type" if side.get("rope_type") else "rotary_scaling_factor"
-        return Stated("yarn", name, side.get(name), None if side.has(name) else MEGATRON)
+        if side.get("rope_type"):
+            return Stated("yarn", "rope_type", kind)
+        if factor is not None:
+            return Stated("yarn", "rotary_scaling_factor", factor)
+        return Stated("yarn", "rotary_scaling_factor", f"{LATENT_FACTOR} by default", MEGATRON)
     if side.get("position_embedding_type") == "yarn":
         return Stated("yarn", "position_embedding_type", "yarn")
     if side.get("use_rope_scaling"):
@@ -114,8 +118,13 @@ class _Kind(str):
 
 def _scaling_fix(value: Any, side: ConfigSide) -> str | None:
     if value == "none":
+        if is_latent(side):  # without the flag, its own default of 40 counts
+            rope = "--rope-type rope " if side.has("rope_type") else ""
+            return f"{rope}--rotary-scaling-factor 1"
+        if scaling_kind(side) == "yarn":
+            return "--position-embedding-type rope"
         flags = {"llama3": "--use-rope-scaling", "linear": INTERPOLATION}
-        return f"leave out {flags.get(scaling_kind(side), '--rotary-scaling-factor')}"
+        return f"leave out {flags[scaling_kind(side)]}"
     factor = FACTOR.read(value.side)
     if factor is None:
         return None
@@ -143,14 +152,22 @@ def _factor_megatron(side: ConfigSide) -> Stated | None:
     if scaling_kind(side) == "llama3":
         return default(number("rope_scaling_factor"), 8.0, MEGATRON)(side)
     names = ("rotary_seq_len_interpolation_factor",)
+    if scaling_kind(side) == "yarn" and is_latent(side):
+        return default(number("rotary_scaling_factor"), LATENT_FACTOR, MEGATRON)(side)
     if scaling_kind(side) == "yarn":
-        names = ("rotary_scaling_factor",) if is_latent(side) else ("yarn_rotary_scaling_factor",)
+        names = ("yarn_rotary_scaling_factor",)
     return number(*names)(side)
 
 
 def _llama3(key: str) -> tuple[Reader, Reader]:
-    fixed = FIXED[key]
-    return _from_holder(key), lambda _: Stated(fixed, None, fixed, "Megatron hard-codes it")
+    fixed, of_class = FIXED[key], _OF_CLASS.get(key, key)
+
+    def megatron(side: ConfigSide) -> Stated | None:
+        if side.yaml is not None and (found := number(of_class)(side)):
+            return found  # a class of NeMo or Megatron-Bridge that scales by itself
+        return Stated(fixed, None, fixed, "Megatron hard-codes it")
+
+    return _from_holder(key), megatron
 
 
 def _original_hf(side: ConfigSide) -> Stated | None:

@@ -113,7 +113,10 @@ class ConfigScreen(BaseScreen[None]):
     def _config_source(self, side: Side) -> str:
         """Return the side's letter and where its config is stored."""
         assembled = self.session.a if side == "a" else self.session.b
-        is_hf = assembled is not None and assembled.checkpoint.convention == "hf"
+        checkpoint = None if assembled is None else assembled.checkpoint
+        if checkpoint is not None and checkpoint.config_file is not None:
+            return f"{side.upper()} {printable(checkpoint.config_file.name)}"
+        is_hf = checkpoint is not None and checkpoint.convention == "hf"
         return f"{side.upper()} {'config.json' if is_hf else 'args'}"
 
     def _show(self) -> None:

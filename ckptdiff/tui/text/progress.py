@@ -115,6 +115,8 @@ def outcome(session: Session) -> tuple[str, str]:
         text = f"~ No differences in {total} beyond the rounding of {session.counts['close']:,}."
     else:
         text = f"= No differences in {total}."
+    if summary is not None and summary.config_why and not session.differences:
+        text += f" {summary.config_why[0].upper()}{summary.config_why[1:]}."
     if session.compared_at:
         ago = format_ago(session.now() - min(session.compared_at.values()))
         return verdict, f"{text} Compared {ago}; r compares again."

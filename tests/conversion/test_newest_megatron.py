@@ -1,0 +1,84 @@
+"""A newer megatron-core than the oracle's saves what we read, and loads what we write."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.corpus import REPOSITORY
+from tests.support.pairs import compare
+from tests.support.patience import PATIENCE
+from tests.support.program import ckptdiff, document
+from tests.support.skips import NO_NEWEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.oracle_client import Oracle
+
+    Ask = Callable[[str], dict[str, Any]]
+
+pytestmark = [pytest.mark.oracle, pytest.mark.slow]
+WHEEL = os.environ.get("CKPTDIFF_MEGATRON", "")
+# By model, and how many tensors its Hugging Face folder has.
+MODELS = {"llama": 21, "qwen3_moe": 45, "nemotron_h": 29}
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def ask(model: str, oracle: Oracle, tmp_path: Path) -> Ask:
+    if not (Path(WHEEL) / "megatron/core").is_dir() or not WHEEL:
+        pytest.skip(NO_NEWEST)
+
+    def asked(command: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [oracle.python, "-m", "tests.support.newest_core", WHEEL, command, model, tmp_path],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo"},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    return asked
+
+
+def test_what_it_saves_is_listed_the_same_and_converted_alone(
+    ask: Ask, model: str, tmp_path: Path
+) -> None:
+    assert "common.pt" not in ask("save")["files"]
+    saved, source = tmp_path / "megatron", tmp_path / "hf"
+    listed = document(ckptdiff("ls", saved, "--json"))
+    assert (listed["family"], listed["iteration"]) == (model, 1)
+    comparison = compare(source, saved)
+    assert len(comparison.results) == len(listed["tensors"]) == MODELS[model]
+    assert (comparison.statuses, comparison.summary.verdict) == ({}, "same")
+    done = ckptdiff("convert", saved, tmp_path / "out", "--to", "hf")
+    assert done.returncode == 0, done.stderr
+    again = compare(source, tmp_path / "out")
+    assert (again.statuses, again.summary.verdict) == ({}, "same")
+
+
+def test_it_loads_what_we_write(ask: Ask, model: str, tmp_path: Path) -> None:
+    ask("save")
+    done = ckptdiff(
+        *("convert", tmp_path / "hf", tmp_path / "ours", "--to", "torch_dist"),
+        *("--names", "mcore", "--vocab-divisible-by", "1"),
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = ask("load")
+    assert loaded["tensors"] == MODELS[model]
+    assert [loaded[key] for key in ("absent", "unused", "different")] == [[], [], []]

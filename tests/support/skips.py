@@ -1,0 +1,3 @@
+"""Reasons for which a test is skipped, that the end of a run tells with a way out."""
+
+NO_NEWEST = "needs a newer megatron-core, unpacked"
