@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly.adapters import with_adapter
 from ckptdiff.assembly.compose import renamed
+from ckptdiff.assembly.completeness import with_shortfall
 from ckptdiff.assembly.equal_names import with_equal_names
 from ckptdiff.assembly.from_huggingface import assemble_huggingface
 from ckptdiff.assembly.from_megatron import assemble_megatron
@@ -44,7 +45,7 @@ def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assemb
     if found.wrapping is not None:
         notes = (*side.notes, found.wrapping.words)
         side = replace(side, wrapping=found.wrapping, notes=notes)
-    return with_adapter(side) if found.has_adapter else side
+    return with_shortfall(with_adapter(side) if found.has_adapter else side)
 
 
 @uncollected()

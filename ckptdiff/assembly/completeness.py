@@ -1,0 +1,338 @@
+"""Hold a checkpoint against its own config: the names and shapes that it promises."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.arch.layer_parts import alternatives, part_of
+from ckptdiff.arch.order import in_model_order
+from ckptdiff.arch.templates import fill_name, fill_template, split_name, template
+from ckptdiff.assembly.recipe import Misfit, Shortfall
+from ckptdiff.config.compare import config_side
+from ckptdiff.config.layer_parts import stated_parts
+from ckptdiff.dtypes import FLOATS
+from ckptdiff.errors import CkptDiffError
+from ckptdiff.text import format_shape, number_ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from ckptdiff.arch.base import Architecture, ParamMapping
+    from ckptdiff.arch.layer_parts import Part
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.config.model import ModelConfig
+
+    Numbers = tuple[int, ...]  # of layer and expert in a name
+
+MAX_NAMES = 300_000  # that a config may promise: more than the largest models have
+MAX_HEADS = 100_000
+MAX_LINES = 8  # of `shortfall_lines` about names
+# The dimension that is the hidden size, by role, of a weight that Hugging Face stores as (out, in).
+_HIDDEN = {"embedding": 1, "head": 1, "qkv": 1, "fc1": 1, "proj": 0, "fc2": 0}
+
+
+def with_shortfall(side: Assembled) -> Assembled:
+    """Return the side with what it lacks of what its config promises, by the rules of its family.
+
+    A tensor that some models of the family have is promised if the config says so, or if another
+    layer of the same kind has it. Without rules or config nothing is promised.
+    """
+    if side.architecture is None or side.config is None:
+        return side
+    return replace(side, shortfall=_Promise(side, side.architecture, side.config).shortfall())
+
+
+class _Promise:
+    """What is held, by template, while it is compared with what is promised."""
+
+    def __init__(self, side: Assembled, architecture: Architecture, config: ModelConfig) -> None:
+        self.side = side
+        self.architecture = architecture
+        self.config = config
+        self.held: dict[str, set[Numbers]] = defaultdict(set)
+        self.shapes: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+        for name, tensor in side.tensors.items():
+            key, numbers = split_name(name)
+            self.held[key].add(numbers)
+            self.shapes[key].add(tensor.shape)
+        for name in chain(side.errors, side.packed):
+            key, numbers = split_name(name)
+            self.held[key].add(numbers)
+        self.decoder = [rule for rule in architecture.mappings if rule.of_layers]
+        self.predicting = [rule for rule in architecture.mappings if rule.of_predictions]
+
+    def shortfall(self) -> Shortfall:
+        layers, experts = self.config.num_layers, self.config.num_experts
+        if not self._is_of_these_rules():
+            return Shortfall()
+        count = sum(max(1, experts if rule.of_experts else 1) for rule in self.decoder) * layers
+        misfits = tuple(self._misfits())
+        in_files = self._layers_of(self.decoder)
+        predictions = self._predictions(in_files)
+        extra = sorted(n for n in in_files if n >= layers and n not in predictions)
+        if count > MAX_NAMES:
+            absent = () if len(in_files) >= layers else (len(in_files), layers - 1)
+            return Shortfall((), (), misfits, layers, absent, tuple(extra))
+        absent = tuple(sorted(set(range(layers)) - in_files))
+        lacking = {name: None for name in self._unheld(predictions) if not self._is_fused(name)}
+        return Shortfall(
+            tuple(in_model_order(lacking, self.architecture)),
+            tuple(self._beyond(set(extra))),
+            misfits,
+            layers,
+            absent,
+            tuple(extra),
+        )
+
+    def _is_of_these_rules(self) -> bool:
+        """Return whether the names promise to be those of the rules.
+
+        A model without a head, say, has a class of its own, and may have other names altogether.
+        """
+        if self._has_head():
+            return True
+        return any(template(hf) in self.held for rule in self.decoder for hf in rule.hf)
+
+    def _has_head(self) -> bool:
+        """Return whether the class of the model is one with a head over the vocabulary."""
+        classes = self._settings.get("architectures")
+        if not isinstance(classes, list) or self.side.checkpoint.convention != "hf":
+            return True
+        return any(name in self.architecture.architectures for name in classes)
+
+    @property
+    def _settings(self) -> Mapping[str, Any]:
+        return self.side.checkpoint.config or {}
+
+    # ── names ────────────────────────────────────────────────────────────────────────────────
+
+    def _unheld(self, predictions: frozenset[int]) -> Iterator[str]:
+        """Yield the promised names that are not held."""
+        for rule in self.architecture.mappings:
+            if rule.of_layers or rule.of_predictions:
+                continue
+            if rule.role == "head" and self._is_tied_or_headless():
+                continue
+            for hf in rule.hf:
+                if not self.held[template(hf)] and self._is_promised(rule, (hf,)):
+                    yield hf
+        layers = frozenset(range(self.config.num_layers))
+        yield from self._unheld_in(self.decoder, layers)
+        yield from self._unheld_in(self.predicting, predictions)
+
+    def _is_tied_or_headless(self) -> bool:
+        tied = self.config.tied_embeddings or self._settings.get("tie_word_embeddings") is True
+        return tied or not self._has_head()
+
+    def _is_promised(self, rule: ParamMapping, held: Iterable[object]) -> bool:
+        """Return whether a rule's tensor is promised; `held` are places that have one."""
+        return rule.promised is None or rule.promised(self.config) or any(held)
+
+    def _unheld_in(self, rules: list[ParamMapping], layers: frozenset[int]) -> Iterator[str]:
+        """Yield the names of layers that are promised and not held."""
+        if not layers:
+            return
+        of_part = self._layers_by_part(rules, layers)
+        experts = range(self.config.num_experts)
+        for rule in rules:
+            part = part_of(rule)
+            within = layers if part is None else of_part[part]
+            keys = {hf: self.held[template(hf)] for hf in rule.hf}
+            there = {n[0] for found in keys.values() for n in found if n} & within
+            if not within or not self._is_promised(rule, there):
+                continue
+            for hf, found in keys.items():
+                if "{" not in hf:
+                    wanted: set[Numbers] = {()}
+                elif rule.of_experts:
+                    wanted = {(layer, expert) for layer in within for expert in experts}
+                else:
+                    wanted = {(layer,) for layer in within}
+                if not wanted <= found:
+                    yield from (fill_name(hf, numbers) for numbers in wanted - found)
+
+    def _layers_by_part(
+        self, rules: list[ParamMapping], layers: frozenset[int]
+    ) -> dict[Part, frozenset[int]]:
+        """Return the layers of each part: what they hold shows it, or else the config states it."""
+        shown: dict[Part, set[int]] = defaultdict(set)
+        for rule in rules:
+            part = part_of(rule)
+            if part is not None:
+                shown[part] |= {n[0] for hf in rule.hf for n in self.held[template(hf)] if n}
+        found: dict[Part, frozenset[int]] = defaultdict(frozenset)
+        parts = {part for rule in rules if (part := part_of(rule)) is not None}
+        for group in alternatives(self.architecture):
+            choices = {p for p in group & parts if p != "experts" or self.config.num_experts}
+            if len(choices) == 1:
+                found[choices.pop()] = layers
+                continue
+            several = {i for i in layers if sum(i in shown[part] for part in choices) != 1}
+            stated = stated_parts(config_side(self.side), several) if several else {}
+            for part in choices:
+                found[part] = frozenset(
+                    i for i in layers if part in stated.get(i, ()) or (i in shown[part] - several)
+                )
+        return found
+
+    def _layers_of(self, rules: list[ParamMapping]) -> set[int]:
+        """Return the layers that hold a tensor of one of the rules."""
+        keys = {template(hf) for rule in rules for hf in rule.hf}
+        return {numbers[0] for key in keys for numbers in self.held[key] if numbers}
+
+    def _predictions(self, in_files: set[int]) -> frozenset[int]:
+        """Return the prediction layers that are promised, as Hugging Face numbers them.
+
+        transformers leaves them out when it saves, so a Hugging Face folder has all or none.
+        """
+        own = [rule for rule in self.predicting if rule.role == "eh_proj"]
+        there = {n[0] if n else 0 for rule in own for n in self.held[template(rule.hf[0])]}
+        if not self.predicting or not (there or self.side.checkpoint.convention == "megatron"):
+            return frozenset()
+        start = self.architecture.layers_of(self.predicting[0], self.config.num_layers).start
+        return frozenset(range(start, start + min(self.config.mtp_num_layers, 100))) | there
+
+    def _is_fused(self, name: str) -> bool:
+        """Return whether a name is part of a fused or packed tensor that could not be taken apart.
+
+        What it is stored as is in the way already, as an error or as packed.
+        """
+        key, numbers = split_name(name)
+        stored = {*self.side.tensors, *self.side.errors, *self.side.packed}
+        for fused in self.architecture.fused:
+            if key in map(template, fused.parts):
+                whole = fill_template(template(fused.hf), numbers[: fused.hf.count("{")])
+                spellings = [whole] + [
+                    prefix + whole[len(ours) :]
+                    for prefix, ours in self.architecture.prefixes
+                    if whole.startswith(ours)
+                ]
+                if any(spelling in stored for spelling in spellings):
+                    return True
+        return False
+
+    def _beyond(self, extra: set[int]) -> Iterator[str]:
+        """Yield the names of layers and experts that the config does not count."""
+        experts = self.config.num_experts
+        rules = {template(hf): rule for rule in self.decoder for hf in rule.hf}
+        for key, rule in rules.items():
+            for numbers in self.held[key]:
+                if numbers[0] in extra or (rule.of_experts and numbers[-1] >= experts):
+                    yield fill_template(key, numbers)
+
+    # ── shapes ───────────────────────────────────────────────────────────────────────────────
+
+    def _misfits(self) -> Iterator[Misfit]:
+        """Yield the tensors whose shape is not the one that rules and config give."""
+        wrong: dict[str, dict[int, int]] = {}
+        for rule in self.architecture.mappings:
+            for source, hf in enumerate(rule.hf):
+                key = template(hf)
+                sizes = self._sizes(rule, source) if key in self.shapes else {}
+                if not all(_fits(shape, sizes) for shape in self.shapes.get(key, ())):
+                    wrong[key] = sizes
+        if not wrong:
+            return
+        for name, tensor in self.side.tensors.items():
+            sizes = wrong.get(split_name(name)[0], {})
+            if tensor.dtype in FLOATS and not _fits(tensor.shape, sizes):
+                promised = tuple(sizes.get(d, n) for d, n in enumerate(tensor.shape))
+                yield Misfit(name, tensor.shape, promised)
+
+    def _sizes(self, rule: ParamMapping, source: int) -> dict[int, int]:
+        """Return the sizes along the dimensions that follow from the config, by dimension."""
+        config = self.config
+        heads = (config.num_attention_heads, config.linear_num_key_heads, config.mamba_num_heads)
+        if max(heads) > MAX_HEADS or (rule.of_vocabulary and type(config.vocab_size) is not int):
+            return {}
+        sizes: dict[int, int] = {}
+        try:
+            if rule.partition is not None and rule.dim is not None:
+                parts = [p.stop for p in rule.partition(config, 1, 0) if p.source == source]
+                sizes[rule.dim] = max(parts, default=0)
+        except (CkptDiffError, ArithmeticError, TypeError, ValueError):
+            return {}
+        hidden = _HIDDEN.get(rule.role or "")
+        if hidden is not None and not rule.of_experts and not (rule.is_bias and hidden == 1):
+            sizes[hidden] = config.hidden_size
+        return {1 - d: n for d, n in sizes.items()} if rule.transposed else sizes
+
+
+def _fits(shape: tuple[int, ...], sizes: Mapping[int, int]) -> bool:
+    return all(d < len(shape) and shape[d] == n for d, n in sizes.items())
+
+
+# ── words ────────────────────────────────────────────────────────────────────────────────────
+
+
+def shortfall_lines(side: Assembled) -> list[str]:
+    """Return, in sentences without a full stop, where a side is not what its config promises."""
+    short = side.shortfall
+    lines = []
+    if short.absent_layers or short.extra_layers:
+        lines.append(_layer_line(side))
+    elif short.beyond:
+        lines.append(f"more experts in the files than in the config: {_names(short.beyond)[0]}")
+    lacking = [n for n in short.lacking if (split_name(n)[1] or (-1,))[0] not in short.absent_layers]
+    if lacking:
+        what = "1 tensor" if len(lacking) == 1 else f"{len(lacking)} tensors"
+        lines += [f"the config promises {what} that no file holds: {_joined(_names(lacking))}"]
+    shapes: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = defaultdict(list)
+    for misfit in short.misfits:
+        shapes[misfit.shape, misfit.promised].append(misfit.name)
+    for (shape, promised), names in list(shapes.items())[:MAX_LINES]:
+        verb = "is" if len(names) == 1 else "are"
+        lines.append(
+            f"{_joined(_names(names))} {verb} {format_shape(shape)}, "
+            f"by the config {format_shape(promised)}"
+        )
+    return lines
+
+
+def _layer_line(side: Assembled) -> str:
+    short = side.shortfall
+    held = short.layers - len(short.absent_layers) + len(short.extra_layers)
+    text = f"{short.layers} layers in the config, {held} in the files"
+    if short.extra_layers:
+        return f"{text}: {_layers(short.extra_layers)} not counted"
+    size = side.checkpoint.parallelism
+    text += f": {_layers(short.absent_layers)} missing"
+    if side.checkpoint.has_ranks and short.layers % (size.pp * size.vpp):
+        # Ranks number their layers from 0, and stages may be uneven.
+        text += ", or others: they are numbered by their count in the files"
+    return text
+
+
+def _layers(numbers: tuple[int, ...]) -> str:
+    one = len(numbers) == 1
+    return f"layer{'' if one else 's'} {number_ranges(numbers)} {'is' if one else 'are'}"
+
+
+def _joined(names: list[str]) -> str:
+    more = len(names) - MAX_LINES
+    return ", ".join(names[:MAX_LINES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _names(names: Iterable[str]) -> list[str]:
+    """Return names that differ in numbers only as one, with ranges: `model.layers.0-3.mlp`."""
+    by_key: dict[str, list[Numbers]] = defaultdict(list)
+    for name in names:
+        key, numbers = split_name(name)
+        by_key[key].append(numbers)
+    found = []
+    for key, places in by_key.items():
+        axes = [sorted({numbers[d] for numbers in places}) for d in range(key.count("#"))]
+        product = 1
+        for axis in axes:
+            product *= len(axis)
+        if product == len(set(places)):
+            text = key
+            for axis in axes:
+                text = text.replace("#", number_ranges(axis, ","), 1)
+            found.append(text)
+        else:
+            found += [fill_template(key, numbers) for numbers in sorted(places)]
+    return found
