@@ -236,7 +236,7 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
         can_be_undone=False,
     ),
     "INCOMPLETE": FaultRow(
-        "fewer tensors than the config promises",
+        "tensors missing that the config promises, or of another shape",
         "what is missing keeps its initial values, or loading fails",
         can_be_undone=False,
     ),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.arch.fused import spellings
 from ckptdiff.arch.layer_parts import alternatives, part_of
 from ckptdiff.arch.order import in_model_order
 from ckptdiff.arch.templates import fill_name, fill_template, split_name, template
@@ -15,7 +16,6 @@ from ckptdiff.config.compare import config_side
 from ckptdiff.config.layer_parts import stated_parts
 from ckptdiff.dtypes import FLOATS
 from ckptdiff.errors import CkptDiffError
-from ckptdiff.text import format_shape, number_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 MAX_NAMES = 300_000  # that a config may promise: more than the largest models have
 MAX_HEADS = 100_000
-MAX_LINES = 8  # of `shortfall_lines` about names
 # The dimension that is the hidden size, by role, of a weight that Hugging Face stores as (out, in).
 _HIDDEN = {"embedding": 1, "head": 1, "qkv": 1, "fc1": 1, "proj": 0, "fc2": 0}
 
@@ -58,9 +57,10 @@ class _Promise:
             key, numbers = split_name(name)
             self.held[key].add(numbers)
             self.shapes[key].add(tensor.shape)
-        for name in chain(side.errors, side.packed):
-            key, numbers = split_name(name)
-            self.held[key].add(numbers)
+        for stored in chain(side.errors, side.packed):
+            for name in spellings(stored, architecture):
+                key, numbers = split_name(name)
+                self.held[key].add(numbers)
         self.decoder = [rule for rule in architecture.mappings if rule.of_layers]
         self.predicting = [rule for rule in architecture.mappings if rule.of_predictions]
 
@@ -85,7 +85,14 @@ class _Promise:
             layers,
             absent,
             tuple(extra),
+            tuple(self._unknown()) if lacking else (),
         )
+
+    def _unknown(self) -> Iterator[str]:
+        """Yield the stored names that no rule knows: what is lacking may have one of them."""
+        yield from self.side.unmapped
+        order_of = self.architecture.order_of
+        yield from (n for n in self.side.tensors if order_of(split_name(n)[0]) is None)
 
     def _is_of_these_rules(self) -> bool:
         """Return whether the names promise to be those of the rules.
@@ -198,19 +205,14 @@ class _Promise:
     def _is_fused(self, name: str) -> bool:
         """Return whether a name is part of a fused or packed tensor that could not be taken apart.
 
-        What it is stored as is in the way already, as an error or as packed.
+        That tensor is an error, or packed.
         """
         key, numbers = split_name(name)
-        stored = {*self.side.tensors, *self.side.errors, *self.side.packed}
+        stored = [*self.side.errors, *self.side.packed]
         for fused in self.architecture.fused:
             if key in map(template, fused.parts):
                 whole = fill_template(template(fused.hf), numbers[: fused.hf.count("{")])
-                spellings = [whole] + [
-                    prefix + whole[len(ours) :]
-                    for prefix, ours in self.architecture.prefixes
-                    if whole.startswith(ours)
-                ]
-                if any(spelling in stored for spelling in spellings):
+                if any(whole in spellings(name, self.architecture) for name in stored):
                     return True
         return False
 
@@ -263,76 +265,3 @@ class _Promise:
 
 def _fits(shape: tuple[int, ...], sizes: Mapping[int, int]) -> bool:
     return all(d < len(shape) and shape[d] == n for d, n in sizes.items())
-
-
-# ── words ────────────────────────────────────────────────────────────────────────────────────
-
-
-def shortfall_lines(side: Assembled) -> list[str]:
-    """Return, in sentences without a full stop, where a side is not what its config promises."""
-    short = side.shortfall
-    lines = []
-    if short.absent_layers or short.extra_layers:
-        lines.append(_layer_line(side))
-    elif short.beyond:
-        lines.append(f"more experts in the files than in the config: {_names(short.beyond)[0]}")
-    lacking = [n for n in short.lacking if (split_name(n)[1] or (-1,))[0] not in short.absent_layers]
-    if lacking:
-        what = "1 tensor" if len(lacking) == 1 else f"{len(lacking)} tensors"
-        lines += [f"the config promises {what} that no file holds: {_joined(_names(lacking))}"]
-    shapes: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = defaultdict(list)
-    for misfit in short.misfits:
-        shapes[misfit.shape, misfit.promised].append(misfit.name)
-    for (shape, promised), names in list(shapes.items())[:MAX_LINES]:
-        verb = "is" if len(names) == 1 else "are"
-        lines.append(
-            f"{_joined(_names(names))} {verb} {format_shape(shape)}, "
-            f"by the config {format_shape(promised)}"
-        )
-    return lines
-
-
-def _layer_line(side: Assembled) -> str:
-    short = side.shortfall
-    held = short.layers - len(short.absent_layers) + len(short.extra_layers)
-    text = f"{short.layers} layers in the config, {held} in the files"
-    if short.extra_layers:
-        return f"{text}: {_layers(short.extra_layers)} not counted"
-    size = side.checkpoint.parallelism
-    text += f": {_layers(short.absent_layers)} missing"
-    if side.checkpoint.has_ranks and short.layers % (size.pp * size.vpp):
-        # Ranks number their layers from 0, and stages may be uneven.
-        text += ", or others: they are numbered by their count in the files"
-    return text
-
-
-def _layers(numbers: tuple[int, ...]) -> str:
-    one = len(numbers) == 1
-    return f"layer{'' if one else 's'} {number_ranges(numbers)} {'is' if one else 'are'}"
-
-
-def _joined(names: list[str]) -> str:
-    more = len(names) - MAX_LINES
-    return ", ".join(names[:MAX_LINES]) + (f" and {more} more" if more > 0 else "")
-
-
-def _names(names: Iterable[str]) -> list[str]:
-    """Return names that differ in numbers only as one, with ranges: `model.layers.0-3.mlp`."""
-    by_key: dict[str, list[Numbers]] = defaultdict(list)
-    for name in names:
-        key, numbers = split_name(name)
-        by_key[key].append(numbers)
-    found = []
-    for key, places in by_key.items():
-        axes = [sorted({numbers[d] for numbers in places}) for d in range(key.count("#"))]
-        product = 1
-        for axis in axes:
-            product *= len(axis)
-        if product == len(set(places)):
-            text = key
-            for axis in axes:
-                text = text.replace("#", number_ranges(axis, ","), 1)
-            found.append(text)
-        else:
-            found += [fill_template(key, numbers) for numbers in sorted(places)]
-    return found

@@ -137,6 +137,7 @@ class Shortfall:
     layers: int = 0  # that the config counts
     absent_layers: tuple[int, ...] = ()  # of which no tensor is there
     extra_layers: tuple[int, ...] = ()  # behind those that the config counts
+    unknown: tuple[str, ...] = ()  # stored names of no rule, where names are lacking
 
     def __bool__(self) -> bool:
         return bool(self.lacking or self.beyond or self.misfits or self.absent_layers)

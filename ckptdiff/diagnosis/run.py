@@ -16,6 +16,7 @@ from ckptdiff.conversion.command import command_of
 from ckptdiff.conversion.destination import proposed_out
 from ckptdiff.conversion.plan import VOCAB_DIVISIBLE_BY, Target
 from ckptdiff.diagnosis.claims import claims
+from ckptdiff.diagnosis.claims.incomplete import incomplete
 from ckptdiff.diagnosis.finding import Claim, finding_of
 from ckptdiff.diagnosis.names import name_findings
 from ckptdiff.diagnosis.origins import Origins
@@ -54,6 +55,7 @@ def diagnose(
     yield from (_config_finding(line) for line in config if line.status == "conflict")
     yield from name_findings(a, b, results, mended_target(b))
     yield from _missing(a, b, results)
+    yield from incomplete(a, b, results)
     ask = ContentQueries(executor)
     explained: set[str] = set()
     for finding in (*tied_heads(a, b, results, ask), *zero_tails(a, b, results)):

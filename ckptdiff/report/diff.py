@@ -19,6 +19,7 @@ from ckptdiff.report.listed import (
     why_close,
 )
 from ckptdiff.report.names import adapter_document, names_document
+from ckptdiff.assembly.shortfall_words import shortfall_lines
 from ckptdiff.text import (
     format_bytes,
     format_cosine,
@@ -100,7 +101,27 @@ def side_document(side: Assembled) -> dict[str, Any]:
         "names": names_document(side),
         "adapter": adapter_document(side),
         "not_read": [relative_path(side, file) for file in checkpoint.ignored],
+        **shortfall_document(side),
     }
+
+
+def shortfall_document(side: Assembled) -> dict[str, Any]:
+    """Return where a side is not what its config promises, as fields of the JSON documents."""
+    short = side.shortfall
+    return {
+        "lacking": list(short.lacking),
+        "beyond": list(short.beyond),
+        "misfits": [
+            {"name": one.name, "shape": one.shape, "promised": one.promised}
+            for one in short.misfits
+        ],
+    }
+
+
+def incomplete_lines(side: Assembled) -> Iterator[str]:
+    """Yield lines that say where a side is not what its config promises; none if it is."""
+    for line in shortfall_lines(side):
+        yield f"✗  {printable(line)}"
 
 
 def diff_document(
@@ -251,8 +272,9 @@ def diff_lines(
     seconds: float | None = None,
 ) -> Iterator[str]:
     """Yield the summary of `ckptdiff diff`, line by line; `seconds` is how long it took."""
-    yield f"A  {side_line(a)}"
-    yield f"B  {side_line(b)}"
+    for letter, assembled in (("A", a), ("B", b)):
+        yield f"{letter}  {side_line(assembled)}"
+        yield from (f"   {line}" for line in incomplete_lines(assembled))
     yield ""
     # The finding of an adapter is one line for all of its tensors.
     summed_up = unmatched_by_adapter(a, b) if summary.findings else frozenset()
