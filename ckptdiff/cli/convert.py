@@ -85,6 +85,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-unmapped", action="store_true", help="leave out what no rule knows"
     )
+    parser.add_argument(
+        "--allow-incomplete", action="store_true",
+        help="write a source that is not what its config promises, as far as it is there",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is not empty")
     parser.add_argument(
         "--no-verify", action="store_true", help="do not compare the result with its source"
@@ -169,6 +173,7 @@ def _target(options: argparse.Namespace) -> Target:
         moe_grouped_gemm=options.moe_grouped_gemm,
         undo=tuple(map(_remap, options.undo)),
         allow_unmapped=options.allow_unmapped,
+        allow_incomplete=options.allow_incomplete,
         overwrite=options.overwrite,
     )
 
@@ -187,6 +192,8 @@ def _plan_lines(conversion: Conversion) -> Iterator[str]:
 def _document(
     conversion: Conversion, lost: list[Lost], compared: list[TensorDiff]
 ) -> dict[str, Any]:
+    from ckptdiff.report.diff import shortfall_document
+
     size = conversion.target.parallelism
     return {
         "schema": "ckptdiff.convert/1",
@@ -199,6 +206,7 @@ def _document(
         "tensors": len(conversion.source.tensors),
         "notes": list(conversion.notes),
         "left_out": list(conversion.left),
+        **shortfall_document(conversion.source),
         "losses": [
             {
                 "name": item.name,

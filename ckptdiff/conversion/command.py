@@ -45,6 +45,7 @@ def command_of(source: Path, out: Path, target: Target, like: Path | None = None
     for flag, wanted in (
         ("--moe-grouped-gemm", target.moe_grouped_gemm),
         ("--allow-unmapped", target.allow_unmapped),
+        ("--allow-incomplete", target.allow_incomplete),
         ("--overwrite", target.overwrite),
     ):
         if wanted:

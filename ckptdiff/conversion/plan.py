@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from ckptdiff.assembly.packed import plain_names
 from ckptdiff.checkpoint import Parallelism, Rank
 from ckptdiff.config.translate import huggingface_config, megatron_args, token_rows
+from ckptdiff.conversion.completeness import checked_against_config
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.conversion.storable import check_storable
 from ckptdiff.conversion.tied_head import settled_head
@@ -58,6 +59,7 @@ class Target:
     moe_grouped_gemm: bool = False  # name the experts as TEGroupedMLP does
     undo: tuple[Remap, ...] = ()  # faults to undo, the last first
     allow_unmapped: bool = False  # leave out tensors without a rule
+    allow_incomplete: bool = False  # write what is there of what the config promises
     overwrite: bool = False
 
 
@@ -92,6 +94,7 @@ def plan_conversion(
     notes: list[str] = []
     source, adapter = without_adapter(source, target, notes)
     left = _check_source(source, target)
+    source, uncut = checked_against_config(source, target, like, notes)
     if target.undo:
         source = undone(source, target.undo)
         notes += [f"taken out: {remap.kind}" for remap in target.undo]
@@ -108,9 +111,9 @@ def plan_conversion(
     kept = {name: tensor for name, tensor in source.tensors.items() if name not in left}
     if left and not target.allow_unmapped:
         dots = " …" if len(left) > 5 else ""
+        many = f"{len(left)} names are" if len(left) > 1 else "1 name is"
         raise UnsupportedLayout(
-            f"{len(left)} names are known by no rule and would be left out: "
-            f"{', '.join(left[:5])}{dots}",
+            f"{many} known by no rule and would be left out: {', '.join(left[:5])}{dots}",
             hint="allow-unmapped",
         )
     if left:
@@ -118,7 +121,8 @@ def plan_conversion(
     if source.derived:
         notes.append(f"{len(source.derived)} buffers that follow from the config are left out")
     source = replace(source, tensors=kept, unmapped=())
-    return Conversion(source, target, out, files, texts, tuple(notes), (*adapter, *left))
+    left = (*adapter, *left, *uncut)
+    return Conversion(source, target, out, files, texts, tuple(notes), left)
 
 
 def _check_out(out: Path, source: Assembled, target: Target) -> None:
@@ -148,7 +152,7 @@ def _check_source(source: Assembled, target: Target) -> tuple[str, ...]:
     if source.errors:
         name, error = next(iter(source.errors.items()))
         raise UnsupportedLayout(
-            f"{source.checkpoint.root}: {len(source.errors)} tensors cannot be read; "
+            f"{source.checkpoint.root}: {_count(len(source.errors), 'tensor')} cannot be read; "
             f"{name}: {error.text}"
         )
     if source.packed:
@@ -298,7 +302,7 @@ def _to_megatron(
             f"expert tensor parallel size {size.etp} is above TP {size.tp}: two ranks would share "
             "a file of Megatron's torch format; choose torch_dist"
         )
-    rows = side.tensors[side.architecture.embedding().hf[0]].shape[0]
+    rows = _token_rows(side)
     block = target.vocab_divisible_by * size.tp
     padded = -(-rows // block) * block
     if padded > rows:
@@ -348,6 +352,23 @@ def _to_megatron(
     )
     notes.append(f"{tensors} in {_count(len(files), 'file')}; {how}")
     return files, (*texts, (megatron.TRACKER, tracker.encode())), sharded.left
+
+
+def _token_rows(side: Assembled) -> int:
+    """Return the rows of the embedding; without one those of the head, or of the config.
+
+    Raises UnsupportedLayout if nothing tells them.
+    """
+    assert side.architecture is not None
+    assert side.config is not None
+    rules = [rule for rule in side.architecture.mappings if rule.of_vocabulary]
+    tables = [side.tensors[rule.hf[0]] for rule in rules if rule.hf[0] in side.tensors]
+    rows = tables[0].shape[0] if tables and tables[0].shape else side.config.vocab_size
+    if type(rows) is not int or rows < 1:
+        raise UnsupportedLayout(
+            f"{side.checkpoint.root}: has no embedding, and its config no size of the vocabulary"
+        )
+    return rows
 
 
 def _count(number: int, what: str) -> str:

@@ -49,5 +49,5 @@ def _finding(title: str, side: Assembled, names: Sequence[str]) -> Finding:
         tensors=tuple(names),
         layers=tuple(sorted({n[0] for n in numbers if n})),
         experts=tuple(sorted({n[1] for n in numbers if len(n) > 1})),
-        evidence="; ".join(lines),
+        evidence="; ".join(lines[1:]) or f"its files hold {len(side.tensors)} tensors",
     )

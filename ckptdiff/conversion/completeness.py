@@ -1,0 +1,78 @@
+"""Refuse a source that is not what its config promises, or write what is there of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptdiff.arch.templates import fill_name, split_name, template
+from ckptdiff.assembly.completeness import with_shortfall
+from ckptdiff.assembly.shortfall_words import shortfall_lines
+from ckptdiff.errors import UnsupportedLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.conversion.plan import Target
+
+
+def checked_against_config(
+    source: Assembled, target: Target, like: Assembled | None, notes: list[str]
+) -> tuple[Assembled, tuple[str, ...]]:
+    """Return the source with its shortfall, without what cannot be cut, and the names of that.
+
+    The config is the one that is written: that of `like` if it lends its own. Adds to `notes`.
+    Raises UnsupportedLayout for a source that is not what the config promises, unless the target
+    allows it, and for one without any tensor.
+    """
+    if not source.tensors:
+        raise UnsupportedLayout(f"{source.checkpoint.root}: holds no tensor that can be converted")
+    if target.to == "hf" and like is not None and source.architecture is not None:
+        source = replace(source, shortfall=_against(source, like).shortfall)
+    if not source.shortfall:
+        return source, ()
+    lines = shortfall_lines(source)
+    if not target.allow_incomplete:
+        raise UnsupportedLayout(
+            f"{source.checkpoint.root} is not what its config promises: {'; '.join(lines)}. "
+            "Copy what is missing, or mend the config",
+            hint="allow-incomplete",
+        )
+    notes += lines
+    notes.append("the config is written as it is, and promises what is missing")
+    uncut = () if target.to == "hf" else tuple(dict.fromkeys(_uncut(source)))
+    if uncut:
+        notes.append(f"left out, since it cannot be cut without the rest: {', '.join(uncut)}")
+    kept = {name: tensor for name, tensor in source.tensors.items() if name not in uncut}
+    return replace(source, tensors=kept), uncut
+
+
+def _against(source: Assembled, like: Assembled) -> Assembled:
+    """Return the source with its shortfall against the config of `like`."""
+    if like.config is None or like.architecture is None:
+        return source
+    seen = replace(source.checkpoint, config=like.checkpoint.config, convention="hf")
+    return with_shortfall(
+        replace(source, checkpoint=seen, config=like.config, architecture=like.architecture)
+    )
+
+
+def _uncut(source: Assembled) -> Iterator[str]:
+    """Yield the tensors that no rank's shard can be cut from.
+
+    They are of another shape than the config says, of a layer that it does not count, or go into
+    one tensor with another that is missing.
+    """
+    assert source.architecture is not None
+    lost = {*source.shortfall.lacking, *source.shortfall.beyond}
+    lost |= {misfit.name for misfit in source.shortfall.misfits}
+    yield from (name for name in source.tensors if name in lost)
+    joined = {template(hf): rule for rule in source.architecture.mappings for hf in rule.hf}
+    for name in source.tensors:
+        key, numbers = split_name(name)
+        rule = joined.get(key)
+        if rule is not None and len(rule.hf) > 1:
+            names = [fill_name(hf, numbers) for hf in rule.hf]
+            if any(other in lost or other not in source.tensors for other in names):
+                yield name
