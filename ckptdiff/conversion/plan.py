@@ -74,6 +74,7 @@ class Conversion:
     texts: tuple[tuple[str, bytes], ...]  # (path, content) of small files, written last, in order
     notes: tuple[str, ...]  # for the user, before the conversion starts
     left: tuple[str, ...]  # names that are left out: no rule knows them
+    like: Assembled | None = None  # the folder that lends config, tokenizer and names
 
     @property
     def nbytes(self) -> int:
@@ -122,7 +123,7 @@ def plan_conversion(
         notes.append(f"{len(source.derived)} buffers that follow from the config are left out")
     source = replace(source, tensors=kept, unmapped=())
     left = (*adapter, *left, *uncut)
-    return Conversion(source, target, out, files, texts, tuple(notes), left)
+    return Conversion(source, target, out, files, texts, tuple(notes), left, like)
 
 
 def _check_out(out: Path, source: Assembled, target: Target) -> None:

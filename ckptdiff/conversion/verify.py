@@ -5,8 +5,9 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptdiff.assembly.assemble import assemble, with_tied_head
+from ckptdiff.assembly.assemble import assemble, assemble_pair, with_tied_head
 from ckptdiff.comparison.run import diff, pair_names
+from ckptdiff.comparison.verdict import summarise
 from ckptdiff.errors import Unverified
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.results import Loss
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.conversion.plan import Conversion
     from ckptdiff.results import TensorDiff
 
@@ -47,6 +49,13 @@ def compare_with_source(
             f"{len(wrong)} tensors differ, {', '.join(sorted(wrong)[:3])} among them. Nothing was "
             "kept; this is a fault of ckptdiff or of the disk, please report it"
         )
+
+
+def compare_with_like(conversion: Conversion, executor: Executor) -> DiffSummary:
+    """Compare a finished conversion with the folder that it was to be like; return the summary."""
+    assert conversion.like is not None
+    a, b = assemble_pair(conversion.like.checkpoint, open_checkpoint(conversion.out))
+    return summarise(list(diff(a, b, executor)), a, b)
 
 
 def _newly_short(a: Assembled, b: Assembled, conversion: Conversion) -> list[str]:
