@@ -46,6 +46,14 @@ def _compressed(megatron: str, hf: str, lora_rank: str, extra: str | None = None
     return replace(rule, or_replicated=True)
 
 
+def _compresses_queries(c: ModelConfig) -> bool:
+    return c.q_lora_rank is not None
+
+
+def _has_query_norm(c: ModelConfig) -> bool:
+    return c.qk_layernorm and _compresses_queries(c)
+
+
 _COMPRESSED_QUERIES = (
     _compressed("linear_q_down_proj", "q_a_proj", "q_lora_rank"),
     norm(f"{MEGATRON}{_ATTENTION}q_layernorm.weight", f"{HF}self_attn.q_a_layernorm.weight"),
@@ -65,12 +73,7 @@ LATENT_ATTENTION = (
         promised=lambda c: c.q_lora_rank is None,
     ),
     *(
-        replace(
-            rule,
-            promised=lambda c, norm=rule.role == "norm": (
-                c.q_lora_rank is not None and (c.qk_layernorm or not norm)
-            ),
-        )
+        replace(rule, promised=_has_query_norm if rule.role == "norm" else _compresses_queries)
         for rule in _COMPRESSED_QUERIES
     ),
     _compressed("linear_kv_down_proj", "kv_a_proj_with_mqa", "kv_lora_rank", "qk_pos_emb_head_dim"),

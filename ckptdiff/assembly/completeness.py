@@ -71,11 +71,18 @@ class _Promise:
         count = sum(max(1, experts if rule.of_experts else 1) for rule in self.decoder) * layers
         misfits = tuple(self._misfits())
         in_files = self._layers_of(self.decoder)
-        predictions = self._predictions(in_files)
+        predictions = self._predictions()
         extra = sorted(n for n in in_files if n >= layers and n not in predictions)
         if count > MAX_NAMES:
-            absent = () if len(in_files) >= layers else (len(in_files), layers - 1)
-            return Shortfall((), (), misfits, layers, absent, tuple(extra))
+            # A hostile config may promise anything: its names are not listed.
+            first = range(len(in_files), layers)
+            return Shortfall(
+                misfits=misfits,
+                layers=layers,
+                layers_held=len(in_files - predictions),
+                absent_layers=tuple(first[:1]),
+                extra_layers=tuple(extra),
+            )
         absent = tuple(sorted(set(range(layers)) - in_files))
         lacking = {name: None for name in self._unheld(predictions) if not self._is_fused(name)}
         return Shortfall(
@@ -83,6 +90,7 @@ class _Promise:
             tuple(self._beyond(set(extra))),
             misfits,
             layers,
+            len(in_files - predictions),
             absent,
             tuple(extra),
             tuple(self._unknown()) if lacking else (),
@@ -190,7 +198,7 @@ class _Promise:
         keys = {template(hf) for rule in rules for hf in rule.hf}
         return {numbers[0] for key in keys for numbers in self.held[key] if numbers}
 
-    def _predictions(self, in_files: set[int]) -> frozenset[int]:
+    def _predictions(self) -> frozenset[int]:
         """Return the prediction layers that are promised, as Hugging Face numbers them.
 
         transformers leaves them out when it saves, so a Hugging Face folder has all or none.

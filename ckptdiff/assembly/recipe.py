@@ -135,7 +135,8 @@ class Shortfall:
     beyond: tuple[str, ...] = ()  # names of layers and experts that the config does not count
     misfits: tuple[Misfit, ...] = ()
     layers: int = 0  # that the config counts
-    absent_layers: tuple[int, ...] = ()  # of which no tensor is there
+    layers_held: int = 0  # of which a tensor is there
+    absent_layers: tuple[int, ...] = ()  # of which none is there; the first, of very many
     extra_layers: tuple[int, ...] = ()  # behind those that the config counts
     unknown: tuple[str, ...] = ()  # stored names of no rule, where names are lacking
 

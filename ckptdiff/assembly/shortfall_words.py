@@ -28,7 +28,9 @@ def shortfall_lines(side: Assembled) -> list[str]:
         lines.append(_layer_line(side))
     elif short.beyond:
         lines.append(f"more experts in the files than in the config: {_names(short.beyond)[0]}")
-    lacking = [n for n in short.lacking if (split_name(n)[1] or (-1,))[0] not in short.absent_layers]
+    lacking = [
+        n for n in short.lacking if (split_name(n)[1] or (-1,))[0] not in short.absent_layers
+    ]
     if lacking:
         what = "1 tensor" if len(lacking) == 1 else f"{len(lacking)} tensors"
         verb = "is" if len(lacking) == 1 else "are"
@@ -59,13 +61,14 @@ def shortfall_lines(side: Assembled) -> list[str]:
 
 def _layer_line(side: Assembled) -> str:
     short = side.shortfall
-    held = short.layers - len(short.absent_layers) + len(short.extra_layers)
-    text = f"{short.layers} layers in the config, {held} in the files"
+    text = f"{short.layers} layers in the config, {short.layers_held} in the files"
     if short.unknown:
         text += " under the names of its rules"
     if short.extra_layers:
         return f"{text}: {_layers(short.extra_layers)} not counted"
     size = side.checkpoint.parallelism
+    if len(short.absent_layers) + short.layers_held != short.layers:
+        return text
     text += f": {_layers(short.absent_layers)} missing"
     if side.checkpoint.has_ranks and short.layers % (size.pp * size.vpp):
         # Ranks number their layers from 0, and stages may be uneven.

@@ -14,6 +14,7 @@ from ckptdiff.errors import BadArgument
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
+
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.conversion.plan import Conversion, Target
     from ckptdiff.conversion.remap import Remap

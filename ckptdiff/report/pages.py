@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.errors import UnreadableFile
 from ckptdiff.assembly.shortfall_words import shortfall_lines
+from ckptdiff.errors import UnreadableFile
 from ckptdiff.report.diff import (
     GLYPH,
     VERDICT_GLYPH,
