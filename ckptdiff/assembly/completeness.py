@@ -205,7 +205,9 @@ class _Promise:
         """
         own = [rule for rule in self.predicting if rule.role == "eh_proj"]
         there = {n[0] if n else 0 for rule in own for n in self.held[template(rule.hf[0])]}
-        if not self.predicting or not (there or self.side.checkpoint.convention == "megatron"):
+        checkpoint = self.side.checkpoint
+        is_stated = checkpoint.convention == "megatron" and checkpoint.config is not None
+        if not self.predicting or not (there or is_stated):
             return frozenset()
         start = self.architecture.layers_of(self.predicting[0], self.config.num_layers).start
         return frozenset(range(start, start + min(self.config.mtp_num_layers, 100))) | there

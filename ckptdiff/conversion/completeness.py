@@ -76,3 +76,33 @@ def _uncut(source: Assembled) -> Iterator[str]:
             names = [fill_name(hf, numbers) for hf in rule.hf]
             if any(other in lost or other not in source.tensors for other in names):
                 yield name
+
+
+def has_predictions(side: Assembled) -> bool:
+    """Return whether a side holds a tensor of a prediction layer."""
+    assert side.architecture is not None
+    assert side.config is not None
+    found = [split_name(name) for name in side.tensors]
+    for rule in side.architecture.mappings:
+        if rule.of_predictions and rule.role == "eh_proj":
+            layers = side.architecture.layers_of(rule, side.config.num_layers)
+            key = template(rule.hf[0])
+            return any(k == key and (not n or n[0] in layers) for k, n in found)
+    return False
+
+
+def rows_of_vocabulary(side: Assembled) -> int:
+    """Return the rows of the embedding; without one those of the head, or of the config.
+
+    Raises UnsupportedLayout if nothing tells them.
+    """
+    assert side.architecture is not None
+    assert side.config is not None
+    rules = [rule for rule in side.architecture.mappings if rule.of_vocabulary]
+    tables = [side.tensors[rule.hf[0]] for rule in rules if rule.hf[0] in side.tensors]
+    rows = tables[0].shape[0] if tables and tables[0].shape else side.config.vocab_size
+    if type(rows) is not int or rows < 1:
+        raise UnsupportedLayout(
+            f"{side.checkpoint.root}: has no embedding, and its config no size of the vocabulary"
+        )
+    return rows

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Literal
 from ckptdiff.assembly.packed import plain_names
 from ckptdiff.checkpoint import Parallelism, Rank
 from ckptdiff.config.translate import huggingface_config, megatron_args, token_rows
-from ckptdiff.conversion.completeness import checked_against_config
+from ckptdiff.conversion.completeness import (
+    checked_against_config,
+    has_predictions,
+    rows_of_vocabulary,
+)
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.conversion.storable import check_storable
 from ckptdiff.conversion.tied_head import settled_head
@@ -303,7 +307,7 @@ def _to_megatron(
             f"expert tensor parallel size {size.etp} is above TP {size.tp}: two ranks would share "
             "a file of Megatron's torch format; choose torch_dist"
         )
-    rows = _token_rows(side)
+    rows = rows_of_vocabulary(side)
     block = target.vocab_divisible_by * size.tp
     padded = -(-rows // block) * block
     if padded > rows:
@@ -326,6 +330,9 @@ def _to_megatron(
         last_layers=last,
     )
     notes += assumed
+    if getattr(args, "mtp_num_layers", None) and not has_predictions(side):
+        args.mtp_num_layers = None
+        notes.append("the config counts prediction layers, the files hold none: args count none")
     saved = side.checkpoint.iteration
     iteration = 1 if saved is None or side.checkpoint.convention == "hf" else saved
     texts: tuple[tuple[str, bytes], ...] = ()
@@ -353,23 +360,6 @@ def _to_megatron(
     )
     notes.append(f"{tensors} in {_count(len(files), 'file')}; {how}")
     return files, (*texts, (megatron.TRACKER, tracker.encode())), sharded.left
-
-
-def _token_rows(side: Assembled) -> int:
-    """Return the rows of the embedding; without one those of the head, or of the config.
-
-    Raises UnsupportedLayout if nothing tells them.
-    """
-    assert side.architecture is not None
-    assert side.config is not None
-    rules = [rule for rule in side.architecture.mappings if rule.of_vocabulary]
-    tables = [side.tensors[rule.hf[0]] for rule in rules if rule.hf[0] in side.tensors]
-    rows = tables[0].shape[0] if tables and tables[0].shape else side.config.vocab_size
-    if type(rows) is not int or rows < 1:
-        raise UnsupportedLayout(
-            f"{side.checkpoint.root}: has no embedding, and its config no size of the vocabulary"
-        )
-    return rows
 
 
 def _count(number: int, what: str) -> str:
