@@ -18,7 +18,7 @@ from ckptdiff.dtypes import FLOATS
 from ckptdiff.errors import CkptDiffError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from ckptdiff.arch.base import Architecture, ParamMapping
     from ckptdiff.arch.layer_parts import Part
@@ -132,7 +132,7 @@ class _Promise:
             if rule.role == "head" and self._is_tied_or_headless():
                 continue
             for hf in rule.hf:
-                if not self.held[template(hf)] and self._is_promised(rule, (hf,)):
+                if not self.held[template(hf)] and self._is_promised(rule, elsewhere=False):
                     yield hf
         layers = frozenset(range(self.config.num_layers))
         yield from self._unheld_in(self.decoder, layers)
@@ -142,9 +142,9 @@ class _Promise:
         tied = self.config.tied_embeddings or self._settings.get("tie_word_embeddings") is True
         return tied or not self._has_head()
 
-    def _is_promised(self, rule: ParamMapping, held: Iterable[object]) -> bool:
-        """Return whether a rule's tensor is promised; `held` are places that have one."""
-        return rule.promised is None or rule.promised(self.config) or any(held)
+    def _is_promised(self, rule: ParamMapping, *, elsewhere: bool) -> bool:
+        """Return whether a rule's tensor is promised; `elsewhere`: another layer has one."""
+        return elsewhere or rule.promised is None or rule.promised(self.config)
 
     def _unheld_in(self, rules: list[ParamMapping], layers: frozenset[int]) -> Iterator[str]:
         """Yield the names of layers that are promised and not held."""
@@ -157,7 +157,7 @@ class _Promise:
             within = layers if part is None else of_part[part]
             keys = {hf: self.held[template(hf)] for hf in rule.hf}
             there = {n[0] for found in keys.values() for n in found if n} & within
-            if not within or not self._is_promised(rule, there):
+            if not within or not self._is_promised(rule, elsewhere=bool(there)):
                 continue
             for hf, found in keys.items():
                 if "{" not in hf:

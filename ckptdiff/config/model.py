@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.config.fields.experts import SIGMOID
 from ckptdiff.errors import UnknownConfig
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def from_huggingface(config: Mapping[str, Any], *, tied_by_default: bool = False
             proj_bias=config.get("attention_bias") is True,
             mlp_bias=config.get("mlp_bias") is True,
             qk_layernorm=bool(config.get("use_qk_norm", config.get("kv_lora_rank"))),
-            router_bias=config.get("topk_method") == "noaux_tc",
+            router_bias=config.get("topk_method", _topk_method(config)) == "noaux_tc",
         ),
         "config.json",
     )
@@ -187,6 +188,11 @@ def from_meta(params: Mapping[str, Any], *, ffn: int, vocabulary: int, tied: boo
         ),
         "params.json",
     )
+
+
+def _topk_method(config: Mapping[str, Any]) -> str | None:
+    """Return the method that transformers hard-codes for a class without a field for it."""
+    return "noaux_tc" if config.get("model_type") in SIGMOID else None
 
 
 def _listed(config: Mapping[str, Any]) -> int | None:
