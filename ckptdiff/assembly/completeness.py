@@ -57,6 +57,8 @@ class _Promise:
             key, numbers = split_name(name)
             self.held[key].add(numbers)
             self.shapes[key].add(tensor.shape)
+        self._layers_of_key: dict[str, set[int]] = {}
+        self._full: dict[str, bool] = {}
         for stored in chain(side.errors, side.packed):
             for name in spellings(stored, architecture):
                 key, numbers = split_name(name)
@@ -155,11 +157,14 @@ class _Promise:
         for rule in rules:
             part = part_of(rule)
             within = layers if part is None else of_part[part]
-            keys = {hf: self.held[template(hf)] for hf in rule.hf}
-            there = {n[0] for found in keys.values() for n in found if n} & within
-            if not within or not self._is_promised(rule, elsewhere=bool(there)):
+            keys = {hf: template(hf) for hf in rule.hf}
+            there = any(not within.isdisjoint(self._layers(key)) for key in keys.values())
+            if not within or not self._is_promised(rule, elsewhere=there):
                 continue
-            for hf, found in keys.items():
+            for hf, key in keys.items():
+                found = self.held[key]
+                if rule.of_experts and within <= self._layers(key) and self._is_full(key):
+                    continue
                 if "{" not in hf:
                     wanted: set[Numbers] = {()}
                 elif rule.of_experts:
@@ -169,6 +174,21 @@ class _Promise:
                 if not wanted <= found:
                     yield from (fill_name(hf, numbers) for numbers in wanted - found)
 
+    def _layers(self, key: str) -> set[int]:
+        """Return the layers that hold a tensor of this template."""
+        if key not in self._layers_of_key:
+            self._layers_of_key[key] = {n[0] for n in self.held[key] if n}
+        return self._layers_of_key[key]
+
+    def _is_full(self, key: str) -> bool:
+        """Return whether every layer that has one of these experts has all, and no more."""
+        if key not in self._full:
+            count = self.config.num_experts
+            numbers = {n[-1] for n in self.held[key]}
+            size = len(self._layers(key)) * count
+            self._full[key] = numbers == set(range(count)) and len(self.held[key]) == size
+        return self._full[key]
+
     def _layers_by_part(
         self, rules: list[ParamMapping], layers: frozenset[int]
     ) -> dict[Part, frozenset[int]]:
@@ -177,7 +197,7 @@ class _Promise:
         for rule in rules:
             part = part_of(rule)
             if part is not None:
-                shown[part] |= {n[0] for hf in rule.hf for n in self.held[template(hf)] if n}
+                shown[part] |= {n for hf in rule.hf for n in self._layers(template(hf))}
         found: dict[Part, frozenset[int]] = defaultdict(frozenset)
         parts = {part for rule in rules if (part := part_of(rule)) is not None}
         for group in alternatives(self.architecture):
@@ -195,8 +215,7 @@ class _Promise:
 
     def _layers_of(self, rules: list[ParamMapping]) -> set[int]:
         """Return the layers that hold a tensor of one of the rules."""
-        keys = {template(hf) for rule in rules for hf in rule.hf}
-        return {numbers[0] for key in keys for numbers in self.held[key] if numbers}
+        return {n for rule in rules for hf in rule.hf for n in self._layers(template(hf))}
 
     def _predictions(self) -> frozenset[int]:
         """Return the prediction layers that are promised, as Hugging Face numbers them.
@@ -231,6 +250,8 @@ class _Promise:
         experts = self.config.num_experts
         rules = {template(hf): rule for rule in self.decoder for hf in rule.hf}
         for key, rule in rules.items():
+            if self._layers(key).isdisjoint(extra) and (not rule.of_experts or self._is_full(key)):
+                continue
             for numbers in self.held[key]:
                 if numbers[0] in extra or (rule.of_experts and numbers[-1] >= experts):
                     yield fill_template(key, numbers)

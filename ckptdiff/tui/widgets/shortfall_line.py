@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.session import Session
 
 
+MAX_ROWS = 2  # for one side
+
+
 class ShortfallLine(Widget):
-    """One line for each side that falls short; none while both are whole."""
+    """A sentence for each side that falls short; no line while both are whole."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"shortfall-line--words"}
     DEFAULT_CSS = """
@@ -46,7 +49,7 @@ class ShortfallLine(Widget):
         for letter, found in self._sides():
             more = f"   and {len(found) - 1} more" if len(found) > 1 else ""
             words = f"{glyph} {letter}{printable(found[0])}"
-            room = max(8, width - len(more))
+            room = max(8, MAX_ROWS * (width - 1) - len(more))  # a row may break early
             lines.append(fitted(words, room, ascii_only=session.ascii_only).rstrip() + more)
         style = self.get_visual_style("shortfall-line--words")
         return Content("\n").join(Content.styled(line, style) for line in lines)
