@@ -32,15 +32,15 @@ def checked_against_config(
         source = replace(source, shortfall=_against(source, like).shortfall)
     if not source.shortfall:
         return source, ()
-    lines = shortfall_lines(source)
+    lines = [line.removeprefix("incomplete: ") for line in shortfall_lines(source)]
     if not target.allow_incomplete:
         raise UnsupportedLayout(
             f"{source.checkpoint.root} is not what its config promises: {'; '.join(lines)}. "
             "Copy what is missing, or mend the config",
             hint="allow-incomplete",
         )
-    notes += lines
-    notes.append("the config is written as it is, and promises what is missing")
+    notes += [f"not as the config promises: {line}" for line in lines]
+    notes.append("the config is written as it is, and promises more or other than is there")
     uncut = () if target.to == "hf" else tuple(dict.fromkeys(_uncut(source)))
     if uncut:
         notes.append(f"left out, since it cannot be cut without the rest: {', '.join(uncut)}")
