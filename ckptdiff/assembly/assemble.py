@@ -58,7 +58,11 @@ def assemble_pair(
     Raises UnknownConfig as `assemble` does.
     """
     first, second = _pair(a, b, alone)
-    first, second = with_equal_names(first, second)
+    sides = with_equal_names(first, second)
+    first, second = (
+        side if side is was else with_shortfall(side)
+        for side, was in zip(sides, (first, second), strict=True)
+    )
     first, second = _without_packed(first, second), _without_packed(second, first)
     return with_tied_head(first, second), with_tied_head(second, first)
 

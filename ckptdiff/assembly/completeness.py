@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.arch.fused import spellings
+from ckptdiff.arch.fused import knows, spellings
 from ckptdiff.arch.layer_parts import alternatives, part_of
 from ckptdiff.arch.order import in_model_order
 from ckptdiff.arch.templates import fill_name, fill_template, split_name, template
@@ -39,7 +39,8 @@ def with_shortfall(side: Assembled) -> Assembled:
     A tensor that some models of the family have is promised if the config says so, or if another
     layer of the same kind has it. Without rules or config nothing is promised.
     """
-    if side.architecture is None or side.config is None:
+    is_alone = side.adapter is not None and side.adapter.is_alone
+    if side.architecture is None or side.config is None or is_alone:
         return side
     return replace(side, shortfall=_Promise(side, side.architecture, side.config).shortfall())
 
@@ -100,9 +101,11 @@ class _Promise:
 
     def _unknown(self) -> Iterator[str]:
         """Yield the stored names that no rule knows: what is lacking may have one of them."""
+        adapter = () if self.side.adapter is None else self.side.adapter.names
         yield from self.side.unmapped
-        order_of = self.architecture.order_of
-        yield from (n for n in self.side.tensors if order_of(split_name(n)[0]) is None)
+        for name in self.side.tensors:
+            if name not in adapter and not knows(self.architecture, split_name(name)[0]):
+                yield name
 
     def _is_of_these_rules(self) -> bool:
         """Return whether the names promise to be those of the rules.

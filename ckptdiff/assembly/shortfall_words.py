@@ -36,8 +36,7 @@ def shortfall_lines(side: Assembled) -> list[str]:
         verb = "is" if len(lacking) == 1 else "are"
         known = " under the names of its rules" if short.unknown else ""
         lines.append(
-            f"{what} of the config {verb} not in the files{known}: "
-            f"{_joined(_names(lacking))}"
+            f"{what} of the config {verb} not in the files{known}: {_joined(_names(lacking))}"
         )
     if short.unknown:
         count = len(short.unknown)

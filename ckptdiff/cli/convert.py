@@ -188,7 +188,7 @@ def _plan_lines(conversion: Conversion) -> Iterator[str]:
 def _document(
     conversion: Conversion, lost: list[Lost], compared: list[TensorDiff]
 ) -> dict[str, Any]:
-    from ckptdiff.report.diff import shortfall_document
+    from ckptdiff.report.shortfall import shortfall_document
 
     size = conversion.target.parallelism
     return {

@@ -19,7 +19,7 @@ from ckptdiff.report.listed import (
     why_close,
 )
 from ckptdiff.report.names import adapter_document, names_document
-from ckptdiff.assembly.shortfall_words import shortfall_lines
+from ckptdiff.report.shortfall import incomplete_lines, shortfall_document
 from ckptdiff.text import (
     format_bytes,
     format_cosine,
@@ -103,25 +103,6 @@ def side_document(side: Assembled) -> dict[str, Any]:
         "not_read": [relative_path(side, file) for file in checkpoint.ignored],
         **shortfall_document(side),
     }
-
-
-def shortfall_document(side: Assembled) -> dict[str, Any]:
-    """Return where a side is not what its config promises, as fields of the JSON documents."""
-    short = side.shortfall
-    return {
-        "lacking": list(short.lacking),
-        "beyond": list(short.beyond),
-        "misfits": [
-            {"name": one.name, "shape": one.shape, "promised": one.promised}
-            for one in short.misfits
-        ],
-    }
-
-
-def incomplete_lines(side: Assembled) -> Iterator[str]:
-    """Yield lines that say where a side is not what its config promises; none if it is."""
-    for line in shortfall_lines(side):
-        yield f"✗  {printable(line)}"
 
 
 def diff_document(

@@ -10,12 +10,11 @@ from ckptdiff.comparison.packed import schemes_of
 from ckptdiff.formats import read_entries
 from ckptdiff.report.diff import (
     family_of,
-    incomplete_lines,
     relative_path,
-    shortfall_document,
     side_document,
     side_line,
 )
+from ckptdiff.report.shortfall import incomplete_lines, shortfall_document
 from ckptdiff.text import format_box, format_bytes, format_shape, printable
 
 if TYPE_CHECKING:

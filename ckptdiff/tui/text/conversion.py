@@ -42,7 +42,7 @@ def _kept(plan: ConversionPlan, session: Session, side: Side) -> list[tuple[int,
     return [
         (number, finding)
         for number, finding in session.diagnosis.faults
-        if finding.undo is None or finding.undo not in undone
+        if finding.undo not in undone and (finding.undo or number not in session.diagnosis.targets)
         if not (finding.kind == "CONFIG" and plan.draft.like is not None)
     ]
 
