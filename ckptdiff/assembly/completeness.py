@@ -45,6 +45,14 @@ def with_shortfall(side: Assembled) -> Assembled:
     return replace(side, shortfall=_Promise(side, side.architecture, side.config).shortfall())
 
 
+def packed_misfits(side: Assembled) -> list[Misfit]:
+    """Return the tensors of another shape than the config promises that hold no plain floats."""
+    if side.architecture is None or side.config is None:
+        return []
+    found = _Promise(side, side.architecture, side.config).misfits()
+    return [one for one in found if side.tensors[one.name].dtype not in FLOATS]
+
+
 class _Promise:
     """What is held, by template, while it is compared with what is promised."""
 
@@ -72,7 +80,9 @@ class _Promise:
         if not self._is_of_these_rules():
             return Shortfall()
         count = sum(max(1, experts if rule.of_experts else 1) for rule in self.decoder) * layers
-        misfits = tuple(self._misfits())
+        tensors = self.side.tensors
+        # What is packed has another shape, and is no gap.
+        misfits = tuple(one for one in self.misfits() if tensors[one.name].dtype in FLOATS)
         in_files = self._layers_of(self.decoder)
         predictions = self._predictions()
         extra = sorted(n for n in in_files if n >= layers and n not in predictions)
@@ -261,7 +271,7 @@ class _Promise:
 
     # ── shapes ───────────────────────────────────────────────────────────────────────────────
 
-    def _misfits(self) -> Iterator[Misfit]:
+    def misfits(self) -> Iterator[Misfit]:
         """Yield the tensors whose shape is not the one that rules and config give."""
         wrong: dict[str, dict[int, int]] = {}
         for rule in self.architecture.mappings:
@@ -274,7 +284,7 @@ class _Promise:
             return
         for name, tensor in self.side.tensors.items():
             sizes = wrong.get(split_name(name)[0], {})
-            if tensor.dtype in FLOATS and not _fits(tensor.shape, sizes):
+            if not _fits(tensor.shape, sizes):
                 promised = tuple(sizes.get(d, n) for d, n in enumerate(tensor.shape))
                 yield Misfit(name, tensor.shape, promised)
 

@@ -60,7 +60,8 @@ def shortfall_lines(side: Assembled) -> list[str]:
 
 def _layer_line(side: Assembled) -> str:
     short = side.shortfall
-    text = f"{short.layers} layers in the config, {short.layers_held} in the files"
+    count = "1 layer" if short.layers == 1 else f"{short.layers} layers"
+    text = f"{count} in the config, {short.layers_held} in the files"
     if short.unknown:
         text += " under the names of its rules"
     if short.extra_layers:

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.templates import fill_name, split_name, template
-from ckptdiff.assembly.completeness import with_shortfall
+from ckptdiff.assembly.completeness import packed_misfits, with_shortfall
 from ckptdiff.assembly.shortfall_words import shortfall_lines
 from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.text import format_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +29,21 @@ def checked_against_config(
     """
     if not source.tensors:
         raise UnsupportedLayout(f"{source.checkpoint.root}: holds no tensor that can be converted")
+    packed = packed_misfits(source) if target.to != "hf" else []
+    if packed:
+        name, tensor = packed[0].name, source.tensors[packed[0].name]
+        raise UnsupportedLayout(
+            f"{source.checkpoint.root}: {name} is {tensor.dtype} {format_shape(tensor.shape)}, by "
+            f"the config {format_shape(packed[0].promised)}: packed weights cannot be cut; unpack "
+            "them first"
+        )
     if target.to == "hf" and like is not None and source.architecture is not None:
         source = replace(source, shortfall=_against(source, like).shortfall)
+    if target.to != "hf" and _is_headless(source):
+        notes.append(
+            "its class has no head over the vocabulary, and args promise an output layer: Megatron "
+            "starts it anew, or refuses to load"
+        )
     if not source.shortfall:
         return source, ()
     lines = [line.removeprefix("incomplete: ") for line in shortfall_lines(source)]
@@ -46,6 +60,15 @@ def checked_against_config(
         notes.append(f"left out, since it cannot be cut without the rest: {', '.join(uncut)}")
     kept = {name: tensor for name, tensor in source.tensors.items() if name not in uncut}
     return replace(source, tensors=kept), uncut
+
+
+def _is_headless(source: Assembled) -> bool:
+    """Return whether an untied source has no head, and its config promises none."""
+    assert source.architecture is not None
+    heads = [rule.hf[0] for rule in source.architecture.mappings if rule.role == "head"]
+    there = {*source.tensors, *source.shortfall.lacking}
+    is_tied = source.config is None or source.config.tied_embeddings
+    return not is_tied and not there.intersection(heads)
 
 
 def _against(source: Assembled, like: Assembled) -> Assembled:
