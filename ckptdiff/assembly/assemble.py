@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly.adapters import with_adapter
-from ckptdiff.assembly.compose import renamed
 from ckptdiff.assembly.completeness import with_shortfall
+from ckptdiff.assembly.compose import renamed
 from ckptdiff.assembly.equal_names import with_equal_names
 from ckptdiff.assembly.from_huggingface import assemble_huggingface
 from ckptdiff.assembly.from_megatron import assemble_megatron
