@@ -15,6 +15,7 @@ from ckptdiff.conversion.completeness import (
     rows_of_vocabulary,
 )
 from ckptdiff.conversion.output_file import OutputFile
+from ckptdiff.conversion.stages import stages_of, uneven_ends
 from ckptdiff.conversion.storable import check_storable
 from ckptdiff.conversion.tied_head import settled_head
 from ckptdiff.conversion.torch_dist_files import distributed_files
@@ -27,10 +28,9 @@ from ckptdiff.formats import megatron
 from ckptdiff.formats.files import leads_out
 from ckptdiff.formats.safetensors import lay_out
 from ckptdiff.resharding.to_huggingface import INDEX, file_names, index_text, split_files, stored
-from ckptdiff.resharding.to_megatron import even_stages, shard
+from ckptdiff.resharding.to_megatron import shard
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from ckptdiff.arch.naming import Names
@@ -315,8 +315,8 @@ def _to_megatron(
             f"vocabulary: {padded - rows} padding rows added to {rows}, each a copy of the last"
         )
     config = replace(side.config, vocab_size=rows, padded_vocab_size=padded)
-    stages = _stages(config.num_layers, target)
-    first, last = _uneven_ends(stages)
+    stages = stages_of(config.num_layers, target)
+    first, last = uneven_ends(stages)
     args, assumed = megatron_args(
         side,
         size,
@@ -364,38 +364,3 @@ def _to_megatron(
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _uneven_ends(stages: Sequence[int]) -> tuple[int | None, int | None]:
-    """Return the layers of the first and the last stage; None where Megatron's default is right."""
-    if len(set(stages)) == 1:
-        return None, None
-    return stages[0], stages[-1] if len(set(stages[1:])) > 1 else None
-
-
-def _stages(num_layers: int, target: Target) -> Sequence[int]:
-    """Return the layers of each (chunk, stage), as `even_stages` does.
-
-    Raises BadArgument if the stages that the target leaves open cannot be even, UnsupportedLayout
-    as `even_stages`.
-    """
-    first, last = target.first_layers, target.last_layers
-    pp = target.parallelism.pp
-    if first is None and last is None:
-        return even_stages(num_layers, target.parallelism)
-    ends = (first is not None) + (last is not None)
-    rest = num_layers - (first or 0) - (last or 0)
-    between = pp - ends
-    if (
-        target.parallelism.vpp > 1
-        or between < 0
-        or rest < 0
-        or (rest % between if between else rest)
-    ):
-        raise BadArgument(
-            f"{num_layers} layers: with {first or 0} on the first and {last or 0} on the last "
-            f"stage, {rest} cannot be cut evenly for the other {between}"
-        )
-    each = rest // between if between else 0
-    middle = [each] * between
-    return [*([first] if first is not None else []), *middle, *([last] if last is not None else [])]
