@@ -29,6 +29,7 @@ Hint = Literal[
     "no-bos",  # a prompt as it is, without BOS
     "overwrite",
     "allow-unmapped",  # convert what the rules know, leave out the rest
+    "allow-incomplete",  # convert what is there of what the config promises
     "cpu",  # compute without a GPU
 ]
 

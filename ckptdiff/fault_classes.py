@@ -238,7 +238,7 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
         is_of_names=True,
     ),
     "INCOMPLETE": FaultRow(
-        "fewer tensors than the config promises",
+        "tensors missing that the config promises, or of another shape",
         "what is missing keeps its initial values, or loading fails",
         can_be_undone=False,
     ),

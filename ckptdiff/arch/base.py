@@ -70,6 +70,9 @@ class ParamMapping:
     zero_centred: bool = False
     # The number of rows of each block, if the rule is one of `blocks`.
     block_rows: Callable[[ModelConfig], list[int]] | None = None
+    # Whether a config promises the tensor; None: every config of the family does. Where one does
+    # not, a layer has the tensor if others of its kind do.
+    promised: Callable[[ModelConfig], bool] | None = None
 
     @property
     def of_experts(self) -> bool:

@@ -46,12 +46,15 @@ def _compressed(megatron: str, hf: str, lora_rank: str, extra: str | None = None
     return replace(rule, or_replicated=True)
 
 
-LATENT_ATTENTION = (
-    column(
-        f"{MEGATRON}{_ATTENTION}linear_q_proj.weight",
-        f"{HF}self_attn.q_proj.weight",
-        lambda c: c.num_attention_heads * (c.qk_head_dim + c.qk_pos_emb_head_dim),
-    ),
+def _compresses_queries(c: ModelConfig) -> bool:
+    return c.q_lora_rank is not None
+
+
+def _has_query_norm(c: ModelConfig) -> bool:
+    return c.qk_layernorm and _compresses_queries(c)
+
+
+_COMPRESSED_QUERIES = (
     _compressed("linear_q_down_proj", "q_a_proj", "q_lora_rank"),
     norm(f"{MEGATRON}{_ATTENTION}q_layernorm.weight", f"{HF}self_attn.q_a_layernorm.weight"),
     column(
@@ -59,8 +62,25 @@ LATENT_ATTENTION = (
         f"{HF}self_attn.q_b_proj.weight",
         lambda c: c.num_attention_heads * (c.qk_head_dim + c.qk_pos_emb_head_dim),
     ),
+)
+LATENT_ATTENTION = (
+    replace(
+        column(
+            f"{MEGATRON}{_ATTENTION}linear_q_proj.weight",
+            f"{HF}self_attn.q_proj.weight",
+            lambda c: c.num_attention_heads * (c.qk_head_dim + c.qk_pos_emb_head_dim),
+        ),
+        promised=lambda c: c.q_lora_rank is None,
+    ),
+    *(
+        replace(rule, promised=_has_query_norm if rule.role == "norm" else _compresses_queries)
+        for rule in _COMPRESSED_QUERIES
+    ),
     _compressed("linear_kv_down_proj", "kv_a_proj_with_mqa", "kv_lora_rank", "qk_pos_emb_head_dim"),
-    norm(f"{MEGATRON}{_ATTENTION}kv_layernorm.weight", f"{HF}self_attn.kv_a_layernorm.weight"),
+    replace(
+        norm(f"{MEGATRON}{_ATTENTION}kv_layernorm.weight", f"{HF}self_attn.kv_a_layernorm.weight"),
+        promised=lambda c: c.qk_layernorm,
+    ),
     column(
         f"{MEGATRON}{_ATTENTION}linear_kv_up_proj.weight",
         f"{HF}self_attn.kv_b_proj.weight",
@@ -73,8 +93,11 @@ LATENT_ATTENTION = (
         role="proj",
     ),
 )
-ROUTER_BIAS = replicated(
-    f"{MEGATRON}mlp.router.expert_bias", f"{HF}mlp.gate.e_score_correction_bias", role="router"
+ROUTER_BIAS = replace(
+    replicated(
+        f"{MEGATRON}mlp.router.expert_bias", f"{HF}mlp.gate.e_score_correction_bias", role="router"
+    ),
+    promised=lambda c: c.router_bias,
 )
 LAYER = (
     INPUT_NORM,

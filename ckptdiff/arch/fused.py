@@ -42,7 +42,7 @@ def canonical(
     found: dict[str, TensorRef] = {}
     errors: dict[str, str] = {}
     for stored, ref in tensors.items():
-        for name in _spellings(stored, architecture):
+        for name in spellings(stored, architecture):
             key, indices = split_name(name)
             if key in fused_by_key or architecture.order_of(key) is not None:
                 break
@@ -82,7 +82,7 @@ def knows(architecture: Architecture, key: str) -> bool:
         return True
     return any(
         _is_of_rules(spelling, architecture) or _has_known_host(spelling, architecture)
-        for spelling in _spellings(key, architecture)
+        for spelling in spellings(key, architecture)
     )
 
 
@@ -97,7 +97,7 @@ def _is_of_rules(name: str, architecture: Architecture) -> bool:
 
 def _beside_a_known(stored: str, architecture: Architecture) -> str:
     """Return a name with the prefix of the rules if it stands beside one that they know."""
-    for name in _spellings(stored, architecture):
+    for name in spellings(stored, architecture):
         if _has_known_host(name, architecture):
             return name
     return stored
@@ -117,7 +117,7 @@ def _has_known_host(name: str, architecture: Architecture) -> bool:
     return any(_is_of_rules(host, architecture) for host in hosts)
 
 
-def _spellings(name: str, architecture: Architecture) -> Iterator[str]:
+def spellings(name: str, architecture: Architecture) -> Iterator[str]:
     """Yield a stored name as it is, then with a known prefix replaced by that of the rules."""
     yield name
     for prefix, ours in architecture.prefixes:

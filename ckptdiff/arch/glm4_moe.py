@@ -5,6 +5,8 @@ Sources: transformers' modeling_glm4_moe; Megatron-Bridge's glm45_bridge.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ckptdiff.arch.base import Architecture
 from ckptdiff.arch.deepseek import ROUTER_BIAS, SHARED_BY_MTP, predictions
 from ckptdiff.arch.llama import (
@@ -15,7 +17,7 @@ from ckptdiff.arch.llama import (
     INPUT_NORM,
     MLP,
     MLP_NORM,
-    QKV_BIAS,
+    OPTIONAL_QKV_BIAS,
 )
 from ckptdiff.arch.moe import FUSED_EXPERTS, QWEN_EXPERTS, shared_experts
 from ckptdiff.arch.qwen3 import QK_NORM
@@ -23,8 +25,8 @@ from ckptdiff.arch.qwen3 import QK_NORM
 _LAYER = (
     INPUT_NORM,
     *ATTENTION,
-    QKV_BIAS,
-    *QK_NORM,
+    OPTIONAL_QKV_BIAS,
+    *(replace(rule, promised=lambda c: c.qk_layernorm) for rule in QK_NORM),
     MLP_NORM,
     *MLP,
     *QWEN_EXPERTS,

@@ -5,10 +5,21 @@ Source: transformers' modeling_gpt_neox (`view(..., heads, 3 * head size)`, then
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ckptdiff.arch.base import Architecture, column, norm, replicated, row, vocab
 from ckptdiff.arch.llama import MEGATRON
 
 _HF = "gpt_neox.layers.{layer}."
+_QKV = {
+    p: column(
+        f"{MEGATRON}self_attention.linear_qkv.{p}",
+        f"{_HF}attention.query_key_value.{p}",
+        lambda c: 3 * c.num_attention_heads * c.kv_channels,
+        role="qkv",
+    )
+    for p in ("weight", "bias")
+}
 
 GPT_NEOX = Architecture(
     name="gpt_neox",
@@ -24,23 +35,21 @@ GPT_NEOX = Architecture(
             )
             for p in ("weight", "bias")
         ),
-        *(
-            column(
-                f"{MEGATRON}self_attention.linear_qkv.{p}",
-                f"{_HF}attention.query_key_value.{p}",
-                lambda c: 3 * c.num_attention_heads * c.kv_channels,
-                role="qkv",
-            )
-            for p in ("weight", "bias")
-        ),
+        _QKV["weight"],
+        replace(_QKV["bias"], promised=lambda c: c.qkv_bias),
         row(
             f"{MEGATRON}self_attention.linear_proj.weight",
             f"{_HF}attention.dense.weight",
             lambda c: c.num_attention_heads * c.kv_channels,
             role="proj",
         ),
-        replicated(
-            f"{MEGATRON}self_attention.linear_proj.bias", f"{_HF}attention.dense.bias", role="proj"
+        replace(
+            replicated(
+                f"{MEGATRON}self_attention.linear_proj.bias",
+                f"{_HF}attention.dense.bias",
+                role="proj",
+            ),
+            promised=lambda c: c.proj_bias,
         ),
         *(
             column(

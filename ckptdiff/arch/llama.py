@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ckptdiff.arch.base import Architecture, gated, norm, qkv, replicated, row, vocab
 
 HF = "model.layers.{layer}."
@@ -48,11 +50,8 @@ QKV_BIAS = qkv(
     f"{HF}self_attn.v_proj.bias",
 )
 # `attention_bias` and `mlp_bias` of config.json; a few Llama derivatives set them.
-BIASES = (
-    QKV_BIAS,
-    replicated(
-        f"{MEGATRON}self_attention.linear_proj.bias", f"{HF}self_attn.o_proj.bias", role="proj"
-    ),
+OPTIONAL_QKV_BIAS = replace(QKV_BIAS, promised=lambda c: c.qkv_bias)
+_MLP_BIASES = (
     gated(
         f"{MEGATRON}mlp.linear_fc1.bias",
         f"{HF}mlp.gate_proj.bias",
@@ -60,6 +59,16 @@ BIASES = (
         lambda c: c.ffn_hidden_size,
     ),
     replicated(f"{MEGATRON}mlp.linear_fc2.bias", f"{HF}mlp.down_proj.bias", role="fc2"),
+)
+BIASES = (
+    OPTIONAL_QKV_BIAS,
+    replace(
+        replicated(
+            f"{MEGATRON}self_attention.linear_proj.bias", f"{HF}self_attn.o_proj.bias", role="proj"
+        ),
+        promised=lambda c: c.proj_bias,
+    ),
+    *(replace(rule, promised=lambda c: c.mlp_bias) for rule in _MLP_BIASES),
 )
 
 LLAMA = Architecture(

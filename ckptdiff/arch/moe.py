@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.base import gated, replicated, row
@@ -14,6 +15,7 @@ from ckptdiff.errors import UnsupportedLayout
 
 if TYPE_CHECKING:
     from ckptdiff.arch.base import ParamMapping
+    from ckptdiff.config.model import ModelConfig
 
 
 def router(hf: str) -> ParamMapping:
@@ -43,9 +45,14 @@ def routed_experts(prefix: str, gate: str, up: str, down: str) -> tuple[ParamMap
     )
 
 
+def has_shared_experts(config: ModelConfig) -> bool:
+    """Return whether a config promises shared experts."""
+    return config.moe_shared_expert_intermediate_size > 0
+
+
 def shared_experts(prefix: str) -> tuple[ParamMapping, ...]:
     """Return the rules of the shared experts: one gated MLP, split by tensor parallelism."""
-    return (
+    rules = (
         gated(
             f"{MEGATRON}mlp.shared_experts.linear_fc1.weight",
             f"{HF}{prefix}gate_proj.weight",
@@ -59,6 +66,7 @@ def shared_experts(prefix: str) -> tuple[ParamMapping, ...]:
             role="fc2",
         ),
     )
+    return tuple(replace(rule, promised=has_shared_experts) for rule in rules)
 
 
 QWEN_EXPERTS = (

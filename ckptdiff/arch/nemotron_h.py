@@ -25,6 +25,7 @@ from ckptdiff.arch.fused import Fused
 from ckptdiff.arch.llama import HEAD, MEGATRON
 
 if TYPE_CHECKING:
+    from ckptdiff.arch.base import ParamMapping
     from ckptdiff.config.model import ModelConfig
 
 _HF = "backbone.layers.{layer}."
@@ -54,6 +55,20 @@ def _inner_size(c: ModelConfig) -> int:
     return c.mamba_num_heads * c.mamba_head_dim
 
 
+def _if_others(rule: ParamMapping) -> ParamMapping:
+    """Return the rule of a tensor that a layer has if others of its kind do."""
+    return replace(rule, promised=lambda _: False)
+
+
+_CONV = {
+    p: blocks(
+        f"{_MAMBA}conv1d.{p}",
+        (f"{_MIXER}conv1d.{p}",),
+        lambda c: _mamba_blocks(c, convolved=True),
+    )
+    for p in ("weight", "bias")
+}
+
 NEMOTRON_H = Architecture(
     name="nemotron_h",
     architectures=("NemotronHForCausalLM",),
@@ -72,14 +87,8 @@ NEMOTRON_H = Architecture(
             (f"{_MIXER}in_proj.weight",),
             lambda c: _mamba_blocks(c, convolved=False),
         ),
-        *(
-            blocks(
-                f"{_MAMBA}conv1d.{p}",
-                (f"{_MIXER}conv1d.{p}",),
-                lambda c: _mamba_blocks(c, convolved=True),
-            )
-            for p in ("weight", "bias")
-        ),
+        _CONV["weight"],
+        _if_others(_CONV["bias"]),
         *(
             column(f"{_MAMBA}{name}", f"{_MIXER}{name}", lambda c: c.mamba_num_heads)
             for name in ("A_log", "D", "dt_bias")
@@ -109,13 +118,15 @@ NEMOTRON_H = Architecture(
             role="fc2",
         ),
         replicated(f"{MEGATRON}mlp.router.weight", f"{_MIXER}gate.weight", role="router"),
-        replicated(
-            f"{MEGATRON}mlp.router.expert_bias",
-            f"{_MIXER}gate.e_score_correction_bias",
-            role="router",
+        _if_others(
+            replicated(
+                f"{MEGATRON}mlp.router.expert_bias",
+                f"{_MIXER}gate.e_score_correction_bias",
+                role="router",
+            )
         ),
         *(
-            replicated(f"{MEGATRON}mlp.{name}.weight", f"{_MIXER}{name}.weight")
+            _if_others(replicated(f"{MEGATRON}mlp.{name}.weight", f"{_MIXER}{name}.weight"))
             for name in ("fc1_latent_proj", "fc2_latent_proj")
         ),
         column(
@@ -130,17 +141,21 @@ NEMOTRON_H = Architecture(
             lambda c: c.moe_ffn_hidden_size,
             role="fc2",
         ),
-        column(
-            f"{MEGATRON}mlp.shared_experts.linear_fc1.weight",
-            f"{_MIXER}shared_experts.up_proj.weight",
-            lambda c: c.moe_shared_expert_intermediate_size,
-            role="fc1",
+        _if_others(
+            column(
+                f"{MEGATRON}mlp.shared_experts.linear_fc1.weight",
+                f"{_MIXER}shared_experts.up_proj.weight",
+                lambda c: c.moe_shared_expert_intermediate_size,
+                role="fc1",
+            )
         ),
-        row(
-            f"{MEGATRON}mlp.shared_experts.linear_fc2.weight",
-            f"{_MIXER}shared_experts.down_proj.weight",
-            lambda c: c.moe_shared_expert_intermediate_size,
-            role="fc2",
+        _if_others(
+            row(
+                f"{MEGATRON}mlp.shared_experts.linear_fc2.weight",
+                f"{_MIXER}shared_experts.down_proj.weight",
+                lambda c: c.moe_shared_expert_intermediate_size,
+                role="fc2",
+            )
         ),
         norm("decoder.final_layernorm.weight", "backbone.norm_f.weight"),
         HEAD,

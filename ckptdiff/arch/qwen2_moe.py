@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ckptdiff.arch.base import Architecture, replicated
 from ckptdiff.arch.llama import (
     ATTENTION,
@@ -13,12 +15,13 @@ from ckptdiff.arch.llama import (
     MEGATRON,
     MLP,
     MLP_NORM,
-    QKV_BIAS,
+    OPTIONAL_QKV_BIAS,
 )
-from ckptdiff.arch.moe import FUSED_EXPERTS, QWEN_EXPERTS, shared_experts
+from ckptdiff.arch.moe import FUSED_EXPERTS, QWEN_EXPERTS, has_shared_experts, shared_experts
 
-SHARED_GATE = replicated(
-    f"{MEGATRON}mlp.shared_experts.gate_weight", f"{HF}mlp.shared_expert_gate.weight"
+SHARED_GATE = replace(
+    replicated(f"{MEGATRON}mlp.shared_experts.gate_weight", f"{HF}mlp.shared_expert_gate.weight"),
+    promised=has_shared_experts,
 )
 
 QWEN2_MOE = Architecture(
@@ -29,7 +32,7 @@ QWEN2_MOE = Architecture(
         EMBEDDING,
         INPUT_NORM,
         *ATTENTION,
-        QKV_BIAS,
+        OPTIONAL_QKV_BIAS,
         MLP_NORM,
         *MLP,
         *QWEN_EXPERTS,
@@ -38,7 +41,7 @@ QWEN2_MOE = Architecture(
         FINAL_NORM,
         HEAD,
     ),
-    marks=(SHARED_GATE.megatron, QKV_BIAS.megatron),
+    marks=(SHARED_GATE.megatron, OPTIONAL_QKV_BIAS.megatron),
     fused=FUSED_EXPERTS,
     computes_logits=True,
 )

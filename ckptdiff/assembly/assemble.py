@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly.adapters import with_adapter
 from ckptdiff.assembly.by_words import with_rules_by_words
+from ckptdiff.assembly.completeness import with_shortfall
 from ckptdiff.assembly.compose import renamed
 from ckptdiff.assembly.equal_names import with_equal_names
 from ckptdiff.assembly.from_huggingface import assemble_huggingface
@@ -45,7 +46,7 @@ def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assemb
     if found.wrapping is not None:
         notes = (*side.notes, found.wrapping.words)
         side = replace(side, wrapping=found.wrapping, notes=notes)
-    return with_adapter(side) if found.has_adapter else side
+    return with_shortfall(with_adapter(side) if found.has_adapter else side)
 
 
 @uncollected()
@@ -58,7 +59,11 @@ def assemble_pair(
     Raises UnknownConfig as `assemble` does.
     """
     first, second = _pair(a, b, alone)
-    first, second = with_equal_names(first, second)
+    sides = with_equal_names(first, second)
+    first, second = (
+        side if side is was else with_shortfall(side)
+        for side, was in zip(sides, (first, second), strict=True)
+    )
     first, second = _without_packed(first, second), _without_packed(second, first)
     return with_tied_head(first, second), with_tied_head(second, first)
 

@@ -8,6 +8,8 @@ from ckptdiff.arch.naming import DECODER_LAYER, is_of_local_expert
 from ckptdiff.errors import UnsupportedLayout
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ckptdiff.checkpoint import Checkpoint, Shard, TensorRef
 
     # Each native name as `split_native` splits it, and its ref.
@@ -32,9 +34,13 @@ def layer_offsets(
 ) -> dict[tuple[int, int], int]:
     """Return, for each (pipeline stage, virtual chunk), how many layers come before its layer 0.
 
-    Layers are counted in the files: chunk 0 of every stage, then chunk 1 of every stage. Raises
+    Layers are counted in the files: chunk 0 of every stage, then chunk 1 of every stage. If files
+    hold fewer than the args count and even stages can have held them, stages are taken as even. In
+    a distributed checkpoint layers are numbered over the whole model already. Raises
     UnsupportedLayout if ranks of one stage hold different layers, or do not number them from 0.
     """
+    if checkpoint.chunks is not None:
+        return {(shard.rank.pp, shard.chunk): 0 for shard, _ in named}
     layers: dict[tuple[int, int], set[int]] = {}
     for shard, names in named:
         stage = shard.rank.pp
@@ -52,7 +58,18 @@ def layer_offsets(
             )
     offsets = {}
     count = 0
+    even = _even_count(checkpoint, layers)
     for stage, chunk in sorted(layers, key=lambda key: (key[1], key[0])):
         offsets[stage, chunk] = count
-        count += len(layers[stage, chunk])
+        count += even or len(layers[stage, chunk])
     return offsets
+
+
+def _even_count(checkpoint: Checkpoint, layers: Mapping[tuple[int, int], set[int]]) -> int | None:
+    """Return the layers of each (stage, chunk) if some are missing and all had equally many."""
+    total = (checkpoint.config or {}).get("num_layers")
+    held = [len(numbers) for numbers in layers.values()]
+    if type(total) is not int or sum(held) >= total or total % len(held):
+        return None
+    each = total // len(held)
+    return each if max(held) <= each else None

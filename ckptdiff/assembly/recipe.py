@@ -120,6 +120,32 @@ class LayoutError:
 
 
 @dataclass(frozen=True, slots=True)
+class Misfit:
+    """A tensor of another shape than the config promises."""
+
+    name: str
+    shape: tuple[int, ...]
+    promised: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """Where a checkpoint is not what its config promises. False if it is."""
+
+    lacking: tuple[str, ...] = ()  # canonical names that are in no file, in model order
+    beyond: tuple[str, ...] = ()  # names of layers and experts that the config does not count
+    misfits: tuple[Misfit, ...] = ()
+    layers: int = 0  # that the config counts
+    layers_held: int = 0  # of which a tensor is there
+    absent_layers: tuple[int, ...] = ()  # of which none is there; the first, of very many
+    extra_layers: tuple[int, ...] = ()  # behind those that the config counts
+    unknown: tuple[str, ...] = ()  # stored names of no rule, where names are lacking
+
+    def __bool__(self) -> bool:
+        return bool(self.lacking or self.beyond or self.misfits or self.absent_layers)
+
+
+@dataclass(frozen=True, slots=True)
 class Assembled:
     """One side of a comparison: a checkpoint and its canonical tensors, in model order."""
 
@@ -136,6 +162,7 @@ class Assembled:
     # The names in `checkpoint` are without what wrappers add; its refs have them as stored.
     wrapping: Wrapping | None = None
     adapter: Adapter | None = None  # its tensors are in `tensors` too
+    shortfall: Shortfall = Shortfall()
 
     @property
     def family(self) -> str | None:

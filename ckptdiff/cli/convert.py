@@ -14,7 +14,6 @@ from ckptdiff.errors import BadArgument
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
-    from concurrent.futures import Executor
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.conversion.plan import Conversion, Target
@@ -85,6 +84,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-unmapped", action="store_true", help="leave out what no rule knows"
     )
+    parser.add_argument(
+        "--allow-incomplete", action="store_true",
+        help="write a source that is not what its config promises, as far as it is there",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is not empty")
     parser.add_argument(
         "--no-verify", action="store_true", help="do not compare the result with its source"
@@ -103,9 +106,10 @@ def run(options: argparse.Namespace) -> int:
     start: Any = "fork" if sys.platform == "linux" else "spawn"
     with WorkerPool(options.jobs, start=start) as pool:
         pool.warm()
-        from ckptdiff.conversion.command import closing_lines
+        from ckptdiff.conversion.command import against_line, closing_lines
         from ckptdiff.conversion.plan import plan_conversion
         from ckptdiff.conversion.run import convert
+        from ckptdiff.conversion.verify import compare_with_like
 
         source, like = _open(options)
         conversion = plan_conversion(source, options.out, _target(options), like)
@@ -115,28 +119,24 @@ def run(options: argparse.Namespace) -> int:
                 print(line)
         with closing(convert(conversion, pool, verify=not options.no_verify)) as events:
             lost, compared = _follow(events, conversion)
-        verdict = _against(like, conversion, pool) if like and options.undo else None
+        against = None
+        if like is not None and not (options.no_verify and not options.undo):
+            against = compare_with_like(conversion, pool)
     if not quiet:
         for line in closing_lines(conversion, lost, compared):
             print(line)
-        if verdict is not None:
-            print(f"against {options.like}: {verdict}")
+        if against is not None:
+            print(against_line(against, like))
     if options.json is not None:
         from ckptdiff.report.pages import print_json
 
-        print_json(_document(conversion, lost, compared), options.json)
-    return 0 if verdict in (None, "same", "close") else 2
-
-
-def _against(reference: Assembled, conversion: Conversion, pool: Executor) -> str:
-    """Return the verdict on the weights of the mended checkpoint against the reference."""
-    from ckptdiff.assembly.assemble import assemble_pair
-    from ckptdiff.comparison.run import diff
-    from ckptdiff.comparison.verdict import summarise
-    from ckptdiff.formats import open_checkpoint
-
-    a, b = assemble_pair(reference.checkpoint, open_checkpoint(conversion.out))
-    return summarise(list(diff(a, b, pool)), a, b).weights
+        document = _document(conversion, lost, compared)
+        if against is not None:
+            document["against_like"] = {"weights": against.weights, "counts": dict(against.counts)}
+        print_json(document, options.json)
+    # Without a fault to take out, the folder may be of another model of the same kind.
+    is_mended = not options.undo or against is None or against.weights in ("same", "close")
+    return 0 if is_mended else 2
 
 
 def _open(options: argparse.Namespace) -> tuple[Assembled, Assembled | None]:
@@ -169,6 +169,7 @@ def _target(options: argparse.Namespace) -> Target:
         moe_grouped_gemm=options.moe_grouped_gemm,
         undo=tuple(map(_remap, options.undo)),
         allow_unmapped=options.allow_unmapped,
+        allow_incomplete=options.allow_incomplete,
         overwrite=options.overwrite,
     )
 
@@ -187,6 +188,8 @@ def _plan_lines(conversion: Conversion) -> Iterator[str]:
 def _document(
     conversion: Conversion, lost: list[Lost], compared: list[TensorDiff]
 ) -> dict[str, Any]:
+    from ckptdiff.report.shortfall import shortfall_document
+
     size = conversion.target.parallelism
     return {
         "schema": "ckptdiff.convert/1",
@@ -199,6 +202,7 @@ def _document(
         "tensors": len(conversion.source.tensors),
         "notes": list(conversion.notes),
         "left_out": list(conversion.left),
+        **shortfall_document(conversion.source),
         "losses": [
             {
                 "name": item.name,

@@ -69,7 +69,8 @@ def run(options: argparse.Namespace) -> int:
         from ckptdiff.report import diff as report
 
         pair, results, summary = _compare(options, pool)
-        if not options.no_diagnose and (summary.verdict != "same" or pair.b.wrapping):
+        is_whole = not (pair.a.shortfall or pair.b.shortfall or pair.b.wrapping)
+        if not options.no_diagnose and not (is_whole and summary.verdict == "same"):
             from ckptdiff.diagnosis.run import diagnosed
 
             config = () if options.ignore_config else summary.config

@@ -12,5 +12,6 @@ OPTIONS: dict[Hint, str] = {
     "no-bos": "--bos no adds none",
     "overwrite": "--overwrite replaces it",
     "allow-unmapped": "--allow-unmapped converts the rest",
+    "allow-incomplete": "--allow-incomplete writes what is there",
     "cpu": "--device cpu computes without",
 }

@@ -24,13 +24,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """List; return 0. Raises a CkptDiffError."""
     from ckptdiff.assembly.assemble import assemble
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.errors import CkptDiffError
     from ckptdiff.formats import open_checkpoint
     from ckptdiff.name_filter import matcher
     from ckptdiff.report import ls as listing
 
     wanted = matcher(options.filter or "")
     progress = counter("reading headers", "files")
-    side = assemble(open_checkpoint(options.path, progress=progress))
+    checkpoint = open_checkpoint(options.path, progress=progress)
+    try:
+        side = assemble(checkpoint)
+    except CkptDiffError:
+        if not options.raw:
+            raise
+        # Native names need neither rules nor config.
+        side = Assembled(checkpoint, None, None, {}, unmapped=(), errors={})
     if options.json:
         from ckptdiff.report.pages import print_json
 

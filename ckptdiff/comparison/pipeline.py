@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.assemble import assemble_pair
+from ckptdiff.assembly.completeness import with_shortfall
 from ckptdiff.assembly.optimizer_pair import master_holders, with_optimizer
 from ckptdiff.assembly.row_matching import can_match, match_by_content
 from ckptdiff.comparison.run import diff, pair_names
@@ -88,7 +89,8 @@ def pair_checkpoints(
     one, other = assemble_pair(a, b, alone=alone)
     if can_match(one, other):
         yield _pair_of(one, other, pattern, is_complete=False)
-        one, other = match_by_content(one, other, executor(), matching)
+        found = match_by_content(one, other, executor(), matching)
+        one, other = map(with_shortfall, found)
     if optimizer:
         try:
             one, other = with_optimizer(one, other)

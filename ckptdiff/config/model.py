@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.config.fields.experts import SIGMOID
 from ckptdiff.config.rope_holder import held
 from ckptdiff.errors import UnknownConfig
 from ckptdiff.formats.run_config import UNTIED
@@ -45,8 +46,15 @@ class ModelConfig:
     mamba_head_dim: int = 0
     mamba_num_groups: int = 0
     mamba_state_dim: int = 0
+    mtp_num_layers: int = 0  # layers of multi-token prediction
     rotary_base: float | None = None
     rope_is_scaled: bool = False
+    # Of tensors that some models of a family have: whether the config says that this one does.
+    qkv_bias: bool = False
+    proj_bias: bool = False
+    mlp_bias: bool = False
+    qk_layernorm: bool = False
+    router_bias: bool = False
 
     @property
     def heads_per_group(self) -> int:
@@ -94,8 +102,14 @@ def from_huggingface(config: Mapping[str, Any], *, tied_by_default: bool = False
             mamba_head_dim=_size(config, "mamba_head_dim"),
             mamba_num_groups=_size(config, "n_groups"),
             mamba_state_dim=_size(config, "ssm_state_size"),
+            mtp_num_layers=_size(config, "num_nextn_predict_layers", "mtp_num_hidden_layers"),
             rotary_base=theta if isinstance(theta, (int, float)) else None,
             rope_is_scaled=scaling.get("rope_type", scaling.get("type", "default")) != "default",
+            qkv_bias=config.get("qkv_bias", config.get("attention_bias")) is True,
+            proj_bias=config.get("attention_bias") is True,
+            mlp_bias=config.get("mlp_bias") is True,
+            qk_layernorm=bool(config.get("use_qk_norm", config.get("kv_lora_rank"))),
+            router_bias=config.get("topk_method", _topk_method(config)) == "noaux_tc",
         ),
         "config.json",
     )
@@ -139,8 +153,14 @@ def from_megatron(args: Mapping[str, Any]) -> ModelConfig:
             mamba_head_dim=mamba,
             mamba_num_groups=_size(args, "mamba_num_groups"),
             mamba_state_dim=_size(args, "mamba_state_dim"),
+            mtp_num_layers=_size(args, "mtp_num_layers"),
             rotary_base=args.get("rotary_base"),
             rope_is_scaled=bool(args.get("use_rope_scaling")),
+            qkv_bias=bool(args.get("add_qkv_bias") or args.get("add_bias_linear")),
+            proj_bias=bool(args.get("add_bias_linear")),
+            mlp_bias=bool(args.get("add_bias_linear")),
+            qk_layernorm=bool(args.get("qk_layernorm")),
+            router_bias=bool(args.get("moe_router_enable_expert_bias")),
         ),
         "args",
     )
@@ -171,6 +191,11 @@ def from_meta(params: Mapping[str, Any], *, ffn: int, vocabulary: int, tied: boo
         ),
         "params.json",
     )
+
+
+def _topk_method(config: Mapping[str, Any]) -> str | None:
+    """Return the method that transformers hard-codes for a class without a field for it."""
+    return "noaux_tc" if config.get("model_type") in SIGMOID else None
 
 
 def _listed(config: Mapping[str, Any]) -> int | None:

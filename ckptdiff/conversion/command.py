@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptdiff.assembly.shortfall_words import shortfall_lines
 from ckptdiff.conversion.plan import MAX_SHARD_SIZE, VOCAB_DIVISIBLE_BY
 from ckptdiff.text import printable
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.conversion.plan import Conversion, Target
     from ckptdiff.conversion.run import Lost
     from ckptdiff.results import TensorDiff
@@ -45,6 +48,7 @@ def command_of(source: Path, out: Path, target: Target, like: Path | None = None
     for flag, wanted in (
         ("--moe-grouped-gemm", target.moe_grouped_gemm),
         ("--allow-unmapped", target.allow_unmapped),
+        ("--allow-incomplete", target.allow_incomplete),
         ("--overwrite", target.overwrite),
     ):
         if wanted:
@@ -56,6 +60,16 @@ def _operand(path: Path) -> str:
     """Return a path as an argument that is not parsed as a flag."""
     text = str(path)
     return f"./{text}" if text.startswith("-") else text
+
+
+def against_line(summary: DiffSummary, like: Assembled | None) -> str:
+    """Return the line on what was written against the folder that it was to be like."""
+    root = "" if like is None else printable(str(like.checkpoint.root))
+    counts = summary.counts
+    total = sum(counts.values())
+    other = total - counts["same"] - counts["close"]
+    more = f": {other} of {total} tensors are not the same there" if other else ""
+    return f"against {root}: {summary.weights}{more}"
 
 
 def closing_lines(
@@ -73,10 +87,25 @@ def closing_lines(
         yield f"cast  {count} values of {len(lost)} tensors were rounded"
     drifted = [r for r in compared if r.status == "differ" and r.note and "differs from" in r.note]
     for result in drifted:
-        yield f"note  {printable(result.name)}: {printable(str(result.note))}; rank 0 was taken"
+        yield f"note  {printable(result.name)}: {printable(str(result.note))}; the first was taken"
+    short = shortfall_lines(conversion.source)
+    if short:
+        first = printable(short[0].removeprefix("incomplete: "))
+        yield f"short  what was written is not what its config promises: {first}"
     if not compared:
         yield f"wrote {conversion.out}, not verified"
         return
+    count = len(compared)
     same = sum(result.status == "same" for result in compared)
-    rest = f", {len(compared) - same} as cast" if len(compared) > same else ""
-    yield f"verified: {same} of {len(compared)} tensors are the same, every byte compared{rest}"
+    if same == count:
+        yield f"verified: {same} of {count} tensors are the same, every byte compared"
+        return
+    cast = count - same - len(drifted)
+    dtype = conversion.target.dtype
+    parts = (
+        (same, "the same"),
+        (cast, f"as cast to {dtype}" if dtype is not None else "as computed from block factors"),
+        (len(drifted), "the first of copies that differ"),
+    )
+    words = ", ".join(f"{number} {what}" for number, what in parts if number)
+    yield f"verified: all {count} tensors, every byte compared: {words}"

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Literal
 from ckptdiff.assembly.packed import plain_names
 from ckptdiff.checkpoint import Parallelism, Rank
 from ckptdiff.config.translate import huggingface_config, megatron_args, token_rows
+from ckptdiff.conversion.completeness import (
+    checked_against_config,
+    has_predictions,
+    rows_of_vocabulary,
+)
 from ckptdiff.conversion.output_file import OutputFile
+from ckptdiff.conversion.stages import stages_of, uneven_ends
 from ckptdiff.conversion.storable import check_storable
 from ckptdiff.conversion.tied_head import settled_head
 from ckptdiff.conversion.torch_dist_files import distributed_files
@@ -22,10 +28,9 @@ from ckptdiff.formats import megatron
 from ckptdiff.formats.files import leads_out
 from ckptdiff.formats.safetensors import lay_out
 from ckptdiff.resharding.to_huggingface import INDEX, file_names, index_text, split_files, stored
-from ckptdiff.resharding.to_megatron import even_stages, shard
+from ckptdiff.resharding.to_megatron import shard
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from ckptdiff.arch.naming import Names
@@ -58,6 +63,7 @@ class Target:
     moe_grouped_gemm: bool = False  # name the experts as TEGroupedMLP does
     undo: tuple[Remap, ...] = ()  # faults to undo, the last first
     allow_unmapped: bool = False  # leave out tensors without a rule
+    allow_incomplete: bool = False  # write what is there of what the config promises
     overwrite: bool = False
 
 
@@ -72,6 +78,7 @@ class Conversion:
     texts: tuple[tuple[str, bytes], ...]  # (path, content) of small files, written last, in order
     notes: tuple[str, ...]  # for the user, before the conversion starts
     left: tuple[str, ...]  # names that are left out: no rule knows them
+    like: Assembled | None = None  # the folder that lends config, tokenizer and names
 
     @property
     def nbytes(self) -> int:
@@ -92,6 +99,7 @@ def plan_conversion(
     notes: list[str] = []
     source, adapter = without_adapter(source, target, notes)
     left = _check_source(source, target)
+    source, uncut = checked_against_config(source, target, like, notes)
     if target.undo:
         source = undone(source, target.undo)
         notes += [f"taken out: {remap.kind}" for remap in target.undo]
@@ -108,9 +116,9 @@ def plan_conversion(
     kept = {name: tensor for name, tensor in source.tensors.items() if name not in left}
     if left and not target.allow_unmapped:
         dots = " …" if len(left) > 5 else ""
+        many = f"{len(left)} names are" if len(left) > 1 else "1 name is"
         raise UnsupportedLayout(
-            f"{len(left)} names are known by no rule and would be left out: "
-            f"{', '.join(left[:5])}{dots}",
+            f"{many} known by no rule and would be left out: {', '.join(left[:5])}{dots}",
             hint="allow-unmapped",
         )
     if left:
@@ -118,7 +126,8 @@ def plan_conversion(
     if source.derived:
         notes.append(f"{len(source.derived)} buffers that follow from the config are left out")
     source = replace(source, tensors=kept, unmapped=())
-    return Conversion(source, target, out, files, texts, tuple(notes), (*adapter, *left))
+    left = (*adapter, *left, *uncut)
+    return Conversion(source, target, out, files, texts, tuple(notes), left, like)
 
 
 def _check_out(out: Path, source: Assembled, target: Target) -> None:
@@ -148,7 +157,7 @@ def _check_source(source: Assembled, target: Target) -> tuple[str, ...]:
     if source.errors:
         name, error = next(iter(source.errors.items()))
         raise UnsupportedLayout(
-            f"{source.checkpoint.root}: {len(source.errors)} tensors cannot be read; "
+            f"{source.checkpoint.root}: {_count(len(source.errors), 'tensor')} cannot be read; "
             f"{name}: {error.text}"
         )
     if source.packed:
@@ -304,7 +313,7 @@ def _to_megatron(
             f"expert tensor parallel size {size.etp} is above TP {size.tp}: two ranks would share "
             "a file of Megatron's torch format; choose torch_dist"
         )
-    rows = side.tensors[side.architecture.embedding().hf[0]].shape[0]
+    rows = rows_of_vocabulary(side)
     block = target.vocab_divisible_by * size.tp
     padded = -(-rows // block) * block
     if padded > rows:
@@ -312,8 +321,8 @@ def _to_megatron(
             f"vocabulary: {padded - rows} padding rows added to {rows}, each a copy of the last"
         )
     config = replace(side.config, vocab_size=rows, padded_vocab_size=padded)
-    stages = _stages(config.num_layers, target)
-    first, last = _uneven_ends(stages)
+    stages = stages_of(config.num_layers, target)
+    first, last = uneven_ends(stages)
     args, assumed = megatron_args(
         side,
         size,
@@ -327,6 +336,9 @@ def _to_megatron(
         last_layers=last,
     )
     notes += assumed
+    if getattr(args, "mtp_num_layers", None) and not has_predictions(side):
+        args.mtp_num_layers = None
+        notes.append("the config counts prediction layers, the files hold none: args count none")
     saved = side.checkpoint.iteration
     iteration = 1 if saved is None or side.checkpoint.convention == "hf" else saved
     texts: tuple[tuple[str, bytes], ...] = ()
@@ -358,38 +370,3 @@ def _to_megatron(
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _uneven_ends(stages: Sequence[int]) -> tuple[int | None, int | None]:
-    """Return the layers of the first and the last stage; None where Megatron's default is right."""
-    if len(set(stages)) == 1:
-        return None, None
-    return stages[0], stages[-1] if len(set(stages[1:])) > 1 else None
-
-
-def _stages(num_layers: int, target: Target) -> Sequence[int]:
-    """Return the layers of each (chunk, stage), as `even_stages` does.
-
-    Raises BadArgument if the stages that the target leaves open cannot be even, UnsupportedLayout
-    as `even_stages`.
-    """
-    first, last = target.first_layers, target.last_layers
-    pp = target.parallelism.pp
-    if first is None and last is None:
-        return even_stages(num_layers, target.parallelism)
-    ends = (first is not None) + (last is not None)
-    rest = num_layers - (first or 0) - (last or 0)
-    between = pp - ends
-    if (
-        target.parallelism.vpp > 1
-        or between < 0
-        or rest < 0
-        or (rest % between if between else rest)
-    ):
-        raise BadArgument(
-            f"{num_layers} layers: with {first or 0} on the first and {last or 0} on the last "
-            f"stage, {rest} cannot be cut evenly for the other {between}"
-        )
-    each = rest // between if between else 0
-    middle = [each] * between
-    return [*([first] if first is not None else []), *middle, *([last] if last is not None else [])]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptdiff.assembly.assemble import assemble, with_tied_head
+from ckptdiff.assembly.assemble import assemble, assemble_pair, with_tied_head
 from ckptdiff.comparison.run import diff, pair_names
+from ckptdiff.comparison.verdict import summarise
 from ckptdiff.errors import Unverified
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.results import Loss
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.conversion.plan import Conversion
     from ckptdiff.results import TensorDiff
 
@@ -26,7 +29,8 @@ def compare_with_source(
     """Yield the comparison of every tensor of the source with the written one in `folder`.
 
     The folder is opened like any checkpoint, without the plan. `losses` are those of the casts, by
-    canonical name. Raises Unverified, after the last comparison, if a tensor is not as planned.
+    canonical name. Raises Unverified, after the last comparison, if a tensor is not as planned, or
+    if what was written is not what its config promises though the source is.
     """
     a = conversion.source
     b = assemble(open_checkpoint(folder, unfinished=True), like=a)
@@ -36,6 +40,7 @@ def compare_with_source(
         if not _is_as_planned(result, conversion, losses):
             wrong.append(result.name)
         yield result
+    wrong += _newly_short(a, b, conversion)
     if conversion.target.to == "hf":
         wrong += _unlike_safetensors(conversion, folder)
     if wrong:
@@ -44,6 +49,27 @@ def compare_with_source(
             f"{len(wrong)} tensors differ, {', '.join(sorted(wrong)[:3])} among them. Nothing was "
             "kept; this is a fault of ckptdiff or of the disk, please report it"
         )
+
+
+def compare_with_like(conversion: Conversion, executor: Executor) -> DiffSummary:
+    """Compare a finished conversion with the folder that it was to be like; return the summary."""
+    assert conversion.like is not None
+    a, b = assemble_pair(conversion.like.checkpoint, open_checkpoint(conversion.out))
+    return summarise(list(diff(a, b, executor)), a, b)
+
+
+def _newly_short(a: Assembled, b: Assembled, conversion: Conversion) -> list[str]:
+    """Return what B's config promises and B does not hold, beyond what the source falls short of.
+
+    Where names are left out, B's config may promise them.
+    """
+    if conversion.left:
+        return []
+    of_a, of_b = (
+        [*side.shortfall.lacking, *side.shortfall.beyond, *(m.name for m in side.shortfall.misfits)]
+        for side in (a, b)
+    )
+    return [name for name in of_b if name not in of_a]
 
 
 def _is_as_planned(result: TensorDiff, conversion: Conversion, losses: Mapping[str, Loss]) -> bool:

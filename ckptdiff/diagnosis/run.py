@@ -15,6 +15,7 @@ from ckptdiff.conversion.destination import proposed_out
 from ckptdiff.conversion.plan import VOCAB_DIVISIBLE_BY, Target
 from ckptdiff.diagnosis.claims import claims
 from ckptdiff.diagnosis.finding import Claim, finding_of
+from ckptdiff.diagnosis.incomplete import incomplete
 from ckptdiff.diagnosis.names import name_findings
 from ckptdiff.diagnosis.origins import Origins
 from ckptdiff.diagnosis.queries import ContentQueries
@@ -52,6 +53,7 @@ def diagnose(
     """
     yield from (_config_finding(line) for line in config if line.status == "conflict")
     yield from name_findings(a, b, results, mended_target(b))
+    yield from incomplete(a, b, results)
     ask = ContentQueries(executor)
     explained: set[str] = set()
     for finding in (*tied_heads(a, b, results, ask), *zero_tails(a, b, results)):

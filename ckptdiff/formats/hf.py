@@ -9,6 +9,7 @@ from ckptdiff.errors import CorruptFile, MixedShards
 from ckptdiff.formats import safetensors
 from ckptdiff.formats.files import each_file
 from ckptdiff.formats.json_files import read_object
+from ckptdiff.formats.token_files import read_token_files
 from ckptdiff.formats.torch_state import StateDict, names_beside, read_state_dict
 from ckptdiff.formats.weight_files import (
     PATTERNS,
@@ -20,7 +21,6 @@ from ckptdiff.formats.weight_files import (
     is_index,
     kind_of,
 )
-from ckptdiff.formats.token_files import read_token_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

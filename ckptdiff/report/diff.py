@@ -20,6 +20,7 @@ from ckptdiff.report.listed import (
     why_close,
 )
 from ckptdiff.report.names import adapter_document, names_document
+from ckptdiff.report.shortfall import incomplete_lines, shortfall_document
 from ckptdiff.text import (
     format_bytes,
     format_cosine,
@@ -101,6 +102,7 @@ def side_document(side: Assembled) -> dict[str, Any]:
         "names": names_document(side),
         "adapter": adapter_document(side),
         "not_read": [relative_path(side, file) for file in checkpoint.ignored],
+        **shortfall_document(side),
     }
 
 
@@ -259,8 +261,9 @@ def diff_lines(
     seconds: float | None = None,
 ) -> Iterator[str]:
     """Yield the summary of `ckptdiff diff`, line by line; `seconds` is how long it took."""
-    yield f"A  {side_line(a)}"
-    yield f"B  {side_line(b)}"
+    for letter, assembled in (("A", a), ("B", b)):
+        yield f"{letter}  {side_line(assembled)}"
+        yield from (f"   {line}" for line in incomplete_lines(assembled))
     yield ""
     # The finding of an adapter is one line for all of its tensors.
     summed_up = unmatched_by_adapter(a, b) if summary.findings else frozenset()

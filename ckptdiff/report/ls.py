@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.assembly.accounting import repeated, unlisted
 from ckptdiff.comparison.packed import schemes_of
 from ckptdiff.formats import read_entries
-from ckptdiff.report.diff import family_of, relative_path, side_document, side_line
+from ckptdiff.report.diff import (
+    family_of,
+    relative_path,
+    side_document,
+    side_line,
+)
+from ckptdiff.report.shortfall import incomplete_lines, shortfall_document
 from ckptdiff.text import format_box, format_bytes, format_shape, printable
 
 if TYPE_CHECKING:
@@ -33,6 +39,7 @@ def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str
         "names": head["names"],
         "adapter": head["adapter"],
         "not_read": head["not_read"],
+        **shortfall_document(side),
         "tensors": [
             {
                 "name": assembly.name,
@@ -82,6 +89,7 @@ def _pieces(side: Assembled, assembly: Assembly) -> list[dict[str, Any]]:
 def listing_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[str]:
     """Yield the table of `ckptdiff ls`, line by line."""
     yield side_line(side)
+    yield from incomplete_lines(side)
     yield ""
     shown = [assembly for assembly in side.tensors.values() if wanted(assembly.name)]
     width = max((len(printable(assembly.name)) for assembly in shown), default=0)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.assembly.shortfall_words import shortfall_lines
 from ckptdiff.errors import UnreadableFile
 from ckptdiff.report.diff import (
     GLYPH,
@@ -224,6 +225,7 @@ def _facts(
     facts += (escape(sentence) for _, sentence in explained(results, summary, a, b))
     facts += map(escape, (*unlisted_notes(results, rows), *hints(summary)))
     for side, assembled in (("A", a), ("B", b)):
+        facts += [f"{side}: {escape(printable(line))}" for line in shortfall_lines(assembled)]
         facts += [
             f"{escape(printable(name))} in {side} is known to no rule"
             for name in assembled.unmapped[:MAX_ROWS]

@@ -305,6 +305,15 @@ def test_a_listing_names_every_tensor_with_dtype_and_shape(tiny_megatron: Make) 
     assert row.split()[1:3] == ["BF16", "16x32"]
 
 
+def test_a_raw_listing_needs_no_args(tiny_megatron: Make, copy_of: Make) -> None:
+    folder = copy_of(tiny_megatron())
+    edit_rank(rank_file(folder, "00"), lambda state: state.pop("args"))
+    assert "holds no args" in ckptdiff("ls", folder).stderr
+    done = ckptdiff("ls", folder, "--raw")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "embedding.word_embeddings.weight" in done.stdout
+
+
 def test_a_raw_listing_has_native_names_file_by_file(tiny_megatron: Make) -> None:
     done = ckptdiff("ls", tiny_megatron(tp=2), "--raw")
     rows = done.stdout.splitlines()

@@ -7,7 +7,8 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from textual.widgets import Input
+from safetensors.torch import save_file
+from textual.widgets import Input, Static
 
 from ckptdiff.checkpoint import Parallelism
 from ckptdiff.cli.convert import _target
@@ -24,6 +25,7 @@ from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.widgets.choice import Choice
 from ckptdiff.tui.workers.engine import LocalEngine
+from tests.support.oracle_hf import make_hf
 from tests.support.tui.harness import settle, static, tensors, text, toasts, until_planned
 from tests.support.tui.held import may_go_on
 
@@ -161,7 +163,9 @@ async def test_b_of_the_demo_is_planned_to_hugging_face_like_a(
         assert "- 39 tensors in 1 file" in plan
         assert static(app, "#space").startswith("477 kB needed, ")
         words = ["ckptdiff", "convert", str(b), f"{b}-hf", "--to", "hf", "--like", str(a)]
-        assert static(app, "#command") == shlex.join(words)
+        (spec,) = (remap.text() for remap in screen.session.diagnosis.undo)
+        assert static(app, "#command") == shlex.join([*words, "--undo", spec])
+        assert static(app, "#faults") == "QKV-SWAP"
         assert not {"sizes", "names", "unmapped"} & shown(app)
         assert "like" in shown(app)
         assert labels(app) == {
@@ -324,6 +328,53 @@ async def test_every_field_can_be_reached_and_seen_at_60x16(
         assert screen.query_one("#convert").region.contains_region(command)
 
 
+async def test_a_fault_that_is_kept_is_said_before_anything_is_written(
+    start: Run, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    app = start(*pair)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await open_form(app, pilot)
+        await choose(pilot, "undo", "l")
+        assert "--undo" not in static(app, "#command")
+        await pilot.press("enter")
+        assert isinstance(app.screen, AskScreen)
+        words = asked(app)
+        assert "B has finding 1, QKV-SWAP: " in words
+        assert "This conversion keeps it." in words
+        await pilot.press("enter")  # the safe answer
+        assert isinstance(app.screen, ConvertScreen)
+        assert {p.name for p in (tmp_path / "demo").iterdir()} == {"hf", "megatron-tp2"}
+        await choose(pilot, "undo", "l")
+        await pilot.press("enter")
+        assert "keeps" not in asked(app)
+
+
+async def test_an_incomplete_source_is_refused_until_that_is_chosen(
+    start: Run, tmp_path: Path
+) -> None:
+    weights = make_hf(tmp_path / "hf", single=True)
+    kept = {name: weight for name, weight in weights.items() if name != "model.norm.weight"}
+    save_file(kept, tmp_path / "hf/model.safetensors")
+    app = start(tmp_path / "hf")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        assert "model.norm.weight" in text(app, "ShortfallLine")
+        screen = await open_form(app, pilot)
+        assert "incomplete" in shown(app)
+        assert "is not in the files: model.norm.weight" in static(app, "#plan")
+        assert "at Gaps" in static(app, "#plan")
+        await choose(pilot, "incomplete", "l")
+        assert static(app, "#command").endswith("--allow-incomplete")
+        assert screen.plan is not None
+        assert screen.plan.conversion is not None
+
+
+def asked(app: CkptDiffApp) -> str:
+    """Return the words of the question that is open."""
+    assert isinstance(app.screen, AskScreen)
+    return str(app.screen.query_one("#dialog Static", Static).content)
+
+
 # ── the run ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -335,7 +386,7 @@ async def test_the_demo_is_converted_and_the_result_is_the_same(
         await open_form(app, pilot)
         await choose(pilot, "side", "h")
         command = shlex.split(static(app, "#command"))
-        await pilot.press("enter")
+        await pilot.press("enter", "y")
         await until_ended(app, pilot)
         assert isinstance(app.screen, ConversionScreen)
         said = static(app, "#state")
@@ -369,7 +420,7 @@ async def test_hidden_it_goes_on_and_its_line_and_a_toast_tell_of_it(
     app = start(*pair)
     async with app.run_test(size=(80, 24)) as pilot:
         await open_form(app, pilot)
-        await pilot.press("enter")
+        await pilot.press("enter", "y")
         await until_writing(app, pilot)
         assert static(app, "#state") == "writing model.safetensors"
         assert labels(app)["Run in background"] == "q"
@@ -403,7 +454,7 @@ async def test_stopping_asks_and_leaves_nothing(
     app = start(*pair)
     async with app.run_test(size=(80, 24)) as pilot:
         await open_form(app, pilot)
-        await pilot.press("enter")
+        await pilot.press("enter", "y")
         await until_writing(app, pilot)
         assert (tmp_path / "demo" / "megatron-tp2-hf.partial").exists()
         await pilot.press(key)
@@ -430,7 +481,7 @@ async def test_quitting_asks_stops_and_leaves_nothing(
     app = start(*pair)
     async with app.run_test(size=(80, 24)) as pilot:
         await open_form(app, pilot)
-        await pilot.press("enter")
+        await pilot.press("enter", "y")
         await until_writing(app, pilot)
         if hidden:
             await pilot.press("escape")
@@ -453,7 +504,7 @@ async def test_an_error_is_shown_in_full_and_can_be_copied(
     app = start(*pair)
     async with app.run_test(size=(80, 24)) as pilot:
         await open_form(app, pilot)
-        await pilot.press("enter")
+        await pilot.press("enter", "y")
         await until_ended(app, pilot)
         assert static(app, "#state") == f"x {held.breaks}"
         await pilot.press("y")
@@ -505,7 +556,7 @@ async def test_the_palette_opens_the_dialog_and_stops_what_runs(
         found["convert: to another format or parallelism"]()
         await pilot.pause()
         await until_planned(pilot)
-        await pilot.press("enter", "escape")
+        await pilot.press("enter", "y", "escape")
         (await offered("convert"))["convert: stop and remove"]()
         await pilot.pause()
         assert isinstance(app.screen, AskScreen)

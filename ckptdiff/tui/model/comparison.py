@@ -90,13 +90,14 @@ class Comparison:
 
     @property
     def has_faults(self) -> bool:
-        """Whether there is a difference or conflict to diagnose, or names that no loader finds.
+        """Whether there is a difference, a conflict, a gap, or names that no loader finds.
 
         Packed weights are no differences: they were not compared.
         """
         is_wrapped = self.summary is not None and self.summary.names_status == "wrapped"
+        is_short = any(side is not None and side.shortfall for side in (self.a, self.b))
         differing = self.differences > self.counts["packed"]
-        return bool(differing or self.conflicts or is_wrapped)
+        return bool(differing or self.conflicts or is_wrapped or is_short)
 
     @property
     def executor(self) -> Executor:

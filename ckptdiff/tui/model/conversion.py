@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptdiff.conversion.plan import Conversion, Target
+    from ckptdiff.errors import Hint
 
 Stage = Literal["writing", "verifying", "stopping", "done", "stopped", "failed"]
 
@@ -38,6 +39,7 @@ class ConversionPlan:
     command: tuple[str, ...]  # the same as a command line
     conversion: Conversion | None = None
     error: str | None = None
+    hint: Hint | None = None  # how the error can be got round
     free: int = 0  # bytes on the disk of `out`
     replaces: bool = False  # `out` holds something, which will be removed
 

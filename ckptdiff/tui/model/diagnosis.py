@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptdiff.conversion.plan import Target
+    from ckptdiff.conversion.remap import Remap
     from ckptdiff.results import Finding
 
 State = Literal["none", "looking", "done", "stopped", "failed"]
@@ -23,10 +24,16 @@ class Diagnosis:
     # By the number of a finding: the target that converts B without the fault.
     targets: Mapping[int, Target] = field(default_factory=dict)
 
+    @property
+    def faults(self) -> list[tuple[int, Finding]]:
+        """The faults, each with its number from 1."""
+        return [(n, f) for n, f in enumerate(self.findings, 1) if f.severity == "fault"]
+
+    @property
+    def undo(self) -> tuple[Remap, ...]:
+        """The re-mappings that take out all faults of B that one mends."""
+        return tuple(found.undo for _, found in self.faults if found.undo is not None)
+
     def of(self, name: str) -> list[tuple[int, Finding]]:
         """Return the faults that cover a tensor, each with its number from 1."""
-        return [
-            (number, finding)
-            for number, finding in enumerate(self.findings, 1)
-            if finding.severity == "fault" and name in finding.tensors
-        ]
+        return [(number, finding) for number, finding in self.faults if name in finding.tensors]

@@ -13,9 +13,10 @@ from textual.worker import Worker, WorkerState
 
 from ckptdiff.tui.model.conversion import ConversionDraft, ConversionPlan
 from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.text.conversion import before_writing
 from ckptdiff.tui.text.sides import described
 from ckptdiff.tui.widgets.choice import Choice
-from ckptdiff.tui.widgets.form import FORMATS, Box, field
+from ckptdiff.tui.widgets.form import FORMATS, SIZES, Box, field, size_field, size_texts
 from ckptdiff.tui.widgets.path_input import PathInput
 from ckptdiff.tui.words import short_path
 
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
     from textual.timer import Timer
 
     from ckptdiff.assembly.recipe import Assembled
-    from ckptdiff.checkpoint import Checkpoint, Parallelism
+    from ckptdiff.checkpoint import Checkpoint
     from ckptdiff.conversion.plan import Target
+    from ckptdiff.conversion.remap import Remap
     from ckptdiff.tui.model.comparison import Side
     from ckptdiff.tui.model.session import Session
 
 PAUSE = 0.2  # seconds from the last change to the next plan
-SIZES = ("tp", "pp", "vpp", "ep", "etp")
 NO_OR_YES = {"no": "no", "yes": "yes"}
 
 
@@ -117,7 +118,7 @@ class ConvertScreen(BaseScreen[None]):
     def compose_body(self) -> ComposeResult:
         draft = self._draft or ConversionDraft(*self._defaults())
         target = draft.target
-        numbers = _numbers(target.parallelism)
+        numbers = size_texts(target.parallelism)
         with Box(id="convert", classes="box") as box:
             box.border_title = "Convert"
             sides = {str(side): side.upper() for side in self._sides}
@@ -125,7 +126,7 @@ class ConvertScreen(BaseScreen[None]):
             out = "" if draft.out is None else str(draft.out)
             yield field("to", "To", Choice(FORMATS, target.to, id="to"))
             yield field("out", "Into", PathInput(out, id="out"))
-            yield field("sizes", "Ranks", *(w for n in SIZES for w in _number(n, numbers[n])))
+            yield field("sizes", "Ranks", *(w for n in SIZES for w in size_field(n, numbers[n])))
             names = {"": "usual", "mcore": "mcore", "te": "te", "legacy": "legacy"}
             yield field("names", "Names", Choice(names, target.names or "", id="names"))
             dtypes = {"": "as stored", "bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
@@ -136,7 +137,12 @@ class ConvertScreen(BaseScreen[None]):
             drops = "yes" if target.allow_unmapped else "no"
             words = {"no": "refuse names without a rule", "yes": "leave them out"}
             yield field("unmapped", "Unknown", Choice(words, drops, id="unmapped"))
-            yield field("undo", "Undo", Static(id="undo", markup=False))
+            undoes = {"yes": "take out", "no": "keep"}
+            faults = Static(id="faults", markup=False)
+            yield field("undo", "Faults", Choice(undoes, "yes", id="undo"), faults)
+            writes = "yes" if target.allow_incomplete else "no"
+            words = {"no": "refuse what is incomplete", "yes": "write what is there"}
+            yield field("incomplete", "Gaps", Choice(words, writes, id="incomplete"))
             replaces = "yes" if target.overwrite else "no"
             yield field("replace", "Replace", Choice(NO_OR_YES, replaces, id="replace"))
             yield field("plan", "Plan", Static("Reading headers ...", id="plan", markup=False))
@@ -180,13 +186,14 @@ class ConvertScreen(BaseScreen[None]):
         path, source = self._sides[self._side]
         is_sharded = self._choice("to") != "hf"
         experts = source.config is not None and bool(source.config.num_experts)
-        kept = self._kept()
+        undone = ", ".join(remap.kind for remap in self._undo())
         shown = {
             "sizes": is_sharded,
             "names": is_sharded,
             "like": self._lender() is not None,
             "unmapped": bool(source.unmapped) or source.adapter is not None,
-            "undo": kept is not None and bool(kept.undo),
+            "undo": bool(undone),
+            "incomplete": bool(source.shortfall) or self._choice("incomplete") == "yes",
         }
         for name, is_shown in shown.items():
             self.query_one(f"#{name}-field").display = is_shown
@@ -194,8 +201,7 @@ class ConvertScreen(BaseScreen[None]):
             for widget in self.query(f".{name}"):
                 widget.display = experts
         self.query_one("#side").display = len(self._sides) > 1
-        undone = ", ".join(remap.kind for remap in kept.undo) if kept else ""
-        self.query_one("#undo", Static).update(Content(undone))
+        self.query_one("#faults", Static).update(Content(undone))
         words = f"{short_path(path.absolute())}  {described(source)}"
         self.query_one("#source", Static).update(Content(words))
 
@@ -210,6 +216,13 @@ class ConvertScreen(BaseScreen[None]):
         """Return the target of the draft, for what has no field; None for another source."""
         draft, path = self._draft, self._sides[self._side][0]
         return draft.target if draft is not None and draft.source == path else None
+
+    def _undo(self) -> tuple[Remap, ...]:
+        """Return the re-mappings that the form offers: those of the draft, or of all faults."""
+        kept = self._kept()
+        if kept is not None:
+            return kept.undo
+        return () if self._side == "a" else self.session.diagnosis.undo
 
     def _read_draft(self) -> ConversionDraft:
         """Return the draft that the fields state."""
@@ -228,7 +241,9 @@ class ConvertScreen(BaseScreen[None]):
             target = replace(target, parallelism=size, names=names)
         target = replace(
             target,
+            undo=self._undo() if self._choice("undo") == "yes" else (),
             allow_unmapped=self._choice("unmapped") == "yes",
+            allow_incomplete=self._choice("incomplete") == "yes",
             overwrite=self._choice("replace") == "yes",
         )
         out = self.query_one("#out", PathInput)
@@ -242,7 +257,7 @@ class ConvertScreen(BaseScreen[None]):
             self._side = cast("Side", message.choice.value)
             _, target = self._defaults()
             self.query_one("#to", Choice).choose(target.to)
-            for name, number in _numbers(target.parallelism).items():
+            for name, number in size_texts(target.parallelism).items():
                 self.query_one(f"#{name}", Input).value = number
         self._show_fields()
         self._change()
@@ -303,6 +318,8 @@ class ConvertScreen(BaseScreen[None]):
             widget.update(Content(words))
             widget.remove_class("-stale")
             self.query_one(f"#{name}-field").display = bool(words)
+        if plan.hint == "allow-incomplete":
+            self.query_one("#incomplete-field").display = True
         self.query_one("#plan").set_class(plan.conversion is None, "-trouble")
         self.query_one("#space").set_class(not plan.fits or plan.replaces, "-trouble")
         self.refresh_bindings()
@@ -336,13 +353,10 @@ class ConvertScreen(BaseScreen[None]):
             if yes:
                 self._start(plan)
 
-        if plan.replaces:
-            words = f"What {short_path(plan.out)} holds is removed once the new one is verified."
-            self.app.push_screen(
-                AskScreen("Replace it?", words, yes="replaces it", no="goes back"), answered
-            )
-        else:
-            self._start(plan)
+        question = "Replace it?" if plan.replaces else "Write it?"
+        yes = "replaces it" if plan.replaces else "writes it"
+        words = before_writing(plan, self.session, self._side)
+        self.app.push_screen(AskScreen(question, words, yes=yes, no="goes back"), answered)
 
     def _start(self, plan: ConversionPlan) -> None:
         from ckptdiff.tui.screens.conversion import ConversionScreen
@@ -362,24 +376,3 @@ class ConvertScreen(BaseScreen[None]):
 
     def action_scroll(self, lines: int) -> None:
         self.query_one("#convert").scroll_relative(y=lines, animate=False)
-
-
-def _numbers(size: Parallelism) -> dict[str, str]:
-    """Return the texts of the fields; that of ETP is empty if ETP is TP."""
-    numbers = {name: str(getattr(size, name)) for name in SIZES}
-    return {**numbers, "etp": "" if size.etp == size.tp else numbers["etp"]}
-
-
-def _number(name: str, value: str) -> tuple[Static, Input]:
-    """Return the label and the field of a parallel size."""
-    number = Input(
-        value,
-        id=name,
-        classes=name,
-        compact=True,
-        placeholder="TP" if name == "etp" else "1",
-        restrict=r"([1-9][0-9]{0,3})?",
-        select_on_focus=True,
-    )
-    number.cursor_blink = False
-    return Static(name.upper(), classes=f"size {name}"), number

@@ -23,6 +23,7 @@ from ckptdiff.tui.widgets.detail_slot import WIDE, DetailSlot
 from ckptdiff.tui.widgets.filter_slot import FilterSlot
 from ckptdiff.tui.widgets.finding_line import FindingLine
 from ckptdiff.tui.widgets.progress_line import CountsLine, ProgressLine
+from ckptdiff.tui.widgets.shortfall_line import ShortfallLine
 from ckptdiff.tui.widgets.tensor_list import TensorList
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class TensorsScreen(BaseScreen[None]):
             yield TensorList(self.session, id="tensors")
             yield DetailSlot(self.session)
         yield FilterSlot(id="filter")
+        yield ShortfallLine(self.session)
         if not self.session.browsing:
             yield CountsLine(self.session)
         yield ProgressLine(self.session)
@@ -203,6 +205,7 @@ class TensorsScreen(BaseScreen[None]):
         # A progress bar takes one line; words may take two.
         self.query_one(ProgressLine).refresh(layout=self.session.phase != "comparing")
         self.query_one(FindingLine).show()
+        self.query_one(ShortfallLine).show()
         self.refresh_bindings()
 
     def on_resize(self, event: Resize) -> None:

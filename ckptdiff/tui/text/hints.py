@@ -12,5 +12,6 @@ KEYS: dict[Hint, str] = {
     "no-bos": "type ids of tokens, as 1,2,3, where none is added",
     "overwrite": "choose yes at Replace to write over it",
     "allow-unmapped": "choose to leave them out at Unknown to convert the rest",
+    "allow-incomplete": "choose to write it at Gaps to convert what is there",
     "cpu": "it is computed on the CPU",
 }

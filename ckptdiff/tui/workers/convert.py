@@ -57,7 +57,8 @@ def plan_draft(
             if len(conversion.source.tensors) > MANY_NAMES:
                 gc.freeze()
     except CkptDiffError as error:
-        return ConversionPlan(draft, out, command, error=error.with_hint(KEYS))
+        words = error.with_hint(KEYS)
+        return ConversionPlan(draft, out, command, error=words, hint=error.hint)
     except OSError as error:
         return ConversionPlan(draft, out, command, error=f"{out}: {error.strerror}")
     return ConversionPlan(draft, out, command, conversion, free=free, replaces=replaces)
@@ -72,7 +73,7 @@ def run_conversion(
     is_cancelled: Callable[[], bool],
 ) -> None:
     """Convert in worker processes of its own, so that closing a session does not end it."""
-    from ckptdiff.conversion.command import closing_lines
+    from ckptdiff.conversion.command import against_line, closing_lines
     from ckptdiff.conversion.run import Lost, Written
 
     executor = engine.executor()
@@ -94,6 +95,9 @@ def run_conversion(
                 reporter.take(event)
             else:
                 lines = tuple(closing_lines(conversion, lost, compared))
+                if conversion.like is not None:
+                    summary = engine.compare_with_like(conversion, executor)
+                    lines = (*lines, against_line(summary, conversion.like))
                 post(ConversionEnded(number, "done", lines))
                 return
         post(ConversionEnded(number, "stopped"))

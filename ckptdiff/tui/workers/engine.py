@@ -78,6 +78,8 @@ class Engine(Protocol):
         self, conversion: Conversion, executor: Executor
     ) -> Generator[Written | Lost | TensorDiff, None, None]: ...
 
+    def compare_with_like(self, conversion: Conversion, executor: Executor) -> DiffSummary: ...
+
     def read_prompt(self, text: str, a: Assembled, b: Assembled, executor: Executor) -> Prompt: ...
 
     def compare_logits(
@@ -193,6 +195,11 @@ class LocalEngine:
         from ckptdiff.conversion.run import convert
 
         return convert(conversion, executor)
+
+    def compare_with_like(self, conversion: Conversion, executor: Executor) -> DiffSummary:
+        from ckptdiff.conversion.verify import compare_with_like
+
+        return compare_with_like(conversion, executor)
 
     def read_prompt(self, text: str, a: Assembled, b: Assembled, executor: Executor) -> Prompt:
         """Tokenize a text; without a tokenizer, read it as ids: `1,2,3`.

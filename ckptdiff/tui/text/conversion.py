@@ -1,0 +1,53 @@
+"""What the form of a conversion says before it writes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptdiff.text import printable
+from ckptdiff.tui.words import short_path
+
+if TYPE_CHECKING:
+    from ckptdiff.results import Finding
+    from ckptdiff.tui.model.comparison import Side
+    from ckptdiff.tui.model.conversion import ConversionPlan
+    from ckptdiff.tui.model.session import Session
+
+MAX_FAULTS = 3  # that are named
+
+
+def before_writing(plan: ConversionPlan, session: Session, side: Side) -> str:
+    """Return what is written where, what goes for it, and which known faults are kept."""
+    assert plan.conversion is not None
+    out = short_path(plan.out)
+    words = [f"{short_path(plan.draft.source)} is written to {out}."]
+    if plan.replaces:
+        words = [f"What {out} holds is removed once the new one is verified."]
+    kept = _kept(plan, session, side)
+    for number, finding in kept[:MAX_FAULTS]:
+        title = printable(finding.title)
+        words.append(f"B has finding {number}, {finding.kind}: {title}. This conversion keeps it.")
+    if len(kept) > MAX_FAULTS:
+        words.append(f"It keeps {len(kept) - MAX_FAULTS} more findings.")
+    if side == "b" and not session.browsing and not _is_diagnosed(session):
+        words.append("B is not compared and looked through to the end: it may have faults.")
+    return "\n".join(words)
+
+
+def _kept(plan: ConversionPlan, session: Session, side: Side) -> list[tuple[int, Finding]]:
+    """Return the faults of B that a conversion of it does not take out."""
+    if side != "b":
+        return []
+    undone = plan.draft.target.undo
+    return [
+        (number, finding)
+        for number, finding in session.diagnosis.faults
+        if finding.undo not in undone and (finding.undo or number not in session.diagnosis.targets)
+        if not (finding.kind == "CONFIG" and plan.draft.like is not None)
+    ]
+
+
+def _is_diagnosed(session: Session) -> bool:
+    """Return whether the faults of B are known, if it has any."""
+    is_compared = session.phase == "done"
+    return is_compared and (session.diagnosis_state == "done" or not session.has_faults)

@@ -1,0 +1,158 @@
+"""A source that is not what its config promises is refused, or written and said to be short."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ckptdiff.conversion.command import against_line, closing_lines
+from ckptdiff.conversion.run import Lost, convert
+from ckptdiff.conversion.verify import compare_with_like
+from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.executor import InlineExecutor
+from ckptdiff.formats import open_checkpoint
+from ckptdiff.results import TensorDiff
+from tests.support.conversions import converted, hf_tensors, rank_tensors
+from tests.support.oracle_hf import make_hf
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ckptdiff.conversion.plan import Conversion
+
+QUERY, KEY, VALUE = (f"model.layers.1.self_attn.{x}_proj.weight" for x in "qkv")
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def made(folder: Path, *gone: str, **arguments: Any) -> Path:
+    """Write a model without the tensors `gone`."""
+    weights = make_hf(folder, single=True, **arguments)
+    kept = {name: weight for name, weight in weights.items() if name not in gone}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def said(conversion: Conversion) -> list[str]:
+    """Convert, and return the lines that report it."""
+    events = list(convert(conversion, InlineExecutor()))
+    lost = [event for event in events if isinstance(event, Lost)]
+    compared = [event for event in events if isinstance(event, TensorDiff)]
+    return list(closing_lines(conversion, lost, compared))
+
+
+@pytest.mark.parametrize("to", ["hf", "megatron", "torch_dist"])
+@pytest.mark.parametrize("gone", [EMBEDDING, HEAD, "model.norm.weight", KEY])
+def test_it_is_refused_by_name_and_nothing_is_written(tmp_path: Path, to: Any, gone: str) -> None:
+    source = made(tmp_path / "hf", gone)
+    with pytest.raises(UnsupportedLayout, match=re.escape(gone)) as error:
+        converted(source, tmp_path / "out", to)
+    assert error.value.hint == "allow-incomplete"
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_there_is_written_and_the_config_keeps_its_promise(tmp_path: Path) -> None:
+    weights = make_hf(tmp_path / "hf", single=True)
+    source = made(tmp_path / "hf", EMBEDDING)
+    conversion, _ = converted(source, tmp_path / "out", "megatron", tp=2, allow_incomplete=True)
+    assert any(EMBEDDING in note for note in conversion.notes)
+    converted(tmp_path / "out", tmp_path / "back", "hf", like=source, allow_incomplete=True)
+    back = hf_tensors(tmp_path / "back")
+    assert back.keys() == weights.keys() - {EMBEDDING}
+    assert all(torch.equal(back[name], weights[name]) for name in back)
+    config = json.loads((tmp_path / "back/config.json").read_text())
+    assert config["num_hidden_layers"] == 2
+
+
+def test_parts_that_go_into_one_tensor_are_left_out_together(tmp_path: Path) -> None:
+    source = made(tmp_path / "hf", QUERY)
+    conversion, _ = converted(source, tmp_path / "out", "megatron", allow_incomplete=True)
+    assert set(conversion.left) == {KEY, VALUE}
+    names = {key.rpartition(" ")[2] for key in rank_tensors(tmp_path / "out")}
+    assert "decoder.layers.0.self_attention.linear_qkv.weight" in names
+    assert "decoder.layers.1.self_attention.linear_qkv.weight" not in names
+
+
+def test_args_that_count_more_layers_than_there_are(tmp_path: Path) -> None:
+    source = made(tmp_path / "hf", layers=2)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 6}))
+    with pytest.raises(
+        UnsupportedLayout, match="6 layers in the config, 2 in the files: layers 2-5"
+    ):
+        converted(source, tmp_path / "out", "hf")
+    (source / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    with pytest.raises(UnsupportedLayout, match="1 layer in the config, 2 in the files: layer 1"):
+        converted(source, tmp_path / "out", "megatron", pp=1)
+
+
+def test_a_config_that_is_lent_counts(tmp_path: Path) -> None:
+    source = made(tmp_path / "hf", layers=2)
+    converted(source, tmp_path / "mid", "megatron")
+    lender = made(tmp_path / "like", layers=3)
+    with pytest.raises(UnsupportedLayout, match="3 layers in the config, 2 in the files"):
+        converted(tmp_path / "mid", tmp_path / "out", "hf", like=lender)
+
+
+@pytest.mark.parametrize("to", ["megatron", "torch_dist"])
+def test_a_shape_that_the_config_contradicts_is_refused(tmp_path: Path, to: Any) -> None:
+    source = made(tmp_path / "hf")
+    weights = load_file(source / "model.safetensors")
+    half = weights[HEAD][:30].clone()
+    save_file({**weights, HEAD: half}, source / "model.safetensors")
+    with pytest.raises(UnsupportedLayout, match=r"lm_head\.weight is 30x32, by the config 61x32"):
+        converted(source, tmp_path / "out", to)
+    packed = weights["model.layers.0.mlp.down_proj.weight"][:, ::8].to(torch.int32)
+    save_file(
+        {**weights, "model.layers.0.mlp.down_proj.weight": packed.contiguous()},
+        source / "model.safetensors",
+    )
+    with pytest.raises(UnsupportedLayout, match="packed weights cannot be cut"):
+        converted(source, tmp_path / "out", to)
+
+
+# ── what is said at the end ──────────────────────────────────────────────────────────────────
+
+
+def plan(source: Path, out: Path, **options: Any) -> Conversion:
+    """Return a plan that is not carried out yet."""
+    from ckptdiff.assembly.assemble import assemble
+    from ckptdiff.conversion.plan import Target, plan_conversion
+
+    like = options.pop("like", None)
+    lender = assemble(open_checkpoint(like)) if like is not None else None
+    side = assemble(open_checkpoint(source), like=lender)
+    return plan_conversion(side, out, Target("hf", **options), lender)
+
+
+@pytest.mark.parametrize(
+    ("options", "last"),
+    [
+        ({}, "verified: 21 of 21 tensors are the same, every byte compared"),
+        ({"dtype": "fp32"}, "verified: all 21 tensors, every byte compared: 21 as cast to fp32"),
+    ],
+)
+def test_what_was_verified_is_said(tmp_path: Path, options: dict[str, Any], last: str) -> None:
+    assert said(plan(made(tmp_path / "hf"), tmp_path / "out", **options))[-1] == last
+
+
+def test_what_is_short_is_said_beside_what_was_verified(tmp_path: Path) -> None:
+    source = made(tmp_path / "hf", HEAD)
+    short, verified = said(plan(source, tmp_path / "out", allow_incomplete=True))
+    assert short.startswith("short  what was written is not what its config promises: ")
+    assert HEAD in short
+    assert verified == "verified: 20 of 20 tensors are the same, every byte compared"
+
+
+def test_the_result_is_held_against_the_folder_that_it_is_to_be_like(tmp_path: Path) -> None:
+    source, like = made(tmp_path / "hf"), made(tmp_path / "like", seed=1)
+    for lender, words in ((source, "same"), (like, "differ: 21 of 21 tensors are not the same")):
+        conversion = plan(source, tmp_path / f"out-{lender.name}", like=lender)
+        said(conversion)
+        summary = compare_with_like(conversion, InlineExecutor())
+        line = against_line(summary, conversion.like)
+        assert line.startswith(f"against {lender}: {words}")
