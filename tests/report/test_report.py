@@ -201,7 +201,8 @@ def test_a_long_reason_is_not_repeated_below_each_row() -> None:
 
 def test_the_last_line_says_what_was_not_compared() -> None:
     found = lines(result("a", "same"), result("b", "error", error="cut off"))
-    assert found[-1] == "verdict: differ; not compared: 1 tensor that could not be read"
+    assert found[-1].startswith("verdict: differ; ")
+    assert found[-1].endswith("; not compared: 1 tensor that could not be read")
 
 
 def test_where_nothing_could_be_read_nothing_is_said_to_differ() -> None:
@@ -219,7 +220,7 @@ def test_where_nothing_could_be_read_nothing_is_said_to_differ() -> None:
 def test_what_matched_means_is_said() -> None:
     found = lines(result("a", "matched", numbers=figures()))
     assert [line for line in found if line.startswith("@  1 tensor matched: the bytes are there")]
-    assert found[-1] == "verdict: matched"
+    assert found[-1].startswith("verdict: matched;")
 
 
 def test_a_pattern_is_named() -> None:
