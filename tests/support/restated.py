@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.arch import ARCHITECTURES, find_architecture
-from ckptdiff.assembly.recipe import Assembled
+from ckptdiff.assembly.recipe import Assembled, Assembly
 from ckptdiff.checkpoint import Checkpoint, Parallelism
 from ckptdiff.config import model as configs
 from ckptdiff.config.translate import huggingface_config, megatron_args
@@ -62,7 +62,7 @@ def hf_side(config: dict[str, Any], tensors: Collection[str] = ()) -> Assembled:
     assert family is not None
     sizes = configs.from_huggingface(config, tied_by_default=family.tied_by_default)
     opened = Checkpoint(Path("/hf"), "hf", "hf", config, Parallelism(), (), ())
-    recipes: Any = dict.fromkeys(tensors)
+    recipes = {name: Assembly(name, (), "BF16", ()) for name in tensors}
     return Assembled(opened, family, sizes, recipes, (), {})
 
 
@@ -70,7 +70,7 @@ def megatron_side(
     args: dict[str, Any], family: Architecture, tensors: Collection[str] = ()
 ) -> Assembled:
     opened = Checkpoint(Path("/megatron"), "megatron", "megatron", args, Parallelism(), (), ())
-    recipes: Any = dict.fromkeys(tensors)
+    recipes = {name: Assembly(name, (), "BF16", ()) for name in tensors}
     return Assembled(opened, family, configs.from_megatron(args), recipes, (), {})
 
 
