@@ -106,6 +106,14 @@ def test_a_base_beside_that_contradicts_the_one_inside_is_a_conflict() -> None:
     assert VERSIONS not in lines(hf(both), hf(both))
 
 
+def test_a_scaling_that_is_not_known_is_not_taken_for_none() -> None:
+    args = {name: value for name, value in ARGS.items() if "scaling" not in name}
+    side = ConfigSide("megatron", args, "llama", frozenset(), yaml="model.yaml")
+    found = lines(hf({"rope_parameters": NEW}), side)
+    assert found["RoPE scaling"].status == "unknown"
+    assert VERSIONS not in found
+
+
 def test_a_fallback_that_is_the_same_is_no_line() -> None:
     plain = {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}
     assert VERSIONS not in lines(hf({"rope_theta": 10000.0}), hf(plain))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.config.fields.base import equal, is_number, show
 from ckptdiff.config.fields.positions import is_rotary
 from ckptdiff.config.fields.rope import PERCENTS, ROPE, default_base
-from ckptdiff.config.fields.scaling import FACTOR, scaling_kind
+from ckptdiff.config.fields.scaling import FACTOR, SCALING, scaling_kind
 from ckptdiff.config.rope_holder import NEW, OLD, held
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def compare_versions(a: ConfigSide, b: ConfigSide) -> Versions | None:
     It is a conflict only where a field says so: what transformers 4 falls back to, as it does not
     know the object of transformers 5, is a hint.
     """
-    if not (is_rotary(a) and is_rotary(b)):
+    if not all(is_rotary(side) and SCALING[0].read(side) is not None for side in (a, b)):
         return None
     new = [_in_5(a), _in_5(b)]
     old = [_in_4(side) if side.kind == "hf" else new[n] for n, side in enumerate((a, b))]
