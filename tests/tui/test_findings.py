@@ -154,11 +154,11 @@ async def test_the_fix_is_a_conversion_whose_result_is_the_same(
         await until_planned(pilot)
         screen = app.screen
         assert isinstance(screen, ConvertScreen)
-        assert static(app, "#undo") == "QKV-SWAP"
+        assert static(app, "#faults") == "QKV-SWAP"
         assert screen.plan is not None
         assert any("QKV-SWAP" in note for note in screen.plan.conversion.notes)  # type: ignore[union-attr]
         out = screen.plan.out
-        await pilot.press("enter")
+        await pilot.press("enter", "y")
         while app.is_converting:
             await pilot.pause(0.02)
     mended = start(hf, out)
