@@ -31,7 +31,7 @@ def _width(tensor: Assembly) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FoundAt:
     """Consecutive rows of a tensor of the other side, or elements of a vector."""
 
     name: str
@@ -82,7 +82,7 @@ class ContentSearch:
     def _sides(self) -> tuple[tuple[str, Mapping[str, Assembly]], ...]:
         return ("a", self.a), ("b", self.b)
 
-    def where(self, side: str, name: str, only: str | None = None) -> list[Place]:
+    def where(self, side: str, name: str, only: str | None = None) -> list[FoundAt]:
         """Return where the other side has all rows of a tensor, in order; empty if it has not.
 
         `only` names the one tensor to look in. At each row the longest stretch is taken.
@@ -95,10 +95,10 @@ class ContentSearch:
         width = _width(tensor)
         if not rows and len(tensor.shape) == 1:  # no other vector has its length
             return self._in_vectors(side, name, only)
-        found: list[Place] = []
+        found: list[FoundAt] = []
         at = 0
         while at < len(rows):
-            best: Place | None = None
+            best: FoundAt | None = None
             places = self._places[other].get((width, rows[at]), [])
             places = [p for p in places if only in (None, p[0])]
             for source, row in places[:_MOST_PLACES]:
@@ -107,14 +107,14 @@ class ContentSearch:
                 while count < limit and held[source][row + count] == rows[at + count]:
                     count += 1
                 if best is None or count > best.stop - best.start:
-                    best = Place(source, row, row + count)
+                    best = FoundAt(source, row, row + count)
             if best is None:
                 return self._in_vectors(side, name, only) if len(tensor.shape) == 1 else []
             found.append(best)
             at += best.stop - best.start
         return found
 
-    def _in_vectors(self, side: str, name: str, only: str | None) -> list[Place]:
+    def _in_vectors(self, side: str, name: str, only: str | None) -> list[FoundAt]:
         """Return where the other side's vectors have all elements of one, in order."""
         vectors = self._vectors or self._read_vectors()
         other = "b" if side == "a" else "a"
@@ -123,7 +123,7 @@ class ContentSearch:
         wanted = vectors.get((side, name), b"")
         runs = runs_of_bytes(wanted, held, itemsize, MIN_ELEMENTS) if wanted else []
         return [
-            Place(source, start // itemsize, stop // itemsize, of_vector=True)
+            FoundAt(source, start // itemsize, stop // itemsize, of_vector=True)
             for source, start, stop in runs
         ]
 
@@ -139,7 +139,7 @@ class ContentSearch:
         self._vectors = {(key[0], key[1:]): content for key, content in read}
         return self._vectors
 
-    def told(self, places: list[Place], side: str) -> str:
+    def told(self, places: list[FoundAt], side: str) -> str:
         """Return in words where rows lie, as in `rows 0 to 7 of B's x`."""
         words = []
         for place in places[:_MOST_RUNS]:

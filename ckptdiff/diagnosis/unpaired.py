@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from ckptdiff.assembly.recipe import Assembled
-    from ckptdiff.diagnosis.content_search import Place
+    from ckptdiff.diagnosis.content_search import FoundAt
     from ckptdiff.fault_classes import FaultClass
     from ckptdiff.results import TensorDiff
 
@@ -153,7 +153,7 @@ def _extra(
 
 
 def _told(
-    search: ContentSearch, names: list[str], places: Mapping[str, list[Place]], other: str
+    search: ContentSearch, names: list[str], places: Mapping[str, list[FoundAt]], other: str
 ) -> str:
     """Return in words where the rows of some tensors are on the other side."""
     told = [f"`{name}` is {search.told(places[name], other)}" for name in names[:_SHOWN]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.assembly.adapters import unmatched_by_adapter
 from ckptdiff.comparison.packed import schemes_of
-from ckptdiff.fault_classes import FAULT_CLASSES
+from ckptdiff.report.finding import finding_document, finding_lines
 from ckptdiff.report.listed import (
     CloseGroup,
     explained,
@@ -26,7 +26,6 @@ from ckptdiff.text import (
     format_cosine,
     format_number,
     format_shape,
-    number_ranges,
     printable,
 )
 
@@ -34,10 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ckptdiff.assembly.recipe import Assembled
-    from ckptdiff.checkpoint import Rank
     from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.config.compare import ConfigDiff
-    from ckptdiff.results import Finding, Numbers, Status, TensorDiff, Verdict
+    from ckptdiff.results import Numbers, Status, TensorDiff, Verdict
 
 
 # The glyph carries the meaning; a colour may repeat it.
@@ -134,65 +132,6 @@ def diff_document(
         "not_compared": not_compared(summary),
         "packed": {"a": schemes_of(a), "b": schemes_of(b)},
     }
-
-
-def finding_document(finding: Finding) -> dict[str, Any]:
-    """Return a finding as an object of the JSON document; `class` is its class of faults."""
-    return {
-        "class": finding.kind,
-        "severity": finding.severity,
-        "title": finding.title,
-        "confidence": finding.confidence,
-        "cause_confidence": finding.cause_confidence,
-        "tensors": list(finding.tensors),
-        "layers": list(finding.layers),
-        "experts": list(finding.experts),
-        "ranks": [{"tp": r.tp, "pp": r.pp, "ep": r.ep} for r in finding.ranks],
-        "evidence": finding.evidence,
-        "also_explained_by": list(finding.also_explained_by),
-        "undo": None if finding.undo is None else finding.undo.text(),
-        "fix": finding.fix,
-    }
-
-
-def finding_lines(finding: Finding) -> Iterator[str]:
-    """Yield the lines that report a finding in the summary."""
-    mark = "✗" if finding.severity == "fault" else "i"
-    yield f"{mark}  {finding.kind}: {printable(finding.title)}"
-    yield f"     {printable(touched(finding))}"
-    evidence = finding.evidence.removeprefix(finding.title).lstrip("; ")
-    if evidence:
-        yield f"     {printable(evidence)}"
-    if finding.also_explained_by:
-        yield f"     cause: {printable('; or '.join(finding.also_explained_by))}"
-    if finding.fix:
-        yield f"     fix: {printable(finding.fix)}"
-    elif is_to_convert_again(finding):
-        again = "copy the file" if finding.kind == "DAMAGED" else "convert"
-        yield f"     no re-mapping mends it: {again} again from the source"
-
-
-def is_to_convert_again(finding: Finding) -> bool:
-    """Return whether no re-mapping and no other name brings back what a finding is about."""
-    of_names = FAULT_CLASSES[finding.kind].is_of_names or finding.kind == "CONFIG"
-    return finding.severity == "fault" and finding.undo is None and not of_names
-
-
-def touched(finding: Finding) -> str:
-    """Return how many tensors a finding covers and which layers, experts and ranks, as text."""
-    parts = [f"{len(finding.tensors)} tensor{'' if len(finding.tensors) == 1 else 's'}"]
-    for word, numbers in (("layer", finding.layers), ("expert", finding.experts)):
-        if numbers:
-            parts.append(f"{word}{'' if len(numbers) == 1 else 's'} {number_ranges(numbers)}")
-    if finding.ranks:
-        parts.append(f"rank{'' if len(finding.ranks) == 1 else 's'} {_ranks(finding.ranks)}")
-    return ", ".join(parts)
-
-
-def _ranks(ranks: Sequence[Rank]) -> str:
-    words = [f"tp {r.tp}" + (f" pp {r.pp}" if r.pp else "") + (f" ep {r.ep}" if r.ep else "")
-             for r in ranks]  # fmt: skip
-    return "; ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")
 
 
 def _tensor_document(result: TensorDiff) -> dict[str, Any]:

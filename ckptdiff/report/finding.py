@@ -1,19 +1,79 @@
-"""The facts of a finding beside its title, for the screen and for reports."""
+"""A finding as an object of the JSON, as lines of the summary, and as facts for the screen."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ckptdiff.fault_classes import effect_of
-from ckptdiff.report.diff import is_to_convert_again, touched
+from ckptdiff.fault_classes import FAULT_CLASSES, effect_of
+from ckptdiff.text import number_ranges, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from ckptdiff.checkpoint import Rank
     from ckptdiff.results import Finding
 
 LOST = "No re-mapping mends it, since data is lost: convert again from the source."
 DAMAGED = "No re-mapping mends it, since data is lost: copy the file again from the source."
+
+
+def finding_document(finding: Finding) -> dict[str, Any]:
+    """Return a finding as an object of the JSON document; `class` is its class of faults."""
+    return {
+        "class": finding.kind,
+        "severity": finding.severity,
+        "title": finding.title,
+        "confidence": finding.confidence,
+        "cause_confidence": finding.cause_confidence,
+        "tensors": list(finding.tensors),
+        "layers": list(finding.layers),
+        "experts": list(finding.experts),
+        "ranks": [{"tp": r.tp, "pp": r.pp, "ep": r.ep} for r in finding.ranks],
+        "evidence": finding.evidence,
+        "also_explained_by": list(finding.also_explained_by),
+        "undo": None if finding.undo is None else finding.undo.text(),
+        "fix": finding.fix,
+    }
+
+
+def finding_lines(finding: Finding) -> Iterator[str]:
+    """Yield the lines that report a finding in the summary."""
+    mark = "✗" if finding.severity == "fault" else "i"
+    yield f"{mark}  {finding.kind}: {printable(finding.title)}"
+    yield f"     {printable(touched(finding))}"
+    evidence = finding.evidence.removeprefix(finding.title).lstrip("; ")
+    if evidence:
+        yield f"     {printable(evidence)}"
+    if finding.also_explained_by:
+        yield f"     cause: {printable('; or '.join(finding.also_explained_by))}"
+    if finding.fix:
+        yield f"     fix: {printable(finding.fix)}"
+    elif is_to_convert_again(finding):
+        again = "copy the file" if finding.kind == "DAMAGED" else "convert"
+        yield f"     no re-mapping mends it: {again} again from the source"
+
+
+def is_to_convert_again(finding: Finding) -> bool:
+    """Return whether no re-mapping and no other name brings back what a finding is about."""
+    of_names = FAULT_CLASSES[finding.kind].is_of_names or finding.kind == "CONFIG"
+    return finding.severity == "fault" and finding.undo is None and not of_names
+
+
+def touched(finding: Finding) -> str:
+    """Return how many tensors a finding covers and which layers, experts and ranks, as text."""
+    parts = [f"{len(finding.tensors)} tensor{'' if len(finding.tensors) == 1 else 's'}"]
+    for word, numbers in (("layer", finding.layers), ("expert", finding.experts)):
+        if numbers:
+            parts.append(f"{word}{'' if len(numbers) == 1 else 's'} {number_ranges(numbers)}")
+    if finding.ranks:
+        parts.append(f"rank{'' if len(finding.ranks) == 1 else 's'} {_ranks(finding.ranks)}")
+    return ", ".join(parts)
+
+
+def _ranks(ranks: Sequence[Rank]) -> str:
+    words = [f"tp {r.tp}" + (f" pp {r.pp}" if r.pp else "") + (f" ep {r.ep}" if r.ep else "")
+             for r in ranks]  # fmt: skip
+    return "; ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")
 
 
 def said(finding: Finding) -> Iterator[tuple[str, str]]:

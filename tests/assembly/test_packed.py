@@ -323,7 +323,8 @@ def test_experts_packed_together_stand_for_each_expert_of_the_rules(
         "not multiplied out, so they were not compared with A's BF16. To compare them, dequantise "
         "B first"
     ]
-    assert lines_of(comparison)[-1] == "verdict: packed; not compared: 6 packed tensors"
+    assert lines_of(comparison)[-1].startswith("verdict: packed; ")
+    assert lines_of(comparison)[-1].endswith("; not compared: 6 packed tensors")
     results = list(comparison.results.values())
     document = diff_document(comparison.a, comparison.b, results, comparison.summary)
     assert document["not_compared"] == ["6 packed tensors"]

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from ckptdiff.diagnosis.run import diagnosed
 from ckptdiff.executor import InlineExecutor
-from ckptdiff.report.diff import finding_lines
+from ckptdiff.report.finding import finding_lines
 from tests.support.oracle_hf import make_hf
 from tests.support.pairs import Comparison, compare
 

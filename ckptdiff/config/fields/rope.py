@@ -82,8 +82,11 @@ def _percent_entries(value: Any, side: ConfigSide) -> Settings | None:
 
 def default_base(side: ConfigSide, *, release: int = 5) -> float | None:
     """Return the base that a release of transformers takes if config.json has none."""
-    bases = BASES if release == 5 else BASES_IN_4
-    return None if side.family is None else bases.get(side.family, 10000.0)
+    if side.family is None:
+        return None
+    if release == 5:
+        return BASES.get(side.family, 10000.0)
+    return BASES_IN_4.get(side.family, 10000.0)
 
 
 def _base_default(side: ConfigSide) -> Stated | None:

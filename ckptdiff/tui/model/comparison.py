@@ -90,14 +90,10 @@ class Comparison:
 
     @property
     def has_faults(self) -> bool:
-        """Whether there is a difference, a conflict, a gap, or names that no loader finds.
-
-        Packed weights are no differences: they were not compared.
-        """
-        is_wrapped = self.summary is not None and self.summary.names_status == "wrapped"
-        is_short = any(side is not None and side.shortfall for side in (self.a, self.b))
-        differing = self.differences > self.counts["packed"]
-        return bool(differing or self.conflicts or is_wrapped or is_short)
+        """Whether there is something to diagnose. Packed weights are not: they were not compared."""
+        wrapped = self.summary is not None and self.summary.names_status == "wrapped"
+        short = any(side is not None and side.shortfall for side in (self.a, self.b))
+        return self.differences > self.counts["packed"] or self.conflicts > 0 or wrapped or short
 
     @property
     def executor(self) -> Executor:
@@ -164,9 +160,8 @@ class Comparison:
     def layout_error(self, name: str) -> str | None:
         """Return why a tensor could not be assembled on A, or else on B; None if it could."""
         for side in (self.a, self.b):
-            if side is None or name not in side.errors:
-                continue
-            if (error := side.errors[name]).kind != "packed":
+            error = None if side is None else side.errors.get(name)
+            if error is not None and error.kind != "packed":
                 return error.text
         return None
 

@@ -10,7 +10,7 @@ from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from ckptdiff.report.diff import finding_lines as plain_lines
+from ckptdiff.report.finding import finding_lines as plain_lines
 from ckptdiff.text import printable
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.finding import finding_page
