@@ -90,7 +90,7 @@ class Comparison:
 
     @property
     def has_faults(self) -> bool:
-        """Whether there is something to diagnose. Packed weights are not: they were not compared."""
+        """Whether there is something to diagnose. Packed weights are not: none was compared."""
         wrapped = self.summary is not None and self.summary.names_status == "wrapped"
         short = any(side is not None and side.shortfall for side in (self.a, self.b))
         return self.differences > self.counts["packed"] or self.conflicts > 0 or wrapped or short
