@@ -23,7 +23,7 @@ def test_files_that_are_not_read_are_named_on_the_screen(tmp_path: Path) -> None
     make_hf(tmp_path / "b", single=True)
     save_file({"w": torch.ones(1)}, tmp_path / "b" / "consolidated.safetensors")
     a, b = (assemble(open_checkpoint(tmp_path / name)) for name in "ab")
-    session: Any = SimpleNamespace(a=a, b=b)
+    session: Any = SimpleNamespace(a=a, b=b, browsing=False)
     (note,) = side_notes(session)
     assert note.startswith("B: ")
     assert "consolidated.safetensors" in note
