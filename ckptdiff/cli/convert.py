@@ -212,7 +212,7 @@ def _document(
             }
             for item in lost
         ],
-        "verified": bool(compared),
+        "verified": bool(compared) and not conversion.source.shortfall,
         "same": sum(result.status == "same" for result in compared),
     }
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckptdiff.config.compare import compare_sides, config_side
+from ckptdiff.config.compare import compare_sides, config_side, is_computed
 from ckptdiff.config.fields import FIELDS, ConfigSide
 from ckptdiff.config.fields.base import MEGATRON, flags
 from ckptdiff.config.fields.params import assumed_factor
@@ -328,7 +328,7 @@ def _read_otherwise(side: ConfigSide, written: ConfigSide, noted: list[str]) -> 
         if line.status == "conflict":
             reads = f"reads as {line.b} in {where}: {line.consequence}"
             notes.append(_IS_AND.format(line.meaning, line.a, reads))
-        elif line.status == "unknown" and line.b is None:
+        elif line.status == "unknown" and line.b is None and is_computed(line):
             notes.append(_IS_AND.format(line.meaning, line.a, f"nothing in {where} says it"))
     return notes
 

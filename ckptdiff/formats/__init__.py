@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from ckptdiff.errors import CkptDiffError, NotACheckpoint, UnreadableFile
 from ckptdiff.formats import hf, megatron, meta, torch_dist
 from ckptdiff.formats.no_checkpoint import why_no_checkpoint
-from ckptdiff.formats.unfinished import why_unfinished
+from ckptdiff.formats.unfinished import dead_saves, why_unfinished
 from ckptdiff.gc_pause import uncollected
 
 if TYPE_CHECKING:
@@ -59,8 +59,12 @@ def open_checkpoint(
         raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from error
     found = _checkpoints_inside(path)
     if found and why_unfinished(path) is None:
+        died = (
+            f"; {', '.join(unfinished)}: never finished" if (unfinished := dead_saves(path)) else ""
+        )
         raise NotACheckpoint(
-            f"{path}: is no checkpoint itself, but holds some: {', '.join(found)}. Give one of them"
+            f"{path}: is no checkpoint itself, but holds some: {', '.join(found)}{died}. "
+            "Give one of them"
         )
     raise NotACheckpoint(why_no_checkpoint(path))
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ckptdiff.errors import CkptDiffError
+from ckptdiff.formats.files import read_small
 from ckptdiff.formats.unfinished import why_unfinished
-from ckptdiff.formats.weight_files import torch_files
+from ckptdiff.formats.weight_files import is_file_name, torch_files
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_NAMED = 5  # files that a sentence names
+_MAX_TRACKER = 255  # bytes of a file that names a folder, such as `latest`
 _PART = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt$")
 _GENERAL = (
     "is no checkpoint. A Hugging Face folder holds *.safetensors, pytorch_model*.bin or one file "
@@ -20,12 +24,25 @@ _GENERAL = (
 )
 
 
+def _folder_named_by(file: Path) -> Path | None:
+    """Return the folder that a small text file beside it names, as `latest` of a trainer does."""
+    with suppress(OSError, UnicodeDecodeError, CkptDiffError):
+        name = read_small(file, _MAX_TRACKER).decode().strip()
+        if is_file_name(name) and (file.parent / name).is_dir():
+            return file.parent / name
+    return None
+
+
 def why_no_checkpoint(path: Path) -> str:
     """Return a sentence on what a path holds instead of a checkpoint, and what to do."""
     if path.suffix == ".distcp":
         return f"{path}: is one file of a distributed checkpoint. Give the folder it is in"
     if not path.is_dir():
-        return f"{path}: {_GENERAL}"
+        named = _folder_named_by(path)
+        if named is None:
+            return f"{path}: {_GENERAL}"
+        died = why_unfinished(named)
+        return f"{path}: names a folder. {died}" if died else f"{path}: names {named}. Give that"
     died = why_unfinished(path)
     if died is not None:
         return died

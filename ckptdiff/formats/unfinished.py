@@ -30,6 +30,15 @@ def why_unfinished(folder: Path) -> str | None:
     return f"{folder}: holds .distcp files and no .metadata: the save was never finished; {hint}"
 
 
+def dead_saves(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder that a distributed save left that died."""
+    found: list[Path] = []
+    with suppress(OSError):
+        children = sorted(folder.iterdir())[:_MAX_CHILDREN]
+        found += (child for child in children if child.is_dir() and why_unfinished(child))
+    return [child.name for child in sorted(found, key=_step_of)[-_MAX_NAMED:]]
+
+
 def _complete_beside(folder: Path) -> list[str]:
     """Return the names of the folders beside a folder that hold `.metadata`, the newest last."""
     real = folder.resolve()

@@ -265,7 +265,7 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     if not weight_map:
         raise CorruptFile(f"{index}: names no file")
     for name in set(weight_map.values()) if _are_texts(weight_map) else [None]:
-        if name is None or not _is_file_name(name):
+        if name is None or not is_file_name(name):
             raise CorruptFile(f"{index}: names {name!r}; only files beside the index may be named")
     return weight_map
 
@@ -274,7 +274,7 @@ def _are_texts(weight_map: dict[str, Any]) -> bool:
     return all(isinstance(name, str) for name in weight_map.values())
 
 
-def _is_file_name(name: str) -> bool:
+def is_file_name(name: str) -> bool:
     """Return whether a name is that of a file in the same folder, and valid for the system."""
     try:
         inside = os.path.basename(name) == name  # noqa: PTH119

@@ -96,3 +96,25 @@ def test_anything_else_is_told_what_checkpoints_look_like(tmp_path: Path) -> Non
     said = refusal(tmp_path)
     for word in ("safetensors", "torch.save", "consolidated", "mp_rank_00", ".metadata"):
         assert word in said
+
+
+def test_a_file_that_names_the_newest_step_is_followed(tmp_path: Path) -> None:
+    save(tmp_path / "step_100")
+    (tmp_path / "latest").write_text("step_100\n")
+    assert refusal(tmp_path / "latest").endswith(f"names {tmp_path / 'step_100'}. Give that")
+    save(tmp_path / "step_200", dies=True)
+    (tmp_path / "latest").write_text("step_200\n")
+    said = refusal(tmp_path / "latest")
+    assert "names a folder. " in said
+    assert said.endswith("the save was never finished; step_100 beside it is complete")
+    assert refusal(tmp_path).endswith(
+        "holds some: step_100; step_200: never finished. Give one of them"
+    )
+
+
+@pytest.mark.parametrize("text", ["nowhere", "../secret", "", "\0", "x" * 300, "\x80"])
+def test_a_file_that_names_no_folder_beside_it_is_no_checkpoint(tmp_path: Path, text: str) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "latest").write_text(text, encoding="latin-1")
+    assert "is no checkpoint" in refusal(tmp_path / "in" / "latest")

@@ -131,7 +131,10 @@ class ConversionRun:
         """The current stage, or the outcome, in one line."""
         out = short_path(self.plan.out)
         if self.stage == "done":
-            return f"= Converted and verified: {out}"
+            short = self.conversion.source.shortfall
+            return (
+                f"! Converted, incomplete: {out}" if short else f"= Converted and verified: {out}"
+            )
         if self.stage == "failed":
             return f"x Not converted: {printable(self.error or '')}"
         return self.words

@@ -184,4 +184,4 @@ class ConversionScreen(BaseScreen[None]):
 def _subtitle(run: ConversionRun) -> str:
     if run.stage in ("writing", "verifying"):
         return "hiding it keeps it running"
-    return "done and verified" if run.stage == "done" else run.stage
+    return run.headline.split(":")[0].lstrip("=! ") if run.stage == "done" else run.stage
