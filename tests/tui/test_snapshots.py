@@ -117,7 +117,7 @@ def test_a_conversion_under_way(
         await after("c")(pilot)
         await until_planned(pilot)
         engine.hold = 0
-        await pilot.press("enter")
+        await pilot.press("enter", "y")
         while app.conversion is None or not app.conversion.file:
             await pilot.pause(0.02)
         await pilot.pause(0.3)
