@@ -163,6 +163,10 @@ class Checkpoint:
     # slices, and the refs in `shards` state only name, shape and dtype.
     chunks: Mapping[TensorRef, tuple[Chunk, ...]] | None = None
 
+    def relative(self, file: Path) -> str:
+        """Return the path of a file of the checkpoint from its root."""
+        return file.name if file == self.root else str(file.relative_to(self.root))
+
     @property
     def has_ranks(self) -> bool:
         """Whether each shard is one rank's, as Megatron splits tensors over them."""

@@ -99,7 +99,7 @@ def side_document(side: Assembled) -> dict[str, Any]:
         "notes": [*checkpoint.notes, *side.notes],
         "names": names_document(side),
         "adapter": adapter_document(side),
-        "not_read": [relative_path(side, file) for file in checkpoint.ignored],
+        "not_read": [checkpoint.relative(file) for file in checkpoint.ignored],
         **shortfall_document(side),
     }
 
@@ -334,9 +334,3 @@ def side_line(side: Assembled) -> str:
 def family_of(side: Assembled) -> str:
     """Return the name of the family whose rules were used, or `any family`."""
     return side.family or "any family"
-
-
-def relative_path(side: Assembled, file: Any) -> str:
-    """Return a file's path from the checkpoint's root."""
-    root = side.checkpoint.root
-    return file.name if file == root else str(file.relative_to(root))

@@ -10,7 +10,6 @@ from ckptdiff.comparison.packed import schemes_of
 from ckptdiff.formats import read_entries
 from ckptdiff.report.diff import (
     family_of,
-    relative_path,
     side_document,
     side_line,
 )
@@ -74,13 +73,13 @@ def _pieces(side: Assembled, assembly: Assembly) -> list[dict[str, Any]]:
     """Return where each piece is stored: `offset` is in bytes, `stride` in elements."""
     return [
         {
-            "file": relative_path(side, piece.ref.file),
+            "file": side.checkpoint.relative(piece.ref.file),
             "key": piece.ref.name,
             "box": piece.box,
             "of": piece.of,
             "offset": piece.ref.offset_of(tuple(start for start, _ in piece.of)),
             "stride": piece.ref.stride,
-            "copies": [relative_path(side, copy.ref.file) for copy in piece.copies],
+            "copies": [side.checkpoint.relative(copy.ref.file) for copy in piece.copies],
         }
         for piece in assembly.pieces
     ]
@@ -140,7 +139,7 @@ def raw_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, An
         "not_read": head["not_read"],
         "files": [
             {
-                "file": relative_path(side, file),
+                "file": side.checkpoint.relative(file),
                 "tensors": [
                     {
                         "name": part.name,
@@ -164,7 +163,7 @@ def raw_lines(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[str]:
     notes = (*side.checkpoint.notes, *side.notes)
     yield from (f"({printable(note)})" for note in notes)
     for file, parts in _by_file(side, wanted):
-        yield printable(relative_path(side, file))
+        yield printable(side.checkpoint.relative(file))
         for part in parts:
             name = printable(part.name)
             if part.chunk:

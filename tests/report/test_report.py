@@ -13,7 +13,6 @@ import torch
 from ckptdiff.assembly.recipe import Assembled, Assembly, LayoutError, Piece
 from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, TensorRef, contiguous
 from ckptdiff.comparison.verdict import summarise
-from ckptdiff.report import diff as report
 from ckptdiff.report.diff import GLYPH, MAX_LINES, WORD, diff_document, diff_lines
 from ckptdiff.report.ls import listing_lines
 from ckptdiff.results import Numbers, Status, TensorDiff
@@ -300,14 +299,14 @@ def test_a_document_is_strict_json_in_one_line(tmp_path: Path) -> None:
 
 def test_paths_of_a_listing_start_at_the_checkpoint(tiny_hf: Make, tiny_megatron: Make) -> None:
     _, b = open_pair(tiny_hf(), tiny_megatron(tp=2))
-    files = {report.relative_path(b, file) for file in b.checkpoint.files}
+    files = {b.checkpoint.relative(file) for file in b.checkpoint.files}
     assert files == {f"mp_rank_0{n}/model_optim_rng.pt" for n in (0, 1)}
 
 
 def test_a_single_file_is_called_by_its_name(tmp_path: Path) -> None:
     a, b = (folder / "model.safetensors" for folder in pair(tmp_path, *[{"w": full(1)}] * 2))
     assembled, _ = open_pair(a, b)
-    assert report.relative_path(assembled, a) == "model.safetensors"
+    assert assembled.checkpoint.relative(a) == "model.safetensors"
 
 
 # Numbers as text
