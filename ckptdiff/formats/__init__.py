@@ -59,9 +59,8 @@ def open_checkpoint(
         raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from error
     found = _checkpoints_inside(path)
     if found and why_unfinished(path) is None:
-        died = (
-            f"; {', '.join(unfinished)}: never finished" if (unfinished := dead_saves(path)) else ""
-        )
+        dead = dead_saves(path)
+        died = f"; {', '.join(dead)}: never finished" if dead else ""
         raise NotACheckpoint(
             f"{path}: is no checkpoint itself, but holds some: {', '.join(found)}{died}. "
             "Give one of them"
