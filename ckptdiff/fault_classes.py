@@ -27,6 +27,8 @@ class FaultRow:
     effect: str  # on the model; empty where each finding says its own
     can_be_undone: bool  # by a re-mapping, of some of them at least: the right numbers are there
     is_of_names: bool = False  # the right numbers are all there: nothing to convert again
+    # What to do where nothing can be undone.
+    remedy: str = "no re-mapping mends it: convert again from the source"
 
 
 _ATTENTION = "attention is wrong in the layers named; they compute with others' rows"
@@ -212,9 +214,11 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
         can_be_undone=False,
     ),
     "LOW-RANK": FaultRow(
-        "an adapter merged twice",
+        "an adapter merged on one side alone, or twice",
         "an adapter was merged into the weights, or was not",
         can_be_undone=False,
+        remedy="this looks like an adapter (LoRA) that is merged on one side alone, or twice: merge or "
+        "unmerge it, or compare with the model that it was merged into",
     ),
     "SCALE": FaultRow(
         "a factor, or the sign",
@@ -257,6 +261,7 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
         "a stretch of a file that was never written or copied",
         "the weights that lie in it are lost",
         can_be_undone=False,
+        remedy="no re-mapping mends it: copy the file again from the source",
     ),
 }
 

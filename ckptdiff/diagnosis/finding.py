@@ -61,7 +61,7 @@ def finding_of(claims: Sequence[Claim], origins: Origins) -> Finding:
         evidence += (
             f"; {shards}, {fraction:.0%} of {'its' if len(pairs) == 1 else 'their'} rows differ"
         )
-    cosines = [origins.residual[p].cosine for p in pairs if p in origins.residual]
+    cosines = [cosine for p in pairs for cosine in origins.cosines(p)]
     if cosines:
         least, most = (f"{cosine:.3f}" for cosine in (min(cosines), max(cosines)))
         evidence += f"{',' if sharded else ';'} cosine {least}"

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.compose import rows_of, transpose
+from ckptdiff.diagnosis.by_tensor import measure_by_tensor
 from ckptdiff.diagnosis.layout_search import MistakeSearch
 from ckptdiff.diagnosis.near_origins import find_near_origins
 from ckptdiff.diagnosis.thresholds import MAX_RESIDUAL_ROWS, MIN_VERSION_COSINE
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.arch.mistakes import Mistake
     from ckptdiff.assembly.recipe import Assembly
+    from ckptdiff.diagnosis.by_tensor import ByTensor
     from ckptdiff.diagnosis.queries import ContentQueries
     from ckptdiff.kernels.evidence import Residual
     from ckptdiff.resharding.shard_pairs import ShardGrid, ShardPair
@@ -48,6 +50,8 @@ class Origins:
     predicted: dict[ShardPair, Assembly] = field(default_factory=dict)
     # How an unexplained pair differs from `predicted`, or else from the expected content.
     residual: dict[ShardPair, Residual] = field(default_factory=dict)
+    # The same of each Hugging Face tensor that a pair has a part of, of matrices without a relation.
+    by_tensor: dict[ShardPair, ByTensor] = field(default_factory=dict)
     # Hugging Face names of tensors that were transposed and have changed values.
     transposed: set[str] = field(default_factory=set)
     # The wrong pairs whose bytes no move and no mistake explains.
@@ -80,10 +84,19 @@ class Origins:
         self._find_residuals()
         find_near_origins(self)
         self._follow_layers()
+        self.by_tensor = measure_by_tensor(self, self.unexplained)
 
     def with_replicas(self, found: Iterable[ShardPair]) -> list[ShardPair]:
         """Return pairs, each followed by the replicas that hold the same wrong content."""
         return [q for p in found for q in (p, *self.equal_replicas.get(p, ()))]
+
+    def cosines(self, pair: ShardPair) -> list[float]:
+        """Return the cosines of what a pair holds with what it should: one a tensor, or none."""
+        if pair not in self.residual:
+            return []
+        by_tensor = self.by_tensor.get(pair, {})
+        found = by_tensor.values() if len(by_tensor) > 1 else (self.residual[pair],)
+        return [residual.cosine for residual in found]
 
     def _find_equal_replicas(self) -> set[ShardPair]:
         """Return the replicas that equal the first one: the same fault explains them."""

@@ -13,6 +13,10 @@ from __future__ import annotations
 # From here on, content is a changed version of the reference's. Measured: at most 0.04 for matrices
 # that were never loaded; at least 0.65 with an adapter merged, 0.99 for another save.
 MIN_VERSION_COSINE = 0.5
+# Up to here, content has nothing of the reference's. Measured: at most 0.04 for matrices that were
+# never loaded; 0.45 with a large adapter merged. Of few elements, chance alone gives more: up to so
+# many times 1/sqrt(n).
+MAX_UNLIKE_COSINE, MAX_CHANCE = 0.1, 3
 # From here on, a matrix has its rows in place: no other origin is searched. Measured: at least 0.99
 # for another save.
 MIN_UNMOVED_COSINE = 0.98
@@ -72,6 +76,9 @@ PROBE_ROWS, PROBE_ELEMENTS = 4, 16
 MAX_LOOKUP_ROWS = 96
 # Rows of a vocabulary that are looked up by direction.
 MAX_VOCABULARY_LOOKUP_ROWS = 64
+# Rows and columns of a tensor by which the rank of its difference is taken. They show an adapter of
+# rank 64, and of 100 at the most.
+MAX_RANK_ROWS, MAX_RANK_COLUMNS = 256, 512
 # First rows of a matrix that are measured where none is known to differ.
 MAX_RESIDUAL_ROWS = 48
 # Moved rows, ranks, layers or experts in the picture of a finding.

@@ -32,6 +32,10 @@ SAME_DIRECTION = 0.99  # cosine from which two blocks are taken as equal but for
 FACTORS_DIFFER = 0.05  # standard deviation of the factors' natural logarithms
 SMALLEST_BLOCK = 8  # columns
 MOST_ROWS = 96  # rows of a content in a sample
+MOST_RANK_ROWS, MOST_RANK_COLUMNS = 256, 512  # by which the rank of a difference is taken
+# Times the bound of rounding's singular values that others must reach. Measured: up to 1.05 for
+# rounding, 1.26 and more for adapters.
+ABOVE_ROUNDING = 1.15
 MIN_COSINE = 0.4  # |cosine| of two rows, from which one may be the other's origin
 MAX_RIVAL = 0.75  # |cosine| of the second best origin, as a fraction of the best one's
 BLOCK = 1 << 16  # elements widened at once: they stay in the processor's cache
@@ -48,17 +52,23 @@ class Residual:
     offset: float | None = None  # actual - expected, where all elements have the same
     scale: float | None = None  # actual / expected, where all elements have the same
     block: int = 0  # columns of blocks that each have one ratio; 0: there are no such blocks
-    rank: int = 0  # of actual - expected, where it is low; 0: it is not
+    # Of actual - expected, where it is low; 0: it is not; None: too few rows or columns to tell.
+    rank: int | None = None
     cast: str | None = None  # the dtype that the expected numbers were cast to and back from
     lost: int = 0  # elements that are finite in the expected content alone
     spread: float = 0.0  # standard deviation of the actual content
+    count: int = 0  # elements that were compared
+
+    @property
+    def is_related(self) -> bool:
+        """Whether all elements, or all of a block, follow from the expected ones alike."""
+        relation = (self.constant, self.offset, self.scale, self.cast)
+        return any(x is not None for x in relation) or self.block > 0
 
     @property
     def closeness(self) -> tuple[bool, float]:
         """Whether one relation explains the difference, and |cosine|. The larger, the likelier."""
-        relation = (self.constant, self.offset, self.scale, self.cast)
-        explained = any(x is not None for x in relation) or self.block > 0 or self.rank > 0
-        return explained, abs(self.cosine)
+        return self.is_related or bool(self.rank), abs(self.cosine)
 
 
 def load(content: Content) -> NDArray[Any]:
@@ -252,7 +262,7 @@ def _residual(expected: NDArray[Any], actual: NDArray[Any], dtype: str) -> Resid
     norm_x, norm_y = float(np.linalg.norm(x)), float(np.linalg.norm(y))
     relative = float(np.linalg.norm(y - x)) / norm_x if norm_x else float("inf")
     cosine = float(x @ y) / (norm_x * norm_y) if norm_x and norm_y else 0.0
-    found = Residual(cosine, relative, lost=lost, spread=float(y.std()))
+    found = Residual(cosine, relative, lost=lost, spread=float(y.std()), count=x.size)
     flat = actual.reshape(-1)
     if flat.size > 1 and bool((flat == flat[0]).all()):
         return replace(found, constant=float(a.reshape(-1)[0]))
@@ -286,7 +296,7 @@ def _explained(
             return replace(found, block=block)
         if ratio is not None:
             return replace(found, scale=ratio)
-        return replace(found, rank=_low_rank(a - e))
+        return replace(found, rank=_rank_of_change(e, a, step))
     return found
 
 
@@ -332,17 +342,41 @@ def _ratios(e: Values, a: Values, width: int) -> tuple[float, Values]:
     return cosine, np.log(np.maximum(xy[nonzero], 1e-300) / xx[nonzero])
 
 
-def _low_rank(difference: NDArray[Any]) -> int:
-    """Return the rank of a difference, (rows, columns), if it is low, or 0.
+def _rank_of_change(e: Values, a: Values, step: float) -> int | None:
+    """Return the rank of a - e, both (rows, columns), if it is low; 0 if it is not.
 
-    It is the number of singular values that make 97 % of the sum of their squares.
+    None if too little differs to tell. `step` is the dtype's epsilon. If `e` is of low rank too,
+    that of `a` must be higher: two unrelated contents of low rank differ by one as well.
     """
+    change = a - e
+    rows, columns = np.flatnonzero(change.any(axis=1)), np.flatnonzero(change.any(axis=0))
     # Rows and columns without a difference are left out: a few rows that differ are no low rank.
-    part = difference[:MOST_ROWS, :512]
-    part = part[(part != 0).any(axis=1)][:, (part != 0).any(axis=0)]
-    if min(part.shape) < 12 or not np.isfinite(part).all():
-        return 0
-    singular = np.linalg.svd(part, compute_uv=False)
+    box = np.ix_(rows[:MOST_RANK_ROWS], columns[:MOST_RANK_COLUMNS])
+    e, a, change = e[box], a[box], change[box]
+    # The change itself may have been computed in BF16.
+    rounded_by = step * np.maximum(np.abs(e), np.abs(a)) + FLOATS["BF16"].epsilon * np.abs(change)
+    rank = _low_rank(change, rounded_by)
+    if rank and _low_rank(e, step * np.abs(e)):
+        is_higher = (_low_rank(a, step * np.abs(a)) or min(a.shape)) > rank
+        return rank if is_higher else 0
+    return rank
+
+
+def _low_rank(matrix: Values, step: Values) -> int | None:
+    """Return the rank of a matrix but for rounding, if it is low, or 0; None if it is too small.
+
+    `step` is between which numbers each element was rounded. The rank is low if few singular
+    values make 97 % of the sum of their squares. It is the number of those that rounding, with a
+    variance of step² / 12, does not make: its singular values are at most about the largest norm
+    of a row and of a column together.
+    """
+    smaller = min(matrix.shape)
+    if smaller < 12 or not np.isfinite(matrix).all():
+        return None
+    singular = np.linalg.svd(matrix, compute_uv=False)
     energy = np.cumsum(singular**2) / max(float((singular**2).sum()), 1e-300)
-    rank = int(np.searchsorted(energy, 0.97)) + 1
-    return rank if rank <= 0.4 * min(part.shape) else 0
+    variance = step**2 / 12
+    bound = np.sqrt(variance.sum(axis=0).max()) + np.sqrt(variance.sum(axis=1).max())
+    rank = int(np.count_nonzero(singular > ABOVE_ROUNDING * bound))
+    is_low = max(rank, int(np.searchsorted(energy, 0.97)) + 1) <= 0.4 * smaller
+    return rank if is_low else 0

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Rank
     from ckptdiff.results import Finding
 
-LOST = "No re-mapping mends it, since data is lost: convert again from the source."
-DAMAGED = "No re-mapping mends it, since data is lost: copy the file again from the source."
-
 
 def finding_document(finding: Finding) -> dict[str, Any]:
     """Return a finding as an object of the JSON document; `class` is its class of faults."""
@@ -48,13 +45,12 @@ def finding_lines(finding: Finding) -> Iterator[str]:
         yield f"     cause: {printable('; or '.join(finding.also_explained_by))}"
     if finding.fix:
         yield f"     fix: {printable(finding.fix)}"
-    elif is_to_convert_again(finding):
-        again = "copy the file" if finding.kind == "DAMAGED" else "convert"
-        yield f"     no re-mapping mends it: {again} again from the source"
+    elif has_remedy(finding):
+        yield f"     {FAULT_CLASSES[finding.kind].remedy}"
 
 
-def is_to_convert_again(finding: Finding) -> bool:
-    """Return whether no re-mapping and no other name brings back what a finding is about."""
+def has_remedy(finding: Finding) -> bool:
+    """Return whether no re-mapping and no other name mends a fault: `FaultRow.remedy` does."""
     of_names = FAULT_CLASSES[finding.kind].is_of_names or finding.kind == "CONFIG"
     return finding.severity == "fault" and finding.undo is None and not of_names
 
@@ -95,7 +91,8 @@ def said(finding: Finding) -> Iterator[tuple[str, str]]:
         yield "Cause", finding.cause
     if finding.fix is not None:
         yield "Fix", f"run B with {finding.fix}" if finding.kind == "CONFIG" else finding.fix
-    elif is_to_convert_again(finding):
-        yield "Fix", DAMAGED if finding.kind == "DAMAGED" else LOST
+    elif has_remedy(finding):
+        remedy = FAULT_CLASSES[finding.kind].remedy
+        yield "Fix", f"{remedy[0].upper()}{remedy[1:]}."
     if finding.rejected:
         yield "Not this?", f"tried, and they give other bytes: {', '.join(finding.rejected)}"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from math import sqrt
 from typing import TYPE_CHECKING
 
+from ckptdiff.diagnosis.by_tensor import rank_words
 from ckptdiff.diagnosis.finding import Claim
 from ckptdiff.diagnosis.thresholds import (
+    MAX_CHANCE,
     MAX_FACTOR_DIFFERENCE,
     MAX_TRAINED_CHANGE,
+    MAX_UNLIKE_COSINE,
     MIN_BLOCK_FACTORS,
     MIN_TOUCHED_SHARDS,
     MIN_VERSION_COSINE,
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ckptdiff.checkpoint import Rank
+    from ckptdiff.diagnosis.by_tensor import ByTensor
     from ckptdiff.diagnosis.origins import Origins
     from ckptdiff.kernels.evidence import Residual
     from ckptdiff.resharding.shard_pairs import ShardPair
@@ -36,16 +41,32 @@ BLOCK_CAUSE = "block factors of quantised weights were not applied, or wrongly"
 
 
 def value_claims(origins: Origins, unexplained: list[ShardPair]) -> Iterator[Claim]:
-    """Yield a claim for each unexplained pair, by its residual and those of the other pairs."""
+    """Yield claims of unexplained pairs, by their residuals and those of the other pairs.
+
+    None is made of a pair whose content is neither near the expected one nor without likeness to
+    it: it differs, and nothing is known of the cause.
+    """
+    found = list(_value_claims(origins, unexplained))
+    low_rank = [p for claim in found if claim.kind == "LOW-RANK" for p in claim.pairs]
+    words = rank_words(origins.by_tensor[p] for p in low_rank if p in origins.by_tensor)
+    for claim in found:
+        is_low = claim.kind == "LOW-RANK"
+        yield replace(claim, words=f"the difference has {words}") if is_low else claim
+
+
+def _value_claims(origins: Origins, unexplained: list[ShardPair]) -> Iterator[Claim]:
     right_homes = {p.home for p in origins.pairs if p.actual.pieces and p not in origins.wrong}
     noisy, slight, scaled = [], [], []
     blocks = {p.name for p in unexplained if origins.residual[p].block}
     for pair in unexplained:
         residual = origins.residual[pair]
-        claim = _value_claim(pair, residual)
+        claim = _value_claim(pair, residual, origins.by_tensor.get(pair, {}))
+        is_near = residual.cosine > MIN_VERSION_COSINE
         # If another replica is right, this one has drifted, whatever its values suggest.
-        if claim is None or (residual.cosine > MIN_VERSION_COSINE and pair.home in right_homes):
+        if pair.home in right_homes and (is_near or claim is None):
             noisy.append(pair)
+        elif claim is None:
+            noisy += [pair] if is_near else []
         elif claim.kind == "SCALE" and pair.name in blocks:
             yield replace(claim, kind="BLOCK-SCALE", key="", cause=BLOCK_CAUSE)
         elif claim.kind in ("LOW-RANK", "SCALE") and residual.relative < MAX_TRAINED_CHANGE:
@@ -95,8 +116,11 @@ def _is_most(origins: Origins, found: list[ShardPair]) -> bool:
     return len(wrong) > 1 and all(sum(x) >= MIN_TOUCHED_SHARDS * len(x) for x in held.values())
 
 
-def _value_claim(pair: ShardPair, r: Residual) -> Claim | None:
-    """Return the claim that a residual alone supports; None for a version without any relation."""
+def _value_claim(pair: ShardPair, r: Residual, by_tensor: ByTensor) -> Claim | None:
+    """Return the claim that residuals alone support; None for content without any relation.
+
+    `r` is that of the whole shard, `by_tensor` those of the Hugging Face tensors in it.
+    """
     one = (pair,)
     role, is_bias = pair.rule.role, pair.rule.is_bias
     is_norm = role == "norm" and len(pair.actual.shape) == 1
@@ -125,10 +149,12 @@ def _value_claim(pair: ShardPair, r: Residual) -> Claim | None:
     if r.block:
         return Claim("BLOCK-SCALE", "", one, f"one factor in each block of {r.block}",
                      BLOCK_CAUSE)  # fmt: skip
-    if r.rank and abs(r.cosine) > MIN_VERSION_COSINE:
-        return Claim("LOW-RANK", "", one, f"the difference has rank {r.rank}",
-                     "an adapter was merged, or merged twice")  # fmt: skip
-    if abs(r.cosine) <= MIN_VERSION_COSINE:
+    ranks = [part.rank for part in by_tensor.values()]
+    if any(ranks) and 0 not in ranks:
+        return Claim("LOW-RANK", "", one, "", "an adapter (LoRA) was merged on one side alone, "
+                     "or twice")  # fmt: skip
+    by_chance = min(MIN_VERSION_COSINE, MAX_CHANCE / sqrt(max(1, r.count)))
+    if abs(r.cosine) <= max(MAX_UNLIKE_COSINE, by_chance) and not any(ranks):
         return Claim("NOT-LOADED", "random", one, f"nothing of the expected content (cosine "
                      f"{r.cosine:.2f}, standard deviation {r.spread:.2g})",
                      "it kept the values that it was initialised with", is_lost=True)  # fmt: skip
