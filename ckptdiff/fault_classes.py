@@ -217,8 +217,8 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
         "an adapter merged on one side alone, or twice",
         "an adapter was merged into the weights, or was not",
         can_be_undone=False,
-        remedy="this looks like an adapter (LoRA) that is merged on one side alone, or twice: merge or "
-        "unmerge it, or compare with the model that it was merged into",
+        remedy="this looks like an adapter (LoRA) that is merged on one side alone, or twice: "
+        "merge or unmerge it, or compare with the model that it was merged into",
     ),
     "SCALE": FaultRow(
         "a factor, or the sign",

@@ -31,7 +31,7 @@ def measure_by_tensor(origins: Origins, pairs: Iterable[ShardPair]) -> dict[Shar
     The rows of a tensor are taken of all ranks that are among the pairs, since one rank may have
     too few to show a rank. Replicas other than the first are measured by themselves.
     """
-    rows_of: dict[object, list[tuple[ShardPair, list[int]]]] = defaultdict(list)
+    rows_of: dict[tuple[object, str], list[tuple[ShardPair, list[int]]]] = defaultdict(list)
     for pair in pairs:
         if len(pair.actual.shape) != 2 or origins.residual[pair].is_related:
             continue
@@ -79,7 +79,8 @@ def _sampled(
 
     They are rows that are known to differ, and others between them.
     """
-    expected, actual = [], []
+    expected: list[RecipePart] = []
+    actual: list[RecipePart] = []
     most = max(1, MAX_RANK_ROWS // len(held))
     columns = (0, min(MAX_RANK_COLUMNS, held[0][0].actual.shape[1]))
     for pair, rows in held:

@@ -50,7 +50,7 @@ class Origins:
     predicted: dict[ShardPair, Assembly] = field(default_factory=dict)
     # How an unexplained pair differs from `predicted`, or else from the expected content.
     residual: dict[ShardPair, Residual] = field(default_factory=dict)
-    # The same of each Hugging Face tensor that a pair has a part of, of matrices without a relation.
+    # The same of each Hugging Face tensor in a pair, of matrices without a relation.
     by_tensor: dict[ShardPair, ByTensor] = field(default_factory=dict)
     # Hugging Face names of tensors that were transposed and have changed values.
     transposed: set[str] = field(default_factory=set)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Change = Callable[[Tensor], Tensor]
 
-SIZES = {"hidden": 64, "heads": 8, "groups": 4, "ffn": 96}
+SIZES: dict[str, Any] = {"hidden": 64, "heads": 8, "groups": 4, "ffn": 96}
 ATTENTION = "model.layers.{}.self_attn.{}_proj.weight"
 
 
@@ -52,14 +52,14 @@ def fresh(likeness: float) -> Change:
 
     def change(weight: Tensor) -> Tensor:
         other = noise(*weight.shape, seed=9) * weight.float().std()
-        own = likeness * weight.float()
-        return (own + (1 - likeness**2) ** 0.5 * other).to(weight.dtype)
+        mixed: Tensor = likeness * weight.float() + (1 - likeness**2) ** 0.5 * other
+        return mixed.to(weight.dtype)
 
     return change
 
 
 def found_of(
-    tmp_path: Path, changes: Mapping[str, Change], layout: Mapping[str, int] | None = None
+    tmp_path: Path, changes: Mapping[str, Change], layout: dict[str, Any] | None = None
 ) -> list[Finding]:
     """Return what is said of a model with changes to tensors of layer 1, by part of their name."""
     weights = make_hf(tmp_path / "a", single=True, **SIZES)
