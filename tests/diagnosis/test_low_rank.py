@@ -176,6 +176,13 @@ def test_no_rank_is_said_of_what_has_none(tmp_path: Path) -> None:
     assert rank_of(tmp_path, weight[:8], adapter(2)(weight[:8])) is None
 
 
+def test_a_few_huge_numbers_are_no_adapter(tmp_path: Path) -> None:
+    """Memory that was never written holds some; nothing of the weight is beside them."""
+    weight, garbage = noise(64, 96), noise(64, 96, seed=1) / 1000
+    garbage[3, 5], garbage[40, 7] = 1e21, -3e20
+    assert rank_of(tmp_path, weight, garbage) == 0
+
+
 def test_two_contents_of_low_rank_differ_by_no_adapter(tmp_path: Path) -> None:
     one, other = (noise(64, 3, seed=s) @ noise(3, 64, seed=s + 1) for s in (1, 5))
     assert rank_of(tmp_path, one, other) == 0
