@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ckptdiff.assembly.unwrapping import changed_names
+from ckptdiff.comparison.packed import is_unlike
 from ckptdiff.config.compare import compare_configs, config_status, why_not_compared
 from ckptdiff.errors import BadArgument
 from ckptdiff.results import Numbers, Status
@@ -146,6 +147,7 @@ class DiffSummary:
     # its caller fills this in.
     masters: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()  # of the diagnosis, if it ran
+    unlike: int = 0  # of the packed ones, those that are not, but of dtypes without numbers
 
     @property
     def conflicts(self) -> list[ConfigDiff]:
@@ -182,7 +184,7 @@ def summarise(
     A conflict between the configs makes the verdict `differ`, unless `ignore_config` is set; so do
     names of B that a loader does not find.
     """
-    values = results.values() if hasattr(results, "values") else results
+    values = list(results.values() if hasattr(results, "values") else results)
     found = Counter(result.status for result in values)
     counts: dict[Status, int] = {status: found[status] for status in get_args(Status)}
     weights = _of_all(counts)
@@ -200,4 +202,5 @@ def summarise(
         "wrapped" if is_wrapped else "known",
         config,
         None if ignore_config else why_not_compared(a, b, config),
+        unlike=sum(is_unlike(result, a, b) for result in values),
     )

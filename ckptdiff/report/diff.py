@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.assembly.adapters import unmatched_by_adapter
+from ckptdiff.assembly.packed import tensors_and_bytes
 from ckptdiff.comparison.packed import schemes_of
 from ckptdiff.report.finding import finding_document, finding_lines
 from ckptdiff.report.listed import (
@@ -88,14 +89,16 @@ _NUMBERS = (
 def side_document(side: Assembled) -> dict[str, Any]:
     """Return a side as an object of the JSON documents; `bytes` are those of the whole tensors."""
     checkpoint = side.checkpoint
+    count, packed, nbytes = tensors_and_bytes(side)
     return {
         "path": str(checkpoint.root),
         "format": checkpoint.format,
         "family": side.family,
         "iteration": checkpoint.iteration,
         "parallelism": asdict(checkpoint.parallelism),
-        "tensors": len(side.tensors),
-        "bytes": side.nbytes,
+        "tensors": count,
+        "packed_tensors": packed,
+        "bytes": nbytes,
         "notes": [*checkpoint.notes, *side.notes],
         "names": names_document(side),
         "adapter": adapter_document(side),
@@ -238,7 +241,8 @@ def diff_lines(
     total = len(results)
     counts = ", ".join(f"{n} {WORD[status]}" for status, n in summary.counts.items() if n)
     took = f" in {seconds:.1f} s" if seconds is not None else ""
-    yield f"{total} tensors: {counts or 'nothing to compare'}{took}"
+    tensors = "1 tensor" if total == 1 else f"{total} tensors"
+    yield f"{tensors}: {counts or 'nothing to compare'}{took}"
     yield f"verdict: {verdict_words(summary)}"
 
 
@@ -324,9 +328,9 @@ def side_line(side: Assembled) -> str:
             parts.append(f"EP {size.ep}")
     if checkpoint.iteration is not None:
         parts.append(f"iteration {checkpoint.iteration}")
-    apart = sum(error.kind == "packed" for error in side.errors.values())
-    count = f"{len(side.tensors)} tensors{f' and {apart} packed' if apart else ''}"
-    parts += [count, format_bytes(side.nbytes)]
+    count, packed, nbytes = tensors_and_bytes(side)
+    words = "1 tensor" if count == 1 else f"{count} tensors"
+    parts += [f"{words}, {packed} of them packed" if packed else words, format_bytes(nbytes)]
     notes = (*checkpoint.notes, *side.notes)
     return "  ".join([*parts, *(f"({printable(note)})" for note in notes)])
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from ckptdiff.results import Finding
 
 LOST = "No re-mapping mends it, since data is lost: convert again from the source."
+UNRULED = (
+    "Nothing is lost, but no family's rules know how to write it, so no command mends it; what "
+    "belongs where is named above."
+)
 DAMAGED = "No re-mapping mends it, since data is lost: copy the file again from the source."
 
 
@@ -48,6 +52,8 @@ def finding_lines(finding: Finding) -> Iterator[str]:
         yield f"     cause: {printable('; or '.join(finding.also_explained_by))}"
     if finding.fix:
         yield f"     fix: {printable(finding.fix)}"
+    elif finding.is_unruled:
+        yield f"     {UNRULED[0].lower()}{UNRULED[1:-1]}"
     elif is_to_convert_again(finding):
         again = "copy the file" if finding.kind == "DAMAGED" else "convert"
         yield f"     no re-mapping mends it: {again} again from the source"
@@ -56,7 +62,8 @@ def finding_lines(finding: Finding) -> Iterator[str]:
 def is_to_convert_again(finding: Finding) -> bool:
     """Return whether no re-mapping and no other name brings back what a finding is about."""
     of_names = FAULT_CLASSES[finding.kind].is_of_names or finding.kind == "CONFIG"
-    return finding.severity == "fault" and finding.undo is None and not of_names
+    is_there = of_names or finding.is_unruled
+    return finding.severity == "fault" and finding.undo is None and not is_there
 
 
 def touched(finding: Finding) -> str:
@@ -95,6 +102,8 @@ def said(finding: Finding) -> Iterator[tuple[str, str]]:
         yield "Cause", finding.cause
     if finding.fix is not None:
         yield "Fix", f"run B with {finding.fix}" if finding.kind == "CONFIG" else finding.fix
+    elif finding.is_unruled:
+        yield "Fix", UNRULED
     elif is_to_convert_again(finding):
         yield "Fix", DAMAGED if finding.kind == "DAMAGED" else LOST
     if finding.rejected:

@@ -106,8 +106,10 @@ def explained(
 def not_compared(summary: DiffSummary) -> list[str]:
     """Return what the verdict does not cover, a phrase each."""
     found = []
-    if count := summary.counts["packed"]:
+    if count := summary.counts["packed"] - summary.unlike:
         found.append(f"{count} packed {_tensors(count)}")
+    if count := summary.unlike:
+        found.append(f"{count} {_tensors(count)} of different dtypes without numbers")
     if (count := summary.counts["error"]) and summary.verdict != "trouble":
         found.append(f"{count} {_tensors(count)} that could not be read")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.report.displaced_plot import picture
-from ckptdiff.report.finding import DAMAGED, LOST, said
+from ckptdiff.report.finding import DAMAGED, LOST, UNRULED, said
 from ckptdiff.text import printable
 from ckptdiff.tui.text.figures import wrapped
 from ckptdiff.tui.text.lines import line
@@ -22,7 +22,7 @@ def finding_page(finding: Finding, width: int, *, ascii_only: bool) -> list[Line
     """Return the lines of a finding: labels at the left, the plot of displaced rows at the end."""
     lines = wrapped(printable(finding.title), width, "strong")
     for label, text in said(finding):
-        role = "bar" if label == "Fix" and text not in (LOST, DAMAGED) else ""
+        role = "bar" if label == "Fix" and text not in (LOST, DAMAGED, UNRULED) else ""
         rows = wrapped(printable(text), max(10, width - LABEL), role)
         if label == "Fix" and len(rows) > MOST_FIX:
             dots = ".." if ascii_only else "…"
