@@ -62,7 +62,7 @@ def test_the_verdict_says_how_many_were_not_compared(session: Session) -> None:
 def test_what_differs_is_counted_apart_from_what_is_packed(tmp_path: Path) -> None:
     verdict, words = outcome(compared(*sides(tmp_path, broken=True)))
     assert verdict == "differ"
-    assert words.startswith("! 1 of 2 tensors differ. 1 of 2 tensors is packed on a side")
+    assert words.startswith("! 1 of 2 tensors differs. 1 of 2 tensors is packed on a side")
 
 
 def test_there_is_no_cause_to_look_for(session: Session) -> None:

@@ -10,6 +10,8 @@ from ckptdiff.tui.model.comparison import GLYPHS
 from ckptdiff.tui.words import format_ago, format_duration, plural
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ckptdiff.tui.model.session import Session
 
 
@@ -35,7 +37,7 @@ def state_words(session: Session) -> str:
         for way, count in schemes_of(session.a).items():
             are = "is" if count == 1 else "are"
             words += f" {plural(count, 'weight')} {are} packed as {way}."
-        return " ".join([words, *side_notes(session)])
+        return words
     return ""
 
 
@@ -43,27 +45,64 @@ def side_notes(session: Session) -> list[str]:
     """Return the notes on how each side was opened and assembled."""
     sides = [(letter, x) for letter, x in (("A", session.a), ("B", session.b)) if x is not None]
     notes = {letter: (*side.checkpoint.notes, *side.notes) for letter, side in sides}
-    return [
-        f"{'' if session.browsing else f'{letter}: '}{printable('; '.join(found))}."
-        for letter, found in notes.items()
-        if found
-    ]
+    said = {letter: printable("; ".join(found)) for letter, found in notes.items() if found}
+    if session.browsing:
+        return [f"{_capitalised(words)}." for words in said.values()]
+    return [f"{letter}: {words}." for letter, words in said.items()]
+
+
+def _capitalised(words: str) -> str:
+    """Return a sentence with a capital at its start, unless that is the name of a file."""
+    first = words.partition(" ")[0]
+    return words[0].upper() + words[1:] if first.isalpha() else words
+
+
+# What is said of tensors with these statuses, of one and of several.
+_SAID = {
+    "error": ("could not be read", "could not be read"),
+    "differ": ("differs", "differ"),
+    "shape": ("has another shape", "have another shape"),
+    "only_a": ("is only in A", "are only in A"),
+    "only_b": ("is only in B", "are only in B"),
+}
 
 
 def _differences(session: Session) -> str:
-    """Return how many tensors differ, how many names are unmapped, and what was not compared."""
+    """Return how many tensors differ in which way, how many names are unmapped, what is packed."""
     unmapped, packed = len(session.inventory.unmapped), session.counts["packed"]
-    matched = session.counts["matched"]
-    tensors = session.differences - unmapped - packed - matched
+    unlike = session.summary.unlike if session.summary is not None else 0
     total = plural(len(session.names), "tensor")
+    kinds = []
+    for status, (one, several) in _SAID.items():
+        if count := session.counts[status]:
+            of = "" if kinds else f" of {total}"
+            kinds.append(f"{count:,}{of} {one if count == 1 else several}")
     names = f"{plural(unmapped, 'name')} {'has' if unmapped == 1 else 'have'} no rule"
-    if not unmapped:
-        said = f"{tensors:,} of {total} differ." if tensors else ""
-    elif not tensors:
+    if unmapped and not kinds:
         said = f"{names}; no differences in {total}."
     else:
-        said = f"{tensors:,} of {total} differ, and {names}."
-    return " ".join(filter(None, (said, _packed(packed, total), _matched(matched, total))))
+        last = f", and {names}" if unmapped else ""
+        said = f"{_joined(kinds)}{last}." if kinds else ""
+    rest = (
+        _packed(packed - unlike, total),
+        _unlike(unlike, total),
+        _matched(session.counts["matched"], total),
+    )
+    return " ".join(filter(None, (said, *rest)))
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """Return parts as an enumeration: `a, b and c`."""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _unlike(count: int, total: str) -> str:
+    """Return that tensors of dtypes without numbers were not compared with others."""
+    if not count:
+        return ""
+    verb = "was" if count == 1 else "were"
+    return f"{count:,} of {total} {verb} not compared: different dtypes without numbers."
 
 
 def _packed(count: int, total: str) -> str:
