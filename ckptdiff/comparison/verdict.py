@@ -141,6 +141,8 @@ class DiffSummary:
     counts: Mapping[Status, int]
     # `wrapped`: a loader does not find tensors of B, since a wrapper has changed their names.
     names_status: Literal["known", "wrapped"] = "known"
+    # `stale`: a loader does not find files of B, since its index names others.
+    files_status: Literal["known", "stale"] = "known"
     config: tuple[ConfigDiff, ...] = ()  # every line of the config table
     config_why: str | None = None  # a sentence, where no settings were compared
     # Sides, `A` or `B`, with fp32 master weights worth comparing. `summarise` reads no files, so
@@ -182,7 +184,7 @@ def summarise(
     """Return the verdict over all results; an unmapped name on either side is a difference.
 
     A conflict between the configs makes the verdict `differ`, unless `ignore_config` is set; so do
-    names of B that a loader does not find.
+    names or files of B that a loader does not find.
     """
     values = list(results.values() if hasattr(results, "values") else results)
     found = Counter(result.status for result in values)
@@ -193,13 +195,15 @@ def summarise(
     config = tuple(compare_configs(a, b))
     status = "ignored" if ignore_config else config_status(config)
     is_wrapped = any(change.is_fault for change in changed_names(a, b))
-    is_worse = (status == "conflict" or is_wrapped) and weights != "trouble"
+    is_stale = b.checkpoint.stale_index is not None and a.checkpoint.stale_index is None
+    is_worse = (status == "conflict" or is_wrapped or is_stale) and weights != "trouble"
     return DiffSummary(
         "differ" if is_worse else weights,
         weights,
         status,
         counts,
         "wrapped" if is_wrapped else "known",
+        "stale" if is_stale else "known",
         config,
         None if ignore_config else why_not_compared(a, b, config),
         unlike=sum(is_unlike(result, a, b) for result in values),

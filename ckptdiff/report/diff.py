@@ -124,6 +124,7 @@ def diff_document(
         "weights": summary.weights,
         "config_status": summary.config_status,
         "names_status": summary.names_status,
+        "files_status": summary.files_status,
         "config_why": summary.config_why,
         "filter": pattern,
         "counts": dict(summary.counts),

@@ -127,6 +127,8 @@ def verdict_words(summary: DiffSummary) -> str:
         why = ["the configs conflict"] if summary.config_status == "conflict" else []
         if summary.names_status == "wrapped":
             why.append("a loader does not find B's names")
+        if summary.files_status == "stale":
+            why.append("a loader does not find B's files")
         words += f" ({', '.join([f'weights: {summary.weights}', *why])})"
     if summary.config_why:  # without configs, equal weights are half an answer
         words += f"; {summary.config_why}"

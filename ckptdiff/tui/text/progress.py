@@ -12,6 +12,7 @@ from ckptdiff.tui.words import format_ago, format_duration, plural
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.tui.model.session import Session
 
 
@@ -121,6 +122,12 @@ def _matched(count: int, total: str) -> str:
     return f"{count:,} of {total} {verb} found by content alone: no rule says that names are pairs."
 
 
+def _not_found(summary: DiffSummary) -> str:
+    """Return what of B a loader does not find: `names`, `files`, or nothing."""
+    found = {"names": summary.names_status != "known", "files": summary.files_status != "known"}
+    return " and ".join(word for word, is_lost in found.items() if is_lost)
+
+
 def outcome(session: Session) -> tuple[str, str]:
     """Return the verdict and a sentence about it, once the comparison is complete."""
     summary = session.summary
@@ -145,8 +152,8 @@ def outcome(session: Session) -> tuple[str, str]:
             holders = " and ".join(summary.masters)
             verb = "hold" if len(summary.masters) > 1 else "holds"
             text += f" {holders} {verb} fp32 master weights: o compares those too."
-    elif verdict == "differ" and summary is not None and summary.names_status == "wrapped":
-        text = f"! No differences in {total}, but a loader does not find B's names."
+    elif verdict == "differ" and summary is not None and (lost := _not_found(summary)):
+        text = f"! No differences in {total}, but a loader does not find B's {lost}."
         text += " The configs conflict: 2 shows where." if session.conflicts else ""
     elif verdict == "differ":
         text = f"! No differences in {total}, but the configs conflict: 2 shows where."
