@@ -61,7 +61,8 @@ def finding_of(claims: Sequence[Claim], origins: Origins) -> Finding:
         evidence += (
             f"; {shards}, {fraction:.0%} of {'its' if len(pairs) == 1 else 'their'} rows differ"
         )
-    cosines = [origins.residual[p].cosine for p in pairs if p in origins.residual]
+    residuals = [origins.residual[p] for p in pairs if p in origins.residual]
+    cosines = [r.cosine for r in residuals if r.constant != 0]  # with zeros it is not defined
     if cosines:
         least, most = (f"{cosine:.3f}" for cosine in (min(cosines), max(cosines)))
         evidence += f"{',' if sharded else ';'} cosine {least}"

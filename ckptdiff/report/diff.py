@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from dataclasses import asdict
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.assembly.adapters import unmatched_by_adapter
@@ -33,7 +35,7 @@ from ckptdiff.text import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.assembly.recipe import Assembled, PackedWeight
     from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.results import Numbers, Status, TensorDiff, Verdict
@@ -215,7 +217,7 @@ def diff_lines(
         shown = rows[:MAX_LINES]
         width = min(60, max(map(len, [*map(_title, shown), "tensor"])))
         yield f"   {'tensor':{width}}  {'shape':13}  {'max|d|':>8}  {'rel':>8}  {'cos':>6}"
-        told: set[str] = set()
+        told = {_kind(f"{x}: {w.problem}", w.plain_name) for x, w in _problems(a, b)}
         for row in shown:
             yield from _tensor_lines(row, width, told)
         if len(rows) > MAX_LINES:
@@ -301,8 +303,22 @@ def _tensor_lines(row: TensorDiff | CloseGroup, width: int, told: set[str]) -> I
     yield (f"{line}  {why_close(row)}" if row.why else line).rstrip()
     for text in (row.error, row.note):
         if text:
-            yield f"     {'as above' if text in told and len(text) > _LONG else printable(text)}"
-            told.add(text)
+            kind = _kind(text, row.name)
+            yield f"     {'as above' if kind in told and len(text) > _LONG else printable(text)}"
+            told.add(kind)
+
+
+def _kind(text: str, name: str) -> str:
+    """Return a note on a packed weight without its module and its sizes; any other as it is."""
+    module = name.rpartition(".")[0]
+    is_own = bool(module) and text[len("A: ") :].startswith(f"{module}.")
+    return re.sub(r"\d+", "#", text.replace(module, "")) if is_own else text
+
+
+def _problems(a: Assembled, b: Assembled) -> Iterator[tuple[str, PackedWeight]]:
+    """Yield the first packed weight of each side that no loader can read: the side's note has it."""
+    for letter, side in (("A", a), ("B", b)):
+        yield from islice(((letter, w) for w in side.packed.values() if w.problem), 1)
 
 
 def _figures(numbers: Numbers | CloseGroup) -> str:

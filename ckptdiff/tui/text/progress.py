@@ -141,7 +141,7 @@ def outcome(session: Session) -> tuple[str, str]:
             "that, then r compares again."
         )
     if session.counts["error"]:
-        text = f"x {plural(session.counts['error'], 'tensor')} of {total} could not be read."
+        text = f"x {session.counts['error']:,} of {total} could not be read."
         verdict = "error"
     elif session.differences:
         if summary is not None and summary.verdict in ("packed", "matched"):
