@@ -65,7 +65,6 @@ class NameChange:
                 verb = "begins" if has == "has" else "begin"
                 return f"{who} {verb} with `{self.stored}` where the other side has `{self.read}`"
 
-
     def _whole_front(self) -> str:
         """Return what is left out, with the `module.` behind it that the rules leave out anyway."""
         front = f"{self.stored}module."

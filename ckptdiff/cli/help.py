@@ -28,7 +28,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.description = "Print a page of the guide; without a topic, the list of pages."
     parser.epilog = EXAMPLES
     parser.add_argument(
-        "topic", nargs="?", metavar="TOPIC", help="a page, a class of faults such as QKV-SWAP, or a verdict"
+        "topic",
+        nargs="?",
+        metavar="TOPIC",
+        help="a page, a class of faults such as QKV-SWAP, or a verdict",
     )
 
 

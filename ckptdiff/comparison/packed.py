@@ -83,7 +83,6 @@ def packed_sentences(results: Iterable[TensorDiff], a: Assembled, b: Assembled) 
             f"dequantise {packed} first"
         )
 
-
     for (dtype_a, dtype_b), count in unlike.items():
         tensors, are = ("1 tensor", "is") if count == 1 else (f"{count} tensors", "are")
         yield (

@@ -316,7 +316,7 @@ def _kind(text: str, name: str) -> str:
 
 
 def _problems(a: Assembled, b: Assembled) -> Iterator[tuple[str, PackedWeight]]:
-    """Yield the first packed weight of each side that no loader can read: the side's note has it."""
+    """Yield the first packed weight of each side that no loader reads: the side's note has it."""
     for letter, side in (("A", a), ("B", b)):
         yield from islice(((letter, w) for w in side.packed.values() if w.problem), 1)
 

@@ -15,8 +15,8 @@ from ckptdiff.errors import CorruptFile, MissingShard, MixedShards, UnsupportedL
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.formats.files import leads_out
 from ckptdiff.report.diff import side_document
-from ckptdiff.report.ls import listing_document
 from ckptdiff.report.listed import verdict_words
+from ckptdiff.report.ls import listing_document
 from tests.support.conversions import converted, hf_tensors
 from tests.support.oracle_hf import make_hf, split, write_weights
 from tests.support.pairs import compare

@@ -28,7 +28,7 @@ from ckptdiff.tui.widgets.finding_line import FindingLine
 from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.workers.engine import LocalEngine
 from tests.support.tui.fakes import A, B, FakeEngine, layer
-from tests.support.tui.harness import rows, settle, static, tensors, toasts, until_planned
+from tests.support.tui.harness import rows, settle, static, tensors, text, toasts, until_planned
 
 if TYPE_CHECKING:
     from collections.abc import Callable

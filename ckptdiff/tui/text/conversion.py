@@ -28,7 +28,9 @@ def before_writing(plan: ConversionPlan, session: Session, side: Side) -> str:
         named = ", ".join(f"{number} {finding.kind}" for number, finding in taken[:MAX_FAULTS])
         more = f" and {len(taken) - MAX_FAULTS} more" if len(taken) > MAX_FAULTS else ""
         one = len(taken) == 1
-        words.append(f"Finding{'' if one else 's'} {named}{more} {'is' if one else 'are'} taken out.")
+        words.append(
+            f"Finding{'' if one else 's'} {named}{more} {'is' if one else 'are'} taken out."
+        )
     if side == "b" and not session.browsing and not _is_diagnosed(session):
         words.append("B is not compared and looked through to the end: it may have faults.")
     return "\n".join(words)

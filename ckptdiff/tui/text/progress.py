@@ -73,7 +73,7 @@ def _differences(session: Session) -> str:
     unmapped, packed = len(session.inventory.unmapped), session.counts["packed"]
     unlike = session.summary.unlike if session.summary is not None else 0
     total = plural(len(session.names), "tensor")
-    kinds = []
+    kinds: list[str] = []
     for status, (one, several) in _SAID.items():
         if count := session.counts[status]:
             of = "" if kinds else f" of {total}"

@@ -93,8 +93,10 @@ class TensorList(CursorList["Row"]):
         On the first of rows that `are_new`, other names than before, it stays at the top.
         """
         rows, cursor = self.rows, self.cursor
-        if self._last_row is not None and (cursor or not are_new) and not (
-            cursor < len(rows) and rows[cursor] is self._last_row
+        if (
+            self._last_row is not None
+            and (cursor or not are_new)
+            and not (cursor < len(rows) and rows[cursor] is self._last_row)
         ):
             try:
                 cursor = rows.index(self._last_row)
