@@ -87,7 +87,7 @@ def test_there_is_no_cause_to_look_for(session: Session) -> None:
 
 def test_a_status_that_nobody_has_met_is_explained(session: Session) -> None:
     assert meaning(session.result(WEIGHT), "packed") == (
-        "Packed on a side, so its values were not compared."
+        "Packed on a side, or of a dtype without numbers: its values were not compared."
     )
 
 
