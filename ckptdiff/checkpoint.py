@@ -154,6 +154,7 @@ class Checkpoint:
     iteration: int | str | None = None
     notes: tuple[str, ...] = field(default=())  # for the user, not errors
     ignored: tuple[Path, ...] = ()  # weights and indices beside, which a loader does not read
+    stale_index: Path | None = None  # a loader follows it to files that are not there
     # The YAML that the config was read from, in the words of args. What it leaves out has the
     # default of a class that is not loaded, so it is not known. None: another file, or no config.
     config_file: Path | None = None

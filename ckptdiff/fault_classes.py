@@ -266,6 +266,12 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
 }
 
 
+# Notes of these classes say of two models that they are not the same one, or do not know it.
+_OF_ANOTHER_MODEL = ("EXTRA", "LOW-RANK", "STALE")
+
+
 def effect_of(kind: FaultClass, *, is_info: bool) -> str:
     """Return what follows for the model; nothing where that is not known."""
-    return "none: the model computes the same" if is_info else FAULT_CLASSES[kind].effect
+    if is_info:
+        return "" if kind in _OF_ANOTHER_MODEL else "none: the model computes the same"
+    return FAULT_CLASSES[kind].effect

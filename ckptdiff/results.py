@@ -106,6 +106,7 @@ class Finding:
     cause_confidence: float = 1.0  # 0 to 1, in the likeliest cause
     also_explained_by: tuple[str, ...] = ()  # causes that leave the same bytes, likeliest first
     undo: Remap | None = None  # None: data is lost, or nothing was moved
+    is_unruled: bool = False  # nothing is lost, but no family's rules know how to write it
     fix: str | None = None  # a command, or for a config the flag that mends it
     cause: str = ""  # the likeliest
     rejected: tuple[str, ...] = ()  # classes that were tried and give other bytes

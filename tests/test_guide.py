@@ -12,7 +12,7 @@ from ckptdiff.errors import BadArgument
 from ckptdiff.fault_classes import FAULT_CLASSES, FaultClass
 from ckptdiff.formats import FORMATS
 from ckptdiff.forward.hf_config import FAMILIES as COMPUTED
-from ckptdiff.guide.topics import fault_parts, page, topics
+from ckptdiff.guide.topics import SECTIONS, fault_parts, page, topics
 from ckptdiff.results import LogitVerdict, Status, Verdict
 from tests.support.corpus import REPOSITORY
 from tests.support.faults_table import TABLE as FAULTS
@@ -99,6 +99,17 @@ def test_every_status_and_verdict_is_explained() -> None:
         assert f"\n- `{verdict}`: " in source("verdicts")
     for logit_verdict in get_args(LogitVerdict):
         assert f"\n- `{logit_verdict}`: " in source("logits")
+    for word in {*get_args(Status), *get_args(Verdict), *get_args(LogitVerdict)} - {"shape"}:
+        assert page(word).startswith(f"# {word}\n\nOf ")
+
+
+@pytest.mark.parametrize("word", SECTIONS)
+def test_a_word_that_is_printed_has_the_section_about_it(word: str) -> None:
+    name, heading = SECTIONS[word]
+    assert f"\n## {heading}\n" in source(name)
+    first = page(word).split("\n")[2]
+    assert first
+    assert first in source(name)
 
 
 # ── classes of faults ────────────────────────────────────────────────────────────────────────

@@ -90,6 +90,36 @@ def without_parts(side: Assembled) -> Assembled:
     return replace(side, tensors={n: t for n, t in side.tensors.items() if n not in parts})
 
 
+def packed_apart(side: Assembled) -> dict[str, int]:
+    """Return the packed weights of a pair that are not compared, each with the bytes of its parts.
+
+    Their parts are not in `tensors`. Weights that share their parts have equal shares of them.
+    """
+    apart = {
+        name: weight
+        for name, weight in side.packed.items()
+        if name in side.errors and side.tensors.keys().isdisjoint(weight.parts)
+    }
+    if not apart:
+        return {}
+    sharing = Counter(weight.stored for weight in apart.values())
+    (shard,) = side.checkpoint.shards
+    return {
+        name: sum(shard.tensors[part].nbytes for part in weight.stored if part in shard.tensors)
+        // sharing[weight.stored]
+        for name, weight in apart.items()
+    }
+
+
+def tensors_and_bytes(side: Assembled) -> tuple[int, int, int]:
+    """Return how many tensors a side has, how many of them are packed, and the bytes of all.
+
+    A packed weight that is not compared is one tensor, and its bytes are those of its parts.
+    """
+    apart = packed_apart(side)
+    return len(side.tensors) + len(apart), len(apart), side.nbytes + sum(apart.values())
+
+
 def label_problem(
     packed: Mapping[str, PackedWeight],
     plain: Mapping[str, TensorRef],

@@ -54,7 +54,7 @@ class NameChange:
         who += whose
         match self.kind:
             case "front" if not self.read:
-                return f"{who} {has} `{self.stored}` in front"
+                return f"{who} {has} `{self._whole_front()}` in front"
             case "front":
                 return f"{who} {has} `{self.stored}` in front in place of `{self.read}`"
             case "inside":
@@ -64,6 +64,11 @@ class NameChange:
             case "spelled":
                 verb = "begins" if has == "has" else "begin"
                 return f"{who} {verb} with `{self.stored}` where the other side has `{self.read}`"
+
+    def _whole_front(self) -> str:
+        """Return what is left out, with the `module.` behind it that the rules leave out anyway."""
+        front = f"{self.stored}module."
+        return front if all(name.startswith(front) for name in self.names) else self.stored
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("b", type=Path, metavar="B")
     parser.add_argument("--json", metavar="FILE", help="write a JSON document; - is the output")
     parser.add_argument(
-        "--report", metavar="FILE", type=page, help="write a page: FILE.md or FILE.html"
+        "--report",
+        metavar="FILE",
+        type=page,
+        action="append",
+        default=[],
+        help="write a page: FILE.md or FILE.html; may be given more than once",
     )
     parser.add_argument(
         "--tolerance",
@@ -84,10 +89,10 @@ def run(options: argparse.Namespace) -> int:
         from ckptdiff.report.pages import print_json
 
         print_json(document, options.json)
-    if options.report is not None:
+    for file in options.report:
         from ckptdiff.report.pages import write_report
 
-        write_report(options.report, *comparison, pattern=options.filter)
+        write_report(file, *comparison, pattern=options.filter)
     if options.json != "-":
         seconds = time.monotonic() - started
         for line in report.diff_lines(*comparison, pattern=options.filter, seconds=seconds):

@@ -28,7 +28,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.description = "Print a page of the guide; without a topic, the list of pages."
     parser.epilog = EXAMPLES
     parser.add_argument(
-        "topic", nargs="?", metavar="TOPIC", help="a page, or a class of faults such as QKV-SWAP"
+        "topic",
+        nargs="?",
+        metavar="TOPIC",
+        help="a page, a class of faults such as QKV-SWAP, or a verdict",
     )
 
 
@@ -50,7 +53,8 @@ def _contents() -> str:
     lines = [f"  {name:<{width}}{title}" for name, title in topics().items()]
     return "\n".join(
         ["The pages of the guide; `ckptdiff help TOPIC` prints one:", "", *lines, "",
-         "A class of faults is a topic too: ckptdiff help QKV-SWAP", ""]
+         "A class of faults is a topic too, and so is a status or a verdict:",
+         "ckptdiff help QKV-SWAP, ckptdiff help packed", ""]
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.text import format_shape
+from ckptdiff.text import format_shape, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,10 +48,18 @@ def packed_result(described: TensorDiff, a: Assembled, b: Assembled) -> TensorDi
 
 
 def packed_sentences(results: Iterable[TensorDiff], a: Assembled, b: Assembled) -> Iterator[str]:
-    """Yield a sentence for each way in which tensors are packed: how many, and what it takes."""
+    """Yield a sentence for each way in which tensors are packed: how many, and what it takes.
+
+    So for each pair of dtypes that are not compared.
+    """
     groups: Counter[tuple[str | None, str | None, str]] = Counter()
+    unlike: Counter[tuple[str, str]] = Counter()  # dtypes of A and B that have no common numbers
     for result in results:
-        if result.status == "packed":
+        if result.status != "packed":
+            continue
+        if is_unlike(result, a, b):
+            unlike[result.dtype_a or "", result.dtype_b or ""] += 1
+        else:
             ways = [
                 side.packed[result.name].text if _is_packed(side, result.name) else None
                 for side in (a, b)
@@ -74,6 +82,18 @@ def packed_sentences(results: Iterable[TensorDiff], a: Assembled, b: Assembled) 
             f"out, so {they} {were} not compared with {other}'s {plain}. To compare {them}, "
             f"dequantise {packed} first"
         )
+
+    for (dtype_a, dtype_b), count in unlike.items():
+        tensors, are = ("1 tensor", "is") if count == 1 else (f"{count} tensors", "are")
+        yield (
+            f"{tensors} {are} {printable(dtype_a)} in A and {printable(dtype_b)} in B: bytes of "
+            "different dtypes without numbers are not compared"
+        )
+
+
+def is_unlike(result: TensorDiff, a: Assembled, b: Assembled) -> bool:
+    """Return whether a tensor was not compared for its dtypes alone: nothing of it is packed."""
+    return result.status == "packed" and not any(_is_packed(x, result.name) for x in (a, b))
 
 
 def schemes_of(side: Assembled) -> dict[str, int]:

@@ -248,10 +248,9 @@ def _describe(name: str, a: Assembly | None, b: Assembly | None) -> TensorDiff:
 
 def _unlike_note(dtype_a: str, dtype_b: str) -> str:
     """Return why two tensors were not compared, where a dtype has numbers that are not computed."""
-    side, dtype = ("A", dtype_a) if not has_numbers(dtype_a) else ("B", dtype_b)
     return (
-        f"{side} is {dtype}, whose numbers are not computed: it can be compared with {dtype} "
-        "only, byte by byte"
+        f"{dtype_a} in A and {dtype_b} in B: bytes of different dtypes without numbers are not "
+        "compared"
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ckptdiff.assembly.unwrapping import changed_names
+from ckptdiff.comparison.packed import is_unlike
 from ckptdiff.config.compare import compare_configs, config_status, why_not_compared
 from ckptdiff.errors import BadArgument
 from ckptdiff.results import Numbers, Status
@@ -140,12 +141,15 @@ class DiffSummary:
     counts: Mapping[Status, int]
     # `wrapped`: a loader does not find tensors of B, since a wrapper has changed their names.
     names_status: Literal["known", "wrapped"] = "known"
+    # `stale`: a loader does not find files of B, since its index names others.
+    files_status: Literal["known", "stale"] = "known"
     config: tuple[ConfigDiff, ...] = ()  # every line of the config table
     config_why: str | None = None  # a sentence, where no settings were compared
     # Sides, `A` or `B`, with fp32 master weights worth comparing. `summarise` reads no files, so
     # its caller fills this in.
     masters: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()  # of the diagnosis, if it ran
+    unlike: int = 0  # of the packed ones, those that are not, but of dtypes without numbers
 
     @property
     def conflicts(self) -> list[ConfigDiff]:
@@ -180,9 +184,9 @@ def summarise(
     """Return the verdict over all results; an unmapped name on either side is a difference.
 
     A conflict between the configs makes the verdict `differ`, unless `ignore_config` is set; so do
-    names of B that a loader does not find.
+    names or files of B that a loader does not find.
     """
-    values = results.values() if hasattr(results, "values") else results
+    values = list(results.values() if hasattr(results, "values") else results)
     found = Counter(result.status for result in values)
     counts: dict[Status, int] = {status: found[status] for status in get_args(Status)}
     weights = _of_all(counts)
@@ -191,13 +195,16 @@ def summarise(
     config = tuple(compare_configs(a, b))
     status = "ignored" if ignore_config else config_status(config)
     is_wrapped = any(change.is_fault for change in changed_names(a, b))
-    is_worse = (status == "conflict" or is_wrapped) and weights != "trouble"
+    is_stale = b.checkpoint.stale_index is not None and a.checkpoint.stale_index is None
+    is_worse = (status == "conflict" or is_wrapped or is_stale) and weights != "trouble"
     return DiffSummary(
         "differ" if is_worse else weights,
         weights,
         status,
         counts,
         "wrapped" if is_wrapped else "known",
+        "stale" if is_stale else "known",
         config,
         None if ignore_config else why_not_compared(a, b, config),
+        unlike=sum(is_unlike(result, a, b) for result in values),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.templates import split_name
+from ckptdiff.assembly.packed import tensors_and_bytes
 from ckptdiff.assembly.shortfall_words import shortfall_lines
 from ckptdiff.results import Finding
 
@@ -25,12 +26,12 @@ def incomplete(a: Assembled, b: Assembled, results: Sequence[TensorDiff]) -> Ite
     of_a, of_b = _promised(a), _promised(b)
     rest = [name for name in of_b if name not in compared]
     if of_a and of_a == of_b:
-        yield _finding("A and B are not what their configs promise", b, of_b)
+        yield _finding("A and B are not what their configs promise", b, of_b, "each side's")
         return
     if of_a:
-        yield _finding("A is not what its config promises", a, of_a)
+        yield _finding("A is not what its config promises", a, of_a, "A's")
     if rest:
-        yield _finding("B is not what its config promises", b, rest)
+        yield _finding("B is not what its config promises", b, rest, "B's")
 
 
 def _promised(side: Assembled) -> list[str]:
@@ -39,9 +40,11 @@ def _promised(side: Assembled) -> list[str]:
     return [*short.lacking, *short.beyond, *(misfit.name for misfit in short.misfits)]
 
 
-def _finding(title: str, side: Assembled, names: Sequence[str]) -> Finding:
+def _finding(title: str, side: Assembled, names: Sequence[str], whose: str) -> Finding:
     lines = [line.removeprefix("incomplete: ") for line in shortfall_lines(side)]
     numbers = [split_name(name)[1] for name in names]
+    count = tensors_and_bytes(side)[0]
+    held = "1 tensor" if count == 1 else f"{count} tensors"
     return Finding(
         "INCOMPLETE",
         "fault",
@@ -49,5 +52,5 @@ def _finding(title: str, side: Assembled, names: Sequence[str]) -> Finding:
         tensors=tuple(names),
         layers=tuple(sorted({n[0] for n in numbers if n})),
         experts=tuple(sorted({n[1] for n in numbers if len(n) > 1})),
-        evidence="; ".join(lines[1:]) or f"its files hold {len(side.tensors)} tensors",
+        evidence="; ".join(lines[1:]) or f"{whose} files hold {held}",
     )

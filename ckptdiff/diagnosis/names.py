@@ -91,7 +91,7 @@ def _adapter_of_b(a: Assembled, adapter: Adapter, same: int) -> Finding:
             evidence += f"; {fit} of the {len(adapter.hosts)} weights that it changes are in A"
     else:
         title = f"B holds {adapter.words}; it is not merged"
-        evidence = f"without it {same} tensors are the same; with it the model computes another"
+        evidence = f"without it {_are_same(same)}; with it the model computes something else"
     return Finding(
         "EXTRA",
         "fault",
@@ -110,6 +110,12 @@ def _adapter_of_a(adapter: Adapter, same: int) -> Finding:
         "info",
         f"{what}; B does not have its tensors",
         tensors=adapter.names,
-        evidence=f"{same} tensors are the same. Whether B's weights have it merged into them "
+        evidence=f"{_are_same(same)}. Whether B's weights have it merged into them "
         "was not computed",
     )
+
+
+def _are_same(count: int) -> str:
+    if not count:
+        return "no tensor is the same"
+    return "1 tensor is the same" if count == 1 else f"{count} tensors are the same"

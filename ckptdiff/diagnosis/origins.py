@@ -96,7 +96,7 @@ class Origins:
             return []
         by_tensor = self.by_tensor.get(pair, {})
         found = by_tensor.values() if len(by_tensor) > 1 else (self.residual[pair],)
-        return [residual.cosine for residual in found]
+        return [r.cosine for r in found if r.constant != 0]  # with zeros it is not defined
 
     def _find_equal_replicas(self) -> set[ShardPair]:
         """Return the replicas that equal the first one: the same fault explains them."""

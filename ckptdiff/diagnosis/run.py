@@ -80,7 +80,8 @@ def diagnose(
         finding = finding_of(group, origins)
         unruled = any(is_own_rule(pair.rule) for claim in group for pair in claim.pairs)
         if grid.architecture.by_words or unruled:
-            finding = replace(finding, undo=None)  # `convert` has rules of families alone
+            # `convert` has rules of families alone.
+            finding = replace(finding, undo=None, is_unruled=finding.undo is not None)
         elif finding.undo is not None and not b.packed:  # nothing converts packed weights
             finding = replace(finding, fix=_mending_command(a, b, finding.undo))
         yield finding

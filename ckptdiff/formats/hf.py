@@ -87,6 +87,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         files=chosen.files,
         notes=tuple(notes),
         ignored=chosen.ignored,
+        stale_index=chosen.stale_index,
         token_files=token_files,
     )
 

@@ -255,8 +255,9 @@ def read_chunks(
             by_file[root / record.file].append((tensor, record))
     missing = sorted(file.name for file in by_file if not file.exists())
     if missing:
+        are = "is" if len(missing) == 1 else "are"
         raise MissingShard(
-            f"{root}: {len(missing)} of {len(by_file)} files are missing: "
+            f"{root}: {len(missing)} of {len(by_file)} files {are} missing: "
             f"{', '.join(missing[:5])}. Copy them beside .metadata."
         )
 

@@ -126,7 +126,7 @@ def by_index(index: Path, names: Collection[str] | None = None) -> Chosen:
     ]
     if len(others) != 1:
         raise MissingShard(
-            f"{index}: {len(missing)} of {len(files)} files are missing: "
+            f"{index}: {len(missing)} of {len(files)} files {_are(missing)} missing: "
             f"{', '.join(missing[:5])}. Copy them beside the index, or give a single file."
         )
     (other,) = others

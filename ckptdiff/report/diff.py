@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from dataclasses import asdict
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.assembly.adapters import unmatched_by_adapter
+from ckptdiff.assembly.packed import tensors_and_bytes
 from ckptdiff.comparison.packed import schemes_of
 from ckptdiff.report.finding import finding_document, finding_lines
 from ckptdiff.report.listed import (
@@ -32,7 +35,7 @@ from ckptdiff.text import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.assembly.recipe import Assembled, PackedWeight
     from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.results import Numbers, Status, TensorDiff, Verdict
@@ -88,14 +91,16 @@ _NUMBERS = (
 def side_document(side: Assembled) -> dict[str, Any]:
     """Return a side as an object of the JSON documents; `bytes` are those of the whole tensors."""
     checkpoint = side.checkpoint
+    count, packed, nbytes = tensors_and_bytes(side)
     return {
         "path": str(checkpoint.root),
         "format": checkpoint.format,
         "family": side.family,
         "iteration": checkpoint.iteration,
         "parallelism": asdict(checkpoint.parallelism),
-        "tensors": len(side.tensors),
-        "bytes": side.nbytes,
+        "tensors": count,
+        "packed_tensors": packed,
+        "bytes": nbytes,
         "notes": [*checkpoint.notes, *side.notes],
         "names": names_document(side),
         "adapter": adapter_document(side),
@@ -121,6 +126,7 @@ def diff_document(
         "weights": summary.weights,
         "config_status": summary.config_status,
         "names_status": summary.names_status,
+        "files_status": summary.files_status,
         "config_why": summary.config_why,
         "filter": pattern,
         "counts": dict(summary.counts),
@@ -211,7 +217,7 @@ def diff_lines(
         shown = rows[:MAX_LINES]
         width = min(60, max(map(len, [*map(_title, shown), "tensor"])))
         yield f"   {'tensor':{width}}  {'shape':13}  {'max|d|':>8}  {'rel':>8}  {'cos':>6}"
-        told: set[str] = set()
+        told = {_kind(f"{x}: {w.problem}", w.plain_name) for x, w in _problems(a, b)}
         for row in shown:
             yield from _tensor_lines(row, width, told)
         if len(rows) > MAX_LINES:
@@ -238,7 +244,8 @@ def diff_lines(
     total = len(results)
     counts = ", ".join(f"{n} {WORD[status]}" for status, n in summary.counts.items() if n)
     took = f" in {seconds:.1f} s" if seconds is not None else ""
-    yield f"{total} tensors: {counts or 'nothing to compare'}{took}"
+    tensors = "1 tensor" if total == 1 else f"{total} tensors"
+    yield f"{tensors}: {counts or 'nothing to compare'}{took}"
     yield f"verdict: {verdict_words(summary)}"
 
 
@@ -296,8 +303,22 @@ def _tensor_lines(row: TensorDiff | CloseGroup, width: int, told: set[str]) -> I
     yield (f"{line}  {why_close(row)}" if row.why else line).rstrip()
     for text in (row.error, row.note):
         if text:
-            yield f"     {'as above' if text in told and len(text) > _LONG else printable(text)}"
-            told.add(text)
+            kind = _kind(text, row.name)
+            yield f"     {'as above' if kind in told and len(text) > _LONG else printable(text)}"
+            told.add(kind)
+
+
+def _kind(text: str, name: str) -> str:
+    """Return a note on a packed weight without its module and its sizes; any other as it is."""
+    module = name.rpartition(".")[0]
+    is_own = bool(module) and text[len("A: ") :].startswith(f"{module}.")
+    return re.sub(r"\d+", "#", text.replace(module, "")) if is_own else text
+
+
+def _problems(a: Assembled, b: Assembled) -> Iterator[tuple[str, PackedWeight]]:
+    """Yield the first packed weight of each side that no loader reads: the side's note has it."""
+    for letter, side in (("A", a), ("B", b)):
+        yield from islice(((letter, w) for w in side.packed.values() if w.problem), 1)
 
 
 def _figures(numbers: Numbers | CloseGroup) -> str:
@@ -324,9 +345,9 @@ def side_line(side: Assembled) -> str:
             parts.append(f"EP {size.ep}")
     if checkpoint.iteration is not None:
         parts.append(f"iteration {checkpoint.iteration}")
-    apart = sum(error.kind == "packed" for error in side.errors.values())
-    count = f"{len(side.tensors)} tensors{f' and {apart} packed' if apart else ''}"
-    parts += [count, format_bytes(side.nbytes)]
+    count, packed, nbytes = tensors_and_bytes(side)
+    words = "1 tensor" if count == 1 else f"{count} tensors"
+    parts += [f"{words}, {packed} of them packed" if packed else words, format_bytes(nbytes)]
     notes = (*checkpoint.notes, *side.notes)
     return "  ".join([*parts, *(f"({printable(note)})" for note in notes)])
 

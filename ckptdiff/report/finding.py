@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Rank
     from ckptdiff.results import Finding
 
+UNRULED = (
+    "nothing is lost, but no family's rules know how to write it, so no command mends it; what "
+    "belongs where is named above"
+)
+
 
 def finding_document(finding: Finding) -> dict[str, Any]:
     """Return a finding as an object of the JSON document; `class` is its class of faults."""
@@ -45,6 +50,8 @@ def finding_lines(finding: Finding) -> Iterator[str]:
         yield f"     cause: {printable('; or '.join(finding.also_explained_by))}"
     if finding.fix:
         yield f"     fix: {printable(finding.fix)}"
+    elif finding.is_unruled:
+        yield f"     {UNRULED}"
     elif has_remedy(finding):
         yield f"     {FAULT_CLASSES[finding.kind].remedy}"
 
@@ -52,7 +59,8 @@ def finding_lines(finding: Finding) -> Iterator[str]:
 def has_remedy(finding: Finding) -> bool:
     """Return whether no re-mapping and no other name mends a fault: `FaultRow.remedy` does."""
     of_names = FAULT_CLASSES[finding.kind].is_of_names or finding.kind == "CONFIG"
-    return finding.severity == "fault" and finding.undo is None and not of_names
+    is_there = of_names or finding.is_unruled
+    return finding.severity == "fault" and finding.undo is None and not is_there
 
 
 def touched(finding: Finding) -> str:
@@ -91,6 +99,8 @@ def said(finding: Finding) -> Iterator[tuple[str, str]]:
         yield "Cause", finding.cause
     if finding.fix is not None:
         yield "Fix", f"run B with {finding.fix}" if finding.kind == "CONFIG" else finding.fix
+    elif finding.is_unruled:
+        yield "Fix", f"{UNRULED[0].upper()}{UNRULED[1:]}."
     elif has_remedy(finding):
         remedy = FAULT_CLASSES[finding.kind].remedy
         yield "Fix", f"{remedy[0].upper()}{remedy[1:]}."

@@ -106,8 +106,10 @@ def explained(
 def not_compared(summary: DiffSummary) -> list[str]:
     """Return what the verdict does not cover, a phrase each."""
     found = []
-    if count := summary.counts["packed"]:
+    if count := summary.counts["packed"] - summary.unlike:
         found.append(f"{count} packed {_tensors(count)}")
+    if count := summary.unlike:
+        found.append(f"{count} {_tensors(count)} of different dtypes without numbers")
     if (count := summary.counts["error"]) and summary.verdict != "trouble":
         found.append(f"{count} {_tensors(count)} that could not be read")
     return found
@@ -125,6 +127,8 @@ def verdict_words(summary: DiffSummary) -> str:
         why = ["the configs conflict"] if summary.config_status == "conflict" else []
         if summary.names_status == "wrapped":
             why.append("a loader does not find B's names")
+        if summary.files_status == "stale":
+            why.append("a loader does not find B's files")
         words += f" ({', '.join([f'weights: {summary.weights}', *why])})"
     if summary.config_why:  # without configs, equal weights are half an answer
         words += f"; {summary.config_why}"

@@ -211,7 +211,8 @@ def _facts(
 ) -> list[str]:
     """Return the sentences above the table; `escape` makes text from files safe in the page."""
     counts = ", ".join(f"{n} {WORD[status]}" for status, n in summary.counts.items() if n)
-    facts = [f"{len(results)} tensors: {counts or 'nothing to compare'}"]
+    tensors = "1 tensor" if len(results) == 1 else f"{len(results)} tensors"
+    facts = [f"{tensors}: {counts or 'nothing to compare'}"]
     if pattern is not None:
         facts.append(f"only names that match {escape(printable(pattern))} were compared")
     if summary.config_status != "ignored":

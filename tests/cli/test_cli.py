@@ -375,11 +375,11 @@ def test_a_document_that_cannot_be_written_is_trouble(tmp_path: Path, tiny_hf: M
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["page.md", "page.html"])
-def test_a_page_names_what_differs(tmp_path: Path, tiny_hf: Make, damaged: Path, name: str) -> None:
-    done = ckptdiff("diff", tiny_hf(), damaged, "--report", tmp_path / name)
+def test_pages_name_what_differs(tmp_path: Path, tiny_hf: Make, damaged: Path) -> None:
+    pages = [tmp_path / "page.md", tmp_path / "page.html"]
+    done = ckptdiff("diff", tiny_hf(), damaged, "--report", pages[0], "--report", pages[1])
     assert done.returncode == 1
-    assert "model.norm.weight" in (tmp_path / name).read_text()
+    assert all("model.norm.weight" in page.read_text() for page in pages)
 
 
 def test_a_page_of_an_unknown_kind_is_refused(tmp_path: Path, tiny_hf: Make) -> None:

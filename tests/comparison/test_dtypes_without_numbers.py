@@ -18,7 +18,7 @@ from ckptdiff.dtypes import AS_BITS, BELOW_A_BYTE
 from ckptdiff.errors import CorruptFile, UnsupportedLayout
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
-from ckptdiff.report.diff import diff_document
+from ckptdiff.report.diff import diff_document, diff_lines
 from ckptdiff.report.ls import listing_document, listing_lines
 from tests.support.conversions import converted
 from tests.support.oracle_hf import make_hf
@@ -102,8 +102,17 @@ def test_it_cannot_be_compared_with_another_dtype(tmp_path: Path, dtype: str) ->
     for pair in ((packed, plain), (plain, packed)):
         found = compare(*pair)
         assert found["w"].status == "packed"
-        assert dtype in (found["w"].note or "")
         assert found.summary.verdict == "packed"
+        dtypes = ["F32", "F32"]
+        dtypes[pair.index(packed)] = dtype
+        said = (
+            f"{dtypes[0]} in A and {dtypes[1]} in B: bytes of different dtypes without numbers are "
+            "not compared"
+        )
+        assert found["w"].note == said
+        lines = list(diff_lines(found.a, found.b, list(found.results.values()), found.summary))
+        assert lines[-3] == f"%  1 tensor is {said}"
+        assert lines[-1].endswith("; not compared: 1 tensor of different dtypes without numbers")
 
 
 @pytest.mark.parametrize("dtype", BELOW_A_BYTE)

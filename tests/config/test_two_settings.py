@@ -91,7 +91,7 @@ def test_what_transformers_4_does_not_read_is_a_hint_and_no_conflict() -> None:
     )  # fmt: skip
     assert line.is_hint
     assert line.note is not None
-    assert "which does not read rope_parameters" in line.note
+    assert "transformers 4 does not read rope_parameters" in line.note
     assert config_status(found.values()) == "same"
 
 

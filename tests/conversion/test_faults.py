@@ -238,7 +238,7 @@ def test_a_source_with_a_missing_shard(tmp_path: Path) -> None:
     next((tmp_path / "hf").glob("model-00002-*")).unlink()
     done = ckptdiff("convert", tmp_path / "hf", tmp_path / "out", "--to", "megatron")
     assert done.returncode == 2
-    assert "1 of 4 files are missing" in done.stderr
+    assert "1 of 4 files is missing" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 

@@ -15,6 +15,7 @@ from ckptdiff.errors import CorruptFile, MissingShard, MixedShards, UnsupportedL
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.formats.files import leads_out
 from ckptdiff.report.diff import side_document
+from ckptdiff.report.listed import verdict_words
 from ckptdiff.report.ls import listing_document
 from tests.support.conversions import converted, hf_tensors
 from tests.support.oracle_hf import make_hf, split, write_weights
@@ -139,7 +140,10 @@ def test_an_index_of_a_longer_save_is_said_to_be_stale_and_the_numbered_files_ar
     (note,) = checkpoint.notes
     assert "model.safetensors.index.json is stale: 5 files that it names are not here" in note
     assert "The 3 files here, numbered 1 to 3, hold every tensor that it names" in note
-    assert compare(tmp_path / "right", tmp_path / "stale").summary.verdict == "same"
+    summary = compare(tmp_path / "right", tmp_path / "stale").summary
+    assert (summary.weights, summary.verdict) == ("same", "differ")  # a loader needs the index
+    assert verdict_words(summary) == "differ (weights: same, a loader does not find B's files)"
+    assert compare(tmp_path / "stale", tmp_path / "right").summary.verdict == "same"
     converted(tmp_path / "stale", tmp_path / "out", "hf")
     assert set(hf_tensors(tmp_path / "out")) == set(weights)
 

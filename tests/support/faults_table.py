@@ -43,7 +43,13 @@ def fault_table() -> str:
     ]
     return "\n".join(rows) + (
         f"\n\nNo fault is named in {len(CLEAN)} checkpoints without one, nor in {SOUND} that "
-        "NVIDIA's code wrote.\n"
+        "NVIDIA's code wrote.\n\nThese are not planted there, and have tests of their own:\n\n"
+        "| class | what went wrong |\n| --- | --- |\n"
+        + "".join(
+            f"| `{kind}` | {row.what} |\n"
+            for kind, row in FAULT_CLASSES.items()
+            if kind in NOT_PLANTED
+        )
     )
 
 

@@ -194,7 +194,7 @@ async def test_the_count_of_differences_never_exceeds_its_total(
     async with app.run_test(size=NARROW) as pilot:
         await settle(app, pilot)
         said = text(app, "ProgressLine").replace("\n", " ")
-        assert said.startswith("! 1 of 1 tensor differ, and 2 names have no rule.")
+        assert said.startswith("! 1 of 1 tensor differs, and 2 names have no rule.")
 
 
 async def test_what_a_failure_left_undone_is_not_to_do(make_app: Make, engine: FakeEngine) -> None:

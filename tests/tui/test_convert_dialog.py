@@ -341,12 +341,18 @@ async def test_a_fault_that_is_kept_is_said_before_anything_is_written(
         words = asked(app)
         assert "B has finding 1, QKV-SWAP: " in words
         assert "This conversion keeps it." in words
-        await pilot.press("enter")  # the safe answer
+        await pilot.press("enter")  # is no answer
+        assert isinstance(app.screen, AskScreen)
+        subtitle = str(app.screen.query_one("#dialog").border_subtitle)
+        assert subtitle == "Enter does neither:   y writes it   esc goes back"
+        await pilot.press("escape")
         assert isinstance(app.screen, ConvertScreen)
+        assert "! B has finding 1, QKV-SWAP: " in static(app, "#plan")
         assert {p.name for p in (tmp_path / "demo").iterdir()} == {"hf", "megatron-tp2"}
         await choose(pilot, "undo", "l")
         await pilot.press("enter")
         assert "keeps" not in asked(app)
+        assert "Finding 1 QKV-SWAP is taken out." in asked(app)
 
 
 async def test_an_incomplete_source_is_refused_until_that_is_chosen(

@@ -28,7 +28,7 @@ from ckptdiff.tui.widgets.finding_line import FindingLine
 from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.workers.engine import LocalEngine
 from tests.support.tui.fakes import A, B, FakeEngine, layer
-from tests.support.tui.harness import rows, settle, static, tensors, toasts, until_planned
+from tests.support.tui.harness import rows, settle, static, tensors, text, toasts, until_planned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -292,6 +292,9 @@ async def test_faults_come_first_and_mark_their_rows(app: CkptDiffApp, engine: F
         await pilot.press("q")
         await pilot.pause()
         assert "run B with --rotary-base 500000" in said(app)
+        await pilot.press("c")
+        assert "The fix above mends it" in toasts(app)[-1]
+        assert "c Convert" not in text(app, "KeyLine")
         await pilot.press("y", "Y")
         assert app.clipboard.startswith("✗  CONFIG: RoPE base")
         await pilot.press("k", "k", "enter")

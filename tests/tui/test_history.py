@@ -200,7 +200,7 @@ async def test_reopening_shows_what_was_compared_and_when(
         await settle(again, pilot)
         assert len(engine.asked) == 1
         line = text(again, "ProgressLine")
-        assert line == "! 1 of 14 tensors differ. Compared 2 h ago; r compares again."
+        assert line == "! 1 of 14 tensors differs. Compared 2 h ago; r compares again."
         await pilot.press("r")
         await settle(again, pilot)
         assert [len(asked) for asked in engine.asked] == [14, 14]

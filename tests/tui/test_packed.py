@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from ckptdiff.comparison.verdict import summarise
+from ckptdiff.report.diff import side_document, side_line
 from ckptdiff.tui.screens.detail import DetailScreen
 from ckptdiff.tui.text.figures import meaning
 from ckptdiff.tui.text.lines import plain
 from ckptdiff.tui.text.list import why_not
 from ckptdiff.tui.text.progress import outcome, state_words
+from ckptdiff.tui.text.sides import title
 from ckptdiff.tui.widgets.painted import Painted
 from tests.support.pairs import open_pair, write_plain
 from tests.support.tui.handmade import Host, session_of, settle
@@ -62,7 +64,18 @@ def test_the_verdict_says_how_many_were_not_compared(session: Session) -> None:
 def test_what_differs_is_counted_apart_from_what_is_packed(tmp_path: Path) -> None:
     verdict, words = outcome(compared(*sides(tmp_path, broken=True)))
     assert verdict == "differ"
-    assert words.startswith("! 1 of 2 tensors differ. 1 of 2 tensors is packed on a side")
+    assert words.startswith("! 1 of 2 tensors differs. 1 of 2 tensors is packed on a side")
+
+
+def test_a_packed_weight_is_a_tensor_and_its_parts_are_its_bytes(tmp_path: Path) -> None:
+    a, b = open_pair(*sides(tmp_path))
+    document = side_document(b)
+    held = 3 * 4 + 32 * 4  # three parts of a value each, and a norm
+    counted = [document[key] for key in ("tensors", "packed_tensors", "bytes")]
+    assert counted == [2, 1, held]
+    assert side_line(b).partition("  (")[0].endswith(f"2 tensors, 1 of them packed  {held} B")
+    assert "(2 tensors, 1 packed)" in title(session_of(a, b), 120)
+    assert session_of(a, b).nbytes(WEIGHT) == 8 * 32 * 4 + 3 * 4
 
 
 def test_there_is_no_cause_to_look_for(session: Session) -> None:
@@ -74,7 +87,7 @@ def test_there_is_no_cause_to_look_for(session: Session) -> None:
 
 def test_a_status_that_nobody_has_met_is_explained(session: Session) -> None:
     assert meaning(session.result(WEIGHT), "packed") == (
-        "Packed on a side, so its values were not compared."
+        "Packed on a side, or of a dtype without numbers: its values were not compared."
     )
 
 

@@ -109,7 +109,9 @@ async def test_there_is_no_verdict_before_everything_is_compared(
         assert "differ." not in text(app, "ProgressLine")
         engine.gate.set()
         await settle(app, pilot)
-        assert text(app, "ProgressLine").startswith("! 4 of 14 tensors differ.")
+        assert text(app, "ProgressLine").startswith(
+            "! 2 of 14 tensors differ, 1 has another shape and 1 is only in A."
+        )
         assert text(app, "CountsLine").split("  ")[:4] == [
             "! 2 differ",
             "# 1 shape",

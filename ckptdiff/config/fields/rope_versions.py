@@ -73,8 +73,8 @@ def compare_versions(a: ConfigSide, b: ConfigSide) -> Versions | None:
     if not odd or not all(is_number(one.base) for one in (*old, *new)):
         return None
     notes = [
-        f"{'AB'[n]} is {new[n].text()} in transformers 5, and {old[n].text()} in transformers 4"
-        + (f", which does not read {NEW}" if isinstance((a, b)[n].get(NEW), dict) else "")
+        f"{'AB'[n]} is {new[n].text()} in transformers 5"
+        + (f": transformers 4 does not read {NEW}" if isinstance((a, b)[n].get(NEW), dict) else "")
         for n in odd
     ]
     contradicts = any(_contradicts((a, b)[n], new[n]) for n in odd)

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from ckptdiff.assembly.packed import packed_apart
 from ckptdiff.text import format_shape
 from ckptdiff.tui.words import plural
 
@@ -85,6 +86,8 @@ def take_inventory(
         if side is not None:
             for name, assembly in side.tensors.items():
                 sizes[name] += assembly.nbytes
+            for name, nbytes in packed_apart(side).items():
+                sizes[name] += nbytes
     layers: list[Layer] = []
     by_title: dict[str, Layer] = {}
     layer_of: dict[str, Layer] = {}

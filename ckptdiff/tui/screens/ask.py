@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 class AskScreen(ModalScreen[bool]):
-    """Returns True for `y` only; every other key is the safe answer."""
+    """Returns True for `y` only. Enter answers nothing, since it may be pressed once too often."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "Yes", id="ask.yes", tooltip="do it"),
-        Binding("escape,n,q,enter", "answer(False)", "No", id="ask.no", tooltip="leave it"),
+        Binding("escape,n,q", "answer(False)", "No", id="ask.no", tooltip="leave it"),
+        Binding("enter", "remind", show=False, id="ask.enter", tooltip="say which key does it"),
     ]
 
     def __init__(self, question: str, words: str, *, yes: str, no: str) -> None:
@@ -34,6 +35,11 @@ class AskScreen(ModalScreen[bool]):
             box.border_title = Content(self._question)
             box.border_subtitle = Content(self._keys)
             yield Static(Content(self._words), markup=False)
+
+    def action_remind(self) -> None:
+        """Say that Enter is no answer."""
+        box = self.query_one("#dialog", Vertical)
+        box.border_subtitle = Content(f"Enter does neither:   {self._keys}")
 
     def action_answer(self, yes: bool) -> None:  # noqa: FBT001 -- a binding passes no keywords
         self.dismiss(yes)

@@ -11,6 +11,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from ckptdiff.report.finding import finding_lines as plain_lines
+from ckptdiff.report.finding import has_remedy
 from ckptdiff.text import printable
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.finding import finding_page
@@ -236,17 +237,35 @@ class FindingsScreen(BaseScreen[int]):
 
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in ("copy_fix", "convert") and self.is_mounted and self._no_fix(action):
+            return False  # not in the key line; pressing the key shows why
+        return super().check_action(action, parameters)
+
     def why_not(self, action: str) -> str | None:
         if action not in ("copy_fix", "convert") or not self.is_mounted:
             return None
-        if action == "copy_fix" and self.finding.fix is None:
-            return "There is no fix to copy: no re-mapping mends this."
-        if action == "convert":
-            if self.number not in self.session.diagnosis.targets:
-                return "Convert: no re-mapping mends this."
-            if self.app.is_converting:
-                return "Convert: another conversion is running."
-        return None
+        if action == "convert" and not self._no_fix(action) and self.app.is_converting:
+            return "Convert: another conversion is running."
+        return self._no_fix(action)
+
+    def _no_fix(self, action: str) -> str | None:
+        """Return why there is no command to copy, or no conversion that mends it; None if any."""
+        finding = self.finding
+        what = "There is no fix to copy" if action == "copy_fix" else "Convert"
+        if action == "copy_fix" and finding.fix is not None:
+            return None
+        if action == "convert" and self.number in self.session.diagnosis.targets:
+            return None
+        if finding.fix is not None:
+            return f"{what}: no conversion is needed. The fix above mends it; y copies it."
+        if finding.severity != "fault":
+            return f"{what}: this is a note, and nothing has to be mended."
+        if finding.is_unruled:
+            return f"{what}: no family's rules know how to write it."
+        if has_remedy(finding):
+            return f"{what}: no re-mapping mends this."
+        return f"{what}: nothing has to be converted again."
 
     def action_copy_fix(self) -> None:
         self.app.copy(self.finding.fix or "")

@@ -22,7 +22,7 @@ MEANINGS = {
     "same": "every byte compared and equal",
     "close": "explained by one cast, or within the tolerance asked for",
     "matched": "equal bytes, under names that no rule pairs",
-    "packed": "packed weights beside plain ones: not compared",
+    "packed": "packed, or of a dtype without numbers: not compared",
     "differ": "any other difference",
     "shape": "the shapes differ (vocabulary padding does not count)",
     "only_a": "B has no such tensor",

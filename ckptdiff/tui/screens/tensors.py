@@ -61,11 +61,6 @@ class TensorsScreen(BaseScreen[None]):
             tooltip="show only names that match: words, or re:PATTERN; a leading ! inverts",
         ),
         Binding(
-            "d", "differences_only", "Diffs only", id="tensors.differences",
-            tooltip="show differences only, or all tensors again",
-        ),
-        Binding("y", "copy_name", "Copy", id="tensors.copy", tooltip="copy the name"),
-        Binding(
             "x", "stop", "Stop", id="tensors.stop",
             tooltip="stop reading or comparing; what is known stays",
         ),
@@ -77,6 +72,11 @@ class TensorsScreen(BaseScreen[None]):
             "f,3", "findings", "Findings", id="tensors.findings",
             tooltip="what is wrong, why, and how to mend it; after a stop, look for it",
         ),
+        Binding(
+            "d", "differences_only", "Diffs only", id="tensors.differences",
+            tooltip="show differences only, or all tensors again",
+        ),
+        Binding("y", "copy_name", "Copy", id="tensors.copy", tooltip="copy the name"),
         Binding(
             "s", "sort", "Sort", id="tensors.sort",
             tooltip="next sort: model order, max|d|, cos, size",
@@ -185,7 +185,7 @@ class TensorsScreen(BaseScreen[None]):
             self.query_one(ProgressLine).refresh()
             return
         if what in ("names", "rows", "compared"):
-            self.rows.show_rows()
+            self.rows.show_rows(are_new=what == "names")
         elif what == "results":
             self.rows.redraw()
         if what == "names":
@@ -225,6 +225,8 @@ class TensorsScreen(BaseScreen[None]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if self.session.browsing and action in OF_PAIRS:
             return False  # not in the key line; pressing the key shows why
+        if action == "stop" and not self.session.is_busy:
+            return False
         if self.session.browsing and action == "difference" and not self.session.filter:
             return False
         return super().check_action(action, parameters)

@@ -23,15 +23,43 @@ def before_writing(plan: ConversionPlan, session: Session, side: Side) -> str:
     words = [f"{short_path(plan.draft.source)} is written to {out}."]
     if plan.replaces:
         words = [f"What {out} holds is removed once the new one is verified."]
-    kept = _kept(plan, session, side)
-    for number, finding in kept[:MAX_FAULTS]:
-        title = printable(finding.title)
-        words.append(f"B has finding {number}, {finding.kind}: {title}. This conversion keeps it.")
-    if len(kept) > MAX_FAULTS:
-        words.append(f"It keeps {len(kept) - MAX_FAULTS} more findings.")
+    words += kept_words(plan, session, side)
+    if taken := _taken_out(plan, session, side):
+        named = ", ".join(f"{number} {finding.kind}" for number, finding in taken[:MAX_FAULTS])
+        more = f" and {len(taken) - MAX_FAULTS} more" if len(taken) > MAX_FAULTS else ""
+        one = len(taken) == 1
+        words.append(
+            f"Finding{'' if one else 's'} {named}{more} {'is' if one else 'are'} taken out."
+        )
     if side == "b" and not session.browsing and not _is_diagnosed(session):
         words.append("B is not compared and looked through to the end: it may have faults.")
     return "\n".join(words)
+
+
+def kept_words(plan: ConversionPlan, session: Session, side: Side) -> list[str]:
+    """Return a sentence for each known fault of the source that the conversion keeps."""
+    kept = _kept(plan, session, side)
+    words = [
+        f"B has finding {number}, {finding.kind}: {printable(finding.title)}. This conversion "
+        "keeps it."
+        for number, finding in kept[:MAX_FAULTS]
+    ]
+    if len(kept) > MAX_FAULTS:
+        words.append(f"It keeps {len(kept) - MAX_FAULTS} more findings.")
+    return words
+
+
+def _taken_out(plan: ConversionPlan, session: Session, side: Side) -> list[tuple[int, Finding]]:
+    """Return the faults of B that a conversion of it takes out."""
+    if side != "b":
+        return []
+    kept = {number for number, _ in _kept(plan, session, side)}
+    undone = plan.draft.target.undo
+    return [
+        (number, finding)
+        for number, finding in session.diagnosis.faults
+        if number not in kept and (finding.undo in undone or finding.kind == "NAMES")
+    ]
 
 
 def _kept(plan: ConversionPlan, session: Session, side: Side) -> list[tuple[int, Finding]]:

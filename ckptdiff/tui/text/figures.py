@@ -55,7 +55,7 @@ def meaning(result: TensorDiff | None, status: str, tolerance: str = "cast") -> 
         case "matched":
             return "Equal bytes were found, but under names of which no rule says they are a pair."
         case "packed":
-            return "Packed on a side, so its values were not compared."
+            return "Packed on a side, or of a dtype without numbers: its values were not compared."
         case "differ":
             return "The sides differ by more than one rounding explains."
         case "shape":

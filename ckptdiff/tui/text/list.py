@@ -94,10 +94,10 @@ def why_not(session: Session, action: str) -> str | None:
     elif action == "write_report":
         if session.browsing:
             return f"Report: {alone}."
-        if session.phase != "done":
-            return "Report: finish comparing first. r goes on after a stop."
         if session.diagnosis_state == "looking":
             return "Report: still looking for the cause. x stops that."
+        if session.phase != "done":
+            return "Report: finish comparing first. r goes on after a stop."
     elif action == "findings":
         return _no_findings(session)
     elif action == "config":
@@ -131,14 +131,14 @@ def _no_findings(session: Session) -> str | None:
     """Return why there are no findings to show; None if there are, or a diagnosis can start."""
     if session.browsing:
         return "Findings: this is one checkpoint. Open two to compare them."
+    if session.diagnosis_state == "looking":
+        return "Findings: still looking for the cause. x stops that."
     if session.phase != "done":
         return "Findings: finish comparing first. r goes on after a stop."
     if not session.has_faults:
         if session.counts["packed"]:
             return "No findings: nothing differs but what is packed, and that was not compared."
         return "No findings: there is no difference to explain."
-    if session.diagnosis_state == "looking":
-        return "Findings: still looking for the cause. x stops that."
     if session.diagnosis_state == "done" and not session.diagnosis.findings:
         return "No findings: no fault that ckptdiff knows explains these differences."
     return None

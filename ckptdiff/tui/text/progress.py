@@ -10,6 +10,9 @@ from ckptdiff.tui.model.comparison import GLYPHS
 from ckptdiff.tui.words import format_ago, format_duration, plural
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.tui.model.session import Session
 
 
@@ -35,7 +38,7 @@ def state_words(session: Session) -> str:
         for way, count in schemes_of(session.a).items():
             are = "is" if count == 1 else "are"
             words += f" {plural(count, 'weight')} {are} packed as {way}."
-        return " ".join([words, *side_notes(session)])
+        return words
     return ""
 
 
@@ -43,27 +46,64 @@ def side_notes(session: Session) -> list[str]:
     """Return the notes on how each side was opened and assembled."""
     sides = [(letter, x) for letter, x in (("A", session.a), ("B", session.b)) if x is not None]
     notes = {letter: (*side.checkpoint.notes, *side.notes) for letter, side in sides}
-    return [
-        f"{'' if session.browsing else f'{letter}: '}{printable('; '.join(found))}."
-        for letter, found in notes.items()
-        if found
-    ]
+    said = {letter: printable("; ".join(found)) for letter, found in notes.items() if found}
+    if session.browsing:
+        return [f"{_capitalised(words)}." for words in said.values()]
+    return [f"{letter}: {words}." for letter, words in said.items()]
+
+
+def _capitalised(words: str) -> str:
+    """Return a sentence with a capital at its start, unless that is the name of a file."""
+    first = words.partition(" ")[0]
+    return words[0].upper() + words[1:] if first.isalpha() else words
+
+
+# What is said of tensors with these statuses, of one and of several.
+_SAID = {
+    "error": ("could not be read", "could not be read"),
+    "differ": ("differs", "differ"),
+    "shape": ("has another shape", "have another shape"),
+    "only_a": ("is only in A", "are only in A"),
+    "only_b": ("is only in B", "are only in B"),
+}
 
 
 def _differences(session: Session) -> str:
-    """Return how many tensors differ, how many names are unmapped, and what was not compared."""
+    """Return how many tensors differ in which way, how many names are unmapped, what is packed."""
     unmapped, packed = len(session.inventory.unmapped), session.counts["packed"]
-    matched = session.counts["matched"]
-    tensors = session.differences - unmapped - packed - matched
+    unlike = session.summary.unlike if session.summary is not None else 0
     total = plural(len(session.names), "tensor")
+    kinds: list[str] = []
+    for status, (one, several) in _SAID.items():
+        if count := session.counts[status]:
+            of = "" if kinds else f" of {total}"
+            kinds.append(f"{count:,}{of} {one if count == 1 else several}")
     names = f"{plural(unmapped, 'name')} {'has' if unmapped == 1 else 'have'} no rule"
-    if not unmapped:
-        said = f"{tensors:,} of {total} differ." if tensors else ""
-    elif not tensors:
+    if unmapped and not kinds:
         said = f"{names}; no differences in {total}."
     else:
-        said = f"{tensors:,} of {total} differ, and {names}."
-    return " ".join(filter(None, (said, _packed(packed, total), _matched(matched, total))))
+        last = f", and {names}" if unmapped else ""
+        said = f"{_joined(kinds)}{last}." if kinds else ""
+    rest = (
+        _packed(packed - unlike, total),
+        _unlike(unlike, total),
+        _matched(session.counts["matched"], total),
+    )
+    return " ".join(filter(None, (said, *rest)))
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """Return parts as an enumeration: `a, b and c`."""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _unlike(count: int, total: str) -> str:
+    """Return that tensors of dtypes without numbers were not compared with others."""
+    if not count:
+        return ""
+    verb = "was" if count == 1 else "were"
+    return f"{count:,} of {total} {verb} not compared: different dtypes without numbers."
 
 
 def _packed(count: int, total: str) -> str:
@@ -82,6 +122,12 @@ def _matched(count: int, total: str) -> str:
     return f"{count:,} of {total} {verb} found by content alone: no rule says that names are pairs."
 
 
+def _not_found(summary: DiffSummary) -> str:
+    """Return what of B a loader does not find: `names`, `files`, or nothing."""
+    found = {"names": summary.names_status != "known", "files": summary.files_status != "known"}
+    return " and ".join(word for word, is_lost in found.items() if is_lost)
+
+
 def outcome(session: Session) -> tuple[str, str]:
     """Return the verdict and a sentence about it, once the comparison is complete."""
     summary = session.summary
@@ -95,7 +141,7 @@ def outcome(session: Session) -> tuple[str, str]:
             "that, then r compares again."
         )
     if session.counts["error"]:
-        text = f"x {plural(session.counts['error'], 'tensor')} of {total} could not be read."
+        text = f"x {session.counts['error']:,} of {total} could not be read."
         verdict = "error"
     elif session.differences:
         if summary is not None and summary.verdict in ("packed", "matched"):
@@ -106,8 +152,8 @@ def outcome(session: Session) -> tuple[str, str]:
             holders = " and ".join(summary.masters)
             verb = "hold" if len(summary.masters) > 1 else "holds"
             text += f" {holders} {verb} fp32 master weights: o compares those too."
-    elif verdict == "differ" and summary is not None and summary.names_status == "wrapped":
-        text = f"! No differences in {total}, but a loader does not find B's names."
+    elif verdict == "differ" and summary is not None and (lost := _not_found(summary)):
+        text = f"! No differences in {total}, but a loader does not find B's {lost}."
         text += " The configs conflict: 2 shows where." if session.conflicts else ""
     elif verdict == "differ":
         text = f"! No differences in {total}, but the configs conflict: 2 shows where."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from ckptdiff.assembly.packed import tensors_and_bytes
 from ckptdiff.text import format_bytes, printable
 from ckptdiff.tui.words import plural, short_path, shorten
 
@@ -93,8 +94,10 @@ def title(session: Session, width: int) -> str:
 
 
 def _extent(assembled: Assembled) -> str:
-    """Return the number of tensors and the parallelism, in brackets."""
+    """Return the number of tensors, of them those packed, and the parallelism, in brackets."""
     checkpoint = assembled.checkpoint
     ranks = parallelism(checkpoint)
-    count = len(assembled.tensors)
-    return f"({count:,}, {ranks})" if ranks else f"({plural(count, 'tensor')})"
+    count, packed, _ = tensors_and_bytes(assembled)
+    words = [f"{count:,}" if ranks else plural(count, "tensor")]
+    words += [f"{packed:,} packed"] if packed else []
+    return f"({', '.join([*words, ranks] if ranks else words)})"

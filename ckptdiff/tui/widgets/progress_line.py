@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.progress import Progress
     from ckptdiff.tui.model.session import Session
 
+MAX_ROWS = 4  # of the verdict and the notes; the style sheet has the same number
 # Statuses that are counted. Only those that occur are shown: `= 0 same` would be noise.
 COUNTED = {
     "error": "error", "differ": "differ", "shape": "shape", "only_a": "only A",
@@ -84,6 +85,15 @@ class ProgressLine(Widget):
         self.session = session
 
     def render(self) -> Content:
+        words = self._words()
+        lines = words.wrap(self.size.width) if self.size.width else []
+        if len(lines) <= MAX_ROWS:
+            return words
+        dots = " .." if self.session.ascii_only else " …"
+        last = lines[MAX_ROWS - 1].rstrip().truncate(self.size.width - len(dots))
+        return Content("\n").join([*lines[: MAX_ROWS - 1], Content.assemble(last, dots)])
+
+    def _words(self) -> Content:
         session = self.session
         if session.phase == "comparing":
             style = self.get_visual_style("progress-line--bar")

@@ -87,11 +87,16 @@ class TensorList(CursorList["Row"]):
         row = self.row
         return row if isinstance(row, str) else None
 
-    def show_rows(self) -> None:
-        """Draw the session's rows again. The cursor stays on its row, or else goes near it."""
+    def show_rows(self, *, are_new: bool = False) -> None:
+        """Draw the session's rows again. The cursor stays on its row, or else goes near it.
+
+        On the first of rows that `are_new`, other names than before, it stays at the top.
+        """
         rows, cursor = self.rows, self.cursor
-        if self._last_row is not None and not (
-            cursor < len(rows) and rows[cursor] is self._last_row
+        if (
+            self._last_row is not None
+            and (cursor or not are_new)
+            and not (cursor < len(rows) and rows[cursor] is self._last_row)
         ):
             try:
                 cursor = rows.index(self._last_row)
