@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.arch.templates import fill_name, split_name, template
 from ckptdiff.assembly.completeness import packed_misfits, with_shortfall
-from ckptdiff.assembly.shortfall_words import shortfall_lines
+from ckptdiff.assembly.shortfall_words import shortfall_lines, way_out
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.text import format_shape
 
@@ -50,7 +50,7 @@ def checked_against_config(
     if not target.allow_incomplete:
         raise UnsupportedLayout(
             f"{source.checkpoint.root} is not what its config promises: {'; '.join(lines)}. "
-            "Copy what is missing, or mend the config",
+            f"{way_out(source.shortfall)}",
             hint="allow-incomplete",
         )
     notes += [f"not as the config promises: {line}" for line in lines]

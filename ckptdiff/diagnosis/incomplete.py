@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.templates import split_name
-from ckptdiff.assembly.shortfall_words import shortfall_lines
+from ckptdiff.assembly.shortfall_words import shortfall_lines, way_out
 from ckptdiff.results import Finding
 
 if TYPE_CHECKING:
@@ -49,5 +49,6 @@ def _finding(title: str, side: Assembled, names: Sequence[str]) -> Finding:
         tensors=tuple(names),
         layers=tuple(sorted({n[0] for n in numbers if n})),
         experts=tuple(sorted({n[1] for n in numbers if len(n) > 1})),
-        evidence="; ".join(lines[1:]) or f"its files hold {len(side.tensors)} tensors",
+        evidence="; ".join(lines[1:]),
+        fix=f"{way_out(side.shortfall)[0].lower()}{way_out(side.shortfall)[1:]}",
     )
