@@ -94,7 +94,7 @@ def said(finding: Finding) -> Iterator[tuple[str, str]]:
     elif finding.cause:
         yield "Cause", finding.cause
     if finding.fix is not None:
-        yield "Fix", f"run B with {finding.fix}" if finding.kind == "CONFIG" else finding.fix
+        yield "Fix", f"run B with {finding.fix}" if finding.fix.startswith("--") else finding.fix
     elif is_to_convert_again(finding):
         yield "Fix", DAMAGED if finding.kind == "DAMAGED" else LOST
     if finding.rejected:
