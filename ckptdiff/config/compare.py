@@ -49,6 +49,8 @@ class ConfigDiff:
     fix: str | None = None  # the flag or entry that removes it; None: there is none
     note: str | None = None  # what a value follows from, or why it is not known
     is_hint: bool = False  # the note is worth saying, though there is no conflict
+    # What both sides mean, where they are the same and put it in values that differ.
+    meant: bool | int | float | str | None = None
 
 
 def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
@@ -176,7 +178,8 @@ def _line(field: ConfigField, a: ConfigSide, b: ConfigSide) -> ConfigDiff | None
     if field.same(stated_a.value, stated_b.value):
         if stated_a.value == field.off:
             return None
-        return _diff(field, "implied" if notes else "same", stated_a, stated_b, note=note)
+        line = _diff(field, "implied" if notes else "same", stated_a, stated_b, note=note)
+        return line if line.a == line.b else replace(line, meant=_meant(stated_a.value))
     if stated_a.weak or stated_b.weak:
         return _diff(field, "unknown", stated_a, stated_b, note=note)
     harmless = field.why_harmless(a, b)
@@ -218,6 +221,12 @@ def _diff(
         fix,
         note,
     )
+
+
+def _meant(value: Any) -> bool | int | float | str | None:
+    if isinstance(value, str):
+        return str(value)
+    return value if type(value) in (bool, int, float) else None
 
 
 def _plain(value: Any) -> Any:
