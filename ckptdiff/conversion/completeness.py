@@ -38,7 +38,13 @@ def checked_against_config(
             "them first"
         )
     if target.to == "hf" and like is not None and source.architecture is not None:
-        source = replace(source, shortfall=_against(source, like).shortfall)
+        own, source = source, replace(source, shortfall=_against(source, like).shortfall)
+        if own.shortfall and not source.shortfall:
+            lines = [line.removeprefix("incomplete: ") for line in shortfall_lines(own)]
+            notes.append(
+                f"not as the source's own config promises: {'; '.join(lines)}; config.json is that "
+                f"of {like.checkpoint.root}, by which nothing is missing"
+            )
     if target.to != "hf" and _is_headless(source):
         notes.append(
             "its class has no head over the vocabulary, and args promise an output layer: Megatron "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.templates import split_name
@@ -28,7 +29,7 @@ def incomplete(a: Assembled, b: Assembled, results: Sequence[TensorDiff]) -> Ite
         yield _finding("A and B are not what their configs promise", b, of_b)
         return
     if of_a:
-        yield _finding("A is not what its config promises", a, of_a)
+        yield replace(_finding("A is not what its config promises", a, of_a), letter="A")
     if rest:
         yield _finding("B is not what its config promises", b, rest)
 
