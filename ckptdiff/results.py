@@ -111,6 +111,7 @@ class Finding:
     cause: str = ""  # the likeliest
     rejected: tuple[str, ...] = ()  # classes that were tried and give other bytes
     displaced: Displaced | None = None  # what to draw, if content moved
+    letter: Literal["A", "B"] = "B"  # of the side that has the fault
 
 
 LogitVerdict = Literal["arithmetic", "small", "weights-or-config"]

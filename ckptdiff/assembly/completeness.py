@@ -302,9 +302,21 @@ class _Promise:
         except (CkptDiffError, ArithmeticError, TypeError, ValueError):
             return {}
         hidden = _HIDDEN.get(rule.role or "")
-        if hidden is not None and not rule.of_experts and not (rule.is_bias and hidden == 1):
-            sizes[hidden] = config.hidden_size
+        width = self._expert_width() if rule.of_experts else config.hidden_size
+        if hidden is not None and width is not None and not (rule.is_bias and hidden == 1):
+            sizes[hidden] = width
         return {1 - d: n for d, n in sizes.items()} if rule.transposed else sizes
+
+    def _expert_width(self) -> int | None:
+        """Return what goes into a routed expert: the hidden size, or a smaller one beside it."""
+        inner = self._settings.get("text_config")
+        settings = {**self._settings, **inner} if isinstance(inner, dict) else self._settings
+        latent = settings.get("moe_latent_size")
+        return self.config.hidden_size if latent is None else _positive(latent)
+
+
+def _positive(value: Any) -> int | None:
+    return value if type(value) is int and value > 0 else None
 
 
 def _fits(shape: tuple[int, ...], sizes: Mapping[int, int]) -> bool:

@@ -22,6 +22,7 @@ from ckptdiff.assembly.recipe import (
 )
 from ckptdiff.checkpoint import Rank
 from ckptdiff.config import model as configs
+from ckptdiff.config.fields.rope_versions import contradictions
 from ckptdiff.errors import UnknownConfig
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
         errors=put_in_model_order(errors, architecture),
         derived=tuple(derived),
         packed=packed,
-        notes=(*notes, *_tied_note(architecture, config, assemblies)),
+        notes=(*notes, *_tied_note(architecture, config, assemblies), *contradictions(settings)),
     )
 
 

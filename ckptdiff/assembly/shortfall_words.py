@@ -12,7 +12,7 @@ from ckptdiff.text import format_shape, number_ranges
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.assembly.recipe import Assembled, Shortfall
 
 MAX_NAMES = 8  # in one sentence
 
@@ -56,6 +56,13 @@ def shortfall_lines(side: Assembled) -> list[str]:
             f"by the config {format_shape(promised)}"
         )
     return lines
+
+
+def way_out(short: Shortfall) -> str:
+    """Return what mends a shortfall, as a sentence without a full stop."""
+    if short.lacking or short.absent_layers:
+        return "Copy what is missing, or mend the config"
+    return "Mend the config, or convert the files again"
 
 
 def _layer_line(side: Assembled) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +20,7 @@ from ckptdiff.config.fields.rope_versions import (
     Versions,
     compare_versions,
 )
+from ckptdiff.config.mending import mending
 from ckptdiff.config.quantisation import Quantisation
 from ckptdiff.formats.run_config import SPELLED
 
@@ -49,6 +49,8 @@ class ConfigDiff:
     fix: str | None = None  # the flag or entry that removes it; None: there is none
     note: str | None = None  # what a value follows from, or why it is not known
     is_hint: bool = False  # the note is worth saying, though there is no conflict
+    # What both sides mean, where they are the same and put it in values that differ.
+    meant: bool | int | float | str | None = None
 
 
 def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
@@ -176,13 +178,14 @@ def _line(field: ConfigField, a: ConfigSide, b: ConfigSide) -> ConfigDiff | None
     if field.same(stated_a.value, stated_b.value):
         if stated_a.value == field.off:
             return None
-        return _diff(field, "implied" if notes else "same", stated_a, stated_b, note=note)
+        line = _diff(field, "implied" if notes else "same", stated_a, stated_b, note=note)
+        return line if line.a == line.b else replace(line, meant=_meant(stated_a.value))
     if stated_a.weak or stated_b.weak:
         return _diff(field, "unknown", stated_a, stated_b, note=note)
     harmless = field.why_harmless(a, b)
     if harmless is not None:
         return _diff(field, "implied", stated_a, stated_b, note=harmless)
-    fix = _fix(field, a, b, stated_a, stated_b)
+    fix = mending(field, a, b, replace(stated_a, raw=_plain(stated_a.raw)), stated_b)
     consequence = field.consequence
     if fix is None and field.cannot and "megatron" in (a.kind, b.kind):
         consequence = f"{consequence} {field.cannot}"
@@ -220,17 +223,10 @@ def _diff(
     )
 
 
-def _fix(
-    field: ConfigField, a: ConfigSide, b: ConfigSide, stated_a: Stated, stated_b: Stated
-) -> str | None:
-    """Return the setting that gives B, or the Megatron side, the other side's value."""
-    if a.kind == b.kind == "hf":
-        name = stated_a.name or stated_b.name
-        file = stated_b.file if stated_b.name is not None else stated_a.file
-        if None in (name, file) or (stated_a.name is None and isinstance(stated_a.raw, list)):
-            return None
-        return f'"{name}": {json.dumps(_plain(stated_a.raw))} in {file}'
-    return field.flag(stated_b.value, a) if b.kind == "hf" else field.flag(stated_a.value, b)
+def _meant(value: Any) -> bool | int | float | str | None:
+    if isinstance(value, str):
+        return str(value)
+    return value if type(value) in (bool, int, float) else None
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from ckptdiff.config.fields import FIELDS, ConfigSide
 from ckptdiff.config.fields.base import MEGATRON, flags
 from ckptdiff.config.fields.params import assumed_factor
 from ckptdiff.config.quantisation import without_quantisation
+from ckptdiff.config.unstated import left_out, shown_by_tensors
 from ckptdiff.dtypes import DTYPES
 from ckptdiff.errors import UnknownConfig
 
@@ -103,8 +104,8 @@ def megatron_args(
         settings = {n: v for n, v in side.fields.items() if n not in RUN_ONLY and _is_plain(v)}
         settings = {name: _with_tuple(name, value) for name, value in settings.items()}
         if source.checkpoint.config_file is not None:  # YAML has no args of Megatron-LM's own
-            settings = _args_beside_fields(source, side) | settings
-            notes += _left_out(side)
+            shown = dict(shown_by_tensors(side, notes))
+            settings = _args_beside_fields(source, side) | shown | settings
     else:
         settings = _args_beside_fields(source, side) | dict(_settings(side, "megatron", notes))
         settings |= {"vocab_size": rows, "tokenizer_type": None, "tokenizer_model": None}
@@ -128,6 +129,8 @@ def megatron_args(
     if side.kind == "hf":
         notes += _read_otherwise(side, replace(side, kind="megatron", fields=settings), notes)
         notes += source.architecture.peculiarities if source.architecture is not None else ()
+    else:
+        notes += left_out(side, replace(side, fields=settings, yaml=None))
     given_flags = flags_to_give(settings)
     if given_flags:
         notes.append(
@@ -161,7 +164,6 @@ def huggingface_config(source: Assembled, *, dtype: str) -> tuple[dict[str, Any]
         return {**kept, "vocab_size": rows, "torch_dtype": word}, notes
     family = source.architecture
     assert family is not None
-    notes += _left_out(side)
     config: dict[str, Any] = {
         "architectures": [family.architectures[0]],
         "model_type": family.model_types[0],
@@ -172,10 +174,13 @@ def huggingface_config(source: Assembled, *, dtype: str) -> tuple[dict[str, Any]
     written = family.written_class
     if written is not None and written.fits(config):
         config |= {"architectures": [written.architecture], "model_type": written.model_type}
-    notes += _read_otherwise(side, replace(side, kind="hf", fields=config), notes)
+    written_side = replace(side, kind="hf", fields=config, yaml=None, spelled={})
+    notes += left_out(side, written_side)
+    notes += _read_otherwise(side, written_side, notes)
+    args = "Megatron's args name no family" if side.yaml is None else f"{side.yaml} names no family"
     notes.append(
-        f"Megatron's args name no family; by its tensors it is {family.name}. They hold no token "
-        "ids: bos_token_id and eos_token_id are left out"
+        f"{args}; by its tensors it is {family.name}. Token ids are not in there: bos_token_id and "
+        "eos_token_id are left out"
     )
     notes += family.peculiarities
     if side.get("rotary_base") == CONVERTER_BASE:
@@ -205,8 +210,10 @@ def token_rows(source: Assembled) -> tuple[int, list[str]]:
     tokens = fields.get("vocab_size")
     if type(tokens) is not int or not 0 < tokens <= padded:
         words = "no vocab_size" if tokens is None else f"a vocab_size of {tokens}"
+        file = source.checkpoint.config_file
+        have = "args have" if file is None else f"{file.name} has"
         return padded, [
-            f"args have {words}: all {padded} rows of the vocabulary are taken as tokens, padding "
+            f"{have} {words}: all {padded} rows of the vocabulary are taken as tokens, padding "
             "among them"
         ]
     if str(fields.get("tokenizer_type")).startswith("Null") and tokens < padded:
@@ -300,17 +307,6 @@ def _settings(side: ConfigSide, kind: Kind, notes: list[str]) -> Iterator[tuple[
         yield from settings.items()
     if defaults:
         notes.append(f"args do not say these, so Megatron's defaults count: {', '.join(defaults)}")
-
-
-def _left_out(side: ConfigSide) -> list[str]:
-    """Return a note of the fields that a config in YAML does not state."""
-    unsaid = [f.name for f in FIELDS if f.has_effect(side) and f.read(side) is None]
-    if side.yaml is None or not unsaid:
-        return []
-    return [
-        f"{side.yaml} does not state these, and the class with defaults for them is not loaded: "
-        f"{', '.join(unsaid)}"
-    ]
 
 
 _WHERE = {"megatron": "args", "hf": "config.json"}

@@ -67,9 +67,18 @@ def against_line(summary: DiffSummary, like: Assembled | None) -> str:
     root = "" if like is None else printable(str(like.checkpoint.root))
     counts = summary.counts
     total = sum(counts.values())
-    other = total - counts["same"] - counts["close"]
+    packed = counts["packed"]
+    other = total - counts["same"] - counts["close"] - packed
+    if packed and not other:
+        verb = "is" if packed == 1 else "are"
+        alike = "the same" if not counts["close"] else "the same or close"
+        return (
+            f"against {root}: {total - packed} of {total} tensors are {alike}, {packed} {verb} "
+            "packed there and not compared"
+        )
     more = f": {other} of {total} tensors are not the same there" if other else ""
-    return f"against {root}: {summary.weights}{more}"
+    beside = f", {packed} more packed and not compared" if packed else ""
+    return f"against {root}: {summary.weights}{more}{beside}"
 
 
 def closing_lines(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.arch.templates import fill_name, split_name, template
 from ckptdiff.assembly.completeness import packed_misfits, with_shortfall
-from ckptdiff.assembly.shortfall_words import shortfall_lines
+from ckptdiff.assembly.shortfall_words import shortfall_lines, way_out
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.text import format_shape
 
@@ -38,7 +38,13 @@ def checked_against_config(
             "them first"
         )
     if target.to == "hf" and like is not None and source.architecture is not None:
-        source = replace(source, shortfall=_against(source, like).shortfall)
+        own, source = source, replace(source, shortfall=_against(source, like).shortfall)
+        if own.shortfall and not source.shortfall:
+            lines = [line.removeprefix("incomplete: ") for line in shortfall_lines(own)]
+            notes.append(
+                f"not as the source's own config promises: {'; '.join(lines)}; config.json is that "
+                f"of {like.checkpoint.root}, by which nothing is missing"
+            )
     if target.to != "hf" and _is_headless(source):
         notes.append(
             "its class has no head over the vocabulary, and args promise an output layer: Megatron "
@@ -50,7 +56,7 @@ def checked_against_config(
     if not target.allow_incomplete:
         raise UnsupportedLayout(
             f"{source.checkpoint.root} is not what its config promises: {'; '.join(lines)}. "
-            "Copy what is missing, or mend the config",
+            f"{way_out(source.shortfall)}",
             hint="allow-incomplete",
         )
     notes += [f"not as the config promises: {line}" for line in lines]

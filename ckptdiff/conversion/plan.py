@@ -178,7 +178,8 @@ def _check_source(source: Assembled, target: Target) -> tuple[str, ...]:
         )
     if source.architecture is None and source.checkpoint.convention != "hf":
         raise UnsupportedLayout(
-            f"{source.checkpoint.root}: no rules know its names, so they cannot be Hugging Face's"
+            f"{source.checkpoint.root}: its family is not known, so there are no rules that say "
+            "what its tensors are called in Hugging Face's format, and how they are joined or cut"
         )
     return source.unmapped
 
@@ -196,7 +197,7 @@ def _with_vocabulary(side: Assembled, notes: list[str]) -> Assembled:
         notes.append(f"vocabulary: {padding} padding rows are dropped")
     if rows < held:
         notes.append(
-            f"vocabulary: {rows} of {held} rows are kept, as args say; "
+            f"vocabulary: {rows} of {held} rows are kept, as its config says; "
             "a Hugging Face folder to be like knows"
         )
     assert side.config is not None

@@ -46,9 +46,17 @@ def compare_with_source(
     if wrong:
         raise Unverified(
             f"{conversion.out}: what was written is not what {a.checkpoint.root} holds: "
-            f"{len(wrong)} tensors differ, {', '.join(sorted(wrong)[:3])} among them. Nothing was "
-            "kept; this is a fault of ckptdiff or of the disk, please report it"
+            f"{_differ(sorted(set(wrong)))}. Nothing was kept; this is a fault of ckptdiff or of "
+            "the disk, please report it"
         )
+
+
+def _differ(names: list[str]) -> str:
+    """Return in words that these tensors differ; the first three are named."""
+    if len(names) == 1:
+        return f"{names[0]} differs"
+    more = " and others" if len(names) > 3 else ""
+    return f"{len(names)} tensors differ: {', '.join(names[:3])}{more}"
 
 
 def compare_with_like(conversion: Conversion, executor: Executor) -> DiffSummary:

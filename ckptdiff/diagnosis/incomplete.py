@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.templates import split_name
-from ckptdiff.assembly.packed import tensors_and_bytes
-from ckptdiff.assembly.shortfall_words import shortfall_lines
+from ckptdiff.assembly.shortfall_words import shortfall_lines, way_out
 from ckptdiff.results import Finding
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ def incomplete(a: Assembled, b: Assembled, results: Sequence[TensorDiff]) -> Ite
     of_a, of_b = _promised(a), _promised(b)
     rest = [name for name in of_b if name not in compared]
     if of_a and of_a == of_b:
-        yield _finding("A and B are not what their configs promise", b, of_b, "each side's")
+        yield _finding("A and B are not what their configs promise", b, of_b)
         return
     if of_a:
-        yield _finding("A is not what its config promises", a, of_a, "A's")
+        yield replace(_finding("A is not what its config promises", a, of_a), letter="A")
     if rest:
-        yield _finding("B is not what its config promises", b, rest, "B's")
+        yield _finding("B is not what its config promises", b, rest)
 
 
 def _promised(side: Assembled) -> list[str]:
@@ -40,11 +40,9 @@ def _promised(side: Assembled) -> list[str]:
     return [*short.lacking, *short.beyond, *(misfit.name for misfit in short.misfits)]
 
 
-def _finding(title: str, side: Assembled, names: Sequence[str], whose: str) -> Finding:
+def _finding(title: str, side: Assembled, names: Sequence[str]) -> Finding:
     lines = [line.removeprefix("incomplete: ") for line in shortfall_lines(side)]
     numbers = [split_name(name)[1] for name in names]
-    count = tensors_and_bytes(side)[0]
-    held = "1 tensor" if count == 1 else f"{count} tensors"
     return Finding(
         "INCOMPLETE",
         "fault",
@@ -52,5 +50,6 @@ def _finding(title: str, side: Assembled, names: Sequence[str], whose: str) -> F
         tensors=tuple(names),
         layers=tuple(sorted({n[0] for n in numbers if n})),
         experts=tuple(sorted({n[1] for n in numbers if len(n) > 1})),
-        evidence="; ".join(lines[1:]) or f"{whose} files hold {held}",
+        evidence="; ".join(lines[1:]),
+        fix=f"{way_out(side.shortfall)[0].lower()}{way_out(side.shortfall)[1:]}",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.results import Finding
 
@@ -59,7 +59,7 @@ def _is_other(side: Assembled, head: str, ask: ContentQueries) -> bool:
     return not equal
 
 
-def _finding(letter: str, head: str, more: str) -> Finding:
+def _finding(letter: Literal["A", "B"], head: str, more: str) -> Finding:
     return Finding(
         "TIED",
         "fault",
@@ -68,5 +68,6 @@ def _finding(letter: str, head: str, more: str) -> Finding:
         evidence=f"{more}transformers 5 keeps the head of the file, transformers 4 and Megatron "
         "put the embedding in its place",
         cause="the config does not say what the files hold",
+        letter=letter,
         fix=f'if the head is right: "tie_word_embeddings": false in {letter}\'s config.json',
     )

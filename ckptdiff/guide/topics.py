@@ -15,7 +15,6 @@ _COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)  # marks around tables that a
 # Words that are printed and are no page: the page that has a part on each, and its heading.
 SECTIONS = {
     "adapter": ("formats", "Adapters"),
-    "config": ("verdicts", "The config"),
     "convert": ("formats", "What `convert` writes"),
     "tolerance": ("verdicts", "Tolerance"),
 }

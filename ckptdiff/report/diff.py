@@ -260,9 +260,20 @@ def _config_lines(lines: Sequence[ConfigDiff]) -> Iterator[str]:
         elif line.is_hint:
             yield f"i  {line.meaning}: {field_text(line, 'A')} in A, {field_text(line, 'B')} in B"
             yield f"     {printable(line.note or '')}"
-    unknown = [line.meaning for line in lines if line.status == "unknown"]
-    if unknown:
-        yield f"?  not known on both sides: {', '.join(unknown)}"
+    for words, unknown in _unknown(lines).items():
+        yield f"?  {words}: {', '.join(unknown)}"
+
+
+def _unknown(lines: Sequence[ConfigDiff]) -> dict[str, list[str]]:
+    """Return the settings that were not compared, by what is known of them."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        if line.status == "unknown":
+            in_a = (line.name_a, line.a) != (None, None)
+            in_b = (line.name_b, line.b) != (None, None)
+            words = "not known for certain" if in_a is in_b else f"known in {'BA'[in_a]} alone"
+            found.setdefault(words, []).append(line.meaning)
+    return found
 
 
 def field_text(line: ConfigDiff, side: str) -> str:

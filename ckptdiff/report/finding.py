@@ -98,7 +98,7 @@ def said(finding: Finding) -> Iterator[tuple[str, str]]:
     elif finding.cause:
         yield "Cause", finding.cause
     if finding.fix is not None:
-        yield "Fix", f"run B with {finding.fix}" if finding.kind == "CONFIG" else finding.fix
+        yield "Fix", f"run B with {finding.fix}" if finding.fix.startswith("--") else finding.fix
     elif finding.is_unruled:
         yield "Fix", f"{UNRULED[0].upper()}{UNRULED[1:]}."
     elif has_remedy(finding):

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ckptdiff.assembly.assemble import assemble
-from ckptdiff.assembly.shortfall_words import shortfall_lines
+from ckptdiff.assembly.recipe import Shortfall
+from ckptdiff.assembly.shortfall_words import shortfall_lines, way_out
 from ckptdiff.checkpoint import Checkpoint, Parallelism, Rank, Shard, TensorRef, contiguous
 from ckptdiff.formats import open_checkpoint
 from tests.support.conversions import converted
@@ -185,6 +186,26 @@ def test_a_shape_that_the_config_contradicts_is_said(
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, entry: value}))
     assert any(said in line for line in shortfall_lines(opened(folder)))
+
+
+def test_fused_experts_that_are_transposed_are_held_against_the_whole_shape() -> None:
+    config = {
+        "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "hidden_size": 64,
+        "intermediate_size": 96, "moe_intermediate_size": 24, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 32,
+        "num_experts": 4,
+    }  # fmt: skip
+    moe = "model.layers.0.mlp.experts."
+    down = f"{moe}0-3.down_proj.weight"
+    shapes = {f"{moe}gate_up_proj": (4, 48, 64), f"{moe}down_proj": (4, 64, 24)}
+    assert not assemble(headers(config, shapes)).shortfall.misfits
+    turned = assemble(headers(config, {**shapes, f"{moe}down_proj": (4, 24, 64)}))
+    assert f"{down} are 24x64, by the config 64x24" in shortfall_lines(turned)
+    assert way_out(Shortfall(misfits=turned.shortfall.misfits)).startswith("Mend the config")
+    # Experts of Nemotron 3 may work in a smaller width, which the config states.
+    narrow = {f"{moe}gate_up_proj": (4, 48, 16), f"{moe}down_proj": (4, 16, 24)}
+    latent = headers({**config, "moe_latent_size": 16}, narrow)
+    assert not assemble(latent).shortfall.misfits
 
 
 def test_a_config_that_promises_too_much_to_list_is_counted(tmp_path: Path, tiny_hf: Make) -> None:

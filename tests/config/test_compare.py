@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ckptdiff.arch import find_architecture
-from ckptdiff.assembly.recipe import Assembled
+from ckptdiff.assembly.recipe import Assembled, Assembly
 from ckptdiff.checkpoint import Checkpoint, Convention, Parallelism
 from ckptdiff.cli.main import main
 from ckptdiff.comparison.verdict import summarise
@@ -231,7 +231,7 @@ def side(config: dict[str, Any] | None, *tensors: str) -> Assembled:
     kind: Convention = "megatron" if megatron else "hf"
     opened = Checkpoint(Path("/ckpt"), kind, kind, config, Parallelism(), (), ())
     family = None if megatron or config is None else find_architecture(config)
-    recipes: Any = dict.fromkeys(tensors)
+    recipes: Any = {name: Assembly(name, (), "BF16", ()) for name in tensors}
     return Assembled(opened, family, None, recipes, (), {})
 
 
@@ -524,13 +524,17 @@ def test_a_conflict_names_both_fields_and_the_flag_that_mends_it(
 
 @pytest.mark.parametrize("number", range(len(CONFLICTS)))
 def test_a_conflict_stays_one_when_the_sides_change_places(number: int) -> None:
-    family, hf, args, meaning, _, fix = CONFLICTS[number]
+    family, hf, args, meaning, *_ = CONFLICTS[number]
     config, saved = FAMILIES[family]
     forward = lines_of(changed(config, hf), changed(saved, args))[meaning]
     backward = lines_of(changed(config, hf), changed(saved, args), swap=True)[meaning]
     assert backward.status == "conflict"
     assert (backward.name_a, backward.a, backward.b) == (forward.name_b, forward.b, forward.a)
-    assert backward.fix == fix  # it is Megatron that is given a flag, whichever side that is
+    if backward.fix is not None:  # it is B that is mended, and here B is the config.json
+        entries = json.loads(f"{{{backward.fix.removesuffix(' in config.json')}}}")
+        mended = changed(config, hf) | entries
+        again = lines_of(mended, changed(saved, args), swap=True)
+        assert meaning not in again or again[meaning].status != "conflict"
 
 
 # Changes that touch a size of which others follow, or that switch a whole feature.
@@ -683,6 +687,71 @@ def test_two_configs_of_transformers_are_mended_in_the_file() -> None:
         if line.status == "conflict"
     ]
     assert line.fix == '"rms_norm_eps": 1e-05 in config.json'
+
+
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+}  # fmt: skip
+PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
+BARE = {"rope_theta": ABSENT, "rope_scaling": ABSENT}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "fix"),
+    [
+        # What B has in one object of transformers 5 is given as a whole.
+        (BARE, {**BARE, "rope_parameters": LLAMA3}, {"rope_parameters": PLAIN}),
+        ({**BARE, "rope_parameters": LLAMA3}, BARE, {"rope_parameters": LLAMA3}),
+        ({}, {**BARE, "rope_parameters": PLAIN}, {"rope_parameters": LLAMA3}),
+        # transformers 5 would read the older object beside it.
+        (
+            {**BARE, "rope_parameters": LLAMA3},
+            {"rope_parameters": PLAIN, "rope_scaling": {"type": "linear", "factor": 2.0}},
+            {"rope_parameters": LLAMA3, "rope_scaling": None},
+        ),
+    ],
+)  # fmt: skip
+def test_each_fix_of_rotary_embeddings_is_the_whole_entry(
+    a: Change, b: Change, fix: dict[str, Any]
+) -> None:
+    config = changed(LLAMA, b)
+    found = [
+        line
+        for line in compare_configs(side(changed(LLAMA, a)), side(config))
+        if line.status == "conflict" and line.meaning.startswith("RoPE")
+    ]
+    assert found
+    for line in found:
+        if line.meaning != "RoPE in transformers 4":
+            assert line.fix is not None
+            entries = json.loads(f"{{{line.fix.removesuffix(' in config.json')}}}")
+            assert entries == fix
+            again = compare_configs(side(changed(LLAMA, a)), side({**config, **entries}))
+            assert not [x for x in again if x.status == "conflict" and x.meaning == line.meaning]
+
+
+@pytest.mark.parametrize(
+    ("tied", "other", "held", "fix"),
+    [
+        (True, {"tie_word_embeddings": False}, True, None),  # B's head would be lost
+        (False, {"tie_word_embeddings": True}, False, None),  # B has no head
+        (True, {"tie_word_embeddings": False}, False, '"tie_word_embeddings": true in config.json'),
+        (False, {"tie_word_embeddings": True}, True, '"tie_word_embeddings": false in config.json'),
+    ],
+)  # fmt: skip
+def test_no_fix_loses_a_head_or_promises_one(
+    tied: bool, other: Change, held: bool, fix: str | None
+) -> None:
+    names = ["model.embed_tokens.weight", *(["lm_head.weight"] if held else [])]
+    a, b = side({**LLAMA, "tie_word_embeddings": tied}), side({**LLAMA, **other}, *names)
+    (line,) = [line for line in compare_configs(a, b) if line.status == "conflict"]
+    assert line.fix == fix
+    untied = {**ARGS, "untie_embeddings_and_output_weights": tied}
+    (line,) = [
+        line for line in compare_configs(a, side(untied, *names)) if line.status == "conflict"
+    ]
+    assert (line.fix is None) == (fix is None)
 
 
 def test_two_megatron_sides_are_mended_by_a_flag_for_the_second() -> None:

@@ -100,10 +100,51 @@ def test_a_base_beside_that_contradicts_the_one_inside_is_a_conflict() -> None:
     for other in (hf(OLD), megatron(ARGS)):
         line = lines(hf(both), other)[VERSIONS]
         assert line.status == "conflict"
-        assert line.fix == '"rope_theta": 500000.0 in config.json'
+        assert line.fix is not None
+        assert line.fix.endswith(" in A's config.json")
+        entries = line.fix.removesuffix(" in A's config.json")
+        mended = {**both, **json.loads(f"{{{entries}}}")}
+        assert mended["rope_theta"] == 500000.0
+        again = lines(hf(mended), other)
+        assert VERSIONS not in again
+        assert "conflict" not in {one.status for one in again.values()}
         assert line.consequence is not None
         assert "transformers 5" in line.consequence
     assert VERSIONS not in lines(hf(both), hf(both))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (OLD, None),
+        ({"rope_parameters": NEW}, None),
+        ({"rope_parameters": NEW, "rope_theta": 500000, "rope_scaling": None}, None),
+        ({**OLD, "rope_parameters": NEW}, None),
+        (
+            {"rope_parameters": NEW, "rope_theta": 10000.0},
+            "rope_theta is 10000 and rope_parameters.rope_theta 500000: transformers 4 takes the "
+            "first, transformers 5 the second",
+        ),
+        (
+            {**OLD, "rope_parameters": {"rope_theta": 7e5}},
+            "rope_scaling and rope_parameters disagree: transformers 4 and 5 read rope_scaling "
+            "alone",
+        ),
+    ],
+)
+def test_a_config_that_contradicts_itself_is_said_of_its_side(
+    fields: dict[str, Any], said: str | None, tmp_path: Path
+) -> None:
+    make_hf(tmp_path / "hf")
+    file = tmp_path / "hf/config.json"
+    config = json.loads(file.read_text()) | fields
+    if "rope_theta" not in fields:
+        config.pop("rope_theta", None)
+    file.write_text(json.dumps(config))
+    done = ckptdiff("ls", tmp_path / "hf")
+    assert done.returncode == 0, done.stderr
+    assert (said or "") in done.stdout.splitlines()[0]
+    assert ("rope_parameters" in done.stdout) == (said is not None)
 
 
 def test_a_scaling_that_is_not_known_is_not_taken_for_none() -> None:

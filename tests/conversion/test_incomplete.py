@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -158,3 +160,25 @@ def test_the_result_is_held_against_the_folder_that_it_is_to_be_like(tmp_path: P
         summary = compare_with_like(conversion, InlineExecutor())
         line = against_line(summary, conversion.like)
         assert line.startswith(f"against {lender}: {words}")
+
+
+def test_a_config_that_is_lent_does_not_hide_what_the_own_one_promises(tmp_path: Path) -> None:
+    like = made(tmp_path / "like")
+    source = made(tmp_path / "hf")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 6}))
+    conversion = plan(source, tmp_path / "out", like=like)
+    (note,) = [one for one in conversion.notes if "6 layers in the config, 2 in the files" in one]
+    assert str(like) in note
+    assert said(conversion)[-1].startswith("verified: 21 of 21 tensors")
+
+
+def test_what_is_packed_in_the_folder_to_be_like_is_not_called_different() -> None:
+    summary: Any = SimpleNamespace(weights="packed", counts=Counter(same=5, packed=3))
+    assert against_line(summary, None).endswith(
+        ": 5 of 8 tensors are the same, 3 are packed there and not compared"
+    )
+    summary = SimpleNamespace(weights="differ", counts=Counter(same=4, differ=1, packed=3))
+    assert against_line(summary, None).endswith(
+        ": differ: 1 of 8 tensors are not the same there, 3 more packed and not compared"
+    )

@@ -325,7 +325,34 @@ def test_a_folder_of_nemo_opens_as_one_checkpoint(
     unknown = {line.meaning for line in comparison.summary.config if line.status == "unknown"}
     assert {"Norm epsilon", "RoPE base", "Activation"} <= unknown
     assert comparison.summary.config_status == "unknown"
+    printed = [one for one in ckptdiff("diff", hf, folder).stdout.splitlines() if "known" in one]
+    assert [one.partition(": ")[0] for one in printed] == ["?  known in A alone"]
     assert len(assemble(open_checkpoint(folder)).tensors) == len(weights)
+
+
+def test_what_a_yaml_leaves_out_is_kept_by_the_tensors_or_named(
+    weights: dict[str, Tensor], hf: Path, tmp_path: Path
+) -> None:
+    folder = nemo(tmp_path / "nemo", weights)
+    done = ckptdiff("convert", folder, tmp_path / "mg", "--to", "megatron")
+    assert done.returncode == 0, done.stderr
+    saved = next((tmp_path / "mg").rglob("model_optim_rng.pt"))
+    args = torch.load(saved, weights_only=False)["args"]
+    assert args.untie_embeddings_and_output_weights is True
+    assert "norm_epsilon 1e-05, " in done.stdout
+    assert compare(hf, tmp_path / "mg").statuses == {}
+    done = ckptdiff("convert", folder, tmp_path / "hf", "--to", "hf")
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    assert not config.keys() & {"rms_norm_eps", "rope_theta"}
+    (line,) = [one for one in done.stdout.splitlines() if "transformers takes" in one]
+    assert "rms_norm_eps 1e-06, " in line
+    assert "rope_theta 10000.0, " in line
+    assert "model.yaml has no vocab_size" in done.stdout
+    assert "args" not in done.stdout
+    like = ckptdiff("convert", folder, tmp_path / "like", "--to", "hf", "--like", hf)
+    assert "transformers takes" not in like.stdout
+    assert compare(hf, tmp_path / "like").summary.verdict == "same"
 
 
 def test_yaml_without_query_groups_does_not_guess_them(

@@ -96,7 +96,7 @@ def test_both_sides_are_named_with_their_layout_and_size() -> None:
     b = side(tensors=3, iteration=1000, parallelism=Parallelism(tp=2, pp=4, vpp=3, ep=8),
              notes=("one rank's file",))  # fmt: skip
     first, second, *_ = lines(a=side(tensors=1, kind="hf", parallelism=Parallelism()), b=b)
-    assert first == f"A  {ROOT}  hf  1 tensors  200 B"
+    assert first == f"A  {ROOT}  hf  1 tensor  200 B"
     assert second == (
         f"B  {ROOT}  megatron  TP 2 PP 4  VPP 3  EP 8  iteration 1000  3 tensors  600 B"
         "  (one rank's file)"

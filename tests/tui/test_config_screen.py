@@ -147,6 +147,17 @@ async def test_y_copies_the_flag_of_a_conflict_and_else_the_value(session: Sessi
         )
 
 
+def test_fields_that_put_one_meaning_in_two_ways_show_it_on_both_sides() -> None:
+    row = ConfigDiff(
+        "Tied embeddings", "same", "tie_word_embeddings", False,
+        "untie_embeddings_and_output_weights", True, meant=False,
+    )  # fmt: skip
+    assert config_line(row, 160, 20, ascii_only=True).split() == [
+        "=", "Tied", "embeddings", "false", "tie_word_embeddings",
+        "false", "untie_embeddings_and_output_weights", "true",
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 async def test_enter_says_the_whole_of_a_line(session: Session) -> None:
     app = Host(ConfigScreen(session))

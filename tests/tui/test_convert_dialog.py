@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import threading
 from typing import TYPE_CHECKING
@@ -353,6 +354,23 @@ async def test_a_fault_that_is_kept_is_said_before_anything_is_written(
         await pilot.press("enter")
         assert "keeps" not in asked(app)
         assert "Finding 1 QKV-SWAP is taken out." in asked(app)
+
+
+@pytest.mark.parametrize(("to", "kept"), [("hf", True), ("megatron", False)])
+async def test_a_head_that_the_conversion_unties_is_no_fault_that_it_keeps(
+    start: Run, tmp_path: Path, to: str, kept: bool
+) -> None:
+    for name in ("a", "b"):
+        make_hf(tmp_path / name, single=True)
+    config = tmp_path / "b/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "tie_word_embeddings": True}))
+    app = start(tmp_path / "a", tmp_path / "b")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await open_form(app, pilot)
+        while f"--to {to} " not in f"{static(app, '#command')} ":
+            await choose(pilot, "to", "l")
+        await pilot.press("enter")
+        assert ("TIED" in asked(app)) is kept
 
 
 async def test_an_incomplete_source_is_refused_until_that_is_chosen(

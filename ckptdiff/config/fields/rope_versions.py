@@ -7,6 +7,7 @@ other lines of the table are what transformers 5 reads.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from ckptdiff.config.fields.scaling import FACTOR, SCALING, scaling_kind
 from ckptdiff.config.rope_holder import NEW, OLD, held
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ckptdiff.config.fields.base import ConfigSide
 
@@ -85,15 +86,41 @@ def compare_versions(a: ConfigSide, b: ConfigSide) -> Versions | None:
     )
     if same and new[0] == new[1]:
         return None
-    first = new[odd[0]]
-    fix = f'"rope_theta": {float(first.base)} in config.json'
+    mended = max(n for n in odd if _contradicts((a, b)[n], new[n])) if contradicts else odd[-1]
     return Versions(
         old[0].text(),
         old[1].text(),
         is_conflict=contradicts and not same,
         note="; ".join(notes),
-        fix=fix,
+        fix=f"{_entries(new[mended])} in {'AB'[mended]}'s config.json",
     )
+
+
+def _entries(read: ReadRope) -> str:
+    """Return the entries, as JSON, that both releases read as this."""
+    entries: dict[str, Any] = {"rope_theta": float(read.base)}
+    if read.kind != "none":
+        entries["rope_scaling"] = {"rope_type": read.kind, **read.scaling}
+    return json.dumps(entries)[1:-1]
+
+
+def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield, in sentences without a full stop, which of two rotary settings of a file counts."""
+    if isinstance(config.get("text_config"), dict):
+        config = {**config, **config["text_config"]}
+    new, old = config.get(NEW), config.get(OLD)
+    if not isinstance(new, dict):
+        return
+    beside, inside = config.get("rope_theta"), new.get("rope_theta")
+    if isinstance(old, dict) and old:
+        read = {"rope_theta": beside, "rope_type": old.get("type"), **old}
+        if any(read[k] not in (None, value) for k, value in new.items() if k in read):
+            yield f"{OLD} and {NEW} disagree: transformers 4 and 5 read {OLD} alone"
+    elif is_number(beside) and is_number(inside) and not equal(beside, inside):
+        yield (
+            f"rope_theta is {show(beside)} and {NEW}.rope_theta {show(inside)}: transformers 4 "
+            "takes the first, transformers 5 the second"
+        )
 
 
 def _contradicts(side: ConfigSide, read: ReadRope) -> bool:

@@ -72,7 +72,17 @@ def _kept(plan: ConversionPlan, session: Session, side: Side) -> list[tuple[int,
         for number, finding in session.diagnosis.faults
         if finding.undo not in undone and (finding.undo or number not in session.diagnosis.targets)
         if not (finding.kind == "CONFIG" and plan.draft.like is not None)
+        if finding.letter == "B" and not (finding.kind == "TIED" and _unties(plan, session))
     ]
+
+
+def _unties(plan: ConversionPlan, session: Session) -> bool:
+    """Return whether a conversion keeps a head of B's by a config that does not tie it."""
+    assert plan.conversion is not None
+    before, after = session.b, plan.conversion.source.config
+    if before is None or before.config is None or after is None:
+        return False
+    return before.config.tied_embeddings and not after.tied_embeddings
 
 
 def _is_diagnosed(session: Session) -> bool:

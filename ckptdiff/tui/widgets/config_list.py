@@ -49,6 +49,13 @@ def _value(row: ConfigDiff, side: str, width: int, *, ascii_only: bool) -> str:
         return " " * width
     # A value that no field states, a default say, is in brackets.
     text = config_value_text(value) if name is not None else f"({config_value_text(value)})"
+    if row.meant is not None:
+        # The fields put one meaning in two ways, as `tie` and `untie` do.
+        stated = config_value_text(row.meant)
+        if name is None:
+            text = f"({stated})"
+        elif text != stated:
+            text, name = stated, f"{name} {text}"
     values = max(8, width // 3)
     if cell_len(text) > values and name is not None:
         text = shorten(text, values, ascii_only=ascii_only)
