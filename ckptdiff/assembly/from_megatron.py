@@ -16,6 +16,7 @@ from ckptdiff.assembly.by_name import assemble_by_name, tensors_by_name
 from ckptdiff.assembly.dcp_chunks import resolve_chunks
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
 from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets
+from ckptdiff.assembly.padded_rows import with_vocabulary
 from ckptdiff.assembly.recipe import (
     Assembled,
     Assembly,
@@ -91,7 +92,7 @@ def _assemble_by_rules(
     collected, unmapped, derived = _collect(checkpoint, architecture, named, config.num_layers)
     if config.tied_embeddings:
         _join_tied(collected)
-    config = _with_vocabulary(config, collected, like)
+    config = with_vocabulary(config, _vocabulary_rows(collected), checkpoint, like)
     assemblies: dict[str, Assembly] = {}
     errors: dict[str, LayoutError] = {}
     for (mapping, indices), ranks in collected.items():
@@ -352,28 +353,13 @@ def _megatron_config(checkpoint: Checkpoint, like: Assembled | None) -> ModelCon
     return like.config if like is not None else None
 
 
-def _with_vocabulary(
-    config: ModelConfig, collected: Collected, like: Assembled | None
-) -> ModelConfig:
-    """Return the config with the vocabulary size counted in the tensors: args often misstate it.
-
-    The same tensor of `like` says how many of the rows are not padding.
-    """
-    # Embedding or head may be missing on a rank: the larger count is that of the complete one.
-    rows = {
-        mapping: sum(copies[0].ref.shape[0] for copies in ranks.values() if copies[0].ref.shape)
+def _vocabulary_rows(collected: Collected) -> dict[str, int]:
+    """Return how many rows embedding and head have over all ranks, by Hugging Face name."""
+    return {
+        mapping.hf[0]: sum(c[0].ref.shape[0] for c in ranks.values() if c[0].ref.shape)
         for (mapping, _), ranks in collected.items()
         if mapping.of_vocabulary
     }
-    if not rows:
-        return config
-    mapping = max(rows, key=lambda mapping: rows[mapping])
-    known = like.tensors.get(mapping.hf[0]) if like is not None else None
-    return replace(
-        config,
-        padded_vocab_size=rows[mapping],
-        vocab_size=known.shape[0] if known is not None and known.shape else None,
-    )
 
 
 def _along(ref: TensorRef, dim: int, start: int, stop: int) -> Box:

@@ -146,6 +146,7 @@ class DiffSummary:
     # its caller fills this in.
     masters: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()  # of the diagnosis, if it ran
+    diagnosis_error: str | None = None  # that stopped it: there may be findings that are not known
 
     @property
     def conflicts(self) -> list[ConfigDiff]:

@@ -82,6 +82,8 @@ def _explained(search: ContentSearch, result: TensorDiff, *, of_vocabulary: bool
             f"{shapes}: {empty}'s has no elements. ZeRO-3 leaves such tensors in each rank's file; "
             f"{other}'s has its values",
         )  # fmt: skip
+    if name not in search.a or name not in search.b:  # a packed weight, or a part of one
+        return _Explained("SHAPE", "packed", f"{name} has another shape", shapes)
     part = _part(search, name, a, b)
     if part is not None:
         rank, ranks, what = part

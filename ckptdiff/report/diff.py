@@ -128,6 +128,7 @@ def diff_document(
         "unmapped": {"a": list(a.unmapped), "b": list(b.unmapped)},
         "config": [_config_document(line) for line in summary.config],
         "findings": [finding_document(finding) for finding in summary.findings],
+        "diagnosis_error": summary.diagnosis_error,
         "hints": hints(summary),
         "not_compared": not_compared(summary),
         "packed": {"a": schemes_of(a), "b": schemes_of(b)},

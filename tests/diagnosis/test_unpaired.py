@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.support.pairs import compare_and_diagnose, noise, write_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from torch import Tensor
 
     from ckptdiff.results import Finding
 
     Tensors = dict[str, Tensor]
+    Make = Callable[..., Path]
     Weights = Callable[..., dict[str, Tensor]]
 
 
@@ -127,6 +130,21 @@ def test_a_vector_inside_another_one_is_found(tmp_path: Path) -> None:
     assert found.kind == "MISSING"
 
 
+def test_parts_of_packed_weights_have_another_shape(tmp_path: Path) -> None:
+    """Both sides are packed in one way, and the factors of one of them are half as wide."""
+    a = {
+        "model.layers.0.mlp.up_proj.weight": torch.zeros(8, 16, dtype=torch.uint8),
+        "model.layers.0.mlp.up_proj.weight_scale": torch.ones(8, 2).to(torch.float8_e4m3fn),
+        "model.layers.0.mlp.up_proj.weight_scale_2": torch.ones(()),
+    }
+    scale = "model.layers.0.mlp.up_proj.weight_scale"
+    for one, other in ((a, {**a, scale: a[scale][:, :1]}), ({**a, scale: a[scale][:, :1]}, a)):
+        (found,) = findings(tmp_path / str(one is a), one, other)
+        assert (found.kind, found.tensors) == ("SHAPE", (scale,))
+        assert "8x2" in found.evidence
+        assert "8x1" in found.evidence
+
+
 def test_missing_says_what_it_was_looked_for_in(tmp_path: Path) -> None:
     a = {HEAD: noise(8, 6), "model.norm.weight": noise(6), DOWN: noise(6, 4)}
     lost = {HEAD: a[HEAD]}
@@ -177,3 +195,17 @@ def test_a_stored_tensor_that_no_rule_could_read_is_looked_through(
     (names,) = [f for f in found if f.kind not in ("CONFIG", "INCOMPLETE")]
     assert names.kind == "NAMES"
     assert "`score.weight` is B's `output_layer.weight`" in names.evidence
+
+
+def test_heads_of_both_sides_that_are_parts_do_not_stop_the_diagnosis(
+    tmp_path: Path, tiny_hf: Make
+) -> None:
+    """Both have 30 of the 61 rows that the config and the embedding promise."""
+    sides = [Path(shutil.copytree(tiny_hf(), tmp_path / name)) for name in "ab"]
+    for side, rows in zip(sides, (slice(0, 30), slice(30, 60)), strict=True):
+        (file,) = [f for f in side.glob("*.safetensors") if HEAD in load_file(f)]
+        tensors = load_file(file)
+        save_file({**tensors, HEAD: tensors[HEAD][rows].clone()}, file, {"format": "pt"})
+    found, said = compare_and_diagnose(*sides)
+    assert found[HEAD].status == "differ"
+    assert {finding.kind for finding in said} == {"INCOMPLETE"}
