@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -128,6 +129,10 @@ def _value_claim(pair: ShardPair, r: Residual) -> Claim | None:
     if r.rank and abs(r.cosine) > MIN_VERSION_COSINE:
         return Claim("LOW-RANK", "", one, f"the difference has rank {r.rank}",
                      "an adapter was merged, or merged twice")  # fmt: skip
+    if math.isinf(r.relative):
+        words = "all elements are 0 in A and not in B: it is A that lacks these values"
+        return Claim("NOT-LOADED", "A is 0", one, words, "they were lost in A, or never written",
+                     is_lost=True)  # fmt: skip
     if abs(r.cosine) <= MIN_VERSION_COSINE:
         return Claim("NOT-LOADED", "random", one, f"nothing of the expected content (cosine "
                      f"{r.cosine:.2f}, standard deviation {r.spread:.2g})",
