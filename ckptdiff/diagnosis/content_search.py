@@ -22,7 +22,7 @@ MOST_PARTS = 64  # ranks whose part of the columns is looked for
 MIN_ELEMENTS = 8  # of a vector that are told from others by their values
 MOST_ELEMENTS = 1 << 20  # of a vector that is looked through element by element
 _MOST_PLACES = 32  # equal rows that are tried for one row: rows of zeros occur everywhere
-_MOST_RUNS = 4  # stretches of rows that are told one by one
+_MOST_RUNS = 2  # stretches of rows that are told one by one
 
 
 def _width(tensor: Assembly) -> int:

@@ -6,8 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptdiff.dtypes import FLOATS
 from ckptdiff.diagnosis.numbers import experts_of, layers_of
+from ckptdiff.dtypes import FLOATS
 from ckptdiff.results import Finding
 from ckptdiff.text import format_shape, plural
 
@@ -45,7 +45,9 @@ def reshaped(
     rules = architecture.mappings if architecture is not None else ()
     vocabulary = {rule.hf[0] for rule in rules if rule.of_vocabulary}
     embedding = {rule.hf[0] for rule in rules if rule.role == "embedding"}
-    if not embedding.intersection(result.name for result in results) and embedding & equal_names:
+    if not embedding.intersection(result.name for result in results) and embedding.intersection(
+        equal_names
+    ):
         vocabulary = set()  # a head alone is short: the vocabulary is not another one
     groups: dict[tuple[FaultClass, str], list[tuple[str, _Explained]]] = defaultdict(list)
     for result in results:

@@ -39,6 +39,7 @@ def tied_heads(
             tensors=(head,),
             evidence="the config of A ties the head to the embedding, that of B does not",
             cause="one of the two configs does not say what was trained",
+            fix=f'if B is right: its {head}, and "tie_word_embeddings": false, in A',
         )
 
 

@@ -9,8 +9,8 @@ from ckptdiff.assembly.by_name import shards_of_one_name, unused_tensors
 from ckptdiff.assembly.packed import without_parts
 from ckptdiff.assembly.row_matching import joined_by_columns
 from ckptdiff.diagnosis.content_search import ContentSearch
-from ckptdiff.diagnosis.reshaped import reshaped
 from ckptdiff.diagnosis.numbers import experts_of, layers_of
+from ckptdiff.diagnosis.reshaped import reshaped
 from ckptdiff.results import Finding
 from ckptdiff.text import plural
 
@@ -97,6 +97,7 @@ def _absent(search: ContentSearch, names: list[str]) -> Generator[Finding, None,
             f"{'another name' if count == 1 else 'other names'}",
             found,
             _told(search, found, places, "B"),
+            _advice(found, "A", "B"),
         )
     if lost:
         near = [name for name in lost if search.could_be(name)]
@@ -144,6 +145,7 @@ def _extra(
             f"{plural(len(whole), 'tensor')} of B {are}",
             whole,
             _told(search, whole, places, "A"),
+            _advice(whole, "B", "A"),
         )
     parts = [name for name in parts if name not in whole]
     if parts:
@@ -192,7 +194,15 @@ def _told(
     return f"equal rows: {'; '.join(told)}{more}"
 
 
-def _finding_of_names(kind: FaultClass, title: str, names: Sequence[str], evidence: str) -> Finding:
+def _advice(names: Sequence[str], one: str, other: str) -> str:
+    """Return what names the loader of one side's class needs the other side's tensors under."""
+    more = f" and {len(names) - 1} more, as {one} has them" if len(names) > 1 else ""
+    return f"a loader of {one}'s class looks for `{names[0]}`{more}: {other} has to be renamed so"
+
+
+def _finding_of_names(
+    kind: FaultClass, title: str, names: Sequence[str], evidence: str, fix: str | None = None
+) -> Finding:
     """Return a finding of tensors that cannot be compared, by their Hugging Face names."""
     return Finding(
         kind,
@@ -202,4 +212,5 @@ def _finding_of_names(kind: FaultClass, title: str, names: Sequence[str], eviden
         layers=layers_of(names),
         experts=experts_of(names),
         evidence=evidence,
+        fix=fix,
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from ckptdiff.diagnosis.numbers import experts_of, layers_of
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.formats.files import open_regular, read_at
-from ckptdiff.diagnosis.numbers import experts_of, layers_of
 from ckptdiff.results import Finding
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ckptdiff.diagnosis.numbers import experts_of, layers_of
 from tests.support.pairs import compare_and_diagnose, noise, write_plain
 
 if TYPE_CHECKING:
@@ -209,3 +210,58 @@ def test_heads_of_both_sides_that_are_parts_do_not_stop_the_diagnosis(
     found, said = compare_and_diagnose(*sides)
     assert found[HEAD].status == "differ"
     assert {finding.kind for finding in said} == {"INCOMPLETE"}
+
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def test_a_head_alone_that_is_short_is_a_part_on_either_side(tmp_path: Path) -> None:
+    whole = {EMBEDDING: noise(32, 6), HEAD: noise(32, 6, seed=1)}
+    part = {**whole, HEAD: whole[HEAD][16:]}
+    for a, b, short in ((whole, part, "B"), (part, whole, "A")):
+        (found,) = findings(tmp_path / short, a, b)
+        other = "A" if short == "B" else "B"
+        assert found.title == (
+            f"{short}'s {HEAD} is rows 16 to 31 of {other}'s: the part of rank 1 of 2"
+        )
+
+
+def test_a_reference_of_zeros_is_the_side_that_lacks_values(tmp_path: Path) -> None:
+    values = noise(32, 6)
+    (found,) = findings(tmp_path, {DOWN: torch.zeros(32, 6)}, {DOWN: values})
+    assert (found.kind, found.tensors) == ("NOT-LOADED", (DOWN,))
+    assert "0 in A" in found.title
+    (found,) = findings(tmp_path / "2", {DOWN: values}, {DOWN: torch.zeros(32, 6)})
+    assert found.title == "all elements are 0"
+
+
+def test_whole_tensors_under_other_names_are_so_in_both_directions(tmp_path: Path) -> None:
+    both = noise(8, 6)
+    halves = {"visual.blocks.3.gate": both[:4], "visual.blocks.3.up": both[4:]}
+    for a, b, title in (
+        (halves, {"x.both": both}, "2 tensors of A are in B under other names"),
+        ({"x.both": both}, halves, "1 tensor of A is in B under another name"),
+    ):
+        (found,) = findings(tmp_path / title[:1], a, b)
+        assert (found.kind, found.title) == ("NAMES", title)
+        assert found.layers == ()  # blocks of a vision tower are no decoder layers
+        assert "a loader of A's class looks for" in (found.fix or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "experts"),
+    [
+        ("model.layers.3.mlp.experts.5.up_proj.weight", (3,), (5,)),
+        ("decoder.layers.3.mlp.experts.linear_fc1.weight5", (3,), (5,)),
+        ("transformer.h.7.attn.c_attn.weight", (7,), ()),
+        ("visual.blocks.2.attn.qkv.weight", (), ()),
+        ("vision_model.decoder.layers.2.mlp.linear_fc1.weight", (), ()),
+        ("mm_projector.proj.0.weight", (), ()),
+        ("visual.merger.mlp.2.weight", (), ()),
+        ("model.norm.weight", (), ()),
+    ],
+)
+def test_layers_and_experts_are_those_of_the_decoder(
+    name: str, layers: tuple[int, ...], experts: tuple[int, ...]
+) -> None:
+    assert (layers_of([name]), experts_of([name])) == (layers, experts)

@@ -216,6 +216,16 @@ def test_a_diagnosis_that_stopped_is_part_of_the_result() -> None:
     assert words in markdown_page(side(), side(), [differing], summary, None)
 
 
+def test_many_names_of_one_module_that_no_rule_knows_are_one_line() -> None:
+    names = tuple(f"tower.layers.{n}.weight" for n in range(9))
+    found = lines(b=side(unmapped=names))
+    assert [line for line in found if line.startswith("?")] == [
+        "?  9 names of tower.*: no rule of any family knows them (in B)"
+    ]
+    document = diff_document(side(), side(unmapped=names), [], summarise([], side(), side()))
+    assert document["unmapped"]["b"] == list(names)
+
+
 def test_where_nothing_could_be_read_nothing_is_said_to_differ() -> None:
     broken = result("b", "error", error="the file is cut off")
     summary = summarise([broken], side(), side())
