@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch import guess_architecture
-from ckptdiff.arch.base import PADDING
+from ckptdiff.arch.base import PADDING, column
 from ckptdiff.arch.moe import is_grouped, ungrouped
-from ckptdiff.arch.naming import QUERY_NORM, split_native
+from ckptdiff.arch.naming import KEY_NORM, QUERY_NORM, split_native
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.arch.templates import fill_name
 from ckptdiff.assembly.by_name import assemble_by_name, tensors_by_name
@@ -103,7 +103,10 @@ def _assemble_by_rules(
                     "Megatron keeps this norm less one (apply_layernorm_1p), Hugging Face keeps it "
                     "as it is; values that differ by one are not compared"
                 )
-            found = _read_backward(mapping, targets, ranks, config, _ranks_of(mapping, checkpoint))
+            rule = mapping
+            if architecture.wide_qk_norm:
+                rule = _split_norm(mapping, ranks, config, checkpoint)
+            found = _read_backward(rule, targets, ranks, config, _ranks_of(mapping, checkpoint))
             assemblies |= {
                 name: resolve_chunks(assembly, checkpoint) for name, assembly in found.items()
             }
@@ -121,6 +124,11 @@ def _assemble_by_rules(
         notes = (f"read by other families' rules: there are none for {architecture.name}",)
         by_itself, unread = tensors_by_name(checkpoint, named, unruled)
         assemblies, errors, unmapped = {**assemblies, **by_itself}, {**errors, **unread}, set()
+    elif unmapped and (like is None or like.checkpoint.convention == "megatron"):
+        notes = (
+            f"read by the rules of {architecture.name}, which know most of its names: it states "
+            "no family, and may be of another one",
+        )
     return Assembled(
         checkpoint,
         architecture,
@@ -145,6 +153,19 @@ def _has_wide_norms(checkpoint: Checkpoint, named: list[tuple[Shard, SplitNames]
     if config.kv_lora_rank:
         return None  # latent attention normalises the compressed queries
     return config.num_attention_heads > 1 and (config.kv_channels,) not in sizes
+
+
+def _split_norm(
+    mapping: ParamMapping, ranks: Shards, config: ModelConfig, checkpoint: Checkpoint
+) -> ParamMapping:
+    """Return the rule of a norm over all heads; where ranks hold their own heads', it is split."""
+    heads = {QUERY_NORM: config.num_attention_heads, KEY_NORM: config.num_query_groups}
+    key, tp = split_native(fill_name(mapping.megatron, (0,)))[0], _ranks_of(mapping, checkpoint)
+    rows = heads.get(key, 0) * config.kv_channels
+    shapes = {copy.ref.shape for copies in ranks.values() for copy in copies}
+    if tp == 1 or not rows or shapes != {(rows // tp,)}:
+        return mapping
+    return column(mapping.megatron, mapping.hf[0], lambda _: rows, role=mapping.role)
 
 
 def _is_rank_file(checkpoint: Checkpoint) -> bool:
