@@ -154,6 +154,7 @@ _MAMBA = template("decoder.layers.{layer}.mixer.in_proj.weight")
 DECODER_LAYER = template("decoder.layers.{layer}.")
 PREDICTION_LAYER = template("mtp.layers.{mtp}.")
 QUERY_NORM = template("decoder.layers.{layer}.self_attention.q_layernorm.weight")
+KEY_NORM = template("decoder.layers.{layer}.self_attention.k_layernorm.weight")
 _OUTPUT_LAYER = template("output_layer.weight")
 _LOCAL_EXPERT = template(".local_experts.{expert}.")
 

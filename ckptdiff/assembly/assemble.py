@@ -15,6 +15,7 @@ from ckptdiff.assembly.from_huggingface import assemble_huggingface
 from ckptdiff.assembly.from_megatron import assemble_megatron
 from ckptdiff.assembly.from_meta import assemble_meta
 from ckptdiff.assembly.recipe import Assembled, LayoutError
+from ckptdiff.assembly.shared_names import with_shared_names
 from ckptdiff.assembly.unwrapping import unwrapped
 from ckptdiff.gc_pause import uncollected
 
@@ -76,7 +77,7 @@ def _pair(a: Checkpoint, b: Checkpoint, alone: Assembled | None) -> tuple[Assemb
             return _like(assemble(b), a)[::-1]
     first, second = alone or assemble(a), assemble(b)
     # Both vocabularies may be padded, for different TP sizes: only rows that both have compare.
-    return assemble(a, like=second), assemble(b, like=first)
+    return with_shared_names(assemble(a, like=second), assemble(b, like=first))
 
 
 def _like(whole: Assembled, other: Checkpoint) -> tuple[Assembled, Assembled]:

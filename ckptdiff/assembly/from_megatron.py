@@ -7,15 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch import guess_architecture
-from ckptdiff.arch.base import PADDING
+from ckptdiff.arch.base import PADDING, column
 from ckptdiff.arch.moe import is_grouped, ungrouped
-from ckptdiff.arch.naming import QUERY_NORM, split_native
+from ckptdiff.arch.naming import KEY_NORM, QUERY_NORM, split_native
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.arch.templates import fill_name
 from ckptdiff.assembly.by_name import assemble_by_name, tensors_by_name
 from ckptdiff.assembly.dcp_chunks import resolve_chunks
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
 from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets
+from ckptdiff.assembly.padded_rows import with_vocabulary
 from ckptdiff.assembly.recipe import (
     Assembled,
     Assembly,
@@ -91,7 +92,7 @@ def _assemble_by_rules(
     collected, unmapped, derived = _collect(checkpoint, architecture, named, config.num_layers)
     if config.tied_embeddings:
         _join_tied(collected)
-    config = _with_vocabulary(config, collected, like)
+    config = with_vocabulary(config, _vocabulary_rows(collected), checkpoint, like)
     assemblies: dict[str, Assembly] = {}
     errors: dict[str, LayoutError] = {}
     for (mapping, indices), ranks in collected.items():
@@ -102,7 +103,10 @@ def _assemble_by_rules(
                     "Megatron keeps this norm less one (apply_layernorm_1p), Hugging Face keeps it "
                     "as it is; values that differ by one are not compared"
                 )
-            found = _read_backward(mapping, targets, ranks, config, _ranks_of(mapping, checkpoint))
+            rule = mapping
+            if architecture.wide_qk_norm:
+                rule = _split_norm(mapping, ranks, config, checkpoint)
+            found = _read_backward(rule, targets, ranks, config, _ranks_of(mapping, checkpoint))
             assemblies |= {
                 name: resolve_chunks(assembly, checkpoint) for name, assembly in found.items()
             }
@@ -120,6 +124,11 @@ def _assemble_by_rules(
         notes = (f"read by other families' rules: there are none for {architecture.name}",)
         by_itself, unread = tensors_by_name(checkpoint, named, unruled)
         assemblies, errors, unmapped = {**assemblies, **by_itself}, {**errors, **unread}, set()
+    elif unmapped and (like is None or like.checkpoint.convention == "megatron"):
+        notes = (
+            f"read by the rules of {architecture.name}, which know most of its names: it states "
+            "no family, and may be of another one",
+        )
     return Assembled(
         checkpoint,
         architecture,
@@ -144,6 +153,19 @@ def _has_wide_norms(checkpoint: Checkpoint, named: list[tuple[Shard, SplitNames]
     if config.kv_lora_rank:
         return None  # latent attention normalises the compressed queries
     return config.num_attention_heads > 1 and (config.kv_channels,) not in sizes
+
+
+def _split_norm(
+    mapping: ParamMapping, ranks: Shards, config: ModelConfig, checkpoint: Checkpoint
+) -> ParamMapping:
+    """Return the rule of a norm over all heads; where ranks hold their own heads', it is split."""
+    heads = {QUERY_NORM: config.num_attention_heads, KEY_NORM: config.num_query_groups}
+    key, tp = split_native(fill_name(mapping.megatron, (0,)))[0], _ranks_of(mapping, checkpoint)
+    rows = heads.get(key, 0) * config.kv_channels
+    shapes = {copy.ref.shape for copies in ranks.values() for copy in copies}
+    if tp == 1 or not rows or shapes != {(rows // tp,)}:
+        return mapping
+    return column(mapping.megatron, mapping.hf[0], lambda _: rows, role=mapping.role)
 
 
 def _is_rank_file(checkpoint: Checkpoint) -> bool:
@@ -352,28 +374,13 @@ def _megatron_config(checkpoint: Checkpoint, like: Assembled | None) -> ModelCon
     return like.config if like is not None else None
 
 
-def _with_vocabulary(
-    config: ModelConfig, collected: Collected, like: Assembled | None
-) -> ModelConfig:
-    """Return the config with the vocabulary size counted in the tensors: args often misstate it.
-
-    The same tensor of `like` says how many of the rows are not padding.
-    """
-    # Embedding or head may be missing on a rank: the larger count is that of the complete one.
-    rows = {
-        mapping: sum(copies[0].ref.shape[0] for copies in ranks.values() if copies[0].ref.shape)
+def _vocabulary_rows(collected: Collected) -> dict[str, int]:
+    """Return how many rows embedding and head have over all ranks, by Hugging Face name."""
+    return {
+        mapping.hf[0]: sum(c[0].ref.shape[0] for c in ranks.values() if c[0].ref.shape)
         for (mapping, _), ranks in collected.items()
         if mapping.of_vocabulary
     }
-    if not rows:
-        return config
-    mapping = max(rows, key=lambda mapping: rows[mapping])
-    known = like.tensors.get(mapping.hf[0]) if like is not None else None
-    return replace(
-        config,
-        padded_vocab_size=rows[mapping],
-        vocab_size=known.shape[0] if known is not None and known.shape else None,
-    )
 
 
 def _along(ref: TensorRef, dim: int, start: int, stop: int) -> Box:

@@ -80,9 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
             config = () if options.ignore_config else summary.config
             findings, trouble = diagnosed(pair.a, pair.b, results, config, pool)
-            if trouble is not None:
-                print(f"ckptdiff: the diagnosis stopped: {trouble}", file=sys.stderr)
-            summary = replace(summary, findings=findings)
+            summary = replace(summary, findings=findings, diagnosis_error=trouble)
     comparison = pair.a, pair.b, results, summary
     if options.json is not None:
         document = report.diff_document(*comparison, pattern=options.filter)

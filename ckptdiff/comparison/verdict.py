@@ -150,6 +150,7 @@ class DiffSummary:
     masters: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()  # of the diagnosis, if it ran
     unlike: int = 0  # of the packed ones, those that are not, but of dtypes without numbers
+    diagnosis_error: str | None = None  # that stopped it: there may be findings that are not known
 
     @property
     def conflicts(self) -> list[ConfigDiff]:

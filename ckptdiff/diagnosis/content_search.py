@@ -22,7 +22,7 @@ MOST_PARTS = 64  # ranks whose part of the columns is looked for
 MIN_ELEMENTS = 8  # of a vector that are told from others by their values
 MOST_ELEMENTS = 1 << 20  # of a vector that is looked through element by element
 _MOST_PLACES = 32  # equal rows that are tried for one row: rows of zeros occur everywhere
-_MOST_RUNS = 4  # stretches of rows that are told one by one
+_MOST_RUNS = 2  # stretches of rows that are told one by one
 
 
 def _width(tensor: Assembly) -> int:
@@ -139,13 +139,17 @@ class ContentSearch:
         self._vectors = {(key[0], key[1:]): content for key, content in read}
         return self._vectors
 
+    def size(self, side: str, place: FoundAt) -> int:
+        """Return how many rows, or elements of a vector, the tensor of a place has."""
+        if place.of_vector:
+            return (self.a if side == "a" else self.b)[place.name].shape[0]
+        return len(self.rows[side].get(place.name, ()))
+
     def told(self, places: list[FoundAt], side: str) -> str:
         """Return in words where rows lie, as in `rows 0 to 7 of B's x`."""
         words = []
         for place in places[:_MOST_RUNS]:
-            size = len(self.rows[side.lower()].get(place.name, ()))
-            if place.of_vector:
-                size = (self.a if side == "A" else self.b)[place.name].shape[0]
+            size = self.size(side.lower(), place)
             unit = "elements" if place.of_vector else "rows"
             rows = f"{unit} {place.start} to {place.stop - 1} of "
             if place.stop - place.start == size:
@@ -169,21 +173,21 @@ class ContentSearch:
             for other in self.b.values()
         )
 
-    def column_part(self, name: str) -> tuple[int, int] | None:
-        """Return (part, parts) if B's tensor is one of equal ranges of the columns of A's."""
-        whole, part = self.a[name], self.b[name]
+    def column_part(self, name: str, side: str = "b") -> tuple[int, int] | None:
+        """Return (part, parts) if a side's tensor is one of equal ranges of the other's columns."""
+        whole, part = (self.a[name], self.b[name])[:: 1 if side == "b" else -1]
         if not whole.shape or whole.shape[:-1] != part.shape[:-1] or not part.shape[-1]:
             return None
         each = part.shape[-1]
         parts, rest = divmod(whole.shape[-1], each)
-        if rest or not 1 < parts <= MOST_PARTS or not self.rows["b"].get(name):
+        if rest or not 1 < parts <= MOST_PARTS or not self.rows[side].get(name):
             return None
         lead = tuple((0, n) for n in whole.shape[:-1])
         cuts = {str(i): cut_out(whole, (*lead, (i * each, (i + 1) * each))) for i in range(parts)}
         equal = [
             int(cut)
             for cut, digests in digests_of_rows(cuts, self.dtype, self.executor)
-            if digests == self.rows["b"][name]
+            if digests == self.rows[side][name]
         ]
         return (equal[0], parts) if len(equal) == 1 else None
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.templates import split_name
 from ckptdiff.assembly.shortfall_words import shortfall_lines, way_out
+from ckptdiff.diagnosis.numbers import experts_of, layers_of
 from ckptdiff.results import Finding
 
 if TYPE_CHECKING:
@@ -42,14 +42,13 @@ def _promised(side: Assembled) -> list[str]:
 
 def _finding(title: str, side: Assembled, names: Sequence[str]) -> Finding:
     lines = [line.removeprefix("incomplete: ") for line in shortfall_lines(side)]
-    numbers = [split_name(name)[1] for name in names]
     return Finding(
         "INCOMPLETE",
         "fault",
         f"{title}: {lines[0]}",
         tensors=tuple(names),
-        layers=tuple(sorted({n[0] for n in numbers if n})),
-        experts=tuple(sorted({n[1] for n in numbers if len(n) > 1})),
+        layers=layers_of(names),
+        experts=experts_of(names),
         evidence="; ".join(lines[1:]),
         fix=f"{way_out(side.shortfall)[0].lower()}{way_out(side.shortfall)[1:]}",
     )

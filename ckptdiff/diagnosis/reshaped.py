@@ -6,13 +6,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.templates import split_name
+from ckptdiff.diagnosis.numbers import experts_of, layers_of
 from ckptdiff.dtypes import FLOATS
 from ckptdiff.results import Finding
 from ckptdiff.text import format_shape, plural
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from ckptdiff.arch.base import Architecture
     from ckptdiff.diagnosis.content_search import ContentSearch
@@ -33,11 +33,22 @@ class _Explained:
 
 
 def reshaped(
-    search: ContentSearch, results: Sequence[TensorDiff], architecture: Architecture | None
+    search: ContentSearch,
+    results: Sequence[TensorDiff],
+    architecture: Architecture | None,
+    equal_names: Collection[str],
 ) -> Iterator[Finding]:
-    """Yield findings of the tensors that both sides have in different shapes."""
+    """Yield findings of the tensors that both sides have in different shapes.
+
+    `equal_names` are those of the tensors that have one shape on both.
+    """
     rules = architecture.mappings if architecture is not None else ()
     vocabulary = {rule.hf[0] for rule in rules if rule.of_vocabulary}
+    embedding = {rule.hf[0] for rule in rules if rule.role == "embedding"}
+    if not embedding.intersection(result.name for result in results) and embedding.intersection(
+        equal_names
+    ):
+        vocabulary = set()  # a head alone is short: the vocabulary is not another one
     groups: dict[tuple[FaultClass, str], list[tuple[str, _Explained]]] = defaultdict(list)
     for result in results:
         found = _explained(search, result, of_vocabulary=result.name in vocabulary)
@@ -45,7 +56,6 @@ def reshaped(
     for (kind, _), members in groups.items():
         names = [name for name, _ in members]
         (_, first) = members[0]
-        numbers = [split_name(name)[1] for name in names]
         evidence = first.evidence
         if len(names) > 1 and kind in ("PART", "SHAPE"):
             evidence = f"`{names[0]}`: {evidence}"
@@ -54,15 +64,16 @@ def reshaped(
             "fault",
             first.title if len(names) == 1 else _title_of_many(kind, first, len(names)),
             tensors=tuple(names),
-            layers=tuple(sorted({n[0] for n in numbers if n})),
-            experts=tuple(sorted({n[1] for n in numbers if len(n) > 1})),
+            layers=layers_of(names),
+            experts=experts_of(names),
             evidence=evidence,
         )
 
 
 def _title_of_many(kind: FaultClass, first: _Explained, count: int) -> str:
     if kind == "PART":
-        return f"{plural(count, 'tensor')} of B are the part of {first.key} of A's"
+        short = "B" if first.key.endswith("A's") else "A"
+        return f"{plural(count, 'tensor')} of {short} are the part of {first.key}"
     if kind == "SHAPE":
         return f"{plural(count, 'tensor')} of B have another shape than A's"
     return first.title
@@ -82,14 +93,22 @@ def _explained(search: ContentSearch, result: TensorDiff, *, of_vocabulary: bool
             f"{shapes}: {empty}'s has no elements. ZeRO-3 leaves such tensors in each rank's file; "
             f"{other}'s has its values",
         )  # fmt: skip
-    part = _part(search, name, a, b)
-    if part is not None:
-        rank, ranks, what = part
-        return _Explained(
-            "PART", f"rank {rank} of {ranks}",
-            f"B's {name} is {what} of A's: the part of rank {rank} of {ranks}",
-            f"{shapes}; B's is equal to {what} of A's",
-        )  # fmt: skip
+    if name not in search.a or name not in search.b:  # a packed weight, or a part of one
+        return _Explained("SHAPE", "packed", f"{name} has another shape", shapes)
+    for short, full in ("BA", "AB"):
+        # In a larger vocabulary, A's rows are a part of B's and not that of a rank.
+        if short == "A" and of_vocabulary:
+            continue
+        sizes = (a, b) if short == "B" else (b, a)
+        part = _part(search, name, *sizes, short.lower())
+        if part is not None:
+            rank, ranks, what = part
+            key = f"rank {rank} of {ranks}"
+            return _Explained(
+                "PART", f"{key} of {full}'s",
+                f"{short}'s {name} is {what} of {full}'s: the part of {key}",
+                f"{shapes}; {short}'s is equal to {what} of {full}'s",
+            )  # fmt: skip
     alike = a[1:] == b[1:] and {result.dtype_a, result.dtype_b} <= FLOATS.keys()
     evidence = _evidence(search, name, a, b)
     if of_vocabulary and alike:
@@ -100,9 +119,14 @@ def _explained(search: ContentSearch, result: TensorDiff, *, of_vocabulary: bool
     return _Explained("SHAPE", "", f"{name} has another shape", f"{shapes}; {evidence}")
 
 
-def _part(search: ContentSearch, name: str, a: Shape, b: Shape) -> tuple[int, int, str] | None:
-    """Return (rank, ranks, which part) if B's tensor is one rank's part of A's."""
-    columns = search.column_part(name)
+def _part(
+    search: ContentSearch, name: str, a: Shape, b: Shape, side: str
+) -> tuple[int, int, str] | None:
+    """Return (rank, ranks, which part) if a side's tensor is one rank's part of the other's.
+
+    `b` is the shape of that side's, `a` of the other's.
+    """
+    columns = search.column_part(name, side)
     if columns is not None:
         rank, ranks = columns
         each, word = b[-1], "columns" if len(a) > 1 else "elements"
@@ -111,7 +135,7 @@ def _part(search: ContentSearch, name: str, a: Shape, b: Shape) -> tuple[int, in
         return None
     ranks = a[0] // b[0]
     inner = _rows_in_first(a)
-    places = search.where("b", name, only=name)
+    places = search.where(side, name, only=name)
     if not places or any(p.start % inner or p.stop % inner for p in places):
         return None
     runs = [(p.start // inner, p.stop // inner) for p in places]

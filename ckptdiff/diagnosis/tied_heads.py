@@ -31,6 +31,16 @@ def tied_heads(
     ):
         held = b.tensors[head].pieces[0].part_of not in ("", head)
         yield _finding("A", head, "B has the embedding in its place. " if held else "")
+    elif (head := _own_head(a, b)) in differing and not _is_other(a, head, ask):
+        yield Finding(
+            "TIED",
+            "fault",
+            f"A's head is its embedding, B's {head} is a matrix of its own",
+            tensors=(head,),
+            evidence="the config of A ties the head to the embedding, that of B does not",
+            cause="one of the two configs does not say what was trained",
+            fix=f'if B is right: its {head}, and "tie_word_embeddings": false, in A',
+        )
 
 
 def _tied_head(side: Assembled) -> str | None:
@@ -43,6 +53,16 @@ def _tied_head(side: Assembled) -> str | None:
     if not config.tied_embeddings or head is None or rules.embedding().hf[0] not in side.tensors:
         return None
     return name if head.pieces and head.pieces[0].part_of in ("", name) else None
+
+
+def _own_head(a: Assembled, b: Assembled) -> str:
+    """Return the name of the head if A's config ties it and B's does not; else an empty text."""
+    rules = a.architecture
+    name = None if rules is None else rules.head_name()
+    if name is None or not _is_tied(a) or _is_tied(b) or b.config is None:
+        return ""
+    held = name in a.tensors and rules is not None and rules.embedding().hf[0] in a.tensors
+    return name if held else ""
 
 
 def _is_tied(side: Assembled) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.templates import split_name
 from ckptdiff.assembly.adapters import unmatched_by_adapter
 from ckptdiff.assembly.by_name import shards_of_one_name, unused_tensors
 from ckptdiff.assembly.packed import without_parts
 from ckptdiff.assembly.row_matching import joined_by_columns
 from ckptdiff.diagnosis.content_search import ContentSearch
+from ckptdiff.diagnosis.numbers import experts_of, layers_of
 from ckptdiff.diagnosis.reshaped import reshaped
 from ckptdiff.results import Finding
 from ckptdiff.text import plural
@@ -49,7 +49,8 @@ def unpaired(
     if absent:
         found = yield from _absent(search, absent)
         taken.update(found)
-    yield from reshaped(search, resized, a.architecture or b.architecture)
+    alike = {r.name for r in results if r.shape_a is not None and r.shape_a == r.shape_b}
+    yield from reshaped(search, resized, a.architecture or b.architecture, alike)
     yield from _extra(b, search, results, taken, explained)
 
 
@@ -76,6 +77,8 @@ def _search(
     left_b |= {name: t for name, t in unused_tensors(b).items() if name not in left_b}
     shapes = {tensor.shape for tensor in left_a.values()}
     left_b |= {name: tensor for name, (tensor, _) in joined_by_columns(left_b, shapes)}
+    shapes = {tensor.shape for tensor in left_b.values()}
+    left_a |= {name: tensor for name, (tensor, _) in joined_by_columns(left_a, shapes)}
     search = ContentSearch(left_a, left_b, executor)
     search.run()
     return search
@@ -94,10 +97,11 @@ def _absent(search: ContentSearch, names: list[str]) -> Generator[Finding, None,
             f"{'another name' if count == 1 else 'other names'}",
             found,
             _told(search, found, places, "B"),
+            _advice(found, "A", "B"),
         )
     if lost:
         near = [name for name in lost if search.could_be(name)]
-        where = "they are in no file of B"
+        where = f"{'it is' if len(lost) == 1 else 'they are'} in no file of B"
         if near:
             others = plural(len(search.b), "unpaired tensor")
             where = f"not found by content among the {others} of B"
@@ -133,6 +137,17 @@ def _extra(
     places = {name: search.where("b", name) if name in search.b else [] for name in extra}
     parts = [name for name in extra if places[name]]
     extra = [name for name in extra if not places[name]]
+    whole = _whole(search, parts, places)
+    if whole:
+        are = "is A's under another name" if len(whole) == 1 else "are A's under other names"
+        yield _finding_of_names(
+            "NAMES",
+            f"{plural(len(whole), 'tensor')} of B {are}",
+            whole,
+            _told(search, whole, places, "A"),
+            _advice(whole, "B", "A"),
+        )
+    parts = [name for name in parts if name not in whole]
     if parts:
         are = "is rows" if len(parts) == 1 else "are rows"
         yield _finding_of_names(
@@ -144,12 +159,30 @@ def _extra(
     if not extra:
         return
     verb = "is" if len(extra) == 1 else "are"
-    evidence = "nothing of A is left that they could be"
+    they, their = ("it", "its") if len(extra) == 1 else ("they", "their")
+    evidence = f"nothing of A is left that {they} could be"
     if search.a:
-        evidence = f"none of the {plural(len(search.a), 'unpaired tensor')} of A has their rows"
+        evidence = f"none of the {plural(len(search.a), 'unpaired tensor')} of A has {their} rows"
+        if len(search.a) == 1:
+            evidence = f"the 1 unpaired tensor of A has not {their} rows"
     yield _finding_of_names(
         "EXTRA", f"{plural(len(extra), 'tensor')} of B {verb} not in A", extra, evidence
     )
+
+
+def _whole(
+    search: ContentSearch, names: Sequence[str], places: Mapping[str, list[FoundAt]]
+) -> list[str]:
+    """Return the tensors of B that together are whole tensors of A, nothing of these left over."""
+    held: dict[str, set[int]] = {}
+    for name in names:
+        for place in places[name]:
+            held.setdefault(place.name, set()).update(range(place.start, place.stop))
+    return [
+        name
+        for name in names
+        if all(len(held[place.name]) == search.size("a", place) for place in places[name])
+    ]
 
 
 def _told(
@@ -161,15 +194,23 @@ def _told(
     return f"equal rows: {'; '.join(told)}{more}"
 
 
-def _finding_of_names(kind: FaultClass, title: str, names: Sequence[str], evidence: str) -> Finding:
+def _advice(names: Sequence[str], one: str, other: str) -> str:
+    """Return what names the loader of one side's class needs the other side's tensors under."""
+    more = f" and {len(names) - 1} more, as {one} has them" if len(names) > 1 else ""
+    return f"a loader of {one}'s class looks for `{names[0]}`{more}: {other} has to be renamed so"
+
+
+def _finding_of_names(
+    kind: FaultClass, title: str, names: Sequence[str], evidence: str, fix: str | None = None
+) -> Finding:
     """Return a finding of tensors that cannot be compared, by their Hugging Face names."""
-    numbers = [split_name(name)[1] for name in names]
     return Finding(
         kind,
         "fault",
         title,
         tensors=tuple(names),
-        layers=tuple(sorted({n[0] for n in numbers if n})),
-        experts=tuple(sorted({n[1] for n in numbers if len(n) > 1})),
+        layers=layers_of(names),
+        experts=experts_of(names),
         evidence=evidence,
+        fix=fix,
     )

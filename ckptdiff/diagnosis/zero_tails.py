@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.templates import split_name
+from ckptdiff.diagnosis.numbers import experts_of, layers_of
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.formats.files import open_regular, read_at
 from ckptdiff.results import Finding
@@ -76,15 +76,14 @@ def _of_file(
     if is_whole_rows and all(ref.offset == first.offset for ref, _ in hit):
         return
     names = tuple(sorted({name for _, name in hit}, key=list(side.tensors).index))
-    numbers = [split_name(name)[1] for name in names]
     words = f"from byte {start:,} to the end of {file.name}, {size - start:,} bytes, all is 0"
     yield Finding(
         "DAMAGED",
         "fault",
         f"{letter}: {words}: copy the file again",
         tensors=names,
-        layers=tuple(sorted({n[0] for n in numbers if n})),
-        experts=tuple(sorted({n[1] for n in numbers if len(n) > 1})),
+        layers=layers_of(names),
+        experts=experts_of(names),
         evidence=f"{file}: a write or a copy did not get further than byte {start:,} of {size:,}",
         cause="the file was not written or copied whole",
     )

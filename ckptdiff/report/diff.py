@@ -24,6 +24,7 @@ from ckptdiff.report.listed import (
 )
 from ckptdiff.report.names import adapter_document, names_document
 from ckptdiff.report.shortfall import incomplete_lines, shortfall_document
+from ckptdiff.report.unmapped import unmapped_groups
 from ckptdiff.text import (
     format_bytes,
     format_cosine,
@@ -134,6 +135,7 @@ def diff_document(
         "unmapped": {"a": list(a.unmapped), "b": list(b.unmapped)},
         "config": [_config_document(line) for line in summary.config],
         "findings": [finding_document(finding) for finding in summary.findings],
+        "diagnosis_error": summary.diagnosis_error,
         "hints": hints(summary),
         "not_compared": not_compared(summary),
         "packed": {"a": schemes_of(a), "b": schemes_of(b)},
@@ -224,10 +226,15 @@ def diff_lines(
             yield f"   … and {len(rows) - MAX_LINES} more; --json FILE lists all"
         yield ""
     for side, assembled in (("A", a), ("B", b)):
-        for name in assembled.unmapped[:MAX_LINES]:
-            yield f"?  {printable(name)}: no rule of {family_of(assembled)} knows it (in {side})"
-        if len(assembled.unmapped) > MAX_LINES:
-            yield f"?  … and {len(assembled.unmapped) - MAX_LINES} more unmapped names in {side}"
+        groups = unmapped_groups(assembled)
+        for name, count in groups[:MAX_LINES]:
+            names, it = (printable(name), "it") if count == 1 else (
+                f"{count} names of {printable(name)}", "them"
+            )  # fmt: skip
+            yield f"?  {names}: no rule of {family_of(assembled)} knows {it} (in {side})"
+        if len(groups) > MAX_LINES:
+            more = sum(count for _, count in groups[MAX_LINES:])
+            yield f"?  … and {more} more unmapped names in {side}"
     for note in unlisted_notes(results, rows):
         yield f"   {note}"
     for finding in summary.findings:

@@ -132,6 +132,8 @@ def verdict_words(summary: DiffSummary) -> str:
         words += f" ({', '.join([f'weights: {summary.weights}', *why])})"
     if summary.config_why:  # without configs, equal weights are half an answer
         words += f"; {summary.config_why}"
+    if summary.diagnosis_error:
+        words += f"; the diagnosis stopped: {printable(summary.diagnosis_error)}"
     left = not_compared(summary)
     return f"{words}; not compared: {', '.join(left)}" if left else words
 

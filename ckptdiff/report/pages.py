@@ -31,6 +31,7 @@ from ckptdiff.report.listed import (
     verdict_words,
     why_close,
 )
+from ckptdiff.report.unmapped import unmapped_groups
 from ckptdiff.text import format_cosine, format_number, format_shape, printable
 
 if TYPE_CHECKING:
@@ -229,7 +230,9 @@ def _facts(
         facts += [f"{side}: {escape(printable(line))}" for line in shortfall_lines(assembled)]
         facts += [
             f"{escape(printable(name))} in {side} is known to no rule"
-            for name in assembled.unmapped[:MAX_ROWS]
+            if count == 1
+            else f"{count} names of {escape(printable(name))} in {side} are known to no rule"
+            for name, count in unmapped_groups(assembled)[:MAX_ROWS]
         ]
     if len(rows) > MAX_ROWS:
         facts.append(f"the first {MAX_ROWS} of {len(rows)} are listed")

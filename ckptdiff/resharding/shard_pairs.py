@@ -16,7 +16,7 @@ from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.resharding.to_megatron import recipe_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from ckptdiff.arch.base import Architecture, ParamMapping
     from ckptdiff.arch.scatter import RankSlice
@@ -133,6 +133,8 @@ def shard_pairs(grid: ShardGrid) -> Iterator[ShardPair]:
     for rank_slice in scatter(grid.architecture, grid.config, shapes, grid.tp, grid.etp):
         if any(name not in shapes for name in rank_slice.hf):
             continue
+        if not _fits(rank_slice, shapes):
+            continue  # both sides have it in another shape than the rule says
         if rank_slice.rule.dim is None and rank_slice.rank > 0:
             continue  # replicated over TP: the other ranks' shards are copies of rank 0's
         copies = min(len(p.copies) for n in rank_slice.hf for p in b[n].pieces)
@@ -159,6 +161,16 @@ def shard_pairs(grid: ShardGrid) -> Iterator[ShardPair]:
                 rank_slice, actual.pieces[0].rank, replace(expected, dtype=dtype),
                 replace(actual, dtype=dtype), is_copy=number > 0, stored=stored,
             )  # fmt: skip
+
+
+def _fits(rank_slice: RankSlice, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Return whether the tensors of a slice have all the elements that its rule takes of them."""
+    step = -1 if rank_slice.rule.transposed else 1
+    return all(
+        name is None
+        or all(stop <= size for (_, stop), size in zip(of, shapes[name][::step], strict=True))
+        for name, of, _ in rank_slice.pieces
+    )
 
 
 def with_padding(tensor: Assembly) -> Assembly:

@@ -158,3 +158,31 @@ def test_a_model_of_no_known_family_is_taken_under_its_own_names(
     assert side.tensors.keys() == side.checkpoint.shards[0].tensors.keys()
     assert not side.unmapped
     assert any("no rules" in note for note in side.notes)
+
+
+@pytest.mark.parametrize(
+    ("args", "status"),
+    [
+        ({"make_vocab_size_divisible_by": 8}, "same"),  # 61 tokens fill 64 rows
+        ({"make_vocab_size_divisible_by": None}, "same"),  # some divisor leaves 3 rows
+        ({"make_vocab_size_divisible_by": 1}, "shape"),  # at TP 2, 61 tokens fill 62 rows
+        ({"make_vocab_size_divisible_by": 24}, "shape"),  # to 96 rows
+        ({"make_vocab_size_divisible_by": 1, "vocab_size": 61, "padded_vocab_size": 64}, "same"),
+        ({"make_vocab_size_divisible_by": 1, "vocab_size": 63, "padded_vocab_size": 64}, "shape"),
+    ],
+)
+def test_rows_that_padding_does_not_explain_are_no_padding(
+    tiny_hf: Make, tiny_megatron: Make, copy_of: Make, args: dict[str, int | None], status: str
+) -> None:
+    megatron = copy_of(tiny_megatron(tp=2))
+
+    def change(state: dict[str, Any]) -> None:
+        for name in ("make_vocab_size_divisible_by", "vocab_size", "padded_vocab_size"):
+            vars(state["args"]).pop(name, None)
+        vars(state["args"]).update({k: v for k, v in args.items() if v is not None})
+
+    for rank in ("00", "01"):
+        edit_rank(rank_file(megatron, rank), change)
+    found = compare(tiny_hf(), megatron)
+    assert found["model.embed_tokens.weight"].status == status
+    assert found.summary.weights == ("same" if status == "same" else "differ")

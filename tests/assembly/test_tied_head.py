@@ -51,6 +51,15 @@ def findings(found: Comparison) -> list[Finding]:
     return [finding for finding in found_ if finding.kind != "CONFIG"]
 
 
+@pytest.mark.parametrize("name", ["tied", "copy"])
+def test_a_head_of_its_own_beside_a_tied_reference_is_not_lost(
+    folders: dict[str, Path], name: str
+) -> None:
+    (found,) = findings(compare(folders[name], folders["untied"]))
+    assert found.kind == "TIED"
+    assert found.title == f"A's head is its embedding, B's {HEAD} is a matrix of its own"
+
+
 @pytest.mark.parametrize("name", ["untied", "copy", "other"])
 def test_a_stored_head_is_listed(folders: dict[str, Path], name: str) -> None:
     side = assemble(open_checkpoint(folders[name]))

@@ -24,7 +24,7 @@ NUMBER = (int, float, str, type(None))
 
 TOP = {
     "schema": str, "a": dict, "b": dict, "verdict": str, "weights": str, "config_status": str,
-    "config_why": TEXT,
+    "config_why": TEXT, "diagnosis_error": TEXT,
     "filter": TEXT, "counts": dict, "tensors": list, "unmapped": dict, "config": list,
     "findings": list,
 }  # fmt: skip

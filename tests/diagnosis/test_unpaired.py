@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from ckptdiff.diagnosis.numbers import experts_of, layers_of
 from tests.support.pairs import compare_and_diagnose, noise, write_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from torch import Tensor
 
     from ckptdiff.results import Finding
 
     Tensors = dict[str, Tensor]
+    Make = Callable[..., Path]
     Weights = Callable[..., dict[str, Tensor]]
 
 
@@ -127,6 +131,21 @@ def test_a_vector_inside_another_one_is_found(tmp_path: Path) -> None:
     assert found.kind == "MISSING"
 
 
+def test_parts_of_packed_weights_have_another_shape(tmp_path: Path) -> None:
+    """Both sides are packed in one way, and the factors of one of them are half as wide."""
+    a = {
+        "model.layers.0.mlp.up_proj.weight": torch.zeros(8, 16, dtype=torch.uint8),
+        "model.layers.0.mlp.up_proj.weight_scale": torch.ones(8, 2).to(torch.float8_e4m3fn),
+        "model.layers.0.mlp.up_proj.weight_scale_2": torch.ones(()),
+    }
+    scale = "model.layers.0.mlp.up_proj.weight_scale"
+    for one, other in ((a, {**a, scale: a[scale][:, :1]}), ({**a, scale: a[scale][:, :1]}, a)):
+        (found,) = findings(tmp_path / str(one is a), one, other)
+        assert (found.kind, found.tensors) == ("SHAPE", (scale,))
+        assert "8x2" in found.evidence
+        assert "8x1" in found.evidence
+
+
 def test_missing_says_what_it_was_looked_for_in(tmp_path: Path) -> None:
     a = {HEAD: noise(8, 6), "model.norm.weight": noise(6), DOWN: noise(6, 4)}
     lost = {HEAD: a[HEAD]}
@@ -177,3 +196,72 @@ def test_a_stored_tensor_that_no_rule_could_read_is_looked_through(
     (names,) = [f for f in found if f.kind not in ("CONFIG", "INCOMPLETE")]
     assert names.kind == "NAMES"
     assert "`score.weight` is B's `output_layer.weight`" in names.evidence
+
+
+def test_heads_of_both_sides_that_are_parts_do_not_stop_the_diagnosis(
+    tmp_path: Path, tiny_hf: Make
+) -> None:
+    """Both have 30 of the 61 rows that the config and the embedding promise."""
+    sides = [Path(shutil.copytree(tiny_hf(), tmp_path / name)) for name in "ab"]
+    for side, rows in zip(sides, (slice(0, 30), slice(30, 60)), strict=True):
+        (file,) = [f for f in side.glob("*.safetensors") if HEAD in load_file(f)]
+        tensors = load_file(file)
+        save_file({**tensors, HEAD: tensors[HEAD][rows].clone()}, file, {"format": "pt"})
+    found, said = compare_and_diagnose(*sides)
+    assert found[HEAD].status == "differ"
+    assert {finding.kind for finding in said} == {"INCOMPLETE"}
+
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def test_a_head_alone_that_is_short_is_a_part_on_either_side(tmp_path: Path) -> None:
+    whole = {EMBEDDING: noise(32, 6), HEAD: noise(32, 6, seed=1)}
+    part = {**whole, HEAD: whole[HEAD][16:]}
+    for a, b, short in ((whole, part, "B"), (part, whole, "A")):
+        (found,) = findings(tmp_path / short, a, b)
+        other = "A" if short == "B" else "B"
+        assert found.title == (
+            f"{short}'s {HEAD} is rows 16 to 31 of {other}'s: the part of rank 1 of 2"
+        )
+
+
+def test_a_reference_of_zeros_is_the_side_that_lacks_values(tmp_path: Path) -> None:
+    values = noise(32, 6)
+    (found,) = findings(tmp_path, {DOWN: torch.zeros(32, 6)}, {DOWN: values})
+    assert (found.kind, found.tensors) == ("NOT-LOADED", (DOWN,))
+    assert "0 in A" in found.title
+    (found,) = findings(tmp_path / "2", {DOWN: values}, {DOWN: torch.zeros(32, 6)})
+    assert found.title == "all elements are 0"
+
+
+def test_whole_tensors_under_other_names_are_so_in_both_directions(tmp_path: Path) -> None:
+    both = noise(8, 6)
+    halves = {"visual.blocks.3.gate": both[:4], "visual.blocks.3.up": both[4:]}
+    for a, b, title in (
+        (halves, {"x.both": both}, "2 tensors of A are in B under other names"),
+        ({"x.both": both}, halves, "1 tensor of A is in B under another name"),
+    ):
+        (found,) = findings(tmp_path / title[:1], a, b)
+        assert (found.kind, found.title) == ("NAMES", title)
+        assert found.layers == ()  # blocks of a vision tower are no decoder layers
+        assert "a loader of A's class looks for" in (found.fix or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "experts"),
+    [
+        ("model.layers.3.mlp.experts.5.up_proj.weight", (3,), (5,)),
+        ("decoder.layers.3.mlp.experts.linear_fc1.weight5", (3,), (5,)),
+        ("transformer.h.7.attn.c_attn.weight", (7,), ()),
+        ("visual.blocks.2.attn.qkv.weight", (), ()),
+        ("vision_model.decoder.layers.2.mlp.linear_fc1.weight", (), ()),
+        ("mm_projector.proj.0.weight", (), ()),
+        ("visual.merger.mlp.2.weight", (), ()),
+        ("model.norm.weight", (), ()),
+    ],
+)
+def test_layers_and_experts_are_those_of_the_decoder(
+    name: str, layers: tuple[int, ...], experts: tuple[int, ...]
+) -> None:
+    assert (layers_of([name]), experts_of([name])) == (layers, experts)

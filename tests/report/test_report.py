@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -15,6 +16,7 @@ from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, TensorRef,
 from ckptdiff.comparison.verdict import summarise
 from ckptdiff.report.diff import GLYPH, MAX_LINES, WORD, diff_document, diff_lines
 from ckptdiff.report.ls import listing_lines
+from ckptdiff.report.pages import markdown_page
 from ckptdiff.results import Numbers, Status, TensorDiff
 from ckptdiff.text import format_bytes, format_cosine, format_number, format_shape, printable
 from tests.support.pairs import compare, open_pair, pair, write_plain
@@ -202,6 +204,26 @@ def test_the_last_line_says_what_was_not_compared() -> None:
     found = lines(result("a", "same"), result("b", "error", error="cut off"))
     assert found[-1].startswith("verdict: differ; ")
     assert found[-1].endswith("; not compared: 1 tensor that could not be read")
+
+
+def test_a_diagnosis_that_stopped_is_part_of_the_result() -> None:
+    differing = result("a", "differ", numbers=figures())
+    summary = replace(summarise([differing], side(), side()), diagnosis_error="KeyError: 'x'")
+    words = "the diagnosis stopped: KeyError: 'x'"
+    assert words in list(diff_lines(side(), side(), [differing], summary))[-1]
+    document = diff_document(side(), side(), [differing], summary)
+    assert document["diagnosis_error"] == "KeyError: 'x'"
+    assert words in markdown_page(side(), side(), [differing], summary, None)
+
+
+def test_many_names_of_one_module_that_no_rule_knows_are_one_line() -> None:
+    names = tuple(f"tower.layers.{n}.weight" for n in range(9))
+    found = lines(b=side(unmapped=names))
+    assert [line for line in found if line.startswith("?")] == [
+        "?  9 names of tower.*: no rule of any family knows them (in B)"
+    ]
+    document = diff_document(side(), side(unmapped=names), [], summarise([], side(), side()))
+    assert document["unmapped"]["b"] == list(names)
 
 
 def test_where_nothing_could_be_read_nothing_is_said_to_differ() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import replace
-from math import sqrt
 from typing import TYPE_CHECKING
 
 from ckptdiff.diagnosis.by_tensor import rank_words
@@ -153,7 +153,11 @@ def _value_claim(pair: ShardPair, r: Residual, by_tensor: ByTensor) -> Claim | N
     if any(ranks) and 0 not in ranks:
         return Claim("LOW-RANK", "", one, "", "an adapter (LoRA) was merged on one side alone, "
                      "or twice")  # fmt: skip
-    by_chance = min(MIN_VERSION_COSINE, MAX_CHANCE / sqrt(max(1, r.count)))
+    if math.isinf(r.relative):
+        words = "all elements are 0 in A and not in B: it is A that lacks these values"
+        return Claim("NOT-LOADED", "A is 0", one, words, "they were lost in A, or never written",
+                     is_lost=True)  # fmt: skip
+    by_chance = min(MIN_VERSION_COSINE, MAX_CHANCE / math.sqrt(max(1, r.count)))
     if abs(r.cosine) <= max(MAX_UNLIKE_COSINE, by_chance) and not any(ranks):
         return Claim("NOT-LOADED", "random", one, f"nothing of the expected content (cosine "
                      f"{r.cosine:.2f}, standard deviation {r.spread:.2g})",
