@@ -38,9 +38,9 @@ def mending(
             return None
     if b.kind != "hf":
         return field.flag(stated_a.value, b)
+    file: str | None = "config.json"
     if field in _OF_HOLDER:
         entries = guarded(_rope_entries, field, a, b, stated_a)
-        file = "config.json"
     elif a.kind == "hf":
         name = stated_a.name or stated_b.name
         found_in = stated_b.file if stated_b.name is not None else stated_a.file
@@ -51,7 +51,7 @@ def mending(
     elif stated_a.name == "padded_vocab_size":
         return None  # rows of padding are no tokens
     else:
-        entries, file = field.settings(stated_a.value, b, "hf"), "config.json"
+        entries = field.settings(stated_a.value, b, "hf")
     if not entries:
         return None
     found = field.read(replace(b, fields={**b.fields, **entries}))
