@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 MAX_NAMES = 300_000  # that a config may promise: more than the largest models have
 MAX_HEADS = 100_000
+# How transformers ends the classes without a head over the vocabulary.
+_HEADLESS = ("Model", "SequenceClassification", "TokenClassification", "QuestionAnswering")
 
 
 def with_shortfall(side: Assembled) -> Assembled:
@@ -121,7 +123,10 @@ class _Promise:
 
         A model without a head, say, has a class of its own, and may have other names altogether.
         """
-        if self._has_head():
+        classes = self._settings.get("architectures")
+        if not isinstance(classes, list) or self.side.checkpoint.convention != "hf":
+            return True
+        if any(name in self.architecture.architectures for name in classes):
             return True
         return any(template(hf) in self.held for rule in self.decoder for hf in rule.hf)
 
@@ -130,7 +135,8 @@ class _Promise:
         classes = self._settings.get("architectures")
         if not isinstance(classes, list) or self.side.checkpoint.convention != "hf":
             return True
-        return any(name in self.architecture.architectures for name in classes)
+        # A class that is not known may have a head: only one that is a body alone has none.
+        return not classes or any(not str(name).endswith(_HEADLESS) for name in classes)
 
     @property
     def _settings(self) -> Mapping[str, Any]:
