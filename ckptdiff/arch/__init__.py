@@ -15,7 +15,7 @@ from ckptdiff.arch.mistral import MISTRAL
 from ckptdiff.arch.mixtral import MIXTRAL
 from ckptdiff.arch.nemotron import NEMOTRON
 from ckptdiff.arch.nemotron_h import NEMOTRON_H
-from ckptdiff.arch.olmo import OLMO2, OLMOE
+from ckptdiff.arch.olmo import EXAONE4, OLMO2, OLMOE
 from ckptdiff.arch.phi3 import PHI3
 from ckptdiff.arch.qwen2 import QWEN2
 from ckptdiff.arch.qwen2_moe import QWEN2_MOE
@@ -46,6 +46,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     GPT_OSS,
     GLM4_MOE,
     OLMO2,
+    EXAONE4,
     OLMOE,
     PHI3,
     QWEN3_NEXT,

@@ -1,11 +1,14 @@
-"""OLMo 2 and 3 (post-norms and no pre-norms), OLMoE, and EXAONE 4, which has OLMo 2's tensors.
+"""OLMo 2 and 3 (post-norms and no pre-norms), EXAONE 4, which has their names, and OLMoE.
 
-The query and key norms span all heads together and are whole on every rank. Sources: transformers'
+The query and key norms are whole on every rank. They span all heads together, in EXAONE 4 each head
+by itself. Sources: transformers'
 modeling_olmo2 and modeling_olmoe; Megatron-Bridge's olmoe_provider.py and, for the post-norms,
 exaone4_bridge.py (it has no OLMo 2).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ckptdiff.arch.base import Architecture
 from ckptdiff.arch.gemma import POST_ATTENTION_NORM, POST_MLP_NORM
@@ -17,11 +20,12 @@ _WIDE_NORM = (
     "Queries and keys are normalised over all heads at once; Megatron's qk_layernorm does it head "
     "by head"
 )
+_NORMS_BEHIND = "Norms stand behind attention and MLP alone; Megatron's args have no field for it"
 
 OLMO2 = Architecture(
     name="olmo2",
-    architectures=("Olmo2ForCausalLM", "Olmo3ForCausalLM", "Exaone4ForCausalLM"),
-    model_types=("olmo2", "olmo3", "exaone4"),
+    architectures=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
+    model_types=("olmo2", "olmo3"),
     mappings=(
         EMBEDDING,
         *ATTENTION,
@@ -34,11 +38,17 @@ OLMO2 = Architecture(
     ),
     wide_qk_norm=True,
     marks=(POST_ATTENTION_NORM.megatron, QK_NORM[0].megatron),
-    peculiarities=(
-        _WIDE_NORM,
-        "Norms stand behind attention and MLP alone; Megatron's args have no field for it",
-    ),
+    peculiarities=(_WIDE_NORM, _NORMS_BEHIND),
     computes_logits=True,
+)
+EXAONE4 = replace(
+    OLMO2,
+    name="exaone4",
+    architectures=("Exaone4ForCausalLM",),
+    model_types=("exaone4",),
+    wide_qk_norm=False,
+    peculiarities=(_NORMS_BEHIND,),
+    computes_logits=False,
 )
 OLMOE = Architecture(
     name="olmoe",

@@ -179,7 +179,7 @@ def _family(
 
 
 QWEN3_NEXT = _family(
-    "qwen3_next", ("Qwen3NextForCausalLM",), ("qwen3_next",), *_DELTA_NET_NEXT, *_EXPERTS
+    "qwen3_next", ("Qwen3NextForCausalLM",), ("qwen3_next",), *_DELTA_NET_NEXT, *MLP, *_EXPERTS
 )
 # Their language models have a class and a model type of their own.
 QWEN3_5 = replace(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.arch.fused import knows, spellings
 from ckptdiff.arch.layer_parts import alternatives, part_of
 from ckptdiff.arch.order import in_model_order
+from ckptdiff.arch.promised_shapes import promised_sizes
 from ckptdiff.arch.templates import fill_name, fill_template, split_name, template
 from ckptdiff.assembly.recipe import Misfit, Shortfall
 from ckptdiff.config.compare import config_side
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 MAX_NAMES = 300_000  # that a config may promise: more than the largest models have
 MAX_HEADS = 100_000
-# The dimension that is the hidden size, by role, of a weight that Hugging Face stores as (out, in).
-_HIDDEN = {"embedding": 1, "head": 1, "qkv": 1, "fc1": 1, "proj": 0, "fc2": 0}
+# How transformers ends the classes without a head over the vocabulary.
+_HEADLESS = ("Model", "SequenceClassification", "TokenClassification", "QuestionAnswering")
 
 
 def with_shortfall(side: Assembled) -> Assembled:
@@ -122,7 +123,10 @@ class _Promise:
 
         A model without a head, say, has a class of its own, and may have other names altogether.
         """
-        if self._has_head():
+        classes = self._settings.get("architectures")
+        if not isinstance(classes, list) or self.side.checkpoint.convention != "hf":
+            return True
+        if any(name in self.architecture.architectures for name in classes):
             return True
         return any(template(hf) in self.held for rule in self.decoder for hf in rule.hf)
 
@@ -131,7 +135,8 @@ class _Promise:
         classes = self._settings.get("architectures")
         if not isinstance(classes, list) or self.side.checkpoint.convention != "hf":
             return True
-        return any(name in self.architecture.architectures for name in classes)
+        # A class that is not known may have a head: only one that is a body alone has none.
+        return not classes or any(not str(name).endswith(_HEADLESS) for name in classes)
 
     @property
     def _settings(self) -> Mapping[str, Any]:
@@ -301,10 +306,10 @@ class _Promise:
                 sizes[rule.dim] = max(parts, default=0)
         except (CkptDiffError, ArithmeticError, TypeError, ValueError):
             return {}
-        hidden = _HIDDEN.get(rule.role or "")
         width = self._expert_width() if rule.of_experts else config.hidden_size
-        if hidden is not None and width is not None and not (rule.is_bias and hidden == 1):
-            sizes[hidden] = width
+        if width is not None:
+            seen = replace(config, hidden_size=width)
+            sizes |= promised_sizes(self.architecture, rule, seen)
         return {1 - d: n for d, n in sizes.items()} if rule.transposed else sizes
 
     def _expert_width(self) -> int | None:

@@ -15,6 +15,7 @@ from ckptdiff.arch.templates import fill_name
 from ckptdiff.assembly.by_name import assemble_by_name, tensors_by_name
 from ckptdiff.assembly.dcp_chunks import resolve_chunks
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
+from ckptdiff.assembly.every_rank import check_every_rank
 from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets
 from ckptdiff.assembly.padded_rows import with_vocabulary
 from ckptdiff.assembly.recipe import (
@@ -95,6 +96,7 @@ def _assemble_by_rules(
     config = with_vocabulary(config, _vocabulary_rows(collected), checkpoint, like)
     assemblies: dict[str, Assembly] = {}
     errors: dict[str, LayoutError] = {}
+    with_files = {shard.rank for shard in checkpoint.shards}
     for (mapping, indices), ranks in collected.items():
         targets = [fill_name(pattern, indices) for pattern in mapping.hf]
         try:
@@ -107,6 +109,7 @@ def _assemble_by_rules(
             if architecture.wide_qk_norm:
                 rule = _split_norm(mapping, ranks, config, checkpoint)
             found = _read_backward(rule, targets, ranks, config, _ranks_of(mapping, checkpoint))
+            check_every_rank(mapping, ranks.values(), with_files)
             assemblies |= {
                 name: resolve_chunks(assembly, checkpoint) for name, assembly in found.items()
             }

@@ -45,11 +45,14 @@ def checked_against_config(
                 f"not as the source's own config promises: {'; '.join(lines)}; config.json is that "
                 f"of {like.checkpoint.root}, by which nothing is missing"
             )
-    if target.to != "hf" and _is_headless(source):
-        notes.append(
+    if target.to != "hf" and is_headless(source):
+        said = (
             "its class has no head over the vocabulary, and args promise an output layer: Megatron "
             "starts it anew, or refuses to load"
         )
+        if not target.allow_incomplete:
+            raise UnsupportedLayout(f"{source.checkpoint.root}: {said}", hint="allow-incomplete")
+        notes.append(said)
     if not source.shortfall:
         return source, ()
     lines = [line.removeprefix("incomplete: ") for line in shortfall_lines(source)]
@@ -68,7 +71,7 @@ def checked_against_config(
     return replace(source, tensors=kept), uncut
 
 
-def _is_headless(source: Assembled) -> bool:
+def is_headless(source: Assembled) -> bool:
     """Return whether an untied source has no head, and its config promises none."""
     assert source.architecture is not None
     heads = [rule.hf[0] for rule in source.architecture.mappings if rule.role == "head"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.assembly.assemble import assemble, assemble_pair, with_tied_head
 from ckptdiff.comparison.run import diff, pair_names
 from ckptdiff.comparison.verdict import summarise
+from ckptdiff.conversion.completeness import is_headless
 from ckptdiff.errors import Unverified
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.results import Loss
@@ -77,6 +78,9 @@ def _newly_short(a: Assembled, b: Assembled, conversion: Conversion) -> list[str
         [*side.shortfall.lacking, *side.shortfall.beyond, *(m.name for m in side.shortfall.misfits)]
         for side in (a, b)
     )
+    if is_headless(a):
+        assert a.architecture is not None
+        of_a.append(a.architecture.head_name())  # the plan allows for it, or refuses
     return [name for name in of_b if name not in of_a]
 
 

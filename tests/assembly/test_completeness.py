@@ -256,3 +256,18 @@ def test_a_distributed_checkpoint_that_lacks_a_norm(tmp_path: Path, tiny_hf: Mak
     source = without(tiny_hf(), tmp_path / "hf", lambda n: n == lacking)
     converted(source, tmp_path / "out", "torch_dist", allow_incomplete=True)
     assert opened(tmp_path / "out").shortfall.lacking == (lacking,)
+
+
+@pytest.mark.oracle
+def test_a_dense_layer_of_qwen3_next_is_no_gap(described: Any) -> None:
+    config, shapes = described["qwen3_next"]["config"], described["qwen3_next"]["shapes"]
+    front, hidden, ffn = "model.layers.1.mlp.", config["hidden_size"], config["intermediate_size"]
+    dense = {n: s for n, s in shapes.items() if not n.startswith(front)}
+    dense |= {f"{front}{x}_proj.weight": (ffn, hidden) for x in ("gate", "up")}
+    dense[f"{front}down_proj.weight"] = (hidden, ffn)
+    config = {**config, "mlp_only_layers": [1]}
+    side = assemble(headers(config, dense))
+    assert not side.shortfall, shortfall_lines(side)
+    assert not side.unmapped
+    del dense[f"{front}up_proj.weight"]
+    assert assemble(headers(config, dense)).shortfall.lacking == (f"{front}up_proj.weight",)

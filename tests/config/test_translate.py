@@ -316,7 +316,6 @@ def test_metas_scaling_without_a_factor_is_assumed_and_said(
 OTHERWISE = {
     "glm4_moe_lite": {"architectures", "model_type"},
     "olmo3": {"architectures", "model_type", "rope_parameters"},
-    "exaone4": {"architectures", "model_type"},
     "llama3": {"rope_parameters"},  # ... the original length, which Megatron hard-codes,
     "gpt2": {"n_inner"},  # ... and four times the hidden size, spelled out.
     # A window longer than any sequence: transformers' own, where config.json says nothing of one.

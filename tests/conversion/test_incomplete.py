@@ -182,3 +182,26 @@ def test_what_is_packed_in_the_folder_to_be_like_is_not_called_different() -> No
     assert against_line(summary, None).endswith(
         ": differ: 1 of 8 tensors are not the same there, 3 more packed and not compared"
     )
+
+
+@pytest.mark.parametrize("classes", [["X"], ["XForCausalLM", "Y"], []])
+@pytest.mark.parametrize("to", ["hf", "megatron"])
+def test_a_class_of_another_name_is_promised_its_head(
+    tmp_path: Path, to: Any, classes: list[str]
+) -> None:
+    source = made(tmp_path / "hf", HEAD)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "architectures": classes}))
+    with pytest.raises(UnsupportedLayout, match=r"lm_head\.weight"):
+        converted(source, tmp_path / "out", to)
+
+
+def test_a_body_without_a_head_needs_leave_to_become_megatrons(tmp_path: Path) -> None:
+    source = made(tmp_path / "hf", HEAD)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaModel"]}))
+    converted(source, tmp_path / "copy", "hf")
+    with pytest.raises(UnsupportedLayout, match="has no head over the vocabulary") as error:
+        converted(source, tmp_path / "out", "megatron")
+    assert error.value.hint == "allow-incomplete"
+    converted(source, tmp_path / "out", "megatron", allow_incomplete=True)

@@ -101,7 +101,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "glm4_moe": ("glm4_moe", {**ROUTED, "use_qk_norm": True, "attention_bias": True}),
     "olmo2": ("olmo2", {"head_dim": 8}),
     "olmo3": ("olmo2", {"head_dim": 8}),
-    "exaone4": ("olmo2", {}),
+    "exaone4": ("exaone4", {}),
     "olmoe": ("olmoe", {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2}),
     "phi3": ("phi3", {"head_dim": 8}),
     "qwen3_next": ("qwen3_next", {**EXPERTS, **SHARED, **DELTA}),

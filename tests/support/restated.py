@@ -98,7 +98,7 @@ def there_and_back(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 # Model types whose config.json comes back under another: args do not tell them apart.
-SIBLINGS = {"glm4_moe_lite": "deepseek_v3", "olmo3": "olmo2", "exaone4": "olmo2"}
+SIBLINGS = {"glm4_moe_lite": "deepseek_v3", "olmo3": "olmo2"}
 SIZES_OF = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings", "hidden_act"),

@@ -37,7 +37,7 @@ WITHOUT_GATE = frozenset({"gpt2", "nemotron", "gpt_neox", "nemotron_h"})
 EPSILONS = dict.fromkeys(
     (
         *("gpt2", "gpt_neox", "mixtral", "nemotron", "nemotron_h"),
-        *("phi3", "olmo2", "olmoe", "gpt_oss", "glm4_moe"),
+        *("phi3", "olmo2", "exaone4", "olmoe", "gpt_oss", "glm4_moe"),
     ),
     1e-5,
 )
@@ -49,12 +49,12 @@ ZERO_CENTRED = frozenset(
 QK_NORM = frozenset(
     {
         *("qwen3", "qwen3_moe", "qwen3_vl_moe", "qwen3_next", "qwen3_5", "qwen3_5_moe"),
-        *("deepseek", "gemma3", "olmo2", "olmoe"),
+        *("deepseek", "gemma3", "olmo2", "exaone4", "olmoe"),
     }
 )
 BIASED = frozenset({"gpt2", "gpt_neox"})  # every linear layer has a bias
 NO_OUTPUT_BIAS = frozenset(
-    {"qwen2", "qwen2_moe", "glm4_moe", "mistral", "mixtral", "phi3", "olmo2", "olmoe"}
+    {"qwen2", "qwen2_moe", "glm4_moe", "mistral", "mixtral", "phi3", "olmo2", "exaone4", "olmoe"}
 )
 GEMMAS = frozenset({"gemma2", "gemma3"})
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 QWEN = frozenset({"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"})
 # Every n-th layer has no window, if config.json does not list the layers. By family: n.
-WINDOW_STEPS = {"gemma2": 2, "gemma3": 6, "gpt_oss": 2, "olmo2": 4}
+WINDOW_STEPS = {"gemma2": 2, "gemma3": 6, "gpt_oss": 2, "olmo2": 4, "exaone4": 4}
 WINDOWED = frozenset({"mistral", "mixtral", "phi3", *WINDOW_STEPS})
 
 
