@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.adapters import unmatched_by_adapter
-from ckptdiff.assembly.by_name import shards_of_one_name, unused_tensors
+from ckptdiff.assembly.by_name import name_without_rank, shards_of_one_name, unused_tensors
 from ckptdiff.assembly.packed import without_parts
 from ckptdiff.assembly.row_matching import joined_by_columns
 from ckptdiff.diagnosis.content_search import ContentSearch
@@ -127,9 +128,13 @@ def _extra(
     packed = {part for weight in b.packed.values() for part in weight.parts}
     unmapped = set(b.unmapped)
     shards = shards_of_one_name(search.b)
-    for name, labels in shards.items():
+    taken |= {label for name, labels in shards.items() if name in taken for label in labels}
+    copies: dict[str, list[str]] = defaultdict(list)
+    for label in search.b:
+        copies[name_without_rank(label)].append(label)
+    for labels in copies.values():
         rows = [search.rows["b"].get(label) for label in labels if label in taken]
-        taken |= {x for x in labels if name in taken or search.rows["b"].get(x) in rows}
+        taken |= {x for x in labels if search.rows["b"].get(x) in rows}
     names = [r.name for r in results if r.status == "only_b"]
     names += [n for n, t in search.b.items() if unmapped.intersection(p.ref.name for p in t.pieces)]
     left_out = taken | packed | set(explained) | search.a.keys() | shards.keys()
