@@ -162,7 +162,8 @@ def _labels(name: str, shards: list[Shard]) -> list[str]:
         return [name]
     ranks = [{"tp": s.rank.tp, "pp": s.rank.pp, "ep": s.rank.ep, "chunk": s.chunk} for s in shards]
     vary = {size for size in ranks[0] if len({rank[size] for rank in ranks}) > 1}
-    return [
-        f"{name} [{' '.join(f'{n} {i}' for n, i in rank.items() if n == 'tp' or (i and n in vary))}]"
+    texts = (
+        " ".join(f"{size} {i}" for size, i in rank.items() if size == "tp" or (i and size in vary))
         for rank in ranks
-    ]
+    )
+    return [f"{name} [{text}]" for text in texts]

@@ -1,4 +1,4 @@
-"""Unknown names over stages and expert ranks: shards are joined, copies of other ranks are known."""
+"""Unknown names over stages and expert ranks: shards are joined, others' copies are known."""
 
 from __future__ import annotations
 
