@@ -112,6 +112,7 @@ class Finding:
     rejected: tuple[str, ...] = ()  # classes that were tried and give other bytes
     displaced: Displaced | None = None  # what to draw, if content moved
     letter: Literal["A", "B"] = "B"  # of the side that has the fault
+    is_lost: bool = True  # without an undo; False: B may have the content in another form
 
 
 LogitVerdict = Literal["arithmetic", "small", "weights-or-config"]

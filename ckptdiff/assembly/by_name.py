@@ -15,12 +15,13 @@ from ckptdiff.assembly.recipe import Assembled, Assembly, LayoutError, Piece, wh
 from ckptdiff.errors import CkptDiffError, UnsupportedLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from ckptdiff.assembly.local_numbers import SplitNames
     from ckptdiff.checkpoint import Checkpoint, Shard, TensorRef
 
-_OF_TP_RANK = re.compile(r" \[tp (\d+)\]$")  # behind a name that several ranks hold
+_OF_RANK = re.compile(r" \[tp (\d+)([^]]*)\]$")  # behind a name that several ranks hold
+_OF_RANKS = re.compile(r" \[(?:tp|pp|ep|chunk) \d[^]]*\]$")
 
 # The numbers of a layer and of an expert in a native name.
 _LAYER = re.compile(r"(?<=layers\.)\d+")
@@ -55,8 +56,8 @@ def tensors_by_name(
     """Return every stored tensor by itself, and why some cannot be read.
 
     Layers and experts are numbered over the whole model. A name that several ranks hold gets the
-    rank as a suffix: without a rule these may be copies or slices of one tensor. `wanted` is asked
-    for each native name.
+    rank as a suffix, as in `x [tp 0 ep 1]`: without a rule these may be copies or slices of one
+    tensor. `wanted` is asked for each native name.
     """
     try:
         offsets = layer_offsets(checkpoint, named)
@@ -78,9 +79,9 @@ def tensors_by_name(
     tensors: dict[str, Assembly] = {}
     errors: dict[str, LayoutError] = {}
     for name, found in stored.items():
-        for ref, shard in found:
+        labels = _labels(name, [shard for _, shard in found])
+        for label, (ref, shard) in zip(labels, found, strict=True):
             rank = shard.rank
-            label = name if len(found) == 1 else f"{name} [{_shard_text(shard)}]"
             whole = whole_box(ref)
             assembly = Assembly(label, ref.shape, ref.dtype, (Piece(ref, rank, whole, whole),))
             try:
@@ -120,20 +121,49 @@ def unused_tensors(side: Assembled) -> dict[str, Assembly]:
 
 
 def shards_of_one_name(labels: Iterable[str]) -> dict[str, list[str]]:
-    """Return the labels of the tensors that each TP rank holds under one name, by that name."""
-    found: dict[str, dict[int, str]] = defaultdict(dict)
+    """Return the labels of what the TP ranks hold under one name, by the name of the whole.
+
+    Where other ranks hold that name too, theirs make a whole of their own, as `x [ep 1]`. Expert
+    ranks that hold a part of it each, as with ETP below TP, make one whole together.
+    """
+    found: dict[str, dict[str, dict[int, str]]] = defaultdict(lambda: defaultdict(dict))
     for label in labels:
-        of_rank = _OF_TP_RANK.search(label)
+        of_rank = _OF_RANK.search(label)
         if of_rank is not None:
-            found[label[: of_rank.start()]][int(of_rank[1])] = label
-    return {
-        name: [ranks[r] for r in range(len(ranks))]
-        for name, ranks in found.items()
-        if ranks.keys() == set(range(len(ranks)))
-    }
+            name, others = label[: of_rank.start()], of_rank[2].strip()
+            found[name][others][int(of_rank[1])] = label
+    wholes: dict[str, list[str]] = {}
+    for name, by_rank in found.items():
+        groups = {others: ranks for others, ranks in by_rank.items() if _is_whole(ranks)}
+        if all(others.startswith("ep ") for others in by_rank if others) and (
+            not groups or max(map(len, groups.values())) < len(set().union(*by_rank.values()))
+        ):
+            together: dict[int, str] = {}
+            for ranks in by_rank.values():
+                together = {**ranks, **together}
+            groups = {"": together} if _is_whole(together) else {}
+        for others, ranks in groups.items():
+            wholes[f"{name} [{others}]" if others else name] = [ranks[r] for r in sorted(ranks)]
+    return wholes
 
 
-def _shard_text(shard: Shard) -> str:
-    rank = shard.rank
-    numbers = (("tp", rank.tp), ("pp", rank.pp), ("ep", rank.ep), ("chunk", shard.chunk))
-    return " ".join(f"{size} {index}" for size, index in numbers if index or size == "tp")
+def _is_whole(ranks: Collection[int]) -> bool:
+    return len(ranks) > 1 and set(ranks) == set(range(len(ranks)))
+
+
+def name_without_rank(label: str) -> str:
+    """Return a name without the rank that `tensors_by_name` and `shards_of_one_name` put behind."""
+    return _OF_RANKS.sub("", label)
+
+
+def _labels(name: str, shards: list[Shard]) -> list[str]:
+    """Return a label for each shard that holds a name: the name, and what tells the ranks apart."""
+    if len(shards) == 1:
+        return [name]
+    ranks = [{"tp": s.rank.tp, "pp": s.rank.pp, "ep": s.rank.ep, "chunk": s.chunk} for s in shards]
+    vary = {size for size in ranks[0] if len({rank[size] for rank in ranks}) > 1}
+    texts = (
+        " ".join(f"{size} {i}" for size, i in rank.items() if size == "tp" or (i and size in vary))
+        for rank in ranks
+    )
+    return [f"{name} [{text}]" for text in texts]

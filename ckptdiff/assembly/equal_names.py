@@ -71,7 +71,11 @@ def _by_front(shapes: Mapping[str, tuple[int, ...]], side: Assembled) -> Fronts:
 
 
 def _pairs_of_fronts(a: Fronts, b: Fronts) -> list[tuple[Front, Front]]:
-    """Return the fronts of A and B that name the same tensors, each front once."""
+    """Return the fronts of A and B that name the same tensors, each front once.
+
+    The pair with most names in common goes first. Where a front has as many names in common with
+    two others, as of two towers of equal names, nothing says which it is: neither is a pair.
+    """
     counts: Counter[tuple[Front, Front]] = Counter()
     homes: dict[str, list[Front]] = defaultdict(list)
     for front, rests in a.items():
@@ -81,15 +85,30 @@ def _pairs_of_fronts(a: Fronts, b: Fronts) -> list[tuple[Front, Front]]:
         for rest in rests:
             for front_a in homes.get(rest, ()):
                 counts[front_a, front_b] += 1
+    alike = {
+        (front_a, front_b): count
+        for (front_a, front_b), count in counts.items()
+        if _have_equal_shapes(a[front_a], b[front_b], count)
+    }
     pairs: list[tuple[Front, Front]] = []
-    for (front_a, front_b), count in counts.most_common():
-        if any(front_a == one or front_b == other for one, other in pairs):
-            continue
-        one, other = a[front_a], b[front_b]
-        alike = sum(one[rest] == shape for rest, shape in other.items() if rest in one)
-        if alike >= _LEAST_ALIKE * count:
-            pairs.append((front_a, front_b))
+    for most in sorted(set(alike.values()), reverse=True):
+        best = [pair for pair, count in alike.items() if count == most]
+        of_a, of_b = Counter(one for one, _ in best), Counter(other for _, other in best)
+        pairs += [(one, other) for one, other in best if of_a[one] == of_b[other] == 1]
+        alike = {
+            (one, other): count
+            for (one, other), count in alike.items()
+            if one not in of_a and other not in of_b
+        }
     return pairs
+
+
+def _have_equal_shapes(
+    one: Mapping[str, tuple[int, ...]], other: Mapping[str, tuple[int, ...]], common: int
+) -> bool:
+    """Return whether nearly all of the names that two fronts have in common have one shape."""
+    equal = sum(one[rest] == shape for rest, shape in other.items() if rest in one)
+    return equal >= _LEAST_ALIKE * common
 
 
 def _renamed(side: Assembled, alone: Iterable[str], front: Front, wanted: Front) -> Assembled:
@@ -140,8 +159,18 @@ def _with_language_front(a: Assembled, b: Assembled) -> Assembled:
 
 
 def _with_change(side: Assembled, change: NameChange) -> Assembled:
-    """Return a side with one more change of its names, and with the note about them."""
+    """Return a side with one more change of its names, and with the note about them.
+
+    A change that says the same of other names is made one with it.
+    """
     wrapping = side.wrapping or Wrapping((), len(side.checkpoint.shards[0].tensors))
     notes = tuple(note for note in side.notes if note != wrapping.words)
-    wrapping = replace(wrapping, changes=(*wrapping.changes, change))
+    changes = list(wrapping.changes)
+    for at, other in enumerate(changes):
+        if replace(other, names=change.names) == change:
+            changes[at] = replace(change, names=other.names | change.names)
+            break
+    else:
+        changes.append(change)
+    wrapping = replace(wrapping, changes=tuple(changes))
     return replace(side, wrapping=wrapping, notes=(*notes, wrapping.words))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.spans import spans_of
@@ -71,6 +72,33 @@ def bytes_of(
     for name, future in futures.items():
         with suppress(CkptDiffError):
             yield name, future.result()
+
+
+def digests_of_all(
+    tensors: Mapping[str, Assembly], dtype: str | None, executor: Executor
+) -> Iterator[tuple[str, bytes]]:
+    """Yield each tensor's name and a digest of all its elements in order, whatever its shape.
+
+    In the dtype of `digests_of_rows`. What cannot be read is left out.
+    """
+    futures = {
+        name: executor.submit(digest_all, _content(tensor, dtype))
+        for name, tensor in tensors.items()
+        if tensor.pieces and 0 not in tensor.shape
+    }
+    for name, future in futures.items():
+        with suppress(CkptDiffError):
+            yield name, future.result()
+
+
+def digest_all(content: Sequence[Span]) -> bytes:
+    """Return a digest of all bytes of a content. Runs in a worker process."""
+    from ckptdiff.kernels.evidence import load
+
+    digest = blake2b(digest_size=16)
+    for span in content:
+        digest.update(load((span,)).tobytes())
+    return digest.digest()
 
 
 def read_bytes(content: Sequence[Span]) -> bytes:

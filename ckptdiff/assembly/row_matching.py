@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.templates import fill_template, split_name
-from ckptdiff.assembly.by_name import shards_of_one_name
+from ckptdiff.assembly.by_name import name_without_rank, shards_of_one_name
 from ckptdiff.assembly.compose import RecipePart, compose
 from ckptdiff.assembly.recipe import Assembly, Copy, Piece
 from ckptdiff.assembly.row_digests import common_dtype, digests_of_rows
@@ -172,7 +172,9 @@ class _Rows:
         self.wanted = wanted
         self.held = held
         self.tensors = tensors
-        self.shards = shards_of_one_name(tensors)
+        self.of_name: dict[str, list[str]] = defaultdict(list)
+        for label in tensors:
+            self.of_name[name_without_rank(label)].append(label)
         self.places: dict[Key, list[tuple[str, int]]] = defaultdict(list)
         self.used: dict[str, set[int]] = defaultdict(set)
         for name, digests in held.items():
@@ -222,7 +224,7 @@ class _Rows:
 
     def copies_of(self, source: str) -> list[str]:
         """Return a held tensor, and the other ranks' tensors of its name that have equal rows."""
-        others = next((labels for labels in self.shards.values() if source in labels), [source])
+        others = self.of_name[name_without_rank(source)]
         return [label for label in others if self.held[label] == self.held[source]]
 
 

@@ -270,6 +270,8 @@ def change_of(front: Front, read: Front) -> tuple[ChangeKind, str, str]:
     for at in range(len(read) + 1):
         if (*front[:at], *front[at + removed :]) == read:
             return "inside" if at else "front", dotted(front[at : at + removed]), ""
+    while front[-1:] == read[-1:]:  # what both end in is no change
+        front, read = front[:-1], read[:-1]
     return "front", dotted(front), dotted(read)
 
 

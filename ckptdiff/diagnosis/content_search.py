@@ -13,7 +13,7 @@ from ckptdiff.assembly.views import matrix_shape
 from ckptdiff.dtypes import ITEMSIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from concurrent.futures import Executor
 
     from ckptdiff.assembly.recipe import Assembly
@@ -116,7 +116,7 @@ class ContentSearch:
 
     def _in_vectors(self, side: str, name: str, only: str | None) -> list[FoundAt]:
         """Return where the other side's vectors have all elements of one, in order."""
-        vectors = self._vectors or self._read_vectors()
+        vectors = self.vectors()
         other = "b" if side == "a" else "a"
         held = {n: v for (s, n), v in vectors.items() if s == other and only in (None, n)}
         itemsize = ITEMSIZE[self.dtype or "F32"]
@@ -127,8 +127,10 @@ class ContentSearch:
             for source, start, stop in runs
         ]
 
-    def _read_vectors(self) -> dict[tuple[str, str], bytes]:
-        """Return the elements of the vectors of both sides, by side and name."""
+    def vectors(self) -> dict[tuple[str, str], bytes]:
+        """Return the elements of the vectors of both sides, by side and name. Reads them once."""
+        if self._vectors:
+            return self._vectors
         vectors = {
             f"{side}{name}": tensor
             for side, tensors in self._sides()
@@ -163,14 +165,20 @@ class ContentSearch:
         """How many of B's tensors have rows and could not be read."""
         return sum(not rows and 0 not in self.b[n].shape for n, rows in self.rows["b"].items())
 
-    def could_be(self, name: str) -> bool:
-        """Return whether B has a tensor left of the size of A's, or with rows of its length."""
+    def could_be(self, name: str, left: Collection[str]) -> bool:
+        """Return whether B's tensors `left` may hold A's, in whatever form, by their sizes.
+
+        Those of its size, those with as many rows or columns, and vectors count; together they must
+        have as many elements.
+        """
         shape = self.a[name].shape
-        return any(
-            prod(other.shape) == prod(shape)
-            or other.shape[-1:] == shape[-1:]
-            or (len(shape) == len(other.shape) == 1 and other.shape > shape)
-            for other in self.b.values()
+        sizes = {size for size in shape if size > 1}
+        size = prod(shape)
+        shapes = [self.b[other].shape for other in left if other in self.b]
+        return size <= sum(
+            prod(other)
+            for other in shapes
+            if prod(other) == size or len(other) == 1 or not sizes.isdisjoint(other)
         )
 
     def column_part(self, name: str, side: str = "b") -> tuple[int, int] | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from ckptdiff.diagnosis.numbers import experts_of, layers_of
+from ckptdiff.diagnosis.other_forms import same_elements
 from ckptdiff.dtypes import FLOATS
 from ckptdiff.results import Finding
 from ckptdiff.text import format_shape, plural
@@ -30,6 +32,7 @@ class _Explained:
     key: str
     title: str  # of one of them
     evidence: str
+    is_lost: bool = True
 
 
 def reshaped(
@@ -67,6 +70,7 @@ def reshaped(
             layers=layers_of(names),
             experts=experts_of(names),
             evidence=evidence,
+            is_lost=first.is_lost,
         )
 
 
@@ -110,13 +114,15 @@ def _explained(search: ContentSearch, result: TensorDiff, *, of_vocabulary: bool
                 f"{shapes}; {short}'s is equal to {what} of {full}'s",
             )  # fmt: skip
     alike = a[1:] == b[1:] and {result.dtype_a, result.dtype_b} <= FLOATS.keys()
-    evidence = _evidence(search, name, a, b)
+    evidence, is_lost = _evidence(search, name, a, b)
     if of_vocabulary and alike:
         return _Explained(
             "VOCAB-TRUNC" if b[0] < a[0] else "VOCAB-PAD", "",
             f"the vocabulary has {b[0]} rows, A's has {a[0]}", evidence,
         )  # fmt: skip
-    return _Explained("SHAPE", "", f"{name} has another shape", f"{shapes}; {evidence}")
+    key = "" if is_lost else evidence
+    title = f"{name} has another shape"
+    return _Explained("SHAPE", key, title, f"{shapes}; {evidence}", is_lost=is_lost)
 
 
 def _part(
@@ -163,21 +169,26 @@ def _rows_in_first(shape: Shape) -> int:
     return count
 
 
-def _evidence(search: ContentSearch, name: str, a: Shape, b: Shape) -> str:
-    """Return in words what was found of the rows of two tensors of different shapes."""
+def _evidence(search: ContentSearch, name: str, a: Shape, b: Shape) -> tuple[str, bool]:
+    """Return in words what was found of two tensors of different shapes, and if A's is lost."""
     if search.is_transpose(name):
-        return "B's is the transpose of A's"
+        return "B's is the transpose of A's: it has the same values", False
+    if same_elements(search, name):
+        return "the same values in another shape", False
     for side, other, shape in (("b", "A", a), ("a", "B", b)):
         places = search.where(side, name, only=name)
         mine = side.upper()
+        is_lost = mine == "B" and not search.where("a", name, only=name)
         if len(places) == 1:
             (place,) = places
             if a[0] == b[0] or place.stop - place.start == len(search.rows[other.lower()][name]):
-                return f"the rows of {mine}'s are those of {other}'s"
+                return f"the rows of {mine}'s are those of {other}'s", is_lost
             return (
                 f"{mine}'s rows are rows {place.start} to {place.stop - 1} of {other}'s, "
                 f"which has {shape[0]}"
-            )
+            ), is_lost
         if places:
-            return f"{mine}'s rows are all in {other}'s, in another order"
-    return "neither's rows are all in the other"
+            return f"{mine}'s rows are all in {other}'s, in another order", is_lost
+    if prod(a) <= prod(b):
+        return "neither's rows are all in the other; compare them by hand", False
+    return "neither's rows are all in the other", True

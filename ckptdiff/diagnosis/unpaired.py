@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.adapters import unmatched_by_adapter
-from ckptdiff.assembly.by_name import shards_of_one_name, unused_tensors
+from ckptdiff.assembly.by_name import name_without_rank, shards_of_one_name, unused_tensors
 from ckptdiff.assembly.packed import without_parts
 from ckptdiff.assembly.row_matching import joined_by_columns
 from ckptdiff.diagnosis.content_search import ContentSearch
 from ckptdiff.diagnosis.numbers import experts_of, layers_of
+from ckptdiff.diagnosis.other_forms import in_other_forms
 from ckptdiff.diagnosis.reshaped import reshaped
 from ckptdiff.results import Finding
 from ckptdiff.text import plural
@@ -89,31 +93,66 @@ def _absent(search: ContentSearch, names: list[str]) -> Generator[Finding, None,
     places = {name: search.where("a", name) if search.b else [] for name in names}
     found = [name for name in names if places[name]]
     lost = [name for name in names if not places[name]]
+    taken = {place.name for name in found for place in places[name]}
     if found:
-        count = len(found)
-        yield _finding_of_names(
-            "NAMES",
-            f"{plural(count, 'tensor')} of A {'is' if count == 1 else 'are'} in B under "
-            f"{'another name' if count == 1 else 'other names'}",
-            found,
-            _told(search, found, places, "B"),
-            _advice(found, "A", "B"),
-        )
+        evidence = _told(search, found, places, "B")
+        yield _of_other_names(found, "", evidence, _advice(found, "A", "B"))
+    if not lost:
+        return taken
+    left = search.b.keys() - _used_up(search, places)
+    others = in_other_forms(search, lost, left)
+    for form in dict.fromkeys(other.form for other in others.values()):
+        alike = [name for name in lost if name in others and others[name].form == form]
+        told = "; ".join(f"`{name}` is {others[name].told}" for name in alike[:_SHOWN])
+        more = f" and {len(alike) - _SHOWN} more" if len(alike) > _SHOWN else ""
+        yield _of_other_names(alike, f", {form}", f"equal content: {told}{more}")
+    sources = {source for other in others.values() for source in other.sources}
+    lost = [name for name in lost if name not in others]
     if lost:
-        near = [name for name in lost if search.could_be(name)]
-        where = f"{'it is' if len(lost) == 1 else 'they are'} in no file of B"
-        if near:
-            others = plural(len(search.b), "unpaired tensor")
-            where = f"not found by content among the {others} of B"
-            if search.unread:
-                where += f", {search.unread} of which could not be read"
-            if len(near) < len(lost):
-                where += f"; for {len(lost) - len(near)} of them nothing of that size is there"
-        verb = "is" if len(lost) == 1 else "are"
-        yield _finding_of_names(
-            "MISSING", f"{plural(len(lost), 'tensor')} of A {verb} not in B", lost, where
-        )
-    return {place.name for name in found for place in places[name]}
+        yield _missing(search, lost, left - sources)
+    return taken | sources
+
+
+def _of_other_names(names: list[str], form: str, evidence: str, fix: str | None = None) -> Finding:
+    count = len(names)
+    title = (
+        f"{plural(count, 'tensor')} of A {'is' if count == 1 else 'are'} in B under "
+        f"{'another name' if count == 1 else 'other names'}{form}"
+    )
+    return _finding_of_names("NAMES", title, names, evidence, fix)
+
+
+def _used_up(search: ContentSearch, places: Mapping[str, list[FoundAt]]) -> set[str]:
+    """Return B's tensors all of whose rows, or elements, are those of tensors of A."""
+    used: dict[str, set[int]] = defaultdict(set)
+    for found in places.values():
+        for place in found:
+            used[place.name].update(range(place.start, place.stop))
+    rows = search.rows["b"]
+    return {
+        name
+        for name, taken in used.items()
+        if len(taken) in (len(rows.get(name, ())), prod(search.b[name].shape))
+    }
+
+
+def _missing(search: ContentSearch, lost: list[str], left: Collection[str]) -> Finding:
+    near = [name for name in lost if search.could_be(name, left)]
+    where = f"{'it is' if len(lost) == 1 else 'they are'} in no file of B"
+    if near:
+        others = plural(len(search.b), "unpaired tensor")
+        where = f"not found by content among the {others} of B"
+        if search.unread:
+            where += f", {search.unread} of which could not be read"
+        where += "; compare those by hand, since B may have them in another form"
+        if len(near) < len(lost):
+            gone = len(lost) - len(near)
+            where += f". For {gone} of them nothing of that size is there: convert again"
+    verb = "is" if len(lost) == 1 else "are"
+    found = _finding_of_names(
+        "MISSING", f"{plural(len(lost), 'tensor')} of A {verb} not in B", lost, where
+    )
+    return replace(found, is_lost=not near)
 
 
 def _extra(
@@ -127,9 +166,13 @@ def _extra(
     packed = {part for weight in b.packed.values() for part in weight.parts}
     unmapped = set(b.unmapped)
     shards = shards_of_one_name(search.b)
-    for name, labels in shards.items():
+    taken |= {label for name, labels in shards.items() if name in taken for label in labels}
+    copies: dict[str, list[str]] = defaultdict(list)
+    for label in search.b:
+        copies[name_without_rank(label)].append(label)
+    for labels in copies.values():
         rows = [search.rows["b"].get(label) for label in labels if label in taken]
-        taken |= {x for x in labels if name in taken or search.rows["b"].get(x) in rows}
+        taken |= {x for x in labels if search.rows["b"].get(x) in rows}
     names = [r.name for r in results if r.status == "only_b"]
     names += [n for n, t in search.b.items() if unmapped.intersection(p.ref.name for p in t.pieces)]
     left_out = taken | packed | set(explained) | search.a.keys() | shards.keys()

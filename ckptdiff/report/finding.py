@@ -59,7 +59,7 @@ def finding_lines(finding: Finding) -> Iterator[str]:
 def has_remedy(finding: Finding) -> bool:
     """Return whether no re-mapping and no other name mends a fault: `FaultRow.remedy` does."""
     of_names = FAULT_CLASSES[finding.kind].is_of_names or finding.kind == "CONFIG"
-    is_there = of_names or finding.is_unruled
+    is_there = of_names or finding.is_unruled or not finding.is_lost
     return finding.severity == "fault" and finding.undo is None and not is_there
 
 

@@ -233,6 +233,34 @@ def test_names_of_unknown_families_pair_only_where_shapes_agree(tmp_path: Path) 
     assert found["counts"]["only_a"] == len(UNKNOWN)
 
 
+@pytest.mark.parametrize("crossed", [False, True])
+def test_two_towers_of_equal_names_are_not_paired_by_chance(crossed: bool, tmp_path: Path) -> None:
+    """Nothing says which of two fronts a tower of the same names and shapes had before."""
+    other = {name: tensor.flip(0) for name, tensor in UNKNOWN.items()}
+    one, two = (other, UNKNOWN) if crossed else (UNKNOWN, other)
+    a = {f"module.{n}": t for n, t in UNKNOWN.items()}
+    a |= {f"language_model.{n}": t for n, t in other.items()}
+    b = {f"model.module.{n}": t for n, t in one.items()}
+    b |= {f"state_dict.{n}": t for n, t in two.items()}
+    _, found = diff(write_plain(tmp_path / "a", a), write_plain(tmp_path / "b", b))
+    assert found["counts"]["same"] == 0
+    assert [f["title"] for f in found["findings"]] == [
+        f"{2 * len(UNKNOWN)} tensors of A are in B under other names"
+    ]
+
+
+def test_one_change_of_names_is_said_once(tmp_path: Path) -> None:
+    """A head beside the model has a front of its own, and the same wrapper before it."""
+    names = {"model.layers.0.mix.weight": noise(8, 8), "lm_head.weight": noise(12, 8, seed=1)}
+    a = write_plain(tmp_path / "a", {**names, "extra.weight": noise(4)})
+    b = write_plain(
+        tmp_path / "b", {"extra.weight": noise(4), **{f"module.{n}": t for n, t in names.items()}}
+    )
+    _, found = diff(a, b)
+    assert found["weights"] == "same"
+    assert [f["title"] for f in found["findings"]] == ["2 of 3 names of B have `module.` in front"]
+
+
 # ── models with a vision tower ───────────────────────────────────────────────────────────────────
 
 TOWER = {f"visual.blocks.0.attn.{n}": noise(*s) for n, s in (("qkv.weight", (24, 8)),)}

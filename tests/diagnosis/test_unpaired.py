@@ -155,8 +155,8 @@ def test_missing_says_what_it_was_looked_for_in(tmp_path: Path) -> None:
     absent, extra = findings(tmp_path / "2", a, other)
     assert (absent.kind, absent.title) == ("MISSING", "2 tensors of A are not in B")
     assert absent.evidence == (
-        "not found by content among the 2 unpaired tensors of B; "
-        "for 1 of them nothing of that size is there"
+        "not found by content among the 2 unpaired tensors of B; compare those by hand, since B "
+        "may have them in another form. For 1 of them nothing of that size is there: convert again"
     )
     assert (extra.kind, extra.title) == ("EXTRA", "2 tensors of B are not in A")
     assert extra.layers == (7,)
