@@ -73,7 +73,8 @@ def checked_against_config(
 
 def is_headless(source: Assembled) -> bool:
     """Return whether an untied source has no head, and its config promises none."""
-    assert source.architecture is not None
+    if source.architecture is None:
+        return False  # no family, so nothing is promised
     heads = [rule.hf[0] for rule in source.architecture.mappings if rule.role == "head"]
     there = {*source.tensors, *source.shortfall.lacking}
     is_tied = source.config is None or source.config.tied_embeddings
