@@ -554,7 +554,7 @@ async def test_what_is_there_is_replaced_only_after_a_question(
         assert "holds goes" in static(app, "#space")
         await pilot.press("enter")
         assert isinstance(app.screen, AskScreen)
-        await pilot.press("enter")
+        await pilot.press("enter", "escape")
         assert isinstance(app.screen, ConvertScreen)
         assert (out / "precious").exists()
         await pilot.press("enter", "y")
