@@ -104,7 +104,9 @@ def closing_lines(
     if not compared:
         yield f"wrote {conversion.out}, not verified"
         return
-    outcome = "verified" if not short else "incomplete, as the source is"
+    outcome = "verified but for copies that differ" if drifted else "verified"
+    if short:
+        outcome = "incomplete, as the source is"
     count = len(compared)
     same = sum(result.status == "same" for result in compared)
     if same == count:

@@ -41,9 +41,16 @@ def compare_with_source(
         if not _is_as_planned(result, conversion, losses):
             wrong.append(result.name)
         yield result
-    wrong += _newly_short(a, b, conversion)
     if conversion.target.to == "hf":
         wrong += _unlike_safetensors(conversion, folder)
+    short = _newly_short(a, b, conversion)
+    if short and not wrong:
+        where = "config.json" if conversion.target.to == "hf" else "Megatron's args"
+        raise Unverified(
+            f"{conversion.out}: {where} cannot say what {a.checkpoint.root} is: what was written "
+            f"would promise {_listed(short)}, which it does not hold. Nothing was kept"
+        )
+    wrong += short
     if wrong:
         raise Unverified(
             f"{conversion.out}: what was written is not what {a.checkpoint.root} holds: "
@@ -56,8 +63,11 @@ def _differ(names: list[str]) -> str:
     """Return in words that these tensors differ; the first three are named."""
     if len(names) == 1:
         return f"{names[0]} differs"
-    more = " and others" if len(names) > 3 else ""
-    return f"{len(names)} tensors differ: {', '.join(names[:3])}{more}"
+    return f"{len(names)} tensors differ: {_listed(names)}"
+
+
+def _listed(names: list[str]) -> str:
+    return f"{', '.join(names[:3])}{' and others' if len(names) > 3 else ''}"
 
 
 def compare_with_like(conversion: Conversion, executor: Executor) -> DiffSummary:

@@ -15,12 +15,14 @@ from safetensors.torch import load_file, save_file
 from ckptdiff.conversion.command import against_line, closing_lines
 from ckptdiff.conversion.run import Lost, convert
 from ckptdiff.conversion.verify import compare_with_like
-from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.errors import UnsupportedLayout, Unverified
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.results import TensorDiff
 from tests.support.conversions import converted, hf_tensors, rank_tensors
+from tests.support.oracle import make_megatron
 from tests.support.oracle_hf import make_hf
+from tests.support.pairs import edit_rank
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,3 +207,47 @@ def test_a_body_without_a_head_needs_leave_to_become_megatrons(tmp_path: Path) -
         converted(source, tmp_path / "out", "megatron")
     assert error.value.hint == "allow-incomplete"
     converted(source, tmp_path / "out", "megatron", allow_incomplete=True)
+
+
+def test_a_model_that_args_cannot_say_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """GPT-NeoX without attention biases: Megatron has one switch for all of its biases."""
+    width, inner, words = 16, 32, 24
+    norm: dict[str, tuple[int, ...]] = {"weight": (width,), "bias": (width,)}
+    layer: dict[str, dict[str, tuple[int, ...]]] = {
+        "input_layernorm": norm,
+        "post_attention_layernorm": norm,
+        "attention.query_key_value": {"weight": (3 * width, width)},
+        "attention.dense": {"weight": (width, width)},
+        "mlp.dense_h_to_4h": {"weight": (inner, width), "bias": (inner,)},
+        "mlp.dense_4h_to_h": {"weight": (width, inner), "bias": (width,)},
+    }
+    modules: dict[str, dict[str, tuple[int, ...]]] = {
+        "gpt_neox.embed_in": {"weight": (words, width)},
+        **{f"gpt_neox.layers.0.{name}": shapes for name, shapes in layer.items()},
+        "gpt_neox.final_layer_norm": norm,
+        "embed_out": {"weight": (words, width)},
+    }
+    config = {
+        "architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "hidden_size": width,
+        "intermediate_size": inner, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "vocab_size": words, "max_position_embeddings": 32, "tie_word_embeddings": False,
+        "attention_bias": False,
+    }  # fmt: skip
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf/config.json").write_text(json.dumps(config))
+    named = ((f"{m}.{n}", shape) for m, shapes in modules.items() for n, shape in shapes.items())
+    weights = {name: torch.rand(shape) for name, shape in named}
+    save_file(weights, tmp_path / "hf/model.safetensors")
+    with pytest.raises(Unverified, match=r"Megatron's args cannot say .* would promise gpt_neox\."):
+        converted(tmp_path / "hf", tmp_path / "out", "megatron")
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_copies_that_differ_are_not_all_kept_and_the_last_line_says_so(tmp_path: Path) -> None:
+    weights = make_hf(tmp_path / "hf")
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    make_megatron(tmp_path / "mid", weights, config, tp=2)
+    (file,) = (tmp_path / "mid").glob("**/mp_rank_01/model_optim_rng.pt")
+    edit_rank(file, lambda state: state["model"]["decoder.final_layernorm.weight"].add_(1))
+    last = said(plan(tmp_path / "mid", tmp_path / "out"))[-1]
+    assert last.startswith("verified but for copies that differ: all 21 tensors, ")
