@@ -116,9 +116,7 @@ async def test_the_key_line_fits_and_ends_with_help_and_the_way_out(app: CkptDif
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(app, pilot)
         (line,) = lines(app.screen.query_one("KeyLine"))
-        assert line == (
-            "enter Open  n Next diff  / Filter  d Diffs only  y Copy  x Stop  ? Help  q Quit"
-        )
+        assert line == ("enter Open  n Next diff  / Filter  c Convert  f Findings  ? Help  q Quit")
         await pilot.resize_terminal(60, 16)
         await pilot.pause()
         (line,) = lines(app.screen.query_one("KeyLine"))
@@ -136,7 +134,7 @@ async def test_a_key_can_be_rebound_by_its_id(app: CkptDiffApp) -> None:
 
 
 async def test_a_click_on_the_key_line_is_the_key(app: CkptDiffApp) -> None:
-    async with app.run_test(size=(80, 24)) as pilot:
+    async with app.run_test(size=(120, 40)) as pilot:
         await settle(app, pilot)
         at = text(app, "KeyLine").index("Diffs only") + 1
         await pilot.click("KeyLine", offset=(at, 0))
