@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from ckptdiff.config.fields.base import Reader, Setter, Settings
 
 # Model types whose classes hard-code sigmoid scores and a bias that is added for the choice.
-SIGMOID = frozenset({"deepseek_v3", "kimi_k2", "glm4_moe", "glm4_moe_lite", "nemotron_h"})
+# A tuple: whatever a hostile config.json puts there can be looked up in it.
+SIGMOID = ("deepseek_v3", "kimi_k2", "glm4_moe", "glm4_moe_lite", "nemotron_h")
 ROUTED_SCALING = {"deepseek_v3": 2.5, "glm4_moe_lite": 1.8}  # if config.json has none
 # Families whose classes always normalise the chosen weights to a sum of one.
 NORMALISED = frozenset({"mixtral", "gpt_oss", "qwen3_5_moe", "qwen3_vl_moe"})
