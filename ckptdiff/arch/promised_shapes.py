@@ -55,6 +55,8 @@ _SIZES: tuple[tuple[str, tuple[Size | None, ...]], ...] = (
     (r"(linear_proj|linear_fc2|out_proj)\.(weight|bias)", (_hidden,)),
 )
 _RULED = tuple((re.compile(rf"(.*\.)?({ending})"), sizes) for ending, sizes in _SIZES)
+# A tower beside the language model has sizes of its own.
+_OF_LANGUAGE = re.compile(r"(embedding|decoder|mtp|output_layer)\..*")
 # What the words of a family's names alone do not tell: each head by itself, or all together.
 _BY_WORDS = re.compile(r".*\.[qk]_layernorm\.weight")
 
@@ -67,6 +69,8 @@ def promised_sizes(
     A dimension whose size is not certain is left out.
     """
     name = rule.megatron
+    if not _OF_LANGUAGE.fullmatch(name):
+        return {}
     if architecture.by_words and _BY_WORDS.fullmatch(name):
         return {}
     found: dict[int, int] = {}

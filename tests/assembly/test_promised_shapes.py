@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ckptdiff.arch.base import row
+from ckptdiff.arch.promised_shapes import promised_sizes
 from ckptdiff.assembly.assemble import assemble
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.formats import open_checkpoint
@@ -29,3 +31,16 @@ def test_each_dimension_of_each_tensor_is_promised(tmp_path: Path, name: str) ->
         assert (misfit.name, misfit.shape, misfit.promised) == (name, shape, whole)
         with pytest.raises(UnsupportedLayout, match="not what its config promises"):
             converted(tmp_path / f"{dim}", tmp_path / "out", "hf")
+
+
+def test_a_tower_beside_the_language_model_has_sizes_of_its_own(tmp_path: Path) -> None:
+    write_qwen3_moe(tmp_path / "hf")
+    side = assemble(open_checkpoint(tmp_path / "hf"))
+    assert side.architecture is not None
+    assert side.config is not None
+    native, stored = "decoder.layers.{layer}.self_attention.linear_proj.weight", "o_proj.{layer}"
+    of_model, of_tower = (
+        row(prefix + native, stored, lambda c: c.hidden_size) for prefix in ("", "vision_model.")
+    )
+    assert promised_sizes(side.architecture, of_model, side.config) == {0: side.config.hidden_size}
+    assert promised_sizes(side.architecture, of_tower, side.config) == {}
