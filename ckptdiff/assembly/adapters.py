@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.naming import split_native
 from ckptdiff.arch.wrappers import adapter_name
 from ckptdiff.assembly.by_name import tensors_by_name
+from ckptdiff.assembly.local_numbers import shards_by_split_names
 
 if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled
@@ -41,10 +41,7 @@ def with_adapter(side: Assembled) -> Assembled:
     unmapped = [name for name in side.unmapped if adapter_name(name)]
     if unmapped:
         checkpoint = side.checkpoint
-        named = [
-            (shard, [(split_native(native), ref) for native, ref in shard.tensors.items()])
-            for shard in checkpoint.shards
-        ]
+        named = shards_by_split_names(checkpoint)
         refs = {ref.name: n for s in checkpoint.shards for n, ref in s.tensors.items()}
         wanted = {refs.get(name, name) for name in unmapped}
         found, failed = tensors_by_name(checkpoint, named, wanted.__contains__)

@@ -6,11 +6,11 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.naming import DECODER_LAYER, is_of_local_expert, split_native
+from ckptdiff.arch.naming import DECODER_LAYER, is_of_local_expert
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly.dcp_chunks import resolve_chunks
 from ckptdiff.assembly.derived_buffers import is_derived
-from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets
+from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets, shards_by_split_names
 from ckptdiff.assembly.recipe import Assembled, Assembly, LayoutError, Piece, whole_box
 from ckptdiff.errors import CkptDiffError, UnsupportedLayout
 
@@ -113,10 +113,7 @@ def unused_tensors(side: Assembled) -> dict[str, Assembly]:
     }
     if not unused:
         return {}
-    named = [
-        (shard, [(split_native(native), ref) for native, ref in shard.tensors.items()])
-        for shard in side.checkpoint.shards
-    ]
+    named = shards_by_split_names(side.checkpoint)
     return tensors_by_name(side.checkpoint, named, unused.__contains__)[0]
 
 

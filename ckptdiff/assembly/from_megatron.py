@@ -16,7 +16,7 @@ from ckptdiff.assembly.by_name import assemble_by_name, tensors_by_name
 from ckptdiff.assembly.dcp_chunks import resolve_chunks
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
 from ckptdiff.assembly.every_rank import check_every_rank
-from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets
+from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets, shards_by_split_names
 from ckptdiff.assembly.padded_rows import with_vocabulary
 from ckptdiff.assembly.recipe import (
     Assembled,
@@ -49,10 +49,7 @@ def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembl
     what the files do not state. Without rules, and without the sizes that rules need, each stored
     tensor is a tensor of its own. Raises UnknownConfig if a size in the args makes no sense.
     """
-    named = [
-        (shard, [(split_native(native), ref) for native, ref in shard.tensors.items()])
-        for shard in checkpoint.shards
-    ]
+    named = shards_by_split_names(checkpoint)
     if _is_rank_file(checkpoint):
         return assemble_by_name(checkpoint, named, "it has one rank's share of each tensor")
     architecture = like.architecture if like is not None else None

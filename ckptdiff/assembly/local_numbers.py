@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.naming import DECODER_LAYER, is_of_local_expert
+from ckptdiff.arch.naming import DECODER_LAYER, is_of_local_expert, split_native
 from ckptdiff.errors import UnsupportedLayout
 
 if TYPE_CHECKING:
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
     # Each native name as `split_native` splits it, and its ref.
     SplitNames = list[tuple[tuple[str, tuple[int, ...]], TensorRef]]
+
+
+def shards_by_split_names(checkpoint: Checkpoint) -> list[tuple[Shard, SplitNames]]:
+    """Return each shard with its tensors, in its order, by template and numbers of their names."""
+    return [
+        (shard, [(split_native(native), ref) for native, ref in shard.tensors.items()])
+        for shard in checkpoint.shards
+    ]
 
 
 def experts_per_rank(named: list[tuple[Shard, SplitNames]]) -> int:

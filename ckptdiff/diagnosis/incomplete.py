@@ -41,6 +41,7 @@ def _promised(side: Assembled) -> list[str]:
 
 
 def _finding(title: str, side: Assembled, names: Sequence[str]) -> Finding:
+    fix = way_out(side.shortfall)
     lines = [line.removeprefix("incomplete: ") for line in shortfall_lines(side)]
     return Finding(
         "INCOMPLETE",
@@ -50,5 +51,5 @@ def _finding(title: str, side: Assembled, names: Sequence[str]) -> Finding:
         layers=layers_of(names),
         experts=experts_of(names),
         evidence="; ".join(lines[1:]),
-        fix=f"{way_out(side.shortfall)[0].lower()}{way_out(side.shortfall)[1:]}",
+        fix=f"{fix[0].lower()}{fix[1:]}",
     )
