@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.cli.arguments import positive, size
 from ckptdiff.cli.progress import ProgressBar
+from ckptdiff.config.programs import DEFAULT, PROGRAMS
 from ckptdiff.errors import BadArgument
 
 if TYPE_CHECKING:
@@ -68,6 +69,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--moe-grouped-gemm", action="store_true",
         help="with --names te: experts as TEGroupedMLP names them",
     )  # fmt: skip
+    parser.add_argument(
+        "--target-version", choices=tuple(PROGRAMS), default=DEFAULT, metavar="VERSION",
+        help=f"the program that is to load the result: {', '.join(PROGRAMS)} (default: {DEFAULT})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--accept", action="store_true",
+        help="end with exit code 0 though that program cannot compute the model",
+    )  # fmt: skip
     parser.add_argument("--vocab-divisible-by", type=positive, default=128, metavar="N")
     parser.add_argument(
         "--max-shard-size", type=size, default=size("5GB"), metavar="SIZE",
@@ -97,7 +106,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Convert; return 0, or 2 if the mended checkpoint still differs from `--like`.
+    """Convert; return 0, 1 if the target program cannot compute the model, 2 if it is not mended.
 
     Raises a CkptDiffError if the conversion fails.
     """
@@ -106,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
     start: Any = "fork" if sys.platform == "linux" else "spawn"
     with WorkerPool(options.jobs, start=start) as pool:
         pool.warm()
-        from ckptdiff.conversion.command import against_line, closing_lines
+        from ckptdiff.conversion.command import against_line, cannot_lines, closing_lines
         from ckptdiff.conversion.plan import plan_conversion
         from ckptdiff.conversion.run import convert
         from ckptdiff.conversion.verify import compare_with_like
@@ -127,6 +136,8 @@ def run(options: argparse.Namespace) -> int:
             print(line)
         if against is not None:
             print(against_line(against, like))
+        for line in cannot_lines(conversion):
+            print(line)
     if options.json is not None:
         from ckptdiff.report.pages import print_json
 
@@ -136,7 +147,9 @@ def run(options: argparse.Namespace) -> int:
         print_json(document, options.json)
     # Without a fault to take out, the folder may be of another model of the same kind.
     is_mended = not options.undo or against is None or against.weights in ("same", "close")
-    return 0 if is_mended else 2
+    if not is_mended:
+        return 2
+    return 1 if conversion.cannot and not options.accept else 0
 
 
 def _open(options: argparse.Namespace) -> tuple[Assembled, Assembled | None]:
@@ -167,6 +180,8 @@ def _target(options: argparse.Namespace) -> Target:
         first_layers=options.first_stage_layers,
         last_layers=options.last_stage_layers,
         moe_grouped_gemm=options.moe_grouped_gemm,
+        version=options.target_version,
+        accept=options.accept,
         undo=tuple(map(_remap, options.undo)),
         allow_unmapped=options.allow_unmapped,
         allow_incomplete=options.allow_incomplete,
@@ -201,6 +216,7 @@ def _document(
         "bytes": conversion.nbytes,
         "tensors": len(conversion.source.tensors),
         "notes": list(conversion.notes),
+        "cannot": list(conversion.cannot),
         "left_out": list(conversion.left),
         **shortfall_document(conversion.source),
         "losses": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.shortfall_words import shortfall_lines
+from ckptdiff.config.programs import DEFAULT, PROGRAMS
 from ckptdiff.conversion.plan import MAX_SHARD_SIZE, VOCAB_DIVISIBLE_BY
 from ckptdiff.text import printable
 
@@ -38,6 +39,7 @@ def command_of(source: Path, out: Path, target: Target, like: Path | None = None
         ("--max-shard-size", target.max_shard_size, MAX_SHARD_SIZE),
         ("--dtype", target.dtype, None),
         ("--names", target.names, None),
+        ("--target-version", target.version, DEFAULT),
     ):
         if number != default:
             words += [flag, str(number)]
@@ -47,6 +49,7 @@ def command_of(source: Path, out: Path, target: Target, like: Path | None = None
         words += ["--undo", remap.text()]
     for flag, wanted in (
         ("--moe-grouped-gemm", target.moe_grouped_gemm),
+        ("--accept", target.accept),
         ("--allow-unmapped", target.allow_unmapped),
         ("--allow-incomplete", target.allow_incomplete),
         ("--overwrite", target.overwrite),
@@ -60,6 +63,13 @@ def _operand(path: Path) -> str:
     """Return a path as an argument that is not parsed as a flag."""
     text = str(path)
     return f"./{text}" if text.startswith("-") else text
+
+
+def cannot_lines(conversion: Conversion) -> Iterator[str]:
+    """Yield a sentence for each thing that the target program cannot compute of the model."""
+    program = PROGRAMS[conversion.target.version]
+    for clause in conversion.cannot:
+        yield f"{program} cannot compute this model: {printable(clause)}"
 
 
 def against_line(summary: DiffSummary, like: Assembled | None) -> str:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.assembly.packed import plain_names
 from ckptdiff.checkpoint import Parallelism, Rank
-from ckptdiff.config.translate import huggingface_config, megatron_args, token_rows
+from ckptdiff.config.huggingface_config import huggingface_config
+from ckptdiff.config.megatron_args import megatron_args
+from ckptdiff.config.programs import DEFAULT, Version
+from ckptdiff.config.restating import token_rows
 from ckptdiff.conversion.completeness import (
     checked_against_config,
     has_predictions,
@@ -62,6 +65,8 @@ class Target:
     last_layers: int | None = None  # of the last one
     moe_grouped_gemm: bool = False  # name the experts as TEGroupedMLP does
     undo: tuple[Remap, ...] = ()  # faults to undo, the last first
+    version: Version = DEFAULT  # of the program that is to load a Megatron checkpoint
+    accept: bool = False  # what that program cannot compute is known
     allow_unmapped: bool = False  # leave out tensors without a rule
     allow_incomplete: bool = False  # write what is there of what the config promises
     overwrite: bool = False
@@ -79,6 +84,7 @@ class Conversion:
     notes: tuple[str, ...]  # for the user, before the conversion starts
     left: tuple[str, ...]  # names that are left out: no rule knows them
     like: Assembled | None = None  # the folder that lends config, tokenizer and names
+    cannot: tuple[str, ...] = ()  # what the target program cannot compute, a clause each
 
     @property
     def nbytes(self) -> int:
@@ -106,12 +112,13 @@ def plan_conversion(
     if source.wrapping is not None:
         notes.append(f"{source.wrapping.words}: {source.wrapping.written}")
     source = _with_vocabulary(source, notes)
+    cannot: list[str] = []
     source = settled_head(source, to_huggingface=target.to == "hf", notes=notes)
     side = _with_dtype(source, target.dtype)
     if target.to == "hf":
         files, texts = _to_huggingface(side, target, like, notes)
     else:
-        files, texts, more = _to_megatron(side, target, notes)
+        files, texts, more = _to_megatron(side, target, notes, cannot)
         left = (*left, *more)
     kept = {name: tensor for name, tensor in source.tensors.items() if name not in left}
     if left and not target.allow_unmapped:
@@ -127,7 +134,7 @@ def plan_conversion(
         notes.append(f"{len(source.derived)} buffers that follow from the config are left out")
     source = replace(source, tensors=kept, unmapped=())
     left = (*adapter, *left, *uncut)
-    return Conversion(source, target, out, files, texts, tuple(notes), left, like)
+    return Conversion(source, target, out, files, texts, tuple(notes), left, like, tuple(cannot))
 
 
 def _check_out(out: Path, source: Assembled, target: Target) -> None:
@@ -263,10 +270,11 @@ def _to_huggingface(
         ordered = sorted(held, key=lambda t: -ITEMSIZE.get(t.recipe.dtype, 1))
         layout = lay_out((t.name, t.recipe.dtype, t.shape) for t in ordered)
         outputs.append(OutputFile(file, layout, tuple(t.recipe for t in ordered)))
-    config, assumed = huggingface_config(like or side, dtype=_main_dtype(side))
+    restated = huggingface_config(like or side, dtype=_main_dtype(side))
+    config = restated.settings
     if like is not None:
         notes.append(f"config.json as in {like.checkpoint.root}")
-    notes += assumed
+    notes += [*restated.notes, *restated.cannot]
     texts = _copied_texts(pattern, notes)
     if len(files) > 1:
         texts.append((INDEX, index_text(files)))
@@ -294,9 +302,12 @@ def _copied_texts(pattern: Assembled | None, notes: list[str]) -> list[tuple[str
 
 
 def _to_megatron(
-    side: Assembled, target: Target, notes: list[str]
+    side: Assembled, target: Target, notes: list[str], cannot: list[str]
 ) -> tuple[tuple[OutputFile, ...], tuple[tuple[str, bytes], ...], tuple[str, ...]]:
-    """Return the files, the texts and the names left out of a Megatron checkpoint."""
+    """Return the files, the texts and the names left out of a Megatron checkpoint.
+
+    Adds to `notes`, and to `cannot` what the program that it is for cannot compute.
+    """
     assert side.architecture is not None
     check_storable(side)
     if side.config is None:
@@ -324,7 +335,7 @@ def _to_megatron(
     config = replace(side.config, vocab_size=rows, padded_vocab_size=padded)
     stages = stages_of(config.num_layers, target)
     first, last = uneven_ends(stages)
-    args, assumed = megatron_args(
+    restated = megatron_args(
         side,
         size,
         names=names,
@@ -335,8 +346,11 @@ def _to_megatron(
         grouped_experts=target.moe_grouped_gemm,
         first_layers=first,
         last_layers=last,
+        version=target.version,
     )
-    notes += assumed
+    args = restated.settings
+    notes += restated.notes
+    cannot += restated.cannot
     if getattr(args, "mtp_num_layers", None) and not has_predictions(side):
         args.mtp_num_layers = None
         notes.append("the config counts prediction layers, the files hold none: args count none")

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 from ckptdiff.arch.qwen3_next import QWEN3_NEXT
 from ckptdiff.assembly.recipe import Assembly, Piece
 from ckptdiff.checkpoint import Rank, TensorRef, contiguous
-from ckptdiff.config import translate as restate
+from ckptdiff.config import megatron_args as restate
 from ckptdiff.config.model import from_huggingface
 from ckptdiff.conversion import torch_dist_files as distributed
 from ckptdiff.errors import BadArgument
@@ -36,6 +36,7 @@ from tests.support.pairs import compare
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ckptdiff.config.restating import Restated
     from tests.support.oracle_client import Oracle
 
 pytestmark = pytest.mark.mostly_slow(one_in=3)
@@ -163,10 +164,10 @@ def test_layers_that_args_tell_apart_are_not_stacked(
     weights = make_hf(tmp_path / "hf", "mixtral")
     real = restate.megatron_args
 
-    def told(*arguments: Any, **rest: Any) -> tuple[Namespace, Any]:
-        args, assumed = real(*arguments, **rest)
-        args.moe_layer_freq = [1, 1]
-        return args, assumed
+    def told(*arguments: Any, **rest: Any) -> Restated[Namespace]:
+        restated = real(*arguments, **rest)
+        restated.settings.moe_layer_freq = [1, 1]
+        return restated
 
     monkeypatch.setattr("ckptdiff.conversion.plan.megatron_args", told)
     converted(tmp_path / "hf", tmp_path / "out", "torch_dist")

@@ -9,7 +9,8 @@ from ckptdiff.arch import ARCHITECTURES, find_architecture
 from ckptdiff.assembly.recipe import Assembled, Assembly
 from ckptdiff.checkpoint import Checkpoint, Parallelism
 from ckptdiff.config import model as configs
-from ckptdiff.config.translate import huggingface_config, megatron_args
+from ckptdiff.config.huggingface_config import huggingface_config
+from ckptdiff.config.megatron_args import megatron_args
 from tests.support.families import MODELS, SIZES
 
 if TYPE_CHECKING:
@@ -84,8 +85,13 @@ def to_args(
         "padded_vocab_size": source.config.vocab_size if source.config else 0,
         **given,
     }
-    args, notes = megatron_args(source, parallelism or Parallelism(), **wanted)
-    return vars(args), notes
+    restated = megatron_args(source, parallelism or Parallelism(), **wanted)
+    return vars(restated.settings), restated.notes + restated.cannot
+
+
+def to_config(source: Assembled, dtype: str = "BF16") -> tuple[dict[str, Any], list[str]]:
+    restated = huggingface_config(source, dtype=dtype)
+    return restated.settings, restated.notes + restated.cannot
 
 
 def there_and_back(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -93,7 +99,7 @@ def there_and_back(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     source = hf_side(config)
     args, notes = to_args(source)
     assert source.architecture is not None
-    back, more = huggingface_config(megatron_side(args, source.architecture), dtype="BF16")
+    back, more = to_config(megatron_side(args, source.architecture))
     return back, notes + more
 
 

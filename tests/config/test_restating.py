@@ -11,7 +11,8 @@ import pytest
 from ckptdiff.assembly.assemble import assemble, assemble_pair
 from ckptdiff.checkpoint import Parallelism
 from ckptdiff.config.compare import compare_configs
-from ckptdiff.config.translate import flags_to_give, huggingface_config, token_rows
+from ckptdiff.config.launch import flags_to_give
+from ckptdiff.config.restating import token_rows
 from ckptdiff.errors import UnknownConfig
 from ckptdiff.formats import open_checkpoint
 from tests.config.test_compare import ARGS, DEEPSEEK, FAMILIES, LLAMA, MIXTRAL
@@ -25,6 +26,7 @@ from tests.support.restated import (
     there_and_back,
     tiny_config,
     to_args,
+    to_config,
     without_effect,
 )
 
@@ -238,7 +240,7 @@ def test_without_any_size_of_the_vocabulary_there_is_an_error() -> None:
 
 def test_what_args_do_not_say_is_noted() -> None:
     silent = {k: v for k, v in ARGS.items() if k not in ("norm_epsilon", "rotary_base")}
-    config, notes = huggingface_config(megatron_side(silent, family_of("llama")), dtype="BF16")
+    config, notes = to_config(megatron_side(silent, family_of("llama")))
     assert config["rms_norm_eps"] == 1e-5
     assert any("RoPE base 10000" in note and "Norm epsilon 1e-05" in note for note in notes)
     assert "bos_token_id" not in config
@@ -248,12 +250,12 @@ def test_what_args_do_not_say_is_noted() -> None:
 @pytest.mark.parametrize(("name", "word"), [("torch_dtype", "BF16"), ("dtype", "BF16")])
 def test_a_hugging_face_source_keeps_its_config_but_for_the_dtype(name: str, word: str) -> None:
     config = {**LLAMA, name: "float32", "text_config": {"torch_dtype": "float32"}, "odd": [1]}
-    found, notes = huggingface_config(hf_side(config), dtype=word)
+    found, notes = to_config(hf_side(config), word)
     assert found == {**config, name: "bfloat16", "text_config": {"torch_dtype": "bfloat16"}}
     assert config[name] == "float32"
     assert notes == []
     packed = {**config, "quantization_config": {"quant_method": "fp8"}}
-    found, notes = huggingface_config(hf_side(packed), dtype=word)
+    found, notes = to_config(hf_side(packed), word)
     assert "quantization_config" not in found
     assert len(notes) == 1
 
@@ -280,7 +282,7 @@ def test_metas_params_become_args_and_config_json(
 
     original = config_of(tiny_hf())
     source = assemble(open_checkpoint(make_meta(tmp_path / "meta", tiny_weights(), original)))
-    config, notes = huggingface_config(source, dtype="BF16")
+    config, notes = to_config(source)
     assert lost_on_the_way(original, config) == {
         "max_position_embeddings": (original["max_position_embeddings"], None)
     }
@@ -301,12 +303,12 @@ def test_metas_scaling_without_a_factor_is_assumed_and_said(
     params = {**json.loads(file.read_text()), "use_scaled_rope": True}
     file.write_text(json.dumps(params))
     source = assemble(open_checkpoint(folder))
-    config, notes = huggingface_config(source, dtype="BF16")
+    config, notes = to_config(source)
     assert config["rope_scaling"]["factor"] == 32  # of a Llama this small
     assert "params.json does not say by what RoPE is scaled; 32 is taken" in notes
     assert to_args(source)[0]["rope_scaling_factor"] == 32
     file.write_text(json.dumps({**params, "rope_scaling_factor": 16, "sliding_window": 9}))
-    config, notes = huggingface_config(assemble(open_checkpoint(folder)), dtype="BF16")
+    config, notes = to_config(assemble(open_checkpoint(folder)))
     assert config["rope_scaling"]["factor"] == 16
     assert (config["model_type"], config["sliding_window"]) == ("mistral", 9)
     assert not any("is taken" in note for note in notes)

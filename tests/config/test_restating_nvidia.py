@@ -8,7 +8,6 @@ import pytest
 
 from ckptdiff.assembly.assemble import assemble
 from ckptdiff.config.compare import compare_configs
-from ckptdiff.config.translate import huggingface_config
 from ckptdiff.formats import open_checkpoint
 from tests.config.test_compare import CASES, LOST_BASE, expected
 from tests.support.corpus import from_corpus
@@ -19,6 +18,7 @@ from tests.support.restated import (
     megatron_side,
     there_and_back,
     to_args,
+    to_config,
     without_effect,
 )
 
@@ -144,7 +144,7 @@ def test_config_json_from_nvidias_args_conflicts_only_where_the_args_lie(
 ) -> None:
     source = corpus / case.partition("/")[0] / "hf"
     whole = assemble(open_checkpoint(source))
-    config, notes = huggingface_config(assemble(open_checkpoint(corpus / case)), dtype="BF16")
+    config, notes = to_config(assemble(open_checkpoint(corpus / case)))
     lines = compare_configs(whole, hf_side(config, whole.tensors))
     found = {line.meaning for line in lines if line.status in ("conflict", "unknown")}
     lost = expected(case)

@@ -1,0 +1,85 @@
+"""A model's settings as a config.json."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.config.quantisation import without_quantisation
+from ckptdiff.config.restating import Restated, read_otherwise, readable, settings_of, token_rows
+from ckptdiff.config.unstated import left_out
+from ckptdiff.dtypes import DTYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptdiff.assembly.recipe import Assembled
+
+CONVERTER_BASE = 10000  # the rotary_base that NVIDIA's converter writes
+
+
+def huggingface_config(source: Assembled, *, dtype: str) -> Restated[dict[str, Any]]:
+    """Return the config.json of this model.
+
+    A Hugging Face source keeps its own, but for the dtype. Token ids are not in Megatron's args
+    and are left out. `dtype` is a stored dtype such as BF16. Raises UnknownConfig if the family or
+    a size is not known.
+    """
+    word = DTYPES[dtype].torch
+    if source.checkpoint.convention == "hf":
+        own, left = without_quantisation(source.checkpoint.config or {})
+        said = [f"{key} is left out: the weights are plain numbers" for key in left]
+        return Restated(_with_dtype(own, word), said, [])
+    notes: list[str] = []
+    cannot: list[str] = []
+    side = readable(source, notes)
+    rows, assumed = token_rows(source)
+    notes += assumed
+    if side.kind == "hf":  # params.json, in other words already
+        kept = {key: value for key, value in side.fields.items() if value is not None}
+        notes.append(
+            "params.json does not say: max_position_embeddings, bos_token_id, eos_token_id"
+        )
+        return Restated({**kept, "vocab_size": rows, "torch_dtype": word}, notes, [])
+    family = source.architecture
+    assert family is not None
+    config: dict[str, Any] = {
+        "architectures": [family.architectures[0]],
+        "model_type": family.model_types[0],
+        **dict(settings_of(side, "hf", notes, cannot)),
+        "vocab_size": rows,
+        "torch_dtype": word,
+    }
+    written = family.written_class
+    if written is not None and written.fits(config):
+        config |= {"architectures": [written.architecture], "model_type": written.model_type}
+    written_side = replace(side, kind="hf", fields=config, yaml=None, spelled={})
+    notes += left_out(side, written_side)
+    read_otherwise(side, written_side, notes, cannot)
+    args = "Megatron's args name no family" if side.yaml is None else f"{side.yaml} names no family"
+    notes.append(
+        f"{args}; by its tensors it is {family.name}. Token ids are not in there: bos_token_id and "
+        "eos_token_id are left out"
+    )
+    notes += family.peculiarities
+    if side.get("rotary_base") == CONVERTER_BASE:
+        notes.append(
+            f"rotary_base is {CONVERTER_BASE}, which NVIDIA's converter writes whatever the model "
+            "has: see that rope_theta is right"
+        )
+    return Restated(config, notes, cannot)
+
+
+def _with_dtype(config: Mapping[str, Any], word: str) -> dict[str, Any]:
+    """Return a config.json with this dtype, in the configs inside it as well."""
+    changed = {
+        key: _with_dtype(value, word) if key.endswith("_config") and isinstance(value, dict)
+        and _has_dtype(value) else value
+        for key, value in config.items()
+    }  # fmt: skip
+    spelled = "dtype" if "dtype" in config else "torch_dtype"
+    return {**changed, spelled: word}
+
+
+def _has_dtype(config: Mapping[str, Any]) -> bool:
+    return "dtype" in config or "torch_dtype" in config

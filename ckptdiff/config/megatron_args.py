@@ -1,0 +1,172 @@
+"""A model's settings as Megatron's args."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from ckptdiff.config.launch import flags_to_give
+from ckptdiff.config.programs import DEFAULT, PROGRAMS
+from ckptdiff.config.restating import Restated, read_otherwise, readable, settings_of, token_rows
+from ckptdiff.config.unstated import left_out, shown_by_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.checkpoint import Parallelism
+    from ckptdiff.config.fields import ConfigSide
+    from ckptdiff.config.programs import Version
+
+Names = Literal["mcore", "te", "legacy"]
+SEQ_LENGTH = 4096  # as NVIDIA's converter sets it; a training run gives its own
+# Args of the run that wrote a checkpoint, paths and sizes, which a copy elsewhere must not have.
+RUN_ONLY = (
+    *("load", "save", "iteration", "world_size", "data_parallel_size", "rank", "local_rank"),
+    *("params_dtype", "account_for_embedding_in_pipeline_split"),
+    "account_for_loss_in_pipeline_split",
+)
+# How the reader, which loads no class, spells an object that is no plain value.
+_OBJECT = re.compile(
+    r"(torch|megatron)\.[\w.]+$|[A-Za-z_][\w.]*\.\w+\(.*\)$|\w+ of \d+$|\d+ bytes$"
+)
+
+
+def megatron_args(
+    source: Assembled,
+    parallelism: Parallelism,
+    *,
+    names: Names,
+    dtype: str,
+    ckpt_format: Literal["torch", "torch_dist"],
+    padded_vocab_size: int,
+    make_vocab_size_divisible_by: int = 128,
+    grouped_experts: bool = False,
+    first_layers: int | None = None,
+    last_layers: int | None = None,
+    layout: str | None = None,
+    version: Version = DEFAULT,
+) -> Restated[argparse.Namespace]:
+    """Return the args of a Megatron checkpoint of this model, for the program of that version.
+
+    Only plain values: no class of Megatron's or torch's is needed to write or to read them. A
+    Megatron source keeps its own. `dtype` is a stored dtype such as BF16. Raises UnknownConfig if
+    the source has no family, no sizes or no config.
+    """
+    notes: list[str] = []
+    cannot: list[str] = []
+    side = readable(source, notes)
+    rows, assumed = token_rows(source)
+    notes += assumed
+    if side.kind == "megatron":
+        settings = {n: v for n, v in side.fields.items() if n not in RUN_ONLY and _is_plain(v)}
+        settings = {name: _with_tuple(name, value) for name, value in settings.items()}
+        if source.checkpoint.config_file is not None:  # YAML has no args of Megatron-LM's own
+            shown = dict(shown_by_tensors(side, notes))
+            settings = _args_beside_fields(source, side) | shown | settings
+    else:
+        settings = _args_beside_fields(source, side) | dict(
+            settings_of(side, "megatron", notes, cannot)
+        )
+        settings |= {"vocab_size": rows, "tokenizer_type": None, "tokenizer_model": None}
+        longest = settings.get("max_position_embeddings") or SEQ_LENGTH
+        settings["seq_length"] = min(SEQ_LENGTH, longest)
+        settings.setdefault("max_position_embeddings", longest)
+    settings |= {
+        "padded_vocab_size": padded_vocab_size,
+        "make_vocab_size_divisible_by": make_vocab_size_divisible_by,
+        "bf16": dtype == "BF16",
+        "fp16": dtype == "F16",
+        "ckpt_format": ckpt_format,
+        "use_dist_ckpt": ckpt_format == "torch_dist",
+        "transformer_impl": "transformer_engine" if names == "te" else "local",
+        "use_legacy_models": names == "legacy",
+        "moe_grouped_gemm": grouped_experts,
+        "no_save_optim": True,
+        "no_save_rng": True,
+        **_parallel_args(parallelism, settings, first_layers, last_layers, layout),
+    }
+    if side.kind == "hf":
+        written = replace(side, kind="megatron", fields=settings)
+        read_otherwise(side, written, notes, cannot)
+        cannot += source.architecture.peculiarities if source.architecture is not None else ()
+    else:
+        notes += left_out(side, replace(side, fields=settings, yaml=None))
+    given_flags = flags_to_give(settings)
+    if given_flags:
+        notes.append(
+            f"{PROGRAMS[version]}'s --use-checkpoint-args does not take over everything from args; "
+            f"give with it: {given_flags}"
+        )
+    return Restated(argparse.Namespace(**settings), notes, cannot)
+
+
+def _args_beside_fields(source: Assembled, side: ConfigSide) -> dict[str, Any]:
+    """Return the args that Megatron requires and that no field of the table gives."""
+    assert source.config is not None
+    sizes = source.config
+    attention = side.get("attention_dropout") or side.get("attn_pdrop") or 0.0
+    return {
+        "encoder_num_layers": sizes.num_layers,
+        "ffn_hidden_size": sizes.ffn_hidden_size,
+        "kv_channels": sizes.v_head_dim or sizes.kv_channels,
+        "num_query_groups": 1,  # Megatron's default; it counts beside group_query_attention
+        "add_position_embedding": True,
+        "use_rotary_position_embeddings": False,
+        "attention_dropout": attention,
+        "hidden_dropout": side.get("resid_pdrop") or side.get("hidden_dropout") or 0.0,
+        "attention_softmax_in_fp32": False,
+        "apply_query_key_layer_scaling": False,
+        "consumed_train_samples": 0,
+        "consumed_valid_samples": 0,
+        "data_parallel_random_init": False,
+    }
+
+
+def _parallel_args(
+    parallelism: Parallelism,
+    settings: Mapping[str, Any],
+    first: int | None,
+    last: int | None,
+    layout: str | None,
+) -> dict[str, Any]:
+    """Return the args that describe how the model is split over ranks and stages."""
+    tp, pp, vpp = parallelism.tp, parallelism.pp, parallelism.vpp
+    chunk, rest = divmod(settings["num_layers"], pp * vpp)
+    even = rest == 0 and first is None and last is None and layout is None
+    interleaved = vpp > 1
+    return {
+        "tensor_model_parallel_size": tp,
+        "pipeline_model_parallel_size": pp,
+        "transformer_pipeline_model_parallel_size": pp,
+        "virtual_pipeline_model_parallel_size": vpp if interleaved else None,
+        # Megatron derives the number of chunks anew, from one of these or from the layout.
+        "num_layers_per_virtual_pipeline_stage": chunk if interleaved and even else None,
+        "num_virtual_stages_per_pipeline_rank": (
+            vpp if interleaved and not even and layout is None else None
+        ),
+        "expert_model_parallel_size": parallelism.ep,
+        "expert_tensor_parallel_size": parallelism.etp,
+        "context_parallel_size": 1,
+        # Megatron trains experts beside tensor parallelism in no other way.
+        "sequence_parallel": bool(settings.get("num_experts")) and tp > 1,
+        "decoder_first_pipeline_num_layers": first,
+        "decoder_last_pipeline_num_layers": last,
+        "pipeline_model_parallel_layout": layout,
+        "account_for_embedding_in_pipeline_split": False,
+        "account_for_loss_in_pipeline_split": False,
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value of args was a plain one in the file, and not an object."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return not (isinstance(value, str) and _OBJECT.match(value))
+
+
+def _with_tuple(name: str, value: Any) -> Any:
+    """Return a pair as a tuple, as Megatron has it: our reader makes lists of tuples."""
+    return tuple(value) if name == "window_size" and isinstance(value, list) else value
