@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from math import prod
+from math import gcd, lcm, prod
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.dtypes import ITEMSIZE
@@ -102,15 +102,41 @@ class Parallelism:
     ep: int = 1
     etp: int = 1
 
-    def ranks(self) -> list[Rank]:
-        """Return the ranks that write a file.
+    # Of a stage, process r has tensor index r % TP, expert tensor index r % ETP and expert index
+    # (r // ETP) % EP (RankGenerator of megatron.core.parallel_state, whose order begins with tp, cp,
+    # ep). A file is named after the tensor and the expert index, and each process loads its own.
 
-        With expert tensor parallel size ETP, process r writes tp = r % TP and ep = (r // ETP) % EP.
-        So where ETP is smaller than TP, not every pair of tp and ep has a file.
-        """
-        processes = range(max(self.tp, self.etp * self.ep))
-        pairs = sorted({(r % self.tp, (r // self.etp) % self.ep) for r in processes})
-        return [Rank(tp, pp, ep) for tp, ep in pairs for pp in range(self.pp)]
+    @property
+    def processes(self) -> int:
+        """The processes of a stage after which the pairs of indices repeat, at any CP."""
+        return lcm(self.tp, self.etp * self.ep)
+
+    def ranks(self) -> list[Rank]:
+        """Return the ranks that a process loads a file of. Not every tp and ep need have one."""
+        pairs = ((tp, ep) for tp in range(self.tp) for ep in range(self.ep))
+        kept = [(tp, ep) for tp, ep in pairs if (tp - self.etp * ep) % self._common < self.etp]
+        return [Rank(tp, pp, ep) for tp, ep in kept for pp in range(self.pp)]
+
+    def ranks_of_first(self, processes: int) -> set[Rank]:
+        """Return the ranks of the first processes of each stage."""
+        few = range(min(processes, self.processes))
+        pairs = {(r % self.tp, (r // self.etp) % self.ep) for r in few}
+        return {Rank(tp, pp, ep) for tp, ep in pairs for pp in range(self.pp)}
+
+    def expert_slice(self, rank: Rank) -> int:
+        """Return the expert tensor index of a rank's process: of the first, if it has several."""
+        processes = range(rank.tp, self.processes, self.tp)
+        found = (r for r in processes if (r // self.etp) % self.ep == rank.ep)
+        return next(found, rank.tp) % self.etp
+
+    @property
+    def shares_files(self) -> bool:
+        """Whether processes with other slices of the same experts have one file between them."""
+        return self.etp > self._common
+
+    @property
+    def _common(self) -> int:
+        return gcd(self.tp, self.etp * self.ep)
 
 
 @dataclass(frozen=True, slots=True)

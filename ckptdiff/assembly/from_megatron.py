@@ -197,6 +197,7 @@ def _collect(
     per_rank = experts_per_rank(named)
     for shard, names in named:
         rank = shard.rank
+        expert_slice = checkpoint.parallelism.expert_slice(rank)
         offset = offsets[rank.pp, shard.chunk]
         for (key, indices), ref in names:
             mapping = architecture.rule_for(key)
@@ -214,9 +215,9 @@ def _collect(
             shard_rank = rank.tp
             if mapping.of_experts:
                 # A rank numbers its experts from 0. Where experts are split over fewer ranks than
-                # the rest (ETP < TP), several ranks hold the same shard.
+                # the rest (ETP < TP), several ranks can hold the same shard.
                 numbers[-1] += rank.ep * per_rank
-                shard_rank = rank.tp % checkpoint.parallelism.etp
+                shard_rank = expert_slice
             shards = collected.setdefault((mapping, tuple(numbers)), {})
             shards.setdefault(shard_rank, []).append(Copy(ref, rank))
     return collected, unmapped, list(derived.values())

@@ -39,7 +39,7 @@ SHARED_ARGS = (
     "expert_tensor_parallel_size", "virtual_pipeline_model_parallel_size", "num_layers",
     "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups",
     "group_query_attention", "kv_channels", "num_experts", "padded_vocab_size",
-    "untie_embeddings_and_output_weights",
+    "untie_embeddings_and_output_weights", "context_parallel_size",
 )  # fmt: skip
 
 
@@ -82,7 +82,8 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     if root.is_file():
         notes = (f"one rank's file of TP {parallelism.tp} PP {parallelism.pp}",)
     else:
-        _check_complete(by_rank, parallelism, root)
+        cp = first.args.get("context_parallel_size")
+        notes = _check_complete(by_rank, parallelism, root, cp if type(cp) is int else 1)
     return Checkpoint(
         root=root,
         format=NAME,
@@ -308,17 +309,28 @@ def _check_same_save(ranks: list[RankFile]) -> None:
             )
 
 
-def _check_complete(by_rank: Mapping[Rank, RankFile], size: Parallelism, root: Path) -> None:
-    """Raise MissingShard if a rank of the args' sizes is missing, MixedShards if one is extra."""
-    processes = max(size.tp, size.etp * size.ep)
-    if processes * size.pp > MAX_RANKS:
+def _check_complete(
+    by_rank: Mapping[Rank, RankFile], size: Parallelism, root: Path, cp: int
+) -> tuple[str, ...]:
+    """Return notes; raise MissingShard if a rank of the args' sizes is missing.
+
+    Raises MixedShards if there is one more. `cp` is the context parallel size.
+    """
+    if size.processes * size.pp > MAX_RANKS:
         raise MissingShard(
             f"{root}: the args say TP {size.tp} PP {size.pp} EP {size.ep}, more ranks than there "
             f"can be; found {len(by_rank)}: {_listed(sorted(by_rank))}"
         )
     wanted = set(size.ranks())
     sizes = f"TP {size.tp} PP {size.pp}" + (f" EP {size.ep}" if size.ep > 1 else "")
+    if size.ep > 1 and size.etp != size.tp:
+        sizes += f" ETP {size.etp}"
     missing = sorted(wanted - by_rank.keys())
+    if missing and by_rank.keys() in saved_sets(size, cp):
+        return (
+            f"{len(by_rank)} of the {len(wanted)} rank files of {sizes}: all that Megatron saves "
+            "there, with every weight, but it cannot load them again: the others are missing",
+        )
     if missing:
         stages = sorted({rank.pp for rank in missing} - {rank.pp for rank in by_rank})
         what = (
@@ -337,6 +349,18 @@ def _check_complete(by_rank: Mapping[Rank, RankFile], size: Parallelism, root: P
             f"{root}: the args say {sizes}, and there is also {_listed(strays)}; "
             "remove what is left of another save"
         )
+    return ()
+
+
+def saved_sets(size: Parallelism, cp: int) -> list[set[Rank]]:
+    """Return the sets of ranks, less than all, that Megatron can have saved, with every weight.
+
+    Up to 0.16 the first ETP x EP processes of a stage save (expert data parallel rank 0), since
+    0.19 the first TP x CP too (data parallel rank 0): save_checkpoint of megatron.training.
+    """
+    experts = size.etp * size.ep
+    sets = [size.ranks_of_first(n) for n in (experts, max(experts, size.tp * cp))]
+    return [ranks for ranks in sets if {rank.tp for rank in ranks} == set(range(size.tp))]
 
 
 def describe_rank(rank: Rank) -> str:

@@ -153,25 +153,25 @@ def megatron(checkpoint: Checkpoint, model: Model) -> Holdings:
     """Return the tensors of each tensor parallel rank, by layer of the whole model.
 
     Experts are numbered over the whole layer: those of a file follow those of lower expert parallel
-    ranks. An expert's slice is held by tensor parallel rank modulo expert tensor parallel size.
+    ranks. A rank's slice of an expert is that of its expert tensor index.
     Layers are in the order of virtual chunks, then of pipeline stages, then as in the file.
     Raises MissingShard if a layer has no tensor.
     """
     tp = len({shard.rank.tp for shard in checkpoint.shards})
-    etp = min(tp, checkpoint.parallelism.etp)
     experts = max((one.routing.experts for one in model.layers if one.routing), default=0)
     local_experts = experts // len({shard.rank.ep for shard in checkpoint.shards})
     stages: dict[tuple[int, int], dict[int, dict[int, Tensors]]] = {}
     outside: dict[tuple[int, int], list[Tensors]] = {}
     for shard in sorted(checkpoint.shards, key=lambda s: (s.chunk, s.rank.pp, s.rank.ep)):
         stage = shard.chunk, shard.rank.pp
+        expert_slice = checkpoint.parallelism.expert_slice(shard.rank)
         layers = stages.setdefault(stage, {rank: defaultdict(dict) for rank in range(tp)})
         rests = outside.setdefault(stage, [{} for _ in range(tp)])
         for name, held in _tensors_of(checkpoint, shard):
             if found := _MEGATRON_LAYER.match(name):
                 number, inside = int(found[1]), _local_name(found[2], _LOCAL_NAMES)
                 if one := _LOCAL_EXPERT.match(inside):
-                    tensors = layers[shard.rank.tp % etp][number]
+                    tensors = layers[expert_slice][number]
                     for expert, part, weight in _experts(one, held, local_experts):
                         place = (
                             f"mlp.experts.{shard.rank.ep * local_experts + expert}.{part}.weight"

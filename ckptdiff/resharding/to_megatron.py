@@ -105,6 +105,7 @@ class _Placement:
         slices: Iterable[RankSlice],
     ) -> None:
         self.parallelism = parallelism
+        self.expert_slices = {rank: parallelism.expert_slice(rank) for rank in parallelism.ranks()}
         self.experts_per_rank = num_experts // parallelism.ep
         if num_experts % parallelism.ep:
             raise UnsupportedLayout(f"{num_experts} experts cannot be cut for EP {parallelism.ep}")
@@ -118,7 +119,7 @@ class _Placement:
 
     def rank_chunks(self) -> Iterator[tuple[Rank, int]]:
         """Yield every rank with every virtual chunk."""
-        for rank in self.parallelism.ranks():
+        for rank in self.expert_slices:
             for chunk in range(self.parallelism.vpp):
                 yield rank, chunk
 
@@ -139,8 +140,8 @@ class _Placement:
             owner, expert = divmod(indices[-1], self.experts_per_rank)
             indices = (*indices[:-1], expert)
         name = fill_name(rank_slice.rule.megatron, indices)
-        for rank in size.ranks():
-            split_rank = rank.tp if owner is None else rank.tp % size.etp
+        for rank in self.expert_slices:
+            split_rank = rank.tp if owner is None else self.expert_slices[rank]
             if split_rank == rank_slice.rank and owner in (None, rank.ep):
                 for stage, chunk in homes:
                     if stage == rank.pp:

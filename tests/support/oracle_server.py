@@ -29,6 +29,7 @@ MODULES = (
 )
 OURS = (
     "oracle_families",
+    "oracle_grids",
     "oracle_logits",
     "oracle_megatron",
     "oracle_rank_files",
