@@ -355,7 +355,7 @@ def _check_complete(
 def saved_sets(size: Parallelism, cp: int) -> list[set[Rank]]:
     """Return the sets of ranks, less than all, that Megatron can have saved, with every weight.
 
-    Up to 0.16 the first ETP x EP processes of a stage save (expert data parallel rank 0), since
+    Up to 0.18 the first ETP x EP processes of a stage save (expert data parallel rank 0), since
     0.19 the first TP x CP too (data parallel rank 0): save_checkpoint of megatron.training.
     """
     experts = size.etp * size.ep
