@@ -103,8 +103,8 @@ class Parallelism:
     etp: int = 1
 
     # Of a stage, process r has tensor index r % TP, expert tensor index r % ETP and expert index
-    # (r // ETP) % EP (RankGenerator of megatron.core.parallel_state, whose order begins with tp, cp,
-    # ep). A file is named after the tensor and the expert index, and each process loads its own.
+    # (r // ETP) % EP: RankGenerator of megatron.core.parallel_state, whose order begins with tp, cp
+    # and ep. A file is named after the tensor and the expert index; each process loads its own.
 
     @property
     def processes(self) -> int:

@@ -17,6 +17,7 @@ from ckptdiff.conversion.completeness import (
     has_predictions,
     rows_of_vocabulary,
 )
+from ckptdiff.conversion.megatron_limits import Planned, check_limits
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.conversion.stages import stages_of, uneven_ends
 from ckptdiff.conversion.storable import check_storable
@@ -318,13 +319,17 @@ def _to_megatron(
         raise BadArgument("Megatron's legacy model has no torch_dist checkpoints")
     if target.moe_grouped_gemm and names != "te":
         raise BadArgument("grouped experts have Transformer Engine's names: choose the names te")
-    if side.config.num_experts == 0 and size.ep > 1:
-        raise BadArgument(f"EP {size.ep}: the model has no routed experts")
-    if size.etp > size.tp and target.to == "megatron":
-        raise UnsupportedLayout(
-            f"expert tensor parallel size {size.etp} is above TP {size.tp}: two ranks would share "
-            "a file of Megatron's torch format; choose torch_dist"
-        )
+    planned = Planned(
+        size,
+        target.version,
+        names,
+        side.config.num_layers,
+        is_hybrid=side.config.mamba_num_heads > 0,
+        first=target.first_layers,
+        last=target.last_layers,
+        has_rank_files=target.to == "megatron",
+    )
+    check_limits(planned)  # on the layers of stages, which the args are made of
     rows = rows_of_vocabulary(side)
     block = target.vocab_divisible_by * size.tp
     padded = -(-rows // block) * block
@@ -354,6 +359,7 @@ def _to_megatron(
     if getattr(args, "mtp_num_layers", None) and not has_predictions(side):
         args.mtp_num_layers = None
         notes.append("the config counts prediction layers, the files hold none: args count none")
+    check_limits(replace(planned, settings=vars(args)))
     saved = side.checkpoint.iteration
     iteration = 1 if saved is None or side.checkpoint.convention == "hf" else saved
     texts: tuple[tuple[str, bytes], ...] = ()

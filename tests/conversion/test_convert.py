@@ -87,9 +87,9 @@ def test_uneven_stages(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"tp": 3}, r"cannot be cut evenly for TP 3"),
-        ({"pp": 4}, r"2 layers cannot be cut into 4 stages"),
-        ({"pp": 2, "vpp": 2}, r"2 layers cannot be cut into 2 stages of 2 chunks"),
+        ({"tp": 3}, r"TP 3: 4 attention heads are not divisible by it.*; TP 1, 2 or 4 would do$"),
+        ({"pp": 4}, r"PP 4: there are only 2 layers; PP 1 or 2 would do$"),
+        ({"pp": 2, "vpp": 2}, r"VPP 2: 2 layers are not divisible by 2 stages of 2 chunks; VPP 1"),
         ({"pp": 2, "first_layers": 5}, r"5 on the first"),
         ({"moe_grouped_gemm": True}, r"choose the names te"),
     ],

@@ -49,7 +49,7 @@ def test_every_grid_has_the_files_of_its_processes(oracle: Oracle, most: dict[st
         sizes = each["sizes"]
         size = Parallelism(tp=sizes["tp"], pp=sizes["pp"], ep=sizes["ep"], etp=sizes["etp"])
         loaded = files_of(each["loaded"])
-        assert (len(size.ranks()), set(size.ranks())) == (len(loaded), loaded.keys()), sizes
+        assert sorted(size.ranks()) == sorted(loaded), sizes
         assert size.processes * sizes["pp"] >= len(loaded), sizes
         sparse += len(loaded) < size.tp * size.ep * size.pp
         shared = any(len(slices) > 1 for slices in loaded.values())

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from itertools import product
 from math import lcm
 from typing import Any
 
-from megatron.core.parallel_state import RankGenerator
-
 ORDER = "tp-cp-ep-dp-pp"  # Megatron-LM's own
 
 
-def index_in_group(generator: RankGenerator, token: str) -> dict[int, int]:
+def index_in_group(generator: Any, token: str) -> dict[int, int]:
     """Return each process's index in its group, as `get_*_rank` of parallel_state has it."""
     groups = generator.get_ranks(token)
     return {process: index for group in groups for index, process in enumerate(group)}
@@ -23,13 +22,14 @@ def grid(tp: int, cp: int, ep: int, etp: int, pp: int, replicas: int) -> dict[st
     `saved` is by Megatron-LM 0.14 and 0.16 (expert data parallel rank 0 saves), `saved_since` by
     0.19 (data parallel rank 0 does as well): `save_checkpoint` of megatron/training.
     """
+    generator: Any = import_module("megatron.core.parallel_state").RankGenerator
     world = replicas * pp * lcm(tp * cp, etp * ep)
-    dense = RankGenerator(tp=tp, ep=1, dp=world // (tp * cp * pp), pp=pp, cp=cp, order=ORDER)
-    experts = RankGenerator(tp=etp, ep=ep, dp=world // (etp * ep * pp), pp=pp, cp=1, order=ORDER)
+    dense = generator(tp=tp, ep=1, dp=world // (tp * cp * pp), pp=pp, cp=cp, order=ORDER)
+    experts = generator(tp=etp, ep=ep, dp=world // (etp * ep * pp), pp=pp, cp=1, order=ORDER)
     assert dense.get_ranks("pp") == experts.get_ranks("pp")
     indices = [
-        index_in_group(generator, token)
-        for generator, token in (
+        index_in_group(ranks, token)
+        for ranks, token in (
             (dense, "tp"), (dense, "pp"), (experts, "ep"), (experts, "tp"),
             (dense, "dp"), (experts, "dp"),
         )

@@ -1,0 +1,333 @@
+"""What Megatron refuses of a plan: the parallel sizes that a model cannot have, and which it can.
+
+The source of each row is named by the class or function of megatron-core that raises, or that cuts
+with `divide`; `validate_args` is Megatron-LM's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from ckptdiff.config.programs import PROGRAMS, Version
+from ckptdiff.errors import BadArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ckptdiff.arch.naming import Names
+    from ckptdiff.checkpoint import Parallelism
+
+Size = Literal["tp", "pp", "vpp", "ep", "etp"]
+ALL: frozenset[Version] = frozenset(PROGRAMS)
+SINCE_16 = ALL - {"0.14"}
+_SHOWN = 8  # values that would do
+_MOST = 1024  # a size beyond it is not proposed
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A model, and how it is to be split."""
+
+    size: Parallelism
+    version: Version
+    names: Names
+    num_layers: int
+    is_hybrid: bool = False  # has Mamba layers
+    first: int | None = None  # layers that are asked for on the first stage; None: evenly
+    last: int | None = None  # and on the last one
+    has_rank_files: bool = True  # is written in Megatron's torch format
+    settings: Mapping[str, Any] = field(default_factory=dict)  # args; empty: not known yet
+
+    def count(self, name: str) -> int:
+        """Return an arg that is a number, 0 if it is not set."""
+        value = self.settings.get(name)
+        return value if type(value) is int else 0
+
+    @property
+    def groups(self) -> int:
+        """The query groups: as many as heads unless they are grouped."""
+        grouped = self.settings.get("group_query_attention")
+        return self.count("num_query_groups" if grouped else "num_attention_heads")
+
+    @property
+    def is_latent(self) -> bool:
+        return bool(self.settings.get("multi_latent_attention"))
+
+    @property
+    def middle(self) -> tuple[int, int]:
+        """The layers and the stages between the first and the last that were asked for."""
+        ends = [layers for layers in (self.first, self.last) if layers is not None]
+        return self.num_layers - sum(ends), self.size.pp - len(ends)
+
+    @property
+    def dense_ffn(self) -> int:
+        """The features of MLPs that are no experts; 0 if there are none."""
+        pattern = self.settings.get("hybrid_override_pattern") or self.settings.get(
+            "hybrid_layer_pattern"
+        )
+        frequency = self.settings.get("moe_layer_freq", 1)
+        if pattern:
+            has_dense = "-" in pattern
+        elif not self.count("num_experts"):
+            has_dense = True
+        elif isinstance(frequency, (list, tuple)):
+            has_dense = 0 in frequency
+        else:
+            has_dense = frequency != 1
+        return self.count("ffn_hidden_size") if has_dense else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One thing that a parallel size must fit.
+
+    `unfit` returns what does not fit it, as a clause behind "TP 4: ", or None.
+    """
+
+    size: Size
+    unfit: Callable[[Planned], str | None]
+    versions: frozenset[Version] = ALL
+
+
+def divides(
+    size: Size,
+    count: Callable[[Planned], int],
+    what: str,
+    versions: frozenset[Version] = ALL,
+) -> Limit:
+    """Return the limit that a size divides a number; 0 stands for a model without such a part."""
+
+    def unfit(plan: Planned) -> str | None:
+        number = count(plan)
+        is_divided = number % getattr(plan.size, size) == 0
+        return None if is_divided else f"{what.format(number)} not divisible by it"
+
+    return Limit(size, unfit, versions)
+
+
+def _few_groups(plan: Planned) -> str | None:
+    tp, groups = plan.size.tp, plan.groups
+    if not groups or plan.names == "legacy" or groups % tp == 0 or tp % groups == 0:
+        return None
+    return f"{groups} query groups are neither a multiple nor a divisor of it"
+
+
+def _few_groups_in_legacy(plan: Planned) -> str | None:
+    if plan.names != "legacy" or plan.groups % plan.size.tp == 0:
+        return None
+    return f"{plan.groups} query groups are not divisible by it, as the legacy model needs"
+
+
+def _few_groups_in_14(plan: Planned) -> str | None:
+    tp, groups = plan.size.tp, plan.groups
+    if not groups or plan.names == "legacy" or groups % tp == 0:
+        return None
+    later = ", and 0.16 does not" if tp % groups == 0 else ""
+    return f"{groups} query groups are not divisible by it, as {PROGRAMS['0.14']} needs{later}"
+
+
+def _qkv_rows(plan: Planned) -> int:
+    if plan.is_latent:
+        return 0
+    heads = plan.count("num_attention_heads") + 2 * plan.groups
+    return heads * plan.count("kv_channels")
+
+
+def _local_latent(count: Callable[[Planned], int]) -> Callable[[Planned], int]:
+    """Return a rank of latent attention, which the local layers split and TE's hold whole."""
+    return lambda plan: count(plan) if plan.is_latent and plan.names == "mcore" else 0
+
+
+def _no_experts(plan: Planned) -> str | None:
+    if not plan.settings or plan.count("num_experts") or plan.size.ep == 1:
+        return None
+    return "the model has no routed experts"
+
+
+def _expert_ffn(plan: Planned) -> int:
+    return plan.count("moe_ffn_hidden_size") if plan.count("num_experts") else 0
+
+
+def _biased_experts(plan: Planned) -> str | None:
+    biased = plan.count("num_experts") and plan.settings.get("add_bias_linear")
+    return "experts with biases are not split" if biased and plan.size.etp > 1 else None
+
+
+def _shared_files(plan: Planned) -> str | None:
+    routed = plan.count("num_experts") and plan.has_rank_files
+    if not routed or not plan.size.shares_files:
+        return None
+    size = plan.size
+    return (
+        f"at TP {size.tp} and EP {size.ep}, ranks with other slices of the same experts would "
+        "share a file of Megatron's torch format; torch_dist has no such files"
+    )
+
+
+def _too_few_layers(plan: Planned) -> str | None:
+    ends = plan.first is not None or plan.last is not None
+    if ends or plan.num_layers >= plan.size.pp:
+        return None
+    return f"there are only {plan.num_layers} layers"
+
+
+def _uneven_hybrid(plan: Planned) -> str | None:
+    ends = plan.first is not None or plan.last is not None
+    if not plan.is_hybrid or (not ends and plan.num_layers % plan.size.pp == 0):
+        return None
+    return (
+        f"{plan.num_layers} layers, Mamba layers among them, are not divisible by it, and "
+        f"{PROGRAMS['0.14']} has no uneven stages of those"
+    )
+
+
+def _uneven_middle(plan: Planned) -> str | None:
+    layers, stages = plan.middle
+    if plan.first is None and plan.last is None:
+        return None
+    asked = f"with {plan.first or 0} on the first and {plan.last or 0} on the last stage"
+    if stages < 0 or layers < 0 or (layers and (not stages or layers % stages)):
+        return (
+            f"{plan.num_layers} layers: {asked}, {layers} cannot be cut evenly for the other "
+            f"{stages}"
+        )
+    return None
+
+
+def _empty_middle(plan: Planned) -> str | None:
+    layers, stages = plan.middle
+    if (plan.first is None and plan.last is None) or layers or stages <= 0:
+        return None
+    return f"{plan.num_layers} layers: none is left for {stages} stages in the middle"
+
+
+def _one_stage(plan: Planned) -> str | None:
+    return "needs a PP above 1" if plan.size.vpp > 1 and plan.size.pp == 1 else None
+
+
+def _hybrid_chunks(plan: Planned) -> str | None:
+    if not plan.is_hybrid or plan.size.vpp == 1:
+        return None
+    return "a model with Mamba layers has no virtual stages"
+
+
+def _uneven_chunks(plan: Planned) -> str | None:
+    pp, vpp = plan.size.pp, plan.size.vpp
+    ends = plan.first is not None or plan.last is not None
+    if vpp == 1 or pp == 1 or ends or plan.num_layers % (pp * vpp) == 0:
+        return None
+    return f"{plan.num_layers} layers are not divisible by {pp} stages of {vpp} chunks"
+
+
+LIMITS: tuple[Limit, ...] = (
+    # TransformerConfig.__post_init__
+    divides("tp", lambda p: p.count("num_attention_heads"), "{} attention heads are"),
+    Limit("tp", _few_groups, SINCE_16),
+    Limit("tp", _few_groups_in_14, frozenset({"0.14"})),
+    divides("tp", lambda p: p.count("linear_num_key_heads"), "{} DeltaNet key heads are", SINCE_16),
+    divides(
+        "tp", lambda p: p.count("linear_num_value_heads"), "{} DeltaNet value heads are", SINCE_16
+    ),
+    # ParallelAttention of Megatron-LM's legacy model
+    Limit("tp", _few_groups_in_legacy),
+    # ColumnParallelLinear and RowParallelLinear of SelfAttention, MLP, SharedExpertMLP,
+    # MLASelfAttention by local layers and MultiTokenPredictionLayer; VocabParallelEmbedding
+    divides("tp", _qkv_rows, "{} rows of linear_qkv are"),
+    divides("tp", lambda p: p.dense_ffn, "ffn_hidden_size {} is"),
+    divides(
+        "tp",
+        lambda p: p.count("moe_shared_expert_intermediate_size"),
+        "moe_shared_expert_intermediate_size {} is",
+    ),
+    divides("tp", _local_latent(lambda p: p.count("q_lora_rank")), "q_lora_rank {} is"),
+    divides(
+        "tp",
+        _local_latent(lambda p: p.count("kv_lora_rank") + p.count("qk_pos_emb_head_dim")),
+        "kv_lora_rank + qk_pos_emb_head_dim {} is",
+    ),
+    divides(
+        "tp",
+        lambda p: p.count("hidden_size") if p.count("mtp_num_layers") else 0,
+        "hidden_size {}, with prediction layers, is",
+    ),
+    divides("tp", lambda p: p.count("padded_vocab_size"), "padded_vocab_size {} is"),
+    # MambaMixer
+    divides("tp", lambda p: p.count("mamba_num_heads") * p.is_hybrid, "{} Mamba heads are"),
+    divides("tp", lambda p: p.count("mamba_num_groups") * p.is_hybrid, "{} Mamba groups are"),
+    # validate_args, TransformerConfig.__post_init__, MoELayer
+    Limit("ep", _no_experts),
+    divides("ep", lambda p: p.count("num_experts"), "{} experts are"),
+    # ColumnParallelLinear and RowParallelLinear of the experts
+    divides("etp", _expert_ffn, "moe_ffn_hidden_size {} is"),
+    # TransformerConfig.__post_init__; before, experts have no biases at all
+    Limit("etp", _biased_experts, SINCE_16),
+    # get_checkpoint_name
+    Limit("etp", _shared_files),
+    # get_num_layers_to_build; a remainder goes to the first and the last stage
+    Limit("pp", _too_few_layers),
+    # MambaStack._select_layers_for_pipeline_parallel
+    Limit("pp", _uneven_hybrid, frozenset({"0.14"})),
+    # TransformerConfig.__post_init__
+    Limit("pp", _uneven_middle),
+    Limit("pp", _empty_middle, SINCE_16),
+    # initialize_model_parallel
+    Limit("vpp", _one_stage),
+    # MambaModel, and select_pipeline_segment of HybridModel
+    Limit("vpp", _hybrid_chunks),
+    # validate_args
+    Limit("vpp", _uneven_chunks),
+)
+
+
+def check_limits(plan: Planned) -> None:
+    """Raise BadArgument with all that Megatron refuses of a plan, and the sizes that would do."""
+    sizes: tuple[Size, ...] = ("tp", "pp", "vpp", "ep", "etp")
+    found = []
+    for size in sizes:
+        clauses = list(_clauses(plan, size))
+        if not clauses:
+            continue
+        name, given = size.upper(), getattr(plan.size, size)
+        fitting = _near(list(_fitting(plan, size)), given)
+        would = f"; {name} {_either(fitting)} would do" if fitting else ""
+        found.append(f"{name} {given}: {', and '.join(clauses)}{would}")
+    if found:
+        raise BadArgument(". ".join(found))
+
+
+def _clauses(plan: Planned, size: Size) -> Iterator[str]:
+    """Yield what of a plan does not fit a size."""
+    for limit in LIMITS:
+        if limit.size == size and plan.version in limit.versions:
+            clause = limit.unfit(plan)
+            if clause is not None:
+                yield clause
+
+
+def _fitting(plan: Planned, size: Size) -> Iterator[int]:
+    """Yield the values of a size that fit, the other sizes as they are.
+
+    The expert tensor size follows the tensor size where the two are the same.
+    """
+    most = {
+        "tp": plan.count("num_attention_heads"), "ep": plan.count("num_experts") or 1,
+        "etp": _expert_ffn(plan), "pp": plan.num_layers, "vpp": plan.num_layers,
+    }[size]  # fmt: skip
+    follows = size == "tp" and plan.size.etp == plan.size.tp
+    for value in range(1, min(most, _MOST) + 1):
+        changed = {size: value, **({"etp": value} if follows else {})}
+        tried = replace(plan, size=replace(plan.size, **changed))
+        if not any(_clauses(tried, size)) and not (follows and any(_clauses(tried, "etp"))):
+            yield value
+
+
+def _near(values: list[int], given: int) -> list[int]:
+    """Return the values next to the one given, in order."""
+    nearest = sorted(values, key=lambda value: (abs(value - given), value))[:_SHOWN]
+    return sorted(nearest)
+
+
+def _either(values: list[int]) -> str:
+    *most, last = map(str, values)
+    return f"{', '.join(most)} or {last}" if most else last
