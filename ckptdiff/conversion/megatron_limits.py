@@ -6,19 +6,22 @@ with `divide`; `validate_args` is Megatron-LM's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.config.programs import PROGRAMS, Version
 from ckptdiff.errors import BadArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from ckptdiff.arch.naming import Names
     from ckptdiff.checkpoint import Parallelism
+    from ckptdiff.config.model import ModelConfig
+    from ckptdiff.conversion.plan import Target
 
 Size = Literal["tp", "pp", "vpp", "ep", "etp"]
+SIZES: tuple[Size, ...] = ("tp", "pp", "vpp", "ep", "etp")
 ALL: frozenset[Version] = frozenset(PROGRAMS)
 SINCE_16 = ALL - {"0.14"}
 _SHOWN = 8  # values that would do
@@ -33,11 +36,11 @@ class Planned:
     version: Version
     names: Names
     num_layers: int
+    settings: Mapping[str, Any]  # args
     is_hybrid: bool = False  # has Mamba layers
     first: int | None = None  # layers that are asked for on the first stage; None: evenly
     last: int | None = None  # and on the last one
     has_rank_files: bool = True  # is written in Megatron's torch format
-    settings: Mapping[str, Any] = field(default_factory=dict)  # args; empty: not known yet
 
     def count(self, name: str) -> int:
         """Return an arg that is a number, 0 if it is not set."""
@@ -128,10 +131,11 @@ def _few_groups_in_14(plan: Planned) -> str | None:
 
 
 def _qkv_rows(plan: Planned) -> int:
-    if plan.is_latent:
+    """Return the rows of linear_qkv where heads fit and groups are split, else 0."""
+    heads, tp = plan.count("num_attention_heads"), plan.size.tp
+    if plan.is_latent or heads % tp or plan.groups == 0 or tp % plan.groups:
         return 0
-    heads = plan.count("num_attention_heads") + 2 * plan.groups
-    return heads * plan.count("kv_channels")
+    return (heads + 2 * plan.groups) * plan.count("kv_channels")
 
 
 def _local_latent(count: Callable[[Planned], int]) -> Callable[[Planned], int]:
@@ -140,7 +144,7 @@ def _local_latent(count: Callable[[Planned], int]) -> Callable[[Planned], int]:
 
 
 def _no_experts(plan: Planned) -> str | None:
-    if not plan.settings or plan.count("num_experts") or plan.size.ep == 1:
+    if plan.count("num_experts") or plan.size.ep == 1:
         return None
     return "the model has no routed experts"
 
@@ -214,10 +218,16 @@ def _hybrid_chunks(plan: Planned) -> str | None:
 
 def _uneven_chunks(plan: Planned) -> str | None:
     pp, vpp = plan.size.pp, plan.size.vpp
-    ends = plan.first is not None or plan.last is not None
-    if vpp == 1 or pp == 1 or ends or plan.num_layers % (pp * vpp) == 0:
+    if vpp == 1 or pp == 1 or _uneven_middle(plan):
         return None
-    return f"{plan.num_layers} layers are not divisible by {pp} stages of {vpp} chunks"
+    if plan.first is None and plan.last is None:
+        if plan.num_layers % (pp * vpp) == 0:
+            return None
+        return f"{plan.num_layers} layers are not divisible by {pp} stages of {vpp} chunks"
+    layers, stages = plan.middle
+    each = layers // stages if stages else 0
+    odd = next((n for n in (plan.first or 0, each, plan.last or 0) if n % vpp), 0)
+    return f"a stage of {odd} layers is not divisible by it" if odd else None
 
 
 LIMITS: tuple[Limit, ...] = (
@@ -225,10 +235,8 @@ LIMITS: tuple[Limit, ...] = (
     divides("tp", lambda p: p.count("num_attention_heads"), "{} attention heads are"),
     Limit("tp", _few_groups, SINCE_16),
     Limit("tp", _few_groups_in_14, frozenset({"0.14"})),
+    # The value heads are a multiple of these.
     divides("tp", lambda p: p.count("linear_num_key_heads"), "{} DeltaNet key heads are", SINCE_16),
-    divides(
-        "tp", lambda p: p.count("linear_num_value_heads"), "{} DeltaNet value heads are", SINCE_16
-    ),
     # ParallelAttention of Megatron-LM's legacy model
     Limit("tp", _few_groups_in_legacy),
     # ColumnParallelLinear and RowParallelLinear of SelfAttention, MLP, SharedExpertMLP,
@@ -252,8 +260,7 @@ LIMITS: tuple[Limit, ...] = (
         "hidden_size {}, with prediction layers, is",
     ),
     divides("tp", lambda p: p.count("padded_vocab_size"), "padded_vocab_size {} is"),
-    # MambaMixer
-    divides("tp", lambda p: p.count("mamba_num_heads") * p.is_hybrid, "{} Mamba heads are"),
+    # MambaMixer; its heads are a multiple of the groups
     divides("tp", lambda p: p.count("mamba_num_groups") * p.is_hybrid, "{} Mamba groups are"),
     # validate_args, TransformerConfig.__post_init__, MoELayer
     Limit("ep", _no_experts),
@@ -280,16 +287,30 @@ LIMITS: tuple[Limit, ...] = (
 )
 
 
+def planned_of(
+    target: Target, names: Names, config: ModelConfig, settings: Mapping[str, Any]
+) -> Planned:
+    """Return what is planned for a target; `settings` are the args of the model."""
+    return Planned(
+        target.parallelism,
+        target.version,
+        names,
+        config.num_layers,
+        settings,
+        is_hybrid=config.mamba_num_heads > 0,
+        first=target.first_layers,
+        last=target.last_layers,
+        has_rank_files=target.to == "megatron",
+    )
+
+
 def check_limits(plan: Planned) -> None:
     """Raise BadArgument with all that Megatron refuses of a plan, and the sizes that would do."""
-    sizes: tuple[Size, ...] = ("tp", "pp", "vpp", "ep", "etp")
+    refused = {size: clauses for size in SIZES if (clauses := list(_clauses(plan, size)))}
     found = []
-    for size in sizes:
-        clauses = list(_clauses(plan, size))
-        if not clauses:
-            continue
+    for size, clauses in refused.items():
         name, given = size.upper(), getattr(plan.size, size)
-        fitting = _near(list(_fitting(plan, size)), given)
+        fitting = _near(list(_fitting(plan, size, refused)), given)
         would = f"; {name} {_either(fitting)} would do" if fitting else ""
         found.append(f"{name} {given}: {', and '.join(clauses)}{would}")
     if found:
@@ -305,8 +326,8 @@ def _clauses(plan: Planned, size: Size) -> Iterator[str]:
                 yield clause
 
 
-def _fitting(plan: Planned, size: Size) -> Iterator[int]:
-    """Yield the values of a size that fit, the other sizes as they are.
+def _fitting(plan: Planned, size: Size, refused: Collection[Size]) -> Iterator[int]:
+    """Yield the values of a size that fit, and with which no other size is refused anew.
 
     The expert tensor size follows the tensor size where the two are the same.
     """
@@ -314,11 +335,12 @@ def _fitting(plan: Planned, size: Size) -> Iterator[int]:
         "tp": plan.count("num_attention_heads"), "ep": plan.count("num_experts") or 1,
         "etp": _expert_ffn(plan), "pp": plan.num_layers, "vpp": plan.num_layers,
     }[size]  # fmt: skip
+    kept = [other for other in SIZES if other == size or other not in refused]
     follows = size == "tp" and plan.size.etp == plan.size.tp
     for value in range(1, min(most, _MOST) + 1):
         changed = {size: value, **({"etp": value} if follows else {})}
         tried = replace(plan, size=replace(plan.size, **changed))
-        if not any(_clauses(tried, size)) and not (follows and any(_clauses(tried, "etp"))):
+        if not any(any(_clauses(tried, other)) for other in kept):
             yield value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.assembly.packed import plain_names
@@ -17,7 +18,7 @@ from ckptdiff.conversion.completeness import (
     has_predictions,
     rows_of_vocabulary,
 )
-from ckptdiff.conversion.megatron_limits import Planned, check_limits
+from ckptdiff.conversion.megatron_limits import check_limits, planned_of
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.conversion.stages import stages_of, uneven_ends
 from ckptdiff.conversion.storable import check_storable
@@ -319,17 +320,6 @@ def _to_megatron(
         raise BadArgument("Megatron's legacy model has no torch_dist checkpoints")
     if target.moe_grouped_gemm and names != "te":
         raise BadArgument("grouped experts have Transformer Engine's names: choose the names te")
-    planned = Planned(
-        size,
-        target.version,
-        names,
-        side.config.num_layers,
-        is_hybrid=side.config.mamba_num_heads > 0,
-        first=target.first_layers,
-        last=target.last_layers,
-        has_rank_files=target.to == "megatron",
-    )
-    check_limits(planned)  # on the layers of stages, which the args are made of
     rows = rows_of_vocabulary(side)
     block = target.vocab_divisible_by * size.tp
     padded = -(-rows // block) * block
@@ -338,9 +328,8 @@ def _to_megatron(
             f"vocabulary: {padded - rows} padding rows added to {rows}, each a copy of the last"
         )
     config = replace(side.config, vocab_size=rows, padded_vocab_size=padded)
-    stages = stages_of(config.num_layers, target)
-    first, last = uneven_ends(stages)
-    restated = megatron_args(
+    restate = partial(
+        megatron_args,
         side,
         size,
         names=names,
@@ -349,17 +338,20 @@ def _to_megatron(
         padded_vocab_size=padded,
         make_vocab_size_divisible_by=target.vocab_divisible_by,
         grouped_experts=target.moe_grouped_gemm,
-        first_layers=first,
-        last_layers=last,
         version=target.version,
     )
+    predictions = {} if has_predictions(side) else {"mtp_num_layers": None}
+    planned = planned_of(target, names, config, vars(restate().settings) | predictions)
+    check_limits(planned)
+    stages = stages_of(config.num_layers, target)
+    first, last = uneven_ends(stages, size.pp)
+    restated = restate(first_layers=first, last_layers=last)
     args = restated.settings
     notes += restated.notes
     cannot += restated.cannot
     if getattr(args, "mtp_num_layers", None) and not has_predictions(side):
         args.mtp_num_layers = None
         notes.append("the config counts prediction layers, the files hold none: args count none")
-    check_limits(replace(planned, settings=vars(args)))
     saved = side.checkpoint.iteration
     iteration = 1 if saved is None or side.checkpoint.convention == "hf" else saved
     texts: tuple[tuple[str, bytes], ...] = ()
