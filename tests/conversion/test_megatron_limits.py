@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tests.support.oracle_client import Oracle
 
 WHEEL = os.environ.get("CKPTDIFF_MEGATRON", "")
-PLANS = 12  # of each family
+PLANS = 10  # of each family
 Args = dict[str, Any]
 Plan = tuple[Planned, Args]
 # Limits of what is not built here: the legacy model, rank files; a vocabulary is padded to fit.
@@ -42,7 +42,7 @@ UNSEEN = [
     limit
     for limit in LIMITS
     if limit.unfit.__name__ in ("_few_groups_in_legacy", "_shared_files")
-    or "padded_vocab_size" in limit.unfit.__code__.co_consts
+    or "padded_vocab_size {} is" in [c.cell_contents for c in limit.unfit.__closure__ or ()]
 ]
 
 
@@ -193,7 +193,8 @@ def test_what_megatron_refuses_is_refused_and_nothing_else(
     chance = random.Random(13)
     plans = []
     for args in families.values():
-        for _ in range(PLANS):
+        # Latent attention has most sizes.
+        for _ in range(PLANS * (4 if args.get("multi_latent_attention") else 1)):
             changed = resized(args, chance)
             size = size_of(args, chance)
             ends = [chance.choice([None, None, 1, 2]) if size.pp > 1 else None for _ in range(2)]
