@@ -35,6 +35,23 @@ ACTIVATIONS: dict[str, Activation] = {
 # Of the norms of latent vectors: DeepSeek's class does not use the config's epsilon for them.
 _LATENT_EPSILON = 1e-6
 
+# Which classes have biases, by model type, and the fields that switch them. The other classes have
+# none; those of GPT-2 have all, under other names.
+_OUTPUT_BIASES = (
+    *("llama", "qwen3", "qwen3_moe", "deepseek_v3", "nemotron"),
+    *("gemma", "gemma2", "gemma3_text", "olmo2"),
+)
+_QKV_FIELDS = {**dict.fromkeys(_OUTPUT_BIASES, "attention_bias"), "qwen2_moe": "qkv_bias"}
+_MLP_BIASES = ("llama", "nemotron")
+_QKV = (
+    *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "qkv", "q_a")),
+    "self_attn.kv_a_proj_with_mqa",
+)
+_MLP = tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down", "gate_up"))
+
+# Classes whose plain rotary positions leave a part of a head as it is; the others rotate all of it.
+_PARTLY_ROTATED = ("nemotron", "phi3")
+
 # The fields that a kind of rotary scaling requires.
 _ROPE_FIELDS = {
     "linear": ("factor",),
@@ -91,7 +108,20 @@ def _llama(config: Config, **defaults: Any) -> Model:
         softmax_scale=channels**-0.5,
         activation=_activation(config.get("hidden_act", "silu")),
         tied=bool(config.get("tie_word_embeddings", False)),
+        without_bias=_without_bias(config),
     )
+
+
+def _without_bias(config: Config) -> frozenset[str]:
+    """Return the linear layers that the class builds without a bias, whatever is stored."""
+    family = str(config["model_type"])
+    qkv = family == "qwen2" or bool(config.get(_QKV_FIELDS.get(family, ""), family == "qwen2_moe"))
+    found = () if qkv else _QKV
+    if not (family in _OUTPUT_BIASES and config.get("attention_bias")):
+        found = (*found, "self_attn.o_proj")
+    if not (family in _MLP_BIASES and config.get("mlp_bias")):
+        found = (*found, *_MLP)
+    return frozenset(found)
 
 
 def _experts(config: Config) -> int:
@@ -132,6 +162,13 @@ def _rope(config: Config, channels: int) -> Rope:
             raise UnknownConfig(f"config.json: rope_scaling of type {kind} says no {name}")
     base: Any = scaling.get("rope_theta", config.get("rope_theta", 10000.0))
     fraction: Any = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    if config.get("model_type") not in _PARTLY_ROTATED:
+        if kind != "default" and int(channels * fraction) != channels:
+            raise UnsupportedLayout(
+                f"config.json: partial_rotary_factor is {fraction}, with rope_type {kind}: "
+                "transformers' class rotates whole heads, and cannot compute this"
+            )
+        fraction = 1.0
     return Rope(float(base), int(channels * fraction), scaling)
 
 
