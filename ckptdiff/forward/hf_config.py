@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import UnknownConfig, UnsupportedLayout
+from ckptdiff.forward import biases
 from ckptdiff.forward.model import (
     Activation,
     Latent,
@@ -34,20 +35,6 @@ ACTIVATIONS: dict[str, Activation] = {
 
 # Of the norms of latent vectors: DeepSeek's class does not use the config's epsilon for them.
 _LATENT_EPSILON = 1e-6
-
-# Which classes have biases, by model type, and the fields that switch them. The other classes have
-# none; those of GPT-2 have all, under other names.
-_OUTPUT_BIASES = (
-    *("llama", "qwen3", "qwen3_moe", "deepseek_v3", "nemotron"),
-    *("gemma", "gemma2", "gemma3_text", "olmo2"),
-)
-_QKV_FIELDS = {**dict.fromkeys(_OUTPUT_BIASES, "attention_bias"), "qwen2_moe": "qkv_bias"}
-_MLP_BIASES = ("llama", "nemotron")
-_QKV = (
-    *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "qkv", "q_a")),
-    "self_attn.kv_a_proj_with_mqa",
-)
-_MLP = tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down", "gate_up"))
 
 # Classes whose plain rotary positions leave a part of a head as it is; the others rotate all of it.
 _PARTLY_ROTATED = ("nemotron", "phi3")
@@ -108,20 +95,8 @@ def _llama(config: Config, **defaults: Any) -> Model:
         softmax_scale=channels**-0.5,
         activation=_activation(config.get("hidden_act", "silu")),
         tied=bool(config.get("tie_word_embeddings", False)),
-        without_bias=_without_bias(config),
+        without_bias=biases.absent_in_transformers(config),
     )
-
-
-def _without_bias(config: Config) -> frozenset[str]:
-    """Return the linear layers that the class builds without a bias, whatever is stored."""
-    family = str(config["model_type"])
-    qkv = family == "qwen2" or bool(config.get(_QKV_FIELDS.get(family, ""), family == "qwen2_moe"))
-    found = () if qkv else _QKV
-    if not (family in _OUTPUT_BIASES and config.get("attention_bias")):
-        found = (*found, "self_attn.o_proj")
-    if not (family in _MLP_BIASES and config.get("mlp_bias")):
-        found = (*found, *_MLP)
-    return frozenset(found)
 
 
 def _experts(config: Config) -> int:

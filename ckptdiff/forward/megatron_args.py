@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import UnknownConfig, UnsupportedLayout
+from ckptdiff.forward import biases
 from ckptdiff.forward.model import (
     LLAMA3,
     Activation,
@@ -43,12 +44,6 @@ _WITHOUT_EFFECT: dict[str, Any] = {
     "moe_apply_probs_on_input": None,
     "apply_residual_connection_post_layernorm": None,
 }
-_QKV = "self_attention.linear_qkv"
-_LINEAR = ("self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
-_LATENT_PROJECTIONS = tuple(
-    f"self_attention.linear_{name}"
-    for name in ("q_proj", "q_down_proj", "q_up_proj", "kv_down_proj", "kv_up_proj")
-)
 _LLAMA3_FIELDS = {
     "low_freq_factor": "low_freq_factor",
     "high_freq_factor": "high_freq_factor",
@@ -118,7 +113,7 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
         gated=bool(args.get("swiglu")),
         tied=not args.get("untie_embeddings_and_output_weights"),
         learned_positions=positions == "learned_absolute",
-        without_bias=_without_bias(args),
+        without_bias=biases.absent_in_megatron(args),
     )
     if routing is not None and routing.groups > 1 and routing.ranking != _HF_RANKING:
         note = (
@@ -155,17 +150,6 @@ def _refuse(args: Args, family: str) -> None:
     for name, harmless in _WITHOUT_EFFECT.items():
         if args.get(name) not in (None, False, harmless):
             raise UnsupportedLayout(f"args: {name} {args[name]!r} is not yet computed")
-
-
-def _without_bias(args: Args) -> frozenset[str]:
-    """Return the linear layers that are built without a bias; none where no arg says it.
-
-    Source: SelfAttention, MLASelfAttention and MLP of megatron.core.transformer.
-    """
-    if args.get("add_bias_linear") is not False:
-        return frozenset(_LATENT_PROJECTIONS)
-    found = (*_LINEAR, *_LATENT_PROJECTIONS)
-    return frozenset(found if args.get("add_qkv_bias") else (*found, _QKV))
 
 
 def _epsilon(args: Args) -> float:
