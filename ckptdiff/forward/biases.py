@@ -35,8 +35,9 @@ _LATENT_PROJECTIONS = tuple(
 def absent_in_transformers(config: Mapping[str, Any]) -> frozenset[str]:
     """Return the linear layers that the class builds without a bias, whatever is stored."""
     family = str(config["model_type"])
-    qkv = family == "qwen2" or bool(config.get(_QKV_FIELDS.get(family, ""), family == "qwen2_moe"))
-    found = () if qkv else _HF_QKV
+    field, by_default = _QKV_FIELDS.get(family), family in ("qwen2", "qwen2_moe")
+    has_qkv = by_default if field is None else config.get(field, by_default)
+    found = () if has_qkv else _HF_QKV
     if not (family in _OUTPUT_BIASES and config.get("attention_bias")):
         found = (*found, "self_attn.o_proj")
     if not (family in _MLP_BIASES and config.get("mlp_bias")):

@@ -7,7 +7,7 @@ Megatron `add_bias_linear` gives a bias to all linear layers, `add_qkv_bias` to 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ckptdiff.config.fields.base import (
     MEGATRON,
@@ -32,31 +32,34 @@ if TYPE_CHECKING:
 Part = Literal["qkv", "output", "mlp"]  # of a layer; experts count as its MLP
 
 _ALWAYS, _NEVER = "always", "never"
-# Families whose field `attention_bias` stands for queries, keys, values and the output together.
-_ATTENTION = (
-    *("llama", "qwen3", "qwen3_moe", "qwen3_vl_moe", "qwen3_next", "qwen3_5", "qwen3_5_moe"),
-    *("deepseek", "gpt_neox", "gpt_oss", "nemotron", "gemma", "gemma2", "gemma3"),
-    *("olmo2", "olmoe"),
-)
-_WITHOUT = ("mistral", "mixtral", "phi3", "exaone4", "nemotron_h", "qwen2", "qwen2_moe", "glm4_moe")
-# By family: the field of config.json, or that every model has the biases, or none.
-_FIELDS: Mapping[Part, Mapping[str, str]] = {
-    "qkv": {
-        **dict.fromkeys(_WITHOUT, _NEVER),
-        **dict.fromkeys((*_ATTENTION, "glm4_moe"), "attention_bias"),
-        **dict.fromkeys(("gpt2", "qwen2"), _ALWAYS),
-        "qwen2_moe": "qkv_bias",
-    },
-    "output": {
-        **dict.fromkeys(_WITHOUT, _NEVER),
-        **dict.fromkeys(_ATTENTION, "attention_bias"),
-        "gpt2": _ALWAYS,
-    },
-    "mlp": {
-        **dict.fromkeys((*_ATTENTION, *_WITHOUT), _NEVER),
-        **dict.fromkeys(("gpt2", "gpt_neox", "gpt_oss"), _ALWAYS),
-        **dict.fromkeys(("llama", "nemotron", "nemotron_h"), "mlp_bias"),
-    },
+
+
+class _Switches(NamedTuple):
+    """For each part, the field of config.json, or that every model has its biases, or none."""
+
+    qkv: str
+    output: str
+    mlp: str
+
+
+_ATTENTION = "attention_bias"
+_WHOLE_ATTENTION = _Switches(_ATTENTION, _ATTENTION, _NEVER)
+_FIELDS: Mapping[str, _Switches] = {
+    **dict.fromkeys(
+        (
+            *("qwen3", "qwen3_moe", "qwen3_vl_moe", "qwen3_next", "qwen3_5", "qwen3_5_moe"),
+            *("deepseek", "gemma", "gemma2", "gemma3", "olmo2", "olmoe"),
+        ),
+        _WHOLE_ATTENTION,
+    ),
+    **dict.fromkeys(("mistral", "mixtral", "phi3", "exaone4"), _Switches(_NEVER, _NEVER, _NEVER)),
+    **dict.fromkeys(("llama", "nemotron"), _WHOLE_ATTENTION._replace(mlp="mlp_bias")),
+    **dict.fromkeys(("gpt_neox", "gpt_oss"), _WHOLE_ATTENTION._replace(mlp=_ALWAYS)),
+    "gpt2": _Switches(_ALWAYS, _ALWAYS, _ALWAYS),
+    "qwen2": _Switches(_ALWAYS, _NEVER, _NEVER),
+    "qwen2_moe": _Switches("qkv_bias", _NEVER, _NEVER),
+    "glm4_moe": _Switches(_ATTENTION, _NEVER, _NEVER),
+    "nemotron_h": _Switches(_NEVER, _NEVER, "mlp_bias"),
 }
 _OUTPUTS = ("o_proj.bias", "attn.c_proj.bias", "attention.dense.bias")
 _ON_BY_DEFAULT = frozenset({"gpt_neox", "gpt_oss", "qwen2_moe"})
@@ -70,9 +73,11 @@ _USUAL: Mapping[Part, tuple[str, ...]] = {
 
 def _field(part: Part, side: ConfigSide) -> str | None:
     """Return the field that transformers' class reads, or always or never; None: not known."""
-    if part == "mlp" and side.family == "deepseek" and side.get("model_type") == "deepseek_v2":
+    if part == "mlp" and side.get("model_type") == "deepseek_v2":
         return "mlp_bias"
-    return _FIELDS[part].get(side.family or "")
+    known = _FIELDS.get(side.family or "")
+    found: str | None = None if known is None else getattr(known, part)
+    return found
 
 
 def _read(part: Part) -> Reader:

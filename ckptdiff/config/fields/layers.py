@@ -97,7 +97,9 @@ def _activation_hf(side: ConfigSide) -> Stated | None:
         return Stated("clamped gated quick GELU", None, None, "every gpt_oss model")
     other = _DEFAULTS.get(side.family or "", "silu")
     found = stated(*names)(side) or Stated(other, None, other, TRANSFORMERS)
-    word = _ACTIVATIONS.get(found.value, str(found.value))
+    # Gemma's class takes `gelu`, which its first releases state, for the tanh form.
+    named = "gelu_pytorch_tanh" if (side.family, found.value) == ("gemma", "gelu") else found.value
+    word = _ACTIVATIONS.get(named, str(named))
     gate = "gated " if gated is not None and gated.value else ""
     return Stated(gate + word, found.name, found.raw, found.source)
 
