@@ -105,7 +105,8 @@ def _no_rope_megatron(side: ConfigSide) -> Stated | None:
         pattern = [int(bool(one)) for one in freq]
         return Stated(pattern if any(pattern) else None, "no_rope_freq", freq)
     if not freq or count is None:
-        return Stated(None, "no_rope_freq" if side.has("no_rope_freq") else None, freq, MEGATRON)
+        said = side.has("no_rope_freq")
+        return Stated(None, "no_rope_freq" if said else None, freq, None if said else MEGATRON)
     return Stated([int((i + 1) % freq == 0) for i in range(count)], "no_rope_freq", freq)
 
 
