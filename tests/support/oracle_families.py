@@ -60,7 +60,16 @@ DELTA = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
 LESS_ONE = (*DELTA, *GEMMAS, "nemotron")  # whose norms' weights are stored less one
 BEHIND = ("gemma2", "gemma3_text", "olmo2")  # norms behind what a layer's halves compute
-QK_NORMS = ("deepseek_v3", "qwen3_moe", "glm4_moe", "gemma3_text", "olmo2", "olmoe", *DELTA)
+QK_NORMS = (
+    "deepseek_v3",
+    "qwen3",
+    "qwen3_moe",
+    "glm4_moe",
+    "gemma3_text",
+    "olmo2",
+    "olmoe",
+    *DELTA,
+)
 
 
 def expert_tp(model: str, tp: int) -> int:
