@@ -17,7 +17,9 @@ from ckptdiff.arch.llama import (
     INPUT_NORM,
     MEGATRON,
     MLP,
+    MLP_BIASES,
     MLP_NORM,
+    PROJ_BIAS,
 )
 from ckptdiff.arch.moe import FUSED_EXPERTS, QWEN_EXPERTS, shared_experts
 from ckptdiff.errors import UnsupportedLayout
@@ -102,8 +104,10 @@ ROUTER_BIAS = replace(
 LAYER = (
     INPUT_NORM,
     *LATENT_ATTENTION,
+    PROJ_BIAS,
     MLP_NORM,
     *MLP,
+    *MLP_BIASES,
     *QWEN_EXPERTS,
     ROUTER_BIAS,
     *shared_experts("mlp.shared_experts."),

@@ -73,10 +73,6 @@ GPT_NEOX = Architecture(
         ),
         vocab("output_layer.weight", "embed_out.weight", "head"),
     ),
-    marks=("decoder.final_layernorm.bias", f"{MEGATRON}self_attention.linear_qkv.bias"),
+    marks=("decoder.final_layernorm.bias", f"{MEGATRON}mlp.linear_fc1.bias"),
     prefixes=(("lm_head.", "embed_out."),),  # how transformers 5 names it in memory
-    peculiarities=(
-        "Attention and MLP may read the same input (use_parallel_residual); Megatron's args have "
-        "no field for it",
-    ),
 )

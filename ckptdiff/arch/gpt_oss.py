@@ -10,7 +10,7 @@ from ckptdiff.arch.base import Architecture, column, gated, replicated
 from ckptdiff.arch.fused import Fused
 from ckptdiff.arch.llama import (
     ATTENTION,
-    BIASES,
+    ATTENTION_BIASES,
     EMBEDDING,
     FINAL_NORM,
     HEAD,
@@ -46,7 +46,7 @@ GPT_OSS = Architecture(
         EMBEDDING,
         INPUT_NORM,
         *ATTENTION,
-        *BIASES[:2],
+        *ATTENTION_BIASES,
         SINKS,
         MLP_NORM,
         router("mlp.router.weight"),

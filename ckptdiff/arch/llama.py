@@ -60,21 +60,29 @@ _MLP_BIASES = (
     ),
     replicated(f"{MEGATRON}mlp.linear_fc2.bias", f"{HF}mlp.down_proj.bias", role="fc2"),
 )
-BIASES = (
-    OPTIONAL_QKV_BIAS,
-    replace(
-        replicated(
-            f"{MEGATRON}self_attention.linear_proj.bias", f"{HF}self_attn.o_proj.bias", role="proj"
-        ),
-        promised=lambda c: c.proj_bias,
+PROJ_BIAS = replace(
+    replicated(
+        f"{MEGATRON}self_attention.linear_proj.bias", f"{HF}self_attn.o_proj.bias", role="proj"
     ),
-    *(replace(rule, promised=lambda c: c.mlp_bias) for rule in _MLP_BIASES),
+    promised=lambda c: c.proj_bias,
 )
+ATTENTION_BIASES = (OPTIONAL_QKV_BIAS, PROJ_BIAS)
+MLP_BIASES = tuple(replace(rule, promised=lambda c: c.mlp_bias) for rule in _MLP_BIASES)
 
 LLAMA = Architecture(
     name="llama",
     architectures=("LlamaForCausalLM",),
     model_types=("llama",),
-    mappings=(EMBEDDING, INPUT_NORM, *ATTENTION, MLP_NORM, *MLP, *BIASES, FINAL_NORM, HEAD),
+    mappings=(
+        EMBEDDING,
+        INPUT_NORM,
+        *ATTENTION,
+        MLP_NORM,
+        *MLP,
+        *ATTENTION_BIASES,
+        *MLP_BIASES,
+        FINAL_NORM,
+        HEAD,
+    ),
     computes_logits=True,
 )

@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ckptdiff.arch.base import Architecture, column, norm
-from ckptdiff.arch.llama import ATTENTION, EMBEDDING, HEAD, HF, MEGATRON, MLP
+from ckptdiff.arch.llama import (
+    ATTENTION,
+    ATTENTION_BIASES,
+    EMBEDDING,
+    HEAD,
+    HF,
+    MEGATRON,
+    MLP,
+    MLP_BIASES,
+)
+
+_UP = {
+    p: column(
+        f"{MEGATRON}mlp.linear_fc1.{p}",
+        f"{HF}mlp.up_proj.{p}",
+        lambda c: c.ffn_hidden_size,
+        role="fc1",
+    )
+    for p in ("weight", "bias")
+}
 
 NEMOTRON = Architecture(
     name="nemotron",
@@ -16,17 +37,15 @@ NEMOTRON = Architecture(
             for p in ("weight", "bias")
         ),
         *ATTENTION,
+        *ATTENTION_BIASES,
         *(
             norm(f"{MEGATRON}pre_mlp_layernorm.{p}", f"{HF}post_attention_layernorm.{p}")
             for p in ("weight", "bias")
         ),
-        column(
-            f"{MEGATRON}mlp.linear_fc1.weight",
-            f"{HF}mlp.up_proj.weight",
-            lambda c: c.ffn_hidden_size,
-            role="fc1",
-        ),
+        _UP["weight"],
+        replace(_UP["bias"], promised=lambda c: c.mlp_bias),
         MLP[1],
+        MLP_BIASES[1],
         *(norm(f"decoder.final_layernorm.{p}", f"model.norm.{p}") for p in ("weight", "bias")),
         HEAD,
     ),

@@ -69,6 +69,17 @@ _CONV = {
     for p in ("weight", "bias")
 }
 
+_UP = {
+    p: column(
+        f"{MEGATRON}mlp.linear_fc1.{p}",
+        f"{_MIXER}up_proj.{p}",
+        lambda c: c.ffn_hidden_size,
+        role="fc1",
+    )
+    for p in ("weight", "bias")
+}
+_UP["bias"] = replace(_UP["bias"], promised=lambda c: c.mlp_bias)
+
 NEMOTRON_H = Architecture(
     name="nemotron_h",
     architectures=("NemotronHForCausalLM",),
@@ -105,17 +116,16 @@ NEMOTRON_H = Architecture(
             lambda c: c.num_attention_heads * c.kv_channels,
             role="proj",
         ),
-        column(
-            f"{MEGATRON}mlp.linear_fc1.weight",
-            f"{_MIXER}up_proj.weight",
-            lambda c: c.ffn_hidden_size,
-            role="fc1",
-        ),
+        *_UP.values(),
         row(
             f"{MEGATRON}mlp.linear_fc2.weight",
             f"{_MIXER}down_proj.weight",
             lambda c: c.ffn_hidden_size,
             role="fc2",
+        ),
+        replace(
+            replicated(f"{MEGATRON}mlp.linear_fc2.bias", f"{_MIXER}down_proj.bias", role="fc2"),
+            promised=lambda c: c.mlp_bias,
         ),
         replicated(f"{MEGATRON}mlp.router.weight", f"{_MIXER}gate.weight", role="router"),
         _if_others(
@@ -126,8 +136,9 @@ NEMOTRON_H = Architecture(
             )
         ),
         *(
-            _if_others(replicated(f"{MEGATRON}mlp.{name}.weight", f"{_MIXER}{name}.weight"))
+            _if_others(replicated(f"{MEGATRON}mlp.{name}.{p}", f"{_MIXER}{name}.{p}"))
             for name in ("fc1_latent_proj", "fc2_latent_proj")
+            for p in ("weight", "bias")
         ),
         column(
             f"{_EXPERT}linear_fc1.weight",

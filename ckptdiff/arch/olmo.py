@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ckptdiff.arch.base import Architecture
 from ckptdiff.arch.gemma import POST_ATTENTION_NORM, POST_MLP_NORM
-from ckptdiff.arch.llama import ATTENTION, EMBEDDING, FINAL_NORM, HEAD, MLP
+from ckptdiff.arch.llama import ATTENTION, ATTENTION_BIASES, EMBEDDING, FINAL_NORM, HEAD, MLP
 from ckptdiff.arch.qwen3 import QK_NORM
 from ckptdiff.arch.qwen3_moe import QWEN3_MOE
 
@@ -29,6 +29,7 @@ OLMO2 = Architecture(
     mappings=(
         EMBEDDING,
         *ATTENTION,
+        *ATTENTION_BIASES,
         *QK_NORM,
         POST_ATTENTION_NORM,
         *MLP,

@@ -41,7 +41,7 @@ QWEN2_MOE = Architecture(
         FINAL_NORM,
         HEAD,
     ),
-    marks=(SHARED_GATE.megatron, OPTIONAL_QKV_BIAS.megatron),
+    marks=(SHARED_GATE.megatron,),
     fused=FUSED_EXPERTS,
     computes_logits=True,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ckptdiff.arch.base import Architecture, norm
 from ckptdiff.arch.llama import (
     ATTENTION,
+    ATTENTION_BIASES,
     EMBEDDING,
     FINAL_NORM,
     HEAD,
@@ -24,7 +25,17 @@ QWEN3 = Architecture(
     name="qwen3",
     architectures=("Qwen3ForCausalLM", "Qwen3VLForConditionalGeneration"),
     model_types=("qwen3", "qwen3_vl", "qwen3_vl_text"),
-    mappings=(EMBEDDING, INPUT_NORM, *ATTENTION, *QK_NORM, MLP_NORM, *MLP, FINAL_NORM, HEAD),
+    mappings=(
+        EMBEDDING,
+        INPUT_NORM,
+        *ATTENTION,
+        *ATTENTION_BIASES,
+        *QK_NORM,
+        MLP_NORM,
+        *MLP,
+        FINAL_NORM,
+        HEAD,
+    ),
     marks=(QK_NORM[0].megatron,),
     computes_logits=True,
 )

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ckptdiff.arch.base import Architecture
-from ckptdiff.arch.llama import ATTENTION, EMBEDDING, FINAL_NORM, HEAD, INPUT_NORM, MLP, MLP_NORM
+from ckptdiff.arch.llama import (
+    ATTENTION,
+    ATTENTION_BIASES,
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    INPUT_NORM,
+    MLP,
+    MLP_NORM,
+)
 from ckptdiff.arch.moe import FUSED_EXPERTS, QWEN_EXPERTS
 from ckptdiff.arch.qwen3 import QK_NORM
 
@@ -17,6 +26,7 @@ QWEN3_MOE = Architecture(
         EMBEDDING,
         INPUT_NORM,
         *ATTENTION,
+        *ATTENTION_BIASES,
         *QK_NORM,
         MLP_NORM,
         *MLP,

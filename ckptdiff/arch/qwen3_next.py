@@ -23,6 +23,8 @@ from ckptdiff.arch.llama import (
     MEGATRON,
     MLP,
     MLP_NORM,
+    OPTIONAL_QKV_BIAS,
+    PROJ_BIAS,
 )
 from ckptdiff.arch.moe import FUSED_EXPERTS, QWEN_EXPERTS, shared_experts
 from ckptdiff.arch.qwen2_moe import SHARED_GATE
@@ -104,6 +106,11 @@ _IN_PROJ = f"{_NET}in_proj.weight"
 _GATED_ATTENTION = (
     gated_qkv(ATTENTION[0].megatron, *ATTENTION[0].hf),
     ATTENTION[1],
+    replace(
+        gated_qkv(OPTIONAL_QKV_BIAS.megatron, *OPTIONAL_QKV_BIAS.hf),
+        promised=OPTIONAL_QKV_BIAS.promised,
+    ),
+    PROJ_BIAS,
     *QK_NORM,
 )
 _EXPERTS = (*QWEN_EXPERTS, *shared_experts("mlp.shared_expert."), SHARED_GATE)

@@ -42,8 +42,13 @@ def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
     settings = checkpoint.config or {}
     architecture = find_architecture(settings)
     try:
+        family = None if architecture is None else architecture.name
         tied = architecture is not None and architecture.tied_by_default
-        config = configs.from_huggingface(settings, tied_by_default=tied) if settings else None
+        config = (
+            configs.from_huggingface(settings, family=family, tied_by_default=tied)
+            if settings
+            else None
+        )
     except UnknownConfig:
         config = None
     tensors, parts, packed = without_packed(shard.tensors, settings, architecture)

@@ -20,6 +20,7 @@ from ckptdiff.config.fields.rope_versions import (
     Versions,
     compare_versions,
 )
+from ckptdiff.config.fields.unread import as_read
 from ckptdiff.config.mending import mending
 from ckptdiff.config.quantisation import Quantisation
 from ckptdiff.formats.run_config import SPELLED
@@ -122,6 +123,8 @@ def config_side(assembled: Assembled) -> ConfigSide:
         fields = params_in_hf_words(fields, assembled.config)
     if isinstance(fields.get("text_config"), dict):
         fields = {**fields, **fields["text_config"]}
+    if checkpoint.convention == "hf":
+        fields = as_read(fields, assembled.family)
     family = assembled.architecture
     return ConfigSide(
         kind="megatron" if checkpoint.convention == "megatron" else "hf",

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.config.fields.biases import has_biases
 from ckptdiff.config.fields.experts import SIGMOID
+from ckptdiff.config.fields.unread import as_read
 from ckptdiff.config.rope_holder import held
 from ckptdiff.errors import UnknownConfig
 from ckptdiff.formats.run_config import UNTIED
@@ -61,13 +63,17 @@ class ModelConfig:
         return self.num_attention_heads // self.num_query_groups
 
 
-def from_huggingface(config: Mapping[str, Any], *, tied_by_default: bool = False) -> ModelConfig:
+def from_huggingface(
+    config: Mapping[str, Any], *, family: str | None = None, tied_by_default: bool = False
+) -> ModelConfig:
     """Read a config.json of transformers 4 or 5; a composed model's `text_config` goes first.
 
-    Raises UnknownConfig if a size is missing or makes no sense.
+    `family` is the name of the Architecture: what its classes do not read does not count. Raises
+    UnknownConfig if a size is missing or makes no sense.
     """
     if isinstance(config.get("text_config"), dict):
         config = {**config, **config["text_config"]}
+    config = as_read(config, family)
     heads = _count(config, "num_attention_heads", "n_head")
     hidden = _count(config, "hidden_size", "n_embd")
     scaling = held(config)
@@ -105,9 +111,9 @@ def from_huggingface(config: Mapping[str, Any], *, tied_by_default: bool = False
             mtp_num_layers=_size(config, "num_nextn_predict_layers", "mtp_num_hidden_layers"),
             rotary_base=theta if isinstance(theta, (int, float)) else None,
             rope_is_scaled=scaling.get("rope_type", scaling.get("type", "default")) != "default",
-            qkv_bias=config.get("qkv_bias", config.get("attention_bias")) is True,
-            proj_bias=config.get("attention_bias") is True,
-            mlp_bias=config.get("mlp_bias") is True,
+            qkv_bias=has_biases(config, family, "qkv"),
+            proj_bias=has_biases(config, family, "output"),
+            mlp_bias=has_biases(config, family, "mlp"),
             qk_layernorm=bool(config.get("use_qk_norm", config.get("kv_lora_rank"))),
             router_bias=config.get("topk_method", _topk_method(config)) == "noaux_tc",
         ),
@@ -156,7 +162,7 @@ def from_megatron(args: Mapping[str, Any]) -> ModelConfig:
             mtp_num_layers=_size(args, "mtp_num_layers"),
             rotary_base=args.get("rotary_base"),
             rope_is_scaled=bool(args.get("use_rope_scaling")),
-            qkv_bias=bool(args.get("add_qkv_bias") or args.get("add_bias_linear")),
+            qkv_bias=bool(args.get("add_qkv_bias") or args.get("add_bias_linear")) and not latent,
             proj_bias=bool(args.get("add_bias_linear")),
             mlp_bias=bool(args.get("add_bias_linear")),
             qk_layernorm=bool(args.get("qk_layernorm")),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from ckptdiff.arch.without_place import why_without_place
 from ckptdiff.assembly.packed import plain_names
 from ckptdiff.checkpoint import Parallelism, Rank
 from ckptdiff.config.huggingface_config import huggingface_config
@@ -126,8 +127,9 @@ def plan_conversion(
     if left and not target.allow_unmapped:
         dots = " …" if len(left) > 5 else ""
         many = f"{len(left)} names are" if len(left) > 1 else "1 name is"
+        why = "".join(f"; {one}" for one in why_without_place(left) if target.to != "hf")
         raise UnsupportedLayout(
-            f"{many} known by no rule and would be left out: {', '.join(left[:5])}{dots}",
+            f"{many} known by no rule and would be left out: {', '.join(left[:5])}{dots}{why}",
             hint="allow-unmapped",
         )
     if left:

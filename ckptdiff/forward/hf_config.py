@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import UnknownConfig, UnsupportedLayout
+from ckptdiff.forward import biases
 from ckptdiff.forward.model import (
     Activation,
     Latent,
@@ -34,6 +35,13 @@ ACTIVATIONS: dict[str, Activation] = {
 
 # Of the norms of latent vectors: DeepSeek's class does not use the config's epsilon for them.
 _LATENT_EPSILON = 1e-6
+
+# Classes whose plain rotary positions leave a part of a head as it is; the others rotate all of it.
+_PARTLY_ROTATED = ("nemotron", "phi3")
+
+# Classes that read no window, and those that have it in all layers, whatever `layer_types` lists.
+_WITHOUT_WINDOW = ("llama", "deepseek_v3", "gemma", "gpt2", "nemotron", "olmo2")
+_ONE_WINDOW = ("mistral", "mixtral", "phi3", "qwen3_moe")
 
 # The fields that a kind of rotary scaling requires.
 _ROPE_FIELDS = {
@@ -91,6 +99,7 @@ def _llama(config: Config, **defaults: Any) -> Model:
         softmax_scale=channels**-0.5,
         activation=_activation(config.get("hidden_act", "silu")),
         tied=bool(config.get("tie_word_embeddings", False)),
+        without_bias=biases.absent_in_transformers(config),
     )
 
 
@@ -132,16 +141,25 @@ def _rope(config: Config, channels: int) -> Rope:
             raise UnknownConfig(f"config.json: rope_scaling of type {kind} says no {name}")
     base: Any = scaling.get("rope_theta", config.get("rope_theta", 10000.0))
     fraction: Any = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    if config.get("model_type") not in _PARTLY_ROTATED:
+        if kind != "default" and int(channels * fraction) != channels:
+            raise UnsupportedLayout(
+                f"config.json: partial_rotary_factor is {fraction}, with rope_type {kind}: "
+                "transformers' class rotates whole heads, and cannot compute this"
+            )
+        fraction = 1.0
     return Rope(float(base), int(channels * fraction), scaling)
 
 
 def _window(config: Config, number: int) -> int | None:
     """Return how many positions a layer sees, its own among them; None: all before."""
-    window = config.get("sliding_window")
-    kinds = config.get("layer_types")
+    family, window = config.get("model_type"), config.get("sliding_window")
+    if family in _WITHOUT_WINDOW:
+        return None
+    kinds = None if family in _ONE_WINDOW else config.get("layer_types")
     if kinds:
         return window if kinds[number] == "sliding_attention" else None
-    if config.get("model_type") in ("qwen2", "qwen3"):
+    if family in ("qwen2", "qwen3"):
         sliding = config.get("use_sliding_window") and number >= config.get("max_window_layers", 28)
         return window if sliding else None
     return window
@@ -252,9 +270,12 @@ def _gemma(config: Config, activation: str = "hidden_act", **defaults: Any) -> M
     """
     _refuse(config, "use_bidirectional_attention")
     model = _llama(config, head_dim=256, tie_word_embeddings=True, **defaults)
+    named = config.get(activation) or "gelu_pytorch_tanh"
+    if (activation, named) == ("hidden_act", "gelu"):
+        named = "gelu_pytorch_tanh"  # the class takes what its first releases state for that
     return replace(
         model,
-        activation=_activation(config.get(activation) or "gelu_pytorch_tanh"),
+        activation=_activation(named),
         zero_centered=True,
         wide_norm=True,
         embedding_scale=model.hidden_size**0.5,

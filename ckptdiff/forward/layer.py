@@ -62,8 +62,12 @@ class LayerOf:
         return self.ranks[rank][name]
 
     def optional(self, name: str, rank: int | None = None) -> Tensor | None:
+        """Return a tensor; None if it is not there, or a bias that the program does not add."""
         is_held = name in self.ranks[self.copy if rank is None else rank]
-        return self.weight(name, rank) if is_held else None
+        module, _, kind = name.rpartition(".")
+        if not is_held or (kind == "bias" and module in self.model.without_bias):
+            return None
+        return self.weight(name, rank)
 
     # ── steps ────────────────────────────────────────────────────────────────────────────────────
 

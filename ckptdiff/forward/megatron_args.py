@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import UnknownConfig, UnsupportedLayout
+from ckptdiff.forward import biases
 from ckptdiff.forward.model import (
     LLAMA3,
     Activation,
@@ -112,6 +113,7 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
         gated=bool(args.get("swiglu")),
         tied=not args.get("untie_embeddings_and_output_weights"),
         learned_positions=positions == "learned_absolute",
+        without_bias=biases.absent_in_megatron(args),
     )
     if routing is not None and routing.groups > 1 and routing.ranking != _HF_RANKING:
         note = (

@@ -105,6 +105,9 @@ class Model:
     attention_cap: float | None = None  # scores become cap * tanh(scores / cap)
     logit_cap: float | None = None  # and logits likewise
     latent: Latent | None = None
+    # Linear layers, by their name in a layer, that the program builds without a bias: one that is
+    # stored is not added.
+    without_bias: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()  # what the config does not state, and what was assumed
 
 

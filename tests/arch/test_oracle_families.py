@@ -69,6 +69,37 @@ def test_megatron_computes_what_transformers_computes_and_saves_the_same(
     assert sum(prod(tensor.shape) for tensor in a.tensors.values()) == elements(tmp_path / "hf")
 
 
+ATTENTION = {"attention_bias": True}
+# Model, and switches of its config that give it biases or take them away.
+SWITCHES: list[tuple[str, dict[str, bool]]] = [
+    ("llama", {**ATTENTION, "mlp_bias": True}),
+    ("nemotron", {**ATTENTION, "mlp_bias": True}),
+    ("glm4_moe", {"attention_bias": False}),
+    ("qwen2_moe", {"qkv_bias": False}),
+    *((model, ATTENTION) for model in ("qwen3", "qwen3_moe", "gemma", "nemotron", "qwen3_next")),
+]
+
+
+@pytest.mark.parametrize(("model", "changes"), SWITCHES)
+@pytest.mark.parametrize("tp", [1, 2])
+def test_megatron_has_the_biases_that_a_switch_gives(
+    model: str, changes: dict[str, bool], tp: int, oracle: Oracle, tmp_path: Path
+) -> None:
+    found = oracle.compare("oracle_families", ranks=tp, model=model, tp=tp, ep=1, fault=False,
+                           folder=str(tmp_path), changes=changes)  # fmt: skip
+    assert found["max_abs"] < 1e-5
+    assert found["spread"] > 0.1
+    comparison = compare(tmp_path / "hf", tmp_path / "megatron")
+    assert all(
+        status == "only_a" and name.endswith("o_proj.bias")
+        for name, status in comparison.statuses.items()
+    )
+    biases = [name for name in comparison.results if name.endswith("q_proj.bias")]
+    assert bool(biases) is any(changes.values())
+    # All linear layers have one, or the output of attention has none.
+    assert bool(comparison.statuses) is (changes == ATTENTION)
+
+
 @pytest.mark.parametrize("model", ["gpt_oss", "qwen3_next"])
 def test_a_fault_in_the_weights_would_show(model: str, oracle: Oracle, tmp_path: Path) -> None:
     assert run(oracle, model, 2, 1, tmp_path, fault=True)["max_abs"] > 0.01

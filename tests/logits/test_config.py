@@ -28,7 +28,7 @@ ODD: tuple[dict[str, Any], ...] = (
     {"rope_scaling": ["linear", 2]},
     {"rms_norm_eps": "x"},
     {"hidden_act": ["silu"]},
-    {"layer_types": ["full_attention"]},
+    {"model_type": "qwen3", "layer_types": ["full_attention"]},
     {"num_hidden_layers": "2"},
 )
 

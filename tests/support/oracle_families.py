@@ -60,7 +60,16 @@ DELTA = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
 LESS_ONE = (*DELTA, *GEMMAS, "nemotron")  # whose norms' weights are stored less one
 BEHIND = ("gemma2", "gemma3_text", "olmo2")  # norms behind what a layer's halves compute
-QK_NORMS = ("deepseek_v3", "qwen3_moe", "glm4_moe", "gemma3_text", "olmo2", "olmoe", *DELTA)
+QK_NORMS = (
+    "deepseek_v3",
+    "qwen3",
+    "qwen3_moe",
+    "glm4_moe",
+    "gemma3_text",
+    "olmo2",
+    "olmoe",
+    *DELTA,
+)
 
 
 def expert_tp(model: str, tp: int) -> int:
@@ -90,8 +99,8 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
         "normalization": "LayerNorm" if layer_norm else "RMSNorm",
         "gated_linear_unit": not layer_norm,
         "activation_func": functional.gelu if layer_norm else functional.silu,
-        "add_bias_linear": model in ("gpt2", "gpt_neox", "gpt_oss"),
-        "add_qkv_bias": model in ("qwen2_moe", "glm4_moe"),
+        "add_bias_linear": model in ("gpt2", "gpt_neox", "gpt_oss") or bool(get("mlp_bias")),
+        "add_qkv_bias": bool(get("qkv_bias", "attention_bias")),
         "qk_layernorm": model in QK_NORMS,
         "tensor_model_parallel_size": tp,
         "expert_model_parallel_size": ep,
@@ -296,16 +305,25 @@ def build(hf: Any, model: str, tp: int, ep: int, vocabulary: int) -> Any:
 
 
 def compare(
-    *, model: str, tp: int, ep: int, fault: bool, folder: str, rank: int, meeting: str
+    *,
+    model: str,
+    tp: int,
+    ep: int,
+    fault: bool,
+    folder: str,
+    rank: int,
+    meeting: str,
+    changes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Compare the logits of one model.
+    """Compare the logits of one model, with `changes` to its config.
 
+    A bias of attention's output alone, which Megatron has not, is zero, and not loaded.
     Both models are left in `folder`, as `hf` and `megatron`, and what they give, as `….logits`.
     """
     meet(meeting, rank, tp, ep, expert_tp(model, tp))
     transformers = import_module("transformers")
     torch.manual_seed(0)
-    sizes = {**SIZES, **MODELS[model][1], **DIFFERING.get(model, {})}
+    sizes = {**SIZES, **MODELS[model][1], **DIFFERING.get(model, {}), **(changes or {})}
     hf = transformers.AutoConfig.for_model(model, **sizes)
     reference = transformers.AutoModelForCausalLM.from_config(hf, attn_implementation="eager")
     reference = reference.eval().float()
@@ -316,6 +334,8 @@ def compare(
         zero_centred = model in LESS_ONE and "linear_attn" not in name
         if "norm" in name and name.endswith("weight") and not zero_centred:
             value.add_(1)
+        if name.endswith("o_proj.bias") and model != "gpt_oss" and not sizes.get("mlp_bias"):
+            value.zero_()
     weights = {
         name: value.detach().clone()
         for name, value in reference.state_dict().items()
@@ -337,6 +357,8 @@ def compare(
         name: scattered[ref.file, name].as_strided(ref.shape, ref.stride)
         for name, ref in shard.tensors.items()
     }
+    if not (sizes.get("mlp_bias") or model in ("gpt2", "gpt_neox", "gpt_oss")):
+        state = {n: v for n, v in state.items() if not n.endswith("linear_proj.bias")}
     vocabulary = tp * state["embedding.word_embeddings.weight"].shape[0]
     network = build(hf, model, tp, ep, vocabulary)
     # torch's norm has no zero-centred weight: for the logits, the one that it would use is loaded.

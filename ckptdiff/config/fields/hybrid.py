@@ -17,6 +17,7 @@ from ckptdiff.config.fields.base import (
     only,
     sets,
     sets_nothing,
+    show,
     stated,
     switch,
 )
@@ -81,6 +82,46 @@ def _windows_entries(pattern: Any, side: ConfigSide) -> Settings:
         start = pattern.index(1) if 1 in pattern else len(pattern)
         return {"max_window_layers": start, "layer_types": kinds}
     return {"layer_types": kinds} if side.family in WINDOW_STEPS else {}
+
+
+def _no_rope_hf(side: ConfigSide) -> Stated | None:
+    """Read 1 for each layer whose queries and keys are not rotated; None if all are.
+
+    In EXAONE 4 those are the layers without a window, if any window is set.
+    """
+    if side.family != "exaone4" or side.get("sliding_window") is None:
+        name = "sliding_window" if side.family == "exaone4" and side.has("sliding_window") else None
+        return Stated(None, name, None, None if name else f"every {side.family} model")
+    windows = _windows_hf(side)
+    if windows is None:
+        return None
+    pattern = [1 - one for one in windows.value]
+    return Stated(pattern if any(pattern) else None, windows.name or "sliding_window", pattern)
+
+
+def _no_rope_megatron(side: ConfigSide) -> Stated | None:
+    freq, count = side.get("no_rope_freq"), layer_count(side)
+    if isinstance(freq, list):
+        pattern = [int(bool(one)) for one in freq]
+        return Stated(pattern if any(pattern) else None, "no_rope_freq", freq)
+    if not freq or count is None:
+        said = side.has("no_rope_freq")
+        return Stated(None, "no_rope_freq" if said else None, freq, None if said else MEGATRON)
+    return Stated([int((i + 1) % freq == 0) for i in range(count)], "no_rope_freq", freq)
+
+
+def _no_rope_entries(pattern: Any, side: ConfigSide) -> Settings | None:
+    if side.family != "exaone4":
+        return {} if pattern is None else None
+    count = layer_count(side)
+    if pattern is None:
+        kinds = ["full_attention"] * (count or 0)
+        return None if is_windowed(side) else {"sliding_window": None, "layer_types": kinds}
+    kinds = ["full_attention" if one else "sliding_attention" for one in pattern]
+    if is_windowed(side):
+        return {"layer_types": kinds}
+    # A window that no sequence outgrows.
+    return {"sliding_window": side.get("max_position_embeddings"), "layer_types": kinds}
 
 
 def is_delta_net(side: ConfigSide) -> bool:
@@ -169,6 +210,16 @@ HYBRID: tuple[ConfigField, ...] = (
         _windows_args,
         _windows_entries,
         applies=is_windowed,
+    ),
+    ConfigField(
+        "Layers without RoPE",
+        _no_rope_hf,
+        _no_rope_megatron,
+        "A layer rotates queries and keys on one side only.",
+        sets("no_rope_freq"),
+        _no_rope_entries,
+        off=None,
+        fix=lambda value, _: None if value is None else f"--no-rope-freq {show(value)}",
     ),
     ConfigField(
         "Attention sinks",

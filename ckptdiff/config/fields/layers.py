@@ -1,4 +1,4 @@
-"""What a layer computes: norms, activation, biases, and the scale of attention."""
+"""What a layer computes: norms, activation, and the scale of attention."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ckptdiff.config.fields.base import (
     first,
     from_tensors,
     is_number,
+    null_means,
     number,
     only,
     sets,
@@ -27,6 +28,7 @@ from ckptdiff.config.fields.base import (
     where,
     whole,
 )
+from ckptdiff.config.fields.biases import BIASES
 from ckptdiff.config.fields.shape import is_latent
 
 if TYPE_CHECKING:
@@ -51,10 +53,6 @@ QK_NORM = frozenset(
         *("qwen3", "qwen3_moe", "qwen3_vl_moe", "qwen3_next", "qwen3_5", "qwen3_5_moe"),
         *("deepseek", "gemma3", "olmo2", "exaone4", "olmoe"),
     }
-)
-BIASED = frozenset({"gpt2", "gpt_neox"})  # every linear layer has a bias
-NO_OUTPUT_BIAS = frozenset(
-    {"qwen2", "qwen2_moe", "glm4_moe", "mistral", "mixtral", "phi3", "olmo2", "exaone4", "olmoe"}
 )
 GEMMAS = frozenset({"gemma2", "gemma3"})
 
@@ -99,7 +97,9 @@ def _activation_hf(side: ConfigSide) -> Stated | None:
         return Stated("clamped gated quick GELU", None, None, "every gpt_oss model")
     other = _DEFAULTS.get(side.family or "", "silu")
     found = stated(*names)(side) or Stated(other, None, other, TRANSFORMERS)
-    word = _ACTIVATIONS.get(found.value, str(found.value))
+    # Gemma's class takes `gelu`, which its first releases state, for the tanh form.
+    named = "gelu_pytorch_tanh" if (side.family, found.value) == ("gemma", "gelu") else found.value
+    word = _ACTIVATIONS.get(named, str(named))
     gate = "gated " if gated is not None and gated.value else ""
     return Stated(gate + word, found.name, found.raw, found.source)
 
@@ -179,17 +179,6 @@ def _zero_centred(side: ConfigSide) -> Stated | None:
     if found is not None:
         return Stated(True, found, side.get(found))
     return default(switch(*names), False, MEGATRON)(side)
-
-
-def _qkv_bias_megatron(side: ConfigSide) -> Stated | None:
-    # Either of the two gives the projection a bias.
-    found = next((n for n in ("add_qkv_bias", "add_bias_linear") if side.get(n)), None)
-    if found is not None:
-        return Stated(True, found, side.get(found))
-    tensors = from_tensors(("q_proj.bias", "c_attn.bias"), "QKV bias")
-    if side.has("add_bias_linear"):
-        return default(switch("add_qkv_bias"), False, MEGATRON)(side)
-    return first(switch("add_qkv_bias"), tensors)(side)
 
 
 def _softmax_hf(side: ConfigSide) -> Stated | None:
@@ -293,76 +282,7 @@ LAYERS: tuple[ConfigField, ...] = (
         cannot="Megatron's args have no flag for it.",
         fix=_activation_fix,
     ),
-    ConfigField(
-        "Linear biases",
-        where(
-            lambda side: side.family in BIASED,
-            by_family({}, True),
-            where(
-                lambda side: side.family == "gpt_oss",
-                default(switch("attention_bias"), True, TRANSFORMERS),
-                default(switch("mlp_bias", "use_bias"), False, TRANSFORMERS),
-            ),
-        ),
-        first(
-            switch("add_bias_linear"),
-            from_tensors(("mlp.c_fc.bias", "up_proj.bias", "o_proj.bias"), "linear bias"),
-        ),
-        "One side adds biases that the other does not have.",
-        sets("add_bias_linear"),
-        only(frozenset({"llama", "nemotron", "nemotron_h"}), "mlp_bias"),
-    ),
-    ConfigField(
-        "Attention output bias",
-        where(
-            lambda side: side.family in BIASED,
-            by_family({}, True),
-            where(
-                lambda side: side.family in NO_OUTPUT_BIAS,
-                by_family({}, False),
-                where(
-                    lambda side: side.family == "gpt_oss",
-                    default(switch("attention_bias"), True, TRANSFORMERS),
-                    default(switch("attention_bias", "use_bias"), False, TRANSFORMERS),
-                ),
-            ),
-        ),
-        default(
-            switch("add_bias_linear"),
-            False,
-            MEGATRON,
-        ),
-        "One side adds a bias to what attention puts out that the other does not have.",
-        sets_nothing,
-        sets_nothing,
-        off=False,
-        cannot="Megatron adds it together with the biases of the MLP.",
-    ),
-    ConfigField(
-        "QKV bias",
-        where(
-            lambda side: side.family in ("gpt2", "qwen2", "qwen2_moe"),
-            first(
-                where(lambda side: side.family == "qwen2_moe", switch("qkv_bias"), lambda _: None),
-                by_family({}, True),
-            ),
-            where(
-                lambda side: side.family in ("gpt_neox", "gpt_oss"),
-                default(switch("attention_bias"), True, TRANSFORMERS),
-                default(switch("attention_bias"), False, TRANSFORMERS),
-            ),
-        ),
-        _qkv_bias_megatron,
-        "One side adds a bias to queries, keys and values that the other does not have.",
-        sets("add_qkv_bias"),
-        sets_in(
-            "attention_bias",
-            {
-                **dict.fromkeys(("gpt2", "qwen2", "mistral", "mixtral", "phi3"), ""),
-                "qwen2_moe": "qkv_bias",
-            },
-        ),
-    ),
+    *BIASES,
     ConfigField(
         "Q/K norm",
         first(switch("use_qk_norm"), by_family(dict.fromkeys(QK_NORM, True), False)),
@@ -372,5 +292,33 @@ LAYERS: tuple[ConfigField, ...] = (
         "Queries and keys are normalised on one side only.",
         sets("qk_layernorm"),
         only(frozenset({"glm4_moe"}), "use_qk_norm"),
+    ),
+    ConfigField(
+        "Parallel residual",
+        where(
+            lambda side: side.family == "gpt_neox",
+            default(switch("use_parallel_residual"), True, TRANSFORMERS),
+            by_family({}, False),
+        ),
+        lambda _: Stated(False, None, False, "Megatron has no other"),
+        "The MLP reads what attention puts out on one side, and what attention reads on the other.",
+        lambda on, _: None if on else {},
+        only(frozenset({"gpt_neox"}), "use_parallel_residual"),
+        off=False,
+        cannot="Megatron's args have no flag for it.",
+    ),
+    ConfigField(
+        "Clipped queries, keys and values",
+        where(
+            lambda side: side.family == "olmoe",
+            null_means(("clip_qkv",), number("clip_qkv"), None),
+            lambda _: None,
+        ),
+        lambda _: Stated(None, None, None, "Megatron has no limit"),
+        "Queries, keys and values above the limit are cut off on one side only.",
+        lambda limit, _: {} if limit is None else None,
+        lambda _limit, _side: {},
+        off=None,
+        cannot="Megatron's args have no flag for it.",
     ),
 )
