@@ -7,14 +7,8 @@ what the package imports and does not use to build a model and to save it is sto
 
 from __future__ import annotations
 
-import contextlib
-import importlib.abc
-import importlib.machinery
 import json
-import os
 import sys
-import types
-import typing
 from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
@@ -23,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from tests.support.stand_ins import prepare
 
+if TYPE_CHECKING:
     from torch import Tensor
 
 HIDDEN, HEADS, GROUPS, CHANNELS, FFN, VOCAB, LAYERS = 32, 4, 2, 8, 48, 64, 2
@@ -54,84 +48,6 @@ OF_MODEL: dict[str, dict[str, Any]] = {
         "mamba_num_groups": STATE_GROUPS, "mamba_state_dim": STATE,
     },
 }  # fmt: skip
-
-
-# ── what is imported and not used ────────────────────────────────────────────────────────────────
-
-
-class Nothing:
-    """A value that may be called, indexed and looked into; as a decorator it changes nothing."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        """Take anything."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Nothing()
-
-    def __call__(self, *values: Any, **named: Any) -> Any:
-        return values[0] if len(values) == 1 and not named and callable(values[0]) else Nothing()
-
-    def __getitem__(self, key: Any) -> Any:
-        return Nothing()
-
-
-class Norm(torch.nn.Module):
-    """In the place of mamba_ssm's gated norm: the same parameter."""
-
-    def __init__(self, hidden_size: int, **_: Any) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(hidden_size))
-
-
-class StandIn(types.ModuleType):
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.__path__: list[str] = []
-        self.__version__ = "3.5.0"
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if name == "constexpr":
-            return int
-        if name == "RMSNorm":
-            return Norm
-        return type(name, (Nothing,), {}) if name[:1].isupper() else Nothing()
-
-
-class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a module of these packages, whatever its name."""
-
-    PACKAGES = ("triton", "mamba_ssm", "einops", "psutil")
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> Any:
-        if name.partition(".")[0] in self.PACKAGES:
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-        return None
-
-    def create_module(self, spec: Any) -> Any:
-        return StandIn(spec.name)
-
-    def exec_module(self, module: Any) -> None:
-        """There is nothing to execute."""
-
-
-def prepare(wheel: str) -> None:
-    """Let the unpacked wheel be imported, under any Python and without a GPU; join one rank."""
-    if not hasattr(typing, "override"):  # Python 3.12 has it
-        typing.override = lambda function: function  # type: ignore[attr-defined]
-    sys.meta_path.append(StandIns())
-    sys.path.insert(0, wheel)
-    torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
-    torch.cuda.synchronize = lambda device=None: None
-    torch.cuda.empty_cache = lambda: None
-    os.environ.setdefault("LOCAL_RANK", "0")
-    writer: Any = import_module("megatron.core.dist_checkpointing.strategies.filesystem_async")
-    writer._process_memory = lambda: 0  # psutil would know
-    random: Any = import_module("megatron.core.tensor_parallel.random")
-    random.CudaRNGStatesTracker.fork = lambda self, name=None: contextlib.nullcontext()
 
 
 # ── models ───────────────────────────────────────────────────────────────────────────────────────
