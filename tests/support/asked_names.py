@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import fields
 from importlib import import_module
 from typing import Any
@@ -194,8 +195,9 @@ def asked(args: dict[str, Any]) -> dict[str, Any]:
 def main(wheel: str) -> None:
     prepare(wheel, engine=True)
     take_channels()
-    delta: Any = import_module("megatron.core.ssm.gated_delta_net")
-    delta.HAVE_FLA = True
+    with suppress(ImportError):  # older releases have none
+        delta: Any = import_module("megatron.core.ssm.gated_delta_net")
+        delta.HAVE_FLA = True
     with tempfile.TemporaryDirectory() as folder:
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{folder}/meeting", rank=0, world_size=1
