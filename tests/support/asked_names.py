@@ -2,8 +2,8 @@
 
 `python -m tests.support.asked_names WHEEL`: WHEEL is a folder into which a wheel of megatron-core
 was unpacked, or empty for the installed one. Standard input is an object of name to args; the last
-line of standard output is one of name to what each model asks for. A model is built of megatron-core's
-own layer specs, as Megatron-LM's gpt_builders.py and mamba_builders.py choose them.
+line of standard output is one of name to what each model asks for. A model is built of the layer
+specs of megatron-core, as Megatron-LM's gpt_builders.py and mamba_builders.py choose them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import fields
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -30,8 +31,10 @@ def config_of(args: dict[str, Any]) -> Any:
     """Return the configuration that Megatron-LM's core_transformer_config_from_args builds."""
     module = import_module("megatron.core.transformer.transformer_config")
     cls: Any = module.TransformerConfig
+    more: dict[str, Any] = {}
     if args["multi_latent_attention"]:
         cls = module.MLATransformerConfig
+        more = {"q_lora_rank": args["q_lora_rank"]}  # None says that there is none
     known = {field.name for field in fields(cls)}
     renamed = {RENAMED.get(name, name): value for name, value in args.items()}
     shared = {n: v for n, v in renamed.items() if n in known and v is not None and n not in DERIVED}
@@ -50,16 +53,14 @@ def config_of(args: dict[str, Any]) -> Any:
         "gradient_accumulation_fusion": False,
         "moe_token_dispatcher_type": "allgather",
     }
-    return cls(**shared)
+    return cls(**shared | more)
 
 
 def layers(args: dict[str, Any], config: Any) -> tuple[Any, Any]:
     """Return the spec of the decoder, and that of the prediction layers or None."""
     specs = import_module("megatron.core.models.gpt.gpt_layer_specs")
     engine = args["transformer_impl"] == "transformer_engine"
-    variants = import_module(
-        "megatron.core.models.gpt.experimental_attention_variant_module_specs"
-    )
+    variants = import_module("megatron.core.models.gpt.experimental_attention_variant_module_specs")
     if args.get("experimental_attention_variant"):
         spec = variants.get_transformer_block_with_experimental_attention_variant_spec(config)
     elif args.get("num_experts"):
@@ -109,19 +110,19 @@ def build(args: dict[str, Any]) -> Any:
 
 
 def hybrid(args: dict[str, Any], config: Any, common: dict[str, Any]) -> Any:
-    """Return a model with Mamba layers; of these there is no local spec."""
+    """Return a model with Mamba layers; local parts are in ModelOpt's spec alone."""
     pattern = args["hybrid_override_pattern"]
-    try:
-        module = import_module("megatron.core.models.hybrid.hybrid_model")
-    except ImportError:
-        specs = import_module("megatron.core.models.mamba.mamba_layer_specs")
-        return import_module("megatron.core.models.mamba").MambaModel(
-            config, specs.mamba_stack_spec, hybrid_override_pattern=pattern, **common
-        )
-    specs = import_module("megatron.core.models.hybrid.hybrid_layer_specs")
-    return module.HybridModel(
-        config, specs.hybrid_stack_spec, hybrid_layer_pattern=pattern, **common
-    )
+    newer = find_spec("megatron.core.models.hybrid") is not None
+    kind, model = ("hybrid", "Hybrid") if newer else ("mamba", "Mamba")
+    if args["transformer_impl"] == "local":
+        specs = import_module(f"megatron.core.post_training.modelopt.{kind}.model_specs")
+        stack = getattr(specs, f"get_{kind}_stack_modelopt_spec")(local_core_attention=True)
+    else:
+        specs = import_module(f"megatron.core.models.{kind}.{kind}_layer_specs")
+        stack = getattr(specs, f"{kind}_stack_spec")
+    module = import_module(f"megatron.core.models.{kind}.{kind}_model")
+    common["hybrid_layer_pattern" if newer else "hybrid_override_pattern"] = pattern
+    return getattr(module, f"{model}Model")(config, stack, **common)
 
 
 def put_norms(layer: Any, args: dict[str, Any]) -> None:
@@ -150,16 +151,18 @@ def put_norms(layer: Any, args: dict[str, Any]) -> None:
 
 
 def take_channels() -> None:
-    """Let local attention be told how wide values are, as latent attention tells Transformer Engine's."""
-    local: Any = import_module("megatron.core.transformer.dot_product_attention").DotProductAttention
+    """Let latent attention tell local attention how wide values are; only Transformer Engine's asks.
+
+    So no release builds it of local parts, but for ModelOpt's spec, which leaves this one out.
+    """
+    module = import_module("megatron.core.transformer.dot_product_attention")
+    local: Any = module.DotProductAttention
     plain = local.__init__
 
-    def __init__(
-        self: Any, *args: Any, k_channels: int = 0, v_channels: int = 0, **rest: Any
-    ) -> None:
-        plain(self, *args, **rest)
+    def init(self: Any, *args: Any, **rest: Any) -> None:
+        plain(self, *args, **{n: v for n, v in rest.items() if not n.endswith("_channels")})
 
-    local.__init__ = __init__
+    local.__init__ = init
 
 
 def asked(args: dict[str, Any]) -> dict[str, Any]:
@@ -209,6 +212,7 @@ def main(wheel: str) -> None:
                 found[name] = asked(args)
             except Exception as error:  # noqa: BLE001 -- one model that it refuses hides no other
                 import traceback
+
                 traceback.print_exc()
                 found[name] = {"error": f"{type(error).__name__}: {error}"}
         torch.distributed.destroy_process_group()

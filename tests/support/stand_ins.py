@@ -2,8 +2,8 @@
 
 Most of it is imported and never used to build a model, to save it or to load it. Of Transformer
 Engine and of mamba_ssm there are the modules that have parameters, with their names and shapes.
-Sources: Transformer Engine's documentation of transformer_engine.pytorch, and its register_parameter
-calls.
+Sources: Transformer Engine's documentation of transformer_engine.pytorch, and what its modules
+register as parameters.
 """
 
 from __future__ import annotations
