@@ -283,7 +283,7 @@ def has_local_spec(model: Collection[str]) -> bool:
 
     Mamba layers and gated DeltaNet are in Transformer Engine's specs alone. Latent attention is in
     get_gpt_layer_local_spec, but gives its attention arguments that only Transformer Engine's takes
-    (`k_channels` in multi_latent_attention, 0.14 to 0.20).
+    (`k_channels` in multi_latent_attention, 0.14 to 0.19).
     """
     return not any(key in model for key in _ONLY_ENGINES)
 

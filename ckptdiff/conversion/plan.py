@@ -314,7 +314,7 @@ def _to_megatron(
     if side.config is None:
         raise UnsupportedLayout(f"{side.checkpoint.root}: its config says too little to cut it")
     size = target.parallelism
-    names, grouped = scheme_of(side.architecture, target, notes)
+    names, grouped = scheme_of(side, target, notes, cannot)
     if side.config.num_experts == 0 and size.ep > 1:
         raise BadArgument(f"EP {size.ep}: the model has no routed experts")
     if size.etp > size.tp and target.to == "megatron":

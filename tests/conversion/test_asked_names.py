@@ -41,6 +41,8 @@ BEYOND_ARGS: dict[str, dict[str, Any]] = {
     "olmoe": {"wide_qk_norm": True},
     "exaone4": {"norms": "behind alone"},
 }
+# It asks for a norm that the model has not, and converting says that it cannot compute the model.
+NOT_COMPUTED = {"0.19": {"deepseek_v2, queries whole"}}
 # Their gated DeltaNet's norm cannot be converted yet.
 NOT_CONVERTED = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 
@@ -64,7 +66,7 @@ def models(
 
 def written(source: Path, out: Path, version: Any, scheme: dict[str, Any]) -> dict[str, Any]:
     """Convert to both formats; return names and shapes, names of states, and the args."""
-    converted(source, out / "whole", "torch_dist", version=version, **scheme)
+    plan, _ = converted(source, out / "whole", "torch_dist", version=version, **scheme)
     iteration = out / "whole/iter_0000001"
     entries = FileSystemReader(iteration).read_metadata().state_dict_metadata
     whole = {n: list(e.size) for n, e in entries.items() if not isinstance(e, BytesStorageMetadata)}
@@ -76,6 +78,7 @@ def written(source: Path, out: Path, version: Any, scheme: dict[str, Any]) -> di
         "states": sorted(entries.keys() - whole),
         "megatron": {n: list(v.shape) for n, v in state.items() if v is not None},
         "rank states": sorted(n for n, v in state.items() if v is None),
+        "cannot": [clause for clause in plan.cannot if "queries that are not" in clause],
         "args": vars(torch_loads(iteration / "common.pt")["args"]),
     }
 
@@ -124,6 +127,9 @@ def test_all_that_a_model_asks_for_is_written_and_nothing_else(
     assert asked.returncode == 0, asked.stderr[-3000:]
     wanted = json.loads(asked.stdout.splitlines()[-1])
     local = scheme == "local"
-    different = {name: differences(wanted[name], found[name], local=local) for name in jobs}
-    assert json.dumps({name: lines for name, lines in different.items() if lines}, indent=1) == "{}"
+    lines = {name: differences(wanted[name], found[name], local=local) for name in jobs}
+    is_computed = {name for name, held in found.items() if not held["cannot"]}
+    assert {name: lines[name] for name in is_computed if lines[name]} == {}
+    assert {name for name in lines if lines[name]} == jobs.keys() - is_computed
+    assert jobs.keys() - is_computed == NOT_COMPUTED.get(version, set()) & jobs.keys()
     assert len(jobs) > (18 if scheme == "grouped" else 40)

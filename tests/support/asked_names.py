@@ -22,7 +22,6 @@ import torch
 from tests.support.oracle_args import DERIVED, RENAMED
 from tests.support.stand_ins import prepare
 
-
 # Kinds of position embeddings that matter to names; megatron-core has more.
 POSITIONS = {"learned_absolute": "learned_absolute", "none": "none"}
 
@@ -151,9 +150,9 @@ def put_norms(layer: Any, args: dict[str, Any]) -> None:
 
 
 def take_channels() -> None:
-    """Let latent attention tell local attention how wide values are; only Transformer Engine's asks.
+    """Let latent attention tell local attention how wide values are, as it tells any.
 
-    So no release builds it of local parts, but for ModelOpt's spec, which leaves this one out.
+    Local attention takes no such arguments, so no release builds the two together.
     """
     module = import_module("megatron.core.transformer.dot_product_attention")
     local: Any = module.DotProductAttention
