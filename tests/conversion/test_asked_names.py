@@ -79,7 +79,8 @@ def written(source: Path, out: Path, version: Any, scheme: dict[str, Any]) -> di
         "megatron": {n: list(v.shape) for n, v in state.items() if v is not None},
         "rank states": sorted(n for n, v in state.items() if v is None),
         "cannot": [clause for clause in plan.cannot if "queries that are not" in clause],
-        "args": vars(torch_loads(iteration / "common.pt")["args"]),
+        "args": vars(torch_loads(iteration / "common.pt")["args"])
+        | {"whole": str(iteration), "ranks": str(file)},
     }
 
 
@@ -87,7 +88,7 @@ def differences(wanted: dict[str, Any], found: dict[str, Any], *, local: bool) -
     """Return what a model asks for and is not written, or written and not asked for."""
     if "error" in wanted:
         return [wanted["error"]]
-    lines = []
+    lines = [f"loaded otherwise: {name}" for name in wanted["different"]]
     for part in ("torch_dist", "megatron"):
         lines += [
             f"{part}: {n}: asked for {wanted[part].get(n)}, written {found[part].get(n)}"

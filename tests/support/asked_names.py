@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from argparse import Namespace
 from contextlib import suppress
 from dataclasses import fields
 from importlib import import_module
@@ -185,6 +186,7 @@ def asked(args: dict[str, Any]) -> dict[str, Any]:
             states.append(entry.unique_key)
     saved = model.state_dict_for_save_checkpoint()
     return {
+        "different": different(model, metadata, args),
         "torch_dist": whole,
         "states": sorted(states),
         "megatron": {
@@ -194,9 +196,30 @@ def asked(args: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def different(model: Any, metadata: dict[str, Any], args: dict[str, Any]) -> list[str]:
+    """Return the tensors that the model has otherwise once it has loaded a distributed checkpoint.
+
+    It is that of the folder `whole` in args; the file `ranks` has the same for a single rank.
+    Raises what loading raises, of a name that is asked for and not there.
+    """
+    checkpointing = import_module("megatron.core.dist_checkpointing")
+    loaded = checkpointing.load(model.sharded_state_dict(metadata=metadata), args["whole"])
+    tensors = {n: v for n, v in loaded.items() if torch.is_tensor(v)}
+    with torch.no_grad():
+        model.load_state_dict(tensors, strict=False)
+    wanted = torch.load(args["ranks"], weights_only=True)["model"]
+    found = model.state_dict()
+    return [
+        n
+        for n, v in wanted.items()
+        if torch.is_tensor(v) and (n not in found or not torch.equal(v, found[n]))
+    ]
+
+
 def main(wheel: str) -> None:
     prepare(wheel, engine=True)
     take_channels()
+    torch.serialization.add_safe_globals([Namespace])
     with suppress(ImportError):  # older releases have none
         delta: Any = import_module("megatron.core.ssm.gated_delta_net")
         delta.HAVE_FLA = True
@@ -210,9 +233,6 @@ def main(wheel: str) -> None:
             try:
                 found[name] = asked(args)
             except Exception as error:  # noqa: BLE001 -- one model that it refuses hides no other
-                import traceback
-
-                traceback.print_exc()
                 found[name] = {"error": f"{type(error).__name__}: {error}"}
         torch.distributed.destroy_process_group()
     sys.stdout.write("\n" + json.dumps(found) + "\n")

@@ -106,50 +106,9 @@ def build(model: str) -> Any:
 
 
 def hybrid(options: dict[str, Any]) -> Any:
-    """Return a hybrid of Mamba, attention and MLP layers."""
+    """Return a hybrid of Mamba, attention and MLP layers; local parts are in ModelOpt's spec."""
     transformer = import_module("megatron.core.transformer")
-    spec = import_module("megatron.core.transformer.spec_utils").ModuleSpec
-    block: Any = import_module("megatron.core.models.hybrid.hybrid_block")
-    layer = import_module("megatron.core.ssm.mamba_layer")
-    mixer = import_module("megatron.core.ssm.mamba_mixer")
-    mlp_layer = import_module("megatron.core.ssm.mlp_layer")
-    parallel = import_module("megatron.core.tensor_parallel")
-    layers = import_module("megatron.core.transformer.transformer_layer")
-    attention = import_module("megatron.core.transformer.attention")
-    core = import_module("megatron.core.transformer.dot_product_attention").DotProductAttention
-    mask = import_module("megatron.core.transformer.enums").AttnMaskType.causal
-    mlp = import_module("megatron.core.transformer.mlp")
-    norm = import_module("megatron.core.transformer.torch_norm").WrappedTorchNorm
-    block.TENorm = norm  # the last norm, whatever the spec says
-    add = import_module("megatron.core.fusions.fused_bias_dropout").get_bias_dropout_add
-    column, row = parallel.ColumnParallelLinear, parallel.RowParallelLinear
-    projections = mixer.MambaMixerSubmodules(in_proj=column, out_proj=row)
-    mamba = layer.MambaLayerSubmodules(
-        norm=norm, mixer=spec(mixer.MambaMixer, submodules=projections), mamba_bda=add
-    )
-    attends = layers.TransformerLayerSubmodules(
-        input_layernorm=norm,
-        self_attention=spec(
-            attention.SelfAttention,
-            params={"attn_mask_type": mask},
-            submodules=attention.SelfAttentionSubmodules(
-                linear_qkv=column, core_attention=core, linear_proj=row
-            ),
-        ),
-        self_attn_bda=add,
-        sharded_state_dict_keys_map={"input_layernorm.": "self_attention.linear_qkv.layer_norm_"},
-    )
-    computes = layers.TransformerLayerSubmodules(
-        pre_mlp_layernorm=norm,
-        mlp=spec(mlp.MLP, submodules=mlp.MLPSubmodules(linear_fc1=column, linear_fc2=row)),
-        mlp_bda=add,
-        sharded_state_dict_keys_map={"pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_"},
-    )
-    stack = block.HybridStackSubmodules(
-        mamba_layer=spec(layer.MambaLayer, submodules=mamba),
-        attention_layer=spec(layers.TransformerLayer, submodules=attends),
-        mlp_layer=spec(mlp_layer.MLPLayer, submodules=computes),
-    )
+    specs = import_module("megatron.core.post_training.modelopt.hybrid.model_specs")
     options |= {
         "is_hybrid_model": True,
         "mamba_num_heads": INNER_HEADS,
@@ -161,7 +120,7 @@ def hybrid(options: dict[str, Any]) -> Any:
         import_module("megatron.core.models.hybrid.hybrid_model")
         .HybridModel(
             transformer.TransformerConfig(**options),
-            spec(block.HybridStack, submodules=stack),
+            specs.get_hybrid_stack_modelopt_spec(local_core_attention=True),
             vocab_size=VOCAB,
             max_sequence_length=128,
             hybrid_layer_pattern=LETTERS,
@@ -346,7 +305,7 @@ def load(model: str, folder: Path) -> dict[str, Any]:
 
 
 def main(wheel: str, command: str, model: str, folder: str) -> None:
-    prepare(wheel)
+    prepare(wheel, engine=model == "nemotron_h")  # whose spec takes its norms from there
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting-{command}", rank=0, world_size=1
     )

@@ -60,6 +60,9 @@ class Norm(torch.nn.Module):
 class Stateful(torch.nn.Module):
     """A module that saves a state beside its parameters, empty without FP8."""
 
+    def init_fp8_metadata(self, num_gemms: int = 1) -> None:
+        """There is nothing of FP8."""
+
     def get_extra_state(self) -> torch.Tensor:
         return torch.empty(0, dtype=torch.uint8)
 
