@@ -20,6 +20,8 @@ from ckptdiff.errors import UnsupportedLayout
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from ckptdiff.config.programs import Version
+
 Names = Literal["mcore", "te", "legacy"]
 
 
@@ -31,9 +33,11 @@ class Spelling:
     te: str | None = None
     legacy: tuple[str, ...] = ()  # the current spelling first, then older ones
     hybrid: str | None = None  # in models with Mamba layers, whatever the scheme
+    newer: str | None = None  # in state dicts of newer releases, whatever the scheme
 
 
-# The prefix of a layer's parameters: as the rules spell it, and other spellings.
+# The prefix of a layer's parameters: as the rules spell it, and other spellings. That of prediction
+# layers is the newer releases'.
 PREFIXES = {
     "decoder.layers.{layer}.": (
         "language_model.encoder.layers.{layer}.",
@@ -65,8 +69,8 @@ LAYER = (
     # Mamba and linear attention layers fuse the norm with another linear layer.
     Spelling("input_layernorm.weight", "self_attention.in_proj.layer_norm_weight"),
     Spelling("norm.weight", "mixer.in_proj.layer_norm_weight"),
-    Spelling("mixer.conv1d.weight", "mixer.conv1d_weight"),
-    Spelling("mixer.conv1d.bias", "mixer.conv1d_bias"),
+    Spelling("mixer.conv1d.weight", newer="mixer.conv1d_weight"),
+    Spelling("mixer.conv1d.bias", newer="mixer.conv1d_bias"),
     *(
         Spelling(f"{mcore}.{p}", legacy=(f"{legacy}.{p}",))
         for mcore, legacy in (
@@ -130,7 +134,8 @@ _TO_MCORE = {
     for prefix, older in PREFIXES.items()
     for front in (prefix, *older)
     for spelling in LAYER
-    for other in (spelling.mcore, *((spelling.te,) if spelling.te else ()), *spelling.legacy)
+    for other in (spelling.mcore, spelling.te, spelling.newer, *spelling.legacy)
+    if other
 }
 
 # For writing, by the template in local spelling: how a layer's parameter may be spelled for
@@ -149,7 +154,26 @@ _LEGACY = {template(s.mcore): template(s.legacy[0]) for s in SPELLINGS if s.lega
     if spelling.legacy
 }
 _HYBRID = {template(s.mcore): template(s.hybrid) for s in SPELLINGS if s.hybrid}
+# State dicts of these have the newer names. Distributed checkpoints keep the older ones: the
+# sharded_state_dict of MultiTokenPredictionLayer and of MambaMixer maps them.
+_NEWER_PROGRAMS: frozenset[Version] = frozenset({"0.19", "bridge"})
+_NEWER = {
+    template(prefix + spelling.mcore): template(prefix + spelling.newer)
+    for prefix in PREFIXES
+    for spelling in LAYER
+    if spelling.newer
+}
+_NEWER_FRONTS = {
+    template(prefix): template(newer[0])
+    for prefix, newer in PREFIXES.items()
+    if prefix.startswith("mtp.")
+}
 _MAMBA = template("decoder.layers.{layer}.mixer.in_proj.weight")
+_ONLY_ENGINES = (
+    _MAMBA,
+    template("decoder.layers.{layer}.self_attention.in_proj.weight"),
+    template("decoder.layers.{layer}.self_attention.linear_kv_up_proj.weight"),
+)
 
 DECODER_LAYER = template("decoder.layers.{layer}.")
 PREDICTION_LAYER = template("mtp.layers.{mtp}.")
@@ -194,14 +218,21 @@ def split_native(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def spelled(
-    name: str, names: Names, beside: Collection[str], *, grouped: bool = False, tied: bool = False
+    name: str,
+    names: Names,
+    beside: Collection[str],
+    *,
+    grouped: bool = False,
+    tied: bool = False,
+    version: Version | None = None,
 ) -> str:
     """Return the name that the scheme `names` has for a name in local spelling.
 
     `beside` are the templates of its layer, or of the whole model for a tensor in no layer: a norm
     is fused into a linear layer only where there is one. `grouped` is for experts of TEGroupedMLP,
-    `tied` for a head that copies the embedding. Raises UnsupportedLayout for a tensor that the
-    legacy model does not have.
+    `tied` for a head that copies the embedding. `version` is of the program whose state dict it is
+    in, None for a distributed checkpoint. Raises UnsupportedLayout for a tensor that the legacy
+    model does not have.
     """
     key, indices = split_name(name)
     if key in _HYBRID and is_hybrid(beside):
@@ -213,24 +244,48 @@ def spelled(
             raise UnsupportedLayout(f"{name}: Megatron's legacy model has no such tensor")
         return fill_template(_LEGACY[key], indices)
     if names == "te":
-        for mcore, te in _TE:
-            host = f"{te.rpartition('.')[0]}.weight"
-            if mcore == key and (grouped if ".experts." in te else host in beside):
-                return fill_template(te, indices)
+        key = _fused(key, beside, grouped=grouped)
+    if version in _NEWER_PROGRAMS:
+        key = _NEWER.get(key, key)
+        for front, newer in _NEWER_FRONTS.items():
+            if key.startswith(front):
+                key = newer + key[len(front) :]
+    return fill_template(key, indices)
+
+
+def _fused(key: str, beside: Collection[str], *, grouped: bool) -> str:
+    """Return a template in Transformer Engine's spelling."""
+    for mcore, te in _TE:
+        host = f"{te.rpartition('.')[0]}.weight"
+        if mcore == key and (grouped if ".experts." in te else host in beside):
+            return te
+    return key
+
+
+def distributed(name: str, names: Names, beside: Collection[str], model: Collection[str]) -> str:
+    """Return the name that a distributed checkpoint has for a name in local spelling.
+
+    `beside` are the templates of its layer, `model` those of all. Both layer specs write the fused
+    names of norms. The local spec does so whatever layer follows the norm:
+    sharded_state_dict_keys_map in megatron.core's get_gpt_layer_local_spec. Models without one keep
+    their names, as in ModelOpt's specs of local parts.
+    """
+    if names != "mcore":
+        return spelled(name, names, beside)
+    if has_local_spec(model):
+        for norm, fused in _LOCAL_NORMS:
+            name = name.replace(norm, fused)
     return name
 
 
-def distributed(name: str, names: Names, beside: Collection[str]) -> str:
-    """Return the name that a distributed checkpoint has for a name in local spelling.
+def has_local_spec(model: Collection[str]) -> bool:
+    """Return whether Megatron-LM builds a model with these templates of local parts too.
 
-    Both layer specs write the fused names of norms. The local spec does so whatever layer follows
-    the norm: sharded_state_dict_keys_map in megatron.core's get_gpt_layer_local_spec.
+    Mamba layers and gated DeltaNet are in Transformer Engine's specs alone. Latent attention is in
+    get_gpt_layer_local_spec, but gives its attention arguments that only Transformer Engine's takes
+    (`k_channels` in multi_latent_attention, 0.14 to 0.19).
     """
-    if names == "mcore":
-        for norm, fused in _LOCAL_NORMS:
-            name = name.replace(norm, fused)
-        return name
-    return spelled(name, names, beside)
+    return not any(key in model for key in _ONLY_ENGINES)
 
 
 def is_hybrid(beside: Collection[str]) -> bool:

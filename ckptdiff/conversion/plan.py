@@ -20,6 +20,7 @@ from ckptdiff.conversion.completeness import (
     rows_of_vocabulary,
 )
 from ckptdiff.conversion.megatron_limits import check_limits, planned_of
+from ckptdiff.conversion.naming_scheme import scheme_of
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.conversion.stages import stages_of, uneven_ends
 from ckptdiff.conversion.storable import check_storable
@@ -61,7 +62,7 @@ class Target:
     to: To
     parallelism: Parallelism = field(default_factory=Parallelism)
     dtype: str | None = None  # a key of dtypes.BY_FLAG; None: as stored
-    names: Names | None = None  # None: te for torch_dist, mcore for Megatron's torch format
+    names: Names | None = None  # None: what naming_scheme says
     vocab_divisible_by: int = VOCAB_DIVISIBLE_BY  # rows; times TP
     max_shard_size: int = MAX_SHARD_SIZE  # bytes
     first_layers: int | None = None  # of the first pipeline stage; None: spread evenly
@@ -317,11 +318,7 @@ def _to_megatron(
     if side.config is None:
         raise UnsupportedLayout(f"{side.checkpoint.root}: its config says too little to cut it")
     size = target.parallelism
-    names = target.names or ("te" if target.to == "torch_dist" else "mcore")
-    if names == "legacy" and target.to == "torch_dist":
-        raise BadArgument("Megatron's legacy model has no torch_dist checkpoints")
-    if target.moe_grouped_gemm and names != "te":
-        raise BadArgument("grouped experts have Transformer Engine's names: choose the names te")
+    names, grouped = scheme_of(side, target, notes, cannot)
     rows = rows_of_vocabulary(side)
     block = target.vocab_divisible_by * size.tp
     padded = -(-rows // block) * block
@@ -339,7 +336,7 @@ def _to_megatron(
         ckpt_format="torch" if target.to == "megatron" else "torch_dist",
         padded_vocab_size=padded,
         make_vocab_size_divisible_by=target.vocab_divisible_by,
-        grouped_experts=target.moe_grouped_gemm,
+        grouped_experts=grouped,
         version=target.version,
     )
     predictions = {} if has_predictions(side) else {"mtp_num_layers": None}
@@ -370,7 +367,7 @@ def _to_megatron(
             max_size=target.max_shard_size,
         )
     else:
-        sharded = shard(side, config, size, stages, names, grouped=target.moe_grouped_gemm)
+        sharded = shard(side, config, size, stages, names, grouped=grouped, version=target.version)
         files = tuple(rank_files(sharded, size, args, iteration, names))
     tracker = "release" if iteration == "release" else str(iteration)
     tensors = _count(len(side.tensors) - len(sharded.left), "tensor")

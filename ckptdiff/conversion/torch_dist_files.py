@@ -166,7 +166,7 @@ def distributed_files(
     contents = _Contents()
     files = [_File("__0_0.distcp")]
     empty_state = files[0].add([None])
-    for state in _extra_states(stored, in_hybrid=is_hybrid(templates_by_layer(model)[""])):
+    for state in _extra_states(stored):
         contents.entries.append((state, Built(_of_metadata("BytesStorageMetadata"), {})))
         contents.put(state, None, None, empty_state)
     for tensor in stored:
@@ -203,7 +203,7 @@ def _stacked(model: Mapping[str, Assembly], args: Namespace, names: Names) -> It
     in_layer = templates_by_layer(model)
     members: dict[str, dict[tuple[int, ...], Assembly]] = defaultdict(dict)
     for native, recipe in model.items():
-        name = distributed(native, names, in_layer[layer_prefix(native)])
+        name = distributed(native, names, in_layer[layer_prefix(native)], in_layer[""])
         index: tuple[int, ...] = ()
         for stack in (LAYERS, EXPERTS):
             found = stack.gathered(name)
@@ -282,12 +282,11 @@ def _rows(recipe: Assembly, start: int, stop: int) -> Assembly:
     return rows_of(recipe, start, stop)
 
 
-def _extra_states(stored: Iterable[_Tensor], *, in_hybrid: bool) -> Iterator[str]:
+def _extra_states(stored: Iterable[_Tensor]) -> Iterator[str]:
     """Yield the names of the modules' `_extra_state` entries, one per layer or expert."""
     modules: dict[str, tuple[int, ...]] = {}
     for tensor in stored:
-        found = distributed_states(tensor.name, in_hybrid=in_hybrid)
-        modules.update(dict.fromkeys(found, tensor.dims))
+        modules.update(dict.fromkeys(distributed_states(tensor.name), tensor.dims))
     for module, dims in modules.items():
         sizes = dims or (1,)
         of = ".".join(map(str, sizes))

@@ -39,7 +39,7 @@ def rank_files(
             tensors = sharded.models[rank, chunk]
             last = (rank.pp, chunk) == (parallelism.pp - 1, parallelism.vpp - 1)
             model: dict[str, Any] = {}
-            for name in with_states(tensors, last=last):
+            for name in with_states(tensors, last=last, engine=names == "te"):
                 recipe = tensors.get(name)
                 model[name] = None
                 if recipe is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled, Assembly
     from ckptdiff.checkpoint import Parallelism, Rank
     from ckptdiff.config.model import ModelConfig
+    from ckptdiff.config.programs import Version
 
 
 _FIRST_STAGE_ROLES = ("embedding", "positions")  # in front of the first layer
@@ -60,12 +61,14 @@ def shard(
     names: Names,
     *,
     grouped: bool = False,
+    version: Version | None = None,
 ) -> Sharded:
     """Return every rank's tensors, named as `names` says.
 
     `stages` are the layers of each (chunk, stage), as `even_stages` returns them. `config` gives
     the rows of the vocabulary: `vocab_size`, and with padding `padded_vocab_size`. With `grouped`,
-    experts are named as in TEGroupedMLP. Raises UnsupportedLayout for a tensor that the parallelism
+    experts are named as in TEGroupedMLP. `version` is of the program that is to load the tensors,
+    None for a distributed checkpoint. Raises UnsupportedLayout for a tensor that the parallelism
     does not divide, or without a name in the scheme.
     """
     assert side.architecture is not None
@@ -89,7 +92,14 @@ def shard(
         recipe = recipe_of(rank_slice, side.tensors, whole=whole)
         in_layer = templates[layer_prefix(rank_slice.name)]
         for rank, chunk, native in placement.of(rank_slice):
-            name = spelled(native, names, in_layer, grouped=grouped, tied=rank_slice in tied)
+            name = spelled(
+                native,
+                names,
+                in_layer,
+                grouped=grouped,
+                tied=rank_slice in tied,
+                version=version,
+            )
             models[rank, chunk][name] = replace(recipe, name=name)
     return Sharded(models, tuple(sorted(left)))
 

@@ -222,21 +222,22 @@ def _refs(file: Path, tensors: dict[str, torch.Tensor], stored: Stored) -> dict[
     }
 
 
-def describe(model_type: str) -> dict[str, Any]:
+def describe(model_type: str, **changes: Any) -> dict[str, Any]:
     """Return the config as config.json has it, and every parameter's shape; nothing is stored.
 
-    What transformers has no model of is described by its error, and hides no other model.
+    `changes` are entries of the config that differ from those of `MODELS`. What transformers has no
+    model of is described by its error, and hides no other model.
     """
     try:
-        return _described(model_type)
+        return _described(model_type, changes)
     except Exception as error:  # noqa: BLE001 -- whatever transformers raises
         return {"error": f"transformers: {model_type}: {type(error).__name__}: {error}"[:500]}
 
 
-def _described(model_type: str) -> dict[str, Any]:
+def _described(model_type: str, changes: dict[str, Any]) -> dict[str, Any]:
     transformers = import_module("transformers")
     _, differing = MODELS[model_type]
-    config = transformers.AutoConfig.for_model(model_type, **{**SIZES, **differing})
+    config = transformers.AutoConfig.for_model(model_type, **{**SIZES, **differing, **changes})
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
     written = config.to_dict() | {"architectures": [type(model).__name__]}

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from tests.support.newest_core import prepare
+from tests.support.stand_ins import prepare
 
 # Fields of the configuration that have args of the same name, and of another one.
 SAME = (

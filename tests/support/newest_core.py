@@ -7,14 +7,8 @@ what the package imports and does not use to build a model and to save it is sto
 
 from __future__ import annotations
 
-import contextlib
-import importlib.abc
-import importlib.machinery
 import json
-import os
 import sys
-import types
-import typing
 from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
@@ -23,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from tests.support.stand_ins import prepare
 
+if TYPE_CHECKING:
     from torch import Tensor
 
 HIDDEN, HEADS, GROUPS, CHANNELS, FFN, VOCAB, LAYERS = 32, 4, 2, 8, 48, 64, 2
@@ -54,84 +48,6 @@ OF_MODEL: dict[str, dict[str, Any]] = {
         "mamba_num_groups": STATE_GROUPS, "mamba_state_dim": STATE,
     },
 }  # fmt: skip
-
-
-# ── what is imported and not used ────────────────────────────────────────────────────────────────
-
-
-class Nothing:
-    """A value that may be called, indexed and looked into; as a decorator it changes nothing."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        """Take anything."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Nothing()
-
-    def __call__(self, *values: Any, **named: Any) -> Any:
-        return values[0] if len(values) == 1 and not named and callable(values[0]) else Nothing()
-
-    def __getitem__(self, key: Any) -> Any:
-        return Nothing()
-
-
-class Norm(torch.nn.Module):
-    """In the place of mamba_ssm's gated norm: the same parameter."""
-
-    def __init__(self, hidden_size: int, **_: Any) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(hidden_size))
-
-
-class StandIn(types.ModuleType):
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.__path__: list[str] = []
-        self.__version__ = "3.5.0"
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if name == "constexpr":
-            return int
-        if name == "RMSNorm":
-            return Norm
-        return type(name, (Nothing,), {}) if name[:1].isupper() else Nothing()
-
-
-class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a module of these packages, whatever its name."""
-
-    PACKAGES = ("triton", "mamba_ssm", "einops", "psutil")
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> Any:
-        if name.partition(".")[0] in self.PACKAGES:
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-        return None
-
-    def create_module(self, spec: Any) -> Any:
-        return StandIn(spec.name)
-
-    def exec_module(self, module: Any) -> None:
-        """There is nothing to execute."""
-
-
-def prepare(wheel: str) -> None:
-    """Let the unpacked wheel be imported, under any Python and without a GPU; join one rank."""
-    if not hasattr(typing, "override"):  # Python 3.12 has it
-        typing.override = lambda function: function  # type: ignore[attr-defined]
-    sys.meta_path.append(StandIns())
-    sys.path.insert(0, wheel)
-    torch.cuda.current_device = lambda: torch.device("cpu")  # type: ignore[assignment,return-value]
-    torch.cuda.synchronize = lambda device=None: None
-    torch.cuda.empty_cache = lambda: None
-    os.environ.setdefault("LOCAL_RANK", "0")
-    writer: Any = import_module("megatron.core.dist_checkpointing.strategies.filesystem_async")
-    writer._process_memory = lambda: 0  # psutil would know
-    random: Any = import_module("megatron.core.tensor_parallel.random")
-    random.CudaRNGStatesTracker.fork = lambda self, name=None: contextlib.nullcontext()
 
 
 # ── models ───────────────────────────────────────────────────────────────────────────────────────
@@ -190,50 +106,9 @@ def build(model: str) -> Any:
 
 
 def hybrid(options: dict[str, Any]) -> Any:
-    """Return a hybrid of Mamba, attention and MLP layers."""
+    """Return a hybrid of Mamba, attention and MLP layers; local parts are in ModelOpt's spec."""
     transformer = import_module("megatron.core.transformer")
-    spec = import_module("megatron.core.transformer.spec_utils").ModuleSpec
-    block: Any = import_module("megatron.core.models.hybrid.hybrid_block")
-    layer = import_module("megatron.core.ssm.mamba_layer")
-    mixer = import_module("megatron.core.ssm.mamba_mixer")
-    mlp_layer = import_module("megatron.core.ssm.mlp_layer")
-    parallel = import_module("megatron.core.tensor_parallel")
-    layers = import_module("megatron.core.transformer.transformer_layer")
-    attention = import_module("megatron.core.transformer.attention")
-    core = import_module("megatron.core.transformer.dot_product_attention").DotProductAttention
-    mask = import_module("megatron.core.transformer.enums").AttnMaskType.causal
-    mlp = import_module("megatron.core.transformer.mlp")
-    norm = import_module("megatron.core.transformer.torch_norm").WrappedTorchNorm
-    block.TENorm = norm  # the last norm, whatever the spec says
-    add = import_module("megatron.core.fusions.fused_bias_dropout").get_bias_dropout_add
-    column, row = parallel.ColumnParallelLinear, parallel.RowParallelLinear
-    projections = mixer.MambaMixerSubmodules(in_proj=column, out_proj=row)
-    mamba = layer.MambaLayerSubmodules(
-        norm=norm, mixer=spec(mixer.MambaMixer, submodules=projections), mamba_bda=add
-    )
-    attends = layers.TransformerLayerSubmodules(
-        input_layernorm=norm,
-        self_attention=spec(
-            attention.SelfAttention,
-            params={"attn_mask_type": mask},
-            submodules=attention.SelfAttentionSubmodules(
-                linear_qkv=column, core_attention=core, linear_proj=row
-            ),
-        ),
-        self_attn_bda=add,
-        sharded_state_dict_keys_map={"input_layernorm.": "self_attention.linear_qkv.layer_norm_"},
-    )
-    computes = layers.TransformerLayerSubmodules(
-        pre_mlp_layernorm=norm,
-        mlp=spec(mlp.MLP, submodules=mlp.MLPSubmodules(linear_fc1=column, linear_fc2=row)),
-        mlp_bda=add,
-        sharded_state_dict_keys_map={"pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_"},
-    )
-    stack = block.HybridStackSubmodules(
-        mamba_layer=spec(layer.MambaLayer, submodules=mamba),
-        attention_layer=spec(layers.TransformerLayer, submodules=attends),
-        mlp_layer=spec(mlp_layer.MLPLayer, submodules=computes),
-    )
+    specs = import_module("megatron.core.post_training.modelopt.hybrid.model_specs")
     options |= {
         "is_hybrid_model": True,
         "mamba_num_heads": INNER_HEADS,
@@ -245,7 +120,7 @@ def hybrid(options: dict[str, Any]) -> Any:
         import_module("megatron.core.models.hybrid.hybrid_model")
         .HybridModel(
             transformer.TransformerConfig(**options),
-            spec(block.HybridStack, submodules=stack),
+            specs.get_hybrid_stack_modelopt_spec(local_core_attention=True),
             vocab_size=VOCAB,
             max_sequence_length=128,
             hybrid_layer_pattern=LETTERS,
@@ -430,7 +305,7 @@ def load(model: str, folder: Path) -> dict[str, Any]:
 
 
 def main(wheel: str, command: str, model: str, folder: str) -> None:
-    prepare(wheel)
+    prepare(wheel, engine=model == "nemotron_h")  # whose spec takes its norms from there
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting-{command}", rank=0, world_size=1
     )
