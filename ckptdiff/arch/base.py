@@ -316,7 +316,7 @@ class HfClass:
 
     architecture: str
     model_type: str
-    unless: tuple[str, str] | None = None  # a field, and its value in a model of another class
+    unless: tuple[str, object] | None = None  # a field, and its value in a model of another class
 
     def fits(self, config: Mapping[str, object]) -> bool:
         """Return whether a model with this config.json is of the class."""
@@ -345,6 +345,8 @@ class Architecture:
     fused: tuple[Fused, ...] = ()  # stored tensors that hold several tensors of the rules
     # What its models compute and Megatron's args have no field for: a sentence each.
     peculiarities: tuple[str, ...] = ()
+    # Those of them that neither names nor shapes of Megatron's tensors show.
+    unshown: tuple[str, ...] = ()
     # The class that a config.json made from Megatron's args names; None: the first one above.
     written_class: HfClass | None = None
     computes_logits: bool = False  # `forward` has its layers

@@ -25,6 +25,7 @@ from ckptdiff.conversion.torch_dist_files import distributed_files
 from ckptdiff.conversion.torch_files import rank_files
 from ckptdiff.conversion.undo import undone
 from ckptdiff.conversion.unmerged import without_adapter
+from ckptdiff.conversion.way_back import way_back
 from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE, has_numbers
 from ckptdiff.errors import BadArgument, UnknownConfig, UnsupportedLayout
 from ckptdiff.formats import megatron
@@ -66,7 +67,8 @@ class Target:
     moe_grouped_gemm: bool = False  # name the experts as TEGroupedMLP does
     undo: tuple[Remap, ...] = ()  # faults to undo, the last first
     version: Version = DEFAULT  # of the program that is to load a Megatron checkpoint
-    accept: bool = False  # what that program cannot compute is known
+    family: str | None = None  # to write a Megatron checkpoint as; None: what its args can be
+    accept: bool = False  # what that program, or config.json, cannot say is known
     allow_unmapped: bool = False  # leave out tensors without a rule
     allow_incomplete: bool = False  # write what is there of what the config promises
     overwrite: bool = False
@@ -103,7 +105,8 @@ def plan_conversion(
     """
     _check_out(out, source, target)
     notes: list[str] = []
-    source, adapter = without_adapter(source, target, notes)
+    back = way_back(source, target, like)
+    source, adapter = without_adapter(back.source, target, notes)
     left = _check_source(source, target)
     source, uncut = checked_against_config(source, target, like, notes)
     if target.undo:
@@ -112,11 +115,11 @@ def plan_conversion(
     if source.wrapping is not None:
         notes.append(f"{source.wrapping.words}: {source.wrapping.written}")
     source = _with_vocabulary(source, notes)
-    cannot: list[str] = []
+    cannot = list(back.cannot)
     source = settled_head(source, to_huggingface=target.to == "hf", notes=notes)
     side = _with_dtype(source, target.dtype)
     if target.to == "hf":
-        files, texts = _to_huggingface(side, target, like, notes)
+        files, texts = _to_huggingface(side, target, like, back.lender, notes)
     else:
         files, texts, more = _to_megatron(side, target, notes, cannot)
         left = (*left, *more)
@@ -255,7 +258,11 @@ def _main_dtype(side: Assembled) -> str:
 
 
 def _to_huggingface(
-    side: Assembled, target: Target, like: Assembled | None, notes: list[str]
+    side: Assembled,
+    target: Target,
+    like: Assembled | None,
+    lender: Assembled | None,
+    notes: list[str],
 ) -> tuple[tuple[OutputFile, ...], tuple[tuple[str, bytes], ...]]:
     """Return the files and the texts of a Hugging Face folder; adds to `notes`."""
     is_hf = side.checkpoint.convention == "hf"
@@ -270,11 +277,13 @@ def _to_huggingface(
         ordered = sorted(held, key=lambda t: -ITEMSIZE.get(t.recipe.dtype, 1))
         layout = lay_out((t.name, t.recipe.dtype, t.shape) for t in ordered)
         outputs.append(OutputFile(file, layout, tuple(t.recipe for t in ordered)))
-    restated = huggingface_config(like or side, dtype=_main_dtype(side))
+    restated = huggingface_config(like or lender or side, dtype=_main_dtype(side))
     config = restated.settings
+    if lender is not None:
+        notes.append("config.json is the one that args carry, which still makes these args")
     if like is not None:
         notes.append(f"config.json as in {like.checkpoint.root}")
-    notes += [*restated.notes, *restated.cannot]
+    notes += restated.notes
     texts = _copied_texts(pattern, notes)
     if len(files) > 1:
         texts.append((INDEX, index_text(files)))
