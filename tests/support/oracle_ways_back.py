@@ -2,7 +2,8 @@
 
 `python -m tests.support.oracle_ways_back <question.json`. Standard input is an object with `make`,
 a list of [folder, model type, differing settings], or with `compare`, a list of [folder, folder
-that came back]. The last line of standard output is an object of folder to what was found.
+that came back]. The last line of standard output is an object of the (second) folder to what was
+found.
 """
 
 from __future__ import annotations
@@ -81,6 +82,6 @@ if __name__ == "__main__":
     result: dict[str, Any] = {}
     for name, model_type, differing in question.get("make", ()):
         result[name] = made(Path(name), model_type, differing)
-    for name, back in question.get("compare", ()):
-        result[name] = compared(Path(name), Path(back))
+    for original, back in question.get("compare", ()):
+        result[back] = compared(Path(original), Path(back))
     sys.stdout.write(json.dumps(result) + "\n")
