@@ -61,7 +61,7 @@ def huggingface_config(source: Assembled, *, dtype: str) -> Restated[dict[str, A
     if written is not None and written.fits(config):
         config |= {"architectures": [written.architecture], "model_type": written.model_type}
     written_side = replace(side, kind="hf", fields=config, yaml=None, spelled={})
-    notes += left_out(side, written_side)
+    cannot += left_out(side, written_side)
     cannot += not_said(side, written_side, cannot)
     cannot += family.unshown
     args = "Megatron's args name no family" if side.yaml is None else f"{side.yaml} names no family"

@@ -44,13 +44,13 @@ def not_said(side: ConfigSide, written: ConfigSide, said: Collection[str]) -> It
         if any(clause.startswith(f"{field.name} is ") for clause in said):
             continue
         here, there = field.read(side), field.read(written)
+        if field.why_harmless(side, written) is not None:
+            continue
         if here is None:
             if side.yaml is None:  # else one note names all of them
                 yield f"{field.name} is not said in args"
             continue
         if there is not None and field.same(here.value, there.value):
-            continue
-        if field.why_harmless(side, written) is not None:
             continue
         shown = here.raw if here.raw is not None else here.value
         read = (

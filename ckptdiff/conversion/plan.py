@@ -67,8 +67,8 @@ class Target:
     moe_grouped_gemm: bool = False  # name the experts as TEGroupedMLP does
     undo: tuple[Remap, ...] = ()  # faults to undo, the last first
     version: Version = DEFAULT  # of the program that is to load a Megatron checkpoint
-    family: str | None = None  # to write a Megatron checkpoint as; None: what its args can be
-    accept: bool = False  # what that program, or config.json, cannot say is known
+    family: str | None = None  # that a Megatron checkpoint is written as; None: one that fits
+    accept: bool = False  # what that program cannot compute, or that family say, is known
     allow_unmapped: bool = False  # leave out tensors without a rule
     allow_incomplete: bool = False  # write what is there of what the config promises
     overwrite: bool = False
@@ -105,8 +105,8 @@ def plan_conversion(
     """
     _check_out(out, source, target)
     notes: list[str] = []
-    back = way_back(source, target, like)
-    source, adapter = without_adapter(back.source, target, notes)
+    source, lender = way_back(source, target, like)
+    source, adapter = without_adapter(source, target, notes)
     left = _check_source(source, target)
     source, uncut = checked_against_config(source, target, like, notes)
     if target.undo:
@@ -115,11 +115,11 @@ def plan_conversion(
     if source.wrapping is not None:
         notes.append(f"{source.wrapping.words}: {source.wrapping.written}")
     source = _with_vocabulary(source, notes)
-    cannot = list(back.cannot)
     source = settled_head(source, to_huggingface=target.to == "hf", notes=notes)
     side = _with_dtype(source, target.dtype)
+    cannot: list[str] = []
     if target.to == "hf":
-        files, texts = _to_huggingface(side, target, like, back.lender, notes)
+        files, texts = _to_huggingface(side, target, like, lender, notes, cannot)
     else:
         files, texts, more = _to_megatron(side, target, notes, cannot)
         left = (*left, *more)
@@ -136,8 +136,8 @@ def plan_conversion(
     if source.derived:
         notes.append(f"{len(source.derived)} buffers that follow from the config are left out")
     source = replace(source, tensors=kept, unmapped=())
-    left = (*adapter, *left, *uncut)
-    return Conversion(source, target, out, files, texts, tuple(notes), left, like, tuple(cannot))
+    said = tuple(notes), (*adapter, *left, *uncut), like, tuple(cannot)
+    return Conversion(source, target, out, files, texts, *said)
 
 
 def _check_out(out: Path, source: Assembled, target: Target) -> None:
@@ -263,8 +263,12 @@ def _to_huggingface(
     like: Assembled | None,
     lender: Assembled | None,
     notes: list[str],
+    cannot: list[str],
 ) -> tuple[tuple[OutputFile, ...], tuple[tuple[str, bytes], ...]]:
-    """Return the files and the texts of a Hugging Face folder; adds to `notes`."""
+    """Return the files and the texts of a Hugging Face folder; adds to `notes` and `cannot`.
+
+    `lender` has the config.json to write, if `like` does not.
+    """
     is_hf = side.checkpoint.convention == "hf"
     pattern = like or (side if is_hf and side.architecture is not None else None)
     names = None if pattern is None else plain_names(pattern)
@@ -280,10 +284,11 @@ def _to_huggingface(
     restated = huggingface_config(like or lender or side, dtype=_main_dtype(side))
     config = restated.settings
     if lender is not None:
-        notes.append("config.json is the one that args carry, which still makes these args")
+        notes.append("config.json is the one that args carry, and they are still those it makes")
     if like is not None:
         notes.append(f"config.json as in {like.checkpoint.root}")
     notes += restated.notes
+    cannot += restated.cannot
     texts = _copied_texts(pattern, notes)
     if len(files) > 1:
         texts.append((INDEX, index_text(files)))

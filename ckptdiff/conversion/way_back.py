@@ -8,7 +8,7 @@ args, that is the one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch import ARCHITECTURES, find_architecture
@@ -34,17 +34,13 @@ _MOST_CLAUSES = 3  # in an error
 _NOT_WRITTEN = "ForConditionalGeneration"  # a language model alone is none of these classes
 
 
-@dataclass(frozen=True, slots=True)
-class WayBack:
-    """A Megatron side by the rules of the family that it is written as."""
+def way_back(
+    source: Assembled, target: Target, like: Assembled | None
+) -> tuple[Assembled, Assembled | None]:
+    """Return a Megatron side by the rules that it is written by without a folder to be like.
 
-    source: Assembled
-    lender: Assembled | None = None  # that has the config.json to write; None: it is made from args
-    cannot: tuple[str, ...] = ()  # what that config.json does not say, a clause each
-
-
-def way_back(source: Assembled, target: Target, like: Assembled | None) -> WayBack:
-    """Return a Megatron side as it is written without a folder to be like; any other as it is.
+    Beside it, the side that has the config.json to write; None: it is made from args. Any other
+    source is returned as it is.
 
     Raises BadArgument for a family that does not fit its names, or that is chosen for another
     conversion; UnsupportedLayout if no config.json says all of it, or that of the chosen family
@@ -58,7 +54,7 @@ def way_back(source: Assembled, target: Target, like: Assembled | None) -> WayBa
         )
     known = source.architecture is not None and not source.architecture.by_words
     if not is_back or not known or source.config is None or source.errors:
-        return WayBack(source)
+        return source, None
     fitting = [
         family
         for family in fitting_families(source.checkpoint)
@@ -78,13 +74,13 @@ def way_back(source: Assembled, target: Target, like: Assembled | None) -> WayBa
             continue
         side = _by_rules_of(family, source)
         if not side.shortfall:
-            return WayBack(side)
+            return side, None
         incomplete.append(side)
     if incomplete:
-        return WayBack(incomplete[0])
+        return incomplete[0], None
     family, cannot = min(told, key=lambda one: len(one[1]))
     if target.family is not None and target.accept:
-        return WayBack(_by_rules_of(family, source), cannot=tuple(cannot))
+        return _by_rules_of(family, source), None
     more = f"; and {len(cannot) - _MOST_CLAUSES} more" if len(cannot) > _MOST_CLAUSES else ""
     what = f"{'; '.join(clause.rstrip('.') for clause in cannot[:_MOST_CLAUSES])}{more}"
     root = source.checkpoint.root
@@ -117,7 +113,7 @@ def _by_rules_of(family: Architecture, source: Assembled) -> Assembled:
     return replace(assemble(source.checkpoint, family=family), wrapping=source.wrapping)
 
 
-def _carried(source: Assembled, fitting: list[Architecture]) -> WayBack | None:
+def _carried(source: Assembled, fitting: list[Architecture]) -> tuple[Assembled, Assembled] | None:
     """Return the way back by the config.json in args; None if there is none, or it is not theirs.
 
     It is theirs if Megatron's args made of it read, line by line of the table, as they do: then
@@ -137,7 +133,7 @@ def _carried(source: Assembled, fitting: list[Architecture]) -> WayBack | None:
     lender = replace(lender, tensors=side.tensors)
     if side.shortfall or not any(_makes_the_args_of(side, lender, v) for v in PROGRAMS):
         return None
-    return WayBack(side, lender)
+    return side, lender
 
 
 def _makes_the_args_of(source: Assembled, lender: Assembled, version: Version) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ckptdiff import guide
+from ckptdiff.arch import ARCHITECTURES
 from ckptdiff.assembly.assemble import assemble
 from ckptdiff.config.carried import NAME as CARRIED
 from ckptdiff.conversion.plan import Target, plan_conversion
@@ -33,7 +36,6 @@ from tests.support.ways_back import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from ckptdiff.conversion.plan import Conversion
 
@@ -199,3 +201,9 @@ def test_it_comes_back_from_torch_dist_and_from_another_cut(tmp_path: Path) -> N
         converted(tmp_path / source, tmp_path / f"{source}-back", "hf")
         assert different(hf_tensors(tmp_path / f"{source}-back"), weights) == []
         assert config_of(tmp_path / f"{source}-back")["model_type"] == config["model_type"]
+
+
+def test_the_guide_names_the_families_in_their_order() -> None:
+    text = " ".join((Path(guide.__file__).parent / "formats.md").read_text().split())
+    order = [one.name for one in ARCHITECTURES if not one.unshown and one.name != "qwen3_vl_moe"]
+    assert f"in this order: {', '.join(order)}." in text
