@@ -136,8 +136,8 @@ def plan_conversion(
     if source.derived:
         notes.append(f"{len(source.derived)} buffers that follow from the config are left out")
     source = replace(source, tensors=kept, unmapped=())
-    said = tuple(notes), (*adapter, *left, *uncut), like, tuple(cannot)
-    return Conversion(source, target, out, files, texts, *said)
+    left = (*adapter, *left, *uncut)
+    return Conversion(source, target, out, files, texts, tuple(notes), left, like, tuple(cannot))
 
 
 def _check_out(out: Path, source: Assembled, target: Target) -> None:
@@ -284,9 +284,8 @@ def _to_huggingface(
     restated = huggingface_config(like or lender or side, dtype=_main_dtype(side))
     config = restated.settings
     if lender is not None:
-        notes.append("config.json is the one that args carry, and they are still those it makes")
-    if like is not None:
-        notes.append(f"config.json as in {like.checkpoint.root}")
+        notes.append("config.json is the one that args carry, and it still makes these args")
+    notes += [f"config.json as in {like.checkpoint.root}"] if like is not None else []
     notes += restated.notes
     cannot += restated.cannot
     texts = _copied_texts(pattern, notes)
