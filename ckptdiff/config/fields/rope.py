@@ -18,7 +18,7 @@ from ckptdiff.config.fields.base import (
     whole,
 )
 from ckptdiff.config.fields.positions import is_rotary
-from ckptdiff.config.fields.scaling import SCALING, holder
+from ckptdiff.config.fields.scaling import SCALING, holder, scaling_kind
 from ckptdiff.config.fields.shape import is_latent
 from ckptdiff.config.rope_holder import FULL, NEW
 
@@ -102,6 +102,8 @@ def _base_hf(side: ConfigSide) -> Stated | None:
 
 
 def _percent_hf(side: ConfigSide) -> Stated | None:
+    if side.family is not None and side.family not in PERCENTS and scaling_kind(side) == "none":
+        return _percent_default(side)  # without scaling, the other classes rotate whole heads
     inside = f"{holder(side)}.partial_rotary_factor"
     return first(number(inside, "partial_rotary_factor", "rotary_pct"), _percent_default)(side)
 
