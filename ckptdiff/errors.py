@@ -31,6 +31,8 @@ Hint = Literal[
     "allow-unmapped",  # convert what the rules know, leave out the rest
     "allow-incomplete",  # convert what is there of what the config promises
     "cpu",  # compute without a GPU
+    "lend",  # a folder to be like, or a family by name, says what Megatron's args do not
+    "accept",  # write what cannot be said in full
 ]
 
 # What a file system answers that cannot map files: some FUSE, 9p and network file systems. Files

@@ -82,12 +82,23 @@ def guess_architecture(
     query and key norms span all heads together; None if that is not known. Families whose tensors
     are the same (Llama and Mistral) have the same layout, and the first of them is returned.
     """
-    best, best_score = None, (0, 0)
+    fitting = fitting_architectures(templates, wide_qk_norm=wide_qk_norm)
+    return max(fitting, key=lambda family: len(family.marks), default=None)
+
+
+def fitting_architectures(
+    templates: set[str], *, wide_qk_norm: bool | None = None
+) -> list[Architecture]:
+    """Return the families of `guess_architecture` that know the most names, in the table's order.
+
+    The table has the plainer family first: of two that compute the same, the first is meant.
+    """
+    found = []
     for architecture in ARCHITECTURES:
         if wide_qk_norm not in (None, architecture.wide_qk_norm):
             continue
         if all(template(mark) in templates for mark in architecture.marks):
             known = sum(architecture.rule_for(name) is not None for name in templates)
-            if (known, len(architecture.marks)) > best_score:
-                best, best_score = architecture, (known, len(architecture.marks))
-    return best
+            found.append((known, architecture))
+    most = max((known for known, _ in found), default=0)
+    return [family for known, family in found if known == most > 0]

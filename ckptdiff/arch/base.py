@@ -316,7 +316,7 @@ class HfClass:
 
     architecture: str
     model_type: str
-    unless: tuple[str, str] | None = None  # a field, and its value in a model of another class
+    unless: tuple[str, object] | None = None  # a field, and its value in a model of another class
 
     def fits(self, config: Mapping[str, object]) -> bool:
         """Return whether a model with this config.json is of the class."""
@@ -345,12 +345,11 @@ class Architecture:
     fused: tuple[Fused, ...] = ()  # stored tensors that hold several tensors of the rules
     # What its models compute and Megatron's args have no field for: a sentence each.
     peculiarities: tuple[str, ...] = ()
+    unshown: tuple[str, ...] = ()  # what of its models neither args nor tensors show
     # The class that a config.json made from Megatron's args names; None: the first one above.
     written_class: HfClass | None = None
     computes_logits: bool = False  # `forward` has its layers
-    # A family that nobody wrote rules for: these are other families', chosen by the words of its
-    # names (`arch.vocabulary`).
-    by_words: bool = False
+    by_words: bool = False  # these are other families' rules, chosen by words (`arch.vocabulary`)
     # Hugging Face numbers the prediction layers on from the decoder's last layer.
     _counts_on: bool = field(init=False, repr=False, compare=False)
     _by_megatron: dict[str, ParamMapping] = field(init=False, repr=False, compare=False)

@@ -26,6 +26,8 @@ _SCALED_EMBEDDING = (
     "Gemma multiplies embeddings by the root of the hidden size; Megatron's args have no field "
     "for it"
 )
+_CAPS = "Gemma 2 caps attention scores and logits; Megatron's args have no field for it"
+_TWO_BASES = "Windowed layers have a RoPE base of their own; Megatron's args hold one base"
 _NORMS_BEHIND = "There are norms behind attention and MLP; Megatron's args have no field for them"
 
 # Norms of the output of attention and of the MLP, before it is added to the residual.
@@ -55,6 +57,7 @@ GEMMA = Architecture(
     ),
     tied_by_default=True,
     peculiarities=(_SCALED_EMBEDDING,),
+    unshown=(_SCALED_EMBEDDING,),
     computes_logits=True,
 )
 GEMMA2 = Architecture(
@@ -73,11 +76,8 @@ GEMMA2 = Architecture(
     ),
     marks=(POST_ATTENTION_NORM.megatron, _PRE_MLP_NORM.megatron),
     tied_by_default=True,
-    peculiarities=(
-        _SCALED_EMBEDDING,
-        _NORMS_BEHIND,
-        "Gemma 2 caps attention scores and logits; Megatron's args have no field for it",
-    ),
+    peculiarities=(_SCALED_EMBEDDING, _NORMS_BEHIND, _CAPS),
+    unshown=(_SCALED_EMBEDDING, _CAPS),
     computes_logits=True,
 )
 GEMMA3 = Architecture(
@@ -97,10 +97,7 @@ GEMMA3 = Architecture(
     ),
     marks=(POST_ATTENTION_NORM.megatron, _PRE_MLP_NORM.megatron, QK_NORM[0].megatron),
     tied_by_default=True,
-    peculiarities=(
-        _SCALED_EMBEDDING,
-        _NORMS_BEHIND,
-        "Windowed layers have a RoPE base of their own; Megatron's args hold one base",
-    ),
+    peculiarities=(_SCALED_EMBEDDING, _NORMS_BEHIND, _TWO_BASES),
+    unshown=(_SCALED_EMBEDDING, _TWO_BASES),
     computes_logits=True,
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ckptdiff.arch.base import Architecture
+from ckptdiff.arch.base import Architecture, HfClass
 from ckptdiff.arch.gemma import POST_ATTENTION_NORM, POST_MLP_NORM
 from ckptdiff.arch.llama import ATTENTION, ATTENTION_BIASES, EMBEDDING, FINAL_NORM, HEAD, MLP
 from ckptdiff.arch.qwen3 import QK_NORM
@@ -40,6 +40,7 @@ OLMO2 = Architecture(
     wide_qk_norm=True,
     marks=(POST_ATTENTION_NORM.megatron, QK_NORM[0].megatron),
     peculiarities=(_WIDE_NORM, _NORMS_BEHIND),
+    written_class=HfClass("Olmo3ForCausalLM", "olmo3", unless=("sliding_window", None)),
     computes_logits=True,
 )
 EXAONE4 = replace(
@@ -49,6 +50,7 @@ EXAONE4 = replace(
     model_types=("exaone4",),
     wide_qk_norm=False,
     peculiarities=(_NORMS_BEHIND,),
+    written_class=None,
     computes_logits=False,
 )
 OLMOE = Architecture(

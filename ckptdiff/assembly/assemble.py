@@ -20,6 +20,7 @@ from ckptdiff.assembly.unwrapping import unwrapped
 from ckptdiff.gc_pause import uncollected
 
 if TYPE_CHECKING:
+    from ckptdiff.arch.base import Architecture
     from ckptdiff.assembly.recipe import PackedWeight
     from ckptdiff.checkpoint import Checkpoint, Convention
 
@@ -29,12 +30,14 @@ _SELF_DESCRIBING: tuple[Convention, ...] = ("hf", "meta")
 
 
 @uncollected()
-def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assembled:
+def assemble(
+    checkpoint: Checkpoint, *, like: Assembled | None = None, family: Architecture | None = None
+) -> Assembled:
     """Return the canonical tensors of a checkpoint: Hugging Face names, unsharded, no data read.
 
     `like` is the other side of a comparison. It supplies what Megatron's files do not state: the
-    family, and how many vocabulary rows are not padding. Raises UnknownConfig if a sharded
-    checkpoint has no args and `like` has no config either.
+    family, and how many vocabulary rows are not padding. `family` supplies the first alone. Raises
+    UnknownConfig if a sharded checkpoint has no args and `like` has no config either.
     """
     found = unwrapped(checkpoint)
     checkpoint = found.checkpoint
@@ -43,7 +46,7 @@ def assemble(checkpoint: Checkpoint, *, like: Assembled | None = None) -> Assemb
     elif checkpoint.convention == "meta":
         side = assemble_meta(checkpoint)
     else:
-        side = assemble_megatron(checkpoint, like)
+        side = assemble_megatron(checkpoint, like, family)
     if found.wrapping is not None:
         notes = (*side.notes, found.wrapping.words)
         side = replace(side, wrapping=found.wrapping, notes=notes)

@@ -16,6 +16,7 @@ from ckptdiff.assembly.by_name import assemble_by_name, tensors_by_name
 from ckptdiff.assembly.dcp_chunks import resolve_chunks
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
 from ckptdiff.assembly.every_rank import check_every_rank
+from ckptdiff.assembly.families import has_wide_norms
 from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets, shards_by_split_names
 from ckptdiff.assembly.padded_rows import with_vocabulary
 from ckptdiff.assembly.recipe import (
@@ -30,7 +31,7 @@ from ckptdiff.assembly.recipe import (
 )
 from ckptdiff.config import model as configs
 from ckptdiff.config.model import SIZES
-from ckptdiff.errors import CkptDiffError, MissingShard, UnknownConfig, UnsupportedLayout
+from ckptdiff.errors import CkptDiffError, MissingShard, UnsupportedLayout
 from ckptdiff.formats.run_config import UNTIED
 
 if TYPE_CHECKING:
@@ -42,20 +43,23 @@ if TYPE_CHECKING:
     from ckptdiff.config.model import ModelConfig
 
 
-def assemble_megatron(checkpoint: Checkpoint, like: Assembled | None) -> Assembled:
+def assemble_megatron(
+    checkpoint: Checkpoint, like: Assembled | None, family: Architecture | None = None
+) -> Assembled:
     """Return the canonical tensors of a Megatron checkpoint.
 
     Each rule's shards are collected over the ranks, then the rule is read backward. `like` supplies
-    what the files do not state. Without rules, and without the sizes that rules need, each stored
-    tensor is a tensor of its own. Raises UnknownConfig if a size in the args makes no sense.
+    what the files do not state, `family` the rules alone. Without rules, and without the sizes that
+    rules need, each stored tensor is a tensor of its own. Raises UnknownConfig if a size in the
+    args makes no sense.
     """
     named = shards_by_split_names(checkpoint)
     if _is_rank_file(checkpoint):
         return assemble_by_name(checkpoint, named, "it has one rank's share of each tensor")
-    architecture = like.architecture if like is not None else None
+    architecture = like.architecture if like is not None else family
     keys = {key for _, names in named for (key, _), _ in names}
-    if like is None or (architecture is None and not like.checkpoint.config):
-        wide_norms = _has_wide_norms(checkpoint, named)
+    if architecture is None and (like is None or not like.checkpoint.config):
+        wide_norms = has_wide_norms(checkpoint, named)
         architecture = guess_architecture(keys, wide_qk_norm=wide_norms)
     if architecture is None or not any(map(architecture.rule_for, keys)):
         return assemble_by_name(checkpoint, named, "no rules know its names")
@@ -139,20 +143,6 @@ def _assemble_by_rules(
         derived=tuple(derived_entry(ref, config) for ref in derived),
         notes=notes,
     )
-
-
-def _has_wide_norms(checkpoint: Checkpoint, named: list[tuple[Shard, SplitNames]]) -> bool | None:
-    """Return whether the query norm spans all heads together; None if that cannot be known."""
-    sizes = {ref.shape for _, names in named for (key, _), ref in names if key == QUERY_NORM}
-    if not sizes or not checkpoint.config:
-        return None
-    try:
-        config = configs.from_megatron(checkpoint.config)
-    except UnknownConfig:
-        return None
-    if config.kv_lora_rank:
-        return None  # latent attention normalises the compressed queries
-    return config.num_attention_heads > 1 and (config.kv_channels,) not in sizes
 
 
 def _split_norm(

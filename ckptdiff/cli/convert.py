@@ -75,7 +75,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--accept", action="store_true",
-        help="end with exit code 0 though that program cannot compute the model",
+        help="end with exit code 0 though that program cannot compute the model; with --family, "
+        "write what its config.json does not say in full",
     )  # fmt: skip
     parser.add_argument("--vocab-divisible-by", type=positive, default=128, metavar="N")
     parser.add_argument(
@@ -85,6 +86,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--like", type=Path, metavar="DIR",
         help="a Hugging Face folder that lends config, tokenizer and names",
+    )  # fmt: skip
+    parser.add_argument(
+        "--family", metavar="NAME",
+        help="the family to write a Megatron checkpoint as, instead of one that args can be of",
     )  # fmt: skip
     parser.add_argument(
         "--undo", action="append", default=[], metavar="SPEC",
@@ -181,6 +186,7 @@ def _target(options: argparse.Namespace) -> Target:
         last_layers=options.last_stage_layers,
         moe_grouped_gemm=options.moe_grouped_gemm,
         version=options.target_version,
+        family=options.family,
         accept=options.accept,
         undo=tuple(map(_remap, options.undo)),
         allow_unmapped=options.allow_unmapped,

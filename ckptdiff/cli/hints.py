@@ -14,4 +14,6 @@ OPTIONS: dict[Hint, str] = {
     "allow-unmapped": "--allow-unmapped converts the rest",
     "allow-incomplete": "--allow-incomplete writes what is there",
     "cpu": "--device cpu computes without",
+    "lend": "--like DIR lends the config.json of such a model, --family NAME chooses a family",
+    "accept": "--accept writes it all the same",
 }

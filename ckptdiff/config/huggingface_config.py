@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config.quantisation import without_quantisation
-from ckptdiff.config.restating import Restated, read_otherwise, readable, settings_of, token_rows
+from ckptdiff.config.restating import Restated, readable, settings_of, token_rows
+from ckptdiff.config.sayable import not_said
 from ckptdiff.config.unstated import left_out
 from ckptdiff.dtypes import DTYPES
 
@@ -15,14 +16,18 @@ if TYPE_CHECKING:
 
     from ckptdiff.assembly.recipe import Assembled
 
+# Token ids are left out; one that a class takes then has to be a row of the vocabulary.
+_PADDING = {"phi3": 32000}
 CONVERTER_BASE = 10000  # the rotary_base that NVIDIA's converter writes
 
 
 def huggingface_config(source: Assembled, *, dtype: str) -> Restated[dict[str, Any]]:
     """Return the config.json of this model.
 
-    A Hugging Face source keeps its own, but for the dtype. Token ids are not in Megatron's args
-    and are left out. `dtype` is a stored dtype such as BF16. Raises UnknownConfig if the family or
+    A Hugging Face source keeps its own, but for the dtype. Of Megatron's args it is that of the
+    source's family, and `cannot` is empty if that says all that args and tensors say, and nothing
+    else. Token ids are not in Megatron's args and are left out. `dtype` is a stored dtype such as
+    BF16. Raises UnknownConfig if the family or
     a size is not known.
     """
     word = DTYPES[dtype].torch
@@ -50,18 +55,21 @@ def huggingface_config(source: Assembled, *, dtype: str) -> Restated[dict[str, A
         "vocab_size": rows,
         "torch_dtype": word,
     }
+    if _PADDING.get(family.name, 0) >= rows:
+        config["pad_token_id"] = None
     written = family.written_class
     if written is not None and written.fits(config):
         config |= {"architectures": [written.architecture], "model_type": written.model_type}
     written_side = replace(side, kind="hf", fields=config, yaml=None, spelled={})
-    notes += left_out(side, written_side)
-    read_otherwise(side, written_side, notes, cannot)
+    cannot += left_out(side, written_side)
+    cannot += not_said(side, written_side, cannot)
+    cannot += family.unshown
     args = "Megatron's args name no family" if side.yaml is None else f"{side.yaml} names no family"
     notes.append(
         f"{args}; by its tensors it is {family.name}. Token ids are not in there: bos_token_id and "
         "eos_token_id are left out"
     )
-    notes += family.peculiarities
+    notes += (clause for clause in family.peculiarities if clause not in family.unshown)
     if side.get("rotary_base") == CONVERTER_BASE:
         notes.append(
             f"rotary_base is {CONVERTER_BASE}, which NVIDIA's converter writes whatever the model "

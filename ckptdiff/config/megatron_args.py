@@ -7,6 +7,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ckptdiff.config.carried import NAME as CARRIED
+from ckptdiff.config.carried import carried_text
 from ckptdiff.config.launch import flags_to_give
 from ckptdiff.config.programs import DEFAULT, PROGRAMS
 from ckptdiff.config.restating import Restated, read_otherwise, readable, settings_of, token_rows
@@ -74,6 +76,9 @@ def megatron_args(
         longest = settings.get("max_position_embeddings") or SEQ_LENGTH
         settings["seq_length"] = min(SEQ_LENGTH, longest)
         settings.setdefault("max_position_embeddings", longest)
+        if source.checkpoint.convention == "hf":
+            text = carried_text(source.checkpoint.config or {})
+            settings |= {} if text is None else {CARRIED: text}
     settings |= {
         "padded_vocab_size": padded_vocab_size,
         "make_vocab_size_divisible_by": make_vocab_size_divisible_by,

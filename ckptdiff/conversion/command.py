@@ -40,6 +40,7 @@ def command_of(source: Path, out: Path, target: Target, like: Path | None = None
         ("--dtype", target.dtype, None),
         ("--names", target.names, None),
         ("--target-version", target.version, DEFAULT),
+        ("--family", target.family, None),
     ):
         if number != default:
             words += [flag, str(number)]
@@ -66,7 +67,11 @@ def _operand(path: Path) -> str:
 
 
 def cannot_lines(conversion: Conversion) -> Iterator[str]:
-    """Yield a sentence for each thing that the target program cannot compute of the model."""
+    """Yield a sentence for each thing that the target cannot compute, or say, of the model."""
+    if conversion.target.to == "hf":
+        for clause in conversion.cannot:
+            yield f"config.json cannot say this model: {printable(clause)}"
+        return
     program = PROGRAMS[conversion.target.version]
     for clause in conversion.cannot:
         yield f"{program} cannot compute this model: {printable(clause)}"

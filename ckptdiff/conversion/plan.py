@@ -29,6 +29,7 @@ from ckptdiff.conversion.torch_dist_files import distributed_files
 from ckptdiff.conversion.torch_files import rank_files
 from ckptdiff.conversion.undo import undone
 from ckptdiff.conversion.unmerged import without_adapter
+from ckptdiff.conversion.way_back import way_back
 from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE, has_numbers
 from ckptdiff.errors import BadArgument, UnknownConfig, UnsupportedLayout
 from ckptdiff.formats import megatron
@@ -70,7 +71,8 @@ class Target:
     moe_grouped_gemm: bool = False  # name the experts as TEGroupedMLP does
     undo: tuple[Remap, ...] = ()  # faults to undo, the last first
     version: Version = DEFAULT  # of the program that is to load a Megatron checkpoint
-    accept: bool = False  # what that program cannot compute is known
+    family: str | None = None  # that a Megatron checkpoint is written as; None: one that fits
+    accept: bool = False  # what that program cannot compute, or that family say, is known
     allow_unmapped: bool = False  # leave out tensors without a rule
     allow_incomplete: bool = False  # write what is there of what the config promises
     overwrite: bool = False
@@ -107,6 +109,7 @@ def plan_conversion(
     """
     _check_out(out, source, target)
     notes: list[str] = []
+    source, lender = way_back(source, target, like)
     source, adapter = without_adapter(source, target, notes)
     left = _check_source(source, target)
     source, uncut = checked_against_config(source, target, like, notes)
@@ -116,11 +119,11 @@ def plan_conversion(
     if source.wrapping is not None:
         notes.append(f"{source.wrapping.words}: {source.wrapping.written}")
     source = _with_vocabulary(source, notes)
-    cannot: list[str] = []
     source = settled_head(source, to_huggingface=target.to == "hf", notes=notes)
     side = _with_dtype(source, target.dtype)
+    cannot: list[str] = []
     if target.to == "hf":
-        files, texts = _to_huggingface(side, target, like, notes)
+        files, texts = _to_huggingface(side, target, like, lender, notes, cannot)
     else:
         files, texts, more = _to_megatron(side, target, notes, cannot)
         left = (*left, *more)
@@ -260,9 +263,17 @@ def _main_dtype(side: Assembled) -> str:
 
 
 def _to_huggingface(
-    side: Assembled, target: Target, like: Assembled | None, notes: list[str]
+    side: Assembled,
+    target: Target,
+    like: Assembled | None,
+    lender: Assembled | None,
+    notes: list[str],
+    cannot: list[str],
 ) -> tuple[tuple[OutputFile, ...], tuple[tuple[str, bytes], ...]]:
-    """Return the files and the texts of a Hugging Face folder; adds to `notes`."""
+    """Return the files and the texts of a Hugging Face folder; adds to `notes` and `cannot`.
+
+    `lender` has the config.json to write, if `like` does not.
+    """
     is_hf = side.checkpoint.convention == "hf"
     pattern = like or (side if is_hf and side.architecture is not None else None)
     names = None if pattern is None else plain_names(pattern)
@@ -275,11 +286,13 @@ def _to_huggingface(
         ordered = sorted(held, key=lambda t: -ITEMSIZE.get(t.recipe.dtype, 1))
         layout = lay_out((t.name, t.recipe.dtype, t.shape) for t in ordered)
         outputs.append(OutputFile(file, layout, tuple(t.recipe for t in ordered)))
-    restated = huggingface_config(like or side, dtype=_main_dtype(side))
+    restated = huggingface_config(like or lender or side, dtype=_main_dtype(side))
     config = restated.settings
-    if like is not None:
-        notes.append(f"config.json as in {like.checkpoint.root}")
-    notes += [*restated.notes, *restated.cannot]
+    if lender is not None:
+        notes.append("config.json is the one that args carry, and it still makes these args")
+    notes += [f"config.json as in {like.checkpoint.root}"] if like is not None else []
+    notes += restated.notes
+    cannot += restated.cannot
     texts = _copied_texts(pattern, notes)
     if len(files) > 1:
         texts.append((INDEX, index_text(files)))

@@ -17,6 +17,7 @@ from ckptdiff.conversion.plan import Target
 
 TARGETS = (
     Target("hf"),
+    Target("hf", family="phi3", accept=True),
     Target("hf", dtype="bf16", max_shard_size=800_000_000, overwrite=True),
     Target("megatron", Parallelism(2, etp=2)),
     Target("megatron", Parallelism(8, 4, 2, 4, 1), names="te", moe_grouped_gemm=True),

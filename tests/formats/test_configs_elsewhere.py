@@ -341,7 +341,11 @@ def test_what_a_yaml_leaves_out_is_kept_by_the_tensors_or_named(
     assert args.untie_embeddings_and_output_weights is True
     assert "norm_epsilon 1e-05, " in done.stdout
     assert compare(hf, tmp_path / "mg").statuses == {}
-    done = ckptdiff("convert", folder, tmp_path / "hf", "--to", "hf")
+    words = "convert", folder, tmp_path / "hf", "--to", "hf"
+    done = ckptdiff(*words)
+    assert done.returncode == 2
+    assert "model.yaml does not state these" in done.stderr
+    done = ckptdiff(*words, "--family", "llama", "--accept")
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "hf/config.json").read_text())
     assert not config.keys() & {"rms_norm_eps", "rope_theta"}

@@ -249,6 +249,8 @@ class ConvertScreen(BaseScreen[None]):
         out = self.query_one("#out", PathInput)
         typed = out.path if out.value != self._proposed else None
         like = self._lender() if self._choice("like") == "yes" else None
+        if target.to != "hf" or like is not None:
+            target = replace(target, family=None)  # it is chosen for no other conversion
         return ConversionDraft(path, target, typed, like)
 
     def on_choice_changed(self, message: Choice.Changed) -> None:

@@ -1,0 +1,59 @@
+"""Whether a config.json says all that Megatron's args say, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.config.fields import FIELDS, show
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from ckptdiff.config.fields import ConfigSide
+
+# Args of what Megatron computes that no line of the table has: no class of transformers that we
+# write does it. The values with which they do nothing; a missing arg does nothing either. From the
+# fields of TransformerConfig and MoE's (megatron/core/transformer/transformer_config.py).
+BESIDE_THE_TABLE: dict[str, tuple[Any, ...]] = {
+    "qk_l2_norm": (None, False),
+    "activation_func_clamp_value": (None,),
+    "glu_linear_offset": (None, 0),
+    "apply_residual_connection_post_layernorm": (None, False),
+    "moe_apply_probs_on_input": (None, False),
+    "softmax_type": (None, "vanilla", "learnable"),
+    "heterogeneous_layers_config_path": (None,),
+    "heterogeneous_layers_config_encoded_json": (None,),
+    "experimental_attention_variant": (None, "gated_delta_net"),
+    "use_mup": (None, False),
+}
+
+
+def not_said(side: ConfigSide, written: ConfigSide, said: Collection[str]) -> Iterator[str]:
+    """Yield a clause for each thing that a Megatron side says and the config.json of it does not.
+
+    Both sides are of one family, and the second is read as transformers reads it. `said` are
+    clauses that there are already.
+    """
+    for name, nothing in BESIDE_THE_TABLE.items():
+        if (value := side.get(name)) not in nothing:
+            spelled = side.spelled.get(name, name)
+            yield f"{spelled} is {show(value)} and cannot be said in config.json"
+    for field in FIELDS:
+        if not (field.has_effect(side) and field.has_effect(written)):
+            continue
+        if any(clause.startswith(f"{field.name} is ") for clause in said):
+            continue
+        here, there = field.read(side), field.read(written)
+        if field.why_harmless(side, written) is not None:
+            continue
+        if here is None:
+            if side.yaml is None:  # else one note names all of them
+                yield f"{field.name} is not said in args"
+            continue
+        if there is not None and field.same(here.value, there.value):
+            continue
+        shown = here.raw if here.raw is not None else here.value
+        read = (
+            "unsaid" if there is None else f"{there.raw if there.raw is not None else there.value}"
+        )
+        yield f"{field.name} is {shown} and reads as {read} in config.json: {field.consequence}"
