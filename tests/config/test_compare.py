@@ -285,7 +285,7 @@ CONFLICTS: list[tuple[str, Change, Change, str, str, str | None]] = [
      "--rotary-base 500000"),
     (
         "llama", {}, {"use_rope_scaling": False}, "RoPE scaling",
-        "rope_scaling.rope_type use_rope_scaling", "--use-rope-scaling --rope-scaling-factor 8",
+        "rope_scaling.rope_type use_rope_scaling", "--use-rope-scaling",
     ),
     (
         "llama", {"rope_scaling": None}, {}, "RoPE scaling", "rope_scaling use_rope_scaling",
@@ -348,7 +348,7 @@ CONFLICTS: list[tuple[str, Change, Change, str, str, str | None]] = [
     ),
     (
         "gpt2", {}, {"bias_gelu_fusion": False}, "Activation", "activation_function swiglu",
-        "--openai-gelu",
+        "leave out --no-bias-gelu-fusion",
     ),
     (
         "gpt2", {"activation_function": "gelu"}, {}, "Activation",
@@ -677,7 +677,7 @@ def test_scaling_that_megatron_cannot_represent_is_said() -> None:
     conflicts = [line for line in lines.values() if line.status == "conflict"]
     assert [line.meaning for line in conflicts] == ["RoPE scaling"]
     assert conflicts[0].fix is None
-    assert "hard-codes 1, 4 and 8192" in (conflicts[0].consequence or "")
+    assert "a factor of 8, and 1, 4 and 8192" in (conflicts[0].consequence or "")
 
 
 def test_two_configs_of_transformers_are_mended_in_the_file() -> None:

@@ -15,7 +15,9 @@ from ckptdiff.config.fields.base import (
     default,
     equal,
     first,
+    flags,
     from_tensors,
+    guarded,
     is_number,
     number,
     only,
@@ -89,6 +91,11 @@ _SWITCHES = {
 }
 
 
+# What GPT-OSS computes (transformers' GptOssExperts: alpha 1.702, swiglu_limit 7, up + 1).
+_CLAMPED = "clamped gated quick GELU"
+_CLAMPED_ARGS = {"quick_geglu": True, "glu_linear_offset": 1.0, "activation_func_clamp_value": 7.0}
+
+
 def _activation_hf(side: ConfigSide) -> Stated | None:
     if side.family is None and side.kind == "hf":
         gated = from_tensors(("gate_proj.weight", "w1.weight"), "gate")(side)
@@ -96,7 +103,7 @@ def _activation_hf(side: ConfigSide) -> Stated | None:
         gated = Stated(side.family not in WITHOUT_GATE)
     names = ("hidden_activation", "hidden_act", "activation_function", "mlp_hidden_act")
     if side.family == "gpt_oss":
-        return Stated("clamped gated quick GELU", None, None, "every gpt_oss model")
+        return Stated(_CLAMPED, None, None, "every gpt_oss model")
     other = _DEFAULTS.get(side.family or "", "silu")
     found = stated(*names)(side) or Stated(other, None, other, TRANSFORMERS)
     word = _ACTIVATIONS.get(found.value, str(found.value))
@@ -112,6 +119,8 @@ def _activation_megatron(side: ConfigSide) -> Stated | None:
         gate = "gated " if side.get("gated_linear_unit") else ""
         value = "tanh GELU" if fused and gate + word == "GELU" else gate + word
         return Stated(value, "activation_func", function)
+    if all(side.get(name) == value for name, value in _CLAMPED_ARGS.items()):
+        return Stated(_CLAMPED, "quick_geglu", side.get("quick_geglu"))
     for name, value in _SWITCHES.items():
         if side.get(name):
             return Stated(value, name, side.get(name))
@@ -128,17 +137,20 @@ def _activation_megatron(side: ConfigSide) -> Stated | None:
 def _activation_fix(value: Any, side: ConfigSide) -> str | None:
     given = [name for name, other in _SWITCHES.items() if side.get(name) and other != value]
     parts = [f"leave out --{name.replace('_', '-')}" for name in given]
-    wanted = next((name for name, other in _SWITCHES.items() if other == value), None)
-    if wanted is not None:
-        parts.append(f"--{wanted.replace('_', '-')}")
-    elif value == "GELU":
-        parts.append("--no-bias-gelu-fusion")
-    else:
+    settings = guarded(_activation_args, value, side)
+    if settings is None or (value == "tanh GELU" and not side.get("add_bias_linear")):
         return None
-    return ", ".join(parts)
+    if value in ("GELU", "tanh GELU"):
+        fused = "--no-bias-gelu-fusion"
+        parts.append(fused if value == "GELU" else f"leave out {fused}")
+        return ", ".join(parts)
+    given = {name: wanted for name, wanted in settings.items() if wanted}
+    return ", ".join([*parts, str(flags(given, side))])
 
 
 def _activation_args(value: Any, _: ConfigSide) -> Settings | None:
+    if value == _CLAMPED:
+        return {"swiglu": False, **_CLAMPED_ARGS}
     given = next((name for name, other in _SWITCHES.items() if other == value), None)
     if value in ("tanh GELU", "GELU"):
         given = "bias_gelu_fusion" if value == "tanh GELU" else None
