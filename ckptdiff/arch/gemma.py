@@ -19,13 +19,16 @@ from ckptdiff.arch.llama import (
     MLP,
     MLP_NORM,
 )
+from ckptdiff.arch.peculiarity import Peculiarity
 from ckptdiff.arch.qwen3 import QK_NORM
 
-_SCALED_EMBEDDING = (
+_SCALED_EMBEDDING = Peculiarity(
     "Gemma multiplies embeddings by the root of the hidden size; Megatron's args have no field "
     "for it"
 )
-_NORMS_BEHIND = "There are norms behind attention and MLP; Megatron's args have no field for them"
+_NORMS_BEHIND = Peculiarity(
+    "There are norms behind attention and MLP; Megatron's args have no field for them"
+)
 
 # Norms of the output of attention and of the MLP, before it is added to the residual.
 POST_ATTENTION_NORM = norm(
@@ -65,7 +68,13 @@ GEMMA2 = Architecture(
     peculiarities=(
         _SCALED_EMBEDDING,
         _NORMS_BEHIND,
-        "Gemma 2 caps attention scores and logits; Megatron's args have no field for it",
+        Peculiarity(
+            "attention scores are capped; Megatron's args have no field for it",
+            "attn_logit_softcapping",
+        ),
+        Peculiarity(
+            "logits are capped; Megatron's args have no field for it", "final_logit_softcapping"
+        ),
     ),
     computes_logits=True,
 )
@@ -88,7 +97,7 @@ GEMMA3 = Architecture(
     peculiarities=(
         _SCALED_EMBEDDING,
         _NORMS_BEHIND,
-        "Windowed layers have a RoPE base of their own; Megatron's args hold one base",
+        Peculiarity("Windowed layers have a RoPE base of their own; Megatron's args hold one base"),
     ),
     computes_logits=True,
 )

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from ckptdiff.arch.base import Architecture, column, norm, replicated, row, vocab
 from ckptdiff.arch.llama import MEGATRON
+from ckptdiff.arch.peculiarity import Peculiarity
 
 _HF = "gpt_neox.layers.{layer}."
 _QKV = {
@@ -76,7 +77,10 @@ GPT_NEOX = Architecture(
     marks=("decoder.final_layernorm.bias", f"{MEGATRON}self_attention.linear_qkv.bias"),
     prefixes=(("lm_head.", "embed_out."),),  # how transformers 5 names it in memory
     peculiarities=(
-        "Attention and MLP may read the same input (use_parallel_residual); Megatron's args have "
-        "no field for it",
+        Peculiarity(
+            "attention and MLP read the same input; Megatron's args have no field for it",
+            "use_parallel_residual",
+            off=False,
+        ),
     ),
 )

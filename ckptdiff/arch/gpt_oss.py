@@ -78,7 +78,4 @@ GPT_OSS = Architecture(
             for tail, p in (("", "weight"), ("_bias", "bias"))
         ),
     ),
-    peculiarities=(
-        "Experts add 1 to what the gate multiplies; Megatron's args have no field for it",
-    ),
 )

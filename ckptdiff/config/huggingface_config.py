@@ -6,7 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config.quantisation import without_quantisation
-from ckptdiff.config.restating import Restated, read_otherwise, readable, settings_of, token_rows
+from ckptdiff.config.restating import (
+    Restated,
+    read_otherwise,
+    readable,
+    settings_of,
+    token_rows,
+    unset_clauses,
+)
 from ckptdiff.config.unstated import left_out
 from ckptdiff.dtypes import DTYPES
 
@@ -14,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.config.fields import ConfigField, Stated
 
 CONVERTER_BASE = 10000  # the rotary_base that NVIDIA's converter writes
 
@@ -31,7 +39,7 @@ def huggingface_config(source: Assembled, *, dtype: str) -> Restated[dict[str, A
         said = [f"{key} is left out: the weights are plain numbers" for key in left]
         return Restated(_with_dtype(own, word), said, [])
     notes: list[str] = []
-    cannot: list[str] = []
+    unset: list[tuple[ConfigField, Stated]] = []
     side = readable(source, notes)
     rows, assumed = token_rows(source)
     notes += assumed
@@ -46,10 +54,11 @@ def huggingface_config(source: Assembled, *, dtype: str) -> Restated[dict[str, A
     config: dict[str, Any] = {
         "architectures": [family.architectures[0]],
         "model_type": family.model_types[0],
-        **dict(settings_of(side, "hf", notes, cannot)),
+        **dict(settings_of(side, "hf", notes, unset)),
         "vocab_size": rows,
         "torch_dtype": word,
     }
+    cannot = list(unset_clauses(unset, "hf"))
     written = family.written_class
     if written is not None and written.fits(config):
         config |= {"architectures": [written.architecture], "model_type": written.model_type}
@@ -61,7 +70,7 @@ def huggingface_config(source: Assembled, *, dtype: str) -> Restated[dict[str, A
         f"{args}; by its tensors it is {family.name}. Token ids are not in there: bos_token_id and "
         "eos_token_id are left out"
     )
-    notes += family.peculiarities
+    notes += [one.text for one in family.peculiarities]
     if side.get("rotary_base") == CONVERTER_BASE:
         notes.append(
             f"rotary_base is {CONVERTER_BASE}, which NVIDIA's converter writes whatever the model "

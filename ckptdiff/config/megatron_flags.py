@@ -106,6 +106,7 @@ _TABLE = """\
 --mtp-num-layers                        int    0.14-     field
 --multi-latent-attention                switch 0.14-     field
 --no-bias-gelu-fusion                   switch 0.14-     -
+--no-gradient-accumulation-fusion        switch 0.14-     -
 --no-load-optim                         switch 0.14-     -
 --no-load-rng                           switch 0.14-     -
 --no-persist-layer-norm                 switch 0.14-     -

@@ -17,6 +17,7 @@ from ckptdiff.conversion.completeness import (
     has_predictions,
     rows_of_vocabulary,
 )
+from ckptdiff.conversion.launching import launch_of
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.conversion.stages import stages_of, uneven_ends
 from ckptdiff.conversion.storable import check_storable
@@ -34,6 +35,7 @@ from ckptdiff.resharding.to_huggingface import INDEX, file_names, index_text, sp
 from ckptdiff.resharding.to_megatron import shard
 
 if TYPE_CHECKING:
+    import argparse
     from pathlib import Path
 
     from ckptdiff.arch.naming import Names
@@ -85,6 +87,7 @@ class Conversion:
     left: tuple[str, ...]  # names that are left out: no rule knows them
     like: Assembled | None = None  # the folder that lends config, tokenizer and names
     cannot: tuple[str, ...] = ()  # what the target program cannot compute, a clause each
+    launch: str | None = None  # the line to start the target program; None: of no Megatron one
 
     @property
     def nbytes(self) -> int:
@@ -113,13 +116,16 @@ def plan_conversion(
         notes.append(f"{source.wrapping.words}: {source.wrapping.written}")
     source = _with_vocabulary(source, notes)
     cannot: list[str] = []
+    launch: str | None = None
     source = settled_head(source, to_huggingface=target.to == "hf", notes=notes)
     side = _with_dtype(source, target.dtype)
     if target.to == "hf":
         files, texts = _to_huggingface(side, target, like, notes)
     else:
-        files, texts, more = _to_megatron(side, target, notes, cannot)
+        files, texts, more, args = _to_megatron(side, target, notes, cannot)
         left = (*left, *more)
+        sides = (source, *(() if like is None else (like,)))
+        launch = launch_of(target, args, out, rows_of_vocabulary(side), sides)
     kept = {name: tensor for name, tensor in source.tensors.items() if name not in left}
     if left and not target.allow_unmapped:
         dots = " …" if len(left) > 5 else ""
@@ -134,7 +140,9 @@ def plan_conversion(
         notes.append(f"{len(source.derived)} buffers that follow from the config are left out")
     source = replace(source, tensors=kept, unmapped=())
     left = (*adapter, *left, *uncut)
-    return Conversion(source, target, out, files, texts, tuple(notes), left, like, tuple(cannot))
+    return Conversion(
+        source, target, out, files, texts, tuple(notes), left, like, tuple(cannot), launch
+    )
 
 
 def _check_out(out: Path, source: Assembled, target: Target) -> None:
@@ -303,8 +311,10 @@ def _copied_texts(pattern: Assembled | None, notes: list[str]) -> list[tuple[str
 
 def _to_megatron(
     side: Assembled, target: Target, notes: list[str], cannot: list[str]
-) -> tuple[tuple[OutputFile, ...], tuple[tuple[str, bytes], ...], tuple[str, ...]]:
-    """Return the files, the texts and the names left out of a Megatron checkpoint.
+) -> tuple[
+    tuple[OutputFile, ...], tuple[tuple[str, bytes], ...], tuple[str, ...], argparse.Namespace
+]:
+    """Return the files, the texts, the names left out, and the args of a Megatron checkpoint.
 
     Adds to `notes`, and to `cannot` what the program that it is for cannot compute.
     """
@@ -380,7 +390,7 @@ def _to_megatron(
         else f"layers by stage: {' '.join(map(str, stages))}"
     )
     notes.append(f"{tensors} in {_count(len(files), 'file')}; {how}")
-    return files, (*texts, (megatron.TRACKER, tracker.encode())), sharded.left
+    return files, (*texts, (megatron.TRACKER, tracker.encode())), sharded.left, args
 
 
 def _count(number: int, what: str) -> str:

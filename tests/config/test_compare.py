@@ -294,11 +294,11 @@ CONFLICTS: list[tuple[str, Change, Change, str, str, str | None]] = [
     (
         "llama", {"rope_scaling": {"type": "linear", "factor": 4.0}}, {"use_rope_scaling": False},
         "RoPE scaling", "rope_scaling.type use_rope_scaling",
-        "--rotary-seq-len-interpolation-factor 4",
+        "--rotary-seq-len-interpolation-factor 4 (Megatron-LM 0.19)",
     ),
     (
         "llama", {}, {"rope_scaling_factor": 32.0}, "RoPE scaling factor",
-        "rope_scaling.factor rope_scaling_factor", "--rope-scaling-factor 8",
+        "rope_scaling.factor rope_scaling_factor", None,
     ),
     (
         "llama", {"rope_scaling": {**LLAMA["rope_scaling"], "low_freq_factor": 2.0}}, {},

@@ -144,8 +144,8 @@ def _activation_fix(value: Any, side: ConfigSide) -> str | None:
         fused = "--no-bias-gelu-fusion"
         parts.append(fused if value == "GELU" else f"leave out {fused}")
         return ", ".join(parts)
-    given = {name: wanted for name, wanted in settings.items() if wanted}
-    return ", ".join([*parts, str(flags(given, side))])
+    wanted = {name: one for name, one in settings.items() if one}
+    return ", ".join([*parts, str(flags(wanted, side))])
 
 
 def _activation_args(value: Any, _: ConfigSide) -> Settings | None:
