@@ -61,5 +61,12 @@ OLMOE = Architecture(
     wide_qk_norm=True,
     marks=QWEN3_MOE.marks,
     fused=QWEN3_MOE.fused,
-    peculiarities=(_WIDE_NORM,),
+    peculiarities=(
+        _WIDE_NORM,
+        Peculiarity(
+            "queries, keys and values are clamped; Megatron's args have no field for it",
+            "clip_qkv",
+            by_default=False,
+        ),
+    ),
 )

@@ -70,7 +70,7 @@ def huggingface_config(source: Assembled, *, dtype: str) -> Restated[dict[str, A
         f"{args}; by its tensors it is {family.name}. Token ids are not in there: bos_token_id and "
         "eos_token_id are left out"
     )
-    notes += [one.text for one in family.peculiarities]
+    notes += [one.text for one in family.peculiarities if one.by_default]
     if side.get("rotary_base") == CONVERTER_BASE:
         notes.append(
             f"rotary_base is {CONVERTER_BASE}, which NVIDIA's converter writes whatever the model "

@@ -81,8 +81,7 @@ def limits_of(
 def unset_limit(field: ConfigField, reading: Stated, written: ConfigSide) -> Limit:
     """Return the limit that a field's value is, which no args say."""
     read = field.read(written)
-    shown = None if read is None else read.raw if read.raw is not None else read.value
-    instead = "" if shown is None else f" It would be {shown}."
+    instead = f" It would be {read.value}." if read and isinstance(read.value, str) else ""
     why = field.cannot or "No args say it."
     return Limit(f"{_named(field, reading)}: {why}{instead}".removesuffix("."), (field.name,))
 
@@ -116,10 +115,12 @@ def _scaling_limit(side: ConfigSide, _args: Mapping[str, Any], version: Version)
     if kind == "llama3":
         if is_llama31(side):
             return None
-        words = ", ".join(f"{key} {show(_value(side, _OF_FIXED[key]))}" for key in FIXED)
-        hard = ", ".join(f"{key} {show(value)}" for key, value in FIXED.items())
-        does = f"it scales by {LLAMA3} with {hard}, whatever the args say"
-        return Limit(f"{what} with {words}: {does}", _SCALING)
+        fixed = {"factor": LLAMA3, **FIXED}
+        own = {key: _value(side, _OF_FIXED[key]) for key in fixed}
+        odd = [key for key in fixed if own[key] != fixed[key]]
+        words, hard = (", ".join(f"{key} {show(d[key])}" for key in odd) for d in (own, fixed))
+        does = f"it scales with {hard}, whatever the args say"
+        return Limit(f"rope_type is llama3 with {words}: {does}", _SCALING)
     if kind == "yarn":
         if is_latent(side) or version == "0.19":
             return None
@@ -132,6 +133,7 @@ def _scaling_limit(side: ConfigSide, _args: Mapping[str, Any], version: Version)
 
 
 _OF_FIXED = {
+    "factor": "RoPE scaling factor",
     "low_freq_factor": "RoPE low frequency factor",
     "high_freq_factor": "RoPE high frequency factor",
     "original_max_position_embeddings": "RoPE original length",

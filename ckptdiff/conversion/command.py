@@ -77,7 +77,8 @@ def start_lines(conversion: Conversion) -> Iterator[str]:
     if conversion.launch is not None:
         program = PROGRAMS[conversion.target.version]
         yield ""
-        yield f"start {program}, for one step on made-up data, with:"
+        other = ", though it computes another model" if conversion.cannot else ""
+        yield f"start {program}, for one step on made-up data{other}, with:"
         yield printable(conversion.launch)
 
 
