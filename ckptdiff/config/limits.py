@@ -173,12 +173,18 @@ def _of_layers(args: Mapping[str, Any], version: Version) -> Iterator[Limit]:
     if version == "0.19" and args.get("use_legacy_models"):
         yield Limit("use_legacy_models is True: it has no legacy model; choose the names mcore")
         return
-    one_more = args.get("apply_layernorm_1p") or args.get("layernorm_zero_centered_gamma")
-    if local and one_more and args.get("normalization") == "RMSNorm":
+    if version == "0.14" and args.get("num_experts"):
+        if args.get("add_bias_linear"):
+            yield Limit("experts have biases: it builds none with them")
+        if args.get("is_hybrid_model"):
+            yield Limit("there are experts beside Mamba layers: it builds no such hybrid")
+    if local and _one_more(args) and args.get("normalization") == "RMSNorm":
         yield Limit(
             "norms scale by one more than their weight (apply_layernorm_1p): its local layers "
             f"refuse that beside RMSNorm; {_BY_CHOICE}"
         )
+    if local and args.get("multi_latent_attention"):
+        yield Limit(f"attention is latent: its local layers cannot be built so; {_BY_CHOICE}")
     if local and (args.get("is_hybrid_model") or args.get("experimental_attention_variant")):
         kind = "Mamba" if args.get("is_hybrid_model") else "gated DeltaNet"
         yield Limit(f"there are {kind} layers: its local layers know none; {_BY_CHOICE}")
@@ -192,11 +198,26 @@ def _of_bridge(args: Mapping[str, Any]) -> Iterator[Limit]:
         yield Limit("quick_geglu is True: it does not read it, and has GELU", ("Activation",))
 
 
-def training_note(args: Mapping[str, Any]) -> str | None:
-    """Return what keeps a model that Megatron computes from being trained by it."""
-    if not args.get("sequence_parallel") or can_split_sequence(args):
-        return None
-    return (
-        "Megatron trains experts beside tensor parallelism only with sequence parallelism, which "
-        f"its local layers refuse beside RMSNorm: {_BY_CHOICE}"
-    )
+def layer_notes(args: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the layers that names were chosen for need, or keep Megatron from."""
+    if args.get("sequence_parallel") and not can_split_sequence(args):
+        yield (
+            "Megatron trains experts beside tensor parallelism only with sequence parallelism, "
+            f"which its local layers refuse beside RMSNorm: {_BY_CHOICE}"
+        )
+    local = args.get("transformer_impl") == "local"
+    if version == "0.14" and args.get("num_experts"):
+        if args.get("add_bias_linear"):
+            yield Limit("experts have biases: it builds none with them")
+        if args.get("is_hybrid_model"):
+            yield Limit("there are experts beside Mamba layers: it builds no such hybrid")
+    if local and _one_more(args) and args.get("normalization") != "RMSNorm":
+        yield (
+            "norms scale by one more than their weight: Megatron's local layers need Apex for "
+            f"that; {_BY_CHOICE} without"
+        )
+
+
+def _one_more(args: Mapping[str, Any]) -> bool:
+    names = ("apply_layernorm_1p", "layernorm_zero_centered_gamma")
+    return any(args.get(name) for name in names)

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckptdiff.config.limits import limits_of, training_note, unset_limit
+from ckptdiff.config.limits import layer_notes, limits_of, unset_limit
 from ckptdiff.config.programs import DEFAULT
 from ckptdiff.config.restating import Restated, read_otherwise, readable, settings_of, token_rows
 from ckptdiff.config.unstated import left_out, shown_by_tensors
@@ -134,8 +134,7 @@ def megatron_args(
         cannot += [clause for clause in clauses if clause is not None]
     else:
         notes += left_out(side, written)
-    training = training_note(settings)
-    notes += [training] if training is not None else []
+    notes += layer_notes(settings)
     return Restated(argparse.Namespace(**settings), notes, cannot)
 
 

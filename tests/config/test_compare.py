@@ -476,7 +476,7 @@ CONFLICTS: list[tuple[str, Change, Change, str, str, str | None]] = [
     (
         "deepseek", {}, {"max_position_embeddings": 8192}, "YaRN original length",
         "rope_scaling.original_max_position_embeddings max_position_embeddings",
-        "--max-position-embeddings 4096",
+        None,
     ),
     (
         "deepseek", {"rope_scaling": {**DEEPSEEK["rope_scaling"], "beta_fast": 16}}, {},
