@@ -206,11 +206,6 @@ def layer_notes(args: Mapping[str, Any]) -> Iterator[str]:
             f"which its local layers refuse beside RMSNorm: {_BY_CHOICE}"
         )
     local = args.get("transformer_impl") == "local"
-    if version == "0.14" and args.get("num_experts"):
-        if args.get("add_bias_linear"):
-            yield Limit("experts have biases: it builds none with them")
-        if args.get("is_hybrid_model"):
-            yield Limit("there are experts beside Mamba layers: it builds no such hybrid")
     if local and _one_more(args) and args.get("normalization") != "RMSNorm":
         yield (
             "norms scale by one more than their weight: Megatron's local layers need Apex for "
