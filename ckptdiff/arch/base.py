@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ckptdiff.arch.fused import Fused
+    from ckptdiff.arch.peculiarity import Peculiarity
     from ckptdiff.config.model import ModelConfig
 
     Partition = Callable[["ModelConfig", int, int], "Iterable[Slice]"]  # (config, tp, rank)
@@ -343,9 +344,7 @@ class Architecture:
     # How other writers begin Hugging Face names, and how the rules begin them.
     prefixes: tuple[tuple[str, str], ...] = LANGUAGE_PARTS
     fused: tuple[Fused, ...] = ()  # stored tensors that hold several tensors of the rules
-    # What its models compute and Megatron's args have no field for: a sentence each.
-    peculiarities: tuple[str, ...] = ()
-    unshown: tuple[str, ...] = ()  # what of its models neither args nor tensors show
+    peculiarities: tuple[Peculiarity, ...] = ()  # of what its models compute
     # The class that a config.json made from Megatron's args names; None: the first one above.
     written_class: HfClass | None = None
     computes_logits: bool = False  # `forward` has its layers

@@ -20,15 +20,17 @@ from ckptdiff.arch.llama import (
     MLP,
     MLP_NORM,
 )
+from ckptdiff.arch.peculiarity import Peculiarity
 from ckptdiff.arch.qwen3 import QK_NORM
 
-_SCALED_EMBEDDING = (
+_SCALED_EMBEDDING = Peculiarity(
     "Gemma multiplies embeddings by the root of the hidden size; Megatron's args have no field "
-    "for it"
+    "for it",
+    is_shown=False,
 )
-_CAPS = "Gemma 2 caps attention scores and logits; Megatron's args have no field for it"
-_TWO_BASES = "Windowed layers have a RoPE base of their own; Megatron's args hold one base"
-_NORMS_BEHIND = "There are norms behind attention and MLP; Megatron's args have no field for them"
+_NORMS_BEHIND = Peculiarity(
+    "There are norms behind attention and MLP; Megatron's args have no field for them"
+)
 
 # Norms of the output of attention and of the MLP, before it is added to the residual.
 POST_ATTENTION_NORM = norm(
@@ -57,7 +59,6 @@ GEMMA = Architecture(
     ),
     tied_by_default=True,
     peculiarities=(_SCALED_EMBEDDING,),
-    unshown=(_SCALED_EMBEDDING,),
     computes_logits=True,
 )
 GEMMA2 = Architecture(
@@ -76,8 +77,20 @@ GEMMA2 = Architecture(
     ),
     marks=(POST_ATTENTION_NORM.megatron, _PRE_MLP_NORM.megatron),
     tied_by_default=True,
-    peculiarities=(_SCALED_EMBEDDING, _NORMS_BEHIND, _CAPS),
-    unshown=(_SCALED_EMBEDDING, _CAPS),
+    peculiarities=(
+        _SCALED_EMBEDDING,
+        _NORMS_BEHIND,
+        Peculiarity(
+            "attention scores are capped; Megatron's args have no field for it",
+            "attn_logit_softcapping",
+            is_shown=False,
+        ),
+        Peculiarity(
+            "logits are capped; Megatron's args have no field for it",
+            "final_logit_softcapping",
+            is_shown=False,
+        ),
+    ),
     computes_logits=True,
 )
 GEMMA3 = Architecture(
@@ -97,7 +110,13 @@ GEMMA3 = Architecture(
     ),
     marks=(POST_ATTENTION_NORM.megatron, _PRE_MLP_NORM.megatron, QK_NORM[0].megatron),
     tied_by_default=True,
-    peculiarities=(_SCALED_EMBEDDING, _NORMS_BEHIND, _TWO_BASES),
-    unshown=(_SCALED_EMBEDDING, _TWO_BASES),
+    peculiarities=(
+        _SCALED_EMBEDDING,
+        _NORMS_BEHIND,
+        Peculiarity(
+            "Windowed layers have a RoPE base of their own; Megatron's args hold one base",
+            is_shown=False,
+        ),
+    ),
     computes_logits=True,
 )

@@ -10,10 +10,6 @@ from dataclasses import replace
 from ckptdiff.arch.base import Architecture, column, norm, replicated, row, vocab
 from ckptdiff.arch.llama import MEGATRON
 
-_PARALLEL = (
-    "Attention and MLP may read the same input (use_parallel_residual); Megatron's args have no "
-    "field for it"
-)
 _HF = "gpt_neox.layers.{layer}."
 _QKV = {
     p: column(
@@ -79,5 +75,4 @@ GPT_NEOX = Architecture(
     ),
     marks=("decoder.final_layernorm.bias", f"{MEGATRON}mlp.linear_fc1.bias"),
     prefixes=(("lm_head.", "embed_out."),),  # how transformers 5 names it in memory
-    unshown=(_PARALLEL,),
 )

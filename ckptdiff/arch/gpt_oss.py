@@ -21,7 +21,6 @@ from ckptdiff.arch.llama import (
 )
 from ckptdiff.arch.moe import routed_experts, router
 
-_LINEAR_PLUS_ONE = "Experts add 1 to what the gate multiplies; Megatron's args have no field for it"
 _EXPERT = f"{HF}mlp.experts.{{expert}}."
 _LOCAL = f"{MEGATRON}mlp.experts.local_experts.{{expert}}."
 _EXPERT_BIASES = (
@@ -79,6 +78,4 @@ GPT_OSS = Architecture(
             for tail, p in (("", "weight"), ("_bias", "bias"))
         ),
     ),
-    peculiarities=(_LINEAR_PLUS_ONE,),
-    unshown=(_LINEAR_PLUS_ONE,),
 )

@@ -13,14 +13,17 @@ from dataclasses import replace
 from ckptdiff.arch.base import Architecture, HfClass
 from ckptdiff.arch.gemma import POST_ATTENTION_NORM, POST_MLP_NORM
 from ckptdiff.arch.llama import ATTENTION, ATTENTION_BIASES, EMBEDDING, FINAL_NORM, HEAD, MLP
+from ckptdiff.arch.peculiarity import Peculiarity
 from ckptdiff.arch.qwen3 import QK_NORM
 from ckptdiff.arch.qwen3_moe import QWEN3_MOE
 
-_WIDE_NORM = (
+_WIDE_NORM = Peculiarity(
     "Queries and keys are normalised over all heads at once; Megatron's qk_layernorm does it head "
     "by head"
 )
-_NORMS_BEHIND = "Norms stand behind attention and MLP alone; Megatron's args have no field for it"
+_NORMS_BEHIND = Peculiarity(
+    "Norms stand behind attention and MLP alone; Megatron's args have no field for it"
+)
 
 OLMO2 = Architecture(
     name="olmo2",
@@ -61,5 +64,12 @@ OLMOE = Architecture(
     wide_qk_norm=True,
     marks=QWEN3_MOE.marks,
     fused=QWEN3_MOE.fused,
-    peculiarities=(_WIDE_NORM,),
+    peculiarities=(
+        _WIDE_NORM,
+        Peculiarity(
+            "queries, keys and values are clamped; Megatron's args have no field for it",
+            "clip_qkv",
+            by_default=False,
+        ),
+    ),
 )

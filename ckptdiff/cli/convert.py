@@ -120,7 +120,12 @@ def run(options: argparse.Namespace) -> int:
     start: Any = "fork" if sys.platform == "linux" else "spawn"
     with WorkerPool(options.jobs, start=start) as pool:
         pool.warm()
-        from ckptdiff.conversion.command import against_line, cannot_lines, closing_lines
+        from ckptdiff.conversion.command import (
+            against_line,
+            cannot_lines,
+            closing_lines,
+            start_lines,
+        )
         from ckptdiff.conversion.plan import plan_conversion
         from ckptdiff.conversion.run import convert
         from ckptdiff.conversion.verify import compare_with_like
@@ -141,7 +146,7 @@ def run(options: argparse.Namespace) -> int:
             print(line)
         if against is not None:
             print(against_line(against, like))
-        for line in cannot_lines(conversion):
+        for line in (*cannot_lines(conversion), *start_lines(conversion)):
             print(line)
     if options.json is not None:
         from ckptdiff.report.pages import print_json
@@ -223,6 +228,8 @@ def _document(
         "tensors": len(conversion.source.tensors),
         "notes": list(conversion.notes),
         "cannot": list(conversion.cannot),
+        "target_version": conversion.target.version,
+        "launch": conversion.launch,
         "left_out": list(conversion.left),
         **shortfall_document(conversion.source),
         "losses": [

@@ -6,7 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config.quantisation import without_quantisation
-from ckptdiff.config.restating import Restated, readable, settings_of, token_rows
+from ckptdiff.config.restating import (
+    Restated,
+    readable,
+    settings_of,
+    token_rows,
+    unset_clauses,
+)
 from ckptdiff.config.sayable import not_said
 from ckptdiff.config.unstated import left_out
 from ckptdiff.dtypes import DTYPES
@@ -15,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.config.fields import ConfigField, Stated
 
 # Token ids are left out; one that a class takes then has to be a row of the vocabulary.
 _PADDING = {"phi3": 32000}
@@ -36,7 +43,7 @@ def huggingface_config(source: Assembled, *, dtype: str) -> Restated[dict[str, A
         said = [f"{key} is left out: the weights are plain numbers" for key in left]
         return Restated(_with_dtype(own, word), said, [])
     notes: list[str] = []
-    cannot: list[str] = []
+    unset: list[tuple[ConfigField, Stated]] = []
     side = readable(source, notes)
     rows, assumed = token_rows(source)
     notes += assumed
@@ -51,25 +58,26 @@ def huggingface_config(source: Assembled, *, dtype: str) -> Restated[dict[str, A
     config: dict[str, Any] = {
         "architectures": [family.architectures[0]],
         "model_type": family.model_types[0],
-        **dict(settings_of(side, "hf", notes, cannot)),
+        **dict(settings_of(side, "hf", notes, unset)),
         "vocab_size": rows,
         "torch_dtype": word,
     }
     if _PADDING.get(family.name, 0) >= rows:
         config["pad_token_id"] = None
+    cannot = list(unset_clauses(unset, "hf"))
     written = family.written_class
     if written is not None and written.fits(config):
         config |= {"architectures": [written.architecture], "model_type": written.model_type}
     written_side = replace(side, kind="hf", fields=config, yaml=None, spelled={})
     cannot += left_out(side, written_side)
     cannot += not_said(side, written_side, cannot)
-    cannot += family.unshown
+    cannot += (one.text for one in family.peculiarities if not one.is_shown)
     args = "Megatron's args name no family" if side.yaml is None else f"{side.yaml} names no family"
     notes.append(
         f"{args}; by its tensors it is {family.name}. Token ids are not in there: bos_token_id and "
         "eos_token_id are left out"
     )
-    notes += (clause for clause in family.peculiarities if clause not in family.unshown)
+    notes += (one.text for one in family.peculiarities if one.is_shown and one.by_default)
     if side.get("rotary_base") == CONVERTER_BASE:
         notes.append(
             f"rotary_base is {CONVERTER_BASE}, which NVIDIA's converter writes whatever the model "

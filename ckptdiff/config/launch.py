@@ -2,66 +2,224 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.config.fields import ConfigSide
-from ckptdiff.config.fields.base import flags
+from ckptdiff.config.fields.base import show
+from ckptdiff.config.megatron_flags import flag_of, is_off_switch, why_not
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
-LATENT_ONLY = (
+    from ckptdiff.checkpoint import Parallelism
+    from ckptdiff.config.programs import Version
+
+_LATENT = (
     *("q_lora_rank", "kv_lora_rank", "qk_head_dim", "qk_pos_emb_head_dim", "v_head_dim"),
-    *("rope_type", "rotary_scaling_factor", "mscale", "mscale_all_dim"),
+    *("original_max_position_embeddings", "beta_fast", "beta_slow"),
 )
-# Args that Megatron-LM's load_args_from_checkpoint (megatron/training/checkpointing.py) leaves to
-# the command line, and their default there; None if releases differ in it.
-NOT_TAKEN_OVER: dict[str, Any] = {
-    "norm_epsilon": 1e-5,
-    "qk_layernorm": False,
-    "quick_geglu": False,
-    "softmax_scale": None,
-    "softmax_type": None,
-    "bias_gelu_fusion": True,
-    "window_size": None,
-    "window_attn_skip_freq": None,
-    "use_rope_scaling": False,
-    "rope_scaling_factor": None,
-    "rotary_seq_len_interpolation_factor": None,
-    "multi_latent_attention": False,
-    **dict.fromkeys(LATENT_ONLY),
-    "moe_shared_expert_gate": False,
-    "moe_router_num_groups": None,
-    "moe_router_group_topk": None,
-    "experimental_attention_variant": None,
-    "attention_output_gate": False,
+_YARN = (
+    *("yarn_original_max_position_embeddings", "yarn_beta_fast", "yarn_beta_slow"),
+    "yarn_correction_range_round_to_int",
+)
+_SCALED = ("rotary_scaling_factor", "mscale", "mscale_all_dim")
+_DELTA = {
     "linear_attention_freq": None,
     "linear_conv_kernel_dim": 4,
     "linear_key_head_dim": 128,
     "linear_value_head_dim": 128,
     "linear_num_key_heads": 16,
     "linear_num_value_heads": 32,
-    "decoder_first_pipeline_num_layers": None,
-    "decoder_last_pipeline_num_layers": None,
-    "pipeline_model_parallel_layout": None,
-    "make_vocab_size_divisible_by": 128,
+}
+# Args that Megatron-LM's load_args_from_checkpoint (megatron/training/checkpointing.py) leaves to
+# the command line, and their default there; None: it is off, or has to be given. `rope_type` is not
+# among them: it is yarn unless it is given, and scales by a factor of 1 as no scaling does.
+NOT_TAKEN_OVER: dict[str, Any] = {
+    "norm_epsilon": 1e-5,
+    "apply_layernorm_1p": False,
+    "qk_layernorm": False,
+    "quick_geglu": False,
+    "glu_linear_offset": 0.0,
+    "activation_func_clamp_value": None,
+    "softmax_scale": None,
+    "softmax_type": "vanilla",
+    "bias_gelu_fusion": True,
+    "window_size": None,
+    "window_attn_skip_freq": None,
+    "use_rope_scaling": False,
+    "rope_scaling_factor": 8.0,
+    "rotary_seq_len_interpolation_factor": None,
+    "multi_latent_attention": False,
+    **dict.fromkeys(_LATENT),
+    "original_max_position_embeddings": 4096,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "rotary_scaling_factor": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.0,
+    "yarn_original_max_position_embeddings": 4096,
+    "yarn_beta_fast": 32.0,
+    "yarn_beta_slow": 1.0,
+    "yarn_correction_range_round_to_int": True,
+    "moe_router_score_function": "softmax",
+    "moe_router_enable_expert_bias": False,
+    "moe_router_topk_scaling_factor": None,
+    "moe_shared_expert_gate": False,
+    "moe_router_num_groups": None,
+    "moe_router_group_topk": None,
+    "moe_latent_size": None,
+    "mtp_num_layers": None,
+    "experimental_attention_variant": None,
+    "attention_output_gate": False,
+    **_DELTA,
     "bf16": False,
     "fp16": False,
 }
+# The releases that do take these over. `apply_layernorm_1p` is called otherwise since 0.16, where
+# load_args_from_checkpoint goes on with the old name.
+TAKEN_OVER: dict[str, tuple[Version, ...]] = {
+    "apply_layernorm_1p": ("0.14",),
+    "moe_router_score_function": ("0.16", "0.19"),
+    "moe_router_enable_expert_bias": ("0.16", "0.19"),
+    "moe_router_topk_scaling_factor": ("0.16", "0.19"),
+    "moe_latent_size": ("0.16", "0.19"),
+    "mtp_num_layers": ("0.19",),
+}
+# What args are called in the args that 0.16 and later write.
+_RENAMED = {
+    "norm_epsilon": "layernorm_epsilon",
+    "apply_layernorm_1p": "layernorm_zero_centered_gamma",
+}
+_MAMBA_SPEC = ("megatron.core.models.mamba.mamba_layer_specs", "mamba_stack_spec")
 
 
-def flags_to_give(args: Mapping[str, Any]) -> str | None:
-    """Return the flags that Megatron-LM does not take over from args; None if defaults will do."""
-    gated = args.get("swiglu") or args.get("squared_relu") or args.get("quick_geglu")
-    latent = args.get("multi_latent_attention")
-    given = {}
-    for name, default in NOT_TAKEN_OVER.items():
-        value = args.get(name, default)
-        without_effect = (
-            (name == "bias_gelu_fusion" and gated)
-            or (name == "rope_scaling_factor" and not args.get("use_rope_scaling"))
-            or (name in LATENT_ONLY and not latent)
-        )
-        if value != default and value is not None and not without_effect:
-            given[name] = value
-    return flags(given, ConfigSide("megatron", {}, None, frozenset()))
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """An arg that a release leaves to the command line."""
+
+    arg: str
+    value: Any
+    words: tuple[str, ...]  # the flag and its value
+    why_not: str | None  # why the release does not do what the flag says; None: it does
+
+
+def leftovers(args: Mapping[str, Any], version: Version) -> list[Leftover]:
+    """Return the args that a release does not take over, and whose default will not do."""
+    found = []
+    for arg, default in NOT_TAKEN_OVER.items():
+        value = args.get(arg, args.get(_RENAMED.get(arg, arg), default))
+        is_idle = value is None or value == default or not _has_effect(arg, args)
+        if is_idle or version in TAKEN_OVER.get(arg, ()):
+            continue
+        bare = value is True or is_off_switch(arg)
+        words = (flag_of(arg),) if bare else (flag_of(arg), show(value))
+        found.append(Leftover(arg, value, words, why_not(words, version)))
+    return found
+
+
+def _has_effect(arg: str, args: Mapping[str, Any]) -> bool:
+    """Return whether any layer of such a model reads an arg."""
+    latent = bool(args.get("multi_latent_attention"))
+    yarn = not latent and args.get("position_embedding_type") == "yarn"
+    if arg == "bias_gelu_fusion":
+        gated = args.get("swiglu") or args.get("squared_relu") or args.get("quick_geglu")
+        return not gated and bool(args.get("add_bias_linear", True))
+    if arg == "rope_scaling_factor":
+        return bool(args.get("use_rope_scaling"))
+    if arg in _LATENT:
+        return latent
+    if arg in _YARN:
+        return yarn
+    if arg in _SCALED:
+        return latent or yarn
+    if arg in _DELTA:
+        return bool(args.get("experimental_attention_variant"))
+    return True
+
+
+def world_size(size: Parallelism) -> int:
+    """Return how many processes there are, at least: each holds one rank of every kind."""
+    return math.lcm(size.tp, size.etp * size.ep) * size.pp
+
+
+def launch_words(
+    args: Mapping[str, Any],
+    size: Parallelism,
+    version: Version,
+    *,
+    load: Path,
+    tokenizer: Path | None,
+    tokens: int,
+) -> list[str]:
+    """Return the command that starts Megatron-LM from a checkpoint with these args.
+
+    `tokenizer` is a folder with a Hugging Face tokenizer; without one, NullTokenizer has as many
+    `tokens`. It trains one step on made-up data: what was left to choose is at its end.
+    """
+    hybrid = bool(args.get("is_hybrid_model"))
+    program = "pretrain_gpt.py"
+    if hybrid:
+        program = "pretrain_hybrid.py" if version == "0.19" else "pretrain_mamba.py"
+    # Before Blackwell, Megatron-LM demands it beside tensor parallelism.
+    words = ["CUDA_DEVICE_MAX_CONNECTIONS=1"] if size.tp > 1 else []
+    words += ["torchrun", "--nproc-per-node", str(world_size(size)), program]
+    words += ["--load", str(load), "--use-checkpoint-args"]
+    words += ["--finetune", "--no-load-optim", "--no-load-rng"]
+    words += ["--ckpt-format", str(args["ckpt_format"])]
+    words += _layer_words(args, version, hybrid=hybrid)
+    words += _parallel_words(args, size)
+    for left in leftovers(args, version):
+        words += left.words if left.why_not is None else ()
+    if tokenizer is not None:
+        words += ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(tokenizer)]
+    else:
+        # Before 0.19, NullTokenizer has one id more than it is told.
+        null = tokens if version == "0.19" else tokens - 1
+        words += ["--tokenizer-type", "NullTokenizer", "--vocab-size", str(null)]
+    words += ["--micro-batch-size", "1", "--train-iters", "1", "--lr", "1e-5"]
+    return [*words, "--eval-iters", "0", "--mock-data"]
+
+
+def _layer_words(args: Mapping[str, Any], version: Version, *, hybrid: bool) -> Iterator[str]:
+    """Yield the flags that choose what layers are made of."""
+    if hybrid:  # whose layers are Transformer Engine's alone
+        if version != "0.19":
+            yield from ("--spec", *_MAMBA_SPEC)
+        return
+    impl = args.get("transformer_impl") or "transformer_engine"
+    yield from ("--transformer-impl", impl)
+    if args.get("use_legacy_models"):
+        yield "--use-legacy-models"
+    if impl == "local":
+        # PyTorch's norm knows no persistent kernel; the others need Transformer Engine or Apex.
+        yield from ("--no-persist-layer-norm", "--no-rope-fusion")
+        yield "--no-gradient-accumulation-fusion"
+
+
+def _parallel_words(args: Mapping[str, Any], size: Parallelism) -> Iterator[str]:
+    """Yield the flags of the parallel sizes, and of how layers are spread over stages."""
+    for flag, number, default in (
+        ("--tensor-model-parallel-size", size.tp, 1),
+        ("--pipeline-model-parallel-size", size.pp, 1),
+        ("--expert-model-parallel-size", size.ep, 1),
+        ("--expert-tensor-parallel-size", size.etp, size.tp),
+    ):
+        if number != default:
+            yield from (flag, str(number))
+    for name in (
+        *("num_layers_per_virtual_pipeline_stage", "num_virtual_stages_per_pipeline_rank"),
+        *("decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers"),
+        "pipeline_model_parallel_layout",
+    ):
+        if args.get(name) is not None:
+            yield from (flag_of(name), str(args[name]))
+    if args.get("sequence_parallel") and can_split_sequence(args):
+        yield "--sequence-parallel"
+
+
+def can_split_sequence(args: Mapping[str, Any]) -> bool:
+    """Return whether the norms of a model's layers work beside sequence parallelism."""
+    local = args.get("transformer_impl") == "local" and not args.get("is_hybrid_model")
+    return not (local and args.get("normalization") == "RMSNorm")

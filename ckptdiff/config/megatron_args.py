@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.config.carried import NAME as CARRIED
 from ckptdiff.config.carried import carried_text
-from ckptdiff.config.launch import flags_to_give
-from ckptdiff.config.programs import DEFAULT, PROGRAMS
+from ckptdiff.config.limits import layer_notes, limits_of, unset_limit
+from ckptdiff.config.programs import DEFAULT
 from ckptdiff.config.restating import Restated, read_otherwise, readable, settings_of, token_rows
 from ckptdiff.config.unstated import left_out, shown_by_tensors
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Parallelism
-    from ckptdiff.config.fields import ConfigSide
+    from ckptdiff.config.fields import ConfigField, ConfigSide, Stated
     from ckptdiff.config.programs import Version
 
 Names = Literal["mcore", "te", "legacy"]
@@ -30,6 +30,36 @@ RUN_ONLY = (
     *("params_dtype", "account_for_embedding_in_pipeline_split"),
     "account_for_loss_in_pipeline_split",
 )
+# Args that Megatron-Bridge takes for granted (_transformer_config_from_args of its mlm_compat), and
+# Megatron-LM's defaults of them.
+BRIDGE_ARGS: dict[str, Any] = {
+    "heterogeneous_layers_config_path": None,
+    "no_persist_layer_norm": False,
+    "params_dtype": None,
+    "overlap_p2p_comm": False,
+    "num_experts": None,
+    "fp8_param_gather": False,
+    "bias_swiglu_fusion": True,
+    "bias_gelu_fusion": True,
+    "squared_relu": False,
+    "swiglu": False,
+    "init_method_xavier_uniform": False,
+    "config_logger_dir": "",
+    "cp_comm_type": ["p2p"],
+    "is_hybrid_model": False,
+    "kv_channels": None,
+    "qk_layernorm": False,
+    "qk_l2_norm": False,
+    "mtp_num_layers": None,
+    "fp16_lm_cross_entropy": False,
+    "use_rope_scaling": False,
+    "rotary_percent": 1.0,
+    "rotary_base": 10000,
+    "rotary_interleaved": False,
+    "multi_latent_attention": False,
+    "decoder_first_pipeline_num_layers": None,
+    "decoder_last_pipeline_num_layers": None,
+}
 # How the reader, which loads no class, spells an object that is no plain value.
 _OBJECT = re.compile(
     r"(torch|megatron)\.[\w.]+$|[A-Za-z_][\w.]*\.\w+\(.*\)$|\w+ of \d+$|\d+ bytes$"
@@ -58,7 +88,8 @@ def megatron_args(
     the source has no family, no sizes or no config.
     """
     notes: list[str] = []
-    cannot: list[str] = []
+    unset: list[tuple[ConfigField, Stated]] = []
+    origins: dict[str, ConfigField] = {}
     side = readable(source, notes)
     rows, assumed = token_rows(source)
     notes += assumed
@@ -70,7 +101,7 @@ def megatron_args(
             settings = _args_beside_fields(source, side) | shown | settings
     else:
         settings = _args_beside_fields(source, side) | dict(
-            settings_of(side, "megatron", notes, cannot)
+            settings_of(side, "megatron", notes, unset, origins)
         )
         settings |= {"vocab_size": rows, "tokenizer_type": None, "tokenizer_model": None}
         longest = settings.get("max_position_embeddings") or SEQ_LENGTH
@@ -93,18 +124,22 @@ def megatron_args(
         "no_save_rng": True,
         **_parallel_args(parallelism, settings, first_layers, last_layers, layout),
     }
+    if version == "bridge":
+        settings = {**BRIDGE_ARGS, **settings}
+    written = replace(side, kind="megatron", fields=settings, yaml=None)
+    limits = limits_of(side, settings, origins, version)
+    said = {name for limit in limits for name in limit.fields}
+    limits += [unset_limit(*one, written) for one in unset if one[0].name not in said]
+    said |= {name for limit in limits for name in limit.fields}
+    cannot = [limit.clause for limit in limits]
     if side.kind == "hf":
-        written = replace(side, kind="megatron", fields=settings)
-        read_otherwise(side, written, notes, cannot)
-        cannot += source.architecture.peculiarities if source.architecture is not None else ()
+        read_otherwise(side, written, notes, cannot, said)
+        assert source.architecture is not None
+        clauses = [one.clause(side.fields) for one in source.architecture.peculiarities]
+        cannot += [clause for clause in clauses if clause is not None]
     else:
-        notes += left_out(side, replace(side, fields=settings, yaml=None))
-    given_flags = flags_to_give(settings)
-    if given_flags:
-        notes.append(
-            f"{PROGRAMS[version]}'s --use-checkpoint-args does not take over everything from args; "
-            f"give with it: {given_flags}"
-        )
+        notes += left_out(side, written)
+    notes += layer_notes(settings)
     return Restated(argparse.Namespace(**settings), notes, cannot)
 
 

@@ -12,10 +12,10 @@ from ckptdiff.config.fields.params import assumed_factor
 from ckptdiff.errors import UnknownConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from ckptdiff.assembly.recipe import Assembled
-    from ckptdiff.config.fields import Kind
+    from ckptdiff.config.fields import ConfigField, Kind, Stated
 
 Settings = TypeVar("Settings")
 _WHERE = {"megatron": "args", "hf": "config.json"}
@@ -53,11 +53,16 @@ def readable(source: Assembled, notes: list[str]) -> ConfigSide:
 
 
 def settings_of(
-    side: ConfigSide, kind: Kind, notes: list[str], cannot: list[str]
+    side: ConfigSide,
+    kind: Kind,
+    notes: list[str],
+    unset: list[tuple[ConfigField, Stated]],
+    origins: dict[str, ConfigField] | None = None,
 ) -> Iterator[tuple[str, Any]]:
     """Yield the settings, (name, value), that give a side of the other kind each field's value.
 
-    Adds to `cannot` what cannot be set, and notes of what was assumed.
+    Adds to `unset` what cannot be set, notes of what was assumed, and to `origins` the field that
+    each setting comes from.
     """
     defaults = []
     for field in FIELDS:
@@ -70,9 +75,10 @@ def settings_of(
             continue
         settings = field.settings(reading.value, side, kind)
         if settings is None:
-            shown = reading.raw if reading.raw is not None else reading.value
-            cannot.append(_IS_AND.format(field.name, shown, f"cannot be said in {_WHERE[kind]}"))
+            unset.append((field, reading))
             continue
+        if origins is not None:
+            origins |= dict.fromkeys(settings, field)
         if settings and reading.source == MEGATRON:
             defaults.append(f"{field.name} {reading.raw}")
         if settings and reading.weak:
@@ -82,18 +88,29 @@ def settings_of(
         notes.append(f"args do not say these, so Megatron's defaults count: {', '.join(defaults)}")
 
 
+def unset_clauses(unset: Iterable[tuple[ConfigField, Stated]], kind: Kind) -> Iterator[str]:
+    """Yield a clause for each field whose value cannot be set."""
+    for field, reading in unset:
+        shown = reading.raw if reading.raw is not None else reading.value
+        yield _IS_AND.format(field.name, shown, f"cannot be said in {_WHERE[kind]}")
+
+
 def read_otherwise(
-    side: ConfigSide, written: ConfigSide, notes: list[str], cannot: list[str]
+    side: ConfigSide,
+    written: ConfigSide,
+    notes: list[str],
+    cannot: list[str],
+    said: Collection[str] = (),
 ) -> None:
     """Add what reads otherwise in the settings written to `cannot`, what nothing says to `notes`.
 
-    What either of them says already is left out.
+    What either of them says already is left out, and so are the fields whose names were `said`.
     """
     where = _WHERE[written.kind]
     noted = (*notes, *cannot)
     for line in compare_sides(side, written):
         start = f"{line.meaning} is "
-        if any(note.startswith(start) for note in noted):
+        if line.meaning in said or any(note.startswith(start) for note in noted):
             continue
         if line.status == "conflict":
             reads = f"reads as {line.b} in {where}: {line.consequence}"

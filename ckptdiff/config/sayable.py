@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 # fields of TransformerConfig and MoE's (megatron/core/transformer/transformer_config.py).
 BESIDE_THE_TABLE: dict[str, tuple[Any, ...]] = {
     "qk_l2_norm": (None, False),
-    "activation_func_clamp_value": (None,),
-    "glu_linear_offset": (None, 0),
     "apply_residual_connection_post_layernorm": (None, False),
     "moe_apply_probs_on_input": (None, False),
     "softmax_type": (None, "vanilla", "learnable"),

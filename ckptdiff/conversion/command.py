@@ -77,6 +77,16 @@ def cannot_lines(conversion: Conversion) -> Iterator[str]:
         yield f"{program} cannot compute this model: {printable(clause)}"
 
 
+def start_lines(conversion: Conversion) -> Iterator[str]:
+    """Yield, as a block of its own, the line that starts the target program from the result."""
+    if conversion.launch is not None:
+        program = PROGRAMS[conversion.target.version]
+        yield ""
+        other = ", though it computes another model" if conversion.cannot else ""
+        yield f"start {program}, for one step on made-up data{other}, with:"
+        yield printable(conversion.launch)
+
+
 def against_line(summary: DiffSummary, like: Assembled | None) -> str:
     """Return the line on what was written against the folder that it was to be like."""
     root = "" if like is None else printable(str(like.checkpoint.root))

@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.arch.without_place import why_without_place
-from ckptdiff.assembly.packed import plain_names
-from ckptdiff.checkpoint import Parallelism, Rank
-from ckptdiff.config.huggingface_config import huggingface_config
-from ckptdiff.config.megatron_args import megatron_args
+from ckptdiff.checkpoint import Parallelism
 from ckptdiff.config.programs import DEFAULT, Version
 from ckptdiff.config.restating import token_rows
+from ckptdiff.conversion.casting import cast_to
 from ckptdiff.conversion.completeness import (
     checked_against_config,
-    has_predictions,
     rows_of_vocabulary,
 )
-from ckptdiff.conversion.megatron_limits import check_limits, planned_of
-from ckptdiff.conversion.naming_scheme import scheme_of
-from ckptdiff.conversion.output_file import OutputFile
-from ckptdiff.conversion.stages import stages_of, uneven_ends
-from ckptdiff.conversion.storable import check_storable
+from ckptdiff.conversion.launching import launch_of
+from ckptdiff.conversion.plan_huggingface import huggingface_files
+from ckptdiff.conversion.plan_megatron import megatron_files
 from ckptdiff.conversion.tied_head import settled_head
-from ckptdiff.conversion.torch_dist_files import distributed_files
-from ckptdiff.conversion.torch_files import rank_files
 from ckptdiff.conversion.undo import undone
 from ckptdiff.conversion.unmerged import without_adapter
 from ckptdiff.conversion.way_back import way_back
-from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE, has_numbers
 from ckptdiff.errors import BadArgument, UnknownConfig, UnsupportedLayout
-from ckptdiff.formats import megatron
-from ckptdiff.formats.files import leads_out
-from ckptdiff.formats.safetensors import lay_out
-from ckptdiff.resharding.to_huggingface import INDEX, file_names, index_text, split_files, stored
-from ckptdiff.resharding.to_megatron import shard
+from ckptdiff.text import plural
 
 if TYPE_CHECKING:
+    from ckptdiff.conversion.output_file import OutputFile
     from pathlib import Path
 
     from ckptdiff.arch.naming import Names
@@ -48,12 +35,6 @@ if TYPE_CHECKING:
 To = Literal["hf", "megatron", "torch_dist"]
 MAX_SHARD_SIZE = 5_000_000_000  # bytes of a file, the default of transformers' save_pretrained
 VOCAB_DIVISIBLE_BY = 128  # the default of Megatron's --make-vocab-size-divisible-by
-# The tokenizer's files and the generation config of a Hugging Face folder.
-_COPIED_FILES = (
-    "tokenizer*", "*.tiktoken", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "chat_template*", "generation_config.json",
-)  # fmt: skip
-_MAX_COPIED_BYTES = 200_000_000  # of one such file: the plan holds it in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +72,7 @@ class Conversion:
     left: tuple[str, ...]  # names that are left out: no rule knows them
     like: Assembled | None = None  # the folder that lends config, tokenizer and names
     cannot: tuple[str, ...] = ()  # what the target program cannot compute, a clause each
+    launch: str | None = None  # the line to start the target program; None: of no Megatron one
 
     @property
     def nbytes(self) -> int:
@@ -119,14 +101,17 @@ def plan_conversion(
     if source.wrapping is not None:
         notes.append(f"{source.wrapping.words}: {source.wrapping.written}")
     source = _with_vocabulary(source, notes)
+    launch: str | None = None
     source = settled_head(source, to_huggingface=target.to == "hf", notes=notes)
-    side = _with_dtype(source, target.dtype)
+    side = cast_to(source, target.dtype)
     cannot: list[str] = []
     if target.to == "hf":
-        files, texts = _to_huggingface(side, target, like, lender, notes, cannot)
+        files, texts = huggingface_files(side, target, like, lender, notes, cannot)
     else:
-        files, texts, more = _to_megatron(side, target, notes, cannot)
+        files, texts, more, args = megatron_files(side, target, notes, cannot)
         left = (*left, *more)
+        sides = (source, *(() if like is None else (like,)))
+        launch = launch_of(target, args, out, rows_of_vocabulary(side), sides)
     kept = {name: tensor for name, tensor in source.tensors.items() if name not in left}
     if left and not target.allow_unmapped:
         dots = " …" if len(left) > 5 else ""
@@ -142,7 +127,9 @@ def plan_conversion(
         notes.append(f"{len(source.derived)} buffers that follow from the config are left out")
     source = replace(source, tensors=kept, unmapped=())
     left = (*adapter, *left, *uncut)
-    return Conversion(source, target, out, files, texts, tuple(notes), left, like, tuple(cannot))
+    return Conversion(
+        source, target, out, files, texts, tuple(notes), left, like, tuple(cannot), launch
+    )
 
 
 def _check_out(out: Path, source: Assembled, target: Target) -> None:
@@ -172,13 +159,13 @@ def _check_source(source: Assembled, target: Target) -> tuple[str, ...]:
     if source.errors:
         name, error = next(iter(source.errors.items()))
         raise UnsupportedLayout(
-            f"{source.checkpoint.root}: {_count(len(source.errors), 'tensor')} cannot be read; "
+            f"{source.checkpoint.root}: {plural(len(source.errors), 'tensor')} cannot be read; "
             f"{name}: {error.text}"
         )
     if source.packed:
         ways = " and as ".join(dict.fromkeys(weight.text for weight in source.packed.values()))
         raise UnsupportedLayout(
-            f"{source.checkpoint.root}: {_count(len(source.packed), 'weight')}, packed as {ways}, "
+            f"{source.checkpoint.root}: {plural(len(source.packed), 'weight')}, packed as {ways}, "
             "would have to be multiplied out first: write a dequantised copy and convert that"
         )
     is_megatron = source.checkpoint.convention == "megatron"
@@ -233,165 +220,3 @@ def _first_rows(tensor: Assembly, rows: int) -> Assembly:
             # Replicas are compared on the rows that are kept: the others are padding.
             kept.append(piece.inside(box))
     return replace(tensor, shape=(rows, *tensor.shape[1:]), pieces=tuple(kept))
-
-
-def _with_dtype(side: Assembled, dtype: str | None) -> Assembled:
-    """Return the tensors with the dtypes to write: floats as `dtype`, a key of dtypes.BY_FLAG."""
-    tensors = {}
-    for name, tensor in side.tensors.items():
-        wanted = tensor.dtype
-        if tensor.is_scaled:
-            wanted = "BF16"  # quantised codes are multiplied by their scales
-        if dtype is not None and tensor.dtype in FLOATS and not _stays_exact(name):
-            wanted = BY_FLAG[dtype]
-        tensors[name] = replace(tensor, dtype=wanted)
-    return replace(side, tensors=tensors)
-
-
-def _stays_exact(name: str) -> bool:
-    """Return whether a tensor is a buffer that Megatron and Hugging Face keep in float32."""
-    return name.endswith("e_score_correction_bias")
-
-
-def _main_dtype(side: Assembled) -> str:
-    """Return the dtype with numbers that most bytes have: the one that a config states."""
-    sizes: dict[str, int] = {}
-    for tensor in side.tensors.values():
-        if has_numbers(tensor.dtype):
-            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
-    return max(sizes, key=lambda dtype: sizes[dtype], default="BF16")
-
-
-def _to_huggingface(
-    side: Assembled,
-    target: Target,
-    like: Assembled | None,
-    lender: Assembled | None,
-    notes: list[str],
-    cannot: list[str],
-) -> tuple[tuple[OutputFile, ...], tuple[tuple[str, bytes], ...]]:
-    """Return the files and the texts of a Hugging Face folder; adds to `notes` and `cannot`.
-
-    `lender` has the config.json to write, if `like` does not.
-    """
-    is_hf = side.checkpoint.convention == "hf"
-    pattern = like or (side if is_hf and side.architecture is not None else None)
-    names = None if pattern is None else plain_names(pattern)
-    tensors = stored(side, names)
-    groups = split_files(tensors, target.max_shard_size)
-    files = dict(zip(file_names(len(groups)), groups, strict=True))
-    outputs = []
-    for file, held in files.items():
-        # Tensors with wide elements first, so that every tensor is aligned to its elements.
-        ordered = sorted(held, key=lambda t: -ITEMSIZE.get(t.recipe.dtype, 1))
-        layout = lay_out((t.name, t.recipe.dtype, t.shape) for t in ordered)
-        outputs.append(OutputFile(file, layout, tuple(t.recipe for t in ordered)))
-    restated = huggingface_config(like or lender or side, dtype=_main_dtype(side))
-    config = restated.settings
-    if lender is not None:
-        notes.append("config.json is the one that args carry, and it still makes these args")
-    notes += [f"config.json as in {like.checkpoint.root}"] if like is not None else []
-    notes += restated.notes
-    cannot += restated.cannot
-    texts = _copied_texts(pattern, notes)
-    if len(files) > 1:
-        texts.append((INDEX, index_text(files)))
-    if config:
-        texts.append(("config.json", (json.dumps(config, indent=2) + "\n").encode()))
-    notes.append(f"{_count(len(tensors), 'tensor')} in {_count(len(files), 'file')}")
-    return tuple(outputs), tuple(texts)
-
-
-def _copied_texts(pattern: Assembled | None, notes: list[str]) -> list[tuple[str, bytes]]:
-    """Return (name, content) of the files to copy from a Hugging Face folder; adds to `notes`."""
-    if pattern is None:
-        notes.append("no tokenizer: one is copied from a Hugging Face folder to be like")
-        return []
-    root = pattern.checkpoint.root
-    folder = root if root.is_dir() else root.parent
-    found = sorted({f for glob in _COPIED_FILES for f in folder.glob(glob) if f.is_file()})
-    if linked := [f.name for f in found if leads_out(f)]:
-        notes.append(f"not copied, since they are links out of {folder}: {', '.join(linked)}")
-    found = [f for f in found if f.name not in linked]
-    texts = [(f.name, f.read_bytes()) for f in found if f.stat().st_size <= _MAX_COPIED_BYTES]
-    if texts:
-        notes.append(f"copied from {folder}: {', '.join(name for name, _ in texts)}")
-    return texts
-
-
-def _to_megatron(
-    side: Assembled, target: Target, notes: list[str], cannot: list[str]
-) -> tuple[tuple[OutputFile, ...], tuple[tuple[str, bytes], ...], tuple[str, ...]]:
-    """Return the files, the texts and the names left out of a Megatron checkpoint.
-
-    Adds to `notes`, and to `cannot` what the program that it is for cannot compute.
-    """
-    assert side.architecture is not None
-    check_storable(side)
-    if side.config is None:
-        raise UnsupportedLayout(f"{side.checkpoint.root}: its config says too little to cut it")
-    size = target.parallelism
-    names, grouped = scheme_of(side, target, notes, cannot)
-    rows = rows_of_vocabulary(side)
-    block = target.vocab_divisible_by * size.tp
-    padded = -(-rows // block) * block
-    if padded > rows:
-        notes.append(
-            f"vocabulary: {padded - rows} padding rows added to {rows}, each a copy of the last"
-        )
-    config = replace(side.config, vocab_size=rows, padded_vocab_size=padded)
-    restate = partial(
-        megatron_args,
-        side,
-        size,
-        names=names,
-        dtype=_main_dtype(side),
-        ckpt_format="torch" if target.to == "megatron" else "torch_dist",
-        padded_vocab_size=padded,
-        make_vocab_size_divisible_by=target.vocab_divisible_by,
-        grouped_experts=grouped,
-        version=target.version,
-    )
-    predictions = {} if has_predictions(side) else {"mtp_num_layers": None}
-    planned = planned_of(target, names, config, vars(restate().settings) | predictions)
-    check_limits(planned)
-    stages = stages_of(config.num_layers, target)
-    first, last = uneven_ends(stages, size.pp)
-    restated = restate(first_layers=first, last_layers=last)
-    args = restated.settings
-    notes += restated.notes
-    cannot += restated.cannot
-    if getattr(args, "mtp_num_layers", None) and not has_predictions(side):
-        args.mtp_num_layers = None
-        notes.append("the config counts prediction layers, the files hold none: args count none")
-    saved = side.checkpoint.iteration
-    iteration = 1 if saved is None or side.checkpoint.convention == "hf" else saved
-    texts: tuple[tuple[str, bytes], ...] = ()
-    if target.to == "torch_dist":
-        whole = Parallelism()
-        sharded = shard(side, config, whole, [config.num_layers], "mcore")
-        files, texts = distributed_files(
-            sharded.models[Rank(), 0],
-            side.architecture,
-            config,
-            args,
-            iteration=iteration,
-            names=names,
-            max_size=target.max_shard_size,
-        )
-    else:
-        sharded = shard(side, config, size, stages, names, grouped=grouped, version=target.version)
-        files = tuple(rank_files(sharded, size, args, iteration, names))
-    tracker = "release" if iteration == "release" else str(iteration)
-    tensors = _count(len(side.tensors) - len(sharded.left), "tensor")
-    how = (
-        "each whole: they load at any parallelism"
-        if target.to == "torch_dist"
-        else f"layers by stage: {' '.join(map(str, stages))}"
-    )
-    notes.append(f"{tensors} in {_count(len(files), 'file')}; {how}")
-    return files, (*texts, (megatron.TRACKER, tracker.encode())), sharded.left
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -169,7 +169,7 @@ def test_layers_that_args_tell_apart_are_not_stacked(
         restated.settings.moe_layer_freq = [1, 1]
         return restated
 
-    monkeypatch.setattr("ckptdiff.conversion.plan.megatron_args", told)
+    monkeypatch.setattr("ckptdiff.conversion.plan_megatron.megatron_args", told)
     converted(tmp_path / "hf", tmp_path / "out", "torch_dist")
     found = torch_reads(tmp_path / "out")
     fc1 = found["decoder.layers.1.mlp.experts.experts.linear_fc1.weight"]

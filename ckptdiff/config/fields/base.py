@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ckptdiff.config.megatron_flags import flag_of, is_off_switch, releases_of
+from ckptdiff.config.programs import DEFAULT, PROGRAMS
 from ckptdiff.formats.run_config import TIED, UNTIED
 
 if TYPE_CHECKING:
@@ -106,17 +108,22 @@ class ConfigField:
     def flag(self, value: Any, side: ConfigSide) -> str | None:
         """Return the flag that gives a Megatron side this value; None if there is none.
 
-        For a config in YAML it is the entry.
+        A flag that is not the default release's has its release beside it. For a config in YAML it
+        is the entry.
         """
         if side.yaml is not None:
             entries = self.settings(value, side, "megatron")
             return None if not entries else guarded(in_yaml, entries, side)
-        if self.fix is not None:
-            found: str | None = guarded(self.fix, value, side)
-            return found
         settings = self.settings(value, side, "megatron")
-        text: str | None = None if settings is None else guarded(flags, settings, side)
-        return text
+        text: str | None = None
+        if self.fix is not None:
+            text = guarded(self.fix, value, side)
+        elif settings is not None:
+            text = guarded(flags, settings, side)
+        releases = releases_of(text) if text is not None else ()
+        if DEFAULT in releases or not releases:
+            return text if releases else None
+        return f"{text} ({PROGRAMS[releases[0]]})"
 
     def settings(self, value: Any, side: ConfigSide, kind: Kind) -> Settings | None:
         """Return the fields that give a side of this kind a value; None if it cannot have it."""
@@ -286,19 +293,12 @@ def cannot_set(_value: Any, _side: ConfigSide) -> None:
     """Return None: a side cannot be given the value."""
 
 
-# Args that are on unless a flag of another name switches them off.
-_OFF_SWITCHES = {
-    "add_bias_linear": "--disable-bias-linear",
-    "bias_gelu_fusion": "--no-bias-gelu-fusion",
-}
-
-
 def flags(settings: Settings, side: ConfigSide) -> str | None:
     """Return the flags that give a Megatron side these args; None if nothing is to be changed."""
     given, left_out = [], []
     for name, value in settings.items():
-        flag = _OFF_SWITCHES.get(name, "--" + name.replace("_", "-"))
-        is_given = not value if name in _OFF_SWITCHES else value
+        flag = flag_of(name)
+        is_given = not value if is_off_switch(name) else value
         if is_given is None or is_given is False:
             if len(settings) == 1 or bool(side.get(name)) is not bool(value):
                 left_out.append(f"leave out {flag}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config.fields.base import (
@@ -15,7 +16,9 @@ from ckptdiff.config.fields.base import (
     default,
     equal,
     first,
+    flags,
     from_tensors,
+    guarded,
     is_number,
     null_means,
     number,
@@ -23,6 +26,7 @@ from ckptdiff.config.fields.base import (
     sets,
     sets_in,
     sets_nothing,
+    show,
     stated,
     switch,
     where,
@@ -87,6 +91,11 @@ _SWITCHES = {
 }
 
 
+# What GPT-OSS computes (transformers' GptOssExperts: alpha 1.702, swiglu_limit 7, up + 1).
+_CLAMPED = "clamped gated quick GELU"
+_CHANGES = {"glu_linear_offset": 1.0, "activation_func_clamp_value": 7.0}  # to gated quick GELU
+
+
 def _activation_hf(side: ConfigSide) -> Stated | None:
     if side.family is None and side.kind == "hf":
         gated = from_tensors(("gate_proj.weight", "w1.weight"), "gate")(side)
@@ -94,7 +103,7 @@ def _activation_hf(side: ConfigSide) -> Stated | None:
         gated = Stated(side.family not in WITHOUT_GATE)
     names = ("hidden_activation", "hidden_act", "activation_function", "mlp_hidden_act")
     if side.family == "gpt_oss":
-        return Stated("clamped gated quick GELU", None, None, "every gpt_oss model")
+        return Stated(_CLAMPED, None, None, "every gpt_oss model")
     other = _DEFAULTS.get(side.family or "", "silu")
     found = stated(*names)(side) or Stated(other, None, other, TRANSFORMERS)
     # Gemma's class takes `gelu`, which its first releases state, for the tanh form.
@@ -105,6 +114,17 @@ def _activation_hf(side: ConfigSide) -> Stated | None:
 
 
 def _activation_megatron(side: ConfigSide) -> Stated | None:
+    found = _unchanged_megatron(side)
+    changes = {name: side.get(name) for name in _CHANGES if side.get(name)}
+    if found is None or not changes:
+        return found
+    if found.value == "gated quick GELU" and changes == _CHANGES:
+        return replace(found, value=_CLAMPED)
+    words = ", ".join(f"{name} {show(value)}" for name, value in changes.items())
+    return replace(found, value=f"{found.value} with {words}")
+
+
+def _unchanged_megatron(side: ConfigSide) -> Stated | None:
     function = side.get("activation_func")  # in YAML, where args have switches
     if isinstance(function, str):
         fused = side.get("bias_gelu_fusion") and side.get("add_bias_linear")
@@ -128,17 +148,20 @@ def _activation_megatron(side: ConfigSide) -> Stated | None:
 def _activation_fix(value: Any, side: ConfigSide) -> str | None:
     given = [name for name, other in _SWITCHES.items() if side.get(name) and other != value]
     parts = [f"leave out --{name.replace('_', '-')}" for name in given]
-    wanted = next((name for name, other in _SWITCHES.items() if other == value), None)
-    if wanted is not None:
-        parts.append(f"--{wanted.replace('_', '-')}")
-    elif value == "GELU":
-        parts.append("--no-bias-gelu-fusion")
-    else:
+    settings = guarded(_activation_args, value, side)
+    if settings is None or (value == "tanh GELU" and not side.get("add_bias_linear")):
         return None
-    return ", ".join(parts)
+    if value in ("GELU", "tanh GELU"):
+        fused = "--no-bias-gelu-fusion"
+        parts.append(fused if value == "GELU" else f"leave out {fused}")
+        return ", ".join(parts)
+    wanted = {name: one for name, one in settings.items() if one}
+    return ", ".join([*parts, str(flags(wanted, side))])
 
 
 def _activation_args(value: Any, _: ConfigSide) -> Settings | None:
+    if value == _CLAMPED:
+        return {"swiglu": False, "quick_geglu": True, **_CHANGES}
     given = next((name for name, other in _SWITCHES.items() if other == value), None)
     if value in ("tanh GELU", "GELU"):
         given = "bias_gelu_fusion" if value == "tanh GELU" else None
@@ -150,6 +173,8 @@ def _activation_args(value: Any, _: ConfigSide) -> Settings | None:
 
 
 def _activation_entries(value: Any, side: ConfigSide) -> Settings | None:
+    if value == _CLAMPED:
+        return {} if side.family == "gpt_oss" else None
     field = {
         "gpt2": "activation_function",
         "nemotron_h": "mlp_hidden_act",

@@ -143,5 +143,6 @@ ROPE: tuple[ConfigField, ...] = (
         _interleaving_args,
         _interleaving_entries,
         applies=is_rotary,
+        cannot="Megatron's latent attention always rotates pairs.",
     ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config.fields.base import (
@@ -11,9 +13,12 @@ from ckptdiff.config.fields.base import (
     ConfigSide,
     Stated,
     default,
+    equal,
     number,
+    sets,
     sets_nothing,
     show,
+    switch,
     whole,
 )
 from ckptdiff.config.fields.positions import is_rotary
@@ -25,16 +30,23 @@ if TYPE_CHECKING:
 
     from ckptdiff.config.fields.base import Reader, Setter, Settings
 
-# Megatron's apply_rope_scaling takes the factor only, and hard-codes these.
+# Megatron's apply_rope_scaling takes the factor only, and hard-codes these. What builds the model
+# does not hand it the factor of the args: LLAMA3 counts.
+LLAMA3 = 8
 FIXED = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 _OF_CLASS = {"original_max_position_embeddings": "old_context_len"}
 INTERPOLATION = "--rotary-seq-len-interpolation-factor"
 YARN = {"beta_fast": 32.0, "beta_slow": 1.0}
 LATENT_FACTOR = 40  # of MLATransformerConfig, whose scaling is YaRN unless it is told otherwise
 SCALES = {"mscale": 1.0, "mscale_all_dim": 0.0}
+NO_LATENT_FLAG = (
+    "Megatron-LM has no flag for it beside latent attention: 4096, 32 and 1 count for "
+    "original_max_position_embeddings, beta_fast and beta_slow."
+)
+_ROUNDING = "yarn_correction_range_round_to_int"
 CANNOT = (
-    "Megatron cannot represent it: of llama3's scaling it takes the factor, and hard-codes 1, 4 "
-    "and 8192 for low_freq_factor, high_freq_factor and original_max_position_embeddings."
+    "Megatron cannot represent it: it scales as Llama 3.1 does, with a factor of 8, and 1, 4 and "
+    "8192 for low_freq_factor, high_freq_factor and original_max_position_embeddings."
 )
 
 
@@ -129,13 +141,21 @@ def _scaling_fix(value: Any, side: ConfigSide) -> str | None:
     if factor is None:
         return None
     match str(value):
-        case "llama3" if all(_fixed(value.side, key) == FIXED[key] for key in FIXED):
-            return f"--use-rope-scaling --rope-scaling-factor {show(factor.value)}"
+        case "llama3" if is_llama31(value.side):
+            return "--use-rope-scaling"
         case "linear":
             return f"{INTERPOLATION} {show(factor.value)}"
-        case "yarn" if is_latent(value.side):
-            return f"--rope-type yarn --rotary-scaling-factor {show(factor.value)}"
+        case "yarn":
+            kind = "--rope-type" if is_latent(value.side) else "--position-embedding-type"
+            return f"{kind} yarn --rotary-scaling-factor {show(factor.value)}"
     return None
+
+
+def is_llama31(side: ConfigSide) -> bool:
+    """Return whether llama3's scaling has the numbers of Llama 3.1, the only ones of Megatron."""
+    factor = FACTOR.read(side)
+    fixed = all(_fixed(side, key) == FIXED[key] for key in FIXED)
+    return fixed and factor is not None and bool(factor.value == LLAMA3)
 
 
 def _fixed(side: ConfigSide, key: str) -> Any:
@@ -151,12 +171,11 @@ def _from_holder(key: str) -> Reader:
 def _factor_megatron(side: ConfigSide) -> Stated | None:
     if scaling_kind(side) == "llama3":
         return default(number("rope_scaling_factor"), 8.0, MEGATRON)(side)
-    names = ("rotary_seq_len_interpolation_factor",)
     if scaling_kind(side) == "yarn" and is_latent(side):
         return default(number("rotary_scaling_factor"), LATENT_FACTOR, MEGATRON)(side)
     if scaling_kind(side) == "yarn":
-        names = ("yarn_rotary_scaling_factor",)
-    return number(*names)(side)
+        return number("yarn_rotary_scaling_factor", "rotary_scaling_factor")(side)
+    return number("rotary_seq_len_interpolation_factor")(side)
 
 
 def _llama3(key: str) -> tuple[Reader, Reader]:
@@ -193,18 +212,39 @@ def _yarn(key: str) -> tuple[Reader, Reader]:
 
 
 def _scale(key: str, other: float) -> tuple[Reader, Reader]:
+    def huggingface(side: ConfigSide) -> Stated | None:
+        stated = {name: _from_holder(name)(side) for name in SCALES}
+        found = stated[key]
+        is_read = all(one is not None and one.value for one in stated.values())
+        if found is None or is_read or (key == "mscale_all_dim" and is_latent(side)):
+            return default(lambda _: found, other, TRANSFORMERS)(side)
+        return Stated(other, None, other, f"transformers reads {' and '.join(SCALES)} together")
+
     def megatron(side: ConfigSide) -> Stated | None:
-        names = (key,) if is_latent(side) else (f"yarn_{key}",)
+        names = (key,) if is_latent(side) else (f"yarn_{key}", key)
         return number(*names)(side)
 
-    return default(_from_holder(key), other, TRANSFORMERS), megatron
+    return huggingface, megatron
+
+
+def _rounding_hf(side: ConfigSide) -> Stated | None:
+    return default(switch(f"{holder(side)}.truncate"), True, TRANSFORMERS)(side)
+
+
+def _attention_hf(side: ConfigSide) -> Stated | None:
+    """Read whether cosine and sine are scaled by a factor other than YaRN's own."""
+    found: Stated | None = _from_holder("attention_factor")(side)
+    factor = FACTOR.read(side)
+    if found is None or factor is None:
+        return Stated("YaRN's own", None, None, TRANSFORMERS)
+    own = 0.1 * math.log(factor.value) + 1 if factor.value > 1 else 1.0
+    return replace(found, value="YaRN's own" if equal(found.value, own) else found.value)
 
 
 def _factor_args(value: Any, side: ConfigSide) -> Settings:
     names = {
         "llama3": "rope_scaling_factor",
         "linear": "rotary_seq_len_interpolation_factor",
-        "yarn": "rotary_scaling_factor" if is_latent(side) else "yarn_rotary_scaling_factor",
     }
     return {names.get(scaling_kind(side), "rotary_scaling_factor"): whole(value)}
 
@@ -258,23 +298,10 @@ def _yarn_reader(key: str) -> tuple[Reader, Reader]:
 
 
 def _original_args(value: Any, side: ConfigSide) -> Settings:
-    if not is_latent(side):
-        return {"yarn_original_max_position_embeddings": value}
-    # Before Megatron 0.14, latent attention had one length, the original one.
-    return {"original_max_position_embeddings": value, "max_position_embeddings": value}
-
-
-def _original_fix(value: Any, side: ConfigSide) -> str:
-    name = "original_max_position_embeddings"
-    name = name if side.has(name) else "max_position_embeddings"
-    return f"--{name.replace('_', '-')} {show(value)}"
+    return {f"{'' if is_latent(side) else 'yarn_'}original_max_position_embeddings": value}
 
 
 def _beta_args(key: str) -> Setter:
-    return lambda value, _: {} if value == YARN[key] else None
-
-
-def _yarn_args(key: str) -> Setter:
     return lambda value, side: {key if is_latent(side) else f"yarn_{key}": value}
 
 
@@ -326,7 +353,7 @@ SCALING: tuple[ConfigField, ...] = (
         _original_args,
         sets_nothing,
         applies=scaled("yarn"),
-        fix=_original_fix,
+        cannot=NO_LATENT_FLAG,
     ),
     *(
         ConfigField(
@@ -336,7 +363,7 @@ SCALING: tuple[ConfigField, ...] = (
             _beta_args(key),
             sets_nothing,
             applies=scaled("yarn"),
-            cannot="Megatron-LM has no flag for it: set it in the model's config.",
+            cannot=NO_LATENT_FLAG,
         )
         for key in YARN
     ),
@@ -345,10 +372,29 @@ SCALING: tuple[ConfigField, ...] = (
             f"YaRN {key}",
             *_scale(key, other),
             "Attention is sharper or flatter in every layer.",
-            _yarn_args(key),
+            sets(key),
             sets_nothing,
             applies=scaled("yarn"),
         )
         for key, other in SCALES.items()
+    ),
+    ConfigField(
+        "YaRN rounding",
+        _rounding_hf,
+        default(switch(_ROUNDING), True, MEGATRON),
+        "The border between scaled and unscaled rotary frequencies is whole on one side only.",
+        sets(_ROUNDING),
+        sets_nothing,
+        applies=scaled("yarn"),
+    ),
+    ConfigField(
+        "YaRN attention factor",
+        _attention_hf,
+        lambda _: Stated("YaRN's own", None, None, MEGATRON),
+        "Attention is sharper or flatter in every layer.",
+        lambda value, _: {} if value == "YaRN's own" else None,
+        sets_nothing,
+        applies=scaled("yarn"),
+        cannot="Megatron takes YaRN's own factor, of mscale and mscale_all_dim.",
     ),
 )

@@ -13,7 +13,7 @@ from textual.worker import Worker, WorkerState
 
 from ckptdiff.tui.model.conversion import ConversionDraft, ConversionPlan
 from ckptdiff.tui.screens.base import BaseScreen
-from ckptdiff.tui.text.conversion import before_writing, kept_words
+from ckptdiff.tui.text.conversion import before_writing, warning_words
 from ckptdiff.tui.text.sides import described
 from ckptdiff.tui.widgets.choice import Choice
 from ckptdiff.tui.widgets.form import FORMATS, SIZES, Box, field, size_field, size_texts
@@ -313,8 +313,8 @@ class ConvertScreen(BaseScreen[None]):
             self._proposed = str(plan.out)
             out = self.query_one("#out", PathInput)
             out.value = self._proposed
-        kept = kept_words(plan, self.session, self._side) if plan.conversion is not None else []
-        notes = "\n".join(filter(None, (plan.words, *(f"! {words}" for words in kept))))
+        warnings = warning_words(plan, self.session, self._side)
+        notes = "\n".join(filter(None, (plan.words, *(f"! {words}" for words in warnings))))
         for name, words in (
             ("plan", notes), ("space", plan.space), ("command", plan.command_line),
         ):  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptdiff.conversion.command import cannot_lines
 from ckptdiff.text import printable
 from ckptdiff.tui.words import short_path
 
@@ -23,7 +24,7 @@ def before_writing(plan: ConversionPlan, session: Session, side: Side) -> str:
     words = [f"{short_path(plan.draft.source)} is written to {out}."]
     if plan.replaces:
         words = [f"What {out} holds is removed once the new one is verified."]
-    words += kept_words(plan, session, side)
+    words += warning_words(plan, session, side)
     if taken := _taken_out(plan, session, side):
         named = ", ".join(f"{number} {finding.kind}" for number, finding in taken[:MAX_FAULTS])
         more = f" and {len(taken) - MAX_FAULTS} more" if len(taken) > MAX_FAULTS else ""
@@ -34,6 +35,13 @@ def before_writing(plan: ConversionPlan, session: Session, side: Side) -> str:
     if side == "b" and not session.browsing and not _is_diagnosed(session):
         words.append("B is not compared and looked through to the end: it may have faults.")
     return "\n".join(words)
+
+
+def warning_words(plan: ConversionPlan, session: Session, side: Side) -> list[str]:
+    """Return what the target program cannot compute, and the known faults that are kept."""
+    if plan.conversion is None:
+        return []
+    return [*cannot_lines(plan.conversion), *kept_words(plan, session, side)]
 
 
 def kept_words(plan: ConversionPlan, session: Session, side: Side) -> list[str]:

@@ -1,0 +1,50 @@
+"""How the program that a checkpoint was converted for is started from it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from ckptdiff.config.launch import launch_words
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.conversion.plan import Target
+
+# Files of which one is enough for transformers' AutoTokenizer.
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
+
+def launch_of(
+    target: Target, args: argparse.Namespace, out: Path, tokens: int, sides: Iterable[Assembled]
+) -> str:
+    """Return the line to start the target program from a checkpoint that lies in `out`.
+
+    `tokens` are the rows of the vocabulary that mean one; the tokenizer is that of the first of
+    `sides` which has one. For Megatron-Bridge it is a line of Python.
+    """
+    tokenizer = next((folder for folder in map(_tokenizer_of, sides) if folder), None)
+    if target.version == "bridge":
+        kind = "hybrid" if getattr(args, "is_hybrid_model", False) else "gpt"
+        return (
+            "from megatron.bridge.training.model_load_save import load_megatron_model; "
+            f"model = load_megatron_model({str(out)!r}, model_type={kind!r})"
+        )
+    words = launch_words(
+        vars(args), target.parallelism, target.version, load=out, tokenizer=tokenizer, tokens=tokens
+    )
+    ahead = words[:1] if "=" in words[0] else []  # what is set for the program is not quoted
+    return " ".join([*ahead, shlex.join(words[len(ahead) :])])
+
+
+def _tokenizer_of(side: Assembled) -> Path | None:
+    """Return the folder of a Hugging Face side that has a tokenizer."""
+    root = side.checkpoint.root
+    folder = root if root.is_dir() else root.parent
+    if side.checkpoint.convention != "hf":
+        return None
+    return folder if any((folder / name).is_file() for name in _TOKENIZERS) else None
