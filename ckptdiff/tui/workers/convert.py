@@ -98,6 +98,7 @@ def run_conversion(
                 if conversion.like is not None:
                     summary = engine.compare_with_like(conversion, executor)
                     lines = (*lines, against_line(summary, conversion.like))
+                lines = (*lines, *start_lines(conversion))
                 post(ConversionEnded(number, "done", lines))
                 return
         post(ConversionEnded(number, "stopped"))
