@@ -64,12 +64,5 @@ OLMOE = Architecture(
     wide_qk_norm=True,
     marks=QWEN3_MOE.marks,
     fused=QWEN3_MOE.fused,
-    peculiarities=(
-        _WIDE_NORM,
-        Peculiarity(
-            "queries, keys and values are clamped; Megatron's args have no field for it",
-            "clip_qkv",
-            by_default=False,
-        ),
-    ),
+    peculiarities=(_WIDE_NORM,),
 )

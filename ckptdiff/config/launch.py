@@ -48,6 +48,7 @@ NOT_TAKEN_OVER: dict[str, Any] = {
     "bias_gelu_fusion": True,
     "window_size": None,
     "window_attn_skip_freq": None,
+    "no_rope_freq": None,
     "use_rope_scaling": False,
     "rope_scaling_factor": 8.0,
     "rotary_seq_len_interpolation_factor": None,

@@ -110,6 +110,7 @@ _TABLE = """\
 --no-load-optim                         switch 0.14-     -
 --no-load-rng                           switch 0.14-     -
 --no-persist-layer-norm                 switch 0.14-     -
+--no-rope-freq                          layers 0.14-     -
 --no-rope-fusion                        switch 0.14-     -
 --no-yarn-correction-range-round-to-int switch 0.19-     -
 --norm-epsilon                          float  0.14-     field

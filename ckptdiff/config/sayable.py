@@ -48,7 +48,8 @@ def not_said(side: ConfigSide, written: ConfigSide, said: Collection[str]) -> It
             if side.yaml is None:  # else one note names all of them
                 yield f"{field.name} is not said in args"
             continue
-        if there is not None and field.same(here.value, there.value):
+        value = field.off if there is None else there.value
+        if field.same(here.value, value):
             continue
         shown = here.raw if here.raw is not None else here.value
         read = (

@@ -25,11 +25,11 @@ from ckptdiff.errors import BadArgument, UnknownConfig, UnsupportedLayout
 from ckptdiff.text import plural
 
 if TYPE_CHECKING:
-    from ckptdiff.conversion.output_file import OutputFile
     from pathlib import Path
 
     from ckptdiff.arch.naming import Names
     from ckptdiff.assembly.recipe import Assembled, Assembly
+    from ckptdiff.conversion.output_file import OutputFile
     from ckptdiff.conversion.remap import Remap
 
 To = Literal["hf", "megatron", "torch_dist"]

@@ -21,7 +21,7 @@ from ckptdiff.config.fields.base import (
     stated,
     switch,
 )
-from ckptdiff.config.fields.positions import QWEN, WINDOW, WINDOW_STEPS, is_rotary
+from ckptdiff.config.fields.positions import QWEN, WINDOW, WINDOW_STEPS
 from ckptdiff.config.fields.shape import SHAPES, layer_count
 
 if TYPE_CHECKING:
@@ -201,42 +201,7 @@ def _size(name: str, hf: str, megatron: str, which: frozenset[str]) -> ConfigFie
     )
 
 
-def _unrotated_hf(side: ConfigSide) -> Stated | None:
-    """Read 1 for each layer without rotary embeddings, and 0 for each with them."""
-    count, kinds = layer_count(side), side.get("layer_types")
-    if count is None:
-        return None
-    if side.family != "exaone4" or side.get("sliding_window") is None:
-        return Stated([0] * count, None, [0] * count, f"every {side.family} model")
-    step = WINDOW_STEPS["exaone4"]
-    full = [k == "full_attention" for k in kinds] if isinstance(kinds, list) else [
-        (i + 1) % step == 0 for i in range(count)
-    ]  # fmt: skip
-    pattern = [int(one) for one in full]
-    return Stated(pattern, "layer_types", pattern)
-
-
-def _unrotated_megatron(side: ConfigSide) -> Stated | None:
-    freq, count = side.get("no_rope_freq"), layer_count(side)
-    if count is None:
-        return None
-    if isinstance(freq, list):
-        return Stated([int(bool(one)) for one in freq], "no_rope_freq", freq)
-    pattern = [int(bool(freq) and (i + 1) % freq == 0) for i in range(count)]
-    name = "no_rope_freq" if freq else None
-    return Stated(pattern, name, freq or pattern, None if freq else MEGATRON)
-
-
 HYBRID: tuple[ConfigField, ...] = (
-    ConfigField(
-        "Layers without RoPE",
-        _unrotated_hf,
-        _unrotated_megatron,
-        "A layer rotates queries and keys on one side only.",
-        lambda pattern, _: {"no_rope_freq": pattern} if any(pattern) else {},
-        sets_nothing,
-        applies=is_rotary,
-    ),
     ConfigField(
         "Windowed layers",
         _windows_hf,

@@ -330,20 +330,20 @@ LAYERS: tuple[ConfigField, ...] = (
         lambda on, _: None if on else {},
         only(frozenset({"gpt_neox"}), "use_parallel_residual"),
         off=False,
-        cannot="Megatron's args have no flag for it.",
+        cannot="Attention and MLP read the same input, in Megatron the MLP what attention puts out.",
     ),
     ConfigField(
         "Clipped queries, keys and values",
         where(
             lambda side: side.family == "olmoe",
             null_means(("clip_qkv",), number("clip_qkv"), None),
-            lambda _: None,
+            by_family({}, None),
         ),
         lambda _: Stated(None, None, None, "Megatron has no limit"),
         "Queries, keys and values above the limit are cut off on one side only.",
         lambda limit, _: {} if limit is None else None,
         lambda _limit, _side: {},
         off=None,
-        cannot="Megatron's args have no flag for it.",
+        cannot="Megatron cuts none off.",
     ),
 )

@@ -73,7 +73,7 @@ def run_conversion(
     is_cancelled: Callable[[], bool],
 ) -> None:
     """Convert in worker processes of its own, so that closing a session does not end it."""
-    from ckptdiff.conversion.command import against_line, closing_lines
+    from ckptdiff.conversion.command import against_line, closing_lines, start_lines
     from ckptdiff.conversion.run import Lost, Written
 
     executor = engine.executor()
