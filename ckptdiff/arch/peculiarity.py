@@ -16,12 +16,11 @@ class Peculiarity:
     text: str  # a sentence without a full stop
     field: str | None = None  # the entry of config.json that decides on it
     off: Any = None  # the value of that entry without it
-    by_default: bool = True  # it is there without the entry
     is_shown: bool = True  # names of tensors show it
 
     def clause(self, config: Mapping[str, Any]) -> str | None:
         """Return the sentence, behind the entry's value; None if a config.json has it off."""
         if self.field is None or self.field not in config:
-            return self.text if self.by_default else None
+            return self.text
         value = config[self.field]
         return None if value == self.off else f"{self.field} is {value}: {self.text}"

@@ -34,8 +34,7 @@ def huggingface_config(source: Assembled, *, dtype: str) -> Restated[dict[str, A
     A Hugging Face source keeps its own, but for the dtype. Of Megatron's args it is that of the
     source's family, and `cannot` is empty if that says all that args and tensors say, and nothing
     else. Token ids are not in Megatron's args and are left out. `dtype` is a stored dtype such as
-    BF16. Raises UnknownConfig if the family or
-    a size is not known.
+    BF16. Raises UnknownConfig if the family or a size is not known.
     """
     word = DTYPES[dtype].torch
     if source.checkpoint.convention == "hf":
@@ -77,7 +76,7 @@ def huggingface_config(source: Assembled, *, dtype: str) -> Restated[dict[str, A
         f"{args}; by its tensors it is {family.name}. Token ids are not in there: bos_token_id and "
         "eos_token_id are left out"
     )
-    notes += (one.text for one in family.peculiarities if one.is_shown and one.by_default)
+    notes += (one.text for one in family.peculiarities if one.is_shown)
     if side.get("rotary_base") == CONVERTER_BASE:
         notes.append(
             f"rotary_base is {CONVERTER_BASE}, which NVIDIA's converter writes whatever the model "
