@@ -330,7 +330,7 @@ LAYERS: tuple[ConfigField, ...] = (
         lambda on, _: None if on else {},
         only(frozenset({"gpt_neox"}), "use_parallel_residual"),
         off=False,
-        cannot="Attention and MLP read the same input; Megatron's MLP reads what attention puts out.",
+        cannot="Attention and MLP read the same input; Megatron's MLP reads attention's output.",
     ),
     ConfigField(
         "Clipped queries, keys and values",
