@@ -190,6 +190,15 @@ def _of_layers(args: Mapping[str, Any], version: Version) -> Iterator[Limit]:
         yield Limit(f"there are {kind} layers: its local layers know none; {_BY_CHOICE}")
 
 
+def needs_engine(side: ConfigSide) -> bool:
+    """Return whether a model's norms are computed by Transformer Engine's layers alone.
+
+    They scale by one more than their weight: Megatron's local RMSNorm refuses that, its local
+    LayerNorm needs Apex for it (megatron/core/transformer/torch_norm.py).
+    """
+    return _value(side, "Zero-centred norms") is True
+
+
 def _of_bridge(args: Mapping[str, Any]) -> Iterator[Limit]:
     """Yield what Megatron-Bridge does not read of args (its mlm_compat/arguments.py)."""
     if args.get("ckpt_format") == "torch":
