@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _FIELDS = {field.name: field for field in FIELDS}
 _SCALING = tuple(field.name for field in SCALING)
 _BY_CHOICE = "the names te have layers that do"
+_LATENT_EPSILON = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +221,23 @@ def layer_notes(args: Mapping[str, Any]) -> Iterator[str]:
             "norms scale by one more than their weight: Megatron's local layers need Apex for "
             f"that; {_BY_CHOICE} without"
         )
+
+
+def class_notes(side: ConfigSide, args: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a class of transformers fixes, and Megatron takes from its args or leaves open.
+
+    It shows in the last digits of logits. Source: modeling_deepseek_v2.py (and those of v3 and
+    glm4_moe_lite) and modeling_nemotron_h.py of transformers 5.
+    """
+    epsilon = args.get("norm_epsilon")
+    if is_latent(side) and epsilon != _LATENT_EPSILON:
+        yield (
+            f"transformers gives the norms of latent attention an epsilon of {_LATENT_EPSILON:g}, "
+            f"Megatron that of all norms, {epsilon:g}"
+        )
+    shortest = side.get("time_step_min") or 1e-3
+    if side.family == "nemotron_h":
+        yield f"transformers lets no Mamba layer take a step below {shortest:g}, Megatron does"
 
 
 def _one_more(args: Mapping[str, Any]) -> bool:

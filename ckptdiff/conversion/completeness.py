@@ -79,7 +79,9 @@ def without_empty(source: Assembled, notes: list[str]) -> Assembled:
     empty = [name for name, tensor in source.tensors.items() if 0 in tensor.shape]
     if not empty:
         return source
-    what = "tensor holds no element and is" if len(empty) == 1 else "tensors hold no element and are"
+    what = (
+        "tensor holds no element and is" if len(empty) == 1 else "tensors hold no element and are"
+    )
     notes.append(f"{len(empty)} {what} left out: {', '.join(empty[:3])}{' …' * (len(empty) > 3)}")
     kept = {name: tensor for name, tensor in source.tensors.items() if 0 not in tensor.shape}
     return replace(source, tensors=kept)

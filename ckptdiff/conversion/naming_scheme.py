@@ -27,10 +27,10 @@ def scheme_of(
     """Return the names to write, and whether experts are named as TEGroupedMLP names them.
 
     Where the target names no scheme it is `te` for torch_dist, and for models that Megatron builds
-    in no other way, or whose norms its local layers cannot compute; else `mcore`. Experts beside Mamba layers are always grouped there
-    (megatron.core's mamba_stack_spec). Adds to `notes`, and to `cannot` a tensor that the program
-    asks for and no model has. Raises BadArgument for a scheme that does not go with the format, or
-    the experts.
+    in no other way, or whose norms its local layers cannot compute; else `mcore`. Experts beside
+    Mamba layers are always grouped there (megatron.core's mamba_stack_spec). Adds to `notes`, and
+    to `cannot` a tensor that the program asks for and no model has. Raises BadArgument for a scheme
+    that does not go with the format, or the experts.
     """
     assert side.architecture is not None
     assert side.config is not None
