@@ -120,7 +120,7 @@ def megatron_args(
         "use_dist_ckpt": ckpt_format == "torch_dist",
         "transformer_impl": "transformer_engine" if names == "te" else "local",
         "use_legacy_models": names == "legacy",
-        "moe_grouped_gemm": grouped_experts,
+        "moe_grouped_gemm": grouped_experts and bool(settings.get("num_experts")),
         "no_save_optim": True,
         "no_save_rng": True,
         **_parallel_args(parallelism, settings, first_layers, last_layers, layout),
