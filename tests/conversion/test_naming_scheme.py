@@ -50,7 +50,9 @@ def _without_shared_expert(folder: Path) -> dict[str, torch.Tensor]:
     """Write a DeepSeek-V3 of one layer, as transformers does: shared experts have 0 rows."""
     config = {
         **tiny_config("deepseek_v3"),
-        **{"num_hidden_layers": 1, "first_k_dense_replace": 0, "n_shared_experts": 0},
+        "num_hidden_layers": 1,
+        "first_k_dense_replace": 0,
+        "n_shared_experts": 0,
         "tie_word_embeddings": False,
     }
     front = "model.layers.0."
