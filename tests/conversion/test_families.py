@@ -46,6 +46,8 @@ def cuts(model: str, config: dict[str, Any]) -> list[dict[str, Any]]:
     if routed:
         found += [{"tp": 2, "ep": 2}, {"tp": 2, "ep": 4, "etp": 1, "names": "te"},
                   {"tp": 1, "ep": 2, "names": "te", "moe_grouped_gemm": True}]  # fmt: skip
+    if model == "gpt_oss":  # Megatron does not split experts with biases
+        found = [{**cut, "etp": 1} for cut in found]
     return found
 
 
