@@ -74,6 +74,8 @@ UNFIT = {"heads": (4, 9, 14), "groups": (1, 2, 3, 4), "ffn": (20, 36, 42), "hidd
 def resized(args: Args, chance: random.Random) -> Args:
     """Return args of a model of the same family with other sizes, one or two of them unfit."""
     layers = chance.choice([3, 4, 6, 8, 8])
+    if args.get("hybrid_override_pattern"):
+        layers = max(layers, args["num_layers"])  # keep a layer of each kind: each has limits
     args = {name: cycled(value, args["num_layers"], layers) for name, value in args.items()}
     unfit = {name: chance.choice(UNFIT[name]) for name in chance.sample(sorted(UNFIT), 3)}
     of = FITTING | unfit
