@@ -73,7 +73,7 @@ def test_a_loss_beyond_rounding_is_named(tmp_path: Path) -> None:
         (["--to", "hf", "--like", "nowhere"], "nowhere: there is no such file or folder"),
         (["--to", "hf", "--max-shard-size", "none"], "invalid size such as 5GB or 800MB"),
         (["--to", "megatron", "--tp", "0"], "invalid positive number value: '0'"),
-        (["--to", "megatron", "--tp", "3"], "cannot be cut evenly for TP 3"),
+        (["--to", "megatron", "--tp", "3"], "TP 3: 4 attention heads are not divisible by it"),
         (["--to", "megatron", "--ep", "2"], "has no routed experts"),
         (["--to", "onnx"], "invalid choice: 'onnx'"),
         ([], "--to"),
