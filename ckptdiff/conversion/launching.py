@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from typing import TYPE_CHECKING
 
@@ -25,26 +26,42 @@ def launch_of(
     """Return the line to start the target program from a checkpoint that lies in `out`.
 
     `tokens` are the rows of the vocabulary that mean one; the tokenizer is that of the first of
-    `sides` which has one. For Megatron-Bridge it is a line of Python.
+    `sides` which has one. Paths are absolute, since the program is started in a folder of its own.
+    For Megatron-Bridge it is a line of Python.
     """
+    load = out.absolute()
     tokenizer = next((folder for folder in map(_tokenizer_of, sides) if folder), None)
     if target.version == "bridge":
         kind = "hybrid" if getattr(args, "is_hybrid_model", False) else "gpt"
         return (
             "from megatron.bridge.training.model_load_save import load_megatron_model; "
-            f"model = load_megatron_model({str(out)!r}, model_type={kind!r})"
+            f"model = load_megatron_model({str(load)!r}, model_type={kind!r})"
         )
-    words = launch_words(
-        vars(args), target.parallelism, target.version, load=out, tokenizer=tokenizer, tokens=tokens
-    )
+    size, version = target.parallelism, target.version
+    words = launch_words(vars(args), size, version, load=load, tokenizer=tokenizer, tokens=tokens)
     ahead = words[:1] if "=" in words[0] else []  # what is set for the program is not quoted
-    return " ".join([*ahead, shlex.join(words[len(ahead) :])])
+    return " ".join([*ahead, *map(_quoted, words[len(ahead) :])])
+
+
+def _quoted(word: str) -> str:
+    """Return a word as a shell reads it, in characters that can be printed alone.
+
+    Others are bash's octal escapes of the bytes that the file system has for them.
+    """
+    if word.isprintable():
+        return shlex.quote(word)
+    marked = word.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + "".join(c if c.isprintable() else _octal(c) for c in marked) + "'"
+
+
+def _octal(character: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
 
 
 def _tokenizer_of(side: Assembled) -> Path | None:
     """Return the folder of a Hugging Face side that has a tokenizer."""
     root = side.checkpoint.root
-    folder = root if root.is_dir() else root.parent
+    folder = (root if root.is_dir() else root.parent).absolute()
     if side.checkpoint.convention != "hf":
         return None
     return folder if any((folder / name).is_file() for name in _TOKENIZERS) else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.config.programs import PROGRAMS, Version
 from ckptdiff.errors import BadArgument
+from ckptdiff.text import plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -52,6 +53,11 @@ class Planned:
         """The query groups: as many as heads unless they are grouped."""
         grouped = self.settings.get("group_query_attention")
         return self.count("num_query_groups" if grouped else "num_attention_heads")
+
+    @property
+    def has_fewer_groups(self) -> bool:
+        """Whether groups need a limit beside that of the heads: there are fewer of them."""
+        return 0 < self.groups < self.count("num_attention_heads")
 
     @property
     def is_latent(self) -> bool:
@@ -111,20 +117,22 @@ def divides(
 
 def _few_groups(plan: Planned) -> str | None:
     tp, groups = plan.size.tp, plan.groups
-    if not groups or plan.names == "legacy" or groups % tp == 0 or tp % groups == 0:
+    if not plan.has_fewer_groups or plan.names == "legacy":
+        return None
+    if groups % tp == 0 or tp % groups == 0:
         return None
     return f"{groups} query groups are neither a multiple nor a divisor of it"
 
 
 def _few_groups_in_legacy(plan: Planned) -> str | None:
-    if plan.names != "legacy" or plan.groups % plan.size.tp == 0:
+    if not plan.has_fewer_groups or plan.names != "legacy" or plan.groups % plan.size.tp == 0:
         return None
     return f"{plan.groups} query groups are not divisible by it, as the legacy model needs"
 
 
 def _few_groups_in_14(plan: Planned) -> str | None:
     tp, groups = plan.size.tp, plan.groups
-    if not groups or plan.names == "legacy" or groups % tp == 0:
+    if not plan.has_fewer_groups or plan.names == "legacy" or groups % tp == 0:
         return None
     later = ", and 0.16 does not" if tp % groups == 0 else ""
     return f"{groups} query groups are not divisible by it, as {PROGRAMS['0.14']} needs{later}"
@@ -190,20 +198,32 @@ def _uneven_middle(plan: Planned) -> str | None:
     layers, stages = plan.middle
     if plan.first is None and plan.last is None:
         return None
-    asked = f"with {plan.first or 0} on the first and {plan.last or 0} on the last stage"
-    if stages < 0 or layers < 0 or (layers and (not stages or layers % stages)):
-        return (
-            f"{plan.num_layers} layers: {asked}, {layers} cannot be cut evenly for the other "
-            f"{stages}"
-        )
+    if stages < 0:
+        return "layers of a first and of a last stage are asked for, and there is one stage alone"
+    if layers < 0:
+        return f"with {_ends(plan)}, there would be more than the {plan.num_layers} of the model"
+    left = f"with {_ends(plan)}, {layers} of {plan.num_layers} are left"
+    if layers and not stages:
+        return f"{left}, and no stage for them"
+    if layers and layers % stages:
+        return f"{left}, not divisible by the other {stages} stages"
     return None
+
+
+def _ends(plan: Planned) -> str:
+    """Return the layers that are asked for on the first and the last stage."""
+    if plan.first is None:
+        return f"{plural(plan.last or 0, 'layer')} on the last stage"
+    last = "" if plan.last is None else f" and {plan.last} on the last"
+    return f"{plural(plan.first, 'layer')} on the first stage{last}"
 
 
 def _empty_middle(plan: Planned) -> str | None:
     layers, stages = plan.middle
     if (plan.first is None and plan.last is None) or layers or stages <= 0:
         return None
-    return f"{plan.num_layers} layers: none is left for {stages} stages in the middle"
+    others = "stage" if stages == 1 else f"{stages} stages"
+    return f"with {_ends(plan)}, none is left for the other {others}"
 
 
 def _one_stage(plan: Planned) -> str | None:
@@ -227,7 +247,7 @@ def _uneven_chunks(plan: Planned) -> str | None:
     layers, stages = plan.middle
     each = layers // stages if stages else 0
     odd = next((n for n in (plan.first or 0, each, plan.last or 0) if n % vpp), 0)
-    return f"a stage of {odd} layers is not divisible by it" if odd else None
+    return f"a stage of {plural(odd, 'layer')} is not divisible by it" if odd else None
 
 
 LIMITS: tuple[Limit, ...] = (

@@ -74,6 +74,8 @@ UNFIT = {"heads": (4, 9, 14), "groups": (1, 2, 3, 4), "ffn": (20, 36, 42), "hidd
 def resized(args: Args, chance: random.Random) -> Args:
     """Return args of a model of the same family with other sizes, one or two of them unfit."""
     layers = chance.choice([3, 4, 6, 8, 8])
+    if args.get("hybrid_override_pattern"):
+        layers = max(layers, args["num_layers"])  # keep a layer of each kind: each has limits
     args = {name: cycled(value, args["num_layers"], layers) for name, value in args.items()}
     unfit = {name: chance.choice(UNFIT[name]) for name in chance.sample(sorted(UNFIT), 3)}
     of = FITTING | unfit
@@ -170,6 +172,41 @@ def proposed(plan: Plan, why: str, chance: random.Random) -> Plan | None:
     changed = {name: value, **({"etp": value} if follows else {})}
     size = replace(planned.size, **changed)
     return plan_of(args, size, (planned.first, planned.last), planned.version)
+
+
+HEADS = {"num_attention_heads": 12, "kv_channels": 8}
+GROUPS = HEADS | {"num_query_groups": 4, "group_query_attention": True}
+SENTENCES: list[tuple[Parallelism, Args, tuple[int | None, int | None], str]] = [
+    (Parallelism(tp=5, etp=5), HEADS, (None, None),
+     "TP 5: 12 attention heads are not divisible by it; TP 1, 2, 3, 4, 6 or 12 would do"),
+    (Parallelism(tp=6, etp=6), GROUPS, (None, None),
+     "TP 6: 4 query groups are neither a multiple nor a divisor of it; TP 1, 2 or 4 would do"),
+    (Parallelism(pp=2), HEADS, (9, None),
+     "PP 2: with 9 layers on the first stage, there would be more than the 7 of the model"),
+    (Parallelism(pp=2), HEADS, (3, 3),
+     "PP 2: with 3 layers on the first stage and 3 on the last, 1 of 7 are left, and no stage for "
+     "them; PP 3 would do"),
+    (Parallelism(pp=3), HEADS, (None, 2),
+     "PP 3: with 2 layers on the last stage, 5 of 7 are left, not divisible by the other 2 stages; "
+     "PP 2 or 6 would do"),
+    (Parallelism(pp=2), HEADS, (7, None),
+     "PP 2: with 7 layers on the first stage, none is left for the other stage; PP 1 would do"),
+    (Parallelism(), HEADS, (3, 4),
+     "PP 1: layers of a first and of a last stage are asked for, and there is one stage alone; "
+     "PP 2 would do"),
+    (Parallelism(pp=2, vpp=3), HEADS, (1, None),
+     "VPP 3: a stage of 1 layer is not divisible by it; VPP 1 would do"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "settings", "ends", "sentence"), SENTENCES)
+def test_a_refusal_says_once_what_does_not_fit(
+    size: Parallelism, settings: Args, ends: tuple[int | None, int | None], sentence: str
+) -> None:
+    planned = Planned(size, "0.16", "mcore", 7, settings, first=ends[0], last=ends[1])
+    with pytest.raises(BadArgument) as refused:
+        check_limits(planned)
+    assert str(refused.value) == sentence
 
 
 @pytest.fixture(scope="module")

@@ -216,7 +216,7 @@ async def test_an_impossible_tp_says_why_and_cannot_be_started(
         await open_form(app, pilot)
         await choose(pilot, "tp", "3")
         assert static(app, "#plan").startswith("x ")
-        assert "cannot be cut evenly for TP 3" in static(app, "#plan")
+        assert "TP 3: 8 attention heads are not divisible by it" in static(app, "#plan")
         assert "space" not in shown(app)
         await pilot.press("enter")
         assert isinstance(app.screen, ConvertScreen)
