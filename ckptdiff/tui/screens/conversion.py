@@ -69,18 +69,18 @@ class ConversionScreen(BaseScreen[None]):
             tooltip="go back to the form, after the end",
         ),
         Binding(
-            "Y",
-            "copy_command",
-            "Copy command",
-            id="conversion.copy",
-            tooltip="copy the command line that does the same",
-        ),
-        Binding(
             "S",
             "copy_start",
             "Copy start line",
             id="conversion.copy_start",
             tooltip="copy the line that starts Megatron from what was written",
+        ),
+        Binding(
+            "Y",
+            "copy_command",
+            "Copy command",
+            id="conversion.copy",
+            tooltip="copy the command line that does the same",
         ),
         Binding(
             "y",

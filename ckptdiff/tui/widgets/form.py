@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 SIZES = ("tp", "pp", "vpp", "ep", "etp")
 FORMATS = {"hf": "Hugging Face", "megatron": "Megatron", "torch_dist": "torch_dist"}
 # The programs that can be chosen, behind the word Megatron-LM.
-RELEASES = {version: name.removeprefix("Megatron-LM ") for version, name in PROGRAMS.items()}
+RELEASES: dict[str, str] = {
+    version: name.removeprefix("Megatron-LM ") for version, name in PROGRAMS.items()
+}
 
 
 def field(name: str, label: str, *widgets: Widget) -> Horizontal:
