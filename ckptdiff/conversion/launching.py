@@ -25,10 +25,8 @@ def launch_of(
     """Return the line to start the target program from a checkpoint that lies in `out`.
 
     `tokens` are the rows of the vocabulary that mean one; the tokenizer is that of the first of
-    `sides` which has one. For Megatron-Bridge it is a line of Python. Paths are absolute: it is
-    started in the program's folder.
+    `sides` which has one. For Megatron-Bridge it is a line of Python.
     """
-    out = out.absolute()
     tokenizer = next((folder for folder in map(_tokenizer_of, sides) if folder), None)
     if target.version == "bridge":
         kind = "hybrid" if getattr(args, "is_hybrid_model", False) else "gpt"
@@ -46,7 +44,7 @@ def launch_of(
 def _tokenizer_of(side: Assembled) -> Path | None:
     """Return the folder of a Hugging Face side that has a tokenizer."""
     root = side.checkpoint.root
-    folder = (root if root.is_dir() else root.parent).absolute()
+    folder = root if root.is_dir() else root.parent
     if side.checkpoint.convention != "hf":
         return None
     return folder if any((folder / name).is_file() for name in _TOKENIZERS) else None
