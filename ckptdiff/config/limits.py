@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _FIELDS = {field.name: field for field in FIELDS}
 _SCALING = tuple(field.name for field in SCALING)
-_BY_CHOICE = "the names te have layers that do"
+_DELTA_NET = "Gated DeltaNet"
+_BY_CHOICE = "choose the names te"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ def limits_of(
         field = origins.get(left.arg)
         if left.why_not is None or (field is not None and field.name in known):
             continue
+        if left.arg.startswith("linear_") and _DELTA_NET in known:
+            continue  # of layers that the program has not at all
         reading = None if field is None else field.read(side)
         start = f"{left.arg} is {show(left.value)}"
         if field is not None and reading is not None:
@@ -81,14 +84,17 @@ def limits_of(
 def unset_limit(field: ConfigField, reading: Stated, written: ConfigSide) -> Limit:
     """Return the limit that a field's value is, which no args say."""
     read = field.read(written)
-    instead = f" It would be {read.value}." if read and isinstance(read.value, str) else ""
-    why = field.cannot or "No args say it."
-    return Limit(f"{_named(field, reading)}: {why}{instead}".removesuffix("."), (field.name,))
+    instead = f", and it would be {read.value}" if read and isinstance(read.value, str) else ""
+    why = (field.cannot or "Megatron's args do not say it").removesuffix(".")
+    means = f" ({reading.value})" if isinstance(reading.value, str) else ""
+    return Limit(f"{_named(field, reading)}{means}: {why}{instead}", (field.name,))
 
 
 def _named(field: ConfigField, reading: Stated) -> str:
     """Return the entry of config.json and its value; the field's name if no entry states it."""
     raw = reading.raw if reading.raw is not None else reading.value
+    if isinstance(raw, (list, tuple)):
+        return f"{reading.name or field.name} differs by layer"
     return f"{reading.name or field.name} is {raw}"
 
 
@@ -110,7 +116,7 @@ def _scaling_limit(side: ConfigSide, _args: Mapping[str, Any], version: Version)
     if not is_rotary(side) or kind == "none":
         return None
     factor = _value(side, "RoPE scaling factor")
-    by = "" if factor is None else f" by {show(factor)}"
+    by = "" if factor is None else f" with factor {show(factor)}"
     what = f"rope_type is {kind}{by}"
     if kind == "llama3":
         if is_llama31(side):
@@ -161,8 +167,8 @@ def _groups_limit(side: ConfigSide, args: Mapping[str, Any], _: Version) -> Limi
     ratio = args["moe_router_topk"] // chosen
     best = "its best score" if count == 1 else f"the sum of its {count} best scores"
     return Limit(
-        f"n_group is {args['moe_router_num_groups']}, and a group ranks by {best}: it ranks a "
-        f"group by moe_router_topk // moe_router_group_topk = {ratio} scores",
+        f"n_group is {args['moe_router_num_groups']}, and a group ranks by {best}: it ranks it by "
+        f"moe_router_topk // moe_router_group_topk = {ratio}",
         (name,),
     )
 
@@ -195,7 +201,7 @@ def _of_bridge(args: Mapping[str, Any]) -> Iterator[Limit]:
     if args.get("ckpt_format") == "torch":
         yield Limit("ckpt_format is torch: it reads torch_dist alone")
     if args.get("quick_geglu"):
-        yield Limit("quick_geglu is True: it does not read it, and has GELU", ("Activation",))
+        yield Limit("quick_geglu is True: it does not read that, and applies GELU", ("Activation",))
 
 
 def layer_notes(args: Mapping[str, Any]) -> Iterator[str]:
@@ -203,13 +209,13 @@ def layer_notes(args: Mapping[str, Any]) -> Iterator[str]:
     if args.get("sequence_parallel") and not can_split_sequence(args):
         yield (
             "Megatron trains experts beside tensor parallelism only with sequence parallelism, "
-            f"which its local layers refuse beside RMSNorm: {_BY_CHOICE}"
+            f"which its local layers refuse beside RMSNorm; {_BY_CHOICE}"
         )
     local = args.get("transformer_impl") == "local"
     if local and _one_more(args) and args.get("normalization") != "RMSNorm":
         yield (
             "norms scale by one more than their weight: Megatron's local layers need Apex for "
-            f"that; {_BY_CHOICE} without"
+            f"that; {_BY_CHOICE} to do without"
         )
 
 
