@@ -29,7 +29,8 @@ examples:
   ckptdiff convert run7 run7-tp1 --to torch_dist
 
 What is written is compared with its source before it takes its name: exit code 0 means that every
-byte was. 1 means that too, but that the program it is for cannot compute the model. A run that was killed goes on behind its last complete file when it is started again.
+byte was, 1 that every byte was but the program that it is for cannot compute the model. A run that
+was killed goes on behind its last complete file when it is started again.
 """
 
 
