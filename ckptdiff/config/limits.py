@@ -11,6 +11,7 @@ from ckptdiff.config.fields.positions import is_rotary
 from ckptdiff.config.fields.scaling import FIXED, LLAMA3, SCALING, is_llama31, scaling_kind
 from ckptdiff.config.fields.shape import is_latent
 from ckptdiff.config.launch import can_split_sequence, leftovers
+from ckptdiff.text import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -86,7 +87,7 @@ def unset_limit(field: ConfigField, reading: Stated, written: ConfigSide) -> Lim
     read = field.read(written)
     instead = f", and it would be {read.value}" if read and isinstance(read.value, str) else ""
     why = (field.cannot or "Megatron's args do not say it").removesuffix(".")
-    means = f" ({reading.value})" if isinstance(reading.value, str) else ""
+    means = f" ({reading.value})" if isinstance(reading.raw, str) else ""
     return Limit(f"{_named(field, reading)}{means}: {why}{instead}", (field.name,))
 
 
@@ -168,7 +169,7 @@ def _groups_limit(side: ConfigSide, args: Mapping[str, Any], _: Version) -> Limi
     best = "its best score" if count == 1 else f"the sum of its {count} best scores"
     return Limit(
         f"n_group is {args['moe_router_num_groups']}, and a group ranks by {best}: it ranks it by "
-        f"moe_router_topk // moe_router_group_topk = {ratio}",
+        f"{plural(ratio, 'score')} (moe_router_topk // moe_router_group_topk)",
         (name,),
     )
 
