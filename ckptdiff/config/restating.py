@@ -114,7 +114,7 @@ def read_otherwise(
             continue
         if line.status == "conflict":
             field = next(field for field in FIELDS if field.name == line.meaning)
-            why = (field.cannot or line.consequence).removesuffix(".")
+            why = (field.cannot or field.consequence).removesuffix(".")
             cannot.append(_IS_AND.format(line.meaning, line.a, f"would be {line.b}: {why}"))
         elif line.status == "unknown" and line.b is None and is_computed(line):
             notes.append(_IS_AND.format(line.meaning, line.a, f"nothing in {where} says it"))
