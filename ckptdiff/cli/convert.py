@@ -64,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--names", choices=("mcore", "te", "legacy"),
         help="mcore: megatron-core's local layers (default), te: Transformer Engine's (default for "
-        "torch_dist, and for models that Megatron-LM builds in no other way)",
+        "torch_dist, and for models that Megatron-LM computes in no other way)",
     )  # fmt: skip
     parser.add_argument(
         "--moe-grouped-gemm", action="store_true",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config.fields.base import show
 from ckptdiff.config.megatron_flags import flag_of, is_off_switch, why_not
+from ckptdiff.config.taken_over import DELTA, LATENT, NOT_TAKEN_OVER, TAKEN_OVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -16,78 +17,11 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Parallelism
     from ckptdiff.config.programs import Version
 
-_LATENT = (
-    *("q_lora_rank", "kv_lora_rank", "qk_head_dim", "qk_pos_emb_head_dim", "v_head_dim"),
-    *("original_max_position_embeddings", "beta_fast", "beta_slow"),
-)
 _YARN = (
     *("yarn_original_max_position_embeddings", "yarn_beta_fast", "yarn_beta_slow"),
     "yarn_correction_range_round_to_int",
 )
 _SCALED = ("rotary_scaling_factor", "mscale", "mscale_all_dim")
-_DELTA = {
-    "linear_attention_freq": None,
-    "linear_conv_kernel_dim": 4,
-    "linear_key_head_dim": 128,
-    "linear_value_head_dim": 128,
-    "linear_num_key_heads": 16,
-    "linear_num_value_heads": 32,
-}
-# Args that Megatron-LM's load_args_from_checkpoint (megatron/training/checkpointing.py) leaves to
-# the command line, and their default there; None: it is off, or has to be given. `rope_type` is not
-# among them: it is yarn unless it is given, and scales by a factor of 1 as no scaling does.
-NOT_TAKEN_OVER: dict[str, Any] = {
-    "norm_epsilon": 1e-5,
-    "apply_layernorm_1p": False,
-    "qk_layernorm": False,
-    "quick_geglu": False,
-    "glu_linear_offset": 0.0,
-    "activation_func_clamp_value": None,
-    "softmax_scale": None,
-    "softmax_type": "vanilla",
-    "bias_gelu_fusion": True,
-    "window_size": None,
-    "window_attn_skip_freq": None,
-    "no_rope_freq": None,
-    "use_rope_scaling": False,
-    "rope_scaling_factor": 8.0,
-    "rotary_seq_len_interpolation_factor": None,
-    "multi_latent_attention": False,
-    **dict.fromkeys(_LATENT),
-    "original_max_position_embeddings": 4096,
-    "beta_fast": 32.0,
-    "beta_slow": 1.0,
-    "rotary_scaling_factor": 1.0,
-    "mscale": 1.0,
-    "mscale_all_dim": 0.0,
-    "yarn_original_max_position_embeddings": 4096,
-    "yarn_beta_fast": 32.0,
-    "yarn_beta_slow": 1.0,
-    "yarn_correction_range_round_to_int": True,
-    "moe_router_score_function": "softmax",
-    "moe_router_enable_expert_bias": False,
-    "moe_router_topk_scaling_factor": None,
-    "moe_shared_expert_gate": False,
-    "moe_router_num_groups": None,
-    "moe_router_group_topk": None,
-    "moe_latent_size": None,
-    "mtp_num_layers": None,
-    "experimental_attention_variant": None,
-    "attention_output_gate": False,
-    **_DELTA,
-    "bf16": False,
-    "fp16": False,
-}
-# The releases that do take these over. `apply_layernorm_1p` is called otherwise since 0.16, where
-# load_args_from_checkpoint goes on with the old name.
-TAKEN_OVER: dict[str, tuple[Version, ...]] = {
-    "apply_layernorm_1p": ("0.14",),
-    "moe_router_score_function": ("0.16", "0.19"),
-    "moe_router_enable_expert_bias": ("0.16", "0.19"),
-    "moe_router_topk_scaling_factor": ("0.16", "0.19"),
-    "moe_latent_size": ("0.16", "0.19"),
-    "mtp_num_layers": ("0.19",),
-}
 # What args are called in the args that 0.16 and later write.
 _RENAMED = {
     "norm_epsilon": "layernorm_epsilon",
@@ -125,17 +59,18 @@ def _has_effect(arg: str, args: Mapping[str, Any]) -> bool:
     latent = bool(args.get("multi_latent_attention"))
     yarn = not latent and args.get("position_embedding_type") == "yarn"
     if arg == "bias_gelu_fusion":
-        gated = args.get("swiglu") or args.get("squared_relu") or args.get("quick_geglu")
+        # Beside a squared ReLU with biases the fusion is refused, so its flag is needed.
+        gated = args.get("swiglu") or args.get("quick_geglu")
         return not gated and bool(args.get("add_bias_linear", True))
     if arg == "rope_scaling_factor":
         return bool(args.get("use_rope_scaling"))
-    if arg in _LATENT:
+    if arg in LATENT:
         return latent
     if arg in _YARN:
         return yarn
     if arg in _SCALED:
         return latent or yarn
-    if arg in _DELTA:
+    if arg in DELTA:
         return bool(args.get("experimental_attention_variant"))
     return True
 

@@ -23,6 +23,7 @@ _FIELDS = {field.name: field for field in FIELDS}
 _SCALING = tuple(field.name for field in SCALING)
 _DELTA_NET = "Gated DeltaNet"
 _BY_CHOICE = "choose the names te"
+_LATENT_EPSILON = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,15 @@ def _of_layers(args: Mapping[str, Any], version: Version) -> Iterator[Beyond]:
         yield Beyond(f"there are {kind} layers: its local layers know none; {_BY_CHOICE}")
 
 
+def needs_engine(side: ConfigSide) -> bool:
+    """Return whether a model's norms are computed by Transformer Engine's layers alone.
+
+    They scale by one more than their weight: Megatron's local RMSNorm refuses that, its local
+    LayerNorm needs Apex for it (megatron/core/transformer/torch_norm.py).
+    """
+    return _value(side, "Zero-centred norms") is True
+
+
 def _of_bridge(args: Mapping[str, Any]) -> Iterator[Beyond]:
     """Yield what Megatron-Bridge does not read of args (its mlm_compat/arguments.py)."""
     if args.get("ckpt_format") == "torch":
@@ -220,6 +230,23 @@ def layer_notes(args: Mapping[str, Any]) -> Iterator[str]:
             "norms scale by one more than their weight: Megatron's local layers need Apex for "
             f"that; {_BY_CHOICE} to do without"
         )
+
+
+def class_notes(side: ConfigSide, args: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a class of transformers fixes, and Megatron takes from its args or leaves open.
+
+    It shows in the last digits of logits. Source: modeling_deepseek_v2.py (and those of v3 and
+    glm4_moe_lite) and modeling_nemotron_h.py of transformers 5.
+    """
+    epsilon = args.get("norm_epsilon")
+    if is_latent(side) and epsilon != _LATENT_EPSILON:
+        yield (
+            f"transformers gives the norms of latent attention an epsilon of {_LATENT_EPSILON:g}, "
+            f"Megatron that of all norms, {epsilon:g}"
+        )
+    shortest = side.get("time_step_min") or 1e-3
+    if side.family == "nemotron_h":
+        yield f"transformers lets no Mamba layer take a step below {shortest:g}, Megatron does"
 
 
 def _one_more(args: Mapping[str, Any]) -> bool:

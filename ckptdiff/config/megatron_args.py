@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.config.carried import NAME as CARRIED
 from ckptdiff.config.carried import carried_text
-from ckptdiff.config.limits import layer_notes, limits_of, unset_limit
+from ckptdiff.config.fields.base import guarded
+from ckptdiff.config.limits import class_notes, layer_notes, limits_of, unset_limit
 from ckptdiff.config.programs import DEFAULT
 from ckptdiff.config.restating import Restated, read_otherwise, readable, settings_of, token_rows
 from ckptdiff.config.unstated import left_out, shown_by_tensors
@@ -119,7 +120,7 @@ def megatron_args(
         "use_dist_ckpt": ckpt_format == "torch_dist",
         "transformer_impl": "transformer_engine" if names == "te" else "local",
         "use_legacy_models": names == "legacy",
-        "moe_grouped_gemm": grouped_experts,
+        "moe_grouped_gemm": grouped_experts and bool(settings.get("num_experts")),
         "no_save_optim": True,
         "no_save_rng": True,
         **_parallel_args(parallelism, settings, first_layers, last_layers, layout),
@@ -137,6 +138,7 @@ def megatron_args(
         assert source.architecture is not None
         clauses = [one.clause(side.fields) for one in source.architecture.peculiarities]
         cannot += [clause for clause in clauses if clause is not None]
+        notes += guarded(list, class_notes(side, settings)) or ()
     else:
         notes += left_out(side, written)
     notes += layer_notes(settings)

@@ -71,6 +71,22 @@ def checked_against_config(
     return replace(source, tensors=kept), uncut
 
 
+def without_empty(source: Assembled, notes: list[str]) -> Assembled:
+    """Return the source without tensors of no element, which Megatron builds no parameter for.
+
+    transformers writes them for a part of size 0, such as a shared expert. Adds a note of them.
+    """
+    empty = [name for name, tensor in source.tensors.items() if 0 in tensor.shape]
+    if not empty:
+        return source
+    what = (
+        "tensor holds no element and is" if len(empty) == 1 else "tensors hold no element and are"
+    )
+    notes.append(f"{len(empty)} {what} left out: {', '.join(empty[:3])}{' …' * (len(empty) > 3)}")
+    kept = {name: tensor for name, tensor in source.tensors.items() if 0 not in tensor.shape}
+    return replace(source, tensors=kept)
+
+
 def is_headless(source: Assembled) -> bool:
     """Return whether an untied source has no head, and its config promises none."""
     if source.architecture is None:

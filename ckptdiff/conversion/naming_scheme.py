@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.arch.naming import has_local_spec, is_hybrid
 from ckptdiff.arch.templates import template
+from ckptdiff.config.compare import config_side
+from ckptdiff.config.limits import needs_engine
 from ckptdiff.errors import BadArgument
 
 if TYPE_CHECKING:
@@ -25,16 +27,17 @@ def scheme_of(
     """Return the names to write, and whether experts are named as TEGroupedMLP names them.
 
     Where the target names no scheme it is `te` for torch_dist, and for models that Megatron builds
-    in no other way; else `mcore`. Experts beside Mamba layers are always grouped there
-    (megatron.core's mamba_stack_spec). Adds to `notes`, and to `cannot` a tensor that the program
-    asks for and no model has. Raises BadArgument for a scheme that does not go with the format, or
-    the experts.
+    in no other way, or whose norms its local layers cannot compute; else `mcore`. Experts beside
+    Mamba layers are always grouped there (megatron.core's mamba_stack_spec). Adds to `notes`, and
+    to `cannot` a tensor that the program asks for and no model has. Raises BadArgument for a scheme
+    that does not go with the format, or the experts.
     """
     assert side.architecture is not None
     assert side.config is not None
     model = {template(rule.megatron) for rule in side.architecture.mappings}
     has_both = has_local_spec(model)
-    names: Names = target.names or ("te" if target.to == "torch_dist" or not has_both else "mcore")
+    by_engine = target.to == "torch_dist" or not has_both or needs_engine(config_side(side))
+    names: Names = target.names or ("te" if by_engine else "mcore")
     if names == "legacy" and target.to == "torch_dist":
         raise BadArgument("Megatron's legacy model has no torch_dist checkpoints")
     if target.moe_grouped_gemm and names != "te":

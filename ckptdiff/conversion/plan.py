@@ -13,6 +13,7 @@ from ckptdiff.conversion.casting import cast_to
 from ckptdiff.conversion.completeness import (
     checked_against_config,
     rows_of_vocabulary,
+    without_empty,
 )
 from ckptdiff.conversion.launching import launch_of
 from ckptdiff.conversion.plan_huggingface import huggingface_files
@@ -95,6 +96,8 @@ def plan_conversion(
     source, adapter = without_adapter(source, target, notes)
     left = _check_source(source, target)
     source, uncut = checked_against_config(source, target, like, notes)
+    if target.to != "hf":
+        source = without_empty(source, notes)
     if target.undo:
         source = undone(source, target.undo)
         notes += [f"taken out: {remap.kind}" for remap in target.undo]

@@ -17,7 +17,6 @@ from ckptdiff.arch.modules import distributed_states
 from ckptdiff.arch.naming import (
     distributed,
     in_decoder_layer,
-    is_hybrid,
     layer_prefix,
     split_native,
     templates_by_layer,
@@ -229,7 +228,7 @@ def _is_homogeneous(model: Mapping[str, Assembly], args: Namespace) -> bool:
     frequencies = [values.get(name) for name in ("moe_layer_freq", "linear_attention_freq")]
     if any(frequency not in (None, 1) for frequency in frequencies):
         return False
-    if is_hybrid(templates_by_layer(model)[""]):
+    if values.get("is_hybrid_model"):
         return False
     layers: dict[str, set[tuple[str, tuple[int, ...], str]]] = defaultdict(set)
     for native, recipe in model.items():

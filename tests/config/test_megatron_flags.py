@@ -11,9 +11,10 @@ import pytest
 from ckptdiff.checkpoint import Parallelism
 from ckptdiff.config.compare import config_side
 from ckptdiff.config.fields import FIELDS
-from ckptdiff.config.launch import NOT_TAKEN_OVER, launch_words, leftovers, world_size
+from ckptdiff.config.launch import launch_words, leftovers, world_size
 from ckptdiff.config.megatron_args import megatron_args
 from ckptdiff.config.megatron_flags import FLAGS, RELEASES, flag_of, releases_of, why_not
+from ckptdiff.config.taken_over import NOT_TAKEN_OVER
 from tests.config.test_compare import ARGS, DEEPSEEK, LLAMA, MIXTRAL
 from tests.support.families import MODELS
 from tests.support.restated import hf_side, megatron_side, tiny_config

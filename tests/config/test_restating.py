@@ -312,6 +312,9 @@ OTHERWISE = {
     "gpt2": {"n_inner"},  # ... and four times the hidden size, spelled out.
     # A window longer than any sequence: transformers' own, where config.json says nothing of one.
     "mistral": {"sliding_window"},
+    "exaone4": {"sliding_window", "layer_types"},
+    "gpt_neox": {"use_parallel_residual"},  # which Megatron has not: the way there says so
+    "phi3": {"pad_token_id"},  # of the class, and no row of so small a vocabulary
 }
 
 

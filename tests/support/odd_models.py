@@ -23,6 +23,7 @@ ODD: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v2, dense": ("deepseek_v2", {"first_k_dense_replace": 2}),
     "deepseek_v3, no dense layer": ("deepseek_v3", {"first_k_dense_replace": 0}),
     "deepseek_v3, predictions": ("deepseek_v3", {"num_nextn_predict_layers": 2}),
+    "deepseek_v3, no shared expert": ("deepseek_v3", {"n_shared_experts": 0}),
     "glm4_moe, predictions": ("glm4_moe", {"num_nextn_predict_layers": 1}),
     "glm4_moe, no norm of queries": ("glm4_moe", {"use_qk_norm": False, "attention_bias": False}),
     "qwen2_moe, some dense": ("qwen2_moe", {"mlp_only_layers": [0]}),
@@ -31,6 +32,10 @@ ODD: dict[str, tuple[str, dict[str, Any]]] = {
     "nemotron_h, no experts": (
         "nemotron_h",
         {"layers_block_type": ["mamba", "mlp", "attention"], "num_hidden_layers": 3},
+    ),
+    "nemotron_h, no Mamba": (
+        "nemotron_h",
+        {"layers_block_type": ["attention", "mlp", "moe"], "num_hidden_layers": 3},
     ),
     "nemotron_h, plain experts": ("nemotron_h", {"moe_latent_size": None}),
     "nemotron_h, tied": ("nemotron_h", {"tie_word_embeddings": True}),

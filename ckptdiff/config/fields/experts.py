@@ -69,11 +69,19 @@ def _score(side: ConfigSide) -> Stated | None:
     if side.kind == "megatron":
         return default(stated("moe_router_score_function"), "softmax", MEGATRON)(side)
     found: Stated | None = stated("scoring_func")(side)
-    if found is not None:
+    fixed = _scores_of_class(side)
+    if found is not None and fixed in (None, found.value):
         return found
-    if side.get("model_type") in SIGMOID:
-        return Stated("sigmoid", None, "sigmoid", TRANSFORMERS)
+    if fixed is not None:
+        return Stated(fixed, None, fixed, TRANSFORMERS)
     return by_family({}, "softmax")(side)
+
+
+def _scores_of_class(side: ConfigSide) -> str | None:
+    """Return the scores that a class hard-codes, whatever scoring_func says; None: it may say."""
+    if side.get("model_type") in SIGMOID:
+        return "sigmoid"
+    return "softmax" if side.get("model_type") == "deepseek_v2" else None
 
 
 def score_function(side: ConfigSide) -> Any:
@@ -83,6 +91,8 @@ def score_function(side: ConfigSide) -> Any:
 
 def _weights_hf(side: ConfigSide) -> Stated | None:
     """Read whether the weights of the chosen experts sum to one."""
+    if side.get("model_type") == "deepseek_v2":  # whose class does not read norm_topk_prob
+        return Stated(False, None, False, "every deepseek_v2 model")
     found: Stated | None = switch("norm_topk_prob")(side)
     if found is not None:
         return found
@@ -151,7 +161,7 @@ def _shared_entries(value: Any, side: ConfigSide) -> Settings | None:
     if side.family not in GROUPED:
         return None if value else {}
     size = side.get("moe_ffn_hidden_size") or side.get("ffn_hidden_size")
-    return None if value % size else {"n_shared_experts": value // size or None}
+    return None if value % size else {"n_shared_experts": value // size}
 
 
 def _optional(name: str, other: Any) -> Reader:
@@ -168,7 +178,21 @@ def _routed_scaling_hf(side: ConfigSide) -> Stated | None:
     return _optional_hf("routed_scaling_factor", other)(side)
 
 
+def _all_rank(side: ConfigSide) -> bool:
+    """Return whether the class reads no groups: DeepSeek-V2's does so by one method alone."""
+    method = side.get("topk_method") or "greedy"
+    return side.get("model_type") == "deepseek_v2" and method != "group_limited_greedy"
+
+
+def _groups_hf(side: ConfigSide) -> Stated | None:
+    if _all_rank(side):
+        return Stated(1, None, 1, "topk_method is not group_limited_greedy")
+    return _optional_hf("n_group", 1)(side)
+
+
 def _grouped(side: ConfigSide) -> bool:
+    if side.kind == "hf" and _all_rank(side):
+        return False
     names = ("n_group", "topk_group") if side.kind == "hf" else (
         "moe_router_num_groups", "moe_router_group_topk",
     )  # fmt: skip
@@ -303,7 +327,7 @@ EXPERTS: tuple[ConfigField, ...] = (
     ),
     ConfigField(
         "Router groups",
-        _optional_hf("n_group", 1),
+        _groups_hf,
         _optional("moe_router_num_groups", 1),
         ROUTING,
         _unless_one("moe_router_num_groups"),

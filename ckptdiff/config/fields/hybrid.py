@@ -22,7 +22,7 @@ from ckptdiff.config.fields.base import (
     switch,
 )
 from ckptdiff.config.fields.positions import QWEN, WINDOW, WINDOW_STEPS
-from ckptdiff.config.fields.shape import SHAPES, layer_count
+from ckptdiff.config.fields.shape import SHAPES, expert_count, layer_count
 
 if TYPE_CHECKING:
     from ckptdiff.config.fields.base import Settings
@@ -294,6 +294,8 @@ HYBRID: tuple[ConfigField, ...] = (
         SHAPES,
         sets("moe_latent_size"),
         only(NEMOTRON_H, "moe_latent_size"),
-        applies=lambda side: is_mamba(side) and side.get("moe_latent_size") is not None,
+        applies=lambda side: (
+            is_mamba(side) and expert_count(side) > 0 and side.get("moe_latent_size") is not None
+        ),
     ),
 )

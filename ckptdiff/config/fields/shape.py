@@ -24,8 +24,19 @@ def expert_names(side: ConfigSide) -> tuple[str, ...]:
 
 
 def expert_count(side: ConfigSide) -> int:
-    """Return how many routed experts there are; 0 for a dense model."""
+    """Return how many routed experts there are; 0 for a dense model, whatever is said of them."""
+    if _is_hybrid_without(side):
+        return 0
     return next((n for name in expert_names(side) if type(n := side.get(name)) is int and n > 0), 0)
+
+
+def _is_hybrid_without(side: ConfigSide) -> bool:
+    """Return whether layers are listed by kind (Nemotron-H), and none has experts."""
+    kinds = side.get("layers_block_type") if side.kind == "hf" else None
+    if isinstance(kinds, list):
+        return "moe" not in kinds
+    letters = side.get("hybrid_override_pattern") or side.get("hybrid_layer_pattern")
+    return isinstance(letters, str) and "E" not in letters
 
 
 def has_dense_layers(side: ConfigSide) -> bool:
