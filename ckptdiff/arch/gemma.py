@@ -24,12 +24,12 @@ from ckptdiff.arch.peculiarity import Peculiarity
 from ckptdiff.arch.qwen3 import QK_NORM
 
 _SCALED_EMBEDDING = Peculiarity(
-    "Gemma multiplies embeddings by the root of the hidden size; Megatron's args have no field "
-    "for it",
+    "Gemma multiplies embeddings by the root of the hidden size, for which Megatron's args have no "
+    "field",
     is_shown=False,
 )
 _NORMS_BEHIND = Peculiarity(
-    "There are norms behind attention and MLP; Megatron's args have no field for them"
+    "There are norms behind attention and MLP, for which Megatron's args have no field"
 )
 
 # Norms of the output of attention and of the MLP, before it is added to the residual.
@@ -81,12 +81,12 @@ GEMMA2 = Architecture(
         _SCALED_EMBEDDING,
         _NORMS_BEHIND,
         Peculiarity(
-            "attention scores are capped; Megatron's args have no field for it",
+            "attention scores are capped, for which Megatron's args have no field",
             "attn_logit_softcapping",
             is_shown=False,
         ),
         Peculiarity(
-            "logits are capped; Megatron's args have no field for it",
+            "logits are capped, for which Megatron's args have no field",
             "final_logit_softcapping",
             is_shown=False,
         ),

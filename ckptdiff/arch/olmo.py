@@ -22,7 +22,7 @@ _WIDE_NORM = Peculiarity(
     "by head"
 )
 _NORMS_BEHIND = Peculiarity(
-    "Norms stand behind attention and MLP alone; Megatron's args have no field for it"
+    "Norms stand behind attention and MLP alone, for which Megatron's args have no field"
 )
 
 OLMO2 = Architecture(

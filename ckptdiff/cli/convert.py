@@ -29,7 +29,8 @@ examples:
   ckptdiff convert run7 run7-tp1 --to torch_dist
 
 What is written is compared with its source before it takes its name: exit code 0 means that every
-byte was. A run that was killed goes on behind its last complete file when it is started again.
+byte was, 1 that every byte was but the program that it is for cannot compute the model. A run that
+was killed goes on behind its last complete file when it is started again.
 """
 
 
@@ -37,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the description and options of `convert` to a parser."""
     parser.description = "Convert a checkpoint; neither side has to fit into memory."
     parser.epilog = EXAMPLES
-    parser.add_argument("source", type=Path, metavar="SRC")
+    parser.add_argument("source", type=Path, metavar="SRC", help="the checkpoint to convert")
     parser.add_argument("out", type=Path, metavar="OUT", help="a folder that is not there yet")
     parser.add_argument(
         "--to", required=True, choices=("hf", "megatron", "torch_dist"),
@@ -71,12 +72,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--target-version", choices=tuple(PROGRAMS), default=DEFAULT, metavar="VERSION",
-        help=f"the program that is to load the result: {', '.join(PROGRAMS)} (default: {DEFAULT})",
+        help=f"the Megatron-LM that is to load the result ({', '.join(PROGRAMS)}; default: "
+        f"{DEFAULT}), bridge is Megatron-Bridge",
     )  # fmt: skip
     parser.add_argument(
         "--accept", action="store_true",
-        help="end with exit code 0 though that program cannot compute the model; with --family, "
-        "write what its config.json does not say in full",
+        help="exit code 0 though that program cannot compute the model; with --family, write a "
+        "config.json that does not say all of it",
     )  # fmt: skip
     parser.add_argument("--vocab-divisible-by", type=positive, default=128, metavar="N")
     parser.add_argument(
@@ -89,7 +91,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--family", metavar="NAME",
-        help="the family to write a Megatron checkpoint as, instead of one that args can be of",
+        help="the family to write, instead of the first whose config.json can say the model",
     )  # fmt: skip
     parser.add_argument(
         "--undo", action="append", default=[], metavar="SPEC",

@@ -73,8 +73,8 @@ def huggingface_config(source: Assembled, *, dtype: str) -> Restated[dict[str, A
     cannot += (one.text for one in family.peculiarities if not one.is_shown)
     args = "Megatron's args name no family" if side.yaml is None else f"{side.yaml} names no family"
     notes.append(
-        f"{args}; by its tensors it is {family.name}. Token ids are not in there: bos_token_id and "
-        "eos_token_id are left out"
+        f"{args}: {family.name} is written, without bos_token_id and eos_token_id, which are not "
+        "in there"
     )
     notes += (one.text for one in family.peculiarities if one.is_shown)
     if side.get("rotary_base") == CONVERTER_BASE:

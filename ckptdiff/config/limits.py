@@ -11,6 +11,7 @@ from ckptdiff.config.fields.positions import is_rotary
 from ckptdiff.config.fields.scaling import FIXED, LLAMA3, SCALING, is_llama31, scaling_kind
 from ckptdiff.config.fields.shape import is_latent
 from ckptdiff.config.launch import can_split_sequence, leftovers
+from ckptdiff.text import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 
 _FIELDS = {field.name: field for field in FIELDS}
 _SCALING = tuple(field.name for field in SCALING)
-_BY_CHOICE = "the names te have layers that do"
+_DELTA_NET = "Gated DeltaNet"
+_BY_CHOICE = "choose the names te"
 _LATENT_EPSILON = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class Beyond:
     """One thing that a program cannot compute of a model."""
 
     clause: str  # without a full stop
@@ -54,7 +56,7 @@ _INSTEAD = {
 
 def limits_of(
     side: ConfigSide, args: Mapping[str, Any], origins: Mapping[str, ConfigField], version: Version
-) -> list[Limit]:
+) -> list[Beyond]:
     """Return what a program cannot compute of the model of a side, from the args that say it.
 
     `origins` are the fields that the args come from, if the side is no Megatron side.
@@ -68,6 +70,8 @@ def limits_of(
         field = origins.get(left.arg)
         if left.why_not is None or (field is not None and field.name in known):
             continue
+        if left.arg.startswith("linear_") and _DELTA_NET in known:
+            continue  # of layers that the program has not at all
         reading = None if field is None else field.read(side)
         start = f"{left.arg} is {show(left.value)}"
         if field is not None and reading is not None:
@@ -75,21 +79,24 @@ def limits_of(
             known.add(field.name)
         instead = _INSTEAD.get(left.arg)
         does = f", and {instead}" if instead is not None else ""
-        found.append(Limit(f"{start}: it {left.why_not}{does}", (field.name,) if field else ()))
+        found.append(Beyond(f"{start}: it {left.why_not}{does}", (field.name,) if field else ()))
     return found
 
 
-def unset_limit(field: ConfigField, reading: Stated, written: ConfigSide) -> Limit:
+def unset_limit(field: ConfigField, reading: Stated, written: ConfigSide) -> Beyond:
     """Return the limit that a field's value is, which no args say."""
     read = field.read(written)
-    instead = f" It would be {read.value}." if read and isinstance(read.value, str) else ""
-    why = field.cannot or "No args say it."
-    return Limit(f"{_named(field, reading)}: {why}{instead}".removesuffix("."), (field.name,))
+    instead = f", and it would be {read.value}" if read and isinstance(read.value, str) else ""
+    why = (field.cannot or "Megatron's args do not say it").removesuffix(".")
+    means = f" ({reading.value})" if isinstance(reading.raw, str) else ""
+    return Beyond(f"{_named(field, reading)}{means}: {why}{instead}", (field.name,))
 
 
 def _named(field: ConfigField, reading: Stated) -> str:
     """Return the entry of config.json and its value; the field's name if no entry states it."""
     raw = reading.raw if reading.raw is not None else reading.value
+    if isinstance(raw, (list, tuple)):
+        return f"{reading.name or field.name} differs by layer"
     return f"{reading.name or field.name} is {raw}"
 
 
@@ -99,19 +106,19 @@ def _value(side: ConfigSide, name: str) -> Any:
     return None if reading is None else reading.value
 
 
-def _special(side: ConfigSide, args: Mapping[str, Any], version: Version) -> Iterator[Limit]:
+def _special(side: ConfigSide, args: Mapping[str, Any], version: Version) -> Iterator[Beyond]:
     for limit in (_scaling_limit, _weights_limit, _groups_limit):
-        found: Limit | None = guarded(limit, side, args, version)
+        found: Beyond | None = guarded(limit, side, args, version)
         if found is not None:
             yield found
 
 
-def _scaling_limit(side: ConfigSide, _args: Mapping[str, Any], version: Version) -> Limit | None:
+def _scaling_limit(side: ConfigSide, _args: Mapping[str, Any], version: Version) -> Beyond | None:
     kind = scaling_kind(side)
     if not is_rotary(side) or kind == "none":
         return None
     factor = _value(side, "RoPE scaling factor")
-    by = "" if factor is None else f" by {show(factor)}"
+    by = "" if factor is None else f" with factor {show(factor)}"
     what = f"rope_type is {kind}{by}"
     if kind == "llama3":
         if is_llama31(side):
@@ -121,16 +128,16 @@ def _scaling_limit(side: ConfigSide, _args: Mapping[str, Any], version: Version)
         odd = [key for key in fixed if own[key] != fixed[key]]
         words, hard = (", ".join(f"{key} {show(d[key])}" for key in odd) for d in (own, fixed))
         does = f"it scales with {hard}, whatever the args say"
-        return Limit(f"rope_type is llama3 with {words}: {does}", _SCALING)
+        return Beyond(f"rope_type is llama3 with {words}: {does}", _SCALING)
     if kind == "yarn":
         if is_latent(side) or version == "0.19":
             return None
-        return Limit(f"{what}: without latent attention it builds no YaRN from args", _SCALING)
+        return Beyond(f"{what}: without latent attention it builds no YaRN from args", _SCALING)
     if kind == "linear":
         if version != "bridge":
             return None
-        return Limit(f"{what}: it hands no interpolation of positions on to the model", _SCALING)
-    return Limit(f"{what}: it has no such scaling, and would not scale positions", _SCALING)
+        return Beyond(f"{what}: it hands no interpolation of positions on to the model", _SCALING)
+    return Beyond(f"{what}: it has no such scaling, and would not scale positions", _SCALING)
 
 
 _OF_FIXED = {
@@ -141,19 +148,19 @@ _OF_FIXED = {
 }
 
 
-def _weights_limit(side: ConfigSide, args: Mapping[str, Any], _: Version) -> Limit | None:
+def _weights_limit(side: ConfigSide, args: Mapping[str, Any], _: Version) -> Beyond | None:
     """Return the limit of routers that choose one expert and weight it by one."""
     name = "Router weights sum to one"
     if args.get("moe_router_topk") != 1 or not _value(side, name) or not args.get("num_experts"):
         return None
     chosen = "num_experts_per_tok is 1, and the weight of that expert is 1"
     if args.get("moe_router_score_function") == "sigmoid":
-        return Limit(f"{chosen}: it weights one expert by its score", (name,))
+        return Beyond(f"{chosen}: it weights one expert by its score", (name,))
     does = "it takes one expert only with --moe-router-pre-softmax, which weights it by its score"
-    return Limit(f"{chosen}: {does}", (name,))
+    return Beyond(f"{chosen}: {does}", (name,))
 
 
-def _groups_limit(side: ConfigSide, args: Mapping[str, Any], _: Version) -> Limit | None:
+def _groups_limit(side: ConfigSide, args: Mapping[str, Any], _: Version) -> Beyond | None:
     """Return the limit of routers that rank groups of experts by another number of scores."""
     name = "Experts that rank a group"
     count, chosen = _value(side, name), args.get("moe_router_group_topk")
@@ -161,34 +168,34 @@ def _groups_limit(side: ConfigSide, args: Mapping[str, Any], _: Version) -> Limi
         return None
     ratio = args["moe_router_topk"] // chosen
     best = "its best score" if count == 1 else f"the sum of its {count} best scores"
-    return Limit(
-        f"n_group is {args['moe_router_num_groups']}, and a group ranks by {best}: it ranks a "
-        f"group by moe_router_topk // moe_router_group_topk = {ratio} scores",
+    return Beyond(
+        f"n_group is {args['moe_router_num_groups']}, and a group ranks by {best}: it ranks it by "
+        f"{plural(ratio, 'score')} (moe_router_topk // moe_router_group_topk)",
         (name,),
     )
 
 
-def _of_layers(args: Mapping[str, Any], version: Version) -> Iterator[Limit]:
+def _of_layers(args: Mapping[str, Any], version: Version) -> Iterator[Beyond]:
     """Yield what the layers of a spec cannot do, whatever the args say."""
     local = args.get("transformer_impl") == "local"
     if version == "0.19" and args.get("use_legacy_models"):
-        yield Limit("use_legacy_models is True: it has no legacy model; choose the names mcore")
+        yield Beyond("use_legacy_models is True: it has no legacy model; choose the names mcore")
         return
     if version == "0.14" and args.get("num_experts"):
         if args.get("add_bias_linear"):
-            yield Limit("experts have biases: it builds none with them")
+            yield Beyond("experts have biases: it builds none with them")
         if args.get("is_hybrid_model"):
-            yield Limit("there are experts beside Mamba layers: it builds no such hybrid")
+            yield Beyond("there are experts beside Mamba layers: it builds no such hybrid")
     if local and _one_more(args) and args.get("normalization") == "RMSNorm":
-        yield Limit(
+        yield Beyond(
             "norms scale by one more than their weight (apply_layernorm_1p): its local layers "
             f"refuse that beside RMSNorm; {_BY_CHOICE}"
         )
     if local and args.get("multi_latent_attention"):
-        yield Limit(f"attention is latent: its local layers cannot be built so; {_BY_CHOICE}")
+        yield Beyond(f"attention is latent: its local layers cannot be built so; {_BY_CHOICE}")
     if local and (args.get("is_hybrid_model") or args.get("experimental_attention_variant")):
         kind = "Mamba" if args.get("is_hybrid_model") else "gated DeltaNet"
-        yield Limit(f"there are {kind} layers: its local layers know none; {_BY_CHOICE}")
+        yield Beyond(f"there are {kind} layers: its local layers know none; {_BY_CHOICE}")
 
 
 def needs_engine(side: ConfigSide) -> bool:
@@ -200,12 +207,14 @@ def needs_engine(side: ConfigSide) -> bool:
     return _value(side, "Zero-centred norms") is True
 
 
-def _of_bridge(args: Mapping[str, Any]) -> Iterator[Limit]:
+def _of_bridge(args: Mapping[str, Any]) -> Iterator[Beyond]:
     """Yield what Megatron-Bridge does not read of args (its mlm_compat/arguments.py)."""
     if args.get("ckpt_format") == "torch":
-        yield Limit("ckpt_format is torch: it reads torch_dist alone")
+        yield Beyond("ckpt_format is torch: it reads torch_dist alone")
     if args.get("quick_geglu"):
-        yield Limit("quick_geglu is True: it does not read it, and has GELU", ("Activation",))
+        yield Beyond(
+            "quick_geglu is True: it does not read that, and applies GELU", ("Activation",)
+        )
 
 
 def layer_notes(args: Mapping[str, Any]) -> Iterator[str]:
@@ -213,13 +222,13 @@ def layer_notes(args: Mapping[str, Any]) -> Iterator[str]:
     if args.get("sequence_parallel") and not can_split_sequence(args):
         yield (
             "Megatron trains experts beside tensor parallelism only with sequence parallelism, "
-            f"which its local layers refuse beside RMSNorm: {_BY_CHOICE}"
+            f"which its local layers refuse beside RMSNorm; {_BY_CHOICE}"
         )
     local = args.get("transformer_impl") == "local"
     if local and _one_more(args) and args.get("normalization") != "RMSNorm":
         yield (
             "norms scale by one more than their weight: Megatron's local layers need Apex for "
-            f"that; {_BY_CHOICE} without"
+            f"that; {_BY_CHOICE} to do without"
         )
 
 

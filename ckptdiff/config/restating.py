@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ckptdiff.config.fields import ConfigField, Kind, Stated
 
 Settings = TypeVar("Settings")
-_WHERE = {"megatron": "args", "hf": "config.json"}
+_WHERE = {"megatron": "Megatron's args", "hf": "config.json"}
 _IS_AND = "{} is {} and {}"
 
 
@@ -113,8 +113,9 @@ def read_otherwise(
         if line.meaning in said or any(note.startswith(start) for note in noted):
             continue
         if line.status == "conflict":
-            reads = f"reads as {line.b} in {where}: {line.consequence}"
-            cannot.append(_IS_AND.format(line.meaning, line.a, reads))
+            field = next(field for field in FIELDS if field.name == line.meaning)
+            why = (field.cannot or field.consequence).removesuffix(".")
+            cannot.append(_IS_AND.format(line.meaning, line.a, f"would be {line.b}: {why}"))
         elif line.status == "unknown" and line.b is None and is_computed(line):
             notes.append(_IS_AND.format(line.meaning, line.a, f"nothing in {where} says it"))
 

@@ -46,13 +46,14 @@ def not_said(side: ConfigSide, written: ConfigSide, said: Collection[str]) -> It
             continue
         if here is None:
             if side.yaml is None:  # else one note names all of them
-                yield f"{field.name} is not said in args"
+                yield f"{field.name} is not said in Megatron's args"
             continue
         value = field.off if there is None else there.value
         if field.same(here.value, value):
             continue
         shown = here.raw if here.raw is not None else here.value
-        read = (
-            "unsaid" if there is None else f"{there.raw if there.raw is not None else there.value}"
-        )
-        yield f"{field.name} is {shown} and reads as {read} in config.json: {field.consequence}"
+        if there is None:
+            yield f"{field.name} is {shown} and cannot be said in config.json"
+            continue
+        read = there.raw if there.raw is not None else there.value
+        yield f"{field.name} is {shown} and would be {read} in config.json"

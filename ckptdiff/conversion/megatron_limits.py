@@ -261,7 +261,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit("tp", _few_groups_in_legacy),
     # ColumnParallelLinear and RowParallelLinear of SelfAttention, MLP, SharedExpertMLP,
     # MLASelfAttention by local layers and MultiTokenPredictionLayer; VocabParallelEmbedding
-    divides("tp", _qkv_rows, "{} rows of linear_qkv are"),
+    divides("tp", _qkv_rows, "{} rows of queries, keys and values are"),
     divides("tp", lambda p: p.dense_ffn, "ffn_hidden_size {} is"),
     divides(
         "tp",

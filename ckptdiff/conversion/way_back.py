@@ -104,7 +104,7 @@ def _chosen(name: str, fitting: list[Architecture], source: Assembled) -> Archit
     fit = ", ".join(family.name for family in fitting) or "none"
     known = any(family.name == name for family in ARCHITECTURES)
     why = "its rules do not know the names" if known else "there is no such family"
-    raise BadArgument(f"family {name}: {why} in {source.checkpoint.root}; those that fit: {fit}")
+    raise BadArgument(f"family {name}: {why} in {source.checkpoint.root}; families that fit: {fit}")
 
 
 def _by_rules_of(family: Architecture, source: Assembled) -> Assembled:

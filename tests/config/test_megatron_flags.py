@@ -177,7 +177,7 @@ LIMITS: list[tuple[str, dict[str, Any], str, tuple[str, ...]]] = [
         "linear, not whole", {**LLAMA, "rope_scaling": {"type": "linear", "factor": 2.5}},
         "factor is 2.5: it takes only whole numbers", RELEASES,
     ),
-    ("YaRN", {**LLAMA, "rope_scaling": YARN}, "rope_type is yarn by 4", ("0.14", "0.16")),
+    ("YaRN", {**LLAMA, "rope_scaling": YARN}, "rope_type is yarn with factor 4", ("0.14", "0.16")),
     (
         "window", {**MIXTRAL, "sliding_window": 4096},
         "sliding_window is 4096: it has no flag --window-size", ("0.14",),

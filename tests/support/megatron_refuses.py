@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from tests.support.by_channels import by_channels
 from tests.support.stand_ins import prepare
 
 # Fields of the configuration that have args of the same name, and of another one.
@@ -159,20 +160,6 @@ def build_plain(config: Any, args: dict[str, Any]) -> None:
         vp_stage=first,
         **parts,
     )
-
-
-def by_channels() -> Any:
-    """Attention of local parts that takes how wide values are, as latent attention tells it."""
-    local = import_module("megatron.core.transformer.dot_product_attention")
-    latent: Any = import_module("megatron.core.transformer.multi_latent_attention")
-    latent.HAVE_TE = False
-    attention: Any = local.DotProductAttention
-
-    class ByChannels(attention):  # type: ignore[misc]
-        def __init__(self, *args: Any, k_channels: int = 0, v_channels: int = 0, **named: Any):
-            super().__init__(*args, **named)
-
-    return ByChannels
 
 
 def build_hybrid(config: Any, args: dict[str, Any], pattern: str) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from ckptdiff.assembly.assemble import assemble
 from ckptdiff.checkpoint import Rank
+from tests.support.by_channels import by_channels
 from tests.support.families import MODELS, SIZES, cut, gathered, on_disk
 from tests.support.oracle_core import distance, logits, meet, save, save_ranks
 from tests.support.oracle_logits import write
@@ -227,24 +228,6 @@ def delta_net() -> Any:
             out_proj=backend.row_parallel_linear(),
         ),
     )
-
-
-def by_channels() -> Any:
-    """Attention of local parts that is told how wide values are, as latent attention tells it."""
-    local = import_module("megatron.core.transformer.dot_product_attention")
-    latent: Any = import_module("megatron.core.transformer.multi_latent_attention")
-    # It takes Transformer Engine to be there if its own wrappers of it are.
-    latent.HAVE_TE = False
-    attention: Any = local.DotProductAttention
-
-    class ByChannels(attention):  # type: ignore[misc]
-        def __init__(
-            self, *args: Any, k_channels: int = 0, v_channels: int = 0, **kwargs: Any
-        ) -> None:
-            super().__init__(*args, **kwargs)
-            self.hidden_size_per_partition = v_channels * self.num_attention_heads_per_partition
-
-    return ByChannels
 
 
 def normed(linear: Any, norm: Any) -> Any:

@@ -314,7 +314,7 @@ async def test_every_field_can_be_reached_and_seen_at_60x16(
     async with app.run_test(size=(60, 16)) as pilot:
         screen = await open_form(app, pilot)
         seen = set()
-        for _ in range(9):
+        for _ in range(10):
             assert app.focused is not None
             seen.add(app.focused.id)
             region = app.focused.region
@@ -322,7 +322,7 @@ async def test_every_field_can_be_reached_and_seen_at_60x16(
             assert box.contains_region(region), app.focused
             await pilot.press("down")
             await pilot.wait_for_scheduled_animations()
-        assert seen == {"to", "out", "tp", "pp", "vpp", "names", "dtype", "replace"}
+        assert seen == {"to", "out", "tp", "pp", "vpp", "names", "version", "dtype", "replace"}
         await pilot.press("pagedown", "pagedown")
         await pilot.pause()
         command = screen.query_one("#command").region

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
+from ckptdiff.config.programs import DEFAULT, PROGRAMS
 from ckptdiff.text import format_bytes, printable
 from ckptdiff.tui.model.progress import Progress
 from ckptdiff.tui.words import short_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from ckptdiff.conversion.plan import Conversion, Target
+    from ckptdiff.conversion.remap import Remap
     from ckptdiff.errors import Hint
 
 Stage = Literal["writing", "verifying", "stopping", "done", "stopped", "failed"]
@@ -28,6 +30,42 @@ class ConversionDraft:
     target: Target
     out: Path | None = None  # None: propose a folder
     like: Path | None = None  # a Hugging Face folder that supplies config and tokenizer
+
+
+def stated_target(
+    choices: Mapping[str, str],
+    sizes: Mapping[str, int | None],
+    undo: tuple[Remap, ...],
+    kept: Target | None,
+    *,
+    lent: bool,
+) -> Target:
+    """Return the target that the fields of the form state.
+
+    `kept` is the target of the draft, for what has no field. `lent` tells whether another folder
+    lends its config.
+    """
+    from ckptdiff.checkpoint import Parallelism
+    from ckptdiff.conversion.plan import Target
+
+    changes: dict[str, Any] = {
+        "to": choices["to"],
+        "dtype": choices["dtype"] or None,
+        "undo": undo,
+        "allow_unmapped": choices["unmapped"] == "yes",
+        "allow_incomplete": choices["incomplete"] == "yes",
+        "overwrite": choices["replace"] == "yes",
+    }
+    if choices["to"] == "hf":
+        changes |= {"parallelism": Parallelism(), "names": None, "version": DEFAULT}
+    else:
+        tp, pp, vpp, ep, etp = (sizes[name] for name in ("tp", "pp", "vpp", "ep", "etp"))
+        size = Parallelism(tp or 1, pp or 1, vpp or 1, ep or 1, etp or tp or 1)
+        changes |= {"parallelism": size, "names": choices["names"] or None}
+        changes["version"] = choices["version"]
+    if choices["to"] != "hf" or lent:
+        changes["family"] = None  # it is chosen for no other conversion
+    return replace(kept or Target("hf"), **changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +169,14 @@ class ConversionRun:
         """The current stage, or the outcome, in one line."""
         out = short_path(self.plan.out)
         if self.stage == "done":
-            short = self.conversion.source.shortfall
-            return (
-                f"! Converted, incomplete: {out}" if short else f"= Converted and verified: {out}"
-            )
+            if self.conversion.source.shortfall:
+                return f"! Converted, incomplete: {out}"
+            if self.conversion.cannot:
+                target = self.conversion.target
+                who = "config.json" if target.to == "hf" else PROGRAMS[target.version]
+                can = "say" if target.to == "hf" else "compute"
+                return f"! Converted and verified, but {who} cannot {can} it: {out}"
+            return f"= Converted and verified: {out}"
         if self.stage == "failed":
             return f"x Not converted: {printable(self.error or '')}"
         return self.words

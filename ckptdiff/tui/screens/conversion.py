@@ -69,6 +69,13 @@ class ConversionScreen(BaseScreen[None]):
             tooltip="go back to the form, after the end",
         ),
         Binding(
+            "S",
+            "copy_start",
+            "Copy start line",
+            id="conversion.copy_start",
+            tooltip="copy the line that starts Megatron from what was written",
+        ),
+        Binding(
             "Y",
             "copy_command",
             "Copy command",
@@ -150,6 +157,8 @@ class ConversionScreen(BaseScreen[None]):
             return False
         if action == "compare" and run.stage != "done":
             return False
+        if action == "copy_start" and (run.stage != "done" or run.conversion.launch is None):
+            return False
         return super().check_action(action, parameters)
 
     def why_not(self, action: str) -> str | None:
@@ -173,6 +182,9 @@ class ConversionScreen(BaseScreen[None]):
 
     def action_copy_command(self) -> None:
         self.app.copy(self.run.plan.command_line)
+
+    def action_copy_start(self) -> None:
+        self.app.copy(self.run.conversion.launch or "")
 
     def action_copy_words(self) -> None:
         self.app.copy(self.run.words)

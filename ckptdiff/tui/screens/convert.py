@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from textual import work
@@ -11,12 +10,12 @@ from textual.content import Content
 from textual.widgets import Input, Static
 from textual.worker import Worker, WorkerState
 
-from ckptdiff.tui.model.conversion import ConversionDraft, ConversionPlan
+from ckptdiff.tui.model.conversion import ConversionDraft, ConversionPlan, stated_target
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.conversion import before_writing, warning_words
 from ckptdiff.tui.text.sides import described
 from ckptdiff.tui.widgets.choice import Choice
-from ckptdiff.tui.widgets.form import FORMATS, SIZES, Box, field, size_field, size_texts
+from ckptdiff.tui.widgets.form import FORMATS, RELEASES, SIZES, Box, field, size_field, size_texts
 from ckptdiff.tui.widgets.path_input import PathInput
 from ckptdiff.tui.words import short_path
 
@@ -129,6 +128,8 @@ class ConvertScreen(BaseScreen[None]):
             yield field("sizes", "Ranks", *(w for n in SIZES for w in size_field(n, numbers[n])))
             names = {"": "usual", "mcore": "mcore", "te": "te", "legacy": "legacy"}
             yield field("names", "Names", Choice(names, target.names or "", id="names"))
+            programs = Choice(RELEASES, target.version, id="version")
+            yield field("version", "For", Static("Megatron-LM", classes="size"), programs)
             dtypes = {"": "as stored", "bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
             yield field("dtype", "Dtype", Choice(dtypes, target.dtype or "", id="dtype"))
             like = "yes" if self._draft is None or draft.like is not None else "no"
@@ -190,6 +191,7 @@ class ConvertScreen(BaseScreen[None]):
         shown = {
             "sizes": is_sharded,
             "names": is_sharded,
+            "version": is_sharded,
             "like": self._lender() is not None,
             "unmapped": bool(source.unmapped) or source.adapter is not None,
             "undo": bool(undone),
@@ -226,31 +228,14 @@ class ConvertScreen(BaseScreen[None]):
 
     def _read_draft(self) -> ConversionDraft:
         """Return the draft that the fields state."""
-        from ckptdiff.checkpoint import Parallelism
-        from ckptdiff.conversion.plan import Target
-
         path, _ = self._sides[self._side]
-        to, dtype = self._choice("to"), self._choice("dtype") or None
-        target = Target(to, dtype=dtype)  # type: ignore[arg-type]
-        if kept := self._kept():
-            target = replace(kept, to=to, dtype=dtype, parallelism=Parallelism(), names=None)  # type: ignore[arg-type]
-        if target.to != "hf":
-            tp, pp, vpp, ep, etp = map(self._number, SIZES)
-            size = Parallelism(tp or 1, pp or 1, vpp or 1, ep or 1, etp or tp or 1)
-            names = cast('Literal["mcore", "te", "legacy"] | None', self._choice("names") or None)
-            target = replace(target, parallelism=size, names=names)
-        target = replace(
-            target,
-            undo=self._undo() if self._choice("undo") == "yes" else (),
-            allow_unmapped=self._choice("unmapped") == "yes",
-            allow_incomplete=self._choice("incomplete") == "yes",
-            overwrite=self._choice("replace") == "yes",
-        )
+        like = self._lender() if self._choice("like") == "yes" else None
+        choices = {choice.id: choice.value for choice in self.query(Choice) if choice.id}
+        sizes = {name: self._number(name) for name in SIZES}
+        undo = self._undo() if choices["undo"] == "yes" else ()
+        target = stated_target(choices, sizes, undo, self._kept(), lent=like is not None)
         out = self.query_one("#out", PathInput)
         typed = out.path if out.value != self._proposed else None
-        like = self._lender() if self._choice("like") == "yes" else None
-        if target.to != "hf" or like is not None:
-            target = replace(target, family=None)  # it is chosen for no other conversion
         return ConversionDraft(path, target, typed, like)
 
     def on_choice_changed(self, message: Choice.Changed) -> None:
@@ -314,7 +299,7 @@ class ConvertScreen(BaseScreen[None]):
             out = self.query_one("#out", PathInput)
             out.value = self._proposed
         warnings = warning_words(plan, self.session, self._side)
-        notes = "\n".join(filter(None, (plan.words, *(f"! {words}" for words in warnings))))
+        notes = "\n".join(filter(None, (*(f"! {words}" for words in warnings), plan.words)))
         for name, words in (
             ("plan", notes), ("space", plan.space), ("command", plan.command_line),
         ):  # fmt: skip

@@ -41,7 +41,8 @@ def warning_words(plan: ConversionPlan, session: Session, side: Side) -> list[st
     """Return what the target program cannot compute, and the known faults that are kept."""
     if plan.conversion is None:
         return []
-    return [*cannot_lines(plan.conversion), *kept_words(plan, session, side)]
+    cannot = [f"{sentence}." for sentence in cannot_lines(plan.conversion)]
+    return [*cannot, *kept_words(plan, session, side)]
 
 
 def kept_words(plan: ConversionPlan, session: Session, side: Side) -> list[str]:

@@ -14,6 +14,7 @@ KEYS: dict[Hint, str] = {
     "allow-unmapped": "choose to leave them out at Unknown to convert the rest",
     "allow-incomplete": "choose to write it at Gaps to convert what is there",
     "cpu": "it is computed on the CPU",
-    "lend": "choose at Like the Hugging Face folder beside it, which lends its config.json",
+    "lend": "open it beside a Hugging Face folder of such a model, which lends its config.json at "
+    "Like",
     "accept": "the command line has an option that writes it all the same",
 }

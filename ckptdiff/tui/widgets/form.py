@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Static
 
+from ckptdiff.config.programs import PROGRAMS
+
 if TYPE_CHECKING:
     from textual.widget import Widget
 
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
 
 SIZES = ("tp", "pp", "vpp", "ep", "etp")
 FORMATS = {"hf": "Hugging Face", "megatron": "Megatron", "torch_dist": "torch_dist"}
+# The programs that can be chosen, behind the word Megatron-LM.
+RELEASES: dict[str, str] = {
+    version: name.removeprefix("Megatron-LM ") for version, name in PROGRAMS.items()
+}
 
 
 def field(name: str, label: str, *widgets: Widget) -> Horizontal:

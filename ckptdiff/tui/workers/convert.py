@@ -73,7 +73,12 @@ def run_conversion(
     is_cancelled: Callable[[], bool],
 ) -> None:
     """Convert in worker processes of its own, so that closing a session does not end it."""
-    from ckptdiff.conversion.command import against_line, closing_lines, start_lines
+    from ckptdiff.conversion.command import (
+        against_line,
+        cannot_lines,
+        closing_lines,
+        start_lines,
+    )
     from ckptdiff.conversion.run import Lost, Written
 
     executor = engine.executor()
@@ -98,7 +103,8 @@ def run_conversion(
                 if conversion.like is not None:
                     summary = engine.compare_with_like(conversion, executor)
                     lines = (*lines, against_line(summary, conversion.like))
-                lines = (*lines, *start_lines(conversion))
+                cannot = (f"! {sentence}" for sentence in cannot_lines(conversion))
+                lines = (*lines, *cannot, *start_lines(conversion))
                 post(ConversionEnded(number, "done", lines))
                 return
         post(ConversionEnded(number, "stopped"))
