@@ -181,6 +181,8 @@ def _of_layers(args: Mapping[str, Any], version: Version) -> Iterator[Beyond]:
     if version == "0.19" and args.get("use_legacy_models"):
         yield Beyond("use_legacy_models is True: it has no legacy model; choose the names mcore")
         return
+    if args.get("use_legacy_models"):
+        yield from _of_legacy(args)
     if version == "0.14" and args.get("num_experts"):
         if args.get("add_bias_linear"):
             yield Beyond("experts have biases: it builds none with them")
@@ -196,6 +198,24 @@ def _of_layers(args: Mapping[str, Any], version: Version) -> Iterator[Beyond]:
     if local and (args.get("is_hybrid_model") or args.get("experimental_attention_variant")):
         kind = "Mamba" if args.get("is_hybrid_model") else "gated DeltaNet"
         yield Beyond(f"there are {kind} layers: its local layers know none; {_BY_CHOICE}")
+
+
+def _of_legacy(args: Mapping[str, Any]) -> Iterator[Beyond]:
+    """Yield what Megatron-LM's legacy model does not do (megatron/legacy/model).
+
+    Its RotaryEmbedding is given no base and no scaling but interpolation, its attention no window.
+    """
+    choice = "choose the names mcore"
+    if args.get("position_embedding_type") == "rope":
+        base = args.get("rotary_base")
+        if base not in (None, 10000):
+            yield Beyond(f"rotary_base is {show(base)}: its legacy model takes 10000; {choice}")
+        if args.get("use_rope_scaling"):
+            yield Beyond(f"RoPE is scaled: its legacy model does not scale it; {choice}", _SCALING)
+    if args.get("window_size") is not None:
+        yield Beyond(
+            f"there is a sliding window: its legacy model has none; {choice}", ("Sliding window",)
+        )
 
 
 def needs_engine(side: ConfigSide) -> bool:

@@ -359,3 +359,21 @@ def test_megatron_core_builds_its_configuration_from_the_args(
     args = {model_type: to_args(hf_side(tiny_config(model_type)))[0] for model_type in MODELS}
     found = ask_oracle("oracle_args", args)
     assert found == {model_type: {} for model_type in MODELS}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "said"),
+    [
+        ("llama", {"rope_theta": 10000.0}, []),
+        ("llama", {"rope_theta": 500000.0}, ["rotary_base is 500000"]),
+        ("mistral", {"rope_theta": 10000.0, "sliding_window": 8}, ["there is a sliding window"]),
+        ("mistral", {"rope_theta": 10000.0, "sliding_window": None}, []),
+    ],
+)
+def test_megatrons_legacy_model_has_one_base_and_no_window(
+    model_type: str, changes: dict[str, Any], said: list[str]
+) -> None:
+    source = hf_side({**tiny_config(model_type), "rope_scaling": None, **changes})
+    plain = to_args(source)[1]
+    found = [one for one in to_args(source, names="legacy")[1] if one not in plain]
+    assert [one.partition(":")[0] for one in found] == said
