@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ckptdiff.config.carried import NAME as CARRIED
 from ckptdiff.config.carried import carried_text
 from ckptdiff.config.fields.base import guarded
-from ckptdiff.config.limits import class_notes, layer_notes, limits_of, unset_limit
+from ckptdiff.config.not_computed import class_notes, layer_notes, limits_of, unset_limit
 from ckptdiff.config.programs import DEFAULT
 from ckptdiff.config.restating import Restated, read_otherwise, readable, settings_of, token_rows
 from ckptdiff.config.unstated import left_out, shown_by_tensors

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.arch.naming import has_local_spec, is_hybrid
 from ckptdiff.arch.templates import template
 from ckptdiff.config.compare import config_side
-from ckptdiff.config.limits import needs_engine
+from ckptdiff.config.not_computed import needs_engine
 from ckptdiff.errors import BadArgument
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from ckptdiff.checkpoint import Parallelism, Rank
 from ckptdiff.config.megatron_args import megatron_args
 from ckptdiff.conversion.casting import main_dtype
 from ckptdiff.conversion.completeness import has_predictions, rows_of_vocabulary
-from ckptdiff.conversion.megatron_limits import check_limits, planned_of
 from ckptdiff.conversion.naming_scheme import scheme_of
+from ckptdiff.conversion.refused_sizes import check_limits, planned_of
 from ckptdiff.conversion.stages import stages_of, uneven_ends
 from ckptdiff.conversion.storable import check_storable
 from ckptdiff.conversion.torch_dist_files import distributed_files

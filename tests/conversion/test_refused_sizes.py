@@ -16,8 +16,8 @@ import pytest
 from ckptdiff.assembly.assemble import assemble
 from ckptdiff.checkpoint import Parallelism
 from ckptdiff.config.megatron_args import megatron_args
-from ckptdiff.conversion.megatron_limits import LIMITS, Planned, check_limits
 from ckptdiff.conversion.plan import Target
+from ckptdiff.conversion.refused_sizes import LIMITS, Planned, check_limits
 from ckptdiff.conversion.stages import stages_of, uneven_ends
 from ckptdiff.errors import BadArgument
 from ckptdiff.formats import open_checkpoint
