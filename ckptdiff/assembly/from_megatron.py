@@ -80,19 +80,11 @@ def _by_other_rules(
     like: Assembled | None,
     named: list[tuple[Shard, SplitNames]],
 ) -> Assembled | None:
-    """Return the tensors by the rules of the first other family whose shapes all fit.
-
-    None if those of the family that was guessed fit, or no other's do. Nemotron with biases has the
-    names of GPT-NeoX, and other rows in its QKV projection.
-    """
+    """Return the tensors by the rules of another family whose shapes fit, if the guessed do not."""
     if not any(error.kind == "layout" for error in side.errors.values()):
         return None
-    for family in others:
-        if family is not side.architecture:
-            found = _assemble_by_rules(side.checkpoint, like, family, named)
-            if not found.errors:
-                return found
-    return None
+    read = (_assemble_by_rules(side.checkpoint, like, family, named) for family in others)
+    return next((found for found in read if not found.errors), None)
 
 
 def _assemble_by_rules(
