@@ -62,11 +62,11 @@ _FIELDS: Mapping[str, _Switches] = {
     "nemotron_h": _Switches(_NEVER, _NEVER, "mlp_bias"),
 }
 _OUTPUTS = ("o_proj.bias", "attn.c_proj.bias", "attention.dense.bias")
-# How the names of their biases end in Hugging Face's format; those of experts are their own.
+# How names of biases end in Hugging Face's format, where a config.json may have none.
 _ENDS: Mapping[Part, tuple[str, ...]] = {
-    "qkv": ("q_proj.bias", "qkv_proj.bias", "attn.c_attn.bias", "attention.query_key_value.bias"),
+    "qkv": ("q_proj.bias", "qkv_proj.bias", "attn.c_attn.bias"),
     "output": _OUTPUTS,
-    "mlp": ("up_proj.bias", "mlp.c_fc.bias", "mlp.dense_h_to_4h.bias"),
+    "mlp": ("up_proj.bias", "mlp.c_fc.bias"),
 }
 _ON_BY_DEFAULT = frozenset({"gpt_neox", "gpt_oss", "qwen2_moe"})
 # Of a family that there are no rules for, and of what its class reads nothing is known.
