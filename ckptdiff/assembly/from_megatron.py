@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch import guess_architecture
+from ckptdiff.arch import fitting_architectures, guess_architecture
 from ckptdiff.arch.base import PADDING, column
 from ckptdiff.arch.moe import is_grouped, ungrouped
 from ckptdiff.arch.naming import KEY_NORM, QUERY_NORM, split_native
@@ -58,17 +58,33 @@ def assemble_megatron(
         return assemble_by_name(checkpoint, named, "it has one rank's share of each tensor")
     architecture = like.architecture if like is not None else family
     keys = {key for _, names in named for (key, _), _ in names}
+    others: list[Architecture] = []
     if architecture is None and (like is None or not like.checkpoint.config):
         wide_norms = has_wide_norms(checkpoint, named)
         architecture = guess_architecture(keys, wide_qk_norm=wide_norms)
+        others = fitting_architectures(keys, wide_qk_norm=wide_norms)
     if architecture is None or not any(map(architecture.rule_for, keys)):
         return assemble_by_name(checkpoint, named, "no rules know its names")
     try:
-        return _assemble_by_rules(checkpoint, like, architecture, named)
+        side = _assemble_by_rules(checkpoint, like, architecture, named)
+        return _by_other_rules(side, others, like, named) or side
     except CkptDiffError:
         if not architecture.by_words:
             raise
         return assemble_by_name(checkpoint, named, "no rules know its names")
+
+
+def _by_other_rules(
+    side: Assembled,
+    others: list[Architecture],
+    like: Assembled | None,
+    named: list[tuple[Shard, SplitNames]],
+) -> Assembled | None:
+    """Return the tensors by the rules of another family whose shapes fit, if the guessed do not."""
+    if not any(error.kind == "layout" for error in side.errors.values()):
+        return None
+    read = (_assemble_by_rules(side.checkpoint, like, family, named) for family in others)
+    return next((found for found in read if not found.errors), None)
 
 
 def _assemble_by_rules(

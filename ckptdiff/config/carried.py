@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 NAME = "hf_config"
 _LONGEST = 100_000  # characters
-_OF_THE_RUN = ("_name_or_path", "transformers_version")
+_DEEPEST = 12  # objects and lists inside each other
+# Of the run that wrote it; and code to load, which no family that there are rules for needs.
+_LEFT_OUT = ("_name_or_path", "transformers_version", "auto_map", "custom_pipelines")
 
 
 def carried_text(config: Mapping[str, Any]) -> str | None:
@@ -25,7 +27,7 @@ def carried_text(config: Mapping[str, Any]) -> str | None:
     if isinstance(config.get("text_config"), dict):
         return None  # its class has parts that a Megatron checkpoint lacks
     plain, _ = without_quantisation(config)
-    text = json.dumps({name: v for name, v in plain.items() if name not in _OF_THE_RUN})
+    text = json.dumps({name: v for name, v in plain.items() if name not in _LEFT_OUT})
     return text if len(text) <= _LONGEST else None
 
 
@@ -38,5 +40,16 @@ def carried_config(args: Mapping[str, Any]) -> dict[str, Any] | None:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    has_rows = isinstance(found, dict) and type(found.get("vocab_size")) is int
-    return found if has_rows else None
+    if not isinstance(found, dict) or type(found.get("vocab_size")) is not int:
+        return None
+    if not _is_flat(found, _DEEPEST):
+        return None
+    return {name: value for name, value in found.items() if name not in _LEFT_OUT}
+
+
+def _is_flat(value: Any, levels: int) -> bool:
+    """Return whether a value has no more levels of objects and lists."""
+    if not isinstance(value, (dict, list)):
+        return True
+    inside = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_flat(one, levels - 1) for one in inside)

@@ -31,8 +31,8 @@ RUN_ONLY = (
     *("params_dtype", "account_for_embedding_in_pipeline_split"),
     "account_for_loss_in_pipeline_split",
 )
-# Args that Megatron-Bridge takes for granted (_transformer_config_from_args of its mlm_compat), and
-# Megatron-LM's defaults of them.
+# Args that Megatron-Bridge takes for granted (_transformer_config_from_args and _get_model of its
+# mlm_compat), and Megatron-LM's defaults of them.
 BRIDGE_ARGS: dict[str, Any] = {
     "heterogeneous_layers_config_path": None,
     "no_persist_layer_norm": False,
@@ -60,7 +60,11 @@ BRIDGE_ARGS: dict[str, Any] = {
     "multi_latent_attention": False,
     "decoder_first_pipeline_num_layers": None,
     "decoder_last_pipeline_num_layers": None,
+    "init_model_with_meta_device": False,
 }
+# It counts the rows of the vocabulary by the tokenizer of the args, and has to build one. This one
+# has as many ids as it is told (before 0.19, which has the second arg, one more).
+_NULL: dict[str, Any] = {"tokenizer_type": "NullTokenizer", "null_tokenizer_eod_id": None}
 # How the reader, which loads no class, spells an object that is no plain value.
 _OBJECT = re.compile(
     r"(torch|megatron)\.[\w.]+$|[A-Za-z_][\w.]*\.\w+\(.*\)$|\w+ of \d+$|\d+ bytes$"
@@ -127,6 +131,8 @@ def megatron_args(
     }
     if version == "bridge":
         settings = {**BRIDGE_ARGS, **settings}
+        if settings.get("tokenizer_type") in (None, "NullTokenizer"):
+            settings |= {**_NULL, "vocab_size": rows}
     written = replace(side, kind="megatron", fields=settings, yaml=None)
     limits = limits_of(side, settings, origins, version)
     said = {name for limit in limits for name in limit.fields}

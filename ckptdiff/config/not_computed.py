@@ -231,6 +231,8 @@ def _of_bridge(args: Mapping[str, Any]) -> Iterator[Beyond]:
     """Yield what Megatron-Bridge does not read of args (its mlm_compat/arguments.py)."""
     if args.get("ckpt_format") == "torch":
         yield Beyond("ckpt_format is torch: it reads torch_dist alone")
+    if args.get("is_hybrid_model"):
+        yield Beyond("there are Mamba layers: it builds none from Megatron-LM's args")
     if args.get("quick_geglu"):
         yield Beyond(
             "quick_geglu is True: it does not read that, and applies GELU", ("Activation",)

@@ -145,7 +145,8 @@ def token_rows(source: Assembled) -> tuple[int, list[str]]:
             f"{have} {words}: all {padded} rows of the vocabulary are taken as tokens, padding "
             "among them"
         ]
-    if str(fields.get("tokenizer_type")).startswith("Null") and tokens < padded:
-        # NullTokenizer has one id more than its vocab_size: the end of a document.
+    null = str(fields.get("tokenizer_type")).startswith("Null")
+    if null and "null_tokenizer_eod_id" not in fields and tokens < padded:
+        # Before 0.19, NullTokenizer has one id more than its vocab_size: the end of a document.
         return tokens + 1, []
     return tokens, []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config.fields import FIELDS, show
+from ckptdiff.config.fields.biases import unsaid_biases
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -24,6 +25,7 @@ BESIDE_THE_TABLE: dict[str, tuple[Any, ...]] = {
     "experimental_attention_variant": (None, "gated_delta_net"),
     "use_mup": (None, False),
 }
+_PARTS = {"qkv": "the QKV projection", "output": "attention's output", "mlp": "the MLP"}
 
 
 def not_said(side: ConfigSide, written: ConfigSide, said: Collection[str]) -> Iterator[str]:
@@ -36,6 +38,8 @@ def not_said(side: ConfigSide, written: ConfigSide, said: Collection[str]) -> It
         if (value := side.get(name)) not in nothing:
             spelled = side.spelled.get(name, name)
             yield f"{spelled} is {show(value)} and cannot be said in config.json"
+    for part in unsaid_biases(side, written):
+        yield f"{_PARTS[part]} has biases among the tensors, and none by args or config.json"
     for field in FIELDS:
         if not (field.has_effect(side) and field.has_effect(written)):
             continue

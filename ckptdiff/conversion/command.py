@@ -83,7 +83,10 @@ def start_lines(conversion: Conversion) -> Iterator[str]:
         program = PROGRAMS[conversion.target.version]
         yield ""
         other = ", though it computes another model" if conversion.cannot else ""
-        yield f"start {program}, for one step on made-up data{other}, with:"
+        if conversion.target.version == "bridge":
+            yield f"load it into {program}{other}, with:"
+        else:
+            yield f"start {program}, for one step on made-up data{other}, with:"
         yield printable(conversion.launch)
 
 

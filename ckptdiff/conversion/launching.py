@@ -21,21 +21,28 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "
 
 
 def launch_of(
-    target: Target, args: argparse.Namespace, out: Path, tokens: int, sides: Iterable[Assembled]
+    target: Target,
+    args: argparse.Namespace,
+    out: Path,
+    first: str,
+    tokens: int,
+    sides: Iterable[Assembled],
 ) -> str:
     """Return the line to start the target program from a checkpoint that lies in `out`.
 
-    `tokens` are the rows of the vocabulary that mean one; the tokenizer is that of the first of
-    `sides` which has one. Paths are absolute, since the program is started in a folder of its own.
-    For Megatron-Bridge it is a line of Python.
+    `first` is the path in it of a file with tensors. `tokens` are the rows of the vocabulary that
+    mean one; the tokenizer is that of the first of `sides` which has one. Paths are absolute, since
+    the program is started in a folder of its own. For Megatron-Bridge, which opens the folder of an
+    iteration, it is a line of Python.
     """
     load = out.absolute()
     tokenizer = next((folder for folder in map(_tokenizer_of, sides) if folder), None)
     if target.version == "bridge":
+        folder = str((load / first).parent)
         kind = "hybrid" if getattr(args, "is_hybrid_model", False) else "gpt"
         return (
             "from megatron.bridge.training.model_load_save import load_megatron_model; "
-            f"model = load_megatron_model({str(load)!r}, model_type={kind!r})"
+            f"model = load_megatron_model({folder!r}, model_type={kind!r})"
         )
     size, version = target.parallelism, target.version
     words = launch_words(vars(args), size, version, load=load, tokenizer=tokenizer, tokens=tokens)

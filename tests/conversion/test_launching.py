@@ -34,7 +34,7 @@ def line_of(folder: Path, name: str, version: Version = "0.16") -> str:
     side = assemble(open_checkpoint(Path("hf", name)))
     target = Target("megatron", Parallelism(tp=2), version=version)
     args = Namespace(ckpt_format="torch", transformer_impl="local")
-    return launch_of(target, args, Path(name), 60, [side])
+    return launch_of(target, args, Path(name), "iter_0000001/__0_0.distcp", 60, [side])
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -65,4 +65,4 @@ def test_python_reads_the_path_for_megatron_bridge(
     call = ast.parse(line).body[1]
     assert isinstance(call, ast.Assign)
     assert isinstance(call.value, ast.Call)
-    assert ast.literal_eval(call.value.args[0]) == str(tmp_path / name)
+    assert ast.literal_eval(call.value.args[0]) == str(tmp_path / name / "iter_0000001")

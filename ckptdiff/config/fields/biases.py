@@ -62,6 +62,12 @@ _FIELDS: Mapping[str, _Switches] = {
     "nemotron_h": _Switches(_NEVER, _NEVER, "mlp_bias"),
 }
 _OUTPUTS = ("o_proj.bias", "attn.c_proj.bias", "attention.dense.bias")
+# How names of biases end in Hugging Face's format, where a config.json may have none.
+_ENDS: Mapping[Part, tuple[str, ...]] = {
+    "qkv": ("q_proj.bias", "qkv_proj.bias", "attn.c_attn.bias"),
+    "output": _OUTPUTS,
+    "mlp": ("up_proj.bias", "mlp.c_fc.bias"),
+}
 _ON_BY_DEFAULT = frozenset({"gpt_neox", "gpt_oss", "qwen2_moe"})
 # Of a family that there are no rules for, and of what its class reads nothing is known.
 _USUAL: Mapping[Part, tuple[str, ...]] = {
@@ -96,6 +102,16 @@ def has_biases(fields: Mapping[str, Any], family: str | None, part: Part) -> boo
     """Return whether transformers gives this part of a layer biases, by a config.json's fields."""
     found = _read(part)(ConfigSide("hf", fields, family, frozenset()))
     return found is not None and bool(found.value)
+
+
+def unsaid_biases(side: ConfigSide, written: ConfigSide) -> list[Part]:
+    """Return the parts whose biases are among a side's tensors, and not in a config.json of it."""
+    return [
+        part
+        for part, ends in _ENDS.items()
+        if any(name.endswith(ends) for name in side.tensors)
+        and not has_biases(written.fields, written.family, part)
+    ]
 
 
 def _entries(part: Part) -> Any:

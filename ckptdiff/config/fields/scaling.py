@@ -23,7 +23,7 @@ from ckptdiff.config.fields.base import (
 )
 from ckptdiff.config.fields.positions import is_rotary
 from ckptdiff.config.fields.shape import is_latent
-from ckptdiff.config.rope_holder import holder_name
+from ckptdiff.config.rope_holder import holder_name, unscaled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -272,7 +272,7 @@ def _scaling_entries(value: Any, _: ConfigSide) -> Settings | None:
     side, name = value.side, str(value)
     factor = FACTOR.read(side)
     if name == "none" or factor is None:
-        return {"rope_scaling": None} if name == "none" else None
+        return {"rope_scaling": unscaled(side.family)} if name == "none" else None
     held = {"rope_type": name, "factor": float(factor.value)}
     keys = {"llama3": tuple(FIXED), "linear": (), "yarn": (*YARN, *SCALES)}.get(name)
     if keys is None:
@@ -281,9 +281,9 @@ def _scaling_entries(value: Any, _: ConfigSide) -> Settings | None:
         found = (_llama3(key) if name == "llama3" else _yarn_reader(key))[1](side)
         if found is not None:
             held[key] = found.value
-    if name != "yarn":
-        return {"rope_scaling": held}
-    original = _original_megatron(side)
+    if name == "yarn" and side.get(_ROUNDING) is False:
+        held["truncate"] = False
+    original = _original_megatron(side) if name == "yarn" else None
     if original is None:
         return {"rope_scaling": held}
     held["original_max_position_embeddings"] = original.value

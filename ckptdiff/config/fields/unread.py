@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.config.rope_holder import with_class_scaling
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
@@ -51,7 +53,8 @@ _FIELDS = {
 
 
 def as_read(fields: Mapping[str, Any], family: str | None) -> Mapping[str, Any]:
-    """Return the fields of a config.json without those that the family's class does not read."""
+    """Return the fields of a config.json that the family's class reads, its scaling among them."""
+    fields = with_class_scaling(fields, family)
     unread = _FIELDS.get(family or "", frozenset())
     if unread.isdisjoint(fields):
         return fields
