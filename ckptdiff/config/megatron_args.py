@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ckptdiff.config.carried import NAME as CARRIED
 from ckptdiff.config.carried import carried_text
 from ckptdiff.config.fields.base import guarded
+from ckptdiff.config.fields.hybrid import is_mamba
 from ckptdiff.config.not_computed import class_notes, layer_notes, limits_of, unset_limit
 from ckptdiff.config.programs import DEFAULT
 from ckptdiff.config.restating import Restated, read_otherwise, readable, settings_of, token_rows
@@ -161,6 +162,7 @@ def _args_beside_fields(source: Assembled, side: ConfigSide) -> dict[str, Any]:
         "ffn_hidden_size": sizes.ffn_hidden_size,
         "kv_channels": sizes.v_head_dim or sizes.kv_channels,
         "num_query_groups": 1,  # Megatron's default; it counts beside group_query_attention
+        **({"is_hybrid_model": True} if is_mamba(side) else {}),
         "add_position_embedding": True,
         "use_rotary_position_embeddings": False,
         "attention_dropout": attention,

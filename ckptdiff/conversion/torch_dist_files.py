@@ -228,7 +228,7 @@ def _is_homogeneous(model: Mapping[str, Assembly], args: Namespace) -> bool:
     frequencies = [values.get(name) for name in ("moe_layer_freq", "linear_attention_freq")]
     if any(frequency not in (None, 1) for frequency in frequencies):
         return False
-    if values.get("is_hybrid_model"):
+    if any(map(values.get, ("is_hybrid_model", "hybrid_override_pattern", "hybrid_layer_pattern"))):
         return False
     layers: dict[str, set[tuple[str, tuple[int, ...], str]]] = defaultdict(set)
     for native, recipe in model.items():
