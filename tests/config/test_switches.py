@@ -9,6 +9,7 @@ import pytest
 from ckptdiff.arch import ARCHITECTURES
 from ckptdiff.arch.without_place import why_without_place
 from ckptdiff.config.compare import compare_sides, config_side
+from ckptdiff.config.fields import FIELDS, ConfigSide
 from ckptdiff.config.fields.unread import _UNREAD, as_read
 from ckptdiff.config.model import from_huggingface
 from tests.support.restated import hf_side, megatron_side, tiny_config, to_args, to_config
@@ -144,3 +145,12 @@ def test_what_has_no_name_in_megatron_is_said_once_in_its_terms() -> None:
         "Megatron's shared experts",
         "Megatron's MambaMixer",
     ]
+
+
+@pytest.mark.parametrize(("tensor", "on"), [("mixer.A_log", False), ("linear_attn.A_log", True)])
+def test_a_tensor_that_mamba_layers_have_too_shows_no_delta_net(tensor: str, on: bool) -> None:
+    side = ConfigSide("megatron", {}, "nemotron_h", frozenset({tensor}))
+    field = next(one for one in FIELDS if one.name == "Gated DeltaNet")
+    found = field.read(side)
+    assert found is not None
+    assert found.value is on

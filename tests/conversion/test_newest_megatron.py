@@ -77,6 +77,7 @@ def test_it_loads_what_we_write(ask: Ask, model: str, tmp_path: Path) -> None:
     done = ckptdiff(
         *("convert", tmp_path / "hf", tmp_path / "ours", "--to", "torch_dist"),
         *("--names", "mcore", "--vocab-divisible-by", "1"),
+        "--accept",  # Megatron-LM builds no Mamba layers of local parts: these names are ModelOpt's
     )
     assert done.returncode == 0, done.stderr
     loaded = ask("load")

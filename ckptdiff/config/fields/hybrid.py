@@ -136,7 +136,7 @@ def _delta_megatron(side: ConfigSide) -> Stated | None:
         value = side.get(VARIANT) == "gated_delta_net"
         return Stated(value, VARIANT, side.get(VARIANT))
     return first(
-        from_tensors(("linear_attn.A_log", "A_log"), "DeltaNet layer"),
+        from_tensors(("linear_attn.A_log",), "DeltaNet layer"),
         default(lambda _: None, False, MEGATRON),
     )(side)
 
