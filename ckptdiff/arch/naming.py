@@ -20,6 +20,7 @@ from ckptdiff.errors import UnsupportedLayout
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from ckptdiff.arch.base import Architecture
     from ckptdiff.config.programs import Version
 
 Names = Literal["mcore", "te", "legacy"]
@@ -312,6 +313,11 @@ def layer_prefix(name: str) -> str:
     """Return `decoder.layers.3` for a name that begins so; an empty text for one of no layer."""
     words = name.split(".")
     return ".".join(words[:3]) if words[1:2] == ["layers"] else ""
+
+
+def templates_of(architecture: Architecture) -> frozenset[str]:
+    """Return the templates of all names that models of a family can have."""
+    return frozenset(template(rule.megatron) for rule in architecture.mappings)
 
 
 def templates_by_layer(names: Iterable[str]) -> dict[str, frozenset[str]]:

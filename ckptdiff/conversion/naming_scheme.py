@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.naming import has_local_spec, is_hybrid
-from ckptdiff.arch.templates import template
+from ckptdiff.arch.naming import has_local_spec, is_hybrid, templates_of
 from ckptdiff.config.compare import config_side
 from ckptdiff.config.not_computed import needs_engine
 from ckptdiff.errors import BadArgument
@@ -34,7 +33,7 @@ def scheme_of(
     """
     assert side.architecture is not None
     assert side.config is not None
-    model = {template(rule.megatron) for rule in side.architecture.mappings}
+    model = templates_of(side.architecture)
     has_both = has_local_spec(model)
     by_engine = target.to == "torch_dist" or not has_both or needs_engine(config_side(side))
     names: Names = target.names or ("te" if by_engine else "mcore")

@@ -20,6 +20,7 @@ from ckptdiff.arch.naming import (
     layer_prefix,
     split_native,
     templates_by_layer,
+    templates_of,
 )
 from ckptdiff.assembly.compose import rows_of
 from ckptdiff.conversion.output_file import OutputFile
@@ -161,7 +162,9 @@ def distributed_files(
     will load them. `.metadata` is the last of the small files: without it there is no checkpoint.
     """
     folder = iteration_name(iteration)
-    stored = list(_in_parts(_stacked(model, args, names), architecture, config))
+    stored = list(
+        _in_parts(_stacked(model, args, names, templates_of(architecture)), architecture, config)
+    )
     contents = _Contents()
     files = [_File("__0_0.distcp")]
     empty_state = files[0].add([None])
@@ -196,13 +199,18 @@ def distributed_files(
     return tuple(file.output(folder) for file in files), texts
 
 
-def _stacked(model: Mapping[str, Assembly], args: Namespace, names: Names) -> Iterator[_Tensor]:
-    """Yield the stored tensors in model order: layers and experts stacked where Megatron does."""
+def _stacked(
+    model: Mapping[str, Assembly], args: Namespace, names: Names, family: frozenset[str]
+) -> Iterator[_Tensor]:
+    """Yield the stored tensors in model order: layers and experts stacked where Megatron does.
+
+    `family` are the templates of all names that models of the family can have.
+    """
     stacks_layers = _is_homogeneous(model, args)
     in_layer = templates_by_layer(model)
     members: dict[str, dict[tuple[int, ...], Assembly]] = defaultdict(dict)
     for native, recipe in model.items():
-        name = distributed(native, names, in_layer[layer_prefix(native)], in_layer[""])
+        name = distributed(native, names, in_layer[layer_prefix(native)], family)
         index: tuple[int, ...] = ()
         for stack in (LAYERS, EXPERTS):
             found = stack.gathered(name)

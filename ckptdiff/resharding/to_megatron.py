@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.naming import layer_prefix, spelled, templates_by_layer
+from ckptdiff.arch.naming import layer_prefix, spelled, templates_by_layer, templates_of
 from ckptdiff.arch.scatter import RankSlice, scatter
-from ckptdiff.arch.templates import fill_name, split_name, template
+from ckptdiff.arch.templates import fill_name, split_name
 from ckptdiff.assembly.compose import RecipePart, compose, last_row_repeated, renamed, transpose
 from ckptdiff.errors import UnsupportedLayout
 
@@ -83,7 +83,7 @@ def shard(
     }
     templates = templates_by_layer(rank_slice.name for rank_slice in slices)
     # What is in no layer is named for the family, whose other models may have Mamba layers.
-    templates |= {"": frozenset(template(rule.megatron) for rule in side.architecture.mappings)}
+    templates |= {"": templates_of(side.architecture)}
     for rank_slice in sorted(slices, key=_model_order):
         if rank_slice.rule.zero_centred:
             raise UnsupportedLayout(
