@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ckptdiff.arch.base import Architecture, column, norm
+from ckptdiff.arch.base import Architecture, ParamMapping, column, norm
 from ckptdiff.arch.llama import (
     ATTENTION,
     ATTENTION_BIASES,
@@ -16,15 +16,17 @@ from ckptdiff.arch.llama import (
     MLP_BIASES,
 )
 
-_UP = {
-    p: column(
-        f"{MEGATRON}mlp.linear_fc1.{p}",
-        f"{HF}mlp.up_proj.{p}",
-        lambda c: c.ffn_hidden_size,
-        role="fc1",
+
+def ungated(hf: str) -> tuple[ParamMapping, ParamMapping]:
+    """Return the rules of an MLP's first layer without a gate, weight and bias; `hf` names it."""
+    weight, bias = (
+        column(
+            f"{MEGATRON}mlp.linear_fc1.{p}", f"{hf}.{p}", lambda c: c.ffn_hidden_size, role="fc1"
+        )
+        for p in ("weight", "bias")
     )
-    for p in ("weight", "bias")
-}
+    return weight, replace(bias, promised=lambda c: c.mlp_bias)
+
 
 NEMOTRON = Architecture(
     name="nemotron",
@@ -42,8 +44,7 @@ NEMOTRON = Architecture(
             norm(f"{MEGATRON}pre_mlp_layernorm.{p}", f"{HF}post_attention_layernorm.{p}")
             for p in ("weight", "bias")
         ),
-        _UP["weight"],
-        replace(_UP["bias"], promised=lambda c: c.mlp_bias),
+        *ungated(f"{HF}mlp.up_proj"),
         MLP[1],
         MLP_BIASES[1],
         *(norm(f"decoder.final_layernorm.{p}", f"model.norm.{p}") for p in ("weight", "bias")),

@@ -23,6 +23,7 @@ from ckptdiff.arch.base import (
 )
 from ckptdiff.arch.fused import Fused
 from ckptdiff.arch.llama import HEAD, MEGATRON
+from ckptdiff.arch.nemotron import ungated
 
 if TYPE_CHECKING:
     from ckptdiff.arch.base import ParamMapping
@@ -69,17 +70,6 @@ _CONV = {
     for p in ("weight", "bias")
 }
 
-_UP = {
-    p: column(
-        f"{MEGATRON}mlp.linear_fc1.{p}",
-        f"{_MIXER}up_proj.{p}",
-        lambda c: c.ffn_hidden_size,
-        role="fc1",
-    )
-    for p in ("weight", "bias")
-}
-_UP["bias"] = replace(_UP["bias"], promised=lambda c: c.mlp_bias)
-
 NEMOTRON_H = Architecture(
     name="nemotron_h",
     architectures=("NemotronHForCausalLM",),
@@ -116,7 +106,7 @@ NEMOTRON_H = Architecture(
             lambda c: c.num_attention_heads * c.kv_channels,
             role="proj",
         ),
-        *_UP.values(),
+        *ungated(f"{_MIXER}up_proj"),
         row(
             f"{MEGATRON}mlp.linear_fc2.weight",
             f"{_MIXER}down_proj.weight",

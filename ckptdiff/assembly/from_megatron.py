@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch import fitting_architectures, guess_architecture
+from ckptdiff.arch import guess_architecture
 from ckptdiff.arch.base import PADDING, column
 from ckptdiff.arch.moe import is_grouped, ungrouped
 from ckptdiff.arch.naming import KEY_NORM, QUERY_NORM, split_native
@@ -16,7 +16,7 @@ from ckptdiff.assembly.by_name import assemble_by_name, tensors_by_name
 from ckptdiff.assembly.dcp_chunks import resolve_chunks
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
 from ckptdiff.assembly.every_rank import check_every_rank
-from ckptdiff.assembly.families import has_wide_norms
+from ckptdiff.assembly.families import fitting_families, has_wide_norms
 from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets, shards_by_split_names
 from ckptdiff.assembly.padded_rows import with_vocabulary
 from ckptdiff.assembly.recipe import (
@@ -58,16 +58,14 @@ def assemble_megatron(
         return assemble_by_name(checkpoint, named, "it has one rank's share of each tensor")
     architecture = like.architecture if like is not None else family
     keys = {key for _, names in named for (key, _), _ in names}
-    others: list[Architecture] = []
-    if architecture is None and (like is None or not like.checkpoint.config):
-        wide_norms = has_wide_norms(checkpoint, named)
-        architecture = guess_architecture(keys, wide_qk_norm=wide_norms)
-        others = fitting_architectures(keys, wide_qk_norm=wide_norms)
+    is_guessed = architecture is None and (like is None or not like.checkpoint.config)
+    if is_guessed:
+        architecture = guess_architecture(keys, wide_qk_norm=has_wide_norms(checkpoint, named))
     if architecture is None or not any(map(architecture.rule_for, keys)):
         return assemble_by_name(checkpoint, named, "no rules know its names")
     try:
         side = _assemble_by_rules(checkpoint, like, architecture, named)
-        return _by_other_rules(side, others, like, named) or side
+        return (_by_other_rules(side, like, named) if is_guessed else None) or side
     except CkptDiffError:
         if not architecture.by_words:
             raise
@@ -75,14 +73,12 @@ def assemble_megatron(
 
 
 def _by_other_rules(
-    side: Assembled,
-    others: list[Architecture],
-    like: Assembled | None,
-    named: list[tuple[Shard, SplitNames]],
+    side: Assembled, like: Assembled | None, named: list[tuple[Shard, SplitNames]]
 ) -> Assembled | None:
     """Return the tensors by the rules of another family whose shapes fit, if the guessed do not."""
     if not any(error.kind == "layout" for error in side.errors.values()):
         return None
+    others = fitting_families(side.checkpoint)
     read = (_assemble_by_rules(side.checkpoint, like, family, named) for family in others)
     return next((found for found in read if not found.errors), None)
 

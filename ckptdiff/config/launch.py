@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +76,7 @@ def _has_effect(arg: str, args: Mapping[str, Any]) -> bool:
 
 def world_size(size: Parallelism) -> int:
     """Return how many processes there are, at least: each holds one rank of every kind."""
-    return math.lcm(size.tp, size.etp * size.ep) * size.pp
+    return size.processes * size.pp
 
 
 def launch_words(

@@ -113,7 +113,7 @@ def plan_conversion(
     else:
         files, texts, more, args = megatron_files(side, target, notes, cannot)
         left = (*left, *more)
-        sides = (source, *(() if like is None else (like,)))
+        sides = [one for one in (source, like) if one is not None]
         launch = launch_of(target, args, out, files[0].path, rows_of_vocabulary(side), sides)
     kept = {name: tensor for name, tensor in source.tensors.items() if name not in left}
     if left and not target.allow_unmapped:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ckptdiff.config.fields.shape import HYBRID_PATTERNS
 from ckptdiff.config.programs import PROGRAMS, Version
 from ckptdiff.errors import BadArgument
 from ckptdiff.text import plural
@@ -72,9 +73,7 @@ class Planned:
     @property
     def dense_ffn(self) -> int:
         """The features of MLPs that are no experts; 0 if there are none."""
-        pattern = self.settings.get("hybrid_override_pattern") or self.settings.get(
-            "hybrid_layer_pattern"
-        )
+        pattern = next(filter(None, map(self.settings.get, HYBRID_PATTERNS)), None)
         frequency = self.settings.get("moe_layer_freq", 1)
         if pattern:
             has_dense = "-" in pattern

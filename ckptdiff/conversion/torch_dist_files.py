@@ -23,6 +23,7 @@ from ckptdiff.arch.naming import (
     templates_of,
 )
 from ckptdiff.assembly.compose import rows_of
+from ckptdiff.config.fields.shape import HYBRID_PATTERNS
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.dtypes import BY_TORCH, ITEMSIZE
 from ckptdiff.formats.common_state import COMMON
@@ -236,7 +237,7 @@ def _is_homogeneous(model: Mapping[str, Assembly], args: Namespace) -> bool:
     frequencies = [values.get(name) for name in ("moe_layer_freq", "linear_attention_freq")]
     if any(frequency not in (None, 1) for frequency in frequencies):
         return False
-    if any(map(values.get, ("is_hybrid_model", "hybrid_override_pattern", "hybrid_layer_pattern"))):
+    if any(map(values.get, ("is_hybrid_model", *HYBRID_PATTERNS))):
         return False
     layers: dict[str, set[tuple[str, tuple[int, ...], str]]] = defaultdict(set)
     for native, recipe in model.items():

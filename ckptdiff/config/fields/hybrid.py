@@ -22,7 +22,7 @@ from ckptdiff.config.fields.base import (
     switch,
 )
 from ckptdiff.config.fields.positions import QWEN, WINDOW, WINDOW_STEPS
-from ckptdiff.config.fields.shape import SHAPES, expert_count, layer_count
+from ckptdiff.config.fields.shape import HYBRID_PATTERNS, SHAPES, expert_count, layer_count
 
 if TYPE_CHECKING:
     from ckptdiff.config.fields.base import Settings
@@ -181,9 +181,6 @@ def _letters_hf(side: ConfigSide) -> Stated | None:
     return stated("hybrid_override_pattern")(side)
 
 
-_PATTERNS = ("hybrid_override_pattern", "hybrid_layer_pattern")
-
-
 def _letters_entries(letters: Any, _: ConfigSide) -> Settings:
     return {"layers_block_type": [KINDS[letter] for letter in letters]}
 
@@ -276,7 +273,7 @@ HYBRID: tuple[ConfigField, ...] = (
         "Kinds of layers",
         _letters_hf,
         stated(
-            *_PATTERNS, by=lambda letters: letters.replace("|", "")
+            *HYBRID_PATTERNS, by=lambda letters: letters.replace("|", "")
         ),  # "|" ends a pipeline stage
         "A layer is of another kind on the other side.",
         lambda letters, _: {"is_hybrid_model": True, "hybrid_override_pattern": letters},

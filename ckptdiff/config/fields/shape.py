@@ -7,6 +7,8 @@ from ckptdiff.config.fields.base import MEGATRON, ConfigSide, Stated
 SHAPES = "Tensors have other shapes, so the weights of one side do not load into the other."
 MAX_LAYERS = 10_000  # of a pattern, which is listed layer by layer
 PATTERN = "moe_layer_freq"
+# Megatron's args that list the kinds of a hybrid's layers by letters: the older name first.
+HYBRID_PATTERNS = ("hybrid_override_pattern", "hybrid_layer_pattern")
 
 
 def is_latent(side: ConfigSide) -> bool:
@@ -35,7 +37,7 @@ def _is_hybrid_without(side: ConfigSide) -> bool:
     kinds = side.get("layers_block_type") if side.kind == "hf" else None
     if isinstance(kinds, list):
         return "moe" not in kinds
-    letters = side.get("hybrid_override_pattern") or side.get("hybrid_layer_pattern")
+    letters = next(filter(None, map(side.get, HYBRID_PATTERNS)), None)
     return isinstance(letters, str) and "E" not in letters
 
 
