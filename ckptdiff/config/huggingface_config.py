@@ -6,14 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config.quantisation import without_quantisation
-from ckptdiff.config.restating import (
-    Restated,
-    readable,
-    settings_of,
-    token_rows,
-    unset_clauses,
-)
-from ckptdiff.config.sayable import not_said
+from ckptdiff.config.restating import Restated, readable, settings_of, token_rows
+from ckptdiff.config.sayable import not_said, unset_clauses
 from ckptdiff.config.unstated import left_out
 from ckptdiff.dtypes import DTYPES
 
@@ -63,7 +57,7 @@ def huggingface_config(source: Assembled, *, dtype: str) -> Restated[dict[str, A
     }
     if _PADDING.get(family.name, 0) >= rows:
         config["pad_token_id"] = None
-    cannot = list(unset_clauses(unset, "hf"))
+    cannot = list(unset_clauses(unset))
     written = family.written_class
     if written is not None and written.fits(config):
         config |= {"architectures": [written.architecture], "model_type": written.model_type}

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.config.carried import NAME as CARRIED
 from ckptdiff.config.carried import carried_text
+from ckptdiff.config.compare import compare_sides, is_computed
+from ckptdiff.config.fields import FIELDS
 from ckptdiff.config.fields.base import guarded
 from ckptdiff.config.fields.hybrid import is_mamba
 from ckptdiff.config.not_computed import class_notes, layer_notes, limits_of, unset_limit
 from ckptdiff.config.programs import DEFAULT
-from ckptdiff.config.restating import Restated, read_otherwise, readable, settings_of, token_rows
+from ckptdiff.config.restating import Restated, readable, settings_of, token_rows
 from ckptdiff.config.unstated import left_out, shown_by_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Parallelism
@@ -128,7 +130,7 @@ def megatron_args(
         "moe_grouped_gemm": grouped_experts and bool(settings.get("num_experts")),
         "no_save_optim": True,
         "no_save_rng": True,
-        **_parallel_args(parallelism, settings, first_layers, last_layers, layout),
+        **parallel_args(parallelism, settings, first_layers, last_layers, layout),
     }
     if version == "bridge":
         settings = {**BRIDGE_ARGS, **settings}
@@ -141,7 +143,7 @@ def megatron_args(
     said |= {name for limit in limits for name in limit.fields}
     cannot = [limit.clause for limit in limits]
     if side.kind == "hf":
-        read_otherwise(side, written, notes, cannot, said)
+        _read_otherwise(side, written, notes, cannot, said)
         assert source.architecture is not None
         clauses = [one.clause(side.fields) for one in source.architecture.peculiarities]
         cannot += [clause for clause in clauses if clause is not None]
@@ -150,6 +152,30 @@ def megatron_args(
         notes += left_out(side, written)
     notes += layer_notes(settings)
     return Restated(argparse.Namespace(**settings), notes, cannot)
+
+
+def _read_otherwise(
+    side: ConfigSide,
+    written: ConfigSide,
+    notes: list[str],
+    cannot: list[str],
+    said: Collection[str],
+) -> None:
+    """Add what reads otherwise in the args written to `cannot`, what nothing says to `notes`.
+
+    What either of them says already is left out, and so are the fields whose names were `said`.
+    """
+    noted = (*notes, *cannot)
+    for line in compare_sides(side, written):
+        start = f"{line.meaning} is "
+        if line.meaning in said or any(note.startswith(start) for note in noted):
+            continue
+        if line.status == "conflict":
+            field = next(field for field in FIELDS if field.name == line.meaning)
+            why = (field.cannot or field.consequence).removesuffix(".")
+            cannot.append(f"{start}{line.a} and would be {line.b}: {why}")
+        elif line.status == "unknown" and line.b is None and is_computed(line):
+            notes.append(f"{start}{line.a} and nothing in Megatron's args says it")
 
 
 def _args_beside_fields(source: Assembled, side: ConfigSide) -> dict[str, Any]:
@@ -175,14 +201,17 @@ def _args_beside_fields(source: Assembled, side: ConfigSide) -> dict[str, Any]:
     }
 
 
-def _parallel_args(
+def parallel_args(
     parallelism: Parallelism,
     settings: Mapping[str, Any],
     first: int | None,
     last: int | None,
-    layout: str | None,
+    layout: str | None = None,
 ) -> dict[str, Any]:
-    """Return the args that describe how the model is split over ranks and stages."""
+    """Return the args that describe how the model is split over ranks and stages.
+
+    `first` and `last` are the layers of the first and the last stage; None: Megatron's default.
+    """
     tp, pp, vpp = parallelism.tp, parallelism.pp, parallelism.vpp
     chunk, rest = divmod(settings["num_layers"], pp * vpp)
     even = rest == 0 and first is None and last is None and layout is None

@@ -5,21 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ckptdiff.config.compare import compare_sides, config_side, is_computed
+from ckptdiff.config.compare import config_side
 from ckptdiff.config.fields import FIELDS, ConfigSide
 from ckptdiff.config.fields.base import MEGATRON
 from ckptdiff.config.fields.params import assumed_factor
 from ckptdiff.errors import UnknownConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Iterator
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.config.fields import ConfigField, Kind, Stated
 
 Settings = TypeVar("Settings")
-_WHERE = {"megatron": "Megatron's args", "hf": "config.json"}
-_IS_AND = "{} is {} and {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,38 +84,6 @@ def settings_of(
         yield from settings.items()
     if defaults:
         notes.append(f"args do not say these, so Megatron's defaults count: {', '.join(defaults)}")
-
-
-def unset_clauses(unset: Iterable[tuple[ConfigField, Stated]], kind: Kind) -> Iterator[str]:
-    """Yield a clause for each field whose value cannot be set."""
-    for field, reading in unset:
-        shown = reading.raw if reading.raw is not None else reading.value
-        yield _IS_AND.format(field.name, shown, f"cannot be said in {_WHERE[kind]}")
-
-
-def read_otherwise(
-    side: ConfigSide,
-    written: ConfigSide,
-    notes: list[str],
-    cannot: list[str],
-    said: Collection[str] = (),
-) -> None:
-    """Add what reads otherwise in the settings written to `cannot`, what nothing says to `notes`.
-
-    What either of them says already is left out, and so are the fields whose names were `said`.
-    """
-    where = _WHERE[written.kind]
-    noted = (*notes, *cannot)
-    for line in compare_sides(side, written):
-        start = f"{line.meaning} is "
-        if line.meaning in said or any(note.startswith(start) for note in noted):
-            continue
-        if line.status == "conflict":
-            field = next(field for field in FIELDS if field.name == line.meaning)
-            why = (field.cannot or field.consequence).removesuffix(".")
-            cannot.append(_IS_AND.format(line.meaning, line.a, f"would be {line.b}: {why}"))
-        elif line.status == "unknown" and line.b is None and is_computed(line):
-            notes.append(_IS_AND.format(line.meaning, line.a, f"nothing in {where} says it"))
 
 
 def token_rows(source: Assembled) -> tuple[int, list[str]]:

@@ -8,9 +8,9 @@ from ckptdiff.config.fields import FIELDS, show
 from ckptdiff.config.fields.biases import unsaid_biases
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
-    from ckptdiff.config.fields import ConfigSide
+    from ckptdiff.config.fields import ConfigField, ConfigSide, Stated
 
 # Args of what Megatron computes that no line of the table has: no class of transformers that we
 # write does it. The values with which they do nothing; a missing arg does nothing either. From the
@@ -28,6 +28,15 @@ BESIDE_THE_TABLE: dict[str, tuple[Any, ...]] = {
 _PARTS = {"qkv": "the QKV projection", "output": "attention's output", "mlp": "the MLP"}
 
 
+_UNSAYABLE = "{} is {} and cannot be said in config.json"
+
+
+def unset_clauses(unset: Iterable[tuple[ConfigField, Stated]]) -> Iterator[str]:
+    """Yield a clause for each field whose value no entry of config.json sets."""
+    for field, reading in unset:
+        yield _UNSAYABLE.format(field.name, _shown(reading))
+
+
 def not_said(side: ConfigSide, written: ConfigSide, said: Collection[str]) -> Iterator[str]:
     """Yield a clause for each thing that a Megatron side says and the config.json of it does not.
 
@@ -37,7 +46,7 @@ def not_said(side: ConfigSide, written: ConfigSide, said: Collection[str]) -> It
     for name, nothing in BESIDE_THE_TABLE.items():
         if (value := side.get(name)) not in nothing:
             spelled = side.spelled.get(name, name)
-            yield f"{spelled} is {show(value)} and cannot be said in config.json"
+            yield _UNSAYABLE.format(spelled, show(value))
     for part in unsaid_biases(side, written):
         yield f"{_PARTS[part]} has biases among the tensors, and none by args or config.json"
     for field in FIELDS:
@@ -55,9 +64,11 @@ def not_said(side: ConfigSide, written: ConfigSide, said: Collection[str]) -> It
         value = field.off if there is None else there.value
         if field.same(here.value, value):
             continue
-        shown = here.raw if here.raw is not None else here.value
         if there is None:
-            yield f"{field.name} is {shown} and cannot be said in config.json"
+            yield _UNSAYABLE.format(field.name, _shown(here))
             continue
-        read = there.raw if there.raw is not None else there.value
-        yield f"{field.name} is {shown} and would be {read} in config.json"
+        yield f"{field.name} is {_shown(here)} and would be {_shown(there)} in config.json"
+
+
+def _shown(reading: Stated) -> Any:
+    return reading.raw if reading.raw is not None else reading.value

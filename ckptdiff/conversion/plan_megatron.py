@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint import Parallelism, Rank
-from ckptdiff.config.megatron_args import megatron_args
+from ckptdiff.config.megatron_args import megatron_args, parallel_args
 from ckptdiff.conversion.casting import main_dtype
 from ckptdiff.conversion.completeness import has_predictions, rows_of_vocabulary
 from ckptdiff.conversion.naming_scheme import scheme_of
@@ -52,8 +51,7 @@ def megatron_files(
             f"vocabulary: {padded - rows} padding rows added to {rows}, each a copy of the last"
         )
     config = replace(side.config, vocab_size=rows, padded_vocab_size=padded)
-    restate = partial(
-        megatron_args,
+    restated = megatron_args(
         side,
         size,
         names=names,
@@ -64,18 +62,15 @@ def megatron_files(
         grouped_experts=grouped,
         version=target.version,
     )
-    predictions = {} if has_predictions(side) else {"mtp_num_layers": None}
-    planned = planned_of(target, names, config, vars(restate().settings) | predictions)
-    check_limits(planned)
-    stages = stages_of(config.num_layers, target)
-    first, last = uneven_ends(stages, size.pp)
-    restated = restate(first_layers=first, last_layers=last)
     args = restated.settings
     notes += restated.notes
     cannot += restated.cannot
     if getattr(args, "mtp_num_layers", None) and not has_predictions(side):
         args.mtp_num_layers = None
         notes.append("the config counts prediction layers, the files hold none: args count none")
+    check_limits(planned_of(target, names, config, vars(args)))
+    stages = stages_of(config.num_layers, target)
+    vars(args).update(parallel_args(size, vars(args), *uneven_ends(stages, size.pp)))
     saved = side.checkpoint.iteration
     iteration = 1 if saved is None or side.checkpoint.convention == "hf" else saved
     texts: tuple[tuple[str, bytes], ...] = ()

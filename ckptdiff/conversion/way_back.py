@@ -21,7 +21,7 @@ from ckptdiff.config.compare import config_side
 from ckptdiff.config.fields import FIELDS
 from ckptdiff.config.huggingface_config import huggingface_config
 from ckptdiff.config.megatron_args import megatron_args
-from ckptdiff.config.programs import PROGRAMS
+from ckptdiff.config.programs import DEFAULT
 from ckptdiff.errors import BadArgument, UnknownConfig, UnsupportedLayout
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ckptdiff.config.programs import Version
     from ckptdiff.conversion.plan import Target
 
+# Programs that args are written otherwise for; those of the other releases are the default's.
+_ARGS_DIFFER: tuple[Version, ...] = (DEFAULT, "bridge")
 _MOST_CLAUSES = 3  # in an error
 _NOT_WRITTEN = "ForConditionalGeneration"  # a language model alone is none of these classes
 
@@ -131,7 +133,7 @@ def _carried(source: Assembled, fitting: list[Architecture]) -> tuple[Assembled,
     lender = replace(source, checkpoint=opened, architecture=family, config=sizes, tensors={})
     side = _by_rules_of(family, source)
     lender = replace(lender, tensors=side.tensors)
-    if side.shortfall or not any(_makes_the_args_of(side, lender, v) for v in PROGRAMS):
+    if side.shortfall or not any(_makes_the_args_of(side, lender, v) for v in _ARGS_DIFFER):
         return None
     return side, lender
 
