@@ -68,13 +68,16 @@ def _operand(path: Path) -> str:
 
 def cannot_lines(conversion: Conversion) -> Iterator[str]:
     """Yield a sentence for each thing that the target cannot compute, or say, of the model."""
-    if conversion.target.to == "hf":
-        for clause in conversion.cannot:
-            yield f"config.json cannot say this model: {printable(clause)}"
-        return
-    program = PROGRAMS[conversion.target.version]
+    words = cannot_words(conversion.target)
     for clause in conversion.cannot:
-        yield f"{program} cannot compute this model: {printable(clause)}"
+        yield f"{words} this model: {printable(clause)}"
+
+
+def cannot_words(target: Target) -> str:
+    """Return who cannot do what with a model; the model follows."""
+    if target.to == "hf":
+        return "config.json cannot say"
+    return f"{PROGRAMS[target.version]} cannot compute"
 
 
 def start_lines(conversion: Conversion) -> Iterator[str]:

@@ -27,7 +27,16 @@ from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.widgets.choice import Choice
 from ckptdiff.tui.workers.engine import LocalEngine
 from tests.support.oracle_hf import make_hf
-from tests.support.tui.harness import settle, static, tensors, text, toasts, until_planned
+from tests.support.tui.harness import (
+    choose,
+    open_form,
+    settle,
+    static,
+    tensors,
+    text,
+    toasts,
+    until_planned,
+)
 from tests.support.tui.held import may_go_on
 
 if TYPE_CHECKING:
@@ -104,20 +113,6 @@ def start(held: HeldEngine, tmp_path: Path) -> Run:
         return CkptDiffApp(paths, engine=held, settings_file=tmp_path / "settings.json")
 
     return make
-
-
-async def open_form(app: CkptDiffApp, pilot: Pilot[None]) -> ConvertScreen:
-    await settle(app, pilot)
-    await pilot.press("c")
-    await until_planned(pilot)
-    assert isinstance(app.screen, ConvertScreen)
-    return app.screen
-
-
-async def choose(pilot: Pilot[None], name: str, *keys: str) -> None:
-    pilot.app.screen.query_one(f"#{name}").focus()
-    await pilot.press(*keys)
-    await until_planned(pilot)
 
 
 async def until_ended(app: CkptDiffApp, pilot: Pilot[None]) -> None:

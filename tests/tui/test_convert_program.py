@@ -18,13 +18,12 @@ from ckptdiff.tui.screens.conversion import ConversionScreen
 from ckptdiff.tui.screens.convert import ConvertScreen
 from ckptdiff.tui.workers.engine import LocalEngine
 from tests.support.oracle_hf import make_hf
-from tests.support.tui.harness import settle, static, text, toasts, until_planned
+from tests.support.tui.harness import choose, open_form, static, text, toasts, until_planned
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from textual.pilot import Pilot
 
 SIZES = [(80, 24), (120, 40), (200, 50)]
 WORDS = "rope_type is llama3 with factor 32: it scales with factor 8, whatever the args say"
@@ -54,39 +53,25 @@ def made(tmp_path: Path, *paths: Path) -> CkptDiffApp:
     return CkptDiffApp(paths, engine=InlineEngine(), settings_file=tmp_path / "settings.json")
 
 
-async def opened(app: CkptDiffApp, pilot: Pilot[None]) -> ConvertScreen:
-    await settle(app, pilot)
-    await pilot.press("c")
-    await until_planned(pilot)
-    assert isinstance(app.screen, ConvertScreen)
-    return app.screen
-
-
-async def pressed(pilot: Pilot[None], name: str, *keys: str) -> None:
-    pilot.app.screen.query_one(f"#{name}").focus()
-    await pilot.press(*keys)
-    await until_planned(pilot)
-
-
 async def test_a_program_is_chosen_for_megatron_alone(beyond: Path, tmp_path: Path) -> None:
     app = made(tmp_path, beyond)
     async with app.run_test(size=(80, 24)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_form(app, pilot)
         for keys, program, option in (
             ("", "Megatron-LM 0.16", ""),
             ("l", "Megatron-LM 0.19", " --target-version 0.19"),
             ("l", "Megatron-Bridge", " --target-version bridge"),
             ("l", "Megatron-LM 0.14", " --target-version 0.14"),
         ):
-            await pressed(pilot, "version", *keys)
+            await choose(pilot, "version", *keys)
             lines = static(app, "#plan").splitlines()
             assert f"! {program} cannot compute this model: {WORDS}." in lines
             assert static(app, "#command").endswith(f"--to megatron{option}")
-        await pressed(pilot, "to", "h")
+        await choose(pilot, "to", "h")
         assert not screen.query_one("#version-field").display
         assert "cannot" not in static(app, "#plan")
         assert static(app, "#command").endswith("--to hf")
-        await pressed(pilot, "to", "l")
+        await choose(pilot, "to", "l")
         assert static(app, "#command").endswith(" --target-version 0.14")
 
 
@@ -97,8 +82,8 @@ async def test_what_it_cannot_compute_is_said_before_and_after_and_how_it_starts
     app = made(tmp_path, beyond)
     sentence = f"Megatron-LM 0.16 cannot compute this model: {WORDS}"
     async with app.run_test(size=size) as pilot:
-        await opened(app, pilot)
-        await pressed(pilot, "tp", "2")
+        await open_form(app, pilot)
+        await choose(pilot, "tp", "2")
         await pilot.press("enter")
         assert isinstance(app.screen, AskScreen)
         assert sentence in static(app, "#dialog Static")
@@ -126,7 +111,7 @@ async def test_without_a_line_to_start_there_is_no_key_to_copy_it(tmp_path: Path
     _, b = make_demo(tmp_path / "demo")
     app = made(tmp_path, b)
     async with app.run_test(size=(200, 50)) as pilot:
-        await opened(app, pilot)
+        await open_form(app, pilot)
         await pilot.press("enter", "y")
         while app.is_converting:
             await pilot.pause(0.02)
@@ -140,11 +125,11 @@ async def test_what_has_no_field_is_kept_of_a_draft(tmp_path: Path) -> None:
     _, b = make_demo(tmp_path / "demo")
     app = made(tmp_path, b)
     async with app.run_test(size=(120, 40)) as pilot:
-        screen = await opened(app, pilot)
+        screen = await open_form(app, pilot)
         draft = ConversionDraft(b, Target("hf", family="mistral", accept=True))
         app.switch_screen(ConvertScreen(screen.session, draft))
         await pilot.pause()
         await until_planned(pilot)
         assert static(app, "#command").endswith("--to hf --family mistral --accept")
-        await pressed(pilot, "to", "l")
+        await choose(pilot, "to", "l")
         assert static(app, "#command").endswith("--to megatron --accept")

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckptdiff.config.programs import DEFAULT, PROGRAMS
+from ckptdiff.config.programs import DEFAULT
 from ckptdiff.text import format_bytes, printable
 from ckptdiff.tui.model.progress import Progress
 from ckptdiff.tui.words import short_path
@@ -172,10 +172,10 @@ class ConversionRun:
             if self.conversion.source.shortfall:
                 return f"! Converted, incomplete: {out}"
             if self.conversion.cannot:
-                target = self.conversion.target
-                who = "config.json" if target.to == "hf" else PROGRAMS[target.version]
-                can = "say" if target.to == "hf" else "compute"
-                return f"! Converted and verified, but {who} cannot {can} it: {out}"
+                from ckptdiff.conversion.command import cannot_words
+
+                cannot = cannot_words(self.conversion.target)
+                return f"! Converted and verified, but {cannot} it: {out}"
             return f"= Converted and verified: {out}"
         if self.stage == "failed":
             return f"x Not converted: {printable(self.error or '')}"

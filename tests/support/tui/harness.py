@@ -50,6 +50,22 @@ async def until_planned(pilot: Pilot[None]) -> None:
     await pilot.pause()
 
 
+async def open_form(app: CkptDiffApp, pilot: Pilot[None]) -> ConvertScreen:
+    """Open the form of a conversion, and wait for its first plan."""
+    await settle(app, pilot)
+    await pilot.press("c")
+    await until_planned(pilot)
+    assert isinstance(app.screen, ConvertScreen)
+    return app.screen
+
+
+async def choose(pilot: Pilot[None], name: str, *keys: str) -> None:
+    """Press keys in a field of the form, and wait for the plan that follows."""
+    pilot.app.screen.query_one(f"#{name}").focus()
+    await pilot.press(*keys)
+    await until_planned(pilot)
+
+
 async def until_drawn(pilot: Pilot[None]) -> None:
     """Wait until the pane of a wide screen shows the tensor under the cursor."""
     screen = tensors(pilot.app)
