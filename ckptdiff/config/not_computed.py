@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.config.fields import FIELDS
 from ckptdiff.config.fields.base import guarded, show
 from ckptdiff.config.fields.positions import is_rotary
-from ckptdiff.config.fields.scaling import FIXED, LLAMA3, SCALING, is_llama31, scaling_kind
+from ckptdiff.config.fields.scaling import FIXED, LLAMA3, SCALING, is_llama31
+from ckptdiff.config.fields.scaling_kind import scaling_kind
 from ckptdiff.config.fields.shape import is_latent
 from ckptdiff.config.launch import can_split_sequence, leftovers
 from ckptdiff.text import plural

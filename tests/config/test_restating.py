@@ -94,7 +94,7 @@ def test_what_megatron_hard_codes_is_said() -> None:
         "rope_type is llama3 with original_max_position_embeddings 64: it scales"
     )
     _, notes = to_args(hf_side({**LLAMA, "rope_scaling": {"type": "dynamic", "factor": 2.0}}))
-    assert any(note.startswith("rope_type is dynamic by 2") for note in notes)
+    assert any(note.startswith("rope_type is dynamic with factor 2") for note in notes)
 
 
 @pytest.mark.parametrize(

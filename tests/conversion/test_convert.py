@@ -90,7 +90,7 @@ def test_uneven_stages(
         ({"tp": 3}, r"TP 3: 4 attention heads are not divisible by it.*; TP 1, 2 or 4 would do$"),
         ({"pp": 4}, r"PP 4: there are only 2 layers; PP 1 or 2 would do$"),
         ({"pp": 2, "vpp": 2}, r"VPP 2: 2 layers are not divisible by 2 stages of 2 chunks; VPP 1"),
-        ({"pp": 2, "first_layers": 5}, r"5 on the first"),
+        ({"pp": 2, "first_layers": 5}, r"with 5 layers on the first stage"),
         ({"moe_grouped_gemm": True}, r"choose the names te"),
     ],
 )

@@ -18,7 +18,8 @@ from ckptdiff.config.fields.base import (
     whole,
 )
 from ckptdiff.config.fields.positions import is_rotary
-from ckptdiff.config.fields.scaling import SCALING, holder, scaling_kind
+from ckptdiff.config.fields.scaling import SCALING
+from ckptdiff.config.fields.scaling_kind import holder, scaling_kind
 from ckptdiff.config.fields.shape import is_latent
 from ckptdiff.config.rope_holder import FULL, NEW
 

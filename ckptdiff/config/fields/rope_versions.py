@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.config.fields.base import equal, is_number, show
 from ckptdiff.config.fields.positions import is_rotary
 from ckptdiff.config.fields.rope import PERCENTS, ROPE, default_base
-from ckptdiff.config.fields.scaling import FACTOR, SCALING, scaling_kind
+from ckptdiff.config.fields.scaling import FACTOR, SCALING
+from ckptdiff.config.fields.scaling_kind import scaling_kind
 from ckptdiff.config.rope_holder import NEW, OLD, held
 
 if TYPE_CHECKING:
