@@ -115,7 +115,7 @@ class Finding:
     is_lost: bool = True  # without an undo; False: B may have the content in another form
 
 
-LogitVerdict = Literal["arithmetic", "small", "weights-or-config"]
+LogitVerdict = Literal["arithmetic", "undecided", "small", "weights-or-config"]
 
 
 @dataclass(frozen=True, slots=True)

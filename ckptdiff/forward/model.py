@@ -109,6 +109,12 @@ class Model:
     # stored is not added.
     without_bias: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()  # what the config does not state, and what was assumed
+    # Settings that change what the program computes and that are not computed here, in words that
+    # follow "A: ". While there are any, no verdict is `arithmetic`.
+    not_computed: tuple[str, ...] = ()
+    # What is taken from the other side because the config cannot say it, in words that follow
+    # "only arithmetic, if B is run with the same ".
+    taken: tuple[str, ...] = ()
 
 
 def yarn_scale(factor: float, mscale: float = 1.0) -> float:

@@ -111,10 +111,12 @@ class _LogitComparison:
         notes += left_out(*self.pair)
         passed = yield from self._pass(dtype, device, "layer by layer", compares=True)
         floor, threshold, verdict, first = judge_taps(passed.taps, dtype)
-        notes += list(self._differences_without_effect()) if verdict == "arithmetic" else []
+        if verdict == "arithmetic" and self._not_computed():
+            verdict = "undecided"
+        notes += list(self._differences_without_effect()) if first is None else []
         storage = storage or stored_dtype(self.sections)
         metrics_in, exact, logits = dtype, None, passed.logits
-        if verdict == "arithmetic" and storage != dtype:
+        if first is None and storage != dtype:
             metrics_in, exact = storage, passed.logits
             in_storage = yield from self._pass(storage, device, f"in {storage}", compares=False)
             logits = in_storage.logits
@@ -214,6 +216,14 @@ class _LogitComparison:
         finally:
             future.cancel()
 
+    def _not_computed(self) -> list[str]:
+        """Return the settings of each side that are not computed, in words."""
+        return [
+            f"{letter}: {words}"
+            for letter, side in zip("AB", self.sides, strict=True)
+            for words in side.model.not_computed
+        ]
+
     def _canonical(self, taps: Iterable[Tap]) -> Iterable[Tap]:
         """Yield the taps with the canonical names of A's tensors that they read."""
         names_at: dict[tuple[Path, int], list[str]] = {}  # by file and offset of a stored tensor
@@ -241,11 +251,18 @@ class _LogitComparison:
     ) -> str:
         """Return the verdict in words, with what a comparison of the tensors adds to it."""
         largest = max(tap.rel for tap in taps)
-        if first is None:
+        if verdict == "undecided":
             return (
-                f"Only arithmetic for this prompt: no step is further apart than {largest:.1e}; "
-                "A's own weights, "
-                f"computed both ways, are up to {floor:.1e} apart."
+                f"Not decided: no step is further apart than {largest:.1e}, but "
+                f"{'; '.join(self._not_computed())}: this changes what is computed, and is not "
+                "computed here."
+            )
+        if first is None:
+            taken = list(dict.fromkeys(one for side in self.sides for one in side.model.taken))
+            return (
+                f"Only arithmetic for this prompt{_condition(taken)}: no step is further apart "
+                f"than {largest:.1e}; A's own weights, computed both ways, are up to {floor:.1e} "
+                "apart."
             )
         where = place(first)
         if first.rest is not None and first.judged < first.rel and verdict == "small":
@@ -296,6 +313,11 @@ class _LogitComparison:
             f"{equal} and no config line conflicts: a setting that neither file tells, "
             "or a mistake in ckptdiff's own mapping."
         )
+
+
+def _condition(taken: Sequence[str]) -> str:
+    """Return what was taken from the other side as a condition, or nothing."""
+    return f", if both are run with the same {' and '.join(taken)}" if taken else ""
 
 
 def _in_words(conflict: ConfigDiff) -> str:

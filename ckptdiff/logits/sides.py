@@ -41,7 +41,8 @@ def forward_side(side: Assembled, other: Assembled, reference: str) -> ForwardSi
 
 
 def _side_of(side: Assembled, other: Assembled, reference: str) -> ForwardSide:
-    from ckptdiff.forward import hf_config, megatron_args, meta_params
+    from ckptdiff.forward import hf_config, meta_params
+    from ckptdiff.forward.megatron_args import model as megatron_args
     from ckptdiff.forward.plan import ForwardSide
 
     checkpoint = side.checkpoint

@@ -24,7 +24,12 @@ MAX_TOKENS = 64  # of the prompt that are printed
 MAX_LAYERS = 40  # lines of layers
 MAX_NAMES = 6  # tensors that a step reads
 
-VERDICT_GLYPH: dict[LogitVerdict, str] = {"arithmetic": "=", "small": "~", "weights-or-config": "✗"}
+VERDICT_GLYPH: dict[LogitVerdict, str] = {
+    "arithmetic": "=",
+    "undecided": "?",
+    "small": "~",
+    "weights-or-config": "✗",
+}
 
 
 # ── JSON ─────────────────────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ckptdiff.errors import CkptDiffError, UnknownConfig, UnsupportedLayout
-from ckptdiff.forward import hf_config, megatron_args
+from ckptdiff.forward import hf_config
+from ckptdiff.forward.megatron_args import model as megatron_args
 from tests.support.logit_runs import compare_logits
 from tests.support.native import Native
 

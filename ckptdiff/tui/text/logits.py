@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.prompt_run import PromptRun
     from ckptdiff.tui.text.lines import Line
 
-GLYPHS = {"arithmetic": "=", "small": "~", "weights-or-config": "!"}
-ROLES = {"arithmetic": "strong", "small": "close", "weights-or-config": "differ"}
+GLYPHS = {"arithmetic": "=", "undecided": "?", "small": "~", "weights-or-config": "!"}
+ROLES = {
+    "arithmetic": "strong",
+    "undecided": "close",
+    "small": "close",
+    "weights-or-config": "differ",
+}
 NOTHING = "No prompt yet. Type one and press Enter."
 
 

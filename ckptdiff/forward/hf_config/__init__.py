@@ -1,0 +1,45 @@
+"""Read config.json for the forward pass; an absent field has the default of transformers' class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.forward.hf_config import dense, experts
+from ckptdiff.forward.hf_config.base import llama
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptdiff.forward.hf_config.base import Config
+    from ckptdiff.forward.model import Model
+
+# By `model_type`.
+FAMILIES: dict[str, Callable[[Config], Model]] = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), llama),
+    "mixtral": experts.mixtral,
+    "qwen2_moe": experts.qwen2_moe,
+    "qwen3_moe": experts.qwen3_moe,
+    "deepseek_v3": experts.deepseek,
+    "gemma": dense.gemma,
+    "gemma2": dense.gemma2,
+    "gemma3_text": dense.gemma3,
+    "gpt2": dense.gpt2,
+    "nemotron": dense.nemotron,
+    "olmo2": dense.olmo2,
+    "phi3": dense.phi3,
+}
+
+
+def read(config: Config) -> Model:
+    """Return the model that transformers builds from a config.json.
+
+    Raises UnsupportedLayout for a family or a setting that is not computed, UnknownConfig if a size
+    is missing or makes no sense.
+    """
+    family = str(config.get("model_type"))
+    if family not in FAMILIES:
+        raise UnsupportedLayout(
+            f"logits of a {family} model are not yet possible; they are of {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[family](config)

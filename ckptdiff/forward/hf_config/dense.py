@@ -1,0 +1,121 @@
+"""Read config.json of families without experts; the names of functions are those of families."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.forward.hf_config.base import activation_of, llama, refuse, rope_of, size
+from ckptdiff.forward.model import LayerSpec, Model
+
+if TYPE_CHECKING:
+    from ckptdiff.forward.hf_config.base import Config
+
+
+def gemma(config: Config, activation: str = "hidden_act", **defaults: Any) -> Model:
+    """Return a Gemma: norm weights are stored less one, the embedding is scaled and tied.
+
+    `activation` is the field that names the activation, `defaults` are for missing ones.
+    """
+    refuse(config, "use_bidirectional_attention")
+    model = llama(config, head_dim=256, tie_word_embeddings=True, **defaults)
+    named = config.get(activation) or "gelu_pytorch_tanh"
+    if (activation, named) == ("hidden_act", "gelu"):
+        named = "gelu_pytorch_tanh"  # the class takes what its first releases state for that
+    return replace(
+        model,
+        activation=activation_of(named),
+        zero_centered=True,
+        wide_norm=True,
+        embedding_scale=model.hidden_size**0.5,
+    )
+
+
+def gemma2(config: Config, every: int = 2, caps: tuple[float | None, ...] = (50.0, 30.0)) -> Model:
+    """Return a Gemma 2: each `every`-th layer has no window. `caps`: of attention and of logits."""
+    kinds = config.get("layer_types") or [
+        "full_attention" if (n + 1) % every == 0 else "sliding_attention"
+        for n in range(size(config, "num_hidden_layers"))
+    ]
+    model = gemma({**config, "layer_types": kinds}, "hidden_activation", sliding_window=4096)
+    return replace(
+        model,
+        norms_behind=True,
+        softmax_scale=float(config.get("query_pre_attn_scalar", 256)) ** -0.5,
+        attention_cap=config.get("attn_logit_softcapping", caps[0]),
+        logit_cap=config.get("final_logit_softcapping", caps[1]),
+    )
+
+
+def gemma3(config: Config) -> Model:
+    """Return a Gemma 3: layers with a window have a rotary base of their own."""
+    by_kind = config.get("rope_parameters") or {}
+    full = by_kind.get("full_attention") or {
+        "rope_theta": config.get("rope_theta", 1e6),
+        **(config.get("rope_scaling") or {}),
+    }
+    sliding = by_kind.get("sliding_attention") or {}
+    sliding = {"rope_theta": config.get("rope_local_base_freq", 1e4), **sliding}
+    plain = {**config, "rope_scaling": None}  # is in `full` already
+    with_full_rope = {**plain, "rope_parameters": {"rope_theta": 1e6, **full}}
+    model = gemma2(with_full_rope, config.get("sliding_window_pattern", 6), (None, None))
+    windowed_rope = rope_of({**plain, "rope_parameters": sliding}, model.kv_channels)
+    return replace(
+        model,
+        layers=tuple(
+            one if one.window is None else replace(one, rope=windowed_rope) for one in model.layers
+        ),
+    )
+
+
+def gpt2(config: Config) -> Model:
+    refuse(config, "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn")
+    words = {
+        llama: config[ours]
+        for ours, llama in (
+            ("n_layer", "num_hidden_layers"),
+            ("n_embd", "hidden_size"),
+            ("n_head", "num_attention_heads"),
+        )
+        if ours in config
+    }
+    unused = {"head_dim": None, "num_key_value_heads": None}  # fields that the class does not read
+    model = llama({**config, **words, **unused}, tie_word_embeddings=True)
+    return replace(
+        model,
+        layers=tuple(LayerSpec(None) for _ in model.layers),
+        layernorm_epsilon=float(config.get("layer_norm_epsilon", 1e-5)),
+        softmax_scale=model.softmax_scale if config.get("scale_attn_weights", True) else 1.0,
+        activation=activation_of(config.get("activation_function", "gelu_new")),
+        rms_norm=False,
+        gated=False,
+        learned_positions=True,
+    )
+
+
+def nemotron(config: Config) -> Model:
+    model = llama(config, partial_rotary_factor=0.5, hidden_act="relu2")
+    epsilon = float(config.get("norm_eps", 1e-5))
+    return replace(
+        model, layernorm_epsilon=epsilon, rms_norm=False, zero_centered=True, gated=False
+    )
+
+
+def phi3(config: Config) -> Model:
+    return llama(config, rms_norm_eps=1e-5)
+
+
+def olmo2(config: Config) -> Model:
+    """Return an OLMo 2: norms come after attention and after the MLP, and not before them."""
+    model = llama(config, rms_norm_eps=1e-5)
+    return replace(
+        model,
+        layers=tuple(
+            replace(layer, rope=layer.rope and replace(layer.rope, is_wide=True))
+            for layer in model.layers
+        ),
+        wide_norm=True,
+        norms_in_front=False,
+        norms_behind=True,
+        norms_all_heads=True,
+    )

@@ -1,0 +1,1 @@
+"""Read Megatron's args for the forward pass."""

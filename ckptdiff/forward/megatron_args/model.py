@@ -1,0 +1,186 @@
+"""Read Megatron's args for the forward pass, as megatron-core's GPTModel is built from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.errors import UnknownConfig, UnsupportedLayout
+from ckptdiff.forward import biases
+from ckptdiff.forward.megatron_args.base import base_of, epsilon_of, size
+from ckptdiff.forward.megatron_args.completed import NOT_IN_ARGS, completed
+from ckptdiff.forward.megatron_args.experts import has_experts, routing_of
+from ckptdiff.forward.megatron_args.latent import with_latent
+from ckptdiff.forward.model import (
+    LLAMA3,
+    Activation,
+    LayerSpec,
+    Model,
+    Rope,
+)
+
+if TYPE_CHECKING:
+    from ckptdiff.forward.megatron_args.base import Args
+
+FAMILIES = (
+    *("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek"),
+    *("gemma", "gemma2", "gemma3", "gpt2", "nemotron", "olmo2", "phi3"),
+)
+# Settings that are not computed, and the value at which they have no effect.
+_WITHOUT_EFFECT: dict[str, Any] = {
+    "softmax_type": "vanilla",
+    "attention_output_gate": None,
+    "experimental_attention_variant": None,
+    "qk_l2_norm": None,
+    "no_rope_freq": None,
+    "quick_geglu": None,
+    "activation_func_clamp_value": None,
+    "glu_linear_offset": 0.0,
+    "moe_latent_size": None,
+    "moe_apply_probs_on_input": None,
+    "apply_residual_connection_post_layernorm": None,
+}
+_LLAMA3_FIELDS = {
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "original_max_position_embeddings": "old_context_len",
+}
+# What a config in YAML has to state: what it leaves out is not known, and has no default here.
+_DECIDING = (
+    *("num_layers", "hidden_size", "num_attention_heads", "group_query_attention"),
+    *("normalization", "norm_epsilon", "activation_func", "gated_linear_unit"),
+    *("position_embedding_type", "rotary_base", "share_embeddings_and_output_weights"),
+)
+_FUNCTIONS = frozenset({"silu", "gelu", "gelu_tanh", "squared_relu"})
+_HF_RANKING = 2  # scores that rank a group of experts, hard-coded in transformers
+
+
+def read(args: Args, family: str, other: Model | None = None) -> Model:
+    """Return the model that Megatron builds from its args.
+
+    What no arg states for the family is taken from the `other` side's model. Raises UnknownConfig
+    if a size is missing, UnsupportedLayout for what is not computed, or if the other model is
+    needed and is None.
+    """
+    args = {name: value for name, value in args.items() if value is not None}
+    _refuse(args, family)
+    heads = size(args, "num_attention_heads")
+    hidden = size(args, "hidden_size")
+    channels = args.get("kv_channels") or hidden // heads
+    groups = args.get("group_query_attention") and args.get("num_query_groups")
+    positions = _positions(args, family)
+    rope, routing = _rope(args, channels, positions), routing_of(args)
+    rms_norm, zero_centered = args.get("normalization") == "RMSNorm", _zero_centered(args)
+    model = Model(
+        family=family,
+        layers=tuple(
+            LayerSpec(rope, _window(args, n), routing if has_experts(args, n) else None)
+            for n in range(size(args, "num_layers"))
+        ),
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        num_query_groups=groups or heads,
+        kv_channels=channels,
+        layernorm_epsilon=epsilon_of(args),
+        softmax_scale=args.get("softmax_scale") or channels**-0.5,
+        rms_norm=rms_norm,
+        zero_centered=zero_centered,
+        wide_norm=rms_norm and zero_centered,  # only Transformer Engine has both
+        activation=_activation(args),
+        gated=bool(args.get("swiglu")),
+        tied=not args.get("untie_embeddings_and_output_weights"),
+        learned_positions=positions == "learned_absolute",
+        without_bias=biases.absent_in_megatron(args),
+    )
+    if routing is not None and routing.groups > 1 and routing.ranking != _HF_RANKING:
+        note = (
+            f"Megatron ranks a group of experts by the sum of its best {routing.ranking} scores "
+            f"(moe_router_topk / moe_router_group_topk), transformers by that of its best "
+            f"{_HF_RANKING}: neither can be set to the other's rule"
+        )
+        model = replace(model, notes=(*model.notes, note))
+    if args.get("multi_latent_attention"):
+        model = with_latent(model, args)
+    return completed(model, args, other) if family in NOT_IN_ARGS else model
+
+
+def check_stated(args: Args, file: str) -> None:
+    """Raise UnknownConfig if a config in YAML leaves out what decides about the logits."""
+    absent = [name for name in _DECIDING if name not in args]
+    if absent:
+        raise UnknownConfig(
+            f"{file} does not state {', '.join(absent)}: the class that has defaults for them is "
+            "not loaded, so logits cannot be computed"
+        )
+    function, gated = args["activation_func"], bool(args["gated_linear_unit"])
+    if function not in _FUNCTIONS or gated != (function == "silu"):
+        kind = "gated" if gated else "not gated"
+        raise UnsupportedLayout(f"{file}: {function}, {kind}, is not yet computed")
+
+
+def _refuse(args: Args, family: str) -> None:
+    """Raise UnsupportedLayout for a family or a setting that is not computed."""
+    if family and family not in FAMILIES:
+        raise UnsupportedLayout(
+            f"logits of a {family} model are not yet possible; they are of {', '.join(FAMILIES)}"
+        )
+    for name, harmless in _WITHOUT_EFFECT.items():
+        if args.get(name) not in (None, False, harmless):
+            raise UnsupportedLayout(f"args: {name} {args[name]!r} is not yet computed")
+
+
+def _zero_centered(args: Args) -> bool:
+    return any(args.get(n) for n in ("apply_layernorm_1p", "layernorm_zero_centered_gamma"))
+
+
+def _activation(args: Args) -> Activation:
+    if args.get("swiglu"):
+        return "silu"
+    if args.get("squared_relu"):
+        return "relu2"
+    # The fused kernel of GELU with a bias computes the tanh form, whatever the unfused one does.
+    fused = args.get("bias_gelu_fusion") and args.get("add_bias_linear")
+    return "gelu_tanh" if fused or args.get("openai_gelu") else "gelu"
+
+
+def _rope(args: Args, channels: int, kind: str) -> Rope | None:
+    if kind == "learned_absolute":
+        return None
+    scaling: dict[str, Any] = {}
+    if args.get("use_rope_scaling"):
+        # Classes of NeMo and Megatron-Bridge state what Megatron's own code has as constants.
+        own = {key: args[name] for key, name in _LLAMA3_FIELDS.items() if name in args}
+        scaling = {**LLAMA3, **own, "factor": args.get("rope_scaling_factor") or 8.0}
+    elif factor := args.get("rotary_seq_len_interpolation_factor"):
+        scaling = {"rope_type": "linear", "factor": factor}
+    fraction = args.get("rotary_percent", 1.0)
+    dim = channels if fraction == 1.0 else int(channels * fraction)
+    return Rope(base_of(args), dim, scaling, interleaved=bool(args.get("rotary_interleaved")))
+
+
+def _positions(args: Args, family: str) -> str:
+    """Return the kind of positions; if no arg states it, that of the family."""
+    if args.get("use_rotary_position_embeddings"):
+        return "rope"
+    kind = args.get("position_embedding_type")
+    if kind is None:
+        return "learned_absolute" if family == "gpt2" else "rope"
+    if kind not in ("rope", "learned_absolute"):
+        raise UnsupportedLayout(f"args: position_embedding_type {kind!r} is not yet computed")
+    return str(kind)
+
+
+def _window(args: Args, number: int) -> int | None:
+    """Return how many positions a layer sees, its own among them; None: all before.
+
+    `window_size` does not count the own position. Of layers counted from 1, each
+    `window_attn_skip_freq`-th has no window.
+    """
+    window, frequency = args.get("window_size"), args.get("window_attn_skip_freq")
+    if not window or window[0] < 0:
+        return None
+    if isinstance(frequency, list):
+        is_windowed = bool(frequency[number])
+    else:
+        is_windowed = frequency is None or (number + 1) % frequency != 0
+    return int(window[0]) + 1 if is_windowed else None
