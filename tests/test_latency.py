@@ -1,4 +1,8 @@
-"""The event loop is never late by more than 100 ms, whatever runs beside it."""
+"""The event loop is never late by what a user would notice, whatever runs beside it.
+
+That is 100 ms where the piece of work of `pace` takes 1.5 ms: told in pieces, so that a slow
+machine, or a busy one, is no failure.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.widgets.choice import Choice
 from ckptdiff.tui.workers import convert as conversion_jobs
 from ckptdiff.tui.workers.engine import LocalEngine
+from tests.support.pace import pace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
 
     from textual.pilot import Pilot
 
-LATE = 0.1
+LATE = 65  # pieces of work
 TENSORS = 50_000
 FILES = 20
 ENOUGH = 8000  # results to wait for
@@ -83,6 +88,21 @@ async def hold_down(pilot: Pilot[None], *keys: str) -> None:
             await asyncio.sleep(0.02)
 
 
+async def check(measured: Callable[[Path], Awaitable[tuple[float, ...]]], folder: Path) -> None:
+    """Fail if the loop was late in each attempt: what others cause does not happen every time."""
+    found = []
+    for attempt in range(ATTEMPTS):
+        home = folder / str(attempt)
+        home.mkdir()
+        before = pace()
+        seconds = await measured(home)
+        piece = max(before, pace())
+        found.append([round(late / piece) for late in seconds])
+        if max(found[-1]) < LATE:
+            return
+    pytest.fail(f"late, in pieces of work, at each stage of each attempt: {found}")
+
+
 async def measure(pair: tuple[Path, Path], home: Path) -> tuple[float, float]:
     """Return how late the loop was at most while reading and while comparing."""
     app = CkptDiffApp(
@@ -112,13 +132,7 @@ async def test_keys_are_answered_while_50000_tensors_are_read_and_compared(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     resource_tracker.ensure_running()
-    measured = []
-    for attempt in range(ATTEMPTS):  # what we cause happens every time, what others cause does not
-        worst = await measure(pair, tmp_path / str(attempt))
-        if max(worst) < LATE:
-            return
-        measured.append(worst)
-    pytest.fail(f"late in seconds while reading, while comparing: {measured}")
+    await check(lambda home: measure(pair, home), tmp_path)
 
 
 async def measure_converting(source: Path, home: Path) -> tuple[float, float, float]:
@@ -159,11 +173,4 @@ async def test_keys_are_answered_while_50000_tensors_are_planned_written_and_ver
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     resource_tracker.ensure_running()
-    measured = []
-    for attempt in range(ATTEMPTS):
-        (tmp_path / str(attempt)).mkdir()
-        worst = await measure_converting(pair[0], tmp_path / str(attempt))
-        if max(worst) < LATE:
-            return
-        measured.append(worst)
-    pytest.fail(f"late in seconds while planning, writing, verifying: {measured}")
+    await check(lambda home: measure_converting(pair[0], home), tmp_path)

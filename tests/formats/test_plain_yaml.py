@@ -11,6 +11,7 @@ import pytest
 from ckptdiff.errors import CorruptFile, UnreadableFile
 from ckptdiff.formats import plain_yaml
 from ckptdiff.formats.plain_yaml import read_yaml
+from tests.support.pace import pace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,7 +87,7 @@ def test_a_billion_laughs_cost_nothing(tmp_path: Path) -> None:
     started = time.process_time()
     found = read(tmp_path, "\n".join(lines))
     assert len(found) == 40
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 1300 * pace()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_what_is_no_config_is_one_clear_error(text: str, tmp_path: Path) -> None
     started = time.process_time()
     with pytest.raises(CorruptFile, match=r"file\.yaml"):
         read(tmp_path, text)
-    assert time.process_time() - started < 20
+    assert time.process_time() - started < 13_000 * pace()
 
 
 def test_bytes_that_are_no_text_are_an_error(tmp_path: Path) -> None:
