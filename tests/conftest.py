@@ -166,23 +166,45 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=str(usual) if usual.exists() else None,
         help="a Python that has megatron-core and transformers; default: that of .venv-oracle",
     )
+    parser.addoption(
+        "--every-case", action="store_true", help="run what the mark `sampled` leaves out, too"
+    )
+
+
+class First:
+    """Tells the first case of each so many, of those that share a mark with `one_in`.
+
+    One mark is shared by all the cases of its test, or by all the tests of its file.
+    """
+
+    def __init__(self) -> None:
+        self.cases: Counter[int] = Counter()
+
+    def __call__(self, mark: pytest.Mark) -> bool:
+        before = self.cases[id(mark)]
+        self.cases[id(mark)] += 1
+        return before % mark.kwargs["one_in"] == 0
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     has_oracle = config.getoption("--oracle") or all(map(find_spec, ("megatron", "transformers")))
-    cases: Counter[int] = Counter()
+    is_first = First()
+    left_out: list[pytest.Item] = []
     for item in items:
         if item.get_closest_marker("oracle"):
             item.add_marker(pytest.mark.slow)
             if not has_oracle:
                 item.add_marker(pytest.mark.skip(reason=NO_ORACLE))
         mostly = item.get_closest_marker("mostly_slow")
-        if mostly and not item.get_closest_marker("slow"):
-            # One mark is shared by all the cases of its test, or by all the tests of its file.
-            if cases[id(mostly)] % mostly.kwargs["one_in"]:
-                item.add_marker(pytest.mark.slow)
-            cases[id(mostly)] += 1
+        if mostly and not item.get_closest_marker("slow") and not is_first(mostly):
+            item.add_marker(pytest.mark.slow)
+        sampled = item.get_closest_marker("sampled")
+        if sampled and not is_first(sampled) and not config.getoption("--every-case"):
+            left_out.append(item)
+    if without := set(left_out):
+        items[:] = [item for item in items if item not in without]
+        config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -89,6 +89,7 @@ def test_folders_are_named_and_grouped_as_nvidias(corpus: Path, tmp_path: Path) 
 
 
 @pytest.mark.mostly_slow(one_in=12)
+@pytest.mark.sampled(one_in=3)
 @pytest.mark.parametrize("case", from_corpus(CASES))
 def test_every_format_gives_the_hugging_face_tensors_back(
     corpus: Path, tmp_path: Path, case: str

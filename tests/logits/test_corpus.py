@@ -69,6 +69,7 @@ def told(found: LogitDiff) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(one_in=3)
 @pytest.mark.parametrize("folder", from_corpus(CONVERTED), ids=name)
 def test_a_correct_conversion_is_only_arithmetic(folder: Path) -> None:
     hf, megatron = open_checkpoint(folder.parent / "hf"), open_checkpoint(folder)
