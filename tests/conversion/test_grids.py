@@ -37,10 +37,10 @@ def files_of(processes: list[list[int]]) -> Files:
 @pytest.mark.parametrize(
     "most",
     [
-        {"tp": 8, "cp": 8, "ep": 8, "etp": 8, "pp": 1, "replicas": 1},
-        {"tp": 4, "cp": 2, "ep": 4, "etp": 4, "pp": 3, "replicas": 2},
+        {"tp": 6, "cp": 4, "ep": 6, "etp": 6, "pp": 1, "replicas": 1},
+        {"tp": 3, "cp": 2, "ep": 3, "etp": 3, "pp": 3, "replicas": 2},
     ],
-    ids=["up to 8", "stages and replicas"],
+    ids=["up to 6", "stages and replicas"],
 )
 def test_every_grid_has_the_files_of_its_processes(oracle: Oracle, most: dict[str, int]) -> None:
     found: Any = oracle.compare("oracle_grids", ranks=1, sizes=most)

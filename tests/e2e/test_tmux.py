@@ -116,7 +116,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return _holes(folder / "a", LARGE, 65536), _holes(folder / "b", LARGE, 65536)
 
 
-def _holes(folder: Path, count: int = 384, rows: int = 2048) -> Path:
+def _holes(folder: Path, count: int, rows: int = 2048) -> Path:
     folder.mkdir()
     columns = 4096
     size = rows * columns * 2
@@ -238,7 +238,7 @@ def test_leaving_does_not_wait_for_the_comparison(
 @pytest.mark.slow
 def test_a_killed_worker_costs_no_result(terminal: Terminal, tmp_path: Path) -> None:
     # A pair of its own: results of another test's comparison would be remembered.
-    pair = _holes(tmp_path / "a"), _holes(tmp_path / "b")
+    pair = _holes(tmp_path / "a", 64), _holes(tmp_path / "b", 64)
     terminal.start(*pair)
     # Looked for from the start: a quick machine is done soon after the first figures.
     deadline = time.monotonic() + PATIENCE
@@ -246,7 +246,7 @@ def test_a_killed_worker_costs_no_result(terminal: Terminal, tmp_path: Path) -> 
         assert time.monotonic() < deadline, "no worker has been started"
         time.sleep(0.01)
     os.kill(workers[0], signal.SIGKILL)
-    terminal.wait_for("No differences in 384 tensors")
+    terminal.wait_for("No differences in 64 tensors")
 
 
 def _is_worker(pid: int) -> bool:

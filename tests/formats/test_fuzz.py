@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import FrameType
 
-SECONDS = float(os.environ.get("CKPTDIFF_FUZZ_SECONDS", "4"))
+SECONDS = float(os.environ.get("CKPTDIFF_FUZZ_SECONDS", "1.5"))
 SEED = int(os.environ.get("CKPTDIFF_FUZZ_SEED", "1"))
 LIMIT = 20_000  # bytes of an input
 FOLDER = str(Path(ckptdiff.formats.__file__).parent)
