@@ -19,13 +19,12 @@ pytestmark = pytest.mark.oracle
 
 # Model, TP, EP. Norms over all heads are whole in every rank, so they only work at TP 1.
 RUNS = [
-    *((model, tp, 1) for model in (
+    *((model, 2, 1) for model in (
         "phi3", "gpt_neox", "gpt2", "mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "glm4_moe",
         "gemma", "gemma2", "gemma3_text", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text",
         "deepseek_v3", "nemotron",
-    ) for tp in (1, 2)),
-    ("olmo2", 1, 1),
-    ("olmoe", 1, 1),
+    )),
+    *((model, 1, 1) for model in ("gpt2", "olmo2", "olmoe")),
     *((model, 1, 2) for model in ("mixtral", "gpt_oss", "glm4_moe", "qwen3_next", "deepseek_v3")),
 ]  # fmt: skip
 
@@ -81,11 +80,10 @@ SWITCHES: list[tuple[str, dict[str, bool]]] = [
 
 
 @pytest.mark.parametrize(("model", "changes"), SWITCHES)
-@pytest.mark.parametrize("tp", [1, 2])
 def test_megatron_has_the_biases_that_a_switch_gives(
-    model: str, changes: dict[str, bool], tp: int, oracle: Oracle, tmp_path: Path
+    model: str, changes: dict[str, bool], oracle: Oracle, tmp_path: Path
 ) -> None:
-    found = oracle.compare("oracle_families", ranks=tp, model=model, tp=tp, ep=1, fault=False,
+    found = oracle.compare("oracle_families", ranks=2, model=model, tp=2, ep=1, fault=False,
                            folder=str(tmp_path), changes=changes)  # fmt: skip
     assert found["max_abs"] < 1e-5
     assert found["spread"] > 0.1
