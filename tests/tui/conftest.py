@@ -6,6 +6,7 @@ from functools import partialmethod
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from textual import _wait
 from textual.pilot import Pilot
 
 from ckptdiff.tui.app import CkptDiffApp
@@ -32,6 +33,9 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = partialmethod(Pilot._wait_for_screen, timeout=PATIENCE)
     monkeypatch.setattr(Pilot, "_wait_for_screen", waiting)
     monkeypatch.setattr(CkptDiffApp, "NOTIFICATION_TIMEOUT", PATIENCE)
+    # It looks twice after each key whether the app is idle: half as long each time.
+    monkeypatch.setattr(_wait, "SLEEP_GRANULARITY", _wait.SLEEP_GRANULARITY / 2)
+    monkeypatch.setattr(_wait, "SLEEP_IDLE", _wait.SLEEP_IDLE / 2)
 
 
 @pytest.fixture
