@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.forward.huggingface import HuggingFaceLayer
+from ckptdiff.forward.hybrids import Qwen3NextLayer, Qwen35Layer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,4 +70,7 @@ CLASSES: dict[str, type[HuggingFaceLayer]] = {
     "gpt2": Gpt2Layer,
     "phi3": Phi3Layer,
     "qwen2_moe": Qwen2MoeLayer,
+    "qwen3_next": Qwen3NextLayer,
+    "qwen3_5_text": Qwen35Layer,
+    "qwen3_5_moe_text": Qwen35Layer,
 }

@@ -15,6 +15,7 @@ from ckptdiff.forward.families import CLASSES
 from ckptdiff.forward.hints import hint
 from ckptdiff.forward.huggingface import HuggingFaceLayer
 from ckptdiff.forward.megatron import MegatronLayer
+from ckptdiff.forward.megatron_hybrids import MegatronHybridLayer
 from ckptdiff.forward.meta import MetaLayer
 from ckptdiff.forward.plan import RawTensor, SectionDone
 from ckptdiff.forward.reading import STORED, Reader
@@ -184,6 +185,8 @@ def make_layer(side: ForwardSide, number: int, ranks: Ranks, reader: Reader) -> 
     layer_class: type[LayerOf] = MetaLayer if side.kind == "meta" else MegatronLayer
     if side.kind == "huggingface":
         layer_class = CLASSES.get(side.model.family, HuggingFaceLayer)
+    elif side.model.delta_net is not None:
+        layer_class = MegatronHybridLayer
     return layer_class(side.model, number, ranks, reader, arithmetic)
 
 

@@ -19,6 +19,7 @@ LLAMA3: Mapping[str, Any] = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+Mixer = Literal["attention", "delta_net"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_new", "relu2"]
 
 
@@ -65,6 +66,7 @@ class LayerSpec:
     rope: Rope | None
     window: int | None = None  # positions that are seen, its own among them; None: all before
     routing: Routing | None = None  # None: a dense MLP
+    mixer: Mixer = "attention"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,16 @@ class Latent:
     rotated: int  # channels
     value: int  # channels of a value head
     epsilon: float  # of the norms of the latents
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaNet:
+    """The heads of gated DeltaNet layers; each key head serves as many value heads."""
+
+    key_heads: int  # of queries and of keys
+    value_heads: int
+    key_channels: int  # per head
+    value_channels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +117,8 @@ class Model:
     attention_cap: float | None = None  # scores become cap * tanh(scores / cap)
     logit_cap: float | None = None  # and logits likewise
     latent: Latent | None = None
+    delta_net: DeltaNet | None = None
+    output_gate: bool = False  # what attention puts out is gated
     # Linear layers, by their name in a layer, that the program builds without a bias: one that is
     # stored is not added.
     without_bias: frozenset[str] = frozenset()

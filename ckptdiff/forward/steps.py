@@ -72,13 +72,34 @@ _LATENT_HEADS = (
     Step("expand", ("q_latent_norm", "kv_latent_norm"), ("q", "k", "v")),
     Step("rotate_latent", ("q", "k", "k_shared"), ("q_rope", "k_rope")),
 )
+_GATED_HEADS = (
+    _HEADS[0],
+    Step("project", ("norm1",), ("q", "k", "v", "gate")),
+    *_HEADS[2:],
+)
 _ATTENTION = (
     Step("attend", ("q_rope", "k_rope", "v"), ("ctx",)),
     Step("attention_out", ("ctx",), ("attn_out",)),
+)
+_GATED_ATTENTION = (
+    _ATTENTION[0],
+    Step("gate_context", ("ctx", "gate"), ("ctx_gated",)),
+    Step("attention_out", ("ctx_gated",), ("attn_out",)),
+)
+_DELTA_NET = (
+    Step("norm1", ("x",), ("norm1",)),
+    Step("project_delta", ("norm1",), ("q", "k", "v", "gate", "b", "a")),
+    Step("convolve_delta", ("q", "k", "v"), ("q_conv", "k_conv", "v_conv")),
+    Step("decay_delta", ("a", "b"), ("decay", "beta")),
+    Step("delta_rule", ("q_conv", "k_conv", "v_conv", "decay", "beta"), ("ctx",)),
+    Step("norm_delta", ("ctx", "gate"), ("ctx_norm",)),
+    Step("delta_out", ("ctx_norm",), ("attn_out",)),
+)
+_MIXED = (
     Step("norm_attention", ("attn_out",), ("attn_norm",)),
     Step("add", ("x", "attn_norm"), ("x1",), is_tap=False),
-    Step("norm2", ("x1",), ("norm2",)),
 )
+_NORM2 = (Step("norm2", ("x1",), ("norm2",)),)
 _DENSE = (
     Step("activate", ("norm2",), ("act",)),
     Step("mlp_out", ("act",), ("mlp_out",)),
@@ -109,6 +130,7 @@ _OPTIONAL = frozenset(
 _WORDS = {
     "positions": "learned positions",
     "compress_queries": "compressed queries in this layer",
+    "an output gate of attention": "an output gate of attention",
 }
 
 
@@ -121,13 +143,26 @@ def steps(part: Part, *sides: LayerParts) -> tuple[Step, ...]:
         return _POSITIONS if _are_all("positions", sides) else _NO_POSITIONS
     if part == "last":
         return _LAST
-    heads = _LATENT_HEADS if _are_all("latent attention", sides) else _HEADS
-    _are_all("compress_queries", sides)
-    mlp: tuple[Step, ...] = _DENSE
-    if _are_all("experts", sides):
-        mlp = _SHARED if _is_any("shared experts", sides) else _EXPERTS
     features = frozenset[str]().union(*(side.features for side in sides))
-    return tuple(_used((*heads, *_ATTENTION, *mlp, *_END), features))
+    return tuple(_used((*_mixer(sides), *_MIXED, *_NORM2, *_mlp(sides), *_END), features))
+
+
+def _mixer(sides: tuple[LayerParts, ...]) -> tuple[Step, ...]:
+    """Return the steps in which positions see each other."""
+    if _are_all("a gated DeltaNet", sides):
+        return _DELTA_NET
+    if _are_all("latent attention", sides):
+        _are_all("compress_queries", sides)
+        return (*_LATENT_HEADS, *_ATTENTION)
+    if _are_all("an output gate of attention", sides):
+        return (*_GATED_HEADS, *_GATED_ATTENTION)
+    return (*_HEADS, *_ATTENTION)
+
+
+def _mlp(sides: tuple[LayerParts, ...]) -> tuple[Step, ...]:
+    if not _are_all("experts", sides):
+        return _DENSE
+    return _SHARED if _is_any("shared experts", sides) else _EXPERTS
 
 
 def _used(sequence: Iterable[Step], features: frozenset[str]) -> Iterator[Step]:

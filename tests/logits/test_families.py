@@ -29,13 +29,16 @@ pytestmark = pytest.mark.oracle
 RUNS = [
     *((model, tp, 1) for model in (
         "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "gemma", "gemma2", "gemma3_text",
-        "gpt2", "nemotron", "phi3",
+        "gpt2", "nemotron", "phi3", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text",
     ) for tp in (1, 2)),
     ("olmo2", 1, 1),
     *((model, 1, 2) for model in ("mixtral", "qwen3_moe", "deepseek_v3")),
 ]  # fmt: skip
 IDS = tokens(40, SIZES["vocab_size"])
 ROUTING = ("mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3")
+# A state is carried on in parts of other sizes than the programs take.
+RECURRENT = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+RECURRENT_APART = 2e-6
 WINDOW = 7
 YARN: dict[str, Any] = {
     "rope_type": "yarn",
@@ -151,12 +154,16 @@ def test_both_sides_are_what_their_programs_compute(
     rel = {}
     for folder in (whole, ranks):
         one, other = free_run(hf, folder, ids, "fp32")
-        assert torch.equal(one, read(tmp_path / "hf.logits", one))
+        rel["hf"] = apart(one, tmp_path / "hf.logits")
         rel[folder.name] = apart(other, tmp_path / "megatron.logits")
     print(f"{model} TP {tp} EP {ep}: {rel}")  # noqa: T201
-    # What experts give is added up in an order of its own.
-    assert rel["ranks"] < (1e-7 if model in ROUTING else 1e-30)
-    assert rel["megatron"] < 1e-6
+    if model in RECURRENT:
+        assert max(rel.values()) < RECURRENT_APART
+    else:
+        assert rel["hf"] == 0
+        # What experts give is added up in an order of its own.
+        assert rel["ranks"] < (1e-7 if model in ROUTING else 1e-30)
+        assert rel["megatron"] < 1e-6
     assert compare_logits(hf, whole, ids).verdict == "arithmetic"
     assert compare_logits(hf, ranks, ids).verdict == "arithmetic"
 

@@ -317,6 +317,8 @@ def compare(
         zero_centred = model in LESS_ONE and "linear_attn" not in name
         if "norm" in name and name.endswith("weight") and not zero_centred:
             value.add_(1)
+        if name.endswith("linear_attn.norm.weight"):
+            value.copy_(value.mul(256).round().div(256))  # exact, less one as well
         if name.endswith("o_proj.bias") and model != "gpt_oss" and not sizes.get("mlp_bias"):
             value.zero_()
     weights = {
@@ -357,9 +359,10 @@ def compare(
     assert set(expected) == set(state), sorted(set(expected) ^ set(state))
     network.load_state_dict(used, strict=False)
     ids, got = logits(network, hf.vocab_size)
-    network.load_state_dict(state, strict=False)
-    # One switch speaks of all norms, and a gated DeltaNet's own is not zero-centred.
-    args = {"apply_layernorm_1p": model in LESS_ONE and model not in DELTA}
+    # One switch speaks of all norms: with it, a gated DeltaNet's own is stored less one as well.
+    stored_less_one = {n: v - 1 if n.endswith("out_norm.weight") else v for n, v in state.items()}
+    network.load_state_dict(stored_less_one, strict=False)
+    args = {"apply_layernorm_1p": model in LESS_ONE}
     args |= {"bias_gelu_fusion": model == "gpt2", "squared_relu": model == "nemotron"}
     save(network, Path(folder) / "megatron", rank, **args)
     save_ranks(network, Path(folder) / "ranks", mine.tp, mine.ep if ep > 1 else None, **args)

@@ -10,6 +10,7 @@ from ckptdiff.forward import biases
 from ckptdiff.forward.megatron_args.base import base_of, epsilon_of, size
 from ckptdiff.forward.megatron_args.completed import NOT_IN_ARGS, completed
 from ckptdiff.forward.megatron_args.experts import has_experts, routing_of
+from ckptdiff.forward.megatron_args.hybrids import with_delta_net
 from ckptdiff.forward.megatron_args.latent import with_latent
 from ckptdiff.forward.model import (
     LLAMA3,
@@ -25,12 +26,11 @@ if TYPE_CHECKING:
 FAMILIES = (
     *("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek"),
     *("gemma", "gemma2", "gemma3", "gpt2", "nemotron", "olmo2", "phi3"),
+    *("qwen3_next", "qwen3_5", "qwen3_5_moe"),
 )
 # Settings that are not computed, and the value at which they have no effect.
 _WITHOUT_EFFECT: dict[str, Any] = {
     "softmax_type": "vanilla",
-    "attention_output_gate": None,
-    "experimental_attention_variant": None,
     "qk_l2_norm": None,
     "no_rope_freq": None,
     "quick_geglu": None,
@@ -90,6 +90,7 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
         gated=bool(args.get("swiglu")),
         tied=not args.get("untie_embeddings_and_output_weights"),
         learned_positions=positions == "learned_absolute",
+        output_gate=bool(args.get("attention_output_gate")),
         without_bias=biases.absent_in_megatron(args),
     )
     if routing is not None and routing.groups > 1 and routing.ranking != _HF_RANKING:
@@ -101,6 +102,7 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
         model = replace(model, notes=(*model.notes, note))
     if args.get("multi_latent_attention"):
         model = with_latent(model, args)
+    model = with_delta_net(model, args)
     return completed(model, args, other) if family in NOT_IN_ARGS else model
 
 
