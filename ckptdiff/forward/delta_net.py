@@ -40,10 +40,9 @@ class DeltaNetOf(LayerOf):
         keys = net.key_heads * net.key_channels
         return [keys, keys, net.value_heads * net.value_channels]
 
-    def with_heads(
-        self, q: Tensor, k: Tensor, v: Tensor, z: Tensor, b: Tensor, a: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Return what `project_delta` does, from rows of any shape: (positions, …)."""
+    def with_heads(self, *parts: Tensor) -> tuple[Tensor, ...]:
+        """Return what `project_delta` does, from its six parts in any shape: (positions, …)."""
+        q, k, v, z, b, a = parts
         net, length = self.delta_net, len(q)
         q, k = (x.reshape(length, net.key_heads, net.key_channels) for x in (q, k))
         v, z = (x.reshape(length, net.value_heads, net.value_channels) for x in (v, z))
