@@ -50,7 +50,7 @@ class Arithmetic:
         False  # by the root of the head dimension; else multiplied by its inverse
     )
     wide_gates: bool = False  # attention's output gate is computed in float32, and rounded once
-    rounds_unit_vectors: bool = False  # a DeltaNet's normalised queries and keys; and exp(A_log)
+    kernels: bool = False  # layers with a state round as FLA's and mamba_ssm's kernels do
     complex_rope: bool = False  # rotated as complex numbers, in float32
     ranks: int = 1  # tensor parallel ranks: their partial sums are rounded, and added in rank order
     expert_ranks: int = 1  # expert parallel ranks: each adds up its own experts first
@@ -236,7 +236,7 @@ MEGATRON = Arithmetic(
     softmax_after_topk=True,
     scales_expert_input=True,
     wide_gates=True,
-    rounds_unit_vectors=True,
+    kernels=True,
 )
 
 

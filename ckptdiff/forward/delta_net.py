@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from torch.nn import functional
 
 from ckptdiff.forward.arithmetic import at_least_float32
-from ckptdiff.forward.layer import LayerOf
-from ckptdiff.forward.recurrence import convolve, recur, unit_vectors
+from ckptdiff.forward.recurrence import recur, unit_vectors
+from ckptdiff.forward.states import StateOf
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from ckptdiff.forward.model import DeltaNet
 
 
-class DeltaNetOf(LayerOf):
+class DeltaNetOf(StateOf):
     """A gated DeltaNet; a side's class says how it projects. Values are (positions, heads, …).
 
     Queries and keys have the key heads, all else has the value heads.
     """
 
-    net, net_norm, net_out = "linear_attn", "norm", "out_proj"
+    net, net_norm = "linear_attn", "norm"
 
     @property
     def delta_net(self) -> DeltaNet:
@@ -40,6 +40,13 @@ class DeltaNetOf(LayerOf):
         keys = net.key_heads * net.key_channels
         return [keys, keys, net.value_heads * net.value_channels]
 
+    def project_delta(self, h: Tensor) -> tuple[Tensor, ...]:
+        """Return queries, keys, values, gate, and the two numbers of a head that make beta, decay.
+
+        The first four are (positions, heads, channels), the last two (positions, value heads).
+        """
+        raise NotImplementedError
+
     def with_heads(self, *parts: Tensor) -> tuple[Tensor, ...]:
         """Return what `project_delta` does, from its six parts in any shape: (positions, …)."""
         q, k, v, z, b, a = parts
@@ -49,51 +56,18 @@ class DeltaNetOf(LayerOf):
         b, a = (x.reshape(length, net.value_heads) for x in (b, a))
         return q, k, v, z, b, a
 
-    # ── what a side's class gives ────────────────────────────────────────────────────────────────
-
-    def project_delta(self, h: Tensor) -> tuple[Tensor, ...]:
-        """Return queries, keys, values, gate, and the two numbers of a head that make beta, decay.
-
-        The first four are (positions, heads, channels), the last two (positions, value heads).
-        """
-        raise NotImplementedError
-
-    def convolution(self, name: str) -> tuple[Tensor, ...]:
-        """Return the weights of queries, keys and values, each (channels of all heads, 1, size)."""
-        raise NotImplementedError
-
-    def by_value_head(self, name: str) -> Tensor:
-        """Return a tensor with a number for each value head."""
-        raise NotImplementedError
-
-    def norm_of_heads(self, name: str, x: Tensor) -> Tensor:
-        """Return x, (positions, heads, channels), each head normalised."""
-        raise NotImplementedError
-
-    # ── steps ────────────────────────────────────────────────────────────────────────────────────
-
-    def convolve_delta(self, *parts: Tensor) -> tuple[Tensor, ...]:
-        weights = self.convolution(f"{self.net}.conv1d.weight")
-        return tuple(
-            self.arithmetic.activate(
-                self.arithmetic.narrowed(convolve(x.flatten(1), weight), x.dtype),
-                self.model.activation,
-            ).view_as(x)
-            for x, weight in zip(parts, weights, strict=True)
-        )
-
     def decay_delta(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logarithm of what is left of the state, in float32 or float64, and beta."""
-        rate = at_least_float32(self.by_value_head(f"{self.net}.A_log")).exp()
-        if self.arithmetic.rounds_unit_vectors:
+        rate = at_least_float32(self.by_row("A_log")).exp()
+        if self.arithmetic.kernels:
             rate = self.arithmetic.narrowed(rate, a.dtype)
-        step = functional.softplus(at_least_float32(a) + self.by_value_head(f"{self.net}.dt_bias"))
+        step = functional.softplus(at_least_float32(a) + self.by_row("dt_bias"))
         return -rate * step, self.arithmetic.narrowed(b.sigmoid(), b.dtype)
 
     def delta_rule(self, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor) -> Tensor:
         each = self.delta_net.value_heads // self.delta_net.key_heads
         units = [unit_vectors(at_least_float32(x)) for x in (q, k)]
-        if self.arithmetic.rounds_unit_vectors:
+        if self.arithmetic.kernels:
             units = [at_least_float32(self.arithmetic.narrowed(x, v.dtype)) for x in units]
         queries, keys = (x.repeat_interleave(each, 1) for x in units)
         queries = queries * self.delta_net.key_channels**-0.5
@@ -106,5 +80,11 @@ class DeltaNetOf(LayerOf):
         gated = at_least_float32(normed) * functional.silu(at_least_float32(gate))
         return self.arithmetic.narrowed(gated, ctx.dtype).flatten(1)
 
+    def norm_of_heads(self, name: str, x: Tensor) -> Tensor:
+        """Return x, (positions, heads, channels), each head normalised; never zero-centered."""
+        return self.arithmetic.rms_norm(
+            x, self.weight(f"{name}.weight"), self.model.layernorm_epsilon
+        )
+
     def delta_out(self, ctx: Tensor) -> Tensor:
-        return self.row_parallel(ctx, f"{self.net}.{self.net_out}")
+        return self.row_parallel(ctx, f"{self.net}.out_proj")

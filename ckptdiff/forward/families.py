@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.forward.huggingface import HuggingFaceLayer
-from ckptdiff.forward.hybrids import Qwen3NextLayer, Qwen35Layer
+from ckptdiff.forward.hybrids import NemotronHLayer, Qwen3NextLayer, Qwen35Layer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,6 +68,7 @@ CLASSES: dict[str, type[HuggingFaceLayer]] = {
     "gemma2": Gemma2Layer,
     "gemma3_text": Gemma2Layer,
     "gpt2": Gpt2Layer,
+    "nemotron_h": NemotronHLayer,
     "phi3": Phi3Layer,
     "qwen2_moe": Qwen2MoeLayer,
     "qwen3_next": Qwen3NextLayer,

@@ -1,4 +1,7 @@
-"""Hybrids in Hugging Face's names. Sources: transformers' modeling_qwen3_next, modeling_qwen3_5."""
+"""Hybrids in Hugging Face's names.
+
+Sources: transformers' modeling_qwen3_next, modeling_qwen3_5 and modeling_nemotron_h.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ import torch
 
 from ckptdiff.forward.delta_net import DeltaNetOf
 from ckptdiff.forward.huggingface import HuggingFaceLayer
+from ckptdiff.forward.mamba import MambaOf
+from ckptdiff.forward.states import WholeState
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Qwen35Layer(DeltaNetOf, HuggingFaceLayer):
+class Qwen35Layer(WholeState, DeltaNetOf, HuggingFaceLayer):
     """Attention with an output gate, or a gated DeltaNet; its norm is not zero-centered."""
 
     shared = "mlp.shared_expert"
@@ -26,16 +31,6 @@ class Qwen35Layer(DeltaNetOf, HuggingFaceLayer):
     def project_delta(self, h: Tensor) -> tuple[Tensor, ...]:
         joined, z, b, a = (self._projected(h, name) for name in ("qkv", "z", "b", "a"))
         return self.with_heads(*torch.split(joined, self.convolved_sizes, -1), z, b, a)
-
-    def convolution(self, name: str) -> tuple[Tensor, ...]:
-        return torch.split(self.weight(name), self.convolved_sizes)
-
-    def by_value_head(self, name: str) -> Tensor:
-        return self.weight(name)
-
-    def norm_of_heads(self, name: str, x: Tensor) -> Tensor:
-        weight = self.weight(f"{name}.weight")
-        return self.arithmetic.rms_norm(x, weight, self.model.layernorm_epsilon)
 
     def _projected(self, h: Tensor, part: str) -> Tensor:
         return self.arithmetic.linear(h, self.weight(f"{self.net}.in_proj_{part}.weight"))
@@ -53,3 +48,14 @@ class Qwen3NextLayer(Qwen35Layer):
         )
         q, k, v, z = torch.split(joined, [net.key_channels, net.key_channels, values, values], -1)
         return self.with_heads(q, k, v, z, *torch.split(numbers, [each, each], -1))
+
+
+class NemotronHLayer(WholeState, MambaOf, HuggingFaceLayer):
+    """A Mamba mixer, attention, an MLP or experts: each layer is one of them, behind a norm."""
+
+    embedding, final = "embeddings.weight", "norm_f"
+    norm_names = ("norm", "norm")
+
+    def project_mamba(self, h: Tensor) -> tuple[Tensor, ...]:
+        projected = self.linear(h, f"{self.net}.in_proj")
+        return self.with_groups(*torch.split(projected, self.projected_sizes, -1))

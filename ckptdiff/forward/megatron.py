@@ -124,12 +124,7 @@ class MegatronLayer(ExpertsOf, LatentOf):
         """Return (positions, features). A rank holds its slice of the gate, if any, then of up."""
         parts = []
         for rank, _ in self.by_rank(f"{name}.weight"):
-            y = self.column_parallel(h, name, rank)
-            if self.model.gated:
-                gate, up = y.chunk(2, -1)
-                parts.append(self.arithmetic.gate(gate, up, self.model.activation))
-            else:
-                parts.append(self.arithmetic.activate(y, self.model.activation))
+            parts.append(self.activated(self.column_parallel(h, name, rank)))
         return torch.cat(parts, -1)
 
     def mlp_out(self, act: Tensor) -> Tensor:

@@ -89,11 +89,20 @@ _GATED_ATTENTION = (
 _DELTA_NET = (
     Step("norm1", ("x",), ("norm1",)),
     Step("project_delta", ("norm1",), ("q", "k", "v", "gate", "b", "a")),
-    Step("convolve_delta", ("q", "k", "v"), ("q_conv", "k_conv", "v_conv")),
+    Step("convolve", ("q", "k", "v"), ("q_conv", "k_conv", "v_conv")),
     Step("decay_delta", ("a", "b"), ("decay", "beta")),
     Step("delta_rule", ("q_conv", "k_conv", "v_conv", "decay", "beta"), ("ctx",)),
     Step("norm_delta", ("ctx", "gate"), ("ctx_norm",)),
     Step("delta_out", ("ctx_norm",), ("attn_out",)),
+)
+_MAMBA = (
+    Step("norm1", ("x",), ("norm1",)),
+    Step("project_mamba", ("norm1",), ("gate", "X", "B", "C", "dt")),
+    Step("convolve", ("X", "B", "C"), ("X_conv", "B_conv", "C_conv")),
+    Step("step_sizes", ("dt",), ("dt_size",)),
+    Step("scan", ("X_conv", "B_conv", "C_conv", "dt_size"), ("ctx",)),
+    Step("norm_mamba", ("ctx", "gate"), ("ctx_norm",)),
+    Step("mamba_out", ("ctx_norm",), ("attn_out",)),
 )
 _MIXED = (
     Step("norm_attention", ("attn_out",), ("attn_norm",)),
@@ -116,6 +125,14 @@ _SHARED = (
     Step("activate_shared", ("norm2",), ("shared_act",)),
     Step("shared_out", ("shared_act", "norm2"), ("shared_out",)),
     Step("add", ("experts_out", "shared_out"), ("mlp_out",)),
+)
+_LATENT_SHARED = (
+    *_EXPERTS[:2],
+    Step("enter_latent", ("norm2",), ("experts_in",)),
+    Step("activate_experts", ("experts_in", "routing"), ("experts_act",)),
+    Step("experts_out", ("experts_act", "routing"), ("experts_latent",)),
+    Step("leave_latent", ("experts_latent",), ("experts_out",)),
+    *_SHARED[4:],
 )
 _END = (
     Step("norm_mlp", ("mlp_out",), ("mlp_norm",)),
@@ -144,11 +161,34 @@ def steps(part: Part, *sides: LayerParts) -> tuple[Step, ...]:
     if part == "last":
         return _LAST
     features = frozenset[str]().union(*(side.features for side in sides))
-    return tuple(_used((*_mixer(sides), *_MIXED, *_NORM2, *_mlp(sides), *_END), features))
+    before, after = _mixer(sides), _mlp(sides)
+    if before:
+        before = (*before, *_MIXED)
+    if after:
+        after = (*_NORM2, *after, *_END)
+    return tuple(_used(_joined(before, after), features))
+
+
+def _joined(before: tuple[Step, ...], after: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Return the steps of a layer; one that has only a mixer or an MLP has no `x1` in between."""
+    if before and after:
+        return (*before, *after)
+    return tuple(
+        replace(step, takes=_without_x1(step.takes), gives=_without_x1(step.gives))
+        for step in (*before, *after)
+    )
+
+
+def _without_x1(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple("x" if name == "x1" else name for name in names)
 
 
 def _mixer(sides: tuple[LayerParts, ...]) -> tuple[Step, ...]:
-    """Return the steps in which positions see each other."""
+    """Return the steps in which positions see each other; none in a layer without a mixer."""
+    if _are_all("an MLP alone", sides):
+        return ()
+    if _are_all("a Mamba mixer", sides):
+        return _MAMBA
     if _are_all("a gated DeltaNet", sides):
         return _DELTA_NET
     if _are_all("latent attention", sides):
@@ -160,8 +200,12 @@ def _mixer(sides: tuple[LayerParts, ...]) -> tuple[Step, ...]:
 
 
 def _mlp(sides: tuple[LayerParts, ...]) -> tuple[Step, ...]:
+    if _are_all("no MLP", sides):
+        return ()
     if not _are_all("experts", sides):
         return _DENSE
+    if _are_all("experts in a latent space", sides):
+        return _LATENT_SHARED
     return _SHARED if _is_any("shared experts", sides) else _EXPERTS
 
 

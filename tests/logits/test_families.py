@@ -12,6 +12,7 @@ import torch
 
 from tests.support.conversions import converted
 from tests.support.families import DELTA, EXPERTS, LATENT, PLAIN, ROUTED, SHARED, SIZES
+from tests.support.families import MODELS as FAMILIES
 from tests.support.logit_runs import compare_logits, free_run, tokens
 from tests.support.oracle_logits import DTYPES
 
@@ -141,6 +142,22 @@ HYBRIDS: dict[str, dict[str, Any]] = {
         "rms_norm_eps": 1e-3,
     },
     "qwen3_5_moe_text": {"model_type": "qwen3_5_moe_text", **EXPERTS, **SHARED, **DELTA},
+    "nemotron_h": {**FAMILIES["nemotron_h"][1], "model_type": "nemotron_h"},
+    "nemotron_h-odd": {
+        **FAMILIES["nemotron_h"][1],
+        "model_type": "nemotron_h",
+        "layers_block_type": ["mamba", "moe", "attention", "mamba"],
+        "moe_latent_size": None,
+        "mlp_bias": True,
+        "use_bias": True,
+        "use_conv_bias": False,
+        "time_step_min": 0.6,
+        "layer_norm_epsilon": 1e-3,
+        "mlp_hidden_act": "gelu",
+        "norm_topk_prob": False,
+        "routed_scaling_factor": 1.5,
+        "n_group": 2,
+    },
 }
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import UnknownConfig, UnsupportedLayout
-from ckptdiff.forward.hf_config.base import llama, size
+from ckptdiff.forward.hf_config.base import activation_of, expert_count, llama, size
 from ckptdiff.forward.hf_config.experts import qwen_moe
-from ckptdiff.forward.model import DeltaNet
+from ckptdiff.forward.model import DeltaNet, Mamba, Routing, hybrid_layer
 
 if TYPE_CHECKING:
     from ckptdiff.forward.hf_config.base import Config
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 _QWEN: dict[str, Any] = {"head_dim": 256, "partial_rotary_factor": 0.25}
 _KINDS: dict[str, Mixer] = {"full_attention": "attention", "linear_attention": "delta_net"}
+
+# Nemotron-H's kinds of layers, by the letter of its pattern, in the words of transformers 4 and 5.
+_NEMOTRON_H = {
+    "M": ("mamba", "linear_attention"),
+    "*": ("attention", "full_attention"),
+    "-": ("mlp",),
+    "E": ("moe",),
+}
 
 
 def qwen3_next(config: Config) -> Model:
@@ -78,3 +86,62 @@ def _with_delta_net(model: Model, config: Config) -> Model:
             value_channels=size(config, "linear_value_head_dim", 128),
         ),
     )
+
+
+def nemotron_h(config: Config) -> Model:
+    """Return a Nemotron-H: each layer is a Mamba mixer, attention, an MLP or experts."""
+    config = {name: value for name, value in config.items() if value is not None}
+    if config.get("mamba_hidden_act", "silu") != "silu":
+        raise UnsupportedLayout(
+            f"config.json: mamba_hidden_act {config['mamba_hidden_act']!r} is not yet computed"
+        )
+    kinds = _kinds(config)
+    routing = Routing(
+        experts=expert_count({"n_routed_experts": 8, **config}),
+        chosen=size(config, "num_experts_per_tok", 2),
+        score="sigmoid",
+        normalized=bool(config.get("norm_topk_prob", True)),
+        scaling=float(config.get("routed_scaling_factor", 1.0)),
+        groups=size(config, "n_group", 1),
+        chosen_groups=size(config, "topk_group", 1),
+        wide_logits=True,
+        wide_weights=True,
+    )
+    epsilon = float(config.get("layer_norm_epsilon", 1e-5))
+    plain = {
+        **config,
+        "num_hidden_layers": len(kinds),
+        "sliding_window": None,
+        "hidden_act": "silu",
+    }
+    model = llama(plain, head_dim=128, num_attention_heads=32, num_key_value_heads=8)
+    return replace(
+        model,
+        layers=tuple(hybrid_layer(letter, None, routing) for letter in kinds),
+        layernorm_epsilon=epsilon,
+        wide_norm=True,
+        activation=activation_of(config.get("mlp_hidden_act", "relu2")),
+        gated=False,
+        mamba=Mamba(
+            heads=size(config, "mamba_num_heads", 128),
+            channels=size(config, "mamba_head_dim", 64),
+            groups=size(config, "mamba_n_groups", config.get("n_groups", 8)),
+            states=size(config, "ssm_state_size", 128),
+            epsilon=epsilon,
+            least_step=float(config.get("mamba_dt_min", config.get("time_step_min", 0.001))),
+        ),
+        expert_latent=config.get("moe_latent_size"),
+    )
+
+
+def _kinds(config: Config) -> str:
+    """Return a letter of the pattern for each layer. Raises UnknownConfig."""
+    listed = config.get("layers_block_type") or config.get("layer_types")
+    if listed:
+        letters = {word: letter for letter, words in _NEMOTRON_H.items() for word in words}
+        if not set(listed) <= letters.keys():
+            raise UnknownConfig(
+                f"config.json: layers are {listed}: each is one of {', '.join(letters)}"
+            )
+        return "".join(letters[word] for word in listed)
+    return str(config.get("hybrid_override_pattern", "ME*-"))  # the class's default layers

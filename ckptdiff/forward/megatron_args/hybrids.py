@@ -1,4 +1,4 @@
-"""Read gated DeltaNet layers from Megatron's args."""
+"""Read gated DeltaNet and Mamba layers from Megatron's args."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.forward.megatron_args.base import size
-from ckptdiff.forward.model import DeltaNet
+from ckptdiff.forward.model import DeltaNet, Mamba, hybrid_layer
 
 if TYPE_CHECKING:
     from ckptdiff.forward.megatron_args.base import Args
-    from ckptdiff.forward.model import Model
+    from ckptdiff.forward.model import Model, Rope, Routing
 
 
 def with_delta_net(model: Model, args: Args) -> Model:
@@ -47,3 +47,30 @@ def _is_linear(freq: int | list[int] | None, number: int) -> bool:
     if isinstance(freq, list):
         return bool(freq[number])
     return freq is not None and (number + 1) % freq != 0
+
+
+def with_mamba(model: Model, args: Args, rope: Rope | None, routing: Routing | None) -> Model:
+    """Return the model with MambaModel's layers, if the args say that it is a hybrid.
+
+    Raises UnsupportedLayout if no pattern says which layer is of which kind.
+    """
+    pattern = args.get("hybrid_override_pattern") or args.get("hybrid_layer_pattern")
+    if not (args.get("is_hybrid_model") or pattern):
+        return model
+    letters = str(pattern or "").partition("/")[0].replace("|", "")  # "|" ends a pipeline stage
+    if len(letters) != len(model.layers):
+        raise UnsupportedLayout(
+            f"args: hybrid_override_pattern {pattern!r} does not say the kinds of "
+            f"{len(model.layers)} layers, which logits need"
+        )
+    channels = size(args, "mamba_head_dim", 64)
+    return replace(
+        model,
+        layers=tuple(hybrid_layer(letter, rope, routing) for letter in letters),
+        mamba=Mamba(
+            heads=size(args, "mamba_num_heads", 2 * model.hidden_size // channels),
+            channels=channels,
+            groups=size(args, "mamba_num_groups", 8),
+            states=size(args, "mamba_state_dim", 128),
+        ),
+    )
