@@ -31,6 +31,7 @@ RUNS = [
     *((model, tp, 1) for model in (
         "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3", "gemma", "gemma2", "gemma3_text",
         "gpt2", "nemotron", "phi3", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text",
+        "nemotron_h",
     ) for tp in (1, 2)),
     ("olmo2", 1, 1),
     *((model, 1, 2) for model in ("mixtral", "qwen3_moe", "deepseek_v3")),
@@ -38,7 +39,7 @@ RUNS = [
 IDS = tokens(40, SIZES["vocab_size"])
 ROUTING = ("mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v3")
 # A state is carried on in parts of other sizes than the programs take.
-RECURRENT = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+RECURRENT = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "nemotron_h")
 RECURRENT_APART = 1e-5
 WINDOW = 7
 YARN: dict[str, Any] = {
