@@ -74,6 +74,7 @@ NEMOTRON_H = Architecture(
     name="nemotron_h",
     architectures=("NemotronHForCausalLM",),
     model_types=("nemotron_h",),
+    computes_logits=True,
     mappings=(
         vocab("embedding.word_embeddings.weight", "backbone.embeddings.weight", "embedding"),
         *(

@@ -162,6 +162,7 @@ def _family(
         name=name,
         architectures=classes,
         model_types=types,
+        computes_logits=True,
         mappings=(
             EMBEDDING,
             INPUT_NORM,

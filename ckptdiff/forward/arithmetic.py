@@ -49,6 +49,8 @@ class Arithmetic:
     divides_scores: bool = (
         False  # by the root of the head dimension; else multiplied by its inverse
     )
+    wide_gates: bool = False  # attention's output gate is computed in float32, and rounded once
+    kernels: bool = False  # layers with a state round as FLA's and mamba_ssm's kernels do
     complex_rope: bool = False  # rotated as complex numbers, in float32
     ranks: int = 1  # tensor parallel ranks: their partial sums are rounded, and added in rank order
     expert_ranks: int = 1  # expert parallel ranks: each adds up its own experts first
@@ -191,6 +193,16 @@ class Arithmetic:
         """Return the activated gate times up, both of one shape."""
         return self.activate(gate, activation) * up
 
+    def times_sigmoid(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Return x times the gate's sigmoid, both of one shape."""
+        if self.wide_gates:
+            return self.narrowed(at_least_float32(x) * at_least_float32(gate).sigmoid(), x.dtype)
+        return x * gate.sigmoid()
+
+    def narrowed(self, wide: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return a value that was computed in float32 or float64 as it is stored: in `dtype`."""
+        return wide.to(dtype)
+
     def add(self, x: Tensor, update: Tensor) -> Tensor:
         return x + update
 
@@ -223,6 +235,8 @@ MEGATRON = Arithmetic(
     rounds_before_bias=True,
     softmax_after_topk=True,
     scales_expert_input=True,
+    wide_gates=True,
+    kernels=True,
 )
 
 

@@ -43,7 +43,10 @@ class ExpertsOf(LayerOf):
         return 1
 
     def expert_gate_up(self, expert: int, etp_rank: int) -> Tensor:
-        """Return gate and up of a rank slice, joined as all programs do: (2 * features, hidden)."""
+        """Return gate and up of a rank slice, joined as all programs do: (2 * features, hidden).
+
+        Without a gate it is the up projection.
+        """
         raise NotImplementedError
 
     def expert_down(self, expert: int, etp_rank: int) -> Tensor:
@@ -75,12 +78,27 @@ class ExpertsOf(LayerOf):
         for expert, positions in self._chosen(routing, range(self.routing.experts)):
             parts = []
             for etp_rank in range(self.expert_tp):
-                gate, up = self.arithmetic.linear(
-                    h[positions], self.expert_gate_up(expert, etp_rank)
-                ).chunk(2, -1)
-                parts.append(self.arithmetic.gate(gate, up, self.model.activation))
+                y = self.arithmetic.linear(h[positions], self.expert_gate_up(expert, etp_rank))
+                parts.append(self.activated(y))
             found.append(torch.cat(parts, -1))
         return torch.cat(found)
+
+    def activated(self, y: Tensor) -> Tensor:
+        """Return the activation of y: of gate and up, (…, 2 * features), if the MLP is gated."""
+        if not self.model.gated:
+            return self.arithmetic.activate(y, self.model.activation)
+        return self.arithmetic.gate(*y.chunk(2, -1), self.model.activation)
+
+    def enter_latent(self, h: Tensor) -> Tensor:
+        """Return h, (positions, hidden), in the space that experts compute in."""
+        return self._latent_product(h, "mlp.fc1_latent_proj")
+
+    def leave_latent(self, x: Tensor) -> Tensor:
+        return self._latent_product(x, "mlp.fc2_latent_proj")
+
+    def _latent_product(self, x: Tensor, name: str) -> Tensor:
+        weight, bias = self.weight(f"{name}.weight"), self.optional(f"{name}.bias")
+        return self.arithmetic.linear(x, weight, bias)
 
     def experts_out(self, activated: Tensor, routing: Tensor) -> Tensor:
         """Return (positions, hidden): the weighted sum of each position's experts."""
@@ -106,7 +124,8 @@ class ExpertsOf(LayerOf):
         like: Tensor,
     ) -> Tensor:
         """Return (positions, hidden): the sum over one rank's experts, of its slice of each."""
-        total = like.new_zeros(len(routing), self.model.hidden_size)
+        width = self.model.expert_latent or self.model.hidden_size
+        total = like.new_zeros(len(routing), width)
         for expert, positions in self._chosen(routing, experts):
             x, weight = rows[expert], routing[positions, expert, None]
             if self.arithmetic.scales_expert_input:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.forward.huggingface import HuggingFaceLayer
+from ckptdiff.forward.hybrids import NemotronHLayer, Qwen3NextLayer, Qwen35Layer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +68,10 @@ CLASSES: dict[str, type[HuggingFaceLayer]] = {
     "gemma2": Gemma2Layer,
     "gemma3_text": Gemma2Layer,
     "gpt2": Gpt2Layer,
+    "nemotron_h": NemotronHLayer,
     "phi3": Phi3Layer,
     "qwen2_moe": Qwen2MoeLayer,
+    "qwen3_next": Qwen3NextLayer,
+    "qwen3_5_text": Qwen35Layer,
+    "qwen3_5_moe_text": Qwen35Layer,
 }

@@ -47,9 +47,17 @@ class Holdings:
 
 # ── Hugging Face ─────────────────────────────────────────────────────────────────────────────────
 
-_HF_LAYER = re.compile(r"^(?:model\.|transformer\.)?(?:layers|h)\.(\d+)\.(.+)$")
-# Mixtral's names, and what Llama's would be.
-_MIXTRAL = {"block_sparse_moe.": "mlp."}
+_HF_LAYER = re.compile(r"^(?:model\.|transformer\.|backbone\.)?(?:layers|h)\.(\d+)\.(.+)$")
+# Mixtral's and Nemotron-H's names, and what Llama's would be.
+_LLAMA_NAMES = {
+    "block_sparse_moe.": "mlp.",
+    **{f"mixer.{part}_proj.": f"self_attn.{part}_proj." for part in "qkvo"},
+    **{
+        f"mixer.{part}": f"mlp.{part}"
+        for part in ("up_proj.", "down_proj.", "gate.", "experts.", "shared_experts.")
+    },
+    **{f"mixer.{part}_latent_proj.": f"mlp.{part}_latent_proj." for part in ("fc1", "fc2")},
+}
 _MIXTRAL_EXPERT = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 _HF_EXPERT = re.compile(r"^mlp\.experts\.(\d+)\.(w[123])\.weight$")
 
@@ -64,9 +72,9 @@ def huggingface(checkpoint: Checkpoint, model: Model) -> Holdings:
     for shard in checkpoint.shards:
         for name, held in _tensors_of(checkpoint, shard):
             if not (found := _HF_LAYER.match(name)):
-                rest[re.sub(r"^(?:model|transformer)\.", "", name)] = held
+                rest[re.sub(r"^(?:model|transformer|backbone)\.", "", name)] = held
             elif int(found[1]) < len(model.layers):
-                layers[int(found[1])].update(_inside(_local_name(found[2], _MIXTRAL), held))
+                layers[int(found[1])].update(_inside(_local_name(found[2], _LLAMA_NAMES), held))
     return Holdings(_layers_of(checkpoint, [{0: layers}], len(model.layers)), (rest,), (rest,))
 
 
@@ -80,9 +88,10 @@ def _inside(name: str, held: HeldTensor) -> Iterator[tuple[str, HeldTensor]]:
             half = both.shape[0] // 2
             yield f"mlp.experts.{expert}.gate_proj.weight", _held_rows(both, 0, half)
             yield f"mlp.experts.{expert}.up_proj.weight", _held_rows(both, half, 2 * half)
-    elif name == "mlp.experts.down_proj":  # (experts, hidden, features)
+    elif name in ("mlp.experts.up_proj", "mlp.experts.down_proj"):  # (experts, rows, columns)
         for expert in range(held.shape[0]):
-            yield f"mlp.experts.{expert}.down_proj.weight", _held_index(held, expert)
+            place = f"mlp.experts.{expert}.{name.removeprefix('mlp.experts.')}.weight"
+            yield place, _held_index(held, expert)
     else:
         yield name, held
 
@@ -118,6 +127,8 @@ _LOCAL_NAMES = {
     "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
     "self_attention.linear_q_up_proj.layer_norm_": "self_attention.q_layernorm.",
     "self_attention.linear_kv_up_proj.layer_norm_": "self_attention.kv_layernorm.",
+    "self_attention.in_proj.layer_norm_": "input_layernorm.",
+    "mixer.in_proj.layer_norm_": "norm.",
     "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
     "self_attention.query_key_value.": "self_attention.linear_qkv.",
     "self_attention.dense.": "self_attention.linear_proj.",

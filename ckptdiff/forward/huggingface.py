@@ -95,7 +95,7 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
 
     def activate(self, h: Tensor) -> Tensor:
         if not self.model.gated:
-            return self.arithmetic.activate(self.linear(h, self.up_name), self.model.activation)
+            return self.activated(self.linear(h, self.up_name))
         names = self.gate_name, self.up_name
         weights = [self.weight(f"{name}.weight") for name in names]
         gate, up = self.products(h, weights, [self.optional(f"{name}.bias") for name in names])
@@ -110,13 +110,16 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
     # ── experts ──────────────────────────────────────────────────────────────────────────────────
 
     def expert_gate_up(self, expert: int, etp_rank: int) -> Tensor:  # noqa: ARG002
-        names = [f"mlp.experts.{expert}.{part}_proj.weight" for part in ("gate", "up")]
+        parts = ("gate", "up") if self.model.gated else ("up",)
+        names = [f"mlp.experts.{expert}.{part}_proj.weight" for part in parts]
         return torch.cat([self.reader.rows(self.held(name), slice(None)) for name in names])
 
     def expert_down(self, expert: int, etp_rank: int) -> Tensor:  # noqa: ARG002
         return self.reader.rows(self.held(f"mlp.experts.{expert}.down_proj.weight"), slice(None))
 
     def activate_shared(self, h: Tensor) -> Tensor:
+        if not self.model.gated:
+            return self.activated(self.linear(h, f"{self.shared}.up_proj"))
         weights = [self.weight(f"{self.shared}.{part}_proj.weight") for part in ("gate", "up")]
         gate, up = self.products(h, weights, [None, None])
         return self.arithmetic.gate(gate, up, self.model.activation)

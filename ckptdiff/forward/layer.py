@@ -86,7 +86,13 @@ class LayerOf:
             "norm_mlp": model.norms_behind,
             "positions": model.learned_positions,
             "experts": self.layer.routing is not None,
+            "an MLP alone": self.layer.mixer is None,
+            "no MLP": not self.layer.mlp,
+            "a gated DeltaNet": self.layer.mixer == "delta_net",
+            "a Mamba mixer": self.layer.mixer == "mamba",
+            "experts in a latent space": model.expert_latent is not None,
             "latent attention": latent is not None,
+            "an output gate of attention": model.output_gate,
             "compress_queries": latent is not None and latent.query_rank is not None,
             "norm_queries": latent is not None and latent.query_rank is not None,
         }
@@ -157,6 +163,10 @@ class LayerOf:
         return self.arithmetic.attend(
             q, k, v, model.softmax_scale, self.layer.window, model.attention_cap
         ).flatten(1)
+
+    def gate_context(self, ctx: Tensor, gate: Tensor) -> Tensor:
+        """Return ctx, (positions, features), times the sigmoid of (positions, heads, channels)."""
+        return self.arithmetic.times_sigmoid(ctx, gate.flatten(1))
 
     def add(self, x: Tensor, update: Tensor) -> Tensor:
         return self.arithmetic.add(x, update)

@@ -15,6 +15,7 @@ from ckptdiff.forward.families import CLASSES
 from ckptdiff.forward.hints import hint
 from ckptdiff.forward.huggingface import HuggingFaceLayer
 from ckptdiff.forward.megatron import MegatronLayer
+from ckptdiff.forward.megatron_hybrids import hybrid_class
 from ckptdiff.forward.meta import MetaLayer
 from ckptdiff.forward.plan import RawTensor, SectionDone
 from ckptdiff.forward.reading import STORED, Reader
@@ -181,9 +182,11 @@ def unpacked(values: dict[str, RawTensor], device: torch.device) -> Values:
 def make_layer(side: ForwardSide, number: int, ranks: Ranks, reader: Reader) -> LayerOf:
     """Return a layer as the side's program computes it."""
     arithmetic = replace(PROGRAMS[side.program], ranks=side.ranks, expert_ranks=side.expert_ranks)
-    layer_class: type[LayerOf] = MetaLayer if side.kind == "meta" else MegatronLayer
+    layer_class: type[LayerOf] = MetaLayer
     if side.kind == "huggingface":
         layer_class = CLASSES.get(side.model.family, HuggingFaceLayer)
+    elif side.kind == "megatron":
+        layer_class = hybrid_class(side.model) or MegatronLayer
     return layer_class(side.model, number, ranks, reader, arithmetic)
 
 

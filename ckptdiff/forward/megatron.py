@@ -64,18 +64,23 @@ class MegatronLayer(ExpertsOf, LatentOf):
         return self.norm("input_layernorm", x)
 
     def project(self, h: Tensor) -> tuple[Tensor, ...]:
-        """Return queries, keys and values, each (positions, heads, channels).
+        """Return queries, keys, values, and gates if there are: (positions, heads, channels).
 
-        A rank holds some query groups: of each the query heads, then the key and the value head.
+        A rank holds some query groups: of each the query heads, the gates of as many, then the key
+        and the value head.
         """
         channels = self.model.kv_channels
         per_group = self.model.num_attention_heads // self.model.num_query_groups
+        if self.model.output_gate:
+            per_group *= 2
         parts = []
         for rank, _ in self.by_rank("self_attention.linear_qkv.weight"):
             y = self.column_parallel(h, "self_attention.linear_qkv", rank)
             groups = y.reshape(len(h), -1, (per_group + 2) * channels)
             q, k, v = torch.tensor_split(groups, (-2 * channels, -channels), -1)
-            parts.append((q.reshape(len(h), -1, channels), k, v))  # (positions, heads, channels)
+            q, *gates = q.chunk(2, -1) if self.model.output_gate else (q,)
+            q, *gates = (x.reshape(len(h), -1, channels) for x in (q, *gates))
+            parts.append((q, k, v, *gates))  # (positions, heads, channels)
         return tuple(torch.cat(part, 1) for part in zip(*parts, strict=True))
 
     def norm_heads(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,12 +124,7 @@ class MegatronLayer(ExpertsOf, LatentOf):
         """Return (positions, features). A rank holds its slice of the gate, if any, then of up."""
         parts = []
         for rank, _ in self.by_rank(f"{name}.weight"):
-            y = self.column_parallel(h, name, rank)
-            if self.model.gated:
-                gate, up = y.chunk(2, -1)
-                parts.append(self.arithmetic.gate(gate, up, self.model.activation))
-            else:
-                parts.append(self.arithmetic.activate(y, self.model.activation))
+            parts.append(self.activated(self.column_parallel(h, name, rank)))
         return torch.cat(parts, -1)
 
     def mlp_out(self, act: Tensor) -> Tensor:

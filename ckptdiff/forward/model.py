@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckptdiff.errors import UnknownConfig
+from ckptdiff.errors import UnknownConfig, UnsupportedLayout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +19,7 @@ LLAMA3: Mapping[str, Any] = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+Mixer = Literal["attention", "delta_net", "mamba"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_new", "relu2"]
 
 
@@ -65,6 +66,8 @@ class LayerSpec:
     rope: Rope | None
     window: int | None = None  # positions that are seen, its own among them; None: all before
     routing: Routing | None = None  # None: a dense MLP
+    mixer: Mixer | None = "attention"  # None: only an MLP or experts
+    mlp: bool = True  # there is one, or experts
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,28 @@ class Latent:
     rotated: int  # channels
     value: int  # channels of a value head
     epsilon: float  # of the norms of the latents
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaNet:
+    """The heads of gated DeltaNet layers; each key head serves as many value heads."""
+
+    key_heads: int  # of queries and of keys
+    value_heads: int
+    key_channels: int  # per head
+    value_channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mamba:
+    """The heads of Mamba 2 layers."""
+
+    heads: int
+    channels: int  # per head
+    groups: int  # of heads: what goes where in a state, and what is read, is of a group
+    states: int  # channels of a state
+    epsilon: float = 1e-5  # of the norm of what the states give
+    least_step: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +130,10 @@ class Model:
     attention_cap: float | None = None  # scores become cap * tanh(scores / cap)
     logit_cap: float | None = None  # and logits likewise
     latent: Latent | None = None
+    delta_net: DeltaNet | None = None
+    mamba: Mamba | None = None
+    expert_latent: int | None = None  # elements of what experts take and give; None: hidden_size
+    output_gate: bool = False  # what attention puts out is gated
     # Linear layers, by their name in a layer, that the program builds without a bias: one that is
     # stored is not added.
     without_bias: frozenset[str] = frozenset()
@@ -115,6 +144,21 @@ class Model:
     # What is taken from the other side because the config cannot say it, in words that follow
     # "only arithmetic, if B is run with the same ".
     taken: tuple[str, ...] = ()
+
+
+def hybrid_layer(letter: str, rope: Rope | None, routing: Routing | None) -> LayerSpec:
+    """Return a layer of a hybrid of Mamba and attention, by its letter in the pattern.
+
+    `rope` and `routing` are those of layers of attention and of experts. Raises UnsupportedLayout
+    for another letter: "M" is Mamba, "*" attention, "-" an MLP, "E" experts.
+    """
+    if letter == "M":
+        return LayerSpec(None, mixer="mamba", mlp=False)
+    if letter == "*":
+        return LayerSpec(rope, mlp=False)
+    if letter == "-" or (letter == "E" and routing is not None):
+        return LayerSpec(None, mixer=None, routing=routing if letter == "E" else None)
+    raise UnsupportedLayout(f"the letter {letter!r} of a hybrid's pattern is not yet computed")
 
 
 def yarn_scale(factor: float, mscale: float = 1.0) -> float:

@@ -131,6 +131,13 @@ class Emulated(Arithmetic):
     def gate(self, gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
         return self.rounded(super().gate(gate, up, activation))
 
+    def times_sigmoid(self, x: Tensor, gate: Tensor) -> Tensor:
+        sigmoid = gate.sigmoid()
+        return self.rounded(x * (sigmoid if self.wide_gates else self.rounded(sigmoid)))
+
+    def narrowed(self, wide: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ARG002
+        return self.rounded(wide)
+
     def add(self, x: Tensor, update: Tensor) -> Tensor:
         return self.rounded(super().add(x, update))
 

@@ -72,13 +72,43 @@ _LATENT_HEADS = (
     Step("expand", ("q_latent_norm", "kv_latent_norm"), ("q", "k", "v")),
     Step("rotate_latent", ("q", "k", "k_shared"), ("q_rope", "k_rope")),
 )
+_GATED_HEADS = (
+    _HEADS[0],
+    Step("project", ("norm1",), ("q", "k", "v", "gate")),
+    *_HEADS[2:],
+)
 _ATTENTION = (
     Step("attend", ("q_rope", "k_rope", "v"), ("ctx",)),
     Step("attention_out", ("ctx",), ("attn_out",)),
+)
+_GATED_ATTENTION = (
+    _ATTENTION[0],
+    Step("gate_context", ("ctx", "gate"), ("ctx_gated",)),
+    Step("attention_out", ("ctx_gated",), ("attn_out",)),
+)
+_DELTA_NET = (
+    Step("norm1", ("x",), ("norm1",)),
+    Step("project_delta", ("norm1",), ("q", "k", "v", "gate", "b", "a")),
+    Step("convolve", ("q", "k", "v"), ("q_conv", "k_conv", "v_conv")),
+    Step("decay_delta", ("a", "b"), ("decay", "beta")),
+    Step("delta_rule", ("q_conv", "k_conv", "v_conv", "decay", "beta"), ("ctx",)),
+    Step("norm_delta", ("ctx", "gate"), ("ctx_norm",)),
+    Step("delta_out", ("ctx_norm",), ("attn_out",)),
+)
+_MAMBA = (
+    Step("norm1", ("x",), ("norm1",)),
+    Step("project_mamba", ("norm1",), ("gate", "X", "B", "C", "dt")),
+    Step("convolve", ("X", "B", "C"), ("X_conv", "B_conv", "C_conv")),
+    Step("step_sizes", ("dt",), ("dt_size",)),
+    Step("scan", ("X_conv", "B_conv", "C_conv", "dt_size"), ("ctx",)),
+    Step("norm_mamba", ("ctx", "gate"), ("ctx_norm",)),
+    Step("mamba_out", ("ctx_norm",), ("attn_out",)),
+)
+_MIXED = (
     Step("norm_attention", ("attn_out",), ("attn_norm",)),
     Step("add", ("x", "attn_norm"), ("x1",), is_tap=False),
-    Step("norm2", ("x1",), ("norm2",)),
 )
+_NORM2 = (Step("norm2", ("x1",), ("norm2",)),)
 _DENSE = (
     Step("activate", ("norm2",), ("act",)),
     Step("mlp_out", ("act",), ("mlp_out",)),
@@ -96,6 +126,14 @@ _SHARED = (
     Step("shared_out", ("shared_act", "norm2"), ("shared_out",)),
     Step("add", ("experts_out", "shared_out"), ("mlp_out",)),
 )
+_LATENT_SHARED = (
+    *_EXPERTS[:2],
+    Step("enter_latent", ("norm2",), ("experts_in",)),
+    Step("activate_experts", ("experts_in", "routing"), ("experts_act",)),
+    Step("experts_out", ("experts_act", "routing"), ("experts_latent",)),
+    Step("leave_latent", ("experts_latent",), ("experts_out",)),
+    *_SHARED[4:],
+)
 _END = (
     Step("norm_mlp", ("mlp_out",), ("mlp_norm",)),
     Step("add", ("x1", "mlp_norm"), ("x",), is_tap=False),
@@ -109,6 +147,7 @@ _OPTIONAL = frozenset(
 _WORDS = {
     "positions": "learned positions",
     "compress_queries": "compressed queries in this layer",
+    "an output gate of attention": "an output gate of attention",
 }
 
 
@@ -121,13 +160,53 @@ def steps(part: Part, *sides: LayerParts) -> tuple[Step, ...]:
         return _POSITIONS if _are_all("positions", sides) else _NO_POSITIONS
     if part == "last":
         return _LAST
-    heads = _LATENT_HEADS if _are_all("latent attention", sides) else _HEADS
-    _are_all("compress_queries", sides)
-    mlp: tuple[Step, ...] = _DENSE
-    if _are_all("experts", sides):
-        mlp = _SHARED if _is_any("shared experts", sides) else _EXPERTS
     features = frozenset[str]().union(*(side.features for side in sides))
-    return tuple(_used((*heads, *_ATTENTION, *mlp, *_END), features))
+    before, after = _mixer(sides), _mlp(sides)
+    if before:
+        before = (*before, *_MIXED)
+    if after:
+        after = (*_NORM2, *after, *_END)
+    return tuple(_used(_joined(before, after), features))
+
+
+def _joined(before: tuple[Step, ...], after: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Return the steps of a layer; one that has only a mixer or an MLP has no `x1` in between."""
+    if before and after:
+        return (*before, *after)
+    return tuple(
+        replace(step, takes=_without_x1(step.takes), gives=_without_x1(step.gives))
+        for step in (*before, *after)
+    )
+
+
+def _without_x1(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple("x" if name == "x1" else name for name in names)
+
+
+def _mixer(sides: tuple[LayerParts, ...]) -> tuple[Step, ...]:
+    """Return the steps in which positions see each other; none in a layer without a mixer."""
+    if _are_all("an MLP alone", sides):
+        return ()
+    if _are_all("a Mamba mixer", sides):
+        return _MAMBA
+    if _are_all("a gated DeltaNet", sides):
+        return _DELTA_NET
+    if _are_all("latent attention", sides):
+        _are_all("compress_queries", sides)
+        return (*_LATENT_HEADS, *_ATTENTION)
+    if _are_all("an output gate of attention", sides):
+        return (*_GATED_HEADS, *_GATED_ATTENTION)
+    return (*_HEADS, *_ATTENTION)
+
+
+def _mlp(sides: tuple[LayerParts, ...]) -> tuple[Step, ...]:
+    if _are_all("no MLP", sides):
+        return ()
+    if not _are_all("experts", sides):
+        return _DENSE
+    if _are_all("experts in a latent space", sides):
+        return _LATENT_SHARED
+    return _SHARED if _is_any("shared experts", sides) else _EXPERTS
 
 
 def _used(sequence: Iterable[Step], features: frozenset[str]) -> Iterator[Step]:

@@ -15,6 +15,7 @@ import torch
 
 from ckptdiff.assembly.assemble import assemble
 from ckptdiff.checkpoint import Rank
+from tests.support import oracle_mamba
 from tests.support.by_channels import by_channels
 from tests.support.families import MODELS, SIZES, cut, gathered, on_disk
 from tests.support.oracle_core import distance, logits, meet, save, save_ranks
@@ -58,6 +59,7 @@ DIFFERING: dict[str, dict[str, Any]] = {
 }
 
 DELTA = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+SQUARED = ("nemotron", "nemotron_h")  # whose activation is a squared ReLU
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
 LESS_ONE = (*DELTA, *GEMMAS, "nemotron")  # whose norms' weights are stored less one
 BEHIND = ("gemma2", "gemma3_text", "olmo2")  # norms behind what a layer's halves compute
@@ -87,6 +89,7 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
 
     experts = get("num_local_experts", "num_experts", "n_routed_experts")
     layer_norm = model in ("gpt2", "gpt_neox", "nemotron")
+    gated = not layer_norm and model != "nemotron_h"
     options: dict[str, Any] = {
         "num_layers": hf.num_hidden_layers,
         "hidden_size": hf.hidden_size,
@@ -98,7 +101,7 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
             "rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_eps"
         ),
         "normalization": "LayerNorm" if layer_norm else "RMSNorm",
-        "gated_linear_unit": not layer_norm,
+        "gated_linear_unit": gated,
         "activation_func": functional.gelu if layer_norm else functional.silu,
         "add_bias_linear": model in ("gpt2", "gpt_neox", "gpt_oss") or bool(get("mlp_bias")),
         "add_qkv_bias": bool(get("qkv_bias", "attention_bias")),
@@ -120,10 +123,10 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
     }
     if model == "gpt2" or model in GEMMAS:
         options["activation_func"] = lambda x: functional.gelu(x, approximate="tanh")
-    if model == "nemotron":
+    if model in SQUARED:
         options["activation_func"] = lambda x: functional.relu(x).square()
     if experts is not None:
-        sigmoid = model in ("glm4_moe", "deepseek_v3")
+        sigmoid = model in ("glm4_moe", "deepseek_v3", "nemotron_h")
         options |= {
             "num_moe_experts": experts,
             "moe_ffn_hidden_size": get("moe_intermediate_size", "intermediate_size"),
@@ -135,11 +138,12 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
             "moe_router_pre_softmax": model == "olmoe" or get("norm_topk_prob") is False,
             "moe_router_enable_expert_bias": sigmoid,
         }
-        if dense := get("first_k_dense_replace"):
+        if model != "nemotron_h" and (dense := get("first_k_dense_replace")):
             options["moe_layer_freq"] = [int(i >= dense) for i in range(hf.num_hidden_layers)]
         shared = get("shared_expert_intermediate_size")
         if get("n_shared_experts"):
             shared = hf.n_shared_experts * hf.moe_intermediate_size
+        shared = get("moe_shared_expert_intermediate_size") or shared
         if shared:
             options["moe_shared_expert_intermediate_size"] = shared
             options["moe_shared_expert_gate"] = model == "qwen2_moe" or model in DELTA
@@ -162,6 +166,15 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
             "linear_num_key_heads": hf.linear_num_key_heads,
             "linear_num_value_heads": hf.linear_num_value_heads,
             "deterministic_mode": False,
+        }
+    if model == "nemotron_h":
+        options |= {
+            "mamba_num_heads": hf.mamba_num_heads,
+            "mamba_head_dim": hf.mamba_head_dim,
+            "mamba_num_groups": hf.n_groups,
+            "mamba_state_dim": hf.ssm_state_size,
+            "moe_latent_size": hf.moe_latent_size,
+            "is_hybrid_model": True,
         }
     if model == "deepseek_v3":
         return latent_config(hf, options)
@@ -271,6 +284,8 @@ def wide_norms(attention: Any) -> Any:
 def build(hf: Any, model: str, tp: int, ep: int, vocabulary: int) -> Any:
     """Return a GPTModel of the family's local layer spec."""
     config = transformer_config(hf, model, tp, ep)
+    if model == "nemotron_h":
+        return oracle_mamba.build(config, hf, vocabulary)
     rope = getattr(hf, "rope_parameters", None) or {}
     rope = rope.get("full_attention", rope)
     network = import_module("megatron.core.models.gpt").GPTModel(
@@ -317,6 +332,8 @@ def compare(
         zero_centred = model in LESS_ONE and "linear_attn" not in name
         if "norm" in name and name.endswith("weight") and not zero_centred:
             value.add_(1)
+        if name.endswith("linear_attn.norm.weight"):
+            value.copy_(value.mul(256).round().div(256))  # exact, less one as well
         if name.endswith("o_proj.bias") and model != "gpt_oss" and not sizes.get("mlp_bias"):
             value.zero_()
     weights = {
@@ -342,6 +359,8 @@ def compare(
     }
     if not (sizes.get("mlp_bias") or model in ("gpt2", "gpt_neox", "gpt_oss")):
         state = {n: v for n, v in state.items() if not n.endswith("linear_proj.bias")}
+    if model == "nemotron_h":  # as its class names it; checkpoints of both names are read
+        state["decoder.final_norm.weight"] = state.pop("decoder.final_layernorm.weight")
     vocabulary = tp * state["embedding.word_embeddings.weight"].shape[0]
     network = build(hf, model, tp, ep, vocabulary)
     # torch's norm has no zero-centred weight: for the logits, the one that it would use is loaded.
@@ -357,10 +376,13 @@ def compare(
     assert set(expected) == set(state), sorted(set(expected) ^ set(state))
     network.load_state_dict(used, strict=False)
     ids, got = logits(network, hf.vocab_size)
-    network.load_state_dict(state, strict=False)
-    # One switch speaks of all norms, and a gated DeltaNet's own is not zero-centred.
-    args = {"apply_layernorm_1p": model in LESS_ONE and model not in DELTA}
-    args |= {"bias_gelu_fusion": model == "gpt2", "squared_relu": model == "nemotron"}
+    # One switch speaks of all norms: with it, a gated DeltaNet's own is stored less one as well.
+    stored_less_one = {n: v - 1 if n.endswith("out_norm.weight") else v for n, v in state.items()}
+    network.load_state_dict(stored_less_one, strict=False)
+    args = {"apply_layernorm_1p": model in LESS_ONE}
+    args |= {"bias_gelu_fusion": model == "gpt2", "squared_relu": model in SQUARED}
+    if model == "nemotron_h":
+        args["hybrid_override_pattern"] = network.hybrid_override_pattern
     save(network, Path(folder) / "megatron", rank, **args)
     save_ranks(network, Path(folder) / "ranks", mine.tp, mine.ep if ep > 1 else None, **args)
     wanted = reference(ids).logits[0]

@@ -51,7 +51,8 @@ def _transformers(
             )
             turns = [value for key, value in model.named_buffers() if key.endswith("inv_freq")]
             assert all(value.dtype is torch.float32 for value in turns)
-            write(model.eval()(torch.tensor([ids])).logits[0], folder / f"logits.{dtype}")
+            logits = model.eval()(torch.tensor([ids])).logits[0].to(kind)  # some classes widen them
+            write(logits, folder / f"logits.{dtype}")
     return {"threads": torch.get_num_threads()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.errors import UnsupportedLayout
-from ckptdiff.forward.hf_config import dense, experts
+from ckptdiff.forward.hf_config import dense, experts, hybrids
 from ckptdiff.forward.hf_config.base import llama
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ FAMILIES: dict[str, Callable[[Config], Model]] = {
     "nemotron": dense.nemotron,
     "olmo2": dense.olmo2,
     "phi3": dense.phi3,
+    "nemotron_h": hybrids.nemotron_h,
+    "qwen3_next": hybrids.qwen3_next,
+    "qwen3_5_text": hybrids.qwen3_5,
+    "qwen3_5_moe_text": hybrids.qwen3_5_moe,
 }
 
 

@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 # Classes whose plain rotary positions leave a part of a head as it is; the others rotate all of it.
-_PARTLY_ROTATED = ("nemotron", "phi3")
+_PARTLY_ROTATED = ("nemotron", "phi3", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 
 # Classes that read no window, and those that have it in all layers, whatever `layer_types` lists.
 _WITHOUT_WINDOW = ("llama", "deepseek_v3", "gemma", "gpt2", "nemotron", "olmo2")

@@ -26,7 +26,7 @@ def mixtral(config: Config) -> Model:
     return with_experts(model, routing, lambda _: True)
 
 
-def _qwen_moe(config: Config, chosen: int) -> Model:
+def qwen_moe(config: Config, chosen: int) -> Model:
     """Return a model with experts in each `decoder_sparse_step`-th layer but `mlp_only_layers`.
 
     `chosen` is the default of `num_experts_per_tok`.
@@ -47,12 +47,12 @@ def qwen2_moe(config: Config) -> Model:
         "sliding_attention" if slides and n % 2 == 0 and n < most else "full_attention"
         for n in range(count)
     ]
-    return _qwen_moe({**config, "layer_types": kinds}, 4)
+    return qwen_moe({**config, "layer_types": kinds}, 4)
 
 
 def qwen3_moe(config: Config) -> Model:
     window = config.get("sliding_window") if config.get("use_sliding_window") else None
-    return _qwen_moe({**config, "sliding_window": window}, 8)
+    return qwen_moe({**config, "sliding_window": window}, 8)
 
 
 def deepseek(config: Config) -> Model:

@@ -10,6 +10,7 @@ from ckptdiff.forward import biases
 from ckptdiff.forward.megatron_args.base import base_of, epsilon_of, size
 from ckptdiff.forward.megatron_args.completed import NOT_IN_ARGS, completed
 from ckptdiff.forward.megatron_args.experts import has_experts, routing_of
+from ckptdiff.forward.megatron_args.hybrids import with_delta_net, with_mamba
 from ckptdiff.forward.megatron_args.latent import with_latent
 from ckptdiff.forward.model import (
     LLAMA3,
@@ -25,18 +26,16 @@ if TYPE_CHECKING:
 FAMILIES = (
     *("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek"),
     *("gemma", "gemma2", "gemma3", "gpt2", "nemotron", "olmo2", "phi3"),
+    *("qwen3_next", "qwen3_5", "qwen3_5_moe", "nemotron_h"),
 )
 # Settings that are not computed, and the value at which they have no effect.
 _WITHOUT_EFFECT: dict[str, Any] = {
     "softmax_type": "vanilla",
-    "attention_output_gate": None,
-    "experimental_attention_variant": None,
     "qk_l2_norm": None,
     "no_rope_freq": None,
     "quick_geglu": None,
     "activation_func_clamp_value": None,
     "glu_linear_offset": 0.0,
-    "moe_latent_size": None,
     "moe_apply_probs_on_input": None,
     "apply_residual_connection_post_layernorm": None,
 }
@@ -90,7 +89,9 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
         gated=bool(args.get("swiglu")),
         tied=not args.get("untie_embeddings_and_output_weights"),
         learned_positions=positions == "learned_absolute",
+        output_gate=bool(args.get("attention_output_gate")),
         without_bias=biases.absent_in_megatron(args),
+        expert_latent=args.get("moe_latent_size"),
     )
     if routing is not None and routing.groups > 1 and routing.ranking != _HF_RANKING:
         note = (
@@ -101,6 +102,7 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
         model = replace(model, notes=(*model.notes, note))
     if args.get("multi_latent_attention"):
         model = with_latent(model, args)
+    model = with_delta_net(with_mamba(model, args, rope, routing), args)
     return completed(model, args, other) if family in NOT_IN_ARGS else model
 
 
@@ -144,7 +146,7 @@ def _activation(args: Args) -> Activation:
 
 
 def _rope(args: Args, channels: int, kind: str) -> Rope | None:
-    if kind == "learned_absolute":
+    if kind != "rope":
         return None
     scaling: dict[str, Any] = {}
     if args.get("use_rope_scaling"):
@@ -164,8 +166,8 @@ def _positions(args: Args, family: str) -> str:
         return "rope"
     kind = args.get("position_embedding_type")
     if kind is None:
-        return "learned_absolute" if family == "gpt2" else "rope"
-    if kind not in ("rope", "learned_absolute"):
+        return {"gpt2": "learned_absolute", "nemotron_h": "none"}.get(family, "rope")
+    if kind not in ("rope", "learned_absolute", "none"):
         raise UnsupportedLayout(f"args: position_embedding_type {kind!r} is not yet computed")
     return str(kind)
 
