@@ -239,3 +239,5 @@ class LogitDiff:
     attribution: tuple[CauseShare, ...] = ()  # the rounding noise of both sides first
     budget: Budget | None = None  # the errors that the attribution predicts, and the measured ones
     notes: tuple[str, ...] = ()
+    # What has to hold for the verdict, as a config cannot say it: a clause each.
+    conditions: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from ckptdiff.config.fields import (
     params_in_hf_words,
 )
 from ckptdiff.config.fields.base import guarded
+from ckptdiff.config.fields.moves import NOTHING
 from ckptdiff.config.fields.rope_versions import (
     CONSEQUENCE,
     MEANING,
@@ -52,6 +53,8 @@ class ConfigDiff:
     is_hint: bool = False  # the note is worth saying, though there is no conflict
     # What both sides mean, where they are the same and put it in values that differ.
     meant: bool | int | float | str | None = None
+    # The steps of a forward pass that it can move (see `fields.moves`); None: any of them.
+    moves: frozenset[str] | None = None
 
 
 def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
@@ -144,16 +147,21 @@ def config_side(assembled: Assembled) -> ConfigSide:
 
 
 def _versions_line(a: ConfigSide, b: ConfigSide) -> ConfigDiff | None:
-    """Return the line of what transformers 4 reads, if it reads something else than 5 does."""
+    """Return the line of what transformers 4 reads, if it reads something else than 5 does.
+
+    It moves no step: logits are computed as transformers 5 reads the config.
+    """
     found: Versions | None = guarded(compare_versions, a, b)
     if found is None:
         return None
     if found.is_conflict:
         why = f"{CONSEQUENCE} {found.note}."
-        return ConfigDiff(MEANING, "conflict", None, found.a, None, found.b, why, found.fix)
-    return ConfigDiff(
-        MEANING, "implied", None, found.a, None, found.b, note=found.note, is_hint=True
-    )
+        line = ConfigDiff(MEANING, "conflict", None, found.a, None, found.b, why, found.fix)
+    else:
+        line = ConfigDiff(
+            MEANING, "implied", None, found.a, None, found.b, note=found.note, is_hint=True
+        )
+    return replace(line, moves=NOTHING)
 
 
 def _line(field: ConfigField, a: ConfigSide, b: ConfigSide) -> ConfigDiff | None:
@@ -223,6 +231,7 @@ def _diff(
         consequence,
         fix,
         note,
+        moves=field.moves,
     )
 
 

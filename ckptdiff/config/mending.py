@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ckptdiff.config.fields.base import guarded
 from ckptdiff.config.fields.positions import is_rotary
@@ -38,26 +38,33 @@ def mending(
             return None
     if b.kind != "hf":
         return field.flag(stated_a.value, b)
-    file: str | None = "config.json"
-    if field in _OF_HOLDER:
-        entries = guarded(_rope_entries, field, a, b, stated_a)
-    elif a.kind == "hf":
+    if a.kind == "hf" and field not in _OF_HOLDER:
         name = stated_a.name or stated_b.name
         found_in = stated_b.file if stated_b.name is not None else stated_a.file
         is_listed = stated_a.name is None and isinstance(stated_a.raw, list)
         if name is None or found_in is None or is_listed:
             return None
         return _text({name: stated_a.raw}, found_in)
-    elif stated_a.name == "padded_vocab_size":
+    if stated_a.name == "padded_vocab_size":
         return None  # rows of padding are no tokens
+    entries = settings_like(field, a, b, stated_a)
+    return None if entries is None else _text(entries, "config.json")
+
+
+def settings_like(
+    field: ConfigField, a: ConfigSide, b: ConfigSide, stated_a: Stated
+) -> Mapping[str, Any] | None:
+    """Return the fields that give B's file the value of A; None if B cannot be given it."""
+    if b.kind == "hf" and field in _OF_HOLDER:
+        settings = guarded(_rope_entries, field, a, b, stated_a)
     else:
-        entries = field.settings(stated_a.value, b, "hf")
-    if not entries:
+        settings = field.settings(stated_a.value, b, b.kind)
+    if not settings:
         return None
-    found = field.read(replace(b, fields={**b.fields, **entries}))
+    found = field.read(replace(b, fields={**b.fields, **settings}))
     if found is None or not field.same(found.value, stated_a.value):
         return None
-    return _text(entries, file)
+    return cast("Mapping[str, Any]", settings)
 
 
 def _concerns_head(*found: Stated) -> bool:

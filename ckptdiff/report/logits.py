@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
-from ckptdiff.logits.run import place
+from ckptdiff.logits.verdict import place
 from ckptdiff.report.diff import json_number, side_document, side_line
 from ckptdiff.text import format_cosine, format_number, number_ranges, printable
 
@@ -49,6 +49,7 @@ def logit_document(a: Assembled, b: Assembled, found: LogitDiff) -> dict[str, An
             "storage": found.storage,
             "verdict": found.verdict,
             "sentence": found.sentence,
+            "conditions": found.conditions,
             "first_divergence": None if found.first is None else _tap_document(found.first),
             "floor": found.floor,
             "threshold": found.threshold,

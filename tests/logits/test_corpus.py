@@ -11,7 +11,8 @@ from ckptdiff.assembly.assemble import assemble_pair
 from ckptdiff.config.compare import compare_configs
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
-from ckptdiff.logits.run import compare_logits, place
+from ckptdiff.logits.run import compare_logits
+from ckptdiff.logits.verdict import place
 from ckptdiff.results import LogitDiff
 from tests.support.corpus import CORPUS, from_corpus
 from tests.support.logit_runs import tokens

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ckptdiff.config.compare import compare_configs
-from ckptdiff.logits.run import place
+from ckptdiff.logits.verdict import place
 from tests.support import faults as f
 from tests.support import faults_model as m
 from tests.support.conversions import converted

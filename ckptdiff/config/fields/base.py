@@ -84,6 +84,8 @@ class ConfigField:
     cannot: str = ""  # a sentence for a value without a flag
     # The flag, if `args` do not give it; None: they do.
     fix: Callable[[Any, ConfigSide], str | None] | None = None
+    # The steps of a forward pass that another value can move (see `moves`).
+    moves: frozenset[str] = field(kw_only=True)
 
     def has_effect(self, side: ConfigSide) -> bool:
         """Return whether a side's model uses the value at all."""

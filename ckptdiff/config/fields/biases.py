@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from ckptdiff.config.fields import moves
 from ckptdiff.config.fields.base import (
     MEGATRON,
     TRANSFORMERS,
@@ -168,6 +169,7 @@ def _of_mamba(name: str, field: str, *, megatron: bool) -> ConfigField:
         applies=is_mamba,
         off=megatron,
         cannot="Megatron's args have no flag for it.",
+        moves=moves.ATTENTION,
     )
 
 
@@ -184,6 +186,7 @@ BIASES: tuple[ConfigField, ...] = (
         _entries("mlp"),
         cannot="Megatron adds biases in all linear layers or in none.",
         fix=_linear_fix,
+        moves=moves.ATTENTION_OUT | moves.MLP,
     ),
     ConfigField(
         "Attention output bias",
@@ -194,6 +197,7 @@ BIASES: tuple[ConfigField, ...] = (
         lambda _on, _side: {},
         off=False,
         cannot="Megatron adds it together with the biases of the MLP.",
+        moves=moves.ATTENTION_OUT,
     ),
     ConfigField(
         "QKV bias",
@@ -203,6 +207,7 @@ BIASES: tuple[ConfigField, ...] = (
         _qkv_args,
         _entries("qkv"),
         cannot="Megatron's latent attention has none.",
+        moves=moves.PROJECTED,
     ),
     _of_mamba("Mamba projection bias", "use_bias", megatron=False),
     _of_mamba("Mamba convolution bias", "use_conv_bias", megatron=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.config.fields import moves
 from ckptdiff.config.fields.base import (
     TRANSFORMERS,
     ConfigField,
@@ -122,6 +123,7 @@ DENSE: tuple[ConfigField, ...] = (
         "One side has layers that the other lacks.",
         sets("num_layers"),
         sets_in("num_hidden_layers", {"gpt2": "n_layer", "nemotron_h": ""}),
+        moves=moves.ALL,
     ),
     ConfigField(
         "Hidden size",
@@ -130,6 +132,7 @@ DENSE: tuple[ConfigField, ...] = (
         SHAPES,
         sets("hidden_size"),
         sets_in("hidden_size", {"gpt2": "n_embd"}),
+        moves=moves.ALL,
     ),
     ConfigField(
         "FFN size",
@@ -140,6 +143,7 @@ DENSE: tuple[ConfigField, ...] = (
         sets_in("intermediate_size", {"gpt2": "n_inner"}),
         applies=has_dense_layers,
         always=True,
+        moves=moves.MLP,
     ),
     ConfigField(
         "Attention heads",
@@ -148,6 +152,7 @@ DENSE: tuple[ConfigField, ...] = (
         SHAPES,
         sets("num_attention_heads"),
         sets_in("num_attention_heads", {"gpt2": "n_head"}),
+        moves=moves.ATTENTION,
     ),
     ConfigField(
         "Query groups",
@@ -158,6 +163,7 @@ DENSE: tuple[ConfigField, ...] = (
         _groups_entries,
         applies=lambda side: not is_latent(side),
         always=True,
+        moves=moves.ATTENTION,
     ),
     ConfigField(
         "Head dimension",
@@ -167,6 +173,7 @@ DENSE: tuple[ConfigField, ...] = (
         sets("kv_channels"),
         sets_in("head_dim", {"gpt2": "", "gpt_neox": ""}),
         applies=lambda side: not is_latent(side),
+        moves=moves.ATTENTION,
     ),
     ConfigField(
         "Tied embeddings",
@@ -175,6 +182,7 @@ DENSE: tuple[ConfigField, ...] = (
         "The head is the embedding on one side and a matrix of its own on the other.",
         sets_not(UNTIED),
         sets("tie_word_embeddings"),
+        moves=moves.HEAD,
     ),
     ConfigField(
         "Vocabulary",
@@ -184,5 +192,6 @@ DENSE: tuple[ConfigField, ...] = (
         sets("vocab_size"),
         sets("vocab_size"),
         harmless=_padding,
+        moves=moves.NOTHING,
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.config.fields import moves
 from ckptdiff.config.fields.base import (
     MEGATRON,
     TRANSFORMERS,
@@ -244,6 +245,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         sets("num_experts", lambda count: count or None),
         lambda count, side: _EXPERT_COUNT(count, side) if count else {},
         off=0,
+        moves=moves.EXPERTS,
     ),
     ConfigField(
         "Layers of experts",
@@ -253,6 +255,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         _pattern_args,
         _pattern_entries,
         applies=lambda side: has_experts(side) and side.family != "nemotron_h",
+        moves=moves.EXPERTS,
     ),
     ConfigField(
         "Expert FFN size",
@@ -265,6 +268,7 @@ EXPERTS: tuple[ConfigField, ...] = (
             dict.fromkeys(("mixtral", "gpt_oss", "olmoe"), "intermediate_size"),
         ),
         applies=has_experts,
+        moves=moves.MLP,
     ),
     ConfigField(
         "Shared expert FFN size",
@@ -274,6 +278,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         sets("moe_shared_expert_intermediate_size", lambda size: size or None),
         _shared_entries,
         applies=has_experts,
+        moves=moves.SHARED,
     ),
     ConfigField(
         "Shared expert gate",
@@ -287,6 +292,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         sets_nothing,
         applies=lambda side: has_experts(side) and shared_width(side) > 0,
         off=False,
+        moves=moves.SHARED,
     ),
     ConfigField(
         "Experts per token",
@@ -296,6 +302,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         sets("moe_router_topk"),
         sets("num_experts_per_tok"),
         applies=has_experts,
+        moves=moves.ROUTING,
     ),
     ConfigField(
         "Router scores",
@@ -305,6 +312,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         sets("moe_router_score_function"),
         only(frozenset({"deepseek"}), "scoring_func"),
         applies=has_experts,
+        moves=moves.ROUTING,
     ),
     ConfigField(
         "Router weights sum to one",
@@ -315,6 +323,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         sets_in("norm_topk_prob", dict.fromkeys(NORMALISED, "")),
         applies=has_experts,
         cannot="Megatron always normalises sigmoid scores.",
+        moves=moves.ROUTING,
     ),
     ConfigField(
         "Router scaling",
@@ -324,6 +333,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         _unless_one("moe_router_topk_scaling_factor"),
         only(GROUPED, "routed_scaling_factor"),
         applies=has_experts,
+        moves=moves.ROUTING,
     ),
     ConfigField(
         "Router groups",
@@ -333,6 +343,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         _unless_one("moe_router_num_groups"),
         _groups_entries,
         applies=has_experts,
+        moves=moves.ROUTING,
     ),
     ConfigField(
         "Router groups per token",
@@ -342,6 +353,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         sets("moe_router_group_topk"),
         only(GROUPED, "topk_group"),
         applies=_grouped,
+        moves=moves.ROUTING,
     ),
     ConfigField(
         "Experts that rank a group",
@@ -352,6 +364,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         sets_nothing,
         applies=_grouped,
         cannot="Neither side can be set to the other's rule.",
+        moves=moves.ROUTING,
     ),
     ConfigField(
         "Router bias",
@@ -365,5 +378,6 @@ EXPERTS: tuple[ConfigField, ...] = (
         sets("moe_router_enable_expert_bias"),
         _bias_entries,
         applies=has_experts,
+        moves=moves.ROUTING,
     ),
 )

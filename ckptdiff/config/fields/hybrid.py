@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.config.fields import moves
 from ckptdiff.config.fields.base import (
     MEGATRON,
     ConfigField,
@@ -195,6 +196,7 @@ def _size(name: str, hf: str, megatron: str, which: frozenset[str]) -> ConfigFie
         sets(megatron),
         only(which, hf),
         applies=applies,
+        moves=moves.ATTENTION,
     )
 
 
@@ -207,6 +209,7 @@ HYBRID: tuple[ConfigField, ...] = (
         _windows_args,
         _windows_entries,
         applies=is_windowed,
+        moves=moves.ATTEND | moves.ROTATED,
     ),
     ConfigField(
         "Layers without RoPE",
@@ -217,6 +220,7 @@ HYBRID: tuple[ConfigField, ...] = (
         _no_rope_entries,
         off=None,
         fix=lambda value, _: None if value is None else f"--no-rope-freq {show(value)}",
+        moves=moves.ROTATED,
     ),
     ConfigField(
         "Attention sinks",
@@ -231,6 +235,7 @@ HYBRID: tuple[ConfigField, ...] = (
         sets_nothing,
         off=False,
         fix=lambda on, _: "--softmax-type learnable" if on else "leave out --softmax-type",
+        moves=moves.ATTEND,
     ),
     ConfigField(
         "Gated DeltaNet",
@@ -240,6 +245,7 @@ HYBRID: tuple[ConfigField, ...] = (
         sets(VARIANT, lambda on: "gated_delta_net" if on else None),
         sets_nothing,
         off=False,
+        moves=moves.ATTENTION,
     ),
     ConfigField(
         "DeltaNet layers",
@@ -249,6 +255,7 @@ HYBRID: tuple[ConfigField, ...] = (
         sets("linear_attention_freq"),
         _delta_layers_entries,
         applies=is_delta_net,
+        moves=moves.ATTENTION,
     ),
     ConfigField(
         "Gate of attention",
@@ -258,6 +265,7 @@ HYBRID: tuple[ConfigField, ...] = (
         sets("attention_output_gate"),
         sets_nothing,
         applies=is_delta_net,
+        moves=moves.ATTEND | moves.ATTENTION_OUT,
     ),
     *(
         _size(words, name, name, DELTA)
@@ -279,6 +287,7 @@ HYBRID: tuple[ConfigField, ...] = (
         lambda letters, _: {"is_hybrid_model": True, "hybrid_override_pattern": letters},
         _letters_entries,
         applies=is_mamba,
+        moves=moves.ALL,
     ),
     _size("Mamba heads", "mamba_num_heads", "mamba_num_heads", NEMOTRON_H),
     _size("Mamba head dimension", "mamba_head_dim", "mamba_head_dim", NEMOTRON_H),
@@ -294,5 +303,6 @@ HYBRID: tuple[ConfigField, ...] = (
         applies=lambda side: (
             is_mamba(side) and expert_count(side) > 0 and side.get("moe_latent_size") is not None
         ),
+        moves=moves.MLP,
     ),
 )

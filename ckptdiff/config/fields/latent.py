@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ckptdiff.config.fields import moves
 from ckptdiff.config.fields.base import (
     MEGATRON,
     TRANSFORMERS,
@@ -61,6 +62,7 @@ LATENT: tuple[ConfigField, ...] = (
         sets("multi_latent_attention"),
         sets_nothing,
         off=False,
+        moves=moves.ATTENTION,
     ),
     ConfigField(
         "Latent rank of queries",
@@ -70,6 +72,7 @@ LATENT: tuple[ConfigField, ...] = (
         sets("q_lora_rank"),
         sets("q_lora_rank"),
         applies=is_latent,
+        moves=moves.ATTENTION,
     ),
     *(
         ConfigField(
@@ -80,6 +83,7 @@ LATENT: tuple[ConfigField, ...] = (
             sets(megatron),
             sets(hf),
             applies=is_latent,
+            moves=moves.ATTENTION,
         )
         for name, hf, megatron in _SIZES
     ),
@@ -91,5 +95,6 @@ LATENT: tuple[ConfigField, ...] = (
         sets("mtp_num_layers", lambda count: count or None),
         only(("deepseek", "glm4_moe", "nemotron_h"), "num_nextn_predict_layers"),
         off=0,
+        moves=moves.NOTHING,
     ),
 )

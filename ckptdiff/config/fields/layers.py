@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.config.fields import moves
 from ckptdiff.config.fields.base import (
     MEGATRON,
     TRANSFORMERS,
@@ -263,6 +264,7 @@ LAYERS: tuple[ConfigField, ...] = (
         _softmax_entries,
         applies=lambda side: not is_latent(side),
         cannot="Megatron's args have no flag for it.",
+        moves=moves.ATTEND,
     ),
     ConfigField(
         "Norm epsilon",
@@ -279,6 +281,7 @@ LAYERS: tuple[ConfigField, ...] = (
                 "gpt_neox": "layer_norm_eps",
             },
         ),
+        moves=moves.NORMS,
     ),
     ConfigField(
         "Norm",
@@ -287,6 +290,7 @@ LAYERS: tuple[ConfigField, ...] = (
         "The mean is subtracted on one side only, so every layer's input differs.",
         sets("normalization"),
         sets_nothing,
+        moves=moves.NORMS,
     ),
     ConfigField(
         "Zero-centred norms",
@@ -295,6 +299,7 @@ LAYERS: tuple[ConfigField, ...] = (
         "Norm weights are off by one: they scale by w on one side and by 1 + w on the other.",
         sets("apply_layernorm_1p"),
         sets_nothing,
+        moves=moves.NORMS,
     ),
     ConfigField(
         "Activation",
@@ -306,6 +311,7 @@ LAYERS: tuple[ConfigField, ...] = (
         equal=_same_activation,
         cannot="Megatron's args have no flag for it.",
         fix=_activation_fix,
+        moves=moves.ACTIVATED,
     ),
     *BIASES,
     ConfigField(
@@ -317,6 +323,7 @@ LAYERS: tuple[ConfigField, ...] = (
         "Queries and keys are normalised on one side only.",
         sets("qk_layernorm"),
         only(frozenset({"glm4_moe"}), "use_qk_norm"),
+        moves=moves.HEAD_NORMS,
     ),
     ConfigField(
         "Parallel residual",
@@ -331,6 +338,7 @@ LAYERS: tuple[ConfigField, ...] = (
         only(frozenset({"gpt_neox"}), "use_parallel_residual"),
         off=False,
         cannot="Attention and MLP read the same input; Megatron's MLP reads attention's output.",
+        moves=frozenset({"norm2"}),
     ),
     ConfigField(
         "Clipped queries, keys and values",
@@ -345,5 +353,6 @@ LAYERS: tuple[ConfigField, ...] = (
         lambda _limit, _side: {},
         off=None,
         cannot="Megatron cuts none off.",
+        moves=moves.PROJECTED,
     ),
 )

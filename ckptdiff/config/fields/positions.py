@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.config.fields import moves
 from ckptdiff.config.fields.base import (
     TRANSFORMERS,
     ConfigField,
@@ -113,6 +114,7 @@ POSITION_KIND = ConfigField(
     sets("position_embedding_type"),
     sets_nothing,
     equal=_same_position,
+    moves=moves.TABLE | moves.ROTATED,
 )
 
 WINDOW = ConfigField(
@@ -122,6 +124,7 @@ WINDOW = ConfigField(
     "Past the window, tokens attend to what the other side does not let them see.",
     sets("window_size", lambda window: None if window is None else (window - 1, 0)),
     _window_entries,
+    moves=moves.ATTEND,
 )
 
 POSITIONS: tuple[ConfigField, ...] = (
@@ -138,6 +141,7 @@ POSITIONS: tuple[ConfigField, ...] = (
             if is_learned(a) and is_learned(b)
             else "with rotary embeddings it bounds the length and changes no value"
         ),
+        moves=moves.NOTHING,
     ),
     WINDOW,
 )

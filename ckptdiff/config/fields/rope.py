@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.config.fields import moves
 from ckptdiff.config.fields.base import (
     MEGATRON,
     TRANSFORMERS,
@@ -125,6 +126,7 @@ ROPE: tuple[ConfigField, ...] = (
         sets("rotary_base", whole),
         lambda base, side: {_BASE_NAMES.get(side.family or "", "rope_theta"): float(base)},
         applies=is_rotary,
+        moves=moves.ROTATED,
     ),
     *SCALING,
     ConfigField(
@@ -135,6 +137,7 @@ ROPE: tuple[ConfigField, ...] = (
         sets("rotary_percent"),
         _percent_entries,
         applies=lambda side: is_rotary(side) and not is_latent(side),
+        moves=moves.ROTATED,
     ),
     ConfigField(
         "Rotary pairs",
@@ -145,5 +148,6 @@ ROPE: tuple[ConfigField, ...] = (
         _interleaving_entries,
         applies=is_rotary,
         cannot="Megatron's latent attention always rotates pairs.",
+        moves=moves.ROTATED,
     ),
 )

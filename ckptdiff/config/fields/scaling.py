@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.config.fields import moves
 from ckptdiff.config.fields.base import (
     MEGATRON,
     ConfigField,
@@ -174,6 +175,7 @@ FACTOR = ConfigField(
     _factor_args,
     sets_nothing,
     applies=scaled("llama3", "linear", "yarn", "dynamic"),
+    moves=moves.ROTATED | moves.ATTEND,
 )
 
 SCALING: tuple[ConfigField, ...] = (
@@ -188,6 +190,7 @@ SCALING: tuple[ConfigField, ...] = (
         equal=lambda a, b: str(a) == str(b),
         cannot=CANNOT,
         fix=_scaling_fix,
+        moves=moves.ROTATED | moves.ATTEND,
     ),
     FACTOR,
     *(
@@ -199,6 +202,7 @@ SCALING: tuple[ConfigField, ...] = (
             sets_nothing,
             applies=scaled("llama3"),
             cannot=CANNOT,
+            moves=moves.ROTATED,
         )
         for key, words in (
             ("low_freq_factor", "low frequency factor"),

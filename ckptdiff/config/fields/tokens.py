@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.config.fields import moves
 from ckptdiff.config.fields.base import ConfigField, ConfigSide, Stated, is_number, sets_nothing
 from ckptdiff.formats.token_files import GENERATION, TOKENIZER
 
@@ -85,7 +86,15 @@ def _field(
     **more: Any,
 ) -> ConfigField:
     return ConfigField(
-        meaning, read, lambda _: None, consequence, sets_nothing, sets_nothing, applies, **more
+        meaning,
+        read,
+        lambda _: None,
+        consequence,
+        sets_nothing,
+        sets_nothing,
+        applies,
+        moves=moves.NOTHING,
+        **more,
     )
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.config.fields import moves
 from ckptdiff.config.fields.base import (
     MEGATRON,
     TRANSFORMERS,
@@ -125,6 +126,7 @@ YARN_FIELDS: tuple[ConfigField, ...] = (
         sets_nothing,
         applies=scaled("yarn"),
         cannot=_NO_LATENT_FLAG,
+        moves=moves.ROTATED,
     ),
     *(
         ConfigField(
@@ -135,6 +137,7 @@ YARN_FIELDS: tuple[ConfigField, ...] = (
             sets_nothing,
             applies=scaled("yarn"),
             cannot=_NO_LATENT_FLAG,
+            moves=moves.ROTATED,
         )
         for key in _YARN
     ),
@@ -146,6 +149,7 @@ YARN_FIELDS: tuple[ConfigField, ...] = (
             sets(key),
             sets_nothing,
             applies=scaled("yarn"),
+            moves=moves.ROTATED | moves.ATTEND,
         )
         for key, other in _SCALES.items()
     ),
@@ -157,6 +161,7 @@ YARN_FIELDS: tuple[ConfigField, ...] = (
         sets(_ROUNDING),
         sets_nothing,
         applies=scaled("yarn"),
+        moves=moves.ROTATED,
     ),
     ConfigField(
         "YaRN attention factor",
@@ -167,5 +172,6 @@ YARN_FIELDS: tuple[ConfigField, ...] = (
         sets_nothing,
         applies=scaled("yarn"),
         cannot="Megatron takes YaRN's own factor, of mscale and mscale_all_dim.",
+        moves=moves.ROTATED,
     ),
 )

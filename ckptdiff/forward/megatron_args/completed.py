@@ -25,6 +25,7 @@ NOT_IN_ARGS: dict[str, tuple[str, ...]] = {
 _WORDS = {
     "embedding_scale": "scale of embeddings",
     "activation": "activation",
+    "gated": "activation",
     "norms_behind": "norms behind attention and MLP",
     "norms_all_heads": "norms over all heads at once",
     "attention_cap": "cap of attention scores",
@@ -42,28 +43,22 @@ def completed(model: Model, args: Args, other: Model | None) -> Model:
     names = list(NOT_IN_ARGS[model.family])
     if args.get("swiglu") or args.get("squared_relu"):
         names = [name for name in names if name not in ("activation", "gated")]
-    taken = [_WORDS[name] for name in names if name in _WORDS]
     changes = {name: getattr(other, name) for name in names}
+    # What Megatron computes anyway is no condition.
+    differing = [name for name, value in changes.items() if value != getattr(model, name)]
+    taken = list(dict.fromkeys(_WORDS[name] for name in differing if name in _WORDS))
     if model.family == "olmo2":
         changes["wide_norm"] = False
-    scaled = other.softmax_scale != other.kv_channels**-0.5
-    if scaled and not args.get("softmax_scale"):
-        changes["softmax_scale"] = other.softmax_scale
-        taken.append("scale of attention")
     layers = model.layers
-    if len(layers) == len(other.layers):
-        if not args.get("window_size") and any(layer.window for layer in other.layers):
-            layers = tuple(
-                replace(own, window=others.window)
-                for own, others in zip(layers, other.layers, strict=True)
-            )
-            taken.append("windows")
-        if len({layer.rope and layer.rope.base for layer in other.layers}) > 1:
-            layers = tuple(
-                own if others.window is None else replace(own, rope=others.rope)
-                for own, others in zip(layers, other.layers, strict=True)
-            )
+    if model.family == "gemma3" and len(layers) == len(other.layers):
+        layers = tuple(
+            own if others.window is None else replace(own, rope=others.rope)
+            for own, others in zip(layers, other.layers, strict=True)
+        )
+        if layers != model.layers:
             taken.append("rotary base of layers with a window")
+    if not taken:
+        return replace(model, **changes, layers=layers)
     listed = ", ".join(taken)
     note = f"Megatron's args cannot tell {listed}: taken from the other side's config.json"
     notes = (*model.notes, note)

@@ -9,7 +9,7 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from ckptdiff.logits.run import place
+from ckptdiff.logits.verdict import place
 from ckptdiff.report.logits import shares
 from ckptdiff.tui.model.comparison import DIFFERENCES, GLYPHS
 from ckptdiff.tui.screens.base import BaseScreen

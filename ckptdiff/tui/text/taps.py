@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import isfinite, log10
 from typing import TYPE_CHECKING
 
-from ckptdiff.logits.run import place
+from ckptdiff.logits.verdict import place
 from ckptdiff.text import format_number, printable
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.words import fitted, shorten

@@ -1,0 +1,64 @@
+"""Whether a setting that two configs state differently was really computed on each side."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptdiff.config.compare import config_side
+from ckptdiff.config.fields import FIELDS
+from ckptdiff.config.mending import settings_like
+from ckptdiff.errors import CkptDiffError
+from ckptdiff.logits.sides import forward_side
+
+if TYPE_CHECKING:
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.config.compare import ConfigDiff
+    from ckptdiff.config.fields import ConfigField
+    from ckptdiff.forward.model import Model
+
+    Pair = tuple[Assembled, Assembled]
+
+
+def computed_by(line: ConfigDiff, pair: Pair, reference: str) -> list[bool]:
+    """Return, for each side that can be given the other's value, whether that changes its model.
+
+    A value that a side takes from the other is not its own: its model changes with the other. The
+    list is empty if it cannot be tried, as for a setting of no field of the table.
+    """
+    field = next((field for field in FIELDS if field.name == line.meaning), None)
+    if field is None:
+        return []
+    sides = pair, pair[::-1]
+    found = []
+    for own, other in sides:
+        changed = _like(field, other, own)
+        if changed is not None:
+            is_own = _model(changed, other, reference) != _model(own, other, reference)
+            is_taken = _model(other, changed, reference) != _model(other, own, reference)
+            found.append(is_own and not is_taken)
+    return found
+
+
+def _like(field: ConfigField, one: Assembled, side: Assembled) -> Assembled | None:
+    """Return a side with a field's value as `one` has it; None if it cannot have it."""
+    config = side.checkpoint.config
+    if config is None or side.checkpoint.convention == "meta":
+        return None
+    like, own = config_side(one), config_side(side)
+    stated = field.read(like)
+    settings = None if stated is None else settings_like(field, like, own, stated)
+    if settings is None:
+        return None
+    config = {**config, **settings}
+    if isinstance(config.get("text_config"), dict):
+        config["text_config"] = {**config["text_config"], **settings}
+    return replace(side, checkpoint=replace(side.checkpoint, config=config))
+
+
+def _model(side: Assembled, other: Assembled, reference: str) -> Model | str:
+    """Return the model of a side, or why it has none."""
+    try:
+        return forward_side(side, other, reference).model
+    except CkptDiffError as error:
+        return str(error)

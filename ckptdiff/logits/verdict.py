@@ -1,0 +1,241 @@
+"""The verdict on two forward passes: what it is, and why, in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptdiff.comparison.run import diff
+from ckptdiff.config.compare import compare_configs
+from ckptdiff.dtypes import BY_FLAG, FLOATS
+from ckptdiff.logits.effects import computed_by
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from concurrent.futures import Executor
+
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.config.compare import ConfigDiff
+    from ckptdiff.forward.plan import ForwardSide
+    from ckptdiff.results import LogitVerdict, Tap
+
+# The threshold of a tap is the larger of these multiples of the floor and of the dtype's epsilon,
+# and at most the third, a multiple of epsilon whatever the floor is.
+_FLOOR_FACTOR, _EPSILON_FACTOR = 20, 50
+_MAX_EPSILON_FACTOR = 2**13
+_FAULT_FACTOR = 100  # times the threshold: a tap above it is no small difference
+_LISTED = 3  # settings, or tensors, that are named
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the taps alone tell. Distances are relative: |A-B| / |A|."""
+
+    floor: float
+    threshold: float
+    verdict: LogitVerdict
+    first: Tap | None  # the first above the threshold
+
+
+def judge_taps(taps: Sequence[Tap], dtype: str) -> Judged:
+    """Return what the taps tell.
+
+    The threshold is 20 times the largest floor, or 50 times the dtype's epsilon if that is more,
+    but at most 1e-3 in fp32: a floor above that is a fault.
+    """
+    floor = max((tap.floor for tap in taps if math.isfinite(tap.floor)), default=0.0)
+    epsilon = FLOATS[BY_FLAG[dtype]].epsilon
+    threshold = min(
+        max(_FLOOR_FACTOR * floor, _EPSILON_FACTOR * epsilon), _MAX_EPSILON_FACTOR * epsilon
+    )
+    above = [tap for tap in taps if not tap.rel <= threshold]
+    if not above:
+        return Judged(floor, threshold, "arithmetic", None)
+    faults = [tap for tap in above if not tap.judged <= threshold]
+    if any(not tap.judged <= _FAULT_FACTOR * threshold for tap in faults):
+        return Judged(floor, threshold, "weights-or-config", faults[0])
+    return Judged(floor, threshold, "small", (faults or above)[0])
+
+
+def place(tap: Tap) -> str:
+    """Return the layer and the name of a tap, in words."""
+    return tap.name if tap.layer is None else f"layer {tap.layer}, {tap.name}"
+
+
+class Reasons:
+    """What the configs and the tensors of two sides add to what the taps tell."""
+
+    def __init__(
+        self,
+        pair: tuple[Assembled, Assembled],
+        sides: tuple[ForwardSide, ForwardSide],
+        reference: str,
+        executor: Executor,
+    ) -> None:
+        self.pair, self.executor = pair, executor
+        self.not_computed = [
+            f"{letter}: {words}"
+            for letter, side in zip("AB", sides, strict=True)
+            for words in side.model.not_computed
+        ]
+        self.taken = [side.model.taken for side in sides]
+        lines = compare_configs(*pair)
+        # Of what differs without a meaning that is known, no step is known either.
+        self.unknown = [line for line in lines if line.status == "unknown"]
+        self.conflicts = [line for line in lines if line.status == "conflict"]
+        self.computed = {
+            line.meaning: computed_by(line, pair, reference)
+            for line in self.conflicts
+            if line.moves != frozenset()
+        }
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Return what has to hold for the verdict, as a config cannot say it; a clause each."""
+        return tuple(
+            f"{letter} is run with the same {words} as {other}"
+            for letter, other, taken in zip("AB", "BA", self.taken, strict=True)
+            for words in taken
+        )
+
+    def verdict(self, judged: Judged) -> LogitVerdict:
+        """Return the verdict: not `arithmetic` while it cannot be told what a side computes."""
+        is_open = judged.verdict == "arithmetic" and self.undecided()
+        return "undecided" if is_open else judged.verdict
+
+    def undecided(self) -> list[str]:
+        """Return why it cannot be told what both sides compute, a clause each."""
+        whys = [
+            f"{setting}: this changes what is computed, and is not computed here"
+            for setting in self.not_computed
+        ]
+        conflicts = [
+            line
+            for line in self.conflicts
+            if line.moves != frozenset() and not self._is_computed_by_both(line)
+        ]
+        if conflicts:
+            whys.append(f"the configs conflict in what is not computed here: {_listed(conflicts)}")
+        if meaningless := self._meaningless:
+            whys.append(
+                f"the configs differ in what is not known to ckptdiff: {_listed(meaningless)}"
+            )
+        return whys
+
+    def sentence(self, verdict: LogitVerdict, judged: Judged, taps: Sequence[Tap]) -> str:
+        """Return the verdict in words. The taps have the canonical names of what they read."""
+        largest = max(tap.rel for tap in taps)
+        first = judged.first
+        if verdict == "undecided":
+            return (
+                f"Not decided: no step is further apart than {largest:.1e}, but "
+                f"{'; '.join(self.undecided())}."
+            )
+        if first is None:
+            return (
+                f"Only arithmetic for this prompt{self._condition()}: no step is further apart "
+                f"than {largest:.1e}; A's own weights, computed both ways, are up to "
+                f"{judged.floor:.1e} apart."
+            )
+        where = place(first)
+        if first.rest is not None and first.judged < first.rel and verdict == "small":
+            return f"Small: at {where} the weights were cast, which makes {first.rel:.1e}."
+        kind = "Weights or config" if verdict == "weights-or-config" else "Small, but no rounding"
+        hint = f" ({first.hint})" if first.hint else ""
+        sentence = f"{kind}: {where}, is {first.rel:.2g} apart{hint}. {self._cause(first)}"
+        if not first.reads:  # a fault of a config may hide one of the weights
+            above = (tap for tap in taps if tap.reads and not tap.judged <= judged.threshold)
+            if (other := next(above, None)) and (differing := self._differing(other)):
+                sentence += f" Also {place(other)}, is {other.rel:.2g} apart: {differing}"
+        return sentence
+
+    def without_effect(self) -> Iterator[str]:
+        """Yield notes of what both sides compute, each in its way, without an effect here."""
+        for line in self.conflicts:
+            if self._is_computed_by_both(line):
+                yield f"the configs conflict, without effect on this prompt: {_in_words(line)}"
+            elif line.moves == frozenset():
+                yield f"the configs conflict in what no logit here depends on: {_in_words(line)}"
+
+    @property
+    def _meaningless(self) -> list[ConfigDiff]:
+        return [line for line in self.unknown if line.moves is None]
+
+    def _is_computed_by_both(self, line: ConfigDiff) -> bool:
+        tried = self.computed.get(line.meaning, [])
+        return bool(tried) and all(tried)
+
+    def _condition(self) -> str:
+        """Return what a config cannot say as a condition, or nothing."""
+        return "".join(
+            f", if {letter} is run with the same {_and(taken)}"
+            for letter, taken in zip("AB", self.taken, strict=True)
+            if taken
+        )
+
+    def _differing(self, tap: Tap) -> str:
+        """Return which of the tensors that a tap reads differ, in words, or nothing."""
+        a, b = (side.tensors for side in self.pair)
+        modules = {name.rpartition(".")[0] for name in tap.reads}
+        alone = [n for n in b if n not in a and n.rpartition(".")[0] in modules]
+        names = [*(n for n in tap.reads if n in a or n in b), *alone]
+        results = list(diff(*self.pair, self.executor, names=names)) if names else []
+        differing = [r.name for r in results if r.status not in ("same", "close")]
+        if not differing:
+            return ""
+        shown = sorted(differing)[:_LISTED]
+        more = [f"{len(differing) - _LISTED} more"] if len(differing) > _LISTED else []
+        return f"{' and '.join([*shown, *more])} {'differ' if differing[1:] else 'differs'}."
+
+    def _cause(self, tap: Tap) -> str:
+        """Return, in words, which tensors that a tap reads differ, or what else is the cause."""
+        if differing := self._differing(tap):
+            return differing
+        equal = "The tensors that it reads are equal" if tap.reads else "It reads no tensor"
+        if "not finite" in tap.hint:
+            return f"{equal}: what they hold, or make of this prompt, is no number."
+        able = [line for line in self.conflicts if _can_move(line, tap)]
+        # What could not be tried may have been computed.
+        tried = {line.meaning: self.computed[line.meaning] for line in able}
+        blamed = [line for line in able if any(tried[line.meaning] or [True])]
+        if blamed:
+            return f"{equal}, so the configs are to blame: {_listed(blamed)}."
+        unknown = [line for line in self.unknown if _can_move(line, tap)]
+        suspects = [*self.not_computed, *map(_in_words, unknown[:_LISTED])]
+        if suspects:
+            return f"{equal}. It may be what is not known of the configs: {'; '.join(suspects)}."
+        conflicts = [line for line in self.conflicts if line.moves != frozenset()]
+        found = (
+            f"; the configs conflict in what does not reach this step ({_listed(conflicts)})"
+            if conflicts
+            else " and no config line conflicts"
+        )
+        return (
+            f"{equal}{found}: a setting that neither file tells, or a mistake in ckptdiff's own "
+            "mapping."
+        )
+
+
+def _can_move(line: ConfigDiff, tap: Tap) -> bool:
+    return line.moves is None or tap.name in line.moves
+
+
+def _listed(lines: Sequence[ConfigDiff]) -> str:
+    return "; ".join(map(_in_words, lines[:_LISTED]))
+
+
+def _in_words(line: ConfigDiff) -> str:
+    """Return a config line in words, with the fields' names if both have one value."""
+    a, b = str(line.a), str(line.b)
+    if line.status == "unknown":
+        a = "does not say" if line.name_a is None and line.a is None else a
+        b = "does not say" if line.name_b is None and line.b is None else b
+    elif a == b:
+        a, b = f"{line.name_a} {a}", f"{line.name_b} {b}"
+    return f"{line.meaning}: A {a}, B {b}"
+
+
+def _and(words: Iterable[str]) -> str:
+    *rest, last = words
+    return f"{', '.join(rest)} and {last}" if rest else last
