@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.comparison.run import diff
-from ckptdiff.config.compare import compare_configs, is_computed
+from ckptdiff.config.compare import compare_configs, is_computed, is_fed
 from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.executor import available_cpus
@@ -279,7 +279,7 @@ class _LogitComparison:
     def _differences_without_effect(self) -> Iterator[str]:
         """Yield notes of what differs without an effect on this prompt."""
         for conflict in compare_configs(*self.pair):
-            if conflict.status == "conflict":
+            if conflict.status == "conflict" and not is_fed(conflict):
                 yield f"the configs conflict, without effect on this prompt: {_in_words(conflict)}"
 
     def _differing(self, tap: Tap) -> str:
