@@ -181,6 +181,10 @@ class LogitMetrics:
     top10_overlap: float  # likewise of 10
     nll_a: float | None  # negative log-likelihood of the prompt, nats per token; None for one token
     nll_b: float | None
+    # The same over all rows of the embedding, as Megatron's own loss is: padding has a share of the
+    # probability. None where a side has no such rows.
+    nll_padded_a: float | None = None
+    nll_padded_b: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,3 +245,5 @@ class LogitDiff:
     notes: tuple[str, ...] = ()
     # What has to hold for the verdict, as a config cannot say it: a clause each.
     conditions: tuple[str, ...] = ()
+    fed: tuple[str, ...] = ()  # what the sides' programs would not be fed alike, in sentences
+    same_ids: bool = True  # of the prompt's text, by both sides' tokenizers; True if not known

@@ -29,7 +29,8 @@ examples:
   ckptdiff logits llama-hf run7 --prompt - --attribute < prompt.txt
 
 Both sides are computed layer by layer, one block's weights in memory at a time. Exit code: 0 if
-only arithmetic tells them apart, 1 if weights or config do, 2 trouble.
+only arithmetic tells them apart, 1 if weights or config do, or if the tokenizers of the two sides
+give the prompt other ids (as without BOS), 2 trouble.
 """
 
 
@@ -73,7 +74,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compare; return 0 for the verdict `arithmetic`, else 1. Raises a CkptDiffError."""
+    """Compare; return 0 for the verdict `arithmetic` of the same ids, else 1.
+
+    Raises a CkptDiffError.
+    """
     from ckptdiff.executor import WorkerPool
 
     if options.ids is not None and options.bos is not None:
@@ -95,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json != "-":
         for line in logit_report.logit_lines(a, b, found, seconds=time.monotonic() - started):
             print(line)
-    return 0 if found.verdict == "arithmetic" else 1
+    return 0 if found.verdict == "arithmetic" and found.same_ids else 1
 
 
 def _prompt(a: Assembled, b: Assembled, options: argparse.Namespace, pool: Executor) -> Prompt:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ckptdiff.config.fields import (
     FIELDS,
     TOKENS,
+    TRAINING,
     ConfigField,
     ConfigSide,
     Stated,
@@ -66,7 +67,7 @@ def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
 
 def compare_sides(a: ConfigSide, b: ConfigSide) -> list[ConfigDiff]:
     """Return a line for each field that a side states."""
-    fields = (*FIELDS, *TOKENS)
+    fields = (*FIELDS, *TOKENS, *TRAINING)
     lines = (*(_line(field, a, b) for field in fields), _versions_line(a, b))
     return [line for line in lines if line is not None]
 
@@ -96,7 +97,12 @@ def is_computed(line: ConfigDiff) -> bool:
 
     Logits are computed as transformers 5 reads the config.
     """
-    return line.meaning != MEANING and all(line.meaning != field.name for field in TOKENS)
+    return line.meaning != MEANING and not is_fed(line)
+
+
+def is_fed(line: ConfigDiff) -> bool:
+    """Return whether a line is of what a program is fed, or of how it trains; not of the model."""
+    return any(line.meaning == field.name for field in (*TOKENS, *TRAINING))
 
 
 # What the config of a checkpoint is called, by whose it is.
@@ -173,6 +179,8 @@ def _line(field: ConfigField, a: ConfigSide, b: ConfigSide) -> ConfigDiff | None
         stated = stated_a if stated_a is not None else stated_b
         if stated is None or stated.name is None:
             return None
+        if field.says:
+            return None
         harmless = field.why_harmless(a, b)
         if harmless is not None:
             return _diff(field, "implied", stated_a, stated_b, note=harmless)
@@ -195,7 +203,8 @@ def _line(field: ConfigField, a: ConfigSide, b: ConfigSide) -> ConfigDiff | None
         return _diff(field, "unknown", stated_a, stated_b, note=note)
     harmless = field.why_harmless(a, b)
     if harmless is not None:
-        return _diff(field, "implied", stated_a, stated_b, note=harmless)
+        line = _diff(field, "implied", stated_a, stated_b, note=harmless)
+        return replace(line, is_hint=field.says)
     fix = mending(field, a, b, replace(stated_a, raw=_plain(stated_a.raw)), stated_b)
     consequence = field.consequence
     if fix is None and field.cannot and "megatron" in (a.kind, b.kind):

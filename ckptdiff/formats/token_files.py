@@ -1,10 +1,13 @@
-"""The files beside a config.json that state token ids: of generation, and of the tokenizer."""
+"""The files beside a config.json that decide what is fed: of generation, of the tokenizer."""
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CkptDiffError
+from ckptdiff.formats.files import read_small
 from ckptdiff.formats.json_files import read_object
 
 if TYPE_CHECKING:
@@ -13,12 +16,20 @@ if TYPE_CHECKING:
 
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer_config.json"
+POST_PROCESSOR = "tokenizer.json"  # of which only that is read
+CHAT_TEMPLATE = "chat_template.jinja"  # goes before the entry in tokenizer_config.json
+
+MAX_TEMPLATE = 10_000_000  # bytes
+# The post-processor comes before the vocabulary, and behind tokens that were added.
+_HEAD = 8_000_000  # bytes
+_KEY = re.compile(r'(?<!\\)"post_processor"\s*:\s*')
 
 
 def read_token_files(folder: Path, notes: list[str]) -> Mapping[str, Mapping[str, Any]]:
     """Return the objects in those of the files that are there, by name.
 
-    What cannot be read is noted: the weights do not depend on it.
+    Of tokenizer.json it is only its `post_processor`. What cannot be read is noted: the weights do
+    not depend on it.
     """
     found: dict[str, Mapping[str, Any]] = {}
     for name in (GENERATION, TOKENIZER):
@@ -29,4 +40,26 @@ def read_token_files(folder: Path, notes: list[str]) -> Mapping[str, Mapping[str
             found[name] = read_object(file)
         except CkptDiffError:
             notes.append(f"{name} cannot be read, so its token ids are not known")
+    if (folder / POST_PROCESSOR).is_file():
+        found |= _post_processor(folder / POST_PROCESSOR)
+    if (folder / CHAT_TEMPLATE).is_file():
+        try:
+            text = read_small(folder / CHAT_TEMPLATE, MAX_TEMPLATE).decode(errors="replace")
+            found[TOKENIZER] = {**found.get(TOKENIZER, {}), "chat_template": text}
+        except CkptDiffError:
+            notes.append(f"{CHAT_TEMPLATE} cannot be read")
     return found
+
+
+def _post_processor(file: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Return `{POST_PROCESSOR: {"post_processor": …}}`, or nothing if it is not found."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(_HEAD).decode(errors="replace")
+        found = _KEY.search(head)
+        if found is None:
+            return {}
+        value, _ = json.JSONDecoder().raw_decode(head, found.end())
+    except (OSError, ValueError, RecursionError):
+        return {}  # whoever reads the whole file says what is wrong with it
+    return {POST_PROCESSOR: {"post_processor": value}}

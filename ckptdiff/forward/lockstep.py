@@ -106,6 +106,7 @@ def take_section(
     outputs = sequence[-1].gives
     packed_values = [
         packed({name: unpadded(name, values[name], run.vocabulary) for name in outputs})
+        | packed(_padding(values, outputs, run.vocabulary))
         for values in (values_a, values_b)
     ]
     return SectionDone(packed_values[0], packed_values[1], tuple(taps))
@@ -270,6 +271,12 @@ def _possible_casts(
     for dtype in (torch.bfloat16, torch.float16):
         if dtype_a == dtype_b != dtype and dtype.itemsize <= dtype_a.itemsize:
             yield from ((layer_a, dtype), (layer_b, dtype))
+
+
+def _padding(values: Values, outputs: tuple[str, ...], vocabulary: int) -> Values:
+    """Return the logits of the rows of padding, (positions, rows), if there are any."""
+    found = values["logits"][..., vocabulary:] if "logits" in outputs else None
+    return {} if found is None or not found.numel() else {"padding": found}
 
 
 def unpadded(name: str, value: Tensor, vocabulary: int) -> Tensor:

@@ -39,6 +39,7 @@ class _Row:
     unexplained: bool  # and A's margin to its second token is at least 2 max|A-B|
     overlaps: tuple[float, float]  # tokens in both top 5, and top 10, as a fraction
     nll: tuple[float, float] | None  # of the prompt's next token, in nats, by A and B
+    padding: tuple[float, float]  # what the rows of padding add to either, in nats
 
 
 @torch.inference_mode()
@@ -51,12 +52,15 @@ def logit_metrics(
     logits in the `exact` dtype. `ids` is the prompt. Logits are (positions, vocabulary).
     """
     a, b = _logits(pair)
+    padding = [unpacked(values, torch.device("cpu")).get("padding") for values in pair]
     rows = []
     likeliest = []
     for position in range(len(a)):
         token = ids[position + 1] if position + 1 < len(ids) else None
         one, other = a[position].double(), b[position].double()
-        rows.append(_row(one, other, token))
+        rows.append(
+            _row(one, other, token, [None if p is None else p[position].double() for p in padding])
+        )
         likeliest.append(_next(position, one, other))
     return _metrics(rows, a.shape[-1]), tuple(likeliest), _ratio(a, b, exact)
 
@@ -66,8 +70,11 @@ def _logits(pair: Pair) -> tuple[Tensor, Tensor]:
     return a, b
 
 
-def _row(a: Tensor, b: Tensor, token: int | None) -> _Row:
-    """Return what is measured at a position: a and b are (vocabulary,), token the next id."""
+def _row(a: Tensor, b: Tensor, token: int | None, padding: Sequence[Tensor | None]) -> _Row:
+    """Return what is measured at a position: a and b are (vocabulary,), token the next id.
+
+    `padding` are the logits of further rows of either side.
+    """
     delta = (a - b).abs()
     log_a, log_b = (functional.log_softmax(x, -1) for x in (a, b))
     centred_a, centred_b = a - a.mean(), b - b.mean()
@@ -94,7 +101,15 @@ def _row(a: Tensor, b: Tensor, token: int | None) -> _Row:
             _overlap(best_a.indices, best_b.indices, 10),
         ),
         nll=None if token is None else (-float(log_a[token]), -float(log_b[token])),
+        padding=(_added(a, padding[0]), _added(b, padding[1])),
     )
+
+
+def _added(logits: Tensor, padding: Tensor | None) -> float:
+    """Return by how much rows of padding raise the loss of any token, in nats."""
+    if padding is None:
+        return 0.0
+    return float(torch.logsumexp(torch.cat((logits, padding)), 0) - torch.logsumexp(logits, 0))
 
 
 def _overlap(a: Tensor, b: Tensor, count: int) -> float:
@@ -109,6 +124,11 @@ def _metrics(rows: Sequence[_Row], tokens: int) -> LogitMetrics:
     worst = max(range(count), key=lambda i: (math.isnan(rows[i].max_abs), rows[i].max_abs))
     known = [row.nll for row in rows if row.nll is not None]
     nll = [sum(pair[side] for pair in known) / len(known) if known else None for side in (0, 1)]
+    added = [math.fsum(r.padding[side] for r in rows if r.nll is not None) for side in (0, 1)]
+    padded = [
+        loss + more / len(known) if loss is not None and more else None
+        for loss, more in zip(nll, added, strict=True)
+    ]
     a_square = sum(row.a_square for row in rows)
     delta_square = sum(row.delta_square for row in rows)
     cosines = [row.cosine for row in rows]
@@ -128,6 +148,8 @@ def _metrics(rows: Sequence[_Row], tokens: int) -> LogitMetrics:
         top10_overlap=sum(row.overlaps[1] for row in rows) / count,
         nll_a=nll[0],
         nll_b=nll[1],
+        nll_padded_a=padded[0],
+        nll_padded_b=padded[1],
     )
 
 

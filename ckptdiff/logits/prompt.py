@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import BadArgument, CkptDiffError, CorruptFile, WorkerDied
+from ckptdiff.logits.feeding import fed_otherwise
 from ckptdiff.logits.tokenizer import Bos, Encoded, encode_text, find_tokenizer, token_texts
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Prompt:
     texts: tuple[str, ...]  # of the ids; empty without a tokenizer
     notes: tuple[str, ...] = ()  # to be shown with the result
     tokenizer: Path | None = None  # its file
+    fed: tuple[str, ...] = ()  # what the sides' programs would not be fed alike
+    same_ids: bool = True  # by both sides' tokenizers; True if not known
 
 
 def token_ids(text: str) -> tuple[int, ...]:
@@ -44,7 +47,7 @@ def encode(
 ) -> Prompt:
     """Return a text as a prompt, by A's tokenizer, or by B's if A has none.
 
-    If both have one and they disagree, a note says where. Raises BadArgument if there is no
+    If both have one and they disagree, `fed` says where. Raises BadArgument if there is no
     tokenizer, or no token in the text, and CorruptFile for a tokenizer that does not work. Whether
     the model has a row for each id is not checked.
     """
@@ -68,9 +71,18 @@ def encode(
             f"the ids begin with BOS ({encoded.bos} '{encoded.texts[0]}') twice: "
             "leave it out of the text"
         )
+    fed: list[str] = []
+    same_ids = True
     if files[0] and files[1] and files[0] != files[1]:
-        notes += _disagreements(encoded, files[1], text, bos, b, executor)
-    return Prompt(encoded.ids, encoded.texts, tuple(notes), file)
+        try:
+            encoded_b = _encode(files[1], text, bos, b, executor)
+        except CkptDiffError as error:
+            notes.append(f"the ids are by A's tokenizer; B's does not work: {error}")
+        else:
+            same_ids = encoded_b.ids == encoded.ids
+            fed += [] if same_ids else [_disagreement(encoded, encoded_b)]
+    fed += fed_otherwise(a, b, encoded.ids, knows_ids=bool(fed))
+    return Prompt(encoded.ids, encoded.texts, tuple(notes), file, tuple(fed), same_ids)
 
 
 def prompt_of_ids(ids: Sequence[int], a: Assembled, b: Assembled, executor: Executor) -> Prompt:
@@ -80,19 +92,26 @@ def prompt_of_ids(ids: Sequence[int], a: Assembled, b: Assembled, executor: Exec
     """
     if not ids:
         raise BadArgument("there are no ids: there is nothing to compute")
+    prompt = Prompt(tuple(ids), (), fed=fed_otherwise(a, b, ids))
     file = find_tokenizer(a.checkpoint.root) or find_tokenizer(b.checkpoint.root)
     if file is None:
-        return Prompt(tuple(ids), ())
+        return prompt
     try:
         texts = _run_job(executor, token_texts, file, tuple(ids))
     except CkptDiffError as error:
-        return Prompt(tuple(ids), (), (f"tokens are shown without text: {error}",))
-    return Prompt(tuple(ids), tuple(text or "" for text in texts), (), file)
+        return replace(prompt, notes=(f"tokens are shown without text: {error}",))
+    return replace(prompt, texts=tuple(text or "" for text in texts), tokenizer=file)
 
 
 def with_texts(result: LogitDiff, prompt: Prompt, executor: Executor) -> LogitDiff:
     """Return a finished comparison, with the prompt's notes and the texts of all its tokens."""
-    result = replace(result, texts=prompt.texts, notes=(*prompt.notes, *result.notes))
+    result = replace(
+        result,
+        texts=prompt.texts,
+        notes=(*prompt.notes, *result.notes),
+        fed=prompt.fed,
+        same_ids=prompt.same_ids,
+    )
     if prompt.tokenizer is None:
         return result
     ids = sorted(
@@ -135,28 +154,24 @@ def _run_job(executor: Executor, job: Callable[..., Any], file: Path, *arguments
         ) from error
 
 
-def _disagreements(
-    encoded_a: Encoded, file: Path, text: str, bos: Bos, b: Assembled, executor: Executor
-) -> list[str]:
-    """Return a note if B's own tokenizer gives other ids or does not work."""
-    try:
-        encoded_b = _encode(file, text, bos, b, executor)
-    except CkptDiffError as error:
-        return [f"the ids are by A's tokenizer; B's does not work: {error}"]
-    if encoded_b.ids == encoded_a.ids:
-        return []
-    pairs = zip(encoded_a.ids, encoded_b.ids, strict=False)
-    position = next(
-        (i for i, (x, y) in enumerate(pairs) if x != y), min(len(encoded_a.ids), len(encoded_b.ids))
-    )
+def _disagreement(a: Encoded, b: Encoded) -> str:
+    """Return, in a sentence, where the ids of two tokenizers differ."""
+    for one, other, of, has_none in ((a, b, "A", "B"), (b, a, "B", "A")):
+        if one.bos is not None and one.ids == (one.bos, *other.ids):
+            return (
+                f"{of}'s tokenizer puts BOS ({one.bos} '{one.texts[0]}') before this text, "
+                f"{has_none}'s does not: the two programs would not get the same ids; A's are used"
+            )
+    pairs = zip(a.ids, b.ids, strict=False)
+    position = next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a.ids), len(b.ids)))
     token_a, token_b = (
         f"{x.ids[position]} '{x.texts[position]}'" if position < len(x.ids) else "the end"
-        for x in (encoded_a, encoded_b)
+        for x in (a, b)
     )
-    return [
+    return (
         f"the tokenizers differ: token {position} is {token_a} by A's and {token_b} by B's; A's "
         "ids are used"
-    ]
+    )
 
 
 def _check_unicode(text: str) -> None:

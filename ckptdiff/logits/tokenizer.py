@@ -62,9 +62,10 @@ def find_tokenizer(folder: Path) -> Path | None:
 def encode_text(file: Path, text: str, bos: Bos, default_bos: int | None) -> Encoded:
     """Return a text's ids. Runs in a worker process.
 
-    `bos` "auto" adds what the post-processor of tokenizer.json adds. If that adds nothing, or for
-    tokenizer.model, it adds BOS as `add_bos_token` of tokenizer_config.json says; without that,
-    for tokenizer.model only. `default_bos` is the model's BOS, used if the tokenizer names none.
+    `bos` "auto" adds what the post-processor of tokenizer.json adds, as transformers 5 does,
+    whatever tokenizer_config.json says. For tokenizer.model it adds BOS unless `add_bos_token` of
+    tokenizer_config.json is false. `default_bos` is the model's BOS, used if the tokenizer names
+    none.
     Raises BadArgument if BOS is wanted and not known, CorruptFile for a file that does not work.
     """
     with _guarded(file):
@@ -156,7 +157,7 @@ class _Json:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         added = tokenizer.encode("", add_special_tokens=True).ids
-        self.adds_bos = not added and config.get("add_bos_token") is True
+        self.adds_bos = False  # the post-processor does
         named = config.get("bos_token")
         if isinstance(named, dict):
             named = named.get("content")

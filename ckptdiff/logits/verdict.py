@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptdiff.comparison.run import diff
-from ckptdiff.config.compare import compare_configs
+from ckptdiff.config.compare import compare_configs, is_fed
 from ckptdiff.dtypes import BY_FLAG, FLOATS
 from ckptdiff.logits.effects import computed_by
 
@@ -155,7 +155,7 @@ class Reasons:
         for line in self.conflicts:
             if self._is_computed_by_both(line):
                 yield f"the configs conflict, without effect on this prompt: {_in_words(line)}"
-            elif line.moves == frozenset():
+            elif line.moves == frozenset() and not is_fed(line):
                 yield f"the configs conflict in what no logit here depends on: {_in_words(line)}"
 
     @property

@@ -66,6 +66,8 @@ def logit_document(a: Assembled, b: Assembled, found: LogitDiff) -> dict[str, An
             ],
             "attribution": [asdict(share) for share in shares(found)],
             "notes": found.notes,
+            "fed_otherwise": found.fed,
+            "same_ids": found.same_ids,
         }
     )
     return document
@@ -106,13 +108,16 @@ def logit_lines(
     yield from _wrapped(found.sentence, f"{VERDICT_GLYPH[found.verdict]}  ", "   ")
     if found.first is not None:
         yield from _first_lines(found.first, found.threshold)
+    for number, sentence in enumerate(found.fed):
+        glyph = "!" if number == 0 and not found.same_ids else "i"
+        yield from _wrapped(sentence, f"{glyph}  ", "   ")
     yield ""
     yield f"A  {side_line(a)}"
     yield f"B  {side_line(b)}"
     yield from _prompt_lines(found)
     yield ""
     yield from _layer_lines(found)
-    yield from _metric_lines(found)
+    yield from _metric_lines(a, b, found)
     if found.top:
         yield ""
         yield from _next_lines(found.top[-1])
@@ -126,7 +131,7 @@ def logit_lines(
     yield ""
     took = f" in {seconds:.1f} s" if seconds is not None else ""
     yield f"{len(found.taps)} steps of one prompt in {found.dtype} on {found.device}{took}"
-    yield f"verdict: {found.verdict}"
+    yield f"verdict: {found.verdict}{'' if found.same_ids else ', but of other ids than B gets'}"
 
 
 def token_words(token: int, text: str | None) -> str:
@@ -203,7 +208,7 @@ def _tap_words(tap: Tap, threshold: float) -> str:
     return f"{tap.name} {format_number(tap.rel)}{cast}"
 
 
-def _metric_lines(found: LogitDiff) -> Iterator[str]:
+def _metric_lines(a: Assembled, b: Assembled, found: LogitDiff) -> Iterator[str]:
     m = found.metrics
     position, token = m.max_at
     count = len(found.ids)
@@ -226,6 +231,13 @@ def _metric_lines(found: LogitDiff) -> Iterator[str]:
     )
     if m.nll_a is not None and m.nll_b is not None:
         yield f"   loss of the prompt: {m.nll_a:.4f} nats a token in A, {m.nll_b:.4f} in B"
+    for letter, side, padded in (("A", a, m.nll_padded_a), ("B", b, m.nll_padded_b)):
+        if padded is not None and side.checkpoint.convention == "megatron":
+            yield from _wrapped(
+                f"Megatron's own loss of {letter}, over the rows of padding too: {padded:.4f}",
+                "   ",
+                "   ",
+            )
     if found.ratio is not None:
         yield f"   R {found.ratio:.2f}: rounding that is independent gives 0.8 to 1.1"
 

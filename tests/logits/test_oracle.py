@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.logit_runs import free_run, tokens
+from tests.support.logit_runs import compare_logits, free_run, tokens
 from tests.support.oracle import make_megatron
 from tests.support.oracle_logits import DTYPES
 from tests.support.pairs import edit_rank
@@ -124,8 +124,11 @@ def wanted(folder: Path, dtype: str) -> Tensor:
     return torch.frombuffer(content, dtype=DTYPES[dtype]).view(len(IDS), -1)
 
 
-def megatron(oracle: Oracle, hf: Path, folder: Path, tp: int) -> Path:
-    """Return a checkpoint of the same weights, beside which megatron-core left its logits."""
+def megatron(oracle: Oracle, hf: Path, folder: Path, tp: int) -> tuple[Path, float]:
+    """Return a checkpoint of the same weights, and megatron-core's loss over all its rows.
+
+    Beside the checkpoint megatron-core left its logits.
+    """
     config = json.loads((hf / "config.json").read_text())
     make_megatron(folder, load_file(hf / "model.safetensors"), config, tp=tp, divisible_by=8)
     window = config.get("sliding_window")
@@ -142,7 +145,7 @@ def megatron(oracle: Oracle, hf: Path, folder: Path, tp: int) -> Path:
         ids=IDS,
     )
     assert found["threads"] == 1
-    return iteration
+    return iteration, found["loss"]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +155,7 @@ def test_both_sides_are_what_their_programs_compute(
     name: str, tp: int, oracle: Oracle, written: Path, tmp_path: Path
 ) -> None:
     hf = written / name
-    iteration = megatron(oracle, hf, tmp_path / "megatron", tp)
+    iteration, loss = megatron(oracle, hf, tmp_path / "megatron", tp)
     apart = {}
     for dtype in DTYPES:
         for side, folder, got in zip(
@@ -164,6 +167,11 @@ def test_both_sides_are_what_their_programs_compute(
             if not torch.equal(got, expected):
                 apart[dtype, side] = float((got.double() - expected.double()).abs().max())
     assert apart == {}
+    if (name, tp) == ("llama", 1):
+        measured = compare_logits(hf, iteration, IDS, storage="fp32").metrics
+        assert measured.nll_padded_b == pytest.approx(loss, abs=1e-6)
+        assert loss > (measured.nll_b or loss) + 1e-3
+        assert measured.nll_padded_a is None
 
 
 @pytest.mark.parametrize("name", SCALINGS)

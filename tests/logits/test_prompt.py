@@ -116,12 +116,12 @@ def test_bytes_without_a_piece_of_their_own_are_shown(pair: Pair, pieces: bytes)
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_add_bos_token_decides_where_there_is_no_post_processor(
+def test_add_bos_token_decides_for_a_sentencepiece_model_alone(
     pair: Pair, pieces: bytes, told: bool
 ) -> None:
     configure(pair.a, "tokenizer_config.json", add_bos_token=told, bos_token={"content": "<s>"})
     (pair.a / "tokenizer.json").write_text(tokenizer_json(bos=False))
-    assert (pair.encode().ids[0] == 0) is told
+    assert pair.encode().texts[0] == "The"
     (pair.a / "tokenizer.json").unlink()
     (pair.a / "tokenizer.model").write_bytes(pieces)
     assert (pair.encode().ids[0] == 1) is told
@@ -208,7 +208,8 @@ def two(pair: Pair, tmp_path: Path, bpe: str) -> Pair:
 
 def test_tokenizers_that_agree_are_no_note(two: Pair, bpe: str) -> None:
     (two.b / "tokenizer.json").write_text(bpe)
-    assert two.encode().notes == ()
+    found = two.encode()
+    assert (found.notes, found.fed, found.same_ids) == ((), (), True)
 
 
 def test_the_first_token_that_differs_is_named(two: Pair, bpe: str) -> None:
@@ -220,19 +221,21 @@ def test_the_first_token_that_differs_is_named(two: Pair, bpe: str) -> None:
     found = two.encode()
     first = last[0].replace("Ġ", " ")
     other = tokenizer["model"]["vocab"][last[0]]
-    assert found.notes == (
+    assert not found.same_ids
+    assert found.fed == (
         f"the tokenizers differ: token 2 is {found.ids[2]} ' capital' by A's and "
         f"{other} '{first}' by B's; A's ids are used",
     )
 
 
-def test_a_tokenizer_that_stops_sooner_is_told(two: Pair) -> None:
+def test_a_lost_bos_is_told(two: Pair) -> None:
     (two.b / "tokenizer.json").write_text(tokenizer_json(bos=False))
     configure(two.b, "tokenizer_config.json", add_bos_token=False)
-    (note,) = two.encode("").notes
-    assert (
-        note
-        == "the tokenizers differ: token 0 is 0 '<s>' by A's and the end by B's; A's ids are used"
+    found = two.encode("")
+    assert not found.same_ids
+    assert found.fed == (
+        "A's tokenizer puts BOS (0 '<s>') before this text, B's does not: the two programs would "
+        "not get the same ids; A's are used",
     )
 
 

@@ -59,12 +59,13 @@ def _transformers(
 def _megatron(
     *, hf: str, iteration: str, tp: int, ids: list[int], rank: int, meeting: str
 ) -> dict[str, Any]:
-    """Write the logits of the rank files beside them."""
+    """Write the logits of the rank files beside them; return the loss over all rows in fp32."""
     meet(meeting, rank, tp)
     if tp > 2:
         _sum_in_rank_order()
     config = import_module("transformers").AutoConfig.from_pretrained(hf)
     state = load(Path(iteration) / f"mp_rank_{rank:02d}/model_optim_rng.pt")
+    losses = {}
     for dtype, kind in DTYPES.items():
         network = build(config, tp, state["args"].padded_vocab_size, kind)
         held = {name: v for name, v in state["model"].items() if torch.is_tensor(v)}
@@ -72,11 +73,13 @@ def _megatron(
         assert not loaded.unexpected_keys
         assert all(name.endswith("_extra_state") for name in loaded.missing_keys)
         places = torch.arange(len(ids))[None]
-        found = network(torch.tensor([ids]), places, None)[0, :, : config.vocab_size]
+        rows = network(torch.tensor([ids]), places, None)[0]
+        of_next = torch.tensor(ids[1:])
+        losses[dtype] = float(torch.nn.functional.cross_entropy(rows[:-1].double(), of_next))
         if rank == 0:
-            write(found, Path(iteration) / f"logits.{dtype}")
+            write(rows[:, : config.vocab_size], Path(iteration) / f"logits.{dtype}")
     torch.distributed.destroy_process_group()
-    return {"threads": torch.get_num_threads()}
+    return {"threads": torch.get_num_threads(), "loss": losses["fp32"]}
 
 
 def write(logits: Tensor, file: Path) -> None:

@@ -12,10 +12,12 @@ from ckptdiff.config.fields.params import params_in_hf_words
 from ckptdiff.config.fields.positions import POSITIONS
 from ckptdiff.config.fields.rope import ROPE
 from ckptdiff.config.fields.tokens import TOKENS
+from ckptdiff.config.fields.training import TRAINING
 
 __all__ = [
     "FIELDS",
     "TOKENS",
+    "TRAINING",
     "ConfigField",
     "ConfigSide",
     "Kind",

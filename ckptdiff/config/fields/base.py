@@ -81,6 +81,7 @@ class ConfigField:
     equal: Callable[[Any, Any], bool] | None = None  # None: `equal` below
     # Why a difference has no effect on these two sides; None: it has one.
     harmless: Callable[[ConfigSide, ConfigSide], str | None] = lambda _a, _b: None
+    says: bool = False  # a difference without effect is worth a line
     cannot: str = ""  # a sentence for a value without a flag
     # The flag, if `args` do not give it; None: they do.
     fix: Callable[[Any, ConfigSide], str | None] | None = None

@@ -80,7 +80,7 @@ def outcome_lines(run: PromptRun, width: int, *, roomy: bool, ascii_only: bool) 
     where = "" if diff.storage == diff.dtype else f", logits in {diff.storage}"
     items.append(f"in {diff.dtype}{where} on {diff.device}, {format_duration(run.seconds)}")
     lines += flow(items, width, gap=2)
-    for note in run.notes:
+    for note in (*diff.fed, *run.notes):
         note_lines = wrapped(f"Note: {printable(note)}", width)
         if not roomy and len(note_lines) > 1:
             note_lines = [line(fitted(f"Note: {printable(note)}", width, ascii_only=ascii_only))]
@@ -221,7 +221,7 @@ def share_lines(shares: Sequence[CauseShare], width: int, *, ascii_only: bool) -
 def text_to_copy(diff: LogitDiff) -> str:
     """Return the verdict, the figures, the taps and the next tokens as plain text."""
     lines = [f"{GLYPHS[diff.verdict]} {printable(diff.sentence)}"]
-    lines += [f"ids {','.join(map(str, diff.ids))}", *map(printable, diff.notes)]
+    lines += [f"ids {','.join(map(str, diff.ids))}", *map(printable, (*diff.fed, *diff.notes))]
     lines += metric_items(diff.metrics, len(diff.ids))
     lines.append(f"threshold {diff.threshold:.1e}, floor {diff.floor:.1e}")
     lines += (
