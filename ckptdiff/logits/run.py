@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.comparison.run import diff
 from ckptdiff.config.compare import compare_configs, is_computed
+from ckptdiff.config.effects import EFFECTS
 from ckptdiff.dtypes import BY_FLAG, FLOATS, ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.executor import available_cpus
@@ -254,8 +255,7 @@ class _LogitComparison:
         if verdict == "undecided":
             return (
                 f"Not decided: no step is further apart than {largest:.1e}, but "
-                f"{'; '.join(self._not_computed())}: this changes what is computed, and is not "
-                "computed here."
+                f"{'; '.join(self._not_computed())}: what this changes is not computed here."
             )
         if first is None:
             taken = list(dict.fromkeys(one for side in self.sides for one in side.model.taken))
@@ -279,7 +279,7 @@ class _LogitComparison:
     def _differences_without_effect(self) -> Iterator[str]:
         """Yield notes of what differs without an effect on this prompt."""
         for conflict in compare_configs(*self.pair):
-            if conflict.status == "conflict":
+            if conflict.status == "conflict" and conflict.meaning not in EFFECTS:
                 yield f"the configs conflict, without effect on this prompt: {_in_words(conflict)}"
 
     def _differing(self, tap: Tap) -> str:
