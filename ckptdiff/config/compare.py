@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ckptdiff.config.effects import EFFECTS
 from ckptdiff.config.fields import (
     FIELDS,
     TOKENS,
@@ -24,11 +25,13 @@ from ckptdiff.config.fields.rope_versions import (
 )
 from ckptdiff.config.fields.unread import as_read
 from ckptdiff.config.mending import mending
+from ckptdiff.config.old_args import DEVICES, in_new_words
 from ckptdiff.config.quantisation import Quantisation
+from ckptdiff.config.unknown_args import differing_args
 from ckptdiff.formats.run_config import SPELLED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ckptdiff.assembly.recipe import Assembled
 
@@ -62,7 +65,9 @@ def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
     """Return a line for each field that a side states; none unless both have a config."""
     if not a.checkpoint.config or not b.checkpoint.config:
         return []
-    return [*compare_sides(config_side(a), config_side(b)), *_quantisation_lines(a, b)]
+    sides = config_side(a), config_side(b)
+    lines = compare_sides(*sides)
+    return [*lines, *_args_lines(*sides, lines), *_quantisation_lines(a, b)]
 
 
 def compare_sides(a: ConfigSide, b: ConfigSide) -> list[ConfigDiff]:
@@ -70,6 +75,30 @@ def compare_sides(a: ConfigSide, b: ConfigSide) -> list[ConfigDiff]:
     fields = (*FIELDS, *TOKENS, *TRAINING)
     lines = (*(_line(field, a, b) for field in fields), _versions_line(a, b))
     return [line for line in lines if line is not None]
+
+
+_NOT_KNOWN = "differs, meaning not known to ckptdiff"
+
+
+def _args_lines(a: ConfigSide, b: ConfigSide, lines: Iterable[ConfigDiff]) -> Iterator[ConfigDiff]:
+    """Yield a line for each of Megatron's args that differs and that no other line shows."""
+    shown = {name for one in lines if one.status == "conflict" for name in (one.name_a, one.name_b)}
+    for one in differing_args(a, b):
+        if one.name in shown:
+            continue
+        line = ConfigDiff(
+            one.name,
+            "unknown",
+            None if one.a is None else one.name,
+            _plain(one.a),
+            None if one.b is None else one.name,
+            _plain(one.b),
+            note=_NOT_KNOWN if one.does is None else f"differs: {one.does}",
+        )
+        if one.does is not None and one.sure:
+            why = f"{one.does[0].upper()}{one.does[1:]}."
+            line = replace(line, status="conflict", consequence=why, note=None)
+        yield line
 
 
 def _quantisation_lines(a: Assembled, b: Assembled) -> list[ConfigDiff]:
@@ -93,11 +122,12 @@ def config_status(lines: Iterable[ConfigDiff]) -> Literal["same", "conflict", "u
 
 
 def is_computed(line: ConfigDiff) -> bool:
-    """Return whether logits can depend on a line: not on token ids, nor on what release reads it.
+    """Return whether the logits that are computed can depend on a line.
 
-    Logits are computed as transformers 5 reads the config.
+    They do not on token ids, nor on what release reads the config: they are computed as
+    transformers 5 reads it. Nor on args whose effect is not computed.
     """
-    return line.meaning != MEANING and not is_fed(line)
+    return line.meaning != MEANING and not is_fed(line) and line.meaning not in EFFECTS
 
 
 def is_fed(line: ConfigDiff) -> bool:
@@ -134,6 +164,9 @@ def config_side(assembled: Assembled) -> ConfigSide:
         fields = {**fields, **fields["text_config"]}
     if checkpoint.convention == "hf":
         fields = as_read(fields, assembled.family)
+    spelled = SPELLED if checkpoint.config_file is not None else {}
+    if checkpoint.convention == "megatron" and (new := in_new_words(fields)) is not fields:
+        fields, spelled = new, {**spelled, **DEVICES}
     family = assembled.architecture
     return ConfigSide(
         kind="megatron" if checkpoint.convention == "megatron" else "hf",
@@ -148,7 +181,7 @@ def config_side(assembled: Assembled) -> ConfigSide:
         tied_by_default=family is not None and family.tied_by_default,
         yaml=checkpoint.config_file.name if checkpoint.config_file is not None else None,
         token_files=checkpoint.token_files if checkpoint.convention == "hf" else None,
-        spelled=SPELLED if checkpoint.config_file is not None else {},
+        spelled=spelled,
     )
 
 

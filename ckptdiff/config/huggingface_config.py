@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config.quantisation import without_quantisation
 from ckptdiff.config.restating import Restated, readable, settings_of, token_rows
-from ckptdiff.config.sayable import not_said, unset_clauses
+from ckptdiff.config.sayable import args_of_nobody, not_said, unset_clauses
 from ckptdiff.config.unstated import left_out
 from ckptdiff.dtypes import DTYPES
 
@@ -71,6 +71,7 @@ def huggingface_config(source: Assembled, *, dtype: str) -> Restated[dict[str, A
         "in there"
     )
     notes += (one.text for one in family.peculiarities if one.is_shown)
+    notes += args_of_nobody(side)
     if side.get("rotary_base") == CONVERTER_BASE:
         notes.append(
             f"rotary_base is {CONVERTER_BASE}, which NVIDIA's converter writes whatever the model "

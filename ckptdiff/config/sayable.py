@@ -6,25 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config.fields import FIELDS, show
 from ckptdiff.config.fields.biases import unsaid_biases
+from ckptdiff.config.unknown_args import unknown_args
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from ckptdiff.config.fields import ConfigField, ConfigSide, Stated
 
-# Args of what Megatron computes that no line of the table has: no class of transformers that we
-# write does it. The values with which they do nothing; a missing arg does nothing either. From the
-# fields of TransformerConfig and MoE's (megatron/core/transformer/transformer_config.py).
-BESIDE_THE_TABLE: dict[str, tuple[Any, ...]] = {
-    "qk_l2_norm": (None, False),
-    "apply_residual_connection_post_layernorm": (None, False),
-    "moe_apply_probs_on_input": (None, False),
-    "softmax_type": (None, "vanilla", "learnable"),
-    "heterogeneous_layers_config_path": (None,),
-    "heterogeneous_layers_config_encoded_json": (None,),
-    "experimental_attention_variant": (None, "gated_delta_net"),
-    "use_mup": (None, False),
-}
 _PARTS = {"qkv": "the QKV projection", "output": "attention's output", "mlp": "the MLP"}
 
 
@@ -37,16 +25,28 @@ def unset_clauses(unset: Iterable[tuple[ConfigField, Stated]]) -> Iterator[str]:
         yield _UNSAYABLE.format(field.name, _shown(reading))
 
 
+def unsayable_args(side: ConfigSide) -> Iterator[str]:
+    """Yield a clause for each of Megatron's args that is on and that no config.json says."""
+    for one in unknown_args(side.fields):
+        if one.does is not None:
+            spelled = side.spelled.get(one.name, one.name)
+            yield f"{_UNSAYABLE.format(spelled, show(one.value))}: {one.does}"
+
+
+def args_of_nobody(side: ConfigSide) -> Iterator[str]:
+    """Yield a note of the args that are on and whose meaning nobody knows."""
+    names = [one.text for one in unknown_args(side.fields) if one.does is None]
+    if names:
+        yield f"{', '.join(names)}: args of no known release, which config.json does not say"
+
+
 def not_said(side: ConfigSide, written: ConfigSide, said: Collection[str]) -> Iterator[str]:
     """Yield a clause for each thing that a Megatron side says and the config.json of it does not.
 
     Both sides are of one family, and the second is read as transformers reads it. `said` are
     clauses that there are already.
     """
-    for name, nothing in BESIDE_THE_TABLE.items():
-        if (value := side.get(name)) not in nothing:
-            spelled = side.spelled.get(name, name)
-            yield _UNSAYABLE.format(spelled, show(value))
+    yield from unsayable_args(side)
     for part in unsaid_biases(side, written):
         yield f"{_PARTS[part]} has biases among the tensors, and none by args or config.json"
     for field in FIELDS:

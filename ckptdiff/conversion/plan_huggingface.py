@@ -6,7 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.packed import plain_names
+from ckptdiff.config.compare import config_side
 from ckptdiff.config.huggingface_config import huggingface_config
+from ckptdiff.config.sayable import args_of_nobody, unsayable_args
 from ckptdiff.conversion.casting import main_dtype
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.dtypes import ITEMSIZE
@@ -58,6 +60,10 @@ def huggingface_files(
     notes += [f"config.json as in {like.checkpoint.root}"] if like is not None else []
     notes += restated.notes
     cannot += restated.cannot
+    if side.checkpoint.convention == "megatron" and (like or lender) is not None:
+        args = config_side(side)  # which the config.json that is written was not made from
+        cannot += unsayable_args(args)
+        notes += args_of_nobody(args)
     texts = _copied_texts(pattern, notes)
     if len(files) > 1:
         texts.append((INDEX, index_text(files)))

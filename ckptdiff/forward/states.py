@@ -36,9 +36,9 @@ class StateOf(LayerOf):
 
     def convolve(self, *parts: Tensor) -> tuple[Tensor, ...]:
         """Return the parts, (positions, heads, channels), convolved and activated."""
-        weights, biases = self.parts_of("conv1d.weight"), (None,) * len(parts)
-        if self.is_added("conv1d.bias"):
-            biases = self.parts_of("conv1d.bias")
+        weights = self.parts_of("conv1d.weight")
+        has_biases = self.is_added("conv1d.bias")
+        biases = self.parts_of("conv1d.bias") if has_biases else (None,) * len(parts)
         found = []
         for x, weight, bias in zip(parts, weights, biases, strict=True):
             y = self.arithmetic.narrowed(convolve(x.flatten(1), weight, bias), x.dtype)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
+from ckptdiff.config.old_args import in_new_words
+from ckptdiff.config.unknown_args import not_computed, noted
 from ckptdiff.dtypes import DTYPES, FLOATS
 from ckptdiff.errors import BadArgument, UnknownConfig, UnsupportedLayout
 
@@ -65,9 +68,14 @@ def _side_of(side: Assembled, other: Assembled, reference: str) -> ForwardSide:
     family = side.architecture or other.architecture
     other_config = other.checkpoint.config if other.checkpoint.convention == "hf" else None
     model = megatron_args.read(
-        config,
+        in_new_words(config),
         family.name if family is not None else "",
         hf_config.read(other_config) if other_config else None,
+    )
+    model = replace(
+        model,
+        not_computed=(*model.not_computed, *not_computed(config, megatron_args.NOT_YET)),
+        notes=(*model.notes, *noted(config)),
     )
     # A torch_dist checkpoint has whole tensors and counts as one rank.
     ranks = len({shard.rank.tp for shard in checkpoint.shards})

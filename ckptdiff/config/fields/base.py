@@ -32,8 +32,9 @@ class ConfigSide:
     family: str | None  # name of the Architecture; None: it is not known
     tensors: frozenset[str]  # last parts of canonical names, such as `q_proj.bias`
     tied_by_default: bool = False  # in the family, if config.json has no field for it
-    # Of a Megatron side whose config is YAML, that file, and how it spells args. What the YAML
-    # leaves out has the default of a class that is not loaded, not of Megatron's args.
+    # Of a Megatron side whose config is YAML, that file, and how it spells args, as args of older
+    # releases are spelled otherwise. What the YAML leaves out has the default of a class that is
+    # not loaded, not of Megatron's args.
     yaml: str | None = None
     spelled: Mapping[str, str] = field(default_factory=dict)
     # Of a Hugging Face folder, what its files beside config.json state, by name of the file.
@@ -118,6 +119,8 @@ class ConfigField:
             entries = self.settings(value, side, "megatron")
             return None if not entries else guarded(in_yaml, entries, side)
         settings = self.settings(value, side, "megatron")
+        if settings is not None and not side.spelled.keys().isdisjoint(settings):
+            return None  # the side has an arg of an older release
         text: str | None = None
         if self.fix is not None:
             text = guarded(self.fix, value, side)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptdiff.config.fields import moves
 from ckptdiff.config.fields.base import (
     ConfigField,
     Stated,
@@ -38,6 +39,7 @@ def _restarts(name: str) -> ConfigField:
         off=False,
         harmless=lambda _a, _b: note,
         says=True,
+        moves=moves.NOTHING,
     )
 
 
@@ -57,6 +59,7 @@ TRAINING: tuple[ConfigField, ...] = (
             off=0.0,
             harmless=lambda _a, _b: _DROPS,
             says=True,
+            moves=moves.NOTHING,
         )
         for words, names, arg in (
             ("attention", ("attention_dropout", "attn_pdrop"), "attention_dropout"),

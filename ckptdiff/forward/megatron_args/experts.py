@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.forward.megatron_args.base import size
 from ckptdiff.forward.model import Routing
 
@@ -17,10 +16,6 @@ def routing_of(args: Args) -> Routing | None:
         return None
     chosen, score = args.get("moe_router_topk") or 2, args.get("moe_router_score_function")
     is_sigmoid = score == "sigmoid"
-    if score not in (None, "softmax", "sigmoid"):
-        raise UnsupportedLayout(f"args: moe_router_score_function {score!r} is not yet computed")
-    if args.get("moe_router_load_balancing_type") == "sinkhorn":
-        raise UnsupportedLayout("args: routing by sinkhorn is not yet computed")
     groups = args.get("moe_router_num_groups") or 1
     chosen_groups = args.get("moe_router_group_topk") or 1
     is_wide = args.get("moe_router_dtype") in ("fp32", "fp64")
