@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from importlib.util import find_spec
@@ -113,29 +112,15 @@ def oracle(
 
 
 @pytest.fixture(scope="session")
-def ask_oracle(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
+def ask_oracle(oracle: Oracle) -> Callable[..., dict[str, Any]]:
     """Return `ask_oracle(module, question)`: what a module of `support` says.
 
     It runs in the oracle's Python, is asked on its standard input and answers in its last line, in
     JSON both.
     """
-    python = request.config.getoption("--oracle") or sys.executable
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
-
-    def ask(module: str, question: object = None) -> dict[str, Any]:
-        done = subprocess.run(
-            [python, "-m", f"tests.support.{module}"],
-            input=json.dumps(question),
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{done.stderr[:500]}\n…\n{done.stderr[-3000:]}"
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return found
-
-    return ask
+    return lambda module, question=None: oracle.compare(
+        "oracle_program", ranks=1, program=module, question=question
+    )
 
 
 class Described(dict[str, Any]):

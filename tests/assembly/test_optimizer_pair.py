@@ -242,8 +242,7 @@ def test_master_weights_that_cannot_be_named_are_refused(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("exchanged", [False, True])
-@pytest.mark.parametrize("optimizer", [True, "distributed"])
+@pytest.mark.parametrize(("optimizer", "exchanged"), [(True, False), ("distributed", True)])
 def test_where_weights_differ_the_master_weights_are_offered(
     tiny_hf: Make,
     tiny_megatron: Make,
