@@ -87,7 +87,8 @@ class ExpertsOf(LayerOf):
         """Return the activation of y: of gate and up, (…, 2 * features), if the MLP is gated."""
         if not self.model.gated:
             return self.arithmetic.activate(y, self.model.activation)
-        return self.arithmetic.gate(*y.chunk(2, -1), self.model.activation)
+        gate, up = y.chunk(2, -1)
+        return self.arithmetic.gate(gate, up, self.model.activation)
 
     def enter_latent(self, h: Tensor) -> Tensor:
         """Return h, (positions, hidden), in the space that experts compute in."""
