@@ -37,17 +37,13 @@ class StateOf(LayerOf):
     def convolve(self, *parts: Tensor) -> tuple[Tensor, ...]:
         """Return the parts, (positions, heads, channels), convolved and activated."""
         weights = self.parts_of("conv1d.weight")
-        has_biases = self.is_added("conv1d.bias")
-        biases = self.parts_of("conv1d.bias") if has_biases else (None,) * len(parts)
+        has_bias = self.optional(f"{self.net}.conv1d.bias", 0) is not None
+        biases = self.parts_of("conv1d.bias") if has_bias else (None,) * len(parts)
         found = []
         for x, weight, bias in zip(parts, weights, biases, strict=True):
             y = self.arithmetic.narrowed(convolve(x.flatten(1), weight, bias), x.dtype)
             found.append(self.arithmetic.activate(y, "silu").view_as(x))
         return tuple(found)
-
-    def is_added(self, name: str) -> bool:
-        """Return whether there is a bias that the program adds."""
-        return self.optional(f"{self.net}.{name}") is not None
 
 
 class WholeState(StateOf):

@@ -126,11 +126,15 @@ _SHARED = (
     Step("shared_out", ("shared_act", "norm2"), ("shared_out",)),
     Step("add", ("experts_out", "shared_out"), ("mlp_out",)),
 )
-_LATENT_SHARED = (
+_LATENT_EXPERTS = (
     *_EXPERTS[:2],
     Step("enter_latent", ("norm2",), ("experts_in",)),
     Step("activate_experts", ("experts_in", "routing"), ("experts_act",)),
     Step("experts_out", ("experts_act", "routing"), ("experts_latent",)),
+    Step("leave_latent", ("experts_latent",), ("mlp_out",)),
+)
+_LATENT_SHARED = (
+    *_LATENT_EXPERTS[:-1],
     Step("leave_latent", ("experts_latent",), ("experts_out",)),
     *_SHARED[4:],
 )
@@ -205,7 +209,7 @@ def _mlp(sides: tuple[LayerParts, ...]) -> tuple[Step, ...]:
     if not _are_all("experts", sides):
         return _DENSE
     if _are_all("experts in a latent space", sides):
-        return _LATENT_SHARED
+        return _LATENT_SHARED if _is_any("shared experts", sides) else _LATENT_EXPERTS
     return _SHARED if _is_any("shared experts", sides) else _EXPERTS
 
 

@@ -192,6 +192,7 @@ def test_both_sides_are_what_their_programs_compute(
         ep=ep,
         fault=False,
         folder=str(tmp_path),
+        less_one=True,
     )
     hf, ids = tmp_path / "hf", found["ids"]
     # All of a tensor in one place, and what each rank had of it.

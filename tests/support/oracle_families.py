@@ -312,9 +312,12 @@ def compare(
     rank: int,
     meeting: str,
     changes: dict[str, Any] | None = None,
+    less_one: bool = False,
 ) -> dict[str, Any]:
     """Compare the logits of one model, with `changes` to its config.
 
+    One switch speaks of all norms, and a gated DeltaNet's own is not zero-centred in transformers:
+    with `less_one` it is saved as that switch has it, else as it is, without the switch.
     A bias of attention's output alone, which Megatron has not, is zero, and not loaded.
     Both models are left in `folder`, as `hf` and `megatron`, and what they give, as `….logits`.
     """
@@ -332,8 +335,6 @@ def compare(
         zero_centred = model in LESS_ONE and "linear_attn" not in name
         if "norm" in name and name.endswith("weight") and not zero_centred:
             value.add_(1)
-        if name.endswith("linear_attn.norm.weight"):
-            value.copy_(value.mul(256).round().div(256))  # exact, less one as well
         if name.endswith("o_proj.bias") and model != "gpt_oss" and not sizes.get("mlp_bias"):
             value.zero_()
     weights = {
@@ -376,10 +377,10 @@ def compare(
     assert set(expected) == set(state), sorted(set(expected) ^ set(state))
     network.load_state_dict(used, strict=False)
     ids, got = logits(network, hf.vocab_size)
-    # One switch speaks of all norms: with it, a gated DeltaNet's own is stored less one as well.
-    stored_less_one = {n: v - 1 if n.endswith("out_norm.weight") else v for n, v in state.items()}
-    network.load_state_dict(stored_less_one, strict=False)
-    args = {"apply_layernorm_1p": model in LESS_ONE}
+    if less_one:
+        state = {n: v - 1 if n.endswith("out_norm.weight") else v for n, v in state.items()}
+    network.load_state_dict(state, strict=False)
+    args = {"apply_layernorm_1p": model in LESS_ONE and (less_one or model not in DELTA)}
     args |= {"bias_gelu_fusion": model == "gpt2", "squared_relu": model in SQUARED}
     if model == "nemotron_h":
         args["hybrid_override_pattern"] = network.hybrid_override_pattern

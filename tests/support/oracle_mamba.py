@@ -41,11 +41,13 @@ def build(config: Any, hf: Any, vocabulary: int) -> Any:
 def _use_torch() -> None:
     _import_mixer()
     norm = import_module("megatron.core.transformer.torch_norm").WrappedTorchNorm
-    import_module("megatron.core.ssm.mamba_block").TENorm = norm
-    import_module("megatron.core.post_training.modelopt.mamba.model_specs").Norm = norm
+    block: Any = import_module("megatron.core.ssm.mamba_block")
+    specs: Any = import_module("megatron.core.post_training.modelopt.mamba.model_specs")
+    block.TENorm = specs.Norm = norm
     mixer: Any = import_module("megatron.core.ssm.mamba_mixer")
     mixer.HAVE_MAMBA_SSM = mixer.HAVE_EINOPS = True
-    import_module("megatron.core.ssm.mamba_context_parallel").HAVE_EINOPS = True
+    parallel: Any = import_module("megatron.core.ssm.mamba_context_parallel")
+    parallel.HAVE_EINOPS = True
     mixer.rearrange = lambda x, turn: _TURNS[turn](x)
     mixer.mamba_split_conv1d_scan_combined = _scan
     mixer.ExtendedRMSNorm = _norm_class()
@@ -110,7 +112,7 @@ def _norm_class() -> Any:
             self.eps, self.group_size = eps, group_size
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            grouped = x.unflatten(-1, (-1, self.group_size))
+            grouped = x.reshape(*x.shape[:-1], -1, self.group_size)
             normed = functional.rms_norm(grouped, (self.group_size,), None, self.eps)
             return normed.flatten(-2) * self.weight
 

@@ -66,7 +66,7 @@ VERIFIED = {
         "Qwen3-VL-MoE", more="Qwen3-MoE's rules, transposed experts by formula"
     ),
     "gpt_neox": Verified("GPT-NeoX, Pythia"),
-    "nemotron_h": Verified("Nemotron-H", more="the order of Mamba's rows by formula"),
+    "nemotron_h": Verified("Nemotron-H"),
 }
 
 

@@ -28,10 +28,10 @@ FAMILIES: dict[str, Callable[[Config], Model]] = {
     "nemotron": dense.nemotron,
     "olmo2": dense.olmo2,
     "phi3": dense.phi3,
-    "nemotron_h": hybrids.nemotron_h,
     "qwen3_next": hybrids.qwen3_next,
     "qwen3_5_text": hybrids.qwen3_5,
     "qwen3_5_moe_text": hybrids.qwen3_5_moe,
+    "nemotron_h": hybrids.nemotron_h,
 }
 
 
