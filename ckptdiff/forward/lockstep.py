@@ -97,7 +97,8 @@ def take_section(
                         rest,
                     )
                 )
-        own = take_or_raise(step, layer_b, values_b, section, reference, letter="B")
+        # Without the reference: in its own pass, B's router chooses by itself.
+        own = take_or_raise(step, layer_b, values_b, section, letter="B")
         values_a = reference
         values_b.update(zip(step.gives, own, strict=True))
         for reader in readers:

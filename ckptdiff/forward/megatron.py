@@ -66,17 +66,17 @@ class MegatronLayer(ExpertsOf, LatentOf):
     def project(self, h: Tensor) -> tuple[Tensor, ...]:
         """Return queries, keys and values, each (positions, heads, channels).
 
-        A rank holds some query groups: of each the query heads, then the key and the value head.
+        A rank's rows follow those of the rank before it. All together are the query groups, of
+        each the query heads, then the key and the value head. With more ranks than groups, a rank
+        holds a part of one, and Megatron gathers the product before it cuts out heads.
         """
         channels = self.model.kv_channels
-        per_group = self.model.num_attention_heads // self.model.num_query_groups
-        parts = []
-        for rank, _ in self.by_rank("self_attention.linear_qkv.weight"):
-            y = self.column_parallel(h, "self_attention.linear_qkv", rank)
-            groups = y.reshape(len(h), -1, (per_group + 2) * channels)
-            q, k, v = torch.tensor_split(groups, (-2 * channels, -channels), -1)
-            parts.append((q.reshape(len(h), -1, channels), k, v))  # (positions, heads, channels)
-        return tuple(torch.cat(part, 1) for part in zip(*parts, strict=True))
+        name = "self_attention.linear_qkv"
+        ranks = self.by_rank(f"{name}.weight")
+        joined = torch.cat([self.column_parallel(h, name, rank) for rank, _ in ranks], -1)
+        groups = joined.reshape(len(h), self.model.num_query_groups, -1)
+        q, k, v = torch.tensor_split(groups, (-2 * channels, -channels), -1)
+        return q.reshape(len(h), -1, channels), k, v
 
     def norm_heads(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         if not self.has("self_attention.q_layernorm.weight"):
