@@ -46,7 +46,7 @@ class MegatronLayer(ExpertsOf, LatentOf):
         return self.scaled(self.vocab_parallel_rows(ids, parts))
 
     def positions(self, ids: Tensor) -> Tensor:
-        return self.reader.rows(self.held("position_embeddings.weight"), slice(len(ids)))
+        return self.learned_positions(ids, "position_embeddings.weight")
 
     def final_norm(self, x: Tensor) -> Tensor:
         return self.norm("final_layernorm", x)
