@@ -57,7 +57,7 @@ class Gpt2Layer(HuggingFaceLayer):
         return weight.t() if weight.dim() == 2 else weight
 
     def positions(self, ids: Tensor) -> Tensor:
-        return self.reader.rows(self.held("wpe.weight"), slice(len(ids)))
+        return self.learned_positions(ids, "wpe.weight")
 
     def project(self, h: Tensor) -> tuple[Tensor, ...]:
         return self.by_heads(self.linear(h, "attn.c_attn").chunk(3, -1))

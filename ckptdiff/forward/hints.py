@@ -15,8 +15,6 @@ _EQUAL = 1e-5  # |A-B| / |A| up to which sorted values count as the same
 
 def hint(a: Tensor, b: Tensor) -> str:
     """Return how b differs from a, in words, or nothing. Both are (positions, …, features)."""
-    if a.shape != b.shape:
-        return f"the shapes differ: {list(a.shape[1:])} and {list(b.shape[1:])}"
     odd = [letter for letter, x in (("A", a), ("B", b)) if not bool(torch.isfinite(x).all())]
     if odd:
         return f"not finite on {' and '.join(odd)}"

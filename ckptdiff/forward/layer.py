@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ckptdiff.errors import MissingShard
+from ckptdiff.errors import BadArgument, MissingShard
 from ckptdiff.forward.arithmetic import at_least_float32
 from ckptdiff.forward.rope import angles
 
@@ -131,6 +131,17 @@ class LayerOf:
             start += size
         assert total is not None
         return total
+
+    def learned_positions(self, ids: Tensor, name: str) -> Tensor:
+        """Return (ids, features): the rows of the first positions. Raises BadArgument beyond."""
+        table = self.held(name)
+        if len(ids) > table.shape[0]:
+            raise BadArgument(
+                f"the prompt has {len(ids)} tokens, and {name} has a row for each of the first "
+                f"{table.shape[0]} positions alone. Give a prompt of at most {table.shape[0]} "
+                "tokens"
+            )
+        return self.reader.rows(table, slice(len(ids)))
 
     def start(self, embed: Tensor) -> Tensor:
         return embed

@@ -10,6 +10,7 @@ import torch
 
 from ckptdiff.dtypes import BY_FLAG
 from ckptdiff.errors import CkptDiffError, UnsupportedLayout
+from ckptdiff.forward import sizes
 from ckptdiff.forward.arithmetic import MEGATRON, META, TRANSFORMERS
 from ckptdiff.forward.families import CLASSES
 from ckptdiff.forward.hints import hint
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 # The torch dtype that each dtype flag computes in.
 COMPUTED = {flag: STORED[word] for flag, word in BY_FLAG.items()}
+ONE_MODEL = "Give two checkpoints of one model, each with its own config"
 PROGRAMS = {"transformers": TRANSFORMERS, "meta": META, "megatron": MEGATRON}
 
 
@@ -83,6 +85,8 @@ def take_section(
             reads = tuple(readers[0].reads)
             for name, x, y, z, rest in zip(step.gives, given_a, given_b, floor, rests, strict=True):
                 x, y, z = (unpadded(name, v, run.vocabulary) for v in (x, y, z))
+                if why := sizes.of_values(name, x, y):
+                    raise UnsupportedLayout(f"{_place(section)}{why}. {ONE_MODEL}")
                 words = hint(x, y)
                 if other_copies:
                     more = f"; {words}" if words else ""
@@ -98,7 +102,8 @@ def take_section(
                         rest,
                     )
                 )
-        own = take_or_raise(step, layer_b, values_b, section, reference, letter="B")
+        # Without the reference: in its own pass, B's router chooses by itself.
+        own = take_or_raise(step, layer_b, values_b, section, letter="B")
         values_a = reference
         values_b.update(zip(step.gives, own, strict=True))
         for reader in readers:
@@ -204,18 +209,23 @@ def take_or_raise(
 
     Raises UnsupportedLayout, or another CkptDiffError, that names the side, the layer and the step.
     """
-    layer = f", layer {section.number}" if section.part == "layer" else ""
-    where = f"{letter}{layer}, {step.gives[0]}"
+    where = f"{letter}, {_place(section)}{step.gives[0]}"
     try:
-        return take(step, side, values, reference)
+        given = take(step, side, values, reference)
     except CkptDiffError as error:
         raise type(error)(f"{where}: {error}") from error
     except (RuntimeError, IndexError) as error:  # shapes that do not fit, or too little memory
         read = ", ".join(side.reader.reads) or "no tensor"
         raise UnsupportedLayout(
-            f"{where}: cannot be computed from {read} ({error}). Are A and B one model, and their "
-            "configs those of the files?"
+            f"{where}: cannot be computed from {read} ({error}). {ONE_MODEL}"
         ) from error
+    if why := sizes.against_config(step, given, side.model):
+        raise UnsupportedLayout(f"{where}: {why}. Put the config of these files beside them")
+    return given
+
+
+def _place(section: Section) -> str:
+    return f"layer {section.number}, " if section.part == "layer" else ""
 
 
 def _uncast_distances(

@@ -46,7 +46,7 @@ class MegatronLayer(ExpertsOf, LatentOf):
         return self.scaled(self.vocab_parallel_rows(ids, parts))
 
     def positions(self, ids: Tensor) -> Tensor:
-        return self.reader.rows(self.held("position_embeddings.weight"), slice(len(ids)))
+        return self.learned_positions(ids, "position_embeddings.weight")
 
     def final_norm(self, x: Tensor) -> Tensor:
         return self.norm("final_layernorm", x)
@@ -66,22 +66,20 @@ class MegatronLayer(ExpertsOf, LatentOf):
     def project(self, h: Tensor) -> tuple[Tensor, ...]:
         """Return queries, keys, values, and gates if there are: (positions, heads, channels).
 
-        A rank holds some query groups: of each the query heads, the gates of as many, then the key
-        and the value head.
+        A rank's rows follow those of the rank before it. All together are the query groups, of
+        each the query heads, the gates of as many, then the key and the value head. With more ranks
+        than groups, a rank holds a part of one, and Megatron gathers the product before it cuts out
+        heads.
         """
         channels = self.model.kv_channels
-        per_group = self.model.num_attention_heads // self.model.num_query_groups
-        if self.model.output_gate:
-            per_group *= 2
-        parts = []
-        for rank, _ in self.by_rank("self_attention.linear_qkv.weight"):
-            y = self.column_parallel(h, "self_attention.linear_qkv", rank)
-            groups = y.reshape(len(h), -1, (per_group + 2) * channels)
-            q, k, v = torch.tensor_split(groups, (-2 * channels, -channels), -1)
-            q, *gates = q.chunk(2, -1) if self.model.output_gate else (q,)
-            q, *gates = (x.reshape(len(h), -1, channels) for x in (q, *gates))
-            parts.append((q, k, v, *gates))  # (positions, heads, channels)
-        return tuple(torch.cat(part, 1) for part in zip(*parts, strict=True))
+        name = "self_attention.linear_qkv"
+        ranks = self.by_rank(f"{name}.weight")
+        joined = torch.cat([self.column_parallel(h, name, rank) for rank, _ in ranks], -1)
+        groups = joined.reshape(len(h), self.model.num_query_groups, -1)
+        q, k, v = torch.tensor_split(groups, (-2 * channels, -channels), -1)
+        q, *gates = q.chunk(2, -1) if self.model.output_gate else (q,)
+        q, *gates = (x.reshape(len(h), -1, channels) for x in (q, *gates))
+        return q, k, v, *gates
 
     def norm_heads(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         if not self.has("self_attention.q_layernorm.weight"):

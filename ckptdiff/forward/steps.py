@@ -158,7 +158,7 @@ _WORDS = {
 def steps(part: Part, *sides: LayerParts) -> tuple[Step, ...]:
     """Return the steps that any of the sides takes.
 
-    Raises UnsupportedLayout if one side has a structure that another lacks.
+    The sides are A and B. Raises UnsupportedLayout if one has a structure that the other lacks.
     """
     if part == "first":
         return _POSITIONS if _are_all("positions", sides) else _NO_POSITIONS
@@ -209,8 +209,8 @@ def _mlp(sides: tuple[LayerParts, ...]) -> tuple[Step, ...]:
     if not _are_all("experts", sides):
         return _DENSE
     if _are_all("experts in a latent space", sides):
-        return _LATENT_SHARED if _is_any("shared experts", sides) else _LATENT_EXPERTS
-    return _SHARED if _is_any("shared experts", sides) else _EXPERTS
+        return _LATENT_SHARED if _are_all("shared experts", sides) else _LATENT_EXPERTS
+    return _SHARED if _are_all("shared experts", sides) else _EXPERTS
 
 
 def _used(sequence: Iterable[Step], features: frozenset[str]) -> Iterator[Step]:
@@ -224,19 +224,16 @@ def _used(sequence: Iterable[Step], features: frozenset[str]) -> Iterator[Step]:
             yield replace(step, takes=takes)
 
 
-def _is_any(structure: str, sides: Iterable[LayerParts]) -> bool:
-    return any(structure in side.features for side in sides)
-
-
 def _are_all(structure: str, sides: Iterable[LayerParts]) -> bool:
     """Return whether all sides have a structure. Raises UnsupportedLayout if only some do."""
-    found = {structure in side.features for side in sides}
-    if len(found) == 2:
+    found = [structure in side.features for side in sides]
+    if any(found) and not all(found):
         words = _WORDS.get(structure, f"{structure} in this layer")
         raise UnsupportedLayout(
-            f"by its config, only one side has {words}: compare two files of one model"
+            f"only {'AB'[found.index(True)]} has {words}: no step of the other side answers to "
+            "it. Give two checkpoints of one model, each with its own config"
         )
-    return found == {True}
+    return all(found)
 
 
 def take(

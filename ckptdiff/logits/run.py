@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.dtypes import BY_FLAG, ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.executor import available_cpus
+from ckptdiff.forward.sizes import of_models
 from ckptdiff.logits.sides import (
     check_ids,
     forward_side,
@@ -83,10 +84,10 @@ class _LogitComparison:
         self.vocabulary = token_count(a, b)
         check_ids(ids, self.vocabulary)
         self.sides = forward_side(a, b, reference), forward_side(b, a, reference)
-        depths = [len(side.model.layers) for side in self.sides]
-        if depths[0] != depths[1]:
+        if why := of_models(*(side.model for side in self.sides)):
             raise UnsupportedLayout(
-                f"A has {depths[0]} layers and B {depths[1]}: there is no layer by layer"
+                f"{why}: they cannot be compared step by step. Give two checkpoints of one model, "
+                "each with its own config"
             )
         holdings_a, holdings_b = (
             holdings_of(*side) for side in zip(self.pair, self.sides, strict=True)

@@ -5,6 +5,7 @@ All run on one thread, since a product may be summed up in another order on two.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -212,6 +213,13 @@ def test_both_sides_are_what_their_programs_compute(
         assert rel["megatron"] < 1e-6
     assert compare_logits(hf, whole, ids).verdict == "arithmetic"
     assert compare_logits(hf, ranks, ids).verdict == "arithmetic"
+    if model in ROUTING:  # B's own logits are by its own router, whatever A chooses
+        config = json.loads((hf / "config.json").read_text())
+        (hf / "config.json").write_text(json.dumps({**config, "num_experts_per_tok": 1}))
+        one, other = free_run(hf, whole, ids, "fp32")
+        assert apart(one, tmp_path / "megatron.logits") > 1e-3
+        assert apart(other, tmp_path / "megatron.logits") < 1e-6
+        assert compare_logits(hf, whole, ids).first.name == "routing"  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen2": {"model_type": "qwen2", **QWEN, "tie_word_embeddings": True},
     "qwen3": {"model_type": "qwen3", **QWEN, "head_dim": 16},
     "mistral": {"model_type": "mistral", **QWEN, "sliding_window": WINDOW},
+    "llama-mqa": {"model_type": "llama", **rope("default"), "num_key_value_heads": 1},
 }
 LONG: dict[str, Any] = {"original_max_position_embeddings": SHORT, "factor": 4.0}
 FACTORS: dict[str, Any] = {
