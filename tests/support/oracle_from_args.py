@@ -180,4 +180,5 @@ def megatron_logits(folder: Path, ids: list[int], changed: str = "") -> torch.Te
     lacks = [n for n in loaded.missing_keys if "_extra_state" not in n and "local_tokens" not in n]
     if lacks or loaded.unexpected_keys:
         raise ValueError(f"weights do not fit: {[*lacks, *loaded.unexpected_keys][:3]}")
-    return model(torch.tensor([ids]), torch.arange(len(ids))[None], None)[0]
+    logits: torch.Tensor = model(torch.tensor([ids]), torch.arange(len(ids))[None], None)[0]
+    return logits
