@@ -168,7 +168,7 @@ class First:
     def __call__(self, mark: pytest.Mark) -> bool:
         before = self.cases[id(mark)]
         self.cases[id(mark)] += 1
-        return before % mark.kwargs["one_in"] == 0
+        return before % int(mark.kwargs["one_in"]) == 0
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks

@@ -39,17 +39,19 @@ def against_config(step: Step, given: Sequence[Tensor], model: Model) -> str:
 
 def of_models(a: Model, b: Model) -> str:
     """Return in which size the two sides' configs differ, in words, or nothing."""
-    experts = [
-        next((layer.routing.experts for layer in one.layers if layer.routing), 0) for one in (a, b)
-    ]
-    for words, one, other in (
+    sizes: tuple[tuple[str, int, int], ...] = (
         ("{} layers", len(a.layers), len(b.layers)),
         ("a hidden size of {}", a.hidden_size, b.hidden_size),
-        ("{} experts", *experts),
-    ):
+        ("{} experts", *map(_experts, (a, b))),
+    )
+    for words, one, other in sizes:
         if one != other and one and other:
             return f"A has {words.format(one)} and B {words.format(other)}"
     return ""
+
+
+def _experts(model: Model) -> int:
+    return next((layer.routing.experts for layer in model.layers if layer.routing), 0)
 
 
 def of_values(name: str, a: Tensor, b: Tensor) -> str:
