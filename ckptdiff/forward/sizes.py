@@ -42,7 +42,7 @@ def of_models(a: Model, b: Model) -> str:
     sizes: tuple[tuple[str, int, int], ...] = (
         ("{} layers", len(a.layers), len(b.layers)),
         ("a hidden size of {}", a.hidden_size, b.hidden_size),
-        ("{} experts", *map(_experts, (a, b))),
+        ("{} experts", _experts(a), _experts(b)),
     )
     for words, one, other in sizes:
         if one != other and one and other:
