@@ -61,5 +61,7 @@ def test_memory_does_not_grow_with_depth(pair: Callable[[int], tuple[Path, Path]
     assert all(told["verdict"] == "arithmetic" for told in found.values())
     assert [len(told["seconds"]) for told in found.values()] == [2, 8]
     assert more[2] > LAYER / 8  # else nothing was measured
-    assert more[8] < more[2] + LAYER / 2
+    # Kept in bf16, six layers more would be three times `LAYER` more. A busy machine, which looks
+    # too late to see the peak of two layers, finds some half of `LAYER` more.
+    assert more[8] < more[2] + 1.5 * LAYER
     assert more[8] < 2 * LAYER + 40e6
