@@ -301,3 +301,14 @@ def test_a_hybrid_is_what_transformers_computes(name: str, hybrids: Path) -> Non
     assert rel["fp32"] < RECURRENT_APART
     assert rel["fp16"] < 2e-3
     assert rel["bf16"] < 2e-2
+
+
+@pytest.mark.parametrize("cut", [{"tp": 2}, {"pp": 2, "names": "te"}])
+def test_a_converted_hybrid_is_only_arithmetic(
+    cut: dict[str, Any], hybrids: Path, tmp_path: Path
+) -> None:
+    hf = hybrids / "nemotron_h"
+    converted(hf, tmp_path / "megatron", "megatron", **cut)
+    found = compare_logits(hf, tmp_path / "megatron", LONG_IDS)
+    print(f"{cut}: {found.sentence} {found.notes}")  # noqa: T201
+    assert found.verdict == "arithmetic"
