@@ -114,7 +114,7 @@ class ExpertsOf(LayerOf):
                 part = self._sum(rows, routing, experts, etp_rank, activated)
                 total = part if total is None else total + part
         assert total is not None
-        return total
+        return self.arithmetic.narrowed(total, activated.dtype) if self.routing.wide_sum else total
 
     def _sum(
         self,
@@ -126,7 +126,8 @@ class ExpertsOf(LayerOf):
     ) -> Tensor:
         """Return (positions, hidden): the sum over one rank's experts, of its slice of each."""
         width = self.model.expert_latent or self.model.hidden_size
-        total = like.new_zeros(len(routing), width)
+        dtype = routing.dtype if self.routing.wide_sum else like.dtype
+        total = like.new_zeros(len(routing), width, dtype=dtype)
         for expert, positions in self._chosen(routing, experts):
             x, weight = rows[expert], routing[positions, expert, None]
             if self.arithmetic.scales_expert_input:
@@ -134,8 +135,8 @@ class ExpertsOf(LayerOf):
             x = x.chunk(self.expert_tp, -1)[etp_rank]
             y = self.arithmetic.linear(x, self.expert_down(expert, etp_rank))
             if not self.arithmetic.scales_expert_input:
-                y = (y * weight).to(like.dtype)
-            total.index_add_(0, positions, y)
+                y = y * weight
+            total.index_add_(0, positions, y.to(dtype))
         return total
 
     def _chosen(self, routing: Tensor, experts: range) -> Iterator[tuple[int, Tensor]]:

@@ -129,6 +129,7 @@ _LOCAL_NAMES = {
     "self_attention.linear_kv_up_proj.layer_norm_": "self_attention.kv_layernorm.",
     "self_attention.in_proj.layer_norm_": "input_layernorm.",
     "mixer.in_proj.layer_norm_": "norm.",
+    "mixer.conv1d_": "mixer.conv1d.",
     "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
     "self_attention.query_key_value.": "self_attention.linear_qkv.",
     "self_attention.dense.": "self_attention.linear_proj.",

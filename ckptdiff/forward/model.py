@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.errors import UnknownConfig, UnsupportedLayout
@@ -57,6 +57,7 @@ class Routing:
     ranking: int = 2  # the score of a group is the sum of so many of its highest scores
     wide_logits: bool = False  # computed in float32, whatever the dtype
     wide_weights: bool = False  # not rounded to the dtype of the logits
+    wide_sum: bool = False  # the outputs of experts are added up in float32, and rounded once
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Mamba:
     channels: int  # per head
     groups: int  # of heads: what goes where in a state, and what is read, is of a group
     states: int  # channels of a state
-    epsilon: float = 1e-5  # of the norm of what the states give
+    epsilon: float  # of the norm of what the states give
     least_step: float = 0.0
 
 
@@ -146,16 +147,16 @@ class Model:
     taken: tuple[str, ...] = ()
 
 
-def hybrid_layer(letter: str, rope: Rope | None, routing: Routing | None) -> LayerSpec:
+def hybrid_layer(letter: str, layer: LayerSpec, routing: Routing | None) -> LayerSpec:
     """Return a layer of a hybrid of Mamba and attention, by its letter in the pattern.
 
-    `rope` and `routing` are those of layers of attention and of experts. Raises UnsupportedLayout
-    for another letter: "M" is Mamba, "*" attention, "-" an MLP, "E" experts.
+    "M" is Mamba, "*" attention as in `layer`, "-" an MLP, "E" experts with this routing. Raises
+    UnsupportedLayout for another letter.
     """
     if letter == "M":
         return LayerSpec(None, mixer="mamba", mlp=False)
     if letter == "*":
-        return LayerSpec(rope, mlp=False)
+        return replace(layer, mlp=False, routing=None)
     if letter == "-" or (letter == "E" and routing is not None):
         return LayerSpec(None, mixer=None, routing=routing if letter == "E" else None)
     raise UnsupportedLayout(f"the letter {letter!r} of a hybrid's pattern is not yet computed")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.errors import UnknownConfig, UnsupportedLayout
 from ckptdiff.forward.hf_config.base import activation_of, expert_count, llama, size
 from ckptdiff.forward.hf_config.experts import qwen_moe
-from ckptdiff.forward.model import DeltaNet, Mamba, Routing, hybrid_layer
+from ckptdiff.forward.model import DeltaNet, LayerSpec, Mamba, Routing, hybrid_layer
 
 if TYPE_CHECKING:
     from ckptdiff.forward.hf_config.base import Config
@@ -106,18 +106,17 @@ def nemotron_h(config: Config) -> Model:
         chosen_groups=size(config, "topk_group", 1),
         wide_logits=True,
         wide_weights=True,
+        wide_sum=True,
     )
     epsilon = float(config.get("layer_norm_epsilon", 1e-5))
-    plain = {
-        **config,
-        "num_hidden_layers": len(kinds),
-        "sliding_window": None,
-        "hidden_act": "silu",
-    }
+    least = float(config.get("mamba_dt_min", config.get("time_step_min", 0.001)))
+    note = f"transformers takes no step of a Mamba layer below {least:g}; Megatron takes any"
+    unused = {"sliding_window": None, "hidden_act": None}  # fields that the class does not read
+    plain = {**config, **unused, "num_hidden_layers": len(kinds)}
     model = llama(plain, head_dim=128, num_attention_heads=32, num_key_value_heads=8)
     return replace(
         model,
-        layers=tuple(hybrid_layer(letter, None, routing) for letter in kinds),
+        layers=tuple(hybrid_layer(letter, LayerSpec(None), routing) for letter in kinds),
         layernorm_epsilon=epsilon,
         wide_norm=True,
         activation=activation_of(config.get("mlp_hidden_act", "relu2")),
@@ -128,9 +127,10 @@ def nemotron_h(config: Config) -> Model:
             groups=size(config, "mamba_n_groups", config.get("n_groups", 8)),
             states=size(config, "ssm_state_size", 128),
             epsilon=epsilon,
-            least_step=float(config.get("mamba_dt_min", config.get("time_step_min", 0.001))),
+            least_step=least,
         ),
         expert_latent=config.get("moe_latent_size"),
+        notes=(note,) if least > 0 else (),
     )
 
 

@@ -11,7 +11,9 @@ from ckptdiff.forward.model import DeltaNet, Mamba, hybrid_layer
 
 if TYPE_CHECKING:
     from ckptdiff.forward.megatron_args.base import Args
-    from ckptdiff.forward.model import Model, Rope, Routing
+    from ckptdiff.forward.model import Model, Routing
+
+_EPSILON = 1e-5  # of a mixer's norm, hard-coded in megatron.core.ssm.mamba_mixer
 
 
 def with_delta_net(model: Model, args: Args) -> Model:
@@ -49,7 +51,7 @@ def _is_linear(freq: int | list[int] | None, number: int) -> bool:
     return freq is not None and (number + 1) % freq != 0
 
 
-def with_mamba(model: Model, args: Args, rope: Rope | None, routing: Routing | None) -> Model:
+def with_mamba(model: Model, args: Args, routing: Routing | None) -> Model:
     """Return the model with MambaModel's layers, if the args say that it is a hybrid.
 
     Raises UnsupportedLayout if no pattern says which layer is of which kind.
@@ -64,13 +66,22 @@ def with_mamba(model: Model, args: Args, rope: Rope | None, routing: Routing | N
             f"{len(model.layers)} layers, which logits need"
         )
     channels = size(args, "mamba_head_dim", 64)
+    notes = model.notes
+    if model.layernorm_epsilon != _EPSILON:
+        note = f"Megatron's Mamba layers have a norm with {_EPSILON:g}, whatever norm_epsilon says"
+        notes = (*notes, note)
     return replace(
         model,
-        layers=tuple(hybrid_layer(letter, rope, routing) for letter in letters),
+        notes=notes,
+        layers=tuple(
+            hybrid_layer(letter, layer, routing)
+            for letter, layer in zip(letters, model.layers, strict=True)
+        ),
         mamba=Mamba(
             heads=size(args, "mamba_num_heads", 2 * model.hidden_size // channels),
             channels=channels,
             groups=size(args, "mamba_num_groups", 8),
             states=size(args, "mamba_state_dim", 128),
+            epsilon=_EPSILON,
         ),
     )

@@ -108,7 +108,7 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
         model = replace(model, notes=(*model.notes, note))
     if args.get("multi_latent_attention"):
         model = with_latent(model, args)
-    model = with_delta_net(with_mamba(model, args, rope, routing), args)
+    model = with_delta_net(with_mamba(model, args, routing), args)
     return completed(model, args, other) if family in NOT_IN_ARGS else model
 
 
