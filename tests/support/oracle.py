@@ -149,15 +149,18 @@ class Layout:
         return self.part(torch.cat([full, padding]), rank, 0)
 
     def qkv(self, layer: str, kind: str, rank: int) -> Tensor:
-        """Return, group by group, the group's query heads, its key head and its value head."""
+        """Return a rank's rows of the groups: of each its query heads, its key and value head.
+
+        With more ranks than groups, a rank has a part of one.
+        """
         q, k, v = (self.weights[f"{layer}self_attn.{x}_proj.{kind}"] for x in "qkv")
         d, per_group = self.head_dim, self.heads // self.groups
         rows = []
-        for group in range(rank * self.groups // self.tp, (rank + 1) * self.groups // self.tp):
+        for group in range(self.groups):
             heads = range(group * per_group, (group + 1) * per_group)
             rows += [q[head * d : (head + 1) * d] for head in heads]
             rows += [x[group * d : (group + 1) * d] for x in (k, v)]
-        return torch.cat(rows)
+        return torch.cat(rows).chunk(self.tp)[rank]
 
     def gated(self, gate: Tensor, up: Tensor, rank: int) -> Tensor:
         """Return the rank's share of the gate above its share of the up projection."""

@@ -169,7 +169,7 @@ def _of_mamba(name: str, field: str, *, megatron: bool) -> ConfigField:
         applies=is_mamba,
         off=megatron,
         cannot="Megatron's args have no flag for it.",
-        moves=moves.ATTENTION,
+        moves=moves.MAMBA,
     )
 
 

@@ -196,7 +196,7 @@ def _size(name: str, hf: str, megatron: str, which: frozenset[str]) -> ConfigFie
         sets(megatron),
         only(which, hf),
         applies=applies,
-        moves=moves.ATTENTION,
+        moves=moves.MIXERS,
     )
 
 
@@ -245,7 +245,7 @@ HYBRID: tuple[ConfigField, ...] = (
         sets(VARIANT, lambda on: "gated_delta_net" if on else None),
         sets_nothing,
         off=False,
-        moves=moves.ATTENTION,
+        moves=moves.MIXERS,
     ),
     ConfigField(
         "DeltaNet layers",
@@ -255,7 +255,7 @@ HYBRID: tuple[ConfigField, ...] = (
         sets("linear_attention_freq"),
         _delta_layers_entries,
         applies=is_delta_net,
-        moves=moves.ATTENTION,
+        moves=moves.MIXERS,
     ),
     ConfigField(
         "Gate of attention",
@@ -265,7 +265,7 @@ HYBRID: tuple[ConfigField, ...] = (
         sets("attention_output_gate"),
         sets_nothing,
         applies=is_delta_net,
-        moves=moves.ATTEND | moves.ATTENTION_OUT,
+        moves=moves.PROJECTED | moves.GATED | moves.ATTENTION_OUT,
     ),
     *(
         _size(words, name, name, DELTA)
