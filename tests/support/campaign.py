@@ -190,7 +190,7 @@ def judge(case: Case, truth: dict[str, Any]) -> Outcome:
         found = compare_logits(case.a, case.b, IDS)
         verdict, sentence = str(found.verdict), found.sentence
         lines = compare_configs(*open_pair(case.a, case.b))
-        is_silent = all(line.status == "same" for line in lines)
+        is_silent = case.kind == "config" and all(line.a == line.b for line in lines)
     except CkptDiffError as error:
         verdict, sentence = "refused", str(error)
     except Exception as error:  # noqa: BLE001 -- a crash is an outcome
