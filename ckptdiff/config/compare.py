@@ -22,11 +22,13 @@ from ckptdiff.config.fields.rope_versions import (
 )
 from ckptdiff.config.fields.unread import as_read
 from ckptdiff.config.mending import mending
+from ckptdiff.config.other_keys import NOT_KNOWN, other_classes, other_keys
 from ckptdiff.config.quantisation import Quantisation
+from ckptdiff.config.unused import unused_tensors
 from ckptdiff.formats.run_config import SPELLED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ckptdiff.assembly.recipe import Assembled
 
@@ -58,14 +60,36 @@ def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
     """Return a line for each field that a side states; none unless both have a config."""
     if not a.checkpoint.config or not b.checkpoint.config:
         return []
-    return [*compare_sides(config_side(a), config_side(b)), *_quantisation_lines(a, b)]
+    lines = compare_sides(config_side(a), config_side(b))
+    return [*lines, *_quantisation_lines(a, b), *_unused_lines(a, b)]
 
 
 def compare_sides(a: ConfigSide, b: ConfigSide) -> list[ConfigDiff]:
-    """Return a line for each field that a side states."""
+    """Return a line for each field that a side states, and for each other that differs."""
     fields = (*FIELDS, *TOKENS)
     lines = (*(_line(field, a, b) for field in fields), _versions_line(a, b))
-    return [line for line in lines if line is not None]
+    found = [line for line in lines if line is not None]
+    return [*found, *_other_lines(a, b)] if a.kind == b.kind == "hf" else found
+
+
+def _other_lines(a: ConfigSide, b: ConfigSide) -> Iterator[ConfigDiff]:
+    """Yield lines for what differs between two config.json and no field of the table reads."""
+    for one in other_classes(a, b):
+        status: Status = "conflict" if one.consequence else "implied" if one.is_known else "unknown"
+        sides = (one.key, _plain(one.a), one.key, _plain(one.b))
+        yield ConfigDiff(
+            one.key, status, *sides, one.consequence, None, one.note, is_hint=status == "implied"
+        )
+    for key in other_keys(a, b):
+        yield ConfigDiff(
+            key.name,
+            "unknown" if key.unread is None else "implied",
+            key.name if key.in_a else None,
+            _plain(key.a),
+            key.name if key.in_b else None,
+            _plain(key.b),
+            note=NOT_KNOWN if key.unread is None else key.unread,
+        )
 
 
 def _quantisation_lines(a: Assembled, b: Assembled) -> list[ConfigDiff]:
@@ -78,6 +102,15 @@ def _quantisation_lines(a: Assembled, b: Assembled) -> list[ConfigDiff]:
     consequence = "A loader takes the codes of one of them for other numbers."
     name = "quantization_config"
     return [ConfigDiff("quantisation", "conflict", name, one, name, other, consequence)]
+
+
+def _unused_lines(a: Assembled, b: Assembled) -> Iterator[ConfigDiff]:
+    """Yield a line if a side holds tensors that its config.json switches off."""
+    words = [unused_tensors(config_side(side), side.tensors) for side in (a, b)]
+    if any(words):
+        note = "transformers does not load them"
+        held = (None, words[0] or "none", None, words[1] or "none")
+        yield ConfigDiff("Held and not used", "implied", *held, note=note, is_hint=True)
 
 
 def config_status(lines: Iterable[ConfigDiff]) -> Literal["same", "conflict", "unknown"]:
@@ -123,6 +156,7 @@ def config_side(assembled: Assembled) -> ConfigSide:
         fields = params_in_hf_words(fields, assembled.config)
     if isinstance(fields.get("text_config"), dict):
         fields = {**fields, **fields["text_config"]}
+    whole = fields
     if checkpoint.convention == "hf":
         fields = as_read(fields, assembled.family)
     family = assembled.architecture
@@ -137,6 +171,7 @@ def config_side(assembled: Assembled) -> ConfigSide:
             if not tensor.pieces or tensor.pieces[0].part_of in ("", name)
         ),
         tied_by_default=family is not None and family.tied_by_default,
+        unread={name: value for name, value in whole.items() if name not in fields},
         yaml=checkpoint.config_file.name if checkpoint.config_file is not None else None,
         token_files=checkpoint.token_files if checkpoint.convention == "hf" else None,
         spelled=SPELLED if checkpoint.config_file is not None else {},
