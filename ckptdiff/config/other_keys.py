@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptdiff.config.fields import FIELDS, TOKENS
-from ckptdiff.config.fields.base import equal
+from ckptdiff.config.fields.base import equal, guarded
 from ckptdiff.config.keys_read import (
     ALIKE,
     BESIDE,
@@ -56,7 +56,7 @@ def other_keys(a: ConfigSide, b: ConfigSide) -> Iterator[OtherKey]:
             held[name] if name in held else default_of(side.fields, name)
             for side, held in ((a, one), (b, other))
         )
-        if equal(value_a, value_b) or (value_a is None and value_b is None):
+        if guarded(equal, value_a, value_b) or (value_a is None and value_b is None):
             continue
         unread = _why_unread(a, b, name)
         if unread is None and any(
@@ -75,19 +75,20 @@ def _rope(side: ConfigSide) -> dict[str, Any]:
     kind = inside.pop("type", None)
     inside.setdefault("rope_type", kind)
     said = {**beside, **{name: value for name, value in inside.items() if value is not None}}
-    windowed = side.get(f"{NEW}.sliding_attention") or {}
-    said["windowed"] = {"rope_theta": side.get("rope_local_base_freq"), **windowed}
+    windowed = side.get(f"{NEW}.sliding_attention")
+    base = {"rope_theta": side.get("rope_local_base_freq")}
+    said["windowed"] = {**base, **windowed} if isinstance(windowed, dict) else base
     if said["rope_type"] == "default":
         said["rope_type"] = None
-    return {name: float(v) if type(v) is int else v for name, v in said.items() if v is not None}
+    return {name: value for name, value in said.items() if value is not None}
 
 
-def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(fields: Mapping[str, Any], levels: int = 3) -> dict[str, Any]:
     """Return the entries of a config.json by name, those inside of an object by their path."""
     found: dict[str, Any] = {}
     for name, value in fields.items():
-        if isinstance(value, dict) and value:
-            found |= {f"{name}.{inner}": one for inner, one in _flat(value).items()}
+        if isinstance(value, dict) and value and levels > 1:
+            found |= {f"{name}.{inner}": one for inner, one in _flat(value, levels - 1).items()}
         else:
             found[name] = value
     return found
@@ -154,10 +155,11 @@ def other_classes(a: ConfigSide, b: ConfigSide) -> Iterator[OtherClass]:
     """Yield what differs of the entries that name the class of a model."""
     types = [side.get("model_type") for side in (a, b)]
     if types[0] != types[1]:
-        if ALIKE.issuperset(types):
+        names = {str(one) for one in types}
+        if names <= ALIKE:
             note = "both classes compute the same of what is compared here"
             yield OtherClass("model_type", *types, None, note, is_known=True)
-        elif all(isinstance(one, str) and one in KEYS for one in types):
+        elif names <= KEYS.keys():
             note = "transformers runs another class; only what is listed here was compared"
             yield OtherClass("model_type", *types, None, note, is_known=False)
         else:
