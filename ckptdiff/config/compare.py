@@ -26,8 +26,10 @@ from ckptdiff.config.fields.rope_versions import (
 from ckptdiff.config.fields.unread import as_read
 from ckptdiff.config.mending import mending
 from ckptdiff.config.old_args import DEVICES, in_new_words
+from ckptdiff.config.other_keys import NOT_KNOWN, other_classes, other_keys
 from ckptdiff.config.quantisation import Quantisation
 from ckptdiff.config.unknown_args import differing_args
+from ckptdiff.config.unused import unused_tensors
 from ckptdiff.formats.run_config import SPELLED
 
 if TYPE_CHECKING:
@@ -67,17 +69,36 @@ def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
         return []
     sides = config_side(a), config_side(b)
     lines = compare_sides(*sides)
-    return [*lines, *_args_lines(*sides, lines), *_quantisation_lines(a, b)]
+    more = (*_args_lines(*sides, lines), *_quantisation_lines(a, b), *_unused_lines(a, b))
+    return [*lines, *more]
 
 
 def compare_sides(a: ConfigSide, b: ConfigSide) -> list[ConfigDiff]:
-    """Return a line for each field that a side states."""
+    """Return a line for each field that a side states, and for each other that differs."""
     fields = (*FIELDS, *TOKENS, *TRAINING)
     lines = (*(_line(field, a, b) for field in fields), _versions_line(a, b))
-    return [line for line in lines if line is not None]
+    found = [line for line in lines if line is not None]
+    return [*found, *_other_lines(a, b)] if a.kind == b.kind == "hf" else found
 
 
-_NOT_KNOWN = "differs, meaning not known to ckptdiff"
+def _other_lines(a: ConfigSide, b: ConfigSide) -> Iterator[ConfigDiff]:
+    """Yield lines for what differs between two config.json and no field of the table reads."""
+    for one in other_classes(a, b):
+        status: Status = "conflict" if one.consequence else "implied" if one.is_known else "unknown"
+        sides = (one.key, _plain(one.a), one.key, _plain(one.b))
+        yield ConfigDiff(
+            one.key, status, *sides, one.consequence, None, one.note, is_hint=status == "implied"
+        )
+    for key in other_keys(a, b):
+        yield ConfigDiff(
+            key.name,
+            "unknown" if key.unread is None else "implied",
+            key.name if key.in_a else None,
+            _plain(key.a),
+            key.name if key.in_b else None,
+            _plain(key.b),
+            note=NOT_KNOWN if key.unread is None else key.unread,
+        )
 
 
 def _args_lines(a: ConfigSide, b: ConfigSide, lines: Iterable[ConfigDiff]) -> Iterator[ConfigDiff]:
@@ -93,7 +114,7 @@ def _args_lines(a: ConfigSide, b: ConfigSide, lines: Iterable[ConfigDiff]) -> It
             _plain(one.a),
             None if one.b is None else one.name,
             _plain(one.b),
-            note=_NOT_KNOWN if one.does is None else f"differs: {one.does}",
+            note=NOT_KNOWN if one.does is None else f"differs: {one.does}",
         )
         if one.does is not None and one.sure:
             why = f"{one.does[0].upper()}{one.does[1:]}."
@@ -111,6 +132,15 @@ def _quantisation_lines(a: Assembled, b: Assembled) -> list[ConfigDiff]:
     consequence = "A loader takes the codes of one of them for other numbers."
     name = "quantization_config"
     return [ConfigDiff("quantisation", "conflict", name, one, name, other, consequence)]
+
+
+def _unused_lines(a: Assembled, b: Assembled) -> Iterator[ConfigDiff]:
+    """Yield a line if a side holds tensors that its config.json switches off."""
+    words = [unused_tensors(config_side(side), side.tensors) for side in (a, b)]
+    if any(words):
+        note = "transformers does not load them"
+        held = (None, words[0] or "none", None, words[1] or "none")
+        yield ConfigDiff("Held and not used", "implied", *held, note=note, is_hint=True)
 
 
 def config_status(lines: Iterable[ConfigDiff]) -> Literal["same", "conflict", "unknown"]:
@@ -162,6 +192,7 @@ def config_side(assembled: Assembled) -> ConfigSide:
         fields = params_in_hf_words(fields, assembled.config)
     if isinstance(fields.get("text_config"), dict):
         fields = {**fields, **fields["text_config"]}
+    whole = fields
     if checkpoint.convention == "hf":
         fields = as_read(fields, assembled.family)
     spelled = SPELLED if checkpoint.config_file is not None else {}
@@ -179,6 +210,7 @@ def config_side(assembled: Assembled) -> ConfigSide:
             if not tensor.pieces or tensor.pieces[0].part_of in ("", name)
         ),
         tied_by_default=family is not None and family.tied_by_default,
+        unread={name: value for name, value in whole.items() if name not in fields},
         yaml=checkpoint.config_file.name if checkpoint.config_file is not None else None,
         token_files=checkpoint.token_files if checkpoint.convention == "hf" else None,
         spelled=spelled,

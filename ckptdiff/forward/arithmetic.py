@@ -147,11 +147,14 @@ class Arithmetic:
         scale: float,
         window: int | None,
         cap: float | None = None,
+        *,
+        is_causal: bool = True,
     ) -> Tensor:
-        """Return causal attention, (positions, heads, channels of v).
+        """Return attention, (positions, heads, channels of v).
 
         q, k and v are (positions, heads, channels); k and v have a head per query group. `window`
         is how many positions are seen, `cap` the soft cap of scores: cap * tanh(scores / cap).
+        Later positions are seen if it is not causal, and then a window reaches both ways.
         """
         positions, heads, _ = q.shape
         per_group = heads // k.shape[1]
@@ -159,7 +162,7 @@ class Arithmetic:
             k, v = (t.repeat_interleave(per_group, 1) for t in (k, v))
         q, k, v = (t.transpose(0, 1) for t in (q, k, v))
         scores = self.capped(self.scores(q, k, scale), cap)
-        mask = _attention_mask(positions, window, q.device)
+        mask = _attention_mask(positions, window, q.device, is_causal=is_causal)
         weights = self.softmax(scores, mask)
         return self.weigh_values(weights, v).transpose(0, 1)
 
@@ -256,8 +259,16 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _attention_mask(positions: int, window: int | None, device: torch.device) -> Tensor:
-    """Return (positions, positions): True where a row's position does not see a column's."""
+def _attention_mask(
+    positions: int, window: int | None, device: torch.device, *, is_causal: bool
+) -> Tensor:
+    """Return (positions, positions): True where a row's position does not see a column's.
+
+    Only a causal window counts the row's own position.
+    """
     ones = torch.ones(positions, positions, dtype=torch.bool, device=device)
+    if not is_causal:
+        far = positions if window is None else window + 1
+        return ones.triu(far) | ones.tril(-far)
     mask = ones.triu(1)
     return mask if window is None else mask | ones.tril(-window)

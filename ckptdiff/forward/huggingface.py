@@ -31,7 +31,7 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
     @property
     def features(self) -> frozenset[str]:
         found = set(super().features)
-        if self.has("self_attn.q_norm.weight"):
+        if self.model.qk_norm and self.has("self_attn.q_norm.weight"):
             found.add("norm_heads")
         if any(name.startswith("mlp.shared_expert") for name in self.ranks[0]):
             found.add("shared experts")
@@ -66,7 +66,7 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
         return tuple(y.reshape(len(y), -1, self.model.kv_channels) for y in parts)
 
     def norm_heads(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.has("self_attn.q_norm.weight"):
+        if "norm_heads" not in self.features:
             return q, k
         return self.each_head("self_attn.q_norm", q), self.each_head("self_attn.k_norm", k)
 

@@ -172,7 +172,13 @@ class LayerOf:
             # Meta's pairs are neighbours, and its sums over channels are in that order.
             q, k = (torch.stack(x.chunk(2, -1), -1).flatten(-2) for x in (q, k))
         return self.arithmetic.attend(
-            q, k, v, model.softmax_scale, self.layer.window, model.attention_cap
+            q,
+            k,
+            v,
+            model.softmax_scale,
+            self.layer.window,
+            model.attention_cap,
+            is_causal=model.is_causal,
         ).flatten(1)
 
     def gate_context(self, ctx: Tensor, gate: Tensor) -> Tensor:

@@ -128,6 +128,8 @@ class Model:
     norms_all_heads: bool = False  # queries and keys are normalised over all heads at once
     embedding_scale: float = 1.0
     learned_positions: bool = False
+    qk_norm: bool = True  # queries and keys are normalised if there are norms for it
+    is_causal: bool = True  # positions do not see later ones
     attention_cap: float | None = None  # scores become cap * tanh(scores / cap)
     logit_cap: float | None = None  # and logits likewise
     latent: Latent | None = None

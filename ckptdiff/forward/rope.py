@@ -107,7 +107,7 @@ def _yarn(rope: Rope, positions: int) -> tuple[Tensor, float]:  # noqa: ARG001
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, rope.dim - 1)
     pairs = torch.arange(rope.dim // 2, dtype=torch.float32)
-    ramp = ((pairs - low) / (high - low if high > low else 0.001)).clamp(0, 1)
+    ramp = ((pairs - low) / (high - low if high != low else 0.001)).clamp(0, 1)
     plain = _plain(rope)
     return plain / factor * ramp + plain * (1 - ramp), scale
 
@@ -115,7 +115,7 @@ def _yarn(rope: Rope, positions: int) -> tuple[Tensor, float]:  # noqa: ARG001
 def _longrope(rope: Rope, positions: int) -> tuple[Tensor, float]:
     scaling = rope.scaling
     original_length = scaling["original_max_position_embeddings"]
-    factor = scaling["max_position_embeddings"] / original_length
+    factor = scaling.get("factor") or scaling["max_position_embeddings"] / original_length
     scale = scaling.get("attention_factor")
     if scale is None:
         scale = math.sqrt(1 + math.log(factor) / math.log(original_length)) if factor > 1 else 1.0

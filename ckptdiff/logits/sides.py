@@ -6,8 +6,10 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
+from ckptdiff.config.compare import config_side
 from ckptdiff.config.old_args import in_new_words
 from ckptdiff.config.unknown_args import not_computed, noted
+from ckptdiff.config.unused import unused_tensors
 from ckptdiff.dtypes import DTYPES, FLOATS
 from ckptdiff.errors import BadArgument, UnknownConfig, UnsupportedLayout
 
@@ -137,15 +139,21 @@ def token_count(a: Assembled, b: Assembled) -> int:
 
 
 def left_out(a: Assembled, b: Assembled) -> list[str]:
-    """Return a note on the tokens that one side alone has, for which no logits are compared."""
+    """Return notes of what the sides hold and is not computed: tensors that a config switches off.
+
+    And the tokens that one side alone has, for which no logits are compared.
+    """
+    words = (unused_tensors(config_side(side), side.tensors) for side in (a, b))
+    notes = [f"{letter} holds {one}" for letter, one in zip("AB", words, strict=True) if one]
     one, other = token_count(a, a), token_count(b, b)
     if one == other:
-        return []
+        return notes
     larger, both, most = ("A", other, one) if one > other else ("B", one, other)
     which = f"token {both}" if most == both + 1 else f"{most - both} tokens, {both} to {most - 1},"
     return [
+        *notes,
         f"{which} of {larger} {'is' if most == both + 1 else 'are'} not compared: the other side "
-        f"has {both} tokens"
+        f"has {both} tokens",
     ]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.assembly.adapters import unmatched_by_adapter
 from ckptdiff.assembly.packed import tensors_and_bytes
 from ckptdiff.comparison.packed import schemes_of
+from ckptdiff.config.other_keys import NOT_KNOWN
 from ckptdiff.report.finding import finding_document, finding_lines
 from ckptdiff.report.listed import (
     CloseGroup,
@@ -279,6 +280,7 @@ def _unknown(lines: Sequence[ConfigDiff]) -> dict[str, list[str]]:
             in_a = (line.name_a, line.a) != (None, None)
             in_b = (line.name_b, line.b) != (None, None)
             words = "not known for certain" if in_a is in_b else f"known in {'BA'[in_a]} alone"
+            words = NOT_KNOWN if line.note == NOT_KNOWN else words
             found.setdefault(words, []).append(line.meaning)
     return found
 

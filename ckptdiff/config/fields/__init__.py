@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ckptdiff.config.fields.base import ConfigField, ConfigSide, Kind, Stated, show
+from ckptdiff.config.fields.class_only import CLASS_ONLY
 from ckptdiff.config.fields.dense import DENSE
 from ckptdiff.config.fields.experts import EXPERTS
 from ckptdiff.config.fields.hybrid import HYBRID
@@ -26,4 +27,7 @@ __all__ = [
     "show",
 ]
 
-FIELDS: tuple[ConfigField, ...] = (*DENSE, *LAYERS, *POSITIONS, *ROPE, *LATENT, *EXPERTS, *HYBRID)
+FIELDS: tuple[ConfigField, ...] = (
+    *(*DENSE, *LAYERS, *POSITIONS, *ROPE, *LATENT, *EXPERTS, *HYBRID),
+    *CLASS_ONLY,
+)

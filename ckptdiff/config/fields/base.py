@@ -32,6 +32,8 @@ class ConfigSide:
     family: str | None  # name of the Architecture; None: it is not known
     tensors: frozenset[str]  # last parts of canonical names, such as `q_proj.bias`
     tied_by_default: bool = False  # in the family, if config.json has no field for it
+    # Of a config.json, the fields that its class does not read.
+    unread: Mapping[str, Any] = field(default_factory=dict)
     # Of a Megatron side whose config is YAML, that file, and how it spells args, as args of older
     # releases are spelled otherwise. What the YAML leaves out has the default of a class that is
     # not loaded, not of Megatron's args.

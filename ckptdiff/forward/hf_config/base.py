@@ -31,6 +31,12 @@ _PARTLY_ROTATED = ("nemotron", "phi3", "qwen3_next", "qwen3_5_text", "qwen3_5_mo
 _WITHOUT_WINDOW = ("llama", "deepseek_v3", "gemma", "gpt2", "nemotron", "olmo2")
 _ONE_WINDOW = ("mistral", "mixtral", "phi3", "qwen3_moe")
 
+# Classes without norms of queries and keys.
+_WITHOUT_QK_NORM = (
+    *("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "gemma", "gemma2", "phi3"),
+    *("nemotron", "gpt2"),
+)
+
 # The fields that a kind of rotary scaling requires.
 _ROPE_FIELDS = {
     "linear": ("factor",),
@@ -45,11 +51,14 @@ _ROPE_FIELDS = {
     ),
 }  # fmt: skip
 
+_WITH_ORIGINAL_LENGTH = ("llama3", "yarn", "longrope")
+
 size = partial(size_of, "config.json")
 
 
 def llama(config: Config, **defaults: Any) -> Model:
     """Return a model whose config has Llama's fields; `defaults` are for missing ones."""
+    is_causal = bool(config.get("is_causal", True))  # null is false
     given = {name: value for name, value in config.items() if value is not None}
     config = {**defaults, **given}
     heads = size(config, "num_attention_heads")
@@ -70,6 +79,8 @@ def llama(config: Config, **defaults: Any) -> Model:
         softmax_scale=channels**-0.5,
         activation=activation_of(config.get("hidden_act", "silu")),
         tied=bool(config.get("tie_word_embeddings", False)),
+        qk_norm=config["model_type"] not in _WITHOUT_QK_NORM,
+        is_causal=is_causal,
         without_bias=biases.absent_in_transformers(config),
     )
 
@@ -102,11 +113,10 @@ def rope_of(config: Config, channels: int) -> Rope:
     if "type" in scaling:
         scaling.setdefault("rope_type", scaling.pop("type"))
     scaling.setdefault("max_position_embeddings", config.get("max_position_embeddings"))
-    if "original_max_position_embeddings" in config:
-        scaling.setdefault(
-            "original_max_position_embeddings", config["original_max_position_embeddings"]
-        )
     kind = str(scaling.get("rope_type", "default"))
+    original = config.get("original_max_position_embeddings")
+    if original is not None and kind in _WITH_ORIGINAL_LENGTH:
+        scaling["original_max_position_embeddings"] = original  # beside the object, it counts more
     for name in _ROPE_FIELDS.get(kind, ()):
         if scaling.get(name) is None:
             raise UnknownConfig(f"config.json: rope_scaling of type {kind} says no {name}")

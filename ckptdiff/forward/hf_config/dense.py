@@ -50,14 +50,17 @@ def gemma2(config: Config, every: int = 2, caps: tuple[float | None, ...] = (50.
 def gemma3(config: Config) -> Model:
     """Return a Gemma 3: layers with a window have a rotary base of their own."""
     by_kind = config.get("rope_parameters") or {}
-    full = by_kind.get("full_attention") or {
-        "rope_theta": config.get("rope_theta", 1e6),
-        **(config.get("rope_scaling") or {}),
-    }
-    sliding = by_kind.get("sliding_attention") or {}
-    sliding = {"rope_theta": config.get("rope_local_base_freq", 1e4), **sliding}
+    truncate = by_kind.get("truncate", True)  # it is read outside of the objects
+    full, sliding = (
+        {"rope_theta": config.get(name, base), **(by_kind.get(kind) or {}), "truncate": truncate}
+        for kind, name, base in (
+            ("full_attention", "rope_theta", 1e6),
+            ("sliding_attention", "rope_local_base_freq", 1e4),
+        )
+    )
+    full = {**full, **(config.get("rope_scaling") or {}), "truncate": truncate}
     plain = {**config, "rope_scaling": None}  # is in `full` already
-    with_full_rope = {**plain, "rope_parameters": {"rope_theta": 1e6, **full}}
+    with_full_rope = {**plain, "rope_parameters": full}
     model = gemma2(with_full_rope, config.get("sliding_window_pattern", 6), (None, None))
     windowed_rope = rope_of({**plain, "rope_parameters": sliding}, model.kv_channels)
     return replace(
@@ -102,7 +105,7 @@ def nemotron(config: Config) -> Model:
 
 
 def phi3(config: Config) -> Model:
-    return llama(config, rms_norm_eps=1e-5)
+    return llama(config, rms_norm_eps=1e-5, original_max_position_embeddings=4096)
 
 
 def olmo2(config: Config) -> Model:
