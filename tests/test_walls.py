@@ -162,7 +162,7 @@ def test_every_hint_has_words_for_the_command_line_and_for_the_screen() -> None:
 
 REGISTRIES = {
     *(".", "arch", "arch/mistakes", "config/fields", "diagnosis/claims", "formats"),
-    "forward/hf_config",
+    *("config/effects", "forward/hf_config"),
     "kernels",  # tells numpy how many threads to use, before anything there imports it
 }
 

@@ -7,16 +7,18 @@ gives the place of every Hugging Face row in the shards. There is no inverse to 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from ckptdiff.arch.hf_class import LANGUAGE_PARTS
 from ckptdiff.arch.templates import template
 from ckptdiff.errors import UnsupportedLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from ckptdiff.arch.fused import Fused
+    from ckptdiff.arch.hf_class import HfClass
     from ckptdiff.arch.peculiarity import Peculiarity
     from ckptdiff.config.model import ModelConfig
 
@@ -163,17 +165,35 @@ def blocks(
     return ParamMapping(megatron, hf, 0, partition, role=role, block_rows=rows)
 
 
-def gated(megatron: str, gate: str, up: str, size: Callable[[ModelConfig], int]) -> ParamMapping:
+def gated(
+    megatron: str,
+    gate: str,
+    up: str,
+    size: Callable[[ModelConfig], int],
+    turns: Callable[[ModelConfig], int] = lambda _: 0,
+) -> ParamMapping:
     """Return the rule of a gated MLP's first layer, `size` rows each of gate and up.
 
-    Each rank holds its range of the gate rows, then its range of the up rows.
+    Each rank holds its range of the gate rows, then its range of the up rows. Where `turns` are not
+    0, the two ranges take turns, so many rows each. Reading the rule raises UnsupportedLayout if
+    that does not divide them.
     """
-    return blocks(
+    rule = blocks(
         megatron,
         (gate, up),
         lambda c: [[Slice(0, 0, size(c))], [Slice(1, 0, size(c))]],
         role="fc1",
     )
+
+    def partition(config: ModelConfig, tp: int, rank: int) -> list[Slice]:
+        each = _per_rank(size(config), tp, megatron)
+        turn = turns(config) or each
+        if each % turn:
+            raise UnsupportedLayout(f"{megatron}: {each} gate rows are no turns of {turn} rows")
+        first = range(rank * each, (rank + 1) * each, turn)
+        return [Slice(half, row, row + turn) for row in first for half in (0, 1)]
+
+    return replace(rule, partition=partition)
 
 
 def gated_halves(mapping: ParamMapping) -> list[ParamMapping]:
@@ -300,28 +320,6 @@ def crop_slices(parts: Iterable[Slice], start: int, stop: int) -> Iterator[Slice
             shift = part.start - at
             yield Slice(part.source, low + shift, high + shift)
         at += part.stop - part.start
-
-
-# How a language model inside a larger one (with a vision tower, say) begins its names, and how the
-# rules begin them.
-LANGUAGE_PARTS = (
-    ("model.language_model.", "model."),
-    ("language_model.model.", "model."),
-    ("language_model.lm_head.", "lm_head."),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class HfClass:
-    """A class of transformers: the `architectures` and `model_type` of its config.json."""
-
-    architecture: str
-    model_type: str
-    unless: tuple[str, object] | None = None  # a field, and its value in a model of another class
-
-    def fits(self, config: Mapping[str, object]) -> bool:
-        """Return whether a model with this config.json is of the class."""
-        return self.unless is None or config.get(self.unless[0]) != self.unless[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import Architecture, HfClass, ParamMapping, column, norm, replicated, row
+from ckptdiff.arch.base import Architecture, ParamMapping, column, norm, replicated, row
+from ckptdiff.arch.hf_class import HfClass
 from ckptdiff.arch.llama import (
     EMBEDDING,
     FINAL_NORM,

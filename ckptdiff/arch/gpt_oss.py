@@ -29,6 +29,7 @@ _EXPERT_BIASES = (
         f"{_EXPERT}gate_proj.bias",
         f"{_EXPERT}up_proj.bias",
         lambda c: c.moe_ffn_hidden_size,
+        lambda c: c.moe_mlp_glu_interleave_size,
     ),
     replicated(f"{_LOCAL}linear_fc2.bias", f"{_EXPERT}down_proj.bias", role="fc2"),
 )

@@ -35,6 +35,7 @@ def routed_experts(prefix: str, gate: str, up: str, down: str) -> tuple[ParamMap
             f"{HF}{prefix}{gate}.weight",
             f"{HF}{prefix}{up}.weight",
             lambda c: c.moe_ffn_hidden_size,
+            lambda c: c.moe_mlp_glu_interleave_size,
         ),
         row(
             f"{megatron}linear_fc2.weight",
@@ -58,6 +59,7 @@ def shared_experts(prefix: str) -> tuple[ParamMapping, ...]:
             f"{HF}{prefix}gate_proj.weight",
             f"{HF}{prefix}up_proj.weight",
             lambda c: c.moe_shared_expert_intermediate_size,
+            lambda c: c.moe_shared_expert_glu_interleave_size,
         ),
         row(
             f"{MEGATRON}mlp.shared_experts.linear_fc2.weight",

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ckptdiff.arch.base import Architecture, HfClass
+from ckptdiff.arch.base import Architecture
 from ckptdiff.arch.gemma import POST_ATTENTION_NORM, POST_MLP_NORM
+from ckptdiff.arch.hf_class import HfClass
 from ckptdiff.arch.llama import ATTENTION, ATTENTION_BIASES, EMBEDDING, FINAL_NORM, HEAD, MLP
 from ckptdiff.arch.peculiarity import Peculiarity
 from ckptdiff.arch.qwen3 import QK_NORM

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.arch.base import Architecture, HfClass, Slice, blocks, column, gated_qkv, norm, row
+from ckptdiff.arch.base import Architecture, Slice, blocks, column, gated_qkv, norm, row
 from ckptdiff.arch.fused import Fused
+from ckptdiff.arch.hf_class import HfClass
 from ckptdiff.arch.llama import (
     ATTENTION,
     EMBEDDING,

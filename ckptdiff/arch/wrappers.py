@@ -12,8 +12,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch import ARCHITECTURES
-from ckptdiff.arch.base import LANGUAGE_PARTS
 from ckptdiff.arch.fused import knows
+from ckptdiff.arch.hf_class import LANGUAGE_PARTS
 from ckptdiff.arch.moe import is_grouped
 from ckptdiff.arch.naming import split_native
 from ckptdiff.arch.templates import fill_template

@@ -35,6 +35,9 @@ class ModelConfig:
     num_experts: int = 0  # routed ones; 0 without mixture of experts
     moe_ffn_hidden_size: int = 0
     moe_shared_expert_intermediate_size: int = 0
+    # Rows of gate and up that take turns on a rank; 0: the one is above the other.
+    moe_mlp_glu_interleave_size: int = 0
+    moe_shared_expert_glu_interleave_size: int = 0
     q_lora_rank: int | None = None  # multi-latent attention; None: queries are not compressed
     kv_lora_rank: int = 0  # 0 without multi-latent attention
     qk_head_dim: int = 0
@@ -145,6 +148,12 @@ def from_megatron(args: Mapping[str, Any]) -> ModelConfig:
             num_experts=_size(args, "num_experts"),
             moe_ffn_hidden_size=_size(args, "moe_ffn_hidden_size", "ffn_hidden_size"),
             moe_shared_expert_intermediate_size=_size(args, "moe_shared_expert_intermediate_size"),
+            moe_mlp_glu_interleave_size=_size(args, "moe_mlp_glu_interleave_size"),
+            # Megatron reads it beside that switch alone.
+            moe_shared_expert_glu_interleave_size=_size(
+                args if args.get("use_grouped_gemm_for_shared_expert") else {},
+                "moe_shared_expert_glu_interleave_size",
+            ),
             q_lora_rank=args.get("q_lora_rank") if latent else None,
             kv_lora_rank=_size(args, "kv_lora_rank") if latent else 0,
             qk_head_dim=_size(args, "qk_head_dim") if latent else 0,

@@ -118,11 +118,12 @@ class MegatronLayer(ExpertsOf, LatentOf):
     def activate(self, h: Tensor) -> Tensor:
         return self._activated(h, "mlp.linear_fc1")
 
-    def _activated(self, h: Tensor, name: str) -> Tensor:
+    def _activated(self, h: Tensor, name: str, turns: int = 0) -> Tensor:
         """Return (positions, features). A rank holds its slice of the gate, if any, then of up."""
         parts = []
         for rank, _ in self.by_rank(f"{name}.weight"):
-            parts.append(self.activated(self.column_parallel(h, name, rank)))
+            y = self.column_parallel(h, name, rank)
+            parts.append(self.activated(_gate_above_up(y.T, turns).T))
         return torch.cat(parts, -1)
 
     def mlp_out(self, act: Tensor) -> Tensor:
@@ -139,14 +140,14 @@ class MegatronLayer(ExpertsOf, LatentOf):
 
     def expert_gate_up(self, expert: int, etp_rank: int) -> Tensor:
         held = self.held(f"mlp.experts.{expert}.linear_fc1.weight", etp_rank)
-        return self.reader.rows(held, slice(None))
+        return _gate_above_up(self.reader.rows(held, slice(None)), self.model.expert_turns)
 
     def expert_down(self, expert: int, etp_rank: int) -> Tensor:
         held = self.held(f"mlp.experts.{expert}.linear_fc2.weight", etp_rank)
         return self.reader.rows(held, slice(None))
 
     def activate_shared(self, h: Tensor) -> Tensor:
-        return self._activated(h, "mlp.shared_experts.linear_fc1")
+        return self._activated(h, "mlp.shared_experts.linear_fc1", self.model.shared_turns)
 
     def shared_out(self, act: Tensor, h: Tensor) -> Tensor:
         given = self.row_parallel(act, "mlp.shared_experts.linear_fc2")
@@ -164,3 +165,10 @@ class MegatronLayer(ExpertsOf, LatentOf):
     def column_parallel(self, x: Tensor, name: str, rank: int) -> Tensor:
         weight = self.weight(f"{name}.weight", rank)
         return self.arithmetic.linear(x, weight, self.optional(f"{name}.bias", rank))
+
+
+def _gate_above_up(rows: Tensor, turns: int) -> Tensor:
+    """Return rows with all those of the gate first, of rows of gate and up that take turns."""
+    if not turns:
+        return rows
+    return rows.reshape(-1, 2, turns, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape)

@@ -137,6 +137,9 @@ class Model:
     mamba: Mamba | None = None
     expert_latent: int | None = None  # elements of what experts take and give; None: hidden_size
     output_gate: bool = False  # what attention puts out is gated
+    # Rows of gate and up that take turns in experts, and in shared ones; 0: gate is above up.
+    expert_turns: int = 0
+    shared_turns: int = 0
     # Linear layers, by their name in a layer, that the program builds without a bias: one that is
     # stored is not added.
     without_bias: frozenset[str] = frozenset()

@@ -347,7 +347,8 @@ CONFLICTS: list[tuple[str, Change, Change, str, str, str | None]] = [
         "--squared-relu",
     ),
     (
-        "gpt2", {}, {"bias_gelu_fusion": False}, "Activation", "activation_function swiglu",
+        "gpt2", {}, {"bias_gelu_fusion": False}, "Activation",
+        "activation_function bias_gelu_fusion",
         "leave out --no-bias-gelu-fusion",
     ),
     (

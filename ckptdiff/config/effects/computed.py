@@ -24,9 +24,9 @@ COMPUTED: dict[str, Effect] = {
 """,
             "biases": "add_bias_linear add_qkv_bias",
             "activation": """
-                activation_func gated_linear_unit swiglu squared_relu quick_geglu openai_gelu
-                glu_linear_offset activation_func_clamp_value bias_activation_fusion
-                bias_gelu_fusion bias_swiglu_fusion
+                activation_func gated_linear_unit swiglu squared_relu quick_geglu glu_linear_offset
+                activation_func_clamp_value bias_activation_fusion bias_gelu_fusion
+                bias_swiglu_fusion
 """,
             "attention": """
                 softmax_scale window_size window_attn_skip_freq attention_output_gate
@@ -59,6 +59,7 @@ COMPUTED: dict[str, Effect] = {
                 linear_num_key_heads linear_num_value_heads mamba_state_dim mamba_head_dim
                 mamba_num_groups mamba_num_heads
 """,
+            "layers that predict tokens behind the next one": "mtp_num_layers",
             "the config.json that a conversion carries": "hf_config",
         },
     ),

@@ -24,6 +24,13 @@ def _has_gelu(args: Args) -> bool:
     return not any(args.get(name) for name in ("swiglu", "squared_relu", "quick_geglu"))
 
 
+def _may_be_legacy(args: Args) -> bool:
+    """Return whether the form of GELU depends on the program: a core model reads other args."""
+    fused = args.get("bias_gelu_fusion") and args.get("add_bias_linear")
+    says = any(name in args for name in ("use_legacy_models", "activation_func"))
+    return _has_gelu(args) and not fused and not says
+
+
 def _has_mrope(args: Args) -> bool:
     return args.get("position_embedding_type") == "mrope"
 
@@ -58,6 +65,10 @@ NOT_DONE: dict[str, Effect] = {
     ),
     "apply_residual_connection_post_layernorm": changes(
         "layers add to what their norms put out, in legacy models and in old releases", sure=False
+    ),
+    "openai_gelu": changes(
+        "a legacy model computes the tanh form of GELU, and these args do not say if it is one",
+        read=_may_be_legacy,
     ),
     "use_te_activation_func": changes("GELU is computed in its tanh form", read=_has_gelu),
     "use_transformer_engine_op_fuser": changes("GELU is computed in its tanh form", read=_has_gelu),

@@ -104,7 +104,7 @@ NOTHING: dict[str, Effect] = always(
             cross_entropy_loss_fusion cross_entropy_fusion_impl fp16_lm_cross_entropy
 """,
         "predicts tokens behind the next one, with layers of its own": """
-            mtp_num_layers mtp_use_repeated_layer mtp_hybrid_override_pattern mtp_hsm mtp_enabled
+            mtp_use_repeated_layer mtp_hybrid_override_pattern mtp_hsm mtp_enabled
             num_speculative_tokens
 """,
         "what is logged or checked": """

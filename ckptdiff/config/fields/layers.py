@@ -92,6 +92,8 @@ _SWITCHES = {
 }
 
 
+_OF_LEGACY = "openai_gelu"  # no core model reads it
+
 # What GPT-OSS computes (transformers' GptOssExperts: alpha 1.702, swiglu_limit 7, up + 1).
 _CLAMPED = "clamped gated quick GELU"
 _CHANGES = {"glu_linear_offset": 1.0, "activation_func_clamp_value": 7.0}  # to gated quick GELU
@@ -104,7 +106,7 @@ def _activation_hf(side: ConfigSide) -> Stated | None:
         gated = Stated(side.family not in WITHOUT_GATE)
     names = ("hidden_activation", "hidden_act", "activation_function", "mlp_hidden_act")
     if side.family == "gpt_oss":
-        return Stated(_CLAMPED, None, None, "every gpt_oss model")
+        return Stated(_CLAMPED, None, _CLAMPED, "every gpt_oss model")
     other = _DEFAULTS.get(side.family or "", "silu")
     found = stated(*names)(side) or Stated(other, None, other, TRANSFORMERS)
     # Gemma's class takes `gelu`, which its first releases state, for the tanh form.
@@ -122,7 +124,7 @@ def _activation_megatron(side: ConfigSide) -> Stated | None:
     if found.value == "gated quick GELU" and changes == _CHANGES:
         return replace(found, value=_CLAMPED)
     words = ", ".join(f"{name} {show(value)}" for name, value in changes.items())
-    return replace(found, value=f"{found.value} with {words}")
+    return replace(found, value=f"{found.value} with {words}", raw=f"{found.raw} with {words}")
 
 
 def _unchanged_megatron(side: ConfigSide) -> Stated | None:
@@ -134,29 +136,31 @@ def _unchanged_megatron(side: ConfigSide) -> Stated | None:
         value = "tanh GELU" if fused and gate + word == "GELU" else gate + word
         return Stated(value, "activation_func", function)
     for name, value in _SWITCHES.items():
-        if side.get(name):
+        if side.get(name) and (name != _OF_LEGACY or side.get("use_legacy_models")):
             return Stated(value, name, side.get(name))
     if not side.has("swiglu"):
         return None
     # The fused kernel of GELU with a bias computes the tanh form, whatever the unfused one does.
     if side.get("bias_gelu_fusion") and side.get("add_bias_linear"):
         return Stated("tanh GELU", "bias_gelu_fusion", side.get("bias_gelu_fusion"))
-    if not side.has("bias_gelu_fusion"):
+    either = side.get(_OF_LEGACY) and not side.has("use_legacy_models")
+    if either or not side.has("bias_gelu_fusion"):
         return Stated("GELU of either form", "swiglu", side.get("swiglu"))
-    return Stated("GELU", "swiglu", side.get("swiglu"))
+    decides = "bias_gelu_fusion" if side.get("add_bias_linear") else "swiglu"
+    return Stated("GELU", decides, side.get(decides))
 
 
 def _activation_fix(value: Any, side: ConfigSide) -> str | None:
-    given = [name for name, other in _SWITCHES.items() if side.get(name) and other != value]
-    parts = [f"leave out --{name.replace('_', '-')}" for name in given]
     settings = guarded(_activation_args, value, side)
+    wanted = {name: one for name, one in (settings or {}).items() if one}
+    given = [name for name in _SWITCHES if side.get(name) and name not in wanted]
+    parts = [f"leave out --{name.replace('_', '-')}" for name in given]
     if settings is None or (value == "tanh GELU" and not side.get("add_bias_linear")):
         return None
     if value in ("GELU", "tanh GELU"):
         fused = "--no-bias-gelu-fusion"
         parts.append(fused if value == "GELU" else f"leave out {fused}")
         return ", ".join(parts)
-    wanted = {name: one for name, one in settings.items() if one}
     return ", ".join([*parts, str(flags(wanted, side))])
 
 

@@ -93,6 +93,8 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
         output_gate=bool(args.get("attention_output_gate")),
         without_bias=biases.absent_in_megatron(args),
         expert_latent=args.get("moe_latent_size"),
+        expert_turns=args.get("moe_mlp_glu_interleave_size") or 0,
+        shared_turns=_shared_turns(args),
         not_computed=tuple(
             f"{name} {args[name]}"
             for name, computed in NOT_YET.items()
@@ -134,6 +136,13 @@ def _refuse(family: str) -> None:
         )
 
 
+def _shared_turns(args: Args) -> int:
+    """Return how many rows of gate and up take turns in a shared expert; one kernel alone asks."""
+    if not args.get("use_grouped_gemm_for_shared_expert"):
+        return 0
+    return args.get("moe_shared_expert_glu_interleave_size") or 0
+
+
 def _zero_centered(args: Args) -> bool:
     return any(args.get(n) for n in ("apply_layernorm_1p", "layernorm_zero_centered_gamma"))
 
@@ -144,8 +153,10 @@ def _activation(args: Args) -> Activation:
     if args.get("squared_relu"):
         return "relu2"
     # The fused kernel of GELU with a bias computes the tanh form, whatever the unfused one does.
+    # No core model reads openai_gelu, which a legacy one does; from YAML it is the activation_func.
     fused = args.get("bias_gelu_fusion") and args.get("add_bias_linear")
-    return "gelu_tanh" if fused or args.get("openai_gelu") else "gelu"
+    named = args.get("use_legacy_models") or "activation_func" in args
+    return "gelu_tanh" if fused or (named and args.get("openai_gelu")) else "gelu"
 
 
 def _rope(args: Args, channels: int, kind: str) -> Rope | None:
