@@ -158,5 +158,6 @@ def reads(model_type: Any, key: str) -> bool:
 def default_of(config: Mapping[str, Any], key: str) -> Any:
     """Return what a class takes for a key that is left out; None if that is not known."""
     found = _DEFAULTS.get(str(config.get("model_type")), {}).get(key)
-    is_another = isinstance(found, str) and found.startswith("{")
-    return config.get(found.strip("{}")) if is_another else found
+    if isinstance(found, str) and found.startswith("{"):  # the value of another key
+        return config.get(found.strip("{}"))
+    return found

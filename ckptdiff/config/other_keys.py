@@ -153,24 +153,24 @@ class OtherClass(NamedTuple):
 
 def other_classes(a: ConfigSide, b: ConfigSide) -> Iterator[OtherClass]:
     """Yield what differs of the entries that name the class of a model."""
-    types = [side.get("model_type") for side in (a, b)]
-    if types[0] != types[1]:
-        names = {str(one) for one in types}
+    type_a, type_b = (side.get("model_type") for side in (a, b))
+    if type_a != type_b:
+        names = {str(type_a), str(type_b)}
         if names <= ALIKE:
             note = "both classes compute the same of what is compared here"
-            yield OtherClass("model_type", *types, None, note, is_known=True)
+            yield OtherClass("model_type", type_a, type_b, None, note, is_known=True)
         elif names <= KEYS.keys():
             note = "transformers runs another class; only what is listed here was compared"
-            yield OtherClass("model_type", *types, None, note, is_known=False)
+            yield OtherClass("model_type", type_a, type_b, None, note, is_known=False)
         else:
             why = "transformers runs another class, which computes something else of the same keys."
-            yield OtherClass("model_type", *types, why, None, is_known=True)
+            yield OtherClass("model_type", type_a, type_b, why, None, is_known=True)
     else:
-        named = [side.get("architectures") for side in (a, b)]
-        if None not in named and named[0] != named[1]:
+        named_a, named_b = (side.get("architectures") for side in (a, b))
+        if None not in (named_a, named_b) and named_a != named_b:
             note = "transformers takes the class of model_type, other programs take this one"
-            yield OtherClass("architectures", *named, None, note, is_known=True)
-    codes = [side.get("auto_map") for side in (a, b)]
-    if codes[0] != codes[1]:
+            yield OtherClass("architectures", named_a, named_b, None, note, is_known=True)
+    code_a, code_b = (side.get("auto_map") for side in (a, b))
+    if code_a != code_b:
         note = "code beside the weights is run in place of transformers' class, if it is trusted"
-        yield OtherClass("auto_map", *codes, None, note, is_known=False)
+        yield OtherClass("auto_map", code_a, code_b, None, note, is_known=False)

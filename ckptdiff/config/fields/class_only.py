@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ckptdiff.config.fields import moves
 from ckptdiff.config.fields.base import TRANSFORMERS, ConfigField, ConfigSide, Stated, null_means
 from ckptdiff.config.fields.base import equal as same
 from ckptdiff.config.keys_read import reads
@@ -28,18 +29,26 @@ class _Key(NamedTuple):
     neutral: Any  # the value with which nothing is done
     consequence: str  # of a conflict
     defaults: Mapping[str, Any] = {}  # by model type, where a class has another default
+    moves: frozenset[str] = moves.ALL
     is_in_args: bool = False  # classes beside Megatron-LM keep it in its args, by the same name
 
 
 _SCALED = "{} scaled by another factor."
 _CAPS = "{} are squeezed below a limit on one side, and below another or none on the other."
 _KEYS = (
-    _Key("is_causal", "Causal attention", True, "Tokens attend to later ones on one side only."),
+    _Key(
+        "is_causal",
+        "Causal attention",
+        True,
+        "Tokens attend to later ones on one side only.",
+        moves=moves.ATTEND,
+    ),
     _Key(
         "use_bidirectional_attention",
         "Attention to later tokens",
         False,
         "Tokens attend to later ones on one side only.",
+        moves=moves.ATTEND,
     ),
     _Key(
         "attn_logit_softcapping",
@@ -47,6 +56,7 @@ _KEYS = (
         None,
         _CAPS.format("Attention scores"),
         {"gemma2": 50.0},
+        moves=moves.ATTEND,
         is_in_args=True,
     ),
     _Key(
@@ -55,34 +65,93 @@ _KEYS = (
         None,
         _CAPS.format("Logits"),
         {"gemma2": 30.0},
+        moves=moves.HEAD,
         is_in_args=True,
     ),
-    _Key("embedding_multiplier", "Scale of embeddings", 1.0, _SCALED.format("Embeddings are")),
-    _Key("scale_emb", "Factor of embeddings", 1.0, _SCALED.format("Embeddings are"),
-         {"minicpm3": 12}),
-    _Key("residual_multiplier", "Scale of residual branches", 1.0,
-         _SCALED.format("What a layer adds to the residual stream is")),
-    _Key("scale_depth", "Depth scale of residual branches", None,
-         _SCALED.format("What a layer adds to the residual stream is"), {"minicpm3": 1.4}),
-    _Key("logits_scaling", "Divisor of logits", 1.0, _SCALED.format("Logits are")),
-    _Key("logit_scale", "Scale of logits", 1.0, _SCALED.format("Logits are"),
-         {"cohere": 0.0625, "cohere2": 0.0625}),
-    _Key("lm_head_multiplier", "Scale of the head", 1.0, _SCALED.format("Logits are")),
-    _Key("dim_model_base", "Width that logits are scaled to", None, _SCALED.format("Logits are"),
-         {"minicpm3": 256}),
-    _Key("key_multiplier", "Scale of keys", 1.0, _SCALED.format("Keys are")),
-    _Key("attention_in_multiplier", "Scale of attention's input", 1.0,
-         _SCALED.format("What attention reads is")),
-    _Key("attention_out_multiplier", "Scale of attention's output", 1.0,
-         _SCALED.format("What attention puts out is")),
-    _Key("ssm_in_multiplier", "Scale of Mamba's input", 1.0,
-         _SCALED.format("What Mamba layers read is")),
-    _Key("ssm_out_multiplier", "Scale of Mamba's output", 1.0,
-         _SCALED.format("What Mamba layers put out is")),
-    _Key("ssm_multipliers", "Scales inside Mamba", None,
-         _SCALED.format("What Mamba layers hold is")),
+    _Key(
+        "embedding_multiplier",
+        "Scale of embeddings",
+        1.0,
+        _SCALED.format("Embeddings are"),
+        moves=moves.EMBED,
+    ),
+    _Key(
+        "scale_emb",
+        "Factor of embeddings",
+        1.0,
+        _SCALED.format("Embeddings are"),
+        {"minicpm3": 12},
+        moves=moves.EMBED,
+    ),
+    _Key(
+        "residual_multiplier",
+        "Scale of residual branches",
+        1.0,
+        _SCALED.format("What a layer adds to the residual stream is"),
+    ),
+    _Key(
+        "scale_depth",
+        "Depth scale of residual branches",
+        None,
+        _SCALED.format("What a layer adds to the residual stream is"),
+        {"minicpm3": 1.4},
+    ),
+    _Key(
+        "logits_scaling", "Divisor of logits", 1.0, _SCALED.format("Logits are"), moves=moves.HEAD
+    ),
+    _Key(
+        "logit_scale",
+        "Scale of logits",
+        1.0,
+        _SCALED.format("Logits are"),
+        {"cohere": 0.0625, "cohere2": 0.0625},
+        moves=moves.HEAD,
+    ),
+    _Key(
+        "lm_head_multiplier",
+        "Scale of the head",
+        1.0,
+        _SCALED.format("Logits are"),
+        moves=moves.HEAD,
+    ),
+    _Key(
+        "dim_model_base",
+        "Width that logits are scaled to",
+        None,
+        _SCALED.format("Logits are"),
+        {"minicpm3": 256},
+        moves=moves.HEAD,
+    ),
+    _Key("key_multiplier", "Scale of keys", 1.0, _SCALED.format("Keys are"), moves=moves.PROJECTED),
+    _Key(
+        "attention_in_multiplier",
+        "Scale of attention's input",
+        1.0,
+        _SCALED.format("What attention reads is"),
+    ),
+    _Key(
+        "attention_out_multiplier",
+        "Scale of attention's output",
+        1.0,
+        _SCALED.format("What attention puts out is"),
+    ),
+    _Key(
+        "ssm_in_multiplier",
+        "Scale of Mamba's input",
+        1.0,
+        _SCALED.format("What Mamba layers read is"),
+    ),
+    _Key(
+        "ssm_out_multiplier",
+        "Scale of Mamba's output",
+        1.0,
+        _SCALED.format("What Mamba layers put out is"),
+    ),
+    _Key(
+        "ssm_multipliers", "Scales inside Mamba", None, _SCALED.format("What Mamba layers hold is")
+    ),
     _Key("mlp_multipliers", "Scales of the MLP", None, _SCALED.format("The MLP is")),
-)  # fmt: skip
+)
 
 
 def _hf(one: _Key) -> Reader:
@@ -143,6 +212,7 @@ CLASS_ONLY: tuple[ConfigField, ...] = tuple(
         _entries(one),
         off=one.neutral,
         cannot=_NO_FIELD,
+        moves=one.moves,
     )
     for one in _KEYS
 )
