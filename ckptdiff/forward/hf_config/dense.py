@@ -59,7 +59,10 @@ def gemma3(config: Config) -> Model:
         )
     )
     full = {**full, **(config.get("rope_scaling") or {}), "truncate": truncate}
-    plain = {**config, "rope_scaling": None}  # is in `full` already
+    # Of these the first is in `full` already, the second counts for classes with one object alone,
+    # and the class takes no cap of scores.
+    beside = "rope_scaling", "original_max_position_embeddings", "attn_logit_softcapping"
+    plain = {**config, **dict.fromkeys(beside)}
     with_full_rope = {**plain, "rope_parameters": full}
     model = gemma2(with_full_rope, config.get("sliding_window_pattern", 6), (None, None))
     windowed_rope = rope_of({**plain, "rope_parameters": sliding}, model.kv_channels)
