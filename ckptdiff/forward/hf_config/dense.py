@@ -17,7 +17,6 @@ def gemma(config: Config, activation: str = "hidden_act", **defaults: Any) -> Mo
 
     `activation` is the field that names the activation, `defaults` are for missing ones.
     """
-    refuse(config, "use_bidirectional_attention")
     model = llama(config, head_dim=256, tie_word_embeddings=True, **defaults)
     named = config.get(activation) or "gelu_pytorch_tanh"
     if (activation, named) == ("hidden_act", "gelu"):
@@ -49,6 +48,7 @@ def gemma2(config: Config, every: int = 2, caps: tuple[float | None, ...] = (50.
 
 def gemma3(config: Config) -> Model:
     """Return a Gemma 3: layers with a window have a rotary base of their own."""
+    refuse(config, "use_bidirectional_attention")
     by_kind = config.get("rope_parameters") or {}
     truncate = by_kind.get("truncate", True)  # it is read outside of the objects
     full, sliding = (
