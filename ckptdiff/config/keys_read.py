@@ -101,7 +101,7 @@ KEYS: dict[str, frozenset[str]] = {
         *("ssm_state_size", "time_step_min", "use_conv_bias", "moe_latent_size"),
         *("n_routed_experts", "num_local_experts", "moe_intermediate_size", "norm_topk_prob"),
         *("moe_shared_expert_intermediate_size", "n_group", "topk_group"),
-        *("routed_scaling_factor"),
+        "routed_scaling_factor",
     },
 }
 # Model types whose classes compute the same of one config.json, but for the keys that one reads.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.errors import UnknownConfig, UnsupportedLayout
 from ckptdiff.forward.model import yarn_scale
 
 if TYPE_CHECKING:
@@ -44,7 +44,13 @@ def _frequencies(rope: Rope, positions: int) -> tuple[Tensor, float]:
     kind = rope.kind
     if kind not in _KINDS:
         raise UnsupportedLayout(f"rotary positions of kind {kind!r} are not yet computed")
-    return _KINDS[kind](rope, positions)
+    try:
+        return _KINDS[kind](rope, positions)
+    except (ValueError, TypeError, ArithmeticError, LookupError) as error:
+        raise UnknownConfig(
+            f"config.json or args: rotary positions of kind {kind} cannot be computed from what is "
+            f"there ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _plain(rope: Rope, base: float | None = None) -> Tensor:

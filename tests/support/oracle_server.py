@@ -30,6 +30,7 @@ MODULES = (
 OURS = (
     "oracle_families",
     "oracle_grids",
+    "oracle_keys_computed",
     "oracle_logits",
     "oracle_megatron",
     "oracle_rank_files",

@@ -17,7 +17,6 @@ def gemma(config: Config, activation: str = "hidden_act", **defaults: Any) -> Mo
 
     `activation` is the field that names the activation, `defaults` are for missing ones.
     """
-    refuse(config, "use_bidirectional_attention")
     model = llama(config, head_dim=256, tie_word_embeddings=True, **defaults)
     named = config.get(activation) or "gelu_pytorch_tanh"
     if (activation, named) == ("hidden_act", "gelu"):
@@ -49,6 +48,7 @@ def gemma2(config: Config, every: int = 2, caps: tuple[float | None, ...] = (50.
 
 def gemma3(config: Config) -> Model:
     """Return a Gemma 3: layers with a window have a rotary base of their own."""
+    refuse(config, "use_bidirectional_attention")
     by_kind = config.get("rope_parameters") or {}
     truncate = by_kind.get("truncate", True)  # it is read outside of the objects
     full, sliding = (
@@ -59,7 +59,10 @@ def gemma3(config: Config) -> Model:
         )
     )
     full = {**full, **(config.get("rope_scaling") or {}), "truncate": truncate}
-    plain = {**config, "rope_scaling": None}  # is in `full` already
+    # Of these the first is in `full` already, the second counts for classes with one object alone,
+    # and the class takes no cap of scores.
+    beside = "rope_scaling", "original_max_position_embeddings", "attn_logit_softcapping"
+    plain = {**config, **dict.fromkeys(beside)}
     with_full_rope = {**plain, "rope_parameters": full}
     model = gemma2(with_full_rope, config.get("sliding_window_pattern", 6), (None, None))
     windowed_rope = rope_of({**plain, "rope_parameters": sliding}, model.kv_channels)
