@@ -25,6 +25,7 @@ _SCALING = tuple(field.name for field in SCALING)
 _DELTA_NET = "Gated DeltaNet"
 _BY_CHOICE = "choose the names te"
 _LATENT_EPSILON = 1e-6
+_MAMBA_EPSILON = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +257,7 @@ def layer_notes(args: Mapping[str, Any]) -> Iterator[str]:
 
 
 def class_notes(side: ConfigSide, args: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a class of transformers fixes, and Megatron takes from its args or leaves open.
+    """Yield what one program fixes in a class, and the other takes from its config or leaves open.
 
     It shows in the last digits of logits. Source: modeling_deepseek_v2.py (and those of v3 and
     glm4_moe_lite) and modeling_nemotron_h.py of transformers 5.
@@ -270,6 +271,11 @@ def class_notes(side: ConfigSide, args: Mapping[str, Any]) -> Iterator[str]:
     shortest = side.get("time_step_min") or 1e-3
     if side.family == "nemotron_h":
         yield f"transformers lets no Mamba layer take a step below {shortest:g}, Megatron does"
+        if epsilon != _MAMBA_EPSILON:
+            yield (
+                f"Megatron gives the norms inside Mamba layers an epsilon of {_MAMBA_EPSILON:g}, "
+                f"transformers that of all norms, {epsilon:g}"
+            )
 
 
 def _one_more(args: Mapping[str, Any]) -> bool:

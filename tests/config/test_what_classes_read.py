@@ -60,3 +60,9 @@ def test_a_note_tells_the_epsilon_that_a_class_fixes() -> None:
 def test_a_note_tells_the_shortest_step_of_mamba_layers() -> None:
     assert any("step below 0.002" in note for note in _notes("nemotron_h", time_step_min=2e-3))
     assert any("step below 0.001" in note for note in _notes("nemotron_h"))
+
+
+def test_a_note_tells_the_epsilon_that_megatron_fixes_in_mamba_layers() -> None:
+    words = "epsilon of 1e-05, transformers that of all norms, 1e-06"
+    assert any(words in note for note in _notes("nemotron_h", layer_norm_epsilon=1e-6))
+    assert not any("epsilon" in note for note in _notes("nemotron_h", layer_norm_epsilon=1e-5))

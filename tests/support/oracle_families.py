@@ -285,7 +285,13 @@ def build(hf: Any, model: str, tp: int, ep: int, vocabulary: int) -> Any:
     """Return a GPTModel of the family's local layer spec."""
     config = transformer_config(hf, model, tp, ep)
     if model == "nemotron_h":
-        return oracle_mamba.build(config, hf, vocabulary)
+        return oracle_mamba.build(
+            config,
+            "".join(oracle_mamba.LETTERS[kind] for kind in hf.layers_block_type),
+            vocabulary,
+            max_sequence_length=hf.max_position_embeddings,
+            share_embeddings_and_output_weights=hf.tie_word_embeddings,
+        )
     rope = getattr(hf, "rope_parameters", None) or {}
     rope = rope.get("full_attention", rope)
     network = import_module("megatron.core.models.gpt").GPTModel(

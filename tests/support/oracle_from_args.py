@@ -1,17 +1,19 @@
 """What megatron-core computes of rank files, by their args, as Megatron-LM's builder has it.
 
-`configuration` follows core_transformer_config_from_args and `network` follows gpt_builder of
-Megatron-LM 0.16, with megatron-core's local parts, on one rank.
+`configuration` follows core_transformer_config_from_args and `network` follows gpt_builder and
+mamba_builder of Megatron-LM 0.16, with megatron-core's local parts, on one rank.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tests.support import oracle_mamba
 from tests.support.by_channels import by_channels
 from tests.support.oracle_state import load
 
@@ -54,7 +56,9 @@ FUSED = {
     "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
     "linear_q_up_proj.layer_norm_": "q_layernorm.",
     "linear_kv_up_proj.layer_norm_": "kv_layernorm.",
+    "mixer.in_proj.layer_norm_": "norm.",
 }
+GROUPED = re.compile(r"(?<=mlp\.experts\.)(linear_fc[12])\.weight(\d+)$")
 
 
 def default_fields() -> dict[str, Any]:
@@ -113,7 +117,7 @@ def configuration(args: Any, changed: str = "") -> Any:
 
 
 def network(args: Any, rows: int, changed: str) -> Any:
-    """Return the GPTModel that Megatron-LM builds of args."""
+    """Return the GPTModel or MambaModel that Megatron-LM builds of args."""
     config = configuration(args, changed)
     specs: Any = import_module("megatron.core.models.gpt.gpt_layer_specs")
 
@@ -121,6 +125,15 @@ def network(args: Any, rows: int, changed: str) -> Any:
         value = getattr(args, name, None)
         return default if value is None else value
 
+    common = {
+        "max_sequence_length": args.max_position_embeddings,
+        "share_embeddings_and_output_weights": not args.untie_embeddings_and_output_weights,
+        "position_embedding_type": args.position_embedding_type,
+        "rotary_percent": get("rotary_percent", 1.0),
+        "rotary_base": get("rotary_base", 10000),
+    }
+    if get("is_hybrid_model", False):
+        return oracle_mamba.build(config, args.hybrid_override_pattern, rows, **common)
     if get("num_experts", 0):
         spec = specs.get_gpt_decoder_block_spec(
             config,
@@ -147,12 +160,8 @@ def network(args: Any, rows: int, changed: str) -> Any:
             config,
             spec,
             vocab_size=rows,
-            max_sequence_length=args.max_position_embeddings,
             parallel_output=False,
-            share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
-            position_embedding_type=args.position_embedding_type,
-            rotary_percent=get("rotary_percent", 1.0),
-            rotary_base=get("rotary_base", 10000),
+            **common,
             rope_scaling=get("use_rope_scaling", False),
             rope_scaling_factor=get("rope_scaling_factor", 8.0),
             seq_len_interpolation_factor=getattr(args, "rotary_seq_len_interpolation_factor", None),
@@ -164,7 +173,7 @@ def network(args: Any, rows: int, changed: str) -> Any:
 def _local(name: str) -> str:
     for fused, local in FUSED.items():
         name = name.replace(fused, local)
-    return name
+    return GROUPED.sub(r"local_experts.\2.\1.weight", name)
 
 
 def megatron_logits(folder: Path, ids: list[int], changed: str = "") -> torch.Tensor:

@@ -21,19 +21,20 @@ _TURNS = {
 }
 
 
-def build(config: Any, hf: Any, vocabulary: int) -> Any:
-    """Return a MambaModel of Nemotron-H's layers."""
+LETTERS = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}
+
+
+def build(config: Any, pattern: str, vocabulary: int, **options: Any) -> Any:
+    """Return a MambaModel of the kinds of layers in a pattern; `options` are of the class."""
     _use_torch()
     specs = import_module("megatron.core.post_training.modelopt.mamba.model_specs")
-    letters = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}
     network = import_module("megatron.core.models.mamba.mamba_model").MambaModel(
         config,
         specs.get_mamba_stack_modelopt_spec(local_core_attention=True),
         vocab_size=vocabulary,
-        max_sequence_length=hf.max_position_embeddings,
-        hybrid_override_pattern="".join(letters[kind] for kind in hf.layers_block_type),
+        hybrid_override_pattern=pattern,
         parallel_output=False,
-        share_embeddings_and_output_weights=hf.tie_word_embeddings,
+        **options,
     )
     return network.eval()
 
