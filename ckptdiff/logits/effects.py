@@ -53,7 +53,11 @@ def _like(field: ConfigField, one: Assembled, side: Assembled) -> Assembled | No
     config = {**config, **settings}
     if isinstance(config.get("text_config"), dict):
         config["text_config"] = {**config["text_config"], **settings}
-    return replace(side, checkpoint=replace(side.checkpoint, config=config))
+    changed = replace(side, checkpoint=replace(side.checkpoint, config=config))
+    # A class of transformers may not read what its config.json states.
+    found = field.read(config_side(changed))
+    is_like = stated is not None and found is not None and field.same(found.value, stated.value)
+    return changed if is_like else None
 
 
 def _model(side: Assembled, other: Assembled, reference: str) -> Model | str:

@@ -113,11 +113,16 @@ class Reasons:
         conflicts = [
             line
             for line in self.conflicts
-            if line.moves != frozenset() and not self._is_computed_by_both(line)
+            if line.moves != frozenset()
+            and not self._is_computed_by_both(line)
+            and not self._is_said(line)
         ]
         if conflicts:
             whys.append(f"the configs conflict in what is not computed here: {_listed(conflicts)}")
-        if meaningless := self._meaningless:
+        meaningless = [
+            line for line in self.unknown if line.moves is None and not self._is_said(line)
+        ]
+        if meaningless:
             whys.append(
                 f"the configs differ in what is not known to ckptdiff: {_listed(meaningless)}"
             )
@@ -158,9 +163,9 @@ class Reasons:
             elif line.moves == frozenset() and not is_fed(line):
                 yield f"the configs conflict in what no logit here depends on: {_in_words(line)}"
 
-    @property
-    def _meaningless(self) -> list[ConfigDiff]:
-        return [line for line in self.unknown if line.moves is None]
+    def _is_said(self, line: ConfigDiff) -> bool:
+        """Return whether a line's setting is among those of a side that are not computed."""
+        return any(line.meaning in words for words in self.not_computed)
 
     def _is_computed_by_both(self, line: ConfigDiff) -> bool:
         tried = self.computed.get(line.meaning, [])

@@ -212,7 +212,8 @@ def _metric_lines(a: Assembled, b: Assembled, found: LogitDiff) -> Iterator[str]
     m = found.metrics
     position, token = m.max_at
     count = len(found.ids)
-    yield f"   logits in {found.storage}, each side on its own values"
+    without = " without what is not computed" if found.verdict == "undecided" else ""
+    yield f"   logits in {found.storage}{without}, each side on its own values"
     yield (
         f"   max|d| {format_number(m.max_abs)} (position {position}, token {token}), "
         f"mean|d| {format_number(m.mean_abs)}, rel rms {format_number(m.rel_rms)}"

@@ -148,7 +148,7 @@ def test_another_rule_shows_where_it_acts(
     [({"moe_layer_freq": 1}, "has experts"), ({"q_lora_rank": None}, "has compressed queries")],
 )
 def test_other_structures_are_refused(args: dict[str, Any], word: str, corpus: Path) -> None:
-    with pytest.raises(UnsupportedLayout, match=f"only A {word}"):
+    with pytest.raises(UnsupportedLayout, match=f"only [AB] {word}"):
         changed(corpus, DEEPSEEK, {}, args)
 
 

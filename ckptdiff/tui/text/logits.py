@@ -75,6 +75,8 @@ def outcome_lines(run: PromptRun, width: int, *, roomy: bool, ascii_only: bool) 
     diff = run.diff
     lines = wrapped(headline(run), width, ROLES[diff.verdict])
     items = metric_items(diff.metrics, len(diff.ids))
+    if diff.verdict == "undecided":
+        items.insert(0, "without what is not computed:")
     if diff.ratio is not None:
         items.append(f"R {diff.ratio:.2f}")
     where = "" if diff.storage == diff.dtype else f", logits in {diff.storage}"
