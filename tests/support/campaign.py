@@ -118,7 +118,7 @@ class Campaign:
             return Case(self.seed, number, family, variant, kind, change, base, target)
         whole = self._conversion(base)
         if whole is None:
-            return None
+            return self._case(number, family, ("config",)) if "config" in kinds else None
         shutil.copytree(whole, target)
         if random.random() < 0.1:
             return Case(self.seed, number, family, variant, kind, None, base, target)
@@ -152,15 +152,33 @@ class Campaign:
         return self._models[family, variant]
 
     def _conversion(self, base: Path) -> Path | None:
-        """Return a model as Megatron has it; None if that is refused."""
+        """Return a model as Megatron has it; None if it is refused, by us or by megatron-core."""
         if base not in self._conversions:
             target = base.with_name(f"{base.name}-megatron")
+            self._conversions[base] = None
             try:
                 converted(base, target, "megatron", verify=False)
             except CkptDiffError:
-                target = None  # type: ignore[assignment]
-            self._conversions[base] = target
+                return None
+            (truth,) = self._truths("megatron", base, [target], [""])
+            if "refused" not in truth:
+                self._conversions[base] = target
         return self._conversions[base]
+
+    def _truths(
+        self, task: str, base: Path, others: Sequence[Path], changed: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """Return how far each folder's real logits are from those of the base, or why not."""
+        found: list[dict[str, Any]] = self.oracle.compare(
+            "oracle_campaign",
+            ranks=1,
+            task=task,
+            base=str(base),
+            others=[*map(str, others)],
+            changed=changed,
+            ids=IDS,
+        )["found"]
+        return found
 
     def _judged(self, cases: Sequence[Case]) -> Iterator[Outcome]:
         truths: dict[int, dict[str, Any]] = {}
@@ -168,15 +186,12 @@ class Campaign:
         for case in cases:
             groups[case.kind, case.a].append(case)
         for (kind, base), group in groups.items():
-            found = self.oracle.compare(
-                "oracle_campaign",
-                ranks=1,
-                task="huggingface" if kind == "config" else "megatron",
-                base=str(base),
-                others=[str(case.b) for case in group],
-                changed=[case.change[0] if case.change else "" for case in group],
-                ids=IDS,
-            )["found"]
+            found = self._truths(
+                "huggingface" if kind == "config" else "megatron",
+                base,
+                [case.b for case in group],
+                [case.change[0] if case.change else "" for case in group],
+            )
             truths |= {case.number: truth for case, truth in zip(group, found, strict=True)}
         for case in cases:
             yield judge(case, truths[case.number])

@@ -183,6 +183,18 @@ OF_SPEED = (
     *("pg_collection", "func", "batch_", "dispatcher", "deallocate", "nvtx", "memory", "sharded"),
     *("bf16", "fp16", "init", "inference", "permute", "deepep", "async", "barrier", "compile"),
 )
+# Of other kinds of models.
+OF_OTHERS = (
+    "mamba",
+    "linear_",
+    "dsa_",
+    "mtp_",
+    "hybrid",
+    "heterogeneous",
+    "latent",
+    "mhc",
+    "num_nextn",
+)
 ARGS_WORDS: dict[str, tuple[Any, ...]] = {
     "normalization": ("LayerNorm", "RMSNorm"),
     "position_embedding_type": ("rope", "learned_absolute", "none", "yarn"),
@@ -244,7 +256,8 @@ def of_args(args: dict[str, Any], fields: dict[str, Any], random: Random) -> Cha
         name
         for name in {*fields, *OF_PARSER, *(args.keys() & known.keys())}
         if not any(part in name for part in OF_RUNS)
-        and (random.random() < 0.1 or not any(part in name for part in OF_SPEED))
+        and (random.random() < 0.1 or not any(part in name for part in (*OF_SPEED, *OF_OTHERS)))
+        and (random.random() < 0.2 or args.get("num_experts") or not name.startswith("moe_"))
     )
     for _ in range(100):
         name = random.choice(sorted(ARGS_WORDS) if random.random() < 0.25 else names)
