@@ -42,4 +42,5 @@ GLM4_MOE = Architecture(
     marks=(ROUTER_BIAS.megatron, ATTENTION[0].megatron),
     shared=SHARED_BY_MTP,
     fused=FUSED_EXPERTS,
+    computes_logits=True,
 )

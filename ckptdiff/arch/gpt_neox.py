@@ -74,5 +74,6 @@ GPT_NEOX = Architecture(
         vocab("output_layer.weight", "embed_out.weight", "head"),
     ),
     marks=("decoder.final_layernorm.bias", f"{MEGATRON}mlp.linear_fc1.bias"),
+    computes_logits=True,
     prefixes=(("lm_head.", "embed_out."),),  # how transformers 5 names it in memory
 )

@@ -58,6 +58,7 @@ GPT_OSS = Architecture(
         HEAD,
     ),
     marks=(SINKS.megatron,),
+    computes_logits=True,
     fused=(
         *(
             Fused(

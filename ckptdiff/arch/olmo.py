@@ -55,7 +55,6 @@ EXAONE4 = replace(
     wide_qk_norm=False,
     peculiarities=(_NORMS_BEHIND,),
     written_class=None,
-    computes_logits=False,
 )
 OLMOE = Architecture(
     name="olmoe",
@@ -66,4 +65,5 @@ OLMOE = Architecture(
     marks=QWEN3_MOE.marks,
     fused=QWEN3_MOE.fused,
     peculiarities=(_WIDE_NORM,),
+    computes_logits=True,
 )

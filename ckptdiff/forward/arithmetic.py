@@ -22,12 +22,14 @@ def _gelu_new(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))
 
 
+QUICK = 1.702  # the factor in quick_gelu
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "gelu": functional.gelu,
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
     "gelu_new": _gelu_new,
     "relu2": lambda x: functional.relu(x).square(),
+    "quick_gelu": lambda x: x * torch.sigmoid(QUICK * x),
 }
 
 
@@ -51,6 +53,7 @@ class Arithmetic:
     )
     wide_gates: bool = False  # attention's output gate is computed in float32, and rounded once
     kernels: bool = False  # layers with a state round as FLA's and mamba_ssm's kernels do
+    shifts_sinks: bool = False  # scores beside a sink have the highest one taken off, then rounded
     complex_rope: bool = False  # rotated as complex numbers, in float32
     ranks: int = 1  # tensor parallel ranks: their partial sums are rounded, and added in rank order
     expert_ranks: int = 1  # expert parallel ranks: each adds up its own experts first
@@ -112,26 +115,30 @@ class Arithmetic:
         *,
         neighbours: bool = False,
         is_wide: bool = False,
+        is_complex: bool = False,
     ) -> Tensor:
         """Return x, (positions, heads, channels), with its first channels rotated.
 
         `cosine` and `sine` are (positions, rotated channels). A pair is a channel of each half, or
         two `neighbours`, which are then moved into halves first and stay there. `is_wide`: the
-        rotation is computed in float32 and rounded once.
+        rotation is computed in float32 and rounded once; `is_complex`: as complex numbers as well.
         """
         dim = cosine.shape[-1]
         rotated, rest = x[..., :dim], x[..., dim:]
         if neighbours:
             rotated = deinterleaved(rotated)
-        rotated = self.rotated(rotated, cosine[:, None], sine[:, None], is_wide=is_wide)
+        cosine, sine = cosine[:, None], sine[:, None]
+        rotated = self.rotated(rotated, cosine, sine, is_wide=is_wide, is_complex=is_complex)
         return torch.cat((rotated, rest), -1) if rest.shape[-1] else rotated
 
-    def rotated(self, x: Tensor, cosine: Tensor, sine: Tensor, *, is_wide: bool) -> Tensor:
+    def rotated(
+        self, x: Tensor, cosine: Tensor, sine: Tensor, *, is_wide: bool, is_complex: bool
+    ) -> Tensor:
         """Return x, (positions, heads, channels), rotated; a pair is a channel of each half.
 
         `cosine` and `sine` are (positions, 1, channels).
         """
-        if self.complex_rope:
+        if self.complex_rope or is_complex:
             pairs = torch.complex(*(half.contiguous() for half in at_least_float32(x).chunk(2, -1)))
             unit = torch.complex(cosine.chunk(2, -1)[0], sine.chunk(2, -1)[0])
             return torch.view_as_real(pairs * unit).transpose(-1, -2).flatten(-2).to(x.dtype)
@@ -147,6 +154,7 @@ class Arithmetic:
         scale: float,
         window: int | None,
         cap: float | None = None,
+        sinks: Tensor | None = None,
         *,
         is_causal: bool = True,
     ) -> Tensor:
@@ -154,7 +162,8 @@ class Arithmetic:
 
         q, k and v are (positions, heads, channels); k and v have a head per query group. `window`
         is how many positions are seen, `cap` the soft cap of scores: cap * tanh(scores / cap).
-        Later positions are seen if it is not causal, and then a window reaches both ways.
+        Later positions are seen if it is not causal, and then a window reaches both ways. `sinks`,
+        (heads,), are scores of a position that is not there.
         """
         positions, heads, _ = q.shape
         per_group = heads // k.shape[1]
@@ -163,7 +172,7 @@ class Arithmetic:
         q, k, v = (t.transpose(0, 1) for t in (q, k, v))
         scores = self.capped(self.scores(q, k, scale), cap)
         mask = _attention_mask(positions, window, q.device, is_causal=is_causal)
-        weights = self.softmax(scores, mask)
+        weights = self.softmax(scores, mask, sinks)
         return self.weigh_values(weights, v).transpose(0, 1)
 
     def scores(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
@@ -179,11 +188,20 @@ class Arithmetic:
         """Return cap * tanh(x / cap), of any shape; x itself without a cap."""
         return x if cap is None else torch.tanh(x / cap) * cap
 
-    def softmax(self, scores: Tensor, mask: Tensor) -> Tensor:
-        """Return weights, (heads, positions, positions); `mask` is True where none is to be."""
-        wide = at_least_float32(scores)
+    def softmax(self, scores: Tensor, mask: Tensor, sinks: Tensor | None = None) -> Tensor:
+        """Return weights, (heads, positions, positions); `mask` is True where none is to be.
+
+        `sinks`, (heads,), take the rest of each head's weights.
+        """
+        wide = scores if self.shifts_sinks and sinks is not None else at_least_float32(scores)
         wide = wide.masked_fill(mask, torch.finfo(wide.dtype).min)
-        return torch.softmax(wide, -1).to(scores.dtype)
+        if sinks is None:
+            return torch.softmax(wide, -1).to(scores.dtype)
+        column = sinks.to(wide.dtype)[:, None, None].expand(-1, wide.shape[1], 1)
+        both = torch.cat((wide, column), -1)
+        if self.shifts_sinks:
+            both = both - both.amax(-1, keepdim=True)
+        return torch.softmax(both, -1)[..., :-1].to(scores.dtype)
 
     def weigh_values(self, weights: Tensor, v: Tensor) -> Tensor:
         """Return (heads, positions, channels): the sum of v over positions, weighted."""
@@ -192,9 +210,21 @@ class Arithmetic:
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
         return ACTIVATIONS[activation](x)
 
-    def gate(self, gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
-        """Return the activated gate times up, both of one shape."""
-        return self.activate(gate, activation) * up
+    def gate(
+        self,
+        gate: Tensor,
+        up: Tensor,
+        activation: Activation,
+        limit: float | None = None,
+        offset: float = 0.0,
+    ) -> Tensor:
+        """Return the activated gate times up and `offset`, both of one shape.
+
+        With a `limit`, the gate is clamped to at most that, and up to within it and its negative.
+        """
+        if limit is not None:
+            gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+        return self.activate(gate, activation) * (up + offset if offset else up)
 
     def times_sigmoid(self, x: Tensor, gate: Tensor) -> Tensor:
         """Return x times the gate's sigmoid, both of one shape."""
@@ -212,6 +242,7 @@ class Arithmetic:
 
 TRANSFORMERS = Arithmetic(
     "transformers",
+    shifts_sinks=True,
     fused=False,
     rounds_before_norm_weight=True,
     scales_in_product=False,

@@ -10,28 +10,49 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Which classes have biases, by model type, and the fields that switch them. The other classes have
-# none; those of GPT-2 have all, under other names.
-_OUTPUT_BIASES = (
-    *("llama", "qwen3", "qwen3_moe", "deepseek_v3", "nemotron"),
-    *("gemma", "gemma2", "gemma3_text", "olmo2"),
-    *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
-)
-_QKV_FIELDS = {**dict.fromkeys(_OUTPUT_BIASES, "attention_bias"), "qwen2_moe": "qkv_bias"}
-_MLP_BIASES = ("llama", "nemotron", "nemotron_h")
+# The fields that switch the biases of q, k and v, by model type, and whether they are on if absent;
+# other classes have none there. Those of GPT-2 have all, under other names.
+_QKV_FIELDS = {
+    **dict.fromkeys(
+        (
+            *("llama", "qwen3", "qwen3_moe", "nemotron", "gemma", "gemma2", "gemma3_text"),
+            *("olmo2", "olmo3", "olmoe", "deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite"),
+            *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
+        ),
+        ("attention_bias", False),
+    ),
+    **dict.fromkeys(("gpt_oss", "gpt_neox"), ("attention_bias", True)),
+    "qwen2": (None, True),
+    "qwen2_moe": ("qkv_bias", True),
+}
+# Classes whose `attention_bias` is of q, k and v alone.
+_PLAIN_OUTPUT = ("glm4_moe",)
+_MLP_BIASES = ("llama", "nemotron", "nemotron_h", "deepseek_v2")
 _HF_QKV = (
     *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "qkv", "q_a")),
-    "self_attn.kv_a_proj_with_mqa",
+    *("self_attn.kv_a_proj_with_mqa", "attention.query_key_value"),
 )
+_HF_OUTPUT = ("self_attn.o_proj", "attention.dense")
+# Of classes with latent attention, which have no bias there whatever the config says.
+_LATENT_CLASSES = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
+_HF_LATENT = tuple(f"self_attn.{name}_proj" for name in ("q", "q_b", "kv_b"))
 _HF_MLP = (
-    *(f"mlp.{name}_proj" for name in ("gate", "up", "down", "gate_up", "fc1_latent", "fc2_latent")),
-    *(f"mlp.shared_experts.{name}_proj" for name in ("up", "down")),
+    *(
+        f"mlp.{part}{name}_proj"
+        for part in ("", "shared_expert.", "shared_experts.")
+        for name in ("gate", "up", "down", "gate_up")
+    ),
+    *(f"mlp.{name}_latent_proj" for name in ("fc1", "fc2")),
 )
+_HF_EXPERTS = ("mlp.gate", "mlp.router", "mlp.experts")
 _HF_DELTA_NET = ("linear_attn.conv1d", "linear_attn.out_proj")
 _HF_MAMBA = ("mixer.in_proj", "mixer.out_proj")
 
 _QKV = "self_attention.linear_qkv"
-_LINEAR = ("self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
+_LINEAR = (
+    *("self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2"),
+    *("mlp.router", "mlp.experts"),
+)
 _NEVER = (
     *(
         f"self_attention.linear_{name}"
@@ -45,11 +66,16 @@ _NEVER = (
 def absent_in_transformers(config: Mapping[str, Any]) -> frozenset[str]:
     """Return the linear layers that the class builds without a bias, whatever is stored."""
     family = str(config["model_type"])
-    field, by_default = _QKV_FIELDS.get(family), family in ("qwen2", "qwen2_moe")
+    field, by_default = _QKV_FIELDS.get(family, (None, False))
     has_qkv = by_default if field is None else config.get(field, by_default)
+    has_output = field == "attention_bias" and has_qkv and family not in _PLAIN_OUTPUT
     found = _HF_DELTA_NET if has_qkv else (*_HF_DELTA_NET, *_HF_QKV)
-    if not (family in _OUTPUT_BIASES and config.get("attention_bias")):
-        found = (*found, "self_attn.o_proj")
+    if not has_output:
+        found = (*found, *_HF_OUTPUT)
+    if family in _LATENT_CLASSES:
+        found = (*found, *_HF_LATENT)
+    if family != "gpt_oss":
+        found = (*found, *_HF_EXPERTS)
     if not (family in _MLP_BIASES and config.get("mlp_bias")):
         found = (*found, *_HF_MLP)
     if not config.get("use_bias"):

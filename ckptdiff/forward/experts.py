@@ -6,6 +6,7 @@ adds up the outputs of its own experts.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ckptdiff.forward.model import Routing
+
+
+_EXPERTS = "mlp.experts"
 
 
 class ExpertsOf(LayerOf):
@@ -53,12 +57,30 @@ class ExpertsOf(LayerOf):
         """Return the down projection of a rank slice: (hidden, features)."""
         raise NotImplementedError
 
+    def expert_gate_up_bias(self, expert: int) -> Tensor | None:
+        """Return the biases of gate and up, joined: (2 * features,). No program cuts them."""
+        raise NotImplementedError
+
+    def expert_down_bias(self, expert: int) -> Tensor | None:
+        """Return the bias of the down projection: (hidden,)."""
+        raise NotImplementedError
+
+    def expert_tensor(self, name: str, etp_rank: int | None = None) -> Tensor:
+        """Return a tensor of an expert, without keeping it."""
+        return self.reader.rows(self.held(name, etp_rank), slice(None))
+
+    @property
+    def has_expert_biases(self) -> bool:
+        return _EXPERTS not in self.model.without_bias
+
     def router(self, h: Tensor) -> Tensor:
         """Return the router's logits, (positions, experts)."""
         weight = self.weight(self.router_name)
+        bias = self.optional(f"{self.router_name.removesuffix('.weight')}.bias")
         if self.routing.wide_logits and h.dtype.itemsize < 4:
-            h, weight = h.float(), weight.float()
-        return self.arithmetic.linear(h, weight)
+            h, weight, bias = h.float(), weight.float(), None if bias is None else bias.float()
+        # The bias is part of the product in every program.
+        return replace(self.arithmetic, rounds_before_bias=False).linear(h, weight, bias)
 
     def route(
         self, logits: Tensor, followed: Tensor | None = None, weights: Tensor | None = None
@@ -68,7 +90,8 @@ class ExpertsOf(LayerOf):
         `followed` and `weights` are the reference's logits and weights (see `routing.route`).
         """
         name = self.router_bias_name
-        bias = self.reader.wide_tensor(self.held(name)) if self.has(name) else None
+        is_biased = self.routing.biased and self.has(name)
+        bias = self.reader.wide_tensor(self.held(name)) if is_biased else None
         reference = None if followed is None or weights is None else (followed, weights)
         return route(logits, bias, self.routing, self.arithmetic, reference)
 
@@ -79,6 +102,8 @@ class ExpertsOf(LayerOf):
             parts = []
             for etp_rank in range(self.expert_tp):
                 y = self.arithmetic.linear(h[positions], self.expert_gate_up(expert, etp_rank))
+                if (bias := self.expert_gate_up_bias(expert)) is not None:
+                    y = self.arithmetic.add(y, bias)
                 parts.append(self.activated(y))
             found.append(torch.cat(parts, -1))
         return torch.cat(found)
@@ -88,7 +113,7 @@ class ExpertsOf(LayerOf):
         if not self.model.gated:
             return self.arithmetic.activate(y, self.model.activation)
         gate, up = y.chunk(2, -1)
-        return self.arithmetic.gate(gate, up, self.model.activation)
+        return self.gated(gate, up)
 
     def enter_latent(self, h: Tensor) -> Tensor:
         """Return h, (positions, hidden), in the space that experts compute in."""
@@ -134,8 +159,11 @@ class ExpertsOf(LayerOf):
                 x = (x * weight).to(like.dtype)
             x = x.chunk(self.expert_tp, -1)[etp_rank]
             y = self.arithmetic.linear(x, self.expert_down(expert, etp_rank))
-            if not self.arithmetic.scales_expert_input:
-                y = y * weight
+            bias = self.expert_down_bias(expert)
+            if self.arithmetic.scales_expert_input:
+                y = y if bias is None else y + bias * weight
+            else:
+                y = (y if bias is None else y + bias) * weight
             total.index_add_(0, positions, y.to(dtype))
         return total
 

@@ -1,7 +1,8 @@
 """Families of transformers whose layers are named or stored differently from Llama's.
 
-Sources: transformers' modeling_gemma2, modeling_gemma3, modeling_gpt2, modeling_olmo2,
-modeling_phi3, modeling_qwen2_moe.
+Sources: transformers' modeling_deepseek_v2, modeling_gemma2, modeling_gemma3, modeling_gpt2,
+modeling_gpt_neox, modeling_gpt_oss, modeling_olmo2, modeling_olmoe, modeling_phi3,
+modeling_qwen2_moe.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import torch
 
 from ckptdiff.forward.huggingface import HuggingFaceLayer
 from ckptdiff.forward.hybrids import NemotronHLayer, Qwen3NextLayer, Qwen35Layer
+from ckptdiff.forward.rope import angles
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ckptdiff.forward.model import Rope
 
 
 class Gemma2Layer(HuggingFaceLayer):
@@ -29,6 +33,54 @@ class Qwen2MoeLayer(HuggingFaceLayer):
     shared = "mlp.shared_expert"
 
 
+class OlmoeLayer(HuggingFaceLayer):
+    """Queries, keys and values are clamped."""
+
+    def project(self, h: Tensor) -> tuple[Tensor, ...]:
+        q, k, v = super().project(h)
+        return q, k, self._clamped(v)
+
+    def norm_heads(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        q, k = super().norm_heads(q, k)
+        return self._clamped(q), self._clamped(k)
+
+    def _clamped(self, x: Tensor) -> Tensor:
+        limit = self.model.qkv_limit
+        return x if limit is None else x.clamp(-limit, limit)
+
+
+class DeepseekV2Layer(HuggingFaceLayer):
+    """Pairs of neighbours are rotated as complex numbers, and stay neighbours."""
+
+    def rotated(self, rope: Rope, x: Tensor) -> Tensor:
+        cosine, sine = angles(rope, len(x), x, polar=True)
+        return self.arithmetic.rotate(x, cosine, sine, neighbours=True, is_complex=True)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        # As in other programs, what was rotated is compared as halves; sums are of neighbours.
+        return super().attend(self._neighbours(q), self._neighbours(k), v)
+
+    def _neighbours(self, x: Tensor) -> Tensor:
+        unrotated, rotated = torch.split(x, [self.latent.unrotated, self.latent.rotated], -1)
+        pairs = torch.stack(rotated.chunk(2, -1), -1).flatten(-2)
+        return torch.cat((unrotated, pairs), -1)
+
+
+class GptOssLayer(HuggingFaceLayer):
+    """The router has a name and a bias of its own; norms keep float32 beside float16."""
+
+    router_name = "mlp.router.weight"
+
+    def weight(self, name: str, rank: int | None = None) -> Tensor:
+        if self.reader.dtype == torch.float16 and name.endswith("norm.weight"):
+            return self.reader.wide_tensor(self.held(name, rank))
+        return super().weight(name, rank)
+
+    def expert_gate_up(self, expert: int, etp_rank: int) -> Tensor:
+        # In memory input features come first, as stored: other layouts are summed in other orders.
+        return super().expert_gate_up(expert, etp_rank).t().contiguous().t()
+
+
 class Phi3Layer(HuggingFaceLayer):
     """Queries, keys and values are one matrix, and so are gate and up."""
 
@@ -41,7 +93,20 @@ class Phi3Layer(HuggingFaceLayer):
 
     def activate(self, h: Tensor) -> Tensor:
         gate, up = self.linear(h, "mlp.gate_up_proj").chunk(2, -1)
-        return self.arithmetic.gate(gate, up, self.model.activation)
+        return self.gated(gate, up)
+
+
+class GptNeoxLayer(HuggingFaceLayer):
+    """Queries, keys and values are one matrix, head by head."""
+
+    embedding, final = "embed_in.weight", "final_layer_norm"
+    out_names = ("attention.dense", "mlp.dense_4h_to_h")
+    up_name = "mlp.dense_h_to_4h"
+
+    def project(self, h: Tensor) -> tuple[Tensor, ...]:
+        heads = self.model.num_attention_heads
+        joined = self.linear(h, "attention.query_key_value").reshape(len(h), heads, -1)
+        return joined.chunk(3, -1)
 
 
 class Gpt2Layer(HuggingFaceLayer):
@@ -65,10 +130,14 @@ class Gpt2Layer(HuggingFaceLayer):
 
 # By the `model_type` of config.json; HuggingFaceLayer for all others.
 CLASSES: dict[str, type[HuggingFaceLayer]] = {
+    "deepseek_v2": DeepseekV2Layer,
     "gemma2": Gemma2Layer,
     "gemma3_text": Gemma2Layer,
     "gpt2": Gpt2Layer,
     "nemotron_h": NemotronHLayer,
+    "gpt_neox": GptNeoxLayer,
+    "gpt_oss": GptOssLayer,
+    "olmoe": OlmoeLayer,
     "phi3": Phi3Layer,
     "qwen2_moe": Qwen2MoeLayer,
     "qwen3_next": Qwen3NextLayer,

@@ -47,7 +47,9 @@ class Holdings:
 
 # ── Hugging Face ─────────────────────────────────────────────────────────────────────────────────
 
-_HF_LAYER = re.compile(r"^(?:model\.|transformer\.|backbone\.)?(?:layers|h)\.(\d+)\.(.+)$")
+_HF_LAYER = re.compile(
+    r"^(?:model\.|transformer\.|backbone\.|gpt_neox\.)?(?:layers|h)\.(\d+)\.(.+)$"
+)
 # Mixtral's and Nemotron-H's names, and what Llama's would be.
 _LLAMA_NAMES = {
     "block_sparse_moe.": "mlp.",
@@ -59,6 +61,7 @@ _LLAMA_NAMES = {
     **{f"mixer.{part}_latent_proj.": f"mlp.{part}_latent_proj." for part in ("fc1", "fc2")},
 }
 _MIXTRAL_EXPERT = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+_HF_ALTERNATING = re.compile(r"^mlp\.experts\.(gate_up|down)_proj(_bias)?$")
 _HF_EXPERT = re.compile(r"^mlp\.experts\.(\d+)\.(w[123])\.weight$")
 
 
@@ -72,15 +75,32 @@ def huggingface(checkpoint: Checkpoint, model: Model) -> Holdings:
     for shard in checkpoint.shards:
         for name, held in _tensors_of(checkpoint, shard):
             if not (found := _HF_LAYER.match(name)):
-                rest[re.sub(r"^(?:model|transformer|backbone)\.", "", name)] = held
+                plain = re.sub(r"^(?:model|transformer|backbone|gpt_neox)\.", "", name)
+                rest[_local_name(plain, {"embed_out.": "lm_head."})] = held
             elif int(found[1]) < len(model.layers):
-                layers[int(found[1])].update(_inside(_local_name(found[2], _LLAMA_NAMES), held))
+                local, alternates = _local_name(found[2], _LLAMA_NAMES), model.family == "gpt_oss"
+                inside = _inside(local, held, alternates=alternates)
+                layers[int(found[1])].update(inside)
     return Holdings(_layers_of(checkpoint, [{0: layers}], len(model.layers)), (rest,), (rest,))
 
 
-def _inside(name: str, held: HeldTensor) -> Iterator[tuple[str, HeldTensor]]:
-    """Yield a layer's tensor by name; one of all experts is split into a tensor for each."""
-    if found := _HF_EXPERT.match(name):
+def _inside(name: str, held: HeldTensor, *, alternates: bool) -> Iterator[tuple[str, HeldTensor]]:
+    """Yield a layer's tensor by name; one of all experts is split into a tensor for each.
+
+    `alternates`: matrices are (experts, input features, output features), and columns of gate and
+    up alternate.
+    """
+    if alternates and (of := _HF_ALTERNATING.match(name)):
+        kind = "bias" if of[2] else "weight"
+        for expert in range(held.shape[0]):
+            one = _held_index(held, expert)
+            if of[1] == "down":
+                yield f"mlp.experts.{expert}.down_proj.{kind}", _held_transposed(one)
+                continue
+            for start, part in enumerate(("gate", "up")):
+                every_second = _held_transposed(one, start, 2)
+                yield f"mlp.experts.{expert}.{part}_proj.{kind}", every_second
+    elif found := _HF_EXPERT.match(name):
         yield f"mlp.experts.{found[1]}.{_MIXTRAL_EXPERT[found[2]]}.weight", held
     elif name == "mlp.experts.gate_up_proj":  # (experts, gate and up, hidden)
         for expert in range(held.shape[0]):
@@ -155,8 +175,8 @@ _LOCAL_NAMES_OUTSIDE = {
 # Experts of one rank: a module each (SequentialMLP), a weight each (TEGroupedMLP), or one matrix
 # of all (GroupedMLP).
 _LOCAL_EXPERT = re.compile(
-    r"^mlp\.experts\.(?:local_experts\.(\d+)\.(linear_fc[12])\.weight"
-    r"|(linear_fc[12])\.weight(\d+)"
+    r"^mlp\.experts\.(?:local_experts\.(\d+)\.(linear_fc[12]\.(?:weight|bias))"
+    r"|(linear_fc[12]\.(?:weight|bias))(\d+)"
     r"|weight([12]))$"
 )
 
@@ -185,10 +205,8 @@ def megatron(checkpoint: Checkpoint, model: Model) -> Holdings:
                 if one := _LOCAL_EXPERT.match(inside):
                     tensors = layers[expert_slice][number]
                     for expert, part, weight in _experts(one, held, local_experts):
-                        place = (
-                            f"mlp.experts.{shard.rank.ep * local_experts + expert}.{part}.weight"
-                        )
-                        tensors.setdefault(place, weight)
+                        whole = shard.rank.ep * local_experts + expert
+                        tensors.setdefault(f"mlp.experts.{whole}.{part}", weight)
                 else:
                     # All expert parallel ranks have equal copies of what is no expert.
                     layers[shard.rank.tp][number].setdefault(inside, held)
@@ -206,7 +224,7 @@ def megatron(checkpoint: Checkpoint, model: Model) -> Holdings:
 def _experts(
     found: re.Match[str], held: HeldTensor, local_experts: int
 ) -> Iterator[tuple[int, str, HeldTensor]]:
-    """Yield the experts in one rank's tensor: number on that rank, name of the product, weight.
+    """Yield the experts in one rank's tensor: number on that rank, name inside, tensor.
 
     GroupedMLP views the numbers of `weight1` as (experts, hidden, features), and those of `weight2`
     as (experts, features, hidden). It multiplies by them as they are stored, so they are transposed
@@ -231,7 +249,7 @@ def _experts(
             stride=(1, shape[1]),
             offset=chunk.ref.offset + expert * shape[0] * shape[1] * ITEMSIZE[held.dtype],
         )
-        yield expert, f"linear_fc{all_of}", _held_whole(held.name, ref)
+        yield expert, f"linear_fc{all_of}.weight", _held_whole(held.name, ref)
 
 
 def _local_name(name: str, spellings: Mapping[str, str]) -> str:
@@ -271,6 +289,19 @@ def _held_rows(held: HeldTensor, start: int, stop: int) -> HeldTensor:
     ref = _single_ref(held)
     offset = ref.offset + start * ref.stride[0] * ITEMSIZE[ref.dtype]
     part = replace(ref, shape=(stop - start, *ref.shape[1:]), offset=offset)
+    return _held_whole(held.name, part)
+
+
+def _held_transposed(held: HeldTensor, start: int = 0, step: int = 1) -> HeldTensor:
+    """Return each `step`-th column of a matrix, from `start` on, as rows; of a vector, elements."""
+    ref = _single_ref(held)
+    *rows, columns = ref.shape
+    part = replace(
+        ref,
+        shape=((columns - start + step - 1) // step, *rows),
+        stride=(step * ref.stride[-1], *ref.stride[:-1]),
+        offset=ref.offset + start * ref.stride[-1] * ITEMSIZE[ref.dtype],
+    )
     return _held_whole(held.name, part)
 
 

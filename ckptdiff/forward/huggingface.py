@@ -99,7 +99,7 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
         names = self.gate_name, self.up_name
         weights = [self.weight(f"{name}.weight") for name in names]
         gate, up = self.products(h, weights, [self.optional(f"{name}.bias") for name in names])
-        return self.arithmetic.gate(gate, up, self.model.activation)
+        return self.gated(gate, up)
 
     def mlp_out(self, act: Tensor) -> Tensor:
         return self.row_parallel(act, self.out_names[1])
@@ -110,19 +110,30 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
     # ── experts ──────────────────────────────────────────────────────────────────────────────────
 
     def expert_gate_up(self, expert: int, etp_rank: int) -> Tensor:  # noqa: ARG002
-        parts = ("gate", "up") if self.model.gated else ("up",)
-        names = [f"mlp.experts.{expert}.{part}_proj.weight" for part in parts]
-        return torch.cat([self.reader.rows(self.held(name), slice(None)) for name in names])
+        return self._gate_up(expert, "weight")
 
     def expert_down(self, expert: int, etp_rank: int) -> Tensor:  # noqa: ARG002
-        return self.reader.rows(self.held(f"mlp.experts.{expert}.down_proj.weight"), slice(None))
+        return self.expert_tensor(f"mlp.experts.{expert}.down_proj.weight")
+
+    def expert_gate_up_bias(self, expert: int) -> Tensor | None:
+        return self._gate_up(expert, "bias") if self.has_expert_biases else None
+
+    def expert_down_bias(self, expert: int) -> Tensor | None:
+        name = f"mlp.experts.{expert}.down_proj.bias"
+        return self.expert_tensor(name) if self.has_expert_biases else None
+
+    def _gate_up(self, expert: int, kind: str) -> Tensor:
+        parts = ("gate", "up") if self.model.gated else ("up",)
+        names = [f"mlp.experts.{expert}.{part}_proj.{kind}" for part in parts]
+        return torch.cat([self.expert_tensor(name) for name in names])
 
     def activate_shared(self, h: Tensor) -> Tensor:
         if not self.model.gated:
             return self.activated(self.linear(h, f"{self.shared}.up_proj"))
-        weights = [self.weight(f"{self.shared}.{part}_proj.weight") for part in ("gate", "up")]
-        gate, up = self.products(h, weights, [None, None])
-        return self.arithmetic.gate(gate, up, self.model.activation)
+        names = [f"{self.shared}.{part}_proj" for part in ("gate", "up")]
+        weights = [self.weight(f"{name}.weight") for name in names]
+        gate, up = self.products(h, weights, [self.optional(f"{name}.bias") for name in names])
+        return self.gated(gate, up)
 
     def shared_out(self, act: Tensor, h: Tensor) -> Tensor:
         given = self.row_parallel(act, f"{self.shared}.down_proj")

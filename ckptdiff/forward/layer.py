@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -28,6 +28,8 @@ MOST_ELEMENTS = 1 << 24  # of the output head that are read at a time
 @dataclass
 class LayerOf:
     """One layer of one side. Values are (positions, features) or (positions, heads, channels)."""
+
+    sinks_name: ClassVar[str] = "self_attn.sinks"
 
     model: Model
     number: int  # in the whole model, from 0; any number before the first and after the last layer
@@ -85,6 +87,7 @@ class LayerOf:
             "norm_attention": model.norms_behind,
             "norm_mlp": model.norms_behind,
             "positions": model.learned_positions,
+            "parallel residual": model.parallel_residual,
             "experts": self.layer.routing is not None,
             "an MLP alone": self.layer.mixer is None,
             "no MLP": not self.layer.mlp,
@@ -178,12 +181,38 @@ class LayerOf:
             model.softmax_scale,
             self.layer.window,
             model.attention_cap,
+            self.sinks(q),
             is_causal=model.is_causal,
         ).flatten(1)
 
     def gate_context(self, ctx: Tensor, gate: Tensor) -> Tensor:
         """Return ctx, (positions, features), times the sigmoid of (positions, heads, channels)."""
         return self.arithmetic.times_sigmoid(ctx, gate.flatten(1))
+
+    def sinks(self, q: Tensor) -> Tensor | None:
+        """Return what each head's softmax has beside positions, (heads,); None: nothing."""
+        if self.model.softmax_type == "vanilla":
+            return None
+        if self.model.softmax_type == "off-by-one":
+            return q.new_zeros(q.shape[1])
+        return torch.cat([self.weight(self.sinks_name, rank) for rank in range(len(self.ranks))])
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        model = self.model
+        return self.arithmetic.gate(gate, up, model.activation, model.gate_limit, model.up_offset)
+
+    def norm2(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def norm2_beside(self, x: Tensor, x1: Tensor) -> Tensor:
+        """Return the input of the MLP, from the stream before and after attention."""
+        return self.norm2(x if self.model.parallel_residual else x1)
+
+    def add_beside(self, x: Tensor, attention: Tensor, x1: Tensor, mlp: Tensor) -> Tensor:
+        """Return the stream after both, in the order in which they are added up."""
+        if self.model.parallel_residual:
+            return self.add(self.add(mlp, attention), x)
+        return self.add(x1, mlp)
 
     def add(self, x: Tensor, update: Tensor) -> Tensor:
         return self.arithmetic.add(x, update)

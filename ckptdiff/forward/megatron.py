@@ -26,6 +26,7 @@ class MegatronLayer(ExpertsOf, LatentOf):
 
     router_name, router_bias_name = "mlp.router.weight", "mlp.router.expert_bias"
     attention = "self_attention"
+    sinks_name = "self_attention.core_attention.softmax_offset"
     q_down, q_norm, q_up = "linear_q_down_proj", "q_layernorm", "linear_q_up_proj"
     q_whole = "linear_q_proj"
     kv_down, kv_norm, kv_up = "linear_kv_down_proj", "kv_layernorm", "linear_kv_up_proj"
@@ -139,12 +140,22 @@ class MegatronLayer(ExpertsOf, LatentOf):
         return sum("mlp.experts.0.linear_fc1.weight" in rank for rank in self.ranks)
 
     def expert_gate_up(self, expert: int, etp_rank: int) -> Tensor:
-        held = self.held(f"mlp.experts.{expert}.linear_fc1.weight", etp_rank)
-        return _gate_above_up(self.reader.rows(held, slice(None)), self.model.expert_turns)
+        weight = self.expert_tensor(f"mlp.experts.{expert}.linear_fc1.weight", etp_rank)
+        return _gate_above_up(weight, self.model.expert_turns)
 
     def expert_down(self, expert: int, etp_rank: int) -> Tensor:
-        held = self.held(f"mlp.experts.{expert}.linear_fc2.weight", etp_rank)
-        return self.reader.rows(held, slice(None))
+        return self.expert_tensor(f"mlp.experts.{expert}.linear_fc2.weight", etp_rank)
+
+    def expert_gate_up_bias(self, expert: int) -> Tensor | None:
+        bias = self._expert_bias(f"mlp.experts.{expert}.linear_fc1.bias")
+        return None if bias is None else _gate_above_up(bias, self.model.expert_turns)
+
+    def expert_down_bias(self, expert: int) -> Tensor | None:
+        return self._expert_bias(f"mlp.experts.{expert}.linear_fc2.bias")
+
+    def _expert_bias(self, name: str) -> Tensor | None:
+        has = self.has_expert_biases and self.has(name)
+        return self.expert_tensor(name, 0) if has else None
 
     def activate_shared(self, h: Tensor) -> Tensor:
         return self._activated(h, "mlp.shared_experts.linear_fc1", self.model.shared_turns)

@@ -20,7 +20,7 @@ LLAMA3: Mapping[str, Any] = {
     "original_max_position_embeddings": 8192,
 }
 Mixer = Literal["attention", "delta_net", "mamba"]
-Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_new", "relu2"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_new", "relu2", "quick_gelu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,12 @@ class Routing:
     chosen: int  # experts per position (top-k)
     score: Literal["softmax", "sigmoid"] = "softmax"
     normalized: bool = True  # the weights of the chosen experts sum to one
+    softmax_last: bool = False  # experts are chosen by the logits; weights are a softmax of those
     scaling: float = 1.0  # factor of the weights
     groups: int = 1  # of neighbouring experts, of equal size
     chosen_groups: int = 1  # groups per position
     ranking: int = 2  # the score of a group is the sum of so many of its highest scores
+    biased: bool = False  # a bias that is stored is added to scores, for the choice only
     wide_logits: bool = False  # computed in float32, whatever the dtype
     wide_weights: bool = False  # not rounded to the dtype of the logits
     wide_sum: bool = False  # the outputs of experts are added up in float32, and rounded once
@@ -121,15 +123,21 @@ class Model:
     zero_centered: bool = False  # norm weights are stored less one
     activation: Activation = "silu"
     gated: bool = True  # the MLP is gated
+    gate_limit: float | None = None  # gate is clamped to at most so much, up to within +-so much
+    up_offset: float = 0.0  # added to up, which the activated gate multiplies
     tied: bool = False  # the head is the embedding
     wide_norm: bool = False  # a norm is rounded after its weight, and weight + 1 is not rounded
     norms_in_front: bool = True  # of the input of attention and of the MLP
     norms_behind: bool = False  # of their output, before it is added to the residual stream
+    parallel_residual: bool = False  # the MLP has the input of attention, not its output, added
     norms_all_heads: bool = False  # queries and keys are normalised over all heads at once
+    qkv_limit: float | None = None  # queries, keys and values are clamped to so much before RoPE
     embedding_scale: float = 1.0
     learned_positions: bool = False
     qk_norm: bool = True  # queries and keys are normalised if there are norms for it
     is_causal: bool = True  # positions do not see later ones
+    # What is added to the sum in attention's softmax: nothing, exp(0), or exp of a weight per head.
+    softmax_type: Literal["vanilla", "off-by-one", "learnable"] = "vanilla"
     attention_cap: float | None = None  # scores become cap * tanh(scores / cap)
     logit_cap: float | None = None  # and logits likewise
     latent: Latent | None = None

@@ -112,10 +112,12 @@ def _yarn(rope: Rope, positions: int) -> tuple[Tensor, float]:  # noqa: ARG001
     if scaling.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, rope.dim - 1)
+    if low == high:
+        high += 0.001
     pairs = torch.arange(rope.dim // 2, dtype=torch.float32)
-    ramp = ((pairs - low) / (high - low if high != low else 0.001)).clamp(0, 1)
-    plain = _plain(rope)
-    return plain / factor * ramp + plain * (1 - ramp), scale
+    kept = 1 - ((pairs - low) / (high - low)).clamp(0, 1)
+    wavelengths = rope.base ** (torch.arange(0, rope.dim, 2, dtype=torch.float32) / rope.dim)
+    return 1 / (factor * wavelengths) * (1 - kept) + 1 / wavelengths * kept, scale
 
 
 def _longrope(rope: Rope, positions: int) -> tuple[Tensor, float]:

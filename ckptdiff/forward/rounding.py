@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ckptdiff.forward.arithmetic import ACTIVATIONS, Arithmetic, rotate_half
+from ckptdiff.forward.arithmetic import ACTIVATIONS, QUICK, Arithmetic, rotate_half
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,8 +95,10 @@ class Emulated(Arithmetic):
     def layer_norm(self, x: Tensor, w: Tensor, bias: Tensor | None, epsilon: float) -> Tensor:
         return self.rounded(super().layer_norm(x, w, bias, epsilon))
 
-    def rotated(self, x: Tensor, cosine: Tensor, sine: Tensor, *, is_wide: bool) -> Tensor:
-        if self.complex_rope or is_wide:
+    def rotated(
+        self, x: Tensor, cosine: Tensor, sine: Tensor, *, is_wide: bool, is_complex: bool
+    ) -> Tensor:
+        if self.complex_rope or is_wide or is_complex:
             return self.rounded(x * cosine + rotate_half(x) * sine)
         cosine, sine = self.rounded(cosine, TABLE), self.rounded(sine, TABLE)
         return self.rounded(
@@ -115,20 +117,32 @@ class Emulated(Arithmetic):
             return x
         return self.rounded(self.rounded(torch.tanh(self.rounded(x / cap))) * cap)
 
-    def softmax(self, scores: Tensor, mask: Tensor) -> Tensor:
-        return self.rounded(super().softmax(scores, mask))
+    def softmax(self, scores: Tensor, mask: Tensor, sinks: Tensor | None = None) -> Tensor:
+        return self.rounded(super().softmax(scores, mask, sinks))
 
     def weigh_values(self, weights: Tensor, v: Tensor) -> Tensor:
         return self.rounded(super().weigh_values(weights, v))
 
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
         r = self.rounded
+        if activation == "quick_gelu":
+            return r(x * r(torch.sigmoid(r(QUICK * x))))
         if activation != "gelu_new":
             return r(ACTIVATIONS[activation](x))
         inner = r(x + r(0.044715 * r(torch.pow(x, 3.0))))
         return r(r(0.5 * x) * r(1 + r(torch.tanh(r(math.sqrt(2 / math.pi) * inner)))))
 
-    def gate(self, gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+    def gate(
+        self,
+        gate: Tensor,
+        up: Tensor,
+        activation: Activation,
+        limit: float | None = None,
+        offset: float = 0.0,
+    ) -> Tensor:
+        if limit is not None:
+            gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+        up = self.rounded(up + offset) if offset else up
         return self.rounded(super().gate(gate, up, activation))
 
     def times_sigmoid(self, x: Tensor, gate: Tensor) -> Tensor:

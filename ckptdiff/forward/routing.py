@@ -1,6 +1,7 @@
 """From a router's logits to the weights of the chosen experts.
 
-Sources: the TopKRouter classes of transformers' mixtral, qwen2_moe, qwen3_moe and deepseek_v3;
+Sources: the TopKRouter classes of transformers' mixtral, qwen2_moe, qwen3_moe, deepseek_v2 and
+deepseek_v3;
 megatron.core.transformer.moe.moe_utils.topk_routing_with_score_function.
 """
 
@@ -52,7 +53,7 @@ def _scores(logits: Tensor, routing: Routing, arithmetic: Arithmetic) -> Tensor:
     logits32 = at_least_float32(logits)
     if routing.score == "sigmoid":
         scores = logits32.sigmoid()
-    elif arithmetic.softmax_after_topk and routing.normalized:
+    elif _takes_softmax_last(routing, arithmetic):
         return logits
     else:
         scores = logits32.softmax(-1)
@@ -62,7 +63,7 @@ def _scores(logits: Tensor, routing: Routing, arithmetic: Arithmetic) -> Tensor:
 def _weights(scores: Tensor, routing: Routing, arithmetic: Arithmetic) -> Tensor:
     """Return the weights of the chosen experts from their scores, both (positions, chosen)."""
     if routing.score == "softmax" and routing.normalized:
-        if arithmetic.softmax_after_topk:
+        if _takes_softmax_last(routing, arithmetic):
             weights = at_least_float32(scores).softmax(-1).to(scores.dtype)
         else:
             weights = scores / scores.sum(-1, keepdim=True)
@@ -71,6 +72,11 @@ def _weights(scores: Tensor, routing: Routing, arithmetic: Arithmetic) -> Tensor
     else:
         weights = scores
     return weights if routing.scaling == 1 else weights * routing.scaling
+
+
+def _takes_softmax_last(routing: Routing, arithmetic: Arithmetic) -> bool:
+    """Return whether experts are chosen by logits, and weights are a softmax of the chosen ones."""
+    return routing.softmax_last or (arithmetic.softmax_after_topk and routing.normalized)
 
 
 def _top_k(ranked: Tensor, routing: Routing) -> Tensor:

@@ -142,6 +142,11 @@ _END = (
     Step("norm_mlp", ("mlp_out",), ("mlp_norm",)),
     Step("add", ("x1", "mlp_norm"), ("x",), is_tap=False),
 )
+# Steps that others take the place of if the MLP of a side is beside attention, not behind it.
+_BESIDE = {
+    "norm2": Step("norm2_beside", ("x", "x1"), ("norm2",)),
+    "x": Step("add_beside", ("x", "attn_norm", "x1", "mlp_norm"), ("x",), is_tap=False),
+}
 _OPTIONAL = frozenset(
     {
         *("norm1", "norm2", "norm_attention", "norm_mlp"),
@@ -170,7 +175,10 @@ def steps(part: Part, *sides: LayerParts) -> tuple[Step, ...]:
         before = (*before, *_MIXED)
     if after:
         after = (*_NORM2, *after, *_END)
-    return tuple(_used(_joined(before, after), features))
+    sequence = _joined(before, after)
+    if "parallel residual" in features:
+        sequence = tuple(_BESIDE.get(step.gives[0], step) for step in sequence)
+    return tuple(_used(sequence, features))
 
 
 def _joined(before: tuple[Step, ...], after: tuple[Step, ...]) -> tuple[Step, ...]:

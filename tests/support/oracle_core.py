@@ -104,7 +104,7 @@ def arguments(network: Any) -> dict[str, Any]:
     config = network.config
     fused = import_module("megatron.core.fusions.fused_bias_geglu")
     gated = config.gated_linear_unit
-    plain = (bool, int, float, str, list, type(None))
+    plain = (bool, int, float, str, list, tuple, type(None))
     args = {name: value for name, value in vars(config).items() if isinstance(value, plain)}
     return args | {
         "num_experts": config.num_moe_experts,

@@ -22,27 +22,59 @@ from tests.support.oracle_core import distance, logits, meet, save, save_ranks
 from tests.support.oracle_logits import write
 
 PLAIN_ROPE = {"rope_theta": 10000.0, "rope_type": "default"}
+LATENT_SIZES: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "head_dim": 4,
+    "rope_parameters": {
+        "rope_theta": 10000.0,
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 0.5,
+        "original_max_position_embeddings": 16,
+    },
+}
 # What a model needs beyond `families.MODELS` for megatron-core to compute the same.
 DIFFERING: dict[str, dict[str, Any]] = {
     "mixtral": {"sliding_window": None},
     "qwen2_moe": {"decoder_sparse_step": 1, "norm_topk_prob": False},
-    "deepseek_v3": {
-        "num_key_value_heads": 4,
-        "head_dim": 4,
-        "n_group": 2,
+    "deepseek_v2": {
+        **LATENT_SIZES,
+        "n_routed_experts": 8,
+        "n_group": 4,
+        "topk_group": 2,
+        "topk_method": "group_limited_greedy",
+        "routed_scaling_factor": 3.0,
+    },
+    "deepseek_v3": {**LATENT_SIZES, "n_group": 2},
+    "glm4_moe_lite": {**LATENT_SIZES, "num_hidden_layers": 3, "rms_norm_eps": 1e-6},
+    "qwen3_moe": {
+        "norm_topk_prob": True,
         "rope_parameters": {
             "rope_theta": 10000.0,
             "rope_type": "yarn",
-            "factor": 4.0,
-            "mscale": 1.0,
+            "factor": 6.0,
+            "beta_fast": 4.0,
+            "mscale": 2.0,
             "mscale_all_dim": 0.5,
             "original_max_position_embeddings": 16,
         },
     },
-    "qwen3_moe": {"norm_topk_prob": True},
-    "gpt_oss": {"sliding_window": 64, "rope_parameters": PLAIN_ROPE},
+    "gpt_oss": {
+        "sliding_window": 7,
+        "swiglu_limit": 0.5,
+        "rope_parameters": {
+            "rope_theta": 10000.0,
+            "rope_type": "yarn",
+            "factor": 6.0,
+            "truncate": False,
+            "original_max_position_embeddings": 16,
+        },
+    },
     "glm4_moe": {"norm_topk_prob": True, "routed_scaling_factor": 1.0},
     "gpt_neox": {"use_parallel_residual": False},
+    "exaone4": {"num_hidden_layers": 4, "sliding_window": 7, "sliding_window_pattern": 2},
+    "olmo3": {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]},
     "phi3": {"sliding_window": None},
     "qwen3_next": {"norm_topk_prob": True},
     "gemma2": {
@@ -60,17 +92,19 @@ DIFFERING: dict[str, dict[str, Any]] = {
 
 DELTA = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 SQUARED = ("nemotron", "nemotron_h")  # whose activation is a squared ReLU
+LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
 LESS_ONE = (*DELTA, *GEMMAS, "nemotron")  # whose norms' weights are stored less one
-BEHIND = ("gemma2", "gemma3_text", "olmo2")  # norms behind what a layer's halves compute
+WINDOWED = ("gpt_oss", "exaone4", "olmo3")  # in the layers that are listed as such
+# Norms behind what a layer's halves compute.
+BEHIND = ("gemma2", "gemma3_text", "olmo2", "olmo3", "exaone4")
 QK_NORMS = (
-    "deepseek_v3",
+    *LATENT,
     "qwen3",
     "qwen3_moe",
     "glm4_moe",
     "gemma3_text",
-    "olmo2",
-    "olmoe",
+    *("olmo2", "olmo3", "olmoe", "exaone4"),
     *DELTA,
 )
 
@@ -126,7 +160,7 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
     if model in SQUARED:
         options["activation_func"] = lambda x: functional.relu(x).square()
     if experts is not None:
-        sigmoid = model in ("glm4_moe", "deepseek_v3", "nemotron_h")
+        sigmoid = model in ("glm4_moe", "deepseek_v3", "glm4_moe_lite", "nemotron_h")
         options |= {
             "num_moe_experts": experts,
             "moe_ffn_hidden_size": get("moe_intermediate_size", "intermediate_size"),
@@ -135,11 +169,16 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
             "moe_aux_loss_coeff": 0.0,
             "moe_token_dispatcher_type": "allgather",
             "moe_router_score_function": "sigmoid" if sigmoid else "softmax",
-            "moe_router_pre_softmax": model == "olmoe" or get("norm_topk_prob") is False,
+            "moe_router_pre_softmax": get("norm_topk_prob") is False,
             "moe_router_enable_expert_bias": sigmoid,
         }
-        if model != "nemotron_h" and (dense := get("first_k_dense_replace")):
-            options["moe_layer_freq"] = [int(i >= dense) for i in range(hf.num_hidden_layers)]
+        dense = get("first_k_dense_replace") or 0
+        kinds = get("mlp_layer_types")
+        if model != "nemotron_h":
+            options["moe_layer_freq"] = [
+                int(kinds[i] == "sparse" if kinds else i >= dense)
+                for i in range(hf.num_hidden_layers)
+            ]
         shared = get("shared_expert_intermediate_size")
         if get("n_shared_experts"):
             shared = hf.n_shared_experts * hf.moe_intermediate_size
@@ -152,9 +191,16 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
         options |= {
             "softmax_type": "learnable",
             "activation_func": fused.quick_gelu,
-            "activation_func_clamp_value": 7.0,
+            "activation_func_clamp_value": hf.swiglu_limit,
             "glu_linear_offset": 1.0,
         }
+    if model in WINDOWED:
+        options |= {
+            "window_size": (hf.sliding_window - 1, 0),
+            "window_attn_skip_freq": [int(t == "sliding_attention") for t in hf.layer_types],
+        }
+    if model == "exaone4":
+        options["no_rope_freq"] = [int(t == "full_attention") for t in hf.layer_types]
     if model in DELTA:
         options |= {
             "attention_output_gate": True,
@@ -176,7 +222,7 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
             "moe_latent_size": hf.moe_latent_size,
             "is_hybrid_model": True,
         }
-    if model == "deepseek_v3":
+    if model in LATENT:
         return latent_config(hf, options)
     return transformer.TransformerConfig(**options)
 
@@ -193,12 +239,25 @@ def latent_config(hf: Any, options: dict[str, Any]) -> Any:
         v_head_dim=hf.v_head_dim,
         moe_router_topk_scaling_factor=hf.routed_scaling_factor,
         moe_router_num_groups=hf.n_group,
-        moe_router_group_topk=hf.topk_group,
+        moe_router_group_topk=hf.topk_group if hf.n_group > 1 else None,
         rotary_scaling_factor=rope["factor"],
         mscale=rope["mscale"],
         mscale_all_dim=rope["mscale_all_dim"],
         original_max_position_embeddings=rope["original_max_position_embeddings"],
     )
+
+
+def yarn_args(rope: dict[str, Any]) -> dict[str, Any]:
+    """Return what GPTModel asks of its configuration for YaRN, though it has no such fields."""
+    return {
+        "yarn_rotary_scaling_factor": rope["factor"],
+        "yarn_original_max_position_embeddings": rope["original_max_position_embeddings"],
+        "yarn_beta_fast": rope.get("beta_fast", 32.0),
+        "yarn_beta_slow": rope.get("beta_slow", 1.0),
+        "yarn_mscale": rope.get("mscale", 1.0),
+        "yarn_mscale_all_dim": rope.get("mscale_all_dim", 0.0),
+        "yarn_correction_range_round_to_int": rope.get("truncate", True),
+    }
 
 
 def layers(config: Any, hf: Any, model: str) -> Any:
@@ -214,12 +273,12 @@ def layers(config: Any, hf: Any, model: str) -> Any:
             row = import_module("megatron.core.tensor_parallel").RowParallelLinear
             parts.self_attention.submodules.linear_proj = normed(row, parts.input_layernorm)
             parts.mlp.submodules.linear_fc2 = normed(row, parts.input_layernorm)
-        if model == "olmo2":
+        if model in ("olmo2", "olmo3", "exaone4"):
             nothing = import_module("megatron.core.transformer.identity_op").IdentityOp
             parts.input_layernorm = parts.pre_mlp_layernorm = nothing
-        if model == "deepseek_v3":
+        if model in LATENT:
             parts.self_attention.submodules.core_attention = by_channels()
-        if model in ("olmo2", "olmoe"):
+        if model in ("olmo2", "olmo3", "olmoe"):
             parts.self_attention.module = wide_norms(parts.self_attention.module)
         block.layer_specs[number] = layer
     return block
@@ -294,13 +353,17 @@ def build(hf: Any, model: str, tp: int, ep: int, vocabulary: int) -> Any:
         )
     rope = getattr(hf, "rope_parameters", None) or {}
     rope = rope.get("full_attention", rope)
+    kind = "learned_absolute" if model == "gpt2" else "rope"
+    if rope.get("rope_type") == "yarn" and model not in LATENT:
+        kind = "yarn"
+        vars(config).update(yarn_args(rope))
     network = import_module("megatron.core.models.gpt").GPTModel(
         config,
         layers(config, hf, model),
         vocab_size=vocabulary,
         max_sequence_length=hf.max_position_embeddings,
         parallel_output=False,
-        position_embedding_type="learned_absolute" if model == "gpt2" else "rope",
+        position_embedding_type=kind,
         rotary_base=rope.get("rope_theta", 10000.0),
         rotary_percent=rope.get("partial_rotary_factor", 1.0),
         share_embeddings_and_output_weights=hf.tie_word_embeddings,

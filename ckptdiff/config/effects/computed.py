@@ -40,7 +40,8 @@ COMPUTED: dict[str, Effect] = {
                 high_freq_factor old_context_len no_rope_freq rope_type rotary_scaling_factor
                 original_max_position_embeddings beta_fast beta_slow mscale mscale_all_dim
                 yarn_original_max_position_embeddings yarn_beta_fast yarn_beta_slow
-                yarn_correction_range_round_to_int
+                yarn_correction_range_round_to_int yarn_rotary_scaling_factor yarn_mscale
+                yarn_mscale_all_dim
 """,
             "experts": """
                 num_moe_experts num_experts moe_layer_freq moe_ffn_hidden_size

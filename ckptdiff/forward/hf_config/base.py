@@ -21,20 +21,27 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
     "gelu_new": "gelu_new",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
     "relu2": "relu2",
 }
 
 # Classes whose plain rotary positions leave a part of a head as it is; the others rotate all of it.
-_PARTLY_ROTATED = ("nemotron", "phi3", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+_PARTLY_ROTATED = (
+    *("nemotron", "phi3", "glm4_moe", "gpt_neox"),
+    *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
+)
 
 # Classes that read no window, and those that have it in all layers, whatever `layer_types` lists.
-_WITHOUT_WINDOW = ("llama", "deepseek_v3", "gemma", "gpt2", "nemotron", "olmo2")
+_WITHOUT_WINDOW = (
+    *("llama", "gemma", "gpt2", "gpt_neox", "nemotron", "olmo2", "olmoe"),
+    *("deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite"),
+)
 _ONE_WINDOW = ("mistral", "mixtral", "phi3", "qwen3_moe")
 
 # Classes without norms of queries and keys.
 _WITHOUT_QK_NORM = (
     *("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "gemma", "gemma2", "phi3"),
-    *("nemotron", "gpt2"),
+    *("nemotron", "gpt2", "gpt_neox", "gpt_oss"),
 )
 
 # The fields that a kind of rotary scaling requires.

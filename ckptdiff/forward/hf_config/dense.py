@@ -32,11 +32,8 @@ def gemma(config: Config, activation: str = "hidden_act", **defaults: Any) -> Mo
 
 def gemma2(config: Config, every: int = 2, caps: tuple[float | None, ...] = (50.0, 30.0)) -> Model:
     """Return a Gemma 2: each `every`-th layer has no window. `caps`: of attention and of logits."""
-    kinds = config.get("layer_types") or [
-        "full_attention" if (n + 1) % every == 0 else "sliding_attention"
-        for n in range(size(config, "num_hidden_layers"))
-    ]
-    model = gemma({**config, "layer_types": kinds}, "hidden_activation", sliding_window=4096)
+    kinds = {**config, "layer_types": _kinds(config, every)}
+    model = gemma(kinds, "hidden_activation", sliding_window=4096)
     return replace(
         model,
         norms_behind=True,
@@ -109,6 +106,67 @@ def nemotron(config: Config) -> Model:
 
 def phi3(config: Config) -> Model:
     return llama(config, rms_norm_eps=1e-5, original_max_position_embeddings=4096)
+
+
+def gpt_neox(config: Config) -> Model:
+    words = {
+        "rope_theta": config.get("rotary_emb_base", 1e4),
+        "partial_rotary_factor": config.get("rotary_pct", 0.25),
+        "hidden_act": config.get("hidden_act", "gelu"),
+        "head_dim": None,
+        "num_key_value_heads": None,
+    }
+    return replace(
+        llama({**config, **words}),
+        layernorm_epsilon=float(config.get("layer_norm_eps", 1e-5)),
+        rms_norm=False,
+        gated=False,
+        parallel_residual=bool(config.get("use_parallel_residual", True)),
+    )
+
+
+def exaone4(config: Config) -> Model:
+    """Return an EXAONE 4: if some layers have a window, those without one have no positions."""
+    config = {"sliding_window": 4096, "sliding_window_pattern": 4, **config}
+    if config["sliding_window"] is None:
+        config = {**config, "layer_types": None}
+    else:
+        config = {**config, "layer_types": _kinds(config, config["sliding_window_pattern"])}
+    model = llama(config, rms_norm_eps=1e-5)
+    layers = model.layers
+    if config["sliding_window"] is not None:
+        layers = tuple(one if one.window else replace(one, rope=None) for one in layers)
+    return replace(model, layers=layers, norms_in_front=False, norms_behind=True)
+
+
+def olmo3(config: Config) -> Model:
+    """Return an OLMo 3: an OLMo 2 in which most layers have a window, and RoPE goes by that."""
+    config = {"sliding_window": 4096, **config}
+    by_kind = {
+        kind: {
+            "rope_type": "default",
+            **((config.get("rope_parameters") or {}).get(kind) or {}),
+        }
+        for kind in ("full_attention", "sliding_attention")
+    }
+    full, sliding = by_kind.values()
+    full.update(config.get("rope_scaling") or {})
+    full.setdefault("rope_theta", config.get("rope_theta", 5e5))
+    sliding.setdefault("rope_theta", 5e5)
+    for given in by_kind.values():
+        given.pop("truncate", None)  # transformers looks for it outside of these
+    plain = {**config, "rope_scaling": None, "layer_types": _kinds(config, 4)}
+    model, windowed = (olmo2({**plain, "rope_parameters": given}) for given in (full, sliding))
+    pairs = zip(model.layers, windowed.layers, strict=True)
+    return replace(model, layers=tuple(two if two.window else one for one, two in pairs))
+
+
+def _kinds(config: Config, every: int) -> list[str]:
+    """Return the kinds of layers; if none are listed, each `every`-th has no window."""
+    return config.get("layer_types") or [
+        "full_attention" if (n + 1) % every == 0 else "sliding_attention"
+        for n in range(size(config, "num_hidden_layers"))
+    ]
 
 
 def olmo2(config: Config) -> Model:

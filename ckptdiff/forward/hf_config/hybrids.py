@@ -100,6 +100,7 @@ def nemotron_h(config: Config) -> Model:
         experts=expert_count({"n_routed_experts": 8, **config}),
         chosen=size(config, "num_experts_per_tok", 2),
         score="sigmoid",
+        biased=True,
         normalized=bool(config.get("norm_topk_prob", True)),
         scaling=float(config.get("routed_scaling_factor", 1.0)),
         groups=size(config, "n_group", 1),

@@ -28,6 +28,8 @@ def routing_of(args: Args) -> Routing | None:
         groups=groups if args.get("moe_router_group_topk") else 1,
         chosen_groups=chosen_groups,
         ranking=chosen // chosen_groups,
+        # Megatron adds it to a sigmoid's scores alone.
+        biased=is_sigmoid and args.get("moe_router_enable_expert_bias") is not False,
         wide_logits=is_wide,
         wide_weights=is_wide,
     )

@@ -12,6 +12,7 @@ from ckptdiff.forward.megatron_args.completed import NOT_IN_ARGS, completed
 from ckptdiff.forward.megatron_args.experts import has_experts, routing_of
 from ckptdiff.forward.megatron_args.hybrids import with_delta_net, with_mamba
 from ckptdiff.forward.megatron_args.latent import with_latent
+from ckptdiff.forward.megatron_args.yarn import plain_scaling
 from ckptdiff.forward.model import (
     LLAMA3,
     Activation,
@@ -24,21 +25,17 @@ if TYPE_CHECKING:
     from ckptdiff.forward.megatron_args.base import Args
 
 FAMILIES = (
-    *("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "deepseek"),
-    *("gemma", "gemma2", "gemma3", "gpt2", "nemotron", "olmo2", "phi3"),
-    *("qwen3_next", "qwen3_5", "qwen3_5_moe", "nemotron_h"),
+    *("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe"),
+    *("deepseek", "glm4_moe", "gemma", "gemma2", "gemma3", "gpt2", "nemotron", "olmo2", "phi3"),
+    *("gpt_oss", "gpt_neox", "exaone4", "qwen3_next", "qwen3_5", "qwen3_5_moe", "nemotron_h"),
 )
 # Args of which other values than these, None and False are not yet computed. Args that the config
 # table does not state either are not looked for here.
 NOT_YET: dict[str, tuple[Any, ...]] = {
     "normalization": ("LayerNorm", "RMSNorm"),
-    "position_embedding_type": ("learned_absolute", "rope", "none"),
+    "position_embedding_type": ("learned_absolute", "rope", "yarn", "none"),
     "moe_router_score_function": ("softmax", "sigmoid"),
-    "softmax_type": ("vanilla",),
-    "no_rope_freq": (),
-    "quick_geglu": (),
-    "activation_func_clamp_value": (),
-    "glu_linear_offset": (0.0,),
+    "softmax_type": ("vanilla", "off-by-one", "learnable"),
 }
 _LLAMA3_FIELDS = {
     "low_freq_factor": "low_freq_factor",
@@ -52,7 +49,8 @@ _DECIDING = (
     *("position_embedding_type", "rotary_base", "share_embeddings_and_output_weights"),
 )
 _FUNCTIONS = frozenset({"silu", "gelu", "gelu_tanh", "squared_relu"})
-_HF_RANKING = 2  # scores that rank a group of experts, hard-coded in transformers
+# Scores that rank a group of experts, hard-coded in transformers: in DeepSeek-V2, and later ones.
+_HF_RANKING = {"softmax": 1, "sigmoid": 2}
 
 
 def read(args: Args, family: str, other: Model | None = None) -> Model:
@@ -71,10 +69,17 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
     positions = _positions(args, family)
     rope, routing = _rope(args, channels, positions), routing_of(args)
     rms_norm, zero_centered = args.get("normalization") == "RMSNorm", _zero_centered(args)
+    softmax_type = args.get("softmax_type", "vanilla")
+    if softmax_type not in ("vanilla", "off-by-one", "learnable"):
+        raise UnsupportedLayout(f"args: softmax_type {softmax_type!r} is not yet computed")
     model = Model(
         family=family,
         layers=tuple(
-            LayerSpec(rope, _window(args, n), routing if has_experts(args, n) else None)
+            LayerSpec(
+                None if _is_without_rope(args, n) else rope,
+                _window(args, n),
+                routing if has_experts(args, n) else None,
+            )
             for n in range(size(args, "num_layers"))
         ),
         hidden_size=hidden,
@@ -87,7 +92,13 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
         zero_centered=zero_centered,
         wide_norm=rms_norm and zero_centered,  # only Transformer Engine has both
         activation=_activation(args),
-        gated=bool(args.get("swiglu")),
+        gated=bool(args.get("swiglu") or args.get("quick_geglu")),
+        gate_limit=args.get("activation_func_clamp_value"),
+        up_offset=float(args.get("glu_linear_offset", 0.0)),
+        softmax_type=softmax_type,
+        # Fields of Megatron-Bridge's Gemma 2; Megatron's own classes have none.
+        attention_cap=args.get("attn_logit_softcapping"),
+        logit_cap=args.get("final_logit_softcapping"),
         tied=not args.get("untie_embeddings_and_output_weights"),
         learned_positions=positions == "learned_absolute",
         output_gate=bool(args.get("attention_output_gate")),
@@ -101,13 +112,20 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
             if args.get(name) not in (None, False, *computed)
         ),
     )
-    if routing is not None and routing.groups > 1 and routing.ranking != _HF_RANKING:
+    usual = 0 if routing is None else _HF_RANKING[routing.score]
+    if routing is not None and routing.groups > 1 and routing.ranking != usual:
         note = (
             f"Megatron ranks a group of experts by the sum of its best {routing.ranking} scores "
             f"(moe_router_topk / moe_router_group_topk), transformers by that of its best "
-            f"{_HF_RANKING}: neither can be set to the other's rule"
+            f"{usual}: neither can be set to the other's rule"
         )
         model = replace(model, notes=(*model.notes, note))
+    if positions == "yarn" and args.get("rotary_percent", 1.0) != 1.0:
+        note = "Megatron rotates whole heads with YaRN, whatever rotary_percent says"
+        model = replace(model, notes=(*model.notes, note))
+    if model.gate_limit is not None and args.get("swiglu"):
+        words = "activation_func_clamp_value beside swiglu, which fused kernels leave out"
+        model = replace(model, not_computed=(*model.not_computed, words))
     if args.get("multi_latent_attention"):
         model = with_latent(model, args)
     model = with_delta_net(with_mamba(model, args, routing), args)
@@ -152,6 +170,8 @@ def _activation(args: Args) -> Activation:
         return "silu"
     if args.get("squared_relu"):
         return "relu2"
+    if args.get("quick_geglu"):
+        return "quick_gelu"
     # The fused kernel of GELU with a bias computes the tanh form, whatever the unfused one does.
     # No core model reads openai_gelu, which a legacy one does; from YAML it is the activation_func.
     fused = args.get("bias_gelu_fusion") and args.get("add_bias_linear")
@@ -160,8 +180,12 @@ def _activation(args: Args) -> Activation:
 
 
 def _rope(args: Args, channels: int, kind: str) -> Rope | None:
-    if kind != "rope":
+    if kind not in ("rope", "yarn"):
         return None
+    if kind == "yarn":  # which knows no rotary_percent
+        if args.get("rotary_interleaved"):
+            raise UnsupportedLayout("args: yarn with rotary_interleaved is refused by Megatron")
+        return Rope(base_of(args), channels, plain_scaling(args))
     scaling: dict[str, Any] = {}
     if args.get("use_rope_scaling"):
         # Classes of NeMo and Megatron-Bridge state what Megatron's own code has as constants.
@@ -181,9 +205,17 @@ def _positions(args: Args, family: str) -> str:
     kind = args.get("position_embedding_type")
     if kind is None:
         return {"gpt2": "learned_absolute", "nemotron_h": "none"}.get(family, "rope")
-    if kind not in ("rope", "learned_absolute", "none"):
+    if kind not in ("rope", "yarn", "learned_absolute", "none"):
         raise UnsupportedLayout(f"args: position_embedding_type {kind!r} is not yet computed")
     return str(kind)
+
+
+def _is_without_rope(args: Args, number: int) -> bool:
+    """Return whether `no_rope_freq` leaves a layer without rotary positions."""
+    freq = args.get("no_rope_freq")
+    if isinstance(freq, int) and freq:
+        return (number + 1) % freq == 0
+    return bool(freq and freq[number])
 
 
 def _window(args: Args, number: int) -> int | None:
