@@ -107,8 +107,7 @@ class Reasons:
     def undecided(self) -> list[str]:
         """Return why it cannot be told what both sides compute, a clause each."""
         whys = [
-            f"{setting}: this changes what is computed, and is not computed here"
-            for setting in self.not_computed
+            f"{setting}: what this changes is not computed here" for setting in self.not_computed
         ]
         conflicts = [
             line

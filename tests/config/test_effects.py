@@ -171,11 +171,10 @@ def test_args_that_change_what_is_computed_are_named(
     assert all(one.startswith(name) for one, name in zip(found, names, strict=True)), found
 
 
-def test_dropout_and_low_precision_are_noted() -> None:
-    assert noted({"hidden_dropout": 0.0, "attention_dropout": 0.0, "fp8": None}) == []
-    dropout, low = noted({"hidden_dropout": 0.1, "attention_dropout": 0.2, "fp8": "hybrid"})
-    assert dropout.startswith("hidden_dropout 0.1, attention_dropout 0.2 in Megatron's args: ")
-    assert low.startswith("fp8 hybrid in Megatron's args: ")
+def test_low_precision_is_noted() -> None:
+    assert noted({"hidden_dropout": 0.1, "fp8": None, "fp8_margin": 2}) == []
+    (low,) = noted({"fp8": "hybrid", "fp4": "e2m1"})
+    assert low.startswith("fp8 hybrid, fp4 e2m1 in Megatron's args: ")
 
 
 def _side(kind: str, **fields: Any) -> ConfigSide:

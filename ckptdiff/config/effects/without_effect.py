@@ -151,29 +151,19 @@ ROUNDING: dict[str, Effect] = {
     ),
 }
 
-TRAINING: dict[str, Effect] = {
-    **always(
-        "training",
-        {
-            "training drops numbers at random, evaluation does not": """
-                hidden_dropout attention_dropout
-""",
-        },
-        noted=True,
-    ),
-    **always(
-        "training",
-        {
-            "is of a loss, or of how experts are balanced": """
-                moe_aux_loss_coeff moe_z_loss_coeff moe_router_bias_update_rate
-                moe_router_quantile_balancing_ema mtp_loss_scaling_factor mtp_detach_heads
-                dsa_indexer_loss_coeff dsa_indexer_use_sparse_loss calculate_per_token_loss
-""",
-            "clips weights after a step": "qk_clip qk_clip_alpha qk_clip_threshold",
-            "positions, masks and losses of training begin anew behind a document": """
-                reset_position_ids reset_attention_mask eod_mask_loss
-                dataloader_inter_document_masking
-""",
-        },
-    ),
-}
+TRAINING: dict[str, Effect] = always(
+    "training",
+    {
+        "training drops numbers at random, evaluation does not": "hidden_dropout attention_dropout",
+        "is of a loss, or of how experts are balanced": """
+            moe_aux_loss_coeff moe_z_loss_coeff moe_router_bias_update_rate
+            moe_router_quantile_balancing_ema mtp_loss_scaling_factor mtp_detach_heads
+            dsa_indexer_loss_coeff dsa_indexer_use_sparse_loss calculate_per_token_loss
+        """,
+        "clips weights after a step": "qk_clip qk_clip_alpha qk_clip_threshold",
+        "positions, masks and losses of training begin anew behind a document": """
+            reset_position_ids reset_attention_mask eod_mask_loss
+            dataloader_inter_document_masking
+        """,
+    },
+)
