@@ -38,8 +38,10 @@ _NAMED = re.compile(
     r"config\.(?:get_text_config\(\)\.)?([a-z]\w*)\b(?!\()"
     r"|getattr\(\s*(?:self\.)?config,\s*\"([a-z]\w*)\""
 )
-# Keys that name the class or the dtype, and one that makes the class return something else.
+# Keys that name the class or the dtype, one that makes the class return something else, and what
+# classes hold for themselves.
 _OTHERWISE = {"model_type", "dtype", "torch_dtype", "architectures", "auto_map", "return_dict"}
+_OTHERWISE |= {"default_theta"}
 
 # What a model needs beyond `families.MODELS` to be run.
 _LATENT = {"num_key_value_heads": 4, "head_dim": 4}
@@ -55,7 +57,7 @@ _ALIASES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_posi
 # Keys without an effect unless another is set: models with these as well.
 _GROUPS = {"n_group": 2, "topk_group": 1}
 _WINDOW = {"sliding_window": 8}
-_TURNS = {"layer_types": ["sliding_attention", "full_attention"], **_WINDOW}
+_TURNS: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"], **_WINDOW}
 _UNTIED = {"tie_word_embeddings": False}
 _MIXED = {"mlp_only_layers": [0]}
 _QWEN = {"use_sliding_window": True, "max_window_layers": 1, **_WINDOW}
