@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ckptdiff.config.fields.base import guarded
-from ckptdiff.config.fields.class_only import CLASS_ONLY
 from ckptdiff.config.fields.positions import is_rotary
 from ckptdiff.config.fields.rope import ROPE
 from ckptdiff.config.fields.scaling import SCALING
@@ -45,8 +44,10 @@ def mending(
         is_listed = stated_a.name is None and isinstance(stated_a.raw, list)
         if name is None or found_in is None or is_listed:
             return None
-        if field in CLASS_ONLY and field.settings(stated_a.value, b, "hf") is None:
-            return None  # B's class does not read it
+        mended = field.read(replace(b, fields={**b.fields, name: stated_a.raw}))
+        is_flat = found_in == "config.json" and "." not in name
+        if is_flat and not (mended and field.same(mended.value, stated_a.value)):
+            return None  # B's class does not read it, or another key decides as well
         return _text({name: stated_a.raw}, found_in)
     if stated_a.name == "padded_vocab_size":
         return None  # rows of padding are no tokens

@@ -161,7 +161,9 @@ def _hf(one: _Key) -> Reader:
             return Stated(one.neutral, None, one.neutral, f"every {model_type} model")
         if side.has(one.key):
             raw = side.get(one.key)
-            return Stated(one.neutral if raw is None else raw, one.key, raw)
+            is_switch = isinstance(one.neutral, bool)  # null is false
+            value = bool(raw) if is_switch else one.neutral if raw is None else raw
+            return Stated(value, one.key, raw)
         value = one.defaults.get(model_type, one.neutral)
         return Stated(value, None, value, TRANSFORMERS)
 
