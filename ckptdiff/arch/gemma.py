@@ -80,16 +80,6 @@ GEMMA2 = Architecture(
     peculiarities=(
         _SCALED_EMBEDDING,
         _NORMS_BEHIND,
-        Peculiarity(
-            "attention scores are capped, for which Megatron's args have no field",
-            "attn_logit_softcapping",
-            is_shown=False,
-        ),
-        Peculiarity(
-            "logits are capped, for which Megatron's args have no field",
-            "final_logit_softcapping",
-            is_shown=False,
-        ),
     ),
     computes_logits=True,
 )

@@ -86,7 +86,7 @@ KEYS: dict[str, frozenset[str]] = {
     "olmo3": _TWO_ROPES | _WINDOW | {"attention_bias", "hidden_act"},
     "exaone4": _LLAMA | _WINDOW | {"sliding_window_pattern"},
     "olmoe": _BIASED | _CHOSEN | {"clip_qkv", "norm_topk_prob", "num_experts", "num_local_experts"},
-    "phi3": _LLAMA | {"sliding_window", "partial_rotary_factor", "default_theta"},
+    "phi3": _LLAMA | {"sliding_window", "partial_rotary_factor"},
     "gpt_neox": (_BIASED - {"num_key_value_heads", "rms_norm_eps", "rope_theta"})
     | {"layer_norm_eps", "rotary_emb_base", "rotary_pct", "use_parallel_residual"},
     "qwen3_next": _DELTA | _EXPERTS | _SOME_DENSE | _SHARED,

@@ -145,8 +145,7 @@ def megatron_args(
     if side.kind == "hf":
         _read_otherwise(side, written, notes, cannot, said)
         assert source.architecture is not None
-        clauses = [one.clause(side.fields) for one in source.architecture.peculiarities]
-        cannot += [clause for clause in clauses if clause is not None]
+        cannot += (one.text for one in source.architecture.peculiarities)
         notes += guarded(list, class_notes(side, settings)) or ()
     else:
         notes += left_out(side, written)

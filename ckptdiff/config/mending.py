@@ -44,6 +44,10 @@ def mending(
         is_listed = stated_a.name is None and isinstance(stated_a.raw, list)
         if name is None or found_in is None or is_listed:
             return None
+        mended = field.read(replace(b, fields={**b.fields, name: stated_a.raw}))
+        is_flat = found_in == "config.json" and "." not in name
+        if is_flat and not (mended and field.same(mended.value, stated_a.value)):
+            return None  # B's class does not read it, or another key decides as well
         return _text({name: stated_a.raw}, found_in)
     if stated_a.name == "padded_vocab_size":
         return None  # rows of padding are no tokens

@@ -32,4 +32,4 @@ def test_the_listed_keys_are_those_that_change_logits(model_type: str, oracle: O
 def test_each_key_is_computed_as_transformers_does_or_said(model_type: str, oracle: Oracle) -> None:
     found = oracle.compare("oracle_keys_computed", ranks=1, model_types=[model_type])
     assert found[model_type]["wrong"] == {}
-    assert found[model_type]["counts"]["right"] > 10
+    assert found[model_type]["counts"]["right"] > 5

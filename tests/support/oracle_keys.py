@@ -38,8 +38,10 @@ _NAMED = re.compile(
     r"config\.(?:get_text_config\(\)\.)?([a-z]\w*)\b(?!\()"
     r"|getattr\(\s*(?:self\.)?config,\s*\"([a-z]\w*)\""
 )
-# Keys that name the class or the dtype, and one that makes the class return something else.
+# Keys that name the class or the dtype, one that makes the class return something else, and what
+# classes hold for themselves.
 _OTHERWISE = {"model_type", "dtype", "torch_dtype", "architectures", "auto_map", "return_dict"}
+_OTHERWISE |= {"default_theta"}
 
 # What a model needs beyond `families.MODELS` to be run.
 _LATENT = {"num_key_value_heads": 4, "head_dim": 4}
@@ -49,13 +51,18 @@ _NEEDED: dict[str, dict[str, Any]] = {
     "glm4_moe_lite": _LATENT,
     "gpt_neox": {"rotary_pct": 0.5},
 }
-# Other names of what GPT-2's config calls otherwise; they would count more.
-_ALIASES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+# Other names of what a class calls otherwise; they would count more.
+_ALIASES: dict[str, tuple[str, ...]] = {
+    "gpt2": (
+        *("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"),
+    ),
+    "glm4_moe_lite": ("head_dim",),
+}
 
 # Keys without an effect unless another is set: models with these as well.
 _GROUPS = {"n_group": 2, "topk_group": 1}
 _WINDOW = {"sliding_window": 8}
-_TURNS = {"layer_types": ["sliding_attention", "full_attention"], **_WINDOW}
+_TURNS: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"], **_WINDOW}
 _UNTIED = {"tie_word_embeddings": False}
 _MIXED = {"mlp_only_layers": [0]}
 _QWEN = {"use_sliding_window": True, "max_window_layers": 1, **_WINDOW}
@@ -103,8 +110,8 @@ class Probe:
     def __init__(self, model_type: str, base: Mapping[str, Any]) -> None:
         first = {**SIZES, **MODELS[model_type][1], **_NEEDED.get(model_type, {}), **base}
         self.base = {**first, "model_type": model_type}
-        if model_type == "gpt2":
-            self.base = {name: v for name, v in self.base.items() if name not in _ALIASES}
+        for name in _ALIASES.get(model_type, ()):
+            self.base.pop(name, None)
         self.config = _config(self.base)
         torch.manual_seed(0)
         model = _built(self.config)
@@ -268,6 +275,8 @@ def values(probe: Probe, key: str) -> Iterator[Any]:
         tried = [[both[0]] * layers, [both[1]] * layers]
     elif name in ("sliding_window", "attention_chunk_size"):
         tried = [3, 8]
+    elif name == "max_window_layers":
+        tried = [0, 1, 2]
     elif isinstance(now, bool):
         tried = [not now]
     elif isinstance(now, int):
@@ -277,11 +286,11 @@ def values(probe: Probe, key: str) -> Iterator[Any]:
     elif isinstance(now, str):
         tried = ["relu", "silu", "sigmoid", "group_limited_greedy"]
     elif isinstance(now, list):
-        tried = [now[::-1], *([one] * len(now) for one in now)]
+        tried = [now[::-1], *([one] * len(now) for one in now)] if now else [[0]]
     elif isinstance(now, dict):
         tried = [{}]
     elif key != name or name in _OF_ROPE:
-        tried = [0.5, 3.0, 8]
+        tried = [0.25, 0.5, 3.0, 8]
     else:
         tried = [True, False, 0.5, 3.0, 3, 8, 1, [0], [1, 0] * (layers // 2)]
     yield from (value for value in tried if type(value) is not type(now) or value != now)

@@ -30,6 +30,7 @@ class _Key(NamedTuple):
     consequence: str  # of a conflict
     defaults: Mapping[str, Any] = {}  # by model type, where a class has another default
     moves: frozenset[str] = moves.ALL
+    cannot: str = _NO_FIELD
     is_in_args: bool = False  # classes beside Megatron-LM keep it in its args, by the same name
 
 
@@ -57,6 +58,7 @@ _KEYS = (
         _CAPS.format("Attention scores"),
         {"gemma2": 50.0},
         moves=moves.ATTEND,
+        cannot="attention scores are capped, for which Megatron's args have no field.",
         is_in_args=True,
     ),
     _Key(
@@ -66,6 +68,7 @@ _KEYS = (
         _CAPS.format("Logits"),
         {"gemma2": 30.0},
         moves=moves.HEAD,
+        cannot="logits are capped, for which Megatron's args have no field.",
         is_in_args=True,
     ),
     _Key(
@@ -161,7 +164,9 @@ def _hf(one: _Key) -> Reader:
             return Stated(one.neutral, None, one.neutral, f"every {model_type} model")
         if side.has(one.key):
             raw = side.get(one.key)
-            return Stated(one.neutral if raw is None else raw, one.key, raw)
+            is_switch = isinstance(one.neutral, bool)  # null is false
+            value = bool(raw) if is_switch else one.neutral if raw is None else raw
+            return Stated(value, one.key, raw)
         value = one.defaults.get(model_type, one.neutral)
         return Stated(value, None, value, TRANSFORMERS)
 
@@ -172,7 +177,7 @@ def _megatron(one: _Key) -> Reader:
     if one.is_in_args:
         none = Stated(None, None, None, "Megatron-LM has none")
         in_args = null_means((one.key,), lambda s: _given(s, one.key), None)
-        return lambda side: in_args(side) or (None if _may_have(side, one.key) else none)
+        return lambda side: in_args(side) or (None if _may_have(side, one) else none)
     return lambda _: Stated(one.neutral, None, one.neutral, "Megatron has no other")
 
 
@@ -181,14 +186,14 @@ def _given(side: ConfigSide, key: str) -> Stated | None:
     return None if raw is None else Stated(raw, key, raw)
 
 
-def _may_have(side: ConfigSide, key: str) -> bool:
-    """Return whether a Megatron side's family has it, though its args do not say it."""
-    return side.family is None or reads(side.family, key)
+def _may_have(side: ConfigSide, one: _Key) -> bool:
+    """Return whether models of a Megatron side's family usually have it, though no arg says it."""
+    return side.family is None or side.family in one.defaults
 
 
 def _args(one: _Key) -> Setter:
     def settings(value: Any, _: ConfigSide) -> Settings | None:
-        return {} if one.is_in_args or same(value, one.neutral) else None
+        return {} if same(value, one.neutral) else None
 
     return settings
 
@@ -211,7 +216,7 @@ CLASS_ONLY: tuple[ConfigField, ...] = tuple(
         _args(one),
         _entries(one),
         off=one.neutral,
-        cannot=_NO_FIELD,
+        cannot=one.cannot,
         moves=one.moves,
     )
     for one in _KEYS

@@ -24,6 +24,7 @@ from ckptdiff.config.fields.base import (
 )
 from ckptdiff.config.fields.positions import QWEN, WINDOW, WINDOW_STEPS
 from ckptdiff.config.fields.shape import HYBRID_PATTERNS, SHAPES, expert_count, layer_count
+from ckptdiff.config.keys_read import reads
 
 if TYPE_CHECKING:
     from ckptdiff.config.fields.base import Settings
@@ -88,8 +89,16 @@ def _windows_entries(pattern: Any, side: ConfigSide) -> Settings:
 def _no_rope_hf(side: ConfigSide) -> Stated | None:
     """Read 1 for each layer whose queries and keys are not rotated; None if all are.
 
-    In EXAONE 4 those are the layers without a window, if any window is set.
+    In EXAONE 4 those are the layers without a window, if any window is set; classes for which there
+    are no rules, such as SmolLM3's, list them.
     """
+    listed, every = side.get("no_rope_layers"), side.get("no_rope_layer_interval")
+    count = layer_count(side)
+    if reads(side.get("model_type"), "no_rope_layers") and (listed or (every and count)):
+        pattern = [int(not one) for one in listed or ()]
+        pattern = pattern or [int((n + 1) % every == 0) for n in range(count or 0)]
+        name = "no_rope_layers" if listed else "no_rope_layer_interval"
+        return Stated(pattern if any(pattern) else None, name, listed or every)
     if side.family != "exaone4" or side.get("sliding_window") is None:
         name = "sliding_window" if side.family == "exaone4" and side.has("sliding_window") else None
         return Stated(None, name, None, None if name else f"every {side.family} model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ from ckptdiff.config.fields.biases import BIASES
 from ckptdiff.config.fields.shape import is_latent
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ckptdiff.config.fields.base import Settings
 
 WITHOUT_GATE = frozenset({"gpt2", "nemotron", "gpt_neox", "nemotron_h"})
@@ -96,7 +99,10 @@ _OF_LEGACY = "openai_gelu"  # no core model reads it
 
 # What GPT-OSS computes (transformers' GptOssExperts: alpha 1.702, swiglu_limit 7, up + 1).
 _CLAMPED = "clamped gated quick GELU"
-_CHANGES = {"glu_linear_offset": 1.0, "activation_func_clamp_value": 7.0}  # to gated quick GELU
+_QUICK = "gated quick GELU"
+_CHANGES = {"glu_linear_offset": 1.0, "activation_func_clamp_value": 7.0}  # to it
+_ALPHA = 1.702
+_CHANGE = re.compile(r"(\w+) ([\d.]+)(?:,|$)")
 
 
 def _activation_hf(side: ConfigSide) -> Stated | None:
@@ -106,7 +112,7 @@ def _activation_hf(side: ConfigSide) -> Stated | None:
         gated = Stated(side.family not in WITHOUT_GATE)
     names = ("hidden_activation", "hidden_act", "activation_function", "mlp_hidden_act")
     if side.family == "gpt_oss":
-        return Stated(_CLAMPED, None, _CLAMPED, "every gpt_oss model")
+        return _of_gpt_oss(side)
     other = _DEFAULTS.get(side.family or "", "silu")
     found = stated(*names)(side) or Stated(other, None, other, TRANSFORMERS)
     # Gemma's class takes `gelu`, which its first releases state, for the tanh form.
@@ -116,15 +122,40 @@ def _activation_hf(side: ConfigSide) -> Stated | None:
     return Stated(gate + word, found.name, found.raw, found.source)
 
 
+def _of_gpt_oss(side: ConfigSide) -> Stated:
+    limit, alpha = side.get("swiglu_limit"), side.get("swiglu_alpha")
+    changes = {**_CHANGES, **({"activation_func_clamp_value": limit} if is_number(limit) else {})}
+    value = _with_changes(_QUICK, changes)
+    if is_number(alpha) and not equal(alpha, _ALPHA):
+        return Stated(f"{value}, swiglu_alpha {show(alpha)}", "swiglu_alpha", alpha)
+    if side.has("swiglu_limit"):
+        return Stated(value, "swiglu_limit", limit)
+    return Stated(value, None, _CHANGES["activation_func_clamp_value"], "every gpt_oss model")
+
+
+def _with_changes(word: str, changes: Mapping[str, Any]) -> str:
+    if word == _QUICK and changes == _CHANGES:
+        return _CLAMPED
+    return f"{word} with {', '.join(f'{name} {show(value)}' for name, value in changes.items())}"
+
+
+def _changes(value: str) -> dict[str, float]:
+    """Return what is changed of gated quick GELU, by Megatron's args; empty for all else."""
+    if value == _CLAMPED:
+        return dict(_CHANGES)
+    return {n: float(v) for n, v in _CHANGE.findall(value)} if value.startswith(_QUICK) else {}
+
+
 def _activation_megatron(side: ConfigSide) -> Stated | None:
     found = _unchanged_megatron(side)
     changes = {name: side.get(name) for name in _CHANGES if side.get(name)}
     if found is None or not changes:
         return found
-    if found.value == "gated quick GELU" and changes == _CHANGES:
-        return replace(found, value=_CLAMPED)
-    words = ", ".join(f"{name} {show(value)}" for name, value in changes.items())
-    return replace(found, value=f"{found.value} with {words}", raw=f"{found.raw} with {words}")
+    value = _with_changes(found.value, changes)
+    if value == _CLAMPED:
+        return replace(found, value=value)
+    words = value.removeprefix(str(found.value))
+    return replace(found, value=value, raw=f"{found.raw}{words}")
 
 
 def _unchanged_megatron(side: ConfigSide) -> Stated | None:
@@ -165,8 +196,9 @@ def _activation_fix(value: Any, side: ConfigSide) -> str | None:
 
 
 def _activation_args(value: Any, _: ConfigSide) -> Settings | None:
-    if value == _CLAMPED:
-        return {"swiglu": False, "quick_geglu": True, **_CHANGES}
+    if changes := _changes(value):
+        plain: Settings = {"swiglu": False, "quick_geglu": True, **changes}
+        return plain if changes.keys() <= _CHANGES.keys() else None
     given = next((name for name, other in _SWITCHES.items() if other == value), None)
     if value in ("tanh GELU", "GELU"):
         given = "bias_gelu_fusion" if value == "tanh GELU" else None
@@ -178,8 +210,12 @@ def _activation_args(value: Any, _: ConfigSide) -> Settings | None:
 
 
 def _activation_entries(value: Any, side: ConfigSide) -> Settings | None:
-    if value == _CLAMPED:
-        return {} if side.family == "gpt_oss" else None
+    if changes := _changes(value):
+        offset, limit = (changes.pop(name, None) for name in _CHANGES)
+        if side.family != "gpt_oss" or offset != _CHANGES["glu_linear_offset"] or not limit:
+            return None
+        alpha = {"swiglu_alpha": changes["swiglu_alpha"]} if changes else {}
+        return alpha if value == _CLAMPED else {"swiglu_limit": limit, **alpha}
     field = {
         "gpt2": "activation_function",
         "nemotron_h": "mlp_hidden_act",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptdiff.errors import UnsupportedLayout
@@ -54,4 +55,20 @@ def read(config: Config) -> Model:
         raise UnsupportedLayout(
             f"logits of a {family} model are not yet possible; they are of {', '.join(FAMILIES)}"
         )
-    return FAMILIES[family](config)
+    model = FAMILIES[family](config)
+    code = config.get("auto_map")
+    return _with_code(model, code) if isinstance(code, dict) and code else model
+
+
+def _with_code(model: Model, code: Config) -> Model:
+    """Return the model with a word on the code beside it, run where such code is trusted.
+
+    Code of a class that transformers has by the same name is what that class was made from.
+    """
+    named = str(code.get("AutoModelForCausalLM", ", ".join(map(str, code.values()))))
+    _, _, name = named.rpartition(".")
+    if name.lower() == f"{model.family.replace('_', '')}forcausallm":
+        note = f"auto_map names {named}: what is computed is transformers' own class of that name"
+        return replace(model, notes=(*model.notes, note))
+    said = f"auto_map names code of its own, {named}"
+    return replace(model, not_computed=(*model.not_computed, said))

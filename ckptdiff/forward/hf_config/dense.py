@@ -83,7 +83,8 @@ def gpt2(config: Config) -> Model:
         if ours in config
     }
     unused = {"head_dim": None, "num_key_value_heads": None}  # fields that the class does not read
-    model = llama({**config, **words, **unused}, tie_word_embeddings=True)
+    # The class takes the other name of a size, if both are there.
+    model = llama({**words, **config, **unused}, tie_word_embeddings=True)
     return replace(
         model,
         layers=tuple(LayerSpec(None) for _ in model.layers),
