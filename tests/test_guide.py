@@ -12,6 +12,7 @@ from ckptdiff.errors import BadArgument
 from ckptdiff.fault_classes import FAULT_CLASSES, FaultClass
 from ckptdiff.formats import FORMATS
 from ckptdiff.forward.hf_config import FAMILIES as COMPUTED
+from ckptdiff.forward.hf_config import WITH_PICTURES
 from ckptdiff.guide.topics import SECTIONS, fault_parts, page, topics
 from ckptdiff.results import LogitVerdict, Status, Verdict
 from tests.support.corpus import REPOSITORY
@@ -84,6 +85,8 @@ def test_folders_that_are_spoken_of_are_there() -> None:
 def test_the_families_whose_logits_are_computed_are_named() -> None:
     (said,) = re.findall(r"These `model_type`s: (.*?);", source("logits"), re.DOTALL)
     assert re.findall(r"`(\w+)`", said) == list(COMPUTED)
+    (said,) = re.findall(r"Of ([^.]*?), which see pictures", source("logits"), re.DOTALL)
+    assert re.findall(r"`(\w+)`", said) == list(WITH_PICTURES)
 
 
 def test_every_format_is_named() -> None:

@@ -47,9 +47,12 @@ class Holdings:
 
 # ── Hugging Face ─────────────────────────────────────────────────────────────────────────────────
 
-_HF_LAYER = re.compile(
-    r"^(?:model\.|transformer\.|backbone\.|gpt_neox\.)?(?:layers|h)\.(\d+)\.(.+)$"
+# In front of names; a language model may be part of one that sees pictures.
+_HF_FRONT = (
+    r"^(?:model\.language_model\.|language_model\.(?:model\.)?"
+    r"|model\.|transformer\.|backbone\.|gpt_neox\.)?"
 )
+_HF_LAYER = re.compile(_HF_FRONT + r"(?:layers|h)\.(\d+)\.(.+)$")
 # Mixtral's and Nemotron-H's names, and what Llama's would be.
 _LLAMA_NAMES = {
     "block_sparse_moe.": "mlp.",
@@ -75,7 +78,7 @@ def huggingface(checkpoint: Checkpoint, model: Model) -> Holdings:
     for shard in checkpoint.shards:
         for name, held in _tensors_of(checkpoint, shard):
             if not (found := _HF_LAYER.match(name)):
-                plain = re.sub(r"^(?:model|transformer|backbone|gpt_neox)\.", "", name)
+                plain = re.sub(_HF_FRONT, "", name)
                 rest[_local_name(plain, {"embed_out.": "lm_head."})] = held
             elif int(found[1]) < len(model.layers):
                 local, alternates = _local_name(found[2], _LLAMA_NAMES), model.family == "gpt_oss"

@@ -252,6 +252,22 @@ HYBRIDS: dict[str, dict[str, Any]] = {
         "n_group": 2,
     },
 }
+# Models that see pictures as well: of their text, what the model of the text alone computes.
+TOWER: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "patch_size": 4}
+TEXT = {name: value for name, value in SIZES.items() if name != "pad_token_id"}
+PICTURES: dict[str, dict[str, Any]] = {
+    "gemma3": {
+        "text_config": {**TEXT, **GEMMA, "num_hidden_layers": 7},
+        "vision_config": {
+            **TOWER, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16
+        },
+        "mm_tokens_per_image": 4,
+    },
+    "qwen3_5": {
+        "text_config": {**TEXT, **DELTA},
+        "vision_config": {**TOWER, "depth": 1, "num_heads": 2, "out_hidden_size": 32},
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -334,7 +350,10 @@ def _write(models: dict[str, dict[str, Any]], ids: list[int], root: Path, oracle
         "oracle_logits",
         ranks=1,
         task="transformers",
-        models={name: {**SIZES, **options} for name, options in models.items()},
+        models={
+            name: options if "text_config" in options else {**SIZES, **options}
+            for name, options in models.items()
+        },
         ids=ids,
         root=str(root),
     )
@@ -393,6 +412,15 @@ def test_hugging_face_is_what_transformers_computes(name: str, written: Path) ->
     # how V2 multiplies complex numbers.
     assert rel["fp32"] < (1e-6 if name.startswith("deepseek_v") else 1e-30)
     assert rel["bf16"] == rel["fp16"] == 0
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_text_of_a_model_that_sees_pictures_is_what_transformers_computes(
+    name: str, oracle: Oracle, tmp_path: Path
+) -> None:
+    _write({name: {**PICTURES[name], "model_type": name}}, LONG_IDS, tmp_path, oracle)
+    got, _ = free_run(tmp_path / name, tmp_path / name, LONG_IDS, "fp32")
+    assert apart(got, tmp_path / name / "logits.fp32") < RECURRENT_APART
 
 
 @pytest.mark.parametrize("name", HYBRIDS)

@@ -39,16 +39,17 @@ def _transformers(
         folder = Path(root) / name
         config = transformers.AutoConfig.for_model(**options)
         torch.manual_seed(0)
-        made = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        sees = hasattr(config, "vision_config")
+        auto = getattr(transformers, f"AutoModelFor{'ImageTextToText' if sees else 'CausalLM'}")
+        made = auto.from_config(config, dtype=torch.float32)
         for key, value in made.state_dict().items():
             norm = key.endswith(("norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight"))
             value.normal_(mean=1.0 if norm else 0.0, std=0.1)
         made.save_pretrained(folder)
         for dtype, kind in DTYPES.items():
             # As it is loaded, the frequencies of rotary positions stay in float32.
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, dtype=kind, attn_implementation="eager", experts_implementation="eager"
-            )
+            options = {"attn_implementation": "eager", "experts_implementation": "eager"}
+            model = auto.from_pretrained(folder, dtype=kind, **options)
             turns = [value for key, value in model.named_buffers() if key.endswith("inv_freq")]
             assert all(value.dtype is torch.float32 for value in turns)
             logits = model.eval()(torch.tensor([ids])).logits[0].to(kind)  # some classes widen them

@@ -43,6 +43,10 @@ FAMILIES: dict[str, Callable[[Config], Model]] = {
     "nemotron_h": hybrids.nemotron_h,
 }
 
+# Models that see pictures as well, by `model_type`: their text is computed by the model of their
+# `text_config`.
+WITH_PICTURES = ("gemma3", "qwen3_5", "qwen3_5_moe")
+
 
 def read(config: Config) -> Model:
     """Return the model that transformers builds from a config.json.
@@ -50,6 +54,11 @@ def read(config: Config) -> Model:
     Raises UnsupportedLayout for a family or a setting that is not computed, UnknownConfig if a size
     is missing or makes no sense.
     """
+    text_config = config.get("text_config")
+    if config.get("model_type") in WITH_PICTURES and isinstance(text_config, dict):
+        model = read({**config, **text_config, "text_config": None})
+        note = "logits are of text alone: the part that sees pictures is not computed"
+        return replace(model, notes=(*model.notes, note))
     family = str(config.get("model_type"))
     if family not in FAMILIES:
         raise UnsupportedLayout(

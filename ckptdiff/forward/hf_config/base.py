@@ -35,6 +35,7 @@ _PARTLY_ROTATED = (
 _WITHOUT_WINDOW = (
     *("llama", "gemma", "gpt2", "gpt_neox", "nemotron", "olmo2", "olmoe"),
     *("deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite"),
+    *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "nemotron_h"),
 )
 _ONE_WINDOW = ("mistral", "mixtral", "phi3", "qwen3_moe")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import UnknownConfig, UnsupportedLayout
-from ckptdiff.forward.hf_config.base import activation_of, expert_count, llama, size
+from ckptdiff.forward.hf_config.base import activation_of, llama, size
 from ckptdiff.forward.hf_config.experts import qwen_moe
 from ckptdiff.forward.model import DeltaNet, LayerSpec, Mamba, Routing, hybrid_layer
 
@@ -48,9 +48,9 @@ def _has_experts(config: Config) -> bool:
 
 
 def _with_defaults(config: Config, **defaults: Any) -> dict[str, Any]:
-    """Return the config with the classes' defaults, and without what they do not read."""
+    """Return the config with the classes' defaults."""
     given = {name: value for name, value in config.items() if value is not None}
-    return {**_QWEN, **defaults, **given, "sliding_window": None}
+    return {**_QWEN, **defaults, **given}
 
 
 def _with_delta_net(model: Model, config: Config) -> Model:
@@ -97,7 +97,7 @@ def nemotron_h(config: Config) -> Model:
         )
     kinds = _kinds(config)
     routing = Routing(
-        experts=expert_count({"n_routed_experts": 8, **config}),
+        experts=size(config, "num_local_experts", size(config, "n_routed_experts", 8)),
         chosen=size(config, "num_experts_per_tok", 2),
         score="sigmoid",
         biased=True,
@@ -112,8 +112,8 @@ def nemotron_h(config: Config) -> Model:
     epsilon = float(config.get("layer_norm_epsilon", 1e-5))
     least = float(config.get("mamba_dt_min", config.get("time_step_min", 0.001)))
     note = f"transformers takes no step of a Mamba layer below {least:g}; Megatron takes any"
-    unused = {"sliding_window": None, "hidden_act": None}  # fields that the class does not read
-    plain = {**config, **unused, "num_hidden_layers": len(kinds)}
+    # The class counts layers by their kinds, and reads no hidden_act.
+    plain = {**config, "hidden_act": None, "num_hidden_layers": len(kinds)}
     model = llama(plain, head_dim=128, num_attention_heads=32, num_key_value_heads=8)
     return replace(
         model,
