@@ -237,7 +237,8 @@ def _in_words(line: ConfigDiff) -> str:
         a = "does not say" if line.name_a is None and line.a is None else a
         b = "does not say" if line.name_b is None and line.b is None else b
     elif a == b:
-        a, b = f"{line.name_a} {a}", f"{line.name_b} {b}"
+        names = line.name_a, line.name_b
+        a, b = (f"{name} {a}" if name is not None else f"{a} (not stated)" for name in names)
     return f"{line.meaning}: A {a}, B {b}"
 
 
