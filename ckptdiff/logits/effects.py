@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.config.compare import config_side
 from ckptdiff.config.fields import FIELDS
@@ -20,23 +20,30 @@ if TYPE_CHECKING:
     Pair = tuple[Assembled, Assembled]
 
 
-def computed_by(line: ConfigDiff, pair: Pair, reference: str) -> list[bool]:
-    """Return, for each side that can be given the other's value, whether that changes its model.
+# What became of a setting: computed, not computed, or the other side takes it over, as its own
+# config cannot say it.
+Effect = Literal["computed", "none", "taken"]
 
-    A value that a side takes from the other is not its own: its model changes with the other. The
-    list is empty if it cannot be tried, as for a setting of no field of the table.
+
+def effects(line: ConfigDiff, pair: Pair, reference: str) -> list[Effect]:
+    """Return, for each side that can be given the other's value, what that changes.
+
+    The list is empty if it cannot be tried, as for a setting of no field of the table.
     """
     field = next((field for field in FIELDS if field.name == line.meaning), None)
     if field is None:
         return []
-    sides = pair, pair[::-1]
-    found = []
-    for own, other in sides:
+    found: list[Effect] = []
+    for own, other in (pair, pair[::-1]):
         changed = _like(field, other, own)
-        if changed is not None:
-            is_own = _model(changed, other, reference) != _model(own, other, reference)
-            is_taken = _model(other, changed, reference) != _model(other, own, reference)
-            found.append(is_own and not is_taken)
+        if changed is None:
+            continue
+        if _model(other, changed, reference) != _model(other, own, reference):
+            found.append("taken")
+        elif _model(changed, other, reference) != _model(own, other, reference):
+            found.append("computed")
+        else:
+            found.append("none")
     return found
 
 

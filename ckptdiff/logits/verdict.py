@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.comparison.run import diff
 from ckptdiff.config.compare import compare_configs, is_fed
 from ckptdiff.dtypes import BY_FLAG, FLOATS
-from ckptdiff.logits.effects import computed_by
+from ckptdiff.logits.effects import effects
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -84,8 +84,8 @@ class Reasons:
         # Of what differs without a meaning that is known, no step is known either.
         self.unknown = [line for line in lines if line.status == "unknown"]
         self.conflicts = [line for line in lines if line.status == "conflict"]
-        self.computed = {
-            line.meaning: computed_by(line, pair, reference)
+        self.effects = {
+            line.meaning: effects(line, pair, reference)
             for line in self.conflicts
             if line.moves != frozenset()
         }
@@ -114,6 +114,7 @@ class Reasons:
             for line in self.conflicts
             if line.moves != frozenset()
             and not self._is_computed_by_both(line)
+            and not self._is_condition(line)
             and not self._is_said(line)
         ]
         if conflicts:
@@ -167,8 +168,12 @@ class Reasons:
         return any(line.meaning in words for words in self.not_computed)
 
     def _is_computed_by_both(self, line: ConfigDiff) -> bool:
-        tried = self.computed.get(line.meaning, [])
-        return bool(tried) and all(tried)
+        return set(self.effects.get(line.meaning, ())) == {"computed"}
+
+    def _is_condition(self, line: ConfigDiff) -> bool:
+        """Return whether a side takes a line's setting from the other."""
+        words = {one for taken in self.taken for one in taken}
+        return "taken" in self.effects[line.meaning] or line.meaning.lower() in words
 
     def _condition(self) -> str:
         """Return what a config cannot say as a condition, or nothing."""
@@ -201,8 +206,11 @@ class Reasons:
             return f"{equal}: what they hold, or make of this prompt, is no number."
         able = [line for line in self.conflicts if _can_move(line, tap)]
         # What could not be tried may have been computed.
-        tried = {line.meaning: self.computed[line.meaning] for line in able}
-        blamed = [line for line in able if any(tried[line.meaning] or [True])]
+        blamed = [
+            line
+            for line in able
+            if not self.effects[line.meaning] or "computed" in self.effects[line.meaning]
+        ]
         if blamed:
             return f"{equal}, so the configs are to blame: {_listed(blamed)}."
         unknown = [line for line in self.unknown if _can_move(line, tap)]
@@ -236,7 +244,8 @@ def _in_words(line: ConfigDiff) -> str:
         a = "does not say" if line.name_a is None and line.a is None else a
         b = "does not say" if line.name_b is None and line.b is None else b
     elif a == b:
-        a, b = f"{line.name_a} {a}", f"{line.name_b} {b}"
+        names = line.name_a, line.name_b
+        a, b = (f"{name} {a}" if name is not None else f"{a} (not stated)" for name in names)
     return f"{line.meaning}: A {a}, B {b}"
 
 

@@ -394,6 +394,9 @@ def test_a_conversion_is_only_arithmetic_but_where_the_programs_differ(
     assert len(found.notes) == (name in NOTES)
     if name not in DIFFERING:
         assert found.verdict == "arithmetic"
+        # What the args cannot say is the condition of the verdict, in its first line.
+        assert bool(found.conditions) == (", if B is run with the same " in found.sentence)
+        assert bool(found.conditions) == (name.startswith("gemma") or name == "olmo2")
         return
     assert found.verdict == "weights-or-config"
     assert found.first is not None

@@ -71,3 +71,11 @@ def test_the_settings_that_are_blamed_are_those_that_move_the_step(
     assert found.first.name == step
     assert blamed in found.sentence
     assert spared not in found.sentence
+
+
+def test_a_setting_that_nobody_knows_is_named_once_and_not_decided(
+    tiny_hf: Make, tiny_megatron: Make, copy_of: Any
+) -> None:
+    found = compare_logits(tiny_hf(), with_args(copy_of(tiny_megatron()), scale_of_moon=3.0), IDS)
+    assert found.verdict == "undecided"
+    assert found.sentence.count("scale_of_moon") == 1
