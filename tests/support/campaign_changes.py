@@ -211,7 +211,7 @@ ARGS_WORDS: dict[str, tuple[Any, ...]] = {
     "moe_router_dtype": ("fp32", "fp64"),
     "moe_token_drop_policy": ("probs", "position"),
     "moe_layer_freq": (1, 2, [1, 0], [0, 1], [1, 1]),
-    "window_size": ((7, 0), (3, 0), (63, 0), (-1, 0), None),
+    "window_size": ((7, 0), (3, 0), (63, 0), None),
     "window_attn_skip_freq": (2, [1, 0], [0, 1]),
     "no_rope_freq": (2, [1, 0], [0, 1]),
     "activation_func_clamp_value": (0.5, 7.0),
