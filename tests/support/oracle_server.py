@@ -28,6 +28,7 @@ MODULES = (
     "transformers.models.llama.modeling_llama",
 )
 OURS = (
+    "oracle_campaign",
     "oracle_families",
     "oracle_grids",
     "oracle_keys_computed",
