@@ -145,6 +145,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "num_local_experts": 4,
         "num_experts_per_tok": 2,
         "sliding_window": WINDOW,
+        "swiglu_limit": 0.2,
         "rope_parameters": {**YARN, "mscale": None, "mscale_all_dim": None, "truncate": False},
     },
     "gpt_oss-limited": {

@@ -94,9 +94,21 @@ _SWITCHES = {
 
 _OF_LEGACY = "openai_gelu"  # no core model reads it
 
-# What GPT-OSS computes (transformers' GptOssExperts: alpha 1.702, swiglu_limit 7, up + 1).
+# What GPT-OSS computes (transformers' GptOssExperts: alpha 1.702, up + 1), clamped at its
+# `swiglu_limit`, which is 7 in all releases and not said then.
 _CLAMPED = "clamped gated quick GELU"
-_CHANGES = {"glu_linear_offset": 1.0, "activation_func_clamp_value": 7.0}  # to gated quick GELU
+_LIMIT, _OFFSET, _AT = 7.0, 1.0, " at "
+_CHANGES = ("glu_linear_offset", "activation_func_clamp_value")  # to gated quick GELU
+
+
+def _clamped(limit: Any) -> str:
+    return _CLAMPED if limit == _LIMIT else f"{_CLAMPED}{_AT}{limit!r}"
+
+
+def _limit_of(value: Any) -> float | None:
+    """Return where gpt-oss's function is clamped; None for another function."""
+    function, _, limit = str(value).partition(_AT)
+    return (float(limit) if limit else _LIMIT) if function == _CLAMPED else None
 
 
 def _activation_hf(side: ConfigSide) -> Stated | None:
@@ -106,7 +118,10 @@ def _activation_hf(side: ConfigSide) -> Stated | None:
         gated = Stated(side.family not in WITHOUT_GATE)
     names = ("hidden_activation", "hidden_act", "activation_function", "mlp_hidden_act")
     if side.family == "gpt_oss":
-        return Stated(_CLAMPED, None, _CLAMPED, "every gpt_oss model")
+        limit = side.get("swiglu_limit")
+        if type(limit) not in (int, float):
+            return Stated(_CLAMPED, None, _CLAMPED, "every gpt_oss model")
+        return Stated(_clamped(limit), "swiglu_limit", limit)
     other = _DEFAULTS.get(side.family or "", "silu")
     found = stated(*names)(side) or Stated(other, None, other, TRANSFORMERS)
     # Gemma's class takes `gelu`, which its first releases state, for the tanh form.
@@ -121,8 +136,10 @@ def _activation_megatron(side: ConfigSide) -> Stated | None:
     changes = {name: side.get(name) for name in _CHANGES if side.get(name)}
     if found is None or not changes:
         return found
-    if found.value == "gated quick GELU" and changes == _CHANGES:
-        return replace(found, value=_CLAMPED)
+    if found.value == "gated quick GELU" and [*changes] == [*_CHANGES]:
+        offset, limit = changes.values()
+        if offset == _OFFSET and type(limit) in (int, float):
+            return replace(found, value=_clamped(limit))
     words = ", ".join(f"{name} {show(value)}" for name, value in changes.items())
     return replace(found, value=f"{found.value} with {words}", raw=f"{found.raw} with {words}")
 
@@ -165,8 +182,9 @@ def _activation_fix(value: Any, side: ConfigSide) -> str | None:
 
 
 def _activation_args(value: Any, _: ConfigSide) -> Settings | None:
-    if value == _CLAMPED:
-        return {"swiglu": False, "quick_geglu": True, **_CHANGES}
+    if (limit := _limit_of(value)) is not None:
+        changes = dict(zip(_CHANGES, (_OFFSET, limit), strict=True))
+        return {"swiglu": False, "quick_geglu": True, **changes}
     given = next((name for name, other in _SWITCHES.items() if other == value), None)
     if value in ("tanh GELU", "GELU"):
         given = "bias_gelu_fusion" if value == "tanh GELU" else None
@@ -178,8 +196,10 @@ def _activation_args(value: Any, _: ConfigSide) -> Settings | None:
 
 
 def _activation_entries(value: Any, side: ConfigSide) -> Settings | None:
-    if value == _CLAMPED:
-        return {} if side.family == "gpt_oss" else None
+    if (limit := _limit_of(value)) is not None:
+        if side.family != "gpt_oss":
+            return None
+        return {} if limit == _LIMIT else {"swiglu_limit": limit}
     field = {
         "gpt2": "activation_function",
         "nemotron_h": "mlp_hidden_act",
