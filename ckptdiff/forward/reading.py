@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import mmap
 import os
 from math import prod
@@ -71,6 +72,12 @@ class Reader:
         """Drop the tensors that are kept, and the notes of what was read."""
         self.reads.clear()
         self._kept.clear()
+
+    def casting(self, dtype: torch.dtype) -> Reader:
+        """Return a reader of the same files that casts weights to a dtype first."""
+        reader = copy.copy(self)
+        reader.cast_dtype = dtype
+        return reader
 
     def _converted(
         self, stored: Tensor, held: HeldTensor, dtype: torch.dtype | None = None
