@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.dtypes import BY_FLAG
-from ckptdiff.errors import CkptDiffError, UnsupportedLayout
+from ckptdiff.errors import CkptDiffError, OutOfMemory, UnsupportedLayout
 from ckptdiff.forward import sizes
 from ckptdiff.forward.arithmetic import MEGATRON, META, TRANSFORMERS
 from ckptdiff.forward.distance import Distance
@@ -20,6 +20,7 @@ from ckptdiff.forward.kept import keep, kept
 from ckptdiff.forward.megatron import MegatronLayer
 from ckptdiff.forward.megatron_hybrids import hybrid_class
 from ckptdiff.forward.meta import MetaLayer
+from ckptdiff.forward.plan import MOST_LOGITS
 from ckptdiff.forward.reading import STORED, Reader
 from ckptdiff.forward.steps import steps, take
 from ckptdiff.results import Tap
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 # The torch dtype that each dtype flag computes in.
 COMPUTED = {flag: STORED[word] for flag, word in BY_FLAG.items()}
 ONE_MODEL = "Give two checkpoints of one model, each with its own config"
-MOST_LOGITS = 1 << 23  # elements of a side's logits that are computed at a time
 _FEWEST_POSITIONS = 8  # a product with fewer rows is summed in another order
 PROGRAMS = {"transformers": TRANSFORMERS, "meta": META, "megatron": MEGATRON}
 
@@ -328,8 +328,13 @@ def take_or_raise(
     try:
         given = take(step, side, values, reference)
     except CkptDiffError as error:
-        raise type(error)(f"{where}: {error}") from error
-    except (RuntimeError, IndexError) as error:  # shapes that do not fit, or too little memory
+        raise type(error)(f"{where}: {error}", hint=error.hint) from error
+    except (RuntimeError, IndexError, MemoryError) as error:  # memory, or shapes that do not fit
+        if _is_out_of_memory(error):
+            raise OutOfMemory(
+                f"{where}: {side.reader.device} ran out of memory. Try fewer tokens",
+                hint=None if side.reader.device.type == "cpu" else "cpu",
+            ) from error
         read = ", ".join(side.reader.reads) or "no tensor"
         raise UnsupportedLayout(
             f"{where}: cannot be computed from {read} ({error}). {ONE_MODEL}"
@@ -337,6 +342,13 @@ def take_or_raise(
     if why := sizes.against_config(step, given, side.model):
         raise UnsupportedLayout(f"{where}: {why}. Put the config of these files beside them")
     return given
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that: on a CPU torch has no class of its own for it."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        "can't allocate memory" in str(error)
+    )
 
 
 def _place(section: Section) -> str:

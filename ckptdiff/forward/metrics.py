@@ -166,8 +166,9 @@ def _next(position: int, a: Tensor, b: Tensor) -> Next:
 
 def _candidates(own: Tensor, other: Tensor) -> tuple[Candidate, ...]:
     best = own.topk(min(CANDIDATES, len(own))).indices
-    probabilities = torch.softmax(own, -1)
+    probabilities = torch.softmax(own, -1)[best].tolist()
+    ranks = (1 + (other > other[best, None]).sum(-1)).tolist()
     return tuple(
-        Candidate(int(i), float(probabilities[i]), None, 1 + int((other > other[i]).sum()))
-        for i in best
+        Candidate(token, probability, None, rank)
+        for token, probability, rank in zip(best.tolist(), probabilities, ranks, strict=True)
     )

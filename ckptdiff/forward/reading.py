@@ -83,9 +83,16 @@ class Reader:
         self, stored: Tensor, held: HeldTensor, dtype: torch.dtype | None = None
     ) -> Tensor:
         self.reads[held.name] = held.dtype
+        stored = self._moved(stored)
         if self.cast_dtype is not None:
             stored = stored.to(self.cast_dtype)
-        return stored.to(device=self.device, dtype=dtype or self.dtype)
+        return stored.to(dtype or self.dtype)
+
+    def _moved(self, stored: Tensor) -> Tensor:
+        """Return a tensor as stored, on the device; to a GPU from pinned memory, not waited for."""
+        if self.device.type != "cuda":
+            return stored.to(self.device)
+        return stored.contiguous().pin_memory().to(self.device, non_blocking=True)
 
     def _stored(self, held: HeldTensor) -> Tensor:
         """Return a tensor as stored; if it is one chunk, a view of the mapped file."""

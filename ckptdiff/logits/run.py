@@ -91,8 +91,7 @@ class _LogitComparison:
     def results(
         self, device: str, dtype: str, storage: str | None, *, attribute: bool
     ) -> Generator[LogitProgress | LogitDiff, None, None]:
-        needed = 8 * ITEMSIZE[BY_FLAG[dtype]] * max(map(largest_tensor, self.sections))
-        device, note = self._job(_choose, device, needed)
+        device, note = self._job(_choose, device, self._needed(ITEMSIZE[BY_FLAG[dtype]]))
         notes = [note] if note else []
         notes += [note for side in self.sides for note in side.model.notes]
         notes += left_out(*self.pair)
@@ -135,6 +134,20 @@ class _LogitComparison:
             budget=rounding_budget,
             notes=tuple(notes),
         )
+
+    def _needed(self, itemsize: int) -> int:
+        """Return the most memory of a step, in bytes, if numbers are computed in `itemsize`.
+
+        That is a layer's weights, or the attention scores of all heads, or some positions' logits
+        and their copies in float64.
+        """
+        from ckptdiff.forward.plan import MOST_LOGITS
+
+        heads = max(side.model.num_attention_heads for side in self.sides)
+        weights = 8 * itemsize * max(map(largest_tensor, self.sections))
+        scores = 4 * max(itemsize, 4) * heads * len(self.ids) ** 2
+        logits = 4 * (itemsize + 8) * max(MOST_LOGITS, 8 * self.vocabulary)
+        return max(weights + scores, logits)
 
     def _run(self, dtype: str, device: str, *, compares: bool) -> ForwardRun:
         from ckptdiff.forward.plan import ForwardRun
