@@ -9,6 +9,7 @@ CkptDiffError
 ├── UnknownConfig        a size that the layout depends on, such as the number of heads, is unknown
 ├── UnreadableFile       the operating system refused to open, read or write
 ├── WorkerDied           a worker process was killed (file shrank under it, or out of memory)
+├── OutOfMemory          a device has too little memory for a step of a forward pass
 ├── Unverified           what a conversion wrote is not what its source holds
 └── BadArgument          a pattern, a tolerance or an option that makes no sense
 
@@ -82,6 +83,10 @@ class UnreadableFile(CkptDiffError):
 
 class WorkerDied(CkptDiffError):
     """A worker process was killed: a file shrank while it was read, or memory ran out."""
+
+
+class OutOfMemory(CkptDiffError):
+    """A device has too little memory for a step of a forward pass."""
 
 
 class Unverified(CkptDiffError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from contextlib import closing
@@ -55,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="add BOS to the prompt (auto: as the tokenizer)",
     )
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto",
+        "--device", type=device_name, metavar="auto|cpu|cuda|cuda:N", default="auto",
         help="auto: CUDA where there is one",
     )  # fmt: skip
     parser.add_argument(
@@ -71,6 +72,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--attribute", action="store_true", help="tell how much each cause of rounding contributes"
     )
     parser.add_argument("--json", metavar="FILE", help="write a JSON document; - is the output")
+
+
+def device_name(text: str) -> str:
+    """Return `auto`, `cpu`, `cuda` or `cuda:N`. Raises ValueError for any other text."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", text):
+        raise ValueError
+    return text
+
+
+# Argparse names a type by this in its error.
+device_name.__name__ = "device such as auto, cpu, cuda or cuda:1"
 
 
 def run(options: argparse.Namespace) -> int:

@@ -19,47 +19,43 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ckptdiff.forward.kept import keep, kept
 from ckptdiff.forward.lockstep import (
     COMPUTED,
     PROGRAMS,
+    Logits,
     make_layer,
-    packed,
+    position_blocks,
     prepare_device,
     take_or_raise,
-    unpacked,
     unpadded,
 )
-from ckptdiff.forward.plan import START, Energy, Traced
+from ckptdiff.forward.plan import START, Energy
 from ckptdiff.forward.reading import Reader
 from ckptdiff.forward.rounding import COMMON, PARTIAL, Carrying, Rounding, points
 from ckptdiff.forward.steps import steps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
     from ckptdiff.forward.holdings import Ranks
     from ckptdiff.forward.layer import LayerOf
-    from ckptdiff.forward.plan import ForwardRun, ForwardSide, RawTensor, Section, Streams
+    from ckptdiff.forward.plan import ForwardRun, ForwardSide, Section
     from ckptdiff.forward.steps import Step, Values
-
-    Low = tuple[dict[str, RawTensor], dict[str, RawTensor]]
 
 ROUNDED = "rounded"  # the stream that carries every rounding of the program
 # The stream that carries the difference between one product of several matrices and several.
 FUSED = "fused"
-MOST_LOGITS = 1 << 24  # elements of a stream's logits that are computed at a time
+_STREAMS = "streams"  # the name under which they are kept
 
 
 @torch.inference_mode()
-def trace_section(
-    run: ForwardRun, section: Section, a: Streams, b: Streams, low: Low | None = None
-) -> Traced:
-    """Compute a section on the streams of both sides.
+def trace_section(run: ForwardRun, section: Section) -> Energy:
+    """Compute a section on the streams of both sides, which are kept for the next one.
 
-    `run.dtype` is the low precision. `low` are the logits that were computed in it, (positions,
-    vocabulary), for the last section. Raises a CkptDiffError.
+    `run` is a pass in the low precision that was computed. Raises a CkptDiffError.
     """
     device = prepare_device(run.device)
     traces = [
@@ -68,25 +64,23 @@ def trace_section(
     ]
     sequence = steps(section.part, *(trace.layer for trace in traces))
     (output,) = sequence[-1].gives
-    values = [
-        trace.unpacked(streams) for trace, streams in zip(traces, (a, b), strict=True)
-    ]  # by stream, then by name
-    measured = [unpacked(side, device)[output] for side in low] if low is not None else None
+    if section.part == "first":
+        start = {"ids": torch.tensor(run.ids, device=device)}
+        values = [dict.fromkeys(trace.names, start) for trace in traces]
+    else:
+        values = kept(run.comparison, _STREAMS)  # of each side, by stream, then by name
+    low = Logits(run, section) if section.part == "last" else None
     energy = Energy()
-    for rows in _rows(run, section, values[0]):
+    for rows in _rows(run, section):
         outputs = [
             trace.run_steps(sequence, _sliced(streams, rows))
             for trace, streams in zip(traces, values, strict=True)
         ]
-        _add_energy(
-            energy, outputs[0], outputs[1], [m[rows] for m in measured] if measured else None
-        )
-    if section.part == "last":
-        return Traced({}, {}, energy)
-    one, other = (
-        {name: packed({output: value}) for name, value in streams.items()} for streams in outputs
-    )
-    return Traced(one, other, energy)
+        measured = [x[:, : run.vocabulary] for x in low.at(rows)] if low is not None else None
+        _add_energy(energy, outputs[0], outputs[1], measured)
+    between = [{name: {output: value} for name, value in streams.items()} for streams in outputs]
+    keep(run.comparison, _STREAMS, between if section.part != "last" else None)
+    return energy
 
 
 class _Trace:
@@ -119,10 +113,6 @@ class _Trace:
     @property
     def names(self) -> list[str]:
         return [ROUNDED, *self.carried, *([FUSED] if self.low_layer is not None else ())]
-
-    def unpacked(self, streams: Streams) -> dict[str, Values]:
-        start = streams.get(START, {})
-        return {name: unpacked(streams.get(name, start), self.device) for name in self.names}
 
     def run_steps(self, sequence: Sequence[Step], streams: dict[str, Values]) -> dict[str, Tensor]:
         """Return the value that the last step gives, by stream."""
@@ -192,12 +182,11 @@ def carried_points(own: ForwardSide, other: ForwardSide) -> dict[str, frozenset[
     }
 
 
-def _rows(run: ForwardRun, section: Section, streams: dict[str, Values]) -> Iterator[slice]:
-    """Yield the positions that are computed together: all, but of logits only a few."""
-    (value, *_) = streams[START].values()
-    step = max(1, MOST_LOGITS // run.vocabulary) if section.part == "last" else len(value)
-    for start in range(0, len(value), step):
-        yield slice(start, start + step)
+def _rows(run: ForwardRun, section: Section) -> list[slice]:
+    """Return the positions that are computed together: all, but of logits only a few."""
+    positions = len(run.ids)
+    whole = section.part != "last"
+    return [slice(positions)] if whole else position_blocks(positions, run.vocabulary)
 
 
 def _sliced(streams: dict[str, Values], rows: slice) -> dict[str, Values]:

@@ -8,22 +8,27 @@ from ckptdiff.errors import BadArgument
 
 
 def choose(device: str, needed: int, threads: int) -> tuple[str, str]:
-    """Return the device for `auto`, `cpu` or `cuda`, and why `auto` is not a GPU that is there.
+    """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`, and why `auto` is not the GPU.
 
     `needed` is the most memory of a step, in bytes; `threads` are the CPU's. Raises BadArgument if
-    `cuda` is asked for and there is none, or too little memory.
+    a CUDA device is asked for that is not there, or has too little memory.
     """
     torch.set_num_threads(threads)
     if device == "cpu":
         return "cpu", ""
     if not torch.cuda.is_available():
-        if device == "cuda":
+        if device != "auto":
             raise BadArgument("torch finds no CUDA device", hint="cpu")
         return "cpu", ""
-    free, _ = torch.cuda.mem_get_info()
+    chosen = "cuda" if device == "auto" else device
+    number, count = torch.device(chosen).index, torch.cuda.device_count()
+    if number is not None and number >= count:
+        there = "cuda:0 is" if count == 1 else f"cuda:0 to cuda:{count - 1} are"
+        raise BadArgument(f"there is no {chosen}: {there} there", hint="cpu")
+    free, _ = torch.cuda.mem_get_info(number)
     if free >= needed:
-        return "cuda", ""
+        return chosen, ""
     short = f"the GPU has {free / 2**30:.1f} GiB free, a step takes {needed / 2**30:.1f}"
-    if device == "cuda":
+    if device != "auto":
         raise BadArgument(short, hint="cpu")
     return "cpu", f"computed on the CPU: {short}"

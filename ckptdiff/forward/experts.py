@@ -15,8 +15,6 @@ from ckptdiff.forward.layer import LayerOf
 from ckptdiff.forward.routing import route
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from ckptdiff.forward.model import Routing
@@ -98,7 +96,9 @@ class ExpertsOf(LayerOf):
     def activate_experts(self, h: Tensor, routing: Tensor) -> Tensor:
         """Return the activated values of all choices, (choices, features), expert by expert."""
         found = []
-        for expert, positions in self._chosen(routing, range(self.routing.experts)):
+        for expert, positions in enumerate(positions_by_expert(routing)):
+            if not len(positions):
+                continue
             parts = []
             for etp_rank in range(self.expert_tp):
                 y = self.arithmetic.linear(h[positions], self.expert_gate_up(expert, etp_rank))
@@ -130,31 +130,38 @@ class ExpertsOf(LayerOf):
         """Return (positions, hidden): the weighted sum of each position's experts."""
         count = self.routing.experts
         per_rank = -(-count // self.arithmetic.expert_ranks)
-        sizes = (routing != 0).sum(0).tolist()
-        rows = dict(enumerate(torch.split(activated, sizes)))
+        positions = positions_by_expert(routing)
+        rows = torch.split(activated, [len(of_one) for of_one in positions])
+        chosen = list(zip(positions, rows, strict=True))
         total: Tensor | None = None
         for first in range(0, count, per_rank):
             for etp_rank in range(self.expert_tp):
                 experts = range(first, min(first + per_rank, count))
-                part = self._sum(rows, routing, experts, etp_rank, activated)
+                part = self._sum(chosen, routing, experts, etp_rank, activated)
                 total = part if total is None else total + part
         assert total is not None
         return self.arithmetic.narrowed(total, activated.dtype) if self.routing.wide_sum else total
 
     def _sum(
         self,
-        rows: dict[int, Tensor],
+        chosen: list[tuple[Tensor, Tensor]],
         routing: Tensor,
         experts: range,
         etp_rank: int,
         like: Tensor,
     ) -> Tensor:
-        """Return (positions, hidden): the sum over one rank's experts, of its slice of each."""
+        """Return (positions, hidden): the sum over one rank's experts, of its slice of each.
+
+        `chosen` are each expert's positions and their activated values.
+        """
         width = self.model.expert_latent or self.model.hidden_size
         dtype = routing.dtype if self.routing.wide_sum else like.dtype
         total = like.new_zeros(len(routing), width, dtype=dtype)
-        for expert, positions in self._chosen(routing, experts):
-            x, weight = rows[expert], routing[positions, expert, None]
+        for expert in experts:
+            positions, x = chosen[expert]
+            if not len(positions):
+                continue
+            weight = routing[positions, expert, None]
             if self.arithmetic.scales_expert_input:
                 x = (x * weight).to(like.dtype)
             x = x.chunk(self.expert_tp, -1)[etp_rank]
@@ -167,9 +174,11 @@ class ExpertsOf(LayerOf):
             total.index_add_(0, positions, y.to(dtype))
         return total
 
-    def _chosen(self, routing: Tensor, experts: range) -> Iterator[tuple[int, Tensor]]:
-        """Yield each expert that some position has chosen, and the indices of those positions."""
-        for expert in experts:
-            positions = routing[:, expert].nonzero()[:, 0]
-            if len(positions):
-                yield expert, positions
+
+def positions_by_expert(routing: Tensor) -> tuple[Tensor, ...]:
+    """Return for each expert the positions that chose it, ascending; found for all at once.
+
+    `routing` are the experts' weights, (positions, experts).
+    """
+    chosen = routing.t() != 0
+    return torch.split(chosen.nonzero()[:, 1], chosen.sum(1).tolist())

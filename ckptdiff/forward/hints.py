@@ -9,7 +9,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-_NEARLY_EQUAL = 1e-2  # |A-B| / |A| up to which no relation is looked for
+NEARLY_EQUAL = 1e-2  # |A-B| / |A| up to which no relation is looked for
 _EQUAL = 1e-5  # |A-B| / |A| up to which sorted values count as the same
 
 
@@ -18,7 +18,7 @@ def hint(a: Tensor, b: Tensor) -> str:
     odd = [letter for letter, x in (("A", a), ("B", b)) if not bool(torch.isfinite(x).all())]
     if odd:
         return f"not finite on {' and '.join(odd)}"
-    if not _differs(a, b, _NEARLY_EQUAL):
+    if not _differs(a, b, NEARLY_EQUAL):
         return ""
     if a.dim() > 2 and not _differs(a.sort(-1).values, b.sort(-1).values, _EQUAL):
         return "the same values in another order inside each head"

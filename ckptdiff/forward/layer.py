@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ckptdiff.forward.reading import Reader
 
 
-MOST_ELEMENTS = 1 << 24  # of the output head that are read at a time
+MOST_ELEMENTS = 1 << 22  # of the output head that are read at a time
 
 
 @dataclass

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.dtypes import BY_FLAG
-from ckptdiff.errors import CkptDiffError, UnsupportedLayout
+from ckptdiff.errors import CkptDiffError, OutOfMemory, UnsupportedLayout
 from ckptdiff.forward import sizes
 from ckptdiff.forward.arithmetic import MEGATRON, META, TRANSFORMERS
+from ckptdiff.forward.distance import Distance
 from ckptdiff.forward.families import CLASSES
-from ckptdiff.forward.hints import hint
+from ckptdiff.forward.hints import NEARLY_EQUAL, hint
 from ckptdiff.forward.huggingface import HuggingFaceLayer
+from ckptdiff.forward.kept import keep, kept
 from ckptdiff.forward.megatron import MegatronLayer
 from ckptdiff.forward.megatron_hybrids import hybrid_class
 from ckptdiff.forward.meta import MetaLayer
-from ckptdiff.forward.plan import RawTensor, SectionDone
+from ckptdiff.forward.plan import MOST_LOGITS
 from ckptdiff.forward.reading import STORED, Reader
 from ckptdiff.forward.steps import steps, take
 from ckptdiff.results import Tap
@@ -36,19 +38,36 @@ if TYPE_CHECKING:
 # The torch dtype that each dtype flag computes in.
 COMPUTED = {flag: STORED[word] for flag, word in BY_FLAG.items()}
 ONE_MODEL = "Give two checkpoints of one model, each with its own config"
+_FEWEST_POSITIONS = 8  # a product with fewer rows is summed in another order
 PROGRAMS = {"transformers": TRANSFORMERS, "meta": META, "megatron": MEGATRON}
 
 
+# Steps in which each position is computed by itself.
+_BY_POSITION = frozenset(
+    {
+        *("project", "compress_queries", "compress_keys", "expand", "attention_out"),
+        *("activate", "mlp_out", "activate_shared", "shared_out", "logits"),
+    }
+)
+_FLOOR_POSITIONS = 16  # by which a step of A's weights is compared with that of B's
+_ROUNDING = 16  # epsilons that a step of equal weights may be apart
+_ALL = slice(None)
+
+
 @torch.inference_mode()
-def take_section(
-    run: ForwardRun, section: Section, a: dict[str, RawTensor], b: dict[str, RawTensor]
-) -> SectionDone:
-    """Compute a section on both sides, each on its own values.
+def take_section(run: ForwardRun, section: Section) -> tuple[Tap, ...]:
+    """Compute a section on both sides, each on its own values, which are kept for the next one.
 
     If the run compares, B also computes each step from A's values. So do A's weights in B's
-    arithmetic: their distance is the floor, what arithmetic alone makes. Raises a CkptDiffError.
+    arithmetic: their distance is the floor, what arithmetic alone makes. After the last section the
+    input of the logits is kept: they are many, and `Logits` gives them in blocks.
+    Raises a CkptDiffError.
     """
     device = prepare_device(run.device)
+    if section.part == "first":
+        values_a = values_b = {"ids": torch.tensor(run.ids, device=device)}
+    else:
+        values_a, values_b = kept(run.comparison, run.dtype)
     readers = [Reader(COMPUTED[run.dtype], device) for _ in "ab"]
     layer_a = make_layer(run.a, section.number, section.a, readers[0])
     layer_b = make_layer(run.b, section.number, section.b, readers[1])
@@ -58,63 +77,202 @@ def take_section(
         section.a,
         readers[0],
     )
-    values_a, values_b = (unpacked(values, device) for values in (a, b))
     taps: list[Tap] = []
-    number = section.number if section.part == "layer" else None
     sequence = steps(section.part, layer_a, layer_b)
     for step in sequence:
-        given_a = take_or_raise(step, layer_a, values_a, section, letter="A")
-        reference = values_a | dict(zip(step.gives, given_a, strict=True))
+        is_large = step.gives == ("logits",)
+        if is_large and not run.compares:
+            break
+        a = Given(step, layer_a, values_a, run, section, letter="A")
+        reference = values_a if is_large else values_a | a.by_name()
+        b: Given | None = None
         if run.compares and step.is_tap:
-            layer_b.copied.clear()
-            given_b = take_or_raise(step, layer_b, values_a, section, reference, letter="B")
-            other_copies = _copies(layer_b)
-            for copy in other_copies:
-                with_copy = replace(layer_b, copy=copy)
-                given_b = _farther_copies(
-                    given_a,
-                    given_b,
-                    take_or_raise(step, with_copy, values_a, section, reference, letter="B"),
-                )
-            floor = take_or_raise(step, a_as_b, values_a, section, reference, letter="A")
-            rests: list[float | None] = [None for _ in given_a]
-            if not other_copies:
-                rests = _uncast_distances(
-                    step, layer_a, layer_b, values_a, reference, given_a, given_b, run.vocabulary
-                )
-            reads = tuple(readers[0].reads)
-            for name, x, y, z, rest in zip(step.gives, given_a, given_b, floor, rests, strict=True):
-                x, y, z = (unpadded(name, v, run.vocabulary) for v in (x, y, z))
-                if why := sizes.of_values(name, x, y):
-                    raise UnsupportedLayout(f"{_place(section)}{why}. {ONE_MODEL}")
-                words = hint(x, y)
-                if other_copies:
-                    more = f"; {words}" if words else ""
-                    words = f"rank {other_copies[0]} has another copy{more}"
-                taps.append(
-                    Tap(
-                        number,
-                        name,
-                        relative_distance(x, y),
-                        relative_distance(x, z),
-                        reads,
-                        words,
-                        rest,
-                    )
-                )
-        # Without the reference: in its own pass, B's router chooses by itself.
-        own = take_or_raise(step, layer_b, values_b, section, letter="B")
-        values_a = reference
-        values_b.update(zip(step.gives, own, strict=True))
+            b = Given(step, layer_b, values_a, run, section, reference, letter="B")
+            floor = Given(step, a_as_b, values_a, run, section, reference, letter="A")
+            taps += _taps(a, b, floor)
+        if not is_large:
+            is_own = any(values_a[name] is not values_b[name] for name in step.takes)
+            if b is None or is_own or step.replays:
+                # Without the reference: in its own pass, B's router chooses by itself.
+                b = Given(step, layer_b, values_b, run, section, letter="B")
+            values_b = values_b | b.by_name(like=reference)
+            values_a = reference
         for reader in readers:
             reader.forget()
-    outputs = sequence[-1].gives
-    packed_values = [
-        packed({name: unpadded(name, values[name], run.vocabulary) for name in outputs})
-        | packed(_padding(values, outputs, run.vocabulary))
-        for values in (values_a, values_b)
-    ]
-    return SectionDone(packed_values[0], packed_values[1], tuple(taps))
+    outputs = sequence[-1].takes if section.part == "last" else sequence[-1].gives
+    between = tuple({name: values[name] for name in outputs} for values in (values_a, values_b))
+    keep(run.comparison, run.dtype, between)
+    return tuple(taps)
+
+
+class Given:
+    """What a step gives on one side: computed whole and once, but logits in blocks of positions."""
+
+    def __init__(
+        self,
+        step: Step,
+        side: LayerOf,
+        values: Values,
+        run: ForwardRun,
+        section: Section,
+        reference: Values | None = None,
+        *,
+        letter: str,
+    ) -> None:
+        self.step, self.side, self.run, self.section = step, side, run, section
+        self.letter = letter
+        self._values, self._reference = {name: values[name] for name in step.takes}, reference
+        self._last: tuple[slice | Tensor, tuple[Tensor, ...]] | None = None
+
+    @property
+    def blocks(self) -> list[slice]:
+        """The positions that are computed at a time."""
+        if self.step.gives != ("logits",):
+            return [_ALL]
+        return position_blocks(self.positions, self.run.vocabulary)
+
+    @property
+    def positions(self) -> int:
+        return len(self.run.ids)
+
+    def at(self, rows: slice | Tensor) -> tuple[Tensor, ...]:
+        """Return what the step gives at some positions; logits without those of padding."""
+        if self._last is not None and self._last[0] is rows:
+            return self._last[1]
+        if self._last is not None and self._last[0] is _ALL:
+            return tuple(value[rows] for value in self._last[1])
+        values = self._values
+        if rows is not _ALL:
+            values = {name: value[rows] for name, value in values.items()}
+        given = take_or_raise(
+            self.step, self.side, values, self.section, self._reference, letter=self.letter
+        )
+        named = zip(self.step.gives, given, strict=True)
+        given = tuple(unpadded(name, value, self.run.vocabulary) for name, value in named)
+        self._last = rows, given
+        return given
+
+    def by_name(self, like: Values | None = None) -> Values:
+        """Return all that the step gives; a value that equals one of `like` is that one."""
+        given = dict(zip(self.step.gives, self.at(_ALL), strict=True))
+        return {
+            name: like[name] if like and _is_equal(like[name], value) else value
+            for name, value in given.items()
+        }
+
+    def with_copy(self, rank: int) -> Given:
+        """Return the same with the copies of replicated tensors that a rank holds."""
+        return self._like(replace(self.side, copy=rank))
+
+    def _like(self, side: LayerOf) -> Given:
+        return Given(
+            self.step,
+            side,
+            self._values,
+            self.run,
+            self.section,
+            self._reference,
+            letter=self.letter,
+        )
+
+    def cast(self, dtype: torch.dtype) -> Given:
+        """Return the same with weights that are cast to a dtype first."""
+        return self._like(replace(self.side, reader=self.side.reader.casting(dtype)))
+
+
+def _is_equal(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.dtype == b.dtype and torch.equal(a, b))
+
+
+class Logits:
+    """The logits of both sides, each on its own values, after the last section of a pass."""
+
+    def __init__(self, run: ForwardRun, section: Section) -> None:
+        device = prepare_device(run.device)
+        self._section = section
+        self._layers = [
+            make_layer(side, section.number, ranks, Reader(COMPUTED[run.dtype], device))
+            for side, ranks in ((run.a, section.a), (run.b, section.b))
+        ]
+        self._values: tuple[Values, Values] = kept(run.comparison, run.dtype)
+
+    def at(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Return A's and B's logits at some positions, (positions, padded vocabulary)."""
+        (step,) = (step for step in steps("last") if step.gives == ("logits",))
+        given: list[Tensor] = []
+        for letter, layer, values in zip("AB", self._layers, self._values, strict=True):
+            some = {name: values[name][rows] for name in step.takes}
+            given += take_or_raise(step, layer, some, self._section, letter=letter)
+        a, b = given
+        return a, b
+
+
+def position_blocks(positions: int, vocabulary: int) -> list[slice]:
+    """Return the positions whose logits are computed at a time, evenly many."""
+    most = max(_FEWEST_POSITIONS, MOST_LOGITS // vocabulary)
+    step = -(-positions // -(-positions // most))
+    return [slice(start, start + step) for start in range(0, positions, step)]
+
+
+def _apart(a: Given, b: Given, blocks: list[slice]) -> list[float]:
+    """Return |a-b| / |a| of each value that a step gives, over blocks of positions."""
+    distances = [Distance() for _ in a.step.gives]
+    for rows in blocks:
+        for distance, x, y in zip(distances, a.at(rows), b.at(rows), strict=True):
+            distance.add(x, y)
+    return [distance.rel for distance in distances]
+
+
+def _taps(a: Given, b: Given, floor: Given) -> Iterator[Tap]:
+    """Yield a tap for each value that a step gives; all start from A's values."""
+    b.side.copied.clear()
+    rels = _apart(a, b, a.blocks)
+    givens = [b for _ in rels]
+    for name, x, y in zip(a.step.gives, a.at(a.blocks[0]), b.at(a.blocks[0]), strict=True):
+        if why := sizes.of_values(name, x, y):
+            raise UnsupportedLayout(f"{_place(a.section)}{why}. {ONE_MODEL}")
+    copies = _copies(b.side)
+    for copy in copies:
+        other = b.with_copy(copy)
+        for i, rel in enumerate(_apart(a, other, a.blocks)):
+            if rel >= rels[i]:
+                rels[i], givens[i] = rel, other
+    rests: list[float | None] = [None for _ in rels] if copies else _uncast_distances(a, b, rels)
+    floors = _floors(a, b, floor, rels)
+    number = a.section.number if a.section.part == "layer" else None
+    reads = tuple(a.side.reader.reads)
+    for i, name in enumerate(a.step.gives):
+        words = _hint(a, givens[i], i) if rels[i] > NEARLY_EQUAL else ""
+        if copies:
+            more = f"; {words}" if words else ""
+            words = f"rank {copies[0]} has another copy{more}"
+        yield Tap(number, name, rels[i], floors[i], reads, words, rests[i])
+
+
+def _floors(a: Given, b: Given, floor: Given, rels: list[float]) -> list[float]:
+    """Return the floors of what a step gives, |A-B| / |A| with A's weights on both sides.
+
+    Where A's weights give the very values that B's give, they are the distances of A and B. At some
+    positions that is seen, where each is computed by itself and no distance is beyond rounding.
+    """
+    if max(rels) == 0:
+        return rels
+    few = min(a.positions, _FLOOR_POSITIONS)
+    if (
+        a.step.method in _BY_POSITION
+        and max(rels) <= _ROUNDING * torch.finfo(a.side.reader.dtype).eps
+    ):
+        some = torch.linspace(0, a.positions - 1, few).long()
+        if all(map(_is_equal, b.at(some), floor.at(some))):
+            return rels
+    return _apart(a, floor, a.blocks)
+
+
+def _hint(a: Given, b: Given, index: int) -> str:
+    """Return how B's value differs from A's, in words, if it is the same in all blocks."""
+    words = {hint(a.at(rows)[index], b.at(rows)[index]) for rows in a.blocks}
+    odd = sorted(one for one in words if "not finite" in one)
+    return odd[-1] if odd else words.pop() if len(words) == 1 else ""
 
 
 def _copies(side: LayerOf) -> list[int]:
@@ -133,14 +291,6 @@ def _copies(side: LayerOf) -> list[int]:
     ]
 
 
-def _farther_copies(
-    given: tuple[Tensor, ...], one: tuple[Tensor, ...], other: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
-    """Return, for each tap, that of two values which is farther from A's."""
-    pairs = zip(given, one, other, strict=True)
-    return tuple(y if relative_distance(x, y) > relative_distance(x, z) else z for x, y, z in pairs)
-
-
 def prepare_device(device: str) -> torch.device:
     """Return the torch device, with all reduced-precision products turned off."""
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -148,41 +298,6 @@ def prepare_device(device: str) -> torch.device:
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     return torch.device(device)
-
-
-def relative_distance(a: Tensor, b: Tensor) -> float:
-    """Return |a-b| / |a|, Euclidean norms in float64; infinite if not finite or of other shapes."""
-    if a.shape != b.shape:
-        return math.inf
-    a, b = a.double(), b.double()
-    apart = float((a - b).norm())
-    if apart == 0:
-        return 0.0
-    size = float(a.norm())
-    rel = apart / size if size else math.inf
-    return rel if math.isfinite(rel) else math.inf
-
-
-def packed(values: Values) -> dict[str, RawTensor]:
-    """Return tensors as bytes, which pickle."""
-    return {
-        name: RawTensor(
-            str(value.dtype).removeprefix("torch."),
-            tuple(value.shape),
-            value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes(),
-        )
-        for name, value in values.items()
-    }
-
-
-def unpacked(values: dict[str, RawTensor], device: torch.device) -> Values:
-    """Return the tensors of bytes, on a device."""
-    return {
-        name: torch.frombuffer(bytearray(value.content), dtype=getattr(torch, value.dtype))
-        .view(value.shape)
-        .to(device)
-        for name, value in values.items()
-    }
 
 
 def make_layer(side: ForwardSide, number: int, ranks: Ranks, reader: Reader) -> LayerOf:
@@ -213,8 +328,13 @@ def take_or_raise(
     try:
         given = take(step, side, values, reference)
     except CkptDiffError as error:
-        raise type(error)(f"{where}: {error}") from error
-    except (RuntimeError, IndexError) as error:  # shapes that do not fit, or too little memory
+        raise type(error)(f"{where}: {error}", hint=error.hint) from error
+    except (RuntimeError, IndexError, MemoryError) as error:  # memory, or shapes that do not fit
+        if _is_out_of_memory(error):
+            raise OutOfMemory(
+                f"{where}: {side.reader.device} ran out of memory. Try fewer tokens",
+                hint=None if side.reader.device.type == "cpu" else "cpu",
+            ) from error
         read = ", ".join(side.reader.reads) or "no tensor"
         raise UnsupportedLayout(
             f"{where}: cannot be computed from {read} ({error}). {ONE_MODEL}"
@@ -224,42 +344,27 @@ def take_or_raise(
     return given
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that: on a CPU torch has no class of its own for it."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        "can't allocate memory" in str(error)
+    )
+
+
 def _place(section: Section) -> str:
     return f"layer {section.number}, " if section.part == "layer" else ""
 
 
-def _uncast_distances(
-    step: Step,
-    layer_a: LayerOf,
-    layer_b: LayerOf,
-    values: Values,
-    reference: Values,
-    given_a: tuple[Tensor, ...],
-    given_b: tuple[Tensor, ...],
-    vocabulary: int,
-) -> list[float | None]:
+def _uncast_distances(a: Given, b: Given, rels: list[float]) -> list[float | None]:
     """Return the relative distances that remain once one side's weights are cast as the other's.
 
     Weights may have been cast to a narrow dtype and stored in a wide one again. None for a tap of
     which no cast explains at least nine tenths.
     """
-
-    def apart(xs: tuple[Tensor, ...], ys: tuple[Tensor, ...]) -> list[float]:
-        pairs = zip(step.gives, xs, ys, strict=True)
-        return [
-            relative_distance(*(unpadded(name, v, vocabulary) for v in (x, y)))
-            for name, x, y in pairs
-        ]
-
-    rels = apart(given_a, given_b)
     rests: list[float | None] = [None for _ in rels]
-    for side, dtype in _possible_casts(layer_a, layer_b, max(rels)):
-        side.reader.cast_dtype = dtype
-        try:
-            cast = take(step, side, values, reference)
-        finally:
-            side.reader.cast_dtype = None
-        left = apart(cast, given_b) if side is layer_a else apart(given_a, cast)
+    for side, dtype in _possible_casts(a.side, b.side, max(rels)):
+        one, other = (a.cast(dtype), b) if side is a.side else (a, b.cast(dtype))
+        left = _apart(one, other, a.blocks)
         for i, (rel, rest, best) in enumerate(zip(rels, left, rests, strict=True)):
             if rest <= rel / 10 < math.inf and (best is None or rest < best):
                 rests[i] = rest
@@ -281,12 +386,6 @@ def _possible_casts(
     for dtype in (torch.bfloat16, torch.float16):
         if dtype_a == dtype_b != dtype and dtype.itemsize <= dtype_a.itemsize:
             yield from ((layer_a, dtype), (layer_b, dtype))
-
-
-def _padding(values: Values, outputs: tuple[str, ...], vocabulary: int) -> Values:
-    """Return the logits of the rows of padding, (positions, rows), if there are any."""
-    found = values["logits"][..., vocabulary:] if "logits" in outputs else None
-    return {} if found is None or not found.numel() else {"padding": found}
 
 
 def unpadded(name: str, value: Tensor, vocabulary: int) -> Tensor:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from ckptdiff.forward.lockstep import unpacked
+from ckptdiff.forward.distance import square_of_difference
+from ckptdiff.forward.kept import forget
+from ckptdiff.forward.lockstep import Logits, position_blocks
 from ckptdiff.results import Candidate, LogitMetrics, Next
 
 if TYPE_CHECKING:
@@ -17,9 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ckptdiff.forward.plan import RawTensor
-
-    Pair = tuple[dict[str, RawTensor], dict[str, RawTensor]]
+    from ckptdiff.forward.plan import ForwardRun, Section
 
 CANDIDATES = 10  # likeliest tokens of a position that are returned
 
@@ -44,33 +44,40 @@ class _Row:
 
 @torch.inference_mode()
 def logit_metrics(
-    pair: Pair, exact: Pair | None, ids: Sequence[int]
+    run: ForwardRun, exact: ForwardRun | None, section: Section
 ) -> tuple[LogitMetrics, tuple[Next, ...], float | None]:
     """Return the metrics, the likeliest tokens by position, and a ratio.
 
-    The ratio is rms(A-B) over what independent rounding of both sides would give; None without the
-    logits in the `exact` dtype. `ids` is the prompt. Logits are (positions, vocabulary).
+    The ratio is rms(A-B) over what independent rounding of both sides would give; None without an
+    `exact` pass, in the verdict's dtype. Both passes were computed; `section` is the last one. What
+    is kept of the comparison is dropped. Raises a CkptDiffError.
     """
-    a, b = _logits(pair)
-    padding = [unpacked(values, torch.device("cpu")).get("padding") for values in pair]
+    logits = Logits(run, section)
+    exact_logits = Logits(exact, section) if exact is not None else None
+    count = run.vocabulary
     rows = []
     likeliest = []
-    for position in range(len(a)):
-        token = ids[position + 1] if position + 1 < len(ids) else None
-        one, other = a[position].double(), b[position].double()
-        rows.append(
-            _row(one, other, token, [None if p is None else p[position].double() for p in padding])
-        )
-        likeliest.append(_next(position, one, other))
-    return _metrics(rows, a.shape[-1]), tuple(likeliest), _ratio(a, b, exact)
+    rounding = apart = 0.0
+    for block in position_blocks(len(run.ids), count):
+        a, b = (side.cpu() for side in logits.at(block))
+        for position, pair in enumerate(zip(a, b, strict=True), block.start):
+            (one, padding_a), (other, padding_b) = (
+                (logits[:count].double(), logits[count:].double()) for logits in pair
+            )
+            token = run.ids[position + 1] if position + 1 < len(run.ids) else None
+            rows.append(_row(one, other, token, (padding_a, padding_b)))
+            likeliest.append(_next(position, one, other))
+        if exact_logits is not None:
+            a, b = a[:, :count], b[:, :count]
+            true_a, true_b = (side[:, :count].cpu() for side in exact_logits.at(block))
+            rounding += square_of_difference(a, true_a) + square_of_difference(b, true_b)
+            apart += square_of_difference(a, b)
+    forget(run.comparison)
+    ratio = math.sqrt(apart / rounding) if rounding else None
+    return _metrics(rows, count), tuple(likeliest), ratio
 
 
-def _logits(pair: Pair) -> tuple[Tensor, Tensor]:
-    a, b = (unpacked(values, torch.device("cpu"))["logits"] for values in pair)
-    return a, b
-
-
-def _row(a: Tensor, b: Tensor, token: int | None, padding: Sequence[Tensor | None]) -> _Row:
+def _row(a: Tensor, b: Tensor, token: int | None, padding: Sequence[Tensor]) -> _Row:
     """Return what is measured at a position: a and b are (vocabulary,), token the next id.
 
     `padding` are the logits of further rows of either side.
@@ -105,9 +112,9 @@ def _row(a: Tensor, b: Tensor, token: int | None, padding: Sequence[Tensor | Non
     )
 
 
-def _added(logits: Tensor, padding: Tensor | None) -> float:
+def _added(logits: Tensor, padding: Tensor) -> float:
     """Return by how much rows of padding raise the loss of any token, in nats."""
-    if padding is None:
+    if not len(padding):
         return 0.0
     return float(torch.logsumexp(torch.cat((logits, padding)), 0) - torch.logsumexp(logits, 0))
 
@@ -159,20 +166,9 @@ def _next(position: int, a: Tensor, b: Tensor) -> Next:
 
 def _candidates(own: Tensor, other: Tensor) -> tuple[Candidate, ...]:
     best = own.topk(min(CANDIDATES, len(own))).indices
-    probabilities = torch.softmax(own, -1)
+    probabilities = torch.softmax(own, -1)[best].tolist()
+    ranks = (1 + (other > other[best, None]).sum(-1)).tolist()
     return tuple(
-        Candidate(int(i), float(probabilities[i]), None, 1 + int((other > other[i]).sum()))
-        for i in best
+        Candidate(token, probability, None, rank)
+        for token, probability, rank in zip(best.tolist(), probabilities, ranks, strict=True)
     )
-
-
-def _ratio(a: Tensor, b: Tensor, exact: Pair | None) -> float | None:
-    """Return rms(A-B) / sqrt(E_A² + E_B²), where E is a side's rms distance to its exact logits."""
-    if exact is None:
-        return None
-    true_a, true_b = _logits(exact)
-    rounding = [
-        float((x.double() - y.double()).square().sum()) for x, y in ((a, true_a), (b, true_b))
-    ]
-    delta = float((a.double() - b.double()).square().sum())
-    return math.sqrt(delta / sum(rounding)) if sum(rounding) else None

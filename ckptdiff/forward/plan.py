@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from ckptdiff.forward.holdings import Ranks
     from ckptdiff.forward.model import Model
-    from ckptdiff.results import Tap
 
+MOST_LOGITS = 1 << 23  # elements of a side's logits that are computed at a time
 Kind = Literal["huggingface", "megatron", "meta"]
 Program = Literal["transformers", "meta", "megatron"]
 
@@ -45,27 +45,10 @@ class ForwardRun:
     device: str
     vocabulary: int  # tokens, padding not counted
     compares: bool  # B is compared with A, tap by tap, from A's values
+    ids: tuple[int, ...]  # the prompt
+    comparison: str  # under which a worker keeps the values between jobs
 
 
-@dataclass(frozen=True, slots=True)
-class RawTensor:
-    """A tensor as bytes, which pickle."""
-
-    dtype: str  # torch's name of it
-    shape: tuple[int, ...]
-    content: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class SectionDone:
-    """What a section gives: each side's values for the next one, and the taps."""
-
-    a: dict[str, RawTensor]
-    b: dict[str, RawTensor]
-    taps: tuple[Tap, ...]
-
-
-Streams = dict[str, dict[str, RawTensor]]  # by name of the stream, then of the value
 START = "start"  # the stream that carries no rounding; before the first step, all are equal to it
 
 
@@ -81,15 +64,3 @@ class Energy:
     emulated: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     # Computed in the low precision itself.
     measured: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-
-
-@dataclass(frozen=True, slots=True)
-class Traced:
-    """What a section gives to the attribution: the values of all streams, and sums of squares.
-
-    After the last section there are no values.
-    """
-
-    a: Streams
-    b: Streams
-    energy: Energy

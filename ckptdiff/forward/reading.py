@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import mmap
 import os
 from math import prod
@@ -72,13 +73,26 @@ class Reader:
         self.reads.clear()
         self._kept.clear()
 
+    def casting(self, dtype: torch.dtype) -> Reader:
+        """Return a reader of the same files that casts weights to a dtype first."""
+        reader = copy.copy(self)
+        reader.cast_dtype = dtype
+        return reader
+
     def _converted(
         self, stored: Tensor, held: HeldTensor, dtype: torch.dtype | None = None
     ) -> Tensor:
         self.reads[held.name] = held.dtype
+        stored = self._moved(stored)
         if self.cast_dtype is not None:
             stored = stored.to(self.cast_dtype)
-        return stored.to(device=self.device, dtype=dtype or self.dtype)
+        return stored.to(dtype or self.dtype)
+
+    def _moved(self, stored: Tensor) -> Tensor:
+        """Return a tensor as stored, on the device; to a GPU from pinned memory, not waited for."""
+        if self.device.type != "cuda":
+            return stored.to(self.device)
+        return stored.contiguous().pin_memory().to(self.device, non_blocking=True)
 
     def _stored(self, held: HeldTensor) -> Tensor:
         """Return a tensor as stored; if it is one chunk, a view of the mapped file."""

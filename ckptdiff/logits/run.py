@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from ckptdiff.dtypes import BY_FLAG, ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled
-    from ckptdiff.forward.plan import Energy, ForwardRun, RawTensor, Section, SectionDone, Traced
+    from ckptdiff.forward.plan import Energy, ForwardRun, Section
     from ckptdiff.results import Budget, CauseShare, LogitVerdict, Tap
 
 _NO_ATTRIBUTION: tuple[tuple[CauseShare, ...], Budget | None] = (), None
@@ -59,14 +60,6 @@ def compare_logits(
     yield from run.results(device, dtype, storage, attribute=attribute)
 
 
-@dataclass(frozen=True, slots=True)
-class _Passed:
-    """The result of one forward pass of both models."""
-
-    logits: tuple[dict[str, RawTensor], dict[str, RawTensor]]  # of A and B
-    taps: tuple[Tap, ...]
-
-
 class _LogitComparison:
     """One prompt through two models."""
 
@@ -80,6 +73,7 @@ class _LogitComparison:
     ) -> None:
         self.pair = a, b
         self.ids, self.reference = ids, reference
+        self.name = uuid4().hex  # under which the worker keeps the values between jobs
         self.executor = executor
         self.vocabulary = token_count(a, b)
         check_ids(ids, self.vocabulary)
@@ -97,36 +91,35 @@ class _LogitComparison:
     def results(
         self, device: str, dtype: str, storage: str | None, *, attribute: bool
     ) -> Generator[LogitProgress | LogitDiff, None, None]:
-        needed = 8 * ITEMSIZE[BY_FLAG[dtype]] * max(map(largest_tensor, self.sections))
-        device, note = self._job(_choose, device, needed)
+        device, note = self._job(_choose, device, self._needed(ITEMSIZE[BY_FLAG[dtype]]))
         notes = [note] if note else []
         notes += [note for side in self.sides for note in side.model.notes]
         notes += left_out(*self.pair)
-        passed = yield from self._pass(dtype, device, "layer by layer", compares=True)
-        taps = tuple(self._canonical(passed.taps))
+        run = self._run(dtype, device, compares=True)
+        stepped = yield from self._pass(run, "layer by layer")
+        taps = tuple(self._canonical(stepped))
         judged = judge_taps(taps, dtype)
         reasons = Reasons(self.pair, self.sides, self.reference, self.executor)
         verdict, first = reasons.verdict(judged), judged.first
         notes += list(reasons.without_effect()) if first is None else []
         storage = storage or stored_dtype(self.sections)
-        metrics_in, exact, logits = dtype, None, passed.logits
+        exact = None
         if first is None and storage != dtype:
-            metrics_in, exact = storage, passed.logits
-            in_storage = yield from self._pass(storage, device, f"in {storage}", compares=False)
-            logits = in_storage.logits
+            run, exact = self._run(storage, device, compares=False), run
+            yield from self._pass(run, f"in {storage}")
         shares, rounding_budget = _NO_ATTRIBUTION
         if attribute:
             note = self._why_no_attribution(verdict, storage)
             if not note:
-                shares, rounding_budget, note = yield from self._attribute(storage, device, logits)
+                shares, rounding_budget, note = yield from self._attribute(run)
             notes.append(note)
-        metrics, top, ratio = self._job(_measure, logits, exact, self.ids)
+        metrics, top, ratio = self._job(_measure, run, exact, self.sections[-1])
         yield LogitDiff(
             ids=self.ids,
             texts=(),
             device=device,
             dtype=dtype,
-            storage=metrics_in,
+            storage=run.dtype,
             verdict=verdict,
             sentence=reasons.sentence(verdict, judged, taps),
             conditions=reasons.conditions,
@@ -142,30 +135,37 @@ class _LogitComparison:
             notes=tuple(notes),
         )
 
-    def _pass(
-        self, dtype: str, device: str, doing: str, *, compares: bool
-    ) -> Generator[LogitProgress, None, _Passed]:
-        """Compute all sections of both sides; yield a LogitProgress after each."""
+    def _needed(self, itemsize: int) -> int:
+        """Return the most memory of a step, in bytes, if numbers are computed in `itemsize`.
+
+        That is a layer's weights, or the attention scores of all heads, or some positions' logits
+        and their copies in float64.
+        """
+        from ckptdiff.forward.plan import MOST_LOGITS
+
+        heads = max(side.model.num_attention_heads for side in self.sides)
+        weights = 8 * itemsize * max(map(largest_tensor, self.sections))
+        scores = 4 * max(itemsize, 4) * heads * len(self.ids) ** 2
+        logits = 4 * (itemsize + 8) * max(MOST_LOGITS, 8 * self.vocabulary)
+        return max(weights + scores, logits)
+
+    def _run(self, dtype: str, device: str, *, compares: bool) -> ForwardRun:
         from ckptdiff.forward.plan import ForwardRun
 
-        run = ForwardRun(*self.sides, dtype, device, self.vocabulary, compares)
-        a = b = self._start()
+        return ForwardRun(
+            *self.sides, dtype, device, self.vocabulary, compares, self.ids, self.name
+        )
+
+    def _pass(self, run: ForwardRun, doing: str) -> Generator[LogitProgress, None, tuple[Tap, ...]]:
+        """Compute all sections of both sides; yield a LogitProgress after each, return the taps."""
         taps: list[Tap] = []
         for number, section in enumerate(self.sections, 1):
             started = time.monotonic()
-            done: SectionDone = self._job(_take_section, run, section, a, b)
-            a, b = done.a, done.b
-            taps += done.taps
+            done: tuple[Tap, ...] = self._job(_take_section, run, section)
+            taps += done
             seconds = time.monotonic() - started
-            yield LogitProgress(doing, number, len(self.sections), seconds, done.taps)
-        return _Passed((a, b), tuple(taps))
-
-    def _start(self) -> dict[str, RawTensor]:
-        """Return the values before the first step: the ids, int64 of (positions,)."""
-        from ckptdiff.forward.plan import RawTensor
-
-        ids = b"".join(i.to_bytes(8, "little") for i in self.ids)
-        return {"ids": RawTensor("int64", (len(self.ids),), ids)}
+            yield LogitProgress(doing, number, len(self.sections), seconds, done)
+        return tuple(taps)
 
     def _why_no_attribution(self, verdict: LogitVerdict, storage: str) -> str:
         """Return a note that says why there is no attribution, or nothing."""
@@ -181,23 +181,16 @@ class _LogitComparison:
         return why and f"no attribution: {why}"
 
     def _attribute(
-        self, storage: str, device: str, logits: tuple[dict[str, RawTensor], dict[str, RawTensor]]
+        self, run: ForwardRun
     ) -> Generator[LogitProgress, None, tuple[tuple[CauseShare, ...], Budget | None, str]]:
         """Trace each kind of rounding through both models; return causes, budget and a note.
 
-        `logits` are those that were computed in the storage dtype.
+        `run` is the pass in the storage dtype.
         """
-        from ckptdiff.forward.plan import START, ForwardRun
-
-        run = ForwardRun(*self.sides, storage, device, self.vocabulary, compares=False)
-        a = b = {START: self._start()}
         energies: list[Energy] = []
         for number, section in enumerate(self.sections, 1):
             started = time.monotonic()
-            low = logits if section.part == "last" else None
-            traced: Traced = self._job(_trace_section, run, section, a, b, low)
-            a, b = traced.a, traced.b
-            energies.append(traced.energy)
+            energies.append(self._job(_trace_section, run, section))
             seconds = time.monotonic() - started
             yield LogitProgress("rounding by rounding", number, len(self.sections), seconds)
         shares, rounding, note = self._job(_budget, run, energies[1:-1], energies[-1])
@@ -237,12 +230,10 @@ def _choose(device: str, needed: int) -> tuple[str, str]:
     return choose(device, needed, available_cpus())
 
 
-def _take_section(
-    run: ForwardRun, section: Section, a: dict[str, RawTensor], b: dict[str, RawTensor]
-) -> SectionDone:
+def _take_section(run: ForwardRun, section: Section) -> tuple[Tap, ...]:
     from ckptdiff.forward.lockstep import take_section
 
-    return take_section(run, section, a, b)
+    return take_section(run, section)
 
 
 def _trace_section(*arguments: Any) -> Any:

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from ckptdiff.assembly.assemble import assemble_pair
-from ckptdiff.errors import BadArgument
+from ckptdiff.errors import BadArgument, OutOfMemory
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.forward import device
+from ckptdiff.forward.arithmetic import Arithmetic
 from ckptdiff.logits.run import compare_logits
 from ckptdiff.results import LogitDiff
 
@@ -26,7 +27,8 @@ HAS_CUDA = torch.cuda.is_available()
 def gpu(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     """Pretend that there is a GPU with so many free bytes."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, free))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number=None: (free, free))
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="there is a GPU")
@@ -51,6 +53,28 @@ def test_a_gpu_that_is_too_full_is_left_with_a_word(monkeypatch: pytest.MonkeyPa
     assert "1.0 GiB free, a step takes 2.0" in why
     with pytest.raises(BadArgument, match=r"1\.0 GiB free"):
         device.choose("cuda", 2**31, THREADS)
+
+
+def test_a_gpu_is_chosen_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu(monkeypatch, free=2**30)
+    assert device.choose("cuda:1", 2**29, THREADS) == ("cuda:1", "")
+    with pytest.raises(BadArgument, match="there is no cuda:2: cuda:0 to cuda:1 are there"):
+        device.choose("cuda:2", 2**29, THREADS)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")]
+)
+def test_too_little_memory_is_said_as_that(
+    tiny_hf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def attend(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Arithmetic, "attend", attend)
+    pair = assemble_pair(*(open_checkpoint(tiny_hf()) for _ in "ab"))
+    with pytest.raises(OutOfMemory, match="A, layer 0, ctx: cpu ran out of memory"):
+        list(compare_logits(*pair, range(8), InlineExecutor(), device="cpu"))
 
 
 @pytest.mark.skipif(not HAS_CUDA, reason="there is no GPU")

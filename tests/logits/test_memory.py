@@ -29,9 +29,9 @@ SIZES: dict[str, Any] = {
 LAYER = 4 * (4 * 640 * 640 + 3 * 640 * 1280)  # bytes of a layer's weights in float32: 16 MB
 
 
-def measured(a: Path, b: Path, dtype: str = "bf16") -> dict[str, Any]:
+def measured(a: Path, b: Path, dtype: str = "bf16", tokens: int = 8) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.logit_memory", str(a), str(b), dtype, "8"],
+        [sys.executable, "-m", "tests.support.logit_memory", str(a), str(b), dtype, str(tokens)],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         check=True,
@@ -65,3 +65,18 @@ def test_memory_does_not_grow_with_depth(pair: Callable[[int], tuple[Path, Path]
     # too late to see the peak of two layers, finds some half of `LAYER` more.
     assert more[8] < more[2] + 1.5 * LAYER
     assert more[8] < 2 * LAYER + 40e6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what memory is anonymous")
+def test_memory_does_not_grow_with_vocabulary_times_prompt(tmp_path: Path) -> None:
+    vocab = 32_000
+    small = {"hidden": 32, "heads": 2, "groups": 2, "head_dim": 16, "ffn": 48, "vocab": vocab}
+    make_hf(tmp_path / "hf", layers=1, **small)
+    found = {
+        tokens: measured(tmp_path / "hf", tmp_path / "hf", tokens=tokens) for tokens in (256, 768)
+    }
+    assert all(told["verdict"] == "arithmetic" for told in found.values())
+    grown = found[768]["peak"] - found[256]["peak"]
+    # The logits of either side alone, of so many more positions, in float32.
+    assert grown < (768 - 256) * vocab * 4

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ckptdiff.executor import InlineExecutor
-from ckptdiff.forward.lockstep import unpacked
+from ckptdiff.forward.lockstep import Logits
 from ckptdiff.logits import run as engine
 from ckptdiff.results import LogitDiff
 from tests.support.pairs import open_pair
@@ -29,16 +29,12 @@ def free_run(
     a: Path, b: Path, ids: Sequence[int], dtype: str, reference: str = "hf"
 ) -> tuple[Tensor, Tensor]:
     """Return both sides' logits, each side on its own values from the first step to the last."""
-    run = engine._LogitComparison(*open_pair(a, b), tuple(ids), InlineExecutor(), reference)
-    taking = run._pass(dtype, "cpu", "", compares=False)
-    while True:
-        try:
-            next(taking)
-        except StopIteration as end:
-            one, other = end.value.logits
-            break
-    cpu = torch.device("cpu")
-    return unpacked(one, cpu)["logits"], unpacked(other, cpu)["logits"]
+    comparison = engine._LogitComparison(*open_pair(a, b), tuple(ids), InlineExecutor(), reference)
+    run = comparison._run(dtype, "cpu", compares=False)
+    for _ in comparison._pass(run, ""):
+        pass
+    with torch.inference_mode():
+        return Logits(run, comparison.sections[-1]).at(slice(len(ids)))
 
 
 def compare_logits(a: Path, b: Path, ids: Sequence[int], **options: Any) -> LogitDiff:
