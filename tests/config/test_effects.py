@@ -71,7 +71,7 @@ MOVING: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
     ]),
     (ONE_EXPERT, [{"moe_apply_probs_on_input": True}]),
 ]  # fmt: skip
-NEWER = [
+NEWER: list[tuple[dict[str, Any], list[dict[str, Any]]]] = [
     (EXPERTS, [{"moe_router_force_biased": 1.0}, {"moe_router_score_function": "sqrtsoftplus"}])
 ]
 

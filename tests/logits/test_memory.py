@@ -71,7 +71,7 @@ def test_memory_does_not_grow_with_depth(pair: Callable[[int], tuple[Path, Path]
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells what memory is anonymous")
 def test_memory_does_not_grow_with_vocabulary_times_prompt(tmp_path: Path) -> None:
     vocab = 32_000
-    small = {"hidden": 32, "heads": 2, "groups": 2, "head_dim": 16, "ffn": 48, "vocab": vocab}
+    small: Any = {"hidden": 32, "heads": 2, "groups": 2, "head_dim": 16, "ffn": 48, "vocab": vocab}
     make_hf(tmp_path / "hf", layers=1, **small)
     found = {
         tokens: measured(tmp_path / "hf", tmp_path / "hf", tokens=tokens) for tokens in (256, 768)

@@ -29,12 +29,17 @@ def free_run(
     a: Path, b: Path, ids: Sequence[int], dtype: str, reference: str = "hf"
 ) -> tuple[Tensor, Tensor]:
     """Return both sides' logits, each side on its own values from the first step to the last."""
-    comparison = engine._LogitComparison(*open_pair(a, b), tuple(ids), InlineExecutor(), reference)
+    pair = open_pair(a, b)
+    comparison = engine._LogitComparison(*pair, tuple(ids), InlineExecutor(), reference)
+    return run_freely(comparison, dtype)
+
+
+def run_freely(comparison: engine._LogitComparison, dtype: str) -> tuple[Tensor, Tensor]:
     run = comparison._run(dtype, "cpu", compares=False)
     for _ in comparison._pass(run, ""):
         pass
     with torch.inference_mode():
-        return Logits(run, comparison.sections[-1]).at(slice(len(ids)))
+        return Logits(run, comparison.sections[-1]).at(slice(len(run.ids)))
 
 
 def compare_logits(a: Path, b: Path, ids: Sequence[int], **options: Any) -> LogitDiff:

@@ -23,8 +23,8 @@ from ckptdiff.errors import CkptDiffError
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.forward.hf_config import FAMILIES
-from ckptdiff.forward.lockstep import unpacked
 from ckptdiff.logits import run as engine
+from tests.support.logit_runs import run_freely
 from tests.support.oracle_keys import IDS, Probe, candidates, probes, values
 
 if TYPE_CHECKING:
@@ -40,13 +40,7 @@ def ours(folder: Path) -> tuple[Any, tuple[str, ...]]:
     """Return the logits of a folder, and what is not computed of it. Raises a CkptDiffError."""
     pair = assemble_pair(open_checkpoint(folder), open_checkpoint(folder))
     run = engine._LogitComparison(*pair, tuple(IDS), InlineExecutor(), "hf")
-    taking = run._pass("fp32", "cpu", "", compares=False)
-    while True:
-        try:
-            next(taking)
-        except StopIteration as end:
-            logits = unpacked(end.value.logits[0], torch.device("cpu"))["logits"]
-            return logits, run.sides[0].model.not_computed
+    return run_freely(run, "fp32")[0], run.sides[0].model.not_computed
 
 
 def outcome(probe: Probe, key: str, value: Any, folder: Path) -> str:

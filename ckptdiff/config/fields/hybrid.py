@@ -97,8 +97,8 @@ def _no_rope_hf(side: ConfigSide) -> Stated | None:
     if reads(side.get("model_type"), "no_rope_layers") and (listed or (every and count)):
         pattern = [int(not one) for one in listed or ()]
         pattern = pattern or [int((n + 1) % every == 0) for n in range(count or 0)]
-        name = "no_rope_layers" if listed else "no_rope_layer_interval"
-        return Stated(pattern if any(pattern) else None, name, listed or every)
+        key = "no_rope_layers" if listed else "no_rope_layer_interval"
+        return Stated(pattern if any(pattern) else None, key, listed or every)
     if side.family != "exaone4" or side.get("sliding_window") is None:
         name = "sliding_window" if side.family == "exaone4" and side.has("sliding_window") else None
         return Stated(None, name, None, None if name else f"every {side.family} model")
