@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ckptdiff.assembly.assemble import assemble_pair
 from ckptdiff.executor import InlineExecutor
+from ckptdiff.formats import open_checkpoint
 from ckptdiff.forward.lockstep import Logits
 from ckptdiff.logits import run as engine
 from ckptdiff.results import LogitDiff
-from tests.support.pairs import open_pair
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,21 +30,25 @@ def free_run(
     a: Path, b: Path, ids: Sequence[int], dtype: str, reference: str = "hf"
 ) -> tuple[Tensor, Tensor]:
     """Return both sides' logits, each side on its own values from the first step to the last."""
-    pair = open_pair(a, b)
+    pair = assemble_pair(open_checkpoint(a), open_checkpoint(b))
     comparison = engine._LogitComparison(*pair, tuple(ids), InlineExecutor(), reference)
     return run_freely(comparison, dtype)
 
 
 def run_freely(comparison: engine._LogitComparison, dtype: str) -> tuple[Tensor, Tensor]:
+    """Return both sides' logits, (positions, tokens), without those of padding."""
     run = comparison._run(dtype, "cpu", compares=False)
     for _ in comparison._pass(run, ""):
         pass
     with torch.inference_mode():
-        return Logits(run, comparison.sections[-1]).at(slice(len(run.ids)))
+        one, other = Logits(run, comparison.sections[-1]).at(slice(len(run.ids)))
+    return one[:, : run.vocabulary], other[:, : run.vocabulary]
 
 
 def compare_logits(a: Path, b: Path, ids: Sequence[int], **options: Any) -> LogitDiff:
     """Return what the comparison comes to, in this process."""
-    *_, found = engine.compare_logits(*open_pair(a, b), ids, InlineExecutor(), **options)
+    *_, found = engine.compare_logits(
+        *assemble_pair(open_checkpoint(a), open_checkpoint(b)), ids, InlineExecutor(), **options
+    )
     assert isinstance(found, LogitDiff)
     return found
