@@ -42,7 +42,7 @@ _ONE_WINDOW = ("mistral", "mixtral", "phi3", "qwen3_moe")
 # Classes without norms of queries and keys.
 _WITHOUT_QK_NORM = (
     *("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "gemma", "gemma2", "phi3"),
-    *("nemotron", "gpt2", "gpt_neox", "gpt_oss"),
+    *("nemotron", "nemotron_h", "gpt2", "gpt_neox", "gpt_oss"),
 )
 
 # The fields that a kind of rotary scaling requires.
