@@ -33,6 +33,7 @@ COMPUTED: dict[str, Effect] = {
                 multi_latent_attention q_lora_rank kv_lora_rank qk_head_dim qk_pos_emb_head_dim
                 v_head_dim
 """,
+            "caps": "attn_logit_softcapping final_logit_softcapping",
             "positions": """
                 position_embedding_type use_rotary_position_embeddings rotary_base rotary_percent
                 rotary_interleaved rotary_seq_len_interpolation_factor seq_len_interpolation_factor

@@ -50,8 +50,6 @@ def _drops(args: Args) -> bool:
 NOT_DONE: dict[str, Effect] = {
     # ── attention and layers ─────────────────────────────────────────────────────────────────────
     "qk_l2_norm": changes("queries and keys are normalised, without weights"),
-    "attn_logit_softcapping": changes("scores of attention are capped", 0),
-    "final_logit_softcapping": changes("logits are capped", 0),
     "mrope_section": changes("positions have several parts", read=_has_mrope),
     **parts_of(
         "experimental_attention_variant",
