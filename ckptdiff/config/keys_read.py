@@ -24,7 +24,7 @@ _ALL = frozenset({"vocab_size", "hidden_size", "num_attention_heads", "is_causal
 _DEEP = _ALL | {"num_hidden_layers", "max_position_embeddings", "tie_word_embeddings"}
 _TWO_ROPES = _DEEP | {
     *("rope_parameters", "rope_scaling", "rope_theta", "num_key_value_heads", "head_dim"),
-    *("rms_norm_eps", "intermediate_size"),
+    *("rms_norm_eps", "intermediate_size", "partial_rotary_factor"),
 }
 _ROTARY = _TWO_ROPES | {"original_max_position_embeddings"}
 _LLAMA = _ROTARY | {"hidden_act"}
@@ -87,7 +87,9 @@ KEYS: dict[str, frozenset[str]] = {
     "exaone4": _LLAMA | _WINDOW | {"sliding_window_pattern"},
     "olmoe": _BIASED | _CHOSEN | {"clip_qkv", "norm_topk_prob", "num_experts", "num_local_experts"},
     "phi3": _LLAMA | {"sliding_window", "partial_rotary_factor"},
-    "gpt_neox": (_BIASED - {"num_key_value_heads", "rms_norm_eps", "rope_theta"})
+    "gpt_neox": (
+        _BIASED - {"num_key_value_heads", "rms_norm_eps", "rope_theta", "partial_rotary_factor"}
+    )
     | {"layer_norm_eps", "rotary_emb_base", "rotary_pct", "use_parallel_residual"},
     "qwen3_next": _DELTA | _EXPERTS | _SOME_DENSE | _SHARED,
     "qwen3_5_text": _DELTA,

@@ -172,7 +172,7 @@ class Probe:
         """
         effect, _ = self.run({key: value})
         if effect.startswith("fails"):
-            return "." in key or hasattr(self.config, key)
+            return "." in key or key in _OF_ROPE or hasattr(self.config, key)
         return effect not in ("", "illegal")
 
     def read_among(self, changes: Mapping[str, Any]) -> list[str]:

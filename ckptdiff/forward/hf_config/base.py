@@ -131,7 +131,12 @@ def rope_of(config: Config, channels: int) -> Rope:
     base: Any = scaling.get("rope_theta", config.get("rope_theta", 10000.0))
     fraction: Any = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
     if config.get("model_type") not in _PARTLY_ROTATED:
-        if kind != "default" and int(channels * fraction) != channels:
+        is_whole = int(channels * fraction) == channels
+        if not is_whole and config.get("model_type") == "glm4_moe_lite":
+            raise UnsupportedLayout(
+                f"config.json: partial_rotary_factor is {fraction}, which is not yet computed"
+            )
+        if not is_whole and kind != "default":
             raise UnsupportedLayout(
                 f"config.json: partial_rotary_factor is {fraction}, with rope_type {kind}: "
                 "transformers' class rotates whole heads, and cannot compute this"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.forward.hf_config.base import activation_of, llama, refuse, rope_of, size
 from ckptdiff.forward.model import LayerSpec, Model
 
@@ -117,8 +118,15 @@ def gpt_neox(config: Config) -> Model:
         "head_dim": None,
         "num_key_value_heads": None,
     }
+    model = llama({**config, **words})
+    if config.get("head_dim", model.kv_channels) != model.kv_channels:
+        # The class makes its rotary table of this size, and its heads of the other.
+        raise UnsupportedLayout(
+            f"config.json: head_dim is {config['head_dim']}, and heads have {model.kv_channels} "
+            "channels: this is not yet computed"
+        )
     return replace(
-        llama({**config, **words}),
+        model,
         layernorm_epsilon=float(config.get("layer_norm_eps", 1e-5)),
         rms_norm=False,
         gated=False,

@@ -148,6 +148,12 @@ def deepseek_v2(config: Config) -> Model:
         wide_logits=True,
         wide_weights=True,
     )
+    within = routing.experts // routing.groups * routing.chosen_groups
+    if routing.chosen > within:
+        raise UnsupportedLayout(
+            f"config.json: num_experts_per_tok is {routing.chosen}, and the groups that are chosen "
+            f"have {within} experts: this is not yet computed"
+        )
     dense = config.get("first_k_dense_replace", 0)
     model = _with_latent({**config, "rope_interleave": True})
     return with_experts(model, routing, lambda n: n >= dense)
