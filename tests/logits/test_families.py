@@ -374,6 +374,7 @@ DIFFERING = {
 }
 # What Megatron has no word for: biases of latent attention or of the MLP alone, say.
 NOT_CONVERTED = ("deepseek_v2-biased", "gpt_oss-limited", "gpt_neox-plain")
+CUTS: tuple[dict[str, Any], ...] = ({"tp": 2}, {"pp": 2, "names": "te"})
 UNCUT = {"tp": 2, "ep": 2, "etp": 1}  # experts with biases are not cut
 # What the args cannot tell, so that it is taken from config.json, or neither side can.
 NOTES = (
@@ -383,8 +384,15 @@ NOTES = (
 )
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in NOT_CONVERTED])
-@pytest.mark.parametrize("cut", [{"tp": 2}, {"pp": 2, "names": "te"}])
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    [
+        pytest.param(name, cut, marks=[pytest.mark.slow] if number and "-" in name else [])
+        for name in MODELS
+        if name not in NOT_CONVERTED
+        for number, cut in enumerate(CUTS)
+    ],
+)
 def test_a_conversion_is_only_arithmetic_but_where_the_programs_differ(
     name: str, cut: dict[str, Any], written: Path, tmp_path: Path
 ) -> None:
