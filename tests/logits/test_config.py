@@ -89,3 +89,22 @@ def test_qwen2_slides_only_behind_the_layers_that_transformers_would() -> None:
     }  # fmt: skip
     windows = [layer.window for layer in hf_config.read(config).layers]
     assert windows == [None] * 28 + [3] * 2
+
+
+def test_a_cap_that_args_say_is_not_taken_from_the_other_side() -> None:
+    config = {
+        "model_type": "gemma2", "num_attention_heads": 4, "hidden_size": 32,
+        "num_hidden_layers": 2, "head_dim": 8,
+    }  # fmt: skip
+    other = hf_config.read(config)
+    for said, cap in (({}, 50.0), *(({"attn_logit_softcapping": n}, n) for n in (None, 0.5))):
+        model = megatron_args.read(told(kv_channels=8, **said), "gemma2", other)
+        assert model.attention_cap == cap
+        assert ("cap of attention scores" in model.taken) == (not said)
+        assert "cap of logits" in model.taken
+
+
+def test_a_layer_has_no_positions_where_args_leave_them_out() -> None:
+    for freq in (2, [0, 1]):
+        layers = megatron_args.read(told(no_rope_freq=freq), "llama").layers
+        assert [layer.rope is None for layer in layers] == [False, True]

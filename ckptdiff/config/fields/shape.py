@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptdiff.config.fields.base import MEGATRON, ConfigSide, Stated
+from ckptdiff.config.fields.base import MEGATRON, TRANSFORMERS, ConfigSide, Stated
 
 SHAPES = "Tensors have other shapes, so the weights of one side do not load into the other."
 MAX_LAYERS = 10_000  # of a pattern, which is listed layer by layer
@@ -64,6 +64,11 @@ def layer_pattern(side: ConfigSide) -> Stated | None:
 
 
 def _pattern_hf(side: ConfigSide, count: int) -> Stated | None:
+    if side.get("model_type") == "glm4_moe_lite":  # whose class reads nothing else for it
+        kinds = side.get("mlp_layer_types") or ["dense", *["sparse"] * (count - 1)]
+        pattern = [int(kind == "sparse") for kind in kinds]
+        name = "mlp_layer_types" if side.get("mlp_layer_types") else None
+        return Stated(pattern, name, kinds, None if name else TRANSFORMERS)
     dense = side.get("first_k_dense_replace")
     if dense is not None:
         every = side.get(PATTERN) or 1

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from ckptdiff.errors import UnsupportedLayout
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from ckptdiff.forward.megatron_args.base import Args
     from ckptdiff.forward.model import Model, Rope
 
@@ -17,9 +19,9 @@ _NORMS = ("norms_in_front", "norms_behind")
 _STATED_BY = {
     "gate_limit": "activation_func_clamp_value",
     "up_offset": "glu_linear_offset",
-    "attention_cap": "attn_logit_softcapping",
-    "logit_cap": "final_logit_softcapping",
 }
+# Fields of Megatron-Bridge's classes, which are in no args of Megatron-LM: there, None is no cap.
+_CAPS = {"attention_cap": "attn_logit_softcapping", "logit_cap": "final_logit_softcapping"}
 _OF_FUNCTION = ("activation", "gated", "gate_limit", "up_offset")
 _FUNCTIONS = ("swiglu", "squared_relu", "quick_geglu")  # args that state it
 _GEMMA = ("embedding_scale", "activation", "gated")
@@ -53,14 +55,19 @@ def _like(own: Rope | None, other: Rope | None) -> Rope | None:
     return replace(own, base=other.base, scaling=other.scaling)
 
 
-def completed(model: Model, args: Args, other: Model | None) -> Model:
-    """Return the model with what no arg states from the other side. Raises UnsupportedLayout."""
+def completed(model: Model, args: Args, named: Container[str], other: Model | None) -> Model:
+    """Return the model with what no arg states from the other side.
+
+    `named` are all args, those that are None among them. Raises UnsupportedLayout.
+    """
     names = list(NOT_IN_ARGS[model.family])
     is_stated = any(args.get(name) for name in _FUNCTIONS)
     names = [
         name
         for name in names
-        if not args.get(_STATED_BY.get(name, "")) and not (is_stated and name in _OF_FUNCTION)
+        if not args.get(_STATED_BY.get(name, ""))
+        and _CAPS.get(name) not in named
+        and not (is_stated and name in _OF_FUNCTION)
     ]
     if not names:
         return model

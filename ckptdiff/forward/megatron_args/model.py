@@ -60,6 +60,7 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
     if a size is missing, UnsupportedLayout for what is not computed, or if the other model is
     needed and is None.
     """
+    named = frozenset(args)
     args = {name: value for name, value in args.items() if value is not None}
     _refuse(family)
     heads = size(args, "num_attention_heads")
@@ -129,7 +130,7 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
     if args.get("multi_latent_attention"):
         model = with_latent(model, args)
     model = with_delta_net(with_mamba(model, args, routing), args)
-    return completed(model, args, other) if family in NOT_IN_ARGS else model
+    return completed(model, args, named, other) if family in NOT_IN_ARGS else model
 
 
 def check_stated(args: Args, file: str) -> None:
