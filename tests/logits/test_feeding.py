@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ckptdiff.assembly.assemble import assemble_pair
-from ckptdiff.cli.main import main
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.logits.feeding import fed_otherwise
 from ckptdiff.logits.tokenizer import encode_text
 from tests.support.pairs import edit_rank
+from tests.support.program import ckptdiff
 from tests.support.tokenizers_made import tokenizer_json
 
 if TYPE_CHECKING:
@@ -61,30 +61,28 @@ def megatron(
     return changed
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
-    code = main([*map(str, arguments)])
-    return code, capsys.readouterr().out
+def run(*arguments: str | Path) -> tuple[int, str]:
+    done = ckptdiff(*arguments)
+    return done.returncode, done.stdout
 
 
-def test_a_lost_bos_is_exit_1_with_a_prompt_and_a_line_with_ids(
-    two: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_lost_bos_is_exit_1_with_a_prompt_and_a_line_with_ids(two: tuple[Path, Path]) -> None:
     a, b = two
-    assert run(capsys, "logits", a, b, "--prompt", PROMPT)[0] == 0
+    assert run("logits", a, b, "--prompt", PROMPT)[0] == 0
     (b / "tokenizer.json").write_text(tokenizer_json(bos=False))
-    code, text = run(capsys, "logits", a, b, "--prompt", PROMPT)
+    code, text = run("logits", a, b, "--prompt", PROMPT)
     assert code == 1
     assert "!  A's tokenizer puts BOS (0 '<s>') before this text, B's does not" in text
     assert text.splitlines()[-1] == "verdict: arithmetic, but of other ids than B gets"
-    code, text = run(capsys, "logits", a, b, "--ids", "3,4,5")
+    code, text = run("logits", a, b, "--ids", "3,4,5")
     assert code == 0
     assert "i  Special tokens around a text <s> in A, nothing in B" in text
-    assert run(capsys, "logits", a, b, "--prompt", PROMPT, "--bos", "no")[0] == 0
-    code, text = run(capsys, "logits", a, b, "--prompt", PROMPT, "--json", "-")
+    assert run("logits", a, b, "--prompt", PROMPT, "--bos", "no")[0] == 0
+    code, text = run("logits", a, b, "--prompt", PROMPT, "--json", "-")
     document = json.loads(text)
     assert (document["verdict"], document["same_ids"], code) == ("arithmetic", False, 1)
     assert len(document["fed_otherwise"]) == 1
-    code, text = run(capsys, "diff", a, b)
+    code, text = run("diff", a, b)
     assert code == 1
     assert "!  Special tokens around a text" in text
 
