@@ -141,6 +141,7 @@ class Given:
             return self._last[1]
         if self._last is not None and self._last[0] is _ALL:
             return tuple(value[rows] for value in self._last[1])
+        self._last = None  # two blocks of logits are never in memory
         values = self._values
         if rows is not _ALL:
             values = {name: value[rows] for name, value in values.items()}

@@ -54,27 +54,42 @@ def logit_metrics(
     """
     logits = Logits(run, section)
     exact_logits = Logits(exact, section) if exact is not None else None
-    count = run.vocabulary
-    rows = []
-    likeliest = []
+    rows: list[_Row] = []
+    likeliest: list[Next] = []
     rounding = apart = 0.0
-    for block in position_blocks(len(run.ids), count):
-        a, b = (side.cpu() for side in logits.at(block))
-        for position, pair in enumerate(zip(a, b, strict=True), block.start):
-            (one, padding_a), (other, padding_b) = (
-                (logits[:count].double(), logits[count:].double()) for logits in pair
-            )
-            token = run.ids[position + 1] if position + 1 < len(run.ids) else None
-            rows.append(_row(one, other, token, (padding_a, padding_b)))
-            likeliest.append(_next(position, one, other))
+    for block in position_blocks(len(run.ids), run.vocabulary):
+        pair = logits.at(block)
+        _measure_rows(run, block.start, pair, rows, likeliest)
         if exact_logits is not None:
-            a, b = a[:, :count], b[:, :count]
-            true_a, true_b = (side[:, :count].cpu() for side in exact_logits.at(block))
+            a, b, true_a, true_b = (
+                side[:, : run.vocabulary] for side in (*pair, *exact_logits.at(block))
+            )
             rounding += square_of_difference(a, true_a) + square_of_difference(b, true_b)
             apart += square_of_difference(a, b)
+            del a, b, true_a, true_b
+        del pair  # two blocks of logits are never in memory
     forget(run.comparison)
     ratio = math.sqrt(apart / rounding) if rounding else None
-    return _metrics(rows, count), tuple(likeliest), ratio
+    return _metrics(rows, run.vocabulary), tuple(likeliest), ratio
+
+
+def _measure_rows(
+    run: ForwardRun,
+    start: int,
+    pair: tuple[Tensor, Tensor],
+    rows: list[_Row],
+    likeliest: list[Next],
+) -> None:
+    """Add what is measured at the positions from `start`; logits are (positions, padded rows)."""
+    count = run.vocabulary
+    a, b = (side.cpu() for side in pair)
+    for position, both in enumerate(zip(a, b, strict=True), start):
+        (one, padding_a), (other, padding_b) = (
+            (logits[:count].double(), logits[count:].double()) for logits in both
+        )
+        token = run.ids[position + 1] if position + 1 < len(run.ids) else None
+        rows.append(_row(one, other, token, (padding_a, padding_b)))
+        likeliest.append(_next(position, one, other))
 
 
 def _row(a: Tensor, b: Tensor, token: int | None, padding: Sequence[Tensor]) -> _Row:
