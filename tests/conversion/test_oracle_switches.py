@@ -131,4 +131,7 @@ def test_switches(model: str, oracle: Oracle, tmp_path: Path) -> None:
         assert conflicts == ([said] if said else []), changes
         if computed:
             apart = float((free_run(hf, out, IDS, "fp32")[1][:, :64] - wanted).abs().max())
-            assert (apart > 1e-2) if said else (apart < 2e-5), changes
+            if said and said != CONVOLVED:  # whose biases are written as zeros
+                assert apart > 1e-2, changes
+            else:  # the epsilon of latent norms is in `often`
+                assert apart < (1e-3 if often else 2e-5), changes

@@ -381,7 +381,6 @@ NOTES = (
     *("gemma", "gemma2", "gemma3", "olmo2", "olmo3", "olmoe", "olmoe-clipped"),
     *("exaone4", "exaone4-full"),
     *("deepseek_v3", "deepseek_v3-plain", "glm4_moe"),
-    *("gpt2", "gpt2-unscaled"),  # dropout in training
 )
 
 

@@ -174,11 +174,11 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
         }
         dense = get("first_k_dense_replace") or 0
         kinds = get("mlp_layer_types")
-        if model != "nemotron_h":
-            options["moe_layer_freq"] = [
-                int(kinds[i] == "sparse" if kinds else i >= dense)
-                for i in range(hf.num_hidden_layers)
-            ]
+        sparse = [
+            int(kinds[i] == "sparse" if kinds else i >= dense) for i in range(hf.num_hidden_layers)
+        ]
+        if model != "nemotron_h" and not all(sparse):  # a list alone has layers saved one by one
+            options["moe_layer_freq"] = sparse
         shared = get("shared_expert_intermediate_size")
         if get("n_shared_experts"):
             shared = hf.n_shared_experts * hf.moe_intermediate_size
