@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 WHEEL = os.environ.get("CKPTDIFF_MEGATRON", "")
 PLANS = 9  # of each family
+# Args of families with sizes that no others have: more plans of them find each limit alone.
+RARE = ("multi_latent_attention", "mamba_num_heads", "linear_num_key_heads")
 Args = dict[str, Any]
 Plan = tuple[Planned, Args]
 # Limits of what is not built here: the legacy model, rank files; a vocabulary is padded to fit.
@@ -227,21 +229,22 @@ def test_what_megatron_refuses_is_refused_and_nothing_else(
     wheel = WHEEL if version == "0.19" else ""
     if version == "0.19" and not (wheel and (Path(wheel) / "megatron/core").is_dir()):
         pytest.skip(NO_NEWEST)
-    chance = random.Random(18)
-    plans = []
-    for args in families.values():
-        # These have sizes that no others have.
-        rare = args.get("multi_latent_attention") or args.get("mamba_num_heads")
+    plans: list[Plan] = []
+    chances: list[random.Random] = []
+    for family, args in families.items():
+        chance = random.Random(family)
+        rare = any(map(args.get, RARE))
         for _ in range(PLANS * (6 if rare else 1)):
             changed = resized(args, chance)
             size = size_of(args, chance)
             ends = [chance.choice([None, None, 1, 2]) if size.pp > 1 else None for _ in range(2)]
             plans.append(plan_of(changed, size, ends, version))
+            chances.append(chance)
     ours = [refusal(*plan) for plan in plans]
     sole = sole_limits(plans)
     second = [
         other
-        for plan, why in zip(plans, ours, strict=True)
+        for plan, why, chance in zip(plans, ours, chances, strict=True)
         if why and (other := proposed(plan, why, chance))
     ]
     assert [why for plan in second if (why := refusal(*plan))] == []

@@ -12,8 +12,11 @@ import json
 import sys
 import warnings
 from importlib import import_module
+from importlib.util import find_spec
 from math import lcm
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -110,6 +113,12 @@ def build(args: dict[str, Any]) -> None:
             build_plain(config, args)
 
 
+def check_stages(counts: list[int], num_layers: int) -> None:
+    """Refuse what Megatron builds without a word: layers left out, or twice, or an empty stage."""
+    is_whole = sum(counts) == num_layers and min(counts) > 0
+    assert is_whole, f"Megatron builds {counts} layers of {num_layers}"
+
+
 def build_plain(config: Any, args: dict[str, Any]) -> None:
     block = import_module("megatron.core.transformer.transformer_block")
     specs: Any = import_module("megatron.core.models.gpt.gpt_layer_specs")
@@ -122,9 +131,9 @@ def build_plain(config: Any, args: dict[str, Any]) -> None:
         chunks = range(vpp) if vpp else [None]
         counts += [block.get_num_layers_to_build(config, vp_stage=chunk) for chunk in chunks]
     state.set_pipeline_model_parallel_rank(None)
-    assert sum(counts) == config.num_layers, f"Megatron builds {counts} layers"
-    first = 0 if vpp else None
-    spec = specs.get_gpt_decoder_block_spec(config, use_transformer_engine=False, vp_stage=first)
+    check_stages(counts, config.num_layers)
+    chunk = vpp - 1 if vpp else None  # the last one, where prediction layers are
+    spec = specs.get_gpt_decoder_block_spec(config, use_transformer_engine=False, vp_stage=chunk)
     # Of the layers of other stages, one of each kind.
     frequency = config.moe_layer_freq if config.num_moe_experts else [0]
     kinds = [
@@ -139,15 +148,17 @@ def build_plain(config: Any, args: dict[str, Any]) -> None:
         if config.multi_latent_attention:
             layer.submodules.self_attention.submodules.core_attention = by_channels()
     for layer in kinds:
-        spec_of.build_module(layer, config=config, layer_number=1, vp_stage=first)
+        spec_of.build_module(layer, config=config, layer_number=1, vp_stage=chunk)
     parts = {}
     if args.get("mtp_num_layers"):
         prediction: Any = import_module("megatron.core.transformer.multi_token_prediction")
         # The last stage has it; here it is put on the first.
         prediction.get_mtp_num_layers_to_build = lambda *a, **k: config.mtp_num_layers
         specs.get_mtp_num_layers_to_build = prediction.get_mtp_num_layers_to_build
+        module: Any = import_module("megatron.core.models.gpt.gpt_model")
+        module.mtp_on_this_rank = lambda *a, **k: True  # which 0.16 does not ask
         parts["mtp_block_spec"] = specs.get_gpt_mtp_block_spec(
-            config, spec.layer_specs[-1], use_transformer_engine=False, vp_stage=first
+            config, spec.layer_specs[-1], use_transformer_engine=False, vp_stage=chunk
         )
         assert parts["mtp_block_spec"] is not None
     import_module("megatron.core.models.gpt").GPTModel(
@@ -157,7 +168,7 @@ def build_plain(config: Any, args: dict[str, Any]) -> None:
         max_sequence_length=64,
         position_embedding_type="none",
         share_embeddings_and_output_weights=False,
-        vp_stage=first,
+        vp_stage=chunk,
         **parts,
     )
 
@@ -166,6 +177,9 @@ def build_hybrid(config: Any, args: dict[str, Any], pattern: str) -> None:
     """Build one layer of each kind that the pattern has, and the embedding."""
     if args["virtual_pipeline_model_parallel_size"]:
         raise ValueError("a hybrid model is built without virtual stages")
+    pp = args["pipeline_model_parallel_size"]
+    counts = [layers_of_hybrid(config, pattern, stage, pp) for stage in range(pp)]
+    check_stages(counts, config.num_layers)
     parallel = import_module("megatron.core.tensor_parallel")
     specs = import_module("megatron.core.models.gpt.gpt_layer_specs")
     groups = import_module("megatron.core.process_groups_config").ProcessGroupCollection
@@ -198,6 +212,29 @@ def build_hybrid(config: Any, args: dict[str, Any], pattern: str) -> None:
         config=config,
         tp_group=collection.tp,
     )
+
+
+def layers_of_hybrid(config: Any, pattern: str, stage: int, pp: int) -> int:
+    """Return how many layers of a hybrid model a stage builds."""
+    if find_spec("megatron.core.models.hybrid") is None:  # before 0.18
+        stack = import_module("megatron.core.ssm.mamba_block").MambaStack
+        group = SimpleNamespace(rank=lambda: stage, size=lambda: pp)
+        asks = SimpleNamespace(config=config, pp_group=group)
+        return len(stack._select_layers_for_pipeline_parallel(asks, list(pattern))[1])
+    allocation = import_module("megatron.core.models.hybrid.hybrid_layer_allocation")
+    group, distributed = object(), torch.distributed
+    with (
+        patch.object(distributed, "get_rank", lambda *a, **k: stage),
+        patch.object(distributed, "get_world_size", lambda *a, **k: pp),
+    ):
+        layers, _ = allocation.select_pipeline_segment(
+            pattern,
+            group,
+            None,
+            config.num_layers_in_first_pipeline_stage,
+            config.num_layers_in_last_pipeline_stage,
+        )
+    return len(layers)
 
 
 def answer(args: dict[str, Any]) -> str | None:
