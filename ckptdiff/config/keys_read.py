@@ -50,7 +50,7 @@ _GEMMA_2 = _WINDOW | {
 }
 KEYS: dict[str, frozenset[str]] = {
     "llama": _BIASED | {"mlp_bias"},
-    "mistral": _LLAMA | {"sliding_window"},
+    "mistral": _LLAMA | _WINDOW,
     "qwen2": _LLAMA | _QWEN | {"max_window_layers", "layer_types"},
     "qwen3": _BIASED | _QWEN | {"max_window_layers", "layer_types"},
     "mixtral": _LLAMA | _CHOSEN | {"num_local_experts", "sliding_window"},

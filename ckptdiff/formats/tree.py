@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.checkpoint import Entry, TensorRef
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.formats.inert import Global, Placeholder
+from ckptdiff.formats.numpy_scalars import number_of
 from ckptdiff.formats.torch_zip import UnsupportedTensor, named
 from ckptdiff.text import format_shape, printable
 
@@ -73,9 +74,14 @@ def entry(name: str, leaf: object) -> Entry:
 
 
 def plain_value(value: object) -> object:
-    """Return a value of args as one that JSON has: enums, dtypes and other objects become text."""
+    """Return a value of args as one that JSON has: enums, dtypes and other objects become text.
+
+    Numbers of numpy become plain ones.
+    """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if (number := number_of(value)) is not None:
+        return number
     if isinstance(value, (list, tuple)) and len(value) <= 1000:
         return [text_of(v) if isinstance(v, (list, tuple, dict)) else plain_value(v) for v in value]
     return text_of(value)

@@ -288,3 +288,20 @@ def test_yarn_of_other_attention_is_mended_by_its_own_flag() -> None:
             "yarn_rotary_scaling_factor": 4.0}  # fmt: skip
     line = lines(hf({"rope_theta": 500000.0}), megatron(args))["RoPE scaling"]
     assert line.fix == "--position-embedding-type rope"
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"), [("yarn", "YaRN original length"), ("llama3", "RoPE original length")]
+)
+def test_an_original_length_beside_the_object_counts_more(kind: str, word: str) -> None:
+    scaling = {"rope_type": kind, "factor": 4.0, "original_max_position_embeddings": 16}
+    beside = {"rope_scaling": scaling, "original_max_position_embeddings": 64}
+    line = lines(hf({"rope_scaling": scaling}), hf(beside))[word]
+    assert (line.status, line.a, line.b) == ("conflict", 16, 64)
+    kinds = {"full_attention": scaling, "sliding_attention": {"rope_type": "default"}}
+    nested = {"rope_parameters": kinds}  # then what stands beside is not read
+    one, other = (
+        hf(nested, "olmo2"),
+        hf({**nested, "original_max_position_embeddings": 64}, "olmo2"),
+    )
+    assert all(found.status != "conflict" for found in lines(one, other).values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -250,6 +251,28 @@ def test_arguments_are_plain_values(tiny_megatron: Make) -> None:
     texts = {entry.name: entry.text for entry in read_entries(checkpoint)}
     assert texts["args.hidden_size"] == "32"
     assert sum(name == "args.hidden_size" for name in texts) == 1
+
+
+def test_numbers_of_numpy_are_read_as_numbers(tiny_megatron: Make, copy_of: Make) -> None:
+    folder = copy_of(tiny_megatron())
+    given = {
+        "swiglu": np.bool_(False),
+        "num_layers": np.int64(-2),
+        "norm_epsilon": np.float32(0.5),
+        "rotary_base": np.float64(1e6),
+        "no_rope_freq": [np.int32(0), np.uint8(1)],
+        "window_size": np.array([7, 0]),
+    }
+    (file,) = folder.rglob("model_optim_rng.pt")
+    edit_rank(file, lambda state: vars(state["args"]).update(given))
+    config = open_checkpoint(folder).config or {}
+    found = {name: config[name] for name in list(given)[:-1]}
+    assert found == {
+        "swiglu": False, "num_layers": -2, "norm_epsilon": 0.5, "rotary_base": 1e6,
+        "no_rope_freq": [0, 1],
+    }  # fmt: skip
+    assert found["swiglu"] is False
+    assert "numpy" in str(config["window_size"])  # an array is shown and not read
 
 
 @pytest.mark.parametrize(

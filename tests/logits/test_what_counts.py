@@ -9,7 +9,7 @@ import torch
 
 from tests.support.conversions import converted
 from tests.support.logit_runs import compare_logits, free_run, tokens
-from tests.support.pairs import config_of
+from tests.support.pairs import config_of, edit_rank
 from tests.support.small_models import VOCABULARY, write_folder, write_model
 
 if TYPE_CHECKING:
@@ -95,3 +95,27 @@ def test_the_old_word_of_gemmas_activation_means_the_tanh_form(tmp_path: Path) -
     write_model(tmp_path / "old", "gemma", hidden_act="gelu")
     write_model(tmp_path / "new", "gemma", hidden_act="gelu_pytorch_tanh")
     assert torch.equal(*free_run(tmp_path / "old", tmp_path / "new", IDS, "fp32"))
+
+
+def test_a_list_of_layers_makes_a_mistral_a_ministral(tmp_path: Path) -> None:
+    """As transformers' AutoConfig has it; its Mistral has one window for all layers."""
+    window = {"sliding_window": 3}
+    write_model(tmp_path / "a", "mistral", **window)
+    for kind, same in (("sliding_attention", True), ("full_attention", False)):
+        write_model(tmp_path / kind, "mistral", **window, layer_types=["sliding_attention", kind])
+        logits = free_run(tmp_path / "a", tmp_path / kind, IDS, "fp32")
+        assert torch.equal(*logits) == same
+    found = compare_logits(tmp_path / "a", tmp_path / "full_attention", IDS)
+    assert found.verdict == "weights-or-config"
+    assert "Windowed layers" in found.sentence
+
+
+@pytest.mark.parametrize("pp", [1, 2])
+def test_a_tied_head_is_the_embedding_of_its_stage(pp: int, tmp_path: Path) -> None:
+    """Where the embedding is on another stage, the last one has a copy, which counts there."""
+    write_model(tmp_path / "hf", "llama")
+    converted(tmp_path / "hf", tmp_path / "out", "megatron", pp=pp)
+    for file in (tmp_path / "out").rglob("model_optim_rng.pt"):
+        edit_rank(file, lambda s: setattr(s["args"], "untie_embeddings_and_output_weights", False))
+    hf, megatron = free_run(tmp_path / "hf", tmp_path / "out", IDS, "fp32")
+    assert ((hf - megatron[:, :VOCABULARY]).abs().max() < 1e-5) == (pp == 2)

@@ -19,6 +19,8 @@ import sys
 from functools import cache
 from importlib import import_module
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +30,6 @@ from tests.support.families import MODELS, SIZES, WITHOUT_CLASS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
-    from pathlib import Path
 
 IDS = [(i * 37 + 5) % 61 for i in range(24)]
 CLOSE = 1e-6  # of logits: the same products in another order
@@ -193,8 +194,10 @@ def _with(held: Any, path: list[str], value: Any) -> Any:
 
 
 def _config(fields: Mapping[str, Any]) -> Any:
-    transformers = import_module("transformers")
-    return transformers.CONFIG_MAPPING[fields["model_type"]].from_dict(dict(fields))
+    """Return the config as it is read from a file, whose entries may ask for another class."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(fields))
+        return import_module("transformers").AutoConfig.from_pretrained(folder)
 
 
 def _built(config: Any) -> Any:

@@ -19,9 +19,11 @@ from ckptdiff.config.fields.base import (
 from ckptdiff.config.fields.positions import is_rotary
 from ckptdiff.config.fields.scaling_kind import (
     LATENT_FACTOR,
+    ORIGINAL_LENGTH,
     from_holder,
     kind_hf,
     kind_megatron,
+    original_length_hf,
     scaled,
     scaling_kind,
 )
@@ -120,7 +122,7 @@ def _llama3(key: str) -> tuple[Reader, Reader]:
             return found  # a class of NeMo or Megatron-Bridge that scales by itself
         return Stated(fixed, None, fixed, "Megatron hard-codes it")
 
-    return from_holder(key), megatron
+    return original_length_hf if key == ORIGINAL_LENGTH else from_holder(key), megatron
 
 
 def _factor_args(value: Any, side: ConfigSide) -> Settings:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.config.fields.base import ConfigSide, Reader
 
+ORIGINAL_LENGTH = "original_max_position_embeddings"
 LATENT_FACTOR = 40  # of MLATransformerConfig, whose scaling is YaRN unless it is told otherwise
 
 
@@ -75,3 +76,13 @@ def scaled(*kinds: str) -> Callable[[ConfigSide], bool]:
 def from_holder(key: str) -> Reader:
     """Read a field of a config.json's scaling."""
     return lambda side: number(f"{holder(side)}.{key}")(side)
+
+
+def original_length_hf(side: ConfigSide) -> Stated | None:
+    """Read the length before scaling; beside the object it counts more, as in Phi 3.
+
+    Source: RotaryEmbeddingConfigMixin.standardize_rope_params of transformers 5.
+    """
+    is_nested = "." in holder(side)  # by kind of layer: then what stands beside is not read
+    beside = None if is_nested else number(ORIGINAL_LENGTH)(side)
+    return beside or from_holder(ORIGINAL_LENGTH)(side)

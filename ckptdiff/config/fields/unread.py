@@ -37,7 +37,7 @@ _UNREAD: tuple[tuple[tuple[str, ...], Collection[str]], ...] = (
         ("sliding_window", "use_sliding_window", "layer_types"),
         ("llama", "gpt2", "gpt_neox", "nemotron", "gemma", "glm4_moe", "deepseek"),
     ),
-    (("layer_types",), ("mistral", "mixtral", "phi3", "qwen3_moe")),
+    (("layer_types",), ("mixtral", "phi3", "qwen3_moe")),
     (("num_key_value_heads", "head_dim"), ("gpt2", "gpt_neox")),
     (("intermediate_size", "hidden_act"), ("gpt2",)),
     (("hidden_activation",), ("gpt2", "gemma")),

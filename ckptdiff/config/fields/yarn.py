@@ -19,7 +19,7 @@ from ckptdiff.config.fields.base import (
     sets_nothing,
     switch,
 )
-from ckptdiff.config.fields.scaling_kind import from_holder, holder, scaled
+from ckptdiff.config.fields.scaling_kind import from_holder, holder, original_length_hf, scaled
 from ckptdiff.config.fields.shape import is_latent
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _NO_LATENT_FLAG = (
 
 
 def _original_hf(side: ConfigSide) -> Stated | None:
-    found: Stated | None = from_holder("original_max_position_embeddings")(side)
+    found = original_length_hf(side)
     if found is not None:
         return found
     found = number("max_position_embeddings")(side)
