@@ -31,6 +31,7 @@ from ckptdiff.config.quantisation import Quantisation
 from ckptdiff.config.unknown_args import differing_args
 from ckptdiff.config.unused import unused_tensors
 from ckptdiff.formats.run_config import SPELLED
+from ckptdiff.text import config_value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -323,5 +324,5 @@ def _plain(value: Any) -> Any:
         return value if value.bit_length() <= 64 else f"a number of {value.bit_length()} bits"
     if type(value) is list and len(value) <= LIST_LIMIT and all(type(v) is int for v in value):
         return [_plain(v) for v in value]
-    text = str(value)
+    text = config_value_text(value)
     return text if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]}…"

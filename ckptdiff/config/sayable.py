@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ckptdiff.config.fields import FIELDS, show
+from ckptdiff.config.fields import FIELDS
 from ckptdiff.config.fields.biases import unsaid_biases
 from ckptdiff.config.unknown_args import unknown_args
+from ckptdiff.text import config_value_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -30,7 +31,7 @@ def unsayable_args(side: ConfigSide) -> Iterator[str]:
     for one in unknown_args(side.fields):
         if one.does is not None:
             spelled = side.spelled.get(one.name, one.name)
-            yield f"{_UNSAYABLE.format(spelled, show(one.value))}: {one.does}"
+            yield f"{_UNSAYABLE.format(spelled, config_value_text(one.value))}: {one.does}"
 
 
 def args_of_nobody(side: ConfigSide) -> Iterator[str]:
@@ -70,5 +71,5 @@ def not_said(side: ConfigSide, written: ConfigSide, said: Collection[str]) -> It
         yield f"{field.name} is {_shown(here)} and would be {_shown(there)} in config.json"
 
 
-def _shown(reading: Stated) -> Any:
-    return reading.raw if reading.raw is not None else reading.value
+def _shown(reading: Stated) -> str:
+    return config_value_text(reading.raw if reading.raw is not None else reading.value)

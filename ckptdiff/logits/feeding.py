@@ -12,6 +12,7 @@ from ckptdiff.config.compare import compare_configs, config_side, is_fed
 from ckptdiff.config.fields.tokens import ADDED, added_tokens, stop_tokens
 from ckptdiff.config.fields.training import DOCUMENT_MASKS
 from ckptdiff.formats.token_files import TOKENIZER
+from ckptdiff.text import config_value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,7 +56,7 @@ def _by_consequence(lines: Sequence[ConfigDiff]) -> Iterator[str]:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return " and ".join(map(str, value))
-    return "none" if value is None else str(value)
+    return "none" if value is None else config_value_text(value)
 
 
 def _contradicted(a: Assembled, b: Assembled) -> Iterator[str]:

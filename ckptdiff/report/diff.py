@@ -27,6 +27,7 @@ from ckptdiff.report.names import adapter_document, names_document
 from ckptdiff.report.shortfall import incomplete_lines, shortfall_document
 from ckptdiff.report.unmapped import unmapped_groups
 from ckptdiff.text import (
+    config_value_text,
     format_bytes,
     format_cosine,
     format_number,
@@ -288,19 +289,10 @@ def _unknown(lines: Sequence[ConfigDiff]) -> dict[str, list[str]]:
 def field_text(line: ConfigDiff, side: str) -> str:
     """Return a side's field and value; only the value where it follows from other fields."""
     name, value = (line.name_a, line.a) if side == "A" else (line.name_b, line.b)
+    if name is None and value is None:
+        return "not stated"
     shown = config_value_text(value)
     return printable(shown if name is None else f"{name} {shown}")
-
-
-def config_value_text(value: object) -> str:
-    """Return a value of a config as text: 500000 for 500000.0, null and true as in JSON."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return str(int(value))
-    return printable(str(value))
 
 
 def _title(row: TensorDiff | CloseGroup) -> str:

@@ -157,8 +157,6 @@ def _first_lines(tap: Tap, threshold: float) -> Iterator[str]:
         yield f"     it reads {printable(name)}"
     if len(tap.reads) > MAX_NAMES:
         yield f"     … and {len(tap.reads) - MAX_NAMES} more"
-    if not tap.reads:
-        yield "     it reads no tensor: only the config decides it"
 
 
 def _prompt_lines(found: LogitDiff) -> Iterator[str]:

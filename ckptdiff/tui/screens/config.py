@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
-from ckptdiff.report.diff import config_value_text, field_text
-from ckptdiff.text import printable
+from ckptdiff.report.diff import field_text
+from ckptdiff.text import config_value_text, printable
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.figures import wrapped
 from ckptdiff.tui.text.lines import line

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rich.cells import cell_len, set_cell_size
 
-from ckptdiff.report.diff import config_value_text
-from ckptdiff.text import printable
+from ckptdiff.text import config_value_text, printable
 from ckptdiff.tui.widgets.cursor_list import LineList
 from ckptdiff.tui.words import shorten
 
