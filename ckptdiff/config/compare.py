@@ -26,7 +26,7 @@ from ckptdiff.config.fields.rope_versions import (
 from ckptdiff.config.fields.unread import as_read
 from ckptdiff.config.mending import mending
 from ckptdiff.config.old_args import DEVICES, in_new_words
-from ckptdiff.config.other_keys import NOT_KNOWN, other_classes, other_keys
+from ckptdiff.config.other_keys import DIFFERS, NOT_KNOWN, other_classes, other_keys
 from ckptdiff.config.quantisation import Quantisation
 from ckptdiff.config.unknown_args import differing_args
 from ckptdiff.config.unused import unused_tensors
@@ -115,7 +115,7 @@ def _args_lines(a: ConfigSide, b: ConfigSide, lines: Iterable[ConfigDiff]) -> It
             _plain(one.a),
             None if one.b is None else one.name,
             _plain(one.b),
-            note=NOT_KNOWN if one.does is None else f"differs: {one.does}",
+            note=NOT_KNOWN if one.does is None else f"{DIFFERS}: {one.does}",
         )
         if one.does is not None and one.sure:
             why = f"{one.does[0].upper()}{one.does[1:]}."

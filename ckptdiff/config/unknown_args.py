@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Args = Mapping[str, Any]
 
 _MOST = 3  # args that are named of those whose meaning nobody knows
-_NOBODY = "no release of Megatron-LM that ckptdiff knows has it"
+_NOBODY = "no release of Megatron-LM that is known has it"
 
 
 @dataclass(frozen=True, slots=True)

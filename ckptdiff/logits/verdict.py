@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.comparison.run import diff
 from ckptdiff.config.compare import compare_configs, is_fed
+from ckptdiff.config.other_keys import NOT_KNOWN
 from ckptdiff.dtypes import BY_FLAG, FLOATS
 from ckptdiff.logits.effects import effects
 from ckptdiff.text import config_value_text
@@ -75,10 +76,10 @@ class Reasons:
         executor: Executor,
     ) -> None:
         self.pair, self.executor = pair, executor
+        a, b = (side.model.not_computed for side in sides)
         self.not_computed = [
-            f"{letter}'s {words}"
-            for letter, side in zip("AB", sides, strict=True)
-            for words in side.model.not_computed
+            *(("A's and B's " if words in b else "A's ") + words for words in a),
+            *("B's " + words for words in b if words not in a),
         ]
         self.taken = [side.model.taken for side in sides]
         lines = compare_configs(*pair)
@@ -163,7 +164,11 @@ class Reasons:
 
     def _is_said(self, line: ConfigDiff) -> bool:
         """Return whether a line's setting is among those of a side that are not computed."""
-        return any(line.meaning in words for words in self.not_computed)
+        is_arg = any(side.checkpoint.convention == "megatron" for side in self.pair)
+        # Of args that no release has, some alone are named.
+        return (is_arg and line.note == NOT_KNOWN) or any(
+            line.meaning in words for words in self.not_computed
+        )
 
     def _is_computed_by_both(self, line: ConfigDiff) -> bool:
         return set(self.effects.get(line.meaning, ())) == {"computed"}
