@@ -31,7 +31,7 @@ from ckptdiff.config.quantisation import Quantisation
 from ckptdiff.config.unknown_args import differing_args
 from ckptdiff.config.unused import unused_tensors
 from ckptdiff.formats.run_config import SPELLED
-from ckptdiff.text import config_value_text
+from ckptdiff.text import config_value_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -62,6 +62,15 @@ class ConfigDiff:
     meant: bool | int | float | str | None = None
     # The steps of a forward pass that it can move (see `fields.moves`); None: any of them.
     moves: frozenset[str] | None = None
+
+
+def field_text(line: ConfigDiff, side: str) -> str:
+    """Return a side's field and value; the value alone if the line is called like the field."""
+    name, value = (line.name_a, line.a) if side == "A" else (line.name_b, line.b)
+    if name is None and value is None:
+        return "not stated"
+    shown = config_value_text(value)
+    return printable(shown if name in (None, line.meaning) else f"{name} {shown}")
 
 
 def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:

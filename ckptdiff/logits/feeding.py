@@ -48,9 +48,10 @@ def fed_otherwise(
 def _by_consequence(lines: Sequence[ConfigDiff]) -> Iterator[str]:
     for what, group in groupby(lines, key=lambda line: line.consequence or line.note):
         differing = "; ".join(
-            f"{line.meaning} {_text(line.a)} in A, {_text(line.b)} in B" for line in group
+            f"{line.meaning}: {_text(line.a)} in A, {_text(line.b)} in B" for line in group
         )
-        yield f"{differing}: {(what or '').rstrip('.')}"
+        words = (what or "").rstrip(".")
+        yield f"{differing}. {words[:1].upper()}{words[1:]}"
 
 
 def _text(value: Any) -> str:

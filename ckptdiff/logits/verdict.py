@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptdiff.comparison.run import diff
-from ckptdiff.config.compare import compare_configs, is_fed
+from ckptdiff.config.compare import compare_configs, field_text, is_fed
 from ckptdiff.config.other_keys import NOT_KNOWN
 from ckptdiff.dtypes import BY_FLAG, FLOATS
 from ckptdiff.logits.effects import effects
-from ckptdiff.text import config_value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -245,15 +244,8 @@ def _first_of(words: Sequence[str]) -> str:
 
 
 def _in_words(line: ConfigDiff) -> str:
-    """Return a config line in words, with the fields' names if both have one value."""
-    sides = (line.name_a, line.a), (line.name_b, line.b)
-    a, b = (
-        "not stated" if name is None and value is None else config_value_text(value)
-        for name, value in sides
-    )
-    if a == b:
-        a, b = (f"{name} {a}" if name is not None else f"{a} (not stated)" for name, _ in sides)
-    return f"{line.meaning} {a} in A, {b} in B"
+    """Return a config line in words."""
+    return f"{line.meaning}: {field_text(line, 'A')} in A, {field_text(line, 'B')} in B"
 
 
 def _and(words: Iterable[str]) -> str:

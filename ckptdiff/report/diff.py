@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.assembly.adapters import unmatched_by_adapter
 from ckptdiff.assembly.packed import tensors_and_bytes
 from ckptdiff.comparison.packed import schemes_of
+from ckptdiff.config.compare import field_text
 from ckptdiff.config.other_keys import DIFFERS
 from ckptdiff.report.finding import finding_document, finding_lines
 from ckptdiff.report.listed import (
@@ -27,7 +28,6 @@ from ckptdiff.report.names import adapter_document, names_document
 from ckptdiff.report.shortfall import incomplete_lines, shortfall_document
 from ckptdiff.report.unmapped import unmapped_groups
 from ckptdiff.text import (
-    config_value_text,
     format_bytes,
     format_cosine,
     format_number,
@@ -297,15 +297,6 @@ def _unknown(lines: Sequence[ConfigDiff]) -> dict[str, list[str]]:
             words = "not known for certain" if in_a is in_b else f"known in {'BA'[in_a]} alone"
             found.setdefault(words, []).append(line.meaning)
     return found
-
-
-def field_text(line: ConfigDiff, side: str) -> str:
-    """Return a side's field and value; the value alone if the line is called like the field."""
-    name, value = (line.name_a, line.a) if side == "A" else (line.name_b, line.b)
-    if name is None and value is None:
-        return "not stated"
-    shown = config_value_text(value)
-    return printable(shown if name in (None, line.meaning) else f"{name} {shown}")
 
 
 def _title(row: TensorDiff | CloseGroup) -> str:

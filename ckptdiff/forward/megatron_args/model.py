@@ -152,7 +152,8 @@ def _refuse(family: str) -> None:
     """Raise UnsupportedLayout for a family that is not computed."""
     if family and family not in FAMILIES:
         raise UnsupportedLayout(
-            f"logits of a {family} model are not yet possible; they are of {', '.join(FAMILIES)}"
+            f"logits of a {family} model are not yet possible: `ckptdiff help logits` lists those "
+            "that are"
         )
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
+from ckptdiff.config.compare import field_text
 from ckptdiff.config.other_keys import DIFFERS
-from ckptdiff.report.diff import field_text
 from ckptdiff.text import config_value_text, printable
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.figures import wrapped
