@@ -46,6 +46,22 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def config_value_text(value: object) -> str:
+    """Return a value of a config as text: 500000 for 500000.0, null and true as in JSON."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(config_value_text, value))}]"
+    if isinstance(value, dict):
+        inside = (f"{config_value_text(key)}: {config_value_text(v)}" for key, v in value.items())
+        return f"{{{', '.join(inside)}}}"
+    return printable(str(value))
+
+
 def format_box(box: Box) -> str:
     """Return a box as Python slices it: [0:64, 32:64]."""
     return "[" + ", ".join(f"{start}:{stop}" for start, stop in box) + "]"

@@ -30,8 +30,9 @@ examples:
   ckptdiff logits llama-hf run7 --prompt - --attribute < prompt.txt
 
 Both sides are computed layer by layer, one block's weights in memory at a time. Exit code: 0 if
-only arithmetic tells them apart, 1 if weights or config do, or if the tokenizers of the two sides
-give the prompt other ids (as without BOS), 2 trouble.
+only arithmetic tells them apart; 1 if weights or config do, if it is undecided, as a setting is not
+computed here, or if the two tokenizers give the prompt other ids, as where one puts no BOS before
+it; 2 trouble.
 """
 
 

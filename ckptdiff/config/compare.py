@@ -26,11 +26,12 @@ from ckptdiff.config.fields.rope_versions import (
 from ckptdiff.config.fields.unread import as_read
 from ckptdiff.config.mending import mending
 from ckptdiff.config.old_args import DEVICES, in_new_words
-from ckptdiff.config.other_keys import NOT_KNOWN, other_classes, other_keys
+from ckptdiff.config.other_keys import DIFFERS, NOT_KNOWN, other_classes, other_keys
 from ckptdiff.config.quantisation import Quantisation
 from ckptdiff.config.unknown_args import differing_args
 from ckptdiff.config.unused import unused_tensors
 from ckptdiff.formats.run_config import SPELLED
+from ckptdiff.text import config_value_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -61,6 +62,15 @@ class ConfigDiff:
     meant: bool | int | float | str | None = None
     # The steps of a forward pass that it can move (see `fields.moves`); None: any of them.
     moves: frozenset[str] | None = None
+
+
+def field_text(line: ConfigDiff, side: str) -> str:
+    """Return a side's field and value; the value alone if the line is called like the field."""
+    name, value = (line.name_a, line.a) if side == "A" else (line.name_b, line.b)
+    if name is None and value is None:
+        return "not stated"
+    shown = config_value_text(value)
+    return printable(shown if name in (None, line.meaning) else f"{name} {shown}")
 
 
 def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
@@ -114,7 +124,7 @@ def _args_lines(a: ConfigSide, b: ConfigSide, lines: Iterable[ConfigDiff]) -> It
             _plain(one.a),
             None if one.b is None else one.name,
             _plain(one.b),
-            note=NOT_KNOWN if one.does is None else f"differs: {one.does}",
+            note=NOT_KNOWN if one.does is None else f"{DIFFERS}: {one.does}",
         )
         if one.does is not None and one.sure:
             why = f"{one.does[0].upper()}{one.does[1:]}."
@@ -323,5 +333,5 @@ def _plain(value: Any) -> Any:
         return value if value.bit_length() <= 64 else f"a number of {value.bit_length()} bits"
     if type(value) is list and len(value) <= LIST_LIMIT and all(type(v) is int for v in value):
         return [_plain(v) for v in value]
-    text = str(value)
+    text = config_value_text(value)
     return text if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]}…"

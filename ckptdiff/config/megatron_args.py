@@ -17,6 +17,7 @@ from ckptdiff.config.not_computed import class_notes, layer_notes, limits_of, un
 from ckptdiff.config.programs import DEFAULT
 from ckptdiff.config.restating import Restated, readable, settings_of, token_rows
 from ckptdiff.config.unstated import left_out, shown_by_tensors
+from ckptdiff.text import config_value_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -172,9 +173,12 @@ def _read_otherwise(
         if line.status == "conflict":
             field = next(field for field in FIELDS if field.name == line.meaning)
             why = (field.cannot or field.consequence).removesuffix(".")
-            cannot.append(f"{start}{line.a} and would be {line.b}: {why}")
+            own, other = config_value_text(line.a), config_value_text(line.b)
+            cannot.append(f"{start}{own} and would be {other}: {why}")
         elif line.status == "unknown" and line.b is None and is_computed(line):
-            notes.append(f"{start}{line.a} and nothing in Megatron's args says it")
+            notes.append(
+                f"{start}{config_value_text(line.a)} and nothing in Megatron's args says it"
+            )
 
 
 def _args_beside_fields(source: Assembled, side: ConfigSide) -> dict[str, Any]:

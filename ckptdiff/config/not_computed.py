@@ -12,7 +12,7 @@ from ckptdiff.config.fields.scaling import FIXED, LLAMA3, SCALING, is_llama31
 from ckptdiff.config.fields.scaling_kind import scaling_kind
 from ckptdiff.config.fields.shape import is_latent
 from ckptdiff.config.launch import can_split_sequence, leftovers
-from ckptdiff.text import plural
+from ckptdiff.text import config_value_text, plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -99,7 +99,7 @@ def _named(field: ConfigField, reading: Stated) -> str:
     raw = reading.raw if reading.raw is not None else reading.value
     if isinstance(raw, (list, tuple)):
         return f"{reading.name or field.name} differs by layer"
-    return f"{reading.name or field.name} is {raw}"
+    return f"{reading.name or field.name} is {config_value_text(raw)}"
 
 
 def _value(side: ConfigSide, name: str) -> Any:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from ckptdiff.config.fields import ConfigSide
 
-NOT_KNOWN = "differs, meaning not known to ckptdiff"
+DIFFERS = "differs"  # what the note of a setting begins with that no line of a field shows
+NOT_KNOWN = f"{DIFFERS}, meaning not known to ckptdiff"
 # What names a class has lines of its own; the entries of a text_config count as the file's.
 _ELSEWHERE = ("model_type", "architectures", "auto_map", "text_config")
 _OF_ROPE = (OLD, NEW, *ROPE_KEYS, "rope_local_base_freq")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ckptdiff.config.fields import FIELDS, show
+from ckptdiff.config.fields import FIELDS
 from ckptdiff.config.fields.biases import unsaid_biases
 from ckptdiff.config.unknown_args import unknown_args
+from ckptdiff.text import config_value_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -16,13 +17,10 @@ if TYPE_CHECKING:
 _PARTS = {"qkv": "the QKV projection", "output": "attention's output", "mlp": "the MLP"}
 
 
-_UNSAYABLE = "{} is {} and cannot be said in config.json"
-
-
 def unset_clauses(unset: Iterable[tuple[ConfigField, Stated]]) -> Iterator[str]:
     """Yield a clause for each field whose value no entry of config.json sets."""
     for field, reading in unset:
-        yield _UNSAYABLE.format(field.name, _shown(reading))
+        yield f"{field.name} is {_shown(reading)}"
 
 
 def unsayable_args(side: ConfigSide) -> Iterator[str]:
@@ -30,14 +28,14 @@ def unsayable_args(side: ConfigSide) -> Iterator[str]:
     for one in unknown_args(side.fields):
         if one.does is not None:
             spelled = side.spelled.get(one.name, one.name)
-            yield f"{_UNSAYABLE.format(spelled, show(one.value))}: {one.does}"
+            yield f"{spelled} is {config_value_text(one.value)} ({one.does})"
 
 
 def args_of_nobody(side: ConfigSide) -> Iterator[str]:
     """Yield a note of the args that are on and whose meaning nobody knows."""
     names = [one.text for one in unknown_args(side.fields) if one.does is None]
     if names:
-        yield f"{', '.join(names)}: args of no known release, which config.json does not say"
+        yield f"{', '.join(names)}: args of no known release, for which config.json has no entry"
 
 
 def not_said(side: ConfigSide, written: ConfigSide, said: Collection[str]) -> Iterator[str]:
@@ -65,10 +63,10 @@ def not_said(side: ConfigSide, written: ConfigSide, said: Collection[str]) -> It
         if field.same(here.value, value):
             continue
         if there is None:
-            yield _UNSAYABLE.format(field.name, _shown(here))
+            yield f"{field.name} is {_shown(here)}"
             continue
         yield f"{field.name} is {_shown(here)} and would be {_shown(there)} in config.json"
 
 
-def _shown(reading: Stated) -> Any:
-    return reading.raw if reading.raw is not None else reading.value
+def _shown(reading: Stated) -> str:
+    return config_value_text(reading.raw if reading.raw is not None else reading.value)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config.effects import EFFECTS
-from ckptdiff.config.fields.base import guarded, show
+from ckptdiff.config.fields.base import guarded
+from ckptdiff.text import config_value_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     Args = Mapping[str, Any]
 
 _MOST = 3  # args that are named of those whose meaning nobody knows
-_NOBODY = "no release of Megatron-LM that ckptdiff knows has it"
+_NOBODY = "no release of Megatron-LM that is known has it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,5 +104,5 @@ def differing_args(a: ConfigSide, b: ConfigSide) -> Iterator[ArgsLine]:
 
 
 def _short(value: Any) -> str:
-    text = show(value)
+    text = config_value_text(value)
     return text if len(text) <= 60 else f"{text[:60]}…"

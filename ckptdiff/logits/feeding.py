@@ -12,6 +12,7 @@ from ckptdiff.config.compare import compare_configs, config_side, is_fed
 from ckptdiff.config.fields.tokens import ADDED, added_tokens, stop_tokens
 from ckptdiff.config.fields.training import DOCUMENT_MASKS
 from ckptdiff.formats.token_files import TOKENIZER
+from ckptdiff.text import config_value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,15 +48,16 @@ def fed_otherwise(
 def _by_consequence(lines: Sequence[ConfigDiff]) -> Iterator[str]:
     for what, group in groupby(lines, key=lambda line: line.consequence or line.note):
         differing = "; ".join(
-            f"{line.meaning} {_text(line.a)} in A, {_text(line.b)} in B" for line in group
+            f"{line.meaning}: {_text(line.a)} in A, {_text(line.b)} in B" for line in group
         )
-        yield f"{differing}: {(what or '').rstrip('.')}"
+        words = (what or "").rstrip(".")
+        yield f"{differing}. {words[:1].upper()}{words[1:]}"
 
 
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return " and ".join(map(str, value))
-    return "none" if value is None else str(value)
+    return "none" if value is None else config_value_text(value)
 
 
 def _contradicted(a: Assembled, b: Assembled) -> Iterator[str]:

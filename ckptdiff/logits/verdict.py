@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptdiff.comparison.run import diff
-from ckptdiff.config.compare import compare_configs, is_fed
+from ckptdiff.config.compare import compare_configs, field_text, is_fed
+from ckptdiff.config.other_keys import NOT_KNOWN
 from ckptdiff.dtypes import BY_FLAG, FLOATS
 from ckptdiff.logits.effects import effects
 
@@ -74,10 +75,10 @@ class Reasons:
         executor: Executor,
     ) -> None:
         self.pair, self.executor = pair, executor
+        a, b = (side.model.not_computed for side in sides)
         self.not_computed = [
-            f"{letter}: {words}"
-            for letter, side in zip("AB", sides, strict=True)
-            for words in side.model.not_computed
+            *(("A's and B's " if words in b else "A's ") + words for words in a),
+            *("B's " + words for words in b if words not in a),
         ]
         self.taken = [side.model.taken for side in sides]
         lines = compare_configs(*pair)
@@ -106,9 +107,9 @@ class Reasons:
 
     def undecided(self) -> list[str]:
         """Return why it cannot be told what both sides compute, a clause each."""
-        whys = [
-            f"{setting}: what this changes is not computed here" for setting in self.not_computed
-        ]
+        whys = []
+        if self.not_computed:
+            whys.append(f"ckptdiff does not compute {_first_of(self.not_computed)}")
         conflicts = [
             line
             for line in self.conflicts
@@ -131,18 +132,15 @@ class Reasons:
     def sentence(self, verdict: LogitVerdict, judged: Judged, taps: Sequence[Tap]) -> str:
         """Return the verdict in words. The taps have the canonical names of what they read."""
         largest = max(tap.rel for tap in taps)
+        close = f"no step is further apart than {largest:.1e}" if largest else "every step is equal"
         first = judged.first
         if verdict == "undecided":
-            return (
-                f"Not decided: no step is further apart than {largest:.1e}, but "
-                f"{'; '.join(self.undecided())}."
-            )
+            return f"Not decided: {'; '.join(self.undecided())}. Apart from that, {close}."
         if first is None:
-            return (
-                f"Only arithmetic for this prompt{self._condition()}: no step is further apart "
-                f"than {largest:.1e}; A's own weights, computed both ways, are up to "
-                f"{judged.floor:.1e} apart."
-            )
+            if judged.floor:
+                floor = f"{judged.floor:.1e} apart"
+                close += f"; A's own weights, computed both ways, are up to {floor}"
+            return f"Only arithmetic for this prompt{self._condition()}: {close}."
         where = place(first)
         if first.rest is not None and first.judged < first.rel and verdict == "small":
             return f"Small: at {where} the weights were cast, which makes {first.rel:.1e}."
@@ -165,7 +163,11 @@ class Reasons:
 
     def _is_said(self, line: ConfigDiff) -> bool:
         """Return whether a line's setting is among those of a side that are not computed."""
-        return any(line.meaning in words for words in self.not_computed)
+        is_arg = any(side.checkpoint.convention == "megatron" for side in self.pair)
+        # Of args that no release has, some alone are named.
+        return (is_arg and line.note == NOT_KNOWN) or any(
+            line.meaning in words for words in self.not_computed
+        )
 
     def _is_computed_by_both(self, line: ConfigDiff) -> bool:
         return set(self.effects.get(line.meaning, ())) == {"computed"}
@@ -214,9 +216,8 @@ class Reasons:
         if blamed:
             return f"{equal}, so the configs are to blame: {_listed(blamed)}."
         unknown = [line for line in self.unknown if _can_move(line, tap)]
-        suspects = [*self.not_computed, *map(_in_words, unknown[:_LISTED])]
-        if suspects:
-            return f"{equal}. It may be what is not known of the configs: {'; '.join(suspects)}."
+        if suspects := [*self.not_computed, *map(_in_words, unknown)]:
+            return f"{equal}. It may come of what is not computed here: {_first_of(suspects)}."
         conflicts = [line for line in self.conflicts if line.moves != frozenset()]
         found = (
             f"; the configs conflict in what does not reach this step ({_listed(conflicts)})"
@@ -234,19 +235,17 @@ def _can_move(line: ConfigDiff, tap: Tap) -> bool:
 
 
 def _listed(lines: Sequence[ConfigDiff]) -> str:
-    return "; ".join(map(_in_words, lines[:_LISTED]))
+    return _first_of([_in_words(line) for line in lines])
+
+
+def _first_of(words: Sequence[str]) -> str:
+    more = [f"{len(words) - _LISTED} more"] if len(words) > _LISTED else []
+    return "; ".join([*words[:_LISTED], *more])
 
 
 def _in_words(line: ConfigDiff) -> str:
-    """Return a config line in words, with the fields' names if both have one value."""
-    a, b = str(line.a), str(line.b)
-    if line.status == "unknown":
-        a = "does not say" if line.name_a is None and line.a is None else a
-        b = "does not say" if line.name_b is None and line.b is None else b
-    elif a == b:
-        names = line.name_a, line.name_b
-        a, b = (f"{name} {a}" if name is not None else f"{a} (not stated)" for name in names)
-    return f"{line.meaning}: A {a}, B {b}"
+    """Return a config line in words."""
+    return f"{line.meaning}: {field_text(line, 'A')} in A, {field_text(line, 'B')} in B"
 
 
 def _and(words: Iterable[str]) -> str:

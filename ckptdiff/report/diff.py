@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.assembly.adapters import unmatched_by_adapter
 from ckptdiff.assembly.packed import tensors_and_bytes
 from ckptdiff.comparison.packed import schemes_of
-from ckptdiff.config.other_keys import NOT_KNOWN
+from ckptdiff.config.compare import field_text
+from ckptdiff.config.other_keys import DIFFERS
 from ckptdiff.report.finding import finding_document, finding_lines
 from ckptdiff.report.listed import (
     CloseGroup,
@@ -268,39 +269,34 @@ def _config_lines(lines: Sequence[ConfigDiff]) -> Iterator[str]:
         elif line.is_hint:
             yield f"i  {line.meaning}: {field_text(line, 'A')} in A, {field_text(line, 'B')} in B"
             yield f"     {printable(line.note or '')}"
+    differing = [line for line in lines if line.status == "unknown" and _is_told(line)]
+    for note in dict.fromkeys(line.note for line in differing):
+        alike = [line for line in differing if line.note == note]
+        yield f"?  {printable(note or '')}"
+        for line in alike[:MAX_LINES]:
+            words = f"{field_text(line, 'A')} in A, {field_text(line, 'B')} in B"
+            yield f"     {printable(line.meaning)}: {words}"
+        if len(alike) > MAX_LINES:
+            yield f"     … and {len(alike) - MAX_LINES} more; --json FILE lists all"
     for words, unknown in _unknown(lines).items():
         yield f"?  {words}: {', '.join(unknown)}"
+
+
+def _is_told(line: ConfigDiff) -> bool:
+    """Return whether a setting has a line of its own, as it differs though it is not known how."""
+    return (line.note or "").startswith(DIFFERS)
 
 
 def _unknown(lines: Sequence[ConfigDiff]) -> dict[str, list[str]]:
     """Return the settings that were not compared, by what is known of them."""
     found: dict[str, list[str]] = {}
     for line in lines:
-        if line.status == "unknown":
+        if line.status == "unknown" and not _is_told(line):
             in_a = (line.name_a, line.a) != (None, None)
             in_b = (line.name_b, line.b) != (None, None)
             words = "not known for certain" if in_a is in_b else f"known in {'BA'[in_a]} alone"
-            words = NOT_KNOWN if line.note == NOT_KNOWN else words
             found.setdefault(words, []).append(line.meaning)
     return found
-
-
-def field_text(line: ConfigDiff, side: str) -> str:
-    """Return a side's field and value; only the value where it follows from other fields."""
-    name, value = (line.name_a, line.a) if side == "A" else (line.name_b, line.b)
-    shown = config_value_text(value)
-    return printable(shown if name is None else f"{name} {shown}")
-
-
-def config_value_text(value: object) -> str:
-    """Return a value of a config as text: 500000 for 500000.0, null and true as in JSON."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return str(int(value))
-    return printable(str(value))
 
 
 def _title(row: TensorDiff | CloseGroup) -> str:

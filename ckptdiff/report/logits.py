@@ -157,8 +157,6 @@ def _first_lines(tap: Tap, threshold: float) -> Iterator[str]:
         yield f"     it reads {printable(name)}"
     if len(tap.reads) > MAX_NAMES:
         yield f"     … and {len(tap.reads) - MAX_NAMES} more"
-    if not tap.reads:
-        yield "     it reads no tensor: only the config decides it"
 
 
 def _prompt_lines(found: LogitDiff) -> Iterator[str]:
@@ -235,7 +233,7 @@ def _metric_lines(a: Assembled, b: Assembled, found: LogitDiff) -> Iterator[str]
     for letter, side, padded in (("A", a, m.nll_padded_a), ("B", b, m.nll_padded_b)):
         if padded is not None and side.checkpoint.convention == "megatron":
             yield from _wrapped(
-                f"Megatron's own loss of {letter}, over the rows of padding too: {padded:.4f}",
+                f"Megatron's own loss of {letter}, with the vocabulary's padding: {padded:.4f}",
                 "   ",
                 "   ",
             )

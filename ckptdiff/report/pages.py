@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.assembly.shortfall_words import shortfall_lines
+from ckptdiff.config.compare import field_text
 from ckptdiff.errors import UnreadableFile
 from ckptdiff.report.diff import (
     GLYPH,
@@ -17,7 +18,6 @@ from ckptdiff.report.diff import (
     WORD,
     diff_document,
     diff_lines,
-    field_text,
     hints,
     side_line,
 )

@@ -170,7 +170,7 @@ LIMITS: list[tuple[str, dict[str, Any], str, tuple[str, ...]]] = [
     ),
     (
         "linear", {**LLAMA, "rope_scaling": {"type": "linear", "factor": 4.0}},
-        "factor is 4.0: it parses --rotary-seq-len-interpolation-factor and never uses it",
+        "factor is 4: it parses --rotary-seq-len-interpolation-factor and never uses it",
         ("0.14", "0.16"),
     ),
     (

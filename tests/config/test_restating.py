@@ -50,7 +50,7 @@ def test_a_config_comes_back_from_args(model_type: str) -> None:
 
 CANNOT = {
     "gemma": ["Activation", "Gemma multiplies"],
-    "gemma2": ["Activation", "Gemma multiplies", "norms behind", "scores are capped"],
+    "gemma2": ["Activation", "Gemma multiplies", "norms behind", "cap of attention scores"],
     "gemma3_text": ["Activation", "Gemma multiplies", "RoPE base of their own"],
     "olmo2": ["over all heads at once"],
     "gpt_neox": ["read the same input"],

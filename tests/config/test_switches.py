@@ -25,23 +25,23 @@ def restated(model_type: str, **changes: Any) -> tuple[dict[str, Any], list[str]
 @pytest.mark.parametrize(
     ("model_type", "changes", "said"),
     [
-        ("gpt_neox", {"use_parallel_residual": True}, "use_parallel_residual is True"),
-        ("gpt_neox", {}, "Parallel residual is True"),
+        ("gpt_neox", {"use_parallel_residual": True}, "use_parallel_residual is true"),
+        ("gpt_neox", {}, "Parallel residual is true"),
         ("gpt_neox", {"use_parallel_residual": False}, None),
         ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False}, "Linear biases"),
-        ("gpt_oss", {"attention_bias": False}, "Linear biases is True"),
-        ("olmoe", {"clip_qkv": 8.0}, "clip_qkv is 8.0"),
-        ("deepseek_v3", {"attention_bias": True}, "attention_bias is True"),
-        ("deepseek_v2", {"mlp_bias": True}, "Linear biases is True"),
+        ("gpt_oss", {"attention_bias": False}, "Linear biases is true"),
+        ("olmoe", {"clip_qkv": 8.0}, "clip_qkv is 8"),
+        ("deepseek_v3", {"attention_bias": True}, "attention_bias is true"),
+        ("deepseek_v2", {"mlp_bias": True}, "Linear biases is true"),
         ("deepseek_v3", {"mlp_bias": True}, None),  # its class does not read it
         ("glm4_moe", {"attention_bias": False}, None),
         ("glm4_moe", {"attention_bias": True}, None),
         ("qwen2_moe", {"qkv_bias": False}, None),
-        ("nemotron_h", {"use_conv_bias": False}, "use_conv_bias is False"),
-        ("nemotron_h", {"use_bias": True}, "use_bias is True"),
-        ("nemotron_h", {"mlp_bias": True}, "Linear biases is True"),
+        ("nemotron_h", {"use_conv_bias": False}, "use_conv_bias is false"),
+        ("nemotron_h", {"use_bias": True}, "use_bias is true"),
+        ("nemotron_h", {"mlp_bias": True}, "Linear biases is true"),
         ("nemotron_h", {"attention_bias": True}, None),  # nor does this
-        ("qwen3_next", {"attention_bias": True}, "Attention output bias is True"),
+        ("qwen3_next", {"attention_bias": True}, "Attention output bias is true"),
     ],
 )
 def test_what_a_switch_is_to_megatron(

@@ -123,10 +123,10 @@ def test_the_first_family_that_can_say_it_is_taken(
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ({"apply_layernorm_1p": True}, "Zero-centred norms is True"),
+        ({"apply_layernorm_1p": True}, "Zero-centred norms is true"),
         ({"swiglu": False, "squared_relu": True}, "Activation is "),
         ({"no_rope_freq": [0, 1, 0, 1]}, "Layers without RoPE is "),
-        ({"qk_l2_norm": True}, "qk_l2_norm is True and cannot be said in config.json"),
+        ({"qk_l2_norm": True}, "qk_l2_norm is true (queries and keys are normalised"),
         ({"softmax_type": "off-by-one"}, "softmax_type is off-by-one"),
         ({"rotary_interleaved": True}, "Rotary pairs is "),
         ({"normalization": "LayerNorm"}, "Norm is LayerNorm"),

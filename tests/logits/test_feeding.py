@@ -76,7 +76,7 @@ def test_a_lost_bos_is_exit_1_with_a_prompt_and_a_line_with_ids(two: tuple[Path,
     assert text.splitlines()[-1] == "verdict: arithmetic, but of other ids than B gets"
     code, text = run("logits", a, b, "--ids", "3,4,5")
     assert code == 0
-    assert "i  Special tokens around a text <s> in A, nothing in B" in text
+    assert "i  Special tokens around a text: <s> in A, nothing in B" in text
     assert run("logits", a, b, "--prompt", PROMPT, "--bos", "no")[0] == 0
     code, text = run("logits", a, b, "--prompt", PROMPT, "--json", "-")
     document = json.loads(text)
@@ -107,11 +107,11 @@ def test_a_chat_template_and_sampling_are_said_in_a_line_each(two: tuple[Path, P
     (a / "chat_template.jinja").write_text("{{ messages }}")
     write(b, "generation_config.json", eos_token_id=8, temperature=0.6, top_p=0.9)
     template, stop, sampling = fed(a, b)
-    assert template.startswith("Chat template 14 characters (CRC ")
-    assert template.endswith(", none in B: a chat becomes another text")
-    assert stop.startswith("Stop tokens 7 in A, 8 in B: Generation stops at other tokens")
+    assert template.startswith("Chat template: 14 characters (CRC ")
+    assert template.endswith(", none in B. A chat becomes another text")
+    assert stop.startswith("Stop tokens: 7 in A, 8 in B. Generation stops at other tokens")
     assert sampling == (
-        "Generation's temperature 1.0 in A, 0.6 in B; Generation's top_p 1.0 in A, 0.9 in B: the "
+        "Generation's temperature: 1 in A, 0.6 in B; Generation's top_p: 1 in A, 0.9 in B. The "
         "same logits are sampled otherwise"
     )
 
@@ -122,8 +122,8 @@ def test_args_without_dropout_are_no_line(megatron: Callable[..., tuple[Path, Pa
 
 def test_dropout_of_the_args_is_said(megatron: Callable[..., tuple[Path, Path]]) -> None:
     assert fed(*megatron(hidden_dropout=0.0, attention_dropout=0.1)) == (
-        "Dropout of attention 0.0 in A, 0.1 in B: in training alone: no loss of a training step is "
-        "the one of evaluation",
+        "Dropout of attention: 0 in A, 0.1 in B. In training alone, where the loss of a step is "
+        "then not that of evaluation",
     )
 
 

@@ -84,11 +84,6 @@ def test_the_first_step_comes_with_what_it_reads(said: Said) -> None:
     ]
 
 
-def test_a_step_that_reads_no_tensor_says_so(said: Said) -> None:
-    lines = said(with_taps(Tap(0, "q", 0.5)))
-    assert lines[2] == "     it reads no tensor: only the config decides it"
-
-
 def test_a_clean_comparison_lists_no_step(said: Said) -> None:
     text = "\n".join(said(clean()))
     assert "by layer" not in text

@@ -14,6 +14,8 @@ import torch
 from ckptdiff.assembly.recipe import Assembled, Assembly, LayoutError, Piece
 from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, TensorRef, contiguous
 from ckptdiff.comparison.verdict import summarise
+from ckptdiff.config.compare import ConfigDiff
+from ckptdiff.config.other_keys import NOT_KNOWN
 from ckptdiff.report.diff import GLYPH, MAX_LINES, WORD, diff_document, diff_lines
 from ckptdiff.report.ls import listing_lines
 from ckptdiff.report.pages import markdown_page
@@ -204,6 +206,22 @@ def test_the_last_line_says_what_was_not_compared() -> None:
     found = lines(result("a", "same"), result("b", "error", error="cut off"))
     assert found[-1].startswith("verdict: differ; ")
     assert found[-1].endswith("; not compared: 1 tensor that could not be read")
+
+
+def test_settings_that_differ_without_a_known_meaning_are_lines_with_both_values() -> None:
+    config = [
+        ConfigDiff("of_a_fork", "unknown", None, None, "of_a_fork", [1.0, True], note=NOT_KNOWN),
+        ConfigDiff("gain", "unknown", "gain", 2.0, "gain", None, note=NOT_KNOWN),
+        ConfigDiff("Norm epsilon", "unknown", "eps", 1e-6, None, None, note="B does not say"),
+    ]
+    summary = replace(summarise([], side(), side()), config=config, config_status="unknown")
+    found = list(diff_lines(side(), side(), [], summary))
+    start = found.index("?  differs, meaning not known to ckptdiff")
+    assert found[start + 1 : start + 4] == [
+        "     of_a_fork: not stated in A, [1, true] in B",
+        "     gain: 2 in A, null in B",
+        "?  known in A alone: Norm epsilon",
+    ]
 
 
 def test_a_diagnosis_that_stopped_is_part_of_the_result() -> None:

@@ -89,7 +89,7 @@ NOT_DONE: dict[str, Effect] = {
     ),
     "moe_apply_probs_on_input": changes("experts are weighted before they compute", read=_EXPERTS),
     # ── muP ──────────────────────────────────────────────────────────────────────────────────────
-    "use_mup": changes("embeddings, attention and logits are scaled (muP)"),
+    "use_mup": changes("embeddings, attention and logits are scaled by muP"),
     **parts_of(
         "use_mup",
         "is a factor of muP",

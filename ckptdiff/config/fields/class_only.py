@@ -35,7 +35,7 @@ class _Key(NamedTuple):
 
 
 _SCALED = "{} scaled by another factor."
-_CAPS = "{} are squeezed below a limit on one side, and below another or none on the other."
+_CAPS = "{} have another cap, or none, on one side."
 _KEYS = (
     _Key(
         "is_causal",
@@ -58,7 +58,7 @@ _KEYS = (
         _CAPS.format("Attention scores"),
         {"gemma2": 50.0},
         moves=moves.ATTEND,
-        cannot="attention scores are capped, for which Megatron's args have no field.",
+        cannot="Megatron's args have no field for a cap of attention scores.",
         is_in_args=True,
     ),
     _Key(
@@ -68,7 +68,7 @@ _KEYS = (
         _CAPS.format("Logits"),
         {"gemma2": 30.0},
         moves=moves.HEAD,
-        cannot="logits are capped, for which Megatron's args have no field.",
+        cannot="Megatron's args have no field for a cap of logits.",
         is_in_args=True,
     ),
     _Key(

@@ -36,6 +36,7 @@ from ckptdiff.config.fields.base import (
 )
 from ckptdiff.config.fields.biases import BIASES
 from ckptdiff.config.fields.shape import is_latent
+from ckptdiff.text import config_value_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -155,7 +156,7 @@ def _activation_megatron(side: ConfigSide) -> Stated | None:
     if value == _CLAMPED:
         return replace(found, value=value)
     words = value.removeprefix(str(found.value))
-    return replace(found, value=value, raw=f"{found.raw}{words}")
+    return replace(found, value=value, raw=f"{config_value_text(found.raw)}{words}")
 
 
 def _unchanged_megatron(side: ConfigSide) -> Stated | None:

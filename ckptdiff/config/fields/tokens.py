@@ -198,7 +198,7 @@ TOKENS: tuple[ConfigField, ...] = (
     _field(
         ADDED,
         _added,
-        "The same text is other ids: the first of them moves all that follows.",
+        "The same text becomes other ids, and every later position moves.",
         lambda _: True,
         megatron=_added_by_megatron,
         harmless=lambda a, b: (

@@ -18,7 +18,7 @@ from ckptdiff.config.fields.base import (
 if TYPE_CHECKING:
     from ckptdiff.config.fields.base import ConfigSide
 
-_DROPS = "in training alone: no loss of a training step is the one of evaluation"
+_DROPS = "in training alone, where the loss of a step is then not that of evaluation"
 # What each does behind an end of document; only in what Megatron trains on.
 DOCUMENT_MASKS = {
     "reset_position_ids": "positions begin again",

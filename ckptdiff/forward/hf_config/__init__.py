@@ -62,7 +62,8 @@ def read(config: Config) -> Model:
     family = str(config.get("model_type"))
     if family not in FAMILIES:
         raise UnsupportedLayout(
-            f"logits of a {family} model are not yet possible; they are of {', '.join(FAMILIES)}"
+            f"logits of a {family} model are not yet possible: `ckptdiff help logits` lists those "
+            "that are"
         )
     model = FAMILIES[family](config)
     code = config.get("auto_map")

@@ -92,7 +92,9 @@ def completed(model: Model, args: Args, named: Container[str], other: Model | No
             taken.append("rotary positions of layers with a window")
     if not taken:
         return replace(model, **changes, layers=layers)
-    listed = ", ".join(taken)
-    note = f"Megatron's args cannot tell {listed}: taken from the other side's config.json"
+    note = (
+        f"Megatron's args do not state all of a {model.family} model: what they lack is taken from "
+        "the other side's config.json"
+    )
     notes = (*model.notes, note)
     return replace(model, **changes, layers=layers, notes=notes, taken=tuple(taken))

@@ -20,6 +20,7 @@ from ckptdiff.forward.model import (
     Model,
     Rope,
 )
+from ckptdiff.text import config_value_text
 
 if TYPE_CHECKING:
     from ckptdiff.forward.megatron_args.base import Args
@@ -108,7 +109,7 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
         expert_turns=args.get("moe_mlp_glu_interleave_size") or 0,
         shared_turns=_shared_turns(args),
         not_computed=tuple(
-            f"{name} {args[name]}"
+            f"{name} {config_value_text(args[name])}"
             for name, computed in NOT_YET.items()
             if args.get(name) not in (None, False, *computed)
         ),
@@ -151,7 +152,8 @@ def _refuse(family: str) -> None:
     """Raise UnsupportedLayout for a family that is not computed."""
     if family and family not in FAMILIES:
         raise UnsupportedLayout(
-            f"logits of a {family} model are not yet possible; they are of {', '.join(FAMILIES)}"
+            f"logits of a {family} model are not yet possible: `ckptdiff help logits` lists those "
+            "that are"
         )
 
 

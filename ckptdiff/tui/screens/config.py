@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
-from ckptdiff.report.diff import config_value_text, field_text
-from ckptdiff.text import printable
+from ckptdiff.config.compare import field_text
+from ckptdiff.config.other_keys import DIFFERS
+from ckptdiff.text import config_value_text, printable
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.figures import wrapped
 from ckptdiff.tui.text.lines import line
@@ -212,6 +213,8 @@ class ConfigScreen(BaseScreen[None]):
 
 def explanation(row: ConfigDiff, width: int) -> list[Line]:
     """Return the status of a line and, for a conflict, its consequence and fix."""
+    if row.status == "unknown" and (row.note or "").startswith(DIFFERS):
+        return wrapped(f"{printable(row.meaning)} {printable(row.note or '')}.", width)
     if row.status != "conflict":
         reason = f" {printable(row.note)}." if row.note else ""
         return wrapped(f"{row.meaning}: {STATUS_WORDS[row.status]}{reason}", width)

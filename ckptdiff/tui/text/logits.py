@@ -82,10 +82,13 @@ def outcome_lines(run: PromptRun, width: int, *, roomy: bool, ascii_only: bool) 
     where = "" if diff.storage == diff.dtype else f", logits in {diff.storage}"
     items.append(f"in {diff.dtype}{where} on {diff.device}, {format_duration(run.seconds)}")
     lines += flow(items, width, gap=2)
-    for note in (*diff.fed, *run.notes):
-        note_lines = wrapped(f"Note: {printable(note)}", width)
-        if not roomy and len(note_lines) > 1:
-            note_lines = [line(fitted(f"Note: {printable(note)}", width, ascii_only=ascii_only))]
+    for number, note in enumerate((*diff.fed, *run.notes)):
+        # Other ids come first: the verdict is of a prompt that B does not get.
+        is_other = number == 0 and not diff.same_ids
+        text, role = f"{'!' if is_other else 'Note:'} {printable(note)}", "act" * is_other
+        note_lines = wrapped(text, width, role)
+        if not roomy and len(note_lines) > 1 and not is_other:
+            note_lines = [line(fitted(text, width, ascii_only=ascii_only))]
         lines += note_lines
     return lines
 
@@ -104,6 +107,9 @@ def metric_items(metrics: LogitMetrics, positions: int) -> list[str]:
     ]
     if metrics.nll_a is not None and metrics.nll_b is not None:
         items.append(f"NLL A {metrics.nll_a:.3f} B {metrics.nll_b:.3f}")
+    for letter, padded in (("A", metrics.nll_padded_a), ("B", metrics.nll_padded_b)):
+        if padded is not None:
+            items.append(f"with the vocabulary's padding {letter} {padded:.3f}")
     return items
 
 

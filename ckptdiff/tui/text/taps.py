@@ -108,7 +108,10 @@ def tap_words(
     rest = fitted(", ".join(figures), max(8, width - len(head) - 2), ascii_only=ascii_only).rstrip()
     lines = [line((head, role or "strong"), f"  {rest}")]
     if reads is None:
-        return [*lines, line(("Which tensors it depends on is told at the end.", "dim"))]
+        return [
+            *lines,
+            line(("The tensors that it reads are named when all steps are done.", "dim")),
+        ]
     if not reads:
         return [
             *lines,

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rich.cells import cell_len, set_cell_size
 
-from ckptdiff.report.diff import config_value_text
-from ckptdiff.text import printable
+from ckptdiff.text import config_value_text, printable
 from ckptdiff.tui.widgets.cursor_list import LineList
 from ckptdiff.tui.words import shorten
 
@@ -56,6 +55,8 @@ def _value(row: ConfigDiff, side: str, width: int, *, ascii_only: bool) -> str:
             text = f"({stated})"
         elif text != stated:
             text, name = stated, f"{name} {text}"
+    if name == row.meaning:
+        name = None  # the line is called like the field
     values = max(8, width // 3)
     if cell_len(text) > values and name is not None:
         text = shorten(text, values, ascii_only=ascii_only)
