@@ -99,7 +99,7 @@ def test_the_old_word_of_gemmas_activation_means_the_tanh_form(tmp_path: Path) -
 
 def test_a_list_of_layers_makes_a_mistral_a_ministral(tmp_path: Path) -> None:
     """As transformers' AutoConfig has it; its Mistral has one window for all layers."""
-    window = {"sliding_window": 3}
+    window: Any = {"sliding_window": 3}
     write_model(tmp_path / "a", "mistral", **window)
     for kind, same in (("sliding_attention", True), ("full_attention", False)):
         write_model(tmp_path / kind, "mistral", **window, layer_types=["sliding_attention", kind])

@@ -209,11 +209,11 @@ def test_the_last_line_says_what_was_not_compared() -> None:
 
 
 def test_settings_that_differ_without_a_known_meaning_are_lines_with_both_values() -> None:
-    config = [
+    config = (
         ConfigDiff("of_a_fork", "unknown", None, None, "of_a_fork", [1.0, True], note=NOT_KNOWN),
         ConfigDiff("gain", "unknown", "gain", 2.0, "gain", None, note=NOT_KNOWN),
         ConfigDiff("Norm epsilon", "unknown", "eps", 1e-6, None, None, note="B does not say"),
-    ]
+    )
     summary = replace(summarise([], side(), side()), config=config, config_status="unknown")
     found = list(diff_lines(side(), side(), [], summary))
     start = found.index("?  differs, meaning not known to ckptdiff")

@@ -218,7 +218,7 @@ def layers_of_hybrid(config: Any, pattern: str, stage: int, pp: int) -> int:
     """Return how many layers of a hybrid model a stage builds."""
     if find_spec("megatron.core.models.hybrid") is None:  # before 0.18
         stack = import_module("megatron.core.ssm.mamba_block").MambaStack
-        group = SimpleNamespace(rank=lambda: stage, size=lambda: pp)
+        group: Any = SimpleNamespace(rank=lambda: stage, size=lambda: pp)
         asks = SimpleNamespace(config=config, pp_group=group)
         return len(stack._select_layers_for_pipeline_parallel(asks, list(pattern))[1])
     allocation = import_module("megatron.core.models.hybrid.hybrid_layer_allocation")
