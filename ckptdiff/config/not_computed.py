@@ -109,7 +109,7 @@ def _value(side: ConfigSide, name: str) -> Any:
 
 
 def _special(side: ConfigSide, args: Mapping[str, Any], version: Version) -> Iterator[Beyond]:
-    for limit in (_scaling_limit, _weights_limit, _groups_limit):
+    for limit in (_scaling_limit, _rotated_limit, _weights_limit, _groups_limit):
         found: Beyond | None = guarded(limit, side, args, version)
         if found is not None:
             yield found
@@ -148,6 +148,19 @@ _OF_FIXED = {
     "high_freq_factor": "RoPE high frequency factor",
     "original_max_position_embeddings": "RoPE original length",
 }
+
+
+def _rotated_limit(side: ConfigSide, _: Mapping[str, Any], version: Version) -> Beyond | None:
+    """Return the limit of YaRN beside heads that are rotated in part.
+
+    YarnRotaryEmbedding does not read rotary_percent. Releases before 0.19 build no YaRN from args.
+    """
+    name = "Rotated part of a head"
+    part = _value(side, name)
+    if part in (None, 1) or scaling_kind(side) != "yarn" or is_latent(side) or version != "0.19":
+        return None
+    does = "with YaRN it rotates whole heads, whatever rotary_percent says"
+    return Beyond(f"partial_rotary_factor is {show(part)}: {does}", (name,))
 
 
 def _weights_limit(side: ConfigSide, args: Mapping[str, Any], _: Version) -> Beyond | None:

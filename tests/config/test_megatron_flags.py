@@ -14,6 +14,7 @@ from ckptdiff.config.fields import FIELDS
 from ckptdiff.config.launch import launch_words, leftovers, world_size
 from ckptdiff.config.megatron_args import megatron_args
 from ckptdiff.config.megatron_flags import FLAGS, RELEASES, flag_of, releases_of, why_not
+from ckptdiff.config.mending import settings_like
 from ckptdiff.config.taken_over import NOT_TAKEN_OVER
 from tests.config.test_compare import ARGS, DEEPSEEK, LLAMA, MIXTRAL
 from tests.support.families import MODELS
@@ -213,6 +214,15 @@ def test_what_a_release_cannot_compute_is_one_clause(
     assert all(words in clause for clause in restated.cannot)
 
 
+def test_yarn_of_heads_that_are_rotated_in_part_cannot_be_computed() -> None:
+    restated = megatron_args(
+        hf_side({**tiny_config("glm4_moe"), "rope_scaling": YARN}), Parallelism(), names="te",
+        dtype="BF16", ckpt_format="torch", padded_vocab_size=2**18, version="0.19",
+    )  # fmt: skip
+    (clause,) = restated.cannot
+    assert clause.startswith("partial_rotary_factor is 0.5: with YaRN it rotates whole heads")
+
+
 def test_the_table_has_every_flag_that_is_left_to_the_command_line() -> None:
     unknown = {arg for arg in NOT_TAKEN_OVER if flag_of(arg) not in FLAGS}
     # These are in args for Megatron-Bridge, and a sentence says that there is no flag.
@@ -240,3 +250,14 @@ def test_flags_made_of_fields_are_fields_of_megatron_core(
         arg = flag.name[2:].replace("-", "_")
         annotation = fields[OTHER_NAMES.get(arg, arg)]
         assert any(word in annotation for word in TYPES[flag.kind]), (flag, annotation)
+
+
+def test_layers_of_experts_are_mended_by_what_the_class_reads() -> None:
+    base = tiny_config("glm4_moe_lite")
+    kinds = ["sparse", *["dense"] * (base["num_hidden_layers"] - 1)]
+    own = config_side(hf_side(base))
+    like = config_side(hf_side({**base, "mlp_layer_types": kinds}))
+    (field,) = (field for field in FIELDS if field.name == "Layers of experts")
+    stated = field.read(like)
+    assert stated is not None
+    assert settings_like(field, like, own, stated) == {"mlp_layer_types": kinds}

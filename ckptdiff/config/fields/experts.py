@@ -58,6 +58,8 @@ def _pattern_args(pattern: Any, _: ConfigSide) -> Settings:
 
 def _pattern_entries(pattern: Any, side: ConfigSide) -> Settings:
     dense = [layer for layer, is_mixed in enumerate(pattern) if not is_mixed]
+    if side.get("model_type") == "glm4_moe_lite":
+        return {"mlp_layer_types": ["sparse" if is_mixed else "dense" for is_mixed in pattern]}
     if side.family in GROUPED:
         # A pattern that is not "dense, then experts" reads otherwise, and is noted for that.
         return {"first_k_dense_replace": pattern.index(1)}
