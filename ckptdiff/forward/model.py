@@ -108,6 +108,14 @@ class Mamba:
 
 
 @dataclass(frozen=True, slots=True)
+class Fixed:
+    """What a program does whatever its config says, where another program may do otherwise."""
+
+    text: str
+    steps: frozenset[str]  # by the names of the values that they give: those it can move
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A decoder-only model."""
 
@@ -152,6 +160,7 @@ class Model:
     # stored is not added.
     without_bias: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()  # what the config does not state, and what was assumed
+    fixed: tuple[Fixed, ...] = ()
     # Settings that change what the program computes and that are not computed here, in words that
     # follow "A: ". While there are any, no verdict is `arithmetic`.
     not_computed: tuple[str, ...] = ()

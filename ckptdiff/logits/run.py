@@ -93,7 +93,8 @@ class _LogitComparison:
     ) -> Generator[LogitProgress | LogitDiff, None, None]:
         device, note = self._job(_choose, device, self._needed(ITEMSIZE[BY_FLAG[dtype]]))
         notes = [note] if note else []
-        notes += [note for side in self.sides for note in side.model.notes]
+        for model in (side.model for side in self.sides):
+            notes += [*model.notes, *(one.text for one in model.fixed)]
         notes += left_out(*self.pair)
         run = self._run(dtype, device, compares=True)
         stepped = yield from self._pass(run, "layer by layer")
@@ -132,7 +133,7 @@ class _LogitComparison:
             ratio=ratio,
             attribution=shares,
             budget=rounding_budget,
-            notes=tuple(notes),
+            notes=tuple(dict.fromkeys(notes)),  # both sides may give the same
         )
 
     def _needed(self, itemsize: int) -> int:

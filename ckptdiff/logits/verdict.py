@@ -80,6 +80,9 @@ class Reasons:
             *(("A's and B's " if words in b else "A's ") + words for words in a),
             *("B's " + words for words in b if words not in a),
         ]
+        fixed = [side.model.fixed for side in sides]
+        # What both sides do is no cause of a difference.
+        self.fixed = [one for one in (*fixed[0], *fixed[1]) if not all(one in f for f in fixed)]
         self.taken = [side.model.taken for side in sides]
         lines = compare_configs(*pair)
         # Of what differs without a meaning that is known, no step is known either.
@@ -216,8 +219,12 @@ class Reasons:
         if blamed:
             return f"{equal}, so the configs are to blame: {_listed(blamed)}."
         unknown = [line for line in self.unknown if _can_move(line, tap)]
+        fixed = dict.fromkeys(one.text for one in self.fixed if tap.name in one.steps)
+        guesses = [f"It may be that {text}." for text in fixed]
         if suspects := [*self.not_computed, *map(_in_words, unknown)]:
-            return f"{equal}. It may come of what is not computed here: {_first_of(suspects)}."
+            guesses.append(f"It may come of what is not computed here: {_first_of(suspects)}.")
+        if guesses:
+            return f"{equal}. {' '.join(guesses)}"
         conflicts = [line for line in self.conflicts if line.moves != frozenset()]
         found = (
             f"; the configs conflict in what does not reach this step ({_listed(conflicts)})"

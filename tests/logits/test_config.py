@@ -108,3 +108,59 @@ def test_a_layer_has_no_positions_where_args_leave_them_out() -> None:
     for freq in (2, [0, 1]):
         layers = megatron_args.read(told(no_rope_freq=freq), "llama").layers
         assert [layer.rope is None for layer in layers] == [False, True]
+
+
+def test_a_delta_net_is_refused_if_no_arg_says_its_layers() -> None:
+    args = told(experimental_attention_variant="gated_delta_net")
+    with pytest.raises(UnsupportedLayout, match="without linear_attention_freq"):
+        megatron_args.read(args, "llama")
+    layers = megatron_args.read(told(linear_attention_freq=2) | args, "llama").layers
+    assert [layer.mixer for layer in layers] == ["delta_net", "attention"]
+
+
+@pytest.mark.parametrize(
+    ("window", "implementation", "is_computed"),
+    [
+        ((6, 0), "local", True),
+        ((6, 0), "transformer_engine", True),
+        ((-1, 0), "transformer_engine", True),
+        ((-1, -1), None, True),
+        ((-1, 0), "local", False),
+        ((6, 2), "local", False),
+        ((6, 2), "transformer_engine", False),
+    ],
+)
+def test_a_window_that_attention_reads_in_two_ways_is_not_computed(
+    window: tuple[int, int], implementation: str | None, is_computed: bool
+) -> None:
+    model = megatron_args.read(told(window_size=window, transformer_impl=implementation), "llama")
+    assert (model.not_computed == ()) == is_computed
+
+
+@pytest.mark.parametrize(
+    ("code", "is_computed"),
+    [
+        ({}, True),
+        ({"AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM"}, True),
+        ({"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}, False),
+        ({"AutoConfig": "own--configuration.OwnConfig"}, False),
+    ],
+)
+def test_code_beside_a_config_is_not_computed(code: dict[str, str], is_computed: bool) -> None:
+    config = {
+        "model_type": "llama", "num_attention_heads": 4, "hidden_size": 32,
+        "num_hidden_layers": 2, "auto_map": code,
+    }  # fmt: skip
+    not_computed = hf_config.read(config).not_computed
+    assert len(not_computed) == (not is_computed)
+    assert all("auto_map names code of its own" in words for words in not_computed)
+
+
+def test_a_conflict_of_code_is_undecided(tiny_hf: Make, copy_of: Any) -> None:
+    hf = copy_of(tiny_hf())
+    file = hf / "config.json"
+    own = {"auto_map": {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    found = compare_logits(tiny_hf(), hf, IDS)
+    assert found.verdict == "undecided"
+    assert "B's auto_map names code of its own, modeling_own.OwnForCausalLM" in found.sentence

@@ -412,6 +412,9 @@ def test_a_conversion_is_only_arithmetic_but_where_the_programs_differ(
     assert found.verdict == "weights-or-config"
     assert found.first is not None
     assert (found.first.layer, found.first.name) == DIFFERING[name]
+    # No line of the configs shows yet that windows differ by layer.
+    is_unexplained = "mistake in ckptdiff's own mapping" in found.sentence
+    assert is_unexplained == (name == "qwen2_moe-mixed")
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.forward.hf_config.base import expert_count, llama, rope_of, size, with_experts
-from ckptdiff.forward.model import Latent, Model, Routing, yarn_scale
+from ckptdiff.forward.model import Fixed, Latent, Model, Routing, yarn_scale
 
 if TYPE_CHECKING:
     from ckptdiff.forward.hf_config.base import Config
@@ -191,12 +191,13 @@ def _with_latent(config: Config) -> Model:
         interleaved=bool(config.get("rope_interleave", True)),
         regroups=True,
     )
-    notes: tuple[str, ...] = ()
+    fixed: tuple[Fixed, ...] = ()
     if model.layernorm_epsilon != _LATENT_EPSILON:
-        notes = (
+        note = (
             f"transformers normalises what attention is expanded from with {_LATENT_EPSILON:g}, "
-            "not with rms_norm_eps; Megatron has one epsilon",
+            "not with rms_norm_eps; Megatron has one epsilon"
         )
+        fixed = (Fixed(note, frozenset({"q_latent_norm", "kv_latent_norm"})),)
     scale = (latent.unrotated + latent.rotated) ** -0.5
     if rope.kind != "default" and (all_dim := rope.scaling.get("mscale_all_dim")):
         scale *= yarn_scale(rope.scaling["factor"], all_dim) ** 2
@@ -205,5 +206,5 @@ def _with_latent(config: Config) -> Model:
         layers=tuple(replace(layer, rope=rope) for layer in model.layers),
         latent=latent,
         softmax_scale=scale,
-        notes=notes,
+        fixed=fixed,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.errors import UnknownConfig, UnsupportedLayout
 from ckptdiff.forward.hf_config.base import activation_of, llama, size
 from ckptdiff.forward.hf_config.experts import qwen_moe
-from ckptdiff.forward.model import DeltaNet, LayerSpec, Mamba, Routing, hybrid_layer
+from ckptdiff.forward.model import DeltaNet, Fixed, LayerSpec, Mamba, Routing, hybrid_layer
 
 if TYPE_CHECKING:
     from ckptdiff.forward.hf_config.base import Config
@@ -131,7 +131,7 @@ def nemotron_h(config: Config) -> Model:
             least_step=least,
         ),
         expert_latent=config.get("moe_latent_size"),
-        notes=(note,) if least > 0 else (),
+        fixed=(Fixed(note, frozenset({"dt_size"})),) if least > 0 else (),
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.forward.megatron_args.base import size
-from ckptdiff.forward.model import DeltaNet, Mamba, hybrid_layer
+from ckptdiff.forward.model import DeltaNet, Fixed, Mamba, hybrid_layer
 
 if TYPE_CHECKING:
     from ckptdiff.forward.megatron_args.base import Args
@@ -28,6 +28,11 @@ def with_delta_net(model: Model, args: Args) -> Model:
         raise UnsupportedLayout(f"args: experimental_attention_variant {variant!r} with "
                                 f"{model.activation} is not yet computed")  # fmt: skip
     freq = args.get("linear_attention_freq")
+    if freq is None:
+        raise UnsupportedLayout(
+            "args: experimental_attention_variant is gated_delta_net without linear_attention_freq,"
+            " which says the layers of it: Megatron builds no such model"
+        )
     layers = (
         replace(layer, mixer="delta_net", rope=None) if _is_linear(freq, number) else layer
         for number, layer in enumerate(model.layers)
@@ -44,11 +49,11 @@ def with_delta_net(model: Model, args: Args) -> Model:
     )
 
 
-def _is_linear(freq: int | list[int] | None, number: int) -> bool:
+def _is_linear(freq: int | list[int], number: int) -> bool:
     """Return whether a layer, from 0, is a DeltaNet: all but each `freq`-th, or as is listed."""
     if isinstance(freq, list):
         return bool(freq[number])
-    return freq is not None and (number + 1) % freq != 0
+    return (number + 1) % freq != 0
 
 
 def with_mamba(model: Model, args: Args, routing: Routing | None) -> Model:
@@ -66,13 +71,13 @@ def with_mamba(model: Model, args: Args, routing: Routing | None) -> Model:
             f"{len(model.layers)} layers, which logits need"
         )
     channels = size(args, "mamba_head_dim", 64)
-    notes = model.notes
+    fixed = model.fixed
     if model.layernorm_epsilon != _EPSILON:
         note = f"Megatron's Mamba layers have a norm with {_EPSILON:g}, whatever norm_epsilon says"
-        notes = (*notes, note)
+        fixed = (*fixed, Fixed(note, frozenset({"ctx_norm"})))
     return replace(
         model,
-        notes=notes,
+        fixed=fixed,
         layers=tuple(
             hybrid_layer(letter, layer, routing)
             for letter, layer in zip(letters, model.layers, strict=True)

@@ -16,6 +16,7 @@ from ckptdiff.forward.megatron_args.yarn import plain_scaling
 from ckptdiff.forward.model import (
     LLAMA3,
     Activation,
+    Fixed,
     LayerSpec,
     Model,
     Rope,
@@ -121,12 +122,16 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
             f"(moe_router_topk / moe_router_group_topk), transformers by that of its best "
             f"{usual}: neither can be set to the other's rule"
         )
-        model = replace(model, notes=(*model.notes, note))
+        model = replace(model, fixed=(*model.fixed, Fixed(note, frozenset({"routing"}))))
     if positions == "yarn" and args.get("rotary_percent", 1.0) != 1.0:
         note = "Megatron rotates whole heads with YaRN, whatever rotary_percent says"
-        model = replace(model, notes=(*model.notes, note))
+        rotated = Fixed(note, frozenset({"q_rope", "k_rope"}))
+        model = replace(model, fixed=(*model.fixed, rotated))
     if model.gate_limit is not None and args.get("swiglu"):
         words = "activation_func_clamp_value beside swiglu, which fused kernels leave out"
+        model = replace(model, not_computed=(*model.not_computed, words))
+    if _is_odd_window(args):
+        words = f"window_size {args['window_size']}, which its kinds of attention read differently"
         model = replace(model, not_computed=(*model.not_computed, words))
     if args.get("multi_latent_attention"):
         model = with_latent(model, args)
@@ -235,3 +240,17 @@ def _window(args: Args, number: int) -> int | None:
     else:
         is_windowed = frequency is None or (number + 1) % frequency != 0
     return int(window[0]) + 1 if is_windowed else None
+
+
+def _is_odd_window(args: Args) -> bool:
+    """Return whether not all attention reads a window as so many positions before the own one.
+
+    Transformer Engine takes -1 for no limit, and looks ahead of no position if attention is causal.
+    The mask of local layers (get_sliding_window_causal_mask) is by the plain numbers: -1 leaves no
+    position, and a second number above 0 shows later ones.
+    """
+    window = args.get("window_size")
+    if not window or (window[0] >= 0 and window[1] == 0):
+        return False
+    is_unlimited = tuple(window) in {(-1, 0), (-1, -1)}
+    return args.get("transformer_impl") == "local" or not is_unlimited
