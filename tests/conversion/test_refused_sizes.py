@@ -234,7 +234,7 @@ def test_what_megatron_refuses_is_refused_and_nothing_else(
     for family, args in families.items():
         chance = random.Random(family)
         rare = any(map(args.get, RARE))
-        for _ in range(PLANS * (6 if rare else 1)):
+        for _ in range(PLANS * (4 if rare else 1)):
             changed = resized(args, chance)
             size = size_of(args, chance)
             ends = [chance.choice([None, None, 1, 2]) if size.pp > 1 else None for _ in range(2)]
