@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from ckptdiff.errors import MissingShard
 from tests.support.conversions import converted
 from tests.support.logit_runs import compare_logits, free_run, tokens
 from tests.support.pairs import config_of, edit_rank
@@ -119,3 +120,12 @@ def test_a_tied_head_is_the_embedding_of_its_stage(pp: int, tmp_path: Path) -> N
         edit_rank(file, lambda s: setattr(s["args"], "untie_embeddings_and_output_weights", False))
     hf, megatron = free_run(tmp_path / "hf", tmp_path / "out", IDS, "fp32")
     assert ((hf - megatron[:, :VOCABULARY]).abs().max() < 1e-5) == (pp == 2)
+
+
+def test_norms_that_a_config_switches_on_have_to_be_there(tmp_path: Path) -> None:
+    """A class with norms of queries and keys normalises, with ones if the file has no weights."""
+    held = write_model(tmp_path / "qwen3", "qwen3")
+    without = {name: t for name, t in held.items() if "q_norm" not in name and "k_norm" not in name}
+    write_folder(tmp_path / "without", config_of(tmp_path / "qwen3"), without)
+    with pytest.raises(MissingShard, match="q_norm"):
+        compare_logits(tmp_path / "without", tmp_path / "without", IDS)
