@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ckptdiff.errors import MissingShard
+from ckptdiff.forward import hf_config
 from tests.support.conversions import converted
 from tests.support.logit_runs import compare_logits, free_run, tokens
 from tests.support.pairs import config_of, edit_rank
@@ -129,3 +130,13 @@ def test_norms_that_a_config_switches_on_have_to_be_there(tmp_path: Path) -> Non
     write_folder(tmp_path / "without", config_of(tmp_path / "qwen3"), without)
     with pytest.raises(MissingShard, match="q_norm"):
         compare_logits(tmp_path / "without", tmp_path / "without", IDS)
+
+
+def test_beside_a_text_config_the_outer_tie_counts_and_no_outer_mask() -> None:
+    """As transformers' Gemma3ForConditionalGeneration computes them."""
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
+    inner = {**sizes, "model_type": "gemma3_text", "tie_word_embeddings": True}
+    whole = {"model_type": "gemma3", "text_config": inner}
+    assert hf_config.read({**whole, "is_causal": False}) == hf_config.read(whole)
+    assert hf_config.read(whole).tied
+    assert not hf_config.read({**whole, "tie_word_embeddings": False}).tied
