@@ -201,7 +201,10 @@ def config_side(assembled: Assembled) -> ConfigSide:
     if checkpoint.convention == "meta":
         fields = params_in_hf_words(fields, assembled.config)
     if isinstance(fields.get("text_config"), dict):
-        fields = {**fields, **fields["text_config"]}
+        # The class that holds both parts ties the head; only the inner one makes the mask.
+        outer = {name: value for name, value in fields.items() if name != "is_causal"}
+        tie = {name: value for name, value in fields.items() if name == "tie_word_embeddings"}
+        fields = {**outer, **fields["text_config"], **tie}
     whole = fields
     if checkpoint.convention == "hf":
         fields = as_read(fields, assembled.family)

@@ -36,7 +36,8 @@ def unused_tensors(side: ConfigSide, names: Iterable[str]) -> str | None:
     norm = _QK_NORM.read(side)
     if norm is not None and norm.value is False:
         off.append(_NORMS)
-    found = [match[0] for name in names for one in off if (match := one.search(name))]
+    of_text = (name for name in names if "vision" not in name and "visual" not in name)
+    found = [match[0] for name in of_text for one in off if (match := one.search(name))]
     if not found:
         return None
     kinds = list(dict.fromkeys(found))

@@ -31,8 +31,9 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
     @property
     def features(self) -> frozenset[str]:
         found = set(super().features)
-        if self.model.qk_norm and self.has("self_attn.q_norm.weight"):
-            found.add("norm_heads")
+        is_plain = self.model.latent is None and self.has("self_attn.q_proj.weight")
+        if self.model.qk_norm and is_plain:
+            found.add("norm_heads")  # whether or not the file holds the weights of the norms
         if any(name.startswith("mlp.shared_expert") for name in self.ranks[0]):
             found.add("shared experts")
         return frozenset(found)

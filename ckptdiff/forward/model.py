@@ -142,7 +142,7 @@ class Model:
     qkv_limit: float | None = None  # queries, keys and values are clamped to so much before RoPE
     embedding_scale: float = 1.0
     learned_positions: bool = False
-    qk_norm: bool = True  # queries and keys are normalised if there are norms for it
+    qk_norm: bool = True  # whether a class of transformers normalises queries and keys
     is_causal: bool = True  # positions do not see later ones
     # What is added to the sum in attention's softmax: nothing, exp(0), or exp of a weight per head.
     softmax_type: Literal["vanilla", "off-by-one", "learnable"] = "vanilla"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ckptdiff.forward.holdings import Holdings
     from ckptdiff.forward.plan import ForwardSide, Section
 
+# Args of which any tells how rotary positions are scaled.
+_SCALING = ("use_rope_scaling", "rotary_seq_len_interpolation_factor", "rotary_scaling_factor")
 MOST_TOKENS = 1024  # attention scores of all pairs of them are in memory
 
 
@@ -79,6 +81,10 @@ def _side_of(side: Assembled, other: Assembled, reference: str) -> ForwardSide:
         not_computed=(*model.not_computed, *not_computed(config, megatron_args.NOT_YET)),
         notes=(*model.notes, *noted(config)),
     )
+    scaled = any(name in config for name in _SCALING)
+    if checkpoint.config_file is not None and not scaled and any(x.rope for x in model.layers):
+        # Classes have defaults of their own, and are not loaded.
+        model = replace(model, taken=(*model.taken, "scaling of rotary positions"))
     # A torch_dist checkpoint has whole tensors and counts as one rank.
     ranks = len({shard.rank.tp for shard in checkpoint.shards})
     expert_ranks = len({shard.rank.ep for shard in checkpoint.shards})

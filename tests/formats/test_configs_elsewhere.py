@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
 from ckptdiff.assembly.assemble import assemble
 from ckptdiff.formats import open_checkpoint, read_entries
+from tests.support.logit_runs import compare_logits
 from tests.support.oracle_hf import make_hf
 from tests.support.pairs import compare
 from tests.support.program import ckptdiff, document
@@ -357,6 +358,18 @@ def test_what_a_yaml_leaves_out_is_kept_by_the_tensors_or_named(
     like = ckptdiff("convert", folder, tmp_path / "like", "--to", "hf", "--like", hf)
     assert "transformers takes" not in like.stdout
     assert compare(hf, tmp_path / "like").summary.verdict == "same"
+
+
+def test_a_scaling_that_a_yaml_leaves_out_is_a_condition_of_the_verdict(
+    weights: dict[str, Tensor], hf: Path, tmp_path: Path
+) -> None:
+    """The class that has a default for it is not loaded: it may be one that scales."""
+    said = compare_logits(hf, bridge(tmp_path / "says", weights), [5, 9, 3])
+    assert (said.verdict, said.conditions) == ("arithmetic", ())
+    text = BRIDGE.replace("  rope_scaling: false\n", "")
+    found = compare_logits(hf, bridge(tmp_path / "left-out", weights, text), [5, 9, 3])
+    wanted = "B is run with the same scaling of rotary positions as A"
+    assert (found.verdict, found.conditions) == ("arithmetic", (wanted,))
 
 
 def test_yaml_without_query_groups_does_not_guess_them(

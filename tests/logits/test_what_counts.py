@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from ckptdiff.errors import MissingShard
+from ckptdiff.forward import hf_config
 from tests.support.conversions import converted
 from tests.support.logit_runs import compare_logits, free_run, tokens
 from tests.support.pairs import config_of, edit_rank
@@ -119,3 +121,22 @@ def test_a_tied_head_is_the_embedding_of_its_stage(pp: int, tmp_path: Path) -> N
         edit_rank(file, lambda s: setattr(s["args"], "untie_embeddings_and_output_weights", False))
     hf, megatron = free_run(tmp_path / "hf", tmp_path / "out", IDS, "fp32")
     assert ((hf - megatron[:, :VOCABULARY]).abs().max() < 1e-5) == (pp == 2)
+
+
+def test_norms_that_a_config_switches_on_have_to_be_there(tmp_path: Path) -> None:
+    """A class with norms of queries and keys normalises, with ones if the file has no weights."""
+    held = write_model(tmp_path / "qwen3", "qwen3")
+    without = {name: t for name, t in held.items() if "q_norm" not in name and "k_norm" not in name}
+    write_folder(tmp_path / "without", config_of(tmp_path / "qwen3"), without)
+    with pytest.raises(MissingShard, match="q_norm"):
+        compare_logits(tmp_path / "without", tmp_path / "without", IDS)
+
+
+def test_beside_a_text_config_the_outer_tie_counts_and_no_outer_mask() -> None:
+    """As transformers' Gemma3ForConditionalGeneration computes them."""
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
+    inner = {**sizes, "model_type": "gemma3_text", "tie_word_embeddings": True}
+    whole = {"model_type": "gemma3", "text_config": inner}
+    assert hf_config.read({**whole, "is_causal": False}) == hf_config.read(whole)
+    assert hf_config.read(whole).tied
+    assert not hf_config.read({**whole, "tie_word_embeddings": False}).tied

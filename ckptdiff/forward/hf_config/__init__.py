@@ -56,7 +56,10 @@ def read(config: Config) -> Model:
     """
     text_config = config.get("text_config")
     if config.get("model_type") in WITH_PICTURES and isinstance(text_config, dict):
-        model = read({**config, **text_config, "text_config": None})
+        # The class that holds both parts ties the head; only the inner one makes the mask.
+        outer = {name: value for name, value in config.items() if name != "is_causal"}
+        tie = {name: value for name, value in config.items() if name == "tie_word_embeddings"}
+        model = read({**outer, **text_config, **tie, "text_config": None})
         note = "logits are of text alone: the part that sees pictures is not computed"
         return replace(model, notes=(*model.notes, note))
     family = str(config.get("model_type"))

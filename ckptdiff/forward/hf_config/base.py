@@ -151,6 +151,8 @@ def window_of(config: Config, number: int) -> int | None:
     family, window = config.get("model_type"), config.get("sliding_window")
     if family in _WITHOUT_WINDOW:
         return None
+    if window is not None:
+        window = size(config, "sliding_window")
     kinds = None if family in _ONE_WINDOW else config.get("layer_types")
     if kinds:
         return window if kinds[number] == "sliding_attention" else None
