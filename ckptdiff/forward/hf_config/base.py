@@ -148,18 +148,14 @@ def rope_of(config: Config, channels: int) -> Rope:
 
 def window_of(config: Config, number: int) -> int | None:
     """Return how many positions a layer sees, its own among them; None: all before."""
-    family, window = config.get("model_type"), config.get("sliding_window")
-    if family in _WITHOUT_WINDOW:
+    family = config.get("model_type")
+    if family in _WITHOUT_WINDOW or config.get("sliding_window") is None:
         return None
-    if window is not None:
-        window = size(config, "sliding_window")
     kinds = None if family in _ONE_WINDOW else config.get("layer_types")
-    if kinds:
-        return window if kinds[number] == "sliding_attention" else None
-    if family in ("qwen2", "qwen3"):
+    sliding = kinds[number] == "sliding_attention" if kinds else True
+    if not kinds and family in ("qwen2", "qwen3"):
         sliding = config.get("use_sliding_window") and number >= config.get("max_window_layers", 28)
-        return window if sliding else None
-    return window
+    return size(config, "sliding_window") if sliding else None
 
 
 def with_experts(model: Model, routing: Routing, has: Callable[[int], bool]) -> Model:
