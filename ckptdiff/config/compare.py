@@ -32,6 +32,7 @@ from ckptdiff.config.unknown_args import differing_args
 from ckptdiff.config.unused import unused_tensors
 from ckptdiff.formats.run_config import SPELLED
 from ckptdiff.text import config_value_text, printable
+from ckptdiff.text_config import as_of_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -200,12 +201,7 @@ def config_side(assembled: Assembled) -> ConfigSide:
     fields: Mapping[str, Any] = checkpoint.config or {}
     if checkpoint.convention == "meta":
         fields = params_in_hf_words(fields, assembled.config)
-    if isinstance(fields.get("text_config"), dict):
-        # The class that holds both parts ties the head; only the inner one makes the mask.
-        outer = {name: value for name, value in fields.items() if name != "is_causal"}
-        tie = {name: value for name, value in fields.items() if name == "tie_word_embeddings"}
-        fields = {**outer, **fields["text_config"], **tie}
-    whole = fields
+    whole = fields = as_of_text(fields)
     if checkpoint.convention == "hf":
         fields = as_read(fields, assembled.family)
     spelled = SPELLED if checkpoint.config_file is not None else {}

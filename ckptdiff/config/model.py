@@ -11,6 +11,7 @@ from ckptdiff.config.fields.unread import as_read
 from ckptdiff.config.rope_holder import held
 from ckptdiff.errors import UnknownConfig
 from ckptdiff.formats.run_config import UNTIED
+from ckptdiff.text_config import as_of_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,9 +75,7 @@ def from_huggingface(
     `family` is the name of the Architecture: what its classes do not read does not count. Raises
     UnknownConfig if a size is missing or makes no sense.
     """
-    if isinstance(config.get("text_config"), dict):
-        config = {**config, **config["text_config"]}
-    config = as_read(config, family)
+    config = as_read(as_of_text(config), family)
     heads = _count(config, "num_attention_heads", "n_head")
     hidden = _count(config, "hidden_size", "n_embd")
     scaling = held(config)

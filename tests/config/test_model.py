@@ -109,6 +109,10 @@ def test_scaling_of_rope_is_noticed(scaling: object, is_scaled: bool) -> None:
 def test_a_composed_models_text_config_counts() -> None:
     composed = {"model_type": "llava", "hidden_size": 1, "text_config": LLAMA}
     assert from_huggingface(composed) == from_huggingface(LLAMA)
+    for outer in (True, False):  # the class that holds both parts ties the head
+        inner = {**LLAMA, "tie_word_embeddings": not outer}
+        tied = from_huggingface({"tie_word_embeddings": outer, "text_config": inner})
+        assert tied.tied_embeddings is outer
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from ckptdiff.config.fields.rope import PERCENTS, ROPE, default_base
 from ckptdiff.config.fields.scaling import FACTOR, SCALING
 from ckptdiff.config.fields.scaling_kind import scaling_kind
 from ckptdiff.config.rope_holder import NEW, OLD, held
+from ckptdiff.text_config import as_of_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -107,8 +108,7 @@ def _entries(read: ReadRope) -> str:
 
 def contradictions(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield, in sentences without a full stop, which of two rotary settings of a file counts."""
-    if isinstance(config.get("text_config"), dict):
-        config = {**config, **config["text_config"]}
+    config = as_of_text(config)
     new, old = config.get(NEW), config.get(OLD)
     if not isinstance(new, dict):
         return

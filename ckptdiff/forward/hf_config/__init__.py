@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.forward.hf_config import dense, experts, hybrids
 from ckptdiff.forward.hf_config.base import llama
+from ckptdiff.text_config import as_of_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,12 +55,8 @@ def read(config: Config) -> Model:
     Raises UnsupportedLayout for a family or a setting that is not computed, UnknownConfig if a size
     is missing or makes no sense.
     """
-    text_config = config.get("text_config")
-    if config.get("model_type") in WITH_PICTURES and isinstance(text_config, dict):
-        # The class that holds both parts ties the head; only the inner one makes the mask.
-        outer = {name: value for name, value in config.items() if name != "is_causal"}
-        tie = {name: value for name, value in config.items() if name == "tie_word_embeddings"}
-        model = read({**outer, **text_config, **tie, "text_config": None})
+    if config.get("model_type") in WITH_PICTURES and isinstance(config.get("text_config"), dict):
+        model = read({**as_of_text(config), "text_config": None})
         note = "logits are of text alone: the part that sees pictures is not computed"
         return replace(model, notes=(*model.notes, note))
     family = str(config.get("model_type"))
