@@ -59,7 +59,7 @@ def read_run_config(file: Path) -> dict[str, Any]:
     document = read_yaml(file)
     model = _mapping(_mapping(document).get("config" if file.name == NEMO else "model"))
     # Newer releases hold the fields of TransformerConfig in an object of their own.
-    return _args({**model, **_mapping(model.get("transformer"))})
+    return _args({**model, **_mapping(model.get("transformer")), TARGET: model.get(TARGET)})
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -68,7 +68,9 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _args(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields of a model's classes by the names that Megatron-LM's args have for them."""
-    plain = {n: _value(v) for n, v in fields.items() if isinstance(n, str) and n != TARGET}
+    plain = {n: _value(v) for n, v in fields.items() if isinstance(n, str)}
+    if plain.get(TARGET) is None:
+        plain.pop(TARGET, None)
     # A field that has the very name of an arg goes before another that is called so in args.
     args = {_IN_ARGS[name]: value for name, value in plain.items() if name in _IN_ARGS} | {
         name: value for name, value in plain.items() if name not in _IN_ARGS
@@ -104,5 +106,6 @@ def _value(value: Any) -> Any:
     if isinstance(value, dict) and isinstance(target := value.get(TARGET), str):
         if isinstance(name := value.get("_name_"), str):
             return name
-        return target if value.get("_call_") is False else tree.text_of(value)
+        is_named = value.get("_call_") is False or value.get("_partial_") is True
+        return target if is_named else tree.text_of(value)
     return tree.plain_value(value)

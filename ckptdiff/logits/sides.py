@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptdiff.config.compare import config_side
+from ckptdiff.config.model_classes import unknown_classes
 from ckptdiff.config.old_args import in_new_words
 from ckptdiff.config.unknown_args import not_computed, noted
 from ckptdiff.config.unused import unused_tensors
@@ -81,6 +82,9 @@ def _side_of(side: Assembled, other: Assembled, reference: str) -> ForwardSide:
         not_computed=(*model.not_computed, *not_computed(config, megatron_args.NOT_YET)),
         notes=(*model.notes, *noted(config)),
     )
+    if checkpoint.config_file is not None:
+        classes = unknown_classes(config, model.family)
+        model = replace(model, not_computed=(*model.not_computed, *classes))
     scaled = any(name in config for name in _SCALING)
     if checkpoint.config_file is not None and not scaled and any(x.rope for x in model.layers):
         # Classes have defaults of their own, and are not loaded.

@@ -409,3 +409,30 @@ def test_without_any_config_the_last_line_says_so(
     assert "number of heads is not known" in refused.stderr
     done = ckptdiff("convert", root, tmp_path / "out", "--to", "hf", "--like", hf)
     assert done.returncode == 0, done.stderr
+
+
+PROVIDER = "megatron.bridge.models.llama.llama_provider.LlamaModelProvider"
+GEMMA = "megatron.bridge.models.gemma.gemma_provider.GemmaModelProvider"
+SPEC = "  transformer_layer_spec:\n    {}\n    _target_: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        (BRIDGE.replace(PROVIDER, GEMMA), GEMMA),  # it scales embeddings
+        (BRIDGE.replace(PROVIDER, "mine.LlamaModelProvider"), "mine.LlamaModelProvider"),
+        (BRIDGE.replace(PROVIDER, f"{PROVIDER[:-18]}Llama31ModelProvider8B"), ""),
+        (BRIDGE.replace("train:\n", SPEC.format("_call_: false", "mine.spec") + "train:\n"),
+         "mine.spec"),
+        (BRIDGE.replace("train:\n", SPEC.format(
+            "_partial_: true", "megatron.core.models.gpt.gpt_layer_specs.get_gpt_decoder_block_spec"
+        ) + "train:\n"), ""),
+    ],
+    ids=["gemma", "own class", "llama 3.1", "own spec", "spec of core"],
+)  # fmt: skip
+def test_a_class_whose_code_is_not_known_is_not_computed(
+    text: str, unknown: str, weights: dict[str, Tensor], hf: Path, tmp_path: Path
+) -> None:
+    found = compare_logits(hf, bridge(tmp_path / "bridge", weights, text), [5, 9, 3])
+    assert found.verdict == ("undecided" if unknown else "arithmetic")
+    assert unknown in found.sentence

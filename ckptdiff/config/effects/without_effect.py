@@ -62,7 +62,7 @@ NOTHING: dict[str, Effect] = always(
             moe_single_grouped_bias use_grouped_gemm_for_dense_mlp moe_permute_fusion
             moe_router_fusion use_mamba_mem_eff_path disable_mamba_mem_eff_path dsa_kernel_backend
             deterministic_mode batch_invariant_mode mlp_chunks_for_prefill mlp_chunks_for_training
-            use_transformer_engine_full_layer_spec transformer_layer_spec mamba_stack_spec
+            use_transformer_engine_full_layer_spec mamba_stack_spec
             moe_use_grouped_tensor batch_invariant_backend gdp_cutedsl_kernel disable_jit_fuser
             onnx_safe
 """,
