@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from ckptdiff.diagnosis import run as diagnosing
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.fault_classes import FAULT_CLASSES
+from tests.support.conversions import converted
 from tests.support.corpus import CORPUS, FAULTS, NO_CORPUS, benchmark, from_corpus, reference
 from tests.support.fault_cases import CASES, CLEAN, Case, Real
 from tests.support.fault_cases_real import REAL
 from tests.support.fault_cases_two import CHANGED, TWO
 from tests.support.fault_check import Maker, check, diagnosis
 from tests.support.faults_table import NOT_PLANTED, SOUND
-from tests.support.pairs import compare
+from tests.support.pairs import compare, compare_and_diagnose
+from tests.support.small_models import write_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -160,3 +163,16 @@ def test_a_diagnosis_that_fails_breaks_no_comparison(
     )
     assert said == ()
     assert "on purpose" in (trouble or "")
+
+
+@pytest.mark.parametrize("pp", [1, 2])
+def test_a_head_that_only_the_args_tie_is_no_exchange(pp: int, tmp_path: Path) -> None:
+    write_model(tmp_path / "hf", "llama")
+    converted(tmp_path / "hf", tmp_path / "out", "megatron", pp=pp)
+    for file in (tmp_path / "out").rglob("model_optim_rng.pt"):
+        state = torch.load(file, weights_only=False)
+        state["args"].untie_embeddings_and_output_weights = False
+        torch.save(state, file)
+    _, findings = compare_and_diagnose(tmp_path / "hf", tmp_path / "out")
+    assert [(one.kind, one.undo) for one in findings] == [("CONFIG", None), ("TIED", None)]
+    assert "a matrix of its own" in findings[-1].title

@@ -123,8 +123,9 @@ def _is_local_numbers(origins: Origins, moves: dict[int, int]) -> bool:
 
 def _name_claim(origins: Origins, p: ShardPair, q: ShardPair) -> Claim:
     """Return the claim that `p` holds the content of `q`, which has another name."""
-    is_exchange = any(
-        (held.template, origin.template) == (q.template, p.template)
+    # A head that is tied by the args alone is a copy of the embedding: no other name has its place.
+    is_exchange = not p.is_copy and any(
+        (held.template, origin.template) == (q.template, p.template) and not held.is_copy
         for held, origin in origins.moved.items()
     )
     what = (
@@ -136,6 +137,10 @@ def _name_claim(origins: Origins, p: ShardPair, q: ShardPair) -> Claim:
             return Claim("EMBED-HEAD", "", (p,), "embedding and output layer are exchanged",
                          "two matrices of one shape were taken for each other",
                          names={p.template: q.template})  # fmt: skip
+        if _is_own_though_tied(origins):
+            return Claim("TIED", "own head", (p,),
+                         "the head is a matrix of its own, though the config of B ties it",
+                         "the config does not say what the files hold", is_lost=True)  # fmt: skip
         return Claim("TIED", "", (p,), f"{what}, though they are two tensors here",
                      "the model was taken for one with tied embeddings", is_lost=True)  # fmt: skip
     if p.rule.of_predictions or q.rule.of_predictions:
@@ -150,6 +155,14 @@ def _name_claim(origins: Origins, p: ShardPair, q: ShardPair) -> Claim:
                      "a name was mapped to another tensor", is_lost=True)  # fmt: skip
     return Claim("NOT-LOADED", what, (p,), what, "its name was mapped to another tensor",
                  is_lost=not is_exchange, names={p.template: q.template})  # fmt: skip
+
+
+def _is_own_though_tied(origins: Origins) -> bool:
+    """Return whether B's copy of the embedding, as its config has it, is the reference's head."""
+    return origins.grid.config.tied_embeddings and any(
+        held.is_copy and (held.rule.role, origin.rule.role) == ("embedding", "head")
+        for held, origin in origins.moved.items()
+    )
 
 
 def _expert_claim(origins: Origins, p: ShardPair, moves: dict[int, int]) -> Claim:
