@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.config.compare import config_side
 from ckptdiff.config.model_classes import unknown_classes
 from ckptdiff.config.old_args import in_new_words
+from ckptdiff.config.texts import check_texts
 from ckptdiff.config.unknown_args import not_computed, noted
 from ckptdiff.config.unused import unused_tensors
 from ckptdiff.dtypes import DTYPES, FLOATS
@@ -61,6 +62,7 @@ def _side_of(side: Assembled, other: Assembled, reference: str) -> ForwardSide:
             "put config.json there, or give a Megatron folder with its args"
         )
     if checkpoint.convention == "hf":
+        check_texts(config, f"{checkpoint.root}: config.json")
         return ForwardSide(
             "huggingface",
             hf_config.read(config),

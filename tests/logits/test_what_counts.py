@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ckptdiff.errors import MissingShard
+from ckptdiff.errors import MissingShard, UnknownConfig
 from ckptdiff.forward import hf_config
 from tests.support.conversions import converted
 from tests.support.logit_runs import compare_logits, free_run, tokens
@@ -140,3 +140,22 @@ def test_beside_a_text_config_the_outer_tie_counts_and_no_outer_mask() -> None:
     assert hf_config.read({**whole, "is_causal": False}) == hf_config.read(whole)
     assert hf_config.read(whole).tied
     assert not hf_config.read({**whole, "tie_word_embeddings": False}).tied
+
+
+TEXTS: list[dict[str, Any]] = [
+    {"rope_theta": "10000.0"},
+    {"tie_word_embeddings": "False"},
+    {"attention_bias": "False"},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": "10000.0"}},
+]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=str)
+def test_a_number_or_switch_that_is_text_is_refused(text: dict[str, Any], tmp_path: Path) -> None:
+    """As transformers 5 refuses it; what no class reads may be anything."""
+    write_model(tmp_path / "a", "llama", sliding_window="none", use_sliding_window="no")
+    assert compare_logits(tmp_path / "a", tmp_path / "a", IDS).verdict == "arithmetic"
+    write_model(tmp_path / "b", "llama", **text)
+    name = "rope_theta" if "rope_parameters" in text else next(iter(text))
+    with pytest.raises(UnknownConfig, match=f"{name} is .* a text"):
+        compare_logits(tmp_path / "a", tmp_path / "b", IDS)
