@@ -12,6 +12,7 @@ from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.executor import available_cpus
 from ckptdiff.forward.sizes import of_models
 from ckptdiff.logits.sides import (
+    check_families,
     check_ids,
     forward_side,
     holdings_of,
@@ -83,10 +84,9 @@ class _LogitComparison:
                 f"{why}: they cannot be compared step by step. Give two checkpoints of one model, "
                 "each with its own config"
             )
-        holdings_a, holdings_b = (
-            holdings_of(*side) for side in zip(self.pair, self.sides, strict=True)
-        )
-        self.sections = list(sections(holdings_a, holdings_b))
+        held = [holdings_of(*side) for side in zip(self.pair, self.sides, strict=True)]
+        check_families(self.sides, held)
+        self.sections = list(sections(*held))
 
     def results(
         self, device: str, dtype: str, storage: str | None, *, attribute: bool

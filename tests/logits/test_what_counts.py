@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ckptdiff.errors import MissingShard, UnknownConfig
+from ckptdiff.errors import MissingShard, UnknownConfig, UnsupportedLayout
 from ckptdiff.forward import hf_config
 from tests.support.conversions import converted
 from tests.support.logit_runs import compare_logits, free_run, tokens
@@ -157,5 +157,25 @@ def test_a_number_or_switch_that_is_text_is_refused(text: dict[str, Any], tmp_pa
     assert compare_logits(tmp_path / "a", tmp_path / "a", IDS).verdict == "arithmetic"
     write_model(tmp_path / "b", "llama", **text)
     name = "rope_theta" if "rope_parameters" in text else next(iter(text))
-    with pytest.raises(UnknownConfig, match=f"{name} is .* a text"):
+    with pytest.raises(UnknownConfig, match=rf"{name} is .* a text"):
         compare_logits(tmp_path / "a", tmp_path / "b", IDS)
+
+
+def test_norms_that_no_layer_has_are_of_another_family(tmp_path: Path) -> None:
+    write_model(tmp_path / "llama", "llama")
+    converted(tmp_path / "llama", tmp_path / "out", "megatron")
+    held = write_model(tmp_path / "gemma", "gemma")
+    config = {**config_of(tmp_path / "gemma"), "model_type": "gemma2"}
+    norm = held["model.norm.weight"]
+    norms = {
+        f"model.layers.{layer}.{part}_feedforward_layernorm.weight": norm.clone()
+        for layer in range(2)
+        for part in ("pre", "post")
+    }
+    write_folder(tmp_path / "gemma2", config, {**held, **norms})
+    for other in ("llama", "out"):
+        with pytest.raises(UnsupportedLayout, match=r"no layer of B .* of another family"):
+            compare_logits(tmp_path / "gemma2", tmp_path / other, IDS)
+    write_folder(tmp_path / "broken", config, held)
+    with pytest.raises(MissingShard, match="layernorm"):
+        compare_logits(tmp_path / "gemma2", tmp_path / "broken", IDS)
