@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ckptdiff.checkpoint import as_of_text
 from ckptdiff.config.effects import EFFECTS
 from ckptdiff.config.fields import (
     FIELDS,
@@ -32,7 +33,6 @@ from ckptdiff.config.unknown_args import differing_args
 from ckptdiff.config.unused import unused_tensors
 from ckptdiff.formats.run_config import SPELLED
 from ckptdiff.text import config_value_text, printable
-from ckptdiff.text_config import as_of_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.checkpoint import as_of_text
 from ckptdiff.config.fields.biases import has_biases
 from ckptdiff.config.fields.experts import SIGMOID
 from ckptdiff.config.fields.unread import as_read
 from ckptdiff.config.rope_holder import held
 from ckptdiff.errors import UnknownConfig
 from ckptdiff.formats.run_config import UNTIED
-from ckptdiff.text_config import as_of_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

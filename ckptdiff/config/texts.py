@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.checkpoint import as_of_text
 from ckptdiff.config.keys_read import KEYS, ROPE_KEYS
 from ckptdiff.config.rope_holder import NEW, OLD
 from ckptdiff.errors import UnknownConfig
-from ckptdiff.text_config import as_of_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

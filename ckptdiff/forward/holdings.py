@@ -36,6 +36,10 @@ Tensors = dict[str, HeldTensor]  # by the name inside the layer; Megatron's as i
 Ranks = tuple[Tensors, ...]  # by tensor parallel rank
 
 
+# By the names that transformers and Megatron have for it in a layer.
+_NORM_BEHIND = "post_feedforward_layernorm.weight", "mlp.linear_fc2.post_layernorm.weight"
+
+
 @dataclass(frozen=True, slots=True)
 class Holdings:
     """The tensors of a whole model, not yet read."""
@@ -43,6 +47,11 @@ class Holdings:
     layers: tuple[Ranks, ...]
     first: Ranks  # before the layers: the embedding
     last: Ranks  # after the layers: the norm and the head
+
+    @property
+    def has_norms_behind(self) -> bool:
+        """Whether any layer has a norm behind its MLP."""
+        return any(name in rank for layer in self.layers for rank in layer for name in _NORM_BEHIND)
 
 
 # ── Hugging Face ─────────────────────────────────────────────────────────────────────────────────

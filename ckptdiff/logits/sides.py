@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 # Args of which any tells how rotary positions are scaled.
 _SCALING = ("use_rope_scaling", "rotary_seq_len_interpolation_factor", "rotary_scaling_factor")
-# Norms behind an MLP, by their names in a layer of either program.
-_BEHIND = "post_feedforward_layernorm.weight", "mlp.linear_fc2.post_layernorm.weight"
 MOST_TOKENS = 1024  # attention scores of all pairs of them are in memory
 
 
@@ -116,17 +114,13 @@ def check_families(sides: Sequence[ForwardSide], held: Sequence[Holdings]) -> No
     """
     for letter, own, other, holdings in zip("AB", sides, reversed(sides), held, strict=True):
         asks = own.kind == "huggingface" and own.model.norms_behind
-        if asks or not other.model.norms_behind or _has_norms_behind(holdings):
+        if asks or not other.model.norms_behind or holdings.has_norms_behind:
             continue
         raise UnsupportedLayout(
             f"no layer of {letter} has norms behind attention and MLP, as each of a "
             f"{other.model.family} has: {letter} is of another family, or lost them all. Give two "
             "checkpoints of one model, each with its own config"
         )
-
-
-def _has_norms_behind(holdings: Holdings) -> bool:
-    return any(name in rank for layer in holdings.layers for rank in layer for name in _BEHIND)
 
 
 def sections(a: Holdings, b: Holdings) -> Iterable[Section]:

@@ -11,13 +11,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.checkpoint import as_of_text
 from ckptdiff.config.fields.base import equal, is_number, show
 from ckptdiff.config.fields.positions import is_rotary
 from ckptdiff.config.fields.rope import PERCENTS, ROPE, default_base
 from ckptdiff.config.fields.scaling import FACTOR, SCALING
 from ckptdiff.config.fields.scaling_kind import scaling_kind
 from ckptdiff.config.rope_holder import NEW, OLD, held
-from ckptdiff.text_config import as_of_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckptdiff.checkpoint import as_of_text
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.forward.hf_config import dense, experts, hybrids
 from ckptdiff.forward.hf_config.base import llama
-from ckptdiff.text_config import as_of_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
