@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
+import resource
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .data import ONE_BILLION, SMOL
-from .harness import CKPTDIFF, REPOSITORY, Result, race
+from .harness import CKPTDIFF, REPOSITORY, Result, peak_memory, race
 from .rivals import RUN_TWO_MODELS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from .data import Data
@@ -64,22 +64,19 @@ def row_logits_speed(data: Data, rounds: int, oracle: Path | None) -> list[Resul
     """Compare a model of SmolLM2-135M's sizes with its twin on three ranks, fp32 and then bf16.
 
     Transformers, in the Python `oracle`, loads the model twice and runs both in fp32 with eager
-    attention. Each figure is over transformers'; each process computes once.
+    attention. Each figure is over transformers'; each process computes once. The ratios are of the
+    clock; where other programs run, the processor seconds in the notes tell more.
     """
     hf, megatron = data.hf(SMOL, "base"), data.megatron(SMOL, tp=3)
+    kinds = ("computing", MOST_COMPUTING), ("whole process", 1), ("peak resident memory", 1)
     results: list[Result] = []
     for count in PROMPTS:
-        found = (
-            None if oracle is None else _beside_transformers(hf, megatron, count, rounds, oracle)
-        )
-        figures = found or [(None, NO_TRANSFORMERS)] * 3
-        kinds = (("computing", MOST_COMPUTING), ("whole process", 1), ("peak resident memory", 1))
-        results += [
-            Result(
-                "logits-speed", f"{count} tokens, {what} / transformers", value, bar, "less", note
-            )
-            for (what, bar), (value, note) in zip(kinds, figures, strict=True)
-        ]
+        figures: list[tuple[float | None, str]] = [(None, NO_TRANSFORMERS) for _ in kinds]
+        if oracle is not None:
+            figures = [*_beside_transformers(hf, megatron, count, rounds, oracle)]
+        for (kind, bar), (value, note) in zip(kinds, figures, strict=True):
+            what = f"{count} tokens, {kind} / transformers"
+            results.append(Result("logits-speed", what, value, bar, "less", note))
     return results
 
 
@@ -88,42 +85,53 @@ def _beside_transformers(
 ) -> list[tuple[float, str]]:
     """Return the ratios of computing, of whole processes and of peak memory, each with a note."""
     ids = ",".join(map(str, range(1, count + 1)))
-    ours = _Process([*CKPTDIFF, "logits", hf, megatron, "--ids", ids])
-    inner = _Process([sys.executable, "-m", "tests.support.logit_seconds", hf, megatron, count])
-    theirs = _Process([oracle, "-c", RUN_TWO_MODELS, hf, count])
-    times = race(
-        {"ckptdiff": ours, "computing": inner, "transformers": theirs}, rounds=rounds, warm=False
-    )
+    ours = _Process(*CKPTDIFF, "logits", hf, megatron, "--ids", ids)
+    inner = _Process(sys.executable, "-m", "tests.support.logit_seconds", hf, megatron, count)
+    theirs = _Process(oracle, "-c", RUN_TWO_MODELS, hf, count)
+    contenders: dict[str, Callable[[], object]] = {
+        "ckptdiff": ours,
+        "computing": inner,
+        "transformers": theirs,
+    }
+    times = race(contenders, rounds=rounds, warm=False)
     assert {told["verdict"] for told in inner.told} == {"arithmetic"}
-    computing, forwards = (
-        statistics.median(told["seconds"] for told in process.told) for process in (inner, theirs)
-    )
-    peak, other = max(ours.peaks), max(theirs.peaks)
+    computing, forwards = _medians(inner.told), _medians(theirs.told)
+    whole = " / ".join(f"{statistics.median(one.processor):.2f}" for one in (ours, theirs))
+    peak, other = (sum(peak_memory(*one.command).values()) for one in (ours, theirs))
     return [
-        (computing / forwards, f"{computing:.2f} / {forwards:.2f} s"),
-        (times.ratio("ckptdiff", "transformers"), times.text()),
+        (
+            computing["seconds"] / forwards["seconds"],
+            f"{computing['seconds']:.2f} / {forwards['seconds']:.2f} s; "
+            f"processor {computing['processor']:.2f} / {forwards['processor']:.2f} s",
+        ),
+        (times.ratio("ckptdiff", "transformers"), f"{times.text()}; processor {whole} s"),
         (peak / other, f"{peak / 1e6:.0f} / {other / 1e6:.0f} MB"),
     ]
 
 
-@dataclass
-class _Process:
-    """A program to run: keeps what it tells in JSON, and the peak of its resident bytes."""
+def _medians(told: list[dict[str, Any]]) -> dict[str, float]:
+    return {name: statistics.median(one[name] for one in told) for name in ("seconds", "processor")}
 
-    command: list[Any]
-    told: list[dict[str, Any]] = field(default_factory=list)
-    peaks: list[int] = field(default_factory=list)
+
+class _Process:
+    """A program to run: keeps what it tells in JSON, and its processor seconds, by run."""
+
+    def __init__(self, *command: object) -> None:
+        self.command = [str(word) for word in command]
+        self.told: list[dict[str, Any]] = []
+        self.processor: list[float] = []
 
     def __call__(self) -> None:
-        process = subprocess.Popen(
-            [str(word) for word in self.command], cwd=REPOSITORY, stdout=subprocess.PIPE
+        before = _of_children()
+        done = subprocess.run(
+            self.command, cwd=REPOSITORY, capture_output=True, check=True, text=True
         )
-        assert process.stdout is not None
-        with process.stdout as stdout:
-            said = stdout.read().decode()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0, self.command
-        self.peaks.append(1024 * used.ru_maxrss)  # of it, or of a process that it started
-        if said.startswith("{"):
-            self.told.append(json.loads(said))
+        self.processor.append(_of_children() - before)
+        if done.stdout.startswith("{"):
+            self.told.append(json.loads(done.stdout))
+
+
+def _of_children() -> float:
+    """Return the processor seconds of all programs that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
