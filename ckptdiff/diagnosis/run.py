@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.arch.naming import are_fused, are_grouped
 from ckptdiff.assembly.packed import without_parts
 from ckptdiff.checkpoint import Parallelism
+from ckptdiff.config.compare import field_text
 from ckptdiff.conversion.command import command_of
 from ckptdiff.conversion.destination import proposed_out
 from ckptdiff.conversion.plan import VOCAB_DIVISIBLE_BY, Target
@@ -144,10 +145,11 @@ def _config_finding(line: ConfigDiff) -> Finding:
     names = (
         f"A: {line.name_a or 'not stated'} = {line.a}; B: {line.name_b or 'not stated'} = {line.b}"
     )
+    a, b = (line.a, line.b) if line.a != line.b else (field_text(line, "A"), field_text(line, "B"))
     return Finding(
         "CONFIG",
         "fault",
-        f"{line.meaning}: {line.a} in A, {line.b} in B",
+        f"{line.meaning}: {a} in A, {b} in B",
         evidence=f"{names}. {line.consequence or ''}".strip(),
         fix=line.fix,
     )
