@@ -1,6 +1,7 @@
 """Measure the program against its rivals and its bars, in one command.
 
     python -m tests.bench [--rows 1,4,frame] [--rounds 5] [--data DIR] [--json FILE] [--sft COMMAND]
+                          [--oracle PYTHON]
 
 Run it from the top of the repository, on a machine that does nothing else: it makes about 14 GB of
 checkpoints in a temporary folder (or in DIR, where they stay), takes contenders in turn, and judges
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROWS = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
-        "17", "18", "attribution", "diagnose", "logits-memory", "frame",
-        "671b-list", "671b-frame")  # fmt: skip
+        "17", "18", "attribution", "diagnose", "logits-memory", "logits-speed",
+        "frame", "671b-list", "671b-frame")  # fmt: skip
 
 
 def main() -> int:
@@ -49,6 +50,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="where the checkpoints are, or are made and kept")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--sft", metavar="COMMAND", help="sft-cli, if it is not on the path")
+    parser.add_argument("--oracle", type=Path, metavar="PYTHON", help="that has transformers")
     options = parser.parse_args()
     wanted = set(options.rows.split(","))
     if wanted - set(ROWS):
@@ -60,7 +62,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ckptdiff-bench-") as temporary:
         folder = options.data or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for measure in _chosen(wanted, Data(folder), options.rounds, rivals.sft(options.sft)):
+        sft, oracle = rivals.sft(options.sft), rivals.oracle(options.oracle)
+        for measure in _chosen(wanted, Data(folder), options.rounds, sft, oracle):
             os.sync()
             found = measure()
             results += found
@@ -73,7 +76,7 @@ def main() -> int:
 
 
 def _chosen(
-    wanted: set[str], data: Data, rounds: int, sft: str | None
+    wanted: set[str], data: Data, rounds: int, sft: str | None, oracle: Path | None
 ) -> list[Callable[[], list[Result]]]:
     """Return what to measure; the last fill the page cache with zeros."""
     kernel, whole = kernel_rows, program_rows
@@ -100,6 +103,8 @@ def _chosen(
         chosen.append(lambda: whole.rows_2_3(data, wanted, rounds, sft))
     if "7" in wanted:
         chosen.append(lambda: whole.row_7(data, wanted, rounds, sft))
+    if "logits-speed" in wanted:
+        chosen.append(lambda: logit_rows.row_logits_speed(data, rounds, oracle))
     for rows, measure in plain:
         if wanted & rows:
             chosen.append(lambda measure=measure: measure(data, wanted, rounds))  # type: ignore[misc]

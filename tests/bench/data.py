@@ -86,6 +86,7 @@ class Size:
 SMALL = Size(layers=16, hidden=1024, ffn=2816, heads=16, groups=8, vocab=32000)  # 0.5 GB
 LARGE = Size(layers=25, hidden=2048, ffn=5632, heads=32, groups=8, vocab=32000)  # 2.5 GB
 ONE_BILLION = Size(layers=16, hidden=2048, ffn=6144, heads=16, groups=16, vocab=32000)
+SMOL = Size(layers=30, hidden=576, ffn=1536, heads=9, groups=3, vocab=49152)  # SmolLM2-135M, untied
 HUGE = Size(layers=80, hidden=8192, ffn=28672, heads=64, groups=8, vocab=128256)  # 141 GB
 
 
@@ -287,12 +288,14 @@ class Data:
         self.folder = folder
 
     def hf(self, size: Size, change: str) -> Path:
-        name = {SMALL: "small", LARGE: "large", ONE_BILLION: "billion"}[size]
+        name = {SMALL: "small", LARGE: "large", ONE_BILLION: "billion", SMOL: "smol"}[size]
         return self._once(f"{name}-{change}", lambda folder: write_hf(folder, size, change))
 
-    def megatron(self, size: Size) -> Path:
+    def megatron(self, size: Size, tp: int = 2) -> Path:
         base = self.hf(size, "base")
-        return self._once(f"{base.name}-tp2", lambda folder: write_megatron(folder, size, 2, base))
+        return self._once(
+            f"{base.name}-tp{tp}", lambda folder: write_megatron(folder, size, tp, base)
+        )
 
     def faulty(self, size: Size, spoil: Callable[[Path], None]) -> Path:
         """Return the Megatron twin with a fault planted in it."""

@@ -1,4 +1,4 @@
-"""What people use instead: the script everybody writes, `torch.equal`, sft-cli."""
+"""What people use instead: the script everybody writes, `torch.equal`, sft-cli, transformers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .harness import REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,6 +65,19 @@ for rank, model in enumerate(models):
     torch.save({"model": model}, f"{out}/iter_0000001/mp_rank_{rank:02d}/model_optim_rng.pt")
 """
 
+RUN_TWO_MODELS = """
+import json, sys, time, torch
+from transformers import AutoModelForCausalLM
+ids = torch.arange(1, int(sys.argv[2]) + 1)[None]
+settings = {"dtype": torch.float32, "attn_implementation": "eager"}
+models = [AutoModelForCausalLM.from_pretrained(sys.argv[1], **settings).eval() for _ in "ab"]
+started, used = time.perf_counter(), time.process_time()
+with torch.inference_mode():
+    logits = [model(ids).logits for model in models]
+seconds, processor = time.perf_counter() - started, time.process_time() - used
+print(json.dumps({"seconds": seconds, "processor": processor}))
+"""
+
 
 def naive(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Do what the naive script does, on tensors in memory."""
@@ -81,3 +96,9 @@ def sft(given: str | None) -> str | None:
     """Return the command of sft-cli, if there is one."""
     beside = Path(sys.executable).with_name("sft")
     return given or (str(beside) if beside.exists() else shutil.which("sft"))
+
+
+def oracle(given: Path | None) -> Path | None:
+    """Return a Python that has transformers: the one that is given, or the tests' own."""
+    usual = REPOSITORY / ".venv-oracle/bin/python"
+    return given or (usual if usual.exists() else None)
