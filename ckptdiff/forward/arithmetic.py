@@ -224,7 +224,10 @@ class Arithmetic:
         """
         if limit is not None:
             gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
-        return self.activate(gate, activation) * (up + offset if offset else up)
+        return self.activate(gate, activation) * (self.shifted(up, offset) if offset else up)
+
+    def shifted(self, x: Tensor, offset: float) -> Tensor:
+        return x + offset
 
     def times_sigmoid(self, x: Tensor, gate: Tensor) -> Tensor:
         """Return x times the gate's sigmoid, both of one shape."""

@@ -140,10 +140,10 @@ class Emulated(Arithmetic):
         limit: float | None = None,
         offset: float = 0.0,
     ) -> Tensor:
-        if limit is not None:
-            gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
-        up = self.rounded(up + offset) if offset else up
-        return self.rounded(super().gate(gate, up, activation))
+        return self.rounded(super().gate(gate, up, activation, limit, offset))
+
+    def shifted(self, x: Tensor, offset: float) -> Tensor:
+        return self.rounded(super().shifted(x, offset))
 
     def times_sigmoid(self, x: Tensor, gate: Tensor) -> Tensor:
         sigmoid = gate.sigmoid()
