@@ -79,18 +79,17 @@ def _side_of(side: Assembled, other: Assembled, reference: str) -> ForwardSide:
         family.name if family is not None else "",
         hf_config.read(other_config) if other_config else None,
     )
+    beyond, taken = not_computed(config, megatron_args.NOT_YET), model.taken
+    if checkpoint.config_file is not None:  # its classes have defaults, and are not loaded
+        beyond += unknown_classes(config, model.family)
+        if not any(name in config for name in _SCALING) and any(x.rope for x in model.layers):
+            taken = (*taken, "scaling of rotary positions")
     model = replace(
         model,
-        not_computed=(*model.not_computed, *not_computed(config, megatron_args.NOT_YET)),
+        not_computed=(*model.not_computed, *beyond),
         notes=(*model.notes, *noted(config)),
+        taken=taken,
     )
-    if checkpoint.config_file is not None:
-        classes = unknown_classes(config, model.family)
-        model = replace(model, not_computed=(*model.not_computed, *classes))
-    scaled = any(name in config for name in _SCALING)
-    if checkpoint.config_file is not None and not scaled and any(x.rope for x in model.layers):
-        # Classes have defaults of their own, and are not loaded.
-        model = replace(model, taken=(*model.taken, "scaling of rotary positions"))
     # A torch_dist checkpoint has whole tensors and counts as one rank.
     ranks = len({shard.rank.tp for shard in checkpoint.shards})
     expert_ranks = len({shard.rank.ep for shard in checkpoint.shards})
