@@ -151,3 +151,31 @@ def test_a_shortened_text_fits(text: str, width: int, ascii_only: bool) -> None:
     assert cell_len(shorten(text, width, ascii_only=ascii_only)) <= max(width, 0)
     if cell_len(text) <= width:
         assert shorten(text, width) == text
+
+
+def test_once_settled_what_differs_is_unfolded_and_the_rest_shares_headings() -> None:
+    names = [f"model.layers.{number}.{part}.weight" for number in range(6) for part in "ab"]
+    session = opened(*names)
+    for name in names:
+        session.add(result(name, "differ" if name == names[5] else "same"))
+    session.settle(room=10)
+    titles = [row if isinstance(row, str) else row.name for row in session.rows]
+    assert titles == ["model.layers.0-1", "model.layers.2", *names[4:6], "model.layers.3-5"]
+    run = session.rows[0]
+    assert isinstance(run, Layer)
+    assert +run.counts == {"same": 4}
+    session.fold(run, unfolded=True)
+    assert [row.name for row in session.rows[:2] if isinstance(row, Layer)] == [
+        "model.layers.0",
+        "model.layers.1",
+    ]
+    assert session.reveal("model.layers.4.a.weight") is not None
+
+
+def test_a_settled_list_is_unfolded_whole_where_there_is_room() -> None:
+    names = [f"model.layers.{number}.a.weight" for number in range(4)]
+    session = opened(*names)
+    for name in names:
+        session.add(result(name, "same"))
+    session.settle(room=10)
+    assert [row for row in session.rows if isinstance(row, str)] == names

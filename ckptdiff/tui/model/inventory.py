@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.assembly.packed import packed_apart
-from ckptdiff.text import format_shape
+from ckptdiff.text import format_shape, number_ranges
 from ckptdiff.tui.words import plural
 
 if TYPE_CHECKING:
@@ -59,6 +59,39 @@ class Layer:
         """Drop all results."""
         self.counts = Counter(to_do=len(self.names))
         self.max_abs = self.cosine = None
+
+
+@dataclass(slots=True, eq=False)
+class LayerRun(Layer):
+    """Layers next to each other under one folded heading, `model.layers.0-11`: none differs."""
+
+    layers: Sequence[Layer] = ()
+
+
+def run_of(layers: Sequence[Layer]) -> LayerRun:
+    """Return one heading for layers that have one prefix, with what is known of all of them."""
+    prefix = _prefix(layers[0])
+    numbers = number_ranges([int(layer.title.rpartition(".")[2]) for layer in layers])
+    run = LayerRun(f"{prefix}.{numbers}" if prefix else numbers, layers=tuple(layers))
+    for layer in layers:
+        run.names += layer.names
+        run.nbytes += layer.nbytes
+        run.counts.update(layer.counts)
+    measured = [layer for layer in layers if layer.max_abs is not None]
+    run.max_abs = max(
+        (layer.max_abs for layer in measured if layer.max_abs is not None), default=None
+    )
+    run.cosine = min((layer.cosine for layer in measured if layer.cosine is not None), default=None)
+    return run
+
+
+def can_run_on(one: Layer, other: Layer) -> bool:
+    """Return whether two layers can share a heading: their titles differ in the number alone."""
+    return bool(one.title and other.title) and _prefix(one) == _prefix(other)
+
+
+def _prefix(layer: Layer) -> str:
+    return layer.title.rpartition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)

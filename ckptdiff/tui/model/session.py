@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.name_filter import matcher
 from ckptdiff.tui.model.comparison import DIFFERENCES, Comparison
-from ckptdiff.tui.model.inventory import Inventory, Layer, Unmapped
+from ckptdiff.tui.model.inventory import (
+    Inventory,
+    Layer,
+    LayerRun,
+    Unmapped,
+    can_run_on,
+    run_of,
+)
 from ckptdiff.tui.model.order import Sort, ordered
 
 if TYPE_CHECKING:
@@ -38,6 +45,9 @@ class Session(Comparison):
         self.visible: tuple[str, ...] = ()  # the names in sight, read by workers; replaced whole
         self._folds: dict[str, bool] = {}  # by layer title: True is unfolded
         self._narrow_folds: dict[str, bool] = {}  # the same, while the list is narrowed
+        self.settled = False  # what differs is unfolded, and what does not is folded
+        self._runs: dict[str, LayerRun] = {}  # by title: the folded headings of several layers
+        self._parted: set[str] = set()  # the titles of layers whose run was unfolded
 
     def open(
         self,
@@ -47,6 +57,29 @@ class Session(Comparison):
         config: Sequence[ConfigDiff] = (),
     ) -> None:
         super().open(inventory, a, b, config)
+        self.arrange()
+
+    def forget(self) -> None:
+        super().forget()
+        self.settled = False
+        self._runs.clear()
+        self._parted.clear()
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing was done to the list yet: no filter, sort, or fold."""
+        return not (self.narrowed or self.flat or self._folds or self.settled)
+
+    def settle(self, room: int) -> None:
+        """Unfold what differs and fold the rest, or all of it if `room` rows hold it.
+
+        Called once all results are there.
+        """
+        everything = len(self.names) + len(self.inventory.unmapped) + len(self.layers)
+        if everything <= room:
+            self.fold_all(unfolded=True)
+            return
+        self.settled = True
         self.arrange()
 
     @property
@@ -112,7 +145,7 @@ class Session(Comparison):
     def _folded_rows(self) -> list[Row]:
         rows: list[Row] = []
         if not self.narrowed:
-            for layer in self.layers:
+            for layer in self._headed():
                 if layer.title:
                     rows.append(layer)
                 if not layer.title or self.is_unfolded(layer):
@@ -130,15 +163,50 @@ class Session(Comparison):
                 rows.append(name)
         return rows
 
+    def _headed(self) -> list[Layer]:
+        """Return the layers of the whole list; once settled, those without a difference joined."""
+        if not self.settled:
+            return list(self.layers)
+        headed: list[Layer] = []
+        run: list[Layer] = []
+        for layer in self.layers:
+            alone = not layer.title or self.is_unfolded(layer) or layer.title in self._parted
+            alone = alone or has_difference(layer)
+            if run and (alone or not can_run_on(run[-1], layer)):
+                headed.append(self._joined(run))
+                run = []
+            if alone:
+                headed.append(layer)
+            else:
+                run.append(layer)
+        if run:
+            headed.append(self._joined(run))
+        return headed
+
+    def _joined(self, layers: Sequence[Layer]) -> Layer:
+        if len(layers) == 1:
+            return layers[0]
+        run = run_of(layers)
+        return self._runs.setdefault(run.title, run)
+
     def is_unfolded(self, layer: Layer) -> bool:
-        """Return whether a layer is unfolded: by default the first, in a narrowed list all."""
+        """Return whether a layer is unfolded.
+
+        By default that is the first, in a narrowed list all, and once settled what differs.
+        """
+        if isinstance(layer, LayerRun):
+            return False
         if self.narrowed:
             return self._narrow_folds.get(layer.title, True)
-        return self._folds.get(layer.title, layer.is_first)
+        default = has_difference(layer) if self.settled else layer.is_first
+        return self._folds.get(layer.title, default)
 
     def fold(self, layer: Layer, *, unfolded: bool) -> None:
-        """Show or hide a layer's tensors."""
-        (self._narrow_folds if self.narrowed else self._folds)[layer.title] = unfolded
+        """Show or hide a layer's tensors, or the layers of a run."""
+        if isinstance(layer, LayerRun):
+            self._parted.update(each.title for each in layer.layers)
+        else:
+            (self._narrow_folds if self.narrowed else self._folds)[layer.title] = unfolded
         self.arrange()
 
     def fold_all(self, *, unfolded: bool) -> None:
@@ -196,3 +264,8 @@ class Session(Comparison):
         if name is not None:
             words += ["--filter", name]
         return shlex.join(words)
+
+
+def has_difference(layer: Layer) -> bool:
+    """Return whether a result of a layer is a difference."""
+    return any(layer.counts[status] for status in DIFFERENCES)

@@ -188,6 +188,8 @@ class TensorsScreen(BaseScreen[None]):
             self.rows.show_rows(are_new=what == "names")
         elif what == "results":
             self.rows.redraw()
+        if what == "compared" and self.session.phase == "done" and not self.session.browsing:
+            self.rows.settle()
         if what == "names":
             self._show_title()
         elif what != "state":

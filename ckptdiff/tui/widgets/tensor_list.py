@@ -104,6 +104,17 @@ class TensorList(CursorList["Row"]):
                 cursor = self._nearest(rows)
         self.rows_changed(cursor)
 
+    def settle(self) -> None:
+        """Show what is wrong first, unless the user has moved: called once all is compared."""
+        session = self.session
+        if self.cursor or self.scroll_offset.y or not session.is_untouched:
+            return
+        session.settle(self.page)
+        self.show_rows()
+        first = session.next_difference(None)
+        if first is not None and session.is_difference(first):
+            self.go_to(first)
+
     def show_borders(self) -> None:
         """Show in the borders what the list holds, and in an empty list why it is empty."""
         session = self.session
