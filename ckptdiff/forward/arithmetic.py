@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ckptdiff.forward.model import Activation
+    from ckptdiff.forward.model import Activation, Routing
 
 
 def _gelu_new(x: Tensor) -> Tensor:
@@ -62,6 +62,23 @@ class Arithmetic:
         if bias is None or not self.rounds_before_bias:
             return functional.linear(x, w, bias)
         return torch.matmul(x, w.t()) + bias
+
+    def product(self, x: Tensor, w: Tensor, point: str) -> Tensor:  # noqa: ARG002
+        """Return x @ w.T, which is rounded at a point of `rounding`'s."""
+        return functional.linear(x, w)
+
+    def router_logits(self, x: Tensor, w: Tensor, bias: Tensor | None, *, is_wide: bool) -> Tensor:
+        """Return (positions, experts), in float32 or more if it is wide.
+
+        The bias is part of the product in every program.
+        """
+        if is_wide:
+            x, w, bias = (None if t is None else at_least_float32(t) for t in (x, w, bias))
+        return functional.linear(x, w, bias)
+
+    def narrows_scores(self, routing: Routing) -> bool:
+        """Return whether weights of experts are made of scores in the dtype of the logits."""
+        return self.softmax_after_topk or routing.softmax_last
 
     def row_parallel(
         self, parts: Iterable[tuple[Tensor, Tensor]], bias: Tensor | None = None
@@ -235,12 +252,19 @@ class Arithmetic:
             return self.narrowed(at_least_float32(x) * at_least_float32(gate).sigmoid(), x.dtype)
         return x * gate.sigmoid()
 
-    def narrowed(self, wide: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return a value that was computed in float32 or float64 as it is stored: in `dtype`."""
+    def narrowed(self, wide: Tensor, dtype: torch.dtype, point: str = "") -> Tensor:  # noqa: ARG002
+        """Return a value that was computed in a wider dtype as it is stored: in `dtype`.
+
+        It is rounded at a point of `rounding`'s; without one, where all programs round.
+        """
         return wide.to(dtype)
 
     def add(self, x: Tensor, update: Tensor) -> Tensor:
         return x + update
+
+    def add_experts(self, total: Tensor, y: Tensor, *, is_wide: bool) -> Tensor:  # noqa: ARG002
+        """Return the sum of some experts' outputs; `is_wide`: in float32 or more."""
+        return total + y
 
 
 TRANSFORMERS = Arithmetic(

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 # The torch dtype that each dtype flag computes in.
 COMPUTED = {flag: STORED[word] for flag, word in BY_FLAG.items()}
 ONE_MODEL = "Give two checkpoints of one model, each with its own config"
+# The name under which the experts chosen in a pass that does not compare are kept, by layer: for
+# each side (positions, experts), True where an expert is chosen.
+CHOSEN = "chosen"
 _FEWEST_POSITIONS = 8  # a product with fewer rows is summed in another order
 PROGRAMS = {"transformers": TRANSFORMERS, "meta": META, "megatron": MEGATRON}
 
@@ -102,6 +105,9 @@ def take_section(run: ForwardRun, section: Section) -> tuple[Tap, ...]:
     outputs = sequence[-1].takes if section.part == "last" else sequence[-1].gives
     between = tuple({name: values[name] for name in outputs} for values in (values_a, values_b))
     keep(run.comparison, run.dtype, between)
+    if "routing" in values_a and not run.compares:
+        chosen = tuple(values["routing"] != 0 for values in (values_a, values_b))
+        keep(run.comparison, f"{CHOSEN} {section.number}", chosen)
     return tuple(taps)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from ckptdiff.forward.holdings import Ranks
-    from ckptdiff.forward.model import Model
+    from ckptdiff.forward.model import Model, Routing
 
 MOST_LOGITS = 1 << 23  # elements of a side's logits that are computed at a time
 Kind = Literal["huggingface", "megatron", "meta"]
@@ -23,6 +23,12 @@ class ForwardSide:
     program: Program  # whose arithmetic is used
     ranks: int = 1  # tensor parallel ranks, whose row-parallel products are added up
     expert_ranks: int = 1  # expert parallel ranks, whose experts' outputs are added up
+    expert_slices: int = 1  # expert tensor ranks, each with a slice of every expert
+
+    @property
+    def routing(self) -> Routing | None:
+        """The routing of its layers with experts; None if it has none."""
+        return next((layer.routing for layer in self.model.layers if layer.routing), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ START = "start"  # the stream that carries no rounding; before the first step, a
 class Energy:
     """Sums of squares over positions and features. Lists are of A's error, B's error and A-B."""
 
+    stopped: str = ""  # why the section was not computed to its end, in words
     exact: float = 0.0  # of A's values without any rounding
     points: dict[str, float] = field(default_factory=dict)  # of A-B, by rounding point
     # The sum over rounding points, each alone.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ckptdiff.forward.model import Activation
+    from ckptdiff.forward.model import Activation, Routing
 
 # Rounding points. COMMON is every place where all programs round; at the others only some do.
 COMMON = "common"
@@ -30,10 +30,17 @@ TABLE = "table"  # cosine and sine
 TABLE_PRODUCT = "table_product"  # each product of a channel with cosine or sine
 BIAS = "bias"  # a product, before its bias is added
 PARTIAL = "partial"  # a rank's partial sum of a product, and sums of some ranks' partial sums
+# In layers with experts:
+ROUTER = "router"  # the router's logits
+ROUTER_SCORES = "router_scores"  # what is made of them, before the last operation
+ROUTING = "routing"  # the weights of the chosen experts
+WEIGHTED_INPUT = "weighted_input"  # the input of an expert's last product, times its weight
+WEIGHTED_OUTPUT = "weighted_output"  # an expert's output, times its weight
+EXPERT_SUMS = "expert_sums"  # each sum of some experts' outputs
 
 
-def points(arithmetic: Arithmetic) -> frozenset[str]:
-    """Return the points where a program rounds."""
+def points(arithmetic: Arithmetic, routing: Routing | None = None) -> frozenset[str]:
+    """Return the points where a program rounds; `routing` is that of its layers with experts."""
     rounds = {
         COMMON: True,
         NORM: arithmetic.rounds_before_norm_weight,
@@ -43,6 +50,18 @@ def points(arithmetic: Arithmetic) -> frozenset[str]:
         BIAS: arithmetic.rounds_before_bias,
         PARTIAL: arithmetic.ranks > 1,
     }
+    if routing is not None:
+        narrow = not routing.wide_logits
+        early = arithmetic.narrows_scores(routing)
+        is_last = routing.score == "softmax" and routing.normalized and routing.scaling == 1
+        rounds |= {
+            ROUTER: narrow,
+            ROUTER_SCORES: narrow and early and not is_last,
+            ROUTING: narrow and (early or not routing.wide_weights),
+            WEIGHTED_INPUT: arithmetic.scales_expert_input,
+            WEIGHTED_OUTPUT: not arithmetic.scales_expert_input,
+            EXPERT_SUMS: True,
+        }
     return frozenset(point for point, does in rounds.items() if does)
 
 
@@ -61,10 +80,17 @@ class Emulated(Arithmetic):
         """Return x rounded at a point, except where `alike`: there it changes no later rounding."""
         return torch.where(alike, x, self.rounded(x, point))
 
+    def product(self, x: Tensor, w: Tensor, point: str) -> Tensor:
+        return self.rounded(torch.matmul(x, w.t()), point)
+
+    def router_logits(self, x: Tensor, w: Tensor, bias: Tensor | None, *, is_wide: bool) -> Tensor:
+        y = super().router_logits(x, w, bias, is_wide=is_wide)
+        return y if is_wide else self.rounded(y, ROUTER)
+
     def linear(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-        y = torch.matmul(x, w.t())
         if bias is None:
-            return self.rounded(y)
+            return self.product(x, w, COMMON)
+        y = torch.matmul(x, w.t())
         if self.rounds_before_bias:
             y = self.rounded_unless(y, BIAS, bias == 0)
         return self.rounded(y + bias)
@@ -149,11 +175,14 @@ class Emulated(Arithmetic):
         sigmoid = gate.sigmoid()
         return self.rounded(x * (sigmoid if self.wide_gates else self.rounded(sigmoid)))
 
-    def narrowed(self, wide: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ARG002
-        return self.rounded(wide)
+    def narrowed(self, wide: Tensor, dtype: torch.dtype, point: str = COMMON) -> Tensor:  # noqa: ARG002
+        return self.rounded(wide, point)
 
     def add(self, x: Tensor, update: Tensor) -> Tensor:
         return self.rounded(super().add(x, update))
+
+    def add_experts(self, total: Tensor, y: Tensor, *, is_wide: bool) -> Tensor:
+        return total + y if is_wide else self.rounded(total + y, EXPERT_SUMS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,8 +177,6 @@ class _LogitComparison:
             why = "the difference is not of arithmetic alone"
         elif storage not in ("bf16", "fp16"):
             why = f"in {storage} the sums inside products round too; ask for bf16 or fp16"
-        elif any(layer.routing is not None for side in self.sides for layer in side.model.layers):
-            why = "what experts round is not yet traced"
         return why and f"no attribution: {why}"
 
     def _attribute(
@@ -192,6 +190,8 @@ class _LogitComparison:
         for number, section in enumerate(self.sections, 1):
             started = time.monotonic()
             energies.append(self._job(_trace_section, run, section))
+            if stopped := energies[-1].stopped:
+                return *_NO_ATTRIBUTION, f"no attribution: {stopped}"
             seconds = time.monotonic() - started
             yield LogitProgress("rounding by rounding", number, len(self.sections), seconds)
         shares, rounding, note = self._job(_budget, run, energies[1:-1], energies[-1])
