@@ -22,6 +22,7 @@ def _gelu_new(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))
 
 
+SINKS = "sinks"  # a point of `rounding`'s: scores less the highest, where a sink is beside them
 QUICK = 1.702  # the factor in quick_gelu
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -217,7 +218,7 @@ class Arithmetic:
         column = sinks.to(wide.dtype)[:, None, None].expand(-1, wide.shape[1], 1)
         both = torch.cat((wide, column), -1)
         if self.shifts_sinks:
-            both = both - both.amax(-1, keepdim=True)
+            both = self.narrowed(both - both.amax(-1, keepdim=True), both.dtype, SINKS)
         return torch.softmax(both, -1)[..., :-1].to(scores.dtype)
 
     def weigh_values(self, weights: Tensor, v: Tensor) -> Tensor:

@@ -63,8 +63,8 @@ FUSED = "fused"
 _EVALUATIONS = {
     START: "without any rounding",
     ROUNDED: "with its roundings emulated",
-    FUSED: "with other sums in its products alone",
-    COMMON: "with the roundings that both sides share alone",
+    FUSED: "with only the sums of its products in another order",
+    COMMON: "with only the roundings that both sides share",
 }
 _STREAMS = "streams"  # the name under which they are kept
 
@@ -105,7 +105,7 @@ def trace_section(run: ForwardRun, section: Section) -> Energy:
     return energy
 
 
-class _RoutedOtherwise(Exception):  # noqa: N818
+class _RoutedOtherwise(Exception):
     """An evaluation chooses other experts than A's in the low precision: says which, and where."""
 
 
@@ -196,16 +196,17 @@ class _Trace:
         `routing` are the experts' weights, (positions, experts), by stream.
         """
         low = kept(self.run.comparison, f"{CHOSEN} {self.section.number}")
-        evaluations = [(f"in {self.run.dtype}", low["AB".index(self.letter)])]
+        in_low = f"in {self.run.dtype}"
+        evaluations = [(f"B {in_low}", low[1])]
         for name, weights in routing.items():
-            words = _EVALUATIONS.get(name, "with the roundings of one kind alone")
-            evaluations.append((words, weights != 0))
+            words = _EVALUATIONS.get(name, "with only the roundings of one kind")
+            evaluations.append((f"{self.letter} {words}", weights != 0))
         for words, chosen in evaluations:
             if count := int((chosen != low[0]).any(-1).sum()):
-                of = f"{count} of {len(chosen)} tokens {'is' if count == 1 else 'are'} routed"
                 raise _RoutedOtherwise(
-                    f"in layer {self.section.number}, {of} to other experts in {self.letter} "
-                    f"{words} than in A in {self.run.dtype}, which is no small error"
+                    f"in layer {self.section.number}, {count} of {len(chosen)} tokens "
+                    f"{'goes' if count == 1 else 'go'} to other experts in {words} than in A "
+                    f"{in_low}; roundings are traced only where all evaluations choose alike"
                 )
 
     def _step_of(self, step: Step, layer: LayerOf, values: Values) -> tuple[Tensor, ...]:
@@ -220,7 +221,7 @@ def carried_points(own: ForwardSide, other: ForwardSide) -> dict[str, frozenset[
     """
     rounds, others = (
         points(
-            replace(PROGRAMS[side.program], ranks=max(side.ranks, side.expert_slices)), side.routing
+            replace(PROGRAMS[side.program], ranks=max(side.ranks, side.expert_slices)), side.model
         )
         for side in (own, other)
     )
@@ -238,9 +239,13 @@ def carried_points(own: ForwardSide, other: ForwardSide) -> dict[str, frozenset[
 
 
 def _expert_sums(side: ForwardSide) -> tuple[int, int, bool]:
-    """Return over how many parts experts are added up, and whether that is in float32."""
-    routing = side.routing
-    return side.expert_ranks, side.expert_slices, routing is not None and routing.wide_sum
+    """Return what tells how experts are added up: in which parts, and whether in float32."""
+    routing = side.model.routing
+    if routing is None:
+        return 1, 1, False
+    # Of two there is one sum, whoever adds them up.
+    ranks = side.expert_ranks if routing.chosen > 2 else 1
+    return ranks, side.expert_slices, routing.wide_sum
 
 
 def _rows(run: ForwardRun, section: Section) -> list[slice]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from ckptdiff.forward.holdings import Ranks
-    from ckptdiff.forward.model import Model, Routing
+    from ckptdiff.forward.model import Model
 
 MOST_LOGITS = 1 << 23  # elements of a side's logits that are computed at a time
 Kind = Literal["huggingface", "megatron", "meta"]
@@ -24,11 +24,6 @@ class ForwardSide:
     ranks: int = 1  # tensor parallel ranks, whose row-parallel products are added up
     expert_ranks: int = 1  # expert parallel ranks, whose experts' outputs are added up
     expert_slices: int = 1  # expert tensor ranks, each with a slice of every expert
-
-    @property
-    def routing(self) -> Routing | None:
-        """The routing of its layers with experts; None if it has none."""
-        return next((layer.routing for layer in self.model.layers if layer.routing), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,8 +73,8 @@ class Reader:
         self.reads.clear()
         self._kept.clear()
 
-    def casting(self, dtype: torch.dtype) -> Reader:
-        """Return a reader of the same files that casts weights to a dtype first."""
+    def casting(self, dtype: torch.dtype | None) -> Reader:
+        """Return a reader of the same files that casts weights to a dtype first, or to none."""
         reader = copy.copy(self)
         reader.cast_dtype = dtype
         return reader

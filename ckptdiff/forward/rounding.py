@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ckptdiff.forward.arithmetic import ACTIVATIONS, QUICK, Arithmetic, rotate_half
+from ckptdiff.forward.arithmetic import ACTIVATIONS, QUICK, SINKS, Arithmetic, rotate_half
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
 
-    from ckptdiff.forward.model import Activation, Routing
+    from ckptdiff.forward.model import Activation, Model
 
 # Rounding points. COMMON is every place where all programs round; at the others only some do.
 COMMON = "common"
@@ -39,8 +39,8 @@ WEIGHTED_OUTPUT = "weighted_output"  # an expert's output, times its weight
 EXPERT_SUMS = "expert_sums"  # each sum of some experts' outputs
 
 
-def points(arithmetic: Arithmetic, routing: Routing | None = None) -> frozenset[str]:
-    """Return the points where a program rounds; `routing` is that of its layers with experts."""
+def points(arithmetic: Arithmetic, model: Model) -> frozenset[str]:
+    """Return the points where a program rounds that computes a model."""
     rounds = {
         COMMON: True,
         NORM: arithmetic.rounds_before_norm_weight,
@@ -49,8 +49,9 @@ def points(arithmetic: Arithmetic, routing: Routing | None = None) -> frozenset[
         TABLE_PRODUCT: not arithmetic.complex_rope,
         BIAS: arithmetic.rounds_before_bias,
         PARTIAL: arithmetic.ranks > 1,
+        SINKS: arithmetic.shifts_sinks and model.softmax_type != "vanilla",
     }
-    if routing is not None:
+    if (routing := model.routing) is not None:
         narrow = not routing.wide_logits
         early = arithmetic.narrows_scores(routing)
         is_last = routing.score == "softmax" and routing.normalized and routing.scaling == 1

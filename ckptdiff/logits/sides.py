@@ -95,7 +95,7 @@ def _side_of(side: Assembled, other: Assembled, reference: str) -> ForwardSide:
     expert_ranks = len({shard.rank.ep for shard in checkpoint.shards})
     slices = {checkpoint.parallelism.expert_slice(shard.rank) for shard in checkpoint.shards}
     found = ForwardSide("megatron", model, "megatron", ranks, expert_ranks)
-    return found if found.routing is None else replace(found, expert_slices=len(slices))
+    return found if model.routing is None else replace(found, expert_slices=len(slices))
 
 
 def holdings_of(side: Assembled, plan: ForwardSide) -> Holdings:
