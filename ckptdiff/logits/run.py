@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from ckptdiff.config.compare import compare_configs
 from ckptdiff.dtypes import BY_FLAG, ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.executor import available_cpus
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.forward.plan import Energy, ForwardRun, Section
     from ckptdiff.results import Budget, CauseShare, LogitVerdict, Tap
 
@@ -48,16 +50,18 @@ def compare_logits(
     storage: str | None = None,
     reference: str = "hf",
     attribute: bool = False,
+    config: Sequence[ConfigDiff] | None = None,
 ) -> Generator[LogitProgress | LogitDiff, None, None]:
     """Yield a LogitProgress for each layer, and the LogitDiff last.
 
     The verdict is computed in `dtype`, fp32 or fp64. If it is `arithmetic`, the logits are computed
     in `storage` as well, by default the dtype of A's weights, and metrics are of those. `reference`
     "meta" computes a Hugging Face side as Meta's code does. `attribute` traces the causes of the
-    difference. The executor should have one worker, which alone imports torch. Closing the
-    generator stops. Raises a CkptDiffError.
+    difference. `config` are the lines of both configs, which are compared if they are not given.
+    The executor should have one worker, which alone imports torch. Closing the generator stops.
+    Raises a CkptDiffError.
     """
-    run = _LogitComparison(a, b, tuple(ids), executor, reference)
+    run = _LogitComparison(a, b, tuple(ids), executor, reference, config)
     yield from run.results(device, dtype, storage, attribute=attribute)
 
 
@@ -71,8 +75,10 @@ class _LogitComparison:
         ids: tuple[int, ...],
         executor: Executor,
         reference: str,
+        config: Sequence[ConfigDiff] | None = None,
     ) -> None:
         self.pair = a, b
+        self.config = config
         self.ids, self.reference = ids, reference
         self.name = uuid4().hex  # under which the worker keeps the values between jobs
         self.executor = executor
@@ -100,7 +106,8 @@ class _LogitComparison:
         stepped = yield from self._pass(run, "layer by layer")
         taps = tuple(self._canonical(stepped))
         judged = judge_taps(taps, dtype)
-        reasons = Reasons(self.pair, self.sides, self.reference, self.executor)
+        lines = compare_configs(*self.pair) if self.config is None else self.config
+        reasons = Reasons(self.pair, self.sides, self.reference, self.executor, lines)
         verdict, first = reasons.verdict(judged), judged.first
         notes += list(reasons.without_effect()) if first is None else []
         storage = storage or stored_dtype(self.sections)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptdiff.comparison.run import diff
-from ckptdiff.config.compare import compare_configs, field_text, is_fed
+from ckptdiff.config.compare import field_text, is_fed
 from ckptdiff.config.other_keys import NOT_KNOWN
 from ckptdiff.dtypes import BY_FLAG, FLOATS
 from ckptdiff.logits.effects import effects
@@ -73,6 +73,7 @@ class Reasons:
         sides: tuple[ForwardSide, ForwardSide],
         reference: str,
         executor: Executor,
+        config: Sequence[ConfigDiff],
     ) -> None:
         self.pair, self.executor = pair, executor
         a, b = (side.model.not_computed for side in sides)
@@ -84,10 +85,9 @@ class Reasons:
         # What both sides do is no cause of a difference.
         self.fixed = [one for one in (*fixed[0], *fixed[1]) if not all(one in f for f in fixed)]
         self.taken = [side.model.taken for side in sides]
-        lines = compare_configs(*pair)
         # Of what differs without a meaning that is known, no step is known either.
-        self.unknown = [line for line in lines if line.status == "unknown"]
-        self.conflicts = [line for line in lines if line.status == "conflict"]
+        self.unknown = [line for line in config if line.status == "unknown"]
+        self.conflicts = [line for line in config if line.status == "conflict"]
         self.effects = {
             line.meaning: effects(line, pair, reference)
             for line in self.conflicts

@@ -259,7 +259,9 @@ def test_an_empty_prompt_without_bos_is_refused(pair: Pair, bpe: str) -> None:
 
 
 def test_no_ids_are_refused(pair: Pair) -> None:
-    assert pair.of_ids(0, 7) == Prompt((0, 7), ())
+    found = pair.of_ids(0, 7)
+    assert found == Prompt((0, 7), (), config=found.config)
+    assert found.config is not None
     with pytest.raises(BadArgument, match="no ids"):
         pair.of_ids()
 
