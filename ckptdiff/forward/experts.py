@@ -33,8 +33,8 @@ _EXPERTS = "mlp.experts"
 class ExpertsOf(LayerOf):
     """The experts of a layer; a side's class says where the weights of one expert are.
 
-    Weights are read one expert at a time, and not kept. An expert's index is over the whole layer,
-    an `etp_rank` is one of the ranks that an expert is split over (expert tensor parallelism).
+    Weights are read one expert at a time. An expert's index is over the whole layer, an `etp_rank`
+    is one of the ranks that an expert is split over (expert tensor parallelism).
     """
 
     router_name = "mlp.gate.weight"
@@ -71,8 +71,8 @@ class ExpertsOf(LayerOf):
         raise NotImplementedError
 
     def expert_tensor(self, name: str, etp_rank: int | None = None) -> Tensor:
-        """Return a tensor of an expert, without keeping it."""
-        return self.reader.rows(self.held(name, etp_rank), slice(None))
+        """Return a tensor of an expert."""
+        return self.reader.expert(self.held(name, etp_rank))
 
     @property
     def has_expert_biases(self) -> bool:
