@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from ckptdiff.forward.points import COMMON, SINKS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -22,7 +24,6 @@ def _gelu_new(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))
 
 
-SINKS = "sinks"  # a point of `rounding`'s: scores less the highest, where a sink is beside them
 QUICK = 1.702  # the factor in quick_gelu
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -65,7 +66,7 @@ class Arithmetic:
         return torch.matmul(x, w.t()) + bias
 
     def product(self, x: Tensor, w: Tensor, point: str) -> Tensor:  # noqa: ARG002
-        """Return x @ w.T, which is rounded at a point of `rounding`'s."""
+        """Return x @ w.T, which is rounded at a point."""
         return functional.linear(x, w)
 
     def router_logits(self, x: Tensor, w: Tensor, bias: Tensor | None, *, is_wide: bool) -> Tensor:
@@ -74,7 +75,8 @@ class Arithmetic:
         The bias is part of the product in every program.
         """
         if is_wide:
-            x, w, bias = (None if t is None else at_least_float32(t) for t in (x, w, bias))
+            x, w = at_least_float32(x), at_least_float32(w)
+            bias = None if bias is None else at_least_float32(bias)
         return functional.linear(x, w, bias)
 
     def narrows_scores(self, routing: Routing) -> bool:
@@ -253,11 +255,8 @@ class Arithmetic:
             return self.narrowed(at_least_float32(x) * at_least_float32(gate).sigmoid(), x.dtype)
         return x * gate.sigmoid()
 
-    def narrowed(self, wide: Tensor, dtype: torch.dtype, point: str = "") -> Tensor:  # noqa: ARG002
-        """Return a value that was computed in a wider dtype as it is stored: in `dtype`.
-
-        It is rounded at a point of `rounding`'s; without one, where all programs round.
-        """
+    def narrowed(self, wide: Tensor, dtype: torch.dtype, point: str = COMMON) -> Tensor:  # noqa: ARG002
+        """Return a value that was computed in a wider dtype as it is stored: in `dtype`."""
         return wide.to(dtype)
 
     def add(self, x: Tensor, update: Tensor) -> Tensor:

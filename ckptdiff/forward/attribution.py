@@ -24,7 +24,6 @@ import torch
 
 from ckptdiff.forward.kept import keep, kept
 from ckptdiff.forward.lockstep import (
-    CHOSEN,
     COMPUTED,
     PROGRAMS,
     Logits,
@@ -34,16 +33,10 @@ from ckptdiff.forward.lockstep import (
     take_or_raise,
     unpadded,
 )
-from ckptdiff.forward.plan import START, Energy
+from ckptdiff.forward.plan import CHOSEN, START, Energy
+from ckptdiff.forward.points import COMMON, EXPERT_SUMS, PARTIAL, points
 from ckptdiff.forward.reading import Reader
-from ckptdiff.forward.rounding import (
-    COMMON,
-    EXPERT_SUMS,
-    PARTIAL,
-    Carrying,
-    Rounding,
-    points,
-)
+from ckptdiff.forward.rounding import Carrying, Rounding
 from ckptdiff.forward.steps import steps
 
 if TYPE_CHECKING:

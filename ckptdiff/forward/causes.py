@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptdiff.forward.attribution import FUSED, carried_points
-from ckptdiff.forward.rounding import (
+from ckptdiff.forward.points import (
     BIAS,
     COMMON,
     EXPERT_SUMS,
@@ -36,7 +36,7 @@ class _Cause:
     """A line of the budget. The first four are in NVIDIA's list of causes for Llama 2."""
 
     words: str
-    point: str  # where a program rounds: see `rounding`
+    point: str  # where a program rounds: see `points`
     why_alike: str  # why it is 0 where both sides round alike; empty: then it has no line
     why_zero: str = "exactly 0 for these weights"  # where one side alone rounds, without effect
 
@@ -77,8 +77,8 @@ _CAUSES = (
     _Cause("router's logits rounded", ROUTER, ""),
     _Cause("router's scores rounded before they are weights", ROUTER_SCORES, ""),
     _Cause("weights of experts rounded", ROUTING, ""),
-    _Cause("expert's weight times what its last product takes", WEIGHTED_INPUT, ""),
-    _Cause("expert's weight times what it gives", WEIGHTED_OUTPUT, ""),
+    _Cause("expert weighted before its last product", WEIGHTED_INPUT, ""),
+    _Cause("expert weighted after its last product", WEIGHTED_OUTPUT, ""),
     _Cause("sums over experts rounded", EXPERT_SUMS, ""),
 )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.forward.layer import LayerOf
-from ckptdiff.forward.rounding import (
+from ckptdiff.forward.points import (
     COMMON,
     EXPERT_SUMS,
     PARTIAL,

@@ -20,7 +20,7 @@ from ckptdiff.forward.kept import keep, kept
 from ckptdiff.forward.megatron import MegatronLayer
 from ckptdiff.forward.megatron_hybrids import hybrid_class
 from ckptdiff.forward.meta import MetaLayer
-from ckptdiff.forward.plan import MOST_LOGITS
+from ckptdiff.forward.plan import CHOSEN, MOST_LOGITS
 from ckptdiff.forward.reading import STORED, Reader
 from ckptdiff.forward.steps import steps, take
 from ckptdiff.results import Tap
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 # The torch dtype that each dtype flag computes in.
 COMPUTED = {flag: STORED[word] for flag, word in BY_FLAG.items()}
 ONE_MODEL = "Give two checkpoints of one model, each with its own config"
-# The name under which the experts chosen in a pass that does not compare are kept, by layer: for
-# each side (positions, experts), True where an expert is chosen.
-CHOSEN = "chosen"
 _FEWEST_POSITIONS = 8  # a product with fewer rows is summed in another order
 PROGRAMS = {"transformers": TRANSFORMERS, "meta": META, "megatron": MEGATRON}
 

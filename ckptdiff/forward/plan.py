@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from ckptdiff.forward.model import Model
 
 MOST_LOGITS = 1 << 23  # elements of a side's logits that are computed at a time
+# The name, before the layer's number, under which a pass that does not compare keeps which experts
+# it chose: for each side (positions, experts), True where an expert is chosen.
+CHOSEN = "chosen"
 Kind = Literal["huggingface", "megatron", "meta"]
 Program = Literal["transformers", "meta", "megatron"]
 

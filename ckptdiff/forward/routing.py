@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.forward.arithmetic import at_least_float32
-from ckptdiff.forward.rounding import ROUTER_SCORES, ROUTING
+from ckptdiff.forward.points import ROUTER_SCORES, ROUTING
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -91,8 +91,8 @@ def test_roundings_predict_how_far_the_programs_are_apart(
     assert found.budget.predicted == pytest.approx(apart, rel=0.12)
     shares = {share.cause: share for share in found.attribution}
     assert sum(share.share for share in shares.values()) == pytest.approx(1)
-    assert shares["expert's weight times what its last product takes"].note == "in B alone"
-    assert shares["expert's weight times what it gives"].note == "in A alone"
+    assert shares["expert weighted before its last product"].note == "in B alone"
+    assert shares["expert weighted after its last product"].note == "in A alone"
     # Mixtral's weights of experts stay in float32, and Qwen's do not.
     assert ("weights of experts rounded" in shares) == (model == "mixtral")
     assert "sums over experts rounded" not in shares
