@@ -43,7 +43,7 @@ def test_args_that_megatron_refuses_are_not_decided(
     args: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     write_model(tmp_path / "hf", "llama")
-    out = converted(tmp_path / "hf", tmp_path / "out", "megatron", tp=1, names="mcore")
+    converted(tmp_path / "hf", tmp_path / "out", "megatron", tp=1, names="mcore")
     assert compare_logits(tmp_path / "hf", tmp_path / "out", IDS).verdict == "arithmetic"
     found = compare_logits(tmp_path / "hf", with_args(tmp_path / "out", **args), IDS)
     assert found.verdict == "undecided"

@@ -58,6 +58,6 @@ def _network(settings: dict[str, Any], positions: int) -> Any:
 def _why(call: Callable[..., Any], *args: Any, **kwargs: Any) -> str | None:
     try:
         call(*args, **kwargs)
-    except Exception as error:  # whichever: the setting is refused
+    except Exception as error:  # noqa: BLE001 - whichever: the setting is refused
         return f"{type(error).__name__}: {error}"
     return None
