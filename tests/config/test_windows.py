@@ -1,4 +1,4 @@
-"""Which layers of a Qwen have a window is what the classes of transformers make of their configs."""
+"""Which layers of a Qwen have a window is what transformers makes of its config."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def compare(*, task: str, meeting: str, rank: int, **arguments: Any) -> dict[str
     if task == "megatron":
         meet(meeting, rank, 1)
         return _by_megatron(**arguments)
-    return {"switches": _by_classes, "folder": _by_transformers}[task](**arguments)
+    return _by_classes(**arguments) if task == "switches" else _by_transformers(**arguments)
 
 
 def _by_classes(names: list[str], model_types: list[str]) -> dict[str, Any]:

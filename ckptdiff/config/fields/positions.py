@@ -57,12 +57,11 @@ def qwen_windows(side: ConfigSide) -> Stated | None:
         return None
     if side.family == "qwen3_moe":  # which does not read max_window_layers
         return Stated([1] * count, None, None, "every qwen3_moe model")
-    border = default(number("max_window_layers"), 28, TRANSFORMERS)(side)
+    found = number("max_window_layers")(side) or Stated(28, None, 28, TRANSFORMERS)
+    border = found.value
     if side.family == "qwen2_moe":
-        pattern = [int(i % 2 == 0 and i < border.value) for i in range(count)]
-    else:
-        pattern = [int(i >= border.value) for i in range(count)]
-    return replace(border, value=pattern)
+        return replace(found, value=[int(i % 2 == 0 and i < border) for i in range(count)])
+    return replace(found, value=[int(i >= border) for i in range(count)])
 
 
 def _window_hf(side: ConfigSide) -> Stated | None:

@@ -156,7 +156,7 @@ def outcome(session: Session) -> tuple[str, str]:
     elif verdict == "differ" and summary is not None and (lost := _not_found(summary)):
         text = f"! No differences in {total}, but a loader does not find B's {lost}."
         text += " The configs conflict: 2 shows where." if session.conflicts else ""
-    elif verdict == "differ":
+    elif verdict == "differ" and summary is not None:
         why = "the configs conflict" if session.conflicts else unexplained_words(summary)
         text = f"! No differences in {total}, but {why}: 2 shows where."
     elif verdict == "close":
