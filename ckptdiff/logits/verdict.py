@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.comparison.run import diff
 from ckptdiff.config.compare import field_text, is_fed
 from ckptdiff.config.other_keys import NOT_KNOWN
+from ckptdiff.config.refused import refused
 from ckptdiff.dtypes import BY_FLAG, FLOATS
 from ckptdiff.logits.effects import effects
 
@@ -81,6 +82,11 @@ class Reasons:
             *(("A's and B's " if words in b else "A's ") + words for words in a),
             *("B's " + words for words in b if words not in a),
         ]
+        self.refused = [
+            f"{letter}: {words}"
+            for letter, side in zip("AB", pair, strict=True)
+            for words in refused(side)
+        ]
         fixed = [side.model.fixed for side in sides]
         # What both sides do is no cause of a difference.
         self.fixed = [one for one in (*fixed[0], *fixed[1]) if not all(one in f for f in fixed)]
@@ -111,6 +117,8 @@ class Reasons:
     def undecided(self) -> list[str]:
         """Return why it cannot be told what both sides compute, a clause each."""
         whys = []
+        if self.refused:
+            whys.append(_first_of(self.refused))
         if self.not_computed:
             whys.append(f"ckptdiff does not compute {_first_of(self.not_computed)}")
         conflicts = [
