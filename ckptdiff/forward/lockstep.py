@@ -12,6 +12,7 @@ from ckptdiff.dtypes import BY_FLAG
 from ckptdiff.errors import CkptDiffError, OutOfMemory, UnsupportedLayout
 from ckptdiff.forward import sizes
 from ckptdiff.forward.arithmetic import MEGATRON, META, TRANSFORMERS
+from ckptdiff.forward.blocks import blocks
 from ckptdiff.forward.distance import Distance
 from ckptdiff.forward.families import CLASSES
 from ckptdiff.forward.hints import NEARLY_EQUAL, hint
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 # The torch dtype that each dtype flag computes in.
 COMPUTED = {flag: STORED[word] for flag, word in BY_FLAG.items()}
 ONE_MODEL = "Give two checkpoints of one model, each with its own config"
-_FEWEST_POSITIONS = 8  # a product with fewer rows is summed in another order
 PROGRAMS = {"transformers": TRANSFORMERS, "meta": META, "megatron": MEGATRON}
 
 
@@ -210,9 +210,7 @@ class Logits:
 
 def position_blocks(positions: int, vocabulary: int) -> list[slice]:
     """Return the positions whose logits are computed at a time, evenly many."""
-    most = max(_FEWEST_POSITIONS, MOST_LOGITS // vocabulary)
-    step = -(-positions // -(-positions // most))
-    return [slice(start, start + step) for start in range(0, positions, step)]
+    return blocks(positions, vocabulary, MOST_LOGITS)
 
 
 def _apart(a: Given, b: Given, blocks: list[slice]) -> list[float]:

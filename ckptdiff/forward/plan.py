@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ckptdiff.forward.model import Model
 
 MOST_LOGITS = 1 << 23  # elements of a side's logits that are computed at a time
+MOST_SCORES = 1 << 26  # of attention, over all heads, that are computed at a time
 Kind = Literal["huggingface", "megatron", "meta"]
 Program = Literal["transformers", "meta", "megatron"]
 

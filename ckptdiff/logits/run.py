@@ -139,14 +139,15 @@ class _LogitComparison:
     def _needed(self, itemsize: int) -> int:
         """Return the most memory of a step, in bytes, if numbers are computed in `itemsize`.
 
-        That is a layer's weights, or the attention scores of all heads, or some positions' logits
-        and their copies in float64.
+        That is a layer's weights and some positions' attention scores of all heads, or some
+        positions' logits and their copies in float64.
         """
-        from ckptdiff.forward.plan import MOST_LOGITS
+        from ckptdiff.forward.plan import MOST_LOGITS, MOST_SCORES
 
         heads = max(side.model.num_attention_heads for side in self.sides)
         weights = 8 * itemsize * max(map(largest_tensor, self.sections))
-        scores = 4 * max(itemsize, 4) * heads * len(self.ids) ** 2
+        row = heads * len(self.ids)
+        scores = 4 * max(itemsize, 4) * min(row * len(self.ids), max(MOST_SCORES, 8 * row))
         logits = 4 * (itemsize + 8) * max(MOST_LOGITS, 8 * self.vocabulary)
         return max(weights + scores, logits)
 
