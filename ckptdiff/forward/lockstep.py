@@ -59,9 +59,9 @@ def take_section(run: ForwardRun, section: Section) -> tuple[Tap, ...]:
     """Compute a section on both sides, each on its own values, which are kept for the next one.
 
     If the run compares, B also computes each step from A's values. So do A's weights in B's
-    arithmetic: their distance is the floor, what arithmetic alone makes. After the last section the
-    input of the logits is kept: they are many, and `Logits` gives them in blocks.
-    Raises a CkptDiffError.
+    arithmetic: their distance is the floor, what arithmetic alone makes. Without `b_alone` that is
+    all that B computes, and A's values are kept as its own. After the last section the input of the
+    logits is kept: they are many, and `Logits` gives them in blocks. Raises a CkptDiffError.
     """
     device = prepare_device(run.device)
     if section.part == "first":
@@ -91,11 +91,14 @@ def take_section(run: ForwardRun, section: Section) -> tuple[Tap, ...]:
             floor = Given(step, a_as_b, values_a, run, section, reference, letter="A")
             taps += _taps(a, b, floor)
         if not is_large:
-            is_own = any(values_a[name] is not values_b[name] for name in step.takes)
-            if b is None or is_own or step.replays:
-                # Without the reference: in its own pass, B's router chooses by itself.
-                b = Given(step, layer_b, values_b, run, section, letter="B")
-            values_b = values_b | b.by_name(like=reference)
+            if run.b_alone:
+                is_own = any(values_a[name] is not values_b[name] for name in step.takes)
+                if b is None or is_own or step.replays:
+                    # Without the reference: in its own pass, B's router chooses by itself.
+                    b = Given(step, layer_b, values_b, run, section, letter="B")
+                values_b = values_b | b.by_name(like=reference)
+            else:
+                values_b = reference
             values_a = reference
         for reader in readers:
             reader.forget()

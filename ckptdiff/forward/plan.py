@@ -46,6 +46,7 @@ class ForwardRun:
     device: str
     vocabulary: int  # tokens, padding not counted
     compares: bool  # B is compared with A, tap by tap, from A's values
+    b_alone: bool  # B is computed on its own values as well; else A's stand for them
     ids: tuple[int, ...]  # the prompt
     comparison: str  # under which a worker keeps the values between jobs
 

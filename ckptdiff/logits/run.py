@@ -96,18 +96,22 @@ class _LogitComparison:
         for model in (side.model for side in self.sides):
             notes += [*model.notes, *(one.text for one in model.fixed)]
         notes += left_out(*self.pair)
-        run = self._run(dtype, device, compares=True)
+        storage = storage or stored_dtype(self.sections)
+        # Where the logits are computed in another dtype, B's own values are not asked for; but what
+        # its routers choose may be far from what A's do.
+        b_alone = storage == dtype or self._has_experts()
+        run = self._run(dtype, device, compares=True, b_alone=b_alone)
         stepped = yield from self._pass(run, "layer by layer")
         taps = tuple(self._canonical(stepped))
         judged = judge_taps(taps, dtype)
         reasons = Reasons(self.pair, self.sides, self.reference, self.executor)
         verdict, first = reasons.verdict(judged), judged.first
         notes += list(reasons.without_effect()) if first is None else []
-        storage = storage or stored_dtype(self.sections)
+        shown = storage if first is None else dtype
         exact = None
-        if first is None and storage != dtype:
-            run, exact = self._run(storage, device, compares=False), run
-            yield from self._pass(run, f"in {storage}")
+        if shown != dtype or not b_alone:
+            exact, run = run if first is None else None, self._run(shown, device, compares=False)
+            yield from self._pass(run, f"in {shown}")
         shares, rounding_budget = _NO_ATTRIBUTION
         if attribute:
             note = self._why_no_attribution(verdict, storage)
@@ -151,12 +155,15 @@ class _LogitComparison:
         logits = 4 * (itemsize + 8) * max(MOST_LOGITS, 8 * self.vocabulary)
         return max(weights + scores, logits)
 
-    def _run(self, dtype: str, device: str, *, compares: bool) -> ForwardRun:
+    def _run(self, dtype: str, device: str, *, compares: bool, b_alone: bool = True) -> ForwardRun:
         from ckptdiff.forward.plan import ForwardRun
 
         return ForwardRun(
-            *self.sides, dtype, device, self.vocabulary, compares, self.ids, self.name
+            *self.sides, dtype, device, self.vocabulary, compares, b_alone, self.ids, self.name
         )
+
+    def _has_experts(self) -> bool:
+        return any(layer.routing is not None for side in self.sides for layer in side.model.layers)
 
     def _pass(self, run: ForwardRun, doing: str) -> Generator[LogitProgress, None, tuple[Tap, ...]]:
         """Compute all sections of both sides; yield a LogitProgress after each, return the taps."""
@@ -178,7 +185,7 @@ class _LogitComparison:
             why = "the difference is not of arithmetic alone"
         elif storage not in ("bf16", "fp16"):
             why = f"in {storage} the sums inside products round too; ask for bf16 or fp16"
-        elif any(layer.routing is not None for side in self.sides for layer in side.model.layers):
+        elif self._has_experts():
             why = "what experts round is not yet traced"
         return why and f"no attribution: {why}"
 
