@@ -49,6 +49,7 @@ _BY_POSITION = frozenset(
         *("activate", "mlp_out", "activate_shared", "shared_out", "logits"),
     }
 )
+LOGITS_POSITIONS = 128  # where logits of two passes are compared, spread over the prompt
 _FLOOR_POSITIONS = 16  # by which a step of A's weights is compared with that of B's
 _ROUNDING = 16  # epsilons that a step of equal weights may be apart
 _ALL = slice(None)
@@ -60,8 +61,9 @@ def take_section(run: ForwardRun, section: Section) -> tuple[Tap, ...]:
 
     If the run compares, B also computes each step from A's values. So do A's weights in B's
     arithmetic: their distance is the floor, what arithmetic alone makes. Without `b_alone` that is
-    all that B computes, and A's values are kept as its own. After the last section the input of the
-    logits is kept: they are many, and `Logits` gives them in blocks. Raises a CkptDiffError.
+    all that B computes, and A's values are kept as its own. Logits are compared at 128 positions of
+    a longer prompt, from first to last: the head does the same at each. After the last section
+    their input is kept: they are many, and `Logits` gives them in blocks. Raises a CkptDiffError.
     """
     device = prepare_device(run.device)
     if section.part == "first":
@@ -83,12 +85,16 @@ def take_section(run: ForwardRun, section: Section) -> tuple[Tap, ...]:
         is_large = step.gives == ("logits",)
         if is_large and not run.compares:
             break
-        a = Given(step, layer_a, values_a, run, section, letter="A")
+        taken = {name: values_a[name] for name in step.takes}
+        if is_large:
+            some = spread(len(run.ids), LOGITS_POSITIONS)
+            taken = {name: value[some] for name, value in taken.items()}
+        a = Given(step, layer_a, taken, run, section, letter="A")
         reference = values_a if is_large else values_a | a.by_name()
         b: Given | None = None
         if run.compares and step.is_tap:
-            b = Given(step, layer_b, values_a, run, section, reference, letter="B")
-            floor = Given(step, a_as_b, values_a, run, section, reference, letter="A")
+            b = Given(step, layer_b, taken, run, section, reference, letter="B")
+            floor = Given(step, a_as_b, taken, run, section, reference, letter="A")
             taps += _taps(a, b, floor)
         if not is_large:
             if run.b_alone:
@@ -136,7 +142,7 @@ class Given:
 
     @property
     def positions(self) -> int:
-        return len(self.run.ids)
+        return len(self._values[self.step.takes[0]])
 
     def at(self, rows: slice | Tensor) -> tuple[Tensor, ...]:
         """Return what the step gives at some positions; logits without those of padding."""
@@ -200,7 +206,7 @@ class Logits:
         ]
         self._values: tuple[Values, Values] = kept(run.comparison, run.dtype)
 
-    def at(self, rows: slice) -> tuple[Tensor, Tensor]:
+    def at(self, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
         """Return A's and B's logits at some positions, (positions, padded vocabulary)."""
         (step,) = (step for step in steps("last") if step.gives == ("logits",))
         given: list[Tensor] = []
@@ -209,6 +215,11 @@ class Logits:
             given += take_or_raise(step, layer, some, self._section, letter=letter)
         a, b = given
         return a, b
+
+
+def spread(positions: int, most: int) -> Tensor:
+    """Return at most so many of the positions, (some,), spread evenly from first to last."""
+    return torch.linspace(0, positions - 1, min(positions, most)).long()
 
 
 def position_blocks(positions: int, vocabulary: int) -> list[slice]:
@@ -259,12 +270,11 @@ def _floors(a: Given, b: Given, floor: Given, rels: list[float]) -> list[float]:
     """
     if max(rels) == 0:
         return rels
-    few = min(a.positions, _FLOOR_POSITIONS)
     if (
         a.step.method in _BY_POSITION
         and max(rels) <= _ROUNDING * torch.finfo(a.side.reader.dtype).eps
     ):
-        some = torch.linspace(0, a.positions - 1, few).long()
+        some = spread(a.positions, _FLOOR_POSITIONS)
         if all(map(_is_equal, b.at(some), floor.at(some))):
             return rels
     return _apart(a, floor, a.blocks)

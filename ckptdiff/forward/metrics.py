@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ckptdiff.forward.distance import square_of_difference
 from ckptdiff.forward.kept import forget
-from ckptdiff.forward.lockstep import Logits, position_blocks
+from ckptdiff.forward.lockstep import LOGITS_POSITIONS, Logits, position_blocks, spread
 from ckptdiff.results import Candidate, LogitMetrics, Next
 
 if TYPE_CHECKING:
@@ -48,29 +48,35 @@ def logit_metrics(
 ) -> tuple[LogitMetrics, tuple[Next, ...], float | None]:
     """Return the metrics, the likeliest tokens by position, and a ratio.
 
-    The ratio is rms(A-B) over what independent rounding of both sides would give; None without an
-    `exact` pass, in the verdict's dtype. Both passes were computed; `section` is the last one. What
-    is kept of the comparison is dropped. Raises a CkptDiffError.
+    The ratio is rms(A-B) over what independent rounding of both sides would give, at 128 positions
+    of a longer prompt; None without an `exact` pass, in the verdict's dtype. Both passes were
+    computed; `section` is the last one. What is kept of the comparison is dropped.
+    Raises a CkptDiffError.
     """
     logits = Logits(run, section)
-    exact_logits = Logits(exact, section) if exact is not None else None
     rows: list[_Row] = []
     likeliest: list[Next] = []
-    rounding = apart = 0.0
     for block in position_blocks(len(run.ids), run.vocabulary):
-        pair = logits.at(block)
-        _measure_rows(run, block.start, pair, rows, likeliest)
-        if exact_logits is not None:
-            a, b, true_a, true_b = (
-                side[:, : run.vocabulary] for side in (*pair, *exact_logits.at(block))
-            )
-            rounding += square_of_difference(a, true_a) + square_of_difference(b, true_b)
-            apart += square_of_difference(a, b)
-            del a, b, true_a, true_b
-        del pair  # two blocks of logits are never in memory
+        _measure_rows(run, block.start, logits.at(block), rows, likeliest)
+    ratio = None if exact is None else _ratio(run, logits, Logits(exact, section))
     forget(run.comparison)
-    ratio = math.sqrt(apart / rounding) if rounding else None
     return _metrics(rows, run.vocabulary), tuple(likeliest), ratio
+
+
+def _ratio(run: ForwardRun, logits: Logits, exact_logits: Logits) -> float | None:
+    """Return rms(A-B) over the rms of what both sides round; None if nothing is rounded."""
+    rounding = apart = 0.0
+    some = spread(len(run.ids), LOGITS_POSITIONS)
+    for block in position_blocks(len(some), run.vocabulary):
+        a, b, true_a, true_b = (
+            side[:, : run.vocabulary]
+            for both in (logits, exact_logits)
+            for side in both.at(some[block])
+        )
+        rounding += square_of_difference(a, true_a) + square_of_difference(b, true_b)
+        apart += square_of_difference(a, b)
+        del a, b, true_a, true_b  # two blocks of logits are never in memory
+    return math.sqrt(apart / rounding) if rounding else None
 
 
 def _measure_rows(
