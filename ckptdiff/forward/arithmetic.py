@@ -26,6 +26,7 @@ def _gelu_new(x: Tensor) -> Tensor:
 
 
 _SCORES = {"cpu": 1 << 20}  # that are computed at a time: on a CPU they stay in its cache
+_VECTOR = 64  # elements; sums over whole ones are those over more of which the rest is 0
 QUICK = 1.702  # the factor in quick_gelu
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -177,9 +178,17 @@ class Arithmetic:
         mixed: list[Tensor] = []
         most = _SCORES.get(q.device.type, MOST_SCORES)
         for rows in blocks(positions, heads * positions, most):
-            scores = self.capped(self.scores(q[:, rows], k, scale), cap)
-            mask = _attention_mask(rows, positions, window, q.device, is_causal=is_causal)
-            mixed.append(self.weigh_values(self.softmax(scores, mask, sinks), v))
+            end, first = positions, 0
+            if is_causal and sinks is None:  # what no row sees has no weight
+                end = min(positions, -(-rows.stop // _VECTOR) * _VECTOR)
+            if is_causal and window is None:
+                first = rows.start
+            scores = self.capped(self.scores(q[:, rows], k[:, :end], scale), cap)
+            mask = _attention_mask(rows, slice(first, end), window, q.device, is_causal=is_causal)
+            weights = self.softmax(scores, mask, sinks)
+            if end < positions:  # fewer products would be summed in another order
+                weights = functional.pad(weights, (0, positions - end))
+            mixed.append(self.weigh_values(weights, v))
         return torch.cat(mixed, 1).transpose(0, 1)
 
     def scores(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
@@ -196,12 +205,13 @@ class Arithmetic:
         return x if cap is None else torch.tanh(x / cap) * cap
 
     def softmax(self, scores: Tensor, mask: Tensor, sinks: Tensor | None = None) -> Tensor:
-        """Return weights, (heads, queries, keys); `mask` is True where none is to be.
+        """Return weights, (heads, queries, keys), of scores, which may be overwritten.
 
-        `sinks`, (heads,), take the rest of each head's weights. The scores may be overwritten.
+        `mask`, (queries, last keys), is True where none is to be. `sinks`, (heads,), take the rest
+        of each head's weights.
         """
         wide = scores if self.shifts_sinks and sinks is not None else at_least_float32(scores)
-        wide.masked_fill_(mask, torch.finfo(wide.dtype).min)
+        wide[..., -mask.shape[1] :].masked_fill_(mask, torch.finfo(wide.dtype).min)
         if sinks is None:
             return torch.softmax(wide, -1).to(scores.dtype)
         column = sinks.to(wide.dtype)[:, None, None].expand(-1, wide.shape[1], 1)
@@ -301,15 +311,17 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def _attention_mask(
-    rows: slice, positions: int, window: int | None, device: torch.device, *, is_causal: bool
+    rows: slice, columns: slice, window: int | None, device: torch.device, *, is_causal: bool
 ) -> Tensor:
-    """Return (some rows of the positions, positions): True where a row's does not see a column's.
+    """Return (rows, columns), of all positions: True where a row's does not see a column's.
 
     Only a causal window counts the row's own position.
     """
-    all_positions = torch.arange(positions, device=device)
-    behind = all_positions[rows, None] - all_positions  # how far a column's lies behind a row's
+    row, column = (torch.arange(some.start, some.stop, device=device) for some in (rows, columns))
+    behind = row[:, None] - column  # how far a column's position lies behind a row's
     if not is_causal:
-        return behind.abs() > (positions if window is None else window)
+        return (
+            torch.zeros_like(behind, dtype=torch.bool) if window is None else behind.abs() > window
+        )
     mask = behind < 0
     return mask if window is None else mask | (behind >= window)
