@@ -12,7 +12,7 @@ from ckptdiff.dtypes import BY_FLAG
 from ckptdiff.errors import CkptDiffError, OutOfMemory, UnsupportedLayout
 from ckptdiff.forward import sizes
 from ckptdiff.forward.arithmetic import MEGATRON, META, TRANSFORMERS
-from ckptdiff.forward.blocks import blocks
+from ckptdiff.forward.blocks import position_blocks, spread
 from ckptdiff.forward.distance import Distance
 from ckptdiff.forward.families import CLASSES
 from ckptdiff.forward.hints import NEARLY_EQUAL, hint
@@ -21,7 +21,6 @@ from ckptdiff.forward.kept import keep, kept
 from ckptdiff.forward.megatron import MegatronLayer
 from ckptdiff.forward.megatron_hybrids import hybrid_class
 from ckptdiff.forward.meta import MetaLayer
-from ckptdiff.forward.plan import MOST_LOGITS
 from ckptdiff.forward.reading import STORED, Reader
 from ckptdiff.forward.steps import steps, take
 from ckptdiff.results import Tap
@@ -215,16 +214,6 @@ class Logits:
             given += take_or_raise(step, layer, some, self._section, letter=letter)
         a, b = given
         return a, b
-
-
-def spread(positions: int, most: int) -> Tensor:
-    """Return at most so many of the positions, (some,), spread evenly from first to last."""
-    return torch.linspace(0, positions - 1, min(positions, most)).long()
-
-
-def position_blocks(positions: int, vocabulary: int) -> list[slice]:
-    """Return the positions whose logits are computed at a time, evenly many."""
-    return blocks(positions, vocabulary, MOST_LOGITS)
 
 
 def _apart(a: Given, b: Given, blocks: list[slice]) -> list[float]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from ckptdiff.forward.blocks import blocks
+from ckptdiff.forward.blocks import blocks, position_blocks, spread
 from ckptdiff.forward.distance import square_of_difference
 from ckptdiff.forward.kept import forget
-from ckptdiff.forward.lockstep import LOGITS_POSITIONS, Logits, position_blocks, spread
+from ckptdiff.forward.lockstep import LOGITS_POSITIONS, Logits
 from ckptdiff.results import Candidate, LogitMetrics, Next
 
 if TYPE_CHECKING:
