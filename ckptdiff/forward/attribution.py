@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ckptdiff.forward.blocks import position_blocks
 from ckptdiff.forward.kept import keep, kept
 from ckptdiff.forward.lockstep import (
     COMPUTED,
     PROGRAMS,
     Logits,
     make_layer,
-    position_blocks,
     prepare_device,
     take_or_raise,
     unpadded,

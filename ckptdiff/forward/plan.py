@@ -13,6 +13,7 @@ MOST_LOGITS = 1 << 23  # elements of a side's logits that are computed at a time
 # The name, before the layer's number, under which a pass that does not compare keeps which experts
 # it chose: for each side (positions, experts), True where an expert is chosen.
 CHOSEN = "chosen"
+MOST_SCORES = 1 << 26  # of attention, over all heads, that are computed at a time
 Kind = Literal["huggingface", "megatron", "meta"]
 Program = Literal["transformers", "meta", "megatron"]
 
@@ -49,6 +50,7 @@ class ForwardRun:
     device: str
     vocabulary: int  # tokens, padding not counted
     compares: bool  # B is compared with A, tap by tap, from A's values
+    b_alone: bool  # B is computed on its own values as well; else A's stand for them
     ids: tuple[int, ...]  # the prompt
     comparison: str  # under which a worker keeps the values between jobs
 

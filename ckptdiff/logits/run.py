@@ -102,7 +102,11 @@ class _LogitComparison:
         for model in (side.model for side in self.sides):
             notes += [*model.notes, *(one.text for one in model.fixed)]
         notes += left_out(*self.pair)
-        run = self._run(dtype, device, compares=True)
+        storage = storage or stored_dtype(self.sections)
+        # Where the logits are computed in another dtype, B's own values are not asked for; but what
+        # its routers choose may be far from what A's do.
+        b_alone = storage == dtype or self._has_experts()
+        run = self._run(dtype, device, compares=True, b_alone=b_alone)
         stepped = yield from self._pass(run, "layer by layer")
         taps = tuple(self._canonical(stepped))
         judged = judge_taps(taps, dtype)
@@ -110,11 +114,11 @@ class _LogitComparison:
         reasons = Reasons(self.pair, self.sides, self.reference, self.executor, lines)
         verdict, first = reasons.verdict(judged), judged.first
         notes += list(reasons.without_effect()) if first is None else []
-        storage = storage or stored_dtype(self.sections)
+        shown = storage if first is None else dtype
         exact = None
-        if first is None and storage != dtype:
-            run, exact = self._run(storage, device, compares=False), run
-            yield from self._pass(run, f"in {storage}")
+        if shown != dtype or not b_alone:
+            exact, run = run if first is None else None, self._run(shown, device, compares=False)
+            yield from self._pass(run, f"in {shown}")
         shares, rounding_budget = _NO_ATTRIBUTION
         if attribute:
             note = self._why_no_attribution(verdict, storage)
@@ -146,23 +150,27 @@ class _LogitComparison:
     def _needed(self, itemsize: int) -> int:
         """Return the most memory of a step, in bytes, if numbers are computed in `itemsize`.
 
-        That is a layer's weights, or the attention scores of all heads, or some positions' logits
-        and their copies in float64.
+        That is a layer's weights and some positions' attention scores of all heads, or some
+        positions' logits and their copies in float64.
         """
-        from ckptdiff.forward.plan import MOST_LOGITS
+        from ckptdiff.forward.plan import MOST_LOGITS, MOST_SCORES
 
         heads = max(side.model.num_attention_heads for side in self.sides)
         weights = 8 * itemsize * max(map(largest_tensor, self.sections))
-        scores = 4 * max(itemsize, 4) * heads * len(self.ids) ** 2
+        row = heads * len(self.ids)
+        scores = 4 * max(itemsize, 4) * min(row * len(self.ids), max(MOST_SCORES, 8 * row))
         logits = 4 * (itemsize + 8) * max(MOST_LOGITS, 8 * self.vocabulary)
         return max(weights + scores, logits)
 
-    def _run(self, dtype: str, device: str, *, compares: bool) -> ForwardRun:
+    def _run(self, dtype: str, device: str, *, compares: bool, b_alone: bool = True) -> ForwardRun:
         from ckptdiff.forward.plan import ForwardRun
 
         return ForwardRun(
-            *self.sides, dtype, device, self.vocabulary, compares, self.ids, self.name
+            *self.sides, dtype, device, self.vocabulary, compares, b_alone, self.ids, self.name
         )
+
+    def _has_experts(self) -> bool:
+        return any(layer.routing is not None for side in self.sides for layer in side.model.layers)
 
     def _pass(self, run: ForwardRun, doing: str) -> Generator[LogitProgress, None, tuple[Tap, ...]]:
         """Compute all sections of both sides; yield a LogitProgress after each, return the taps."""

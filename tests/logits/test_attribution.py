@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ckptdiff.executor import InlineExecutor
-from ckptdiff.forward import lockstep
+from ckptdiff.forward import blocks
 from ckptdiff.forward.arithmetic import MEGATRON, META, TRANSFORMERS
 from ckptdiff.forward.rounding import Carrying, Rounding
 from ckptdiff.logits import run as logits
@@ -227,7 +227,7 @@ def test_logits_are_counted_a_few_positions_at_a_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = traced(*made(folder, 2)).budget
-    monkeypatch.setattr(lockstep, "MOST_LOGITS", 5 * SMALL["vocab"])
+    monkeypatch.setattr(blocks, "MOST_LOGITS", 5 * SMALL["vocab"])
     parts = traced(*made(folder, 2)).budget
     assert whole is not None
     assert parts is not None

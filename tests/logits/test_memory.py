@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ckptdiff.forward import lockstep, reading
+from ckptdiff.forward import blocks, reading
 from ckptdiff.forward.reading import Reader
 from tests.support.corpus import REPOSITORY
 from tests.support.logit_runs import compare_logits
@@ -96,7 +96,7 @@ def test_memory_does_not_grow_with_vocabulary_times_prompt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = 1 << 14
-    monkeypatch.setattr(lockstep, "MOST_LOGITS", limit)
+    monkeypatch.setattr(blocks, "MOST_LOGITS", limit)
     small: dict[str, Any] = {
         "hidden": 16,
         "heads": 2,
