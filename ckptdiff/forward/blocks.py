@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise, starmap
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,13 +16,14 @@ _FEWEST = 8  # a product with fewer rows is summed in another order
 
 
 def blocks(positions: int, each: int, most: int) -> list[slice]:
-    """Return all positions in blocks, evenly many, of at most `most` elements: `each` a position.
+    """Return all positions in blocks of at most `most` elements: `each` a position.
 
-    None is cut below 8 positions.
+    Blocks differ by one position at most. None is below 8, so that one may have up to 15 where
+    fewer would fit.
     """
-    count = max(_FEWEST, most // each)
-    step = -(-positions // -(-positions // count))
-    return [slice(start, min(start + step, positions)) for start in range(0, positions, step)]
+    fitting = -(-positions // max(1, most // each))
+    count = max(1, min(fitting, positions // _FEWEST))
+    return list(starmap(slice, pairwise(positions * i // count for i in range(count + 1))))
 
 
 def position_blocks(positions: int, vocabulary: int) -> list[slice]:

@@ -158,8 +158,8 @@ class _LogitComparison:
         heads = max(side.model.num_attention_heads for side in self.sides)
         weights = 8 * itemsize * max(map(largest_tensor, self.sections))
         row = heads * len(self.ids)
-        scores = 4 * max(itemsize, 4) * min(row * len(self.ids), max(MOST_SCORES, 8 * row))
-        logits = 4 * (itemsize + 8) * max(MOST_LOGITS, 8 * self.vocabulary)
+        scores = 4 * max(itemsize, 4) * min(row * len(self.ids), max(MOST_SCORES, 16 * row))
+        logits = 4 * (itemsize + 8) * max(MOST_LOGITS, 16 * self.vocabulary)
         return max(weights + scores, logits)
 
     def _run(self, dtype: str, device: str, *, compares: bool, b_alone: bool = True) -> ForwardRun:
