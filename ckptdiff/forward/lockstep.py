@@ -21,7 +21,7 @@ from ckptdiff.forward.kept import keep, kept
 from ckptdiff.forward.megatron import MegatronLayer
 from ckptdiff.forward.megatron_hybrids import hybrid_class
 from ckptdiff.forward.meta import MetaLayer
-from ckptdiff.forward.plan import CHOSEN
+from ckptdiff.forward.plan import CHOSEN, LOGITS_POSITIONS
 from ckptdiff.forward.reading import STORED, Reader
 from ckptdiff.forward.steps import steps, take
 from ckptdiff.results import Tap
@@ -49,7 +49,6 @@ _BY_POSITION = frozenset(
         *("activate", "mlp_out", "activate_shared", "shared_out", "logits"),
     }
 )
-LOGITS_POSITIONS = 128  # where logits of two passes are compared, spread over the prompt
 _FLOOR_POSITIONS = 16  # by which a step of A's weights is compared with that of B's
 _ROUNDING = 16  # epsilons that a step of equal weights may be apart
 _ALL = slice(None)

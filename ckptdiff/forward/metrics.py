@@ -12,7 +12,8 @@ from torch.nn import functional
 from ckptdiff.forward.blocks import blocks, position_blocks, spread
 from ckptdiff.forward.distance import square_of_difference
 from ckptdiff.forward.kept import forget
-from ckptdiff.forward.lockstep import LOGITS_POSITIONS, Logits
+from ckptdiff.forward.lockstep import Logits
+from ckptdiff.forward.plan import LOGITS_POSITIONS
 from ckptdiff.results import Candidate, LogitMetrics, Next
 
 if TYPE_CHECKING:

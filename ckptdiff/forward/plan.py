@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ckptdiff.forward.holdings import Ranks
     from ckptdiff.forward.model import Model
 
+LOGITS_POSITIONS = 128  # of a longer prompt, from first to last, at which logits are compared
 MOST_LOGITS = 1 << 23  # elements of a side's logits that are computed at a time
 # The name, before the layer's number, under which a pass that does not compare keeps which experts
 # it chose: for each side (positions, experts), True where an expert is chosen.

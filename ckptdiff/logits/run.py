@@ -11,6 +11,7 @@ from ckptdiff.config.compare import compare_configs
 from ckptdiff.dtypes import BY_FLAG, ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.executor import available_cpus
+from ckptdiff.forward.plan import LOGITS_POSITIONS, MOST_LOGITS, MOST_SCORES, ForwardRun
 from ckptdiff.forward.sizes import of_models
 from ckptdiff.logits.sides import (
     check_families,
@@ -27,13 +28,13 @@ from ckptdiff.logits.verdict import Reasons, judge_taps
 from ckptdiff.results import LogitDiff, LogitProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.config.compare import ConfigDiff
-    from ckptdiff.forward.plan import Energy, ForwardRun, Section
+    from ckptdiff.forward.plan import Energy, Section
     from ckptdiff.results import Budget, CauseShare, LogitVerdict, Tap
 
 _NO_ATTRIBUTION: tuple[tuple[CauseShare, ...], Budget | None] = (), None
@@ -126,6 +127,7 @@ class _LogitComparison:
                 shares, rounding_budget, note = yield from self._attribute(run)
             notes.append(note)
         metrics, top, ratio = self._job(_measure, run, exact, self.sections[-1])
+        notes += self._not_everywhere(ratio)
         yield LogitDiff(
             ids=self.ids,
             texts=(),
@@ -153,8 +155,6 @@ class _LogitComparison:
         That is a layer's weights and some positions' attention scores of all heads, or some
         positions' logits and their copies in float64.
         """
-        from ckptdiff.forward.plan import MOST_LOGITS, MOST_SCORES
-
         heads = max(side.model.num_attention_heads for side in self.sides)
         weights = 8 * itemsize * max(map(largest_tensor, self.sections))
         row = heads * len(self.ids)
@@ -162,9 +162,16 @@ class _LogitComparison:
         logits = 4 * (itemsize + 8) * max(MOST_LOGITS, 16 * self.vocabulary)
         return max(weights + scores, logits)
 
-    def _run(self, dtype: str, device: str, *, compares: bool, b_alone: bool = True) -> ForwardRun:
-        from ckptdiff.forward.plan import ForwardRun
+    def _not_everywhere(self, ratio: float | None) -> Iterator[str]:
+        """Yield a note that says what is not compared at every position of the prompt."""
+        if len(self.ids) > LOGITS_POSITIONS:
+            what = "the step logits is" if ratio is None else "the step logits and R are"
+            yield (
+                f"{what} compared at {LOGITS_POSITIONS} of {len(self.ids):,} positions, spread "
+                "from first to last; other steps and metrics at all"
+            )
 
+    def _run(self, dtype: str, device: str, *, compares: bool, b_alone: bool = True) -> ForwardRun:
         return ForwardRun(
             *self.sides, dtype, device, self.vocabulary, compares, b_alone, self.ids, self.name
         )

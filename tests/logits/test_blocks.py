@@ -143,3 +143,21 @@ def test_the_metrics_of_a_fault_are_of_each_side_by_itself(
     following = torch.tensor(ids[1:])
     losses = [float(cross_entropy(x.double()[:-1], following)) for x in (a, b)]
     assert (found.metrics.nll_a, found.metrics.nll_b) == pytest.approx(losses, rel=1e-9)
+
+
+def test_a_note_says_at_how_many_positions_logits_are_compared(
+    tiny_hf: Make, tiny_megatron: Make, tmp_path: Path
+) -> None:
+    native = Native.read(tiny_megatron(tp=2), trusted=True)
+    native.put(None, native.whole(None, f.HEAD)[::-1], f.HEAD)
+    faulty = native.write(tmp_path / "faulty")
+    words = "the step logits is compared at 128 of 150 positions"
+    for count in (128, 150):
+        found = compare_logits(tiny_hf(), faulty, tokens(count, 60))
+        assert found.first is not None
+        assert found.first.name == "logits"
+        assert any(words in note for note in found.notes) == (count == 150)
+    whole = free_run(tiny_hf(), faulty, tokens(150, 60), "fp32")
+    some = torch.linspace(0, 149, 128).long()
+    a, b = (logits[some].double() for logits in whole)
+    assert found.first.rel == pytest.approx(float((a - b).norm() / a.norm()), rel=1e-5)
