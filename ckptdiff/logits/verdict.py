@@ -65,6 +65,11 @@ def place(tap: Tap) -> str:
     return tap.name if tap.layer is None else f"layer {tap.layer}, {tap.name}"
 
 
+def _subject(tap: Tap) -> str:
+    """Return the same as what a verb follows."""
+    return place(tap) if tap.layer is None else f"{place(tap)},"
+
+
 class Reasons:
     """What the configs and the tensors of two sides add to what the taps tell."""
 
@@ -152,16 +157,15 @@ class Reasons:
                 floor = f"{judged.floor:.1e} apart"
                 close += f"; A's own weights, computed both ways, are up to {floor}"
             return f"Only arithmetic for this prompt{self._condition()}: {close}."
-        where = place(first)
         if first.rest is not None and first.judged < first.rel and verdict == "small":
-            return f"Small: at {where} the weights were cast, which makes {first.rel:.1e}."
+            return f"Small: at {place(first)} the weights were cast, which makes {first.rel:.1e}."
         kind = "Weights or config" if verdict == "weights-or-config" else "Small, but no rounding"
         hint = f" ({first.hint})" if first.hint else ""
-        sentence = f"{kind}: {where}, is {first.rel:.2g} apart{hint}. {self._cause(first)}"
+        sentence = f"{kind}: {_subject(first)} is {first.rel:.2g} apart{hint}. {self._cause(first)}"
         if not first.reads:  # a fault of a config may hide one of the weights
             above = (tap for tap in taps if tap.reads and not tap.judged <= judged.threshold)
             if (other := next(above, None)) and (differing := self._differing(other)):
-                sentence += f" Also {place(other)}, is {other.rel:.2g} apart: {differing}"
+                sentence += f" Also {_subject(other)} is {other.rel:.2g} apart: {differing}"
         return sentence
 
     def without_effect(self) -> Iterator[str]:
