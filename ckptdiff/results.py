@@ -122,8 +122,8 @@ LogitVerdict = Literal["arithmetic", "undecided", "small", "weights-or-config"]
 class Tap:
     """How far apart one step of both forward passes is when both start from A's values.
 
-    `rel`, `floor` and `rest` are |A-B| / |A|, Euclidean norms over all positions; infinite if a
-    side is not finite or the shapes differ.
+    `rel`, `floor` and `rest` are |A-B| / |A|, Euclidean norms over all positions, of logits over
+    at most 128; infinite if a side is not finite or the shapes differ.
     """
 
     layer: int | None  # from 0 over the whole model; None before the first and after the last

@@ -149,6 +149,7 @@ def _compare(
         storage=options.dtype if is_storage else None,
         reference=options.reference,
         attribute=options.attribute,
+        config=prompt.config,
     )  # fmt: skip
     with closing(events):
         found, notes = _follow(events)

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from ckptdiff.assembly.unwrapping import changed_names
 from ckptdiff.comparison.packed import is_unlike
-from ckptdiff.config.compare import compare_configs, config_status, why_not_compared
+from ckptdiff.config.compare import (
+    compare_configs,
+    config_status,
+    is_unexplained,
+    why_not_compared,
+)
 from ckptdiff.errors import BadArgument
 from ckptdiff.results import Numbers, Status
 
@@ -157,6 +162,12 @@ class DiffSummary:
         return [line for line in self.config if line.status == "conflict"]
 
     @property
+    def unexplained(self) -> list[ConfigDiff]:
+        if self.config_status == "ignored":
+            return []
+        return [line for line in self.config if is_unexplained(line)]
+
+    @property
     def has_errors(self) -> bool:
         return self.counts["error"] > 0
 
@@ -185,7 +196,8 @@ def summarise(
     """Return the verdict over all results; an unmapped name on either side is a difference.
 
     A conflict between the configs makes the verdict `differ`, unless `ignore_config` is set; so do
-    names or files of B that a loader does not find.
+    settings of configs of one kind that differ without a known meaning, and names or files of B
+    that a loader does not find.
     """
     values = list(results.values() if hasattr(results, "values") else results)
     found = Counter(result.status for result in values)
@@ -197,7 +209,10 @@ def summarise(
     status = "ignored" if ignore_config else config_status(config)
     is_wrapped = any(change.is_fault for change in changed_names(a, b))
     is_stale = b.checkpoint.stale_index is not None and a.checkpoint.stale_index is None
-    is_worse = (status == "conflict" or is_wrapped or is_stale) and weights != "trouble"
+    # What Megatron's args alone can say is no difference of a config.json.
+    kinds = {side.checkpoint.convention == "megatron" for side in (a, b)}
+    is_open = status == "unknown" and len(kinds) == 1 and any(map(is_unexplained, config))
+    is_worse = (status == "conflict" or is_open or is_wrapped or is_stale) and weights != "trouble"
     return DiffSummary(
         "differ" if is_worse else weights,
         weights,

@@ -162,6 +162,15 @@ def config_status(lines: Iterable[ConfigDiff]) -> Literal["same", "conflict", "u
     return "unknown" if not statuses or "unknown" in statuses else "same"
 
 
+def is_unexplained(line: ConfigDiff) -> bool:
+    """Return whether a line shows values that differ, and what that changes is not known.
+
+    Which class or arg each side has is then known, and that is more than a side that says nothing.
+    """
+    differs = (line.note or "").startswith(DIFFERS) or line.meaning == "model_type"
+    return line.status == "unknown" and differs
+
+
 def is_computed(line: ConfigDiff) -> bool:
     """Return whether the logits that are computed can depend on a line.
 

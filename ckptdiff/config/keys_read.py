@@ -118,7 +118,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 # Keys that say nothing about what a model computes, or that are compared elsewhere, and why.
 _RUN, _WROTE, _TRAINED = "of a run", "who wrote the file", "of training alone"
-_CLASSIFIER = "of classifiers"
+_CLASSIFIER, _GENERATION = "of classifiers", "of text that is generated"
 SAYS_NOTHING: dict[str, str] = {
     **dict.fromkeys(("transformers_version", "_name_or_path", "_commit_hash"), _WROTE),
     **dict.fromkeys(("unsloth_version", "unsloth_fixed", "transformers.js_config"), _WROTE),
@@ -128,7 +128,8 @@ SAYS_NOTHING: dict[str, str] = {
             *("use_cache", "return_dict", "output_attentions", "output_hidden_states"),
             *("output_router_logits", "pretraining_tp", "num_logits_to_keep", "ep_size"),
             *("attn_implementation", "_attn_implementation", "experts_implementation"),
-            *("custom_pipelines", "tokenizer_class", "chunk_size_feed_forward"),
+            *("custom_pipelines", "tokenizer_class", "chunk_size_feed_forward", "torchscript"),
+            *("_attn_implementation_autoset", "_attn_implementation_internal", "use_bfloat16"),
         ),
         _RUN,
     ),
@@ -147,6 +148,17 @@ SAYS_NOTHING: dict[str, str] = {
             *("summary_proj_to_labels", "task_specific_params"),
         ),
         _CLASSIFIER,
+    ),
+    **dict.fromkeys(
+        (
+            *("do_sample", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty"),
+            *("length_penalty", "diversity_penalty", "max_length", "min_length", "num_beams"),
+            *("num_beam_groups", "num_return_sequences", "no_repeat_ngram_size", "early_stopping"),
+            *("encoder_no_repeat_ngram_size", "bad_words_ids", "suppress_tokens"),
+            *("begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
+            *("remove_invalid_values", "exponential_decay_length_penalty"),
+        ),
+        _GENERATION,
     ),
 }
 

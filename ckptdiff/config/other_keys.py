@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptdiff.config.fields import FIELDS, TOKENS
 from ckptdiff.config.fields.base import equal, guarded
+from ckptdiff.config.fields.positions import QWEN
 from ckptdiff.config.keys_read import (
     ALIKE,
     BESIDE,
@@ -28,6 +29,8 @@ NOT_KNOWN = f"{DIFFERS}, meaning not known to ckptdiff"
 # What names a class has lines of its own; the entries of a text_config count as the file's.
 _ELSEWHERE = ("model_type", "architectures", "auto_map", "text_config")
 _OF_ROPE = (OLD, NEW, *ROPE_KEYS, "rope_local_base_freq")
+# Of Qwen's classes, what says which layers have a window: the fields of that read all of it.
+_OF_WINDOWS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
 _ABSENT = object()
 
 
@@ -49,9 +52,14 @@ def other_keys(a: ConfigSide, b: ConfigSide) -> Iterator[OtherKey]:
     """
     one, other = (_flat({**side.unread, **side.fields}) for side in (a, b))
     same_rope = _rope(a) == _rope(b)
+    elsewhere = (
+        *_ELSEWHERE,
+        *(_OF_ROPE if same_rope else ()),
+        *(_OF_WINDOWS if {a.family, b.family} <= QWEN else ()),
+    )
     for name in sorted(one.keys() | other.keys()):
         first = name.partition(".")[0]
-        if first in SAYS_NOTHING or first in _ELSEWHERE or (same_rope and first in _OF_ROPE):
+        if first in SAYS_NOTHING or first in elsewhere:
             continue
         value_a, value_b = (
             held[name] if name in held else default_of(side.fields, name)

@@ -20,7 +20,7 @@ from ckptdiff.diagnosis.incomplete import incomplete
 from ckptdiff.diagnosis.names import name_findings
 from ckptdiff.diagnosis.origins import Origins
 from ckptdiff.diagnosis.queries import ContentQueries
-from ckptdiff.diagnosis.tied_heads import tied_heads
+from ckptdiff.diagnosis.tied_heads import tied_heads, told_once
 from ckptdiff.diagnosis.unpaired import unpaired
 from ckptdiff.diagnosis.unruled import is_own_rule, with_own_rules
 from ckptdiff.diagnosis.zero_tails import zero_tails
@@ -29,7 +29,7 @@ from ckptdiff.resharding.shard_pairs import shard_grid
 from ckptdiff.results import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
     from ckptdiff.arch.naming import Names
@@ -52,6 +52,17 @@ def diagnose(
     `results` are of the comparison of both, `config` of that of their configs. Reads nothing if
     everything is equal; else the tensors that differ once more, and a sample of the others.
     """
+    yield from told_once(_each(a, b, results, config, executor))
+
+
+def _each(
+    a: Assembled,
+    b: Assembled,
+    results: Sequence[TensorDiff],
+    config: Iterable[ConfigDiff],
+    executor: Executor,
+) -> Iterator[Finding]:
+    """Yield what each look at both finds."""
     yield from (_config_finding(line) for line in config if line.status == "conflict")
     yield from name_findings(a, b, results, mended_target(b))
     yield from incomplete(a, b, results)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.results import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.diagnosis.queries import ContentQueries
     from ckptdiff.results import TensorDiff
+
+
+_PROGRAMS = (
+    "transformers 5 keeps the head of the file, transformers 4 and Megatron put the embedding in "
+    "its place"
+)
 
 
 def tied_heads(
@@ -41,6 +48,37 @@ def tied_heads(
             cause="one of the two configs does not say what was trained",
             fix=f'if B is right: its {head}, and "tie_word_embeddings": false, in A',
         )
+
+
+def told_once(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield the findings: A's of its head is one with B's of its own, if there is such."""
+    of_a: Finding | None = None
+    try:
+        for finding in findings:
+            if finding.kind == "TIED" and finding.letter == "A":
+                of_a = finding
+            elif finding.kind == "TIED" and of_a is not None:
+                yield _of_both(of_a, finding)
+                of_a = None
+            else:
+                yield finding
+    except Exception:
+        if of_a is not None:  # what was found is told, whatever came after it
+            yield of_a
+        raise
+    if of_a is not None:
+        yield of_a
+
+
+def _of_both(of_a: Finding, of_b: Finding) -> Finding:
+    return replace(
+        of_b,
+        title="the head is another matrix than the embedding, though both configs tie it",
+        tensors=tuple(dict.fromkeys((*of_a.tensors, *of_b.tensors))),
+        evidence=f"{_PROGRAMS}; {of_b.evidence}",
+        cause=of_a.cause,
+        fix=f"{of_a.fix}, and convert again",
+    )
 
 
 def _tied_head(side: Assembled) -> str | None:
@@ -85,8 +123,7 @@ def _finding(letter: Literal["A", "B"], head: str, more: str) -> Finding:
         "fault",
         f"the config of {letter} ties the head to the embedding, but {head} is another matrix",
         tensors=(head,),
-        evidence=f"{more}transformers 5 keeps the head of the file, transformers 4 and Megatron "
-        "put the embedding in its place",
+        evidence=f"{more}{_PROGRAMS}",
         cause="the config does not say what the files hold",
         letter=letter,
         fix=f'if the head is right: "tie_word_embeddings": false in {letter}\'s config.json',

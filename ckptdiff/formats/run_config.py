@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BRIDGE = "run_config.yaml"
 NEMO = "model.yaml"
+# What beside TARGET names a class: of an object inside the config, and of NeMo's model.
+TRANSFORMER, MODEL = "transformer", "model"
 NEMO_FOLDER, NEMO_WEIGHTS = "context", "weights"
 
 # Source: core_transformer_config_from_args of Megatron-LM, and what it gives to GPTModel.
@@ -56,10 +58,14 @@ def read_run_config(file: Path) -> dict[str, Any]:
 
     What the file leaves out is left out. Raises CorruptFile or UnreadableFile.
     """
-    document = read_yaml(file)
-    model = _mapping(_mapping(document).get("config" if file.name == NEMO else "model"))
+    document = _mapping(read_yaml(file))
+    model = _mapping(document.get("config" if file.name == NEMO else "model"))
     # Newer releases hold the fields of TransformerConfig in an object of their own.
-    return _args({**model, **_mapping(model.get("transformer")), TARGET: model.get(TARGET)})
+    inner = _mapping(model.get(TRANSFORMER))
+    own = {TARGET: model.get(TARGET), TRANSFORMER: inner.get(TARGET)}
+    if file.name == NEMO:
+        own[MODEL] = document.get(TARGET)
+    return _args({**model, **inner, **own})
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -69,8 +75,9 @@ def _mapping(value: Any) -> dict[str, Any]:
 def _args(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields of a model's classes by the names that Megatron-LM's args have for them."""
     plain = {n: _value(v) for n, v in fields.items() if isinstance(n, str)}
-    if plain.get(TARGET) is None:
-        plain.pop(TARGET, None)
+    for name in (TARGET, TRANSFORMER, MODEL):
+        if plain.get(name) is None:
+            plain.pop(name, None)
     # A field that has the very name of an arg goes before another that is called so in args.
     args = {_IN_ARGS[name]: value for name, value in plain.items() if name in _IN_ARGS} | {
         name: value for name, value in plain.items() if name not in _IN_ARGS

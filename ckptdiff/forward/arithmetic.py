@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from ckptdiff.forward.blocks import blocks
+from ckptdiff.forward.plan import MOST_SCORES
+from ckptdiff.forward.points import COMMON, SINKS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
-    from ckptdiff.forward.model import Activation
+    from ckptdiff.forward.model import Activation, Routing
 
 
 def _gelu_new(x: Tensor) -> Tensor:
@@ -22,6 +26,8 @@ def _gelu_new(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))
 
 
+_SCORES = {"cpu": 1 << 20}  # that are computed at a time: on a CPU they stay in its cache
+_VECTOR = 64  # elements; sums over whole ones are those over more of which the rest is 0
 QUICK = 1.702  # the factor in quick_gelu
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -62,6 +68,24 @@ class Arithmetic:
         if bias is None or not self.rounds_before_bias:
             return functional.linear(x, w, bias)
         return torch.matmul(x, w.t()) + bias
+
+    def product(self, x: Tensor, w: Tensor, point: str) -> Tensor:  # noqa: ARG002
+        """Return x @ w.T, which is rounded at a point."""
+        return functional.linear(x, w)
+
+    def router_logits(self, x: Tensor, w: Tensor, bias: Tensor | None, *, is_wide: bool) -> Tensor:
+        """Return (positions, experts), in float32 or more if it is wide.
+
+        The bias is part of the product in every program.
+        """
+        if is_wide:
+            x, w = at_least_float32(x), at_least_float32(w)
+            bias = None if bias is None else at_least_float32(bias)
+        return functional.linear(x, w, bias)
+
+    def narrows_scores(self, routing: Routing) -> bool:
+        """Return whether weights of experts are made of scores in the dtype of the logits."""
+        return self.softmax_after_topk or routing.softmax_last
 
     def row_parallel(
         self, parts: Iterable[tuple[Tensor, Tensor]], bias: Tensor | None = None
@@ -170,17 +194,28 @@ class Arithmetic:
         if per_group > 1:
             k, v = (t.repeat_interleave(per_group, 1) for t in (k, v))
         q, k, v = (t.transpose(0, 1) for t in (q, k, v))
-        scores = self.capped(self.scores(q, k, scale), cap)
-        mask = _attention_mask(positions, window, q.device, is_causal=is_causal)
-        weights = self.softmax(scores, mask, sinks)
-        return self.weigh_values(weights, v).transpose(0, 1)
+        mixed: list[Tensor] = []
+        most = _SCORES.get(q.device.type, MOST_SCORES)
+        for rows in blocks(positions, heads * positions, most):
+            end, first = positions, 0
+            if is_causal and sinks is None:  # what no row sees has no weight
+                end = min(positions, -(-rows.stop // _VECTOR) * _VECTOR)
+            if is_causal and window is None:
+                first = rows.start
+            scores = self.capped(self.scores(q[:, rows], k[:, :end], scale), cap)
+            mask = _attention_mask(rows, slice(first, end), window, q.device, is_causal=is_causal)
+            weights = self.softmax(scores, mask, sinks)
+            if end < positions:  # fewer products would be summed in another order
+                weights = functional.pad(weights, (0, positions - end))
+            mixed.append(self.weigh_values(weights, v))
+        return torch.cat(mixed, 1).transpose(0, 1)
 
     def scores(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
-        """Return scaled scores, (heads, positions, positions), of (heads, positions, channels)."""
+        """Return scaled scores, (heads, queries, keys), of (heads, positions, channels)."""
         if self.divides_scores:
-            return torch.matmul(q, k.transpose(1, 2)) / (1 / scale)
+            return torch.matmul(q, k.transpose(1, 2)).div_(1 / scale)
         if not self.scales_in_product:
-            return torch.matmul(q, k.transpose(1, 2)) * scale
+            return torch.matmul(q, k.transpose(1, 2)).mul_(scale)
         unused = torch.empty(q.shape[0], q.shape[1], k.shape[1], dtype=q.dtype, device=q.device)
         return torch.baddbmm(unused, q, k.transpose(1, 2), beta=0.0, alpha=scale)
 
@@ -189,22 +224,23 @@ class Arithmetic:
         return x if cap is None else torch.tanh(x / cap) * cap
 
     def softmax(self, scores: Tensor, mask: Tensor, sinks: Tensor | None = None) -> Tensor:
-        """Return weights, (heads, positions, positions); `mask` is True where none is to be.
+        """Return weights, (heads, queries, keys), of scores, which may be overwritten.
 
-        `sinks`, (heads,), take the rest of each head's weights.
+        `mask`, (queries, last keys), is True where none is to be. `sinks`, (heads,), take the rest
+        of each head's weights.
         """
         wide = scores if self.shifts_sinks and sinks is not None else at_least_float32(scores)
-        wide = wide.masked_fill(mask, torch.finfo(wide.dtype).min)
+        wide[..., -mask.shape[1] :].masked_fill_(mask, torch.finfo(wide.dtype).min)
         if sinks is None:
             return torch.softmax(wide, -1).to(scores.dtype)
         column = sinks.to(wide.dtype)[:, None, None].expand(-1, wide.shape[1], 1)
         both = torch.cat((wide, column), -1)
         if self.shifts_sinks:
-            both = both - both.amax(-1, keepdim=True)
+            both = self.narrowed(both - both.amax(-1, keepdim=True), both.dtype, SINKS)
         return torch.softmax(both, -1)[..., :-1].to(scores.dtype)
 
     def weigh_values(self, weights: Tensor, v: Tensor) -> Tensor:
-        """Return (heads, positions, channels): the sum of v over positions, weighted."""
+        """Return (heads, queries, channels): the sum of v over positions, weighted."""
         return torch.matmul(weights, v)
 
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
@@ -235,12 +271,16 @@ class Arithmetic:
             return self.narrowed(at_least_float32(x) * at_least_float32(gate).sigmoid(), x.dtype)
         return x * gate.sigmoid()
 
-    def narrowed(self, wide: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return a value that was computed in float32 or float64 as it is stored: in `dtype`."""
+    def narrowed(self, wide: Tensor, dtype: torch.dtype, point: str = COMMON) -> Tensor:  # noqa: ARG002
+        """Return a value that was computed in a wider dtype as it is stored: in `dtype`."""
         return wide.to(dtype)
 
     def add(self, x: Tensor, update: Tensor) -> Tensor:
         return x + update
+
+    def add_experts(self, total: Tensor, y: Tensor, *, is_wide: bool) -> Tensor:  # noqa: ARG002
+        """Return the sum of some experts' outputs; `is_wide`: in float32 or more."""
+        return total + y
 
 
 TRANSFORMERS = Arithmetic(
@@ -294,15 +334,17 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def _attention_mask(
-    positions: int, window: int | None, device: torch.device, *, is_causal: bool
+    rows: slice, columns: slice, window: int | None, device: torch.device, *, is_causal: bool
 ) -> Tensor:
-    """Return (positions, positions): True where a row's position does not see a column's.
+    """Return (rows, columns), of all positions: True where a row's does not see a column's.
 
     Only a causal window counts the row's own position.
     """
-    ones = torch.ones(positions, positions, dtype=torch.bool, device=device)
+    row, column = (torch.arange(some.start, some.stop, device=device) for some in (rows, columns))
+    behind = row[:, None] - column  # how far a column's position lies behind a row's
     if not is_causal:
-        far = positions if window is None else window + 1
-        return ones.triu(far) | ones.tril(-far)
-    mask = ones.triu(1)
-    return mask if window is None else mask | ones.tril(-window)
+        return (
+            torch.zeros_like(behind, dtype=torch.bool) if window is None else behind.abs() > window
+        )
+    mask = behind < 0
+    return mask if window is None else mask | (behind >= window)

@@ -10,6 +10,9 @@ Switching one cause on and off in the low precision shows nothing: any change, h
 all later roundings fall differently, and each cause would seem to make the whole difference.
 
 A stream is one evaluation of a model in float64 that carries the errors of some points only.
+
+In a model with experts, errors are small only where all evaluations choose the same experts: the
+streams of both sides, and both passes in the low precision. Where one does not, tracing stops.
 """
 
 from __future__ import annotations
@@ -19,20 +22,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ckptdiff.forward.blocks import position_blocks
 from ckptdiff.forward.kept import keep, kept
 from ckptdiff.forward.lockstep import (
     COMPUTED,
     PROGRAMS,
     Logits,
     make_layer,
-    position_blocks,
     prepare_device,
     take_or_raise,
     unpadded,
 )
-from ckptdiff.forward.plan import START, Energy
+from ckptdiff.forward.plan import CHOSEN, START, Energy
+from ckptdiff.forward.points import COMMON, EXPERT_SUMS, PARTIAL, points
 from ckptdiff.forward.reading import Reader
-from ckptdiff.forward.rounding import COMMON, PARTIAL, Carrying, Rounding, points
+from ckptdiff.forward.rounding import Carrying, Rounding
 from ckptdiff.forward.steps import steps
 
 if TYPE_CHECKING:
@@ -48,6 +52,13 @@ if TYPE_CHECKING:
 ROUNDED = "rounded"  # the stream that carries every rounding of the program
 # The stream that carries the difference between one product of several matrices and several.
 FUSED = "fused"
+# What other streams than those of one kind of rounding are, in words.
+_EVALUATIONS = {
+    START: "without any rounding",
+    ROUNDED: "with its roundings emulated",
+    FUSED: "with only the sums of its products in another order",
+    COMMON: "with only the roundings that both sides share",
+}
 _STREAMS = "streams"  # the name under which they are kept
 
 
@@ -55,7 +66,8 @@ _STREAMS = "streams"  # the name under which they are kept
 def trace_section(run: ForwardRun, section: Section) -> Energy:
     """Compute a section on the streams of both sides, which are kept for the next one.
 
-    `run` is a pass in the low precision that was computed. Raises a CkptDiffError.
+    `run` is a pass in the low precision that was computed. If some evaluation chooses other experts
+    than A's there, the Energy says so and has no sums. Raises a CkptDiffError.
     """
     device = prepare_device(run.device)
     traces = [
@@ -72,15 +84,22 @@ def trace_section(run: ForwardRun, section: Section) -> Energy:
     low = Logits(run, section) if section.part == "last" else None
     energy = Energy()
     for rows in _rows(run, section):
-        outputs = [
-            trace.run_steps(sequence, _sliced(streams, rows))
-            for trace, streams in zip(traces, values, strict=True)
-        ]
+        try:
+            outputs = [
+                trace.run_steps(sequence, _sliced(streams, rows))
+                for trace, streams in zip(traces, values, strict=True)
+            ]
+        except _RoutedOtherwise as stop:
+            return Energy(stopped=str(stop))
         measured = [x[:, : run.vocabulary] for x in low.at(rows)] if low is not None else None
         _add_energy(energy, outputs[0], outputs[1], measured)
     between = [{name: {output: value} for name, value in streams.items()} for streams in outputs]
     keep(run.comparison, _STREAMS, between if section.part != "last" else None)
     return energy
+
+
+class _RoutedOtherwise(Exception):
+    """An evaluation chooses other experts than A's in the low precision: says which, and where."""
 
 
 class _Trace:
@@ -121,6 +140,8 @@ class _Trace:
             for name, given in self._take(step, streams).items():
                 values = streams[name] | dict(zip(step.gives, given, strict=True))
                 streams[name] = {name: values[name] for name in needed & values.keys()}
+            if "routing" in step.gives:
+                self._check_choice({name: streams[name]["routing"] for name in streams})
             for layer in (self.layer, self.low_layer):
                 if layer is not None:
                     layer.reader.forget()
@@ -137,13 +158,15 @@ class _Trace:
         given = {
             ROUNDED: self._step_of(step, replace(self.layer, arithmetic=rounding), streams[ROUNDED])
         }
-        carried = self.carried | ({FUSED: frozenset()} if self.low_layer is not None else {})
+        joins = self.low_layer is not None
+        carried = self.carried | ({FUSED: frozenset()} if joins else {})
         for name, errors in carried.items():
             carrying = Carrying(**arithmetic, only=errors, errors=iter(rounding.errors))
             given[name] = self._step_of(
                 step, replace(self.layer, arithmetic=carrying), streams[name]
             )
-        if self.low_layer is not None:
+        # In every program, an expert's gate and up are one product.
+        if self.low_layer is not None and "routing" not in (*step.takes, *step.gives):
             low_layer = {
                 name: value.to(self.dtype) if value.is_floating_point() else value
                 for name, value in streams[ROUNDED].items()
@@ -160,6 +183,25 @@ class _Trace:
             given[FUSED] = tuple(x + (one.double() - other.double()) for x, one, other in pairs)
         return given
 
+    def _check_choice(self, routing: dict[str, Tensor]) -> None:
+        """Raise _RoutedOtherwise unless all choose the experts that A does in the low precision.
+
+        `routing` are the experts' weights, (positions, experts), by stream.
+        """
+        low = kept(self.run.comparison, f"{CHOSEN} {self.section.number}")
+        in_low = f"in {self.run.dtype}"
+        evaluations = [(f"B {in_low}", low[1])]
+        for name, weights in routing.items():
+            words = _EVALUATIONS.get(name, "with only the roundings of one kind")
+            evaluations.append((f"{self.letter} {words}", weights != 0))
+        for words, chosen in evaluations:
+            if count := int((chosen != low[0]).any(-1).sum()):
+                raise _RoutedOtherwise(
+                    f"in layer {self.section.number}, {count} of {len(chosen)} tokens "
+                    f"{'goes' if count == 1 else 'go'} to other experts in {words} than in A "
+                    f"{in_low}; roundings are traced only where all evaluations choose alike"
+                )
+
     def _step_of(self, step: Step, layer: LayerOf, values: Values) -> tuple[Tensor, ...]:
         return take_or_raise(step, layer, values, self.section, letter=self.letter)
 
@@ -170,16 +212,33 @@ def carried_points(own: ForwardSide, other: ForwardSide) -> dict[str, frozenset[
     Points where the other side rounds alike have one stream together. Each other one is a cause of
     the difference, and has a stream of its own.
     """
-    first, second = (replace(PROGRAMS[side.program], ranks=side.ranks) for side in (own, other))
-    alike = points(first) & points(second)
-    if first.ranks != second.ranks:
+    rounds, others = (
+        points(
+            replace(PROGRAMS[side.program], ranks=max(side.ranks, side.expert_slices)), side.model
+        )
+        for side in (own, other)
+    )
+    alike = rounds & others
+    if (own.ranks, own.expert_slices) != (other.ranks, other.expert_slices):
         alike -= {PARTIAL}
-    points_alone = sorted(points(first) - alike)
+    if _expert_sums(own) != _expert_sums(other):
+        alike -= {EXPERT_SUMS}
+    points_alone = sorted(rounds - alike)
     return {
         START: frozenset(),
         COMMON: alike,
         **{point: frozenset({point}) for point in points_alone},
     }
+
+
+def _expert_sums(side: ForwardSide) -> tuple[int, int, bool]:
+    """Return what tells how experts are added up: in which parts, and whether in float32."""
+    routing = side.model.routing
+    if routing is None:
+        return 1, 1, False
+    # Of two there is one sum, whoever adds them up.
+    ranks = side.expert_ranks if routing.chosen > 2 else 1
+    return ranks, side.expert_slices, routing.wide_sum
 
 
 def _rows(run: ForwardRun, section: Section) -> list[slice]:

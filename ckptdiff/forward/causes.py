@@ -7,7 +7,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptdiff.forward.attribution import FUSED, carried_points
-from ckptdiff.forward.rounding import BIAS, COMMON, NORM, PARTIAL, SCORES, TABLE, TABLE_PRODUCT
+from ckptdiff.forward.points import (
+    BIAS,
+    COMMON,
+    EXPERT_SUMS,
+    NORM,
+    PARTIAL,
+    ROUTER,
+    ROUTER_SCORES,
+    ROUTING,
+    SCORES,
+    SINKS,
+    TABLE,
+    TABLE_PRODUCT,
+    WEIGHTED_INPUT,
+    WEIGHTED_OUTPUT,
+)
 from ckptdiff.results import Budget, CauseShare
 
 if TYPE_CHECKING:
@@ -21,7 +36,7 @@ class _Cause:
     """A line of the budget. The first four are in NVIDIA's list of causes for Llama 2."""
 
     words: str
-    point: str  # where a program rounds: see `rounding`
+    point: str  # where a program rounds: see `points`
     why_alike: str  # why it is 0 where both sides round alike; empty: then it has no line
     why_zero: str = "exactly 0 for these weights"  # where one side alone rounds, without effect
 
@@ -58,6 +73,13 @@ _CAUSES = (
     _Cause("norm rounded before its weight", NORM, ""),
     _Cause("sums over tensor ranks rounded", PARTIAL, ""),
     _Cause("product rounded before its bias", BIAS, ""),
+    _Cause("scores beside a sink rounded once more", SINKS, ""),
+    _Cause("router's logits rounded", ROUTER, ""),
+    _Cause("router's scores rounded before they are weights", ROUTER_SCORES, ""),
+    _Cause("weights of experts rounded", ROUTING, ""),
+    _Cause("expert weighted before its last product", WEIGHTED_INPUT, ""),
+    _Cause("expert weighted after its last product", WEIGHTED_OUTPUT, ""),
+    _Cause("sums over experts rounded", EXPERT_SUMS, ""),
 )
 
 
@@ -90,6 +112,17 @@ def budget(
     return tuple(lines), found, note
 
 
+def _sums(point: str, run: ForwardRun) -> str:
+    """Return of how many ranks either side adds up what they computed, in words."""
+    a, b = (
+        side.expert_ranks * side.expert_slices if point == EXPERT_SUMS else side.ranks
+        for side in (run.a, run.b)
+    )
+    if a == b and point == PARTIAL:  # they cut experts otherwise
+        return f"of an expert, A adds up {run.a.expert_slices}, B {run.b.expert_slices}"
+    return f"A adds up {a}, B {b}" if a != b else "A and B add up in other dtypes or orders"
+
+
 def _line(note: str, point: str, words: str, layers: Sequence[Energy], last: Energy) -> CauseShare:
     """Return a cause's part of the squared difference, and its relative rms after each layer."""
     whole = last.predicted[2]
@@ -115,8 +148,8 @@ def _noise(found: Budget, last: Energy) -> str:
 def _note(cause: _Cause, run: ForwardRun, last: Energy) -> str:
     """Return which side rounds, or why a cause makes no difference."""
     if last.points.get(cause.point):
-        if cause.point == PARTIAL:
-            return f"A adds up {run.a.ranks}, B {run.b.ranks}"
+        if cause.point in (PARTIAL, EXPERT_SUMS):
+            return _sums(cause.point, run)
         if cause.point == FUSED:
             return "another kernel adds up in another order"
         return "in A alone" if cause.point in carried_points(run.a, run.b) else "in B alone"

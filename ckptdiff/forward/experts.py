@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.forward.layer import LayerOf
+from ckptdiff.forward.points import (
+    COMMON,
+    EXPERT_SUMS,
+    PARTIAL,
+    WEIGHTED_INPUT,
+    WEIGHTED_OUTPUT,
+)
 from ckptdiff.forward.routing import route
 
 if TYPE_CHECKING:
@@ -26,8 +33,8 @@ _EXPERTS = "mlp.experts"
 class ExpertsOf(LayerOf):
     """The experts of a layer; a side's class says where the weights of one expert are.
 
-    Weights are read one expert at a time, and not kept. An expert's index is over the whole layer,
-    an `etp_rank` is one of the ranks that an expert is split over (expert tensor parallelism).
+    Weights are read one expert at a time. An expert's index is over the whole layer, an `etp_rank`
+    is one of the ranks that an expert is split over (expert tensor parallelism).
     """
 
     router_name = "mlp.gate.weight"
@@ -64,8 +71,8 @@ class ExpertsOf(LayerOf):
         raise NotImplementedError
 
     def expert_tensor(self, name: str, etp_rank: int | None = None) -> Tensor:
-        """Return a tensor of an expert, without keeping it."""
-        return self.reader.rows(self.held(name, etp_rank), slice(None))
+        """Return a tensor of an expert."""
+        return self.reader.expert(self.held(name, etp_rank))
 
     @property
     def has_expert_biases(self) -> bool:
@@ -75,10 +82,7 @@ class ExpertsOf(LayerOf):
         """Return the router's logits, (positions, experts)."""
         weight = self.weight(self.router_name)
         bias = self.optional(f"{self.router_name.removesuffix('.weight')}.bias")
-        if self.routing.wide_logits and h.dtype.itemsize < 4:
-            h, weight, bias = h.float(), weight.float(), None if bias is None else bias.float()
-        # The bias is part of the product in every program.
-        return replace(self.arithmetic, rounds_before_bias=False).linear(h, weight, bias)
+        return self.arithmetic.router_logits(h, weight, bias, is_wide=self.routing.wide_logits)
 
     def route(
         self, logits: Tensor, followed: Tensor | None = None, weights: Tensor | None = None
@@ -138,9 +142,11 @@ class ExpertsOf(LayerOf):
             for etp_rank in range(self.expert_tp):
                 experts = range(first, min(first + per_rank, count))
                 part = self._sum(chosen, routing, experts, etp_rank, activated)
-                total = part if total is None else total + part
+                total = part if total is None else self._add(total, part)
         assert total is not None
-        return self.arithmetic.narrowed(total, activated.dtype) if self.routing.wide_sum else total
+        if not self.routing.wide_sum:
+            return total
+        return self.arithmetic.narrowed(total, activated.dtype, EXPERT_SUMS)
 
     def _sum(
         self,
@@ -161,18 +167,40 @@ class ExpertsOf(LayerOf):
             positions, x = chosen[expert]
             if not len(positions):
                 continue
-            weight = routing[positions, expert, None]
-            if self.arithmetic.scales_expert_input:
-                x = (x * weight).to(like.dtype)
+            weight, how = routing[positions, expert, None], self.arithmetic
+            if how.scales_expert_input:
+                x = how.narrowed(x * weight, like.dtype, WEIGHTED_INPUT)
             x = x.chunk(self.expert_tp, -1)[etp_rank]
-            y = self.arithmetic.linear(x, self.expert_down(expert, etp_rank))
+            point = PARTIAL if self.expert_tp > 1 else COMMON
+            y = how.product(x, self.expert_down(expert, etp_rank), point)
             bias = self.expert_down_bias(expert)
-            if self.arithmetic.scales_expert_input:
-                y = y if bias is None else y + bias * weight
+            if how.scales_expert_input:
+                if bias is not None:
+                    y = how.add(y, self._weighted(bias, weight, WEIGHTED_INPUT))
             else:
-                y = (y if bias is None else y + bias) * weight
-            total.index_add_(0, positions, y.to(dtype))
+                y = self._weighted(y if bias is None else how.add(y, bias), weight, WEIGHTED_OUTPUT)
+            total[positions] = self._add(total[positions], y.to(dtype))
         return total
+
+    def _weighted(self, x: Tensor, weight: Tensor, point: str) -> Tensor:
+        """Return x times an expert's weight, in the wider of their dtypes; a sum comes next."""
+        y, routing = x * weight, self.routing
+        is_wide = routing.wide_logits or routing.wide_weights
+        if is_wide and (routing.wide_sum or point == WEIGHTED_INPUT):
+            return y
+        return self.arithmetic.narrowed(y, y.dtype, point)
+
+    def _add(self, total: Tensor, y: Tensor) -> Tensor:
+        return self.arithmetic.add_experts(total, y, is_wide=self.routing.wide_sum)
+
+    def gated_shared(self, given: Tensor, h: Tensor, gate: str) -> Tensor:
+        """Return the shared experts' output, gated by h if there is a weight named `gate`."""
+        weight = self.optional(gate)
+        if weight is None:
+            return given
+        # No program does so in float32.
+        how = replace(self.arithmetic, wide_gates=False)
+        return how.times_sigmoid(given, how.linear(h, weight))
 
 
 def positions_by_expert(routing: Tensor) -> tuple[Tensor, ...]:

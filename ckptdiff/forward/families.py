@@ -72,8 +72,11 @@ class GptOssLayer(HuggingFaceLayer):
     router_name = "mlp.router.weight"
 
     def weight(self, name: str, rank: int | None = None) -> Tensor:
-        if self.reader.dtype == torch.float16 and name.endswith("norm.weight"):
-            return self.reader.wide_tensor(self.held(name, rank))
+        computed, cast = self.reader.dtype, self.reader.cast_dtype
+        # In float64, float16 is emulated.
+        is_half = computed == torch.float16 or (computed, cast) == (torch.float64, torch.float16)
+        if is_half and name.endswith("norm.weight"):
+            return self.reader.casting(None).wide_tensor(self.held(name, rank))
         return super().weight(name, rank)
 
     def expert_gate_up(self, expert: int, etp_rank: int) -> Tensor:

@@ -6,7 +6,6 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional
 
 from ckptdiff.forward.experts import ExpertsOf
 from ckptdiff.forward.latent import LatentOf
@@ -138,10 +137,7 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
 
     def shared_out(self, act: Tensor, h: Tensor) -> Tensor:
         given = self.row_parallel(act, f"{self.shared}.down_proj")
-        gate = self.optional(f"{self.shared}_gate.weight")
-        return (
-            given if gate is None else functional.sigmoid(self.arithmetic.linear(h, gate)) * given
-        )
+        return self.gated_shared(given, h, f"{self.shared}_gate.weight")
 
     # ── products ─────────────────────────────────────────────────────────────────────────────────
 

@@ -12,6 +12,7 @@ from ckptdiff.dtypes import BY_FLAG
 from ckptdiff.errors import CkptDiffError, OutOfMemory, UnsupportedLayout
 from ckptdiff.forward import sizes
 from ckptdiff.forward.arithmetic import MEGATRON, META, TRANSFORMERS
+from ckptdiff.forward.blocks import position_blocks, spread
 from ckptdiff.forward.distance import Distance
 from ckptdiff.forward.families import CLASSES
 from ckptdiff.forward.hints import NEARLY_EQUAL, hint
@@ -20,7 +21,7 @@ from ckptdiff.forward.kept import keep, kept
 from ckptdiff.forward.megatron import MegatronLayer
 from ckptdiff.forward.megatron_hybrids import hybrid_class
 from ckptdiff.forward.meta import MetaLayer
-from ckptdiff.forward.plan import MOST_LOGITS
+from ckptdiff.forward.plan import CHOSEN, LOGITS_POSITIONS
 from ckptdiff.forward.reading import STORED, Reader
 from ckptdiff.forward.steps import steps, take
 from ckptdiff.results import Tap
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 # The torch dtype that each dtype flag computes in.
 COMPUTED = {flag: STORED[word] for flag, word in BY_FLAG.items()}
 ONE_MODEL = "Give two checkpoints of one model, each with its own config"
-_FEWEST_POSITIONS = 8  # a product with fewer rows is summed in another order
 PROGRAMS = {"transformers": TRANSFORMERS, "meta": META, "megatron": MEGATRON}
 
 
@@ -59,9 +59,10 @@ def take_section(run: ForwardRun, section: Section) -> tuple[Tap, ...]:
     """Compute a section on both sides, each on its own values, which are kept for the next one.
 
     If the run compares, B also computes each step from A's values. So do A's weights in B's
-    arithmetic: their distance is the floor, what arithmetic alone makes. After the last section the
-    input of the logits is kept: they are many, and `Logits` gives them in blocks.
-    Raises a CkptDiffError.
+    arithmetic: their distance is the floor, what arithmetic alone makes. Without `b_alone` that is
+    all that B computes, and A's values are kept as its own. Logits are compared at 128 positions of
+    a longer prompt, from first to last: the head does the same at each. After the last section
+    their input is kept: they are many, and `Logits` gives them in blocks. Raises a CkptDiffError.
     """
     device = prepare_device(run.device)
     if section.part == "first":
@@ -83,25 +84,35 @@ def take_section(run: ForwardRun, section: Section) -> tuple[Tap, ...]:
         is_large = step.gives == ("logits",)
         if is_large and not run.compares:
             break
-        a = Given(step, layer_a, values_a, run, section, letter="A")
+        taken = {name: values_a[name] for name in step.takes}
+        if is_large:
+            some = spread(len(run.ids), LOGITS_POSITIONS)
+            taken = {name: value[some] for name, value in taken.items()}
+        a = Given(step, layer_a, taken, run, section, letter="A")
         reference = values_a if is_large else values_a | a.by_name()
         b: Given | None = None
         if run.compares and step.is_tap:
-            b = Given(step, layer_b, values_a, run, section, reference, letter="B")
-            floor = Given(step, a_as_b, values_a, run, section, reference, letter="A")
+            b = Given(step, layer_b, taken, run, section, reference, letter="B")
+            floor = Given(step, a_as_b, taken, run, section, reference, letter="A")
             taps += _taps(a, b, floor)
         if not is_large:
-            is_own = any(values_a[name] is not values_b[name] for name in step.takes)
-            if b is None or is_own or step.replays:
-                # Without the reference: in its own pass, B's router chooses by itself.
-                b = Given(step, layer_b, values_b, run, section, letter="B")
-            values_b = values_b | b.by_name(like=reference)
+            if run.b_alone:
+                is_own = any(values_a[name] is not values_b[name] for name in step.takes)
+                if b is None or is_own or step.replays:
+                    # Without the reference: in its own pass, B's router chooses by itself.
+                    b = Given(step, layer_b, values_b, run, section, letter="B")
+                values_b = values_b | b.by_name(like=reference)
+            else:
+                values_b = reference
             values_a = reference
         for reader in readers:
             reader.forget()
     outputs = sequence[-1].takes if section.part == "last" else sequence[-1].gives
     between = tuple({name: values[name] for name in outputs} for values in (values_a, values_b))
     keep(run.comparison, run.dtype, between)
+    if "routing" in values_a and not run.compares:
+        chosen = tuple(values["routing"] != 0 for values in (values_a, values_b))
+        keep(run.comparison, f"{CHOSEN} {section.number}", chosen)
     return tuple(taps)
 
 
@@ -133,7 +144,7 @@ class Given:
 
     @property
     def positions(self) -> int:
-        return len(self.run.ids)
+        return len(self._values[self.step.takes[0]])
 
     def at(self, rows: slice | Tensor) -> tuple[Tensor, ...]:
         """Return what the step gives at some positions; logits without those of padding."""
@@ -197,7 +208,7 @@ class Logits:
         ]
         self._values: tuple[Values, Values] = kept(run.comparison, run.dtype)
 
-    def at(self, rows: slice) -> tuple[Tensor, Tensor]:
+    def at(self, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
         """Return A's and B's logits at some positions, (positions, padded vocabulary)."""
         (step,) = (step for step in steps("last") if step.gives == ("logits",))
         given: list[Tensor] = []
@@ -206,13 +217,6 @@ class Logits:
             given += take_or_raise(step, layer, some, self._section, letter=letter)
         a, b = given
         return a, b
-
-
-def position_blocks(positions: int, vocabulary: int) -> list[slice]:
-    """Return the positions whose logits are computed at a time, evenly many."""
-    most = max(_FEWEST_POSITIONS, MOST_LOGITS // vocabulary)
-    step = -(-positions // -(-positions // most))
-    return [slice(start, start + step) for start in range(0, positions, step)]
 
 
 def _apart(a: Given, b: Given, blocks: list[slice]) -> list[float]:
@@ -258,12 +262,11 @@ def _floors(a: Given, b: Given, floor: Given, rels: list[float]) -> list[float]:
     """
     if max(rels) == 0:
         return rels
-    few = min(a.positions, _FLOOR_POSITIONS)
     if (
         a.step.method in _BY_POSITION
         and max(rels) <= _ROUNDING * torch.finfo(a.side.reader.dtype).eps
     ):
-        some = torch.linspace(0, a.positions - 1, few).long()
+        some = spread(a.positions, _FLOOR_POSITIONS)
         if all(map(_is_equal, b.at(some), floor.at(some))):
             return rels
     return _apart(a, floor, a.blocks)

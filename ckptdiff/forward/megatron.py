@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional
 
 from ckptdiff.forward.experts import ExpertsOf
 from ckptdiff.forward.latent import LatentOf
@@ -163,10 +162,7 @@ class MegatronLayer(ExpertsOf, LatentOf):
 
     def shared_out(self, act: Tensor, h: Tensor) -> Tensor:
         given = self.row_parallel(act, "mlp.shared_experts.linear_fc2")
-        gate = self.optional("mlp.shared_experts.gate_weight")
-        return (
-            given if gate is None else given * functional.sigmoid(self.arithmetic.linear(h, gate))
-        )
+        return self.gated_shared(given, h, "mlp.shared_experts.gate_weight")
 
     # ── products ─────────────────────────────────────────────────────────────────────────────────
 

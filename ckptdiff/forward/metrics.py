@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from ckptdiff.forward.blocks import blocks, position_blocks, spread
 from ckptdiff.forward.distance import square_of_difference
 from ckptdiff.forward.kept import forget
-from ckptdiff.forward.lockstep import Logits, position_blocks
+from ckptdiff.forward.lockstep import Logits
+from ckptdiff.forward.plan import LOGITS_POSITIONS
 from ckptdiff.results import Candidate, LogitMetrics, Next
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
     from ckptdiff.forward.plan import ForwardRun, Section
 
 CANDIDATES = 10  # likeliest tokens of a position that are returned
+_RANKED = 64  # of the other side's, among which they are looked for first
+_MOST_MEASURED = 1 << 19  # logits of a side that are measured at a time: more leave the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +52,35 @@ def logit_metrics(
 ) -> tuple[LogitMetrics, tuple[Next, ...], float | None]:
     """Return the metrics, the likeliest tokens by position, and a ratio.
 
-    The ratio is rms(A-B) over what independent rounding of both sides would give; None without an
-    `exact` pass, in the verdict's dtype. Both passes were computed; `section` is the last one. What
-    is kept of the comparison is dropped. Raises a CkptDiffError.
+    The ratio is rms(A-B) over what independent rounding of both sides would give, at 128 positions
+    of a longer prompt; None without an `exact` pass, in the verdict's dtype. Both passes were
+    computed; `section` is the last one. What is kept of the comparison is dropped.
+    Raises a CkptDiffError.
     """
     logits = Logits(run, section)
-    exact_logits = Logits(exact, section) if exact is not None else None
     rows: list[_Row] = []
     likeliest: list[Next] = []
-    rounding = apart = 0.0
     for block in position_blocks(len(run.ids), run.vocabulary):
-        pair = logits.at(block)
-        _measure_rows(run, block.start, pair, rows, likeliest)
-        if exact_logits is not None:
-            a, b, true_a, true_b = (
-                side[:, : run.vocabulary] for side in (*pair, *exact_logits.at(block))
-            )
-            rounding += square_of_difference(a, true_a) + square_of_difference(b, true_b)
-            apart += square_of_difference(a, b)
-            del a, b, true_a, true_b
-        del pair  # two blocks of logits are never in memory
+        _measure_rows(run, block.start, logits.at(block), rows, likeliest)
+    ratio = None if exact is None else _ratio(run, logits, Logits(exact, section))
     forget(run.comparison)
-    ratio = math.sqrt(apart / rounding) if rounding else None
     return _metrics(rows, run.vocabulary), tuple(likeliest), ratio
+
+
+def _ratio(run: ForwardRun, logits: Logits, exact_logits: Logits) -> float | None:
+    """Return rms(A-B) over the rms of what both sides round; None if nothing is rounded."""
+    rounding = apart = 0.0
+    some = spread(len(run.ids), LOGITS_POSITIONS)
+    for block in position_blocks(len(some), run.vocabulary):
+        a, b, true_a, true_b = (
+            side[:, : run.vocabulary]
+            for both in (logits, exact_logits)
+            for side in both.at(some[block])
+        )
+        rounding += square_of_difference(a, true_a) + square_of_difference(b, true_b)
+        apart += square_of_difference(a, b)
+        del a, b, true_a, true_b  # two blocks of logits are never in memory
+    return math.sqrt(apart / rounding) if rounding else None
 
 
 def _measure_rows(
@@ -82,62 +92,74 @@ def _measure_rows(
 ) -> None:
     """Add what is measured at the positions from `start`; logits are (positions, padded rows)."""
     count = run.vocabulary
-    a, b = (side.cpu() for side in pair)
-    for position, both in enumerate(zip(a, b, strict=True), start):
-        (one, padding_a), (other, padding_b) = (
-            (logits[:count].double(), logits[count:].double()) for logits in both
-        )
-        token = run.ids[position + 1] if position + 1 < len(run.ids) else None
-        rows.append(_row(one, other, token, (padding_a, padding_b)))
-        likeliest.append(_next(position, one, other))
+    following = (*run.ids[start + 1 :], None)
+    for some in blocks(len(pair[0]), count, _MOST_MEASURED):
+        both = [side[some].cpu().double() for side in pair]
+        a, b = (_Side.of(logits[:, :count], logits[:, count:]) for logits in both)
+        rows += _rows(a, b, following[some])
+        candidates = zip(_candidates(a, b), _candidates(b, a), strict=True)
+        likeliest += [Next(at, *two) for at, two in enumerate(candidates, start + some.start)]
 
 
-def _row(a: Tensor, b: Tensor, token: int | None, padding: Sequence[Tensor]) -> _Row:
-    """Return what is measured at a position: a and b are (vocabulary,), token the next id.
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One side's logits at some positions, and what is made of them."""
 
-    `padding` are the logits of further rows of either side.
-    """
-    delta = (a - b).abs()
-    log_a, log_b = (functional.log_softmax(x, -1) for x in (a, b))
-    centred_a, centred_b = a - a.mean(), b - b.mean()
-    count = min(CANDIDATES, len(a))
-    best_a, best_b = (x.topk(count) for x in (a, b))
-    flips = int(best_a.indices[0]) != int(best_b.indices[0])
-    margin = float(best_a.values[0] - best_a.values[1]) if count > 1 else math.inf
-    largest = float(delta.max())
-    finite = math.isfinite(largest)
-    return _Row(
-        abs_sum=float(delta.sum()),
-        max_abs=largest,
-        max_at=int(delta.argmax()),
-        delta_square=float((centred_a - centred_b).square().sum()),
-        a_square=float(centred_a.square().sum()),
-        cosine=float(functional.cosine_similarity(centred_a, centred_b, dim=0))
-        if finite
-        else math.nan,
-        kl=float((log_a.exp() * (log_a - log_b)).sum()),
-        flips=flips,
-        unexplained=flips and not margin < 2 * largest,
-        overlaps=(
-            _overlap(best_a.indices, best_b.indices, 5),
-            _overlap(best_a.indices, best_b.indices, 10),
-        ),
-        nll=None if token is None else (-float(log_a[token]), -float(log_b[token])),
-        padding=(_added(a, padding[0]), _added(b, padding[1])),
+    logits: Tensor  # (positions, vocabulary), in float64
+    logs: Tensor  # of probabilities, in nats
+    best: Tensor  # (positions, candidates): the likeliest tokens
+    padding: list[float]  # by position, what the rows of padding add to the loss, in nats
+
+    @classmethod
+    def of(cls, logits: Tensor, padding: Tensor) -> _Side:
+        best = logits.topk(min(CANDIDATES, logits.shape[-1])).indices
+        added = torch.zeros(len(logits))
+        if padding.shape[-1]:
+            total = torch.logsumexp(logits, -1)
+            added = torch.logaddexp(total, torch.logsumexp(padding, -1)) - total
+        return cls(logits, functional.log_softmax(logits, -1), best, added.tolist())
+
+
+def _rows(a: _Side, b: _Side, tokens: Sequence[int | None]) -> Iterator[_Row]:
+    """Yield what is measured at each position; `tokens` are the prompt's next ids."""
+    apart = (a.logits - b.logits).abs()
+    largest = apart.max(-1)
+    centred_a, centred_b = (x.logits - x.logits.mean(-1, keepdim=True) for x in (a, b))
+    measured = zip(
+        apart.sum(-1).tolist(),
+        *(part.tolist() for part in largest),
+        (centred_a - centred_b).square().sum(-1).tolist(),
+        centred_a.square().sum(-1).tolist(),
+        functional.cosine_similarity(centred_a, centred_b, dim=-1).tolist(),
+        (a.logs.exp() * (a.logs - b.logs)).sum(-1).tolist(),
+        strict=True,
     )
+    highest = a.logits.gather(-1, a.best)
+    for i, (abs_sum, max_abs, max_at, delta_square, a_square, cosine, kl) in enumerate(measured):
+        best_a, best_b = (side.best[i].tolist() for side in (a, b))
+        flips = best_a[0] != best_b[0]
+        margin = float(highest[i, 0] - highest[i, 1]) if len(best_a) > 1 else math.inf
+        token = tokens[i]
+        yield _Row(
+            abs_sum=abs_sum,
+            max_abs=max_abs,
+            max_at=max_at,
+            delta_square=delta_square,
+            a_square=a_square,
+            cosine=cosine if math.isfinite(max_abs) else math.nan,
+            kl=kl,
+            flips=flips,
+            unexplained=flips and not margin < 2 * max_abs,
+            overlaps=(_overlap(best_a, best_b, 5), _overlap(best_a, best_b, 10)),
+            nll=None if token is None else (-float(a.logs[i, token]), -float(b.logs[i, token])),
+            padding=(a.padding[i], b.padding[i]),
+        )
 
 
-def _added(logits: Tensor, padding: Tensor) -> float:
-    """Return by how much rows of padding raise the loss of any token, in nats."""
-    if not len(padding):
-        return 0.0
-    return float(torch.logsumexp(torch.cat((logits, padding)), 0) - torch.logsumexp(logits, 0))
-
-
-def _overlap(a: Tensor, b: Tensor, count: int) -> float:
+def _overlap(a: Sequence[int], b: Sequence[int], count: int) -> float:
     """Return which fraction of the first `count` ids is in both."""
     count = min(count, len(a))
-    return len(set(a[:count].tolist()) & set(b[:count].tolist())) / count
+    return len({*a[:count]} & {*b[:count]}) / count
 
 
 def _metrics(rows: Sequence[_Row], tokens: int) -> LogitMetrics:
@@ -175,15 +197,22 @@ def _metrics(rows: Sequence[_Row], tokens: int) -> LogitMetrics:
     )
 
 
-def _next(position: int, a: Tensor, b: Tensor) -> Next:
-    return Next(position, _candidates(a, b), _candidates(b, a))
+def _candidates(own: _Side, other: _Side) -> Iterator[tuple[Candidate, ...]]:
+    """Yield the likeliest tokens of each position, with their ranks on the other side."""
+    probabilities = own.logs.gather(-1, own.best).exp()
+    ranks = _ranks(other.logits, other.logits.gather(-1, own.best))
+    for parts in zip(own.best.tolist(), probabilities.tolist(), ranks.tolist(), strict=True):
+        yield tuple(
+            Candidate(token, probability, None, rank)
+            for token, probability, rank in zip(*parts, strict=True)
+        )
 
 
-def _candidates(own: Tensor, other: Tensor) -> tuple[Candidate, ...]:
-    best = own.topk(min(CANDIDATES, len(own))).indices
-    probabilities = torch.softmax(own, -1)[best].tolist()
-    ranks = (1 + (other > other[best, None]).sum(-1)).tolist()
-    return tuple(
-        Candidate(token, probability, None, rank)
-        for token, probability, rank in zip(best.tolist(), probabilities, ranks, strict=True)
-    )
+def _ranks(logits: Tensor, some: Tensor) -> Tensor:
+    """Return 1 and how many of a position's logits are above each of `some`, of its shape."""
+    top = logits.topk(min(_RANKED, logits.shape[-1])).values
+    ranks = 1 + (top[:, None] > some[..., None]).sum(-1)
+    # Above those that the last of `top` is not above, there are no others.
+    for i, j in torch.nonzero(~(top[:, -1:] <= some)).tolist():
+        ranks[i, j] = 1 + (logits[i] > some[i, j]).sum()
+    return ranks

@@ -168,6 +168,11 @@ class Model:
     # "only arithmetic, if B is run with the same ".
     taken: tuple[str, ...] = ()
 
+    @property
+    def routing(self) -> Routing | None:
+        """The routing of its layers with experts; None if it has none."""
+        return next((layer.routing for layer in self.layers if layer.routing is not None), None)
+
 
 def hybrid_layer(letter: str, layer: LayerSpec, routing: Routing | None) -> LayerSpec:
     """Return a layer of a hybrid of Mamba and attention, by its letter in the pattern.

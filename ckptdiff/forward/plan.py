@@ -9,7 +9,12 @@ if TYPE_CHECKING:
     from ckptdiff.forward.holdings import Ranks
     from ckptdiff.forward.model import Model
 
+LOGITS_POSITIONS = 128  # of a longer prompt, from first to last, at which logits are compared
 MOST_LOGITS = 1 << 23  # elements of a side's logits that are computed at a time
+# The name, before the layer's number, under which a pass that does not compare keeps which experts
+# it chose: for each side (positions, experts), True where an expert is chosen.
+CHOSEN = "chosen"
+MOST_SCORES = 1 << 26  # of attention, over all heads, that are computed at a time
 Kind = Literal["huggingface", "megatron", "meta"]
 Program = Literal["transformers", "meta", "megatron"]
 
@@ -23,6 +28,7 @@ class ForwardSide:
     program: Program  # whose arithmetic is used
     ranks: int = 1  # tensor parallel ranks, whose row-parallel products are added up
     expert_ranks: int = 1  # expert parallel ranks, whose experts' outputs are added up
+    expert_slices: int = 1  # expert tensor ranks, each with a slice of every expert
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class ForwardRun:
     device: str
     vocabulary: int  # tokens, padding not counted
     compares: bool  # B is compared with A, tap by tap, from A's values
+    b_alone: bool  # B is computed on its own values as well; else A's stand for them
     ids: tuple[int, ...]  # the prompt
     comparison: str  # under which a worker keeps the values between jobs
 
@@ -56,6 +63,7 @@ START = "start"  # the stream that carries no rounding; before the first step, a
 class Energy:
     """Sums of squares over positions and features. Lists are of A's error, B's error and A-B."""
 
+    stopped: str = ""  # why the section was not computed to its end, in words
     exact: float = 0.0  # of A's values without any rounding
     points: dict[str, float] = field(default_factory=dict)  # of A-B, by rounding point
     # The sum over rounding points, each alone.

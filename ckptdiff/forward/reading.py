@@ -25,10 +25,15 @@ if TYPE_CHECKING:
 STORED: dict[str, torch.dtype] = {word: getattr(torch, DTYPES[word].torch) for word in FLOATS}
 
 
+MOST_KEPT = 1 << 30  # bytes of a step's experts that are kept on a CPU
+_PART_KEPT = 8  # of a GPU's free memory, one part in so many
+
+
 class Reader:
     """Reads one side's tensors, in the dtype that is computed in, and notes which it read.
 
-    Whole tensors are kept until `forget`, so that several evaluations of a step read them once.
+    Whole tensors are kept until `forget`, so that several evaluations of a step read them once. Of
+    experts, which may be larger than memory, no more are kept than there is room for.
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
@@ -39,6 +44,7 @@ class Reader:
         )
         self.reads: dict[str, str] = {}  # stored name to dtype, since the last `forget`
         self._kept: dict[tuple[HeldTensor, torch.dtype | None], Tensor] = {}
+        self._room = self._left = _room(device)  # bytes for experts: all, and what is left
         self._mapped: dict[Path, mmap.mmap] = {}
 
     def tensor(self, held: HeldTensor) -> Tensor:
@@ -47,6 +53,17 @@ class Reader:
         if key not in self._kept:
             self._kept[key] = self._converted(self._stored(held), held)
         return self._kept[key]
+
+    def expert(self, held: HeldTensor) -> Tensor:
+        """Return a whole tensor of an expert, kept if there is room. Raises as `tensor`."""
+        key = (held, self.cast_dtype)
+        if key in self._kept:
+            return self._kept[key]
+        made = self._converted(self._stored(held), held)
+        if made.nbytes <= self._left:
+            self._left -= made.nbytes
+            self._kept[key] = made
+        return made
 
     def rows(self, held: HeldTensor, rows: Tensor | slice) -> Tensor:
         """Return some rows of a matrix, (rows, columns), without keeping them.
@@ -72,11 +89,13 @@ class Reader:
         """Drop the tensors that are kept, and the notes of what was read."""
         self.reads.clear()
         self._kept.clear()
+        self._left = self._room
 
-    def casting(self, dtype: torch.dtype) -> Reader:
-        """Return a reader of the same files that casts weights to a dtype first."""
+    def casting(self, dtype: torch.dtype | None) -> Reader:
+        """Return a reader of the same files that casts weights to a dtype first, or to none."""
         reader = copy.copy(self)
         reader.cast_dtype = dtype
+        reader._left = 0  # the room is the first reader's
         return reader
 
     def _converted(
@@ -155,3 +174,10 @@ class Reader:
                     return None
                 raise UnreadableFile(f"{file}: cannot be read ({error})") from error
         return self._mapped[file]
+
+
+def _room(device: torch.device) -> int:
+    if device.type != "cuda":
+        return MOST_KEPT
+    free, _ = torch.cuda.mem_get_info(device)
+    return free // _PART_KEPT

@@ -14,6 +14,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.forward.arithmetic import ACTIVATIONS, QUICK, Arithmetic, rotate_half
+from ckptdiff.forward.points import (
+    BIAS,
+    COMMON,
+    EXPERT_SUMS,
+    NORM,
+    PARTIAL,
+    ROUTER,
+    SCORES,
+    TABLE,
+    TABLE_PRODUCT,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,29 +32,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ckptdiff.forward.model import Activation
-
-# Rounding points. COMMON is every place where all programs round; at the others only some do.
-COMMON = "common"
-NORM = "norm"  # the normalised input, before the product with the weight
-SCORES = "scores"  # attention scores, before they are scaled
-TABLE = "table"  # cosine and sine
-TABLE_PRODUCT = "table_product"  # each product of a channel with cosine or sine
-BIAS = "bias"  # a product, before its bias is added
-PARTIAL = "partial"  # a rank's partial sum of a product, and sums of some ranks' partial sums
-
-
-def points(arithmetic: Arithmetic) -> frozenset[str]:
-    """Return the points where a program rounds."""
-    rounds = {
-        COMMON: True,
-        NORM: arithmetic.rounds_before_norm_weight,
-        SCORES: not arithmetic.scales_in_product,
-        TABLE: not arithmetic.complex_rope,
-        TABLE_PRODUCT: not arithmetic.complex_rope,
-        BIAS: arithmetic.rounds_before_bias,
-        PARTIAL: arithmetic.ranks > 1,
-    }
-    return frozenset(point for point, does in rounds.items() if does)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +49,17 @@ class Emulated(Arithmetic):
         """Return x rounded at a point, except where `alike`: there it changes no later rounding."""
         return torch.where(alike, x, self.rounded(x, point))
 
+    def product(self, x: Tensor, w: Tensor, point: str) -> Tensor:
+        return self.rounded(torch.matmul(x, w.t()), point)
+
+    def router_logits(self, x: Tensor, w: Tensor, bias: Tensor | None, *, is_wide: bool) -> Tensor:
+        y = super().router_logits(x, w, bias, is_wide=is_wide)
+        return y if is_wide else self.rounded(y, ROUTER)
+
     def linear(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-        y = torch.matmul(x, w.t())
         if bias is None:
-            return self.rounded(y)
+            return self.product(x, w, COMMON)
+        y = torch.matmul(x, w.t())
         if self.rounds_before_bias:
             y = self.rounded_unless(y, BIAS, bias == 0)
         return self.rounded(y + bias)
@@ -149,11 +144,14 @@ class Emulated(Arithmetic):
         sigmoid = gate.sigmoid()
         return self.rounded(x * (sigmoid if self.wide_gates else self.rounded(sigmoid)))
 
-    def narrowed(self, wide: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ARG002
-        return self.rounded(wide)
+    def narrowed(self, wide: Tensor, dtype: torch.dtype, point: str = COMMON) -> Tensor:  # noqa: ARG002
+        return self.rounded(wide, point)
 
     def add(self, x: Tensor, update: Tensor) -> Tensor:
         return self.rounded(super().add(x, update))
+
+    def add_experts(self, total: Tensor, y: Tensor, *, is_wide: bool) -> Tensor:
+        return total + y if is_wide else self.rounded(total + y, EXPERT_SUMS)
 
 
 @dataclass(frozen=True, kw_only=True)

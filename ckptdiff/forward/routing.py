@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.forward.arithmetic import at_least_float32
+from ckptdiff.forward.points import ROUTER_SCORES, ROUTING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,9 +44,12 @@ def route(
     if reference is not None:
         chosen = _reference_choice(chosen, bias, routing, *reference)
     order = ranked.masked_fill(~chosen, -torch.inf).topk(routing.chosen, -1).indices
+    if logits.dtype == torch.float64:
+        # In one order, whatever the ranking: the errors of one evaluation are added to another's.
+        order = order.sort().values
     weights = _weights(scores.gather(1, order), routing, arithmetic)
-    if not routing.wide_weights:
-        weights = weights.to(logits.dtype)
+    if arithmetic.narrows_scores(routing) or not routing.wide_weights:
+        weights = _narrowed(weights, logits.dtype, routing, arithmetic, ROUTING)
     return torch.zeros_like(logits, dtype=weights.dtype).scatter(1, order, weights)
 
 
@@ -57,21 +61,41 @@ def _scores(logits: Tensor, routing: Routing, arithmetic: Arithmetic) -> Tensor:
         return logits
     else:
         scores = logits32.softmax(-1)
-    return scores.to(logits.dtype) if arithmetic.softmax_after_topk else scores
+    if not arithmetic.softmax_after_topk:
+        return scores
+    is_last = routing.scaling == 1 and not (routing.normalized and routing.chosen > 1)
+    point = ROUTING if is_last else ROUTER_SCORES
+    return _narrowed(scores, logits.dtype, routing, arithmetic, point)
 
 
 def _weights(scores: Tensor, routing: Routing, arithmetic: Arithmetic) -> Tensor:
-    """Return the weights of the chosen experts from their scores, both (positions, chosen)."""
+    """Return the weights of the chosen experts from their scores, both (positions, chosen).
+
+    What the last operation gives is not yet rounded as the program stores it.
+    """
+
+    def kept(x: Tensor) -> Tensor:
+        if not arithmetic.narrows_scores(routing):
+            return x
+        return _narrowed(x, scores.dtype, routing, arithmetic, ROUTER_SCORES)
+
     if routing.score == "softmax" and routing.normalized:
         if _takes_softmax_last(routing, arithmetic):
-            weights = at_least_float32(scores).softmax(-1).to(scores.dtype)
+            weights = at_least_float32(scores).softmax(-1)
         else:
             weights = scores / scores.sum(-1, keepdim=True)
     elif routing.normalized and routing.chosen > 1:
-        weights = scores / (scores.sum(-1, keepdim=True) + 1e-20)
+        weights = scores / kept(scores.sum(-1, keepdim=True) + 1e-20)
     else:
         weights = scores
-    return weights if routing.scaling == 1 else weights * routing.scaling
+    return weights if routing.scaling == 1 else kept(weights) * routing.scaling
+
+
+def _narrowed(
+    x: Tensor, dtype: torch.dtype, routing: Routing, arithmetic: Arithmetic, point: str
+) -> Tensor:
+    """Return x in the dtype of the logits, which is no narrow one if they are wide."""
+    return x.to(dtype) if routing.wide_logits else arithmetic.narrowed(x, dtype, point)
 
 
 def _takes_softmax_last(routing: Routing, arithmetic: Arithmetic) -> bool:

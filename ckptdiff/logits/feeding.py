@@ -8,30 +8,35 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.config.compare import compare_configs, config_side, is_fed
+from ckptdiff.config.compare import config_side, is_fed
 from ckptdiff.config.fields.tokens import ADDED, added_tokens, stop_tokens
 from ckptdiff.config.fields.training import DOCUMENT_MASKS
 from ckptdiff.formats.token_files import TOKENIZER
 from ckptdiff.text import config_value_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.config.compare import ConfigDiff
 
 
 def fed_otherwise(
-    a: Assembled, b: Assembled, ids: Sequence[int], *, knows_ids: bool = False
+    a: Assembled,
+    b: Assembled,
+    config: Iterable[ConfigDiff],
+    ids: Sequence[int],
+    *,
+    knows_ids: bool = False,
 ) -> tuple[str, ...]:
     """Return sentences on what the files of the two sides settle otherwise, one of each kind.
 
-    `ids` is the prompt. With `knows_ids`, what tokenizers put around a text is left out: whoever
-    asks has compared the ids themselves.
+    `config` are the lines of both configs, `ids` is the prompt. With `knows_ids`, what tokenizers
+    put around a text is left out: whoever asks has compared the ids themselves.
     """
     lines = [
         line
-        for line in compare_configs(a, b)
+        for line in config
         if is_fed(line)
         and (line.status == "conflict" or line.is_hint)
         and not (knows_ids and line.meaning == ADDED and line.status == "conflict")

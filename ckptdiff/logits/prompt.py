@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.config.compare import compare_configs
 from ckptdiff.errors import BadArgument, CkptDiffError, CorruptFile, WorkerDied
 from ckptdiff.logits.feeding import fed_otherwise
 from ckptdiff.logits.tokenizer import Bos, Encoded, encode_text, find_tokenizer, token_texts
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.results import Candidate, LogitDiff
 
 
@@ -28,6 +30,7 @@ class Prompt:
     tokenizer: Path | None = None  # its file
     fed: tuple[str, ...] = ()  # what the sides' programs would not be fed alike
     same_ids: bool = True  # by both sides' tokenizers; True if not known
+    config: tuple[ConfigDiff, ...] | None = None  # lines of both configs; None: not compared
 
 
 def token_ids(text: str) -> tuple[int, ...]:
@@ -81,8 +84,9 @@ def encode(
         else:
             same_ids = encoded_b.ids == encoded.ids
             fed += [] if same_ids else [_disagreement(encoded, encoded_b)]
-    fed += fed_otherwise(a, b, encoded.ids, knows_ids=bool(fed))
-    return Prompt(encoded.ids, encoded.texts, tuple(notes), file, tuple(fed), same_ids)
+    config = tuple(compare_configs(a, b))
+    fed += fed_otherwise(a, b, config, encoded.ids, knows_ids=bool(fed))
+    return Prompt(encoded.ids, encoded.texts, tuple(notes), file, tuple(fed), same_ids, config)
 
 
 def prompt_of_ids(ids: Sequence[int], a: Assembled, b: Assembled, executor: Executor) -> Prompt:
@@ -92,7 +96,8 @@ def prompt_of_ids(ids: Sequence[int], a: Assembled, b: Assembled, executor: Exec
     """
     if not ids:
         raise BadArgument("there are no ids: there is nothing to compute")
-    prompt = Prompt(tuple(ids), (), fed=fed_otherwise(a, b, ids))
+    config = tuple(compare_configs(a, b))
+    prompt = Prompt(tuple(ids), (), fed=fed_otherwise(a, b, config, ids), config=config)
     file = find_tokenizer(a.checkpoint.root) or find_tokenizer(b.checkpoint.root)
     if file is None:
         return prompt

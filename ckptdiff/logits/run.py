@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from ckptdiff.config.compare import compare_configs
 from ckptdiff.dtypes import BY_FLAG, ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.executor import available_cpus
+from ckptdiff.forward.plan import LOGITS_POSITIONS, MOST_LOGITS, MOST_SCORES, ForwardRun
 from ckptdiff.forward.sizes import of_models
 from ckptdiff.logits.sides import (
     check_families,
@@ -26,12 +28,13 @@ from ckptdiff.logits.verdict import Reasons, judge_taps
 from ckptdiff.results import LogitDiff, LogitProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled
-    from ckptdiff.forward.plan import Energy, ForwardRun, Section
+    from ckptdiff.config.compare import ConfigDiff
+    from ckptdiff.forward.plan import Energy, Section
     from ckptdiff.results import Budget, CauseShare, LogitVerdict, Tap
 
 _NO_ATTRIBUTION: tuple[tuple[CauseShare, ...], Budget | None] = (), None
@@ -48,16 +51,18 @@ def compare_logits(
     storage: str | None = None,
     reference: str = "hf",
     attribute: bool = False,
+    config: Sequence[ConfigDiff] | None = None,
 ) -> Generator[LogitProgress | LogitDiff, None, None]:
     """Yield a LogitProgress for each layer, and the LogitDiff last.
 
     The verdict is computed in `dtype`, fp32 or fp64. If it is `arithmetic`, the logits are computed
     in `storage` as well, by default the dtype of A's weights, and metrics are of those. `reference`
     "meta" computes a Hugging Face side as Meta's code does. `attribute` traces the causes of the
-    difference. The executor should have one worker, which alone imports torch. Closing the
-    generator stops. Raises a CkptDiffError.
+    difference. `config` are the lines of both configs, which are compared if they are not given.
+    The executor should have one worker, which alone imports torch. Closing the generator stops.
+    Raises a CkptDiffError.
     """
-    run = _LogitComparison(a, b, tuple(ids), executor, reference)
+    run = _LogitComparison(a, b, tuple(ids), executor, reference, config)
     yield from run.results(device, dtype, storage, attribute=attribute)
 
 
@@ -71,8 +76,10 @@ class _LogitComparison:
         ids: tuple[int, ...],
         executor: Executor,
         reference: str,
+        config: Sequence[ConfigDiff] | None = None,
     ) -> None:
         self.pair = a, b
+        self.config = config
         self.ids, self.reference = ids, reference
         self.name = uuid4().hex  # under which the worker keeps the values between jobs
         self.executor = executor
@@ -96,18 +103,23 @@ class _LogitComparison:
         for model in (side.model for side in self.sides):
             notes += [*model.notes, *(one.text for one in model.fixed)]
         notes += left_out(*self.pair)
-        run = self._run(dtype, device, compares=True)
+        storage = storage or stored_dtype(self.sections)
+        # Where the logits are computed in another dtype, B's own values are not asked for; but what
+        # its routers choose may be far from what A's do.
+        b_alone = storage == dtype or self._has_experts()
+        run = self._run(dtype, device, compares=True, b_alone=b_alone)
         stepped = yield from self._pass(run, "layer by layer")
         taps = tuple(self._canonical(stepped))
         judged = judge_taps(taps, dtype)
-        reasons = Reasons(self.pair, self.sides, self.reference, self.executor)
+        lines = compare_configs(*self.pair) if self.config is None else self.config
+        reasons = Reasons(self.pair, self.sides, self.reference, self.executor, lines)
         verdict, first = reasons.verdict(judged), judged.first
         notes += list(reasons.without_effect()) if first is None else []
-        storage = storage or stored_dtype(self.sections)
+        shown = storage if first is None else dtype
         exact = None
-        if first is None and storage != dtype:
-            run, exact = self._run(storage, device, compares=False), run
-            yield from self._pass(run, f"in {storage}")
+        if shown != dtype or not b_alone:
+            exact, run = run if first is None else None, self._run(shown, device, compares=False)
+            yield from self._pass(run, f"in {shown}")
         shares, rounding_budget = _NO_ATTRIBUTION
         if attribute:
             note = self._why_no_attribution(verdict, storage)
@@ -115,6 +127,7 @@ class _LogitComparison:
                 shares, rounding_budget, note = yield from self._attribute(run)
             notes.append(note)
         metrics, top, ratio = self._job(_measure, run, exact, self.sections[-1])
+        notes += self._not_everywhere(ratio)
         yield LogitDiff(
             ids=self.ids,
             texts=(),
@@ -139,23 +152,32 @@ class _LogitComparison:
     def _needed(self, itemsize: int) -> int:
         """Return the most memory of a step, in bytes, if numbers are computed in `itemsize`.
 
-        That is a layer's weights, or the attention scores of all heads, or some positions' logits
-        and their copies in float64.
+        That is a layer's weights and some positions' attention scores of all heads, or some
+        positions' logits and their copies in float64.
         """
-        from ckptdiff.forward.plan import MOST_LOGITS
-
         heads = max(side.model.num_attention_heads for side in self.sides)
         weights = 8 * itemsize * max(map(largest_tensor, self.sections))
-        scores = 4 * max(itemsize, 4) * heads * len(self.ids) ** 2
-        logits = 4 * (itemsize + 8) * max(MOST_LOGITS, 8 * self.vocabulary)
+        row = heads * len(self.ids)
+        scores = 4 * max(itemsize, 4) * min(row * len(self.ids), max(MOST_SCORES, 16 * row))
+        logits = 4 * (itemsize + 8) * max(MOST_LOGITS, 16 * self.vocabulary)
         return max(weights + scores, logits)
 
-    def _run(self, dtype: str, device: str, *, compares: bool) -> ForwardRun:
-        from ckptdiff.forward.plan import ForwardRun
+    def _not_everywhere(self, ratio: float | None) -> Iterator[str]:
+        """Yield a note that says what is not compared at every position of the prompt."""
+        if len(self.ids) > LOGITS_POSITIONS:
+            what = "the step logits is" if ratio is None else "the step logits and R are"
+            yield (
+                f"{what} compared at {LOGITS_POSITIONS} of {len(self.ids):,} positions, spread "
+                "from first to last; other steps and metrics at all"
+            )
 
+    def _run(self, dtype: str, device: str, *, compares: bool, b_alone: bool = True) -> ForwardRun:
         return ForwardRun(
-            *self.sides, dtype, device, self.vocabulary, compares, self.ids, self.name
+            *self.sides, dtype, device, self.vocabulary, compares, b_alone, self.ids, self.name
         )
+
+    def _has_experts(self) -> bool:
+        return any(layer.routing is not None for side in self.sides for layer in side.model.layers)
 
     def _pass(self, run: ForwardRun, doing: str) -> Generator[LogitProgress, None, tuple[Tap, ...]]:
         """Compute all sections of both sides; yield a LogitProgress after each, return the taps."""
@@ -177,8 +199,6 @@ class _LogitComparison:
             why = "the difference is not of arithmetic alone"
         elif storage not in ("bf16", "fp16"):
             why = f"in {storage} the sums inside products round too; ask for bf16 or fp16"
-        elif any(layer.routing is not None for side in self.sides for layer in side.model.layers):
-            why = "what experts round is not yet traced"
         return why and f"no attribution: {why}"
 
     def _attribute(
@@ -192,6 +212,8 @@ class _LogitComparison:
         for number, section in enumerate(self.sections, 1):
             started = time.monotonic()
             energies.append(self._job(_trace_section, run, section))
+            if stopped := energies[-1].stopped:
+                return *_NO_ATTRIBUTION, f"no attribution: {stopped}"
             seconds = time.monotonic() - started
             yield LogitProgress("rounding by rounding", number, len(self.sections), seconds)
         shares, rounding, note = self._job(_budget, run, energies[1:-1], energies[-1])

@@ -93,7 +93,9 @@ def _side_of(side: Assembled, other: Assembled, reference: str) -> ForwardSide:
     # A torch_dist checkpoint has whole tensors and counts as one rank.
     ranks = len({shard.rank.tp for shard in checkpoint.shards})
     expert_ranks = len({shard.rank.ep for shard in checkpoint.shards})
-    return ForwardSide("megatron", model, "megatron", ranks, expert_ranks)
+    slices = {checkpoint.parallelism.expert_slice(shard.rank) for shard in checkpoint.shards}
+    found = ForwardSide("megatron", model, "megatron", ranks, expert_ranks)
+    return found if model.routing is None else replace(found, expert_slices=len(slices))
 
 
 def holdings_of(side: Assembled, plan: ForwardSide) -> Holdings:

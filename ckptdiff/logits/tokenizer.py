@@ -63,9 +63,9 @@ def encode_text(file: Path, text: str, bos: Bos, default_bos: int | None) -> Enc
     """Return a text's ids. Runs in a worker process.
 
     `bos` "auto" adds what the post-processor of tokenizer.json adds, as transformers 5 does,
-    whatever tokenizer_config.json says. For tokenizer.model it adds BOS unless `add_bos_token` of
-    tokenizer_config.json is false. `default_bos` is the model's BOS, used if the tokenizer names
-    none.
+    whatever tokenizer_config.json says. For tokenizer.model it adds BOS, again as transformers 5,
+    if `add_bos_token` of tokenizer_config.json is true. `default_bos` is the model's BOS, used if
+    the tokenizer names none.
     Raises BadArgument if BOS is wanted and not known, CorruptFile for a file that does not work.
     """
     with _guarded(file):
@@ -188,8 +188,7 @@ class _SentencePiece:
         self._processor = processor = SentencePieceProcessor(model_proto=content)
         bos = processor.bos_id()
         self.bos = bos if bos >= 0 else default_bos
-        stated = config.get("add_bos_token")
-        self.adds_bos = stated if isinstance(stated, bool) else bos >= 0
+        self.adds_bos = config.get("add_bos_token") is True
 
     def encode(self, text: str, *, special: bool) -> list[int]:  # noqa: ARG002 -- sentencepiece adds none
         return list(self._processor.encode(text))

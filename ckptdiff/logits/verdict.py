@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptdiff.comparison.run import diff
-from ckptdiff.config.compare import compare_configs, field_text, is_fed
+from ckptdiff.config.compare import field_text, is_fed
 from ckptdiff.config.other_keys import NOT_KNOWN
+from ckptdiff.config.refused import refused
 from ckptdiff.dtypes import BY_FLAG, FLOATS
 from ckptdiff.logits.effects import effects
 
@@ -64,6 +65,11 @@ def place(tap: Tap) -> str:
     return tap.name if tap.layer is None else f"layer {tap.layer}, {tap.name}"
 
 
+def _subject(tap: Tap) -> str:
+    """Return the same as what a verb follows."""
+    return place(tap) if tap.layer is None else f"{place(tap)},"
+
+
 class Reasons:
     """What the configs and the tensors of two sides add to what the taps tell."""
 
@@ -73,6 +79,7 @@ class Reasons:
         sides: tuple[ForwardSide, ForwardSide],
         reference: str,
         executor: Executor,
+        config: Sequence[ConfigDiff],
     ) -> None:
         self.pair, self.executor = pair, executor
         a, b = (side.model.not_computed for side in sides)
@@ -80,14 +87,18 @@ class Reasons:
             *(("A's and B's " if words in b else "A's ") + words for words in a),
             *("B's " + words for words in b if words not in a),
         ]
+        self.refused = [
+            f"{letter}: {words}"
+            for letter, side in zip("AB", pair, strict=True)
+            for words in refused(side)
+        ]
         fixed = [side.model.fixed for side in sides]
         # What both sides do is no cause of a difference.
         self.fixed = [one for one in (*fixed[0], *fixed[1]) if not all(one in f for f in fixed)]
         self.taken = [side.model.taken for side in sides]
-        lines = compare_configs(*pair)
         # Of what differs without a meaning that is known, no step is known either.
-        self.unknown = [line for line in lines if line.status == "unknown"]
-        self.conflicts = [line for line in lines if line.status == "conflict"]
+        self.unknown = [line for line in config if line.status == "unknown"]
+        self.conflicts = [line for line in config if line.status == "conflict"]
         self.effects = {
             line.meaning: effects(line, pair, reference)
             for line in self.conflicts
@@ -111,6 +122,8 @@ class Reasons:
     def undecided(self) -> list[str]:
         """Return why it cannot be told what both sides compute, a clause each."""
         whys = []
+        if self.refused:
+            whys.append(_first_of(self.refused))
         if self.not_computed:
             whys.append(f"ckptdiff does not compute {_first_of(self.not_computed)}")
         conflicts = [
@@ -144,16 +157,15 @@ class Reasons:
                 floor = f"{judged.floor:.1e} apart"
                 close += f"; A's own weights, computed both ways, are up to {floor}"
             return f"Only arithmetic for this prompt{self._condition()}: {close}."
-        where = place(first)
         if first.rest is not None and first.judged < first.rel and verdict == "small":
-            return f"Small: at {where} the weights were cast, which makes {first.rel:.1e}."
+            return f"Small: at {place(first)} the weights were cast, which makes {first.rel:.1e}."
         kind = "Weights or config" if verdict == "weights-or-config" else "Small, but no rounding"
         hint = f" ({first.hint})" if first.hint else ""
-        sentence = f"{kind}: {where}, is {first.rel:.2g} apart{hint}. {self._cause(first)}"
+        sentence = f"{kind}: {_subject(first)} is {first.rel:.2g} apart{hint}. {self._cause(first)}"
         if not first.reads:  # a fault of a config may hide one of the weights
             above = (tap for tap in taps if tap.reads and not tap.judged <= judged.threshold)
             if (other := next(above, None)) and (differing := self._differing(other)):
-                sentence += f" Also {place(other)}, is {other.rel:.2g} apart: {differing}"
+                sentence += f" Also {_subject(other)} is {other.rel:.2g} apart: {differing}"
         return sentence
 
     def without_effect(self) -> Iterator[str]:

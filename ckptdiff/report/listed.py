@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptdiff.comparison.packed import packed_sentences
-from ckptdiff.text import printable
+from ckptdiff.text import plural, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -123,19 +123,31 @@ def verdict_words(summary: DiffSummary) -> str:
             "says why; mend that and compare again"
         )
     words = str(summary.verdict)
+    unexplained = unexplained_words(summary)
     if summary.verdict != summary.weights:
         why = ["the configs conflict"] if summary.config_status == "conflict" else []
+        if unexplained and not why:
+            why.append(unexplained)
         if summary.names_status == "wrapped":
             why.append("a loader does not find B's names")
         if summary.files_status == "stale":
             why.append("a loader does not find B's files")
         words += f" ({', '.join([f'weights: {summary.weights}', *why])})"
+    elif unexplained:
+        words += f"; {unexplained}"
     if summary.config_why:  # without configs, equal weights are half an answer
         words += f"; {summary.config_why}"
     if summary.diagnosis_error:
         words += f"; the diagnosis stopped: {printable(summary.diagnosis_error)}"
     left = not_compared(summary)
     return f"{words}; not compared: {', '.join(left)}" if left else words
+
+
+def unexplained_words(summary: DiffSummary) -> str:
+    """Return how many settings differ without a known meaning, or nothing."""
+    count = len(summary.unexplained)
+    verb = "differs" if count == 1 else "differ"
+    return f"{plural(count, 'setting')} {verb} whose meaning is not known" if count else ""
 
 
 def _tensors(count: int) -> str:

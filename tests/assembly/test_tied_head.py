@@ -15,7 +15,7 @@ from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
 from tests.support.conversions import converted, hf_tensors
 from tests.support.oracle_hf import make_hf
-from tests.support.pairs import Comparison, compare, load_rank
+from tests.support.pairs import Comparison, compare, edit_rank, load_rank
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +94,22 @@ def test_an_embedding_in_the_place_of_a_head_is_one_finding(
     assert found.statuses == {HEAD: "differ"}
     (finding,) = findings(found)
     assert (finding.kind, finding.tensors) == ("TIED", (HEAD,))
+
+
+@pytest.mark.parametrize("pp", [1, 2])
+def test_a_head_of_its_own_that_both_configs_tie_is_one_finding(
+    folders: dict[str, Path], tmp_path: Path, pp: int
+) -> None:
+    converted(folders["untied"], tmp_path / "out", "megatron", pp=pp)
+    for file in tmp_path.glob("out/*/*/model_optim_rng.pt"):
+        edit_rank(
+            file,
+            lambda state: setattr(state["args"], "untie_embeddings_and_output_weights", False),
+        )
+    (finding,) = findings(compare(folders["other"], tmp_path / "out"))
+    assert (finding.kind, set(finding.tensors)) == ("TIED", {HEAD, EMBEDDING})
+    assert "though both configs tie it" in finding.title
+    assert [rank.pp for rank in finding.ranks] == [pp - 1]
 
 
 @pytest.mark.oracle

@@ -123,12 +123,14 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 def test_options_reach_the_comparison(hf: Path, megatron: Path, recorder: Recorder) -> None:
     pair = [str(hf), str(megatron)]
     assert cli.main(["logits", *pair, "--ids", "3,1,4"]) == 0
+    assert recorder.given.pop("config") is not None
     assert recorder.given == {
         "ids": (3, 1, 4), "jobs": 1, "device": "auto", "dtype": "fp32", "storage": None,
         "reference": "hf", "attribute": False,
     }  # fmt: skip
     more = ["--device", "cuda", "--dtype", "fp64", "--reference", "meta", "--attribute"]
     assert cli.main(["logits", *pair, "--ids", "3,1,4", *more]) == 0
+    assert recorder.given.pop("config") is not None
     assert recorder.given == {
         "ids": (3, 1, 4), "jobs": 1, "device": "cuda", "dtype": "fp64", "storage": None,
         "reference": "meta", "attribute": True,

@@ -13,6 +13,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
 from ckptdiff.assembly.assemble import assemble
+from ckptdiff.config.model_classes import unknown_classes
 from ckptdiff.formats import open_checkpoint, read_entries
 from tests.support.logit_runs import compare_logits
 from tests.support.oracle_hf import make_hf
@@ -436,3 +437,49 @@ def test_a_class_whose_code_is_not_known_is_not_computed(
     found = compare_logits(hf, bridge(tmp_path / "bridge", weights, text), [5, 9, 3])
     assert found.verdict == ("undecided" if unknown else "arithmetic")
     assert unknown in found.sentence
+
+
+def test_a_config_that_names_no_class_is_not_computed(
+    weights: dict[str, Tensor], hf: Path, tmp_path: Path
+) -> None:
+    text = BRIDGE.replace(f"  _target_: {PROVIDER}\n", "")
+    found = compare_logits(hf, bridge(tmp_path / "bridge", weights, text), [5, 9, 3])
+    assert found.verdict == "undecided"
+    assert "whose class its config does not name" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("named", "unknown"),
+    [
+        ("megatron.bridge.models.transformer_config.TransformerConfig", ""),
+        ("megatron.bridge.models.transformer_config.HeterogeneousTransformerConfig", "Heterogen"),
+        (None, ""),
+    ],
+)
+def test_fields_in_an_object_of_their_own_are_computed(
+    named: str | None, unknown: str, weights: dict[str, Tensor], hf: Path, tmp_path: Path
+) -> None:
+    """As newer releases of Megatron-Bridge write them, beside what builds a model of them."""
+    outer = "  _target_: megatron.bridge.models.gpt.gpt_builder.GPTModelConfig\n"
+    outer += "  _builder_: megatron.bridge.models.gpt.gpt_builder.GPTModelBuilder\n  transformer:\n"
+    start, _, rest = BRIDGE.partition(f"  _target_: {PROVIDER}\n")
+    inner, end = rest.split("train:\n")
+    if named is not None:
+        inner = f"  _target_: {named}\n{inner}"
+    nested = "".join(f"  {line}\n" for line in inner.splitlines())
+    text = f"{start}{outer}{nested}train:\n{end}"
+    found = compare_logits(hf, bridge(tmp_path / "bridge", weights, text), [5, 9, 3])
+    assert found.verdict == ("undecided" if unknown else "arithmetic")
+    assert unknown in found.sentence
+
+
+@pytest.mark.parametrize(("kind", "unknown"), [("LlamaModel", []), ("GemmaModel", ["GemmaModel"])])
+def test_the_class_of_a_model_of_nemo_counts(
+    kind: str, unknown: list[str], weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    folder = nemo(tmp_path / "nemo", weights, NEMO.replace("LlamaModel", kind))
+    config = open_checkpoint(folder).config
+    assert config is not None
+    wanted = [f"nemo.collections.llm.gpt.model.llama.{name}" for name in unknown]
+    found = list(unknown_classes(config, "llama"))
+    assert found == [f"the class {name}, whose code is not known" for name in wanted]

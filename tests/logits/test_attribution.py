@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ckptdiff.executor import InlineExecutor
-from ckptdiff.forward import lockstep
+from ckptdiff.forward import blocks
 from ckptdiff.forward.arithmetic import MEGATRON, META, TRANSFORMERS
 from ckptdiff.forward.rounding import Carrying, Rounding
 from ckptdiff.logits import run as logits
@@ -172,6 +172,37 @@ def test_ranks_that_add_up_on_both_sides_differ_only_by_their_number(folder: Pat
 
 
 @pytest.mark.slow
+def test_experts_of_several_ranks_are_added_up_in_parts(folder: Path) -> None:
+    hf, one, two, cut = (folder / f"of-three-{name}" for name in ("hf", "one", "two", "cut"))
+    weights = make_hf(hf, "mixtral", **{**SMALL, "layers": 1})
+    config = json.loads((hf / "config.json").read_text()) | {"num_experts_per_tok": 3}
+    (hf / "config.json").write_text(json.dumps(config))
+    make_megatron(one, weights, config)
+    make_megatron(two, weights, config, ep=2)
+    make_megatron(cut, weights, config, tp=2)
+    sums = "sums over experts rounded"
+    by_rank, by_slice = (
+        compare_logits(hf, b, IDS[:8], storage="bf16", attribute=True) for b in (two, cut)
+    )
+    assert lines(by_rank)[sums].share > 0
+    assert lines(by_rank)[sums].note == lines(by_slice)[sums].note == "A adds up 1, B 2"
+    assert RANKS not in lines(by_rank)
+    assert lines(by_slice)[RANKS].note == "A adds up 1, B 2"
+    for found in (by_rank, by_slice):
+        assert found.budget is not None
+        assert found.budget.emulated == pytest.approx(found.budget.measured, rel=0.02)
+    between = compare_logits(one, two, IDS[:8], storage="bf16", attribute=True)
+    causes = {share.cause for share in between.attribution if share.share}
+    assert causes == {"rounding that both sides share", sums}
+    # Of two experts there is one sum, wherever they are.
+    of_two = make_megatron(folder / "of-two", weights, config | {"num_experts_per_tok": 2}, ep=2)
+    hf, one = made(folder, 1, "mixtral", layers=1)
+    between = compare_logits(one, of_two, IDS[:8], storage="bf16", attribute=True)
+    assert {share.share for share in between.attribution} == {0.0}
+    assert sums not in lines(compare_logits(hf, of_two, IDS[:8], storage="bf16", attribute=True))
+
+
+@pytest.mark.slow
 def test_a_bias_is_added_to_what_was_rounded(folder: Path) -> None:
     found = lines(traced(*made(folder, 1, "qwen2")))
     assert found[BIAS].share > 0
@@ -196,7 +227,7 @@ def test_logits_are_counted_a_few_positions_at_a_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = traced(*made(folder, 2)).budget
-    monkeypatch.setattr(lockstep, "MOST_LOGITS", 5 * SMALL["vocab"])
+    monkeypatch.setattr(blocks, "MOST_LOGITS", 5 * SMALL["vocab"])
     parts = traced(*made(folder, 2)).budget
     assert whole is not None
     assert parts is not None
@@ -220,13 +251,6 @@ def test_in_float32_the_sums_inside_products_count(folder: Path) -> None:
     found = traced(*made(folder, 1), "fp32")
     assert (found.attribution, found.budget) == ((), None)
     assert any("ask for bf16 or fp16" in note for note in found.notes)
-
-
-@pytest.mark.slow
-def test_experts_are_not_yet_traced(folder: Path) -> None:
-    found = traced(*made(folder, 1, "mixtral"))
-    assert (found.attribution, found.budget) == ((), None)
-    assert any("experts" in note for note in found.notes)
 
 
 @pytest.mark.slow

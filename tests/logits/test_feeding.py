@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ckptdiff.assembly.assemble import assemble_pair
+from ckptdiff.config.compare import compare_configs
+from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
+from ckptdiff.logits import prompt as prompts
+from ckptdiff.logits import run as engine
 from ckptdiff.logits.feeding import fed_otherwise
 from ckptdiff.logits.tokenizer import encode_text
 from tests.support.pairs import edit_rank
@@ -20,6 +24,8 @@ from tests.support.tokenizers_made import tokenizer_json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.config.compare import ConfigDiff
     from tests.support.oracle_client import Oracle
 
     Make = Callable[..., Path]
@@ -29,7 +35,8 @@ PROMPT = "The capital of France is"
 
 
 def fed(a: Path, b: Path, *ids: int) -> tuple[str, ...]:
-    return fed_otherwise(*assemble_pair(open_checkpoint(a), open_checkpoint(b)), ids)
+    pair = assemble_pair(open_checkpoint(a), open_checkpoint(b))
+    return fed_otherwise(*pair, compare_configs(*pair), ids)
 
 
 def write(folder: Path, name: str, **settings: object) -> None:
@@ -85,6 +92,23 @@ def test_a_lost_bos_is_exit_1_with_a_prompt_and_a_line_with_ids(two: tuple[Path,
     code, text = run("diff", a, b)
     assert code == 1
     assert "!  Special tokens around a text" in text
+
+
+def test_the_configs_are_compared_once(
+    two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+
+    def counted(a: Assembled, b: Assembled) -> list[ConfigDiff]:
+        compared.append((a, b))
+        return compare_configs(a, b)
+
+    for module in (prompts, engine):
+        monkeypatch.setattr(module, "compare_configs", counted)
+    pair = assemble_pair(*map(open_checkpoint, two))
+    prompt = prompts.prompt_of_ids((3, 4, 5), *pair, InlineExecutor())
+    list(engine.compare_logits(*pair, prompt.ids, InlineExecutor(), config=prompt.config))
+    assert len(compared) == 1
 
 
 def test_an_add_bos_token_that_its_tokenizer_json_contradicts_is_said(

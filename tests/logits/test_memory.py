@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ckptdiff.forward import lockstep
+from ckptdiff.forward import blocks, reading
+from ckptdiff.forward.reading import Reader
 from tests.support.corpus import REPOSITORY
 from tests.support.logit_runs import compare_logits
 from tests.support.oracle import make_megatron
@@ -22,6 +24,10 @@ from tests.support.oracle_hf import make_hf
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from torch import Tensor
+
+    from ckptdiff.forward.holdings import HeldTensor
 
 SIZES: dict[str, Any] = {
     "hidden": 640,
@@ -90,7 +96,7 @@ def test_memory_does_not_grow_with_vocabulary_times_prompt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = 1 << 14
-    monkeypatch.setattr(lockstep, "MOST_LOGITS", limit)
+    monkeypatch.setattr(blocks, "MOST_LOGITS", limit)
     small: dict[str, Any] = {
         "hidden": 16,
         "heads": 2,
@@ -104,3 +110,32 @@ def test_memory_does_not_grow_with_vocabulary_times_prompt(
         found = compare_logits(tmp_path, tmp_path, range(1, 65), device="cpu")
     assert (found.verdict, len(found.top)) == ("arithmetic", 64)
     assert limit / 2 < largest.elements <= limit  # all the logits of a side are 64,000
+
+
+def test_experts_are_read_once_for_all_evaluations_of_a_step_if_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is needed for A, for A's weights in B's arithmetic, for B, and for B by itself."""
+    hf, megatron = tmp_path / "hf", tmp_path / "megatron"
+    weights = make_hf(hf, "mixtral", layers=1, dtype=torch.float16)
+    make_megatron(megatron, weights, json.loads((hf / "config.json").read_text()), tp=2)
+    read: Counter[tuple[torch.dtype, HeldTensor]] = Counter()
+    converted = Reader._converted
+
+    def counted(reader: Reader, stored: Tensor, held: HeldTensor, *more: Any) -> Tensor:
+        if ".experts." in held.name:
+            read[reader.dtype, held] += 1
+        return converted(reader, stored, held, *more)
+
+    monkeypatch.setattr(Reader, "_converted", counted)
+    kept = compare_logits(hf, megatron, range(1, 40), device="cpu")
+    # Of each of 4 experts w1, w2 and w3, and of two ranks fc1 and fc2: in fp32, then in fp16.
+    assert (len(read), set(read.values())) == (2 * 4 * (3 + 2 * 2), {1})
+    read.clear()
+    one = 4 * 48 * 32  # bytes of w1 in fp32, as of w2 and w3
+    monkeypatch.setattr(reading, "MOST_KEPT", 3 * one)
+    assert compare_logits(hf, megatron, range(1, 40), device="cpu").taps == kept.taps
+    wide = [count for (dtype, _), count in read.items() if dtype is torch.float32]
+    # There is room for 3 of w1 and w3 in their step, and of w2 in its; of a rank's fc1, and for 6
+    # of its fc2, which are half as large.
+    assert (wide.count(1), wide.count(2)) == (3 + 3 + 3 + 6, 5 + 1 + 5 + 2)

@@ -92,8 +92,9 @@ def test_spaces_are_kept_where_a_decoder_strips_the_first(pair: Pair) -> None:
     assert "".join(pair.encode().texts) == f" {PROMPT}"
 
 
-def test_a_sentencepiece_model_adds_its_bos(pair: Pair, pieces: bytes) -> None:
+def test_a_sentencepiece_model_adds_its_bos_if_it_is_told(pair: Pair, pieces: bytes) -> None:
     (pair.a / "tokenizer.model").write_bytes(pieces)
+    configure(pair.a, "tokenizer_config.json", add_bos_token=True)
     found = pair.encode()
     assert found.ids[0] == 1
     assert found.texts[0] == "<s>"
@@ -115,16 +116,19 @@ def test_bytes_without_a_piece_of_their_own_are_shown(pair: Pair, pieces: bytes)
     assert pair.encode("é", bos="no").texts[-2:] == ("�", "�")
 
 
-@pytest.mark.parametrize("told", [True, False])
+# What transformers 5.23 does with a tokenizer.model: with tokenizer_class LlamaTokenizer,
+# LlamaTokenizerFast, GemmaTokenizer, PreTrainedTokenizerFast, or no tokenizer_config.json at all.
+@pytest.mark.parametrize("told", [True, False, None])
 def test_add_bos_token_decides_for_a_sentencepiece_model_alone(
-    pair: Pair, pieces: bytes, told: bool
+    pair: Pair, pieces: bytes, told: bool | None
 ) -> None:
-    configure(pair.a, "tokenizer_config.json", add_bos_token=told, bos_token={"content": "<s>"})
+    more = {} if told is None else {"add_bos_token": told}
+    configure(pair.a, "tokenizer_config.json", bos_token={"content": "<s>"}, **more)
     (pair.a / "tokenizer.json").write_text(tokenizer_json(bos=False))
     assert pair.encode().texts[0] == "The"
     (pair.a / "tokenizer.json").unlink()
     (pair.a / "tokenizer.model").write_bytes(pieces)
-    assert (pair.encode().ids[0] == 1) is told
+    assert (pair.encode().ids[0] == 1) is bool(told)
 
 
 def test_a_post_processor_goes_before_add_bos_token(pair: Pair, bpe: str) -> None:
@@ -259,7 +263,9 @@ def test_an_empty_prompt_without_bos_is_refused(pair: Pair, bpe: str) -> None:
 
 
 def test_no_ids_are_refused(pair: Pair) -> None:
-    assert pair.of_ids(0, 7) == Prompt((0, 7), ())
+    found = pair.of_ids(0, 7)
+    assert found == Prompt((0, 7), (), config=found.config)
+    assert found.config is not None
     with pytest.raises(BadArgument, match="no ids"):
         pair.of_ids()
 

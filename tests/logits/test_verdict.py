@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.logit_runs import compare_logits
-from tests.support.pairs import edit_rank
+from tests.support.pairs import with_args, with_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,18 +17,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.mostly_slow(one_in=3)
 IDS = (3, 1, 4, 1, 5)
-
-
-def with_config(folder: Path, **settings: Any) -> Path:
-    file = folder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
-    return folder
-
-
-def with_args(folder: Path, **settings: Any) -> Path:
-    for file in folder.rglob("model_optim_rng.pt"):
-        edit_rank(file, lambda state: vars(state["args"]).update(settings))
-    return folder
 
 
 def test_a_conflict_that_is_not_computed_is_not_decided(tiny_hf: Make, copy_of: Any) -> None:

@@ -340,9 +340,19 @@ def wide_norms(attention: Any) -> Any:
     return Wide
 
 
-def build(hf: Any, model: str, tp: int, ep: int, vocabulary: int) -> Any:
+def build(
+    hf: Any,
+    model: str,
+    tp: int,
+    ep: int,
+    vocabulary: int,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
     """Return a GPTModel of the family's local layer spec."""
     config = transformer_config(hf, model, tp, ep)
+    # Only a model that is told so computes its softmax in float32.
+    config.bf16, config.fp16 = (dtype is narrow for narrow in (torch.bfloat16, torch.float16))
+    config.params_dtype = dtype
     if model == "nemotron_h":
         return oracle_mamba.build(
             config,

@@ -165,6 +165,20 @@ def edit_rank(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
     torch.save(kept, file)
 
 
+def with_config(folder: Path, **settings: Any) -> Path:
+    """Change entries of a folder's config.json."""
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    return folder
+
+
+def with_args(folder: Path, **settings: Any) -> Path:
+    """Change args in each file of a Megatron checkpoint."""
+    for file in folder.rglob("model_optim_rng.pt"):
+        edit_rank(file, lambda state: vars(state["args"]).update(settings))
+    return folder
+
+
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)

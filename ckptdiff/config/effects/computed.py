@@ -12,7 +12,7 @@ COMPUTED: dict[str, Effect] = {
     **always(
         "computed",
         {
-            "classes and functions": "_target_ transformer_layer_spec",
+            "classes and functions": "_target_ _builder_ transformer model transformer_layer_spec",
             "sizes": """
                 num_layers encoder_num_layers hidden_size ffn_hidden_size num_attention_heads
                 num_query_groups group_query_attention kv_channels vocab_size padded_vocab_size

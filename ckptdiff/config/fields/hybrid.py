@@ -22,7 +22,7 @@ from ckptdiff.config.fields.base import (
     stated,
     switch,
 )
-from ckptdiff.config.fields.positions import QWEN, WINDOW, WINDOW_STEPS
+from ckptdiff.config.fields.positions import QWEN, WINDOW, WINDOW_STEPS, qwen_windows
 from ckptdiff.config.fields.shape import HYBRID_PATTERNS, SHAPES, expert_count, layer_count
 from ckptdiff.config.keys_read import reads
 
@@ -56,9 +56,8 @@ def _windows_hf(side: ConfigSide) -> Stated | None:
     if isinstance(kinds, list):
         pattern = [int(kind == "sliding_attention") for kind in kinds]
         return Stated(pattern, "layer_types", pattern)
-    if side.family in QWEN:
-        start = side.get("max_window_layers") or 0
-        return Stated([int(i >= start) for i in range(count)], "max_window_layers", start)
+    if (found := qwen_windows(side)) is not None:
+        return found
     step = side.get("sliding_window_pattern") or WINDOW_STEPS.get(side.family or "")
     pattern = [int(step is None or bool((i + 1) % step)) for i in range(count)]
     return Stated(pattern, None, pattern, f"every {side.family} model")
@@ -78,8 +77,10 @@ def _windows_args(pattern: Any, _: ConfigSide) -> Settings:
     return {"window_attn_skip_freq": None if all(pattern) else pattern}
 
 
-def _windows_entries(pattern: Any, side: ConfigSide) -> Settings:
+def _windows_entries(pattern: Any, side: ConfigSide) -> Settings | None:
     kinds = ["sliding_attention" if one else "full_attention" for one in pattern]
+    if side.family == "qwen3_moe":
+        return {} if all(pattern) else None
     if side.family in QWEN:
         start = pattern.index(1) if 1 in pattern else len(pattern)
         return {"max_window_layers": start, "layer_types": kinds}

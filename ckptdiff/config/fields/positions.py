@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config.fields import moves
@@ -45,20 +46,37 @@ def is_learned(side: ConfigSide) -> bool:
     return positions(side) == "learned_absolute"
 
 
+def qwen_windows(side: ConfigSide) -> Stated | None:
+    """Read 1 for each layer of a Qwen with a window, and 0 for each without, if no list says it.
+
+    Source: configuration_qwen2.py (as of Qwen 3), configuration_qwen2_moe.py and
+    modeling_qwen3_moe.py of transformers 5.
+    """
+    count = layer_count(side)
+    if side.family not in QWEN or count is None:
+        return None
+    if side.family == "qwen3_moe":  # which does not read max_window_layers
+        return Stated([1] * count, None, None, "every qwen3_moe model")
+    found = number("max_window_layers")(side) or Stated(28, None, 28, TRANSFORMERS)
+    border = found.value
+    if side.family == "qwen2_moe":
+        return replace(found, value=[int(i % 2 == 0 and i < border) for i in range(count)])
+    return replace(found, value=[int(i >= border) for i in range(count)])
+
+
 def _window_hf(side: ConfigSide) -> Stated | None:
     off = Stated(None, None, None, TRANSFORMERS)
     window, name = side.get("sliding_window"), "sliding_window"
     if window is None or side.get("use_sliding_window") is False:
         return off if window is None else Stated(None, "use_sliding_window", False)
-    if side.family in QWEN:
-        first_windowed, count = side.get("max_window_layers"), layer_count(side)
-        if not side.get("use_sliding_window"):
-            return off
-        if is_number(first_windowed) and count is not None and first_windowed >= count:
-            return Stated(None, "max_window_layers", first_windowed)
+    if side.family in QWEN and not side.get("use_sliding_window"):
+        return off
     kinds = side.get("layer_types")
-    if isinstance(kinds, list) and kinds and all(kind == "full_attention" for kind in kinds):
-        return Stated(None, "layer_types", "full_attention")
+    if isinstance(kinds, list) and kinds:
+        if all(kind == "full_attention" for kind in kinds):
+            return Stated(None, "layer_types", "full_attention")
+    elif (found := qwen_windows(side)) is not None and not any(found.value):
+        return replace(found, value=None, name=found.name or name)
     max_positions = side.get("max_position_embeddings")
     if is_number(window) and is_number(max_positions) and window >= max_positions:
         return Stated(None, name, window, "no longer sequence exists")

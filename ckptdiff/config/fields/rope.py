@@ -76,6 +76,18 @@ def _interleaving_entries(value: Any, side: ConfigSide) -> Settings | None:
     return {} if value == "halves" else None
 
 
+def _percent_megatron(side: ConfigSide) -> Stated | None:
+    """Read rotary_percent, which YarnRotaryEmbedding does not: it rotates whole heads."""
+    if scaling_kind(side) == "yarn":
+        return Stated(1.0, None, 1.0, "YaRN, which rotates whole heads")
+    return default(number("rotary_percent"), 1.0, MEGATRON)(side)
+
+
+def _percent_args(value: Any, side: ConfigSide) -> Settings | None:
+    is_unread = side.kind == "megatron" and scaling_kind(side) == "yarn"
+    return None if is_unread else {"rotary_percent": value}
+
+
 def _percent_entries(value: Any, side: ConfigSide) -> Settings | None:
     if side.family in PERCENTS:
         return {"rotary_pct" if side.family == "gpt_neox" else "partial_rotary_factor": value}
@@ -132,9 +144,9 @@ ROPE: tuple[ConfigField, ...] = (
     ConfigField(
         "Rotated part of a head",
         _percent_hf,
-        default(number("rotary_percent"), 1.0, MEGATRON),
+        _percent_megatron,
         "Another number of channels is rotated, so attention scores are wrong in every layer.",
-        sets("rotary_percent"),
+        _percent_args,
         _percent_entries,
         applies=lambda side: is_rotary(side) and not is_latent(side),
         moves=moves.ROTATED,

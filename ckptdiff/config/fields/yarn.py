@@ -19,7 +19,13 @@ from ckptdiff.config.fields.base import (
     sets_nothing,
     switch,
 )
-from ckptdiff.config.fields.scaling_kind import from_holder, holder, original_length_hf, scaled
+from ckptdiff.config.fields.scaling_kind import (
+    LATENT_FACTOR,
+    from_holder,
+    holder,
+    original_length_hf,
+    scaled,
+)
 from ckptdiff.config.fields.shape import is_latent
 
 if TYPE_CHECKING:
@@ -76,14 +82,59 @@ def _rounding_hf(side: ConfigSide) -> Stated | None:
     return default(switch(f"{holder(side)}.truncate"), True, TRANSFORMERS)(side)
 
 
+def _sharpness(factor: float, mscale: float = 1.0) -> float:
+    return 0.1 * mscale * math.log(factor) + 1 if factor > 1 else 1.0
+
+
+def _own_factor(side: ConfigSide) -> float | None:
+    """Return by what cosine and sine are scaled if no attention_factor says it."""
+    if side.kind == "hf":
+        factor = from_holder("factor")(side) or _stretched(side)
+        scales = [one.value for name in _SCALES if (one := from_holder(name)(side)) is not None]
+        # They are read together, or not at all.
+        mscale, all_dim = scales if scales[1:] and all(scales) else _SCALES.values()
+    else:
+        prefix, missing = ("", float(LATENT_FACTOR)) if is_latent(side) else ("yarn_", 1.0)
+        names = f"{prefix}rotary_scaling_factor", "rotary_scaling_factor"
+        factor = default(number(*names), missing, MEGATRON)(side)
+        readings = (_scale(name, other)[1](side) for name, other in _SCALES.items())
+        mscale, all_dim = (
+            other if found is None else found.value
+            for found, other in zip(readings, _SCALES.values(), strict=True)
+        )
+    if factor is None:
+        return None
+    return _sharpness(factor.value, mscale) / _sharpness(factor.value, all_dim)
+
+
+def _stretched(side: ConfigSide) -> Stated | None:
+    """Return the factor of a config.json that states two lengths alone."""
+    longest, original = number("max_position_embeddings")(side), original_length_hf(side)
+    if longest is None or original is None:
+        return None
+    return replace(longest, value=longest.value / original.value)
+
+
+def _own_stated(side: ConfigSide) -> Stated | None:
+    own = _own_factor(side)
+    source = TRANSFORMERS if side.kind == "hf" else MEGATRON
+    return None if own is None else Stated(own, None, round(own, 6), source)
+
+
 def _attention_hf(side: ConfigSide) -> Stated | None:
-    """Read whether cosine and sine are scaled by a factor other than YaRN's own."""
     found: Stated | None = from_holder("attention_factor")(side)
-    factor = from_holder("factor")(side)
-    if found is None or factor is None:
-        return Stated("YaRN's own", None, None, TRANSFORMERS)
-    own = 0.1 * math.log(factor.value) + 1 if factor.value > 1 else 1.0
-    return replace(found, value="YaRN's own" if equal(found.value, own) else found.value)
+    return found if found is not None else _own_stated(side)
+
+
+def _as_sharp(a: ConfigSide, b: ConfigSide) -> str | None:
+    """Return why other scales change nothing; None if they do."""
+    stated = [side for side in (a, b) if from_holder("attention_factor")(side) is not None]
+    if not stated or is_latent(a) or is_latent(b):  # which scales scores by mscale_all_dim as well
+        return None
+    readers = (_attention_hf if side.kind == "hf" else _own_stated for side in (a, b))
+    one, other = (read(side) for read, side in zip(readers, (a, b), strict=True))
+    is_same = one is not None and other is not None and equal(one.value, other.value)
+    return "the attention factor of both is the same" if is_same else None
 
 
 def yarn_entries(held: Settings, side: ConfigSide) -> Settings:
@@ -149,6 +200,7 @@ YARN_FIELDS: tuple[ConfigField, ...] = (
             sets(key),
             sets_nothing,
             applies=scaled("yarn"),
+            harmless=_as_sharp,
             moves=moves.ROTATED | moves.ATTEND,
         )
         for key, other in _SCALES.items()
@@ -166,9 +218,9 @@ YARN_FIELDS: tuple[ConfigField, ...] = (
     ConfigField(
         "YaRN attention factor",
         _attention_hf,
-        lambda _: Stated("YaRN's own", None, None, MEGATRON),
+        _own_stated,
         "Attention is sharper or flatter in every layer.",
-        lambda value, _: {} if value == "YaRN's own" else None,
+        lambda value, side: {} if equal(value, _own_factor(side)) else None,
         sets_nothing,
         applies=scaled("yarn"),
         cannot="Megatron takes YaRN's own factor, of mscale and mscale_all_dim.",

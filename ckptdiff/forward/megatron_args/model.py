@@ -95,7 +95,7 @@ def read(args: Args, family: str, other: Model | None = None) -> Model:
         zero_centered=zero_centered,
         wide_norm=rms_norm and zero_centered,  # only Transformer Engine has both
         activation=_activation(args),
-        gated=bool(args.get("swiglu") or args.get("quick_geglu")),
+        gated=_is_gated(args),
         gate_limit=args.get("activation_func_clamp_value"),
         up_offset=float(args.get("glu_linear_offset", 0.0)),
         softmax_type=softmax_type,
@@ -185,6 +185,11 @@ def _activation(args: Args) -> Activation:
     fused = args.get("bias_gelu_fusion") and args.get("add_bias_linear")
     named = args.get("use_legacy_models") or "activation_func" in args
     return "gelu_tanh" if fused or (named and args.get("openai_gelu")) else "gelu"
+
+
+def _is_gated(args: Args) -> bool:
+    # Beside squared_relu, Megatron-LM does not read quick_geglu.
+    return bool(args.get("swiglu") or (args.get("quick_geglu") and not args.get("squared_relu")))
 
 
 def _rope(args: Args, channels: int, kind: str) -> Rope | None:

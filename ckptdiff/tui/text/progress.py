@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.comparison.packed import schemes_of
+from ckptdiff.report.listed import unexplained_words
 from ckptdiff.text import format_bytes, printable
 from ckptdiff.tui.model.comparison import GLYPHS
 from ckptdiff.tui.words import format_ago, format_duration, plural
@@ -155,8 +156,9 @@ def outcome(session: Session) -> tuple[str, str]:
     elif verdict == "differ" and summary is not None and (lost := _not_found(summary)):
         text = f"! No differences in {total}, but a loader does not find B's {lost}."
         text += " The configs conflict: 2 shows where." if session.conflicts else ""
-    elif verdict == "differ":
-        text = f"! No differences in {total}, but the configs conflict: 2 shows where."
+    elif verdict == "differ" and summary is not None:
+        why = "the configs conflict" if session.conflicts else unexplained_words(summary)
+        text = f"! No differences in {total}, but {why}: 2 shows where."
     elif verdict == "close":
         text = f"~ No differences in {total} beyond the rounding of {session.counts['close']:,}."
     else:

@@ -225,7 +225,9 @@ class LocalEngine:
         from ckptdiff.logits.run import compare_logits
         from ckptdiff.results import LogitDiff
 
-        for step in compare_logits(a, b, prompt.ids, executor, attribute=attribute):
+        for step in compare_logits(
+            a, b, prompt.ids, executor, attribute=attribute, config=prompt.config
+        ):
             yield with_texts(step, prompt, executor) if isinstance(step, LogitDiff) else step
 
     def executor(self) -> Executor:
