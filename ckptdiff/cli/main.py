@@ -11,13 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ckptdiff import __version__
+from ckptdiff.cli.parser import CommandParser
 from ckptdiff.errors import CkptDiffError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # Each is a module of this package, imported when its command is run.
-COMMANDS = ("ls", "diff", "convert", "logits", "demo", "help")
+COMMANDS = ("ls", "diff", "convert", "logits", "demo", "help", "completion")
 EXAMPLES = """\
 examples:
   ckptdiff demo                                       a small pair with a fault to find
@@ -77,22 +78,33 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     command = arguments[0] if arguments and arguments[0] in COMMANDS else None
     if command is None and words and words[0] in COMMANDS:  # ckptdiff -v diff A B
         command = words[0]
-    parser = argparse.ArgumentParser(
+    if command is not None:
+        arguments.remove(command)
+    return parser_of(command).read(arguments)
+
+
+def parser_of(command: str | None) -> CommandParser:
+    """Return the parser of a command, or of ckptdiff without one."""
+    parser = CommandParser(
         prog="ckptdiff" if command is None else f"ckptdiff {command}",
         description="Compare a Hugging Face checkpoint with a sharded Megatron checkpoint.",
         usage=None if command else _USAGE,
         epilog=None if command else EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.elsewhere = _commands_with
     parser.add_argument("-v", "--verbose", action="store_true", help="show a traceback for trouble")
     if command is None:
         parser.add_argument("--version", action="version", version=f"ckptdiff {__version__}")
-    else:
-        arguments.remove(command)
     module = import_module(f"ckptdiff.cli.{command or 'screen'}")
     module.add_options(parser)
     parser.set_defaults(run=module.run)
-    return parser.parse_args(arguments)
+    return parser
+
+
+def _commands_with(option: str) -> list[str]:
+    """Return the command lines that have an option."""
+    return [f"`ckptdiff {name}`" for name in COMMANDS if option in parser_of(name).options]
 
 
 _USAGE = """\
@@ -102,4 +114,5 @@ ckptdiff [PATH | A B]           browse one checkpoint, or compare two, on the sc
        ckptdiff convert SRC OUT        convert, cut anew, cast; verified
        ckptdiff logits A B             compare the logits of one prompt: fault, or arithmetic?
        ckptdiff demo [DIR]             make a small pair with one planted fault, and open it
-       ckptdiff help [TOPIC]           print a page of the guide"""
+       ckptdiff help [TOPIC]           print a page of the guide
+       ckptdiff completion SHELL       print what makes bash, zsh or fish complete a command line"""

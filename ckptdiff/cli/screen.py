@@ -36,11 +36,14 @@ def run(options: argparse.Namespace) -> int:
 
     Raises NotACheckpoint for a path that does not exist, BadArgument for too many paths or none.
     """
-    for path in options.paths:
-        if not path.exists():
-            raise NotACheckpoint(f"{path}: there is no such file or folder{_suggestion(str(path))}")
-    if len(options.paths) > 2:
-        raise BadArgument(f"{len(options.paths)} paths: give one to browse, or two to compare")
+    missing = [path for path in options.paths if not path.exists()]
+    asked = _suggestion(str(missing[0])) if missing else ""
+    if len(options.paths) > 2 and not asked:
+        raise BadArgument(
+            f"{len(options.paths)} paths: two at most. Give one to browse it, or two to compare"
+        )
+    if missing:
+        raise NotACheckpoint(f"{missing[0]}: there is no such file or folder{asked}")
     if not has_terminal():
         return _run_plain(options)
     return show(options.paths, options)
