@@ -122,6 +122,7 @@ def run(options: argparse.Namespace) -> int:
     start: Any = "fork" if sys.platform == "linux" else "spawn"
     with WorkerPool(options.jobs, start=start) as pool:
         pool.warm()
+        from ckptdiff.cli.output import print_parts
         from ckptdiff.conversion.command import (
             against_line,
             cannot_lines,
@@ -136,20 +137,17 @@ def run(options: argparse.Namespace) -> int:
         conversion = plan_conversion(source, options.out, _target(options), like)
         quiet = options.json == "-"
         if not quiet:
-            for line in _plan_lines(conversion):
-                print(line)
+            print_parts(_plan_lines(conversion))
         with closing(convert(conversion, pool, verify=not options.no_verify)) as events:
             lost, compared = _follow(events, conversion)
         against = None
         if like is not None and not (options.no_verify and not options.undo):
             against = compare_with_like(conversion, pool)
     if not quiet:
-        for line in closing_lines(conversion, lost, compared):
-            print(line)
+        print_parts(closing_lines(conversion, lost, compared))
         if against is not None:
-            print(against_line(against, like))
-        for line in (*cannot_lines(conversion), *start_lines(conversion)):
-            print(line)
+            print_parts([against_line(against, like)])
+        print_parts((*cannot_lines(conversion), *start_lines(conversion)))
     if options.json is not None:
         from ckptdiff.report.pages import print_json
 

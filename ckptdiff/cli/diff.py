@@ -71,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
         pool.warm()
         from dataclasses import replace
 
+        from ckptdiff.cli.output import print_parts
         from ckptdiff.report import diff as report
 
         pair, results, summary = _compare(options, pool)
@@ -93,8 +94,7 @@ def run(options: argparse.Namespace) -> int:
         write_report(file, *comparison, pattern=options.filter)
     if options.json != "-":
         seconds = time.monotonic() - started
-        for line in report.diff_lines(*comparison, pattern=options.filter, seconds=seconds):
-            print(line)
+        print_parts(report.diff_parts(*comparison, pattern=options.filter, seconds=seconds))
     if summary.has_errors:
         return 2
     return 0 if summary.verdict in ("same", "close") else 1

@@ -110,8 +110,9 @@ def run(options: argparse.Namespace) -> int:
 
         print_json(logit_report.logit_document(a, b, found), options.json)
     if options.json != "-":
-        for line in logit_report.logit_lines(a, b, found, seconds=time.monotonic() - started):
-            print(line)
+        from ckptdiff.cli.output import print_parts
+
+        print_parts(logit_report.logit_lines(a, b, found, seconds=time.monotonic() - started))
     return 0 if found.verdict == "arithmetic" and found.same_ids else 1
 
 

@@ -46,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
         make = listing.raw_document if options.raw else listing.listing_document
         print_json(make(side, wanted), "-")
     else:
-        for line in (listing.raw_lines if options.raw else listing.listing_lines)(side, wanted):
-            print(line)
+        from ckptdiff.cli.output import print_parts
+
+        lines = (listing.raw_lines if options.raw else listing.listing_lines)(side, wanted)
+        print_parts(lines, is_listing=True)
     return 0

@@ -12,16 +12,14 @@ from ckptdiff.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-# The sentences of argparse that a user meets, and ours for them; any other is shown as it is.
+# The sentences of argparse that we have better words for.
 _SENTENCES = (
     (r"the following arguments are required: (\S+)", r"\1 is missing"),
     (r"the following arguments are required: (.*)", r"\1 are missing"),
-    (r"one of the arguments (.*) is required", r"one of \1 is missing"),
     (r"argument (\S+): expected (one|at least one) argument", r"\1 needs a value"),
-    (r"argument (\S+): not allowed with argument (\S+)", r"\1 and \2 exclude each other"),
     (r"argument (\S+): ignored explicit argument (.*)", r"\1 takes no value: \2 is too much"),
-    (r"argument (\S+): invalid (.*) value: (.*)", r"\1 \3 is no \2"),
     (r"ambiguous option: (\S+) could match (.*)", r"\1 can be \2: write it out"),
+    (r"argument (.*)", r"\1"),
 )
 
 
@@ -95,8 +93,8 @@ class CommandParser(argparse.ArgumentParser):
         )  # fmt: skip
         choices = [str(choice) for choice in action.choices or ()]
         found = get_close_matches(word, choices, n=1)
-        meant = f" Is {found[0]} meant?" if found else ""
-        return f"{option} {word}: choose from {', '.join(choices)}.{meant}".removesuffix(".")
+        meant = f". Is {found[0]} meant?" if found else ""
+        return f"{option}: invalid choice: '{word}' (choose from {', '.join(choices)}){meant}"
 
     def _refuse(self, sentence: str) -> NoReturn:
         command = self.prog.partition(" ")[2]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from dataclasses import asdict
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.assembly.adapters import unmatched_by_adapter
@@ -16,73 +14,34 @@ from ckptdiff.config.compare import field_text
 from ckptdiff.config.other_keys import DIFFERS
 from ckptdiff.report.finding import finding_document, finding_lines
 from ckptdiff.report.listed import (
-    CloseGroup,
     explained,
     listed,
     not_compared,
     unlisted_notes,
     verdict_words,
-    why_close,
 )
 from ckptdiff.report.names import adapter_document, names_document
 from ckptdiff.report.shortfall import incomplete_lines, shortfall_document
+from ckptdiff.report.statuses import GLYPH, WORD
+from ckptdiff.report.tensor_table import MAX_LINES, TensorTable, tensor_table
 from ckptdiff.report.unmapped import unmapped_groups
-from ckptdiff.text import (
-    format_bytes,
-    format_cosine,
-    format_number,
-    format_shape,
-    printable,
-)
+from ckptdiff.text import format_bytes, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ckptdiff.assembly.recipe import Assembled, PackedWeight
+    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.config.compare import ConfigDiff
-    from ckptdiff.results import Numbers, Status, TensorDiff, Verdict
+    from ckptdiff.results import TensorDiff
 
 
-# The glyph carries the meaning; a colour may repeat it.
-GLYPH: dict[Status, str] = {
-    "same": "=",
-    "close": "~",
-    "matched": "@",
-    "packed": "%",
-    "differ": "!",
-    "shape": "#",
-    "only_a": "<",
-    "only_b": ">",
-    "error": "x",
-}
-VERDICT_GLYPH: dict[Verdict, str] = {
-    "same": "=",
-    "close": "~",
-    "matched": "@",
-    "packed": "%",
-    "differ": "!",
-    "trouble": "x",
-}
-WORD: dict[Status, str] = {
-    "same": "same",
-    "close": "close",
-    "matched": "matched",
-    "packed": "packed",
-    "differ": "differ",
-    "shape": "shape",
-    "only_a": "only in A",
-    "only_b": "only in B",
-    "error": "error",
-}
 # The kinds of optimizer state, as the summary calls them.
 STATES = {
     "fp32_param": "fp32 master weights",
     "exp_avg": "first moments",
     "exp_avg_sq": "second moments",
 }
-MAX_LINES = 60  # rows that the summary lists; the JSON has all tensors
-_LONG = 40  # characters of a note that is not repeated row by row
 
 # The fields of `Numbers` in the JSON document, in its order.
 _NUMBERS = (
@@ -210,6 +169,20 @@ def diff_lines(
     seconds: float | None = None,
 ) -> Iterator[str]:
     """Yield the summary of `ckptdiff diff`, line by line; `seconds` is how long it took."""
+    for part in diff_parts(a, b, results, summary, pattern=pattern, seconds=seconds):
+        yield from part.lines() if isinstance(part, TensorTable) else (part,)
+
+
+def diff_parts(
+    a: Assembled,
+    b: Assembled,
+    results: Sequence[TensorDiff],
+    summary: DiffSummary,
+    *,
+    pattern: str | None = None,
+    seconds: float | None = None,
+) -> Iterator[str | TensorTable]:
+    """Yield the summary of `ckptdiff diff`: its lines, and among them the table of tensors."""
     for letter, assembled in (("A", a), ("B", b)):
         yield f"{letter}  {side_line(assembled)}"
         yield from (f"   {line}" for line in incomplete_lines(assembled))
@@ -218,14 +191,7 @@ def diff_lines(
     summed_up = unmatched_by_adapter(a, b) if summary.findings else frozenset()
     rows = listed([result for result in results if result.name not in summed_up])
     if rows:
-        shown = rows[:MAX_LINES]
-        width = min(60, max(map(len, [*map(_title, shown), "tensor"])))
-        yield f"   {'tensor':{width}}  {'shape':13}  {'max|d|':>8}  {'rel':>8}  {'cos':>6}"
-        told = {_kind(f"{x}: {w.problem}", w.plain_name) for x, w in _problems(a, b)}
-        for row in shown:
-            yield from _tensor_lines(row, width, told)
-        if len(rows) > MAX_LINES:
-            yield f"   … and {len(rows) - MAX_LINES} more; --json FILE lists all"
+        yield tensor_table(a, b, rows)
         yield ""
     for side, assembled in (("A", a), ("B", b)):
         groups = unmapped_groups(assembled)
@@ -297,51 +263,6 @@ def _unknown(lines: Sequence[ConfigDiff]) -> dict[str, list[str]]:
             words = "not known for certain" if in_a is in_b else f"known in {'BA'[in_a]} alone"
             found.setdefault(words, []).append(line.meaning)
     return found
-
-
-def _title(row: TensorDiff | CloseGroup) -> str:
-    return row.title if isinstance(row, CloseGroup) else printable(row.name)
-
-
-def _tensor_lines(row: TensorDiff | CloseGroup, width: int, told: set[str]) -> Iterator[str]:
-    """Yield the line of a row, and below it its notes; `told` are those printed before."""
-    if isinstance(row, CloseGroup):
-        yield f"{GLYPH['close']}  {row.title:{width}}  {'':13}{_figures(row)}  {row.why}"
-        return
-    shape = format_shape(row.shape_a if row.shape_a is not None else row.shape_b)
-    if row.status == "shape":
-        shape = f"{format_shape(row.shape_a)} | {format_shape(row.shape_b)}"
-    line = f"{GLYPH[row.status]}  {_title(row):{width}}  {shape:13}"
-    if row.numbers is not None:
-        line += _figures(row.numbers)
-    elif row.status in ("only_a", "only_b"):
-        line += f"  {WORD[row.status]}"
-    yield (f"{line}  {why_close(row)}" if row.why else line).rstrip()
-    for text in (row.error, row.note):
-        if text:
-            kind = _kind(text, row.name)
-            yield f"     {'as above' if kind in told and len(text) > _LONG else printable(text)}"
-            told.add(kind)
-
-
-def _kind(text: str, name: str) -> str:
-    """Return a note on a packed weight without its module and its sizes; any other as it is."""
-    module = name.rpartition(".")[0]
-    is_own = bool(module) and text[len("A: ") :].startswith(f"{module}.")
-    return re.sub(r"\d+", "#", text.replace(module, "")) if is_own else text
-
-
-def _problems(a: Assembled, b: Assembled) -> Iterator[tuple[str, PackedWeight]]:
-    """Yield the first packed weight of each side that no loader reads: the side's note has it."""
-    for letter, side in (("A", a), ("B", b)):
-        yield from islice(((letter, w) for w in side.packed.values() if w.problem), 1)
-
-
-def _figures(numbers: Numbers | CloseGroup) -> str:
-    return (
-        f"  {format_number(numbers.max_abs):>8}  {format_number(numbers.rel_l2):>8}"
-        f"  {format_cosine(numbers.cosine):>6}"
-    )
 
 
 def side_line(side: Assembled) -> str:

@@ -12,15 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.assembly.shortfall_words import shortfall_lines
 from ckptdiff.config.compare import field_text
 from ckptdiff.errors import UnreadableFile
-from ckptdiff.report.diff import (
-    GLYPH,
-    VERDICT_GLYPH,
-    WORD,
-    diff_document,
-    diff_lines,
-    hints,
-    side_line,
-)
+from ckptdiff.report.diff import diff_document, diff_lines, hints, side_line
 from ckptdiff.report.displaced_plot import picture
 from ckptdiff.report.finding import said
 from ckptdiff.report.listed import (
@@ -31,6 +23,7 @@ from ckptdiff.report.listed import (
     verdict_words,
     why_close,
 )
+from ckptdiff.report.statuses import GLYPH, VERDICT_GLYPH, WORD
 from ckptdiff.report.unmapped import unmapped_groups
 from ckptdiff.text import format_cosine, format_number, format_shape, printable
 

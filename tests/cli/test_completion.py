@@ -149,4 +149,4 @@ def test_every_command_is_completed() -> None:
 def test_another_shell_is_refused_in_one_line() -> None:
     done = ckptdiff("completion", "fsh")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "bash, zsh, fish. Is fish meant?" in done.stderr
+    assert "bash, zsh, fish). Is fish meant?" in done.stderr

@@ -18,11 +18,11 @@ SAID = {
     "diff a b c": "diff: c is too much: two at most",
     "ls a b c": "ls: b c is too much: one at most",
     "convert a b": "convert: --to is missing (usage: ckptdiff convert [OPTION]... SRC OUT --to hf|",
-    "convert a b --to megatorn": "convert: --to megatorn: choose from hf, megatron, torch_dist. "
-    "Is megatron meant?",
-    "logits a b": "logits: one of --prompt --ids is missing",
-    "logits a b --prompt x --ids 1": "logits: --ids and --prompt exclude each other",
-    "diff a b --jobs 0": "diff: --jobs '0' is no positive number",
+    "convert a b --to megatorn": "convert: --to: invalid choice: 'megatorn' (choose from hf, "
+    "megatron, torch_dist). Is megatron meant?",
+    "logits a b": "logits: one of the arguments --prompt --ids is required",
+    "logits a b --prompt x --ids 1": "logits: --ids: not allowed with argument --prompt",
+    "diff a b --jobs 0": "diff: --jobs: invalid positive number value: '0'",
     "diff a b --json": "diff: --json needs a value",
     "diff a b --no-diagnose=3": "diff: --no-diagnose takes no value: '3' is too much",
 }

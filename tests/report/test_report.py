@@ -16,9 +16,11 @@ from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, TensorRef,
 from ckptdiff.comparison.verdict import summarise
 from ckptdiff.config.compare import ConfigDiff
 from ckptdiff.config.other_keys import NOT_KNOWN
-from ckptdiff.report.diff import GLYPH, MAX_LINES, WORD, diff_document, diff_lines
+from ckptdiff.report.diff import diff_document, diff_lines
 from ckptdiff.report.ls import listing_lines
 from ckptdiff.report.pages import markdown_page
+from ckptdiff.report.statuses import GLYPH, WORD
+from ckptdiff.report.tensor_table import MAX_LINES
 from ckptdiff.results import Numbers, Status, TensorDiff
 from ckptdiff.text import format_bytes, format_cosine, format_number, format_shape, printable
 from tests.support.pairs import compare, open_pair, pair, write_plain

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
-from ckptdiff.report.diff import GLYPH, WORD
+from ckptdiff.report.statuses import GLYPH, WORD
 from ckptdiff.tui.model.diagnosis import Diagnosis
 from ckptdiff.tui.model.inventory import Inventory, Layer
 from ckptdiff.tui.model.pool import Pool
