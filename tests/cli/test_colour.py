@@ -39,7 +39,7 @@ def on_a_terminal(*words: object, columns: int = 100, environ: dict[str, str] | 
         [*PROGRAM, *map(str, words)],
         stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL,
         env={**{k: v for k, v in os.environ.items() if k not in unset},
-             "TERM": "xterm-256color", **environ},
+             "TERM": "xterm-256color", **(environ or {})},
     ):  # fmt: skip
         os.close(theirs)
         parts = []

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import re
+import shutil
+import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
+from markdown_it import MarkdownIt
 
+from ckptdiff import __version__
 from ckptdiff.assembly.assemble import assemble_pair
 from ckptdiff.comparison.run import diff, pair_names
 from ckptdiff.comparison.verdict import summarise
@@ -19,16 +27,24 @@ from ckptdiff.demo import make_demo
 from ckptdiff.errors import UnreadableFile
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
-from ckptdiff.report.pages import html_page, markdown_page, write_report
+from ckptdiff.report.drawings import heat_map
+from ckptdiff.report.html_page import html_page
+from ckptdiff.report.markdown_page import markdown_page
+from ckptdiff.report.pages import write_report
 from ckptdiff.results import Displaced, Finding, TensorDiff
+from ckptdiff.text import printable
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.comparison.verdict import DiffSummary
+    from ckptdiff.results import Numbers
 
     Compared = tuple[Assembled, Assembled, list[TensorDiff], DiffSummary]
+
+LAYER_2 = "model.layers.2.self_attn"
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +56,14 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
 
 
 class Cells(HTMLParser):
-    """Collects the text of a page's table cells."""
+    """Collects a page's text, and that of its table's cells."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.rows: list[list[str]] = []
+        self.said: list[str] = []
+        self.is_in_cell = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
@@ -53,9 +71,15 @@ class Cells(HTMLParser):
             self.rows.append([])
         if tag == "td":
             self.rows[-1].append("")
+            self.is_in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "td":
+            self.is_in_cell = False
 
     def handle_data(self, data: str) -> None:
-        if self.tags and self.tags[-1] == "td" and self.rows and self.rows[-1]:
+        self.said.append(data)
+        if self.is_in_cell:
             self.rows[-1][-1] += data
 
 
@@ -75,20 +99,149 @@ def test_both_kinds_of_page_tell_of_padding(compared: Compared) -> None:
 
 
 def test_a_page_needs_nothing_beside_itself(compared: Compared) -> None:
-    assert not re.search(r"https?:|src=|<script|<link", html_page(*compared, None))
+    page = html_page(*compared, None)
+    assert not re.search(r"https?:|src=|<link|@import|url\(", page)
+    assert page.count("<script") == 1
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy.startswith("default-src 'none'; ")
+    for kind in ("style", "script"):
+        (inline,) = re.findall(rf"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert not re.search(r"\son\w+=| style=", page)  # which the policy would not let
 
 
-def test_a_name_from_a_file_is_no_markup(compared: Compared) -> None:
+def test_a_page_says_who_made_it_when_and_of_what(compared: Compared) -> None:
+    a, b, _, _ = compared
+    page = html_page(*compared, None, at=datetime(2026, 5, 4, 3, 2, tzinfo=UTC))
+    assert f"ckptdiff {__version__} · 2026-05-04 03:02 UTC" in page
+    for side in (a, b):
+        assert f'<p class="path">{side.checkpoint.root}</p>' in page
+    for label, text in (
+        ("format", "hf"), ("format", "megatron"), ("family", "llama"),
+        ("parallel", "TP 2, PP 1"), ("tensors", "39"), ("size", "473 kB"),
+    ):  # fmt: skip
+        assert f"<dt>{label}</dt><dd>{text}</dd>" in page
+
+
+def test_a_page_is_dark_where_the_reader_wants_it(compared: Compared) -> None:
+    assert "@media (prefers-color-scheme: dark)" in html_page(*compared, None)
+
+
+def test_a_long_page_has_a_table_of_contents_that_leads_to_its_headings(
+    compared: Compared,
+) -> None:
+    a, b, results, summary = compared
+    assert "<nav>" not in html_page(*compared, None)
+    long = replace(summary, findings=(FINDING, FINDING, FINDING))
+    page = html_page(a, b, results, long, None)
+    targets = re.findall(r'<a href="#(\w+)">', page)
+    assert len(targets) == 5
+    assert targets == re.findall(r'<section id="(\w+)">', page)
+
+
+def test_the_pictures_are_inline_and_of_the_tensors_that_differ(compared: Compared) -> None:
+    a, b, results, summary = compared
+    wrong = replace(FINDING, tensors=(f"{LAYER_2}.k_proj.weight",))
+    page = html_page(a, b, results, replace(summary, findings=(wrong,)), None)
+    assert page.count('aria-label="heat map"') == 1
+    assert f"largest |a-b| in {LAYER_2}.k_proj.weight" in page
+    assert page.count('aria-label="dot plot"') == 1
+    (plot,) = re.findall(r'<svg class="dots".*?</svg>', page)
+    assert re.findall(r'<rect x="([\d.]+)" y="([\d.]+)"', plot) == [
+        ("0.0", "146.7"), ("146.7", "0.0"),
+    ]  # fmt: skip
+    cells = re.findall(r'<rect class="(h\w)"[^>]*><title>([^:]*): (\w+)', page)
+    assert len(cells) == 8  # two kinds of tensors, four layers
+    assert {name for shade, name, _ in cells if shade != "h0"} == {
+        f"{LAYER_2}.{x}_proj.weight" for x in "kv"
+    }
+    assert "10 more kinds of tensors are the same everywhere" in page
+
+
+def test_the_heat_map_has_each_block_once_and_none_for_one_side_alone() -> None:
+    numbers = SimpleNamespace(grid=bytes([0, 10, 250, 255, 60, 60]), grid_shape=(2, 3))
+    drawn = heat_map(cast("Numbers", numbers))
+    blocks = {
+        shade: set(re.findall(r"M(\d) (\d)", path))
+        for shade, path in re.findall(r'<path class="(\w+)" d="([^"]*)"', drawn)
+    }
+    assert blocks == {
+        "h0": {("0", "0")}, "h1": {("1", "0")},
+        "h2": {("1", "1"), ("2", "1")}, "h5": {("2", "0")}, "hx": {("0", "1")},
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium")
+def test_a_browser_lets_the_script_run_under_the_policy(compared: Compared, tmp_path: Path) -> None:
+    a, b, results, summary = compared
+    write_report(tmp_path / "r.html", a, b, results, replace(summary, findings=(FINDING,)))
+    done = subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/c",
+         "--dump-dom", (tmp_path / "r.html").as_uri()],
+        capture_output=True, text=True, check=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert '<button data-of="f0">Copy</button>' in done.stdout
+    assert "<button hidden" in (tmp_path / "r.html").read_text()
+
+
+EVIL = (
+    "<script>x</script>|`a`",
+    "a|b\x1b[2J",
+    "``two`` `one",
+    "`",
+    "*bold* _it_ [l](http://x) ![i](j) <b> &amp; # ~~s~~",
+    "back\\|slash\\",
+    "line\nbreak\r\n| x |",
+    " blanks ",
+    "$math$ | :---",
+)
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_a_name_from_a_file_is_no_markup(compared: Compared, name: str) -> None:
     a, b, _, summary = compared
-    evil = TensorDiff("<script>x</script>|`a`", "only_a", note="a|b\x1b[2J")
+    evil = TensorDiff(name, "only_a", note=name)
     page = Cells()
     page.feed(html_page(a, b, [evil], summary, None))
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1
     (row,) = [row for row in page.rows if row]
-    assert row[1] == "<script>x</script>|`a`"
-    line = markdown_page(a, b, [evil], summary, None).split("\n")[-1]
-    assert len(re.split(r"(?<!\\)\|", line)) == 10  # eight cells between nine bars
-    assert "\x1b" not in line
+    assert (row[1], row[7]) == (printable(name), printable(name))
+
+    finding = replace(FINDING, title=name, evidence=name, fix=name, cause=name)
+    summary = replace(summary, findings=(finding,), diagnosis_error=name)
+    b = replace(b, unmapped=(name,))
+    reader = rendered(markdown_page(a, b, [evil], summary, name))
+    assert [row[1] for row in reader.rows if row] == [printable(name)]
+    assert [row[7] for row in reader.rows if row] == [printable(name)]
+    assert not {"script", "a", "img", "em", "strong", "b", "s"} & set(reader.tags)
+    said = " ".join("".join(reader.said).split())
+    wanted = " ".join(printable(name).split())
+    assert (
+        said.count(wanted) >= 7
+    )  # row, note, title, evidence, fix, cause, error, unmapped, filter
+    assert "\x1b" not in said
+
+
+def rendered(text: str) -> Cells:
+    """Return what a reader of GitHub's Markdown makes of a page."""
+    page = Cells()
+    page.feed(MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text))
+    return page
+
+
+def test_a_reader_of_markdown_finds_the_table_the_command_and_the_picture(
+    compared: Compared,
+) -> None:
+    a, b, results, summary = compared
+    conflicting = replace(summary, findings=(FINDING,))
+    page = rendered(markdown_page(a, b, results, conflicting, None))
+    names = [f"{LAYER_2}.{x}_proj.weight" for x in "kv"]
+    assert [row[1] for row in page.rows if row] == names
+    assert page.tags.count("pre") == 2
+    assert page.tags.count("table") == 1
+    assert "This command mends it:" in "".join(page.said)
 
 
 def test_the_ending_names_the_kind(compared: Compared, tmp_path: Path) -> None:
@@ -153,8 +306,9 @@ def test_both_kinds_of_page_tell_findings_with_fix_and_picture(compared: Compare
         assert "layer  0 2\nholds  2 0" in made
         assert "--rotary-base" not in made  # the lines of the config say that
         assert "\x1b" not in made
-    assert "<script>" not in page
+    assert page.count("<script>") == 1
     assert "&lt;b&gt;" in page
     assert "````sh\nckptdiff convert in out --undo '```QKV-SWAP:<b>'\n````" in text
-    head = next(line for line in text.split("\n") if line.startswith("## "))
-    assert head.startswith("## `QKV-SWAP` fault: `K and V <script>")
+    assert "## QKV-SWAP fault: K and V \\<script\\>exchanged" in text
+    assert '<pre id="f0">ckptdiff convert' in page
+    assert '<p>This command mends it<button hidden data-of="f0">Copy</button></p>' in page

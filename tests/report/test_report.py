@@ -18,7 +18,7 @@ from ckptdiff.config.compare import ConfigDiff
 from ckptdiff.config.other_keys import NOT_KNOWN
 from ckptdiff.report.diff import diff_document, diff_lines
 from ckptdiff.report.ls import listing_lines
-from ckptdiff.report.pages import markdown_page
+from ckptdiff.report.markdown_page import markdown_page
 from ckptdiff.report.statuses import GLYPH, WORD
 from ckptdiff.report.tensor_table import MAX_LINES
 from ckptdiff.results import Numbers, Status, TensorDiff

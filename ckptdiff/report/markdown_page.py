@@ -1,0 +1,110 @@
+"""The report in Markdown as GitHub reads it. Nothing from a file is markup in it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ckptdiff.config.compare import field_text
+from ckptdiff.report.diff import side_line
+from ckptdiff.report.displaced_plot import picture
+from ckptdiff.report.listed import verdict_words
+from ckptdiff.report.page_facts import (
+    HEADS,
+    conflicts_of,
+    facts,
+    facts_of,
+    faults,
+    fix_label,
+    rows_of,
+)
+from ckptdiff.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.comparison.verdict import DiffSummary
+    from ckptdiff.config.compare import ConfigDiff
+    from ckptdiff.results import Finding, TensorDiff
+
+_BACKTICKS = re.compile("`+")
+# What may be markup wherever it stands; _ is none inside a word.
+_MARKUP = re.compile(r"[\\`*\[\]<>#|~&$]|\b_|_\b|(?<!\w)_")
+
+
+def markdown_page(
+    a: Assembled,
+    b: Assembled,
+    results: Sequence[TensorDiff],
+    summary: DiffSummary,
+    pattern: str | None,
+) -> str:
+    """Return the report in Markdown."""
+    lines = [
+        f"# ckptdiff: {_prose(verdict_words(summary))}",
+        "",
+        f"- A: {_code(side_line(a))}",
+        f"- B: {_code(side_line(b))}",
+        *(f"- {text}" for text in facts(a, b, results, summary, pattern, _prose)),
+        *map(_conflict, conflicts_of(summary)),
+        "",
+    ]
+    for finding in faults(summary):
+        lines += _finding(finding)
+    rows = rows_of(results)
+    if rows:
+        lines += ["| " + " | ".join(HEADS) + " |", "|" + " --- |" * len(HEADS)]
+        lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _conflict(line: ConfigDiff) -> str:
+    words = (
+        f"- {_prose(printable(line.meaning))} conflicts: {_code(field_text(line, 'A'))} in A, "
+        f"{_code(field_text(line, 'B'))} in B. {_prose(line.consequence or '')}"
+    )
+    return f"{words} Fix: {_code(printable(line.fix))}" if line.fix else words
+
+
+def _finding(finding: Finding) -> Iterator[str]:
+    yield from (f"## {finding.kind} {finding.severity}: {_prose(printable(finding.title))}", "")
+    yield from (f"- {label}: {_prose(text)}" for label, text in facts_of(finding))
+    yield ""
+    if finding.fix is not None:
+        yield from (f"{fix_label(finding.fix)}:", "", *_block(printable(finding.fix), "sh"))
+    if finding.displaced is not None:
+        yield from _block("\n".join(map(printable, picture(finding.displaced))), "text")
+
+
+def _block(text: str, kind: str) -> tuple[str, ...]:
+    """Return lines that show text as it is, in a fence that nothing in it can end."""
+    fence = "`" * max(3, 1 + _longest_run(text))
+    return f"{fence}{kind}", text, fence, ""
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in _BACKTICKS.findall(text)), default=0)
+
+
+def _prose(text: str) -> str:
+    """Return text in which no character is markup."""
+    return _MARKUP.sub(lambda found: f"\\{found[0]}", text)
+
+
+def _code(text: str) -> str:
+    """Return printable text as a code span that no character in it can end."""
+    if not text.strip():
+        return text
+    fence = "`" * (1 + _longest_run(text))
+    # A reader takes one blank off each end if there is one at both.
+    blank = " " if text[0] in "` " or text[-1] in "` " else ""
+    return f"{fence}{blank}{text}{blank}{fence}"
+
+
+def _cell(text: str) -> str:
+    """Return printable text as code in a cell of a table, where `|` and `\\` mean more."""
+    if "|" not in text and "\\" not in text:
+        return _code(text)
+    characters = (c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in text)
+    return f"<code>{''.join(characters)}</code>"
