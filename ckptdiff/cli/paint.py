@@ -32,6 +32,7 @@ THEME = Theme(
         "note": "blue",
         "kind": "bold magenta",
         "figure": "cyan",
+        "dtype": "magenta",
         "label": "bold",
         "command": "green",
         "quiet": "dim",
@@ -81,7 +82,7 @@ class _ListingWords(RegexHighlighter):
     """What is painted of a line of `ls`, which begins with a name: only how it ends."""
 
     highlights = [  # noqa: RUF012 -- Rich's way
-        r"  (?P<kind>[A-Z][A-Z0-9_]+) +(?P<figure>[0-9x]+|scalar) +(?P<quiet>[\d.]+ [kMGT]?B.*)$",
+        r"  (?P<dtype>[A-Z][A-Z0-9_]+) +(?P<figure>[0-9x]+|scalar) +(?P<quiet>[\d.]+ [kMGT]?B.*)$",
         r"^(?P<bad>✗)  ",
     ]
 

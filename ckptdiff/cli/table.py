@@ -21,7 +21,7 @@ _LEAST = 24  # of a name, before it is broken into lines
 # (head, field of a row), from left to right; `tensor` is in front of them.
 _COLUMNS = (
     ("dtype", "dtype"), ("shape", "shape"), ("max|d|", "max_abs"), ("rel", "rel_l2"),
-    ("cos", "cosine"), ("max ulp", "max_ulp"), ("differ", "differing"), ("", "word"),
+    ("cos", "cosine"), ("max ulp", "max_ulp"), ("differing", "differing"), ("", "word"),
 )  # fmt: skip
 # Which are kept where there is no room for all, the most needed first.
 _NEEDED = ("word", "rel_l2", "max_abs", "shape", "cosine", "max_ulp", "differing", "dtype")
@@ -38,7 +38,11 @@ def table_lines(table: TensorTable, width: int) -> Iterator[Text | str]:
     sizes = [_size(table.rows, column) for column in columns]
     taken = sum(size + _GAP for size in sizes)
     longest = max(cell_len(text) for text in ("tensor", *(row.title for row in table.rows)))
-    names = min(longest, max(8, width - _MARGIN - taken))
+    # Where a row has no figures, its word stands in their place.
+    placed = sum(size + _GAP for (_, field), size in zip(columns, sizes, strict=True)
+                 if field in _LEFT[:-1])  # fmt: skip
+    worded = max((cell_len(row.word) + _GAP for row in table.rows if not row.max_abs), default=0)
+    names = min(longest, max(8, width - _MARGIN - max(taken, placed + worded)))
     head = _padded("tensor", names) + "".join(
         " " * _GAP + _padded(title, size, to_right=field not in _LEFT)
         for (title, field), size in zip(columns, sizes, strict=True)
@@ -57,9 +61,9 @@ def _chosen(rows: Sequence[TensorRow], width: int) -> list[tuple[str, str]]:
     kept = set()
     for field in _NEEDED:
         column = next(column for column in _COLUMNS if column[1] == field)
-        if not any(getattr(row, field) for row in rows):
-            continue
         size = _size(rows, column) + _GAP
+        if not any(_cell(row, field) for row in rows):
+            continue
         if field not in ("word", "rel_l2") and size > room:
             break
         kept.add(field)
@@ -69,7 +73,13 @@ def _chosen(rows: Sequence[TensorRow], width: int) -> list[tuple[str, str]]:
 
 def _size(rows: Sequence[TensorRow], column: tuple[str, str]) -> int:
     title, field = column
-    return max(cell_len(text) for text in (title, *(getattr(row, field) for row in rows)))
+    return max(cell_len(text) for text in (title, *(_cell(row, field) for row in rows)))
+
+
+def _cell(row: TensorRow, field: str) -> str:
+    """Return the text of a row in a column; a word that stands for the figures is in none."""
+    text: str = getattr(row, field)
+    return text if field != "word" or row.max_abs else ""
 
 
 def _row(
@@ -79,9 +89,13 @@ def _row(
     style = STYLE[row.status]
     line = Text.assemble((GLYPH[row.status], style), " " * (_MARGIN - 1), _padded(first, names))
     for (_, field), size in zip(columns, sizes, strict=True):
+        if not row.max_abs and field not in _LEFT:
+            break
         line.append(" " * _GAP)
-        colour = {"word": style, "dtype": "kind"}.get(field, "figure")
-        line.append(_padded(getattr(row, field), size, to_right=field not in _LEFT), colour)
+        colour = {"word": style, "dtype": "dtype"}.get(field, "figure")
+        line.append(_padded(_cell(row, field), size, to_right=field not in _LEFT), colour)
+    if not row.max_abs:
+        line.append(f"{'':{_GAP}}{row.word}", style)
     line.rstrip()
     yield line
     yield from (Text(f"{'':{_MARGIN}}{piece}") for piece in further)

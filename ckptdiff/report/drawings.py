@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 STEPS = 5  # of the colour scale, h1 to h5; h0 is no difference, hx no number
 _CELL = 14  # pixels of a tensor in the overview
-_PLOT = 220  # pixels of a dot plot
+_PLOT, _DOT = 220, 20  # pixels of a dot plot, and of a dot where there are few
 MAX_CELLS = 6000  # of the overview
 _LIMITS = (1e-3, 1e-2, 1e-1)  # of rel_l2, between h2 and h5 of the overview
 _LEGEND = {
@@ -158,25 +158,22 @@ def _shade_of(result: TensorDiff) -> str:
 def dot_plot(moved: Displaced) -> str:
     """Return a plot of displaced content: across, where it lies; down, where it belongs."""
     span = max(1, moved.stop - moved.start)
-    size = max(3.0, _PLOT / span)
+    side = min(_PLOT, max(4, span) * _DOT)
+    step = side / span
     dots = "".join(
-        f'<rect x="{_at(place - moved.start, span)}" y="{_at(home - moved.start, span)}" '
-        f'width="{size:.1f}" height="{size:.1f}"/>'
+        f'<rect x="{(place - moved.start) * step:.1f}" y="{(home - moved.start) * step:.1f}" '
+        f'width="{max(3.0, step):.1f}" height="{max(3.0, step):.1f}"/>'
         for place, home in moved.pairs
     )
     unit = html.escape(f"{moved.where}{moved.unit}s {moved.start} to {moved.stop - 1}")
-    edge = _PLOT + 2
+    edge = side + 2
     return (
         f'<figure><svg class="dots" viewBox="-1 -1 {edge} {edge}" width="{edge}" height="{edge}" '
-        f'role="img" aria-label="dot plot"><rect class="frame" width="{_PLOT}" height="{_PLOT}"/>'
-        f'<path class="own" d="M0 0L{_PLOT} {_PLOT}"/>{dots}</svg>'
+        f'role="img" aria-label="dot plot"><rect class="frame" width="{side}" height="{side}"/>'
+        f'<path class="own" d="M0 0L{side} {side}"/>{dots}</svg>'
         f"<figcaption>{unit}: across, where each lies; down, where it belongs "
         f"(dotted: in its own place)</figcaption></figure>"
     )
-
-
-def _at(number: int, span: int) -> str:
-    return f"{number * _PLOT / span:.1f}"
 
 
 def worst_with_map(results: Sequence[TensorDiff], names: Iterable[str]) -> TensorDiff | None:

@@ -105,8 +105,15 @@ def _row(row: TensorDiff | CloseGroup, told: set[str]) -> TensorRow:
         rel_l2=format_number(numbers.rel_l2),
         cosine=format_cosine(numbers.cosine),
         max_ulp=f"{numbers.max_ulp:,}",
-        differing=f"{numbers.differing / max(1, numbers.numel):.1%}",
+        differing=_share(numbers.differing, numbers.numel),
     )
+
+
+def _share(part: int, whole: int) -> str:
+    """Return a share in percent; 0% is none, and 100% is all."""
+    if part in (0, whole):
+        return "100%" if part else "0%"
+    return f"{min(99.9, 100 * part / whole):.1f}%" if 1000 * part >= whole else "<0.1%"
 
 
 def _kind(text: str, name: str) -> str:
