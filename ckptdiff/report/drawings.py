@@ -78,7 +78,7 @@ def _box(shade: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
+class _TensorKind:
     """The tensors of one name but for its numbers, by layer: the worst of each."""
 
     template: str
@@ -97,7 +97,7 @@ def overview(results: Iterable[TensorDiff]) -> str:
         old = found[template].get(layer)
         if old is None or _badness(result) > _badness(old):
             found[template][layer] = result
-    kinds = [_Kind(template, worst) for template, worst in found.items()]
+    kinds = [_TensorKind(template, worst) for template, worst in found.items()]
     shown = [kind for kind in kinds if any(map(_badness, kind.worst.values()))]
     layers = 1 + max((max(kind.worst) for kind in shown), default=0)
     if not shown or len(shown) * layers > MAX_CELLS:
@@ -122,7 +122,7 @@ def overview(results: Iterable[TensorDiff]) -> str:
     )
 
 
-def _kind_row(kind: _Kind, y: int, margin: int) -> str:
+def _kind_row(kind: _TensorKind, y: int, margin: int) -> str:
     top = 16 + y * _CELL
     label = html.escape(kind.template)
     cells = [f'<text x="{margin - 6}" y="{top + 10}" class="kind-name">{label}</text>']
