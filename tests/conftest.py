@@ -17,6 +17,8 @@ from tests.support.corpus import CORPUS, NO_CORPUS, NO_FAULTS, REPOSITORY
 from tests.support.oracle_client import Oracle
 from tests.support.skips import NO_NEWEST
 
+for _name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # what a test reads from a pipe is not coloured
+    os.environ.pop(_name, None)
 # Workers share the processors: threads of torch's that wait for each other only heat them.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
