@@ -13,17 +13,17 @@ from ckptdiff.cli.main import COMMANDS, parser_of
 from ckptdiff.cli.manual import manual_page
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "man/ckptdiff.1"
+PAGE = ROOT / "ckptdiff/cli/ckptdiff.1"
 
 
 def test_the_page_is_what_the_parsers_make() -> None:
-    assert PAGE.read_text() == manual_page(), "python -m ckptdiff.cli.manual > man/ckptdiff.1"
+    assert PAGE.read_text() == manual_page(), "python -m ckptdiff.cli.manual > ckptdiff/cli/ckptdiff.1"
 
 
 def test_the_wheel_puts_the_page_where_man_looks() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     shared = build["targets"]["wheel"]["shared-data"]
-    assert shared["man/ckptdiff.1"] == "share/man/man1/ckptdiff.1"
+    assert shared["ckptdiff/cli/ckptdiff.1"] == "share/man/man1/ckptdiff.1"
 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="there is no groff")
