@@ -1,4 +1,7 @@
-"""The manual page, made from the parsers: python -m ckptdiff.cli.manual > ckptdiff/cli/ckptdiff.1"""
+"""The manual page, made from the parsers.
+
+Make it: python -m ckptdiff.cli.manual > ckptdiff/cli/ckptdiff.1
+"""
 
 from __future__ import annotations
 
