@@ -113,6 +113,7 @@ class Finding:
     displaced: Displaced | None = None  # what to draw, if content moved
     letter: Literal["A", "B"] = "B"  # of the side that has the fault
     is_lost: bool = True  # without an undo; False: B may have the content in another form
+    setting: str = ""  # of a config, the one that conflicts: the meaning of its line
 
 
 LogitVerdict = Literal["arithmetic", "undecided", "small", "weights-or-config"]

@@ -163,4 +163,5 @@ def _config_finding(line: ConfigDiff) -> Finding:
         f"{line.meaning}: {a} in A, {b} in B",
         evidence=f"{names}. {line.consequence or ''}".strip(),
         fix=line.fix,
+        setting=line.meaning,
     )

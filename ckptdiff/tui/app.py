@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.binding import Binding, BindingType
 
 from ckptdiff.tui.base_app import BaseApp
+from ckptdiff.tui.model.conversion import mending_draft
 from ckptdiff.tui.model.order import SORTS
 from ckptdiff.tui.model.prompt_run import PromptHistory
 from ckptdiff.tui.model.session import Session
@@ -150,6 +151,22 @@ class CkptDiffApp(BaseApp):
             TensorsScreen(session, self.engine, opened=dict(opened or {}), history=self.history)
         )
 
+    def show_findings(self, session: Session, number: int) -> None:
+        """Show the findings with the cursor on the one of this number.
+
+        A finding that is chosen there narrows the tensor list, and that is shown.
+        """
+        from ckptdiff.tui.screens.findings import FindingsScreen
+
+        def show(chosen: int | None) -> None:
+            if chosen is not None:
+                main = next(main for main in self._main_screens() if main.session is session)
+                while self.screen is not main:
+                    self.pop_screen()
+                main.show_finding(chosen)
+
+        self.push_screen(FindingsScreen(session, number), show)
+
     def show_open_screen(self) -> None:
         from ckptdiff.tui.screens.open import OpenScreen
 
@@ -233,8 +250,11 @@ class CkptDiffApp(BaseApp):
     def stop_conversion(self) -> None:
         self.conversion_runner.stop()
 
-    def show_convert(self, session: Session) -> None:
-        """Show the conversion that runs or whose end was not shown; without one, show the form."""
+    def show_convert(self, session: Session, fault: int | None = None) -> None:
+        """Show the conversion that runs or whose end was not shown; without one, show the form.
+
+        The form writes B without the fault of this number, if a conversion takes it out.
+        """
         from ckptdiff.tui.screens.conversion import ConversionScreen
         from ckptdiff.tui.screens.convert import ConvertScreen
 
@@ -242,7 +262,7 @@ class CkptDiffApp(BaseApp):
         if run is not None and (run.is_busy or run.ended_unseen):
             self.push_screen(ConversionScreen(run, session))
         else:
-            self.push_screen(ConvertScreen(session))
+            self.push_screen(ConvertScreen(session, mending_draft(session, fault)))
 
     def change_draft(self, session: Session, draft: ConversionDraft) -> None:
         from ckptdiff.tui.screens.convert import ConvertScreen

@@ -39,8 +39,15 @@ class BaseApp(App[None]):
         """Show the screen that asks for checkpoints."""
 
     @abstractmethod
-    def show_convert(self, session: Session) -> None:
-        """Show the conversion that runs or whose end was not shown; without one, show the form."""
+    def show_findings(self, session: Session, number: int) -> None:
+        """Show the findings with the cursor on the one of this number."""
+
+    @abstractmethod
+    def show_convert(self, session: Session, fault: int | None = None) -> None:
+        """Show the conversion that runs or whose end was not shown; without one, show the form.
+
+        The form writes B without the fault of this number, if a conversion takes it out.
+        """
 
     @abstractmethod
     def change_draft(self, session: Session, draft: ConversionDraft) -> None:

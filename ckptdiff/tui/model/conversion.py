@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ckptdiff.conversion.plan import Conversion, Target
     from ckptdiff.conversion.remap import Remap
     from ckptdiff.errors import Hint
+    from ckptdiff.tui.model.session import Session
 
 Stage = Literal["writing", "verifying", "stopping", "done", "stopped", "failed"]
 
@@ -30,6 +31,15 @@ class ConversionDraft:
     target: Target
     out: Path | None = None  # None: propose a folder
     like: Path | None = None  # a Hugging Face folder that supplies config and tokenizer
+
+
+def mending_draft(session: Session, number: int | None) -> ConversionDraft | None:
+    """Return the draft that writes B once more without a fault; None if no conversion does."""
+    target = None if number is None else session.diagnosis.targets.get(number)
+    if target is None or session.a is None:
+        return None
+    like = session.paths[0] if session.a.checkpoint.convention == "hf" else None
+    return ConversionDraft(session.paths[1], target, like=like)
 
 
 def stated_target(

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.conversion.plan import Target
     from ckptdiff.conversion.remap import Remap
-    from ckptdiff.results import Finding
+    from ckptdiff.results import Finding, Tap
 
 State = Literal["none", "looking", "done", "stopped", "failed"]
 
@@ -37,3 +38,15 @@ class Diagnosis:
     def of(self, name: str) -> list[tuple[int, Finding]]:
         """Return the faults that cover a tensor, each with its number from 1."""
         return [(number, finding) for number, finding in self.faults if name in finding.tensors]
+
+    def of_setting(self, meaning: str) -> list[tuple[int, Finding]]:
+        """Return the faults of a line of the config table, each with its number from 1."""
+        return [(number, finding) for number, finding in self.faults if finding.setting == meaning]
+
+    def of_step(self, tap: Tap, config: Iterable[ConfigDiff]) -> list[tuple[int, Finding]]:
+        """Return the faults of the tensors that a step reads, then of the settings that move it."""
+        found = [each for name in tap.reads for each in self.of(name)]
+        for line in config:
+            if line.moves is None or tap.name in line.moves:
+                found += self.of_setting(line.meaning)
+        return list(dict(found).items())

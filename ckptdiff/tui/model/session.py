@@ -48,6 +48,7 @@ class Session(Comparison):
         self.settled = False  # what differs is unfolded, and what does not is folded
         self._runs: dict[str, LayerRun] = {}  # by title: the folded headings of several layers
         self._parted: set[str] = set()  # the titles of layers whose run was unfolded
+        self.began_at: Row | None = None  # the row under the cursor once all was compared
 
     def open(
         self,
@@ -62,6 +63,7 @@ class Session(Comparison):
     def forget(self) -> None:
         super().forget()
         self.settled = False
+        self.began_at = None
         self._runs.clear()
         self._parted.clear()
 
@@ -111,6 +113,13 @@ class Session(Comparison):
         self.finding = number
         self._narrow_folds.clear()
         self.arrange()
+
+    def finding_at(self, row: Row | None) -> int | None:
+        """Return the number of the fault that covers a row; where the list starts, the first."""
+        found = self.diagnosis.of(row) if isinstance(row, str) else []
+        if not found and row is self.began_at and self.diagnosis.findings:
+            return 1
+        return found[0][0] if found else None
 
     def forget_diagnosis(self) -> None:
         super().forget_diagnosis()

@@ -10,9 +10,10 @@ from textual.content import Content
 from ckptdiff.config.compare import field_text
 from ckptdiff.config.other_keys import DIFFERS
 from ckptdiff.text import config_value_text, printable
-from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.screens.covered import CoveredScreen
 from ckptdiff.tui.text.figures import wrapped
 from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.text.mending import setting_to_copy
 from ckptdiff.tui.widgets.config_list import ConfigList
 from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.words import plural
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
 
     from ckptdiff.config.compare import ConfigDiff
+    from ckptdiff.results import Finding
     from ckptdiff.tui.model.comparison import Side
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
@@ -33,7 +35,7 @@ STATUS_WORDS = {
 }
 
 
-class ConfigScreen(BaseScreen[None]):
+class ConfigScreen(CoveredScreen):
     """Shows the config table, and below it an explanation of the line under the cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -56,7 +58,7 @@ class ConfigScreen(BaseScreen[None]):
             "copy_fix",
             "Copy",
             id="config.copy",
-            tooltip="copy the flag that mends a conflict, or else the value",
+            tooltip="copy what mends a conflict, with where it belongs, or else the value",
         ),
         Binding(
             "Y",
@@ -85,9 +87,11 @@ class ConfigScreen(BaseScreen[None]):
     }
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, setting: str = "") -> None:
+        """`setting` is the meaning of the line that the cursor begins on; "": the first."""
         super().__init__()
         self.session = session
+        self._begins = setting
         self.conflicts_only = False
         self.set_class(session.ascii_only, "-ascii")
 
@@ -103,6 +107,9 @@ class ConfigScreen(BaseScreen[None]):
         rows.border_title = Content(f"{self._config_source('a')}  |  {self._config_source('b')}")
         rows.focus()
         self._show()
+        meanings = [row.meaning for row in rows.rows]
+        if self._begins in meanings:
+            rows.cursor = meanings.index(self._begins)
 
     @property
     def row(self) -> ConfigDiff | None:
@@ -172,15 +179,22 @@ class ConfigScreen(BaseScreen[None]):
     def on_cursor_list_cursor_moved(self, message: CursorList.CursorMoved) -> None:
         message.stop()
         self.query_one("#meaning", Words).changed()
+        self.refresh_bindings()
 
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
+
+    covered_words = "this setting"
+
+    @property
+    def covering(self) -> list[tuple[int, Finding]]:
+        return [] if self.row is None else self.session.diagnosis.of_setting(self.row.meaning)
 
     def why_not(self, action: str) -> str | None:
         if action == "conflicts_only" and not self.session.config:
             return "There is no line to hide."
         if action in ("explain", "copy_fix", "copy_line") and self.is_mounted and self.row is None:
             return "There is no line here."
-        return None
+        return super().why_not(action)
 
     def action_conflicts_only(self) -> None:
         self.conflicts_only = not self.conflicts_only
@@ -202,7 +216,8 @@ class ConfigScreen(BaseScreen[None]):
     def action_copy_fix(self) -> None:
         row = self.row
         if row is not None:
-            self.app.copy(row.fix or config_value_text(row.b if row.name_b is not None else row.a))
+            value = config_value_text(row.b if row.name_b is not None else row.a)
+            self.app.copy(setting_to_copy(self.session, row.fix) if row.fix else value)
 
     def action_copy_line(self) -> None:
         row = self.row

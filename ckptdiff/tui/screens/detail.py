@@ -14,7 +14,7 @@ from ckptdiff.comparison.inspect import python_source, statistics
 from ckptdiff.dtypes import has_numbers
 from ckptdiff.text import printable
 from ckptdiff.tui.model.comparison import GLYPHS, WORDS
-from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.screens.covered import CoveredScreen
 from ckptdiff.tui.text.figures import flow, number_items, summary_items, wrapped
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.list import no_further
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.assembly.recipe import Assembly
     from ckptdiff.kernels.stats import TensorSummary
-    from ckptdiff.results import TensorDiff
+    from ckptdiff.results import Finding, TensorDiff
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
     from ckptdiff.tui.text.storage import StoredSide
@@ -65,7 +65,7 @@ class Pane(VerticalScroll, can_focus=True):
     ]
 
 
-class DetailScreen(BaseScreen[None]):
+class DetailScreen(CoveredScreen):
     """Shows one tensor, and its result as soon as there is one. `n` shows the next difference."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -254,6 +254,15 @@ class DetailScreen(BaseScreen[None]):
 
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
+    covered_words = "this tensor"
+
+    @property
+    def covering(self) -> list[tuple[int, Finding]]:
+        return self.session.diagnosis.of(self.tensor)
+
+    def diagnosis_changed(self) -> None:
+        self._show()
+
     def why_not(self, action: str) -> str | None:
         session = self.session
         a, b = session.assemblies(self.tensor)
@@ -266,7 +275,7 @@ class DetailScreen(BaseScreen[None]):
         if action in ("values", "statistics"):
             without = [x.dtype for x in (a, b) if x is not None and not has_numbers(x.dtype)]
             return f"The numbers of {without[0]} are not computed." if without else None
-        return None
+        return super().why_not(action)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "statistics" and self._one_side() is None:

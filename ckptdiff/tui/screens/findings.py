@@ -11,12 +11,12 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from ckptdiff.report.finding import finding_lines as plain_lines
-from ckptdiff.report.finding import has_remedy
 from ckptdiff.text import printable
 from ckptdiff.tui.screens.base import BaseScreen
-from ckptdiff.tui.text.finding import finding_page
+from ckptdiff.tui.text.finding import finding_glyph, finding_page
 from ckptdiff.tui.text.lines import line
-from ckptdiff.tui.widgets.finding_line import finding_glyph, place_words
+from ckptdiff.tui.text.mending import fix_to_copy, why_no_command, why_no_conversion
+from ckptdiff.tui.widgets.finding_line import place_words
 from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.words import plural, shorten
 
@@ -77,7 +77,7 @@ class FindingsScreen(BaseScreen[int]):
             "copy_fix",
             "Copy fix",
             id="findings.copy",
-            tooltip="copy the command that mends it",
+            tooltip="copy the command or the setting that mends it",
         ),
         Binding(
             "Y",
@@ -154,9 +154,10 @@ class FindingsScreen(BaseScreen[int]):
     }
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, number: int = 1) -> None:
         super().__init__()
         self.session = session
+        self._begins = number
         self.set_class(session.ascii_only, "-ascii")
 
     def compose_body(self) -> ComposeResult:
@@ -170,6 +171,7 @@ class FindingsScreen(BaseScreen[int]):
         self.query_one("#findings-title", Words).show(self._title)
         self.query_one("#said", Words).show(self._finding_lines)
         self._show_rows()
+        self.query_one(FindingList).highlighted = self._begins - 1
         self.query_one(FindingList).focus()
 
     def on_resize(self, event: Resize) -> None:  # noqa: ARG002
@@ -233,7 +235,7 @@ class FindingsScreen(BaseScreen[int]):
         elif self.finding.kind == "CONFIG":
             from ckptdiff.tui.screens.config import ConfigScreen
 
-            self.app.push_screen(ConfigScreen(self.session))
+            self.app.push_screen(ConfigScreen(self.session, self.finding.setting))
 
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
@@ -251,24 +253,15 @@ class FindingsScreen(BaseScreen[int]):
 
     def _no_fix(self, action: str) -> str | None:
         """Return why there is no command to copy, or no conversion that mends it; None if any."""
-        finding = self.finding
-        what = "There is no fix to copy" if action == "copy_fix" else "Convert"
-        if action == "copy_fix" and finding.fix is not None:
-            return None
-        if action == "convert" and self.number in self.session.diagnosis.targets:
-            return None
-        if finding.fix is not None:
-            return f"{what}: no conversion is needed. The fix above mends it; y copies it."
-        if finding.severity != "fault":
-            return f"{what}: this is a note, and nothing has to be mended."
-        if finding.is_unruled:
-            return f"{what}: no family's rules know how to write it."
-        if has_remedy(finding):
-            return f"{what}: no re-mapping mends this."
-        return f"{what}: nothing has to be converted again."
+        if action == "copy_fix":
+            has_fix = self.finding.fix is not None
+            return None if has_fix else f"There is no fix to copy: {why_no_command(self.finding)}"
+        above = "The fix above mends it; y copies it."
+        why = why_no_conversion(self.session, self.number, here=above)
+        return None if why is None else f"Convert: {why}"
 
     def action_copy_fix(self) -> None:
-        self.app.copy(self.finding.fix or "")
+        self.app.copy(fix_to_copy(self.session, self.finding) or "")
 
     def action_copy_finding(self) -> None:
         self.app.copy("\n".join(plain_lines(self.finding)))
@@ -279,14 +272,7 @@ class FindingsScreen(BaseScreen[int]):
         self.app.push_screen(GuideScreen(self.finding.kind))
 
     def action_convert(self) -> None:
-        from ckptdiff.tui.model.conversion import ConversionDraft
-        from ckptdiff.tui.screens.convert import ConvertScreen
-
-        session = self.session
-        assert session.a is not None
-        like = session.paths[0] if session.a.checkpoint.convention == "hf" else None
-        draft = ConversionDraft(session.paths[1], session.diagnosis.targets[self.number], like=like)
-        self.app.push_screen(ConvertScreen(session, draft))
+        self.app.show_convert(self.session, self.number)
 
     def action_scroll(self, lines: int) -> None:
         self.query_one("#finding").scroll_relative(y=lines, animate=False)

@@ -12,7 +12,7 @@ from textual.widgets import Static
 from ckptdiff.logits.verdict import place
 from ckptdiff.report.logits import shares
 from ckptdiff.tui.model.comparison import DIFFERENCES, GLYPHS
-from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.screens.covered import CoveredScreen
 from ckptdiff.tui.screens.detail import Pane
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.logits import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.widgets import Input
 
-    from ckptdiff.results import LogitDiff, Tap
+    from ckptdiff.results import Finding, LogitDiff, Tap
     from ckptdiff.tui.model.prompt_run import PromptRun
     from ckptdiff.tui.runners.prompt import PromptRunner
     from ckptdiff.tui.text.lines import Line
@@ -46,7 +46,7 @@ class Shares(Pane):
     """The box of the attribution: a bar for the share of each cause."""
 
 
-class LogitsScreen(BaseScreen[None]):
+class LogitsScreen(CoveredScreen):
     """Shows the run of a `PromptRunner`, during and after it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -227,8 +227,13 @@ class LogitsScreen(BaseScreen[None]):
     def _outcome(self, width: int) -> list[Line]:
         if self.prompt_run is None:
             return []
+        first = None if self.diff is None else self.diff.first
         return outcome_lines(
-            self.prompt_run, width, roomy=self._is_roomy, ascii_only=self.session.ascii_only
+            self.prompt_run,
+            width,
+            findings=() if first is None else self._findings_of(first),
+            roomy=self._is_roomy,
+            ascii_only=self.session.ascii_only,
         )
 
     def _shares(self, width: int) -> list[Line]:
@@ -267,6 +272,19 @@ class LogitsScreen(BaseScreen[None]):
 
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
+    covered_words = "this step"
+
+    @property
+    def covering(self) -> list[tuple[int, Finding]]:
+        tap = None if self.diff is None else self.query_one(TapMap).tap
+        return [] if tap is None else self._findings_of(tap)
+
+    def _findings_of(self, tap: Tap) -> list[tuple[int, Finding]]:
+        return self.session.diagnosis.of_step(tap, self.session.config)
+
+    def diagnosis_changed(self) -> None:
+        self.prompt_changed()
+
     def why_not(self, action: str) -> str | None:
         run, diff = self.prompt_run, self.diff
         if action == "ask" and self.session.b is None:
@@ -284,7 +302,9 @@ class LogitsScreen(BaseScreen[None]):
                 return "Attribution: more than arithmetic tells the two sides apart."
         if action == "copy_command" and run is None:
             return "There is no prompt yet."
-        return None
+        if action in ("finding", "mend") and diff is None:
+            return "Finding: no step is compared yet."
+        return super().why_not(action)
 
     def action_prompt(self) -> None:
         self.query_one(PromptInput).focus()

@@ -216,7 +216,8 @@ class TensorsScreen(BaseScreen[None]):
             self.call_after_refresh(self.query_one(DetailSlot).fill)
 
     def _show_pane(self) -> None:
-        self.query_one(DetailSlot).show(self.rows.name_here)
+        rows = self.rows
+        self.query_one(DetailSlot).show(rows.name_here, self.session.finding_at(rows.row))
 
     def _show_title(self) -> None:
         words = sides.title(self.session, self.size.width)
@@ -339,22 +340,20 @@ class TensorsScreen(BaseScreen[None]):
         self.app.push_screen(LogitsScreen(self.prompts))
 
     def action_findings(self) -> None:
-        from ckptdiff.tui.screens.findings import FindingsScreen
-
-        def show(number: int | None) -> None:
-            if number is not None:
-                self.session.show_finding(number)
-                self.rows.show_rows()
-                self.rows.action_first()
-                self.state_changed()
-
         if self.session.diagnosis_state == "done":
-            self.app.push_screen(FindingsScreen(self.session), show)
+            self.app.show_findings(self.session, self.session.finding_at(self.rows.row) or 1)
         else:
             self.diagnosis.diagnose()
 
+    def show_finding(self, number: int) -> None:
+        """Show the tensors that a finding covers, and only those."""
+        self.session.show_finding(number)
+        self.rows.show_rows()
+        self.rows.action_first()
+        self.state_changed()
+
     def action_convert(self) -> None:
-        self.app.show_convert(self.session)
+        self.app.show_convert(self.session, self.session.finding_at(self.rows.row))
 
     def action_write_report(self) -> None:
         from ckptdiff.tui.screens.report import ReportScreen

@@ -5,17 +5,62 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.report.displaced_plot import picture
-from ckptdiff.report.finding import said
+from ckptdiff.report.finding import said, touched
 from ckptdiff.text import printable
 from ckptdiff.tui.text.figures import wrapped
 from ckptdiff.tui.text.lines import line
 
 if TYPE_CHECKING:
     from ckptdiff.results import Finding
+    from ckptdiff.tui.model.diagnosis import Diagnosis
     from ckptdiff.tui.text.lines import Line
 
 LABEL = 11  # cells
 MOST_FIX = 5  # lines of the fix: its command may name many tensors
+FEW, SHORT_FIX = 3, 2  # lines of the title and of the fix in a summary
+
+
+def finding_glyph(finding: Finding, *, ascii_only: bool) -> str:
+    """Return the glyph of a finding, by whether it is a fault or a note."""
+    if finding.severity != "fault":
+        return "i"
+    return "x" if ascii_only else "✗"
+
+
+def finding_summary(
+    diagnosis: Diagnosis, number: int, width: int, *, ascii_only: bool
+) -> list[Line]:
+    """Return a finding in few lines: what, where, how it is mended, and the keys for the rest."""
+    finding, count = diagnosis.findings[number - 1], len(diagnosis.findings)
+    of = f" of {count}" if count > 1 else ""
+    glyph = finding_glyph(finding, ascii_only=ascii_only)
+    role = "act" if finding.severity == "fault" else "strong"
+    lines = wrapped(f"{glyph} Finding {number}{of}, {finding.kind}", width, role)
+    title = wrapped(printable(finding.title), width, "strong")
+    lines += _cut(title, FEW, ascii_only=ascii_only)
+    if finding.tensors:
+        lines += _cut(wrapped(printable(touched(finding)), width), FEW, ascii_only=ascii_only)
+    if fix := dict(said(finding)).get("Fix"):
+        role = "bar" if finding.fix is not None else ""
+        fix_lines = wrapped(printable(fix), width, role)
+        lines += _cut(fix_lines, SHORT_FIX, ascii_only=ascii_only)
+    keys = "c mends it   " if number in diagnosis.targets else ""
+    return [*lines, line((f"{keys}f all of it", "this"))]
+
+
+def _cut(lines: list[Line], most: int, *, ascii_only: bool) -> list[Line]:
+    """Return the first lines, with an ellipsis at the end of the last if there are more."""
+    if len(lines) <= most:
+        return lines
+    dots = ".." if ascii_only else "…"
+    ((text, role),) = lines[most - 1]
+    return [*lines[: most - 1], line((f"{text[: -len(dots)]}{dots}", role))]
+
+
+def finding_words(numbered: tuple[int, Finding]) -> str:
+    """Return the number, the class and the title of a finding, as a sentence."""
+    number, finding = numbered
+    return f"Finding {number}, {finding.kind}: {printable(finding.title)}."
 
 
 def finding_page(finding: Finding, width: int, *, ascii_only: bool) -> list[Line]:

@@ -9,6 +9,7 @@ from rich.cells import cell_len
 
 from ckptdiff.text import format_cosine, format_number, printable
 from ckptdiff.tui.text.figures import flow, wrapped
+from ckptdiff.tui.text.finding import finding_words
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.words import fitted, format_duration, plural
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckptdiff.logits.prompt import Prompt
-    from ckptdiff.results import Candidate, CauseShare, LogitDiff, LogitMetrics, Next
+    from ckptdiff.results import Candidate, CauseShare, Finding, LogitDiff, LogitMetrics, Next
     from ckptdiff.tui.model.prompt_run import PromptRun
     from ckptdiff.tui.text.lines import Line
 
@@ -57,10 +58,18 @@ def headline(run: PromptRun) -> str:
     return f"{doing[:1].upper()}{doing[1:]}: {count}, the last in {each}   x stops."
 
 
-def outcome_lines(run: PromptRun, width: int, *, roomy: bool, ascii_only: bool) -> list[Line]:
+def outcome_lines(
+    run: PromptRun,
+    width: int,
+    *,
+    findings: Sequence[tuple[int, Finding]] = (),
+    roomy: bool,
+    ascii_only: bool,
+) -> list[Line]:
     """Return a progress bar; at the end the verdict, the figures and the notes.
 
-    Unless `roomy`, each note is shortened to one line.
+    `findings` are those of the first bad step, each with its number. Unless `roomy`, each note is
+    shortened to one line.
     """
     if run.is_busy:
         lines = [line((fitted(headline(run), width, ascii_only=ascii_only), ""))]
@@ -74,6 +83,10 @@ def outcome_lines(run: PromptRun, width: int, *, roomy: bool, ascii_only: bool) 
         return wrapped(headline(run), width, "act" if run.state == "failed" else "")
     diff = run.diff
     lines = wrapped(headline(run), width, ROLES[diff.verdict])
+    if findings:
+        others = f" {len(findings) - 1} more may move this step." if findings[1:] else ""
+        words = f"{finding_words(findings[0])} f shows how to mend it.{others}"
+        lines += wrapped(words, width, "strong")
     items = metric_items(diff.metrics, len(diff.ids))
     if diff.verdict == "undecided":
         items.insert(0, "without what is not computed:")

@@ -11,6 +11,7 @@ from ckptdiff.assembly.views import matrix_shape
 from ckptdiff.text import printable
 from ckptdiff.tui.model.comparison import GLYPHS, WORDS
 from ckptdiff.tui.text.figures import flow, meaning, norms_agree, number_items, remarks, wrapped
+from ckptdiff.tui.text.finding import finding_summary, finding_words
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.storage import sides_of
 from ckptdiff.tui.widgets.heat_map import Heat, HeatMap
@@ -21,10 +22,14 @@ from ckptdiff.tui.widgets.shard_map import ShardMap
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
-    from ckptdiff.results import Numbers, TensorDiff
+    from ckptdiff.results import Finding, Numbers, TensorDiff
+    from ckptdiff.tui.model.diagnosis import Diagnosis
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
     from ckptdiff.tui.text.storage import StoredSide
+
+    # What the pane shows: the name with its result and status, and the finding above it.
+    Shown = tuple[str | None, TensorDiff | None, str, Finding | None]
 
 DEBOUNCE_SECONDS = 0.05  # while a cursor key is held down, only the last tensor is drawn
 NOTHING = "Move to a tensor to see where it lives and how it differs."
@@ -57,8 +62,11 @@ def heat_of(numbers: Numbers, sides: list[StoredSide]) -> Heat | None:
     )
 
 
-def verdict_lines(session: Session, name: str, width: int) -> list[Line]:
-    """Return the status, its meaning, the findings and the notes of a tensor."""
+def verdict_lines(session: Session, name: str, width: int, *, but: int | None = None) -> list[Line]:
+    """Return the status, its meaning, the findings and the notes of a tensor.
+
+    `but` is the number of a finding that is said elsewhere.
+    """
     result, status = session.result(name), session.status(name)
     role = ROLES.get(status, status)
     if session.browsing:
@@ -67,9 +75,9 @@ def verdict_lines(session: Session, name: str, width: int) -> list[Line]:
     lines = [head, *wrapped(meaning(result, status, session.tolerance), width)]
     if status == "undone" and session.error:
         lines += wrapped(printable(session.error), width, "error")
-    for number, finding in session.diagnosis.of(name):
-        words = f"Finding {number}, {finding.kind}: {printable(finding.title)}."
-        lines += wrapped(words, width, "strong")
+    for found in session.diagnosis.of(name):
+        if found[0] != but:
+            lines += wrapped(finding_words(found), width, "strong")
     for remark in remarks(result):
         lines += wrapped(remark, width, "strong")
     if result is not None and result.numbers is not None and norms_agree(result.numbers):
@@ -95,19 +103,27 @@ class DetailPane(VerticalScroll, can_focus=False):
         super().__init__()
         self.session = session
         self._tensor: str | None = None
-        self._shown: tuple[str | None, TensorDiff | None, str] | None = None
+        # The findings when it was told to show, and the number of the one above the tensor.
+        self._diagnosis = session.diagnosis
+        self._number: int | None = None
+        self._shown: Shown | None = None
         self._pending = False
 
     def compose(self) -> ComposeResult:
+        yield Words(id="pane-finding")
         yield Words(id="pane-head")
         yield ShardMap(most=8, hint="; enter shows all")
         yield Words(id="pane-figures")
         yield Histogram()
         yield HeatMap(cursor=False)
 
-    def show(self, name: str | None) -> None:
-        """Show a tensor; without a name, how to choose one. Called at every key press."""
+    def show(self, name: str | None, number: int | None = None) -> None:
+        """Show a finding and a tensor; without a name, how to choose one.
+
+        Called at every key press, and when results or findings have come.
+        """
         self._tensor = name
+        self._diagnosis, self._number = self.session.diagnosis, number
         if not self._pending:
             self._pending = True
             self.set_timer(DEBOUNCE_SECONDS, self._draw)
@@ -115,18 +131,29 @@ class DetailPane(VerticalScroll, can_focus=False):
     def _draw(self) -> None:
         self._pending = False
         name, session = self._tensor, self.session
+        number, diagnosis = self._number, self._diagnosis
+        finding = None if number is None else diagnosis.findings[number - 1]
         if name is None:
-            key: tuple[str | None, TensorDiff | None, str] = None, None, ""
+            key: Shown = None, None, "", finding
         else:
-            key = name, session.result(name), session.status(name)
+            key = name, session.result(name), session.status(name), finding
         if key == self._shown or not self.is_attached:
             return
         self._shown = key
         with self.app.batch_update():
-            self._show(name)
+            self._show_finding(diagnosis, number)
+            self._show(name, number)
         self.scroll_home(animate=False)
 
-    def _show(self, name: str | None) -> None:
+    def _show_finding(self, diagnosis: Diagnosis, number: int | None) -> None:
+        words, ascii_only = self.query_one("#pane-finding", Words), self.session.ascii_only
+        words.set_class(number is None, "-hidden")
+        if number is not None:
+            words.show(
+                lambda width: finding_summary(diagnosis, number, width, ascii_only=ascii_only)
+            )
+
+    def _show(self, name: str | None, number: int | None) -> None:
         session, ascii_only = self.session, self.session.ascii_only
         head, figures = self.query_one("#pane-head", Words), self.query_one("#pane-figures", Words)
         shards, histogram, heat = (
@@ -151,7 +178,7 @@ class DetailPane(VerticalScroll, can_focus=False):
         head.show(
             lambda width: [
                 *wrapped(printable(name), width, "strong"),
-                *verdict_lines(session, name, width),
+                *verdict_lines(session, name, width, but=number),
             ]
         )
         shards.show(sides, ascii_only=ascii_only)

@@ -8,6 +8,7 @@ from textual.content import Content
 from textual.widget import Widget
 
 from ckptdiff.text import number_ranges, printable
+from ckptdiff.tui.text.finding import finding_glyph
 from ckptdiff.tui.words import shorten
 
 if TYPE_CHECKING:
@@ -15,13 +16,6 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.session import Session
 
 HINT = "   f findings"
-
-
-def finding_glyph(finding: Finding, *, ascii_only: bool) -> str:
-    """Return the glyph of a finding, by whether it is a fault or a note."""
-    if finding.severity != "fault":
-        return "i"
-    return "x" if ascii_only else "✗"
 
 
 def place_words(finding: Finding) -> str:

@@ -238,7 +238,11 @@ class TapMap(Painted, can_focus=True):
     def action_move(self, down: int, across: int) -> None:
         if self.grid.rows:
             self._go(self.row + down, self.column + across)
-            self.changed()
+            self._moved()
+
+    def _moved(self) -> None:
+        self.changed()
+        self.screen.refresh_bindings()
 
     def action_end(self, step: Literal[1, -1]) -> None:
         self.action_move(step * len(self.grid.rows), 0)
@@ -263,7 +267,7 @@ class TapMap(Painted, can_focus=True):
         else:
             found = next((place for place in reversed(bad) if place < here), bad[-1])
         self._go(*found)
-        self.changed()
+        self._moved()
 
     def action_open_tap(self) -> None:
         if self.tap is not None:

@@ -107,13 +107,15 @@ class TensorList(CursorList["Row"]):
     def settle(self) -> None:
         """Show what is wrong first, unless the user has moved: called once all is compared."""
         session = self.session
-        if self.cursor or self.scroll_offset.y or not session.is_untouched:
+        if self.cursor or self.scroll_offset.y:
             return
-        session.settle(self.page)
-        self.show_rows()
-        first = session.next_difference(None)
-        if first is not None and session.is_difference(first):
-            self.go_to(first)
+        if session.is_untouched:
+            session.settle(self.page)
+            self.show_rows()
+            first = session.next_difference(None)
+            if first is not None and session.is_difference(first):
+                self.go_to(first)
+        session.began_at = self.row
 
     def show_borders(self) -> None:
         """Show in the borders what the list holds, and in an empty list why it is empty."""
