@@ -14,7 +14,6 @@ from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.screens.config import ConfigScreen
 from ckptdiff.tui.screens.conversion import ConversionScreen
 from ckptdiff.tui.screens.convert import ConvertScreen
-from ckptdiff.tui.screens.covered import CoveredScreen
 from ckptdiff.tui.screens.detail import DetailScreen
 from ckptdiff.tui.screens.entries import EntriesScreen
 from ckptdiff.tui.screens.findings import FindingList, FindingsScreen
@@ -37,7 +36,6 @@ PLACES: tuple[tuple[str, tuple[type[DOMNode], ...]], ...] = (
     ("everywhere", (BaseScreen, CkptDiffApp)),
     ("tensor list", (TensorsScreen, TensorList)),
     ("one tensor", (DetailScreen,)),
-    ("one tensor, config, logits", (CoveredScreen,)),
     ("config", (ConfigScreen,)),
     ("values", (ValuesScreen,)),
     ("entries", (EntriesScreen,)),

@@ -152,20 +152,10 @@ class CkptDiffApp(BaseApp):
         )
 
     def show_findings(self, session: Session, number: int) -> None:
-        """Show the findings with the cursor on the one of this number.
-
-        A finding that is chosen there narrows the tensor list, and that is shown.
-        """
         from ckptdiff.tui.screens.findings import FindingsScreen
 
-        def show(chosen: int | None) -> None:
-            if chosen is not None:
-                main = next(main for main in self._main_screens() if main.session is session)
-                while self.screen is not main:
-                    self.pop_screen()
-                main.show_finding(chosen)
-
-        self.push_screen(FindingsScreen(session, number), show)
+        main = next(main for main in self._main_screens() if main.session is session)
+        self.push_screen(FindingsScreen(session, number), main.show_finding)
 
     def show_open_screen(self) -> None:
         from ckptdiff.tui.screens.open import OpenScreen
@@ -251,10 +241,6 @@ class CkptDiffApp(BaseApp):
         self.conversion_runner.stop()
 
     def show_convert(self, session: Session, fault: int | None = None) -> None:
-        """Show the conversion that runs or whose end was not shown; without one, show the form.
-
-        The form writes B without the fault of this number, if a conversion takes it out.
-        """
         from ckptdiff.tui.screens.conversion import ConversionScreen
         from ckptdiff.tui.screens.convert import ConvertScreen
 
@@ -334,7 +320,7 @@ class CkptDiffApp(BaseApp):
             if isinstance(screen, BaseScreen):
                 screen.conversion_changed()
 
-    # ── clipboard and picture ────────────────────────────────────────────────────────────────
+    # ── clipboard ────────────────────────────────────────────────────────────────────────────
 
     def copy(self, text: str) -> None:
         """Send text to the terminal's clipboard (OSC 52). Whether it arrives is not reported."""
@@ -347,15 +333,6 @@ class CkptDiffApp(BaseApp):
             " set -s set-clipboard on.",
             markup=False,
         )
-
-    def save_picture(self) -> None:
-        """Save the screen as an SVG picture in the folder where ckptdiff was started."""
-        try:
-            path = self.save_screenshot()
-        except OSError as error:
-            self.notify(f"No picture: {error.strerror}.", severity="error", markup=False)
-        else:
-            self.notify(f"Saved {path}", markup=False)
 
     # ── settings ─────────────────────────────────────────────────────────────────────────────
 

@@ -40,7 +40,10 @@ class BaseApp(App[None]):
 
     @abstractmethod
     def show_findings(self, session: Session, number: int) -> None:
-        """Show the findings with the cursor on the one of this number."""
+        """Show the findings with the cursor on the one of this number.
+
+        If one is chosen there, the tensor list shows what it covers.
+        """
 
     @abstractmethod
     def show_convert(self, session: Session, fault: int | None = None) -> None:
@@ -84,15 +87,11 @@ class BaseApp(App[None]):
     def show_conversion(self) -> None:
         """Update every screen that shows the conversion's progress."""
 
-    # ── clipboard, picture, settings ─────────────────────────────────────────────────────────
+    # ── clipboard, settings ──────────────────────────────────────────────────────────────────
 
     @abstractmethod
     def copy(self, text: str) -> None:
         """Send text to the clipboard of the terminal."""
-
-    @abstractmethod
-    def save_picture(self) -> None:
-        """Save the screen as an SVG picture."""
 
     @abstractmethod
     def show_settings_file(self) -> None:

@@ -54,9 +54,19 @@ class Commands(Provider):
             yield f"guide: {topic}", about, partial(self._show_guide, topic)
         yield "open: other checkpoints", "", app.show_open_screen
         yield "theme: choose", "kept for the next time", app.action_change_theme
-        yield "screenshot: save SVG", "into the folder you started in", app.save_picture
+        yield "screenshot: save SVG", "into the folder you started in", self._save_picture
         yield "settings: show file", "where they are kept", app.show_settings_file
         yield "quit: leave ckptdiff", "Q", app.action_quit
+
+    def _save_picture(self) -> None:
+        """Save the screen as an SVG picture in the folder where ckptdiff was started."""
+        try:
+            path = self.app.save_screenshot()
+        except OSError as error:
+            words = f"No picture: {error.strerror}."
+            self.app.notify(words, severity="error", markup=False)
+        else:
+            self.app.notify(f"Saved {path}", markup=False)
 
     def _show_guide(self, topic: str) -> None:
         from ckptdiff.tui.screens.guide import GuideScreen

@@ -15,7 +15,6 @@ from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.screens.config import ConfigScreen
 from ckptdiff.tui.screens.conversion import ConversionScreen
 from ckptdiff.tui.screens.convert import ConvertScreen
-from ckptdiff.tui.screens.covered import CoveredScreen
 from ckptdiff.tui.screens.detail import DetailScreen
 from ckptdiff.tui.screens.entries import EntriesScreen
 from ckptdiff.tui.screens.findings import FindingList, FindingsScreen
@@ -38,7 +37,6 @@ OWNERS: tuple[Any, ...] = (
     BaseScreen,
     OpenScreen,
     TensorsScreen,
-    CoveredScreen,
     ConfigScreen,
     DetailScreen,
     EntriesScreen,

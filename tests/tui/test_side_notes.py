@@ -36,7 +36,7 @@ def test_values_without_numbers_are_not_opened(tmp_path: Path) -> None:
     session: Any = SimpleNamespace(
         assemblies=lambda _: (tensor, None), browsing=True, filter="", differences=0
     )
-    screen: Any = SimpleNamespace(session=session, tensor="w")
+    screen: Any = SimpleNamespace(session=session, tensor="w", app=None, covering=())
     for action in ("values", "statistics"):
         assert DetailScreen.why_not(screen, action) == "The numbers of C64 are not computed."
     assert DetailScreen.why_not(screen, "copy_python") is None

@@ -39,6 +39,15 @@ class Diagnosis:
         """Return the faults that cover a tensor, each with its number from 1."""
         return [(number, finding) for number, finding in self.faults if name in finding.tensors]
 
+    def at(self, row: object, began_at: object) -> int | None:
+        """Return the number of the fault that covers a row of the list.
+
+        Where the cursor began, and no fault covers it, it is the first finding.
+        """
+        for number, _ in self.of(row) if isinstance(row, str) else ():
+            return number
+        return 1 if row is began_at and self.findings else None
+
     def of_setting(self, meaning: str) -> list[tuple[int, Finding]]:
         """Return the faults of a line of the config table, each with its number from 1."""
         return [(number, finding) for number, finding in self.faults if finding.setting == meaning]

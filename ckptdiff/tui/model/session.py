@@ -114,13 +114,6 @@ class Session(Comparison):
         self._narrow_folds.clear()
         self.arrange()
 
-    def finding_at(self, row: Row | None) -> int | None:
-        """Return the number of the fault that covers a row; where the list starts, the first."""
-        found = self.diagnosis.of(row) if isinstance(row, str) else []
-        if not found and row is self.began_at and self.diagnosis.findings:
-            return 1
-        return found[0][0] if found else None
-
     def forget_diagnosis(self) -> None:
         super().forget_diagnosis()
         if self.finding is not None:

@@ -10,7 +10,8 @@ from textual.content import Content
 from ckptdiff.config.compare import field_text
 from ckptdiff.config.other_keys import DIFFERS
 from ckptdiff.text import config_value_text, printable
-from ckptdiff.tui.screens.covered import CoveredScreen
+from ckptdiff.tui.screens import finding_keys
+from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.figures import wrapped
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.mending import setting_to_copy
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ckptdiff.tui.text.lines import Line
     from ckptdiff.tui.widgets.cursor_list import CursorList
 
+POLL_SECONDS = 0.5
 STATUS_WORDS = {
     "same": "Both sides say the same.",
     "implied": "Not a conflict:",
@@ -35,10 +37,11 @@ STATUS_WORDS = {
 }
 
 
-class ConfigScreen(CoveredScreen):
+class ConfigScreen(BaseScreen[None]):
     """Shows the config table, and below it an explanation of the line under the cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        *finding_keys.finding_keys("config"),
         Binding(
             "d",
             "conflicts_only",
@@ -110,6 +113,7 @@ class ConfigScreen(CoveredScreen):
         meanings = [row.meaning for row in rows.rows]
         if self._begins in meanings:
             rows.cursor = meanings.index(self._begins)
+        self.set_interval(POLL_SECONDS, self.refresh_bindings)  # the diagnosis may end
 
     @property
     def row(self) -> ConfigDiff | None:
@@ -183,18 +187,31 @@ class ConfigScreen(CoveredScreen):
 
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
-    covered_words = "this setting"
-
     @property
     def covering(self) -> list[tuple[int, Finding]]:
-        return [] if self.row is None else self.session.diagnosis.of_setting(self.row.meaning)
+        """The findings about the line under the cursor, each with its number from 1."""
+        row = self.row if self.is_mounted else None
+        return [] if row is None else self.session.diagnosis.of_setting(row.meaning)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "mend" and not finding_keys.mends(self.session, self.covering):
+            return False  # not in the key line; pressing the key shows why
+        return super().check_action(action, parameters)
 
     def why_not(self, action: str) -> str | None:
         if action == "conflicts_only" and not self.session.config:
             return "There is no line to hide."
         if action in ("explain", "copy_fix", "copy_line") and self.is_mounted and self.row is None:
             return "There is no line here."
-        return super().why_not(action)
+        return finding_keys.why_no_finding(
+            self.app, self.session, self.covering, action, what="this setting"
+        )
+
+    def action_finding(self) -> None:
+        finding_keys.open_finding(self.app, self.session, self.covering)
+
+    def action_mend(self) -> None:
+        finding_keys.mend(self.app, self.session, self.covering)
 
     def action_conflicts_only(self) -> None:
         self.conflicts_only = not self.conflicts_only

@@ -14,7 +14,8 @@ from ckptdiff.comparison.inspect import python_source, statistics
 from ckptdiff.dtypes import has_numbers
 from ckptdiff.text import printable
 from ckptdiff.tui.model.comparison import GLYPHS, WORDS
-from ckptdiff.tui.screens.covered import CoveredScreen
+from ckptdiff.tui.screens import finding_keys
+from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.figures import flow, number_items, summary_items, wrapped
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.list import no_further
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembly
     from ckptdiff.kernels.stats import TensorSummary
     from ckptdiff.results import Finding, TensorDiff
+    from ckptdiff.tui.model.diagnosis import Diagnosis
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
     from ckptdiff.tui.text.storage import StoredSide
@@ -65,10 +67,11 @@ class Pane(VerticalScroll, can_focus=True):
     ]
 
 
-class DetailScreen(CoveredScreen):
+class DetailScreen(BaseScreen[None]):
     """Shows one tensor, and its result as soon as there is one. `n` shows the next difference."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        *finding_keys.finding_keys("detail"),
         Binding("n", "difference(1)", "Next diff", id="detail.next", tooltip="next difference"),
         Binding(
             "N",
@@ -144,7 +147,7 @@ class DetailScreen(CoveredScreen):
         super().__init__()
         self.session = session
         self.tensor = name
-        self._seen: tuple[TensorDiff | None, str] | None = None
+        self._seen: tuple[TensorDiff | None, str, Diagnosis] | None = None
         self._summary: TensorSummary | str | None = (
             None  # the figures of a tensor of one side, or a message in their place
         )
@@ -182,13 +185,17 @@ class DetailScreen(CoveredScreen):
 
     def _poll(self) -> None:
         """Show the result if it has changed."""
-        if self._seen != (self.session.result(self.tensor), self.session.status(self.tensor)):
+        if self._seen != self._to_see():
             self._show()
+
+    def _to_see(self) -> tuple[TensorDiff | None, str, Diagnosis]:
+        session, name = self.session, self.tensor
+        return session.result(name), session.status(name), session.diagnosis
 
     def _show(self) -> None:
         session, name, ascii_only = self.session, self.tensor, self.session.ascii_only
         result = session.result(name)
-        self._seen = result, session.status(name)
+        self._seen = self._to_see()
         sides = sides_of(session, name)
         with self.app.batch_update():
             self.query_one("#detail-title", Words).show(self._title)
@@ -254,14 +261,10 @@ class DetailScreen(CoveredScreen):
 
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
-    covered_words = "this tensor"
-
     @property
     def covering(self) -> list[tuple[int, Finding]]:
+        """The findings about this tensor, each with its number from 1."""
         return self.session.diagnosis.of(self.tensor)
-
-    def diagnosis_changed(self) -> None:
-        self._show()
 
     def why_not(self, action: str) -> str | None:
         session = self.session
@@ -275,12 +278,22 @@ class DetailScreen(CoveredScreen):
         if action in ("values", "statistics"):
             without = [x.dtype for x in (a, b) if x is not None and not has_numbers(x.dtype)]
             return f"The numbers of {without[0]} are not computed." if without else None
-        return super().why_not(action)
+        return finding_keys.why_no_finding(
+            self.app, self.session, self.covering, action, what="this tensor"
+        )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "statistics" and self._one_side() is None:
             return False  # a tensor of both sides has the figures of its comparison
+        if action == "mend" and not finding_keys.mends(self.session, self.covering):
+            return False
         return super().check_action(action, parameters)
+
+    def action_finding(self) -> None:
+        finding_keys.open_finding(self.app, self.session, self.covering)
+
+    def action_mend(self) -> None:
+        finding_keys.mend(self.app, self.session, self.covering)
 
     def action_difference(self, step: Literal[1, -1]) -> None:
         name = self.session.next_difference(self.tensor, step)

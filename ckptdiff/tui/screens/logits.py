@@ -12,8 +12,9 @@ from textual.widgets import Static
 from ckptdiff.logits.verdict import place
 from ckptdiff.report.logits import shares
 from ckptdiff.tui.model.comparison import DIFFERENCES, GLYPHS
-from ckptdiff.tui.screens.covered import CoveredScreen
-from ckptdiff.tui.screens.detail import Pane
+from ckptdiff.tui.screens import finding_keys
+from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.screens.detail import POLL_SECONDS, Pane
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.logits import (
     NOTHING,
@@ -46,10 +47,11 @@ class Shares(Pane):
     """The box of the attribution: a bar for the share of each cause."""
 
 
-class LogitsScreen(CoveredScreen):
+class LogitsScreen(BaseScreen[None]):
     """Shows the run of a `PromptRunner`, during and after it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        *finding_keys.finding_keys("logits"),
         Binding("p", "prompt", "Prompt", id="logits.prompt", tooltip="type a prompt"),
         Binding(
             "t", "positions", "Top-k", id="logits.positions",
@@ -124,6 +126,7 @@ class LogitsScreen(CoveredScreen):
         self.prompts = prompts
         self.session = prompts.session
         self._shows_shares = False
+        self._known = self.session.diagnosis
         self.set_class(self.session.ascii_only, "-ascii")
 
     @property
@@ -154,6 +157,7 @@ class LogitsScreen(CoveredScreen):
 
     def on_mount(self) -> None:
         self.prompts.is_shown = True
+        self.set_interval(POLL_SECONDS, self._poll)
         self.query_one("#tokens", Words).show(self._tokens)
         self.query_one("#outcome", Words).show(self._outcome)
         self.query_one("#shares", Words).show(self._shares)
@@ -272,18 +276,25 @@ class LogitsScreen(CoveredScreen):
 
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
-    covered_words = "this step"
-
     @property
     def covering(self) -> list[tuple[int, Finding]]:
-        tap = None if self.diff is None else self.query_one(TapMap).tap
+        """The findings about the step under the cursor, each with its number from 1."""
+        tap = self.query_one(TapMap).tap if self.is_mounted and self.diff is not None else None
         return [] if tap is None else self._findings_of(tap)
 
     def _findings_of(self, tap: Tap) -> list[tuple[int, Finding]]:
         return self.session.diagnosis.of_step(tap, self.session.config)
 
-    def diagnosis_changed(self) -> None:
-        self.prompt_changed()
+    def _poll(self) -> None:
+        """Show the findings once the diagnosis has ended."""
+        if self._known is not self.session.diagnosis:
+            self._known = self.session.diagnosis
+            self.prompt_changed()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "mend" and not finding_keys.mends(self.session, self.covering):
+            return False  # not in the key line; pressing the key shows why
+        return super().check_action(action, parameters)
 
     def why_not(self, action: str) -> str | None:
         run, diff = self.prompt_run, self.diff
@@ -304,7 +315,15 @@ class LogitsScreen(CoveredScreen):
             return "There is no prompt yet."
         if action in ("finding", "mend") and diff is None:
             return "Finding: no step is compared yet."
-        return super().why_not(action)
+        return finding_keys.why_no_finding(
+            self.app, self.session, self.covering, action, what="this step"
+        )
+
+    def action_finding(self) -> None:
+        finding_keys.open_finding(self.app, self.session, self.covering)
+
+    def action_mend(self) -> None:
+        finding_keys.mend(self.app, self.session, self.covering)
 
     def action_prompt(self) -> None:
         self.query_one(PromptInput).focus()

@@ -216,12 +216,11 @@ class TensorsScreen(BaseScreen[None]):
             self.call_after_refresh(self.query_one(DetailSlot).fill)
 
     def _show_pane(self) -> None:
-        rows = self.rows
-        self.query_one(DetailSlot).show(rows.name_here, self.session.finding_at(rows.row))
+        number = self.session.diagnosis.at(self.rows.row, self.session.began_at)
+        self.query_one(DetailSlot).show(self.rows.name_here, number)
 
     def _show_title(self) -> None:
-        words = sides.title(self.session, self.size.width)
-        self.query_one("#title", Static).update(Content(words))
+        self.query_one("#title", Static).update(Content(sides.title(self.session, self.size.width)))
 
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
@@ -256,12 +255,11 @@ class TensorsScreen(BaseScreen[None]):
         self.stop()
 
     def action_difference(self, step: Literal[1, -1]) -> None:
-        rows = self.rows
-        name = self.session.next_difference(rows.row, step)
-        if name is None or name == rows.row:
+        name = self.session.next_difference(self.rows.row, step)
+        if name is None or name == self.rows.row:
             self.notify(no_further(self.session))
         else:
-            rows.go_to(name)
+            self.rows.go_to(name)
             self.rows.show_borders()
 
     def action_differences_only(self) -> None:
@@ -341,19 +339,22 @@ class TensorsScreen(BaseScreen[None]):
 
     def action_findings(self) -> None:
         if self.session.diagnosis_state == "done":
-            self.app.show_findings(self.session, self.session.finding_at(self.rows.row) or 1)
+            self.app.show_findings(self.session, self.query_one(DetailSlot).number or 1)
         else:
             self.diagnosis.diagnose()
 
-    def show_finding(self, number: int) -> None:
-        """Show the tensors that a finding covers, and only those."""
+    def show_finding(self, number: int | None) -> None:
+        """Come back to show the tensors that a finding covers, and only those."""
+        if number is None:
+            return
+        while self.app.screen is not self:
+            self.app.pop_screen()
         self.session.show_finding(number)
-        self.rows.show_rows()
+        self._rearrange()
         self.rows.action_first()
-        self.state_changed()
 
     def action_convert(self) -> None:
-        self.app.show_convert(self.session, self.session.finding_at(self.rows.row))
+        self.app.show_convert(self.session, self.query_one(DetailSlot).number)
 
     def action_write_report(self) -> None:
         from ckptdiff.tui.screens.report import ReportScreen

@@ -22,7 +22,8 @@ class DetailSlot(Container):
         self.border_subtitle = "enter full screen"
         self.pane: DetailPane | None = None
         self._session = session
-        self._showing: tuple[str | None, int | None] = None, None
+        self.number: int | None = None  # of the finding that the pane shows, if it is there
+        self._name: str | None = None
 
     def fill(self) -> None:
         """Mount the pane, unless it is there."""
@@ -31,10 +32,10 @@ class DetailSlot(Container):
 
             self.pane = DetailPane(self._session)
             self.mount(self.pane)
-            self.call_after_refresh(lambda: self.show(*self._showing))
+            self.call_after_refresh(lambda: self.show(self._name, self.number))
 
     def show(self, name: str | None, number: int | None) -> None:
         """Show a tensor and the finding of this number, or both again after they have changed."""
-        self._showing = name, number
+        self._name, self.number = name, number
         if self.pane is not None and self.pane.is_mounted and self.screen.size.width >= WIDE:
             self.pane.show(name, number)

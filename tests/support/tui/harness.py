@@ -53,7 +53,7 @@ async def until_planned(pilot: Pilot[None]) -> None:
 async def open_form(app: CkptDiffApp, pilot: Pilot[None]) -> ConvertScreen:
     """Open the form of a conversion, and wait for its first plan."""
     await settle(app, pilot)
-    await pilot.press("c")
+    await pilot.press("g", "c")  # at the top no finding covers the row
     await until_planned(pilot)
     assert isinstance(app.screen, ConvertScreen)
     return app.screen
