@@ -140,7 +140,7 @@ async def test_y_copies_the_flag_of_a_conflict_and_else_the_value(session: Sessi
         await opened(app, pilot)
         await pilot.press("y")
         await pilot.press("j", "j", "y")
-        assert app.copied == ["--rotary-base 500000", "32"]
+        assert app.copied == ["add to Megatron-LM's arguments: --rotary-base 500000", "32"]
         await pilot.press("g", "Y")
         assert app.copied[-1] == (
             "RoPE base: rope_theta 500000 in A, rotary_base 10000 in B; fix: --rotary-base 500000"
