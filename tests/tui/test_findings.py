@@ -331,7 +331,7 @@ async def test_the_detail_of_a_tensor_names_its_finding(
             "1 tensor, layer 0, ranks tp 0; tp 1",
             "ckptdiff convert /ckpt/run7 /ckpt/out --to",
             "megatron --undo 'ROPE-PERM:{}'",
-            "f all of it",
+            "c mends it   f all of it",
         ]
         await pilot.press("n")
         await pilot.pause(0.15)
