@@ -44,8 +44,8 @@ SHOTS: tuple[tuple[str, tuple[int, int], tuple[str, ...]], ...] = (
     ("findings-80x24", NARROW, ("f",)),
     ("findings-120x40", WIDE, ("f",)),
     ("help-80x24", NARROW, ("question_mark",)),
-    ("convert-80x24", NARROW, ("c", "k", "h")),
-    ("convert-120x40", WIDE, ("c",)),
+    ("convert-80x24", NARROW, ("g", "c", "k", "h")),
+    ("convert-120x40", WIDE, ("g", "c")),
 )
 LOGITS = (("logits-120x40", WIDE),)
 
