@@ -10,6 +10,7 @@ CkptDiffError
 ├── UnreadableFile       the operating system refused to open, read or write
 ├── WorkerDied           a worker process was killed (file shrank under it, or out of memory)
 ├── OutOfMemory          a device has too little memory for a step of a forward pass
+├── NotInstalled         a library that an extra of the installation brings is not there
 ├── Unverified           what a conversion wrote is not what its source holds
 └── BadArgument          a pattern, a tolerance or an option that makes no sense
 
@@ -87,6 +88,10 @@ class WorkerDied(CkptDiffError):
 
 class OutOfMemory(CkptDiffError):
     """A device has too little memory for a step of a forward pass."""
+
+
+class NotInstalled(CkptDiffError):
+    """A library that an extra of the installation brings is not there."""
 
 
 class Unverified(CkptDiffError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -27,8 +28,10 @@ def add_drawing_options(parser: argparse.ArgumentParser) -> None:
 
 
 def has_terminal() -> bool:
-    """Return whether standard input and output are both a terminal."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    """Return whether there is one to draw on: of this process, or in a browser."""
+    from ckptdiff.tui.launch import in_browser
+
+    return in_browser(os.environ) or (sys.stdin.isatty() and sys.stdout.isatty())
 
 
 def run(options: argparse.Namespace) -> int:
@@ -36,17 +39,20 @@ def run(options: argparse.Namespace) -> int:
 
     Raises NotACheckpoint for a path that does not exist, BadArgument for too many paths or none.
     """
-    missing = [path for path in options.paths if not path.exists()]
-    asked = _suggestion(str(missing[0])) if missing else ""
-    if len(options.paths) > 2 and not asked:
-        raise BadArgument(
-            f"{len(options.paths)} paths: two at most. Give one to browse it, or two to compare"
-        )
-    if missing:
-        raise NotACheckpoint(f"{missing[0]}: there is no such file or folder{asked}")
+    check_paths(options.paths)
     if not has_terminal():
         return _run_plain(options)
     return show(options.paths, options)
+
+
+def check_paths(paths: list[Path]) -> None:
+    """Raise NotACheckpoint for a path that does not exist, BadArgument for more than two."""
+    missing = [path for path in paths if not path.exists()]
+    asked = _suggestion(str(missing[0])) if missing else ""
+    if len(paths) > 2 and not asked:
+        raise BadArgument(f"{len(paths)} paths: two at most. Give one to browse it, or two to compare")
+    if missing:
+        raise NotACheckpoint(f"{missing[0]}: there is no such file or folder{asked}")
 
 
 def show(paths: list[Path], options: argparse.Namespace) -> int:

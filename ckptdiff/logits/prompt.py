@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.config.compare import compare_configs
 from ckptdiff.errors import BadArgument, CkptDiffError, CorruptFile, WorkerDied
+from ckptdiff.extras import require
 from ckptdiff.logits.feeding import fed_otherwise
 from ckptdiff.logits.tokenizer import Bos, Encoded, encode_text, find_tokenizer, token_texts
 
@@ -51,9 +52,10 @@ def encode(
     """Return a text as a prompt, by A's tokenizer, or by B's if A has none.
 
     If both have one and they disagree, `fed` says where. Raises BadArgument if there is no
-    tokenizer, or no token in the text, and CorruptFile for a tokenizer that does not work. Whether
-    the model has a row for each id is not checked.
+    tokenizer, or no token in the text, CorruptFile for a tokenizer that does not work, and
+    NotInstalled without the libraries. Whether the model has a row for each id is not checked.
     """
+    require("logits")
     _check_unicode(text)
     files = [find_tokenizer(side.checkpoint.root) for side in (a, b)]
     file = files[0] or files[1]
@@ -92,8 +94,9 @@ def encode(
 def prompt_of_ids(ids: Sequence[int], a: Assembled, b: Assembled, executor: Executor) -> Prompt:
     """Return ids as a prompt, with their texts if a side has a tokenizer that works.
 
-    Raises BadArgument if there are none.
+    Raises BadArgument if there are none, NotInstalled without the libraries.
     """
+    require("logits")
     if not ids:
         raise BadArgument("there are no ids: there is nothing to compute")
     config = tuple(compare_configs(a, b))

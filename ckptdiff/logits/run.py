@@ -11,6 +11,7 @@ from ckptdiff.config.compare import compare_configs
 from ckptdiff.dtypes import BY_FLAG, ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.executor import available_cpus
+from ckptdiff.extras import require
 from ckptdiff.forward.plan import LOGITS_POSITIONS, MOST_LOGITS, MOST_SCORES, ForwardRun
 from ckptdiff.forward.sizes import of_models
 from ckptdiff.logits.sides import (
@@ -62,6 +63,7 @@ def compare_logits(
     The executor should have one worker, which alone imports torch. Closing the generator stops.
     Raises a CkptDiffError.
     """
+    require("logits")
     run = _LogitComparison(a, b, tuple(ids), executor, reference, config)
     yield from run.results(device, dtype, storage, attribute=attribute)
 

@@ -323,14 +323,17 @@ class CkptDiffApp(BaseApp):
     # ── clipboard ────────────────────────────────────────────────────────────────────────────
 
     def copy(self, text: str) -> None:
-        """Send text to the terminal's clipboard (OSC 52). Whether it arrives is not reported."""
+        """Send text to the clipboard (OSC 52). Whether it arrives is not reported."""
         if len(text.encode()) > COPY_LIMIT:
             self.notify("Too long for a terminal's clipboard.")
             return
         self.copy_to_clipboard(text)
+        sent = f"Sent {len(text)} characters to the"
+        if self.is_web:  # whose page shows the text where it may not write the clipboard
+            self.notify(f"{sent} browser's clipboard.", markup=False)
+            return
         self.notify(
-            f"Sent {len(text)} characters to the terminal clipboard. Nothing there? In tmux:"
-            " set -s set-clipboard on.",
+            f"{sent} terminal clipboard. Nothing there? In tmux: set -s set-clipboard on.",
             markup=False,
         )
 

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Mapping, MutableMapping
     from pathlib import Path
 
 
@@ -21,6 +21,8 @@ def run(
 ) -> int:
     """Browse one checkpoint, compare two, or ask for them; return the exit code."""
     set_up_environment(os.environ)
+    if in_browser(os.environ):
+        _end_with_the_server()
     from ckptdiff.result_cache import history_folder
     from ckptdiff.settings import settings_file
     from ckptdiff.tui.app import CkptDiffApp
@@ -49,6 +51,25 @@ def set_up_environment(environ: MutableMapping[str, str]) -> None:
         environ.pop("NO_COLOR", None)
 
 
-def draws_boxes(environ: MutableMapping[str, str], encoding: str) -> bool:
-    """Return whether the terminal draws more than ASCII. The Linux console's font has no blocks."""
+def in_browser(environ: Mapping[str, str]) -> bool:
+    """Return whether a server of textual-serve started this program, to show it in a browser."""
+    return environ.get("TEXTUAL_DRIVER", "").endswith(":WebDriver")
+
+
+def _end_with_the_server() -> None:
+    """Have the system end this program, as a closed tab does, when its server is killed."""
+    import ctypes
+    import signal
+
+    pr_set_pdeathsig = 1  # of linux/prctl.h
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def draws_boxes(environ: Mapping[str, str], encoding: str) -> bool:
+    """Return whether the terminal draws more than ASCII. The Linux console's font has no blocks.
+
+    A browser draws all, whatever the terminal and the locale of its server are.
+    """
+    if in_browser(environ):
+        return True
     return environ.get("TERM") != "linux" and encoding.lower().replace("-", "") == "utf8"

@@ -1,0 +1,38 @@
+"""The extras of the installation: which libraries each brings, and whether they are there."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal
+
+from ckptdiff.errors import NotInstalled
+
+Extra = Literal["logits", "serve"]
+
+# Modules by the names under which they are imported; nothing here imports them.
+LIBRARIES: dict[Extra, tuple[str, ...]] = {
+    "logits": ("torch", "tokenizers", "sentencepiece"),
+    "serve": ("textual_serve",),
+}
+_WHAT: dict[Extra, str] = {
+    "logits": "comparing logits",
+    "serve": "the screen in a browser",
+}
+
+
+def why_not(extra: Extra) -> str:
+    """Return one sentence about what is not installed, and how to; nothing if all is there."""
+    missing = [name.replace("_", "-") for name in LIBRARIES[extra] if find_spec(name) is None]
+    if not missing:
+        return ""
+    verb = "is" if len(missing) == 1 else "are"
+    return (
+        f"{_WHAT[extra]} needs {' and '.join(missing)}, which {verb} not installed: "
+        f"pip install 'ckptdiff[{extra}]'"
+    )
+
+
+def require(extra: Extra) -> None:
+    """Raise NotInstalled unless all libraries of an extra are there."""
+    if why := why_not(extra):
+        raise NotInstalled(why)
