@@ -25,9 +25,9 @@ def why_not(extra: Extra) -> str:
     missing = [name.replace("_", "-") for name in LIBRARIES[extra] if find_spec(name) is None]
     if not missing:
         return ""
-    verb = "is" if len(missing) == 1 else "are"
+    listed = " and ".join([", ".join(missing[:-1]), missing[-1]] if missing[1:] else missing)
     return (
-        f"{_WHAT[extra]} needs {' and '.join(missing)}, which {verb} not installed: "
+        f"{_WHAT[extra]} needs {listed}, which {'are' if missing[1:] else 'is'} not installed: "
         f"pip install 'ckptdiff[{extra}]'"
     )
 

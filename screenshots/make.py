@@ -1,8 +1,10 @@
 """Make the pictures of the README from the demo pair: SVG, and PNG since browsers lack the font.
 
+Where Chromium is there, one more is of `ckptdiff serve` in it, as PNG alone.
+
 `--check` compares the SVG files that are there with what would be made. With two paths the
 pictures are of that pair instead, into the folder `--out`, and with `--prompt` of its logits alone.
-Those show rounding and seconds, which are each machine's own, so they are never checked.
+Those show rounding and seconds, which are each machine's own, so they are never checked; nor is the browser's.
 
 The README's are of SmolLM2, from its folder `hf` of Hugging Face and two made of it:
 
@@ -97,6 +99,21 @@ async def picture(
         return app.export_screenshot(title="ckptdiff", simplify=True)
 
 
+async def browser_picture(pair: Sequence[Path]) -> bytes:
+    """Return the findings of a pair as a browser shows them, as PNG."""
+    from tests.support.browser import chromium
+    from tests.support.serving import Served
+
+    async with Served(pair) as served, chromium() as browser:
+        tab = await browser.open(served.url)
+        await tab.wait_for("f findings")
+        before = len(tab.text)
+        await tab.press("f")
+        await tab.wait_for("Evidence", since=before)
+        await asyncio.sleep(1)  # until it is drawn
+        return await tab.picture()
+
+
 def png(svg: str) -> bytes:
     """Return the picture in a font that is there: the SVG asks the network for another."""
     import resvg_py
@@ -146,6 +163,14 @@ def main() -> int:
             file.write_text(svg, encoding="utf-8")
             file.with_suffix(".png").write_bytes(png(svg))
             print(file.with_suffix(".png"))
+        if not (options.check or options.pair):
+            sys.path.insert(0, str(HERE.parent))
+            from tests.support.browser import CHROMIUM
+
+            if CHROMIUM is not None:
+                file = options.out / "serve-findings.png"
+                file.write_bytes(asyncio.run(browser_picture(pair)))
+                print(file)
     if stale:
         print(f"not what the program draws now: {', '.join(stale)}. Run {sys.argv[0]}.")
     return 1 if stale else 0

@@ -37,6 +37,7 @@ WAYS_OUT = {
     NO_ORACLE: "set up .venv-oracle as .github/CONTRIBUTING.md says, or name one: --oracle=PYTHON",
     NO_NEWEST: "download the wheel as .github/CONTRIBUTING.md says, and set CKPTDIFF_MEGATRON",
     "needs tmux": "install it, as in `apt install tmux`",
+    "needs chromium": "install it, as in `apt install chromium`",
 }
 
 

@@ -108,7 +108,7 @@ class ScreenServer(Server):
         """Close all tabs' connections, which ends their programs."""
         await asyncio.gather(*(socket.close() for socket in self.sockets))
 
-    async def handle_index(self, request: web.Request) -> web.Response:  # type: ignore[override]  # noqa: ARG002
+    async def handle_index(self, request: web.Request) -> web.Response:  # noqa: ARG002
         """Return the page."""
         policy = {"Content-Security-Policy": _POLICY}
         return web.Response(text=self.page, content_type="text/html", headers=policy)

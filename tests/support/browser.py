@@ -71,6 +71,13 @@ class Tab:
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
 
+    async def come_true(self, script: str) -> Any:
+        """Return the value of a JavaScript expression as soon as it is one that counts as true."""
+        async with asyncio.timeout(PATIENCE):
+            while not (value := await self.evaluate(script)):
+                await asyncio.sleep(0.02)
+        return value
+
     async def press(self, *keys: str) -> None:
         for key in keys:
             name, code, text = _KEYS.get(key, (key, 0, key))

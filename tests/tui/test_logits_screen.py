@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,6 +50,21 @@ K = layer(1, "self_attn.k_proj.weight")
 def engine(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     monkeypatch.setattr("ckptdiff.tui.runners.comparison.REPAINT_SECONDS", 0.01)
     return engine
+
+
+async def test_without_torch_it_says_what_to_install(
+    make_app: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    app = make_app(A, B)
+    async with app.run_test(size=WIDE, notifications=True) as pilot:
+        await settle(app, pilot)
+        await pilot.press("p")
+        await settle(app, pilot)
+        assert isinstance(app.screen, TensorsScreen)
+        assert toasts(app) == [
+            "Comparing logits needs torch, which is not installed: pip install 'ckptdiff[logits]'"
+        ]
 
 
 async def ask(app: CkptDiffApp, pilot: Pilot[None], words: str = "The capital") -> None:

@@ -56,6 +56,11 @@ def test_boxes_and_blocks_are_drawn_only_where_they_can_be(
     assert draws_boxes({"TERM": term}, encoding) is boxes
 
 
+def test_a_browser_draws_all_whatever_the_terminal_of_its_server_does() -> None:
+    environ = {"TERM": "linux", "TEXTUAL_DRIVER": "textual.drivers.web_driver:WebDriver"}
+    assert draws_boxes(environ, "ANSI_X3.4-1968")
+
+
 @pytest.mark.mostly_slow(one_in=4)
 @pytest.mark.parametrize(
     ("environ", "theme"),
