@@ -4,7 +4,8 @@ Where Chromium is there, one more is of `ckptdiff serve` in it, as PNG alone.
 
 `--check` compares the SVG files that are there with what would be made. With two paths the
 pictures are of that pair instead, into the folder `--out`, and with `--prompt` of its logits alone.
-Those show rounding and seconds, which are each machine's own, so they are never checked; nor is the browser's.
+Those show rounding and seconds, which are each machine's own, so they are never checked. The
+browser's is not either.
 
 The README's are of SmolLM2, from its folder `hf` of Hugging Face and two made of it:
 

@@ -47,7 +47,7 @@ def serve(command: str, title: str, listening: socket.socket) -> None:
     web.run_app(server.app(), sock=listening, print=None, access_log=None, shutdown_timeout=GRACE)
 
 
-class Session(AppService):
+class TabProgram(AppService):
     """The program of one tab."""
 
     async def run(self) -> None:
@@ -118,7 +118,7 @@ class ScreenServer(Server):
         socket = web.WebSocketResponse(heartbeat=15)
         await socket.prepare(request)
         self.sockets.add(socket)
-        session = Session(
+        session = TabProgram(
             self.command,
             write_bytes=socket.send_bytes,
             write_str=socket.send_str,

@@ -9,6 +9,7 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
+from ckptdiff.extras import why_not
 from ckptdiff.logits.verdict import place
 from ckptdiff.report.logits import shares
 from ckptdiff.tui.model.comparison import DIFFERENCES, GLYPHS
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from textual.widgets import Input
 
     from ckptdiff.results import Finding, LogitDiff, Tap
+    from ckptdiff.tui.base_app import BaseApp
     from ckptdiff.tui.model.prompt_run import PromptRun
     from ckptdiff.tui.runners.prompt import PromptRunner
     from ckptdiff.tui.text.lines import Line
@@ -45,6 +47,14 @@ ROOMY = 30  # lines of the terminal from which on everything is shown
 
 class Shares(Pane):
     """The box of the attribution: a bar for the share of each cause."""
+
+
+def show_logits(app: BaseApp, prompts: PromptRunner) -> None:
+    """Open the screen; where the libraries are not installed, say how to install them."""
+    if why := why_not("logits"):
+        app.notify(f"{why[0].upper()}{why[1:]}", timeout=15, markup=False)
+    else:
+        app.push_screen(LogitsScreen(prompts))
 
 
 class LogitsScreen(BaseScreen[None]):

@@ -333,13 +333,9 @@ class TensorsScreen(BaseScreen[None]):
         self.app.push_screen(ConfigScreen(self.session))
 
     def action_logits(self) -> None:
-        from ckptdiff.extras import why_not
-        from ckptdiff.tui.screens.logits import LogitsScreen
+        from ckptdiff.tui.screens.logits import show_logits
 
-        if why := why_not("logits"):
-            self.app.notify(f"{why[0].upper()}{why[1:]}", timeout=15, markup=False)
-            return
-        self.app.push_screen(LogitsScreen(self.prompts))
+        show_logits(self.app, self.prompts)
 
     def action_findings(self) -> None:
         if self.session.diagnosis_state == "done":
