@@ -115,6 +115,8 @@ def _listen(options: argparse.Namespace) -> socket.socket:
 
 def _announcement(host: str, port: int) -> list[str]:
     """Return what is printed before the start: the address, and the way to it through ssh."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104 -- all addresses of this machine
+        host = socket.gethostname()
     inside = f"[{host}]" if ":" in host else host
     lines = [f"open http://{inside}:{port} in a browser; ctrl+c ends this"]
     if is_loopback(host):

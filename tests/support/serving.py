@@ -37,6 +37,7 @@ class Served:
         )
         assert self.process.stdout is not None
         self.lines = [self.process.stdout.readline().rstrip("\n") for _ in range(3)]
+        assert self.lines[0], self.error()
         self.url = self.lines[0].split()[1]
         self.port = int(self.url.rpartition(":")[2])
 
