@@ -50,7 +50,9 @@ def check_paths(paths: list[Path]) -> None:
     missing = [path for path in paths if not path.exists()]
     asked = _suggestion(str(missing[0])) if missing else ""
     if len(paths) > 2 and not asked:
-        raise BadArgument(f"{len(paths)} paths: two at most. Give one to browse it, or two to compare")
+        raise BadArgument(
+            f"{len(paths)} paths: two at most. Give one to browse it, or two to compare"
+        )
     if missing:
         raise NotACheckpoint(f"{missing[0]}: there is no such file or folder{asked}")
 
