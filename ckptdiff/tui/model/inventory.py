@@ -109,6 +109,12 @@ class Inventory:
     shape_width: int = 0  # cells of the longest text in the shape column
 
 
+def layer_title(name: str) -> str:
+    """Return a name up to its first number: `model.layers.12`, or "" if it has none."""
+    found = _LAYER.match(name)
+    return found.group() if found else ""
+
+
 def take_inventory(
     names: Iterable[str], a: Assembled | None, b: Assembled | None = None
 ) -> Inventory:
@@ -125,8 +131,7 @@ def take_inventory(
     by_title: dict[str, Layer] = {}
     layer_of: dict[str, Layer] = {}
     for name in names:
-        found = _LAYER.match(name)
-        title = found.group() if found else ""
+        title = layer_title(name)
         layer = by_title.get(title)
         if not title and layers and not layers[-1].title:
             layer = layers[-1]

@@ -18,7 +18,7 @@ from ckptdiff.tui.runners.prompt import PromptRunner
 from ckptdiff.tui.runners.report import ReportRunner
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text import sides
-from ckptdiff.tui.text.list import no_further, unmapped_words, why_not
+from ckptdiff.tui.text.list import COPIES, OF_PAIRS, no_further, unmapped_words, why_not
 from ckptdiff.tui.widgets.detail_slot import WIDE, DetailSlot
 from ckptdiff.tui.widgets.filter_slot import FilterSlot
 from ckptdiff.tui.widgets.finding_line import FindingLine
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.widgets.cursor_list import CursorList
     from ckptdiff.tui.workers.engine import Engine
-
-OF_PAIRS = {  # actions that one checkpoint alone does not have
-    "differences_only", "write_report", "stop", "config", "optimizer", "findings", "logits"
-}  # fmt: skip
 
 
 class TensorsScreen(BaseScreen[None]):
@@ -76,7 +72,7 @@ class TensorsScreen(BaseScreen[None]):
             "d", "differences_only", "Diffs only", id="tensors.differences",
             tooltip="show differences only, or all tensors again",
         ),
-        Binding("y", "copy_name", "Copy", id="tensors.copy", tooltip="copy the name"),
+        Binding("y", "copy_name", "Copy", id="tensors.copy", tooltip=COPIES),
         Binding(
             "s", "sort", "Sort", id="tensors.sort",
             tooltip="next sort: model order, max|d|, cos, size",
@@ -84,6 +80,10 @@ class TensorsScreen(BaseScreen[None]):
         Binding(
             "S", "reverse", "Reverse", show=False, id="tensors.reverse",
             tooltip="sort the other way round",
+        ),
+        Binding(
+            "vertical_line", "view", "View", key_display="|", id="tensors.view",
+            tooltip="show both sides, canonical names, or what each file of B holds",
         ),
         Binding(
             "r", "again", "Again", id="tensors.again",
@@ -190,9 +190,8 @@ class TensorsScreen(BaseScreen[None]):
             self.rows.redraw()
         if what == "compared" and self.session.phase == "done" and not self.session.browsing:
             self.rows.settle()
-        if what == "names":
+        if what != "state":
             self._show_title()
-        elif what != "state":
             self._show_pane()
         self.state_changed()
         if what == "compared" and self.session.phase == "done":
@@ -212,12 +211,14 @@ class TensorsScreen(BaseScreen[None]):
 
     def on_resize(self, event: Resize) -> None:
         self._show_title()
+        self._show_pane()
         if event.size.width >= WIDE:
             self.call_after_refresh(self.query_one(DetailSlot).fill)
 
     def _show_pane(self) -> None:
         number = self.session.diagnosis.at(self.rows.row, self.session.began_at)
-        self.query_one(DetailSlot).show(self.rows.name_here, number)
+        panes = self.rows.has_panes
+        self.query_one(DetailSlot).show(self.rows.name_here, number, two_panes=panes)
 
     def _show_title(self) -> None:
         self.query_one("#title", Static).update(Content(sides.title(self.session, self.size.width)))
@@ -278,11 +279,6 @@ class TensorsScreen(BaseScreen[None]):
         self._rearrange()
         self.app.change_settings(sort=sort)
 
-    def fold_all(self, *, unfolded: bool) -> None:
-        self.session.fold_all(unfolded=unfolded)
-        self.rows.show_rows()
-        self.rows.show_borders()
-
     def go_to(self, name: str) -> None:
         """Move the cursor to a tensor. A filter that hides it is cleared."""
         if not self.rows.go_to(name):
@@ -315,9 +311,13 @@ class TensorsScreen(BaseScreen[None]):
         self.read_headers()
 
     def action_copy_name(self) -> None:
-        row = self.rows.row
-        if row is not None:
-            self.app.copy(row if isinstance(row, str) else row.name)
+        if (name := self.rows.copied_name) is not None:
+            self.app.copy(name)
+
+    def action_view(self) -> None:
+        self.rows.show_view(self.session.next_view)
+        self._show_pane()
+        self.state_changed()
 
     def action_copy_command(self) -> None:
         self.app.copy(self.session.command_line(self.rows.name_here))

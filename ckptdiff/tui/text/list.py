@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.inventory import Unmapped
     from ckptdiff.tui.model.session import Session
 
+COPIES = "copy the name, in two panes as the side in focus stores it"
+OF_PAIRS = {  # actions that one checkpoint alone does not have
+    "differences_only", "write_report", "stop", "config", "optimizer", "findings", "logits"
+}  # fmt: skip
+
 
 def _pattern(session: Session) -> str:
     """Return the filter as it was typed."""

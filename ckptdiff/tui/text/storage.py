@@ -55,13 +55,13 @@ def sides_of(session: Comparison, name: str) -> list[StoredSide]:
                 tensors.get(name),
                 tuple(neighbours),
                 alone=session.browsing,
-                absent=_absent(assembled, name),
+                absent=absent_words(assembled, name),
             )
         )
     return sides
 
 
-def _absent(side: Assembled, name: str) -> str:
+def absent_words(side: Assembled, name: str) -> str:
     """Return why a side that has a tensor of this name has no recipe for it; "" if it has none."""
     error = side.errors.get(name)
     if error is None:

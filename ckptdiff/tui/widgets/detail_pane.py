@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from textual.containers import VerticalScroll
+from textual.containers import Vertical, VerticalScroll
 
 from ckptdiff.assembly.shard_map import boundaries
 from ckptdiff.assembly.views import matrix_shape
@@ -95,6 +95,16 @@ class DetailPane(VerticalScroll, can_focus=False):
         Words, ShardMap { margin-bottom: 1; }
         Histogram { height: 7; margin-bottom: 1; }
         HeatMap { height: 1fr; min-height: 6; max-height: 20; }
+        #pane-words { height: auto; }
+        #pane-pictures { height: 1fr; min-height: 15; }
+        &.-low {
+            layout: horizontal;
+            #pane-words { width: 3fr; }
+            #pane-words > * { margin-bottom: 0; }
+            ShardMap { margin: 1 0; }
+            #pane-pictures { width: 2fr; height: auto; min-height: 7; padding: 0 0 0 2; }
+            HeatMap { display: none; }
+        }
         .-hidden { display: none; }
     }
     """
@@ -110,12 +120,14 @@ class DetailPane(VerticalScroll, can_focus=False):
         self._pending = False
 
     def compose(self) -> ComposeResult:
-        yield Words(id="pane-finding")
-        yield Words(id="pane-head")
-        yield ShardMap(most=8, hint="; enter shows all")
-        yield Words(id="pane-figures")
-        yield Histogram()
-        yield HeatMap(cursor=False)
+        with Vertical(id="pane-words"):
+            yield Words(id="pane-finding")
+            yield Words(id="pane-head")
+            yield ShardMap(most=8, hint="; enter shows all")
+            yield Words(id="pane-figures")
+        with Vertical(id="pane-pictures"):
+            yield Histogram()
+            yield HeatMap(cursor=False)
 
     def show(self, name: str | None, number: int | None = None) -> None:
         """Show a finding and a tensor; without a name, how to choose one.
@@ -169,6 +181,7 @@ class DetailPane(VerticalScroll, can_focus=False):
             (figures, numbers is not None),
             (histogram, differs),
             (heat, differs),
+            (self.query_one("#pane-pictures"), differs),
         ):
             widget.set_class(not wanted, "-hidden")
         if name is None:

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.widgets.detail_pane import DetailPane
 
-WIDE = 100  # columns
+WIDE = 100  # columns of the terminal from which the pane is shown
+BESIDE_BOTH = 170  # columns from which it stands beside two panes; with fewer it lies below
+TALL = 30  # lines from which it can
 
 
 class DetailSlot(Container):
@@ -24,6 +26,18 @@ class DetailSlot(Container):
         self._session = session
         self.number: int | None = None  # of the finding that the pane shows, if it is there
         self._name: str | None = None
+        self._low = False  # below the list, wide and not tall
+
+    def _place(self, *, two_panes: bool) -> None:
+        """Lie below a list of two panes where the terminal has no width for three."""
+        width, height = self.screen.size
+        low = two_panes and width < BESIDE_BOTH
+        self._low = low
+        if self.pane is not None:
+            self.pane.set_class(low, "-low")
+        self.set_class(low and height < TALL, "-hidden")
+        if self.parent is not None:
+            self.parent.set_class(low, "-stacked")
 
     def fill(self) -> None:
         """Mount the pane, unless it is there."""
@@ -31,11 +45,16 @@ class DetailSlot(Container):
             from ckptdiff.tui.widgets.detail_pane import DetailPane
 
             self.pane = DetailPane(self._session)
+            self.pane.set_class(self._low, "-low")
             self.mount(self.pane)
-            self.call_after_refresh(lambda: self.show(self._name, self.number))
+            self.call_after_refresh(self._draw)
 
-    def show(self, name: str | None, number: int | None) -> None:
+    def show(self, name: str | None, number: int | None, *, two_panes: bool) -> None:
         """Show a tensor and the finding of this number, or both again after they have changed."""
+        self._place(two_panes=two_panes)
         self._name, self.number = name, number
+        self._draw()
+
+    def _draw(self) -> None:
         if self.pane is not None and self.pane.is_mounted and self.screen.size.width >= WIDE:
-            self.pane.show(name, number)
+            self.pane.show(self._name, self.number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rich.segment import Segment
 from rich.style import Style
@@ -15,10 +15,12 @@ from textual.strip import Strip
 from ckptdiff.tui.model.inventory import Layer
 from ckptdiff.tui.text.list import empty_words, list_subtitle, list_title
 from ckptdiff.tui.widgets.cursor_list import CursorList
+from ckptdiff.tui.widgets.pair_columns import TWO_PANES
+from ckptdiff.tui.widgets.pair_row import PairRows
 from ckptdiff.tui.widgets.tensor_row import columns, header_cells, row_cells
 
 if TYPE_CHECKING:
-    from ckptdiff.tui.model.session import Row, Session
+    from ckptdiff.tui.model.session import Row, Session, View
     from ckptdiff.tui.widgets.tensor_row import Cells, Columns
 
 
@@ -29,7 +31,11 @@ class TensorList(CursorList["Row"]):
     WORDS_AT = 2
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "tensor-list--header",
+        "tensor-list--active",
         "tensor-list--cursor",
+        "tensor-list--line",
+        "tensor-list--bracket",
+        "tensor-list--dim",
         "tensor-list--layer",
         "tensor-list--words",
         "tensor-list--same",
@@ -60,7 +66,15 @@ class TensorList(CursorList["Row"]):
             id="list.toggle",
             tooltip="fold or unfold this layer",
         ),
-    ]
+        Binding(
+            "tab", "pane(1)", "Other side", show=False, id="list.pane",
+            tooltip="between two panes: to the other side, whose name y copies",
+        ),
+        Binding(
+            "shift+tab", "pane(-1)", "Other side", show=False, id="list.pane_back",
+            tooltip="back to the side before",
+        ),
+    ]  # fmt: skip
 
     @dataclass
     class RowOpened(Message):
@@ -74,6 +88,8 @@ class TensorList(CursorList["Row"]):
         self._styles_by_word: dict[str, Style] = {}
         self._last_row: Row | None = None
         self._borders = ("", "")
+        self.pane: Literal["a", "b"] = "a"  # the active one of two
+        self._pair = PairRows(session)
 
     # ── rows and borders ─────────────────────────────────────────────────────────────────────
 
@@ -86,6 +102,35 @@ class TensorList(CursorList["Row"]):
         """The canonical name under the cursor; None on another kind of row."""
         row = self.row
         return row if isinstance(row, str) else None
+
+    @property
+    def has_panes(self) -> bool:
+        """Whether both sides are side by side: that is asked for, and there is room."""
+        wide = self.app.size.width >= TWO_PANES
+        return wide and self.session.view == "both" and self._pair.pair.has_two
+
+    @property
+    def copied_name(self) -> str | None:
+        """The name that is copied: in two panes as the active side stores it."""
+        row = self.row
+        if row is None:
+            return None
+        stored = self._pair.pair.stored_name(self.pane, row) if self.has_panes else None
+        return stored or (row if isinstance(row, str) else row.name)
+
+    def show_view(self, view: View) -> None:
+        """Show the list in another way, with the cursor on what is under it now."""
+        self.session.show_view(view)
+        self.show_rows()
+
+    def action_pane(self, step: Literal[1, -1]) -> None:
+        """Go to the other pane; past the last, to what else can have the focus."""
+        if self.has_panes and self.pane == ("a" if step > 0 else "b"):
+            self.pane = "b" if step > 0 else "a"
+        else:
+            self.pane = "a" if step > 0 else "b"
+            (self.screen.focus_next if step > 0 else self.screen.focus_previous)()
+        self.redraw()
 
     def show_rows(self, *, are_new: bool = False) -> None:
         """Draw the session's rows again. The cursor stays on its row, or else goes near it.
@@ -192,6 +237,11 @@ class TensorList(CursorList["Row"]):
         elif isinstance(self.row, Layer):
             self.action_move(1)
 
+    def fold_all(self, *, unfolded: bool) -> None:
+        self.session.fold_all(unfolded=unfolded)
+        self.show_rows()
+        self.show_borders()
+
     def action_toggle_fold(self) -> None:
         layer = self._layer_here()
         if layer is None:
@@ -217,13 +267,23 @@ class TensorList(CursorList["Row"]):
         return style
 
     def header_strip(self, width: int) -> Strip:
-        return self._strip(header_cells(self._columns(width)), width, Style.null())
+        if self.has_panes:
+            header = self._pair.header(self._pair.columns(width), self.pane)
+        else:
+            header = header_cells(self._columns(width))
+        return self._strip(header, width, Style.null())
 
     def words_strip(self, words: str, width: int) -> Strip:
+        if not words and self.rows and self.has_panes:
+            return self._strip(self._pair.blank(self._pair.columns(width)), width, Style.null())
         return self._strip([(f"  {words}" if words else "", "words")], width, Style.null())
 
     def row_strip(self, row: int, width: int) -> Strip:
-        cells = row_cells(self.session, self.rows[row], self._columns(width))
+        if self.has_panes:
+            self._pair.at_cursor(self.cursor, self.scroll_offset.y)
+            cells = self._pair.row(row, self._pair.columns(width))
+        else:
+            cells = row_cells(self.session, self.rows[row], self._columns(width))
         if row != self.cursor:
             return self._strip(cells, width, Style.null())
         cursor = self._style("cursor")

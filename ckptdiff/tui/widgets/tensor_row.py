@@ -94,7 +94,7 @@ def _tensor_cells(session: Session, name: str, layout: Columns) -> Cells:
         return [(" " * GUTTER, ""), (text, "")]
     quiet = status if status in ("same", "to_do", "undone") else ""
     cells: Cells = [
-        (f" {GLYPHS[status]}{_mark(session, name)} ", status),
+        (f" {GLYPHS[status]}{mark(session, name)} ", status),
         (f"{label} {_fit(shape, layout.shape)} ", quiet),
     ]
     if result is not None and result.numbers is not None:
@@ -109,7 +109,7 @@ def _tensor_cells(session: Session, name: str, layout: Columns) -> Cells:
     return cells
 
 
-def _mark(session: Session, name: str) -> str:
+def mark(session: Session, name: str) -> str:
     """Return the mark of the finding that covers a row: its number, or a blank."""
     return session.diagnosis.marks.get(name, " ")
 
@@ -130,7 +130,7 @@ def _label(session: Session, name: str, a: Assembly | None, b: Assembly | None, 
 def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
     unfolded = session.is_unfolded(layer)
     title = printable(layer.title)
-    head = (f" {'-' if unfolded else '+'}{_mark(session, layer.title)} ", "layer")
+    head = (f" {'-' if unfolded else '+'}{mark(session, layer.title)} ", "layer")
     if session.browsing:
         label = _fit(title, layout.name, ascii_only=session.ascii_only)
         count = f"{plural(len(layer.names), 'tensor'):<{layout.shape}}"
