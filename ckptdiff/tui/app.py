@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.binding import Binding, BindingType
 
 from ckptdiff.tui.base_app import BaseApp
+from ckptdiff.tui.keymap import key, shown, use
 from ckptdiff.tui.model.order import SORTS
 from ckptdiff.tui.model.prompt_run import PromptHistory
 from ckptdiff.tui.model.session import Session
@@ -108,6 +109,7 @@ class CkptDiffApp(BaseApp):
         self._leaving = False
         self.conversion_runner = ConversionRunner(engine, clock)
         self.settings_runner = SettingsRunner(settings_file)
+        self._key_troubles = self._use_own_keys()
         self.set_class(ascii_only, "-ascii")
         self.set_class(no_color, "-no-color")
 
@@ -128,8 +130,24 @@ class CkptDiffApp(BaseApp):
             self.open(self.paths)
         else:
             self.show_open_screen()
-        if self.settings_runner.trouble:
-            self.notify(self.settings_runner.trouble, severity="warning", markup=False)
+        for trouble in (self.settings_runner.trouble, *self._key_troubles):
+            if trouble:
+                self.notify(trouble, severity="warning", timeout=15, markup=False)
+
+    def _use_own_keys(self) -> list[str]:
+        """Put the keys of the settings in the place of ours; return what is wrong with them."""
+        keymap: dict[str, str] = {}
+        troubles: list[str] = []
+        if self.settings.keys:
+            from ckptdiff.tui.own_keys import usable
+
+            keymap, troubles = usable(self.settings.keys)
+        self.set_keymap(keymap)
+        return troubles
+
+    def set_keymap(self, keymap: Mapping[str, str]) -> None:
+        super().set_keymap(keymap)
+        use(self._keymap)
 
     def open(self, paths: Sequence[Path], opened: Mapping[Path, Checkpoint] | None = None) -> None:
         """Show one checkpoint, or compare two. `opened` holds those that have been read already."""
@@ -156,11 +174,7 @@ class CkptDiffApp(BaseApp):
         self.push_screen(OpenScreen())
 
     def get_key_display(self, binding: Binding) -> str:
-        if binding.key in ("enter", "tab", "escape", "space"):
-            return {"escape": "esc"}.get(binding.key, binding.key)  # Textual has symbols for them
-        if self.ascii_only and binding.key in ("up", "down", "left", "right"):
-            return binding.key
-        return binding.key_display or super().get_key_display(binding).replace("^", "ctrl+")
+        return binding.key_display or shown(binding.key, arrows=not self.ascii_only)
 
     async def run_action(
         self,
@@ -215,7 +229,7 @@ class CkptDiffApp(BaseApp):
         elif self.is_converting:
             self.ask_to_stop()
         else:
-            self.notify("Nothing is running. Press Q to quit.")
+            self.notify(f"Nothing is running. Press {key('app.quit', 'Q')} to quit.")
 
     # ── the conversion ───────────────────────────────────────────────────────────────────────
 

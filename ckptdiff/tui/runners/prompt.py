@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from textual import work
 
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.messages import SessionChanged
 from ckptdiff.tui.model.pool import Pool
 from ckptdiff.tui.model.prompt_run import PromptRun
@@ -130,7 +131,7 @@ class PromptRunner(Runner):
         run.end(state, diff, error)
         if not self.is_shown:
             self.notify(
-                f"{headline(run)}   p shows it.",
+                f"{headline(run)}   {key('tensors.logits', 'p')} shows it.",
                 title="Logits",
                 severity="error" if run.state == "failed" else "information",
                 timeout=10,

@@ -44,7 +44,9 @@ class SettingsRunner(Runner):
     def _save(self) -> None:
         try:
             with self._saving:  # saves do not overlap, and each saves the latest settings
-                save_settings(self.settings, self.file)
+                by_hand, trouble = load_settings(self.file)
+                if trouble is None:  # else a slip of the pen would cost all that is in the file
+                    save_settings(replace(self.settings, keys=by_hand.keys), self.file)
         except OSError as error:
             self.app.call_from_thread(
                 self.worker_failed, f"{self.file}: {error.strerror}. Settings are not kept."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.widgets.conversion_line import ConversionLine
 from ckptdiff.tui.widgets.key_line import KeyLine
 from ckptdiff.tui.widgets.too_small import TooSmall
@@ -98,6 +99,6 @@ class BaseScreen(Screen[ResultT]):
         if self.maximized is not None:
             self.minimize()
         elif self.is_first:
-            self.notify("This is the first screen. Press q to quit.")
+            self.notify(f"This is the first screen. Press {key('screen.leave', 'q')} to quit.")
         else:
             self.dismiss()

@@ -13,6 +13,7 @@ from textual.widgets.option_list import Option
 from ckptdiff.report.finding import finding_lines as plain_lines
 from ckptdiff.report.finding import has_remedy
 from ckptdiff.text import printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.finding import finding_page
 from ckptdiff.tui.text.lines import line
@@ -123,7 +124,7 @@ class FindingsScreen(BaseScreen[int]):
             "guide",
             "Guide",
             id="findings.guide",
-            tooltip="what the guide says of this class of faults; f1 shows the keys",
+            tooltip="what the guide says of this class of faults",
         ),
     ]
     DEFAULT_CSS = """
@@ -224,7 +225,9 @@ class FindingsScreen(BaseScreen[int]):
     def _show_rest(self) -> None:
         """Show which key scrolls, if the finding does not fit."""
         box = self.query_one("#finding", VerticalScroll)
-        box.border_subtitle = "ctrl+d shows the rest" if box.max_scroll_y else ""
+        box.border_subtitle = (
+            f"{key('findings.page_down', 'ctrl+d')} shows the rest" if box.max_scroll_y else ""
+        )
 
     def on_option_list_option_selected(self, message: OptionList.OptionSelected) -> None:
         message.stop()
@@ -258,7 +261,10 @@ class FindingsScreen(BaseScreen[int]):
         if action == "convert" and self.number in self.session.diagnosis.targets:
             return None
         if finding.fix is not None:
-            return f"{what}: no conversion is needed. The fix above mends it; y copies it."
+            return (
+                f"{what}: no conversion is needed. The fix above mends it; "
+                f"{key('findings.copy', 'y')} copies it."
+            )
         if finding.severity != "fault":
             return f"{what}: this is a note, and nothing has to be mended."
         if finding.is_unruled:

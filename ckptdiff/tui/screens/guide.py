@@ -10,6 +10,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from ckptdiff.guide.topics import FAULTS, page, topics
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.page import Page
 
@@ -64,7 +65,9 @@ class GuideScreen(BaseScreen[None]):
 
     def compose_body(self) -> ComposeResult:
         with VerticalScroll(id="page") as box:
-            box.border_subtitle = "n and N show other pages"
+            box.border_subtitle = (
+                f"{key('guide.next', 'n')} and {key('guide.previous', 'N')} show other pages"
+            )
             yield Static(markup=False)
 
     def on_mount(self) -> None:

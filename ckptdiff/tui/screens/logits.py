@@ -11,6 +11,7 @@ from textual.widgets import Static
 
 from ckptdiff.logits.verdict import place
 from ckptdiff.report.logits import shares
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.comparison import DIFFERENCES, GLYPHS
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.screens.detail import Pane
@@ -77,7 +78,7 @@ class LogitsScreen(BaseScreen[None]):
         ),
         Binding(
             "question_mark", "guide", "Guide", id="logits.guide",
-            tooltip="what the guide says of these numbers; f1 shows the keys",
+            tooltip="what the guide says of these numbers",
         ),
     ]  # fmt: skip
     LEGEND: ClassVar[dict[str, str]] = {
@@ -143,12 +144,12 @@ class LogitsScreen(BaseScreen[None]):
             yield Static(id="count", markup=False)
         yield Words(id="tokens")
         with Vertical(id="answer"):
-            yield Static(NOTHING, id="nothing")
+            yield Static(NOTHING.format(key("prompt.run", "Enter")), id="nothing")
             yield NextTokens(ascii_only=ascii_only)
             yield TapMap(ascii_only=ascii_only)
             with Shares() as bars:
                 bars.border_title = "What the difference is made of: shares of its square"
-                bars.border_subtitle = "a shows the layers"
+                bars.border_subtitle = f"{key('logits.attribution', 'a')} shows the layers"
                 yield Words(id="shares")
         yield Words(id="outcome")
 
@@ -279,7 +280,7 @@ class LogitsScreen(BaseScreen[None]):
             if run is None:
                 return "Attribution: type a prompt first."
             if run.is_busy:
-                return "Attribution: wait for the end, or stop with x."
+                return f"Attribution: wait for the end, or stop with {key('logits.stop', 'x')}."
             if diff is not None and diff.verdict != "arithmetic":
                 return "Attribution: more than arithmetic tells the two sides apart."
         if action == "copy_command" and run is None:
@@ -343,6 +344,7 @@ class LogitsScreen(BaseScreen[None]):
             self.app.push_screen(DetailScreen(self.session, reads[0][1]))
         else:
             words = (
-                f"{place(message.tap)} depends on no tensor but on the config alone. 2 shows that."
+                f"{place(message.tap)} depends on no tensor but on the config alone. "
+                f"{key('logits.config', '2')} shows that."
             )
             self.notify(words, markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.text import printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.order import REVERSED, SORTS
 from ckptdiff.tui.text.progress import state_words
 from ckptdiff.tui.words import plural
@@ -54,11 +55,13 @@ def empty_words(session: Session) -> str:
         among = " among the differences" if session.differences_only else ""
         if session.finding is not None:
             among = f" in finding {session.finding}"
-        return f"No tensor matches '{_pattern(session)}'{among}. Esc clears the filter."
+        clear = key("screen.escape", "Esc")
+        return f"No tensor matches '{_pattern(session)}'{among}. {clear} clears the filter."
     if session.differences_only:
+        d = key("tensors.differences", "d")
         if session.phase == "done":
-            return f"No differences in {plural(len(session.names), 'tensor')}. d shows all."
-        return f"No difference among {session.compared:,} compared so far. d shows all tensors."
+            return f"No differences in {plural(len(session.names), 'tensor')}. {d} shows all."
+        return f"No difference among {session.compared:,} compared so far. {d} shows all tensors."
     return "This checkpoint holds no tensors."
 
 
@@ -95,9 +98,11 @@ def why_not(session: Session, action: str) -> str | None:
         if session.browsing:
             return f"Report: {alone}."
         if session.diagnosis_state == "looking":
-            return "Report: still looking for the cause. x stops that."
+            return f"Report: still looking for the cause. {key('tensors.stop', 'x')} stops that."
         if session.phase != "done":
-            return "Report: finish comparing first. r goes on after a stop."
+            return (
+                f"Report: finish comparing first. {key('tensors.again', 'r')} goes on after a stop."
+            )
     elif action == "findings":
         return _no_findings(session)
     elif action == "config":
@@ -132,9 +137,11 @@ def _no_findings(session: Session) -> str | None:
     if session.browsing:
         return "Findings: this is one checkpoint. Open two to compare them."
     if session.diagnosis_state == "looking":
-        return "Findings: still looking for the cause. x stops that."
+        return f"Findings: still looking for the cause. {key('tensors.stop', 'x')} stops that."
     if session.phase != "done":
-        return "Findings: finish comparing first. r goes on after a stop."
+        return (
+            f"Findings: finish comparing first. {key('tensors.again', 'r')} goes on after a stop."
+        )
     if not session.has_faults:
         if session.counts["packed"]:
             return "No findings: nothing differs but what is packed, and that was not compared."

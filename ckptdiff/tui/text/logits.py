@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 
 from ckptdiff.text import format_cosine, format_number, printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.text.figures import flow, wrapped
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.words import fitted, format_duration, plural
@@ -27,7 +28,7 @@ ROLES = {
     "small": "close",
     "weights-or-config": "differ",
 }
-NOTHING = "No prompt yet. Type one and press Enter."
+NOTHING = "No prompt yet. Type one and press {}."
 
 
 def quoted(text: str, *, ascii_only: bool = False) -> str:
@@ -44,7 +45,8 @@ def headline(run: PromptRun) -> str:
     if run.state == "failed":
         return f"x {printable(run.error or '')}"
     if run.state == "stopped":
-        return "Stopped. What was found is shown. Enter in the prompt runs it again."
+        run_again = key("prompt.run", "Enter")
+        return f"Stopped. What was found is shown. {run_again} in the prompt runs it again."
     if run.diff is not None:
         return f"{GLYPHS[run.diff.verdict]} {printable(run.diff.sentence)}"
     progress = run.progress
@@ -54,7 +56,8 @@ def headline(run: PromptRun) -> str:
         return "Starting the process that computes ..."
     doing, each = printable(progress.doing), format_duration(progress.seconds)
     count = f"{progress.done} of {progress.total} done"
-    return f"{doing[:1].upper()}{doing[1:]}: {count}, the last in {each}   x stops."
+    doing = f"{doing[:1].upper()}{doing[1:]}"
+    return f"{doing}: {count}, the last in {each}   {key('logits.stop', 'x')} stops."
 
 
 def outcome_lines(run: PromptRun, width: int, *, roomy: bool, ascii_only: bool) -> list[Line]:

@@ -9,6 +9,7 @@ from textual.containers import VerticalScroll
 from ckptdiff.assembly.shard_map import boundaries
 from ckptdiff.assembly.views import matrix_shape
 from ckptdiff.text import printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.comparison import GLYPHS, WORDS
 from ckptdiff.tui.text.figures import flow, meaning, norms_agree, number_items, remarks, wrapped
 from ckptdiff.tui.text.lines import line
@@ -100,7 +101,7 @@ class DetailPane(VerticalScroll, can_focus=False):
 
     def compose(self) -> ComposeResult:
         yield Words(id="pane-head")
-        yield ShardMap(most=8, hint="; enter shows all")
+        yield ShardMap(most=8, hint=f"; {key('list.open', 'enter')} shows all")
         yield Words(id="pane-figures")
         yield Histogram()
         yield HeatMap(cursor=False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.text.logits import position_head, position_line, quoted, top_lines
 from ckptdiff.tui.widgets.painted import Painted
 
@@ -71,7 +72,7 @@ class NextTokens(Painted, can_focus=True):
             self.border_title = Content(title)
             position = f"position {self.at + 1} of {len(self._top)}"
             toggled = "the first few" if self.all_positions else "all positions"
-            self.border_subtitle = f"{position}, t shows {toggled}"
+            self.border_subtitle = f"{position}, {key('logits.positions', 't')} shows {toggled}"
         self.changed()
 
     def _token(self, position: int) -> str:
