@@ -58,7 +58,7 @@ def load_settings(file: Path) -> tuple[Settings, str | None]:
     except (ValueError, TypeError, RecursionError):
         return (
             Settings(),
-            f"{file} is not readable as settings. Defaults are used, and it stays as it is.",
+            f"{file} is not readable as settings. Defaults are used.",
         )
 
 

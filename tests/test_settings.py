@@ -57,9 +57,7 @@ def test_an_unreadable_file_means_defaults_and_a_sentence(tmp_path: Path, conten
     file.write_bytes(content)
     settings, trouble = load_settings(file)
     assert settings == Settings()
-    assert (
-        trouble == f"{file} is not readable as settings. Defaults are used, and it stays as it is."
-    )
+    assert trouble == f"{file} is not readable as settings. Defaults are used."
 
 
 def test_a_file_that_may_not_be_read_means_defaults_and_the_reason(tmp_path: Path) -> None:

@@ -57,30 +57,19 @@ class CkptDiffApp(BaseApp):
     VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
-            "colon,ctrl+p",
-            "command_palette",
-            "Commands",
-            id="app.commands",
+            "colon,ctrl+p", "command_palette", "Commands", id="app.commands",
             tooltip="find a command or a tensor by name",
         ),
         Binding("Q,ctrl+q", "quit", "Quit", show=False, id="app.quit", tooltip="leave ckptdiff"),
         Binding(
-            "ctrl+c",
-            "interrupt",
-            "Stop",
-            show=False,
-            id="app.interrupt",
-            tooltip="stop what runs; with nothing running it says how to quit",
+            "ctrl+c", "interrupt", "Stop", show=False, id="app.interrupt",
+            tooltip="copy what is selected, or else stop what runs; idle, it says how to quit",
         ),
         Binding(
-            "ctrl+z",
-            "suspend_process",
-            "Suspend",
-            show=False,
-            id="app.suspend",
+            "ctrl+z", "suspend_process", "Suspend", show=False, id="app.suspend",
             tooltip="go to the shell; fg comes back",
         ),
-    ]
+    ]  # fmt: skip
 
     def __init__(
         self,
@@ -109,7 +98,8 @@ class CkptDiffApp(BaseApp):
         self._leaving = False
         self.conversion_runner = ConversionRunner(engine, clock)
         self.settings_runner = SettingsRunner(settings_file)
-        self._key_troubles = self._use_own_keys()
+        self.set_keymap({})
+        self._key_troubles = self._use_own_keys() if self.settings.keys else []
         self.set_class(ascii_only, "-ascii")
         self.set_class(no_color, "-no-color")
 
@@ -136,12 +126,9 @@ class CkptDiffApp(BaseApp):
 
     def _use_own_keys(self) -> list[str]:
         """Put the keys of the settings in the place of ours; return what is wrong with them."""
-        keymap: dict[str, str] = {}
-        troubles: list[str] = []
-        if self.settings.keys:
-            from ckptdiff.tui.own_keys import usable
+        from ckptdiff.tui.own_keys import usable
 
-            keymap, troubles = usable(self.settings.keys)
+        keymap, troubles = usable(self.settings.keys)
         self.set_keymap(keymap)
         return troubles
 
