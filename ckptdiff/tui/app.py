@@ -14,7 +14,7 @@ from ckptdiff.tui.model.prompt_run import PromptHistory
 from ckptdiff.tui.model.session import Session
 from ckptdiff.tui.runners.conversion import ConversionRunner
 from ckptdiff.tui.runners.settings import SettingsRunner
-from ckptdiff.tui.theme import CKPTDIFF, CKPTDIFF_16
+from ckptdiff.tui.theme import CKPTDIFF, CKPTDIFF_16, THEMES, with_ours
 from ckptdiff.tui.words import short_path
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ class CkptDiffApp(BaseApp):
         yield self.settings_runner
 
     def on_mount(self) -> None:
-        self.register_theme(CKPTDIFF)
-        self.register_theme(CKPTDIFF_16)
+        for theme in THEMES:
+            self.register_theme(theme)
         few_colours = self.no_color or self.console.color_system == "standard"
         self.theme = CKPTDIFF_16.name if few_colours else CKPTDIFF.name
         if self.settings.theme in self.available_themes:
@@ -343,6 +343,9 @@ class CkptDiffApp(BaseApp):
     @property
     def settings(self) -> Settings:
         return self.settings_runner.settings
+
+    def get_css_variables(self) -> dict[str, str]:
+        return with_ours(super().get_css_variables())
 
     def watch_theme(self, theme: str) -> None:
         if not self._starting:

@@ -50,7 +50,6 @@ class GuideScreen(BaseScreen[None]):
             padding: 0 1;
             border: solid $foreground 40%;
             border-title-style: bold;
-            border-subtitle-color: $foreground 70%;
             scrollbar-size-vertical: 1;
             &:focus { border: solid $primary; }
         }

@@ -105,7 +105,6 @@ class LogitsScreen(BaseScreen[None]):
             padding: 0 1;
             border: solid $foreground 40%;
             border-title-style: bold;
-            border-subtitle-color: $foreground 70%;
             scrollbar-size-vertical: 1;
             &:focus { border: solid $primary; }
         }

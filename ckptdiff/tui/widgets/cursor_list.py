@@ -202,7 +202,6 @@ class LineList(CursorList[RowT]):
         &:focus { border: solid $primary; }
         .line-list--header { text-style: bold; }
         .line-list--cursor { text-style: reverse; }
-        .line-list--empty { text-style: dim; }
     }
     """
 
