@@ -51,10 +51,11 @@ class CkptDiffApp(BaseApp):
     COMMANDS = {_commands}  # noqa: RUF012
     HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012
         (0, "-tiny"),
+        (40, "-small"),
         (60, "-narrow"),
         (100, "-wide"),
     ]
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (10, "-short"), (16, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "colon,ctrl+p", "command_palette", "Commands", id="app.commands",
@@ -98,7 +99,7 @@ class CkptDiffApp(BaseApp):
         self._leaving = False
         self.conversion_runner = ConversionRunner(engine, clock)
         self.settings_runner = SettingsRunner(settings_file)
-        self.set_keymap({})
+        use({})
         self._key_troubles = self._use_own_keys() if self.settings.keys else []
         self.set_class(ascii_only, "-ascii")
         self.set_class(no_color, "-no-color")
@@ -130,11 +131,8 @@ class CkptDiffApp(BaseApp):
 
         keymap, troubles = usable(self.settings.keys)
         self.set_keymap(keymap)
+        use(keymap)
         return troubles
-
-    def set_keymap(self, keymap: Mapping[str, str]) -> None:
-        super().set_keymap(keymap)
-        use(self._keymap)
 
     def open(self, paths: Sequence[Path], opened: Mapping[Path, Checkpoint] | None = None) -> None:
         """Show one checkpoint, or compare two. `opened` holds those that have been read already."""
@@ -203,7 +201,9 @@ class CkptDiffApp(BaseApp):
         return [s for s in reversed(self.screen_stack) if isinstance(s, TensorsScreen)]
 
     def action_interrupt(self) -> None:
-        """Stop the topmost running job, as in a shell; without one, show how to quit."""
+        """Copy a selection, or stop the topmost running job; without either, show how to quit."""
+        if self.copy_selection():
+            return
         from ckptdiff.tui.screens.logits import LogitsScreen
 
         screens = self._main_screens()
@@ -315,7 +315,7 @@ class CkptDiffApp(BaseApp):
             if isinstance(screen, BaseScreen):
                 screen.conversion_changed()
 
-    # ── clipboard and picture ────────────────────────────────────────────────────────────────
+    # ── clipboard ───────────────────────────────────────────────────────────────────────────
 
     def copy(self, text: str) -> None:
         """Send text to the terminal's clipboard (OSC 52). Whether it arrives is not reported."""
@@ -329,14 +329,14 @@ class CkptDiffApp(BaseApp):
             markup=False,
         )
 
-    def save_picture(self) -> None:
-        """Save the screen as an SVG picture in the folder where ckptdiff was started."""
-        try:
-            path = self.save_screenshot()
-        except OSError as error:
-            self.notify(f"No picture: {error.strerror}.", severity="error", markup=False)
-        else:
-            self.notify(f"Saved {path}", markup=False)
+    def copy_selection(self) -> bool:
+        """Send what is selected with the mouse to the clipboard. Return False if nothing is."""
+        selected = self.screen.get_selected_text()
+        if not selected:
+            return False
+        self.copy(selected)
+        self.screen.clear_selection()
+        return True
 
     # ── settings ─────────────────────────────────────────────────────────────────────────────
 

@@ -77,15 +77,15 @@ class BaseApp(App[None]):
     def show_conversion(self) -> None:
         """Update every screen that shows the conversion's progress."""
 
-    # ── clipboard, picture, settings ─────────────────────────────────────────────────────────
+    # ── clipboard, settings ──────────────────────────────────────────────────────────────────
 
     @abstractmethod
     def copy(self, text: str) -> None:
         """Send text to the clipboard of the terminal."""
 
     @abstractmethod
-    def save_picture(self) -> None:
-        """Save the screen as an SVG picture."""
+    def copy_selection(self) -> bool:
+        """Send what is selected with the mouse to the clipboard. Return False if nothing is."""
 
     @abstractmethod
     def show_settings_file(self) -> None:

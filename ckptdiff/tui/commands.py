@@ -55,7 +55,7 @@ class Commands(Provider):
             yield f"guide: {topic}", about, partial(self._show_guide, topic)
         yield "open: other checkpoints", "", app.show_open_screen
         yield "theme: choose", "kept for the next time", app.action_change_theme
-        yield "screenshot: save SVG", "into the folder you started in", app.save_picture
+        yield "screenshot: save SVG", "into the folder you started in", self._save_picture
         yield "settings: show file", "where they are kept", app.show_settings_file
         yield "quit: leave ckptdiff", key("app.quit", "Q"), app.action_quit
 
@@ -63,6 +63,15 @@ class Commands(Provider):
         from ckptdiff.tui.screens.guide import GuideScreen
 
         self.app.push_screen(GuideScreen(topic))
+
+    def _save_picture(self) -> None:
+        """Save the screen as an SVG picture in the folder where ckptdiff was started."""
+        try:
+            path = self.app.save_screenshot()
+        except OSError as error:
+            self.app.notify(f"No picture: {error.strerror}.", severity="error", markup=False)
+        else:
+            self.app.notify(f"Saved {path}", markup=False)
 
     def _logit_commands(self, screen: LogitsScreen) -> Iterator[Command]:
         def can(action: str) -> bool:
@@ -188,7 +197,11 @@ class Commands(Provider):
         if can("sort"):
             for sort, words in SORTS.items():
                 if sort != session.sort and (sort in ("model", "size") or not session.browsing):
-                    yield f"sort: {words}", key("tensors.sort", "s"), partial(screen.sort_by, sort)
+                    yield (
+                        f"sort: {words}",
+                        key("tensors.sort", "s"),
+                        partial(screen.action_sort_by, sort),
+                    )
             yield "sort: reverse", key("tensors.reverse", "S"), screen.action_reverse
             yield (
                 "layers: fold all",

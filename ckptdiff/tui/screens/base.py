@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
@@ -87,6 +88,11 @@ class BaseScreen(Screen[ResultT]):
 
     def action_leave(self) -> None:
         self.app.leave()
+
+    def action_copy_text(self) -> None:
+        """Copy what is selected; without a selection, the key is the app's."""
+        if not self.app.copy_selection():
+            raise SkipAction
 
     def action_maximise(self) -> None:
         if self.maximized is not None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ckptdiff.tui.text.lines import Line
 
 PLACES, COUNT = 24, 14  # cells of the layers, and of the number of tensors
+NARROW = 58  # cells; a narrower row has glyph, number, class and layers alone
 
 
 def finding_row(number: int, finding: Finding, width: int, *, ascii_only: bool) -> str:
@@ -37,6 +38,8 @@ def finding_row(number: int, finding: Finding, width: int, *, ascii_only: bool) 
     glyph = finding_glyph(finding, ascii_only=ascii_only)
     place = shorten(place_words(finding), PLACES, ascii_only=ascii_only)
     count = plural(len(finding.tensors), "tensor") if finding.tensors else "config"
+    if width < NARROW:
+        return f"{glyph} {number:>2}  {finding.kind} {place}"[:width]
     head = f"{glyph} {number:>2}  {finding.kind:<13} {place:<{PLACES}} {count:<{COUNT}}"
     room = width - len(head) - 1
     title = printable(finding.title) if room > 20 else ""

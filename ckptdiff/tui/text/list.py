@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ckptdiff.text import printable
@@ -12,7 +13,10 @@ from ckptdiff.tui.words import plural
 
 if TYPE_CHECKING:
     from ckptdiff.tui.model.inventory import Unmapped
+    from ckptdiff.tui.model.order import Sort
     from ckptdiff.tui.model.session import Session
+
+HEADING = re.compile(r"\S+")  # the name of a column
 
 
 def _pattern(session: Session) -> str:
@@ -45,6 +49,30 @@ def list_subtitle(session: Session, cursor: int) -> str:
         return ""
     order = (REVERSED if session.reverse else SORTS)[session.sort]
     return f"row {cursor + 1:,} of {len(session.rows):,}   sort: {order}"
+
+
+# How a click on the header of a column sorts.
+SORTED_BY: dict[str, Sort] = {
+    "Tensor": "model", "max|d|": "max", "cos": "cos", "Size": "size", "Shape": "size"
+}  # fmt: skip
+
+
+def sort_at(header: str, x: int) -> Sort | None:
+    """Return how the column at cell `x` of a header sorts; None for one that does not."""
+    begun = [name for name in HEADING.finditer(header) if name.start() <= x]
+    return SORTED_BY.get(begun[-1][0]) if begun else None
+
+
+def with_sort_mark(header: str, session: Session) -> str:
+    """Return the header with an arrow behind the column that the list is sorted by."""
+    if session.sort == "model" and not session.reverse:
+        return header
+    names = [name for name in HEADING.finditer(header) if SORTED_BY.get(name[0]) == session.sort]
+    if not names:
+        return header
+    mark = ("v^" if session.ascii_only else "▼▲")[session.reverse]
+    at = names[-1].end()
+    return f"{header[:at]}{mark}{header[at + 1 :]}"
 
 
 def empty_words(session: Session) -> str:

@@ -95,4 +95,5 @@ class FindingLine(Widget):
         return Content(words)
 
     async def on_click(self) -> None:
-        await self.app.run_action("findings", self.screen)
+        if self.text_selection is None:  # else it is the end of a drag
+            await self.app.run_action("findings", self.screen)

@@ -14,6 +14,8 @@ from ckptdiff.tui.widgets.painted import Painted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from textual.events import MouseScrollDown, MouseScrollUp
+
     from ckptdiff.results import Next
     from ckptdiff.tui.text.lines import Line
 
@@ -64,6 +66,14 @@ class NextTokens(Painted, can_focus=True):
     def action_move(self, step: int) -> None:
         self.at = max(0, min(self.at + step, len(self._top) - 1))
         self._change()
+
+    def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
+        event.stop()
+        self.action_move(1)
+
+    def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
+        event.stop()
+        self.action_move(-1)
 
     def _change(self) -> None:
         if self._top:

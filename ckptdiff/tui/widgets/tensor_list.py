@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.strip import Strip
 
 from ckptdiff.tui.model.inventory import Layer
-from ckptdiff.tui.text.list import empty_words, list_subtitle, list_title
+from ckptdiff.tui.text.list import empty_words, list_subtitle, list_title, sort_at, with_sort_mark
 from ckptdiff.tui.widgets.cursor_list import CursorList
 from ckptdiff.tui.widgets.tensor_row import columns, header_cells, row_cells
 
@@ -53,14 +53,10 @@ class TensorList(CursorList["Row"]):
             "l,right", "unfold", "Unfold", show=False, id="list.unfold", tooltip="unfold this layer"
         ),
         Binding(
-            "space",
-            "toggle_fold",
-            "Fold or unfold",
-            show=False,
-            id="list.toggle",
+            "space", "toggle_fold", "Fold or unfold", show=False, id="list.toggle",
             tooltip="fold or unfold this layer",
         ),
-    ]
+    ]  # fmt: skip
 
     @dataclass
     class RowOpened(Message):
@@ -214,8 +210,17 @@ class TensorList(CursorList["Row"]):
             self._styles_by_word[word] = style
         return style
 
+    def _header(self, width: int) -> str:
+        return "".join(text for text, _ in header_cells(self._columns(width)))
+
     def header_strip(self, width: int) -> Strip:
-        return self._strip(header_cells(self._columns(width)), width, Style.null())
+        text = with_sort_mark(self._header(width), self.session)
+        return self._strip([(text, "header")], width, Style.null())
+
+    async def header_clicked(self, x: int) -> None:
+        sort = sort_at(self._header(self.scrollable_content_region.width), x)
+        if sort is not None:
+            await self.app.run_action(f"sort_by('{sort}')", self.screen)
 
     def words_strip(self, words: str, width: int) -> Strip:
         return self._strip([(f"  {words}" if words else "", "words")], width, Style.null())
