@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import ckptdiff.tui
+from ckptdiff.guide.topics import page
 from ckptdiff.tui.keymap import key, shown, use
 from ckptdiff.tui.own_keys import EVERYWHERE, SCREENS, known_bindings, usable
 from ckptdiff.tui.screens.help import help_lines
@@ -37,7 +38,7 @@ def named_keys() -> list[tuple[str, str]]:
                 binding, ours = node.args
                 assert isinstance(binding, ast.Constant), ast.unparse(node)
                 assert isinstance(ours, ast.Constant), ast.unparse(node)
-                found.append((binding.value, ours.value))
+                found.append((str(binding.value), str(ours.value)))
     return found
 
 
@@ -52,6 +53,12 @@ def test_every_binding_has_a_screen() -> None:
     widgets = {name for names in SCREENS.values() for name in names}
     places = {name.partition(".")[0] for name in known_bindings()}
     assert places == {*SCREENS, *EVERYWHERE, *widgets}
+
+
+def test_the_guide_names_every_binding() -> None:
+    shown = page("keys")
+    # What q is on the first screen is said beside what it is on the others.
+    assert [n for n in known_bindings() if f"`{n}`" not in shown] == ["screen.leave"]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from ckptdiff.tui.text.logits import (
     text_to_copy,
 )
 from ckptdiff.tui.text.taps import EQUAL, tap_mark
+from ckptdiff.tui.widgets.choice import Choice
 from ckptdiff.tui.widgets.next_tokens import NextTokens
 from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.widgets.prompt_input import PromptInput
@@ -56,6 +57,10 @@ class LogitsScreen(BaseScreen[None]):
             "t", "positions", "Top-k", id="logits.positions",
             tooltip="the likeliest tokens after one position, or the first after each; "
             "arrows change the position",
+        ),
+        Binding(
+            "D", "device", "Device", show=False, id="logits.device",
+            tooltip="compute the next prompt on another device: auto, cpu or a GPU",
         ),
         Binding("x", "stop", "Stop", id="logits.stop", tooltip="stop; what is known stays"),
         Binding(
@@ -96,6 +101,7 @@ class LogitsScreen(BaseScreen[None]):
         #ask { height: 1; padding: 0 1; }
         #ask Static { width: auto; text-style: bold; }
         #ask PromptInput { width: 1fr; height: 1; padding: 0 1; }
+        #ask Choice { width: auto; height: 1; margin: 0 1; }
         #tokens { height: auto; padding: 0 1; }
         #answer { height: 1fr; }
         #nothing { padding: 1 2; }
@@ -140,6 +146,9 @@ class LogitsScreen(BaseScreen[None]):
         with Horizontal(id="ask"):
             yield Static("Prompt")
             yield PromptInput("" if run is None else run.text, self.app.prompts)
+            yield Choice(
+                {name: name for name in self.prompts.devices}, self.prompts.device, id="device"
+            )
             yield Static(id="count", markup=False)
         yield Words(id="tokens")
         with Vertical(id="answer"):
@@ -182,6 +191,7 @@ class LogitsScreen(BaseScreen[None]):
         prompt = None if run is None else run.prompt
         with self.app.batch_update():
             self.query_one("#nothing").display = run is None
+            self.query_one(Choice).offer({name: name for name in self.prompts.devices})
             self.query_one("#count", Static).update(Content(count_words(prompt)))
             self.query_one("#tokens", Words).changed()
             self.query_one("#outcome", Words).changed()
@@ -194,7 +204,7 @@ class LogitsScreen(BaseScreen[None]):
                 next_tokens.show(diff.top, diff.ids, diff.texts)
             self.query_one(Shares).display = shows_shares
             self.query_one(TapMap).display = bool(taps) and not shows_shares
-        if not isinstance(self.focused, PromptInput | NextTokens):
+        if not isinstance(self.focused, PromptInput | NextTokens | Choice):
             self._focus_answer()
         self.refresh_bindings()
 
@@ -288,6 +298,13 @@ class LogitsScreen(BaseScreen[None]):
 
     def action_prompt(self) -> None:
         self.query_one(PromptInput).focus()
+
+    def action_device(self) -> None:
+        self.query_one(Choice).action_step(1)
+
+    def on_choice_changed(self, message: Choice.Changed) -> None:
+        message.stop()
+        self.prompts.device = message.choice.value
 
     def action_positions(self) -> None:
         next_tokens = self.query_one(NextTokens)
