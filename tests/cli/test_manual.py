@@ -17,7 +17,9 @@ PAGE = ROOT / "ckptdiff/cli/ckptdiff.1"
 
 
 def test_the_page_is_what_the_parsers_make() -> None:
-    assert PAGE.read_text() == manual_page(), "python -m ckptdiff.cli.manual > ckptdiff/cli/ckptdiff.1"
+    assert PAGE.read_text() == manual_page(), (
+        "python -m ckptdiff.cli.manual > ckptdiff/cli/ckptdiff.1"
+    )
 
 
 def test_the_wheel_puts_the_page_where_man_looks() -> None:

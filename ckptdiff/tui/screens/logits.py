@@ -296,6 +296,11 @@ class LogitsScreen(BaseScreen[None]):
             return "There is no prompt yet."
         return None
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "stop" and self.why_not("stop"):
+            return False  # not in the key line; pressing the key shows why
+        return super().check_action(action, parameters)
+
     def action_prompt(self) -> None:
         self.query_one(PromptInput).focus()
 

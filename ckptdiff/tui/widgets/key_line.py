@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 # Actions shown first, and those shown at the end even if others do not fit. The rest follow the
 # first in the order of their bindings.
-FIRST = ("open", "stop", "difference(1)", "findings", "convert", "logits", "filter")
+FIRST = (
+    "open", "select", "stop", "difference(1)", "findings", "copy_fix", "convert", "logits", "filter"
+)  # fmt: skip
 LAST = ("guide", "help", "back", "leave")
 
 NARROW = 60  # cells; a narrower line does without the first of LAST
