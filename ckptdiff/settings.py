@@ -1,4 +1,4 @@
-"""Settings that the screen keeps between runs: recent pairs, theme, sort order and filter."""
+"""Settings that the screen keeps between runs: recent pairs, theme, sort order, filter, keys."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Settings:
     theme: str | None = None  # of Textual; None: the one that suits the terminal's colours
     sort: str = "model"  # the order of the tensor list
     differences_only: bool = False  # whether the list leaves out equal tensors
+    keys: dict[str, str] = field(default_factory=dict)  # keys by the id of what they do
     version: int = field(default=VERSION)
 
     def with_pair(self, pair: RecentPair) -> Settings:
@@ -54,21 +55,28 @@ def load_settings(file: Path) -> tuple[Settings, str | None]:
         return Settings(), None
     except OSError as error:
         return Settings(), f"{file}: {error.strerror}. Defaults are used."
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return Settings(), f"{file} is not readable as settings. Defaults are used."
+    except (ValueError, TypeError, RecursionError):
+        return (
+            Settings(),
+            f"{file} is not readable as settings. Defaults are used.",
+        )
 
 
-def _settings(values: dict[str, Any]) -> Settings:
-    """Return settings from JSON. Raises ValueError, KeyError or TypeError."""
-    if values["version"] != VERSION:
+def _settings(values: Any) -> Settings:
+    """Return settings from JSON; defaults for what is left out. Raises ValueError, TypeError."""
+    if not isinstance(values, dict):
+        raise TypeError("no object")
+    if values.get("version", VERSION) != VERSION:
         raise ValueError("another version")
     settings = Settings(
-        recent=tuple(RecentPair(**pair) for pair in values["recent"][:RECENT_PAIRS]),
-        theme=values["theme"],
-        sort=values["sort"],
-        differences_only=values["differences_only"],
+        recent=tuple(RecentPair(**pair) for pair in values.get("recent", ())[:RECENT_PAIRS]),
+        theme=values.get("theme"),
+        sort=values.get("sort", "model"),
+        differences_only=values.get("differences_only", False),
+        keys=dict(values.get("keys", {})),
     )
     words = [settings.sort, settings.theme or "", *(w for p in settings.recent for w in (p.a, p.b))]
+    words += settings.keys.values()
     numbers = [n for pair in settings.recent for n in (pair.at, pair.differences)]
     if not all(isinstance(word, str) for word in [*words, *(p.verdict for p in settings.recent)]):
         raise TypeError("a word is not a string")

@@ -10,23 +10,31 @@ from textual.binding import Binding
 from textual.keys import format_key
 
 from ckptdiff.tui.app import CkptDiffApp
+from ckptdiff.tui.screens.ask import AskScreen
 from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.screens.browse import BrowseScreen
 from ckptdiff.tui.screens.config import ConfigScreen
 from ckptdiff.tui.screens.conversion import ConversionScreen
 from ckptdiff.tui.screens.convert import ConvertScreen
-from ckptdiff.tui.screens.detail import DetailScreen
+from ckptdiff.tui.screens.detail import DetailScreen, Pane
 from ckptdiff.tui.screens.entries import EntriesScreen
 from ckptdiff.tui.screens.findings import FindingList, FindingsScreen
 from ckptdiff.tui.screens.guide import GuideScreen
+from ckptdiff.tui.screens.help import HelpScreen
 from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.screens.open import OpenScreen
+from ckptdiff.tui.screens.report import ReportScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
-from ckptdiff.tui.screens.values import ValuesScreen
+from ckptdiff.tui.screens.values import ElementLine, ValuesScreen
 from ckptdiff.tui.widgets.choice import Choice
+from ckptdiff.tui.widgets.filter_line import FilterLine
+from ckptdiff.tui.widgets.heat_map import HeatMap
 from ckptdiff.tui.widgets.next_tokens import NextTokens
+from ckptdiff.tui.widgets.path_input import PathInput
 from ckptdiff.tui.widgets.prompt_input import PromptInput
 from ckptdiff.tui.widgets.tap_map import TapMap
 from ckptdiff.tui.widgets.tensor_list import TensorList
+from ckptdiff.tui.widgets.values import Values
 
 if TYPE_CHECKING:
     from textual.dom import DOMNode
@@ -35,25 +43,30 @@ PAGE = Path(__file__).parents[1] / "ckptdiff/guide/keys.md"
 PLACES: tuple[tuple[str, tuple[type[DOMNode], ...]], ...] = (
     ("everywhere", (BaseScreen, CkptDiffApp)),
     ("tensor list", (TensorsScreen, TensorList)),
-    ("one tensor", (DetailScreen,)),
+    ("filter", (FilterLine,)),
+    ("one tensor", (DetailScreen, Pane, HeatMap)),
     ("config", (ConfigScreen,)),
-    ("values", (ValuesScreen,)),
+    ("values", (ValuesScreen, Values, ElementLine)),
     ("entries", (EntriesScreen,)),
     ("findings", (FindingsScreen, FindingList)),
     ("logits", (LogitsScreen, TapMap)),
     ("prompt", (PromptInput,)),
     ("next tokens", (NextTokens,)),
     ("guide", (GuideScreen,)),
-    ("open", (OpenScreen,)),
+    ("open", (OpenScreen, PathInput)),
+    ("choosing from a tree", (BrowseScreen,)),
     ("convert", (ConvertScreen, Choice)),
     ("conversion", (ConversionScreen,)),
+    ("report", (ReportScreen,)),
+    ("a question", (AskScreen,)),
+    ("help", (HelpScreen,)),
 )
 TABLE = re.compile(r"(?<=<!-- keys -->\n).*?(?=<!-- end of keys -->)", re.DOTALL)
 
 
 def key_table() -> str:
     """Return a row for each binding: where it works, its keys, and what its tooltip says."""
-    rows = ["| where | keys | what it does |", "| --- | --- | --- |"]
+    rows = ["| where | keys | what it does | name |", "| --- | --- | --- | --- |"]
     for place, owners in PLACES:
         for owner in owners:
             for binding in owner.__dict__.get("BINDINGS", ()):
@@ -63,9 +76,8 @@ def key_table() -> str:
                     what = binding.tooltip or binding.description
                     if binding.id == "screen.back":
                         what += "; on the first, leave ckptdiff"
-                    rows.append(
-                        f"| {place} | {_keys(binding)} | {what.replace('|', chr(92) + '|')} |"
-                    )
+                    what = what.replace("|", "\\|")
+                    rows.append(f"| {place} | {_keys(binding)} | {what} | `{binding.id}` |")
     return "\n".join(rows) + "\n"
 
 

@@ -28,6 +28,12 @@ def test_no_file_means_defaults_without_a_word(tmp_path: Path) -> None:
     assert load_settings(tmp_path / "settings.json") == (Settings(), None)
 
 
+def test_a_file_written_by_hand_need_not_hold_everything(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text('{"keys": {"tensors.next": "j"}}')
+    assert load_settings(file) == (Settings(keys={"tensors.next": "j"}), None)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -37,7 +43,8 @@ def test_no_file_means_defaults_without_a_word(tmp_path: Path) -> None:
         b"[]",
         b"[" * 100_000,
         b'{"version": 2}',
-        b'{"version": 1}',
+        b'{"keys": 3}',
+        b'{"keys": {"tensors.next": 3}}',
         b'{"version": 1, "recent": 3, "theme": null, "sort": "cos", "differences_only": false}',
         b'{"version": 1, "recent": [{"a": 1, "b": "", "verdict": "", "differences": 0, "at": 0}],'
         b' "theme": null, "sort": "cos", "differences_only": false}',

@@ -1,10 +1,15 @@
-"""A job: choose the device that computes."""
+"""Jobs: find the devices that can compute, and choose one."""
 
 from __future__ import annotations
 
 import torch
 
 from ckptdiff.errors import BadArgument
+
+
+def cuda_devices() -> tuple[str, ...]:
+    """Return `cuda:0`, `cuda:1` and so on, as many as torch sees."""
+    return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
 
 
 def choose(device: str, needed: int, threads: int) -> tuple[str, str]:

@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 _NO_ATTRIBUTION: tuple[tuple[CauseShare, ...], Budget | None] = (), None
 
 
+def cuda_devices(executor: Executor) -> tuple[str, ...]:
+    """Return the CUDA devices that torch sees in the executor's process; none without torch."""
+    return executor.submit(_cuda_devices).result()
+
+
 def compare_logits(
     a: Assembled,
     b: Assembled,
@@ -247,6 +252,14 @@ class _LogitComparison:
 
 
 # ── jobs: they run in a worker, and import there what needs torch ────────────────────────────────
+
+
+def _cuda_devices() -> tuple[str, ...]:
+    try:
+        from ckptdiff.forward.device import cuda_devices
+    except ImportError:
+        return ()
+    return cuda_devices()
 
 
 def _choose(device: str, needed: int) -> tuple[str, str]:

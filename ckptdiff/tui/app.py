@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.binding import Binding, BindingType
 
 from ckptdiff.tui.base_app import BaseApp
+from ckptdiff.tui.keymap import key, shown, use
 from ckptdiff.tui.model.conversion import mending_draft
 from ckptdiff.tui.model.order import SORTS
 from ckptdiff.tui.model.prompt_run import PromptHistory
 from ckptdiff.tui.model.session import Session
 from ckptdiff.tui.runners.conversion import ConversionRunner
 from ckptdiff.tui.runners.settings import SettingsRunner
-from ckptdiff.tui.theme import CKPTDIFF, CKPTDIFF_16
+from ckptdiff.tui.theme import CKPTDIFF, CKPTDIFF_16, THEMES, with_ours
 from ckptdiff.tui.words import short_path
 
 if TYPE_CHECKING:
@@ -51,36 +52,26 @@ class CkptDiffApp(BaseApp):
     COMMANDS = {_commands}  # noqa: RUF012
     HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012
         (0, "-tiny"),
+        (40, "-small"),
         (60, "-narrow"),
         (100, "-wide"),
     ]
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (10, "-short"), (16, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
-            "colon,ctrl+p",
-            "command_palette",
-            "Commands",
-            id="app.commands",
+            "colon,ctrl+p", "command_palette", "Commands", id="app.commands",
             tooltip="find a command or a tensor by name",
         ),
         Binding("Q,ctrl+q", "quit", "Quit", show=False, id="app.quit", tooltip="leave ckptdiff"),
         Binding(
-            "ctrl+c",
-            "interrupt",
-            "Stop",
-            show=False,
-            id="app.interrupt",
-            tooltip="stop what runs; with nothing running it says how to quit",
+            "ctrl+c", "interrupt", "Stop", show=False, id="app.interrupt",
+            tooltip="copy what is selected, or else stop what runs; idle, it says how to quit",
         ),
         Binding(
-            "ctrl+z",
-            "suspend_process",
-            "Suspend",
-            show=False,
-            id="app.suspend",
+            "ctrl+z", "suspend_process", "Suspend", show=False, id="app.suspend",
             tooltip="go to the shell; fg comes back",
         ),
-    ]
+    ]  # fmt: skip
 
     def __init__(
         self,
@@ -109,6 +100,8 @@ class CkptDiffApp(BaseApp):
         self._leaving = False
         self.conversion_runner = ConversionRunner(engine, clock)
         self.settings_runner = SettingsRunner(settings_file)
+        use({})
+        self._key_troubles = self._use_own_keys() if self.settings.keys else []
         self.set_class(ascii_only, "-ascii")
         self.set_class(no_color, "-no-color")
 
@@ -118,8 +111,8 @@ class CkptDiffApp(BaseApp):
         yield self.settings_runner
 
     def on_mount(self) -> None:
-        self.register_theme(CKPTDIFF)
-        self.register_theme(CKPTDIFF_16)
+        for theme in THEMES:
+            self.register_theme(theme)
         few_colours = self.no_color or self.console.color_system == "standard"
         self.theme = CKPTDIFF_16.name if few_colours else CKPTDIFF.name
         if self.settings.theme in self.available_themes:
@@ -129,8 +122,18 @@ class CkptDiffApp(BaseApp):
             self.open(self.paths)
         else:
             self.show_open_screen()
-        if self.settings_runner.trouble:
-            self.notify(self.settings_runner.trouble, severity="warning", markup=False)
+        for trouble in (self.settings_runner.trouble, *self._key_troubles):
+            if trouble:
+                self.notify(trouble, severity="warning", timeout=15, markup=False)
+
+    def _use_own_keys(self) -> list[str]:
+        """Put the keys of the settings in the place of ours; return what is wrong with them."""
+        from ckptdiff.tui.own_keys import usable
+
+        keymap, troubles = usable(self.settings.keys)
+        self.set_keymap(keymap)
+        use(keymap)
+        return troubles
 
     def open(self, paths: Sequence[Path], opened: Mapping[Path, Checkpoint] | None = None) -> None:
         """Show one checkpoint, or compare two. `opened` holds those that have been read already."""
@@ -163,11 +166,7 @@ class CkptDiffApp(BaseApp):
         self.push_screen(OpenScreen())
 
     def get_key_display(self, binding: Binding) -> str:
-        if binding.key in ("enter", "tab", "escape", "space"):
-            return {"escape": "esc"}.get(binding.key, binding.key)  # Textual has symbols for them
-        if self.ascii_only and binding.key in ("up", "down", "left", "right"):
-            return binding.key
-        return binding.key_display or super().get_key_display(binding).replace("^", "ctrl+")
+        return binding.key_display or shown(binding.key, arrows=not self.ascii_only)
 
     async def run_action(
         self,
@@ -209,7 +208,9 @@ class CkptDiffApp(BaseApp):
         return [s for s in reversed(self.screen_stack) if isinstance(s, TensorsScreen)]
 
     def action_interrupt(self) -> None:
-        """Stop the topmost running job, as in a shell; without one, show how to quit."""
+        """Copy a selection, or stop the topmost running job; without either, show how to quit."""
+        if self.copy_selection():
+            return
         from ckptdiff.tui.screens.logits import LogitsScreen
 
         screens = self._main_screens()
@@ -222,7 +223,7 @@ class CkptDiffApp(BaseApp):
         elif self.is_converting:
             self.ask_to_stop()
         else:
-            self.notify("Nothing is running. Press Q to quit.")
+            self.notify(f"Nothing is running. Press {key('app.quit', 'Q')} to quit.")
 
     # ── the conversion ───────────────────────────────────────────────────────────────────────
 
@@ -337,11 +338,23 @@ class CkptDiffApp(BaseApp):
             markup=False,
         )
 
+    def copy_selection(self) -> bool:
+        """Send what is selected with the mouse to the clipboard. Return False if nothing is."""
+        selected = self.screen.get_selected_text()
+        if not selected:
+            return False
+        self.copy(selected)
+        self.screen.clear_selection()
+        return True
+
     # ── settings ─────────────────────────────────────────────────────────────────────────────
 
     @property
     def settings(self) -> Settings:
         return self.settings_runner.settings
+
+    def get_css_variables(self) -> dict[str, str]:
+        return with_ours(super().get_css_variables())
 
     def watch_theme(self, theme: str) -> None:
         if not self._starting:

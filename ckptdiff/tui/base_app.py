@@ -94,6 +94,10 @@ class BaseApp(App[None]):
         """Send text to the clipboard of the terminal."""
 
     @abstractmethod
+    def copy_selection(self) -> bool:
+        """Send what is selected with the mouse to the clipboard. Return False if nothing is."""
+
+    @abstractmethod
     def show_settings_file(self) -> None:
         """Show the path of the settings file."""
 

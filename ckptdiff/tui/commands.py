@@ -14,6 +14,7 @@ from ckptdiff.errors import BadArgument
 from ckptdiff.guide.topics import topics
 from ckptdiff.name_filter import matcher as names_matcher
 from ckptdiff.text import printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.order import SORTS
 from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
@@ -49,48 +50,64 @@ class Commands(Provider):
         app = self._app
         if app.is_converting:
             yield "convert: stop and remove", "what was written goes", app.ask_to_stop
-        yield "help: keys and glyphs", "?", screen.action_help  # type: ignore[attr-defined]
+        yield "help: keys and glyphs", key("screen.help", "?"), screen.action_help  # type: ignore[attr-defined]
         for topic, about in topics().items():
             yield f"guide: {topic}", about, partial(self._show_guide, topic)
         yield "open: other checkpoints", "", app.show_open_screen
         yield "theme: choose", "kept for the next time", app.action_change_theme
         yield "screenshot: save SVG", "into the folder you started in", self._save_picture
         yield "settings: show file", "where they are kept", app.show_settings_file
-        yield "quit: leave ckptdiff", "Q", app.action_quit
-
-    def _save_picture(self) -> None:
-        """Save the screen as an SVG picture in the folder where ckptdiff was started."""
-        try:
-            path = self.app.save_screenshot()
-        except OSError as error:
-            words = f"No picture: {error.strerror}."
-            self.app.notify(words, severity="error", markup=False)
-        else:
-            self.app.notify(f"Saved {path}", markup=False)
+        yield "quit: leave ckptdiff", key("app.quit", "Q"), app.action_quit
 
     def _show_guide(self, topic: str) -> None:
         from ckptdiff.tui.screens.guide import GuideScreen
 
         self.app.push_screen(GuideScreen(topic))
 
+    def _save_picture(self) -> None:
+        """Save the screen as an SVG picture in the folder where ckptdiff was started."""
+        try:
+            path = self.app.save_screenshot()
+        except OSError as error:
+            self.app.notify(f"No picture: {error.strerror}.", severity="error", markup=False)
+        else:
+            self.app.notify(f"Saved {path}", markup=False)
+
     def _logit_commands(self, screen: LogitsScreen) -> Iterator[Command]:
         def can(action: str) -> bool:
             return screen.why_not(action) is None
 
-        yield "logits: compare prompt ...", "p", screen.action_prompt
+        yield "logits: compare prompt ...", key("logits.prompt", "p"), screen.action_prompt
         if can("stop"):
-            yield "logits: stop", "what is known stays  x", screen.action_stop
+            yield (
+                "logits: stop",
+                f"what is known stays  {key('logits.stop', 'x')}",
+                screen.action_stop,
+            )
         if can("attribution"):
-            what = "what the difference is made of; runs it once more  a"
+            shares = key("logits.attribution", "a")
+            what = f"what the difference is made of; runs it once more  {shares}"
             yield "logits: attribution", what, screen.action_attribution
         if can("positions"):
-            yield "logits: top-k or all positions", "t", screen.action_positions
+            yield (
+                "logits: top-k or all positions",
+                key("logits.positions", "t"),
+                screen.action_positions,
+            )
         if can("copy_table"):
-            yield "copy: logits", "verdict, figures and taps  y", screen.action_copy_table
+            yield (
+                "copy: logits",
+                f"verdict, figures and taps  {key('logits.copy', 'y')}",
+                screen.action_copy_table,
+            )
         if can("copy_command"):
-            yield "copy: command line", "Y", screen.action_copy_command
-        yield "view: tensors", "1", screen.action_back
-        yield "view: config", "config.json against args  2", screen.action_config
+            yield "copy: command line", key("logits.copy_command", "Y"), screen.action_copy_command
+        yield "view: tensors", key("logits.tensors", "1"), screen.action_back
+        yield (
+            "view: config",
+            f"config.json against args  {key('logits.config', '2')}",
+            screen.action_config,
+        )
 
     def _tensor_commands(self, screen: TensorsScreen) -> Iterator[Command]:
         session = screen.session
@@ -99,11 +116,23 @@ class Commands(Provider):
             return screen.why_not(action) is None
 
         if can("stop"):
-            yield "compare: stop", "what is known stays  x", screen.action_stop
+            yield (
+                "compare: stop",
+                f"what is known stays  {key('tensors.stop', 'x')}",
+                screen.action_stop,
+            )
         if session.phase in ("stopped", "failed"):
-            yield "compare: start", "go on with what is left  r", screen.action_again
+            yield (
+                "compare: start",
+                f"go on with what is left  {key('tensors.again', 'r')}",
+                screen.action_again,
+            )
         elif session.phase == "done":
-            yield "compare: again", "every tensor, headers first  r", screen.action_again
+            yield (
+                "compare: again",
+                f"every tensor, headers first  {key('tensors.again', 'r')}",
+                screen.action_again,
+            )
         if not session.browsing:
             for tolerance, what in TOLERANCES.items():
                 if tolerance != session.tolerance:
@@ -111,62 +140,94 @@ class Commands(Provider):
                     yield f"tolerance: {tolerance}", what, run
         if can("optimizer"):
             what = "weights alone" if session.optimizer else "optimizer state too"
-            yield f"compare: {what}", "master weights and moments  o", screen.action_optimizer
+            yield (
+                f"compare: {what}",
+                f"master weights and moments  {key('tensors.optimizer', 'o')}",
+                screen.action_optimizer,
+            )
         if can("difference"):
-            yield "view: next difference", "n", partial(screen.action_difference, 1)
-            yield "view: previous difference", "N", partial(screen.action_difference, -1)
+            yield (
+                "view: next difference",
+                key("tensors.next", "n"),
+                partial(screen.action_difference, 1),
+            )
+            yield (
+                "view: previous difference",
+                key("tensors.previous", "N"),
+                partial(screen.action_difference, -1),
+            )
         if can("entries"):
             yield (
                 "view: other entries",
-                "arguments, optimizer, random states  e",
+                f"arguments, optimizer, random states  {key('tensors.entries', 'e')}",
                 screen.action_entries,
             )
         if can("config"):
-            yield "view: config", "config.json against args  2", screen.action_config
+            yield (
+                "view: config",
+                f"config.json against args  {key('tensors.config', '2')}",
+                screen.action_config,
+            )
         if can("findings"):
             what = "what is wrong, and why" if session.diagnosis.findings else "look for the cause"
-            yield "view: findings", f"{what}  f", screen.action_findings
+            yield (
+                "view: findings",
+                f"{what}  {key('tensors.findings', 'f')}",
+                screen.action_findings,
+            )
         if can("logits"):
             yield (
                 "logits: compare prompt ...",
-                "layer by layer, on both sides  p",
+                f"layer by layer, on both sides  {key('tensors.logits', 'p')}",
                 screen.action_logits,
             )
         if can("filter"):
-            yield "filter: by name", "words, re:PATTERN, ! inverts  /", screen.action_filter
+            yield (
+                "filter: by name",
+                f"words, re:PATTERN, ! inverts  {key('tensors.filter', '/')}",
+                screen.action_filter,
+            )
         if can("differences_only"):
             what = "all tensors" if session.differences_only else "differences only"
-            yield f"filter: {what}", "d", screen.action_differences_only
+            yield f"filter: {what}", key("tensors.differences", "d"), screen.action_differences_only
         if session.filter:
-            yield "filter: clear", "esc", partial(screen.set_filter, "")
+            yield "filter: clear", key("screen.escape", "esc"), partial(screen.set_filter, "")
         elif session.finding is not None:
-            yield "filter: clear", "esc", screen.action_escape
+            yield "filter: clear", key("screen.escape", "esc"), screen.action_escape
         if can("sort"):
             for sort, words in SORTS.items():
                 if sort != session.sort and (sort in ("model", "size") or not session.browsing):
-                    yield f"sort: {words}", "s", partial(screen.sort_by, sort)
-            yield "sort: reverse", "S", screen.action_reverse
-            yield "layers: fold all", "h folds one", partial(screen.rows.fold_all, unfolded=False)
+                    yield (
+                        f"sort: {words}",
+                        key("tensors.sort", "s"),
+                        partial(screen.action_sort_by, sort),
+                    )
+            yield "sort: reverse", key("tensors.reverse", "S"), screen.action_reverse
+            yield (
+                "layers: fold all",
+                f"{key('list.fold', 'h')} folds one",
+                partial(screen.rows.fold_all, unfolded=False),
+            )
             yield (
                 "layers: unfold all",
-                "l unfolds one",
+                f"{key('list.unfold', 'l')} unfolds one",
                 partial(screen.rows.fold_all, unfolded=True),
             )
         if can("convert"):
             yield (
                 "convert: to another format or parallelism",
-                "planned, then written and verified  c",
+                f"planned, then written and verified  {key('tensors.convert', 'c')}",
                 screen.action_convert,
             )
         if can("write_report"):
             yield (
                 "report: write",
-                "JSON, Markdown or HTML, by the name's ending  w",
+                f"JSON, Markdown or HTML, by the name's ending  {key('tensors.report', 'w')}",
                 screen.action_write_report,
             )
         if can("copy_name"):
-            yield "copy: tensor name", "y", screen.action_copy_name
-            yield "copy: command line", "Y", screen.action_copy_command
+            yield "copy: tensor name", key("tensors.copy", "y"), screen.action_copy_name
+            yield "copy: command line", key("tensors.copy_command", "Y"), screen.action_copy_command
 
     async def discover(self) -> Hits:
         for name, text, run in self._commands():

@@ -127,6 +127,14 @@ class PromptRead(Message, bubble=False):
 
 
 @dataclass
+class DevicesFound(Message, bubble=False):
+    """The process that computes a prompt has imported torch, which sees these CUDA devices."""
+
+    run: int
+    names: tuple[str, ...]
+
+
+@dataclass
 class LogitsAdvanced(Message, bubble=False):
     """Both models have computed one more layer, or another part. The progress holds its taps."""
 

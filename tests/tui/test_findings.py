@@ -371,3 +371,23 @@ def test_the_screen(
         await pilot.pause(0.1)
 
     assert snap_compare(make_app(A, B), terminal_size=size, run_before=run)
+
+
+async def test_the_fix_can_be_selected_with_the_mouse(
+    start: Callable[..., CkptDiffApp], tmp_path: Path
+) -> None:
+    app = start(*make_demo(tmp_path / "demo"))
+    async with app.run_test(size=(160, 40)) as pilot:
+        await until_looked(app, pilot)
+        await pilot.press("f")
+        await pilot.pause()
+        page = app.screen.query_one("#said")
+        shown = str(page.render()).splitlines()
+        at = next(number for number, line in enumerate(shown) if line.startswith("Fix"))
+        left, right = shown[at].index("ckptdiff convert"), len(shown[at]) - 1
+        await pilot.mouse_down(page, offset=(left, at))
+        await pilot.hover(page, offset=(right, at))
+        await pilot.mouse_up(page, offset=(right, at))
+        await pilot.press("ctrl+c")
+        assert app.clipboard == shown[at][left:]
+        assert isinstance(app.screen, FindingsScreen)

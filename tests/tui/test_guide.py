@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from textual.widgets import Static
 
 from ckptdiff.guide.topics import page, topics
 from ckptdiff.tui.screens.findings import FindingsScreen
-from ckptdiff.tui.screens.guide import GuideScreen
+from ckptdiff.tui.screens.guide import GuideScreen, PageText
 from ckptdiff.tui.screens.help import HelpScreen, help_lines
 from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.text.page import Page
@@ -36,7 +35,7 @@ def guide(app: CkptDiffApp) -> GuideScreen:
 
 def shown(app: CkptDiffApp) -> str:
     """Return the source of the page that is on the screen."""
-    content = guide(app).query_one("#page Static", Static).content
+    content = guide(app).query_one(PageText)._page
     return content.text if isinstance(content, Page) else str(content)
 
 

@@ -118,7 +118,7 @@ async def test_the_key_line_fits_and_ends_with_help_and_the_way_out(app: CkptDif
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(app, pilot)
         (line,) = lines(app.screen.query_one("KeyLine"))
-        assert line == ("enter Open  n Next diff  / Filter  c Convert  f Findings  ? Help  q Quit")
+        assert line == "enter Open  n Next diff  f Findings  c Convert  p Logits  ? Help  q Quit"
         await pilot.resize_terminal(60, 16)
         await pilot.pause()
         (line,) = lines(app.screen.query_one("KeyLine"))

@@ -567,3 +567,22 @@ async def test_the_help_says_what_the_numbers_mean(app: CkptDiffApp, engine: Fak
         told = [each.plain for each in help_lines(app.screen)]
         assert any(each.split()[:3] == ["=", "no", "difference"] for each in told)
         assert all(len(each) <= 74 for each in told)
+
+
+async def test_the_device_is_chosen_and_torchs_are_known_once_a_prompt_runs(
+    app: CkptDiffApp, engine: FakeEngine
+) -> None:
+    engine.steps, engine.devices = steps(faulty()), ("cuda:0", "cuda:1")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("p")
+        await pilot.pause()
+        assert text(app, "Choice") == "[auto] cpu "
+        await pilot.press(*"one", "enter")
+        await settle(app, pilot)
+        assert text(app, "Choice") == "[auto] cpu  cuda:0  cuda:1 "
+        await pilot.press("D", "D", "D", "p", "enter")
+        await settle(app, pilot)
+        assert engine.computed_on == ["auto", "cuda:1"]
+        await pilot.press("Y")
+        assert app.clipboard.endswith("--device cuda:1")

@@ -460,16 +460,27 @@ async def test_the_detail_pane_is_there_from_100_columns(app: CkptDiffApp) -> No
         assert Q0 in lines(rows(app))[3] or rows(app).row == Q0
 
 
-async def test_below_60_columns_or_16_lines_one_line_says_so(app: CkptDiffApp) -> None:
-    async with app.run_test(size=(50, 20)) as pilot:
+async def test_below_40_columns_or_10_lines_one_line_says_so(app: CkptDiffApp) -> None:
+    async with app.run_test(size=(39, 20)) as pilot:
         await settle(app, pilot)
-        assert text(app, "TooSmall") == "ckptdiff needs 60x16, this is 50x20. q quits."
+        assert text(app, "TooSmall") == "ckptdiff needs 40x10, this is 39x20. Q quits."
         assert app.screen.query_one("TooSmall").display
         await pilot.resize_terminal(80, 24)
         await pilot.pause()
         assert not app.screen.query_one("TooSmall").display
-        await pilot.press("j")
+        await pilot.press("g", "j")
         assert rows(app).cursor == 1
+
+
+async def test_a_terminal_of_40_by_10_is_for_the_list_alone(app: CkptDiffApp) -> None:
+    async with app.run_test(size=(40, 10)) as pilot:
+        await settle(app, pilot)
+        assert not app.screen.query_one("TooSmall").display
+        region = rows(app).region
+        assert (region.x, region.y, region.width, region.height) == (0, 0, 40, 8)
+        assert lines(rows(app))[0].split() == ["St", "Tensor", "Shape", "max|d|"]
+        await pilot.press("n")
+        assert rows(app).scrollable_content_region.height == 8
 
 
 async def test_a_checkpoint_that_cannot_be_opened_says_what_where_and_what_to_do(

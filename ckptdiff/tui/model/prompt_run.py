@@ -19,10 +19,17 @@ class PromptRun:
     """The progress and result of one prompt. Only the UI thread writes it."""
 
     def __init__(
-        self, number: int, text: str, *, attribute: bool, clock: Callable[[], float]
+        self,
+        number: int,
+        text: str,
+        *,
+        device: str = "auto",
+        attribute: bool,
+        clock: Callable[[], float],
     ) -> None:
         self.number = number
         self.text = text
+        self.device = device  # auto, cpu or cuda:N
         self.attribute = attribute  # trace the causes of the difference
         self.state: State = "reading"
         self.prompt: Prompt | None = None  # set once it is tokenized
@@ -71,6 +78,8 @@ class PromptRun:
             words += ["--ids", self.text.replace(" ", "")]
         else:
             words += ["--prompt", self.text]
+        if self.device != "auto":
+            words += ["--device", self.device]
         return shlex.join([*words, "--attribute"] if self.attribute else words)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from textual import work
 
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.messages import SessionChanged
 from ckptdiff.tui.model.pool import Pool
 from ckptdiff.tui.model.prompt_run import PromptRun
@@ -14,7 +15,7 @@ from ckptdiff.tui.runners.base import Runner
 if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.results import LogitDiff
-    from ckptdiff.tui.messages import LogitsAdvanced, LogitsEnded, PromptRead
+    from ckptdiff.tui.messages import DevicesFound, LogitsAdvanced, LogitsEnded, PromptRead
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.workers.cancellable import Cancellable
     from ckptdiff.tui.workers.engine import Engine
@@ -28,6 +29,8 @@ class PromptRunner(Runner):
         self.session = session
         self.run: PromptRun | None = None  # the latest
         self.is_shown = False  # on the logits screen; otherwise a notification shows the outcome
+        self.device = "auto"  # that computes the next prompt
+        self.devices: tuple[str, ...] = ("auto", "cpu")  # from the first prompt on, torch's too
         self._engine = engine
         self._jobs: Cancellable | None = None
         self._torch = Pool(engine.torch_executor)
@@ -50,7 +53,9 @@ class PromptRunner(Runner):
         assert session.a is not None
         assert session.b is not None
         self.give_up()
-        self.run = PromptRun(self.number, text, attribute=attribute, clock=session.clock)
+        self.run = PromptRun(
+            self.number, text, device=self.device, attribute=attribute, clock=session.clock
+        )
         self._jobs = Cancellable(self._torch.get)
         self.worker = self._ask(self.run, session.a, session.b, self._jobs)
         self.post_message(SessionChanged("prompt"))
@@ -86,6 +91,7 @@ class PromptRunner(Runner):
             a,
             b,
             run.text,
+            device=run.device,
             attribute=run.attribute,
             executor=layers,
             post=self.post_message,
@@ -101,6 +107,10 @@ class PromptRunner(Runner):
         if run := self._current(message.run):
             run.start(message.prompt)
             self.post_message(SessionChanged("prompt"))
+
+    def on_devices_found(self, message: DevicesFound) -> None:
+        self.devices = ("auto", "cpu", *message.names)
+        self.post_message(SessionChanged("prompt"))
 
     def on_logits_advanced(self, message: LogitsAdvanced) -> None:
         if run := self._current(message.run):
@@ -130,7 +140,7 @@ class PromptRunner(Runner):
         run.end(state, diff, error)
         if not self.is_shown:
             self.notify(
-                f"{headline(run)}   p shows it.",
+                f"{headline(run)}   {key('tensors.logits', 'p')} shows it.",
                 title="Logits",
                 severity="error" if run.state == "failed" else "information",
                 timeout=10,

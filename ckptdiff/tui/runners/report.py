@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from textual import work
 
 from ckptdiff.errors import CkptDiffError
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.messages import ReportWritten
 from ckptdiff.tui.runners.base import Runner
 from ckptdiff.tui.text.hints import KEYS
@@ -47,7 +48,9 @@ class ReportRunner(Runner):
         if message.error is None:
             self.notify(f"Wrote {message.path}", markup=False)
         else:
-            self._notify_error(f"{message.error}. Press w and choose another path.")
+            self._notify_error(
+                f"{message.error}. Press {key('tensors.report', 'w')} and choose another path."
+            )
 
     def worker_failed(self, error: str) -> None:
         self._notify_error(error)

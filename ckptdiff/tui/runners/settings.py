@@ -44,11 +44,16 @@ class SettingsRunner(Runner):
     def _save(self) -> None:
         try:
             with self._saving:  # saves do not overlap, and each saves the latest settings
-                save_settings(self.settings, self.file)
+                found, trouble = load_settings(self.file)  # its keys may just have been edited
+                if trouble is None:  # else a slip of the pen would cost all that is in the file
+                    save_settings(replace(self.settings, keys=found.keys), self.file)
         except OSError as error:
             self.app.call_from_thread(
                 self.worker_failed, f"{self.file}: {error.strerror}. Settings are not kept."
             )
+        else:
+            if trouble is not None:
+                self.app.call_from_thread(self.worker_failed, f"{trouble} Settings are not kept.")
 
     def worker_failed(self, error: str) -> None:
         self.notify(error, severity="warning", markup=False)

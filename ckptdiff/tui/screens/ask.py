@@ -10,6 +10,8 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from ckptdiff.tui.keymap import key
+
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
@@ -28,7 +30,7 @@ class AskScreen(ModalScreen[bool]):
         super().__init__()
         self._question = question
         self._words = words
-        self._keys = f"y {yes}   esc {no}"
+        self._keys = f"{key('ask.yes', 'y')} {yes}   {key('ask.no', 'esc')} {no}"
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog") as box:
@@ -39,7 +41,7 @@ class AskScreen(ModalScreen[bool]):
     def action_remind(self) -> None:
         """Say that Enter is no answer."""
         box = self.query_one("#dialog", Vertical)
-        box.border_subtitle = Content(f"Enter does neither:   {self._keys}")
+        box.border_subtitle = Content(f"{key('ask.enter', 'Enter')} does neither:   {self._keys}")
 
     def action_answer(self, yes: bool) -> None:  # noqa: FBT001 -- a binding passes no keywords
         self.dismiss(yes)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
+from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.widgets.conversion_line import ConversionLine
 from ckptdiff.tui.widgets.key_line import KeyLine
 from ckptdiff.tui.widgets.too_small import TooSmall
@@ -87,6 +89,11 @@ class BaseScreen(Screen[ResultT]):
     def action_leave(self) -> None:
         self.app.leave()
 
+    def action_copy_text(self) -> None:
+        """Copy what is selected; without a selection, the key is the app's."""
+        if not self.app.copy_selection():
+            raise SkipAction
+
     def action_maximise(self) -> None:
         if self.maximized is not None:
             self.minimize()
@@ -98,6 +105,6 @@ class BaseScreen(Screen[ResultT]):
         if self.maximized is not None:
             self.minimize()
         elif self.is_first:
-            self.notify("This is the first screen. Press q to quit.")
+            self.notify(f"This is the first screen. Press {key('screen.leave', 'q')} to quit.")
         else:
             self.dismiss()

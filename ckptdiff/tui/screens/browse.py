@@ -10,6 +10,8 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import DirectoryTree, Static
 
+from ckptdiff.tui.keymap import key
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -48,9 +50,15 @@ class BrowseScreen(ModalScreen[Path | None]):
         with Vertical(id="browse") as box:
             box.border_title = "Choose a checkpoint"
             yield FolderTree(self._start)
-            yield Static(
-                "enter chooses  l unfolds  h folds  - folder above  esc cancels", id="hint"
-            )
+            does = {
+                key("browse.choose", "enter"): "chooses",
+                key("browse.unfold", "l"): "unfolds",
+                key("browse.fold", "h"): "folds",
+                key("browse.parent", "-"): "folder above",
+                key("browse.cancel", "esc"): "cancels",
+            }
+            hint = "  ".join(f"{shown} {what}" for shown, what in does.items())
+            yield Static(hint, id="hint", markup=False)
 
     @property
     def _tree(self) -> FolderTree:

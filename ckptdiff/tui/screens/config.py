@@ -10,6 +10,7 @@ from textual.content import Content
 from ckptdiff.config.compare import field_text
 from ckptdiff.config.other_keys import DIFFERS
 from ckptdiff.text import config_value_text, printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.screens import finding_keys
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.figures import wrapped
@@ -148,7 +149,8 @@ class ConfigScreen(BaseScreen[None]):
 
     def _empty_words(self) -> str:
         if self.session.config:
-            return f"No conflict in {plural(len(self.session.config), 'line')}. d shows all."
+            shows = f"{key('config.conflicts', 'd')} shows all."
+            return f"No conflict in {plural(len(self.session.config), 'line')}. {shows}"
         without = [
             letter
             for letter, side in (("A", self.session.a), ("B", self.session.b))

@@ -13,6 +13,7 @@ from ckptdiff.assembly.views import matrix_at
 from ckptdiff.comparison.inspect import python_source, statistics
 from ckptdiff.dtypes import has_numbers
 from ckptdiff.text import printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.comparison import GLYPHS, WORDS
 from ckptdiff.tui.screens import finding_keys
 from ckptdiff.tui.screens.base import BaseScreen
@@ -157,7 +158,7 @@ class DetailScreen(BaseScreen[None]):
         yield Words(id="detail-title")
         with Pane(id="where") as where:
             where.border_title = "Where it lives"
-            yield ShardMap(hint="; m shows all")
+            yield ShardMap(hint=f"; {key('detail.maximise', 'm')} shows all")
         with Horizontal(id="pictures"):
             histogram = Histogram()
             histogram.can_focus = True
@@ -251,7 +252,11 @@ class DetailScreen(BaseScreen[None]):
         elif result is not None and result.numbers is not None:
             lines += flow(number_items(result.numbers), width)
         elif self._one_side() is not None:
-            lines += wrapped("i reads all of it for its distribution.", width, "dim")
+            lines += wrapped(
+                f"{key('detail.statistics', 'i')} reads all of it for its distribution.",
+                width,
+                "dim",
+            )
         return lines
 
     def _one_side(self) -> Assembly | None:

@@ -13,6 +13,7 @@ from textual.worker import Worker, WorkerState
 from ckptdiff.errors import BadArgument
 from ckptdiff.name_filter import matcher
 from ckptdiff.text import printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.figures import wrapped
 from ckptdiff.tui.text.lines import line
@@ -122,7 +123,8 @@ class EntriesScreen(BaseScreen[None]):
             inverted = self.filter.startswith("!")
             matches = matcher(self.filter.removeprefix("!").strip())
             entries = [e for e in entries if matches(f"{e.name} {e.text}") is not inverted]
-            empty = f"No entry matches '{printable(self.filter)}'. Esc clears the filter."
+            clear = key("filter.clear", "Esc")
+            empty = f"No entry matches '{printable(self.filter)}'. {clear} clears the filter."
         rows.border_title = Content(
             f"Entries  / {printable(self.filter)}" if self.filter else "Entries"
         )
@@ -148,7 +150,10 @@ class EntriesScreen(BaseScreen[None]):
         text = printable(entry.text) or f"{entry.kind}, of which nothing more is shown"
         lines = wrapped(printable(entry.name), width, "strong") + wrapped(text, width)
         if len(lines) > DETAIL_LINES:
-            lines = [*lines[: DETAIL_LINES - 1], line(("Y copies all of it.", "dim"))]
+            lines = [
+                *lines[: DETAIL_LINES - 1],
+                line((f"{key('entries.copy_text', 'Y')} copies all of it.", "dim")),
+            ]
         return lines
 
     def on_cursor_list_cursor_moved(self, message: CursorList.CursorMoved) -> None:

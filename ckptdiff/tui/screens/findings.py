@@ -12,6 +12,7 @@ from textual.widgets.option_list import Option
 
 from ckptdiff.report.finding import finding_lines as plain_lines
 from ckptdiff.text import printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.finding import finding_glyph, finding_page
 from ckptdiff.tui.text.lines import line
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ckptdiff.tui.text.lines import Line
 
 PLACES, COUNT = 24, 14  # cells of the layers, and of the number of tensors
+NARROW = 58  # cells; a narrower row has glyph, number, class and layers alone
 
 
 def finding_row(number: int, finding: Finding, width: int, *, ascii_only: bool) -> str:
@@ -36,6 +38,8 @@ def finding_row(number: int, finding: Finding, width: int, *, ascii_only: bool) 
     glyph = finding_glyph(finding, ascii_only=ascii_only)
     place = shorten(place_words(finding), PLACES, ascii_only=ascii_only)
     count = plural(len(finding.tensors), "tensor") if finding.tensors else "config"
+    if width < NARROW:
+        return f"{glyph} {number:>2}  {finding.kind} {place}"[:width]
     head = f"{glyph} {number:>2}  {finding.kind:<13} {place:<{PLACES}} {count:<{COUNT}}"
     room = width - len(head) - 1
     title = printable(finding.title) if room > 20 else ""
@@ -123,7 +127,7 @@ class FindingsScreen(BaseScreen[int]):
             "guide",
             "Guide",
             id="findings.guide",
-            tooltip="what the guide says of this class of faults; f1 shows the keys",
+            tooltip="what the guide says of this class of faults",
         ),
     ]
     DEFAULT_CSS = """
@@ -145,7 +149,6 @@ class FindingsScreen(BaseScreen[int]):
             padding: 0 1;
             border: solid $foreground 40%;
             border-title-style: bold;
-            border-subtitle-color: $foreground 70%;
             scrollbar-size-vertical: 1;
             &:focus { border: solid $primary; }
         }
@@ -226,7 +229,9 @@ class FindingsScreen(BaseScreen[int]):
     def _show_rest(self) -> None:
         """Show which key scrolls, if the finding does not fit."""
         box = self.query_one("#finding", VerticalScroll)
-        box.border_subtitle = "ctrl+d shows the rest" if box.max_scroll_y else ""
+        box.border_subtitle = (
+            f"{key('findings.page_down', 'ctrl+d')} shows the rest" if box.max_scroll_y else ""
+        )
 
     def on_option_list_option_selected(self, message: OptionList.OptionSelected) -> None:
         message.stop()
@@ -256,7 +261,7 @@ class FindingsScreen(BaseScreen[int]):
         if action == "copy_fix":
             has_fix = self.finding.fix is not None
             return None if has_fix else f"There is no fix to copy: {why_no_command(self.finding)}"
-        above = "The fix above mends it; y copies it."
+        above = f"The fix above mends it; {key('findings.copy', 'y')} copies it."
         why = why_no_conversion(self.session, self.number, here=above)
         return None if why is None else f"Convert: {why}"
 

@@ -4,19 +4,46 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.style import Style as RichStyle
+from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.widgets import Static
+from textual.style import Style
 
 from ckptdiff.guide.topics import FAULTS, page, topics
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.page import Page
+from ckptdiff.tui.widgets.painted import Painted
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
     from ckptdiff.tui.base_app import BaseApp
+    from ckptdiff.tui.text.lines import Line
+
+
+class PageText(Painted):
+    """A page drawn by rich, as lines of text that the mouse can select.
+
+    It is one widget: Textual's Markdown makes 900 of the longest page, which takes ten times as
+    long.
+    """
+
+    def show(self, text: str, *, ascii_only: bool) -> None:
+        # Tables and bullets are drawn with more than ASCII; the source of a page is ASCII.
+        self._page: Text | Page = Text(text) if ascii_only else Page(text)
+        self.changed()
+
+    def lines(self, width: int, height: int) -> list[Line]:  # noqa: ARG002
+        console = self.app.console
+        drawn = console.render_lines(self._page, console.options.update_width(width), pad=False)
+        return [tuple((text, str(style or "")) for text, style, _ in line) for line in drawn]
+
+    def _style(self, role: str) -> Style:
+        """Return the style that rich gave a text, whose definition is its role."""
+        return Style.from_rich_style(RichStyle.parse(role), self.app.ansi_theme)
 
 
 class GuideScreen(BaseScreen[None]):
@@ -49,11 +76,10 @@ class GuideScreen(BaseScreen[None]):
             padding: 0 1;
             border: solid $foreground 40%;
             border-title-style: bold;
-            border-subtitle-color: $foreground 70%;
             scrollbar-size-vertical: 1;
             &:focus { border: solid $primary; }
         }
-        #page Static { width: 100%; max-width: 101; padding: 0 1 0 0; }
+        #page PageText { width: 100%; max-width: 101; padding: 0 1 0 0; }
         &.-ascii #page { border: ascii $foreground 60%; }
     }
     """
@@ -64,8 +90,10 @@ class GuideScreen(BaseScreen[None]):
 
     def compose_body(self) -> ComposeResult:
         with VerticalScroll(id="page") as box:
-            box.border_subtitle = "n and N show other pages"
-            yield Static(markup=False)
+            box.border_subtitle = (
+                f"{key('guide.next', 'n')} and {key('guide.previous', 'N')} show other pages"
+            )
+            yield PageText()
 
     def on_mount(self) -> None:
         self.set_class(self.app.ascii_only, "-ascii")
@@ -78,10 +106,7 @@ class GuideScreen(BaseScreen[None]):
         text = page(topic)
         box = self.query_one("#page", VerticalScroll)
         box.border_title = Content(f"Guide: {topic}")
-        # Tables and bullets are drawn with more than ASCII; the source of a page is ASCII. A page
-        # is drawn by rich, as one widget: Textual's Markdown makes 900 of the longest page, which
-        # takes ten times as long.
-        box.query_one(Static).update(Content(text) if self.app.ascii_only else Page(text))
+        box.query_one(PageText).show(text, ascii_only=self.app.ascii_only)
         box.scroll_home(animate=False)
 
     def action_scroll(self, lines: int) -> None:

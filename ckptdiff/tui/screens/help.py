@@ -12,6 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from ckptdiff.guide.topics import topics
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.comparison import GLYPHS, WORDS
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ MEANINGS = {
     "only_b": "A has no such tensor",
     "to_do": "not compared yet",
     "comparing": "being compared",
-    "undone": "something broke before; Enter says what",
-    "error": "could not be read; Enter says why",
+    "undone": "something broke before; {} says what",
+    "error": "could not be read; {} says why",
 }
 
 
@@ -55,7 +56,7 @@ class HelpScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="help") as box:
             box.border_title = "Keys"
-            box.border_subtitle = "esc closes"
+            box.border_subtitle = f"{key('help.close', 'esc')} closes"
             yield Static(Content("\n").join(help_lines(self._explained)), markup=False)
 
     def action_close(self) -> None:
@@ -79,9 +80,15 @@ def help_lines(screen: Screen[Any]) -> list[Content]:
         for shown, meaning in legend.items():
             lines += _entry(f"{shown:>15}", meaning)
     lines += [Content(""), Content.styled("Status", "bold underline")]
+    enter = key("list.open", "Enter")
     for status, meaning in MEANINGS.items():
-        lines += _entry(f"{GLYPHS[status]:>4} {WORDS[status]:<12}", meaning)
-    lines += [Content(""), Content.styled("Guide: type : and the name of a page", "bold underline")]
+        lines += _entry(f"{GLYPHS[status]:>4} {WORDS[status]:<12}", meaning.format(enter))
+    lines += [
+        Content(""),
+        Content.styled(
+            f"Guide: type {key('app.commands', ':')} and the name of a page", "bold underline"
+        ),
+    ]
     for topic, about in topics().items():
         lines += _entry(f"{topic:>17}", about)
     return lines

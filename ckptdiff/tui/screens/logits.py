@@ -12,6 +12,7 @@ from textual.widgets import Static
 from ckptdiff.extras import why_not
 from ckptdiff.logits.verdict import place
 from ckptdiff.report.logits import shares
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.comparison import DIFFERENCES, GLYPHS
 from ckptdiff.tui.screens import finding_keys
 from ckptdiff.tui.screens.base import BaseScreen
@@ -26,6 +27,7 @@ from ckptdiff.tui.text.logits import (
     text_to_copy,
 )
 from ckptdiff.tui.text.taps import EQUAL, tap_mark
+from ckptdiff.tui.widgets.choice import Choice
 from ckptdiff.tui.widgets.next_tokens import NextTokens
 from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.widgets.prompt_input import PromptInput
@@ -68,6 +70,10 @@ class LogitsScreen(BaseScreen[None]):
             tooltip="the likeliest tokens after one position, or the first after each; "
             "arrows change the position",
         ),
+        Binding(
+            "D", "device", "Device", show=False, id="logits.device",
+            tooltip="compute the next prompt on another device: auto, cpu or a GPU",
+        ),
         Binding("x", "stop", "Stop", id="logits.stop", tooltip="stop; what is known stays"),
         Binding(
             "a", "attribution", "Causes", id="logits.attribution",
@@ -89,7 +95,7 @@ class LogitsScreen(BaseScreen[None]):
         ),
         Binding(
             "question_mark", "guide", "Guide", id="logits.guide",
-            tooltip="what the guide says of these numbers; f1 shows the keys",
+            tooltip="what the guide says of these numbers",
         ),
     ]  # fmt: skip
     LEGEND: ClassVar[dict[str, str]] = {
@@ -107,6 +113,7 @@ class LogitsScreen(BaseScreen[None]):
         #ask { height: 1; padding: 0 1; }
         #ask Static { width: auto; text-style: bold; }
         #ask PromptInput { width: 1fr; height: 1; padding: 0 1; }
+        #ask Choice { width: auto; height: 1; margin: 0 1; }
         #tokens { height: auto; padding: 0 1; }
         #answer { height: 1fr; }
         #nothing { padding: 1 2; }
@@ -116,7 +123,6 @@ class LogitsScreen(BaseScreen[None]):
             padding: 0 1;
             border: solid $foreground 40%;
             border-title-style: bold;
-            border-subtitle-color: $foreground 70%;
             scrollbar-size-vertical: 1;
             &:focus { border: solid $primary; }
         }
@@ -153,15 +159,18 @@ class LogitsScreen(BaseScreen[None]):
         with Horizontal(id="ask"):
             yield Static("Prompt")
             yield PromptInput("" if run is None else run.text, self.app.prompts)
+            yield Choice(
+                {name: name for name in self.prompts.devices}, self.prompts.device, id="device"
+            )
             yield Static(id="count", markup=False)
         yield Words(id="tokens")
         with Vertical(id="answer"):
-            yield Static(NOTHING, id="nothing")
+            yield Static(NOTHING.format(key("prompt.run", "Enter")), id="nothing")
             yield NextTokens(ascii_only=ascii_only)
             yield TapMap(ascii_only=ascii_only)
             with Shares() as bars:
                 bars.border_title = "What the difference is made of: shares of its square"
-                bars.border_subtitle = "a shows the layers"
+                bars.border_subtitle = f"{key('logits.attribution', 'a')} shows the layers"
                 yield Words(id="shares")
         yield Words(id="outcome")
 
@@ -196,6 +205,7 @@ class LogitsScreen(BaseScreen[None]):
         prompt = None if run is None else run.prompt
         with self.app.batch_update():
             self.query_one("#nothing").display = run is None
+            self.query_one(Choice).offer({name: name for name in self.prompts.devices})
             self.query_one("#count", Static).update(Content(count_words(prompt)))
             self.query_one("#tokens", Words).changed()
             self.query_one("#outcome", Words).changed()
@@ -208,7 +218,7 @@ class LogitsScreen(BaseScreen[None]):
                 next_tokens.show(diff.top, diff.ids, diff.texts)
             self.query_one(Shares).display = shows_shares
             self.query_one(TapMap).display = bool(taps) and not shows_shares
-        if not isinstance(self.focused, PromptInput | NextTokens):
+        if not isinstance(self.focused, PromptInput | NextTokens | Choice):
             self._focus_answer()
         self.refresh_bindings()
 
@@ -302,8 +312,10 @@ class LogitsScreen(BaseScreen[None]):
             self.prompt_changed()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action == "mend" and not finding_keys.mends(self.session, self.covering):
+        if action == "stop" and self.why_not("stop"):
             return False  # not in the key line; pressing the key shows why
+        if action == "mend" and not finding_keys.mends(self.session, self.covering):
+            return False
         return super().check_action(action, parameters)
 
     def why_not(self, action: str) -> str | None:
@@ -318,7 +330,7 @@ class LogitsScreen(BaseScreen[None]):
             if run is None:
                 return "Attribution: type a prompt first."
             if run.is_busy:
-                return "Attribution: wait for the end, or stop with x."
+                return f"Attribution: wait for the end, or stop with {key('logits.stop', 'x')}."
             if diff is not None and diff.verdict != "arithmetic":
                 return "Attribution: more than arithmetic tells the two sides apart."
         if action == "copy_command" and run is None:
@@ -337,6 +349,13 @@ class LogitsScreen(BaseScreen[None]):
 
     def action_prompt(self) -> None:
         self.query_one(PromptInput).focus()
+
+    def action_device(self) -> None:
+        self.query_one(Choice).action_step(1)
+
+    def on_choice_changed(self, message: Choice.Changed) -> None:
+        message.stop()
+        self.prompts.device = message.choice.value
 
     def action_positions(self) -> None:
         next_tokens = self.query_one(NextTokens)
@@ -392,6 +411,7 @@ class LogitsScreen(BaseScreen[None]):
             self.app.push_screen(DetailScreen(self.session, reads[0][1]))
         else:
             words = (
-                f"{place(message.tap)} depends on no tensor but on the config alone. 2 shows that."
+                f"{place(message.tap)} depends on no tensor but on the config alone. "
+                f"{key('logits.config', '2')} shows that."
             )
             self.notify(words, markup=False)

@@ -17,6 +17,7 @@ from textual.worker import get_current_worker
 from ckptdiff import __version__
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.text import printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.messages import PathRead, PathRecognised
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.hints import KEYS
@@ -163,7 +164,9 @@ class OpenScreen(BaseScreen[None]):
             return
         paths = [path for side in ("a", "b") if (path := self._field(side).path) is not None]
         if self._field("a").path is None:
-            self.notify("A is empty: type a path, or press ctrl+o to browse.")
+            self.notify(
+                f"A is empty: type a path, or press {key('open.browse', 'ctrl+o')} to browse."
+            )
             return
         self.app.open(paths, self._opened)
 

@@ -10,6 +10,8 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from ckptdiff.tui.keymap import key
+
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
@@ -32,7 +34,7 @@ class ReportScreen(ModalScreen[Path | None]):
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog") as box:
             box.border_title = "Write report"
-            box.border_subtitle = "enter writes  esc cancels"
+            box.border_subtitle = f"enter writes  {key('report.cancel', 'esc')} cancels"
             field = Input(self._suggestion, select_on_focus=False)
             field.cursor_blink = False
             yield field
@@ -50,7 +52,9 @@ class ReportScreen(ModalScreen[Path | None]):
         path = Path(message.value.strip()).expanduser()
         if path.exists() and self._confirmed != message.value:
             self._confirmed = message.value
-            self.query_one("#hint", Static).update("It exists. Enter writes over it, esc cancels.")
+            self.query_one("#hint", Static).update(
+                f"It exists. Enter writes over it, {key('report.cancel', 'esc')} cancels."
+            )
             return
         self.dismiss(path)
 

@@ -272,18 +272,18 @@ class TensorsScreen(BaseScreen[None]):
     def action_sort(self) -> None:
         sorts: list[Sort] = ["model", "size"] if self.session.browsing else list(SORTS)
         at = sorts.index(self.session.sort) if self.session.sort in sorts else 0
-        self.sort_by(sorts[(at + 1) % len(sorts)])
+        self.action_sort_by(sorts[(at + 1) % len(sorts)])
 
-    def sort_by(self, sort: Sort) -> None:
-        self.session.sort, self.session.reverse = sort, False
+    def action_sort_by(self, sort: Sort) -> None:
+        self.session.reverse = sort == self.session.sort and not self.session.reverse
+        self.session.sort = sort
         self._rearrange()
         self.app.change_settings(sort=sort)
 
     def go_to(self, name: str) -> None:
         """Move the cursor to a tensor. A filter that hides it is cleared."""
         if not self.rows.go_to(name):
-            self.session.differences_only = False
-            self.session.finding = None
+            self.session.differences_only, self.session.finding = False, None
             self.set_filter("")
             self.rows.go_to(name)
         self.rows.show_borders()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.report.displaced_plot import picture
 from ckptdiff.report.finding import said, touched
 from ckptdiff.text import printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.text.figures import wrapped
 from ckptdiff.tui.text.lines import line
 
@@ -71,7 +72,10 @@ def finding_page(finding: Finding, width: int, *, ascii_only: bool) -> list[Line
         rows = wrapped(printable(text), max(10, width - LABEL), role)
         if label == "Fix" and len(rows) > MOST_FIX:
             dots = ".." if ascii_only else "…"
-            rows = [*rows[: MOST_FIX - 1], line((f"{dots} y copies all of it", "dim"))]
+            rows = [
+                *rows[: MOST_FIX - 1],
+                line((f"{dots} {key('findings.copy', 'y')} copies all of it", "dim")),
+            ]
         for number, row in enumerate(rows):
             lines.append(line((f"{'' if number else label:<{LABEL}}", "dim"), *row))
     if finding.displaced is not None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ckptdiff.text import printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.order import REVERSED, SORTS
 from ckptdiff.tui.text.progress import state_words
 from ckptdiff.tui.words import plural
 
 if TYPE_CHECKING:
     from ckptdiff.tui.model.inventory import Unmapped
+    from ckptdiff.tui.model.order import Sort
     from ckptdiff.tui.model.session import Session
 
 COPIES = "copy the name, in two panes as the side in focus stores it"
 OF_PAIRS = {  # actions that one checkpoint alone does not have
     "differences_only", "write_report", "stop", "config", "optimizer", "findings", "logits"
 }  # fmt: skip
+HEADING = re.compile(r"\S+")  # the name of a column
 
 
 def _pattern(session: Session) -> str:
@@ -51,6 +55,30 @@ def list_subtitle(session: Session, cursor: int) -> str:
     return f"row {cursor + 1:,} of {len(session.rows):,}   sort: {order}"
 
 
+# How a click on the header of a column sorts.
+SORTED_BY: dict[str, Sort] = {
+    "Tensor": "model", "max|d|": "max", "cos": "cos", "Size": "size", "Shape": "size"
+}  # fmt: skip
+
+
+def sort_at(header: str, x: int) -> Sort | None:
+    """Return how the column at cell `x` of a header sorts; None for one that does not."""
+    begun = [name for name in HEADING.finditer(header) if name.start() <= x]
+    return SORTED_BY.get(begun[-1][0]) if begun else None
+
+
+def with_sort_mark(header: str, session: Session) -> str:
+    """Return the header with an arrow behind the column that the list is sorted by."""
+    if session.sort == "model" and not session.reverse:
+        return header
+    names = [name for name in HEADING.finditer(header) if SORTED_BY.get(name[0]) == session.sort]
+    if not names:
+        return header
+    mark = ("v^" if session.ascii_only else "▼▲")[session.reverse]
+    at = names[-1].end()
+    return f"{header[:at]}{mark}{header[at + 1 :]}"
+
+
 def empty_words(session: Session) -> str:
     """Return why the list has no rows, and which key brings some."""
     if session.a is None:
@@ -59,11 +87,13 @@ def empty_words(session: Session) -> str:
         among = " among the differences" if session.differences_only else ""
         if session.finding is not None:
             among = f" in finding {session.finding}"
-        return f"No tensor matches '{_pattern(session)}'{among}. Esc clears the filter."
+        clear = key("screen.escape", "Esc")
+        return f"No tensor matches '{_pattern(session)}'{among}. {clear} clears the filter."
     if session.differences_only:
+        d = key("tensors.differences", "d")
         if session.phase == "done":
-            return f"No differences in {plural(len(session.names), 'tensor')}. d shows all."
-        return f"No difference among {session.compared:,} compared so far. d shows all tensors."
+            return f"No differences in {plural(len(session.names), 'tensor')}. {d} shows all."
+        return f"No difference among {session.compared:,} compared so far. {d} shows all tensors."
     return "This checkpoint holds no tensors."
 
 
@@ -100,9 +130,11 @@ def why_not(session: Session, action: str) -> str | None:
         if session.browsing:
             return f"Report: {alone}."
         if session.diagnosis_state == "looking":
-            return "Report: still looking for the cause. x stops that."
+            return f"Report: still looking for the cause. {key('tensors.stop', 'x')} stops that."
         if session.phase != "done":
-            return "Report: finish comparing first. r goes on after a stop."
+            return (
+                f"Report: finish comparing first. {key('tensors.again', 'r')} goes on after a stop."
+            )
     elif action == "findings":
         return _no_findings(session)
     elif action == "config":
@@ -137,9 +169,11 @@ def _no_findings(session: Session) -> str | None:
     if session.browsing:
         return "Findings: this is one checkpoint. Open two to compare them."
     if session.diagnosis_state == "looking":
-        return "Findings: still looking for the cause. x stops that."
+        return f"Findings: still looking for the cause. {key('tensors.stop', 'x')} stops that."
     if session.phase != "done":
-        return "Findings: finish comparing first. r goes on after a stop."
+        return (
+            f"Findings: finish comparing first. {key('tensors.again', 'r')} goes on after a stop."
+        )
     if not session.has_faults:
         if session.counts["packed"]:
             return "No findings: nothing differs but what is packed, and that was not compared."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 
 from ckptdiff.text import format_cosine, format_number, printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.text.figures import flow, wrapped
 from ckptdiff.tui.text.finding import finding_words
 from ckptdiff.tui.text.lines import line
@@ -28,7 +29,7 @@ ROLES = {
     "small": "close",
     "weights-or-config": "differ",
 }
-NOTHING = "No prompt yet. Type one and press Enter."
+NOTHING = "No prompt yet. Type one and press {}."
 
 
 def quoted(text: str, *, ascii_only: bool = False) -> str:
@@ -45,7 +46,8 @@ def headline(run: PromptRun) -> str:
     if run.state == "failed":
         return f"x {printable(run.error or '')}"
     if run.state == "stopped":
-        return "Stopped. What was found is shown. Enter in the prompt runs it again."
+        run_again = key("prompt.run", "Enter")
+        return f"Stopped. What was found is shown. {run_again} in the prompt runs it again."
     if run.diff is not None:
         return f"{GLYPHS[run.diff.verdict]} {printable(run.diff.sentence)}"
     progress = run.progress
@@ -55,7 +57,8 @@ def headline(run: PromptRun) -> str:
         return "Starting the process that computes ..."
     doing, each = printable(progress.doing), format_duration(progress.seconds)
     count = f"{progress.done} of {progress.total} done"
-    return f"{doing[:1].upper()}{doing[1:]}: {count}, the last in {each}   x stops."
+    doing = f"{doing[:1].upper()}{doing[1:]}"
+    return f"{doing}: {count}, the last in {each}   {key('logits.stop', 'x')} stops."
 
 
 def outcome_lines(

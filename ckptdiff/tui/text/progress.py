@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.comparison.packed import schemes_of
 from ckptdiff.report.listed import unexplained_words
 from ckptdiff.text import format_bytes, printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.comparison import GLYPHS
 from ckptdiff.tui.words import format_ago, format_duration, plural
 
@@ -29,10 +30,14 @@ def state_words(session: Session) -> str:
     if session.phase == "matching":
         done, total = session.matched
         return (
-            f"No rules: looking for equal rows in {done:,} of {plural(total, 'tensor')}. x stops."
+            f"No rules: looking for equal rows in {done:,} of {plural(total, 'tensor')}. "
+            f"{key('tensors.stop', 'x')} stops."
         )
     if session.phase == "stopped":
-        return f"Stopped. {session.compared:,} of {len(session.names):,} compared. r goes on."
+        return (
+            f"Stopped. {session.compared:,} of {len(session.names):,} compared. "
+            f"{key('tensors.again', 'r')} goes on."
+        )
     if session.browsing and session.a is not None:
         total = sum(layer.nbytes for layer in session.layers)
         words = f"{plural(len(session.names), 'tensor')}, {format_bytes(total)}. Headers only."
@@ -131,6 +136,8 @@ def _not_found(summary: DiffSummary) -> str:
 
 def outcome(session: Session) -> tuple[str, str]:
     """Return the verdict and a sentence about it, once the comparison is complete."""
+    again, config = key("tensors.again", "r"), key("tensors.config", "2")
+    optimizer = key("tensors.optimizer", "o")
     summary = session.summary
     verdict = "differ" if session.differences or summary is None else str(summary.verdict)
     total = plural(len(session.names), "tensor")
@@ -138,8 +145,8 @@ def outcome(session: Session) -> tuple[str, str]:
     every_byte = f"Compared every byte{' of the others' if unseen else ''}"
     if session.counts["error"] == len(session.names) and session.names:
         return "error", (
-            "x No tensor could be read, so nothing is known of the weights: Enter says why. Mend "
-            "that, then r compares again."
+            f"x No tensor could be read, so nothing is known of the weights: "
+            f"{key('list.open', 'Enter')} says why. Mend that, then {again} compares again."
         )
     if session.counts["error"]:
         text = f"x {session.counts['error']:,} of {total} could not be read."
@@ -148,17 +155,17 @@ def outcome(session: Session) -> tuple[str, str]:
         if summary is not None and summary.verdict in ("packed", "matched"):
             verdict = summary.verdict
         text = f"{GLYPHS[verdict]} {_differences(session)}"
-        text += " The configs conflict: 2 shows where." if session.conflicts else ""
+        text += f" The configs conflict: {config} shows where." if session.conflicts else ""
         if summary is not None and summary.masters:
             holders = " and ".join(summary.masters)
             verb = "hold" if len(summary.masters) > 1 else "holds"
-            text += f" {holders} {verb} fp32 master weights: o compares those too."
+            text += f" {holders} {verb} fp32 master weights: {optimizer} compares those too."
     elif verdict == "differ" and summary is not None and (lost := _not_found(summary)):
         text = f"! No differences in {total}, but a loader does not find B's {lost}."
-        text += " The configs conflict: 2 shows where." if session.conflicts else ""
+        text += f" The configs conflict: {config} shows where." if session.conflicts else ""
     elif verdict == "differ" and summary is not None:
         why = "the configs conflict" if session.conflicts else unexplained_words(summary)
-        text = f"! No differences in {total}, but {why}: 2 shows where."
+        text = f"! No differences in {total}, but {why}: {config} shows where."
     elif verdict == "close":
         text = f"~ No differences in {total} beyond the rounding of {session.counts['close']:,}."
     else:
@@ -167,5 +174,5 @@ def outcome(session: Session) -> tuple[str, str]:
         text += f" {summary.config_why[0].upper()}{summary.config_why[1:]}."
     if session.compared_at:
         ago = format_ago(session.now() - min(session.compared_at.values()))
-        return verdict, f"{text} Compared {ago}; r compares again."
+        return verdict, f"{text} Compared {ago}; {again} compares again."
     return verdict, f"{text} {every_byte} in {format_duration(session.progress.seconds)}."

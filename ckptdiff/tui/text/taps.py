@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.logits.verdict import place
 from ckptdiff.text import format_number, printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.words import fitted, shorten
 
@@ -113,9 +114,10 @@ def tap_words(
             line(("The tensors that it reads are named when all steps are done.", "dim")),
         ]
     if not reads:
+        config = key("logits.config", "2")
         return [
             *lines,
-            line(("It depends on no tensor but on the config alone. 2 shows that.", "dim")),
+            line((f"It depends on no tensor but on the config alone. {config} shows that.", "dim")),
         ]
     words = [f"{glyph} {printable(_in_layer(name, tap.layer))}" for glyph, name in reads]
     listed, room = "", width - len("reads ")

@@ -45,6 +45,12 @@ class Choice(Widget, can_focus=True):
         self._words = dict(words)
         self.value = value
 
+    def offer(self, words: Mapping[str, str]) -> None:
+        """Offer these values from now on, among them the one that is chosen."""
+        if words != self._words:
+            self._words = dict(words)
+            self.refresh(layout=True)
+
     def choose(self, value: str) -> None:
         """Choose without posting `Changed`."""
         self.value = value

@@ -78,7 +78,6 @@ class ConfigList(LineList["ConfigDiff"]):
     ConfigList {
         .line-list--conflict { color: $warning; text-style: bold; }
         .line-list--implied { color: $primary; }
-        .line-list--same { text-style: dim; }
         .line-list--unknown { color: $secondary; }
     }
     """

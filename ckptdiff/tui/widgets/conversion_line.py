@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.content import Content
 from textual.widget import Widget
 
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.widgets.progress_line import progress_bar
 from ckptdiff.tui.words import shorten
 
@@ -39,7 +40,8 @@ class ConversionLine(Widget):
         run = self.app.conversion
         if run is None:
             return Content("")
-        shows = "  c shows" if hasattr(self.screen, "action_convert") else ""
+        can = hasattr(self.screen, "action_convert")
+        shows = f"  {key('tensors.convert', 'c')} shows" if can else ""
         room = self.size.width - len(shows)
         if run.stage in ("writing", "verifying"):
             head = HEAD if run.stage == "writing" else "Verifying "

@@ -15,10 +15,13 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from ckptdiff.tui.widgets.selected import selectable, selected_lines
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from textual.events import Click
+    from textual.selection import Selection
 
 RowT = TypeVar("RowT")
 
@@ -73,6 +76,9 @@ class CursorList(ScrollView, Generic[RowT], can_focus=True):
         """Draw the header."""
         return self.words_strip("", width)
 
+    async def header_clicked(self, x: int) -> None:
+        """Called for a click on column `x` of the header."""
+
     def window_changed(self) -> None:
         """Called when other rows may be in sight."""
 
@@ -119,7 +125,20 @@ class CursorList(ScrollView, Generic[RowT], can_focus=True):
         if strip is None or strip.cell_length != width:
             strip = self.header_strip(width) if row < 0 else self.row_strip(row, width)
             self._strips[row] = strip
-        return strip
+        return strip if row < 0 else selectable(strip, row + self.HEADER, self)
+
+    # ── selecting text with the mouse ────────────────────────────────────────────────────────
+
+    def get_selection(self, selection: Selection) -> tuple[str, str]:
+        """Return the selected text; beyond the list's edges, of the rows in sight alone."""
+        top, width = self.scroll_offset.y + self.HEADER, self.scrollable_content_region.width
+        in_sight = range(top, min(top + self.page, len(self.rows) + self.HEADER))
+        lines = selected_lines(selection, in_sight, last=len(self.rows) + self.HEADER - 1)
+        found = ((self.row_strip(line - self.HEADER, width).text, span) for line, span in lines)
+        return "\n".join(text[span].rstrip() for text, span in found), "\n"
+
+    def selection_updated(self, selection: Selection | None) -> None:  # noqa: ARG002
+        self.refresh()
 
     # ── the cursor ───────────────────────────────────────────────────────────────────────────
 
@@ -173,9 +192,12 @@ class CursorList(ScrollView, Generic[RowT], can_focus=True):
     def action_open(self) -> None:
         """Open the row under the cursor. Subclasses say how."""
 
-    def on_click(self, event: Click) -> None:
+    async def on_click(self, event: Click) -> None:
         offset = event.get_content_offset(self)
-        if offset is None or offset.y < self.HEADER:
+        if offset is None or self.text_selection is not None:  # the end of a drag
+            return
+        if offset.y < self.HEADER:
+            await self.header_clicked(offset.x)
             return
         row = offset.y - self.HEADER + self.scroll_offset.y
         if row < len(self.rows):
@@ -202,7 +224,6 @@ class LineList(CursorList[RowT]):
         &:focus { border: solid $primary; }
         .line-list--header { text-style: bold; }
         .line-list--cursor { text-style: reverse; }
-        .line-list--empty { text-style: dim; }
     }
     """
 

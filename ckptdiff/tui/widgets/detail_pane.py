@@ -9,6 +9,7 @@ from textual.containers import Vertical, VerticalScroll
 from ckptdiff.assembly.shard_map import boundaries
 from ckptdiff.assembly.views import matrix_shape
 from ckptdiff.text import printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.comparison import GLYPHS, WORDS
 from ckptdiff.tui.text.figures import flow, meaning, norms_agree, number_items, remarks, wrapped
 from ckptdiff.tui.text.finding import finding_summary, finding_words
@@ -123,7 +124,7 @@ class DetailPane(VerticalScroll, can_focus=False):
         with Vertical(id="pane-words"):
             yield Words(id="pane-finding")
             yield Words(id="pane-head")
-            yield ShardMap(most=8, hint="; enter shows all")
+            yield ShardMap(most=8, hint=f"; {key('list.open', 'enter')} shows all")
             yield Words(id="pane-figures")
         with Vertical(id="pane-pictures"):
             yield Histogram()

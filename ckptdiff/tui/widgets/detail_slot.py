@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from textual.containers import Container
 
+from ckptdiff.tui.keymap import key
+
 if TYPE_CHECKING:
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.widgets.detail_pane import DetailPane
@@ -21,7 +23,7 @@ class DetailSlot(Container):
     def __init__(self, session: Session) -> None:
         super().__init__(id="detail")
         self.border_title = "Detail"
-        self.border_subtitle = "enter full screen"
+        self.border_subtitle = f"{key('list.open', 'enter')} full screen"
         self.pane: DetailPane | None = None
         self._session = session
         self.number: int | None = None  # of the finding that the pane shows, if it is there

@@ -8,14 +8,13 @@ from textual.content import Content
 from textual.widget import Widget
 
 from ckptdiff.text import number_ranges, printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.text.finding import finding_glyph
 from ckptdiff.tui.words import shorten
 
 if TYPE_CHECKING:
     from ckptdiff.results import Finding
     from ckptdiff.tui.model.session import Session
-
-HINT = "   f findings"
 
 
 def place_words(finding: Finding) -> str:
@@ -30,14 +29,15 @@ def place_words(finding: Finding) -> str:
 
 def finding_words(session: Session, width: int) -> str:
     """Return the state of the diagnosis, or its first finding and the number of others."""
+    findings_key = key("tensors.findings", "f")
     match session.diagnosis_state:
         case "looking":
             dots = "..." if session.ascii_only else "…"
-            return f"Looking for the cause {dots}   x stops."
+            return f"Looking for the cause {dots}   {key('tensors.stop', 'x')} stops."
         case "stopped":
-            return "Stopped looking for the cause. f looks again."
+            return f"Stopped looking for the cause. {findings_key} looks again."
         case "failed":
-            return f"x {printable(session.diagnosis_error or '')} f looks again."
+            return f"x {printable(session.diagnosis_error or '')} {findings_key} looks again."
         case "none":
             return ""
     findings = session.diagnosis.findings
@@ -47,7 +47,9 @@ def finding_words(session: Session, width: int) -> str:
     head = f"{finding_glyph(first, ascii_only=session.ascii_only)} {first.kind}"
     if place := place_words(first):
         head += f" {shorten(place, max(12, width // 4), ascii_only=session.ascii_only)}"
-    end = HINT if len(findings) == 1 else f"   and {len(findings) - 1} more{HINT}"
+    end = f"   {findings_key} findings"
+    if len(findings) > 1:
+        end = f"   and {len(findings) - 1} more{end}"
     text = f"{head}: {printable(first.title)}"
     if len(text) > width - len(end):
         dots = ".." if session.ascii_only else "…"
@@ -86,5 +88,6 @@ class FindingLine(Widget):
             return Content.styled(words, self.get_visual_style("finding-line--fault"))
         return Content(words)
 
-    def on_click(self) -> None:
-        self.app.simulate_key("f")
+    async def on_click(self) -> None:
+        if self.text_selection is None:  # else it is the end of a drag
+            await self.app.run_action("findings", self.screen)

@@ -11,8 +11,19 @@ if TYPE_CHECKING:
     from textual.events import Click
     from textual.screen import Screen
 
-# Actions shown at the end, even if others do not fit.
+# Actions shown first, and those shown at the end even if others do not fit. The rest follow the
+# first in the order of their bindings.
+FIRST = (
+    "open", "select", "stop", "difference(1)", "findings", "copy_fix", "convert", "logits", "filter"
+)  # fmt: skip
 LAST = ("guide", "help", "back", "leave")
+
+NARROW = 60  # cells; a narrower line does without the first of LAST
+
+
+def _place(action: str) -> int:
+    """Return where an action is among those shown first; the others are behind them."""
+    return FIRST.index(action) if action in FIRST else len(FIRST)
 
 
 class KeyLine(Widget):
@@ -47,11 +58,13 @@ class KeyLine(Widget):
                 else Content.styled(f"{key} {binding.description}", greyed_style)
             )
             items[binding.action] = (binding.key, content)
-        last = [items[action] for action in LAST if action in items]
+        ends = LAST if self.size.width >= NARROW else LAST[1:]
+        last = [items[action] for action in ends if action in items]
         room = self.size.width + 2 - sum(content.cell_length + 2 for _, content in last)
         shown = []
-        for action, (key, content) in items.items():
+        for action in sorted(items, key=_place):
             if action not in LAST:
+                key, content = items[action]
                 room -= content.cell_length + 2
                 if room < 0:
                     break
@@ -71,6 +84,8 @@ class KeyLine(Widget):
         return focused is not None and focused.check_consume_key(key, character)
 
     def on_click(self, event: Click) -> None:
+        if self.text_selection is not None:  # the end of a drag
+            return
         for end, key in self._keys:
             if event.x < end:
                 self.app.simulate_key(key)

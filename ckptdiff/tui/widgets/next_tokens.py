@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.text.logits import position_head, position_line, quoted, top_lines
 from ckptdiff.tui.widgets.painted import Painted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from textual.events import MouseScrollDown, MouseScrollUp
 
     from ckptdiff.results import Next
     from ckptdiff.tui.text.lines import Line
@@ -64,6 +67,14 @@ class NextTokens(Painted, can_focus=True):
         self.at = max(0, min(self.at + step, len(self._top) - 1))
         self._change()
 
+    def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
+        event.stop()
+        self.action_move(1)
+
+    def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
+        event.stop()
+        self.action_move(-1)
+
     def _change(self) -> None:
         if self._top:
             token = self._token(self._top[self.at].position)
@@ -71,7 +82,7 @@ class NextTokens(Painted, can_focus=True):
             self.border_title = Content(title)
             position = f"position {self.at + 1} of {len(self._top)}"
             toggled = "the first few" if self.all_positions else "all positions"
-            self.border_subtitle = f"{position}, t shows {toggled}"
+            self.border_subtitle = f"{position}, {key('logits.positions', 't')} shows {toggled}"
         self.changed()
 
     def _token(self, position: int) -> str:

@@ -44,14 +44,11 @@ class Painted(Widget):
         height: auto;
         text-wrap: nowrap;
         text-overflow: clip;
-        .painted--dim { text-style: dim; }
         .painted--strong { text-style: bold; }
         .painted--act { color: $warning; text-style: bold; }
         .painted--this { color: $primary; text-style: bold; }
-        .painted--other { text-style: dim; }
         .painted--bar { color: $primary; }
         .painted--cursor { text-style: reverse; }
-        .painted--same { text-style: dim; }
         .painted--close { color: $primary; }
         .painted--matched { color: $primary; }
         .painted--packed { color: $secondary; }

@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.strip import Strip
 
 from ckptdiff.tui.model.inventory import Layer
-from ckptdiff.tui.text.list import empty_words, list_subtitle, list_title
+from ckptdiff.tui.text.list import empty_words, list_subtitle, list_title, sort_at, with_sort_mark
 from ckptdiff.tui.widgets.cursor_list import CursorList
 from ckptdiff.tui.widgets.pair_columns import TWO_PANES
 from ckptdiff.tui.widgets.pair_row import PairRows
@@ -59,11 +59,7 @@ class TensorList(CursorList["Row"]):
             "l,right", "unfold", "Unfold", show=False, id="list.unfold", tooltip="unfold this layer"
         ),
         Binding(
-            "space",
-            "toggle_fold",
-            "Fold or unfold",
-            show=False,
-            id="list.toggle",
+            "space", "toggle_fold", "Fold or unfold", show=False, id="list.toggle",
             tooltip="fold or unfold this layer",
         ),
         Binding(
@@ -266,12 +262,23 @@ class TensorList(CursorList["Row"]):
             self._styles_by_word[word] = style
         return style
 
-    def header_strip(self, width: int) -> Strip:
+    def _header(self, width: int) -> Cells:
         if self.has_panes:
-            header = self._pair.header(self._pair.columns(width), self.pane)
-        else:
-            header = header_cells(self._columns(width))
+            return self._pair.header(self._pair.columns(width), self.pane)
+        return header_cells(self._columns(width))
+
+    def header_strip(self, width: int) -> Strip:
+        header = self._header(width)
+        if not self.has_panes:
+            text = "".join(text for text, _ in header)
+            header = [(with_sort_mark(text, self.session), "header")]
         return self._strip(header, width, Style.null())
+
+    async def header_clicked(self, x: int) -> None:
+        header = self._header(self.scrollable_content_region.width)
+        sort = sort_at("".join(text for text, _ in header), x)
+        if sort is not None:
+            await self.app.run_action(f"sort_by('{sort}')", self.screen)
 
     def words_strip(self, words: str, width: int) -> Strip:
         if not words and self.rows and self.has_panes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptdiff.text import format_bytes, format_cosine, format_number, format_shape, printable
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.comparison import GLYPHS, WORDS, tally
 from ckptdiff.tui.model.inventory import Layer, Unmapped
 from ckptdiff.tui.words import plural, shorten
@@ -85,7 +86,10 @@ def _tensor_cells(session: Session, name: str, layout: Columns) -> Cells:
         shape = format_shape(result.shape_a or result.shape_b)
     if session.browsing:
         if either is None:
-            words = _fit("not readable; Enter says why", layout.shape + DTYPE + SIZE + 2)
+            words = _fit(
+                f"not readable; {key('list.open', 'Enter')} says why",
+                layout.shape + DTYPE + SIZE + 2,
+            )
             return [(f" {GLYPHS[status]}  ", status), (f"{label} {words}", status)]
         size = format_bytes(session.nbytes(name))
         text = (

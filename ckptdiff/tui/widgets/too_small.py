@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from textual.widget import Widget
 
+from ckptdiff.tui.keymap import key
+
 
 class TooSmall(Widget):
-    """Replaces the screen below 60 columns or 16 lines."""
+    """Replaces the screen below 40 columns or 10 lines."""
 
     def render(self) -> str:
         width, height = self.app.size
-        return f"ckptdiff needs 60x16, this is {width}x{height}. q quits."
+        quits = key("app.quit", "Q")
+        return f"ckptdiff needs 40x10, this is {width}x{height}. {quits} quits."

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
+    from textual.events import MouseScrollDown, MouseScrollUp
+
     from ckptdiff.comparison.inspect import Neighbourhood
     from ckptdiff.tui.text.lines import Line, StyledText
     from ckptdiff.tui.text.storage import StoredSide
@@ -304,6 +306,14 @@ class Values(Painted, can_focus=True):
     def action_page(self, step: int) -> None:
         rows, _ = self._shown(*self.content_size)
         self.go_to(self.cursor[0] + step * len(rows), self.cursor[1])
+
+    def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
+        event.stop()
+        self.action_move(1, 0)
+
+    def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
+        event.stop()
+        self.action_move(-1, 0)
 
     def why_not(self, action: str) -> str | None:
         if action == "maximum" and self.maximum is None:

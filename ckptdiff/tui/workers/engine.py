@@ -83,8 +83,17 @@ class Engine(Protocol):
     def read_prompt(self, text: str, a: Assembled, b: Assembled, executor: Executor) -> Prompt: ...
 
     def compare_logits(
-        self, a: Assembled, b: Assembled, prompt: Prompt, executor: Executor, *, attribute: bool
+        self,
+        a: Assembled,
+        b: Assembled,
+        prompt: Prompt,
+        executor: Executor,
+        *,
+        device: str,
+        attribute: bool,
     ) -> Generator[LogitProgress | LogitDiff, None, None]: ...
+
+    def cuda_devices(self, executor: Executor) -> tuple[str, ...]: ...
 
     def executor(self) -> Executor: ...
 
@@ -219,16 +228,35 @@ class LocalEngine:
         return prompt_of_ids(ids, a, b, executor)
 
     def compare_logits(
-        self, a: Assembled, b: Assembled, prompt: Prompt, executor: Executor, *, attribute: bool
+        self,
+        a: Assembled,
+        b: Assembled,
+        prompt: Prompt,
+        executor: Executor,
+        *,
+        device: str,
+        attribute: bool,
     ) -> Generator[LogitProgress | LogitDiff, None, None]:
         from ckptdiff.logits.prompt import with_texts
         from ckptdiff.logits.run import compare_logits
         from ckptdiff.results import LogitDiff
 
-        for step in compare_logits(
-            a, b, prompt.ids, executor, attribute=attribute, config=prompt.config
-        ):
+        steps = compare_logits(
+            a,
+            b,
+            prompt.ids,
+            executor,
+            device=device,
+            attribute=attribute,
+            config=prompt.config,
+        )
+        for step in steps:
             yield with_texts(step, prompt, executor) if isinstance(step, LogitDiff) else step
+
+    def cuda_devices(self, executor: Executor) -> tuple[str, ...]:
+        from ckptdiff.logits.run import cuda_devices
+
+        return cuda_devices(executor)
 
     def executor(self) -> Executor:
         from ckptdiff.executor import WorkerPool

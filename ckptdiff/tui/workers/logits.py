@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.results import LogitDiff
-from ckptdiff.tui.messages import LogitsAdvanced, LogitsEnded, PromptRead
+from ckptdiff.tui.messages import DevicesFound, LogitsAdvanced, LogitsEnded, PromptRead
 from ckptdiff.tui.text.hints import KEYS
 from ckptdiff.tui.workers.cancellable import Stopped
 
@@ -29,6 +29,7 @@ def ask(
     b: Assembled,
     text: str,
     *,
+    device: str,
     attribute: bool,
     executor: Cancellable,
     post: Callable[[Message], object],
@@ -38,7 +39,9 @@ def ask(
     try:
         prompt = engine.read_prompt(text, a, b, executor)
         post(PromptRead(run, prompt))
-        with closing(engine.compare_logits(a, b, prompt, executor, attribute=attribute)) as steps:
+        post(DevicesFound(run, engine.cuda_devices(executor)))
+        compared = engine.compare_logits(a, b, prompt, executor, device=device, attribute=attribute)
+        with closing(compared) as steps:
             for step in steps:
                 if executor.is_cancelled:
                     raise Stopped

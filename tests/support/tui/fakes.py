@@ -170,6 +170,8 @@ class FakeEngine:
     steps: Sequence[LogitProgress | LogitDiff] = ()  # of comparing logits
     prompts: list[tuple[str, bool]] = field(default_factory=list)  # and whether with attribution
     no_tokens: BaseException | None = None
+    devices: tuple[str, ...] = ()  # that torch sees beside the CPU
+    computed_on: list[str] = field(default_factory=list)
     no_logits: BaseException | None = None
     hold_logits: int | None = None  # after that many steps they wait for `gate`
 
@@ -303,9 +305,20 @@ class FakeEngine:
             return Prompt(tuple(map(int, text.split(","))), ())
         return Prompt(tuple(range(1, 1 + len(texts))), tuple(texts))
 
+    def cuda_devices(self, executor: Executor) -> tuple[str, ...]:
+        return self.devices
+
     def compare_logits(
-        self, a: Assembled, b: Assembled, prompt: Prompt, executor: Executor, *, attribute: bool
+        self,
+        a: Assembled,
+        b: Assembled,
+        prompt: Prompt,
+        executor: Executor,
+        *,
+        device: str,
+        attribute: bool,
     ) -> Generator[LogitProgress | LogitDiff, None, None]:
+        self.computed_on.append(device)
         self.prompts.append((" ".join(prompt.texts), attribute))
         try:
             for done, step in enumerate(self.steps):

@@ -24,6 +24,7 @@ from ckptdiff.executor import InlineExecutor
 from ckptdiff.tui.app import CkptDiffApp
 from ckptdiff.tui.model.inventory import take_inventory
 from ckptdiff.tui.model.session import Session
+from ckptdiff.tui.theme import with_ours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -210,6 +211,10 @@ class Host(App[None]):
     """Shows one screen in the program's own style, and keeps what is copied."""
 
     CSS_PATH = Path(ckptdiff.tui.__file__).with_name("app.tcss")
+
+    def get_css_variables(self) -> dict[str, str]:
+        return with_ours(super().get_css_variables())
+
     HORIZONTAL_BREAKPOINTS = CkptDiffApp.HORIZONTAL_BREAKPOINTS
     VERTICAL_BREAKPOINTS = CkptDiffApp.VERTICAL_BREAKPOINTS
 
