@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ckptdiff.config.compare import ConfigDiff
 
 
+View = Literal["both", "names", "files"]
+VIEWS: tuple[View, ...] = ("both", "names", "files")
 # Of the tensor list: a canonical name, the heading of a layer, or an unmapped native name.
 Row = str | Layer | Unmapped
 
@@ -34,6 +36,7 @@ class Session(Comparison):
     def __init__(self, paths: Sequence[Any], *, ascii_only: bool = False, **kwargs: Any) -> None:
         super().__init__(paths, **kwargs)
         self.ascii_only = ascii_only
+        self.view: View = "both"  # without the width or the rows for it, as "names"
         self.filter = ""
         self.inverted = False  # show what does not match the filter
         self.finding: int | None = None  # from 1: show only the tensors that it covers
@@ -96,6 +99,16 @@ class Session(Comparison):
     def is_live(self) -> bool:
         """Whether new results change which rows the list has, or their order."""
         return self.differences_only or self.sort in ("max", "cos")
+
+    @property
+    def next_view(self) -> View:
+        """The view after the present one."""
+        return VIEWS[(VIEWS.index(self.view) + 1) % len(VIEWS)]
+
+    def show_view(self, view: View) -> None:
+        """Show the list in another way."""
+        self.view = view
+        self.arrange()
 
     def set_filter(self, text: str) -> None:
         """Show names that match, or after a leading `!` those that do not. Raises BadArgument."""
