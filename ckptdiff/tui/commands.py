@@ -136,8 +136,12 @@ class Commands(Provider):
                 if sort != session.sort and (sort in ("model", "size") or not session.browsing):
                     yield f"sort: {words}", "s", partial(screen.sort_by, sort)
             yield "sort: reverse", "S", screen.action_reverse
-            yield "layers: fold all", "h folds one", partial(screen.fold_all, unfolded=False)
-            yield "layers: unfold all", "l unfolds one", partial(screen.fold_all, unfolded=True)
+            yield "layers: fold all", "h folds one", partial(screen.rows.fold_all, unfolded=False)
+            yield (
+                "layers: unfold all",
+                "l unfolds one",
+                partial(screen.rows.fold_all, unfolded=True),
+            )
         if can("convert"):
             yield (
                 "convert: to another format or parallelism",

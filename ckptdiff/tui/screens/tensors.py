@@ -12,13 +12,14 @@ from textual.widgets import Static
 from ckptdiff.errors import BadArgument
 from ckptdiff.tui.model.inventory import Unmapped
 from ckptdiff.tui.model.order import SORTS
+from ckptdiff.tui.model.stored import StoredRow
 from ckptdiff.tui.runners.comparison import ComparisonRunner
 from ckptdiff.tui.runners.diagnosis import DiagnosisRunner
 from ckptdiff.tui.runners.prompt import PromptRunner
 from ckptdiff.tui.runners.report import ReportRunner
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text import sides
-from ckptdiff.tui.text.list import no_further, unmapped_words, why_not
+from ckptdiff.tui.text.list import no_further, why_no_detail, why_not
 from ckptdiff.tui.widgets.detail_slot import WIDE, DetailSlot
 from ckptdiff.tui.widgets.filter_slot import FilterSlot
 from ckptdiff.tui.widgets.finding_line import FindingLine
@@ -84,6 +85,10 @@ class TensorsScreen(BaseScreen[None]):
         Binding(
             "S", "reverse", "Reverse", show=False, id="tensors.reverse",
             tooltip="sort the other way round",
+        ),
+        Binding(
+            "vertical_line", "view", "View", key_display="|", id="tensors.view",
+            tooltip="show both sides, canonical names, or what each file of B holds",
         ),
         Binding(
             "r", "again", "Again", id="tensors.again",
@@ -255,13 +260,8 @@ class TensorsScreen(BaseScreen[None]):
         self.stop()
 
     def action_difference(self, step: Literal[1, -1]) -> None:
-        rows = self.rows
-        name = self.session.next_difference(rows.row, step)
-        if name is None or name == rows.row:
+        if not self.rows.go_to_next(step):
             self.notify(no_further(self.session))
-        else:
-            rows.go_to(name)
-            self.rows.show_borders()
 
     def action_differences_only(self) -> None:
         session = self.session
@@ -279,11 +279,6 @@ class TensorsScreen(BaseScreen[None]):
         self._rearrange()
         self.app.change_settings(sort=sort)
 
-    def fold_all(self, *, unfolded: bool) -> None:
-        self.session.fold_all(unfolded=unfolded)
-        self.rows.show_rows()
-        self.rows.show_borders()
-
     def go_to(self, name: str) -> None:
         """Move the cursor to a tensor. A filter that hides it is cleared."""
         if not self.rows.go_to(name):
@@ -292,6 +287,10 @@ class TensorsScreen(BaseScreen[None]):
             self.set_filter("")
             self.rows.go_to(name)
         self.rows.show_borders()
+
+    def action_view(self) -> None:
+        self.rows.show_view(self.session.next_view)
+        self.state_changed()
 
     def action_reverse(self) -> None:
         self.session.reverse = not self.session.reverse
@@ -392,9 +391,10 @@ class TensorsScreen(BaseScreen[None]):
     def on_tensor_list_row_opened(self, message: TensorList.RowOpened) -> None:
         message.stop()
         row = message.row
-        if isinstance(row, Unmapped):
-            self.notify(unmapped_words(row), title="No rule", markup=False)
-        elif isinstance(row, str):
+        name = self.session.listing.name_of(row)
+        if name is not None:
             from ckptdiff.tui.screens.detail import DetailScreen
 
-            self.app.push_screen(DetailScreen(self.session, row))
+            self.app.push_screen(DetailScreen(self.session, name))
+        elif isinstance(row, (Unmapped, StoredRow)):
+            self.notify(why_no_detail(self.session, row), title="No detail", markup=False)
