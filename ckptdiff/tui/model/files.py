@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Literal
 
@@ -15,9 +17,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ckptdiff.assembly.recipe import Assembled
-    from ckptdiff.tui.model.session import Row, Session
+    from ckptdiff.tui.model.comparison import Comparison
+    from ckptdiff.tui.model.listing import Asked, Row
 
+TALLY_PAUSE = 20  # times as long as counting a file took, it is not counted again
 _RANK_OF = {status: rank for rank, status in enumerate(URGENCY)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """How the tensors of a file compare, as counted in some state of the comparison."""
+
+    state: tuple[int, str]
+    counts: Counter[str]
+    max_abs: float | None
+    again_at: float  # the clock at which it may be counted anew, while results arrive
 
 
 class FileList:
@@ -27,8 +41,9 @@ class FileList:
     session. Status and figures of a row are those of the canonical tensors that it fills.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Comparison, asked: Asked) -> None:
         self.session = session
+        self.asked = asked
         self.rows: list[Row] = []
         self.shown: list[StoredRow] = []  # that pass the filter, in order, folded ones too
         self._files: list[HeldFile] | None = None  # read on the first look
@@ -38,7 +53,7 @@ class FileList:
         self._narrow_folds: dict[HeldFile, bool] = {}  # the same, while the list is narrowed
         self._narrowed_by: tuple[object, ...] = ()
         self._first: HeldFile | None = None  # the first under which a difference lies
-        self._tallies: dict[HeldFile, tuple[object, Counter[str], float | None]] = {}
+        self._tallies: dict[HeldFile, _Tally] = {}
 
     @property
     def side(self) -> Assembled | None:
@@ -90,14 +105,19 @@ class FileList:
     def tally(self, held: HeldFile) -> tuple[Counter[str], float | None]:
         """Return how many tensors of a file have each status, and the largest max|d|."""
         session = self.session
-        state = (session.compared, session.phase, session.comparing)
+        state = session.compared, session.phase
         known = self._tallies.get(held)
-        if known is None or known[0] != state:
+        started = time.monotonic()
+        is_late = session.phase != "comparing" or known is None or started > known.again_at
+        if known is None or (known.state != state and is_late):
             counts = Counter(map(self.status, held.tensors))
             counts.pop("", None)
             figures = [worst for row in held.tensors if (worst := self.worst(row)) is not None]
-            known = self._tallies[held] = state, counts, max(figures, default=None)
-        return known[1], known[2]
+            ended = time.monotonic()
+            again_at = ended + TALLY_PAUSE * (ended - started)
+            known = _Tally(state, counts, max(figures, default=None), again_at)
+            self._tallies[held] = known
+        return known.counts, known.max_abs
 
     def differs(self, row: StoredRow) -> bool:
         return self.status(row) in DIFFERENCES
@@ -106,14 +126,14 @@ class FileList:
 
     def arrange(self) -> None:
         """Rebuild `rows`, after a change of filter, sort or folds, or new results."""
-        session = self.session
-        narrowed_by = (session.filter, session.inverted, session.differences_only, session.finding)
+        session, asked = self.session, self.asked
+        narrowed_by = (asked.filter, asked.inverted, asked.differences_only, asked.finding)
         if narrowed_by != self._narrowed_by:
             self._narrow_folds.clear()
             self._narrowed_by = narrowed_by
         passes = self._filter()
         kept = [(held, [row for row in held.tensors if passes(row)]) for held in self.files]
-        if session.narrowed:
+        if asked.narrowed:
             kept = [(held, tensors) for held, tensors in kept if tensors]
         kept = self._sorted(kept)
         if self._first is None and session.differences:
@@ -128,15 +148,15 @@ class FileList:
                 self.rows += tensors
 
     def _filter(self) -> Callable[[StoredRow], bool]:
-        session = self.session
+        session, asked = self.session, self.asked
         tests: list[Callable[[StoredRow], bool]] = []
-        if session.filter:
-            matches, wanted = matcher(session.filter), not session.inverted
+        if asked.filter:
+            matches, wanted = matcher(asked.filter), not asked.inverted
             tests.append(lambda row: matches(row.name) is wanted)
-        if session.differences_only:
+        if asked.differences_only:
             tests.append(self.differs)
-        if session.finding is not None:
-            covered = set(session.diagnosis.findings[session.finding - 1].tensors)
+        if asked.finding is not None:
+            covered = set(session.diagnosis.findings[asked.finding - 1].tensors)
             tests.append(lambda row: not covered.isdisjoint(row.fills))
         return lambda row: all(test(row) for test in tests)
 
@@ -144,21 +164,21 @@ class FileList:
         self, kept: list[tuple[HeldFile, list[StoredRow]]]
     ) -> list[tuple[HeldFile, list[StoredRow]]]:
         """Sort the tensors within each file, and the files by the first of their tensors."""
-        session = self.session
-        sort = session.sort
+        session, asked = self.session, self.asked
+        sort = asked.sort
         if sort == "model":
-            return [(held, rows[::-1]) for held, rows in kept[::-1]] if session.reverse else kept
+            return [(held, rows[::-1]) for held, rows in kept[::-1]] if asked.reverse else kept
         if sort == "size":
             kept = [
-                (held, sorted(rows, key=lambda row: -row.ref.nbytes, reverse=session.reverse))
+                (held, sorted(rows, key=lambda row: -row.ref.nbytes, reverse=asked.reverse))
                 for held, rows in kept
             ]
-            return sorted(kept, key=lambda each: -each[0].nbytes, reverse=session.reverse)
+            return sorted(kept, key=lambda each: -each[0].nbytes, reverse=asked.reverse)
 
         def key(row: StoredRow) -> tuple[bool, float]:
             known = [session.results[name] for name in row.fills if name in session.results]
             worst = min((badness(result, sort) for result in known), default=inf)
-            return not known, -worst if session.reverse else worst
+            return not known, -worst if asked.reverse else worst
 
         in_files = [(held, sorted(rows, key=key)) for held, rows in kept]
         last = (True, inf)
@@ -177,18 +197,18 @@ class FileList:
 
         By default that is a single file, the first with a difference, and in a narrowed list all.
         """
-        if self.session.narrowed:
+        if self.asked.narrowed:
             return self._narrow_folds.get(heading, True)
         alone = len(self.files) == 1
         return self._folds.get(heading, alone or heading is self._first)
 
     def fold(self, heading: HeldFile, *, unfolded: bool) -> None:
         """Show or hide the tensors of a file."""
-        (self._narrow_folds if self.session.narrowed else self._folds)[heading] = unfolded
+        (self._narrow_folds if self.asked.narrowed else self._folds)[heading] = unfolded
         self.arrange()
 
     def fold_all(self, *, unfolded: bool) -> None:
-        folds = self._narrow_folds if self.session.narrowed else self._folds
+        folds = self._narrow_folds if self.asked.narrowed else self._folds
         folds.update((held, unfolded) for held in self.files)
         self.arrange()
 
@@ -217,7 +237,7 @@ class FileList:
         """
         others = around(self.shown, self._start_index(row, step), step)
         found = next(filter(self.differs, others), None)
-        if found is None and others and (self.session.filter or self.session.browsing):
+        if found is None and others and (self.asked.filter or self.session.browsing):
             return others[0]
         return found
 

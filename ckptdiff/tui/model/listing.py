@@ -4,10 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from ckptdiff.tui.model.inventory import Layer, Unmapped
+from ckptdiff.tui.model.stored import HeldFile, StoredRow
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ckptdiff.tui.model.session import Row
+    from ckptdiff.tui.model.order import Sort
+
+# A canonical name, the heading of a layer, or an unmapped native name; in the view of files a file,
+# or a tensor stored in it.
+Row = str | Layer | Unmapped | HeldFile | StoredRow
+
+
+class Asked(Protocol):
+    """What the user asked to see of a list, and in which order."""
+
+    filter: str
+    inverted: bool  # show what does not match the filter
+    finding: int | None  # from 1: show only what it covers
+    differences_only: bool
+    sort: Sort
+    reverse: bool
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether the list shows only some of its rows."""
 
 
 class Listing(Protocol):

@@ -17,7 +17,6 @@ from ckptdiff.tui.model.inventory import (
     run_of,
 )
 from ckptdiff.tui.model.order import Sort, around, ordered
-from ckptdiff.tui.model.stored import HeldFile, StoredRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,13 +24,11 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.tui.model.listing import Listing
+    from ckptdiff.tui.model.listing import Row as Row
 
 
 View = Literal["both", "names", "files"]
 VIEWS: tuple[View, ...] = ("both", "names", "files")
-# Of the tensor list: a canonical name, the heading of a layer, or an unmapped native name; in the
-# view of files a file, or a tensor stored in it.
-Row = str | Layer | Unmapped | HeldFile | StoredRow
 
 
 class Session(Comparison):
@@ -41,7 +38,7 @@ class Session(Comparison):
         super().__init__(paths, **kwargs)
         self.ascii_only = ascii_only
         self.view: View = "both"  # without the width or the rows for it, as "names"
-        self.files = FileList(self)
+        self.files = FileList(self, self)
         self.filter = ""
         self.inverted = False  # show what does not match the filter
         self.finding: int | None = None  # from 1: show only the tensors that it covers

@@ -73,9 +73,10 @@ def _stored(
     """Yield every stored tensor with the rank and the virtual pipeline chunk whose it is."""
 
     def held_by(file: Path) -> HeldFile:
-        if file not in files:
-            files[file] = HeldFile(checkpoint.relative(file))
-        return files[file]
+        held = files.get(file)
+        if held is None:
+            held = files[file] = HeldFile(checkpoint.relative(file))
+        return held
 
     chunks = checkpoint.chunks
     if chunks is None:

@@ -162,9 +162,7 @@ class TensorList(CursorList["Row"]):
         row = self.session.listing.next_difference(self.row, step)
         if row is None or row == self.row:
             return False
-        self.go_to(row)
-        self.show_borders()
-        return True
+        return self.go_to(row)
 
     def window_changed(self) -> None:
         top = self.scroll_offset.y
@@ -210,12 +208,8 @@ class TensorList(CursorList["Row"]):
     def action_toggle_fold(self) -> None:
         listing = self.session.listing
         heading = listing.heading_of(self.row)
-        if heading is None:
-            return
-        if listing.is_unfolded(heading):
-            self.action_fold()
-        else:
-            self.action_unfold()
+        if heading is not None:
+            (self.action_fold if listing.is_unfolded(heading) else self.action_unfold)()
 
     # ── drawing ──────────────────────────────────────────────────────────────────────────────
 
