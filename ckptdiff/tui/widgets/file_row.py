@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FILLS = (60, 16)  # cells: of a list with the column, and of the column at least
 SIZES = 84  # cells of a list with sizes
 LEAST_TAIL = 10  # cells of a shortened name behind its number
-_NUMBERED = re.compile(r"\D*\d+(?=\.)")  # a name up to its first number
+_NUMBERED = re.compile(r"\D*(\d+)(?=\.)")  # a name up to its first number
 DTYPES = 100  # cells of a list with dtypes
 
 
@@ -132,13 +132,15 @@ def _heading(held: HeldFile, ranks: str, size: str, width: int, *, ascii_only: b
 
 
 def _stored_name(name: str, width: int, *, ascii_only: bool) -> str:
-    """Return a name that fits: without what stands behind its first number, or in its middle."""
+    """Return a name that fits and keeps its first number: the layer's, as a rule."""
     found = _NUMBERED.match(name)
-    if len(name) <= width or found is None or found.end() + LEAST_TAIL > width:
+    if len(name) <= width or found is None:
         return shorten(name, width, ascii_only=ascii_only)
     dots = ".." if ascii_only else "…"
     front = found.group() + dots
-    return front + name[-(width - len(front)) :]
+    if len(front) + LEAST_TAIL <= width:
+        return front + name[-(width - len(front)) :]
+    return dots + shorten(name[found.start(1) :], width - len(dots), ascii_only=ascii_only)
 
 
 def _line(
