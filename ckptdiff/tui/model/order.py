@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from math import inf, isnan
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ckptdiff.results import TensorDiff
 
+ItemT = TypeVar("ItemT")
 Sort = Literal["model", "max", "cos", "size"]
 
 SORTS: dict[Sort, str] = {
@@ -39,14 +40,20 @@ def ordered(
         return names[::-1] if reverse else names
     if sort == "size":
         return sorted(names, key=lambda name: -sizes[name], reverse=reverse)
-    keys = {name: _sort_key(results[name], sort) for name in names if name in results}
+    keys = {name: badness(results[name], sort) for name in names if name in results}
     unknown = [name for name in names if name not in keys]
     return sorted(keys, key=keys.__getitem__, reverse=reverse) + unknown
 
 
-def _sort_key(result: TensorDiff, sort: Literal["max", "cos"]) -> float:
+def badness(result: TensorDiff, sort: Literal["max", "cos"]) -> float:
     """Return the number to sort by: the worse the result, the lower."""
     if result.numbers is None:  # other shapes, missing, not readable: worse than any number
         return -inf
     key = -result.numbers.max_abs if sort == "max" else result.numbers.cosine
     return -inf if isnan(key) else key
+
+
+def around(items: Sequence[ItemT], at: int, step: Literal[1, -1]) -> list[ItemT]:
+    """Return all items in the order of the way from `at`, which comes last: forward or back."""
+    count = len(items)
+    return [items[(at + step * distance) % count] for distance in range(1, count + 1)]

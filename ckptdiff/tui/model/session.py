@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.name_filter import matcher
 from ckptdiff.tui.model.comparison import DIFFERENCES, Comparison
+from ckptdiff.tui.model.files import FileList
 from ckptdiff.tui.model.inventory import (
     Inventory,
     Layer,
@@ -15,19 +16,19 @@ from ckptdiff.tui.model.inventory import (
     can_run_on,
     run_of,
 )
-from ckptdiff.tui.model.order import Sort, ordered
+from ckptdiff.tui.model.order import Sort, around, ordered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.config.compare import ConfigDiff
+    from ckptdiff.tui.model.listing import Listing
+    from ckptdiff.tui.model.listing import Row as Row
 
 
 View = Literal["both", "names", "files"]
 VIEWS: tuple[View, ...] = ("both", "names", "files")
-# Of the tensor list: a canonical name, the heading of a layer, or an unmapped native name.
-Row = str | Layer | Unmapped
 
 
 class Session(Comparison):
@@ -37,6 +38,7 @@ class Session(Comparison):
         super().__init__(paths, **kwargs)
         self.ascii_only = ascii_only
         self.view: View = "both"  # without the width or the rows for it, as "names"
+        self.files = FileList(self, self)
         self.filter = ""
         self.inverted = False  # show what does not match the filter
         self.finding: int | None = None  # from 1: show only the tensors that it covers
@@ -69,6 +71,11 @@ class Session(Comparison):
         self.began_at = None
         self._runs.clear()
         self._parted.clear()
+
+    @property
+    def listing(self) -> Listing:
+        """The list that is in view: of canonical tensors, which is this, or of files."""
+        return self.files if self.view == "files" else self
 
     @property
     def is_untouched(self) -> bool:
@@ -156,6 +163,8 @@ class Session(Comparison):
         )
         self.rows = list(self.order) if self.flat else self._folded_rows()
         self.rows += unmapped
+        if self.view == "files":
+            self.files.arrange()
 
     def _folded_rows(self) -> list[Row]:
         rows: list[Row] = []
@@ -204,6 +213,20 @@ class Session(Comparison):
         run = run_of(layers)
         return self._runs.setdefault(run.title, run)
 
+    def heading_of(self, row: Row | None) -> Layer | None:
+        """Return the layer that a row belongs to, if it has a heading."""
+        if isinstance(row, Layer):
+            return row
+        return self.layer_of(row) if isinstance(row, str) and not self.flat else None
+
+    def name_of(self, row: Row | None) -> str | None:
+        """Return the canonical name of a row; None on another kind of row."""
+        return row if isinstance(row, str) else None
+
+    def in_sight(self, rows: Iterable[Row]) -> tuple[str, ...]:
+        """Return the canonical names among rows."""
+        return tuple(row for row in rows if isinstance(row, str))
+
     def is_unfolded(self, layer: Layer) -> bool:
         """Return whether a layer is unfolded.
 
@@ -251,9 +274,7 @@ class Session(Comparison):
 
         In a single checkpoint, and in a filtered list without a difference, it is the next name.
         """
-        count = len(self.order)
-        at = self._start_index(row, step)
-        names = [self.order[(at + step * distance) % count] for distance in range(1, count + 1)]
+        names = around(self.order, self._start_index(row, step), step)
         found = next(filter(self.is_difference, names), None)
         if found is None and names and (self.filter or self.browsing):
             return names[0]

@@ -12,13 +12,14 @@ from textual.widgets import Static
 from ckptdiff.errors import BadArgument
 from ckptdiff.tui.model.inventory import Unmapped
 from ckptdiff.tui.model.order import SORTS
+from ckptdiff.tui.model.stored import StoredRow
 from ckptdiff.tui.runners.comparison import ComparisonRunner
 from ckptdiff.tui.runners.diagnosis import DiagnosisRunner
 from ckptdiff.tui.runners.prompt import PromptRunner
 from ckptdiff.tui.runners.report import ReportRunner
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text import sides
-from ckptdiff.tui.text.list import COPIES, OF_PAIRS, no_further, unmapped_words, why_not
+from ckptdiff.tui.text.list import COPIES, OF_PAIRS, no_further, why_no_detail, why_not
 from ckptdiff.tui.widgets.detail_slot import WIDE, DetailSlot
 from ckptdiff.tui.widgets.filter_slot import FilterSlot
 from ckptdiff.tui.widgets.finding_line import FindingLine
@@ -256,12 +257,8 @@ class TensorsScreen(BaseScreen[None]):
         self.stop()
 
     def action_difference(self, step: Literal[1, -1]) -> None:
-        name = self.session.next_difference(self.rows.row, step)
-        if name is None or name == self.rows.row:
+        if not self.rows.go_to_next(step):
             self.notify(no_further(self.session))
-        else:
-            self.rows.go_to(name)
-            self.rows.show_borders()
 
     def action_differences_only(self) -> None:
         session = self.session
@@ -392,9 +389,10 @@ class TensorsScreen(BaseScreen[None]):
     def on_tensor_list_row_opened(self, message: TensorList.RowOpened) -> None:
         message.stop()
         row = message.row
-        if isinstance(row, Unmapped):
-            self.notify(unmapped_words(row), title="No rule", markup=False)
-        elif isinstance(row, str):
+        name = self.session.listing.name_of(row)
+        if name is not None:
             from ckptdiff.tui.screens.detail import DetailScreen
 
-            self.app.push_screen(DetailScreen(self.session, row))
+            self.app.push_screen(DetailScreen(self.session, name))
+        elif isinstance(row, (Unmapped, StoredRow)):
+            self.notify(why_no_detail(self.session, row), title="No detail", markup=False)

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.text import printable
 from ckptdiff.tui.keymap import key
+from ckptdiff.tui.model.inventory import Unmapped
 from ckptdiff.tui.model.order import REVERSED, SORTS
 from ckptdiff.tui.text.progress import state_words
+from ckptdiff.tui.text.stored import fills_words, in_all
 from ckptdiff.tui.words import plural
 
 if TYPE_CHECKING:
-    from ckptdiff.tui.model.inventory import Unmapped
+    from ckptdiff.tui.model.comparison import Side
     from ckptdiff.tui.model.order import Sort
     from ckptdiff.tui.model.session import Session
+    from ckptdiff.tui.model.stored import StoredRow
 
 COPIES = "copy the name, in two panes as the side in focus stores it"
 OF_PAIRS = {  # actions that one checkpoint alone does not have
@@ -30,7 +33,8 @@ def _pattern(session: Session) -> str:
 
 def list_title(session: Session) -> str:
     """Return what narrows the list and how many names it leaves."""
-    parts = ["Tensors"]
+    in_files = session.view == "files"
+    parts = [_files_title(session) if in_files else "Tensors"]
     if session.filter:
         parts.append(f"/ {_pattern(session)}")
     if session.differences_only:
@@ -39,7 +43,10 @@ def list_title(session: Session) -> str:
         kind = session.diagnosis.findings[session.finding - 1].kind
         parts.append(f"finding {session.finding}, {kind}")
     if session.narrowed:
-        parts.append(f"{len(session.order):,} of {len(session.names):,}")
+        shown, of = len(session.order), len(session.names)
+        if in_files:
+            shown, of = len(session.files.shown), in_all(session.files.files)
+        parts.append(f"{shown:,} of {of:,}")
     if session.optimizer:
         parts.append("with optimizer state")
     if session.tolerance != "cast":
@@ -47,12 +54,19 @@ def list_title(session: Session) -> str:
     return "  ".join(parts)
 
 
+def _files_title(session: Session) -> str:
+    """Return whose files the list shows."""
+    count = plural(len(session.files.files), "file")
+    return count if session.browsing else f"B's files: {count}" if session.b else "B's files"
+
+
 def list_subtitle(session: Session, cursor: int) -> str:
     """Return the row of the cursor and the sort order."""
-    if not session.rows:
+    rows = session.listing.rows
+    if not rows:
         return ""
     order = (REVERSED if session.reverse else SORTS)[session.sort]
-    return f"row {cursor + 1:,} of {len(session.rows):,}   sort: {order}"
+    return f"row {cursor + 1:,} of {len(rows):,}   sort: {order}"
 
 
 # How a click on the header of a column sorts.
@@ -83,7 +97,13 @@ def empty_words(session: Session) -> str:
     """Return why the list has no rows, and which key brings some."""
     if session.a is None:
         return state_words(session) if session.phase != "failed" else ""
-    if session.filter and not session.order:
+    if session.view == "files":
+        if session.files.side is None:
+            return "B is not open yet."
+        nothing = not session.files.shown
+    else:
+        nothing = not session.order
+    if session.filter and nothing:
         among = " among the differences" if session.differences_only else ""
         if session.finding is not None:
             among = f" in finding {session.finding}"
@@ -111,6 +131,16 @@ def unmapped_words(row: Unmapped) -> str:
     if row.ref is None:
         words = f"Optimizer state that belongs to no known weight: {name}."
     return f"{words} It counts as a difference."
+
+
+def why_no_detail(session: Session, row: Unmapped | StoredRow) -> str:
+    """Return why a row opens no detail: what it stands for is in no canonical tensor."""
+    if isinstance(row, Unmapped):
+        return unmapped_words(row)
+    if row.use == "unmapped":
+        side: Side = "a" if session.browsing else "b"
+        return unmapped_words(Unmapped(side, row.name, row.ref))
+    return f"{printable(row.name)}: {fills_words(session, row)}."
 
 
 def why_not(session: Session, action: str) -> str | None:
@@ -159,7 +189,10 @@ def why_not(session: Session, action: str) -> str | None:
         return "Convert: no checkpoint is open yet."
     elif action == "entries" and session.a is None:
         return "Entries: no checkpoint is open yet."
-    elif action in ("copy_name", "copy_command", "sort", "reverse", "filter") and not session.names:
+    elif (
+        action in ("copy_name", "copy_command", "sort", "reverse", "filter", "view")
+        and not session.names
+    ):
         return "There are no tensors yet."
     return None
 

@@ -82,6 +82,7 @@ class PairRows:
             return self._heading(row, layout)
         if isinstance(row, Unmapped):
             return self._unmapped(row, layout)
+        assert isinstance(row, str)  # rows of files have a view of their own
         status = self.session.status(row)
         quiet = status if status in ("same", "to_do", "undone") else ""
         middle = self._alone(row) if self.session.browsing else self._middle(row, layout)

@@ -12,15 +12,17 @@ from textual.content import Content
 from textual.message import Message
 from textual.strip import Strip
 
-from ckptdiff.tui.model.inventory import Layer
+from ckptdiff.tui.model.stored import HeldFile, StoredRow
 from ckptdiff.tui.text.list import empty_words, list_subtitle, list_title, sort_at, with_sort_mark
 from ckptdiff.tui.widgets.cursor_list import CursorList
+from ckptdiff.tui.widgets.file_row import file_cells, file_columns, file_header
 from ckptdiff.tui.widgets.pair_columns import TWO_PANES
 from ckptdiff.tui.widgets.pair_row import PairRows
 from ckptdiff.tui.widgets.tensor_row import columns, header_cells, row_cells
 
 if TYPE_CHECKING:
     from ckptdiff.tui.model.session import Row, Session, View
+    from ckptdiff.tui.widgets.file_row import FileColumns
     from ckptdiff.tui.widgets.tensor_row import Cells, Columns
 
 
@@ -91,13 +93,12 @@ class TensorList(CursorList["Row"]):
 
     @property
     def rows(self) -> list[Row]:
-        return self.session.rows
+        return self.session.listing.rows
 
     @property
     def name_here(self) -> str | None:
-        """The canonical name under the cursor; None on another kind of row."""
-        row = self.row
-        return row if isinstance(row, str) else None
+        """The canonical name that the row under the cursor stands for, if any."""
+        return self.session.listing.name_of(self.row)
 
     @property
     def has_panes(self) -> bool:
@@ -113,11 +114,6 @@ class TensorList(CursorList["Row"]):
             return None
         stored = self._pair.pair.stored_name(self.pane, row) if self.has_panes else None
         return stored or (row if isinstance(row, str) else row.name)
-
-    def show_view(self, view: View) -> None:
-        """Show the list in another way, with the cursor on what is under it now."""
-        self.session.show_view(view)
-        self.show_rows()
 
     def action_pane(self, step: Literal[1, -1]) -> None:
         """Go to the other pane; past the last, to what else can have the focus."""
@@ -158,6 +154,15 @@ class TensorList(CursorList["Row"]):
                 self.go_to(first)
         session.began_at = self.row
 
+    def show_view(self, view: View) -> None:
+        """Show the list in another way, with the cursor on what is under it now."""
+        name = self.name_here
+        self.session.show_view(view)
+        self._last_row = None
+        self.rows_changed(0)
+        if name is not None:
+            self.go_to(name)
+
     def show_borders(self) -> None:
         """Show in the borders what the list holds, and in an empty list why it is empty."""
         session = self.session
@@ -172,16 +177,15 @@ class TensorList(CursorList["Row"]):
 
     def _nearest(self, rows: list[Row]) -> int:
         """Return where the cursor goes when its row is gone: to its layer's heading, or nowhere."""
-        if isinstance(self._last_row, str):
-            layer = self.session.layer_of(self._last_row)
-            if layer is not None and layer in rows:
-                return rows.index(layer)
+        heading = self.session.listing.heading_of(self._last_row)
+        if heading is not None and heading in rows:
+            return rows.index(heading)
         return self.cursor
 
-    def go_to(self, name: str) -> bool:
-        """Move the cursor to a name and unfold its layer. Return False if the filter hides it."""
+    def go_to(self, target: Row) -> bool:
+        """Move the cursor to a row and unfold its heading. Return False if the filter hides it."""
         rows = len(self.rows)
-        index = self.session.reveal(name)
+        index = self.session.listing.reveal(target)
         if index is None:
             return False
         if len(self.rows) != rows:
@@ -191,10 +195,17 @@ class TensorList(CursorList["Row"]):
             self.cursor_moved()
         return True
 
+    def go_to_next(self, step: Literal[1, -1]) -> bool:
+        """Move the cursor to the next row that differs. Return False if there is no other."""
+        row = self.session.listing.next_difference(self.row, step)
+        if row is None or row == self.row:
+            return False
+        return self.go_to(row)
+
     def window_changed(self) -> None:
         top = self.scroll_offset.y
         rows = self.rows[top : top + self.page]
-        self.session.visible = tuple(row for row in rows if isinstance(row, str))
+        self.session.visible = self.session.listing.in_sight(rows)
 
     def cursor_moved(self) -> None:
         self._last_row = self.row
@@ -202,50 +213,41 @@ class TensorList(CursorList["Row"]):
 
     def action_open(self) -> None:
         row = self.row
-        if isinstance(row, Layer):
+        if row is not None and self.session.listing.heading_of(row) is row:
             self.action_toggle_fold()
         elif row is not None:
             self.post_message(self.RowOpened(row))
 
     # ── folds ────────────────────────────────────────────────────────────────────────────────
 
-    def _layer_here(self) -> Layer | None:
-        row = self.row
-        if isinstance(row, Layer):
-            return row
-        return (
-            self.session.layer_of(row) if isinstance(row, str) and not self.session.flat else None
-        )
-
     def action_fold(self) -> None:
         """Fold the layer of this row, with the cursor on its heading."""
-        layer = self._layer_here()
-        if layer is not None and self.session.is_unfolded(layer):
-            self.session.fold(layer, unfolded=False)
-            self._last_row = layer
+        listing = self.session.listing
+        heading = listing.heading_of(self.row)
+        if heading is not None and listing.is_unfolded(heading):
+            listing.fold(heading, unfolded=False)
+            self._last_row = heading
             self.show_rows()
 
     def action_unfold(self) -> None:
-        layer = self._layer_here()
-        if layer is not None and not self.session.is_unfolded(layer):
-            self.session.fold(layer, unfolded=True)
+        listing = self.session.listing
+        heading = listing.heading_of(self.row)
+        if heading is not None and not listing.is_unfolded(heading):
+            listing.fold(heading, unfolded=True)
             self.show_rows()
-        elif isinstance(self.row, Layer):
+        elif heading is not None and heading is self.row:
             self.action_move(1)
 
     def fold_all(self, *, unfolded: bool) -> None:
-        self.session.fold_all(unfolded=unfolded)
+        self.session.listing.fold_all(unfolded=unfolded)
         self.show_rows()
         self.show_borders()
 
     def action_toggle_fold(self) -> None:
-        layer = self._layer_here()
-        if layer is None:
-            return
-        if self.session.is_unfolded(layer):
-            self.action_fold()
-        else:
-            self.action_unfold()
+        listing = self.session.listing
+        heading = listing.heading_of(self.row)
+        if heading is not None:
+            (self.action_fold if listing.is_unfolded(heading) else self.action_unfold)()
 
     # ── drawing ──────────────────────────────────────────────────────────────────────────────
 
@@ -265,6 +267,8 @@ class TensorList(CursorList["Row"]):
     def _header(self, width: int) -> Cells:
         if self.has_panes:
             return self._pair.header(self._pair.columns(width), self.pane)
+        if self.session.view == "files":
+            return file_header(self._file_columns(width))
         return header_cells(self._columns(width))
 
     def header_strip(self, width: int) -> Strip:
@@ -286,11 +290,14 @@ class TensorList(CursorList["Row"]):
         return self._strip([(f"  {words}" if words else "", "words")], width, Style.null())
 
     def row_strip(self, row: int, width: int) -> Strip:
+        item = self.rows[row]
         if self.has_panes:
             self._pair.at_cursor(self.cursor, self.scroll_offset.y)
             cells = self._pair.row(row, self._pair.columns(width))
+        elif isinstance(item, (HeldFile, StoredRow)):
+            cells = file_cells(self.session, item, self._file_columns(width))
         else:
-            cells = row_cells(self.session, self.rows[row], self._columns(width))
+            cells = row_cells(self.session, item, self._columns(width))
         if row != self.cursor:
             return self._strip(cells, width, Style.null())
         cursor = self._style("cursor")
@@ -302,6 +309,10 @@ class TensorList(CursorList["Row"]):
     def _columns(self, width: int) -> Columns:
         session = self.session
         return columns(width, shape=session.inventory.shape_width, browsing=session.browsing)
+
+    def _file_columns(self, width: int) -> FileColumns:
+        session = self.session
+        return file_columns(width, shape=session.inventory.shape_width, browsing=session.browsing)
 
     def _strip(self, cells: Cells, width: int, over: Style) -> Strip:
         segments = [Segment(text, self._style(word) + over) for text, word in cells]

@@ -13,7 +13,7 @@ from ckptdiff.tui.words import plural, shorten
 
 if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembly
-    from ckptdiff.tui.model.session import Row, Session
+    from ckptdiff.tui.model.session import Session
 
     Cells = list[tuple[str, str]]  # text, and its component class of the list, or ""
 
@@ -66,7 +66,7 @@ def header_cells(layout: Columns) -> Cells:
     return [(line, "header")]
 
 
-def row_cells(session: Session, row: Row, layout: Columns) -> Cells:
+def row_cells(session: Session, row: str | Layer | Unmapped, layout: Columns) -> Cells:
     """Return one row of the list."""
     if isinstance(row, Layer):
         return _layer_cells(session, row, layout)
