@@ -123,7 +123,11 @@ class Commands(Provider):
                 screen.action_logits,
             )
         if can("filter"):
-            yield "filter: by name", "words, re:PATTERN, ! inverts  /", screen.action_filter
+            yield (
+                "filter: by name",
+                "words, letters, re:, ! inverts  /",
+                screen.action_filter,
+            )
         if can("differences_only"):
             what = "all tensors" if session.differences_only else "differences only"
             yield f"filter: {what}", "d", screen.action_differences_only

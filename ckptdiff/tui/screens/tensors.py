@@ -9,7 +9,6 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
-from ckptdiff.errors import BadArgument
 from ckptdiff.tui.model.inventory import Unmapped
 from ckptdiff.tui.model.order import SORTS
 from ckptdiff.tui.runners.comparison import ComparisonRunner
@@ -17,6 +16,7 @@ from ckptdiff.tui.runners.diagnosis import DiagnosisRunner
 from ckptdiff.tui.runners.prompt import PromptRunner
 from ckptdiff.tui.runners.report import ReportRunner
 from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.screens.filtering import FilteringScreen
 from ckptdiff.tui.text import sides
 from ckptdiff.tui.text.list import no_further, unmapped_words, why_not
 from ckptdiff.tui.widgets.detail_slot import WIDE, DetailSlot
@@ -44,7 +44,7 @@ OF_PAIRS = {  # actions that one checkpoint alone does not have
 }  # fmt: skip
 
 
-class TensorsScreen(BaseScreen[None]):
+class TensorsScreen(FilteringScreen):
     """Shows a session: the tensor list, the progress, and on a wide terminal the detail pane.
 
     Its runners fill the session; each can run by itself.
@@ -58,7 +58,7 @@ class TensorsScreen(BaseScreen[None]):
         ),
         Binding(
             "slash", "filter", "Filter", key_display="/", id="tensors.filter",
-            tooltip="show only names that match: words, or re:PATTERN; a leading ! inverts",
+            tooltip="show only names with these words, or else letters; re:PATTERN; ! inverts",
         ),
         Binding(
             "x", "stop", "Stop", id="tensors.stop",
@@ -149,10 +149,6 @@ class TensorsScreen(BaseScreen[None]):
     def on_unmount(self) -> None:
         self.session.close()
 
-    @property
-    def rows(self) -> TensorList:
-        return self.query_one(TensorList)
-
     # ── runners ──────────────────────────────────────────────────────────────────────────────
 
     def read_headers(self, *, fresh: bool = False) -> None:
@@ -191,6 +187,7 @@ class TensorsScreen(BaseScreen[None]):
         if what == "compared" and self.session.phase == "done" and not self.session.browsing:
             self.rows.settle()
         if what == "names":
+            self.rank()
             self._show_title()
         elif what != "state":
             self._show_pane()
@@ -235,21 +232,6 @@ class TensorsScreen(BaseScreen[None]):
 
     def why_not(self, action: str) -> str | None:
         return why_not(self.session, action)
-
-    async def action_filter(self) -> None:
-        bang = "!" if self.session.inverted else ""
-        await self.query_one(FilterSlot).open(bang + self.session.filter)
-
-    def set_filter(self, text: str) -> None:
-        """Filter the list. An invalid expression is reported and changes nothing."""
-        try:
-            self.session.set_filter(text)
-        except BadArgument as error:
-            self.query_one(FilterSlot).show_error(str(error))
-            return
-        self.query_one(FilterSlot).show_error("")
-        self.rows.show_rows()
-        self.state_changed()
 
     def action_stop(self) -> None:
         self.stop()
@@ -375,14 +357,6 @@ class TensorsScreen(BaseScreen[None]):
             super().action_escape()
 
     # ── messages of the widgets ──────────────────────────────────────────────────────────────
-
-    def on_filter_slot_typed(self, message: FilterSlot.Typed) -> None:
-        message.stop()
-        self.set_filter(message.text)
-
-    def on_filter_slot_closed(self, message: FilterSlot.Closed) -> None:
-        message.stop()
-        self.rows.focus()
 
     def on_cursor_list_cursor_moved(self, message: CursorList.CursorMoved) -> None:
         message.stop()

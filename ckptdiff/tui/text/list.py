@@ -24,6 +24,8 @@ def list_title(session: Session) -> str:
     parts = ["Tensors"]
     if session.filter:
         parts.append(f"/ {_pattern(session)}")
+        if session.by_letters:
+            parts.append("letters in order")
     if session.differences_only:
         parts.append("differences only")
     if session.finding is not None:
@@ -43,6 +45,8 @@ def list_subtitle(session: Session, cursor: int) -> str:
     if not session.rows:
         return ""
     order = (REVERSED if session.reverse else SORTS)[session.sort]
+    if session.by_letters and session.sort == "model":
+        order = f"{'worst' if session.reverse else 'best'} match first"
     return f"row {cursor + 1:,} of {len(session.rows):,}   sort: {order}"
 
 
@@ -50,6 +54,8 @@ def empty_words(session: Session) -> str:
     """Return why the list has no rows, and which key brings some."""
     if session.a is None:
         return state_words(session) if session.phase != "failed" else ""
+    if session.is_unranked:
+        return f"Looking for the letters of '{_pattern(session)}' in order."
     if session.filter and not session.order:
         among = " among the differences" if session.differences_only else ""
         if session.finding is not None:
