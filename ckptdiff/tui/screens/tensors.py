@@ -76,6 +76,10 @@ class TensorsScreen(FilteringScreen):
             "d", "differences_only", "Diffs only", id="tensors.differences",
             tooltip="show differences only, or all tensors again",
         ),
+        Binding(
+            "i", "statistics", "Statistics", id="tensors.statistics",
+            tooltip="read all of a large tensor for its distribution and first values",
+        ),
         Binding("y", "copy_name", "Copy", id="tensors.copy", tooltip="copy the name"),
         Binding(
             "s", "sort", "Sort", id="tensors.sort",
@@ -213,7 +217,7 @@ class TensorsScreen(FilteringScreen):
             self.call_after_refresh(self.query_one(DetailSlot).fill)
 
     def _show_pane(self) -> None:
-        self.query_one(DetailSlot).show(self.rows.name_here)
+        self.query_one(DetailSlot).show(self.rows.row)
 
     def _show_title(self) -> None:
         words = sides.title(self.session, self.size.width)
@@ -224,6 +228,8 @@ class TensorsScreen(FilteringScreen):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if self.session.browsing and action in OF_PAIRS:
             return False  # not in the key line; pressing the key shows why
+        if action == "statistics" and (not self.session.browsing or not self._can_read):
+            return False
         if action == "stop" and not self.session.is_busy:
             return False
         if self.session.browsing and action == "difference" and not self.session.filter:
@@ -232,6 +238,18 @@ class TensorsScreen(FilteringScreen):
 
     def why_not(self, action: str) -> str | None:
         return why_not(self.session, action)
+
+    @property
+    def _can_read(self) -> bool:
+        """Whether a key reads the tensor under the cursor, and the pane shows it."""
+        name = self.rows.name_here if self.is_mounted else None
+        pane = self.query_one(DetailSlot).in_view if name is not None else None
+        return pane is not None and name is not None and pane.can_read(name)
+
+    def action_statistics(self) -> None:
+        pane, name = self.query_one(DetailSlot).in_view, self.rows.name_here
+        if pane is not None and name is not None:
+            pane.reader.read(name)
 
     def action_stop(self) -> None:
         self.stop()
@@ -362,6 +380,8 @@ class TensorsScreen(FilteringScreen):
         message.stop()
         self.rows.show_borders()
         self._show_pane()
+        if self.session.browsing:
+            self.refresh_bindings()  # a key reads large tensors
 
     def on_tensor_list_row_opened(self, message: TensorList.RowOpened) -> None:
         message.stop()

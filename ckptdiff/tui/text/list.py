@@ -106,6 +106,8 @@ def why_not(session: Session, action: str) -> str | None:
             return "Report: finish comparing first. r goes on after a stop."
     elif action == "findings":
         return _no_findings(session)
+    elif action == "statistics" and not session.browsing:
+        return "Statistics: of one checkpoint. Enter shows how the sides differ."
     elif action == "config":
         if session.browsing:
             return f"Config: {alone}."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from textual.containers import Container
 
 if TYPE_CHECKING:
-    from ckptdiff.tui.model.session import Session
+    from ckptdiff.tui.model.session import Row, Session
     from ckptdiff.tui.widgets.detail_pane import DetailPane
 
 WIDE = 100  # columns
@@ -22,7 +22,7 @@ class DetailSlot(Container):
         self.border_subtitle = "enter full screen"
         self.pane: DetailPane | None = None
         self._session = session
-        self._name: str | None = None
+        self._row: Row | None = None
 
     def fill(self) -> None:
         """Mount the pane, unless it is there."""
@@ -31,10 +31,17 @@ class DetailSlot(Container):
 
             self.pane = DetailPane(self._session)
             self.mount(self.pane)
-            self.call_after_refresh(lambda: self.show(self._name))
+            self.call_after_refresh(lambda: self.show(self._row))
 
-    def show(self, name: str | None) -> None:
-        """Show a tensor, or the same one again after its result has changed."""
-        self._name = name
-        if self.pane is not None and self.pane.is_mounted and self.screen.size.width >= WIDE:
-            self.pane.show(name)
+    @property
+    def in_view(self) -> DetailPane | None:
+        """The pane, where there is room for it."""
+        pane = self.pane
+        wide = self.screen.size.width >= WIDE
+        return pane if pane is not None and pane.is_mounted and wide else None
+
+    def show(self, row: Row | None) -> None:
+        """Show a row of the list, or the same one again after its result has changed."""
+        self._row = row
+        if (pane := self.in_view) is not None:
+            pane.show(row)
