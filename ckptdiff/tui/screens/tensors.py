@@ -16,7 +16,6 @@ from ckptdiff.tui.runners.diagnosis import DiagnosisRunner
 from ckptdiff.tui.runners.prompt import PromptRunner
 from ckptdiff.tui.runners.report import ReportRunner
 from ckptdiff.tui.screens.base import BaseScreen
-from ckptdiff.tui.screens.filtering import FilteringScreen
 from ckptdiff.tui.text import sides
 from ckptdiff.tui.text.list import no_further, unmapped_words, why_not
 from ckptdiff.tui.widgets.detail_slot import WIDE, DetailSlot
@@ -44,7 +43,7 @@ OF_PAIRS = {  # actions that one checkpoint alone does not have
 }  # fmt: skip
 
 
-class TensorsScreen(FilteringScreen):
+class TensorsScreen(BaseScreen[None]):
     """Shows a session: the tensor list, the progress, and on a wide terminal the detail pane.
 
     Its runners fill the session; each can run by itself.
@@ -139,7 +138,7 @@ class TensorsScreen(FilteringScreen):
         with Horizontal(id="body"):
             yield TensorList(self.session, id="tensors")
             yield DetailSlot(self.session)
-        yield FilterSlot(id="filter")
+        yield FilterSlot(self.session, id="filter")
         yield ShortfallLine(self.session)
         if not self.session.browsing:
             yield CountsLine(self.session)
@@ -152,6 +151,14 @@ class TensorsScreen(FilteringScreen):
 
     def on_unmount(self) -> None:
         self.session.close()
+
+    @property
+    def rows(self) -> TensorList:
+        return self.query_one(TensorList)
+
+    @property
+    def slot(self) -> DetailSlot:
+        return self.query_one(DetailSlot)
 
     # ── runners ──────────────────────────────────────────────────────────────────────────────
 
@@ -191,7 +198,7 @@ class TensorsScreen(FilteringScreen):
         if what == "compared" and self.session.phase == "done" and not self.session.browsing:
             self.rows.settle()
         if what == "names":
-            self.rank()
+            self.query_one(FilterSlot).rank()
             self._show_title()
         elif what != "state":
             self._show_pane()
@@ -214,10 +221,10 @@ class TensorsScreen(FilteringScreen):
     def on_resize(self, event: Resize) -> None:
         self._show_title()
         if event.size.width >= WIDE:
-            self.call_after_refresh(self.query_one(DetailSlot).fill)
+            self.call_after_refresh(self.slot.fill)
 
     def _show_pane(self) -> None:
-        self.query_one(DetailSlot).show(self.rows.row)
+        self.slot.show(self.rows.row)
 
     def _show_title(self) -> None:
         words = sides.title(self.session, self.size.width)
@@ -226,30 +233,30 @@ class TensorsScreen(FilteringScreen):
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if self.session.browsing and action in OF_PAIRS:
-            return False  # not in the key line; pressing the key shows why
-        if action == "statistics" and (not self.session.browsing or not self._can_read):
-            return False
-        if action == "stop" and not self.session.is_busy:
-            return False
-        if self.session.browsing and action == "difference" and not self.session.filter:
+        browsing = self.session.browsing
+        if (  # not in the key line; pressing the key shows why
+            (browsing and action in OF_PAIRS)
+            or (action == "stop" and not self.session.is_busy)
+            or (action == "difference" and browsing and not self.session.filter)
+            or (action == "statistics" and not (self.is_mounted and self.slot.can_read))
+        ):
             return False
         return super().check_action(action, parameters)
 
     def why_not(self, action: str) -> str | None:
         return why_not(self.session, action)
 
-    @property
-    def _can_read(self) -> bool:
-        """Whether a key reads the tensor under the cursor, and the pane shows it."""
-        name = self.rows.name_here if self.is_mounted else None
-        pane = self.query_one(DetailSlot).in_view if name is not None else None
-        return pane is not None and name is not None and pane.can_read(name)
+    async def action_filter(self) -> None:
+        await self.query_one(FilterSlot).open()
+
+    def set_filter(self, text: str) -> None:
+        """Filter the list. An invalid expression is reported and changes nothing."""
+        if self.query_one(FilterSlot).set_filter(text):
+            self.rows.show_rows()
+            self.state_changed()
 
     def action_statistics(self) -> None:
-        pane, name = self.query_one(DetailSlot).in_view, self.rows.name_here
-        if pane is not None and name is not None:
-            pane.reader.read(name)
+        self.slot.read()
 
     def action_stop(self) -> None:
         self.stop()
@@ -281,8 +288,7 @@ class TensorsScreen(FilteringScreen):
 
     def fold_all(self, *, unfolded: bool) -> None:
         self.session.fold_all(unfolded=unfolded)
-        self.rows.show_rows()
-        self.rows.show_borders()
+        self._rearrange()
 
     def go_to(self, name: str) -> None:
         """Move the cursor to a tensor. A filter that hides it is cleared."""
@@ -376,12 +382,18 @@ class TensorsScreen(FilteringScreen):
 
     # ── messages of the widgets ──────────────────────────────────────────────────────────────
 
+    def on_filter_slot_changed(self, message: FilterSlot.Changed) -> None:
+        message.stop()
+        self.rows.show_rows()
+        if message.best_first:
+            self.rows.action_first()
+        self.state_changed()
+
     def on_cursor_list_cursor_moved(self, message: CursorList.CursorMoved) -> None:
         message.stop()
         self.rows.show_borders()
         self._show_pane()
-        if self.session.browsing:
-            self.refresh_bindings()  # a key reads large tensors
+        self.refresh_bindings()  # a key reads large tensors
 
     def on_tensor_list_row_opened(self, message: TensorList.RowOpened) -> None:
         message.stop()

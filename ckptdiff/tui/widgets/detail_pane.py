@@ -131,9 +131,9 @@ class DetailPane(VerticalScroll, can_focus=False):
             self._pending = True
             self.set_timer(DEBOUNCE_SECONDS, self._draw)
 
-    def can_read(self, name: str) -> bool:
-        """Return whether a tensor is so large that only a key reads it."""
-        return self.session.browsing and is_large(self.session, name)
+    def can_read(self, row: Row | None) -> bool:
+        """Return whether a row is a tensor so large that only a key reads it."""
+        return self.session.browsing and isinstance(row, str) and is_large(self.session, row)
 
     def on_tensor_reader_changed(self, message: TensorReader.Changed) -> None:
         message.stop()

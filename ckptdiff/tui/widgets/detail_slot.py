@@ -40,6 +40,16 @@ class DetailSlot(Container):
         wide = self.screen.size.width >= WIDE
         return pane if pane is not None and pane.is_mounted and wide else None
 
+    @property
+    def can_read(self) -> bool:
+        """Whether the pane shows a tensor that is read only after a key."""
+        return self.in_view is not None and self.in_view.can_read(self._row)
+
+    def read(self) -> None:
+        """Read the tensor in the pane."""
+        if self.in_view is not None and isinstance(self._row, str):
+            self.in_view.reader.read(self._row)
+
     def show(self, row: Row | None) -> None:
         """Show a row of the list, or the same one again after its result has changed."""
         self._row = row
