@@ -201,7 +201,7 @@ class TensorsScreen(BaseScreen[None]):
             self.query_one(FilterSlot).rank()
             self._show_title()
         elif what != "state":
-            self._show_pane()
+            self.slot.show(self.rows.row)
         self.state_changed()
         if what == "compared" and self.session.phase == "done":
             if self.session.diagnosis_state == "looking":
@@ -223,12 +223,8 @@ class TensorsScreen(BaseScreen[None]):
         if event.size.width >= WIDE:
             self.call_after_refresh(self.slot.fill)
 
-    def _show_pane(self) -> None:
-        self.slot.show(self.rows.row)
-
     def _show_title(self) -> None:
-        words = sides.title(self.session, self.size.width)
-        self.query_one("#title", Static).update(Content(words))
+        self.query_one("#title", Static).update(Content(sides.title(self.session, self.size.width)))
 
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
@@ -293,8 +289,7 @@ class TensorsScreen(BaseScreen[None]):
     def go_to(self, name: str) -> None:
         """Move the cursor to a tensor. A filter that hides it is cleared."""
         if not self.rows.go_to(name):
-            self.session.differences_only = False
-            self.session.finding = None
+            self.session.differences_only, self.session.finding = False, None
             self.set_filter("")
             self.rows.go_to(name)
         self.rows.show_borders()
@@ -392,8 +387,7 @@ class TensorsScreen(BaseScreen[None]):
     def on_cursor_list_cursor_moved(self, message: CursorList.CursorMoved) -> None:
         message.stop()
         self.rows.show_borders()
-        self._show_pane()
-        self.refresh_bindings()  # a key reads large tensors
+        self.slot.show(self.rows.row)
 
     def on_tensor_list_row_opened(self, message: TensorList.RowOpened) -> None:
         message.stop()

@@ -138,7 +138,6 @@ class DetailPane(VerticalScroll, can_focus=False):
     def on_tensor_reader_changed(self, message: TensorReader.Changed) -> None:
         message.stop()
         self._draw()
-        self.screen.refresh_bindings()
 
     def _draw(self) -> None:
         self._pending = False
@@ -157,6 +156,8 @@ class DetailPane(VerticalScroll, can_focus=False):
             self._show(row)
         if is_other:
             self.scroll_home(animate=False)
+        if session.browsing:
+            self.screen.refresh_bindings()  # a key reads large tensors, and no others
 
     def _show(self, row: Row | None) -> None:
         name = row if isinstance(row, str) else None
