@@ -67,7 +67,13 @@ class DetailScreen(BaseScreen[None]):
     """Shows one tensor, and its result as soon as there is one. `n` shows the next difference."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("n", "difference(1)", "Next diff", id="detail.next", tooltip="next difference"),
+        Binding(
+            "n",
+            "difference(1)",
+            "Next",
+            id="detail.next",
+            tooltip="next difference; of one checkpoint the next tensor",
+        ),
         Binding(
             "N",
             "difference(-1)",

@@ -78,9 +78,10 @@ def help_lines(screen: Screen[Any]) -> list[Content]:
         lines += [Content(""), Content.styled("Numbers", "bold underline")]
         for shown, meaning in legend.items():
             lines += _entry(f"{shown:>15}", meaning)
-    lines += [Content(""), Content.styled("Status", "bold underline")]
-    for status, meaning in MEANINGS.items():
-        lines += _entry(f"{GLYPHS[status]:>4} {WORDS[status]:<12}", meaning)
+    if not getattr(getattr(screen, "session", None), "browsing", False):  # only pairs have one
+        lines += [Content(""), Content.styled("Status", "bold underline")]
+        for status, meaning in MEANINGS.items():
+            lines += _entry(f"{GLYPHS[status]:>4} {WORDS[status]:<12}", meaning)
     lines += [Content(""), Content.styled("Guide: type : and the name of a page", "bold underline")]
     for topic, about in topics().items():
         lines += _entry(f"{topic:>17}", about)
