@@ -62,6 +62,17 @@ def config_value_text(value: object) -> str:
     return printable(str(value))
 
 
+def setting_text(value: object) -> str:
+    """Return what a setting is, for people: yes and no, none, and 500,000 for 500000.0."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
+    return f"{value:,}" if isinstance(value, int) else config_value_text(value)
+
+
 def format_box(box: Box) -> str:
     """Return a box as Python slices it: [0:64, 32:64]."""
     return "[" + ", ".join(f"{start}:{stop}" for start, stop in box) + "]"

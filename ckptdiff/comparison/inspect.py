@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     Placed = tuple[tuple[int, int], View]  # (row, column) of its first element in the whole matrix
 
+FIRST = (8, 16)  # rows and columns of a glance
+
 
 @dataclass(frozen=True, slots=True)
 class Neighbourhood:
@@ -32,14 +34,26 @@ class Neighbourhood:
     ulps: tuple[tuple[int | None, ...], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """One tensor by itself: how its values are distributed, and the first of them."""
+
+    summary: TensorSummary
+    first: Window  # the upper left corner of its matrix
+
+
 def placed_views(assembly: Assembly) -> list[Placed]:
     """Return every piece of a tensor as a view, with the (row, column) at which it starts."""
     return [view_of(piece, assembly.shape) for piece in assembly.pieces]
 
 
-def statistics(assembly: Assembly, executor: Executor) -> Future[TensorSummary]:
-    """Start reading a whole tensor; the result is the distribution of its values."""
-    return executor.submit(_summarise, [view for _, view in placed_views(assembly)])
+def glance(assembly: Assembly, executor: Executor) -> Future[Glance]:
+    """Start reading a whole tensor, quantised codes as the numbers they stand for."""
+    rows, columns = (
+        range(min(most, size))
+        for most, size in zip(FIRST, matrix_shape(assembly.shape), strict=True)
+    )
+    return executor.submit(_glance, placed_views(assembly), rows, columns)
 
 
 def windows(
@@ -141,10 +155,12 @@ def _overlapping(assembly: Assembly, rows: range, columns: range) -> list[Placed
 # ── jobs: they run in a worker process and import there what they need ───────────────────────────
 
 
-def _summarise(views: Sequence[View]) -> TensorSummary:
+def _glance(views: Sequence[Placed], rows: range, columns: range) -> Glance:
     from ckptdiff.kernels.inspect import summarise_tensor
+    from ckptdiff.kernels.inspect import window as read_window
 
-    return summarise_tensor(views)
+    summary = summarise_tensor([view for _, view in views])
+    return Glance(summary, read_window(views, rows, columns))
 
 
 def _read(

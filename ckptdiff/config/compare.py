@@ -59,8 +59,10 @@ class ConfigDiff:
     fix: str | None = None  # the flag or entry that removes it; None: there is none
     note: str | None = None  # what a value follows from, or why it is not known
     is_hint: bool = False  # the note is worth saying, though there is no conflict
-    # What both sides mean, where they are the same and put it in values that differ.
-    meant: bool | int | float | str | None = None
+    # What each side means by it, in values that both sides share; None: the value as it is stated.
+    # `tie_word_embeddings` and `untie_embeddings_and_output_weights` mean one thing, for example.
+    means_a: Any = None
+    means_b: Any = None
     # The steps of a forward pass that it can move (see `fields.moves`); None: any of them.
     moves: frozenset[str] | None = None
 
@@ -280,8 +282,7 @@ def _line(field: ConfigField, a: ConfigSide, b: ConfigSide) -> ConfigDiff | None
     if field.same(stated_a.value, stated_b.value):
         if stated_a.value == field.off:
             return None
-        line = _diff(field, "implied" if notes else "same", stated_a, stated_b, note=note)
-        return line if line.a == line.b else replace(line, meant=_meant(stated_a.value))
+        return _diff(field, "implied" if notes else "same", stated_a, stated_b, note=note)
     if stated_a.weak or stated_b.weak:
         return _diff(field, "unknown", stated_a, stated_b, note=note)
     harmless = field.why_harmless(a, b)
@@ -324,13 +325,16 @@ def _diff(
         fix,
         note,
         moves=field.moves,
+        means_a=_meant(a),
+        means_b=_meant(b),
     )
 
 
-def _meant(value: Any) -> bool | int | float | str | None:
-    if isinstance(value, str):
-        return str(value)
-    return value if type(value) in (bool, int, float) else None
+def _meant(stated: Stated | None) -> Any:
+    """Return what a side means, if it puts that in a plain value; else None."""
+    if stated is None or not isinstance(stated.value, (bool, int, float, str, list)):
+        return None
+    return _plain(stated.value)
 
 
 def _plain(value: Any) -> Any:

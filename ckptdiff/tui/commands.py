@@ -184,7 +184,7 @@ class Commands(Provider):
         if can("filter"):
             yield (
                 "filter: by name",
-                f"words, re:PATTERN, ! inverts  {key('tensors.filter', '/')}",
+                f"words, letters, re:, ! inverts  {key('tensors.filter', '/')}",
                 screen.action_filter,
             )
         if can("differences_only"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ckptdiff.assembly.assemble import assemble
-from ckptdiff.comparison.inspect import find_largest, statistics, windows
+from ckptdiff.comparison.inspect import find_largest, glance, windows
 from ckptdiff.comparison.verdict import Tolerance
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
@@ -241,7 +241,7 @@ def test_a_look_at_one_place_shows_the_numbers_and_not_the_codes(tmp_path: Path)
         peak = find_largest(
             a, b, rows=range(128, 256), columns=range(256, 384), executor=executor
         ).result()
-        whole = statistics(a, executor).result()
+        whole = glance(a, executor).result().summary
     assert near.a is not None
     part = values[near.rows.start : near.rows.stop, near.columns.start : near.columns.stop]
     assert near.a.values == tuple(map(tuple, part.tolist()))

@@ -11,7 +11,7 @@ import pytest
 
 from ckptdiff.assembly.recipe import Assembly, Piece
 from ckptdiff.checkpoint import Rank, TensorRef, contiguous
-from ckptdiff.comparison.inspect import find_largest, python_source, statistics, windows
+from ckptdiff.comparison.inspect import find_largest, glance, python_source, windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,7 +136,7 @@ def test_a_number_on_one_side_alone_is_the_largest_difference(tmp_path: Path) ->
 
 def test_statistics_cover_every_shard(pair: Any) -> None:
     _, other, _, b = pair
-    summary = statistics(other, EXECUTOR).result()
+    summary = glance(other, EXECUTOR).result().summary
     assert summary.numel == 48
     assert (summary.min, summary.max) == (0.0, 46.0)
     assert summary.mean == pytest.approx(b.mean())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ckptdiff.assembly.assemble import assemble
-from ckptdiff.comparison.inspect import statistics, windows
+from ckptdiff.comparison.inspect import glance, windows
 from ckptdiff.errors import UnreadableFile
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
@@ -68,7 +68,7 @@ def test_comparison_conversion_and_inspection_give_the_same(tmp_path: Path, refu
         found = compare(tmp_path / "a", tmp_path / "b")
         tensor = assemble(open_checkpoint(tmp_path / "a")).tensors[TENSOR]
         seen = windows(tensor, tensor, around=(3, 4), rows=5, columns=6, executor=InlineExecutor())
-        return found.results, statistics(tensor, InlineExecutor()).result(), seen.result()
+        return found.results, glance(tensor, InlineExecutor()).result().summary, seen.result()
 
     mapped = results()
     refuse(errno.ENODEV)
@@ -88,7 +88,7 @@ def test_reading_takes_no_more_memory_than_a_few_pieces(tmp_path: Path, refuse: 
     try:
         assert compare(tmp_path / "a", tmp_path / "b").summary.verdict == "same"
         tensor = assemble(open_checkpoint(tmp_path / "a")).tensors["w"]
-        assert statistics(tensor, InlineExecutor()).result().zeros == 4096 * 8192
+        assert glance(tensor, InlineExecutor()).result().summary.zeros == 4096 * 8192
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

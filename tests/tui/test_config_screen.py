@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ckptdiff.config.compare import ConfigDiff
+from ckptdiff.config.compare import ConfigDiff, compare_sides
+from ckptdiff.config.fields import ConfigSide
 from ckptdiff.tui.screens.config import ConfigScreen
+from ckptdiff.tui.text.config import explanation, meaning_text
 from ckptdiff.tui.text.lines import plain
 from ckptdiff.tui.text.progress import outcome
-from ckptdiff.tui.widgets.config_list import ConfigList, config_line, header_line
+from ckptdiff.tui.widgets.config_list import ConfigList, config_cells, header_line
 from ckptdiff.tui.widgets.painted import Words
 from tests.support.tui.handmade import Host, huggingface, megatron, session_of, settle
 
@@ -65,11 +67,22 @@ async def opened(app: Host, pilot: Pilot[Any]) -> ConfigList:
     return app.screen.query_one(ConfigList)
 
 
-def test_a_line_is_its_meaning_and_value_and_field_of_each_side() -> None:
-    assert header_line(76, 10) == " St Meaning     A                              B"
+def config_line(row: ConfigDiff, width: int, meanings: int, *, ascii_only: bool) -> str:
+    return "".join(config_cells(row, width, meanings, ascii_only=ascii_only))
+
+
+def test_a_line_is_its_meaning_and_the_value_of_each_side() -> None:
+    assert header_line(76, 10).rstrip() == " St Meaning     A                              B"
     assert config_line(BASE, 76, 10, ascii_only=False).rstrip() == (
-        " !  RoPE base   500000    rope_theta           10000     rotary_base"
+        " !  RoPE base   500,000                        10,000"
     )
+
+
+def test_a_wide_line_has_the_fields_behind_the_values() -> None:
+    assert config_line(BASE, 118, 10, ascii_only=False).split() == [
+        "!", "RoPE", "base", "500,000", "10,000", "rope_theta", "rotary_base",
+    ]  # fmt: skip
+    assert header_line(118, 10).split()[-3:] == ["field", "of", "B"]
 
 
 def test_what_no_field_says_stands_in_brackets() -> None:
@@ -96,10 +109,15 @@ async def test_conflicts_come_first_and_the_cursor_explains_them(session: Sessio
             "! RoPE base: Weights can match exactly while every logit differs.",
             "Mend it with --rotary-base 500000",
             "If B is right, change rope_theta in A.",
+            "A rope_theta: 500000 | B rotary_base: 10000",
         ]
         assert "1 conflict, 1 unknown, 1 implied, 1 same" in words(app, "#config-title")[0]
         await pilot.press("j")
-        assert words(app, "#meaning") == ["Sliding window: Not known: B does not say."]
+        assert words(app, "#meaning") == [
+            "Sliding window: Not known: B does not say.",
+            "A sliding_window: 128",
+        ]
+        assert "( ) in no file" in words(app, "#config-legend")[0]
         await pilot.press("G")
         assert "every llama model" in words(app, "#meaning")[0]
         assert str(rows.border_title) == "A config.json  |  B args"
@@ -149,13 +167,29 @@ async def test_y_copies_the_flag_of_a_conflict_and_else_the_value(session: Sessi
 
 def test_fields_that_put_one_meaning_in_two_ways_show_it_on_both_sides() -> None:
     row = ConfigDiff(
-        "Tied embeddings", "same", "tie_word_embeddings", False,
-        "untie_embeddings_and_output_weights", True, meant=False,
+        "Tied embeddings", "same", "tie_word_embeddings", True,
+        "untie_embeddings_and_output_weights", False, means_a=True, means_b=True,
     )  # fmt: skip
     assert config_line(row, 160, 20, ascii_only=True).split() == [
-        "=", "Tied", "embeddings", "false", "tie_word_embeddings",
-        "false", "untie_embeddings_and_output_weights", "true",
+        "=", "Tied", "embeddings", "yes", "yes",
+        "tie_word_embeddings:", "true", "untie_embeddings_and_output_weights:", "false",
     ]  # fmt: skip
+    assert config_line(row, 76, 20, ascii_only=True).split()[3:] == ["yes", "yes"]
+    assert plain(explanation(row, 100))[-1] == (
+        "A tie_word_embeddings: true | B untie_embeddings_and_output_weights: false"
+    )
+
+
+def test_opposite_values_of_opposite_fields_are_told_by_what_they_mean() -> None:
+    fields = {"tie_word_embeddings": True, "vocab_size": 64}
+    args = {"untie_embeddings_and_output_weights": True}
+    lines = compare_sides(
+        ConfigSide(kind="hf", fields=fields, family="llama", tensors=frozenset()),
+        ConfigSide(kind="megatron", fields=args, family="llama", tensors=frozenset()),
+    )
+    row = next(row for row in lines if row.meaning == "Tied embeddings")
+    assert (row.status, row.a, row.b) == ("conflict", True, True)
+    assert [meaning_text(row, side) for side in ("a", "b")] == ["yes", "no"]
 
 
 @pytest.mark.slow

@@ -246,7 +246,7 @@ async def test_ascii_mode_has_nothing_but_ascii(tmp_path: Path) -> None:
 # ── the pane beside the list ─────────────────────────────────────────────────────────────────────
 
 
-async def test_the_pane_follows_the_cursor_and_says_what_to_do_without_a_tensor(
+async def test_the_pane_follows_the_cursor_and_sums_up_a_layer(
     session: Session,
 ) -> None:
     class Wide(App[None]):
@@ -256,9 +256,11 @@ async def test_the_pane_follows_the_cursor_and_says_what_to_do_without_a_tensor(
     app = Wide()
     async with app.run_test(size=(45, 36)) as pilot:
         pane = app.query_one(DetailPane)
-        pane.show(None)
+        pane.show(session.layers[0])
         await pilot.pause(0.1)
-        assert "Move to a tensor" in text_of(app)
+        assert "2 tensors" in text_of(app)
+        assert "Worst: b.weight" in text_of(app)
+        assert "6x8" in text_of(app)
         pane.show(EQUAL)
         pane.show(CHANGED)
         await pilot.pause(0.1)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.assembly.recipe import Assembled, Assembly
     from ckptdiff.checkpoint import Checkpoint, Entry
+    from ckptdiff.comparison.inspect import Glance
     from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.results import TensorDiff
@@ -70,6 +71,8 @@ class Comparison:
         self.compared_at: dict[str, float] = {}  # of cached results, in Unix time
         self.comparing: frozenset[str] = frozenset()
         self.counts: Counter[str] = Counter()  # of tensors, by status
+        # Of tensors that one side alone has: what was read of them, or why they cannot be read.
+        self.glances: dict[str, Glance | str] = {}
         self.progress = Progress(clock)
         self.summary: DiffSummary | None = None  # set when all tensors have a result
         self.diagnosis = Diagnosis()  # empty before the diagnosis is done
@@ -123,6 +126,7 @@ class Comparison:
         self.a, self.b = a, b
         self.config = config
         self.inventory = inventory
+        self.glances.clear()
         self.forget()
 
     def reopen(self) -> None:
@@ -156,6 +160,11 @@ class Comparison:
             None if self.a is None else self.a.tensors.get(name),
             None if self.b is None else self.b.tensors.get(name),
         )
+
+    def only_assembly(self, name: str) -> Assembly | None:
+        """Return the recipe of a tensor that one side alone has; else None."""
+        a, b = self.assemblies(name)
+        return None if a is not None and b is not None else a or b
 
     def layout_error(self, name: str) -> str | None:
         """Return why a tensor could not be assembled on A, or else on B; None if it could."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Literal
 
-from ckptdiff.name_filter import matcher
 from ckptdiff.tui.model.comparison import DIFFERENCES, URGENCY
+from ckptdiff.tui.model.name_search import name_matcher
 from ckptdiff.tui.model.order import around, badness
 from ckptdiff.tui.model.stored import HeldFile, StoredRow, stored_files
 
@@ -151,7 +151,7 @@ class FileList:
         session, asked = self.session, self.asked
         tests: list[Callable[[StoredRow], bool]] = []
         if asked.filter:
-            matches, wanted = matcher(asked.filter), not asked.inverted
+            matches, wanted = name_matcher(asked.filter), not asked.inverted
             tests.append(lambda row: matches(row.name) is wanted)
         if asked.differences_only:
             tests.append(self.differs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckptdiff.name_filter import matcher
 from ckptdiff.tui.model.comparison import DIFFERENCES, Comparison
 from ckptdiff.tui.model.files import FileList
 from ckptdiff.tui.model.inventory import (
@@ -16,6 +15,7 @@ from ckptdiff.tui.model.inventory import (
     can_run_on,
     run_of,
 )
+from ckptdiff.tui.model.name_search import can_be_letters, name_matcher
 from ckptdiff.tui.model.order import Sort, around, ordered
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ class Session(Comparison):
         self.files = FileList(self, self)
         self.filter = ""
         self.inverted = False  # show what does not match the filter
+        # Nothing matches the filter as words: it shows names with its letters in order, best first.
+        self.by_letters = False
+        self._ranking: tuple[str, Sequence[str], list[str]] | None = None  # filter, of, found
         self.finding: int | None = None  # from 1: show only the tensors that it covers
         self.sort: Sort = "model"
         self.reverse = False
@@ -102,7 +105,12 @@ class Session(Comparison):
     @property
     def flat(self) -> bool:
         """Whether the list is sorted across layers, and so has no headings."""
-        return self.sort != "model" or self.reverse
+        return self.sort != "model" or self.reverse or self.by_letters
+
+    @property
+    def is_unranked(self) -> bool:
+        """Whether the names with the filter's letters have not been looked for."""
+        return self.by_letters and self._letters_found() is None
 
     @property
     def is_live(self) -> bool:
@@ -123,10 +131,21 @@ class Session(Comparison):
         """Show names that match, or after a leading `!` those that do not. Raises BadArgument."""
         text = text.strip()
         inverted, pattern = text.startswith("!"), text.removeprefix("!").strip()
-        matcher(pattern)  # raises BadArgument before anything is changed
+        name_matcher(pattern)  # raises BadArgument before anything is changed
         self.filter, self.inverted = pattern, inverted and bool(pattern)
         self._narrow_folds.clear()
         self.arrange()
+
+    def set_ranking(self, pattern: str, names: Sequence[str], found: list[str]) -> None:
+        """Set which of `names` hold the letters of a pattern, the best match first."""
+        self._ranking = pattern, names, found
+        self.arrange()
+
+    def _letters_found(self) -> list[str] | None:
+        if self._ranking is None:
+            return None
+        pattern, names, found = self._ranking
+        return found if pattern == self.filter and names is self.names else None
 
     def show_finding(self, number: int | None) -> None:
         """Show only the tensors that a finding covers; with None, all of them."""
@@ -143,10 +162,14 @@ class Session(Comparison):
         """Rebuild `order` and `rows`, after a change of filter, sort or folds, or new results."""
         names: Iterable[str] = self.names
         unmapped: Iterable[Unmapped] = self.inventory.unmapped
+        self.by_letters = False
         if self.filter:
-            matches, wanted = matcher(self.filter), not self.inverted
+            matches, wanted = name_matcher(self.filter), not self.inverted
             names = [name for name in names if matches(name) is wanted]
             unmapped = [row for row in unmapped if matches(row.name) is wanted]
+            if wanted and not names and not unmapped and can_be_letters(self.filter):
+                self.by_letters = True
+                names = self._letters_found() or ()
         if self.differences_only:
             known = self.results
             names = [name for name in names if name in known and known[name].status in DIFFERENCES]

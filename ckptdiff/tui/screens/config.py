@@ -8,12 +8,11 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from ckptdiff.config.compare import field_text
-from ckptdiff.config.other_keys import DIFFERS
 from ckptdiff.text import config_value_text, printable
 from ckptdiff.tui.keymap import key
 from ckptdiff.tui.screens import finding_keys
 from ckptdiff.tui.screens.base import BaseScreen
-from ckptdiff.tui.text.figures import wrapped
+from ckptdiff.tui.text.config import explanation, legend
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.mending import setting_to_copy
 from ckptdiff.tui.widgets.config_list import ConfigList
@@ -31,11 +30,6 @@ if TYPE_CHECKING:
     from ckptdiff.tui.widgets.cursor_list import CursorList
 
 POLL_SECONDS = 0.5
-STATUS_WORDS = {
-    "same": "Both sides say the same.",
-    "implied": "Not a conflict:",
-    "unknown": "Not known:",
-}
 
 
 class ConfigScreen(BaseScreen[None]):
@@ -78,7 +72,7 @@ class ConfigScreen(BaseScreen[None]):
     ]
     DEFAULT_CSS = """
     ConfigScreen {
-        #config-title { height: 1; padding: 0 1; }
+        #config-title, #config-legend { height: 1; padding: 0 1; }
         #meaning {
             height: auto;
             max-height: 8;
@@ -102,10 +96,12 @@ class ConfigScreen(BaseScreen[None]):
     def compose_body(self) -> ComposeResult:
         yield Words(id="config-title")
         yield ConfigList(ascii_only=self.session.ascii_only)
+        yield Words(id="config-legend")
         yield Words(id="meaning")
 
     def on_mount(self) -> None:
         self.query_one("#config-title", Words).show(self._title)
+        self.query_one("#config-legend", Words).show(legend)
         self.query_one("#meaning", Words).show(self._explanation)
         rows = self.query_one(ConfigList)
         rows.border_title = Content(f"{self._config_source('a')}  |  {self._config_source('b')}")
@@ -243,18 +239,3 @@ class ConfigScreen(BaseScreen[None]):
         if row is not None:
             words = f"{row.meaning}: {field_text(row, 'A')} in A, {field_text(row, 'B')} in B"
             self.app.copy(f"{words}; fix: {row.fix}" if row.fix else words)
-
-
-def explanation(row: ConfigDiff, width: int) -> list[Line]:
-    """Return the status of a line and, for a conflict, its consequence and fix."""
-    if row.status == "unknown" and (row.note or "").startswith(DIFFERS):
-        return wrapped(f"{printable(row.meaning)} {printable(row.note or '')}.", width)
-    if row.status != "conflict":
-        reason = f" {printable(row.note)}." if row.note else ""
-        return wrapped(f"{row.meaning}: {STATUS_WORDS[row.status]}{reason}", width)
-    lines = wrapped(f"! {row.meaning}: {row.consequence}", width, "act")
-    if row.fix is not None:
-        lines += wrapped(f"Mend it with {printable(row.fix)}", width)
-        if row.name_a is not None:
-            lines += wrapped(f"If B is right, change {row.name_a} in A.", width, "dim")
-    return lines

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from textual import work
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.worker import Worker, WorkerState
 
 from ckptdiff.assembly.views import matrix_at
-from ckptdiff.comparison.inspect import python_source, statistics
+from ckptdiff.comparison.inspect import Glance, python_source
 from ckptdiff.dtypes import has_numbers
 from ckptdiff.text import printable
 from ckptdiff.tui.keymap import key
@@ -22,17 +20,17 @@ from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.list import no_further
 from ckptdiff.tui.text.storage import sides_of
 from ckptdiff.tui.widgets.detail_pane import ROLES, heat_of, verdict_lines
+from ckptdiff.tui.widgets.first_values import first_lines
 from ckptdiff.tui.widgets.heat_map import HeatMap
 from ckptdiff.tui.widgets.histogram import Histogram, ulp_bins, value_bins
 from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.widgets.shard_map import ShardMap
+from ckptdiff.tui.widgets.tensor_reader import TensorReader, is_large
 from ckptdiff.tui.words import shorten
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
-    from ckptdiff.assembly.recipe import Assembly
-    from ckptdiff.kernels.stats import TensorSummary
     from ckptdiff.results import Finding, TensorDiff
     from ckptdiff.tui.model.diagnosis import Diagnosis
     from ckptdiff.tui.model.session import Session
@@ -73,7 +71,13 @@ class DetailScreen(BaseScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *finding_keys.finding_keys("detail"),
-        Binding("n", "difference(1)", "Next diff", id="detail.next", tooltip="next difference"),
+        Binding(
+            "n",
+            "difference(1)",
+            "Next",
+            id="detail.next",
+            tooltip="next difference; of one checkpoint the next tensor",
+        ),
         Binding(
             "N",
             "difference(-1)",
@@ -130,13 +134,14 @@ class DetailScreen(BaseScreen[None]):
         }
         #where.-maximized, #verdict.-maximized { height: 1fr; max-height: 100%; }
         Histogram.-maximized, HeatMap.-maximized { width: 100%; height: 1fr; }
-        #pictures.-one HeatMap { display: none; }
-        #pictures.-one Histogram { width: 1fr; }
+        #detail-first { width: 3fr; height: 1fr; padding: 0 1; border: solid $foreground 40%; }
+        #pictures.-one HeatMap, #pictures #detail-first { display: none; }
+        #pictures.-one #detail-first { display: block; }
         #pictures.-none { display: none; }
         &.-wide #where { max-height: 14; }
         &.-wide #where.-alone { max-height: 100%; }
         &.-ascii {
-            #where, #verdict, Histogram, HeatMap { border: ascii $foreground 60%; }
+            #where, #verdict, Histogram, HeatMap, #detail-first { border: ascii $foreground 60%; }
             #where:focus, #verdict:focus, Histogram:focus, HeatMap:focus {
                 border: ascii $primary;
             }
@@ -149,12 +154,11 @@ class DetailScreen(BaseScreen[None]):
         self.session = session
         self.tensor = name
         self._seen: tuple[TensorDiff | None, str, Diagnosis] | None = None
-        self._summary: TensorSummary | str | None = (
-            None  # the figures of a tensor of one side, or a message in their place
-        )
+        self._reader = TensorReader(session)
         self.set_class(session.ascii_only, "-ascii")
 
     def compose_body(self) -> ComposeResult:
+        yield self._reader
         yield Words(id="detail-title")
         with Pane(id="where") as where:
             where.border_title = "Where it lives"
@@ -164,6 +168,7 @@ class DetailScreen(BaseScreen[None]):
             histogram.can_focus = True
             yield histogram
             yield HeatMap()
+            yield Words(id="detail-first")
         with Pane(id="verdict") as verdict:
             verdict.border_title = "Numbers"
             yield Words(id="detail-figures")
@@ -178,8 +183,8 @@ class DetailScreen(BaseScreen[None]):
     def show(self, name: str) -> None:
         """Show another tensor."""
         self.tensor = name
-        self._summary = None
         self._show()
+        self._reader.look(name if self._is_alone() else None)
         heat = self.query_one(HeatMap)
         pictures = self.query_one("#pictures")
         (heat if pictures.display and heat.display else self.query_one("#where")).focus()
@@ -207,20 +212,21 @@ class DetailScreen(BaseScreen[None]):
         self.refresh_bindings()
 
     def _show_pictures(self, result: TensorDiff | None, sides: list[StoredSide]) -> None:
-        """Show histogram and heat map; hide them if nothing differs."""
-        summary, ascii_only = self._summary, self.session.ascii_only
+        """Show histogram and heat map, or the first values; hide them if nothing differs."""
+        ascii_only = self.session.ascii_only
+        found, assembly = self._glance(), self.session.only_assembly(self.tensor)
         numbers = None if result is None else result.numbers
         differs = numbers is not None and bool(numbers.grid)
         histogram, heat = self.query_one(Histogram), self.query_one(HeatMap)
         pictures = self.query_one("#pictures")
-        pictures.set_class(summary is not None, "-one")
-        pictures.set_class(summary is None and not differs, "-none")
-        histogram.border_title = "Values" if summary is not None else "How far apart"
+        pictures.set_class(found is not None, "-one")
+        pictures.set_class(found is None and not differs, "-none")
+        histogram.border_title = "Values" if found is not None else "How far apart"
         heat.border_title = "Where: largest |A-B|"
-        if isinstance(summary, str):
-            histogram.show(None, nothing=summary)
-        elif summary is not None:
-            histogram.show(value_bins(summary), ascii_only=ascii_only)
+        if found is not None and assembly is not None:
+            histogram.show(value_bins(found.summary), ascii_only=ascii_only)
+            first = self.query_one("#detail-first", Words)
+            first.show(lambda width: first_lines(found, assembly, width))
         elif differs and numbers is not None and result is not None:
             histogram.show(ulp_bins(numbers.histogram, numbers.numel), ascii_only=ascii_only)
             at = matrix_at(numbers.max_at, result.shape_a or ()) if numbers.max_at else (0, 0)
@@ -245,24 +251,22 @@ class DetailScreen(BaseScreen[None]):
         trouble = session.layout_error(name)
         if trouble and (result is None or result.error is None):
             lines += wrapped(printable(trouble), width, "error")
-        if isinstance(self._summary, str):
-            lines += wrapped(self._summary, width)
-        elif self._summary is not None:
-            lines += flow(summary_items(self._summary), width)
+        found = self._glance()
+        if found is not None:
+            lines += flow(summary_items(found.summary), width)
         elif result is not None and result.numbers is not None:
             lines += flow(number_items(result.numbers), width)
-        elif self._one_side() is not None:
-            lines += wrapped(
-                f"{key('detail.statistics', 'i')} reads all of it for its distribution.",
-                width,
-                "dim",
-            )
+        elif self._is_alone():
+            lines += wrapped(self._reader.words(name), width, "dim")
         return lines
 
-    def _one_side(self) -> Assembly | None:
-        """Return the recipe if only one side has the tensor; else None."""
-        a, b = self.session.assemblies(self.tensor)
-        return a or b if a is None or b is None else None
+    def _is_alone(self) -> bool:
+        """Whether one side alone has the tensor, so that its figures are of its values."""
+        return self.session.only_assembly(self.tensor) is not None
+
+    def _glance(self) -> Glance | None:
+        found = self.session.glances.get(self.tensor)
+        return found if isinstance(found, Glance) and self._is_alone() else None
 
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
@@ -288,8 +292,8 @@ class DetailScreen(BaseScreen[None]):
         )
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action == "statistics" and self._one_side() is None:
-            return False  # a tensor of both sides has the figures of its comparison
+        if action == "statistics" and not is_large(self.session, self.tensor):
+            return False  # read without a key, or it has the figures of its comparison
         if action == "mend" and not finding_keys.mends(self.session, self.covering):
             return False
         return super().check_action(action, parameters)
@@ -341,24 +345,9 @@ class DetailScreen(BaseScreen[None]):
     # ── statistics ───────────────────────────────────────────────────────────────────────────
 
     def action_statistics(self) -> None:
-        assembly = self._one_side()
-        if assembly is not None:
-            self._summary = "Reading the whole tensor"
-            self._show()
-            self._read_statistics(assembly, self.session)
+        self._reader.read(self.tensor)
 
-    @work(thread=True, exclusive=True, exit_on_error=False, group="statistics")
-    def _read_statistics(self, assembly: Assembly, session: Session) -> tuple[str, TensorSummary]:
-        return assembly.name, statistics(assembly, session.executor).result()
-
-    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
-        if event.worker.group != "statistics" or self._summary is None:
-            return
-        if event.state is WorkerState.SUCCESS and isinstance(event.worker.result, tuple):
-            name, summary = event.worker.result
-            if name == self.tensor:
-                self._summary = summary
-                self._show()
-        elif event.state is WorkerState.ERROR:
-            self._summary = printable(str(event.worker.error))
+    def on_tensor_reader_changed(self, message: TensorReader.Changed) -> None:
+        message.stop()
+        if message.name == self.tensor:
             self._show()

@@ -79,16 +79,13 @@ def help_lines(screen: Screen[Any]) -> list[Content]:
         lines += [Content(""), Content.styled("Numbers", "bold underline")]
         for shown, meaning in legend.items():
             lines += _entry(f"{shown:>15}", meaning)
-    lines += [Content(""), Content.styled("Status", "bold underline")]
-    enter = key("list.open", "Enter")
-    for status, meaning in MEANINGS.items():
-        lines += _entry(f"{GLYPHS[status]:>4} {WORDS[status]:<12}", meaning.format(enter))
-    lines += [
-        Content(""),
-        Content.styled(
-            f"Guide: type {key('app.commands', ':')} and the name of a page", "bold underline"
-        ),
-    ]
+    if not getattr(getattr(screen, "session", None), "browsing", False):  # only pairs have one
+        lines += [Content(""), Content.styled("Status", "bold underline")]
+        enter = key("list.open", "Enter")
+        for status, meaning in MEANINGS.items():
+            lines += _entry(f"{GLYPHS[status]:>4} {WORDS[status]:<12}", meaning.format(enter))
+    words = f"Guide: type {key('app.commands', ':')} and the name of a page"
+    lines += [Content(""), Content.styled(words, "bold underline")]
     for topic, about in topics().items():
         lines += _entry(f"{topic:>17}", about)
     return lines

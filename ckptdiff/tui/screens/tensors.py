@@ -9,7 +9,6 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
-from ckptdiff.errors import BadArgument
 from ckptdiff.tui.model.inventory import Unmapped
 from ckptdiff.tui.model.order import SORTS
 from ckptdiff.tui.model.stored import StoredRow
@@ -55,7 +54,7 @@ class TensorsScreen(BaseScreen[None]):
         ),
         Binding(
             "slash", "filter", "Filter", key_display="/", id="tensors.filter",
-            tooltip="show only names that match: words, or re:PATTERN; a leading ! inverts",
+            tooltip="show only names with these words, or else letters; re:PATTERN; ! inverts",
         ),
         Binding(
             "x", "stop", "Stop", id="tensors.stop",
@@ -72,6 +71,10 @@ class TensorsScreen(BaseScreen[None]):
         Binding(
             "d", "differences_only", "Diffs only", id="tensors.differences",
             tooltip="show differences only, or all tensors again",
+        ),
+        Binding(
+            "i", "statistics", "Statistics", id="tensors.statistics",
+            tooltip="read all of a large tensor for its distribution and first values",
         ),
         Binding("y", "copy_name", "Copy", id="tensors.copy", tooltip=COPIES),
         Binding(
@@ -136,7 +139,7 @@ class TensorsScreen(BaseScreen[None]):
         with Horizontal(id="body"):
             yield TensorList(self.session, id="tensors")
             yield DetailSlot(self.session)
-        yield FilterSlot(id="filter")
+        yield FilterSlot(self.session, id="filter")
         yield ShortfallLine(self.session)
         if not self.session.browsing:
             yield CountsLine(self.session)
@@ -153,6 +156,10 @@ class TensorsScreen(BaseScreen[None]):
     @property
     def rows(self) -> TensorList:
         return self.query_one(TensorList)
+
+    @property
+    def slot(self) -> DetailSlot:
+        return self.query_one(DetailSlot)
 
     # ── runners ──────────────────────────────────────────────────────────────────────────────
 
@@ -191,6 +198,8 @@ class TensorsScreen(BaseScreen[None]):
             self.rows.redraw()
         if what == "compared" and self.session.phase == "done" and not self.session.browsing:
             self.rows.settle()
+        if what == "names":
+            self.query_one(FilterSlot).rank()
         if what != "state":
             self._show_title()
             self._show_pane()
@@ -214,12 +223,12 @@ class TensorsScreen(BaseScreen[None]):
         self._show_title()
         self._show_pane()
         if event.size.width >= WIDE:
-            self.call_after_refresh(self.query_one(DetailSlot).fill)
+            self.call_after_refresh(self.slot.fill)
 
     def _show_pane(self) -> None:
-        number = self.session.diagnosis.at(self.rows.row, self.session.began_at)
-        panes = self.rows.has_panes
-        self.query_one(DetailSlot).show(self.rows.name_here, number, two_panes=panes)
+        row = self.rows.row
+        number = self.session.diagnosis.at(row, self.session.began_at)
+        self.slot.show(self.rows.name_here or row, number, two_panes=self.rows.has_panes)
 
     def _show_title(self) -> None:
         self.query_one("#title", Static).update(Content(sides.title(self.session, self.size.width)))
@@ -227,11 +236,13 @@ class TensorsScreen(BaseScreen[None]):
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if self.session.browsing and action in OF_PAIRS:
-            return False  # not in the key line; pressing the key shows why
-        if action == "stop" and not self.session.is_busy:
-            return False
-        if self.session.browsing and action == "difference" and not self.session.filter:
+        browsing = self.session.browsing
+        if (  # not in the key line; pressing the key shows why
+            (browsing and action in OF_PAIRS)
+            or (action == "stop" and not self.session.is_busy)
+            or (action == "difference" and browsing and not self.session.filter)
+            or (action == "statistics" and not (self.is_mounted and self.slot.can_read))
+        ):
             return False
         return super().check_action(action, parameters)
 
@@ -239,19 +250,16 @@ class TensorsScreen(BaseScreen[None]):
         return why_not(self.session, action)
 
     async def action_filter(self) -> None:
-        bang = "!" if self.session.inverted else ""
-        await self.query_one(FilterSlot).open(bang + self.session.filter)
+        await self.query_one(FilterSlot).open()
 
     def set_filter(self, text: str) -> None:
         """Filter the list. An invalid expression is reported and changes nothing."""
-        try:
-            self.session.set_filter(text)
-        except BadArgument as error:
-            self.query_one(FilterSlot).show_error(str(error))
-            return
-        self.query_one(FilterSlot).show_error("")
-        self.rows.show_rows()
-        self.state_changed()
+        if self.query_one(FilterSlot).set_filter(text):
+            self.rows.show_rows()
+            self.state_changed()
+
+    def action_statistics(self) -> None:
+        self.slot.read()
 
     def action_stop(self) -> None:
         self.stop()
@@ -373,13 +381,12 @@ class TensorsScreen(BaseScreen[None]):
 
     # ── messages of the widgets ──────────────────────────────────────────────────────────────
 
-    def on_filter_slot_typed(self, message: FilterSlot.Typed) -> None:
+    def on_filter_slot_changed(self, message: FilterSlot.Changed) -> None:
         message.stop()
-        self.set_filter(message.text)
-
-    def on_filter_slot_closed(self, message: FilterSlot.Closed) -> None:
-        message.stop()
-        self.rows.focus()
+        self.rows.show_rows()
+        if message.best_first:
+            self.rows.action_first()
+        self.state_changed()
 
     def on_cursor_list_cursor_moved(self, message: CursorList.CursorMoved) -> None:
         message.stop()

@@ -37,6 +37,8 @@ def list_title(session: Session) -> str:
     parts = [_files_title(session) if in_files else "Tensors"]
     if session.filter:
         parts.append(f"/ {_pattern(session)}")
+        if session.by_letters:
+            parts.append("letters in order")
     if session.differences_only:
         parts.append("differences only")
     if session.finding is not None:
@@ -66,6 +68,8 @@ def list_subtitle(session: Session, cursor: int) -> str:
     if not rows:
         return ""
     order = (REVERSED if session.reverse else SORTS)[session.sort]
+    if session.by_letters and session.sort == "model":
+        order = f"{'worst' if session.reverse else 'best'} match first"
     return f"row {cursor + 1:,} of {len(rows):,}   sort: {order}"
 
 
@@ -97,6 +101,8 @@ def empty_words(session: Session) -> str:
     """Return why the list has no rows, and which key brings some."""
     if session.a is None:
         return state_words(session) if session.phase != "failed" else ""
+    if session.is_unranked:
+        return f"Looking for the letters of '{_pattern(session)}' in order."
     if session.view == "files":
         if session.files.side is None:
             return "B is not open yet."
@@ -167,6 +173,8 @@ def why_not(session: Session, action: str) -> str | None:
             )
     elif action == "findings":
         return _no_findings(session)
+    elif action == "statistics" and not session.browsing:
+        return "Statistics: of one checkpoint. Enter shows how the sides differ."
     elif action == "config":
         if session.browsing:
             return f"Config: {alone}."

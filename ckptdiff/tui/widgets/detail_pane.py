@@ -8,32 +8,43 @@ from textual.containers import Vertical, VerticalScroll
 
 from ckptdiff.assembly.shard_map import boundaries
 from ckptdiff.assembly.views import matrix_shape
+from ckptdiff.comparison.inspect import Glance
 from ckptdiff.text import printable
 from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.comparison import GLYPHS, WORDS
-from ckptdiff.tui.text.figures import flow, meaning, norms_agree, number_items, remarks, wrapped
+from ckptdiff.tui.model.inventory import Layer, Unmapped
+from ckptdiff.tui.text.figures import (
+    flow,
+    meaning,
+    norms_agree,
+    number_items,
+    remarks,
+    summary_items,
+    wrapped,
+)
 from ckptdiff.tui.text.finding import finding_summary, finding_words
+from ckptdiff.tui.text.layer import layer_lines
 from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.text.list import empty_words, unmapped_words
 from ckptdiff.tui.text.storage import sides_of
+from ckptdiff.tui.widgets.first_values import first_lines
 from ckptdiff.tui.widgets.heat_map import Heat, HeatMap
-from ckptdiff.tui.widgets.histogram import Histogram, ulp_bins
+from ckptdiff.tui.widgets.histogram import Histogram, ulp_bins, value_bins
 from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.widgets.shard_map import ShardMap
+from ckptdiff.tui.widgets.tensor_reader import TensorReader, is_large
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
 
-    from ckptdiff.results import Finding, Numbers, TensorDiff
+    from ckptdiff.results import Numbers
     from ckptdiff.tui.model.diagnosis import Diagnosis
-    from ckptdiff.tui.model.session import Session
+    from ckptdiff.tui.model.session import Row, Session
     from ckptdiff.tui.text.lines import Line
     from ckptdiff.tui.text.storage import StoredSide
 
-    # What the pane shows: the name with its result and status, and the finding above it.
-    Shown = tuple[str | None, TensorDiff | None, str, Finding | None]
 
 DEBOUNCE_SECONDS = 0.05  # while a cursor key is held down, only the last tensor is drawn
-NOTHING = "Move to a tensor to see where it lives and how it differs."
 ROLES = {"only_a": "only", "only_b": "only", "to_do": "dim", "comparing": "strong", "undone": "dim"}
 
 
@@ -95,6 +106,7 @@ class DetailPane(VerticalScroll, can_focus=False):
         padding: 0 1;
         Words, ShardMap { margin-bottom: 1; }
         Histogram { height: 7; margin-bottom: 1; }
+        Histogram.-values { height: 10; }
         HeatMap { height: 1fr; min-height: 6; max-height: 20; }
         #pane-words { height: auto; }
         #pane-pictures { height: 1fr; min-height: 15; }
@@ -113,14 +125,16 @@ class DetailPane(VerticalScroll, can_focus=False):
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
-        self._tensor: str | None = None
+        self.reader = TensorReader(session)
+        self._row: Row | None = None
         # The findings when it was told to show, and the number of the one above the tensor.
         self._diagnosis = session.diagnosis
         self._number: int | None = None
-        self._shown: Shown | None = None
+        self._shown: tuple[object, ...] = ()
         self._pending = False
 
     def compose(self) -> ComposeResult:
+        yield self.reader
         with Vertical(id="pane-words"):
             yield Words(id="pane-finding")
             yield Words(id="pane-head")
@@ -129,34 +143,51 @@ class DetailPane(VerticalScroll, can_focus=False):
         with Vertical(id="pane-pictures"):
             yield Histogram()
             yield HeatMap(cursor=False)
+            yield Words(id="pane-first")
 
-    def show(self, name: str | None, number: int | None = None) -> None:
-        """Show a finding and a tensor; without a name, how to choose one.
+    def show(self, row: Row | None, number: int | None = None) -> None:
+        """Show a finding and a row of the list; without a row, why there is none.
 
         Called at every key press, and when results or findings have come.
         """
-        self._tensor = name
+        self._row = row
         self._diagnosis, self._number = self.session.diagnosis, number
+        name = row if isinstance(row, str) and self.session.browsing else None
+        self.reader.look(name)
         if not self._pending:
             self._pending = True
             self.set_timer(DEBOUNCE_SECONDS, self._draw)
 
+    def can_read(self, row: Row | None) -> bool:
+        """Return whether a row is a tensor so large that only a key reads it."""
+        return self.session.browsing and isinstance(row, str) and is_large(self.session, row)
+
+    def on_tensor_reader_changed(self, message: TensorReader.Changed) -> None:
+        message.stop()
+        self._draw()
+
     def _draw(self) -> None:
         self._pending = False
-        name, session = self._tensor, self.session
+        row, session = self._row, self.session
         number, diagnosis = self._number, self._diagnosis
         finding = None if number is None else diagnosis.findings[number - 1]
-        if name is None:
-            key: Shown = None, None, "", finding
-        else:
-            key = name, session.result(name), session.status(name), finding
+        key: tuple[object, ...] = row, finding, empty_words(session)
+        if isinstance(row, str):
+            seen = session.glances.get(row), self.reader.reading == row
+            key = row, finding, session.result(row), session.status(row), *seen
+        elif isinstance(row, Layer):
+            key = row, finding, tuple(row.counts.items())
         if key == self._shown or not self.is_attached:
             return
+        is_other = key[0] != (self._shown or (None,))[0]
         self._shown = key
         with self.app.batch_update():
             self._show_finding(diagnosis, number)
-            self._show(name, number)
-        self.scroll_home(animate=False)
+            self._show(row, number)
+        if is_other:
+            self.scroll_home(animate=False)
+        if session.browsing:
+            self.screen.refresh_bindings()  # a key reads large tensors, and no others
 
     def _show_finding(self, diagnosis: Diagnosis, number: int | None) -> None:
         words, ascii_only = self.query_one("#pane-finding", Words), self.session.ascii_only
@@ -166,37 +197,59 @@ class DetailPane(VerticalScroll, can_focus=False):
                 lambda width: finding_summary(diagnosis, number, width, ascii_only=ascii_only)
             )
 
-    def _show(self, name: str | None, number: int | None) -> None:
-        session, ascii_only = self.session, self.session.ascii_only
-        head, figures = self.query_one("#pane-head", Words), self.query_one("#pane-figures", Words)
-        shards, histogram, heat = (
-            self.query_one(ShardMap),
-            self.query_one(Histogram),
-            self.query_one(HeatMap),
-        )
-        result = None if name is None else session.result(name)
+    def _show(self, row: Row | None, number: int | None) -> None:
+        name = row if isinstance(row, str) else None
+        result = None if name is None else self.session.result(name)
         numbers = None if result is None else result.numbers
+        found = None if name is None else self.session.glances.get(name)
+        values = isinstance(found, Glance) and self.session.browsing
         differs = numbers is not None and bool(numbers.grid)
-        for widget, wanted in (
-            (shards, name is not None),
-            (figures, numbers is not None),
-            (histogram, differs),
-            (heat, differs),
-            (self.query_one("#pane-pictures"), differs),
+        alone = name is not None and self.session.browsing
+        for selector, wanted in (
+            ("ShardMap", name is not None),
+            ("#pane-figures", numbers is not None or alone),
+            ("#pane-pictures", differs or values),
+            ("Histogram", differs or values),
+            ("HeatMap", differs),
+            ("#pane-first", values),
         ):
-            widget.set_class(not wanted, "-hidden")
+            self.query_one(selector).set_class(not wanted, "-hidden")
         if name is None:
-            head.show(lambda width: wrapped(NOTHING, width, "dim"))
-            return
+            self.query_one("#pane-head", Words).show(lambda width: self._words(row, width))
+        else:
+            self._show_tensor(name, numbers, number)
+
+    def _words(self, row: Row | None, width: int) -> list[Line]:
+        """Return what a row says that is no tensor."""
+        if isinstance(row, Layer):
+            return layer_lines(self.session, row, width)
+        if isinstance(row, Unmapped):
+            head = wrapped(printable(row.name), width, "strong")
+            return [*head, *wrapped(unmapped_words(row), width)]
+        return wrapped(empty_words(self.session), width, "dim")
+
+    def _show_tensor(self, name: str, numbers: Numbers | None, number: int | None) -> None:
+        session, ascii_only = self.session, self.session.ascii_only
         sides = sides_of(session, name)
-        head.show(
+        self.query_one("#pane-head", Words).show(
             lambda width: [
                 *wrapped(printable(name), width, "strong"),
                 *verdict_lines(session, name, width, but=number),
             ]
         )
-        shards.show(sides, ascii_only=ascii_only)
+        self.query_one(ShardMap).show(sides, ascii_only=ascii_only)
+        figures, histogram = self.query_one("#pane-figures", Words), self.query_one(Histogram)
+        histogram.set_class(numbers is None, "-values")
         if numbers is not None:
             figures.show(lambda width: flow(number_items(numbers), width, gap=2))
             histogram.show(ulp_bins(numbers.histogram, numbers.numel), ascii_only=ascii_only)
-            heat.show(heat_of(numbers, sides), ascii_only=ascii_only)
+            self.query_one(HeatMap).show(heat_of(numbers, sides), ascii_only=ascii_only)
+        elif session.browsing:
+            found, assembly = session.glances.get(name), session.only_assembly(name)
+            if not isinstance(found, Glance) or assembly is None:
+                figures.show(lambda width: wrapped(self.reader.words(name), width, "dim"))
+                return
+            figures.show(lambda width: flow(summary_items(found.summary), width, gap=2))
+            histogram.show(value_bins(found.summary), ascii_only=ascii_only)
+            first = self.query_one("#pane-first", Words)
+            first.show(lambda width: first_lines(found, assembly, width))

@@ -9,7 +9,7 @@ from textual.containers import Container
 from ckptdiff.tui.keymap import key
 
 if TYPE_CHECKING:
-    from ckptdiff.tui.model.session import Session
+    from ckptdiff.tui.model.session import Row, Session
     from ckptdiff.tui.widgets.detail_pane import DetailPane
 
 WIDE = 100  # columns of the terminal from which the pane is shown
@@ -27,7 +27,7 @@ class DetailSlot(Container):
         self.pane: DetailPane | None = None
         self._session = session
         self.number: int | None = None  # of the finding that the pane shows, if it is there
-        self._name: str | None = None
+        self._row: Row | None = None
         self._low = False  # below the list, wide and not tall
 
     def _place(self, *, two_panes: bool) -> None:
@@ -51,12 +51,29 @@ class DetailSlot(Container):
             self.mount(self.pane)
             self.call_after_refresh(self._draw)
 
-    def show(self, name: str | None, number: int | None, *, two_panes: bool) -> None:
-        """Show a tensor and the finding of this number, or both again after they have changed."""
+    @property
+    def in_view(self) -> DetailPane | None:
+        """The pane, where there is room for it."""
+        pane = self.pane
+        wide = self.screen.size.width >= WIDE
+        return pane if pane is not None and pane.is_mounted and wide else None
+
+    @property
+    def can_read(self) -> bool:
+        """Whether the pane shows a tensor that is read only after a key."""
+        return self.in_view is not None and self.in_view.can_read(self._row)
+
+    def read(self) -> None:
+        """Read the tensor in the pane."""
+        if self.in_view is not None and isinstance(self._row, str):
+            self.in_view.reader.read(self._row)
+
+    def show(self, row: Row | None, number: int | None, *, two_panes: bool) -> None:
+        """Show a row of the list and the finding of this number, or both again once changed."""
         self._place(two_panes=two_panes)
-        self._name, self.number = name, number
+        self._row, self.number = row, number
         self._draw()
 
     def _draw(self) -> None:
-        if self.pane is not None and self.pane.is_mounted and self.screen.size.width >= WIDE:
-            self.pane.show(self._name, self.number)
+        if (pane := self.in_view) is not None:
+            pane.show(self._row, self.number)

@@ -25,8 +25,8 @@ class FilterLine(Input):
 
         cleared: bool
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text, placeholder="words, or re:PATTERN; ! inverts", compact=True)
+    def __init__(self, text: str, hint: str = "words, or re:PATTERN; ! inverts") -> None:
+        super().__init__(text, placeholder=hint, compact=True)
         self.cursor_blink = False
 
     def action_keep(self) -> None:

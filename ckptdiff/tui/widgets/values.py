@@ -321,6 +321,8 @@ class Values(Painted, can_focus=True):
         return None
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
+        if action == "maximum" and len(self.sides) == 1:
+            return False  # there is nothing to differ from
         return None if self.why_not(action) else True
 
     def action_maximum(self) -> None:
