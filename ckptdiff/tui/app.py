@@ -207,6 +207,12 @@ class CkptDiffApp(BaseApp):
 
         return [s for s in reversed(self.screen_stack) if isinstance(s, TensorsScreen)]
 
+    def action_command_palette(self) -> None:
+        from ckptdiff.tui.screens.palette import Palette
+
+        if not Palette.is_open(self):
+            self.push_screen(Palette(id="--command-palette"))
+
     def action_interrupt(self) -> None:
         """Copy a selection, or stop the topmost running job; without either, show how to quit."""
         if self.copy_selection():

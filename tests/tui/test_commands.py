@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from textual.command import Command, CommandList, DiscoveryHit
 
 from ckptdiff.settings import load_settings
 from ckptdiff.tui.commands import MOST_TENSORS, Commands
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from textual.command import DiscoveryHit, Hit
+    from textual.command import Hit
 
     from ckptdiff.tui.app import CkptDiffApp
 
@@ -121,6 +122,19 @@ async def test_colon_opens_the_palette_and_enter_runs_a_command(app: CkptDiffApp
         await pilot.press("enter", "enter")
         await settle(app, pilot)
         assert tensors(app).session.differences_only
+
+
+async def test_a_page_key_before_the_palette_is_laid_out(app: CkptDiffApp) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("colon")
+        commands = app.screen.query_one(CommandList)
+        commands.set_options([Command(line, DiscoveryHit(line, print)) for line in "ab"])
+        commands.highlighted = 1
+        commands.styles.height = 0
+        await pilot.pause()
+        await pilot.press("pagedown", "pageup")
+        assert app.is_running
 
 
 async def test_changes_in_quick_succession_are_all_kept(app: CkptDiffApp, tmp_path: Path) -> None:
