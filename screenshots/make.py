@@ -40,10 +40,11 @@ NARROW, WIDE = (80, 24), (120, 40)
 TAKEN = 0.2  # seconds that the comparison is said to have taken, so that pictures do not change
 FREE = 212_000_000_000  # bytes that disks are said to have free
 SHOTS: tuple[tuple[str, tuple[int, int], tuple[str, ...]], ...] = (
-    ("tensors-120x40", WIDE, ("n",)),
-    ("tensors-80x24", NARROW, ("n", "d")),
-    ("detail-120x40", WIDE, ("n", "enter")),
-    ("detail-80x24", NARROW, ("n", "enter")),
+    ("tensors-120x40", WIDE, ()),
+    ("tensors-80x24", NARROW, ()),
+    ("files-120x40", WIDE, ("vertical_line", "vertical_line")),
+    ("detail-120x40", WIDE, ("enter",)),
+    ("detail-80x24", NARROW, ("enter",)),
     ("findings-80x24", NARROW, ("f",)),
     ("findings-120x40", WIDE, ("f",)),
     ("help-80x24", NARROW, ("question_mark",)),

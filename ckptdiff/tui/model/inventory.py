@@ -149,7 +149,8 @@ def take_inventory(
     shapes = {assembly.shape for side in (a, b) if side for assembly in side.tensors.values()}
     shapes.update(row.ref.shape for row in unmapped if row.ref is not None)
     words = [format_shape(shape) for shape in shapes]
-    words += [plural(len(layer.names), "tensor") for layer in layers if layer.title]
+    titled = sum(len(layer.names) for layer in layers if layer.title)
+    words += [plural(titled, "tensor")] if titled else []  # a heading may stand for all of them
     shape_width = max(map(len, words), default=0)
     return Inventory(names, sizes, layers, layer_of, unmapped, shape_width)
 

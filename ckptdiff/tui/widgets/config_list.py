@@ -86,10 +86,10 @@ class ConfigList(LineList["ConfigDiff"]):
     def row_strip(self, row: int, width: int) -> Strip:
         item = self.rows[row]
         cells = config_cells(item, width, self._meanings, ascii_only=self.ascii_only)
-        cursor = "cursor" if row == self.cursor else ""
+        here = row == self.cursor
         segments: list[Segment] = []
         for text, word in zip(cells, (item.status, "field"), strict=True):
-            segments += self.text_strip(text, cell_len(text), word, cursor)
+            segments += self.text_strip(text, cell_len(text), "cursor" if here else word)
         return Strip(segments).adjust_cell_length(width)
 
     def header_strip(self, width: int) -> Strip:
