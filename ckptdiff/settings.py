@@ -55,11 +55,11 @@ def load_settings(file: Path) -> tuple[Settings, str | None]:
         return Settings(), None
     except OSError as error:
         return Settings(), f"{file}: {error.strerror}. Defaults are used."
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} is no JSON"
+        return Settings(), f"{file} is not readable as settings: {where}. Defaults are used."
     except (ValueError, TypeError, RecursionError):
-        return (
-            Settings(),
-            f"{file} is not readable as settings. Defaults are used.",
-        )
+        return Settings(), f"{file} is not readable as settings. Defaults are used."
 
 
 def _settings(values: Any) -> Settings:

@@ -57,7 +57,17 @@ def test_an_unreadable_file_means_defaults_and_a_sentence(tmp_path: Path, conten
     file.write_bytes(content)
     settings, trouble = load_settings(file)
     assert settings == Settings()
-    assert trouble == f"{file} is not readable as settings. Defaults are used."
+    assert trouble is not None
+    assert trouble.startswith(f"{file} is not readable as settings")
+    assert trouble.endswith(". Defaults are used.")
+
+
+def test_a_slip_of_the_hand_is_said_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text('{\n "theme": "ckptdiff-light",\n}')
+    assert load_settings(file)[1] == (
+        f"{file} is not readable as settings: line 3 is no JSON. Defaults are used."
+    )
 
 
 def test_a_file_that_may_not_be_read_means_defaults_and_the_reason(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from ckptdiff.diagnosis.zero_tails import zero_tails
 from ckptdiff.formats import megatron, torch_dist
 from ckptdiff.resharding.shard_pairs import shard_grid
 from ckptdiff.results import Finding
+from ckptdiff.text import config_value_text
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -153,10 +154,12 @@ def _as_on_command_line(size: Parallelism) -> Parallelism:
 
 def _config_finding(line: ConfigDiff) -> Finding:
     """Return the finding of a config value that is not the same on both sides."""
+    values = config_value_text(line.a), config_value_text(line.b)
     names = (
-        f"A: {line.name_a or 'not stated'} = {line.a}; B: {line.name_b or 'not stated'} = {line.b}"
+        f"A: {line.name_a or 'not stated'} = {values[0]}; "
+        f"B: {line.name_b or 'not stated'} = {values[1]}"
     )
-    a, b = (line.a, line.b) if line.a != line.b else (field_text(line, "A"), field_text(line, "B"))
+    a, b = values if line.a != line.b else (field_text(line, "A"), field_text(line, "B"))
     return Finding(
         "CONFIG",
         "fault",

@@ -148,7 +148,7 @@ async def test_settings_that_cannot_be_read_are_said_and_not_fatal(
     app = make_app(A, B)
     async with app.run_test(size=SIZE) as pilot:
         await settle(app, pilot)
-        assert "is not readable as settings. Defaults are used." in toasts(app)[0]
+        assert "is not readable as settings: line 1 is no JSON." in toasts(app)[0]
 
 
 async def test_ctrl_o_browses_from_where_the_field_is(make_app: Make, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ async def test_it_opens_at_the_largest_difference_and_names_its_bytes(session: S
         values = await opened(app, pilot)
         assert values.cursor == PEAK
         # 47 - 4 = 43; both lie between 32 and 64, where a float32 step is 2**-18.
-        state = "[5, 7]  A 47 0x423c0000  B 43 0x422c0000  A-B 4.0e+00  ulp 1048576"
+        state = "[5, 7]  A 47 0x423c0000  B 43 0x422c0000  A-B 4.0e+00  ulp 1,048,576"
         assert state in says(values)
         assert says(values)[-2:] == [
             "A  layers.0.b.weight.0  layers.0.b.weight[5, 7]  byte 204",  # 16 + 47 * 4

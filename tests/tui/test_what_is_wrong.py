@@ -192,7 +192,7 @@ async def test_a_config_fault_alone_is_on_the_first_screen(start: Start, other_b
         await until_looked(app, pilot)
         found = await summary(app, pilot)
         assert found[0] == "✗ Finding 1, CONFIG"
-        assert found[1].startswith("RoPE base: 10000.0 in A, 20000.0 in B")
+        assert found[1].startswith("RoPE base: 10000 in A, 20000 in B")
         assert found[-1] == "f all of it"
         await pilot.press("j")
         assert await summary(app, pilot) == []  # no fault is about that row
@@ -204,4 +204,4 @@ async def test_a_config_fault_alone_is_on_the_first_screen(start: Start, other_b
         await pilot.resize_terminal(*NARROW)
         await pilot.press("q", "q")
         await pilot.pause()
-        assert text(app, "FindingLine").startswith("✗ CONFIG: RoPE base: 10000.0 in A, 20000.0 in")
+        assert text(app, "FindingLine").startswith("✗ CONFIG: RoPE base: 10000 in A, 20000 in")

@@ -154,7 +154,9 @@ class ConfigScreen(BaseScreen[None]):
         ]
         if without:
             return f"No config.json or args in {' and '.join(without)}: nothing to compare."
-        return "The configs are not read yet."
+        if self.session.phase == "reading":
+            return "The configs are not read yet."
+        return "No setting of both configs is known: nothing to compare."
 
     def _title(self, width: int) -> list[Line]:
         counts = [

@@ -109,7 +109,7 @@ def _cell(
         return ("-" if value is None else format_number(value)), bool(value)
     if kind == "ulp":
         steps = found.ulps[i][j] if found.ulps else None
-        return ("-" if steps is None else str(steps)), bool(steps)
+        return ("-" if steps is None else f"{steps:,}"), bool(steps)
     side, dtype = (found.a, dtypes[0]) if kind == "a" else (found.b, dtypes[1])
     if side is None or dtype is None:
         return "-", False
