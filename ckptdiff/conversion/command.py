@@ -105,11 +105,17 @@ def against_line(summary: DiffSummary, like: Assembled | None) -> str:
         alike = "the same" if not counts["close"] else "the same or close"
         return (
             f"against {root}: {total - packed} of {total} tensors are {alike}, {packed} {verb} "
-            "packed there and not compared"
+            f"packed there and not compared{_conflicts(summary)}"
         )
     more = f": {other} of {total} tensors are not the same there" if other else ""
     beside = f", {packed} more packed and not compared" if packed else ""
-    return f"against {root}: {summary.weights}{more}{beside}"
+    return f"against {root}: {summary.weights}{more}{beside}{_conflicts(summary)}"
+
+
+def _conflicts(summary: DiffSummary) -> str:
+    """Return in words which settings conflict, so that equal weights are not taken for all."""
+    names = ", ".join(printable(line.meaning) for line in summary.conflicts)
+    return f"; the configs conflict: {names}" if names else ""
 
 
 def closing_lines(

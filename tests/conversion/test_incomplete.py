@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ckptdiff.config.compare import ConfigDiff
 from ckptdiff.conversion.command import against_line, closing_lines
 from ckptdiff.conversion.run import Lost, convert
 from ckptdiff.conversion.verify import compare_with_like
@@ -176,14 +177,22 @@ def test_a_config_that_is_lent_does_not_hide_what_the_own_one_promises(tmp_path:
 
 
 def test_what_is_packed_in_the_folder_to_be_like_is_not_called_different() -> None:
-    summary: Any = SimpleNamespace(weights="packed", counts=Counter(same=5, packed=3))
+    summary: Any = SimpleNamespace(weights="packed", conflicts=[], counts=Counter(same=5, packed=3))
     assert against_line(summary, None).endswith(
         ": 5 of 8 tensors are the same, 3 are packed there and not compared"
     )
-    summary = SimpleNamespace(weights="differ", counts=Counter(same=4, differ=1, packed=3))
+    summary = SimpleNamespace(
+        weights="differ", conflicts=[], counts=Counter(same=4, differ=1, packed=3)
+    )
     assert against_line(summary, None).endswith(
         ": differ: 1 of 8 tensors are not the same there, 3 more packed and not compared"
     )
+
+
+def test_a_conflict_of_the_configs_is_said_beside_equal_weights() -> None:
+    theta = ConfigDiff("RoPE base", "conflict", "rope_theta", 500000, "rotary_base", 10000)
+    summary: Any = SimpleNamespace(weights="same", conflicts=[theta], counts=Counter(same=5))
+    assert against_line(summary, None) == "against : same; the configs conflict: RoPE base"
 
 
 @pytest.mark.parametrize("classes", [["X"], ["XForCausalLM", "Y"], []])

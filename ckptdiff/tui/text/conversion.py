@@ -80,9 +80,14 @@ def _kept(plan: ConversionPlan, session: Session, side: Side) -> list[tuple[int,
         (number, finding)
         for number, finding in session.diagnosis.faults
         if finding.undo not in undone and (finding.undo or number not in session.diagnosis.targets)
-        if not (finding.kind == "CONFIG" and plan.draft.like is not None)
+        if not (finding.kind == "CONFIG" and _lends_config(plan))
         if finding.letter == "B" and not (finding.kind == "TIED" and _unties(plan, session))
     ]
+
+
+def _lends_config(plan: ConversionPlan) -> bool:
+    """Return whether what is written has the config of the folder that it is to be like."""
+    return plan.draft.like is not None and plan.draft.target.to == "hf"
 
 
 def _unties(plan: ConversionPlan, session: Session) -> bool:
