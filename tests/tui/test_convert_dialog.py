@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from textual.widgets import Input, Static
 from ckptdiff.checkpoint import Parallelism
 from ckptdiff.cli.convert import _target
 from ckptdiff.cli.main import _parse
+from ckptdiff.conversion.remap import Remap
 from ckptdiff.demo import make_demo
 from ckptdiff.errors import UnreadableFile
 from ckptdiff.executor import InlineExecutor
@@ -322,6 +324,25 @@ async def test_every_field_can_be_reached_and_seen_at_60x16(
         await pilot.pause()
         command = screen.query_one("#command").region
         assert screen.query_one("#convert").region.contains_region(command)
+
+
+async def test_from_one_finding_all_can_be_taken_out(start: Run, pair: tuple[Path, Path]) -> None:
+    app = start(*pair)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        session = tensors(app).session
+        (swap,), targets = session.diagnosis.findings, session.diagnosis.targets
+        text = 'QKV-SWAP:{"written":"order-qvk","tensors":{"decoder.layers.#.x":"1"}}'
+        other = replace(swap, undo=Remap.parse(text))
+        session.diagnosis = replace(session.diagnosis, findings=(swap, other), targets=targets)
+        await pilot.press("f", "c")
+        await until_planned(pilot)
+        field = app.screen.query_one("#undo", Choice)
+        assert (field.value, static(app, "#faults")) == ("yes", "QKV-SWAP")
+        assert static(app, "#command").count("--undo") == 1
+        await choose(pilot, "undo", "l")
+        assert (field.value, static(app, "#faults")) == ("all", "QKV-SWAP, QKV-SWAP")
+        assert static(app, "#command").count("--undo") == 2
 
 
 async def test_a_fault_that_is_kept_is_said_before_anything_is_written(

@@ -138,7 +138,7 @@ class ConvertScreen(BaseScreen[None]):
             drops = "yes" if target.allow_unmapped else "no"
             words = {"no": "refuse names without a rule", "yes": "leave them out"}
             yield field("unmapped", "Unknown", Choice(words, drops, id="unmapped"))
-            undoes = {"yes": "take out", "no": "keep"}
+            undoes = {"yes": "take out", **self._all_faults(), "no": "keep"}
             faults = Static(id="faults", markup=False)
             yield field("undo", "Faults", Choice(undoes, "yes", id="undo"), faults)
             writes = "yes" if target.allow_incomplete else "no"
@@ -222,9 +222,16 @@ class ConvertScreen(BaseScreen[None]):
     def _undo(self) -> tuple[Remap, ...]:
         """Return the re-mappings that the form offers: those of the draft, or of all faults."""
         kept = self._kept()
-        if kept is not None:
+        if kept is not None and self._choice("undo") != "all":
             return kept.undo
         return () if self._side == "a" else self.session.diagnosis.undo
+
+    def _all_faults(self) -> dict[str, str]:
+        """Return the choice of all faults, where the draft takes out fewer."""
+        kept, every = self._kept(), self.session.diagnosis.undo
+        if kept is None or not 0 < len(kept.undo) < len(every):
+            return {}
+        return {"all": f"all {len(every)}"}
 
     def _read_draft(self) -> ConversionDraft:
         """Return the draft that the fields state."""
@@ -232,7 +239,7 @@ class ConvertScreen(BaseScreen[None]):
         like = self._lender() if self._choice("like") == "yes" else None
         choices = {choice.id: choice.value for choice in self.query(Choice) if choice.id}
         sizes = {name: self._number(name) for name in SIZES}
-        undo = self._undo() if choices["undo"] == "yes" else ()
+        undo = () if choices["undo"] == "no" else self._undo()
         target = stated_target(choices, sizes, undo, self._kept(), lent=like is not None)
         out = self.query_one("#out", PathInput)
         typed = out.path if out.value != self._proposed else None
