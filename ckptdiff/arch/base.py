@@ -189,7 +189,9 @@ def gated(
         each = _per_rank(size(config), tp, megatron)
         turn = turns(config) or each
         if each % turn:
-            raise UnsupportedLayout(f"{megatron}: {each} gate rows are no turns of {turn} rows")
+            raise UnsupportedLayout(
+                f"{_shown(megatron)}: {each} gate rows cannot be cut into turns of {turn} rows"
+            )
         first = range(rank * each, (rank + 1) * each, turn)
         return [Slice(half, row, row + turn) for row in first for half in (0, 1)]
 
@@ -293,7 +295,7 @@ def vocab(megatron: str, hf: str, role: Literal["embedding", "head"]) -> ParamMa
     def partition(config: ModelConfig, tp: int, rank: int) -> Iterator[Slice]:
         padded = config.padded_vocab_size or config.vocab_size
         if padded is None:
-            raise UnsupportedLayout(f"{megatron}: the size of the vocabulary is not known")
+            raise UnsupportedLayout(f"{_shown(megatron)}: the size of the vocabulary is not known")
         tokens = min(config.vocab_size or padded, padded)
         each = _per_rank(padded, tp, megatron)
         rows = [Slice(0, 0, tokens), Slice(PADDING, tokens, padded)]
@@ -302,10 +304,17 @@ def vocab(megatron: str, hf: str, role: Literal["embedding", "head"]) -> ParamMa
     return ParamMapping(megatron, (hf,), 0, partition, role=role)
 
 
+def _shown(pattern: str) -> str:
+    """Return a pattern as it is shown, with `*` for the numbers of layers and experts."""
+    return template(pattern).replace("#", "*")
+
+
 def _per_rank(size: int, tp: int, what: str) -> int:
     """Return how many of `size` rows or columns a rank holds. Raises UnsupportedLayout."""
     if size % tp:
-        raise UnsupportedLayout(f"{what}: {size} rows or columns cannot be cut evenly for TP {tp}")
+        raise UnsupportedLayout(
+            f"{_shown(what)}: {size} rows or columns cannot be cut evenly for TP {tp}"
+        )
     return size // tp
 
 

@@ -137,9 +137,9 @@ def _value_claim(pair: ShardPair, r: Residual, by_tensor: ByTensor) -> Claim | N
                      is_info=not r.lost, is_lost=True)  # fmt: skip
     if r.offset is not None and is_norm:
         sign = "-1" if r.offset < 0 else "+1"
-        words = f"{r.offset:+.3g} is added to every element"
-        return Claim("GAMMA-OFFSET", sign, one, words,
-                     "norms centred on zero were taken for plain ones, or the reverse")  # fmt: skip
+        words = f"every element is {abs(r.offset):.3g} too {'large' if r.offset > 0 else 'small'}"
+        cause = "zero-centred norms (layernorm_1p) were taken for plain ones, or the reverse"
+        return Claim("GAMMA-OFFSET", sign, one, words, cause)
     if r.scale is not None and r.scale != 1:
         words = f"every element is {r.scale:.4g} times what it should be"
         if is_bias and role in ("proj", "fc2"):
@@ -197,7 +197,7 @@ def _version_claims(origins: Origins, noisy: list[ShardPair]) -> Iterator[Claim]
     if _is_most(origins, noisy):
         for pair in noisy:
             yield Claim(
-                "STALE", "all", (pair,), "nearly all tensors are near A's, none is the same",
+                "STALE", "all", (pair,), "nearly all tensors are near A's, but none is equal",
                 "another save of the model: it was trained on", is_info=True, is_lost=True,
             )  # fmt: skip
         return
@@ -207,8 +207,9 @@ def _version_claims(origins: Origins, noisy: list[ShardPair]) -> Iterator[Claim]
         replicas[pair.home].append(pair)
     for pair in noisy:
         if pair.rank in stale or _rank_of_origin(origins, pair) in stale:
-            yield Claim("STALE", "rank", (pair,), "every tensor of the rank is near the right one",
-                        "the file is of another save", is_lost=True)  # fmt: skip
+            words = "every tensor of the rank is near A's, but none is equal"
+            cause = "the file is of another save"
+            yield Claim("STALE", "rank", (pair,), words, cause, is_lost=True)
         elif any(replica not in origins.wrong for replica in replicas[pair.home]) or (
             pair.is_copy and pair in origins.predicted
         ):

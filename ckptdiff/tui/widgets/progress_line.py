@@ -55,7 +55,7 @@ class CountsLine(Widget):
             parts.append(Content.assemble((words, style)))
         if session.conflicts:
             style = self.get_visual_style("counts-line--differ")
-            words = f"! {plural(session.conflicts, 'config conflict')}, see 2"
+            words = f"! {plural(session.conflicts, 'config conflict')}: key 2"
             parts.append(Content.assemble((words, style)))
         line = Content("  ").join(parts)
         total = len(session.names)
