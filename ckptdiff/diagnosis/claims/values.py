@@ -159,8 +159,8 @@ def _value_claim(pair: ShardPair, r: Residual, by_tensor: ByTensor) -> Claim | N
                      is_lost=True)  # fmt: skip
     by_chance = min(MIN_VERSION_COSINE, MAX_CHANCE / math.sqrt(max(1, r.count)))
     if abs(r.cosine) <= max(MAX_UNLIKE_COSINE, by_chance) and not any(ranks):
-        return Claim("NOT-LOADED", "random", one, f"nothing of the expected content (cosine "
-                     f"{r.cosine:.2f}, standard deviation {r.spread:.2g})",
+        return Claim("NOT-LOADED", "random", one,
+                     f"nothing like A's content, but a standard deviation of {r.spread:.2g}",
                      "it kept the values that it was initialised with", is_lost=True)  # fmt: skip
     return None
 
@@ -217,6 +217,6 @@ def _version_claims(origins: Origins, noisy: list[ShardPair]) -> Iterator[Claim]
             yield Claim("REPLICA", "", (pair,), words, cause, is_lost=True)
         else:
             yield Claim(
-                "STALE", "tensors", (pair,), "near the right content, but not the same",
+                "STALE", "tensors", (pair,), "near A's content, but not equal",
                 "it is of another save, or was changed afterwards", is_lost=True,
             )  # fmt: skip
