@@ -205,7 +205,7 @@ def _with_vocabulary(side: Assembled, notes: list[str], *, to_huggingface: bool)
     if rows < held:
         notes.append(
             f"vocabulary: {rows} of {held} rows are kept, as its config says; "
-            "give a Hugging Face folder to be like to be sure"
+            "a Hugging Face folder to be like would tell for certain"
         )
     assert side.config is not None
     tensors = {

@@ -219,7 +219,10 @@ def _metric_lines(a: Assembled, b: Assembled, found: LogitDiff) -> Iterator[str]
     yield f"   likeliest token the same at {count - m.flips} of {count} positions"
     if m.flips:
         explained = m.flips - m.flips_unexplained
-        yield f"   of the others, {explained} were near ties in A, {m.flips_unexplained} were not"
+        yield (
+            f"   of the others, {explained} can come of differences of this size, "
+            f"{m.flips_unexplained} cannot"
+        )
     yield (
         f"   of the 5 likeliest {_percent(m.top5_overlap)} are in both, "
         f"of the 10 likeliest {_percent(m.top10_overlap)}"

@@ -129,7 +129,7 @@ def test_the_metrics_have_their_words(said: Said) -> None:
         "   max|d| 2.5e-01 (position 1, token 7), mean|d| 1.3e-02, rel rms 2.0e-02",
         "   smallest cosine 0.999, KL 2.2e-03 nats, at most 4.0e-03",
         "   likeliest token the same at 1 of 3 positions",
-        "   of the others, 1 were near ties in A, 1 were not",
+        "   of the others, 1 can come of differences of this size, 1 cannot",
         "   of the 5 likeliest 84.0% are in both, of the 10 likeliest 90.0%",
         "   loss of the prompt: 3.2500 nats a token in A, 3.5000 in B",
         "   R 0.93: rounding that is independent gives 0.8 to 1.1",
