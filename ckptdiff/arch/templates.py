@@ -34,7 +34,7 @@ def split_name(name: str) -> tuple[str, tuple[int, ...]]:
     return sys.intern(key), tuple(indices)
 
 
-def any_number(pattern: str) -> str:
+def shown(pattern: str) -> str:
     """Return a pattern as it is shown, with `*` for the numbers of layers and experts."""
     return template(pattern).replace("#", "*")
 

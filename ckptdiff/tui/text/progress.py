@@ -84,7 +84,7 @@ def _differences(session: Session) -> str:
         if count := session.counts[status]:
             of = "" if kinds else f" of {total}"
             kinds.append(f"{count:,}{of} {one if count == 1 else several}")
-    names = f"{plural(unmapped, 'name')} {'is' if unmapped == 1 else 'are'} known to no rule"
+    names = f"{plural(unmapped, 'name')} {'has' if unmapped == 1 else 'have'} no rule"
     if unmapped and not kinds:
         said = f"{names}; no differences in {total}."
     else:
@@ -125,7 +125,7 @@ def _matched(count: int, total: str) -> str:
     if not count:
         return ""
     verb = "was" if count == 1 else "were"
-    return f"{count:,} of {total} {verb} found by content alone: no rule says which names belong together."
+    return f"{count:,} of {total} {verb} found by content alone: no rule pairs their names."
 
 
 def _not_found(summary: DiffSummary) -> str:
