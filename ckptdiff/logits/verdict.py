@@ -153,7 +153,7 @@ class Reasons:
                 close += f"; A's own weights, computed both ways, differ by up to {floor}"
             return f"Only arithmetic for this prompt{self._condition()}: {close}."
         if first.rest is not None and first.judged < first.rel and verdict == "small":
-            return f"Small: {place(first)} differs by {first.rel:.1e}, as its weights were cast."
+            return f"Small: the weights were cast, so {place(first)} differs by {first.rel:.1e}."
         kind = (
             "Weights or config differ"
             if verdict == "weights-or-config"
