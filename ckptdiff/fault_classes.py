@@ -28,11 +28,11 @@ class FaultRow:
     can_be_undone: bool  # by a re-mapping, of some of them at least: the right numbers are there
     is_of_names: bool = False  # the right numbers are all there: nothing to convert again
     # What to do where nothing can be undone.
-    remedy: str = "no re-mapping mends it: convert again from the source"
+    remedy: str = "it cannot be undone: convert again from the source"
 
 
-_ATTENTION = "attention is wrong in the layers named; they compute with others' rows"
-_MLP = "the MLP is wrong in the layers named"
+_ATTENTION = "attention is wrong in these layers: rows of q, k and v are in each other's places"
+_MLP = "the MLP is wrong in these layers"
 _LAYERS = "the layers run in another order than they were trained in, or some twice"
 _PARTS = "every matrix product with these tensors is wrong"
 _EXPERTS = "tokens are sent to experts that were trained for others"
@@ -55,7 +55,7 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
     ),
     "QKV-BIAS": FaultRow(
         "its bias in another order, or never written",
-        "attention adds other heads' biases in the layers named",
+        "attention adds the biases of other heads in these layers",
         can_be_undone=True,
     ),
     "KV-REPL": FaultRow(
@@ -261,7 +261,7 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
         "a stretch of a file that was never written or copied",
         "the weights that lie in it are lost",
         can_be_undone=False,
-        remedy="no re-mapping mends it: copy the file again from the source",
+        remedy="it cannot be undone: copy the file again from the source",
     ),
 }
 

@@ -34,6 +34,11 @@ def split_name(name: str) -> tuple[str, tuple[int, ...]]:
     return sys.intern(key), tuple(indices)
 
 
+def shown(pattern: str) -> str:
+    """Return a pattern as it is shown, with `*` for the numbers of layers and experts."""
+    return template(pattern).replace("#", "*")
+
+
 def fill_name(pattern: str, indices: tuple[int, ...]) -> str:
     """Return a pattern with its fields filled in order; fields beyond the numbers become 0."""
     fields, text = _fields(pattern)

@@ -272,7 +272,7 @@ def _read_backward(
     missing = [rank for rank in range(tp) if rank not in ranks]
     if missing:
         raise MissingShard(
-            f"tp {', '.join(map(str, missing))} of {tp} has no shard of it, other ranks have"
+            f"TP rank {', '.join(map(str, missing))} of {tp} has no shard of it, other ranks have"
         )
     if mapping.partition is None or mapping.dim is None:
         first, *others = [copy for rank in sorted(ranks) for copy in ranks[rank]]

@@ -274,7 +274,7 @@ def _shape_note(a: Assembly, b: Assembly) -> str | None:
     more, having = a.shape[0] - b.shape[0], "A"
     if more < 0:
         more, having = -more, "B"
-    return f"{having} has {more} row{'' if more == 1 else 's'} more: no difference was computed"
+    return f"{having} has {more} row{'' if more == 1 else 's'} more: values were not compared"
 
 
 def _dequantised(a: Assembly, b: Assembly) -> list[str]:

@@ -103,7 +103,7 @@ def plan_conversion(
         notes += [f"taken out: {remap.kind}" for remap in target.undo]
     if source.wrapping is not None:
         notes.append(f"{source.wrapping.words}: {source.wrapping.written}")
-    source = _with_vocabulary(source, notes)
+    source = _with_vocabulary(source, notes, to_huggingface=target.to == "hf")
     launch: str | None = None
     source = settled_head(source, to_huggingface=target.to == "hf", notes=notes)
     side = cast_to(source, target.dtype)
@@ -189,7 +189,7 @@ def _check_source(source: Assembled, target: Target) -> tuple[str, ...]:
     return source.unmapped
 
 
-def _with_vocabulary(side: Assembled, notes: list[str]) -> Assembled:
+def _with_vocabulary(side: Assembled, notes: list[str], *, to_huggingface: bool) -> Assembled:
     """Return a Megatron side without the padding rows of its vocabulary."""
     if side.architecture is None or side.checkpoint.convention != "megatron":
         return side
@@ -198,12 +198,14 @@ def _with_vocabulary(side: Assembled, notes: list[str]) -> Assembled:
     rows, assumed = token_rows(side)
     notes += assumed
     padding = max((t.padding_rows for t in side.tensors.values()), default=0)
-    if padding:
-        notes.append(f"vocabulary: {padding} padding rows are dropped")
+    if padding and to_huggingface:
+        notes.append(
+            f"padded vocabulary {rows + padding} -> {rows}: {plural(padding, 'row')} dropped"
+        )
     if rows < held:
         notes.append(
             f"vocabulary: {rows} of {held} rows are kept, as its config says; "
-            "a Hugging Face folder to be like knows"
+            "a Hugging Face folder to be like would tell for certain"
         )
     assert side.config is not None
     tensors = {

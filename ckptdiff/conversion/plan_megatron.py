@@ -47,9 +47,10 @@ def megatron_files(
     block = target.vocab_divisible_by * size.tp
     padded = -(-rows // block) * block
     if padded > rows:
-        notes.append(
-            f"vocabulary: {padded - rows} padding rows added to {rows}, each a copy of the last"
-        )
+        added = plural(padded - rows, "row")
+        notes.append(f"padded vocabulary {rows} -> {padded}: {added}, copies of the last")
+    elif had := max((t.padding_rows for t in side.tensors.values()), default=0):
+        notes.append(f"padded vocabulary {rows + had} -> {rows}: {plural(had, 'row')} dropped")
     config = replace(side.config, vocab_size=rows, padded_vocab_size=padded)
     restated = megatron_args(
         side,

@@ -190,5 +190,5 @@ def _evidence(search: ContentSearch, name: str, a: Shape, b: Shape) -> tuple[str
         if places:
             return f"{mine}'s rows are all in {other}'s, in another order", is_lost
     if prod(a) <= prod(b):
-        return "neither's rows are all in the other; compare them by hand", False
-    return "neither's rows are all in the other", True
+        return "each side has rows that the other lacks; compare them by hand", False
+    return "each side has rows that the other lacks", True

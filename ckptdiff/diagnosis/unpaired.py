@@ -42,8 +42,9 @@ def unpaired(
     incomplete = [r.name for r in results if r.name in missing_shards]
     if incomplete:
         yield _finding_of_names(
-            "TP-DUP", f"{len(incomplete)} tensors of B lack the shards of some ranks", incomplete,
-            missing_shards[incomplete[0]],
+            "TP-DUP",
+            f"{plural(len(incomplete), 'tensor')} of B without the shards of some ranks",
+            incomplete, missing_shards[incomplete[0]],
         )  # fmt: skip
     search = _search(a, b, results, executor)
     resized = [r for r in results if r.status == "shape"]

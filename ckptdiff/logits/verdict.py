@@ -62,12 +62,7 @@ def judge_taps(taps: Sequence[Tap], dtype: str) -> Judged:
 
 def place(tap: Tap) -> str:
     """Return the layer and the name of a tap, in words."""
-    return tap.name if tap.layer is None else f"layer {tap.layer}, {tap.name}"
-
-
-def _subject(tap: Tap) -> str:
-    """Return the same as what a verb follows."""
-    return place(tap) if tap.layer is None else f"{place(tap)},"
+    return tap.name if tap.layer is None else f"{tap.name} of layer {tap.layer}"
 
 
 class Reasons:
@@ -148,24 +143,29 @@ class Reasons:
     def sentence(self, verdict: LogitVerdict, judged: Judged, taps: Sequence[Tap]) -> str:
         """Return the verdict in words. The taps have the canonical names of what they read."""
         largest = max(tap.rel for tap in taps)
-        close = f"no step is further apart than {largest:.1e}" if largest else "every step is equal"
+        close = f"no step differs by more than {largest:.1e}" if largest else "every step is equal"
         first = judged.first
         if verdict == "undecided":
             return f"Not decided: {'; '.join(self.undecided())}. Apart from that, {close}."
         if first is None:
             if judged.floor:
-                floor = f"{judged.floor:.1e} apart"
-                close += f"; A's own weights, computed both ways, are up to {floor}"
+                floor = f"{judged.floor:.1e}"
+                close += f"; A's own weights, computed both ways, differ by up to {floor}"
             return f"Only arithmetic for this prompt{self._condition()}: {close}."
         if first.rest is not None and first.judged < first.rel and verdict == "small":
-            return f"Small: at {place(first)} the weights were cast, which makes {first.rel:.1e}."
-        kind = "Weights or config" if verdict == "weights-or-config" else "Small, but no rounding"
+            return f"Small: the weights were cast, so {place(first)} differs by {first.rel:.1e}."
+        kind = (
+            "Weights or config differ"
+            if verdict == "weights-or-config"
+            else "Small, but no rounding"
+        )
         hint = f" ({first.hint})" if first.hint else ""
-        sentence = f"{kind}: {_subject(first)} is {first.rel:.2g} apart{hint}. {self._cause(first)}"
+        first_words = f"{place(first)}, relative difference {first.rel:.2g}{hint}"
+        sentence = f"{kind}: the first step that differs is {first_words}. {self._cause(first)}"
         if not first.reads:  # a fault of a config may hide one of the weights
             above = (tap for tap in taps if tap.reads and not tap.judged <= judged.threshold)
             if (other := next(above, None)) and (differing := self._differing(other)):
-                sentence += f" Also {_subject(other)} is {other.rel:.2g} apart: {differing}"
+                sentence += f" So does {place(other)}, by {other.rel:.2g}: {differing}"
         return sentence
 
     def without_effect(self) -> Iterator[str]:

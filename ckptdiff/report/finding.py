@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.fault_classes import FAULT_CLASSES, effect_of
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Rank
     from ckptdiff.results import Finding
 
+MAX_RANKS = 8  # that are named one by one
 UNRULED = (
-    "nothing is lost, but no family's rules know how to write it, so no command mends it; what "
+    "nothing is lost, but ckptdiff has no rules to write this model, so no command mends it; what "
     "belongs where is named above"
 )
 
@@ -70,14 +72,22 @@ def touched(finding: Finding) -> str:
         if numbers:
             parts.append(f"{word}{'' if len(numbers) == 1 else 's'} {number_ranges(numbers)}")
     if finding.ranks:
-        parts.append(f"rank{'' if len(finding.ranks) == 1 else 's'} {_ranks(finding.ranks)}")
+        parts.append(_ranks(finding.ranks))
     return ", ".join(parts)
 
 
 def _ranks(ranks: Sequence[Rank]) -> str:
-    words = [f"tp {r.tp}" + (f" pp {r.pp}" if r.pp else "") + (f" ep {r.ep}" if r.ep else "")
-             for r in ranks]  # fmt: skip
-    return "; ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")
+    """Return `TP ranks 0-1, PP rank 1`; each by itself where they are not all of a grid."""
+    used = [n for n in ("tp", "pp", "ep") if n == "tp" or any(getattr(r, n) for r in ranks)]
+    axes = {name: sorted({getattr(rank, name) for rank in ranks}) for name in used}
+    if prod(map(len, axes.values())) == len(ranks):
+        return ", ".join(
+            f"{name.upper()} rank{'s' * (len(axis) > 1)} {number_ranges(axis)}"
+            for name, axis in axes.items()
+        )
+    words = [" ".join(f"{name.upper()} {getattr(rank, name)}" for name in used) for rank in ranks]
+    more = f" and {len(words) - MAX_RANKS} more" if len(words) > MAX_RANKS else ""
+    return f"ranks {'; '.join(words[:MAX_RANKS])}{more}"
 
 
 def said(finding: Finding) -> Iterator[tuple[str, str]]:
@@ -94,7 +104,7 @@ def said(finding: Finding) -> Iterator[tuple[str, str]]:
     if finding.also_explained_by:
         first, *others = finding.also_explained_by
         yield "Cause", f"{first} ({finding.cause_confidence:.0%})"
-        yield "Or", f"{'; '.join(others)}: it leaves the same bytes"
+        yield "Or", f"{'; or '.join(others)} (each leaves the same bytes)"
     elif finding.cause:
         yield "Cause", finding.cause
     if finding.fix is not None:
@@ -105,4 +115,4 @@ def said(finding: Finding) -> Iterator[tuple[str, str]]:
         remedy = FAULT_CLASSES[finding.kind].remedy
         yield "Fix", f"{remedy[0].upper()}{remedy[1:]}."
     if finding.rejected:
-        yield "Not this?", f"tried, and they give other bytes: {', '.join(finding.rejected)}"
+        yield "Ruled out", f"{', '.join(finding.rejected)}: they would leave other bytes"

@@ -8,7 +8,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
-from ckptdiff.logits.verdict import place
 from ckptdiff.report.diff import json_number, side_document, side_line
 from ckptdiff.text import format_cosine, format_number, number_ranges, printable
 
@@ -145,12 +144,9 @@ def shares(found: LogitDiff) -> list[CauseShare]:
 
 
 def _first_lines(tap: Tap, threshold: float) -> Iterator[str]:
-    yield (
-        f"   first step above the threshold: {place(tap)}: {format_number(tap.rel)}, "
-        f"allowed {format_number(threshold)}"
-    )
+    yield f"   rounding explains a relative difference of at most {format_number(threshold)}"
     if tap.rest is not None:
-        yield f"     {format_number(tap.rest)} once the wider weights are cast to the other dtype"
+        yield f"     {format_number(tap.rest)} with the wider weights cast to the other dtype"
     if tap.hint:
         yield from _wrapped(tap.hint, "     ", "     ")
     for name in tap.reads[:MAX_NAMES]:
@@ -175,7 +171,7 @@ def _layer_lines(found: LogitDiff) -> Iterator[str]:
     above = [tap for tap in found.taps if not tap.rel <= found.threshold]
     if not above:
         return
-    yield f"   steps above {format_number(found.threshold)}, by layer"
+    yield f"   relative differences above {format_number(found.threshold)}, by layer"
     layers = [(layer, list(taps)) for layer, taps in groupby(above, key=lambda tap: tap.layer)]
     lines: list[tuple[str, list[Tap]]] = []
     for _, same in groupby(layers, key=lambda one: [tap.name for tap in one[1]]):
@@ -223,7 +219,10 @@ def _metric_lines(a: Assembled, b: Assembled, found: LogitDiff) -> Iterator[str]
     yield f"   likeliest token the same at {count - m.flips} of {count} positions"
     if m.flips:
         explained = m.flips - m.flips_unexplained
-        yield f"   flips: {explained} within the margin, {m.flips_unexplained} beyond it"
+        yield (
+            f"   of the others, {explained} can come of differences of this size, "
+            f"{m.flips_unexplained} cannot"
+        )
     yield (
         f"   of the 5 likeliest {_percent(m.top5_overlap)} are in both, "
         f"of the 10 likeliest {_percent(m.top10_overlap)}"

@@ -97,7 +97,7 @@ class Commands(Provider):
         if can("copy_table"):
             yield (
                 "copy: logits",
-                f"verdict, figures and taps  {key('logits.copy', 'y')}",
+                f"verdict, figures and steps  {key('logits.copy', 'y')}",
                 screen.action_copy_table,
             )
         if can("copy_command"):

@@ -95,4 +95,4 @@ def test_experts_of_which_half_is_missing_are_errors(corpus: Path) -> None:
     assert set(comparison.statuses.values()) == {"error"}
     assert len(comparison.statuses) == 36
     for name in comparison.statuses:
-        assert "tp 1 of 2 has no shard of it" in (comparison[name].error or "")
+        assert "TP rank 1 of 2 has no shard of it" in (comparison[name].error or "")

@@ -26,7 +26,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[0] == "from  hf (hf, llama)"
     assert lines[1].startswith("to    mid (megatron, ")
-    assert "      vocabulary: 195 padding rows added to 61, each a copy of the last" in lines
+    assert "      padded vocabulary 61 -> 256: 195 rows, copies of the last" in lines
     assert lines[-4:-1] == [
         "verified: 21 of 21 tensors are the same, every byte compared",
         "",

@@ -72,7 +72,7 @@ def test_a_changed_tensor_is_found_where_it_is(
     done = ckptdiff("logits", folder, megatron, "--prompt", PROMPT)
     assert (done.returncode, done.stderr) == (1, "")
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("✗  Weights or config: layer 1, k, ")
+    assert lines[0].startswith("✗  Weights or config differ: the first step that differs is k ")
     assert f"     it reads {name}" in lines
     assert lines[-1] == "verdict: weights-or-config"
 

@@ -186,8 +186,8 @@ def test_a_vector_of_zeros_has_no_angle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("a", "b", "note"),
     [
-        ((640, 3), (512, 3), "A has 128 rows more: no difference was computed"),
-        ((4,), (5,), "B has 1 row more: no difference was computed"),
+        ((640, 3), (512, 3), "A has 128 rows more: values were not compared"),
+        ((4,), (5,), "B has 1 row more: values were not compared"),
         ((4, 3), (4, 5), None),
         ((4, 3), (3, 4), None),
         ((4, 3), (4, 3, 1), None),

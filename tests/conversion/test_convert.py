@@ -194,7 +194,7 @@ def test_a_tokenizer_comes_along(tmp_path: Path) -> None:
 def test_padding_stays_behind(tmp_path: Path) -> None:
     weights = make_hf(tmp_path / "hf", vocab=61)
     conversion, _ = converted(tmp_path / "hf", tmp_path / "mid", "megatron", tp=2)
-    assert any("195 padding rows" in note for note in conversion.notes)
+    assert any("256: 195 rows" in note for note in conversion.notes)
     embedding = rank_tensors(tmp_path / "mid")["mp_rank_01 model embedding.word_embeddings.weight"]
     assert torch.equal(embedding, weights["model.embed_tokens.weight"][-1:].expand(128, -1))
     converted(tmp_path / "mid", tmp_path / "out", "hf")

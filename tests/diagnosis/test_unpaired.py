@@ -95,7 +95,7 @@ def test_a_vocabulary_of_another_size_is_called_so_where_its_rows_are_alike(
         (torch.zeros(0), "B's has no elements"),
         (torch.arange(32 * 2, dtype=torch.int32).reshape(32, 2), "F32 32x6 in A, I32 32x2 in B"),
         (noise(32, 6).T.contiguous(), "B's is the transpose of A's"),
-        (noise(32, 7, seed=4), "neither's rows are all in the other"),
+        (noise(32, 7, seed=4), "each side has rows that the other lacks"),
     ],
 )
 def test_a_head_of_another_shape_is_no_other_vocabulary(

@@ -68,16 +68,16 @@ def document(sides: tuple[Assembled, Assembled]) -> Callable[[LogitDiff], dict[s
 
 def test_the_verdict_comes_first_and_last(said: Said) -> None:
     lines = said(clean())
-    assert lines[0] == "=  Only arithmetic: no step is further apart than 3.0e-07."
+    assert lines[0] == "=  Only arithmetic: no step differs by more than 3.0e-07."
     assert lines[-2:] == ["14 steps of one prompt in fp32 on cpu in 1.2 s", "verdict: arithmetic"]
-    assert said(faulty())[0].startswith("✗  Weights or config: ")
+    assert said(faulty())[0].startswith("✗  Weights or config differ: ")
     assert said(faulty())[-1] == "verdict: weights-or-config"
     assert said(clean(verdict="small"))[0].startswith("~  ")
 
 
 def test_the_first_step_comes_with_what_it_reads(said: Said) -> None:
     assert said(faulty())[1:5] == [
-        "   first step above the threshold: layer 1, k: 1.2e+00, allowed 6.0e-06",
+        "   rounding explains a relative difference of at most 6.0e-06",
         "     the same values in another order",
         f"     it reads {K}",
         "",
@@ -87,12 +87,12 @@ def test_the_first_step_comes_with_what_it_reads(said: Said) -> None:
 def test_a_clean_comparison_lists_no_step(said: Said) -> None:
     text = "\n".join(said(clean()))
     assert "by layer" not in text
-    assert "first step" not in text
+    assert "rounding explains" not in text
 
 
 def test_steps_above_the_threshold_are_listed_by_layer(said: Said) -> None:
     lines = said(faulty())
-    at = lines.index("   steps above 6.0e-06, by layer")
+    at = lines.index("   relative differences above 6.0e-06, by layer")
     # Layers with the same steps share a line, which has the largest of each.
     assert lines[at + 1 : at + 3] == ["   1, 3  k inf", ""]
     lines = said(
@@ -101,7 +101,7 @@ def test_steps_above_the_threshold_are_listed_by_layer(said: Said) -> None:
             Tap(3, "norm1", 0.5), Tap(3, "q", 0.25), Tap(None, "logits", 0.5),
         )
     )  # fmt: skip
-    at = lines.index("   steps above 6.0e-06, by layer")
+    at = lines.index("   relative differences above 6.0e-06, by layer")
     assert lines[at + 1 : at + 5] == [
         "   0-2  q 7.5e-01",
         "   3    norm1 5.0e-01  q 2.5e-01",
@@ -118,7 +118,7 @@ def test_many_layers_with_gaps_have_a_short_name(said: Said) -> None:
 
 def test_a_step_that_a_cast_explains_is_marked(said: Said) -> None:
     lines = said(with_taps(Tap(1, "k", 1e-3, rest=2e-7), verdict="small"))
-    assert "     2.0e-07 once the wider weights are cast to the other dtype" in lines
+    assert "     2.0e-07 with the wider weights cast to the other dtype" in lines
     assert "   1  k 1.0e-03 (cast)" in lines
 
 
@@ -129,7 +129,7 @@ def test_the_metrics_have_their_words(said: Said) -> None:
         "   max|d| 2.5e-01 (position 1, token 7), mean|d| 1.3e-02, rel rms 2.0e-02",
         "   smallest cosine 0.999, KL 2.2e-03 nats, at most 4.0e-03",
         "   likeliest token the same at 1 of 3 positions",
-        "   flips: 1 within the margin, 1 beyond it",
+        "   of the others, 1 can come of differences of this size, 1 cannot",
         "   of the 5 likeliest 84.0% are in both, of the 10 likeliest 90.0%",
         "   loss of the prompt: 3.2500 nats a token in A, 3.5000 in B",
         "   R 0.93: rounding that is independent gives 0.8 to 1.1",
@@ -137,7 +137,9 @@ def test_the_metrics_have_their_words(said: Said) -> None:
     quiet = replace(METRICS, flips=0, flips_unexplained=0, nll_a=None, nll_b=None)
     lines = said(clean(metrics=quiet, ratio=None))
     assert "   likeliest token the same at 3 of 3 positions" in lines
-    assert not [line for line in lines if "loss" in line or line.startswith(("   R ", "   flips"))]
+    assert not [
+        line for line in lines if "loss" in line or line.startswith(("   R ", "   of the o"))
+    ]
 
 
 def test_the_five_likeliest_tokens_after_the_last_position_are_shown(said: Said) -> None:

@@ -41,7 +41,7 @@ def clean(**changes: Any) -> LogitDiff:
         dtype="fp32",
         storage="bf16",
         verdict="arithmetic",
-        sentence="Only arithmetic: no step is further apart than 3.0e-07.",
+        sentence="Only arithmetic: no step differs by more than 3.0e-07.",
         first=None,
         floor=3e-7,
         threshold=6e-6,
@@ -62,7 +62,7 @@ def with_taps(*changed: Tap, **changes: Any) -> LogitDiff:
     taps = tuple(by_place.get((tap.layer, tap.name), tap) for tap in TAPS)
     return clean(
         **{
-            "verdict": "weights-or-config", "sentence": "Weights or config: layer 1, k is apart.",
+            "verdict": "weights-or-config", "sentence": "Weights or config differ: k of layer 1.",
             "first": changed[0], "taps": taps, "storage": "fp32", "ratio": None, **changes,
         }
     )  # fmt: skip

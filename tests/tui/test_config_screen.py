@@ -258,5 +258,5 @@ async def test_conflicts_are_counted_under_the_tensors(
         await settle(app, pilot)
         session = tensors(app).session
         session.config = (BASE,)
-        assert "! 1 config conflict, see 2" in lines(tensors(app).query_one(CountsLine))[0]
-        assert "The configs conflict: 2 shows where." in outcome(session)[1]
+        assert "! 1 config conflict: key 2" in lines(tensors(app).query_one(CountsLine))[0]
+        assert "The configs conflict: key 2 shows where." in outcome(session)[1]

@@ -156,7 +156,7 @@ async def test_b_of_the_demo_is_planned_to_hugging_face_like_a(
         assert screen.plan is not None
         assert screen.plan.draft.source == b
         plan = static(app, "#plan").splitlines()
-        assert "- vocabulary: 12 padding rows are dropped" in plan
+        assert "- padded vocabulary 512 -> 500: 12 rows dropped" in plan
         assert f"- config.json as in {a}" in plan
         assert "- 39 tensors in 1 file" in plan
         assert static(app, "#space").startswith("477 kB needed, ")
@@ -185,7 +185,7 @@ async def test_the_other_side_gets_the_ranks_of_its_partner(
         await open_form(app, pilot)
         await choose(pilot, "side", "h")
         assert {
-            "- vocabulary: 12 padding rows added to 500, each a copy of the last",
+            "- padded vocabulary 500 -> 512: 12 rows, copies of the last",
             "- 39 tensors in 2 files; layers by stage: 4",
         } <= set(static(app, "#plan").splitlines())
         assert app.screen.query_one("#out", Input).value == f"{pair[0]}-tp2"

@@ -45,7 +45,7 @@ def below(app: Host) -> list[str]:
 
 def test_an_entry_is_its_kind_its_name_and_its_value() -> None:
     entry = Entry("args.seed", "value", "1234")
-    assert entry_line(entry, 60, 12, ascii_only=False) == " = value   args.seed     1234"
+    assert entry_line(entry, 60, 12, ascii_only=False) == " - value   args.seed     1234"
 
 
 def test_a_long_name_is_shortened_in_the_middle_and_a_long_value_at_its_end() -> None:
@@ -143,10 +143,10 @@ async def test_a_long_list_scrolls_with_its_cursor(tmp_path: Path) -> None:
         rows.show([Entry(f"args.{i}", "value", str(i)) for i in range(50_000)], "")
         await pilot.press("G")
         await pilot.pause()
-        assert drawn(rows)[-1].split() == ["=", "value", "args.49999", "49999"]
+        assert drawn(rows)[-1].split() == ["-", "value", "args.49999", "49999"]
         await pilot.press("g")
         await pilot.pause()
-        assert drawn(rows)[0].split() == ["=", "value", "args.0", "0"]
+        assert drawn(rows)[0].split() == ["-", "value", "args.0", "0"]
 
 
 async def test_one_checkpoint_has_no_other_side(tmp_path: Path) -> None:

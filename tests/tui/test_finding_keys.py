@@ -129,7 +129,7 @@ async def test_a_tensor_without_a_finding_says_so(app: CkptDiffApp, engine: Fake
         assert toasts(app)[-1] == "Finding: none is about this tensor."
         app.screen.show(DOWN)  # type: ignore[attr-defined]
         await pilot.press("c")
-        assert toasts(app)[-1] == "Mend: no re-mapping mends this."
+        assert toasts(app)[-1] == "Mend: it cannot be undone."
 
 
 async def test_the_config_opens_the_finding_of_its_line(

@@ -121,8 +121,8 @@ async def test_the_demo_has_one_finding_that_can_be_shown_copied_and_filtered_to
         await pilot.press("f")
         await pilot.pause()
         assert isinstance(app.screen, FindingsScreen)
-        assert "Where      2 tensors, layer 2, ranks tp 0; tp 1" in said(app)
-        assert "the order of q, k and v was guessed" in said(app)
+        assert "Where      2 tensors, layer 2, TP ranks 0-1" in said(app)
+        assert "the converter took q, k and v in another order" in said(app)
         assert "linear_qkv, rows 16 to 31" in said(app)
         await pilot.press("y")
         assert app.clipboard == app.screen.finding.fix
@@ -283,9 +283,9 @@ async def test_faults_come_first_and_mark_their_rows(app: CkptDiffApp, engine: F
         assert plain(title)[0].endswith("3 faults, 1 note")
         await pilot.press("j")
         assert "near the right content [b]but[/b] not the same" in said(app)
-        assert "No re-mapping mends it" in said(app)
+        assert "It cannot be undone" in said(app)
         await pilot.press("y")
-        assert toasts(app)[-1] == "There is no fix to copy: no re-mapping mends this."
+        assert toasts(app)[-1] == "There is no fix to copy: it cannot be undone."
         await pilot.press("j", "enter")
         await pilot.pause()
         assert isinstance(app.screen, ConfigScreen)
@@ -328,7 +328,7 @@ async def test_the_detail_of_a_tensor_names_its_finding(
         assert plain(summary.lines(44, 20)) == [
             "✗ Finding 1, ROPE-PERM",
             "rows of q are in Meta's rotary order",
-            "1 tensor, layer 0, ranks tp 0; tp 1",
+            "1 tensor, layer 0, TP ranks 0-1",
             "ckptdiff convert /ckpt/run7 /ckpt/out --to",
             "megatron --undo 'ROPE-PERM:{}'",
             "c mends it   f all of it",

@@ -21,6 +21,7 @@ from ckptdiff.tui.widgets.tap_map import TapMap
 from tests.support.tui.fakes import A, B, FakeEngine, layer
 from tests.support.tui.harness import lines, settle, tensors, text, toasts
 from tests.support.tui.logits_made import (
+    FIRST,
     PROMPT,
     SHARES,
     clean,
@@ -131,12 +132,14 @@ async def test_a_fault_is_marked_where_it_is_and_told_in_words(
         assert table[3].split()[:6] == ["1", "-7.4", "-7.2", ">!0.3", "-7.0", "-6.9"]
         assert table[3].split()[6:8] == ["!0.3", "!-0.4"]
         assert table[4].split()[-1] == "~-3.0"  # of which a cast explains all
-        assert table[-2].startswith("First bad tap: layer 1, k  1.8 apart, the same values")
+        assert table[-2].startswith("First step that differs: k of layer 1  relative diff")
         assert table[-1] == "reads # self_attn.k_proj.weight"  # that shapes differ is known
         assert "! above 6.8e-06, ~ only cast" in str(taps(app).border_title)
-        assert outcome(app).startswith("! Weights or config: layer 1, k is 1.8 apart.")
+        assert outcome(app).startswith(f"! {FIRST} k of layer 1")
         await pilot.press("a")
-        assert toasts(app) == ["Attribution: more than arithmetic tells the two sides apart."]
+        assert toasts(app) == [
+            "Causes: they are known only where arithmetic alone makes the difference."
+        ]
         assert len(engine.prompts) == 1
         assert "top-1 same 2 of 6, 4 flips beyond the margin" in outcome(app)
         assert "Note: the ids begin with BOS" in outcome(app)
@@ -153,7 +156,7 @@ async def test_a_clean_pair_is_only_arithmetic(app: CkptDiffApp, engine: FakeEng
         assert "none above 6.8e-06" in str(taps(app).border_title)
         assert not any("!" in each for each in shown(app))
         await pilot.press("n")
-        assert toasts(app)[-1] == "No tap is above the threshold."
+        assert toasts(app)[-1] == "No step is above the threshold."
 
 
 async def test_enter_on_a_tap_opens_the_tensor_that_it_depends_on(
@@ -177,10 +180,10 @@ async def test_a_tap_that_reads_no_tensor_points_to_the_config(
     engine.steps = steps(config_only())
     async with app.run_test(size=NARROW) as pilot:
         await ask(app, pilot)
-        assert shown(app)[-1] == "It depends on no tensor but on the config alone. 2 shows that."
+        assert shown(app)[-1] == "It reads no tensor, only the config: key 2 shows that."
         await pilot.press("enter")
         await pilot.pause()
-        assert toasts(app)[-1].startswith("layer 0, q_rope depends on no tensor")
+        assert toasts(app)[-1].startswith("q_rope of layer 0 reads no tensor")
         await pilot.press("2")
         await pilot.pause()
         assert isinstance(app.screen, ConfigScreen)
@@ -299,7 +302,7 @@ async def test_t_shows_the_first_token_after_each_position_and_arrows_change_the
         await pilot.press("right")
         await pilot.pause()
         assert str(following.border_title) == "Next token after ' France'"
-        assert "position 5 of 6" in str(following.border_subtitle)
+        assert "position 4 of 0-5" in str(following.border_subtitle)
         await pilot.press("home", "left")
         assert following.at == 0
 
@@ -364,7 +367,7 @@ async def test_taps_come_in_layer_by_layer_and_x_stops(
         await pilot.pause()
         assert isinstance(app.screen, LogitsScreen)
         await pilot.press("a")
-        assert toasts(app)[-1] == "Attribution: wait for the end, or stop with x."
+        assert toasts(app)[-1] == "Causes: wait for the end, or stop with x."
         await pilot.press("x")
         engine.gate.set()
         await settle(app, pilot)
@@ -401,7 +404,7 @@ async def test_a_prompt_goes_on_behind_other_screens_and_says_when_it_is_done(
         assert isinstance(app.screen, TensorsScreen)
         engine.gate.set()
         await settle(app, pilot)
-        assert toasts(app)[-1].startswith("! Weights or config: layer 1, k")
+        assert toasts(app)[-1].startswith(f"! {FIRST} k of layer 1")
         assert toasts(app)[-1].endswith("p shows it.")
         await pilot.press("p")
         await pilot.pause()
@@ -488,7 +491,7 @@ async def test_y_copies_what_was_found_and_capital_y_the_command(
     async with app.run_test(size=NARROW) as pilot:
         await ask(app, pilot, "it's")
         await pilot.press("y", "Y")
-        assert copied[0].startswith("! Weights or config: layer 1, k is 1.8 apart.")
+        assert copied[0].startswith(f"! {FIRST} k of layer 1")
         assert "\n1\tk\t1.80e+00\n" in copied[0]
         assert "after position 5, A: ' Paris' 0.800" in copied[0]
         assert copied[1] == f"ckptdiff logits {A} {B} --prompt 'it'\"'\"'s'"

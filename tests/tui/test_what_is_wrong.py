@@ -133,7 +133,7 @@ async def test_the_demo_says_it_at_once_and_c_mends_it(start: Start, tmp_path: P
         assert found[:3] == [
             "✗ Finding 1, QKV-SWAP",
             "K and V exchanged inside every query group",
-            "2 tensors, layer 2, ranks tp 0; tp 1",
+            "2 tensors, layer 2, TP ranks 0-1",
         ]
         assert found[3].startswith("ckptdiff convert")
         assert found[-1] == "c mends it   f all of it"

@@ -93,19 +93,20 @@ def mistakes(rule: ParamMapping, config: ModelConfig, tp: int) -> Iterator[Mista
     elif rule.role == "eh_proj":
         yield Mistake(
             "MTP-LAYOUT", "halves", "the halves for embedding and hidden state are exchanged",
-            "the order in which the two are joined was guessed", rule, halves_exchanged,
+            "the converter joined the two in the other order than Megatron does", rule,
+            halves_exchanged,
         )  # fmt: skip
     elif rule.block_rows is not None:
         yield Mistake(
-            "QKV-LAYOUT", "one-matrix", "all components cut as one matrix",
-            "a projection of several components was cut without regard to them",
+            "QKV-LAYOUT", "one-matrix", "all components split as one matrix",
+            "a projection of several components was split over the ranks as a whole",
             replace(rule, partition=_as_one_matrix(rule)),
         )  # fmt: skip
     if len(rule.hf) == 1 and not rule.of_vocabulary and rule.block_rows is None:
         for key, boxes in other_axis(rule.dim, tp):
             yield Mistake(
-                "TP-AXIS", key, "cut or joined along the other dimension, then reshaped",
-                "the dimension along which the tensor is cut was taken for the other one", rule,
+                "TP-AXIS", key, "split or joined along the other dimension, then reshaped",
+                "the converter took the wrong dimension to split this tensor", rule,
                 boxes,
             )  # fmt: skip
 

@@ -25,22 +25,23 @@ def gate_mistakes(size: int, tp: int) -> Iterator[MistakenOrder]:
     it was resharded since, as if the layout had been right.
     """
     yield (
-        "FC1-SWAP", "up-gate", "up above gate, not gate above up", "the two halves were exchanged",
+        "FC1-SWAP", "up-gate", "[up; gate], not [gate; up]",
+        "the converter joined gate and up in the wrong order",
         _resharded(size, tp, _exchanged),
     )  # fmt: skip
     for ranks in dict.fromkeys((tp, 2, 4, 8, 16)):
         if ranks > 1:
             yield (
                 "FC1-TPLAYOUT", f"global-chunk-{ranks}",
-                f"[gate; up] of the whole model cut over {ranks} ranks",
-                "the fused matrix was cut as one: some ranks hold only gate, others only up",
+                f"[gate; up] of the whole layer split over {ranks} ranks as one matrix",
+                "some ranks hold only gate, others only up: each should hold its rows of both",
                 _resharded(size, ranks, _as_one_matrix),
             )  # fmt: skip
     for ranks in (2, 4, 8, 16):
         yield (
             "FC1-TPLAYOUT", f"merged-{ranks}",
-            f"gate and up of {ranks} ranks joined rank by rank and read as [gate; up]",
-            "shards were concatenated without regard to gate and up",
+            f"[gate; up] of {ranks} ranks joined rank by rank and read as one [gate; up]",
+            "the ranks' shards were concatenated without taking gate and up apart first",
             partial(_merged, size=size, ranks=ranks),
         )  # fmt: skip
     for block in (1, 32, 2, 4, 8, 16, 64, 128):

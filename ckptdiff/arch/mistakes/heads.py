@@ -30,7 +30,7 @@ def columns_by_stride() -> Iterator[MistakenOrder]:
     for key, back in _BY_STRIDE:
         yield (
             "QKV-HEADMAP", key, "columns of heads by stride, not by group",
-            "heads were numbered across the groups",
+            "the converter numbered heads across the query groups",
             _even(partial(_strided_columns, back=back), size=_query_rows),
         )  # fmt: skip
 
@@ -48,7 +48,7 @@ def head_mistakes(c: ModelConfig) -> Iterator[MistakenOrder]:
         if count != groups and heads % count == 0 and (groups * d) % count == 0:
             yield (
                 "QKV-LAYOUT", f"groups-{count}",
-                f"interleaved as if there were {count} query groups",
+                f"interleaved as if there were {count} query group{'s' * (count > 1)}",
                 "another number of query groups, or the whole model's for one rank's share",
                 _even(partial(_grouped, count=count)),
             )  # fmt: skip
@@ -62,13 +62,15 @@ def head_mistakes(c: ModelConfig) -> Iterator[MistakenOrder]:
             what = "K and V exchanged" if order == (0, 2, 1) else f"in the order {names}"
             yield (
                 "QKV-SWAP", "order-" + "".join("qkv"[i] for i in order),
-                f"{what} inside every query group", "the order of q, k and v was guessed",
+                f"{what} inside every query group",
+                "the converter took q, k and v in another order than Megatron stores them",
                 _even(partial(_ordered, order=order)),
             )  # fmt: skip
     for key, back in _BY_STRIDE:
         yield (
             "QKV-HEADMAP", key, "query heads dealt to the groups by stride, not in blocks",
-            "heads were numbered across the groups", _even(partial(_heads_by_stride, back=back)),
+            "the converter numbered heads across the query groups",
+            _even(partial(_heads_by_stride, back=back)),
         )  # fmt: skip
     for factor in (n for n in range(2, groups + 1) if groups % n == 0):
         yield (

@@ -192,7 +192,7 @@ BIASES: tuple[ConfigField, ...] = (
         "Attention output bias",
         _read("output"),
         default(switch("add_bias_linear"), False, MEGATRON),
-        "One side adds a bias to what attention puts out that the other does not have.",
+        "One side adds a bias to the attention output that the other does not have.",
         lambda _on, _side: {},
         lambda _on, _side: {},
         off=False,

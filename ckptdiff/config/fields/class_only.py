@@ -136,7 +136,7 @@ _KEYS = (
         "attention_out_multiplier",
         "Scale of attention's output",
         1.0,
-        _SCALED.format("What attention puts out is"),
+        _SCALED.format("The attention output is"),
     ),
     _Key(
         "ssm_in_multiplier",

@@ -374,7 +374,7 @@ LAYERS: tuple[ConfigField, ...] = (
             by_family({}, False),
         ),
         lambda _: Stated(False, None, False, "Megatron has no other"),
-        "The MLP reads what attention puts out on one side, and what attention reads on the other.",
+        "The MLP reads the output of attention on one side, its input on the other.",
         lambda on, _: None if on else {},
         only(frozenset({"gpt_neox"}), "use_parallel_residual"),
         off=False,

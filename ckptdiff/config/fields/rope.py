@@ -134,7 +134,7 @@ ROPE: tuple[ConfigField, ...] = (
         "RoPE base",
         _base_hf,
         default(number("rotary_base"), 10000, MEGATRON),
-        "Weights can match exactly while every logit differs, the more the longer the sequence.",
+        "The weights can be equal while every logit differs, more so in longer sequences.",
         sets("rotary_base", whole),
         lambda base, side: {_BASE_NAMES.get(side.family or "", "rope_theta"): float(base)},
         applies=is_rotary,

@@ -199,7 +199,7 @@ SCALING: tuple[ConfigField, ...] = (
         ConfigField(
             f"RoPE {words}",
             *_llama3(key),
-            "Rotary frequencies are scaled elsewhere, which shows in long sequences.",
+            "Other rotary frequencies are scaled, which shows in long sequences.",
             sets_nothing,
             sets_nothing,
             applies=scaled("llama3"),

@@ -18,7 +18,7 @@ from ckptdiff.config.fields.base import (
 if TYPE_CHECKING:
     from ckptdiff.config.fields.base import ConfigSide
 
-_DROPS = "in training alone, where the loss of a step is then not that of evaluation"
+_DROPS = "only training uses it: its loss differs, the logits do not"
 # What each does behind an end of document; only in what Megatron trains on.
 DOCUMENT_MASKS = {
     "reset_position_ids": "positions begin again",

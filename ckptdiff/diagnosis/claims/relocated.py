@@ -56,7 +56,7 @@ def _rank_claim(p: ShardPair, moves: dict[int, int]) -> Claim:
         )  # fmt: skip
     return Claim(
         "TP-DUP", str(sorted(moves.items())), (p,), f"TP ranks hold another rank's shard: {words}",
-        "every rank wrote, or was given, the same shard", is_lost=True,
+        "several ranks wrote, or were given, the same shard", is_lost=True,
     )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def _layer_claim(origins: Origins, p: ShardPair, moves: dict[int, int]) -> Claim
     shifted = _is_shift(moves, len({x.layer for x in origins.firsts.values()} - {None}))
     if by_stage or shifted:
         return Claim(
-            "LAYER-OFFSET", key, (p,), f"layers hold those of another offset: {words}",
+            "LAYER-OFFSET", key, (p,), f"layers are shifted: {words}",
             "the layers before a pipeline stage were not counted" if by_stage
             else "layers were numbered from another start",
             is_lost=not permuted, layers=moves,

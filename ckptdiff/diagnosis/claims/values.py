@@ -137,9 +137,9 @@ def _value_claim(pair: ShardPair, r: Residual, by_tensor: ByTensor) -> Claim | N
                      is_info=not r.lost, is_lost=True)  # fmt: skip
     if r.offset is not None and is_norm:
         sign = "-1" if r.offset < 0 else "+1"
-        words = f"{r.offset:+.3g} is added to every element"
-        return Claim("GAMMA-OFFSET", sign, one, words,
-                     "norms centred on zero were taken for plain ones, or the reverse")  # fmt: skip
+        words = f"every element is {abs(r.offset):.3g} too {'large' if r.offset > 0 else 'small'}"
+        cause = "zero-centred norms (layernorm_1p) were taken for plain ones, or the reverse"
+        return Claim("GAMMA-OFFSET", sign, one, words, cause)
     if r.scale is not None and r.scale != 1:
         words = f"every element is {r.scale:.4g} times what it should be"
         if is_bias and role in ("proj", "fc2"):
@@ -159,8 +159,8 @@ def _value_claim(pair: ShardPair, r: Residual, by_tensor: ByTensor) -> Claim | N
                      is_lost=True)  # fmt: skip
     by_chance = min(MIN_VERSION_COSINE, MAX_CHANCE / math.sqrt(max(1, r.count)))
     if abs(r.cosine) <= max(MAX_UNLIKE_COSINE, by_chance) and not any(ranks):
-        return Claim("NOT-LOADED", "random", one, f"nothing of the expected content (cosine "
-                     f"{r.cosine:.2f}, standard deviation {r.spread:.2g})",
+        return Claim("NOT-LOADED", "random", one,
+                     f"nothing like A's content, but a standard deviation of {r.spread:.2g}",
                      "it kept the values that it was initialised with", is_lost=True)  # fmt: skip
     return None
 
@@ -197,7 +197,7 @@ def _version_claims(origins: Origins, noisy: list[ShardPair]) -> Iterator[Claim]
     if _is_most(origins, noisy):
         for pair in noisy:
             yield Claim(
-                "STALE", "all", (pair,), "nearly all tensors are near A's, none is the same",
+                "STALE", "all", (pair,), "nearly all tensors are near A's, but none is equal",
                 "another save of the model: it was trained on", is_info=True, is_lost=True,
             )  # fmt: skip
         return
@@ -207,8 +207,9 @@ def _version_claims(origins: Origins, noisy: list[ShardPair]) -> Iterator[Claim]
         replicas[pair.home].append(pair)
     for pair in noisy:
         if pair.rank in stale or _rank_of_origin(origins, pair) in stale:
-            yield Claim("STALE", "rank", (pair,), "every tensor of the rank is near the right one",
-                        "the file is of another save", is_lost=True)  # fmt: skip
+            words = "every tensor of the rank is near A's, but none is equal"
+            cause = "the file is of another save"
+            yield Claim("STALE", "rank", (pair,), words, cause, is_lost=True)
         elif any(replica not in origins.wrong for replica in replicas[pair.home]) or (
             pair.is_copy and pair in origins.predicted
         ):
@@ -216,6 +217,6 @@ def _version_claims(origins: Origins, noisy: list[ShardPair]) -> Iterator[Claim]
             yield Claim("REPLICA", "", (pair,), words, cause, is_lost=True)
         else:
             yield Claim(
-                "STALE", "tensors", (pair,), "near the right content, but not the same",
+                "STALE", "tensors", (pair,), "near A's content, but not equal",
                 "it is of another save, or was changed afterwards", is_lost=True,
             )  # fmt: skip

@@ -200,6 +200,6 @@ def _shift_claim(found: tuple[ShardPair, ...], step: int, rows: list[int]) -> Cl
     return Claim(
         "VOCAB-SHIFT", str(step), found,
         f"rows of the vocabulary lie {abs(step)} {'later' if step < 0 else 'earlier'} than "
-        "they should", "a token was counted, or not, before the first row",
+        "they should", "a token too many, or too few, was counted before the first row",
         is_lost=not rows, rows=rows,
     )  # fmt: skip

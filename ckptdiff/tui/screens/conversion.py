@@ -120,9 +120,9 @@ class ConversionScreen(BaseScreen[None]):
             box.border_title = "Convert"
             yield field("source", "From", Static(Content(short_path(plan.draft.source.absolute()))))
             words = f"{short_path(plan.out.absolute())}  {FORMATS[target.to]}"
-            yield field("out", "Into", Static(Content(words)))
+            yield field("out", "Output", Static(Content(words)))
             yield field("plan", "Plan", Static(Content(plan.words)))
-            yield field("command", "Same as", Static(Content(plan.command_line)))
+            yield field("command", "Command", Static(Content(plan.command_line)))
             with Vertical(id="progress"):
                 yield ConversionBar(self.run)
                 yield Static(id="state", markup=False)

@@ -124,9 +124,9 @@ class ConvertScreen(BaseScreen[None]):
             yield field("side", "From", Choice(sides, self._side, id="side"), Static(id="source"))
             out = "" if draft.out is None else str(draft.out)
             yield field("to", "To", Choice(FORMATS, target.to, id="to"))
-            yield field("out", "Into", PathInput(out, id="out"))
+            yield field("out", "Output", PathInput(out, id="out"))
             yield field("sizes", "Ranks", *(w for n in SIZES for w in size_field(n, numbers[n])))
-            names = {"": "usual", "mcore": "mcore", "te": "te", "legacy": "legacy"}
+            names = {"": "default", "mcore": "mcore", "te": "te", "legacy": "legacy"}
             yield field("names", "Names", Choice(names, target.names or "", id="names"))
             programs = Choice(RELEASES, target.version, id="version")
             yield field("version", "For", Static("Megatron-LM", classes="size"), programs)
@@ -148,7 +148,7 @@ class ConvertScreen(BaseScreen[None]):
             yield field("replace", "Replace", Choice(NO_OR_YES, replaces, id="replace"))
             yield field("plan", "Plan", Static("Reading headers ...", id="plan", markup=False))
             yield field("space", "Space", Static(id="space", markup=False))
-            yield field("command", "Same as", Static(id="command", markup=False))
+            yield field("command", "Command", Static(id="command", markup=False))
 
     def on_mount(self) -> None:
         self._show_fields()

@@ -20,7 +20,7 @@ from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.widgets.entry_list import EntryList
 from ckptdiff.tui.widgets.filter_line import FilterLine
 from ckptdiff.tui.widgets.painted import Words
-from ckptdiff.tui.words import plural, shorten
+from ckptdiff.tui.words import shorten
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -128,7 +128,7 @@ class EntriesScreen(BaseScreen[None]):
         rows.border_title = Content(
             f"Entries  / {printable(self.filter)}" if self.filter else "Entries"
         )
-        count = plural(total, "entry").replace("entrys", "entries")
+        count = "1 entry" if total == 1 else f"{total:,} entries"
         shown = f"{len(entries):,} of {count}" if self.filter else count
         rows.border_subtitle = Content(shown)
         rows.show(entries, empty)
@@ -138,7 +138,7 @@ class EntriesScreen(BaseScreen[None]):
     def _title(self, width: int) -> list[Line]:
         path = str(self.session.paths[0 if self.side == "a" else 1])
         letter = "" if self.session.browsing else f"{self.side.upper()}  "
-        words = "what is not a weight"
+        words = "beside the weights"
         room = width - len(letter) - len(words) - 2
         path = shorten(printable(path), room, ascii_only=self.session.ascii_only)
         return [line((f"{letter}{path:<{room}}", "strong"), f"  {words}")]

@@ -80,7 +80,7 @@ class LogitsScreen(BaseScreen[None]):
             tooltip="how much each rounding adds to the difference; the prompt is run once more",
         ),
         Binding(
-            "y", "copy_table", "Copy", id="logits.copy", tooltip="copy verdict, figures and taps"
+            "y", "copy_table", "Copy", id="logits.copy", tooltip="copy verdict, figures and steps"
         ),
         Binding(
             "Y", "copy_command", "Copy command", show=False, id="logits.copy_command",
@@ -105,8 +105,9 @@ class LogitsScreen(BaseScreen[None]):
         ">": "the first that is",
         "~": "above it, but a cast of the weights to the other side's dtype explains that",
         "in, out": "what lies before the first layer, and behind the last",
+        "flips": "the likeliest token is another; beyond the margin: more than |A-B| can do",
         "#14": "the token's place in the other side's list",
-        "R": "the difference over what independent rounding of both makes: 0.8 to 1.1 is usual",
+        "R": "the difference over what independent rounding of both makes: 0.8 to 1.1 is normal",
     }
     DEFAULT_CSS = """
     LogitsScreen {
@@ -262,7 +263,7 @@ class LogitsScreen(BaseScreen[None]):
 
     def _shares(self, width: int) -> list[Line]:
         if self.diff is None or not self.diff.attribution:
-            return [line(("No attribution was worked out for this prompt.", "dim"))]
+            return [line(("No causes were worked out for this prompt.", "dim"))]
         return share_lines(shares(self.diff), width, ascii_only=self.session.ascii_only)
 
     def _focus_answer(self) -> None:
@@ -328,11 +329,11 @@ class LogitsScreen(BaseScreen[None]):
             return "There is no result yet."
         if action == "attribution":
             if run is None:
-                return "Attribution: type a prompt first."
+                return "Causes: type a prompt first."
             if run.is_busy:
-                return f"Attribution: wait for the end, or stop with {key('logits.stop', 'x')}."
+                return f"Causes: wait for the end, or stop with {key('logits.stop', 'x')}."
             if diff is not None and diff.verdict != "arithmetic":
-                return "Attribution: more than arithmetic tells the two sides apart."
+                return "Causes: they are known only where arithmetic alone makes the difference."
         if action == "copy_command" and run is None:
             return "There is no prompt yet."
         if action in ("finding", "mend") and diff is None:
@@ -411,7 +412,7 @@ class LogitsScreen(BaseScreen[None]):
             self.app.push_screen(DetailScreen(self.session, reads[0][1]))
         else:
             words = (
-                f"{place(message.tap)} depends on no tensor but on the config alone. "
+                f"{place(message.tap)} reads no tensor, only the config: key "
                 f"{key('logits.config', '2')} shows that."
             )
             self.notify(words, markup=False)

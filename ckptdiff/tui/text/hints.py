@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from ckptdiff.errors import Hint
 
 KEYS: dict[Hint, str] = {
-    "ids": "type ids of tokens, as 1,2,3, which need no tokenizer",
-    "no-bos": "type ids of tokens, as 1,2,3, where none is added",
+    "ids": "or type token ids, such as 1,2,3",
+    "no-bos": "or type token ids, such as 1,2,3: none is added there",
     "overwrite": "choose yes at Replace to write over it",
-    "allow-unmapped": "choose to leave them out at Unknown to convert the rest",
-    "allow-incomplete": "choose to write it at Gaps to convert what is there",
+    "allow-unmapped": "at Unknown, choose to leave them out",
+    "allow-incomplete": "at Gaps, choose to write what is there",
     "cpu": "it is computed on the CPU",
     "lend": "open it beside a Hugging Face folder of such a model, which lends its config.json at "
     "Like",

@@ -58,7 +58,7 @@ def why_no_command(finding: Finding) -> str:
     if finding.is_unruled:
         return "no family's rules know how to write it."
     if has_remedy(finding):
-        return "no re-mapping mends this."
+        return "it cannot be undone."
     return "nothing has to be converted again."
 
 

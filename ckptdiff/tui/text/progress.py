@@ -125,7 +125,7 @@ def _matched(count: int, total: str) -> str:
     if not count:
         return ""
     verb = "was" if count == 1 else "were"
-    return f"{count:,} of {total} {verb} found by content alone: no rule says that names are pairs."
+    return f"{count:,} of {total} {verb} found by content alone: no rule pairs their names."
 
 
 def _not_found(summary: DiffSummary) -> str:
@@ -155,17 +155,17 @@ def outcome(session: Session) -> tuple[str, str]:
         if summary is not None and summary.verdict in ("packed", "matched"):
             verdict = summary.verdict
         text = f"{GLYPHS[verdict]} {_differences(session)}"
-        text += f" The configs conflict: {config} shows where." if session.conflicts else ""
+        text += f" The configs conflict: key {config} shows where." if session.conflicts else ""
         if summary is not None and summary.masters:
             holders = " and ".join(summary.masters)
             verb = "hold" if len(summary.masters) > 1 else "holds"
             text += f" {holders} {verb} fp32 master weights: {optimizer} compares those too."
     elif verdict == "differ" and summary is not None and (lost := _not_found(summary)):
         text = f"! No differences in {total}, but a loader does not find B's {lost}."
-        text += f" The configs conflict: {config} shows where." if session.conflicts else ""
+        text += f" The configs conflict: key {config} shows where." if session.conflicts else ""
     elif verdict == "differ" and summary is not None:
         why = "the configs conflict" if session.conflicts else unexplained_words(summary)
-        text = f"! No differences in {total}, but {why}: {config} shows where."
+        text = f"! No differences in {total}, but {why}: key {config} shows where."
     elif verdict == "close":
         text = f"~ No differences in {total} beyond the rounding of {session.counts['close']:,}."
     else:

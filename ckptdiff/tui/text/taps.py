@@ -98,26 +98,26 @@ def tap_words(
     `reads` are those tensors; None before the end, when they are not known.
     """
     role = {"": "", "~": "close", "!": "differ"}[tap_mark(tap, threshold)]
-    head = f"{'First bad tap: ' if first else ''}{place(tap)}"
-    figures = [f"{tap.rel:.2g} apart"]
+    head = f"{'First step that differs: ' if first else ''}{place(tap)}"
+    figures = [f"relative difference {tap.rel:.2g}" if tap.rel else "no difference"]
     if tap.hint:
         figures.append(printable(tap.hint))
     if tap.rest is not None:
         figures.append(f"{tap.rest:.2g} without the cast of the weights")
     if tap.floor:
-        figures.append(f"floor {format_number(tap.floor)}")
+        figures.append(f"rounding {format_number(tap.floor)}")
     rest = fitted(", ".join(figures), max(8, width - len(head) - 2), ascii_only=ascii_only).rstrip()
     lines = [line((head, role or "strong"), f"  {rest}")]
     if reads is None:
         return [
             *lines,
-            line(("The tensors that it reads are named when all steps are done.", "dim")),
+            line(("The tensors that it reads are shown when all steps are done.", "dim")),
         ]
     if not reads:
         config = key("logits.config", "2")
         return [
             *lines,
-            line((f"It depends on no tensor but on the config alone. {config} shows that.", "dim")),
+            line((f"It reads no tensor, only the config: key {config} shows that.", "dim")),
         ]
     words = [f"{glyph} {printable(_in_layer(name, tap.layer))}" for glyph, name in reads]
     listed, room = "", width - len("reads ")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Entry
 
 # By kind of entry; the kind itself is beside it.
-GLYPHS = {"tensor": "#", "value": "=", "opaque": "?", "derived": "~"}
+GLYPHS = {"tensor": "#", "value": "-", "opaque": "?", "derived": "~"}
 
 
 def entry_line(entry: Entry, width: int, names: int, *, ascii_only: bool) -> str:

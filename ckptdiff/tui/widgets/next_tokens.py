@@ -80,7 +80,7 @@ class NextTokens(Painted, can_focus=True):
             token = self._token(self._top[self.at].position)
             title = "Next tokens" if self.all_positions else f"Next token after {token}"
             self.border_title = Content(title)
-            position = f"position {self.at + 1} of {len(self._top)}"
+            position = f"position {self._top[self.at].position} of 0-{self._top[-1].position}"
             toggled = "the first few" if self.all_positions else "all positions"
             self.border_subtitle = f"{position}, {key('logits.positions', 't')} shows {toggled}"
         self.changed()

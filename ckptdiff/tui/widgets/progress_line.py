@@ -8,6 +8,7 @@ from textual.content import Content
 from textual.widget import Widget
 
 from ckptdiff.text import format_bytes
+from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.comparison import GLYPHS, tally
 from ckptdiff.tui.text.progress import outcome, side_notes, state_words
 from ckptdiff.tui.words import format_eta, plural
@@ -55,7 +56,8 @@ class CountsLine(Widget):
             parts.append(Content.assemble((words, style)))
         if session.conflicts:
             style = self.get_visual_style("counts-line--differ")
-            words = f"! {plural(session.conflicts, 'config conflict')}, see 2"
+            config = key("tensors.config", "2")
+            words = f"! {plural(session.conflicts, 'config conflict')}: key {config}"
             parts.append(Content.assemble((words, style)))
         line = Content("  ").join(parts)
         total = len(session.names)

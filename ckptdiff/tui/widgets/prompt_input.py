@@ -43,7 +43,7 @@ class PromptInput(Input):
     def __init__(self, text: str, history: PromptHistory) -> None:
         super().__init__(
             text,
-            placeholder="some text; without a tokenizer the ids of tokens, as 1,2,3",
+            placeholder="some text, or token ids such as 1,2,3",
             compact=True,
             select_on_focus=False,
         )

@@ -43,20 +43,22 @@ class TapMap(Painted, can_focus=True):
             "enter", "open_tap", "Open", id="taps.open",
             tooltip="open the tensor that this step depends on, one that differs if there is one",
         ),
-        Binding("n", "bad(1)", "Next bad", id="taps.next", tooltip="the next tap above the limit"),
+        Binding(
+            "n", "bad(1)", "Next bad", id="taps.next", tooltip="the next step above the threshold"
+        ),
         Binding(
             "N", "bad(-1)", "Previous bad", show=False, id="taps.previous",
-            tooltip="the tap above the limit before this one",
+            tooltip="the step above the threshold before this one",
         ),
         Binding("up,k", "move(-1, 0)", "Up", show=False, id="taps.up", tooltip="one layer up"),
         Binding(
             "down,j", "move(1, 0)", "Down", show=False, id="taps.down", tooltip="one layer down"
         ),
         Binding(
-            "left,h", "move(0, -1)", "Left", show=False, id="taps.left", tooltip="the tap before"
+            "left,h", "move(0, -1)", "Left", show=False, id="taps.left", tooltip="the step before"
         ),
         Binding(
-            "right,l", "move(0, 1)", "Right", show=False, id="taps.right", tooltip="the next tap"
+            "right,l", "move(0, 1)", "Right", show=False, id="taps.right", tooltip="the next step"
         ),
         Binding(
             "g,home", "end(-1)", "First", show=False, id="taps.first", tooltip="the first layer"
@@ -197,7 +199,7 @@ class TapMap(Painted, can_focus=True):
         if rows < len(grid.rows):
             parts.append(f"rows {self.top + 1} to {self.top + rows} of {len(grid.rows)}")
         if last - self.left < len(grid.columns):
-            parts.append(f"taps {self.left + 1} to {last} of {len(grid.columns)}")
+            parts.append(f"steps {self.left + 1} to {last} of {len(grid.columns)}")
         self.border_subtitle = ", ".join(parts)
 
     # ── scrolling ────────────────────────────────────────────────────────────────────────────
@@ -259,7 +261,7 @@ class TapMap(Painted, can_focus=True):
             if tap is not None and tap_mark(tap, self.threshold)
         ]
         if not bad:
-            self.notify("No tap is above the threshold.")
+            self.notify("No step is above the threshold.")
             return
         here = self.row, self.column
         if step > 0:

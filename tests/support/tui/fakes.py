@@ -278,9 +278,9 @@ class FakeEngine:
         side = assembled(source)
         layout = lay_out((t.name, t.dtype, t.shape) for t in side.tensors.values())
         file = OutputFile("model.safetensors", layout, tuple(side.tensors.values()))
-        notes = ["vocabulary: 12 padding rows added to 500, each a copy of the last"]
+        notes = ["padded vocabulary 500 -> 512: 12 rows, copies of the last"]
         if target.to == "hf":
-            notes = ["vocabulary: 12 padding rows are dropped"]
+            notes = ["padded vocabulary 512 -> 500: 12 rows dropped"]
         if like is not None:
             notes.append(f"copied from {like.root}: tokenizer.json, generation_config.json")
         return Conversion(side, target, out, (file,), (), (*notes, "14 tensors in 1 file"), ())

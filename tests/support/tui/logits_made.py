@@ -124,7 +124,8 @@ def diff(
     )
 
 
-CLEAN_WORDS = "Only arithmetic: no step is further apart than 3.0e-07."
+FIRST = "Weights or config differ: the first step that differs is"
+CLEAN_WORDS = "Only arithmetic: no step differs by more than 3.0e-07."
 SHARES = (
     CauseShare("shared rounding", 0.77, note="two correct runs in bf16 differ by this"),
     CauseShare("norm rounding", 0.082),
@@ -151,7 +152,7 @@ def faulty() -> LogitDiff:
             2, "mlp_out", 9e-4, FLOOR, reads=(layer(2, "mlp.down_proj.weight"),), rest=1e-7
         ),
     }
-    sentence = "Weights or config: layer 1, k is 1.8 apart. model.layers.1.self_attn.k_proj.weight"
+    sentence = f"{FIRST} k of layer 1, relative difference 1.8. {k.reads[0]}"
     return diff(
         taps(3, bad=bad), "weights-or-config", f"{sentence} differ.", k, same=False, size=18.4,
         notes=("the ids begin with BOS (1 '<s>') twice: where the text has it already",),
@@ -163,7 +164,7 @@ def config_only() -> LogitDiff:
     bad: Bad = {
         (number, name): Tap(number, name, 0.83) for number in range(3) for name in DENSE[4:6]
     }
-    words = "Weights or config: layer 0, q_rope is 0.83 apart. It reads no tensor."
+    words = f"{FIRST} q_rope of layer 0. It reads no tensor."
     return diff(taps(3, bad=bad), "weights-or-config", words, bad[0, "q_rope"], same=False, size=9)
 
 
@@ -174,14 +175,14 @@ def experts() -> LogitDiff:
 def deep() -> LogitDiff:
     """126 layers, one fault in layer 100."""
     bad: Bad = {(100, "mlp_out"): Tap(100, "mlp_out", 1.4, FLOOR)}
-    words = "Weights or config: layer 100, mlp_out is 1.4 apart."
+    words = f"{FIRST} mlp_out of layer 100."
     return diff(taps(126, bad=bad), "weights-or-config", words, bad[100, "mlp_out"], size=4)
 
 
 def infinite() -> LogitDiff:
     nan = float("nan")
     bad: Bad = {(2, "act"): Tap(2, "act", inf, hint="not finite on B")}
-    words = "Weights or config: layer 2, act is inf apart (not finite on B)."
+    words = f"{FIRST} act of layer 2 (not finite on B)."
     found = diff(taps(3, bad=bad), "weights-or-config", words, bad[2, "act"])
     broken = LogitMetrics(
         nan, (0, 0), nan, nan, nan, nan, nan, nan, 6, 6, 0.0, 0.0, 2.3, nan
