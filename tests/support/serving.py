@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
 
 class Served:
-    """A server at a free port; leaving the context ends it and all that it started."""
+    """A server at a free port, with settings of its own; leaving the context ends all of it."""
 
     def __init__(self, paths: Sequence[Path], *, env: Mapping[str, str] | None = None) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- closed with the server
+        self._config = tempfile.TemporaryDirectory()
         self.process = subprocess.Popen(
             [*PROGRAM, "serve", "--port", "0", *map(str, paths)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=env,
+            env={**(os.environ if env is None else env), "XDG_CONFIG_HOME": self._config.name},
             start_new_session=True,
         )
         assert self.process.stdout is not None
@@ -53,6 +54,7 @@ class Served:
         assert self.process.stdout is not None
         self.process.stdout.close()
         self._errors.close()
+        self._config.cleanup()
 
     async def tab(self) -> aiohttp.ClientWebSocketResponse:
         """Connect as the page does."""
