@@ -210,7 +210,7 @@ class CkptDiffApp(BaseApp):
     def action_command_palette(self) -> None:
         from ckptdiff.tui.screens.palette import Palette
 
-        if not Palette.is_open(self):
+        if not isinstance(self.screen, Palette):
             self.push_screen(Palette(id="--command-palette"))
 
     def action_interrupt(self) -> None:
