@@ -189,16 +189,16 @@ async def test_h_folds_the_layer_of_a_tensor_and_l_unfolds_it(app: CkptDiffApp) 
         head = rows(app).row
         assert isinstance(head, Layer)
         assert head.title == "model.layers.0"
-        assert len(tensors(app).session.rows) == 5
+        assert len(tensors(app).session.tensors.rows) == 5
         await pilot.press("l")
-        assert len(tensors(app).session.rows) == 9
+        assert len(tensors(app).session.tensors.rows) == 9
         assert rows(app).row is head
         await pilot.press("right")
         assert rows(app).row == Q0
         await pilot.press("space")
         assert rows(app).row is head
         await pilot.press("space", "left", "enter")
-        assert len(tensors(app).session.rows) == 9
+        assert len(tensors(app).session.tensors.rows) == 9
 
 
 async def test_n_goes_round_all_differences_and_unfolds_what_hides_them(app: CkptDiffApp) -> None:
@@ -240,10 +240,10 @@ async def test_d_hides_rows_that_are_the_same_or_close(app: CkptDiffApp) -> None
     async with app.run_test(size=NARROW) as pilot:
         await settle(app, pilot)
         await pilot.press("d")
-        shown = [row for row in tensors(app).session.rows if isinstance(row, str)]
+        shown = [row for row in tensors(app).session.tensors.rows if isinstance(row, str)]
         assert shown == [Q0, K1, DOWN2, "lm_head.weight"]
         await pilot.press("d")
-        assert len(tensors(app).session.rows) == 9
+        assert len(tensors(app).session.tensors.rows) == 9
 
 
 async def test_d_fills_in_while_differences_are_found(
@@ -257,7 +257,7 @@ async def test_d_fills_in_while_differences_are_found(
         assert "No difference among 1 compared so far" in lines(rows(app))[2]
         engine.gate.set()
         await settle(app, pilot)
-        assert Q0 in tensors(app).session.rows
+        assert Q0 in tensors(app).session.tensors.rows
 
 
 async def test_s_cycles_through_the_sorts_and_capital_s_reverses(app: CkptDiffApp) -> None:
@@ -266,28 +266,28 @@ async def test_s_cycles_through_the_sorts_and_capital_s_reverses(app: CkptDiffAp
         session = tensors(app).session
         await pilot.press("s")
         # What has no numbers is worse than any number.
-        assert session.rows[:4] == [K1, "lm_head.weight", DOWN2, Q0]
+        assert session.tensors.rows[:4] == [K1, "lm_head.weight", DOWN2, Q0]
         assert "largest max|d| first" in str(rows(app).border_subtitle)
         await pilot.press("S")
-        assert session.rows[-1] in (K1, "lm_head.weight")
+        assert session.tensors.rows[-1] in (K1, "lm_head.weight")
         await pilot.press("s")
-        assert session.rows[2] in (Q0, DOWN2)
+        assert session.tensors.rows[2] in (Q0, DOWN2)
         await pilot.press("s")
-        assert session.rows[0] == layer(0, "mlp.down_proj.weight")
+        assert session.tensors.rows[0] == layer(0, "mlp.down_proj.weight")
         await pilot.press("s")
-        assert isinstance(session.rows[1], Layer)
+        assert isinstance(session.tensors.rows[1], Layer)
 
 
 async def test_slash_filters_while_typing_and_enter_keeps_it(app: CkptDiffApp) -> None:
     async with app.run_test(size=NARROW) as pilot:
         await settle(app, pilot)
         await pilot.press("slash", *"mlp", "space", "1")
-        assert tensors(app).session.order == [layer(1, "mlp.down_proj.weight")]
+        assert tensors(app).session.tensors.order == [layer(1, "mlp.down_proj.weight")]
         await pilot.press("enter")
         assert rows(app).has_focus
         assert "/ mlp 1" in str(rows(app).border_title)
         await pilot.press("escape")
-        assert len(tensors(app).session.order) == 14
+        assert len(tensors(app).session.tensors.order) == 14
 
 
 async def test_escape_in_the_filter_shows_all_tensors_again(app: CkptDiffApp) -> None:
@@ -298,23 +298,23 @@ async def test_escape_in_the_filter_shows_all_tensors_again(app: CkptDiffApp) ->
         assert "No tensor matches 'zzz'. Esc clears the filter." in lines(rows(app))[2]
         await pilot.press("escape")
         assert rows(app).has_focus
-        assert len(tensors(app).session.order) == 14
+        assert len(tensors(app).session.tensors.order) == 14
 
 
 async def test_an_exclamation_mark_inverts_the_filter(app: CkptDiffApp) -> None:
     async with app.run_test(size=NARROW) as pilot:
         await settle(app, pilot)
         await pilot.press("slash", "exclamation_mark", *"layers", "enter")
-        assert tensors(app).session.order == ["model.embed_tokens.weight", "lm_head.weight"]
+        assert tensors(app).session.tensors.order == ["model.embed_tokens.weight", "lm_head.weight"]
 
 
 async def test_half_a_regular_expression_changes_nothing(app: CkptDiffApp) -> None:
     async with app.run_test(size=NARROW) as pilot:
         await settle(app, pilot)
         await pilot.press("slash", *"re", "colon", *"q_proj")
-        assert len(tensors(app).session.order) == 3
+        assert len(tensors(app).session.tensors.order) == 3
         await pilot.press("left_parenthesis")
-        assert len(tensors(app).session.order) == 3
+        assert len(tensors(app).session.tensors.order) == 3
 
 
 async def test_n_in_a_filtered_list_without_differences_is_the_next_match(
