@@ -335,14 +335,10 @@ class CkptDiffApp(BaseApp):
             self.notify("Too long for a terminal's clipboard.")
             return
         self.copy_to_clipboard(text)
-        sent = f"Sent {len(text)} characters to the"
+        place = "terminal clipboard. Nothing there? In tmux: set -s set-clipboard on."
         if self.is_web:  # whose page shows the text where it may not write the clipboard
-            self.notify(f"{sent} browser's clipboard.", markup=False)
-            return
-        self.notify(
-            f"{sent} terminal clipboard. Nothing there? In tmux: set -s set-clipboard on.",
-            markup=False,
-        )
+            place = "browser's clipboard."
+        self.notify(f"Sent {len(text)} characters to the {place}", markup=False)
 
     def copy_selection(self) -> bool:
         """Send what is selected with the mouse to the clipboard. Return False if nothing is."""
@@ -368,9 +364,3 @@ class CkptDiffApp(BaseApp):
 
     def change_settings(self, **changes: Any) -> None:
         self.settings_runner.change(**changes)
-
-    def remember(self, session: Session) -> None:
-        self.settings_runner.remember(session)
-
-    def show_settings_file(self) -> None:
-        self.notify(str(self.settings_runner.file), title="Settings", timeout=15, markup=False)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.conversion import ConversionDraft, ConversionPlan, ConversionRun
     from ckptdiff.tui.model.prompt_run import PromptHistory
     from ckptdiff.tui.model.session import Session
+    from ckptdiff.tui.runners.settings import SettingsRunner
     from ckptdiff.tui.workers.engine import Engine
 
 
@@ -24,6 +25,7 @@ class BaseApp(App[None]):
 
     engine: Engine
     prompts: PromptHistory
+    settings_runner: SettingsRunner
     ascii_only: bool
     clock: Callable[[], float]  # monotonic, in seconds
     now: Callable[[], float]  # Unix time, in seconds
@@ -97,10 +99,6 @@ class BaseApp(App[None]):
     def copy_selection(self) -> bool:
         """Send what is selected with the mouse to the clipboard. Return False if nothing is."""
 
-    @abstractmethod
-    def show_settings_file(self) -> None:
-        """Show the path of the settings file."""
-
     @property
     @abstractmethod
     def settings(self) -> Settings: ...
@@ -108,7 +106,3 @@ class BaseApp(App[None]):
     @abstractmethod
     def change_settings(self, **changes: Any) -> None:
         """Change settings and save them."""
-
-    @abstractmethod
-    def remember(self, session: Session) -> None:
-        """Save a pair and its verdict among the recent ones."""

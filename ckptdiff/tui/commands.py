@@ -56,7 +56,7 @@ class Commands(Provider):
         yield "open: other checkpoints", "", app.show_open_screen
         yield "theme: choose", "kept for the next time", app.action_change_theme
         yield "screenshot: save SVG", "into the folder you started in", self._save_picture
-        yield "settings: show file", "where they are kept", app.show_settings_file
+        yield "settings: show file", "where they are kept", app.settings_runner.show_file
         yield "quit: leave ckptdiff", key("app.quit", "Q"), app.action_quit
 
     def _show_guide(self, topic: str) -> None:

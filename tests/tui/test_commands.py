@@ -50,6 +50,7 @@ async def test_only_what_applies_now_is_offered(app: CkptDiffApp) -> None:
 async def test_each_command_does_what_its_key_does(app: CkptDiffApp) -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(app, pilot)
+        await pilot.press("g")
         now = await offered(app)
         now["view: next difference"].command()
         assert rows(app).row == layer(0, "self_attn.q_proj.weight")

@@ -116,7 +116,7 @@ def test_the_next_difference_is_the_next_stored_tensor(corpus: Path) -> None:
     session.show_view("files")
     files = session.files
     assert [files.is_unfolded(held) for held in files.files] == [True, False]
-    assert session.in_sight(files.rows) == ()
+    assert session.tensors.in_sight(files.rows) == ()
     differing = [row for held in files.files for row in held.tensors if files.differs(row)]
     assert sum("experts" in row.name for row in differing) == 2 * 4 * 2 * 2  # all of them
     seen = []
@@ -189,7 +189,7 @@ async def test_a_key_shows_the_files_and_the_cursor_stays_on_its_tensor(app: Ckp
         await settle(app, pilot)
         await pilot.press("n")
         name = rows(app).name_here
-        await pilot.press("vertical_line", "vertical_line")
+        await pilot.press("vertical_line")
         assert tensors(app).session.view == "files"
         shown = lines(rows(app))
         assert shown[0].split() == ["St", "Stored", "tensor", "Shape", "Fills", "max|d|"]
@@ -222,7 +222,7 @@ async def test_a_tensor_without_a_rule_says_so(
     app = make_app(A, B)
     async with app.run_test(size=NARROW) as pilot:
         await settle(app, pilot)
-        await pilot.press("vertical_line", "vertical_line", "slash", *"odd", "enter", "G")
+        await pilot.press("vertical_line", "slash", *"odd", "enter", "G")
         (line,) = [line for line in lines(rows(app)) if "odd.weight" in line]
         assert "no rule" in line
         await pilot.press("enter")
@@ -233,7 +233,7 @@ async def test_one_checkpoint_alone_has_files_too(make_app: Callable[..., CkptDi
     app = make_app(A)
     async with app.run_test(size=NARROW) as pilot:
         await settle(app, pilot)
-        await pilot.press("vertical_line", "vertical_line")
+        await pilot.press("vertical_line")
         shown = lines(rows(app))
         assert shown[0].split() == ["Stored", "tensor", "Shape", "Size", "Fills"]
         assert "model.safetensors" in shown[1]

@@ -115,7 +115,7 @@ async def test_the_detail_opens_the_finding_of_its_tensor(
         await pilot.press("escape", "f", "enter")
         await pilot.pause()
         assert app.screen is tensors(app)  # type: ignore[comparison-overlap]
-        assert tensors(app).session.order == [K]
+        assert tensors(app).session.tensors.order == [K]
 
 
 async def test_a_tensor_without_a_finding_says_so(app: CkptDiffApp, engine: FakeEngine) -> None:

@@ -86,7 +86,7 @@ def marked(app: CkptDiffApp) -> dict[str, str]:
     """Return glyph and mark of the rows of the list, by the last word of each name."""
     shown = [
         "".join(part.text for part in rows(app).render_line(y + 1))
-        for y in range(len(tensors(app).session.rows))
+        for y in range(len(tensors(app).session.tensors.rows))
     ]
     return {line[4:].split()[0]: line[1:3] for line in shown}
 
@@ -129,7 +129,7 @@ async def test_the_demo_has_one_finding_that_can_be_shown_copied_and_filtered_to
         assert "--undo 'QKV-SWAP:{" in app.clipboard
         await pilot.press("enter")
         await pilot.pause()
-        assert tensors(app).session.order == [
+        assert tensors(app).session.tensors.order == [
             f"model.layers.2.self_attn.{name}_proj.weight" for name in "kv"
         ]
         assert "finding 1, QKV-SWAP" in str(rows(app).border_title)
@@ -139,7 +139,7 @@ async def test_the_demo_has_one_finding_that_can_be_shown_copied_and_filtered_to
             "self_attn.v_proj.weight": "!1",
         }
         await pilot.press("escape")
-        assert len(tensors(app).session.order) == 39
+        assert len(tensors(app).session.tensors.order) == 39
 
 
 async def test_the_fix_is_a_conversion_whose_result_is_the_same(
@@ -299,7 +299,7 @@ async def test_faults_come_first_and_mark_their_rows(app: CkptDiffApp, engine: F
         assert app.clipboard.startswith("✗  CONFIG: RoPE base")
         await pilot.press("k", "k", "enter")
         await pilot.pause()
-        assert tensors(app).session.order == [Q]
+        assert tensors(app).session.tensors.order == [Q]
 
 
 async def test_comparing_again_forgets_the_findings(app: CkptDiffApp, engine: FakeEngine) -> None:
@@ -314,7 +314,7 @@ async def test_comparing_again_forgets_the_findings(app: CkptDiffApp, engine: Fa
         session = tensors(app).session
         assert session.finding is None
         assert session.diagnosis.marks == {}
-        assert len(session.order) == len(session.names)
+        assert len(session.tensors.order) == len(session.names)
 
 
 async def test_the_detail_of_a_tensor_names_its_finding(

@@ -75,16 +75,16 @@ async def test_letters_make_a_flat_list_with_the_best_match_under_the_cursor(
         await pilot.press("slash", *"l1dp")
         await settle(app, pilot)
         session = tensors(app).session
-        assert session.by_letters
-        assert session.rows[0] == "model.layers.1.mlp.down_proj.weight"
-        assert rows(app).row == session.rows[0]
-        assert all(isinstance(row, str) for row in session.rows)
+        assert session.tensors.by_letters
+        assert session.tensors.rows[0] == "model.layers.1.mlp.down_proj.weight"
+        assert rows(app).row == session.tensors.rows[0]
+        assert all(isinstance(row, str) for row in session.tensors.rows)
         assert "letters in order" in str(rows(app).border_title)
         assert "best match first" in str(rows(app).border_subtitle)
         await pilot.press("escape")
         await settle(app, pilot)
-        assert not session.by_letters
-        assert len(session.order) == len(session.names)
+        assert not session.tensors.by_letters
+        assert len(session.tensors.order) == len(session.names)
 
 
 async def test_words_that_occur_are_no_letters_and_a_bang_never_is(app: CkptDiffApp) -> None:
@@ -93,12 +93,12 @@ async def test_words_that_occur_are_no_letters_and_a_bang_never_is(app: CkptDiff
         session = tensors(app).session
         tensors(app).set_filter("q_proj")
         await settle(app, pilot)
-        assert not session.by_letters
-        assert not session.flat
+        assert not session.tensors.by_letters
+        assert not session.tensors.flat
         tensors(app).set_filter("!qproj")
         await settle(app, pilot)
-        assert not session.by_letters
-        assert len(session.order) == len(session.names)
+        assert not session.tensors.by_letters
+        assert len(session.tensors.order) == len(session.names)
         tensors(app).set_filter("zzz")
         await settle(app, pilot)
         assert "No tensor matches 'zzz'. Esc clears the filter." in lines(rows(app))[2]

@@ -137,7 +137,7 @@ async def test_a_comparison_is_remembered_with_sort_and_differences_only(
     async with again.run_test(size=SIZE) as pilot:
         await settle(again, pilot)
         assert tensors(again).session.sort == "cos"
-        assert len(tensors(again).session.rows) == 4
+        assert len(tensors(again).session.tensors.rows) == 4
 
 
 async def test_settings_that_cannot_be_read_are_said_and_not_fatal(

@@ -22,11 +22,11 @@ pytestmark = pytest.mark.mostly_slow(one_in=4)
 def panes(*sides: Assembled, width: int = 150, ascii_only: bool = False) -> list[list[str]]:
     """Return what stands left, between and right, row by row."""
     session = session_of(*sides, ascii_only=ascii_only, compare=False)
-    session.fold_all(unfolded=True)
+    session.tensors.fold_all(unfolded=True)
     drawn = PairRows(session)
     layout = drawn.columns(width)
     found = []
-    for at in range(len(session.rows)):
+    for at in range(len(session.tensors.rows)):
         line = "".join(text for text, _ in drawn.row(at, layout))
         assert len(line) == width
         a = layout.a.width
@@ -112,14 +112,14 @@ async def test_tab_changes_the_side_and_the_bar_changes_the_view(app: CkptDiffAp
     async with app.run_test(size=(120, 40)) as pilot:
         await settle(app, pilot)
         shown = rows(app)
-        assert shown.has_panes
+        assert shown.cells.has_panes
         assert lines(shown)[0].split()[0] == "A"
         slot = tensors(app).query_one(DetailSlot)
         assert slot.region.y > shown.region.y
         sides = []
         for key in ("tab", "tab", "shift+tab"):
             await pilot.press(key)
-            sides.append(shown.pane)
+            sides.append(shown.cells.pane)
         assert sides == ["b", "a", "b"]
         assert shown.has_focus
         await pilot.press("vertical_line")
@@ -132,8 +132,8 @@ async def test_tab_changes_the_side_and_the_bar_changes_the_view(app: CkptDiffAp
 async def test_a_narrow_terminal_has_one_pane(app: CkptDiffApp) -> None:
     async with app.run_test(size=(100, 30)) as pilot:
         await settle(app, pilot)
-        assert not rows(app).has_panes
+        assert not rows(app).cells.has_panes
         await pilot.resize_terminal(110, 24)
         await settle(app, pilot)
-        assert rows(app).has_panes
+        assert rows(app).cells.has_panes
         assert not tensors(app).query_one(DetailSlot).display

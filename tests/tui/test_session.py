@@ -83,19 +83,19 @@ def test_a_bad_filter_leaves_the_old_one() -> None:
     with pytest.raises(BadArgument):
         session.set_filter("re:(")
     assert session.filter == "norm"
-    assert len(session.order) == 3
+    assert len(session.tensors.order) == 3
 
 
 def test_folds_of_a_filtered_list_do_not_touch_those_of_the_whole() -> None:
     session = opened()
-    before = list(session.rows)
+    before = list(session.tensors.rows)
     session.set_filter("norm")
-    head = session.rows[0]
+    head = session.tensors.rows[0]
     assert isinstance(head, Layer)
-    session.fold(head, unfolded=False)
-    assert len(session.rows) == 5
+    session.tensors.fold(head, unfolded=False)
+    assert len(session.tensors.rows) == 5
     session.set_filter("")
-    assert session.rows == before
+    assert session.tensors.rows == before
 
 
 def test_the_command_line_quotes_paths_and_names_the_tolerance() -> None:
@@ -158,18 +158,18 @@ def test_once_settled_what_differs_is_unfolded_and_the_rest_shares_headings() ->
     session = opened(*names)
     for name in names:
         session.add(result(name, "differ" if name == names[5] else "same"))
-    session.settle(room=10)
-    titles = [row if isinstance(row, str) else row.name for row in session.rows]
+    session.tensors.settle(room=10)
+    titles = [row if isinstance(row, str) else row.name for row in session.tensors.rows]
     assert titles == ["model.layers.0-1", "model.layers.2", *names[4:6], "model.layers.3-5"]
-    run = session.rows[0]
+    run = session.tensors.rows[0]
     assert isinstance(run, Layer)
     assert +run.counts == {"same": 4}
-    session.fold(run, unfolded=True)
-    assert [row.name for row in session.rows[:2] if isinstance(row, Layer)] == [
+    session.tensors.fold(run, unfolded=True)
+    assert [row.name for row in session.tensors.rows[:2] if isinstance(row, Layer)] == [
         "model.layers.0",
         "model.layers.1",
     ]
-    assert session.reveal("model.layers.4.a.weight") is not None
+    assert session.tensors.reveal("model.layers.4.a.weight") is not None
 
 
 def test_a_settled_list_is_unfolded_whole_where_there_is_room() -> None:
@@ -177,5 +177,5 @@ def test_a_settled_list_is_unfolded_whole_where_there_is_room() -> None:
     session = opened(*names)
     for name in names:
         session.add(result(name, "same"))
-    session.settle(room=10)
-    assert [row for row in session.rows if isinstance(row, str)] == names
+    session.tensors.settle(room=10)
+    assert [row for row in session.tensors.rows if isinstance(row, str)] == names

@@ -9,6 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.tui.model.comparison import DIFFERENCES, URGENCY
+from ckptdiff.tui.model.folds import Folds
 from ckptdiff.tui.model.name_search import name_matcher
 from ckptdiff.tui.model.order import around, badness
 from ckptdiff.tui.model.stored import HeldFile, StoredRow, stored_files
@@ -49,9 +50,7 @@ class FileList:
         self._files: list[HeldFile] | None = None  # read on the first look
         self._of: Assembled | None = None  # whose they are
         self._holders: dict[str, StoredRow] = {}  # the first that fills a canonical tensor
-        self._folds: dict[HeldFile, bool] = {}  # True is unfolded
-        self._narrow_folds: dict[HeldFile, bool] = {}  # the same, while the list is narrowed
-        self._narrowed_by: tuple[object, ...] = ()
+        self._folds = Folds[HeldFile](asked)
         self._first: HeldFile | None = None  # the first under which a difference lies
         self._tallies: dict[HeldFile, _Tally] = {}
 
@@ -68,7 +67,6 @@ class FileList:
         if self._files is None or self._of is not side:
             self._files, self._of = stored_files(side), side
             self._folds.clear()
-            self._narrow_folds.clear()
             self._tallies.clear()
             self._first = None
             self._holders = {}
@@ -127,10 +125,6 @@ class FileList:
     def arrange(self) -> None:
         """Rebuild `rows`, after a change of filter, sort or folds, or new results."""
         session, asked = self.session, self.asked
-        narrowed_by = (asked.filter, asked.inverted, asked.differences_only, asked.finding)
-        if narrowed_by != self._narrowed_by:
-            self._narrow_folds.clear()
-            self._narrowed_by = narrowed_by
         passes = self._filter()
         kept = [(held, [row for row in held.tensors if passes(row)]) for held in self.files]
         if asked.narrowed:
@@ -175,14 +169,14 @@ class FileList:
             ]
             return sorted(kept, key=lambda each: -each[0].nbytes, reverse=asked.reverse)
 
-        def key(row: StoredRow) -> tuple[bool, float]:
+        def badness_of(row: StoredRow) -> tuple[bool, float]:
             known = [session.results[name] for name in row.fills if name in session.results]
             worst = min((badness(result, sort) for result in known), default=inf)
             return not known, -worst if asked.reverse else worst
 
-        in_files = [(held, sorted(rows, key=key)) for held, rows in kept]
+        in_files = [(held, sorted(rows, key=badness_of)) for held, rows in kept]
         last = (True, inf)
-        return sorted(in_files, key=lambda each: key(each[1][0]) if each[1] else last)
+        return sorted(in_files, key=lambda each: badness_of(each[1][0]) if each[1] else last)
 
     # ── folds ────────────────────────────────────────────────────────────────────────────────
 
@@ -197,19 +191,16 @@ class FileList:
 
         By default that is a single file, the first with a difference, and in a narrowed list all.
         """
-        if self.asked.narrowed:
-            return self._narrow_folds.get(heading, True)
-        alone = len(self.files) == 1
-        return self._folds.get(heading, alone or heading is self._first)
+        default = len(self.files) == 1 or heading is self._first
+        return self._folds.is_unfolded(heading, default=default)
 
     def fold(self, heading: HeldFile, *, unfolded: bool) -> None:
         """Show or hide the tensors of a file."""
-        (self._narrow_folds if self.asked.narrowed else self._folds)[heading] = unfolded
+        self._folds.put([heading], unfolded=unfolded)
         self.arrange()
 
     def fold_all(self, *, unfolded: bool) -> None:
-        folds = self._narrow_folds if self.asked.narrowed else self._folds
-        folds.update((held, unfolded) for held in self.files)
+        self._folds.put(self.files, unfolded=unfolded)
         self.arrange()
 
     # ── ways about ───────────────────────────────────────────────────────────────────────────

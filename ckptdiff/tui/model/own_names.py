@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from ckptdiff.assembly.recipe import Assembled, Assembly, Piece
     from ckptdiff.checkpoint import Rank
-    from ckptdiff.tui.model.session import Row, Session
+    from ckptdiff.tui.model.listing import Row
+    from ckptdiff.tui.model.session import Session
 
 Pane = Literal["a", "b"]
 

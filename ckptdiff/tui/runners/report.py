@@ -25,9 +25,10 @@ class ReportRunner(Runner):
         super().__init__()
         self.session = session
 
-    def write(self, path: Path) -> None:
-        """Write the report of the comparison; nothing if it is not complete."""
-        self.worker = self._write(path)
+    def write(self, path: Path | None) -> None:
+        """Write the report of the comparison; nothing without a path or if it is not complete."""
+        if path is not None:
+            self.worker = self._write(path)
 
     @work(thread=True, exit_on_error=False, group="report")
     def _write(self, path: Path) -> None:

@@ -40,6 +40,10 @@ class SettingsRunner(Runner):
         self.settings = self.settings.with_pair(pair)
         self.worker = self._save()
 
+    def show_file(self) -> None:
+        """Show the path of the settings file."""
+        self.notify(str(self.file), title="Settings", timeout=15, markup=False)
+
     @work(thread=True, exit_on_error=False, group="settings")
     def _save(self) -> None:
         try:

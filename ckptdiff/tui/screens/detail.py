@@ -234,7 +234,7 @@ class DetailScreen(BaseScreen[None]):
 
     def _title(self, width: int) -> list[Line]:
         session, name = self.session, self.tensor
-        position, count = session.position(name), len(session.order)
+        position, count = session.tensors.position(name), len(session.tensors.order)
         ending = f"{position}/{count}" if position else ""
         status = session.status(name)
         if not session.browsing:
@@ -305,7 +305,7 @@ class DetailScreen(BaseScreen[None]):
         finding_keys.mend(self.app, self.session, self.covering)
 
     def action_difference(self, step: Literal[1, -1]) -> None:
-        name = self.session.next_difference(self.tensor, step)
+        name = self.session.tensors.next_difference(self.tensor, step)
         if name is None or name == self.tensor:
             self.notify(no_further(self.session))
         else:

@@ -25,6 +25,7 @@ from ckptdiff.tui.text.logits import (
     prompt_lines,
     share_lines,
     text_to_copy,
+    why_not_prompt,
 )
 from ckptdiff.tui.text.taps import EQUAL, tap_mark
 from ckptdiff.tui.widgets.choice import Choice
@@ -192,10 +193,6 @@ class LogitsScreen(BaseScreen[None]):
 
     # ── drawing ──────────────────────────────────────────────────────────────────────────────
 
-    @property
-    def _is_roomy(self) -> bool:
-        return self.size.height >= ROOMY
-
     def on_resize(self) -> None:
         self.prompt_changed()
 
@@ -214,7 +211,9 @@ class LogitsScreen(BaseScreen[None]):
             self._show_taps()
             next_tokens = self.query_one(NextTokens)
             shows_shares = self._shows_shares and diff is not None
-            next_tokens.display = diff is not None and (self._is_roomy or not shows_shares)
+            next_tokens.display = diff is not None and (
+                self.size.height >= ROOMY or not shows_shares
+            )
             if diff is not None:
                 next_tokens.show(diff.top, diff.ids, diff.texts)
             self.query_one(Shares).display = shows_shares
@@ -246,7 +245,7 @@ class LogitsScreen(BaseScreen[None]):
         run = self.prompt_run
         if run is None or run.prompt is None:
             return []
-        height = 3 if self._is_roomy else 1
+        height = 3 if self.size.height >= ROOMY else 1
         return prompt_lines(run.prompt, width, height, ascii_only=self.session.ascii_only)
 
     def _outcome(self, width: int) -> list[Line]:
@@ -257,7 +256,7 @@ class LogitsScreen(BaseScreen[None]):
             self.prompt_run,
             width,
             findings=() if first is None else self._findings_of(first),
-            roomy=self._is_roomy,
+            roomy=self.size.height >= ROOMY,
             ascii_only=self.session.ascii_only,
         )
 
@@ -320,25 +319,8 @@ class LogitsScreen(BaseScreen[None]):
         return super().check_action(action, parameters)
 
     def why_not(self, action: str) -> str | None:
-        run, diff = self.prompt_run, self.diff
-        if action == "ask" and self.session.b is None:
-            return "Both checkpoints have to be open first."
-        if action == "stop" and (run is None or not run.is_busy):
-            return "Stop: nothing is running."
-        if action in ("positions", "copy_table") and diff is None:
-            return "There is no result yet."
-        if action == "attribution":
-            if run is None:
-                return "Causes: type a prompt first."
-            if run.is_busy:
-                return f"Causes: wait for the end, or stop with {key('logits.stop', 'x')}."
-            if diff is not None and diff.verdict != "arithmetic":
-                return "Causes: they are known only where arithmetic alone makes the difference."
-        if action == "copy_command" and run is None:
-            return "There is no prompt yet."
-        if action in ("finding", "mend") and diff is None:
-            return "Finding: no step is compared yet."
-        return finding_keys.why_no_finding(
+        reason = why_not_prompt(self.session, self.prompt_run, action)
+        return reason or finding_keys.why_no_finding(
             self.app, self.session, self.covering, action, what="this step"
         )
 

@@ -207,7 +207,7 @@ class TensorsScreen(BaseScreen[None]):
         if what == "compared" and self.session.phase == "done":
             if self.session.diagnosis_state == "looking":
                 self.diagnosis.diagnose()
-            self.app.remember(self.session)
+            self.app.settings_runner.remember(self.session)
 
     def state_changed(self) -> None:
         """Show the state of the session below the list and in the key line."""
@@ -228,7 +228,7 @@ class TensorsScreen(BaseScreen[None]):
     def _show_pane(self) -> None:
         row = self.rows.row
         number = self.session.diagnosis.at(row, self.session.began_at)
-        self.slot.show(self.rows.name_here or row, number, two_panes=self.rows.has_panes)
+        self.slot.show(self.rows.name_here or row, number, two_panes=self.rows.cells.has_panes)
 
     def _show_title(self) -> None:
         self.query_one("#title", Static).update(Content(sides.title(self.session, self.size.width)))
@@ -316,12 +316,11 @@ class TensorsScreen(BaseScreen[None]):
         self.read_headers()
 
     def action_copy_name(self) -> None:
-        if (name := self.rows.copied_name) is not None:
-            self.app.copy(name)
+        if self.rows.row is not None:
+            self.app.copy(self.rows.cells.stored_name(self.rows.row))
 
     def action_view(self) -> None:
-        self.rows.show_view(self.session.next_view)
-        self._show_pane()
+        self.rows.show_view(self.rows.cells.next_view)
         self.state_changed()
 
     def action_copy_command(self) -> None:
@@ -364,11 +363,7 @@ class TensorsScreen(BaseScreen[None]):
     def action_write_report(self) -> None:
         from ckptdiff.tui.screens.report import ReportScreen
 
-        def write(path: Path | None) -> None:
-            if path is not None:
-                self.report.write(path)
-
-        self.app.push_screen(ReportScreen("ckptdiff-report.json"), write)
+        self.app.push_screen(ReportScreen("ckptdiff-report.json"), self.report.write)
 
     def action_escape(self) -> None:
         if self.session.filter and self.maximized is None:

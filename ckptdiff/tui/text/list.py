@@ -37,7 +37,7 @@ def list_title(session: Session) -> str:
     parts = [_files_title(session) if in_files else "Tensors"]
     if session.filter:
         parts.append(f"/ {_pattern(session)}")
-        if session.by_letters:
+        if session.tensors.by_letters:
             parts.append("letters in order")
     if session.differences_only:
         parts.append("differences only")
@@ -45,7 +45,7 @@ def list_title(session: Session) -> str:
         kind = session.diagnosis.findings[session.finding - 1].kind
         parts.append(f"finding {session.finding}, {kind}")
     if session.narrowed:
-        shown, of = len(session.order), len(session.names)
+        shown, of = len(session.tensors.order), len(session.names)
         if in_files:
             shown, of = len(session.files.shown), in_all(session.files.files)
         parts.append(f"{shown:,} of {of:,}")
@@ -68,7 +68,7 @@ def list_subtitle(session: Session, cursor: int) -> str:
     if not rows:
         return ""
     order = (REVERSED if session.reverse else SORTS)[session.sort]
-    if session.by_letters and session.sort == "model":
+    if session.tensors.by_letters and session.sort == "model":
         order = f"{'worst' if session.reverse else 'best'} match first"
     return f"row {cursor + 1:,} of {len(rows):,}   sort: {order}"
 
@@ -101,14 +101,14 @@ def empty_words(session: Session) -> str:
     """Return why the list has no rows, and which key brings some."""
     if session.a is None:
         return state_words(session) if session.phase != "failed" else ""
-    if session.is_unranked:
+    if session.tensors.is_unranked:
         return f"Looking for the letters of '{_pattern(session)}' in order."
     if session.view == "files":
         if session.files.side is None:
             return "B is not open yet."
         nothing = not session.files.shown
     else:
-        nothing = not session.order
+        nothing = not session.tensors.order
     if session.filter and nothing:
         among = " among the differences" if session.differences_only else ""
         if session.finding is not None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ckptdiff.logits.prompt import Prompt
     from ckptdiff.results import Candidate, CauseShare, Finding, LogitDiff, LogitMetrics, Next
     from ckptdiff.tui.model.prompt_run import PromptRun
+    from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
 
 GLYPHS = {"arithmetic": "=", "undecided": "?", "small": "~", "weights-or-config": "!"}
@@ -264,3 +265,26 @@ def text_to_copy(diff: LogitDiff) -> str:
 
 def count_words(prompt: Prompt | None) -> str:
     return "" if prompt is None else plural(len(prompt.ids), "token")
+
+
+def why_not_prompt(session: Session, run: PromptRun | None, action: str) -> str | None:
+    """Return why an action on the run of a prompt is disabled now; None if it is enabled."""
+    diff = None if run is None else run.diff
+    if action == "ask" and session.b is None:
+        return "Both checkpoints have to be open first."
+    if action == "stop" and (run is None or not run.is_busy):
+        return "Stop: nothing is running."
+    if action in ("positions", "copy_table") and diff is None:
+        return "There is no result yet."
+    if action == "attribution":
+        if run is None:
+            return "Causes: type a prompt first."
+        if run.is_busy:
+            return f"Causes: wait for the end, or stop with {key('logits.stop', 'x')}."
+        if diff is not None and diff.verdict != "arithmetic":
+            return "Causes: they are known only where arithmetic alone makes the difference."
+    if action == "copy_command" and run is None:
+        return "There is no prompt yet."
+    if action in ("finding", "mend") and diff is None:
+        return "Finding: no step is compared yet."
+    return None

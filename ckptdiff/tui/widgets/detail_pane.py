@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
     from ckptdiff.results import Numbers
     from ckptdiff.tui.model.diagnosis import Diagnosis
-    from ckptdiff.tui.model.session import Row, Session
+    from ckptdiff.tui.model.listing import Row
+    from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
     from ckptdiff.tui.text.storage import StoredSide
 

@@ -9,7 +9,8 @@ from textual.containers import Container
 from ckptdiff.tui.keymap import key
 
 if TYPE_CHECKING:
-    from ckptdiff.tui.model.session import Row, Session
+    from ckptdiff.tui.model.listing import Row
+    from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.widgets.detail_pane import DetailPane
 
 WIDE = 100  # columns of the terminal from which the pane is shown

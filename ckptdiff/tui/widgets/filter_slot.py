@@ -53,7 +53,7 @@ class FilterSlot(Container):
 
     def rank(self) -> None:
         """Look for the letters of the filter in order, if nothing else matches it."""
-        if self.session.is_unranked:
+        if self.session.tensors.is_unranked:
             self._rank(self.session.filter, self.session.names)
 
     @work(thread=True, exclusive=True, exit_on_error=False, group="ranking")
@@ -67,7 +67,7 @@ class FilterSlot(Container):
             self.app.call_from_thread(self._ranked, pattern, names, found)
 
     def _ranked(self, pattern: str, names: Sequence[str], found: list[str]) -> None:
-        self.session.set_ranking(pattern, names, found)
+        self.session.tensors.set_ranking(pattern, names, found)
         self.post_message(self.Changed(best_first=True))
 
     async def open(self) -> None:

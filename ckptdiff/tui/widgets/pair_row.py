@@ -77,7 +77,7 @@ class PairRows:
 
     def row(self, at: int, layout: PairColumns) -> Cells:
         """Return one row of the list."""
-        row = self.session.rows[at]
+        row = self.session.tensors.rows[at]
         if isinstance(row, Layer):
             return self._heading(row, layout)
         if isinstance(row, Unmapped):
@@ -96,7 +96,7 @@ class PairRows:
 
     def _pane(self, pane: Pane, at: int, name: str, layout: PaneColumns, word: str) -> Cells:
         own, session = self.pair.side(pane), self.session
-        layer = None if session.flat else session.layer_of(name)
+        layer = None if session.tensors.flat else session.layer_of(name)
         if own is None:
             if not session.browsing:
                 return [(" " * layout.width, "")]
@@ -124,7 +124,7 @@ class PairRows:
 
     def _bracket(self, own: OwnNames, tensor: OwnTensor, at: int) -> tuple[str, bool]:
         """Return the piece of the bracket that a row has, and whether the row is its first."""
-        rows = self.session.rows
+        rows = self.session.tensors.rows
 
         def joined(other: int) -> bool:
             row = rows[other] if 0 <= other < len(rows) else None
@@ -228,7 +228,7 @@ class PairRows:
         title, ranks = ("", ()) if own is None else own.heading(layer)
         if own is None and session.browsing:
             title = layer.title
-        fold = " - " if session.is_unfolded(layer) else " + "
+        fold = " - " if session.tensors.is_unfolded(layer) else " + "
         gutter = fold if title else "   ", "layer"
         return self._cells(gutter, [(printable(title), "layer")], (words, ranks), layout, "")
 
@@ -287,7 +287,7 @@ class PairRows:
 
     def _begins_above(self, own: OwnNames, tensor: OwnTensor, at: int) -> bool:
         """Return whether the first row of a bracket is out of sight."""
-        rows = self.session.rows
+        rows = self.session.tensors.rows
         while at >= self._top:
             row = rows[at - 1] if at else None
             if not isinstance(row, str) or not tensor.shares_with(own.tensor(row)):

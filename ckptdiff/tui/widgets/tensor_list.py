@@ -5,25 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rich.segment import Segment
-from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
-from textual.strip import Strip
 
-from ckptdiff.tui.model.stored import HeldFile, StoredRow
-from ckptdiff.tui.text.list import empty_words, list_subtitle, list_title, sort_at, with_sort_mark
+from ckptdiff.tui.model.comparison import URGENCY
+from ckptdiff.tui.text.list import empty_words, list_subtitle, list_title, sort_at
+from ckptdiff.tui.widgets.cell_styles import CellStyles
 from ckptdiff.tui.widgets.cursor_list import CursorList
-from ckptdiff.tui.widgets.file_row import file_cells, file_columns, file_header
+from ckptdiff.tui.widgets.list_cells import ListCells
 from ckptdiff.tui.widgets.pair_columns import TWO_PANES
-from ckptdiff.tui.widgets.pair_row import PairRows
-from ckptdiff.tui.widgets.tensor_row import columns, header_cells, row_cells
 
 if TYPE_CHECKING:
-    from ckptdiff.tui.model.session import Row, Session, View
-    from ckptdiff.tui.widgets.file_row import FileColumns
-    from ckptdiff.tui.widgets.tensor_row import Cells, Columns
+    from textual.strip import Strip
+
+    from ckptdiff.tui.model.listing import Row
+    from ckptdiff.tui.model.session import Session, View
+
+STYLED = ("header", "active", "cursor", "line", "bracket", "dim", "layer", "words", *URGENCY)
 
 
 class TensorList(CursorList["Row"]):
@@ -31,28 +30,7 @@ class TensorList(CursorList["Row"]):
 
     HEADER = 1  # the names of the columns
     WORDS_AT = 2
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "tensor-list--header",
-        "tensor-list--active",
-        "tensor-list--cursor",
-        "tensor-list--line",
-        "tensor-list--bracket",
-        "tensor-list--dim",
-        "tensor-list--layer",
-        "tensor-list--words",
-        "tensor-list--same",
-        "tensor-list--close",
-        "tensor-list--matched",
-        "tensor-list--packed",
-        "tensor-list--differ",
-        "tensor-list--shape",
-        "tensor-list--only_a",
-        "tensor-list--only_b",
-        "tensor-list--to_do",
-        "tensor-list--comparing",
-        "tensor-list--undone",
-        "tensor-list--error",
-    }
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"tensor-list--{word}" for word in STYLED}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "Open", id="list.open", tooltip="show a tensor; fold a layer"),
         *CursorList.BINDINGS,  # repeated here, so that the help lists them after enter
@@ -83,11 +61,10 @@ class TensorList(CursorList["Row"]):
     def __init__(self, session: Session, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self.session = session
-        self._styles_by_word: dict[str, Style] = {}
+        self.cells = ListCells(session, lambda: self.app.size.width >= TWO_PANES)
+        self._styles = CellStyles(self, "tensor-list")
         self._last_row: Row | None = None
         self._borders = ("", "")
-        self.pane: Literal["a", "b"] = "a"  # the active one of two
-        self._pair = PairRows(session)
 
     # ── rows and borders ─────────────────────────────────────────────────────────────────────
 
@@ -100,27 +77,9 @@ class TensorList(CursorList["Row"]):
         """The canonical name that the row under the cursor stands for, if any."""
         return self.session.listing.name_of(self.row)
 
-    @property
-    def has_panes(self) -> bool:
-        """Whether both sides are side by side: that is asked for, and there is room."""
-        wide = self.app.size.width >= TWO_PANES
-        return wide and self.session.view == "both" and self._pair.pair.has_two
-
-    @property
-    def copied_name(self) -> str | None:
-        """The name that is copied: in two panes as the active side stores it."""
-        row = self.row
-        if row is None:
-            return None
-        stored = self._pair.pair.stored_name(self.pane, row) if self.has_panes else None
-        return stored or (row if isinstance(row, str) else row.name)
-
     def action_pane(self, step: Literal[1, -1]) -> None:
         """Go to the other pane; past the last, to what else can have the focus."""
-        if self.has_panes and self.pane == ("a" if step > 0 else "b"):
-            self.pane = "b" if step > 0 else "a"
-        else:
-            self.pane = "a" if step > 0 else "b"
+        if not self.cells.change_pane(step):
             (self.screen.focus_next if step > 0 else self.screen.focus_previous)()
         self.redraw()
 
@@ -146,10 +105,10 @@ class TensorList(CursorList["Row"]):
         session = self.session
         if self.cursor or self.scroll_offset.y:
             return
-        if session.is_untouched:
-            session.settle(self.page)
+        if session.tensors.is_untouched:
+            session.tensors.settle(self.page)
             self.show_rows()
-            first = session.next_difference(None)
+            first = session.tensors.next_difference(None)
             if first is not None and session.is_difference(first):
                 self.go_to(first)
         session.began_at = self.row
@@ -252,68 +211,22 @@ class TensorList(CursorList["Row"]):
     # ── drawing ──────────────────────────────────────────────────────────────────────────────
 
     def notify_style_update(self) -> None:
-        self._styles_by_word.clear()
+        self._styles.clear()
         super().notify_style_update()
 
-    def _style(self, word: str) -> Style:
-        style = self._styles_by_word.get(word)
-        if style is None:
-            style = (
-                self.get_component_rich_style(f"tensor-list--{word}") if word else self.rich_style
-            )
-            self._styles_by_word[word] = style
-        return style
-
-    def _header(self, width: int) -> Cells:
-        if self.has_panes:
-            return self._pair.header(self._pair.columns(width), self.pane)
-        if self.session.view == "files":
-            return file_header(self._file_columns(width))
-        return header_cells(self._columns(width))
-
     def header_strip(self, width: int) -> Strip:
-        header = self._header(width)
-        if not self.has_panes:
-            text = "".join(text for text, _ in header)
-            header = [(with_sort_mark(text, self.session), "header")]
-        return self._strip(header, width, Style.null())
+        return self._styles.strip(self.cells.header(width), width)
 
     async def header_clicked(self, x: int) -> None:
-        header = self._header(self.scrollable_content_region.width)
+        header = self.cells.header(self.scrollable_content_region.width)
         sort = sort_at("".join(text for text, _ in header), x)
         if sort is not None:
             await self.app.run_action(f"sort_by('{sort}')", self.screen)
 
     def words_strip(self, words: str, width: int) -> Strip:
-        if not words and self.rows and self.has_panes:
-            return self._strip(self._pair.blank(self._pair.columns(width)), width, Style.null())
-        return self._strip([(f"  {words}" if words else "", "words")], width, Style.null())
+        return self._styles.strip(self.cells.words(words, width), width)
 
     def row_strip(self, row: int, width: int) -> Strip:
-        item = self.rows[row]
-        if self.has_panes:
-            self._pair.at_cursor(self.cursor, self.scroll_offset.y)
-            cells = self._pair.row(row, self._pair.columns(width))
-        elif isinstance(item, (HeldFile, StoredRow)):
-            cells = file_cells(self.session, item, self._file_columns(width))
-        else:
-            cells = row_cells(self.session, item, self._columns(width))
-        if row != self.cursor:
-            return self._strip(cells, width, Style.null())
-        cursor = self._style("cursor")
-        if cursor.reverse:  # in 16 colours, a word's own colour may be unreadable on it
-            text = "".join(text for text, _ in cells)
-            return self._strip([(text, "")], width, Style(bold=True, reverse=True))
-        return self._strip(cells, width, Style(bgcolor=cursor.bgcolor, bold=True))
-
-    def _columns(self, width: int) -> Columns:
-        session = self.session
-        return columns(width, shape=session.inventory.shape_width, browsing=session.browsing)
-
-    def _file_columns(self, width: int) -> FileColumns:
-        session = self.session
-        return file_columns(width, shape=session.inventory.shape_width, browsing=session.browsing)
-
-    def _strip(self, cells: Cells, width: int, over: Style) -> Strip:
-        segments = [Segment(text, self._style(word) + over) for text, word in cells]
-        return Strip(segments).adjust_cell_length(width, self._style("") + over)
+        cells = self.cells.row(row, width, cursor=self.cursor, top=self.scroll_offset.y)
+        draw = self._styles.cursor_strip if row == self.cursor else self._styles.strip
+        return draw(cells, width)

@@ -119,7 +119,7 @@ def mark(session: Session, name: str) -> str:
 
 
 def _label(session: Session, name: str, a: Assembly | None, b: Assembly | None, width: int) -> str:
-    layer = None if session.flat else session.layer_of(name)
+    layer = None if session.tensors.flat else session.layer_of(name)
     label = f"  {name[len(layer.title) + 1 :]}" if layer is not None else name
     label = printable(label)
     rows = (a.padding_rows if a else 0) + (b.padding_rows if b else 0)
@@ -132,7 +132,7 @@ def _label(session: Session, name: str, a: Assembly | None, b: Assembly | None, 
 
 
 def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
-    unfolded = session.is_unfolded(layer)
+    unfolded = session.tensors.is_unfolded(layer)
     title = printable(layer.title)
     head = (f" {'-' if unfolded else '+'}{mark(session, layer.title)} ", "layer")
     if session.browsing:
