@@ -10,6 +10,7 @@ from ckptdiff.text import printable
 from ckptdiff.tui.keymap import key
 from ckptdiff.tui.text.figures import wrapped
 from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.words import fitted
 
 if TYPE_CHECKING:
     from ckptdiff.results import Finding
@@ -47,6 +48,25 @@ def finding_summary(
         lines += _cut(fix_lines, SHORT_FIX, ascii_only=ascii_only)
     keys = "c mends it   " if number in diagnosis.targets else ""
     return [*lines, line((f"{keys}f all of it", "this"))]
+
+
+def short_finding(diagnosis: Diagnosis, number: int, width: int, *, ascii_only: bool) -> list[Line]:
+    """Return a finding in three lines: what, how it is mended, and the keys beside where it is."""
+    finding, count = diagnosis.findings[number - 1], len(diagnosis.findings)
+    of = f" of {count}" if count > 1 else ""
+    glyph = finding_glyph(finding, ascii_only=ascii_only)
+    role = "act" if finding.severity == "fault" else "strong"
+    head = f"{glyph} Finding {number}{of}, {finding.kind}: "
+    title = printable(finding.title)
+    title = fitted(title, max(1, width - len(head)), ascii_only=ascii_only).rstrip()
+    lines = [line((head, role), (title, "strong"))]
+    if fix := dict(said(finding)).get("Fix"):
+        role = "bar" if finding.fix is not None else ""
+        lines += _cut(wrapped(printable(fix), width, role), 1, ascii_only=ascii_only)
+    keys = f"{'c mends it   ' if number in diagnosis.targets else ''}f all of it"
+    where = printable(touched(finding)) if finding.tensors else ""
+    where = fitted(where, max(1, width - len(keys) - 3), ascii_only=ascii_only).rstrip()
+    return [*lines, line((keys, "this"), f"   {where}")]
 
 
 def _cut(lines: list[Line], most: int, *, ascii_only: bool) -> list[Line]:
