@@ -62,11 +62,12 @@ def short_finding(diagnosis: Diagnosis, number: int, width: int, *, ascii_only: 
     lines = [line((head, role), (title, "strong"))]
     if fix := dict(said(finding)).get("Fix"):
         role = "bar" if finding.fix is not None else ""
-        lines += _cut(wrapped(printable(fix), width, role), 1, ascii_only=ascii_only)
+        fix = fitted(printable(fix), width, ascii_only=ascii_only).rstrip()
+        lines.append(line((fix, role)))
     keys = f"{'c mends it   ' if number in diagnosis.targets else ''}f all of it"
     where = printable(touched(finding)) if finding.tensors else ""
     where = fitted(where, max(1, width - len(keys) - 3), ascii_only=ascii_only).rstrip()
-    return [*lines, line((keys, "this"), f"   {where}")]
+    return [*lines, line((keys, "this"), f"   {where}" if where else "")]
 
 
 def _cut(lines: list[Line], most: int, *, ascii_only: bool) -> list[Line]:
