@@ -111,13 +111,18 @@ def packed_apart(side: Assembled) -> dict[str, int]:
     }
 
 
+def tensor_counts(side: Assembled) -> tuple[int, int]:
+    """Return how many tensors a side has and how many of them are packed, each as one tensor."""
+    apart = packed_apart(side)
+    return len(side.tensors) + len(apart), len(apart)
+
+
 def tensors_and_bytes(side: Assembled) -> tuple[int, int, int]:
     """Return how many tensors a side has, how many of them are packed, and the bytes of all.
 
-    A packed weight that is not compared is one tensor, and its bytes are those of its parts.
+    The bytes of a packed weight that is not compared are those of its parts.
     """
-    apart = packed_apart(side)
-    return len(side.tensors) + len(apart), len(apart), side.nbytes + sum(apart.values())
+    return *tensor_counts(side), side.nbytes + sum(packed_apart(side).values())
 
 
 def label_problem(

@@ -140,7 +140,7 @@ def test_from_the_start_over_a_difference_to_the_prompt(
 ) -> None:
     terminal.start(*pair)
     terminal.wait_for("2 of 39 tensors differ")
-    terminal.keys("n", "Enter")
+    terminal.keys("Enter")  # the cursor is on the first difference
     screen = terminal.wait_for("Where it lives")
     assert "model.layers.2.self_attn.k_proj.weight" in screen
     terminal.keys("n")
@@ -198,13 +198,48 @@ def test_resizing_brings_the_detail_pane_and_takes_it_away(
 ) -> None:
     terminal.start(*pair)
     terminal.wait_for("2 of 39 tensors differ")
-    terminal.keys("n")
     terminal.tmux("resize-window", "-x", "120", "-y", "40")
     terminal.wait_for("enter full screen")
-    terminal.tmux("resize-window", "-x", "50", "-y", "12")
-    terminal.wait_for("ckptdiff needs 60x16, this is 50x12. q quits.")
+    terminal.tmux("resize-window", "-x", "39", "-y", "12")
+    terminal.wait_for("ckptdiff needs 40x10, this is 39x12")
     terminal.tmux("resize-window", "-x", "80", "-y", "24")
-    assert "enter full screen" not in terminal.wait_for("row 1")
+    assert "enter full screen" not in terminal.wait_for("row 6 of 15")
+
+
+def test_both_sides_stand_side_by_side_each_under_its_own_names(
+    terminal: Terminal, pair: tuple[Path, Path]
+) -> None:
+    terminal.start(*pair, size=(120, 40))
+    terminal.tmux("set-option", "-s", "set-clipboard", "on")
+    screen = terminal.wait_for("K and V exchanged")
+    (line,) = [line for line in screen.splitlines() if "self_attn.q_proj.weight" in line]
+    assert "┌ self_attention.linear_qkv.weight" in line
+    terminal.keys("Tab", "y")
+    terminal.wait_for("Sent 49 characters")
+    stored = "decoder.layers.2.self_attention.linear_qkv.weight"
+    assert terminal.tmux("show-buffer") == stored
+    terminal.keys("|")
+    screen = terminal.wait_for("St Tensor")
+    assert "-1 model.layers.2" in screen
+    assert "decoder.layers.2 " not in screen
+    terminal.keys("|")
+    screen = terminal.wait_for("Stored tensor")
+    assert "tp 0" in screen
+    assert "q k v of layer 2" in screen
+    terminal.keys("|")
+    terminal.wait_for("┌ self_attention.linear_qkv.weight")
+
+
+def test_a_small_terminal_shows_the_list_alone(terminal: Terminal, pair: tuple[Path, Path]) -> None:
+    terminal.start(*pair, size=(40, 10))
+    lines = terminal.wait_for("!1").splitlines()
+    assert len(lines) == 10
+    assert lines[0].split() == ["St", "Tensor", "max|d|"]
+    names = [line.split()[1] for line in lines if line.lstrip().startswith("!1")]
+    assert names == ["self_attn.k_proj", "self_attn.v_proj"]
+    assert "enter Open" in lines[-1]
+    terminal.keys("Enter")
+    terminal.wait_for("Where it lives")
 
 
 def test_x_stops_and_r_goes_on_where_it_was(terminal: Terminal, large: tuple[Path, Path]) -> None:
@@ -261,7 +296,7 @@ def test_no_color_leaves_the_colours_of_the_terminal(
     terminal.start(*pair, NO_COLOR="1")
     terminal.wait_for("2 of 39 tensors differ")
     terminal.keys("n")
-    terminal.wait_for("row 1")
+    terminal.wait_for("row 7 of 15")
     assert _colours(terminal.screen("-e")) <= {"39", "49"}
 
 
@@ -289,7 +324,7 @@ def test_a_copied_name_lands_in_the_terminals_clipboard(
     terminal.start(*pair)
     terminal.tmux("set-option", "-s", "set-clipboard", "on")
     terminal.wait_for("2 of 39 tensors differ")
-    terminal.keys("n", "y")
+    terminal.keys("y")
     terminal.wait_for("Sent 38 characters")
     assert terminal.tmux("show-buffer") == "model.layers.2.self_attn.k_proj.weight"
 

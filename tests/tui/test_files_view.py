@@ -194,6 +194,7 @@ async def test_a_key_shows_the_files_and_the_cursor_stays_on_its_tensor(app: Ckp
         shown = lines(rows(app))
         assert shown[0].split() == ["St", "Stored", "tensor", "Shape", "Fills", "max|d|"]
         assert "rank 0" in shown[1]
+        assert "St, max|d| of whole tensors" in str(rows(app).border_title)
         assert rows(app).name_here == name
         row = rows(app).row
         assert isinstance(row, StoredRow)

@@ -321,7 +321,7 @@ async def test_the_detail_of_a_tensor_names_its_finding(
     app: CkptDiffApp, engine: FakeEngine
 ) -> None:
     engine.findings = [ROPE]
-    async with app.run_test(size=(120, 40)) as pilot:
+    async with app.run_test(size=(105, 40)) as pilot:
         await settle(app, pilot)
         await pilot.pause(0.15)
         summary = app.screen.query_one("#pane-finding", Words)

@@ -115,7 +115,7 @@ async def summary(app: CkptDiffApp, pilot: Pilot[None]) -> list[str]:
     while slot.pane is None or slot.pane._shown is None or slot.pane._pending:
         await pilot.pause(0.02)
     words = slot.pane.query_one("#pane-finding", Words)
-    return plain(words.lines(44, 20)) if words.display else []
+    return plain(words.lines(100, 20)) if words.display else []
 
 
 def said(app: CkptDiffApp) -> str:
@@ -130,13 +130,9 @@ async def test_the_demo_says_it_at_once_and_c_mends_it(start: Start, tmp_path: P
         await until_looked(app, pilot)
         assert rows(app).name_here == "model.layers.2.self_attn.k_proj.weight"
         found = await summary(app, pilot)
-        assert found[:3] == [
-            "✗ Finding 1, QKV-SWAP",
-            "K and V exchanged inside every query group",
-            "2 tensors, layer 2, TP ranks 0-1",
-        ]
-        assert found[3].startswith("ckptdiff convert")
-        assert found[-1] == "c mends it   f all of it"
+        assert found[0] == "✗ Finding 1, QKV-SWAP: K and V exchanged inside every query group"
+        assert found[1].startswith("ckptdiff convert")
+        assert found[2:] == ["c mends it   f all of it   2 tensors, layer 2, TP ranks 0-1"]
         await pilot.press("c")
         await until_planned(pilot)
         assert isinstance(app.screen, ConvertScreen)
@@ -153,7 +149,7 @@ async def test_results_of_an_earlier_run_say_it_as_well(start: Start, tmp_path: 
             await until_looked(app, pilot)
             assert bool(tensors(app).session.compared_at) == bool(run)
             assert rows(app).name_here == "model.layers.2.self_attn.k_proj.weight"
-            assert (await summary(app, pilot))[0] == "✗ Finding 1, QKV-SWAP"
+            assert (await summary(app, pilot))[0].startswith("✗ Finding 1, QKV-SWAP: ")
 
 
 async def test_one_key_shows_the_command_for_exchanged_experts(start: Start, mixtral: Pair) -> None:
@@ -180,7 +176,7 @@ async def test_a_missing_layer_is_under_the_cursor(start: Start, deepseek: Pair)
         assert rows(app).name_here == missing[0]
         found = await summary(app, pilot)
         assert "MISSING" in found[0]
-        assert f"{len(missing)} tensors of A are not in B" in found[1]
+        assert f"{len(missing)} tensors of A are not in B" in found[0]
         await pilot.press("f")
         await pilot.pause()
         assert f"{len(missing)} tensors of A are not in B" in said(app)
@@ -191,8 +187,7 @@ async def test_a_config_fault_alone_is_on_the_first_screen(start: Start, other_b
     async with app.run_test(size=WIDE) as pilot:
         await until_looked(app, pilot)
         found = await summary(app, pilot)
-        assert found[0] == "✗ Finding 1, CONFIG"
-        assert found[1].startswith("RoPE base: 10000 in A, 20000 in B")
+        assert found[0] == "✗ Finding 1, CONFIG: RoPE base: 10000 in A, 20000 in B"
         assert found[-1] == "f all of it"
         await pilot.press("j")
         assert await summary(app, pilot) == []  # no fault is about that row

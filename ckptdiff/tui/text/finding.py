@@ -10,6 +10,7 @@ from ckptdiff.text import printable
 from ckptdiff.tui.keymap import key
 from ckptdiff.tui.text.figures import wrapped
 from ckptdiff.tui.text.lines import line
+from ckptdiff.tui.words import fitted
 
 if TYPE_CHECKING:
     from ckptdiff.results import Finding
@@ -32,21 +33,53 @@ def finding_summary(
     diagnosis: Diagnosis, number: int, width: int, *, ascii_only: bool
 ) -> list[Line]:
     """Return a finding in few lines: what, where, how it is mended, and the keys for the rest."""
-    finding, count = diagnosis.findings[number - 1], len(diagnosis.findings)
-    of = f" of {count}" if count > 1 else ""
-    glyph = finding_glyph(finding, ascii_only=ascii_only)
-    role = "act" if finding.severity == "fault" else "strong"
-    lines = wrapped(f"{glyph} Finding {number}{of}, {finding.kind}", width, role)
+    finding = diagnosis.findings[number - 1]
+    head, role = _head(diagnosis, number, ascii_only=ascii_only)
+    lines = wrapped(head, width, role)
     title = wrapped(printable(finding.title), width, "strong")
     lines += _cut(title, FEW, ascii_only=ascii_only)
     if finding.tensors:
         lines += _cut(wrapped(printable(touched(finding)), width), FEW, ascii_only=ascii_only)
-    if fix := dict(said(finding)).get("Fix"):
-        role = "bar" if finding.fix is not None else ""
-        fix_lines = wrapped(printable(fix), width, role)
-        lines += _cut(fix_lines, SHORT_FIX, ascii_only=ascii_only)
-    keys = "c mends it   " if number in diagnosis.targets else ""
-    return [*lines, line((f"{keys}f all of it", "this"))]
+    fix, role = _fix(finding)
+    lines += _cut(wrapped(fix, width, role), SHORT_FIX, ascii_only=ascii_only)
+    return [*lines, line((_keys(diagnosis, number), "this"))]
+
+
+def short_finding(diagnosis: Diagnosis, number: int, width: int, *, ascii_only: bool) -> list[Line]:
+    """Return a finding in three lines: what, how it is mended, and the keys beside where it is."""
+    finding = diagnosis.findings[number - 1]
+
+    def cut(text: str, room: int) -> str:
+        return fitted(text, max(1, room), ascii_only=ascii_only).rstrip()
+
+    head, role = _head(diagnosis, number, ascii_only=ascii_only)
+    title = cut(printable(finding.title), width - len(head) - 2)
+    lines = [line((f"{head}: ", role), (title, "strong"))]
+    fix, role = _fix(finding)
+    if fix:
+        lines.append(line((cut(fix, width), role)))
+    keys = _keys(diagnosis, number)
+    where = f"   {printable(touched(finding))}" if finding.tensors else ""
+    return [*lines, line((keys, "this"), cut(where, width - len(keys)))]
+
+
+def _head(diagnosis: Diagnosis, number: int, *, ascii_only: bool) -> tuple[str, str]:
+    """Return the glyph, number and class of a finding, and their role."""
+    finding, count = diagnosis.findings[number - 1], len(diagnosis.findings)
+    of = f" of {count}" if count > 1 else ""
+    glyph = finding_glyph(finding, ascii_only=ascii_only)
+    role = "act" if finding.severity == "fault" else "strong"
+    return f"{glyph} Finding {number}{of}, {finding.kind}", role
+
+
+def _fix(finding: Finding) -> tuple[str, str]:
+    """Return how a finding is mended, and the role of that; "" where nothing is known."""
+    return printable(dict(said(finding)).get("Fix") or ""), "bar" if finding.fix is not None else ""
+
+
+def _keys(diagnosis: Diagnosis, number: int) -> str:
+    mends = f"{key('tensors.convert', 'c')} mends it   " if number in diagnosis.targets else ""
+    return f"{mends}{key('tensors.findings', 'f')} all of it"
 
 
 def _cut(lines: list[Line], most: int, *, ascii_only: bool) -> list[Line]:

@@ -53,6 +53,8 @@ def list_title(session: Session) -> str:
         parts.append("with optimizer state")
     if session.tolerance != "cast":
         parts.append(f"tolerance {session.tolerance}")
+    if in_files and not session.browsing:
+        parts.append("St, max|d| of whole tensors, not of one file")
     return "  ".join(parts)
 
 

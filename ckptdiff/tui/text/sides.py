@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ckptdiff.assembly.packed import tensors_and_bytes
+from ckptdiff.assembly.packed import tensor_counts
 from ckptdiff.text import format_bytes, printable
 from ckptdiff.tui.words import plural, short_path, shorten
 
@@ -97,7 +97,7 @@ def _extent(assembled: Assembled) -> str:
     """Return the number of tensors, of them those packed, and the parallelism, in brackets."""
     checkpoint = assembled.checkpoint
     ranks = parallelism(checkpoint)
-    count, packed, _ = tensors_and_bytes(assembled)
+    count, packed = tensor_counts(assembled)
     words = [f"{count:,}" if ranks else plural(count, "tensor")]
     words += [f"{packed:,} packed"] if packed else []
     return f"({', '.join([*words, ranks] if ranks else words)})"

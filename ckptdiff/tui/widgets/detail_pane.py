@@ -22,7 +22,7 @@ from ckptdiff.tui.text.figures import (
     summary_items,
     wrapped,
 )
-from ckptdiff.tui.text.finding import finding_summary, finding_words
+from ckptdiff.tui.text.finding import finding_summary, finding_words, short_finding
 from ckptdiff.tui.text.layer import layer_lines
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.list import empty_words, unmapped_words
@@ -98,6 +98,15 @@ def verdict_lines(session: Session, name: str, width: int, *, but: int | None = 
     return lines
 
 
+def joined(head: list[Line], rest: list[Line], width: int) -> list[Line]:
+    """Return all lines; the first of both parts on one line where it has `width` cells for them."""
+    if len(head) == 1 and rest:
+        both = (*head[0], ("  ", ""), *rest[0])
+        if sum(len(text) for text, _ in both) <= width:
+            return [both, *rest[1:]]
+    return [*head, *rest]
+
+
 class DetailPane(VerticalScroll, can_focus=False):
     """Follows the cursor. It formats results and reads no data, so that moving stays quick."""
 
@@ -110,13 +119,13 @@ class DetailPane(VerticalScroll, can_focus=False):
         Histogram.-values { height: 10; }
         HeatMap { height: 1fr; min-height: 6; max-height: 20; }
         #pane-words { height: auto; }
-        #pane-pictures { height: 1fr; min-height: 15; }
+        #pane-pictures { height: 1fr; min-height: 20; }
         &.-low {
             layout: horizontal;
             #pane-words { width: 3fr; }
-            #pane-words > * { margin-bottom: 0; }
-            ShardMap { margin: 1 0; }
+            #pane-words > *, #pane-pictures > * { margin-bottom: 0; }
             #pane-pictures { width: 2fr; height: auto; min-height: 7; padding: 0 0 0 2; }
+            Histogram { height: 6; }
             HeatMap { display: none; }
         }
         .-hidden { display: none; }
@@ -140,8 +149,8 @@ class DetailPane(VerticalScroll, can_focus=False):
             yield Words(id="pane-finding")
             yield Words(id="pane-head")
             yield ShardMap(most=8, hint=f"; {key('list.open', 'enter')} shows all")
-            yield Words(id="pane-figures")
         with Vertical(id="pane-pictures"):
+            yield Words(id="pane-figures")
             yield Histogram()
             yield HeatMap(cursor=False)
             yield Words(id="pane-first")
@@ -158,6 +167,11 @@ class DetailPane(VerticalScroll, can_focus=False):
         if not self._pending:
             self._pending = True
             self.set_timer(DEBOUNCE_SECONDS, self._draw)
+
+    @property
+    def _is_low(self) -> bool:
+        """Whether it lies below the list, wide and with few lines."""
+        return self.has_class("-low")
 
     def can_read(self, row: Row | None) -> bool:
         """Return whether a row is a tensor so large that only a key reads it."""
@@ -178,6 +192,7 @@ class DetailPane(VerticalScroll, can_focus=False):
             key = row, finding, session.result(row), session.status(row), *seen
         elif isinstance(row, Layer):
             key = row, finding, tuple(row.counts.items())
+        key = *key, self._is_low
         if key == self._shown or not self.is_attached:
             return
         is_other = key[0] != (self._shown or (None,))[0]
@@ -194,9 +209,8 @@ class DetailPane(VerticalScroll, can_focus=False):
         words, ascii_only = self.query_one("#pane-finding", Words), self.session.ascii_only
         words.set_class(number is None, "-hidden")
         if number is not None:
-            words.show(
-                lambda width: finding_summary(diagnosis, number, width, ascii_only=ascii_only)
-            )
+            said = short_finding if self._is_low else finding_summary
+            words.show(lambda width: said(diagnosis, number, width, ascii_only=ascii_only))
 
     def _show(self, row: Row | None, number: int | None) -> None:
         name = row if isinstance(row, str) else None
@@ -209,7 +223,7 @@ class DetailPane(VerticalScroll, can_focus=False):
         for selector, wanted in (
             ("ShardMap", name is not None),
             ("#pane-figures", numbers is not None or alone),
-            ("#pane-pictures", differs or values),
+            ("#pane-pictures", numbers is not None or alone),
             ("Histogram", differs or values),
             ("HeatMap", differs),
             ("#pane-first", values),
@@ -233,10 +247,11 @@ class DetailPane(VerticalScroll, can_focus=False):
         session, ascii_only = self.session, self.session.ascii_only
         sides = sides_of(session, name)
         self.query_one("#pane-head", Words).show(
-            lambda width: [
-                *wrapped(printable(name), width, "strong"),
-                *verdict_lines(session, name, width, but=number),
-            ]
+            lambda width: joined(
+                wrapped(printable(name), width, "strong"),
+                verdict_lines(session, name, width, but=number),
+                width if self._is_low else 0,
+            )
         )
         self.query_one(ShardMap).show(sides, ascii_only=ascii_only)
         figures, histogram = self.query_one("#pane-figures", Words), self.query_one(Histogram)

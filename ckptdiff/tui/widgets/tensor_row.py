@@ -21,7 +21,7 @@ GUTTER = 4  # cells: blank, glyph, number of a finding or blank, blank
 MAX, COS = 8, 6  # cells of the columns
 DTYPE, SIZE = 8, 8
 SHAPES = (9, 16)  # the least and the most cells of the shape column
-NO_COSINE = 45  # cells; a narrower list has no cosine
+NO_COSINE = 45  # cells; a narrower list has no cosine and no shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +44,20 @@ class Columns:
 
 def columns(width: int, *, shape: int, browsing: bool) -> Columns:
     """Return the columns that fit. Numbers keep their width; the names get the rest."""
-    shape = max(SHAPES[0], min(shape, SHAPES[1])) + 1
+    shape = max(SHAPES[0], min(shape, SHAPES[1])) + 1 if width >= NO_COSINE else 0
+    shape_cells = shape + 1 if shape else 0
     if browsing:
-        name = max(1, width - GUTTER - shape - DTYPE - SIZE - 4)
+        name = max(1, width - GUTTER - shape_cells - DTYPE - SIZE - 3)
         return Columns(width, name, shape, dtype=DTYPE, size=SIZE)
     cosine = COS if width >= NO_COSINE else 0
-    name = max(1, width - GUTTER - 1 - shape - 1 - MAX - 1 - cosine - 1)
+    name = max(1, width - GUTTER - 1 - shape_cells - MAX - 1 - cosine - 1)
     return Columns(width, name, shape, max_abs=MAX, cosine=cosine)
 
 
 def header_cells(layout: Columns) -> Cells:
     """Return the header."""
     line = f" {'St' if not layout.dtype else '  '} {'Tensor':<{layout.name}} "
-    line += f"{'Shape':<{layout.shape}} "
+    line += _shape("Shape", layout)
     if layout.dtype:
         line += f"{'Dtype':<{layout.dtype}} {'Size':>{layout.size}}"
     else:
@@ -93,13 +94,13 @@ def _tensor_cells(session: Session, name: str, layout: Columns) -> Cells:
             return [(f" {GLYPHS[status]}  ", status), (f"{label} {words}", status)]
         size = format_bytes(session.nbytes(name))
         text = (
-            f"{label} {shape:<{layout.shape}} {either.dtype:<{layout.dtype}} {size:>{layout.size}}"
+            f"{label} {_shape(shape, layout)}{either.dtype:<{layout.dtype}} {size:>{layout.size}}"
         )
         return [(" " * GUTTER, ""), (text, "")]
     quiet = status if status in ("same", "to_do", "undone") else ""
     cells: Cells = [
         (f" {GLYPHS[status]}{mark(session, name)} ", status),
-        (f"{label} {_fit(shape, layout.shape)} ", quiet),
+        (f"{label} {_shape(shape, layout)}", quiet),
     ]
     if result is not None and result.numbers is not None:
         numbers = f"{format_number(result.numbers.max_abs):<{layout.max_abs}}"
@@ -128,6 +129,8 @@ def _label(session: Session, name: str, a: Assembly | None, b: Assembly | None, 
         label += note
     elif rows and len(label) + len(short := f"  (+{rows})") <= width:
         label += short
+    if len(label) > width:
+        label = label.removesuffix(".weight")
     return _fit(label, width, ascii_only=session.ascii_only)
 
 
@@ -137,9 +140,9 @@ def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
     head = (f" {'-' if unfolded else '+'}{mark(session, layer.title)} ", "layer")
     if session.browsing:
         label = _fit(title, layout.name, ascii_only=session.ascii_only)
-        count = f"{plural(len(layer.names), 'tensor'):<{layout.shape}}"
+        count = _shape(plural(len(layer.names), "tensor"), layout)
         size = f"{format_bytes(layer.nbytes):>{layout.size}}"
-        return [head, (f"{label} ", "layer"), (f"{count} {'':<{layout.dtype}} {size}", "")]
+        return [head, (f"{label} ", "layer"), (f"{count}{'':<{layout.dtype}} {size}", "")]
     counts = tally(layer.counts)
     if (unfolded and not session.narrowed) or not counts:
         parts: Cells = [(plural(len(layer.names), "tensor"), "")]
@@ -150,7 +153,7 @@ def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
     length = sum(len(text) + 2 for text, _ in parts) - 2
     room = layout.shape
     # Counts wider than the shape column extend to the left, into the name column.
-    over = max(0, length - room)
+    over = max(0, length - room) if room else length + 1
     label = _fit(title, max(1, layout.name - over), ascii_only=session.ascii_only)
     cells: Cells = [head, (f"{label} ", "layer")]
     cells += parts[:1] + [(f"  {part}", word) for part, word in parts[1:]]
@@ -171,14 +174,19 @@ def _unmapped_cells(session: Session, row: Unmapped, layout: Columns) -> Cells:
     shape = "" if row.ref is None else format_shape(row.ref.shape)
     if session.browsing and row.ref is not None:
         size = format_bytes(row.ref.nbytes)
-        text = f"{shape:<{layout.shape}} {row.ref.dtype:<{layout.dtype}} {size:>{layout.size}}"
+        text = f"{_shape(shape, layout)}{row.ref.dtype:<{layout.dtype}} {size:>{layout.size}}"
         return [(" " * GUTTER, ""), (f"{label} {text}", "")]
     words = f"{'no rule' if row.ref is not None else 'no name'}, {row.side.upper()}"
     words = _fit(words, layout.tail)
-    cells = f"{label} {_fit(shape, layout.shape)} {words}"
+    cells = f"{label} {_shape(shape, layout)}{words}"
     return [(f" {GLYPHS[status]}  ", status), (cells, status)]
 
 
 def _fit(text: str, width: int, *, ascii_only: bool = False) -> str:
     """Return text of exactly `width` characters: padded, or shortened in its middle."""
     return f"{shorten(text, width, ascii_only=ascii_only):<{width}}"
+
+
+def _shape(text: str, layout: Columns) -> str:
+    """Return text in the column of shapes with the blank behind it; "" where there is none."""
+    return f"{_fit(text, layout.shape)} " if layout.shape else ""
