@@ -169,4 +169,4 @@ async def test_the_panes_tell_what_differs_without_many_colours(
         other = [s for s in strips[0] if s.text.strip().startswith("B ")]
         assert active[0].style != other[0].style
         await pilot.press("tab")
-        assert rows(app).pane == "b"
+        assert rows(app).cells.pane == "b"

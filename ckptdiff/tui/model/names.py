@@ -11,7 +11,7 @@ from ckptdiff.tui.model.name_search import can_be_letters, name_matcher
 from ckptdiff.tui.model.order import around, ordered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ckptdiff.tui.model.comparison import Comparison
     from ckptdiff.tui.model.listing import Asked, Row
@@ -43,20 +43,20 @@ class NameList:
 
     @property
     def is_untouched(self) -> bool:
-        """Whether nothing was done to the list yet: no filter, sort, or fold."""
-        return not (self.asked.narrowed or self.flat or self._folds or self.settled)
+        """Whether nothing was done to the list yet that hides rows: no filter, no fold."""
+        return not (self.asked.narrowed or self._folds or self.settled)
 
     def settle(self, room: int) -> None:
         """Unfold what differs and fold the rest, or unfold all of it if `room` rows hold it.
 
-        Called once all results are there.
+        Called once all results are there. Without a difference the folds stay as they are.
         """
         session = self.session
         everything = len(session.names) + len(session.inventory.unmapped) + len(session.layers)
         if everything <= room:
             self.fold_all(unfolded=True)
             return
-        self.settled = True
+        self.settled = session.differences > 0
         self.arrange()
 
     def forget(self) -> None:
@@ -64,6 +64,13 @@ class NameList:
         self.settled = False
         self._runs.clear()
         self._parted.clear()
+
+    def _has_match(self, name: str, matches: Callable[[str], bool]) -> bool:
+        """Return whether a canonical name, or the name that a side stores it under, matches."""
+        if matches(name):
+            return True
+        sides = (side for side in self.session.assemblies(name) if side is not None and side.pieces)
+        return any(matches(side.pieces[0].ref.name) for side in sides)
 
     # ── the letters of a filter ──────────────────────────────────────────────────────────────
 
@@ -93,7 +100,7 @@ class NameList:
         self.by_letters = False
         if asked.filter:
             matches, wanted = name_matcher(asked.filter), not asked.inverted
-            names = [name for name in names if matches(name) is wanted]
+            names = [name for name in names if self._has_match(name, matches) is wanted]
             unmapped = [row for row in unmapped if matches(row.name) is wanted]
             if wanted and not names and not unmapped and can_be_letters(asked.filter):
                 self.by_letters = True

@@ -228,7 +228,7 @@ class TensorsScreen(BaseScreen[None]):
     def _show_pane(self) -> None:
         row = self.rows.row
         number = self.session.diagnosis.at(row, self.session.began_at)
-        self.slot.show(self.rows.name_here or row, number, two_panes=self.rows.cells.has_panes)
+        self.slot.show(self.rows.name_here or row, number, wide_list=self.rows.cells.are_wide)
 
     def _show_title(self) -> None:
         self.query_one("#title", Static).update(Content(sides.title(self.session, self.size.width)))

@@ -31,10 +31,10 @@ class DetailSlot(Container):
         self._row: Row | None = None
         self._low = False  # below the list, wide and not tall
 
-    def _place(self, *, two_panes: bool) -> None:
-        """Lie below a list of two panes where the terminal has no width for three."""
+    def _place(self, *, wide_list: bool) -> None:
+        """Lie below a list of two panes or of files where the terminal has no width for both."""
         width, height = self.screen.size
-        low = two_panes and width < BESIDE_BOTH
+        low = wide_list and width < BESIDE_BOTH
         self._low = low
         if self.pane is not None:
             self.pane.set_class(low, "-low")
@@ -69,9 +69,9 @@ class DetailSlot(Container):
         if self.in_view is not None and isinstance(self._row, str):
             self.in_view.reader.read(self._row)
 
-    def show(self, row: Row | None, number: int | None, *, two_panes: bool) -> None:
+    def show(self, row: Row | None, number: int | None, *, wide_list: bool) -> None:
         """Show a row of the list and the finding of this number, or both again once changed."""
-        self._place(two_panes=two_panes)
+        self._place(wide_list=wide_list)
         self._row, self.number = row, number
         self._draw()
 

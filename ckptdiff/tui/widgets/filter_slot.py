@@ -45,11 +45,17 @@ class FilterSlot(Container):
         try:
             self.session.set_filter(text)
         except BadArgument as error:
-            self.border_subtitle = Content(printable(str(error)))
+            self._say(printable(str(error)))
             return False
-        self.border_subtitle = ""
+        self._say("")
         self.rank()
         return True
+
+    def _say(self, why: str) -> None:
+        """Say under the line why its text is no filter; "" takes that back."""
+        for line in self.query("#why-no-filter").results(Static):
+            line.update(Content(why))
+            line.display = bool(why)
 
     def rank(self) -> None:
         """Look for the letters of the filter in order, if nothing else matches it."""
@@ -79,7 +85,8 @@ class FilterSlot(Container):
             return
         bang = "!" if self.session.inverted else ""
         line = FilterLine(bang + self.session.filter, HINT)
-        await self.mount(Horizontal(Static("/", id="slash"), line))
+        await self.mount(Horizontal(Static("/", id="slash"), line), Static(id="why-no-filter"))
+        self._say("")
         line.focus()
 
     def on_input_changed(self, message: Input.Changed) -> None:

@@ -45,6 +45,11 @@ class ListCells:
         return self.session.view == "both" and self._can_have_panes
 
     @property
+    def are_wide(self) -> bool:
+        """Whether the lines need all the width that there is: of two panes, or of files."""
+        return self.has_panes or (self.session.view == "files" and self._wide())
+
+    @property
     def next_view(self) -> View:
         """The view after the present one; that of both sides only where it has two panes."""
         view = self.session.view
