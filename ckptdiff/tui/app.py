@@ -190,16 +190,12 @@ class CkptDiffApp(BaseApp):
         self.leave()
 
     def leave(self) -> None:
-        """Quit; while a conversion runs, ask first."""
+        """Quit, with status 2 if a comparison failed; while a conversion runs, ask first."""
+        failed = any(screen.session.phase == "failed" for screen in self._main_screens())
         if self.is_converting:
             self._ask_before_leaving()
         else:
-            self.exit(return_code=self._exit_code())
-
-    def _exit_code(self) -> int:
-        """Return 2 if a comparison failed, as when a checkpoint could not be opened."""
-        sessions = [screen.session for screen in self._main_screens()]
-        return 2 if any(session.phase == "failed" for session in sessions) else 0
+            self.exit(return_code=2 if failed else 0)
 
     def _main_screens(self) -> list[TensorsScreen]:
         """Return the screens that hold a session, the topmost first."""
@@ -298,10 +294,10 @@ class CkptDiffApp(BaseApp):
     def on_conversion_changed(self, message: ConversionChanged) -> None:
         if message.ended and self._leaving:
             self.leave()
-            return
-        if message.ended:
-            self._notify_of_end()
-        self.show_conversion()
+        else:
+            if message.ended:
+                self._notify_of_end()
+            self.show_conversion()
 
     def _notify_of_end(self) -> None:
         """Notify of a conversion's end if its screen is not open, and mark the end as not shown."""
@@ -336,18 +332,16 @@ class CkptDiffApp(BaseApp):
             return
         self.copy_to_clipboard(text)
         place = "terminal clipboard. Nothing there? In tmux: set -s set-clipboard on."
-        if self.is_web:  # whose page shows the text where it may not write the clipboard
-            place = "browser's clipboard."
+        place = "browser's clipboard." if self.is_web else place  # its page shows it otherwise
         self.notify(f"Sent {len(text)} characters to the {place}", markup=False)
 
     def copy_selection(self) -> bool:
         """Send what is selected with the mouse to the clipboard. Return False if nothing is."""
         selected = self.screen.get_selected_text()
-        if not selected:
-            return False
-        self.copy(selected)
-        self.screen.clear_selection()
-        return True
+        if selected:
+            self.copy(selected)
+            self.screen.clear_selection()
+        return bool(selected)
 
     # ── settings ─────────────────────────────────────────────────────────────────────────────
 

@@ -62,6 +62,13 @@ async def opened(app: Host, pilot: Pilot[Any]) -> DetailScreen:
     return app.screen
 
 
+async def until_read(session: Session, name: str, pilot: Pilot[Any]) -> None:
+    """Wait until the values of a tensor are read and its figures are shown."""
+    while name not in session.glances:
+        await pilot.pause(0.02)
+    await pilot.pause()
+
+
 async def test_a_difference_is_shown_with_its_place_its_picture_and_its_figures(
     session: Session,
 ) -> None:
@@ -115,7 +122,7 @@ async def test_a_tensor_of_one_side_can_be_measured_alone(session: Session) -> N
         assert "Only A has this tensor." in text_of(app)
         assert "B  not in B" in text_of(app)
         await pilot.press("i")
-        await settle(app, pilot)
+        await until_read(session, LONE, pilot)
         assert "48 values" in text_of(app)
         assert "max 4.7e+01" in text_of(app)
         assert screen.query_one(Histogram).region.height
@@ -128,7 +135,7 @@ async def test_browsing_shows_places_and_statistics_but_no_verdict(tmp_path: Pat
         screen = await opened(app, pilot)
         assert "differ" not in text_of(app)
         await pilot.press("i")
-        await settle(app, pilot)
+        await until_read(session, CHANGED, pilot)
         assert "48 values" in text_of(app)
         await pilot.press("n")
         assert screen.tensor == TALL
