@@ -224,7 +224,7 @@ def test_both_sides_stand_side_by_side_each_under_its_own_names(
     assert "decoder.layers.2 " not in screen
     terminal.keys("|")
     screen = terminal.wait_for("Stored tensor")
-    assert "tp 0" in screen
+    assert "rank 0" in screen
     assert "q k v of layer 2" in screen
     terminal.keys("|")
     terminal.wait_for("┌ self_attention.linear_qkv.weight")

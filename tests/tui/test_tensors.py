@@ -57,7 +57,7 @@ async def test_numbers_are_whole_in_a_narrow_terminal_and_names_give_way(app: Ck
         await pilot.press("g", "j", "l")  # few enough rows to have no scrollbar
         shown = lines(rows(app))
         assert shown[3].endswith("2.1e-02  0.512")
-        assert "post_atten…ernorm.weight" in shown[6]
+        assert "post_atten…on_layernorm" in shown[6]
 
 
 async def test_names_are_there_while_the_other_side_is_read(

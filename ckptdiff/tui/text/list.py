@@ -75,6 +75,9 @@ def list_subtitle(session: Session, cursor: int) -> str:
     return f"row {cursor + 1:,} of {len(rows):,}   sort: {order}"
 
 
+SORT_MARKS = "▼▲v^"  # behind the name of the sorted column; in ASCII the last two
+    "▼▲v^"  # behind the name of the column that the list is sorted by; the last two in ASCII
+)
 # How a click on the header of a column sorts.
 SORTED_BY: dict[str, Sort] = {
     "Tensor": "model", "max|d|": "max", "cos": "cos", "Size": "size", "Shape": "size"
@@ -84,7 +87,7 @@ SORTED_BY: dict[str, Sort] = {
 def sort_at(header: str, x: int) -> Sort | None:
     """Return how the column at cell `x` of a header sorts; None for one that does not."""
     begun = [name for name in HEADING.finditer(header) if name.start() <= x]
-    return SORTED_BY.get(begun[-1][0]) if begun else None
+    return SORTED_BY.get(begun[-1][0].rstrip(SORT_MARKS)) if begun else None
 
 
 def with_sort_mark(header: str, session: Session) -> str:
@@ -94,7 +97,7 @@ def with_sort_mark(header: str, session: Session) -> str:
     names = [name for name in HEADING.finditer(header) if SORTED_BY.get(name[0]) == session.sort]
     if not names:
         return header
-    mark = ("v^" if session.ascii_only else "▼▲")[session.reverse]
+    mark = SORT_MARKS[2 * session.ascii_only + session.reverse]
     at = names[-1].end()
     return f"{header[:at]}{mark}{header[at + 1 :]}"
 
