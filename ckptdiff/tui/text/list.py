@@ -76,8 +76,6 @@ def list_subtitle(session: Session, cursor: int) -> str:
 
 
 SORT_MARKS = "▼▲v^"  # behind the name of the sorted column; in ASCII the last two
-    "▼▲v^"  # behind the name of the column that the list is sorted by; the last two in ASCII
-)
 # How a click on the header of a column sorts.
 SORTED_BY: dict[str, Sort] = {
     "Tensor": "model", "max|d|": "max", "cos": "cos", "Size": "size", "Shape": "size"
