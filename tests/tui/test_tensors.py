@@ -357,10 +357,12 @@ async def test_x_stops_and_r_goes_on(
 async def test_r_compares_everything_again(app: CkptDiffApp, engine: FakeEngine) -> None:
     async with app.run_test(size=NARROW) as pilot:
         await settle(app, pilot)
+        await pilot.press("n")
+        assert rows(app).row == K1
         await pilot.press("r")
         await settle(app, pilot)
         assert [len(asked) for asked in engine.asked] == [14, 14]
-        assert rows(app).row == Q0
+        assert rows(app).row == K1
         assert tensors(app).session.counts["same"] == 9
 
 

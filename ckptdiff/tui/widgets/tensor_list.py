@@ -64,6 +64,7 @@ class TensorList(CursorList["Row"]):
         self.cells = ListCells(session, lambda: self.app.size.width >= TWO_PANES)
         self._styles = CellStyles(self, "tensor-list")
         self._last_row: Row | None = None
+        self._hidden: tuple[Row, Row] | None = None  # the row that was lost, and the one instead
         self._borders = ("", "")
 
     # ── rows and borders ─────────────────────────────────────────────────────────────────────
@@ -97,12 +98,19 @@ class TensorList(CursorList["Row"]):
             try:
                 cursor = rows.index(self._last_row)
             except ValueError:
-                cursor = self._nearest(rows)
+                hidden, cursor = self._last_row, self._nearest(rows)
+                self._hidden = (hidden, rows[cursor]) if cursor < len(rows) else None
         self.rows_changed(cursor)
 
     def settle(self) -> None:
         """Show what is wrong first, unless the user has moved: called once all is compared."""
         session = self.session
+        if self._hidden is not None and self._hidden[1] == self.row:  # compared once more
+            if session.tensors.is_untouched:
+                session.tensors.settle(self.page)
+                self.show_rows()
+            self.go_to(self._hidden[0])
+            return
         if self.cursor or self.scroll_offset.y:
             return
         if session.tensors.is_untouched:
