@@ -11,6 +11,7 @@ from ckptdiff.executor import InlineExecutor
 from ckptdiff.tui.app import CkptDiffApp
 from ckptdiff.tui.theme import CKPTDIFF_16
 from ckptdiff.tui.workers.engine import LocalEngine
+from tests.support.corpus import CORPUS, NO_CORPUS
 from tests.support.tui.harness import lines, rows, settle
 
 if TYPE_CHECKING:
@@ -170,3 +171,15 @@ async def test_the_panes_tell_what_differs_without_many_colours(
         assert active[0].style != other[0].style
         await pilot.press("tab")
         assert rows(app).cells.pane == "b"
+
+
+TRAINED = CORPUS / "llama2/megatron-tp2-dp2-trained2steps-distopt-torch"
+
+
+@pytest.mark.skipif(not TRAINED.is_dir(), reason=NO_CORPUS)
+async def test_the_moments_of_a_weight_are_told_from_it(make: Shown) -> None:
+    shown = await table(make(TRAINED, TRAINED.with_name(f"{TRAINED.name}_dist")), "o", "G")
+    assert row_of(shown, "optimizer.exp_avg.output_layer.weight")
+    assert row_of(shown, "optimizer.exp_avg_sq.output_layer.weight")
+    assert row_of(shown, "optimizer.fp32_param.output_layer.weight")
+    assert row_of(shown, "output_layer.weight")

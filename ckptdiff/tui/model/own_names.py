@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
+from ckptdiff.assembly.optimizer_pair import PREFIX
 from ckptdiff.text import number_ranges
 from ckptdiff.tui.model.inventory import Inventory, Layer, LayerRun, layer_title
 
@@ -158,7 +159,7 @@ class OwnNames:
         layer = layer_title(name)
         source = first.part_of
         return OwnTensor(
-            name=first.ref.name,
+            name=self._kind(name, first.ref.name) + first.ref.name,
             others=len({piece.ref.name for piece in pieces}) - 1,
             shape=shape,
             ranks=tuple(
@@ -173,6 +174,14 @@ class OwnNames:
             padding=assembly.padding_rows,
             tied=source not in ("", name) and source in self.side.tensors,
         )
+
+    def _kind(self, name: str, stored: str) -> str:
+        """Return what tells state from its weight, as `optimizer.exp_avg.`, where no name does."""
+        is_state = name.startswith(PREFIX) and self.side.checkpoint.convention != "hf"
+        if not is_state or stored.startswith(PREFIX):
+            return ""
+        kind = name.removeprefix(PREFIX).partition(".")[0]
+        return f"{PREFIX}{kind}."
 
     def _stored_shape(self, piece: Piece) -> tuple[int, ...]:
         """Return the shape of a stored tensor of which the piece may know only a view."""
