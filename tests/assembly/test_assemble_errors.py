@@ -56,7 +56,7 @@ def test_a_shard_that_one_rank_lacks_is_an_error_that_names_the_rank(
     edit_rank(rank_file(megatron, "01"), lambda state: state["model"].pop(name))
     comparison = compare(tiny_hf(), megatron)
     assert comparison.statuses == dict.fromkeys(lost, "error")
-    assert "tp 1 of 2" in str(comparison[lost[0]].error)
+    assert "TP rank 1 of 2" in str(comparison[lost[0]].error)
 
 
 def test_a_norm_that_one_rank_lacks_is_an_error(

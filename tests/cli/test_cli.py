@@ -97,7 +97,7 @@ def test_a_tensor_that_cannot_be_put_together_exits_with_2(
     done = ckptdiff("diff", tiny_hf(), folder)
     assert done.returncode == 2
     assert "20 same, 1 error" in done.stdout
-    assert "tp 1 of 2" in done.stdout
+    assert "TP rank 1 of 2" in done.stdout
 
 
 @pytest.mark.slow

@@ -184,7 +184,7 @@ def test_an_error_row_and_an_unmapped_name_are_in_the_document(
     error = row(found, "model.layers.0.mlp.down_proj.weight")
     assert_fields(error, TENSOR)
     assert (error["status"], error["numel"]) == ("error", None)
-    assert "tp 1 of 2" in error["error"]
+    assert "TP rank 1 of 2" in error["error"]
 
 
 @pytest.mark.slow

@@ -146,8 +146,8 @@ def test_args_without_dropout_are_no_line(megatron: Callable[..., tuple[Path, Pa
 
 def test_dropout_of_the_args_is_said(megatron: Callable[..., tuple[Path, Path]]) -> None:
     assert fed(*megatron(hidden_dropout=0.0, attention_dropout=0.1)) == (
-        "Dropout of attention: 0 in A, 0.1 in B. In training alone, where the loss of a step is "
-        "then not that of evaluation",
+        "Dropout of attention: 0 in A, 0.1 in B. Only training uses it: its loss differs, "
+        "the logits do not",
     )
 
 

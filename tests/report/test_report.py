@@ -317,10 +317,12 @@ def test_a_listing_names_dtype_shape_size_and_files() -> None:
 
 
 def test_a_listing_tells_what_is_wrong_and_what_else_there_is() -> None:
-    odd = side(kind="hf", unmapped=("mystery",), errors={"broken": "tp 1 of 2 has no shard of it"})
+    odd = side(
+        kind="hf", unmapped=("mystery",), errors={"broken": "TP rank 1 of 2 has no shard of it"}
+    )
     listed = "\n".join(listing_lines(odd, lambda _: True))
     assert "mystery  no rule of any family knows it" in listed
-    assert "broken  tp 1 of 2 has no shard of it" in listed
+    assert "broken  TP rank 1 of 2 has no shard of it" in listed
 
 
 def test_buffers_of_the_config_are_counted_in_a_listing() -> None:
