@@ -220,7 +220,7 @@ def test_both_sides_stand_side_by_side_each_under_its_own_names(
     assert terminal.tmux("show-buffer") == stored
     terminal.keys("|")
     screen = terminal.wait_for("St Tensor")
-    assert "-1 model.layers.2" in screen
+    assert "-  model.layers.2" in screen
     assert "decoder.layers.2 " not in screen
     terminal.keys("|")
     screen = terminal.wait_for("Stored tensor")

@@ -134,7 +134,7 @@ async def test_the_demo_has_one_finding_that_can_be_shown_copied_and_filtered_to
         ]
         assert "finding 1, QKV-SWAP" in str(rows(app).border_title)
         assert marked(app) == {
-            "model.layers.2": "-1",
+            "model.layers.2": "- ",
             "self_attn.k_proj.weight": "!1",
             "self_attn.v_proj.weight": "!1",
         }

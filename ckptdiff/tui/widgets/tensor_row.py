@@ -137,7 +137,7 @@ def _label(session: Session, name: str, a: Assembly | None, b: Assembly | None, 
 def _layer_cells(session: Session, layer: Layer, layout: Columns) -> Cells:
     unfolded = session.tensors.is_unfolded(layer)
     title = printable(layer.title)
-    head = (f" {'-' if unfolded else '+'}{mark(session, layer.title)} ", "layer")
+    head = (f" {'-' if unfolded else '+'}  ", "layer")
     if session.browsing:
         label = _fit(title, layout.name, ascii_only=session.ascii_only)
         count = _shape(plural(len(layer.names), "tensor"), layout)
