@@ -124,7 +124,7 @@ def test_no_piece_of_a_megatron_name_is_outside_of_the_rules() -> None:
 
 
 def test_rooms_are_not_too_full() -> None:
-    assert len(list(PACKAGE.glob("*.py"))) <= 15
+    assert len(list(PACKAGE.glob("*.py"))) <= 14
     long = {
         str(file.relative_to(PACKAGE)): lines
         for file in PACKAGE.rglob("*.py")

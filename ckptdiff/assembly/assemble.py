@@ -17,7 +17,7 @@ from ckptdiff.assembly.from_meta import assemble_meta
 from ckptdiff.assembly.recipe import Assembled, LayoutError
 from ckptdiff.assembly.shared_names import with_shared_names
 from ckptdiff.assembly.unwrapping import unwrapped
-from ckptdiff.gc_pause import uncollected
+from ckptdiff.formats.gc_pause import uncollected
 
 if TYPE_CHECKING:
     from ckptdiff.arch.base import Architecture

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from ckptdiff.errors import CkptDiffError, NotACheckpoint, UnreadableFile
 from ckptdiff.formats import hf, megatron, meta, torch_dist
+from ckptdiff.formats.gc_pause import uncollected
 from ckptdiff.formats.no_checkpoint import why_no_checkpoint
 from ckptdiff.formats.unfinished import dead_saves, why_unfinished
-from ckptdiff.gc_pause import uncollected
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -125,10 +125,11 @@ class FileList:
     def arrange(self) -> None:
         """Rebuild `rows`, after a change of filter, sort or folds, or new results."""
         session, asked = self.session, self.asked
-        passes = self._filter()
-        kept = [(held, [row for row in held.tensors if passes(row)]) for held in self.files]
+        kept = [(held, list(held.tensors)) for held in self.files]
         if asked.narrowed:
-            kept = [(held, tensors) for held, tensors in kept if tensors]
+            passes = self._filter()
+            kept = [(held, [row for row in rows if passes(row)]) for held, rows in kept]
+            kept = [(held, rows) for held, rows in kept if rows]
         kept = self._sorted(kept)
         if self._first is None and session.differences:
             self._first = next(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.config.compare import compare_configs
 from ckptdiff.errors import CkptDiffError
-from ckptdiff.gc_pause import uncollected
+from ckptdiff.formats.gc_pause import uncollected
 from ckptdiff.results import TensorDiff
 from ckptdiff.tui.messages import (
     CheckpointsOpened,
