@@ -7,15 +7,17 @@ from typing import Literal
 
 from ckptdiff.errors import NotInstalled
 
-Extra = Literal["logits", "serve"]
+Extra = Literal["logits", "scores", "serve"]
 
 # Modules by the names under which they are imported; nothing here imports them.
 LIBRARIES: dict[Extra, tuple[str, ...]] = {
     "logits": ("torch", "tokenizers", "sentencepiece"),
+    "scores": ("torch", "tokenizers", "sentencepiece", "lm_eval"),
     "serve": ("textual_serve",),
 }
 _WHAT: dict[Extra, str] = {
     "logits": "comparing logits",
+    "scores": "comparing scores",
     "serve": "the screen in a browser",
 }
 

@@ -72,3 +72,25 @@ class Energy:
     emulated: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     # Computed in the low precision itself.
     measured: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRun:
+    """Passes of many sequences through both models: A, A's weights as B computes them, and B."""
+
+    a: ForwardSide
+    b: ForwardSide
+    dtype: str  # a key of dtypes.BY_FLAG
+    device: str
+    vocabulary: int  # tokens, padding not counted
+    comparison: str  # under which a worker keeps the values between jobs
+
+
+@dataclass(frozen=True, slots=True)
+class PackedSequence:
+    """A sequence of tokens, and where logits are wanted in it."""
+
+    ids: bytes  # int32 of this machine
+    # For each wanted span of logits: its first position, and the tokens (int32) that follow those
+    # positions, whose log-likelihoods are added up.
+    spans: tuple[tuple[int, bytes], ...]
