@@ -248,3 +248,38 @@ class LogitDiff:
     conditions: tuple[str, ...] = ()
     fed: tuple[str, ...] = ()  # what the sides' programs would not be fed alike, in sentences
     same_ids: bool = True  # of the prompt's text, by both sides' tokenizers; True if not known
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one side gives for a span of tokens, given those before it."""
+
+    loglik: float  # natural logarithm, a sum over the answer's tokens
+    is_greedy: bool  # each token of the answer is the likeliest at its place
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A span's answers: by A, by A's weights in B's arithmetic, and by B.
+
+    The distances are the largest relative one of the rows of logits, without padding, at which the
+    answer is read: |x-y| / |x|.
+    """
+
+    a: Answer
+    floor: Answer  # A's weights and config in B's arithmetic
+    b: Answer
+    floor_apart: float  # of A and A's weights in B's arithmetic
+    weights_apart: float  # of A's weights in B's arithmetic and B
+    apart: float  # of A and B
+
+
+@dataclass(frozen=True, slots=True)
+class StepApart:
+    """A step that gives another value with B's weights than with A's, from equal inputs."""
+
+    layer: int | None  # None before the first and after the last
+    name: str  # of the value, as in `ckptdiff logits`
+    rel: float  # |A-B| / |A|, both in B's arithmetic, over the positions of that sequence
+    sequence: int  # the batch's sequence in which it is largest, from 0
+    reads: tuple[str, ...] = ()  # A's stored tensors that the step reads

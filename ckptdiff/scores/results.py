@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from ckptdiff.results import Budget, CauseShare
+    from ckptdiff.results import Answers, Budget, CauseShare, StepApart
 
 ScoreVerdict = Literal["arithmetic", "weights-or-config", "undecided"]
 Kind = Literal["choices", "rolling", "one"]  # a doc's answers; windows of a text; one answer
@@ -21,41 +21,6 @@ class Question:
 
     ids: bytes  # token ids, int32 of this machine, context and continuation
     answer: int  # how many of the last are scored; at least 1, less than there are ids
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What one side gives for a question."""
-
-    loglik: float  # natural logarithm, a sum over the answer's tokens
-    is_greedy: bool  # each token of the answer is the likeliest at its place
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """A question's answers: by A, by A's weights in B's arithmetic, and by B.
-
-    The distances are the largest relative one of the rows of logits, without padding, at which the
-    answer is read: |x-y| / |x|.
-    """
-
-    a: Answer
-    floor: Answer  # A's weights and config in B's arithmetic
-    b: Answer
-    floor_apart: float  # of A and A's weights in B's arithmetic
-    weights_apart: float  # of A's weights in B's arithmetic and B
-    apart: float  # of A and B
-
-
-@dataclass(frozen=True, slots=True)
-class StepApart:
-    """A step that gives another value with B's weights than with A's, from equal inputs."""
-
-    layer: int | None  # None before the first and after the last
-    name: str  # of the value, as in `ckptdiff logits`
-    rel: float  # |A-B| / |A|, both in B's arithmetic, over all positions of the batch
-    question: int  # of the sequence in which it is largest: its number in the batch
-    reads: tuple[str, ...] = ()  # A's stored tensors that the step reads
 
 
 @dataclass(frozen=True, slots=True)
