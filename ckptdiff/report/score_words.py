@@ -6,6 +6,7 @@ import math
 import shlex
 from typing import TYPE_CHECKING
 
+from ckptdiff.scores.expected import expected
 from ckptdiff.scores.groups import BIGBENCH, is_share, main_rows, table
 from ckptdiff.scores.paired import choices_of, distances, needed
 from ckptdiff.scores.verdict import item_words, worst_question
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.scores.expected import Expected
     from ckptdiff.scores.paired import Needed
     from ckptdiff.scores.published import Published, PublishedRow
     from ckptdiff.scores.results import Item, Paired, ScoreDiff, TaskScore
@@ -118,6 +120,8 @@ def facts(found: ScoreDiff) -> Iterator[str]:
     yield from _choice_facts(found.paired)
     if any(row.metric == "acc_norm" for row in found.tasks):
         yield "That is of the choices of acc; acc_norm divides by the answer's length first."
+    if (rounding := expected(found.items)) is not None:
+        yield _expected_fact(rounding)
     yield from _test_facts(found.paired)
     count = sum(choices_of(item) is not None for item in found.items)
     if (need := needed(found.items)) is not None:
@@ -135,6 +139,15 @@ def _choice_facts(pair: Paired) -> Iterator[str]:
         f"Both sides choose the same in {pair.agree:,} of {plural(pair.items, 'item')}: {flips}."
     )
     yield f"At distances like these, {pair.could_flip:,} of {pair.items:,} could flip at all."
+
+
+def _expected_fact(rounding: Expected) -> str:
+    mean = ""
+    if rounding.relative is not None:
+        mean = f" and a mean of |A-B|/A over tasks of {percent(rounding.relative)}"
+    count = rounding.flips
+    flips = f"{count:,.0f}" if count >= 10 else f"{count:.2g}"
+    return f"Of rounding alone, by the floor, {flips} flips{mean} are expected."
 
 
 def _test_facts(pair: Paired) -> Iterator[str]:

@@ -21,6 +21,7 @@ from ckptdiff.report.score_words import (
     published_words,
     row_cells,
 )
+from ckptdiff.scores.expected import expected
 from ckptdiff.scores.groups import main_rows, table
 from ckptdiff.scores.paired import choices_of, distances, is_flip, margin_of, needed
 from ckptdiff.scores.verdict import answered_words, place, worst_question
@@ -50,7 +51,7 @@ def score_document(
     a: Assembled, b: Assembled, found: ScoreDiff, beside: Published | None = None
 ) -> dict[str, Any]:
     """Return the JSON document of `ckptdiff scores`, schema `ckptdiff.scores/1`."""
-    apart, need = distances(found.items), needed(found.items)
+    apart, need, rounding = distances(found.items), needed(found.items), expected(found.items)
     main = set(main_rows(found.tasks))
     document: dict[str, Any] = plain_json(
         {
@@ -70,6 +71,7 @@ def score_document(
             "mean": found.mean,
             "distances": None if apart is None else asdict(apart),
             "paired": None if found.paired is None else asdict(found.paired),
+            "expected": None if rounding is None else asdict(rounding),
             "needed": None if need is None else asdict(need),
             "step": None if found.step is None else _step_document(found.step),
             "shown_by": None if found.shown_by is None else _shown_document(a, b, found.shown_by),

@@ -152,6 +152,12 @@ def test_items_tell_what_the_table_does_not(said: Said) -> None:
         "acc_norm divides by the answer's length first",
     ):
         assert words in text
+    assert (
+        "Of rounding alone, by the floor, 0 flips and a mean of |A-B|/A over tasks of 0.00%" in text
+    )
+    moved = [item((-1.0, -1.5), floor=(-1.0, -0.5)), *marked(5, 0, 0, 4)]
+    # Half of a tenth of the moves is 1, the margins that it closes are 0.5 and nine of 1.
+    assert "by the floor, 0.05 flips and" in joined(said(found(moved)))
     without = joined(said(faulty(tasks=ROWS[:2])))
     assert "acc_norm" not in without
 
@@ -298,6 +304,7 @@ def test_the_document_has_every_field_by_its_name(document: Document) -> None:
     assert last["answers"][0]["a"] == {"loglik": -1.0, "is_greedy": False}
     assert last["answers"][0]["weights_apart"] == 0.5
     assert told["needed"]["relative"] == 0.0015
+    assert told["expected"] == {"flips": 0, "relative": 0}
     assert told["beside"]["source"] == NVIDIA_LLAMA2.source
     assert told["a"]["format"] == "hf"
 
@@ -306,7 +313,7 @@ def test_what_does_not_apply_is_null_and_what_is_not_finite_is_text(document: Do
     told = document(
         found([rolling((-1.0,), (math.nan,))], tasks=(row("boolq", 0.0, math.nan),), mean=None)
     )
-    for name in ("paired", "needed", "step", "shown_by", "mean", "budget", "beside"):
+    for name in ("paired", "needed", "expected", "step", "shown_by", "mean", "budget", "beside"):
         assert told[name] is None
     assert told["tasks"][0]["b"] == "nan"
     assert told["tasks"][0]["relative"] is None
