@@ -46,13 +46,14 @@ if TYPE_CHECKING:
     from ckptdiff.forward.steps import Step, Values
 
 ROUNDING = 50  # epsilons of fp32 or fp64 that a step of equal weights may be apart, at most
-# Steps in which the positions of a sequence see each other, or know where they are.
+# Steps in which the positions of a sequence see each other.
 BY_SEQUENCE = frozenset(
     {
-        *("positions", "rotate", "rotate_latent", "attend"),
+        *("positions", "attend"),
         *("convolve", "delta_rule", "scan"),
     }
 )
+_ROTATIONS = frozenset({"rotate", "rotate_latent"})  # in which a position's place counts
 _EXPERT_POSITIONS = 2  # of each expert, by which its step of A's weights is compared with B's
 _UNLIMITED = 1 << 62  # bytes: a layer's experts are kept until the last chunk has used them
 
@@ -70,6 +71,7 @@ class SectionStreams:
         self.steps = steps(section.part, self.a, self.b)
         self.is_one_program = self.a.arithmetic == self.f.arithmetic
         self._apart: dict[str, StepApart] = {}
+        self._trusted: set[str] = set()  # steps in which F is known to give what B does
         self._drifted: dict[str, list[int]] = {}  # by step: ranks of B with another copy
 
     @property
@@ -109,6 +111,7 @@ class SectionStreams:
     ) -> tuple[Tensor, ...]:
         """Return what a step gives for a whole chunk."""
         values = {name: values[name] for name in step.takes}
+        layer.lengths = chunk.lengths if step.method in _ROTATIONS else ()
 
         def take(some: Values) -> tuple[Tensor, ...]:
             return take_or_raise(step, layer, some, self.section, reference, letter=letter)
@@ -145,12 +148,15 @@ class SectionStreams:
         """
         if not have_same_rules(step, self.f, self.b, chunk.lengths):
             return False
-        if step.method in BY_SEQUENCE and step.method != "positions":
+        if step.method in self._trusted:
+            return True
+        if step.method in _ROTATIONS or (step.method in BY_SEQUENCE and step.method != "positions"):
             rows = chunk.slices[_longest(chunk)]
+            self.f.lengths = ()
             some = {name: values[name][rows] for name in step.takes}
             given = take_or_raise(step, self.f, some, self.section, letter="A")
             theirs = [b[name][rows] for name in step.gives]
-            return all(map(is_equal, given, theirs))
+            return self._trust(step, all(map(is_equal, given, theirs)))
         some = self._sample(step, values)
         if some is None:
             return False
@@ -158,7 +164,19 @@ class SectionStreams:
             take_or_raise(step, layer, some, self.section, letter=letter)
             for layer, letter in ((self.f, "A"), (self.b, "B"))
         ]
-        return all(map(is_equal, *pair))
+        is_alike = all(map(is_equal, *pair))
+        if step.method in BY_POSITION and all(map(_has_all_features, some.values())):
+            self._trust(step, is_alike)
+        return is_alike
+
+    def _trust(self, step: Step, is_alike: bool) -> bool:  # noqa: FBT001
+        """Note that a step is alike, so that no other chunk has to show it; return whether it is.
+
+        Each of its weights counted.
+        """
+        if is_alike:
+            self._trusted.add(step.method)
+        return is_alike
 
     def _sample(self, step: Step, values: Values) -> Values | None:
         """Return values at a few positions where each weight counts; None: at no few."""
@@ -261,6 +279,11 @@ def _are_same(step: Step, one: Values, other: Values) -> bool:
 
 def _longest(chunk: Chunk) -> int:
     return max(range(len(chunk.lengths)), key=chunk.lengths.__getitem__)
+
+
+def _has_all_features(value: Tensor) -> bool:
+    """Return whether no feature is zero at all of the positions."""
+    return bool((value != 0).any(0).all())
 
 
 def _is_hidden(value: Tensor, some: Tensor) -> bool:
