@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ckptdiff.forward.steps import Values
     from ckptdiff.results import Answers
 
-CHUNK_TOKENS = int(__import__('os').environ.get('CT','8192'))  # that are computed at a time
+CHUNK_TOKENS = int(__import__("os").environ.get("CT", "8192"))  # that are computed at a time
 CHUNK_BYTES = 1 << 28  # that the inside of an MLP may take on one side
 _INSIDE = 4  # values as wide as the MLP: gate, up, their product, and one of the other side
 

@@ -248,9 +248,7 @@ class LayerOf:
 
     def some_logits(self, x: Tensor, head_rows: Tensor) -> Tensor:
         """Return (positions, rows) of logits, of some rows of the head."""
-        return self.arithmetic.capped(
-            self.arithmetic.linear(x, head_rows), self.model.logit_cap
-        )
+        return self.arithmetic.capped(self.arithmetic.linear(x, head_rows), self.model.logit_cap)
 
 
 def head_blocks(held: HeldTensor) -> list[slice]:

@@ -27,8 +27,13 @@ class Ran:
     answers: tuple[tuple[Answers, ...], ...]
 
     @property
+    def large(self) -> list[StepApart]:
+        """The steps that are further apart than the order of sums makes in float32."""
+        return [step for step in self.apart if not step.rel <= 50 * 2**-23]
+
+    @property
     def places(self) -> list[tuple[int | None, str]]:
-        return [(step.layer, step.name) for step in self.apart]
+        return [(step.layer, step.name) for step in self.large]
 
 
 def packed(ids: Sequence[int], *spans: tuple[int, Sequence[int]]) -> PackedSequence:
