@@ -142,7 +142,7 @@ class Rows:
 def take_head(streams: SectionStreams, step: Step, found: Sequence[Rows], vocabulary: int) -> None:
     """Compute the logits of all wanted positions, and note where B's head differs from A's."""
     sides = streams.a, streams.b
-    parts = [side.head_parts() for side in sides]
+    parts = sides[0].head_parts(), sides[1].head_parts()
     for first, stop in _token_blocks(*parts, vocabulary):
         (a, rows_a), (b, rows_b) = (_part_at(of, first, stop) for of in parts)
         streams.a.reader.reads.clear()
@@ -202,7 +202,8 @@ def _take_block(
 
 def _squares(x: Tensor) -> Tensor:
     """Return the sum of squares of each row, in float64."""
-    return torch.linalg.vector_norm(x, dim=-1).double().square()
+    norms: Tensor = torch.linalg.vector_norm(x, dim=-1)
+    return norms.double().square()
 
 
 def _token_blocks(

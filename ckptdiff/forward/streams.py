@@ -95,9 +95,8 @@ class SectionStreams:
         self.b.copied.clear()
         b = dict(zip(step.gives, self._given(step, self.b, chunk, values.b, "B"), strict=True))
         f = self._followed(step, chunk, values, a, b)
-        if all(values.f[name] is values.b[name] for name in step.takes):
-            if step.is_tap:
-                self._judge(step, chunk, values, f, b)
+        if step.is_tap and _are_same(step, values.f, values.b):
+            self._judge(step, chunk, values, f, b)
         return Streams(values.a | a, values.f | f, values.b | b)
 
     def _given(
@@ -189,7 +188,7 @@ class SectionStreams:
             return None
         by_expert = positions_by_expert(values[step.takes[1]])
         picked = [one[spread(len(one), _EXPERT_POSITIONS).to(one.device)] for one in by_expert]
-        return torch.cat(picked).unique()
+        return torch.unique(torch.cat(picked))  # type: ignore[no-any-return]
 
     def _is_rounding(self, rel: float) -> bool:
         """Return whether a distance is one that the order of sums makes."""
@@ -206,7 +205,7 @@ class SectionStreams:
             if is_equal(f[name], b[name]):
                 b[name] = f[name]
                 continue
-            rel = self._note(step, name, chunk, values, f[name], b[name])
+            rel = self._note(name, chunk, values, f[name], b[name])
             if self._is_rounding(rel):
                 f[name] = b[name]
         if step.method not in self._drifted:
@@ -215,11 +214,9 @@ class SectionStreams:
             given = self._given(step, replace(self.b, copy=rank), chunk, values.b, "B")
             for name, value in zip(step.gives, given, strict=True):
                 if not is_equal(f[name], value):
-                    self._note(step, name, chunk, values, f[name], value)
+                    self._note(name, chunk, values, f[name], value)
 
-    def _note(
-        self, step: Step, name: str, chunk: Chunk, values: Streams, f: Tensor, b: Tensor
-    ) -> float:
+    def _note(self, name: str, chunk: Chunk, values: Streams, f: Tensor, b: Tensor) -> float:
         """Note that a value differs, in the sequence in which most; return how far it does."""
         if why := sizes.of_values(name, f, b):
             raise UnsupportedLayout(f"{place(self.section)}{why}. {ONE_MODEL}")

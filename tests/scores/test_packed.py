@@ -1,4 +1,4 @@
-"""Sequences end to end give what each gives alone, and a fault shows where a sequence touches it."""
+"""Sequences end to end give what each gives alone; a fault shows where a sequence touches it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ckptdiff.errors import BadArgument, UnsupportedLayout, WorkerDied
+from ckptdiff.errors import UnsupportedLayout, WorkerDied
 from ckptdiff.forward import batch as batches
-from ckptdiff.forward import compute
+from ckptdiff.forward import compute, steps
 from ckptdiff.forward.kept import forget
 from ckptdiff.forward.packed import take_packed_section
 from ckptdiff.forward.reading import Reader
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ckptdiff.forward.holdings import HeldTensor
-    from ckptdiff.forward.plan import PackedSequence
 
     Make = Callable[..., Path]
 
@@ -142,7 +141,7 @@ def test_a_batch_without_wanted_spans_has_no_answers(tiny_hf: Make) -> None:
 def computed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count the rows that each method of a layer computes."""
     rows: Counter[str] = Counter()
-    take = compute.take
+    take: Any = steps.take
 
     def counted(step: Any, side: Any, values: Any, *rest: Any) -> Any:
         rows[step.method] += len(values[step.takes[0]])
@@ -205,16 +204,12 @@ def test_what_both_sides_store_alike_is_converted_once(
     by: Any, family: str, tiny_hf: Make, copy_of: Any, read: Counter[HeldTensor]
 ) -> None:
     a = tiny_hf(family=family, single=True)
-    b = changed(
-        copy_of(a),
-        lambda w: (
-            w["model.layers.1.self_attn.v_proj.weight"].view(torch.int16)[0, 0].bitwise_xor_(1)
-        ),
-    )
+    other = "model.layers.1.self_attn.v_proj.weight"
+    b = changed(copy_of(a), lambda w: w[other].view(torch.int16)[0, 0].bitwise_xor_(1))
     by(a, b, ROLLING if by is run_batch else SEQUENCES[0])
     layers = {held: count for held, count in read.items() if ".layers." in held.name}
     of_b = {held.name for held in layers if held.chunks[0].ref.file.is_relative_to(b)}
-    assert of_b == {"model.layers.1.self_attn.v_proj.weight"}
+    assert of_b == {other}
     assert len(layers) > 18
     if by is run_batch:
         assert all(count == prod(held.shape) for held, count in layers.items())
@@ -253,7 +248,7 @@ def test_weights_that_are_exchanged_are_apart_in_their_step_alone(
     hf = changed(copy_of(tiny_hf(single=True)), exchanged(one, other))
     found = run_batch(hf, tiny_megatron(tp=2), ROLLING)
     assert found.places == places
-    assert all(0.1 < step.rel for step in found.large)
+    assert all(step.rel > 0.1 for step in found.large)
     assert any(one in name for name in found.large[0].reads)
     assert all(answers.weights_apart > 1e-3 for (answers,) in found.answers)
     assert all(answers.floor_apart < 1e-5 for (answers,) in found.answers)
@@ -301,19 +296,23 @@ def test_a_bit_of_an_embedding_row_is_apart_in_the_sequence_that_has_the_token(
     assert run_batch(hf, tiny_megatron(tp=2), rest, dtype).large == []
 
 
+def times(name: str, factor: float) -> Callable[[dict[str, Tensor]], object]:
+    return lambda weights: weights[name][5].mul_(factor)
+
+
 def test_a_row_of_an_expert_is_apart_where_the_expert_is_chosen(
     tiny_hf: Make, tiny_megatron: Make, copy_of: Any
 ) -> None:
+    hf = copy_of(tiny_hf(family="mixtral", single=True))
     megatron, places = tiny_megatron({"family": "mixtral"}, tp=2), []
     for expert in range(4):
         name = f"model.layers.1.block_sparse_moe.experts.{expert}.w2.weight"
-        hf = copy_of(tiny_hf(family="mixtral", single=True)) if not expert else hf
-        changed(hf, lambda weights, name=name: weights[name][5].mul_(2))
+        changed(hf, times(name, 2))
         places.append(run_batch(hf, megatron, [packed([9], (0, [1]))]).places)
         everywhere = run_batch(hf, megatron, ROLLING)
         assert everywhere.places == [(1, "mlp_out")]
         assert name in everywhere.large[0].reads
-        changed(hf, lambda weights, name=name: weights[name][5].div_(2))
+        changed(hf, times(name, 0.5))
     # Two of four are chosen for one token.
     assert sorted(places) == [[], [], [(1, "mlp_out")], [(1, "mlp_out")]]
 

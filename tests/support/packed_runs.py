@@ -61,7 +61,7 @@ def run_batch(
 ) -> Ran:
     """Return what both sides answer to the sequences, computed as one batch."""
     pair = assemble_pair(open_checkpoint(a), open_checkpoint(b))
-    sides = forward_side(*pair, reference), forward_side(*reversed(pair), reference)
+    sides = forward_side(*pair, reference), forward_side(pair[1], pair[0], reference)
     held = [holdings_of(*side) for side in zip(pair, sides, strict=True)]
     check_families(sides, held)
     run = PackedRun(*sides, dtype, device, token_count(*pair), f"{a} {b}")
