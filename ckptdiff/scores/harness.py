@@ -46,7 +46,8 @@ def ask(spec: TaskSpec, model: ModelFacts) -> Asked:
     Raises BadArgument for a task that does not exist, is generated or has no data here,
     NotInstalled without the libraries, CorruptFile for a tokenizer that does not work.
     """
-    with _silent_and_offline():
+    require("scores")
+    with _silent(), _offline():
         return _loaded(spec, model).asked()
 
 
@@ -55,14 +56,14 @@ def score(spec: TaskSpec, model: ModelFacts, answers: Mapping[Question, Answers]
 
     Only documents count of which every question is answered. Raises as `ask` does.
     """
-    with _silent_and_offline():
+    require("scores")
+    with _silent(), _offline():
         return _loaded(spec, model).score(answers)
 
 
 @cache
 def _libraries() -> Any:
     """Return the library, imported without a way to the network."""
-    require("scores")
     os.environ.update(_OFFLINE)
     import datasets  # type: ignore[import-untyped]
     import lm_eval.evaluator  # type: ignore[import-untyped]
@@ -81,7 +82,29 @@ def _libraries() -> Any:
 
 
 @contextmanager
-def _silent_and_offline() -> Iterator[None]:
+def _offline() -> Iterator[None]:
+    """Keep the libraries off the network, those too that were imported before by somebody else."""
+    _libraries()
+    import datasets.config  # type: ignore[import-untyped]
+    import huggingface_hub.constants
+
+    switches = [
+        (huggingface_hub.constants, "HF_HUB_OFFLINE"),
+        (datasets.config, "HF_HUB_OFFLINE"),
+        (datasets.config, "HF_DATASETS_OFFLINE"),
+    ]
+    before = [getattr(module, name) for module, name in switches]
+    for module, name in switches:
+        setattr(module, name, True)
+    try:
+        yield
+    finally:
+        for (module, name), value in zip(switches, before, strict=True):
+            setattr(module, name, value)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
     """Keep lm-eval's messages and progress bars away, and turn what it raises into an error."""
     state = random.getstate()
     disabled = logging.root.manager.disable
