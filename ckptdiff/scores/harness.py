@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.errors import BadArgument, CkptDiffError
+from ckptdiff.errors import BadArgument, CkptDiffError, NotInstalled
 from ckptdiff.extras import require
 from ckptdiff.logits.tokenizer import OpenTokenizer
 from ckptdiff.scores.loaded_tasks import LoadedTasks
@@ -48,6 +48,7 @@ def ask(spec: TaskSpec, model: ModelFacts) -> Asked:
     """
     require("scores")
     with _silent(), _offline():
+        _kept.clear()  # a file may have changed meanwhile
         return _loaded(spec, model).asked()
 
 
@@ -122,6 +123,10 @@ def _silent() -> Iterator[None]:
             yield
         except (CkptDiffError, MemoryError):
             raise
+        except ModuleNotFoundError as error:
+            raise NotInstalled(
+                f"a task needs {error.name}, which is not installed: pip install {error.name}"
+            ) from error
         except Exception as error:
             raise BadArgument(f"lm-evaluation-harness: {_reason(error)}") from error
         finally:
@@ -161,7 +166,7 @@ def _asking(model: ModelFacts) -> Any:
     from lm_eval.api.model import TemplateLM  # type: ignore[import-untyped]
 
     tokenizer = OpenTokenizer(model.tokenizer, (model.bos, model.eos), model.family)
-    longest = model.max_length or _NO_LENGTH
+    longest = model.max_length or tokenizer.max_length or _NO_LENGTH
     # A question comes once for each of its choices.
     encode = lru_cache(maxsize=2)(tokenizer.encode)
 

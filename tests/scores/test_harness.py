@@ -95,6 +95,21 @@ def test_windows_of_a_text_score_each_token_once(tasks: Path, model: ModelFacts)
     assert row.a == pytest.approx(2.718281828459045 ** (-total / size))
 
 
+def test_without_a_length_in_the_config_the_tokenizer_names_it(
+    tasks: Path, tmp_path: Path, model: ModelFacts
+) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text(model.tokenizer.read_text())
+    spec = spec_of(tasks, "rolling")
+    longest = []
+    for named in (50, 10**30):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": named}))
+        asked = ask(spec, ModelFacts(file))
+        longest.append(max(len(question.ids) // 4 for question in asked.questions))
+    assert longest[0] == 51
+    assert longest[1] > LENGTH
+
+
 def test_a_limit_is_a_number_or_a_fraction_of_documents(tasks: Path, model: ModelFacts) -> None:
     assert ask(spec_of(tasks, "letters", limit=2), model).tasks == (("letters", 2),)
     assert ask(spec_of(tasks, "letters", limit=0.5), model).tasks == (("letters", 4),)
@@ -375,6 +390,9 @@ def test_a_group_of_a_file_is_held_to_the_same(here: Path, model: ModelFacts) ->
     scripted = GOOD | {"metric_list": [{"metric": "./code.py"}]}
     assert "none of lm-eval's" in refused(
         here, model, json.dumps({"group": "g", "task": [scripted]})
+    )
+    assert "no task nonsense" in refused(
+        here, model, json.dumps({"group": "g", "task": [GOOD, {"task": "nonsense"}]})
     )
     good = json.dumps({"group": "g", "task": [GOOD]})
     (here / "mine.yaml").write_text(good)
