@@ -98,8 +98,9 @@ def _needs_more(
 
 def _like(pattern: str, manager: Any, notes: list[str]) -> list[str]:
     """Return the tasks whose names fit a pattern, but for those that are generated."""
-    found = [one for one in manager.all_subtasks if fnmatchcase(one, pattern)]
     index = manager.task_index
+    kinds = ("TASK", "PY_TASK")
+    found = [n for n in sorted(index) if fnmatchcase(n, pattern) and index[n].kind.name in kinds]
     asked = [one for one in found if (index[one].cfg or {}).get("output_type") != GENERATES]
     if not asked:
         refuse_generation(found)
