@@ -266,14 +266,15 @@ def _data_of(load: Any, path: Any, name: Any, options: dict[str, Any]) -> Any:
         raise BadArgument(
             f"the folder {path} here would be taken for the data set {path}: start from another one"
         )
+    more = "".join(f", {key}={value!r}" for key, value in options.items())
     try:
         return load(path=path, name=name, **options)
     except (ConnectionError, FileNotFoundError) as error:
         if path in BUILDERS:
             raise
-        raise _Missing(DataSet(str(path), name)) from error
+        raise _Missing(DataSet(str(path), name, more)) from error
     except ValueError as error:
         # The data set is cached, this part of it is not.
         if "Couldn't find cache for" in str(error):
-            raise _Missing(DataSet(str(path), name)) from error
+            raise _Missing(DataSet(str(path), name, more)) from error
         raise
