@@ -155,6 +155,9 @@ def _loaded(spec: TaskSpec, model: ModelFacts, folder: Path | None) -> LoadedTas
         _kept.clear()
         library = _libraries()
         notes: list[str] = []
+        # Some tasks put the order of their choices to chance: that of lm-eval's own runs.
+        random.seed(0)
+        library.evaluator.np.random.seed(1234)
         tasks = load_tasks(library, partial(_manager, folder), spec, notes)
         asking = _asking(model)
         _kept[spec, model] = LoadedTasks(library, tasks, spec, asking, _looking_up, notes)
