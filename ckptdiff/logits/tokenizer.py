@@ -29,6 +29,13 @@ MAX_MEMORY = 4 << 30  # bytes that a library may allocate beside what the worker
 MAX_SECONDS = 60  # that a library may take
 MAX_TEXT = 500  # characters of one token that are kept
 
+# BOS and EOS of classes of transformers, where tokenizer_config.json does not name them.
+_CLASSES = {
+    "LlamaTokenizer": ("<s>", "</s>"),
+    "GemmaTokenizer": ("<bos>", "<eos>"),
+    **dict.fromkeys(("GPT2Tokenizer", "GPTNeoXTokenizer"), ("<|endoftext|>", "<|endoftext|>")),
+    "Qwen2Tokenizer": (None, "<|endoftext|>"),
+}
 # Llama 3's `tokenizer.model`: a line per token, with its bytes in base64 and its rank.
 _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 
@@ -46,10 +53,13 @@ class _Library(Protocol):
     """A tokenizer, as one of the two libraries reads it."""
 
     bos: int | None
+    named: tuple[int | None, int | None]  # BOS and EOS as its own files name them
+    max_length: int | None  # of a text in tokens, as tokenizer_config.json names it
     adds_bos: bool  # BOS is to be put before the ids of `encode`
 
     def encode(self, text: str, *, special: bool) -> list[int]: ...
     def text(self, number: int) -> str | None: ...
+    def special_text(self, number: int) -> str: ...
 
 
 def find_tokenizer(folder: Path) -> Path | None:
@@ -78,6 +88,37 @@ def encode_text(file: Path, text: str, bos: Bos, default_bos: int | None) -> Enc
         return Encoded(tuple(ids), tuple(library.text(n) or "" for n in ids), library.bos)
 
 
+class OpenTokenizer:
+    """A tokenizer that is kept for many texts. Made and used in a worker process.
+
+    `ids` are the model's own BOS and EOS, used if the tokenizer names none, `family` is the
+    `model_type` of its config. Raises CorruptFile for a file that does not work.
+    """
+
+    def __init__(
+        self, file: Path, ids: tuple[int | None, int | None] = (None, None), family: str = ""
+    ) -> None:
+        self.file = file
+        with _guarded(file):
+            self._library = library = _load(file, None)
+            if family == "llama" and isinstance(library, _Json):
+                library.take_class()
+            of_both = (*library.named, library.bos, *ids)
+            self.max_length = library.max_length  # of a text in tokens; None if it names none
+            # What stands before a text that has nothing before it: BOS, or else EOS.
+            self.prefix = next((one for one in of_both if one is not None), None)
+            self.prefix_text = "" if self.prefix is None else library.special_text(self.prefix)
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Return a text's ids, with BOS before them if `special`, where it is added."""
+        library = self._library
+        with _named(self.file):
+            ids = library.encode(text, special=special)
+        if special and library.adds_bos and library.bos is not None:
+            return [library.bos, *ids]
+        return ids
+
+
 def token_texts(file: Path, ids: Sequence[int]) -> tuple[str | None, ...]:
     """Return the text of each id, None for one that is not in the file. Runs in a worker process.
 
@@ -91,9 +132,15 @@ def token_texts(file: Path, ids: Sequence[int]) -> tuple[str | None, ...]:
 @contextmanager
 def _guarded(file: Path) -> Iterator[None]:
     """Raise CorruptFile for whatever a library raises, and limit its memory and time."""
+    with _named(file), _bounded():
+        yield
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Raise CorruptFile for whatever a library raises."""
     try:
-        with _bounded():
-            yield
+        yield
     except (CkptDiffError, KeyboardInterrupt, SystemExit):
         raise
     # A panic in Rust is a BaseException.
@@ -135,6 +182,10 @@ def _load(file: Path, default_bos: int | None) -> _Library:
         raise CorruptFile(f"{file}: {missing}")
     settings = file.with_name("tokenizer_config.json")
     config = read_object(settings) if settings.is_file() else {}
+    named = file.with_name("special_tokens_map.json")
+    if "added_tokens_decoder" not in config and named.is_file():
+        # An older file than the other; transformers reads both, and this one last.
+        config |= {k: v for k, v in read_object(named).items() if k in ("bos_token", "eos_token")}
     if file.name == JSON:
         return _Json(content, config, default_bos)
     if _TIKTOKEN.match(content):
@@ -146,25 +197,56 @@ def _load(file: Path, default_bos: int | None) -> _Library:
     return _SentencePiece(content, config, default_bos)
 
 
+def _max_length(config: dict[str, Any]) -> int | None:
+    """Return the length that a tokenizer names; a number without meaning stands for none."""
+    found = config.get("model_max_length")
+    return found if type(found) is int and 0 < found < 1 << 40 else None
+
+
 class _Json:
     """tokenizer.json, read by the library `tokenizers`."""
 
     def __init__(self, content: bytes, config: dict[str, Any], default_bos: int | None) -> None:
         from tokenizers import Tokenizer
 
+        self.max_length = _max_length(config)
         self._tokenizer = tokenizer = Tokenizer.from_buffer(content)
         # A file may keep the padding and truncation of a training run.
         tokenizer.no_padding()
         tokenizer.no_truncation()
         added = tokenizer.encode("", add_special_tokens=True).ids
         self.adds_bos = False  # the post-processor does
-        named = config.get("bos_token")
+        self._kind = str(config.get("tokenizer_class")).removesuffix("Fast")
+        self._is_legacy = config.get("legacy") is True
+        self._is_byte_level = b'"ByteLevel"' in content
+        bos_token, eos_token = _CLASSES.get(self._kind, (None, None))
+        self.named = (
+            self._id(config.get("bos_token", bos_token)),
+            self._id(config.get("eos_token", eos_token)),
+        )
+        bos = default_bos if self.named[0] is None else self.named[0]
+        self.bos = added[0] if bos is None and added else bos
+
+    def take_class(self) -> None:
+        """Space texts as transformers 5 does for Llama, where the class goes before the file.
+
+        It puts no second space before a text that begins with one, and none behind special tokens.
+        """
+        from tokenizers import pre_tokenizers
+
+        if self._kind == "LlamaTokenizer" and not self._is_byte_level:
+            scheme = "always" if self._is_legacy else "first"
+            self._tokenizer.normalizer = None
+            self._tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+                replacement="▁", prepend_scheme=scheme, split=False
+            )
+
+    def _id(self, named: Any) -> int | None:
+        """Return the id of a token as tokenizer_config.json names it."""
         if isinstance(named, dict):
             named = named.get("content")
-        bos = tokenizer.token_to_id(named) if isinstance(named, str) else None
-        if bos is None:
-            bos = default_bos
-        self.bos = added[0] if bos is None and added else bos
+        found: int | None = self._tokenizer.token_to_id(named) if isinstance(named, str) else None
+        return found
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
@@ -178,6 +260,9 @@ class _Json:
         )
         return both[len(first) :][:MAX_TEXT]
 
+    def special_text(self, number: int) -> str:
+        return str(self._tokenizer.decode([number], skip_special_tokens=False))
+
 
 class _SentencePiece:
     """tokenizer.model, read by the library `sentencepiece`."""
@@ -185,9 +270,12 @@ class _SentencePiece:
     def __init__(self, content: bytes, config: dict[str, Any], default_bos: int | None) -> None:
         from sentencepiece import SentencePieceProcessor
 
+        self.max_length = _max_length(config)
         self._processor = processor = SentencePieceProcessor(model_proto=content)
         bos = processor.bos_id()
         self.bos = bos if bos >= 0 else default_bos
+        eos = processor.eos_id()
+        self.named = bos if bos >= 0 else None, eos if eos >= 0 else None
         self.adds_bos = config.get("add_bos_token") is True
 
     def encode(self, text: str, *, special: bool) -> list[int]:  # noqa: ARG002 -- sentencepiece adds none
@@ -200,3 +288,6 @@ class _SentencePiece:
         if self._processor.is_byte(number):  # <0x0A>
             return bytes([int(piece[3:5], 16)]).decode(errors="replace")
         return str(piece).replace("▁", " ")[:MAX_TEXT]
+
+    def special_text(self, number: int) -> str:
+        return str(self._processor.id_to_piece(number))
