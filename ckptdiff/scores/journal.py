@@ -131,12 +131,17 @@ def _values(given: Answers) -> list[float]:
 
 
 def _answers(values: Sequence[float]) -> Answers:
+    """Return the answers of what `_values` returned. Raises TypeError or ValueError for others."""
     a, a_greedy, floor, floor_greedy, b, b_greedy, *distances = values
-    sides = ((a, a_greedy), (floor, floor_greedy), (b, b_greedy))
-    # Bound to be numbers: text in a damaged line raises.
-    given = (Answer(float(loglik), bool(int(is_greedy))) for loglik, is_greedy in sides)
     floor_apart, weights_apart, apart = map(float, distances)
-    return Answers(*given, floor_apart, weights_apart, apart)
+    return Answers(
+        _answer(a, a_greedy), _answer(floor, floor_greedy), _answer(b, b_greedy),
+        floor_apart, weights_apart, apart,
+    )  # fmt: skip
+
+
+def _answer(loglik: float, is_greedy: float) -> Answer:
+    return Answer(float(loglik), is_greedy=bool(int(is_greedy)))
 
 
 def _batch(line: bytes) -> KeptBatch | None:

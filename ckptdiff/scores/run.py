@@ -394,7 +394,7 @@ def _begin_batch(*arguments: Any) -> None:
     begin_batch(*arguments)
 
 
-def _take_packed_section(*arguments: Any) -> tuple[StepApart, ...]:
+def _take_packed_section(*arguments: Any) -> Any:
     from ckptdiff.forward.packed import take_packed_section
 
     return take_packed_section(*arguments)

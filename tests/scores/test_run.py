@@ -1,4 +1,4 @@
-"""A comparison of scores: batch by batch, stopped and taken up again, within the memory there is."""
+"""A comparison of scores: batch by batch, stopped and taken up again, within free memory."""
 
 from __future__ import annotations
 
@@ -103,9 +103,7 @@ def test_what_it_takes_is_said_before_and_how_long_once_a_layer_is_measured(
     assert "embedding of one and 1 more" not in [one.doing for one in steps]
 
 
-def test_rows_come_as_soon_as_their_task_is_done(
-    hf: Path, megatron: Path, worker: Worker
-) -> None:
+def test_rows_come_as_soon_as_their_task_is_done(hf: Path, megatron: Path, worker: Worker) -> None:
     steps, _ = followed(comparison(hf, megatron, batch_tokens=36))
     shown = [[row.task for row in one.tasks] for one in steps if one.batch]
     assert shown == [[]] * 3 + [["one"]] * 9
@@ -214,7 +212,8 @@ def test_too_little_memory_is_one_sentence_with_what_fits(
     with pytest.raises(OutOfMemory) as caught:
         followed(comparison(hf, megatron, batch_tokens=800))
     said = re.fullmatch(
-        r"a batch of 800 tokens takes \d+ MB of free memory, \d+ MB are free; (\d+) tokens fit",
+        r"a batch of 800 tokens takes [\d.]+ [MG]B of free memory, [\d.]+ [MG]B are free; (\d+) "
+        r"tokens fit",
         str(caught.value),
     )
     assert said is not None
@@ -232,7 +231,7 @@ def test_where_not_even_one_question_fits_no_number_is_told(
     hf: Path, megatron: Path, worker: Worker
 ) -> None:
     worker.free = 1 << 20
-    with pytest.raises(OutOfMemory, match="the longest question, of 9 tokens, takes .* of free"):
+    with pytest.raises(OutOfMemory, match=r"the longest question, of 9 tokens, takes .* of free"):
         followed(comparison(hf, megatron))
 
 
@@ -244,10 +243,8 @@ def test_where_free_memory_is_not_known_nothing_is_refused(
     assert len(worker.run) == 1
 
 
-def test_a_token_that_the_models_lack_is_refused(
-    hf: Path, megatron: Path, worker: Worker
-) -> None:
-    worker.length = VOCAB + 3
+def test_a_token_that_the_models_lack_is_refused(hf: Path, megatron: Path, worker: Worker) -> None:
+    worker.length = VOCAB + 4
     with pytest.raises(BadArgument, match="gives token 320, which is not in the vocabulary of 320"):
         followed(comparison(hf, megatron))
 

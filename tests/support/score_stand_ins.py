@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def choices(task: int, doc: int, length: int) -> tuple[Question, ...]:
     """Return a document's two questions: answers of one token behind one context."""
-    context = [task, doc, *range(length - 2)]
+    context = [task, doc, *range(length - 3)]
     return tuple(Question(array("i", [*context, last]).tobytes(), 1) for last in (1, 2))
 
 
@@ -44,8 +44,8 @@ class Worker:
         for name, stand_in in {
             "ask": self.ask,
             "score": self.score,
-            "_choose": lambda device, needed: ("cpu", ""),  # noqa: ARG005
-            "_free_memory": lambda device: self.free,  # noqa: ARG005
+            "_choose": lambda device, needed: ("cpu", ""),
+            "_free_memory": lambda device: self.free,
             "_begin_batch": self.begin_batch,
             "_take_packed_section": self.take_packed_section,
             "_answer_spans": self.answer_spans,
@@ -54,8 +54,8 @@ class Worker:
 
     def documents(self) -> dict[tuple[str, int], tuple[Question, ...]]:
         return {
-            (task, doc): choices(number, doc, self.length)
-            for number, (task, docs) in enumerate(self.tasks.items())
+            (task, doc): choices(sum(map(ord, task)) % 300, doc, self.length)
+            for task, docs in self.tasks.items()
             for doc in range(docs)
         }
 
@@ -68,7 +68,7 @@ class Worker:
         )  # fmt: skip
         return Asked(every, tuple(self.tasks.items()), of)
 
-    def score(self, spec: Any, facts: Any, answers: Mapping[Question, Answers]) -> Scored:  # noqa: ARG002
+    def score(self, spec: Any, facts: Any, answers: Mapping[Question, Answers]) -> Scored:
         self.scored += 1
         items = tuple(
             Item(task, doc, "choices", "text", ("x", "y"), 0, asked,
@@ -105,5 +105,5 @@ class Worker:
 def answered(ids: bytes) -> Answers:
     """Return what is answered to a question of these ids, as a right conversion would."""
     a = -random.Random(ids).random()
-    sides = (Answer(one, is_greedy=False) for one in (a, math.nextafter(a, 0), a + 1e-12))
-    return Answers(*sides, 1e-8, 0.0, 1e-8)
+    one, floor, other = (Answer(x, is_greedy=False) for x in (a, math.nextafter(a, 0), a + 1e-12))
+    return Answers(one, floor, other, 1e-8, 0.0, 1e-8)
