@@ -46,7 +46,8 @@ def ask(spec: TaskSpec, model: ModelFacts) -> Asked:
     Raises BadArgument for a task that does not exist, is generated or has no data here,
     NotInstalled without the libraries, CorruptFile for a tokenizer that does not work.
     """
-    with _silent_and_offline():
+    require("scores")
+    with _silent(), _offline():
         return _loaded(spec, model).asked()
 
 
@@ -55,14 +56,14 @@ def score(spec: TaskSpec, model: ModelFacts, answers: Mapping[Question, Answers]
 
     Only documents count of which every question is answered. Raises as `ask` does.
     """
-    with _silent_and_offline():
+    require("scores")
+    with _silent(), _offline():
         return _loaded(spec, model).score(answers)
 
 
 @cache
 def _libraries() -> Any:
     """Return the library, imported without a way to the network."""
-    require("scores")
     os.environ.update(_OFFLINE)
     import datasets  # type: ignore[import-untyped]
     import lm_eval.evaluator  # type: ignore[import-untyped]
@@ -81,7 +82,29 @@ def _libraries() -> Any:
 
 
 @contextmanager
-def _silent_and_offline() -> Iterator[None]:
+def _offline() -> Iterator[None]:
+    """Keep the libraries off the network, those too that were imported before by somebody else."""
+    _libraries()
+    import datasets.config  # type: ignore[import-untyped]
+    import huggingface_hub.constants
+
+    switches = [
+        (huggingface_hub.constants, "HF_HUB_OFFLINE"),
+        (datasets.config, "HF_HUB_OFFLINE"),
+        (datasets.config, "HF_DATASETS_OFFLINE"),
+    ]
+    before = [getattr(module, name) for module, name in switches]
+    for module, name in switches:
+        setattr(module, name, True)
+    try:
+        yield
+    finally:
+        for (module, name), value in zip(switches, before, strict=True):
+            setattr(module, name, value)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
     """Keep lm-eval's messages and progress bars away, and turn what it raises into an error."""
     state = random.getstate()
     disabled = logging.root.manager.disable
@@ -118,16 +141,16 @@ def _loaded(spec: TaskSpec, model: ModelFacts) -> LoadedTasks:
         _kept.clear()
         library = _libraries()
         notes: list[str] = []
-        tasks = load_tasks(library, _index(), spec, notes)
+        tasks = load_tasks(library, _manager, spec, notes)
         asking = _asking(model)
         _kept[spec, model] = LoadedTasks(library, tasks, spec, asking, _looking_up, notes)
     return _kept[spec, model]
 
 
 @cache
-def _index() -> Any:
-    """Return lm-eval's index of its own tasks, which takes seconds to read."""
-    return _libraries().tasks.TaskManager()
+def _manager(*, has_own: bool) -> Any:
+    """Return what loads tasks, with lm-eval's own or without them; these take seconds to read."""
+    return _libraries().tasks.TaskManager(include_defaults=has_own)
 
 
 def _asking(model: ModelFacts) -> Any:
@@ -135,7 +158,7 @@ def _asking(model: ModelFacts) -> Any:
     from lm_eval import utils
     from lm_eval.api.model import TemplateLM  # type: ignore[import-untyped]
 
-    tokenizer = OpenTokenizer(model.tokenizer, (model.bos, model.eos))
+    tokenizer = OpenTokenizer(model.tokenizer, (model.bos, model.eos), model.family)
     longest = model.max_length or _NO_LENGTH
 
     class Asking(TemplateLM):  # type: ignore[misc]
