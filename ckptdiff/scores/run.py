@@ -178,7 +178,7 @@ class ScoreComparison:
         return self.questions
 
     def _choose_device(self, longest: int) -> None:
-        needed = self.cost.memory(longest, longest)
+        needed = self.cost.memory(longest, longest, "cuda")
         self.device, note = self._job(jobs.choose_device, self.device, needed)
         self._notes += [note] if note else []
 
@@ -210,7 +210,9 @@ class ScoreComparison:
         sequences = sum(len(batch.sequences) for batch in todo)
         tokens = sum(batch.tokens for batch in todo)
         most = max(batch.tokens for batch in todo)
-        weights, memory = map(format_bytes, (self.cost.read, self.cost.memory(most, asked.longest)))
+        weights, memory = map(
+            format_bytes, (self.cost.read, self.cost.memory(most, asked.longest, self.device))
+        )
         return (
             f"{first}, {plural(sequences, 'sequence')} of {tokens:,} tokens in all; "
             f"{len(todo):,} batch{'es' if todo[1:] else ''}, for each {weights} of weights are "
