@@ -141,7 +141,8 @@ class Pace:
         layers = [each for part, each in parts if part == "layer" and each is not None]
         if not layers:
             return None
-        mean = sum(layers) / len(layers)
+        warm = layers[1:] or layers  # the first one waits for threads, and for the disk
+        mean = sum(warm) / len(warm)
         # The first section takes little, and is always measured by now; the last is like a layer.
         each = [mean if one is None else one for one in self._each]
         batch, section = self._done

@@ -244,9 +244,10 @@ class ScoreComparison:
                     if asked.finished != before and number < len(todo) - 1:
                         rows = self._finished_rows(asked)
                 note = ""
-                if pace.left is not None and not is_estimated:
+                if done >= min(2, len(self.sections) - 2) and not is_estimated:
                     is_estimated = True
-                    note = f"about {format_duration(pace.left)} for all of it, as measured so far"
+                    left = format_duration(pace.left or 0.0)
+                    note = f"about {left} for what is left, by the layers measured so far"
                 yield replace(
                     self._progress(f"{_place(section)} of {_some(tasks)}", note=note),
                     left=pace.left,

@@ -104,7 +104,7 @@ def test_a_right_conversion_is_arithmetic(
     assert done.stdout.splitlines()[-1] == "verdict: arithmetic"
     plan, estimate, *_ = done.stderr.splitlines()  # and a line for each minute
     assert re.match(r"36 questions, \d+ sequences of \d+ tokens in all; 1 batch, for each ", plan)
-    assert re.fullmatch("about .* for all of it, as measured so far", estimate)
+    assert re.fullmatch("about .* for what is left, by the layers measured so far", estimate)
     found = parse(files[0].read_text())
     assert (found["schema"], found["verdict"]) == ("ckptdiff.scores/1", "arithmetic")
     assert len(found["items"]) == ITEMS
