@@ -249,7 +249,7 @@ class ScoreComparison:
                     left = format_duration(pace.left or 0.0)
                     note = f"about {left} for what is left, by the layers measured so far"
                 yield replace(
-                    self._progress(f"{_place(section)} of {_some(tasks)}", note=note),
+                    self._progress(f"{_some(tasks)}: {_place(section)}", note=note),
                     left=pace.left,
                     rate=pace.rate,
                     batch=number + 1,

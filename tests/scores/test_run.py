@@ -99,8 +99,8 @@ def test_what_it_takes_is_said_before_and_how_long_once_a_layer_is_measured(
     assert (last.left, last.section) == (0, SECTIONS)
     assert last.rate is not None
     assert last.rate > 0
-    assert steps[second].doing == "layer 1 of one"
-    assert "embedding of one and 1 more" not in [one.doing for one in steps]
+    assert steps[second].doing == "one: layer 1"
+    assert "one and 1 more: embedding" not in [one.doing for one in steps]
 
 
 def test_rows_come_as_soon_as_their_task_is_done(hf: Path, megatron: Path, worker: Worker) -> None:
