@@ -11,11 +11,11 @@ import random
 import warnings
 from array import array
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.errors import BadArgument, CkptDiffError
+from ckptdiff.errors import BadArgument, CkptDiffError, NotInstalled
 from ckptdiff.extras import require
 from ckptdiff.logits.tokenizer import OpenTokenizer
 from ckptdiff.scores.loaded_tasks import LoadedTasks
@@ -48,6 +48,7 @@ def ask(spec: TaskSpec, model: ModelFacts) -> Asked:
     """
     require("scores")
     with _silent(), _offline():
+        _kept.clear()  # a file may have changed meanwhile
         return _loaded(spec, model).asked()
 
 
@@ -77,6 +78,8 @@ def _libraries() -> Any:
         undefined=theirs.undefined, keep_trailing_newline=theirs.keep_trailing_newline
     )
     sandbox.filters.update(theirs.filters)
+    # lm-eval compiles a template with every document.
+    sandbox.from_string = lru_cache(maxsize=1000)(sandbox.from_string)  # type: ignore[assignment, method-assign]
     lm_eval.utils.env = sandbox
     return lm_eval
 
@@ -120,6 +123,10 @@ def _silent() -> Iterator[None]:
             yield
         except (CkptDiffError, MemoryError):
             raise
+        except ModuleNotFoundError as error:
+            raise NotInstalled(
+                f"a task needs {error.name}, which is not installed: pip install {error.name}"
+            ) from error
         except Exception as error:
             raise BadArgument(f"lm-evaluation-harness: {_reason(error)}") from error
         finally:
@@ -159,7 +166,9 @@ def _asking(model: ModelFacts) -> Any:
     from lm_eval.api.model import TemplateLM  # type: ignore[import-untyped]
 
     tokenizer = OpenTokenizer(model.tokenizer, (model.bos, model.eos), model.family)
-    longest = model.max_length or _NO_LENGTH
+    longest = model.max_length or tokenizer.max_length or _NO_LENGTH
+    # A question comes once for each of its choices.
+    encode = lru_cache(maxsize=2)(tokenizer.encode)
 
     class Asking(TemplateLM):  # type: ignore[misc]
         """Notes the tokens of a request, and answers nothing."""
@@ -167,7 +176,6 @@ def _asking(model: ModelFacts) -> Any:
         max_length = longest
         was_cut = False
         _found: tuple[Question, ...] = ()
-        _last: tuple[tuple[str, bool], list[int]] = ("", False), []
 
         @property
         def eot_token_id(self) -> int:
@@ -188,10 +196,7 @@ def _asking(model: ModelFacts) -> Any:
                 # BOS that a text brings along is not doubled.
                 has_own = bool(tokenizer.prefix_text) and string.startswith(tokenizer.prefix_text)
                 add_special_tokens = not has_own
-            key = string, add_special_tokens
-            if self._last[0] != key:
-                self._last = key, tokenizer.encode(*key[:1], special=key[1])
-            return self._last[1]
+            return encode(string, special=add_special_tokens)
 
         def questions(self, request: Any) -> tuple[Question, ...]:
             """Return what one request of a task asks."""

@@ -181,6 +181,8 @@ def _members(
             yield from _leaves(name, {**shared, **more}, index, within)
         elif "group" in given:
             yield from _members(given, shared, index, within)
+        elif "dataset_path" not in {**shared, **more}:
+            raise unknown_task(name, index)
         else:
             yield _Leaf(name, {**shared, **more})
 

@@ -16,6 +16,7 @@ from ckptdiff.executor import WorkerPool
 from ckptdiff.results import Answer, Answers
 from ckptdiff.scores.harness import ask, score
 from ckptdiff.scores.tasks import ModelFacts, TaskSpec
+from tests.support.cached_data import cache_data
 from tests.support.tasks_made import KINDS, make_tasks
 from tests.support.tokenizers_made import sentencepiece_model, tokenizer_json
 
@@ -92,6 +93,21 @@ def test_windows_of_a_text_score_each_token_once(tasks: Path, model: ModelFacts)
     size = sum(len(item.text.encode()) for item in scored.items)
     total = sum(one.a.loglik for item in scored.items for one in item.answers)
     assert row.a == pytest.approx(2.718281828459045 ** (-total / size))
+
+
+def test_without_a_length_in_the_config_the_tokenizer_names_it(
+    tasks: Path, tmp_path: Path, model: ModelFacts
+) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text(model.tokenizer.read_text())
+    spec = spec_of(tasks, "rolling")
+    longest = []
+    for named in (50, 10**30):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": named}))
+        asked = ask(spec, ModelFacts(file))
+        longest.append(max(len(question.ids) // 4 for question in asked.questions))
+    assert longest[0] == 51
+    assert longest[1] > LENGTH
 
 
 def test_a_limit_is_a_number_or_a_fraction_of_documents(tasks: Path, model: ModelFacts) -> None:
@@ -236,6 +252,44 @@ def test_what_cannot_be_asked_of_lm_evals_own_is_one_sentence(
         ask(TaskSpec(("boolq",)), model)
 
 
+@pytest.mark.slow
+def test_a_group_of_lm_evals_own_is_read_from_the_cache(
+    data_cache: Path, model: ModelFacts
+) -> None:
+    subjects = {
+        "us_foreign_policy": 3,
+        "sociology": 2,
+        "public_relations": 1,
+        "security_studies": 5,
+    }
+    school = (
+        "geography",
+        "government_and_politics",
+        "macroeconomics",
+        "microeconomics",
+        "psychology",
+    )
+    rest = [f"high_school_{one}" for one in school]
+    rest += ["econometrics", "human_sexuality", "professional_psychology"]
+    for subject, count in (subjects | dict.fromkeys(rest, 1)).items():
+        docs = [
+            {"question": f"{n}?", "subject": subject, "choices": list("wxyz"), "answer": n % 4}
+            for n in range(count)
+        ]
+        cache_data(data_cache, "cais/mmlu", subject, {"test": docs, "dev": docs})
+    spec = TaskSpec(("mmlu_social_sciences",), None, 1)
+    asked = ask(spec, model)
+    assert dict(asked.tasks)["mmlu_security_studies"] == 5
+    assert len(asked.tasks) == 12
+    scored = score(spec, model, answers_to(asked.questions))
+    rows = {row.task: row for row in scored.tasks if row.metric == "acc"}
+    right = [dict(item.scores_a)["acc"] for item in scored.items]
+    # Weighted by the number of documents, as lm-eval's own file of the group asks for.
+    assert rows["mmlu_social_sciences"].a == pytest.approx(sum(right) / len(right))
+    assert rows["mmlu_social_sciences"].items == len(right) == 19
+    assert scored.items[0].text.startswith("The following are multiple choice questions")
+
+
 # Files that could run code
 
 GOOD = {
@@ -336,6 +390,9 @@ def test_a_group_of_a_file_is_held_to_the_same(here: Path, model: ModelFacts) ->
     scripted = GOOD | {"metric_list": [{"metric": "./code.py"}]}
     assert "none of lm-eval's" in refused(
         here, model, json.dumps({"group": "g", "task": [scripted]})
+    )
+    assert "no task nonsense" in refused(
+        here, model, json.dumps({"group": "g", "task": [GOOD, {"task": "nonsense"}]})
     )
     good = json.dumps({"group": "g", "task": [GOOD]})
     (here / "mine.yaml").write_text(good)
