@@ -28,10 +28,10 @@ from ckptdiff.results import Tap
 from ckptdiff.scores import jobs
 from ckptdiff.scores.attribution import attributed
 from ckptdiff.scores.cost import Cost, Pace, batch_tokens
-from ckptdiff.scores.facts import model_facts
 from ckptdiff.scores.groups import place_of, relative_mean
 from ckptdiff.scores.harness import ask, score
 from ckptdiff.scores.journal import VERSION, Journal
+from ckptdiff.scores.model_facts import model_facts
 from ckptdiff.scores.paired import paired
 from ckptdiff.scores.questions import Questions, ids_of
 from ckptdiff.scores.results import ScoreDiff, ScoreProgress

@@ -268,3 +268,18 @@ def test_the_tokenizer_is_that_of_a_or_else_of_b(
     turned = comparison(megatron, hf)
     assert turned.facts.tokenizer == hf / "tokenizer.json"
     assert turned.facts.max_length == 8192
+    assert all("tokenizers" not in note for note in turned._notes)
+
+
+def test_two_tokenizers_that_differ_are_told(
+    hf: Path, megatron: Path, copy_of: Callable[[Path], Path], worker: Worker
+) -> None:
+    folder = copy_of(megatron)
+    tokenizer = open_checkpoint(folder).root / "tokenizer.json"
+    tokenizer.write_text(tokenizer_json())
+    _, found = followed(comparison(hf, folder))
+    told = "the files of the tokenizers differ: both sides are asked by A's"
+    assert told not in found.notes
+    tokenizer.write_text(tokenizer_json(bos=False))
+    _, found = followed(comparison(hf, folder))
+    assert told in found.notes
