@@ -163,7 +163,7 @@ def test_a_pool_that_is_killed_does_not_wait_for_its_jobs(tmp_path: Path) -> Non
     pool = WorkerPool(2)
     # Jobs that end when their workers do, and not before.
     jobs = [pool.submit(wait_for, str(tmp_path / "never")) for _ in range(4)]
-    assert until(lambda: any(job.inner and job.inner.running() for job in jobs))
+    assert until(lambda: len(multiprocessing.active_children()) == 2)
     pool.kill()
     done, still_open = wait(jobs, timeout=PATIENCE)
     assert not still_open

@@ -7,7 +7,6 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from ckptdiff.cli import progress
 from ckptdiff.cli.progress import LongProgress, ProgressBar, counter
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def test_in_a_log_long_work_has_a_line_a_minute(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("ckptdiff.cli.progress.time.monotonic", lambda: now[0])
     with LongProgress("questions") as shown:
         shown.say("40 questions")
         for done in range(6):
