@@ -56,6 +56,8 @@ BY_SEQUENCE = frozenset(
 )
 _ROTATIONS = frozenset({"rotate", "rotate_latent"})  # in which a position's place counts
 _EXPERT_POSITIONS = 2  # of each expert, by which its step of A's weights is compared with B's
+_LOOKUPS = frozenset({"embed", "positions"})  # of rows as stored: none is ever rounded apart
+_ANY_LENGTH = 1 << 62  # positions
 _UNLIMITED = 1 << 62  # bytes: a layer's experts are kept until the last chunk has used them
 
 
@@ -75,7 +77,8 @@ class SectionStreams:
         self.steps = steps(section.part, self.a, self.b)
         self.is_one_program = self.a.arithmetic == self.f.arithmetic
         self._apart: dict[str, StepApart] = {}
-        self._trusted: set[str] = set()  # steps in which F is known to give what B does
+        # Steps in which F is known to give what B does, and for sequences of at most what length.
+        self._trusted: dict[str, int] = {}
         self._drifted: dict[str, list[int]] = {}  # by step: ranks of B with another copy
 
     @property
@@ -150,23 +153,25 @@ class SectionStreams:
         """
         if not have_same_rules(step, self.f, self.b, chunk.lengths):
             return False
-        if step.method in self._trusted:
+        longest = _longest(chunk)
+        if chunk.lengths[longest] <= self._trusted.get(step.method, 0):
             return True
         if step.method in _ROTATIONS or (step.method in BY_SEQUENCE and step.method != "positions"):
-            longest = _longest(chunk)
             rows = chunk.slices[longest]
             some = {name: values[name][rows] for name in step.takes}
             theirs = tuple(b[name][rows] for name in step.gives)
             sequence_of = torch.full((chunk.lengths[longest],), longest, device=self.device)
-            is_dense = True
+            trusted = chunk.lengths[longest]
         else:
-            positions = self._positions(step, values)
+            trusted, positions = 0, self._positions(step, values)
             if positions is None:
                 return False
             some = _at_positions(step, values, positions)
             theirs = take_or_raise(step, self.b, some, self.section, letter="B")
             sequence_of = chunk.sequence_of(self.device)[positions]
-            is_dense = step.method in BY_POSITION and all(map(_has_all_features, some.values()))
+            enough = len(positions) == FLOOR_POSITIONS and step.method in BY_POSITION
+            if enough and all(map(_has_all_features, some.values())):
+                trusted = _ANY_LENGTH
         self.f.lengths = ()
         mine = take_or_raise(step, self.f, some, self.section, letter="A")
         for name, x, y in zip(step.gives, mine, theirs, strict=True):
@@ -178,8 +183,7 @@ class SectionStreams:
             if name == "experts_act":  # a row for each choice, expert by expert
                 rows_of = sequence_of[torch.cat(positions_by_expert(some["routing"]))]
             self.note_totals(name, chunk, *_squares(x, y), rows_of)
-        if is_dense:
-            self._trusted.add(step.method)
+        self._trusted[step.method] = trusted
         return True
 
     def _positions(self, step: Step, values: Values) -> Tensor | None:
@@ -210,7 +214,7 @@ class SectionStreams:
                 b[name] = f[name]
                 continue
             rel = self._note(name, chunk, values, f[name], b[name])
-            if self._is_rounding(rel):
+            if self._is_rounding(rel) and step.method not in _LOOKUPS:
                 f[name] = b[name]
         if step.method not in self._drifted:
             self._drifted[step.method] = drifted_copies(self.b)

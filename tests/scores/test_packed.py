@@ -350,6 +350,22 @@ def test_numbers_that_are_none_are_apart(tiny_hf: Make, tiny_megatron: Make, cop
     assert all(answers.weights_apart == float("inf") for (answers,) in found.answers)
 
 
+# ── on a GPU ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_a_gpu_gives_what_the_cpu_does(family: str, tiny_hf: Make, tiny_megatron: Make) -> None:
+    sides = tiny_hf(family=family), tiny_megatron({"family": family}, tp=2)
+    alike = zip(
+        run_batch(*sides, ROLLING, device="cuda").answers, run_batch(*sides, ROLLING).answers,
+        strict=True,
+    )  # fmt: skip
+    for (one,), (other,) in alike:
+        assert one.a.loglik == pytest.approx(other.a.loglik, abs=1e-4)
+        assert one.b.loglik == pytest.approx(other.b.loglik, abs=1e-4)
+
+
 # ── what is refused ──────────────────────────────────────────────────────────────────────────────
 
 
