@@ -11,7 +11,7 @@ import random
 import warnings
 from array import array
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from ckptdiff.logits.tokenizer import OpenTokenizer
 from ckptdiff.scores.loaded_tasks import LoadedTasks
 from ckptdiff.scores.loading import load_tasks
 from ckptdiff.scores.results import Question
+from ckptdiff.scores.task_index import index_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -40,26 +41,32 @@ _OFFLINE = {
 _NO_LENGTH = 2048  # positions that lm-eval takes for a model whose config tells none
 
 
-def ask(spec: TaskSpec, model: ModelFacts) -> Asked:
+def ask(spec: TaskSpec, model: ModelFacts, cache: Path | None = None) -> Asked:
     """Return what the tasks ask. Runs in a worker process, which keeps the tasks for `score`.
 
+    `cache` is a folder in which the names of lm-eval's tasks are kept, which it takes long to read.
     Raises BadArgument for a task that does not exist, is generated or has no data here,
     NotInstalled without the libraries, CorruptFile for a tokenizer that does not work.
     """
     require("scores")
     with _silent(), _offline():
         _kept.clear()  # a file may have changed meanwhile
-        return _loaded(spec, model).asked()
+        return _loaded(spec, model, cache).asked()
 
 
-def score(spec: TaskSpec, model: ModelFacts, answers: Mapping[Question, Answers]) -> Scored:
+def score(
+    spec: TaskSpec,
+    model: ModelFacts,
+    answers: Mapping[Question, Answers],
+    cache: Path | None = None,
+) -> Scored:
     """Return what lm-eval's metrics make of both sides' answers. Runs in a worker process.
 
     Only documents count of which every question is answered. Raises as `ask` does.
     """
     require("scores")
     with _silent(), _offline():
-        return _loaded(spec, model).score(answers)
+        return _loaded(spec, model, cache).score(answers)
 
 
 @cache
@@ -142,22 +149,30 @@ def _reason(error: BaseException) -> str:
 _kept: dict[tuple[TaskSpec, ModelFacts], LoadedTasks] = {}  # the last one
 
 
-def _loaded(spec: TaskSpec, model: ModelFacts) -> LoadedTasks:
+def _loaded(spec: TaskSpec, model: ModelFacts, folder: Path | None) -> LoadedTasks:
     """Return the tasks as they were loaded before, or load them."""
     if (spec, model) not in _kept:
         _kept.clear()
         library = _libraries()
         notes: list[str] = []
-        tasks = load_tasks(library, _manager, spec, notes)
+        # Some tasks put the order of their choices to chance: that of lm-eval's own runs.
+        random.seed(0)
+        library.evaluator.np.random.seed(1234)
+        tasks = load_tasks(library, partial(_manager, folder), spec, notes)
         asking = _asking(model)
         _kept[spec, model] = LoadedTasks(library, tasks, spec, asking, _looking_up, notes)
     return _kept[spec, model]
 
 
 @cache
-def _manager(*, has_own: bool) -> Any:
-    """Return what loads tasks, with lm-eval's own or without them; these take seconds to read."""
-    return _libraries().tasks.TaskManager(include_defaults=has_own)
+def _manager(folder: Path | None, *, has_own: bool) -> Any:
+    """Return what loads tasks, with lm-eval's own or without them."""
+    library = _libraries()
+    manager = library.tasks.TaskManager(include_defaults=False)
+    if has_own:
+        found = index_of(library, folder, lambda: library.tasks.TaskManager().task_index)
+        manager.task_index.update(found)
+    return manager
 
 
 def _asking(model: ModelFacts) -> Any:

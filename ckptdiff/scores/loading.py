@@ -98,8 +98,9 @@ def _needs_more(
 
 def _like(pattern: str, manager: Any, notes: list[str]) -> list[str]:
     """Return the tasks whose names fit a pattern, but for those that are generated."""
-    found = [one for one in manager.all_subtasks if fnmatchcase(one, pattern)]
     index = manager.task_index
+    kinds = ("TASK", "PY_TASK")
+    found = [n for n in sorted(index) if fnmatchcase(n, pattern) and index[n].kind.name in kinds]
     asked = [one for one in found if (index[one].cfg or {}).get("output_type") != GENERATES]
     if not asked:
         refuse_generation(found)
@@ -265,14 +266,15 @@ def _data_of(load: Any, path: Any, name: Any, options: dict[str, Any]) -> Any:
         raise BadArgument(
             f"the folder {path} here would be taken for the data set {path}: start from another one"
         )
+    more = "".join(f", {key}={value!r}" for key, value in options.items())
     try:
         return load(path=path, name=name, **options)
     except (ConnectionError, FileNotFoundError) as error:
         if path in BUILDERS:
             raise
-        raise _Missing(DataSet(str(path), name)) from error
+        raise _Missing(DataSet(str(path), name, more)) from error
     except ValueError as error:
         # The data set is cached, this part of it is not.
         if "Couldn't find cache for" in str(error):
-            raise _Missing(DataSet(str(path), name)) from error
+            raise _Missing(DataSet(str(path), name, more)) from error
         raise

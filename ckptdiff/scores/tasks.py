@@ -62,6 +62,7 @@ class DataSet:
 
     path: str
     name: str | None = None
+    options: str = ""  # further arguments of `load_dataset`
 
     def __str__(self) -> str:
         return self.path if self.name is None else f"{self.path}/{self.name}"
@@ -260,10 +261,11 @@ def missing_data(missing: Iterable[DataSet]) -> BadArgument:
     """Return the error for data sets that are not on this machine."""
     sets = sorted(set(missing), key=str)
     is_one = len(sets) == 1
-    parts: dict[str, list[str]] = {}
+    parts: dict[tuple[str, str], list[str]] = {}
     for one in sets:
-        parts.setdefault(one.path, []).extend([one.name] if one.name is not None else [])
-    calls = "; ".join(_fetching(path, names) for path, names in parts.items())
+        names = parts.setdefault((one.path, one.options), [])
+        names += [one.name] if one.name is not None else []
+    calls = "; ".join(_fetching(*of, names) for of, names in parts.items())
     return BadArgument(
         f"the data {'set' if is_one else 'sets'} {', '.join(map(str, sets))} "
         f"{'is' if is_one else 'are'} not on this machine, and nothing is fetched here. Where "
@@ -271,11 +273,11 @@ def missing_data(missing: Iterable[DataSet]) -> BadArgument:
     )
 
 
-def _fetching(path: str, names: list[str]) -> str:
+def _fetching(path: str, options: str, names: list[str]) -> str:
     """Return the statement that fetches parts of a data set, or the whole."""
     if not names[1:]:
-        return f"load_dataset({', '.join(map(repr, (path, *names)))})"
-    return f"[load_dataset({path!r}, part) for part in {' '.join(names)!r}.split()]"
+        return f"load_dataset({', '.join(map(repr, (path, *names)))}{options})"
+    return f"[load_dataset({path!r}, part{options}) for part in {' '.join(names)!r}.split()]"
 
 
 def listed(names: list[str], most: int = 8) -> str:
