@@ -12,6 +12,12 @@ def cuda_devices() -> tuple[str, ...]:
     return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
 
 
+def free_memory(device: str) -> int:
+    """Return the bytes that a CUDA device has free."""
+    free, _ = torch.cuda.mem_get_info(torch.device(device))
+    return int(free)
+
+
 def has_products(dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether a device has products of a dtype itself: not many CPUs have those of bf16."""
     if device.type != "cpu" or dtype.itemsize > 2:

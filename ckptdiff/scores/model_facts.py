@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import BadArgument
@@ -10,6 +11,7 @@ from ckptdiff.scores.tasks import ModelFacts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled
 
@@ -31,6 +33,8 @@ def model_facts(a: Assembled, b: Assembled) -> tuple[ModelFacts, tuple[str, ...]
             "beside config.json"
         )
     notes = [] if files[0] else ["the ids are by B's tokenizer: A has none"]
+    if files[0] and files[1] and not _is_same(files[0], files[1]):
+        notes.append("the files of the tokenizers differ: both sides are asked by A's")
     sides = (a, b) if files[0] else (b, a)
     config = next((_text(side) for side in sides if side.checkpoint.convention == "hf"), {})
     longest = next((n for key in _LENGTHS if (n := _number(config, key))), None)
@@ -46,6 +50,13 @@ def model_facts(a: Assembled, b: Assembled) -> tuple[ModelFacts, tuple[str, ...]
         str(config.get("model_type") or ""),
     )
     return facts, tuple(notes)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
 
 
 def _text(side: Assembled) -> dict[str, Any]:
