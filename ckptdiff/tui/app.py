@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.checkpoint import Checkpoint
     from ckptdiff.settings import Settings
-    from ckptdiff.tui.messages import ConversionChanged
+    from ckptdiff.tui.messages import ConversionChanged, ScoresChanged
     from ckptdiff.tui.model.conversion import ConversionDraft, ConversionPlan, ConversionRun
     from ckptdiff.tui.screens.tensors import TensorsScreen
     from ckptdiff.tui.workers.engine import Engine
@@ -214,11 +214,15 @@ class CkptDiffApp(BaseApp):
         if self.copy_selection():
             return
         from ckptdiff.tui.screens.logits import LogitsScreen
+        from ckptdiff.tui.screens.scores import ScoresScreen
 
         screens = self._main_screens()
+        scoring = [screen.scores for screen in screens if screen.scores.is_busy]
         asking = [screen.prompts for screen in screens if screen.prompts.is_asking]
         comparing = [screen for screen in screens if screen.session.is_busy]
-        if asking and (isinstance(self.screen, LogitsScreen) or not comparing):
+        if scoring and (isinstance(self.screen, ScoresScreen) or not (asking or comparing)):
+            scoring[0].stop()
+        elif asking and (isinstance(self.screen, LogitsScreen) or not comparing):
             asking[0].stop()
         elif comparing:
             comparing[0].stop()
@@ -322,6 +326,15 @@ class CkptDiffApp(BaseApp):
         for screen in self.screen_stack:
             if isinstance(screen, BaseScreen):
                 screen.conversion_changed()
+
+    def on_scores_changed(self, message: ScoresChanged) -> None:
+        """Update every screen that shows the comparison of scores."""
+        from ckptdiff.tui.screens.base import BaseScreen
+
+        message.stop()
+        for screen in self.screen_stack:
+            if isinstance(screen, BaseScreen):
+                screen.scores_changed()
 
     # ── clipboard ────────────────────────────────────────────────────────────────────────────
 

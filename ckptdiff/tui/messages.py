@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.logits.prompt import Prompt
     from ckptdiff.results import LogitDiff, LogitProgress
+    from ckptdiff.scores.results import ScoreDiff, ScoreProgress
     from ckptdiff.tui.model.comparison import Side
     from ckptdiff.tui.model.conversion import Stage
     from ckptdiff.tui.model.diagnosis import Diagnosis
@@ -153,6 +154,24 @@ class LogitsEnded(Message, bubble=False):
 
 
 @dataclass
+class ScoresAdvanced(Message, bubble=False):
+    """Some more questions are answered, or a task is finished."""
+
+    run: int
+    progress: ScoreProgress = field(repr=False)
+
+
+@dataclass
+class ScoresEnded(Message, bubble=False):
+    """Comparing scores is done, was stopped by the user, or failed."""
+
+    run: int
+    state: Literal["done", "stopped", "failed"]
+    diff: ScoreDiff | None = field(default=None, repr=False)  # if stopped, of what was answered
+    error: str | None = None
+
+
+@dataclass
 class PathRead(Message, bubble=False):
     """Some more files were read at a path typed on the open screen."""
 
@@ -223,6 +242,14 @@ class SessionChanged(Message):
 
     def can_replace(self, message: Message) -> bool:
         return isinstance(message, SessionChanged) and message.what == self.what
+
+
+@dataclass
+class ScoresChanged(Message):
+    """The comparison of scores has advanced or ended."""
+
+    def can_replace(self, message: Message) -> bool:
+        return isinstance(message, ScoresChanged)
 
 
 @dataclass

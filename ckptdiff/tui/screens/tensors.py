@@ -16,6 +16,7 @@ from ckptdiff.tui.runners.comparison import ComparisonRunner
 from ckptdiff.tui.runners.diagnosis import DiagnosisRunner
 from ckptdiff.tui.runners.prompt import PromptRunner
 from ckptdiff.tui.runners.report import ReportRunner
+from ckptdiff.tui.runners.scores import ScoreRunner
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text import sides
 from ckptdiff.tui.text.list import COPIES, OF_PAIRS, no_further, why_no_detail, why_not
@@ -113,6 +114,10 @@ class TensorsScreen(BaseScreen[None]):
             tooltip="give both sides a prompt and compare what they compute, layer by layer",
         ),
         Binding(
+            "5", "scores", "Scores", id="tensors.scores",
+            tooltip="compare benchmark scores, and what they do not show, item by item",
+        ),
+        Binding(
             "Y", "copy_command", "Copy command", show=False, id="tensors.copy_command",
             tooltip="copy the command line that does the same",
         ),
@@ -131,10 +136,11 @@ class TensorsScreen(BaseScreen[None]):
         self.comparison = ComparisonRunner(session, engine, opened=opened, history=history)
         self.diagnosis = DiagnosisRunner(session, engine)
         self.prompts = PromptRunner(session, engine)
+        self.scores = ScoreRunner(session, engine, history and history.parent / "scores")
         self.report = ReportRunner(session)
 
     def compose_body(self) -> ComposeResult:
-        yield from (self.comparison, self.diagnosis, self.prompts, self.report)
+        yield from (self.comparison, self.diagnosis, self.prompts, self.scores, self.report)
         yield Static(id="title", markup=False)
         with Horizontal(id="body"):
             yield TensorList(self.session, id="tensors")
@@ -167,6 +173,7 @@ class TensorsScreen(BaseScreen[None]):
         """Read both sides, then compare them; `fresh` ignores and drops cached results."""
         if fresh:
             self.prompts.forget()
+            self.scores.forget()
         self.diagnosis.forget()
         self.comparison.read_headers(fresh=fresh)
 
@@ -340,6 +347,11 @@ class TensorsScreen(BaseScreen[None]):
         from ckptdiff.tui.screens.logits import show_logits
 
         show_logits(self.app, self.prompts)
+
+    def action_scores(self) -> None:
+        from ckptdiff.tui.screens.scores import show_scores
+
+        show_scores(self.app, self.scores, self.prompts)
 
     def action_findings(self) -> None:
         if self.session.diagnosis_state == "done":

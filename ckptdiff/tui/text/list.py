@@ -188,6 +188,11 @@ def why_not(session: Session, action: str) -> str | None:
             return f"Logits: {alone}."
         if session.b is None:
             return "Logits: both checkpoints have to be open first."
+    elif action == "scores":
+        if session.browsing:
+            return f"Scores: {alone}."
+        if session.b is None:
+            return "Scores: both checkpoints have to be open first."
     elif action == "optimizer":
         if session.browsing:
             return f"Optimizer: {alone}."
