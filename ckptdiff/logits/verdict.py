@@ -40,17 +40,19 @@ class Judged:
     first: Tap | None  # the first above the threshold
 
 
-def judge_taps(taps: Sequence[Tap], dtype: str) -> Judged:
-    """Return what the taps tell.
+def threshold_of(floor: float, dtype: str) -> float:
+    """Return the relative distance that rounding explains, where right programs are `floor` apart.
 
-    The threshold is 20 times the largest floor, or 50 times the dtype's epsilon if that is more,
-    but at most 1e-3 in fp32: a floor above that is a fault.
+    20 times that, or 50 times the dtype's epsilon if that is more, but at most 1e-3 in fp32.
     """
-    floor = max((tap.floor for tap in taps if math.isfinite(tap.floor)), default=0.0)
     epsilon = FLOATS[BY_FLAG[dtype]].epsilon
-    threshold = min(
-        max(_FLOOR_FACTOR * floor, _EPSILON_FACTOR * epsilon), _MAX_EPSILON_FACTOR * epsilon
-    )
+    return min(max(_FLOOR_FACTOR * floor, _EPSILON_FACTOR * epsilon), _MAX_EPSILON_FACTOR * epsilon)
+
+
+def judge_taps(taps: Sequence[Tap], dtype: str) -> Judged:
+    """Return what the taps tell; a floor above the largest threshold is a fault."""
+    floor = max((tap.floor for tap in taps if math.isfinite(tap.floor)), default=0.0)
+    threshold = threshold_of(floor, dtype)
     above = [tap for tap in taps if not tap.rel <= threshold]
     if not above:
         return Judged(floor, threshold, "arithmetic", None)

@@ -36,7 +36,7 @@ VERDICT_GLYPH: dict[LogitVerdict, str] = {
 
 def logit_document(a: Assembled, b: Assembled, found: LogitDiff) -> dict[str, Any]:
     """Return the JSON document of `ckptdiff logits`, schema `ckptdiff.logits/1`."""
-    document: dict[str, Any] = _plain(
+    document: dict[str, Any] = plain_json(
         {
             "schema": "ckptdiff.logits/1",
             "a": side_document(a),
@@ -63,7 +63,7 @@ def logit_document(a: Assembled, b: Assembled, found: LogitDiff) -> dict[str, An
                 }
                 for following in found.top
             ],
-            "attribution": [asdict(share) for share in shares(found)],
+            "attribution": [asdict(share) for share in shares(found.attribution)],
             "notes": found.notes,
             "fed_otherwise": found.fed,
             "same_ids": found.same_ids,
@@ -88,12 +88,12 @@ def _candidates(candidates: Iterable[Candidate]) -> list[list[object]]:
     return [[candidate.id, candidate.text, candidate.probability] for candidate in candidates]
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     """Return a value as JSON can hold it: NaN and infinity inside it become text."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     return json_number(value)
 
 
@@ -104,12 +104,12 @@ def logit_lines(
     a: Assembled, b: Assembled, found: LogitDiff, *, seconds: float | None = None
 ) -> Iterator[str]:
     """Yield the lines that `ckptdiff logits` prints, the answer first."""
-    yield from _wrapped(found.sentence, f"{VERDICT_GLYPH[found.verdict]}  ", "   ")
+    yield from wrapped(found.sentence, f"{VERDICT_GLYPH[found.verdict]}  ", "   ")
     if found.first is not None:
         yield from _first_lines(found.first, found.threshold)
     for number, sentence in enumerate(found.fed):
         glyph = "!" if number == 0 and not found.same_ids else "i"
-        yield from _wrapped(sentence, f"{glyph}  ", "   ")
+        yield from wrapped(sentence, f"{glyph}  ", "   ")
     yield ""
     yield f"A  {side_line(a)}"
     yield f"B  {side_line(b)}"
@@ -122,11 +122,11 @@ def logit_lines(
         yield from _next_lines(found.top[-1])
     if found.attribution:
         yield ""
-        yield from _share_lines(found)
+        yield from share_lines(found.attribution)
     if found.notes:
         yield ""
     for note in found.notes:
-        yield from _wrapped(note, "   ", "   ")
+        yield from wrapped(note, "   ", "   ")
     yield ""
     took = f" in {seconds:.1f} s" if seconds is not None else ""
     yield f"{len(found.taps)} steps of one prompt in {found.dtype} on {found.device}{took}"
@@ -138,9 +138,9 @@ def token_words(token: int, text: str | None) -> str:
     return f"{token}" if text is None else f"{token} '{printable(text)}'"
 
 
-def shares(found: LogitDiff) -> list[CauseShare]:
+def shares(attribution: Iterable[CauseShare]) -> list[CauseShare]:
     """Return the causes of rounding and their shares, those that both sides have first."""
-    return sorted(found.attribution, key=lambda share: not share.cause.startswith("shared"))
+    return sorted(attribution, key=lambda share: not share.cause.startswith("shared"))
 
 
 def _first_lines(tap: Tap, threshold: float) -> Iterator[str]:
@@ -148,7 +148,7 @@ def _first_lines(tap: Tap, threshold: float) -> Iterator[str]:
     if tap.rest is not None:
         yield f"     {format_number(tap.rest)} with the wider weights cast to the other dtype"
     if tap.hint:
-        yield from _wrapped(tap.hint, "     ", "     ")
+        yield from wrapped(tap.hint, "     ", "     ")
     for name in tap.reads[:MAX_NAMES]:
         yield f"     it reads {printable(name)}"
     if len(tap.reads) > MAX_NAMES:
@@ -231,7 +231,7 @@ def _metric_lines(a: Assembled, b: Assembled, found: LogitDiff) -> Iterator[str]
         yield f"   loss of the prompt: {m.nll_a:.4f} nats a token in A, {m.nll_b:.4f} in B"
     for letter, side, padded in (("A", a, m.nll_padded_a), ("B", b, m.nll_padded_b)):
         if padded is not None and side.checkpoint.convention == "megatron":
-            yield from _wrapped(
+            yield from wrapped(
                 f"Megatron's own loss of {letter}, with the vocabulary's padding: {padded:.4f}",
                 "   ",
                 "   ",
@@ -254,14 +254,15 @@ def _candidate(candidate: Candidate) -> str:
     return f"{_padded(token, 26)}  {_percent(candidate.probability):>6}"
 
 
-def _share_lines(found: LogitDiff) -> Iterator[str]:
-    yield from _wrapped(
+def share_lines(attribution: Iterable[CauseShare]) -> Iterator[str]:
+    """Yield the lines on an attribution: a cause each."""
+    yield from wrapped(
         "what rounding makes of the difference, by cause; shares of its square:", "   ", "   "
     )
-    for share in shares(found):
+    for share in shares(attribution):
         size = "exactly 0" if share.share == 0 else _percent(share.share)
         note = f" ({share.note})" if share.note else ""
-        yield from _wrapped(f"{size:>9}  {share.cause}{note}", "   ", " " * 14)
+        yield from wrapped(f"{size:>9}  {share.cause}{note}", "   ", " " * 14)
 
 
 def _percent(share: float) -> str:
@@ -286,7 +287,7 @@ def _joined_lines(words: Iterable[str], first: str, further: str, between: str) 
     yield line
 
 
-def _wrapped(text: str, first: str, further: str) -> list[str]:
+def wrapped(text: str, first: str, further: str) -> list[str]:
     """Return lines of at most WIDTH characters; names and paths stay whole."""
     return textwrap.wrap(
         printable(text), WIDTH, initial_indent=first, subsequent_indent=further,

@@ -42,11 +42,11 @@ def markdown_page(
 ) -> str:
     """Return the report in Markdown."""
     lines = [
-        f"# ckptdiff: {_prose(verdict_words(summary))}",
+        f"# ckptdiff: {prose(verdict_words(summary))}",
         "",
-        f"- A: {_code(side_line(a))}",
-        f"- B: {_code(side_line(b))}",
-        *(f"- {text}" for text in facts(a, b, results, summary, pattern, _prose)),
+        f"- A: {code(side_line(a))}",
+        f"- B: {code(side_line(b))}",
+        *(f"- {text}" for text in facts(a, b, results, summary, pattern, prose)),
         *map(_conflict, conflicts_of(summary)),
         "",
     ]
@@ -55,29 +55,29 @@ def markdown_page(
     rows = rows_of(results)
     if rows:
         lines += ["| " + " | ".join(HEADS) + " |", "|" + " --- |" * len(HEADS)]
-        lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
+        lines += ["| " + " | ".join(map(cell, row)) + " |" for row in rows]
     return "\n".join(lines)
 
 
 def _conflict(line: ConfigDiff) -> str:
     words = (
-        f"- {_prose(printable(line.meaning))} conflicts: {_code(field_text(line, 'A'))} in A, "
-        f"{_code(field_text(line, 'B'))} in B. {_prose(line.consequence or '')}"
+        f"- {prose(printable(line.meaning))} conflicts: {code(field_text(line, 'A'))} in A, "
+        f"{code(field_text(line, 'B'))} in B. {prose(line.consequence or '')}"
     )
-    return f"{words} Fix: {_code(printable(line.fix))}" if line.fix else words
+    return f"{words} Fix: {code(printable(line.fix))}" if line.fix else words
 
 
 def _finding(finding: Finding) -> Iterator[str]:
-    yield from (f"## {finding.kind} {finding.severity}: {_prose(printable(finding.title))}", "")
-    yield from (f"- {label}: {_prose(text)}" for label, text in facts_of(finding))
+    yield from (f"## {finding.kind} {finding.severity}: {prose(printable(finding.title))}", "")
+    yield from (f"- {label}: {prose(text)}" for label, text in facts_of(finding))
     yield ""
     if finding.fix is not None:
-        yield from (f"{fix_label(finding.fix)}:", "", *_block(printable(finding.fix), "sh"))
+        yield from (f"{fix_label(finding.fix)}:", "", *block(printable(finding.fix), "sh"))
     if finding.displaced is not None:
-        yield from _block("\n".join(map(printable, picture(finding.displaced))), "text")
+        yield from block("\n".join(map(printable, picture(finding.displaced))), "text")
 
 
-def _block(text: str, kind: str) -> tuple[str, ...]:
+def block(text: str, kind: str) -> tuple[str, ...]:
     """Return lines that show text as it is, in a fence that nothing in it can end."""
     fence = "`" * max(3, 1 + _longest_run(text))
     return f"{fence}{kind}", text, fence, ""
@@ -87,12 +87,12 @@ def _longest_run(text: str) -> int:
     return max((len(run) for run in _BACKTICKS.findall(text)), default=0)
 
 
-def _prose(text: str) -> str:
+def prose(text: str) -> str:
     """Return text in which no character is markup."""
     return _MARKUP.sub(lambda found: f"\\{found[0]}", text)
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """Return printable text as a code span that no character in it can end."""
     if not text.strip():
         return text
@@ -102,9 +102,9 @@ def _code(text: str) -> str:
     return f"{fence}{blank}{text}{blank}{fence}"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Return printable text as code in a cell of a table, where `|` and `\\` mean more."""
     if "|" not in text and "\\" not in text:
-        return _code(text)
+        return code(text)
     characters = (c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in text)
     return f"<code>{''.join(characters)}</code>"

@@ -63,13 +63,15 @@ class Paired:
     """What both sides' answers to the same items tell, item by item. In nats where not said."""
 
     items: int  # with choices
-    largest: float  # |log-likelihood of A - of B|
+    largest: float  # |log-likelihood of A - of B|, of an item that of the answer farthest apart
     median: float
     floor_largest: float  # the same of A and A's weights in B's arithmetic
     floor_median: float
     agree: int  # items in which both sides choose the same
     flips: int  # items in which they choose otherwise
-    flips_within: int  # of these, where A's margin is at most twice the item's largest distance
+    # Of these, where A's margin is at most twice `floor_largest`: two right programs may do that.
+    # Twice the item's own distance would count each flip, as no smaller one can make any.
+    flips_within: int
     could_flip: int  # items whose margin is less than twice the 99th percentile of distances
     a_alone_right: int
     b_alone_right: int
@@ -106,8 +108,8 @@ class ScoreDiff:
     sentence: str
     dtype: str
     device: str
-    tasks: tuple[TaskScore, ...]
-    mean: float | None  # of |A-B| / |A| over the tasks
+    tasks: tuple[TaskScore, ...]  # every metric of every task; means of classes are not among them
+    mean: float | None  # of |A-B| / |A| over the tasks, each by its main metric if that has a share
     paired: Paired | None  # over all items with choices; None if there are none
     items: tuple[Item, ...]
     step: StepApart | None  # the first step that gives away that weights or config differ

@@ -263,7 +263,7 @@ class LogitsScreen(BaseScreen[None]):
     def _shares(self, width: int) -> list[Line]:
         if self.diff is None or not self.diff.attribution:
             return [line(("No causes were worked out for this prompt.", "dim"))]
-        return share_lines(shares(self.diff), width, ascii_only=self.session.ascii_only)
+        return share_lines(shares(self.diff.attribution), width, ascii_only=self.session.ascii_only)
 
     def _focus_answer(self) -> None:
         """Focus the result instead of the field, so that letters are keys."""
