@@ -11,12 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ckptdiff.results import Answer, Answers
-    from ckptdiff.scores.results import Item, Question
-
-
-def token_ids(question: Question) -> tuple[int, ...]:
-    """Return the token ids of a question, context and answer."""
-    return tuple(memoryview(question.ids).cast("i").tolist())
+    from ckptdiff.scores.results import Item
 
 
 def flips_first(items: Iterable[Item]) -> tuple[Item, ...]:
@@ -37,8 +32,3 @@ def floor_apart(answers: Answers) -> float:
 def _apart(one: Answer, other: Answer) -> float:
     distance = 0.0 if one.loglik == other.loglik else abs(one.loglik - other.loglik)
     return math.inf if math.isnan(distance) else distance
-
-
-def widest(item: Item) -> int:
-    """Return the number of the answer whose logits are furthest apart, from 0."""
-    return max(range(len(item.answers)), key=lambda at: item.answers[at].apart, default=0)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.checkpoint import Checkpoint
     from ckptdiff.settings import Settings
-    from ckptdiff.tui.messages import ConversionChanged, ScoresChanged
+    from ckptdiff.tui.messages import ConversionChanged
     from ckptdiff.tui.model.conversion import ConversionDraft, ConversionPlan, ConversionRun
     from ckptdiff.tui.screens.tensors import TensorsScreen
     from ckptdiff.tui.workers.engine import Engine
@@ -213,19 +213,10 @@ class CkptDiffApp(BaseApp):
         """Copy a selection, or stop the topmost running job; without either, show how to quit."""
         if self.copy_selection():
             return
-        from ckptdiff.tui.screens.logits import LogitsScreen
-        from ckptdiff.tui.screens.scores import ScoresScreen
+        from ckptdiff.tui.screens.running import first_to_stop
 
-        screens = self._main_screens()
-        scoring = [screen.scores for screen in screens if screen.scores.is_busy]
-        asking = [screen.prompts for screen in screens if screen.prompts.is_asking]
-        comparing = [screen for screen in screens if screen.session.is_busy]
-        if scoring and (isinstance(self.screen, ScoresScreen) or not (asking or comparing)):
-            scoring[0].stop()
-        elif asking and (isinstance(self.screen, LogitsScreen) or not comparing):
-            asking[0].stop()
-        elif comparing:
-            comparing[0].stop()
+        if (running := first_to_stop(self._main_screens(), self.screen)) is not None:
+            running.stop()
         elif self.is_converting:
             self.ask_to_stop()
         else:
@@ -326,15 +317,6 @@ class CkptDiffApp(BaseApp):
         for screen in self.screen_stack:
             if isinstance(screen, BaseScreen):
                 screen.conversion_changed()
-
-    def on_scores_changed(self, message: ScoresChanged) -> None:
-        """Update every screen that shows the comparison of scores."""
-        from ckptdiff.tui.screens.base import BaseScreen
-
-        message.stop()
-        for screen in self.screen_stack:
-            if isinstance(screen, BaseScreen):
-                screen.scores_changed()
 
     # ── clipboard ────────────────────────────────────────────────────────────────────────────
 

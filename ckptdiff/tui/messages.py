@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.logits.prompt import Prompt
     from ckptdiff.results import LogitDiff, LogitProgress
-    from ckptdiff.scores.results import ScoreDiff, ScoreProgress
+    from ckptdiff.scores.results import ScoreProgress
     from ckptdiff.tui.model.comparison import Side
     from ckptdiff.tui.model.conversion import Stage
     from ckptdiff.tui.model.diagnosis import Diagnosis
     from ckptdiff.tui.model.inventory import Inventory
+    from ckptdiff.tui.model.score_run import ScoreResult
 
 
 @dataclass
@@ -167,7 +168,7 @@ class ScoresEnded(Message, bubble=False):
 
     run: int
     state: Literal["done", "stopped", "failed"]
-    diff: ScoreDiff | None = field(default=None, repr=False)  # if stopped, of what was answered
+    result: ScoreResult | None = field(default=None, repr=False)  # if stopped, of what is known
     error: str | None = None
 
 
@@ -238,18 +239,11 @@ class SessionChanged(Message):
         "rows",  # results, and so which rows the list has, or their order
         "compared",  # as "rows", and the comparison has ended
         "prompt",  # the progress or the result of comparing logits
+        "scores",  # the same of comparing scores
     ]
 
     def can_replace(self, message: Message) -> bool:
         return isinstance(message, SessionChanged) and message.what == self.what
-
-
-@dataclass
-class ScoresChanged(Message):
-    """The comparison of scores has advanced or ended."""
-
-    def can_replace(self, message: Message) -> bool:
-        return isinstance(message, ScoresChanged)
 
 
 @dataclass

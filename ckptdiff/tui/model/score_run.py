@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ckptdiff.report.score_words import facts
 from ckptdiff.scores.groups import place_of, table
 from ckptdiff.scores.items import flips_first
 
@@ -35,6 +36,19 @@ class ScoreRequest:
         return tuple(filter(None, (name.strip() for name in self.tasks.split(","))))
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreResult:
+    """The result of a run, with what takes a while to work out: made in the worker's thread."""
+
+    diff: ScoreDiff
+    items: tuple[Item, ...]  # flips first, then by distance
+    facts: tuple[str, ...]  # what the table does not show, in sentences
+
+    @classmethod
+    def of(cls, diff: ScoreDiff) -> ScoreResult:
+        return cls(diff, flips_first(diff.items), tuple(facts(diff)))
+
+
 class ScoreRun:
     """The progress and the result of one comparison of scores. Only the UI thread writes it."""
 
@@ -43,8 +57,7 @@ class ScoreRun:
         self.asked = asked
         self.state: State = "running"
         self.progress: ScoreProgress | None = None  # the latest
-        self.diff: ScoreDiff | None = None
-        self.items: tuple[Item, ...] = ()  # of the result: flips first, then by distance
+        self.result: ScoreResult | None = None
         self.notes: tuple[str, ...] = ()
         self.error: str | None = None
         self._rows: dict[tuple[str, str, str, str], TaskScore] = {}
@@ -55,6 +68,15 @@ class ScoreRun:
     @property
     def is_busy(self) -> bool:
         return self.state in ("running", "stopping")
+
+    @property
+    def diff(self) -> ScoreDiff | None:
+        return None if self.result is None else self.result.diff
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The items of the result: flips first, then by distance."""
+        return () if self.result is None else self.result.items
 
     @property
     def seconds(self) -> float:
@@ -79,14 +101,13 @@ class ScoreRun:
     def end(
         self,
         state: Literal["done", "stopped", "failed"],
-        diff: ScoreDiff | None = None,
+        result: ScoreResult | None = None,
         error: str | None = None,
     ) -> None:
-        self.state, self.diff, self.error = state, diff, error
+        self.state, self.result, self.error = state, result, error
         self._ended = self._clock()
-        if diff is not None:
-            self.items = flips_first(diff.items)
-            self.notes = tuple(dict.fromkeys((*self.notes, *diff.notes)))
+        if result is not None:
+            self.notes = tuple(dict.fromkeys((*self.notes, *result.diff.notes)))
 
     def rows(self, *, every_metric: bool) -> tuple[TaskScore, ...]:
         """Return the rows of the table, or of every metric of every task."""
@@ -99,8 +120,11 @@ class ScoreRun:
         if row is None:
             return self.items
         found = tuple(item for item in self.items if item.task == row.task)
-        place = (row.group, row.part)
-        return found or tuple(item for item in self.items if place_of(item.task) == place)
+        if found:
+            return found
+        tasks = {item.task for item in self.items}
+        of_class = {task for task in tasks if place_of(task) == (row.group, row.part)}
+        return tuple(item for item in self.items if item.task in of_class)
 
     def command_line(self, paths: Sequence[Path]) -> str:
         """Return the command line that compares the same scores."""

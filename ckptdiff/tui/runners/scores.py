@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from textual import work
 
 from ckptdiff.tui.keymap import key
-from ckptdiff.tui.messages import ScoresChanged
+from ckptdiff.tui.messages import SessionChanged
 from ckptdiff.tui.model.pool import Pool
 from ckptdiff.tui.runners.base import Runner
 
@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled
-    from ckptdiff.scores.results import ScoreDiff
     from ckptdiff.tui.messages import DevicesFound, ScoresAdvanced, ScoresEnded
-    from ckptdiff.tui.model.score_run import ScoreRequest, ScoreRun
+    from ckptdiff.tui.model.score_run import ScoreRequest, ScoreResult, ScoreRun
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.workers.cancellable import Cancellable
     from ckptdiff.tui.workers.engine import Engine
@@ -64,7 +63,7 @@ class ScoreRunner(Runner):
         self.worker = self._compare(
             self.run, session.a, session.b, self._answering, self._closing_up
         )
-        self.post_message(ScoresChanged())
+        self.post_message(SessionChanged("scores"))
 
     def stop(self) -> None:
         """Stop; the result of what has been answered comes. A second call does without it."""
@@ -76,13 +75,13 @@ class ScoreRunner(Runner):
         else:
             self.run.stop()
             self._answering.cancel()
-        self.post_message(ScoresChanged())
+        self.post_message(SessionChanged("scores"))
 
     def forget(self) -> None:
         """Drop the run and its result, since the files may have changed."""
         self.give_up()
         self.run = None
-        self.post_message(ScoresChanged())
+        self.post_message(SessionChanged("scores"))
 
     def give_up(self) -> None:
         super().give_up()
@@ -124,18 +123,18 @@ class ScoreRunner(Runner):
 
     def on_devices_found(self, message: DevicesFound) -> None:
         self.devices = ("auto", "cpu", *message.names)
-        self.post_message(ScoresChanged())
+        self.post_message(SessionChanged("scores"))
 
     def on_scores_advanced(self, message: ScoresAdvanced) -> None:
         if run := self._current(message.run):
             run.advance(message.progress)
             if message.progress.note:
                 self.notify(message.progress.note, title="Scores", timeout=10, markup=False)
-            self.post_message(ScoresChanged())
+            self.post_message(SessionChanged("scores"))
 
     def on_scores_ended(self, message: ScoresEnded) -> None:
         if self._current(message.run):
-            self._end(message.state, message.diff, message.error)
+            self._end(message.state, message.result, message.error)
 
     def worker_failed(self, error: str) -> None:
         self._end("failed", error=error)
@@ -143,7 +142,7 @@ class ScoreRunner(Runner):
     def _end(
         self,
         state: Literal["done", "stopped", "failed"],
-        diff: ScoreDiff | None = None,
+        result: ScoreResult | None = None,
         error: str | None = None,
     ) -> None:
         from ckptdiff.tui.text.scores import headline
@@ -151,7 +150,7 @@ class ScoreRunner(Runner):
         run = self.run
         if run is None:
             return
-        run.end(state, diff, error)
+        run.end(state, result, error)
         if not self.is_shown:
             self.notify(
                 f"{headline(run)}   {key('tensors.scores', '5')} shows it.",
@@ -160,4 +159,4 @@ class ScoreRunner(Runner):
                 timeout=10,
                 markup=False,
             )
-        self.post_message(ScoresChanged())
+        self.post_message(SessionChanged("scores"))

@@ -8,8 +8,9 @@ from textual.binding import Binding, BindingType
 
 from ckptdiff.extras import why_not
 from ckptdiff.logits.prompt import ids_text
-from ckptdiff.scores.items import token_ids, widest
+from ckptdiff.report.score_words import ids_of
 from ckptdiff.scores.paired import choices_of, is_flip
+from ckptdiff.scores.verdict import worst_question
 from ckptdiff.text import printable
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.screens.detail import Pane
@@ -130,7 +131,8 @@ class ScoreItemScreen(BaseScreen[None]):
     def _show(self) -> None:
         item, answers = self.item, self.query_one(AnswerList)
         choices = choices_of(item)
-        at = choices[1] if choices is not None and is_flip(item) else widest(item)
+        at = worst_question(item) if item.answers else 0
+        at = choices[1] if choices is not None and is_flip(item) else at
         with self.app.batch_update():
             answers.show_item(item, at)
             self._fit()
@@ -177,7 +179,7 @@ class ScoreItemScreen(BaseScreen[None]):
     def action_logits(self) -> None:
         number = self.query_one(AnswerList).row
         if number is not None:
-            ask_logits(self.app, self.prompts, token_ids(self.item.questions[number]))
+            ask_logits(self.app, self.prompts, ids_of(self.item, number))
 
     def action_copy_item(self) -> None:
         self.app.copy(item_to_copy(self.item))

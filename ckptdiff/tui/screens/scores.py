@@ -10,7 +10,8 @@ from textual.content import Content
 from textual.widgets import Static
 
 from ckptdiff.extras import why_not
-from ckptdiff.scores.items import token_ids, widest
+from ckptdiff.report.score_words import ids_of, percent
+from ckptdiff.scores.verdict import worst_question
 from ckptdiff.text import printable
 from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.score_run import DTYPES, ScoreRequest
@@ -19,7 +20,6 @@ from ckptdiff.tui.screens.detail import Pane
 from ckptdiff.tui.text.scores import (
     NOTHING,
     outcome_lines,
-    relative_text,
     text_to_copy,
     why_not_scores,
 )
@@ -235,7 +235,7 @@ class ScoresScreen(BaseScreen[None]):
         table.styles.max_height = None if beside else max(1, len(rows)) + FRAME
         table.border_title = "Scores, every metric" if self._every_metric else "Scores"
         mean = None if run is None or run.diff is None else run.diff.mean
-        table.border_subtitle = "" if mean is None else f"mean |A-B|/A {relative_text(mean)}"
+        table.border_subtitle = "" if mean is None else f"mean |A-B|/A {percent(mean)}"
         table.redraw()
 
     def _show_items(self) -> None:
@@ -247,6 +247,8 @@ class ScoresScreen(BaseScreen[None]):
         if self._listed != (run, self._of):
             self._listed = (run, self._of)
             items.show(run.items_of(self._of), "No item was answered.")
+            if run.diff.shown_by in items.rows:
+                items.cursor = items.rows.index(run.diff.shown_by)
         of = "" if self._of is None else f" of {printable(self._of.task)}"
         items.border_title = Content(f"Items{of}, flips first, then the furthest apart")
         count = f"{len(items.rows):,} of {len(run.items):,}"
@@ -369,8 +371,8 @@ class ScoresScreen(BaseScreen[None]):
         from ckptdiff.tui.screens.score_item import ask_logits
 
         item = self.query_one(ItemList).row
-        if item is not None:
-            ask_logits(self.app, self.prompts, token_ids(item.questions[widest(item)]))
+        if item is not None and item.questions:
+            ask_logits(self.app, self.prompts, ids_of(item, worst_question(item)))
 
     def on_score_table_opened(self, message: ScoreTable.Opened) -> None:
         """List the items of a task."""

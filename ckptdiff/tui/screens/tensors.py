@@ -190,10 +190,10 @@ class TensorsScreen(BaseScreen[None]):
     def on_session_changed(self, message: SessionChanged) -> None:
         message.stop()
         what = message.what
-        if what == "prompt":
+        if what in ("prompt", "scores"):
             for screen in self.app.screen_stack:
-                if isinstance(screen, BaseScreen):
-                    screen.prompt_changed()
+                if isinstance(screen, BaseScreen) and screen.is_mounted:
+                    (screen.prompt_changed if what == "prompt" else screen.scores_changed)()
             return
         if what == "headers":
             self.rows.show_borders()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import TYPE_CHECKING
 
+from ckptdiff.report import score_words as report_words
+from ckptdiff.report.score_words import mean_words
 from ckptdiff.scores.groups import place_of
 from ckptdiff.scores.items import apart, floor_apart
 from ckptdiff.scores.paired import choices_of, distance_of, is_flip
+from ckptdiff.scores.verdict import item_words
 from ckptdiff.text import format_number, printable
 from ckptdiff.tui.keymap import key
 from ckptdiff.tui.text.figures import flow, wrapped
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckptdiff.results import Answers
-    from ckptdiff.scores.results import Item, ScoreDiff, ScoreProgress, TaskScore
+    from ckptdiff.scores.results import Item, ScoreProgress, TaskScore
     from ckptdiff.tui.model.score_run import ScoreRun
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
@@ -98,53 +100,45 @@ def outcome_lines(run: ScoreRun, width: int, *, ascii_only: bool) -> list[Line]:
         again = key("tasks.run", "Enter")
         words = f"Stopped: this is of the items that were answered. {again} at Tasks goes on."
         lines += wrapped(words, width, "act")
-    lines += flow(figure_items(diff), width, gap=2)
+    if diff.shown_by is not None:
+        logits = key("scores.logits", "p")
+        words = f"{item_words(diff.shown_by)} is the first item that shows it: {logits} there "
+        lines += wrapped(f"{printable(words)}compares its logits, layer by layer.", width)
+    if diff.verdict == "undecided" and diff.step is not None and diff.dtype != "fp32":
+        lines += wrapped(f"dtype fp32 tells which: {key('scores.dtype', 'd')} changes it.", width)
+    for fact in () if run.result is None else run.result.facts:
+        lines += hanging("- ", fact, width)
+    lines += wrapped(mean_words(diff), width, "dim")
     where = f"in {diff.dtype} on {diff.device}, {format_duration(run.seconds)}"
     lines += wrapped(where, width, "dim")
-    for note in (*diff.conditions, *run.notes):
-        lines += wrapped(f"Note: {printable(note)}", width)
+    notes = [f"This holds if {condition}." for condition in diff.conditions]
+    notes += [f"Note: {note}" for note in run.notes]
+    for note in notes:
+        lines += wrapped(printable(note), width)
     return lines
 
 
-def figure_items(diff: ScoreDiff) -> list[str]:
-    """Return what the table does not show, each figure after its name."""
-    p = diff.paired
-    if p is None:
-        return []
-    return [f"largest |A-B| {format_number(p.largest)} nats", f"median {format_number(p.median)}",
-      f"floor {format_number(p.floor_largest)}", f"{p.agree} of {p.items} items agree", f"{p.flips} flips, {p.flips_within} within the floor's margin",
-      f"{p.could_flip} could flip", f"A alone right {p.a_alone_right}, B alone {p.b_alone_right}, McNemar p {p.mcnemar:.3f}",
-      f"accuracies {p.difference:+.4f} +- {p.stderr_paired:.4f} paired, +- {p.stderr_unpaired:.4f} unpaired"]
+def hanging(mark: str, text: str, width: int) -> list[Line]:
+    """Return text broken between words, below itself behind a mark."""
+    first, *others = wrapped(printable(text), max(1, width - len(mark))) or [line("")]
+    return [line(mark, *first), *(line(" " * len(mark), *each) for each in others)]
 
 
 # ── the table ────────────────────────────────────────────────────────────────────────────────────
 
 
-def score_text(value: float) -> str:
-    """Return a score in at most 9 cells."""
-    return f"{value:.4f}" if not isfinite(value) or abs(value) < 1000 else f"{value:.3e}"
-
-
-def relative_text(value: float | None) -> str:
-    """Return |A-B| / |A| in per cent: `0` only for exactly zero, `-` where A is 0."""
-    if value is None:
-        return "-"
-    if value == 0 or not isfinite(value):
-        return "0" if value == 0 else str(value)
-    return f"{value:.3%}" if value >= 5e-6 else "<0.001%"
-
-
 def row_name(row: TaskScore, *, with_group: bool) -> str:
     """Return the task of a row; of the mean of a class, the class, and of what if not beside it."""
     is_class = bool(row.part) and place_of(row.task)[1] != row.part
-    return f"{row.group} {row.task}" if is_class and not with_group else row.task
+    name = report_words.row_name(row)
+    return f"{printable(row.group)} {name}" if is_class and not with_group else name
 
 
 def table_widths(width: int, rows: Sequence[TaskScore]) -> tuple[int, int]:
     """Return the cells of the group, which is none in a narrow table, and of the task."""
     group = max([5, *(len(printable(row.group)) for row in rows)])
     group = group + 2 if width >= WITH_GROUPS else 0
-    names = (printable(row_name(row, with_group=group > 0)) for row in rows)
+    names = (row_name(row, with_group=group > 0) for row in rows)
     longest = max([4, *map(len, names)])
     taken = 1 + group + 3 * (SCORE + 1)
     taken += METRIC + 8 if width >= WITH_METRICS else 0
@@ -161,15 +155,16 @@ def table_head(width: int, widths: tuple[int, int]) -> str:
 def table_row(row: TaskScore, width: int, widths: tuple[int, int], *, ascii_only: bool) -> str:
     """Return a row of the table: task, metric, both scores, and how far they are apart."""
     group, task = widths
-    name = printable(row_name(row, with_group=group > 0))
+    name = row_name(row, with_group=group > 0)
+    _, metric, items, a, b, relative = report_words.row_cells(row)
     cells = (
         fitted(printable(row.group), max(0, group - 2), ascii_only=ascii_only),
         fitted(shorten(name, task, ascii_only=ascii_only), task),
-        fitted(printable(row.metric), METRIC, ascii_only=ascii_only),
-        score_text(row.a),
-        score_text(row.b),
-        relative_text(row.relative),
-        f"{row.items:,}",
+        fitted(metric, METRIC, ascii_only=ascii_only),
+        a,
+        b,
+        relative,
+        items,
         "-" if row.stderr is None else f"{row.stderr:.4f}",
     )
     return _table_line(width, widths, cells)
@@ -221,7 +216,8 @@ def item_title(item: Item, *, short: bool = False) -> str:
     a, b = choices
     mark = f"{FLIP} " if a != b else ""
     if short:
-        return f"{mark}A {a + 1} B {b + 1}" + ("" if item.target is None else f" *{item.target + 1}")
+        star = "" if item.target is None else f" *{item.target + 1}"
+        return f"{mark}A {a + 1} B {b + 1}{star}"
     right = "" if item.target is None else f", right is {item.target + 1}"
     if a == b:
         return f"both choose {a + 1}{right}"
@@ -307,7 +303,7 @@ def answer_items(answers: Answers, tokens: int) -> list[str]:
 def _metrics(item: Item) -> list[str]:
     b = dict(item.scores_b)
     return [
-        f"{printable(name)} A {score_text(value)} B {score_text(b[name])}"
+        f"{printable(name)} A {report_words.score(value)} B {report_words.score(b[name])}"
         for name, value in item.scores_a
         if name in b
     ]
@@ -318,11 +314,11 @@ def _metrics(item: Item) -> list[str]:
 
 def text_to_copy(run: ScoreRun) -> str:
     """Return the verdict, the figures and the table as plain text."""
-    lines = [] if run.diff is None else [headline(run), *figure_items(run.diff)]
+    lines = [] if run.result is None else [headline(run), *run.result.facts]
     lines += (
         "\t".join(
             (row.group, row.part, row.task, row.metric, repr(row.a), repr(row.b),
-             relative_text(row.relative), str(row.items))
+             report_words.percent(row.relative), str(row.items))
         )
         for row in run.tasks
     )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.scores.results import ScoreDiff
 from ckptdiff.tui.messages import DevicesFound, ScoresAdvanced, ScoresEnded
+from ckptdiff.tui.model.score_run import ScoreResult
 from ckptdiff.tui.text.hints import KEYS
 from ckptdiff.tui.workers.cancellable import Stopped
 
@@ -56,11 +57,15 @@ def compare(
                 else:
                     post(ScoresAdvanced(run, step))
     except (Stopped, CancelledError):
-        post(ScoresEnded(run, "stopped", _so_far(work, closing_up)))
+        post(ScoresEnded(run, "stopped", _result(_so_far(work, closing_up))))
     except CkptDiffError as error:
         post(ScoresEnded(run, "failed", error=error.with_hint(KEYS)))
     else:
-        post(ScoresEnded(run, "done", found))
+        post(ScoresEnded(run, "done", _result(found)))
+
+
+def _result(found: ScoreDiff | None) -> ScoreResult | None:
+    return None if found is None else ScoreResult.of(found)
 
 
 def _so_far(work: ScoreWork | None, executor: Executor) -> ScoreDiff | None:

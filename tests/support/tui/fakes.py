@@ -26,7 +26,7 @@ from ckptdiff.conversion.run import Written
 from ckptdiff.errors import CkptDiffError, NotACheckpoint
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats.safetensors import lay_out
-from ckptdiff.logits.prompt import Prompt
+from ckptdiff.logits.prompt import Prompt, stated_ids
 from ckptdiff.results import Numbers, TensorDiff
 from tests.support.tui.held import may_go_on
 
@@ -331,6 +331,8 @@ class FakeEngine:
     def read_prompt(self, text: str, a: Assembled, b: Assembled, executor: Executor) -> Prompt:
         if self.no_tokens is not None:
             raise self.no_tokens
+        if (stated := stated_ids(text)) is not None:
+            return Prompt(stated, tuple(map(str, stated)))
         texts = executor.submit(text.split).result()
         if all(word.strip().isdigit() for word in text.split(",")):
             return Prompt(tuple(map(int, text.split(","))), ())
