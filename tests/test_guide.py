@@ -15,6 +15,8 @@ from ckptdiff.forward.hf_config import FAMILIES as COMPUTED
 from ckptdiff.forward.hf_config import WITH_PICTURES
 from ckptdiff.guide.topics import SECTIONS, fault_parts, page, topics
 from ckptdiff.results import LogitVerdict, Status, Verdict
+from ckptdiff.scores.paired import items_needed
+from ckptdiff.scores.results import ScoreVerdict
 from tests.support.corpus import REPOSITORY
 from tests.support.faults_table import TABLE as FAULTS
 from tests.support.faults_table import fault_table
@@ -66,6 +68,17 @@ def test_the_table_of_faults_is_that_of_the_planted_ones() -> None:
     assert table == fault_table(), "run `python -m tests.support.faults_table`"
 
 
+def test_the_table_of_items_is_what_the_formulas_give() -> None:
+    (table,) = re.findall(r"<!-- items -->\n(.*?)<!-- /items -->", source("scores"), re.DOTALL)
+    rows = [line.strip("| \n").split(" | ") for line in table.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["0.25", "0.5", "0.75"]
+    for accuracy, *told in rows:
+        found = [items_needed(float(accuracy), share) for share in (0.0, 0.001, 0.01, 0.05)]
+        assert told == [f"{n:,}" for n in (*(paired for paired, _ in found), found[0][1])]
+        # "76 to 687 times" what all five benchmarks have
+        assert 30_459 * 76 < found[0][1] < 30_459 * 687
+
+
 @pytest.mark.parametrize(("command", "printed"), TRANSCRIPTS, ids=[c for c, _ in TRANSCRIPTS])
 def test_a_transcript_is_what_the_command_prints(command: str, printed: str, folder: Path) -> None:
     assert without_times(run(command, folder)) == without_times(printed)
@@ -102,6 +115,9 @@ def test_every_status_and_verdict_is_explained() -> None:
         assert f"\n- `{verdict}`: " in source("verdicts")
     for logit_verdict in get_args(LogitVerdict):
         assert f"\n- `{logit_verdict}`: " in source("logits")
+    for score_verdict in get_args(ScoreVerdict):
+        assert f"\n- `{score_verdict}`: " in source("scores")
+        assert "[scores](scores.md)" in page(score_verdict)
     for word in {*get_args(Status), *get_args(Verdict), *get_args(LogitVerdict)} - {"shape"}:
         assert page(word).startswith(f"# {word}\n\nOf ")
 
@@ -141,6 +157,7 @@ def test_a_part_begins_with_its_class_and_ends_before_the_next() -> None:
 def test_every_page_is_a_topic_and_says_what_it_is_about() -> None:
     assert set(topics()) == {file.stem for file in GUIDE.glob("*.md")}
     assert set(topics()) >= {"faults", "verdicts", "logits", "keys", "formats", "families"}
+    assert topics()["scores"] == "what a table of benchmark scores shows, and what it cannot"
     assert all(about and "\n" not in about for about in topics().values())
     assert topics()["keys"] == "what each key does on each screen"
 

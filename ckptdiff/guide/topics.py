@@ -18,6 +18,8 @@ SECTIONS = {
     "convert": ("formats", "What `convert` writes"),
     "tolerance": ("verdicts", "Tolerance"),
 }
+# The pages that explain verdicts, and under which heading.
+VERDICTS = (("verdicts", "The whole"), ("logits", "The verdict"), ("scores", "The verdict"))
 _STATUS = re.compile(r"^\| `.` \| `(\w+)` \| (.*?) \|$", re.MULTILINE)
 _VERDICT = re.compile(r"^- `([a-z-]+)`: (.*?)(?=^- |^\n|\Z)", re.DOTALL | re.MULTILINE)
 _PART = re.compile(r"^## ([A-Z0-9-]+)\n(.*?)(?=^## |\Z)", re.DOTALL | re.MULTILINE)
@@ -49,7 +51,7 @@ def word_parts() -> dict[str, str]:
     said: dict[str, list[str]] = {}
     for name, text in _STATUS.findall(_read("verdicts")):
         said.setdefault(name, []).append(f"Of one tensor: {text}.")
-    for which, heading in (("verdicts", "The whole"), ("logits", "The verdict")):
+    for which, heading in VERDICTS:
         for name, text in _VERDICT.findall(_section(which, heading)):
             words = " ".join(text.split()).rstrip(";.")
             said.setdefault(name, []).append(f"Of the whole: {words}.")

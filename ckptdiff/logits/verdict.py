@@ -163,7 +163,7 @@ class Reasons:
         )
         hint = f" ({first.hint})" if first.hint else ""
         first_words = f"{place(first)}, relative difference {first.rel:.2g}{hint}"
-        sentence = f"{kind}: the first step that differs is {first_words}. {self._cause(first)}"
+        sentence = f"{kind}: the first step that differs is {first_words}. {self.cause(first)}"
         if not first.reads:  # a fault of a config may hide one of the weights
             above = (tap for tap in taps if tap.reads and not tap.judged <= judged.threshold)
             if (other := next(above, None)) and (differing := self._differing(other)):
@@ -216,7 +216,7 @@ class Reasons:
         more = [f"{len(differing) - _LISTED} more"] if len(differing) > _LISTED else []
         return f"{' and '.join([*shown, *more])} {'differ' if differing[1:] else 'differs'}."
 
-    def _cause(self, tap: Tap) -> str:
+    def cause(self, tap: Tap) -> str:
         """Return, in words, which tensors that a tap reads differ, or what else is the cause."""
         if differing := self._differing(tap):
             return differing

@@ -242,16 +242,16 @@ def _metric_lines(a: Assembled, b: Assembled, found: LogitDiff) -> Iterator[str]
 
 def _next_lines(following: Next) -> Iterator[str]:
     yield f"   what comes after position {following.position}, the likeliest first"
-    yield f"      {_padded('A', 36)}  B"
+    yield f"      {padded('A', 36)}  B"
     pairs = zip(following.a[:LIKELIEST], following.b[:LIKELIEST], strict=False)
     for number, (one, other) in enumerate(pairs, 1):
-        yield f"   {number}  {_padded(_candidate(one), 36)}  {_candidate(other)}"
+        yield f"   {number}  {padded(_candidate(one), 36)}  {_candidate(other)}"
 
 
 def _candidate(candidate: Candidate) -> str:
     token = token_words(candidate.id, candidate.text)
     token = token if len(token) <= 26 else f"{token[:25]}…"
-    return f"{_padded(token, 26)}  {_percent(candidate.probability):>6}"
+    return f"{padded(token, 26)}  {_percent(candidate.probability):>6}"
 
 
 def share_lines(attribution: Iterable[CauseShare]) -> Iterator[str]:
@@ -269,10 +269,14 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
-def _padded(text: str, width: int) -> str:
-    """Return text padded to a width in terminal cells; East Asian characters take two."""
-    cells = sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
-    return text + " " * max(0, width - cells)
+def padded(text: str, width: int) -> str:
+    """Return text padded to a width in terminal cells."""
+    return text + " " * max(0, width - cells(text))
+
+
+def cells(text: str) -> int:
+    """Return how many terminal cells text takes: East Asian characters take two."""
+    return sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _joined_lines(words: Iterable[str], first: str, further: str, between: str) -> Iterator[str]:

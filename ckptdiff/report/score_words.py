@@ -6,7 +6,8 @@ import math
 import shlex
 from typing import TYPE_CHECKING
 
-from ckptdiff.scores.groups import BIGBENCH, is_in_mean, main_rows, table
+from ckptdiff.scores.expected import expected
+from ckptdiff.scores.groups import BIGBENCH, is_share, main_rows, table
 from ckptdiff.scores.paired import choices_of, distances, needed
 from ckptdiff.scores.verdict import item_words, worst_question
 from ckptdiff.text import format_number, plural, printable
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.scores.expected import Expected
     from ckptdiff.scores.paired import Needed
     from ckptdiff.scores.published import Published, PublishedRow
     from ckptdiff.scores.results import Item, Paired, ScoreDiff, TaskScore
@@ -64,21 +66,25 @@ def percent(share: float | None) -> str:
 def mean_words(found: ScoreDiff) -> str:
     """Return the mean of |A-B| / A in words, and what it leaves out."""
     rows = main_rows(found.tasks)
-    left_out = [printable(row.task) for row in rows if not is_in_mean(row)]
-    why = f"; without {_some(left_out)}, which {_verb(left_out)} no share" if left_out else ""
+    no_share = [row for row in rows if not is_share(row)]
+    none_right = [row for row in rows if is_share(row) and row.relative is None]
+    why = "".join(
+        f"; without {_some(left_out)} ({reason})"
+        for left_out, reason in (
+            (no_share, "the metric is no share of right answers"),
+            (none_right, "A has none right"),
+        )
+        if left_out
+    )
     if found.mean is None:
-        return f"no mean: no task's metric is a share of right answers that A has any of{why}"
-    counted = len(rows) - len(left_out)
+        return f"no task has a part in a mean of |A-B|/A{why}"
+    counted = len(rows) - len(no_share) - len(none_right)
     return f"mean of |A-B|/A over {plural(counted, 'task')}: {percent(found.mean)}{why}"
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
-
-
-def _verb(names: list[str]) -> str:
-    return "are" if len(names) > 1 else "is"
+def _some(rows: list[TaskScore]) -> str:
+    more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+    return ", ".join(printable(row.task) for row in rows[:3]) + more
 
 
 def not_run(found: ScoreDiff, beside: Published) -> list[PublishedRow]:
@@ -112,6 +118,10 @@ def facts(found: ScoreDiff) -> Iterator[str]:
         yield "No item has choices, so there is nothing to flip and no accuracy to test."
         return
     yield from _choice_facts(found.paired)
+    if any(row.metric == "acc_norm" for row in found.tasks):
+        yield "That is of the choices of acc; acc_norm divides by the answer's length first."
+    if (rounding := expected(found.items)) is not None:
+        yield _expected_fact(rounding)
     yield from _test_facts(found.paired)
     count = sum(choices_of(item) is not None for item in found.items)
     if (need := needed(found.items)) is not None:
@@ -126,10 +136,18 @@ def _choice_facts(pair: Paired) -> Iterator[str]:
             f", {pair.flips_within} within the margin that the floor can close, {beyond} beyond it"
         )
     yield (
-        f"Both sides choose the same in {pair.agree:,} of {plural(pair.items, 'item')}: {flips}. "
-        "A choice is the one that acc goes by; acc_norm divides by the answer's length first."
+        f"Both sides choose the same in {pair.agree:,} of {plural(pair.items, 'item')}: {flips}."
     )
     yield f"At distances like these, {pair.could_flip:,} of {pair.items:,} could flip at all."
+
+
+def _expected_fact(rounding: Expected) -> str:
+    mean = ""
+    if rounding.relative is not None:
+        mean = f" and a mean of |A-B|/A over tasks of {percent(rounding.relative)}"
+    count = rounding.flips
+    flips = f"{count:,.0f}" if count >= 10 else f"{count:.2g}"
+    return f"Of rounding alone, by the floor, {flips} flips{mean} are expected."
 
 
 def _test_facts(pair: Paired) -> Iterator[str]:
@@ -141,11 +159,12 @@ def _test_facts(pair: Paired) -> Iterator[str]:
         f"McNemar's exact test: p = {pair.mcnemar:.2g}."
     )
     if math.isnan(pair.stderr_paired):
-        yield f"A's accuracy is {pair.difference:+.4f} from B's; one item has no standard error."
+        yield "One item has no standard error."
         return
     yield (
-        f"A's accuracy less B's: {pair.difference:+.4f}, standard error {pair.stderr_paired:.4f} "
-        f"paired, {pair.stderr_unpaired:.4f} unpaired (as it is mostly quoted)."
+        f"Over all of them, A's accuracy less B's: {pair.difference:+.4f}, standard error "
+        f"{pair.stderr_paired:.4f} paired, {pair.stderr_unpaired:.4f} unpaired (as it is mostly "
+        "quoted)."
     )
     if math.isfinite(pair.effective_items):
         yield (
@@ -166,7 +185,7 @@ def _need_facts(need: Needed, count: int) -> Iterator[str]:
     assumed = (
         f"with {percent(need.alone)} of the items right on one side alone, as here"
         if need.alone > least
-        else f"with only {percent(least)} of the items right on one side alone, the least possible"
+        else f"if no more than {percent(least)} are right on one side alone, the least possible"
     )
     yield (
         f"To see {percent(need.relative)} of A's accuracy ({need.accuracy:.4f}) 4 times of 5: "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
 
 from ckptdiff.report.diff import side_document, side_line
-from ckptdiff.report.logits import WIDTH, plain_json, share_lines, shares, wrapped
+from ckptdiff.report.logits import WIDTH, cells, padded, plain_json, share_lines, shares, wrapped
 from ckptdiff.report.score_words import (
     MAX_CHOICES,
     choice_rows,
@@ -19,6 +21,7 @@ from ckptdiff.report.score_words import (
     published_words,
     row_cells,
 )
+from ckptdiff.scores.expected import expected
 from ckptdiff.scores.groups import main_rows, table
 from ckptdiff.scores.paired import choices_of, distances, is_flip, margin_of, needed
 from ckptdiff.scores.verdict import answered_words, place, worst_question
@@ -48,7 +51,7 @@ def score_document(
     a: Assembled, b: Assembled, found: ScoreDiff, beside: Published | None = None
 ) -> dict[str, Any]:
     """Return the JSON document of `ckptdiff scores`, schema `ckptdiff.scores/1`."""
-    apart, need = distances(found.items), needed(found.items)
+    apart, need, rounding = distances(found.items), needed(found.items), expected(found.items)
     main = set(main_rows(found.tasks))
     document: dict[str, Any] = plain_json(
         {
@@ -68,6 +71,7 @@ def score_document(
             "mean": found.mean,
             "distances": None if apart is None else asdict(apart),
             "paired": None if found.paired is None else asdict(found.paired),
+            "expected": None if rounding is None else asdict(rounding),
             "needed": None if need is None else asdict(need),
             "step": None if found.step is None else _step_document(found.step),
             "shown_by": None if found.shown_by is None else _shown_document(a, b, found.shown_by),
@@ -233,9 +237,9 @@ def _aligned(rows: Sequence[Sequence[str]], *, is_narrow: bool) -> Iterator[str]
     widths[0] = max(8, min(widths[0], WIDTH - 4 - rest))
     for row in rows:
         name, metric, *figures = row
-        cells = [_shortened(name, widths[0]).ljust(widths[0]), metric.ljust(widths[1])]
-        cells += [cell.rjust(width) for cell, width in zip(figures, widths[2:], strict=True)]
-        yield f"    {between.join(cells)}".rstrip()
+        columns = [_shortened(name, widths[0]).ljust(widths[0]), metric.ljust(widths[1])]
+        columns += [cell.rjust(width) for cell, width in zip(figures, widths[2:], strict=True)]
+        yield f"    {between.join(columns)}".rstrip()
 
 
 def _shortened(text: str, width: int) -> str:
@@ -248,14 +252,16 @@ def _shortened(text: str, width: int) -> str:
 
 def _item_lines(a: Assembled, b: Assembled, item: Item) -> Iterator[str]:
     yield "   The first item that shows it"
-    yield from wrapped(item_title(item), "   ", "     ")
+    title = item_title(item)
+    width = WIDTH // 2 if any(east_asian_width(c) in "WF" for c in title) else WIDTH
+    yield from textwrap.wrap(title, width, initial_indent="   ", subsequent_indent="     ")
     rows = choice_rows(item)
     if rows:
         heads = ("  ", "log-likelihood", "A", "B")
-        widths = [max(len(row[n]) for row in [heads, *rows]) for n in range(len(heads))]
+        widths = [max(cells(row[n]) for row in [heads, *rows]) for n in range(len(heads))]
         for marks, words, one, other in [heads, *rows]:
             yield (
-                f"     {marks} {words.ljust(widths[1])}  {one.rjust(widths[2])}"
+                f"     {marks} {padded(words, widths[1])}  {one.rjust(widths[2])}"
                 f"  {other.rjust(widths[3])}"
             ).rstrip()
         if len(item.choices) > MAX_CHOICES:

@@ -74,9 +74,9 @@ def place_of(task: str) -> tuple[str, str]:
 
 def _subject(task: str) -> str:
     """Return the subject of a task of MMLU, in whichever style it is asked, or nothing."""
-    if not task.startswith("mmlu_") or task.startswith("mmlu_pro"):  # MMLU-Pro is another test
-        return ""
     words = task.removeprefix("mmlu_")
+    if words == task or words.startswith(("pro_", "prox_")):  # MMLU-Pro and MMLU-ProX are others
+        return ""
     found = (
         subject
         for subject in _PART
@@ -97,17 +97,18 @@ def _preference(row: TaskScore) -> int:
     return _MAIN.index(row.metric) if row.metric in _MAIN else len(_MAIN)
 
 
-def is_in_mean(row: TaskScore) -> bool:
-    """Return whether a row is among those that the mean is over."""
-    return row.metric in _SHARES and row.relative is not None
+def is_share(row: TaskScore) -> bool:
+    """Return whether a row's metric is a share of right answers, of which the mean can be taken."""
+    return row.metric in _SHARES
 
 
 def relative_mean(tasks: Iterable[TaskScore]) -> float | None:
     """Return the mean of |A-B| / |A| over the tasks, each by its main metric; None without any.
 
-    As on the page, where each of MMLU's 57 subjects counts as one of 80 tests.
+    As on the page, where each of MMLU's 57 subjects counts as one of 80 tests. Metrics that are no
+    share of right answers are left out, and tasks in which A has none right.
     """
-    found = [row.relative for row in main_rows(tasks) if is_in_mean(row)]
+    found = [row.relative for row in main_rows(tasks) if is_share(row)]
     known = [value for value in found if value is not None]
     return sum(known) / len(known) if known else None
 

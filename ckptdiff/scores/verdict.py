@@ -131,7 +131,7 @@ def _close(steps: Sequence[StepApart], answers: Sequence[Answers]) -> str:
         words = "every step is the same bit for bit with B's weights as with A's"
     floor = _worst_floor(answers)
     if not floor:
-        return f"{words}, and so is A's own arithmetic" if not largest else words
+        return f"{words}; both sides compute alike"
     return f"{words}; A's own weights, computed both ways, give logits up to {floor:.1e} apart"
 
 

@@ -86,11 +86,8 @@ def test_what_is_right_is_what_lm_eval_says_where_it_does() -> None:
 
 
 def test_a_choice_by_length_is_another_matter() -> None:
-    scores = {
-        "scores_a": (("acc", 1.0), ("acc_norm", 0.0)),
-        "scores_b": (("acc", 1.0), ("acc_norm", 1.0)),
-    }
-    one = item(RIGHT, RIGHT, **scores)
+    a, b = (("acc", 1.0), ("acc_norm", 0.0)), (("acc", 1.0), ("acc_norm", 1.0))
+    one = item(RIGHT, RIGHT, scores_a=a, scores_b=b)
     assert not is_flip(one)
     assert right_of(one) == (True, True)
 
