@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.forward.blocks import position_blocks
-from ckptdiff.forward.kept import keep, kept
-from ckptdiff.forward.lockstep import (
+from ckptdiff.forward.compute import (
     COMPUTED,
     PROGRAMS,
-    Logits,
     make_layer,
     prepare_device,
     take_or_raise,
     unpadded,
 )
+from ckptdiff.forward.kept import keep, kept
+from ckptdiff.forward.lockstep import Logits
 from ckptdiff.forward.plan import CHOSEN, START, Energy
 from ckptdiff.forward.points import COMMON, EXPERT_SUMS, PARTIAL, points
 from ckptdiff.forward.reading import Reader

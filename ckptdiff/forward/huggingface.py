@@ -13,6 +13,8 @@ from ckptdiff.forward.latent import LatentOf
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ckptdiff.forward.holdings import HeldTensor
+
 
 class HuggingFaceLayer(ExpertsOf, LatentOf):
     """The layer of Llama, and of families with the same names.
@@ -45,10 +47,9 @@ class HuggingFaceLayer(ExpertsOf, LatentOf):
     def final_norm(self, x: Tensor) -> Tensor:
         return self.norm(self.final, x)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def head_parts(self) -> tuple[HeldTensor, ...]:
         tied = self.model.tied and not self.has(self.head)
-        product = self.product_in_blocks(x, self.held(self.embedding if tied else self.head))
-        return self.arithmetic.capped(product, self.model.logit_cap)
+        return (self.held(self.embedding if tied else self.head),)
 
     # ── attention ────────────────────────────────────────────────────────────────────────────────
 

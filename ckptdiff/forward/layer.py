@@ -223,12 +223,28 @@ class LayerOf:
         parts = zip(x.chunk(len(self.ranks), -1), weights, strict=True)
         return self.arithmetic.row_parallel(parts, self.optional(f"{name}.bias"))
 
-    def product_in_blocks(self, x: Tensor, held: HeldTensor) -> Tensor:
-        """Return x times a matrix, (positions, rows), of which some rows are read at a time."""
-        rows, columns = held.shape
-        step = max(1, MOST_ELEMENTS // columns)
+    def head_parts(self) -> tuple[HeldTensor, ...]:
+        """Return the matrices whose rows, one after another, are those of the output head."""
+        raise NotImplementedError
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return (positions, padded vocabulary); some rows of the head are read at a time."""
         parts = [
-            self.arithmetic.linear(x, self.reader.rows(held, slice(start, start + step)))
-            for start in range(0, rows, step)
+            self.arithmetic.linear(x, self.reader.rows(held, rows))
+            for held in self.head_parts()
+            for rows in head_blocks(held)
         ]
-        return torch.cat(parts, -1)
+        return self.arithmetic.capped(torch.cat(parts, -1), self.model.logit_cap)
+
+    def some_logits(self, x: Tensor, head_rows: Tensor) -> Tensor:
+        """Return (positions, rows) of logits, of some rows of the head."""
+        return self.arithmetic.capped(
+            self.arithmetic.linear(x, head_rows), self.model.logit_cap
+        )
+
+
+def head_blocks(held: HeldTensor) -> list[slice]:
+    """Return the rows of a matrix of the output head that are read at a time."""
+    rows, columns = held.shape
+    step = max(1, MOST_ELEMENTS // columns)
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]

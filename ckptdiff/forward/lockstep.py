@@ -8,22 +8,30 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ckptdiff.dtypes import BY_FLAG
-from ckptdiff.errors import CkptDiffError, OutOfMemory, UnsupportedLayout
+from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.forward import sizes
-from ckptdiff.forward.arithmetic import MEGATRON, META, TRANSFORMERS
 from ckptdiff.forward.blocks import position_blocks, spread
+from ckptdiff.forward.compute import (
+    BY_POSITION,
+    COMPUTED,
+    FLOOR_POSITIONS,
+    ONE_MODEL,
+    ROUNDING,
+    as_other,
+    drifted_copies,
+    is_equal,
+    make_layer,
+    place,
+    prepare_device,
+    take_or_raise,
+    unpadded,
+)
 from ckptdiff.forward.distance import Distance
-from ckptdiff.forward.families import CLASSES
 from ckptdiff.forward.hints import NEARLY_EQUAL, hint
-from ckptdiff.forward.huggingface import HuggingFaceLayer
 from ckptdiff.forward.kept import keep, kept
-from ckptdiff.forward.megatron import MegatronLayer
-from ckptdiff.forward.megatron_hybrids import hybrid_class
-from ckptdiff.forward.meta import MetaLayer
 from ckptdiff.forward.plan import CHOSEN, LOGITS_POSITIONS
-from ckptdiff.forward.reading import STORED, Reader
-from ckptdiff.forward.steps import steps, take
+from ckptdiff.forward.reading import STORED, twin_readers
+from ckptdiff.forward.steps import steps
 from ckptdiff.results import Tap
 
 if TYPE_CHECKING:
@@ -31,26 +39,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ckptdiff.forward.holdings import Ranks, Tensors
     from ckptdiff.forward.layer import LayerOf
-    from ckptdiff.forward.plan import ForwardRun, ForwardSide, Section
+    from ckptdiff.forward.plan import ForwardRun, Section
     from ckptdiff.forward.steps import Step, Values
 
-# The torch dtype that each dtype flag computes in.
-COMPUTED = {flag: STORED[word] for flag, word in BY_FLAG.items()}
-ONE_MODEL = "Give two checkpoints of one model, each with its own config"
-PROGRAMS = {"transformers": TRANSFORMERS, "meta": META, "megatron": MEGATRON}
-
-
-# Steps in which each position is computed by itself.
-_BY_POSITION = frozenset(
-    {
-        *("project", "compress_queries", "compress_keys", "expand", "attention_out"),
-        *("activate", "mlp_out", "activate_shared", "shared_out", "logits"),
-    }
-)
-_FLOOR_POSITIONS = 16  # by which a step of A's weights is compared with that of B's
-_ROUNDING = 16  # epsilons that a step of equal weights may be apart
 _ALL = slice(None)
 
 
@@ -69,15 +61,10 @@ def take_section(run: ForwardRun, section: Section) -> tuple[Tap, ...]:
         values_a = values_b = {"ids": torch.tensor(run.ids, device=device)}
     else:
         values_a, values_b = kept(run.comparison, run.dtype)
-    readers = [Reader(COMPUTED[run.dtype], device) for _ in "ab"]
+    readers = twin_readers(COMPUTED[run.dtype], device)
     layer_a = make_layer(run.a, section.number, section.a, readers[0])
     layer_b = make_layer(run.b, section.number, section.b, readers[1])
-    a_as_b = make_layer(
-        replace(run.a, program=run.b.program, ranks=run.b.ranks, expert_ranks=run.b.expert_ranks),
-        section.number,
-        section.a,
-        readers[0],
-    )
+    a_as_b = make_layer(as_other(run.a, run.b), section.number, section.a, readers[0])
     taps: list[Tap] = []
     sequence = steps(section.part, layer_a, layer_b)
     for step in sequence:
@@ -168,7 +155,7 @@ class Given:
         """Return all that the step gives; a value that equals one of `like` is that one."""
         given = dict(zip(self.step.gives, self.at(_ALL), strict=True))
         return {
-            name: like[name] if like and _is_equal(like[name], value) else value
+            name: like[name] if like and is_equal(like[name], value) else value
             for name, value in given.items()
         }
 
@@ -192,19 +179,16 @@ class Given:
         return self._like(replace(self.side, reader=self.side.reader.casting(dtype)))
 
 
-def _is_equal(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.dtype == b.dtype and torch.equal(a, b))
-
-
 class Logits:
     """The logits of both sides, each on its own values, after the last section of a pass."""
 
     def __init__(self, run: ForwardRun, section: Section) -> None:
         device = prepare_device(run.device)
         self._section = section
+        readers = twin_readers(COMPUTED[run.dtype], device)
+        sides = (run.a, section.a, readers[0]), (run.b, section.b, readers[1])
         self._layers = [
-            make_layer(side, section.number, ranks, Reader(COMPUTED[run.dtype], device))
-            for side, ranks in ((run.a, section.a), (run.b, section.b))
+            make_layer(side, section.number, ranks, reader) for side, ranks, reader in sides
         ]
         self._values: tuple[Values, Values] = kept(run.comparison, run.dtype)
 
@@ -235,8 +219,8 @@ def _taps(a: Given, b: Given, floor: Given) -> Iterator[Tap]:
     givens = [b for _ in rels]
     for name, x, y in zip(a.step.gives, a.at(a.blocks[0]), b.at(a.blocks[0]), strict=True):
         if why := sizes.of_values(name, x, y):
-            raise UnsupportedLayout(f"{_place(a.section)}{why}. {ONE_MODEL}")
-    copies = _copies(b.side)
+            raise UnsupportedLayout(f"{place(a.section)}{why}. {ONE_MODEL}")
+    copies = drifted_copies(b.side)
     for copy in copies:
         other = b.with_copy(copy)
         for i, rel in enumerate(_apart(a, other, a.blocks)):
@@ -263,11 +247,11 @@ def _floors(a: Given, b: Given, floor: Given, rels: list[float]) -> list[float]:
     if max(rels) == 0:
         return rels
     if (
-        a.step.method in _BY_POSITION
-        and max(rels) <= _ROUNDING * torch.finfo(a.side.reader.dtype).eps
+        a.step.method in BY_POSITION
+        and max(rels) <= ROUNDING * torch.finfo(a.side.reader.dtype).eps
     ):
-        some = spread(a.positions, _FLOOR_POSITIONS)
-        if all(map(_is_equal, b.at(some), floor.at(some))):
+        some = spread(a.positions, FLOOR_POSITIONS)
+        if all(map(is_equal, b.at(some), floor.at(some))):
             return rels
     return _apart(a, floor, a.blocks)
 
@@ -277,86 +261,6 @@ def _hint(a: Given, b: Given, index: int) -> str:
     words = {hint(a.at(rows)[index], b.at(rows)[index]) for rows in a.blocks}
     odd = sorted(one for one in words if "not finite" in one)
     return odd[-1] if odd else words.pop() if len(words) == 1 else ""
-
-
-def _copies(side: LayerOf) -> list[int]:
-    """Return the ranks whose copies of replicated tensors differ from those of the first rank."""
-    first, *rest = side.ranks
-
-    def is_other(tensors: Tensors, name: str) -> bool:
-        if name not in first or name not in tensors:
-            return name in first or name in tensors
-        return not side.reader.is_same(first[name], tensors[name])
-
-    return [
-        rank
-        for rank, tensors in enumerate(rest, 1)
-        if any(is_other(tensors, name) for name in side.copied)
-    ]
-
-
-def prepare_device(device: str) -> torch.device:
-    """Return the torch device, with all reduced-precision products turned off."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    return torch.device(device)
-
-
-def make_layer(side: ForwardSide, number: int, ranks: Ranks, reader: Reader) -> LayerOf:
-    """Return a layer as the side's program computes it."""
-    arithmetic = replace(PROGRAMS[side.program], ranks=side.ranks, expert_ranks=side.expert_ranks)
-    layer_class: type[LayerOf] = MetaLayer
-    if side.kind == "huggingface":
-        layer_class = CLASSES.get(side.model.family, HuggingFaceLayer)
-    elif side.kind == "megatron":
-        layer_class = hybrid_class(side.model) or MegatronLayer
-    return layer_class(side.model, number, ranks, reader, arithmetic)
-
-
-def take_or_raise(
-    step: Step,
-    side: LayerOf,
-    values: Values,
-    section: Section,
-    reference: Values | None = None,
-    *,
-    letter: str,
-) -> tuple[Tensor, ...]:
-    """Return what a step gives on a side, `letter` A or B; `followed` are the reference's values.
-
-    Raises UnsupportedLayout, or another CkptDiffError, that names the side, the layer and the step.
-    """
-    where = f"{letter}, {_place(section)}{step.gives[0]}"
-    try:
-        given = take(step, side, values, reference)
-    except CkptDiffError as error:
-        raise type(error)(f"{where}: {error}", hint=error.hint) from error
-    except (RuntimeError, IndexError, MemoryError) as error:  # memory, or shapes that do not fit
-        if _is_out_of_memory(error):
-            raise OutOfMemory(
-                f"{where}: {side.reader.device} ran out of memory. Try fewer tokens",
-                hint=None if side.reader.device.type == "cpu" else "cpu",
-            ) from error
-        read = ", ".join(side.reader.reads) or "no tensor"
-        raise UnsupportedLayout(
-            f"{where}: cannot be computed from {read} ({error}). {ONE_MODEL}"
-        ) from error
-    if why := sizes.against_config(step, given, side.model):
-        raise UnsupportedLayout(f"{where}: {why}. Put the config of these files beside them")
-    return given
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error says that: on a CPU torch has no class of its own for it."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        "can't allocate memory" in str(error)
-    )
-
-
-def _place(section: Section) -> str:
-    return f"layer {section.number}, " if section.part == "layer" else ""
 
 
 def _uncast_distances(a: Given, b: Given, rels: list[float]) -> list[float | None]:
@@ -390,8 +294,3 @@ def _possible_casts(
     for dtype in (torch.bfloat16, torch.float16):
         if dtype_a == dtype_b != dtype and dtype.itemsize <= dtype_a.itemsize:
             yield from ((layer_a, dtype), (layer_b, dtype))
-
-
-def unpadded(name: str, value: Tensor, vocabulary: int) -> Tensor:
-    """Return a step's value; logits, (positions, rows), without those of vocabulary padding."""
-    return value[..., :vocabulary] if name == "logits" else value

@@ -51,13 +51,12 @@ class MegatronLayer(ExpertsOf, LatentOf):
     def final_norm(self, x: Tensor) -> Tensor:
         return self.norm("final_layernorm", x)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Return (positions, padded vocabulary). A tied head of another stage is a copy."""
+    def head_parts(self) -> tuple[HeldTensor, ...]:
+        """Return each rank's part of the head. A tied head of another stage is a copy."""
         is_copy = self.has("output_layer.weight") and not self.has("word_embeddings.weight")
         own = is_copy or not self.model.tied
         name = "output_layer.weight" if own else "word_embeddings.weight"
-        product = torch.cat([self.product_in_blocks(x, held) for _, held in self.by_rank(name)], -1)
-        return self.arithmetic.capped(product, self.model.logit_cap)
+        return tuple(held for _, held in self.by_rank(name))
 
     # ── attention ────────────────────────────────────────────────────────────────────────────────
 

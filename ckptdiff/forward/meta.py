@@ -15,6 +15,8 @@ from ckptdiff.forward.layer import LayerOf
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ckptdiff.forward.holdings import HeldTensor
+
 
 class MetaLayer(LayerOf):
     """A TransformerBlock. Column-parallel products are joined over ranks, row-parallel added."""
@@ -32,12 +34,9 @@ class MetaLayer(LayerOf):
     def final_norm(self, x: Tensor) -> Tensor:
         return self.norm("norm", x)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def head_parts(self) -> tuple[HeldTensor, ...]:
         name = "output.weight" if self.has("output.weight") else "tok_embeddings.weight"
-        parts = [
-            self.product_in_blocks(x, self.held(name, rank)) for rank in range(len(self.ranks))
-        ]
-        return torch.cat(parts, -1)
+        return tuple(self.held(name, rank) for rank in range(len(self.ranks)))
 
     # ── attention ────────────────────────────────────────────────────────────────────────────────
 

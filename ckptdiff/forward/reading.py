@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 STORED: dict[str, torch.dtype] = {word: getattr(torch, DTYPES[word].torch) for word in FLOATS}
 
 
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes an element
 MOST_KEPT = 1 << 30  # bytes of a step's experts that are kept on a CPU
 _PART_KEPT = 8  # of a GPU's free memory, one part in so many
 
@@ -33,10 +34,14 @@ class Reader:
     """Reads one side's tensors, in the dtype that is computed in, and notes which it read.
 
     Whole tensors are kept until `forget`, so that several evaluations of a step read them once. Of
-    experts, which may be larger than memory, no more are kept than there is room for.
+    experts, which may be larger than memory, no more are kept than there is room for. What the
+    `twin`, the other side's reader, keeps of equal bytes is not converted a second time.
     """
 
-    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+    twin: Reader | None = None
+
+    def __init__(self, dtype: torch.dtype, device: torch.device, room: int | None = None) -> None:
+        """Make a reader that keeps at most `room` bytes of experts; None: a part of the memory."""
         self.dtype = dtype
         self.device = device
         self.cast_dtype: torch.dtype | None = (
@@ -44,22 +49,24 @@ class Reader:
         )
         self.reads: dict[str, str] = {}  # stored name to dtype, since the last `forget`
         self._kept: dict[tuple[HeldTensor, torch.dtype | None], Tensor] = {}
-        self._room = self._left = _room(device)  # bytes for experts: all, and what is left
+        self._room = self._left = _room(device) if room is None else room  # bytes for experts: all, and what is left
         self._mapped: dict[Path, mmap.mmap] = {}
 
     def tensor(self, held: HeldTensor) -> Tensor:
         """Return a whole tensor. Raises CorruptFile, UnreadableFile or UnsupportedLayout."""
+        self.reads[held.name] = held.dtype
         key = (held, self.cast_dtype)
         if key not in self._kept:
-            self._kept[key] = self._converted(self._stored(held), held)
+            self._kept[key] = self._shared_or_converted(held)
         return self._kept[key]
 
     def expert(self, held: HeldTensor) -> Tensor:
         """Return a whole tensor of an expert, kept if there is room. Raises as `tensor`."""
+        self.reads[held.name] = held.dtype
         key = (held, self.cast_dtype)
         if key in self._kept:
             return self._kept[key]
-        made = self._converted(self._stored(held), held)
+        made = self._shared_or_converted(held)
         if made.nbytes <= self._left:
             self._left -= made.nbytes
             self._kept[key] = made
@@ -80,10 +87,21 @@ class Reader:
 
     def is_same(self, one: HeldTensor, other: HeldTensor) -> bool:
         """Return whether two small tensors are stored as equal bytes."""
-        if (one.shape, one.dtype) != (other.shape, other.dtype):
-            return False
-        a, b = (self._stored(held).contiguous().view(torch.uint8) for held in (one, other))
-        return torch.equal(a, b)
+        return _is_alike(one, other) and _has_same_bytes(self._stored(one), self._stored(other))
+
+    def rows_like(
+        self, held: HeldTensor, rows: slice, other: HeldTensor, other_rows: slice, made: Tensor
+    ) -> Tensor:
+        """Return some rows of a matrix: `made`, the other's rows, if they are stored alike.
+
+        Raises as `tensor`.
+        """
+        mine = self._stored(held)[rows]
+        if held.dtype == other.dtype and mine.shape == made.shape:
+            self.reads[held.name] = held.dtype
+            if _has_same_bytes(mine, self._stored(other)[other_rows]):
+                return made
+        return self._converted(mine, held)
 
     def forget(self) -> None:
         """Drop the tensors that are kept, and the notes of what was read."""
@@ -97,6 +115,18 @@ class Reader:
         reader.cast_dtype = dtype
         reader._left = 0  # the room is the first reader's
         return reader
+
+    def _shared_or_converted(self, held: HeldTensor) -> Tensor:
+        """Return a whole tensor: the twin's, if it keeps one that is stored as equal bytes."""
+        stored = self._stored(held)
+        for (other, cast), tensor in self.twin._kept.items() if self.twin is not None else ():
+            if (
+                cast == self.cast_dtype
+                and _is_alike(held, other)
+                and _has_same_bytes(stored, self._stored(other))
+            ):
+                return tensor
+        return self._converted(stored, held)
 
     def _converted(
         self, stored: Tensor, held: HeldTensor, dtype: torch.dtype | None = None
@@ -174,6 +204,27 @@ class Reader:
                     return None
                 raise UnreadableFile(f"{file}: cannot be read ({error})") from error
         return self._mapped[file]
+
+
+def twin_readers(
+    dtype: torch.dtype, device: torch.device, room: int | None = None
+) -> tuple[Reader, Reader]:
+    """Return readers of A and of B, of which B's takes from A's what both sides store alike."""
+    a, b = Reader(dtype, device, room), Reader(dtype, device, room)
+    b.twin = a
+    return a, b
+
+
+def _is_alike(one: HeldTensor, other: HeldTensor) -> bool:
+    return (one.shape, one.dtype) == (other.shape, other.dtype)
+
+
+def _has_same_bytes(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors of one shape and dtype have the same bits, zeros' signs too."""
+    if a.dtype.itemsize != b.dtype.itemsize:
+        return False
+    bits = _BITS[a.dtype.itemsize]
+    return torch.equal(a.contiguous().view(bits), b.contiguous().view(bits))
 
 
 def _room(device: torch.device) -> int:

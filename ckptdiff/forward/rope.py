@@ -29,9 +29,9 @@ def angles(
     a kind that is not computed.
     """
     wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-    frequencies, scale = _frequencies(rope, positions)
+    per_position, scale = frequencies(rope, positions)
     position_ids = torch.arange(positions, dtype=torch.float32)
-    radians = torch.outer(position_ids, frequencies).to(wide)
+    radians = torch.outer(position_ids, per_position).to(wide)
     doubled = torch.cat((radians, radians), -1).to(like.device)
     if polar:
         unit = torch.polar(torch.ones_like(doubled), doubled)
@@ -39,7 +39,7 @@ def angles(
     return doubled.cos() * scale, doubled.sin() * scale
 
 
-def _frequencies(rope: Rope, positions: int) -> tuple[Tensor, float]:
+def frequencies(rope: Rope, positions: int) -> tuple[Tensor, float]:
     """Return radians per position, (rope.dim / 2,), and the factor of cosine and sine."""
     kind = rope.kind
     if kind not in _KINDS:
