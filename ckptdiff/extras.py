@@ -12,7 +12,7 @@ Extra = Literal["logits", "scores", "serve"]
 # Modules by the names under which they are imported; nothing here imports them.
 LIBRARIES: dict[Extra, tuple[str, ...]] = {
     "logits": ("torch", "tokenizers", "sentencepiece"),
-    "scores": ("torch", "tokenizers", "sentencepiece", "lm_eval"),
+    "scores": ("torch", "tokenizers", "sentencepiece", "lm_eval", "datasets"),
     "serve": ("textual_serve",),
 }
 _WHAT: dict[Extra, str] = {

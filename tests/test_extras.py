@@ -36,8 +36,11 @@ NO_LOGITS = (
 
 def modules(extra: str) -> set[str]:
     """Return what the distributions of an extra are imported as."""
-    names = (re.match(r"[\w-]+", line) for line in EXTRAS[extra])
-    return {name[0].replace("-", "_") for name in names if name}
+    found: set[str] = set()
+    for line in EXTRAS[extra]:
+        name, inner = re.fullmatch(r"([\w-]+)(?:\[([\w-]+)\])?.*", line).groups()  # type: ignore[union-attr]
+        found |= modules(inner) if name == "ckptdiff" else {name.replace("-", "_")}
+    return found
 
 
 def test_the_extras_are_those_of_the_installation() -> None:

@@ -26,16 +26,18 @@ _WORDS: dict[str, Any] = {
     "-.inf": -math.inf,
     **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
 }
+_PLAIN_TAGS = (None, "!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")))
 _INTEGER = re.compile(r"[-+]?[0-9][0-9_]{0,40}")
 _FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?")
 
 
-def read_yaml(file: Path) -> Any:
+def read_yaml(file: Path, *, may_tag: bool = True) -> Any:
     """Return what the first document of a file holds.
 
     A tag is never followed: what it names stands in the dictionary as `_target_`, as Hydra's
     configs spell it, and for an empty scalar in its place. An alias is the same object once more.
-    Raises CorruptFile for a file that is no YAML, or is made to fill memory, and UnreadableFile.
+    Raises CorruptFile for a file that is no YAML, or is made to fill memory, or has a tag though
+    it may not (`may_tag`), and UnreadableFile.
     """
     # Only folders of two programs have such a file.
     import yaml  # type: ignore[import-untyped]
@@ -44,7 +46,7 @@ def read_yaml(file: Path) -> Any:
         text = read_small(file, MAX_BYTES).decode("utf-8")
         # libyaml's parser is ten times as fast; where PyYAML was built without it, its own is used.
         loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        return _Builder(yaml).document(yaml.parse(text, Loader=loader))
+        return _Builder(yaml, may_tag=may_tag).document(yaml.parse(text, Loader=loader))
     except CorruptFile as error:
         raise CorruptFile(f"{file}: {error}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -55,8 +57,9 @@ def read_yaml(file: Path) -> Any:
 class _Builder:
     """Makes plain values of a parser's events. What the parser says is not trusted to be short."""
 
-    def __init__(self, yaml: Any) -> None:
+    def __init__(self, yaml: Any, *, may_tag: bool) -> None:
         self.yaml = yaml
+        self.may_tag = may_tag
         self.nodes = 0
         self.anchors: dict[str, Any] = {}
 
@@ -77,6 +80,8 @@ class _Builder:
             if event.anchor not in self.anchors:
                 raise CorruptFile(f"refers to {event.anchor[:60]!r}, which is not there")
             return self.anchors[event.anchor]
+        if not self.may_tag and event.tag not in _PLAIN_TAGS:
+            raise CorruptFile(f"has {event.tag[:60]}, which could run code: give plain values")
         made: Any
         if isinstance(event, self.yaml.ScalarEvent):
             made = _scalar(event)

@@ -46,10 +46,12 @@ class _Library(Protocol):
     """A tokenizer, as one of the two libraries reads it."""
 
     bos: int | None
+    eos: int | None
     adds_bos: bool  # BOS is to be put before the ids of `encode`
 
     def encode(self, text: str, *, special: bool) -> list[int]: ...
     def text(self, number: int) -> str | None: ...
+    def special_text(self, number: int) -> str: ...
 
 
 def find_tokenizer(folder: Path) -> Path | None:
@@ -78,6 +80,32 @@ def encode_text(file: Path, text: str, bos: Bos, default_bos: int | None) -> Enc
         return Encoded(tuple(ids), tuple(library.text(n) or "" for n in ids), library.bos)
 
 
+class OpenTokenizer:
+    """A tokenizer that is kept for many texts. Made and used in a worker process.
+
+    `ids` are the model's own BOS and EOS, used if the tokenizer names none. Raises CorruptFile for
+    a file that does not work.
+    """
+
+    def __init__(self, file: Path, ids: tuple[int | None, int | None] = (None, None)) -> None:
+        self.file = file
+        with _guarded(file):
+            self._library = library = _load(file, None)
+            of_both = (library.bos, library.eos, *ids)
+            # What stands before a text that has nothing before it.
+            self.prefix = next((one for one in of_both if one is not None), None)
+            self.prefix_text = "" if self.prefix is None else library.special_text(self.prefix)
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Return a text's ids, with BOS before them if `special`, where it is added."""
+        library = self._library
+        with _named(self.file):
+            ids = library.encode(text, special=special)
+        if special and library.adds_bos and library.bos is not None:
+            return [library.bos, *ids]
+        return ids
+
+
 def token_texts(file: Path, ids: Sequence[int]) -> tuple[str | None, ...]:
     """Return the text of each id, None for one that is not in the file. Runs in a worker process.
 
@@ -91,9 +119,15 @@ def token_texts(file: Path, ids: Sequence[int]) -> tuple[str | None, ...]:
 @contextmanager
 def _guarded(file: Path) -> Iterator[None]:
     """Raise CorruptFile for whatever a library raises, and limit its memory and time."""
+    with _named(file), _bounded():
+        yield
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Raise CorruptFile for whatever a library raises."""
     try:
-        with _bounded():
-            yield
+        yield
     except (CkptDiffError, KeyboardInterrupt, SystemExit):
         raise
     # A panic in Rust is a BaseException.
@@ -158,13 +192,18 @@ class _Json:
         tokenizer.no_truncation()
         added = tokenizer.encode("", add_special_tokens=True).ids
         self.adds_bos = False  # the post-processor does
-        named = config.get("bos_token")
-        if isinstance(named, dict):
-            named = named.get("content")
-        bos = tokenizer.token_to_id(named) if isinstance(named, str) else None
+        bos = self._id(config.get("bos_token"))
         if bos is None:
             bos = default_bos
         self.bos = added[0] if bos is None and added else bos
+        self.eos = self._id(config.get("eos_token"))
+
+    def _id(self, named: Any) -> int | None:
+        """Return the id of a token as tokenizer_config.json names it."""
+        if isinstance(named, dict):
+            named = named.get("content")
+        found: int | None = self._tokenizer.token_to_id(named) if isinstance(named, str) else None
+        return found
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
@@ -178,6 +217,9 @@ class _Json:
         )
         return both[len(first) :][:MAX_TEXT]
 
+    def special_text(self, number: int) -> str:
+        return str(self._tokenizer.decode([number], skip_special_tokens=False))
+
 
 class _SentencePiece:
     """tokenizer.model, read by the library `sentencepiece`."""
@@ -188,6 +230,8 @@ class _SentencePiece:
         self._processor = processor = SentencePieceProcessor(model_proto=content)
         bos = processor.bos_id()
         self.bos = bos if bos >= 0 else default_bos
+        eos = processor.eos_id()
+        self.eos = eos if eos >= 0 else None
         self.adds_bos = config.get("add_bos_token") is True
 
     def encode(self, text: str, *, special: bool) -> list[int]:  # noqa: ARG002 -- sentencepiece adds none
@@ -200,3 +244,6 @@ class _SentencePiece:
         if self._processor.is_byte(number):  # <0x0A>
             return bytes([int(piece[3:5], 16)]).decode(errors="replace")
         return str(piece).replace("▁", " ")[:MAX_TEXT]
+
+    def special_text(self, number: int) -> str:
+        return str(self._processor.id_to_piece(number))

@@ -119,3 +119,23 @@ class ScoreDiff:
     budget: Budget | None = None
     conditions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the tasks ask of a model, each question once, in the order of the tasks."""
+
+    questions: tuple[Question, ...]
+    tasks: tuple[tuple[str, int], ...]  # and how many documents each has
+    of: tuple[tuple[int, ...], ...]  # per task, the numbers of its questions, each once
+    notes: tuple[str, ...] = ()
+    versions: tuple[tuple[str, str], ...] = ()  # of the libraries, and of each task
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores of both sides: of tasks, of groups of tasks, and of each document."""
+
+    tasks: tuple[TaskScore, ...]
+    items: tuple[Item, ...]
+    notes: tuple[str, ...] = ()

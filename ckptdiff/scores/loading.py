@@ -1,0 +1,256 @@
+"""Load tasks by names and files: their data first, so that one error names all that is missing."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.errors import BadArgument
+from ckptdiff.scores.tasks import (
+    BUILDERS,
+    GENERATES,
+    DataSet,
+    is_file_name,
+    listed,
+    missing_data,
+    name_of,
+    read_task_files,
+    refuse_generation,
+    top_of,
+    unknown_task,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptdiff.scores.tasks import TaskSpec
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """A task by name, and its config as far as it is known before it is loaded."""
+
+    name: str
+    config: dict[str, Any]
+
+
+def load_tasks(library: Any, manager: Any, spec: TaskSpec, notes: list[str]) -> dict[str, Any]:
+    """Return the tasks and groups of a spec, loaded by lm-eval (`library`, with its `manager`).
+
+    Raises BadArgument for names that no task has, and for tasks that cannot be done.
+    """
+    if not spec.names:
+        raise BadArgument("no task is named")
+    index = manager.task_index
+    own: dict[str, Any] = {}
+    names: list[str] = []
+    for name in spec.names:
+        if is_file_name(name):
+            configs = read_task_files(name, _reader_of(library))
+            own.update({name_of(config): _entry(library, config) for config in configs})
+            names += top_of(configs)
+        elif any(sign in name for sign in "*?["):
+            names += _like(name, manager, notes)
+        else:
+            names.append(name)
+    notes += [f"{name} is that of your file, not lm-eval's own" for name in own if name in index]
+    index = {**index, **own}
+    for name in names:
+        if name not in index:
+            raise unknown_task(name, index)
+    leaves = [leaf for name in dict.fromkeys(names) for leaf in _leaves(name, {}, index)]
+    refuse_generation(
+        leaf.name
+        for leaf in leaves
+        if "class" not in leaf.config and leaf.config.get("output_type", GENERATES) == GENERATES
+    )
+    _check_metrics(library, leaves)
+    with _from_cache(library, leaves):
+        loaded = _load(manager, own, list(dict.fromkeys(names)))
+    refuse_generation(n for n, task in loaded["tasks"].items() if task.OUTPUT_TYPE == GENERATES)
+    if unfit := [n for n, task in loaded["tasks"].items() if getattr(task, "MULTIMODAL", False)]:
+        raise BadArgument(f"{listed(unfit)}: pictures and sounds are not fed to the model here")
+    if unfit := [n for n, task in loaded["tasks"].items() if getattr(task, "UNSAFE_CODE", False)]:
+        raise BadArgument(
+            f"{listed(unfit)}: runs code that the model writes, which is not done here"
+        )
+    return loaded
+
+
+def _like(pattern: str, manager: Any, notes: list[str]) -> list[str]:
+    """Return the tasks whose names fit a pattern, but for those that are generated."""
+    found = [one for one in manager.all_subtasks if fnmatchcase(one, pattern)]
+    index = manager.task_index
+    asked = [one for one in found if (index[one].cfg or {}).get("output_type") != GENERATES]
+    if not asked:
+        refuse_generation(found)
+        raise BadArgument(f"lm-evaluation-harness has no task like {pattern}")
+    if left_out := [one for one in found if one not in asked]:
+        notes.append(
+            f"of {pattern}, tasks that let the model write are left out: {listed(left_out)}"
+        )
+    return asked
+
+
+def _load(manager: Any, own: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Have lm-eval load tasks, with those of the user's files among its own."""
+    index = manager.task_index
+    before = dict(index)
+    index.update(own)
+    try:
+        loaded: dict[str, Any] = manager.load(names)
+    except ValueError as error:
+        if "Duplicate task" in str(error):
+            raise BadArgument(f"{error}: name one of them") from error
+        raise
+    finally:
+        index.clear()
+        index.update(before)
+    return loaded
+
+
+def _reader_of(library: Any) -> Any:
+    """Return what reads a config that lies in lm-eval's own package, whose code may run."""
+    package = Path(library.__file__).resolve().parent
+
+    def read(file: Path) -> dict[str, Any] | None:
+        if not file.is_relative_to(package):
+            return None
+        config: dict[str, Any] = library.tasks._yaml_loader.load_yaml(file)
+        return config
+
+    return read
+
+
+def _entry(library: Any, config: dict[str, Any]) -> Any:
+    """Return lm-eval's index entry of a config that was read by us."""
+    kinds = library.tasks._index.Kind
+    kind = kinds.GROUP if "group" in config else kinds.TASK
+    return library.tasks._index.Entry(name_of(config), kind, None, cfg=config)
+
+
+def _leaves(
+    name: str, overrides: dict[str, Any], index: dict[str, Any], within: tuple[str, ...] = ()
+) -> Iterator[_Leaf]:
+    """Yield the tasks that a task, a tag or a group stands for."""
+    entry = index[name]
+    if name in within:
+        raise BadArgument(f"the group {name} is a part of itself")
+    within = (*within, name)
+    kind = entry.kind.name
+    if kind == "TAG":
+        for one in sorted(entry.tags):
+            if one in index:
+                yield from _leaves(one, overrides, index, within)
+    elif kind == "GROUP":
+        yield from _members(entry.cfg or {}, overrides, index, within)
+    else:
+        yield _Leaf(name, {**(entry.cfg or {}), **overrides})
+
+
+def _members(
+    group: dict[str, Any], overrides: dict[str, Any], index: dict[str, Any], within: tuple[str, ...]
+) -> Iterator[_Leaf]:
+    structure = ("group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag")
+    shared = {**{k: v for k, v in group.items() if k not in structure}, **overrides}
+    members = group.get("task")
+    for one in members if isinstance(members, list) else []:
+        given = {"task": one} if isinstance(one, str) else dict(one)
+        name = str(given.get("group", given.get("task")))
+        more = {k: v for k, v in given.items() if k not in ("group", "task")}
+        if name in index:
+            yield from _leaves(name, {**shared, **more}, index, within)
+        elif "group" in given:
+            yield from _members(given, shared, index, within)
+        else:
+            yield _Leaf(name, {**shared, **more})
+
+
+def _check_metrics(library: Any, leaves: list[_Leaf]) -> None:
+    """Raise BadArgument for a metric that lm-eval has not itself: it would fetch and run it."""
+    known = library.api.registry.metric_registry
+    for leaf in leaves:
+        if "process_results" in leaf.config:
+            continue  # that makes the metrics
+        for metric in leaf.config.get("metric_list") or []:
+            name = metric.get("metric") if isinstance(metric, dict) else metric
+            is_code = "/" in str(name)  # a function of lm-eval's own, by file and name
+            if metric.get("hf_evaluate") or not (name in known or is_code):
+                raise BadArgument(
+                    f"{leaf.name}: its metric {name} is none of lm-eval's own, and would be "
+                    "fetched and run as code: leave the task out"
+                )
+
+
+@contextmanager
+def _from_cache(library: Any, leaves: list[_Leaf]) -> Iterator[None]:
+    """Load the data of all tasks, and have lm-eval use it.
+
+    Raises BadArgument that names all that is not on this machine.
+    """
+    datasets = library.api.task.datasets
+    theirs = datasets.load_dataset
+    found: dict[str, Any] = {}
+
+    def load(path: Any = None, name: Any = None, **options: Any) -> Any:
+        options.pop("trust_remote_code", None)
+        key = repr((path, name, sorted(options.items(), key=str)))
+        if key not in found:
+            found[key] = _data_of(theirs, path, name, options)
+        return found[key]
+
+    missing: list[DataSet] = []
+    for leaf in leaves:
+        config = leaf.config
+        if not isinstance(config.get("dataset_path"), str) or config.get("custom_dataset"):
+            continue
+        try:
+            load(
+                config["dataset_path"],
+                config.get("dataset_name"),
+                **(config.get("dataset_kwargs") or {}),
+            )
+        except _Missing as error:
+            missing.append(error.data)
+        except Exception as error:
+            why = " ".join(str(error).split())[:300]
+            raise BadArgument(f"{leaf.name}: its data cannot be read ({why})") from error
+    if missing:
+        raise missing_data(missing)
+    datasets.load_dataset = load
+    try:
+        yield
+    except _Missing as error:
+        raise missing_data([error.data]) from error
+    finally:
+        datasets.load_dataset = theirs
+
+
+class _Missing(Exception):
+    """A data set is not on this machine."""
+
+    def __init__(self, data: DataSet) -> None:
+        super().__init__(str(data))
+        self.data = data
+
+
+def _data_of(load: Any, path: Any, name: Any, options: dict[str, Any]) -> Any:
+    """Return a data set by the library's own function. Raises _Missing."""
+    if path not in BUILDERS and Path(str(path)).exists():
+        raise BadArgument(
+            f"the folder {path} here would be taken for the data set {path}: start from another one"
+        )
+    try:
+        return load(path=path, name=name, **options)
+    except (ConnectionError, FileNotFoundError) as error:
+        if path in BUILDERS:
+            raise
+        raise _Missing(DataSet(str(path), name)) from error
+    except ValueError as error:
+        # The data set is cached, this part of it is not.
+        if "Couldn't find cache for" in str(error):
+            raise _Missing(DataSet(str(path), name)) from error
+        raise
