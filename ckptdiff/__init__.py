@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from ckptdiff.diagnosis.run import diagnose
     from ckptdiff.formats import open_checkpoint
     from ckptdiff.logits.run import compare_logits
+    from ckptdiff.scores.run import compare_scores
 
 __version__ = "0.1.0"
 
 __all__ = [
     "assemble_pair",
     "compare_logits",
+    "compare_scores",
     "convert",
     "diagnose",
     "diff",
@@ -31,6 +33,7 @@ __all__ = [
 _HOMES = {
     "assemble_pair": "ckptdiff.assembly.assemble",
     "compare_logits": "ckptdiff.logits.run",
+    "compare_scores": "ckptdiff.scores.run",
     "convert": "ckptdiff.conversion.run",
     "diagnose": "ckptdiff.diagnosis.run",
     "diff": "ckptdiff.comparison.run",

@@ -35,6 +35,7 @@ Hint = Literal[
     "cpu",  # compute without a GPU
     "lend",  # a folder to be like, or a family by name, says what Megatron's args do not
     "accept",  # write what cannot be said in full
+    "batch-tokens",  # compute fewer tokens at a time
 ]
 
 # What a file system answers that cannot map files: some FUSE, 9p and network file systems. Files

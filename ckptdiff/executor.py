@@ -172,6 +172,16 @@ class WorkerPool(Executor):
         if wait and trial is not None and trial is not threading.current_thread():
             trial.join()
 
+    def kill(self) -> None:
+        """End the workers, whatever they are doing; no job can be submitted any more."""
+        with self._lock:
+            self._closed = True
+            pool = self._pool
+        if pool is not None:
+            for process in list((pool._processes or {}).values()):
+                process.kill()
+        self.shutdown(cancel_futures=True)
+
     def _new_pool(self, jobs: int) -> ProcessPoolExecutor:
         """Return a process pool; workers start when jobs are submitted."""
         pool = ProcessPoolExecutor(

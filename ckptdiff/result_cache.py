@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ckptdiff import __version__
+from ckptdiff.formats.fingerprint import fingerprint
 from ckptdiff.results import Numbers, TensorDiff
 
 if TYPE_CHECKING:
@@ -36,24 +36,6 @@ def history_folder() -> Path:
     return Path(platformdirs.user_cache_dir("ckptdiff", appauthor=False)) / "results"
 
 
-def fingerprint(a: Checkpoint, b: Checkpoint, tolerance: str) -> str:
-    """Return a digest that changes whenever a file, a config, the tolerance or the release does.
-
-    Of files, path, size and modification time count; their content is not read. Raises OSError.
-    """
-    digest = hashlib.sha256(f"{VERSION} {__version__} {tolerance}\n".encode())
-    for checkpoint in (a, b):
-        digest.update(f"{checkpoint.root.absolute()}\n".encode("utf-8", "surrogateescape"))
-        config = json.dumps(checkpoint.config, sort_keys=True, default=repr)
-        digest.update(f"{config}\n".encode())
-        for file in sorted(checkpoint.files):
-            stat = file.stat()
-            digest.update(
-                f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
-            )
-    return digest.hexdigest()
-
-
 class ResultCache:
     """The results of one pair under one tolerance, in one file of JSON lines.
 
@@ -65,7 +47,7 @@ class ResultCache:
         roots = f"{a.root.absolute()}\0{b.root.absolute()}\0{tolerance}"
         name = hashlib.sha256(roots.encode("utf-8", "surrogateescape")).hexdigest()[:24]
         self.file = folder / f"{name}.jsonl"
-        self._fingerprint = fingerprint(a, b, tolerance)
+        self._fingerprint = fingerprint(a, b, f"{VERSION} {tolerance}")
         self._out: BinaryIO | None = None
         self._flushed = 0.0
 

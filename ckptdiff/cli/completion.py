@@ -91,6 +91,7 @@ def _words_of(command: str, argument: str) -> tuple[str, ...]:
         ("demo", "fault"): FAULTS,
         ("diff", "tolerance"): ("exact", "cast"),
         ("logits", "device"): ("auto", "cpu", "cuda"),
+        ("scores", "device"): ("auto", "cpu", "cuda"),
     }
     return words.get((command, argument), ())
 

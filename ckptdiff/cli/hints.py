@@ -15,5 +15,6 @@ OPTIONS: dict[Hint, str] = {
     "allow-incomplete": "--allow-incomplete writes what is there",
     "cpu": "--device cpu computes without",
     "lend": "--like DIR lends the config.json of such a model, --family NAME chooses a family",
+    "batch-tokens": "--batch-tokens sets how many there are",
     "accept": "--accept writes it all the same",
 }

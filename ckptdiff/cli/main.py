@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # Each is a module of this package, imported when its command is run.
-COMMANDS = ("ls", "diff", "convert", "logits", "serve", "demo", "help", "completion")
+COMMANDS = ("ls", "diff", "convert", "logits", "scores", "serve", "demo", "help", "completion")
 EXAMPLES = """\
 examples:
   ckptdiff demo                                       a small pair with a fault to find
@@ -113,6 +113,7 @@ ckptdiff [PATH | A B]           browse one checkpoint, or compare two, on the sc
        ckptdiff ls PATH                list a checkpoint from its headers
        ckptdiff convert SRC OUT        convert, cut anew, cast; verified
        ckptdiff logits A B             compare the logits of one prompt: fault, or arithmetic?
+       ckptdiff scores A B             compare benchmark scores: fault, or arithmetic?
        ckptdiff serve [PATH | A B]     the screen in a browser, on this machine or through ssh
        ckptdiff demo [DIR]             make a small pair with one planted fault, and open it
        ckptdiff help [TOPIC]           print a page of the guide

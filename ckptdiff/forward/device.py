@@ -12,6 +12,12 @@ def cuda_devices() -> tuple[str, ...]:
     return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
 
 
+def free_memory(device: str) -> int:
+    """Return the bytes that a CUDA device has free."""
+    free, _ = torch.cuda.mem_get_info(torch.device(device))
+    return int(free)
+
+
 def choose(device: str, needed: int, threads: int) -> tuple[str, str]:
     """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`, and why `auto` is not the GPU.
 

@@ -15,6 +15,7 @@ from ckptdiff.extras import require
 from ckptdiff.forward.plan import LOGITS_POSITIONS, MOST_LOGITS, MOST_SCORES, ForwardRun
 from ckptdiff.forward.sizes import of_models
 from ckptdiff.logits.sides import (
+    canonical_names,
     check_families,
     check_ids,
     forward_side,
@@ -31,7 +32,6 @@ from ckptdiff.results import LogitDiff, LogitProgress
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
-    from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.config.compare import ConfigDiff
@@ -71,6 +71,18 @@ def compare_logits(
     require("logits")
     run = _LogitComparison(a, b, tuple(ids), executor, reference, config)
     yield from run.results(device, dtype, storage, attribute=attribute)
+
+
+def why_no_attribution(verdict: LogitVerdict, storage: str) -> str:
+    """Return a note that says why there is no attribution, or nothing."""
+    why = ""
+    if verdict == "undecided":
+        why = "it is not decided whether the difference is of arithmetic alone"
+    elif verdict != "arithmetic":
+        why = "the difference is not of arithmetic alone"
+    elif storage not in ("bf16", "fp16"):
+        why = f"in {storage} the sums inside products round too; ask for bf16 or fp16"
+    return why and f"no attribution: {why}"
 
 
 class _LogitComparison:
@@ -129,7 +141,7 @@ class _LogitComparison:
             yield from self._pass(run, f"in {shown}")
         shares, rounding_budget = _NO_ATTRIBUTION
         if attribute:
-            note = self._why_no_attribution(verdict, storage)
+            note = why_no_attribution(verdict, storage)
             if not note:
                 shares, rounding_budget, note = yield from self._attribute(run)
             notes.append(note)
@@ -197,17 +209,6 @@ class _LogitComparison:
             yield LogitProgress(doing, number, len(self.sections), seconds, done)
         return tuple(taps)
 
-    def _why_no_attribution(self, verdict: LogitVerdict, storage: str) -> str:
-        """Return a note that says why there is no attribution, or nothing."""
-        why = ""
-        if verdict == "undecided":
-            why = "it is not decided whether the difference is of arithmetic alone"
-        elif verdict != "arithmetic":
-            why = "the difference is not of arithmetic alone"
-        elif storage not in ("bf16", "fp16"):
-            why = f"in {storage} the sums inside products round too; ask for bf16 or fp16"
-        return why and f"no attribution: {why}"
-
     def _attribute(
         self, run: ForwardRun
     ) -> Generator[LogitProgress, None, tuple[tuple[CauseShare, ...], Budget | None, str]]:
@@ -235,19 +236,9 @@ class _LogitComparison:
 
     def _canonical(self, taps: Iterable[Tap]) -> Iterable[Tap]:
         """Yield the taps with the canonical names of A's tensors that they read."""
-        names_at: dict[tuple[Path, int], list[str]] = {}  # by file and offset of a stored tensor
-        for name, assembly in self.pair[0].tensors.items():
-            for start in {(piece.ref.file, piece.ref.offset) for piece in assembly.pieces}:
-                names_at.setdefault(start, []).append(name)
-        stored: dict[tuple[int | None, str], list[str]] = {}
-        for section in self.sections:
-            layer = section.number if section.part == "layer" else None
-            for held in (held for rank in section.a for held in rank.values()):
-                names = stored.setdefault((layer, held.name), [])
-                for chunk in held.chunks:
-                    names += names_at.get((chunk.ref.file, chunk.ref.offset), ())
+        names = canonical_names(self.pair[0], self.sections)
         for tap in taps:
-            reads = dict.fromkeys(n for name in tap.reads for n in stored[tap.layer, name])
+            reads = dict.fromkeys(n for name in tap.reads for n in names[tap.layer, name])
             yield replace(tap, reads=tuple(reads))
 
 

@@ -17,6 +17,7 @@ from ckptdiff.errors import BadArgument, UnknownConfig, UnsupportedLayout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.forward.holdings import Holdings
@@ -132,6 +133,27 @@ def sections(a: Holdings, b: Holdings) -> Iterable[Section]:
     for number, (one, other) in enumerate(zip(a.layers, b.layers, strict=True)):
         yield Section("layer", number, one, other)
     yield Section("last", 0, a.last, b.last)
+
+
+def canonical_names(
+    a: Assembled, sections: Iterable[Section]
+) -> dict[tuple[int | None, str], list[str]]:
+    """Return the canonical names of what A's layers hold, by layer and name in the file.
+
+    The layer is None before the first and after the last.
+    """
+    names_at: dict[tuple[Path, int], list[str]] = {}  # by file and offset of a stored tensor
+    for name, assembly in a.tensors.items():
+        for start in {(piece.ref.file, piece.ref.offset) for piece in assembly.pieces}:
+            names_at.setdefault(start, []).append(name)
+    found: dict[tuple[int | None, str], list[str]] = {}
+    for section in sections:
+        layer = section.number if section.part == "layer" else None
+        for held in (held for rank in section.a for held in rank.values()):
+            names = found.setdefault((layer, held.name), [])
+            for chunk in held.chunks:
+                names += names_at.get((chunk.ref.file, chunk.ref.offset), ())
+    return found
 
 
 def largest_tensor(section: Section) -> int:

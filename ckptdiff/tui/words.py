@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 
+from ckptdiff.text import format_duration as format_duration
 from ckptdiff.text import plural as plural
 from ckptdiff.text import printable
 
@@ -41,20 +42,6 @@ def short_path(path: Path) -> str:
     """Return a path with the home folder as `~`, safe to print."""
     home = path.home()
     return printable(f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path))
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration: `0.4 s`, `41 s`, `3 min 20 s`, `2 h 5 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
 def format_eta(seconds: float) -> str:

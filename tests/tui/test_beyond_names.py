@@ -139,7 +139,7 @@ async def test_one_checkpoint_and_two_of_hugging_face_have_none_to_compare(
 async def test_results_with_and_without_the_optimizer_are_kept_apart(
     make_app: Make, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ckptdiff.result_cache.fingerprint", lambda a, b, tolerance: tolerance)
+    monkeypatch.setattr("ckptdiff.result_cache.fingerprint", lambda a, b, how: how)
     app = make_app(A, B, history=tmp_path / "kept")
     async with app.run_test(size=NARROW) as pilot:
         await settle(app, pilot)

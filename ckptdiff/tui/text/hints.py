@@ -16,5 +16,6 @@ KEYS: dict[Hint, str] = {
     "cpu": "it is computed on the CPU",
     "lend": "open it beside a Hugging Face folder of such a model, which lends its config.json at "
     "Like",
+    "batch-tokens": "--batch-tokens of `ckptdiff scores` sets how many there are",
     "accept": "the command line has an option that writes it all the same",
 }
