@@ -77,6 +77,12 @@ class Session(Comparison):
         self.view = view
         self.arrange()
 
+    def begin_in_order(self) -> bool:
+        """Sort as a list begins: in model order. Return whether it was sorted otherwise."""
+        was_sorted = self.sort != "model" or self.reverse
+        self.sort, self.reverse = "model", False
+        return was_sorted
+
     def set_filter(self, text: str) -> None:
         """Show names that match, or after a leading `!` those that do not. Raises BadArgument."""
         text = text.strip()
