@@ -13,6 +13,7 @@ from ckptdiff.tui.model.order import SORTS
 from ckptdiff.tui.model.stored import StoredRow
 from ckptdiff.tui.runners.comparison import ComparisonRunner
 from ckptdiff.tui.runners.diagnosis import DiagnosisRunner
+from ckptdiff.tui.runners.files import FilesRunner
 from ckptdiff.tui.runners.prompt import PromptRunner
 from ckptdiff.tui.runners.report import ReportRunner
 from ckptdiff.tui.screens.base import BaseScreen
@@ -63,9 +64,10 @@ class TensorsScreen(BaseScreen[None]):
         self.diagnosis = DiagnosisRunner(session, engine)
         self.prompts = PromptRunner(session, engine)
         self.report = ReportRunner(session)
+        self.files = FilesRunner(session)
 
     def compose_body(self) -> ComposeResult:
-        yield from (self.comparison, self.diagnosis, self.prompts, self.report)
+        yield from (self.comparison, self.diagnosis, self.prompts, self.report, self.files)
         yield Static(id="title", markup=False)
         with Horizontal(id="body"):
             yield TensorList(self.session, id="tensors")
@@ -98,6 +100,7 @@ class TensorsScreen(BaseScreen[None]):
         """Read both sides, then compare them; `fresh` ignores and drops cached results."""
         if fresh:
             self.prompts.forget()
+        self.files.sought = self.rows.name_here
         self.diagnosis.forget()
         self.comparison.read_headers(fresh=fresh)
 
@@ -127,6 +130,10 @@ class TensorsScreen(BaseScreen[None]):
             self.rows.show_rows(are_new=what == "names")
         elif what == "results":
             self.rows.redraw()
+        if what == "files":
+            self._show_files()
+        if what == "names":
+            self.files.list()
         if what == "compared" and self.session.phase == "done" and not self.session.browsing:
             self.rows.settle()
         if what == "names":
@@ -253,8 +260,23 @@ class TensorsScreen(BaseScreen[None]):
             self.app.copy(self.rows.cells.stored_name(self.rows.row))
 
     def action_view(self) -> None:
+        has_rows = bool(self.rows.rows)
+        if has_rows:
+            self.files.sought = self.rows.name_here
         self.rows.show_view(self.rows.cells.next_view)
+        self.files.list()
+        if not has_rows:  # the files were not listed yet
+            self._go_to_sought()
         self.state_changed()
+
+    def _show_files(self) -> None:
+        """Show the files once they are listed, with the cursor where it was in another view."""
+        self.rows.rows_changed(0)
+        self._go_to_sought()
+
+    def _go_to_sought(self) -> None:
+        if self.files.sought is not None:
+            self.rows.go_to(self.files.sought)
 
     def action_copy_command(self) -> None:
         self.app.copy(self.session.command_line(self.rows.name_here))
