@@ -82,7 +82,8 @@ class Session(Comparison):
     def show_files(self, held: HeldFiles, tallies: Mapping[HeldFile, Tally] | None = None) -> None:
         """Set what each file holds, once it is listed."""
         self.files.show(held, tallies)
-        self.arrange()
+        if self.view == "files":
+            self.files.arrange()
 
     def begin_in_order(self) -> bool:
         """Sort as a list begins: in model order. Return whether it was sorted otherwise."""
