@@ -115,7 +115,7 @@ async def test_without_tasks_the_screen_says_what_to_do(
         assert isinstance(app.focused, TaskInput)
         await pilot.press("escape")
         await pilot.pause()
-        assert app.screen is tensors(app)  # type: ignore[comparison-overlap]
+        assert app.screen is tensors(app)
 
 
 async def test_one_checkpoint_has_no_scores_to_compare(make_app: Make) -> None:
@@ -219,7 +219,7 @@ async def test_escape_stops_a_run_and_then_goes_back(app: CkptDiffApp, engine: F
         assert [each.split()[0] for each in table(app)] == ["task", "boolq"]  # it stays
         await pilot.press("escape")
         await pilot.pause()
-        assert app.screen is tensors(app)  # type: ignore[comparison-overlap]
+        assert app.screen is tensors(app)
 
 
 async def test_a_second_x_does_without_what_was_answered(
@@ -266,7 +266,7 @@ async def test_a_run_goes_on_behind_other_screens_and_says_when_it_ends(
         await until_held_up(app, pilot, 2)
         await pilot.press("1")
         await pilot.pause()
-        assert app.screen is tensors(app)  # type: ignore[comparison-overlap]
+        assert app.screen is tensors(app)
         engine.gate.set()
         await settle(app, pilot)
         assert toasts(app)[-1] == f"! {made.FAULT_WORDS}   5 shows it."

@@ -23,11 +23,11 @@ class Stoppable(Protocol):
 
 def first_to_stop(screens: Sequence[TensorsScreen], seen: Screen[Any]) -> Stoppable | None:
     """Return what the screen in front shows of what runs, or else the topmost comparison."""
-    scoring = [screen.scores for screen in screens if screen.scores.is_busy]
-    asking = [screen.prompts for screen in screens if screen.prompts.is_asking]
-    comparing = [screen for screen in screens if screen.session.is_busy]
+    scoring: list[Stoppable] = [screen.scores for screen in screens if screen.scores.is_busy]
+    asking: list[Stoppable] = [screen.prompts for screen in screens if screen.prompts.is_asking]
+    comparing: list[Stoppable] = [screen for screen in screens if screen.session.is_busy]
     if scoring and isinstance(seen, ScoresScreen):
         return scoring[0]
     if asking and isinstance(seen, LogitsScreen):
         return asking[0]
-    return next(iter((*comparing, *asking, *scoring)), None)
+    return next(iter([*comparing, *asking, *scoring]), None)
