@@ -259,6 +259,11 @@ def test_paired_items_have_the_power_that_is_asked_for(apart: float, share: floa
     assert power == pytest.approx(0.8, abs=0.03)
 
 
+def test_paired_items_by_hand() -> None:
+    # (1.959964 √0.2 + 0.841621 √(0.2 - 0.1²))² / 0.1² = 154.6
+    assert items_needed(0.5, 0.2, 0.2)[0] == 155
+
+
 def test_what_0_15_percent_takes() -> None:
     paired_items, unpaired_items = items_needed(0.5, 0.01)
     # d = 0.00075: (1.95996 + 0.84162)² / d² = 13,953,722 times the variance of an item.

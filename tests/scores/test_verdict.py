@@ -133,8 +133,9 @@ def test_without_answers_nothing_is_decided(none: list[Any]) -> None:
     assert judge([STEP], none, "fp32").verdict == "weights-or-config"
 
 
-def test_a_broken_b_is_a_fault_and_a_broken_a_is_not_blamed_on_b() -> None:
-    far = {"weights_apart": math.inf, "apart": math.inf}
+@pytest.mark.parametrize("apart", [math.inf, math.nan])
+def test_a_broken_b_is_a_fault_and_a_broken_a_is_not_blamed_on_b(apart: float) -> None:
+    far = {"weights_apart": apart, "apart": apart}
     broken_b = [item((-1.0, -2.0), (math.nan, math.nan), apart=far)]
     found = judge([], broken_b, "fp32")
     assert found.verdict == "weights-or-config"
