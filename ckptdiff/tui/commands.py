@@ -126,6 +126,9 @@ class Commands(Provider):
         if can("logits"):
             what = f"layer by layer, on both sides  {key('scores.logits', 'p')}"
             yield "logits: compare this item", what, screen.action_logits
+        if can("shown"):
+            what = f"the first that shows it  {key('scores.shown', 's')}"
+            yield "scores: go to item", what, screen.action_shown
         if can("copy_table"):
             what = f"verdict and table  {key('scores.copy', 'y')}"
             yield "copy: scores", what, screen.action_copy_table

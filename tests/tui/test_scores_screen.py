@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ckptdiff.errors import BadArgument
+from ckptdiff.executor import InlineExecutor
+from ckptdiff.result_cache import history_folder
+from ckptdiff.scores.journal import journal_folder
 from ckptdiff.scores.results import ScoreProgress
 from ckptdiff.tui.commands import Commands
-from ckptdiff.tui.model.score_run import ScoreRequest, ScoreRun
+from ckptdiff.tui.model.score_run import ScoreRequest, ScoreResult, ScoreRun
+from ckptdiff.tui.model.session import Session
 from ckptdiff.tui.screens.config import ConfigScreen
+from ckptdiff.tui.screens.guide import GuideScreen
 from ckptdiff.tui.screens.help import help_lines
 from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.screens.score_item import ScoreItemScreen
@@ -310,7 +315,7 @@ async def test_the_table_the_verdict_and_what_the_table_does_not_show(
         assert outcome(app).startswith(f"! {made.FAULT_WORDS[:40]}")
         told = " ".join(outcome(app).split())
         assert "Both sides choose the same in 5 of 7 items: 2 flips" in told
-        assert "boolq 0 is the first item that shows it" in told or "item 0 of boolq" in told
+        assert "s goes to item 0 of boolq, the first that shows it; p compares its logits." in told
         assert all(len(each) <= size[0] - 2 for each in outcome(app).splitlines())
 
 
@@ -331,9 +336,12 @@ async def test_flips_come_first_then_the_items_that_are_furthest_apart(
             ["boolq", "1", "1", "1", "1", "0"],
             ["mmlu_prehistory", "5", "1", "1", "2", "0"],
         ]
+        await pilot.press("j", "enter", "s")  # from the items of hellaswag alone
+        await pilot.pause()
         shown = app.screen.query_one(ItemList).row
         assert shown is not None
         assert (shown.task, shown.doc) == ("boolq", 0)  # the first that shows it
+        assert "s Go to item" in text(app, "KeyLine")
 
 
 async def test_enter_on_a_task_lists_its_items_and_escape_all_again(
@@ -382,6 +390,11 @@ async def test_a_clean_pair_is_only_arithmetic(app: CkptDiffApp, engine: FakeEng
         assert "Note: a note" in outcome(app)
         assert "This holds if x is off." in outcome(app)
         assert not any("!" in each for each in items(app))
+        await pilot.press("s")
+        assert toasts(app)[-1] == "No item shows a difference of weights or config."
+        await pilot.press("question_mark")
+        await pilot.pause()
+        assert isinstance(app.screen, GuideScreen)
 
 
 async def test_y_copies_verdict_and_table(
@@ -490,6 +503,23 @@ async def test_p_on_the_list_takes_the_answer_that_shows_most(
         assert isinstance(app.screen, LogitsScreen)
         assert app.screen.prompt_run is not None
         assert app.screen.prompt_run.text == "ids:1,450,7483,307,900"
+
+
+async def test_letters_are_keys_while_the_logits_of_an_item_are_computed(
+    app: CkptDiffApp, engine: FakeEngine
+) -> None:
+    engine.score_steps, engine.hold_logits = made.steps(made.faulty()), 0
+    engine.steps = logits_made.steps(logits_made.faulty())
+    async with app.run_test(size=NARROW) as pilot:
+        await open_first(app, pilot)
+        await pilot.press("p")
+        while not isinstance(app.screen, LogitsScreen) or app.screen.prompt_run is None:
+            await pilot.pause(0.02)
+        await pilot.pause(0.1)
+        await pilot.press("x")
+        assert app.screen.prompt_run.state == "stopped"
+        engine.gate.set()
+        await settle(app, pilot)
 
 
 async def test_a_rolling_text_opens_by_its_windows(app: CkptDiffApp, engine: FakeEngine) -> None:
@@ -605,6 +635,13 @@ def test_progress_says_what_is_known() -> None:
     assert words == "Layer 3: 1,200 of 5,000 questions, 20 a second, 3 min 10 s left"
 
 
+def test_answers_are_kept_where_the_command_line_keeps_them() -> None:
+    screen = TensorsScreen(
+        Session((A, B), make_executor=InlineExecutor), FakeEngine(), history=history_folder()
+    )
+    assert screen.scores._folder == journal_folder()
+
+
 def test_a_run_keeps_rows_that_are_final_and_the_last_of_each() -> None:
     run = ScoreRun(1, ScoreRequest("a"), clock=lambda: 0.0)
     first, later = made.row("boolq", 0.5, 0.5, 2), made.row("boolq", 0.75, 0.5, 4)
@@ -616,8 +653,6 @@ def test_a_run_keeps_rows_that_are_final_and_the_last_of_each() -> None:
 @pytest.mark.parametrize("width", [20, 38, 76, 196])
 def test_no_line_of_the_outcome_is_wider_than_the_screen(width: int) -> None:
     run = ScoreRun(1, ScoreRequest("a"), clock=lambda: 0.0)
-    from ckptdiff.tui.model.score_run import ScoreResult
-
     run.end("stopped", ScoreResult.of(made.faulty(complete=False, notes=("note " * 30,))))
     for each in outcome_lines(run, width, ascii_only=False):
         assert sum(len(part) for part, _ in each) <= width

@@ -69,6 +69,10 @@ class ScoresScreen(BaseScreen[None]):
             tooltip="give both sides the item under the cursor as a prompt, layer by layer",
         ),
         Binding(
+            "s", "shown", "Go to item", id="scores.shown",
+            tooltip="go to the first item that shows that weights or config differ",
+        ),
+        Binding(
             "a", "every_metric", "All metrics", id="scores.metrics",
             tooltip="every metric of every task, or the table again, with MMLU by its classes",
         ),
@@ -247,8 +251,6 @@ class ScoresScreen(BaseScreen[None]):
         if self._listed != (run, self._of):
             self._listed = (run, self._of)
             items.show(run.items_of(self._of), "No item was answered.")
-            if run.diff.shown_by in items.rows:
-                items.cursor = items.rows.index(run.diff.shown_by)
         of = "" if self._of is None else f" of {printable(self._of.task)}"
         items.border_title = Content(f"Items{of}, flips first, then the furthest apart")
         count = f"{len(items.rows):,} of {len(run.items):,}"
@@ -289,7 +291,7 @@ class ScoresScreen(BaseScreen[None]):
     # ── keys ─────────────────────────────────────────────────────────────────────────────────
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action == "stop" and self.why_not("stop"):
+        if action in ("stop", "shown") and self.why_not(action):
             return False  # not in the key line; pressing the key shows why
         return super().check_action(action, parameters)
 
@@ -333,6 +335,14 @@ class ScoresScreen(BaseScreen[None]):
             self.query_one(ScoreTable).focus()
         else:
             super().action_escape()
+
+    def action_shown(self) -> None:
+        run, items = self.score_run, self.query_one(ItemList)
+        if run is not None and run.diff is not None and run.diff.shown_by is not None:
+            self._of = None
+            self.scores_changed()
+            items.cursor = items.rows.index(run.diff.shown_by)
+            items.focus()
 
     def action_every_metric(self) -> None:
         self._every_metric = not self._every_metric

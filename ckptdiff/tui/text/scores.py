@@ -101,9 +101,10 @@ def outcome_lines(run: ScoreRun, width: int, *, ascii_only: bool) -> list[Line]:
         words = f"Stopped: this is of the items that were answered. {again} at Tasks goes on."
         lines += wrapped(words, width, "act")
     if diff.shown_by is not None:
-        logits = key("scores.logits", "p")
-        words = f"{item_words(diff.shown_by)} is the first item that shows it: {logits} there "
-        lines += wrapped(f"{printable(words)}compares its logits, layer by layer.", width)
+        shown, logits = key("scores.shown", "s"), key("scores.logits", "p")
+        item = printable(item_words(diff.shown_by))
+        words = f"{shown} goes to {item}, the first that shows it; {logits} compares its logits."
+        lines += wrapped(words, width, "strong")
     if diff.verdict == "undecided" and diff.step is not None and diff.dtype != "fp32":
         lines += wrapped(f"dtype fp32 tells which: {key('scores.dtype', 'd')} changes it.", width)
     for fact in () if run.result is None else run.result.facts:
@@ -348,6 +349,8 @@ def why_not_scores(session: Session, run: ScoreRun | None, action: str) -> str |
         return "Stop: nothing is running."
     if action == "copy_table" and (run is None or not run.tasks):
         return "There is no result yet."
+    if action == "shown" and (run is None or run.diff is None or run.diff.shown_by is None):
+        return "No item shows a difference of weights or config."
     if action == "copy_command" and run is None:
         return "There are no tasks yet."
     return None
