@@ -26,6 +26,7 @@ from ckptdiff.tui.text.scores import outcome_lines, progress_words
 from ckptdiff.tui.widgets.choice import Choice
 from ckptdiff.tui.widgets.score_lists import AnswerList, ItemList, ScoreTable
 from ckptdiff.tui.widgets.task_input import TaskInput
+from ckptdiff.tui.workers.engine import LocalEngine
 from tests.support.tui import logits_made
 from tests.support.tui import scores_made as made
 from tests.support.tui.fakes import A, B, FakeEngine
@@ -637,7 +638,7 @@ def test_progress_says_what_is_known() -> None:
 
 def test_answers_are_kept_where_the_command_line_keeps_them() -> None:
     screen = TensorsScreen(
-        Session((A, B), make_executor=InlineExecutor), FakeEngine(), history=history_folder()
+        Session((A, B), make_executor=InlineExecutor), LocalEngine(1), history=history_folder()
     )
     assert screen.scores._folder == journal_folder()
 
