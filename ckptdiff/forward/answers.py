@@ -97,7 +97,7 @@ class Rows:
         self.wanted = torch.cat(tokens).to(device) if tokens else self.row
         at = torch.tensor(places, dtype=torch.int64, device=device)
         self.chunk = Chunk(chunk.first, tuple(lengths), chunk.values.at(at))
-        self.seen: dict[str, _Seen] = {}
+        self.seen = {stream: _Seen(len(places), len(rows), device) for stream in "afb"}
         self.apart = {pair: torch.zeros(len(places), dtype=torch.float64) for pair in _PAIRS}
         self.apart = {pair: value.to(device) for pair, value in self.apart.items()}
 
@@ -106,8 +106,6 @@ class Rows:
 
     def add(self, stream: str, block: _Block, rows: slice, first: int) -> None:
         """Add a stream's logits of the tokens from `first` at some of the positions."""
-        if stream not in self.seen:
-            self.seen[stream] = _Seen(len(self), len(self.wanted), self.wanted.device)
         seen = self.seen[stream]
         seen.logsum[rows] = torch.logaddexp(seen.logsum[rows], block.logsum)
         is_better = block.best > seen.best[rows]
@@ -141,12 +139,10 @@ class Rows:
         return torch.where(rel.isfinite(), rel, math.inf)
 
 
-def take_head(
-    streams: SectionStreams, step: Step, found: Sequence[Rows], vocabulary: int
-) -> None:
+def take_head(streams: SectionStreams, step: Step, found: Sequence[Rows], vocabulary: int) -> None:
     """Compute the logits of all wanted positions, and note where B's head differs from A's."""
     sides = streams.a, streams.b
-    parts = [side.head_parts() for side in sides]
+    parts = sides[0].head_parts(), sides[1].head_parts()
     for first, stop in _token_blocks(*parts, vocabulary):
         (a, rows_a), (b, rows_b) = (_part_at(of, first, stop) for of in parts)
         streams.a.reader.reads.clear()
@@ -158,9 +154,7 @@ def take_head(
     for rows in found:
         values = rows.chunk.values
         if len(rows) and values.f["final_norm"] is values.b["final_norm"]:
-            streams.note_totals(
-                "logits", rows.chunk, rows.apart["fb"], rows.seen["f"].squares
-            )
+            streams.note_totals("logits", rows.chunk, rows.apart["fb"], rows.seen["f"].squares)
 
 
 def _take_block(
@@ -208,7 +202,8 @@ def _take_block(
 
 def _squares(x: Tensor) -> Tensor:
     """Return the sum of squares of each row, in float64."""
-    return torch.linalg.vector_norm(x, dim=-1).double().square()
+    norms: Tensor = torch.linalg.vector_norm(x, dim=-1)
+    return norms.double().square()
 
 
 def _token_blocks(

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ckptdiff.forward.holdings import Ranks
     from ckptdiff.forward.plan import PackedSequence, Section
     from ckptdiff.forward.steps import Values
     from ckptdiff.results import Answers
 
-CHUNK_TOKENS = 8192  # that are computed at a time
+CHUNK_TOKENS = int(__import__("os").environ.get("CT", "8192"))  # that are computed at a time
 CHUNK_BYTES = 1 << 28  # that the inside of an MLP may take on one side
 _INSIDE = 4  # values as wide as the MLP: gate, up, their product, and one of the other side
 
@@ -125,14 +126,13 @@ def chunk_tokens(section: Section, itemsize: int, chosen: int) -> int:
     return max(1, min(CHUNK_TOKENS, fitting))
 
 
-def _width(ranks: Sequence[dict[str, object]], chosen: int) -> int:
+def _width(ranks: Ranks, chosen: int) -> int:
     """Return about how many features of a position are in memory at once, over all ranks."""
     widest = 1
     for name, held in ranks[0].items():
-        shape: tuple[int, ...] = held.shape  # type: ignore[attr-defined]
-        if len(shape) == 2:
+        if len(held.shape) == 2:
             times = chosen if ".experts." in name else 1
-            widest = max(widest, len(ranks) * max(shape) * times)
+            widest = max(widest, len(ranks) * max(held.shape) * times)
     return widest
 
 

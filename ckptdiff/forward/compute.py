@@ -67,9 +67,7 @@ def make_layer(side: ForwardSide, number: int, ranks: Ranks, reader: Reader) -> 
 
 def as_other(side: ForwardSide, other: ForwardSide) -> ForwardSide:
     """Return a side with its own weights and config, computed as the other side's program does."""
-    return replace(
-        side, program=other.program, ranks=other.ranks, expert_ranks=other.expert_ranks
-    )
+    return replace(side, program=other.program, ranks=other.ranks, expert_ranks=other.expert_ranks)
 
 
 def take_or_raise(

@@ -13,7 +13,6 @@ import torch
 
 from ckptdiff.forward.huggingface import HuggingFaceLayer
 from ckptdiff.forward.hybrids import NemotronHLayer, Qwen3NextLayer, Qwen35Layer
-from ckptdiff.forward.rope import angles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +52,7 @@ class DeepseekV2Layer(HuggingFaceLayer):
     """Pairs of neighbours are rotated as complex numbers, and stay neighbours."""
 
     def rotated(self, rope: Rope, x: Tensor) -> Tensor:
-        cosine, sine = angles(rope, len(x), x, polar=True)
+        cosine, sine = self.angles(rope, x, polar=True)
         return self.arithmetic.rotate(x, cosine, sine, neighbours=True, is_complex=True)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -38,6 +38,8 @@ class LayerOf:
     arithmetic: Arithmetic
     copy: int = 0  # the rank whose copy of a replicated tensor is used
     copied: set[str] = field(default_factory=set)  # names of the replicated tensors that were used
+    # Positions of each sequence, where several lie end to end; (): they are all of one.
+    lengths: tuple[int, ...] = ()
 
     # ── weights ──────────────────────────────────────────────────────────────────────────────────
 
@@ -159,7 +161,7 @@ class LayerOf:
 
     def rotated(self, rope: Rope, x: Tensor) -> Tensor:
         """Return x, (positions, heads, channels), with its first `rope.dim` channels rotated."""
-        cosine, sine = angles(rope, len(x), x, polar=self.arithmetic.complex_rope)
+        cosine, sine = self.angles(rope, x, polar=self.arithmetic.complex_rope)
         rotated = self.arithmetic.rotate(
             x, cosine, sine, neighbours=rope.interleaved, is_wide=rope.is_wide
         )
@@ -168,6 +170,14 @@ class LayerOf:
             pairs = torch.stack(halves, -1).flatten(-2)
             rotated = torch.cat((pairs, rotated[..., rope.dim :]), -1)
         return rotated
+
+    def angles(self, rope: Rope, x: Tensor, *, polar: bool) -> tuple[Tensor, Tensor]:
+        """Return cosine and sine for the positions of x, each (positions, rope.dim)."""
+        if not self.lengths:
+            return angles(rope, len(x), x, polar=polar)
+        by_length = {n: angles(rope, n, x, polar=polar) for n in set(self.lengths)}
+        cosines, sines = zip(*(by_length[n] for n in self.lengths), strict=True)
+        return torch.cat(cosines), torch.cat(sines)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         model = self.model
@@ -238,9 +248,7 @@ class LayerOf:
 
     def some_logits(self, x: Tensor, head_rows: Tensor) -> Tensor:
         """Return (positions, rows) of logits, of some rows of the head."""
-        return self.arithmetic.capped(
-            self.arithmetic.linear(x, head_rows), self.model.logit_cap
-        )
+        return self.arithmetic.capped(self.arithmetic.linear(x, head_rows), self.model.logit_cap)
 
 
 def head_blocks(held: HeldTensor) -> list[slice]:

@@ -48,9 +48,7 @@ def take_packed_section(run: PackedRun, section: Section) -> tuple[StepApart, ..
     return streams.apart
 
 
-def _take_last(
-    run: PackedRun, batch: Batch, streams: SectionStreams
-) -> tuple[StepApart, ...]:
+def _take_last(run: PackedRun, batch: Batch, streams: SectionStreams) -> tuple[StepApart, ...]:
     """Compute the final norm and the logits at the wanted positions, and keep the answers."""
     *before, head = streams.steps
     found = [Rows(chunk, batch) for chunk in batch.chunks]

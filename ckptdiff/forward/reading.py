@@ -49,7 +49,9 @@ class Reader:
         )
         self.reads: dict[str, str] = {}  # stored name to dtype, since the last `forget`
         self._kept: dict[tuple[HeldTensor, torch.dtype | None], Tensor] = {}
-        self._room = self._left = _room(device) if room is None else room  # bytes for experts: all, and what is left
+        self._room = self._left = (
+            _room(device) if room is None else room
+        )  # bytes for experts: all, and what is left
         self._mapped: dict[Path, mmap.mmap] = {}
 
     def tensor(self, held: HeldTensor) -> Tensor:

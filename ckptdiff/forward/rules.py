@@ -26,10 +26,10 @@ _FIELDS = {
     "norm_heads": ("qkv_limit",),
     "attend": ("softmax_scale", "softmax_type", "attention_cap", "is_causal"),
     "logits": ("logit_cap",),
-    **{
-        step: ("activation", "gated", "gate_limit", "up_offset")
-        for step in ("activate", "activate_experts", "activate_shared")
-    },
+    **dict.fromkeys(
+        ("activate", "activate_experts", "activate_shared"),
+        ("activation", "gated", "gate_limit", "up_offset"),
+    ),
 }
 
 

@@ -46,13 +46,14 @@ if TYPE_CHECKING:
     from ckptdiff.forward.steps import Step, Values
 
 ROUNDING = 50  # epsilons of fp32 or fp64 that a step of equal weights may be apart, at most
-# Steps in which the positions of a sequence see each other, or know where they are.
+# Steps in which the positions of a sequence see each other.
 BY_SEQUENCE = frozenset(
     {
-        *("positions", "rotate", "rotate_latent", "attend"),
+        *("positions", "attend"),
         *("convolve", "delta_rule", "scan"),
     }
 )
+_ROTATIONS = frozenset({"rotate", "rotate_latent"})  # in which a position's place counts
 _EXPERT_POSITIONS = 2  # of each expert, by which its step of A's weights is compared with B's
 _UNLIMITED = 1 << 62  # bytes: a layer's experts are kept until the last chunk has used them
 
@@ -70,6 +71,7 @@ class SectionStreams:
         self.steps = steps(section.part, self.a, self.b)
         self.is_one_program = self.a.arithmetic == self.f.arithmetic
         self._apart: dict[str, StepApart] = {}
+        self._trusted: set[str] = set()  # steps in which F is known to give what B does
         self._drifted: dict[str, list[int]] = {}  # by step: ranks of B with another copy
 
     @property
@@ -93,9 +95,8 @@ class SectionStreams:
         self.b.copied.clear()
         b = dict(zip(step.gives, self._given(step, self.b, chunk, values.b, "B"), strict=True))
         f = self._followed(step, chunk, values, a, b)
-        if all(values.f[name] is values.b[name] for name in step.takes):
-            if step.is_tap:
-                self._judge(step, chunk, values, f, b)
+        if step.is_tap and _are_same(step, values.f, values.b):
+            self._judge(step, chunk, values, f, b)
         return Streams(values.a | a, values.f | f, values.b | b)
 
     def _given(
@@ -109,6 +110,7 @@ class SectionStreams:
     ) -> tuple[Tensor, ...]:
         """Return what a step gives for a whole chunk."""
         values = {name: values[name] for name in step.takes}
+        layer.lengths = chunk.lengths if step.method in _ROTATIONS else ()
 
         def take(some: Values) -> tuple[Tensor, ...]:
             return take_or_raise(step, layer, some, self.section, reference, letter=letter)
@@ -124,9 +126,7 @@ class SectionStreams:
 
     # ── A's weights as B computes them ───────────────────────────────────────────────────────────
 
-    def _followed(
-        self, step: Step, chunk: Chunk, values: Streams, a: Values, b: Values
-    ) -> Values:
+    def _followed(self, step: Step, chunk: Chunk, values: Streams, a: Values, b: Values) -> Values:
         """Return what F gives: A's value or B's where it is the same, without computing it."""
         if self.is_one_program and _are_same(step, values.f, values.a):
             return dict(a)
@@ -141,44 +141,59 @@ class SectionStreams:
     def _is_alike(self, step: Step, chunk: Chunk, values: Values, b: Values) -> bool:
         """Return whether F gives what B does from B's values, as far as a sample shows.
 
-        False as well where a sample may not show it.
+        What only rounding moves is noted, and is alike. False as well where a sample may not show
+        a difference.
         """
         if not have_same_rules(step, self.f, self.b, chunk.lengths):
             return False
-        if step.method in BY_SEQUENCE and step.method != "positions":
-            rows = chunk.slices[_longest(chunk)]
+        if step.method in self._trusted:
+            return True
+        if step.method in _ROTATIONS or (step.method in BY_SEQUENCE and step.method != "positions"):
+            longest = _longest(chunk)
+            rows = chunk.slices[longest]
             some = {name: values[name][rows] for name in step.takes}
-            given = take_or_raise(step, self.f, some, self.section, letter="A")
-            theirs = [b[name][rows] for name in step.gives]
-            return all(map(is_equal, given, theirs))
-        some = self._sample(step, values)
-        if some is None:
-            return False
-        pair = [
-            take_or_raise(step, layer, some, self.section, letter=letter)
-            for layer, letter in ((self.f, "A"), (self.b, "B"))
-        ]
-        return all(map(is_equal, *pair))
+            theirs = tuple(b[name][rows] for name in step.gives)
+            sequence_of = torch.full((chunk.lengths[longest],), longest, device=self.device)
+            is_dense = True
+        else:
+            positions = self._positions(step, values)
+            if positions is None:
+                return False
+            some = _at_positions(step, values, positions)
+            theirs = take_or_raise(step, self.b, some, self.section, letter="B")
+            sequence_of = chunk.sequence_of(self.device)[positions]
+            is_dense = step.method in BY_POSITION and all(map(_has_all_features, some.values()))
+        self.f.lengths = ()
+        mine = take_or_raise(step, self.f, some, self.section, letter="A")
+        for name, x, y in zip(step.gives, mine, theirs, strict=True):
+            if is_equal(x, y):
+                continue
+            if x.shape != y.shape or not self._is_rounding(max(_distances(x, y))):
+                return False
+            rows_of = sequence_of
+            if name == "experts_act":  # a row for each choice, expert by expert
+                rows_of = sequence_of[torch.cat(positions_by_expert(some["routing"]))]
+            self.note_totals(name, chunk, *_squares(x, y), rows_of)
+        if is_dense:
+            self._trusted.add(step.method)
+        return True
 
-    def _sample(self, step: Step, values: Values) -> Values | None:
-        """Return values at a few positions where each weight counts; None: at no few."""
+    def _positions(self, step: Step, values: Values) -> Tensor | None:
+        """Return a few positions at which each weight of a step counts; None: there are no few."""
         if step.method in BY_POSITION:
-            taken = {name: values[name] for name in step.takes}
-            some = spread(len(taken[step.takes[0]]), FLOOR_POSITIONS).to(self.device)
-            if any(_is_hidden(value, some) for value in taken.values()):
-                return None
-            return {name: value[some] for name, value in taken.items()}
+            some = spread(len(values[step.takes[0]]), FLOOR_POSITIONS).to(self.device)
+            hidden = any(_is_hidden(values[name], some) for name in step.takes)
+            return None if hidden else some
         if step.method not in ("activate_experts", "experts_out"):
             return None
-        x, routing = (values[name] for name in step.takes)
-        by_expert = positions_by_expert(routing)
+        by_expert = positions_by_expert(values[step.takes[1]])
         picked = [one[spread(len(one), _EXPERT_POSITIONS).to(one.device)] for one in by_expert]
-        some = torch.cat(picked).unique()
-        if step.method == "experts_out":  # a row for each choice, expert by expert
-            x = x[torch.isin(torch.cat(by_expert), some)]
-        else:
-            x = x[some]
-        return dict(zip(step.takes, (x, routing[some]), strict=True))
+        return torch.unique(torch.cat(picked))  # type: ignore[no-any-return]
+
+    def _is_rounding(self, rel: float) -> bool:
+        """Return whether a distance is one that the order of sums makes."""
+        dtype = self.b.reader.dtype
+        return dtype.itemsize >= 4 and rel <= ROUNDING * torch.finfo(dtype).eps
 
     # ── where B differs ──────────────────────────────────────────────────────────────────────────
 
@@ -190,9 +205,8 @@ class SectionStreams:
             if is_equal(f[name], b[name]):
                 b[name] = f[name]
                 continue
-            rel = self._note(step, name, chunk, values, f[name], b[name])
-            dtype = self.b.reader.dtype
-            if dtype.itemsize >= 4 and rel <= ROUNDING * torch.finfo(dtype).eps:
+            rel = self._note(name, chunk, values, f[name], b[name])
+            if self._is_rounding(rel):
                 f[name] = b[name]
         if step.method not in self._drifted:
             self._drifted[step.method] = drifted_copies(self.b)
@@ -200,11 +214,9 @@ class SectionStreams:
             given = self._given(step, replace(self.b, copy=rank), chunk, values.b, "B")
             for name, value in zip(step.gives, given, strict=True):
                 if not is_equal(f[name], value):
-                    self._note(step, name, chunk, values, f[name], value)
+                    self._note(name, chunk, values, f[name], value)
 
-    def _note(
-        self, step: Step, name: str, chunk: Chunk, values: Streams, f: Tensor, b: Tensor
-    ) -> float:
+    def _note(self, name: str, chunk: Chunk, values: Streams, f: Tensor, b: Tensor) -> float:
         """Note that a value differs, in the sequence in which most; return how far it does."""
         if why := sizes.of_values(name, f, b):
             raise UnsupportedLayout(f"{place(self.section)}{why}. {ONE_MODEL}")
@@ -212,8 +224,7 @@ class SectionStreams:
         if name == "experts_act":  # a row for each choice, expert by expert
             sequence_of = chunk.sequence_of(f.device)
             sequence_of = sequence_of[torch.cat(positions_by_expert(values.f["routing"]))]
-        apart, size = (x.flatten(1).square().sum(1) for x in (f.double() - b.double(), f.double()))
-        return self.note_totals(name, chunk, apart, size, sequence_of)
+        return self.note_totals(name, chunk, *_squares(f, b), sequence_of)
 
     def note_totals(
         self,
@@ -248,6 +259,29 @@ def _by_sequence(apart: Tensor, size: Tensor, sequence_of: Tensor, count: int) -
     return [_rel(*pair) for pair in zip(*totals, strict=True)]
 
 
+def _squares(f: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sums of squares of F-B and of F by row."""
+    wide = f.double()
+    apart, size = ((x * x).flatten(1).sum(1) for x in (wide - b, wide))
+    return apart, size
+
+
+def _distances(f: Tensor, b: Tensor) -> list[float]:
+    """Return |F-B| / |F| of each row."""
+    apart, size = _squares(f, b)
+    return [_rel(*pair) for pair in zip(apart.sqrt().tolist(), size.sqrt().tolist(), strict=True)]
+
+
+def _at_positions(step: Step, values: Values, positions: Tensor) -> Values:
+    """Return what a step takes at some positions, in ascending order."""
+    taken = {name: values[name] for name in step.takes}
+    if step.method == "experts_out":  # a row for each choice, expert by expert
+        routing = taken[step.takes[1]]
+        at = torch.isin(torch.cat(positions_by_expert(routing)), positions)
+        return {step.takes[0]: taken[step.takes[0]][at], step.takes[1]: routing[positions]}
+    return {name: value[positions] for name, value in taken.items()}
+
+
 def _rel(apart: float, size: float) -> float:
     if apart == 0:
         return 0.0
@@ -261,6 +295,11 @@ def _are_same(step: Step, one: Values, other: Values) -> bool:
 
 def _longest(chunk: Chunk) -> int:
     return max(range(len(chunk.lengths)), key=chunk.lengths.__getitem__)
+
+
+def _has_all_features(value: Tensor) -> bool:
+    """Return whether no feature is zero at all of the positions."""
+    return bool((value != 0).any(0).all())
 
 
 def _is_hidden(value: Tensor, some: Tensor) -> bool:

@@ -27,8 +27,13 @@ class Ran:
     answers: tuple[tuple[Answers, ...], ...]
 
     @property
+    def large(self) -> list[StepApart]:
+        """The steps that are further apart than the order of sums makes in float32."""
+        return [step for step in self.apart if not step.rel <= 50 * 2**-23]
+
+    @property
     def places(self) -> list[tuple[int | None, str]]:
-        return [(step.layer, step.name) for step in self.apart]
+        return [(step.layer, step.name) for step in self.large]
 
 
 def packed(ids: Sequence[int], *spans: tuple[int, Sequence[int]]) -> PackedSequence:
@@ -56,7 +61,7 @@ def run_batch(
 ) -> Ran:
     """Return what both sides answer to the sequences, computed as one batch."""
     pair = assemble_pair(open_checkpoint(a), open_checkpoint(b))
-    sides = forward_side(*pair, reference), forward_side(*reversed(pair), reference)
+    sides = forward_side(*pair, reference), forward_side(pair[1], pair[0], reference)
     held = [holdings_of(*side) for side in zip(pair, sides, strict=True)]
     check_families(sides, held)
     run = PackedRun(*sides, dtype, device, token_count(*pair), f"{a} {b}")
