@@ -29,6 +29,13 @@ MAX_MEMORY = 4 << 30  # bytes that a library may allocate beside what the worker
 MAX_SECONDS = 60  # that a library may take
 MAX_TEXT = 500  # characters of one token that are kept
 
+# BOS and EOS of classes of transformers, where tokenizer_config.json does not name them.
+_CLASSES = {
+    "LlamaTokenizer": ("<s>", "</s>"),
+    "GemmaTokenizer": ("<bos>", "<eos>"),
+    **dict.fromkeys(("GPT2Tokenizer", "GPTNeoXTokenizer"), ("<|endoftext|>", "<|endoftext|>")),
+    "Qwen2Tokenizer": (None, "<|endoftext|>"),
+}
 # Llama 3's `tokenizer.model`: a line per token, with its bytes in base64 and its rank.
 _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 
@@ -46,7 +53,7 @@ class _Library(Protocol):
     """A tokenizer, as one of the two libraries reads it."""
 
     bos: int | None
-    eos: int | None
+    named: tuple[int | None, int | None]  # BOS and EOS as its own files name them
     adds_bos: bool  # BOS is to be put before the ids of `encode`
 
     def encode(self, text: str, *, special: bool) -> list[int]: ...
@@ -83,16 +90,20 @@ def encode_text(file: Path, text: str, bos: Bos, default_bos: int | None) -> Enc
 class OpenTokenizer:
     """A tokenizer that is kept for many texts. Made and used in a worker process.
 
-    `ids` are the model's own BOS and EOS, used if the tokenizer names none. Raises CorruptFile for
-    a file that does not work.
+    `ids` are the model's own BOS and EOS, used if the tokenizer names none, `family` is the
+    `model_type` of its config. Raises CorruptFile for a file that does not work.
     """
 
-    def __init__(self, file: Path, ids: tuple[int | None, int | None] = (None, None)) -> None:
+    def __init__(
+        self, file: Path, ids: tuple[int | None, int | None] = (None, None), family: str = ""
+    ) -> None:
         self.file = file
         with _guarded(file):
             self._library = library = _load(file, None)
-            of_both = (library.bos, library.eos, *ids)
-            # What stands before a text that has nothing before it.
+            if family == "llama" and isinstance(library, _Json):
+                library.take_class()
+            of_both = (*library.named, library.bos, *ids)
+            # What stands before a text that has nothing before it: BOS, or else EOS.
             self.prefix = next((one for one in of_both if one is not None), None)
             self.prefix_text = "" if self.prefix is None else library.special_text(self.prefix)
 
@@ -169,6 +180,10 @@ def _load(file: Path, default_bos: int | None) -> _Library:
         raise CorruptFile(f"{file}: {missing}")
     settings = file.with_name("tokenizer_config.json")
     config = read_object(settings) if settings.is_file() else {}
+    named = file.with_name("special_tokens_map.json")
+    if "added_tokens_decoder" not in config and named.is_file():
+        # An older file than the other; transformers reads both, and this one last.
+        config |= {k: v for k, v in read_object(named).items() if k in ("bos_token", "eos_token")}
     if file.name == JSON:
         return _Json(content, config, default_bos)
     if _TIKTOKEN.match(content):
@@ -192,11 +207,30 @@ class _Json:
         tokenizer.no_truncation()
         added = tokenizer.encode("", add_special_tokens=True).ids
         self.adds_bos = False  # the post-processor does
-        bos = self._id(config.get("bos_token"))
-        if bos is None:
-            bos = default_bos
+        self._kind = str(config.get("tokenizer_class")).removesuffix("Fast")
+        self._is_legacy = config.get("legacy") is True
+        self._is_byte_level = b'"ByteLevel"' in content
+        bos_token, eos_token = _CLASSES.get(self._kind, (None, None))
+        self.named = (
+            self._id(config.get("bos_token", bos_token)),
+            self._id(config.get("eos_token", eos_token)),
+        )
+        bos = default_bos if self.named[0] is None else self.named[0]
         self.bos = added[0] if bos is None and added else bos
-        self.eos = self._id(config.get("eos_token"))
+
+    def take_class(self) -> None:
+        """Space texts as transformers 5 does for Llama, where the class goes before the file.
+
+        It puts no second space before a text that begins with one, and none behind special tokens.
+        """
+        from tokenizers import pre_tokenizers
+
+        if self._kind == "LlamaTokenizer" and not self._is_byte_level:
+            scheme = "always" if self._is_legacy else "first"
+            self._tokenizer.normalizer = None
+            self._tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+                replacement="▁", prepend_scheme=scheme, split=False
+            )
 
     def _id(self, named: Any) -> int | None:
         """Return the id of a token as tokenizer_config.json names it."""
@@ -231,7 +265,7 @@ class _SentencePiece:
         bos = processor.bos_id()
         self.bos = bos if bos >= 0 else default_bos
         eos = processor.eos_id()
-        self.eos = eos if eos >= 0 else None
+        self.named = bos if bos >= 0 else None, eos if eos >= 0 else None
         self.adds_bos = config.get("add_bos_token") is True
 
     def encode(self, text: str, *, special: bool) -> list[int]:  # noqa: ARG002 -- sentencepiece adds none

@@ -118,16 +118,16 @@ def _loaded(spec: TaskSpec, model: ModelFacts) -> LoadedTasks:
         _kept.clear()
         library = _libraries()
         notes: list[str] = []
-        tasks = load_tasks(library, _index(), spec, notes)
+        tasks = load_tasks(library, _manager, spec, notes)
         asking = _asking(model)
         _kept[spec, model] = LoadedTasks(library, tasks, spec, asking, _looking_up, notes)
     return _kept[spec, model]
 
 
 @cache
-def _index() -> Any:
-    """Return lm-eval's index of its own tasks, which takes seconds to read."""
-    return _libraries().tasks.TaskManager()
+def _manager(*, has_own: bool) -> Any:
+    """Return what loads tasks, with lm-eval's own or without them; these take seconds to read."""
+    return _libraries().tasks.TaskManager(include_defaults=has_own)
 
 
 def _asking(model: ModelFacts) -> Any:
@@ -135,7 +135,7 @@ def _asking(model: ModelFacts) -> Any:
     from lm_eval import utils
     from lm_eval.api.model import TemplateLM  # type: ignore[import-untyped]
 
-    tokenizer = OpenTokenizer(model.tokenizer, (model.bos, model.eos))
+    tokenizer = OpenTokenizer(model.tokenizer, (model.bos, model.eos), model.family)
     longest = model.max_length or _NO_LENGTH
 
     class Asking(TemplateLM):  # type: ignore[misc]

@@ -15,6 +15,7 @@ from ckptdiff.scores.tasks import (
     DataSet,
     is_file_name,
     listed,
+    members_of,
     missing_data,
     name_of,
     read_task_files,
@@ -24,7 +25,7 @@ from ckptdiff.scores.tasks import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ckptdiff.scores.tasks import TaskSpec
 
@@ -37,21 +38,28 @@ class _Leaf:
     config: dict[str, Any]
 
 
-def load_tasks(library: Any, manager: Any, spec: TaskSpec, notes: list[str]) -> dict[str, Any]:
-    """Return the tasks and groups of a spec, loaded by lm-eval (`library`, with its `manager`).
+def load_tasks(
+    library: Any, managers: Callable[..., Any], spec: TaskSpec, notes: list[str]
+) -> dict[str, Any]:
+    """Return the tasks and groups of a spec, loaded by lm-eval.
 
+    `library` is lm-eval, and `managers` returns its loader of tasks, with its own or without.
     Raises BadArgument for names that no task has, and for tasks that cannot be done.
     """
     if not spec.names:
         raise BadArgument("no task is named")
+    configs = {
+        name: read_task_files(name, _reader_of(library))
+        for name in spec.names
+        if is_file_name(name)
+    }
+    own = {name_of(one): _entry(library, one) for some in configs.values() for one in some}
+    manager = managers(has_own=_needs_more(spec, configs, own))
     index = manager.task_index
-    own: dict[str, Any] = {}
     names: list[str] = []
     for name in spec.names:
-        if is_file_name(name):
-            configs = read_task_files(name, _reader_of(library))
-            own.update({name_of(config): _entry(library, config) for config in configs})
-            names += top_of(configs)
+        if name in configs:
+            names += top_of(configs[name])
         elif any(sign in name for sign in "*?["):
             names += _like(name, manager, notes)
         else:
@@ -78,6 +86,14 @@ def load_tasks(library: Any, manager: Any, spec: TaskSpec, notes: list[str]) -> 
             f"{listed(unfit)}: runs code that the model writes, which is not done here"
         )
     return loaded
+
+
+def _needs_more(
+    spec: TaskSpec, configs: dict[str, list[dict[str, Any]]], own: dict[str, Any]
+) -> bool:
+    """Return whether a spec needs tasks beside those of the user's files."""
+    members = (name for some in configs.values() for one in some for name in members_of(one))
+    return any(name not in configs for name in spec.names) or any(m not in own for m in members)
 
 
 def _like(pattern: str, manager: Any, notes: list[str]) -> list[str]:

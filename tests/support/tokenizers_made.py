@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,3 +53,41 @@ def sentencepiece_model(**options: Any) -> bytes:
         sentence_iterator=iter([TEXT * 5] * 20), model_writer=file, **settings
     )
     return file.getvalue()
+
+
+def llama_json(*, words: str = TEXT) -> str:
+    """Return a BPE as Llama 2's tokenizer.json has it: bytes for what no piece has, BOS first."""
+    from tokenizers import (
+        AddedToken,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        processors,
+        trainers,
+    )
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1),
+        ]
+    )
+    pieces = ["<unk>", BOS, "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=pieces, show_progress=False)
+    tokenizer.train_from_iterator(words.split() * 5, trainer)  # no piece spans two words
+    made = json.loads(tokenizer.to_str())
+    # Bytes are pieces like any other; only these three are found in a text.
+    made["added_tokens"] = [one for one in made["added_tokens"] if one["id"] < 3]
+    tokenizer = Tokenizer.from_str(json.dumps(made))
+    tokenizer.add_special_tokens([AddedToken(BOS, special=True, normalized=False)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, 1)]
+    )
+    return str(tokenizer.to_str())
