@@ -16,7 +16,7 @@ ID = 4  # bytes of a token id in `Question.ids`
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class QuestionBatch:
     """Sequences that go through both models together, and which span answers which question."""
 
     sequences: tuple[PackedSequence, ...]
@@ -33,7 +33,7 @@ class Batch:
 
 def batches(
     questions: Iterable[Question], most: int, *, shares_prefixes: bool = True
-) -> Iterator[Batch]:
+) -> Iterator[QuestionBatch]:
     """Yield the questions in batches of about equal size, `most` tokens at the most.
 
     Their order is kept, so that tasks end one after another; a longer sequence has its own batch.
@@ -72,7 +72,7 @@ def _groups(
         yield group
 
 
-def _packed(questions: Sequence[Question], *, shares_prefixes: bool) -> Batch:
+def _packed(questions: Sequence[Question], *, shares_prefixes: bool) -> QuestionBatch:
     distinct = dict.fromkeys(map(_sequence, questions))
     whole = _wholes(distinct) if shares_prefixes else {one: one for one in distinct}
     numbers = {one: i for i, one in enumerate(dict.fromkeys(whole[one] for one in distinct))}
@@ -85,7 +85,7 @@ def _packed(questions: Sequence[Question], *, shares_prefixes: bool) -> Batch:
         # The logits that tell the first token of the answer are those of the position before it.
         spans[number].append((start - 1, question.ids[start * ID :]))
     sequences = tuple(PackedSequence(ids, tuple(spans[i])) for ids, i in numbers.items())
-    return Batch(sequences, tuple(places))
+    return QuestionBatch(sequences, tuple(places))
 
 
 def _wholes(sequences: Iterable[bytes]) -> dict[bytes, bytes]:

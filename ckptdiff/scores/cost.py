@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ckptdiff.forward.holdings import Ranks
     from ckptdiff.forward.model import Model
     from ckptdiff.forward.plan import Section
-    from ckptdiff.scores.batches import Batch
+    from ckptdiff.scores.batches import QuestionBatch
 
 STREAMS = 3  # A, A's weights in B's arithmetic, B
 PROGRAM = 600 << 20  # bytes of the worker itself, with torch and lm_eval
@@ -109,7 +109,7 @@ def free_memory() -> int | None:
 class Pace:
     """How long what is left will take, from the sections that are done."""
 
-    def __init__(self, batches: Sequence[Batch], sections: Sequence[Section]) -> None:
+    def __init__(self, batches: Sequence[QuestionBatch], sections: Sequence[Section]) -> None:
         self._tokens = [batch.tokens for batch in batches]
         self._questions = sum(len(batch.places) for batch in batches)
         self._parts = [section.part for section in sections]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ckptdiff.results import Answers, StepApart
-    from ckptdiff.scores.batches import Batch
+    from ckptdiff.scores.batches import QuestionBatch
     from ckptdiff.scores.journal import KeptBatch
     from ckptdiff.scores.results import Asked, Question
 
@@ -51,7 +51,7 @@ class Questions:
                 self.answers.update(found)
                 self._add(batch.steps)
 
-    def batches(self, most: int, *, shares_prefixes: bool) -> list[Batch]:
+    def batches(self, most: int, *, shares_prefixes: bool) -> list[QuestionBatch]:
         """Return what is not answered, in batches of at most `most` tokens.
 
         The batches of a run that was stopped are made again as they were, and give the same.
@@ -66,7 +66,7 @@ class Questions:
         return list(batches(rest, most, shares_prefixes=shares_prefixes))
 
     def keep(
-        self, batch: Batch, spans: Sequence[Sequence[Answers]], steps: Iterable[StepApart]
+        self, batch: QuestionBatch, spans: Sequence[Sequence[Answers]], steps: Iterable[StepApart]
     ) -> tuple[dict[Question, Answers], list[FoundStep]]:
         """Take what a batch gave: the answers of each sequence's spans. Return what is new."""
         found = {question: spans[number][span] for question, number, span in batch.places}
@@ -84,7 +84,7 @@ class Questions:
             if all(question in self.answers for question in asked)
         )
 
-    def tasks_of(self, batch: Batch) -> tuple[str, ...]:
+    def tasks_of(self, batch: QuestionBatch) -> tuple[str, ...]:
         """Return the tasks that ask questions of a batch."""
         inside = {question for question, *_ in batch.places}
         return tuple(task for task, asked in self.by_task.items() if not inside.isdisjoint(asked))

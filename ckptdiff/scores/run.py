@@ -10,7 +10,6 @@ from uuid import uuid4
 
 from ckptdiff.config.compare import compare_configs
 from ckptdiff.errors import BadArgument, UnreadableFile, UnsupportedLayout
-from ckptdiff.executor import available_cpus
 from ckptdiff.extras import require
 from ckptdiff.formats.fingerprint import fingerprint
 from ckptdiff.forward.plan import PackedRun
@@ -26,8 +25,9 @@ from ckptdiff.logits.sides import (
 )
 from ckptdiff.logits.verdict import Reasons
 from ckptdiff.results import Tap
+from ckptdiff.scores import jobs
 from ckptdiff.scores.attribution import attributed
-from ckptdiff.scores.cost import Cost, Pace, batch_tokens, free_memory
+from ckptdiff.scores.cost import Cost, Pace, batch_tokens
 from ckptdiff.scores.facts import model_facts
 from ckptdiff.scores.groups import place_of, relative_mean
 from ckptdiff.scores.harness import ask, score
@@ -35,6 +35,7 @@ from ckptdiff.scores.journal import VERSION, Journal
 from ckptdiff.scores.paired import paired
 from ckptdiff.scores.questions import Questions, ids_of
 from ckptdiff.scores.results import ScoreDiff, ScoreProgress
+from ckptdiff.scores.tasks import TaskSpec
 from ckptdiff.scores.verdict import judge
 from ckptdiff.text import format_bytes, format_duration, plural
 
@@ -47,15 +48,14 @@ if TYPE_CHECKING:
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.forward.plan import Section
     from ckptdiff.results import StepApart
-    from ckptdiff.scores.batches import Batch
+    from ckptdiff.scores.batches import QuestionBatch
     from ckptdiff.scores.results import Asked, Scored, TaskScore
-    from ckptdiff.scores.tasks import TaskSpec
 
 
 def compare_scores(
     a: Assembled,
     b: Assembled,
-    spec: TaskSpec,
+    tasks: TaskSpec | Sequence[str],
     executor: Executor,
     *,
     dtype: str = "fp32",
@@ -67,14 +67,15 @@ def compare_scores(
 ) -> Generator[ScoreProgress | ScoreDiff, None, None]:
     """Yield a ScoreProgress for each section of a batch, and the ScoreDiff last.
 
-    Both sides are computed in `dtype`. `reference` "meta" computes a Hugging Face side as Meta's
-    code does. A batch has at most `batch_tokens` tokens, by default what memory has room for.
-    Answers are kept in `folder`, if one is given, and read from there the next time. `attribute`
-    traces the causes of the difference for one item. The executor should have one worker, which
-    alone imports torch and lm_eval. Closing the generator stops. Raises a CkptDiffError.
+    `tasks` are names of lm-evaluation-harness's tasks and groups, or files of one's own. Both sides
+    are computed in `dtype`. `reference` "meta" computes a Hugging Face side as Meta's code does. A
+    batch has at most `batch_tokens` tokens, by default what memory has room for. Answers are kept
+    in `folder`, if one is given, and read from there the next time. `attribute` traces the causes
+    of the difference for one item. The executor should have one worker, which alone imports torch
+    and lm_eval. Closing the generator stops. Raises a CkptDiffError.
     """
     comparison = ScoreComparison(
-        a, b, spec, executor,
+        a, b, tasks if isinstance(tasks, TaskSpec) else TaskSpec(tuple(tasks)), executor,
         dtype=dtype,
         device=device,
         reference=reference,
@@ -134,7 +135,7 @@ class ScoreComparison:
         asked = self._ask()
         longest = asked.longest
         self._choose_device(longest)
-        free = self._job(_free_memory, self.device)
+        free = self._job(jobs.memory_of, self.device)
         most = batch_tokens(self.cost, longest, free, self.batch_tokens, self.device)
         journal = Journal(self.folder, self._fingerprint())
         asked.take(journal.load())
@@ -178,7 +179,7 @@ class ScoreComparison:
 
     def _choose_device(self, longest: int) -> None:
         needed = self.cost.memory(longest, longest)
-        self.device, note = self._job(_choose, self.device, needed)
+        self.device, note = self._job(jobs.choose_device, self.device, needed)
         self._notes += [note] if note else []
 
     def _shares_prefixes(self) -> bool:
@@ -197,7 +198,7 @@ class ScoreComparison:
         except OSError as error:
             raise UnreadableFile(f"{error.filename}: {error.strerror}") from error
 
-    def _plan(self, asked: Questions, todo: Sequence[Batch]) -> str:
+    def _plan(self, asked: Questions, todo: Sequence[QuestionBatch]) -> str:
         """Return in a sentence what is to be computed, and what it takes."""
         kept = (
             f"{len(asked.answers):,} of {plural(len(asked.all), 'question')} are kept from before"
@@ -219,7 +220,7 @@ class ScoreComparison:
     # ── batch by batch ───────────────────────────────────────────────────────────────────────────
 
     def _compute(
-        self, asked: Questions, todo: Sequence[Batch], journal: Journal
+        self, asked: Questions, todo: Sequence[QuestionBatch], journal: Journal
     ) -> Generator[ScoreProgress, None, None]:
         """Compute the batches; yield a ScoreProgress after each section."""
         run = PackedRun(*self.sides, self.dtype, self.device, self.vocabulary, self.name)
@@ -229,12 +230,12 @@ class ScoreComparison:
         for number, batch in enumerate(todo):
             tasks = asked.tasks_of(batch)
             before = asked.finished
-            self._job(_begin_batch, run, batch.sequences)
+            self._job(jobs.begin, run, batch.sequences)
             steps: list[StepApart] = []
             for done, section in enumerate(self.sections):
                 started = time.monotonic()
-                steps += self._job(_take_packed_section, run, section)
-                spans = self._job(_answer_spans, run, section) if section.part == "last" else None
+                steps += self._job(jobs.take, run, section)
+                spans = self._job(jobs.answers, run, section) if section.part == "last" else None
                 pace.took(number, done, time.monotonic() - started)
                 if spans is not None:
                     journal.add(*asked.keep(batch, spans, steps))
@@ -369,38 +370,3 @@ def _place(section: Section) -> str:
 def _some(tasks: Sequence[str]) -> str:
     """Return the first of some tasks, and how many more there are."""
     return tasks[0] if len(tasks) == 1 else f"{tasks[0]} and {len(tasks) - 1} more"
-
-
-# ── jobs: they run in a worker, and import there what needs torch or lm_eval ─────────────────────
-
-
-def _choose(device: str, needed: int) -> tuple[str, str]:
-    from ckptdiff.forward.device import choose
-
-    return choose(device, needed, available_cpus())
-
-
-def _free_memory(device: str) -> int | None:
-    if device == "cpu":
-        return free_memory()
-    from ckptdiff.forward.device import free_memory as free_of
-
-    return free_of(device)
-
-
-def _begin_batch(*arguments: Any) -> None:
-    from ckptdiff.forward.packed import begin_batch
-
-    begin_batch(*arguments)
-
-
-def _take_packed_section(*arguments: Any) -> Any:
-    from ckptdiff.forward.packed import take_packed_section
-
-    return take_packed_section(*arguments)
-
-
-def _answer_spans(*arguments: Any) -> Any:
-    from ckptdiff.forward.packed import answer_spans
-
-    return answer_spans(*arguments)

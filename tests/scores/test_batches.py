@@ -14,7 +14,7 @@ from ckptdiff.scores.results import Question
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ckptdiff.scores.batches import Batch
+    from ckptdiff.scores.batches import QuestionBatch
 
 
 def question(*ids: int, answer: int = 1) -> Question:
@@ -25,11 +25,11 @@ def numbers(ids: bytes) -> list[int]:
     return list(array("i", ids))
 
 
-def sequences(batch: Batch) -> list[list[int]]:
+def sequences(batch: QuestionBatch) -> list[list[int]]:
     return [numbers(one.ids) for one in batch.sequences]
 
 
-def check(questions: Iterable[Question], made: Iterable[Batch]) -> None:
+def check(questions: Iterable[Question], made: Iterable[QuestionBatch]) -> None:
     """Check that each question is answered once, by its own tokens behind its own context."""
     answered = []
     for batch in made:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.results import Answer, Answers, StepApart
-from ckptdiff.scores import run
+from ckptdiff.scores import jobs, run
 from ckptdiff.scores.results import Asked, Item, Question, Scored, TaskScore
 
 if TYPE_CHECKING:
@@ -41,16 +41,16 @@ class Worker:
     stops_at: int | None = None  # raises KeyboardInterrupt at this section, counted from 0
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(run, "ask", self.ask)
+        monkeypatch.setattr(run, "score", self.score)
         for name, stand_in in {
-            "ask": self.ask,
-            "score": self.score,
-            "_choose": lambda device, needed: ("cpu", ""),
-            "_free_memory": lambda device: self.free,
-            "_begin_batch": self.begin_batch,
-            "_take_packed_section": self.take_packed_section,
-            "_answer_spans": self.answer_spans,
+            "choose_device": lambda device, needed: ("cpu", ""),
+            "memory_of": lambda device: self.free,
+            "begin": self.begin,
+            "take": self.take,
+            "answers": self.answers,
         }.items():
-            monkeypatch.setattr(run, name, stand_in)
+            monkeypatch.setattr(jobs, name, stand_in)
 
     def documents(self) -> dict[tuple[str, int], tuple[Question, ...]]:
         return {
@@ -84,18 +84,18 @@ class Worker:
         group = TaskScore("every", "other", "", "acc", 0.5, 0.5, len(items))
         return Scored((*rows, group), items, ("of the harness",))
 
-    def begin_batch(self, _: Any, sequences: tuple[PackedSequence, ...]) -> None:
+    def begin(self, _: Any, sequences: tuple[PackedSequence, ...]) -> None:
         self.kept = sequences
         self.run.append(sequences)
 
-    def take_packed_section(self, _: Any, section: Section) -> tuple[StepApart, ...]:
+    def take(self, _: Any, section: Section) -> tuple[StepApart, ...]:
         if self.stops_at == len(self.sections):
             raise KeyboardInterrupt
         self.sections.append(f"{section.part} {section.number}")
         found = self.steps.get((section.part, section.number))
         return () if found is None else (found,)
 
-    def answer_spans(self, *_: Any) -> tuple[tuple[Answers, ...], ...]:
+    def answers(self, *_: Any) -> tuple[tuple[Answers, ...], ...]:
         return tuple(
             tuple(answered(one.ids[: 4 * start + 4] + following) for start, following in one.spans)
             for one in self.kept
