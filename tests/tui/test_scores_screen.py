@@ -201,6 +201,9 @@ async def test_the_table_fills_while_it_runs_and_x_leaves_what_is_there(
         assert toasts(app)[-1].startswith("Items are listed once")
         await pilot.press("p")
         assert toasts(app)[-1] == "Logits: no item was answered yet."
+        await pilot.press("r")
+        assert toasts(app)[-1] == "These are being compared. x stops."
+        assert len(engine.scored) == 1
         await pilot.press("x")
         await pilot.pause()
         assert outcome(app).startswith("Stopping: what was answered is put together")

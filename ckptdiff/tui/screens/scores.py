@@ -265,6 +265,10 @@ class ScoresScreen(BaseScreen[None]):
         if asked.limit == 0:
             self.notify("Limit: at least 1 item, or nothing for all.", markup=False)
             return
+        run = self.score_run
+        if run is not None and run.state == "running" and run.asked == asked:
+            self.notify(f"These are being compared. {key('scores.stop', 'x')} stops.", markup=False)
+            return
         reason = self.why_not("ask")
         if reason is not None:
             self.notify(reason, markup=False)
