@@ -159,6 +159,20 @@ def test_shutting_down_cancels_what_waits_and_refuses_what_comes() -> None:
     assert_no_children()
 
 
+def test_a_pool_that_is_killed_does_not_wait_for_its_jobs(tmp_path: Path) -> None:
+    pool = WorkerPool(2)
+    # Jobs that end when their workers do, and not before.
+    jobs = [pool.submit(wait_for, str(tmp_path / "never")) for _ in range(4)]
+    assert until(lambda: any(job.inner and job.inner.running() for job in jobs))
+    pool.kill()
+    done, still_open = wait(jobs, timeout=PATIENCE)
+    assert not still_open
+    assert all(job.cancelled() or job.exception() for job in done)
+    with pytest.raises(RuntimeError):
+        pool.submit(double, 1)
+    assert_no_children()
+
+
 def test_a_pool_that_breaks_while_it_adds_a_worker_is_replaced(
     pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

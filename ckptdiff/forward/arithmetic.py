@@ -63,15 +63,30 @@ class Arithmetic:
     complex_rope: bool = False  # rotated as complex numbers, in float32
     ranks: int = 1  # tensor parallel ranks: their partial sums are rounded, and added in rank order
     expert_ranks: int = 1  # expert parallel ranks: each adds up its own experts first
+    # Products of bf16 and fp16 are computed in float32 and rounded once: faster where the processor
+    # has no such products itself, and the same but for the order of sums.
+    widens: bool = False
 
     def linear(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         if bias is None or not self.rounds_before_bias:
+            return self._linear(x, w, bias)
+        return self.matmul(x, w.t()) + bias
+
+    def _linear(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+        if not self.widens:
             return functional.linear(x, w, bias)
-        return torch.matmul(x, w.t()) + bias
+        wide_bias = None if bias is None else at_least_float32(bias)
+        wide = functional.linear(at_least_float32(x), at_least_float32(w), wide_bias)
+        return wide.to(x.dtype)
+
+    def matmul(self, x: Tensor, y: Tensor) -> Tensor:
+        if not self.widens:
+            return torch.matmul(x, y)
+        return torch.matmul(at_least_float32(x), at_least_float32(y)).to(x.dtype)
 
     def product(self, x: Tensor, w: Tensor, point: str) -> Tensor:  # noqa: ARG002
         """Return x @ w.T, which is rounded at a point."""
-        return functional.linear(x, w)
+        return self._linear(x, w, None)
 
     def router_logits(self, x: Tensor, w: Tensor, bias: Tensor | None, *, is_wide: bool) -> Tensor:
         """Return (positions, experts), in float32 or more if it is wide.
@@ -81,7 +96,7 @@ class Arithmetic:
         if is_wide:
             x, w = at_least_float32(x), at_least_float32(w)
             bias = None if bias is None else at_least_float32(bias)
-        return functional.linear(x, w, bias)
+        return self._linear(x, w, bias)
 
     def narrows_scores(self, routing: Routing) -> bool:
         """Return whether weights of experts are made of scores in the dtype of the logits."""
@@ -107,7 +122,7 @@ class Arithmetic:
         """Return the sum of x @ w.T over the ranks' slices (x, w), in rank order, and the bias."""
         total: Tensor | None = None
         for x, w in parts:
-            part = torch.matmul(x, w.t())
+            part = self.matmul(x, w.t())
             total = part if total is None else total + part
         assert total is not None
         return total if bias is None else total + bias
@@ -213,9 +228,12 @@ class Arithmetic:
     def scores(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
         """Return scaled scores, (heads, queries, keys), of (heads, positions, channels)."""
         if self.divides_scores:
-            return torch.matmul(q, k.transpose(1, 2)).div_(1 / scale)
+            return self.matmul(q, k.transpose(1, 2)).div_(1 / scale)
         if not self.scales_in_product:
-            return torch.matmul(q, k.transpose(1, 2)).mul_(scale)
+            return self.matmul(q, k.transpose(1, 2)).mul_(scale)
+        if self.widens:
+            products = torch.matmul(at_least_float32(q), at_least_float32(k).transpose(1, 2))
+            return products.mul_(scale).to(q.dtype)
         unused = torch.empty(q.shape[0], q.shape[1], k.shape[1], dtype=q.dtype, device=q.device)
         return torch.baddbmm(unused, q, k.transpose(1, 2), beta=0.0, alpha=scale)
 
@@ -241,7 +259,7 @@ class Arithmetic:
 
     def weigh_values(self, weights: Tensor, v: Tensor) -> Tensor:
         """Return (heads, queries, channels): the sum of v over positions, weighted."""
-        return torch.matmul(weights, v)
+        return self.matmul(weights, v)
 
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
         return ACTIVATIONS[activation](x)

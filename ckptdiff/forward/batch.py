@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ckptdiff.forward.steps import Values
     from ckptdiff.results import Answers
 
-CHUNK_TOKENS = int(__import__("os").environ.get("CT", "8192"))  # that are computed at a time
+CHUNK_TOKENS = {"cpu": 2048}  # that are computed at a time: on a CPU little leaves its cache
+LARGE_CHUNK = 8192
 CHUNK_BYTES = 1 << 28  # that the inside of an MLP may take on one side
 _INSIDE = 4  # values as wide as the MLP: gate, up, their product, and one of the other side
 
@@ -98,7 +99,7 @@ def make_batch(sequences: Sequence[PackedSequence], device: torch.device) -> Bat
     ids = [tokens_of(sequence.ids) for sequence in sequences]
     lengths = tuple(len(one) for one in ids)
     chunks, start = [], 0
-    for first, count in _groups(lengths, CHUNK_TOKENS):
+    for first, count in _groups(lengths, _most_tokens(device)):
         joined = {"ids": torch.cat(ids[first : first + count]).to(device)}
         chunks.append(Chunk(first, lengths[first : first + count], Streams(*(joined,) * 3)))
         start += count
@@ -116,14 +117,18 @@ def tokens_of(packed: bytes) -> Tensor:
     return torch.frombuffer(bytearray(packed), dtype=torch.int32).long()
 
 
-def chunk_tokens(section: Section, itemsize: int, chosen: int) -> int:
+def chunk_tokens(section: Section, itemsize: int, chosen: int, device: torch.device) -> int:
     """Return how many tokens are computed at a time, so that the inside of an MLP stays small.
 
     `chosen` are the experts of a position.
     """
     width = min(_width(section.a, chosen), _width(section.b, chosen))
     fitting = CHUNK_BYTES // max(1, _INSIDE * width * itemsize)
-    return max(1, min(CHUNK_TOKENS, fitting))
+    return max(1, min(_most_tokens(device), fitting))
+
+
+def _most_tokens(device: torch.device) -> int:
+    return CHUNK_TOKENS.get(device.type, LARGE_CHUNK)
 
 
 def _width(ranks: Ranks, chosen: int) -> int:

@@ -18,6 +18,15 @@ def free_memory(device: str) -> int:
     return int(free)
 
 
+def has_products(dtype: torch.dtype, device: torch.device) -> bool:
+    """Return whether a device has products of a dtype itself: not many CPUs have those of bf16."""
+    if device.type != "cpu" or dtype.itemsize > 2:
+        return True
+    kind = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype)
+    is_supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported", None)
+    return is_supported is not None and bool(is_supported())
+
+
 def choose(device: str, needed: int, threads: int) -> tuple[str, str]:
     """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`, and why `auto` is not the GPU.
 

@@ -33,14 +33,15 @@ def take_packed_section(run: PackedRun, section: Section) -> tuple[StepApart, ..
     sections are to be taken in order; their weights are read once. Raises a CkptDiffError.
     """
     batch: Batch = kept(run.comparison, _BATCH)
-    streams = SectionStreams(run, section, prepare_device(run.device))
+    device = prepare_device(run.device)
+    streams = SectionStreams(run, section, device)
     if section.part == "last":
         return _take_last(run, batch, streams)
     outputs = streams.steps[-1].gives
     if section.part == "layer":
         routing = run.a.model.layers[section.number].routing
         chosen = 1 if routing is None else routing.chosen
-        most = chunk_tokens(section, COMPUTED[run.dtype].itemsize, chosen)
+        most = chunk_tokens(section, COMPUTED[run.dtype].itemsize, chosen, device)
         batch.chunks = [piece for chunk in batch.chunks for piece in chunk.pieces(most)]
     for number, chunk in enumerate(batch.chunks):
         values = streams.take(chunk, streams.steps, outputs)

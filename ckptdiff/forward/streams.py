@@ -29,6 +29,7 @@ from ckptdiff.forward.compute import (
     place,
     take_or_raise,
 )
+from ckptdiff.forward.device import has_products
 from ckptdiff.forward.experts import positions_by_expert
 from ckptdiff.forward.reading import twin_readers
 from ckptdiff.forward.rules import have_same_rules
@@ -68,6 +69,9 @@ class SectionStreams:
         self.a = make_layer(run.a, section.number, section.a, readers[0])
         self.f = make_layer(as_other(run.a, run.b), section.number, section.a, readers[0])
         self.b = make_layer(run.b, section.number, section.b, readers[1])
+        widens = not has_products(COMPUTED[run.dtype], device)
+        for layer in (self.a, self.f, self.b):
+            layer.arithmetic = replace(layer.arithmetic, widens=widens)
         self.steps = steps(section.part, self.a, self.b)
         self.is_one_program = self.a.arithmetic == self.f.arithmetic
         self._apart: dict[str, StepApart] = {}

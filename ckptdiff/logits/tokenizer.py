@@ -54,6 +54,7 @@ class _Library(Protocol):
 
     bos: int | None
     named: tuple[int | None, int | None]  # BOS and EOS as its own files name them
+    max_length: int | None  # of a text in tokens, as tokenizer_config.json names it
     adds_bos: bool  # BOS is to be put before the ids of `encode`
 
     def encode(self, text: str, *, special: bool) -> list[int]: ...
@@ -103,6 +104,7 @@ class OpenTokenizer:
             if family == "llama" and isinstance(library, _Json):
                 library.take_class()
             of_both = (*library.named, library.bos, *ids)
+            self.max_length = library.max_length  # of a text in tokens; None if it names none
             # What stands before a text that has nothing before it: BOS, or else EOS.
             self.prefix = next((one for one in of_both if one is not None), None)
             self.prefix_text = "" if self.prefix is None else library.special_text(self.prefix)
@@ -195,12 +197,19 @@ def _load(file: Path, default_bos: int | None) -> _Library:
     return _SentencePiece(content, config, default_bos)
 
 
+def _max_length(config: dict[str, Any]) -> int | None:
+    """Return the length that a tokenizer names; a number without meaning stands for none."""
+    found = config.get("model_max_length")
+    return found if type(found) is int and 0 < found < 1 << 40 else None
+
+
 class _Json:
     """tokenizer.json, read by the library `tokenizers`."""
 
     def __init__(self, content: bytes, config: dict[str, Any], default_bos: int | None) -> None:
         from tokenizers import Tokenizer
 
+        self.max_length = _max_length(config)
         self._tokenizer = tokenizer = Tokenizer.from_buffer(content)
         # A file may keep the padding and truncation of a training run.
         tokenizer.no_padding()
@@ -261,6 +270,7 @@ class _SentencePiece:
     def __init__(self, content: bytes, config: dict[str, Any], default_bos: int | None) -> None:
         from sentencepiece import SentencePieceProcessor
 
+        self.max_length = _max_length(config)
         self._processor = processor = SentencePieceProcessor(model_proto=content)
         bos = processor.bos_id()
         self.bos = bos if bos >= 0 else default_bos

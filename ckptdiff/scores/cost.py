@@ -26,8 +26,9 @@ SHARE = 0.8  # of the free memory, is used at most
 # A batch ends when it is this large, whatever memory there is: by then reading the weights takes
 # less than a hundredth of the time on a CPU, and a stopped run loses no more than one batch.
 MOST_ON_CPU, MOST_ON_GPU = 1 << 14, 1 << 18
-TOGETHER = 4096  # tokens whose values inside a layer are in memory at a time, about
-_MOST_EXPERTS = 1 << 30  # bytes of a layer's experts that are kept
+# The values inside a layer are in memory for so many tokens at a time, or for as many as make the
+# inside of an MLP so many bytes; `forward.batch` sees to it.
+TOGETHER, INSIDE = 8192, 1 << 28
 
 _CGROUPS = (  # limit, what is used, statistics and the word in them for what can be given back
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
@@ -40,28 +41,39 @@ class Cost:
     """Memory and bytes to read of a batch, from the sizes of both models."""
 
     def __init__(self, models: Sequence[Model], sections: Sequence[Section], dtype: str) -> None:
-        itemsize = ITEMSIZE[BY_FLAG[dtype]]
+        # A CPU without products of bf16 computes those in fp32.
+        itemsize = max(4, ITEMSIZE[BY_FLAG[dtype]])
         self.read = sum(map(_stored, (one for one in sections if one.part != "first")))
         layers = [section for section in sections if section.part == "layer"]
-        weights = max((_held(one, itemsize) for one in layers), default=0)
-        hidden = max(model.hidden_size for model in models)
+        self._weights = max((_held(one, itemsize) for one in layers), default=(0, 0), key=sum)
+        self._hidden = max(model.hidden_size for model in models)
         self._heads = max(model.num_attention_heads for model in models)
-        widest = max(map(_widest, layers), default=hidden)
-        logits = STREAMS * (itemsize + 8) * MOST_LOGITS
-        inside = TOGETHER * itemsize * (8 * hidden + 3 * widest)
-        self._fixed = PROGRAM + max(weights + inside, logits)
-        self._token = STREAMS * 2 * hidden * itemsize
+        self._widest = max(map(_widest, layers), default=self._hidden)
         self._itemsize = itemsize
 
-    def memory(self, tokens: int, longest: int) -> int:
-        """Return the most bytes that a batch takes if its longest sequence is `longest` tokens."""
-        row = self._heads * longest
-        scores = 4 * max(self._itemsize, 4) * min(row * longest, max(MOST_SCORES, 16 * row))
-        return self._fixed + scores + tokens * self._token
+    def memory(self, tokens: int, longest: int, device: str = "cpu") -> int:
+        """Return the most bytes that a batch takes if its longest sequence is `longest` tokens.
 
-    def fitting(self, free: int, longest: int) -> int:
+        A GPU keeps no more of the experts than there is room for.
+        """
+        rest, experts = self._weights
+        weights = rest if device.startswith("cuda") else rest + experts
+        row = self._heads * longest
+        scores = 4 * self._itemsize * min(row * longest, max(MOST_SCORES, 16 * row))
+        fitting = INSIDE // (4 * self._widest * self._itemsize)
+        together = max(longest, min(TOGETHER, fitting))
+        inside = together * self._itemsize * (8 * self._hidden + 3 * self._widest)
+        logits = STREAMS * (self._itemsize + 8) * MOST_LOGITS
+        return PROGRAM + max(weights + inside + scores, logits) + tokens * self._token
+
+    @property
+    def _token(self) -> int:
+        """The bytes that a token takes between two layers."""
+        return STREAMS * 2 * self._hidden * self._itemsize
+
+    def fitting(self, free: int, longest: int, device: str) -> int:
         """Return how many tokens a batch may have, at most; 0 or less if nothing fits."""
-        return int(SHARE * free - self.memory(0, longest)) // self._token
+        return int(SHARE * free - self.memory(0, longest, device)) // self._token
 
 
 def batch_tokens(cost: Cost, longest: int, free: int | None, asked: int | None, device: str) -> int:
@@ -71,11 +83,11 @@ def batch_tokens(cost: Cost, longest: int, free: int | None, asked: int | None, 
     known. Raises OutOfMemory if what is asked for, or the longest sequence, does not fit.
     """
     most = MOST_ON_CPU if device == "cpu" else MOST_ON_GPU
-    fitting = most if free is None else cost.fitting(free, longest)
+    fitting = most if free is None else cost.fitting(free, longest, device)
     tokens = max(longest, min(most, fitting) if asked is None else asked)
     if tokens <= fitting or free is None:
         return tokens
-    needed = format_bytes(cost.memory(tokens, longest) / SHARE)
+    needed = format_bytes(cost.memory(tokens, longest, device) / SHARE)
     there = f"{needed} of free memory, {format_bytes(free)} are free"
     if fitting < longest:
         raise OutOfMemory(
@@ -129,7 +141,8 @@ class Pace:
         layers = [each for part, each in parts if part == "layer" and each is not None]
         if not layers:
             return None
-        mean = sum(layers) / len(layers)
+        warm = layers[1:] or layers  # the first one waits for threads, and for the disk
+        mean = sum(warm) / len(warm)
         # The first section takes little, and is always measured by now; the last is like a layer.
         each = [mean if one is None else one for one in self._each]
         batch, section = self._done
@@ -154,17 +167,19 @@ def _stored(section: Section) -> int:
     )
 
 
-def _held(section: Section, itemsize: int) -> int:
-    """Return the bytes of both sides' weights of a layer as they are computed with."""
-    return sum(_held_of(ranks, itemsize) for ranks in (section.a, section.b))
+def _held(section: Section, itemsize: int) -> tuple[int, int]:
+    """Return the bytes of both sides' weights of a layer as they are computed with.
 
-
-def _held_of(ranks: Ranks, itemsize: int) -> int:
-    sizes = [(name, prod(held.shape) * itemsize) for rank in ranks for name, held in rank.items()]
-    experts = [size for name, size in sizes if ".experts." in name]
-    stored = max((size for _, size in sizes), default=0)  # the one that is being read
-    rest = sum(size for _, size in sizes) - sum(experts)
-    return rest + min(sum(experts), _MOST_EXPERTS) + stored
+    Those of experts apart; with the others is what one of them takes while it is read.
+    """
+    sizes = [
+        (".experts." in name, prod(held.shape) * itemsize)
+        for rank in (*section.a, *section.b)
+        for name, held in rank.items()
+    ]
+    experts = sum(size for is_expert, size in sizes if is_expert)
+    most = max((size for _, size in sizes), default=0)
+    return sum(size for _, size in sizes) - experts + most, experts
 
 
 def _widest(section: Section) -> int:

@@ -11,11 +11,11 @@ import random
 import warnings
 from array import array
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.errors import BadArgument, CkptDiffError
+from ckptdiff.errors import BadArgument, CkptDiffError, NotInstalled
 from ckptdiff.extras import require
 from ckptdiff.logits.tokenizer import OpenTokenizer
 from ckptdiff.scores.loaded_tasks import LoadedTasks
@@ -46,7 +46,9 @@ def ask(spec: TaskSpec, model: ModelFacts) -> Asked:
     Raises BadArgument for a task that does not exist, is generated or has no data here,
     NotInstalled without the libraries, CorruptFile for a tokenizer that does not work.
     """
-    with _silent_and_offline():
+    require("scores")
+    with _silent(), _offline():
+        _kept.clear()  # a file may have changed meanwhile
         return _loaded(spec, model).asked()
 
 
@@ -55,14 +57,14 @@ def score(spec: TaskSpec, model: ModelFacts, answers: Mapping[Question, Answers]
 
     Only documents count of which every question is answered. Raises as `ask` does.
     """
-    with _silent_and_offline():
+    require("scores")
+    with _silent(), _offline():
         return _loaded(spec, model).score(answers)
 
 
 @cache
 def _libraries() -> Any:
     """Return the library, imported without a way to the network."""
-    require("scores")
     os.environ.update(_OFFLINE)
     import datasets  # type: ignore[import-untyped]
     import lm_eval.evaluator  # type: ignore[import-untyped]
@@ -76,12 +78,36 @@ def _libraries() -> Any:
         undefined=theirs.undefined, keep_trailing_newline=theirs.keep_trailing_newline
     )
     sandbox.filters.update(theirs.filters)
+    # lm-eval compiles a template with every document.
+    sandbox.from_string = lru_cache(maxsize=1000)(sandbox.from_string)  # type: ignore[assignment, method-assign]
     lm_eval.utils.env = sandbox
     return lm_eval
 
 
 @contextmanager
-def _silent_and_offline() -> Iterator[None]:
+def _offline() -> Iterator[None]:
+    """Keep the libraries off the network, those too that were imported before by somebody else."""
+    _libraries()
+    import datasets.config  # type: ignore[import-untyped]
+    import huggingface_hub.constants
+
+    switches = [
+        (huggingface_hub.constants, "HF_HUB_OFFLINE"),
+        (datasets.config, "HF_HUB_OFFLINE"),
+        (datasets.config, "HF_DATASETS_OFFLINE"),
+    ]
+    before = [getattr(module, name) for module, name in switches]
+    for module, name in switches:
+        setattr(module, name, True)
+    try:
+        yield
+    finally:
+        for (module, name), value in zip(switches, before, strict=True):
+            setattr(module, name, value)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
     """Keep lm-eval's messages and progress bars away, and turn what it raises into an error."""
     state = random.getstate()
     disabled = logging.root.manager.disable
@@ -97,6 +123,10 @@ def _silent_and_offline() -> Iterator[None]:
             yield
         except (CkptDiffError, MemoryError):
             raise
+        except ModuleNotFoundError as error:
+            raise NotInstalled(
+                f"a task needs {error.name}, which is not installed: pip install {error.name}"
+            ) from error
         except Exception as error:
             raise BadArgument(f"lm-evaluation-harness: {_reason(error)}") from error
         finally:
@@ -136,7 +166,9 @@ def _asking(model: ModelFacts) -> Any:
     from lm_eval.api.model import TemplateLM  # type: ignore[import-untyped]
 
     tokenizer = OpenTokenizer(model.tokenizer, (model.bos, model.eos), model.family)
-    longest = model.max_length or _NO_LENGTH
+    longest = model.max_length or tokenizer.max_length or _NO_LENGTH
+    # A question comes once for each of its choices.
+    encode = lru_cache(maxsize=2)(tokenizer.encode)
 
     class Asking(TemplateLM):  # type: ignore[misc]
         """Notes the tokens of a request, and answers nothing."""
@@ -144,7 +176,6 @@ def _asking(model: ModelFacts) -> Any:
         max_length = longest
         was_cut = False
         _found: tuple[Question, ...] = ()
-        _last: tuple[tuple[str, bool], list[int]] = ("", False), []
 
         @property
         def eot_token_id(self) -> int:
@@ -165,10 +196,7 @@ def _asking(model: ModelFacts) -> Any:
                 # BOS that a text brings along is not doubled.
                 has_own = bool(tokenizer.prefix_text) and string.startswith(tokenizer.prefix_text)
                 add_special_tokens = not has_own
-            key = string, add_special_tokens
-            if self._last[0] != key:
-                self._last = key, tokenizer.encode(*key[:1], special=key[1])
-            return self._last[1]
+            return encode(string, special=add_special_tokens)
 
         def questions(self, request: Any) -> tuple[Question, ...]:
             """Return what one request of a task asks."""

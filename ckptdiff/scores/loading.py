@@ -181,6 +181,8 @@ def _members(
             yield from _leaves(name, {**shared, **more}, index, within)
         elif "group" in given:
             yield from _members(given, shared, index, within)
+        elif "dataset_path" not in {**shared, **more}:
+            raise unknown_task(name, index)
         else:
             yield _Leaf(name, {**shared, **more})
 
@@ -188,15 +190,19 @@ def _members(
 def _check_metrics(library: Any, leaves: list[_Leaf]) -> None:
     """Raise BadArgument for a metric that lm-eval has not itself: it would fetch and run it."""
     known = library.api.registry.metric_registry
+    package = str(Path(library.__file__).parent / "tasks")
     for leaf in leaves:
-        if "process_results" in leaf.config:
-            continue  # that makes the metrics
+        if leaf.config.get("process_results"):
+            continue  # it makes the metrics
         for metric in leaf.config.get("metric_list") or []:
-            name = metric.get("metric") if isinstance(metric, dict) else metric
-            is_code = "/" in str(name)  # a function of lm-eval's own, by file and name
-            if metric.get("hf_evaluate") or not (name in known or is_code):
+            given = metric if isinstance(metric, dict) else {"metric": metric}
+            name = given.get("metric")
+            text = str(name)
+            # A function of lm-eval's own stands as its file and name in what is not yet loaded.
+            is_theirs = callable(name) or (text.startswith(package) and ".." not in text)
+            if given.get("hf_evaluate") or not (is_theirs or text in known):
                 raise BadArgument(
-                    f"{leaf.name}: its metric {name} is none of lm-eval's own, and would be "
+                    f"{leaf.name}: its metric {text} is none of lm-eval's own, and would be "
                     "fetched and run as code: leave the task out"
                 )
 

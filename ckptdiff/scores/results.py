@@ -86,7 +86,7 @@ class Paired:
 class ScoreProgress:
     """Progress: a section of a batch is computed, or tasks are read."""
 
-    doing: str  # "reading tasks", "layer 3", …
+    doing: str  # "reading tasks", "boolq: layer 3", …
     done: int  # questions that are answered
     total: int
     seconds: float  # since the start

@@ -178,7 +178,7 @@ class ScoreComparison:
         return self.questions
 
     def _choose_device(self, longest: int) -> None:
-        needed = self.cost.memory(longest, longest)
+        needed = self.cost.memory(longest, longest, "cuda")
         self.device, note = self._job(jobs.choose_device, self.device, needed)
         self._notes += [note] if note else []
 
@@ -210,7 +210,9 @@ class ScoreComparison:
         sequences = sum(len(batch.sequences) for batch in todo)
         tokens = sum(batch.tokens for batch in todo)
         most = max(batch.tokens for batch in todo)
-        weights, memory = map(format_bytes, (self.cost.read, self.cost.memory(most, asked.longest)))
+        weights, memory = map(
+            format_bytes, (self.cost.read, self.cost.memory(most, asked.longest, self.device))
+        )
         return (
             f"{first}, {plural(sequences, 'sequence')} of {tokens:,} tokens in all; "
             f"{len(todo):,} batch{'es' if todo[1:] else ''}, for each {weights} of weights are "
@@ -242,11 +244,12 @@ class ScoreComparison:
                     if asked.finished != before and number < len(todo) - 1:
                         rows = self._finished_rows(asked)
                 note = ""
-                if pace.left is not None and not is_estimated:
+                if done >= min(2, len(self.sections) - 2) and not is_estimated:
                     is_estimated = True
-                    note = f"about {format_duration(pace.left)} for all of it, as measured so far"
+                    left = format_duration(pace.left or 0.0)
+                    note = f"about {left} for what is left, by the layers measured so far"
                 yield replace(
-                    self._progress(f"{_place(section)} of {_some(tasks)}", note=note),
+                    self._progress(f"{_some(tasks)}: {_place(section)}", note=note),
                     left=pace.left,
                     rate=pace.rate,
                     batch=number + 1,

@@ -7,7 +7,8 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from ckptdiff.cli.progress import ProgressBar, counter
+from ckptdiff.cli import progress
+from ckptdiff.cli.progress import LongProgress, ProgressBar, counter
 
 if TYPE_CHECKING:
     import pytest
@@ -88,3 +89,35 @@ def test_steps_have_the_seconds_of_the_last_one(monkeypatch: pytest.MonkeyPatch)
     last = plain(terminal.getvalue())
     assert "3/4" in last
     assert "1.2 s each" in last
+
+
+def test_long_work_has_a_rate_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = as_stderr(monkeypatch)
+    with LongProgress("questions") as shown:
+        shown.say("40 questions [red]in all")
+        shown.reach("layer 3 of a\x1b", 3, 8, part="batch 1 of 2", rate=2.5, left=205.0)
+    text = terminal.getvalue()
+    assert "40 questions [red]in all" in text
+    last = plain(text)
+    assert last.startswith("layer 3 of a\\x1b ")
+    assert "batch 1 of 2, 2.5 questions a second, 3 min 25 s left" in last
+
+
+def test_in_a_log_long_work_has_a_line_a_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with LongProgress("questions") as shown:
+        shown.say("40 questions")
+        for done in range(6):
+            now[0] += 25
+            shown.reach(f"layer {done}", done, 8, rate=2.5, left=600.0)
+            shown.reach("not yet measured", done, 8)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        "40 questions",
+        "layer 2, 2.5 questions a second, 10 min left",
+        "layer 5, 2.5 questions a second, 10 min left",
+    ]

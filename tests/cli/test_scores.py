@@ -104,7 +104,7 @@ def test_a_right_conversion_is_arithmetic(
     assert done.stdout.splitlines()[-1] == "verdict: arithmetic"
     plan, estimate, *_ = done.stderr.splitlines()  # and a line for each minute
     assert re.match(r"36 questions, \d+ sequences of \d+ tokens in all; 1 batch, for each ", plan)
-    assert re.fullmatch("about .* for all of it, as measured so far", estimate)
+    assert re.fullmatch("about .* for what is left, by the layers measured so far", estimate)
     found = parse(files[0].read_text())
     assert (found["schema"], found["verdict"]) == ("ckptdiff.scores/1", "arithmetic")
     assert len(found["items"]) == ITEMS
@@ -225,7 +225,7 @@ class Recorder:
 
     def results(self) -> Iterator[ScoreProgress | ScoreDiff]:
         yield ScoreProgress("reading tasks", 0, 0, 0.0, note="40 questions [b]")
-        at = ScoreProgress("layer 0 of odd\x1b", 0, 40, 1.0, 200.0, 2.5, 1, 2, 2, 4)
+        at = ScoreProgress("odd\x1b: layer 0", 0, 40, 1.0, 200.0, 2.5, 1, 2, 2, 4)
         yield at
         if self.is_stopped:
             raise KeyboardInterrupt
@@ -316,7 +316,7 @@ def test_a_terminal_has_a_bar_with_rate_and_time_left(hf: Path, megatron: Path, 
     assert process.wait(PATIENCE) == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="replace"))
     assert re.search(r"6 questions, \d sequences", text)
-    assert re.search(r"(layer \d|answers) of capitals .*questions a second, .* left", text)
+    assert re.search(r"capitals: (layer \d|answers) .*questions a second, .* left", text)
 
 
 @pytest.mark.parametrize(

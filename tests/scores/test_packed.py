@@ -51,7 +51,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have several chunks in a batch, one of more than one sequence."""
-    monkeypatch.setattr(batches, "CHUNK_TOKENS", 16)
+    monkeypatch.setitem(batches.CHUNK_TOKENS, "cpu", 16)
 
 
 def loglik(logits: Tensor, first: int, tokens: list[int]) -> float:

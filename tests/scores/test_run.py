@@ -92,15 +92,15 @@ def test_what_it_takes_is_said_before_and_how_long_once_a_layer_is_measured(
         r"weights are read; at most \d+ MB of memory",
         plan,
     )
-    assert (steps[second].batch, steps[second].section) == (1, 2)
-    assert re.fullmatch(r"about .* for all of it, as measured so far", estimate)
+    assert (steps[second].batch, steps[second].section) == (1, 3)
+    assert re.fullmatch(r"about .* for what is left, by the layers measured so far", estimate)
     assert [one.left is None for one in steps if one.batch] == [True, *[False] * 11]
     last = steps[-2]
     assert (last.left, last.section) == (0, SECTIONS)
     assert last.rate is not None
     assert last.rate > 0
-    assert steps[second].doing == "layer 0 of one"
-    assert "embedding of one and 1 more" not in [one.doing for one in steps]
+    assert steps[second].doing == "one: layer 1"
+    assert "one and 1 more: embedding" not in [one.doing for one in steps]
 
 
 def test_rows_come_as_soon_as_their_task_is_done(hf: Path, megatron: Path, worker: Worker) -> None:

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WORDS = (
-    "The capital of France is Paris and of Spain it is Madrid ; rivers flow to the sea .".split()
+    *("The", "capital", "of", "France", "is", "Paris", "and", "of", "Spain", "it", "is", "Madrid"),
+    *(";", "rivers", "flow", "to", "the", "sea", "."),
 )
 _HEAD = """task: {name}
 dataset_path: json

@@ -1,0 +1,140 @@
+"""Scores of real files on both sides: whatever format and layout they have, of NVIDIA's as well."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from ckptdiff.assembly.assemble import assemble_pair
+from ckptdiff.executor import InlineExecutor
+from ckptdiff.formats import open_checkpoint
+from ckptdiff.scores import run
+from ckptdiff.scores.results import ScoreDiff, ScoreProgress
+from ckptdiff.scores.run import ScoreComparison, compare_scores
+from ckptdiff.scores.tasks import ModelFacts, TaskSpec
+from tests.support.corpus import CORPUS, from_corpus
+from tests.support.score_stand_ins import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ckptdiff.checkpoint import Checkpoint
+
+    Make = Callable[..., Path]
+
+SPEC = TaskSpec(("one",))
+FOLDERS = [
+    folder
+    for hf in sorted(CORPUS.glob("*/hf"))
+    for folder in sorted(hf.parent.glob("megatron*"))
+    if "trained" not in folder.name
+]
+
+
+@pytest.fixture(autouse=True)
+def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Worker:
+    """Return what asks a few questions of small token ids; they are computed in earnest."""
+    found = Worker({"one": 5})
+    found.install(monkeypatch, computes=False)
+    monkeypatch.setattr(run, "model_facts", lambda a, b: (ModelFacts(tmp_path), ()))
+    return found
+
+
+def compared(a: Checkpoint, b: Checkpoint, **options: Any) -> ScoreDiff:
+    *_, found = ScoreComparison(
+        *assemble_pair(a, b), SPEC, InlineExecutor(), device="cpu", **options
+    ).results()
+    assert isinstance(found, ScoreDiff)
+    return found
+
+
+def weights_apart(found: ScoreDiff) -> float:
+    return max(one.weights_apart for item in found.items for one in item.answers)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"tp": 1}, {"tp": 2}, {"tp": 2, "pp": 2}],
+    ids=lambda a: ",".join(f"{k}{v}" for k, v in a.items()),
+)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_right_conversion_is_the_same_on_either_side(
+    tiny_hf: Make, tiny_megatron: Make, arguments: dict[str, int], dtype: str
+) -> None:
+    a, b = open_checkpoint(tiny_hf()), open_checkpoint(tiny_megatron(**arguments))
+    for pair in ((a, b), (b, a)):
+        found = compared(*pair, dtype=dtype)
+        assert found.verdict == "arithmetic", found.sentence
+        assert weights_apart(found) == 0
+        assert len(found.items) == 5
+
+
+def test_experts_over_ranks(tiny_hf: Make, tiny_megatron: Make) -> None:
+    model = {"family": "mixtral"}
+    a = open_checkpoint(tiny_hf(**model))
+    found = compared(a, open_checkpoint(tiny_megatron(model=model, tp=2, ep=2)))
+    assert found.verdict == "arithmetic", found.sentence
+
+
+def test_a_fault_is_found_in_both_directions(
+    tiny_hf: Make, tiny_megatron: Make, copy_of: Callable[[Path], Path]
+) -> None:
+    folder = copy_of(tiny_hf(single=True))
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights[name] = weights[name].flip(0)
+    save_file(weights, folder / "model.safetensors")
+    a, b = open_checkpoint(folder), open_checkpoint(tiny_megatron(model={"single": True}, tp=2))
+    for pair in ((a, b), (b, a)):
+        found = compared(*pair)
+        assert found.verdict == "weights-or-config"
+        assert found.step is not None
+        assert (found.step.layer, found.step.name) == (0, "act")
+        assert name in found.step.reads
+        assert found.shown_by is not None
+
+
+def test_the_causes_of_the_farthest_item_are_told(tiny_hf: Make, tiny_megatron: Make) -> None:
+    pair = assemble_pair(open_checkpoint(tiny_hf()), open_checkpoint(tiny_megatron(tp=2)))
+    events = list(
+        compare_scores(*pair, ["one"], InlineExecutor(), dtype="bf16", device="cpu", attribute=True)
+    )
+    found = events[-1]
+    assert isinstance(found, ScoreDiff)
+    assert found.verdict == "arithmetic"
+    assert found.attribution
+    assert abs(sum(share.share for share in found.attribution) - 1) < 0.02
+    assert found.budget is not None
+    doc, _ = max(
+        (abs(one.a.loglik - one.b.loglik), item.doc) for item in found.items for one in item.answers
+    )[::-1]
+    assert any(f"those of item {doc} of one" in note for note in found.notes)
+    doing = [one.doing for one in events if isinstance(one, ScoreProgress)]
+    assert "causes: rounding by rounding" in doing
+
+
+def test_in_fp32_no_causes_are_told(tiny_hf: Make, tiny_megatron: Make) -> None:
+    found = compared(open_checkpoint(tiny_hf()), open_checkpoint(tiny_megatron()), attribute=True)
+    assert found.attribution == ()
+    assert any(note.startswith("no attribution: in fp32") for note in found.notes)
+
+
+# What NVIDIA's code wrote
+
+
+@pytest.mark.parametrize(
+    "folder", from_corpus(FOLDERS), ids=lambda f: f and str(f.relative_to(CORPUS))
+)
+def test_what_nvidias_code_wrote_is_never_said_to_have_other_weights(folder: Path) -> None:
+    """Configs of old converters conflict; of the weights alone, no answer may tell."""
+    a = open_checkpoint(folder.parent / "hf")
+    b = open_checkpoint(folder)
+    found = compared(a, replace(b, config=b.config))
+    if found.verdict == "weights-or-config":
+        assert "config" in found.sentence.split(".", 2)[2], found.sentence
+    else:
+        assert found.verdict in ("arithmetic", "undecided"), found.sentence
