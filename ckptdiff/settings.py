@@ -1,4 +1,4 @@
-"""Settings that the screen keeps between runs: recent pairs, theme, sort order, filter, keys."""
+"""Settings that the screen keeps between runs: recent pairs, theme, filter, keys."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ class Settings:
 
     recent: tuple[RecentPair, ...] = ()  # the latest first, at most RECENT_PAIRS
     theme: str | None = None  # of Textual; None: the one that suits the terminal's colours
-    sort: str = "model"  # the order of the tensor list
     differences_only: bool = False  # whether the list leaves out equal tensors
     keys: dict[str, str] = field(default_factory=dict)  # keys by the id of what they do
     version: int = field(default=VERSION)
@@ -71,11 +70,10 @@ def _settings(values: Any) -> Settings:
     settings = Settings(
         recent=tuple(RecentPair(**pair) for pair in values.get("recent", ())[:RECENT_PAIRS]),
         theme=values.get("theme"),
-        sort=values.get("sort", "model"),
         differences_only=values.get("differences_only", False),
         keys=dict(values.get("keys", {})),
     )
-    words = [settings.sort, settings.theme or "", *(w for p in settings.recent for w in (p.a, p.b))]
+    words = [settings.theme or "", *(w for p in settings.recent for w in (p.a, p.b))]
     words += settings.keys.values()
     numbers = [n for pair in settings.recent for n in (pair.at, pair.differences)]
     if not all(isinstance(word, str) for word in [*words, *(p.verdict for p in settings.recent)]):

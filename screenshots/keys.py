@@ -24,6 +24,8 @@ from ckptdiff.tui.screens.help import HelpScreen
 from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.screens.open import OpenScreen
 from ckptdiff.tui.screens.report import ReportScreen
+from ckptdiff.tui.screens.score_item import ScoreItemScreen
+from ckptdiff.tui.screens.scores import ScoresScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.screens.values import ElementLine, ValuesScreen
 from ckptdiff.tui.widgets.choice import Choice
@@ -32,7 +34,9 @@ from ckptdiff.tui.widgets.heat_map import HeatMap
 from ckptdiff.tui.widgets.next_tokens import NextTokens
 from ckptdiff.tui.widgets.path_input import PathInput
 from ckptdiff.tui.widgets.prompt_input import PromptInput
+from ckptdiff.tui.widgets.score_lists import ItemList, ScoreTable
 from ckptdiff.tui.widgets.tap_map import TapMap
+from ckptdiff.tui.widgets.task_input import TaskInput
 from ckptdiff.tui.widgets.tensor_list import TensorList
 from ckptdiff.tui.widgets.values import Values
 
@@ -52,6 +56,9 @@ PLACES: tuple[tuple[str, tuple[type[DOMNode], ...]], ...] = (
     ("logits", (LogitsScreen, TapMap)),
     ("prompt", (PromptInput,)),
     ("next tokens", (NextTokens,)),
+    ("scores", (ScoresScreen, ScoreTable, ItemList)),
+    ("tasks", (TaskInput,)),
+    ("an item", (ScoreItemScreen,)),
     ("guide", (GuideScreen,)),
     ("open", (OpenScreen, PathInput)),
     ("choosing from a tree", (BrowseScreen,)),

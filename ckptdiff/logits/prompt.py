@@ -12,13 +12,16 @@ from ckptdiff.logits.feeding import fed_otherwise
 from ckptdiff.logits.tokenizer import Bos, Encoded, encode_text, find_tokenizer, token_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.results import Candidate, LogitDiff
+
+
+IDS = "ids:"  # before ids in the place of a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,21 @@ def token_ids(text: str) -> tuple[int, ...]:
 
 # Argparse names a type by this in its error.
 token_ids.__name__ = "list of token ids such as 1,2,3"
+
+
+def ids_text(ids: Iterable[int]) -> str:
+    """Return ids as a prompt's text that is never read as words: `ids:1,2,3`."""
+    return f"{IDS}{','.join(map(str, ids))}"
+
+
+def stated_ids(text: str) -> tuple[int, ...] | None:
+    """Return the ids of `ids:1,2,3`; None for any other text."""
+    if not text.startswith(IDS):
+        return None
+    try:
+        return token_ids(text.removeprefix(IDS))
+    except ValueError:
+        return None
 
 
 def encode(

@@ -10,7 +10,6 @@ from textual.binding import Binding, BindingType
 from ckptdiff.tui.base_app import BaseApp
 from ckptdiff.tui.keymap import key, shown, use
 from ckptdiff.tui.model.conversion import mending_draft
-from ckptdiff.tui.model.order import SORTS
 from ckptdiff.tui.model.prompt_run import PromptHistory
 from ckptdiff.tui.model.session import Session
 from ckptdiff.tui.runners.conversion import ConversionRunner
@@ -147,8 +146,6 @@ class CkptDiffApp(BaseApp):
             ascii_only=self.ascii_only,
         )
         session.optimizer = self.optimizer and not session.browsing
-        if self.settings.sort in SORTS and not session.browsing:
-            session.sort = self.settings.sort
         session.differences_only = self.settings.differences_only and not session.browsing
         self.push_screen(
             TensorsScreen(session, self.engine, opened=dict(opened or {}), history=self.history)
@@ -213,15 +210,10 @@ class CkptDiffApp(BaseApp):
         """Copy a selection, or stop the topmost running job; without either, show how to quit."""
         if self.copy_selection():
             return
-        from ckptdiff.tui.screens.logits import LogitsScreen
+        from ckptdiff.tui.screens.running import first_to_stop
 
-        screens = self._main_screens()
-        asking = [screen.prompts for screen in screens if screen.prompts.is_asking]
-        comparing = [screen for screen in screens if screen.session.is_busy]
-        if asking and (isinstance(self.screen, LogitsScreen) or not comparing):
-            asking[0].stop()
-        elif comparing:
-            comparing[0].stop()
+        if (running := first_to_stop(self._main_screens(), self.screen)) is not None:
+            running.stop()
         elif self.is_converting:
             self.ask_to_stop()
         else:
@@ -237,8 +229,10 @@ class CkptDiffApp(BaseApp):
     def is_converting(self) -> bool:
         return self.conversion_runner.is_busy
 
-    def start_conversion(self, plan: ConversionPlan) -> ConversionRun:
-        return self.conversion_runner.convert(plan)
+    def start_conversion(
+        self, plan: ConversionPlan, reference: Path | None = None
+    ) -> ConversionRun:
+        return self.conversion_runner.convert(plan, reference)
 
     def stop_conversion(self) -> None:
         self.conversion_runner.stop()

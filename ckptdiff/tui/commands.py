@@ -17,6 +17,7 @@ from ckptdiff.text import printable
 from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.order import SORTS
 from ckptdiff.tui.screens.logits import LogitsScreen
+from ckptdiff.tui.screens.scores import ScoresScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Commands(Provider):
             yield from self._tensor_commands(screen)
         elif isinstance(screen, LogitsScreen):
             yield from self._logit_commands(screen)
+        elif isinstance(screen, ScoresScreen):
+            yield from self._score_commands(screen)
         app = self._app
         if app.is_converting:
             yield "convert: stop and remove", "what was written goes", app.ask_to_stop
@@ -108,6 +111,32 @@ class Commands(Provider):
             f"config.json against args  {key('logits.config', '2')}",
             screen.action_config,
         )
+
+    def _score_commands(self, screen: ScoresScreen) -> Iterator[Command]:
+        def can(action: str) -> bool:
+            return screen.why_not(action) is None
+
+        yield "scores: choose tasks ...", key("scores.tasks", "t"), screen.action_tasks
+        if can("stop"):
+            what = f"what was answered stays  {key('scores.stop', 'x')}"
+            yield "scores: stop", what, screen.action_stop
+        else:
+            what = f"after a stop, go on  {key('scores.again', 'r')}"
+            yield "scores: run", what, screen.action_again
+        if can("logits"):
+            what = f"layer by layer, on both sides  {key('scores.logits', 'p')}"
+            yield "logits: compare this item", what, screen.action_logits
+        if can("shown"):
+            what = f"the first that shows it  {key('scores.shown', 's')}"
+            yield "scores: go to item", what, screen.action_shown
+        if can("copy_table"):
+            what = f"verdict and table  {key('scores.copy', 'y')}"
+            yield "copy: scores", what, screen.action_copy_table
+        if can("copy_command"):
+            yield "copy: command line", key("scores.copy_command", "Y"), screen.action_copy_command
+        yield "view: tensors", key("scores.tensors", "1"), screen.action_back
+        what = f"config.json against args  {key('scores.config', '2')}"
+        yield "view: config", what, screen.action_config
 
     def _tensor_commands(self, screen: TensorsScreen) -> Iterator[Command]:
         session = screen.session
@@ -180,6 +209,12 @@ class Commands(Provider):
                 "logits: compare prompt ...",
                 f"layer by layer, on both sides  {key('tensors.logits', 'p')}",
                 screen.action_logits,
+            )
+        if can("scores"):
+            yield (
+                "scores: compare benchmark scores ...",
+                f"and what they do not show  {key('tensors.scores', '5')}",
+                screen.action_scores,
             )
         if can("filter"):
             yield (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from textual.message import Message
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.logits.prompt import Prompt
     from ckptdiff.results import LogitDiff, LogitProgress
+    from ckptdiff.scores.results import ScoreProgress
     from ckptdiff.tui.model.comparison import Side
     from ckptdiff.tui.model.conversion import Stage
     from ckptdiff.tui.model.diagnosis import Diagnosis
+    from ckptdiff.tui.model.files import Tally
     from ckptdiff.tui.model.inventory import Inventory
+    from ckptdiff.tui.model.score_run import ScoreResult
+    from ckptdiff.tui.model.stored import HeldFile, HeldFiles
 
 
 @dataclass
@@ -109,6 +114,15 @@ class ComparisonEnded(Message, bubble=False):
 
 
 @dataclass
+class FilesListed(Message, bubble=False):
+    """What each file of a side holds is listed, and how that compares is counted."""
+
+    run: int
+    held: HeldFiles = field(repr=False)
+    tallies: Mapping[HeldFile, Tally] = field(repr=False)
+
+
+@dataclass
 class DiagnosisEnded(Message, bubble=False):
     """The diagnosis is done, was stopped by the user, or failed."""
 
@@ -149,6 +163,24 @@ class LogitsEnded(Message, bubble=False):
     run: int
     state: Literal["done", "stopped", "failed"]
     diff: LogitDiff | None = field(default=None, repr=False)
+    error: str | None = None
+
+
+@dataclass
+class ScoresAdvanced(Message, bubble=False):
+    """Some more questions are answered, or a task is finished."""
+
+    run: int
+    progress: ScoreProgress = field(repr=False)
+
+
+@dataclass
+class ScoresEnded(Message, bubble=False):
+    """Comparing scores is done, was stopped by the user, or failed."""
+
+    run: int
+    state: Literal["done", "stopped", "failed"]
+    result: ScoreResult | None = field(default=None, repr=False)  # if stopped, of what is known
     error: str | None = None
 
 
@@ -217,8 +249,10 @@ class SessionChanged(Message):
         "names",  # the tensors
         "results",  # of tensors, or of the diagnosis
         "rows",  # results, and so which rows the list has, or their order
+        "files",  # what each of them holds: the rows of their view
         "compared",  # as "rows", and the comparison has ended
         "prompt",  # the progress or the result of comparing logits
+        "scores",  # the same of comparing scores
     ]
 
     def can_replace(self, message: Message) -> bool:

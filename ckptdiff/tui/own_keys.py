@@ -30,6 +30,8 @@ SCREENS: dict[str, tuple[str, ...]] = {
     "config": ("list",),
     "findings": (),
     "logits": ("taps", "next", "pane", "prompt", "choice"),
+    "scores": ("list", "pane", "tasks", "choice"),
+    "item": ("list", "pane"),
     "values": ("element",),
     "guide": (),
     "open": ("path",),

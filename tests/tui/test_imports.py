@@ -29,7 +29,7 @@ with tempfile.TemporaryDirectory() as home:
     resource_tracker.ensure_running()
     asyncio.run(main())
     done = set(sys.modules)
-late = {"detail", "entries", "help", "logits", "open", "report", "values"}
+late = {"detail", "entries", "help", "logits", "open", "report", "score_item", "scores", "values"}
 screens = {f"ckptdiff.tui.screens.{name}" for name in late}
 print(*sorted(frame & ({"torch", "numpy", "ckptdiff.tui.commands"} | screens)))
 print(*sorted(done & {"torch", "numpy"}))

@@ -22,12 +22,16 @@ from ckptdiff.tui.screens.guide import GuideScreen
 from ckptdiff.tui.screens.help import MEANINGS, HelpScreen, help_lines
 from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.screens.open import OpenScreen
+from ckptdiff.tui.screens.score_item import ScoreItemScreen
+from ckptdiff.tui.screens.scores import ScoresScreen
 from ckptdiff.tui.screens.tensors import TensorsScreen
 from ckptdiff.tui.screens.values import ValuesScreen
 from ckptdiff.tui.widgets.choice import Choice
 from ckptdiff.tui.widgets.next_tokens import NextTokens
 from ckptdiff.tui.widgets.prompt_input import PromptInput
+from ckptdiff.tui.widgets.score_lists import ItemList, ScoreTable
 from ckptdiff.tui.widgets.tap_map import TapMap
+from ckptdiff.tui.widgets.task_input import TaskInput
 from ckptdiff.tui.widgets.tensor_list import TensorList
 from tests.support.tui.harness import lines, settle, tensors, text, toasts
 
@@ -50,6 +54,11 @@ OWNERS: tuple[Any, ...] = (
     PromptInput,
     NextTokens,
     TapMap,
+    ScoresScreen,
+    ScoreTable,
+    ItemList,
+    TaskInput,
+    ScoreItemScreen,
     AskScreen,
     Choice,
     TensorList,

@@ -11,10 +11,13 @@ from ckptdiff.demo import make_demo
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
+from ckptdiff.logits.prompt import ids_text
+from ckptdiff.tui.model.prompt_run import PromptRun
 from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.text.hints import KEYS
 from ckptdiff.tui.widgets.tap_map import TapMap
 from ckptdiff.tui.workers.engine import LocalEngine
+from tests.support.tokenizers_made import tokenizer_json
 from tests.support.tui import logits_made as made
 from tests.support.tui.harness import settle, tensors
 
@@ -107,8 +110,23 @@ def test_ids_are_taken_where_no_tokenizer_works_and_text_is_refused(
     engine = LocalEngine()
     prompt = engine.read_prompt("7, 8,9", a, b, InlineExecutor())
     assert (prompt.ids, prompt.texts) == ((7, 8, 9), ())
+    stated = engine.read_prompt("ids:7,8,9", a, b, InlineExecutor())
+    assert stated.ids == (7, 8, 9)
     with pytest.raises(CkptDiffError) as refused:
         engine.read_prompt("The capital", a, b, InlineExecutor())
     assert refused.value.hint == "ids"
     assert "as 1,2,3" in refused.value.with_hint(KEYS)
     assert "--ids" not in refused.value.with_hint(KEYS)
+
+
+def test_stated_ids_are_never_read_as_words(tmp_path: Path) -> None:
+    paths = make_demo(tmp_path / "demo")
+    (paths[0] / "tokenizer.json").write_text(tokenizer_json())
+    a, b = assemble_pair(*map(open_checkpoint, paths))
+    engine = LocalEngine()
+    assert engine.read_prompt(ids_text((7, 8, 9)), a, b, InlineExecutor()).ids == (7, 8, 9)
+    assert engine.read_prompt("7,8,9", a, b, InlineExecutor()).ids != (7, 8, 9)
+    words = engine.read_prompt("ids:seven", a, b, InlineExecutor())
+    assert "".join(words.texts).endswith("ids:seven")
+    run = PromptRun(1, "ids: 7, 8", attribute=False, clock=lambda: 0.0)
+    assert run.command_line(paths).endswith("--ids 7,8")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Literal
 
+from ckptdiff.logits.prompt import stated_ids
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
@@ -74,7 +76,10 @@ class PromptRun:
     def command_line(self, paths: Sequence[Path]) -> str:
         """Return the command line that compares the same logits."""
         words = ["ckptdiff", "logits", *map(str, paths)]
-        if self.prompt is not None and not self.prompt.texts:
+        stated = stated_ids(self.text)
+        if stated is not None:
+            words += ["--ids", ",".join(map(str, stated))]
+        elif self.prompt is not None and not self.prompt.texts:
             words += ["--ids", self.text.replace(" ", "")]
         else:
             words += ["--prompt", self.text]

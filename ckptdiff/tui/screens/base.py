@@ -69,6 +69,9 @@ class BaseScreen(Screen[ResultT]):
     def prompt_changed(self) -> None:
         """Show the progress of comparing logits. Screens that show it override this."""
 
+    def scores_changed(self) -> None:
+        """Show the progress of comparing scores. Screens that show it override this."""
+
     def why_not(self, action: str) -> str | None:  # noqa: ARG002
         """Return why an action is disabled now; None if it is enabled."""
         return None

@@ -63,6 +63,7 @@ def show_logits(app: BaseApp, prompts: PromptRunner) -> None:
 class LogitsScreen(BaseScreen[None]):
     """Shows the run of a `PromptRunner`, during and after it."""
 
+    AUTO_FOCUS = ""  # `on_mount` chooses
     BINDINGS: ClassVar[list[BindingType]] = [
         *finding_keys.finding_keys("logits"),
         Binding("p", "prompt", "Prompt", id="logits.prompt", tooltip="type a prompt"),
@@ -200,11 +201,10 @@ class LogitsScreen(BaseScreen[None]):
         """Show the progress or the result."""
         run, diff = self.prompt_run, self.diff
         taps = () if run is None else run.taps
-        prompt = None if run is None else run.prompt
         with self.app.batch_update():
             self.query_one("#nothing").display = run is None
             self.query_one(Choice).offer({name: name for name in self.prompts.devices})
-            self.query_one("#count", Static).update(Content(count_words(prompt)))
+            self.query_one("#count", Static).update(Content(count_words(run)))
             self.query_one("#tokens", Words).changed()
             self.query_one("#outcome", Words).changed()
             self.query_one("#shares", Words).changed()

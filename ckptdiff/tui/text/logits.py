@@ -263,8 +263,8 @@ def text_to_copy(diff: LogitDiff) -> str:
     return "\n".join(lines)
 
 
-def count_words(prompt: Prompt | None) -> str:
-    return "" if prompt is None else plural(len(prompt.ids), "token")
+def count_words(run: PromptRun | None) -> str:
+    return "" if run is None or run.prompt is None else plural(len(run.prompt.ids), "token")
 
 
 def why_not_prompt(session: Session, run: PromptRun | None, action: str) -> str | None:

@@ -27,6 +27,16 @@ if TYPE_CHECKING:
     from ckptdiff.conversion.run import Lost, Written
     from ckptdiff.logits.prompt import Prompt
     from ckptdiff.results import Finding, LogitDiff, LogitProgress, TensorDiff
+    from ckptdiff.scores.results import ScoreDiff, ScoreProgress
+    from ckptdiff.tui.model.score_run import ScoreRequest
+
+
+class ScoreWork(Protocol):
+    """A comparison of scores, which may be stopped."""
+
+    def results(self) -> Generator[ScoreProgress | ScoreDiff, None, None]: ...
+
+    def so_far(self, executor: Executor) -> ScoreDiff | None: ...
 
 
 class Engine(Protocol):
@@ -92,6 +102,15 @@ class Engine(Protocol):
         device: str,
         attribute: bool,
     ) -> Generator[LogitProgress | LogitDiff, None, None]: ...
+
+    def scores(
+        self,
+        a: Assembled,
+        b: Assembled,
+        asked: ScoreRequest,
+        executor: Executor,
+        folder: Path | None,
+    ) -> ScoreWork: ...
 
     def cuda_devices(self, executor: Executor) -> tuple[str, ...]: ...
 
@@ -211,13 +230,15 @@ class LocalEngine:
         return compare_with_like(conversion, executor)
 
     def read_prompt(self, text: str, a: Assembled, b: Assembled, executor: Executor) -> Prompt:
-        """Tokenize a text; without a tokenizer, read it as ids: `1,2,3`.
+        """Tokenize a text, but read `ids:1,2,3` as ids, and without a tokenizer `1,2,3` too.
 
         Raises a CkptDiffError for another text without a tokenizer, or for an id outside a
         vocabulary.
         """
-        from ckptdiff.logits.prompt import encode, prompt_of_ids, token_ids
+        from ckptdiff.logits.prompt import encode, prompt_of_ids, stated_ids, token_ids
 
+        if (stated := stated_ids(text)) is not None:
+            return prompt_of_ids(stated, a, b, executor)
         try:
             return encode(text, a, b, executor)
         except CkptDiffError as error:
@@ -252,6 +273,27 @@ class LocalEngine:
         )
         for step in steps:
             yield with_texts(step, prompt, executor) if isinstance(step, LogitDiff) else step
+
+    def scores(
+        self,
+        a: Assembled,
+        b: Assembled,
+        asked: ScoreRequest,
+        executor: Executor,
+        folder: Path | None,
+    ) -> ScoreWork:
+        from ckptdiff.scores.run import ScoreComparison
+        from ckptdiff.scores.tasks import TaskSpec
+
+        return ScoreComparison(
+            a,
+            b,
+            TaskSpec(asked.names, asked.limit),
+            executor,
+            dtype=asked.dtype,
+            device=asked.device,
+            folder=folder,
+        )
 
     def cuda_devices(self, executor: Executor) -> tuple[str, ...]:
         from ckptdiff.logits.run import cuda_devices

@@ -26,7 +26,7 @@ from ckptdiff.conversion.run import Written
 from ckptdiff.errors import CkptDiffError, NotACheckpoint
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats.safetensors import lay_out
-from ckptdiff.logits.prompt import Prompt
+from ckptdiff.logits.prompt import Prompt, stated_ids
 from ckptdiff.results import Numbers, TensorDiff
 from tests.support.tui.held import may_go_on
 
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from ckptdiff.conversion.plan import Target
     from ckptdiff.conversion.run import Lost
     from ckptdiff.results import Finding, LogitDiff, LogitProgress, Status
+    from ckptdiff.scores.results import ScoreDiff, ScoreProgress
+    from ckptdiff.tui.model.score_run import ScoreRequest
 
 A, B = Path("/ckpt/llama-hf"), Path("/ckpt/run7/iter_0001000")
 SHAPES = {
@@ -143,6 +145,30 @@ class Clock:
 
 
 @dataclass
+class FakeScores:
+    """A comparison of scores as an engine was told it goes."""
+
+    engine: FakeEngine
+    executor: Executor
+
+    def results(self) -> Generator[ScoreProgress | ScoreDiff, None, None]:
+        try:
+            for done, step in enumerate(self.engine.score_steps):
+                if done == self.engine.hold_scores:
+                    self.executor.submit(may_go_on, self.engine.gate).result()
+                yield step
+            if self.engine.no_scores is not None:
+                raise self.engine.no_scores
+        except GeneratorExit:
+            self.engine.closed += 1
+            raise
+
+    def so_far(self, executor: Executor) -> ScoreDiff | None:
+        executor.submit(len, ()).result()
+        return self.engine.answered
+
+
+@dataclass
 class FakeEngine:
     """Opens `A` and `B` only. `hold` stops the comparison after that many results."""
 
@@ -174,6 +200,11 @@ class FakeEngine:
     computed_on: list[str] = field(default_factory=list)
     no_logits: BaseException | None = None
     hold_logits: int | None = None  # after that many steps they wait for `gate`
+    score_steps: Sequence[ScoreProgress | ScoreDiff] = ()  # of comparing scores
+    scored: list[ScoreRequest] = field(default_factory=list)
+    hold_scores: int | None = None  # after that many steps they wait for `gate`
+    no_scores: BaseException | None = None
+    answered: ScoreDiff | None = None  # what there is when a run is stopped
 
     def open(self, path: Path, progress: Callable[[int, int], None]) -> Checkpoint:
         progress(1, 2)
@@ -300,6 +331,8 @@ class FakeEngine:
     def read_prompt(self, text: str, a: Assembled, b: Assembled, executor: Executor) -> Prompt:
         if self.no_tokens is not None:
             raise self.no_tokens
+        if (stated := stated_ids(text)) is not None:
+            return Prompt(stated, tuple(map(str, stated)))
         texts = executor.submit(text.split).result()
         if all(word.strip().isdigit() for word in text.split(",")):
             return Prompt(tuple(map(int, text.split(","))), ())
@@ -330,6 +363,17 @@ class FakeEngine:
         except GeneratorExit:
             self.closed += 1
             raise
+
+    def scores(
+        self,
+        a: Assembled,
+        b: Assembled,
+        asked: ScoreRequest,
+        executor: Executor,
+        folder: Path | None,
+    ) -> FakeScores:
+        self.scored.append(asked)
+        return FakeScores(self, executor)
 
     def executor(self) -> Executor:
         return InlineExecutor()
