@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ckptdiff.errors import BadArgument, CkptDiffError, CorruptFile
+from ckptdiff.extras import load
 from ckptdiff.formats.files import not_fetched, read_small
 from ckptdiff.formats.json_files import read_object
 
@@ -150,6 +151,7 @@ class _Json:
     """tokenizer.json, read by the library `tokenizers`."""
 
     def __init__(self, content: bytes, config: dict[str, Any], default_bos: int | None) -> None:
+        load("logits", "tokenizers")
         from tokenizers import Tokenizer
 
         self._tokenizer = tokenizer = Tokenizer.from_buffer(content)
@@ -183,6 +185,7 @@ class _SentencePiece:
     """tokenizer.model, read by the library `sentencepiece`."""
 
     def __init__(self, content: bytes, config: dict[str, Any], default_bos: int | None) -> None:
+        load("logits", "sentencepiece")
         from sentencepiece import SentencePieceProcessor
 
         self._processor = processor = SentencePieceProcessor(model_proto=content)
