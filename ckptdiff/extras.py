@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from typing import Literal
 
 from ckptdiff.errors import NotInstalled
-from ckptdiff.text import printable
 
 Extra = Literal["logits", "serve"]
 
@@ -50,7 +49,7 @@ def load(extra: Extra, library: str) -> None:
         import_module(library)
     except Exception as error:
         first = next(iter(str(error).splitlines()), "")
-        why = f"{type(error).__name__}: {printable(first)}"[:MOST_SHOWN].removesuffix(": ")
+        why = f"{type(error).__name__}: {first}"[:MOST_SHOWN].removesuffix(": ")
         raise not_working(extra, library, f"cannot be imported ({why})") from error
 
 

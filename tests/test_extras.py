@@ -58,7 +58,10 @@ def test_the_extras_are_those_of_the_installation() -> None:
             'raise ImportError("libcudart.so.12: cannot open shared object file\\nand more")',
             "cannot be imported (ImportError: libcudart.so.12: cannot open shared object file)",
         ),
-        ('raise OSError("\\x1b[2Jno such library")', "cannot be imported (OSError: \\x1b[2Jno such library)"),
+        (
+            'raise OSError("\\x1b[2Jno such library")',
+            "cannot be imported (OSError: \\x1b[2Jno such library)",
+        ),
         ("raise RuntimeError", "cannot be imported (RuntimeError)"),
         ("import os; os.abort()", "ends the process that imports it"),
     ],
