@@ -8,7 +8,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.cli.arguments import JOBS_HELP, OPTIMIZER_HELP, PATTERN_HELP, page, positive
+from ckptdiff.cli.arguments import (
+    JOBS_HELP,
+    JSON_HELP,
+    OPTIMIZER_HELP,
+    PATTERN_HELP,
+    page,
+    positive,
+)
 from ckptdiff.cli.progress import ProgressBar, counter
 
 if TYPE_CHECKING:
@@ -29,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("a", type=Path, metavar="A", help="the reference")
     parser.add_argument("b", type=Path, metavar="B")
-    parser.add_argument("--json", metavar="FILE", help="write a JSON document; - is the output")
+    parser.add_argument("--json", metavar="FILE", help=JSON_HELP)
     parser.add_argument(
         "--report",
         metavar="FILE",

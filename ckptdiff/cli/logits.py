@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.cli.arguments import JSON_HELP
 from ckptdiff.cli.progress import ProgressBar
 from ckptdiff.errors import BadArgument
 from ckptdiff.logits.prompt import token_ids
@@ -62,8 +63,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--dtype", choices=("fp32", "fp64", "bf16", "fp16"), default="fp32",
-        help="fp32 (default) or fp64: of the verdict; bf16 or fp16: of the logits, where only "
-        "arithmetic tells both sides apart (default: as A is stored)",
+        help="fp32 (default) or fp64: compute the verdict in it; bf16 or fp16: compute the verdict "
+        "in fp32 and, if it is `arithmetic`, show logits in this dtype (default: A's)",
     )  # fmt: skip
     parser.add_argument(
         "--reference", choices=("hf", "meta"), default="hf",
@@ -72,7 +73,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attribute", action="store_true", help="tell how much each cause of rounding contributes"
     )
-    parser.add_argument("--json", metavar="FILE", help="write a JSON document; - is the output")
+    parser.add_argument("--json", metavar="FILE", help=JSON_HELP)
 
 
 def device_name(text: str) -> str:

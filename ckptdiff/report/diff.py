@@ -260,7 +260,9 @@ def _unknown(lines: Sequence[ConfigDiff]) -> dict[str, list[str]]:
         if line.status == "unknown" and not _is_told(line):
             in_a = (line.name_a, line.a) != (None, None)
             in_b = (line.name_b, line.b) != (None, None)
-            words = "not known for certain" if in_a is in_b else f"known in {'BA'[in_a]} alone"
+            words = "not known for certain"
+            if in_a is not in_b:
+                words = f"not in {'AB'[in_a]}'s config, so not compared"
             found.setdefault(words, []).append(line.meaning)
     return found
 
