@@ -9,6 +9,7 @@ import pytest
 
 from ckptdiff.config.compare import ConfigDiff, compare_sides
 from ckptdiff.config.fields import ConfigSide
+from ckptdiff.config.fixes import FlagFix
 from ckptdiff.tui.screens.config import ConfigScreen
 from ckptdiff.tui.text.config import explanation, meaning_text
 from ckptdiff.tui.text.lines import plain
@@ -34,7 +35,7 @@ BASE = ConfigDiff(
     "rotary_base",
     10000,
     "Weights can match exactly while every logit differs.",
-    "--rotary-base 500000",
+    FlagFix((("--rotary-base", "500000"),)),
 )
 LAYERS = ConfigDiff("Layers", "same", "num_hidden_layers", 32, "num_layers", 32)
 NORM = ConfigDiff(
