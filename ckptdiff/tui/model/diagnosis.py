@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from ckptdiff.results import undo_all
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -33,7 +35,7 @@ class Diagnosis:
     @property
     def undo(self) -> tuple[Remap, ...]:
         """The re-mappings that take out all faults of B that one mends."""
-        return tuple(found.undo for _, found in self.faults if found.undo is not None)
+        return undo_all(self.findings)
 
     def of(self, name: str) -> list[tuple[int, Finding]]:
         """Return the faults that cover a tensor, each with its number from 1."""
