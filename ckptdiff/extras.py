@@ -58,5 +58,5 @@ def not_working(extra: Extra, library: str, what: str) -> NotInstalled:
     name = library.replace("_", "-")
     return NotInstalled(
         f"{_WHAT[extra]} needs {name}, which is installed and {what}. Install it anew, in a build "
-        f"for this machine: pip install --force-reinstall {name}"
+        f"for this machine: pip uninstall {name}, then pip install {name}"
     )

@@ -83,7 +83,7 @@ def test_a_torch_that_does_not_work_is_one_sentence(tmp_path: Path, code: str, d
     assert (done.returncode, done.stdout) == (2, "")
     words = f"ckptdiff: comparing logits needs torch, which is installed and {does}"
     assert done.stderr.startswith(words)
-    assert done.stderr.endswith(": pip install --force-reinstall torch\n")
+    assert done.stderr.endswith(": pip uninstall torch, then pip install torch\n")
     assert done.stderr.count("\n") == 1
 
 
@@ -139,5 +139,5 @@ def test_a_server_whose_library_does_not_work_is_one_sentence(
     assert capsys.readouterr().err == (
         "ckptdiff: the screen in a browser needs textual-serve, which is installed and cannot be "
         "imported (OSError: no). Install it anew, in a build for this machine: "
-        "pip install --force-reinstall textual-serve\n"
+        "pip uninstall textual-serve, then pip install textual-serve\n"
     )

@@ -14,6 +14,7 @@ from ckptdiff.config.compare import field_text
 from ckptdiff.conversion.command import command_of
 from ckptdiff.conversion.destination import proposed_out
 from ckptdiff.conversion.plan import VOCAB_DIVISIBLE_BY, Target
+from ckptdiff.conversion.reference_rope import rope_of_reference
 from ckptdiff.conversion.undo import undone
 from ckptdiff.diagnosis.claims import claims
 from ckptdiff.diagnosis.finding import Claim, finding_of
@@ -124,8 +125,14 @@ def diagnosed(
 def joint_fix(a: Assembled, b: Assembled, findings: Iterable[Finding]) -> JointFix | None:
     """Return the command that mends all faults that one command can; None if they are not two."""
     faults = [finding for finding in findings if finding.severity == "fault"]
-    mended = [one for one in faults if one.is_converted_away and one.fix is not None]
-    undo = undo_all(mended)
+    undo = undo_all(one for one in faults if one.fix is not None)
+    like = a if a.checkpoint.convention == "hf" else None
+    rope = {line.meaning for line, _ in rope_of_reference(b, like)} if undo else set()
+    mended = [
+        one
+        for one in faults
+        if (one.is_converted_away and one.fix is not None) or one.setting in rope
+    ]
     if len(mended) < 2:
         return None
     try:

@@ -14,7 +14,7 @@ from ckptdiff.conversion.remap import Remap
 from ckptdiff.diagnosis.run import joint_fix
 from tests.support.fault_cases_two import TWO
 from tests.support.fault_check import Maker
-from tests.support.pairs import compare, compare_and_diagnose, with_args
+from tests.support.pairs import compare, compare_and_diagnose, load_rank, with_args, with_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,10 +58,38 @@ def test_what_one_command_does_not_mend_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b, _ = Maker(tmp_path).plant(MENDED[0])
-    with_args(b, rotary_base=77)
+    with_args(b, norm_epsilon=0.5)
     lines = printed(a, b, capsys)
     assert lines[start_of(lines)].startswith("i  2 of the 3 faults below are mended by one command")
     assert lines[start_of(lines)].endswith("; it does not mend CONFIG")
+
+
+def test_the_command_writes_the_rope_of_the_reference_and_starts_megatron_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b, _ = Maker(tmp_path).plant(MENDED[0])
+    with_config(a, rope_theta=70000.0)
+    lines = printed(a, b, capsys)
+    first = start_of(lines)
+    kinds = "FC1-SWAP, TP-ORDER, CONFIG"
+    assert sorted(lines[first].partition("(")[2].removesuffix(")").split(", ")) == sorted(
+        kinds.split(", ")
+    )
+    command = shlex.split(lines[first + 1].removeprefix("     fix: "))[1:]
+    assert main(command) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert any("RoPE base: rope_theta 70000 is written" in line for line in told)
+    start = shlex.split(told[-1])
+    assert start[start.index("--rotary-base") + 1] == "70000"
+    saved = next(type(b)(command[2]).rglob("model_optim_rng.pt"))
+    assert load_rank(saved)["args"].rotary_base == 70000
+    assert compare(a, type(b)(command[2])).summary.verdict == "same"
+    # Without a fault to take out, the folder may be of another model: the source's own is kept.
+    plain = ["convert", str(b), str(tmp_path / "plain"), *command[3 : command.index("--undo")]]
+    assert main(plain) == 0
+    assert "--rotary-base" not in capsys.readouterr().out
+    saved = next((tmp_path / "plain").rglob("model_optim_rng.pt"))
+    assert load_rank(saved)["args"].rotary_base != 70000
 
 
 def test_documents_and_pages_have_the_command_first(
