@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         from ckptdiff.cli.output import print_parts
         from ckptdiff.report import diff as report
 
-        pair, results, summary = _compare(options, pool)
+        pair, results, summary = compared(options, pool)
         is_whole = not (pair.a.shortfall or pair.b.shortfall or pair.b.wrapping)
         if not options.no_diagnose and not (is_whole and summary.verdict == "same"):
             from ckptdiff.diagnosis.run import diagnosed
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     return 0 if summary.verdict in ("same", "close") else 1
 
 
-def _compare(
+def compared(
     options: argparse.Namespace, pool: Executor
 ) -> tuple[CheckpointPair, list[TensorDiff], DiffSummary]:
     """Return the pair, the results in model order, and their summary."""
