@@ -1,4 +1,4 @@
-"""Settings that the screen keeps between runs: recent pairs, theme, sort order, filter, keys."""
+"""Settings that the screen keeps between runs: recent pairs, theme, filter, keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of the file format
 RECENT_PAIRS = 10
-SORT_WORDS = ("model", "max", "cos", "size")  # orders of the tensor list
+_GONE = ("sort",)  # entries of earlier releases, which mean nothing now
 MOST_SHOWN = 40  # characters of a wrong value
 
 
@@ -36,7 +36,6 @@ class Settings:
 
     recent: tuple[RecentPair, ...] = ()  # the latest first, at most RECENT_PAIRS
     theme: str | None = None  # of Textual; None: the one that suits the terminal's colours
-    sort: str = "model"  # the order of the tensor list
     differences_only: bool = False  # whether the list leaves out equal tensors
     keys: dict[str, str] = field(default_factory=dict)  # keys by the id of what they do
     version: int = field(default=VERSION)
@@ -85,6 +84,8 @@ def _settings(values: Any) -> tuple[Settings, list[str]]:
     found: dict[str, Any] = {}
     wrong = []
     for name, value in values.items():
+        if name in _GONE:
+            continue
         if name not in _ENTRIES:
             wrong.append(f"there is no setting {_shown(name)}; there are {', '.join(_ENTRIES)}")
         elif _ENTRIES[name].fits(value):
@@ -118,10 +119,6 @@ _ENTRIES: dict[str, _Entry] = {
     "theme": _Entry(
         lambda value: value is None or isinstance(value, str),
         'the name of a theme in quotes, such as "ckptdiff-light", or null',
-    ),
-    "sort": _Entry(
-        lambda value: value in SORT_WORDS,
-        f"{', '.join(SORT_WORDS[:-1])} or {SORT_WORDS[-1]}, in quotes",
     ),
     "differences_only": _Entry(lambda value: isinstance(value, bool), "true or false"),
     "keys": _Entry(lambda value: isinstance(value, dict), 'an object such as {"list.down": "j"}'),

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckptdiff.settings import SORT_WORDS, RecentPair, Settings, load_settings, save_settings
-from ckptdiff.tui.model.order import SORTS
+from ckptdiff.settings import RecentPair, Settings, load_settings, save_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +20,7 @@ def pair(number: int) -> RecentPair:
 
 def test_settings_come_back_as_they_were_saved(tmp_path: Path) -> None:
     file = tmp_path / "new" / "settings.json"
-    settings = Settings(recent=(pair(1), pair(2)), theme="nord", sort="cos", differences_only=True)
+    settings = Settings(recent=(pair(1), pair(2)), theme="nord", differences_only=True)
     save_settings(settings, file)
     assert load_settings(file) == (settings, None)
     assert [entry.name for entry in file.parent.iterdir()] == ["settings.json"]
@@ -33,7 +32,8 @@ def test_no_file_means_defaults_without_a_word(tmp_path: Path) -> None:
 
 def test_a_file_written_by_hand_need_not_hold_everything(tmp_path: Path) -> None:
     file = tmp_path / "settings.json"
-    file.write_text('{"keys": {"tensors.next": "j"}}')
+    # Files of earlier versions also hold the order of the list, which is no longer kept.
+    file.write_text('{"keys": {"tensors.next": "j"}, "sort": "cos"}')
     assert load_settings(file) == (Settings(keys={"tensors.next": "j"}), None)
 
 
@@ -66,7 +66,6 @@ def test_an_unreadable_file_means_defaults_and_a_sentence(tmp_path: Path, conten
             'theme is 5, and has to be the name of a theme in quotes, such as "ckptdiff-light", '
             "or null",
         ),
-        ('"sort": "cosine"', 'sort is "cosine", and has to be model, max, cos or size, in quotes'),
         ('"differences_only": "yes"', 'differences_only is "yes", and has to be true or false'),
         ('"recent": {"a": 1}', 'recent is {"a": 1}, and has to be a list of pairs'),
         ('"recent": [3, {"a": "", "at": ""}]', "2 of recent is no pair that was compared"),
@@ -77,8 +76,7 @@ def test_an_unreadable_file_means_defaults_and_a_sentence(tmp_path: Path, conten
         ),
         (
             '"colour": 1',
-            'there is no setting "colour"; there are recent, theme, sort, differences_only, keys, '
-            "version",
+            'there is no setting "colour"; there are recent, theme, differences_only, keys, version',
         ),
     ],
 )
@@ -86,7 +84,7 @@ def test_one_wrong_setting_is_named_and_the_others_are_used(
     tmp_path: Path, wrong: str, words: str
 ) -> None:
     file = tmp_path / "settings.json"
-    good = {"theme": "nord", "sort": "cos", "differences_only": True, "keys": {"list.down": "n"}}
+    good = {"theme": "nord", "differences_only": True, "keys": {"list.down": "n"}}
     for name in good:
         if f'"{name}":' in wrong:
             continue
@@ -113,15 +111,12 @@ def test_of_pairs_and_keys_those_that_are_right_are_used(tmp_path: Path) -> None
 
 def test_a_value_of_any_length_and_characters_is_one_short_line(tmp_path: Path) -> None:
     file = tmp_path / "settings.json"
-    file.write_text(json.dumps({"sort": "a\x1b[2J\n" * 1000, "theme": [[]] * 1000}))
+    file.write_text(json.dumps({"differences_only": "a\x1b[2J\n" * 1000, "theme": [[]] * 1000}))
     trouble = load_settings(file)[1]
     assert trouble is not None
     assert trouble.removeprefix(str(file)).isprintable()
     assert len(trouble) < len(str(file)) + 400
 
-
-def test_the_orders_are_those_of_the_list() -> None:
-    assert set(SORT_WORDS) == set(SORTS)
 
 
 def test_a_slip_of_the_hand_is_said_with_its_line(tmp_path: Path) -> None:
@@ -149,9 +144,9 @@ def test_the_last_ten_pairs_are_kept_the_latest_first_each_once() -> None:
 
 def test_a_failed_save_leaves_the_old_settings(tmp_path: Path) -> None:
     file = tmp_path / "settings.json"
-    save_settings(Settings(sort="cos"), file)
+    save_settings(Settings(differences_only=True), file)
     file.with_name("x").mkdir()
     with pytest.raises(TypeError):
         save_settings(Settings(theme=object()), file)  # type: ignore[arg-type]
-    assert load_settings(file)[0].sort == "cos"
+    assert load_settings(file)[0].differences_only
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["settings.json", "x"]

@@ -10,7 +10,6 @@ from textual.binding import Binding, BindingType
 from ckptdiff.tui.base_app import BaseApp
 from ckptdiff.tui.keymap import key, shown, use
 from ckptdiff.tui.model.conversion import mending_draft
-from ckptdiff.tui.model.order import SORTS
 from ckptdiff.tui.model.prompt_run import PromptHistory
 from ckptdiff.tui.model.session import Session
 from ckptdiff.tui.runners.conversion import ConversionRunner
@@ -147,8 +146,6 @@ class CkptDiffApp(BaseApp):
             ascii_only=self.ascii_only,
         )
         session.optimizer = self.optimizer and not session.browsing
-        if self.settings.sort in SORTS and not session.browsing:
-            session.sort = self.settings.sort
         session.differences_only = self.settings.differences_only and not session.browsing
         self.push_screen(
             TensorsScreen(session, self.engine, opened=dict(opened or {}), history=self.history)
@@ -237,8 +234,10 @@ class CkptDiffApp(BaseApp):
     def is_converting(self) -> bool:
         return self.conversion_runner.is_busy
 
-    def start_conversion(self, plan: ConversionPlan) -> ConversionRun:
-        return self.conversion_runner.convert(plan)
+    def start_conversion(
+        self, plan: ConversionPlan, reference: Path | None = None
+    ) -> ConversionRun:
+        return self.conversion_runner.convert(plan, reference)
 
     def stop_conversion(self) -> None:
         self.conversion_runner.stop()

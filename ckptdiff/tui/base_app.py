@@ -74,8 +74,10 @@ class BaseApp(App[None]):
     def is_converting(self) -> bool: ...
 
     @abstractmethod
-    def start_conversion(self, plan: ConversionPlan) -> ConversionRun:
-        """Start a planned conversion in the background."""
+    def start_conversion(
+        self, plan: ConversionPlan, reference: Path | None = None
+    ) -> ConversionRun:
+        """Start a planned conversion in the background; see `ConversionRun` for `reference`."""
 
     @abstractmethod
     def stop_conversion(self) -> None:

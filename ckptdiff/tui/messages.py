@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from textual.message import Message
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ckptdiff.assembly.recipe import Assembled
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from ckptdiff.tui.model.comparison import Side
     from ckptdiff.tui.model.conversion import Stage
     from ckptdiff.tui.model.diagnosis import Diagnosis
+    from ckptdiff.tui.model.files import Tally
     from ckptdiff.tui.model.inventory import Inventory
+    from ckptdiff.tui.model.stored import HeldFile, HeldFiles
 
 
 @dataclass
@@ -106,6 +109,15 @@ class ComparisonEnded(Message, bubble=False):
     phase: Literal["stopped", "done", "failed"]
     summary: DiffSummary | None = None
     error: str | None = None
+
+
+@dataclass
+class FilesListed(Message, bubble=False):
+    """What each file of a side holds is listed, and how that compares is counted."""
+
+    run: int
+    held: HeldFiles = field(repr=False)
+    tallies: Mapping[HeldFile, Tally] = field(repr=False)
 
 
 @dataclass
@@ -217,6 +229,7 @@ class SessionChanged(Message):
         "names",  # the tensors
         "results",  # of tensors, or of the diagnosis
         "rows",  # results, and so which rows the list has, or their order
+        "files",  # what each of them holds: the rows of their view
         "compared",  # as "rows", and the comparison has ended
         "prompt",  # the progress or the result of comparing logits
     ]

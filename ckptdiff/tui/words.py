@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from math import ceil
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 
+from ckptdiff.assembly.optimizer_pair import PREFIX
 from ckptdiff.text import plural as plural
 from ckptdiff.text import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_NUMBERED = re.compile(r"([^.]+)\.(\d+)(?=\.)")  # the first number of a name: as a rule a layer's
+LEAST_END = 6  # cells of a shortened name behind its number
 
 
 def shorten(text: str, width: int, *, ascii_only: bool = False) -> str:
@@ -27,6 +32,41 @@ def shorten(text: str, width: int, *, ascii_only: bool = False) -> str:
     while cell_len(tail) > room - room // 2:
         tail = tail[1:]
     return f"{head}{ellipsis}{tail}"
+
+
+def short_name(name: str, width: int, *, ascii_only: bool = False) -> str:
+    """Return a tensor's name of at most `width` cells: it keeps the layer's number and its end.
+
+    `model.layers.12.mlp.down_proj.weight` becomes `model.layers.12.mlp.down_proj`, then
+    `…layers.12.mlp.down_proj`, `…12.mlp.down_proj`, `…12…down_proj`. Of optimizer state its kind is
+    kept as well.
+    """
+    if cell_len(name) <= width:
+        return name
+    name = name.removesuffix(".weight")
+    if cell_len(name) <= width:
+        return name
+    dots = ".." if ascii_only else "…"
+    kind = name.split(".")[1] if name.startswith(PREFIX) else ""
+    found = _NUMBERED.search(name)
+    if found is None:
+        head = (kind or name[: width // 6]) + dots
+        return _joined(head, name, width, ascii_only=ascii_only)
+    rest = name[found.start(2) :]
+    for head in (f"{kind}{dots}{found[1]}.", f"{kind}{dots}"):
+        if cell_len(head + rest) <= width:
+            return head + rest
+    return _joined(f"{kind}{dots}{found[2]}{dots}", rest, width, ascii_only=ascii_only)
+
+
+def _joined(head: str, name: str, width: int, *, ascii_only: bool) -> str:
+    """Return a head and the last words of a name that fit, if they are enough to tell it by."""
+    room = width - cell_len(head)
+    if room < LEAST_END:
+        return shorten(name, width, ascii_only=ascii_only)
+    end = name[-room - 1 :]
+    at = end.find(".", 0, -LEAST_END)
+    return head + (end[at + 1 :] if at >= 0 else end[1:])
 
 
 def fitted(text: str, width: int, *, ascii_only: bool = False) -> str:

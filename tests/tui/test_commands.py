@@ -142,9 +142,9 @@ async def test_changes_in_quick_succession_are_all_kept(app: CkptDiffApp, tmp_pa
     async with app.run_test(size=(80, 24)) as pilot:
         await settle(app, pilot)
         for _ in range(25):
-            app.change_settings(sort="cos")
-            app.change_settings(sort="size")
+            app.change_settings(differences_only=False)
+            app.change_settings(differences_only=True)
         await app.workers.wait_for_complete()
         assert load_settings(tmp_path / "config" / "settings.json") == (app.settings, None)
-        assert app.settings.sort == "size"
+        assert app.settings.differences_only
         assert toasts(app) == []

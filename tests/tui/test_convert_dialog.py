@@ -326,6 +326,19 @@ async def test_every_field_can_be_reached_and_seen_at_60x16(
         assert screen.query_one("#convert").region.contains_region(command)
 
 
+@pytest.mark.parametrize("size", [(40, 10), (60, 16)], ids="{0[0]}x{0[1]}".format)
+async def test_the_key_that_starts_is_named_in_a_small_terminal(
+    start: Run, pair: tuple[Path, Path], size: tuple[int, int]
+) -> None:
+    app = start(pair[0])
+    async with app.run_test(size=size) as pilot:
+        await open_form(app, pilot)
+        for _ in range(3):  # in a choice, and in a field that is typed into
+            assert labels(app)["Start"] == "enter"
+            await pilot.press("down")
+            await pilot.pause()
+
+
 async def test_from_one_finding_all_can_be_taken_out(start: Run, pair: tuple[Path, Path]) -> None:
     app = start(*pair)
     async with app.run_test(size=(80, 24)) as pilot:
@@ -355,6 +368,7 @@ async def test_a_fault_that_is_kept_is_said_before_anything_is_written(
         assert "--undo" not in static(app, "#command")
         await pilot.press("enter")
         assert isinstance(app.screen, AskScreen)
+        assert labels(app) == {"Yes": "y", "No": "esc"}  # and none of the form
         words = asked(app)
         assert "B has finding 1, QKV-SWAP: " in words
         assert "This conversion keeps it." in words
@@ -450,6 +464,45 @@ async def test_the_demo_is_converted_and_the_result_is_the_same(
         assert top.session.paths == (pair[0], run.conversion.out)
         assert top.session.summary is not None
         assert top.session.summary.verdict == "same"
+
+
+async def test_what_was_mended_is_compared_with_a(start: Run, pair: tuple[Path, Path]) -> None:
+    app = start(*pair)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("c")  # from the fault under the cursor
+        await until_planned(pilot)
+        assert "--undo" in static(app, "#command")
+        await pilot.press("enter", "y")
+        await until_ended(app, pilot)
+        assert labels(app)["Compare with A"] == "enter"
+        assert "Compare with source" not in labels(app)
+        run = app.conversion
+        assert run is not None
+        await pilot.press("enter")
+        await settle(app, pilot)
+        top = app.screen
+        assert isinstance(top, TensorsScreen)
+        assert top.session.paths == (pair[0], run.conversion.out)
+        assert top.session.summary is not None
+        assert top.session.summary.verdict == "same"
+
+
+async def test_a_kept_fault_is_compared_with_the_source(
+    start: Run, pair: tuple[Path, Path]
+) -> None:
+    app = start(*pair)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await open_form(app, pilot)
+        await choose(pilot, "undo", "l")
+        await pilot.press("enter", "y")
+        await until_ended(app, pilot)
+        assert labels(app)["Compare with source"] == "enter"
+        await pilot.press("enter")
+        await settle(app, pilot)
+        top = app.screen
+        assert isinstance(top, TensorsScreen)
+        assert top.session.paths[0] == pair[1]
 
 
 @pytest.mark.slow

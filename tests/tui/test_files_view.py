@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,17 +13,19 @@ from ckptdiff.assembly.assemble import assemble
 from ckptdiff.assembly.recipe import Assembled, Assembly, Piece
 from ckptdiff.checkpoint import Checkpoint, Parallelism, Rank, Shard, TensorRef
 from ckptdiff.formats import open_checkpoint
-from ckptdiff.tui.model.stored import HeldFile, StoredRow, stored_files
+from ckptdiff.tui.model.stored import HeldFile, HeldFiles, StoredRow, held_files, stored_files
 from ckptdiff.tui.screens.detail import DetailScreen
 from ckptdiff.tui.text.stored import fills_words
 from tests.support.tui.fakes import A, B, FakeEngine, layer
 from tests.support.tui.handmade import session_of
 from tests.support.tui.harness import lines, rows, settle, tensors, toasts
+from tests.support.tui.held import may_go_on
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ckptdiff.tui.app import CkptDiffApp
+    from ckptdiff.tui.model.session import Session
 
 NARROW = (80, 24)
 QKV = "decoder.layers.0.self_attention.linear_qkv.weight"
@@ -30,6 +33,15 @@ QKV = "decoder.layers.0.self_attention.linear_qkv.weight"
 
 def opened(folder: Path) -> Assembled:
     return assemble(open_checkpoint(folder))
+
+
+def show_files(session: Session) -> None:
+    """Show the view of files, listed as the screen's worker lists them."""
+    side = session.files.side
+    assert side is not None
+    session.show_view("files")
+    assert session.files.rows == []
+    session.show_files(held_files(side))
 
 
 def named(held: HeldFile, name: str) -> StoredRow:
@@ -113,7 +125,7 @@ def test_files_of_a_stage_with_several_chunks_say_the_chunk(corpus: Path) -> Non
 def test_the_next_difference_is_the_next_stored_tensor(corpus: Path) -> None:
     b = "broken/mixtral-tp1-ep2-core_r0.12-converter-bug-expert-weights-garbage"
     session = session_of(opened(corpus / "mixtral/hf"), opened(corpus / b))
-    session.show_view("files")
+    show_files(session)
     files = session.files
     assert [files.is_unfolded(held) for held in files.files] == [True, False]
     assert session.tensors.in_sight(files.rows) == ()
@@ -148,7 +160,7 @@ def test_the_next_difference_is_the_next_stored_tensor(corpus: Path) -> None:
 def test_the_filter_is_of_stored_names(corpus: Path) -> None:
     side = opened(corpus / "llama2/megatron-tp2-pp2-core-local")
     session = session_of(side)
-    session.show_view("files")
+    show_files(session)
     files = session.files
     assert all(isinstance(row, HeldFile) for row in files.rows)  # none differs: all are folded
     session.set_filter("linear_fc1")
@@ -173,7 +185,7 @@ def test_ninety_thousand_tensors_are_quick() -> None:
     checkpoint = Checkpoint(root, "hf", "hf", {}, Parallelism(), (shard,), ())
     session = session_of(Assembled(checkpoint, None, None, tensors, (), {}))
     started = time.process_time()
-    session.show_view("files")
+    show_files(session)
     assert len(session.files.rows) == 150
     assert session.files.reveal(name) is not None
     assert time.process_time() - started < 3
@@ -190,6 +202,7 @@ async def test_a_key_shows_the_files_and_the_cursor_stays_on_its_tensor(app: Ckp
         await pilot.press("n")
         name = rows(app).name_here
         await pilot.press("vertical_line")
+        await settle(app, pilot)
         assert tensors(app).session.view == "files"
         shown = lines(rows(app))
         assert shown[0].split() == ["St", "Stored", "tensor", "Shape", "Fills", "max|d|"]
@@ -223,7 +236,9 @@ async def test_a_tensor_without_a_rule_says_so(
     app = make_app(A, B)
     async with app.run_test(size=NARROW) as pilot:
         await settle(app, pilot)
-        await pilot.press("vertical_line", "slash", *"odd", "enter", "G")
+        await pilot.press("vertical_line")
+        await settle(app, pilot)
+        await pilot.press("slash", *"odd", "enter", "G")
         (line,) = [line for line in lines(rows(app)) if "odd.weight" in line]
         assert "no rule" in line
         await pilot.press("enter")
@@ -235,7 +250,75 @@ async def test_one_checkpoint_alone_has_files_too(make_app: Callable[..., CkptDi
     async with app.run_test(size=NARROW) as pilot:
         await settle(app, pilot)
         await pilot.press("vertical_line")
+        await settle(app, pilot)
         shown = lines(rows(app))
         assert shown[0].split() == ["Stored", "tensor", "Shape", "Size", "Fills"]
         assert "model.safetensors" in shown[1]
         assert "embed_tokens" in shown[2]
+
+
+@pytest.fixture
+def listing(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Have the worker that lists the files wait until this is set."""
+    gate = threading.Event()
+
+    def held(side: Assembled) -> HeldFiles:
+        may_go_on(gate)
+        return held_files(side)
+
+    monkeypatch.setattr("ckptdiff.tui.workers.files.held_files", held)
+    yield gate
+    gate.set()
+
+
+async def test_keys_are_answered_while_the_files_are_listed(
+    app: CkptDiffApp, listing: threading.Event
+) -> None:
+    async with app.run_test(size=NARROW) as pilot:
+        await settle(app, pilot)
+        await pilot.press("n")
+        name = rows(app).name_here
+        assert name is not None
+        await pilot.press("vertical_line")
+        await pilot.pause()
+        assert "Reading what each file holds ..." in lines(rows(app))[2]
+        assert rows(app).border_title == "B's files  St, max|d| of whole tensors, not of one file"
+        await pilot.press("j", "n", "d", "d", "enter", "vertical_line")
+        assert tensors(app).session.view != "files"
+        assert rows(app).name_here == name
+        await pilot.press("vertical_line")
+        await pilot.pause()
+        assert not listing.is_set()  # all this while the files are being listed
+        listing.set()
+        await settle(app, pilot)
+        assert isinstance(rows(app).row, StoredRow)
+        assert rows(app).name_here == name
+
+
+async def test_files_that_are_read_again_are_listed_again(app: CkptDiffApp) -> None:
+    async with app.run_test(size=NARROW) as pilot:
+        await settle(app, pilot)
+        await pilot.press("n", "vertical_line")
+        await settle(app, pilot)
+        before, name = rows(app).row, rows(app).name_here
+        assert isinstance(before, StoredRow)
+        await pilot.press("r")
+        await settle(app, pilot)
+        assert rows(app).row is not before
+        assert rows(app).name_here == name
+
+
+async def test_a_bug_in_listing_is_called_one_and_the_names_come_back(
+    app: CkptDiffApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Assembled) -> HeldFiles:
+        raise KeyError("x")
+
+    monkeypatch.setattr("ckptdiff.tui.workers.files.held_files", broken)
+    async with app.run_test(size=NARROW) as pilot:
+        await settle(app, pilot)
+        await pilot.press("vertical_line")
+        await settle(app, pilot)
+        assert toasts(app) == ["KeyError: 'x'. This is a bug in ckptdiff."]
+        assert tensors(app).session.view == "names"
+        assert rows(app).rows

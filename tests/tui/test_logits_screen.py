@@ -329,7 +329,7 @@ async def test_earlier_prompts_come_back_with_up_and_are_not_saved(
         await pilot.pause()
         await pilot.press("p", "p", "up")  # the history outlives the screen
         assert typed(app) == "one"
-        app.change_settings(sort="size")
+        app.change_settings(differences_only=True)
         await settle(app, pilot)
         assert "two" not in app.settings_runner.file.read_text()
 

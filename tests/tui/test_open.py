@@ -121,7 +121,7 @@ async def test_recent_pairs_are_listed_and_enter_compares_one(
         assert app.settings.recent[0] == RecentPair(str(A), str(B), "differ", 4, NOW)
 
 
-async def test_a_comparison_is_remembered_with_sort_and_differences_only(
+async def test_a_comparison_is_remembered_with_differences_only_and_begins_in_model_order(
     make_app: Make, tmp_path: Path
 ) -> None:
     app = make_app(A, B)
@@ -131,13 +131,13 @@ async def test_a_comparison_is_remembered_with_sort_and_differences_only(
         await settle(app, pilot)
     settings, trouble = load_settings(tmp_path / "config" / "settings.json")
     assert trouble is None
-    assert (settings.sort, settings.differences_only) == ("cos", True)
+    assert settings.differences_only
     assert settings.recent == (RecentPair(str(A), str(B), "differ", 4, NOW),)
     again = make_app(A, B)
     async with again.run_test(size=SIZE) as pilot:
         await settle(again, pilot)
-        assert tensors(again).session.sort == "cos"
-        assert len(tensors(again).session.tensors.rows) == 4
+        assert tensors(again).session.sort == "model"
+        assert len(tensors(again).session.tensors.order) == 4
 
 
 async def test_settings_that_cannot_be_read_are_said_and_not_fatal(

@@ -157,9 +157,9 @@ async def test_what_is_wrong_is_said_at_the_start_and_the_rest_is_used(
         await settle(app, pilot)
         assert toasts(app) == ["Keys: nothing is called tensors.nxt. Perhaps tensors.next?"]
         assert key("tensors.sort", "s") == "f7"
-        await pilot.press("f7")
+        await pilot.press("f7", "d")
         assert tensors(app).session.sort == "max"
         await settle(app, pilot)
     kept = json.loads((tmp_path / "config" / "settings.json").read_text())
-    assert kept["sort"] == "max"
+    assert kept["differences_only"]
     assert kept["keys"] == {"tensors.nxt": "b", "tensors.sort": "f7"}

@@ -96,7 +96,7 @@ async def test_settings_that_cannot_be_written_are_told_of(
     async with app.run_test() as pilot:
         await settle(app, pilot)
         app._notifications.clear()
-        await pilot.press("s")
+        await pilot.press("d")
         await settle(app, pilot)
         assert ["Settings are not kept." in words for words in toasts(app)] == [True]
-        assert app.settings.sort == "max"
+        assert app.settings.differences_only

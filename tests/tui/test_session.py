@@ -15,7 +15,7 @@ from ckptdiff.tui.model.inventory import Layer, take_inventory
 from ckptdiff.tui.model.progress import Progress
 from ckptdiff.tui.model.session import Session
 from ckptdiff.tui.text.sides import title
-from ckptdiff.tui.words import format_ago, format_duration, format_eta, shorten
+from ckptdiff.tui.words import format_ago, format_duration, format_eta, short_name, shorten
 from tests.support.tui.fakes import Clock, assembled, checkpoint, layer, names, result
 
 
@@ -151,6 +151,37 @@ def test_a_shortened_text_fits(text: str, width: int, ascii_only: bool) -> None:
     assert cell_len(shorten(text, width, ascii_only=ascii_only)) <= max(width, 0)
     if cell_len(text) <= width:
         assert shorten(text, width) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "short"),
+    [
+        ("model.layers.12.self_attn.q_proj.weight", 39, "model.layers.12.self_attn.q_proj.weight"),
+        ("model.layers.12.self_attn.q_proj.weight", 32, "model.layers.12.self_attn.q_proj"),
+        ("model.layers.12.self_attn.q_proj.weight", 31, "…layers.12.self_attn.q_proj"),
+        ("model.layers.12.self_attn.q_proj.weight", 26, "…12.self_attn.q_proj"),
+        ("model.layers.12.self_attn.q_proj.weight", 19, "…12…q_proj"),
+        ("model.layers.12.mlp.experts.103.down_proj.weight", 26, "…12…experts.103.down_proj"),
+        ("decoder.layers.2.self_attention.linear_qkv.weight", 24, "…2…linear_qkv"),
+        ("model.layers.12.mlp.down_proj.bias", 20, "…12…down_proj.bias"),
+        ("optimizer.exp_avg_sq.model.layers.2.mlp.up_proj.weight", 26, "exp_avg_sq…2.mlp.up_proj"),
+        ("model.embed_tokens.weight", 20, "model.embed_tokens"),
+        ("visual.merger.projector.weight", 20, "vis…merger.projector"),
+    ],
+)
+def test_a_short_name_keeps_the_layer_and_the_role(name: str, width: int, short: str) -> None:
+    assert short_name(name, width) == short
+
+
+@given(
+    st.from_regex(r"[a-z]{1,9}(\.([a-z_]{1,9}|[0-9]{1,3})){0,6}", fullmatch=True),
+    st.integers(1, 60),
+)
+def test_a_short_name_fits(name: str, width: int) -> None:
+    for ascii_only in (False, True):
+        short = short_name(name, width, ascii_only=ascii_only)
+        assert len(short) <= width
+        assert short.isascii() or not ascii_only
 
 
 def test_once_settled_what_differs_is_unfolded_and_the_rest_shares_headings() -> None:

@@ -366,6 +366,37 @@ async def test_r_compares_everything_again(app: CkptDiffApp, engine: FakeEngine)
         assert tensors(app).session.counts["same"] == 9
 
 
+@pytest.mark.parametrize("keys", [("s",), ("S",), ("s", "s", "S")], ids=",".join)
+async def test_a_new_run_begins_in_model_order(app: CkptDiffApp, keys: tuple[str, ...]) -> None:
+    async with app.run_test(size=NARROW) as pilot:
+        await settle(app, pilot)
+        await pilot.press(*keys)
+        session = tensors(app).session
+        assert session.tensors.flat
+        await pilot.press("r")
+        await settle(app, pilot)
+        assert (session.sort, session.reverse) == ("model", False)
+        assert session.tensors.order == list(session.names)
+        assert "sort: model order" in str(rows(app).border_subtitle)
+
+
+async def test_after_a_stop_the_same_run_goes_on_in_its_order(
+    make_app: Callable[..., CkptDiffApp], engine: FakeEngine
+) -> None:
+    engine.hold = 3
+    app = make_app(A, B)
+    async with app.run_test(size=NARROW) as pilot:
+        await until_compared(app, pilot, 3)
+        await pilot.press("s", "x")
+        engine.hold = None
+        engine.gate.set()
+        await settle(app, pilot)
+        await pilot.press("r")
+        await settle(app, pilot)
+        session = tensors(app).session
+        assert (session.phase, session.sort) == ("done", "max")
+
+
 async def test_ctrl_c_stops_first_and_then_says_how_to_quit(
     make_app: Callable[..., CkptDiffApp], engine: FakeEngine
 ) -> None:
@@ -591,3 +622,15 @@ async def test_ascii_mode_draws_nothing_else(make_app: Callable[..., CkptDiffApp
         strips = app.screen._compositor.render_strips()
         drawn = "".join(segment.text for strip in strips for segment in strip)
         assert drawn.isascii(), {c for c in drawn if not c.isascii()}
+
+
+@pytest.mark.parametrize("width", [100, 112, 130])
+async def test_a_sorted_list_beside_other_columns_keeps_layer_and_role(
+    app: CkptDiffApp, width: int
+) -> None:
+    async with app.run_test(size=(width, 30)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("s")
+        shown = lines(rows(app))
+        for number, part in ((0, "self_attn.q_proj"), (1, "self_attn.k_proj")):
+            assert any(f"{number}.{part}" in line for line in shown), shown

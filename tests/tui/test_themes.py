@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from textual.color import Color
 
+from ckptdiff.guide.topics import topics
 from ckptdiff.settings import Settings, save_settings
+from ckptdiff.tui.screens.guide import GuideScreen, PageText
 from ckptdiff.tui.theme import CKPTDIFF, CKPTDIFF_CONTRAST, CKPTDIFF_LIGHT
 from tests.support.tui.fakes import A, B
 from tests.support.tui.harness import settle, until_drawn
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from tests.support.tui.fakes import FakeEngine
 
 LEAST = {CKPTDIFF.name: 4.5, CKPTDIFF_LIGHT.name: 4.5, CKPTDIFF_CONTRAST.name: 7.0}
-FRAMES = set("─│┌┐└┘┬┴├┤▁▔▕▏▎█▄ ")  # not read
+FRAMES = set("─│┌┐└┘┬┴├┤▔▕▏▎▁▂▃▄▅▆▇█ ")  # not read
 
 
 def luminance(colour: Color) -> float:
@@ -92,6 +94,33 @@ async def test_all_that_is_drawn_can_be_read(
         await pilot.press("q", "p", *"a b", "enter")
         await settle(app, pilot)
         assert pale(app, least) == {}
+
+
+@pytest.mark.parametrize("theme", LEAST)
+async def test_each_page_of_the_guide_can_be_read(
+    make_app: Callable[..., CkptDiffApp], theme: str, tmp_path: Path
+) -> None:
+    save_settings(Settings(theme=theme), tmp_path / "config" / "settings.json")
+    app = make_app(A, B)
+    async with app.run_test(size=(110, 60)) as pilot:
+        await settle(app, pilot)
+        seen = set()
+        for topic in topics():
+            app.push_screen(GuideScreen(topic))
+            await pilot.pause()
+            text = app.screen.query_one(PageText)
+            behind = text.background_colors[1]
+            for line in text.lines(text.size.width, 0):
+                for words, role in line:
+                    if not set(words) - FRAMES:
+                        continue
+                    ink = text._style(role).foreground
+                    seen.add(role)
+                    if ink is not None:
+                        assert contrast(behind + ink, behind) >= LEAST[theme], (topic, words, role)
+            assert pale(app, LEAST[theme]) == {}, topic
+            app.pop_screen()
+        assert {"bold cyan", "yellow"} <= seen
 
 
 async def test_our_themes_are_chosen_in_the_palette_and_kept(

@@ -42,6 +42,12 @@ def mending_draft(session: Session, number: int | None) -> ConversionDraft | Non
     return ConversionDraft(session.paths[1], target, like=like)
 
 
+def reference_of(session: Session, draft: ConversionDraft) -> Path | None:
+    """Return A if the draft takes faults out of B: what is written should be the same as A."""
+    is_mending = bool(draft.target.undo) and not session.browsing
+    return session.paths[0] if is_mending and draft.source == session.paths[1] else None
+
+
 def stated_target(
     choices: Mapping[str, str],
     sizes: Mapping[str, int | None],
@@ -118,12 +124,22 @@ class ConversionPlan:
 
 
 class ConversionRun:
-    """A conversion that was started. Only the UI thread writes it."""
+    """A conversion that was started. Only the UI thread writes it.
 
-    def __init__(self, number: int, plan: ConversionPlan, clock: Callable[[], float]) -> None:
+    `reference` is what its result should be the same as, where that is not the source.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        plan: ConversionPlan,
+        clock: Callable[[], float],
+        reference: Path | None = None,
+    ) -> None:
         assert plan.conversion is not None
         self.number = number
         self.plan = plan
+        self.reference = reference
         self.conversion = plan.conversion
         self.stage: Stage = "writing"
         self.file = ""  # being written; or the tensor being verified

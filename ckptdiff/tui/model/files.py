@@ -12,10 +12,10 @@ from ckptdiff.tui.model.comparison import DIFFERENCES, URGENCY
 from ckptdiff.tui.model.folds import Folds
 from ckptdiff.tui.model.name_search import name_matcher
 from ckptdiff.tui.model.order import around, badness
-from ckptdiff.tui.model.stored import HeldFile, StoredRow, stored_files
+from ckptdiff.tui.model.stored import HeldFile, HeldFiles, StoredRow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.tui.model.comparison import Comparison
@@ -26,7 +26,7 @@ _RANK_OF = {status: rank for rank, status in enumerate(URGENCY)}
 
 
 @dataclass(frozen=True, slots=True)
-class _Tally:
+class Tally:
     """How the tensors of a file compare, as counted in some state of the comparison."""
 
     state: tuple[int, str]
@@ -47,12 +47,10 @@ class FileList:
         self.asked = asked
         self.rows: list[Row] = []
         self.shown: list[StoredRow] = []  # that pass the filter, in order, folded ones too
-        self._files: list[HeldFile] | None = None  # read on the first look
-        self._of: Assembled | None = None  # whose they are
-        self._holders: dict[str, StoredRow] = {}  # the first that fills a canonical tensor
+        self._held: HeldFiles | None = None  # listed on the first look
         self._folds = Folds[HeldFile](asked)
         self._first: HeldFile | None = None  # the first under which a difference lies
-        self._tallies: dict[HeldFile, _Tally] = {}
+        self._tallies: dict[HeldFile, Tally] = {}
 
     @property
     def side(self) -> Assembled | None:
@@ -61,20 +59,20 @@ class FileList:
 
     @property
     def files(self) -> Sequence[HeldFile]:
-        side = self.side
-        if side is None:
-            return ()
-        if self._files is None or self._of is not side:
-            self._files, self._of = stored_files(side), side
-            self._folds.clear()
-            self._tallies.clear()
-            self._first = None
-            self._holders = {}
-            for held in self._files:
-                for row in held.tensors:
-                    for name in row.fills:
-                        self._holders.setdefault(name, row)
-        return self._files
+        """The files; none while they are not listed."""
+        return self._held.files if self._held is not None and self.is_listed else ()
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether these are the files of the side that is open now."""
+        return self._held is not None and self._held.side is self.side
+
+    def show(self, held: HeldFiles, tallies: Mapping[HeldFile, Tally] | None = None) -> None:
+        """Set the files, with none of them touched, and what was counted of them already."""
+        self._held = held
+        self._folds.clear()
+        self._tallies = dict(tallies or {})
+        self._first = None
 
     # ── what a row says ──────────────────────────────────────────────────────────────────────
 
@@ -85,8 +83,8 @@ class FileList:
             return "only_b"
         if not row.fills:
             return ""
-        found = map(session.status, row.fills)
-        return min(found, key=_RANK_OF.__getitem__)
+        found = [session.status(name) for name in row.fills]
+        return found[0] if len(found) == 1 else min(found, key=_RANK_OF.__getitem__)
 
     def worst(self, row: StoredRow) -> float | None:
         """Return the largest max|d| of what a tensor fills; None if none is known."""
@@ -103,19 +101,39 @@ class FileList:
     def tally(self, held: HeldFile) -> tuple[Counter[str], float | None]:
         """Return how many tensors of a file have each status, and the largest max|d|."""
         session = self.session
-        state = session.compared, session.phase
         known = self._tallies.get(held)
-        started = time.monotonic()
-        is_late = session.phase != "comparing" or known is None or started > known.again_at
-        if known is None or (known.state != state and is_late):
-            counts = Counter(map(self.status, held.tensors))
-            counts.pop("", None)
-            figures = [worst for row in held.tensors if (worst := self.worst(row)) is not None]
-            ended = time.monotonic()
-            again_at = ended + TALLY_PAUSE * (ended - started)
-            known = _Tally(state, counts, max(figures, default=None), again_at)
-            self._tallies[held] = known
+        is_late = session.phase != "comparing" or known is None or time.monotonic() > known.again_at
+        if known is None or (known.state != (session.compared, session.phase) and is_late):
+            known = self._tallies[held] = self.count(held)
         return known.counts, known.max_abs
+
+    def count(self, held: HeldFile) -> Tally:
+        """Count how the tensors of a file compare now. It only reads: a thread may call it.
+
+        Those that have to wait are counted at once, since their names need not be looked at.
+        """
+        session = self.session
+        started, state = time.monotonic(), (session.compared, session.phase)
+        compared, comparing = session.results.keys(), session.comparing
+        waiting = 0
+        rows = held.tensors
+        if not session.browsing:
+            rows = [
+                row
+                for row in held.tensors
+                if not (
+                    row.fills and compared.isdisjoint(row.fills) and comparing.isdisjoint(row.fills)
+                )
+            ]
+            waiting = len(held.tensors) - len(rows)
+        counts = Counter(map(self.status, rows))
+        counts.pop("", None)
+        if waiting:
+            counts["undone" if session.phase == "failed" else "to_do"] += waiting
+        figures = [worst for row in rows if (worst := self.worst(row)) is not None]
+        ended = time.monotonic()
+        again_at = ended + TALLY_PAUSE * (ended - started)
+        return Tally(state, counts, max(figures, default=None), again_at)
 
     def differs(self, row: StoredRow) -> bool:
         return self.status(row) in DIFFERENCES
@@ -211,7 +229,8 @@ class FileList:
 
         A canonical name stands for the first tensor that fills it.
         """
-        row = self._holders.get(target) if isinstance(target, str) else target
+        holders = self._held.holders if self._held is not None and self.is_listed else {}
+        row = holders.get(target) if isinstance(target, str) else target
         held = self.heading_of(row)
         if row is None or held is None:
             return None

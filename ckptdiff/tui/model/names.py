@@ -46,18 +46,22 @@ class NameList:
         """Whether nothing was done to the list yet that hides rows: no filter, no fold."""
         return not (self.asked.narrowed or self._folds or self.settled)
 
-    def settle(self, room: int) -> None:
+    def settle(self, room: int) -> bool:
         """Unfold what differs and fold the rest, or unfold all of it if `room` rows hold it.
 
-        Called once all results are there. Without a difference the folds stay as they are.
+        Called once all results are there. Without a difference the folds stay as they are. Return
+        False, with nothing changed, if the user has done something to the list.
         """
         session = self.session
+        if not self.is_untouched:
+            return False
         everything = len(session.names) + len(session.inventory.unmapped) + len(session.layers)
         if everything <= room:
             self.fold_all(unfolded=True)
-            return
+            return True
         self.settled = session.differences > 0
         self.arrange()
+        return True
 
     def forget(self) -> None:
         """Come back to the folds from before there were results. Those of the user stay."""

@@ -11,13 +11,15 @@ from ckptdiff.tui.model.name_search import name_matcher
 from ckptdiff.tui.model.names import NameList
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.config.compare import ConfigDiff
+    from ckptdiff.tui.model.files import Tally
     from ckptdiff.tui.model.inventory import Inventory
     from ckptdiff.tui.model.listing import Listing, Row
     from ckptdiff.tui.model.order import Sort
+    from ckptdiff.tui.model.stored import HeldFile, HeldFiles
 
 
 View = Literal["both", "names", "files"]
@@ -76,6 +78,18 @@ class Session(Comparison):
         """Show the list in another way."""
         self.view = view
         self.arrange()
+
+    def show_files(self, held: HeldFiles, tallies: Mapping[HeldFile, Tally] | None = None) -> None:
+        """Set what each file holds, once it is listed."""
+        self.files.show(held, tallies)
+        if self.view == "files":
+            self.files.arrange()
+
+    def begin_in_order(self) -> bool:
+        """Sort as a list begins: in model order. Return whether it was sorted otherwise."""
+        was_sorted = self.sort != "model" or self.reverse
+        self.sort, self.reverse = "model", False
+        return was_sorted
 
     def set_filter(self, text: str) -> None:
         """Show names that match, or after a leading `!` those that do not. Raises BadArgument."""

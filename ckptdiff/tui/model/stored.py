@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Box, Checkpoint, Rank, TensorRef
@@ -40,6 +40,26 @@ class StoredRow:
     padding: int = 0  # rows of padding at its end
     copy_of: TensorRef | None = None  # the stored tensor that the recipes read in its place
     use: str = ""  # what it is, if it fills nothing: unmapped, derived, or scale
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldFiles:
+    """The files of one side."""
+
+    side: Assembled
+    files: Sequence[HeldFile]
+    holders: Mapping[str, StoredRow]  # the first that fills a canonical tensor
+
+
+def held_files(side: Assembled) -> HeldFiles:
+    """Return what the files of a side hold. Large checkpoints take long: call this in a thread."""
+    files = stored_files(side)
+    holders: dict[str, StoredRow] = {}
+    for held in files:
+        for row in held.tensors:
+            for name in row.fills:
+                holders.setdefault(name, row)
+    return HeldFiles(side, files, holders)
 
 
 def stored_files(side: Assembled) -> list[HeldFile]:

@@ -13,6 +13,7 @@ from ckptdiff.tui.runners.base import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from textual.timer import Timer
 
@@ -40,11 +41,11 @@ class ConversionRunner(Runner):
     def is_busy(self) -> bool:
         return self.run is not None and self.run.is_busy
 
-    def convert(self, plan: ConversionPlan) -> ConversionRun:
-        """Start a planned conversion."""
+    def convert(self, plan: ConversionPlan, reference: Path | None = None) -> ConversionRun:
+        """Start a planned conversion. Its result should be the same as `reference`, if given."""
         assert not self.is_busy
         self.number += 1
-        self.run = ConversionRun(self.number, plan, self._clock)
+        self.run = ConversionRun(self.number, plan, self._clock, reference)
         self.worker = self._convert(self.run)
         self.post_message(ConversionChanged())
         return self.run

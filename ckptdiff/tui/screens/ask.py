@@ -11,6 +11,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from ckptdiff.tui.keymap import key
+from ckptdiff.tui.widgets.key_line import KeyLine
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -37,6 +38,7 @@ class AskScreen(ModalScreen[bool]):
             box.border_title = Content(self._question)
             box.border_subtitle = Content(self._keys)
             yield Static(Content(self._words), markup=False)
+        yield KeyLine()  # else that of the screen below would name keys that do nothing here
 
     def action_remind(self) -> None:
         """Say that Enter is no answer."""

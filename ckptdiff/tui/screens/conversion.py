@@ -16,6 +16,8 @@ from ckptdiff.tui.widgets.progress_line import progress_bar
 from ckptdiff.tui.words import short_path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from textual.app import ComposeResult
 
     from ckptdiff.tui.model.conversion import ConversionRun
@@ -60,6 +62,13 @@ class ConversionScreen(BaseScreen[None]):
             "Compare with source",
             id="conversion.compare",
             tooltip="open the source and what was written as a pair",
+        ),
+        Binding(
+            "enter",
+            "compare_reference",
+            "Compare with A",
+            id="conversion.compare_reference",
+            tooltip="after faults were taken out of B: open A and what was written as a pair",
         ),
         Binding(
             "c",
@@ -155,8 +164,9 @@ class ConversionScreen(BaseScreen[None]):
             action in ("back", "change", "copy_words") and run.is_busy
         ):
             return False
-        if action == "compare" and run.stage != "done":
-            return False
+        if action in ("compare", "compare_reference"):
+            has_reference = run.reference is not None
+            return run.stage == "done" and has_reference is (action == "compare_reference")
         if action == "copy_start" and (run.stage != "done" or run.conversion.launch is None):
             return False
         return super().check_action(action, parameters)
@@ -174,8 +184,16 @@ class ConversionScreen(BaseScreen[None]):
 
     def action_compare(self) -> None:
         """Compare what was written with its source."""
+        self._compare_with(self.run.plan.draft.source)
+
+    def action_compare_reference(self) -> None:
+        """Compare what was written with A: B, its source, has the faults that were taken out."""
+        assert self.run.reference is not None
+        self._compare_with(self.run.reference)
+
+    def _compare_with(self, path: Path) -> None:
         self.dismiss()
-        self.app.open((self.run.plan.draft.source, self.run.plan.out))
+        self.app.open((path, self.run.plan.out))
 
     def action_change(self) -> None:
         self.app.change_draft(self.session, self.run.plan.draft)

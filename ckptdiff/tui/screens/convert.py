@@ -10,7 +10,12 @@ from textual.content import Content
 from textual.widgets import Input, Static
 from textual.worker import Worker, WorkerState
 
-from ckptdiff.tui.model.conversion import ConversionDraft, ConversionPlan, stated_target
+from ckptdiff.tui.model.conversion import (
+    ConversionDraft,
+    ConversionPlan,
+    reference_of,
+    stated_target,
+)
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.conversion import before_writing, warning_words
 from ckptdiff.tui.text.sides import described
@@ -357,7 +362,7 @@ class ConvertScreen(BaseScreen[None]):
     def _start(self, plan: ConversionPlan) -> None:
         from ckptdiff.tui.screens.conversion import ConversionScreen
 
-        run = self.app.start_conversion(plan)
+        run = self.app.start_conversion(plan, reference_of(self.session, plan.draft))
         self.app.switch_screen(ConversionScreen(run, self.session))
 
     def action_copy_command(self) -> None:

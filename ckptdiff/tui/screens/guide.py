@@ -24,6 +24,19 @@ if TYPE_CHECKING:
     from ckptdiff.tui.text.lines import Line
 
 
+# The roles whose colours stand for those that rich and its highlighter of code give.
+INKS = {
+    "cyan": "packed",
+    "bright_cyan": "packed",
+    "yellow": "differ",
+    "bright_blue": "close",
+    "bright_black": "same",
+    "bright_magenta": "shape",
+    "bright_green": "close",
+    "bright_red": "differ",
+}
+
+
 class PageText(Painted):
     """A page drawn by rich, as lines of text that the mouse can select.
 
@@ -42,8 +55,20 @@ class PageText(Painted):
         return [tuple((text, str(style or "")) for text, style, _ in line) for line in drawn]
 
     def _style(self, role: str) -> Style:
-        """Return the style that rich gave a text, whose definition is its role."""
-        return Style.from_rich_style(RichStyle.parse(role), self.app.ansi_theme)
+        """Return the style that rich gave a text, whose definition is its role.
+
+        Its colour becomes one of the theme's, if that has one: the 16 of a terminal are too pale
+        on a light background.
+        """
+        drawn = RichStyle.parse(role)
+        style = Style.from_rich_style(drawn, self.app.ansi_theme)
+        ink = INKS.get(drawn.color.name) if drawn.color is not None else None
+        foreground = (
+            None
+            if ink is None
+            else self.get_visual_style(f"painted--{ink}", partial=True).foreground
+        )
+        return style if foreground is None else style + Style(foreground=foreground)
 
 
 class GuideScreen(BaseScreen[None]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static
@@ -14,11 +13,13 @@ from ckptdiff.tui.model.order import SORTS
 from ckptdiff.tui.model.stored import StoredRow
 from ckptdiff.tui.runners.comparison import ComparisonRunner
 from ckptdiff.tui.runners.diagnosis import DiagnosisRunner
+from ckptdiff.tui.runners.files import FilesRunner
 from ckptdiff.tui.runners.prompt import PromptRunner
 from ckptdiff.tui.runners.report import ReportRunner
 from ckptdiff.tui.screens.base import BaseScreen
+from ckptdiff.tui.screens.tensor_keys import TENSOR_KEYS
 from ckptdiff.tui.text import sides
-from ckptdiff.tui.text.list import COPIES, OF_PAIRS, no_further, why_no_detail, why_not
+from ckptdiff.tui.text.list import OF_PAIRS, no_further, why_no_detail, why_not
 from ckptdiff.tui.widgets.detail_slot import WIDE, DetailSlot
 from ckptdiff.tui.widgets.filter_slot import FilterSlot
 from ckptdiff.tui.widgets.finding_line import FindingLine
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from textual.app import ComposeResult
+    from textual.binding import BindingType
     from textual.events import Resize
 
     from ckptdiff.checkpoint import Checkpoint
@@ -46,77 +48,7 @@ class TensorsScreen(BaseScreen[None]):
     Its runners fill the session; each can run by itself.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("n", "difference(1)", "Next diff", id="tensors.next", tooltip="next difference"),
-        Binding(
-            "N", "difference(-1)", "Previous diff", show=False, id="tensors.previous",
-            tooltip="previous difference",
-        ),
-        Binding(
-            "slash", "filter", "Filter", key_display="/", id="tensors.filter",
-            tooltip="show only names with these words, or else letters; re:PATTERN; ! inverts",
-        ),
-        Binding(
-            "x", "stop", "Stop", id="tensors.stop",
-            tooltip="stop reading or comparing; what is known stays",
-        ),
-        Binding(
-            "c", "convert", "Convert", id="tensors.convert",
-            tooltip="convert a checkpoint, or show the conversion that runs",
-        ),
-        Binding(
-            "f,3", "findings", "Findings", id="tensors.findings",
-            tooltip="what is wrong, why, and how to mend it; after a stop, look for it",
-        ),
-        Binding(
-            "d", "differences_only", "Diffs only", id="tensors.differences",
-            tooltip="show differences only, or all tensors again",
-        ),
-        Binding(
-            "i", "statistics", "Statistics", id="tensors.statistics",
-            tooltip="read all of a large tensor for its distribution and first values",
-        ),
-        Binding("y", "copy_name", "Copy", id="tensors.copy", tooltip=COPIES),
-        Binding(
-            "s", "sort", "Sort", id="tensors.sort",
-            tooltip="next sort: model order, max|d|, cos, size",
-        ),
-        Binding(
-            "S", "reverse", "Reverse", show=False, id="tensors.reverse",
-            tooltip="sort the other way round",
-        ),
-        Binding(
-            "vertical_line", "view", "View", key_display="|", id="tensors.view",
-            tooltip="show both sides, canonical names, or what each file of B holds",
-        ),
-        Binding(
-            "r", "again", "Again", id="tensors.again",
-            tooltip="read the headers and compare again; after a stop, go on",
-        ),
-        Binding(
-            "w", "write_report", "Report", id="tensors.report", tooltip="write a report to a file"
-        ),
-        Binding(
-            "e", "entries", "Entries", id="tensors.entries",
-            tooltip="what else the files hold: arguments, optimizer, random states",
-        ),
-        Binding(
-            "o", "optimizer", "Optimizer", show=False, id="tensors.optimizer",
-            tooltip="compare master weights and moments as well, or the weights alone again",
-        ),
-        Binding(
-            "2", "config", "Config", id="tensors.config",
-            tooltip="compare config.json with the args, meaning by meaning",
-        ),
-        Binding(
-            "p,4", "logits", "Logits", id="tensors.logits",
-            tooltip="give both sides a prompt and compare what they compute, layer by layer",
-        ),
-        Binding(
-            "Y", "copy_command", "Copy command", show=False, id="tensors.copy_command",
-            tooltip="copy the command line that does the same",
-        ),
-    ]  # fmt: skip
+    BINDINGS: ClassVar[list[BindingType]] = list(TENSOR_KEYS)
 
     def __init__(
         self,
@@ -132,9 +64,10 @@ class TensorsScreen(BaseScreen[None]):
         self.diagnosis = DiagnosisRunner(session, engine)
         self.prompts = PromptRunner(session, engine)
         self.report = ReportRunner(session)
+        self.files = FilesRunner(session)
 
     def compose_body(self) -> ComposeResult:
-        yield from (self.comparison, self.diagnosis, self.prompts, self.report)
+        yield from (self.comparison, self.diagnosis, self.prompts, self.report, self.files)
         yield Static(id="title", markup=False)
         with Horizontal(id="body"):
             yield TensorList(self.session, id="tensors")
@@ -167,6 +100,7 @@ class TensorsScreen(BaseScreen[None]):
         """Read both sides, then compare them; `fresh` ignores and drops cached results."""
         if fresh:
             self.prompts.forget()
+        self.files.sought = self.rows.name_here
         self.diagnosis.forget()
         self.comparison.read_headers(fresh=fresh)
 
@@ -196,6 +130,10 @@ class TensorsScreen(BaseScreen[None]):
             self.rows.show_rows(are_new=what == "names")
         elif what == "results":
             self.rows.redraw()
+        if what == "files":
+            self._show_files()
+        if what == "names":
+            self.files.list()
         if what == "compared" and self.session.phase == "done" and not self.session.browsing:
             self.rows.settle()
         if what == "names":
@@ -283,7 +221,6 @@ class TensorsScreen(BaseScreen[None]):
         self.session.reverse = sort == self.session.sort and not self.session.reverse
         self.session.sort = sort
         self._rearrange()
-        self.app.change_settings(sort=sort)
 
     def go_to(self, name: str) -> None:
         """Move the cursor to a tensor. A filter that hides it is cleared."""
@@ -303,8 +240,11 @@ class TensorsScreen(BaseScreen[None]):
         self.state_changed()
 
     def action_again(self) -> None:
-        """Continue after a stop; otherwise drop all results and compare again."""
-        self.read_headers(fresh=self.session.phase in ("done", "comparing"))
+        """Continue after a stop; otherwise drop all results and compare again, in model order."""
+        is_new = self.session.phase in ("done", "comparing")
+        if is_new and self.session.begin_in_order():
+            self._rearrange()
+        self.read_headers(fresh=is_new)
 
     def judge_by(self, tolerance: str) -> None:
         """Compare under another tolerance. Results cached under it are shown at once."""
@@ -320,8 +260,23 @@ class TensorsScreen(BaseScreen[None]):
             self.app.copy(self.rows.cells.stored_name(self.rows.row))
 
     def action_view(self) -> None:
+        has_rows = bool(self.rows.rows)
+        if has_rows:
+            self.files.sought = self.rows.name_here
         self.rows.show_view(self.rows.cells.next_view)
+        self.files.list()
+        if not has_rows:  # the files were not listed yet
+            self._go_to_sought()
         self.state_changed()
+
+    def _show_files(self) -> None:
+        """Show the files once they are listed, with the cursor where it was in another view."""
+        self.rows.rows_changed(0)
+        self._go_to_sought()
+
+    def _go_to_sought(self) -> None:
+        if self.files.sought is not None:
+            self.rows.go_to(self.files.sought)
 
     def action_copy_command(self) -> None:
         self.app.copy(self.session.command_line(self.rows.name_here))

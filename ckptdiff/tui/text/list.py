@@ -44,7 +44,7 @@ def list_title(session: Session) -> str:
     if session.finding is not None:
         kind = session.diagnosis.findings[session.finding - 1].kind
         parts.append(f"finding {session.finding}, {kind}")
-    if session.narrowed:
+    if session.narrowed and (session.files.is_listed or not in_files):
         shown, of = len(session.tensors.order), len(session.names)
         if in_files:
             shown, of = len(session.files.shown), in_all(session.files.files)
@@ -60,8 +60,10 @@ def list_title(session: Session) -> str:
 
 def _files_title(session: Session) -> str:
     """Return whose files the list shows."""
+    if not session.files.is_listed:
+        return "Files" if session.browsing else "B's files"
     count = plural(len(session.files.files), "file")
-    return count if session.browsing else f"B's files: {count}" if session.b else "B's files"
+    return count if session.browsing else f"B's files: {count}"
 
 
 def list_subtitle(session: Session, cursor: int) -> str:
@@ -109,6 +111,8 @@ def empty_words(session: Session) -> str:
     if session.view == "files":
         if session.files.side is None:
             return "B is not open yet."
+        if not session.files.is_listed:
+            return "Reading what each file holds ..."
         nothing = not session.files.shown
     else:
         nothing = not session.tensors.order

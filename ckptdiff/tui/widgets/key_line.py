@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 # Actions shown first, and those shown at the end even if others do not fit. The rest follow the
 # first in the order of their bindings.
 FIRST = (
-    "open", "select", "stop", "difference(1)", "findings", "copy_fix", "convert", "logits", "filter"
+    "start", "open", "select", "stop", "difference(1)", "findings", "copy_fix", "convert", "logits",
+    "filter",
 )  # fmt: skip
 LAST = ("guide", "help", "back", "leave")
 

@@ -12,7 +12,7 @@ from ckptdiff.tui.text.sides import FORMATS, parallelism
 from ckptdiff.tui.text.storage import absent_words, axis_word
 from ckptdiff.tui.widgets.pair_columns import LEAST_NAME, pair_columns
 from ckptdiff.tui.widgets.tensor_row import DTYPE, MAX, SIZE, mark
-from ckptdiff.tui.words import fitted, plural, shorten
+from ckptdiff.tui.words import fitted, plural, short_name, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -323,8 +323,7 @@ def _shortened(text: str, width: int, *, ascii_only: bool) -> str:
     """Return a name of at most `width` characters: its end tells it from others of its layer."""
     if len(text) <= width or width < LEAST_NAME:
         return shorten(text, width, ascii_only=ascii_only)
-    head = text[: width // 6] + (".." if ascii_only else "…")
-    return head + text[len(head) - width :]
+    return short_name(text, width, ascii_only=ascii_only)
 
 
 def _part_word(name: str) -> str:

@@ -105,17 +105,17 @@ class TensorList(CursorList["Row"]):
     def settle(self) -> None:
         """Show what is wrong first, unless the user has moved: called once all is compared."""
         session = self.session
-        if self._hidden is not None and self._hidden[1] == self.row:  # compared once more
-            if session.tensors.is_untouched:
-                session.tensors.settle(self.page)
-                self.show_rows()
-            self.go_to(self._hidden[0])
+        hidden = self._hidden  # compared once more, if the cursor is still where that left it
+        is_again = hidden is not None and hidden[1] == self.row
+        if not is_again and (self.cursor or self.scroll_offset.y):
             return
-        if self.cursor or self.scroll_offset.y:
-            return
-        if session.tensors.is_untouched:
-            session.tensors.settle(self.page)
+        is_settled = session.tensors.settle(self.page)
+        if is_settled:
             self.show_rows()
+        if is_again and hidden is not None:
+            self.go_to(hidden[0])
+            return
+        if is_settled:
             first = session.tensors.next_difference(None)
             if first is not None and session.is_difference(first):
                 self.go_to(first)

@@ -9,7 +9,7 @@ from ckptdiff.text import format_bytes, format_cosine, format_number, format_sha
 from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.comparison import GLYPHS, WORDS, tally
 from ckptdiff.tui.model.inventory import Layer, Unmapped
-from ckptdiff.tui.words import plural, shorten
+from ckptdiff.tui.words import plural, short_name, shorten
 
 if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembly
@@ -131,6 +131,8 @@ def _label(session: Session, name: str, a: Assembly | None, b: Assembly | None, 
         label += short
     if len(label) > width:
         label = label.removesuffix(".weight")
+    if layer is None:
+        label = short_name(label, width, ascii_only=session.ascii_only)
     return _fit(label, width, ascii_only=session.ascii_only)
 
 
