@@ -90,9 +90,13 @@ async def test_experts_stand_beside_what_holds_them(
         expert = f"block_sparse_moe.experts.3.{part}.weight"
         row = next(row for row in shown if row[0].startswith(expert))
         assert row[1].split()[0] == "="
-        if experts == "grouped":  # in one stored tensor, which the first of its rows names
-            assert row[2][0] in "│└"
+        if part == "w3":  # beside the lower end of a bracket
+            assert row[2].split()[:2] == ["└", "3.w3"]
+        elif experts == "grouped":  # inside one, whose line is read as one more bar
+            assert row[2:] == ["", row[3]]
+            assert row[3].split()[0] == "3.w1"
         else:
+            assert row[2].split()[0] == "┌"
             assert row[2].split()[-1] == "1"
     text = "\n".join(row[-1] for row in shown)
     assert name in text
@@ -111,14 +115,14 @@ async def test_a_tied_head_stands_beside_the_embedding(
 
 async def test_sorted_rows_that_lie_apart_have_no_bracket(make: Shown, tmp_path: Path) -> None:
     shown = await table(make(*make_demo(tmp_path / "demo")), "s", size=(200, 60))
-    ends = ["2.self_attn.k_proj.weight", "2.self_attn.v_proj.weight"]
+    ends = ["2.self_attn.k_proj", "2.self_attn.v_proj"]
     first = [row[0].split()[0] for row in shown[1:3]]
     assert all(any(name.endswith(end) for name in first) for end in ends)
     # Both differ, and stand together; what they share their stored tensor with does not.
     qkv = "decoder.layers.2.self_attention.linear_qkv.weight"
     assert shown[1][2].split()[:2] == ["┌", qkv]
     assert shown[2][2].startswith("└")
-    (row,) = [row for row in shown if "2.self_attn.q_proj.weight" in row[0]]
+    (row,) = [row for row in shown if "2.self_attn.q_proj" in row[0]]
     assert row[2].split()[0] == qkv
 
 
