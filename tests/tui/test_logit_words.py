@@ -34,7 +34,7 @@ def test_other_ids_are_marked_and_never_cut() -> None:
 
 def test_a_probability_keeps_its_column_and_its_digits() -> None:
     after = Next(3, (Candidate(5, 0.25),), (Candidate(7, 0.000123),))
-    for width in (60, 80, 120):
+    for width in (60, 80, 120, 200):
         head, row = plain(top_lines(after, width, 4))
         assert [head[at - 1] for at in (row.index("0.250") + 5, row.index("1.2e-04") + 7)] == [
             "p",
@@ -48,6 +48,13 @@ def test_a_probability_keeps_its_column_and_its_digits() -> None:
             "p",
         ]
         assert len(row) <= width
+
+
+def test_on_a_wide_screen_a_probability_stays_near_its_token() -> None:
+    after = Next(3, (Candidate(5, 0.25),), (Candidate(7, 0.125),))
+    for row in (*plain(top_lines(after, 200, 4))[1:], *plain([position_line(after, "x", 200)])):
+        assert row.index("0.250") - row.index("id 5") < 50
+        assert row.index("0.125") - row.index("id 7") < 50
 
 
 def test_the_loss_with_padding_says_that_it_is_a_loss() -> None:

@@ -183,7 +183,6 @@ TRAINED = CORPUS / "llama2/megatron-tp2-dp2-trained2steps-distopt-torch"
 @pytest.mark.skipif(not TRAINED.is_dir(), reason=NO_CORPUS)
 async def test_the_moments_of_a_weight_are_told_from_it(make: Shown) -> None:
     shown = await table(make(TRAINED, TRAINED.with_name(f"{TRAINED.name}_dist")), "o", "G")
-    assert row_of(shown, "optimizer.exp_avg.output_layer.weight")
-    assert row_of(shown, "optimizer.exp_avg_sq.output_layer.weight")
-    assert row_of(shown, "optimizer.fp32_param.output_layer.weight")
-    assert row_of(shown, "output_layer.weight")
+    names = {row[0].split()[0].removesuffix(".weight") for row in shown[1:] if row[0]}
+    kinds = ("", "optimizer.exp_avg.", "optimizer.exp_avg_sq.", "optimizer.fp32_param.")
+    assert {f"{kind}output_layer" for kind in kinds} <= names

@@ -30,6 +30,7 @@ ROLES = {
     "small": "close",
     "weights-or-config": "differ",
 }
+WIDEST_TOKEN = 40  # cells: farther off, its probability would not be found
 NOTHING = "No prompt yet. Type one and press {}."
 
 
@@ -174,7 +175,7 @@ def _chance_text(value: float) -> str:
 
 def top_lines(after: Next, width: int, height: int, *, ascii_only: bool = False) -> list[Line]:
     """Return the likeliest tokens of both sides, each with its rank in the other side's list."""
-    room = max(4, (width - 41) // 2)
+    room = max(4, min(WIDEST_TOKEN, (width - 41) // 2))
     head_a = f"{'A':<{room}} {'p':>7} {'in B':>7}"
     head_b = f"{'B':<{room}} {'p':>7} {'in A':>7}"
     lines = [line((f" #  {head_a}     {head_b}", "dim"))]
@@ -194,7 +195,7 @@ def top_lines(after: Next, width: int, height: int, *, ascii_only: bool = False)
 
 def position_line(after: Next, text: str, width: int, *, ascii_only: bool = False) -> Line:
     """Return the token at a position, and the likeliest token after it on each side."""
-    room = max(4, (width - 25) // 3)
+    room = max(4, min(WIDEST_TOKEN, (width - 25) // 3))
     token_a, token_b = after.a[0], after.b[0]
     mark = "=" if token_a.id == token_b.id else "!"
     left, right = (
@@ -209,7 +210,7 @@ def position_line(after: Next, text: str, width: int, *, ascii_only: bool = Fals
 
 def position_head(width: int) -> Line:
     """Return the header above the lines of `position_line`."""
-    room = max(4, (width - 25) // 3)
+    room = max(4, min(WIDEST_TOKEN, (width - 25) // 3))
     side = f"{'{} goes on':<{room + 1}} {'p':>7}"
     words = f"{'at':>4}  {'token':<{room}}{side.format('A')}   {side.format('B')}"
     return line((words, "dim"))
