@@ -118,7 +118,6 @@ def test_a_value_of_any_length_and_characters_is_one_short_line(tmp_path: Path) 
     assert len(trouble) < len(str(file)) + 400
 
 
-
 def test_a_slip_of_the_hand_is_said_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "settings.json"
     file.write_text('{\n "theme": "ckptdiff-light",\n}')
