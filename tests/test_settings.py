@@ -76,7 +76,8 @@ def test_an_unreadable_file_means_defaults_and_a_sentence(tmp_path: Path, conten
         ),
         (
             '"colour": 1',
-            'there is no setting "colour"; there are recent, theme, differences_only, keys, version',
+            'there is no setting "colour"; there are recent, theme, differences_only, keys, '
+            "version",
         ),
     ],
 )
