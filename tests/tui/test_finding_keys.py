@@ -54,10 +54,18 @@ LINE = ConfigDiff(
 )  # fmt: skip
 
 
+FOUND = [BASE, OF_K, OF_DOWN]
+
+
+@pytest.fixture(autouse=True)
+def _findings(engine: FakeEngine) -> None:
+    engine.findings = FOUND  # before the app starts: a comparison may end at once
+
+
 async def opened(app: CkptDiffApp, pilot: Pilot[None], engine: FakeEngine) -> None:
     """Wait for the findings, and for a line of the config that conflicts."""
-    engine.findings = [BASE, OF_K, OF_DOWN]
     await settle(app, pilot)
+    assert engine.findings == FOUND
     session = tensors(app).session
     session.config = (LINE, replace(LINE, meaning="Layers", status="same"))
     session.diagnosis = replace(session.diagnosis, targets={2: Target("hf")})
