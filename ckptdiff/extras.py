@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Literal
 
@@ -9,7 +10,7 @@ from ckptdiff.errors import NotInstalled
 
 Extra = Literal["logits", "scores", "serve"]
 
-# Modules by the names under which they are imported; nothing here imports them.
+# Modules by the names under which they are imported.
 LIBRARIES: dict[Extra, tuple[str, ...]] = {
     "logits": ("torch", "tokenizers", "sentencepiece"),
     "scores": ("torch", "tokenizers", "sentencepiece", "lm_eval", "datasets"),
@@ -20,10 +21,14 @@ _WHAT: dict[Extra, str] = {
     "scores": "comparing scores",
     "serve": "the screen in a browser",
 }
+MOST_SHOWN = 200  # characters of the error of an import
 
 
 def why_not(extra: Extra) -> str:
-    """Return one sentence about what is not installed, and how to; nothing if all is there."""
+    """Return one sentence about what is not installed, and how to; nothing if all is there.
+
+    Imports nothing: whether an import works, `load` tells.
+    """
     missing = [name.replace("_", "-") for name in LIBRARIES[extra] if find_spec(name) is None]
     if not missing:
         return ""
@@ -38,3 +43,22 @@ def require(extra: Extra) -> None:
     """Raise NotInstalled unless all libraries of an extra are there."""
     if why := why_not(extra):
         raise NotInstalled(why)
+
+
+def load(extra: Extra, library: str) -> None:
+    """Import a library of an extra. Raises NotInstalled if it is there and does not work."""
+    try:
+        import_module(library)
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), "")
+        why = f"{type(error).__name__}: {first}"[:MOST_SHOWN].removesuffix(": ")
+        raise not_working(extra, library, f"cannot be imported ({why})") from error
+
+
+def not_working(extra: Extra, library: str, what: str) -> NotInstalled:
+    """Return the error of a library that is there; `what` it does follows on "and"."""
+    name = library.replace("_", "-")
+    return NotInstalled(
+        f"{_WHAT[extra]} needs {name}, which is installed and {what}. Install it anew, in a build "
+        f"for this machine: pip uninstall {name}, then pip install {name}"
+    )

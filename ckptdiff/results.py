@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ckptdiff.checkpoint import Rank
     from ckptdiff.conversion.remap import Remap
     from ckptdiff.fault_classes import FaultClass
@@ -114,6 +116,28 @@ class Finding:
     letter: Literal["A", "B"] = "B"  # of the side that has the fault
     is_lost: bool = True  # without an undo; False: B may have the content in another form
     setting: str = ""  # of a config, the one that conflicts: the meaning of its line
+
+    @property
+    def is_converted_away(self) -> bool:
+        """Whether a conversion of B writes it without the fault.
+
+        Any conversion leaves out what wrappers put into names: there is nothing to undo.
+        """
+        return self.undo is not None or (self.kind == "NAMES" and self.fix is not None)
+
+
+def undo_all(findings: Iterable[Finding]) -> tuple[Remap, ...]:
+    """Return the re-mappings that take out all faults of B that a re-mapping takes out."""
+    return tuple(f.undo for f in findings if f.severity == "fault" and f.undo is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class JointFix:
+    """The command that mends several faults at once."""
+
+    command: str
+    mended: tuple[Finding, ...]
+    left: tuple[Finding, ...]  # faults that it does not mend
 
 
 LogitVerdict = Literal["arithmetic", "undecided", "small", "weights-or-config"]

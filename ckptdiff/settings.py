@@ -6,10 +6,17 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ckptdiff.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 VERSION = 1  # of the file format
 RECENT_PAIRS = 10
+_GONE = ("sort",)  # entries of earlier releases, which mean nothing now
+MOST_SHOWN = 40  # characters of a wrong value
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +54,12 @@ def settings_file() -> Path:
 
 
 def load_settings(file: Path) -> tuple[Settings, str | None]:
-    """Return the settings; if they cannot be read, the defaults and a sentence that says so."""
+    """Return the settings, and a sentence on what of them cannot be used, if anything.
+
+    What is wrong has its default; everything, if the file cannot be read.
+    """
     try:
-        return _settings(json.loads(file.read_bytes())), None
+        settings, wrong = _settings(json.loads(file.read_bytes()))
     except FileNotFoundError:
         return Settings(), None
     except OSError as error:
@@ -57,30 +67,80 @@ def load_settings(file: Path) -> tuple[Settings, str | None]:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} is no JSON"
         return Settings(), f"{file} is not readable as settings: {where}. Defaults are used."
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, RecursionError):
         return Settings(), f"{file} is not readable as settings. Defaults are used."
+    return settings, f"{file}: {'; '.join(wrong)}. All other settings are used." if wrong else None
 
 
-def _settings(values: Any) -> Settings:
-    """Return settings from JSON; defaults for what is left out. Raises ValueError, TypeError."""
+def _settings(values: Any) -> tuple[Settings, list[str]]:
+    """Return settings from JSON, and a clause for each entry that is left out, as it is wrong.
+
+    Raises ValueError if nothing of them can be used.
+    """
     if not isinstance(values, dict):
-        raise TypeError("no object")
+        raise ValueError("no object")
     if values.get("version", VERSION) != VERSION:
         raise ValueError("another version")
-    settings = Settings(
-        recent=tuple(RecentPair(**pair) for pair in values.get("recent", ())[:RECENT_PAIRS]),
-        theme=values.get("theme"),
-        differences_only=values.get("differences_only", False),
-        keys=dict(values.get("keys", {})),
-    )
-    words = [settings.theme or "", *(w for p in settings.recent for w in (p.a, p.b))]
-    words += settings.keys.values()
-    numbers = [n for pair in settings.recent for n in (pair.at, pair.differences)]
-    if not all(isinstance(word, str) for word in [*words, *(p.verdict for p in settings.recent)]):
-        raise TypeError("a word is not a string")
-    if not all(isinstance(number, (int, float)) for number in numbers):
-        raise TypeError("a number is not a number")
-    return settings
+    found: dict[str, Any] = {}
+    wrong = []
+    for name, value in values.items():
+        if name in _GONE:
+            continue
+        if name not in _ENTRIES:
+            wrong.append(f"there is no setting {_shown(name)}; there are {', '.join(_ENTRIES)}")
+        elif _ENTRIES[name].fits(value):
+            found[name] = value
+        else:
+            wrong.append(f"{name} is {_shown(value)}, and has to be {_ENTRIES[name].words}")
+    keys, no_text = {}, []
+    for name, value in found.pop("keys", {}).items():
+        if isinstance(value, str):
+            keys[name] = value
+        else:
+            no_text.append(f"{_shown(name)} in keys is {_shown(value)}, and has to be {_KEY}")
+    recent = found.pop("recent", ())[:RECENT_PAIRS]
+    pairs = tuple(pair for pair in map(_pair, recent) if pair is not None)
+    if len(pairs) < len(recent):
+        no_text.append(f"{len(recent) - len(pairs)} of recent is no pair that was compared")
+    return Settings(**found, keys=keys, recent=pairs), [*wrong, *no_text]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What an entry of the file may be, as a test and in words."""
+
+    fits: Callable[[Any], bool]
+    words: str
+
+
+_KEY = 'a key such as "j" or "ctrl+n", in quotes'
+_ENTRIES: dict[str, _Entry] = {
+    "recent": _Entry(lambda value: isinstance(value, list), "a list of pairs"),
+    "theme": _Entry(
+        lambda value: value is None or isinstance(value, str),
+        'the name of a theme in quotes, such as "ckptdiff-light", or null',
+    ),
+    "differences_only": _Entry(lambda value: isinstance(value, bool), "true or false"),
+    "keys": _Entry(lambda value: isinstance(value, dict), 'an object such as {"list.down": "j"}'),
+    "version": _Entry(lambda value: value == VERSION, str(VERSION)),
+}
+
+
+def _pair(values: Any) -> RecentPair | None:
+    """Return a pair from JSON; None if it is none."""
+    try:
+        pair = RecentPair(**values)
+    except TypeError:
+        return None
+    words, numbers = (pair.a, pair.b, pair.verdict), (pair.differences, pair.at)
+    is_fit = all(isinstance(word, str) for word in words)
+    return pair if is_fit and all(isinstance(n, (int, float)) for n in numbers) else None
+
+
+def _shown(value: Any) -> str:
+    """Return a value of the file in few characters, as JSON."""
+    text = printable(json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} ..."
 
 
 def save_settings(settings: Settings, file: Path) -> None:

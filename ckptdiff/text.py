@@ -27,11 +27,11 @@ def format_shape(shape: tuple[int, ...] | None) -> str:
     return "x".join(map(str, shape)) if shape else "scalar"
 
 
-def format_number(value: float) -> str:
-    """Return `0` for exactly zero, else two significant digits in `e` form."""
+def format_number(value: float, digits: int = 2) -> str:
+    """Return `0` for exactly zero, else its significant digits, two if not told, in `e` form."""
     if value == 0:
         return "0"
-    return f"{value:.1e}" if math.isfinite(value) else str(value)
+    return f"{value:.{digits - 1}e}" if math.isfinite(value) else str(value)
 
 
 def format_cosine(value: float) -> str:

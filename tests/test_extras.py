@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 from ckptdiff import extras
 from ckptdiff.cli.main import main
 from ckptdiff.demo import make_demo
+from ckptdiff.errors import NotInstalled
+from ckptdiff.logits.tokenizer import token_texts
 from tests.support.corpus import REPOSITORY
 from tests.support.patience import PATIENCE
 
@@ -51,6 +54,57 @@ def test_the_extras_are_those_of_the_installation() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "does"),
+    [
+        (
+            'raise ImportError("libcudart.so.12: cannot open shared object file\\nand more")',
+            "cannot be imported (ImportError: libcudart.so.12: cannot open shared object file)",
+        ),
+        (
+            'raise OSError("\\x1b[2Jno such library")',
+            "cannot be imported (OSError: \\x1b[2Jno such library)",
+        ),
+        ("raise RuntimeError", "cannot be imported (RuntimeError)"),
+        ("import os; os.abort()", "ends the process that imports it"),
+    ],
+    ids=["import", "library", "other", "crash"],
+)
+def test_a_torch_that_does_not_work_is_one_sentence(tmp_path: Path, code: str, does: str) -> None:
+    a, b = make_demo(tmp_path / "demo")
+    (tmp_path / "broken" / "torch").mkdir(parents=True)
+    (tmp_path / "broken" / "torch" / "__init__.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-m", "ckptdiff", "logits", str(a), str(b), "--ids", "1,2"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path / 'broken'}{os.pathsep}{REPOSITORY}"},
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    words = f"ckptdiff: comparing logits needs torch, which is installed and {does}"
+    assert done.stderr.startswith(words)
+    assert done.stderr.endswith(": pip uninstall torch, then pip install torch\n")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("library", ["tokenizers", "sentencepiece"])
+def test_a_library_of_tokenizers_that_does_not_work_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    (tmp_path / f"{library}.py").write_text("raise ImportError('built for another Python')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, library, raising=False)
+    file = tmp_path / {"tokenizers": "tokenizer.json", "sentencepiece": "tokenizer.model"}[library]
+    file.write_bytes(b"{}")
+    why = rf"needs {library}, which is .*\(ImportError: built for another Python\)"
+    with pytest.raises(NotInstalled, match=why):
+        token_texts(file, [1])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", [("--ids", "1,2"), ("--prompt", "Paris")], ids=" ".join)
 def test_logits_without_torch_are_one_sentence(tmp_path: Path, prompt: tuple[str, str]) -> None:
     a, b = make_demo(tmp_path / "demo")
@@ -74,4 +128,19 @@ def test_a_server_without_its_library_is_one_sentence(
     assert capsys.readouterr().err == (
         "ckptdiff: the screen in a browser needs textual-serve, which is not installed: "
         "pip install 'ckptdiff[serve]'\n"
+    )
+
+
+def test_a_server_whose_library_does_not_work_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "textual_serve.py").write_text("raise OSError('no')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "textual_serve"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main(["serve"]) == 2
+    assert capsys.readouterr().err == (
+        "ckptdiff: the screen in a browser needs textual-serve, which is installed and cannot be "
+        "imported (OSError: no). Install it anew, in a build for this machine: "
+        "pip uninstall textual-serve, then pip install textual-serve\n"
     )

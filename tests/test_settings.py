@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,13 +46,6 @@ def test_a_file_written_by_hand_need_not_hold_everything(tmp_path: Path) -> None
         b"[]",
         b"[" * 100_000,
         b'{"version": 2}',
-        b'{"keys": 3}',
-        b'{"keys": {"tensors.next": 3}}',
-        b'{"version": 1, "recent": 3, "theme": null, "differences_only": false}',
-        b'{"version": 1, "recent": [{"a": 1, "b": "", "verdict": "", "differences": 0, "at": 0}],'
-        b' "theme": null, "differences_only": false}',
-        b'{"version": 1, "recent": [{"a": "", "b": "", "verdict": "", "differences": 0, "at": ""}],'
-        b' "theme": null, "differences_only": false}',
     ],
 )
 def test_an_unreadable_file_means_defaults_and_a_sentence(tmp_path: Path, content: bytes) -> None:
@@ -61,6 +56,67 @@ def test_an_unreadable_file_means_defaults_and_a_sentence(tmp_path: Path, conten
     assert trouble is not None
     assert trouble.startswith(f"{file} is not readable as settings")
     assert trouble.endswith(". Defaults are used.")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (
+            '"theme": 5',
+            'theme is 5, and has to be the name of a theme in quotes, such as "ckptdiff-light", '
+            "or null",
+        ),
+        ('"differences_only": "yes"', 'differences_only is "yes", and has to be true or false'),
+        ('"recent": {"a": 1}', 'recent is {"a": 1}, and has to be a list of pairs'),
+        ('"recent": [3, {"a": "", "at": ""}]', "2 of recent is no pair that was compared"),
+        ('"keys": 3', 'keys is 3, and has to be an object such as {"list.down": "j"}'),
+        (
+            '"keys": {"list.up": 3}',
+            '"list.up" in keys is 3, and has to be a key such as "j" or "ctrl+n", in quotes',
+        ),
+        (
+            '"colour": 1',
+            'there is no setting "colour"; there are recent, theme, differences_only, keys, '
+            "version",
+        ),
+    ],
+)
+def test_one_wrong_setting_is_named_and_the_others_are_used(
+    tmp_path: Path, wrong: str, words: str
+) -> None:
+    file = tmp_path / "settings.json"
+    good = {"theme": "nord", "differences_only": True, "keys": {"list.down": "n"}}
+    for name in good:
+        if f'"{name}":' in wrong:
+            continue
+        rest = json.dumps({name: good[name]})[1:-1]
+        file.write_text(f"{{{wrong}, {rest}}}")
+        settings, trouble = load_settings(file)
+        assert settings == Settings(**{name: good[name]})  # type: ignore[arg-type]
+        assert trouble == f"{file}: {words}. All other settings are used."
+
+
+def test_of_pairs_and_keys_those_that_are_right_are_used(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    recent = [asdict(pair(1)), {**asdict(pair(2)), "at": "today"}]
+    keys = {"list.down": "n", "list.up": ["p"]}
+    file.write_text(json.dumps({"recent": recent, "keys": keys, "theme": 5}))
+    settings, trouble = load_settings(file)
+    assert settings == Settings(recent=(pair(1),), keys={"list.down": "n"})
+    assert trouble is not None
+    assert "\n" not in trouble
+    assert [word in trouble for word in ("theme is 5", '"list.up" in keys', "1 of recent")] == [
+        True
+    ] * 3
+
+
+def test_a_value_of_any_length_and_characters_is_one_short_line(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"differences_only": "a\x1b[2J\n" * 1000, "theme": [[]] * 1000}))
+    trouble = load_settings(file)[1]
+    assert trouble is not None
+    assert trouble.removeprefix(str(file)).isprintable()
+    assert len(trouble) < len(str(file)) + 400
 
 
 def test_a_slip_of_the_hand_is_said_with_its_line(tmp_path: Path) -> None:

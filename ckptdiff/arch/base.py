@@ -352,24 +352,24 @@ class Architecture:
     # Hugging Face numbers the prediction layers on from the decoder's last layer.
     _counts_on: bool = field(init=False, repr=False, compare=False)
     _by_megatron: dict[str, ParamMapping] = field(init=False, repr=False, compare=False)
-    _hf_order: dict[str, int] = field(init=False, repr=False, compare=False)
+    _hf_order: dict[str, tuple[int, int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         halves = [half for mapping in self.mappings for half in gated_halves(mapping)]
         names = {template(mapping.megatron): mapping for mapping in (*halves, *self.mappings)}
-        patterns = [hf for mapping in self.mappings for hf in mapping.hf]
-        order = [template(hf) for hf in patterns]
-        counts_on = any("layers.{mtp}." in hf and not hf.startswith("mtp.") for hf in patterns)
+        patterns = [(hf, at) for at, rule in enumerate(self.mappings) for hf in rule.hf]
+        order = {template(hf): (at, place) for place, (hf, at) in enumerate(patterns)}
+        counts_on = any("layers.{mtp}." in hf and not hf.startswith("mtp.") for hf, _ in patterns)
         object.__setattr__(self, "_counts_on", counts_on)
         object.__setattr__(self, "_by_megatron", names)
-        object.__setattr__(self, "_hf_order", {name: i for i, name in enumerate(order)})
+        object.__setattr__(self, "_hf_order", order)
 
     def rule_for(self, template: str) -> ParamMapping | None:
         """Return the rule of a Megatron name, given as a template of `naming.split_native`."""
         return self._by_megatron.get(template)
 
-    def order_of(self, template: str) -> int | None:
-        """Return the position in the model of a Hugging Face name, given as a template."""
+    def order_of(self, template: str) -> tuple[int, int] | None:
+        """Return the number of a name's rule and its own: of a Hugging Face name's template."""
         return self._hf_order.get(template)
 
     def stores_transposed(self, key: str) -> bool:

@@ -22,7 +22,10 @@ def put_in_model_order(named: Mapping[str, T], architecture: Architecture | None
 
 
 def in_model_order(names: Iterable[str], architecture: Architecture | None) -> list[str]:
-    """Return names in model order; those that no rule knows come last."""
+    """Return names in model order; those that no rule knows come last.
+
+    What Megatron fuses stays together: gate and up of one expert, then those of the next.
+    """
     first_layer = _first_layer(architecture)
 
     def sort_key(name: str) -> tuple[object, ...]:
@@ -35,13 +38,14 @@ def in_model_order(names: Iterable[str], architecture: Architecture | None) -> l
                 (int(p), "") if p.isdecimal() and len(p) <= 18 else (-1, p) for p in parts
             )
         if indices:
-            return 1, indices[0], order, indices
-        return (0 if order < first_layer else 2), order
+            rule, place = order
+            return 1, indices[0], rule, indices, place
+        return (0 if order[0] < first_layer else 2), order
 
     return sorted(names, key=sort_key)
 
 
 def _first_layer(architecture: Architecture | None) -> int:
-    """Return the position of the first Hugging Face name of a layer: rules are in model order."""
-    names = [hf for rule in (architecture.mappings if architecture else ()) for hf in rule.hf]
-    return next((i for i, hf in enumerate(names) if "{layer}" in hf), 0)
+    """Return the number of the first rule of a layer: rules are in model order."""
+    rules = architecture.mappings if architecture else ()
+    return next((i for i, rule in enumerate(rules) if any("{layer}" in hf for hf in rule.hf)), 0)

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.cli.arguments import positive, size
+from ckptdiff.cli.arguments import JOBS_HELP, JSON_HELP, positive, size
 from ckptdiff.cli.progress import ProgressBar
 from ckptdiff.config.programs import DEFAULT, PROGRAMS
 from ckptdiff.errors import BadArgument
@@ -57,7 +57,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--first-stage-layers", type=positive, metavar="N",
         help="layers of the first pipeline stage, where stages are uneven",
     )  # fmt: skip
-    parser.add_argument("--last-stage-layers", type=positive, metavar="N", help="of the last one")
+    parser.add_argument(
+        "--last-stage-layers", type=positive, metavar="N",
+        help="layers of the last pipeline stage, where stages are uneven",
+    )  # fmt: skip
     parser.add_argument(
         "--dtype", choices=("bf16", "fp16", "fp32"), help="cast to it (default: as stored)"
     )
@@ -77,17 +80,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--accept", action="store_true",
-        help="exit code 0 though that program cannot compute the model; with --family, write a "
-        "config.json that does not say all of it",
+        help="exit code 0 though the program cannot compute the model, or, with --family, "
+        "config.json cannot say all of it",
     )  # fmt: skip
-    parser.add_argument("--vocab-divisible-by", type=positive, default=128, metavar="N")
+    parser.add_argument(
+        "--vocab-divisible-by", type=positive, default=128, metavar="N",
+        help="pad the vocabulary to a multiple of N times TP (default: 128)",
+    )  # fmt: skip
     parser.add_argument(
         "--max-shard-size", type=size, default=size("5GB"), metavar="SIZE",
-        help="of a safetensors or .distcp file (default: 5GB)",
+        help="most bytes of a .safetensors or .distcp file (default: 5GB)",
     )  # fmt: skip
     parser.add_argument(
         "--like", type=Path, metavar="DIR",
-        help="a Hugging Face folder that lends config, tokenizer and names",
+        help="the Hugging Face folder of this model: the result is compared with it, and with --to "
+        "hf has its config.json, tokenizer and tensor names",
     )  # fmt: skip
     parser.add_argument(
         "--family", metavar="NAME",
@@ -108,8 +115,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-verify", action="store_true", help="do not compare the result with its source"
     )
-    parser.add_argument("--jobs", type=positive, metavar="N", help="worker processes")
-    parser.add_argument("--json", metavar="FILE", help="write a JSON document; - is the output")
+    parser.add_argument("--jobs", type=positive, metavar="N", help=JOBS_HELP)
+    parser.add_argument("--json", metavar="FILE", help=JSON_HELP)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -8,7 +8,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.cli.arguments import JOBS_HELP, OPTIMIZER_HELP, PATTERN_HELP, page, positive
+from ckptdiff.cli.arguments import (
+    JOBS_HELP,
+    JSON_HELP,
+    OPTIMIZER_HELP,
+    PATTERN_HELP,
+    page,
+    positive,
+)
 from ckptdiff.cli.progress import ProgressBar, counter
 
 if TYPE_CHECKING:
@@ -29,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("a", type=Path, metavar="A", help="the reference")
     parser.add_argument("b", type=Path, metavar="B")
-    parser.add_argument("--json", metavar="FILE", help="write a JSON document; - is the output")
+    parser.add_argument("--json", metavar="FILE", help=JSON_HELP)
     parser.add_argument(
         "--report",
         metavar="FILE",
@@ -74,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         from ckptdiff.cli.output import print_parts
         from ckptdiff.report import diff as report
 
-        pair, results, summary = _compare(options, pool)
+        pair, results, summary = compared(options, pool)
         is_whole = not (pair.a.shortfall or pair.b.shortfall or pair.b.wrapping)
         if not options.no_diagnose and not (is_whole and summary.verdict == "same"):
             from ckptdiff.diagnosis.run import diagnosed
@@ -100,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     return 0 if summary.verdict in ("same", "close") else 1
 
 
-def _compare(
+def compared(
     options: argparse.Namespace, pool: Executor
 ) -> tuple[CheckpointPair, list[TensorDiff], DiffSummary]:
     """Return the pair, the results in model order, and their summary."""

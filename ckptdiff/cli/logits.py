@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.cli.arguments import JSON_HELP
+from ckptdiff.cli.hints import OPTIONS
 from ckptdiff.cli.progress import ProgressBar
-from ckptdiff.errors import BadArgument
+from ckptdiff.errors import BadArgument, CkptDiffError
 from ckptdiff.logits.prompt import token_ids
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.logits.prompt import Prompt
-    from ckptdiff.results import LogitDiff, LogitProgress
+    from ckptdiff.results import Finding, LogitDiff, LogitProgress, Tap
 
 EXAMPLES = """\
 examples:
@@ -62,8 +64,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--dtype", choices=("fp32", "fp64", "bf16", "fp16"), default="fp32",
-        help="fp32 (default) or fp64: of the verdict; bf16 or fp16: of the logits, where only "
-        "arithmetic tells both sides apart (default: as A is stored)",
+        help="fp32 (default) or fp64: compute the verdict in it; bf16 or fp16: compute the verdict "
+        "in fp32 and, if it is `arithmetic`, show logits in this dtype (default: A's)",
     )  # fmt: skip
     parser.add_argument(
         "--reference", choices=("hf", "meta"), default="hf",
@@ -72,7 +74,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attribute", action="store_true", help="tell how much each cause of rounding contributes"
     )
-    parser.add_argument("--json", metavar="FILE", help="write a JSON document; - is the output")
+    parser.add_argument(
+        "--no-diagnose", action="store_true",
+        help="do not look for the fault behind the first step that differs",
+    )  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", help=JSON_HELP)
 
 
 def device_name(text: str) -> str:
@@ -105,15 +111,49 @@ def run(options: argparse.Namespace) -> int:
 
         a, b = assemble_pair(open_checkpoint(options.a), open_checkpoint(options.b))
         found = _compare(a, b, _prompt(a, b, options, pool), options, pool)
+    findings: list[Finding] = []
+    if found.first is not None and not options.no_diagnose:
+        try:
+            findings = _findings(options, found.first)
+        except CkptDiffError as error:
+            why = f"the fault behind the first step was not looked for: {error.with_hint(OPTIONS)}"
+            found = replace(found, notes=(*found.notes, why))
     if options.json is not None:
         from ckptdiff.report.pages import print_json
 
-        print_json(logit_report.logit_document(a, b, found), options.json)
+        print_json(logit_report.logit_document(a, b, found, findings), options.json)
     if options.json != "-":
         from ckptdiff.cli.output import print_parts
 
-        print_parts(logit_report.logit_lines(a, b, found, seconds=time.monotonic() - started))
+        seconds = time.monotonic() - started
+        print_parts(logit_report.logit_lines(a, b, found, findings, seconds=seconds))
     return 0 if found.verdict == "arithmetic" and found.same_ids else 1
+
+
+def _findings(options: argparse.Namespace, first: Tap) -> list[Finding]:
+    """Return the findings of `ckptdiff diff` that explain the first step that differs."""
+    from argparse import Namespace
+
+    from ckptdiff.cli.diff import compared
+    from ckptdiff.diagnosis.of_step import findings_of_step
+    from ckptdiff.diagnosis.run import diagnosed
+    from ckptdiff.executor import WorkerPool
+
+    asked = Namespace(
+        a=options.a,
+        b=options.b,
+        tolerance="cast",
+        filter=None,
+        optimizer=False,
+        ignore_config=False,
+    )
+    # This process has threads by now, so workers are not forked.
+    with WorkerPool(start="spawn") as pool:
+        pair, results, summary = compared(asked, pool)
+        findings, trouble = diagnosed(pair.a, pair.b, results, summary.config, pool)
+    if trouble is not None:
+        raise CkptDiffError(trouble)
+    return [finding for _, finding in findings_of_step(findings, first, summary.config)]
 
 
 def _prompt(a: Assembled, b: Assembled, options: argparse.Namespace, pool: Executor) -> Prompt:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.cli import screen
 from ckptdiff.cli.arguments import JOBS_HELP, OPTIMIZER_HELP, positive
 from ckptdiff.errors import BadArgument
-from ckptdiff.extras import require
+from ckptdiff.extras import load, require
 from ckptdiff.web.loopback import is_loopback
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ port_number.__name__ = "port from 0 to 65535"
 def run(options: argparse.Namespace) -> int:
     """Serve until ctrl+c; return 0. Raises a CkptDiffError."""
     require("serve")
+    load("serve", "textual_serve")
     screen.check_paths(options.paths)
     with _listen(options) as listening:
         port = listening.getsockname()[1]

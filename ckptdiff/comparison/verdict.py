@@ -113,6 +113,9 @@ def numbers(stats: Stats, shape: tuple[int, ...]) -> Numbers:
     )
 
 
+_NORMS_APART = 1e9  # of sums that are right to 1e-12 no third decimal of the cosine is left
+
+
 def _relative(stats: Stats) -> float:
     """Return |A-B| / |A|, Euclidean norms: 0 without a difference, infinite if A is all zeros."""
     if stats.sum_dd == 0:
@@ -121,15 +124,15 @@ def _relative(stats: Stats) -> float:
 
 
 def _cosine(stats: Stats) -> float:
-    """Return the cosine of A and B as vectors; NaN if one of them is all zeros.
+    """Return the cosine of A and B as vectors; NaN if one is all zeros, or next to the other.
 
     A·B / (|A| |B|) is computed as 1 - (|A-B|² - (|A|-|B|)²) / (2 |A| |B|), which loses no digits
-    near 1.
+    near 1, and all of them where one norm is a billion times the other.
     """
     if stats.sum_dd == 0:
         return 1.0
     a, b = math.sqrt(stats.sum_aa), math.sqrt(stats.sum_bb)
-    if not a or not b:
+    if not a or not b or not 1 / _NORMS_APART < a / b < _NORMS_APART:
         return math.nan
     cosine = 1 - (stats.sum_dd - (a - b) ** 2) / (2 * a * b)
     # Exactly 1 means that no value differs.

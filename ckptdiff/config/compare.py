@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from ckptdiff.assembly.recipe import Assembled
+    from ckptdiff.config.fixes import Fix
 
 Status = Literal["same", "conflict", "implied", "unknown"]
 NAME_PARTS = 3  # last parts of a tensor's name that show what it is: `self_attn.q_proj.bias`
@@ -56,7 +57,7 @@ class ConfigDiff:
     name_b: str | None
     b: Any
     consequence: str | None = None  # of a conflict
-    fix: str | None = None  # the flag or entry that removes it; None: there is none
+    mending: Fix | None = None  # the flags or entries that remove it; None: there are none
     note: str | None = None  # what a value follows from, or why it is not known
     is_hint: bool = False  # the note is worth saying, though there is no conflict
     # What each side means by it, in values that both sides share; None: the value as it is stated.
@@ -65,6 +66,11 @@ class ConfigDiff:
     means_b: Any = None
     # The steps of a forward pass that it can move (see `fields.moves`); None: any of them.
     moves: frozenset[str] | None = None
+
+    @property
+    def fix(self) -> str | None:
+        """What mends a conflict, in words; None: nothing does."""
+        return None if self.mending is None else self.mending.text
 
 
 def field_text(line: ConfigDiff, side: str) -> str:
@@ -293,7 +299,9 @@ def _line(field: ConfigField, a: ConfigSide, b: ConfigSide) -> ConfigDiff | None
     consequence = field.consequence
     if fix is None and field.cannot and "megatron" in (a.kind, b.kind):
         consequence = f"{consequence} {field.cannot}"
-    return _diff(field, "conflict", stated_a, stated_b, consequence=consequence, fix=fix, note=note)
+    return _diff(
+        field, "conflict", stated_a, stated_b, consequence=consequence, mending=fix, note=note
+    )
 
 
 def _read(field: ConfigField, side: ConfigSide) -> Stated | None:
@@ -311,7 +319,7 @@ def _diff(
     b: Stated | None,
     *,
     consequence: str | None = None,
-    fix: str | None = None,
+    mending: Fix | None = None,
     note: str | None = None,
 ) -> ConfigDiff:
     return ConfigDiff(
@@ -322,7 +330,7 @@ def _diff(
         b.name if b is not None else None,
         _plain(b.raw) if b is not None else None,
         consequence,
-        fix,
+        mending,
         note,
         moves=field.moves,
         means_a=_meant(a),

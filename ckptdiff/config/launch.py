@@ -10,7 +10,7 @@ from ckptdiff.config.megatron_flags import flag_of, is_off_switch, why_not
 from ckptdiff.config.taken_over import DELTA, LATENT, NOT_TAKEN_OVER, TAKEN_OVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from ckptdiff.checkpoint import Parallelism
@@ -87,11 +87,13 @@ def launch_words(
     load: Path,
     tokenizer: Path | None,
     tokens: int,
+    stated: Iterable[str] = (),
 ) -> list[str]:
     """Return the command that starts Megatron-LM from a checkpoint with these args.
 
     `tokenizer` is a folder with a Hugging Face tokenizer; without one, NullTokenizer has as many
-    `tokens`. It trains one step on made-up data: what was left to choose is at its end.
+    `tokens`. Args that are `stated` are there even if the release takes them over. It trains one
+    step on made-up data: what was left to choose is at its end.
     """
     hybrid = bool(args.get("is_hybrid_model"))
     program = "pretrain_gpt.py"
@@ -107,6 +109,7 @@ def launch_words(
     words += _parallel_words(args, size)
     for left in leftovers(args, version):
         words += left.words if left.why_not is None else ()
+    words += _stated_words(args, version, stated, {word for word in words if word[:2] == "--"})
     if tokenizer is not None:
         words += ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(tokenizer)]
     else:
@@ -115,6 +118,19 @@ def launch_words(
         words += ["--tokenizer-type", "NullTokenizer", "--vocab-size", str(null)]
     words += ["--micro-batch-size", "1", "--train-iters", "1", "--lr", "1e-5"]
     return [*words, "--eval-iters", "0", "--mock-data"]
+
+
+def _stated_words(
+    args: Mapping[str, Any], version: Version, names: Iterable[str], given: Container[str]
+) -> Iterator[str]:
+    """Yield the flags of args that are not given yet, and that the release does what they say."""
+    for name in names:
+        value = args.get(name)
+        if value is None or value is False or is_off_switch(name) or flag_of(name) in given:
+            continue
+        words = (flag_of(name),) if value is True else (flag_of(name), show(value))
+        if why_not(words, version) is None:
+            yield from words
 
 
 def _layer_words(args: Mapping[str, Any], version: Version, *, hybrid: bool) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ckptdiff.config.fixes import FlagFix
     from ckptdiff.config.programs import Version
 
 
@@ -235,14 +236,11 @@ def why_not(words: Sequence[str], version: Version) -> str | None:
     return None
 
 
-def releases_of(text: str) -> tuple[Version, ...]:
-    """Return the releases that do what a text of flags says: `leave out --x, --mscale 0.7 --y`."""
-    left_out = re.findall(r"leave out (--[\w-]+)", text)
-    given = re.sub(r"leave out --[\w-]+,? ?", "", text)
-    groups = [group.strip(" ,").split() for group in re.split(r" (?=--)", given) if group]
+def releases_of(fix: FlagFix) -> tuple[Version, ...]:
+    """Return the releases that know the flags of a fix, and do what they say."""
     return tuple(
         release
         for release in RELEASES
-        if all(release in FLAGS[name].releases if name in FLAGS else False for name in left_out)
-        and all(why_not(words, release) is None for words in groups)
+        if all(name in FLAGS and release in FLAGS[name].releases for name in fix.left_out)
+        and all(why_not(words, release) is None for words in fix.given)
     )

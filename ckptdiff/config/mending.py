@@ -10,6 +10,7 @@ from ckptdiff.config.fields.base import guarded
 from ckptdiff.config.fields.positions import is_rotary
 from ckptdiff.config.fields.rope import ROPE
 from ckptdiff.config.fields.scaling import SCALING
+from ckptdiff.config.fixes import EntryFix
 from ckptdiff.config.rope_holder import FULL, NEW, OLD, held
 from ckptdiff.formats.run_config import TIED, UNTIED
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptdiff.config.fields import ConfigField, ConfigSide, Stated
+    from ckptdiff.config.fixes import Fix
 
 _HEADS = ("lm_head.weight", "embed_out.weight")
 _BASE = ROPE[0]
@@ -26,7 +28,7 @@ _KINDS = ("rope_type", "type")
 
 def mending(
     field: ConfigField, a: ConfigSide, b: ConfigSide, stated_a: Stated, stated_b: Stated
-) -> str | None:
+) -> Fix | None:
     """Return the setting that gives B the value of A; None if there is none.
 
     None is also returned where the setting would lose a head that B stores, or promise one that it
@@ -48,11 +50,11 @@ def mending(
         is_flat = found_in == "config.json" and "." not in name
         if is_flat and not (mended and field.same(mended.value, stated_a.value)):
             return None  # B's class does not read it, or another key decides as well
-        return _text({name: stated_a.raw}, found_in)
+        return _in_json({name: stated_a.raw}, found_in)
     if stated_a.name == "padded_vocab_size":
         return None  # rows of padding are no tokens
     entries = settings_like(field, a, b, stated_a)
-    return None if entries is None else _text(entries, "config.json")
+    return None if entries is None else _in_json(entries, "config.json")
 
 
 def settings_like(
@@ -75,9 +77,9 @@ def _concerns_head(*found: Stated) -> bool:
     return any(one.name in ("tie_word_embeddings", TIED, UNTIED) for one in found)
 
 
-def _text(entries: Mapping[str | None, Any] | Mapping[str, Any], file: str | None) -> str | None:
+def _in_json(entries: Mapping[str, Any], file: str) -> EntryFix | None:
     words = guarded(json.dumps, dict(entries))
-    return None if words is None else f"{words[1:-1]} in {file}"
+    return None if words is None else EntryFix(words[1:-1], file)
 
 
 def _rope_entries(

@@ -29,6 +29,28 @@ _OR_NULL = {
     "rope_interleave": ("deepseek_v3",),
     "use_bidirectional_attention": ("gemma3_text",),
 }
+# Keys for which transformers 5 wants a number with a point, where the class of a model type has
+# them: of those it computes with, and of others.
+_FLOATS = frozenset(
+    {
+        *("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps"),
+        *("attn_logit_softcapping", "final_logit_softcapping", "clip_qkv", "time_step_min"),
+        *("routed_scaling_factor", "swiglu_alpha", "swiglu_limit"),
+    }
+)
+_FLOAT_OF_EVERY_CLASS = "initializer_range"
+_UNUSED_FLOATS = {
+    "router_aux_loss_coef": (
+        *("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "olmoe", "qwen3_next"),
+        "qwen3_5_moe_text",
+    ),
+    "router_jitter_noise": ("mixtral",),
+    "attention_dropout": ("deepseek_v2",),
+    "attn_logit_softcapping": ("gemma3_text",),
+    "time_step_floor": ("nemotron_h",),
+    "time_step_max": ("nemotron_h",),
+}
+_OR_WHOLE = {"routed_scaling_factor": ("nemotron_h",)}  # takes whole numbers too
 # Switches of Megatron-LM's args that it asserts to be off beside swiglu, and their releases.
 # Source: core_transformer_config_from_args in megatron/training.
 _BESIDE_SWIGLU = ("squared_relu", "quick_geglu")
@@ -60,6 +82,17 @@ def _by_transformers(config: Mapping[str, Any]) -> Iterator[str]:
             f"transformers 5 refuses {name} {config_value_text(value)}, "
             "where it wants true or false"
         )
+    for name in _floats_of(kind):
+        value = config.get(name)
+        if type(value) is int:
+            yield f"transformers 5 refuses {name} {value}, where it wants {value}.0"
+
+
+def _floats_of(kind: str) -> Iterator[str]:
+    """Yield the keys for which the class of a model type takes no whole number."""
+    yield _FLOAT_OF_EVERY_CLASS
+    yield from (n for n in sorted(_FLOATS & KEYS[kind]) if kind not in _OR_WHOLE.get(n, ()))
+    yield from (name for name, kinds in _UNUSED_FLOATS.items() if kind in kinds)
 
 
 def _by_megatron_lm(args: Mapping[str, Any]) -> Iterator[str]:

@@ -27,12 +27,14 @@ def launch_of(
     first: str,
     tokens: int,
     sides: Iterable[Assembled],
+    stated: Iterable[str] = (),
 ) -> str:
     """Return the line to start the target program from a checkpoint that lies in `out`.
 
     `first` is the path in it of a file with tensors. `tokens` are the rows of the vocabulary that
-    mean one; the tokenizer is that of the first of `sides` which has one. Paths are absolute, since
-    the program is started in a folder of its own. For Megatron-Bridge, which opens the folder of an
+    mean one; the tokenizer is that of the first of `sides` which has one. Args that are `stated`
+    are on the line though the program takes them over. Paths are absolute, since the program is
+    started in a folder of its own. For Megatron-Bridge, which opens the folder of an
     iteration, it is a line of Python.
     """
     load = out.absolute()
@@ -45,7 +47,9 @@ def launch_of(
             f"model = load_megatron_model({folder!r}, model_type={kind!r})"
         )
     size, version = target.parallelism, target.version
-    words = launch_words(vars(args), size, version, load=load, tokenizer=tokenizer, tokens=tokens)
+    words = launch_words(
+        vars(args), size, version, load=load, tokenizer=tokenizer, tokens=tokens, stated=stated
+    )
     ahead = words[:1] if "=" in words[0] else []  # what is set for the program is not quoted
     return " ".join([*ahead, *map(_quoted, words[len(ahead) :])])
 

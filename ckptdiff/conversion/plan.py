@@ -18,6 +18,7 @@ from ckptdiff.conversion.completeness import (
 from ckptdiff.conversion.launching import launch_of
 from ckptdiff.conversion.plan_huggingface import huggingface_files
 from ckptdiff.conversion.plan_megatron import megatron_files
+from ckptdiff.conversion.reference_rope import with_rope_of_reference
 from ckptdiff.conversion.tied_head import settled_head
 from ckptdiff.conversion.undo import undone
 from ckptdiff.conversion.unmerged import without_adapter
@@ -98,9 +99,12 @@ def plan_conversion(
     source, uncut = checked_against_config(source, target, like, notes)
     if target.to != "hf":
         source = without_empty(source, notes)
+    stated: tuple[str, ...] = ()
     if target.undo:
         source = undone(source, target.undo)
         notes += [f"taken out: {remap.kind}" for remap in target.undo]
+        if target.to != "hf":
+            source, stated = with_rope_of_reference(source, like, notes)
     if source.wrapping is not None:
         notes.append(f"{source.wrapping.words}: {source.wrapping.written}")
     source = _with_vocabulary(source, notes, to_huggingface=target.to == "hf")
@@ -114,7 +118,8 @@ def plan_conversion(
         files, texts, more, args = megatron_files(side, target, notes, cannot)
         left = (*left, *more)
         sides = [one for one in (source, like) if one is not None]
-        launch = launch_of(target, args, out, files[0].path, rows_of_vocabulary(side), sides)
+        tokens = rows_of_vocabulary(side)
+        launch = launch_of(target, args, out, files[0].path, tokens, sides, stated)
     kept = {name: tensor for name, tensor in source.tensors.items() if name not in left}
     if left and not target.allow_unmapped:
         dots = " …" if len(left) > 5 else ""

@@ -14,6 +14,8 @@ from ckptdiff.config.compare import field_text
 from ckptdiff.conversion.command import command_of
 from ckptdiff.conversion.destination import proposed_out
 from ckptdiff.conversion.plan import VOCAB_DIVISIBLE_BY, Target
+from ckptdiff.conversion.reference_rope import rope_of_reference
+from ckptdiff.conversion.undo import undone
 from ckptdiff.diagnosis.claims import claims
 from ckptdiff.diagnosis.finding import Claim, finding_of
 from ckptdiff.diagnosis.incomplete import incomplete
@@ -24,9 +26,10 @@ from ckptdiff.diagnosis.tied_heads import tied_heads, told_once
 from ckptdiff.diagnosis.unpaired import unpaired
 from ckptdiff.diagnosis.unruled import is_own_rule, with_own_rules
 from ckptdiff.diagnosis.zero_tails import zero_tails
+from ckptdiff.errors import BadArgument
 from ckptdiff.formats import megatron, torch_dist
 from ckptdiff.resharding.shard_pairs import shard_grid
-from ckptdiff.results import Finding
+from ckptdiff.results import Finding, JointFix, undo_all
 from ckptdiff.text import config_value_text
 
 if TYPE_CHECKING:
@@ -119,9 +122,30 @@ def diagnosed(
     return tuple(findings), None
 
 
-def _mending_command(a: Assembled, b: Assembled, undo: Remap) -> str:
-    """Return the `ckptdiff convert` command line that writes B again, without the fault."""
-    target = mended_target(b, undo)
+def joint_fix(a: Assembled, b: Assembled, findings: Iterable[Finding]) -> JointFix | None:
+    """Return the command that mends all faults that one command can; None if they are not two."""
+    faults = [finding for finding in findings if finding.severity == "fault"]
+    undo = undo_all(one for one in faults if one.fix is not None)
+    like = a if a.checkpoint.convention == "hf" else None
+    rope = {line.meaning for line, _ in rope_of_reference(b, like)} if undo else set()
+    mended = [
+        one
+        for one in faults
+        if (one.is_converted_away and one.fix is not None) or one.setting in rope
+    ]
+    if len(mended) < 2:
+        return None
+    try:
+        undone(b, undo)
+    except BadArgument:  # taken out together they would need what one of them does not leave
+        return None
+    left = tuple(one for one in faults if not any(one is other for other in mended))
+    return JointFix(_mending_command(a, b, *undo), tuple(mended), left)
+
+
+def _mending_command(a: Assembled, b: Assembled, *undo: Remap) -> str:
+    """Return the `ckptdiff convert` command line that writes B again, without the faults."""
+    target = mended_target(b, *undo)
     out = proposed_out(b.checkpoint, target)
     like = a.checkpoint.root if a.checkpoint.convention == "hf" else None
     return shlex.join(command_of(b.checkpoint.root, out, target, like))

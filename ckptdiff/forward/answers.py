@@ -15,7 +15,7 @@ import torch
 
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.forward.arithmetic import at_least_float32
-from ckptdiff.forward.batch import Chunk
+from ckptdiff.forward.batch import PackedChunk
 from ckptdiff.forward.blocks import blocks, spread
 from ckptdiff.forward.compute import FLOOR_POSITIONS, ONE_MODEL, is_equal, take_or_raise
 from ckptdiff.forward.layer import MOST_ELEMENTS
@@ -74,7 +74,7 @@ class _Block:
 class Rows:
     """A chunk's wanted positions, and what is known of their logits."""
 
-    def __init__(self, chunk: Chunk, batch: Batch) -> None:
+    def __init__(self, chunk: PackedChunk, batch: Batch) -> None:
         device = chunk.values.b["x"].device
         self.spans: list[tuple[int, slice, Tensor]] = []  # sequence, wanted tokens, their rows
         places: list[int] = []
@@ -96,7 +96,7 @@ class Rows:
         self.row = torch.tensor(rows, dtype=torch.int64, device=device)
         self.wanted = torch.cat(tokens).to(device) if tokens else self.row
         at = torch.tensor(places, dtype=torch.int64, device=device)
-        self.chunk = Chunk(chunk.first, tuple(lengths), chunk.values.at(at))
+        self.chunk = PackedChunk(chunk.first, tuple(lengths), chunk.values.at(at))
         self.seen = {stream: _Seen(len(places), len(rows), device) for stream in "afb"}
         self.apart = {pair: torch.zeros(len(places), dtype=torch.float64) for pair in _PAIRS}
         self.apart = {pair: value.to(device) for pair, value in self.apart.items()}

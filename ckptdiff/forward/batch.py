@@ -54,7 +54,7 @@ class Streams:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class PackedChunk:
     """Whole sequences of a batch, end to end."""
 
     first: int  # of the batch's sequences
@@ -72,7 +72,7 @@ class Chunk:
         sizes = torch.tensor(self.lengths, device=device)
         return torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes)
 
-    def pieces(self, most: int) -> Iterator[Chunk]:
+    def pieces(self, most: int) -> Iterator[PackedChunk]:
         """Yield the chunk in chunks of at most so many positions, or of one sequence."""
         if sum(self.lengths) <= most or len(self.lengths) == 1:
             yield self
@@ -81,7 +81,7 @@ class Chunk:
         for first, count in _groups(self.lengths, most):
             lengths = self.lengths[first : first + count]
             rows = slice(start, start + sum(lengths))
-            yield Chunk(self.first + first, lengths, self.values.at(rows))
+            yield PackedChunk(self.first + first, lengths, self.values.at(rows))
             start = rows.stop
 
 
@@ -90,7 +90,7 @@ class Batch:
     """What a worker keeps of a batch from section to section."""
 
     spans: tuple[tuple[tuple[int, Tensor], ...], ...]  # of each sequence: first position, tokens
-    chunks: list[Chunk]
+    chunks: list[PackedChunk]
     answers: tuple[tuple[Answers, ...], ...] = field(default=())
 
 
@@ -101,7 +101,7 @@ def make_batch(sequences: Sequence[PackedSequence], device: torch.device) -> Bat
     chunks, start = [], 0
     for first, count in _groups(lengths, _most_tokens(device)):
         joined = {"ids": torch.cat(ids[first : first + count]).to(device)}
-        chunks.append(Chunk(first, lengths[first : first + count], Streams(*(joined,) * 3)))
+        chunks.append(PackedChunk(first, lengths[first : first + count], Streams(*(joined,) * 3)))
         start += count
     spans = tuple(
         tuple((first, tokens_of(tokens)) for first, tokens in sequence.spans)

@@ -154,6 +154,8 @@ def meta(checkpoint: Checkpoint, model: Model) -> Holdings:
 _MEGATRON_LAYER = re.compile(
     r"^(?:decoder|encoder|language_model\.(?:encoder|transformer))\.layers\.(\d+)\.(.+)$"
 )
+# In front of all names: wrappers of the model, which NeMo saves with it.
+_MEGATRON_FRONT = re.compile(r"^(?:module\.)+")
 # Names inside a layer in other specs and versions, and in the local layer spec.
 _LOCAL_NAMES = {
     "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
@@ -211,7 +213,8 @@ def megatron(checkpoint: Checkpoint, model: Model) -> Holdings:
         expert_slice = checkpoint.parallelism.expert_slice(shard.rank)
         layers = stages.setdefault(stage, {rank: defaultdict(dict) for rank in range(tp)})
         rests = outside.setdefault(stage, [{} for _ in range(tp)])
-        for name, held in _tensors_of(checkpoint, shard):
+        for stored, held in _tensors_of(checkpoint, shard):
+            name = _MEGATRON_FRONT.sub("", stored)
             if found := _MEGATRON_LAYER.match(name):
                 number, inside = int(found[1]), _local_name(found[2], _LOCAL_NAMES)
                 if one := _LOCAL_EXPERT.match(inside):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.forward.answers import Rows, take_head
-from ckptdiff.forward.batch import Chunk, chunk_tokens, make_batch
+from ckptdiff.forward.batch import PackedChunk, chunk_tokens, make_batch
 from ckptdiff.forward.compute import COMPUTED, prepare_device
 from ckptdiff.forward.kept import keep, kept
 from ckptdiff.forward.streams import SectionStreams
@@ -45,7 +45,7 @@ def take_packed_section(run: PackedRun, section: Section) -> tuple[StepApart, ..
         batch.chunks = [piece for chunk in batch.chunks for piece in chunk.pieces(most)]
     for number, chunk in enumerate(batch.chunks):
         values = streams.take(chunk, streams.steps, outputs)
-        batch.chunks[number] = Chunk(chunk.first, chunk.lengths, values)
+        batch.chunks[number] = PackedChunk(chunk.first, chunk.lengths, values)
     return streams.apart
 
 
@@ -56,7 +56,7 @@ def _take_last(run: PackedRun, batch: Batch, streams: SectionStreams) -> tuple[S
     for rows in found:
         if len(rows):
             values = streams.take(rows.chunk, tuple(before), head.takes)
-            rows.chunk = Chunk(rows.chunk.first, rows.chunk.lengths, values)
+            rows.chunk = PackedChunk(rows.chunk.first, rows.chunk.lengths, values)
     take_head(streams, head, [rows for rows in found if len(rows)], run.vocabulary)
     answers: list[list[Answers]] = [[] for _ in batch.spans]
     for rows in found:

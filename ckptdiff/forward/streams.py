@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ckptdiff.forward.batch import Chunk
+    from ckptdiff.forward.batch import PackedChunk
     from ckptdiff.forward.layer import LayerOf
     from ckptdiff.forward.plan import PackedRun, Section
     from ckptdiff.forward.steps import Step, Values
@@ -87,7 +87,7 @@ class SectionStreams:
         names = [name for step in self.steps for name in step.gives]
         return tuple(self._apart[name] for name in names if name in self._apart)
 
-    def take(self, chunk: Chunk, taken: tuple[Step, ...], outputs: Iterable[str]) -> Streams:
+    def take(self, chunk: PackedChunk, taken: tuple[Step, ...], outputs: Iterable[str]) -> Streams:
         """Return the outputs of steps, from a chunk's values. Raises a CkptDiffError."""
         values = chunk.values
         for number, step in enumerate(taken):
@@ -96,7 +96,7 @@ class SectionStreams:
             values = values.only(frozenset(later.union(outputs)))
         return values
 
-    def _step(self, step: Step, chunk: Chunk, values: Streams) -> Streams:
+    def _step(self, step: Step, chunk: PackedChunk, values: Streams) -> Streams:
         self.a.reader.reads.clear()
         a = dict(zip(step.gives, self._given(step, self.a, chunk, values.a, "A"), strict=True))
         self.b.copied.clear()
@@ -110,7 +110,7 @@ class SectionStreams:
         self,
         step: Step,
         layer: LayerOf,
-        chunk: Chunk,
+        chunk: PackedChunk,
         values: Values,
         letter: str,
         reference: Values | None = None,
@@ -133,7 +133,9 @@ class SectionStreams:
 
     # ── A's weights as B computes them ───────────────────────────────────────────────────────────
 
-    def _followed(self, step: Step, chunk: Chunk, values: Streams, a: Values, b: Values) -> Values:
+    def _followed(
+        self, step: Step, chunk: PackedChunk, values: Streams, a: Values, b: Values
+    ) -> Values:
         """Return what F gives: A's value or B's where it is the same, without computing it."""
         if self.is_one_program and _are_same(step, values.f, values.a):
             return dict(a)
@@ -145,7 +147,7 @@ class SectionStreams:
         given = self._given(step, self.f, chunk, values.f, "A", reference)
         return dict(zip(step.gives, given, strict=True))
 
-    def _is_alike(self, step: Step, chunk: Chunk, values: Values, b: Values) -> bool:
+    def _is_alike(self, step: Step, chunk: PackedChunk, values: Values, b: Values) -> bool:
         """Return whether F gives what B does from B's values, as far as a sample shows.
 
         What only rounding moves is noted, and is alike. False as well where a sample may not show
@@ -205,7 +207,7 @@ class SectionStreams:
 
     # ── where B differs ──────────────────────────────────────────────────────────────────────────
 
-    def _judge(self, step: Step, chunk: Chunk, values: Streams, f: Values, b: Values) -> None:
+    def _judge(self, step: Step, chunk: PackedChunk, values: Streams, f: Values, b: Values) -> None:
         """Note where B gives another value than F from equal inputs, and make equal ones one."""
         for name in step.gives:
             if f[name] is b[name]:
@@ -224,7 +226,7 @@ class SectionStreams:
                 if not is_equal(f[name], value):
                     self._note(name, chunk, values, f[name], value)
 
-    def _note(self, name: str, chunk: Chunk, values: Streams, f: Tensor, b: Tensor) -> float:
+    def _note(self, name: str, chunk: PackedChunk, values: Streams, f: Tensor, b: Tensor) -> float:
         """Note that a value differs, in the sequence in which most; return how far it does."""
         if why := sizes.of_values(name, f, b):
             raise UnsupportedLayout(f"{place(self.section)}{why}. {ONE_MODEL}")
@@ -237,7 +239,7 @@ class SectionStreams:
     def note_totals(
         self,
         name: str,
-        chunk: Chunk,
+        chunk: PackedChunk,
         apart: Tensor,
         size: Tensor,
         sequence_of: Tensor | None = None,
@@ -301,7 +303,7 @@ def _are_same(step: Step, one: Values, other: Values) -> bool:
     return all(one[name] is other[name] for name in step.takes)
 
 
-def _longest(chunk: Chunk) -> int:
+def _longest(chunk: PackedChunk) -> int:
     return max(range(len(chunk.lengths)), key=chunk.lengths.__getitem__)
 
 

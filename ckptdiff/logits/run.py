@@ -9,9 +9,9 @@ from uuid import uuid4
 
 from ckptdiff.config.compare import compare_configs
 from ckptdiff.dtypes import BY_FLAG, ITEMSIZE
-from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.errors import UnsupportedLayout, WorkerDied
 from ckptdiff.executor import available_cpus
-from ckptdiff.extras import require
+from ckptdiff.extras import load, not_working, require
 from ckptdiff.forward.plan import LOGITS_POSITIONS, MOST_LOGITS, MOST_SCORES, ForwardRun
 from ckptdiff.forward.sizes import of_models
 from ckptdiff.logits.sides import (
@@ -69,6 +69,10 @@ def compare_logits(
     Raises a CkptDiffError.
     """
     require("logits")
+    try:
+        executor.submit(load, "logits", "torch").result()
+    except WorkerDied as error:
+        raise not_working("logits", "torch", "ends the process that imports it") from error
     run = _LogitComparison(a, b, tuple(ids), executor, reference, config)
     yield from run.results(device, dtype, storage, attribute=attribute)
 

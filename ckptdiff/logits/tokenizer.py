@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ckptdiff.errors import BadArgument, CkptDiffError, CorruptFile
+from ckptdiff.extras import load
 from ckptdiff.formats.files import not_fetched, read_small
 from ckptdiff.formats.json_files import read_object
 
@@ -207,6 +208,7 @@ class _Json:
     """tokenizer.json, read by the library `tokenizers`."""
 
     def __init__(self, content: bytes, config: dict[str, Any], default_bos: int | None) -> None:
+        load("logits", "tokenizers")
         from tokenizers import Tokenizer
 
         self.max_length = _max_length(config)
@@ -268,6 +270,7 @@ class _SentencePiece:
     """tokenizer.model, read by the library `sentencepiece`."""
 
     def __init__(self, content: bytes, config: dict[str, Any], default_bos: int | None) -> None:
+        load("logits", "sentencepiece")
         from sentencepiece import SentencePieceProcessor
 
         self.max_length = _max_length(config)

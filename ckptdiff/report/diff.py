@@ -13,6 +13,7 @@ from ckptdiff.comparison.packed import schemes_of
 from ckptdiff.config.compare import field_text
 from ckptdiff.config.other_keys import DIFFERS
 from ckptdiff.report.finding import finding_document, finding_lines
+from ckptdiff.report.joint_fix import joint_fix_of, joint_lines
 from ckptdiff.report.listed import (
     explained,
     listed,
@@ -80,6 +81,7 @@ def diff_document(
     pattern: str | None = None,
 ) -> dict[str, Any]:
     """Return the JSON document of `ckptdiff diff`, schema `ckptdiff.diff/1`."""
+    joint = joint_fix_of(a, b, summary)
     return {
         "schema": "ckptdiff.diff/1",
         "a": side_document(a),
@@ -96,6 +98,7 @@ def diff_document(
         "unmapped": {"a": list(a.unmapped), "b": list(b.unmapped)},
         "config": [_config_document(line) for line in summary.config],
         "findings": [finding_document(finding) for finding in summary.findings],
+        "fix_all": None if joint is None else joint.command,
         "diagnosis_error": summary.diagnosis_error,
         "hints": hints(summary),
         "not_compared": not_compared(summary),
@@ -205,6 +208,8 @@ def diff_parts(
             yield f"?  … and {more} more unmapped names in {side}"
     for note in unlisted_notes(results, rows):
         yield f"   {note}"
+    if (joint := joint_fix_of(a, b, summary)) is not None:
+        yield from joint_lines(joint)
     for finding in summary.findings:
         if finding.kind != "CONFIG":  # the lines of the config report those
             yield from finding_lines(finding)
@@ -260,7 +265,9 @@ def _unknown(lines: Sequence[ConfigDiff]) -> dict[str, list[str]]:
         if line.status == "unknown" and not _is_told(line):
             in_a = (line.name_a, line.a) != (None, None)
             in_b = (line.name_b, line.b) != (None, None)
-            words = "not known for certain" if in_a is in_b else f"known in {'BA'[in_a]} alone"
+            words = "not known for certain"
+            if in_a is not in_b:
+                words = f"not in {'AB'[in_a]}'s config, so not compared"
             found.setdefault(words, []).append(line.meaning)
     return found
 

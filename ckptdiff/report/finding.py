@@ -50,12 +50,17 @@ def finding_lines(finding: Finding) -> Iterator[str]:
         yield f"     {printable(evidence)}"
     if finding.also_explained_by:
         yield f"     cause: {printable('; or '.join(finding.also_explained_by))}"
+    yield from (f"     {line}" for line in fix_lines(finding))
+
+
+def fix_lines(finding: Finding) -> Iterator[str]:
+    """Yield the line that says how a finding is mended; none where nothing has to be."""
     if finding.fix:
-        yield f"     fix: {printable(finding.fix)}"
+        yield f"fix: {printable(finding.fix)}"
     elif finding.is_unruled:
-        yield f"     {UNRULED}"
+        yield UNRULED
     elif has_remedy(finding):
-        yield f"     {FAULT_CLASSES[finding.kind].remedy}"
+        yield FAULT_CLASSES[finding.kind].remedy
 
 
 def has_remedy(finding: Finding) -> bool:

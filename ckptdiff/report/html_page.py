@@ -14,6 +14,7 @@ from ckptdiff.assembly.packed import tensors_and_bytes
 from ckptdiff.config.compare import field_text
 from ckptdiff.report.displaced_plot import picture
 from ckptdiff.report.drawings import dot_plot, heat_map, overview, worst_with_map
+from ckptdiff.report.joint_fix import joint_fix_of, joint_title
 from ckptdiff.report.listed import verdict_words
 from ckptdiff.report.page_facts import (
     HEADS,
@@ -54,6 +55,10 @@ def html_page(
     )
     date = (at or datetime.now().astimezone()).strftime("%Y-%m-%d %H:%M %Z").strip()
     sections = list(_sections(results, summary))
+    if (joint := joint_fix_of(a, b, summary)) is not None:
+        title = joint_title(joint)
+        title = f"{title[0].upper()}{html.escape(title[1:])}"
+        sections.insert(0, (title, _command(joint.command, "all")))
     contents = "".join(
         f'<li><a href="#s{number}">{title}</a></li>' for number, (title, _) in enumerate(sections)
     )

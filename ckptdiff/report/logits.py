@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
 from ckptdiff.report.diff import json_number, side_document, side_line
+from ckptdiff.report.finding import finding_document, fix_lines
 from ckptdiff.text import format_cosine, format_number, number_ranges, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ckptdiff.assembly.recipe import Assembled
-    from ckptdiff.results import Candidate, CauseShare, LogitDiff, LogitVerdict, Next, Tap
+    from ckptdiff.results import Candidate, CauseShare, Finding, LogitDiff, LogitVerdict, Next, Tap
 
 WIDTH = 80
 LIKELIEST = 5  # next tokens that are printed; the JSON has more
 MAX_TOKENS = 64  # of the prompt that are printed
 MAX_LAYERS = 40  # lines of layers
 MAX_NAMES = 6  # tensors that a step reads
+MAX_FINDINGS = 3  # that explain a step
 
 VERDICT_GLYPH: dict[LogitVerdict, str] = {
     "arithmetic": "=",
@@ -34,7 +36,9 @@ VERDICT_GLYPH: dict[LogitVerdict, str] = {
 # ── JSON ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def logit_document(a: Assembled, b: Assembled, found: LogitDiff) -> dict[str, Any]:
+def logit_document(
+    a: Assembled, b: Assembled, found: LogitDiff, findings: Sequence[Finding] = ()
+) -> dict[str, Any]:
     """Return the JSON document of `ckptdiff logits`, schema `ckptdiff.logits/1`."""
     document: dict[str, Any] = plain_json(
         {
@@ -50,6 +54,7 @@ def logit_document(a: Assembled, b: Assembled, found: LogitDiff) -> dict[str, An
             "sentence": found.sentence,
             "conditions": found.conditions,
             "first_divergence": None if found.first is None else _tap_document(found.first),
+            "findings": [finding_document(finding) for finding in findings],
             "floor": found.floor,
             "threshold": found.threshold,
             "taps": [_tap_document(tap) for tap in found.taps],
@@ -101,12 +106,25 @@ def plain_json(value: Any) -> Any:
 
 
 def logit_lines(
-    a: Assembled, b: Assembled, found: LogitDiff, *, seconds: float | None = None
+    a: Assembled,
+    b: Assembled,
+    found: LogitDiff,
+    findings: Sequence[Finding] = (),
+    *,
+    seconds: float | None = None,
 ) -> Iterator[str]:
-    """Yield the lines that `ckptdiff logits` prints, the answer first."""
+    """Yield the lines that `ckptdiff logits` prints, the answer first.
+
+    `findings` are those that explain the first step that differs.
+    """
     yield from wrapped(found.sentence, f"{VERDICT_GLYPH[found.verdict]}  ", "   ")
     if found.first is not None:
         yield from _first_lines(found.first, found.threshold)
+    for finding in findings[:MAX_FINDINGS]:
+        yield f"✗  {finding.kind}: {printable(finding.title)}"
+        yield from (f"     {line}" for line in fix_lines(finding))
+    if len(findings) > MAX_FINDINGS:
+        yield f"   … and {len(findings) - MAX_FINDINGS} more may move it; ckptdiff diff names all"
     for number, sentence in enumerate(found.fed):
         glyph = "!" if number == 0 and not found.same_ids else "i"
         yield from wrapped(sentence, f"{glyph}  ", "   ")

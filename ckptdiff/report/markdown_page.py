@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.config.compare import field_text
 from ckptdiff.report.diff import side_line
 from ckptdiff.report.displaced_plot import picture
+from ckptdiff.report.joint_fix import joint_fix_of, joint_title
 from ckptdiff.report.listed import verdict_words
 from ckptdiff.report.page_facts import (
     HEADS,
@@ -50,6 +51,10 @@ def markdown_page(
         *map(_conflict, conflicts_of(summary)),
         "",
     ]
+    if (joint := joint_fix_of(a, b, summary)) is not None:
+        title = joint_title(joint)
+        lines += (f"## {title[0].upper()}{prose(title[1:])}", "")
+        lines += block(printable(joint.command), "sh")
     for finding in faults(summary):
         lines += _finding(finding)
     rows = rows_of(results)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from ckptdiff.report.listed import CloseGroup, why_close
 from ckptdiff.report.statuses import GLYPH, WORD
-from ckptdiff.text import format_cosine, format_number, format_shape, printable
+from ckptdiff.text import format_cosine, format_number, format_shape, plural, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,14 +66,50 @@ class TensorTable:
 def tensor_table(
     a: Assembled, b: Assembled, rows: Sequence[TensorDiff | CloseGroup]
 ) -> TensorTable:
-    """Return the table of what has a line. A long note that was made before is `as above`."""
+    """Return the table of what has a line.
+
+    Equal long notes are made once, below the first of the rows that follow on each other. One that
+    was made before is `as above`.
+    """
     told = {_kind(f"{x}: {w.problem}", w.plain_name) for x, w in _problems(a, b)}
-    shown = tuple(_row(row, told) for row in rows[:MAX_LINES])
-    return TensorTable(shown, max(0, len(rows) - MAX_LINES))
+    shown: list[TensorRow] = []
+    for kinds, rows_alike in groupby(rows[:MAX_LINES], key=_long_kinds):
+        first, *others = rows_alike
+        notes = _notes(first, told, below=len(others) if kinds else 0)
+        shown.append(_row(first, notes))
+        shown += (_row(row, _notes(row, told, below=0 if not kinds else None)) for row in others)
+    return TensorTable(tuple(shown), max(0, len(rows) - MAX_LINES))
 
 
-def _row(row: TensorDiff | CloseGroup, told: set[str]) -> TensorRow:
-    """Return a row; its long notes are added to `told`."""
+def _long_kinds(row: TensorDiff | CloseGroup) -> tuple[str, ...]:
+    """Return what the long notes of a row say, to see whether another row's say the same."""
+    if isinstance(row, CloseGroup):
+        return ()
+    texts = row.error, row.note
+    return tuple(_kind(text, row.name) for text in texts if text and len(text) > _LONG)
+
+
+def _notes(row: TensorDiff | CloseGroup, told: set[str], *, below: int | None) -> tuple[str, ...]:
+    """Return the notes of a row; long ones are added to `told`.
+
+    `below` is how many of the next rows have the same long notes; None: a row above has them.
+    """
+    if isinstance(row, CloseGroup):
+        return ()
+    notes = []
+    for text in (row.error, row.note):
+        if text and len(text) <= _LONG:
+            notes.append(printable(text))
+        elif text and below is not None:
+            kind = _kind(text, row.name)
+            words = "as above" if kind in told else printable(text)
+            told.add(kind)
+            so = f" (and so {plural(below, 'row')} below)" if below else ""
+            notes.append(f"{words}{so}")
+    return tuple(notes)
+
+
+def _row(row: TensorDiff | CloseGroup, notes: tuple[str, ...]) -> TensorRow:
     if isinstance(row, CloseGroup):
         return TensorRow(
             "close",
@@ -86,16 +122,10 @@ def _row(row: TensorDiff | CloseGroup, told: set[str]) -> TensorRow:
     shape = format_shape(row.shape_a if row.shape_a is not None else row.shape_b)
     if row.status == "shape":
         shape = f"{format_shape(row.shape_a)} | {format_shape(row.shape_b)}"
-    notes = []
-    for text in (row.error, row.note):
-        if text:
-            kind = _kind(text, row.name)
-            notes.append("as above" if kind in told and len(text) > _LONG else printable(text))
-            told.add(kind)
     word = WORD[row.status] if row.status in ("only_a", "only_b") else why_close(row)
     dtypes = dict.fromkeys(dtype for dtype in (row.dtype_a, row.dtype_b) if dtype)
     found = TensorRow(row.status, printable(row.name), shape, dtype=printable(" | ".join(dtypes)),
-                      word=word, notes=tuple(notes))  # fmt: skip
+                      word=word, notes=notes)  # fmt: skip
     if row.numbers is None:
         return found
     numbers = row.numbers

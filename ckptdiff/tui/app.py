@@ -229,10 +229,8 @@ class CkptDiffApp(BaseApp):
     def is_converting(self) -> bool:
         return self.conversion_runner.is_busy
 
-    def start_conversion(
-        self, plan: ConversionPlan, reference: Path | None = None
-    ) -> ConversionRun:
-        return self.conversion_runner.convert(plan, reference)
+    def start_conversion(self, plan: ConversionPlan, against: Path | None = None) -> ConversionRun:
+        return self.conversion_runner.convert(plan, against)
 
     def stop_conversion(self) -> None:
         self.conversion_runner.stop()

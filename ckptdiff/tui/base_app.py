@@ -74,10 +74,8 @@ class BaseApp(App[None]):
     def is_converting(self) -> bool: ...
 
     @abstractmethod
-    def start_conversion(
-        self, plan: ConversionPlan, reference: Path | None = None
-    ) -> ConversionRun:
-        """Start a planned conversion in the background; see `ConversionRun` for `reference`."""
+    def start_conversion(self, plan: ConversionPlan, against: Path | None = None) -> ConversionRun:
+        """Start a planned conversion in the background, to be compared with `against` after it."""
 
     @abstractmethod
     def stop_conversion(self) -> None:

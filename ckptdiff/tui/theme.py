@@ -57,8 +57,15 @@ CKPTDIFF_CONTRAST = Theme(
     dark=True,
     variables={"quiet": "#D0D0D0", "cursor": "transparent", "cursor-style": "bold reverse"},
 )
-# The terminal's own 16 colours; Textual's accent is green there, beside a red error.
-CKPTDIFF_16 = replace(BUILTIN_THEMES["ansi-dark"], name="ckptdiff-16", accent="ansi_magenta")
+# The terminal's own 16 colours. Textual's accent is green there, beside a red error, and its blue
+# has a contrast of 2 to 1 on black.
+CKPTDIFF_16 = replace(
+    BUILTIN_THEMES["ansi-dark"],
+    name="ckptdiff-16",
+    primary="ansi_bright_blue",
+    success="ansi_bright_blue",
+    accent="ansi_magenta",
+)
 THEMES = (CKPTDIFF, CKPTDIFF_LIGHT, CKPTDIFF_CONTRAST, CKPTDIFF_16)
 
 

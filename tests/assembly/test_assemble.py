@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ckptdiff.arch.mixtral import MIXTRAL
 from ckptdiff.arch.order import in_model_order
 from ckptdiff.arch.qwen2 import QWEN2
 from ckptdiff.assembly.assemble import assemble
@@ -275,6 +276,15 @@ def test_names_that_no_rule_knows_come_last_with_their_numbers_in_order() -> Non
         EMBEDDING, "model.norm.weight", "a.w", "z.9.w", "z.10.w",
     ]  # fmt: skip
     assert in_model_order(["b.10", "b.9", "a"], None) == ["a", "b.9", "b.10"]
+
+
+def test_what_megatron_fuses_stays_together_expert_by_expert() -> None:
+    parts = [f"{expert}.{part}" for part in ("w1", "w2", "w3") for expert in (10, 9)]
+    prefix = "model.layers.0.block_sparse_moe.experts."
+    ordered = in_model_order([f"{prefix}{part}.weight" for part in parts], MIXTRAL)
+    assert [name.removeprefix(prefix).removesuffix(".weight") for name in ordered] == [
+        "9.w1", "9.w3", "10.w1", "10.w3", "9.w2", "10.w2",
+    ]  # fmt: skip
 
 
 # Buffers that follow from the config are neither compared nor unmapped.

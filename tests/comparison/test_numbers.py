@@ -221,3 +221,14 @@ def test_norms_of_a_tensor_without_differences_are_left_out(
     comparison = compare(*pair(tmp_path, {"w": noise(64, 64)}, {"w": noise(64, 64)}))
     assert comparison.numbers("w").norm_a is None
     assert comparison.numbers("w").numel == 4096
+
+
+def test_a_vector_of_zeros_next_to_the_other_has_no_angle_that_could_be_told(
+    tmp_path: Path,
+) -> None:
+    tiny, huge = torch.tensor([1.0, -1.0]), torch.tensor([1e23, 1e23])  # at right angles
+    numbers = compare(*pair(tmp_path, {"w": tiny}, {"w": huge})).numbers("w")
+    assert np.isnan(numbers.cosine)
+    assert compare(*pair(tmp_path, {"w": tiny}, {"w": huge / 1e18})).numbers("w").cosine == (
+        pytest.approx(0, abs=1e-3)
+    )

@@ -11,6 +11,7 @@ import pytest
 from ckptdiff.checkpoint import Parallelism
 from ckptdiff.config.compare import config_side
 from ckptdiff.config.fields import FIELDS
+from ckptdiff.config.fixes import FlagFix
 from ckptdiff.config.launch import launch_words, leftovers, world_size
 from ckptdiff.config.megatron_args import megatron_args
 from ckptdiff.config.megatron_flags import FLAGS, RELEASES, flag_of, releases_of, why_not
@@ -52,7 +53,13 @@ KNOWN: list[tuple[str, tuple[str, ...]]] = [
 
 @pytest.mark.parametrize(("text", "releases"), KNOWN)
 def test_releases_of_a_flag_and_its_value(text: str, releases: tuple[str, ...]) -> None:
-    assert releases_of(text) == releases
+    *left_out, given = text.split(", ")
+    if given.startswith("leave out "):
+        left_out, given = [*left_out, given], ""
+    words = [tuple(f"--{flag}".split()) for flag in given.split("--")[1:]]
+    fix = FlagFix(tuple(words), tuple(flag.removeprefix("leave out ") for flag in left_out))
+    assert fix.text == text
+    assert releases_of(fix) == releases
 
 
 def _args(config: dict[str, Any], version: Version, **given: Any) -> dict[str, Any]:
@@ -81,12 +88,12 @@ def test_no_field_prints_a_flag_that_no_release_knows(model_type: str) -> None:
     printed = 0
     for field in FIELDS:
         reading = field.read(side) if field.has_effect(side) else None
-        text = None if reading is None else field.flag(reading.value, megatron)
-        if text is None:
+        fix = None if reading is None else field.flag(reading.value, megatron)
+        if fix is None:
             continue
-        words = shlex.split(text.partition(" (")[0].replace(",", " "))
-        for flag in (word for word in words if word.startswith("--")):
-            assert flag in FLAGS, (field.name, text)
+        assert isinstance(fix, FlagFix)
+        for flag in (*fix.left_out, *(words[0] for words in fix.given)):
+            assert flag in FLAGS, (field.name, fix)
             printed += 1
     assert printed > 10
 

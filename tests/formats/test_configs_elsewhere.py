@@ -234,8 +234,11 @@ def test_what_megatron_fsdp_writes_is_read_with_its_args(
     )
 
 
-def bridge(folder: Path, weights: Mapping[str, Tensor], text: str = BRIDGE) -> Path:
-    save(folder / "iter_0000010", stacked(weights))
+def bridge(
+    folder: Path, weights: Mapping[str, Tensor], text: str = BRIDGE, *, front: str = ""
+) -> Path:
+    named = {f"{front}{name}": tensor for name, tensor in stacked(weights).items()}
+    save(folder / "iter_0000010", named)
     torch.save({"iteration": 10, "content_metadata": {}}, folder / "iter_0000010/common.pt")
     (folder / "latest_checkpointed_iteration.txt").write_text("10")
     (folder / "iter_0000010/run_config.yaml").write_text(text)
@@ -327,8 +330,9 @@ def test_a_folder_of_nemo_opens_as_one_checkpoint(
     unknown = {line.meaning for line in comparison.summary.config if line.status == "unknown"}
     assert {"Norm epsilon", "RoPE base", "Activation"} <= unknown
     assert comparison.summary.config_status == "unknown"
-    printed = [one for one in ckptdiff("diff", hf, folder).stdout.splitlines() if "known" in one]
-    assert [one.partition(": ")[0] for one in printed] == ["?  known in A alone"]
+    printed = [one for one in ckptdiff("diff", hf, folder).stdout.splitlines() if one[:1] == "?"]
+    why = "?  not in B's config, so not compared"
+    assert [one.partition(": ")[0] for one in printed] == [why]
     assert len(assemble(open_checkpoint(folder)).tensors) == len(weights)
 
 
@@ -483,3 +487,25 @@ def test_the_class_of_a_model_of_nemo_counts(
     wanted = [f"nemo.collections.llm.gpt.model.llama.{name}" for name in unknown]
     found = list(unknown_classes(config, "llama"))
     assert found == [f"the class {name}, whose code is not known" for name in wanted]
+
+
+@pytest.mark.parametrize("front", ["module.", "module.module."])
+def test_logits_are_computed_of_names_with_module_in_front(
+    front: str, weights: dict[str, Tensor], hf: Path, tmp_path: Path
+) -> None:
+    found = compare_logits(hf, bridge(tmp_path / "bridge", weights, front=front), [5, 9, 3])
+    assert (found.verdict, found.conditions) == ("arithmetic", ())
+    name = "model.layers.1.self_attn.o_proj.weight"
+    wrong = {**weights, name: weights[name].flip(0)}
+    found = compare_logits(hf, bridge(tmp_path / "wrong", wrong, front=front), [5, 9, 3])
+    assert found.verdict == "weights-or-config"
+    assert found.first is not None
+    assert found.first.reads == (name,)
+
+
+def test_logits_of_a_folder_of_nemo_are_computed(
+    weights: dict[str, Tensor], hf: Path, tmp_path: Path
+) -> None:
+    stated = BRIDGE.split(f"{PROVIDER}\n")[1].split("train:")[0]
+    found = compare_logits(hf, nemo(tmp_path / "nemo", weights, f"{NEMO}{stated}"), [5, 9, 3])
+    assert (found.verdict, found.conditions) == ("arithmetic", ())

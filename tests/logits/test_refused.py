@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ckptdiff.config.keys_read import KEYS
-from ckptdiff.config.refused import _OF_EVERY_CLASS, _SWITCHES, refused
+from ckptdiff.config.refused import _FLOATS, _OF_EVERY_CLASS, _SWITCHES, _UNUSED_FLOATS, refused
 from tests.support.conversions import converted
 from tests.support.logit_runs import compare_logits, tokens
 from tests.support.oracle_refused import POSITIONS
@@ -36,6 +36,15 @@ def test_a_switch_that_is_no_bool_is_not_decided(tmp_path: Path) -> None:
     found = compare_logits(tmp_path / "a", tmp_path / "b", IDS)
     assert found.verdict == "undecided"
     assert "B: transformers 5 refuses attention_bias 0" in found.sentence
+
+
+def test_a_whole_number_in_place_of_a_float_is_not_decided(tmp_path: Path) -> None:
+    write_model(tmp_path / "a", "llama", rms_norm_eps=1.0)
+    write_model(tmp_path / "b", "llama", rms_norm_eps=1)
+    assert compare_logits(tmp_path / "a", tmp_path / "a", IDS).verdict == "arithmetic"
+    found = compare_logits(tmp_path / "a", tmp_path / "b", IDS)
+    assert found.verdict == "undecided"
+    assert "B: transformers 5 refuses rms_norm_eps 1, where it wants 1.0" in found.sentence
 
 
 @pytest.mark.parametrize(("args", "words"), ASSERTED, ids=[words for _, words in ASSERTED])
@@ -84,6 +93,33 @@ def test_switches_are_those_that_classes_refuse(oracle: Oracle, tmp_path: Path) 
                 if list(refused(replace(side, checkpoint=replace(side.checkpoint, config=config)))):
                     ours.add((name, value))
         assert ours == real, kind
+
+
+@pytest.mark.oracle
+def test_floats_are_those_for_which_classes_refuse_whole_numbers(
+    oracle: Oracle, tmp_path: Path
+) -> None:
+    write_model(tmp_path / "a", "llama")
+    side, _ = open_pair(tmp_path / "a", tmp_path / "a")
+    real = oracle.compare("oracle_refused", ranks=1, task="floats", model_types=[*KEYS])
+    names = sorted(_FLOATS.union(_UNUSED_FLOATS, *real.values()))
+    for kind in KEYS:
+        ours = []
+        for name in names:
+            for value in (1.0, 1):
+                config = {"model_type": kind, name: value}
+                told = replace(side, checkpoint=replace(side.checkpoint, config=config))
+                ours += [(name, type(value)) for why in refused(told) if f" {name} 1," in why]
+        assert ours == [(name, int) for name in names if name in real[kind]], kind
+
+
+@pytest.mark.oracle
+def test_a_whole_number_for_a_float_is_refused(oracle: Oracle, tmp_path: Path) -> None:
+    for eps, words in ((1.0, None), (1, "rms_norm_eps")):
+        write_model(tmp_path / f"{eps}", "llama", rms_norm_eps=eps)
+        folder = str(tmp_path / f"{eps}")
+        found = oracle.compare("oracle_refused", ranks=1, task="folder", folder=folder)
+        assert found["why"] is None if words is None else words in found["why"]
 
 
 @pytest.mark.oracle

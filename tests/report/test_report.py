@@ -198,9 +198,14 @@ def test_notes_on_tensors_in_one_line_are_kept() -> None:
 
 def test_a_long_reason_is_not_repeated_below_each_row() -> None:
     why = "B: rank 1 of 2 is missing: copy its file beside the others"
-    found = lines(*(result(f"w{n}", "error", error=why) for n in range(3)), result("x", "same"))
-    assert [line for line in found if line.startswith("     ")] == [
-        f"     {why}", "     as above", "     as above"
+    rows = [result(f"w{n}", "error", error=why, note="fp8") for n in range(3)]
+    other = result("other", "shape", note="B: of another size than its config says, by 3 rows")
+    found = lines(*rows, other, result("last", "error", error=why), result("x", "same"))
+    start = next(n for n, line in enumerate(found) if line.startswith("x  w0"))
+    shown = [line.split("  ")[1] if line[:1] in ("x", "#") else line for line in found[start:]]
+    assert shown[:12] == [
+        "w0", f"     {why} (and so 2 rows below)", "     fp8", "w1", "     fp8", "w2", "     fp8",
+        "other", f"     {other.note}", "last", "     as above", "",
     ]  # fmt: skip
 
 
@@ -222,7 +227,7 @@ def test_settings_that_differ_without_a_known_meaning_are_lines_with_both_values
     assert found[start + 1 : start + 4] == [
         "     of_a_fork: not stated in A, [1, true] in B",
         "     gain: 2 in A, null in B",
-        "?  known in A alone: Norm epsilon",
+        "?  not in B's config, so not compared: Norm epsilon",
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ckptdiff.forward.batch import CHUNK_BYTES, Chunk, Streams, chunk_tokens
+from ckptdiff.forward.batch import CHUNK_BYTES, PackedChunk, Streams, chunk_tokens
 from ckptdiff.forward.holdings import HeldTensor
 from ckptdiff.forward.plan import Section
 from ckptdiff.forward.streams import _is_hidden
@@ -33,7 +33,7 @@ def test_a_wide_mlp_is_computed_for_fewer_tokens(name: str, times: int) -> None:
 
 def test_pieces_are_whole_sequences_and_what_is_one_tensor_stays_one() -> None:
     one, other = torch.arange(9.0)[:, None], torch.zeros(9, 1)
-    chunk = Chunk(5, (2, 3, 4), Streams({"x": other}, {"x": one}, {"x": one}))
+    chunk = PackedChunk(5, (2, 3, 4), Streams({"x": other}, {"x": one}, {"x": one}))
     pieces = list(chunk.pieces(5))
     assert [(piece.first, piece.lengths) for piece in pieces] == [(5, (2, 3)), (7, (4,))]
     assert [piece.values.b["x"].flatten().tolist() for piece in pieces] == [

@@ -17,6 +17,8 @@ def compare(*, task: str, meeting: str, rank: int, **arguments: Any) -> dict[str
     if task == "megatron":
         meet(meeting, rank, 1)
         return _by_megatron(**arguments)
+    if task == "floats":
+        return _floats(**arguments)
     return _by_classes(**arguments) if task == "switches" else _by_transformers(**arguments)
 
 
@@ -29,6 +31,20 @@ def _by_classes(names: list[str], model_types: list[str]) -> dict[str, Any]:
             for name in names
             for value in (0, 1, None)
             if _why(mapping[kind], **{name: value}) is not None
+        ]
+        for kind in model_types
+    }
+
+
+def _floats(model_types: list[str]) -> dict[str, Any]:
+    """Return for each model type the keys for which its class takes 1.0 and not 1."""
+    mapping = import_module("transformers").CONFIG_MAPPING
+    return {
+        kind: [
+            name
+            for name in mapping[kind].__dataclass_fields__
+            if _why(mapping[kind], **{name: 1}) is not None
+            and _why(mapping[kind], **{name: 1.0}) is None
         ]
         for kind in model_types
     }

@@ -245,6 +245,17 @@ async def test_ascii_help_has_no_arrows(make_app: Make) -> None:
         assert "left" in shown
 
 
+@pytest.mark.parametrize("keys", ["w", "ctrl+p"])
+async def test_ascii_draws_the_frames_of_what_is_typed_in(make_app: Make, keys: str) -> None:
+    app = make_app(A, B, ascii_only=True)
+    async with app.run_test(size=NARROW) as pilot:
+        await settle(app, pilot)
+        await pilot.press(keys)
+        await pilot.pause(0.2)
+        shown = "".join(strip.text for strip in app.screen._compositor.render_strips())
+        assert shown.replace("commands…", "").isascii()  # the hint is Textual's own
+
+
 async def test_a_side_that_cannot_be_read_leaves_the_other_not_compared(
     make_app: Make, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from ckptdiff.config.compare import ConfigDiff, compare_sides
 from ckptdiff.config.fields import ConfigSide
+from ckptdiff.config.fixes import FlagFix
 from ckptdiff.tui.screens.config import ConfigScreen
 from ckptdiff.tui.text.config import explanation, meaning_text
 from ckptdiff.tui.text.lines import plain
@@ -34,7 +35,7 @@ BASE = ConfigDiff(
     "rotary_base",
     10000,
     "Weights can match exactly while every logit differs.",
-    "--rotary-base 500000",
+    FlagFix((("--rotary-base", "500000"),)),
 )
 LAYERS = ConfigDiff("Layers", "same", "num_hidden_layers", 32, "num_layers", 32)
 NORM = ConfigDiff(
@@ -72,9 +73,9 @@ def config_line(row: ConfigDiff, width: int, meanings: int, *, ascii_only: bool)
 
 
 def test_a_line_is_its_meaning_and_the_value_of_each_side() -> None:
-    assert header_line(76, 10).rstrip() == " St Meaning     A                              B"
+    assert header_line(76, 10).rstrip() == " St Meaning     A                             B"
     assert config_line(BASE, 76, 10, ascii_only=False).rstrip() == (
-        " !  RoPE base   500,000                        10,000"
+        " !  RoPE base   500,000                       10,000"
     )
 
 
@@ -83,6 +84,14 @@ def test_a_wide_line_has_the_fields_behind_the_values() -> None:
         "!", "RoPE", "base", "500,000", "10,000", "rope_theta", "rotary_base",
     ]  # fmt: skip
     assert header_line(118, 10).split()[-3:] == ["field", "of", "B"]
+
+
+@pytest.mark.parametrize("width", [76, 77, 118, 119, 198])
+def test_the_longest_field_keeps_off_the_border(width: int) -> None:
+    long = replace(BASE, name_b="x" * 200, b="y" * 200)
+    line = config_line(long, width, 10, ascii_only=False)
+    assert len(line) == width
+    assert line.endswith(" ")
 
 
 def test_what_no_field_says_stands_in_brackets() -> None:

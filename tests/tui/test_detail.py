@@ -315,7 +315,7 @@ def test_figures_are_named_and_zero_is_only_zero() -> None:
         "cos 0.500",
         "max ULP 1,234",
         "100 of 100 differ",
-        "norm A 2 B 2",
+        "norm A 2.0000e+00 B 2.0000e+00",
         "NaN A 0 B 2",
         "Inf 0",
     ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ckptdiff.config.compare import ConfigDiff
+from ckptdiff.config.fixes import EntryFix, Fix, FlagFix
 from ckptdiff.conversion.plan import Target
 from ckptdiff.results import Finding
 from ckptdiff.tui.model.diagnosis import Diagnosis
@@ -19,7 +20,7 @@ from ckptdiff.tui.screens.findings import FindingsScreen
 from ckptdiff.tui.screens.logits import LogitsScreen
 from ckptdiff.tui.text.finding import finding_summary
 from ckptdiff.tui.text.lines import plain
-from ckptdiff.tui.text.mending import setting_to_copy
+from ckptdiff.tui.text.mending import fix_to_copy, setting_to_copy
 from ckptdiff.tui.widgets.detail_slot import DetailSlot
 from ckptdiff.tui.widgets.painted import Words
 from tests.support.tui.fakes import layer
@@ -48,14 +49,23 @@ OF_K = Finding("SCALE", "fault", "k is 2 times as large", tensors=(K,), layers=(
 OF_DOWN = Finding("STALE", "fault", "near, but not the same", tensors=(DOWN,), layers=(2,))
 LINE = ConfigDiff(
     "RoPE base", "conflict", "rope_theta", 500000.0, "rotary_base", 10000,
-    "Every logit differs.", "--rotary-base 500000", moves=frozenset({"q_rope", "k_rope"}),
+    "Every logit differs.", FlagFix((("--rotary-base", "500000"),)),
+    moves=frozenset({"q_rope", "k_rope"}),
 )  # fmt: skip
+
+
+FOUND = [BASE, OF_K, OF_DOWN]
+
+
+@pytest.fixture(autouse=True)
+def _findings(engine: FakeEngine) -> None:
+    engine.findings = FOUND  # before the app starts: a comparison may end at once
 
 
 async def opened(app: CkptDiffApp, pilot: Pilot[None], engine: FakeEngine) -> None:
     """Wait for the findings, and for a line of the config that conflicts."""
-    engine.findings = [BASE, OF_K, OF_DOWN]
     await settle(app, pilot)
+    assert engine.findings == FOUND
     session = tensors(app).session
     session.config = (LINE, replace(LINE, meaning="Layers", status="same"))
     session.diagnosis = replace(session.diagnosis, targets={2: Target("hf")})
@@ -202,35 +212,57 @@ async def test_a_step_that_reads_no_tensor_is_of_the_setting_that_moves_it(
 
 
 @pytest.mark.parametrize(
-    ("fix", "line"),
+    ("fix", "text", "line"),
     [
-        ("--rotary-base 500000", "add to Megatron-LM's arguments: --rotary-base 500000"),
-        ("leave out --qk-layernorm", "take out of Megatron-LM's arguments: --qk-layernorm"),
         (
-            "leave out --swiglu, --squared-relu --x 1",
-            "take out of Megatron-LM's arguments: --swiglu; add: --squared-relu --x 1",
+            FlagFix((("--rotary-base", "500000"),)),
+            "--rotary-base 500000",
+            "add to Megatron-LM's arguments: --rotary-base 500000",
         ),
         (
+            FlagFix(left_out=("--qk-layernorm",)),
+            "leave out --qk-layernorm",
+            "take out of Megatron-LM's arguments: --qk-layernorm",
+        ),
+        (
+            FlagFix((("--squared-relu",), ("--x", "1")), ("--swiglu", "--quick-geglu")),
+            "leave out --swiglu, leave out --quick-geglu, --squared-relu --x 1",
+            "take out of Megatron-LM's arguments: --swiglu --quick-geglu; "
+            "add: --squared-relu --x 1",
+        ),
+        (
+            FlagFix((("--window-attn-skip-freq", "4"),), release="0.19"),
             "--window-attn-skip-freq 4 (Megatron-LM 0.19)",
             "add to Megatron-LM 0.19's arguments: --window-attn-skip-freq 4",
         ),
         (
+            EntryFix('"rope_theta": 10000.0', "config.json"),
             '"rope_theta": 10000.0 in config.json',
             'set in /ckpt/mg/config.json: "rope_theta": 10000.0',
         ),
         (
-            '"rope_theta": 10000.0 in A\'s config.json',
-            'set in /ckpt/hf/config.json: "rope_theta": 10000.0',
+            EntryFix('"a": "b in A\'s c.json"', "config.json", "A"),
+            '"a": "b in A\'s c.json" in A\'s config.json',
+            'set in /ckpt/hf/config.json: "a": "b in A\'s c.json"',
         ),
-        ("rotary_base: 10000 in run.yaml", "set in /ckpt/run.yaml: rotary_base: 10000"),
+        (
+            EntryFix("rotary_base: 10000", "run.yaml"),
+            "rotary_base: 10000 in run.yaml",
+            "set in /ckpt/run.yaml: rotary_base: 10000",
+        ),
     ],
 )
-def test_a_setting_is_copied_with_the_place_where_it_belongs(fix: str, line: str) -> None:
+def test_a_setting_is_copied_with_the_place_where_it_belongs(
+    fix: Fix, text: str, line: str
+) -> None:
     a, b = huggingface(), megatron()
-    if fix.endswith("yaml"):
+    if isinstance(fix, EntryFix) and fix.file == "run.yaml":
         b = replace(b, checkpoint=replace(b.checkpoint, config_file=Path("/ckpt/run.yaml")))
     session: Any = session_of(a, b, compare=False)
     assert setting_to_copy(session, fix) == line
+    session.config = (replace(LINE, mending=fix),)
+    assert fix_to_copy(session, replace(BASE, fix=fix.text)) == line
+    assert session.config[0].fix == fix.text == text
 
 
 @pytest.mark.parametrize("width", [30, 44])

@@ -492,7 +492,7 @@ async def test_y_copies_what_was_found_and_capital_y_the_command(
         await ask(app, pilot, "it's")
         await pilot.press("y", "Y")
         assert copied[0].startswith(f"! {FIRST} k of layer 1")
-        assert "\n1\tk\t1.80e+00\n" in copied[0]
+        assert "\n1\tk\t1.8e+00\n" in copied[0]
         assert "after position 5, A: ' Paris' 0.800" in copied[0]
         assert copied[1] == f"ckptdiff logits {A} {B} --prompt 'it'\"'\"'s'"
 

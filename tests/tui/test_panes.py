@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ckptdiff.assembly.assemble import assemble
+from ckptdiff.formats import open_checkpoint
 from ckptdiff.tui.widgets.detail_slot import DetailSlot
 from ckptdiff.tui.widgets.pair_row import PairRows
 from tests.support.tui.handmade import K, Q, huggingface, megatron, session_of
 from tests.support.tui.harness import lines, rows, settle, tensors
 
 if TYPE_CHECKING:
-    from ckptdiff.assembly.recipe import Assembled
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ckptdiff.assembly.recipe import Assembled, Assembly
     from ckptdiff.tui.app import CkptDiffApp
 
 pytestmark = pytest.mark.mostly_slow(one_in=4)
@@ -33,6 +38,12 @@ def panes(*sides: Assembled, width: int = 150, ascii_only: bool = False) -> list
         b = a + 2 + layout.middle
         found.append([line[:a].rstrip(), line[a + 1 : b - 1].strip(), line[b:].rstrip()])
     return found
+
+
+def _as(held: Assembly, name: str) -> Assembly:
+    """Return a tensor as it would be stored under another name."""
+    (piece,) = held.pieces
+    return replace(held, pieces=(replace(piece, ref=replace(piece.ref, name=name)),))
 
 
 def test_each_side_stands_under_its_own_names_and_fused_ones_in_a_bracket() -> None:
@@ -65,7 +76,42 @@ def test_brackets_without_box_characters() -> None:
 
 def test_a_narrow_bracket_keeps_the_end_of_its_name() -> None:
     shown = [b for _, _, b in panes(huggingface(), megatron(), width=100)]
-    assert "linear_qkv.weight" in shown[2]
+    assert "linear_qkv" in shown[2]
+
+
+def test_behind_a_name_that_takes_the_column_the_rows_of_the_others_are_still_told() -> None:
+    shown = [b for _, _, b in panes(huggingface(), megatron(), width=110)]
+    assert "rows" not in shown[2]  # the name takes its place
+    assert shown[3].split() == ["│", "k", "rows", "32:40"]
+    assert shown[4].split() == ["└", "v", "rows", "40:48"]
+
+
+def test_a_name_that_is_too_long_loses_its_weight_first() -> None:
+    a = huggingface()
+    names = [f"model.layers.0.mlp.{'x' * 22}.{end}" for end in ("weight", "bias")]
+    more = {name: replace(_as(a.tensors[K], name), name=name) for name in names}
+    shown = panes(replace(a, tensors={**a.tensors, **more}), megatron(), width=110)
+    assert [left.split()[0] for left, _, _ in shown if "xx" in left] == [
+        f"mlp.{'x' * 22}",
+        f"mlp.{'x' * 22}.bias",
+    ]
+
+
+def test_gate_and_up_of_an_expert_stand_in_one_bracket(
+    tiny_hf: Callable[..., Path], tiny_megatron: Callable[..., Path]
+) -> None:
+    model = {"family": "mixtral", "experts": 4, "layers": 1}
+    folders = tiny_hf(**model), tiny_megatron(model=model, tp=1)
+    a, b = (assemble(open_checkpoint(folder)) for folder in folders)
+    shown = [(left, right) for left, _, right in panes(a, b, width=120)]
+    at = next(n for n, (left, _) in enumerate(shown) if "experts.0.w1" in left)
+    for expert in range(4):
+        gate, up = shown[at + 2 * expert : at + 2 * expert + 2]
+        assert f"experts.{expert}.w1" in gate[0]
+        assert f"experts.{expert}.w3" in up[0]
+        assert gate[1].split()[0] == "┌"
+        assert "linear_fc1" in gate[1]
+        assert up[1].split()[:3] == ["└", f"{expert}.w3", "rows"]
 
 
 def test_what_one_side_lacks_is_a_gap() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,34 @@ def test_the_whole_map_gives_every_file_byte_row_and_padding() -> None:
         "   E = this tensor  . = padding",
         "   +6 padding rows behind row 89",
     ]
+
+
+def padded_vocabulary() -> StoredSide:
+    """TP 2 with 256 rows on each rank, the last 12 of them padding."""
+    refs = [
+        TensorRef("we", (256, 4), "BF16", Path(f"/m/mp_rank_0{tp}/m.pt"), 0, contiguous((256, 4)))
+        for tp in (0, 1)
+    ]
+    columns = (0, 4)
+
+    def piece(tp: int, of: tuple[int, int], to: tuple[int, int]) -> Piece:
+        return Piece(refs[tp], Rank(tp), (of, columns), (to, columns))
+
+    pieces = piece(0, (0, 256), (0, 256)), piece(1, (0, 244), (256, 500))
+    padding = (piece(1, (244, 256), (500, 512)),)
+    tensor = Assembly(EMBED, (500, 4), "BF16", pieces, padding=padding)
+    side = replace(megatron(), tensors={EMBED: tensor})
+    return StoredSide("B", side, tensor, (tensor,))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("width", [44, 76, 120])
+def test_ranks_that_hold_as_much_are_drawn_as_long(width: int, *, whole: bool) -> None:
+    lines = plain(map_lines([padded_vocabulary()], MapStyle(width, whole=whole)))
+    bars = [bar for text in lines for bar in re.findall(r"\|[E.]+\|", text)]
+    assert len(bars) == 2
+    assert len(bars[0]) == len(bars[1])
+    assert "." in bars[1]
 
 
 def test_a_tensor_that_one_side_lacks_is_said_to_be_missing() -> None:

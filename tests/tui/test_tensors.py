@@ -622,3 +622,15 @@ async def test_ascii_mode_draws_nothing_else(make_app: Callable[..., CkptDiffApp
         strips = app.screen._compositor.render_strips()
         drawn = "".join(segment.text for strip in strips for segment in strip)
         assert drawn.isascii(), {c for c in drawn if not c.isascii()}
+
+
+@pytest.mark.parametrize("width", [100, 112, 130])
+async def test_a_sorted_list_beside_other_columns_keeps_layer_and_role(
+    app: CkptDiffApp, width: int
+) -> None:
+    async with app.run_test(size=(width, 30)) as pilot:
+        await settle(app, pilot)
+        await pilot.press("s")
+        shown = lines(rows(app))
+        for number, part in ((0, "self_attn.q_proj"), (1, "self_attn.k_proj")):
+            assert any(f"{number}.{part}" in line for line in shown), shown

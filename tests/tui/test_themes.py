@@ -10,7 +10,7 @@ from textual.color import Color
 from ckptdiff.guide.topics import topics
 from ckptdiff.settings import Settings, save_settings
 from ckptdiff.tui.screens.guide import GuideScreen, PageText
-from ckptdiff.tui.theme import CKPTDIFF, CKPTDIFF_CONTRAST, CKPTDIFF_LIGHT
+from ckptdiff.tui.theme import CKPTDIFF, CKPTDIFF_16, CKPTDIFF_CONTRAST, CKPTDIFF_LIGHT
 from tests.support.tui.fakes import A, B
 from tests.support.tui.harness import settle, until_drawn
 from tests.support.tui.logits_made import faulty, steps
@@ -139,3 +139,10 @@ async def test_our_themes_are_chosen_in_the_palette_and_kept(
         await settle(app, pilot)
         assert app.theme == CKPTDIFF_LIGHT.name
     assert make_app(A, B).settings.theme == CKPTDIFF_LIGHT.name
+
+
+def test_commands_can_be_read_in_16_colours() -> None:
+    # As xterm has them unless told otherwise.
+    xterm = {"ansi_blue": "#0000EE", "ansi_bright_blue": "#5C5CFF"}
+    for behind in ("#000000", "#FFFFFF"):
+        assert contrast(Color.parse(xterm[CKPTDIFF_16.primary]), Color.parse(behind)) > 4

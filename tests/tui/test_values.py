@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,7 @@ from ckptdiff.kernels.stats import Window
 from ckptdiff.tui.model.pool import Pool
 from ckptdiff.tui.screens.values import ValuesScreen
 from ckptdiff.tui.text.lines import plain
-from ckptdiff.tui.widgets.values import Values, bits_text, element_text, grid_lines
+from ckptdiff.tui.widgets.values import Values, bits_text, cell_width, element_text, grid_lines
 from tests.support.tui.handmade import (
     CHANGED,
     EQUAL,
@@ -56,12 +57,12 @@ def drawn(**changes: Any) -> list[str]:
 def test_both_sides_their_difference_and_steps_lie_below_each_other() -> None:
     assert drawn() == [
         "                     col 7       col 8",
-        "row 4       A            1           2",
-        "            B            1         1.5",
+        "row 4       A    1.000e+00   2.000e+00",
+        "            B    1.000e+00   1.500e+00",
         "          A-B            0     5.0e-01",
         "          ulp            0          64",
-        "row 5       A          0.5         nan",
-        "            B          0.5           -",
+        "row 5       A    5.000e-01         nan",
+        "            B    5.000e-01           -",
         "          A-B            0           -",
         "          ulp            0           -",
     ]
@@ -69,15 +70,26 @@ def test_both_sides_their_difference_and_steps_lie_below_each_other() -> None:
 
 def test_bits_are_those_in_the_files() -> None:
     assert drawn(bits=True)[1:3] == [
-        "row 4       A   0x3f80  0x4000",
-        "            B   0x3f80  0x3fc0",
+        "row 4       A      0x3f80     0x4000",
+        "            B      0x3f80     0x3fc0",
     ]
+    assert drawn(bits=True, dtypes=(None, "BF16"))[1] == "row 4       B   0x3f80  0x3fc0"
+
+
+def test_beside_bits_no_difference_reaches_into_the_column_before() -> None:
+    near = found()
+    wide = replace(near, differences=((-0.11, -1.1e-4), (-0.11, None)), ulps=((31_400,) * 2,) * 2)
+    options: dict[str, Any] = {"dtypes": ("BF16", "BF16"), "cursor": (4, 8), "bits": True}
+    lines = plain(grid_lines(wide, range(4, 6), range(7, 9), **options))
+    assert lines[3] == "          A-B    -1.1e-01   -1.1e-04"
+    assert lines[4] == "          ulp      31,400     31,400"
+    assert {len(line) for line in lines} == {len(lines[0])}
 
 
 def test_one_side_alone_takes_one_line_a_row() -> None:
     assert drawn(dtypes=(None, "BF16"))[1:] == [
-        "row 4       B            1         1.5",
-        "row 5       B          0.5           -",
+        "row 4       B    1.000e+00   1.500e+00",
+        "row 5       B    5.000e-01           -",
     ]
 
 
@@ -91,10 +103,12 @@ def test_what_is_not_read_yet_is_left_blank() -> None:
 @pytest.mark.parametrize(
     ("value", "dtype", "text"),
     [
-        (0.1, "BF16", "0.1"),
-        (1 / 3, "BF16", "0.3333"),
-        (1 / 3, "F32", "0.3333333"),
-        (-1.234e-20, "F32", "-1.234e-20"),
+        (0.1, "BF16", "1.000e-01"),
+        (1 / 3, "BF16", "3.333e-01"),
+        (1 / 3, "F32", "3.333333e-01"),
+        (-1.234e-20, "F32", "-1.234000e-20"),
+        (-1e-300 / 3, "F64", "-3.333333333e-301"),
+        (0.0, "F32", "0"),
         (7.0, "I64", "7"),
         (1.0, "BOOL", "1"),
         (math.inf, "F16", "inf"),
@@ -103,6 +117,11 @@ def test_what_is_not_read_yet_is_left_blank() -> None:
 )
 def test_values_have_the_digits_of_their_dtype(value: float, dtype: str, text: str) -> None:
     assert element_text(value, dtype) == text
+
+
+def test_the_widest_value_of_a_dtype_leaves_a_blank_before_it() -> None:
+    for value, dtype in ((-1e-300 / 3, "F64"), (-1e-45, "F32"), (-6e-8, "F16"), (-1e38, "BF16")):
+        assert len(element_text(value, dtype)) < cell_width([dtype], bits=False)
 
 
 def test_bits_have_the_width_of_their_dtype() -> None:
@@ -133,7 +152,8 @@ async def test_it_opens_at_the_largest_difference_and_names_its_bytes(session: S
         values = await opened(app, pilot)
         assert values.cursor == PEAK
         # 47 - 4 = 43; both lie between 32 and 64, where a float32 step is 2**-18.
-        state = "[5, 7]  A 47 0x423c0000  B 43 0x422c0000  A-B 4.0e+00  ulp 1,048,576"
+        # The bits of both would reach beyond the 80th column.
+        state = "[5, 7]  A 4.700000e+01  B 4.300000e+01  A-B 4.0e+00  ulp 1,048,576"
         assert state in says(values)
         assert says(values)[-2:] == [
             "A  layers.0.b.weight.0  layers.0.b.weight[5, 7]  byte 204",  # 16 + 47 * 4

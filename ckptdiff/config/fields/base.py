@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from ckptdiff.config.fixes import EntryFix, FlagFix
 from ckptdiff.config.megatron_flags import flag_of, is_off_switch, releases_of
-from ckptdiff.config.programs import DEFAULT, PROGRAMS
+from ckptdiff.config.programs import DEFAULT
 from ckptdiff.formats.run_config import TIED, UNTIED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from ckptdiff.config.fixes import Fix
 
     Reader = Callable[["ConfigSide"], "Stated | None"]  # None: this side does not state it
     Settings = Mapping[str, Any]  # fields and what they are set to
@@ -86,8 +89,8 @@ class ConfigField:
     harmless: Callable[[ConfigSide, ConfigSide], str | None] = lambda _a, _b: None
     says: bool = False  # a difference without effect is worth a line
     cannot: str = ""  # a sentence for a value without a flag
-    # The flag, if `args` do not give it; None: they do.
-    fix: Callable[[Any, ConfigSide], str | None] | None = None
+    # The flags, if `args` do not give them; None: they do.
+    fix: Callable[[Any, ConfigSide], FlagFix | None] | None = None
     # The steps of a forward pass that another value can move (see `moves`).
     moves: frozenset[str] = field(kw_only=True)
 
@@ -111,11 +114,10 @@ class ConfigField:
         found: str | None = guarded(self.harmless, a, b)
         return found
 
-    def flag(self, value: Any, side: ConfigSide) -> str | None:
-        """Return the flag that gives a Megatron side this value; None if there is none.
+    def flag(self, value: Any, side: ConfigSide) -> Fix | None:
+        """Return the flags that give a Megatron side this value; None if there are none.
 
-        A flag that is not the default release's has its release beside it. For a config in YAML it
-        is the entry.
+        For a config in YAML it is the entry.
         """
         if side.yaml is not None:
             entries = self.settings(value, side, "megatron")
@@ -123,15 +125,15 @@ class ConfigField:
         settings = self.settings(value, side, "megatron")
         if settings is not None and not side.spelled.keys().isdisjoint(settings):
             return None  # the side has an arg of an older release
-        text: str | None = None
+        found: FlagFix | None = None
         if self.fix is not None:
-            text = guarded(self.fix, value, side)
+            found = guarded(self.fix, value, side)
         elif settings is not None:
-            text = guarded(flags, settings, side)
-        releases = releases_of(text) if text is not None else ()
-        if DEFAULT in releases or not releases:
-            return text if releases else None
-        return f"{text} ({PROGRAMS[releases[0]]})"
+            found = guarded(flags, settings, side)
+        releases = releases_of(found) if found is not None else ()
+        if found is None or not releases:
+            return None
+        return found if DEFAULT in releases else replace(found, release=releases[0])
 
     def settings(self, value: Any, side: ConfigSide, kind: Kind) -> Settings | None:
         """Return the fields that give a side of this kind a value; None if it cannot have it."""
@@ -301,7 +303,7 @@ def cannot_set(_value: Any, _side: ConfigSide) -> None:
     """Return None: a side cannot be given the value."""
 
 
-def flags(settings: Settings, side: ConfigSide) -> str | None:
+def flags(settings: Settings, side: ConfigSide) -> FlagFix | None:
     """Return the flags that give a Megatron side these args; None if nothing is to be changed."""
     given, left_out = [], []
     for name, value in settings.items():
@@ -309,15 +311,15 @@ def flags(settings: Settings, side: ConfigSide) -> str | None:
         is_given = not value if is_off_switch(name) else value
         if is_given is None or is_given is False:
             if len(settings) == 1 or bool(side.get(name)) is not bool(value):
-                left_out.append(f"leave out {flag}")
+                left_out.append(flag)
         else:
-            given.append(flag if is_given is True else f"{flag} {show(value)}")
-    return ", ".join([*left_out, *([" ".join(given)] if given else [])]) or None
+            given.append((flag,) if is_given is True else (flag, show(value)))
+    return FlagFix(tuple(given), tuple(left_out)) if given or left_out else None
 
 
-def in_yaml(settings: Settings, side: ConfigSide) -> str | None:
+def in_yaml(settings: Settings, side: ConfigSide) -> EntryFix | None:
     """Return the entries that give a side with a YAML config these args; None if they cannot."""
-    if settings.keys() & _OF_ARGS_ALONE:
+    if side.yaml is None or settings.keys() & _OF_ARGS_ALONE:
         return None
     entries = []
     for name, value in settings.items():
@@ -327,7 +329,7 @@ def in_yaml(settings: Settings, side: ConfigSide) -> str | None:
         words = {None: "null", True: "true", False: "false"}
         plain = value is None or isinstance(value, bool)
         entries.append(f"{spelled}: {words[value] if plain else show(value)}")
-    return f"{', '.join(entries)} in {side.yaml}"
+    return EntryFix(", ".join(entries), side.yaml)
 
 
 # Switches that stand for several fields of the classes.

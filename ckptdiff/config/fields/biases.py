@@ -24,6 +24,8 @@ from ckptdiff.config.fields.base import (
 )
 from ckptdiff.config.fields.hybrid import NEMOTRON_H, is_mamba
 from ckptdiff.config.fields.shape import is_latent
+from ckptdiff.config.fixes import FlagFix
+from ckptdiff.config.megatron_flags import flag_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -149,12 +151,13 @@ def _qkv_args(on: Any, side: ConfigSide) -> Settings | None:
     return None if on and is_latent(side) else {"add_qkv_bias": bool(on)}
 
 
-def _linear_fix(on: Any, side: ConfigSide) -> str | None:
+def _linear_fix(on: Any, side: ConfigSide) -> FlagFix | None:
     """Return the flag, unless it would promise a bias behind attention that the side lacks."""
     lacks_output = side.tensors and not any(name.endswith(_OUTPUTS) for name in side.tensors)
     if on and lacks_output:
         return None
-    return f"{'leave out ' if on else ''}--disable-bias-linear"
+    flag = flag_of("add_bias_linear")
+    return FlagFix(left_out=(flag,)) if on else FlagFix(((flag,),))
 
 
 def _of_mamba(name: str, field: str, *, megatron: bool) -> ConfigField:

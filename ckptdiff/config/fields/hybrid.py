@@ -24,6 +24,7 @@ from ckptdiff.config.fields.base import (
 )
 from ckptdiff.config.fields.positions import QWEN, WINDOW, WINDOW_STEPS, qwen_windows
 from ckptdiff.config.fields.shape import HYBRID_PATTERNS, SHAPES, expert_count, layer_count
+from ckptdiff.config.fixes import FlagFix
 from ckptdiff.config.keys_read import reads
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ HYBRID: tuple[ConfigField, ...] = (
         sets("no_rope_freq"),
         _no_rope_entries,
         off=None,
-        fix=lambda value, _: None if value is None else f"--no-rope-freq {show(value)}",
+        fix=lambda value, _: None if value is None else FlagFix((("--no-rope-freq", show(value)),)),
         moves=moves.ROTATED,
     ),
     ConfigField(
@@ -244,7 +245,11 @@ HYBRID: tuple[ConfigField, ...] = (
         lambda on, _: {"softmax_type": "learnable"} if on else {},
         sets_nothing,
         off=False,
-        fix=lambda on, _: "--softmax-type learnable" if on else "leave out --softmax-type",
+        fix=lambda on, _: (
+            FlagFix((("--softmax-type", "learnable"),))
+            if on
+            else FlagFix(left_out=("--softmax-type",))
+        ),
         moves=moves.ATTEND,
     ),
     ConfigField(

@@ -36,6 +36,7 @@ from ckptdiff.config.fields.base import (
 )
 from ckptdiff.config.fields.biases import BIASES
 from ckptdiff.config.fields.shape import is_latent
+from ckptdiff.config.fixes import FlagFix
 from ckptdiff.text import config_value_text
 
 if TYPE_CHECKING:
@@ -182,18 +183,18 @@ def _unchanged_megatron(side: ConfigSide) -> Stated | None:
     return Stated("GELU", decides, side.get(decides))
 
 
-def _activation_fix(value: Any, side: ConfigSide) -> str | None:
+def _activation_fix(value: Any, side: ConfigSide) -> FlagFix | None:
     settings = guarded(_activation_args, value, side)
     wanted = {name: one for name, one in (settings or {}).items() if one}
-    given = [name for name in _SWITCHES if side.get(name) and name not in wanted]
-    parts = [f"leave out --{name.replace('_', '-')}" for name in given]
+    given = (name for name in _SWITCHES if side.get(name) and name not in wanted)
+    left_out = tuple(f"--{name.replace('_', '-')}" for name in given)
     if settings is None or (value == "tanh GELU" and not side.get("add_bias_linear")):
         return None
     if value in ("GELU", "tanh GELU"):
-        fused = "--no-bias-gelu-fusion"
-        parts.append(fused if value == "GELU" else f"leave out {fused}")
-        return ", ".join(parts)
-    return ", ".join([*parts, str(flags(wanted, side))])
+        fused, on = "--no-bias-gelu-fusion", value == "tanh GELU"
+        return FlagFix((), (*left_out, fused)) if on else FlagFix(((fused,),), left_out)
+    found = flags(wanted, side) or FlagFix()
+    return replace(found, left_out=(*left_out, *found.left_out))
 
 
 def _activation_args(value: Any, _: ConfigSide) -> Settings | None:

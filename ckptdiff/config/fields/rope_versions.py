@@ -17,6 +17,7 @@ from ckptdiff.config.fields.positions import is_rotary
 from ckptdiff.config.fields.rope import PERCENTS, ROPE, default_base
 from ckptdiff.config.fields.scaling import FACTOR, SCALING
 from ckptdiff.config.fields.scaling_kind import scaling_kind
+from ckptdiff.config.fixes import EntryFix
 from ckptdiff.config.rope_holder import NEW, OLD, held
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Versions:
     b: str
     is_conflict: bool
     note: str
-    fix: str | None
+    fix: EntryFix
 
 
 def compare_versions(a: ConfigSide, b: ConfigSide) -> Versions | None:
@@ -94,7 +95,7 @@ def compare_versions(a: ConfigSide, b: ConfigSide) -> Versions | None:
         old[1].text(),
         is_conflict=contradicts and not same,
         note="; ".join(notes),
-        fix=f"{_entries(new[mended])} in {'AB'[mended]}'s config.json",
+        fix=EntryFix(_entries(new[mended]), "config.json", "B" if mended else "A"),
     )
 
 

@@ -29,6 +29,7 @@ from ckptdiff.config.fields.scaling_kind import (
 )
 from ckptdiff.config.fields.shape import is_latent
 from ckptdiff.config.fields.yarn import YARN_FIELDS, yarn_entries
+from ckptdiff.config.fixes import FlagFix
 from ckptdiff.config.rope_holder import unscaled
 
 if TYPE_CHECKING:
@@ -69,26 +70,26 @@ class _Kind(str):
         return made
 
 
-def _scaling_fix(value: Any, side: ConfigSide) -> str | None:
+def _scaling_fix(value: Any, side: ConfigSide) -> FlagFix | None:
     if value == "none":
         if is_latent(side):  # without the flag, its own default of 40 counts
-            rope = "--rope-type rope " if side.has("rope_type") else ""
-            return f"{rope}--rotary-scaling-factor 1"
+            rope = [("--rope-type", "rope")] if side.has("rope_type") else []
+            return FlagFix((*rope, ("--rotary-scaling-factor", "1")))
         if scaling_kind(side) == "yarn":
-            return "--position-embedding-type rope"
+            return FlagFix((("--position-embedding-type", "rope"),))
         flags = {"llama3": "--use-rope-scaling", "linear": INTERPOLATION}
-        return f"leave out {flags[scaling_kind(side)]}"
+        return FlagFix(left_out=(flags[scaling_kind(side)],))
     factor = FACTOR.read(value.side)
     if factor is None:
         return None
     match str(value):
         case "llama3" if is_llama31(value.side):
-            return "--use-rope-scaling"
+            return FlagFix((("--use-rope-scaling",),))
         case "linear":
-            return f"{INTERPOLATION} {show(factor.value)}"
+            return FlagFix(((INTERPOLATION, show(factor.value)),))
         case "yarn":
             kind = "--rope-type" if is_latent(value.side) else "--position-embedding-type"
-            return f"{kind} yarn --rotary-scaling-factor {show(factor.value)}"
+            return FlagFix(((kind, "yarn"), ("--rotary-scaling-factor", show(factor.value))))
     return None
 
 

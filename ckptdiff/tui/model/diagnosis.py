@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from ckptdiff.diagnosis.of_step import findings_of_step
+from ckptdiff.results import undo_all
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -33,7 +36,7 @@ class Diagnosis:
     @property
     def undo(self) -> tuple[Remap, ...]:
         """The re-mappings that take out all faults of B that one mends."""
-        return tuple(found.undo for _, found in self.faults if found.undo is not None)
+        return undo_all(self.findings)
 
     def of(self, name: str) -> list[tuple[int, Finding]]:
         """Return the faults that cover a tensor, each with its number from 1."""
@@ -54,8 +57,4 @@ class Diagnosis:
 
     def of_step(self, tap: Tap, config: Iterable[ConfigDiff]) -> list[tuple[int, Finding]]:
         """Return the faults of the tensors that a step reads, then of the settings that move it."""
-        found = [each for name in tap.reads for each in self.of(name)]
-        for line in config:
-            if line.moves is None or tap.name in line.moves:
-                found += self.of_setting(line.meaning)
-        return list(dict(found).items())
+        return findings_of_step(self.findings, tap, config)

@@ -234,7 +234,7 @@ class ConfigScreen(BaseScreen[None]):
         row = self.row
         if row is not None:
             value = config_value_text(row.b if row.name_b is not None else row.a)
-            self.app.copy(setting_to_copy(self.session, row.fix) if row.fix else value)
+            self.app.copy(setting_to_copy(self.session, row.mending) if row.mending else value)
 
     def action_copy_line(self) -> None:
         row = self.row

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ckptdiff.results import Numbers, TensorDiff
     from ckptdiff.tui.text.lines import Line
 
+NORM_DIGITS = 5  # enough to see norms that agree
 NORMS_AGREE = 1e-6  # relative: equal norms summed in another order differ by less
 
 
@@ -101,7 +102,8 @@ def number_items(numbers: Numbers) -> list[str]:
         f"{numbers.differing:,} of {numbers.numel:,} differ",
     ]
     if numbers.norm_a is not None and numbers.norm_b is not None:
-        items.append(f"norm A {numbers.norm_a:.6g} B {numbers.norm_b:.6g}")
+        norms = (format_number(norm, NORM_DIGITS) for norm in (numbers.norm_a, numbers.norm_b))
+        items.append("norm A {} B {}".format(*norms))
     for word, a, b in (
         ("NaN", numbers.nan_a, numbers.nan_b),
         ("Inf", numbers.inf_a, numbers.inf_b),

@@ -50,13 +50,12 @@ def _shapes(session: Session, names: list[str], where: str, width: int) -> list[
     for name in names:
         a, b = session.assemblies(name)
         if (either := a or b) is not None:
-            kind = format_shape(either.shape), either.dtype
+            kind = format_shape(either.shape), either.dtype.lower()
             counts[kind] += 1
             nbytes[kind] += either.nbytes
     if not counts:
         return []
-    dtypes = ", ".join(sorted({dtype for _, dtype in counts}))
-    lines = wrapped(f"{dtypes}; shapes{printable(where)}:", width, "dim")
+    lines = wrapped(f"Shapes{printable(where)}:", width, "dim")
     kinds = nbytes.most_common()
     room = max(len(shape) for (shape, _), _ in kinds[:MOST_KINDS])
     for (shape, dtype), size in kinds[:MOST_KINDS]:

@@ -30,6 +30,7 @@ ROLES = {
     "small": "close",
     "weights-or-config": "differ",
 }
+WIDEST_TOKEN = 40  # cells: farther off, its probability would not be found
 NOTHING = "No prompt yet. Type one and press {}."
 
 
@@ -123,10 +124,10 @@ def metric_items(metrics: LogitMetrics, positions: int) -> list[str]:
         + (f", {metrics.flips_unexplained} flips beyond the margin" if metrics.flips else ""),
     ]
     if metrics.nll_a is not None and metrics.nll_b is not None:
-        items.append(f"NLL A {metrics.nll_a:.3f} B {metrics.nll_b:.3f}")
+        items.append(f"NLL A {metrics.nll_a:.4f} B {metrics.nll_b:.4f}")
     for letter, padded in (("A", metrics.nll_padded_a), ("B", metrics.nll_padded_b)):
         if padded is not None:
-            items.append(f"with the vocabulary's padding {letter} {padded:.3f}")
+            items.append(f"NLL with the vocabulary's padding {letter} {padded:.4f}")
     return items
 
 
@@ -168,17 +169,15 @@ def _token_text(token: Candidate, width: int, *, ascii_only: bool) -> str:
 
 
 def _chance_text(value: float) -> str:
-    """Return a probability in 6 cells."""
-    if not isfinite(value):
-        return f"{value:>6}"
-    return f"{value:6.3f}" if value == 0 or value >= 0.0005 else f"{value:6.0e}"
+    """Return a probability in 7 cells: three decimals, or if all were zeros as other numbers."""
+    return f"{f'{value:.3f}' if value >= 0.0005 else format_number(value):>7}"
 
 
 def top_lines(after: Next, width: int, height: int, *, ascii_only: bool = False) -> list[Line]:
     """Return the likeliest tokens of both sides, each with its rank in the other side's list."""
-    room = max(4, (width - 39) // 2)
-    head_a = f"{'A':<{room}} {'p':>6} {'in B':>7}"
-    head_b = f"{'B':<{room}} {'p':>6} {'in A':>7}"
+    room = max(4, min(WIDEST_TOKEN, (width - 41) // 2))
+    head_a = f"{'A':<{room}} {'p':>7} {'in B':>7}"
+    head_b = f"{'B':<{room}} {'p':>7} {'in A':>7}"
     lines = [line((f" #  {head_a}     {head_b}", "dim"))]
     for rank, pair in enumerate(zip(after.a, after.b, strict=False), 1):
         if len(lines) == height:
@@ -196,7 +195,7 @@ def top_lines(after: Next, width: int, height: int, *, ascii_only: bool = False)
 
 def position_line(after: Next, text: str, width: int, *, ascii_only: bool = False) -> Line:
     """Return the token at a position, and the likeliest token after it on each side."""
-    room = max(4, (width - 23) // 3)
+    room = max(4, min(WIDEST_TOKEN, (width - 25) // 3))
     token_a, token_b = after.a[0], after.b[0]
     mark = "=" if token_a.id == token_b.id else "!"
     left, right = (
@@ -211,10 +210,9 @@ def position_line(after: Next, text: str, width: int, *, ascii_only: bool = Fals
 
 def position_head(width: int) -> Line:
     """Return the header above the lines of `position_line`."""
-    room = max(4, (width - 23) // 3)
-    words = (
-        f"{'at':>4}  {'token':<{room}}{'A goes on':<{room}}      p   {'B goes on':<{room}}      p"
-    )
+    room = max(4, min(WIDEST_TOKEN, (width - 25) // 3))
+    side = f"{'{} goes on':<{room + 1}} {'p':>7}"
+    words = f"{'at':>4}  {'token':<{room}}{side.format('A')}   {side.format('B')}"
     return line((words, "dim"))
 
 
@@ -248,14 +246,16 @@ def text_to_copy(diff: LogitDiff) -> str:
     lines = [f"{GLYPHS[diff.verdict]} {printable(diff.sentence)}"]
     lines += [f"ids {','.join(map(str, diff.ids))}", *map(printable, (*diff.fed, *diff.notes))]
     lines += metric_items(diff.metrics, len(diff.ids))
-    lines.append(f"threshold {diff.threshold:.1e}, floor {diff.floor:.1e}")
+    lines.append(f"threshold {format_number(diff.threshold)}, floor {format_number(diff.floor)}")
     lines += (
-        f"{'' if tap.layer is None else tap.layer}\t{tap.name}\t{tap.rel:.2e}" for tap in diff.taps
+        f"{'' if tap.layer is None else tap.layer}\t{tap.name}\t{format_number(tap.rel)}"
+        for tap in diff.taps
     )
     for after in diff.top[-1:]:
         for side, tokens in (("A", after.a), ("B", after.b)):
             candidates = "  ".join(
-                f"{token.id if token.text is None else quoted(token.text)} {token.probability:.3f}"
+                f"{token.id if token.text is None else quoted(token.text)}"
+                f" {_chance_text(token.probability).strip()}"
                 for token in tokens
             )
             lines.append(f"after position {after.position}, {side}: {candidates}")

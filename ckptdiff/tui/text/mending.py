@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
+from ckptdiff.config.fixes import EntryFix
 from ckptdiff.report.finding import has_remedy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ckptdiff.config.fixes import Fix
     from ckptdiff.results import Finding
     from ckptdiff.tui.model.session import Session
 
-_LEFT_OUT = re.compile(r"leave out (--[\w-]+)(?:, |$)")
-_OTHER_PROGRAM = re.compile(r" \((Megatron-[^()]+)\)$")
-_IN_FILE = re.compile(r"(.*) in (?:([AB])'s )?(\S+\.(?:json|ya?ml))", re.DOTALL)
 
-
-def setting_to_copy(session: Session, fix: str) -> str:
+def setting_to_copy(session: Session, fix: Fix) -> str:
     """Return what mends a setting as one line: where it belongs, and what to paste there."""
-    if (entries := _IN_FILE.fullmatch(fix)) is not None:
-        words, letter, file = entries.groups()
-        return f"set in {_path(session, letter or 'B', file)}: {words}"
-    program = _OTHER_PROGRAM.search(fix)
-    name = "Megatron-LM" if program is None else program[1]
-    flags = _OTHER_PROGRAM.sub("", fix)
-    out, given = _LEFT_OUT.findall(flags), _LEFT_OUT.sub("", flags)
-    if not out:
-        return f"add to {name}'s arguments: {given}"
-    words = f"take out of {name}'s arguments: {' '.join(out)}"
-    return f"{words}; add: {given}" if given else words
+    if isinstance(fix, EntryFix):
+        return f"set in {_path(session, fix.letter or 'B', fix.file)}: {fix.entries}"
+    if not fix.left_out:
+        return f"add to {fix.program}'s arguments: {fix.arguments}"
+    words = f"take out of {fix.program}'s arguments: {' '.join(fix.left_out)}"
+    return f"{words}; add: {fix.arguments}" if fix.given else words
 
 
 def _path(session: Session, letter: str, file: str) -> Path | str:
@@ -46,9 +38,10 @@ def _path(session: Session, letter: str, file: str) -> Path | str:
 
 def fix_to_copy(session: Session, finding: Finding) -> str | None:
     """Return the line that mends a fault; None if there is none."""
-    if finding.fix is None or not finding.setting:
-        return finding.fix
-    return setting_to_copy(session, finding.fix)
+    for line in session.config:
+        if finding.setting and line.meaning == finding.setting and line.mending is not None:
+            return setting_to_copy(session, line.mending)
+    return finding.fix
 
 
 def why_no_command(finding: Finding) -> str:

@@ -99,11 +99,11 @@ def tap_words(
     """
     role = {"": "", "~": "close", "!": "differ"}[tap_mark(tap, threshold)]
     head = f"{'First step that differs: ' if first else ''}{place(tap)}"
-    figures = [f"relative difference {tap.rel:.2g}" if tap.rel else "no difference"]
+    figures = [f"relative difference {format_number(tap.rel)}" if tap.rel else "no difference"]
     if tap.hint:
         figures.append(printable(tap.hint))
     if tap.rest is not None:
-        figures.append(f"{tap.rest:.2g} without the cast of the weights")
+        figures.append(f"{format_number(tap.rest)} without the cast of the weights")
     if tap.floor:
         figures.append(f"rounding {format_number(tap.floor)}")
     rest = fitted(", ".join(figures), max(8, width - len(head) - 2), ascii_only=ascii_only).rstrip()

@@ -93,15 +93,15 @@ def merged(bins: Bins, most: int) -> list[Bin]:
 
 
 def percent(count: int, total: int) -> str:
-    """Return a percentage: `100 %` only for all, `0 %` only for none."""
+    """Return a percentage: `100%` only for all, `0%` only for none."""
     if not count or count == total:
-        return "100 %" if count else "0 %"
+        return "100%" if count else "0%"
     share = 100 * count / total
     if share < 0.01:
-        return "<0.01 %"
+        return "<0.01%"
     if share > 99.99:
-        return ">99.99 %"
-    return f"{share:.2f} %" if share < 1 or share > 99 else f"{share:.1f} %"
+        return ">99.99%"
+    return f"{share:.2f}%" if share < 1 or share > 99 else f"{share:.1f}%"
 
 
 def count_bar(count: int, largest: int, width: int, *, ascii_only: bool) -> str:

@@ -102,6 +102,8 @@ class PairRows:
                 return [(" " * layout.width, "")]
             assembly = session.assemblies(name)[0]
             label = printable(name.removeprefix(f"{layer.title}.") if layer else name)
+            if len(label) > layout.name:
+                label = label.removesuffix(".weight")
             shape = "" if assembly is None else format_shape(assembly.shape)
             return self._cells(("   ", ""), [(label, word)], (shape, ()), layout, word)
         tensor = own.tensor(name)
@@ -111,8 +113,11 @@ class PairRows:
             return self._cells(("   ", ""), [(words, "dim")], nothing, layout, word)
         bracket, is_first = self._bracket(own, tensor, at)
         label = printable(own.label(name, layer))
-        part = self._part(name, tensor, layout.name - len(label) - 2)
-        if not is_first and not (at == self._cursor and self._begins_above(own, tensor, at)):
+        if len(label) > layout.name:
+            label = label.removesuffix(".weight")
+        is_named = is_first or (at == self._cursor and self._begins_above(own, tensor, at))
+        part = self._part(name, tensor, layout.name - 2 - (len(label) if is_named else 0))
+        if not is_named:
             indent = min(len(label) + 2, max(0, layout.name - len(part)))
             spans = [(" " * indent, ""), (part, "dim")]
             return self._cells((f" {bracket} ", "bracket"), spans, nothing, layout, word)

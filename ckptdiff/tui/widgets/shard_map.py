@@ -40,16 +40,23 @@ class MapStyle:
 
 
 def stored_bar(
-    stored: StoredPart, letter: dict[str, str], this: str, width: int
+    stored: StoredPart,
+    letter: dict[str, str],
+    this: str,
+    width: int,
+    beside: Sequence[StoredPart] = (),
 ) -> list[StyledText]:
     """Draw a stored tensor to scale in at most `width` cells, with `|` at its ends and groups.
 
-    `this` is the name of the tensor whose map it is; `letter` has the letter of each name.
+    `this` is the name of the tensor whose map it is; `letter` has the letter of each name. Bars
+    of the tensors `beside` it have the same scale: ranks that hold as much are as long.
     """
     runs = stored.runs
     groups = _groups(runs)
-    unit = gcd(*(run.size for run in runs)) or 1
-    cells = sum(run.size for run in runs) // unit
+    every = [[run.size for run in part.runs] for part in (stored, *beside)]
+    unit = gcd(*(size for sizes in every for size in sizes)) or 1
+    largest = max(map(sum, every))
+    cells = largest // unit
     room = width - 2
     left_out = 0
     if cells + len(groups) - 1 <= room:
@@ -68,7 +75,8 @@ def stored_bar(
         sizes = [[run.size // unit for run in group] for group in groups]
     else:
         groups = [list(runs)]
-        sizes = [_proportional([run.size for run in runs], room)]
+        share = max(1, room * sum(run.size for run in runs) // max(largest, 1))
+        sizes = [_proportional([run.size for run in runs], share)]
     spans: list[StyledText] = [("|", "dim")]
     for group, counts in zip(groups, sizes, strict=True):
         for run, count in zip(group, counts, strict=True):
@@ -136,7 +144,7 @@ def _side_lines(side: StoredSide, style: MapStyle) -> list[Line]:
         return lines if style.whole else lines + _copies(parts, checkpoint, style)
     if style.whole:
         for part, label in zip(parts, _labels(parts, checkpoint), strict=True):
-            lines += _part_lines(part, label, assembly, checkpoint, letter, style)
+            lines += _part_lines(part, parts, label, assembly, checkpoint, letter, style)
     else:
         lines += _bars(parts, assembly, checkpoint, letter, style)
         lines += _copies(parts, checkpoint, style)
@@ -209,7 +217,7 @@ def _bars(
         holds = (
             box_text(_bounding_box([run.box for run in own]), assembly.shape) if own else "padding"
         )
-        drawn = stored_bar(part, letter, assembly.name, room)
+        drawn = stored_bar(part, letter, assembly.name, room, parts)
         cells.append([(f"{label:<{label_width}} ", ""), *drawn, (f" {holds}", "")])
     size = max(sum(len(text) for text, _ in cell) for cell in cells)
     across = max(1, (style.width - INDENT + 3) // (size + 3))
@@ -245,6 +253,7 @@ def _bounding_box(boxes: Sequence[Box]) -> Box:
 
 def _part_lines(
     part: StoredPart,
+    beside: Sequence[StoredPart],
     label: str,
     assembly: Assembly,
     checkpoint: Checkpoint,
@@ -256,9 +265,8 @@ def _part_lines(
     indent = " " * (INDENT + len(label) + 2)
     place = f"{relative(part.ref.file, checkpoint)}  @{part.ref.offset}"
     lines = _flow([place], room, (f"   {label}  ", ""))
-    lines.append(
-        (*line(indent), *stored_bar(part, letter, assembly.name, style.width - len(indent)))
-    )
+    bar = stored_bar(part, letter, assembly.name, style.width - len(indent), beside)
+    lines.append((*line(indent), *bar))
     extra = len(part.index)
     word = axis_word(part.axis - extra, len(part.ref.shape) - extra)
     for run in part.runs:

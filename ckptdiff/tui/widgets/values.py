@@ -31,15 +31,18 @@ if TYPE_CHECKING:
 
 DIGITS = {"F64": 10, "F32": 7, "F16": 5}  # significant ones, enough to see most differences
 FEWEST_DIGITS = 4
+DIFFERENCE = 11  # cells below bits: blanks, and `-1.1e-01` or the 65,535 ULP of 16 bits
+MOST_STEPS = 10**9  # ULP that are shown in full: they fit below the bits of 32-bit values
 LABEL = 14  # cells of the row number and of what the line holds
 MARGIN = 3  # times the rows and columns in sight are read
 Kind = Literal["a", "b", "difference", "ulp"]
 
 
 def cell_width(dtypes: Sequence[str], *, bits: bool) -> int:
-    """Return the cells of one value and the blank before it."""
+    """Return the cells of one value and the blank before it, or of a difference below it."""
     if bits:
-        return 2 * max(ITEMSIZE[dtype] for dtype in dtypes) + 4
+        widest = 2 * max(ITEMSIZE[dtype] for dtype in dtypes) + 4
+        return max(widest, DIFFERENCE) if len(dtypes) > 1 else widest
     return max(DIGITS.get(dtype, FEWEST_DIGITS) for dtype in dtypes) + 8
 
 
@@ -49,7 +52,7 @@ def element_text(value: float | None, dtype: str) -> str:
         return "-"
     if dtype[0] in "IUB" and dtype != "BF16":
         return str(int(value))
-    return f"{value:.{DIGITS.get(dtype, FEWEST_DIGITS)}g}"
+    return format_number(value, DIGITS.get(dtype, FEWEST_DIGITS))
 
 
 def bits_text(bits: int | None, dtype: str) -> str:
@@ -109,7 +112,9 @@ def _cell(
         return ("-" if value is None else format_number(value)), bool(value)
     if kind == "ulp":
         steps = found.ulps[i][j] if found.ulps else None
-        return ("-" if steps is None else f"{steps:,}"), bool(steps)
+        if steps is None:
+            return "-", False
+        return (f"{steps:,}" if steps < MOST_STEPS else format_number(steps)), bool(steps)
     side, dtype = (found.a, dtypes[0]) if kind == "a" else (found.b, dtypes[1])
     if side is None or dtype is None:
         return "-", False
@@ -259,7 +264,7 @@ class Values(Painted, can_focus=True):
         )
         places = place_lines(self.sides, self.index, width, ascii_only=self.ascii_only)
         lines += [()] * (height - len(lines) - 2 - len(places))
-        return [*lines, self._state(), self._element(), *places]
+        return [*lines, self._state(), self._element(width), *places]
 
     def _state(self) -> Line:
         if self.error:
@@ -274,16 +279,25 @@ class Values(Painted, can_focus=True):
     def _letters(self) -> str:
         return " and ".join(side.letter for side in self.sides if side.assembly is not None)
 
-    def _element(self) -> Line:
-        """Return value and bits of the element under the cursor, and its difference."""
+    def _element(self, width: int) -> Line:
+        """Return value and bits of the element under the cursor, and its difference.
+
+        Bits that do not fit are left out: they would look whole where they are cut.
+        """
+        whole, short = self._element_parts(bits=True), self._element_parts(bits=False)
+        return whole if sum(len(text) for text, _ in whole) <= width else short
+
+    def _element_parts(self, *, bits: bool) -> Line:
         spans: list[StyledText] = [(str(list(self.index)), "strong")]
         row, column = self.cursor
         dtypes = self._dtypes
         for kind, word, dtype in (("a", "A", dtypes[0]), ("b", "B", dtypes[1])):
             if dtype is not None:
                 value = _cell(self.found, kind, row, column, dtypes, bits=False)[0]  # type: ignore[arg-type]
-                bits = _cell(self.found, kind, row, column, dtypes, bits=True)[0]  # type: ignore[arg-type]
-                spans.append((f"  {word} {value} {bits}", ""))
+                spans.append((f"  {word} {value}", ""))
+                if bits:
+                    stored = _cell(self.found, kind, row, column, dtypes, bits=True)[0]  # type: ignore[arg-type]
+                    spans.append((f" {stored}", ""))
         if None not in dtypes and self.found is not None:
             difference = _cell(self.found, "difference", row, column, dtypes, bits=False)[0]
             steps = _cell(self.found, "ulp", row, column, dtypes, bits=False)[0]

@@ -75,8 +75,7 @@ def diagnosis_of(found: Sequence[Finding], inventory: Inventory, b: Assembled) -
     targets = {
         number: mended_target(b, *([finding.undo] if finding.undo is not None else []))
         for number, finding in enumerate(findings, 1)
-        # Any conversion leaves out what wrappers put into names: there is nothing to undo.
-        if finding.undo is not None or (finding.kind == "NAMES" and finding.fix is not None)
+        if finding.is_converted_away
     }
     return Diagnosis(findings, marks, targets)
 

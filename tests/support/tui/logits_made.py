@@ -152,7 +152,7 @@ def faulty() -> LogitDiff:
             2, "mlp_out", 9e-4, FLOOR, reads=(layer(2, "mlp.down_proj.weight"),), rest=1e-7
         ),
     }
-    sentence = f"{FIRST} k of layer 1, relative difference 1.8. {k.reads[0]}"
+    sentence = f"{FIRST} k of layer 1, relative difference 1.8e+00. {k.reads[0]}"
     return diff(
         taps(3, bad=bad), "weights-or-config", f"{sentence} differ.", k, same=False, size=18.4,
         notes=("the ids begin with BOS (1 '<s>') twice: where the text has it already",),
