@@ -163,7 +163,7 @@ class ScoreComparison:
 
     def _ask(self) -> Questions:
         """Read the tasks. Raises BadArgument if they ask nothing, or a token that a side lacks."""
-        asked: Asked = self._job(ask, self.spec, self.facts)
+        asked: Asked = self._job(ask, self.spec, self.facts, self.folder)
         if not asked.questions:
             raise BadArgument("these tasks ask nothing that has a log-likelihood")
         for question in asked.questions:
@@ -280,7 +280,7 @@ class ScoreComparison:
 
     def _score(self, asked: Questions) -> Scored:
         """Return the tasks' scores by what is answered, without those of groups of tasks."""
-        found: Scored = self._job(score, self.spec, self.facts, asked.answers)
+        found: Scored = self._job(score, self.spec, self.facts, asked.answers, self.folder)
         rows = []
         for row in found.tasks:
             if row.task in asked.by_task:

@@ -71,7 +71,7 @@ class Worker:
         )  # fmt: skip
         return Asked(every, tuple(self.tasks.items()), of)
 
-    def score(self, spec: Any, facts: Any, answers: Mapping[Question, Answers]) -> Scored:
+    def score(self, spec: Any, facts: Any, answers: Mapping[Question, Answers], *_: Any) -> Scored:
         self.scored += 1
         items = tuple(
             Item(task, doc, "choices", "text", ("x", "y"), 0, asked,
