@@ -1,6 +1,8 @@
-"""Compare scores and tell what that took: `python -m tests.support.score_seconds A B TASK…`.
+"""Compare scores and tell what that took: `python -m tests.support.score_seconds WHAT A B TASK…`.
 
-One thread computes. The answer is a JSON object: seconds of the clock and of the processor that
+`WHAT` is "time" or "memory", which is looked at from a thread of its own. OMP_NUM_THREADS says how many threads compute.
+
+The answer is a JSON object: seconds of the clock and of the processor that
 the answers took, and all with reading tasks and scoring; anonymous bytes before anything is
 computed and at their peak, and those resident with the pages of mapped files; the batches, the
 tokens of the largest one, and the most times that one batch read a weight of a layer or of the
@@ -13,6 +15,7 @@ import json
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +34,7 @@ from tests.support.logit_memory import STATUS, Watch, anonymous
 if TYPE_CHECKING:
     from ckptdiff.forward.holdings import HeldTensor
 
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 1024
 
 
 class Answering:
@@ -82,15 +85,15 @@ def peak_resident() -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
-def main(a: str, b: str, *tasks: str) -> None:
-    torch.set_num_threads(1)
+def main(what: str, a: str, b: str, *tasks: str) -> None:
     torch.ones(64, 64) @ torch.ones(64, 64)
     answering = Answering()
     answering.install()
     pair = assemble_pair(open_checkpoint(Path(a)), open_checkpoint(Path(b)))
     before = anonymous()
     started, used = time.perf_counter(), time.process_time()
-    with Watch() as watch:
+    watch = Watch()
+    with watch if what == "memory" else nullcontext():
         *_, found = compare_scores(
             *pair, tasks, InlineExecutor(), device="cpu", batch_tokens=BATCH_TOKENS
         )
