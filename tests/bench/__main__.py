@@ -51,7 +51,9 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="where the checkpoints are, or are made and kept")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--sft", metavar="COMMAND", help="sft-cli, if it is not on the path")
-    parser.add_argument("--oracle", type=Path, metavar="PYTHON", help="that has transformers and lm-eval")
+    parser.add_argument(
+        "--oracle", type=Path, metavar="PYTHON", help="that has transformers and lm-eval"
+    )
     options = parser.parse_args()
     wanted = set(options.rows.split(","))
     if wanted - set(ROWS):

@@ -17,6 +17,7 @@ from .harness import REPOSITORY, Result
 from .rivals import SCORE_WITH_LM_EVAL
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from .data import Data
@@ -120,7 +121,7 @@ def _held(one: dict[str, Any]) -> list[Result]:
     ]
 
 
-def _told(command: list[object]) -> Any:
+def _told(command: Sequence[object]) -> Any:
     done = subprocess.run(
         list(map(str, command)),
         cwd=REPOSITORY,

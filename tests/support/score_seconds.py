@@ -56,7 +56,7 @@ class Answering:
             self._read[held] += stored.numel()
             return converted(reader, stored, held, *rest)
 
-        Reader._converted = counted  # type: ignore[method-assign]
+        Reader._converted = counted  # type: ignore[method-assign, assignment]
 
     def _timed(self, name: str, job: Any) -> Any:
         def run(*arguments: Any) -> Any:
