@@ -26,7 +26,10 @@ TRIED = (1, 4, 16)  # batch sizes of lm-eval's backend, of which the best is tak
 MORE_MB = 300  # beside the weights of two layers and the batch
 STREAMS = 3
 QUESTIONS, TEXTS = 6, 1  # of a task of letters and of one of answers written out; rolling texts
-WORDS = "the of and to in is that for it as with was on by at from are this be an or which".split()
+WORDS = (
+    *("the", "of", "and", "to", "in", "is", "that", "for", "it", "as", "with"),
+    *("was", "on", "by", "at", "from", "are", "this", "be", "an", "or", "which"),
+)
 TASKS = {
     "letters": """output_type: multiple_choice
 doc_to_text: "{{question}}\\n\\

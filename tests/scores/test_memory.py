@@ -33,7 +33,7 @@ def measured(folder: Path, layers: int) -> dict[str, Any]:
     weights = make_hf(hf, layers=layers, **SIZES)
     make_megatron(megatron, weights, json.loads((hf / "config.json").read_text()), tp=2)
     (hf / "tokenizer.json").write_text(llama_json())
-    tasks = make_tasks(folder / "tasks", long=200)
+    tasks = make_tasks(folder / "tasks")
     names = [str(tasks / f"{kind}.yaml") for kind in ("letters", "cloze", "rolling")]
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.score_seconds", "memory",
@@ -57,7 +57,8 @@ def test_two_layers_and_a_batch_are_in_memory(tmp_path: Path) -> None:
     assert all(told["verdict"] == "arithmetic" for told in found.values())
     assert len(found[DEEP]["tokens"]) > 1
     assert {told["reads"] for told in found.values()} == {1}
-    # All layers of both sides would be 200 MB more.
+    # All layers of both sides would be 200 MB more. Tasks of lm-eval and torch are in the 300 MB:
+    # they take 250 of them here, before a layer is read.
     assert peaks[DEEP] < peaks[2] + 1.5 * LAYER
     states = 4 * STREAMS * HIDDEN * max(found[DEEP]["tokens"])
     assert peaks[DEEP] < 2 * LAYER + states + 300e6

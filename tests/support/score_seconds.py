@@ -1,12 +1,12 @@
 """Compare scores and tell what that took: `python -m tests.support.score_seconds WHAT A B TASK…`.
 
-`WHAT` is "time" or "memory", which is looked at from a thread of its own. OMP_NUM_THREADS says how many threads compute.
+`WHAT` is "time", or "memory", which is looked at from a thread of its own. OMP_NUM_THREADS says
+how many threads compute.
 
-The answer is a JSON object: seconds of the clock and of the processor that
-the answers took, and all with reading tasks and scoring; anonymous bytes before anything is
-computed and at their peak, and those resident with the pages of mapped files; the batches, the
-tokens of the largest one, and the most times that one batch read a weight of a layer or of the
-head.
+The answer is a JSON object: seconds of the clock and of the processor that the answers took, and
+all with reading tasks and scoring; anonymous bytes before anything is computed and at their peak,
+and those resident with the pages of mapped files; the tokens of each batch, and the most times that
+a batch read a weight of a layer or of the head.
 """
 
 from __future__ import annotations
