@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from ckptdiff.forward.steps import Values
     from ckptdiff.results import Answers
 
-CHUNK_TOKENS = {"cpu": 2048}  # that are computed at a time: on a CPU little leaves its cache
-LARGE_CHUNK = 8192
-CHUNK_BYTES = 1 << 28  # that the inside of an MLP may take on one side
+# Tokens that are computed at a time, and bytes that the inside of an MLP may take on one side. On a
+# CPU little leaves its cache; a GPU wants large products.
+CHUNK_TOKENS, CHUNK_BYTES = {"cpu": 512}, {"cpu": 1 << 26}
+LARGE_CHUNK, LARGE_BYTES = 8192, 1 << 28
 _INSIDE = 4  # values as wide as the MLP: gate, up, their product, and one of the other side
 
 
@@ -123,7 +124,8 @@ def chunk_tokens(section: Section, itemsize: int, chosen: int, device: torch.dev
     `chosen` are the experts of a position.
     """
     width = min(_width(section.a, chosen), _width(section.b, chosen))
-    fitting = CHUNK_BYTES // max(1, _INSIDE * width * itemsize)
+    most = CHUNK_BYTES.get(device.type, LARGE_BYTES)
+    fitting = most // max(1, _INSIDE * width * itemsize)
     return max(1, min(_most_tokens(device), fitting))
 
 

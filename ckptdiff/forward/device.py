@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from ckptdiff.errors import BadArgument
@@ -30,10 +32,12 @@ def has_products(dtype: torch.dtype, device: torch.device) -> bool:
 def choose(device: str, needed: int, threads: int) -> tuple[str, str]:
     """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`, and why `auto` is not the GPU.
 
-    `needed` is the most memory of a step, in bytes; `threads` are the CPU's. Raises BadArgument if
-    a CUDA device is asked for that is not there, or has too little memory.
+    `needed` is the most memory of a step, in bytes; `threads` are the CPU's, unless OMP_NUM_THREADS
+    says how many are used. Raises BadArgument if a CUDA device is asked for that is not there, or
+    has too little memory.
     """
-    torch.set_num_threads(threads)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads)
     if device == "cpu":
         return "cpu", ""
     if not torch.cuda.is_available():

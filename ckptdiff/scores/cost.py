@@ -28,7 +28,8 @@ SHARE = 0.8  # of the free memory, is used at most
 MOST_ON_CPU, MOST_ON_GPU = 1 << 14, 1 << 18
 # The values inside a layer are in memory for so many tokens at a time, or for as many as make the
 # inside of an MLP so many bytes; `forward.batch` sees to it.
-TOGETHER, INSIDE = 8192, 1 << 28
+TOGETHER, INSIDE = {"cpu": 512}, {"cpu": 1 << 26}
+MOST_TOGETHER, MOST_INSIDE = 8192, 1 << 28  # on a GPU
 
 _CGROUPS = (  # limit, what is used, statistics and the word in them for what can be given back
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
@@ -60,8 +61,9 @@ class Cost:
         weights = rest if device.startswith("cuda") else rest + experts
         row = self._heads * longest
         scores = 4 * self._itemsize * min(row * longest, max(MOST_SCORES, 16 * row))
-        fitting = INSIDE // (4 * self._widest * self._itemsize)
-        together = max(longest, min(TOGETHER, fitting))
+        most, inside = TOGETHER.get(device, MOST_TOGETHER), INSIDE.get(device, MOST_INSIDE)
+        fitting = inside // (4 * self._widest * self._itemsize)
+        together = max(longest, min(most, fitting))
         inside = together * self._itemsize * (8 * self._hidden + 3 * self._widest)
         logits = STREAMS * (self._itemsize + 8) * MOST_LOGITS
         return PROGRAM + max(weights + inside + scores, logits) + tokens * self._token

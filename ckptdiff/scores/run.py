@@ -125,6 +125,7 @@ class ScoreComparison:
         self.facts, notes = model_facts(a, b)
         self.questions: Questions | None = None
         self._notes = list(notes)
+        self._left_out = left_out(a, b)
         self._lines: tuple[ConfigDiff, ...] | None = None  # of both configs
         self._started = time.monotonic()
 
@@ -306,7 +307,7 @@ class ScoreComparison:
         notes = [*self._notes, *scored.notes]
         for model in (side.model for side in self.sides):
             notes += [*model.notes, *(one.text for one in model.fixed)]
-        notes += left_out(*self.pair)
+        notes += self._left_out
         notes += reasons.without_effect() if judged.verdict == "arithmetic" else ()
         return ScoreDiff(
             verdict=judged.verdict,

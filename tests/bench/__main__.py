@@ -30,6 +30,7 @@ from . import (
     logit_rows,
     program_rows,
     rivals,
+    score_rows,
 )
 from .data import Data
 from .harness import Result, environment
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROWS = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
-        "17", "18", "attribution", "diagnose", "logits-memory", "logits-speed",
+        "17", "18", "attribution", "diagnose", "logits-memory", "logits-speed", "scores",
         "frame", "671b-list", "671b-frame")  # fmt: skip
 
 
@@ -50,7 +51,9 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="where the checkpoints are, or are made and kept")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--sft", metavar="COMMAND", help="sft-cli, if it is not on the path")
-    parser.add_argument("--oracle", type=Path, metavar="PYTHON", help="that has transformers")
+    parser.add_argument(
+        "--oracle", type=Path, metavar="PYTHON", help="that has transformers and lm-eval"
+    )
     options = parser.parse_args()
     wanted = set(options.rows.split(","))
     if wanted - set(ROWS):
@@ -105,6 +108,8 @@ def _chosen(
         chosen.append(lambda: whole.row_7(data, wanted, rounds, sft))
     if "logits-speed" in wanted:
         chosen.append(lambda: logit_rows.row_logits_speed(data, rounds, oracle))
+    if "scores" in wanted:
+        chosen.append(lambda: score_rows.row_scores(data, rounds, oracle))
     for rows, measure in plain:
         if wanted & rows:
             chosen.append(lambda measure=measure: measure(data, wanted, rounds))  # type: ignore[misc]

@@ -87,6 +87,8 @@ SMALL = Size(layers=16, hidden=1024, ffn=2816, heads=16, groups=8, vocab=32000) 
 LARGE = Size(layers=25, hidden=2048, ffn=5632, heads=32, groups=8, vocab=32000)  # 2.5 GB
 ONE_BILLION = Size(layers=16, hidden=2048, ffn=6144, heads=16, groups=16, vocab=32000)
 SMOL = Size(layers=30, hidden=576, ffn=1536, heads=9, groups=3, vocab=49152)  # SmolLM2-135M, untied
+# A fifth of SmolLM2-135M's layers, and a vocabulary whose head has the same share of the weights.
+SMALL_SMOL = Size(layers=6, hidden=576, ffn=1536, heads=9, groups=3, vocab=9216)
 HUGE = Size(layers=80, hidden=8192, ffn=28672, heads=64, groups=8, vocab=128256)  # 141 GB
 
 
@@ -288,7 +290,8 @@ class Data:
         self.folder = folder
 
     def hf(self, size: Size, change: str) -> Path:
-        name = {SMALL: "small", LARGE: "large", ONE_BILLION: "billion", SMOL: "smol"}[size]
+        names = {SMALL: "small", LARGE: "large", ONE_BILLION: "billion", SMOL: "smol"}
+        name = {**names, SMALL_SMOL: "small-smol"}[size]
         return self._once(f"{name}-{change}", lambda folder: write_hf(folder, size, change))
 
     def megatron(self, size: Size, tp: int = 2) -> Path:

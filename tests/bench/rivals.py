@@ -78,6 +78,44 @@ seconds, processor = time.perf_counter() - started, time.process_time() - used
 print(json.dumps({"seconds": seconds, "processor": processor}))
 """
 
+# Runs the tasks once for each batch size, with one model and one thread.
+SCORE_WITH_LM_EVAL = """
+import json, os, sys, time, torch
+import lm_eval.evaluator
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+torch.set_num_threads(1)
+model, sizes, folder, *names = sys.argv[1:]
+os.chdir(folder)
+taken = {}
+class Timed(HFLM):
+    def timed(self, answer, requests, options):
+        started, used = time.perf_counter(), time.process_time()
+        found = answer(requests, **options)
+        taken["seconds"] += time.perf_counter() - started
+        taken["processor"] += time.process_time() - used
+        taken["requests"] += len(requests)
+        return found
+    def loglikelihood(self, requests, **options):
+        return self.timed(super().loglikelihood, requests, options)
+    def loglikelihood_rolling(self, requests, **options):
+        return self.timed(super().loglikelihood_rolling, requests, options)
+lm = Timed(pretrained=model, device="cpu", dtype="float32")
+told = []
+for size in map(int, sizes.split(",")):
+    taken.update(size=size, seconds=0, processor=0, requests=0)
+    lm.batch_size_per_gpu = size
+    started, used = time.perf_counter(), time.process_time()
+    found = lm_eval.evaluator.simple_evaluate(
+        lm, tasks=names, bootstrap_iters=2, task_manager=TaskManager(include_defaults=False)
+    )
+    taken.update(
+        all_seconds=time.perf_counter() - started, all_processor=time.process_time() - used
+    )
+    told.append(dict(taken))
+print(json.dumps(told))
+"""
+
 
 def naive(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Do what the naive script does, on tensors in memory."""

@@ -26,6 +26,8 @@ def compare(*, task: str, rank: int, meeting: str, **arguments: Any) -> dict[str
     """Compute what transformers, or a rank of megatron-core, makes of some tokens."""
     if task == "transformers":
         return _transformers(**arguments)
+    if task == "answers":
+        return _answers(rank=rank, meeting=meeting, **arguments)
     return _megatron(rank=rank, meeting=meeting, **arguments)
 
 
@@ -81,6 +83,33 @@ def _megatron(
             write(rows[:, : config.vocab_size], Path(iteration) / f"logits.{dtype}")
     torch.distributed.destroy_process_group()
     return {"threads": torch.get_num_threads(), "loss": losses["fp32"]}
+
+
+def _answers(
+    *, hf: str, iteration: str, tp: int, asked: list[tuple[list[int], int]], rank: int, meeting: str
+) -> dict[str, Any]:
+    """Return of each ids the log-likelihood of the last of them, and whether each is the likeliest.
+
+    Megatron-core computes them from the rank files, in fp32, one question after another.
+    """
+    torch.set_grad_enabled(False)
+    meet(meeting, rank, tp)
+    config = import_module("transformers").AutoConfig.from_pretrained(hf)
+    state = load(Path(iteration) / f"mp_rank_{rank:02d}/model_optim_rng.pt")
+    network = build(config, tp, state["args"].padded_vocab_size)
+    held = {name: v for name, v in state["model"].items() if torch.is_tensor(v)}
+    loaded = network.load_state_dict(held, strict=False)
+    assert not loaded.unexpected_keys
+    assert all(name.endswith("_extra_state") for name in loaded.missing_keys)
+    found = []
+    for ids, count in asked:
+        run = torch.tensor([ids[:-1]])
+        rows = network(run, torch.arange(run.shape[1])[None], None)[0, -count:, : config.vocab_size]
+        wanted = torch.tensor(ids[-count:])
+        logliks = torch.log_softmax(rows.double(), -1).gather(1, wanted[:, None])
+        found.append((float(logliks.sum()), bool((rows.argmax(-1) == wanted).all())))
+    torch.distributed.destroy_process_group()
+    return {"answers": found}
 
 
 def write(logits: Tensor, file: Path) -> None:
