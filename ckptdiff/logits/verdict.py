@@ -12,7 +12,6 @@ from ckptdiff.config.other_keys import NOT_KNOWN
 from ckptdiff.config.refused import refused
 from ckptdiff.dtypes import BY_FLAG, FLOATS
 from ckptdiff.logits.effects import effects
-from ckptdiff.text import format_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -163,12 +162,12 @@ class Reasons:
             else "Small, but no rounding"
         )
         hint = f" ({first.hint})" if first.hint else ""
-        first_words = f"{place(first)}, relative difference {format_number(first.rel)}{hint}"
+        first_words = f"{place(first)}, relative difference {first.rel:.2g}{hint}"
         sentence = f"{kind}: the first step that differs is {first_words}. {self.cause(first)}"
         if not first.reads:  # a fault of a config may hide one of the weights
             above = (tap for tap in taps if tap.reads and not tap.judged <= judged.threshold)
             if (other := next(above, None)) and (differing := self._differing(other)):
-                sentence += f" So does {place(other)}, by {format_number(other.rel)}: {differing}"
+                sentence += f" So does {place(other)}, by {other.rel:.2g}: {differing}"
         return sentence
 
     def without_effect(self) -> Iterator[str]:
