@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from ckptdiff.assembly.assemble import assemble_pair
@@ -22,11 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from torch import Tensor
+
     from ckptdiff.checkpoint import Checkpoint
 
     Make = Callable[..., Path]
 
 SPEC = TaskSpec(("one",))
+UP = "model.layers.1.mlp.up_proj.weight"
 FOLDERS = [
     folder
     for hf in sorted(CORPUS.glob("*/hf"))
@@ -96,6 +101,67 @@ def test_a_fault_is_found_in_both_directions(
         assert (found.step.layer, found.step.name) == (0, "act")
         assert name in found.step.reads
         assert found.shown_by is not None
+
+
+def changed(source: Path, folder: Path, change: Callable[[dict[str, Tensor]], None]) -> Checkpoint:
+    """Return a copy of a folder of one file with other weights."""
+    shutil.copytree(source, folder)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+    return open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_bit_in_the_embedding_is_a_fault_however_small(
+    tiny_hf: Make, tmp_path: Path, dtype: str
+) -> None:
+    # The last bit of a small number: far below 50 epsilon of fp32 over a row.
+    def flip(weights: dict[str, Tensor]) -> None:
+        rows = weights["model.embed_tokens.weight"]
+        rows[:, 0] = 2.0**-40
+        rows.view(torch.int16)[:, 0] ^= 1
+
+    def level(weights: dict[str, Tensor]) -> None:
+        weights["model.embed_tokens.weight"][:, 0] = 2.0**-40
+
+    a = changed(tiny_hf(single=True), tmp_path / "a", level)
+    b = changed(tiny_hf(single=True), tmp_path / "b", flip)
+    for pair in ((a, b), (b, a)):
+        found = compared(*pair, dtype=dtype)
+        assert found.verdict == "weights-or-config", found.sentence
+        assert found.step is not None
+        assert found.step.name == "embed"
+        assert found.step.rel < 1e-7
+        assert "model.embed_tokens.weight differs." in found.sentence
+
+
+@pytest.mark.parametrize(("narrow", "stored"), [(torch.bfloat16, "BF16"), (torch.float16, "F16")])
+def test_a_cast_is_said_to_be_one(
+    tiny_hf: Make, tmp_path: Path, narrow: torch.dtype, stored: str
+) -> None:
+    def cast(weights: dict[str, Tensor]) -> None:
+        for name in weights:
+            weights[name] = weights[name].to(narrow)
+
+    def cast_but_one(weights: dict[str, Tensor]) -> None:
+        weights[UP] = weights[UP].flip(0)
+        cast(weights)
+
+    wide = tiny_hf(single=True, dtype=torch.float32)
+    a = open_checkpoint(wide)
+    b = changed(wide, tmp_path / "b", cast)
+    for pair, words in (((a, b), f"F32 in A, {stored} in B"), ((b, a), f"{stored} in A, F32 in B")):
+        found = compared(*pair)
+        assert found.verdict == "weights-or-config"
+        assert f"model.embed_tokens.weight was cast: {words}, and so was every" in found.sentence
+    faulty = compared(a, changed(wide, tmp_path / "c", cast_but_one))
+    assert faulty.verdict == "weights-or-config"
+    assert f"was cast: F32 in A, {stored} in B. But no cast explains {UP}" in faulty.sentence
+    assert "every tensor" not in faulty.sentence
+    config = {**(b.config or {}), "rope_theta": 77.0}
+    both = compared(a, replace(b, config=config))
+    assert "the configs conflict too, in 1 setting." in both.sentence
 
 
 def test_the_causes_of_the_farthest_item_are_told(tiny_hf: Make, tiny_megatron: Make) -> None:
