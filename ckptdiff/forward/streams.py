@@ -101,8 +101,11 @@ class SectionStreams:
         self.b.copied.clear()
         b = dict(zip(step.gives, self._given(step, self.b, chunk, values.b, "B"), strict=True))
         f = self._followed(step, chunk, values, a, b)
-        if step.is_tap and _are_same(step, values.f, values.b):
-            self._judge(step, chunk, values, f, b)
+        if _are_same(step, values.f, values.b):
+            if step.is_tap:
+                self._judge(step, chunk, values, f, b)
+            else:  # equal values go on as one, or no later step would be compared
+                b |= {name: f[name] for name in step.gives if is_equal(f[name], b[name])}
         return Streams(values.a | a, values.f | f, values.b | b)
 
     def _given(

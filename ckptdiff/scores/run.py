@@ -177,8 +177,9 @@ class ScoreComparison:
             wrong = [i for i in ids_of(question) if not 0 <= i < self.vocabulary]
             if wrong:
                 raise BadArgument(
-                    f"{self.facts.tokenizer}: gives token {wrong[0]}, which is not in the "
-                    f"vocabulary of {self.vocabulary} tokens: put the model's own tokenizer there"
+                    f"{self.facts.tokenizer}: gives token {wrong[0]}, and the vocabulary that both "
+                    f"sides have ends at {self.vocabulary} tokens: put the model's own tokenizer "
+                    "there, or give two checkpoints of one vocabulary"
                 )
         self._notes += asked.notes
         self.questions = Questions(asked)
