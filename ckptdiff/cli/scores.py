@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import closing
@@ -118,6 +119,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.json == options.markdown == "-":
         raise BadArgument("--json - and --markdown -: the output can be one of them")
+    for file in (options.json, options.markdown):
+        _check_output(file)
     started = time.monotonic()
     start: Any = "fork" if sys.platform == "linux" else "spawn"
     with WorkerPool(1, start=start) as pool:
@@ -133,6 +136,19 @@ def run(options: argparse.Namespace) -> int:
         print(f"ckptdiff: stopped{again}", file=sys.stderr)
         return 130
     return 0 if found.verdict == "arithmetic" else 1
+
+
+def _check_output(file: str | None) -> None:
+    """Raise BadArgument if a file cannot be written: better now than after hours."""
+    if file is None or file == "-":
+        return
+    path = Path(file)
+    if path.is_dir():
+        raise BadArgument(f"{path}: is a folder, not a file to write")
+    if not path.parent.is_dir():
+        raise BadArgument(f"{path}: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise BadArgument(f"{path}: cannot be written")
 
 
 def _compare(

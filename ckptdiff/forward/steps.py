@@ -34,6 +34,10 @@ class Step:
     replays: tuple[str, ...] = ()  # values of the reference that the other side gets as well
 
 
+# What these steps give are rows as they are stored: no two right programs ever round them apart.
+LOOKUPS = frozenset({"embed", "positions"})
+
+
 class LayerParts(Protocol):
     """A layer of one side: a method for each step."""
 

@@ -33,7 +33,7 @@ from ckptdiff.forward.device import has_products
 from ckptdiff.forward.experts import positions_by_expert
 from ckptdiff.forward.reading import twin_readers
 from ckptdiff.forward.rules import have_same_rules
-from ckptdiff.forward.steps import steps
+from ckptdiff.forward.steps import LOOKUPS, steps
 from ckptdiff.results import StepApart
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ BY_SEQUENCE = frozenset(
 )
 _ROTATIONS = frozenset({"rotate", "rotate_latent"})  # in which a position's place counts
 _EXPERT_POSITIONS = 2  # of each expert, by which its step of A's weights is compared with B's
-_LOOKUPS = frozenset({"embed", "positions"})  # of rows as stored: none is ever rounded apart
 _ANY_LENGTH = 1 << 62  # positions
 _UNLIMITED = 1 << 62  # bytes: a layer's experts are kept until the last chunk has used them
 
@@ -102,8 +101,11 @@ class SectionStreams:
         self.b.copied.clear()
         b = dict(zip(step.gives, self._given(step, self.b, chunk, values.b, "B"), strict=True))
         f = self._followed(step, chunk, values, a, b)
-        if step.is_tap and _are_same(step, values.f, values.b):
-            self._judge(step, chunk, values, f, b)
+        if _are_same(step, values.f, values.b):
+            if step.is_tap:
+                self._judge(step, chunk, values, f, b)
+            else:  # equal values go on as one, or no later step would be compared
+                b |= {name: f[name] for name in step.gives if is_equal(f[name], b[name])}
         return Streams(values.a | a, values.f | f, values.b | b)
 
     def _given(
@@ -216,7 +218,7 @@ class SectionStreams:
                 b[name] = f[name]
                 continue
             rel = self._note(name, chunk, values, f[name], b[name])
-            if self._is_rounding(rel) and step.method not in _LOOKUPS:
+            if self._is_rounding(rel) and step.method not in LOOKUPS:
                 f[name] = b[name]
         if step.method not in self._drifted:
             self._drifted[step.method] = drifted_copies(self.b)

@@ -13,7 +13,7 @@ from ckptdiff.scores.verdict import item_words, worst_question
 from ckptdiff.text import format_number, plural, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.scores.expected import Expected
@@ -109,6 +109,12 @@ def facts(found: ScoreDiff) -> Iterator[str]:
     apart = distances(found.items)
     if apart is None:
         return
+    for letter, broken in zip("AB", _without_numbers(found.items), strict=True):
+        if broken:
+            yield (
+                f"{letter}'s log-likelihoods are no numbers in {broken:,} of "
+                f"{plural(len(found.items), 'item')}: its choices and scores there mean nothing."
+            )
     yield (
         f"Log-likelihoods of an item are at most {_nats(apart.largest)} nats apart, median "
         f"{_nats(apart.median)}; by the floor (A's weights in B's arithmetic) at most "
@@ -126,6 +132,16 @@ def facts(found: ScoreDiff) -> Iterator[str]:
     count = sum(choices_of(item) is not None for item in found.items)
     if (need := needed(found.items)) is not None:
         yield from _need_facts(need, count)
+
+
+def _without_numbers(items: Sequence[Item]) -> tuple[int, int]:
+    """Return how many items A, and B, gave a log-likelihood that is no number."""
+    sides = (
+        [[one.a for one in item.answers] for item in items],
+        [[one.b for one in item.answers] for item in items],
+    )
+    a, b = (sum(any(math.isnan(one.loglik) for one in some) for some in side) for side in sides)
+    return a, b
 
 
 def _choice_facts(pair: Paired) -> Iterator[str]:

@@ -19,9 +19,10 @@ from ckptdiff.errors import BadArgument, CkptDiffError, NotInstalled
 from ckptdiff.extras import require
 from ckptdiff.logits.tokenizer import OpenTokenizer
 from ckptdiff.scores.loaded_tasks import LoadedTasks
-from ckptdiff.scores.loading import load_tasks
+from ckptdiff.scores.loading import load_tasks, reason_of
 from ckptdiff.scores.results import Question
 from ckptdiff.scores.task_index import index_of
+from ckptdiff.scores.templates import sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -76,18 +77,9 @@ def _libraries() -> Any:
     import datasets  # type: ignore[import-untyped]
     import lm_eval.evaluator  # type: ignore[import-untyped]
     import lm_eval.tasks  # type: ignore[import-untyped]
-    from jinja2.sandbox import SandboxedEnvironment
 
     datasets.disable_progress_bars()
-    # Templates come from files of others too: in a sandbox they see values, and nothing of Python.
-    theirs = lm_eval.utils.env
-    sandbox = SandboxedEnvironment(
-        undefined=theirs.undefined, keep_trailing_newline=theirs.keep_trailing_newline
-    )
-    sandbox.filters.update(theirs.filters)
-    # lm-eval compiles a template with every document.
-    sandbox.from_string = lru_cache(maxsize=1000)(sandbox.from_string)  # type: ignore[assignment, method-assign]
-    lm_eval.utils.env = sandbox
+    lm_eval.utils.env = sandbox(lm_eval.utils.env)
     return lm_eval
 
 
@@ -135,15 +127,10 @@ def _silent() -> Iterator[None]:
                 f"a task needs {error.name}, which is not installed: pip install {error.name}"
             ) from error
         except Exception as error:
-            raise BadArgument(f"lm-evaluation-harness: {_reason(error)}") from error
+            raise BadArgument(f"lm-evaluation-harness: {reason_of(error)}") from error
         finally:
             logging.disable(disabled)
             random.setstate(state)
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 _kept: dict[tuple[TaskSpec, ModelFacts], LoadedTasks] = {}  # the last one

@@ -109,7 +109,7 @@ class Journal:
     def _is_header(self, line: bytes) -> bool:
         try:
             header = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
         return (
             isinstance(header, dict)
@@ -131,7 +131,9 @@ def _values(given: Answers) -> list[float]:
 
 
 def _answers(values: Sequence[float]) -> Answers:
-    """Return the answers of what `_values` returned. Raises TypeError or ValueError for others."""
+    """Return the answers of what `_values` returned. Raises TypeError or an error of a number."""
+    if not all(type(value) in (int, float) for value in values):
+        raise TypeError
     a, a_greedy, floor, floor_greedy, b, b_greedy, *distances = values
     floor_apart, weights_apart, apart = map(float, distances)
     return Answers(
@@ -149,13 +151,19 @@ def _batch(line: bytes) -> KeptBatch | None:
     try:
         values = json.loads(line)
         answers = {str(key): _answers(one) for key, one in values["answers"].items()}
-        steps = tuple(
-            FoundStep(StepApart(layer, str(name), float(rel), int(sequence), tuple(reads)), str(of))
-            for layer, name, rel, sequence, reads, of in values["steps"]
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
+        steps = tuple(_step(*fields) for fields in values["steps"])
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     return KeptBatch(answers, steps)
+
+
+def _step(layer: Any, name: Any, rel: Any, sequence: Any, reads: Any, question: Any) -> FoundStep:
+    """Return a step of what `add` wrote. Raises TypeError for anything else."""
+    is_place = (layer is None or type(layer) is int) and type(sequence) is int
+    texts = [name, question, *reads]
+    if not is_place or type(rel) not in (int, float) or not all(type(x) is str for x in texts):
+        raise TypeError
+    return FoundStep(StepApart(layer, name, float(rel), sequence, tuple(reads)), question)
 
 
 def _prune(keep: Path) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.errors import BadArgument
+from ckptdiff.errors import BadArgument, CkptDiffError
+from ckptdiff.results import Answer, Answers
+from ckptdiff.scores.loading import reason_of
 from ckptdiff.scores.results import Asked, Item, Question, Scored, TaskScore
-from ckptdiff.scores.tasks import GENERATES, refuse_generation
+from ckptdiff.scores.tasks import GENERATES, listed, refuse_generation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from ckptdiff.results import Answer, Answers
     from ckptdiff.scores.results import Kind
     from ckptdiff.scores.tasks import TaskSpec
 
@@ -44,6 +45,7 @@ class LoadedTasks:
         for name, task in self.tasks.items():
             self._set_fewshot(name, task)
             self.documents[name] = self._ask(name, task)
+        self._try_metrics()
         self.versions = (
             ("lm-eval", self.library.__version__),
             *((name, str(task.VERSION)) for name, task in self.tasks.items()),
@@ -75,7 +77,12 @@ class LoadedTasks:
     def _ask(self, name: str, task: Any) -> dict[int, list[Any]]:
         """Return a task's requests by document, and note the questions of each."""
         limit = self.library.evaluator_utils.get_sample_size(task, self.spec.limit)
-        task.build_all_requests(limit=limit)
+        try:
+            task.build_all_requests(limit=limit)
+        except (CkptDiffError, MemoryError, ModuleNotFoundError):
+            raise
+        except Exception as error:
+            raise BadArgument(f"{name}: {_why_not_asked(task, error)}") from error
         documents: dict[int, list[Any]] = {}
         cut = 0
         for request in task.instances:
@@ -97,6 +104,34 @@ class LoadedTasks:
                 "as in lm-eval"
             )
         return documents
+
+    def _try_metrics(self) -> None:
+        """Raise BadArgument if lm-eval cannot make scores of answers: better now than at the end.
+
+        Two documents of a task do, unless its metric needs more of them.
+        """
+        one = Answer(-1.0, is_greedy=False)
+        given = Answers(one, one, one, 0.0, 0.0, 0.0)
+        for most in (2, None):
+            asked = (
+                request
+                for documents in self.documents.values()
+                for requests in list(documents.values())[:most]
+                for request in requests
+            )
+            questions = (one for request in asked for one in self.of_request[id(request)])
+            try:
+                self._evaluate(dict.fromkeys(questions, given), "a")
+            except (CkptDiffError, MemoryError, ModuleNotFoundError):
+                raise
+            except Exception as error:
+                if most is None:
+                    names = listed(list(self.tasks))
+                    raise BadArgument(
+                        f"{names}: lm-evaluation-harness cannot score answers: {reason_of(error)}"
+                    ) from error
+            else:
+                return
 
     def _numbers(self, name: str) -> tuple[int, ...]:
         """Return the numbers of the questions that a task asks, each once."""
@@ -190,6 +225,15 @@ class LoadedTasks:
                 tuple(metrics[0].get(doc, {}).items()),
                 tuple(metrics[1].get(doc, {}).items()),
             )
+
+
+def _why_not_asked(task: Any, error: Exception) -> str:
+    """Return why lm-eval cannot put a task's questions, as far as that can be told."""
+    wanted = task.get_config("num_fewshot") or 0
+    there = len(list(task.fewshot_docs())) if wanted else 0
+    if wanted >= there > 0:
+        return f"{wanted} examples before each question are asked for, and there are {there} in all"
+    return f"lm-evaluation-harness cannot put its questions: {reason_of(error)}"
 
 
 def _is_number(value: Any) -> bool:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.errors import BadArgument
+from ckptdiff.errors import BadArgument, CkptDiffError
 from ckptdiff.scores.tasks import (
     BUILDERS,
     GENERATES,
@@ -119,10 +119,14 @@ def _load(manager: Any, own: dict[str, Any], names: list[str]) -> dict[str, Any]
     index.update(own)
     try:
         loaded: dict[str, Any] = manager.load(names)
-    except ValueError as error:
+    except (CkptDiffError, MemoryError, ModuleNotFoundError, _Missing):
+        raise
+    except Exception as error:
         if "Duplicate task" in str(error):
             raise BadArgument(f"{error}: name one of them") from error
-        raise
+        raise BadArgument(
+            f"{listed(names)}: lm-evaluation-harness cannot load it: {reason_of(error)}"
+        ) from error
     finally:
         index.clear()
         index.update(before)
@@ -239,8 +243,7 @@ def _from_cache(library: Any, leaves: list[_Leaf]) -> Iterator[None]:
         except _Missing as error:
             missing.append(error.data)
         except Exception as error:
-            why = " ".join(str(error).split())[:300]
-            raise BadArgument(f"{leaf.name}: its data cannot be read ({why})") from error
+            raise BadArgument(f"{leaf.name}: its data cannot be read, {_whys(error)}") from error
     if missing:
         raise missing_data(missing)
     datasets.load_dataset = load
@@ -250,6 +253,22 @@ def _from_cache(library: Any, leaves: list[_Leaf]) -> Iterator[None]:
         raise missing_data([error.data]) from error
     finally:
         datasets.load_dataset = theirs
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an error of a library says, in a line."""
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _whys(error: BaseException) -> str:
+    """Return what an error says, and the first of its causes."""
+    if type(error).__name__ == "StopIteration" or not str(error):
+        return "or there is none in it"
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    return reason_of(error) if root is error else f"{reason_of(error)}: {reason_of(root)}"
 
 
 class _Missing(Exception):

@@ -29,12 +29,15 @@ def model_facts(a: Assembled, b: Assembled) -> tuple[ModelFacts, tuple[str, ...]
     file = files[0] or files[1]
     if file is None:
         raise BadArgument(
-            f"{a.checkpoint.root} and {b.checkpoint.root} have no tokenizer: put tokenizer.json "
-            "beside config.json"
+            f"{a.checkpoint.root} and {b.checkpoint.root} have no tokenizer: put the model's "
+            "tokenizer.json into either folder"
         )
     notes = [] if files[0] else ["the ids are by B's tokenizer: A has none"]
     if files[0] and files[1] and not _is_same(files[0], files[1]):
-        notes.append("the files of the tokenizers differ: both sides are asked by A's")
+        notes.append(
+            "the files of the tokenizers differ: both sides are asked by A's, so what B's makes of "
+            "the texts is not seen here"
+        )
     sides = (a, b) if files[0] else (b, a)
     config = next((_text(side) for side in sides if side.checkpoint.convention == "hf"), {})
     longest = next((n for key in _LENGTHS if (n := _number(config, key))), None)

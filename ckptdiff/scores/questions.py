@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
+from ckptdiff.forward.steps import LOOKUPS
 from ckptdiff.scores.batches import ID, batches
 from ckptdiff.scores.journal import FoundStep, question_key
 
@@ -96,13 +97,10 @@ class Questions:
             known = worst.get((one.layer, one.name))
             if known is None or not one.rel <= known.rel:
                 worst[one.layer, one.name] = one
-        first = [one for one in worst.values() if one.layer is None and one.name in _FIRST]
+        first = [one for one in worst.values() if one.layer is None and one.name in LOOKUPS]
         layers = [one for one in worst.values() if one.layer is not None]
-        last = [one for one in worst.values() if one.layer is None and one.name not in _FIRST]
+        last = [one for one in worst.values() if one.layer is None and one.name not in LOOKUPS]
         return [*first, *sorted(layers, key=lambda one: one.layer or 0), *last]
 
     def _add(self, steps: Iterable[FoundStep]) -> None:
         self.steps += [one for one in steps if one not in self.steps]
-
-
-_FIRST = ("embed", "positions")  # what the steps before the layers give

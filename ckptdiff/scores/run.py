@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ckptdiff.config.compare import compare_configs
-from ckptdiff.errors import BadArgument, UnreadableFile, UnsupportedLayout
+from ckptdiff.errors import BadArgument, UnreadableFile, UnsupportedLayout, WorkerDied
 from ckptdiff.extras import require
 from ckptdiff.formats.fingerprint import fingerprint
 from ckptdiff.forward.plan import PackedRun
@@ -27,6 +27,7 @@ from ckptdiff.logits.verdict import Reasons
 from ckptdiff.results import Tap
 from ckptdiff.scores import jobs
 from ckptdiff.scores.attribution import attributed
+from ckptdiff.scores.casts import cast_words
 from ckptdiff.scores.cost import Cost, Pace, batch_tokens
 from ckptdiff.scores.groups import place_of, relative_mean
 from ckptdiff.scores.harness import ask, score
@@ -164,15 +165,22 @@ class ScoreComparison:
 
     def _ask(self) -> Questions:
         """Read the tasks. Raises BadArgument if they ask nothing, or a token that a side lacks."""
-        asked: Asked = self._job(ask, self.spec, self.facts, self.folder)
+        try:
+            asked: Asked = self._job(ask, self.spec, self.facts, self.folder)
+        except WorkerDied as error:
+            raise WorkerDied(
+                "the worker that read the tasks was killed: memory ran out, or a library failed on "
+                "a file of theirs. Ask fewer of them, to see which"
+            ) from error
         if not asked.questions:
             raise BadArgument("these tasks ask nothing that has a log-likelihood")
         for question in asked.questions:
             wrong = [i for i in ids_of(question) if not 0 <= i < self.vocabulary]
             if wrong:
                 raise BadArgument(
-                    f"{self.facts.tokenizer}: gives token {wrong[0]}, which is not in the "
-                    f"vocabulary of {self.vocabulary} tokens: put the model's own tokenizer there"
+                    f"{self.facts.tokenizer}: gives token {wrong[0]}, and the vocabulary that both "
+                    f"sides have ends at {self.vocabulary} tokens: put the model's own tokenizer "
+                    "there, or give two checkpoints of one vocabulary"
                 )
         self._notes += asked.notes
         self.questions = Questions(asked)
@@ -293,15 +301,14 @@ class ScoreComparison:
         """Return the result of all that is answered."""
         scored = self._score(asked)
         reasons = Reasons(self.pair, self.sides, self.reference, self.executor, self.config)
+        is_whole = len(asked.answers) == len(asked.all)
         judged = judge(
             self._canonical(asked.in_order()),
             scored.items,
             self.dtype,
             undecided=reasons.undecided(),
             conditions=reasons.conditions,
-            cause=lambda step: reasons.cause(
-                Tap(step.layer, step.name, step.rel, reads=step.reads)
-            ),
+            cause=lambda step: self._cause(step, reasons, is_whole=is_whole),
             has_experts=any(side.model.routing is not None for side in self.sides),
         )
         notes = [*self._notes, *scored.notes]
@@ -320,10 +327,16 @@ class ScoreComparison:
             items=scored.items,
             step=judged.step,
             shown_by=judged.shown_by,
-            complete=len(asked.answers) == len(asked.all),
+            complete=is_whole,
             conditions=reasons.conditions,
             notes=tuple(dict.fromkeys(notes)),  # both sides may give the same
         )
+
+    def _cause(self, step: StepApart, reasons: Reasons, *, is_whole: bool) -> str:
+        """Return in words which tensors of a step differ, or what else is to blame."""
+        moving = [line for line in reasons.conflicts if line.moves != frozenset()]
+        words = cast_words(self.pair, step, self.executor, is_whole=is_whole, conflicts=len(moving))
+        return words or reasons.cause(Tap(step.layer, step.name, step.rel, reads=step.reads))
 
     def _attributed(self, found: ScoreDiff) -> Generator[ScoreProgress, None, ScoreDiff]:
         """Return the result with what each cause of rounding makes of one item's distance."""
@@ -352,7 +365,9 @@ class ScoreComparison:
         return [
             replace(
                 step,
-                reads=tuple(dict.fromkeys(n for r in step.reads for n in names[step.layer, r])),
+                reads=tuple(
+                    dict.fromkeys(n for r in step.reads for n in names.get((step.layer, r), ()))
+                ),
             )
             for step in steps
         ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
+from ckptdiff.forward.steps import LOOKUPS
 from ckptdiff.logits.verdict import threshold_of
 from ckptdiff.text import plural
 
@@ -62,7 +63,7 @@ def judge(
     ) -> ScoreJudged:
         return ScoreJudged(verdict, sentence, step, item, floor, threshold)
 
-    large = [step for step in steps if not step.rel <= rounding]
+    large = [step for step in steps if step.name in LOOKUPS or not step.rel <= rounding]
     beyond = _first_item(
         items, lambda one: math.isfinite(one.a.loglik) and not one.weights_apart <= threshold
     )
@@ -77,7 +78,7 @@ def judge(
     if broken is not None:
         sentence = f"Not decided: A's own log-likelihoods of {item_words(broken)} are no numbers."
         return judged("undecided", sentence, None, broken)
-    close = _close(steps, answers)
+    close = _close(steps, answers, dtype)
     if undecided:
         return judged(
             "undecided", f"Not decided: {'; '.join(undecided)}. Apart from that, {close}."
@@ -88,6 +89,8 @@ def judge(
             f"Not decided: from equal inputs, {place(small)} is {small.rel:.1e} apart with B's "
             f"weights. In {dtype} that may be rounding, or hide a fault: compare in fp32."
         )
+        if has_experts and small.name == "mlp_out":
+            sentence += " Where experts are cut over ranks, right pairs show it too."
         shown = _first_item(items, lambda one: bool(one.weights_apart))
         return judged("undecided", sentence, small, shown)
     far = _first_item(items, lambda one: not one.floor_apart <= threshold)
@@ -122,13 +125,14 @@ def _first_item(items: Sequence[Item], shows: Callable[[Answers], bool]) -> Item
     return next((item for item in items if any(map(shows, item.answers))), None)
 
 
-def _close(steps: Sequence[StepApart], answers: Sequence[Answers]) -> str:
+def _close(steps: Sequence[StepApart], answers: Sequence[Answers], dtype: str) -> str:
     """Return, as a clause, how close two sides are that nothing tells apart."""
     largest = max((step.rel for step in steps), default=0.0)
     if largest:
         words = f"no step differs by more than {largest:.1e} with B's weights"
     else:
-        words = "every step is the same bit for bit with B's weights as with A's"
+        where = "" if dtype in _FINE else f", in {dtype},"  # weights of more bits are rounded to it
+        words = f"no step{where} gives another value with B's weights than with A's"
     floor = _worst_floor(answers)
     if not floor:
         return f"{words}; both sides compute alike"
@@ -162,6 +166,8 @@ def _fault_sentence(
         )
     if shown is None:
         return f"{sentence} No answer here depends on it."
+    if any(not math.isfinite(one.a.loglik) for one in shown.answers):
+        return f"{sentence} A's own log-likelihoods of {item_words(shown)} are no numbers."
     if not is_beyond:
         return f"{sentence} Rounding hides it in every answer here."
     number = worst_question(shown)

@@ -342,5 +342,15 @@ def test_the_output_takes_one_document(capsys: pytest.CaptureFixture[str]) -> No
     assert "the output can be one of them" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--json", "--markdown"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_computed(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file, why in ((tmp_path, "is a folder"), (tmp_path / "none" / "f", "there is no folder")):
+        # Neither side exists either: the file is looked at first.
+        assert cli.main(["scores", "no-a", "no-b", "--tasks", "x", option, str(file)]) == 2
+        assert why in capsys.readouterr().err
+
+
 def test_the_tables_are_those_that_are_known() -> None:
     assert tuple(PUBLISHED) == TABLES

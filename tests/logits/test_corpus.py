@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ckptdiff.assembly.assemble import assemble_pair
-from ckptdiff.config.compare import compare_configs
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.logits.run import compare_logits
@@ -16,13 +14,12 @@ from ckptdiff.logits.verdict import place
 from ckptdiff.results import LogitDiff
 from tests.support.corpus import CORPUS, from_corpus
 from tests.support.logit_runs import tokens
+from tests.support.mended import conflicts, mended
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.checkpoint import Checkpoint
-    from ckptdiff.config.compare import ConfigDiff
 
 SOURCES = sorted(CORPUS.glob("*/hf"))
 FOLDERS = [f for hf in SOURCES for f in sorted(hf.parent.glob("megatron*"))]
@@ -32,27 +29,6 @@ IDS = tokens(12, 200)
 
 def name(folder: Path) -> str:
     return str(folder.relative_to(CORPUS))
-
-
-def conflicts(a: Assembled, b: Assembled) -> list[ConfigDiff]:
-    return [line for line in compare_configs(a, b) if line.status == "conflict"]
-
-
-def mended(hf: Checkpoint, megatron: Checkpoint, lines: list[ConfigDiff]) -> list[Checkpoint]:
-    """Return both with settings that agree: old converters wrote args of their own."""
-    config, args = dict(hf.config or {}), dict(megatron.config or {})
-    for line in lines:
-        if line.meaning == "RoPE base":
-            args[str(line.name_b)] = line.a
-        elif line.meaning == "RoPE scaling":
-            scaling = config["rope_scaling"]
-            args |= {"use_rope_scaling": True, "rope_scaling_factor": scaling["factor"]}
-            config["rope_scaling"] = {**scaling, "original_max_position_embeddings": 8192}
-        else:
-            assert (
-                line.meaning == "Vocabulary"
-            )  # one side has less, and that is all that is compared
-    return [replace(hf, config=config), replace(megatron, config=args)]
 
 
 def compared(a: Checkpoint, b: Checkpoint) -> LogitDiff:

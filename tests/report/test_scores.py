@@ -177,6 +177,10 @@ def test_no_difference_at_all_is_no_proof(said: Said) -> None:
         ([item(RIGHT, WRONG, target=None)], "No right answer is known"),
         ([item(RIGHT, WRONG)], "One item has no standard error"),
         ([item(RIGHT, (math.nan, math.nan))], "at most inf nats apart"),
+        (
+            [item(RIGHT, (math.nan, -1.0)), item(RIGHT)],
+            "B's log-likelihoods are no numbers in 1 of 2 items: its choices and scores there mean",
+        ),
     ],
 )
 def test_what_cannot_be_told_is_said(said: Said, items: list[Any], words: str) -> None:

@@ -375,6 +375,24 @@ def test_templates_see_nothing_of_python(here: Path, model: ModelFacts, template
         ({"include": "mine.yaml"}, "includes itself"),
         ({"doc_to_text": "{{nothing}}"}, "nothing"),
         ({"dataset_path": "someone/no_such"}, "someone/no_such"),
+        ({"doc_to_text": "{{ 'x' * 10000000000 }}"}, "makes too much by *"),
+        ({"doc_to_text": "{{ 10000000000 * 'x' }}"}, "makes too much by *"),
+        ({"doc_to_text": "{{ 9 ** (9 ** (9 ** 9)) }}"}, "makes too much by **"),
+        ({"doc_to_text": "{% for i in range(10 ** 9) %}x{% endfor %}"}, "Range too big"),
+        ({"doc_to_choice": ["", " b"]}, "mine: lm-evaluation-harness cannot load it: IndexError"),
+        (
+            {"fewshot_split": "test", "num_fewshot": 50},
+            "mine: 50 examples before each question are asked for, and there are 2 in all",
+        ),
+        # What would fail after everything is computed fails before.
+        (
+            {"metric_list": [{"metric": "acc", "aggregation": "nonsense"}]},
+            "mine: lm-evaluation-harness cannot score answers",
+        ),
+        (
+            {"filter_list": [{"name": "f", "filter": [{"function": "custom", "filter_fn": "f"}]}]},
+            "mine: lm-evaluation-harness cannot score answers",
+        ),
     ],
     ids=str,
 )
@@ -382,6 +400,19 @@ def test_settings_that_run_or_fetch_are_refused(
     here: Path, model: ModelFacts, changes: dict[str, Any], why: str
 ) -> None:
     assert why in refused(here, model, **changes)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [("", "its data cannot be read, or there is none in it"), ("no json\n", "JSON parse error")],
+)
+def test_data_that_cannot_be_read_says_why(
+    here: Path, model: ModelFacts, data: str, why: str
+) -> None:
+    (here / "d.jsonl").write_text(data)
+    found = refused(here, model)
+    assert found.startswith("mine: its data cannot be read")
+    assert why in found
 
 
 def test_a_group_of_a_file_is_held_to_the_same(here: Path, model: ModelFacts) -> None:

@@ -73,6 +73,14 @@ def test_a_batch_that_was_not_written_to_its_end_is_left_out(tmp_path: Path, los
         b'{"answers": {"k": [1, 0, 2, 0, "x", 0, 1, 1, 1]}, "steps": []}',
         b'{"answers": {"k": [1, 0, 2, 0, null, 0, 1, 1, 1]}, "steps": []}',
         b'{"answers": {}, "steps": [[1, 2]]}',
+        b'{"answers": {"k": [1, 0, 2, 0, "3", 0, 1, 1, 1]}, "steps": []}',
+        b'{"answers": {"k": [1, Infinity, 2, 0, 3, 0, 1, 1, 1]}, "steps": []}',
+        b'{"answers": {"k": [1%s, 0, 2, 0, 3, 0, 1, 1, 1]}, "steps": []}' % (b"0" * 400),
+        b'{"answers": {}, "steps": [["x", "k", 0.1, 0, [], "q"]]}',
+        b'{"answers": {}, "steps": [[{}, "k", 0.1, 0, [], "q"]]}',
+        b'{"answers": {}, "steps": [[1, "k", 0.1, 0, [[]], "q"]]}',
+        b'{"answers": {}, "steps": [[1, "k", 0.1, Infinity, [], "q"]]}',
+        b"[" * 200_000, b'{"a":' * 200_000,
     ],
 )  # fmt: skip
 def test_a_damaged_line_costs_its_batch_alone(tmp_path: Path, line: bytes) -> None:
@@ -86,7 +94,10 @@ def test_a_damaged_line_costs_its_batch_alone(tmp_path: Path, line: bytes) -> No
     assert kept == [[question_key(ONE)], [question_key(TWO)]]
 
 
-@pytest.mark.parametrize("header", [b"", b"odd\n", b'{"version": 0, "fingerprint": "f"}\n', b"\n"])
+@pytest.mark.parametrize(
+    "header",
+    [b"", b"odd\n", b'{"version": 0, "fingerprint": "f"}\n', b"\n", b"[" * 200_000 + b"\n"],
+)
 def test_a_file_of_something_else_is_begun_anew(tmp_path: Path, header: bytes) -> None:
     journal = Journal(tmp_path, HERE)
     journal.add({ONE: GIVEN[ONE]}, [])

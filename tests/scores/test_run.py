@@ -245,7 +245,10 @@ def test_where_free_memory_is_not_known_nothing_is_refused(
 
 def test_a_token_that_the_models_lack_is_refused(hf: Path, megatron: Path, worker: Worker) -> None:
     worker.length = VOCAB + 4
-    with pytest.raises(BadArgument, match="gives token 320, which is not in the vocabulary of 320"):
+    with pytest.raises(
+        BadArgument,
+        match="gives token 320, and the vocabulary that both sides have ends at 320 tokens",
+    ):
         followed(comparison(hf, megatron))
 
 
@@ -278,7 +281,10 @@ def test_two_tokenizers_that_differ_are_told(
     tokenizer = open_checkpoint(folder).root / "tokenizer.json"
     tokenizer.write_text(tokenizer_json())
     _, found = followed(comparison(hf, folder))
-    told = "the files of the tokenizers differ: both sides are asked by A's"
+    told = (
+        "the files of the tokenizers differ: both sides are asked by A's, so what B's makes of "
+        "the texts is not seen here"
+    )
     assert told not in found.notes
     tokenizer.write_text(tokenizer_json(bos=False))
     _, found = followed(comparison(hf, folder))

@@ -29,7 +29,8 @@ def eps(dtype: str) -> float:
 def test_no_step_apart_is_only_arithmetic(dtype: str) -> None:
     found = judge([], items({}, {"floor_apart": eps(dtype), "apart": eps(dtype)}), dtype)
     assert found.verdict == "arithmetic"
-    assert "bit for bit" in found.sentence
+    assert "gives another value" in found.sentence
+    assert (f"in {dtype}" in found.sentence) == (dtype in ("bf16", "fp16"))
     assert found.step is None
     assert found.shown_by is None
     assert found.floor == eps(dtype)
@@ -51,12 +52,29 @@ def test_a_small_step_is_rounding_where_rounding_hides_nothing(dtype: str, verdi
     assert found.verdict == verdict
     if verdict == "arithmetic":
         assert f"{small.rel:.1e}" in found.sentence
-        assert "bit for bit" not in found.sentence
+        assert "gives another value" not in found.sentence
     else:
         assert found.step == small
         assert "compare in fp32" in found.sentence
+        experts = judge([replace(small, name="mlp_out")], items({}), dtype, has_experts=True)
+        assert experts.verdict == "undecided"
+        assert "right pairs show it too" in experts.sentence
+        assert "right pairs" not in found.sentence
     large = replace(STEP, rel=51 * eps(dtype))
     assert judge([small, large], items({}), dtype).step == large
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp64", "bf16", "fp16"])
+@pytest.mark.parametrize("name", ["embed", "positions"])
+def test_a_row_that_is_looked_up_is_never_rounded(name: str, dtype: str) -> None:
+    bit = StepApart(None, name, 1e-3 * eps(dtype), 0)
+    found = judge([bit], items({}, {"weights_apart": eps(dtype)}), dtype)
+    assert found.verdict == "weights-or-config"
+    assert found.step == bit
+    assert found.shown_by is not None
+    assert "Rounding hides it" in found.sentence
+    why = ["ckptdiff does not compute X"]
+    assert judge([bit], items({}), dtype, undecided=why).verdict == "weights-or-config"
 
 
 @pytest.mark.parametrize("rel", [1.4, math.inf, math.nan])
@@ -144,6 +162,11 @@ def test_a_broken_b_is_a_fault_and_a_broken_a_is_not_blamed_on_b(apart: float) -
     found = judge([], both, "fp32")
     assert found.verdict == "undecided"
     assert "A's own log-likelihoods of item 0 of boolq are no numbers" in found.sentence
+    # With a step that differs it is a fault; rounding hides nothing in what is no number.
+    found = judge([STEP], both, "fp32")
+    assert found.verdict == "weights-or-config"
+    assert "A's own log-likelihoods of item 0 of boolq are no numbers" in found.sentence
+    assert "Rounding hides" not in found.sentence
 
 
 def test_the_question_that_shows_the_most_is_taken() -> None:

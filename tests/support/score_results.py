@@ -103,7 +103,7 @@ def found(items: Sequence[Item] | None = None, **changes: Any) -> ScoreDiff:
     )
     done = ScoreDiff(
         verdict="arithmetic",
-        sentence="Only arithmetic for these items: every step is the same bit for bit.",
+        sentence="Only arithmetic for these items: no step gives another value.",
         dtype="fp32",
         device="cpu",
         tasks=ROWS,
