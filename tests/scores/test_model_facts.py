@@ -61,5 +61,5 @@ def test_two_megatron_sides_have_their_args(
 
 
 def test_without_a_tokenizer_there_is_one_sentence(hf: Path, megatron: Path) -> None:
-    with pytest.raises(BadArgument, match=r"put tokenizer\.json beside config\.json"):
+    with pytest.raises(BadArgument, match=r"put the model's tokenizer\.json into"):
         model_facts(*pair(hf, megatron))

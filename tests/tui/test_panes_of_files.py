@@ -45,8 +45,9 @@ async def table(app: CkptDiffApp, *keys: str, size: tuple[int, int] = WIDE) -> l
     async with app.run_test(size=size) as pilot:
         await settle(app, pilot)
         rows(app).fold_all(unfolded=True)
-        await pilot.press(*keys)
-        await settle(app, pilot)
+        for key in keys:
+            await pilot.press(key)
+            await settle(app, pilot)
         found = [line.replace("│ ", "| ").replace(" |", "  |") for line in lines(rows(app))]
         return [[part.strip() for part in line.split(" | ")] for line in found if line.strip()]
 
