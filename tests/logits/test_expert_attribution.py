@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 import torch
 
+from ckptdiff.forward.device import has_products
 from tests.support.families import SIZES
 from tests.support.logit_runs import compare_logits, tokens
 
