@@ -137,4 +137,4 @@ async def test_a_task_that_is_not_there_is_said(
     async with app.run_test(size=(80, 24)) as pilot:
         await run(app, pilot, tmp_path / "no.yaml")
         assert text(app, "#outcome").split()[0] == "x"
-        assert "no.yaml" in " ".join(text(app, "#outcome").split())
+        assert "no.yaml" in "".join(text(app, "#outcome").split())
