@@ -9,20 +9,17 @@ from uuid import uuid4
 
 from ckptdiff.config.compare import compare_configs
 from ckptdiff.dtypes import BY_FLAG, ITEMSIZE
-from ckptdiff.errors import UnsupportedLayout, WorkerDied
+from ckptdiff.errors import WorkerDied
 from ckptdiff.executor import available_cpus
 from ckptdiff.extras import load, not_working, require
 from ckptdiff.forward.plan import LOGITS_POSITIONS, MOST_LOGITS, MOST_SCORES, ForwardRun
-from ckptdiff.forward.sizes import of_models
 from ckptdiff.logits.sides import (
     canonical_names,
-    check_families,
     check_ids,
     forward_side,
-    holdings_of,
     largest_tensor,
     left_out,
-    sections,
+    sections_of,
     stored_dtype,
     token_count,
 )
@@ -109,14 +106,7 @@ class _LogitComparison:
         self.vocabulary = token_count(a, b)
         check_ids(ids, self.vocabulary)
         self.sides = forward_side(a, b, reference), forward_side(b, a, reference)
-        if why := of_models(*(side.model for side in self.sides)):
-            raise UnsupportedLayout(
-                f"{why}: they cannot be compared step by step. Give two checkpoints of one model, "
-                "each with its own config"
-            )
-        held = [holdings_of(*side) for side in zip(self.pair, self.sides, strict=True)]
-        check_families(self.sides, held)
-        self.sections = list(sections(*held))
+        self.sections = list(sections_of(self.pair, self.sides))
 
     def results(
         self, device: str, dtype: str, storage: str | None, *, attribute: bool

@@ -125,6 +125,25 @@ def check_families(sides: Sequence[ForwardSide], held: Sequence[Holdings]) -> No
         )
 
 
+def sections_of(
+    pair: tuple[Assembled, Assembled], sides: tuple[ForwardSide, ForwardSide]
+) -> Iterable[Section]:
+    """Return what jobs compute of two sides.
+
+    Raises UnsupportedLayout if these are not of one model, MissingShard if a tensor is not there.
+    """
+    from ckptdiff.forward.sizes import of_models
+
+    if why := of_models(*(side.model for side in sides)):
+        raise UnsupportedLayout(
+            f"{why}: they cannot be compared step by step. Give two checkpoints of one model, "
+            "each with its own config"
+        )
+    held = [holdings_of(*side) for side in zip(pair, sides, strict=True)]
+    check_families(sides, held)
+    return sections(*held)
+
+
 def sections(a: Holdings, b: Holdings) -> Iterable[Section]:
     """Yield what a job computes: the steps before the layers, each layer, the steps after."""
     from ckptdiff.forward.plan import Section

@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ckptdiff.config.compare import compare_configs
-from ckptdiff.errors import BadArgument, UnreadableFile, UnsupportedLayout, WorkerDied
+from ckptdiff.errors import BadArgument, UnreadableFile, WorkerDied
 from ckptdiff.extras import require
 from ckptdiff.formats.fingerprint import fingerprint
 from ckptdiff.forward.plan import PackedRun
-from ckptdiff.forward.sizes import of_models
 from ckptdiff.logits.sides import (
     canonical_names,
-    check_families,
     forward_side,
-    holdings_of,
     left_out,
-    sections,
+    sections_of,
     token_count,
 )
 from ckptdiff.logits.verdict import Reasons
@@ -113,15 +110,8 @@ class ScoreComparison:
         self.name = uuid4().hex  # under which the worker keeps the values between jobs
         self.vocabulary = token_count(a, b)
         self.sides = forward_side(a, b, reference), forward_side(b, a, reference)
+        self.sections = list(sections_of(self.pair, self.sides))
         models = [side.model for side in self.sides]
-        if why := of_models(*models):
-            raise UnsupportedLayout(
-                f"{why}: they cannot be compared step by step. Give two checkpoints of one model, "
-                "each with its own config"
-            )
-        held = [holdings_of(*side) for side in zip(self.pair, self.sides, strict=True)]
-        check_families(self.sides, held)
-        self.sections = list(sections(*held))
         self.cost = Cost(models, self.sections, dtype)
         self.facts, notes = model_facts(a, b)
         self.questions: Questions | None = None
