@@ -297,7 +297,7 @@ def test_what_a_stop_leaves_is_reported(
     assert said.err == "40 questions [b]\nckptdiff: stopped\n"
 
 
-def test_a_terminal_has_a_bar_with_rate_and_time_left(hf: Path, megatron: Path, task: Path) -> None:
+def test_a_terminal_has_a_bar(hf: Path, megatron: Path, task: Path) -> None:
     command = [*PROGRAM, "scores", str(hf), str(megatron), "--tasks", str(task), "--limit", "2"]
     main, other = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
@@ -316,7 +316,8 @@ def test_a_terminal_has_a_bar_with_rate_and_time_left(hf: Path, megatron: Path, 
     assert process.wait(PATIENCE) == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode(errors="replace"))
     assert re.search(r"6 questions, \d sequences", text)
-    assert re.search(r"capitals: (layer \d|answers) .*questions a second, .* left", text)
+    assert re.search("reading tasks +━", text)  # the bar is drawn ten times a second: what it
+    # says later on, test_progress tests
 
 
 @pytest.mark.parametrize(

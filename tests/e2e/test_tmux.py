@@ -223,9 +223,9 @@ def test_both_sides_stand_side_by_side_each_under_its_own_names(
     assert "-  model.layers.2" in screen
     assert "decoder.layers.2 " not in screen
     terminal.keys("|")
-    screen = terminal.wait_for("Stored tensor")
+    screen = terminal.wait_for("q k v of layer 2")
+    assert "Stored tensor" in screen
     assert "rank 0" in screen
-    assert "q k v of layer 2" in screen
     terminal.keys("|")
     terminal.wait_for("┌ self_attention.linear_qkv.weight")
 
