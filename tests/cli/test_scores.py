@@ -67,17 +67,20 @@ def megatron(tiny_megatron: Make) -> Path:
     return tiny_megatron(model={"vocab": VOCAB, "single": True}, tp=2)
 
 
-@pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a task of one's own: a file, and its data beside it."""
-    folder = tmp_path_factory.mktemp("task")
+def capitals(folder: Path, items: int) -> Path:
+    """Write a task of one's own: a file, and its data beside it."""
     rows = [
         {"country": f"country {n}", "cities": [" Paris", f" city {n}", " a town"], "answer": n % 3}
-        for n in range(ITEMS)
+        for n in range(items)
     ]
     (folder / "capitals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "capitals.yaml").write_text(TASK)
     return folder / "capitals.yaml"
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return capitals(tmp_path_factory.mktemp("task"), ITEMS)
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +140,7 @@ def test_a_changed_tensor_is_found_whatever_the_scores_are(
 def test_a_killed_run_goes_on_and_gives_the_same(
     hf: Path, megatron: Path, task: Path, cache: Path, tmp_path: Path
 ) -> None:
-    words = ["scores", hf, megatron, "--tasks", task, "--batch-tokens", 60, "--json"]
+    words = ["scores", hf, megatron, "--tasks", task, "--batch-tokens", 1, "--json"]
     fresh = ckptdiff(*words, "-", "--no-cache")
     assert fresh.returncode == 0, fresh.stderr
     assert not cache.exists()
@@ -180,8 +183,9 @@ def answers_in(cache: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_stop_prints_what_is_there(hf: Path, megatron: Path, task: Path, cache: Path) -> None:
-    words = ["scores", hf, megatron, "--tasks", task, "--batch-tokens", 1]
+def test_a_stop_prints_what_is_there(hf: Path, megatron: Path, cache: Path, tmp_path: Path) -> None:
+    long = capitals(tmp_path, 400)  # no machine has answered it when the stop comes
+    words = ["scores", hf, megatron, "--tasks", long, "--batch-tokens", 1]
     process = subprocess.Popen(
         [*PROGRAM, *map(str, words)],
         stdout=subprocess.PIPE,
