@@ -52,6 +52,7 @@ def elements(folder: Path) -> int:
     return found
 
 
+@pytest.mark.sampled(one_in=2)
 @pytest.mark.parametrize(("model", "tp", "ep"), RUNS)
 def test_megatron_computes_what_transformers_computes_and_saves_the_same(
     model: str, tp: int, ep: int, oracle: Oracle, tmp_path: Path

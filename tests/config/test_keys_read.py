@@ -20,6 +20,7 @@ def test_every_model_type_has_a_list() -> None:
     assert KEYS.keys() == MODELS.keys() - WITHOUT_CLASS
 
 
+@pytest.mark.sampled(one_in=3)
 @pytest.mark.mostly_slow(one_in=9)
 @pytest.mark.parametrize("model_type", KEYS)
 def test_the_listed_keys_are_those_that_change_logits(model_type: str, oracle: Oracle) -> None:
@@ -27,6 +28,7 @@ def test_the_listed_keys_are_those_that_change_logits(model_type: str, oracle: O
     assert found[model_type] == {"lacks": [], "needless": []}
 
 
+@pytest.mark.sampled(one_in=2)
 @pytest.mark.mostly_slow(one_in=9)
 @pytest.mark.parametrize("model_type", [name for name in FAMILIES if name in KEYS])
 def test_each_key_is_computed_as_transformers_does_or_said(model_type: str, oracle: Oracle) -> None:

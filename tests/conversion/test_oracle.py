@@ -38,6 +38,7 @@ def test_llamas_kin(family: Any, tp: int, oracle: Oracle, tmp_path: Path) -> Non
     check(oracle, family, tmp_path, tp, 1)
 
 
+@pytest.mark.sampled(one_in=2)
 @pytest.mark.parametrize(("model", "tp", "ep"), RUNS)
 def test_other_families(model: str, tp: int, ep: int, oracle: Oracle, tmp_path: Path) -> None:
     oracle.compare("oracle_families", ranks=tp * ep, model=model, tp=tp, ep=ep, fault=False,

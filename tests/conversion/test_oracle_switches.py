@@ -99,6 +99,7 @@ def test_every_model_type_is_here() -> None:
     assert set(CASES) | NOT_CONVERTED == set(MODELS)
 
 
+@pytest.mark.sampled(one_in=2)
 @pytest.mark.parametrize("model", CASES)
 def test_switches(model: str, oracle: Oracle, tmp_path: Path) -> None:
     cases = CASES[model]

@@ -286,6 +286,7 @@ def test_there_and_back_is_the_same(source: str, tmp_path: Path) -> None:
     assert different(hf_tensors(tmp_path / "back"), hf_tensors(hf)) == []
 
 
+@pytest.mark.sampled(one_in=2)
 @pytest.mark.mostly_slow(one_in=27)
 @pytest.mark.parametrize(
     ("source", "other"),

@@ -37,7 +37,7 @@ def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:
 
 def runs() -> list[Any]:
     """Return every case in its first format, and some in the others: they are read alike."""
-    others = pytest.mark.sampled(one_in=3)
+    others = pytest.mark.sampled(one_in=5)
     return [
         pytest.param(case, written, id=f"{case.name} [{written}]", marks=[others] if number else [])
         for case in ALL

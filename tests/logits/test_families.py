@@ -290,6 +290,7 @@ def apart(got: Tensor, file: Path) -> float:
     return float((got.double() - wanted).norm() / wanted.norm())
 
 
+@pytest.mark.sampled(one_in=2)
 @pytest.mark.parametrize(("model", "tp", "ep"), RUNS)
 def test_both_sides_are_what_their_programs_compute(
     model: str, tp: int, ep: int, oracle: Oracle, tmp_path: Path
