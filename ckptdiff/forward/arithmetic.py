@@ -63,6 +63,7 @@ class Arithmetic:
     complex_rope: bool = False  # rotated as complex numbers, in float32
     ranks: int = 1  # tensor parallel ranks: their partial sums are rounded, and added in rank order
     expert_ranks: int = 1  # expert parallel ranks: each adds up its own experts first
+    expert_slices: int = 1  # expert tensor ranks: each adds up its slices of these experts
     # Products of bf16 and fp16 are computed in float32 and rounded once: faster where the processor
     # has no such products itself, and the same but for the order of sums.
     widens: bool = False

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ckptdiff.forward.plan import most_tokens
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -17,12 +19,6 @@ if TYPE_CHECKING:
     from ckptdiff.forward.plan import PackedSequence, Section
     from ckptdiff.forward.steps import Values
     from ckptdiff.results import Answers
-
-# Tokens that are computed at a time, and bytes that the inside of an MLP may take on one side. On a
-# CPU little leaves its cache; a GPU wants large products.
-CHUNK_TOKENS, CHUNK_BYTES = {"cpu": 512}, {"cpu": 1 << 26}
-LARGE_CHUNK, LARGE_BYTES = 8192, 1 << 28
-_INSIDE = 4  # values as wide as the MLP: gate, up, their product, and one of the other side
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +96,7 @@ def make_batch(sequences: Sequence[PackedSequence], device: torch.device) -> Bat
     ids = [tokens_of(sequence.ids) for sequence in sequences]
     lengths = tuple(len(one) for one in ids)
     chunks, start = [], 0
-    for first, count in _groups(lengths, _most_tokens(device)):
+    for first, count in _groups(lengths, most_tokens(device.type)):
         joined = {"ids": torch.cat(ids[first : first + count]).to(device)}
         chunks.append(PackedChunk(first, lengths[first : first + count], Streams(*(joined,) * 3)))
         start += count
@@ -118,19 +114,12 @@ def tokens_of(packed: bytes) -> Tensor:
     return torch.frombuffer(bytearray(packed), dtype=torch.int32).long()
 
 
-def chunk_tokens(section: Section, itemsize: int, chosen: int, device: torch.device) -> int:
-    """Return how many tokens are computed at a time, so that the inside of an MLP stays small.
+def width_of(section: Section, chosen: int) -> int:
+    """Return about how many features of a position are in memory at once.
 
     `chosen` are the experts of a position.
     """
-    width = min(_width(section.a, chosen), _width(section.b, chosen))
-    most = CHUNK_BYTES.get(device.type, LARGE_BYTES)
-    fitting = most // max(1, _INSIDE * width * itemsize)
-    return max(1, min(_most_tokens(device), fitting))
-
-
-def _most_tokens(device: torch.device) -> int:
-    return CHUNK_TOKENS.get(device.type, LARGE_CHUNK)
+    return min(_width(section.a, chosen), _width(section.b, chosen))
 
 
 def _width(ranks: Ranks, chosen: int) -> int:

@@ -16,6 +16,7 @@ from ckptdiff.forward.huggingface import HuggingFaceLayer
 from ckptdiff.forward.megatron import MegatronLayer
 from ckptdiff.forward.megatron_hybrids import hybrid_class
 from ckptdiff.forward.meta import MetaLayer
+from ckptdiff.forward.model import rounded_as
 from ckptdiff.forward.reading import STORED
 from ckptdiff.forward.steps import take
 
@@ -56,7 +57,12 @@ def prepare_device(device: str) -> torch.device:
 
 def make_layer(side: ForwardSide, number: int, ranks: Ranks, reader: Reader) -> LayerOf:
     """Return a layer as the side's program computes it."""
-    arithmetic = replace(PROGRAMS[side.program], ranks=side.ranks, expert_ranks=side.expert_ranks)
+    arithmetic = replace(
+        PROGRAMS[side.program],
+        ranks=side.ranks,
+        expert_ranks=side.expert_ranks,
+        expert_slices=side.expert_slices,
+    )
     layer_class: type[LayerOf] = MetaLayer
     if side.kind == "huggingface":
         layer_class = CLASSES.get(side.model.family, HuggingFaceLayer)
@@ -67,7 +73,14 @@ def make_layer(side: ForwardSide, number: int, ranks: Ranks, reader: Reader) -> 
 
 def as_other(side: ForwardSide, other: ForwardSide) -> ForwardSide:
     """Return a side with its own weights and config, computed as the other side's program does."""
-    return replace(side, program=other.program, ranks=other.ranks, expert_ranks=other.expert_ranks)
+    return replace(
+        side,
+        model=rounded_as(side.model, other.model),
+        program=other.program,
+        ranks=other.ranks,
+        expert_ranks=other.expert_ranks,
+        expert_slices=other.expert_slices,
+    )
 
 
 def take_or_raise(

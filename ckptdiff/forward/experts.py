@@ -48,7 +48,7 @@ class ExpertsOf(LayerOf):
 
     @property
     def expert_tp(self) -> int:
-        """Return over how many ranks an expert is split."""
+        """Return over how many ranks an expert is split as it is stored."""
         return 1
 
     def expert_gate_up(self, expert: int, etp_rank: int) -> Tensor:
@@ -139,7 +139,7 @@ class ExpertsOf(LayerOf):
         chosen = list(zip(positions, rows, strict=True))
         total: Tensor | None = None
         for first in range(0, count, per_rank):
-            for etp_rank in range(self.expert_tp):
+            for etp_rank in range(self.arithmetic.expert_slices):
                 experts = range(first, min(first + per_rank, count))
                 part = self._sum(chosen, routing, experts, etp_rank, activated)
                 total = part if total is None else self._add(total, part)
@@ -170,9 +170,9 @@ class ExpertsOf(LayerOf):
             weight, how = routing[positions, expert, None], self.arithmetic
             if how.scales_expert_input:
                 x = how.narrowed(x * weight, like.dtype, WEIGHTED_INPUT)
-            x = x.chunk(self.expert_tp, -1)[etp_rank]
-            point = PARTIAL if self.expert_tp > 1 else COMMON
-            y = how.product(x, self.expert_down(expert, etp_rank), point)
+            x = x.chunk(how.expert_slices, -1)[etp_rank]
+            point = PARTIAL if how.expert_slices > 1 else COMMON
+            y = how.product(x, self._down_slice(expert, etp_rank), point)
             bias = self.expert_down_bias(expert)
             if how.scales_expert_input:
                 if bias is not None:
@@ -181,6 +181,18 @@ class ExpertsOf(LayerOf):
                 y = self._weighted(y if bias is None else how.add(y, bias), weight, WEIGHTED_OUTPUT)
             total[positions] = self._add(total[positions], y.to(dtype))
         return total
+
+    def _down_slice(self, expert: int, etp_rank: int) -> Tensor:
+        """Return the columns of the down projection that a rank of the arithmetic multiplies.
+
+        If they are not stored in so many slices, these are joined and cut evenly.
+        """
+        slices = self.arithmetic.expert_slices
+        if self.expert_tp == slices:
+            return self.expert_down(expert, etp_rank)
+        held = [self.expert_down(expert, rank) for rank in range(self.expert_tp)]
+        whole = held[0] if len(held) == 1 else torch.cat(held, 1)
+        return whole.chunk(slices, 1)[etp_rank]
 
     def _weighted(self, x: Tensor, weight: Tensor, point: str) -> Tensor:
         """Return x times an expert's weight, in the wider of their dtypes; a sum comes next."""

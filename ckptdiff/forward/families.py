@@ -1,8 +1,7 @@
 """Families of transformers whose layers are named or stored differently from Llama's.
 
-Sources: transformers' modeling_deepseek_v2, modeling_gemma2, modeling_gemma3, modeling_gpt2,
-modeling_gpt_neox, modeling_gpt_oss, modeling_olmo2, modeling_olmoe, modeling_phi3,
-modeling_qwen2_moe.
+Sources: transformers' modeling_gemma2, modeling_gemma3, modeling_gpt2, modeling_gpt_neox,
+modeling_gpt_oss, modeling_olmo2, modeling_olmoe, modeling_phi3, modeling_qwen2_moe.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ from ckptdiff.forward.hybrids import NemotronHLayer, Qwen3NextLayer, Qwen35Layer
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ckptdiff.forward.model import Rope
 
 
 class Gemma2Layer(HuggingFaceLayer):
@@ -46,23 +43,6 @@ class OlmoeLayer(HuggingFaceLayer):
     def _clamped(self, x: Tensor) -> Tensor:
         limit = self.model.qkv_limit
         return x if limit is None else x.clamp(-limit, limit)
-
-
-class DeepseekV2Layer(HuggingFaceLayer):
-    """Pairs of neighbours are rotated as complex numbers, and stay neighbours."""
-
-    def rotated(self, rope: Rope, x: Tensor) -> Tensor:
-        cosine, sine = self.angles(rope, x, polar=True)
-        return self.arithmetic.rotate(x, cosine, sine, neighbours=True, is_complex=True)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # As in other programs, what was rotated is compared as halves; sums are of neighbours.
-        return super().attend(self._neighbours(q), self._neighbours(k), v)
-
-    def _neighbours(self, x: Tensor) -> Tensor:
-        unrotated, rotated = torch.split(x, [self.latent.unrotated, self.latent.rotated], -1)
-        pairs = torch.stack(rotated.chunk(2, -1), -1).flatten(-2)
-        return torch.cat((unrotated, pairs), -1)
 
 
 class GptOssLayer(HuggingFaceLayer):
@@ -132,7 +112,6 @@ class Gpt2Layer(HuggingFaceLayer):
 
 # By the `model_type` of config.json; HuggingFaceLayer for all others.
 CLASSES: dict[str, type[HuggingFaceLayer]] = {
-    "deepseek_v2": DeepseekV2Layer,
     "gemma2": Gemma2Layer,
     "gemma3_text": Gemma2Layer,
     "gpt2": Gpt2Layer,

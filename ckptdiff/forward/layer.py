@@ -161,9 +161,15 @@ class LayerOf:
 
     def rotated(self, rope: Rope, x: Tensor) -> Tensor:
         """Return x, (positions, heads, channels), with its first `rope.dim` channels rotated."""
-        cosine, sine = self.angles(rope, x, polar=self.arithmetic.complex_rope)
+        is_polar = self.arithmetic.complex_rope or rope.is_complex
+        cosine, sine = self.angles(rope, x, polar=is_polar)
         rotated = self.arithmetic.rotate(
-            x, cosine, sine, neighbours=rope.interleaved, is_wide=rope.is_wide
+            x,
+            cosine,
+            sine,
+            neighbours=rope.interleaved,
+            is_wide=rope.is_wide,
+            is_complex=rope.is_complex,
         )
         if rope.interleaved and not rope.regroups:
             halves = rotated[..., : rope.dim].chunk(2, -1)
@@ -180,10 +186,9 @@ class LayerOf:
         return torch.cat(cosines), torch.cat(sines)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        model = self.model
-        if self.arithmetic.complex_rope:
-            # Meta's pairs are neighbours, and its sums over channels are in that order.
-            q, k = (torch.stack(x.chunk(2, -1), -1).flatten(-2) for x in (q, k))
+        model, rope = self.model, self.layer.rope
+        if self.arithmetic.complex_rope or (rope is not None and rope.is_complex):
+            q, k = self._neighbours(q), self._neighbours(k)
         return self.arithmetic.attend(
             q,
             k,
@@ -194,6 +199,15 @@ class LayerOf:
             self.sinks(q),
             is_causal=model.is_causal,
         ).flatten(1)
+
+    def _neighbours(self, x: Tensor) -> Tensor:
+        """Return x, (positions, heads, channels), with pairs as complex numbers have them.
+
+        What was rotated is compared as halves; such a program sums over neighbours.
+        """
+        first = 0 if self.model.latent is None else self.model.latent.unrotated
+        pairs = torch.stack(x[..., first:].chunk(2, -1), -1).flatten(-2)
+        return torch.cat((x[..., :first], pairs), -1) if first else pairs
 
     def gate_context(self, ctx: Tensor, gate: Tensor) -> Tensor:
         """Return ctx, (positions, features), times the sigmoid of (positions, heads, channels)."""

@@ -33,6 +33,7 @@ class Rope:
     interleaved: bool = False  # a pair is two neighbours, not a channel of each half
     regroups: bool = False  # neighbours are moved into halves, and stay there once rotated
     is_wide: bool = False  # rotated in float32, and rounded once
+    is_complex: bool = False  # rotated as complex numbers, and neighbours again for attention
 
     @property
     def kind(self) -> str:
@@ -172,6 +173,31 @@ class Model:
     def routing(self) -> Routing | None:
         """The routing of its layers with experts; None if it has none."""
         return next((layer.routing for layer in self.layers if layer.routing is not None), None)
+
+
+def rounded_as(model: Model, other: Model) -> Model:
+    """Return a model that its program computes in those widths in which the other is computed.
+
+    What is rounded where is no setting of a model, whichever config says it. Exactly computed, both
+    would be the same.
+    """
+    layers = model.layers
+    if len(layers) == len(other.layers):
+        layers = tuple(map(_layer_rounded_as, layers, other.layers))
+    is_tanh = {model.activation, other.activation} <= {"gelu_new", "gelu_tanh"}
+    activation = other.activation if is_tanh else model.activation
+    return replace(model, layers=layers, wide_norm=other.wide_norm, activation=activation)
+
+
+def _layer_rounded_as(layer: LayerSpec, other: LayerSpec) -> LayerSpec:
+    if layer.rope is not None and other.rope is not None:
+        wide, is_complex = other.rope.is_wide, other.rope.is_complex
+        layer = replace(layer, rope=replace(layer.rope, is_wide=wide, is_complex=is_complex))
+    if layer.routing is not None and other.routing is not None:
+        names = ("wide_logits", "wide_weights", "wide_sum")
+        widths = {name: getattr(other.routing, name) for name in names}
+        layer = replace(layer, routing=replace(layer.routing, **widths))
+    return layer
 
 
 def hybrid_layer(letter: str, layer: LayerSpec, routing: Routing | None) -> LayerSpec:

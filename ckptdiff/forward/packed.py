@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckptdiff.forward.answers import Rows, take_head
-from ckptdiff.forward.batch import PackedChunk, chunk_tokens, make_batch
+from ckptdiff.forward.batch import PackedChunk, make_batch, width_of
 from ckptdiff.forward.compute import COMPUTED, prepare_device
 from ckptdiff.forward.kept import keep, kept
+from ckptdiff.forward.plan import chunk_tokens
 from ckptdiff.forward.streams import SectionStreams
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def take_packed_section(run: PackedRun, section: Section) -> tuple[StepApart, ..
     if section.part == "layer":
         routing = run.a.model.layers[section.number].routing
         chosen = 1 if routing is None else routing.chosen
-        most = chunk_tokens(section, COMPUTED[run.dtype].itemsize, chosen, device)
+        width = width_of(section, chosen)
+        most = chunk_tokens(width, COMPUTED[run.dtype].itemsize, device.type)
         batch.chunks = [piece for chunk in batch.chunks for piece in chunk.pieces(most)]
     for number, chunk in enumerate(batch.chunks):
         values = streams.take(chunk, streams.steps, outputs)

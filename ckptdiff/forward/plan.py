@@ -15,6 +15,11 @@ MOST_LOGITS = 1 << 23  # elements of a side's logits that are computed at a time
 # it chose: for each side (positions, experts), True where an expert is chosen.
 CHOSEN = "chosen"
 MOST_SCORES = 1 << 26  # of attention, over all heads, that are computed at a time
+# Positions that are computed at a time, and bytes that the inside of an MLP may take on one side.
+# On a CPU little leaves its cache; a GPU wants large products.
+CHUNK_TOKENS, CHUNK_BYTES = {"cpu": 512}, {"cpu": 1 << 26}
+LARGE_CHUNK, LARGE_BYTES = 8192, 1 << 28
+_INSIDE = 4  # values as wide as the MLP: gate, up, their product, and one of the other side
 Kind = Literal["huggingface", "megatron", "meta"]
 Program = Literal["transformers", "meta", "megatron"]
 
@@ -84,6 +89,17 @@ class PackedRun:
     device: str
     vocabulary: int  # tokens, padding not counted
     comparison: str  # under which a worker keeps the values between jobs
+
+
+def most_tokens(device: str) -> int:
+    """Return how many positions of short sequences are computed at a time, on a type of device."""
+    return CHUNK_TOKENS.get(device, LARGE_CHUNK)
+
+
+def chunk_tokens(width: int, itemsize: int, device: str) -> int:
+    """Return the same in a layer whose MLP has so many features, of so many bytes each."""
+    fitting = CHUNK_BYTES.get(device, LARGE_BYTES) // max(1, _INSIDE * width * itemsize)
+    return max(1, min(most_tokens(device), fitting))
 
 
 @dataclass(frozen=True, slots=True)

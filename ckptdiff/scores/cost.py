@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.dtypes import BY_FLAG, ITEMSIZE
 from ckptdiff.errors import OutOfMemory
-from ckptdiff.forward.plan import MOST_LOGITS, MOST_SCORES
+from ckptdiff.forward.plan import MOST_LOGITS, MOST_SCORES, chunk_tokens
 from ckptdiff.text import format_bytes
 
 if TYPE_CHECKING:
@@ -26,11 +26,6 @@ SHARE = 0.8  # of the free memory, is used at most
 # A batch ends when it is this large, whatever memory there is: by then reading the weights takes
 # less than a hundredth of the time on a CPU, and a stopped run loses no more than one batch.
 MOST_ON_CPU, MOST_ON_GPU = 1 << 14, 1 << 18
-# The values inside a layer are in memory for so many tokens at a time, or for as many as make the
-# inside of an MLP so many bytes; `forward.batch` sees to it.
-TOGETHER, INSIDE = {"cpu": 512}, {"cpu": 1 << 26}
-MOST_TOGETHER, MOST_INSIDE = 8192, 1 << 28  # on a GPU
-
 _CGROUPS = (  # limit, what is used, statistics and the word in them for what can be given back
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
@@ -61,9 +56,8 @@ class Cost:
         weights = rest if device.startswith("cuda") else rest + experts
         row = self._heads * longest
         scores = 4 * self._itemsize * min(row * longest, max(MOST_SCORES, 16 * row))
-        most, inside = TOGETHER.get(device, MOST_TOGETHER), INSIDE.get(device, MOST_INSIDE)
-        fitting = inside // (4 * self._widest * self._itemsize)
-        together = max(longest, min(most, fitting))
+        kind = device.partition(":")[0]
+        together = max(longest, chunk_tokens(self._widest, self._itemsize, kind))
         inside = together * self._itemsize * (8 * self._hidden + 3 * self._widest)
         logits = STREAMS * (self._itemsize + 8) * MOST_LOGITS
         return PROGRAM + max(weights + inside + scores, logits) + tokens * self._token

@@ -89,8 +89,6 @@ def judge(
             f"Not decided: from equal inputs, {place(small)} is {small.rel:.1e} apart with B's "
             f"weights. In {dtype} that may be rounding, or hide a fault: compare in fp32."
         )
-        if has_experts and small.name == "mlp_out":
-            sentence += " Where experts are cut over ranks, right pairs show it too."
         shown = _first_item(items, lambda one: bool(one.weights_apart))
         return judged("undecided", sentence, small, shown)
     far = _first_item(items, lambda one: not one.floor_apart <= threshold)

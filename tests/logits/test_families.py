@@ -18,6 +18,7 @@ from tests.support.families import DELTA, EXPERTS, LATENT, PLAIN, ROUTED, SHARED
 from tests.support.families import MODELS as FAMILIES
 from tests.support.logit_runs import compare_logits, free_run, tokens
 from tests.support.oracle_logits import DTYPES
+from tests.support.packed_runs import run_batch, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -413,6 +414,32 @@ def test_a_conversion_is_only_arithmetic_but_where_the_programs_differ(
     assert found.first is not None
     assert (found.first.layer, found.first.name) == DIFFERING[name]
     assert "mistake in ckptdiff's own mapping" not in found.sentence
+
+
+# A norm, a rotation, a router, its weights, sums over experts' slices or an activation is rounded
+# elsewhere by the other program.
+ROUNDED_OTHERWISE = (
+    *("mixtral", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "nemotron_h", "gpt_oss"),
+    *("olmo2", "gpt2"),
+)
+
+
+@pytest.mark.mostly_slow(one_in=4)
+@pytest.mark.parametrize("name", ROUNDED_OTHERWISE)
+def test_in_bf16_weights_in_the_arithmetic_of_the_other_side_give_what_that_gives(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    hf = request.getfixturevalue("hybrids" if name in HYBRIDS else "written") / name
+    cut: dict[str, Any] = UNCUT if name == "gpt_oss" else {"tp": 2}
+    megatron = tmp_path / "megatron"
+    converted(hf, megatron, "megatron", verify=False, **cut)
+    expected = [DIFFERING[name]] if name in DIFFERING else []
+    for a, b in ((hf, megatron), (megatron, hf)):
+        ran = run_batch(a, b, [whole(IDS)], "bf16")
+        assert [(step.layer, step.name) for step in ran.apart] == expected
+        assert (ran.answers[0][0].weights_apart == 0) == (not expected)
+        taps = compare_logits(a, b, IDS, dtype="bf16").taps
+        assert [(tap.layer, tap.name) for tap in taps if tap.rel != tap.floor] == expected
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -9,6 +9,7 @@ import pytest
 
 from ckptdiff.checkpoint import Chunk, TensorRef
 from ckptdiff.errors import OutOfMemory
+from ckptdiff.forward import plan
 from ckptdiff.forward.holdings import HeldTensor
 from ckptdiff.forward.model import LayerSpec, Model
 from ckptdiff.forward.plan import PackedSequence, Section
@@ -55,6 +56,16 @@ def test_both_layers_and_the_states_are_counted() -> None:
     assert states >= 10_000 * 3 * 4096 * 4
     assert cost(DENSE, "fp64").memory(1000, 100) > found.memory(1000, 100)
     assert cost(DENSE, layers=80).memory(1000, 100) == found.memory(1000, 100)
+
+
+def test_the_inside_of_a_layer_is_counted_for_as_many_tokens_as_are_computed_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = cost(DENSE).memory(0, 100)
+    for constant in (plan.CHUNK_TOKENS, plan.CHUNK_BYTES):
+        with monkeypatch.context() as patched:
+            patched.setitem(constant, "cpu", 1)
+            assert cost(DENSE).memory(0, 100) < before
 
 
 def test_what_is_read_is_all_of_both_sides() -> None:

@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ckptdiff.errors import UnsupportedLayout, WorkerDied
-from ckptdiff.forward import batch as batches
-from ckptdiff.forward import compute, steps
+from ckptdiff.forward import compute, plan, steps
 from ckptdiff.forward.kept import forget
 from ckptdiff.forward.packed import take_packed_section
 from ckptdiff.forward.reading import Reader
@@ -51,7 +50,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have several chunks in a batch, one of more than one sequence."""
-    monkeypatch.setitem(batches.CHUNK_TOKENS, "cpu", 16)
+    monkeypatch.setitem(plan.CHUNK_TOKENS, "cpu", 16)
 
 
 def loglik(logits: Tensor, first: int, tokens: list[int]) -> float:

@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from ckptdiff.forward.batch import CHUNK_BYTES, PackedChunk, Streams, chunk_tokens
+from ckptdiff.forward.batch import PackedChunk, Streams, width_of
 from ckptdiff.forward.holdings import HeldTensor
-from ckptdiff.forward.plan import Section
+from ckptdiff.forward.plan import CHUNK_BYTES, Section, chunk_tokens
 from ckptdiff.forward.streams import _is_hidden
-
-CPU = torch.device("cpu")
 
 
 def section(features: int, name: str = "mlp.up_proj.weight") -> Section:
@@ -25,12 +23,10 @@ def section(features: int, name: str = "mlp.up_proj.weight") -> Section:
 )
 def test_a_wide_mlp_is_computed_for_fewer_tokens(name: str, times: int) -> None:
     wide = 1 << 16
-    found = chunk_tokens(section(wide, name), 4, 4, CPU)
-    assert (
-        found
-        == CHUNK_BYTES[CPU.type] // (4 * 4 * times * wide)
-        < chunk_tokens(section(64, name), 4, 4, CPU)
+    most, small = (
+        chunk_tokens(width_of(section(features, name), 4), 4, "cpu") for features in (wide, 64)
     )
+    assert most == CHUNK_BYTES["cpu"] // (4 * 4 * times * wide) < small
 
 
 def test_pieces_are_whole_sequences_and_what_is_one_tensor_stays_one() -> None:

@@ -82,11 +82,50 @@ def test_a_right_conversion_is_the_same_on_either_side(
         assert len(found.items) == 5
 
 
-def test_experts_over_ranks(tiny_hf: Make, tiny_megatron: Make) -> None:
+@pytest.mark.parametrize("ep", [1, 2])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_experts_over_ranks(tiny_hf: Make, tiny_megatron: Make, dtype: str, ep: int) -> None:
     model = {"family": "mixtral"}
     a = open_checkpoint(tiny_hf(**model))
-    found = compared(a, open_checkpoint(tiny_megatron(model=model, tp=2, ep=2)))
-    assert found.verdict == "arithmetic", found.sentence
+    b = open_checkpoint(tiny_megatron(model=model, tp=2, ep=ep))
+    for pair in ((a, b), (b, a)):
+        found = compared(*pair, dtype=dtype)
+        assert found.verdict == "arithmetic", found.sentence
+        assert weights_apart(found) == 0
+
+
+def test_experts_that_are_cut_otherwise_are_added_up_otherwise(
+    tiny_hf: Make, tiny_megatron: Make, tmp_path: Path
+) -> None:
+    model = {"family": "mixtral"}
+    converted(tiny_hf(**model), tmp_path / "whole", "megatron", tp=2, etp=1, verify=False)
+    cut, whole = open_checkpoint(tiny_megatron(model, tp=2)), open_checkpoint(tmp_path / "whole")
+    for pair in ((cut, whole), (whole, cut)):
+        found = compared(*pair, dtype="fp16")
+        assert found.verdict == "arithmetic", found.sentence
+        assert weights_apart(found) == 0
+        assert max(one.floor_apart for item in found.items for one in item.answers) > 0
+
+
+def test_a_row_of_an_expert_is_a_fault_where_experts_are_over_ranks(
+    tiny_hf: Make, tiny_megatron: Make, tmp_path: Path
+) -> None:
+    rows = [
+        f"model.layers.1.block_sparse_moe.experts.{expert}.w2.weight" for expert in range(4)
+    ]  # whichever a question chooses
+
+    def change(weights: dict[str, Tensor]) -> None:
+        for name in rows:
+            weights[name][5] *= 8
+
+    a = changed(tiny_hf(family="mixtral", single=True), tmp_path / "a", change)
+    b = open_checkpoint(tiny_megatron(model={"family": "mixtral"}, tp=2))
+    for pair in ((a, b), (b, a)):
+        found = compared(*pair, dtype="bf16")
+        assert found.verdict == "weights-or-config", found.sentence
+        assert found.step is not None
+        assert (found.step.layer, found.step.name) == (1, "mlp_out")
+        assert set(found.step.reads) >= {rows[0]}
 
 
 def test_a_fault_is_found_in_both_directions(

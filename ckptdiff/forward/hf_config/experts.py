@@ -155,7 +155,7 @@ def deepseek_v2(config: Config) -> Model:
             f"have {within} experts: this is not yet computed"
         )
     dense = config.get("first_k_dense_replace", 0)
-    model = _with_latent({**config, "rope_interleave": True})
+    model = _with_latent({**config, "rope_interleave": True}, is_complex=True)
     return with_experts(model, routing, lambda n: n >= dense)
 
 
@@ -175,8 +175,8 @@ def _deepseek_routing(config: Config, scaling: float) -> Routing:
     )
 
 
-def _with_latent(config: Config) -> Model:
-    """Return a model of DeepSeek's attention, without experts."""
+def _with_latent(config: Config, *, is_complex: bool = False) -> Model:
+    """Return a model of DeepSeek's attention, without experts; `is_complex` is its rotation."""
     latent = Latent(
         query_rank=config.get("q_lora_rank", 1536),
         rank=size(config, "kv_lora_rank"),
@@ -190,6 +190,7 @@ def _with_latent(config: Config) -> Model:
         rope_of(config, latent.rotated),
         interleaved=bool(config.get("rope_interleave", True)),
         regroups=True,
+        is_complex=is_complex,
     )
     fixed: tuple[Fixed, ...] = ()
     if model.layernorm_epsilon != _LATENT_EPSILON:
