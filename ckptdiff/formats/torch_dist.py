@@ -136,7 +136,8 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     notes: tuple[str, ...] = ()
     if not args:
         args, file, notes = _from_yaml(root)
-    saved = common.get("iteration", common.get("global_step"))  # the second is Lightning's
+    # The second is Lightning's.
+    saved = megatron.iteration_in(common.get("iteration", common.get("global_step")))
     return Checkpoint(
         root=root,
         format=NAME,
@@ -147,7 +148,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         parallelism=_parallelism(args),
         shards=(Shard(Rank(), 0, tensors),),
         files=tuple(sorted({root / r.file for tensor in model for r in tensor.records})),
-        iteration=saved if type(saved) is int else iteration,
+        iteration=iteration if saved is None else saved,
         chunks=chunks,
     )
 
@@ -188,7 +189,7 @@ def read_entries(checkpoint: Checkpoint) -> list[Entry]:
     described, opaque = read_metadata(checkpoint.root)
     for key, value in read_common(checkpoint.root, opaque).items():
         if key != "args":
-            found += tree.entries(str(key), value)
+            found += tree.entries(tree.text_of(key), value)
     for tensor in described:
         if OPTIMIZER.match(tensor.name):
             shape = "x".join(map(str, tensor.shape)) or "scalar"
