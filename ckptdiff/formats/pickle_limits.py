@@ -1,4 +1,4 @@
-"""What a pickle may cost: keys that are quick to hash and compare, memory in proportion to bytes."""
+"""What a pickle may cost: keys quick to hash and compare, memory in proportion to its bytes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CorruptFile
+from ckptdiff.formats.inert import Placeholder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -113,7 +114,7 @@ class Limits:
                 kind is str
                 or (kind is int and -_SMALL < key < _SMALL)
                 or kind in (bytes, float, bool, type(None))
-                or kind.__hash__ is object.__hash__
+                or kind is Placeholder
             ):
                 continue
             self._odd_keys += 1

@@ -191,7 +191,8 @@ class _Reader:
                 raise CorruptFile(f"storage {told(key)} is not in the file")
             known = self.storages[key] = self._stored(STORAGES[word], name)
         if numel < 0 or numel * ITEMSIZE[STORAGES[word]] > known.nbytes:
-            raise CorruptFile(f"storage {told(key)} claims {told(numel)} elements and has {known.nbytes} bytes"
+            raise CorruptFile(
+                f"storage {told(key)} claims {told(numel)} elements and has {known.nbytes} bytes"
             )
         if STORAGES[word] == known.dtype:
             return known
@@ -306,7 +307,8 @@ class _Reader:
                 raise CorruptFile(f"member {told(name)} is in the zip twice")
             if header + 30 + packed > self.size:
                 raise CorruptFile(
-                    f"member {told(name)} of {packed} bytes at {header} leaves the file of {self.size}"
+                    f"member {told(name)} of {packed} bytes at {header} leaves the file "
+                    f"of {self.size}"
                 )
             members[name] = _Member(header, packed, name_len, refused)
             pos = name_end + extra_len + comment_len

@@ -55,7 +55,14 @@ def load(
         raise
     except (IndexError, struct.error) as error:
         raise CorruptFile("the pickle ends in the middle or takes from an empty stack") from error
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        TypeError,
+        ValueError,
+    ) as error:
         why = str(error)[:200]
         raise CorruptFile(f"the pickle is damaged ({type(error).__name__}: {why})") from error
 
