@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from json import JSONDecoder
-from json.decoder import scanstring  # type: ignore[attr-defined] -- no stub knows it
+from json.decoder import scanstring  # type: ignore[attr-defined]  # no stub knows it
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
