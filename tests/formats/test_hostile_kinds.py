@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.hostile_kinds import (
     JSON_PLACES,
+    MANY,
     OBJECTS,
     PICKLE_PLACES,
     VALUES,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-pytestmark = pytest.mark.mostly_slow(one_in=12)
+pytestmark = [pytest.mark.mostly_slow(one_in=24), pytest.mark.sampled(one_in=4)]
 
 # Reads every file in one process, to be quick. The name of each is printed before it is read, so
 # that a crash is known to be its own; the timer of the processor ends one that takes long.
@@ -83,6 +84,10 @@ def check(makers: Mapping[str, object], folder: Path) -> None:
 @pytest.mark.parametrize("place", PICKLE_PLACES)
 def test_no_object_of_a_pickle_harms(place: str, tmp_path: Path) -> None:
     check({kind: PICKLE_PLACES[place](body) for kind, body in OBJECTS.items()}, tmp_path)
+
+
+def test_no_opcode_of_a_pickle_takes_memory_out_of_proportion(tmp_path: Path) -> None:
+    check({kind: PICKLE_PLACES["among the weights"](body) for kind, body in MANY.items()}, tmp_path)
 
 
 @pytest.mark.parametrize("place", JSON_PLACES)
