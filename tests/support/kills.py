@@ -2,7 +2,7 @@
 
 A step is a call of the system by its name in `os`, or the exchange of two folders. The process dies
 as it enters the step, so the steps 1, 2, 3, ... leave every state that a kill can leave, but for a
-call that was half done. `tests/support/kills_of_program.py` does the same to the whole program with
+call that was half done. `tests/bench/kills.py` does the same to the whole program with
 strace, which knows nothing of these names.
 """
 
