@@ -3,11 +3,12 @@
 By hand, with strace: `python -m tests.bench.kills KILLS FOLDER`. `ckptdiff convert` converts a tiny
 folder with two workers, in four ways: into a new folder, over an old one with `--overwrite`, the
 same where two folders cannot change their names in one step, and into a new folder where a worker
-may be the one that dies. The first call of a run kills it as it is entered, then the second, and so
-on to the last; then all ways begin anew, until there were KILLS. After each, the same conversion is
-run again, in this process, which is quicker: it has to end with the whole new folder and nothing
-beside it, or, where the first run had given the new folder its name, may say that it is there.
-Prints what the kills left, counted, and ends with exit code 1 if anything was wrong.
+may be the one that dies. The first call of a kind kills a run as it is entered, then the second,
+and so on to the last of all kinds; then all begin anew, until there were KILLS. After each, the
+same conversion is run again, in this process, which is quicker: it has to end with the whole new
+folder and nothing beside it, or, where the first run had given the new folder its name, may say
+that it is there. Prints what the kills left, counted, and ends with exit code 1 if anything was
+wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import suppress
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def main(kills: int, root: Path) -> int:
     left: dict[str, Counter[str]] = {way: Counter() for way in WAYS}
     wrong = done = 0
     while done < kills:
-        for way in WAYS:
+        for way, call in product(WAYS, CALLS):
             for number in count(1):
                 if done == kills:
                     break
@@ -54,7 +55,7 @@ def main(kills: int, root: Path) -> int:
                 work.mkdir()
                 if way.startswith("over"):
                     shutil.copytree(root / "old", work / "out")
-                survived = killed(work, way, number)
+                survived = killed(work, way, call, number)
                 what = state(work, weights, before)
                 again = said_by_next_run(work, way)
                 was_there = "is not empty" in again and what in ("new", "new, partial, empty")
@@ -62,7 +63,7 @@ def main(kills: int, root: Path) -> int:
                 found = state(work, weights, before)
                 if not right or "new" not in found or "half" in what:
                     wrong += 1
-                    print(f"{way}, call {number}: {what}; then {found}, {again!r}", flush=True)
+                    print(f"{way}, {call} {number}: {what}; then {found}, {again!r}", flush=True)
                 shutil.rmtree(work)
                 if survived and what == "new":  # it came to its end
                     break
@@ -83,14 +84,12 @@ def command(way: str) -> list[str]:
     ]  # fmt: skip
 
 
-def killed(work: Path, way: str, number: int) -> bool:
-    """Run the program, and kill it at a call; return whether it ended by itself."""
-    calls = set(CALLS)
+def killed(work: Path, way: str, call: str, number: int) -> bool:
+    """Run the program, and kill it at the n-th of a call; return whether it ended by itself."""
     inject = []
-    if way == "over in two steps":
-        calls -= {"renameat2"}
+    if way == "over in two steps" and call != "renameat2":
         inject = ["-e", "inject=renameat2:error=EINVAL"]
-    inject += ["-e", f"inject={','.join(sorted(calls))}:signal=SIGKILL:when={number}"]
+    inject += ["-e", f"inject={call}:signal=SIGKILL:when={number}"]
     follow = ["-f"] if way == "any process" else []
     strace = ["strace", "-qq", *follow, "-e", f"trace={','.join(CALLS)}", *inject]
     with subprocess.Popen(
