@@ -176,6 +176,7 @@ def test_a_pool_that_is_killed_does_not_wait_for_its_jobs(tmp_path: Path) -> Non
 def test_a_pool_that_breaks_while_it_adds_a_worker_is_replaced(
     pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert pool.submit(double, 3).result(PATIENCE) == 6
     submit = ProcessPoolExecutor.submit
     troubles = [OSError("handle is closed"), BrokenProcessPool()]
 

@@ -120,8 +120,8 @@ def _pages(fd: int) -> mmap.mmap | None:
     try:
         return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
     except OSError as error:
-        # ENOMEM: no addresses are left for it (ulimit -v), or too many mappings are there.
-        if error.errno in UNMAPPABLE or (error.errno == errno.ENOMEM and not _mapped):
+        # A mapping takes addresses (ulimit -v) and a descriptor of its own; reading takes neither.
+        if error.errno in UNMAPPABLE or (error.errno in _LIMITS and not _mapped):
             return None
         raise
 
