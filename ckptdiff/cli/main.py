@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from importlib import import_module
@@ -112,14 +113,28 @@ def _fill_closed() -> bool:
 
 
 def _raise_limits() -> None:
-    """Raise the number of files that may be open as far as is allowed and of use."""
+    """Raise the number of files that may be open as far as is allowed and of use.
+
+    Have a limit of processor time end the program in a sentence, a second before it would be
+    killed.
+    """
     import resource
 
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    if soft == hard != resource.RLIM_INFINITY:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_CPU, (max(1, hard - 1), hard))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGXCPU, _out_of_time)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _out_of_time(*_: object) -> None:
+    raise CkptDiffError("the limit of processor time is reached; raise it (ulimit -t)")
 
 
 def _limit_reached(error: Exception) -> str | None:
