@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Whose names, layout and config a checkpoint has, in whatever format it is stored.
 Convention = Literal["hf", "megatron", "meta"]
 Box = tuple[tuple[int, int], ...]  # (start, stop) along every dimension
+Stamp = tuple[int, int, int]  # of a file: inode, bytes, time of the last write (ns)
 
 
 # Shapes whose strides are kept: those of one model are fewer, and of many chosen ones with the same
@@ -194,6 +195,8 @@ class Checkpoint:
     # The chunks of each stored tensor, in torch_dist. There stored tensors are whole, not a rank's
     # slices, and the refs in `shards` state only name, shape and dtype.
     chunks: Mapping[TensorRef, tuple[Chunk, ...]] | None = None
+    # What each of the files was when it was opened, by its path.
+    stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)
 
     def relative(self, file: Path) -> str:
         """Return the path of a file of the checkpoint from its root."""

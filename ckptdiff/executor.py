@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, InvalidStateError, wait
-from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait as wait_for_any
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ckptdiff.errors import WorkerDied
+from ckptdiff.worker_processes import SHORT_LIVED, start_workers, why_it_died
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
     from pathlib import Path
+
+    from ckptdiff.worker_processes import Start, Workers
 
 JobKey = TypeVar("JobKey")  # by which the caller knows a job
 Result = TypeVar("Result")
@@ -114,7 +114,7 @@ class _OuterFuture(Future[Any]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Submission:
+class Submission:
     """A job as it was submitted, to be submitted again if its pool breaks."""
 
     future: _OuterFuture
@@ -128,14 +128,13 @@ class WorkerPool(Executor):
     A worker is killed when a file shrinks under its mapping or memory runs out, and that breaks its
     whole `ProcessPoolExecutor`. Every job that was under way is then run again, alone. A job that
     kills its worker a second time raises WorkerDied; the others have their results.
+
+    Where the system allows fewer workers there are fewer, and where it allows none, as without
+    /dev/shm, jobs run in this process, in the call of `submit`.
     """
 
     def __init__(
-        self,
-        jobs: int | None = None,
-        *,
-        start: Literal["spawn", "fork"] = "spawn",
-        log: Path | None = None,
+        self, jobs: int | None = None, *, start: Start = "spawn", log: Path | None = None
     ) -> None:
         """Make a pool of `jobs` workers, by default one per available CPU.
 
@@ -146,15 +145,17 @@ class WorkerPool(Executor):
         self._start = start
         self._log = log
         self._lock = threading.Lock()
-        self._pool: ProcessPoolExecutor | None = None
-        self._suspects: list[_Submission] = []
+        self._pool: Workers | None = None
+        self._inline = False  # no worker can be started
+        self._hopeless: str | None = None  # why no worker lives, in words
+        self._suspects: list[Submission] = []
         self._trial: threading.Thread | None = None
         self._closed = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         if kwargs:
             raise TypeError("jobs take positional arguments only")
-        task = _Submission(_OuterFuture(), fn, args)
+        task = Submission(_OuterFuture(), fn, args)
         self._launch(task)
         return task.future
 
@@ -182,34 +183,44 @@ class WorkerPool(Executor):
                 process.kill()
         self.shutdown(cancel_futures=True)
 
-    def _new_pool(self, jobs: int) -> ProcessPoolExecutor:
-        """Return a process pool; workers start when jobs are submitted."""
-        pool = ProcessPoolExecutor(
-            jobs,
-            mp_context=get_context(self._start),
-            initializer=_prepare_worker,
-            initargs=(str(self._log) if self._log else os.devnull, self._start == "fork"),
-        )
+    def _new_pool(self, jobs: int, first: Submission) -> tuple[Workers, Future[Any]] | None:
+        """Return a process pool and the future of its first job; None if it cannot be started."""
+        start: Start = self._start
         # The first pool has a manager thread: from here on, forking is not safe.
         self._start = "spawn"
-        return pool
+        return start_workers(jobs, start, self._log, first)
 
-    def _launch(self, task: _Submission) -> None:
+    def _launch(self, task: Submission) -> None:
         """Submit a job to the pool, or to a fresh one if the last one broke."""
+        inner: Future[Any] | None = None
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool is shut down")
-            if self._pool is None:
-                self._pool = self._new_pool(self.jobs)
-            pool = self._pool
+            pool, hopeless = self._pool, self._hopeless
+            if pool is None and not self._inline and hopeless is None:
+                made = self._new_pool(self.jobs, task)
+                if made is None:
+                    self._inline = True
+                else:
+                    pool, inner = made
+                    self._pool = pool
+        if hopeless is not None:
+            _settle(task.future, WorkerDied(hopeless))
+        elif pool is None:
+            _settle(task.future, InlineExecutor().submit(task.call, *task.args))
+        else:
+            self._follow(task, pool, inner)
+
+    def _follow(self, task: Submission, pool: Workers, inner: Future[Any] | None) -> None:
+        """Pass on the outcome of a job in a pool; it is submitted unless `inner` is its future."""
         try:
-            inner = task.future.inner = _submit(pool, task)
+            inner = task.future.inner = _submit(pool, task) if inner is None else inner
         except BrokenProcessPool:
             self._suspect(task, pool)
         else:
             inner.add_done_callback(lambda done: self._finish(task, pool, done))
 
-    def _finish(self, task: _Submission, pool: ProcessPoolExecutor, done: Future[Any]) -> None:
+    def _finish(self, task: Submission, pool: Workers, done: Future[Any]) -> None:
         """Pass on the outcome of a job, unless its pool broke."""
         if done.cancelled():
             task.future.cancel()
@@ -218,19 +229,26 @@ class WorkerPool(Executor):
         else:
             _settle(task.future, done)
 
-    def _suspect(self, task: _Submission, pool: ProcessPoolExecutor) -> None:
+    def _suspect(self, task: Submission, pool: Workers) -> None:
         """Queue a job that was under way when the pool broke, to be run again alone."""
         with self._lock:
             if self._pool is pool:
                 self._pool = None
             self._suspects.append(task)
-            if self._trial is None:
-                self._trial = threading.Thread(target=self._try_suspects, daemon=True)
+            if self._trial is not None:
+                return
+            self._trial = threading.Thread(target=self._try_suspects, daemon=True)
+            try:
                 self._trial.start()
+            except RuntimeError:  # no thread can be started
+                self._trial = threading.current_thread()
+            else:
+                return
+        self._try_suspects()
 
     def _try_suspects(self) -> None:
         """Run the suspects one by one in a pool of one worker, until none is left."""
-        alone: ProcessPoolExecutor | None = None
+        alone: Workers | None = None
         while True:
             with self._lock:
                 if not self._suspects or self._closed:
@@ -240,16 +258,15 @@ class WorkerPool(Executor):
                 task = self._suspects.pop(0)
             if task.future.cancelled():
                 continue
+            if self._hopeless is None and alone is None:
+                alone = self._living_worker()
             if alone is None:
-                alone = self._new_pool(1)
+                _settle(task.future, WorkerDied(str(self._hopeless)))
+                continue
             done = _submit(alone, task)
             if isinstance(done.exception(), BrokenProcessPool):
+                _settle(task.future, WorkerDied(why_it_died(alone.how_one_died())))
                 alone = None
-                died = WorkerDied(
-                    "the worker that read it was killed: a file shrank meanwhile, "
-                    "or memory ran out. See that nothing writes to the checkpoint, and try again"
-                )
-                _settle(task.future, died)
             else:
                 _settle(task.future, done)
         for task in left:
@@ -257,8 +274,17 @@ class WorkerPool(Executor):
         if alone is not None:
             alone.shutdown(wait=False)
 
+    def _living_worker(self) -> Workers | None:
+        """Return a pool of one worker that has done something; None if there is no such worker."""
+        made = self._new_pool(1, Submission(_OuterFuture(), _load_kernels, ()))
+        if made is not None and not isinstance(made[1].exception(), BrokenProcessPool):
+            return made[0]
+        how = None if made is None else made[0].how_one_died()
+        self._hopeless = SHORT_LIVED.format(how=f" (by {how.name})" if how is not None else "")
+        return None
 
-def _submit(pool: ProcessPoolExecutor, task: _Submission) -> Future[Any]:
+
+def _submit(pool: Workers, task: Submission) -> Future[Any]:
     """Submit a job to a pool. Raises BrokenProcessPool."""
     try:
         return pool.submit(task.call, *task.args)
@@ -282,41 +308,3 @@ def _settle(future: Future[Any], outcome: Future[Any] | BaseException) -> None:
 
 def _load_kernels() -> None:
     import ckptdiff.kernels.compare  # noqa: F401
-
-
-def _prepare_worker(log: str, forked: bool) -> None:  # noqa: FBT001
-    """Redirect a worker's output to `log` and ignore Ctrl-C, which is for the main process."""
-    if forked:
-        _die_with_parent()
-    else:
-        threading.Thread(target=_outlive_no_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # One thread per worker: the pool uses the CPUs. OpenBLAS reads this when numpy is imported.
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(fd, 1)
-    os.dup2(fd, 2)
-    os.close(fd)
-
-
-def _die_with_parent() -> None:
-    """Have Linux kill this process when its parent ends in any way.
-
-    Forked workers hold both ends of their common queue, and would wait on it for ever.
-    """
-    import ctypes
-
-    set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
-
-
-def _outlive_no_parent() -> None:
-    """End this process when its parent process ends: the queue does not show that.
-
-    `PR_SET_PDEATHSIG` would come too soon here. Linux sends it when the thread that spawned the
-    worker ends, which may be long before the program does.
-    """
-    parent = parent_process()
-    if parent is not None:
-        wait_for_any([parent.sentinel])
-        os._exit(1)

@@ -9,7 +9,6 @@ import time
 import zlib
 from contextlib import suppress
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 from ckptdiff.errors import CkptDiffError
@@ -17,9 +16,11 @@ from ckptdiff.formats.files import open_regular
 from ckptdiff.formats.fingerprint import fingerprint
 from ckptdiff.formats.json_files import read_json
 from ckptdiff.results import Numbers, Status, TensorDiff
+from ckptdiff.user_folders import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
     from types import TracebackType
     from typing import BinaryIO
 
@@ -34,11 +35,10 @@ MAX_GRID = 100_000  # bytes
 FLUSH_SECONDS = 1.0  # of results that are lost if the program is killed
 
 
-def history_folder() -> Path:
-    """Return the folder of the results: `ckptdiff/results` in the user's cache folder."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("ckptdiff", appauthor=False)) / "results"
+def history_folder() -> Path | None:
+    """Return `ckptdiff/results` in the user's cache folder; None if the user has no home."""
+    folder = cache_folder()
+    return None if folder is None else folder / "results"
 
 
 class ResultCache:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CorruptFile, MissingShard, UnreadableFile
 from ckptdiff.formats.files import read_small
 from ckptdiff.formats.json_files import read_json
 from ckptdiff.text import printable
+from ckptdiff.user_folders import config_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 VERSION = 1  # of the file format
 RECENT_PAIRS = 10
@@ -52,11 +53,10 @@ class Settings:
         return replace(self, recent=(pair, *others)[:RECENT_PAIRS])
 
 
-def settings_file() -> Path:
-    """Return `settings.json` in the user's configuration folder."""
-    import platformdirs
-
-    return Path(platformdirs.user_config_dir("ckptdiff", appauthor=False)) / "settings.json"
+def settings_file() -> Path | None:
+    """Return `settings.json` in the user's configuration folder; None if the user has no home."""
+    folder = config_folder()
+    return None if folder is None else folder / "settings.json"
 
 
 def load_settings(file: Path) -> tuple[Settings, str | None]:

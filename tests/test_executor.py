@@ -176,6 +176,7 @@ def test_a_pool_that_is_killed_does_not_wait_for_its_jobs(tmp_path: Path) -> Non
 def test_a_pool_that_breaks_while_it_adds_a_worker_is_replaced(
     pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert pool.submit(double, 3).result(PATIENCE) == 6
     submit = ProcessPoolExecutor.submit
     troubles = [OSError("handle is closed"), BrokenProcessPool()]
 
@@ -288,7 +289,7 @@ def test_a_pool_that_is_shut_down_ends_a_comparison(
     assert_no_children()
 
 
-def test_a_file_cut_off_under_a_comparison_is_an_error_of_its_tensors_alone(
+def test_a_file_cut_off_under_a_comparison_is_an_error_of_what_was_not_read_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_sizes(monkeypatch, 32 << 20, 1)
@@ -303,7 +304,10 @@ def test_a_file_cut_off_under_a_comparison_is_an_error_of_its_tensors_alone(
             found[result.name] = result
     assert set(found) == set(tensors)
     errors = {name for name, result in found.items() if result.status == "error"}
-    assert errors == {f"w{n:02d}" for n in range(29, 40)}
+    assert errors >= {f"w{n:02d}" for n in range(29, 40)}
+    # What was read before is kept. Of what lies before the cut nothing is known afterwards: it may
+    # have been cut to be written anew.
+    assert next(iter(found.values())).status == "same"
     assert {r.status for r in found.values()} == {"same", "error"}
     assert all(str(file) in str(found[name].error) for name in errors)
     assert all(found[name].numbers is None for name in errors)

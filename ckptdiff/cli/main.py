@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
+import threading
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -33,9 +36,10 @@ A is the reference. `ckptdiff COMMAND --help` tells the options of a command.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 2 for an error, 130 for ctrl+c, else its own."""
     options = argparse.Namespace(verbose=False)
-    if sys.stdout is None:  # `>&-`: exit code 0 would claim a result that nobody saw
-        print("ckptdiff: the output is closed", file=sys.stderr)
+    if not _fill_closed():  # `>&-`: exit code 0 would claim a result that nobody saw
+        _say("the output is closed")
         return 2
+    _raise_limits()
     try:
         try:
             options = _parse(list(sys.argv[1:] if argv is None else argv))
@@ -47,29 +51,113 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ckptdiff.text import printable
 
         if options.verbose:
-            traceback.print_exc()
+            _say_trace()
         text = printable(error.with_hint(OPTIONS))
         if len(text) > 2500:  # a name in a file may have any length
             text = f"{text[:1200]} … {text[-1200:]}"
-        print(f"ckptdiff: {text}", file=sys.stderr)
+        _say(text)
         return 2
     except KeyboardInterrupt:
-        print("ckptdiff: stopped", file=sys.stderr)
+        _say("stopped")
         return 130
     except BrokenPipeError:
         # The reader of the output left. Without this the interpreter reports it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE
     except OSError as error:
+        if error.errno in _OF_THE_PROCESS:
+            if options.verbose:
+                _say_trace()
+            _say(f"{error.strerror}: {_OF_THE_PROCESS[error.errno]}")
+            return 2
         # Only writing the output gets here: a full disk is an error, not a difference.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        print(f"ckptdiff: the output cannot be written ({error.strerror})", file=sys.stderr)
+        _say(f"the output cannot be written ({error.strerror})")
         return 2
-    except Exception:  # noqa: BLE001 -- a bug must not exit with 1, which means "differ"
-        traceback.print_exc()
-        print("ckptdiff: this is a bug in ckptdiff, please report it", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 -- a bug must not exit with 1, which means "differ"
+        known = _limit_reached(error)
+        if known is None or options.verbose:
+            _say_trace()
+        _say(known or "this is a bug in ckptdiff, please report it")
         return 2
     return code
+
+
+_OF_THE_PROCESS = {
+    errno.EMFILE: "more files than this process may have open; raise the limit (ulimit -n)",
+    errno.ENFILE: "more files than this system may have open; end other programs",
+    errno.EAGAIN: "no more processes can be started; raise the limit (ulimit -u)",
+    errno.ENOMEM: "free some memory, or raise the limit (ulimit -v)",
+}
+_MOST_FILES = 4096  # open at once: more are not needed, and not every program gets on with them
+
+
+def _fill_closed() -> bool:
+    """Open what is closed of the descriptors 0 to 2; return whether stdout was open.
+
+    Else a file of a checkpoint would get such a number, and what is said would be written to it.
+    """
+    is_open = sys.stdout is not None
+    if None not in (sys.stdin, sys.stdout, sys.stderr):
+        return is_open
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123 -- for the life of the program
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
+    return is_open
+
+
+def _raise_limits() -> None:
+    """Raise the number of files that may be open as far as is allowed and of use.
+
+    Have a limit of processor time end the program in a sentence, a second before it would be
+    killed.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    if soft == hard != resource.RLIM_INFINITY:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_CPU, (max(1, hard - 1), hard))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGXCPU, _out_of_time)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _out_of_time(*_: object) -> None:
+    raise CkptDiffError("the limit of processor time is reached; raise it (ulimit -t)")
+
+
+def _limit_reached(error: Exception) -> str | None:
+    """Return in words which limit of the process an error comes from; None if from no known one."""
+    import resource
+
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and limited):
+        return "memory ran out; free some, or raise its limit (ulimit -v)"
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "no thread can be started; raise the limit (ulimit -u)"
+    return None
+
+
+def _say(text: str) -> None:
+    """Print a line to stderr, if it can be written: the exit code says the same."""
+    with suppress(OSError):
+        print(f"ckptdiff: {text}", file=sys.stderr, flush=True)
+
+
+def _say_trace() -> None:
+    with suppress(OSError):
+        traceback.print_exc()
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

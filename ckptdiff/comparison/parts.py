@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.recipe import Copy, Pieces, intersection
@@ -39,6 +40,14 @@ class DiffPart:
     paddings: tuple[Padding, ...] = ()
     norms: bool = False  # measure the norms even where everything is equal
     nbytes: int = 0  # to be read, both sides
+
+    def files(self) -> set[str]:
+        """Return the files that are read."""
+        pairs = [(block.a, block.b) for block in self.blocks]
+        padded = [(one.last_row, *one.rows) for one in self.paddings]
+        views = [*chain(*pairs, *self.copies, *padded)]
+        factors = [view.scaling.factors for view in views if view.scaling is not None]
+        return {view.file for view in (*views, *factors)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from ckptdiff.comparison.verdict import (
 from ckptdiff.dtypes import FLOATS, has_numbers
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.executor import JobsUnderWay
+from ckptdiff.formats.stamps import Unchanged
 from ckptdiff.results import TensorDiff
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class _Comparison:
         self.tolerance = tolerance
         self.first = first
         self.jobs: JobsUnderWay[_Batch] = JobsUnderWay(executor)
+        self.unchanged = Unchanged(a.checkpoint, b.checkpoint)
         self.todo: dict[str, None] = {}
         self.parts: deque[_Item] = deque()
         self.tasks: dict[str, _TensorUnderWay] = {}
@@ -176,9 +178,16 @@ class _Comparison:
             for item in batch:
                 self.jobs.submit([item], run_parts, (item[2],))
             return
+        files = [part.files() for _, _, part in batch]
+        changed = self.unchanged.trouble(set().union(*files))
         for position, (name, index, _) in enumerate(batch):
             task = self.tasks[name]
-            outcome = Outcome(error=str(error)) if error is not None else future.result()[position]
+            if error is not None:
+                outcome = Outcome(error=f"{_listed(files[position])}: {error}")
+            else:
+                outcome = future.result()[position]
+            if trouble := [changed[file] for file in sorted(files[position] & changed.keys())]:
+                outcome = Outcome(error="; ".join(trouble))
             task.outcomes[index] = outcome
             task.open -= 1
             if task.open == 0 and not self._wants_norms(name, task):
@@ -231,6 +240,13 @@ class _Comparison:
             note="; ".join([*drifted, *notes]) or None,
             numbers=numbers(merged, task.a.shape),
         )
+
+
+def _listed(files: Collection[str]) -> str:
+    """Return some files in words, sorted."""
+    first, *others = sorted(files) or ["no file"]
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return ", ".join([first, *others[:1]]) + more
 
 
 def _describe(name: str, a: Assembly | None, b: Assembly | None) -> TensorDiff:

@@ -28,6 +28,7 @@ from ckptdiff.diagnosis.unruled import is_own_rule, with_own_rules
 from ckptdiff.diagnosis.zero_tails import zero_tails
 from ckptdiff.errors import BadArgument
 from ckptdiff.formats import megatron, torch_dist
+from ckptdiff.formats.stamps import Unchanged
 from ckptdiff.resharding.shard_pairs import shard_grid
 from ckptdiff.results import Finding, JointFix, undo_all
 from ckptdiff.text import config_value_text
@@ -54,9 +55,15 @@ def diagnose(
     """Yield a finding for each fault of B, by the reference A.
 
     `results` are of the comparison of both, `config` of that of their configs. Reads nothing if
-    everything is equal; else the tensors that differ once more, and a sample of the others.
+    everything is equal; else the tensors that differ once more, and a sample of the others. Raises
+    MixedShards if a file is written again meanwhile.
     """
-    yield from told_once(_each(a, b, results, config, executor))
+    unchanged = Unchanged(a.checkpoint, b.checkpoint)
+    for finding in told_once(_each(a, b, results, config, executor)):
+        unchanged.check()  # else it may be of neither what there was nor what there is
+        yield finding
+    if any(result.status != "same" for result in results):
+        unchanged.check()  # else "no cause was found" may be wrong
 
 
 def _each(

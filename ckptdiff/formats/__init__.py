@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from ckptdiff.errors import CkptDiffError, NotACheckpoint, UnreadableFile
 from ckptdiff.formats import hf, megatron, meta, torch_dist
 from ckptdiff.formats.gc_pause import uncollected
 from ckptdiff.formats.no_checkpoint import why_no_checkpoint
+from ckptdiff.formats.stamps import noting_stamps, stamps_of
 from ckptdiff.formats.unfinished import dead_saves, why_unfinished
 
 if TYPE_CHECKING:
@@ -50,9 +52,11 @@ def open_checkpoint(
             raise NotACheckpoint(f"{path}: there is no such file or folder")
         if not unfinished:
             _refuse_unfinished(path)
-        for module in FORMATS:
-            if module.sniff(path):
-                return module.open(path, progress)
+        with noting_stamps() as seen:
+            for module in FORMATS:
+                if module.sniff(path):
+                    opened = module.open(path, progress)
+                    return replace(opened, stamps=stamps_of(opened.files, seen))
     except CkptDiffError:
         raise
     except OSError as error:

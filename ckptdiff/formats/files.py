@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ckptdiff.errors import MissingShard, UnreadableFile
+from ckptdiff.formats.stamps import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,8 +38,10 @@ def open_regular(file: Path) -> Iterator[int]:
     except OSError as error:
         raise UnreadableFile(f"{file}: cannot be opened ({error.strerror})") from error
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise UnreadableFile(f"{file}: is not a regular file")
+        note(file, status)
         yield fd
     except OSError as error:
         raise UnreadableFile(f"{file}: cannot be read ({error.strerror})") from error

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from ckptdiff import __version__
+from ckptdiff.formats.stamps import stamp_of
 
 if TYPE_CHECKING:
     from ckptdiff.checkpoint import Checkpoint
@@ -24,8 +25,7 @@ def fingerprint(a: Checkpoint, b: Checkpoint, how: str) -> str:
         config = json.dumps(checkpoint.config, sort_keys=True, default=repr)
         digest.update(f"{config}\n".encode())
         for file in sorted(checkpoint.files):
-            stat = file.stat()
-            digest.update(
-                f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
-            )
+            # As it was opened: it may have been written again since.
+            _, size, written = checkpoint.stamps.get(str(file)) or stamp_of(file.stat())
+            digest.update(f"{file}\0{size}\0{written}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

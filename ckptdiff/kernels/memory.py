@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import io
 import mmap
 import os
+import resource
+import stat
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from ckptdiff.kernels.views import Source, View
 
 MAX_MAPPED = 48  # files mapped at once; a checkpoint can have a thousand
+# Of the files that a process may have open, one in so many is mapped: each mapping holds one, and
+# pipes, files that are written and modules that are still to be imported need some as well.
+MAPPED_SHARE = 4
 GATHERED = 1 << 20  # bytes of rows with gaps between, copied together for one memcmp
 HUGE_PAGE = 2 << 20  # bytes; with one page the system maps up to this many around it
 MAX_RESIDENT = 8 << 20  # bytes that stay mapped after they were read
@@ -52,21 +58,22 @@ class _Mapping:
 
 _mapped: OrderedDict[str, _Mapping] = OrderedDict()
 _lock = threading.Lock()
+_LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # fewer mappings may help
 
 
 def _map(file: str) -> _Mapping:
     """Return the file, mapped if it can be. Raises UnreadableFile; CorruptFile if it is empty."""
     try:
         # A path may name another file than before, if a checkpoint was written again.
-        status = os.stat(file)  # noqa: PTH116 -- asked for every few megabytes
-        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        identity = _identity(os.stat(file))  # noqa: PTH116 -- asked for every few megabytes
         with _lock:
             mapping = _mapped.get(file)
             if mapping is None or mapping.identity != identity:
-                mapping = _mapped[file] = _Mapping(_pages(file), status.st_size, identity)
-                if len(_mapped) > MAX_MAPPED:
-                    # Not closed: arrays may still refer to it. The last of them unmaps it.
-                    _mapped.popitem(last=False)
+                _mapped.pop(file, None)
+                mapping = _open_mapping(file)
+                while len(_mapped) >= most_mapped():
+                    _forget_oldest()
+                _mapped[file] = mapping
             _mapped.move_to_end(file)
             return mapping
     except OSError as error:
@@ -75,26 +82,80 @@ def _map(file: str) -> _Mapping:
         raise CorruptFile(f"{file}: the file is empty, but its header is not") from error
 
 
-def _pages(file: str) -> mmap.mmap | None:
-    """Return the pages of a file; None if its file system cannot map files."""
-    with Path(file).open("rb") as f:
+def most_mapped() -> int:
+    """Return the number of files that are mapped at once under the process's limits."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_MAPPED
+    return max(1, min(MAX_MAPPED, soft // MAPPED_SHARE))
+
+
+def _forget_oldest() -> None:
+    # Not closed: arrays may still refer to it. The last of them unmaps it.
+    _mapped.popitem(last=False)
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _open_mapping(file: str) -> _Mapping:
+    """Map a file. Where a limit of the process is in the way, others are unmapped for it.
+
+    Raises OSError, or ValueError if the file is empty.
+    """
+    while True:
         try:
-            return mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+            with open_at(file) as f:
+                status = os.fstat(f.fileno())
+                return _Mapping(_pages(f.fileno()), status.st_size, _identity(status))
         except OSError as error:
-            if error.errno in UNMAPPABLE:
-                return None
-            raise
+            if error.errno not in _LIMITS or not _mapped:
+                raise
+            _forget_oldest()
+
+
+def _pages(fd: int) -> mmap.mmap | None:
+    """Return the pages of an open file; None if it can be read, but not mapped."""
+    try:
+        return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        # A mapping takes addresses (ulimit -v) and a descriptor of its own; reading takes neither.
+        if error.errno in UNMAPPABLE or (error.errno in _LIMITS and not _mapped):
+            return None
+        raise
+
+
+def open_at(file: str, offset: int = 0) -> io.FileIO:
+    """Open a regular file for reading from an offset on, unbuffered. Raises OSError.
+
+    Anything else that has its name meanwhile is refused: opening a pipe would wait for its writer.
+    """
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", file)
+        os.lseek(fd, offset, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
+    return io.FileIO(fd, "r")
 
 
 def _read(file: str, offset: int, length: int) -> NDArray[np.uint8]:
     """Return bytes of a file that cannot be mapped. Raises UnreadableFile or CorruptFile."""
-    content = np.empty(length, np.uint8)
     try:
-        with Path(file).open("rb", buffering=0) as f:
-            f.seek(offset)
+        content = np.empty(length, np.uint8)
+    except MemoryError as error:
+        raise UnreadableFile(
+            f"{file}: {length} bytes of it neither can be mapped nor fit into memory; free some, "
+            "or raise its limit (ulimit -v)"
+        ) from error
+    try:
+        with open_at(file, offset) as f:
             done = 0
             while done < length:
-                count = f.readinto(content[done:])  # type: ignore[arg-type]
+                count = f.readinto(content[done:].data)
                 if not count:
                     raise CorruptFile(f"{file}: ended at byte {offset + done} while it was read")
                 done += count

@@ -6,13 +6,14 @@ import hashlib
 import json
 from contextlib import suppress
 from dataclasses import astuple, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.results import Answer, Answers, StepApart
+from ckptdiff.user_folders import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from ckptdiff.scores.results import Question
 
@@ -20,11 +21,10 @@ VERSION = 1  # of the file format
 JOURNALS = 30  # kept, one file each; the least recently written are deleted
 
 
-def journal_folder() -> Path:
-    """Return the folder of the journals: `ckptdiff/scores` in the user's cache folder."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("ckptdiff", appauthor=False)) / "scores"
+def journal_folder() -> Path | None:
+    """Return `ckptdiff/scores` in the user's cache folder; None if the user has no home."""
+    folder = cache_folder()
+    return None if folder is None else folder / "scores"
 
 
 @dataclass(frozen=True, slots=True)

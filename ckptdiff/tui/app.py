@@ -77,7 +77,7 @@ class CkptDiffApp(BaseApp):
         paths: Sequence[Path] = (),
         *,
         engine: Engine,
-        settings_file: Path,
+        settings_file: Path | None,
         history: Path | None = None,
         optimizer: bool = False,
         ascii_only: bool = False,

@@ -331,7 +331,9 @@ async def test_earlier_prompts_come_back_with_up_and_are_not_saved(
         assert typed(app) == "one"
         app.change_settings(differences_only=True)
         await settle(app, pilot)
-        assert "two" not in app.settings_runner.file.read_text()
+        file = app.settings_runner.file
+        assert file is not None
+        assert "two" not in file.read_text()
 
 
 def test_a_history_gives_back_what_was_being_typed() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from textual import work
 
-from ckptdiff.settings import RecentPair, load_settings, save_settings
+from ckptdiff.settings import RecentPair, Settings, load_settings, save_settings
 from ckptdiff.tui.runners.base import Runner
 
 if TYPE_CHECKING:
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 class SettingsRunner(Runner):
     """Holds the settings and runs the workers that save them."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | None) -> None:
+        """Load the settings. Without a file they are those of this run."""
         super().__init__()
-        self.settings, self.trouble = load_settings(file)
+        self.settings, self.trouble = (Settings(), None) if file is None else load_settings(file)
         self.file = file
+        self._said = ""  # the last trouble: it is told once, not at each change
         self._saving = threading.Lock()
 
     def change(self, **changes: Any) -> None:
@@ -42,10 +44,13 @@ class SettingsRunner(Runner):
 
     def show_file(self) -> None:
         """Show the path of the settings file."""
-        self.notify(str(self.file), title="Settings", timeout=15, markup=False)
+        text = "There is no home folder to keep settings in." if self.file is None else self.file
+        self.notify(str(text), title="Settings", timeout=15, markup=False)
 
     @work(thread=True, exit_on_error=False, group="settings")
     def _save(self) -> None:
+        if self.file is None:
+            return
         try:
             with self._saving:  # saves do not overlap, and each saves the latest settings
                 found, trouble = load_settings(self.file)  # its keys may just have been edited
@@ -60,4 +65,7 @@ class SettingsRunner(Runner):
                 self.app.call_from_thread(self.worker_failed, f"{trouble} Settings are not kept.")
 
     def worker_failed(self, error: str) -> None:
+        if error == self._said:
+            return
+        self._said = error
         self.notify(error, severity="warning", markup=False)
