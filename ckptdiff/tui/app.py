@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.binding import Binding, BindingType
 from textual.drivers.linux_driver import LinuxDriver
 
+from ckptdiff.text import printable_lines
 from ckptdiff.tui.base_app import BaseApp
 from ckptdiff.tui.driver import TerminalDriver
 from ckptdiff.tui.keymap import key, shown, use
@@ -327,6 +328,7 @@ class CkptDiffApp(BaseApp):
 
     def copy(self, text: str) -> None:
         """Send text to the clipboard (OSC 52). Whether it arrives is not reported."""
+        text = printable_lines(text)  # what it says may come from a file, and go into a terminal
         if len(text.encode()) > COPY_LIMIT:
             self.notify("Too long for a terminal's clipboard.")
             return
