@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ckptdiff import __version__
+from ckptdiff.cli import streams
 from ckptdiff.cli.parser import CommandParser
 from ckptdiff.errors import CkptDiffError
 
@@ -33,7 +34,7 @@ A is the reference. `ckptdiff COMMAND --help` tells the options of a command.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 2 for an error, 130 for ctrl+c, else its own."""
     options = argparse.Namespace(verbose=False)
-    if sys.stdout is None:  # `>&-`: exit code 0 would claim a result that nobody saw
+    if not streams.prepare():  # `>&-`: exit code 0 would claim a result that nobody saw
         print("ckptdiff: the output is closed", file=sys.stderr)
         return 2
     try:
