@@ -6,7 +6,7 @@ import codecs
 import os
 import signal
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +14,6 @@ from ckptdiff.cli import streams
 from ckptdiff.demo import make_demo
 from tests.support.patience import PATIENCE
 from tests.support.program import PROGRAM, environment, parse, until
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.mostly_slow(one_in=5)
 
@@ -113,7 +110,9 @@ def test_a_full_pipe_that_does_not_wait_gets_all_of_it(pair: tuple[str, str]) ->
     held = os.write(writing, bytes(1 << 20))  # what fits
     process = subprocess.Popen([*PROGRAM, "ls", pair[1], "--json"], stdout=writing)
     os.close(writing)
-    until(lambda: process.poll() is not None, 1.0)  # one that does not wait has failed by then
+    # Until it waits for room, or has failed where it should. Where the system does not tell, read.
+    where = Path(f"/proc/{process.pid}/wchan")
+    until(lambda: process.poll() is not None or "pipe" in where.read_text(), 10.0)
     with os.fdopen(reading, "rb") as pipe:
         seen = pipe.read()
     assert process.wait(PATIENCE) == 0
