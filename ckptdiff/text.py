@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import math
+import os
+import re
+import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,11 +47,75 @@ def format_cosine(value: float) -> str:
     return "1" if value == 1 else f"{value:.3f}"
 
 
+# Characters that Unicode calls printable and nobody sees: joiners, fillers, variation selectors,
+# and the blank pattern of Braille.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+
+
 def printable(text: str) -> str:
-    """Return text with control characters escaped, so that no file can control the terminal."""
-    if text.isprintable():
+    """Return text with what cannot be seen escaped: no file may control the terminal, or lie.
+
+    Control characters, marks of direction, blanks but the common one, halves of characters.
+    """
+    if text.isprintable() and (text.isascii() or _UNSEEN.search(text) is None):
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if _is_seen(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_seen(character: str) -> bool:
+    return character.isprintable() and _UNSEEN.match(character) is None
+
+
+def html_text(text: str) -> str:
+    """Return text for a page of HTML, in which it is neither markup nor unseen."""
+    return html.escape(printable(text))
+
+
+def printable_lines(text: str) -> str:
+    """Return text of many lines with all but their ends printable."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def shell_word(word: str) -> str:
+    """Return a word as a shell reads it, in characters that can be seen.
+
+    Others are bash's octal escapes of the bytes that the file system has for them.
+    """
+    if printable(word) == word:
+        return shlex.quote(word)
+    marked = word.replace("\\", "\\\\").replace("'", "\\'")
+    return "$'" + "".join(c if _is_seen(c) else _octal(c) for c in marked) + "'"
+
+
+def _octal(character: str) -> str:
+    try:
+        data = os.fsencode(character)
+    except UnicodeEncodeError:  # half of a character, from JSON
+        data = character.encode("utf-8", "surrogatepass")
+    return "".join(f"\\{byte:03o}" for byte in data)
+
+
+def shell_line(words: Iterable[str]) -> str:
+    """Return a command line as a shell reads it, in characters that can be seen."""
+    return " ".join(map(shell_word, words))
+
+
+def operand(path: object) -> str:
+    """Return a path as an argument that is not parsed as an option."""
+    text = str(path)
+    return f"./{text}" if text.startswith("-") else text
+
+
+def option(flag: str, value: str) -> list[str]:
+    """Return an option with its value, of which no parser takes the value for another option."""
+    return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
+
+
+def pasted_name(name: str) -> str:
+    """Return a name for the clipboard: as it is, or quoted for a shell if not all can be seen."""
+    return name if printable(name) == name else shell_word(name)
 
 
 def shown(value: object, most: int = 60) -> str:

@@ -208,14 +208,13 @@ def _target(options: argparse.Namespace) -> Target:
 
 
 def _plan_lines(conversion: Conversion) -> Iterator[str]:
-    from ckptdiff.conversion.launching import path_word
-    from ckptdiff.text import format_bytes, printable
+    from ckptdiff.text import format_bytes, pasted_name, printable
 
     source = conversion.source
     family = source.architecture.name if source.architecture is not None else "unknown family"
-    yield f"from  {path_word(source.checkpoint.root)} ({source.checkpoint.format}, {family})"
+    yield f"from  {pasted_name(str(source.checkpoint.root))} ({source.checkpoint.format}, {family})"
     size = format_bytes(conversion.nbytes)
-    yield f"to    {path_word(conversion.out)} ({conversion.target.to}, {size})"
+    yield f"to    {pasted_name(str(conversion.out))} ({conversion.target.to}, {size})"
     for note in conversion.notes:
         yield f"      {printable(note)}"
 

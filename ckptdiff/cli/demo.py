@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptdiff.cli import screen
+from ckptdiff.text import operand, printable, shell_line
 
 if TYPE_CHECKING:
     import argparse
@@ -29,6 +30,7 @@ def run(options: argparse.Namespace) -> int:
 
     hf, megatron = make_demo(options.dir or Path("ckptdiff-demo"), fault=options.fault)
     if options.no_tui or not screen.has_terminal():
-        print(f"A  {hf}\nB  {megatron}\nckptdiff {hf} {megatron}")
+        print(f"A  {printable(str(hf))}\nB  {printable(str(megatron))}")
+        print(shell_line(["ckptdiff", operand(hf), operand(megatron)]))
         return 0
     return screen.show([hf, megatron], options)

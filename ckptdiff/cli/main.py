@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ckptdiff import __version__
+from ckptdiff.cli import streams
 from ckptdiff.cli.parser import CommandParser
 from ckptdiff.errors import CkptDiffError
 
@@ -36,7 +37,7 @@ A is the reference. `ckptdiff COMMAND --help` tells the options of a command.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 2 for an error, 130 for ctrl+c, else its own."""
     options = argparse.Namespace(verbose=False)
-    if not _fill_closed():  # `>&-`: exit code 0 would claim a result that nobody saw
+    if not streams.prepare():  # `>&-`: exit code 0 would claim a result that nobody saw
         _say("the output is closed")
         return 2
     _raise_limits()
@@ -90,26 +91,6 @@ _OF_THE_PROCESS = {
     errno.ENOMEM: "free some memory, or raise the limit (ulimit -v)",
 }
 _MOST_FILES = 4096  # open at once: more are not needed, and not every program gets on with them
-
-
-def _fill_closed() -> bool:
-    """Open what is closed of the descriptors 0 to 2; return whether stdout was open.
-
-    Else a file of a checkpoint would get such a number, and what is said would be written to it.
-    """
-    is_open = sys.stdout is not None
-    if None not in (sys.stdin, sys.stdout, sys.stderr):
-        return is_open
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(fd)
-    if sys.stdin is None:
-        sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123 -- for the life of the program
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
-    return is_open
 
 
 def _raise_limits() -> None:

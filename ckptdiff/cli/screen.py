@@ -58,21 +58,44 @@ def check_paths(paths: list[Path]) -> None:
 
 
 def show(paths: list[Path], options: argparse.Namespace) -> int:
-    """Open the screen, drawn as the options say."""
-    # A process pool made while the app runs needs this: Textual replaces stderr by an object that
-    # has no file descriptor to inherit.
-    from multiprocessing import resource_tracker
+    """Open the screen, drawn as the options say; return the exit code."""
+    from ckptdiff.tui import guard, launch
 
-    resource_tracker.ensure_running()
-    from ckptdiff.tui import launch as app
+    if launch.in_browser(os.environ):
+        return _show(paths, options)
+    return guard.run_guarded(lambda: _show(paths, options))
 
-    return app.run(
+
+def _show(paths: list[Path], options: argparse.Namespace) -> int:
+    from ckptdiff.tui import launch
+
+    _start_resource_tracker()
+    return launch.run(
         paths,
         ascii=options.ascii,
         mouse=not options.no_mouse,
         jobs=options.jobs,
         optimizer=options.optimizer,
     )
+
+
+def _start_resource_tracker() -> None:
+    """Start the process that cleans up after process pools, which must not write on the terminal.
+
+    A pool made while the app runs cannot: Textual replaces stderr by an object that has no file
+    descriptor to inherit.
+    """
+    from multiprocessing import resource_tracker
+
+    before = os.environ.get("PYTHONWARNINGS")
+    # Of pools that a killed program left, which it then cleans up.
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        del os.environ["PYTHONWARNINGS"]
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def _run_plain(options: argparse.Namespace) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import getpass
 import os
-import shlex
 import socket
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from ckptdiff.cli import screen
 from ckptdiff.cli.arguments import JOBS_HELP, OPTIMIZER_HELP, positive
 from ckptdiff.errors import BadArgument
 from ckptdiff.extras import load, require
+from ckptdiff.text import operand, shell_line
 from ckptdiff.web.loopback import is_loopback
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         from ckptdiff.web import server
 
         arguments = screen_arguments(options)
-        title = shlex.join(["ckptdiff", *map(str, options.paths)])
+        title = shell_line(["ckptdiff", *map(operand, options.paths)])
         server.serve(server.command_line(arguments), title, listening)
     print("ckptdiff: stopped", file=sys.stderr)
     return 0

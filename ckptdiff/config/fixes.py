@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.config.programs import PROGRAMS
+from ckptdiff.text import shell_line
 
 if TYPE_CHECKING:
     from ckptdiff.config.programs import Version
@@ -29,7 +30,7 @@ class FlagFix:
     @property
     def arguments(self) -> str:
         """What is given, as on a command line."""
-        return " ".join(word for words in self.given for word in words)
+        return shell_line(word for words in self.given for word in words)
 
     @property
     def text(self) -> str:

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.shortfall_words import shortfall_lines
 from ckptdiff.config.programs import DEFAULT, PROGRAMS
-from ckptdiff.conversion.launching import path_word
 from ckptdiff.conversion.plan import MAX_SHARD_SIZE, VOCAB_DIVISIBLE_BY
-from ckptdiff.text import printable
+from ckptdiff.text import operand, pasted_name, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,10 +23,10 @@ if TYPE_CHECKING:
 def command_of(source: Path, out: Path, target: Target, like: Path | None = None) -> list[str]:
     """Return the arguments of the `ckptdiff convert` command for this target.
 
-    Defaults are left out. `shlex.join` makes a line of them; parsed, they give an equal Target.
+    Defaults are left out. `shell_line` makes a line of them; parsed, they give an equal Target.
     """
     size = target.parallelism
-    words = ["ckptdiff", "convert", _operand(source), _operand(out), "--to", target.to]
+    words = ["ckptdiff", "convert", operand(source), operand(out), "--to", target.to]
     for flag, number, default in (
         ("--tp", size.tp, 1),
         ("--pp", size.pp, 1),
@@ -46,7 +45,7 @@ def command_of(source: Path, out: Path, target: Target, like: Path | None = None
         if number != default:
             words += [flag, str(number)]
     if like is not None:
-        words += ["--like", _operand(like)]
+        words += ["--like", operand(like)]
     for remap in target.undo:
         words += ["--undo", remap.text()]
     for flag, wanted in (
@@ -59,12 +58,6 @@ def command_of(source: Path, out: Path, target: Target, like: Path | None = None
         if wanted:
             words.append(flag)
     return words
-
-
-def _operand(path: Path) -> str:
-    """Return a path as an argument that is not parsed as a flag."""
-    text = str(path)
-    return f"./{text}" if text.startswith("-") else text
 
 
 def cannot_lines(conversion: Conversion) -> Iterator[str]:
@@ -140,7 +133,7 @@ def closing_lines(
         first = printable(short[0].removeprefix("incomplete: "))
         yield f"short  what was written is not what its config promises: {first}"
     if not compared:
-        yield f"wrote {path_word(conversion.out)}, not verified"
+        yield f"wrote {pasted_name(str(conversion.out))}, not verified"
         return
     outcome = "verified but for copies that differ" if drifted else "verified"
     if short:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from typing import TYPE_CHECKING
 
 from ckptdiff.config.launch import launch_words
+from ckptdiff.text import shell_word
 
 if TYPE_CHECKING:
     import argparse
@@ -51,32 +50,7 @@ def launch_of(
         vars(args), size, version, load=load, tokenizer=tokenizer, tokens=tokens, stated=stated
     )
     ahead = words[:1] if "=" in words[0] else []  # what is set for the program is not quoted
-    return " ".join([*ahead, *map(_quoted, words[len(ahead) :])])
-
-
-def path_word(path: Path) -> str:
-    """Return a path to be shown: as it is, or quoted for a shell if it cannot be printed so."""
-    text = str(path)
-    return text if text.isprintable() else _quoted(text)
-
-
-def _quoted(word: str) -> str:
-    """Return a word as a shell reads it, in characters that can be printed alone.
-
-    Others are bash's octal escapes of the bytes that the file system has for them.
-    """
-    if word.isprintable():
-        return shlex.quote(word)
-    marked = word.replace("\\", "\\\\").replace("'", "\\'")
-    return "$'" + "".join(c if c.isprintable() else _octal(c) for c in marked) + "'"
-
-
-def _octal(character: str) -> str:
-    try:
-        content = os.fsencode(character)
-    except UnicodeEncodeError:  # half a surrogate pair, from a file: no path has that
-        content = character.encode("utf-8", "surrogatepass")
-    return "".join(f"\\{byte:03o}" for byte in content)
+    return " ".join([*ahead, *map(shell_word, words[len(ahead) :])])
 
 
 def _tokenizer_of(side: Assembled) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.templates import split_name
@@ -11,6 +10,7 @@ from ckptdiff.assembly.unwrapping import changed_names
 from ckptdiff.conversion.command import command_of
 from ckptdiff.conversion.destination import proposed_out
 from ckptdiff.results import Finding
+from ckptdiff.text import shell_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ def name_findings(
     others = tuple(c for c in changes if not c.is_fault and c.kind in ("lacks", "spelled"))
     if faults:
         command = command_of(b.checkpoint.root, proposed_out(b.checkpoint, target), target)
-        yield _finding_of_changes(b, faults, shlex.join(command))
+        yield _finding_of_changes(b, faults, shell_line(command))
     if others:
         yield _finding_of_changes(b, others, None)
     same = sum(result.status == "same" for result in results)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -31,7 +30,7 @@ from ckptdiff.formats import megatron, torch_dist
 from ckptdiff.formats.stamps import Unchanged
 from ckptdiff.resharding.shard_pairs import shard_grid
 from ckptdiff.results import Finding, JointFix, undo_all
-from ckptdiff.text import config_value_text
+from ckptdiff.text import config_value_text, shell_line
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -155,7 +154,7 @@ def _mending_command(a: Assembled, b: Assembled, *undo: Remap) -> str:
     target = mended_target(b, *undo)
     out = proposed_out(b.checkpoint, target)
     like = a.checkpoint.root if a.checkpoint.convention == "hf" else None
-    return shlex.join(command_of(b.checkpoint.root, out, target, like))
+    return shell_line(command_of(b.checkpoint.root, out, target, like))
 
 
 def mended_target(b: Assembled, *undo: Remap) -> Target:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.arch.templates import split_name
 from ckptdiff.kernels.stats import NO_NUMBER, level_value
 from ckptdiff.report.statuses import WORD
-from ckptdiff.text import format_number
+from ckptdiff.text import format_number, html_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -124,7 +123,7 @@ def overview(results: Iterable[TensorDiff]) -> str:
 
 def _kind_row(kind: _TensorKind, y: int, margin: int) -> str:
     top = 16 + y * _CELL
-    label = html.escape(kind.template)
+    label = html_text(kind.template)
     cells = [f'<text x="{margin - 6}" y="{top + 10}" class="kind-name">{label}</text>']
     for layer, result in kind.worst.items():
         what = WORD[result.status]
@@ -133,7 +132,7 @@ def _kind_row(kind: _TensorKind, y: int, margin: int) -> str:
         cells.append(
             f'<rect class="{_shade_of(result)}" x="{margin + max(0, layer) * _CELL}" '
             f'y="{top}" width="{_CELL - 2}" height="{_CELL - 2}" rx="2">'
-            f"<title>{html.escape(result.name)}: {what}</title></rect>"
+            f"<title>{html_text(result.name)}: {what}</title></rect>"
         )
     return "".join(cells)
 
@@ -165,7 +164,7 @@ def dot_plot(moved: Displaced) -> str:
         f'width="{max(3.0, step):.1f}" height="{max(3.0, step):.1f}"/>'
         for place, home in moved.pairs
     )
-    unit = html.escape(f"{moved.where}{moved.unit}s {moved.start} to {moved.stop - 1}")
+    unit = html_text(f"{moved.where}{moved.unit}s {moved.start} to {moved.stop - 1}")
     edge = side + 2
     return (
         f'<figure><svg class="dots" viewBox="-1 -1 {edge} {edge}" width="{edge}" height="{edge}" '

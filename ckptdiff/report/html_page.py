@@ -26,7 +26,7 @@ from ckptdiff.report.page_facts import (
     rows_of,
 )
 from ckptdiff.report.statuses import VERDICT_GLYPH
-from ckptdiff.text import format_bytes, printable
+from ckptdiff.text import format_bytes, html_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,13 +57,13 @@ def html_page(
     sections = list(_sections(results, summary))
     if (joint := joint_fix_of(a, b, summary)) is not None:
         title = joint_title(joint)
-        title = f"{title[0].upper()}{html.escape(title[1:])}"
+        title = f"{title[0].upper()}{html_text(title[1:])}"
         sections.insert(0, (title, _command(joint.command, "all")))
     contents = "".join(
         f'<li><a href="#s{number}">{title}</a></li>' for number, (title, _) in enumerate(sections)
     )
     more = verdict_words(summary).removeprefix(summary.verdict).lstrip("; :")
-    said = facts(a, b, results, summary, pattern, html.escape)
+    said = facts(a, b, results, summary, pattern, html_text)
     policy = f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
     return "\n".join(
         [
@@ -71,9 +71,9 @@ def html_page(
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>ckptdiff: {summary.verdict}</title><style>{style}</style></head><body>",
-            f'<header><p class="made">ckptdiff {__version__} · {html.escape(date)}</p>',
+            f'<header><p class="made">ckptdiff {__version__} · {html_text(date)}</p>',
             f'<h1><span class="verdict {summary.verdict}">{VERDICT_GLYPH[summary.verdict]} '
-            f"{summary.verdict}</span> {html.escape(more)}</h1></header>",
+            f"{summary.verdict}</span> {html_text(more)}</h1></header>",
             f'<div class="sides">{_side("A", a)}{_side("B", b)}</div>',
             f"<ul>{''.join(f'<li>{fact}</li>' for fact in said)}</ul>",
             f"<nav><ol>{contents}</ol></nav>" if len(sections) >= _LONG else "",
@@ -105,14 +105,14 @@ def _side(letter: str, side: Assembled) -> str:
     rows.append(("tensors", f"{count:,}" + (f", {packed:,} of them packed" if packed else "")))
     rows.append(("size", format_bytes(nbytes)))
     rows += [("note", printable(note)) for note in (*checkpoint.notes, *side.notes)]
-    path = html.escape(printable(str(checkpoint.root)))
+    path = html_text(str(checkpoint.root))
     role = "A, the reference" if letter == "A" else letter
     return f'<article><h2>{role}</h2><p class="path">{path}</p>{_list(rows)}</article>'
 
 
 def _list(rows: Sequence[tuple[str, str]]) -> str:
     """Return (label, text) as a list of definitions."""
-    return f"<dl>{''.join(f'<dt>{k}</dt><dd>{html.escape(v)}</dd>' for k, v in rows)}</dl>"
+    return f"<dl>{''.join(f'<dt>{k}</dt><dd>{html_text(v)}</dd>' for k, v in rows)}</dl>"
 
 
 def _sections(results: Sequence[TensorDiff], summary: DiffSummary) -> Iterator[tuple[str, str]]:
@@ -120,11 +120,11 @@ def _sections(results: Sequence[TensorDiff], summary: DiffSummary) -> Iterator[t
     for number, finding in enumerate(faults(summary)):
         title = (
             f'<span class="kind {finding.severity}">{finding.kind}</span> '
-            f"{html.escape(printable(finding.title))}"
+            f"{html_text(finding.title)}"
         )
         yield title, _finding(finding, results, f"f{number}")
     for number, line in enumerate(conflicts_of(summary)):
-        title = f'<span class="kind fault">CONFIG</span> {html.escape(printable(line.meaning))}'
+        title = f'<span class="kind fault">CONFIG</span> {html_text(line.meaning)}'
         yield title, _conflict(line, f"c{number}")
     if picture_of_all := overview(results):
         yield "Where it differs, by layer", picture_of_all
@@ -145,7 +145,7 @@ def _finding(finding: Finding, results: Sequence[TensorDiff], name: str) -> str:
             figures.append(f"<pre>{html.escape(lines)}</pre>")
     worst = worst_with_map(results, finding.tensors)
     if worst is not None and worst.numbers is not None and (drawn := heat_map(worst.numbers)):
-        title = html.escape(printable(worst.name))
+        title = html_text(worst.name)
         figures.append(f"<figure>{drawn}<figcaption>largest |a-b| in {title}</figcaption></figure>")
     return "".join(parts) + (f'<div class="figures">{"".join(figures)}</div>' if figures else "")
 
@@ -160,9 +160,9 @@ def _conflict(line: ConfigDiff, name: str) -> str:
 def _command(text: str, name: str) -> str:
     """Return a command below what to do with it, and a button that copies it."""
     return (
-        f'<div class="command"><p>{html.escape(fix_label(text))}'
+        f'<div class="command"><p>{html_text(fix_label(text))}'
         f'<button hidden data-of="{name}">Copy</button></p>'
-        f'<pre id="{name}">{html.escape(printable(text))}</pre></div>'
+        f'<pre id="{name}">{html_text(text)}</pre></div>'
     )
 
 
@@ -170,7 +170,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> str:
     kinds = [' class="number"' if head in _NUMBER_COLUMNS else "" for head in HEADS]
     heads = "".join(f"<th{kind}>{head}</th>" for head, kind in zip(HEADS, kinds, strict=True))
     lines = "\n".join(
-        "<tr>" + "".join(f"<td{kind}>{html.escape(cell)}</td>"
+        "<tr>" + "".join(f"<td{kind}>{html_text(cell)}</td>"
                          for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
         for row in rows
     )  # fmt: skip

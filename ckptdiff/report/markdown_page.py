@@ -19,7 +19,7 @@ from ckptdiff.report.page_facts import (
     fix_label,
     rows_of,
 )
-from ckptdiff.text import printable
+from ckptdiff.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 _BACKTICKS = re.compile("`+")
 # What may be markup wherever it stands; _ is none inside a word.
-_MARKUP = re.compile(r"[\\`*\[\]<>#|~&$]|\b_|_\b|(?<!\w)_")
+# A colon and the point of `www.` are what GitHub makes links of.
+_MARKUP = re.compile(r"[\\`*\[\]<>#|~&$]|\b_|_\b|(?<!\w)_|:(?=//)|(?<=www)\.")
 
 
 def markdown_page(
@@ -66,24 +67,25 @@ def markdown_page(
 
 def _conflict(line: ConfigDiff) -> str:
     words = (
-        f"- {prose(printable(line.meaning))} conflicts: {code(field_text(line, 'A'))} in A, "
+        f"- {prose(line.meaning)} conflicts: {code(field_text(line, 'A'))} in A, "
         f"{code(field_text(line, 'B'))} in B. {prose(line.consequence or '')}"
     )
-    return f"{words} Fix: {code(printable(line.fix))}" if line.fix else words
+    return f"{words} Fix: {code(line.fix)}" if line.fix else words
 
 
 def _finding(finding: Finding) -> Iterator[str]:
-    yield from (f"## {finding.kind} {finding.severity}: {prose(printable(finding.title))}", "")
+    yield from (f"## {finding.kind} {finding.severity}: {prose(finding.title)}", "")
     yield from (f"- {label}: {prose(text)}" for label, text in facts_of(finding))
     yield ""
     if finding.fix is not None:
         yield from (f"{fix_label(finding.fix)}:", "", *block(printable(finding.fix), "sh"))
     if finding.displaced is not None:
-        yield from block("\n".join(map(printable, picture(finding.displaced))), "text")
+        yield from block("\n".join(picture(finding.displaced)), "text")
 
 
 def block(text: str, kind: str) -> tuple[str, ...]:
     """Return lines that show text as it is, in a fence that nothing in it can end."""
+    text = printable_lines(text)
     fence = "`" * max(3, 1 + _longest_run(text))
     return f"{fence}{kind}", text, fence, ""
 
@@ -93,12 +95,13 @@ def _longest_run(text: str) -> int:
 
 
 def prose(text: str) -> str:
-    """Return text in which no character is markup."""
-    return _MARKUP.sub(lambda found: f"\\{found[0]}", text)
+    """Return text in which no character is markup, or unseen."""
+    return _MARKUP.sub(lambda found: f"\\{found[0]}", printable(text))
 
 
 def code(text: str) -> str:
-    """Return printable text as a code span that no character in it can end."""
+    """Return text as a code span that no character in it can end."""
+    text = printable(text)
     if not text.strip():
         return text
     fence = "`" * (1 + _longest_run(text))
@@ -108,7 +111,8 @@ def code(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """Return printable text as code in a cell of a table, where `|` and `\\` mean more."""
+    """Return text as code in a cell of a table, where `|` and `\\` mean more."""
+    text = printable(text)
     if "|" not in text and "\\" not in text:
         return code(text)
     characters = (c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in text)

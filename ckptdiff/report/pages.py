@@ -52,13 +52,13 @@ def write_whole(file: Path, text: str) -> None:
     """
     if file.is_symlink() or (file.exists() and not file.is_file()):
         try:
-            file.write_text(text, encoding="utf-8")
+            file.write_text(text, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise UnreadableFile(f"{file}: cannot be written ({error.strerror})") from error
         return
     partial = file.with_name(f"{file.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         partial.replace(file)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import shlex
 from typing import TYPE_CHECKING
 
 from ckptdiff.scores.expected import expected
 from ckptdiff.scores.groups import BIGBENCH, is_share, main_rows, table
 from ckptdiff.scores.paired import choices_of, distances, needed
 from ckptdiff.scores.verdict import item_words, worst_question
-from ckptdiff.text import format_number, plural, printable
+from ckptdiff.text import format_number, operand, plural, printable, shell_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -251,5 +250,5 @@ def logits_command(a: Assembled, b: Assembled, item: Item) -> str | None:
     ids = ids_of(item, worst_question(item))
     if len(ids) > MAX_IDS:
         return None
-    paths = " ".join(shlex.quote(printable(str(side.checkpoint.root))) for side in (a, b))
+    paths = shell_line(operand(side.checkpoint.root) for side in (a, b))
     return f"ckptdiff logits {paths} --ids {','.join(map(str, ids))}"

@@ -6,8 +6,11 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding, BindingType
+from textual.drivers.linux_driver import LinuxDriver
 
+from ckptdiff.text import printable_lines
 from ckptdiff.tui.base_app import BaseApp
+from ckptdiff.tui.driver import TerminalDriver
 from ckptdiff.tui.keymap import key, shown, use
 from ckptdiff.tui.model.conversion import mending_draft
 from ckptdiff.tui.model.prompt_run import PromptHistory
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.command import Provider
     from textual.dom import DOMNode
+    from textual.driver import Driver
 
     from ckptdiff.checkpoint import Checkpoint
     from ckptdiff.settings import Settings
@@ -133,6 +137,11 @@ class CkptDiffApp(BaseApp):
         self.set_keymap(keymap)
         use(keymap)
         return troubles
+
+    def get_driver_class(self) -> type[Driver]:
+        """Return our driver, but for a browser or where Textual's environment names another."""
+        chosen = super().get_driver_class()
+        return TerminalDriver if chosen is LinuxDriver else chosen
 
     def open(self, paths: Sequence[Path], opened: Mapping[Path, Checkpoint] | None = None) -> None:
         """Show one checkpoint, or compare two. `opened` holds those that have been read already."""
@@ -319,6 +328,7 @@ class CkptDiffApp(BaseApp):
 
     def copy(self, text: str) -> None:
         """Send text to the clipboard (OSC 52). Whether it arrives is not reported."""
+        text = printable_lines(text)  # what it says may come from a file, and go into a terminal
         if len(text.encode()) > COPY_LIMIT:
             self.notify("Too long for a terminal's clipboard.")
             return

@@ -6,6 +6,8 @@ import locale
 import os
 from typing import TYPE_CHECKING
 
+from ckptdiff.tui import guard
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
     from pathlib import Path
@@ -22,7 +24,7 @@ def run(
     """Browse one checkpoint, compare two, or ask for them; return the exit code."""
     set_up_environment(os.environ)
     if in_browser(os.environ):
-        _end_with_the_server()
+        guard.end_with_parent()  # a server that is killed closes no tab
     from ckptdiff.result_cache import history_folder
     from ckptdiff.settings import settings_file
     from ckptdiff.tui.app import CkptDiffApp
@@ -54,15 +56,6 @@ def set_up_environment(environ: MutableMapping[str, str]) -> None:
 def in_browser(environ: Mapping[str, str]) -> bool:
     """Return whether a server of textual-serve started this program, to show it in a browser."""
     return environ.get("TEXTUAL_DRIVER", "").endswith(":WebDriver")
-
-
-def _end_with_the_server() -> None:
-    """Have the system end this program, as a closed tab does, when its server is killed."""
-    import ctypes
-    import signal
-
-    pr_set_pdeathsig = 1  # of linux/prctl.h
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def draws_boxes(environ: Mapping[str, str], encoding: str) -> bool:

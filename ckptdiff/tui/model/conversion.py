@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.config.programs import DEFAULT
-from ckptdiff.text import format_bytes, printable
+from ckptdiff.text import format_bytes, printable, shell_line
 from ckptdiff.tui.model.progress import Progress
 from ckptdiff.tui.words import short_path
 
@@ -99,7 +98,7 @@ class ConversionPlan:
 
     @property
     def command_line(self) -> str:
-        return shlex.join(self.command)
+        return shell_line(self.command)
 
     @property
     def words(self) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.logits.prompt import stated_ids
+from ckptdiff.text import operand, option, shell_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,17 +75,17 @@ class PromptRun:
 
     def command_line(self, paths: Sequence[Path]) -> str:
         """Return the command line that compares the same logits."""
-        words = ["ckptdiff", "logits", *map(str, paths)]
+        words = ["ckptdiff", "logits", *map(operand, paths)]
         stated = stated_ids(self.text)
         if stated is not None:
             words += ["--ids", ",".join(map(str, stated))]
         elif self.prompt is not None and not self.prompt.texts:
             words += ["--ids", self.text.replace(" ", "")]
         else:
-            words += ["--prompt", self.text]
+            words += option("--prompt", self.text)
         if self.device != "auto":
             words += ["--device", self.device]
-        return shlex.join([*words, "--attribute"] if self.attribute else words)
+        return shell_line([*words, "--attribute"] if self.attribute else words)
 
 
 class PromptHistory:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.report.score_words import facts
 from ckptdiff.scores.groups import place_of, table
 from ckptdiff.scores.items import flips_first
+from ckptdiff.text import operand, shell_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -129,11 +129,11 @@ class ScoreRun:
     def command_line(self, paths: Sequence[Path]) -> str:
         """Return the command line that compares the same scores."""
         asked = self.asked
-        words = ["ckptdiff", "scores", *map(str, paths), "--tasks", ",".join(asked.names)]
+        words = ["ckptdiff", "scores", *map(operand, paths), "--tasks", ",".join(asked.names)]
         if asked.limit is not None:
             words += ["--limit", str(asked.limit)]
         if asked.dtype != "fp32":
             words += ["--dtype", asked.dtype]
         if asked.device != "auto":
             words += ["--device", asked.device]
-        return shlex.join(words)
+        return shell_line(words)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any, Literal
 
+from ckptdiff.text import operand, option, shell_line
 from ckptdiff.tui.model.comparison import Comparison
 from ckptdiff.tui.model.files import FileList
 from ckptdiff.tui.model.name_search import name_matcher
@@ -117,11 +117,11 @@ class Session(Comparison):
 
     def command_line(self, name: str | None = None) -> str:
         """Return the command line that compares or lists the same."""
-        words = ["ckptdiff", "ls" if self.browsing else "diff", *map(str, self.paths)]
+        words = ["ckptdiff", "ls" if self.browsing else "diff", *map(operand, self.paths)]
         if self.optimizer:
             words.append("--optimizer")
         if self.tolerance != "cast":
             words += ["--tolerance", self.tolerance]
         if name is not None:
-            words += ["--filter", name]
-        return shlex.join(words)
+            words += option("--filter", name)
+        return shell_line(words)

@@ -10,7 +10,7 @@ from textual.containers import Horizontal, VerticalScroll
 from ckptdiff.assembly.views import matrix_at
 from ckptdiff.comparison.inspect import Glance, python_source
 from ckptdiff.dtypes import has_numbers
-from ckptdiff.text import printable
+from ckptdiff.text import pasted_name, printable
 from ckptdiff.tui.keymap import key
 from ckptdiff.tui.model.comparison import GLYPHS, WORDS
 from ckptdiff.tui.screens import finding_keys
@@ -331,7 +331,7 @@ class DetailScreen(BaseScreen[None]):
         self.query_one("#where").set_class(alone, "-alone")
 
     def action_copy_name(self) -> None:
-        self.app.copy(self.tensor)
+        self.app.copy(pasted_name(self.tensor))
 
     def action_copy_python(self) -> None:
         a, b = self.session.assemblies(self.tensor)

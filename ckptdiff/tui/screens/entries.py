@@ -12,7 +12,7 @@ from textual.worker import Worker, WorkerState
 
 from ckptdiff.errors import BadArgument
 from ckptdiff.name_filter import matcher
-from ckptdiff.text import printable
+from ckptdiff.text import pasted_name, printable
 from ckptdiff.tui.keymap import key
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.figures import wrapped
@@ -181,7 +181,7 @@ class EntriesScreen(BaseScreen[None]):
     def action_copy_name(self) -> None:
         entry = self.query_one(EntryList).row
         if entry is not None:
-            self.app.copy(entry.name)
+            self.app.copy(pasted_name(entry.name))
 
     def action_copy_text(self) -> None:
         entry = self.query_one(EntryList).row

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,7 +15,7 @@ from textual.worker import get_current_worker
 
 from ckptdiff import __version__
 from ckptdiff.errors import CkptDiffError
-from ckptdiff.text import printable
+from ckptdiff.text import operand, printable, shell_line
 from ckptdiff.tui.keymap import key
 from ckptdiff.tui.messages import PathRead, PathRecognised
 from ckptdiff.tui.screens.base import BaseScreen
@@ -187,8 +186,8 @@ class OpenScreen(BaseScreen[None]):
 
     def command_line(self) -> str:
         """Return the command line that opens the same paths."""
-        paths = [str(path) for path in (self._field("a").path, self._field("b").path) if path]
-        return shlex.join(["ckptdiff", *paths])
+        paths = [operand(path) for path in (self._field("a").path, self._field("b").path) if path]
+        return shell_line(["ckptdiff", *paths])
 
 
 def recent_words(pair: RecentPair, now: float) -> Content:

@@ -11,6 +11,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from ckptdiff.tui.keymap import key
+from ckptdiff.tui.widgets.seen_input import SeenInput
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -35,7 +36,7 @@ class ReportScreen(ModalScreen[Path | None]):
         with Vertical(id="dialog") as box:
             box.border_title = "Write report"
             box.border_subtitle = f"enter writes  {key('report.cancel', 'esc')} cancels"
-            field = Input(self._suggestion, select_on_focus=False)
+            field = SeenInput(self._suggestion, select_on_focus=False)
             field.cursor_blink = False
             yield field
             yield Static(KINDS, id="hint", markup=False)

@@ -8,6 +8,7 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static
 
+from ckptdiff.text import pasted_name
 from ckptdiff.tui.model.inventory import Unmapped
 from ckptdiff.tui.model.order import SORTS
 from ckptdiff.tui.model.stored import StoredRow
@@ -261,7 +262,7 @@ class TensorsScreen(BaseScreen[None]):
 
     def action_copy_name(self) -> None:
         if self.rows.row is not None:
-            self.app.copy(self.rows.cells.stored_name(self.rows.row))
+            self.app.copy(pasted_name(self.rows.cells.stored_name(self.rows.row)))
 
     def action_view(self) -> None:
         has_rows = bool(self.rows.rows)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual import work
 from textual.binding import Binding, BindingType
-from textual.widgets import Input
 from textual.worker import Worker, WorkerState
 
 from ckptdiff.assembly.views import matrix_at
@@ -17,6 +16,7 @@ from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.text.lines import line
 from ckptdiff.tui.text.storage import place_parts, sides_of
 from ckptdiff.tui.widgets.painted import Words
+from ckptdiff.tui.widgets.seen_input import SeenInput
 from ckptdiff.tui.widgets.values import Values
 from ckptdiff.tui.words import shorten
 
@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from textual.app import ComposeResult
+    from textual.widgets import Input
 
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
     from ckptdiff.tui.text.storage import StoredSide
 
 
-class ElementLine(Input):
+class ElementLine(SeenInput):
     """The input for the index of an element."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -7,10 +7,11 @@ from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.message import Message
-from textual.widgets import Input
+
+from ckptdiff.tui.widgets.seen_input import SeenInput
 
 
-class FilterLine(Input):
+class FilterLine(SeenInput):
     """Takes words that must all occur, or `re:` and a regular expression; `!` inverts either."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

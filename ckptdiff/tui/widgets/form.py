@@ -8,6 +8,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Static
 
 from ckptdiff.config.programs import PROGRAMS
+from ckptdiff.tui.widgets.seen_input import SeenInput
 
 if TYPE_CHECKING:
     from textual.widget import Widget
@@ -39,7 +40,7 @@ def size_texts(size: Parallelism) -> dict[str, str]:
 
 def size_field(name: str, value: str) -> tuple[Static, Input]:
     """Return the label and the field of a parallel size."""
-    number = Input(
+    number = SeenInput(
         value,
         id=name,
         classes=name,

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.suggester import Suggester
-from textual.widgets import Input
+
+from ckptdiff.tui.widgets.seen_input import SeenInput
 
 
 class FolderSuggester(Suggester):
@@ -39,7 +40,7 @@ def complete(text: str) -> str | None:
     return os.path.join(typed, names[0], "") if names else None  # noqa: PTH118 - keeps `~` as typed
 
 
-class PathInput(Input):
+class PathInput(SeenInput):
     """Tab accepts the suggestion; without one, it moves to the next field."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from textual.binding import Binding, BindingType
 from textual.message import Message
-from textual.widgets import Input
+
+from ckptdiff.tui.widgets.seen_input import SeenInput
 
 if TYPE_CHECKING:
     from ckptdiff.tui.model.prompt_run import PromptHistory
 
 
-class PromptInput(Input):
+class PromptInput(SeenInput):
     """Takes a prompt. Up and down go through those since the app started."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -7,10 +7,11 @@ from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.message import Message
-from textual.widgets import Input
+
+from ckptdiff.tui.widgets.seen_input import SeenInput
 
 
-class TaskInput(Input):
+class TaskInput(SeenInput):
     """Takes tasks, or a number of items."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
