@@ -18,7 +18,12 @@ Convention = Literal["hf", "megatron", "meta"]
 Box = tuple[tuple[int, int], ...]  # (start, stop) along every dimension
 
 
-@lru_cache(maxsize=1000)
+# Shapes whose strides are kept: those of one model are fewer, and of many chosen ones with the same
+# hash each is held against all that are kept.
+SHAPES = 256
+
+
+@lru_cache(maxsize=SHAPES)
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the strides, in elements, of a row-major tensor of this shape."""
     strides = []

@@ -10,10 +10,13 @@ import zlib
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
+from ckptdiff.errors import CkptDiffError
+from ckptdiff.formats.files import open_regular
 from ckptdiff.formats.fingerprint import fingerprint
-from ckptdiff.results import Numbers, TensorDiff
+from ckptdiff.formats.json_files import read_json
+from ckptdiff.results import Numbers, Status, TensorDiff
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +29,8 @@ VERSION = 1  # of the file format
 RESULT_FIELDS = tuple(field.name for field in fields(TensorDiff))
 NUMBER_FIELDS = tuple(field.name for field in fields(Numbers))
 PAIRS = 50  # kept, one file each; the least recently used are deleted
+MAX_LINE = 1_000_000  # bytes; a result has some hundred, and its grid up to some thousand
+MAX_GRID = 100_000  # bytes
 FLUSH_SECONDS = 1.0  # of results that are lost if the program is killed
 
 
@@ -54,13 +59,15 @@ class ResultCache:
     def load(self) -> Iterator[tuple[TensorDiff, float]]:
         """Yield (result, Unix time of its comparison); nothing if a checkpoint has changed."""
         try:
-            lines = self.file.open("rb")
-        except OSError:
+            with open_regular(self.file):  # not a pipe, which would wait
+                lines = self.file.open("rb")
+        except (OSError, CkptDiffError):
             return
         with lines:
-            if not self._has_fingerprint(next(lines, b"")):
+            if not self._has_fingerprint(lines.readline(MAX_LINE)):
                 return
-            for line in lines:
+            # What a longer line has left over is no JSON, and no result.
+            while line := lines.readline(MAX_LINE):
                 if (entry := _entry(line)) is not None:
                     yield entry
 
@@ -123,16 +130,16 @@ class ResultCache:
     def _is_current(self) -> bool:
         """Return whether the file exists and is of the checkpoints as they are now."""
         try:
-            with self.file.open("rb") as lines:
-                return self._has_fingerprint(lines.readline())
-        except OSError:
+            with open_regular(self.file), self.file.open("rb") as lines:
+                return self._has_fingerprint(lines.readline(MAX_LINE))
+        except (OSError, CkptDiffError):
             return False
 
     def _has_fingerprint(self, line: bytes) -> bool:
         """Return whether a header line has the fingerprint of this pair."""
         try:
-            header = json.loads(line)
-        except ValueError:
+            header = read_json(line)
+        except (ValueError, RecursionError, CkptDiffError):
             return False
         return isinstance(header, dict) and header.get("fingerprint") == self._fingerprint
 
@@ -148,17 +155,58 @@ def _values(result: TensorDiff) -> dict[str, Any]:
 
 
 def _entry(line: bytes) -> tuple[TensorDiff, float] | None:
-    """Return the (result, Unix time) of a line; None for an incomplete line."""
+    """Return the (result, Unix time) of a line; None for an incomplete or a wrong one."""
     try:
-        values = json.loads(line)
-        at = float(values.pop("at"))
+        values = read_json(line)
+        at = values.pop("at")
         numbers = values.pop("numbers")
         if numbers is not None:
             grid = _unpacked(numbers.pop("grid"))
             numbers = Numbers(**{k: _frozen(v) for k, v in numbers.items()}, grid=grid)
-        return TensorDiff(**{k: _frozen(v) for k, v in values.items()}, numbers=numbers), at
-    except (ValueError, KeyError, TypeError, AttributeError, zlib.error):
+        result = TensorDiff(**{k: _frozen(v) for k, v in values.items()}, numbers=numbers)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error):
         return None
+    except CkptDiffError:
+        return None
+    return (result, float(at)) if _is_number(at) and _fits(result) else None
+
+
+def _fits(result: TensorDiff) -> bool:
+    """Return whether a result has values that a comparison can have."""
+    texts = (result.error, result.note, result.dtype_a, result.dtype_b)
+    shapes = (result.shape_a, result.shape_b)
+    return (
+        isinstance(result.name, str)
+        and result.status in get_args(Status)
+        and result.why in (None, "cast", "bits", "tolerance")
+        and all(text is None or isinstance(text, str) for text in texts)
+        and all(shape is None or _are_counts(shape) for shape in shapes)
+        and _are_counts((result.padding_rows, result.nbytes))
+        and (result.numbers is None or _fit(result.numbers))
+    )
+
+
+def _fit(n: Numbers) -> bool:
+    """Return whether numbers are what can have been measured."""
+    counts = (n.numel, n.differing, n.max_ulp, n.nan_a, n.nan_b, n.inf_a, n.inf_b)
+    values = (n.max_abs, n.mean_abs, n.rms, n.rel_l2, n.cosine, n.norm_a or 0, n.norm_b or 0)
+    return (
+        _are_counts(counts)
+        and all(map(_is_number, values))
+        and (n.max_at is None or _are_counts(n.max_at))
+        and _are_counts(n.histogram)
+        and _are_counts(n.grid_shape)
+        and len(n.grid_shape) == 2
+        and n.grid_shape[0] * n.grid_shape[1] == len(n.grid)
+    )
+
+
+def _are_counts(values: object) -> bool:
+    return isinstance(values, tuple) and all(type(n) is int and 0 <= n < 1 << 64 for n in values)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and (isinstance(value, float) or abs(value) < 1 << 64)
 
 
 def _packed(grid: bytes) -> str | int:
@@ -169,8 +217,16 @@ def _packed(grid: bytes) -> str | int:
 
 
 def _unpacked(grid: str | int) -> bytes:
-    """Return the grid that `_packed` was given."""
-    return bytes(grid) if isinstance(grid, int) else zlib.decompress(base64.b64decode(grid))
+    """Return the grid that `_packed` was given. Raises ValueError for one that it did not make."""
+    if isinstance(grid, int):
+        if not 0 <= grid <= MAX_GRID:
+            raise ValueError("no size of a grid")
+        return bytes(grid)
+    unpacking = zlib.decompressobj()
+    found = unpacking.decompress(base64.b64decode(grid), MAX_GRID)
+    if not unpacking.eof:
+        raise ValueError("a larger grid than any")
+    return found
 
 
 def _frozen(value: Any) -> Any:

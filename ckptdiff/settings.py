@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.errors import CorruptFile, MissingShard, UnreadableFile
+from ckptdiff.formats.files import read_small
+from ckptdiff.formats.json_files import read_json
 from ckptdiff.text import printable
 
 if TYPE_CHECKING:
@@ -17,6 +20,9 @@ VERSION = 1  # of the file format
 RECENT_PAIRS = 10
 _GONE = ("sort",)  # entries of earlier releases, which mean nothing now
 MOST_SHOWN = 40  # characters of a wrong value
+MOST_NAMED = 5  # entries that are wrong
+MAX_BYTES = 1_000_000
+MAX_NUMBER = 1e11  # of tensors, and of seconds since 1970: the year 5138
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +65,18 @@ def load_settings(file: Path) -> tuple[Settings, str | None]:
     What is wrong has its default; everything, if the file cannot be read.
     """
     try:
-        settings, wrong = _settings(json.loads(file.read_bytes()))
-    except FileNotFoundError:
+        settings, wrong = _settings(read_json(read_small(file, MAX_BYTES)))
+    except MissingShard:
         return Settings(), None
-    except OSError as error:
-        return Settings(), f"{file}: {error.strerror}. Defaults are used."
+    except UnreadableFile as error:
+        return Settings(), f"{error}. Defaults are used."
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} is no JSON"
         return Settings(), f"{file} is not readable as settings: {where}. Defaults are used."
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, CorruptFile):
         return Settings(), f"{file} is not readable as settings. Defaults are used."
+    if len(wrong) > MOST_NAMED:
+        wrong = [*wrong[:MOST_NAMED], f"{len(wrong) - MOST_NAMED} more"]
     return settings, f"{file}: {'; '.join(wrong)}. All other settings are used." if wrong else None
 
 
@@ -94,7 +102,7 @@ def _settings(values: Any) -> tuple[Settings, list[str]]:
             wrong.append(f"{name} is {_shown(value)}, and has to be {_ENTRIES[name].words}")
     keys, no_text = {}, []
     for name, value in found.pop("keys", {}).items():
-        if isinstance(value, str):
+        if _is_text(value) and _is_text(name):
             keys[name] = value
         else:
             no_text.append(f"{_shown(name)} in keys is {_shown(value)}, and has to be {_KEY}")
@@ -117,7 +125,7 @@ _KEY = 'a key such as "j" or "ctrl+n", in quotes'
 _ENTRIES: dict[str, _Entry] = {
     "recent": _Entry(lambda value: isinstance(value, list), "a list of pairs"),
     "theme": _Entry(
-        lambda value: value is None or isinstance(value, str),
+        lambda value: value is None or _is_text(value),
         'the name of a theme in quotes, such as "ckptdiff-light", or null',
     ),
     "differences_only": _Entry(lambda value: isinstance(value, bool), "true or false"),
@@ -132,9 +140,18 @@ def _pair(values: Any) -> RecentPair | None:
         pair = RecentPair(**values)
     except TypeError:
         return None
-    words, numbers = (pair.a, pair.b, pair.verdict), (pair.differences, pair.at)
-    is_fit = all(isinstance(word, str) for word in words)
-    return pair if is_fit and all(isinstance(n, (int, float)) for n in numbers) else None
+    is_fit = all(map(_is_text, (pair.a, pair.b, pair.verdict)))
+    numbers = (pair.differences, pair.at)
+    is_fit = is_fit and all(isinstance(n, (int, float)) and 0 <= n < MAX_NUMBER for n in numbers)
+    return pair if is_fit else None
+
+
+def _is_text(value: object) -> bool:
+    """Return whether a value is text that a path or a terminal can have."""
+    try:
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
 
 
 def _shown(value: Any) -> str:

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Box
 
 
+_MOST_BITS = 256  # of an integer that is written in digits
+_FEW = 8  # elements of a list that are written out
+
+
 def format_bytes(nbytes: float) -> str:
     """Return a size in bytes with three significant digits and a unit, in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
@@ -44,6 +48,30 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(value: object, most: int = 60) -> str:
+    """Return a value from a file in few characters, for an error, whatever its size and nesting.
+
+    Neither `str` nor `repr` is given what was not counted: parts that are shared may make a text of
+    a few hundred bytes endless, and nested ones exhaust the stack.
+    """
+    if isinstance(value, (str, bytes)):
+        return repr(value[:most]) + ("…" if len(value) > most else "")
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return f"an integer of {value.bit_length()} bits"
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple)) and len(value) <= _FEW:
+        inside = ", ".join(shown(v, most) if _is_short(v) else type(v).__name__ for v in value)
+        return f"[{inside}]"
+    if isinstance(value, (list, tuple, dict, set, frozenset, bytearray)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return type(value).__name__
+
+
+def _is_short(value: object) -> bool:
+    return value is None or isinstance(value, (bool, int, float))
 
 
 def config_value_text(value: object) -> str:

@@ -97,7 +97,7 @@ def _from_torch_dist(checkpoint: Checkpoint) -> States:
                 part
                 for record in tensor.records
                 for part in _unflattened(
-                    refs[tensor.name, record.offsets], tensor.shape, record.offsets, shape
+                    refs[torch_dist.key_of(tensor, record)], tensor.shape, record.offsets, shape
                 )
             ]
             wholes.append(torch_dist.Whole(name, shape, tensor.dtype, tuple(parts)))

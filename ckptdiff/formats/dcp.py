@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptdiff.dtypes import BY_TORCH
 from ckptdiff.errors import CorruptFile, MissingShard, UnsupportedLayout
-from ckptdiff.formats.files import read_small
-from ckptdiff.formats.inert import Global, Placeholder
+from ckptdiff.formats.boxes import overlapping
+from ckptdiff.formats.files import is_file_name, read_small
+from ckptdiff.formats.inert import Global, Placeholder, told
+from ckptdiff.formats.json_files import read_object
+from ckptdiff.formats.torch_zip import MAX_COUNT, MAX_DIMS
 from ckptdiff.formats.unfinished import METADATA, why_unfinished
 from ckptdiff.formats.unpickle import load
+from ckptdiff.text import format_box, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +23,8 @@ NAME = "torch_dist"
 BACKEND = "metadata.json"  # names Megatron's backend; a plain PyTorch folder has none
 # Of Megatron; the second writes the parameters of Megatron-FSDP, under the names of its wrappers.
 BACKENDS = (NAME, "fsdp_dtensor")
-MAX_METADATA = 2_000_000_000  # bytes
+MAX_METADATA = 1_000_000_000  # bytes
+_OF_A_TENSOR = "TensorStorageMetadata"  # the end of what torch calls the class
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ def read_metadata(root: Path) -> tuple[list[Described], dict[str, Place | None]]
         described, opaque = _describe(load(read_small(file, MAX_METADATA)))
     except CorruptFile as error:
         raise CorruptFile(f"{file}: {error}") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise CorruptFile(
             f"{file}: is not what torch.distributed.checkpoint writes ({error})"
         ) from error
@@ -78,52 +82,55 @@ def read_metadata(root: Path) -> tuple[list[Described], dict[str, Place | None]]
 
 def _check_name(metadata: Path, name: str) -> None:
     """Raise CorruptFile for a file that is not beside `.metadata`; there it may be a link."""
-    if "/" in name or "\0" in name or name in ("", ".", ".."):
-        raise CorruptFile(f"{metadata}: names {name!r}; only files beside it may be")
+    if not is_file_name(name):
+        raise CorruptFile(f"{metadata}: names {shown(name)}; only files beside it may be")
 
 
 def _check_backend(root: Path) -> None:
     file = root / BACKEND
     if not file.exists():
         return
-    try:
-        backend = json.loads(read_small(file, 1_000_000)).get("sharded_backend")
-    except (ValueError, AttributeError) as error:
-        raise CorruptFile(f"{file}: is not a JSON object ({error})") from error
-    if backend not in BACKENDS:
+    backend = read_object(file).get("sharded_backend")
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise UnsupportedLayout(
-            f"{file}: the format {backend!r} cannot be read, only {' and '.join(BACKENDS)}"
+            f"{file}: the format {shown(backend)} cannot be read, only {' and '.join(BACKENDS)}"
         )
 
 
 def _describe(metadata: Placeholder) -> tuple[list[Described], dict[str, Place | None]]:
-    stored: dict[tuple[str, tuple[int, ...]], tuple[str, int, int]] = {}
+    # Offsets are texts here: that tuples of chosen numbers have one hash makes no list long.
+    stored: dict[tuple[str, str], tuple[str, int, int]] = {}
     for index, info in metadata.state["storage_data"].items():  # type: ignore[index]
         key = index.state
         start, length = info.state["offset"], info.state["length"]
+        fqn = _text(key["fqn"])
         if type(start) is not int or type(length) is not int or start < 0 or length < 0:
-            raise CorruptFile(f"{key['fqn']!r} lies at {start!r}, {length!r} bytes long")
+            raise CorruptFile(
+                f"{shown(fqn)} lies at {told(start)}, {told(length)} bytes long: not a place"
+            )
         offsets = _sizes(key.get("offset")) if key.get("offset") is not None else ()
-        stored[str(key["fqn"]), offsets] = (str(info.state["relative_path"]), start, length)
+        stored[fqn, str(offsets)] = (_text(info.state["relative_path"]), start, length)
     described: list[Described] = []
     opaque: dict[str, Place | None] = {}
     for name, entry in metadata.state["state_dict_metadata"].items():  # type: ignore[index]
-        if not str(entry.what).endswith("TensorStorageMetadata"):
-            place = stored.get((str(name), ()))
-            opaque[str(name)] = None if place is None else Place(*place)
+        _text(name)
+        if not isinstance(entry.what, Global) or not entry.what.name.endswith(_OF_A_TENSOR):
+            place = stored.get((name, "()"))
+            opaque[name] = None if place is None else Place(*place)
             continue
         dtype = BY_TORCH.get(_dtype_of(entry.state["properties"]))
         if dtype is None:
-            raise CorruptFile(f"{name!r} has a dtype that cannot be read")
+            raise CorruptFile(f"{shown(name)} has a dtype that cannot be read")
         records = []
         for chunk in entry.state["chunks"]:
             offsets, sizes = _sizes(chunk.state["offsets"]), _sizes(chunk.state["sizes"])
-            if (str(name), offsets) not in stored:
-                raise CorruptFile(f"{name!r}: the chunk at {list(offsets)} lies in no file")
-            records.append(Record(offsets, sizes, *stored[str(name), offsets]))
+            known = stored.get((name, str(offsets)))
+            if known is None:
+                raise CorruptFile(f"{shown(name)}: the chunk at {told(offsets)} lies in no file")
+            records.append(Record(offsets, sizes, *known))
         shape = _sizes(entry.state["size"])
-        _check_boxes(str(name), shape, records)
-        described.append(Described(str(name), shape, dtype, tuple(records)))
+        _check_boxes(name, shape, records)
+        described.append(Described(name, shape, dtype, tuple(records)))
     return described, opaque
 
 
@@ -138,21 +145,19 @@ def _check_boxes(name: str, shape: tuple[int, ...], records: list[Record]) -> No
             end > size for end, size in zip(ends, shape, strict=True)
         ):
             raise CorruptFile(
-                f"{name!r} of shape {list(shape)} has a chunk {list(record.sizes)} "
-                f"at {list(record.offsets)}"
+                f"{shown(name)} of shape {told(shape)} has a chunk {told(record.sizes)} "
+                f"at {told(record.offsets)}"
             )
     if len(records) < 2 or not shape:
         return
     boxes = [box_of(r.offsets, r.sizes) for r in records if 0 not in r.sizes]
-    # Sweep along the dimension that is split most: few boxes overlap in it.
-    dim = max(range(len(shape)), key=lambda d: len({box[d][0] for box in boxes}))
-    overlapping: list[tuple[tuple[int, int], ...]] = []
-    for box in sorted(boxes, key=lambda box: box[dim]):
-        overlapping = [other for other in overlapping if other[dim][1] > box[dim][0]]
-        for other in overlapping:
-            if all(p[0] < q[1] and q[0] < p[1] for p, q in zip(box, other, strict=True)):
-                raise CorruptFile(f"{name!r}: the chunks {list(other)} and {list(box)} overlap")
-        overlapping.append(box)
+    try:
+        found = overlapping(boxes)
+    except CorruptFile as error:
+        raise CorruptFile(f"{shown(name)}: {error}") from error
+    if found is not None:
+        a, b = map(format_box, found)
+        raise CorruptFile(f"{shown(name)}: the chunks {a} and {b} overlap")
 
 
 def _dtype_of(properties: Placeholder) -> str:
@@ -165,14 +170,23 @@ def _dtype_of(properties: Placeholder) -> str:
     return dtype.name if isinstance(dtype, Global) else ""
 
 
+def _text(value: object) -> str:
+    """Return a name of `.metadata`. Raises CorruptFile if it is no text."""
+    if not isinstance(value, str):
+        raise CorruptFile(f"{told(value)} is in the place of a name")
+    return value
+
+
 def _sizes(value: object) -> tuple[int, ...]:
     """Return a torch.Size, which is a call in the pickle, as a tuple. Raises CorruptFile."""
     if isinstance(value, Placeholder):
         value = value.args[0]  # type: ignore[index]
-    if not isinstance(value, (tuple, list)) or not all(
-        type(n) is int and 0 <= n < 1 << 62 for n in value
+    if (
+        not isinstance(value, (tuple, list))
+        or len(value) > MAX_DIMS
+        or not all(type(n) is int and 0 <= n < MAX_COUNT for n in value)
     ):
-        raise CorruptFile(f"{str(value)[:60]} is not a shape")
+        raise CorruptFile(f"{told(value)} is not a shape")
     return tuple(value)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FILES_IN_TURN = 4  # read one after another, to measure how long a read waits
 _SLOW = 2  # ratio of waiting to work; another busy thread makes a read wait as long as it works
+MAX_NAME = 255  # bytes of a file's name
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -69,14 +70,39 @@ def not_fetched(head: bytes) -> str | None:
     return None
 
 
+def is_file_name(name: str) -> bool:
+    """Return whether a name is that of a file in the same folder, and valid for the system."""
+    try:
+        raw = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    inside = os.path.basename(name) == name  # noqa: PTH119
+    return inside and name not in ("", ".", "..") and b"\0" not in raw and len(raw) <= MAX_NAME
+
+
 def leads_out(file: Path) -> bool:
     """Return whether a file is a link out of its folder; the blobs of the hub's cache are inside.
 
-    Weights may be linked from anywhere, since they are only read. What is copied may not.
+    The cache lays each snapshot as links: models--X--Y/snapshots/HASH/config.json leads to
+    models--X--Y/blobs/HASH. Weights may be linked from anywhere, since they are only read as
+    numbers. What is shown or copied may not.
     """
     folder, real = (Path(os.path.realpath(path)) for path in (file.parent, file))
-    in_cache = real.parent.name == "blobs" and real.parent.parent in folder.parents
-    return real.parent != folder and not in_cache
+    in_cache = real.parent.name == "blobs" and real.parent.parent / "snapshots" in folder.parents
+    return folder not in real.parents and not in_cache
+
+
+def read_beside(file: Path, limit: int) -> bytes:
+    """Return a whole text file that lies beside weights: a config, an index.
+
+    Raises UnreadableFile if it has more than `limit` bytes, or is a link out of its folder: what it
+    holds is shown and written into other folders.
+    """
+    if file.is_symlink() and leads_out(file):
+        raise UnreadableFile(
+            f"{file}: is a link out of its folder, which is not followed: copy the file itself here"
+        )
+    return read_small(file, limit)
 
 
 def read_small(file: Path, limit: int) -> bytes:

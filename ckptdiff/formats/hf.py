@@ -21,6 +21,7 @@ from ckptdiff.formats.weight_files import (
     is_index,
     kind_of,
 )
+from ckptdiff.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,8 +63,8 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         if repeated := state.tensors.keys() & tensors.keys():
             name = min(repeated)
             raise MixedShards(
-                f"{name!r} is in both {tensors[name].file} and {file}; give one of the files, or "
-                "move what does not belong here"
+                f"{shown(name)} is in both {tensors[name].file} and {file}; give one of the files, "
+                "or move what does not belong here"
             )
         tensors |= state.tensors
         if beside := names_beside(state):
@@ -111,7 +112,7 @@ def _check_index(
         ref = tensors.get(name)
         if ref is None or ref.file.name != file:
             where = "is in no file" if ref is None else f"is in {ref.file.name}"
-            raise CorruptFile(f"{folder}: the index puts {name!r} into {file}, but it {where}")
+            raise CorruptFile(f"{folder}: the index puts {shown(name)} into {file}, but it {where}")
 
 
 def read_weights(file: Path) -> dict[str, TensorRef]:

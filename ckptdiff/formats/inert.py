@@ -9,11 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CorruptFile
+from ckptdiff.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     Builders = Mapping[tuple[str, str], Callable[..., Any]]
+
+MOST_TOLD = 80  # characters of a value in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,16 @@ class Placeholder:
     )  # appended items, or (key, value) pairs set on it
 
 
+def told(value: object) -> str:
+    """Return a short text of anything in a pickle, for an error."""
+    if isinstance(value, Placeholder):
+        return f"a call of {told(value.what) if isinstance(value.what, Global) else 'a call'}"
+    return str(value)[:MOST_TOLD] if isinstance(value, Global) else shown(value, MOST_TOLD)
+
+
 def _codecs_encode(text: str, encoding: str = "latin1") -> bytes:
     if encoding != "latin1" or not isinstance(text, str):
-        raise CorruptFile(f"bytes spelled in the encoding {encoding!r}")
+        raise CorruptFile(f"bytes spelled in the encoding {told(encoding)}")
     return text.encode("latin1")
 
 

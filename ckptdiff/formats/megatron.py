@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, Shard
 from ckptdiff.errors import CkptDiffError, CorruptFile, MissingShard, MixedShards, NotACheckpoint
 from ckptdiff.formats import torch_zip, tree
-from ckptdiff.formats.files import each_file, read_small
+from ckptdiff.formats.files import each_file, read_beside
 from ckptdiff.formats.inert import Placeholder
 from ckptdiff.formats.unfinished import METADATA, why_unfinished
+from ckptdiff.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -109,7 +110,7 @@ def iteration_folder(path: Path) -> tuple[Path, int | str | None]:
     """
     tracker = path / TRACKER
     if tracker.exists():
-        text = read_small(tracker, 1000).decode("utf-8", "replace").strip()
+        text = read_beside(tracker, 1000).decode("utf-8", "replace").strip()
         name = text if text == "release" else f"iter_{int(text):07d}" if text.isdecimal() else None
         if name is None:
             raise CorruptFile(f"{tracker}: says {text[:40]!r}; an iteration or 'release' is needed")
@@ -137,6 +138,11 @@ def iteration_of(name: str) -> int | str | None:
         return name
     match = _ITERATION_FOLDER.match(name)
     return int(match[1]) if match else None
+
+
+def iteration_in(stated: object) -> int | None:
+    """Return the iteration that a file states; None if it is no plausible number."""
+    return stated if type(stated) is int and abs(stated) < 1 << 63 else None
 
 
 def iteration_name(iteration: int | str) -> str:
@@ -192,7 +198,7 @@ def _read_rank(file: Path, *, first: Path) -> RankFile:
         except CkptDiffError as error:
             raise type(error)(f"{file}: {error}") from error
     iteration = index.get("iteration")
-    return RankFile(file, numbers, args, iteration if type(iteration) is int else None, chunks)
+    return RankFile(file, numbers, args, iteration_in(iteration), chunks)
 
 
 def plain_args(index: object, wanted: Collection[str] | None = None) -> dict[str, Any]:
@@ -203,7 +209,7 @@ def plain_args(index: object, wanted: Collection[str] | None = None) -> dict[str
         return {}
     if wanted is not None:
         state = {key: state[key] for key in wanted if key in state}
-    return {tree.text_of(key): tree.plain_value(value) for key, value in state.items()}
+    return tree.plain_values(state)
 
 
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:
@@ -223,7 +229,7 @@ def _other_entries(file: Path) -> list[Entry]:
             extras = tree.extra_states(value)
             found += [Entry(f"{key}.{e.name}", e.kind, e.text) for e in extras]
         elif key != "args":
-            found += tree.entries(str(key), value)
+            found += tree.entries(tree.text_of(key), value)
     if (file.parent / OPTIMIZER_FILE).exists():
         size = (file.parent / OPTIMIZER_FILE).stat().st_size
         found.append(Entry(OPTIMIZER_FILE, "opaque", f"{size} bytes, distributed optimizer"))
@@ -298,8 +304,8 @@ def _check_same_save(ranks: list[RankFile]) -> None:
         for name in SHARED_ARGS:
             if file.args.get(name) != first.args.get(name):
                 raise MixedShards(
-                    f"{file.file}: args say {name} {file.args.get(name)}, those of "
-                    f"{first.file.parent.name} say {first.args.get(name)}; "
+                    f"{file.file}: args say {name} {shown(file.args.get(name))}, those of "
+                    f"{first.file.parent.name} say {shown(first.args.get(name))}; "
                     "copy all ranks of one save"
                 )
         if file.chunks.keys() != first.chunks.keys():

@@ -10,6 +10,7 @@ from ckptdiff.errors import MissingShard, MixedShards
 from ckptdiff.formats import hf, tree
 from ckptdiff.formats.files import each_file
 from ckptdiff.formats.json_files import read_object
+from ckptdiff.text import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "meta"
 PARAMS = "params.json"
+MAX_FILES = 10_000
 _WEIGHTS = re.compile(r"consolidated(?:\.(\d+))?\.(pth|safetensors)$")
 
 
@@ -55,7 +57,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         odd = sorted(shard.tensors.keys() ^ shards[0].tensors.keys())
         if odd:
             raise MixedShards(
-                f"{files[shard.rank.tp]}: {odd[0]!r} is not in every one of the {len(files)} "
+                f"{files[shard.rank.tp]}: {shown(odd[0])} is not in every one of the {len(files)} "
                 "files; copy all files of one model"
             )
     return Checkpoint(
@@ -89,6 +91,10 @@ def _weight_files(folder: Path) -> list[Path]:
                     f"{folder}: {found[rank].name} and {child.name} are both rank {rank}; keep one"
                 )
             found[rank] = child
+    if max(found) >= MAX_FILES:
+        raise MissingShard(
+            f"{found[max(found)]}: is rank {max(found)}, and there are {len(found)} files"
+        )
     missing = sorted(set(range(max(found) + 1)) - found.keys())
     if missing:
         raise MissingShard(

@@ -34,7 +34,7 @@ def number_of(value: object) -> bool | int | float | None:
     if what.name != "scalar" or not isinstance(dtype, Placeholder) or not isinstance(raw, bytes):
         return None
     names = dtype.args if isinstance(dtype.args, tuple) else ()
-    code = _CODES.get(str(names[0])) if names else None
+    code = _CODES.get(names[0]) if names and isinstance(names[0], str) else None
     order = dtype.state[1] if isinstance(dtype.state, tuple) and dtype.state[1:] else "|"
     if code is None or len(raw) != struct.calcsize(f"<{code}"):
         return None

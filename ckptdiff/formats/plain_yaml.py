@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CorruptFile
-from ckptdiff.formats.files import read_small
+from ckptdiff.formats.files import read_beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ def read_yaml(file: Path, *, may_tag: bool = True) -> Any:
     import yaml  # type: ignore[import-untyped]
 
     try:
-        text = read_small(file, MAX_BYTES).decode("utf-8")
+        text = read_beside(file, MAX_BYTES).decode("utf-8")
         # libyaml's parser is ten times as fast; where PyYAML was built without it, its own is used.
         loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         return _Builder(yaml, may_tag=may_tag).document(yaml.parse(text, Loader=loader))
@@ -99,13 +99,18 @@ class _Builder:
         while not isinstance(item := next(events), self.yaml.MappingEndEvent):
             key = self._value(item, events, depth + 1)
             value = self._value(next(events), events, depth + 1)
-            if isinstance(key, (str, int, float, bool)) or key is None:
-                made[key] = value  # a container as a key is left out: no config has one
+            # Another key is left out: no config has one. Many large integers can have one hash.
+            if isinstance(key, (str, float)) or key is None or _is_small(key):
+                made[key] = value
         return made
 
     def _name(self, event: Any, made: Any) -> None:
         if event.anchor is not None:
             self.anchors[event.anchor] = made
+
+
+def _is_small(key: object) -> bool:
+    return isinstance(key, int) and abs(key) < 1 << 60
 
 
 def _tag(event: Any) -> str:
@@ -130,6 +135,6 @@ def _scalar(event: Any) -> Any:
         return _WORDS[text]
     if _INTEGER.fullmatch(text):
         return int(text.replace("_", ""))
-    if _FLOAT.fullmatch(text) and len(text) < 60:
+    if len(text) < 60 and _FLOAT.fullmatch(text):
         return float(text.replace("_", ""))
     return text

@@ -74,7 +74,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _args(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields of a model's classes by the names that Megatron-LM's args have for them."""
-    plain = {n: _value(v) for n, v in fields.items() if isinstance(n, str)}
+    plain = tree.plain_values({n: _value(v) for n, v in fields.items() if isinstance(n, str)})
     for name in (TARGET, TRANSFORMER, MODEL):
         if plain.get(name) is None:
             plain.pop(name, None)
@@ -115,4 +115,4 @@ def _value(value: Any) -> Any:
             return name
         is_named = value.get("_call_") is False or value.get("_partial_") is True
         return target if is_named else tree.text_of(value)
-    return tree.plain_value(value)
+    return value

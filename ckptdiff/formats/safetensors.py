@@ -6,23 +6,28 @@ import json
 import os
 import re
 import struct
+import sys
 import threading
-from json import JSONDecoder
+from functools import lru_cache
 from math import prod
-from operator import itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.checkpoint import TensorRef, contiguous
+from ckptdiff.checkpoint import SHAPES, TensorRef, contiguous
 from ckptdiff.dtypes import BELOW_A_BYTE, ITEMSIZE
 from ckptdiff.errors import CorruptFile, UnsupportedLayout
 from ckptdiff.formats.files import LFS_POINTER, not_fetched, open_regular, read_at
+from ckptdiff.formats.json_header import entries
 from ckptdiff.formats.layout import FileLayout, Slot
+from ckptdiff.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
 MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors library
+MAX_DIMS = 64  # torch's own limit
+METADATA = "__metadata__"
 SHARDING = "DCP_SHARDING_INFO"  # the metadata with which DCP marks its files
 _SHARD_NAME = re.compile(r"shard-\d+-")
 _DTYPE = re.compile(r"[A-Z][A-Z0-9_]{0,30}$")
@@ -55,9 +60,14 @@ def read_header(file: Path) -> dict[str, TensorRef]:
                 f"{file}: the header claims {length} bytes, the file has {size}: it was cut off, "
                 "copy it again"
             )
-        raw = read_at(fd, 8, length)
+        try:
+            text = read_at(fd, 8, length).decode()
+        except UnicodeDecodeError as error:
+            raise CorruptFile(
+                f"{file}: the header is not what safetensors writes ({error})"
+            ) from error
     with _PARSING:
-        return _refs(file, raw, size)
+        return _refs(file, text, 8 + length, size)
 
 
 def begins_as_header(head: bytes, size: int) -> bool:
@@ -73,7 +83,7 @@ def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> FileLayout:
 
     Raises UnsupportedLayout for a dtype that the safetensors library does not know.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {METADATA: {"format": "pt"}}
     starts, data_end = [], 0
     for name, dtype, shape in tensors:
         starts.append(data_end)
@@ -96,62 +106,45 @@ def _bits(dtype: str) -> int:
     return BELOW_A_BYTE.get(dtype) or 8 * ITEMSIZE[dtype]
 
 
-def _refs(file: Path, raw: bytes, size: int) -> dict[str, TensorRef]:
-    """Return the tensors of a header, checked against each other and the size of the file."""
+def _refs(file: Path, text: str, data_start: int, size: int) -> dict[str, TensorRef]:
+    """Return the tensors of a header, checked against each other and the size of the file.
+
+    Each entry of the header becomes a TensorRef before the next one is parsed: all of them as
+    dictionaries would take some thirty times the header's bytes.
+    """
+    refs: dict[str, TensorRef] = {}
+    metadata: dict[str, str] | None = None
+    end, is_sorted = data_start, True
     try:
-        entries, metadata = _parse(raw.decode())
+        for name, entry in entries(text):
+            if name == METADATA and metadata is None:
+                metadata = _checked_metadata(entry)
+                continue
+            if name in refs or name == METADATA:
+                raise ValueError("a key is there twice")
+            refs[name] = ref = _ref(file, name, entry, data_start)
+            is_sorted = is_sorted and ref.offset == end
+            end = ref.offset + ref.nbytes
     except (ValueError, RecursionError) as error:
         raise CorruptFile(f"{file}: the header is not what safetensors writes ({error})") from error
-    if _is_part(file, metadata):
+    if metadata and _is_part(file, metadata):
         raise UnsupportedLayout(
             f"{file}: holds one rank's part of every tensor, as HuggingFaceStorageWriter of "
             "torch.distributed.checkpoint saves it. Join the parts with "
             "torch.distributed.checkpoint._consolidate_hf_safetensors, and give the result"
         )
-    data_start = 8 + len(raw)
-    refs = [_ref(file, name, entry, data_start) for name, entry in entries.items()]
-    places = [(ref.offset, ref.nbytes, ref) for ref in refs]
-    places.sort(key=itemgetter(0, 1))
-    end = data_start
-    for offset, nbytes, ref in places:
-        if offset != end:
-            what = "overlaps the tensor before it" if offset < end else "leaves a gap"
-            raise CorruptFile(f"{file}: {ref.name!r} at byte {offset} {what}")
-        end = offset + nbytes
+    if not is_sorted:
+        refs = {ref.name: ref for ref in sorted(refs.values(), key=attrgetter("offset", "nbytes"))}
+        end = data_start
+        for ref in refs.values():
+            if ref.offset != end:
+                what = "overlaps the tensor before it" if ref.offset < end else "leaves a gap"
+                raise CorruptFile(f"{file}: {shown(ref.name)} at byte {ref.offset} {what}")
+            end = ref.offset + ref.nbytes
     if end != size:
         cut = "it was cut off, copy it again" if size < end else "bytes are left over"
         raise CorruptFile(f"{file}: the header needs {end} bytes, the file has {size}: {cut}")
-    return {ref.name: ref for _, _, ref in places}
-
-
-def _parse(text: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the entries of the header object by tensor name, and its metadata. Raises ValueError.
-
-    The decoder calls `_unique` for each object, and other threads (the screen) can run in between:
-    without it a header of 50,000 tensors would hold the interpreter for a tenth of a second.
-    """
-    if not text.startswith("{"):
-        raise ValueError("it does not start with {")
-    integer = _not_minus_zero if "-0" in text else None
-    decode = JSONDecoder(
-        object_pairs_hook=_unique, parse_int=integer, parse_constant=_no_constant
-    ).raw_decode
-    entries: dict[str, Any]
-    entries, end = decode(text)
-    if text[end:].strip(" \t\n\r"):
-        raise ValueError("something follows the closing }")
-    metadata = _checked_metadata(entries.pop("__metadata__", {}))
-    if "\\u" in text:
-        for name in entries:
-            name.encode()  # raises a ValueError for half a surrogate pair
-    return entries, metadata
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key is there twice")
-    return result
+    return refs
 
 
 def _checked_metadata(value: object) -> dict[str, str]:
@@ -181,13 +174,11 @@ def _ref(file: Path, name: str, entry: Any, data_start: int) -> TensorRef:
     try:
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     except (KeyError, TypeError):
-        raise CorruptFile(f"{file}: {name!r} lacks dtype, shape or data_offsets") from None
+        raise CorruptFile(f"{file}: {shown(name)} lacks dtype, shape or data_offsets") from None
     if not isinstance(dtype, str) or not _DTYPE.match(dtype):
-        raise CorruptFile(f"{file}: {name!r} has the dtype {str(dtype)[:20]!r}")
-    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
-        raise CorruptFile(
-            f"{file}: {name!r} has the shape {str(shape)[:60]} at {str(offsets)[:60]}"
-        )
+        raise CorruptFile(f"{file}: {shown(name)} has the dtype {shown(dtype)}")
+    if not _counts(shape) or len(shape) > MAX_DIMS or not _counts(offsets) or len(offsets) != 2:
+        raise CorruptFile(f"{file}: {shown(name)} has the shape {shown(shape)} at {shown(offsets)}")
     start, stop = offsets
     if dtype not in ITEMSIZE:
         return _blob(file, name, dtype, tuple(shape), data_start + start, stop - start)
@@ -195,11 +186,11 @@ def _ref(file: Path, name: str, entry: Any, data_start: int) -> TensorRef:
     if stop - start != nbytes:
         needs = "more bytes than can be counted" if nbytes is None else f"{nbytes} bytes"
         raise CorruptFile(
-            f"{file}: {name!r} of shape {str(shape[:20])[:200]} and dtype {dtype} needs {needs}, "
+            f"{file}: {shown(name)} of shape {shown(shape)} and dtype {dtype} needs {needs}, "
             f"its range has {stop - start}"
         )
-    shape = tuple(shape)
-    return TensorRef(name, shape, dtype, file, data_start + start, contiguous(shape))
+    shape, strides = _laid(tuple(shape))
+    return TensorRef(name, shape, sys.intern(dtype), file, data_start + start, strides)
 
 
 def _blob(
@@ -212,10 +203,16 @@ def _blob(
     bits = prod(shape) * BELOW_A_BYTE.get(dtype, 0)
     if nbytes < 0 or (dtype in BELOW_A_BYTE and bits != 8 * nbytes):
         raise CorruptFile(
-            f"{file}: {name!r} of shape {str(list(shape[:20]))[:200]} and dtype {dtype} needs "
+            f"{file}: {shown(name)} of shape {shown(shape)} and dtype {dtype} needs "
             f"{bits} bits, its range has {nbytes} bytes"
         )
     return TensorRef(name, shape, dtype, file, offset, contiguous(shape), blob_nbytes=nbytes)
+
+
+@lru_cache(maxsize=SHAPES)
+def _laid(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return a shape and its strides, which most tensors of a file share with others."""
+    return shape, contiguous(shape)
 
 
 def _nbytes(shape: list[int], itemsize: int) -> int | None:
@@ -228,16 +225,6 @@ def _nbytes(shape: list[int], itemsize: int) -> int | None:
     return total
 
 
-def _not_minus_zero(digits: str) -> int:
-    if digits == "-0":
-        raise ValueError("a number is -0")
-    return int(digits)
-
-
-def _no_constant(word: str) -> None:
-    raise ValueError(f"{word} is not JSON")
-
-
 def _counts(value: object) -> bool:
     """Return whether `value` is a list of non-negative integers below 2**63."""
     if not isinstance(value, list):
@@ -246,8 +233,3 @@ def _counts(value: object) -> bool:
         if type(n) is not int or not 0 <= n < 1 << 63:
             return False
     return True
-
-
-def read_json(text: bytes) -> Any:
-    """Return a parsed JSON document. Raises ValueError, also for a key that is there twice."""
-    return json.loads(text, object_pairs_hook=_unique)

@@ -7,8 +7,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CkptDiffError
-from ckptdiff.formats.files import read_small
-from ckptdiff.formats.json_files import read_object
+from ckptdiff.formats.files import leads_out, open_regular, read_at, read_beside
+from ckptdiff.formats.json_files import check_depth, integer, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +22,7 @@ CHAT_TEMPLATE = "chat_template.jinja"  # goes before the entry in tokenizer_conf
 MAX_TEMPLATE = 10_000_000  # bytes
 # The post-processor comes before the vocabulary, and behind tokens that were added.
 _HEAD = 8_000_000  # bytes
+_LINK = ": it is a link out of the folder, which is not followed"
 _KEY = re.compile(r'(?<!\\)"post_processor"\s*:\s*')
 
 
@@ -39,27 +40,35 @@ def read_token_files(folder: Path, notes: list[str]) -> Mapping[str, Mapping[str
         try:
             found[name] = read_object(file)
         except CkptDiffError:
-            notes.append(f"{name} cannot be read, so its token ids are not known")
+            notes.append(f"{name} cannot be read{_why(file)}, so its token ids are not known")
     if (folder / POST_PROCESSOR).is_file():
-        found |= _post_processor(folder / POST_PROCESSOR)
+        if leads_out(folder / POST_PROCESSOR):
+            notes.append(f"{POST_PROCESSOR} cannot be read{_LINK}")
+        else:
+            found |= _post_processor(folder / POST_PROCESSOR)
     if (folder / CHAT_TEMPLATE).is_file():
         try:
-            text = read_small(folder / CHAT_TEMPLATE, MAX_TEMPLATE).decode(errors="replace")
+            text = read_beside(folder / CHAT_TEMPLATE, MAX_TEMPLATE).decode(errors="replace")
             found[TOKENIZER] = {**found.get(TOKENIZER, {}), "chat_template": text}
         except CkptDiffError:
-            notes.append(f"{CHAT_TEMPLATE} cannot be read")
+            notes.append(f"{CHAT_TEMPLATE} cannot be read{_why(folder / CHAT_TEMPLATE)}")
     return found
+
+
+def _why(file: Path) -> str:
+    return _LINK if leads_out(file) else ""
 
 
 def _post_processor(file: Path) -> Mapping[str, Mapping[str, Any]]:
     """Return `{POST_PROCESSOR: {"post_processor": …}}`, or nothing if it is not found."""
     try:
-        with file.open("rb") as opened:
-            head = opened.read(_HEAD).decode(errors="replace")
+        with open_regular(file) as opened:
+            head = read_at(opened, 0, _HEAD).decode(errors="replace")
         found = _KEY.search(head)
         if found is None:
             return {}
-        value, _ = json.JSONDecoder().raw_decode(head, found.end())
-    except (OSError, ValueError, RecursionError):
+        value, _ = json.JSONDecoder(parse_int=integer).raw_decode(head, found.end())
+        check_depth(value)
+    except (CkptDiffError, ValueError, RecursionError):
         return {}  # whoever reads the whole file says what is wrong with it
     return {POST_PROCESSOR: {"post_processor": value}}

@@ -29,6 +29,7 @@ from ckptdiff.formats.common_state import ENTRIES, OBJECT, read_common
 from ckptdiff.formats.dcp import BACKEND, box_of, read_metadata
 from ckptdiff.formats.files import each_file, open_regular
 from ckptdiff.formats.unfinished import METADATA
+from ckptdiff.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -81,6 +82,7 @@ PARTS = {
     "mixer.conv1d.weight": (".x", ".B", ".C"),
     "mixer.conv1d.bias": (".x", ".B", ".C"),
 }
+MAX_SINGLES = 2_000_000  # single layers and experts, of all stacks; each chunk of one counts
 _GATE_AND_UP = ("_w", "_v")
 _GATED = ("mlp.linear_fc1.weight", "mlp.linear_fc1.bias")
 OPTIMIZER = re.compile(r"^(chained_\d+\.)?optimizer\.")
@@ -124,7 +126,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
             tensor.name,
             tensor.shape,
             tensor.dtype,
-            tuple(Chunk(refs[tensor.name, r.offsets], box_of(r.offsets, r.sizes)) for r in records),
+            tuple(Chunk(refs[key_of(tensor, r)], box_of(r.offsets, r.sizes)) for r in records),
         )
         for tensor in model
         for records in [tensor.records]
@@ -136,7 +138,8 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     notes: tuple[str, ...] = ()
     if not args:
         args, file, notes = _from_yaml(root)
-    saved = common.get("iteration", common.get("global_step"))  # the second is Lightning's
+    # The second is Lightning's.
+    saved = megatron.iteration_in(common.get("iteration", common.get("global_step")))
     return Checkpoint(
         root=root,
         format=NAME,
@@ -147,7 +150,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         parallelism=_parallelism(args),
         shards=(Shard(Rank(), 0, tensors),),
         files=tuple(sorted({root / r.file for tensor in model for r in tensor.records})),
-        iteration=saved if type(saved) is int else iteration,
+        iteration=iteration if saved is None else saved,
         chunks=chunks,
     )
 
@@ -162,8 +165,13 @@ def lay_out(
     """
     of_megatron = (root / BACKEND).exists()
     wholes: dict[str, Whole] = {}
+    unstacking = _Unstacking(root / METADATA)
     for whole in stored:
-        wholes |= _unstacked(whole.native, whole) if of_megatron else ((whole.native, whole),)
+        singles = unstacking.each(whole.native, whole) if of_megatron else ((whole.native, whole),)
+        for name, single in singles:
+            if name in wholes:
+                raise CorruptFile(f"{root / METADATA}: two tensors are called {shown(name)}")
+            wholes[name] = single
     _join_parts(wholes, of_megatron=of_megatron)
     tensors: dict[str, TensorRef] = {}
     chunks: dict[TensorRef, tuple[Chunk, ...]] = {}
@@ -188,7 +196,7 @@ def read_entries(checkpoint: Checkpoint) -> list[Entry]:
     described, opaque = read_metadata(checkpoint.root)
     for key, value in read_common(checkpoint.root, opaque).items():
         if key != "args":
-            found += tree.entries(str(key), value)
+            found += tree.entries(tree.text_of(key), value)
     for tensor in described:
         if OPTIMIZER.match(tensor.name):
             shape = "x".join(map(str, tensor.shape)) or "scalar"
@@ -244,10 +252,11 @@ def _parallelism(args: Mapping[str, Any]) -> Parallelism:
 
 def read_chunks(
     root: Path, described: Iterable[Described], progress: Progress | None
-) -> dict[tuple[str, tuple[int, ...]], TensorRef]:
-    """Return where each chunk is stored, by the name of its tensor and its offsets in it.
+) -> dict[tuple[str, str], TensorRef]:
+    """Return where each chunk is stored, by the name of its tensor and its offsets in it, as text.
 
-    Raises MissingShard if files are missing, CorruptFile if one holds something else.
+    Raises MissingShard if files are missing, CorruptFile if one holds something else, or if they
+    are too small for what `.metadata` puts into them.
     """
     by_file: dict[Path, list[tuple[Described, Record]]] = defaultdict(list)
     for tensor in described:
@@ -260,16 +269,29 @@ def read_chunks(
             f"{root}: {len(missing)} of {len(by_file)} files {are} missing: "
             f"{', '.join(missing[:5])}. Copy them beside .metadata."
         )
+    there = sum(file.stat().st_size for file in by_file)
+    records = (record for wanted in by_file.values() for _, record in wanted)
+    claimed = sum(record.length for record in records)
+    if claimed > torch_zip.CLAIM + torch_zip.CLAIM_PER_BYTE * there:
+        raise CorruptFile(
+            f"{root / METADATA}: puts chunks of {shown(claimed)} bytes into files of {there}"
+        )
 
-    def read(file: Path) -> list[tuple[tuple[str, tuple[int, ...]], TensorRef]]:
+    def read(file: Path) -> list[tuple[tuple[str, str], TensorRef]]:
         return list(_chunk_refs(file, by_file[file]))
 
     return {key: ref for _, refs in each_file(sorted(by_file), read, progress) for key, ref in refs}
 
 
+def key_of(tensor: Described, record: Record) -> tuple[str, str]:
+    """Return the key of a chunk in what `read_chunks` returns."""
+    # A text: many tuples of chosen numbers can have one hash.
+    return tensor.name, str(record.offsets)
+
+
 def _chunk_refs(
     file: Path, wanted: Iterable[tuple[Described, Record]]
-) -> Iterator[tuple[tuple[str, tuple[int, ...]], TensorRef]]:
+) -> Iterator[tuple[tuple[str, str], TensorRef]]:
     with open_regular(file) as fd:
         for tensor, record in wanted:
             ref = torch_zip.read_blob(file, fd, record.start, record.length)
@@ -278,20 +300,38 @@ def _chunk_refs(
                 tensor.dtype,
             ):
                 raise CorruptFile(
-                    f"{file}: at byte {record.start} is not the {tensor.dtype} chunk "
-                    f"{list(record.sizes)} of {tensor.name!r} that .metadata names"
+                    f"{file}: at byte {shown(record.start)} is not the {tensor.dtype} chunk "
+                    f"{shown(record.sizes)} of {shown(tensor.name)} that .metadata names"
                 )
-            yield (tensor.name, record.offsets), torch_zip.named(ref, tensor.name)
+            yield key_of(tensor, record), torch_zip.named(ref, tensor.name)
 
 
-def _unstacked(name: str, whole: Whole) -> Iterator[tuple[str, Whole]]:
-    """Yield names and tensors of the single layers and experts that are stacked in one."""
-    for stack in (LAYERS, EXPERTS):
-        if whole.shape and stack.one(name, 0) is not None:
-            for number, part in _each(whole):
-                yield from _unstacked(stack.one(name, number) or name, part)
-            return
-    yield name, whole
+class _Unstacking:
+    """Takes stacks apart, into no more single tensors in all than a model can have."""
+
+    def __init__(self, metadata: Path) -> None:
+        self.metadata = metadata
+        self.singles = 0
+
+    def each(self, name: str, whole: Whole) -> Iterator[tuple[str, Whole]]:
+        """Yield names and tensors of the single layers and experts that are stacked in one."""
+        for stack in (LAYERS, EXPERTS):
+            if whole.shape and stack.one(name, 0) is not None:
+                self._count(name, whole)
+                for number, part in _each(whole):
+                    yield from self.each(stack.one(name, number) or name, part)
+                return
+        yield name, whole
+
+    def _count(self, name: str, whole: Whole) -> None:
+        """Raise CorruptFile if a stack is of more layers or experts than there can be."""
+        parts = sum(chunk.box[0][1] - chunk.box[0][0] for chunk in whole.chunks)
+        self.singles += max(whole.shape[0], parts)
+        if self.singles > MAX_SINGLES:
+            raise CorruptFile(
+                f"{self.metadata}: {shown(name)} of shape {shown(whole.shape)} stands for more "
+                "layers or experts than there can be"
+            )
 
 
 def _each(whole: Whole) -> Iterator[tuple[int, Whole]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # the PyTorch tutorials, DeepSpeed.
 NESTED = ("state_dict", "model", "model_state_dict", "module")
 MAX_DEPTH = 3  # such keys one below the other
+MOST_NAMED = 100  # characters of a name beside the weights that are told
 _DISTRIBUTED = ("DTensor", "ShardedTensor")  # each file holds one rank's part of every tensor
 
 
@@ -40,7 +41,7 @@ def read_state_dict(file: Path) -> StateDict:
         key = next((key for key in NESTED if _holds_tensors(weights, key)), None)
         if key is None:
             break
-        outer |= {str(name): value for name, value in weights.items() if name != key}
+        outer |= {tree.text_of(name): value for name, value in weights.items() if name != key}
         weights = weights[key]
     if isinstance(weights, Placeholder):
         raise NotACheckpoint(
@@ -68,7 +69,7 @@ def read_state_dict(file: Path) -> StateDict:
 
 def names_beside(state: StateDict) -> list[str]:
     """Return the first part of the name of everything beside the weights, each once."""
-    return list(dict.fromkeys(entry.name.partition(".")[0] for entry in state.beside))
+    return list(dict.fromkeys(entry.name.partition(".")[0][:MOST_NAMED] for entry in state.beside))
 
 
 def _holds_tensors(tree_: object, key: str) -> bool:

@@ -6,13 +6,14 @@ import os
 import struct
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint import TensorRef
 from ckptdiff.dtypes import BY_TORCH, ITEMSIZE
 from ckptdiff.errors import CkptDiffError, CorruptFile
 from ckptdiff.formats.files import LFS_POINTER, not_fetched, open_regular, read_at
-from ckptdiff.formats.inert import PLAIN, Global
+from ckptdiff.formats.inert import PLAIN, Global, told
 from ckptdiff.formats.unpickle import load
 
 if TYPE_CHECKING:
@@ -21,9 +22,14 @@ if TYPE_CHECKING:
 
     from ckptdiff.formats.inert import Builders
 
-MAX_PICKLE = 1 << 30  # bytes; the largest real data.pkl seen is some MB
+MAX_PICKLE = 1 << 28  # bytes; the largest real data.pkl seen is some MB
+MAX_DIRECTORY = 1 << 26  # bytes of the zip's list of members, of which each takes some 100
 MAX_DIMS = 64  # torch's own limit
+MAX_ARGUMENTS = 16  # of a function that makes a tensor; torch's have up to 8
 MAX_COUNT = 1 << 62  # elements; nothing larger can be an index
+# What the tensors of a file may claim in all, in bytes: tensors may share a storage, as tied ones
+# do, and a stride of 0 repeats elements. In a file of a hundred bytes both could claim anything.
+CLAIM, CLAIM_PER_BYTE = 1 << 30, 100
 
 # Each storage class of torch, and the dtype of its elements as safetensors names it.
 STORAGES = {
@@ -118,6 +124,8 @@ class _Reader:
         self.size = size
         self.members = self._central_directory()
         self.storages: dict[str, Storage] = {}
+        self.claimed = 0  # bytes, by the shapes of the tensors
+        self.listed = 0  # sizes and strides that are lists, and copied
         pickles = [name for name in self.members if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise CorruptFile(f"{len(pickles)} members are called data.pkl; a torch file has one")
@@ -169,21 +177,23 @@ class _Reader:
 
     def _storage(self, pid: object) -> Storage | UnsupportedTensor:
         if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
-            raise CorruptFile(f"a reference to data of an unknown kind: {str(pid)[:80]}")
+            raise CorruptFile(f"a reference to data of an unknown kind: {told(pid)}")
         _, kind, key, _, numel = pid
         if type(key) is not str or type(numel) is not int:
-            raise CorruptFile(f"a storage called {str(key)[:80]} of {str(numel)[:40]} elements")
+            raise CorruptFile(f"a storage called {told(key)} of {told(numel)} elements")
         word = kind.name if isinstance(kind, Global) and kind.module.startswith("torch") else ""
         if word not in STORAGES:
-            return UnsupportedTensor(f"{kind} tensor")
+            return UnsupportedTensor(f"{told(kind)} tensor")
         known = self.storages.get(key)
         if known is None:
             name = f"{self.prefix}data/{key}"
             if name not in self.members:
-                raise CorruptFile(f"storage {key} is not in the file")
+                raise CorruptFile(f"storage {told(key)} is not in the file")
             known = self.storages[key] = self._stored(STORAGES[word], name)
         if numel < 0 or numel * ITEMSIZE[STORAGES[word]] > known.nbytes:
-            raise CorruptFile(f"storage {key} claims {numel} elements and has {known.nbytes} bytes")
+            raise CorruptFile(
+                f"storage {told(key)} claims {told(numel)} elements and has {known.nbytes} bytes"
+            )
         if STORAGES[word] == known.dtype:
             return known
         return Storage(STORAGES[word], known.offset, known.nbytes)
@@ -214,18 +224,18 @@ class _Reader:
     ) -> TensorRef | UnsupportedTensor:
         """Return a tensor that was saved with attributes of its own: it is still that tensor."""
         plain = kind in (Global("torch", "Tensor"), Global("torch.nn.parameter", "Parameter"))
-        if not plain or not isinstance(arguments, tuple):
-            return UnsupportedTensor(f"{kind} tensor")
+        if not plain or not isinstance(arguments, tuple) or len(arguments) > MAX_ARGUMENTS:
+            return UnsupportedTensor(f"{told(kind)} tensor")
         if build == Global("torch._utils", "_rebuild_tensor_v2"):
             return self._tensor_v2(*arguments)
         if build == Global("torch._utils", "_rebuild_tensor_v3"):
             return self._tensor_v3(*arguments)
-        return UnsupportedTensor(f"{build} tensor")
+        return UnsupportedTensor(f"{told(build)} tensor")
 
     def _ref(
         self, storage: Storage, dtype: str, offset: object, shape: object, stride: object
     ) -> TensorRef:
-        sizes, steps = _sizes(shape), _sizes(stride)
+        sizes, steps = self._sizes(shape), self._sizes(stride)
         if (
             sizes is None
             or steps is None
@@ -234,8 +244,7 @@ class _Reader:
             or not 0 <= offset < MAX_COUNT
         ):
             raise CorruptFile(
-                f"a tensor of shape {str(shape)[:80]}, strides {str(stride)[:80]} "
-                f"at element {str(offset)[:40]}"
+                f"a tensor of shape {told(shape)}, strides {told(stride)} at element {told(offset)}"
             )
         itemsize = ITEMSIZE[dtype]
         end = offset + 1
@@ -243,10 +252,31 @@ class _Reader:
             end += (size - 1) * step
         if end * itemsize > storage.nbytes and 0 not in sizes:
             raise CorruptFile(
-                f"a tensor of shape {sizes} with strides {steps} at element {offset} "
+                f"a tensor of shape {told(sizes)} with strides {told(steps)} at element {offset} "
                 f"leaves its storage of {storage.nbytes} bytes"
             )
+        self.claimed += prod(sizes) * itemsize
+        if self.claimed > CLAIM + CLAIM_PER_BYTE * self.size:
+            raise CorruptFile(
+                f"a tensor of shape {told(sizes)} with strides {told(steps)}: the tensors claim "
+                f"{told(self.claimed)} bytes in all, more than {CLAIM_PER_BYTE} for each of the "
+                f"{self.size} that are there"
+            )
         return TensorRef("", sizes, dtype, self.file, storage.offset + offset * itemsize, steps)
+
+    def _sizes(self, value: object) -> tuple[int, ...] | None:
+        """Return a shape or strides as a tuple; None if it is no short list of plausible counts."""
+        if not isinstance(value, (tuple, list)) or len(value) > MAX_DIMS:
+            return None
+        for n in value:
+            if type(n) is not int or not 0 <= n < MAX_COUNT:
+                return None
+        if isinstance(value, tuple):
+            return value
+        self.listed += len(value)
+        if self.listed > self.size:
+            raise CorruptFile("its shapes repeat lists")
+        return tuple(value)
 
     def _central_directory(self) -> dict[str, _Member]:
         """Return the zip's members by name.
@@ -274,10 +304,11 @@ class _Reader:
             refused = "compressed" if method != 0 or packed != full else ""
             refused = "encrypted" if flags & 1 else refused
             if name in members:
-                raise CorruptFile(f"member {name} is in the zip twice")
+                raise CorruptFile(f"member {told(name)} is in the zip twice")
             if header + 30 + packed > self.size:
                 raise CorruptFile(
-                    f"member {name} of {packed} bytes at {header} leaves the file of {self.size}"
+                    f"member {told(name)} of {packed} bytes at {header} leaves the file "
+                    f"of {self.size}"
                 )
             members[name] = _Member(header, packed, name_len, refused)
             pos = name_end + extra_len + comment_len
@@ -310,6 +341,8 @@ class _Reader:
                 records, size, offset = struct.unpack_from("<QQQ", record, 32)
         if offset + size > self.size or records * 46 > size:
             raise CorruptFile("the zip directory lies outside the file")
+        if size > MAX_DIRECTORY:
+            raise CorruptFile(f"the zip directory has {size} bytes, more than can be right")
         return records, size, offset
 
 
@@ -319,7 +352,8 @@ def _zip64(extra: bytes, full: int, packed: int, header: int) -> tuple[int, int,
     while pos + 4 <= len(extra):
         tag, length = struct.unpack_from("<HH", extra, pos)
         if tag == 1:
-            wide = iter(struct.unpack_from(f"<{length // 8}Q", extra, pos + 4))
+            count = min(length, len(extra) - pos - 4) // 8
+            wide = iter(struct.unpack_from(f"<{count}Q", extra, pos + 4))
             try:
                 full = next(wide) if full == 0xFFFFFFFF else full
                 packed = next(wide) if packed == 0xFFFFFFFF else packed
@@ -336,15 +370,5 @@ def _check_overlaps(members: dict[str, _Member]) -> None:
     end = 0
     for name, member in sorted(members.items(), key=lambda item: item[1].header):
         if member.header < end:
-            raise CorruptFile(f"member {name} overlaps the one before it")
+            raise CorruptFile(f"member {told(name)} overlaps the one before it")
         end = member.header + 30 + member.name_length + member.size
-
-
-def _sizes(value: object) -> tuple[int, ...] | None:
-    """Return a shape or strides as a tuple; None if it is not a short list of plausible counts."""
-    if not isinstance(value, (tuple, list)) or len(value) > MAX_DIMS:
-        return None
-    for n in value:
-        if type(n) is not int or not 0 <= n < MAX_COUNT:
-            return None
-    return tuple(value)

@@ -5,37 +5,46 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint import Entry, TensorRef
-from ckptdiff.errors import UnsupportedLayout
-from ckptdiff.formats.inert import Global, Placeholder
+from ckptdiff.errors import CorruptFile, UnsupportedLayout
+from ckptdiff.formats.inert import Global, Placeholder, told
 from ckptdiff.formats.numpy_scalars import number_of
 from ckptdiff.formats.torch_zip import UnsupportedTensor, named
-from ckptdiff.text import format_shape, printable
+from ckptdiff.text import format_shape, printable, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 MAX_DEPTH = 30
 MAX_ENTRIES = 200_000
 MAX_TEXT = 200  # characters of a value that are kept
+MAX_NAME = 4000  # characters of a dotted name
+MAX_BITS = 256  # of an integer that is kept as a number
+MAX_VALUES = 200_000  # elements of lists in args, those of a list that is there twice counted twice
+MAX_CHARACTERS = 100_000_000  # of texts in args, counted likewise
 
 
 def weights(tree: dict[Any, Any]) -> dict[str, TensorRef]:
     """Return a model's tensors by dotted name.
 
-    Raises UnsupportedLayout for a tensor that is not plain strided elements, or a repeated name.
+    Raises UnsupportedLayout for a tensor that is not plain strided elements, or a repeated name,
+    CorruptFile for names or nesting made to fill memory.
     """
     tensors: dict[str, TensorRef] = {}
-    for name, leaf in _leaves(tree):
+    for name, leaf in _leaves(tree, most=None):
         if _is_extra_state(name):
             continue
         if isinstance(leaf, TensorRef):
             if name in tensors:
-                raise UnsupportedLayout(f"two tensors are called {name!r}")
+                raise UnsupportedLayout(f"two tensors are called {shown(name)}")
             tensors[name] = named(leaf, name)
         elif isinstance(leaf, UnsupportedTensor):
-            raise UnsupportedLayout(f"{name!r} is a {leaf.what}, which cannot be compared")
+            raise UnsupportedLayout(f"{shown(name)} is a {leaf.what}, which cannot be compared")
         elif isinstance(leaf, Placeholder) and _is_tensor(leaf.what):
-            raise UnsupportedLayout(f"{name!r} is no plain tensor ({leaf.what})")
+            raise UnsupportedLayout(f"{shown(name)} is no plain tensor ({told(leaf.what)})")
+        elif any(isinstance(part, TensorRef) for _, part in _children(leaf) or ()):
+            raise UnsupportedLayout(
+                f"{shown(name)} is nested too deep, or is there under another name as well"
+            )
     return tensors
 
 
@@ -78,7 +87,9 @@ def plain_value(value: object) -> object:
 
     Numbers of numpy become plain ones.
     """
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, (bool, float, str)):
+        return value
+    if isinstance(value, int) and value.bit_length() <= MAX_BITS:
         return value
     if (number := number_of(value)) is not None:
         return number
@@ -90,7 +101,7 @@ def plain_value(value: object) -> object:
 def text_of(leaf: object) -> str:
     """Return a short text for any leaf, at most MAX_TEXT characters of a value."""
     if isinstance(leaf, Global):
-        return str(leaf)
+        return str(leaf)[:MAX_TEXT]
     if isinstance(leaf, Placeholder):
         arguments = leaf.args if isinstance(leaf.args, tuple) else ()
         shown = [text_of(a) for a in arguments[:3] if isinstance(a, (str, int, float, Global))]
@@ -98,49 +109,72 @@ def text_of(leaf: object) -> str:
         return f"{what}({', '.join(shown)})"[:MAX_TEXT]
     if isinstance(leaf, (bytes, bytearray)):
         return f"{len(leaf)} bytes"
-    if isinstance(leaf, int) and leaf.bit_length() > 256:
+    if isinstance(leaf, int) and leaf.bit_length() > MAX_BITS:
         return f"an integer of {leaf.bit_length()} bits"
     if isinstance(leaf, (dict, list, tuple, set, frozenset)):
         return f"{type(leaf).__name__} of {len(leaf)}"
     return str(leaf)[:MAX_TEXT]
 
 
-def _leaves(tree: object, name: str = "") -> Iterator[tuple[str, object]]:
+def plain_values(fields: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the fields of args by name, as values that JSON has.
+
+    Raises CorruptFile if two fields have one name, or if parts that are shared would fill memory.
+    """
+    found: dict[str, Any] = {}
+    values = characters = 0
+    for key, value in fields.items():
+        name = _name(key)
+        if name in found:
+            raise CorruptFile(f"two args are called {shown(name)}")
+        found[name] = plain = plain_value(value)
+        for part in plain if isinstance(plain, list) else (plain,):
+            values += 1
+            characters += len(part) if isinstance(part, str) else 0
+        if characters > MAX_CHARACTERS or values > MAX_VALUES + len(fields):
+            raise CorruptFile("the args hold more values, or longer ones, than can be right")
+    return found
+
+
+def _leaves(
+    tree: object, name: str = "", most: int | None = MAX_ENTRIES
+) -> Iterator[tuple[str, object]]:
     """Yield dotted names and leaves of nested containers in order.
 
-    A container that is reached again, or is too deep, is a leaf. After MAX_ENTRIES leaves, the last
-    one is `… and more`.
+    A container that is reached again, or is too deep, is a leaf. After `most` leaves, the last one
+    is `… and more`. Raises CorruptFile if a name is too long.
     """
     seen: set[int] = set()
     count = 0
-    stack: list[tuple[str, object, int]] = [(name, tree, 0)]
+    # Of each node the name of what it is in, and its key there: texts of all would fill memory.
+    stack: list[tuple[str, object, object, int]] = [("", name, tree, 0)]
     while stack:
-        path, node, depth = stack.pop()
-        children = _children(node)
-        if children is None or not children or depth >= MAX_DEPTH or id(node) in seen:
+        outer, key, node, depth = stack.pop()
+        path = f"{outer}.{_name(key)}" if outer else _name(key)
+        if len(path) > MAX_NAME:
+            raise CorruptFile(f"a name of {len(path)} characters: {shown(path)}")
+        children = None if depth >= MAX_DEPTH or id(node) in seen else _children(node)
+        if not children:
             count += 1
-            if count > MAX_ENTRIES:
+            if most is not None and count > most:
                 yield path, "… and more"
                 return
             yield path, node
             continue
         seen.add(id(node))
-        stack.extend(
-            (f"{path}.{key}" if path else key, child, depth + 1)
-            for key, child in reversed(children)
-        )
+        stack.extend((path, key, child, depth + 1) for key, child in reversed(children))
 
 
-def _children(node: object) -> list[tuple[str, object]] | None:
-    """Return the named parts of a container; None for a leaf, such as a long list of numbers."""
+def _children(node: object) -> list[tuple[object, object]] | None:
+    """Return the parts of a container by key; None for a leaf, such as a long list of numbers."""
     if isinstance(node, dict):
-        return [(_name(key), value) for key, value in node.items()]
+        return list(node.items())
     if isinstance(node, (list, tuple)):
         if len(node) > 64 and not isinstance(node[0], (dict, list, tuple, TensorRef, Placeholder)):
             return None
         return [(str(i), value) for i, value in enumerate(node)]
     if isinstance(node, Placeholder) and isinstance(node.state, dict):
-        return [(_name(key), value) for key, value in node.state.items()]
+        return list(node.state.items())
     return None
 
 

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CorruptFile
 from ckptdiff.formats.inert import PLAIN, Global, Placeholder, escaped, latin1, signed
+from ckptdiff.formats.pickle_limits import Limits, check_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from ckptdiff.formats.inert import Builders
 
 
-MAX_ODD_KEYS = 1000  # keys of dictionaries and members of sets that are not text or small integers
-MAX_KEY_PARTS = 200  # nested parts of one such key
-_SMALL = 1 << 60  # an integer below it is its own hash
+MAX_NAME = 1000  # characters of the module, and of the name, of a class
+_DICT = Global("collections", "OrderedDict")
 
 
 class _ReachedKey(Exception):
@@ -46,6 +46,7 @@ def load(
     early, holds an unknown opcode, an extension code or an unexpected persistent id, or is made to
     fill memory or time.
     """
+    check_memory(data)
     try:
         return _Machine(data, persistent_load, builders, before).run()
     except _ReachedKey as reached:
@@ -54,8 +55,16 @@ def load(
         raise
     except (IndexError, struct.error) as error:
         raise CorruptFile("the pickle ends in the middle or takes from an empty stack") from error
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, MemoryError) as error:
-        raise CorruptFile(f"the pickle is damaged ({type(error).__name__}: {error})") from error
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        TypeError,
+        ValueError,
+    ) as error:
+        why = str(error)[:200]
+        raise CorruptFile(f"the pickle is damaged ({type(error).__name__}: {why})") from error
 
 
 class _Machine:
@@ -73,8 +82,7 @@ class _Machine:
         self.builders = builders
         self.memo: dict[int, Any] = {}
         self.stack: list[Any] = []
-        self.odd_keys = 0
-        self.copied = 0
+        self.limits = Limits(len(data))
         self.marks: list[int] = []  # stack heights at the open MARKs
         self.globals: dict[tuple[str, str], Global] = {}
         self.before = before
@@ -180,19 +188,19 @@ class _Machine:
                 items = self._pop_mark()
                 target = stack[-1]
                 if isinstance(target, set):
-                    self._check_keys(items)
+                    self.limits.check_keys(items)
                     target.update(items)
                 else:
                     self._extend(target, items)
             case 0x91:  # FROZENSET
                 members = self._pop_mark()
-                self._check_keys(members)
+                self.limits.check_keys(members)
                 stack.append(frozenset(members))
             case 0x6C:  # LIST
                 stack.append(self._pop_mark())
             case 0x64:  # DICT
                 items = self._pop_mark()
-                self._check_keys(items[::2])
+                self.limits.check_keys(items[::2])
                 stack.append(dict(zip(items[::2], items[1::2], strict=True)))
             case 0x87:  # TUPLE3
                 stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
@@ -296,6 +304,7 @@ class _Machine:
         stack = self.stack
         if self.marks == [1] and stack[-1] == self.before and isinstance(stack[0], dict):
             items = stack[1:-1]
+            self.limits.check_keys(items[::2])
             raise _ReachedKey(stack[0] | dict(zip(items[::2], items[1::2], strict=True)))
 
     def _text(self, pos: int, size: int) -> str:
@@ -323,6 +332,8 @@ class _Machine:
         return items
 
     def _global(self, module: str, name: str) -> Global:
+        if len(module) > MAX_NAME or len(name) > MAX_NAME:
+            raise CorruptFile(f"the pickle names a class by more than {MAX_NAME} characters")
         return self.globals.setdefault((module, name), Global(module, name))
 
     def _persistent(self, pid: object) -> object:
@@ -330,57 +341,24 @@ class _Machine:
             raise CorruptFile("the pickle refers to data outside itself")
         return self.persistent_load(pid)
 
-    def _check_keys(self, keys: Iterable[Any]) -> None:
-        """Raise CorruptFile for keys made to be slow: deeply nested, or many with the same hash.
-
-        Python's hash of every multiple of 2**61 - 1 is 0, and hashing nested tuples has no limit.
-        """
-        for key in keys:
-            kind = type(key)
-            if kind is str or kind is bytes or (kind is int and -_SMALL < key < _SMALL):
-                continue
-            if kind is tuple or kind is frozenset or kind is int:
-                self.odd_keys += 1
-                parts = [key]
-                for part in parts:
-                    if type(part) in (tuple, frozenset):
-                        if len(parts) + len(part) > MAX_KEY_PARTS:
-                            raise CorruptFile("the pickle has a key of too many parts")
-                        parts.extend(part)
-                if self.odd_keys > MAX_ODD_KEYS:
-                    raise CorruptFile(f"the pickle has more than {MAX_ODD_KEYS} odd keys")
-
     def _memo_index(self, index: int) -> int:
         """Return a memo index; raise CorruptFile if it is larger than the pickle has bytes."""
         if not 0 <= index <= len(self.data):
             raise CorruptFile(f"the pickle, of {len(self.data)} bytes, uses its memo at {index}")
         return index
 
-    def _count_copied(self, args: tuple[Any, ...]) -> None:
-        """Count the elements that builders copy; raise CorruptFile if they would fill memory.
-
-        A short pickle can have one long container copied again and again.
-        """
-        first = args[0] if args else None
-        if isinstance(first, (str, bytes, bytearray, list, tuple, dict, set, frozenset)):
-            self.copied += len(first)
-            if self.copied > 4 * len(self.data) + 10_000:
-                raise CorruptFile("the pickle copies more than it holds")
-            if isinstance(first, (list, tuple, set, frozenset)):
-                self._check_keys(first)
-
     def _call(self, what: object, args: object) -> object:
         if isinstance(what, Global) and isinstance(args, tuple):
             build = self.builders.get((what.module, what.name))
             if build is not None:
-                self._count_copied(args)
+                self.limits.count_call(args, pairs=what == _DICT)
                 return build(*args)
         return Placeholder(what, args)
 
     def _set_items(self, target: object, pairs: Any) -> None:
         if isinstance(target, dict):
             pairs = list(pairs)
-            self._check_keys(key for key, _ in pairs)
+            self.limits.check_keys(key for key, _ in pairs)
             target.update(pairs)
         elif isinstance(target, Placeholder):
             target.items.extend(pairs)

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.errors import CkptDiffError, CorruptFile, MissingShard, NotACheckpoint
-from ckptdiff.formats.files import open_regular, read_at
+from ckptdiff.formats.files import is_file_name, open_regular, read_at
 from ckptdiff.formats.json_files import read_object
 from ckptdiff.formats.safetensors import begins_as_header
 from ckptdiff.formats.torch_zip import begins_as_torch
+from ckptdiff.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -149,7 +150,7 @@ def check_promised(chosen: Chosen, held: Collection[str]) -> None:
             f"{chosen.stale_index}: names files that are not here. The "
             f"{_count(len(chosen.files), 'file')} that {_are(chosen.files)} here, "
             f"{chosen.files[0].name} first, lack {len(lacking)} of the tensors that it names, "
-            f"{lacking[0]!r} among them. Copy the files that the index names"
+            f"{shown(lacking[0])} among them. Copy the files that the index names"
         )
 
 
@@ -266,21 +267,14 @@ def _read_weight_map(index: Path) -> dict[str, str]:
         raise CorruptFile(f"{index}: names no file")
     for name in set(weight_map.values()) if _are_texts(weight_map) else [None]:
         if name is None or not is_file_name(name):
-            raise CorruptFile(f"{index}: names {name!r}; only files beside the index may be named")
+            raise CorruptFile(
+                f"{index}: names {shown(name)}; only files beside the index may be named"
+            )
     return weight_map
 
 
 def _are_texts(weight_map: dict[str, Any]) -> bool:
     return all(isinstance(name, str) for name in weight_map.values())
-
-
-def is_file_name(name: str) -> bool:
-    """Return whether a name is that of a file in the same folder, and valid for the system."""
-    try:
-        inside = os.path.basename(name) == name  # noqa: PTH119
-        return inside and name not in ("", ".", "..") and b"\0" not in os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
 
 
 def _count(number: int, what: str) -> str:

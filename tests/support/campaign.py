@@ -232,7 +232,10 @@ def _linked(base: Path, target: Path) -> None:
     """Make a folder of links to the files of another."""
     target.mkdir()
     for file in base.iterdir():
-        (target / file.name).symlink_to(file)
+        if file.suffix == ".json":  # a link out of the folder is not followed
+            shutil.copy(file, target)
+        else:
+            (target / file.name).symlink_to(file)
 
 
 def _rank_file(folder: Path) -> Path:
