@@ -1,31 +1,58 @@
-"""One process that fuzzes one harness with atheris; `tests.fuzz` starts it."""
+"""One process that fuzzes one harness; `tests.fuzz` starts it."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
+from itertools import count
 from pathlib import Path
 from random import Random
-
-import atheris
+from typing import TYPE_CHECKING, TextIO
 
 from tests.fuzz.guard import BROKEN, Guarded, Slot, keep, limit
-from tests.fuzz.harnesses import HARNESSES, reader
+from tests.fuzz.harnesses import HARNESSES, Harness, reader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+LARGE = 20_000  # bytes of an input that is not changed further without need
+POOL = 2000  # inputs that are changed further, beside those that were found before
 
 
 def main() -> None:
-    """Fuzz: the arguments are a harness, the folder that the parent made, seconds, runs, finds."""
-    name, work, seconds, runs, finds = sys.argv[1:]
-    harness, folder = HARNESSES[name], Path(work)
+    """Fuzz: the arguments are those of `Run.begin`."""
+    kind, name, work, seconds, runs, finds = sys.argv[1:]
+    folder = Path(work)
     report = os.fdopen(os.dup(2), "w", buffering=1)
+    harness = HARNESSES[name]
     if harness.in_worker:  # libraries write there for each input
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    scratch = folder / "scratch" / name / str(os.getpid())
-    with atheris.instrument_imports(include=["ckptdiff"]):
+    scratch = folder / "scratch" / f"{name}-{os.getpid()}"
+    if kind == "blind":
         guarded = Guarded(reader(name, folder / "bases", scratch))
-    slot = Slot(folder / f"{name}.slot")
-    known = set(filter(None, (folder / f"{name}.known").read_text().split("\n")))
+    else:
+        import atheris
+
+        with atheris.instrument_imports(include=["ckptdiff"]):
+            guarded = Guarded(reader(name, folder / "bases", scratch))
+    read = _keeping(guarded, name, folder, Path(finds), Slot(folder / f"{name}.{kind}"), report)
+    places = [folder / "corpus" / name, folder / "seeds" / name]
+    limit(report)
+    if kind == "blind":
+        inputs = [file.read_bytes() for place in places for file in sorted(place.iterdir())]
+        blind(inputs, harness, read, int(seconds), int(runs))
+    else:
+        _guided(places, harness, read, report, [f"-max_total_time={seconds}", f"-runs={runs}"])
+
+
+def _keeping(
+    guarded: Guarded, name: str, folder: Path, finds: Path, slot: Slot, report: TextIO
+) -> Callable[[bytes], None]:
+    """Return what reads an input and keeps it, if it is the first with what came of it."""
+    file = folder / f"{name}.known"
+    known = set(file.read_text().split("\n"))
 
     def read(data: bytes) -> None:
         slot.put(data)
@@ -34,12 +61,47 @@ def main() -> None:
             return
         what, text = found
         known.add(what)
-        with (folder / f"{name}.known").open("a") as out:
+        with file.open("a") as out:
             out.write(f"{what}\n")
-        file = keep(Path(finds) / name, data, what, text)
-        report.write(f"{name}: {what}: {file}\n")
+        report.write(f"{name}: {what}: {keep(finds / name, data, what, text)}\n")
         if what.startswith("more memory"):
             os._exit(0)  # its peak stays as high
+
+    return read
+
+
+def blind(
+    inputs: Sequence[bytes],
+    harness: Harness,
+    read: Callable[[bytes], None],
+    seconds: float,
+    runs: int,
+) -> None:
+    """Change inputs whatever they reach: some ten times as many as with atheris, which watches."""
+    pool = list(inputs)
+    random = Random(time.time_ns())
+    end = time.monotonic() + seconds
+    for number in count(1):
+        data = random.choice(pool)
+        for _ in range(random.choice((1, 1, 2, 5))):
+            data = harness.mutate(data, random)[: harness.most]
+        read(data)
+        if len(data) < LARGE and random.random() < 0.05:
+            at = len(inputs) + random.randrange(POOL)
+            pool[at : at + 1] = [data]
+        if number == runs or time.monotonic() > end:
+            return
+
+
+def _guided(
+    places: Sequence[Path],
+    harness: Harness,
+    read: Callable[[bytes], None],
+    report: TextIO,
+    limits: Sequence[str],
+) -> None:
+    """Fuzz with atheris, which changes what reached something new further. It ends the process."""
+    import atheris
 
     def mutate(data: bytes, most: int, seed: int) -> bytes:
         random = Random(seed)
@@ -47,21 +109,14 @@ def main() -> None:
             if random.random() < 0.1:
                 return bytes(atheris.Mutate(data, most))
             return harness.mutate(data, random)[:most]
-        except BaseException:  # atheris would wait for ever
+        except BaseException:  # noqa: BLE001 -- atheris would wait for ever
             traceback.print_exc(file=report)
             os._exit(BROKEN)
 
-    limit(report)
-    places = [str(folder / kind / name) for kind in ("corpus", "seeds")]
-    limits = [f"-max_len={harness.most}", "-len_control=0", "-rss_limit_mb=0", "-timeout=100000"]
-    if int(runs):
-        limits.append(f"-runs={runs}")
-    quiet = ["-verbosity=0", "-print_final_stats=0", f"-artifact_prefix={folder}/"]
-    atheris.Setup(
-        ["fuzz", *places, f"-max_total_time={seconds}", *limits, *quiet],
-        read,
-        custom_mutator=mutate,
-    )
+    # The limits on time and memory are our own.
+    own = [f"-max_len={harness.most}", "-len_control=0", "-rss_limit_mb=0", "-timeout=100000"]
+    quiet = ["-verbosity=0", f"-artifact_prefix={places[0].parent.parent}/"]
+    atheris.Setup(["fuzz", *map(str, places), *limits, *own, *quiet], read, custom_mutator=mutate)
     atheris.Fuzz()
 
 

@@ -35,7 +35,7 @@ class Harness:
 HARNESSES = {
     "safetensors": Harness("read_formats", mutate_json.mutate_safetensors),
     "pickle": Harness("read_formats", mutate_pickle.mutate),
-    "zip": Harness("read_formats", mutate_zip.mutate),
+    "torch_zip": Harness("read_formats", mutate_zip.mutate),
     "metadata": Harness("read_formats", mutate_pickle.mutate),
     "common_state": Harness("read_formats", mutate_zip.mutate),
     "index": Harness("read_formats", mutate_json.mutate),

@@ -20,7 +20,7 @@ _ODD = (
 WORDS = (
     "linear", "yarn", "llama3", "longrope", "dynamic", "default", "silu", "gelu", "relu2", "llama",
     "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma2", "gpt2", "gpt_neox", "nemotron",
-    "deepseek_v3", "phi3", "full_attention", "sliding_attention", "bfloat16", "float8_e4m3fn", "fp8",
+    "deepseek_v3", "phi3", "full_attention", "sliding_attention", "bfloat16", "fp8",
 )  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from ckptdiff.formats.json_files import read_object
 from ckptdiff.formats.run_config import read_run_config
 from ckptdiff.formats.token_files import POST_PROCESSOR, TOKENIZER, read_token_files
 from ckptdiff.formats.unpickle import load
-from ckptdiff.logits.tokenizer import JSON
 from ckptdiff.report.ls import listing_lines
 
 if TYPE_CHECKING:

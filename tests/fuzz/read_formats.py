@@ -1,4 +1,4 @@
-"""What reads checkpoints: each takes the bases and an empty folder, and returns what reads an input."""
+"""What reads checkpoints: each function takes the bases and an empty folder for the input."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pickle(bases: Path, folder: Path) -> Read:
     return read
 
 
-def zip(bases: Path, folder: Path) -> Read:
+def torch_zip(bases: Path, folder: Path) -> Read:
     file = folder / "pytorch_model.bin"
 
     def read(data: bytes) -> None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.conversion.partial_folder import PartialFolder
 from ckptdiff.formats import JOURNAL, hf
-from ckptdiff.formats.unpickle import load
 from ckptdiff.report.page_facts import rows_of
 from ckptdiff.result_cache import ResultCache
 from ckptdiff.scores.journal import Journal

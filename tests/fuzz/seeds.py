@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import shutil
 import sys
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_saver
 
 from ckptdiff.formats import hf
-from ckptdiff.results import Answer, Answers, Numbers, StepApart, TensorDiff
 from ckptdiff.result_cache import ResultCache
+from ckptdiff.results import Answer, Answers, Numbers, StepApart, TensorDiff
 from ckptdiff.scores.journal import FoundStep, Journal
 from ckptdiff.scores.results import Question
 from ckptdiff.settings import RecentPair, Settings, save_settings
@@ -62,11 +62,11 @@ def _make_dcp(folder: Path) -> None:
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it tells that this is a single process
-        dcp.save(state, checkpoint_id=folder, no_dist=True)
+        state_dict_saver.save(state, checkpoint_id=folder, no_dist=True)
     (folder / "metadata.json").write_text('{"sharded_backend": "torch_dist"}')
     args = _args(folder.parent)
     common = {"args": args, "iteration": 3, "checkpoint_version": 3.0}
-    (folder / "common.pt").write_bytes(_torch_file(common))
+    (folder / "common.pt").write_bytes(torch_file(common))
 
 
 def _args(bases: Path) -> Any:
@@ -84,10 +84,11 @@ def _configs(bases: Path) -> Iterator[dict[str, Any]]:
             yield {**base, "model_type": family, **next(iter(changes.values()))}
 
 
-def _torch_file(state: object) -> bytes:
-    file = io.BytesIO()
-    oracle_state.save(state, file)
-    return file.getvalue()
+def torch_file(state: object) -> bytes:
+    """Return what torch.save writes."""
+    with TemporaryDirectory() as folder:
+        oracle_state.save(state, file := Path(folder) / "archive.pt")
+        return file.read_bytes()
 
 
 def _small_safetensors() -> bytes:
@@ -98,19 +99,22 @@ def _small_safetensors() -> bytes:
 def _states() -> Iterator[bytes]:
     weight = torch.ones(2, 3, dtype=torch.bfloat16)
     linear = torch.nn.Linear(2, 2).state_dict()
-    yield _torch_file({"a": weight, "b": linear, "c": weight.t()})
-    yield _torch_file({"state_dict": linear, "epoch": 3, "optimizer": {"lr": 0.1, 0: [weight]}})
-    yield _torch_file({"p": torch.nn.Parameter(weight), "q": torch.eye(2).to_sparse()})
-    yield _torch_file({"model": {"x.weight": torch.ones(1, dtype=torch.float8_e4m3fn)}})
+    yield torch_file({"a": weight, "b": linear, "c": weight.t()})
+    yield torch_file({"state_dict": linear, "epoch": 3, "optimizer": {"lr": 0.1, 0: [weight]}})
+    yield torch_file({"p": torch.nn.Parameter(weight), "q": torch.eye(2).to_sparse()})
+    yield torch_file({"model": {"x.weight": torch.ones(1, dtype=torch.float8_e4m3fn)}})
 
 
-def _pickle_of(torch_file: bytes) -> bytes:
-    return next(one.content for one in members(torch_file) if one.name.endswith(b"data.pkl"))
+def _pickle_of(file: bytes) -> bytes:
+    return next(one.content for one in members(file) if one.name.endswith(b"data.pkl"))
 
 
 def _results(folder: Path) -> bytes:
-    numbers = Numbers(4, 1, 0.5, (0, 1), 0.1, 0.2, 0.3, 0.9, 7, 0, 0, 0, 0, 1.0, 1.0, (3, 1), b"\1\0\0\0", (2, 2))  # fmt: skip
-    found = TensorDiff("a.weight", "differ", None, None, "a note", "F32", "F32", (2, 2), (2, 2), 0, 32, numbers)  # fmt: skip
+    grid: Any = {"histogram": (3, 1), "grid": b"\1\0\0\0", "grid_shape": (2, 2)}
+    sums = (0.5, (0, 1), 0.1, 0.2, 0.3, 0.9, 7, 0, 0, 0, 0, 1.0, 1.0)
+    numbers = Numbers(4, 1, *sums, **grid)
+    sides = ("F32", "F32", (2, 2), (2, 2))
+    found = TensorDiff("a", "differ", None, None, "a note", *sides, 0, 32, numbers)
     checkpoint = hf.open(folder)
     with ResultCache(folder / "cache", checkpoint, checkpoint, "0") as cache:
         cache.add(found, 1.5)
@@ -177,12 +181,12 @@ def make_seeds(folder: Path, bases: Path) -> Mapping[str, list[bytes]]:
     seeds: dict[str, list[bytes]] = {
         "safetensors": [_small_safetensors(), *SAFETENSORS.values()],
         "pickle": [*(pickle.dumps(plain, n) for n in range(6)), *PICKLES.values()],
-        "zip": [*_states(), *TENSORS.values(), *ZIPS.values(), rank],
+        "torch_zip": [*_states(), *TENSORS.values(), *ZIPS.values(), rank],
         "metadata": [(bases / "dcp/.metadata").read_bytes()],
-        "common_state": [common, _torch_file([{"args": args, "iteration": 5}])],
+        "common_state": [common, torch_file([{"args": args, "iteration": 5}])],
         "config": [json.dumps(one).encode() for one in _configs(bases)],
         "index": [index, b'{"metadata":{},"weight_map":{"a":"x.safetensors"}}'],
-        "args": [_pickle_of(common), _pickle_of(_torch_file({"args": vars(args)}))],
+        "args": [_pickle_of(common), _pickle_of(torch_file({"args": vars(args)}))],
         "params": [(bases / "meta/params.json").read_bytes()],
         "yaml": [YAML],
         "token_files": [*(json.dumps(token_config).encode(), b'{"bos_token_id": [1, 2]}')],
