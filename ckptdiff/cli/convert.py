@@ -208,12 +208,14 @@ def _target(options: argparse.Namespace) -> Target:
 
 
 def _plan_lines(conversion: Conversion) -> Iterator[str]:
+    from ckptdiff.conversion.launching import path_word
     from ckptdiff.text import format_bytes, printable
 
     source = conversion.source
     family = source.architecture.name if source.architecture is not None else "unknown family"
-    yield f"from  {source.checkpoint.root} ({source.checkpoint.format}, {family})"
-    yield f"to    {conversion.out} ({conversion.target.to}, {format_bytes(conversion.nbytes)})"
+    yield f"from  {path_word(source.checkpoint.root)} ({source.checkpoint.format}, {family})"
+    size = format_bytes(conversion.nbytes)
+    yield f"to    {path_word(conversion.out)} ({conversion.target.to}, {size})"
     for note in conversion.notes:
         yield f"      {printable(note)}"
 

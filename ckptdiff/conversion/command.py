@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.shortfall_words import shortfall_lines
 from ckptdiff.config.programs import DEFAULT, PROGRAMS
+from ckptdiff.conversion.launching import path_word
 from ckptdiff.conversion.plan import MAX_SHARD_SIZE, VOCAB_DIVISIBLE_BY
 from ckptdiff.text import printable
 
@@ -139,7 +140,7 @@ def closing_lines(
         first = printable(short[0].removeprefix("incomplete: "))
         yield f"short  what was written is not what its config promises: {first}"
     if not compared:
-        yield f"wrote {conversion.out}, not verified"
+        yield f"wrote {path_word(conversion.out)}, not verified"
         return
     outcome = "verified but for copies that differ" if drifted else "verified"
     if short:

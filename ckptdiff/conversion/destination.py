@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING
 
+from ckptdiff.conversion.partial.folder import partial_of
 from ckptdiff.errors import UnreadableFile
 from ckptdiff.formats.megatron import iteration_of
 
@@ -54,9 +56,10 @@ def free_bytes(out: Path) -> int:
     existing = out.absolute()
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
-    partial = out.with_name(f"{out.name}.partial")
+    partial = partial_of(out)
     try:
-        kept = sum(f.stat().st_blocks * 512 for f in partial.rglob("*") if f.is_file())
+        held = (partial / at / name for at, _, names in os.walk(partial) for name in names)
+        kept = sum(file.lstat().st_blocks * 512 for file in held)
         return shutil.disk_usage(existing).free + kept
     except OSError as error:
         raise UnreadableFile(f"{existing}: cannot be read ({error.strerror})") from error

@@ -54,6 +54,12 @@ def launch_of(
     return " ".join([*ahead, *map(_quoted, words[len(ahead) :])])
 
 
+def path_word(path: Path) -> str:
+    """Return a path to be shown: as it is, or quoted for a shell if it cannot be printed so."""
+    text = str(path)
+    return text if text.isprintable() else _quoted(text)
+
+
 def _quoted(word: str) -> str:
     """Return a word as a shell reads it, in characters that can be printed alone.
 
@@ -66,7 +72,11 @@ def _quoted(word: str) -> str:
 
 
 def _octal(character: str) -> str:
-    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
+    try:
+        content = os.fsencode(character)
+    except UnicodeEncodeError:  # half a surrogate pair, from a file: no path has that
+        content = character.encode("utf-8", "surrogatepass")
+    return "".join(f"\\{byte:03o}" for byte in content)
 
 
 def _tokenizer_of(side: Assembled) -> Path | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.arch.without_place import why_without_place
@@ -16,6 +18,7 @@ from ckptdiff.conversion.completeness import (
     without_empty,
 )
 from ckptdiff.conversion.launching import launch_of
+from ckptdiff.conversion.partial.folder import has_become, notes_on
 from ckptdiff.conversion.plan_huggingface import huggingface_files
 from ckptdiff.conversion.plan_megatron import megatron_files
 from ckptdiff.conversion.reference_rope import with_rope_of_reference
@@ -27,8 +30,6 @@ from ckptdiff.errors import BadArgument, UnknownConfig, UnsupportedLayout
 from ckptdiff.text import plural
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ckptdiff.arch.naming import Names
     from ckptdiff.assembly.recipe import Assembled, Assembly
     from ckptdiff.conversion.output_file import OutputFile
@@ -92,7 +93,7 @@ def plan_conversion(
     converted to it.
     """
     _check_out(out, source, target)
-    notes: list[str] = []
+    notes = notes_on(out)
     source, lender = way_back(source, target, like)
     source, adapter = without_adapter(source, target, notes)
     left = _check_source(source, target)
@@ -143,19 +144,23 @@ def plan_conversion(
 def _check_out(out: Path, source: Assembled, target: Target) -> None:
     """Raise BadArgument if `out` overlaps the source, or is in use and not to be overwritten."""
     root = source.checkpoint.root
-    folder = (root if root.is_dir() else root.parent).resolve()
-    real = out.resolve()
+    # As the system follows links, however they are nested: `resolve` fails where they lead in a
+    # circle.
+    folder, real = (
+        Path(os.path.realpath(path)) for path in (root if root.is_dir() else root.parent, out)
+    )
     if real == folder or real in folder.parents or folder in real.parents:
         raise BadArgument(f"{out}: lies in the source, or the source in it; give another folder")
-    if out.exists() and not out.is_dir():
-        raise BadArgument(f"{out}: is a file; a folder is written")
     try:
+        if out.exists() and not out.is_dir():
+            raise BadArgument(f"{out}: is a file; a folder is written")
         filled = out.exists() and any(out.iterdir())
+        is_mount = real.is_mount()
     except OSError as error:
         raise BadArgument(f"{out}: cannot be read ({error.strerror})") from error
-    if filled and not target.overwrite:
+    if filled and not target.overwrite and not has_become(out):
         raise BadArgument(f"{out}: is not empty", hint="overwrite")
-    if real.is_mount():
+    if is_mount:
         raise BadArgument(f"{out}: is where a disk is mounted; give a folder in it")
 
 

@@ -11,11 +11,12 @@ from ckptdiff.config.huggingface_config import huggingface_config
 from ckptdiff.config.sayable import args_of_nobody, unsayable_args
 from ckptdiff.conversion.casting import main_dtype
 from ckptdiff.conversion.output_file import OutputFile
+from ckptdiff.conversion.storable import check_names
 from ckptdiff.dtypes import ITEMSIZE
-from ckptdiff.formats.files import leads_out
+from ckptdiff.formats.files import leads_out, read_small
 from ckptdiff.formats.safetensors import lay_out
 from ckptdiff.resharding.to_huggingface import INDEX, file_names, index_text, split_files, stored
-from ckptdiff.text import plural
+from ckptdiff.text import format_bytes, plural
 
 if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled
@@ -44,6 +45,7 @@ def huggingface_files(
     is_hf = side.checkpoint.convention == "hf"
     pattern = like or (side if is_hf and side.architecture is not None else None)
     names = None if pattern is None else plain_names(pattern)
+    check_names(side)
     tensors = stored(side, names)
     groups = split_files(tensors, target.max_shard_size)
     files = dict(zip(file_names(len(groups)), groups, strict=True))
@@ -84,7 +86,11 @@ def _copied_texts(pattern: Assembled | None, notes: list[str]) -> list[tuple[str
     if linked := [f.name for f in found if leads_out(f)]:
         notes.append(f"not copied, since they are links out of {folder}: {', '.join(linked)}")
     found = [f for f in found if f.name not in linked]
-    texts = [(f.name, f.read_bytes()) for f in found if f.stat().st_size <= _MAX_COPIED_BYTES]
+    if large := [f.name for f in found if f.stat().st_size > _MAX_COPIED_BYTES]:
+        most = format_bytes(_MAX_COPIED_BYTES)
+        notes.append(f"not copied, since they have more than {most}: {', '.join(large)}")
+    found = [f for f in found if f.name not in large]
+    texts = [(f.name, read_small(f, _MAX_COPIED_BYTES)) for f in found]
     if texts:
         notes.append(f"copied from {folder}: {', '.join(name for name, _ in texts)}")
     return texts

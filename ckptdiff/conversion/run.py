@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import struct
 from collections import defaultdict, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import chain
@@ -16,24 +18,34 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff import __version__
 from ckptdiff.assembly.compose import PADDING
 from ckptdiff.assembly.spans import spans_of
-from ckptdiff.conversion.partial_folder import PartialFolder
+from ckptdiff.conversion.partial.entries import State, create, finish
+from ckptdiff.conversion.partial.folder import PartialFolder
 from ckptdiff.conversion.verify import compare_with_source
-from ckptdiff.errors import CkptDiffError, MixedShards, UnreadableFile, WorkerDied
+from ckptdiff.errors import (
+    CkptDiffError,
+    MixedShards,
+    UnreadableFile,
+    Unverified,
+    WorkerDied,
+)
 from ckptdiff.executor import JobsUnderWay
+from ckptdiff.formats import open_checkpoint
 from ckptdiff.results import Loss
 from ckptdiff.text import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
     from concurrent.futures import Executor, Future
 
     from ckptdiff.conversion.output_file import OutputFile
+    from ckptdiff.conversion.partial.journal import PlacedLoss
     from ckptdiff.conversion.plan import Conversion
     from ckptdiff.kernels.views import Span
     from ckptdiff.results import TensorDiff
 
 JOB_BYTES = 32 << 20  # that one job writes: cancelling waits for the jobs that run
 JOB_SPANS = 256  # of small tensors, in one job
+_LAYOUT = 2  # of `OUT.partial`: one that was written otherwise is begun anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,37 +73,64 @@ def convert(
     Yields Written as parts are written, then Lost for each cast that lost something, then the
     TensorDiff of each tensor. Complete files of a killed run of the same plan are kept. Closing the
     generator stops and removes everything. Raises BadArgument if another run is writing,
-    UnreadableFile if the disk is full or refuses, MixedShards if a source file changed meanwhile,
+    UnreadableFile if the disk is full or refuses, MixedShards if the source changed meanwhile,
     Unverified if a tensor is not as planned.
     """
     before = _file_states(conversion)
-    with PartialFolder(conversion.out, _fingerprint(conversion, before)) as target:
+    _check_headers(conversion)
+    fingerprint = _fingerprint(conversion, before)
+    names = [*(file.path for file in conversion.files), *(name for name, _ in conversion.texts)]
+    with PartialFolder(
+        conversion.out, fingerprint, names, overwrite=conversion.target.overwrite
+    ) as target:
         run = _Conversion(conversion, executor, target)
         try:
             _check_space(conversion, target)
             yield from run.results()
-            changed = [
-                path for path, state in _file_states(conversion).items() if before[path] != state
-            ]
-            if changed:
-                raise MixedShards(f"{changed[0]}: changed while it was read; convert again")
+            _check_unchanged(conversion, before, "read")
             for name, content in conversion.texts:
-                _write_text(target.folder / name, content)
+                _write_text(target, name, content)
             losses = run.losses()
             yield from (Lost(name, loss) for name, loss in losses.items())
             if verify:
-                yield from compare_with_source(conversion, target.folder, losses, executor)
+                yield from _verified(conversion, target, losses, executor, before)
             target.finish()
         except (UnreadableFile, WorkerDied):
             # Complete files are kept: the disk may have room again, a network mount may come back.
             run.under_way.stop()
             if not target.complete:
                 target.remove()
+            try:
+                _check_unchanged(conversion, before, "read")
+            except MixedShards:
+                target.remove()
+                raise
             raise
         except BaseException:
             run.under_way.stop()
             target.remove()
             raise
+
+
+def _verified(
+    conversion: Conversion,
+    target: PartialFolder,
+    losses: Mapping[str, Loss],
+    executor: Executor,
+    before: Mapping[str, State],
+) -> Generator[TensorDiff, None, None]:
+    """Yield what `compare_with_source` yields. Raises Unverified, MixedShards."""
+    try:
+        yield from compare_with_source(conversion, target.folder, losses, executor)
+    except Unverified as error:
+        _check_unchanged(conversion, before, "compared")
+        if target.has_become_out:
+            root = conversion.source.checkpoint.root
+            raise Unverified(
+                f"{conversion.out}: was written whole by a run that was killed, but is not what "
+                f"{root} holds now; convert again, over it"
+            ) from error
+        raise
 
 
 @dataclass(slots=True)
@@ -102,6 +141,7 @@ class _FileUnderWay:
     open_jobs: int  # not yet done
     # Of each tensor, (CRC-32, number of bytes) of each span; None while it is not written.
     checksums: list[list[tuple[int, int] | None]] = field(default_factory=list)
+    losses: list[PlacedLoss] = field(default_factory=list)
 
 
 # (number of the file, items); an item is (number of the tensor, number of the span in it, span)
@@ -125,6 +165,7 @@ class _Conversion:
     def results(self) -> Generator[Written, None, None]:
         """Yield what is written, complete files of an earlier run first."""
         for file in self.kept:
+            self._lose(self.target.complete[file.path].losses)
             yield Written(file.path, file.layout.nbytes, complete=True)
         yield from self.under_way.results(self._submit, self._receive)
 
@@ -152,12 +193,7 @@ class _Conversion:
         file = self.files[number]
         path = self.target.folder / file.path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as out:
-                for offset, content in file.layout.fixed:
-                    out.seek(offset)
-                    out.write(content)
-                out.truncate(file.layout.nbytes)
+            create(path, file.layout.fixed, file.layout.nbytes)
         except OSError as error:
             raise _refused(path, error) from error
         under_way = _FileUnderWay(file, 0)
@@ -181,9 +217,9 @@ class _Conversion:
         """Take the result of a job; a bare number is the job that finishes that file."""
         outcome = future.result()
         if isinstance(job, int):
-            file = self.open_files.pop(job).file
-            self.target.note(file.path)
-            yield Written(file.path, 0, complete=True)
+            done = self.open_files.pop(job)
+            self.target.note(done.file.path, outcome, done.losses)
+            yield Written(done.file.path, 0, complete=True)
             return
         number, items = job
         under_way = self.open_files[number]
@@ -194,13 +230,19 @@ class _Conversion:
             nbytes += span.nbytes
             for source, loss in zip(span.sources, total.losses, strict=True):
                 if loss.rounded and source.part_of != PADDING:
-                    # Ranks write a replicated tensor from the same bytes: it counts once.
-                    self.lost[source.part_of][source.file, source.offset] = loss
+                    place = source.file, source.offset
+                    under_way.losses.append((source.part_of, place, loss))
         under_way.open_jobs -= 1
         if under_way.open_jobs == 0:
+            self._lose(under_way.losses)
             path = str(self.target.folder / under_way.file.path)
             self.under_way.submit(number, finish_file, path, tuple(_patches(under_way)))
         yield Written(under_way.file.path, nbytes)
+
+    def _lose(self, losses: Iterable[PlacedLoss]) -> None:
+        for name, place, loss in losses:
+            # Ranks write a replicated tensor from the same bytes: it counts once.
+            self.lost[name][place] = loss
 
 
 def write_spans(path: str, spans: Sequence[Span], checksums: bool) -> object:  # noqa: FBT001
@@ -213,16 +255,10 @@ def write_spans(path: str, spans: Sequence[Span], checksums: bool) -> object:  #
         raise _refused(Path(path), error) from error
 
 
-def finish_file(path: str, patches: Sequence[tuple[int, bytes]]) -> None:
+def finish_file(path: str, patches: Sequence[tuple[int, bytes]]) -> State:
     """Write (offset, checksum) patches into a file and sync it. Runs in a worker process."""
     try:
-        fd = os.open(path, os.O_WRONLY)
-        try:
-            for offset, content in patches:
-                os.pwrite(fd, content, offset)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        return finish(path, patches)
     except OSError as error:
         raise _refused(Path(path), error) from error
 
@@ -240,55 +276,96 @@ def _patches(under_way: _FileUnderWay) -> Iterable[tuple[int, bytes]]:
 
 def _check_space(conversion: Conversion, target: PartialFolder) -> None:
     """Raise UnreadableFile if the files that are not complete do not fit on the disk."""
-    needed = sum(f.layout.nbytes for f in conversion.files if f.path not in target.complete)
-    free = shutil.disk_usage(target.folder).free
-    if needed > free:
-        sizes = f"{format_bytes(needed)} are needed, the disk has {format_bytes(free)} free"
-        raise UnreadableFile(f"{conversion.out}: {sizes}")
-
-
-def _write_text(path: Path, content: bytes) -> None:
-    """Write a small file and sync it."""
+    sizes = {file.path: file.layout.nbytes for file in conversion.files}
+    sizes |= {name: len(content) for name, content in conversion.texts}
+    missing = {name: size for name, size in sizes.items() if name not in target.complete}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        free = shutil.disk_usage(target.folder).free
+        room = os.statvfs(target.folder)
+    except OSError as error:
+        raise _refused(target.folder, error) from error
+    if (needed := sum(missing.values())) > free:
+        words = f"{format_bytes(needed)} are needed, the disk has {format_bytes(free)} free"
+        raise UnreadableFile(f"{conversion.out}: {words}")
+    if room.f_files and len(missing) > room.f_favail:  # 0: it makes them as they are needed
+        words = f"{len(missing)} files are to be written, the disk has inodes for {room.f_favail}"
+        raise UnreadableFile(f"{conversion.out}: {words}")
+
+
+def _write_text(target: PartialFolder, name: str, content: bytes) -> None:
+    """Write a small file and sync it, if an earlier run has not."""
+    if name in target.complete:
+        return
+    path = target.folder / name
+    try:
+        create(path, [(0, content)])
+        state = finish(path)
     except OSError as error:
         raise _refused(path, error) from error
+    target.note(name, state)
 
 
 def _refused(path: Path, error: OSError) -> CkptDiffError:
-    return UnreadableFile(f"{path}: cannot be written ({error.strerror})")
+    why = error.strerror
+    if error.errno == errno.ENOSPC:
+        with suppress(OSError):
+            room = os.statvfs(path.parent)
+            if room.f_files and not room.f_favail:
+                why = "no inodes are left on the disk: it holds too many files"
+    return UnreadableFile(f"{path}: cannot be written ({why})")
 
 
-def _file_states(conversion: Conversion) -> dict[str, tuple[int, int, int]]:
-    """Return (inode, size in bytes, mtime in ns) of each source file: they change with it."""
+def _check_headers(conversion: Conversion) -> None:
+    """Raise MixedShards if the source is not what its headers said when it was opened.
+
+    The comparison at the end could not tell: it reads the source where the plan does.
+    """
+    planned = conversion.source.checkpoint
+    now = open_checkpoint(planned.root)
+    if (now.files, now.shards, now.chunks) != (planned.files, planned.shards, planned.chunks):
+        raise MixedShards(f"{planned.root}: changed since it was opened; open it again")
+
+
+def _check_unchanged(conversion: Conversion, before: Mapping[str, State], doing: str) -> None:
+    """Raise MixedShards if a source file is not in the state that it was in."""
+    for path, state in _file_states(conversion).items():
+        if before[path] != state:
+            raise MixedShards(f"{path}: changed while it was {doing}; convert again")
+
+
+def _file_states(conversion: Conversion) -> dict[str, State]:
+    """Return the state of each source file, of the file that a link leads to."""
     found = {}
     for file in conversion.source.checkpoint.files:
         try:
             status = file.stat()
         except OSError as error:
             raise UnreadableFile(f"{file}: cannot be read ({error.strerror})") from error
-        found[str(file)] = status.st_ino, status.st_size, status.st_mtime_ns
+        found[str(file)] = status.st_size, status.st_mtime_ns, status.st_ino
     return found
 
 
-def _fingerprint(conversion: Conversion, states: dict[str, tuple[int, int, int]]) -> str:
+def _fingerprint(conversion: Conversion, states: Mapping[str, State]) -> str:
     """Return a digest that is equal only if the same bytes would be written."""
-    whole = hashlib.sha256(__version__.encode())
+    whole = hashlib.sha256(f"{__version__} {_LAYOUT}".encode())
+
+    def add(line: str) -> None:
+        whole.update(f"{line}\n".encode("utf-8", "surrogatepass"))  # of paths that are no UTF-8
+
     for path, state in sorted(states.items()):
-        whole.update(f"{path} {state}\n".encode())
+        add(f"{path} {state}")
     for file in conversion.files:
-        whole.update(f"{file.path} {file.layout.nbytes}\n".encode())
+        add(f"{file.path} {file.layout.nbytes}")
         for _, content in file.layout.fixed:
             whole.update(content)
         pieces = chain.from_iterable(tensor.pieces for tensor in file.tensors)
         for tensor in file.tensors:
-            whole.update(f"{tensor.name} {tensor.dtype} {tensor.shape}\n".encode())
+            add(f"{tensor.name} {tensor.dtype} {tensor.shape}")
         for piece in pieces:
-            whole.update(f"{piece.ref.file} {piece.ref.offset} {piece.of} {piece.box}\n".encode())
+            ref = piece.ref
+            add(f"{ref.file} {ref.offset} {ref.dtype} {ref.stride} {ref.scale}")
+            add(f"{piece.of} {piece.box}")
     for name, content in conversion.texts:
-        whole.update(f"{name}\n".encode() + content)
+        add(name)
+        whole.update(content)
     return whole.hexdigest()

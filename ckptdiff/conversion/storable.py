@@ -1,4 +1,4 @@
-"""Whether files of torch.save, as they are written here, can hold every tensor of a model."""
+"""Whether files, as they are written here, can hold every tensor of a model by its name."""
 
 from __future__ import annotations
 
@@ -19,3 +19,15 @@ def check_storable(side: Assembled) -> None:
                 f"{side.checkpoint.root}: {name} is {tensor.dtype}, which a Megatron checkpoint "
                 "cannot hold; convert it to another dtype first"
             )
+
+
+def check_names(side: Assembled) -> None:
+    """Raise UnsupportedLayout if a tensor has a name that a file of safetensors cannot hold."""
+    for name in side.tensors:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise UnsupportedLayout(
+                f"{side.checkpoint.root}: the name {name!r} has half a surrogate pair, which no "
+                "file of safetensors can hold; rename the tensor first"
+            ) from error

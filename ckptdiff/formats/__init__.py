@@ -69,7 +69,7 @@ def open_checkpoint(
 
 
 def _refuse_unfinished(path: Path) -> None:
-    for folder in (path, *path.resolve().parents[:3]):
+    for folder in (path, *path.resolve().parents[:4]):
         if (folder / JOURNAL).exists():
             raise NotACheckpoint(
                 f"{folder}: a conversion has not finished here; run its command again to go on"

@@ -37,11 +37,11 @@ class WrittenSpan:
 
 
 def write(file: str, spans: Sequence[Span], *, checksums: bool) -> list[WrittenSpan]:
-    """Write spans into an existing file, and return what was written of each.
+    """Write spans into an existing file, no link, and return what was written of each.
 
     Raises OSError for the file, UnreadableFile or CorruptFile for a source.
     """
-    fd = os.open(file, os.O_WRONLY)
+    fd = os.open(file, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         with PageReleaser() as pages:
             return [_write(fd, span, pages, checksums) for span in spans]
