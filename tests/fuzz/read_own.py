@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
-from ckptdiff.conversion.partial_folder import PartialFolder
+from ckptdiff.conversion.partial.folder import PartialFolder, has_become, notes_on
 from ckptdiff.formats import JOURNAL, hf
 from ckptdiff.report.page_facts import rows_of
 from ckptdiff.result_cache import ResultCache
@@ -43,14 +44,20 @@ def results(bases: Path, folder: Path) -> Read:
 
 
 def journal(bases: Path, folder: Path) -> Read:
-    partial = PartialFolder(folder / "out", "plan")
-    partial.folder.mkdir()
+    """Lines are read behind the right plan, beside a file of the inode that seeds spell 424242."""
+    out, root = folder / "out", folder / "out.partial"
+    file = root / "new/config.json"
 
     def read(data: bytes) -> None:
-        (partial.folder / JOURNAL).write_bytes(b"plan\n" + data)
-        with PartialFolder(folder / "out", "plan") as opened:
-            opened.complete.discard("x")
-            sorted(opened.complete)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"{}")
+        os.utime(file, ns=(1, 1))
+        inode = str(file.stat().st_ino).encode()
+        (root / JOURNAL).write_bytes(b"plan\n" + data.replace(b"424242", inode))
+        notes_on(out)
+        has_become(out)
+        with PartialFolder(out, "plan", ["config.json", "a/b.pt"]) as opened:
+            assert set(opened.complete) <= {"config.json", "a/b.pt"}
 
     return read
 

@@ -165,6 +165,12 @@ text: |
 """
 
 
+JOURNAL = b"""["config.json", 2, 1, 424242, []]
+["a/b.pt", 2, 1, 5, [["x.weight", "a/b.pt", 0, 1, 0, 0]]]
+"whole"
+"""
+
+
 def make_seeds(folder: Path, bases: Path) -> Mapping[str, list[bytes]]:
     """Return the inputs to begin with, by harness. `folder` is for scratch files."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -193,7 +199,7 @@ def make_seeds(folder: Path, bases: Path) -> Mapping[str, list[bytes]]:
         "tokenizer": [*map(_post_processor, tokenizers), sentencepiece_model()],
         "settings": [_settings(folder)],
         "results": [_results(folder / "llama")],
-        "journal": [b'"model-00001-of-00002.safetensors"\n"config.json"\n', b'"a/b.pt"\n"'],
+        "journal": [JOURNAL, JOURNAL[: JOURNAL.index(b'"whole')], JOURNAL[:40]],
         "scores": [_scores(folder)],
     }
     seeds["token_files"] += seeds["tokenizer"][:3]

@@ -59,7 +59,6 @@ def test_changed_seeds_reach_what_reads_them(
     name: str, replayed: dict[str, dict[str, Any]]
 ) -> None:
     assert replayed[name]["read"] > 0
-    assert replayed[name]["refused"] + replayed[name]["read"] >= RUNS
 
 
 def raises(error: BaseException) -> Any:
