@@ -39,6 +39,7 @@ class Run:
     runs: int  # in all; 0: as many as there is time for
     started: float = field(default_factory=time.monotonic)
     deaths: int = 0
+    is_broken: bool = False
 
     def __post_init__(self) -> None:
         self.slot = Slot(self.work / f"{self.name}.{self.kind}")
@@ -70,7 +71,9 @@ class Run:
         self.said.close()
         sys.stdout.write("".join(f"{x}\n" for x in said.split("\n") if x.startswith(self.name)))
         if status == BROKEN or (status and not self.inputs):
-            raise SystemExit(f"{self.name}: the harness itself fails\n{said[-3000:]}")
+            sys.stdout.write(f"{self.name}: the harness itself fails\n{said[-3000:]}\n")
+            self.is_broken = True
+            return True
         if status:
             self.deaths += 1
             if not HARNESSES[self.name].in_worker:
@@ -114,10 +117,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=_fast()) as made:
         work = (options.work or Path(made)).absolute()
         _prepare(work)
-        total = _run(names, work, options)
+        total, are_broken = _run(names, work, options)
     found = list(options.finds.glob("*/*.txt"))
     sys.stdout.write(f"{total} inputs, {len(found)} finds in {options.finds}\n")
-    return 1 if found else 0
+    return 2 if are_broken else 1 if found else 0
 
 
 def _fast() -> Path | None:
@@ -136,9 +139,9 @@ def _prepare(work: Path) -> None:
     shutil.rmtree(work / "scratch", ignore_errors=True)
 
 
-def _run(names: list[str], work: Path, options: argparse.Namespace) -> int:
-    """Fuzz each harness; return the number of inputs."""
-    total = 0
+def _run(names: list[str], work: Path, options: argparse.Namespace) -> tuple[int, bool]:
+    """Fuzz each harness; return the number of inputs, and whether a harness itself failed."""
+    total, are_broken = 0, False
     waiting, running = list(names), list[Run]()
     logged = time.monotonic()
     kind = KINDS[options.blind]
@@ -151,12 +154,13 @@ def _run(names: list[str], work: Path, options: argparse.Namespace) -> int:
             if run.is_over():
                 running.remove(run)
                 total += run.inputs
+                are_broken |= run.is_broken
                 rate = run.inputs / (time.monotonic() - run.started)
                 sys.stdout.write(f"{run.name}: {run.inputs} inputs, {rate:.0f} a second\n")
         if options.log and (time.monotonic() - logged > LOG_SECONDS or not (waiting or running)):
             logged = time.monotonic()
             _log(options.log, work)
-    return total
+    return total, are_broken
 
 
 def _log(file: Path, work: Path) -> None:

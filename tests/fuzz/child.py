@@ -44,7 +44,7 @@ def main() -> None:
         inputs = [file.read_bytes() for place in places for file in sorted(place.iterdir())]
         blind(inputs, harness, read, int(seconds), int(runs))
     else:
-        _guided(places, harness, read, report, [f"-max_total_time={seconds}", f"-runs={runs}"])
+        _guided(places, harness, read, [f"-max_total_time={seconds}", f"-runs={runs}"])
 
 
 def _keeping(
@@ -84,7 +84,7 @@ def blind(
     for number in count(1):
         data = random.choice(pool)
         for _ in range(random.choice((1, 1, 2, 5))):
-            data = harness.mutate(data, random)[: harness.most]
+            data = _changed(data, harness, random)
         read(data)
         if len(data) < LARGE and random.random() < 0.05:
             at = len(inputs) + random.randrange(POOL)
@@ -93,11 +93,18 @@ def blind(
             return
 
 
+def _changed(data: bytes, harness: Harness, random: Random) -> bytes:
+    try:
+        return harness.mutate(data, random)[: harness.most]
+    except BaseException:  # noqa: BLE001 -- atheris would wait for ever
+        sys.stderr.write(traceback.format_exc())
+        os._exit(BROKEN)
+
+
 def _guided(
     places: Sequence[Path],
     harness: Harness,
     read: Callable[[bytes], None],
-    report: TextIO,
     limits: Sequence[str],
 ) -> None:
     """Fuzz with atheris, which changes what reached something new further. It ends the process."""
@@ -105,13 +112,9 @@ def _guided(
 
     def mutate(data: bytes, most: int, seed: int) -> bytes:
         random = Random(seed)
-        try:
-            if random.random() < 0.1:
-                return bytes(atheris.Mutate(data, most))
-            return harness.mutate(data, random)[:most]
-        except BaseException:  # noqa: BLE001 -- atheris would wait for ever
-            traceback.print_exc(file=report)
-            os._exit(BROKEN)
+        if random.random() < 0.1:
+            return bytes(atheris.Mutate(data, most))
+        return _changed(data, harness, random)
 
     # The limits on time and memory are our own.
     own = [f"-max_len={harness.most}", "-len_control=0", "-rss_limit_mb=0", "-timeout=100000"]

@@ -47,6 +47,7 @@ class Guarded:
 
     def wrong(self, data: bytes) -> tuple[str, str] | None:
         """Return what must not come and where, and all about it; None: the input is read well."""
+        before = _peak()
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             self.read(data)
@@ -55,7 +56,7 @@ class Guarded:
                 return f"{found} at {_place(error)}", _text(error)
         except BaseException as error:  # noqa: BLE001 -- what must not come is what is looked for
             return f"{type(error).__name__} at {_place(error)}", _text(error)
-        if _peak() - self.memory > MEMORY:
+        if (peak := _peak()) > before and peak - self.memory > MEMORY:
             return "more memory than 1 GB", ""
         return None
 

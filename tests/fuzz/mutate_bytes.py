@@ -67,6 +67,13 @@ def damage(data: bytes, random: Random) -> bytes:
 def size(random: Random) -> int:
     """Return how often something is repeated: seldom, and then so often that limits are met."""
     chance = random.random()
-    if chance < 0.97:
+    if chance < 0.98:
         return random.choice((1, 2, 3, 5, 8, 13, 31, 65))
-    return random.choice((300, 1000, 5000, 20_000, 70_000, 160_000))
+    if chance < 0.998:
+        return random.choice((300, 1000, 3000))
+    return random.choice((20_000, 70_000, 160_000))
+
+
+def repeats(length: int, random: Random) -> int:
+    """Return how often a piece of so many bytes is repeated: 400 kB of it are enough."""
+    return max(1, min(size(random), 400_000 // max(1, length)))

@@ -6,7 +6,7 @@ import json
 import struct
 from typing import TYPE_CHECKING, Any
 
-from tests.fuzz.mutate_bytes import NUMBERS, TEXTS, damage, size
+from tests.fuzz.mutate_bytes import NUMBERS, TEXTS, damage, repeats, size
 
 if TYPE_CHECKING:
     from random import Random
@@ -77,8 +77,8 @@ def _change_one(holder: list[Any], random: Random) -> None:
         case 2 if isinstance(node, dict):
             node[random.choice(TEXTS)] = value(random)
         case 3 if isinstance(node, list) and node is not holder:
-            node[key:key] = [old] * size(random)
-        case 4 if isinstance(old, (int, float)):
+            node[key:key] = [old] * (2 if isinstance(old, (dict, list, str)) else size(random))
+        case 4 if isinstance(old, (int, float)) and abs(old) < 1 << 64:
             node[key] = random.choice((old + 1, old - 1, -old, old * 2, str(old), [old], bool(old)))
         case 5 if isinstance(old, str):
             cut = random.randrange(len(old) + 1)
@@ -184,7 +184,7 @@ def mutate_lines(data: bytes, random: Random) -> bytes:
             case 0 if len(lines) > 1:
                 del lines[at]
             case 1:
-                lines[at:at] = [lines[at]] * min(size(random), 300)
+                lines[at:at] = [lines[at]] * repeats(len(lines[at]), random)
             case 2:
                 lines[at] = lines[at][: random.randrange(len(lines[at]) + 1)]
             case 3:

@@ -7,7 +7,7 @@ import struct
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from tests.fuzz.mutate_bytes import NUMBERS, TEXTS, damage, size
+from tests.fuzz.mutate_bytes import NUMBERS, TEXTS, damage, repeats, size
 
 if TYPE_CHECKING:
     from random import Random
@@ -88,7 +88,8 @@ def mutate(data: bytes, random: Random) -> bytes:
             case 0:
                 del ops[at:end]
             case 1:
-                ops[at:at] = ops[at:end] * size(random)
+                piece = ops[at:end]
+                ops[at:at] = piece * repeats(sum(map(len, piece)), random)
             case 2:
                 to = random.randrange(len(ops))
                 ops[to:to] = ops[at:end]

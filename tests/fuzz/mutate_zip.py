@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tests.fuzz import mutate_pickle
-from tests.fuzz.mutate_bytes import NUMBERS, TEXTS, damage, size
+from tests.fuzz.mutate_bytes import NUMBERS, TEXTS, damage, repeats
 
 if TYPE_CHECKING:
     from random import Random
@@ -85,7 +85,7 @@ def mutate(data: bytes, random: Random) -> bytes:
             case 0 if len(found) > 1:
                 del found[at]
             case 1:
-                found[at:at] = [one] * min(size(random), 300)
+                found[at:at] = [one] * repeats(len(one.content) + 100, random)
             case 2:
                 name = random.choice(TEXTS).encode("utf-8", "surrogatepass")
                 found[at] = replace(one, name=random.choice((name, one.name[:-1], b"a/" + name)))

@@ -212,7 +212,7 @@ def write_all(work: Path) -> None:
     make_bases(bases)
     for name, seeds in make_seeds(work / "made", bases).items():
         for kind in ("seeds", "corpus"):
-            (work / kind / name).mkdir(parents=True)
+            (work / kind / name).mkdir(parents=True, exist_ok=True)
         for number, seed in enumerate(seeds):
             (work / "seeds" / name / f"{number:03}").write_bytes(seed)
     bases.rename(work / "bases")

@@ -96,7 +96,7 @@ def test_a_sentence_is_no_find() -> None:
 
 
 def test_memory_is_a_find(monkeypatch: pytest.MonkeyPatch) -> None:
-    peaks = iter((1 << 20, (1 << 30) + (2 << 20)))
+    peaks = iter((1 << 20, 2 << 20, (1 << 30) + (2 << 20)))
     monkeypatch.setattr(guard, "_peak", lambda: next(peaks))
     found = Guarded(lambda data: None).wrong(b"")
     assert found is not None
