@@ -39,7 +39,7 @@ def derived_entry(ref: TensorRef, config: ModelConfig | None) -> Entry:
 def _checked(ref: TensorRef, config: ModelConfig | None) -> str:
     if config is None or config.rotary_base is None or config.rope_is_scaled:
         return "not checked against the config"
-    base = config.rotary_base
+    base = float(config.rotary_base)
     is_plain = len(ref.shape) == 1 and ref.stride == contiguous(ref.shape)
     if not is_plain or ref.dtype not in _TOLERANCE or ref.nbytes > _MAX_BYTES or not ref.nbytes:
         return "not checked against the config"

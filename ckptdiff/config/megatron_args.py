@@ -171,8 +171,10 @@ def _read_otherwise(
         if line.meaning in said or any(note.startswith(start) for note in noted):
             continue
         if line.status == "conflict":
-            field = next(field for field in FIELDS if field.name == line.meaning)
-            why = (field.cannot or field.consequence).removesuffix(".")
+            # A line may be of several fields, or of none in this table: it has its own consequence.
+            field = next((field for field in FIELDS if field.name == line.meaning), None)
+            because = line.consequence or "" if field is None else field.cannot or field.consequence
+            why = because.removesuffix(".") or "it is read otherwise"
             own, other = config_value_text(line.a), config_value_text(line.b)
             cannot.append(f"{start}{own} and would be {other}: {why}")
         elif line.status == "unknown" and line.b is None and is_computed(line):

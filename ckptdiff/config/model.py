@@ -12,10 +12,13 @@ from ckptdiff.config.fields.unread import as_read
 from ckptdiff.config.rope_holder import held
 from ckptdiff.errors import UnknownConfig
 from ckptdiff.formats.run_config import UNTIED
+from ckptdiff.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MAX_SIZE = 1 << 40  # of a size or a count; nothing larger can be one
+MAX_BASE = 1e30  # of rotary embeddings
 # Args without which the layout of attention is not known.
 SIZES = frozenset({"num_layers", "hidden_size", "num_attention_heads", "num_query_groups"})
 
@@ -111,7 +114,7 @@ def from_huggingface(
             mamba_num_groups=_size(config, "n_groups"),
             mamba_state_dim=_size(config, "ssm_state_size"),
             mtp_num_layers=_size(config, "num_nextn_predict_layers", "mtp_num_hidden_layers"),
-            rotary_base=theta if isinstance(theta, (int, float)) else None,
+            rotary_base=_base(theta),
             rope_is_scaled=scaling.get("rope_type", scaling.get("type", "default")) != "default",
             qkv_bias=has_biases(config, family, "qkv"),
             proj_bias=has_biases(config, family, "output"),
@@ -168,7 +171,7 @@ def from_megatron(args: Mapping[str, Any]) -> ModelConfig:
             mamba_num_groups=_size(args, "mamba_num_groups"),
             mamba_state_dim=_size(args, "mamba_state_dim"),
             mtp_num_layers=_size(args, "mtp_num_layers"),
-            rotary_base=args.get("rotary_base"),
+            rotary_base=_base(args.get("rotary_base")),
             rope_is_scaled=bool(args.get("use_rope_scaling")),
             qkv_bias=bool(args.get("add_qkv_bias") or args.get("add_bias_linear")) and not latent,
             proj_bias=bool(args.get("add_bias_linear")),
@@ -200,7 +203,7 @@ def from_meta(params: Mapping[str, Any], *, ffn: int, vocabulary: int, tied: boo
             tied_embeddings=tied,
             vocab_size=vocabulary or None,
             # Meta's own code falls back to this base.
-            rotary_base=params.get("rope_theta") or 10000.0,
+            rotary_base=_base(params.get("rope_theta") or 10000.0),
             rope_is_scaled=bool(params.get("use_scaled_rope")),
         ),
         "params.json",
@@ -218,17 +221,23 @@ def _listed(config: Mapping[str, Any]) -> int | None:
     return len(kinds) if isinstance(kinds, (list, str)) else None
 
 
+def _base(value: object) -> float | None:
+    """Return a rotary base; None if it is none that angles can be made of."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number and 0 < value < MAX_BASE else None  # type: ignore[return-value, operator]
+
+
 def _size(config: Mapping[str, Any], *names: str) -> int:
     """Return the first of these entries that is a positive integer, or 0."""
     values = (config.get(name) for name in names)
-    return next((value for value in values if type(value) is int and value > 0), 0)
+    return next((value for value in values if type(value) is int and 0 < value < MAX_SIZE), 0)
 
 
 def _count(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:
     """Return the first of these entries that is there, or the default. Raises UnknownConfig."""
     value = next((config[name] for name in names if config.get(name) is not None), default)
-    if type(value) is not int or value < 1:
-        raise UnknownConfig(f"{names[0]} is {value!r}; a positive integer is needed")
+    if type(value) is not int or not 0 < value < MAX_SIZE:
+        raise UnknownConfig(f"{names[0]} is {shown(value)}; a positive integer is needed")
     return value
 
 
@@ -236,7 +245,9 @@ def _checked(config: ModelConfig, where: str) -> ModelConfig:
     """Return the config if heads form groups and have a size. Raises UnknownConfig."""
     groups, heads = config.num_query_groups, config.num_attention_heads
     if type(groups) is not int or groups < 1 or heads % groups:
-        raise UnknownConfig(f"{where}: {heads} attention heads cannot form {groups} query groups")
+        raise UnknownConfig(
+            f"{where}: {heads} attention heads cannot form {shown(groups)} query groups"
+        )
     if type(config.kv_channels) is not int or config.kv_channels < 1:
-        raise UnknownConfig(f"{where}: the head dimension is {config.kv_channels!r}")
+        raise UnknownConfig(f"{where}: the head dimension is {shown(config.kv_channels)}")
     return config

@@ -11,6 +11,7 @@ from ckptdiff.checkpoint import as_of_text
 from ckptdiff.config.keys_read import KEYS, ROPE_KEYS
 from ckptdiff.config.rope_holder import NEW, OLD
 from ckptdiff.errors import UnknownConfig
+from ckptdiff.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,7 +30,7 @@ def check_texts(config: Mapping[str, Any], where: str) -> None:
     """Raise UnknownConfig if a number or a switch that the model's class reads is text."""
     for name, value in _read(as_of_text(config)):
         raise UnknownConfig(
-            f"{where}: {name} is {value!r}, a text, where a number, true or false is needed: "
+            f"{where}: {name} is {shown(value)}, a text, where a number, true or false is needed: "
             "transformers 5 refuses it. Write it without quotes"
         )
 

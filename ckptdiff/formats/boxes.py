@@ -23,7 +23,7 @@ def overlapping(boxes: Sequence[Box]) -> tuple[Box, Box] | None:
     Raises CorruptFile if the boxes are laid so oddly that it would take long to tell.
     """
     looks = 0
-    todo = [list(boxes)]
+    todo = [list(boxes)] if boxes else []
     while todo:
         group = todo.pop()
         looks += len(group) * len(group[0])

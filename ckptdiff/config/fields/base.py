@@ -147,7 +147,10 @@ def guarded(function: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a function returns; None if a value of the file, of any type, makes it fail."""
     try:
         return function(*arguments)
-    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError):
+    except (
+        TypeError, ValueError, ArithmeticError, AttributeError, LookupError,
+        RuntimeError, StopIteration,
+    ):  # fmt: skip
         return None
 
 

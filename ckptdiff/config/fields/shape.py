@@ -50,15 +50,16 @@ def has_dense_layers(side: ConfigSide) -> bool:
 
 
 def layer_count(side: ConfigSide) -> int | None:
-    """Return how many layers a side states; None if it states no integer."""
+    """Return how many layers a side states; None if it states no integer, or more than any has."""
     names = ("num_hidden_layers", "n_layer") if side.kind == "hf" else ("num_layers",)
-    return next((n for name in names if type(n := side.get(name)) is int), None)
+    count = next((n for name in names if type(n := side.get(name)) is int), None)
+    return None if count is None or count > MAX_LAYERS else count
 
 
 def layer_pattern(side: ConfigSide) -> Stated | None:
     """Return 1 for each layer of experts and 0 for each dense one."""
     count = layer_count(side)
-    if count is None or not 0 < count <= MAX_LAYERS:
+    if count is None or count <= 0:
         return None
     return (_pattern_hf if side.kind == "hf" else _pattern_megatron)(side, count)
 
