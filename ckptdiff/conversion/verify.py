@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
     from concurrent.futures import Executor
     from pathlib import Path
+    from typing import BinaryIO
 
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.comparison.verdict import DiffSummary
@@ -127,7 +128,10 @@ def _unlike_safetensors(conversion: Conversion, folder: Path) -> list[str]:
     for file in conversion.files:
         wanted = {t.name: (t.dtype, prod(t.shape)) for t in file.tensors}
         try:
-            with safe_open(folder / file.path, framework="numpy") as opened:
+            with (
+                (folder / file.path).open("rb") as held,
+                safe_open(_in_unicode(held), framework="numpy") as opened,
+            ):
                 slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
                 found = {n: (s.get_dtype(), prod(s.get_shape())) for n, s in slices.items()}
         except SafetensorError as error:
@@ -135,3 +139,13 @@ def _unlike_safetensors(conversion: Conversion, folder: Path) -> list[str]:
             continue
         wrong += sorted(n for n in {*found, *wanted} if found.get(n) != wanted.get(n))
     return wrong
+
+
+def _in_unicode(file: BinaryIO) -> str:
+    """Return a path of an open file for a library that opens none that is not UTF-8."""
+    path = str(file.name)
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return f"/dev/fd/{file.fileno()}"
+    return path

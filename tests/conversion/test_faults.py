@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import resource
 import shutil
@@ -84,12 +85,12 @@ def test_what_a_kill_leaves_is_no_checkpoint_and_the_next_run_goes_on(
     partial = tmp_path / "out.partial"
     kept = {}
     if not out.exists():  # else it was quicker than the kill
-        for path in (out, partial, partial / "iter_0000001"):
+        for path in (out, partial, partial / "new", partial / "new/iter_0000001"):
             with pytest.raises(NotACheckpoint):
                 open_checkpoint(path)
         if partial.exists():
-            names = [n.strip('"') for n in (partial / JOURNAL).read_text().splitlines()[1:]]
-            kept = {name: (partial / name).stat().st_mtime_ns for name in names}
+            names = [json.loads(n)[0] for n in (partial / JOURNAL).read_text().splitlines()[1:]]
+            kept = {name: (partial / "new" / name).stat().st_mtime_ns for name in names}
     done = ckptdiff(*("convert", *command), *(["--overwrite"] if out.exists() else []))
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
@@ -154,7 +155,7 @@ def test_a_full_disk_is_said_and_old_work_stays(large: Path, tmp_path: Path) -> 
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.startswith(f"ckptdiff: {tmp_path}/out.partial/iter_0000001/mp_rank_00/")
+    assert done.stderr.startswith(f"ckptdiff: {tmp_path}/out.partial/new/iter_0000001/mp_rank_00/")
     assert done.stderr.endswith("cannot be written (File too large)\n")
     assert fingerprint(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -2,7 +2,7 @@
 
 A step is a call of the system by its name in `os`, or the exchange of two folders. The process dies
 as it enters the step, so the steps 1, 2, 3, ... leave every state that a kill can leave, but for a
-call that was half done. `tests/support/kills_of_program.py` does the same to the whole program with
+call that was half done. `tests/bench/kills.py` does the same to the whole program with
 strace, which knows nothing of these names.
 """
 
@@ -28,10 +28,13 @@ STEPS = (
     "ftruncate", "link", "mkdir", "open", "pwrite", "remove", "rename", "replace", "rmdir",
     "symlink", "truncate", "unlink", "write",
 )  # fmt: skip
+_WRITE = os.write
 
 
 class KilledConversions:
     """A process without threads, which forks one for each conversion. A context manager."""
+
+    steps = 0  # of the last conversion that came to its end
 
     def __enter__(self) -> KilledConversions:
         self._server = subprocess.Popen(
@@ -47,22 +50,22 @@ class KilledConversions:
     def kill_at(self, step: int, source: Path, out: Path, **how: Any) -> bool:
         """Convert and die at a step, from 1 on; return whether the conversion got there.
 
-        `how` is as for `_convert`.
+        `how` is as for `_convert`. If it did not, `steps` says how many there were.
         """
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         request = {"step": step, "source": str(source), "out": str(out), **how}
         self._server.stdin.write(f"{json.dumps(request)}\n")
         self._server.stdin.flush()
-        code = int(self._server.stdout.readline())
+        code, self.steps = map(int, self._server.stdout.readline().split())
         assert code in (0, -signal.SIGKILL), f"step {step}: exit code {code}"
         return code != 0
 
 
 def _convert(
     step: int, source: str, out: str, *, verify: bool = True, exchanges: bool = True, **target: Any
-) -> None:
-    """Convert, and die at a step.
+) -> int:
+    """Convert, and die at a step; return how many there were if none was it.
 
     `exchanges`: whether the file system can let two folders change their names in one step.
     """
@@ -94,15 +97,22 @@ def _convert(
     with closing(convert(conversion, InlineExecutor(), verify=verify)) as events:
         for _ in events:
             pass
+    return taken
 
 
 def _serve() -> None:
     for line in sys.stdin:
+        reader, writer = os.pipe()
         child = os.fork()
         if not child:
-            _convert(**json.loads(line))
+            taken = _convert(**json.loads(line))
+            _WRITE(writer, str(taken).encode())
             os._exit(0)
-        sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
+        os.close(writer)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        steps = os.read(reader, 100).decode() or "0"
+        os.close(reader)
+        sys.stdout.write(f"{code} {steps}\n")
         sys.stdout.flush()
 
 
