@@ -134,7 +134,7 @@ def _prepare(work: Path) -> None:
 
     That needs torch, whose memory would count as that of every process started from here.
     """
-    if not (work / "bases").exists():
+    if not all((work / "seeds" / name).exists() for name in HARNESSES):
         subprocess.run([sys.executable, "-m", "tests.fuzz.seeds", work], check=True)
     shutil.rmtree(work / "scratch", ignore_errors=True)
 

@@ -36,6 +36,7 @@ HARNESSES = {
     "safetensors": Harness("read_formats", mutate_json.mutate_safetensors),
     "pickle": Harness("read_formats", mutate_pickle.mutate),
     "torch_zip": Harness("read_formats", mutate_zip.mutate),
+    "rank": Harness("read_formats", mutate_zip.mutate),
     "metadata": Harness("read_formats", mutate_pickle.mutate),
     "common_state": Harness("read_formats", mutate_zip.mutate),
     "index": Harness("read_formats", mutate_json.mutate),

@@ -51,6 +51,17 @@ def torch_zip(bases: Path, folder: Path) -> Read:
     return read
 
 
+def rank(bases: Path, folder: Path) -> Read:
+    """One rank's file of Megatron's, whose weights are read up to the optimizer behind them."""
+    file = folder / "model_optim_rng.pt"
+
+    def read(data: bytes) -> None:
+        file.write_bytes(data)
+        read_entries(open_checkpoint(file))
+
+    return read
+
+
 def metadata(bases: Path, folder: Path) -> Read:
     root = folder / "dcp"
     shutil.copytree(bases / "dcp", root)

@@ -109,6 +109,15 @@ def _pickle_of(file: bytes) -> bytes:
     return next(one.content for one in members(file) if one.name.endswith(b"data.pkl"))
 
 
+def _ranks(args: Any) -> Iterator[bytes]:
+    """Yield small files as Megatron writes them, with the optimizer in front or behind."""
+    model = {"decoder.final_layernorm.weight": torch.ones(4, dtype=torch.bfloat16)}
+    optimizer = {"optimizer": {"state": {0: {"exp_avg": torch.ones(4)}}, "param_groups": [{}]}}
+    state = {"args": args, "iteration": 7, "checkpoint_version": 3.0}
+    yield torch_file({**state, "model": model, "optimizer": optimizer, "rng_state": [{"a": (1,)}]})
+    yield torch_file({"optimizer": optimizer, **state, "model0": model, "model1": model})
+
+
 def _results(folder: Path) -> bytes:
     grid: Any = {"histogram": (3, 1), "grid": b"\1\0\0\0", "grid_shape": (2, 2)}
     sums = (0.5, (0, 1), 0.1, 0.2, 0.3, 0.9, 7, 0, 0, 0, 0, 1.0, 1.0)
@@ -188,6 +197,7 @@ def make_seeds(folder: Path, bases: Path) -> Mapping[str, list[bytes]]:
         "safetensors": [_small_safetensors(), *SAFETENSORS.values()],
         "pickle": [*(pickle.dumps(plain, n) for n in range(6)), *PICKLES.values()],
         "torch_zip": [*_states(), *TENSORS.values(), *ZIPS.values(), rank],
+        "rank": [rank, *_ranks(args)],
         "metadata": [(bases / "dcp/.metadata").read_bytes()],
         "common_state": [common, torch_file([{"args": args, "iteration": 5}])],
         "config": [json.dumps(one).encode() for one in _configs(bases)],
@@ -207,15 +217,15 @@ def make_seeds(folder: Path, bases: Path) -> Mapping[str, list[bytes]]:
 
 
 def write_all(work: Path) -> None:
-    """Write bases and seeds into a folder; a folder `bases` is there when all of it is."""
-    bases = work / "bases.new"
-    make_bases(bases)
-    for name, seeds in make_seeds(work / "made", bases).items():
-        for kind in ("seeds", "corpus"):
-            (work / kind / name).mkdir(parents=True, exist_ok=True)
+    """Write bases and seeds into a folder."""
+    for old in ("bases", "made", "seeds"):
+        shutil.rmtree(work / old, ignore_errors=True)
+    make_bases(work / "bases")
+    for name, seeds in make_seeds(work / "made", work / "bases").items():
+        (work / "corpus" / name).mkdir(parents=True, exist_ok=True)
+        (work / "seeds" / name).mkdir(parents=True)
         for number, seed in enumerate(seeds):
             (work / "seeds" / name / f"{number:03}").write_bytes(seed)
-    bases.rename(work / "bases")
 
 
 if __name__ == "__main__":
