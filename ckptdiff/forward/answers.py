@@ -19,7 +19,7 @@ from ckptdiff.forward.batch import PackedChunk
 from ckptdiff.forward.blocks import blocks, spread
 from ckptdiff.forward.compute import FLOOR_POSITIONS, ONE_MODEL, is_equal, take_or_raise
 from ckptdiff.forward.layer import MOST_ELEMENTS
-from ckptdiff.forward.plan import MOST_LOGITS
+from ckptdiff.forward.plan import most_logits
 from ckptdiff.forward.rules import have_same_rules
 from ckptdiff.forward.steps import Step
 from ckptdiff.results import Answer, Answers
@@ -141,7 +141,7 @@ class Rows:
 
 def take_head(streams: SectionStreams, step: Step, found: Sequence[Rows], vocabulary: int) -> None:
     """Compute the logits of all wanted positions, and note where B's head differs from A's."""
-    sides = streams.a, streams.b
+    sides, most = (streams.a, streams.b), most_logits(streams.device.type)
     parts = sides[0].head_parts(), sides[1].head_parts()
     for first, stop in _token_blocks(*parts, vocabulary):
         (a, rows_a), (b, rows_b) = (_part_at(of, first, stop) for of in parts)
@@ -149,7 +149,7 @@ def take_head(streams: SectionStreams, step: Step, found: Sequence[Rows], vocabu
         head_a = streams.a.reader.rows(a, rows_a)
         head_b = streams.b.reader.rows_like(b, rows_b, a, rows_a, head_a)
         for rows in found:
-            for some in blocks(len(rows), stop - first, MOST_LOGITS) if len(rows) else ():
+            for some in blocks(len(rows), stop - first, most) if len(rows) else ():
                 _take_block(streams, step, rows, some, (head_a, head_b), first)
     for rows in found:
         values = rows.chunk.values

@@ -210,7 +210,8 @@ class Arithmetic:
         if per_group > 1:
             k, v = (t.repeat_interleave(per_group, 1) for t in (k, v))
         q, k, v = (t.transpose(0, 1) for t in (q, k, v))
-        mixed: list[Tensor] = []
+        # One tensor for all blocks: small ones between growing ones leave holes in memory.
+        mixed: Tensor | None = None
         most = _SCORES.get(q.device.type, MOST_SCORES)
         for rows in blocks(positions, heads * positions, most):
             end, first = positions, 0
@@ -223,8 +224,12 @@ class Arithmetic:
             weights = self.softmax(scores, mask, sinks)
             if end < positions:  # fewer products would be summed in another order
                 weights = functional.pad(weights, (0, positions - end))
-            mixed.append(self.weigh_values(weights, v))
-        return torch.cat(mixed, 1).transpose(0, 1)
+            part = self.weigh_values(weights, v)
+            if mixed is None:
+                mixed = part.new_empty(heads, positions, part.shape[-1])
+            mixed[:, rows] = part
+        assert mixed is not None
+        return mixed.transpose(0, 1)
 
     def scores(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
         """Return scaled scores, (heads, queries, keys), of (heads, positions, channels)."""

@@ -49,6 +49,25 @@ class Streams:
 
         return Streams(cut(self.a), cut(self.f), cut(self.b))
 
+    def with_parts(self, parts: Sequence[Streams], names: frozenset[str]) -> Streams:
+        """Return these values with those of `names` from parts, one after another.
+
+        What is one tensor in every part is one. The parts lose them, so that none is there twice.
+        """
+        whole = Streams(dict(self.a), dict(self.f), dict(self.b))
+        for name in names:
+            made: dict[tuple[int, ...], Tensor] = {}
+            found = [
+                [values.pop(name) for values in of_parts]
+                for of_parts in zip(*((part.a, part.f, part.b) for part in parts), strict=True)
+            ]
+            for values, tensors in zip((whole.a, whole.f, whole.b), found, strict=True):
+                key = tuple(map(id, tensors))
+                if key not in made:
+                    made[key] = torch.cat(tensors)
+                values[name] = made[key]
+        return whole
+
 
 @dataclass(frozen=True, slots=True)
 class PackedChunk:
@@ -68,6 +87,15 @@ class PackedChunk:
         """Return (positions,): the index of each position's sequence in the chunk."""
         sizes = torch.tensor(self.lengths, device=device)
         return torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes)
+
+    def cut(self, most: int) -> list[PackedChunk]:
+        """Return a chunk of one sequence as parts of it, of at most so many positions."""
+        (length,) = self.lengths
+        parts = (slice(first, min(first + most, length)) for first in range(0, length, most))
+        return [
+            PackedChunk(self.first, (rows.stop - rows.start,), self.values.at(rows))
+            for rows in parts
+        ]
 
     def pieces(self, most: int) -> Iterator[PackedChunk]:
         """Yield the chunk in chunks of at most so many positions, or of one sequence."""

@@ -22,6 +22,8 @@ from ckptdiff.forward.points import (
 from ckptdiff.forward.routing import route
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from ckptdiff.forward.model import Routing
@@ -139,60 +141,59 @@ class ExpertsOf(LayerOf):
         chosen = list(zip(positions, rows, strict=True))
         total: Tensor | None = None
         for first in range(0, count, per_rank):
-            for etp_rank in range(self.arithmetic.expert_slices):
-                experts = range(first, min(first + per_rank, count))
-                part = self._sum(chosen, routing, experts, etp_rank, activated)
+            experts = range(first, min(first + per_rank, count))
+            for part in self._sums(chosen, routing, experts, activated):
                 total = part if total is None else self._add(total, part)
         assert total is not None
         if not self.routing.wide_sum:
             return total
         return self.arithmetic.narrowed(total, activated.dtype, EXPERT_SUMS)
 
-    def _sum(
-        self,
-        chosen: list[tuple[Tensor, Tensor]],
-        routing: Tensor,
-        experts: range,
-        etp_rank: int,
-        like: Tensor,
-    ) -> Tensor:
-        """Return (positions, hidden): the sum over one rank's experts, of its slice of each.
+    def _sums(
+        self, chosen: list[tuple[Tensor, Tensor]], routing: Tensor, experts: range, like: Tensor
+    ) -> list[Tensor]:
+        """Return the sums over a rank's experts, (positions, hidden), one for each of its slices.
 
         `chosen` are each expert's positions and their activated values.
         """
         width = self.model.expert_latent or self.model.hidden_size
         dtype = routing.dtype if self.routing.wide_sum else like.dtype
-        total = like.new_zeros(len(routing), width, dtype=dtype)
+        how = self.arithmetic
+        point = PARTIAL if how.expert_slices > 1 else COMMON
+        totals = [
+            like.new_zeros(len(routing), width, dtype=dtype) for _ in range(how.expert_slices)
+        ]
         for expert in experts:
             positions, x = chosen[expert]
             if not len(positions):
                 continue
-            weight, how = routing[positions, expert, None], self.arithmetic
+            weight = routing[positions, expert, None]
             if how.scales_expert_input:
                 x = how.narrowed(x * weight, like.dtype, WEIGHTED_INPUT)
-            x = x.chunk(how.expert_slices, -1)[etp_rank]
-            point = PARTIAL if how.expert_slices > 1 else COMMON
-            y = how.product(x, self._down_slice(expert, etp_rank), point)
-            bias = self.expert_down_bias(expert)
-            if how.scales_expert_input:
-                if bias is not None:
-                    y = how.add(y, self._weighted(bias, weight, WEIGHTED_INPUT))
-            else:
-                y = self._weighted(y if bias is None else how.add(y, bias), weight, WEIGHTED_OUTPUT)
-            total[positions] = self._add(total[positions], y.to(dtype))
-        return total
+            parts = x.tensor_split(how.expert_slices, -1)
+            for total, part, down in zip(totals, parts, self._down_slices(expert), strict=True):
+                y = how.product(part, down, point)
+                bias = self.expert_down_bias(expert)
+                if how.scales_expert_input:
+                    if bias is not None:
+                        y = how.add(y, self._weighted(bias, weight, WEIGHTED_INPUT))
+                else:
+                    y = y if bias is None else how.add(y, bias)
+                    y = self._weighted(y, weight, WEIGHTED_OUTPUT)
+                total[positions] = self._add(total[positions], y.to(dtype))
+        return totals
 
-    def _down_slice(self, expert: int, etp_rank: int) -> Tensor:
-        """Return the columns of the down projection that a rank of the arithmetic multiplies.
+    def _down_slices(self, expert: int) -> Iterator[Tensor]:
+        """Yield the columns of the down projection that each rank of the arithmetic multiplies.
 
         If they are not stored in so many slices, these are joined and cut evenly.
         """
         slices = self.arithmetic.expert_slices
+        held = (self.expert_down(expert, rank) for rank in range(self.expert_tp))
         if self.expert_tp == slices:
-            return self.expert_down(expert, etp_rank)
-        held = [self.expert_down(expert, rank) for rank in range(self.expert_tp)]
-        whole = held[0] if len(held) == 1 else torch.cat(held, 1)
-        return whole.chunk(slices, 1)[etp_rank]
+            yield from held
+        else:
+            yield from torch.cat(list(held), 1).tensor_split(slices, 1)
 
     def _weighted(self, x: Tensor, weight: Tensor, point: str) -> Tensor:
         """Return x times an expert's weight, in the wider of their dtypes; a sum comes next."""

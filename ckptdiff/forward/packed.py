@@ -10,7 +10,7 @@ from ckptdiff.forward.answers import Rows, take_head
 from ckptdiff.forward.batch import PackedChunk, make_batch, width_of
 from ckptdiff.forward.compute import COMPUTED, prepare_device
 from ckptdiff.forward.kept import keep, kept
-from ckptdiff.forward.plan import chunk_tokens
+from ckptdiff.forward.plan import chunk_tokens, most_tokens
 from ckptdiff.forward.streams import SectionStreams
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def take_packed_section(run: PackedRun, section: Section) -> tuple[StepApart, ..
     streams = SectionStreams(run, section, device)
     if section.part == "last":
         return _take_last(run, batch, streams)
-    outputs = streams.steps[-1].gives
+    outputs, most = streams.steps[-1].gives, most_tokens(device.type)
     if section.part == "layer":
         routing = run.a.model.layers[section.number].routing
         chosen = 1 if routing is None else routing.chosen
@@ -46,7 +46,7 @@ def take_packed_section(run: PackedRun, section: Section) -> tuple[StepApart, ..
         most = chunk_tokens(width, COMPUTED[run.dtype].itemsize, device.type)
         batch.chunks = [piece for chunk in batch.chunks for piece in chunk.pieces(most)]
     for number, chunk in enumerate(batch.chunks):
-        values = streams.take(chunk, streams.steps, outputs)
+        values = streams.take_layer(chunk, outputs, most)
         batch.chunks[number] = PackedChunk(chunk.first, chunk.lengths, values)
     return streams.apart
 

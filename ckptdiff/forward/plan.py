@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 LOGITS_POSITIONS = 128  # of a longer prompt, from first to last, at which logits are compared
 MOST_LOGITS = 1 << 23  # elements of a side's logits that are computed at a time
+SOME_LOGITS = {"cpu": 1 << 20}  # the same where there are many positions: a CPU's cache is small
 # The name, before the layer's number, under which a pass that does not compare keeps which experts
 # it chose: for each side (positions, experts), True where an expert is chosen.
 CHOSEN = "chosen"
@@ -100,6 +101,11 @@ def chunk_tokens(width: int, itemsize: int, device: str) -> int:
     """Return the same in a layer whose MLP has so many features, of so many bytes each."""
     fitting = CHUNK_BYTES.get(device, LARGE_BYTES) // max(1, _INSIDE * width * itemsize)
     return max(1, min(most_tokens(device), fitting))
+
+
+def most_logits(device: str) -> int:
+    """Return how many logits of a batch's answers are computed at a time, on a type of device."""
+    return SOME_LOGITS.get(device, MOST_LOGITS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
 
 from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.forward import sizes
-from ckptdiff.forward.batch import Streams
+from ckptdiff.forward.batch import PackedChunk, Streams
 from ckptdiff.forward.blocks import spread
 from ckptdiff.forward.compute import (
     BY_POSITION,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ckptdiff.forward.batch import PackedChunk
     from ckptdiff.forward.layer import LayerOf
     from ckptdiff.forward.plan import PackedRun, Section
     from ckptdiff.forward.steps import Step, Values
@@ -93,6 +93,28 @@ class SectionStreams:
             values = self._step(step, chunk, values)
             later = {name for other in taken[number + 1 :] for name in other.takes}
             values = values.only(frozenset(later.union(outputs)))
+        return values
+
+    def take_layer(self, chunk: PackedChunk, outputs: Iterable[str], most: int) -> Streams:
+        """Return the outputs of a layer, as `take` does.
+
+        Where a sequence alone has more than `most` positions, steps in which they do not see each
+        other are taken for so many at a time.
+        """
+        if sum(chunk.lengths) <= most or len(chunk.lengths) > 1:
+            return self.take(chunk, self.steps, outputs)
+        values, left = chunk.values, list(self.steps)
+        for is_whole, group in groupby(self.steps, key=_is_of_a_sequence):
+            taken = tuple(group)
+            del left[: len(taken)]
+            needed = frozenset(outputs).union(*(step.takes for step in left))
+            given = needed.intersection(name for step in taken for name in step.gives)
+            rest = PackedChunk(chunk.first, chunk.lengths, values)
+            if is_whole:
+                values = self.take(rest, taken, needed)
+            else:
+                parts = [self.take(part, taken, given) for part in rest.cut(most)]
+                values = values.with_parts(parts, given).only(needed)
         return values
 
     def _step(self, step: Step, chunk: PackedChunk, values: Streams) -> Streams:
@@ -299,6 +321,11 @@ def _rel(apart: float, size: float) -> float:
         return 0.0
     rel = apart / size if size else math.inf
     return rel if math.isfinite(rel) else math.inf
+
+
+def _is_of_a_sequence(step: Step) -> bool:
+    """Return whether a position's place counts in a step, or others of its sequence do."""
+    return step.method in BY_SEQUENCE or step.method in _ROTATIONS
 
 
 def _are_same(step: Step, one: Values, other: Values) -> bool:

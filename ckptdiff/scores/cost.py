@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.dtypes import BY_FLAG, ITEMSIZE
 from ckptdiff.errors import OutOfMemory
-from ckptdiff.forward.plan import MOST_LOGITS, MOST_SCORES, chunk_tokens
+from ckptdiff.forward.plan import MOST_SCORES, chunk_tokens, most_logits, most_tokens
 from ckptdiff.text import format_bytes
 
 if TYPE_CHECKING:
@@ -57,9 +57,12 @@ class Cost:
         row = self._heads * longest
         scores = 4 * self._itemsize * min(row * longest, max(MOST_SCORES, 16 * row))
         kind = device.partition(":")[0]
-        together = max(longest, chunk_tokens(self._widest, self._itemsize, kind))
-        inside = together * self._itemsize * (8 * self._hidden + 3 * self._widest)
-        logits = STREAMS * (self._itemsize + 8) * MOST_LOGITS
+        together = chunk_tokens(self._widest, self._itemsize, kind)
+        # Of a sequence alone, only what attention takes is in memory as a whole.
+        cut = max(together, min(longest, most_tokens(kind)))
+        inside = max(longest, together) * 8 * self._hidden + cut * 3 * self._widest
+        inside *= self._itemsize
+        logits = STREAMS * (self._itemsize + 8) * most_logits(kind)
         return PROGRAM + max(weights + inside + scores, logits) + tokens * self._token
 
     @property

@@ -172,6 +172,31 @@ def test_two_right_sides_cost_two_passes(
     assert all(2 <= passes[method] < 2.1 for method in large), passes
 
 
+@pytest.mark.usefixtures("short_chunks")
+def test_of_a_long_sequence_only_attention_is_computed_as_a_whole(
+    tiny_hf: Make, tiny_megatron: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = tiny_hf(), tiny_megatron(tp=2)
+    ids = [CHOSEN.randrange(VOCABULARY) for _ in range(40)]
+    monkeypatch.setitem(plan.SOME_LOGITS, "cpu", 3 * VOCABULARY)
+    most: Counter[str] = Counter()
+    take: Any = steps.take
+
+    def noted(step: Any, side: Any, values: Any, *rest: Any) -> Any:
+        most[step.method] = max(most[step.method], len(values[step.takes[0]]))
+        return take(step, side, values, *rest)
+
+    monkeypatch.setattr(compute, "take", noted)
+    ((found,),) = run_batch(*sides, [whole(ids)]).answers
+    assert most.pop("attend") == most.pop("rotate") == len(ids)
+    assert most.pop("final_norm") == len(ids) - 1
+    assert most.pop("some_logits") <= 16
+    assert set(most.values()) == {16}
+    assert found.weights_apart == 0
+    logits, _ = free_run(*sides, ids, "fp32")
+    assert found.a.loglik == pytest.approx(loglik(logits, 0, ids[1:]), abs=1e-5 * len(ids))
+
+
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> Counter[HeldTensor]:
     """Count how many elements of a stored tensor are converted."""
