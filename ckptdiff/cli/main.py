@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ckptdiff.text import printable
 
         if options.verbose:
-            traceback.print_exc()
+            _print_traceback()
         text = printable(error.with_hint(OPTIONS))
         if len(text) > 2500:  # a name in a file may have any length
             text = f"{text[:1200]} … {text[-1200:]}"
@@ -67,10 +67,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ckptdiff: the output cannot be written ({error.strerror})", file=sys.stderr)
         return 2
     except Exception:  # noqa: BLE001 -- a bug must not exit with 1, which means "differ"
-        traceback.print_exc()
+        _print_traceback()
         print("ckptdiff: this is a bug in ckptdiff, please report it", file=sys.stderr)
         return 2
     return code
+
+
+def _print_traceback() -> None:
+    """Print what was raised, and how; what it says may come from a file."""
+    from ckptdiff.text import printable_lines
+
+    print(printable_lines(traceback.format_exc()), end="", file=sys.stderr)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
