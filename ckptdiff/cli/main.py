@@ -137,8 +137,11 @@ def _say(text: str) -> None:
 
 
 def _say_trace() -> None:
+    """Print what was raised, and how; what it says may come from a file."""
+    from ckptdiff.text import printable_lines
+
     with suppress(OSError):
-        traceback.print_exc()
+        print(printable_lines(traceback.format_exc()), end="", file=sys.stderr)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

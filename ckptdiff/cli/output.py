@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ckptdiff.report.tensor_table import TensorTable
+from ckptdiff.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 def print_parts(parts: Iterable[str | TensorTable], *, is_listing: bool = False) -> None:
     """Print lines and tables, or the lines of `ls`; which terminals are painted is Rich's rule.
 
+    What no terminal shows is escaped, if it was not where it came from a file.
     NO_COLOR and TERM=dumb turn colour off, FORCE_COLOR puts it into a pipe, line for line.
     """
     is_terminal = sys.stdout.isatty()
@@ -23,8 +25,8 @@ def print_parts(parts: Iterable[str | TensorTable], *, is_listing: bool = False)
 
         painter = Painter(is_laid_out=is_terminal, is_listing=is_listing)
         for part in parts:
-            sys.stdout.write(painter.painted(part))
+            sys.stdout.write(painter.painted(printable(part) if isinstance(part, str) else part))
         return
     for part in parts:
         for line in part.lines() if isinstance(part, TensorTable) else (part,):
-            print(line)
+            print(printable(line))

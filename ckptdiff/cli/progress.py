@@ -43,7 +43,7 @@ class ProgressBar:
 
             columns: list[progress.ProgressColumn] = []
             if self._shows_what:
-                columns.append(progress.TextColumn("{task.description}"))
+                columns.append(progress.TextColumn("{task.description}", markup=False))
             columns.append(progress.BarColumn())
             if self._things == "bytes":
                 columns += [progress.DownloadColumn(), progress.TransferSpeedColumn()]
@@ -74,7 +74,8 @@ class ProgressBar:
     def advance(self, by: int, what: str | None = None) -> None:
         """Advance the bar; `what` becomes its label."""
         if self._progress is not None:
-            self._progress.update(self._task, advance=by, description=what)
+            shown = None if what is None else printable(what)
+            self._progress.update(self._task, advance=by, description=shown)
 
     def reach(self, done: int, total: int, *, seconds: float) -> None:
         """Set the bar to `done` of `total`; `seconds` is how long the last step took."""
@@ -105,7 +106,7 @@ class LongProgress:
             from rich.console import Console
 
             self._progress = progress.Progress(
-                progress.TextColumn("{task.description}"),
+                progress.TextColumn("{task.description}", markup=False),
                 progress.BarColumn(),
                 progress.TextColumn("{task.fields[words]}"),
                 console=Console(stderr=True),
@@ -121,6 +122,7 @@ class LongProgress:
 
     def say(self, sentence: str) -> None:
         """Print a sentence that stays."""
+        sentence = printable(sentence)
         if self._progress is not None:
             self._progress.console.print(sentence, markup=False, highlight=False)
         else:

@@ -233,12 +233,14 @@ def _config_lines(lines: Sequence[ConfigDiff]) -> Iterator[str]:
     """Yield the conflicts between the configs, what follows from each and how to mend it."""
     for line in lines:
         if line.status == "conflict":
-            yield f"!  {line.meaning}: {field_text(line, 'A')} in A, {field_text(line, 'B')} in B"
-            yield f"     {line.consequence}"
+            said = f"{field_text(line, 'A')} in A, {field_text(line, 'B')} in B"
+            yield f"!  {printable(line.meaning)}: {said}"
+            yield f"     {printable(line.consequence or '')}"
             if line.fix:
                 yield f"     fix: {printable(line.fix)}"
         elif line.is_hint:
-            yield f"i  {line.meaning}: {field_text(line, 'A')} in A, {field_text(line, 'B')} in B"
+            said = f"{field_text(line, 'A')} in A, {field_text(line, 'B')} in B"
+            yield f"i  {printable(line.meaning)}: {said}"
             yield f"     {printable(line.note or '')}"
     differing = [line for line in lines if line.status == "unknown" and _is_told(line)]
     for note in dict.fromkeys(line.note for line in differing):
@@ -268,7 +270,7 @@ def _unknown(lines: Sequence[ConfigDiff]) -> dict[str, list[str]]:
             words = "not known for certain"
             if in_a is not in_b:
                 words = f"not in {'AB'[in_a]}'s config, so not compared"
-            found.setdefault(words, []).append(line.meaning)
+            found.setdefault(words, []).append(printable(line.meaning))
     return found
 
 

@@ -11,6 +11,7 @@ from ckptdiff.errors import UnreadableFile
 from ckptdiff.report.diff import diff_document, diff_lines
 from ckptdiff.report.html_page import html_page
 from ckptdiff.report.markdown_page import markdown_page
+from ckptdiff.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,8 @@ def write_report(
         case ".json":
             text = json.dumps(diff_document(a, b, results, summary, pattern=pattern), indent=1)
         case _:
-            text = "\n".join(diff_lines(a, b, results, summary, pattern=pattern))
+            lines = diff_lines(a, b, results, summary, pattern=pattern)
+            text = "\n".join(map(printable, lines))
     write_whole(file, text + "\n")
 
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import select
+import signal
 import termios
 from codecs import getincrementaldecoder
 from typing import Any
@@ -129,7 +130,11 @@ class TerminalDriver(LinuxDriver):
         while not self.exit_event.is_set():
             ready, _, _ = select.select([self.fileno], [], [], _TICK)
             if ready:
-                self._dispatch(decoder.text(os.read(self.fileno, _READ)))
+                data = os.read(self.fileno, _READ)
+                if not data:  # its other end is closed, and no signal came of that
+                    signal.raise_signal(signal.SIGHUP)
+                    return
+                self._dispatch(decoder.text(data))
             else:
                 decoder.rest()
                 self._dispatch("")

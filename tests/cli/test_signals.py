@@ -151,6 +151,36 @@ def test_a_program_that_is_killed_leaves_no_workers(
     assert process.returncode != 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGSEGV, signal.SIGBUS, signal.SIGKILL])
+def test_tensors_whose_workers_die_again_are_rows_that_say_so(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    shapes = {f"w{n}": (2048, 2048) for n in range(2)}
+    pair = sparse(tmp_path / "a", shapes, "F64"), sparse(tmp_path / "b", shapes, "F32")
+    process = subprocess.Popen(
+        [*PROGRAM, "diff", *map(str, pair), "--jobs", "1"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    file = pair[0] / "model.safetensors"
+
+    def has_ended() -> bool:
+        for pid in group(process.pid):
+            if pid != process.pid and maps(pid, file):
+                os.kill(pid, how)
+        return process.poll() is not None
+
+    assert until(has_ended)
+    out, err = end(process)
+    assert (process.returncode, err) == (2, "")
+    assert "2 tensors: 2 error" in out
+    assert out.count("the worker that read it was killed") == 1  # and so the row below
+
+
 # Terminals
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import codecs
+import io
 import os
+import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ckptdiff.cli import streams
+from ckptdiff.cli.progress import ProgressBar
 from ckptdiff.demo import make_demo
 from tests.support.patience import PATIENCE
 from tests.support.program import PROGRAM, environment, parse, until
@@ -123,3 +127,26 @@ def test_a_reader_that_leaves_brings_no_word(pair: tuple[str, str]) -> None:
     done = shell("| true; exit ${PIPESTATUS[0]}", "ls", pair[0], "--raw")
     assert done.stderr == b""
     assert done.returncode in (0, 128 + signal.SIGPIPE)
+
+
+def test_convert_names_its_source_and_what_it_wrote_escaped(tmp_path: Path) -> None:
+    strange = "\x1b[31m\u202e"
+    source, _ = make_demo(tmp_path / strange)
+    out = tmp_path / f"out{strange}"
+    for options in ((), ("--overwrite", "--no-verify"), ()):  # and then it is not empty
+        done = run("convert", str(source), str(out), "--to", "hf", "--jobs", "1", *options)
+        said = (done.stdout + done.stderr).decode()
+        assert done.returncode == (0 if done.stdout else 2)
+        assert {c for c in said if not c.isprintable()} == {"\n"}
+        assert "\\x1b[31m\\u202e" in said
+
+
+def test_a_bar_shows_a_name_and_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with ProgressBar("bytes") as bar:
+        bar.begin("compare", 2)
+        bar.advance(1, "a[/red]\x1b[2J[red]b")
+        bar._progress.refresh()
+    assert "a[/red]\\x1b[2J[red]b" in re.sub("\x1b\\[[0-9;]*m", "", terminal.getvalue())

@@ -16,6 +16,7 @@ import pytest
 
 from ckptdiff.demo import make_demo
 from tests.support.patience import PATIENCE
+from tests.support.program import maps
 from tests.support.tmux import Terminal
 
 if TYPE_CHECKING:
@@ -215,6 +216,26 @@ def test_a_killed_worker_costs_no_result(terminal: Terminal, tmp_path: Path) -> 
         time.sleep(0.01)
     os.kill(workers[0], signal.SIGKILL)
     terminal.wait_for("No differences in 64 tensors")
+
+
+@pytest.mark.slow
+def test_a_tensor_whose_workers_die_again_is_a_row_that_says_so(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    pair = _holes(tmp_path / "a", 1, 65536), _holes(tmp_path / "b", 1, 65536)
+    terminal.start("--jobs", 1, *pair, size=(120, 40))
+    deadline = time.monotonic() + PATIENCE
+    while "x 1 error" not in (screen := terminal.screen()):
+        assert time.monotonic() < deadline, screen
+        for pid in filter(_is_worker, terminal.children()):
+            if maps(pid, pair[0] / "model.safetensors"):
+                os.kill(pid, signal.SIGBUS)
+    terminal.keys("n", "Enter")
+    terminal.wait_for("the worker that read it was killed")
+    assert terminal.modes() == (True, True, True)
+    terminal.keys("Q")
+    terminal.wait_for("exit code")
+    assert terminal.children() == []
 
 
 def _is_worker(pid: int) -> bool:

@@ -145,6 +145,9 @@ def folder(root: Path, name: str) -> Path:
     root.mkdir(parents=True)
     header = {name: entry(), "b": entry(offsets=(8, 16))}
     file = root / "model.safetensors"
+    # Keys that one side alone has are named, as are those that differ.
+    config = {"model_type": name, f"{name}{root.parent.name}": 1, f"x{name}": root.parent.name}
+    (root / "config.json").write_text(json.dumps(config))
     file.write_bytes(safetensors(header, (root.parent.name[0] * 16).encode()))
     return root
 

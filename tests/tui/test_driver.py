@@ -7,6 +7,7 @@ import os
 import pty
 import random
 import select
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -118,17 +119,7 @@ def test_a_terminal_that_can_no_longer_be_read_is_trouble(monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_bytes_that_are_no_text_do_not_end_the_real_app(tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
-    home = {name: str(tmp_path) for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")}
-    process = subprocess.Popen(
-        [*PROGRAM],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment(TERM="xterm-256color", COLUMNS="80", LINES="24", **home),
-        start_new_session=True,
-    )
-    os.close(theirs)
+    process, ours = _started(tmp_path)
     noise = random.Random(5)
     _read(ours, b"Compare two checkpoints")
     sent = [REPORT, b"\x1b", b"[MQQ", b"Q", b"\x1b[", b"M\xff\xfe\xc3", *NONSENSE]
@@ -141,6 +132,30 @@ def test_bytes_that_are_no_text_do_not_end_the_real_app(tmp_path: Path) -> None:
     assert b"Traceback" not in seen
     assert process.wait(PATIENCE) == 0
     os.close(ours)
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_without_a_signal_ends_the_real_app(tmp_path: Path) -> None:
+    process, ours = _started(tmp_path)
+    _read(ours, b"Compare two checkpoints")
+    os.close(ours)
+    assert process.wait(PATIENCE) == 128 + signal.SIGHUP
+
+
+def _started(home: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the app on a terminal of its own; return it, and our end of the terminal."""
+    ours, theirs = pty.openpty()
+    folders = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), str(home))
+    process = subprocess.Popen(
+        [*PROGRAM],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment(TERM="xterm-256color", COLUMNS="80", LINES="24", **folders),
+        start_new_session=True,
+    )
+    os.close(theirs)
+    return process, ours
 
 
 def _read(terminal: int, wanted: bytes | None) -> bytes:

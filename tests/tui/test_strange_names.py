@@ -98,3 +98,24 @@ async def test_strange_names_in_every_view(tmp_path: Path) -> None:
             assert app.clipboard.replace("\n", "").isprintable()
         for said in toasts(app):
             assert said.replace("\n", "").isprintable(), said
+
+
+async def test_strange_paths_where_checkpoints_are_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [written(tmp_path / f"x\x1b[2J\u202e[red]{side}", side.encode()) for side in "ab"]
+    (tmp_path / "b\x80".encode("latin-1").decode("utf-8", "surrogateescape")).mkdir()
+    monkeypatch.chdir(tmp_path)
+    files: Any = {"settings_file": tmp_path / "settings.json", "history": tmp_path / "h"}
+    app = CkptDiffApp(folders, engine=Inline(1), **files)
+    async with app.run_test(size=(140, 50)) as pilot:
+        await settle(app, pilot)
+    app = CkptDiffApp([], engine=Inline(1), **files)
+    async with app.run_test(size=(140, 50)) as pilot:
+        await settle(app, pilot)
+        for keys in ("x", "tab", "down", "enter", "q", "Y", "ctrl+o"):
+            await visit(app, pilot, keys)
+        for _ in range(5):
+            await visit(app, pilot, "down")
+        assert "x\\x1b[2J" in check(app, "browse")
+        await visit(app, pilot, "enter")

@@ -10,11 +10,13 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import DirectoryTree, Static
 
+from ckptdiff.text import printable
 from ckptdiff.tui.keymap import key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from rich.text import Text, TextType
     from textual.app import ComposeResult
 
 
@@ -24,6 +26,9 @@ class FolderTree(DirectoryTree):
     ICON_NODE = "+ "
     ICON_NODE_EXPANDED = "- "
     ICON_FILE = "  "
+
+    def process_label(self, label: TextType) -> Text:
+        return super().process_label(printable(label) if isinstance(label, str) else label)
 
     def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
         return [path for path in paths if not path.name.startswith(".")]
