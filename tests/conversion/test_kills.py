@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Weights = dict[str, Tensor]
 
 NEVER = 1 << 30  # a step that no conversion has
-LAST_STEPS = 14  # of which each is tried: from the last file on
+LAST_STEPS = 12  # of which each is tried: from the last file on
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_whole_new_folder(
     assert not killed(NEVER)[1]
     steps = kills.steps
     found = set()
-    for step in (*range(1, steps - LAST_STEPS, 6), *range(steps - LAST_STEPS, steps + 1)):
+    for step in (*range(1, steps - LAST_STEPS, 9), *range(steps - LAST_STEPS, steps + 1)):
         out, was_killed = killed(step)
         assert was_killed
         partial = out.with_name("out.partial")
