@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import mmap
-import os
 import resource
 import tracemalloc
 from pathlib import Path
