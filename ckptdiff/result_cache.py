@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ckptdiff.formats.fingerprint import fingerprint
 from ckptdiff.results import Numbers, TensorDiff
-from ckptdiff.user_folders import cache_folder
+from ckptdiff.system.folders import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

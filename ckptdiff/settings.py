@@ -7,8 +7,8 @@ import os
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.system.folders import config_folder
 from ckptdiff.text import printable
-from ckptdiff.user_folders import config_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -45,7 +45,7 @@ def test_workers_that_die_as_they_start_are_not_tried_for_each_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "starts"
-    monkeypatch.setattr("ckptdiff.worker_processes._prepare_worker", die_as_it_starts)
+    monkeypatch.setattr("ckptdiff.system.processes._prepare_worker", die_as_it_starts)
     with WorkerPool(2, log=log) as pool:
         for _ in range(2):
             jobs = [pool.submit(double, n) for n in range(10)]
