@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 # Whose names, layout and config a checkpoint has, in whatever format it is stored.
 Convention = Literal["hf", "megatron", "meta"]
 Box = tuple[tuple[int, int], ...]  # (start, stop) along every dimension
-Stamp = tuple[int, int, int]  # of a file: inode, bytes, time of the last write (ns)
+# Of a file: bytes, and in ns the last write; inode, and in ns the last change of that.
+Stamp = tuple[int, int, int, int]
 
 
 # Shapes whose strides are kept: those of one model are fewer, and of many chosen ones with the same

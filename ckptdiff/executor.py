@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ckptdiff.errors import WorkerDied
-from ckptdiff.worker_processes import SHORT_LIVED, start_workers, why_it_died
+from ckptdiff.system.processes import SHORT_LIVED, start_workers, why_it_died
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
     from pathlib import Path
 
-    from ckptdiff.worker_processes import Start, Workers
+    from ckptdiff.system.processes import Start, Workers
 
 JobKey = TypeVar("JobKey")  # by which the caller knows a job
 Result = TypeVar("Result")

@@ -16,7 +16,7 @@ from ckptdiff.formats.files import open_regular
 from ckptdiff.formats.fingerprint import fingerprint
 from ckptdiff.formats.json_files import read_json
 from ckptdiff.results import Numbers, Status, TensorDiff
-from ckptdiff.user_folders import cache_folder
+from ckptdiff.system.folders import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.errors import CorruptFile, MissingShard, UnreadableFile
 from ckptdiff.formats.files import read_small
 from ckptdiff.formats.json_files import read_json
+from ckptdiff.system.folders import config_folder
 from ckptdiff.text import printable
-from ckptdiff.user_folders import config_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,6 +26,6 @@ def fingerprint(a: Checkpoint, b: Checkpoint, how: str) -> str:
         digest.update(f"{config}\n".encode())
         for file in sorted(checkpoint.files):
             # As it was opened: it may have been written again since.
-            _, size, written = checkpoint.stamps.get(str(file)) or stamp_of(file.stat())
+            size, written, *_ = checkpoint.stamps.get(str(file)) or stamp_of(file.stat())
             digest.update(f"{file}\0{size}\0{written}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

@@ -20,8 +20,17 @@ _lock = threading.Lock()
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """Return what changes when a file is replaced or written: inode, size, time in ns."""
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    """Return what changes when a file is replaced or written."""
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
+
+
+def is_another(before: Stamp, now: Stamp) -> bool:
+    """Return whether a file was replaced or written between two stamps.
+
+    One that is replaced by a copy of its size and age has another inode, and that another time of
+    change. File systems over a network give a file that nobody touches another inode now and then.
+    """
+    return before[:2] != now[:2] or (before[2] != now[2] and before[3] != now[3])
 
 
 @contextmanager
@@ -80,7 +89,7 @@ class Unchanged:
             now = stamp_of(os.stat(file))  # noqa: PTH116 -- asked for each file of each job
         except OSError:  # gone: what was read of it is what it held, or an error of its own
             return False
-        return any(stamp != now for stamp in stamps)
+        return any(is_another(stamp, now) for stamp in stamps)
 
 
 _TROUBLE = (

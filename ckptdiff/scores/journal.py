@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.results import Answer, Answers, StepApart
-from ckptdiff.user_folders import cache_folder
+from ckptdiff.system.folders import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

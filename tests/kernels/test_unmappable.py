@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import mmap
+import resource
 import tracemalloc
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +22,6 @@ from ckptdiff.kernels.views import View
 from tests.support.conversions import converted, hf_tensors
 from tests.support.oracle_hf import make_hf
 from tests.support.pairs import compare, sparse
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TENSOR = "model.layers.1.mlp.up_proj.weight"
 
@@ -42,7 +41,11 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> Any:
     memory._mapped.clear()
 
 
-@pytest.mark.parametrize("number", [errno.ENODEV, errno.ENOSYS, errno.EOPNOTSUPP])
+# What a file system answers that cannot map, and the system where a limit is reached.
+REFUSALS = [errno.ENODEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOMEM, errno.EMFILE]
+
+
+@pytest.mark.parametrize("number", REFUSALS)
 def test_a_view_is_read_where_it_cannot_be_mapped(tmp_path: Path, refuse: Any, number: int) -> None:
     numbers = np.arange(60, dtype="<f4").reshape(6, 10)
     (tmp_path / "file").write_bytes(b"head" + numbers.tobytes())
@@ -93,3 +96,58 @@ def test_reading_takes_no_more_memory_than_a_few_pieces(tmp_path: Path, refuse: 
     finally:
         tracemalloc.stop()
     assert peak < 64 << 20
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_no_more_files_are_mapped_than_a_part_of_those_that_may_be_open(tmp_path: Path) -> None:
+    """A checkpoint may have a thousand, and a mapping holds a descriptor."""
+    memory._mapped.clear()
+    before, (soft, hard) = open_files(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before + 24, hard))
+        for number in range(60):
+            file = tmp_path / str(number)
+            file.write_bytes(bytes([number] * 4))
+            found = memory.matrix(View(str(file), 0, (1, 4), (4, 1), "U8"))
+            assert found.tolist() == [[number] * 4]
+            assert open_files() <= before + (before + 24) // memory.MAPPED_SHARE + 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        memory._mapped.clear()
+
+
+def test_others_are_unmapped_where_no_file_can_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory._mapped.clear()
+    monkeypatch.setattr(memory, "most_mapped", lambda: 1000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for number in range(60):
+        (tmp_path / str(number)).write_bytes(bytes([number] * 4))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files() + 12, hard))
+        found = [
+            memory.matrix(View(str(tmp_path / str(number)), 0, (1, 1), (1, 1), "U8")).item()
+            for number in range(60)
+        ]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        memory._mapped.clear()
+    assert found == list(range(60))
+
+
+def test_what_fits_into_no_memory_is_told(
+    tmp_path: Path, refuse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise MemoryError
+
+    file = tmp_path / "file"
+    file.write_bytes(bytes(16))
+    refuse(errno.ENOMEM)
+    monkeypatch.setattr(np, "empty", no_room)
+    with pytest.raises(UnreadableFile, match=r"file: 16 bytes of it .*ulimit -v"):
+        memory.matrix(View(str(file), 0, (4, 4), (4, 1), "U8"))
