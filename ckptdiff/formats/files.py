@@ -87,25 +87,12 @@ def leads_out(file: Path) -> bool:
     """Return whether a file is a link out of its folder; the blobs of the hub's cache are inside.
 
     The cache lays each snapshot as links: models--X--Y/snapshots/HASH/config.json leads to
-    models--X--Y/blobs/HASH. Weights may be linked from anywhere, since they are only read as
-    numbers. What is shown or copied may not.
+    models--X--Y/blobs/HASH. What is read may be linked from anywhere, as people link folders
+    to a store. What is copied into another folder may not.
     """
     folder, real = (Path(os.path.realpath(path)) for path in (file.parent, file))
     in_cache = real.parent.name == "blobs" and real.parent.parent / "snapshots" in folder.parents
     return folder not in real.parents and not in_cache
-
-
-def read_beside(file: Path, limit: int) -> bytes:
-    """Return a whole text file that lies beside weights: a config, an index.
-
-    Raises UnreadableFile if it has more than `limit` bytes, or is a link out of its folder: what it
-    holds is shown and written into other folders.
-    """
-    if file.is_symlink() and leads_out(file):
-        raise UnreadableFile(
-            f"{file}: is a link out of its folder, which is not followed: copy the file itself here"
-        )
-    return read_small(file, limit)
 
 
 def read_small(file: Path, limit: int) -> bytes:

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CorruptFile
-from ckptdiff.formats.files import read_beside
+from ckptdiff.formats.files import read_small
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ _MANY_DIGITS = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
 
 def read_object(file: Path) -> dict[str, Any]:
     """Return the object in a JSON file. Raises CorruptFile if it holds none, UnreadableFile."""
-    content = read_beside(file, MAX_JSON)
+    content = read_small(file, MAX_JSON)
     if content and not content.strip(b"\0"):
         raise CorruptFile(
             f"{file}: holds zeros alone: it was never written or copied, copy it again"

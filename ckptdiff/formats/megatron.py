@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, Shard
 from ckptdiff.errors import CkptDiffError, CorruptFile, MissingShard, MixedShards, NotACheckpoint
 from ckptdiff.formats import torch_zip, tree
-from ckptdiff.formats.files import each_file, read_beside
+from ckptdiff.formats.files import each_file, read_small
 from ckptdiff.formats.inert import Placeholder
 from ckptdiff.formats.unfinished import METADATA, why_unfinished
 from ckptdiff.text import shown
@@ -110,7 +110,7 @@ def iteration_folder(path: Path) -> tuple[Path, int | str | None]:
     """
     tracker = path / TRACKER
     if tracker.exists():
-        text = read_beside(tracker, 1000).decode("utf-8", "replace").strip()
+        text = read_small(tracker, 1000).decode("utf-8", "replace").strip()
         name = text if text == "release" else f"iter_{int(text):07d}" if text.isdecimal() else None
         if name is None:
             raise CorruptFile(f"{tracker}: says {text[:40]!r}; an iteration or 'release' is needed")

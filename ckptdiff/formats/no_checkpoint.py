@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ckptdiff.errors import CkptDiffError
-from ckptdiff.formats.files import is_file_name, read_beside
+from ckptdiff.formats.files import is_file_name, read_small
 from ckptdiff.formats.unfinished import why_unfinished
 from ckptdiff.formats.weight_files import torch_files
 
@@ -27,7 +27,7 @@ _GENERAL = (
 def _folder_named_by(file: Path) -> Path | None:
     """Return the folder that a small text file beside it names, as `latest` of a trainer does."""
     with suppress(OSError, UnicodeDecodeError, CkptDiffError):
-        name = read_beside(file, _MAX_TRACKER).decode().strip()
+        name = read_small(file, _MAX_TRACKER).decode().strip()
         if is_file_name(name) and (file.parent / name).is_dir():
             return file.parent / name
     return None

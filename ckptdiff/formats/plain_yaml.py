@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CorruptFile
-from ckptdiff.formats.files import read_beside
+from ckptdiff.formats.files import read_small
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ def read_yaml(file: Path, *, may_tag: bool = True) -> Any:
     import yaml  # type: ignore[import-untyped]
 
     try:
-        text = read_beside(file, MAX_BYTES).decode("utf-8")
+        text = read_small(file, MAX_BYTES).decode("utf-8")
         # libyaml's parser is ten times as fast; where PyYAML was built without it, its own is used.
         loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         return _Builder(yaml, may_tag=may_tag).document(yaml.parse(text, Loader=loader))

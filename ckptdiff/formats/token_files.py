@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CkptDiffError
-from ckptdiff.formats.files import leads_out, open_regular, read_at, read_beside
+from ckptdiff.formats.files import open_regular, read_at, read_small
 from ckptdiff.formats.json_files import check_depth, integer, read_object
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ CHAT_TEMPLATE = "chat_template.jinja"  # goes before the entry in tokenizer_conf
 MAX_TEMPLATE = 10_000_000  # bytes
 # The post-processor comes before the vocabulary, and behind tokens that were added.
 _HEAD = 8_000_000  # bytes
-_LINK = ": it is a link out of the folder, which is not followed"
 _KEY = re.compile(r'(?<!\\)"post_processor"\s*:\s*')
 
 
@@ -40,23 +39,16 @@ def read_token_files(folder: Path, notes: list[str]) -> Mapping[str, Mapping[str
         try:
             found[name] = read_object(file)
         except CkptDiffError:
-            notes.append(f"{name} cannot be read{_why(file)}, so its token ids are not known")
+            notes.append(f"{name} cannot be read, so its token ids are not known")
     if (folder / POST_PROCESSOR).is_file():
-        if leads_out(folder / POST_PROCESSOR):
-            notes.append(f"{POST_PROCESSOR} cannot be read{_LINK}")
-        else:
-            found |= _post_processor(folder / POST_PROCESSOR)
+        found |= _post_processor(folder / POST_PROCESSOR)
     if (folder / CHAT_TEMPLATE).is_file():
         try:
-            text = read_beside(folder / CHAT_TEMPLATE, MAX_TEMPLATE).decode(errors="replace")
+            text = read_small(folder / CHAT_TEMPLATE, MAX_TEMPLATE).decode(errors="replace")
             found[TOKENIZER] = {**found.get(TOKENIZER, {}), "chat_template": text}
         except CkptDiffError:
-            notes.append(f"{CHAT_TEMPLATE} cannot be read{_why(folder / CHAT_TEMPLATE)}")
+            notes.append(f"{CHAT_TEMPLATE} cannot be read")
     return found
-
-
-def _why(file: Path) -> str:
-    return _LINK if leads_out(file) else ""
 
 
 def _post_processor(file: Path) -> Mapping[str, Mapping[str, Any]]:
