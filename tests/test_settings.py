@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -150,3 +151,53 @@ def test_a_failed_save_leaves_the_old_settings(tmp_path: Path) -> None:
         save_settings(Settings(theme=object()), file)  # type: ignore[arg-type]
     assert load_settings(file)[0].differences_only
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["settings.json", "x"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"recent": [{**asdict(pair(1)), "a": "\ud800"}]},
+        {"recent": [{**asdict(pair(1)), "b": "a\0b"}]},
+        {"recent": [{**asdict(pair(1)), "at": 1e300}]},
+        {"recent": [{**asdict(pair(1)), "at": float("nan")}]},
+        {"recent": [{**asdict(pair(1)), "differences": 10**30}]},
+        {"recent": [{**asdict(pair(1)), "differences": -1}]},
+        {"theme": "\ud800"},
+        {"keys": {"list.down": "\ud800"}},
+        {"keys": {"\ud800": "j"}},
+        {f"name{n}": n for n in range(1000)},
+        {"x" * 100_000: "y" * 100_000},
+    ],
+    ids=lambda wrong: ascii(wrong)[:40],
+)
+def test_what_no_screen_can_show_is_left_out_in_one_short_sentence(
+    tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({**wrong, "differences_only": True}))
+    settings, trouble = load_settings(file)
+    assert settings == Settings(differences_only=True)
+    assert trouble is not None
+    assert trouble.encode()
+    assert len(trouble) < 1000 + len(str(file))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[" * 900 + b"]" * 900, b'{"theme": ' + b"9" * 4200 + b"}", b" " * 2_000_000],
+    ids=["nested", "digits", "long"],
+)
+def test_settings_that_no_one_wrote_mean_defaults(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "settings.json"
+    file.write_bytes(content)
+    settings, trouble = load_settings(file)
+    assert settings == Settings()
+    assert trouble is not None
+    assert trouble.endswith("Defaults are used.")
+
+
+def test_a_pipe_in_the_place_of_the_settings_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "settings.json")
+    _, trouble = load_settings(tmp_path / "settings.json")
+    assert trouble is not None
+    assert "is not a regular file" in trouble

@@ -104,7 +104,7 @@ def _describe(metadata: Placeholder) -> tuple[list[Described], dict[str, Place |
         key = index.state
         start, length = info.state["offset"], info.state["length"]
         fqn = _text(key["fqn"])
-        if type(start) is not int or type(length) is not int or start < 0 or length < 0:
+        if not all(type(n) is int and 0 <= n < MAX_COUNT for n in (start, length)):
             raise CorruptFile(
                 f"{shown(fqn)} lies at {told(start)}, {told(length)} bytes long: not a place"
             )

@@ -29,7 +29,7 @@ MAX_ARGUMENTS = 16  # of a function that makes a tensor; torch's have up to 8
 MAX_COUNT = 1 << 62  # elements; nothing larger can be an index
 # What the tensors of a file may claim in all, in bytes: tensors may share a storage, as tied ones
 # do, and a stride of 0 repeats elements. In a file of a hundred bytes both could claim anything.
-CLAIM, CLAIM_PER_BYTE = 1 << 30, 100
+CLAIM, CLAIM_PER_BYTE = 1 << 28, 100
 
 # Each storage class of torch, and the dtype of its elements as safetensors names it.
 STORAGES = {
