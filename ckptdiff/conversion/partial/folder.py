@@ -194,8 +194,12 @@ class PartialFolder:
         """Empty the folder, and begin its journal."""
         for entry in self._entries():
             delete(entry)
-        self._journal.begin(self._plan)
-        self._new.mkdir()
+        try:
+            self._journal.begin(self._plan)
+            self._new.mkdir()
+        except BaseException:  # ctrl+c, or no room
+            self.remove()
+            raise
 
     def _keep_complete(self) -> None:
         """Delete all that is not complete: other files, links, files that are not as noted."""
