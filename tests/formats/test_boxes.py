@@ -62,8 +62,8 @@ def seconds(boxes: list[Box]) -> float:
 @pytest.mark.slow
 def test_stairs_and_grids_take_no_time_for_each_pair() -> None:
     count = 4000
-    stairs = [((n, count), (n, n + 1)) for n in range(count)]
-    grid = [((i, i + 1), (j, j + 1)) for i in range(64) for j in range(64)]
+    stairs: list[Box] = [((n, count), (n, n + 1)) for n in range(count)]
+    grid: list[Box] = [((i, i + 1), (j, j + 1)) for i in range(64) for j in range(64)]
     assert seconds(stairs) < 1000 * pace()
     assert seconds(grid) < 1000 * pace()
 
