@@ -98,6 +98,7 @@ def test_an_error_that_is_no_sentence_is_a_find(error: BaseException, said: str)
 def test_a_sentence_is_no_find() -> None:
     assert Guarded(raises(CorruptFile("x.bin: was cut off"))).wrong(b"") is None
     assert Guarded(lambda data: None).wrong(b"") is None
+    assert signal.getitimer(signal.ITIMER_PROF)[0] == 0  # nothing that follows is ended
 
 
 def test_memory_is_a_find(monkeypatch: pytest.MonkeyPatch) -> None:
