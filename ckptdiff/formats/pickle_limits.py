@@ -16,7 +16,9 @@ MAX_KEY_PARTS = 200  # nested parts of one such key
 MAX_KEY_BITS = 4096  # of an integer in such a key: its hash is taken each time
 MAX_KEY_TEXT = 1000  # characters or bytes of a text in such a key
 _SMALL = 1 << 60  # an integer below it is its own hash
-_FEW = 16  # arguments of a call; torch's have up to 8
+# What a builder may copy as a whole.
+COPIED = frozenset({str, bytes, bytearray, list, tuple, dict, set, frozenset})
+FEW = 16  # arguments of a call; torch's have up to 8
 
 # Memory that the objects of a pickle may take: this many bytes, and so many for each of its own.
 # What torch.save writes takes some 5 for each.
@@ -129,7 +131,7 @@ class Limits:
         builder makes a dictionary of them.
         """
         first = args[0] if args else None
-        if len(args) > _FEW:
+        if len(args) > FEW:
             self._copied += len(args)
         if isinstance(first, (str, bytes, bytearray, list, tuple, dict, set, frozenset)):
             self._copied += len(first)

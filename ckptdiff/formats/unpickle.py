@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CorruptFile
 from ckptdiff.formats.inert import PLAIN, Global, Placeholder, escaped, latin1, signed
-from ckptdiff.formats.pickle_limits import Limits, check_memory
+from ckptdiff.formats.pickle_limits import COPIED, FEW, Limits, check_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -351,7 +351,8 @@ class _Machine:
         if isinstance(what, Global) and isinstance(args, tuple):
             build = self.builders.get((what.module, what.name))
             if build is not None:
-                self.limits.count_call(args, pairs=what == _DICT)
+                if args and (type(args[0]) in COPIED or len(args) > FEW):
+                    self.limits.count_call(args, pairs=what == _DICT)
                 return build(*args)
         return Placeholder(what, args)
 
