@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,8 +26,6 @@ from tests.support.conversions import converted, different, hf_tensors, torch_lo
 from tests.support.oracle_hf import make_hf
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ckptdiff.conversion.plan import Conversion
 
 SHARD = 2000  # bytes of a file: the model has several
@@ -275,14 +274,14 @@ def between(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave what a kill between two renames leaves, of a run over `out`."""
     with monkeypatch.context() as patch:
         patch.setattr(partial_folder, "exchanged", lambda a, b: False)
-        moved = type(out).rename
+        moved = Path.rename
 
         def die(self: Path, target: Path) -> Path:
             if self.name == "new" and (self.parent / "old").exists():
                 raise Killed
             return moved(self, target)
 
-        patch.setattr(type(out), "rename", die)
+        patch.setattr(Path, "rename", die)
         patch.setattr(partial_folder.PartialFolder, "remove", lambda self: None)
         with pytest.raises(Killed):
             again(source, out, overwrite=True)
@@ -376,3 +375,28 @@ def test_a_name_that_no_file_can_hold(tmp_path: Path) -> None:
     with pytest.raises(CkptDiffError, match="surrogate"):
         converted(tmp_path / "hf", tmp_path / "out", "hf")
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_all_is_on_the_disk_before_the_name_and_then_the_name(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill does not show it, a power cut does: what was synced last is what the journal says."""
+    done: list[str] = []
+    moved = Path.rename
+
+    def sync(fd: int) -> None:
+        done.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+
+    def rename(self: Path, target: Path) -> Path:
+        done.append("rename")
+        return moved(self, target)
+
+    monkeypatch.setattr("os.fsync", sync)
+    monkeypatch.setattr(Path, "rename", rename)
+    converted(source, tmp_path / "out", "megatron", verify=False)
+    at = done.index("rename")
+    new = f"{tmp_path}/out.partial/new"
+    written = [path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*")]
+    assert {new, *(f"{new}/{path}" for path in written)} <= set(done[:at])
+    assert done[at - 1] == f"{tmp_path}/out.partial/{JOURNAL}"
+    assert done[at + 1] == str(tmp_path)
