@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from tests.fuzz.guard import BROKEN, Guarded, Slot, keep, limit
 from tests.fuzz.harnesses import HARNESSES, Harness, reader
+from tests.fuzz.mutate_bytes import damage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,7 +96,8 @@ def blind(
 
 def _changed(data: bytes, harness: Harness, random: Random) -> bytes:
     try:
-        return harness.mutate(data, random)[: harness.most]
+        changed = harness.mutate(data, random)[: harness.most]
+        return damage(data, random) if changed == data else changed
     except BaseException:  # noqa: BLE001 -- atheris would wait for ever
         sys.stderr.write(traceback.format_exc())
         os._exit(BROKEN)

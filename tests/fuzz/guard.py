@@ -56,6 +56,8 @@ class Guarded:
                 return f"{found} at {_place(error)}", _text(error)
         except BaseException as error:  # noqa: BLE001 -- what must not come is what is looked for
             return f"{type(error).__name__} at {_place(error)}", _text(error)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
         if (peak := _peak()) > before and peak - self.memory > MEMORY:
             return "more memory than 1 GB", ""
         return None

@@ -37,6 +37,8 @@ HARNESSES = {
     "pickle": Harness("read_formats", mutate_pickle.mutate),
     "torch_zip": Harness("read_formats", mutate_zip.mutate),
     "rank": Harness("read_formats", mutate_zip.mutate),
+    "optimizer": Harness("read_formats", mutate_zip.mutate),
+    "flat_optimizer": Harness("read_formats", mutate_zip.mutate),
     "metadata": Harness("read_formats", mutate_pickle.mutate),
     "common_state": Harness("read_formats", mutate_zip.mutate),
     "index": Harness("read_formats", mutate_json.mutate),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.assembly.optimizer_states import read_states
 from ckptdiff.formats import hf, megatron, open_checkpoint, read_entries, tree
 from ckptdiff.formats.common_state import OBJECT, read_common
 from ckptdiff.formats.dcp import Place
@@ -58,6 +59,29 @@ def rank(bases: Path, folder: Path) -> Read:
     def read(data: bytes) -> None:
         file.write_bytes(data)
         read_entries(open_checkpoint(file))
+
+    return read
+
+
+def optimizer(bases: Path, folder: Path) -> Read:
+    """A rank's file with an optimizer's state, which is named by the model's tensors."""
+    file = folder / "model_optim_rng.pt"
+
+    def read(data: bytes) -> None:
+        file.write_bytes(data)
+        read_states(open_checkpoint(file))
+
+    return read
+
+
+def flat_optimizer(bases: Path, folder: Path) -> Read:
+    """The file of a distributed optimizer, beside the rank's file that seeds are made for."""
+    shutil.copy(bases / "rank.pt", folder / "model_optim_rng.pt")
+    checkpoint = open_checkpoint(folder / "model_optim_rng.pt")
+
+    def read(data: bytes) -> None:
+        (folder / "distrib_optim.pt").write_bytes(data)
+        read_states(checkpoint)
 
     return read
 

@@ -38,6 +38,12 @@ MOST = 40_000  # bytes of a seed; the bases are whole
 OPTIMIZER = "optimizer.state.exp_avg"
 
 
+MODEL = {
+    "decoder.final_layernorm.weight": torch.ones(4, dtype=torch.bfloat16),
+    "decoder.layers.0.self_attention.linear_proj.weight": torch.ones(4, 4, dtype=torch.bfloat16),
+}
+
+
 def make_bases(folder: Path) -> None:
     """Write small checkpoints of each format into a folder: what stands around an input."""
     for family in ("llama", "qwen3", "mixtral"):
@@ -48,6 +54,10 @@ def make_bases(folder: Path) -> None:
             make_meta(folder / "meta", weights, config)
             make_hf(folder / "indexed", family)
     _make_dcp(folder / "dcp")
+    state = {"args": _args(folder), "iteration": 7, "checkpoint_version": 3.0, "model": MODEL}
+    state |= oracle_state.training_state([MODEL], distributed=False)
+    state.pop("rng_state")
+    (folder / "rank.pt").write_bytes(torch_file(state))
 
 
 def _make_dcp(folder: Path) -> None:
@@ -198,6 +208,8 @@ def make_seeds(folder: Path, bases: Path) -> Mapping[str, list[bytes]]:
         "pickle": [*(pickle.dumps(plain, n) for n in range(6)), *PICKLES.values()],
         "torch_zip": [*_states(), *TENSORS.values(), *ZIPS.values(), rank],
         "rank": [rank, *_ranks(args)],
+        "optimizer": [(bases / "rank.pt").read_bytes()],
+        "flat_optimizer": [torch_file(oracle_state.flat_optimizer([MODEL]))],
         "metadata": [(bases / "dcp/.metadata").read_bytes()],
         "common_state": [common, torch_file([{"args": args, "iteration": 5}])],
         "config": [json.dumps(one).encode() for one in _configs(bases)],

@@ -7,8 +7,9 @@ import pickle
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save
 
 from ckptdiff.errors import CorruptFile
+from tests.fuzz import __main__ as driver
 from tests.fuzz import guard, mutate_json, mutate_pickle, mutate_zip
 from tests.fuzz.guard import Guarded, Slot
 from tests.fuzz.harnesses import HARNESSES
@@ -23,18 +25,21 @@ from tests.fuzz.seeds import torch_file, write_all
 from tests.support.corpus import REPOSITORY
 from tests.support.patience import PATIENCE
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 RUNS = 60  # changed seeds of each harness
 SAFE = [name for name, harness in HARNESSES.items() if not harness.in_worker]
 
 
 @pytest.fixture(scope="module")
-def replayed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with bases and seeds."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    write_all(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def replayed(work: Path) -> dict[str, dict[str, Any]]:
     """Return what `tests.fuzz.replay` says, by harness: in a process that a find may kill."""
-    work = tmp_path_factory.mktemp("fuzz")
-    write_all(work)
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.replay", str(work), str(RUNS)],
         cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE, check=False,
@@ -93,6 +98,7 @@ def test_an_error_that_is_no_sentence_is_a_find(error: BaseException, said: str)
 def test_a_sentence_is_no_find() -> None:
     assert Guarded(raises(CorruptFile("x.bin: was cut off"))).wrong(b"") is None
     assert Guarded(lambda data: None).wrong(b"") is None
+    assert signal.getitimer(signal.ITIMER_PROF)[0] == 0  # nothing that follows is ended
 
 
 def test_memory_is_a_find(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,3 +156,40 @@ def _is_read(read: Any, data: bytes) -> bool:
     except Exception:  # noqa: BLE001 -- whatever a library says of what it does not read
         return False
     return True
+
+
+class Dead:
+    """Stands for a process that hung in the pickle machine."""
+
+    def __init__(self, command: list[str], stderr: Any) -> None:
+        stderr.write('  File "/x/ckptdiff/formats/unpickle.py", line 9 in run\n')
+        Slot(Path(command[5]) / "pickle.blind").put(b"input")
+
+    def poll(self) -> int:
+        return -signal.SIGPROF
+
+
+def test_what_a_process_dies_of_is_kept_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", Dead)
+    run = driver.Run("blind", "pickle", tmp_path, tmp_path / "finds", 100, 0)
+    while not run.is_over():
+        assert run.deaths < driver.MOST_DEATHS
+    assert run.inputs == run.deaths == driver.MOST_DEATHS
+    found, text = sorted((tmp_path / "finds/pickle").iterdir())
+    assert found.read_bytes() == b"input"
+    assert text.read_text().startswith("more than 5 s at formats/unpickle.py:run\n")
+    assert capsys.readouterr().out.count("unpickle.py") == 1
+
+
+@pytest.mark.slow
+def test_the_command_fuzzes(work: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", "settings", "scores", "--blind", "--runs", "40",
+         "--work", str(work), "--finds", str(tmp_path / "finds"), "--log", str(tmp_path / "log")],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "80 inputs, 0 finds" in done.stdout
+    assert "sum=80 settings.blind=40 scores.blind=40\n" in (tmp_path / "log").read_text()
