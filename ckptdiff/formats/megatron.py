@@ -224,7 +224,10 @@ def read_entries(checkpoint: Checkpoint) -> list[Entry]:
 
 def _other_entries(file: Path) -> list[Entry]:
     found: list[Entry] = []
-    for key, value in torch_zip.read_index(file).items():
+    index = torch_zip.read_index(file)
+    if not isinstance(index, dict):  # it was one up to the optimizer, where opening it stops
+        raise CorruptFile(f"{file}: holds no dictionary")
+    for key, value in index.items():
         if _is_chunk(key):
             extras = tree.extra_states(value)
             found += [Entry(f"{key}.{e.name}", e.kind, e.text) for e in extras]
