@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_DEPTH = 30
 MAX_ENTRIES = 200_000
 MAX_TEXT = 200  # characters of a value that are kept
-MAX_NAME = 4000  # characters of a dotted name
+MAX_NAME = 10_000  # characters of a dotted name
 MAX_BITS = 256  # of an integer that is kept as a number
 MAX_VALUES = 200_000  # elements of lists in args, those of a list that is there twice counted twice
 MAX_CHARACTERS = 100_000_000  # of texts in args, counted likewise
