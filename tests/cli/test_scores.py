@@ -14,7 +14,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from ckptdiff.cli import main as cli
+from ckptdiff.cli.hints import OPTIONS
 from ckptdiff.cli.scores import TABLES
+from ckptdiff.errors import OutOfMemory, UnreadableFile
 from ckptdiff.scores import run as scores
 from ckptdiff.scores.published import PUBLISHED
 from ckptdiff.scores.results import ScoreDiff, ScoreProgress
@@ -221,10 +223,14 @@ class Recorder:
         self.found = found
         self.given: dict[str, Any] = {}
         self.is_stopped = False
-        self.answered: ScoreDiff | None = None
+        self.error: Exception | None = None
+        self.keeps = False
+        self.answered = 0, 40
+        self.found_so_far: ScoreDiff | None = None
 
     def __call__(self, a: object, b: object, spec: Any, executor: Any, **options: Any) -> Recorder:
         self.given = {"spec": spec, "jobs": executor.jobs, **options}
+        self.keeps = options["folder"] is not None
         return self
 
     def results(self) -> Iterator[ScoreProgress | ScoreDiff]:
@@ -233,11 +239,13 @@ class Recorder:
         yield at
         if self.is_stopped:
             raise KeyboardInterrupt
+        if self.error is not None:
+            raise self.error
         yield self.found
 
     def so_far(self, executor: Any) -> ScoreDiff | None:
         assert executor.jobs == 1
-        return self.answered
+        return self.found_so_far
 
 
 def result(**fields: Any) -> ScoreDiff:
@@ -294,11 +302,57 @@ def test_what_a_stop_leaves_is_reported(
     words = ["scores", str(hf), str(megatron), "--tasks", "boolq", "--json", "-"]
     assert cli.main(words) == 130
     assert capsys.readouterr() == ("", "40 questions [b]\nckptdiff: stopped\n")
-    recorder.answered = result(verdict="weights-or-config", complete=False)
+    recorder.found_so_far = result(verdict="weights-or-config", complete=False)
     assert cli.main([*words, "--no-cache"]) == 130
     said = capsys.readouterr()
     assert parse(said.out)["complete"] is False
     assert said.err == "40 questions [b]\nckptdiff: stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UnreadableFile("/a/x.distcp: gone"), "/a/x.distcp: gone"),
+        (OutOfMemory("too little", hint="cpu"), f"too little; {OPTIONS['cpu']}"),
+        (MemoryError(), "memory ran out; free some, or raise its limit (ulimit -v)"),
+    ],
+)
+def test_what_a_failure_leaves_is_reported_before_the_error(
+    hf: Path,
+    megatron: Path,
+    recorder: Recorder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    said: str,
+) -> None:
+    recorder.error = error
+    words = ["scores", str(hf), str(megatron), "--tasks", "boolq"]
+    page = tmp_path / "page.md"
+    assert cli.main([*words, "--markdown", str(page)]) == 2
+    assert capsys.readouterr() == ("", f"40 questions [b]\nckptdiff: {said}\n")
+    assert not page.exists()
+    recorder.found_so_far = result(verdict="weights-or-config", complete=False)
+    recorder.answered = 12, 40
+    assert cli.main([*words, "--json", "-", "--markdown", str(page)]) == 2
+    told = capsys.readouterr()
+    found = parse(told.out)
+    assert (found["complete"], found["verdict"]) == (False, "weights-or-config")
+    why = type(error).__name__ if isinstance(error, MemoryError) else said
+    assert found["notes"] == [f"the run failed: {why}"]
+    assert "**Stopped: all that follows is of 0 items, 0 answers.**" in page.read_text()
+    assert "- the run failed: " in page.read_text()
+    assert told.err.splitlines()[1:] == [
+        "ckptdiff: failed when 12 of 40 questions were answered; the same command goes on from "
+        "here",
+        f"ckptdiff: {said}",
+    ]
+    assert cli.main([*words, "--no-cache"]) == 2
+    told = capsys.readouterr()
+    assert told.out.splitlines()[-1] == "verdict: weights-or-config, of what was answered"
+    assert told.err.splitlines()[1:] == [
+        "ckptdiff: failed when 12 of 40 questions were answered", f"ckptdiff: {said}",
+    ]  # fmt: skip
 
 
 def test_a_terminal_has_a_bar(hf: Path, megatron: Path, task: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckptdiff.errors import BadArgument
+from ckptdiff.errors import BadArgument, UnreadableFile
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.result_cache import history_folder
 from ckptdiff.scores.journal import journal_folder
@@ -34,6 +34,7 @@ from tests.support.tui.harness import lines, settle, tensors, text, toasts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from textual.pilot import Pilot
 
@@ -210,7 +211,9 @@ async def test_the_table_fills_while_it_runs_and_x_leaves_what_is_there(
         engine.gate.set()
         await settle(app, pilot)
         assert engine.closed == 1
-        assert "Stopped: this is of the items that were answered. Enter at Tasks" in outcome(app)
+        told = " ".join(outcome(app).split())
+        assert "Stopped when 12 of 24 questions were answered. Enter at Tasks starts" in told
+        assert "All that follows is of what was answered." in told
         assert len(items(app)) > 1
         assert len(table(app)) > 2
 
@@ -224,7 +227,9 @@ async def test_escape_stops_a_run_and_then_goes_back(app: CkptDiffApp, engine: F
         await pilot.press("escape")
         engine.gate.set()
         await settle(app, pilot)
-        assert outcome(app) == "Stopped before any item was answered. Enter at Tasks goes on."
+        assert " ".join(outcome(app).split()) == (
+            "Stopped when 12 of 24 questions were answered. Enter at Tasks starts again."
+        )
         assert [each.split()[0] for each in table(app)] == ["task", "boolq"]  # it stays
         await pilot.press("escape")
         await pilot.pause()
@@ -243,9 +248,48 @@ async def test_a_second_x_does_without_what_was_answered(
         await pilot.press("x", "x")
         engine.gate.set()
         await settle(app, pilot)
-        assert outcome(app).startswith("Stopped before any item was answered.")
+        assert outcome(app).startswith("Stopped when 12 of 24 questions were answered.")
         assert screen(app).score_run is not None
         assert screen(app).score_run.diff is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("folder", ["kept", None])
+async def test_a_run_that_fails_shows_the_error_and_what_was_answered(
+    make_app: Make,
+    engine: FakeEngine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: str | None,
+) -> None:
+    engine.score_steps = made.steps(made.faulty())[:6]
+    engine.no_scores = UnreadableFile("/a/x.distcp: there is no such file")
+    engine.answered = made.faulty(complete=False)
+    app = make_app(A, B, history=folder and tmp_path / folder / "results")
+    copied: list[str] = []
+    monkeypatch.setattr(app, "copy", copied.append)
+    goes_on = "goes on from there" if folder else "starts again"
+    async with app.run_test(size=WIDE) as pilot:
+        await ask(app, pilot)
+        told = " ".join(outcome(app).split())
+        assert told.startswith(
+            "x /a/x.distcp: there is no such file It failed when 12 of 24 questions were "
+            f"answered. Enter at Tasks {goes_on}. ! {made.FAULT_WORDS} All that follows is of "
+            "what was answered."
+        )
+        assert len(items(app)) > 1
+        assert len(table(app)) > 2
+        await pilot.press("y")
+        assert copied[0].splitlines()[:2] == [
+            "x /a/x.distcp: there is no such file", f"! {made.FAULT_WORDS}",
+        ]  # fmt: skip
+        engine.answered = None  # it cannot be put together either
+        await pilot.press("r")
+        await settle(app, pilot)
+        assert " ".join(outcome(app).split()) == (
+            "x /a/x.distcp: there is no such file It failed when 12 of 24 questions were "
+            f"answered. Enter at Tasks {goes_on}."
+        )
+        assert not app.screen.query_one(ItemList).display
 
 
 async def test_ctrl_c_stops_the_scores_that_are_looked_at(
