@@ -1,18 +1,21 @@
-"""The command `scores`: its options, its progress, its report, and what a stopped run has found."""
+"""The command `scores`: its options, its progress, its report, and what an unfinished run found."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.cli.arguments import positive
+from ckptdiff.cli.hints import OPTIONS
 from ckptdiff.cli.logits import device_name
 from ckptdiff.cli.progress import LongProgress
-from ckptdiff.errors import BadArgument
+from ckptdiff.errors import BadArgument, CkptDiffError
+from ckptdiff.text import plural
 
 if TYPE_CHECKING:
     import argparse
@@ -31,9 +34,10 @@ examples:
 
 The tasks are those of lm-evaluation-harness; `lm-eval ls tasks` lists them. Their data is read from
 the local cache of `datasets`: nothing is fetched. Both sides are asked the same token ids, batch by
-batch, a layer's weights in memory at a time. Answers are kept: a run that was stopped goes on where
-it was, and ctrl+c prints what is there. Exit code: 0 if only arithmetic tells both sides apart, 1
-if weights or config do or if it is undecided, whatever the scores are; 2 trouble, 130 stopped.
+batch, a layer's weights in memory at a time. Answers are kept: a run that was stopped or that
+failed prints what is there, and goes on where it was. Exit code: 0 if only arithmetic tells both
+sides apart, 1 if weights or config do or if it is undecided, whatever the scores are; 2 trouble,
+130 stopped.
 """
 # Names of published tables: those of scores.published.
 TABLES = ("nvidia-llama2",)
@@ -113,7 +117,7 @@ not_negative.__name__ = "number"
 def run(options: argparse.Namespace) -> int:
     """Compare; return 0 for the verdict `arithmetic`, 1 for others, 130 if it was stopped.
 
-    Raises a CkptDiffError.
+    Raises a CkptDiffError, once what was answered before it is reported.
     """
     from ckptdiff.executor import WorkerPool
 
@@ -129,10 +133,19 @@ def run(options: argparse.Namespace) -> int:
         from ckptdiff.formats import open_checkpoint
 
         a, b = assemble_pair(open_checkpoint(options.a), open_checkpoint(options.b))
-        found = _compare(a, b, options, pool)
-    _report(a, b, found, options, time.monotonic() - started)
+        comparison = _comparison(a, b, options, pool)
+        found, error = _compare(comparison, pool)
+    if found is not None:
+        _report(a, b, found, options, time.monotonic() - started, error)
+    again = "; the same command goes on from here" if comparison.keeps else ""
+    if error is not None:
+        done, total = comparison.answered
+        if done:
+            words = f"ckptdiff: failed when {done:,} of {plural(total, 'question')} were answered"
+            print(f"{words}{again}", file=sys.stderr)
+        raise error
+    assert found is not None
     if not found.complete:
-        again = "" if options.no_cache else "; the same command goes on from here"
         print(f"ckptdiff: stopped{again}", file=sys.stderr)
         return 130
     return 0 if found.verdict == "arithmetic" else 1
@@ -151,15 +164,14 @@ def _check_output(file: str | None) -> None:
         raise BadArgument(f"{path}: cannot be written")
 
 
-def _compare(
+def _comparison(
     a: Assembled, b: Assembled, options: argparse.Namespace, pool: WorkerPool
-) -> ScoreDiff:
-    """Return the result; of what was answered, if the user stops it and there is any."""
+) -> ScoreComparison:
     from ckptdiff.scores.journal import journal_folder
     from ckptdiff.scores.run import ScoreComparison
     from ckptdiff.scores.tasks import TaskSpec
 
-    comparison = ScoreComparison(
+    return ScoreComparison(
         a, b, TaskSpec(options.tasks, options.limit, options.fewshot), pool,
         dtype=options.dtype,
         device=options.device,
@@ -168,15 +180,30 @@ def _compare(
         folder=None if options.no_cache else journal_folder(),
         attribute=options.attribute,
     )  # fmt: skip
+
+
+def _compare(
+    comparison: ScoreComparison, pool: WorkerPool
+) -> tuple[ScoreDiff | None, Exception | None]:
+    """Return the result, and what made it fail.
+
+    If it fails or is stopped, the result is of what was answered. Where nothing was, None for a
+    failure; for a stop, raises KeyboardInterrupt.
+    """
     try:
         with closing(comparison.results()) as events:
-            return _follow(events)
+            return _follow(events), None
     except KeyboardInterrupt:
         pool.kill()  # a layer of a large model may take minutes
         found = _so_far(comparison)
         if found is None:
             raise
-        return found
+        return found, None
+    except Exception as error:  # noqa: BLE001 -- it is raised again, behind what hours have found
+        pool.kill()  # memory may have run out
+        with suppress(CkptDiffError, MemoryError, OSError):
+            return _so_far(comparison), error
+        return None, error
 
 
 def _so_far(comparison: ScoreComparison) -> ScoreDiff | None:
@@ -209,18 +236,30 @@ def _follow(events: Iterable[ScoreProgress | ScoreDiff]) -> ScoreDiff:
 
 
 def _report(
-    a: Assembled, b: Assembled, found: ScoreDiff, options: argparse.Namespace, seconds: float
+    a: Assembled,
+    b: Assembled,
+    found: ScoreDiff,
+    options: argparse.Namespace,
+    seconds: float,
+    error: Exception | None,
 ) -> None:
+    """Print or write the result; files say which error cut it short."""
     from ckptdiff.report.pages import print_json, write_whole
     from ckptdiff.report.score_page import score_page
     from ckptdiff.report.scores import score_document, score_lines
     from ckptdiff.scores.published import PUBLISHED
 
     beside = None if options.beside is None else PUBLISHED[options.beside]
+    told = found
+    if error is not None:
+        why = type(error).__name__
+        if isinstance(error, CkptDiffError):
+            why = error.with_hint(OPTIONS)
+        told = replace(found, notes=(f"the run failed: {why}", *found.notes))
     if options.json is not None:
-        print_json(score_document(a, b, found, beside), options.json)
+        print_json(score_document(a, b, told, beside), options.json)
     if options.markdown is not None:
-        page = score_page(a, b, found, beside)
+        page = score_page(a, b, told, beside)
         if options.markdown == "-":
             sys.stdout.write(page)
         else:

@@ -209,9 +209,10 @@ class Reasons:
         alone = [n for n in b if n not in a and n.rpartition(".")[0] in modules]
         names = [*(n for n in tap.reads if n in a or n in b), *alone]
         results = list(diff(*self.pair, self.executor, names=names)) if names else []
-        differing = [r.name for r in results if r.status not in ("same", "close")]
+        differing = [r.name for r in results if r.status not in ("same", "close", "error")]
         if not differing:
-            return ""
+            unread = next((r for r in results if r.status == "error"), None)
+            return "" if unread is None else f"Which tensors differ is not known: {unread.error}."
         shown = sorted(differing)[:_LISTED]
         more = [f"{len(differing) - _LISTED} more"] if len(differing) > _LISTED else []
         return f"{' and '.join([*shown, *more])} {'differ' if differing[1:] else 'differs'}."

@@ -46,6 +46,8 @@ def cast_words(
         return f"{words}."
     with closing(diff(*pair, executor)) as every:
         other = next((one for one in every if not _is_equal(one) and not _is_cast(one)), None)
+    if other is not None and other.status == "error":
+        return f"{words}. Whether all that differs was cast is not known: {other.error}."
     if other is not None:
         return f"{words}. But no cast explains {other.name}, which differs too."
     words += ", and so was every tensor that differs"

@@ -60,6 +60,7 @@ class Journal:
         """Find the file of a fingerprint: that of the pair, and of how it is computed."""
         self._fingerprint = fingerprint
         self.file = None if folder is None else folder / f"{fingerprint[:32]}.jsonl"
+        self.keeps = folder is not None  # all that was added so far
 
     def load(self) -> list[KeptBatch]:
         """Return the batches that are kept; none if the file is of something else."""
@@ -82,8 +83,10 @@ class Journal:
             "steps": [[*astuple(one.step), one.question] for one in steps],
             "answers": {question_key(one): _values(given) for one, given in answers.items()},
         }
-        with suppress(OSError):
+        try:
             self._append(json.dumps(values).encode())
+        except OSError:
+            self.keeps = False
 
     def forget(self) -> None:
         """Delete the file, so that everything is computed again."""

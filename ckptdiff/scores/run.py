@@ -85,7 +85,7 @@ def compare_scores(
 
 
 class ScoreComparison:
-    """The tasks of a spec on two checkpoints; `so_far` is what is known when it was stopped."""
+    """The tasks of a spec on two checkpoints; `so_far` is what is known when it stops or fails."""
 
     def __init__(
         self,
@@ -115,6 +115,7 @@ class ScoreComparison:
         self.cost = Cost(models, self.sections, dtype)
         self.facts, notes = model_facts(a, b)
         self.questions: Questions | None = None
+        self.keeps = False  # what is answered, for a run that goes on
         self._notes = list(notes)
         self._left_out = left_out(a, b)
         self._lines: tuple[ConfigDiff, ...] | None = None  # of both configs
@@ -131,6 +132,7 @@ class ScoreComparison:
         most = batch_tokens(self.cost, longest, free, self.batch_tokens, self.device)
         journal = Journal(self.folder, self._fingerprint())
         asked.take(journal.load())
+        self.keeps = journal.keeps
         todo = asked.batches(most, shares_prefixes=self._shares_prefixes())
         yield self._progress("reading tasks", note=self._plan(asked, todo))
         yield from self._compute(asked, todo, journal)
@@ -141,7 +143,7 @@ class ScoreComparison:
         yield found
 
     def so_far(self, executor: Executor | None = None) -> ScoreDiff | None:
-        """Return the result of what is answered, after a stop; None if that is nothing.
+        """Return the result of what is answered, after a stop or an error; None if nothing is.
 
         `executor` computes it where the comparison's own is still at work. Raises a CkptDiffError.
         """
@@ -150,6 +152,12 @@ class ScoreComparison:
         if executor is not None:
             self.executor = executor
         return self._diff(self.questions)
+
+    @property
+    def answered(self) -> tuple[int, int]:
+        """How many questions are answered, of how many."""
+        asked = self.questions
+        return (0, 0) if asked is None else (len(asked.answers), len(asked.all))
 
     # ── before ───────────────────────────────────────────────────────────────────────────────────
 
@@ -240,6 +248,7 @@ class ScoreComparison:
                 pace.took(number, done, time.monotonic() - started)
                 if spans is not None:
                     journal.add(*asked.keep(batch, spans, steps))
+                    self.keeps = journal.keeps
                     if asked.finished != before and number < len(todo) - 1:
                         rows = self._finished_rows(asked)
                 note = ""
@@ -264,9 +273,7 @@ class ScoreComparison:
         return tuple(row for row in self._score(asked).tasks if row.task in finished)
 
     def _progress(self, doing: str, *, note: str = "") -> ScoreProgress:
-        asked = self.questions
-        done, total = (len(asked.answers), len(asked.all)) if asked is not None else (0, 0)
-        return ScoreProgress(doing, done, total, time.monotonic() - self._started, note=note)
+        return ScoreProgress(doing, *self.answered, time.monotonic() - self._started, note=note)
 
     # ── after ────────────────────────────────────────────────────────────────────────────────────
 

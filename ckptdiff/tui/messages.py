@@ -180,8 +180,9 @@ class ScoresEnded(Message, bubble=False):
 
     run: int
     state: Literal["done", "stopped", "failed"]
-    result: ScoreResult | None = field(default=None, repr=False)  # if stopped, of what is known
+    result: ScoreResult | None = field(default=None, repr=False)  # of what is known
     error: str | None = None
+    keeps: bool = True  # what was answered, if the run had a folder for it
 
 
 @dataclass

@@ -8,13 +8,16 @@ import pty
 import re
 import signal
 import subprocess
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from ckptdiff.cli import main as cli
+from ckptdiff.cli.hints import OPTIONS
 from ckptdiff.cli.scores import TABLES
+from ckptdiff.errors import OutOfMemory, UnreadableFile
 from ckptdiff.scores import run as scores
 from ckptdiff.scores.published import PUBLISHED
 from ckptdiff.scores.results import ScoreDiff, ScoreProgress
@@ -94,27 +97,46 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # The whole way
 
 
-def test_a_right_conversion_is_arithmetic(
-    hf: Path, megatron: Path, task: Path, tmp_path: Path
-) -> None:
-    files = tmp_path / "found.json", tmp_path / "page.md"
-    done = ckptdiff(
-        "scores", hf, megatron, "--tasks", task, "--json", files[0], "--markdown", files[1],
-        "--beside", "nvidia-llama2",
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Fresh:
+    """What a run prints and writes that keeps no answer and finds none."""
+
+    done: subprocess.CompletedProcess[str]
+    document: Any
+    page: str
+
+
+@pytest.fixture(scope="module")
+def fresh(hf: Path, megatron: Path, task: Path, tmp_path_factory: pytest.TempPathFactory) -> Fresh:
+    """Run it, a batch for each sequence."""
+    folder = tmp_path_factory.mktemp("fresh")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("HF_HOME", str(folder / "datasets"))
+        files = folder / "found.json", folder / "page.md"
+        done = ckptdiff(
+            "scores", hf, megatron, "--tasks", task, "--batch-tokens", 1, "--no-cache",
+            "--json", files[0], "--markdown", files[1], "--beside", "nvidia-llama2",
+        )  # fmt: skip
+    assert not (folder / "cache/ckptdiff/scores").exists()
+    return Fresh(done, parse(files[0].read_text()), files[1].read_text())
+
+
+def test_a_right_conversion_is_arithmetic(fresh: Fresh) -> None:
+    done, found = fresh.done, fresh.document
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("=  Only arithmetic for these items: ")
     assert done.stdout.splitlines()[-1] == "verdict: arithmetic"
     plan, estimate, *_ = done.stderr.splitlines()  # and a line for each minute
-    assert re.match(r"36 questions, \d+ sequences of \d+ tokens in all; 1 batch, for each ", plan)
+    assert re.match(r"36 questions, \d+ sequences of \d+ tokens in all; \d+ batches, for ", plan)
     assert re.fullmatch("about .* for what is left, by the layers measured so far", estimate)
-    found = parse(files[0].read_text())
     assert (found["schema"], found["verdict"]) == ("ckptdiff.scores/1", "arithmetic")
     assert len(found["items"]) == ITEMS
     assert found["tasks"][0]["task"] == "capitals"
     assert found["step"] is None
     assert max(one["weights_apart"] for item in found["items"] for one in item["answers"]) == 0
-    assert "capitals" in files[1].read_text()
+    assert found["beside"]["mean"] == 0.15
+    assert "capitals" in fresh.page
 
 
 @pytest.mark.slow
@@ -138,12 +160,9 @@ def test_a_changed_tensor_is_found_whatever_the_scores_are(
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_gives_the_same(
-    hf: Path, megatron: Path, task: Path, cache: Path, tmp_path: Path
+    fresh: Fresh, hf: Path, megatron: Path, task: Path, cache: Path, tmp_path: Path
 ) -> None:
     words = ["scores", hf, megatron, "--tasks", task, "--batch-tokens", 1, "--json"]
-    fresh = ckptdiff(*words, "-", "--no-cache")
-    assert fresh.returncode == 0, fresh.stderr
-    assert not cache.exists()
     process = subprocess.Popen(
         [*PROGRAM, *map(str, words), str(tmp_path / "never.json")],
         stdout=subprocess.DEVNULL,
@@ -160,11 +179,8 @@ def test_a_killed_run_goes_on_and_gives_the_same(
     assert done.returncode == 0, done.stderr
     plan = done.stderr.splitlines()[0]
     assert plan.startswith(f"{kept} of 36 questions are kept from before; {36 - kept} are asked")
-    assert parse(done.stdout) == parse(fresh.stdout)
+    assert parse(done.stdout) == {**fresh.document, "beside": None}
     assert len(answers_in(cache)) == 36
-    done = ckptdiff(*words, "-")
-    assert done.stderr.splitlines()[0] == "36 of 36 questions are kept from before"
-    assert parse(done.stdout) == parse(fresh.stdout)
 
 
 def lines_of(cache: Path) -> list[bytes]:
@@ -221,10 +237,14 @@ class Recorder:
         self.found = found
         self.given: dict[str, Any] = {}
         self.is_stopped = False
-        self.answered: ScoreDiff | None = None
+        self.error: Exception | None = None
+        self.keeps = False
+        self.answered = 0, 40
+        self.found_so_far: ScoreDiff | None = None
 
     def __call__(self, a: object, b: object, spec: Any, executor: Any, **options: Any) -> Recorder:
         self.given = {"spec": spec, "jobs": executor.jobs, **options}
+        self.keeps = options["folder"] is not None
         return self
 
     def results(self) -> Iterator[ScoreProgress | ScoreDiff]:
@@ -233,11 +253,13 @@ class Recorder:
         yield at
         if self.is_stopped:
             raise KeyboardInterrupt
+        if self.error is not None:
+            raise self.error
         yield self.found
 
     def so_far(self, executor: Any) -> ScoreDiff | None:
         assert executor.jobs == 1
-        return self.answered
+        return self.found_so_far
 
 
 def result(**fields: Any) -> ScoreDiff:
@@ -294,11 +316,57 @@ def test_what_a_stop_leaves_is_reported(
     words = ["scores", str(hf), str(megatron), "--tasks", "boolq", "--json", "-"]
     assert cli.main(words) == 130
     assert capsys.readouterr() == ("", "40 questions [b]\nckptdiff: stopped\n")
-    recorder.answered = result(verdict="weights-or-config", complete=False)
+    recorder.found_so_far = result(verdict="weights-or-config", complete=False)
     assert cli.main([*words, "--no-cache"]) == 130
     said = capsys.readouterr()
     assert parse(said.out)["complete"] is False
     assert said.err == "40 questions [b]\nckptdiff: stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UnreadableFile("/a/x.distcp: gone"), "/a/x.distcp: gone"),
+        (OutOfMemory("too little", hint="cpu"), f"too little; {OPTIONS['cpu']}"),
+        (MemoryError(), "memory ran out; free some, or raise its limit (ulimit -v)"),
+    ],
+)
+def test_what_a_failure_leaves_is_reported_before_the_error(
+    hf: Path,
+    megatron: Path,
+    recorder: Recorder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    said: str,
+) -> None:
+    recorder.error = error
+    words = ["scores", str(hf), str(megatron), "--tasks", "boolq"]
+    page = tmp_path / "page.md"
+    assert cli.main([*words, "--markdown", str(page)]) == 2
+    assert capsys.readouterr() == ("", f"40 questions [b]\nckptdiff: {said}\n")
+    assert not page.exists()
+    recorder.found_so_far = result(verdict="weights-or-config", complete=False)
+    recorder.answered = 12, 40
+    assert cli.main([*words, "--json", "-", "--markdown", str(page)]) == 2
+    told = capsys.readouterr()
+    found = parse(told.out)
+    assert (found["complete"], found["verdict"]) == (False, "weights-or-config")
+    why = type(error).__name__ if isinstance(error, MemoryError) else said
+    assert found["notes"] == [f"the run failed: {why}"]
+    assert "**Stopped: all that follows is of 0 items, 0 answers.**" in page.read_text()
+    assert "- the run failed: " in page.read_text()
+    assert told.err.splitlines()[1:] == [
+        "ckptdiff: failed when 12 of 40 questions were answered; the same command goes on from "
+        "here",
+        f"ckptdiff: {said}",
+    ]
+    assert cli.main([*words, "--no-cache"]) == 2
+    told = capsys.readouterr()
+    assert told.out.splitlines()[-1] == "verdict: weights-or-config, of what was answered"
+    assert told.err.splitlines()[1:] == [
+        "ckptdiff: failed when 12 of 40 questions were answered", f"ckptdiff: {said}",
+    ]  # fmt: skip
 
 
 def test_a_terminal_has_a_bar(hf: Path, megatron: Path, task: Path) -> None:

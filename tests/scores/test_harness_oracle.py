@@ -106,18 +106,18 @@ def cases(
     return {name: Made(CASES[name], *made[name], found[name]) for name in CASES}
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_tokens_are_those_of_the_hf_backend(cases: dict[str, Made], name: str) -> None:
-    case = cases[name]
-    assert "error" not in case.theirs, case.theirs
-    asked = ask(case.spec, case.model)
-    # The `hf` backend runs all rolling requests after the others; theirs come last here as well.
-    assert list(asked.questions) == list(dict.fromkeys(case.asked))
+def test_tokens_and_scores_are_those_of_the_hf_backend(cases: dict[str, Made]) -> None:
+    """One test of all cases, since their set-up is dear: workers of pytest would each have it."""
+    for name, case in cases.items():
+        assert "error" not in case.theirs, (name, case.theirs)
+        asked = ask(case.spec, case.model)
+        # The `hf` backend runs all rolling requests after the others; theirs come last here too.
+        assert list(asked.questions) == list(dict.fromkeys(case.asked)), name
+        scores_are_theirs(name, case)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_its_answers_give_its_scores(cases: dict[str, Made], name: str) -> None:
-    case = cases[name]
+def scores_are_theirs(name: str, case: Made) -> None:
+    """Give the answers of the `hf` backend, and compare the scores that come of them."""
     answers = {}
     for question, (loglik, is_greedy) in zip(case.asked, case.theirs["answers"], strict=True):
         answer = Answer(loglik, is_greedy)
@@ -132,10 +132,10 @@ def test_its_answers_give_its_scores(cases: dict[str, Made], name: str) -> None:
             if metric.endswith("_stderr"):
                 row = found[task, metric.removesuffix("_stderr")]
                 if row.stderr is not None:
-                    assert row.stderr == pytest.approx(value, rel=1e-6)
+                    assert row.stderr == pytest.approx(value, rel=1e-6), name
                 continue
             row = found[task, metric]
-            assert row.a == pytest.approx(value, rel=1e-5)
+            assert row.a == pytest.approx(value, rel=1e-5), name
             assert row.b != row.a or metric.startswith(("acc", "exact"))
             count += 1
-    assert count == len(found) == 14
+    assert count == len(found) == 14, name

@@ -135,6 +135,18 @@ def test_where_nothing_can_be_written_the_run_goes_on(tmp_path: Path) -> None:
     assert journal.load() == []
 
 
+def test_it_is_known_whether_all_that_was_added_is_kept(tmp_path: Path) -> None:
+    assert not Journal(None, HERE).keeps
+    journal = Journal(tmp_path / "new", HERE)
+    journal.add(GIVEN, [])
+    assert journal.keeps
+    assert journal.file is not None
+    journal.file.unlink()
+    journal.file.mkdir()
+    journal.add(GIVEN, [])
+    assert not journal.keeps
+
+
 def test_the_oldest_files_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journals, "JOURNALS", 3)
     for number in range(5):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ckptdiff.assembly.assemble import assemble_pair
-from ckptdiff.errors import BadArgument, OutOfMemory
+from ckptdiff.errors import BadArgument, OutOfMemory, UnreadableFile
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.results import StepApart
@@ -119,6 +119,26 @@ def test_a_stop_leaves_what_was_answered(hf: Path, megatron: Path, worker: Worke
     assert found is not None
     assert (found.complete, len(found.items)) == (False, 4)
     assert [row.task for row in found.tasks] == ["one"]
+
+
+def test_a_failure_leaves_what_was_answered_and_guesses_at_no_tensor_that_is_gone(
+    hf: Path, megatron: Path, worker: Worker, tmp_path: Path
+) -> None:
+    name = "model.layers.1.self_attn.k_proj.weight"
+    worker.steps["layer", 1] = StepApart(1, "k", 0.5, 2, (name,))
+    worker.stops_at, worker.stop = 6, UnreadableFile("gone")
+    compared = comparison(hf, megatron, batch_tokens=36, folder=tmp_path)
+    assert (compared.answered, compared.keeps) == ((0, 0), False)
+    with pytest.raises(UnreadableFile, match="gone"):
+        list(compared.results())
+    assert (compared.answered, compared.keeps) == ((8, 20), True)
+    (hf / "model.safetensors").unlink()
+    found = compared.so_far()
+    assert found is not None
+    assert (found.complete, found.verdict, len(found.items)) == (False, "weights-or-config", 4)
+    assert "Which tensors differ is not known: " in found.sentence
+    assert "model.safetensors" in found.sentence
+    assert f"{name} differs" not in found.sentence
 
 
 def test_a_stop_before_anything_is_answered_leaves_nothing(

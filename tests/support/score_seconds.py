@@ -86,6 +86,10 @@ def peak_resident() -> int:
 
 
 def main(what: str, a: str, b: str, *tasks: str) -> None:
+    sys.stdout.write(json.dumps(measured(what, a, b, *tasks)) + "\n")
+
+
+def measured(what: str, a: str, b: str, *tasks: str) -> dict[str, Any]:
     torch.ones(64, 64) @ torch.ones(64, 64)
     answering = Answering()
     answering.install()
@@ -98,7 +102,7 @@ def main(what: str, a: str, b: str, *tasks: str) -> None:
             *pair, tasks, InlineExecutor(), device="cpu", batch_tokens=BATCH_TOKENS
         )
     assert isinstance(found, ScoreDiff)
-    answer = {
+    return {
         "verdict": found.verdict,
         "seconds": answering.seconds,
         "processor": answering.processor,
@@ -111,7 +115,6 @@ def main(what: str, a: str, b: str, *tasks: str) -> None:
         "reads": answering.reads,
         "loglik": [one.a.loglik for item in found.items for one in item.answers],
     }
-    sys.stdout.write(json.dumps(answer) + "\n")
 
 
 if __name__ == "__main__":

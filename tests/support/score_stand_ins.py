@@ -38,7 +38,8 @@ class Worker:
     sections: list[str] = field(default_factory=list)
     scored: int = 0
     kept: tuple[PackedSequence, ...] = ()
-    stops_at: int | None = None  # raises KeyboardInterrupt at this section, counted from 0
+    stops_at: int | None = None  # raises `stop` at this section, counted from 0
+    stop: BaseException = field(default_factory=KeyboardInterrupt)
 
     def install(self, monkeypatch: pytest.MonkeyPatch, *, computes: bool = True) -> None:
         """Take the place of the harness and, if it `computes`, of the forward pass."""
@@ -93,7 +94,7 @@ class Worker:
 
     def take(self, _: Any, section: Section) -> tuple[StepApart, ...]:
         if self.stops_at == len(self.sections):
-            raise KeyboardInterrupt
+            raise self.stop
         self.sections.append(f"{section.part} {section.number}")
         found = self.steps.get((section.part, section.number))
         return () if found is None else (found,)

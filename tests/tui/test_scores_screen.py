@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckptdiff.errors import BadArgument
+from ckptdiff.errors import BadArgument, UnreadableFile
 from ckptdiff.executor import InlineExecutor
 from ckptdiff.result_cache import history_folder
 from ckptdiff.scores.journal import journal_folder
@@ -34,6 +34,7 @@ from tests.support.tui.harness import lines, settle, tensors, text, toasts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from textual.pilot import Pilot
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.mostly_slow(one_in=8)
 NARROW, WIDE = (80, 24), (120, 40)
+SIZES = (NARROW, WIDE, (40, 10), (200, 50))
 LETTERS = {" ": "space", ",": "comma", "_": "underscore", ".": "full_stop", "/": "slash"}
 
 
@@ -210,7 +212,9 @@ async def test_the_table_fills_while_it_runs_and_x_leaves_what_is_there(
         engine.gate.set()
         await settle(app, pilot)
         assert engine.closed == 1
-        assert "Stopped: this is of the items that were answered. Enter at Tasks" in outcome(app)
+        told = " ".join(outcome(app).split())
+        assert "Stopped when 12 of 24 questions were answered. Enter at Tasks starts" in told
+        assert "All that follows is of what was answered." in told
         assert len(items(app)) > 1
         assert len(table(app)) > 2
 
@@ -224,7 +228,9 @@ async def test_escape_stops_a_run_and_then_goes_back(app: CkptDiffApp, engine: F
         await pilot.press("escape")
         engine.gate.set()
         await settle(app, pilot)
-        assert outcome(app) == "Stopped before any item was answered. Enter at Tasks goes on."
+        assert " ".join(outcome(app).split()) == (
+            "Stopped when 12 of 24 questions were answered. Enter at Tasks starts again."
+        )
         assert [each.split()[0] for each in table(app)] == ["task", "boolq"]  # it stays
         await pilot.press("escape")
         await pilot.pause()
@@ -243,9 +249,48 @@ async def test_a_second_x_does_without_what_was_answered(
         await pilot.press("x", "x")
         engine.gate.set()
         await settle(app, pilot)
-        assert outcome(app).startswith("Stopped before any item was answered.")
+        assert outcome(app).startswith("Stopped when 12 of 24 questions were answered.")
         assert screen(app).score_run is not None
         assert screen(app).score_run.diff is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("folder", ["kept", None])
+async def test_a_run_that_fails_shows_the_error_and_what_was_answered(
+    make_app: Make,
+    engine: FakeEngine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: str | None,
+) -> None:
+    engine.score_steps = made.steps(made.faulty())[:6]
+    engine.no_scores = UnreadableFile("/a/x.distcp: there is no such file")
+    engine.answered = made.faulty(complete=False)
+    app = make_app(A, B, history=folder and tmp_path / folder / "results")
+    copied: list[str] = []
+    monkeypatch.setattr(app, "copy", copied.append)
+    goes_on = "goes on from there" if folder else "starts again"
+    async with app.run_test(size=WIDE) as pilot:
+        await ask(app, pilot)
+        told = " ".join(outcome(app).split())
+        assert told.startswith(
+            "x /a/x.distcp: there is no such file It failed when 12 of 24 questions were "
+            f"answered. Enter at Tasks {goes_on}. ! {made.FAULT_WORDS} All that follows is of "
+            "what was answered."
+        )
+        assert len(items(app)) > 1
+        assert len(table(app)) > 2
+        await pilot.press("y")
+        assert copied[0].splitlines()[:2] == [
+            "x /a/x.distcp: there is no such file", f"! {made.FAULT_WORDS}",
+        ]  # fmt: skip
+        engine.answered = None  # it cannot be put together either
+        await pilot.press("r")
+        await settle(app, pilot)
+        assert " ".join(outcome(app).split()) == (
+            "x /a/x.distcp: there is no such file It failed when 12 of 24 questions were "
+            f"answered. Enter at Tasks {goes_on}."
+        )
+        assert not app.screen.query_one(ItemList).display
 
 
 async def test_ctrl_c_stops_the_scores_that_are_looked_at(
@@ -559,31 +604,31 @@ async def test_y_copies_an_item(
 # ── around it ────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 50), (40, 10)])
-@pytest.mark.parametrize("ascii_only", [False, True])
+@pytest.mark.parametrize(("start", "ascii_only"), [((200, 50), False), ((40, 10), True)])
 async def test_every_size_works(
-    make_app: Make, engine: FakeEngine, size: tuple[int, int], ascii_only: bool
+    make_app: Make, engine: FakeEngine, start: tuple[int, int], ascii_only: bool
 ) -> None:
     engine.score_steps = made.steps(made.faulty())
     app = make_app(A, B, ascii_only=ascii_only)
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=start) as pilot:
         await ask(app, pilot)
-        assert len(table(app)) > 1
-        assert len(items(app)) > 1
-        assert outcome(app).startswith("! Weights or config")
-        for other in ((40, 10), (200, 50), (80, 24), size):
-            await pilot.resize_terminal(*other)
+        for size in (start, *SIZES, start):
+            await pilot.resize_terminal(*size)
             await pilot.pause()
+            assert len(table(app)) > 1
+            assert len(items(app)) > 1
+            assert outcome(app).startswith("! Weights or config")
         await pilot.press("m", "m", "tab", "m", "m", "enter")
         await pilot.pause()
         assert isinstance(app.screen, ScoreItemScreen)
-        for other in ((40, 10), (200, 50), size):
-            await pilot.resize_terminal(*other)
+        for size in (start, *SIZES):
+            await pilot.resize_terminal(*size)
             await pilot.pause()
-        shown = [each for each in lines(app.screen.query_one(AnswerList)) if each]
-        assert len(shown) > 1
-        if ascii_only:
-            assert all(each.isascii() for each in [*shown, *text(app, "#answer").splitlines()])
+            shown = [each for each in lines(app.screen.query_one(AnswerList)) if each]
+            assert len(shown) > 1
+            if ascii_only:
+                told = [*shown, *text(app, "#answer").splitlines()]
+                assert all(each.isascii() for each in told)
         await pilot.press("m", "tab", "m", "escape", "escape")
         await pilot.pause()
 

@@ -52,9 +52,12 @@ class ScoreResult:
 class ScoreRun:
     """The progress and the result of one comparison of scores. Only the UI thread writes it."""
 
-    def __init__(self, number: int, asked: ScoreRequest, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, number: int, asked: ScoreRequest, *, clock: Callable[[], float], keeps: bool = True
+    ) -> None:
         self.number = number
         self.asked = asked
+        self.keeps = keeps  # what is answered, so that the next run goes on from there
         self.state: State = "running"
         self.progress: ScoreProgress | None = None  # the latest
         self.result: ScoreResult | None = None

@@ -57,7 +57,8 @@ class ScoreRunner(Runner):
         assert session.a is not None
         assert session.b is not None
         self.give_up()
-        self.run = ScoreRun(self.number, asked, clock=session.clock)
+        keeps = self._folder is not None
+        self.run = ScoreRun(self.number, asked, clock=session.clock, keeps=keeps)
         self._answering = Cancellable(self._torch.get)
         self._closing_up = Cancellable(self._torch.get)
         self.worker = self._compare(
@@ -133,7 +134,8 @@ class ScoreRunner(Runner):
             self.post_message(SessionChanged("scores"))
 
     def on_scores_ended(self, message: ScoresEnded) -> None:
-        if self._current(message.run):
+        if run := self._current(message.run):
+            run.keeps = run.keeps and message.keeps
             self._end(message.state, message.result, message.error)
 
     def worker_failed(self, error: str) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckptdiff.results import Answers
-    from ckptdiff.scores.results import Item, ScoreProgress, TaskScore
+    from ckptdiff.scores.results import Item, ScoreDiff, ScoreProgress, TaskScore
     from ckptdiff.tui.model.score_run import ScoreRun
     from ckptdiff.tui.model.session import Session
     from ckptdiff.tui.text.lines import Line
@@ -44,10 +44,9 @@ def headline(run: ScoreRun) -> str:
     if run.state == "failed":
         return f"x {printable(run.error or '')}"
     if run.diff is not None:
-        return f"{GLYPHS[run.diff.verdict]} {printable(run.diff.sentence)}"
+        return verdict_words(run.diff)
     if run.state == "stopped":
-        again = key("tasks.run", "Enter")
-        return f"Stopped before any item was answered. {again} at Tasks goes on."
+        return f"Stopped {_how_far(run)}."
     if run.state == "stopping":
         return (
             f"Stopping: what was answered is put together ...   {key('scores.stop', 'x')} drops it."
@@ -55,6 +54,22 @@ def headline(run: ScoreRun) -> str:
     if run.progress is None:
         return "Starting the process that computes ..."
     return f"{progress_words(run.progress)}   {key('scores.stop', 'x')} stops."
+
+
+def verdict_words(diff: ScoreDiff) -> str:
+    """Return the verdict of all that was answered."""
+    return f"{GLYPHS[diff.verdict]} {printable(diff.sentence)}"
+
+
+def _how_far(run: ScoreRun) -> str:
+    """Return how much was answered of a run that ended early, and what becomes of it."""
+    again = key("tasks.run", "Enter")
+    progress = run.progress
+    if progress is None or not progress.done:
+        return f"before any item was answered. {again} at Tasks starts again"
+    answered = f"{progress.done:,} of {plural(progress.total, 'question')}"
+    goes_on = "goes on from there" if run.keeps else "starts again"
+    return f"when {answered} were answered. {again} at Tasks {goes_on}"
 
 
 def progress_words(progress: ScoreProgress) -> str:
@@ -92,14 +107,17 @@ def outcome_lines(run: ScoreRun, width: int, *, ascii_only: bool) -> list[Line]:
             filled = int((width - 2) * fraction(run.progress))
             lines.append(line("[", ("#" * filled + "-" * (width - 2 - filled), "bar"), "]"))
         return lines
+    has_failed = run.state == "failed"
+    lines = wrapped(headline(run), width, "act") if has_failed else []
+    if has_failed and run.progress is not None and run.progress.done:
+        lines += wrapped(f"It failed {_how_far(run)}.", width, "act")
     if run.diff is None:
-        return wrapped(headline(run), width, "act" if run.state == "failed" else "")
+        return lines or wrapped(headline(run), width)
     diff = run.diff
-    lines = wrapped(headline(run), width, ROLES[diff.verdict])
+    lines += wrapped(verdict_words(diff), width, ROLES[diff.verdict])
     if not diff.complete:
-        again = key("tasks.run", "Enter")
-        words = f"Stopped: this is of the items that were answered. {again} at Tasks goes on."
-        lines += wrapped(words, width, "act")
+        early = "" if has_failed else f"Stopped {_how_far(run)}. "
+        lines += wrapped(f"{early}All that follows is of what was answered.", width, "act")
     if diff.shown_by is not None:
         shown, logits = key("scores.shown", "s"), key("scores.logits", "p")
         item = printable(item_words(diff.shown_by))
@@ -315,7 +333,9 @@ def _metrics(item: Item) -> list[str]:
 
 def text_to_copy(run: ScoreRun) -> str:
     """Return the verdict, the figures and the table as plain text."""
-    lines = [] if run.result is None else [headline(run), *run.result.facts]
+    lines = [headline(run)] if run.error is not None else []
+    if run.result is not None:
+        lines += [verdict_words(run.result.diff), *run.result.facts]
     lines += (
         "\t".join(
             (row.group, row.part, row.task, row.metric, repr(row.a), repr(row.b),

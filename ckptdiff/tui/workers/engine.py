@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 class ScoreWork(Protocol):
     """A comparison of scores, which may be stopped."""
 
+    @property
+    def answered(self) -> tuple[int, int]: ...  # how many questions, of how many
+
+    @property
+    def keeps(self) -> bool: ...  # what is answered, for a run that goes on
+
     def results(self) -> Generator[ScoreProgress | ScoreDiff, None, None]: ...
 
     def so_far(self, executor: Executor) -> ScoreDiff | None: ...

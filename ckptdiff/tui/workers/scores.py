@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ckptdiff.errors import CkptDiffError
-from ckptdiff.scores.results import ScoreDiff
+from ckptdiff.scores.results import ScoreDiff, ScoreProgress
 from ckptdiff.tui.messages import DevicesFound, ScoresAdvanced, ScoresEnded
 from ckptdiff.tui.model.score_run import ScoreResult
 from ckptdiff.tui.text.hints import KEYS
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ckptdiff.tui.workers.cancellable import Cancellable
     from ckptdiff.tui.workers.engine import Engine, ScoreWork
 
+# What a run does once it has failed.
+CLOSING_UP = "failed; what was answered is put together"
+
 
 def compare(
     run: int,
@@ -40,8 +43,8 @@ def compare(
 ) -> None:
     """Have both sides answer, posting progress, then the result.
 
-    Once `answering` is cancelled, the result is of what has been answered; its jobs are submitted
-    to `closing_up`, and cancelling that too ends without a result.
+    Once `answering` is cancelled, or a job of it has failed, the result is of what has been
+    answered; its jobs are submitted to `closing_up`, and cancelling that too ends without a result.
     """
     work: ScoreWork | None = None
     found: ScoreDiff | None = None
@@ -57,9 +60,16 @@ def compare(
                 else:
                     post(ScoresAdvanced(run, step))
     except (Stopped, CancelledError):
-        post(ScoresEnded(run, "stopped", _result(_so_far(work, closing_up))))
+        keeps = work is not None and work.keeps
+        post(ScoresEnded(run, "stopped", _result(_so_far(work, closing_up)), keeps=keeps))
     except CkptDiffError as error:
-        post(ScoresEnded(run, "failed", error=error.with_hint(KEYS)))
+        words = error.with_hint(KEYS)
+        if work is None or not work.answered[0]:
+            post(ScoresEnded(run, "failed", error=words))
+            return
+        post(ScoresAdvanced(run, ScoreProgress(CLOSING_UP, *work.answered, 0.0)))
+        result = _result(_so_far(work, closing_up))
+        post(ScoresEnded(run, "failed", result, words, keeps=work.keeps))
     else:
         post(ScoresEnded(run, "done", _result(found)))
 

@@ -28,6 +28,7 @@ from ckptdiff.executor import InlineExecutor
 from ckptdiff.formats.safetensors import lay_out
 from ckptdiff.logits.prompt import Prompt, stated_ids
 from ckptdiff.results import Numbers, TensorDiff
+from ckptdiff.scores.results import ScoreProgress
 from tests.support.tui.held import may_go_on
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from ckptdiff.conversion.plan import Target
     from ckptdiff.conversion.run import Lost
     from ckptdiff.results import Finding, LogitDiff, LogitProgress, Status
-    from ckptdiff.scores.results import ScoreDiff, ScoreProgress
+    from ckptdiff.scores.results import ScoreDiff
     from ckptdiff.tui.model.score_run import ScoreRequest
 
 A, B = Path("/ckpt/llama-hf"), Path("/ckpt/run7/iter_0001000")
@@ -150,12 +151,16 @@ class FakeScores:
 
     engine: FakeEngine
     executor: Executor
+    keeps: bool = True
+    answered: tuple[int, int] = (0, 0)
 
     def results(self) -> Generator[ScoreProgress | ScoreDiff, None, None]:
         try:
             for done, step in enumerate(self.engine.score_steps):
                 if done == self.engine.hold_scores:
                     self.executor.submit(may_go_on, self.engine.gate).result()
+                if isinstance(step, ScoreProgress):
+                    self.answered = step.done, step.total
                 yield step
             if self.engine.no_scores is not None:
                 raise self.engine.no_scores
@@ -204,7 +209,7 @@ class FakeEngine:
     scored: list[ScoreRequest] = field(default_factory=list)
     hold_scores: int | None = None  # after that many steps they wait for `gate`
     no_scores: BaseException | None = None
-    answered: ScoreDiff | None = None  # what there is when a run is stopped
+    answered: ScoreDiff | None = None  # what there is when a run is stopped or fails
 
     def open(self, path: Path, progress: Callable[[int, int], None]) -> Checkpoint:
         progress(1, 2)
