@@ -27,8 +27,7 @@ _REAPED_SECONDS = 5.0  # until a process that is known to have ended has its exi
 _CAUSES = {
     signal.SIGBUS: "a file shrank meanwhile. See that nothing writes to the checkpoint, and try "
     "again",
-    signal.SIGKILL: "memory ran out, most likely. Free some, or take fewer workers (--jobs), and "
-    "try again",
+    signal.SIGKILL: "memory ran out, most likely. Free some, or take fewer workers, and try again",
     signal.SIGXCPU: "its limit of processor time is reached. Raise it (ulimit -t), and try again",
 }
 _NO_CAUSE = (
@@ -37,7 +36,7 @@ _NO_CAUSE = (
 )
 SHORT_LIVED = (
     "worker processes end as soon as they are started{how}: memory is too short for them, or a "
-    "limit (ulimit -a) too low. Raise it, or take fewer workers (--jobs), and try again"
+    "limit (ulimit -a) too low. Raise it, or take fewer workers, and try again"
 )
 
 

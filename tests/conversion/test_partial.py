@@ -339,7 +339,7 @@ def test_a_disk_without_locks(
 def test_a_journal_that_cannot_be_written_keeps_what_is_complete(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    noted = journals.Journal.add
+    noted = journals.PartialJournal.add
 
     def refuse(self: Any, file: Any) -> None:
         if len(self.files) == 2:
@@ -347,7 +347,7 @@ def test_a_journal_that_cannot_be_written_keeps_what_is_complete(
         noted(self, file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(journals.Journal, "add", refuse)
+        patch.setattr(journals.PartialJournal, "add", refuse)
         with pytest.raises(UnreadableFile, match="No space left on device"):
             again(source, tmp_path / "out")
     assert len(lines_of(tmp_path / "out.partial")) == 3

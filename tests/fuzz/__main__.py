@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from tests.fuzz.harnesses import HARNESSES
 KINDS = ("guided", "blind")
 MOST_DEATHS = 20  # of processes, of one harness: what kills so many should be mended first
 LOG_SECONDS = 60
+STANDSTILL = 120  # seconds without a new input, after which a process waits for what never comes
 _PLACE = re.compile(r'/ckptdiff/(\S+)", line (\d+) in (\w+)')
 
 
@@ -40,6 +42,7 @@ class Run:
     started: float = field(default_factory=time.monotonic)
     deaths: int = 0
     is_broken: bool = False
+    seen: tuple[int, float] = (0, 0.0)  # inputs, and when there were first so many
 
     def __post_init__(self) -> None:
         self.slot = Slot(self.work / f"{self.name}.{self.kind}")
@@ -60,11 +63,13 @@ class Run:
         self.said = (self.work / f"{self.name}.stderr").open("w+", errors="replace")
         command = [sys.executable, "-m", "tests.fuzz.child", *map(str, words)]
         self.process = subprocess.Popen(command, stderr=self.said)
+        self.seen = self.slot.count, time.monotonic()
 
     def is_over(self) -> bool:
         """Return whether all is done; start again if a process died, and keep what it died of."""
         status = self.process.poll()
         if status is None:
+            self._end_a_standstill()
             return False
         self.said.seek(0)
         said = self.said.read()
@@ -76,7 +81,9 @@ class Run:
             return True
         if status:
             self.deaths += 1
-            if not HARNESSES[self.name].in_worker:
+            if status == -signal.SIGPROF and _PLACE.search(said) is None:
+                sys.stdout.write(f"{self.name}: atheris waited for ever, and was ended\n")
+            elif not HARNESSES[self.name].in_worker:
                 self._keep_death(status, said)
         sys.stdout.flush()
         is_over = time.monotonic() - self.started >= self.seconds - 1 or (
@@ -87,9 +94,22 @@ class Run:
         self.begin()
         return False
 
+    def _end_a_standstill(self) -> None:
+        """End a process without new inputs by the signal at which it says where it is."""
+        count, since = self.seen
+        if self.slot.count != count:
+            self.seen = self.slot.count, time.monotonic()
+        elif time.monotonic() - since > STANDSTILL:
+            self.process.send_signal(signal.SIGPROF)
+            self.seen = count, time.monotonic()
+
     def _keep_death(self, status: int, said: str) -> None:
         """Keep the input that a process died of, once for each place where it was."""
-        what = f"more than {SECONDS} s" if status == -27 else f"a process that ends with {status}"
+        what = (
+            f"more than {SECONDS} s"
+            if status == -signal.SIGPROF
+            else f"a process that ends with {status}"
+        )
         place = _PLACE.search(said)
         what += "" if place is None else f" at {place[1]}:{place[3]}"
         if what not in self.known.read_text().split("\n"):

@@ -16,7 +16,7 @@ from ckptdiff.conversion.partial.entries import (
     sync_folder,
     sync_folders,
 )
-from ckptdiff.conversion.partial.journal import CompleteFile, Journal
+from ckptdiff.conversion.partial.journal import CompleteFile, PartialJournal
 from ckptdiff.errors import BadArgument, CkptDiffError, UnreadableFile
 from ckptdiff.formats import JOURNAL
 
@@ -37,7 +37,7 @@ def partial_of(out: Path) -> Path:
 
 def has_become(out: Path) -> bool:
     """Return whether OUT is what a run made of it that was killed before it had tidied up."""
-    journal = Journal(partial_of(out) / JOURNAL)
+    journal = PartialJournal(partial_of(out) / JOURNAL)
     try:
         journal.read()
     except OSError:
@@ -87,7 +87,7 @@ class PartialFolder:
         self._plan = plan
         self._files = frozenset(files)
         self._overwrite = overwrite
-        self._journal = Journal(self._root / JOURNAL)
+        self._journal = PartialJournal(self._root / JOURNAL)
 
     def __enter__(self) -> PartialFolder:
         """Create the folder, or reopen the one of a killed run.

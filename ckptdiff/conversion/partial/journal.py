@@ -36,7 +36,7 @@ class CompleteFile:
     losses: tuple[PlacedLoss, ...] = ()
 
 
-class Journal:
+class PartialJournal:
     """Lines of bytes: the plan, then JSON of each complete file, then `"whole"`.
 
     A line counts if its end was written and all lines before it count. What follows the last of
