@@ -133,6 +133,7 @@ class TerminalDriver(LinuxDriver):
                 data = os.read(self.fileno, _READ)
                 if not data:  # its other end is closed, and no signal came of that
                     signal.raise_signal(signal.SIGHUP)
+                    signal.raise_signal(signal.SIGTERM)  # where that one is ignored
                     return
                 self._dispatch(decoder.text(data))
             else:

@@ -135,19 +135,22 @@ def test_bytes_that_are_no_text_do_not_end_the_real_app(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_terminal_that_is_closed_without_a_signal_ends_the_real_app(tmp_path: Path) -> None:
-    process, ours = _started(tmp_path)
+@pytest.mark.parametrize("before", [[], ["env", "--ignore-signal=HUP"]])
+def test_a_terminal_that_is_closed_without_a_signal_ends_the_real_app(
+    before: list[str], tmp_path: Path
+) -> None:
+    process, ours = _started(tmp_path, before)
     _read(ours, b"Compare two checkpoints")
     os.close(ours)
-    assert process.wait(PATIENCE) == 128 + signal.SIGHUP
+    assert process.wait(PATIENCE) in (128 + signal.SIGHUP, 128 + signal.SIGTERM)
 
 
-def _started(home: Path) -> tuple[subprocess.Popen[bytes], int]:
+def _started(home: Path, before: list[str] | None = None) -> tuple[subprocess.Popen[bytes], int]:
     """Start the app on a terminal of its own; return it, and our end of the terminal."""
     ours, theirs = pty.openpty()
     folders = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), str(home))
     process = subprocess.Popen(
-        [*PROGRAM],
+        [*(before or []), *PROGRAM],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
