@@ -29,7 +29,7 @@ from ckptdiff.errors import (
     WorkerDied,
 )
 from ckptdiff.executor import JobsUnderWay
-from ckptdiff.formats import open_checkpoint
+from ckptdiff.formats.stamps import Unchanged
 from ckptdiff.results import Loss
 from ckptdiff.text import format_bytes
 
@@ -77,7 +77,7 @@ def convert(
     Unverified if a tensor is not as planned.
     """
     before = _file_states(conversion)
-    _check_headers(conversion)
+    Unchanged(conversion.source.checkpoint).check()
     fingerprint = _fingerprint(conversion, before)
     names = [*(file.path for file in conversion.files), *(name for name, _ in conversion.texts)]
     with PartialFolder(
@@ -313,17 +313,6 @@ def _refused(path: Path, error: OSError) -> CkptDiffError:
             if room.f_files and not room.f_favail:
                 why = "no inodes are left on the disk: it holds too many files"
     return UnreadableFile(f"{path}: cannot be written ({why})")
-
-
-def _check_headers(conversion: Conversion) -> None:
-    """Raise MixedShards if the source is not what its headers said when it was opened.
-
-    The comparison at the end could not tell: it reads the source where the plan does.
-    """
-    planned = conversion.source.checkpoint
-    now = open_checkpoint(planned.root)
-    if (now.files, now.shards, now.chunks) != (planned.files, planned.shards, planned.chunks):
-        raise MixedShards(f"{planned.root}: changed since it was opened; open it again")
 
 
 def _check_unchanged(conversion: Conversion, before: Mapping[str, State], doing: str) -> None:

@@ -142,7 +142,7 @@ def _leaves(
     """Yield dotted names and leaves of nested containers in order.
 
     A container that is reached again, or is too deep, is a leaf. After `most` leaves, the last one
-    is `… and more`. Raises CorruptFile if a name is too long.
+    is `… and more`. A name that is too long is shortened; without `most` it raises CorruptFile.
     """
     seen: set[int] = set()
     count = 0
@@ -152,7 +152,10 @@ def _leaves(
         outer, key, node, depth = stack.pop()
         path = f"{outer}.{_name(key)}" if outer else _name(key)
         if len(path) > MAX_NAME:
-            raise CorruptFile(f"a name of {len(path)} characters: {shown(path)}")
+            if most is None:
+                raise CorruptFile(f"a name of {len(path)} characters: {shown(path)}")
+            yield shown(path), "… and more"
+            continue
         children = None if depth >= MAX_DEPTH or id(node) in seen else _children(node)
         if not children:
             count += 1

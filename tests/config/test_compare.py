@@ -413,7 +413,7 @@ CONFLICTS: list[tuple[str, Change, Change, str, str, str | None]] = [
     ),
     (
         "deepseek", {}, {"moe_layer_freq": [0, 0, 1, 1]}, "Layers of experts",
-        "first_k_dense_replace moe_layer_freq", "--moe-layer-freq [0,1,1,1]",
+        "first_k_dense_replace moe_layer_freq", "--moe-layer-freq '[0,1,1,1]'",
     ),
     (
         "deepseek", {}, {"moe_router_topk_scaling_factor": None}, "Router scaling",

@@ -42,7 +42,7 @@ KNOWN: list[tuple[str, tuple[str, ...]]] = [
     ("--quick-geglu --glu-linear-offset 1 --activation-func-clamp-value 7", ("0.16", "0.19")),
     ("--openai-gelu", ()),
     ("--rotary-base 10000.5", ()),
-    ("--moe-layer-freq [0,1,1]", ("0.14", "0.16", "0.19")),
+    ("--moe-layer-freq '[0,1,1]'", ("0.14", "0.16", "0.19")),
     ("--use-legacy-models", ("0.14", "0.16")),
     ("--moe-router-score-function sqrtsoftplus", ("0.19",)),
     ("leave out --window-size", ("0.16", "0.19")),
@@ -56,7 +56,7 @@ def test_releases_of_a_flag_and_its_value(text: str, releases: tuple[str, ...]) 
     *left_out, given = text.split(", ")
     if given.startswith("leave out "):
         left_out, given = [*left_out, given], ""
-    words = [tuple(f"--{flag}".split()) for flag in given.split("--")[1:]]
+    words = [tuple(shlex.split(f"--{flag}")) for flag in given.split("--")[1:]]
     fix = FlagFix(tuple(words), tuple(flag.removeprefix("leave out ") for flag in left_out))
     assert fix.text == text
     assert releases_of(fix) == releases

@@ -123,7 +123,7 @@ def test_a_header_takes_memory_in_proportion_to_its_bytes(tmp_path: Path) -> Non
     assert peak(file) < 10 * len(raw) + 100_000
 
 
-@pytest.mark.parametrize("spare", ["[]", "{}", '""', '"aa"'])
+@pytest.mark.parametrize("spare", ["[]", "{}", '""', '"a"'])
 def test_a_header_that_is_no_list_of_tensors_is_refused_before_it_is_parsed(
     tmp_path: Path, spare: str
 ) -> None:
