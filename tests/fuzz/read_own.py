@@ -9,7 +9,7 @@ from ckptdiff.conversion.partial.folder import PartialFolder, has_become, notes_
 from ckptdiff.formats import JOURNAL, hf
 from ckptdiff.report.page_facts import rows_of
 from ckptdiff.result_cache import ResultCache
-from ckptdiff.scores.journal import PartialJournal
+from ckptdiff.scores.journal import Journal
 from ckptdiff.settings import load_settings
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def journal(bases: Path, folder: Path) -> Read:
 
 
 def scores(bases: Path, folder: Path) -> Read:
-    journal = PartialJournal(folder, "f")
+    journal = Journal(folder, "f")
     assert journal.file is not None
     file = journal.file
 

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint import state_dict_saver
 from ckptdiff.formats import hf
 from ckptdiff.result_cache import ResultCache
 from ckptdiff.results import Answer, Answers, Numbers, StepApart, TensorDiff
-from ckptdiff.scores.journal import FoundStep, PartialJournal
+from ckptdiff.scores.journal import FoundStep, Journal
 from ckptdiff.scores.results import Question
 from ckptdiff.settings import RecentPair, Settings, save_settings
 from tests.fuzz.mutate_zip import members
@@ -143,7 +143,7 @@ def _results(folder: Path) -> bytes:
 
 
 def _scores(folder: Path) -> bytes:
-    journal = PartialJournal(folder, "f")
+    journal = Journal(folder, "f")
     answer = Answer(-1.5, is_greedy=True)
     answers = {Question(b"\1\0\0\0\2\0\0\0", 1): Answers(answer, answer, answer, 0.1, 0.0, 0.2)}
     step = FoundStep(StepApart(1, "mlp", 0.25, 0, ("a.weight",)), "k")
