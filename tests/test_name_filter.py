@@ -55,3 +55,11 @@ def test_what_is_no_expression_is_refused_as_it_was_given(pattern: str) -> None:
 def test_brackets_among_words_are_taken_as_they_are() -> None:
     assert matcher("a(b")("xa(by")
     assert not matcher("a(b")("ab")
+
+
+def test_an_expression_that_would_take_years_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckptdiff.name_filter.MOST_SECONDS", 0.05)
+    wanted = matcher("re:(a+)+$")
+    with pytest.raises(BadArgument, match="takes too long on a name of 61 characters"):
+        wanted("a" * 60 + "x")
+    assert wanted("aaa")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ckptdiff.arch.templates import fill_name, split_name, template
@@ -38,7 +39,7 @@ def canonical(
 
     A name that no rule knows stays as it is.
     """
-    fused_by_key = _by_key(architecture)
+    fused_by_key = _by_key(architecture.fused)
     found: dict[str, TensorRef] = {}
     errors: dict[str, str] = {}
     for stored, ref in tensors.items():
@@ -78,7 +79,7 @@ def knows(architecture: Architecture, key: str) -> bool:
 
     Under any of its prefixes, fused, a copy, or what a quantised weight has beside it.
     """
-    if any(key == template(pattern) for pattern, _ in architecture.shared):
+    if architecture.shared and any(key == template(one) for one, _ in architecture.shared):
         return True
     return any(
         _is_of_rules(spelling, architecture) or _has_known_host(spelling, architecture)
@@ -86,13 +87,14 @@ def knows(architecture: Architecture, key: str) -> bool:
     )
 
 
-def _by_key(architecture: Architecture) -> dict[str, Fused]:
-    return {template(fused.hf): fused for fused in architecture.fused}
+@lru_cache(maxsize=100)
+def _by_key(fused: tuple[Fused, ...]) -> dict[str, Fused]:
+    return {template(one.hf): one for one in fused}
 
 
 def _is_of_rules(name: str, architecture: Architecture) -> bool:
     key, _ = split_name(name)
-    return architecture.order_of(key) is not None or key in _by_key(architecture)
+    return architecture.order_of(key) is not None or key in _by_key(architecture.fused)
 
 
 def _beside_a_known(stored: str, architecture: Architecture) -> str:
@@ -109,12 +111,19 @@ def _has_known_host(name: str, architecture: Architecture) -> bool:
     Beside `x.weight` those are `x.weight_scale`, `x.qweight`, `x.weight.absmax` or an adapter's
     `x.lora_A.weight`; beside `experts.down_proj` it is `experts.down_proj_blocks`.
     """
+    fused = _by_key(architecture.fused)
+    return any(architecture.order_of(key) is not None or key in fused for key in _hosts(name))
+
+
+@lru_cache(maxsize=1000)  # every family is asked for one name after the other
+def _hosts(name: str) -> frozenset[str]:
+    """Return the templates of the names that a tensor may belong to."""
     module, _, last = name.rpartition(".")
     outer = module.rpartition(".")[0]
     hosts = [f"{module}.weight", module, outer, f"{outer}.weight"]
     if "_" in last:
         hosts.append(name.rpartition("_")[0])
-    return any(_is_of_rules(host, architecture) for host in hosts)
+    return frozenset(split_name(host)[0] for host in hosts)
 
 
 def spellings(name: str, architecture: Architecture) -> Iterator[str]:

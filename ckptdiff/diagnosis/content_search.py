@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -48,13 +49,12 @@ class ContentSearch:
     b: Mapping[str, Assembly]
     executor: Executor
     rows: dict[str, dict[str, list[bytes]]] = field(default_factory=dict)  # by side
-    _vectors: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    dtype: str | None = field(init=False)  # that floats of both sides are compared in
+    _vectors: dict[str, dict[str, bytes]] = field(default_factory=dict)
     _places: dict[str, dict[tuple[int, bytes], list[tuple[str, int]]]] = field(default_factory=dict)
 
-    @property
-    def dtype(self) -> str | None:
-        """The dtype that floats of both sides are compared in."""
-        return common_dtype([*self.a.values(), *self.b.values()])
+    def __post_init__(self) -> None:
+        self.dtype = common_dtype([*self.a.values(), *self.b.values()])
 
     def run(self) -> None:
         """Read all the tensors of both sides whose rows are as long as one of the other side's."""
@@ -117,18 +117,19 @@ class ContentSearch:
     def _in_vectors(self, side: str, name: str, only: str | None) -> list[FoundAt]:
         """Return where the other side's vectors have all elements of one, in order."""
         vectors = self.vectors()
-        other = "b" if side == "a" else "a"
-        held = {n: v for (s, n), v in vectors.items() if s == other and only in (None, n)}
+        held = vectors["b" if side == "a" else "a"]
+        if only is not None:
+            held = {only: held[only]} if only in held else {}
         itemsize = ITEMSIZE[self.dtype or "F32"]
-        wanted = vectors.get((side, name), b"")
+        wanted = vectors[side].get(name, b"")
         runs = runs_of_bytes(wanted, held, itemsize, MIN_ELEMENTS) if wanted else []
         return [
             FoundAt(source, start // itemsize, stop // itemsize, of_vector=True)
             for source, start, stop in runs
         ]
 
-    def vectors(self) -> dict[tuple[str, str], bytes]:
-        """Return the elements of the vectors of both sides, by side and name. Reads them once."""
+    def vectors(self) -> dict[str, dict[str, bytes]]:
+        """Return the elements of the vectors of both sides, by name for each. Reads them once."""
         if self._vectors:
             return self._vectors
         vectors = {
@@ -137,8 +138,9 @@ class ContentSearch:
             for name, tensor in tensors.items()
             if len(tensor.shape) == 1 and 0 < tensor.shape[0] <= MOST_ELEMENTS
         }
-        read = bytes_of(vectors, self.dtype, self.executor)
-        self._vectors = {(key[0], key[1:]): content for key, content in read}
+        self._vectors = {"a": {}, "b": {}}
+        for key, content in bytes_of(vectors, self.dtype, self.executor):
+            self._vectors[key[0]][key[1:]] = content
         return self._vectors
 
     def size(self, side: str, place: FoundAt) -> int:
@@ -165,21 +167,25 @@ class ContentSearch:
         """How many of B's tensors have rows and could not be read."""
         return sum(not rows and 0 not in self.b[n].shape for n, rows in self.rows["b"].items())
 
-    def could_be(self, name: str, left: Collection[str]) -> bool:
-        """Return whether B's tensors `left` may hold A's, in whatever form, by their sizes.
+    def could_be(self, names: Collection[str], left: Collection[str]) -> list[str]:
+        """Return which of A's tensors B's `left` may hold, in whatever form, by their sizes.
 
         Those of its size, those with as many rows or columns, and vectors count; together they must
         have as many elements.
         """
-        shape = self.a[name].shape
-        sizes = {size for size in shape if size > 1}
-        size = prod(shape)
-        shapes = [self.b[other].shape for other in left if other in self.b]
-        return size <= sum(
-            prod(other)
-            for other in shapes
-            if prod(other) == size or len(other) == 1 or not sizes.isdisjoint(other)
-        )
+        shapes = Counter(self.b[other].shape for other in left if other in self.b)
+
+        @cache
+        def is_there(shape: tuple[int, ...]) -> bool:
+            sizes = {size for size in shape if size > 1}
+            size = prod(shape)
+            return size <= sum(
+                count * prod(other)
+                for other, count in shapes.items()
+                if prod(other) == size or len(other) == 1 or not sizes.isdisjoint(other)
+            )
+
+        return [name for name in names if is_there(self.a[name].shape)]
 
     def column_part(self, name: str, side: str = "b") -> tuple[int, int] | None:
         """Return (part, parts) if a side's tensor is one of equal ranges of the other's columns."""

@@ -208,22 +208,24 @@ def _in_parts(
     if not wanted:
         return {}
     contents = search.vectors()
-    parts = {
-        name: content
-        for name in b
-        for content in [contents.get(("b", name), b"")]
-        if content and b[name].shape[0] >= _LEAST_OF_VECTOR
-    }
+    parts: dict[bytes, list[str]] = defaultdict(list)
+    for name in b:
+        content = contents["b"].get(name)
+        if content and b[name].shape[0] >= _LEAST_OF_VECTOR:
+            parts[content].append(name)
+    sizes = sorted({len(content) for content in parts}, reverse=True)
     found = {}
     for name in wanted:
-        content, used, at = contents.get(("a", name), b""), [], 0
+        content, at = contents["a"].get(name, b""), 0
+        used: dict[str, None] = {}  # in order
         while at < len(content):
-            fits = [n for n in parts if n not in used and content.startswith(parts[n], at)]
-            if not fits:
+            fits = (n for size in sizes for n in parts.get(content[at : at + size], ()))
+            longest = next((n for n in fits if n not in used), None)
+            if longest is None:
                 break
-            used.append(max(fits, key=lambda n: len(parts[n])))
-            at += len(parts[used[-1]])
+            used[longest] = None
+            at += len(contents["b"][longest])
         if content and at == len(content):
-            told = ", ".join(f"B's `{n}`" for n in used[:_MOST_RUNS])
+            told = ", ".join(f"B's `{n}`" for n in list(used)[:_MOST_RUNS])
             found[name] = InOtherForm("in parts", told, frozenset(used))
     return found

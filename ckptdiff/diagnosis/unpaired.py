@@ -138,7 +138,7 @@ def _used_up(search: ContentSearch, places: Mapping[str, list[FoundAt]]) -> set[
 
 
 def _missing(search: ContentSearch, lost: list[str], left: Collection[str]) -> Finding:
-    near = [name for name in lost if search.could_be(name, left)]
+    near = search.could_be(lost, left)
     where = f"{'it is' if len(lost) == 1 else 'they are'} in no file of B"
     if near:
         others = plural(len(search.b), "unpaired tensor")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from ckptdiff.name_filter import matcher
@@ -23,8 +22,22 @@ def name_matcher(pattern: str) -> Callable[[str], bool]:
     """
     if "*" not in pattern or pattern.startswith(REGEX):
         return matcher(pattern)
-    words = (".*".join(map(re.escape, word.split("*"))) for word in pattern.split())
-    return matcher(REGEX + "".join(f"^(?=.*{word})" for word in words))
+    words = [word.split("*") for word in pattern.split()]
+    return lambda name: all(_has_in_order(name, word) for word in words)
+
+
+def _has_in_order(name: str, parts: Iterable[str]) -> bool:
+    """Return whether a name has all parts, each behind the one before. It is read once.
+
+    A regular expression would try all ways to lay them, which takes for ever in a long name.
+    """
+    end = 0
+    for part in parts:
+        at = name.find(part, end)
+        if at < 0:
+            return False
+        end = at + len(part)
+    return True
 
 
 def can_be_letters(pattern: str) -> bool:

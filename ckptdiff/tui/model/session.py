@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ckptdiff.text import operand, option, shell_line
 from ckptdiff.tui.model.comparison import Comparison
 from ckptdiff.tui.model.files import FileList
-from ckptdiff.tui.model.name_search import name_matcher
+from ckptdiff.tui.model.name_search import REGEX, name_matcher
 from ckptdiff.tui.model.names import NameList
 
 if TYPE_CHECKING:
@@ -95,7 +95,10 @@ class Session(Comparison):
         """Show names that match, or after a leading `!` those that do not. Raises BadArgument."""
         text = text.strip()
         inverted, pattern = text.startswith("!"), text.removeprefix("!").strip()
-        name_matcher(pattern)  # raises BadArgument before anything is changed
+        matches = name_matcher(pattern)  # raises BadArgument before anything is changed
+        if pattern.startswith(REGEX):
+            for name in self.names:  # so does an expression that takes too long
+                matches(name)
         self.filter, self.inverted = pattern, inverted and bool(pattern)
         self.arrange()
 

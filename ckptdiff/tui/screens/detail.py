@@ -239,7 +239,7 @@ class DetailScreen(BaseScreen[None]):
         status = session.status(name)
         if not session.browsing:
             ending = f"{GLYPHS[status]} {WORDS[status]}    {ending}"
-        room = width - len(ending) - 2
+        room = max(0, width - len(ending) - 2)
         shown = shorten(printable(name), room, ascii_only=session.ascii_only)
         role = "" if session.browsing else ROLES.get(status, status)
         return [line((f"{shown:<{room}}", "strong"), "  ", (ending, role))]

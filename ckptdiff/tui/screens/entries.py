@@ -139,7 +139,7 @@ class EntriesScreen(BaseScreen[None]):
         path = str(self.session.paths[0 if self.side == "a" else 1])
         letter = "" if self.session.browsing else f"{self.side.upper()}  "
         words = "beside the weights"
-        room = width - len(letter) - len(words) - 2
+        room = max(0, width - len(letter) - len(words) - 2)
         path = shorten(printable(path), room, ascii_only=self.session.ascii_only)
         return [line((f"{letter}{path:<{room}}", "strong"), f"  {words}")]
 
@@ -208,7 +208,9 @@ class EntriesScreen(BaseScreen[None]):
     def set_filter(self, text: str) -> None:
         """Filter the entries. An invalid expression is reported and changes nothing."""
         try:
-            matcher(text.strip().removeprefix("!").strip())
+            matches = matcher(text.strip().removeprefix("!").strip())
+            for entry in self._entries() or ():  # some expressions take too long on a text
+                matches(f"{entry.name} {entry.text}")
         except BadArgument as error:
             self.query_one("#filter").border_subtitle = Content(printable(str(error)))
             return

@@ -118,7 +118,7 @@ class ValuesScreen(BaseScreen[None]):
         name = shorten(
             printable(self._tensor), width - len(words) - 2, ascii_only=self._session.ascii_only
         )
-        return [line((f"{name:<{width - len(words)}}", "strong"), words)]
+        return [line((f"{name:<{max(0, width - len(words))}}", "strong"), words)]
 
     def _maximum(self) -> tuple[int, int] | None:
         result = self._session.result(self._tensor)

@@ -30,7 +30,7 @@ def widths(width: int, meanings: int) -> tuple[int, int, int]:
     none in a narrow table.
     """
     meaning = min(meanings, width // 4)
-    each = (width - meaning - 9) // 2
+    each = max(0, (width - meaning - 9) // 2)
     if width < WITH_FIELDS:
         return meaning, each, 0
     value = min(WIDEST_VALUE, each // 3)
