@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     Numbers = tuple[int, ...]  # of layer and expert in a name
 
 MAX_NAMES = 300_000  # that a config may promise: more than the largest models have
+MANY_NAMES = 100_000  # which a config may promise however few tensors there are
 MAX_HEADS = 100_000
 # How transformers ends the classes without a head over the vocabulary.
 _HEADLESS = ("Model", "SequenceClassification", "TokenClassification", "QuestionAnswering")
@@ -87,7 +88,7 @@ class _Promise:
         in_files = self._layers_of(self.decoder)
         predictions = self._predictions()
         extra = sorted(n for n in in_files if n >= layers and n not in predictions)
-        if count > MAX_NAMES:
+        if count > min(MAX_NAMES, max(MANY_NAMES, 100 * len(tensors))):
             # A hostile config may promise anything: its names are not listed.
             first = range(len(in_files), layers)
             return Shortfall(
