@@ -177,6 +177,8 @@ def test_a_pool_that_breaks_while_it_adds_a_worker_is_replaced(
     pool: WorkerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert pool.submit(double, 3).result(PATIENCE) == 6
+    whole = pool._pool
+    assert whole is not None
     submit = ProcessPoolExecutor.submit
     troubles = [OSError("handle is closed"), BrokenProcessPool()]
 
@@ -188,6 +190,7 @@ def test_a_pool_that_breaks_while_it_adds_a_worker_is_replaced(
     monkeypatch.setattr(ProcessPoolExecutor, "submit", troubled)
     assert pool.submit(double, 4).result(PATIENCE) == 8
     assert troubles == []
+    whole.shutdown()  # one that really broke has no processes left
 
 
 def test_shutting_down_while_workers_die_ends(pool: WorkerPool) -> None:

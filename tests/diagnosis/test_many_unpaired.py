@@ -37,4 +37,4 @@ def test_a_tensor_is_not_held_against_all_others(tmp_path: Path) -> None:
     assert not any(search.where("a", name) for name in search.a)
     assert {search.dtype for _ in search.a} == {"F32"}
     assert search.could_be(list(search.a), list(search.b)) == list(search.a)
-    assert time.thread_time() - began < 300 * quick
+    assert time.thread_time() - began < 1000 * quick
