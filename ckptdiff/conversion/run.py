@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff import __version__
 from ckptdiff.assembly.compose import PADDING
 from ckptdiff.assembly.spans import spans_of
-from ckptdiff.conversion.partial.entries import State, create, finish
+from ckptdiff.conversion.partial.entries import State, create, finish, state_in
 from ckptdiff.conversion.partial.folder import PartialFolder
 from ckptdiff.conversion.verify import compare_with_source
 from ckptdiff.errors import (
@@ -330,7 +330,7 @@ def _file_states(conversion: Conversion) -> dict[str, State]:
             status = file.stat()
         except OSError as error:
             raise UnreadableFile(f"{file}: cannot be read ({error.strerror})") from error
-        found[str(file)] = status.st_size, status.st_mtime_ns, status.st_ino
+        found[str(file)] = state_in(status)
     return found
 
 

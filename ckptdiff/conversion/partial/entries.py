@@ -47,6 +47,11 @@ def finish(file: str | Path, patches: Iterable[tuple[int, bytes]] = ()) -> State
         status = os.fstat(fd)
     finally:
         os.close(fd)
+    return state_in(status)
+
+
+def state_in(status: os.stat_result) -> State:
+    """Return the state of a file that was asked for its status."""
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
@@ -58,7 +63,7 @@ def state_of(file: Path) -> State | None:
         return None
     if not stat.S_ISREG(status.st_mode):
         return None
-    return status.st_size, status.st_mtime_ns, status.st_ino
+    return state_in(status)
 
 
 def write_at(fd: int, content: bytes, offset: int) -> None:
