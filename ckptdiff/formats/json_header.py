@@ -6,6 +6,8 @@ from json import JSONDecoder
 from json.decoder import scanstring  # type: ignore[attr-defined]  # no stub knows it
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.formats.json_files import unique
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,7 +32,7 @@ def entries(text: str) -> Iterator[tuple[str, Any]]:
             raise ValueError(f"it has more {character} than tensors can have")
     integer = _not_minus_zero if "-0" in text else None
     decoder: Any = JSONDecoder(
-        object_pairs_hook=_unique, parse_int=integer, parse_constant=_no_constant
+        object_pairs_hook=unique, parse_int=integer, parse_constant=_no_constant
     )
     scan = decoder.scan_once  # `raw_decode` is a call more for each entry
     has_escapes = "\\u" in text
@@ -73,13 +75,6 @@ def _behind_space(text: str, pos: int) -> int:
     while text[pos] in _SPACE:
         pos += 1
     return pos
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key is there twice")
-    return result
 
 
 def _not_minus_zero(digits: str) -> int:
