@@ -167,10 +167,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of a stored tensor, in a format that splits tensors into chunks: torch_dist."""
+    """A part of a whole tensor, in a format that splits tensors into chunks."""
 
     ref: TensorRef
-    box: Box  # in the whole stored tensor
+    box: Box  # in the whole tensor
+    copies: tuple[TensorRef, ...] = ()  # other ranks' own of the same box: they have to be equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +194,8 @@ class Checkpoint:
     config_file: Path | None = None
     # What Hugging Face's files beside the config state of token ids, by the name of the file.
     token_files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    # The chunks of each stored tensor, in torch_dist. There stored tensors are whole, not a rank's
-    # slices, and the refs in `shards` state only name, shape and dtype.
+    # The chunks of each tensor, in a format that splits tensors into chunks. There the tensors in
+    # `shards` are whole, not a rank's slices; where they lie is told by their chunks alone.
     chunks: Mapping[TensorRef, tuple[Chunk, ...]] | None = None
     # What each of the files was when it was opened, by its path.
     stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)

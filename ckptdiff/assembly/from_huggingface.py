@@ -8,6 +8,7 @@ from ckptdiff.arch import find_architecture
 from ckptdiff.arch.fused import canonical
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.arch.templates import split_name, template
+from ckptdiff.assembly.dcp_chunks import ViewsOfWholes
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
 from ckptdiff.assembly.packed import label_problem, problems, without_packed
 from ckptdiff.assembly.quantisation import join_factors
@@ -23,7 +24,7 @@ from ckptdiff.assembly.recipe import (
 from ckptdiff.checkpoint import Rank
 from ckptdiff.config import model as configs
 from ckptdiff.config.fields.rope_versions import contradictions
-from ckptdiff.errors import UnknownConfig
+from ckptdiff.errors import UnknownConfig, UnsupportedLayout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
     """Return the canonical tensors of a Hugging Face folder, each one piece of a stored tensor.
+
+    Where stored tensors are in chunks, it is the pieces of those that hold it.
 
     A head that is stored is a tensor, also where the config ties it: it may differ.
     """
@@ -66,10 +69,14 @@ def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
     copies = _shared_copies(tensors, architecture) if architecture is not None else {}
     assemblies = {}
     rank = Rank()
+    views = ViewsOfWholes(checkpoint)
     for name, ref in tensors.items():
         whole = whole_box(ref)
         piece = Piece(ref, rank, whole, whole, copies.get(name, ()))
-        assemblies[name] = Assembly(name, ref.shape, ref.dtype, (piece,))
+        try:
+            assemblies[name] = views.resolved(Assembly(name, ref.shape, ref.dtype, (piece,)))
+        except UnsupportedLayout as error:
+            errors[name] = LayoutError(str(error))
     return Assembled(
         checkpoint,
         architecture,

@@ -14,12 +14,12 @@ from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import CkptDiffError, CorruptFile
 from ckptdiff.formats import dcp, megatron, torch_dist, torch_zip
 from ckptdiff.formats.files import each_file
+from ckptdiff.formats.wholes import Whole, boxes_of_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from ckptdiff.checkpoint import Box
     from ckptdiff.formats.dcp import Described
 
 # As torch_dist names them: the weights in full precision, and Adam's two moments.
@@ -100,7 +100,7 @@ def _from_torch_dist(checkpoint: Checkpoint) -> States:
                     refs[torch_dist.key_of(tensor, record)], tensor.shape, record.offsets, shape
                 )
             ]
-            wholes.append(torch_dist.Whole(name, shape, tensor.dtype, tuple(parts)))
+            wholes.append(Whole(name, shape, tensor.dtype, tuple(parts)))
         tensors, chunks = torch_dist.lay_out(root, wholes)
         states.kinds[kind] = replace(checkpoint, shards=(Shard(Rank(), 0, tensors),), chunks=chunks)
     return states
@@ -129,7 +129,7 @@ def _unflattened(
             f"{list(shape)}"
         )
     first = offsets[-1]
-    for box, at in _boxes(fragment, first, first + ref.shape[-1]):
+    for box, at in boxes_of_range(fragment, first, first + ref.shape[-1]):
         sizes = tuple(stop - start for start, stop in box)
         offset = ref.offset + (at - first) * ITEMSIZE[ref.dtype]
         part = TensorRef(ref.name, sizes, ref.dtype, ref.file, offset, contiguous(sizes))
@@ -138,32 +138,6 @@ def _unflattened(
             for (start, stop), n, size in zip(box, offsets, fragment, strict=False)
         )
         yield Chunk(part, whole_box)
-
-
-def _boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[Box, int]]:
-    """Yield boxes that make up elements `start:stop` of a row-major tensor.
-
-    With each comes the index of its first element in the flattened tensor.
-    """
-    if start >= stop:
-        return
-    if len(shape) == 1:
-        yield ((start, stop),), start
-        return
-    inner = prod(shape[1:])
-    row = start // inner
-    if start % inner:
-        end = min(stop, (row + 1) * inner)
-        for box, at in _boxes(shape[1:], start - row * inner, end - row * inner):
-            yield ((row, row + 1), *box), at + row * inner
-        row, start = row + 1, end
-    last = stop // inner
-    if start < stop and row < last:
-        yield ((row, last), *((0, n) for n in shape[1:])), row * inner
-        start = last * inner
-    if start < stop:
-        for box, at in _boxes(shape[1:], start - last * inner, stop - last * inner):
-            yield ((last, last + 1), *box), at + last * inner
 
 
 # ── torch: state is stored without names, in the order of the model's parameters ─────────────────

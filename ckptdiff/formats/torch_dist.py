@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint import (
@@ -20,7 +19,6 @@ from ckptdiff.checkpoint import (
     Rank,
     Shard,
     TensorRef,
-    contiguous,
 )
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import CkptDiffError, CorruptFile, MissingShard
@@ -29,6 +27,7 @@ from ckptdiff.formats.common_state import ENTRIES, OBJECT, read_common
 from ckptdiff.formats.dcp import BACKEND, box_of, read_metadata
 from ckptdiff.formats.files import each_file, open_regular
 from ckptdiff.formats.unfinished import METADATA
+from ckptdiff.formats.wholes import Whole, addressed
 from ckptdiff.text import shown
 
 if TYPE_CHECKING:
@@ -86,16 +85,6 @@ MAX_SINGLES = 2_000_000  # single layers and experts, of all stacks; each chunk 
 _GATE_AND_UP = ("_w", "_v")
 _GATED = ("mlp.linear_fc1.weight", "mlp.linear_fc1.bias")
 OPTIMIZER = re.compile(r"^(chained_\d+\.)?optimizer\.")
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A whole tensor and the chunks that hold it: as stored, or of one layer or expert of it."""
-
-    native: str  # the name of the stored tensor
-    shape: tuple[int, ...]
-    dtype: str
-    chunks: tuple[Chunk, ...]
 
 
 def sniff(path: Path) -> bool:
@@ -160,8 +149,7 @@ def lay_out(
 ) -> tuple[dict[str, TensorRef], dict[TensorRef, tuple[Chunk, ...]]]:
     """Return the tensors of single layers and experts by name, and the chunks of each.
 
-    Chunks have the box that they fill in the tensor. Such a tensor is stored in chunks only, so the
-    offset of its ref means nothing.
+    Chunks have the box that they fill in the tensor.
     """
     of_megatron = (root / BACKEND).exists()
     wholes: dict[str, Whole] = {}
@@ -173,17 +161,7 @@ def lay_out(
                 raise CorruptFile(f"{root / METADATA}: two tensors are called {shown(name)}")
             wholes[name] = single
     _join_parts(wholes, of_megatron=of_megatron)
-    tensors: dict[str, TensorRef] = {}
-    chunks: dict[TensorRef, tuple[Chunk, ...]] = {}
-    for name, whole in wholes.items():
-        # A number in the place of an offset makes every ref a key of its own.
-        strides = contiguous(whole.shape)
-        ref = TensorRef(
-            whole.native, whole.shape, whole.dtype, root / METADATA, len(chunks), strides
-        )
-        tensors[name] = ref
-        chunks[ref] = whole.chunks
-    return tensors, chunks
+    return addressed(root / METADATA, wholes)
 
 
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:

@@ -321,6 +321,8 @@ def _held_transposed(held: HeldTensor, start: int = 0, step: int = 1) -> HeldTen
 
 
 def _single_ref(held: HeldTensor) -> TensorRef:
+    if len(held.chunks) != 1:
+        raise UnsupportedLayout(f"{held.name}: experts that lie in parts cannot be computed")
     (chunk,) = held.chunks
     if chunk.ref.scale is not None:
         raise UnsupportedLayout(f"{held.name}: experts in one quantised tensor cannot be computed")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
-from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ckptdiff.assembly.optimizer_pair import with_optimizer
-from ckptdiff.assembly.optimizer_states import _boxes
 from ckptdiff.comparison.run import diff
 from ckptdiff.errors import BadArgument
 from ckptdiff.executor import InlineExecutor
@@ -264,15 +261,3 @@ def test_where_weights_differ_the_master_weights_are_offered(
     assert "fp32 master weights: " in done.stdout
     assert "master" not in ckptdiff("diff", tiny_hf(), trained).stdout
     assert "master" not in ckptdiff("diff", odd, tiny_megatron()).stdout
-
-
-@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 4), (1, 4, 1), (2, 1, 2, 3)])
-def test_boxes_hold_every_element_of_a_range_once(shape: tuple[int, ...]) -> None:
-    whole = torch.arange(prod(shape)).reshape(shape)
-    for start, stop in product(range(prod(shape) + 1), repeat=2):
-        held: list[int] = []
-        for box, at in _boxes(shape, start, stop):
-            part = whole[tuple(slice(*bounds) for bounds in box)].reshape(-1).tolist()
-            assert part == list(range(at, at + len(part)))
-            held += part
-        assert held == list(range(start, stop))

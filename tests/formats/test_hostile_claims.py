@@ -16,7 +16,7 @@ from ckptdiff.checkpoint import Chunk, TensorRef
 from ckptdiff.errors import CorruptFile, MissingShard, UnsupportedLayout
 from ckptdiff.formats import open_checkpoint, torch_dist, tree
 from ckptdiff.formats.safetensors import read_header
-from ckptdiff.formats.torch_dist import Whole
+from ckptdiff.formats.wholes import Whole
 from tests.support.hostile import safetensors
 from tests.support.hostile_kinds import instance, of_dcp
 from tests.support.hostile_system import megatron, rank_file
