@@ -175,6 +175,14 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class HubModel:
+    """Of which model, at which commit, a snapshot in the hub's cache is."""
+
+    id: str  # `org/name`, or a name alone
+    commit: str  # the name of the snapshot's folder
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """One opened checkpoint: what its headers state, no data."""
 
@@ -197,6 +205,7 @@ class Checkpoint:
     # The chunks of each tensor, in a format that splits tensors into chunks. There the tensors in
     # `shards` are whole, not a rank's slices; where they lie is told by their chunks alone.
     chunks: Mapping[TensorRef, tuple[Chunk, ...]] | None = None
+    hub: HubModel | None = None  # it lies in a cache of the hub
     # What each of the files was when it was opened, by its path.
     stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)
 

@@ -36,6 +36,8 @@ Hint = Literal[
     "lend",  # a folder to be like, or a family by name, says what Megatron's args do not
     "accept",  # write what cannot be said in full
     "batch-tokens",  # compute fewer tokens at a time
+    "download",  # fetch a model from the hub
+    "fetch-rest",  # fetch the files that a snapshot lacks
 ]
 
 # What a file system answers that cannot map files: some FUSE, 9p and network file systems. Files

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.cli.arguments import JOBS_HELP, JSON_HELP, positive, size
+from ckptdiff.cli.fetching import add_download
 from ckptdiff.cli.progress import ProgressBar
 from ckptdiff.config.programs import DEFAULT, PROGRAMS
 from ckptdiff.errors import BadArgument
@@ -117,6 +118,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--jobs", type=positive, metavar="N", help=JOBS_HELP)
     parser.add_argument("--json", metavar="FILE", help=JSON_HELP)
+    add_download(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -225,9 +227,11 @@ def _document(
     from ckptdiff.report.shortfall import shortfall_document
 
     size = conversion.target.parallelism
+    hub = conversion.source.checkpoint.hub
     return {
         "schema": "ckptdiff.convert/1",
         "source": str(conversion.source.checkpoint.root),
+        "source_hub": None if hub is None else {"id": hub.id, "commit": hub.commit},
         "out": str(conversion.out),
         "to": conversion.target.to,
         "parallelism": {n: getattr(size, n) for n in ("tp", "pp", "vpp", "ep", "etp")},

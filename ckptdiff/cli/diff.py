@@ -16,6 +16,7 @@ from ckptdiff.cli.arguments import (
     page,
     positive,
 )
+from ckptdiff.cli.fetching import add_download
 from ckptdiff.cli.progress import ProgressBar, counter
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--optimizer", action="store_true", help=OPTIMIZER_HELP)
     parser.add_argument("--ignore-config", action="store_true", help="judge by the weights alone")
+    add_download(parser)
 
 
 def run(options: argparse.Namespace) -> int:

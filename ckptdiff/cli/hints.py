@@ -17,4 +17,6 @@ OPTIONS: dict[Hint, str] = {
     "lend": "--like DIR lends the config.json of such a model, --family NAME chooses a family",
     "batch-tokens": "--batch-tokens sets how many there are",
     "accept": "--accept writes it all the same",
+    "download": "if it is the id of a model, --download fetches it",
+    "fetch-rest": "--download fetches the rest",
 }

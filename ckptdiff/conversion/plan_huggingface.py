@@ -13,7 +13,8 @@ from ckptdiff.conversion.casting import main_dtype
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.conversion.storable import check_names
 from ckptdiff.dtypes import ITEMSIZE
-from ckptdiff.formats.files import leads_out, read_small
+from ckptdiff.formats.files import read_small
+from ckptdiff.formats.hub.links import leads_out
 from ckptdiff.formats.safetensors import lay_out
 from ckptdiff.resharding.to_huggingface import INDEX, file_names, index_text, split_files, stored
 from ckptdiff.text import format_bytes, plural

@@ -6,9 +6,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from ckptdiff.errors import CkptDiffError, NotACheckpoint, UnreadableFile
+from ckptdiff.errors import CkptDiffError, MissingShard, NotACheckpoint, UnreadableFile
 from ckptdiff.formats import hf, megatron, meta, torch_dist
 from ckptdiff.formats.gc_pause import uncollected
+from ckptdiff.formats.hub.layout import followed, snapshot_of, some, why_nothing, why_partial
+from ckptdiff.formats.hub.lookup import located
 from ckptdiff.formats.no_checkpoint import why_no_checkpoint
 from ckptdiff.formats.stamps import noting_stamps, stamps_of
 from ckptdiff.formats.unfinished import dead_saves, why_unfinished
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.checkpoint import Checkpoint, Entry
     from ckptdiff.formats.files import Progress
+    from ckptdiff.formats.hub.layout import Snapshot
 
 
 class Format(Protocol):
@@ -43,24 +46,25 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a folder of any format, an iteration folder or a single file, from its headers alone.
 
+    A path that does not exist and may be the id of a model is looked up in the hub's cache.
     `progress` is called with the number of files read and of all files. A folder that a conversion
     has not finished is refused unless `unfinished` is set. Raises NotACheckpoint, or another
     CkptDiffError that says what is missing, damaged or unreadable.
     """
     try:
-        if not path.exists():
-            raise NotACheckpoint(f"{path}: there is no such file or folder")
+        path = followed(located(path))
         if not unfinished:
             _refuse_unfinished(path)
-        with noting_stamps() as seen:
-            for module in FORMATS:
-                if module.sniff(path):
-                    opened = module.open(path, progress)
-                    return replace(opened, stamps=stamps_of(opened.files, seen))
+        snapshot = snapshot_of(path)
+        if snapshot is not None:
+            return _open_snapshot(path, snapshot, progress)
+        opened = _open(path, progress)
     except CkptDiffError:
         raise
     except OSError as error:
         raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from error
+    if opened is not None:
+        return opened
     found = _checkpoints_inside(path)
     if found and why_unfinished(path) is None:
         dead = dead_saves(path)
@@ -69,7 +73,36 @@ def open_checkpoint(
             f"{path}: is no checkpoint itself, but holds some: {', '.join(found)}{died}. "
             "Give one of them"
         )
-    raise NotACheckpoint(why_no_checkpoint(path))
+    raise NotACheckpoint(why_nothing(path) or why_no_checkpoint(path))
+
+
+def _open(path: Path, progress: Progress | None) -> Checkpoint | None:
+    """Open a path in its format; None if it has none that is known."""
+    with noting_stamps() as seen:
+        for module in FORMATS:
+            if module.sniff(path):
+                opened = module.open(path, progress)
+                return replace(opened, stamps=stamps_of(opened.files, seen))
+    return None
+
+
+def _open_snapshot(path: Path, snapshot: Snapshot, progress: Progress | None) -> Checkpoint:
+    """Open a snapshot of the hub's cache, or a file of it.
+
+    Raises MissingShard if not all of it was fetched that it takes.
+    """
+    try:
+        opened = _open(path, progress)
+        if opened is None:
+            raise NotACheckpoint(why_no_checkpoint(path))
+    except (MissingShard, NotACheckpoint) as error:
+        if why := why_partial(snapshot):
+            raise MissingShard(why, hint="fetch-rest") from error
+        raise
+    model, lacking = snapshot.model, snapshot.lacking()
+    notes = [f"{model.id} of the hub, commit {model.commit}"]
+    notes += [f"not fetched of this commit: {some(lacking)}"] if lacking else []
+    return replace(opened, hub=model, notes=(*notes, *opened.notes))
 
 
 def _refuse_unfinished(path: Path) -> None:
@@ -86,7 +119,7 @@ def open_first(path: Path) -> Checkpoint | None:
     None if there are few files, or if it cannot be read: `open_checkpoint` reports why.
     """
     try:
-        return hf.open_first(path)
+        return hf.open_first(followed(located(path)))
     except (CkptDiffError, OSError):
         return None
 

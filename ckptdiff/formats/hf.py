@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, Shard, TensorRef
 from ckptdiff.errors import CorruptFile, MixedShards
 from ckptdiff.formats import safetensors
-from ckptdiff.formats.files import each_file
+from ckptdiff.formats.files import each_file, is_there
 from ckptdiff.formats.json_files import read_object
 from ckptdiff.formats.token_files import read_token_files
 from ckptdiff.formats.torch_state import StateDict, names_beside, read_state_dict
@@ -52,7 +52,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     """
     folder = path if path.is_dir() else path.parent
     config_file = folder / "config.json"
-    config = read_object(config_file) if config_file.exists() else None
+    config = read_object(config_file) if is_there(config_file) else None
     if path.is_dir():
         chosen = choose(folder, config or {})
     else:

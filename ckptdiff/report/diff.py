@@ -57,6 +57,7 @@ def side_document(side: Assembled) -> dict[str, Any]:
     count, packed, nbytes = tensors_and_bytes(side)
     return {
         "path": str(checkpoint.root),
+        "hub": None if checkpoint.hub is None else asdict(checkpoint.hub),
         "format": checkpoint.format,
         "family": side.family,
         "iteration": checkpoint.iteration,

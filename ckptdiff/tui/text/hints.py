@@ -17,5 +17,7 @@ KEYS: dict[Hint, str] = {
     "lend": "open it beside a Hugging Face folder of such a model, which lends its config.json at "
     "Like",
     "batch-tokens": "--batch-tokens of `ckptdiff scores` sets how many there are",
+    "download": "if it is the id of a model, `ckptdiff --download` fetches it",
+    "fetch-rest": "`ckptdiff --download` fetches the rest",
     "accept": "the command line has an option that writes it all the same",
 }
