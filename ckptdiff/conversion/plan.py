@@ -151,6 +151,10 @@ def _check_out(out: Path, source: Assembled, target: Target) -> None:
     )
     if real == folder or real in folder.parents or folder in real.parents:
         raise BadArgument(f"{out}: lies in the source, or the source in it; give another folder")
+    # The source may be a folder of links to files that are there: they would be replaced.
+    for file in source.checkpoint.files if out.exists() else ():
+        if real in Path(os.path.realpath(file)).parents:
+            raise BadArgument(f"{out}: {file} is a link into it; give another folder")
     try:
         if out.exists() and not out.is_dir():
             raise BadArgument(f"{out}: is a file; a folder is written")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.packed import plain_names
@@ -83,7 +84,11 @@ def _copied_texts(pattern: Assembled | None, notes: list[str]) -> list[tuple[str
         return []
     root = pattern.checkpoint.root
     folder = root if root.is_dir() else root.parent
-    found = sorted({f for glob in _COPIED_FILES for f in folder.glob(glob) if f.is_file()})
+    children = sorted(folder.iterdir())
+    found = [f for f in children if any(fnmatchcase(f.name, pattern) for pattern in _COPIED_FILES)]
+    if broken := [f.name for f in found if not f.exists()]:
+        notes.append(f"not copied, since they are links to nothing: {', '.join(broken)}")
+    found = [f for f in found if f.is_file()]
     if linked := [f.name for f in found if leads_out(f)]:
         notes.append(f"not copied, since they are links out of {folder}: {', '.join(linked)}")
     found = [f for f in found if f.name not in linked]

@@ -63,17 +63,22 @@ def open_checkpoint(
         raise
     except OSError as error:
         raise UnreadableFile(f"{path}: cannot be read ({error.strerror})") from error
-    if opened is not None:
-        return opened
+    if opened is None:
+        raise _nothing_in(path)
+    return opened
+
+
+def _nothing_in(path: Path) -> NotACheckpoint:
+    """Return the error of a path that no format opens."""
     found = _checkpoints_inside(path)
     if found and why_unfinished(path) is None:
         dead = dead_saves(path)
         died = f"; {', '.join(dead)}: never finished" if dead else ""
-        raise NotACheckpoint(
+        return NotACheckpoint(
             f"{path}: is no checkpoint itself, but holds some: {', '.join(found)}{died}. "
             "Give one of them"
         )
-    raise NotACheckpoint(why_nothing(path) or why_no_checkpoint(path))
+    return NotACheckpoint(why_nothing(path) or why_no_checkpoint(path))
 
 
 def _open(path: Path, progress: Progress | None) -> Checkpoint | None:
@@ -94,9 +99,9 @@ def _open_snapshot(path: Path, snapshot: Snapshot, progress: Progress | None) ->
     try:
         opened = _open(path, progress)
         if opened is None:
-            raise NotACheckpoint(why_no_checkpoint(path))
+            raise _nothing_in(path)
     except (MissingShard, NotACheckpoint) as error:
-        if why := why_partial(snapshot):
+        if not _checkpoints_inside(path) and (why := why_partial(snapshot)):
             raise MissingShard(why, hint="fetch-rest") from error
         raise
     model, lacking = snapshot.model, snapshot.lacking()

@@ -43,7 +43,7 @@ def open_regular(file: Path) -> Iterator[int]:
     try:
         fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise MissingShard(f"{file}: {_no_file(file)}") from error
+        raise MissingShard(f"{file}: {no_file(file)}") from error
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UnreadableFile(f"{file}: {LINK_LOOP}") from error
@@ -51,7 +51,8 @@ def open_regular(file: Path) -> Iterator[int]:
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise UnreadableFile(f"{file}: is not a regular file but {_what(file, status.st_mode)}")
+            what = _what(file, status.st_mode)
+            raise UnreadableFile(f"{file}: is not a regular file but {what}: put one in its place")
         note(file, status)
         yield fd
     except OSError as error:
@@ -60,11 +61,18 @@ def open_regular(file: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _no_file(file: Path) -> str:
+def no_file(file: Path) -> str:
     """Return in words why there is no file: none, or a link to nothing, and what to do."""
     if not file.is_symlink():
         return "there is no such file"
-    return f"is a link to {os.readlink(file)}, which is not there: copy the file itself here"  # noqa: PTH115 -- as it is written
+    try:
+        file.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return LINK_LOOP
+    return (
+        f"is a link to {os.readlink(file)}, which is not there: put what it leads to in its place"  # noqa: PTH115 -- as it is written
+    )
 
 
 def _what(file: Path, mode: int) -> str:

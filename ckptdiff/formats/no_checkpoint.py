@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ckptdiff.errors import CkptDiffError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_NAMED = 5  # files that a sentence names
+_MAX_CHILDREN = 1000  # entries of a folder that are looked at
 _MAX_TRACKER = 255  # bytes of a file that names a folder, such as `latest`
 _PART = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt$")
 _GENERAL = (
@@ -31,6 +33,14 @@ def _folder_named_by(file: Path) -> Path | None:
         if is_file_name(name) and (file.parent / name).is_dir():
             return file.parent / name
     return None
+
+
+def _links_to_nothing(folder: Path) -> list[str]:
+    """Return the names of the links in a folder that lead to nothing."""
+    with suppress(OSError):
+        children = islice(folder.iterdir(), _MAX_CHILDREN)
+        return sorted(c.name for c in children if c.is_symlink() and not c.exists())
+    return []
 
 
 def why_no_checkpoint(path: Path) -> str:
@@ -53,6 +63,10 @@ def why_no_checkpoint(path: Path) -> str:
             f"{path}: holds {len(parts)} of {parts[0][1]} ranks' parts of a model, as verl's FSDP "
             "trainers save it. Merge them first with verl.model_merger, and give the merged folder"
         )
+    broken = _links_to_nothing(path)
+    if broken and not found:
+        names = ", ".join(broken[:_MAX_NAMED])
+        return f"{path}: holds links to what is not there: {names}. Put the files in their place"
     if found:
         names = ", ".join(file.name for file in found[:_MAX_NAMED])
         more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,6 +62,7 @@ def serving(models: Mapping[str, Path | tuple[int, str]]) -> Iterator[FakeHub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
+    os.environ.setdefault("NO_PROXY", "127.0.0.1")
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
     try:
         yield hub

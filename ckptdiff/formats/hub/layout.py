@@ -72,7 +72,21 @@ class Snapshot:
         names = self.names()
         linked = {entry.name for entry in entries(self.folder) if entry.is_symlink()}
         known = self.promised() or names | linked
+        # Where weights of one kind were fetched, those of another are not missed.
+        kinds = {Path(name).suffix for name in weights_of(names)}
+        if kinds:
+            known = known - {n for n in weights_of(known) if Path(n).suffix not in kinds}
         return sorted(set(wanted(known, self._indexed(names))) - names)
+
+    def is_whole(self) -> bool:
+        """Return whether it has weights, and nothing is known to be missing."""
+        return bool(weights_of(self.names())) and not self.lacking()
+
+    def others(self) -> Iterator[Snapshot]:
+        """Yield the snapshots of the same model at other commits."""
+        for folder in sorted(entries(self.folder.parent))[:_MAX_NAMED]:
+            if folder != self.folder:
+                yield Snapshot(folder)
 
     def unfinished(self) -> int:
         """Return the number of downloads that did not finish."""
@@ -205,6 +219,8 @@ def why_partial(snapshot: Snapshot) -> str | None:
     head = f"{snapshot.folder}: {model.id} at this commit was not fetched whole"
     waiting = snapshot.unfinished()
     tail = f"; {plural(waiting, 'download')} of it did not finish" if waiting else ""
+    if whole := [other.folder.name for other in snapshot.others() if other.is_whole()]:
+        tail += f"; {some(whole)} beside it {'is' if len(whole) == 1 else 'are'} whole"
     if lacking:
         are = "is" if len(lacking) == 1 else "are"
         return f"{head}: {plural(len(lacking), 'file')} {are} missing: {some(lacking)}{tail}"

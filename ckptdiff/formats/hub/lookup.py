@@ -9,7 +9,7 @@ from typing import Any
 
 from ckptdiff.errors import NotACheckpoint
 from ckptdiff.extras import load, require, why_not
-from ckptdiff.formats.files import LINK_LOOP, MAX_NAME
+from ckptdiff.formats.files import MAX_NAME, no_file
 from ckptdiff.formats.hub.layout import MAIN, PREFIX, SNAPSHOTS, entries, refs_of, some
 
 _PART = r"[\w-](?:[\w.-]{0,94}[\w-])?"
@@ -47,7 +47,7 @@ def located(path: Path) -> Path:
     if path.exists():
         return path
     if path.is_symlink():
-        raise NotACheckpoint(f"{path}: {_dangling(path)}")
+        raise NotACheckpoint(f"{path}: {no_file(path)}")
     nothing = f"{path}: there is no such file or folder"
     model = parse(path)
     if model is None:
@@ -58,6 +58,11 @@ def located(path: Path) -> Path:
     if found is None:
         raise NotACheckpoint(f"{nothing}, and {_why_not_there(model)}", hint="download")
     return found
+
+
+def absolute(path: Path) -> Path:
+    """Return an absolute path; the id of a model, which is no path, as it is."""
+    return path if parse(path) is not None and not path.exists() else path.absolute()
 
 
 def in_cache(model: Wanted) -> Path | None:
@@ -105,16 +110,6 @@ def _why_not_there(model: Wanted) -> str:
         wanted = model.revision or MAIN
         return f"the hub's cache in {cache} holds {model.id} not at {wanted}, but at {some(known)}"
     return f"no model of this id is in the hub's cache in {cache}"
-
-
-def _dangling(path: Path) -> str:
-    try:
-        path.stat()
-    except FileNotFoundError:
-        return f"is a link to {path.readlink()}, which is not there"
-    except OSError:
-        return LINK_LOOP
-    return "is a link to nothing"
 
 
 def _is_revision(text: str) -> bool:
