@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 _MAX_NAMED = 5  # files that a sentence names
 _MAX_TRACKER = 255  # bytes of a file that names a folder, such as `latest`
-_PART = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt$")
 _GENERAL = (
     "is no checkpoint. A Hugging Face folder holds *.safetensors, pytorch_model*.bin or one file "
     "of torch.save, Meta's consolidated.00.pth and params.json, a Megatron one "
@@ -47,12 +45,6 @@ def why_no_checkpoint(path: Path) -> str:
     if died is not None:
         return died
     found = torch_files(path)
-    parts = [match for file in found if (match := _PART.match(file.name))]
-    if parts:
-        return (
-            f"{path}: holds {len(parts)} of {parts[0][1]} ranks' parts of a model, as verl's FSDP "
-            "trainers save it. Merge them first with verl.model_merger, and give the merged folder"
-        )
     if found:
         names = ", ".join(file.name for file in found[:_MAX_NAMED])
         more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
