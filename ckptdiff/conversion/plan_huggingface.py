@@ -80,8 +80,7 @@ def _copied_texts(pattern: Assembled | None, notes: list[str]) -> list[tuple[str
     if pattern is None:
         notes.append("no tokenizer: one is copied from a Hugging Face folder to be like")
         return []
-    root = pattern.checkpoint.root
-    folder = root if root.is_dir() else root.parent
+    folder = pattern.checkpoint.folder
     found = sorted({f for glob in _COPIED_FILES for f in folder.glob(glob) if f.is_file()})
     if linked := [f.name for f in found if leads_out(f)]:
         notes.append(f"not copied, since they are links out of {folder}: {', '.join(linked)}")

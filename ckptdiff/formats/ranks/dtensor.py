@@ -170,9 +170,9 @@ def _held(
 ) -> list[Ranges]:
     """Return, along each dimension of a tensor, which ranges the rank holds, one after another.
 
-    `_StridedShard` says that the mesh dimensions behind it split first. As it is defined, in groups,
-    it says the same only where they split evenly. Where the rank's part, of the shape `local`, is
-    not of that size, it was split in that order.
+    `_StridedShard` says that the mesh dimensions behind it split first. As it is defined, in
+    groups, it says the same only where they split evenly. Where the rank's part, of the shape
+    `local`, is not of that size, it was split in that order.
     """
     splits: dict[int, list[_Split]] = {}
     pieces = 1  # of the part, at most

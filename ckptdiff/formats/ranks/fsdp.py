@@ -98,6 +98,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         files=files,
         notes=tuple(notes),
         token_files=token_files,
+        model_folder=config_folder,
         chunks=chunks,
     )
 

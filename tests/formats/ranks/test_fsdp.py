@@ -10,7 +10,7 @@ import torch
 from ckptdiff.errors import CkptDiffError, MissingShard, MixedShards, NotACheckpoint
 from ckptdiff.formats import open_checkpoint, read_entries
 from tests.support.conversions import converted, hf_tensors
-from tests.support.pairs import compare
+from tests.support.pairs import compare, compare_and_diagnose
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,11 +73,15 @@ def test_what_one_half_of_the_ranks_repeats_is_compared(
     content = bytearray(copy.file.read_bytes())
     content[copy.offset] ^= 1
     copy.file.write_bytes(content)
-    found = compare(saved.hf, folder)
+    found, (finding,) = compare_and_diagnose(saved.hf, folder)
     assert list(found.statuses) == [ROWS]
     note = found[ROWS].note or ""
     assert "rank_3.pt" in note
     assert "rank_1.pt" in note
+    assert (finding.kind, finding.title) == (
+        "REPLICA",
+        "replicas of one tensor differ between ranks",
+    )
 
 
 def test_missing_ranks_are_named(saved: SavedByRanks, tmp_path: Path) -> None:
@@ -119,11 +123,15 @@ def test_verls_folder_has_its_config_and_more_beside(saved: SavedByRanks, tmp_pa
     folder = saved.own("fsdp2:2", tmp_path)
     (folder / "huggingface").mkdir()
     (folder / "config.json").rename(folder / "huggingface" / "config.json")
+    (folder / "huggingface" / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
     for rank in (0, 1):
         torch.save({"state": {}}, folder / f"optim_world_size_2_rank_{rank}.pt")
         torch.save({"rng": 1}, folder / f"extra_state_world_size_2_rank_{rank}.pt")
+    converted(folder, tmp_path / "hf", "hf")
+    assert (tmp_path / "hf" / "tokenizer_config.json").exists()
     found = compare(saved.hf, folder)
     assert found.b.family == "llama"
+    assert found.b.checkpoint.token_files["tokenizer_config.json"] == {"bos_token": "<s>"}
     assert "not compared: extra_state_…, optim_…" in found.b.checkpoint.notes
     assert [entry.name for entry in read_entries(found.b.checkpoint)] == [
         f"{kind}_world_size_2_rank_{rank}.pt"
