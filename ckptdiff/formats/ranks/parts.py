@@ -15,7 +15,7 @@ from ckptdiff.formats.wholes import Whole
 from ckptdiff.text import format_box, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from ckptdiff.checkpoint import Box, TensorRef
@@ -57,13 +57,23 @@ def join(name: str, parts: Mapping[Path, Part]) -> Whole:
                 f"{file}: {shown(name)} is {_words(part)}, in {files[0].name} it is "
                 f"{_words(first)}; the files are of different saves"
             )
+    chunks = [chunk for part in parts.values() for chunk in part.chunks]
+    return whole_of(files[0].parent, name, first.shape, first.dtype, chunks)
+
+
+def whole_of(
+    folder: Path, name: str, shape: tuple[int, ...], dtype: str, chunks: Iterable[Chunk]
+) -> Whole:
+    """Return a tensor of these chunks, which have no copies; of equal boxes one becomes the chunk.
+
+    Raises CorruptFile unless they fill it.
+    """
     held: dict[Box, list[TensorRef]] = {}
-    for part in parts.values():
-        for chunk in part.chunks:
-            held.setdefault(chunk.box, []).append(chunk.ref)
-    _check_filled(files[0].parent, name, first.shape, held)
-    chunks = tuple(Chunk(ref, box, tuple(copies)) for box, (ref, *copies) in held.items())
-    return Whole(name, first.shape, first.dtype, chunks)
+    for chunk in chunks:
+        held.setdefault(chunk.box, []).append(chunk.ref)
+    _check_filled(folder, name, shape, held)
+    joined = (Chunk(ref, box, tuple(copies)) for box, (ref, *copies) in held.items())
+    return Whole(name, shape, dtype, tuple(joined))
 
 
 def _words(part: Part) -> str:
@@ -76,7 +86,7 @@ def _check_filled(folder: Path, name: str, shape: tuple[int, ...], boxes: Collec
     if filled < prod(shape):
         raise CorruptFile(
             f"{folder}: {shown(name)} of shape {shown(list(shape))}: the ranks hold {shown(filled)}"
-            f" of its {shown(prod(shape))} elements"
+            f" of its {shown(prod(shape))} elements: a file of them is missing"
         )
     try:
         found = overlapping(list(boxes)) if shape else None

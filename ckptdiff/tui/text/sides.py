@@ -66,6 +66,7 @@ FORMATS = {
     "torch_dist": "torch_dist",
     "meta": "Meta",
     "fsdp": "FSDP",
+    "dcp_safetensors": "DCP in safetensors",
 }
 
 
