@@ -55,8 +55,7 @@ def launch_of(
 
 def _tokenizer_of(side: Assembled) -> Path | None:
     """Return the folder of a Hugging Face side that has a tokenizer."""
-    root = side.checkpoint.root
-    folder = (root if root.is_dir() else root.parent).absolute()
+    folder = side.checkpoint.folder.absolute()
     if side.checkpoint.convention != "hf":
         return None
     return folder if any((folder / name).is_file() for name in _TOKENIZERS) else None

@@ -82,8 +82,7 @@ def _copied_texts(pattern: Assembled | None, notes: list[str]) -> list[tuple[str
     if pattern is None:
         notes.append("no tokenizer: one is copied from a Hugging Face folder to be like")
         return []
-    root = pattern.checkpoint.root
-    folder = root if root.is_dir() else root.parent
+    folder = pattern.checkpoint.folder
     children = sorted(folder.iterdir())
     found = [f for f in children if any(fnmatchcase(f.name, pattern) for pattern in _COPIED_FILES)]
     if broken := [f.name for f in found if not f.exists()]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 _MAX_NAMED = 5  # files that a sentence names
 _MAX_CHILDREN = 1000  # entries of a folder that are looked at
 _MAX_TRACKER = 255  # bytes of a file that names a folder, such as `latest`
-_PART = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt$")
 _GENERAL = (
     "is no checkpoint. A Hugging Face folder holds *.safetensors, pytorch_model*.bin or one file "
     "of torch.save, Meta's consolidated.00.pth and params.json, a Megatron one "
@@ -57,12 +55,6 @@ def why_no_checkpoint(path: Path) -> str:
     if died is not None:
         return died
     found = torch_files(path)
-    parts = [match for file in found if (match := _PART.match(file.name))]
-    if parts:
-        return (
-            f"{path}: holds {len(parts)} of {parts[0][1]} ranks' parts of a model, as verl's FSDP "
-            "trainers save it. Merge them first with verl.model_merger, and give the merged folder"
-        )
     broken = _links_to_nothing(path)
     if broken and not found:
         names = ", ".join(broken[:_MAX_NAMED])

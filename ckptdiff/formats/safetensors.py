@@ -43,6 +43,38 @@ def read_header(file: Path) -> dict[str, TensorRef]:
     JSON, ranges that do not fit their shape, overlap, leave gaps or leave the file. A dtype that
     the library does not know is no reason. Raises UnsupportedLayout for one rank's part of a save.
     """
+    text, data_start, size = _header(file)
+    with _PARSING:
+        refs, metadata = _refs(file, text, data_start, size)
+        if metadata and _is_part(file, metadata):
+            raise UnsupportedLayout(
+                f"{file}: holds one rank's part of every tensor, as HuggingFaceStorageWriter of "
+                "torch.distributed.checkpoint saves it. Give the folder it is in, with the files "
+                "of all ranks"
+            )
+        return refs
+
+
+def read_part(file: Path) -> tuple[dict[str, TensorRef], dict[str, Any]]:
+    """Return the tensors of a file that is one rank's part, and what it states of each, by name.
+
+    That has the offsets of the part in the whole tensor, and is checked by the caller. Raises
+    CorruptFile as `read_header` does, and for a file that states none.
+    """
+    text, data_start, size = _header(file)
+    with _PARSING:
+        refs, metadata = _refs(file, text, data_start, size)
+        stated = (metadata or {}).get(SHARDING)
+        if stated is None:
+            raise CorruptFile(f"{file}: does not state whose part it holds, in {SHARDING}")
+        try:
+            return refs, dict(entries(stated))
+        except (ValueError, RecursionError) as error:
+            raise CorruptFile(f"{file}: its {SHARDING} is not JSON ({error})") from error
+
+
+def _header(file: Path) -> tuple[str, int, int]:
+    """Return the header of a file, where its data starts, and its size. Raises CorruptFile."""
     with open_regular(file) as fd:
         size = os.fstat(fd).st_size
         head = read_at(fd, 0, len(LFS_POINTER))
@@ -66,8 +98,7 @@ def read_header(file: Path) -> dict[str, TensorRef]:
             raise CorruptFile(
                 f"{file}: the header is not what safetensors writes ({error})"
             ) from error
-    with _PARSING:
-        return _refs(file, text, 8 + length, size)
+    return text, 8 + length, size
 
 
 def begins_as_header(head: bytes, size: int) -> bool:
@@ -106,8 +137,12 @@ def _bits(dtype: str) -> int:
     return BELOW_A_BYTE.get(dtype) or 8 * ITEMSIZE[dtype]
 
 
-def _refs(file: Path, text: str, data_start: int, size: int) -> dict[str, TensorRef]:
+def _refs(
+    file: Path, text: str, data_start: int, size: int
+) -> tuple[dict[str, TensorRef], dict[str, str] | None]:
     """Return the tensors of a header, checked against each other and the size of the file.
+
+    With them comes its metadata.
 
     Each entry of the header becomes a TensorRef before the next one is parsed: all of them as
     dictionaries would take some thirty times the header's bytes.
@@ -127,12 +162,6 @@ def _refs(file: Path, text: str, data_start: int, size: int) -> dict[str, Tensor
             end = ref.offset + ref.nbytes
     except (ValueError, RecursionError) as error:
         raise CorruptFile(f"{file}: the header is not what safetensors writes ({error})") from error
-    if metadata and _is_part(file, metadata):
-        raise UnsupportedLayout(
-            f"{file}: holds one rank's part of every tensor, as HuggingFaceStorageWriter of "
-            "torch.distributed.checkpoint saves it. Join the parts with "
-            "torch.distributed.checkpoint._consolidate_hf_safetensors, and give the result"
-        )
     if not is_sorted:
         refs = {ref.name: ref for ref in sorted(refs.values(), key=attrgetter("offset", "nbytes"))}
         end = data_start
@@ -144,7 +173,7 @@ def _refs(file: Path, text: str, data_start: int, size: int) -> dict[str, Tensor
     if end != size:
         cut = "it was cut off, copy it again" if size < end else "bytes are left over"
         raise CorruptFile(f"{file}: the header needs {end} bytes, the file has {size}: {cut}")
-    return refs
+    return refs, metadata
 
 
 def _checked_metadata(value: object) -> dict[str, str]:

@@ -35,21 +35,7 @@ def read_state_dict(file: Path) -> StateDict:
     Raises CorruptFile, UnreadableFile, NotACheckpoint if it holds no dictionary of tensors, or
     UnsupportedLayout for tensors that are not plain.
     """
-    outer: dict[str, Any] = {}
-    weights = torch_zip.read_index(file)
-    for _ in range(MAX_DEPTH):
-        key = next((key for key in NESTED if _holds_tensors(weights, key)), None)
-        if key is None:
-            break
-        outer |= {tree.text_of(name): value for name, value in weights.items() if name != key}
-        weights = weights[key]
-    if isinstance(weights, Placeholder):
-        raise NotACheckpoint(
-            f"{file}: holds a whole {tree.text_of(weights.what)}, not its weights; save "
-            "model.state_dict() instead"
-        )
-    if not isinstance(weights, dict):
-        raise NotACheckpoint(f"{file}: holds no dictionary of tensors")
+    weights, outer = find_weights(file)
     try:
         tensors = tree.weights(weights)
     except CkptDiffError as error:
@@ -65,6 +51,29 @@ def read_state_dict(file: Path) -> StateDict:
     for name, value in outer.items():
         beside += tree.entries(name, value)
     return StateDict(tensors, tuple(beside))
+
+
+def find_weights(file: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """Return the dictionary in a file that has the weights, and what lies beside it by key.
+
+    Raises CorruptFile, UnreadableFile, or NotACheckpoint if there is none.
+    """
+    outer: dict[str, Any] = {}
+    weights = torch_zip.read_index(file)
+    for _ in range(MAX_DEPTH):
+        key = next((key for key in NESTED if _holds_tensors(weights, key)), None)
+        if key is None:
+            break
+        outer |= {tree.text_of(name): value for name, value in weights.items() if name != key}
+        weights = weights[key]
+    if isinstance(weights, Placeholder):
+        raise NotACheckpoint(
+            f"{file}: holds a whole {tree.text_of(weights.what)}, not its weights; save "
+            "model.state_dict() instead"
+        )
+    if not isinstance(weights, dict):
+        raise NotACheckpoint(f"{file}: holds no dictionary of tensors")
+    return weights, outer
 
 
 def names_beside(state: StateDict) -> list[str]:

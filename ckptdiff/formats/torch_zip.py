@@ -61,6 +61,9 @@ class UnsupportedTensor:
     """A tensor that is not plain strided elements (sparse, quantised, an unknown dtype)."""
 
     what: str
+    # Of a tensor of a class of its own: the class, and what it is made of, as in the pickle.
+    kind: object = None
+    state: object = None
 
 
 def read_index(file: Path, *, before: str | None = None) -> Any:
@@ -220,12 +223,12 @@ class _Reader:
         return self._ref(storage, BY_TORCH[dtype], offset, shape, stride)
 
     def _tensor_of_type(
-        self, build: object, kind: object, arguments: object, *_: object
+        self, build: object, kind: object, arguments: object, state: object = None, *_: object
     ) -> TensorRef | UnsupportedTensor:
         """Return a tensor that was saved with attributes of its own: it is still that tensor."""
         plain = kind in (Global("torch", "Tensor"), Global("torch.nn.parameter", "Parameter"))
         if not plain or not isinstance(arguments, tuple) or len(arguments) > MAX_ARGUMENTS:
-            return UnsupportedTensor(f"{told(kind)} tensor")
+            return UnsupportedTensor(f"{told(kind)} tensor", kind, state)
         if build == Global("torch._utils", "_rebuild_tensor_v2"):
             return self._tensor_v2(*arguments)
         if build == Global("torch._utils", "_rebuild_tensor_v3"):

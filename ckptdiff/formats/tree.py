@@ -30,34 +30,41 @@ def weights(tree: dict[Any, Any]) -> dict[str, TensorRef]:
     CorruptFile for names or nesting made to fill memory.
     """
     tensors: dict[str, TensorRef] = {}
-    for name, leaf in _leaves(tree, most=None):
-        if _is_extra_state(name):
+    for name, leaf in leaves(tree, most=None):
+        if is_extra_state(name):
             continue
         if isinstance(leaf, TensorRef):
             if name in tensors:
                 raise UnsupportedLayout(f"two tensors are called {shown(name)}")
             tensors[name] = named(leaf, name)
-        elif isinstance(leaf, UnsupportedTensor):
-            raise UnsupportedLayout(f"{shown(name)} is a {leaf.what}, which cannot be compared")
-        elif isinstance(leaf, Placeholder) and _is_tensor(leaf.what):
-            raise UnsupportedLayout(f"{shown(name)} is no plain tensor ({told(leaf.what)})")
-        elif any(isinstance(part, TensorRef) for _, part in _children(leaf) or ()):
-            raise UnsupportedLayout(
-                f"{shown(name)} is nested too deep, or is there under another name as well"
-            )
+        else:
+            check_other(name, leaf)
     return tensors
+
+
+def check_other(name: str, leaf: object) -> None:
+    """Raise UnsupportedLayout for a leaf that is no TensorRef, and a tensor or has some inside."""
+    if isinstance(leaf, UnsupportedTensor):
+        raise UnsupportedLayout(f"{shown(name)} is a {leaf.what}, which cannot be compared")
+    if isinstance(leaf, Placeholder) and _is_tensor(leaf.what):
+        raise UnsupportedLayout(f"{shown(name)} is no plain tensor ({told(leaf.what)})")
+    if any(isinstance(part, (TensorRef, UnsupportedTensor)) for _, part in _children(leaf) or ()):
+        raise UnsupportedLayout(
+            f"{shown(name)} is nested too deep, or is there under another name as well"
+        )
 
 
 def extra_states(tree: dict[Any, Any]) -> list[Entry]:
     """Return everything of a model that is not a weight, as entries."""
     return [
         entry(name, leaf)
-        for name, leaf in _leaves(tree)
-        if _is_extra_state(name) or not isinstance(leaf, TensorRef)
+        for name, leaf in leaves(tree)
+        if is_extra_state(name) or not isinstance(leaf, TensorRef)
     ]
 
 
-def _is_extra_state(name: str) -> bool:
+def is_extra_state(name: str) -> bool:
+    """Return whether a name in a state dict is that of a module's extra state."""
     return name.endswith("_extra_state") or "._extra_state" in name
 
 
@@ -68,7 +75,7 @@ def _is_tensor(what: object) -> bool:
 
 def entries(name: str, tree: object) -> list[Entry]:
     """Return every leaf of `tree` as an entry named `name` and the leaf's path."""
-    return [entry(path, leaf) for path, leaf in _leaves(tree, name)]
+    return [entry(path, leaf) for path, leaf in leaves(tree, name)]
 
 
 def entry(name: str, leaf: object) -> Entry:
@@ -136,7 +143,7 @@ def plain_values(fields: Mapping[Any, Any]) -> dict[str, Any]:
     return found
 
 
-def _leaves(
+def leaves(
     tree: object, name: str = "", most: int | None = MAX_ENTRIES
 ) -> Iterator[tuple[str, object]]:
     """Yield dotted names and leaves of nested containers in order.

@@ -75,7 +75,7 @@ def encode(
     """
     require("logits")
     _check_unicode(text)
-    files = [find_tokenizer(side.checkpoint.root) for side in (a, b)]
+    files = [find_tokenizer(side.checkpoint.folder) for side in (a, b)]
     file = files[0] or files[1]
     if file is None:
         raise BadArgument(
@@ -119,7 +119,7 @@ def prompt_of_ids(ids: Sequence[int], a: Assembled, b: Assembled, executor: Exec
         raise BadArgument("there are no ids: there is nothing to compute")
     config = tuple(compare_configs(a, b))
     prompt = Prompt(tuple(ids), (), fed=fed_otherwise(a, b, config, ids), config=config)
-    file = find_tokenizer(a.checkpoint.root) or find_tokenizer(b.checkpoint.root)
+    file = find_tokenizer(a.checkpoint.folder) or find_tokenizer(b.checkpoint.folder)
     if file is None:
         return prompt
     try:

@@ -25,7 +25,7 @@ def model_facts(a: Assembled, b: Assembled) -> tuple[ModelFacts, tuple[str, ...]
 
     Raises BadArgument if no side has a tokenizer.
     """
-    files = [find_tokenizer(side.checkpoint.root) for side in (a, b)]
+    files = [find_tokenizer(side.checkpoint.folder) for side in (a, b)]
     file = files[0] or files[1]
     if file is None:
         raise BadArgument(

@@ -68,14 +68,6 @@ def test_one_file_of_a_distributed_checkpoint_leads_to_its_folder(tmp_path: Path
     assert "Give the folder it is in" in refusal(file)
 
 
-def test_the_parts_of_verl_s_ranks_are_named(tmp_path: Path) -> None:
-    for rank in (0, 1):
-        torch.save({"w": torch.ones(2)}, tmp_path / f"model_world_size_2_rank_{rank}.pt")
-    said = refusal(tmp_path)
-    assert "holds 2 of 2 ranks' parts of a model" in said
-    assert "verl.model_merger" in said
-
-
 def test_one_rank_s_file_of_distributed_tensors_is_told(tmp_path: Path) -> None:
     from torch.distributed import destroy_process_group, init_process_group
     from torch.distributed.device_mesh import init_device_mesh

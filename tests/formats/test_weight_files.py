@@ -257,9 +257,8 @@ def test_one_rank_s_part_is_never_opened_as_a_whole(tmp_path: Path, rank: int) -
         offsets=[2 * rank - 2, 0],
         name=f"shard-0000{rank}-model-00001-of-00001.safetensors",
     )
-    for path in (tmp_path, file):
-        with pytest.raises(UnsupportedLayout, match="one rank's part of every tensor"):
-            open_checkpoint(path)
+    with pytest.raises(UnsupportedLayout, match=r"one rank's part of .*Give the folder"):
+        open_checkpoint(file)
 
 
 def test_a_file_of_whole_tensors_with_the_same_metadata_is_opened(tmp_path: Path) -> None:

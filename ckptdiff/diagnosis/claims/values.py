@@ -192,6 +192,13 @@ def _rank_of_origin(origins: Origins, pair: ShardPair) -> Rank:
     return pair.rank if origin is None else replace(pair.rank, pp=origin.rank.pp)
 
 
+def _is_untied(origins: Origins, pair: ShardPair) -> bool:
+    """Return whether the copies of a pair have other names, not the same on other ranks."""
+    pieces = (piece for name in pair.hf_names for piece in origins.grid.b.tensors[name].pieces)
+    names = ({piece.ref.name, *(c.ref.name for c in piece.copies)} for piece in pieces)
+    return any(len(found) > 1 for found in names)
+
+
 def _version_claims(origins: Origins, noisy: list[ShardPair]) -> Iterator[Claim]:
     """Yield claims of versions of the right content: another save, or drifted replicas."""
     if _is_most(origins, noisy):
@@ -213,7 +220,7 @@ def _version_claims(origins: Origins, noisy: list[ShardPair]) -> Iterator[Claim]
         elif any(replica not in origins.wrong for replica in replicas[pair.home]) or (
             pair.is_copy and pair in origins.predicted
         ):
-            words, cause = _DRIFT if origins.grid.is_sharded else _UNTIED
+            words, cause = _UNTIED if _is_untied(origins, pair) else _DRIFT
             yield Claim("REPLICA", "", (pair,), words, cause, is_lost=True)
         else:
             yield Claim(

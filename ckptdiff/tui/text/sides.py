@@ -68,6 +68,8 @@ FORMATS = {
     "megatron": "Megatron",
     "torch_dist": "torch_dist",
     "meta": "Meta",
+    "fsdp": "FSDP",
+    "dcp_safetensors": "DCP in safetensors",
 }
 
 

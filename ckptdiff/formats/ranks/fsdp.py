@@ -1,0 +1,205 @@
+"""FSDP's files of one rank each: `model_world_size_N_rank_R.pt`, as verl and SkyRL save them.
+
+Each is a file of torch.save with the state dict that FSDP gives that rank. Its tensors are DTensors
+(FSDP2, and FSDP1 on a device mesh) or ShardedTensors (FSDP1), which state where in the whole tensor
+the rank's part lies; plain tensors are on every rank alike.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ckptdiff.checkpoint import Checkpoint, Chunk, Entry, Parallelism, Rank, Shard, TensorRef
+from ckptdiff.errors import (
+    CkptDiffError,
+    CorruptFile,
+    MissingShard,
+    MixedShards,
+    NotACheckpoint,
+)
+from ckptdiff.formats import torch_zip, tree
+from ckptdiff.formats.files import each_file
+from ckptdiff.formats.json_files import read_object
+from ckptdiff.formats.ranks.dtensor import is_dtensor, read_dtensor
+from ckptdiff.formats.ranks.parts import Part, join
+from ckptdiff.formats.ranks.sharded_tensor import is_sharded, read_sharded
+from ckptdiff.formats.token_files import read_token_files
+from ckptdiff.formats.torch_state import find_weights
+from ckptdiff.formats.wholes import addressed
+from ckptdiff.text import shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ckptdiff.formats.files import Progress
+
+NAME = "fsdp"
+CONFIG_FOLDER = "huggingface"  # config.json and the tokenizer, in verl's folder or beside it
+_FILE = re.compile(r"model_world_size_(\d{1,9})_rank_(\d{1,9})\.pt$")
+_BESIDE = re.compile(r"(?!model_)(\w+)_world_size_\d+_rank_\d+\.pt$")  # optimizer, random states
+_MAX_NAMED = 8  # ranks that an error names
+
+
+def sniff(path: Path) -> bool:
+    """Return whether `path` is one rank's file, or a folder of such files."""
+    if path.is_dir():
+        return any(_FILE.match(child.name) for child in path.iterdir())
+    return _FILE.match(path.name) is not None
+
+
+def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A001
+    """Open a folder from the headers of all ranks' files; tensors are whole, in chunks.
+
+    Raises MissingShard, MixedShards, CorruptFile, UnsupportedLayout, NotACheckpoint or
+    UnreadableFile.
+    """
+    if not path.is_dir():
+        match = _FILE.match(path.name)
+        if match is not None and int(match[1]) != 1:
+            raise NotACheckpoint(
+                f"{path}: holds the part of rank {int(match[2])} of {int(match[1])}. Give the "
+                "folder it is in, with the files of all ranks"
+            )
+    folder = path if path.is_dir() else path.parent
+    files = _ranks(folder)
+    by_name: dict[str, dict[Path, Part]] = {}
+    for rank, (file, parts) in enumerate(
+        each_file(files, lambda file: _parts(file, len(files)), progress)
+    ):
+        for name, part in parts.items():
+            if part.rank not in (None, rank):
+                raise MixedShards(
+                    f"{file}: holds what rank {part.rank} saved, by {shown(name)}; copy the file "
+                    f"of rank {rank} again"
+                )
+            by_name.setdefault(name, {})[file] = part
+    _check_all_hold(files, by_name)
+    wholes = {name: join(name, parts) for name, parts in by_name.items()}
+    tensors, chunks = addressed(files[0], wholes)
+    config_folder = _config_folder(folder)
+    config = None if config_folder is None else read_object(config_folder / "config.json")
+    notes = [f"put together from the parts of {len(files)} ranks"] if len(files) > 1 else []
+    if others := _others(folder):
+        kinds = dict.fromkeys(_BESIDE.sub(r"\1_…", name) for name in others)
+        notes.append(f"not compared: {', '.join(islice(kinds, _MAX_NAMED))}")
+    if config is None:
+        notes.append(f"no config.json beside the weights or in {CONFIG_FOLDER}")
+    token_files = read_token_files(config_folder or folder, notes)
+    return Checkpoint(
+        root=folder,
+        format=NAME,
+        convention="hf",
+        config=config,
+        parallelism=Parallelism(),
+        shards=(Shard(Rank(), 0, tensors),),
+        files=files,
+        notes=tuple(notes),
+        token_files=token_files,
+        model_folder=config_folder,
+        chunks=chunks,
+    )
+
+
+def read_entries(checkpoint: Checkpoint) -> list[Entry]:
+    """Return what the ranks' files hold beside the weights, and the files of other states."""
+    found = []
+    for file in checkpoint.files[:1]:
+        weights, outer = find_weights(file)
+        found += [
+            tree.entry(name, leaf)
+            for name, leaf in tree.leaves(weights)
+            if tree.is_extra_state(name)
+            or not isinstance(leaf, (TensorRef, torch_zip.UnsupportedTensor))
+        ]
+        for name, value in outer.items():
+            found += tree.entries(name, value)
+    return found + [Entry(name, "opaque") for name in _others(checkpoint.root)]
+
+
+def _ranks(folder: Path) -> tuple[Path, ...]:
+    """Return the files of all ranks in order. Raises MissingShard or MixedShards."""
+    found: dict[int, dict[int, Path]] = {}
+    for child in sorted(folder.iterdir()):
+        if match := _FILE.match(child.name):
+            found.setdefault(int(match[1]), {})[int(match[2])] = child
+    if len(found) > 1:
+        sizes = " and ".join(str(size) for size in sorted(found))
+        raise MixedShards(
+            f"{folder}: holds files of saves by {sizes} ranks; leave those of one of them here"
+        )
+    ((size, ranks),) = found.items()
+    if beyond := [rank for rank in ranks if rank >= size]:
+        raise MixedShards(f"{ranks[beyond[0]]}: is of rank {beyond[0]}, and there are {size} ranks")
+    if len(ranks) < size:
+        missing = list(islice((r for r in range(size) if r not in ranks), _MAX_NAMED + 1))
+        more = ", …" if len(missing) > _MAX_NAMED else ""
+        raise MissingShard(
+            f"{folder}: the files of {size - len(ranks)} of {size} ranks are missing: rank "
+            f"{', '.join(map(str, missing[:_MAX_NAMED]))}{more}. Copy them here"
+        )
+    return tuple(ranks[rank] for rank in range(size))
+
+
+def _others(folder: Path) -> list[str]:
+    """Return the names of the ranks' files that hold no weights."""
+    return sorted(child.name for child in folder.iterdir() if _BESIDE.match(child.name))
+
+
+def _config_folder(folder: Path) -> Path | None:
+    """Return the folder that has the model's config.json; None if there is none."""
+    places = (folder, folder / CONFIG_FOLDER, folder.parent / CONFIG_FOLDER)
+    return next((place for place in places if (place / "config.json").exists()), None)
+
+
+def _parts(file: Path, ranks: int) -> dict[str, Part]:
+    """Return what one rank's file holds of each tensor. Errors name the file and the tensor."""
+    weights, _ = find_weights(file)
+    parts: dict[str, Part] = {}
+    for name, leaf in tree.leaves(weights, most=None):
+        if tree.is_extra_state(name):
+            continue
+        if name in parts:
+            raise CorruptFile(f"{file}: two tensors are called {shown(name)}")
+        try:
+            part = _part(leaf, ranks)
+            if part is None:
+                tree.check_other("it", leaf)
+                continue
+        except CkptDiffError as error:
+            raise type(error)(f"{file}: {shown(name)}: {error}") from error
+        chunks = tuple(Chunk(torch_zip.named(c.ref, name), c.box) for c in part.chunks)
+        parts[name] = replace(part, chunks=chunks)
+    if not parts:
+        raise NotACheckpoint(f"{file}: holds no dictionary of tensors")
+    return parts
+
+
+def _part(leaf: object, ranks: int) -> Part | None:
+    """Return a rank's part of a tensor; None for what is none of the tensors that are known."""
+    if isinstance(leaf, TensorRef):
+        whole = tuple((0, size) for size in leaf.shape)
+        return Part(leaf.shape, leaf.dtype, (Chunk(leaf, whole),))
+    if not isinstance(leaf, torch_zip.UnsupportedTensor):
+        return None
+    try:
+        if is_dtensor(leaf):
+            return read_dtensor(leaf, ranks)
+        if is_sharded(leaf):
+            return read_sharded(leaf)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CorruptFile(f"it is not what torch saves of a {leaf.what} ({error})") from error
+    return None
+
+
+def _check_all_hold(files: tuple[Path, ...], by_name: dict[str, dict[Path, Part]]) -> None:
+    """Raise MixedShards if a tensor is not on all ranks: each has a part, if an empty one."""
+    for name, parts in by_name.items():
+        if len(parts) < len(files):
+            lacking = next(file for file in files if file not in parts)
+            raise MixedShards(
+                f"{lacking}: lacks {shown(name)}, which {next(iter(parts)).name} has; the files "
+                "are of different saves"
+            )
