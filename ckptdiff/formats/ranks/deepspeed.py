@@ -273,11 +273,12 @@ def _universal(files: Files, progress: Progress | None) -> Held:
     if model is None:
         return _held(files, None, wholes, read, note)
     is_whole = not files.tensor_ranks - {0} and _model_ranks(model) == 1
-    filled = {name: ref for name, ref in model.filled.items() if name not in wholes}
+    # Of what was not trained there is a copy in fp32 at best, and DeepSpeed loads the model's.
+    filled = {n: r for n, r in model.filled.items() if n not in wholes or n not in model.trained}
     if is_whole:
         wholes |= {name: as_stored(name, ref) for name, ref in filled.items()}
-        read += [model.file] if filled else []
         filled = {}
+    filled = {name: ref for name, ref in filled.items() if name not in wholes}
     if files.parts and model.frozen:
         names.check_ranks(
             files.folder, files.parts, model.size("dp_world_size"), "*_model_states.pt"

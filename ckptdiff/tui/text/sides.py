@@ -65,6 +65,7 @@ FORMATS = {
     "megatron": "Megatron",
     "torch_dist": "torch_dist",
     "meta": "Meta",
+    "deepspeed": "DeepSpeed",
 }
 
 
