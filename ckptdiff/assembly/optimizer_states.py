@@ -14,6 +14,7 @@ from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import CkptDiffError, CorruptFile
 from ckptdiff.formats import dcp, megatron, torch_dist, torch_zip
 from ckptdiff.formats.files import each_file
+from ckptdiff.formats.ranks import deepspeed
 from ckptdiff.formats.wholes import Whole, boxes_of_range
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def read_states(checkpoint: Checkpoint) -> States:
         return _from_torch_dist(checkpoint)
     if checkpoint.format == megatron.NAME:
         return _from_rank_files(checkpoint)
+    if checkpoint.format == deepspeed.NAME:
+        return States(*deepspeed.read_optimizer(checkpoint))
     return States()
 
 
@@ -61,6 +64,8 @@ def has_masters(checkpoint: Checkpoint) -> bool:
         if checkpoint.format == torch_dist.NAME:
             described, _ = dcp.read_metadata(checkpoint.root)
             return any((m := _STATE.match(t.name)) and m[1] == MASTER for t in described)
+        if checkpoint.format == deepspeed.NAME:
+            return deepspeed.has_optimizer(checkpoint)
         if checkpoint.format != megatron.NAME:
             return False
         file = checkpoint.files[0]

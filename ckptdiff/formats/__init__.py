@@ -12,7 +12,7 @@ from ckptdiff.formats.gc_pause import uncollected
 from ckptdiff.formats.hub.layout import followed, snapshot_of, some, why_nothing, why_partial
 from ckptdiff.formats.hub.lookup import located
 from ckptdiff.formats.no_checkpoint import why_no_checkpoint
-from ckptdiff.formats.ranks import fsdp, safetensors_parts
+from ckptdiff.formats.ranks import deepspeed, fsdp, safetensors_parts
 from ckptdiff.formats.stamps import noting_stamps, stamps_of
 from ckptdiff.formats.unfinished import dead_saves, why_unfinished
 
@@ -37,7 +37,15 @@ class Format(Protocol):
 _MAX_CHILDREN = 200  # entries of a folder that are checked for being checkpoints
 _MAX_NAMED = 12  # of the checkpoints found there
 
-FORMATS: tuple[Format, ...] = (torch_dist, megatron, meta, fsdp, safetensors_parts, hf)
+FORMATS: tuple[Format, ...] = (
+    deepspeed,
+    torch_dist,
+    megatron,
+    meta,
+    fsdp,
+    safetensors_parts,
+    hf,
+)
 JOURNAL = ".ckptdiff-unfinished"  # in a folder that a conversion is still writing
 
 

@@ -70,6 +70,7 @@ FORMATS = {
     "meta": "Meta",
     "fsdp": "FSDP",
     "dcp_safetensors": "DCP in safetensors",
+    "deepspeed": "DeepSpeed",
 }
 
 
