@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from ckptdiff.errors import CkptDiffError, NotACheckpoint, UnreadableFile
-from ckptdiff.formats import hf, megatron, meta, torch_dist
+from ckptdiff.formats import hf, megatron, meta, plain_dcp, torch_dist
 from ckptdiff.formats.gc_pause import uncollected
 from ckptdiff.formats.no_checkpoint import why_no_checkpoint
 from ckptdiff.formats.stamps import noting_stamps, stamps_of
@@ -33,7 +33,7 @@ class Format(Protocol):
 _MAX_CHILDREN = 200  # entries of a folder that are checked for being checkpoints
 _MAX_NAMED = 12  # of the checkpoints found there
 
-FORMATS: tuple[Format, ...] = (torch_dist, megatron, meta, hf)
+FORMATS: tuple[Format, ...] = (torch_dist, plain_dcp, megatron, meta, hf)
 JOURNAL = ".ckptdiff-unfinished"  # in a folder that a conversion is still writing
 
 

@@ -64,6 +64,7 @@ FORMATS = {
     "hf": "Hugging Face",
     "megatron": "Megatron",
     "torch_dist": "torch_dist",
+    "dcp": "DCP",
     "meta": "Meta",
 }
 
