@@ -12,7 +12,7 @@ from ckptdiff.arch.naming import is_buffer, is_expert
 from ckptdiff.checkpoint import Checkpoint, Chunk, Rank, Shard, TensorRef, contiguous
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import CkptDiffError, CorruptFile
-from ckptdiff.formats import dcp, megatron, torch_dist, torch_zip
+from ckptdiff.formats import dcp, dcp_chunks, megatron, torch_dist, torch_zip
 from ckptdiff.formats.files import each_file
 from ckptdiff.formats.ranks import deepspeed
 from ckptdiff.formats.wholes import Whole, boxes_of_range
@@ -94,7 +94,7 @@ def _from_torch_dist(checkpoint: Checkpoint) -> States:
     for kind in KINDS:
         if not by_kind[kind]:
             continue
-        refs = torch_dist.read_chunks(root, [tensor for _, tensor in by_kind[kind]], None)
+        refs = dcp_chunks.read_chunks(root, [tensor for _, tensor in by_kind[kind]], None)
         wholes = []
         for name, tensor in by_kind[kind]:
             shape = shapes[name]
@@ -102,7 +102,7 @@ def _from_torch_dist(checkpoint: Checkpoint) -> States:
                 part
                 for record in tensor.records
                 for part in _unflattened(
-                    refs[torch_dist.key_of(tensor, record)], tensor.shape, record.offsets, shape
+                    refs[dcp_chunks.key_of(tensor, record)], tensor.shape, record.offsets, shape
                 )
             ]
             wholes.append(Whole(name, shape, tensor.dtype, tuple(parts)))

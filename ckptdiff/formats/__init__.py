@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from ckptdiff.errors import CkptDiffError, MissingShard, NotACheckpoint, UnreadableFile
-from ckptdiff.formats import hf, megatron, meta, torch_dist
+from ckptdiff.formats import hf, megatron, meta, plain_dcp, torch_dist
 from ckptdiff.formats.gc_pause import uncollected
 from ckptdiff.formats.hub.layout import followed, snapshot_of, some, why_nothing, why_partial
 from ckptdiff.formats.hub.lookup import located
@@ -40,6 +40,7 @@ _MAX_NAMED = 12  # of the checkpoints found there
 FORMATS: tuple[Format, ...] = (
     deepspeed,
     torch_dist,
+    plain_dcp,
     megatron,
     meta,
     fsdp,

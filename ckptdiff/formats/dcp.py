@@ -24,6 +24,7 @@ BACKEND = "metadata.json"  # names Megatron's backend; a plain PyTorch folder ha
 # Of Megatron; the second writes the parameters of Megatron-FSDP, under the names of its wrappers.
 BACKENDS = (NAME, "fsdp_dtensor")
 MAX_METADATA = 1_000_000_000  # bytes
+MAX_KEYS = 32  # dicts inside each other, of what was saved
 _OF_A_TENSOR = "TensorStorageMetadata"  # the end of what torch calls the class
 
 
@@ -46,6 +47,8 @@ class Described:
     shape: tuple[int, ...]
     dtype: str
     records: tuple[Record, ...]
+    # The keys under which it lay in the dict that was saved; the name alone where that is not told.
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ def _describe(metadata: Placeholder) -> tuple[list[Described], dict[str, Place |
         stored[fqn, str(offsets)] = (_text(info.state["relative_path"]), start, length)
     described: list[Described] = []
     opaque: dict[str, Place | None] = {}
+    paths = metadata.state.get("planner_data")  # type: ignore[attr-defined]
     for name, entry in metadata.state["state_dict_metadata"].items():  # type: ignore[index]
         _text(name)
         if not isinstance(entry.what, Global) or not entry.what.name.endswith(_OF_A_TENSOR):
@@ -130,8 +134,18 @@ def _describe(metadata: Placeholder) -> tuple[list[Described], dict[str, Place |
             records.append(Record(offsets, sizes, *known))
         shape = _sizes(entry.state["size"])
         _check_boxes(name, shape, records)
-        described.append(Described(name, shape, dtype, tuple(records)))
+        described.append(Described(name, shape, dtype, tuple(records), _keys(name, paths)))
     return described, opaque
+
+
+def _keys(name: str, paths: object) -> tuple[str, ...]:
+    """Return the keys that a planner has joined to a name, as far as it tells them."""
+    path = paths.get(name) if isinstance(paths, dict) else None
+    if isinstance(path, tuple) and all(type(key) in (str, int) for key in path):
+        keys = tuple(map(str, path)) if len(path) <= MAX_KEYS else ()
+        if ".".join(keys) == name:
+            return keys
+    return (name,)
 
 
 def _check_boxes(name: str, shape: tuple[int, ...], records: list[Record]) -> None:

@@ -67,6 +67,7 @@ FORMATS = {
     "hf": "Hugging Face",
     "megatron": "Megatron",
     "torch_dist": "torch_dist",
+    "dcp": "DCP",
     "meta": "Meta",
     "fsdp": "FSDP",
     "dcp_safetensors": "DCP in safetensors",
