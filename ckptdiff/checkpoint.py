@@ -197,6 +197,8 @@ class Checkpoint:
     # The chunks of each tensor, in a format that splits tensors into chunks. There the tensors in
     # `shards` are whole, not a rank's slices; where they lie is told by their chunks alone.
     chunks: Mapping[TensorRef, tuple[Chunk, ...]] | None = None
+    # The SHA-256 of files when they were saved, where the program that saved them wrote it down.
+    hashes: Mapping[Path, str] = field(default_factory=dict)
     # What each of the files was when it was opened, by its path.
     stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)
 

@@ -16,5 +16,6 @@ OPTIONS: dict[Hint, str] = {
     "cpu": "--device cpu computes without",
     "lend": "--like DIR lends the config.json of such a model, --family NAME chooses a family",
     "batch-tokens": "--batch-tokens sets how many there are",
+    "no-verify": "--no-verify converts what is there",
     "accept": "--accept writes it all the same",
 }

@@ -26,6 +26,7 @@ from ckptdiff.formats import dcp, megatron, run_config, torch_zip, tree
 from ckptdiff.formats.common_state import ENTRIES, OBJECT, read_common
 from ckptdiff.formats.dcp import BACKEND, box_of, read_metadata
 from ckptdiff.formats.files import each_file, open_regular
+from ckptdiff.formats.integrity import saved_hashes
 from ckptdiff.formats.unfinished import METADATA
 from ckptdiff.formats.wholes import Whole, addressed
 from ckptdiff.text import shown
@@ -128,6 +129,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     if not args:
         args, file, notes = _from_yaml(root)
     # The second is Lightning's.
+    hashes, unchecked = saved_hashes(root, args)
     saved = megatron.iteration_in(common.get("iteration", common.get("global_step")))
     return Checkpoint(
         root=root,
@@ -135,12 +137,13 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         convention="megatron",
         config=args or None,
         config_file=file,
-        notes=notes,
+        notes=(*notes, *unchecked),
         parallelism=_parallelism(args),
         shards=(Shard(Rank(), 0, tensors),),
         files=tuple(sorted({root / r.file for tensor in model for r in tensor.records})),
         iteration=iteration if saved is None else saved,
         chunks=chunks,
+        hashes=hashes,
     )
 
 

@@ -17,5 +17,6 @@ KEYS: dict[Hint, str] = {
     "lend": "open it beside a Hugging Face folder of such a model, which lends its config.json at "
     "Like",
     "batch-tokens": "--batch-tokens of `ckptdiff scores` sets how many there are",
+    "no-verify": "`ckptdiff convert --no-verify` converts what is there",
     "accept": "the command line has an option that writes it all the same",
 }
