@@ -208,6 +208,8 @@ class Checkpoint:
     hub: HubModel | None = None  # it lies in a cache of the hub
     # The folder of config.json and of the tokenizer, where it is not that of the weights.
     model_folder: Path | None = None
+    # The SHA-256 of files when they were saved, where the program that saved them wrote it down.
+    hashes: Mapping[Path, str] = field(default_factory=dict)
     # What each of the files was when it was opened, by its path.
     stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)
 

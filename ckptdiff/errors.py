@@ -34,6 +34,7 @@ Hint = Literal[
     "allow-incomplete",  # convert what is there of what the config promises
     "cpu",  # compute without a GPU
     "lend",  # a folder to be like, or a family by name, says what Megatron's args do not
+    "no-verify",  # hold nothing that is read against hashes that were saved
     "accept",  # write what cannot be said in full
     "batch-tokens",  # compute fewer tokens at a time
     "download",  # fetch a model from the hub

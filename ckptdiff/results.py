@@ -126,6 +126,25 @@ class Finding:
         return self.undo is not None or (self.kind == "NAMES" and self.fix is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class FileCheck:
+    """A file that is not what it was when it was saved, and why in words."""
+
+    file: str  # from the root of its checkpoint
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SavedHashes:
+    """The files of a side, held against the hashes that were saved with them."""
+
+    letter: Literal["A", "B"]
+    root: str
+    hashed: int  # files of which something was read
+    stated: int  # files that have a hash
+    trouble: tuple[FileCheck, ...] = ()
+
+
 def undo_all(findings: Iterable[Finding]) -> tuple[Remap, ...]:
     """Return the re-mappings that take out all faults of B that a re-mapping takes out."""
     return tuple(f.undo for f in findings if f.severity == "fault" and f.undo is not None)

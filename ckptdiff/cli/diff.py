@@ -90,6 +90,7 @@ def run(options: argparse.Namespace) -> int:
 
             config = () if options.ignore_config else summary.config
             findings, trouble = diagnosed(pair.a, pair.b, results, config, pool)
+            findings = (*summary.findings, *findings)
             summary = replace(summary, findings=findings, diagnosis_error=trouble)
     comparison = pair.a, pair.b, results, summary
     if options.json is not None:

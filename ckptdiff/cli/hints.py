@@ -16,6 +16,7 @@ OPTIONS: dict[Hint, str] = {
     "cpu": "--device cpu computes without",
     "lend": "--like DIR lends the config.json of such a model, --family NAME chooses a family",
     "batch-tokens": "--batch-tokens sets how many there are",
+    "no-verify": "--no-verify converts what is there",
     "accept": "--accept writes it all the same",
     "download": "if it is the id of a model, --download fetches it",
     "fetch-rest": "--download fetches the rest",

@@ -11,6 +11,7 @@ from ckptdiff.assembly.completeness import with_shortfall
 from ckptdiff.assembly.optimizer_pair import master_holders, with_optimizer
 from ckptdiff.assembly.row_matching import can_match, match_by_content
 from ckptdiff.comparison.run import diff, pair_names
+from ckptdiff.comparison.saved_hashes import Hashing, with_hashes
 from ckptdiff.comparison.verdict import CAST, summarise
 from ckptdiff.errors import BadArgument, CkptDiffError
 from ckptdiff.formats import open_checkpoint
@@ -121,16 +122,22 @@ def compare_pair(
     """
     results = dict(known or {})
     remaining = [name for name in pair.names if name not in results]
-    if remaining:
-        stream = diff(pair.a, pair.b, executor(), tolerance=tolerance, names=remaining, first=first)
-        with closing(stream):
-            for result in stream:
-                results[result.name] = result
-                yield result
-    if all(name in results for name in pair.names):
-        found = [results[name] for name in pair.names]
-        summary = summarise(found, pair.a, pair.b, ignore_config=ignore_config)
-        yield replace(summary, masters=tuple(master_holders(pair.a, pair.b, found)))
+    # Files are hashed even if each result is known: that says nothing of the bytes between tensors.
+    with closing(Hashing(executor, pair.a, pair.b, names=pair.names)) as hashing:
+        if remaining:
+            stream = diff(
+                pair.a, pair.b, executor(), tolerance=tolerance, names=remaining, first=first
+            )
+            with closing(stream):
+                for result in stream:
+                    hashing.go_on()
+                    results[result.name] = result
+                    yield result
+        if all(name in results for name in pair.names):
+            found = [results[name] for name in pair.names]
+            summary = summarise(found, pair.a, pair.b, ignore_config=ignore_config)
+            summary = replace(summary, masters=tuple(master_holders(pair.a, pair.b, found)))
+            yield with_hashes(summary, hashing.results())
 
 
 def _pair_of(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.kernels.stats import Stats
-    from ckptdiff.results import Finding, TensorDiff, Verdict
+    from ckptdiff.results import Finding, SavedHashes, TensorDiff, Verdict
 
     Why = Literal["cast", "bits", "tolerance"]
 
@@ -149,13 +149,16 @@ class DiffSummary:
     counts: Mapping[Status, int]
     # `wrapped`: a loader does not find tensors of B, since a wrapper has changed their names.
     names_status: Literal["known", "wrapped"] = "known"
-    # `stale`: a loader does not find files of B, since its index names others.
-    files_status: Literal["known", "stale"] = "known"
+    # `stale`: a loader does not find files of B, since its index names others. `damaged`: files of
+    # a side are not what they were when they were saved; goes before `stale`.
+    files_status: Literal["known", "stale", "damaged"] = "known"
     config: tuple[ConfigDiff, ...] = ()  # every line of the config table
     config_why: str | None = None  # a sentence, where no settings were compared
     # Sides, `A` or `B`, with fp32 master weights worth comparing. `summarise` reads no files, so
     # its caller fills this in.
     masters: tuple[str, ...] = ()
+    # Of each side whose files have hashes; `summarise` hashes no files either.
+    hashes: tuple[SavedHashes, ...] = ()
     findings: tuple[Finding, ...] = ()  # of the diagnosis, if it ran
     unlike: int = 0  # of the packed ones, those that are not, but of dtypes without numbers
     diagnosis_error: str | None = None  # that stopped it: there may be findings that are not known

@@ -26,6 +26,7 @@ from ckptdiff.formats import dcp, megatron, plain_dcp, run_config, tree
 from ckptdiff.formats.common_state import COMMON, ENTRIES, OBJECT, read_common
 from ckptdiff.formats.dcp import BACKEND, read_metadata
 from ckptdiff.formats.dcp_chunks import read_wholes
+from ckptdiff.formats.integrity import saved_hashes
 from ckptdiff.formats.unfinished import METADATA
 from ckptdiff.formats.wholes import Whole, addressed
 from ckptdiff.text import shown
@@ -124,6 +125,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     if not args:
         args, file, notes = _from_yaml(root)
     # The second is Lightning's.
+    hashes, unchecked = saved_hashes(root, args)
     saved = megatron.iteration_in(common.get("iteration", common.get("global_step")))
     return Checkpoint(
         root=root,
@@ -131,12 +133,13 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         convention="megatron",
         config=args or None,
         config_file=file,
-        notes=notes,
+        notes=(*notes, *unchecked),
         parallelism=_parallelism(args),
         shards=(Shard(Rank(), 0, tensors),),
         files=tuple(sorted({root / r.file for tensor in model for r in tensor.records})),
         iteration=iteration if saved is None else saved,
         chunks=chunks,
+        hashes=hashes,
     )
 
 

@@ -19,5 +19,6 @@ KEYS: dict[Hint, str] = {
     "batch-tokens": "--batch-tokens of `ckptdiff scores` sets how many there are",
     "download": "if it is the id of a model, `ckptdiff --download` fetches it",
     "fetch-rest": "`ckptdiff --download` fetches the rest",
+    "no-verify": "`ckptdiff convert --no-verify` converts what is there",
     "accept": "the command line has an option that writes it all the same",
 }
