@@ -347,7 +347,9 @@ def _check_unchanged(conversion: Conversion, before: Mapping[str, State], doing:
 def _file_states(conversion: Conversion) -> dict[str, State]:
     """Return the state of each source file, of the file that a link leads to."""
     found = {}
-    for file in conversion.source.checkpoint.files:
+    merging = conversion.source.merging
+    added = () if merging is None else merging.files
+    for file in (*conversion.source.checkpoint.files, *added):
         try:
             status = file.stat()
         except OSError as error:
@@ -375,6 +377,8 @@ def _fingerprint(conversion: Conversion, states: Mapping[str, State]) -> str:
         for piece in pieces:
             ref = piece.ref
             add(f"{ref.file} {ref.offset} {ref.dtype} {ref.stride} {ref.scale}")
+            if ref.added is not None:
+                add(str(ref.added))
             add(f"{piece.of} {piece.box}")
     for name, content in conversion.texts:
         add(name)

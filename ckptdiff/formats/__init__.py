@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ckptdiff.errors import CkptDiffError, MissingShard, NotACheckpoint, UnreadableFile
 from ckptdiff.formats import hf, megatron, meta, plain_dcp, torch_dist
+from ckptdiff.formats.adapter import adapter_config
 from ckptdiff.formats.gc_pause import uncollected
 from ckptdiff.formats.hub.layout import followed, snapshot_of, some, why_nothing, why_partial
 from ckptdiff.formats.hub.lookup import located
@@ -97,7 +98,9 @@ def _open(path: Path, progress: Progress | None) -> Checkpoint | None:
         for module in FORMATS:
             if module.sniff(path):
                 opened = module.open(path, progress)
-                return replace(opened, stamps=stamps_of(opened.files, seen))
+                config = adapter_config(opened)
+                stamps = stamps_of(opened.files, seen)
+                return replace(opened, stamps=stamps, adapter_config=config)
     return None
 
 
