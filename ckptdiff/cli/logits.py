@@ -148,6 +148,7 @@ def _findings(options: argparse.Namespace, first: Tap) -> list[Finding]:
         filter=None,
         optimizer=False,
         ignore_config=False,
+        adapter=None,
     )
     # This process has threads by now, so workers are not forked.
     with WorkerPool(start="spawn") as pool:
