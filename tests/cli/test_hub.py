@@ -42,7 +42,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
     models: dict[str, Path | tuple[int, str]]
     models = {MODEL: root / "model", "org/gated": GATED, "org/empty": root / "empty"}
     models |= {"org/broken": (500, "")}
+    models |= {"org/terms": root / "model"}
     with serving(models) as served:
+        served.locked.add("org/terms")
         yield served
 
 
@@ -149,10 +151,11 @@ def test_each_failure_is_a_sentence(
         f"org/none: no such model is on {at}, or it is private. Check the id, or log in: "
         "hf auth login"
     )
-    assert said("org/gated") == (
-        "org/gated: is open to those only who have accepted its terms. Accept them at "
-        f"{at}/org/gated and log in: hf auth login"
-    )
+    for model in ("org/gated", "org/terms"):
+        assert said(model) == (
+            f"{model}: is open to those only who have accepted its terms. Accept them at "
+            f"{at}/{model} and log in: hf auth login"
+        )
     assert said(f"{MODEL}@v9") == f"{MODEL}@v9: the model has no such revision on {at}"
     assert said("org/empty") == ("org/empty: has no weights on the hub that can be read: README.md")
     assert said("org/broken").startswith(f"org/broken: cannot be fetched from {at} (")

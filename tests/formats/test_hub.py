@@ -390,3 +390,31 @@ def test_a_path_that_is_a_link_to_nothing_is_no_id(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "model.pt").symlink_to("b")
     assert "holds links to what is not there: model.pt" in refusal(tmp_path / "folder")
+
+
+# ── what others wrote into the cache ─────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [b"", b"\xff\x00", b"[]", b'{"files": 1}', b'{"files": {"../../x": 1, "": []}}', b"{" * 9],
+)
+def test_a_damaged_list_or_reference_is_not_believed(cache: Path, junk: bytes) -> None:
+    home = cache / "models--one"
+    for file in (*(home / "trees").iterdir(), home / "refs" / "main", home / "refs" / "v1"):
+        file.write_bytes(junk)
+    assert open_checkpoint(home).root == snapshot(cache, "one")
+    (snapshot(cache, "one") / "model.safetensors").unlink()
+    assert refusal(home).endswith("tokenizer_config.json and no weights")
+
+
+def test_references_lead_nowhere_else(cache: Path, tmp_path: Path) -> None:
+    home = cache / "models--one"
+    make_hf(tmp_path / "other", single=True)
+    (home / "refs" / "main").write_text("../../../other")
+    assert open_checkpoint(home).root == snapshot(cache, "one")
+    index = snapshot(cache) / "model.safetensors.index.json"
+    index.unlink()
+    index.write_text('{"weight_map": {"a": "../../x", "b": 1, "c": "gone-1.safetensors"}}')
+    assert "leads out" in refusal(snapshot(cache)) or "names" in refusal(snapshot(cache))
+    assert "x" not in refusal(snapshot(cache)).split("missing: ")[-1].split(", ")

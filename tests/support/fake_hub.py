@@ -29,6 +29,7 @@ class FakeHub:
 
     def __init__(self, models: Mapping[str, Path | tuple[int, str]]) -> None:
         self.models = dict(models)
+        self.locked: set[str] = set()  # models that all may list and nobody may fetch
         self.asked: list[str] = []  # methods and paths
         self.endpoint = ""
 
@@ -131,6 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, model: str, what: str) -> None:
         _, _, name = what.partition("/")
+        if model in self.fake.locked:
+            self._refuse(*GATED)
+            return
         file = self.fake.files(model).get(name)
         if file is None:
             self._refuse(404, "EntryNotFound")

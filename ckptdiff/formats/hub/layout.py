@@ -10,6 +10,7 @@ CACHE/models--ORG--NAME/trees/COMMIT.json  the files of the commit, fetched or n
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -30,6 +31,7 @@ PREFIX = "models--"
 SNAPSHOTS = "snapshots"
 MAIN = "main"
 _OTHERS = {"datasets--": "a data set", "spaces--": "a space", "kernels--": "a kernel"}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_REF = 255  # bytes of a file that names a commit
 _MAX_ENTRIES = 10_000  # of a folder that are looked at
 _MAX_NAMED = 5  # of what a sentence names
@@ -157,7 +159,7 @@ def read_ref(home: Path, name: str) -> str | None:
     """Return the commit that a branch or tag was when it was looked up; None if it is not known."""
     with suppress(CkptDiffError, UnicodeDecodeError):
         commit = read_small(home / "refs" / name, _MAX_REF).decode().strip()
-        if is_file_name(commit):
+        if _COMMIT.fullmatch(commit):
             return commit
     return None
 
