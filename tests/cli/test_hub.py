@@ -125,7 +125,12 @@ def test_download_completes_a_snapshot(
     whole = listed(capsys, folder, "--download")
     assert whole["path"] == folder
     assert whole["notes"] == [f"{MODEL} of the hub, commit {hub.commit(MODEL)}"]
-    # So it does where the folder has no list of what there is.
+    # So it does where nothing of `main` is there,
+    home = cache / "models--org--model"
+    shutil.rmtree(folder)
+    assert "of which no file was fetched" in refused(capsys, "ls", str(home))
+    assert listed(capsys, str(home), "--download")["tensors"] == whole["tensors"]
+    # and where the folder has no list of what there is.
     shutil.rmtree(cache / "models--org--model" / "trees")
     next(Path(folder).glob("model-*")).unlink()
     assert listed(capsys, MODEL, "--download")["tensors"] == whole["tensors"]

@@ -21,7 +21,7 @@ from tests.support.oracle_hf import make_hf
 from tests.support.pairs import compare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.support.fake_hub import FakeHub
@@ -258,6 +258,18 @@ def test_a_blob_that_is_gone_is_named_with_its_file(cache: Path) -> None:
     assert refusal(folder).endswith(f"; {'0' * 40} beside it is whole")
 
 
+def test_a_megatron_checkpoint_on_the_hub_is_one(
+    tiny_megatron: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = tiny_megatron(tp=2)
+    with serving({"org/run": source}) as hub:
+        whole = fetched(hub, tmp_path / "hub", "org/run")
+        folder = fetched(hub, tmp_path / "part", "org/run", ignore_patterns=["*mp_rank_01*"])
+    assert compare(source, whole).summary.verdict == "same"
+    (lacking,) = (str(f.relative_to(source)) for f in source.rglob("mp_rank_01*/*.pt"))
+    assert refusal(folder).endswith(f"was not fetched whole: 1 file is missing: {lacking}")
+
+
 def test_what_else_was_not_fetched_is_noted(hub: FakeHub, tmp_path: Path) -> None:
     patterns = ["model*", "config.json"]
     folder = fetched(hub, tmp_path / "hub", "org/many", allow_patterns=patterns)
@@ -287,6 +299,12 @@ def test_what_else_was_not_fetched_is_noted(hub: FakeHub, tmp_path: Path) -> Non
          ["consolidated.00.pth", "consolidated.01.pth", "params.json", "tokenizer.model"]),
         (["adapter_model.safetensors", "adapter_config.json", "optimizer.pt"],
          ["adapter_config.json", "adapter_model.safetensors"]),
+        (["config.json", "training_args.bin", "optimizer.pt", "rng_state_0.pth"],
+         ["config.json"]),
+        (["README.md", "iter_1/.metadata", "iter_1/__0_0.distcp", "iter_1/run_config.yaml",
+          "iter_1/common.pt", "iter_1/tokenizer/merges.txt", "a/b.png"],
+         ["iter_1/.metadata", "iter_1/__0_0.distcp", "iter_1/common.pt", "iter_1/run_config.yaml",
+          "iter_1/tokenizer/merges.txt"]),
         (["model.safetensors.index.json", "a.safetensors", "b.safetensors"],
          ["a.safetensors", "b.safetensors", "model.safetensors.index.json"]),
     ],

@@ -127,7 +127,10 @@ class _Handler(BaseHTTPRequestHandler):
                 ]
             )
             return
-        siblings = [{"rfilename": name, "size": f.stat().st_size} for name, f in files.items()]
+        siblings = [
+            {"rfilename": name, "size": f.stat().st_size, "blobId": git_hash(f)}
+            for name, f in files.items()
+        ]
         self._send_json({"id": model, "modelId": model, "sha": commit, "siblings": siblings})
 
     def _send_file(self, model: str, what: str) -> None:
