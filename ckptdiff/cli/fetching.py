@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
 
-_SOURCES = ("a", "b", "path", "paths", "source", "like", "adapter")  # arguments that are opened
+SOURCES = ("a", "b", "path", "paths", "source", "like", "adapter")  # arguments that are opened
 
 
 def add_download(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def _reaching(bar: ProgressBar, words: str) -> Callable[[int], None]:
 
 def _sources(options: argparse.Namespace) -> Iterator[Path]:
     """Yield the paths of a command line that are opened."""
-    for name in _SOURCES:
+    for name in SOURCES:
         given = getattr(options, name, None)
         for path in given if isinstance(given, list) else [given]:
             if isinstance(path, Path):

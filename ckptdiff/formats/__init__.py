@@ -109,15 +109,17 @@ def _open_snapshot(path: Path, snapshot: Snapshot, progress: Progress | None) ->
 
     Raises MissingShard if not all of it was fetched that it takes.
     """
+    is_top = snapshot.has_at_top(path)
     try:
         opened = _open(path, progress)
         if opened is None:
             raise _nothing_in(path)
     except (MissingShard, NotACheckpoint) as error:
-        if not _checkpoints_inside(path) and (why := why_partial(snapshot)):
+        lacks = isinstance(error, MissingShard) or not _checkpoints_inside(path)
+        if is_top and lacks and (why := why_partial(snapshot)):
             raise MissingShard(why, hint="fetch-rest") from error
         raise
-    model, lacking = snapshot.model, snapshot.lacking()
+    model, lacking = snapshot.model, snapshot.lacking() if is_top else []
     notes = [f"{model.id} of the hub, commit {model.commit}"]
     notes += [f"not fetched of this commit: {some(lacking)}"] if lacking else []
     return replace(opened, hub=model, notes=(*notes, *opened.notes))

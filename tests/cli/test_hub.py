@@ -42,7 +42,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
     models: dict[str, Path | tuple[int, str]]
     models = {MODEL: root / "model", "org/gated": GATED, "org/empty": root / "empty"}
     models |= {"org/broken": (500, "")}
+    models |= {"org/terms": root / "model"}
     with serving(models) as served:
+        served.locked.add("org/terms")
         yield served
 
 
@@ -123,7 +125,12 @@ def test_download_completes_a_snapshot(
     whole = listed(capsys, folder, "--download")
     assert whole["path"] == folder
     assert whole["notes"] == [f"{MODEL} of the hub, commit {hub.commit(MODEL)}"]
-    # So it does where the folder has no list of what there is.
+    # So it does where nothing of `main` is there,
+    home = cache / "models--org--model"
+    shutil.rmtree(folder)
+    assert "of which no file was fetched" in refused(capsys, "ls", str(home))
+    assert listed(capsys, str(home), "--download")["tensors"] == whole["tensors"]
+    # and where the folder has no list of what there is.
     shutil.rmtree(cache / "models--org--model" / "trees")
     next(Path(folder).glob("model-*")).unlink()
     assert listed(capsys, MODEL, "--download")["tensors"] == whole["tensors"]
@@ -149,10 +156,11 @@ def test_each_failure_is_a_sentence(
         f"org/none: no such model is on {at}, or it is private. Check the id, or log in: "
         "hf auth login"
     )
-    assert said("org/gated") == (
-        "org/gated: is open to those only who have accepted its terms. Accept them at "
-        f"{at}/org/gated and log in: hf auth login"
-    )
+    for model in ("org/gated", "org/terms"):
+        assert said(model) == (
+            f"{model}: is open to those only who have accepted its terms. Accept them at "
+            f"{at}/{model} and log in: hf auth login"
+        )
     assert said(f"{MODEL}@v9") == f"{MODEL}@v9: the model has no such revision on {at}"
     assert said("org/empty") == ("org/empty: has no weights on the hub that can be read: README.md")
     assert said("org/broken").startswith(f"org/broken: cannot be fetched from {at} (")

@@ -21,7 +21,7 @@ from tests.support.oracle_hf import make_hf
 from tests.support.pairs import compare
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.support.fake_hub import FakeHub
@@ -258,6 +258,18 @@ def test_a_blob_that_is_gone_is_named_with_its_file(cache: Path) -> None:
     assert refusal(folder).endswith(f"; {'0' * 40} beside it is whole")
 
 
+def test_a_megatron_checkpoint_on_the_hub_is_one(
+    tiny_megatron: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = tiny_megatron(tp=2)
+    with serving({"org/run": source}) as hub:
+        whole = fetched(hub, tmp_path / "hub", "org/run")
+        folder = fetched(hub, tmp_path / "part", "org/run", ignore_patterns=["*mp_rank_01*"])
+    assert compare(source, whole).summary.verdict == "same"
+    (lacking,) = (str(f.relative_to(source)) for f in source.rglob("mp_rank_01*/*.pt"))
+    assert refusal(folder).endswith(f"was not fetched whole: 1 file is missing: {lacking}")
+
+
 def test_what_else_was_not_fetched_is_noted(hub: FakeHub, tmp_path: Path) -> None:
     patterns = ["model*", "config.json"]
     folder = fetched(hub, tmp_path / "hub", "org/many", allow_patterns=patterns)
@@ -287,6 +299,12 @@ def test_what_else_was_not_fetched_is_noted(hub: FakeHub, tmp_path: Path) -> Non
          ["consolidated.00.pth", "consolidated.01.pth", "params.json", "tokenizer.model"]),
         (["adapter_model.safetensors", "adapter_config.json", "optimizer.pt"],
          ["adapter_config.json", "adapter_model.safetensors"]),
+        (["config.json", "training_args.bin", "optimizer.pt", "rng_state_0.pth"],
+         ["config.json"]),
+        (["README.md", "iter_1/.metadata", "iter_1/__0_0.distcp", "iter_1/run_config.yaml",
+          "iter_1/common.pt", "iter_1/tokenizer/merges.txt", "a/b.png"],
+         ["iter_1/.metadata", "iter_1/__0_0.distcp", "iter_1/common.pt", "iter_1/run_config.yaml",
+          "iter_1/tokenizer/merges.txt"]),
         (["model.safetensors.index.json", "a.safetensors", "b.safetensors"],
          ["a.safetensors", "b.safetensors", "model.safetensors.index.json"]),
     ],
@@ -316,7 +334,7 @@ def test_blobs_that_several_models_share_are_read_and_copied(cache: Path, tmp_pa
     # Only as the library lays it: a name that is a hash, in a folder that it marked.
     link = folder / "tokenizer.json"
     link.unlink()
-    for target in (real.with_name("secret"), real.with_name("f" * 64)):
+    for target in (real.with_name(f"{real.name[:2]}secret"), real.with_name("f" * 64)):
         target.write_text("{}")
         link.unlink(missing_ok=True)
         link.symlink_to(target)
@@ -390,3 +408,31 @@ def test_a_path_that_is_a_link_to_nothing_is_no_id(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "model.pt").symlink_to("b")
     assert "holds links to what is not there: model.pt" in refusal(tmp_path / "folder")
+
+
+# ── what others wrote into the cache ─────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [b"", b"\xff\x00", b"[]", b'{"files": 1}', b'{"files": {"../../x": 1, "": []}}', b"{" * 9],
+)
+def test_a_damaged_list_or_reference_is_not_believed(cache: Path, junk: bytes) -> None:
+    home = cache / "models--one"
+    for file in (*(home / "trees").iterdir(), home / "refs" / "main", home / "refs" / "v1"):
+        file.write_bytes(junk)
+    assert open_checkpoint(home).root == snapshot(cache, "one")
+    (snapshot(cache, "one") / "model.safetensors").unlink()
+    assert refusal(home).endswith("tokenizer_config.json and no weights")
+
+
+def test_references_lead_nowhere_else(cache: Path, tmp_path: Path) -> None:
+    home = cache / "models--one"
+    make_hf(tmp_path / "other", single=True)
+    (home / "refs" / "main").write_text("../../../other")
+    assert open_checkpoint(home).root == snapshot(cache, "one")
+    index = snapshot(cache) / "model.safetensors.index.json"
+    index.unlink()
+    index.write_text('{"weight_map": {"a": "../../x", "b": 1, "c": "gone-1.safetensors"}}')
+    assert "leads out" in refusal(snapshot(cache)) or "names" in refusal(snapshot(cache))
+    assert "x" not in refusal(snapshot(cache)).split("missing: ")[-1].split(", ")

@@ -29,6 +29,7 @@ class FakeHub:
 
     def __init__(self, models: Mapping[str, Path | tuple[int, str]]) -> None:
         self.models = dict(models)
+        self.locked: set[str] = set()  # models that all may list and nobody may fetch
         self.asked: list[str] = []  # methods and paths
         self.endpoint = ""
 
@@ -126,11 +127,17 @@ class _Handler(BaseHTTPRequestHandler):
                 ]
             )
             return
-        siblings = [{"rfilename": name, "size": f.stat().st_size} for name, f in files.items()]
+        siblings = [
+            {"rfilename": name, "size": f.stat().st_size, "blobId": git_hash(f)}
+            for name, f in files.items()
+        ]
         self._send_json({"id": model, "modelId": model, "sha": commit, "siblings": siblings})
 
     def _send_file(self, model: str, what: str) -> None:
         _, _, name = what.partition("/")
+        if model in self.fake.locked:
+            self._refuse(*GATED)
+            return
         file = self.fake.files(model).get(name)
         if file is None:
             self._refuse(404, "EntryNotFound")

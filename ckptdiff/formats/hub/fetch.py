@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import errno
 import glob
+import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import BadArgument, CkptDiffError, NotACheckpoint, UnreadableFile
-from ckptdiff.formats.hub.layout import followed, snapshot_of, some, why_partial
+from ckptdiff.formats.hub.layout import (
+    BLOBS,
+    MAIN,
+    PREFIX,
+    SNAPSHOTS,
+    followed,
+    id_of,
+    read_ref,
+    snapshot_of,
+    some,
+)
+from ckptdiff.formats.hub.links import is_store
 from ckptdiff.formats.hub.lookup import Wanted, cache_folder, in_cache, library, parse
 from ckptdiff.formats.hub.wanted import wanted, weights_of
 from ckptdiff.text import format_bytes, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +37,8 @@ class Fetching:
 
     model: Wanted
     cache: Path
-    files: Mapping[str, int]  # bytes of each
-
-    @property
-    def nbytes(self) -> int:
-        return sum(self.files.values())
+    files: tuple[str, ...]  # that are of use; those that are there are not fetched again
+    nbytes: int  # of the others
 
 
 def fetching(path: Path) -> Fetching | None:
@@ -38,26 +47,40 @@ def fetching(path: Path) -> Fetching | None:
     That is a model's id, or a snapshot or model's folder of the cache. Raises NotInstalled, and
     what `_trouble` makes of the library's errors.
     """
-    model = None if path.exists() or path.is_symlink() else parse(path)
-    try:
-        folder = path if model is None else in_cache(model) if library() else None
-        snapshot = None if folder is None else snapshot_of(followed(folder))
-    except CkptDiffError:
-        snapshot = None
-    if snapshot is not None:
-        if not snapshot.lacking() and why_partial(snapshot) is None:
+    if path.exists() or path.is_symlink():
+        folder = path
+    else:
+        model = parse(path)
+        if model is None:
             return None
-        return _listed(Wanted(snapshot.model.id, snapshot.model.commit), snapshot.cache)
-    return None if model is None else _listed(model, cache_folder())
+        library()
+        found = in_cache(model)
+        if found is None:
+            return _listed(model, cache_folder())
+        folder = found
+    try:
+        folder = followed(folder)
+    except CkptDiffError:  # `refs/main` names what is not there
+        home = Path(os.path.realpath(path if path.name != SNAPSHOTS else path.parent))
+        main = read_ref(home, MAIN)
+        return None if main is None else _listed(Wanted(id_of(home.name), main), home.parent)
+    snapshot = snapshot_of(folder)
+    if snapshot is None:
+        return None
+    has_none = snapshot.has_at_top(folder) and not snapshot.held_weights()
+    if not has_none and not snapshot.lacking():
+        return None
+    return _listed(Wanted(snapshot.model.id, snapshot.model.commit), snapshot.cache)
 
 
 def fetch(what: Fetching, progress: Callable[[int], None]) -> None:
     """Fetch it; `progress` is called with the bytes fetched so far, from several threads.
 
-    What is there is not fetched again. Raises UnreadableFile, NotACheckpoint or BadArgument.
+    Raises UnreadableFile, NotACheckpoint or BadArgument.
     """
     free = _free_bytes(what.cache)
-    if free is not None and free < what.nbytes:
+    # What other models share is not known before it is fetched.
+    if free is not None and free < what.nbytes and not is_store(what.cache / BLOBS):
         raise UnreadableFile(
             f"{what.model}: {format_bytes(what.nbytes)} are to be fetched into {what.cache}, where "
             f"{format_bytes(free)} are free; free some, or set HF_HUB_CACHE to another folder"
@@ -77,15 +100,23 @@ def fetch(what: Fetching, progress: Callable[[int], None]) -> None:
 def _listed(model: Wanted, cache: Path) -> Fetching:
     """Ask the hub which files a model has. Raises NotACheckpoint if it has no weights."""
     try:
-        info = library().HfApi().model_info(model.id, revision=model.revision, files_metadata=True)
+        api = library().HfApi()
+        info = api.model_info(model.id, revision=model.revision, files_metadata=True)
     except Exception as error:
         raise _trouble(error, model, cache) from error
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    names = wanted(sizes)
+    files = {file.rfilename: file for file in info.siblings or ()}
+    names = wanted(files)
     if not weights_of(names):
-        holds = some(sorted(sizes)) or "nothing"
+        holds = some(sorted(files)) or "nothing"
         raise NotACheckpoint(f"{model}: has no weights on the hub that can be read: {holds}")
-    return Fetching(model, cache, {name: sizes[name] for name in names})
+    blobs = cache / f"{PREFIX}{model.id.replace('/', '--')}" / BLOBS
+    lacking = [files[name] for name in names if not (blobs / _blob_of(files[name])).exists()]
+    return Fetching(model, cache, tuple(names), sum(file.size or 0 for file in lacking))
+
+
+def _blob_of(file: Any) -> str:
+    """Return the name of the blob that the cache has of a file."""
+    return str(file.lfs.sha256 if file.lfs else file.blob_id)
 
 
 def _trouble(error: Exception, model: Wanted, cache: Path) -> CkptDiffError:

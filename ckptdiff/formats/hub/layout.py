@@ -10,6 +10,7 @@ CACHE/models--ORG--NAME/trees/COMMIT.json  the files of the commit, fetched or n
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 
 PREFIX = "models--"
 SNAPSHOTS = "snapshots"
+BLOBS = "blobs"
 MAIN = "main"
 _OTHERS = {"datasets--": "a data set", "spaces--": "a space", "kernels--": "a kernel"}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_REF = 255  # bytes of a file that names a commit
 _MAX_ENTRIES = 10_000  # of a folder that are looked at
 _MAX_NAMED = 5  # of what a sentence names
@@ -56,31 +59,40 @@ class Snapshot:
         return self.folder.parent.parent
 
     def names(self) -> set[str]:
-        """Return the names of the files that are there: a link to nothing is not."""
-        return {entry.name for entry in entries(self.folder) if entry.exists()}
+        """Return the names of the files, in folders too, and of links to nothing."""
+        found: set[str] = set()
+        for folder, _, names in islice(os.walk(self.folder), _MAX_ENTRIES):
+            inner = Path(folder).relative_to(self.folder)
+            found |= {(inner / name).as_posix() for name in names}
+        return found
 
     def promised(self) -> frozenset[str]:
         """Return the files that the commit has; none if that is not known."""
         with suppress(CkptDiffError):
             files = read_object(self._home / "trees" / f"{self.folder.name}.json").get("files")
             if isinstance(files, dict):
-                return frozenset(files)
+                return frozenset(f for f in files if all(map(is_file_name, f.split("/"))))
         return frozenset()
 
     def lacking(self) -> list[str]:
         """Return the files for a comparison that are not there, as far as that can be known."""
-        names = self.names()
-        linked = {entry.name for entry in entries(self.folder) if entry.is_symlink()}
-        known = self.promised() or names | linked
+        names, promised = self.names(), self.promised()
+        known = promised or names
         # Where weights of one kind were fetched, those of another are not missed.
         kinds = {Path(name).suffix for name in weights_of(names)}
         if kinds:
             known = known - {n for n in weights_of(known) if Path(n).suffix not in kinds}
-        return sorted(set(wanted(known, self._indexed(names))) - names)
+        # The list of the commit makes it needless to read what may be a large index.
+        indexed = () if promised else self._indexed(names)
+        return [name for name in wanted(known, indexed) if not (self.folder / name).exists()]
 
     def is_whole(self) -> bool:
         """Return whether it has weights, and nothing is known to be missing."""
-        return bool(weights_of(self.names())) and not self.lacking()
+        return bool(self.held_weights()) and not self.lacking()
+
+    def held_weights(self) -> list[str]:
+        """Return the files of weights that are there."""
+        return [name for name in weights_of(self.names()) if (self.folder / name).exists()]
 
     def others(self) -> Iterator[Snapshot]:
         """Yield the snapshots of the same model at other commits."""
@@ -88,9 +100,13 @@ class Snapshot:
             if folder != self.folder:
                 yield Snapshot(folder)
 
+    def has_at_top(self, path: Path) -> bool:
+        """Return whether a path in it is the snapshot itself or a file of its first level."""
+        return Path(os.path.realpath(path if path.is_dir() else path.parent)) == self.folder
+
     def unfinished(self) -> int:
         """Return the number of downloads that did not finish."""
-        return sum(entry.name.endswith(".incomplete") for entry in entries(self._home / "blobs"))
+        return sum(entry.name.endswith(".incomplete") for entry in entries(self._home / BLOBS))
 
     def _indexed(self, names: Collection[str]) -> set[str]:
         """Return the files that the indices name that are there."""
@@ -157,7 +173,7 @@ def read_ref(home: Path, name: str) -> str | None:
     """Return the commit that a branch or tag was when it was looked up; None if it is not known."""
     with suppress(CkptDiffError, UnicodeDecodeError):
         commit = read_small(home / "refs" / name, _MAX_REF).decode().strip()
-        if is_file_name(commit):
+        if _COMMIT.fullmatch(commit):
             return commit
     return None
 
@@ -191,7 +207,7 @@ def why_nothing(path: Path) -> str | None:
     for prefix, what in _OTHERS.items():
         if home.name.startswith(prefix) and (home / SNAPSHOTS).is_dir():
             return f"{path}: is {what} in the hub's cache, and no model"
-    if home.name.startswith(PREFIX) and (home / "blobs").is_dir():
+    if home.name.startswith(PREFIX) and (home / BLOBS).is_dir():
         return f"{path}: holds no snapshot: no file of {id_of(home.name)} was fetched whole"
     for folder in (path, path / "hub"):
         held = models_in(folder)
@@ -214,7 +230,7 @@ def why_partial(snapshot: Snapshot) -> str | None:
 
     Where no more is known than that there are no weights, it says that.
     """
-    lacking, names = snapshot.lacking(), sorted(snapshot.names())
+    lacking = snapshot.lacking()
     model = snapshot.model
     head = f"{snapshot.folder}: {model.id} at this commit was not fetched whole"
     waiting = snapshot.unfinished()
@@ -224,7 +240,8 @@ def why_partial(snapshot: Snapshot) -> str | None:
     if lacking:
         are = "is" if len(lacking) == 1 else "are"
         return f"{head}: {plural(len(lacking), 'file')} {are} missing: {some(lacking)}{tail}"
-    if not weights_of(names):
+    if not snapshot.held_weights():
+        names = sorted(snapshot.names())
         holds = f"{some(names)} and no weights" if names else "nothing"
         return f"{head}: it holds {holds}{tail}"
     return None

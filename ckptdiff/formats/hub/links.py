@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from ckptdiff.formats.hub.layout import PREFIX, SNAPSHOTS
+from ckptdiff.formats.hub.layout import BLOBS, PREFIX, SNAPSHOTS
 
 _MARK = ".huggingface-shared-blobs"  # in the folder of what several models hold
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -26,13 +26,18 @@ def leads_out(file: Path) -> bool:
 def _is_blob(real: Path, folder: Path) -> bool:
     """Return whether a file is where the cache lays what a snapshot in a folder links to."""
     homes = [home for home in folder.parents if folder.is_relative_to(home / SNAPSHOTS)]
-    if real.parent.name == "blobs" and real.parent.parent in homes:
+    if real.parent.name == BLOBS and real.parent.parent in homes:
         return True
     store = real.parent.parent
     return (
         _HASH.fullmatch(real.name) is not None
         and real.parent.name == real.name[:2]
-        and store.name == "blobs"
+        and store.name == BLOBS
         and any(home.parent == store.parent and home.name.startswith(PREFIX) for home in homes)
-        and (store / _MARK).is_file()
+        and is_store(store)
     )
+
+
+def is_store(folder: Path) -> bool:
+    """Return whether a folder is one in which the library keeps what several models hold."""
+    return (folder / _MARK).is_file()

@@ -22,22 +22,38 @@ _OTHER_WEIGHTS = (
     ("consolidated*.pth",),
     ("*.pt", "*.pth", "*.ckpt", "*.bin"),
 )
+# What trainers put beside them.
+_NO_WEIGHTS = ("training_args.bin", "optimizer*", "scheduler*", "*rng_state*", "scaler.pt")
+# Megatron's and distributed checkpoints, in whatever folders, and what is beside them there.
+_SHARDS = ("*.distcp", "model_optim_rng.pt", "model_rng.pt")
+_WITH_SHARDS = (".metadata", "common.pt", "latest_checkpointed_iteration.txt", "*.yaml")
 
 
 def wanted(names: Iterable[str], indexed: Collection[str] = ()) -> list[str]:
     """Return the files to fetch among those of a model: one kind of weights, and what is beside.
 
-    `indexed` are those that an index names. Files in folders of the model are not taken.
+    `indexed` are those that an index names. Files in folders of the model are taken where it is a
+    Megatron or a distributed checkpoint alone.
     """
-    known = {name for name in (*names, *indexed) if "/" not in name}
-    beside = [n for n in known if _matches(n, _BESIDE) and not _is_index(n)]
-    return sorted({*beside, *_weights(known, indexed)})
+    everything = {*names, *indexed}
+    known = {name for name in everything if "/" not in name}
+    weights = _weights({name for name in known if not _matches(name, _NO_WEIGHTS)}, indexed)
+    if not weights and any(_matches(_last(name), _SHARDS) for name in everything):
+        of_use = (*_SHARDS, *_WITH_SHARDS, *_BESIDE)
+        return sorted(name for name in everything if _matches(_last(name), of_use))
+    beside = [name for name in known if _matches(name, _BESIDE) and not _is_index(name)]
+    return sorted({*beside, *weights})
 
 
 def weights_of(names: Iterable[str]) -> list[str]:
     """Return those of some files that hold weights which can be read."""
-    patterns = [p for kind in _OTHER_WEIGHTS for p in kind]
-    return [name for name in names if _matches(name, patterns)]
+    patterns = [pattern for kind in _OTHER_WEIGHTS for pattern in kind]
+    return [
+        name
+        for name in names
+        if _matches(_last(name), _SHARDS)
+        or ("/" not in name and _matches(name, patterns) and not _matches(name, _NO_WEIGHTS))
+    ]
 
 
 def _weights(known: Collection[str], indexed: Collection[str]) -> list[str]:
@@ -56,6 +72,10 @@ def _weights(known: Collection[str], indexed: Collection[str]) -> list[str]:
             if found := [name for name in known if fnmatchcase(name, pattern)]:
                 return [*found, *filter(_is_index, known)]
     return []
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _is_index(name: str) -> bool:
