@@ -53,6 +53,7 @@ def open_checkpoint(
             raise NotACheckpoint(f"{path}: there is no such file or folder")
         if not unfinished:
             _refuse_unfinished(path)
+        fsdp.refuse_root(path)
         with noting_stamps() as seen:
             for module in FORMATS:
                 if module.sniff(path):
