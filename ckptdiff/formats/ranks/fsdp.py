@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint import Checkpoint, Chunk, Entry, Parallelism, Rank, Shard, TensorRef
 from ckptdiff.errors import (
@@ -33,6 +33,7 @@ from ckptdiff.formats.wholes import addressed
 from ckptdiff.text import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ckptdiff.formats.files import Progress
@@ -175,24 +176,32 @@ def _config_folder(folder: Path) -> Path | None:
 def _parts(file: Path, ranks: int) -> dict[str, Part]:
     """Return what one rank's file holds of each tensor. Errors name the file and the tensor."""
     weights = find_weights(file).weights
-    parts: dict[str, Part] = {}
-    for name, leaf in tree.leaves(weights, most=None):
-        if tree.is_extra_state(name):
-            continue
-        if name in parts:
-            raise CorruptFile(f"{file}: two tensors are called {shown(name)}")
-        try:
-            part = _part(leaf, ranks)
-            if part is None:
-                tree.check_other("it", leaf)
-                continue
-        except CkptDiffError as error:
-            raise type(error)(f"{file}: {shown(name)}: {error}") from error
-        chunks = tuple(Chunk(torch_zip.named(c.ref, name), c.box) for c in part.chunks)
-        parts[name] = replace(part, chunks=chunks)
+    try:
+        parts = dict(_each_part(weights, ranks))
+    except CkptDiffError as error:
+        raise type(error)(f"{file}: {error}") from error
     if not parts:
         raise NotACheckpoint(f"{file}: holds no dictionary of tensors")
     return parts
+
+
+def _each_part(weights: dict[Any, Any], ranks: int) -> Iterator[tuple[str, Part]]:
+    names = set()
+    for name, leaf in tree.leaves(weights, most=None):
+        if tree.is_extra_state(name):
+            continue
+        if name in names:
+            raise CorruptFile(f"two tensors are called {shown(name)}")
+        try:
+            part = _part(leaf, ranks)
+        except CkptDiffError as error:
+            raise type(error)(f"{shown(name)}: {error}") from error
+        if part is None:
+            tree.check_other(name, leaf)
+            continue
+        names.add(name)
+        chunks = tuple(Chunk(torch_zip.named(c.ref, name), c.box) for c in part.chunks)
+        yield name, replace(part, chunks=chunks)
 
 
 def _part(leaf: object, ranks: int) -> Part | None:
