@@ -66,6 +66,7 @@ def open_checkpoint(
         path = followed(located(path))
         if not unfinished:
             _refuse_unfinished(path)
+        fsdp.refuse_root(path)
         snapshot = snapshot_of(path)
         if snapshot is not None:
             return _open_snapshot(path, snapshot, progress)

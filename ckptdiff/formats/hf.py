@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, Shard, TensorRef
-from ckptdiff.errors import CorruptFile, MixedShards
+from ckptdiff.errors import CkptDiffError, CorruptFile, MixedShards, NotACheckpoint
 from ckptdiff.formats import safetensors
 from ckptdiff.formats.files import each_file, is_there
 from ckptdiff.formats.json_files import read_object
@@ -17,9 +17,11 @@ from ckptdiff.formats.weight_files import (
     by_index,
     check_promised,
     choose,
+    has_named_weights,
     has_weights,
     is_index,
     kind_of,
+    sole_torch_files,
 )
 from ckptdiff.text import shown
 
@@ -38,7 +40,7 @@ _MAX_NAMED = 5  # of what lies beside the weights in a file of torch.save
 def sniff(path: Path) -> bool:
     """Return whether `path` is a Hugging Face folder, one of its weight files or its index."""
     if path.is_dir():
-        return has_weights(path)
+        return has_weights(path) and not _is_outer(path)
     if path.suffix == ".distcp":  # begins as a file of torch.save, and holds many
         return False
     return path.suffix in _SUFFIXES or is_index(path) or kind_of(path) is not None
@@ -67,6 +69,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
                 "or move what does not belong here"
             )
         tensors |= state.tensors
+        notes += state.notes
         if beside := names_beside(state):
             more = ", …" if len(beside) > _MAX_NAMED else ""
             notes.append(
@@ -91,6 +94,22 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         stale_index=chosen.stale_index,
         token_files=token_files,
     )
+
+
+def _is_outer(folder: Path) -> bool:
+    """Return whether a folder's only file of torch.save has no weights, and folders are beside it.
+
+    So trainers keep the state of the data beside the folders of their models.
+    """
+    if has_named_weights(folder) or not any(child.is_dir() for child in folder.iterdir()):
+        return False
+    files = sole_torch_files(folder)
+    try:
+        return len(files) == 1 and not read_state_dict(files[0]).tensors
+    except NotACheckpoint:
+        return True
+    except CkptDiffError:
+        return False
 
 
 def open_first(path: Path) -> Checkpoint | None:

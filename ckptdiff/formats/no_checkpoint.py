@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _MAX_NAMED = 5  # files that a sentence names
 _MAX_CHILDREN = 1000  # entries of a folder that are looked at
+_OF_META = re.compile(r"consolidated\.\d+\.pth$")
 _MAX_TRACKER = 255  # bytes of a file that names a folder, such as `latest`
 _GENERAL = (
     "is no checkpoint. A Hugging Face folder holds *.safetensors, pytorch_model*.bin or one file "
@@ -59,6 +61,11 @@ def why_no_checkpoint(path: Path) -> str:
     if broken and not found:
         names = ", ".join(broken[:_MAX_NAMED])
         return f"{path}: holds links to what is not there: {names}. Put the files in their place"
+    if len(found) > 1 and all(_OF_META.match(file.name) for file in found):
+        return (
+            f"{path}: holds {len(found)} of Meta's files, {found[0].name} first, and no "
+            "params.json, which says how they are split. Copy it there"
+        )
     if found:
         names = ", ".join(file.name for file in found[:_MAX_NAMED])
         more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""

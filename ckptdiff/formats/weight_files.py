@@ -26,13 +26,15 @@ LOADED = ("model.safetensors", "pytorch_model.bin")
 PATTERNS = ("*.safetensors", "pytorch_model*.bin")  # of files that it does not look for
 EXPLICIT = "transformers_weights"  # a file or an index that config.json names instead
 TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
-_NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)?\.(safetensors|bin)$")
+_NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)?\.(safetensors|bin|pt|pth)$")
 _VARIANT = re.compile(r"(.+)\.(\w+)\.(safetensors|bin)$")  # model.fp16.safetensors
 _INDEX = re.compile(r"\.(?:safetensors|bin)\.index(?:\.\w+)?\.json$")
 _WEIGHTS = re.compile(
     r"\.safetensors$|^pytorch_model.*\.bin$|^consolidated.*\.pth$|\.gguf$"
     r"|^tf_model.*\.h5$|^flax_model.*\.msgpack$"
 )
+# Files of torch.save beside weights that hold none, by their names.
+_NO_WEIGHTS = re.compile(r"^(optim|sched|rng_state|random_states|scaler|training_args|extra_state)")
 _MAX_NAMED = 4  # of the files that a note names
 
 
@@ -55,10 +57,13 @@ def is_index(path: Path) -> bool:
 
 def has_weights(folder: Path) -> bool:
     """Return whether a folder holds Hugging Face weights, or an index of some."""
-    return (
-        any((folder / f"{loaded}.index.json").exists() for loaded in LOADED)
-        or any(next(folder.glob(pattern), None) for pattern in PATTERNS)
-        or len(torch_files(folder)) == 1
+    return has_named_weights(folder) or bool(sole_torch_files(folder))
+
+
+def has_named_weights(folder: Path) -> bool:
+    """Return whether a folder holds files that are weights by their names, or an index of some."""
+    return any((folder / f"{loaded}.index.json").exists() for loaded in LOADED) or any(
+        next(folder.glob(pattern), None) for pattern in PATTERNS
     )
 
 
@@ -70,6 +75,16 @@ def torch_files(folder: Path) -> list[Path]:
             if kind_of(file) == "torch":
                 found.append(file)
     return found
+
+
+def sole_torch_files(folder: Path) -> list[Path]:
+    """Return the one file of torch.save in a folder that may have weights, or the one set of them.
+
+    A set is numbered, `…-00001-of-00002.pt`. Nothing is returned where there are more.
+    """
+    found = [file for file in torch_files(folder) if not _NO_WEIGHTS.match(file.name)]
+    sets = _numbered_sets(file.name for file in found)
+    return found if len(found) == 1 or [sorted(f.name for f in found)] == sets else []
 
 
 def kind_of(file: Path) -> Literal["safetensors", "torch"] | None:
@@ -195,11 +210,7 @@ def _unlisted(folder: Path, names: Collection[str]) -> Chosen:
         if not kept:
             continue
         for numbered in _numbered_sets(kept):
-            if gaps := _gaps(numbered):
-                raise MissingShard(
-                    f"{folder}: found {len(numbered)} of {_total(numbered[0])} files; "
-                    f"missing are numbers {', '.join(map(str, gaps[:8]))}"
-                )
+            _check_numbers(folder, numbered)
         alone = _VARIANT.match(kept[0]) if len(kept) == 1 else None
         chosen = _chosen(folder, names, kept, "they are variants of what is read")
         note = f"transformers does not look for {kept[0]}{', …' if len(kept) > 1 else ''}"
@@ -208,10 +219,23 @@ def _unlisted(folder: Path, names: Collection[str]) -> Chosen:
         # PEFT looks for an adapter by its own name.
         notes = () if kept[0].startswith("adapter_model.") else (note,)
         return replace(chosen, notes=(*notes, *chosen.notes))
-    found = [file.name for file in torch_files(folder)]
-    if len(found) == 1:
-        return _chosen(folder, names, found, f"{found[0]} is read")
+    if found := [file.name for file in sole_torch_files(folder)]:
+        for numbered in _numbered_sets(found):
+            _check_numbers(folder, numbered)
+        chosen = _chosen(folder, names, found, f"{found[0]} is read")
+        others = [file.name for file in torch_files(folder) if file.name not in found]
+        note = f"not read: {', '.join(others[:_MAX_NAMED])}{', …' if others[_MAX_NAMED:] else ''}"
+        return replace(chosen, notes=(*chosen.notes, *([note] if others else [])))
     raise NotACheckpoint(f"{folder}: no safetensors and no pytorch_model.bin file is here")
+
+
+def _check_numbers(folder: Path, numbered: Sequence[str]) -> None:
+    """Raise MissingShard if a set of numbered files has gaps."""
+    if gaps := _gaps(numbered):
+        raise MissingShard(
+            f"{folder}: found {len(numbered)} of {_total(numbered[0])} files; "
+            f"missing are numbers {', '.join(map(str, gaps[:8]))}"
+        )
 
 
 def _plain_name(name: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from ckptdiff.errors import CorruptFile, NotACheckpoint, UnsupportedLayout
+from ckptdiff.errors import CorruptFile, MissingShard, NotACheckpoint, UnsupportedLayout
 from ckptdiff.formats import open_checkpoint, read_entries
 from tests.support.oracle_hf import make_hf
 from tests.support.pairs import compare
@@ -80,8 +80,93 @@ def test_the_weights_are_found_and_what_lies_beside_is_named(
 
 
 def test_tensors_in_nested_dictionaries_have_dotted_names(tmp_path: Path) -> None:
-    torch.save({"net": {"w": WEIGHTS["a.weight"]}, "ema": [WEIGHTS["b.bias"]]}, tmp_path / "x.pt")
-    assert_holds(tmp_path / "x.pt", {"net.w": WEIGHTS["a.weight"], "ema.0": WEIGHTS["b.bias"]})
+    tree = {"b": WEIGHTS["b.bias"], "net": {"w": WEIGHTS["a.weight"]}, "ema": [WEIGHTS["b.bias"]]}
+    torch.save(tree, tmp_path / "x.pt")
+    expected = {"b": WEIGHTS["b.bias"], "net.w": WEIGHTS["a.weight"], "ema.0": WEIGHTS["b.bias"]}
+    assert_holds(tmp_path / "x.pt", expected)
+
+
+OTHER = {name: value + 1 for name, value in WEIGHTS.items()}
+
+
+@pytest.mark.parametrize(
+    ("tree", "note"),
+    [
+        ({"state_dict": WEIGHTS, "epoch": 3}, "the weights under 'state_dict' in x.pt are read"),
+        ({"net": WEIGHTS, "epoch": 3}, "the weights under 'net' in x.pt are read"),
+        ({"net": WEIGHTS, "optimizer": OPTIMIZER}, "the weights under 'net' in x.pt are read"),
+        (
+            {"net": WEIGHTS, "rng": {"cpu": torch.ones(2)}},
+            "the weights under 'net' in x.pt are read",
+        ),
+        ((WEIGHTS, 3), "the weights under '0' in x.pt are read"),
+        (
+            {"model": WEIGHTS, "ema": OTHER, "epoch": 3},
+            "the weights under 'model' in x.pt are read; 'ema' has weights as well",
+        ),
+        (
+            {"model": {"module": WEIGHTS, "swa": OTHER}, "ema": OTHER},
+            "the weights under 'model.module' in x.pt are read; 'ema', 'swa' have weights as well",
+        ),
+    ],
+)
+def test_which_weights_were_taken_is_said(tmp_path: Path, tree: Any, note: str) -> None:
+    torch.save(tree, tmp_path / "x.pt")
+    assert_holds(tmp_path / "x.pt", WEIGHTS)
+    assert note in open_checkpoint(tmp_path / "x.pt").notes
+
+
+def test_of_several_state_dicts_all_are_read(tmp_path: Path) -> None:
+    tree = {"generator": WEIGHTS, "critic": OTHER, "optimizer": OPTIMIZER, "epoch": 3}
+    torch.save(tree, tmp_path / "x.pt")
+    both = {"generator": WEIGHTS, "critic": OTHER}
+    assert_holds(
+        tmp_path / "x.pt", {f"{k}.{n}": v for k, state in both.items() for n, v in state.items()}
+    )
+    notes = open_checkpoint(tmp_path / "x.pt").notes
+    assert "x.pt holds several state dicts, 'generator', 'critic': all are read" in notes[0]
+    assert "also in x.pt, not compared: optimizer, epoch" in notes
+
+
+def test_an_optimizer_by_itself_is_no_model(tmp_path: Path) -> None:
+    torch.save(OPTIMIZER, tmp_path / "optimizer.pt")
+    with pytest.raises(NotACheckpoint, match="holds the state of an optimizer"):
+        open_checkpoint(tmp_path / "optimizer.pt")
+
+
+def test_files_beside_that_hold_no_weights_are_named(tmp_path: Path) -> None:
+    torch.save(WEIGHTS, tmp_path / "model.pt")
+    torch.save(OPTIMIZER, tmp_path / "optimizer.pt")
+    torch.save({"cpu": torch.ones(2)}, tmp_path / "rng_state_0.pth")
+    assert_holds(tmp_path, WEIGHTS)
+    assert "not read: optimizer.pt, rng_state_0.pth" in open_checkpoint(tmp_path).notes
+
+
+def test_numbered_files_are_one_model(tmp_path: Path) -> None:
+    for number, name in enumerate(WEIGHTS, 1):
+        torch.save({name: WEIGHTS[name]}, tmp_path / f"model-0000{number}-of-00002.pt")
+    assert_holds(tmp_path, WEIGHTS)
+    (tmp_path / "model-00001-of-00002.pt").unlink()
+    with pytest.raises(MissingShard, match=r"found 1 of 2 files; missing are numbers 1"):
+        open_checkpoint(tmp_path)
+
+
+def test_metas_files_without_params_are_named(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        torch.save(WEIGHTS, tmp_path / f"consolidated.0{rank}.pth")
+    with pytest.raises(NotACheckpoint, match=r"2 of Meta's files.*no params\.json"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_step_of_a_trainer_leads_to_its_models(tmp_path: Path) -> None:
+    step = tmp_path / "global_step_30"
+    make_hf(step / "actor", single=True)
+    torch.save({"sampler": 3}, step / "data.pt")
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("30")
+    with pytest.raises(NotACheckpoint, match=r"holds some: actor\. Give one of them"):
+        open_checkpoint(step)
+    with pytest.raises(NotACheckpoint, match=r"global_step_30 is the latest.*in it: actor"):
+        open_checkpoint(tmp_path)
 
 
 def test_a_folder_with_one_such_file_is_opened(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ HARNESSES = {
     "rank": Harness("read_formats", mutate_zip.mutate),
     "optimizer": Harness("read_formats", mutate_zip.mutate),
     "flat_optimizer": Harness("read_formats", mutate_zip.mutate),
+    "ranks": Harness("read_formats", mutate_zip.mutate),
     "metadata": Harness("read_formats", mutate_pickle.mutate),
     "common_state": Harness("read_formats", mutate_zip.mutate),
     "index": Harness("read_formats", mutate_json.mutate),

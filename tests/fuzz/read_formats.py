@@ -86,6 +86,16 @@ def flat_optimizer(bases: Path, folder: Path) -> Read:
     return read
 
 
+def ranks(bases: Path, folder: Path) -> Read:
+    """The file of FSDP's only rank."""
+
+    def read(data: bytes) -> None:
+        (folder / "model_world_size_1_rank_0.pt").write_bytes(data)
+        read_entries(open_checkpoint(folder))
+
+    return read
+
+
 def metadata(bases: Path, folder: Path) -> Read:
     root = folder / "dcp"
     shutil.copytree(bases / "dcp", root)

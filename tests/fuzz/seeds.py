@@ -22,9 +22,9 @@ from ckptdiff.scores.journal import FoundStep, Journal
 from ckptdiff.scores.results import Question
 from ckptdiff.settings import RecentPair, Settings, save_settings
 from tests.fuzz.mutate_zip import members
-from tests.support import oracle_state
+from tests.support import hostile_ranks, oracle_state
 from tests.support.hostile import SAFETENSORS
-from tests.support.hostile_torch import PICKLES, TENSORS, ZIPS
+from tests.support.hostile_torch import PICKLES, TENSORS, ZIPS, mapping
 from tests.support.odd_configs import ODD
 from tests.support.oracle import make_megatron
 from tests.support.oracle_hf import make_hf
@@ -203,6 +203,7 @@ def make_seeds(folder: Path, bases: Path) -> Mapping[str, list[bytes]]:
                     "tokenizer_class": "LlamaTokenizer", "model_max_length": 10**30,
                     "added_tokens_decoder": {"0": {"content": "<s>", "special": True}},
                     "chat_template": "{{ x }}"}  # fmt: skip
+    parts = {"a": hostile_ranks.dtensor(), "b": hostile_ranks.sharded()}
     seeds: dict[str, list[bytes]] = {
         "safetensors": [_small_safetensors(), *SAFETENSORS.values()],
         "pickle": [*(pickle.dumps(plain, n) for n in range(6)), *PICKLES.values()],
@@ -210,6 +211,7 @@ def make_seeds(folder: Path, bases: Path) -> Mapping[str, list[bytes]]:
         "rank": [rank, *_ranks(args)],
         "optimizer": [(bases / "rank.pt").read_bytes()],
         "flat_optimizer": [torch_file(oracle_state.flat_optimizer([MODEL]))],
+        "ranks": [hostile_ranks.rank_file(mapping(parts))],
         "metadata": [(bases / "dcp/.metadata").read_bytes()],
         "common_state": [common, torch_file([{"args": args, "iteration": 5}])],
         "config": [json.dumps(one).encode() for one in _configs(bases)],

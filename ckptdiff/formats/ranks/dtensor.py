@@ -16,7 +16,7 @@ from ckptdiff.checkpoint import Chunk, TensorRef
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import CorruptFile, UnsupportedLayout
 from ckptdiff.formats.inert import Global, Placeholder, told
-from ckptdiff.formats.ranks.parts import Part, sizes_of
+from ckptdiff.formats.ranks.parts import Part, part_in_words, rank_of, sizes_of
 from ckptdiff.text import shown
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def read_dtensor(leaf: UnsupportedTensor, ranks: int) -> Part:
     spec = _fields(fields.get("_spec"), "DTensorSpec")
     local = fields.get("_local_tensor")
     if not isinstance(local, TensorRef):
-        what = getattr(local, "what", told(local))
-        raise UnsupportedLayout(f"its part is {what}, which cannot be compared")
+        raise UnsupportedLayout(f"its part is {part_in_words(local)}, which cannot be compared")
     mesh = _fields(spec.get("mesh"), "DeviceMesh")
     sizes, steps = _mesh_layout(mesh)
     if prod(sizes) > ranks:
@@ -69,7 +68,7 @@ def read_dtensor(leaf: UnsupportedTensor, ranks: int) -> Part:
             f"by its placements the rank holds {shown(list(held))} of {shown(list(shape))}, and "
             f"its part is {shown(list(local.shape))}"
         )
-    words = ", ".join(f"{p.what.name}({p.state})" for p in placements)  # type: ignore[attr-defined]
+    words = ", ".join(map(_words, placements))
     split = f", {words} on a mesh {'x'.join(map(str, sizes))}"
     return Part(shape, local.dtype, _chunks(local, ranges), split, _rank(mesh, steps, at))
 
@@ -123,15 +122,14 @@ def _rank(
     mesh: Mapping[Any, Any], steps: tuple[int, ...] | None, at: tuple[int, ...]
 ) -> int | None:
     """Return the number of the rank that saved this; None if that is not stated."""
-    rank = mesh.get("_rank")
-    if type(rank) is int:
+    rank = rank_of(mesh.get("_rank"))
+    if rank is not None:
         return rank
     ranks = mesh.get("_flatten_mesh_list", mesh.get("_flatten_rank_map"))
     if steps is None or not isinstance(ranks, (tuple, list)):
         return None
     place = sum(n * step for n, step in zip(at, steps, strict=True))
-    found = ranks[place] if place < len(ranks) else None
-    return found if type(found) is int else None
+    return rank_of(ranks[place]) if place < len(ranks) else None
 
 
 def _placements(spec: Mapping[Any, Any], dims: int) -> tuple[Placeholder, ...]:
@@ -225,6 +223,12 @@ def _along(size: int, splits: Sequence[_Split]) -> Ranges:
 
 def _size(ranges: Ranges) -> int:
     return sum(stop - start for start, stop in ranges)
+
+
+def _words(placement: Placeholder) -> str:
+    """Return a placement as torch prints it."""
+    name: str = placement.what.name  # type: ignore[attr-defined]
+    return name if name == "Replicate" else f"{name}({_number(placement, 'dim')})"
 
 
 def _number(placement: Placeholder, field: str) -> int:

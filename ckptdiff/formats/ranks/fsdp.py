@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckptdiff.checkpoint import Checkpoint, Chunk, Entry, Parallelism, Rank, Shard, TensorRef
 from ckptdiff.errors import (
@@ -21,8 +21,9 @@ from ckptdiff.errors import (
     NotACheckpoint,
 )
 from ckptdiff.formats import torch_zip, tree
-from ckptdiff.formats.files import each_file
+from ckptdiff.formats.files import each_file, is_file_name, read_small
 from ckptdiff.formats.json_files import read_object
+from ckptdiff.formats.megatron import TRACKER
 from ckptdiff.formats.ranks.dtensor import is_dtensor, read_dtensor
 from ckptdiff.formats.ranks.parts import Part, join
 from ckptdiff.formats.ranks.sharded_tensor import is_sharded, read_sharded
@@ -32,6 +33,7 @@ from ckptdiff.formats.wholes import addressed
 from ckptdiff.text import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ckptdiff.formats.files import Progress
@@ -48,6 +50,23 @@ def sniff(path: Path) -> bool:
     if path.is_dir():
         return any(_FILE.match(child.name) for child in path.iterdir())
     return _FILE.match(path.name) is not None
+
+
+def refuse_root(path: Path) -> None:
+    """Raise NotACheckpoint for verl's folder of all steps: its tracker has the name of Megatron's.
+
+    The error names the models of the step that the tracker names.
+    """
+    tracker = path / TRACKER
+    if not tracker.is_file():
+        return
+    step = path / f"global_step_{read_small(tracker, 1000).decode('utf-8', 'replace').strip()}"
+    if is_file_name(step.name) and step.is_dir():
+        models = [child.name for child in sorted(step.iterdir()) if child.is_dir()]
+        raise NotACheckpoint(
+            f"{path}: holds steps of verl, of which {step.name} is the latest. Give the folder of "
+            f"a model in it: {', '.join(models[:_MAX_NAMED]) or 'none is there'}"
+        )
 
 
 def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A001
@@ -107,14 +126,14 @@ def read_entries(checkpoint: Checkpoint) -> list[Entry]:
     """Return what the ranks' files hold beside the weights, and the files of other states."""
     found = []
     for file in checkpoint.files[:1]:
-        weights, outer = find_weights(file)
+        state = find_weights(file)
         found += [
             tree.entry(name, leaf)
-            for name, leaf in tree.leaves(weights)
+            for name, leaf in tree.leaves(state.weights)
             if tree.is_extra_state(name)
             or not isinstance(leaf, (TensorRef, torch_zip.UnsupportedTensor))
         ]
-        for name, value in outer.items():
+        for name, value in state.beside.items():
             found += tree.entries(name, value)
     return found + [Entry(name, "opaque") for name in _others(checkpoint.root)]
 
@@ -156,25 +175,33 @@ def _config_folder(folder: Path) -> Path | None:
 
 def _parts(file: Path, ranks: int) -> dict[str, Part]:
     """Return what one rank's file holds of each tensor. Errors name the file and the tensor."""
-    weights, _ = find_weights(file)
-    parts: dict[str, Part] = {}
-    for name, leaf in tree.leaves(weights, most=None):
-        if tree.is_extra_state(name):
-            continue
-        if name in parts:
-            raise CorruptFile(f"{file}: two tensors are called {shown(name)}")
-        try:
-            part = _part(leaf, ranks)
-            if part is None:
-                tree.check_other("it", leaf)
-                continue
-        except CkptDiffError as error:
-            raise type(error)(f"{file}: {shown(name)}: {error}") from error
-        chunks = tuple(Chunk(torch_zip.named(c.ref, name), c.box) for c in part.chunks)
-        parts[name] = replace(part, chunks=chunks)
+    weights = find_weights(file).weights
+    try:
+        parts = dict(_each_part(weights, ranks))
+    except CkptDiffError as error:
+        raise type(error)(f"{file}: {error}") from error
     if not parts:
         raise NotACheckpoint(f"{file}: holds no dictionary of tensors")
     return parts
+
+
+def _each_part(weights: dict[Any, Any], ranks: int) -> Iterator[tuple[str, Part]]:
+    names = set()
+    for name, leaf in tree.leaves(weights, most=None):
+        if tree.is_extra_state(name):
+            continue
+        if name in names:
+            raise CorruptFile(f"two tensors are called {shown(name)}")
+        try:
+            part = _part(leaf, ranks)
+        except CkptDiffError as error:
+            raise type(error)(f"{shown(name)}: {error}") from error
+        if part is None:
+            tree.check_other(name, leaf)
+            continue
+        names.add(name)
+        chunks = tuple(Chunk(torch_zip.named(c.ref, name), c.box) for c in part.chunks)
+        yield name, replace(part, chunks=chunks)
 
 
 def _part(leaf: object, ranks: int) -> Part | None:

@@ -10,7 +10,7 @@ from ckptdiff.checkpoint import Chunk
 from ckptdiff.errors import CorruptFile, MixedShards
 from ckptdiff.formats.boxes import overlapping
 from ckptdiff.formats.inert import told
-from ckptdiff.formats.torch_zip import MAX_COUNT, MAX_DIMS
+from ckptdiff.formats.torch_zip import MAX_COUNT, MAX_DIMS, UnsupportedTensor
 from ckptdiff.formats.wholes import Whole
 from ckptdiff.text import format_box, shown
 
@@ -41,6 +41,16 @@ def sizes_of(value: object) -> tuple[int, ...]:
     ):
         raise CorruptFile(f"{told(value)} is not a shape")
     return tuple(value)
+
+
+def rank_of(value: object) -> int | None:
+    """Return the number of a rank; None for what is none."""
+    return value if type(value) is int and 0 <= value < MAX_COUNT else None
+
+
+def part_in_words(value: object) -> str:
+    """Return what lies where a rank's part of a tensor should, in few words."""
+    return value.what if isinstance(value, UnsupportedTensor) else told(value)
 
 
 def join(name: str, parts: Mapping[Path, Part]) -> Whole:

@@ -12,7 +12,7 @@ from ckptdiff.dtypes import BY_TORCH
 from ckptdiff.errors import CorruptFile, UnsupportedLayout
 from ckptdiff.formats.dcp import box_of
 from ckptdiff.formats.inert import Global, Placeholder, told
-from ckptdiff.formats.ranks.parts import Part, sizes_of
+from ckptdiff.formats.ranks.parts import Part, part_in_words, rank_of, sizes_of
 from ckptdiff.text import shown
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ def read_sharded(leaf: UnsupportedTensor) -> Part:
         offsets, sizes = sizes_of(place.get("shard_offsets")), sizes_of(place.get("shard_sizes"))
         tensor = fields.get("tensor")
         if not isinstance(tensor, TensorRef):
-            what = getattr(tensor, "what", told(tensor))
-            raise UnsupportedLayout(f"its part is {what}, which cannot be compared")
+            raise UnsupportedLayout(
+                f"its part is {part_in_words(tensor)}, which cannot be compared"
+            )
         if (tensor.shape, tensor.dtype) != (sizes, dtype) or not len(offsets) == len(sizes) == len(
             shape
         ):
@@ -69,8 +70,8 @@ def read_sharded(leaf: UnsupportedTensor) -> Part:
             )
         if 0 not in sizes:
             chunks.append(Chunk(tensor, box_of(offsets, sizes)))
-    rank = _fields(group).get("global_rank")
-    return Part(shape, dtype, tuple(chunks), ", sharded", rank if type(rank) is int else None)
+    rank = rank_of(_fields(group).get("global_rank"))
+    return Part(shape, dtype, tuple(chunks), ", sharded", rank)
 
 
 def _dtype(properties: Any) -> str:
