@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tarfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,16 +12,17 @@ from safetensors.torch import load_file
 from ckptdiff.assembly.optimizer_states import has_masters, read_states
 from ckptdiff.formats import open_checkpoint, read_entries
 from tests.support.conversions import converted
+from tests.support.deepspeed_runs import unpack
 from tests.support.pairs import compare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor
 
     from ckptdiff.checkpoint import Checkpoint, TensorRef
 
-DATA = Path(__file__).parent.parent / "data" / "deepspeed" / "checkpoints.tar.xz"
 WHOLE = ("zero0", "zero1", "zero1-fp32", "bf16", "zero2", "zero2-tied")  # without ZeRO-3
 PUT_TOGETHER = ("zero3", "zero3-tied", "zero1-universal", "zero3-universal")
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64}
@@ -31,10 +30,7 @@ DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64}
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("deepspeed")
-    with tarfile.open(DATA) as packed:
-        packed.extractall(folder, filter="data")
-    return folder
+    return unpack(tmp_path_factory.mktemp("deepspeed"))
 
 
 def truth(runs: Path, run: str, kind: str, folder: Path) -> Path:

@@ -25,7 +25,7 @@ from ckptdiff.formats.ranks import deepspeed_files as names
 from ckptdiff.formats.ranks.deepspeed_flat import (
     MASTER,
     MOMENTS,
-    Budget,
+    PartsLeft,
     check_alike,
     fragments,
     put_together,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Chunk, TensorRef
     from ckptdiff.formats.files import Progress
     from ckptdiff.formats.ranks.deepspeed_files import Files
-    from ckptdiff.formats.ranks.deepspeed_flat import RankState
+    from ckptdiff.formats.ranks.deepspeed_flat import RankPartitions
     from ckptdiff.formats.ranks.deepspeed_state import ModelState
 
 NAME = "deepspeed"
@@ -151,10 +151,10 @@ def read_optimizer(checkpoint: Checkpoint) -> tuple[dict[str, Checkpoint], list[
         return {}, ["the optimizer of a model whose experts are split over other ranks"]
     elif files.optimizers:
         model, ranks = _model_of(files), _rank_states(files, None)
-        budget = Budget.of([rank.file for rank in ranks])
+        left = PartsLeft.of([rank.file for rank in ranks])
         for kind in (MASTER, *MOMENTS):
             if all(kind in rank.kinds for rank in ranks):
-                found[kind] = put_together(model.groups, ranks, kind, budget)
+                found[kind] = put_together(model.groups, ranks, kind, left)
     elif _model_of(files).tree.get("optimizer"):
         return {}, ["an optimizer of DeepSpeed without ZeRO, which numbers the parameters"]
     kinds: dict[str, Checkpoint] = {}
@@ -220,17 +220,17 @@ def _partitioned(files: Files, progress: Progress | None) -> Held:
             f"{files.folder}: its experts are split over other ranks than the rest. Convert it "
             "with DeepSpeed's ds_to_universal, and give the folder that it writes"
         )
-    budget = Budget.of([rank.file for rank in ranks])
-    wholes = put_together(model.groups, ranks, MASTER, budget)
+    left = PartsLeft.of([rank.file for rank in ranks])
+    wholes = put_together(model.groups, ranks, MASTER, left)
     read = [rank.file for rank in ranks]
-    wholes |= _frozen(files, model, read, budget)
+    wholes |= _frozen(files, model, read, left)
     wholes |= {n: as_stored(n, ref) for n, ref in model.filled.items() if n not in wholes}
     of = plural(len(ranks), "rank")
     note = f"its weights are put together from DeepSpeed's fp32 partitions of {of}"
     return _held(files, model, wholes, read, note)
 
 
-def _frozen(files: Files, model: ModelState, read: list[Path], budget: Budget) -> dict[str, Whole]:
+def _frozen(files: Files, model: ModelState, read: list[Path], left: PartsLeft) -> dict[str, Whole]:
     """Return the parameters that were not trained, of which each rank has a part.
 
     Adds the files that hold them to `read`.
@@ -247,10 +247,10 @@ def _frozen(files: Files, model: ModelState, read: list[Path], budget: Budget) -
             )
         of_ranks.append(other.fragments)
     read += parts
-    return {whole.native: whole for whole in fragments(model.frozen, of_ranks, parts, budget)}
+    return {whole.native: whole for whole in fragments(model.frozen, of_ranks, parts, left)}
 
 
-def _rank_states(files: Files, progress: Progress | None) -> list[RankState]:
+def _rank_states(files: Files, progress: Progress | None) -> list[RankPartitions]:
     """Return what the ranks' files of optimizer states hold. Raises if one is missing, or more."""
     ordered = [file for _, file in sorted(files.optimizers.items())]
     ranks = [found for _, found in each_file(ordered, read_rank, progress)]
@@ -283,8 +283,8 @@ def _universal(files: Files, progress: Progress | None) -> Held:
         names.check_ranks(
             files.folder, files.parts, model.size("dp_world_size"), "*_model_states.pt"
         )
-        budget = Budget.of(list(files.parts.values()))
-        wholes |= _frozen(files, model, read, budget)
+        left = PartsLeft.of(list(files.parts.values()))
+        wholes |= _frozen(files, model, read, left)
     lacking = [name for name in model.trained if name not in wholes]
     if lacking:
         raise MissingShard(
