@@ -197,8 +197,15 @@ class Checkpoint:
     # The chunks of each tensor, in a format that splits tensors into chunks. There the tensors in
     # `shards` are whole, not a rank's slices; where they lie is told by their chunks alone.
     chunks: Mapping[TensorRef, tuple[Chunk, ...]] | None = None
+    # The folder of config.json and of the tokenizer, where it is not that of the weights.
+    model_folder: Path | None = None
     # What each of the files was when it was opened, by its path.
     stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder in which the model's config and tokenizer lie, if there are any."""
+        return self.model_folder or (self.root if self.root.is_dir() else self.root.parent)
 
     def relative(self, file: Path) -> str:
         """Return the path of a file of the checkpoint from its root."""

@@ -119,8 +119,7 @@ def test_the_optimizer_has_the_names_of_the_weights(runs: Path, run: str) -> Non
         for kind, of_kind in states.kinds.items()
         for name, tensor in held(of_kind).items()
     }
-    # DeepSpeed's conversion to a universal checkpoint lists buffers among the weights.
-    assert_equal({n: t for n, t in found.items() if not n.endswith("steps_seen")}, wanted)
+    assert_equal(found, wanted)
 
 
 def test_master_weights_of_two_groups_are_named(runs: Path) -> None:
@@ -153,6 +152,18 @@ def test_a_conversion_there_and_back_keeps_every_bit(runs: Path, run: str, tmp_p
     converted(tmp_path / "megatron", tmp_path / "back", "hf")
     wanted.pop("model.steps_seen")  # a buffer that no rule knows
     assert_equal(load_file(tmp_path / "back" / "model.safetensors"), wanted)
+
+
+def test_config_and_tokenizer_are_those_of_the_trainers_folder(runs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-2"
+    shutil.copytree(runs / "zero3", folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
+    checkpoint = open_checkpoint(folder / "global_step2")
+    assert checkpoint.config is not None
+    assert checkpoint.config["hidden_size"] == 6
+    assert checkpoint.token_files == {"generation_config.json": {"eos_token_id": 7}}
+    assert checkpoint.folder == folder
+    assert f"its config is that of {folder / 'config.json'}" in checkpoint.notes
 
 
 def test_what_lies_beside_the_weights_is_listed(runs: Path) -> None:

@@ -8,7 +8,7 @@ universal checkpoint has a folder for each weight, in fp32.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, Shard
 from ckptdiff.errors import (
@@ -44,7 +44,6 @@ from ckptdiff.formats.wholes import Whole, addressed
 from ckptdiff.text import plural, printable, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from ckptdiff.checkpoint import Chunk, TensorRef
@@ -98,20 +97,25 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         held = _partitioned(files, progress)
     else:
         held = _plain(files)
-    config, token_files = _config(root, held.notes)
+    folder = _config_folder(root)
+    if folder is None:
+        held.notes.append("no config.json beside the weights")
+    elif folder != root:
+        held.notes.append(f"its config is that of {printable(str(folder / _CONFIG))}")
     step = names.step_of(root)
     return Checkpoint(
         root=root,
         format=NAME,
         convention="hf",
-        config=config,
+        config=None if folder is None else read_object(folder / _CONFIG),
         parallelism=Parallelism(),
         shards=(Shard(Rank(), 0, held.tensors),),
         files=tuple(dict.fromkeys(held.files)),
         iteration=held.steps if step is None else step,
+        token_files={} if folder is None else read_token_files(folder, held.notes),
         notes=tuple(held.notes),
-        token_files=token_files,
         chunks=held.chunks,
+        model_folder=folder,
     )
 
 
@@ -146,7 +150,11 @@ def read_optimizer(checkpoint: Checkpoint) -> tuple[dict[str, Checkpoint], list[
             refs = read_universal(
                 files.folder, None if model is None else model.trained, None, word
             )
-            found[kind] = {name: as_stored(name, ref) for name, ref in refs.items()}
+            found[kind] = {
+                name: as_stored(name, ref)
+                for name, ref in refs.items()
+                if model is None or name in model.trained  # and no buffer
+            }
     elif files.experts:
         return {}, ["the optimizer of a model whose experts are split over other ranks"]
     elif files.optimizers:
@@ -358,15 +366,10 @@ def _listed(found: list[str]) -> str:
     return ", ".join(map(shown, found[:_MAX_NAMED])) + more
 
 
-def _config(
-    root: Path, notes: list[str]
-) -> tuple[Mapping[str, Any] | None, Mapping[str, Mapping[str, Any]]]:
-    """Return the nearest config.json, in the folder or above it, and the token ids beside that."""
+def _config_folder(root: Path) -> Path | None:
+    """Return the nearest folder that holds a config.json: the folder itself, or one above it."""
     inside = root.absolute()
     for folder in (inside, *inside.parents[:_ABOVE]):
         if (folder / _CONFIG).is_file():
-            if folder != inside:
-                notes.append(f"its config is that of {printable(str(folder / _CONFIG))}")
-            return read_object(folder / _CONFIG), read_token_files(folder, notes)
-    notes.append("no config.json beside the weights")
-    return None, {}
+            return root if folder == inside else folder
+    return None
