@@ -9,9 +9,9 @@ from ckptdiff.errors import CorruptFile, MixedShards
 from ckptdiff.formats import safetensors
 from ckptdiff.formats.files import each_file
 from ckptdiff.formats.json_files import read_object
-from ckptdiff.formats.ranks.deepspeed_files import deepspeed_beside
 from ckptdiff.formats.token_files import read_token_files
 from ckptdiff.formats.torch_state import StateDict, names_beside, read_state_dict
+from ckptdiff.formats.training_state import notes_on_training
 from ckptdiff.formats.weight_files import (
     PATTERNS,
     Chosen,
@@ -22,7 +22,7 @@ from ckptdiff.formats.weight_files import (
     is_index,
     kind_of,
 )
-from ckptdiff.text import printable, shown
+from ckptdiff.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,8 +78,8 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         _check_index(folder, chosen.weight_map, tensors)
     if config is None:
         notes.append("no config.json beside the weights")
-    if path.is_dir() and (folder_beside := deepspeed_beside(path)):
-        notes.append(f"also here, not read: the DeepSpeed checkpoint {printable(folder_beside)}")
+    if path.is_dir():
+        notes += notes_on_training(path)
     token_files = read_token_files(folder, notes)
     return Checkpoint(
         root=folder if is_index(path) else path,

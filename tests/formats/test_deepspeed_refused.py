@@ -138,6 +138,16 @@ def test_latest_leads_nowhere_else(copy: Callable[[str], Path], tag: str) -> Non
     assert f"holds some: {STEP}" in refusal(folder, NotACheckpoint)
 
 
+def test_accelerate_calls_the_folder_otherwise(copy: Callable[[str], Path]) -> None:
+    folder = copy("zero3")
+    (folder / STEP).rename(folder / "pytorch_model")
+    (folder / "latest").write_text("pytorch_model")
+    for name in ("random_states_0.pkl", "scheduler.bin"):
+        (folder / name).write_bytes(b"x")
+    checkpoint = open_checkpoint(folder)
+    assert (checkpoint.format, checkpoint.iteration) == ("deepspeed", 2)
+
+
 def test_a_part_of_one_rank_is_not_opened_alone(runs: Path) -> None:
     for run, name in (
         ("zero3", OPTIMIZER.format(0)),
