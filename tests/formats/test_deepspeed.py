@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tarfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,16 +12,17 @@ from safetensors.torch import load_file
 from ckptdiff.assembly.optimizer_states import has_masters, read_states
 from ckptdiff.formats import open_checkpoint, read_entries
 from tests.support.conversions import converted
+from tests.support.deepspeed_runs import unpack
 from tests.support.pairs import compare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor
 
     from ckptdiff.checkpoint import Checkpoint, TensorRef
 
-DATA = Path(__file__).parent.parent / "data" / "deepspeed" / "checkpoints.tar.xz"
 WHOLE = ("zero0", "zero1", "zero1-fp32", "bf16", "zero2", "zero2-tied")  # without ZeRO-3
 PUT_TOGETHER = ("zero3", "zero3-tied", "zero1-universal", "zero3-universal")
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64}
@@ -31,10 +30,7 @@ DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64}
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("deepspeed")
-    with tarfile.open(DATA) as packed:
-        packed.extractall(folder, filter="data")
-    return folder
+    return unpack(tmp_path_factory.mktemp("deepspeed"))
 
 
 def truth(runs: Path, run: str, kind: str, folder: Path) -> Path:
@@ -123,8 +119,7 @@ def test_the_optimizer_has_the_names_of_the_weights(runs: Path, run: str) -> Non
         for kind, of_kind in states.kinds.items()
         for name, tensor in held(of_kind).items()
     }
-    # DeepSpeed's conversion to a universal checkpoint lists buffers among the weights.
-    assert_equal({n: t for n, t in found.items() if not n.endswith("steps_seen")}, wanted)
+    assert_equal(found, wanted)
 
 
 def test_master_weights_of_two_groups_are_named(runs: Path) -> None:
@@ -157,6 +152,18 @@ def test_a_conversion_there_and_back_keeps_every_bit(runs: Path, run: str, tmp_p
     converted(tmp_path / "megatron", tmp_path / "back", "hf")
     wanted.pop("model.steps_seen")  # a buffer that no rule knows
     assert_equal(load_file(tmp_path / "back" / "model.safetensors"), wanted)
+
+
+def test_config_and_tokenizer_are_those_of_the_trainers_folder(runs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-2"
+    shutil.copytree(runs / "zero3", folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
+    checkpoint = open_checkpoint(folder / "global_step2")
+    assert checkpoint.config is not None
+    assert checkpoint.config["hidden_size"] == 6
+    assert checkpoint.token_files == {"generation_config.json": {"eos_token_id": 7}}
+    assert checkpoint.folder == folder
+    assert f"its config is that of {folder / 'config.json'}" in checkpoint.notes
 
 
 def test_what_lies_beside_the_weights_is_listed(runs: Path) -> None:

@@ -40,6 +40,8 @@ HARNESSES = {
     "optimizer": Harness("read_formats", mutate_zip.mutate),
     "flat_optimizer": Harness("read_formats", mutate_zip.mutate),
     "ranks": Harness("read_formats", mutate_zip.mutate),
+    "deepspeed_model": Harness("read_formats", mutate_zip.mutate),
+    "deepspeed_flat": Harness("read_formats", mutate_zip.mutate),
     "metadata": Harness("read_formats", mutate_pickle.mutate),
     "common_state": Harness("read_formats", mutate_zip.mutate),
     "index": Harness("read_formats", mutate_json.mutate),

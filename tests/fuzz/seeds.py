@@ -22,7 +22,7 @@ from ckptdiff.scores.journal import FoundStep, Journal
 from ckptdiff.scores.results import Question
 from ckptdiff.settings import RecentPair, Settings, save_settings
 from tests.fuzz.mutate_zip import members
-from tests.support import hostile_ranks, oracle_state
+from tests.support import deepspeed_runs, hostile_ranks, oracle_state
 from tests.support.hostile import SAFETENSORS
 from tests.support.hostile_torch import PICKLES, TENSORS, ZIPS, mapping
 from tests.support.odd_configs import ODD
@@ -54,6 +54,7 @@ def make_bases(folder: Path) -> None:
             make_meta(folder / "meta", weights, config)
             make_hf(folder / "indexed", family)
     _make_dcp(folder / "dcp")
+    deepspeed_runs.unpack(folder, "zero3")
     state = {"args": _args(folder), "iteration": 7, "checkpoint_version": 3.0, "model": MODEL}
     state |= oracle_state.training_state([MODEL], distributed=False)
     state.pop("rng_state")
@@ -195,6 +196,7 @@ def make_seeds(folder: Path, bases: Path) -> Mapping[str, list[bytes]]:
     folder.mkdir(parents=True, exist_ok=True)
     rank = next((bases / "megatron").rglob("model_optim_rng.pt")).read_bytes()
     args, common = _args(bases), (bases / "dcp/common.pt").read_bytes()
+    zero3 = bases / "zero3" / deepspeed_runs.STEP
     index = (bases / "indexed/model.safetensors.index.json").read_bytes()
     plain = [{"a": [1, 2.5, "x", b"y", None, True]}, (1, {2, 3}, frozenset({4}), bytearray(b"5"))]
     shutil.copytree(bases / "llama", folder / "llama", dirs_exist_ok=True)
@@ -212,6 +214,8 @@ def make_seeds(folder: Path, bases: Path) -> Mapping[str, list[bytes]]:
         "optimizer": [(bases / "rank.pt").read_bytes()],
         "flat_optimizer": [torch_file(oracle_state.flat_optimizer([MODEL]))],
         "ranks": [hostile_ranks.rank_file(mapping(parts))],
+        "deepspeed_model": [(zero3 / deepspeed_runs.PART.format(0)).read_bytes()],
+        "deepspeed_flat": [(zero3 / deepspeed_runs.OPTIMIZER.format(0)).read_bytes()],
         "metadata": [(bases / "dcp/.metadata").read_bytes()],
         "common_state": [common, torch_file([{"args": args, "iteration": 5}])],
         "config": [json.dumps(one).encode() for one in _configs(bases)],

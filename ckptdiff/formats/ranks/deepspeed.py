@@ -8,7 +8,7 @@ universal checkpoint has a folder for each weight, in fp32.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, Shard
 from ckptdiff.errors import (
@@ -25,7 +25,7 @@ from ckptdiff.formats.ranks import deepspeed_files as names
 from ckptdiff.formats.ranks.deepspeed_flat import (
     MASTER,
     MOMENTS,
-    Budget,
+    PartsLeft,
     check_alike,
     fragments,
     put_together,
@@ -44,13 +44,12 @@ from ckptdiff.formats.wholes import Whole, addressed
 from ckptdiff.text import plural, printable, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from ckptdiff.checkpoint import Chunk, TensorRef
     from ckptdiff.formats.files import Progress
     from ckptdiff.formats.ranks.deepspeed_files import Files
-    from ckptdiff.formats.ranks.deepspeed_flat import RankState
+    from ckptdiff.formats.ranks.deepspeed_flat import RankPartitions
     from ckptdiff.formats.ranks.deepspeed_state import ModelState
 
 NAME = "deepspeed"
@@ -98,20 +97,25 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         held = _partitioned(files, progress)
     else:
         held = _plain(files)
-    config, token_files = _config(root, held.notes)
+    folder = _config_folder(root)
+    if folder is None:
+        held.notes.append("no config.json beside the weights")
+    elif folder != root:
+        held.notes.append(f"its config is that of {printable(str(folder / _CONFIG))}")
     step = names.step_of(root)
     return Checkpoint(
         root=root,
         format=NAME,
         convention="hf",
-        config=config,
+        config=None if folder is None else read_object(folder / _CONFIG),
         parallelism=Parallelism(),
         shards=(Shard(Rank(), 0, held.tensors),),
         files=tuple(dict.fromkeys(held.files)),
         iteration=held.steps if step is None else step,
+        token_files={} if folder is None else read_token_files(folder, held.notes),
         notes=tuple(held.notes),
-        token_files=token_files,
         chunks=held.chunks,
+        model_folder=folder,
     )
 
 
@@ -146,15 +150,19 @@ def read_optimizer(checkpoint: Checkpoint) -> tuple[dict[str, Checkpoint], list[
             refs = read_universal(
                 files.folder, None if model is None else model.trained, None, word
             )
-            found[kind] = {name: as_stored(name, ref) for name, ref in refs.items()}
+            found[kind] = {
+                name: as_stored(name, ref)
+                for name, ref in refs.items()
+                if model is None or name in model.trained  # and no buffer
+            }
     elif files.experts:
         return {}, ["the optimizer of a model whose experts are split over other ranks"]
     elif files.optimizers:
         model, ranks = _model_of(files), _rank_states(files, None)
-        budget = Budget.of([rank.file for rank in ranks])
+        left = PartsLeft.of([rank.file for rank in ranks])
         for kind in (MASTER, *MOMENTS):
             if all(kind in rank.kinds for rank in ranks):
-                found[kind] = put_together(model.groups, ranks, kind, budget)
+                found[kind] = put_together(model.groups, ranks, kind, left)
     elif _model_of(files).tree.get("optimizer"):
         return {}, ["an optimizer of DeepSpeed without ZeRO, which numbers the parameters"]
     kinds: dict[str, Checkpoint] = {}
@@ -220,17 +228,17 @@ def _partitioned(files: Files, progress: Progress | None) -> Held:
             f"{files.folder}: its experts are split over other ranks than the rest. Convert it "
             "with DeepSpeed's ds_to_universal, and give the folder that it writes"
         )
-    budget = Budget.of([rank.file for rank in ranks])
-    wholes = put_together(model.groups, ranks, MASTER, budget)
+    left = PartsLeft.of([rank.file for rank in ranks])
+    wholes = put_together(model.groups, ranks, MASTER, left)
     read = [rank.file for rank in ranks]
-    wholes |= _frozen(files, model, read, budget)
+    wholes |= _frozen(files, model, read, left)
     wholes |= {n: as_stored(n, ref) for n, ref in model.filled.items() if n not in wholes}
     of = plural(len(ranks), "rank")
     note = f"its weights are put together from DeepSpeed's fp32 partitions of {of}"
     return _held(files, model, wholes, read, note)
 
 
-def _frozen(files: Files, model: ModelState, read: list[Path], budget: Budget) -> dict[str, Whole]:
+def _frozen(files: Files, model: ModelState, read: list[Path], left: PartsLeft) -> dict[str, Whole]:
     """Return the parameters that were not trained, of which each rank has a part.
 
     Adds the files that hold them to `read`.
@@ -247,10 +255,10 @@ def _frozen(files: Files, model: ModelState, read: list[Path], budget: Budget) -
             )
         of_ranks.append(other.fragments)
     read += parts
-    return {whole.native: whole for whole in fragments(model.frozen, of_ranks, parts, budget)}
+    return {whole.native: whole for whole in fragments(model.frozen, of_ranks, parts, left)}
 
 
-def _rank_states(files: Files, progress: Progress | None) -> list[RankState]:
+def _rank_states(files: Files, progress: Progress | None) -> list[RankPartitions]:
     """Return what the ranks' files of optimizer states hold. Raises if one is missing, or more."""
     ordered = [file for _, file in sorted(files.optimizers.items())]
     ranks = [found for _, found in each_file(ordered, read_rank, progress)]
@@ -283,8 +291,8 @@ def _universal(files: Files, progress: Progress | None) -> Held:
         names.check_ranks(
             files.folder, files.parts, model.size("dp_world_size"), "*_model_states.pt"
         )
-        budget = Budget.of(list(files.parts.values()))
-        wholes |= _frozen(files, model, read, budget)
+        left = PartsLeft.of(list(files.parts.values()))
+        wholes |= _frozen(files, model, read, left)
     lacking = [name for name in model.trained if name not in wholes]
     if lacking:
         raise MissingShard(
@@ -358,15 +366,10 @@ def _listed(found: list[str]) -> str:
     return ", ".join(map(shown, found[:_MAX_NAMED])) + more
 
 
-def _config(
-    root: Path, notes: list[str]
-) -> tuple[Mapping[str, Any] | None, Mapping[str, Mapping[str, Any]]]:
-    """Return the nearest config.json, in the folder or above it, and the token ids beside that."""
+def _config_folder(root: Path) -> Path | None:
+    """Return the nearest folder that holds a config.json: the folder itself, or one above it."""
     inside = root.absolute()
     for folder in (inside, *inside.parents[:_ABOVE]):
         if (folder / _CONFIG).is_file():
-            if folder != inside:
-                notes.append(f"its config is that of {printable(str(folder / _CONFIG))}")
-            return read_object(folder / _CONFIG), read_token_files(folder, notes)
-    notes.append("no config.json beside the weights")
-    return None, {}
+            return root if folder == inside else folder
+    return None

@@ -162,7 +162,7 @@ def folder_of(path: Path) -> Path | None:
     return named if expected and not named.exists() else None
 
 
-def named_beside(path: Path) -> str | None:
+def deepspeed_beside(path: Path) -> str | None:
     """Return the name of DeepSpeed's folder beside weights of another format in a folder."""
     tag = tag_of(path)
     return tag if tag is not None and holds_files(path / tag) else None

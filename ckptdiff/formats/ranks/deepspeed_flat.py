@@ -39,13 +39,13 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(slots=True)
-class Budget:
+class PartsLeft:
     """How many parts may still be made; one is shared by all tensors of a checkpoint."""
 
     left: int
 
     @classmethod
-    def of(cls, files: Sequence[Path]) -> Budget:
+    def of(cls, files: Sequence[Path]) -> PartsLeft:
         return cls(PARTS + sum(file.stat().st_size for file in files) // BYTES_PER_PART)
 
     def take(self, file: Path) -> None:
@@ -57,12 +57,12 @@ class Budget:
 class Flat:
     """Flat tensors laid end to end, as if they were one."""
 
-    def __init__(self, refs: Sequence[TensorRef], budget: Budget) -> None:
+    def __init__(self, refs: Sequence[TensorRef], left: PartsLeft) -> None:
         """Take refs of one dimension, of one dtype."""
         self.refs = refs
         self.starts = list(accumulate((ref.shape[0] for ref in refs), initial=0))
         self.size = self.starts.pop()  # in elements
-        self._budget = budget
+        self._left = left
 
     def chunks(
         self, name: str, shape: tuple[int, ...], at: int, start: int, stop: int
@@ -74,7 +74,7 @@ class Flat:
             inside = at - self.starts[number]
             count = min(stop - start, ref.shape[0] - inside)
             for box, first in boxes_of_range(shape, start, start + count):
-                self._budget.take(ref.file)
+                self._left.take(ref.file)
                 sizes = tuple(end - begin for begin, end in box)
                 offset = ref.offset + (inside + first - start) * ITEMSIZE[ref.dtype]
                 part = TensorRef(name, sizes, ref.dtype, ref.file, offset, contiguous(sizes))
@@ -83,7 +83,7 @@ class Flat:
 
 
 @dataclass(slots=True)
-class RankState:
+class RankPartitions:
     """What a rank's file of optimizer states holds."""
 
     file: Path
@@ -125,7 +125,7 @@ def shapes_of(value: object, file: Path) -> list[Shapes]:
     return found
 
 
-def read_rank(file: Path) -> RankState:
+def read_rank(file: Path) -> RankPartitions:
     """Return the flat tensors in a rank's file of optimizer states, from headers.
 
     Raises CorruptFile, UnreadableFile, or UnsupportedLayout if the ranks share them in another way.
@@ -144,7 +144,7 @@ def read_rank(file: Path) -> RankState:
     if "fp32_flat_groups" in state:
         key, inner = "fp32_flat_groups", state.get("optimizer_state_dict")
         stage = 3
-    found = RankState(file, stage, _ranks(state.get("partition_count"), file))
+    found = RankPartitions(file, stage, _ranks(state.get("partition_count"), file))
     found.kinds[MASTER] = _flat_tensors(state.get(key), file, key)
     found.paddings = _paddings(state.get("param_alignment_paddings"), file)
     states = inner.get("state") if isinstance(inner, dict) else None
@@ -213,7 +213,7 @@ def _paddings(value: object, file: Path) -> list[list[int]] | None:
     return value
 
 
-def check_alike(ranks: Sequence[RankState]) -> None:
+def check_alike(ranks: Sequence[RankPartitions]) -> None:
     """Raise MixedShards unless the ranks' files are of one kind of save, with the same groups."""
     first = ranks[0]
     for rank in ranks:
@@ -226,13 +226,13 @@ def check_alike(ranks: Sequence[RankState]) -> None:
             )
 
 
-def _kind_of(rank: RankState) -> tuple[object, ...]:
+def _kind_of(rank: RankPartitions) -> tuple[object, ...]:
     masters = rank.kinds[MASTER]
     return rank.stage, rank.ranks, len(masters), {ref.dtype for ref in masters}, rank.paddings
 
 
 def put_together(
-    groups: Sequence[Shapes], ranks: Sequence[RankState], kind: str, budget: Budget
+    groups: Sequence[Shapes], ranks: Sequence[RankPartitions], kind: str, left: PartsLeft
 ) -> dict[str, Whole]:
     """Return the tensors of one kind by name, put together from the ranks' flat tensors.
 
@@ -250,7 +250,7 @@ def put_together(
     laid = _by_parameter if ranks[0].stage >= 3 else _by_group
     return {
         name: Whole(name, shape, dtype, tuple(chunks))
-        for name, shape, chunks in laid(groups, ranks, held, budget)
+        for name, shape, chunks in laid(groups, ranks, held, left)
     }
 
 
@@ -259,9 +259,9 @@ Laid = tuple[str, tuple[int, ...], list[Chunk]]
 
 def _by_group(
     groups: Sequence[Shapes],
-    ranks: Sequence[RankState],
+    ranks: Sequence[RankPartitions],
     held: Sequence[list[TensorRef]],
-    budget: Budget,
+    left: PartsLeft,
 ) -> Iterator[Laid]:
     """Yield the parameters of ZeRO-1 and 2: each group lies end to end, cut over the ranks."""
     paddings = ranks[0].paddings
@@ -271,10 +271,17 @@ def _by_group(
             f"{folder}: has {len(held[0])} flat tensors of each rank for {len(groups)} groups of "
             "parameters"
         )
+    if paddings is not None and len(paddings) != len(groups):
+        raise CorruptFile(
+            f"{folder}: has param_alignment_paddings of {len(paddings)} groups of {len(groups)}"
+        )
     for number, shapes in enumerate(groups):
-        flat = Flat([refs[number] for refs in held], budget)
-        behind = paddings[number] if paddings is not None and number < len(paddings) else []
-        behind = behind if len(behind) == len(shapes) else [0] * len(shapes)
+        flat = Flat([refs[number] for refs in held], left)
+        behind = [0] * len(shapes) if paddings is None else paddings[number]
+        if len(behind) != len(shapes):
+            raise CorruptFile(
+                f"{folder}: has {len(behind)} param_alignment_paddings for {len(shapes)} parameters"
+            )
         at = 0
         places = []
         for (name, shape), padding in zip(shapes.items(), behind, strict=True):
@@ -296,12 +303,12 @@ def _fits(asked: int, there: int, step: int) -> bool:
 
 def _by_parameter(
     groups: Sequence[Shapes],
-    ranks: Sequence[RankState],
+    ranks: Sequence[RankPartitions],
     held: Sequence[list[TensorRef]],
-    budget: Budget,
+    left: PartsLeft,
 ) -> Iterator[Laid]:
     """Yield the parameters of ZeRO-3: each is cut over the ranks."""
-    flats = [Flat(refs, budget) for refs in held]
+    flats = [Flat(refs, left) for refs in held]
     folder = ranks[0].file.parent
     asked = sum(-(-prod(shape) // len(flats)) for shapes in groups for shape in shapes.values())
     for flat, rank in zip(flats, ranks, strict=True):
@@ -330,7 +337,7 @@ def fragments(
     shapes: Mapping[str, tuple[int, ...]],
     of_ranks: Sequence[Mapping[Any, Any]],
     files: Sequence[Path],
-    budget: Budget,
+    left: PartsLeft,
 ) -> Iterator[Whole]:
     """Yield the frozen parameters of ZeRO-3, of which each rank has one part.
 
@@ -350,6 +357,6 @@ def fragments(
                 f"{files[0].parent}: the parts of the frozen {shown(name)} are not of one size and "
                 f"dtype, {part} elements each"
             )
-        flat = Flat(refs, budget)
+        flat = Flat(refs, left)
         chunks = tuple(flat.chunks(name, shape, 0, 0, count))
         yield Whole(name, shape, refs[0].dtype, chunks)

@@ -177,12 +177,13 @@ def check_experts(
     folder: Path, files: Mapping[tuple[int, int], Path], state: Mapping[Any, Any]
 ) -> None:
     """Raise MissingShard unless there is a file for each expert that the model's file promises."""
-    counts = state.get("num_experts")
-    promised: dict[Any, Any] = dict(enumerate(counts)) if isinstance(counts, list) else {}
-    for entry in state.get("ds_autoep_layers") or ():
+    counts, layers = state.get("num_experts"), state.get("ds_autoep_layers")
+    promised: list[tuple[Any, Any]] = []
+    promised += enumerate(counts) if isinstance(counts, list) else ()
+    for entry in layers if isinstance(layers, list) else ():
         if isinstance(entry, dict):
-            promised[entry.get("moe_layer_id")] = entry.get("num_experts")
-    for layer, count in promised.items():
+            promised.append((entry.get("moe_layer_id"), entry.get("num_experts")))
+    for layer, count in promised:
         there = sum(of == layer for of, _ in files)
         if type(count) is int and type(layer) is int and there < count:
             raise MissingShard(
