@@ -131,6 +131,12 @@ def read_entries(checkpoint: Checkpoint) -> list[Entry]:
     return found + [Entry(name, "opaque") for name in opaque]
 
 
+def is_of_optimizer(name: str) -> bool:
+    """Return whether a tensor of a distributed checkpoint is of an optimizer's state."""
+    found = _BESIDE.match(name)
+    return found is not None and "optim" in found[0]
+
+
 def _weights(described: Iterable[Described]) -> tuple[dict[str, Described], set[str]]:
     """Return the weights by their names in the model, and the names of the other tensors.
 
