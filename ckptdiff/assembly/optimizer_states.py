@@ -27,7 +27,10 @@ MASTER = "fp32_param"
 KINDS = (MASTER, "exp_avg", "exp_avg_sq")
 # Each kind of state, and its key in a flat buffer of distrib_optim.pt.
 _BUFFER_KEYS = {"fp32_param": "param", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
-_STATE = re.compile(r"^(?:chained_\d+\.)?optimizer\.state\.(fp32_param|exp_avg|exp_avg_sq)\.(.+)$")
+# Where state is gathered before it is saved (fully_reshardable), the master weights are `param`.
+_STATE = re.compile(
+    r"^(?:chained_\d+\.)?optimizer\.state\.(fp32_param|param|exp_avg|exp_avg_sq)\.(.+)$"
+)
 
 # In elements: Megatron aligns the start of each parameter in a flat buffer; old versions do not.
 _ALIGNMENTS = (64, 1)
@@ -60,7 +63,7 @@ def has_masters(checkpoint: Checkpoint) -> bool:
     try:
         if checkpoint.format == torch_dist.NAME:
             described, _ = dcp.read_metadata(checkpoint.root)
-            return any((m := _STATE.match(t.name)) and m[1] == MASTER for t in described)
+            return any((m := _STATE.match(t.name)) and _kind_of(m) == MASTER for t in described)
         if checkpoint.format != megatron.NAME:
             return False
         file = checkpoint.files[0]
@@ -83,7 +86,7 @@ def _from_torch_dist(checkpoint: Checkpoint) -> States:
     for tensor in described:
         match = _STATE.match(tensor.name)
         if match is not None and match[2] in shapes:
-            by_kind[match[1]].append((match[2], tensor))
+            by_kind[_kind_of(match)].append((match[2], tensor))
         elif torch_dist.OPTIMIZER.match(tensor.name):
             states.unnamed.append(tensor.name)
     for kind in KINDS:
@@ -104,6 +107,10 @@ def _from_torch_dist(checkpoint: Checkpoint) -> States:
         tensors, chunks = torch_dist.lay_out(root, wholes)
         states.kinds[kind] = replace(checkpoint, shards=(Shard(Rank(), 0, tensors),), chunks=chunks)
     return states
+
+
+def _kind_of(match: re.Match[str]) -> str:
+    return MASTER if match[1] == "param" else match[1]
 
 
 def _unflattened(
