@@ -29,7 +29,10 @@ MASTER = "fp32_param"
 KINDS = (MASTER, "exp_avg", "exp_avg_sq")
 # Each kind of state, and its key in a flat buffer of distrib_optim.pt.
 _BUFFER_KEYS = {"fp32_param": "param", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
-_STATE = re.compile(r"^(?:chained_\d+\.)?optimizer\.state\.(fp32_param|exp_avg|exp_avg_sq)\.(.+)$")
+# Where state is gathered before it is saved (fully_reshardable), the master weights are `param`.
+_STATE = re.compile(
+    r"^(?:chained_\d+\.)?optimizer\.state\.(fp32_param|param|exp_avg|exp_avg_sq)\.(.+)$"
+)
 # As torch's get_state_dict and Megatron-FSDP name it: the weight first.
 _STATE_OF = re.compile(
     r"^(?:.{1,99}\.)?(?:optimizers?|optim)\.(?:\w{1,20}\.)?state\.(.+)\.(exp_avg|exp_avg_sq)$"
@@ -69,7 +72,7 @@ def has_masters(checkpoint: Checkpoint) -> bool:
     try:
         if checkpoint.format == torch_dist.NAME:
             described, _ = dcp.read_metadata(checkpoint.root)
-            return any((m := _STATE.match(t.name)) and m[1] == MASTER for t in described)
+            return any((m := _STATE.match(t.name)) and _kind_of(m) == MASTER for t in described)
         if checkpoint.format == deepspeed.NAME:
             return deepspeed.has_optimizer(checkpoint)
         if checkpoint.format != megatron.NAME:
@@ -126,7 +129,7 @@ def _from_torch_dist(checkpoint: Checkpoint) -> States:
 def _kind_and_weight(name: str) -> tuple[str, str]:
     """Return the kind of state that a tensor is, and of which weight; empty texts for no state."""
     if match := _STATE.match(name):
-        return match[1], match[2]
+        return _kind_of(match), match[2]
     match = _STATE_OF.match(name)
     return (match[2], match[1]) if match else ("", "")
 
@@ -148,6 +151,10 @@ def _shapes_of_weights(
     for bare in twice:
         del plain[bare]
     return {**plain, **{name: (name, shape) for name, shape in shapes.items()}}
+
+
+def _kind_of(match: re.Match[str]) -> str:
+    return MASTER if match[1] == "param" else match[1]
 
 
 def _unflattened(

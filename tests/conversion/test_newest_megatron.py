@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from ckptdiff.assembly.assemble import assemble
+from ckptdiff.assembly.optimizer_pair import with_optimizer
+from ckptdiff.assembly.optimizer_states import KINDS
+from ckptdiff.formats import open_checkpoint
 from tests.support.corpus import REPOSITORY
-from tests.support.pairs import compare
+from tests.support.pairs import bits, compare
 from tests.support.patience import PATIENCE
 from tests.support.program import ckptdiff, document
 from tests.support.skips import NO_NEWEST
@@ -84,3 +90,40 @@ def test_it_loads_what_we_write(ask: Ask, model: str, tmp_path: Path) -> None:
     loaded = ask("load")
     assert loaded["tensors"] == MODELS[model]
     assert [loaded[key] for key in ("absent", "unused", "different")] == [[], [], []]
+
+
+@pytest.mark.parametrize("model", ["llama", "qwen3_moe"])
+def test_the_state_of_its_distributed_optimizer_is_named(
+    model: str, oracle: Oracle, tmp_path: Path
+) -> None:
+    if not (Path(WHEEL) / "megatron/core").is_dir() or not WHEEL:
+        pytest.skip(NO_NEWEST)
+    script = "tests.support.newest_optimizer"
+    done = subprocess.run(
+        [oracle.python, "-m", script, WHEEL, model, "fully_reshardable", tmp_path],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo"},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    held = load_file(tmp_path / "state.safetensors")
+    opened = open_checkpoint(tmp_path / "megatron")
+    weights, _ = with_optimizer(assemble(opened), assemble(opened))
+    assert not weights.unmapped
+    found = {name: t for name, t in weights.tensors.items() if name.startswith("optimizer.")}
+    assert len(found) == 3 * MODELS[model]
+    # Unfused tensors of a layer, whose elements are those of one parameter.
+    norm = "model.layers.1.post_attention_layernorm.weight"
+    down = "model.layers.1.mlp.experts.2.down_proj.weight"
+    pairs = {"model.embed_tokens.weight": "embedding.word_embeddings.weight"}
+    pairs[norm] = "decoder.layers.1.pre_mlp_layernorm.weight"
+    if model == "qwen3_moe":
+        pairs[down] = "decoder.layers.1.mlp.experts.local_experts.2.linear_fc2.weight"
+    for kind in KINDS:
+        for hf, megatron in pairs.items():
+            assert torch.equal(
+                bits(found[f"optimizer.{kind}.{hf}"]), held[f"{kind}.{megatron}"].view(torch.int32)
+            ), (kind, hf)

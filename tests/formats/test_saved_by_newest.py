@@ -1,0 +1,31 @@
+"""What megatron-core 0.19.2 saved is read wherever there is no megatron-core."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.support.pairs import compare
+from tests.support.program import ckptdiff, document
+from tests.support.saved_by_newest import unpack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_hybrid_is_listed_the_same_as_its_source_and_converted_alone(tmp_path: Path) -> None:
+    source, saved = unpack(tmp_path)
+    listed = document(ckptdiff("ls", saved, "--json"))
+    assert (listed["family"], listed["iteration"]) == ("nemotron_h", 1)
+    args = {entry["name"] for entry in listed["other"]}
+    assert {"args.hybrid_layer_pattern", "iteration", "checkpoint_version"} <= args
+
+    found = compare(source, saved)
+    assert len(found.results) == len(listed["tensors"]) == 33
+    assert (found.statuses, found.summary.verdict) == ({}, "same")
+    kinds = next(line for line in found.summary.config if line.meaning == "Kinds of layers")
+    assert (kinds.status, kinds.name_b, kinds.b) == ("same", "hybrid_layer_pattern", "M*|-E")
+
+    done = ckptdiff("convert", saved, tmp_path / "out", "--to", "hf")
+    assert done.returncode == 0, done.stderr
+    again = compare(source, tmp_path / "out")
+    assert (again.statuses, again.summary.verdict) == ({}, "same")
