@@ -52,7 +52,8 @@ class TensorDiff:
 
     name: str
     status: Status
-    why: Literal["cast", "bits", "tolerance"] | None = None
+    # `sums`: what an adapter adds, its terms added in another order or rounded once more.
+    why: Literal["cast", "bits", "sums", "tolerance"] | None = None
     error: str | None = None
     note: str | None = None  # such as drifted replicas, missing rows, what the padding holds
     dtype_a: str | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.cli.arguments import (
+    ADAPTER_HELP,
     JOBS_HELP,
     JSON_HELP,
     OPTIMIZER_HELP,
@@ -60,6 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="do not look for the cause of differences",
     )
     parser.add_argument("--optimizer", action="store_true", help=OPTIMIZER_HELP)
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help=ADAPTER_HELP.format("A"))
     parser.add_argument("--ignore-config", action="store_true", help="judge by the weights alone")
 
 
@@ -120,6 +122,7 @@ def compared(
         pattern=options.filter,
         optimizer=options.optimizer,
         ignore_config=options.ignore_config,
+        adapter=options.adapter,
         reading=lambda side: counter(f"reading headers of {side}", "files"),
         matching=counter("looking for equal rows", "tensors"),
     )  # fmt: skip

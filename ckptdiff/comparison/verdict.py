@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ckptdiff.kernels.stats import Stats
     from ckptdiff.results import Finding, TensorDiff, Verdict
 
-    Why = Literal["cast", "bits", "tolerance"]
+    Why = Literal["cast", "bits", "sums", "tolerance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,17 @@ class Tolerance:
 CAST = Tolerance("cast")
 
 
-def judge_tensor(stats: Stats, same_dtype: bool, tolerance: Tolerance) -> tuple[Status, Why | None]:  # noqa: FBT001
-    """Return the status of a tensor whose elements were all compared, and why it is close."""
+def judge_tensor(
+    stats: Stats,
+    same_dtype: bool,  # noqa: FBT001
+    tolerance: Tolerance,
+    *,
+    merges: bool = False,
+) -> tuple[Status, Why | None]:
+    """Return the status of a tensor whose elements were all compared, and why it is close.
+
+    `merges` says that an adapter is added to one side, in one of the orders that give its sums.
+    """
     if same_dtype and stats.differing == 0:
         return "same", None
     if tolerance.kind == "exact":
@@ -74,6 +83,8 @@ def judge_tensor(stats: Stats, same_dtype: bool, tolerance: Tolerance) -> tuple[
         return "close", "cast"
     if stats.unequal == 0:
         return "close", "bits"
+    if merges and stats.beyond == 0 and stats.inexcusable == 0:
+        return "close", "sums"
     # No tolerance allows a NaN or an Inf that one side alone has.
     if stats.inexcusable == 0 and (
         (tolerance.kind == "ulp" and stats.max_ulp <= tolerance.limit)

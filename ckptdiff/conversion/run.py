@@ -353,6 +353,8 @@ def _fingerprint(conversion: Conversion, states: Mapping[str, State]) -> str:
         for piece in pieces:
             ref = piece.ref
             add(f"{ref.file} {ref.offset} {ref.dtype} {ref.stride} {ref.scale}")
+            if ref.added is not None:
+                add(str(ref.added))
             add(f"{piece.of} {piece.box}")
     for name, content in conversion.texts:
         add(name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ckptdiff.errors import CkptDiffError, NotACheckpoint, UnreadableFile
 from ckptdiff.formats import hf, megatron, meta, torch_dist
+from ckptdiff.formats.adapter import adapter_config
 from ckptdiff.formats.gc_pause import uncollected
 from ckptdiff.formats.no_checkpoint import why_no_checkpoint
 from ckptdiff.formats.stamps import noting_stamps, stamps_of
@@ -56,7 +57,9 @@ def open_checkpoint(
             for module in FORMATS:
                 if module.sniff(path):
                     opened = module.open(path, progress)
-                    return replace(opened, stamps=stamps_of(opened.files, seen))
+                    config = adapter_config(opened)
+                    stamps = stamps_of(opened.files, seen)
+                    return replace(opened, stamps=stamps, adapter_config=config)
     except CkptDiffError:
         raise
     except OSError as error:
