@@ -39,7 +39,8 @@ class LoraPair:
     module: str  # by its name in the model
     up: Assembly  # (features out, rank)
     down: Assembly  # (rank, features in)
-    factor: float
+    factor: float  # alpha by the rank, or by its root
+    alpha: float
     is_embedding: bool = False  # its weight is stored (features in, features out)
     bias: Assembly | None = None  # that is added to the module's, times the factor
 
@@ -61,7 +62,7 @@ class Lora:
     def words(self) -> str:
         """What it is: `rank 4, alpha 8, on q_proj and v_proj`."""
         ranks = " and ".join(map(str, sorted({pair.rank for pair in self.pairs})))
-        alphas = {self.settings.alpha_of(pair.module) for pair in self.pairs}
+        alphas = {pair.alpha for pair in self.pairs}
         alpha = " and ".join(f"{alpha:g}" for alpha in sorted(alphas))
         targets = sorted({pair.module.rpartition(".")[2] for pair in self.pairs})
         return f"rank {ranks}, alpha {alpha}, on {', '.join(targets)}"
@@ -133,6 +134,7 @@ def _pair(root: Path, module: str, held: dict[str, Assembly], settings: LoraSett
         up,
         down,
         settings.factor_of(module, rank),
+        settings.alpha_of(module),
         is_embedding,
         held.get(f"{kinds[1]}.bias"),
     )

@@ -80,6 +80,16 @@ def limits(view: View, added: Added) -> tuple[NDArray[np.float64], NDArray[np.fl
     return low, high
 
 
+def product_of(view: View, added: Added) -> NDArray[np.float64]:
+    """Return what is added to the numbers of a view, not rounded. Raises as `merged` does."""
+    tiles = _Tiles(view, added)
+    result = np.empty(tiles.stored.shape)
+    for tile, _, up, down in tiles:
+        product = up.astype(np.float64) @ down.astype(np.float64) * added.factor
+        result[tile] = product[..., None]
+    return tiles.in_shape(result)
+
+
 def count_beyond(view: View, added: Added, other: NDArray[Any], dtype: str) -> int:
     """Return how many elements of another side, of a dtype, lie outside of the `limits` of a view.
 

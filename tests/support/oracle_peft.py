@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,12 @@ def compare(
 
     `merge` has arguments of PEFT's loading and merging.
     """
-    from peft import LoraConfig, PeftModel, get_peft_model
-
+    peft = import_module("peft")
     warnings.simplefilter("ignore")
     out, kind = Path(folder), getattr(torch, dtype)
     model = _model(family, tied=tied).to(kind)
     model.save_pretrained(out / "base")
-    wrapped = get_peft_model(model, LoraConfig(**settings))
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**settings))
     torch.manual_seed(7)
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:
@@ -48,20 +48,16 @@ def compare(
     wrapped.save_pretrained(out / "adapter")
     options = merge or {}
     base = type(model).from_pretrained(out / "base", dtype=kind)
-    loaded = PeftModel.from_pretrained(
+    loaded = peft.PeftModel.from_pretrained(
         base, out / "adapter", autocast_adapter_dtype=options.get("autocast", True)
     )
-    if factor := options.get("factor"):
-        for module in loaded.modules():
-            if hasattr(module, "scaling"):
-                module.scaling = {k: v * factor for k, v in module.scaling.items()}
     merged = loaded.merge_and_unload(safe_merge=options.get("safe", False))
     merged.save_pretrained(out / "merged")
     return {"in_order": _adds_in_order()}
 
 
 def _adds_in_order() -> bool:
-    """Return whether this machine's torch adds a product's terms by fused multiply-adds in order."""
+    """Return whether torch adds a product's terms in order here, by fused multiply-adds."""
     one, other = torch.randn(64, 32), torch.randn(32, 48)
     total = torch.zeros(64, 48)
     for k in range(32):
@@ -70,16 +66,12 @@ def _adds_in_order() -> bool:
 
 
 def _model(family: str, *, tied: bool) -> Any:
-    import transformers
-
+    transformers = import_module("transformers")
     torch.manual_seed(0)
     if family == "gpt2":
-        return transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(
-                vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=32,
-                bos_token_id=1, eos_token_id=2,
-            )  # fmt: skip
-        )
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32}
+        tokens = {"vocab_size": 96, "bos_token_id": 1, "eos_token_id": 2}
+        return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **tokens))
     name = {"llama": "Llama", "qwen3": "Qwen3", "phi3": "Phi3"}[family]
     own = {"head_dim": 8} if family == "qwen3" else {}
     config = getattr(transformers, f"{name}Config")(**SIZES, **own, tie_word_embeddings=tied)
