@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.cli.arguments import JOBS_HELP, JSON_HELP, positive, size
+from ckptdiff.cli.arguments import ADAPTER_HELP, JOBS_HELP, JSON_HELP, positive, size
 from ckptdiff.cli.progress import ProgressBar
 from ckptdiff.config.programs import DEFAULT, PROGRAMS
 from ckptdiff.errors import BadArgument
@@ -97,6 +97,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "hf has its config.json, tokenizer and tensor names",
     )  # fmt: skip
     parser.add_argument(
+        "--adapter", type=Path, metavar="DIR", help=ADAPTER_HELP.format("SRC")
+    )
+    parser.add_argument(
         "--family", metavar="NAME",
         help="the family to write, instead of the first whose config.json can say the model",
     )  # fmt: skip
@@ -179,7 +182,12 @@ def _open(options: argparse.Namespace) -> tuple[Assembled, Assembled | None]:
         like = assemble(open_checkpoint(options.like))
         if like.checkpoint.convention != "hf":
             raise BadArgument(f"--like {options.like}: is no Hugging Face folder")
-    return assemble(open_checkpoint(options.source), like=like), like
+    source = assemble(open_checkpoint(options.source), like=like)
+    if options.adapter is not None:
+        from ckptdiff.assembly.merging import with_merged
+
+        source = with_merged(source, assemble(open_checkpoint(options.adapter), like=source))
+    return source, like
 
 
 def _target(options: argparse.Namespace) -> Target:

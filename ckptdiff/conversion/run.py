@@ -325,7 +325,9 @@ def _check_unchanged(conversion: Conversion, before: Mapping[str, State], doing:
 def _file_states(conversion: Conversion) -> dict[str, State]:
     """Return the state of each source file, of the file that a link leads to."""
     found = {}
-    for file in conversion.source.checkpoint.files:
+    merging = conversion.source.merging
+    added = () if merging is None else merging.files
+    for file in (*conversion.source.checkpoint.files, *added):
         try:
             status = file.stat()
         except OSError as error:
