@@ -222,7 +222,9 @@ class Checkpoint:
 
     def relative(self, file: Path) -> str:
         """Return the path of a file of the checkpoint from its root."""
-        return file.name if file == self.root else str(file.relative_to(self.root))
+        if file == self.root:
+            return file.name
+        return str(file.relative_to(self.root) if file.is_relative_to(self.root) else file)
 
     @property
     def has_ranks(self) -> bool:

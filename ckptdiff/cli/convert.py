@@ -96,9 +96,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the Hugging Face folder of this model: the result is compared with it, and with --to "
         "hf has its config.json, tokenizer and tensor names",
     )  # fmt: skip
-    parser.add_argument(
-        "--adapter", type=Path, metavar="DIR", help=ADAPTER_HELP.format("SRC")
-    )
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help=ADAPTER_HELP.format("SRC"))
     parser.add_argument(
         "--family", metavar="NAME",
         help="the family to write, instead of the first whose config.json can say the model",

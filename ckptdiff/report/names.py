@@ -31,7 +31,9 @@ def adapter_document(side: Assembled) -> dict[str, Any] | None:
     if adapter is None:
         return None
     return {
+        "kind": adapter.kind,
         "ranks": adapter.ranks,
+        "alpha": adapter.alpha,
         "targets": adapter.targets,
         "tensors": len(adapter.names),
         "alone": adapter.is_alone,
