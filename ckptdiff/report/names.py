@@ -25,6 +25,19 @@ def names_document(side: Assembled) -> list[dict[str, Any]]:
     ]
 
 
+def merging_document(side: Assembled) -> dict[str, Any] | None:
+    """Return which adapter is added to the weights of a side; None if none is."""
+    merging = side.merging
+    if merging is None:
+        return None
+    return {
+        "path": str(merging.root),
+        "what": merging.words,
+        "changes": list(merging.pairs),
+        "replaces": list(merging.replaced),
+    }
+
+
 def adapter_document(side: Assembled) -> dict[str, Any] | None:
     """Return what the adapter of a side is; `alone` says that nothing else is there."""
     adapter = side.adapter

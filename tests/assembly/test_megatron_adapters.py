@@ -98,9 +98,7 @@ def shards(tensors: Tensors, layer: int, rank: int, config: dict[str, Any], kind
     }
 
 
-def megatron_adapter(
-    folder: Path, base: Path, tensors: Tensors, *, kind: str, alone: bool
-) -> Path:
+def megatron_adapter(folder: Path, base: Path, tensors: Tensors, *, kind: str, alone: bool) -> Path:
     """Write the adapter as Megatron's, beside its base or alone."""
     config = json.loads((base / "config.json").read_text())
     make_megatron(folder, stored(base), config, tp=TP, pp=1)
