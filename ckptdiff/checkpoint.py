@@ -186,7 +186,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of a whole tensor, in a format that splits tensors into chunks."""
+    """A part of a whole tensor, where it lies in several: chunks, or ranks' parts of an adapter."""
 
     ref: TensorRef
     box: Box  # in the whole tensor
@@ -240,7 +240,9 @@ class Checkpoint:
 
     def relative(self, file: Path) -> str:
         """Return the path of a file of the checkpoint from its root."""
-        return file.name if file == self.root else str(file.relative_to(self.root))
+        if file == self.root:
+            return file.name
+        return str(file.relative_to(self.root) if file.is_relative_to(self.root) else file)
 
     @property
     def has_ranks(self) -> bool:

@@ -31,6 +31,7 @@ Hint = Literal[
     "no-bos",  # a prompt as it is, without BOS
     "overwrite",
     "allow-unmapped",  # convert what the rules know, leave out the rest
+    "merge",  # add an adapter that is not merged, or convert what is there without it
     "allow-incomplete",  # convert what is there of what the config promises
     "cpu",  # compute without a GPU
     "lend",  # a folder to be like, or a family by name, says what Megatron's args do not

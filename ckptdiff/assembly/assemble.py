@@ -50,7 +50,7 @@ def assemble(
     if found.wrapping is not None:
         notes = (*side.notes, found.wrapping.words)
         side = replace(side, wrapping=found.wrapping, notes=notes)
-    return with_shortfall(with_adapter(side) if found.has_adapter else side)
+    return with_shortfall(with_adapter(side, like) if found.has_adapter else side)
 
 
 @uncollected()

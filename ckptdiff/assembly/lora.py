@@ -31,6 +31,8 @@ _OTHER_PARTS = {
     "trainable_tokens": "trainable tokens",
 }
 
+MOST_MATCHES = 2_000_000  # of a module with a pattern: some seconds
+
 
 @dataclass(frozen=True, slots=True)
 class LoraPair:
@@ -99,6 +101,11 @@ def lora_of(adapter: Assembled) -> Lora:
         parts[found["host"]][found["kind"] + (found["bias"] or "")] = tensor
     if not parts:
         raise UnsupportedLayout(f"{root}: holds no tensor of a LoRA adapter")
+    if len(parts) * (len(settings.ranks) + len(settings.alphas)) > MOST_MATCHES:
+        raise UnsupportedLayout(
+            f"{root}: has more patterns of ranks and alphas than are looked up for "
+            f"{len(parts)} modules"
+        )
     if len(names) > 1:
         which = ", ".join(sorted(filter(None, names)))
         raise UnsupportedLayout(f"{root}: holds several adapters ({shown(which)}); give one alone")

@@ -223,6 +223,10 @@ def _plan_lines(conversion: Conversion) -> Iterator[str]:
     yield f"from  {pasted_name(str(source.checkpoint.root))} ({source.checkpoint.format}, {family})"
     size = format_bytes(conversion.nbytes)
     yield f"to    {pasted_name(str(conversion.out))} ({conversion.target.to}, {size})"
+    if source.merging is not None:
+        yield f"      with the adapter {printable(str(source.merging.root))}: " + printable(
+            source.merging.words
+        )
     for note in conversion.notes:
         yield f"      {printable(note)}"
 

@@ -19,6 +19,7 @@ from ckptdiff.cli.arguments import (
 )
 from ckptdiff.cli.fetching import add_download
 from ckptdiff.cli.progress import ProgressBar, counter
+from ckptdiff.errors import BadArgument
 
 if TYPE_CHECKING:
     import argparse
@@ -119,6 +120,8 @@ def compared(
     from ckptdiff.comparison.pipeline import CheckpointPair, compare_checkpoints
     from ckptdiff.comparison.verdict import Tolerance
 
+    if options.adapter is not None and options.optimizer:
+        raise BadArgument("--adapter: is added to weights, so there is no --optimizer with it")
     events = compare_checkpoints(
         options.a, options.b, lambda: pool,
         tolerance=Tolerance.parse(options.tolerance),

@@ -12,6 +12,8 @@ OPTIONS: dict[Hint, str] = {
     "no-bos": "--bos no adds none",
     "overwrite": "--overwrite replaces it",
     "allow-unmapped": "--allow-unmapped converts the rest",
+    "merge": "--adapter DIR merges the one in DIR, which may be the same folder, and "
+    "--allow-unmapped leaves it out",
     "allow-incomplete": "--allow-incomplete writes what is there",
     "cpu": "--device cpu computes without",
     "lend": "--like DIR lends the config.json of such a model, --family NAME chooses a family",

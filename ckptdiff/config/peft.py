@@ -27,6 +27,7 @@ _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _SAFE_PATTERN = re.compile(r"(?:[\w.^$|\-]|\\[.dw]|\[[\w\-]+\]|(?<=[.\]dw])[*+])*")
 _MOST_REPEATS = 1
 _LONGEST_PATTERN = 300  # characters, and of a module
+_MOST_PATTERNS = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,8 @@ def _patterns(stated: Mapping[str, Any], name: str, where: object) -> list[tuple
     found = stated.get(name) or {}
     if not isinstance(found, dict):
         raise UnsupportedLayout(f"{where}: {name} is no object of patterns and numbers")
+    if len(found) > _MOST_PATTERNS:
+        raise UnsupportedLayout(f"{where}: {name} has {len(found)} patterns, more than are read")
     kind = "r" if name == "rank_pattern" else "lora_alpha"
     for pattern in found:
         repeats = pattern.count("*") + pattern.count("+")

@@ -158,7 +158,8 @@ def _mending_command(a: Assembled, b: Assembled, *undo: Remap) -> str:
     """Return the `ckptdiff convert` command line that writes B again, without the faults."""
     target = mended_target(b, *undo)
     out = proposed_out(b.checkpoint, target)
-    like = a.checkpoint.root if a.checkpoint.convention == "hf" else None
+    is_like = a.checkpoint.convention == "hf" and a.merging is None
+    like = a.checkpoint.root if is_like else None
     return shell_line(command_of(b.checkpoint.root, out, target, like))
 
 

@@ -22,7 +22,7 @@ from ckptdiff.report.listed import (
     unlisted_notes,
     verdict_words,
 )
-from ckptdiff.report.names import adapter_document, names_document
+from ckptdiff.report.names import adapter_document, merging_document, names_document
 from ckptdiff.report.shortfall import incomplete_lines, shortfall_document
 from ckptdiff.report.statuses import GLYPH, WORD
 from ckptdiff.report.tensor_table import MAX_LINES, TensorTable, tensor_table
@@ -69,6 +69,7 @@ def side_document(side: Assembled) -> dict[str, Any]:
         "notes": [*checkpoint.notes, *side.notes],
         "names": names_document(side),
         "adapter": adapter_document(side),
+        "with_adapter": merging_document(side),
         "not_read": [checkpoint.relative(file) for file in checkpoint.ignored],
         **shortfall_document(side),
     }

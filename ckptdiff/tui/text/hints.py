@@ -12,6 +12,7 @@ KEYS: dict[Hint, str] = {
     "no-bos": "or type token ids, such as 1,2,3: none is added there",
     "overwrite": "choose yes at Replace to write over it",
     "allow-unmapped": "at Unknown, choose to leave them out",
+    "merge": "--adapter of `ckptdiff convert` merges it, or at Unknown, choose to leave it out",
     "allow-incomplete": "at Gaps, choose to write what is there",
     "cpu": "it is computed on the CPU",
     "lend": "open it beside a Hugging Face folder of such a model, which lends its config.json at "
