@@ -80,6 +80,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         f"{DEFAULT}), bridge is Megatron-Bridge",
     )  # fmt: skip
     parser.add_argument(
+        "--run-config", action="store_true",
+        help="with --to torch_dist: write the run_config.yaml beside it that Megatron-Bridge wants",
+    )  # fmt: skip
+    parser.add_argument(
         "--accept", action="store_true",
         help="exit code 0 though the program cannot compute the model, or, with --family, "
         "config.json cannot say all of it",
@@ -207,6 +211,7 @@ def _target(options: argparse.Namespace) -> Target:
         moe_grouped_gemm=options.moe_grouped_gemm,
         version=options.target_version,
         family=options.family,
+        run_config=options.run_config,
         accept=options.accept,
         undo=tuple(map(_remap, options.undo)),
         allow_unmapped=options.allow_unmapped,

@@ -56,6 +56,7 @@ class Target:
     undo: tuple[Remap, ...] = ()  # faults to undo, the last first
     version: Version = DEFAULT  # of the program that is to load a Megatron checkpoint
     family: str | None = None  # that a Megatron checkpoint is written as; None: one that fits
+    run_config: bool = False  # write Megatron-Bridge's config beside a torch_dist checkpoint
     accept: bool = False  # what that program cannot compute, or that family say, is known
     allow_unmapped: bool = False  # leave out tensors without a rule
     allow_incomplete: bool = False  # write what is there of what the config promises
@@ -92,6 +93,8 @@ def plan_conversion(
     Raises BadArgument for an unfit `out` or target, UnsupportedLayout for a source that cannot be
     converted to it.
     """
+    if target.run_config and target.to != "torch_dist":
+        raise BadArgument("run_config.yaml lies beside a torch_dist checkpoint: choose that format")
     _check_out(out, source, target)
     notes = notes_on(out)
     source, lender = way_back(source, target, like)
