@@ -44,9 +44,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
 def fetched(hub: FakeHub, cache: Path, model: str, **options: object) -> Path:
     """Fetch a model by the hub's own library; return its snapshot."""
     cache.mkdir(exist_ok=True)
-    found: str = snapshot_download(  # type: ignore[call-overload]
-        model, cache_dir=cache, endpoint=hub.endpoint, **options
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        use(patch, cache, hub)
+        found: str = snapshot_download(model, **options)  # type: ignore[call-overload]
     return cache / found
 
 
