@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import snapshot_download
 from huggingface_hub.utils._shared_blobs import publish_blob_to_shared_store
 
-from ckptdiff.errors import CkptDiffError, MissingShard, NotACheckpoint
+from ckptdiff.errors import CkptDiffError, MissingShard, NotACheckpoint, UnreadableFile
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.formats.hub import lookup
 from ckptdiff.formats.hub.links import leads_out
@@ -379,3 +379,13 @@ def test_references_lead_nowhere_else(cache: Path, tmp_path: Path) -> None:
     index.write_text('{"weight_map": {"a": "../../x", "b": 1, "c": "gone-1.safetensors"}}')
     assert "leads out" in refusal(snapshot(cache)) or "names" in refusal(snapshot(cache))
     assert "x" not in refusal(snapshot(cache)).split("missing: ")[-1].split(", ")
+
+
+def test_a_cache_that_may_not_be_read_is_not_taken_for_one_without_the_model(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = cache / "models--one" / "refs" / "main"
+    main.unlink()
+    main.mkdir()  # which no file may be: whoever runs the tests may read every file
+    with pytest.raises(UnreadableFile, match=f"{main}: cannot be read"):
+        open_checkpoint(type(cache)("one"))
