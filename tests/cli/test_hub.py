@@ -199,7 +199,7 @@ def test_the_environment_says_where_the_cache_and_the_hub_are(hub: FakeHub, tmp_
     def run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "ckptdiff", *words],
-            env={**os.environ, "HF_ENDPOINT": hub.endpoint, **environ},
+            env={**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.endpoint, **environ},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptdiff.errors import NotACheckpoint
+from ckptdiff.errors import NotACheckpoint, UnreadableFile
 from ckptdiff.extras import load, require, why_not
 from ckptdiff.formats.files import MAX_NAME, no_file
 from ckptdiff.formats.hub.layout import MAIN, PREFIX, SNAPSHOTS, entries, refs_of, some
@@ -66,7 +66,10 @@ def absolute(path: Path) -> Path:
 
 
 def in_cache(model: Wanted) -> Path | None:
-    """Return the snapshot of a model in the hub's cache; None if it is not there."""
+    """Return the snapshot of a model in the hub's cache; None if it is not there.
+
+    Raises NotInstalled if the library does not work, UnreadableFile.
+    """
     hub = library()
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -75,8 +78,11 @@ def in_cache(model: Wanted) -> Path | None:
         folder = hub.snapshot_download(
             model.id, revision=model.revision, local_files_only=True, allow_patterns=[]
         )
-    except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
+    except (LocalEntryNotFoundError, HFValidationError):
         return None
+    except OSError as error:
+        where = error.filename or cache_folder()
+        raise UnreadableFile(f"{where}: cannot be read ({error.strerror or error})") from error
     return Path(folder)
 
 
