@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from ckptdiff.assembly.assemble import assemble
 from ckptdiff.errors import CkptDiffError, MissingShard, MixedShards, NotACheckpoint
 from ckptdiff.formats import open_checkpoint, read_entries
+from ckptdiff.report.ls import raw_document
+from ckptdiff.tui.model.stored import held_files
 from tests.support.conversions import converted, hf_tensors
 from tests.support.pairs import compare, compare_and_diagnose
 
@@ -82,6 +85,16 @@ def test_what_one_half_of_the_ranks_repeats_is_compared(
         "REPLICA",
         "replicas of one tensor differ between ranks",
     )
+
+
+def test_what_is_repeated_is_listed_in_its_files(saved: SavedByRanks) -> None:
+    side = assemble(open_checkpoint(saved("hsdp:4")))
+    listed = raw_document(side, lambda name: True)["files"]
+    assert len(listed) == 4
+    assert {len(file["tensors"]) for file in listed} == {21}
+    held = held_files(side).files
+    assert {len(file.tensors) for file in held} == {21}
+    assert sum(row.copy_of is not None for file in held for row in file.tensors) == 2 * 21
 
 
 def test_missing_ranks_are_named(saved: SavedByRanks, tmp_path: Path) -> None:
