@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shutil import copytree
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,11 +14,15 @@ from ckptdiff.formats import open_checkpoint, read_entries
 from ckptdiff.report.ls import raw_document
 from ckptdiff.tui.model.stored import held_files
 from tests.support.conversions import converted, hf_tensors
+from tests.support.oracle_hf import make_hf
 from tests.support.pairs import compare, compare_and_diagnose
+from tests.support.saved_by_ranks import save_by_ranks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.oracle_client import Oracle
+    from tests.support.oracle_hf import Family
     from tests.support.saved_by_ranks import SavedByRanks
 
 pytestmark = pytest.mark.slow
@@ -54,6 +59,22 @@ def test_a_conversion_writes_the_same_bytes(saved: SavedByRanks, tmp_path: Path,
     assert all(torch.equal(back[name], source[name]) for name in source)
     converted(saved(job), tmp_path / "megatron", "megatron", tp=2, pp=2)
     assert compare(saved.hf, tmp_path / "megatron").summary.verdict == "same"
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("family", "tied"), [("qwen2", True), ("mixtral", False)])
+def test_a_model_of_transformers_is_put_together(
+    oracle: Oracle, tmp_path: Path, family: Family, tied: bool
+) -> None:
+    make_hf(tmp_path / "hf", family, tied=tied, single=True)
+    save_by_ranks(oracle.python, tmp_path / "hf", tmp_path, "fsdp2:3")
+    copytree(tmp_path / "hf", tmp_path / "fsdp2:3" / "huggingface")
+    (tmp_path / "fsdp2:3" / "huggingface" / "model.safetensors").unlink()
+    found = compare(tmp_path / "hf", tmp_path / "fsdp2:3")
+    assert found.summary.verdict == "same"
+    assert found.b.family == family
+    converted(tmp_path / "fsdp2:3", tmp_path / "megatron", "megatron", tp=2)
+    assert compare(tmp_path / "hf", tmp_path / "megatron").summary.verdict == "same"
 
 
 def test_a_rank_that_is_left_without_a_part_is_no_gap(saved: SavedByRanks) -> None:
