@@ -192,6 +192,11 @@ class Chunk:
     box: Box  # in the whole tensor
     copies: tuple[TensorRef, ...] = ()  # other ranks' own of the same box: they have to be equal
 
+    @property
+    def refs(self) -> tuple[TensorRef, ...]:
+        """All that hold the box."""
+        return (self.ref, *self.copies)
+
 
 @dataclass(frozen=True, slots=True)
 class HubModel:

@@ -9,7 +9,7 @@ from ckptdiff.errors import CorruptFile
 from ckptdiff.formats.inert import Placeholder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 MAX_ODD_KEYS = 1000  # keys of dictionaries and members of sets that are not plain
 MAX_KEY_PARTS = 200  # nested parts of one such key
@@ -47,6 +47,7 @@ _COSTS = {
     0x92: 240,  # NEWOBJ_EX
     0x94: 120,  # MEMOIZE
 }
+_STOP = 0x2E
 _MOST = max(_COSTS.values())
 _UNCOUNTED = bytes(set(range(256)) - _COSTS.keys())
 # The bytes that follow an opcode: a fixed number, a length and so many, or lines.
@@ -73,13 +74,28 @@ def check_memory(data: bytes) -> None:
     maybe = data.translate(None, _UNCOUNTED)
     if sum(maybe.count(op) * cost for op, cost in _COSTS.items()) <= limit:
         return
-    pos = cost = 0
-    while pos < len(data) and cost <= limit:
+    cost = 0
+    for op, _ in _opcodes(data):
+        cost += _COSTS.get(op, 0)
+        if cost > limit:
+            break
+    if cost > limit:
+        raise CorruptFile(
+            f"the pickle, of {len(data)} bytes, makes objects that take more than {limit} bytes"
+        )
+
+
+def end_of(data: bytes) -> int | None:
+    """Return where the first pickle in `data` ends; None if its end is not there."""
+    return next((pos for op, pos in _opcodes(data) if op == _STOP and pos <= len(data)), None)
+
+
+def _opcodes(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield each opcode of a pickle up to STOP, and where the next one is."""
+    pos = 0
+    while pos < len(data):
         op = data[pos]
         pos += 1
-        if op == 0x2E:  # STOP
-            return
-        cost += _COSTS.get(op, 0)
         if op in _SIZED:
             if pos + _SIZED[op].size > len(data):
                 return  # the machine says that it ends there
@@ -89,10 +105,9 @@ def check_memory(data: bytes) -> None:
                 pos = data.find(b"\n", pos) + 1 or len(data)
         else:
             pos += _FIXED.get(op, 0)
-    if cost > limit:
-        raise CorruptFile(
-            f"the pickle, of {len(data)} bytes, makes objects that take more than {limit} bytes"
-        )
+        yield op, pos
+        if op == _STOP:
+            return
 
 
 class Limits:

@@ -4,66 +4,32 @@ from __future__ import annotations
 
 import os
 import struct
-from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.checkpoint import TensorRef
-from ckptdiff.dtypes import BY_TORCH, ITEMSIZE
-from ckptdiff.errors import CkptDiffError, CorruptFile
+from ckptdiff.errors import CorruptFile
 from ckptdiff.formats.files import LFS_POINTER, not_fetched, open_regular, read_at
-from ckptdiff.formats.inert import PLAIN, Global, told
+from ckptdiff.formats.inert import told
+from ckptdiff.formats.torch_tensors import CLAIM as CLAIM
+from ckptdiff.formats.torch_tensors import CLAIM_PER_BYTE as CLAIM_PER_BYTE
+from ckptdiff.formats.torch_tensors import MAX_COUNT as MAX_COUNT
+from ckptdiff.formats.torch_tensors import MAX_DIMS as MAX_DIMS
+from ckptdiff.formats.torch_tensors import MAX_PICKLE, Storage, Tensors, naming
+from ckptdiff.formats.torch_tensors import STORAGES as STORAGES
+from ckptdiff.formats.torch_tensors import UnsupportedTensor as UnsupportedTensor
+from ckptdiff.formats.torch_tensors import named as named
 from ckptdiff.formats.unpickle import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from ckptdiff.formats.inert import Builders
-
-MAX_PICKLE = 1 << 28  # bytes; the largest real data.pkl seen is some MB
 MAX_DIRECTORY = 1 << 26  # bytes of the zip's list of members, of which each takes some 100
-MAX_DIMS = 64  # torch's own limit
-MAX_ARGUMENTS = 16  # of a function that makes a tensor; torch's have up to 8
-MAX_COUNT = 1 << 62  # elements; nothing larger can be an index
-# What the tensors of a file may claim in all, in bytes: tensors may share a storage, as tied ones
-# do, and a stride of 0 repeats elements. In a file of a hundred bytes both could claim anything.
-CLAIM, CLAIM_PER_BYTE = 1 << 28, 100
-
-# Each storage class of torch, and the dtype of its elements as safetensors names it.
-STORAGES = {
-    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
-    "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8",
-    "ByteStorage": "U8", "BoolStorage": "BOOL", "ComplexFloatStorage": "C64",
-    "UntypedStorage": "U8",
-}  # fmt: skip
-
 # A pickle of the number that torch.save wrote in front before it wrote zips.
-_OLD_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+OLD_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _LENGTHS = struct.Struct("<HH")  # lengths of name and extra field in a member's local header
 # In a record of the zip's directory: flags, method, both sizes, the lengths of name, extra field
 # and comment, and the offset of the local header.
 _RECORD = struct.Struct("<8xHH8xIIHHH8xI")
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """The storage of one or several tensors: consecutive elements in the file."""
-
-    dtype: str
-    offset: int  # in bytes
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class UnsupportedTensor:
-    """A tensor that is not plain strided elements (sparse, quantised, an unknown dtype)."""
-
-    what: str
-    # Of a tensor of a class of its own: the class, and what it is made of, as in the pickle.
-    kind: object = None
-    state: object = None
 
 
 def read_index(file: Path, *, before: str | None = None) -> Any:
@@ -71,15 +37,21 @@ def read_index(file: Path, *, before: str | None = None) -> Any:
 
     The refs have no name; whoever flattens the tree names them. With `before`, reading stops at
     that key of the outermost dictionary if a container follows it. Raises CorruptFile for a file
-    that contradicts itself, is compressed, or was written by torch older than 1.6.
+    that contradicts itself, or is compressed.
     """
-    with open_regular(file) as fd, _naming(file):
-        return _Reader(file, fd, 0, os.fstat(fd).st_size).read(before)
+    with open_regular(file) as fd, naming(file):
+        size = os.fstat(fd).st_size
+        if read_at(fd, 0, len(OLD_MAGIC)) == OLD_MAGIC:
+            # Imported late: few files are of the old kind.
+            from ckptdiff.formats.torch_legacy import LegacyReader
+
+            return LegacyReader(file, fd, size).read(before)
+        return _Reader(file, fd, 0, size).read(before)
 
 
 def begins_as_torch(head: bytes) -> bool:
     """Return whether a file that starts with `head` is of torch.save, of the old kind included."""
-    if head.startswith(_OLD_MAGIC):
+    if head.startswith(OLD_MAGIC):
         return True
     if head[:4] != b"PK\x03\x04" or len(head) < 30:
         return False
@@ -89,22 +61,8 @@ def begins_as_torch(head: bytes) -> bool:
 
 def read_blob(file: Path, fd: int, start: int, length: int) -> Any:
     """Return what a torch.save file inside an open file holds: `length` bytes from `start` on."""
-    with _naming(file):
+    with naming(file):
         return _Reader(file, fd, start, length).read(None)
-
-
-def named(ref: TensorRef, name: str) -> TensorRef:
-    """Return a ref under another name."""
-    return TensorRef(name, ref.shape, ref.dtype, ref.file, ref.offset, ref.stride)
-
-
-@contextmanager
-def _naming(file: Path) -> Iterator[None]:
-    """Put the file's name in front of the text of an error."""
-    try:
-        yield
-    except CkptDiffError as error:
-        raise type(error)(f"{file}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +75,15 @@ class _Member:
     refused: str = ""  # why its data cannot be read; other members can
 
 
-class _Reader:
+class _Reader(Tensors):
     """Reads one torch.save file, or a part of a file that is one."""
 
     def __init__(self, file: Path, fd: int, start: int, size: int) -> None:
-        self.file = file
+        super().__init__(file, size)
         self.fd = fd
         self.start = start  # of the zip in the file; offsets inside the zip count from here
-        self.size = size
         self.members = self._central_directory()
         self.storages: dict[str, Storage] = {}
-        self.claimed = 0  # bytes, by the shapes of the tensors
-        self.listed = 0  # sizes and strides that are lists, and copied
         pickles = [name for name in self.members if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise CorruptFile(f"{len(pickles)} members are called data.pkl; a torch file has one")
@@ -140,17 +95,8 @@ class _Reader:
             order = self._content(f"{self.prefix}byteorder", 16)
             if order != b"little":
                 raise CorruptFile(f"byte order {order!r}; only little-endian files can be read")
-        builders: Builders = {
-            **PLAIN,
-            ("torch._utils", "_rebuild_tensor_v2"): self._tensor_v2,
-            ("torch._utils", "_rebuild_tensor_v3"): self._tensor_v3,
-            ("torch._tensor", "_rebuild_from_type_v2"): self._tensor_of_type,
-            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
-            ("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
-            ("torch", "Size"): lambda sizes: tuple(sizes),
-        }
         data = self._content(self.pickle, MAX_PICKLE)
-        return load(data, self._storage, builders, before=before)
+        return load(data, self.storage, self.builders, before=before)
 
     def _read(self, offset: int, size: int) -> bytes:
         return read_at(self.fd, self.start + offset, size)
@@ -178,108 +124,15 @@ class _Reader:
             )
         return offset, member.size
 
-    def _storage(self, pid: object) -> Storage | UnsupportedTensor:
-        if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
-            raise CorruptFile(f"a reference to data of an unknown kind: {told(pid)}")
-        _, kind, key, _, numel = pid
-        if type(key) is not str or type(numel) is not int:
-            raise CorruptFile(f"a storage called {told(key)} of {told(numel)} elements")
-        word = kind.name if isinstance(kind, Global) and kind.module.startswith("torch") else ""
-        if word not in STORAGES:
-            return UnsupportedTensor(f"{told(kind)} tensor")
+    def _stored(self, key: str, dtype: str, numel: int) -> Storage:  # noqa: ARG002 -- of both
         known = self.storages.get(key)
         if known is None:
             name = f"{self.prefix}data/{key}"
             if name not in self.members:
                 raise CorruptFile(f"storage {told(key)} is not in the file")
-            known = self.storages[key] = self._stored(STORAGES[word], name)
-        if numel < 0 or numel * ITEMSIZE[STORAGES[word]] > known.nbytes:
-            raise CorruptFile(
-                f"storage {told(key)} claims {told(numel)} elements and has {known.nbytes} bytes"
-            )
-        if STORAGES[word] == known.dtype:
-            return known
-        return Storage(STORAGES[word], known.offset, known.nbytes)
-
-    def _stored(self, dtype: str, member: str) -> Storage:
-        offset, nbytes = self._place(member)
-        return Storage(dtype, self.start + offset, nbytes)
-
-    def _tensor_v2(
-        self, storage: object, offset: int, shape: object, stride: object, *_: object
-    ) -> TensorRef | UnsupportedTensor:
-        if isinstance(storage, UnsupportedTensor):
-            return storage
-        if not isinstance(storage, Storage):
-            raise CorruptFile("a tensor without a storage")
-        return self._ref(storage, storage.dtype, offset, shape, stride)
-
-    def _tensor_v3(
-        self, storage: object, offset: int, shape: object, stride: object, *rest: object
-    ) -> TensorRef | UnsupportedTensor:
-        dtype = next((g.name for g in rest if isinstance(g, Global) and g.module == "torch"), "")
-        if dtype not in BY_TORCH or not isinstance(storage, Storage):
-            return UnsupportedTensor(f"{dtype or 'unknown'} tensor")
-        return self._ref(storage, BY_TORCH[dtype], offset, shape, stride)
-
-    def _tensor_of_type(
-        self, build: object, kind: object, arguments: object, state: object = None, *_: object
-    ) -> TensorRef | UnsupportedTensor:
-        """Return a tensor that was saved with attributes of its own: it is still that tensor."""
-        plain = kind in (Global("torch", "Tensor"), Global("torch.nn.parameter", "Parameter"))
-        if not plain or not isinstance(arguments, tuple) or len(arguments) > MAX_ARGUMENTS:
-            return UnsupportedTensor(f"{told(kind)} tensor", kind, state)
-        if build == Global("torch._utils", "_rebuild_tensor_v2"):
-            return self._tensor_v2(*arguments)
-        if build == Global("torch._utils", "_rebuild_tensor_v3"):
-            return self._tensor_v3(*arguments)
-        return UnsupportedTensor(f"{told(build)} tensor")
-
-    def _ref(
-        self, storage: Storage, dtype: str, offset: object, shape: object, stride: object
-    ) -> TensorRef:
-        sizes, steps = self._sizes(shape), self._sizes(stride)
-        if (
-            sizes is None
-            or steps is None
-            or len(sizes) != len(steps)
-            or type(offset) is not int
-            or not 0 <= offset < MAX_COUNT
-        ):
-            raise CorruptFile(
-                f"a tensor of shape {told(shape)}, strides {told(stride)} at element {told(offset)}"
-            )
-        itemsize = ITEMSIZE[dtype]
-        end = offset + 1
-        for size, step in zip(sizes, steps, strict=True):
-            end += (size - 1) * step
-        if end * itemsize > storage.nbytes and 0 not in sizes:
-            raise CorruptFile(
-                f"a tensor of shape {told(sizes)} with strides {told(steps)} at element {offset} "
-                f"leaves its storage of {storage.nbytes} bytes"
-            )
-        self.claimed += prod(sizes) * itemsize
-        if self.claimed > CLAIM + CLAIM_PER_BYTE * self.size:
-            raise CorruptFile(
-                f"a tensor of shape {told(sizes)} with strides {told(steps)}: the tensors claim "
-                f"{told(self.claimed)} bytes in all, more than {CLAIM_PER_BYTE} for each of the "
-                f"{self.size} that are there"
-            )
-        return TensorRef("", sizes, dtype, self.file, storage.offset + offset * itemsize, steps)
-
-    def _sizes(self, value: object) -> tuple[int, ...] | None:
-        """Return a shape or strides as a tuple; None if it is no short list of plausible counts."""
-        if not isinstance(value, (tuple, list)) or len(value) > MAX_DIMS:
-            return None
-        for n in value:
-            if type(n) is not int or not 0 <= n < MAX_COUNT:
-                return None
-        if isinstance(value, tuple):
-            return value
-        self.listed += len(value)
-        if self.listed > self.size:
-            raise CorruptFile("its shapes repeat lists")
-        return tuple(value)
+            offset, nbytes = self._place(name)
+            known = self.storages[key] = Storage(dtype, self.start + offset, nbytes)
+        return known
 
     def _central_directory(self) -> dict[str, _Member]:
         """Return the zip's members by name.
@@ -328,10 +181,7 @@ class _Reader:
             if head[:4] == b"PK\x03\x04":
                 raise CorruptFile("the zip has no directory: the file was cut off, copy it again")
             if head[:2] == b"\x80\x02":
-                raise CorruptFile(
-                    "written by torch.save before 1.6, in one pickle; load it and save it once "
-                    "with a current torch"
-                )
+                raise CorruptFile("is a pickle, and not one that torch.save wrote")
             raise CorruptFile(not_fetched(head) or "not a file that torch.save wrote")
         records, size, offset = struct.unpack_from("<HII", tail, end + 10)
         if records == 0xFFFF or 0xFFFFFFFF in (size, offset):

@@ -197,7 +197,8 @@ def _by_file(side: Assembled, wanted: Callable[[str], bool]) -> Iterator[tuple[P
                     files[ref.file].append(_Raw(ref.name, shard.chunk, ref))
                 continue
             for part in chunks[ref] if wanted(ref.name) else ():
-                raw = _Raw(ref.name, shard.chunk, part.ref, part.box)
-                files.setdefault(part.ref.file, []).append(raw)
+                for held in part.refs:
+                    raw = _Raw(ref.name, shard.chunk, held, part.box)
+                    files.setdefault(held.file, []).append(raw)
     for file, parts in files.items():
         yield file, sorted(parts, key=lambda part: part.ref.offset)

@@ -302,12 +302,6 @@ def test_every_protocol_that_torch_can_write_is_read(tmp_path: Path, protocol: i
     assert index == {key: value for key, value in tree.items() if key != "w"}
 
 
-def test_the_format_before_torch_1_6_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    torch.save({"w": torch.ones(2)}, tmp_path / "f.pt", _use_new_zipfile_serialization=False)
-    with pytest.raises(CorruptFile, match=r"f\.pt.*before 1\.6.*save it once"):
-        read_index(tmp_path / "f.pt")
-
-
 @pytest.mark.parametrize("kept", [0, 10, 100, 2000, -200, -30, -1])
 def test_a_file_that_was_cut_off_is_refused_by_its_name(tmp_path: Path, kept: int) -> None:
     file = tmp_path / "f.pt"

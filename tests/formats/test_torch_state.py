@@ -211,13 +211,6 @@ def test_a_tensor_that_is_compressed_is_refused(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "deflated.pt")
 
 
-def test_a_legacy_file_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    torch.save(WEIGHTS, tmp_path / "model.pt", _use_new_zipfile_serialization=False)
-    for path in (tmp_path, tmp_path / "model.pt"):
-        with pytest.raises(CorruptFile, match=r"before 1\.6.* save it once with a current torch"):
-            open_checkpoint(path)
-
-
 class Module(torch.nn.Linear):
     """A module that is pickled as a whole."""
 

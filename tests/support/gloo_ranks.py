@@ -1,9 +1,9 @@
 """Save a model from several ranks with PyTorch's own FSDP, as trainers do.
 
-Run by a Python with torch: `-m tests.support.gloo_ranks FILE OUT HOW:RANKS…`. FILE is a safetensors
-file, whose tensors become the parameters of a module; each rank is a process that meets the others
-over gloo. HOW is a key of `WAYS`, and `/hf` behind it has DCP write safetensors. Each is saved into
-a folder of its name.
+Run by a Python with torch: `-m tests.support.gloo_ranks MODEL OUT HOW:RANKS…`. MODEL is a
+safetensors file, whose tensors become the parameters of a module, or a folder, from which
+transformers makes the model. Each rank is a process that meets the others over gloo. HOW is a key of
+`WAYS`, and `/hf` behind it has DCP write safetensors. Each is saved into a folder of its name.
 """
 
 from __future__ import annotations
@@ -59,34 +59,38 @@ class Tree(nn.Module):
         inner.put(rest, value)
 
 
-def model_of(file: Path) -> Tree:
-    """Return a module with the weights of a file."""
+def model_of(file: Path) -> nn.Module:
+    """Return a module with the weights of a file, or the model of a folder."""
+    if file.is_dir():
+        model_class = import_module("transformers").AutoModelForCausalLM
+        loaded: nn.Module = model_class.from_pretrained(file, dtype="auto")
+        return loaded
     model = Tree()
     for name, value in load_file(file).items():
         model.put(name, value)
     return model
 
 
-def shard_layers(model: Tree, mesh: DeviceMesh) -> None:
+def shard_layers(model: nn.Module, mesh: DeviceMesh) -> None:
     """Shard a model as trainers do: each layer by itself, then what is left."""
     for layer in model.get_submodule("model.layers").children():
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
 
 
-def fsdp2(model: Tree, ranks: int) -> dict[str, Any]:
+def fsdp2(model: nn.Module, ranks: int) -> dict[str, Any]:
     """FSDP2 over all ranks."""
     shard_layers(model, init_device_mesh("cpu", (ranks,), mesh_dim_names=("fsdp",)))
     return model.state_dict()
 
 
-def hsdp(model: Tree, ranks: int) -> dict[str, Any]:
+def hsdp(model: nn.Module, ranks: int) -> dict[str, Any]:
     """FSDP2 over half of the ranks, the other half holds the same."""
     shard_layers(model, init_device_mesh("cpu", (2, ranks // 2), mesh_dim_names=("ddp", "fsdp")))
     return model.state_dict()
 
 
-def fsdp_and_tp(model: Tree, ranks: int) -> dict[str, Any]:
+def fsdp_and_tp(model: nn.Module, ranks: int) -> dict[str, Any]:
     """FSDP2 of a model whose linear layers are split over two ranks before."""
     mesh = init_device_mesh("cpu", (ranks // 2, 2), mesh_dim_names=("fsdp", "tp"))
     for module in list(model.modules()):
@@ -99,18 +103,18 @@ def fsdp_and_tp(model: Tree, ranks: int) -> dict[str, Any]:
     return model.state_dict()
 
 
-def fsdp1(model: Tree, ranks: int) -> dict[str, Any]:
+def fsdp1(model: nn.Module, ranks: int) -> dict[str, Any]:
     """FSDP1 with a device mesh, as verl's older trainer makes it."""
     mesh = init_device_mesh("cpu", (ranks,), mesh_dim_names=("fsdp",))
     return _fsdp1(model, device_mesh=mesh)
 
 
-def fsdp1_without_mesh(model: Tree, ranks: int) -> dict[str, Any]:
+def fsdp1_without_mesh(model: nn.Module, ranks: int) -> dict[str, Any]:
     """FSDP1 without a device mesh: its state dict holds ShardedTensors."""
     return _fsdp1(model)
 
 
-def _fsdp1(model: Tree, **how: Any) -> dict[str, Any]:
+def _fsdp1(model: nn.Module, **how: Any) -> dict[str, Any]:
     wrapped = FullyShardedDataParallel(model, device_id=torch.device("cpu"), **how)
     config = ShardedStateDictConfig(offload_to_cpu=False)
     with FullyShardedDataParallel.state_dict_type(
@@ -125,7 +129,7 @@ def save_hf(state: dict[str, Any], out: Path) -> None:
     save_distributed(state, storage_writer=writer)
 
 
-WAYS: dict[str, Callable[[Tree, int], dict[str, Any]]] = {
+WAYS: dict[str, Callable[[nn.Module, int], dict[str, Any]]] = {
     "fsdp2": fsdp2,
     "hsdp": hsdp,
     "fsdp+tp": fsdp_and_tp,
@@ -173,6 +177,8 @@ def start(how: str, ranks: int, file: Path, out: Path) -> int:
 def main(file: str, out: str, *jobs: str) -> int:
     """Do all jobs, and return how many ranks failed."""
     import_module("torch._dynamo")  # FSDP2 imports it at last: here once, not in every rank
+    if Path(file).is_dir():
+        import_module("transformers.models.auto.modeling_auto")
     failed = 0
     for job in jobs:
         how, _, ranks = job.partition(":")

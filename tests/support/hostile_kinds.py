@@ -167,6 +167,7 @@ def _with(**more: bytes) -> bytes:
     return mapping({"a": tensor(), **more})
 
 
+_MACHINE = fragment({"little_endian": True})  # that an old file was written on
 # Where an object of a pickle may lie.
 PICKLE_PLACES: Mapping[str, Callable[[bytes], Callable[[Path], Path]]] = {
     "a file of torch.save": hf,
@@ -185,7 +186,10 @@ PICKLE_PLACES: Mapping[str, Callable[[bytes], Callable[[Path], Path]]] = {
         mapping({"a": of_storage(b"ctorch\nFloatStorage\n", fragment("0"), body)})
     ),
     "a class": lambda body: hf(_with(b=body + b")R")),
-    "an old pickle": lambda body: _old_file(body),
+    "an old pickle": lambda body: _old_file(body, body),
+    "what an old file holds": lambda body: _old_file(fragment(1001), _MACHINE, body, b"]"),
+    "the keys of an old file": lambda body: _old_file(fragment(1001), _MACHINE, b"}", body),
+    "the version of an old file": lambda body: _old_file(body, _MACHINE, b"}", b"]"),
     "an arg": lambda body: megatron(rank_file(args={"bf16": body})),
     "a size in args": lambda body: megatron(rank_file(args={"num_layers": body})),
     "the parallel size": lambda body: megatron(
@@ -216,11 +220,11 @@ PICKLE_PLACES: Mapping[str, Callable[[bytes], Callable[[Path], Path]]] = {
 }
 
 
-def _old_file(body: bytes) -> Callable[[Path], Path]:
+def _old_file(*bodies: bytes) -> Callable[[Path], Path]:
     magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
     def make(folder: Path) -> Path:
-        (folder / "pytorch_model.bin").write_bytes(magic + program(body) * 2)
+        (folder / "pytorch_model.bin").write_bytes(magic + b"".join(map(program, bodies)))
         return folder
 
     return make

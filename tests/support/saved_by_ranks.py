@@ -22,6 +22,19 @@ JOBS = (
 )  # fmt: skip
 
 
+def save_by_ranks(python: str, model: Path, out: Path, *jobs: str) -> None:
+    """Have ranks save a model, each job into a folder of its name."""
+    done = subprocess.run(
+        [python, "-m", "tests.support.gloo_ranks", str(model), str(out), *jobs],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 class SavedByRanks:
     """A Hugging Face folder, and the same model as ranks saved it."""
 
@@ -29,16 +42,7 @@ class SavedByRanks:
         self.hf = root / "hf"
         self.root = root
         make_hf(self.hf, single=True)
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.support.gloo_ranks", str(self.hf / "model.safetensors"),
-             str(root / "saved"), *JOBS],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo"},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
+        save_by_ranks(sys.executable, self.hf / "model.safetensors", root / "saved", *JOBS)
         for folder in (root / "saved").iterdir():
             copy(self.hf / "config.json", folder)
 

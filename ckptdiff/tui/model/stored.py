@@ -108,10 +108,9 @@ def _stored(
         times = Counter(ref.name for ref in shard.tensors.values())
         for name, ref in shard.tensors.items():
             stacked = times[ref.name] > 1  # all layers have the stored name
-            for part in chunks[ref]:
-                row = StoredRow(
-                    name if stacked else part.ref.name, part.ref, held_by(part.ref.file)
-                )
+            parts = [(part, held) for part in chunks[ref] for held in part.refs]
+            for part, held in parts:
+                row = StoredRow(name if stacked else held.name, held, held_by(held.file))
                 if any(bounds != (0, n) for bounds, n in zip(part.box, ref.shape, strict=True)):
                     row.box, row.whole = part.box, ref.shape
                 yield shard.rank, shard.chunk, row

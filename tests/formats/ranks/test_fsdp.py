@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from shutil import copytree
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+from ckptdiff.assembly.assemble import assemble
 from ckptdiff.errors import CkptDiffError, MissingShard, MixedShards, NotACheckpoint
 from ckptdiff.formats import open_checkpoint, read_entries
+from ckptdiff.report.ls import raw_document
+from ckptdiff.tui.model.stored import held_files
 from tests.support.conversions import converted, hf_tensors
+from tests.support.oracle_hf import make_hf
 from tests.support.pairs import compare, compare_and_diagnose
+from tests.support.saved_by_ranks import save_by_ranks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.oracle_client import Oracle
+    from tests.support.oracle_hf import Family
     from tests.support.saved_by_ranks import SavedByRanks
 
 pytestmark = pytest.mark.slow
@@ -53,6 +61,22 @@ def test_a_conversion_writes_the_same_bytes(saved: SavedByRanks, tmp_path: Path,
     assert compare(saved.hf, tmp_path / "megatron").summary.verdict == "same"
 
 
+@pytest.mark.oracle
+@pytest.mark.parametrize(("family", "tied"), [("qwen2", True), ("mixtral", False)])
+def test_a_model_of_transformers_is_put_together(
+    oracle: Oracle, tmp_path: Path, family: Family, tied: bool
+) -> None:
+    make_hf(tmp_path / "hf", family, tied=tied, single=True)
+    save_by_ranks(oracle.python, tmp_path / "hf", tmp_path, "fsdp2:3")
+    copytree(tmp_path / "hf", tmp_path / "fsdp2:3" / "huggingface")
+    (tmp_path / "fsdp2:3" / "huggingface" / "model.safetensors").unlink()
+    found = compare(tmp_path / "hf", tmp_path / "fsdp2:3")
+    assert found.summary.verdict == "same"
+    assert found.b.family == family
+    converted(tmp_path / "fsdp2:3", tmp_path / "megatron", "megatron", tp=2)
+    assert compare(tmp_path / "hf", tmp_path / "megatron").summary.verdict == "same"
+
+
 def test_a_rank_that_is_left_without_a_part_is_no_gap(saved: SavedByRanks) -> None:
     checkpoint = open_checkpoint(saved("fsdp2:7"))
     assert checkpoint.chunks is not None
@@ -82,6 +106,16 @@ def test_what_one_half_of_the_ranks_repeats_is_compared(
         "REPLICA",
         "replicas of one tensor differ between ranks",
     )
+
+
+def test_what_is_repeated_is_listed_in_its_files(saved: SavedByRanks) -> None:
+    side = assemble(open_checkpoint(saved("hsdp:4")))
+    listed = raw_document(side, lambda name: True)["files"]
+    assert len(listed) == 4
+    assert {len(file["tensors"]) for file in listed} == {21}
+    held = held_files(side).files
+    assert {len(file.tensors) for file in held} == {21}
+    assert sum(row.copy_of is not None for file in held for row in file.tensors) == 2 * 21
 
 
 def test_missing_ranks_are_named(saved: SavedByRanks, tmp_path: Path) -> None:
