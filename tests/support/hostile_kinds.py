@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from tests.support import hostile_deepspeed
 from tests.support.hostile import entry, safetensors
 from tests.support.hostile_system import megatron, namespace, rank_file
 from tests.support.hostile_torch import fragment, hf_bin, mapping, program, tensor, torch_zip
@@ -211,6 +212,7 @@ PICKLE_PLACES: Mapping[str, Callable[[bytes], Callable[[Path], Path]]] = {
         common=mapping({"args": namespace({"num_layers": body, "x": body})})
     ),
     "the iteration of common.pt": lambda body: of_dcp(common=mapping({"iteration": body})),
+    **hostile_deepspeed.PICKLE_PLACES,
 }
 
 
