@@ -160,7 +160,7 @@ def test_config_and_tokenizer_are_those_of_the_trainers_folder(runs: Path, tmp_p
     (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
     checkpoint = open_checkpoint(folder / "global_step2")
     assert checkpoint.config is not None
-    assert checkpoint.config["hidden_size"] == 6
+    assert checkpoint.config["hidden_size"] == 5
     assert checkpoint.token_files == {"generation_config.json": {"eos_token_id": 7}}
     assert checkpoint.folder == folder
     assert f"its config is that of {folder / 'config.json'}" in checkpoint.notes

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from tests.support import hostile_ranks
+from tests.support import hostile_deepspeed, hostile_ranks
 from tests.support.hostile import entry, safetensors
 from tests.support.hostile_system import megatron, namespace, rank_file
 from tests.support.hostile_torch import fragment, hf_bin, mapping, program, tensor, torch_zip
@@ -217,6 +217,7 @@ PICKLE_PLACES: Mapping[str, Callable[[bytes], Callable[[Path], Path]]] = {
     ),
     "the iteration of common.pt": lambda body: of_dcp(common=mapping({"iteration": body})),
     **hostile_ranks.PICKLE_PLACES,
+    **hostile_deepspeed.PICKLE_PLACES,
 }
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ckptdiff.formats.files import Progress
     from ckptdiff.formats.ranks.deepspeed_flat import Shapes
 
+_MAX_RANKS = 1 << 32
 _MAX_WEIGHTS = 1_000_000  # folders of a universal checkpoint
 _FOLDING = "folding"  # what an expert's file says of its ranks
 # Who holds the weights, as the keys of what lies beside them say: not listed twice.
@@ -70,8 +71,8 @@ class ModelState:
         """Return a number of ranks that it states: 1 if it states none."""
         degrees = self.tree.get("checkpoint_parallel_dimensions")
         of_degree = degrees.get(degree) if isinstance(degrees, dict) else None
-        found = [n for n in (self.tree.get(key), of_degree) if type(n) is int and n > 0]
-        return max(found, default=1)
+        stated = self.tree.get(key), of_degree
+        return max((n for n in stated if type(n) is int and 0 < n < _MAX_RANKS), default=1)
 
     def beside(self) -> dict[str, Any]:
         """Return what it holds beside the weights, by key."""
