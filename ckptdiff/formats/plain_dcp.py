@@ -111,6 +111,7 @@ def opened(
         files=tuple(sorted({root / r.file for t in chosen.values() for r in t.records})),
         iteration=_iteration(root),
         token_files=token_files,
+        model_folder=folder,
         chunks=chunks,
     )
 

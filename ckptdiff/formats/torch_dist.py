@@ -140,6 +140,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         iteration=iteration if saved is None else saved,
         chunks=chunks,
         hashes=hashes,
+        model_folder=run_config.find_tokenizer(root),
     )
 
 
