@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from ckptdiff.arch import ARCHITECTURES
+from ckptdiff.arch.templates import fill_name
 from ckptdiff.assembly.assemble import assemble
 from ckptdiff.errors import NotACheckpoint
 from ckptdiff.formats import open_checkpoint, read_entries
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ckptdiff.arch.base import Architecture
     from tests.support.oracle_client import Oracle
 
 # Who saves, on how many ranks, how many of them hold the same, and what else is in the folder.
@@ -223,3 +226,17 @@ def test_other_models_of_torchtitan_keep_their_names(
     checkpoint = open_checkpoint(write_dcp(tmp_path, weights))
     assert checkpoint.convention == "hf"
     assert assemble(checkpoint).tensors.keys() == weights.keys()
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES, ids=lambda family: family.name)
+def test_whose_names_they_are_is_told_for_every_family(
+    family: Architecture, tmp_path: Path
+) -> None:
+    for convention, patterns in (
+        ("hf", [pattern for mapping in family.mappings for pattern in mapping.hf]),
+        ("megatron", [mapping.megatron for mapping in family.mappings]),
+    ):
+        names = {fill_name(pattern, (0,) * pattern.count("{")) for pattern in patterns}
+        folder = tmp_path / convention
+        write_dcp(folder, {name: torch.ones(1) for name in names})
+        assert open_checkpoint(folder).convention == convention
