@@ -44,7 +44,7 @@ def assemble(
     if checkpoint.convention == "hf":
         side = assemble_huggingface(checkpoint)
     elif checkpoint.convention == "meta":
-        side = assemble_meta(checkpoint)
+        side = assemble_meta(checkpoint, like)
     else:
         side = assemble_megatron(checkpoint, like, family)
     if found.wrapping is not None:

@@ -29,6 +29,7 @@ _COPIED_FILES = (
     "tokenizer*", "*.tiktoken", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "chat_template*", "generation_config.json",
 )  # fmt: skip
+_NO_TOKENIZER = "no tokenizer: one is copied from a Hugging Face folder to be like"
 _MAX_COPIED_BYTES = 200_000_000  # of one such file: the plan holds it in memory
 
 
@@ -68,7 +69,7 @@ def huggingface_files(
         args = config_side(side)  # which the config.json that is written was not made from
         cannot += unsayable_args(args)
         notes += args_of_nobody(args)
-    texts = _copied_texts(pattern, notes)
+    texts = _copied_texts(pattern, side, notes)
     if len(files) > 1:
         texts.append((INDEX, index_text(files)))
     if config:
@@ -77,14 +78,20 @@ def huggingface_files(
     return tuple(outputs), tuple(texts)
 
 
-def _copied_texts(pattern: Assembled | None, notes: list[str]) -> list[tuple[str, bytes]]:
-    """Return (name, content) of the files to copy from a Hugging Face folder; adds to `notes`."""
-    if pattern is None:
-        notes.append("no tokenizer: one is copied from a Hugging Face folder to be like")
+def _copied_texts(
+    pattern: Assembled | None, side: Assembled, notes: list[str]
+) -> list[tuple[str, bytes]]:
+    """Return (name, content) of the files to copy from a Hugging Face folder; adds to `notes`.
+
+    Where there is no folder that is the pattern, those beside the weights of `side` are copied.
+    """
+    checkpoint = (pattern or side).checkpoint
+    if checkpoint.convention != "hf" and checkpoint.model_folder is None:
+        notes.append(_NO_TOKENIZER)
         return []
-    folder = pattern.checkpoint.folder
+    folder = checkpoint.folder
     children = sorted(folder.iterdir())
-    found = [f for f in children if any(fnmatchcase(f.name, pattern) for pattern in _COPIED_FILES)]
+    found = [f for f in children if any(fnmatchcase(f.name, glob) for glob in _COPIED_FILES)]
     if broken := [f.name for f in found if not f.exists()]:
         notes.append(f"not copied, since they are links to nothing: {', '.join(broken)}")
     found = [f for f in found if f.is_file()]
@@ -98,4 +105,6 @@ def _copied_texts(pattern: Assembled | None, notes: list[str]) -> list[tuple[str
     texts = [(f.name, read_small(f, _MAX_COPIED_BYTES)) for f in found]
     if texts:
         notes.append(f"copied from {folder}: {', '.join(name for name, _ in texts)}")
+    elif pattern is None:
+        notes.append(_NO_TOKENIZER)
     return texts

@@ -141,11 +141,13 @@ def _describe(metadata: Placeholder) -> tuple[list[Described], dict[str, Place |
 def _keys(name: str, paths: object) -> tuple[str, ...]:
     """Return the keys that a planner has joined to a name, as far as it tells them."""
     path = paths.get(name) if isinstance(paths, dict) else None
-    if isinstance(path, tuple) and all(type(key) in (str, int) for key in path):
-        keys = tuple(map(str, path)) if len(path) <= MAX_KEYS else ()
-        if ".".join(keys) == name:
-            return keys
-    return (name,)
+    if not isinstance(path, tuple) or len(path) > MAX_KEYS:
+        return (name,)
+    if not all(type(key) is str or (type(key) is int and 0 <= key < MAX_COUNT) for key in path):
+        return (name,)
+    keys = tuple(map(str, path))
+    fits = sum(map(len, keys)) + len(keys) - 1 == len(name)  # else they may be long, and many
+    return keys if fits and ".".join(keys) == name else (name,)
 
 
 def _check_boxes(name: str, shape: tuple[int, ...], records: list[Record]) -> None:

@@ -16,6 +16,7 @@ from ckptdiff.errors import CorruptFile, NotACheckpoint
 from ckptdiff.formats.dcp import Place, read_metadata
 from ckptdiff.formats.dcp_chunks import read_wholes
 from ckptdiff.formats.json_files import read_object
+from ckptdiff.formats.titan import convention_of, meta_name, params_of
 from ckptdiff.formats.token_files import read_token_files
 from ckptdiff.formats.torch_state import MOST_NAMED
 from ckptdiff.formats.unfinished import METADATA
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from ckptdiff.checkpoint import Convention
     from ckptdiff.formats.dcp import Described
     from ckptdiff.formats.files import Progress
 
@@ -43,10 +43,6 @@ _BESIDE = re.compile(
 )
 _ACCELERATE = "pytorch_model_fsdp_"  # the folder of a model, beside those of its optimizers
 _STEP = re.compile(r"(?:step|checkpoint|ckpt|iter|epoch)[-_]?(\d{1,18})$")
-# Meta's names of Llama's tensors, which torchtitan's model has too.
-_EMBEDDING_OF_META = "tok_embeddings.weight"
-_QUERY_OF_META = re.compile(r"layers\.\d+\.attention\.(?:qkv_linear\.)?wq\.weight$")
-_NOT_OF_LLAMA = re.compile(r"layers\.\d+\.(?:attention\.[qk]_norm|moe)\.")
 _MAX_NAMED = 5  # of what lies beside the weights
 _CONFIG = "config.json"
 _ABOVE = 2  # folders: checkpoint-N of the Trainer, and that of its run
@@ -84,12 +80,14 @@ def opened(
         raise NotACheckpoint(_why_no_weights(root, described))
     found = read_wholes(root, chosen.values(), progress)
     wholes = dict(zip(chosen, found, strict=True))
+    convention = convention_of(wholes)
+    if convention == "meta":
+        wholes = {meta_name(name): whole for name, whole in wholes.items()}
     tensors, chunks = addressed(root / METADATA, wholes)
     notes: list[str] = []
     if others := _first_parts([*sorted(beside), *opaque]):
         more = ", …" if len(others) > _MAX_NAMED else ""
         notes.append(f"also in {root.name}, not compared: {', '.join(others[:_MAX_NAMED])}{more}")
-    convention = _convention(wholes)
     config: Mapping[str, Any] | None = None
     folder = _config_folder(root)
     token_files: Mapping[str, Mapping[str, Any]] = {}
@@ -98,6 +96,8 @@ def opened(
     else:
         config = read_object(folder / _CONFIG)
         token_files = read_token_files(folder, notes)
+        if convention == "meta":
+            config = params_of(config, notes)
         if folder != root:
             notes.append(f"its config is that of {folder / _CONFIG}")
     return Checkpoint(
@@ -111,6 +111,7 @@ def opened(
         files=tuple(sorted({root / r.file for t in chosen.values() for r in t.records})),
         iteration=_iteration(root),
         token_files=token_files,
+        model_folder=folder,
         chunks=chunks,
     )
 
@@ -173,13 +174,6 @@ def _first_parts(names: Iterable[str]) -> list[str]:
         for name in names
     )
     return list(dict.fromkeys(part[:MOST_NAMED] for part in parts))
-
-
-def _convention(names: Iterable[str]) -> Convention:
-    """Return whose names they are: Meta's if they are those of Llama, else Hugging Face's."""
-    names = list(names)
-    is_meta = _EMBEDDING_OF_META in names and any(map(_QUERY_OF_META.match, names))
-    return "meta" if is_meta and not any(map(_NOT_OF_LLAMA.match, names)) else "hf"
 
 
 def _config_folder(root: Path) -> Path | None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer_config.json"
 POST_PROCESSOR = "tokenizer.json"  # of which only that is read
+# Of these one is in every folder that has a tokenizer.
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 CHAT_TEMPLATE = "chat_template.jinja"  # goes before the entry in tokenizer_config.json
 
 MAX_TEMPLATE = 10_000_000  # bytes

@@ -88,8 +88,9 @@ OPTIMIZER = re.compile(r"^(chained_\d+\.)?optimizer\.")
 # Names that no other program gives. Megatron's `torch_dcp` and `fsdp_dtensor` have no file that
 # names the backend: they are what torch.distributed.checkpoint writes.
 _OF_MEGATRON = re.compile(
-    r"(?:^|\.)layers\.(?:\d+\.)?(?:self_attention|cross_attention|mlp|mixer|mtp_model_layer\..*)\."
-    r"(?:.*\.)?(?:linear_\w+|experts\d?|local_experts|in_proj|out_proj)\."
+    r"(?:^|\.)layers\.(?:\d+\.)?(?:mtp_model_layer\.|transformer_layer\.)?"
+    r"(?:self_attention|cross_attention|mlp)\.(?:\w+\.){0,4}linear_\w+\."
+    r"|(?:^|\.)decoder\.layers\.(?:\d+\.)?mixer\."
 )
 
 
@@ -140,6 +141,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         iteration=iteration if saved is None else saved,
         chunks=chunks,
         hashes=hashes,
+        model_folder=run_config.find_tokenizer(root),
     )
 
 

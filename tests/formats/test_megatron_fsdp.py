@@ -1,6 +1,8 @@
-"""`fsdp_dtensor`: a checkpoint that the real Megatron-FSDP wrote, on four ranks with TP 2.
+"""Megatron's formats that are plain folders of torch.distributed.checkpoint.
 
-`tests/support/megatron_fsdp.py` made it, and the same model as a Hugging Face folder.
+`fsdp_dtensor`: a checkpoint that the real Megatron-FSDP wrote, on four ranks with TP 2.
+`tests/support/megatron_fsdp.py` made it, and the same model as a Hugging Face folder. `torch_dcp`:
+megatron-core's FSDP 2 writes it in the test.
 """
 
 from __future__ import annotations
@@ -20,7 +22,12 @@ from tests.support.pairs import compare
 from tests.support.program import ckptdiff
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from torch import Tensor
+
+    from tests.support.oracle_client import Oracle
 
 MADE = REPOSITORY / "tests/data/megatron_fsdp.zip"
 
@@ -90,3 +97,31 @@ def test_its_moments_are_those_of_its_weights(made: Path) -> None:
         assert not side.errors
     done = ckptdiff("diff", made / "mfsdp", made / "mfsdp", "--optimizer")
     assert "75 tensors: 75 same" in done.stdout
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("world", [2, 3])
+def test_torch_dcp_equals_its_source_and_is_converted_bit_for_bit(
+    world: int,
+    tiny_hf: Callable[..., Path],
+    tiny_weights: Callable[..., dict[str, Tensor]],
+    oracle: Oracle,
+    tmp_path: Path,
+) -> None:
+    model = {"family": "qwen3", "vocab": 64, "tied": False}
+    source = tiny_hf(**model)
+    oracle.compare(
+        "oracle_torch_dcp", ranks=world, world=world, hf=str(source), out=str(tmp_path / "dcp")
+    )
+    side = assemble(open_checkpoint(tmp_path / "dcp"))
+    assert (side.checkpoint.convention, side.family) == ("megatron", "qwen3")
+    assert (side.checkpoint.iteration, len(side.checkpoint.files)) == (7, world)
+    comparison = compare(source, tmp_path / "dcp")
+    assert (comparison.statuses, comparison.summary.weights) == ({}, "same")
+    assert not comparison.b.unmapped
+    converted(tmp_path / "dcp", tmp_path / "hf", "hf")
+    assert different(hf_tensors(tmp_path / "hf"), tiny_weights(**model)) == []
+    # Its state has numbers in the place of names.
+    states = read_states(side.checkpoint)
+    assert not states.kinds
+    assert states.unnamed

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from ckptdiff.arch import ARCHITECTURES
+from ckptdiff.arch.templates import fill_name
 from ckptdiff.assembly.assemble import assemble
 from ckptdiff.errors import NotACheckpoint
 from ckptdiff.formats import open_checkpoint, read_entries
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ckptdiff.arch.base import Architecture
     from tests.support.oracle_client import Oracle
 
 # Who saves, on how many ranks, how many of them hold the same, and what else is in the folder.
@@ -150,3 +153,90 @@ def plain_folder(
     folder = write_dcp(tmp_path / "dcp", tiny_weights())
     shutil.copy(tiny_hf() / "config.json", folder)
     return folder
+
+
+# ── torchtitan's Llama ───────────────────────────────────────────────────────────────────────────
+
+
+def as_titan(weights: dict[str, Tensor], heads: int, groups: int, *, new: bool) -> dict[str, Any]:
+    """Return weights as torchtitan has them, in which channels 2i and 2i + 1 rotate together."""
+    names = {
+        "model.embed_tokens": "tok_embeddings", "model.norm": "norm", "model.layers.": "layers.",
+        "self_attn.o_proj": "attention.wo", "mlp.gate_proj": "feed_forward.w1",
+        "mlp.up_proj": "feed_forward.w3", "mlp.down_proj": "feed_forward.w2",
+        "input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm",
+        **({} if new else {"lm_head": "output"}),
+        **{
+            f"self_attn.{x}_proj": f"attention.{'qkv_linear.' if new else ''}w{x}" for x in "qkv"
+        },
+    }  # fmt: skip
+    found = {}
+    for name, weight in weights.items():
+        for count, part in ((heads, "q_proj"), (groups, "k_proj")):
+            if part in name:
+                halves = weight.reshape(count, 2, -1, weight.shape[1])
+                weight = halves.transpose(1, 2).reshape(weight.shape)
+        for old, ours in names.items():
+            name = name.replace(old, ours)
+        found[name] = weight
+    return found
+
+
+@pytest.mark.parametrize("new", [False, True])
+@pytest.mark.parametrize("config", ["there", "lent"])
+def test_torchtitans_llama_is_read_in_the_order_of_hugging_face(
+    new: bool,
+    config: str,
+    tiny_hf: Callable[..., Path],
+    tiny_weights: Callable[..., dict[str, Tensor]],
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "step-9"
+    beside = {"train_state": {"step": torch.tensor(9)}, "optimizer": {"lr": 0.5}}
+    write_dcp(folder, {**as_titan(tiny_weights(), 4, 2, new=new), **beside})
+    if config == "there":
+        shutil.copy(tiny_hf() / "config.json", folder)
+    checkpoint = open_checkpoint(folder)
+    assert (checkpoint.convention, checkpoint.iteration) == ("meta", 9)
+    for pair in ((tiny_hf(), folder), (folder, tiny_hf())):
+        comparison = compare(*pair)
+        assert (comparison.statuses, comparison.summary.weights) == ({}, "same")
+        assert len(comparison.results) == len(tiny_weights())
+    like = None if config == "there" else tiny_hf()
+    converted(folder, tmp_path / "hf", "hf", like=like)
+    assert different(hf_tensors(tmp_path / "hf"), tiny_weights()) == []
+
+
+def test_without_a_number_of_heads_only_queries_and_keys_of_torchtitan_are_not_read(
+    tiny_weights: Callable[..., dict[str, Tensor]], tmp_path: Path
+) -> None:
+    side = assemble(open_checkpoint(write_dcp(tmp_path, as_titan(tiny_weights(), 4, 2, new=True))))
+    assert {name.split(".")[-2] for name in side.errors} == {"q_proj", "k_proj"}
+    assert {error.text for error in side.errors.values()} == {
+        "nothing tells how many heads it has: there is no config.json"
+    }
+    assert len(side.tensors) + len(side.errors) == len(tiny_weights())
+
+
+def test_other_models_of_torchtitan_keep_their_names(
+    tiny_weights: Callable[..., dict[str, Tensor]], tmp_path: Path
+) -> None:
+    weights = as_titan(tiny_weights(), 4, 2, new=True)
+    weights["layers.0.attention.q_norm.weight"] = torch.ones(8)
+    checkpoint = open_checkpoint(write_dcp(tmp_path, weights))
+    assert checkpoint.convention == "hf"
+    assert assemble(checkpoint).tensors.keys() == weights.keys()
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES, ids=lambda family: family.name)
+def test_whose_names_they_are_is_told_for_every_family(
+    family: Architecture, tmp_path: Path
+) -> None:
+    for convention, patterns in (
+        ("hf", [pattern for mapping in family.mappings for pattern in mapping.hf]),
+        ("megatron", [mapping.megatron for mapping in family.mappings]),
+    ):
+        names = {fill_name(pattern, (0,) * pattern.count("{")) for pattern in patterns}
+        folder = tmp_path / convention
+        write_dcp(folder, {name: torch.ones(1) for name in names})
+        assert open_checkpoint(folder).convention == convention

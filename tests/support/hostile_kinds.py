@@ -110,6 +110,7 @@ def of_dcp(
     kind: bytes | None = None,
     common: bytes | None = None,
     backend: bytes | None = b'{"sharded_backend": "torch_dist"}',
+    keys: bytes | None = None,
 ) -> Callable[[Path], Path]:
     """Return a maker of a distributed checkpoint of one chunk, with these opcodes in its index."""
     module = "torch.distributed.checkpoint.metadata"
@@ -133,6 +134,7 @@ def of_dcp(
     state = {
         "state_dict_metadata": b"}(" + fqn + described + b"u",
         "storage_data": b"}(" + index + instance(module, "StorageInfo", mapping(info)) + b"u",
+        "planner_data": b"N" if keys is None else b"}(" + fqn + keys + b"u",
     }
 
     def make(folder: Path) -> Path:
@@ -211,6 +213,8 @@ PICKLE_PLACES: Mapping[str, Callable[[bytes], Callable[[Path], Path]]] = {
     "offsets in .metadata": lambda body: of_dcp(offset=body),
     "a file's name in .metadata": lambda body: of_dcp(path=body),
     "a place in .metadata": lambda body: of_dcp(start=body),
+    "the keys of a name in .metadata": lambda body: of_dcp(keys=body, backend=None),
+    "a name in .metadata of no backend": lambda body: of_dcp(fqn=body, backend=None),
     "common.pt": lambda body: of_dcp(common=body),
     "args of common.pt": lambda body: of_dcp(
         common=mapping({"args": namespace({"num_layers": body, "x": body})})
