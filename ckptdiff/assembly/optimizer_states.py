@@ -32,6 +32,9 @@ _STATE = re.compile(
     r"^(?:chained_\d+\.)?optimizer\.state\.(fp32_param|param|exp_avg|exp_avg_sq)\.(.+)$"
 )
 
+# Of `dp_reshardable`: as the ranks hold it, in buckets of one group of ranks each.
+_FLAT = re.compile(r"optimizer\.distributed\.dp_group_idx_\d+\.gbuf_idx_")
+
 # In elements: Megatron aligns the start of each parameter in a flat buffer; old versions do not.
 _ALIGNMENTS = (64, 1)
 
@@ -44,6 +47,7 @@ class States:
 
     kinds: dict[str, Checkpoint] = field(default_factory=dict)
     unnamed: list[str] = field(default_factory=list)  # state that cannot be assigned to a weight
+    is_flat: bool = False  # all of it lies in buffers whose order nothing tells
 
 
 def read_states(checkpoint: Checkpoint) -> States:
@@ -89,6 +93,7 @@ def _from_torch_dist(checkpoint: Checkpoint) -> States:
             by_kind[_kind_of(match)].append((match[2], tensor))
         elif torch_dist.OPTIMIZER.match(tensor.name):
             states.unnamed.append(tensor.name)
+    states.is_flat = not by_kind and any(map(_FLAT.search, states.unnamed))
     for kind in KINDS:
         if not by_kind[kind]:
             continue
