@@ -39,6 +39,9 @@ _STATE_OF = re.compile(
 )
 _WRAPPERS = re.compile(r"^(?:(?:model|module)\.)+")  # that one side of the two may have more of
 
+# Of `dp_reshardable`: as the ranks hold it, in buckets of one group of ranks each.
+_FLAT = re.compile(r"optimizer\.distributed\.dp_group_idx_\d+\.gbuf_idx_")
+
 # In elements: Megatron aligns the start of each parameter in a flat buffer; old versions do not.
 _ALIGNMENTS = (64, 1)
 
@@ -51,6 +54,7 @@ class States:
 
     kinds: dict[str, Checkpoint] = field(default_factory=dict)
     unnamed: list[str] = field(default_factory=list)  # state that cannot be assigned to a weight
+    is_flat: bool = False  # all of it lies in buffers whose order nothing tells
 
 
 def read_states(checkpoint: Checkpoint) -> States:
@@ -103,6 +107,7 @@ def _from_torch_dist(checkpoint: Checkpoint) -> States:
             by_kind[kind].append((name, tensor))
         elif tensor.shape and plain_dcp.is_of_optimizer(tensor.name):  # others count steps
             states.unnamed.append(tensor.name)
+    states.is_flat = not by_kind and any(map(_FLAT.search, states.unnamed))
     for kind in KINDS:
         if not by_kind[kind]:
             continue

@@ -103,15 +103,12 @@ def values(tensor: Assembly) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.float32)
 
 
-@pytest.mark.parametrize("model", ["llama", "qwen3_moe"])
-def test_the_state_of_its_distributed_optimizer_is_named(
-    model: str, oracle: Oracle, tmp_path: Path
-) -> None:
+def save_trained(oracle: Oracle, model: str, kind: str, folder: Path) -> None:
     if not (Path(WHEEL) / "megatron/core").is_dir() or not WHEEL:
         pytest.skip(NO_NEWEST)
     script = "tests.support.newest_optimizer"
     done = subprocess.run(
-        [oracle.python, "-m", script, WHEEL, model, "fully_reshardable", tmp_path],
+        [oracle.python, "-m", script, WHEEL, model, kind, folder],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo"},
         cwd=REPOSITORY,
         capture_output=True,
@@ -120,6 +117,13 @@ def test_the_state_of_its_distributed_optimizer_is_named(
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("model", ["llama", "qwen3_moe"])
+def test_the_state_of_its_distributed_optimizer_is_named(
+    model: str, oracle: Oracle, tmp_path: Path
+) -> None:
+    save_trained(oracle, model, "fully_reshardable", tmp_path)
     held = load_file(tmp_path / "state.safetensors")
     opened = open_checkpoint(tmp_path / "megatron")
     weights, _ = with_optimizer(assemble(opened), assemble(opened))
@@ -137,3 +141,13 @@ def test_the_state_of_its_distributed_optimizer_is_named(
         for hf, megatron in pairs.items():
             ours = values(found[f"optimizer.{kind}.{hf}"])
             assert torch.equal(ours, held[f"{kind}.{megatron}"].flatten()), (kind, hf)
+
+
+def test_state_in_flat_buffers_is_refused_with_the_way_round(
+    oracle: Oracle, tmp_path: Path
+) -> None:
+    save_trained(oracle, "llama", "dp_reshardable", tmp_path)
+    done = ckptdiff("diff", tmp_path / "megatron", tmp_path / "megatron", "--optimizer")
+    assert done.returncode == 2
+    assert "dp_reshardable" in done.stderr
+    assert "--dist-ckpt-optim-fully-reshardable saves it under the names" in done.stderr
