@@ -17,7 +17,7 @@ from ckptdiff.errors import CkptDiffError
 from ckptdiff.formats import open_checkpoint
 from tests.assembly.test_wrapped_names import stored
 from tests.support.pairs import noise
-from tests.support.program import ckptdiff
+from tests.support.program import ckptdiff, document
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,6 +127,19 @@ def test_patterns_are_the_ends_of_names_as_in_peft() -> None:
     assert {name: settings.rank_of(name) for name in ranks} == ranks
     assert settings.factor_of("a.0.q_proj", 2) == 0.75
     assert settings.factor_of("xq_proj", 4) == 2
+
+
+@pytest.mark.slow
+def test_the_command_merges_while_it_converts(base: Path, tmp_path: Path) -> None:
+    folder, out = adapter(tmp_path / "adapter", base), tmp_path / "out"
+    done = ckptdiff("convert", base, out, "--to", "torch_dist", "--adapter", folder)
+    assert done.returncode == 0, done.stderr
+    assert f"with the adapter {folder}: rank 4, alpha 8, on q_proj" in done.stdout
+    assert "are the same, every byte compared" in done.stdout
+    found = document(ckptdiff("diff", base, out, "--adapter", folder, "--json", "-"))
+    assert found["verdict"] == "same"
+    assert found["a"]["with_adapter"]["changes"] == ["model.layers.0.self_attn.q_proj.weight"]
+    assert document(ckptdiff("diff", base, out, "--json", "-"))["counts"]["differ"] == 1
 
 
 def test_the_command_says_it_in_one_line(base: Path, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""Megatron's adapters are joined into PEFT's matrices; our own imitation of Megatron-Bridge's.
+"""Megatron's adapters are joined into PEFT's matrices.
 
-Its ParallelLinearAdapter wants a GPU and Transformer Engine. What it splits, and how, is imitated
-after its code: `linear_in` by the rank and `linear_out` by rows where a layer is split by rows,
-`linear_in` by columns and `linear_out` by rows where it is split by columns.
+Most are our own imitation, after the code of Megatron-Bridge: `linear_in` is split by the rank and
+`linear_out` by rows where a layer is split by rows, `linear_in` by columns and `linear_out` by rows
+where it is split by columns. The last test has shards of its own class.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.assembly.test_wrapped_names import stored
+from tests.support.conversions import converted
+from tests.support.corpus import REPOSITORY
 from tests.support.oracle import make_megatron
+from tests.support.oracle_hf import make_hf
 from tests.support.pairs import compare, compare_and_diagnose, edit_rank, noise, rank_file
-from tests.support.program import ckptdiff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,14 +153,52 @@ def test_base_and_megatron_adapter_are_the_merged_model(
     tensors = peft_adapter(peft, base, shared=kind == "fused")
     megatron = megatron_adapter(tmp_path / "mg", base, tensors, kind=kind, alone=False)
     merged = tmp_path / "merged"
-    done = ckptdiff("convert", base, merged, "--to", "hf", "--adapter", peft)
-    assert done.returncode == 0, done.stderr
+    converted(base, merged, "hf", adapter=peft)
     assert len(compare(base, merged).statuses) == 2 * len(MODULES)
     for adapter in (peft, megatron):
         assert compare_and_diagnose(base, merged, adapter=adapter)[0].statuses == {}
     # An unmerged checkpoint merged with its own adapter.
     assert compare_and_diagnose(megatron, merged, adapter=megatron)[0].statuses == {}
     out = tmp_path / "out"
-    done = ckptdiff("convert", megatron, out, "--to", "hf", "--like", base, "--adapter", megatron)
-    assert done.returncode == 0, done.stderr
+    converted(megatron, out, "hf", like=base, adapter=megatron)
     assert compare(merged, out).statuses == {}
+
+
+def test_what_megatron_bridge_computes_is_what_is_merged(tmp_path: Path) -> None:
+    """The file holds what ParallelLinearAdapter of Megatron-Bridge (August 2026) had and computed.
+
+    On two CPU ranks of gloo, with megatron-core 0.16.1: its shards, an input of each layer, and the
+    layer's output on each rank. The base is all zeros, so what is merged is the adapter alone.
+    """
+    held = load_file(REPOSITORY / "tests/data/bridge-lora-tp2.safetensors")
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    sizes: dict[str, Any] = {"hidden": 64, "heads": 4, "groups": 2, "head_dim": 16, "ffn": 96}
+    weights = make_hf(base, layers=1, dtype=torch.float32, single=True, **sizes)
+    config = json.loads((base / "config.json").read_text())
+    weights = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    make_megatron(adapter, weights, config, tp=TP, pp=1)
+    for rank in range(TP):
+        front = f"rank {rank}/"
+        own = {n.removeprefix(front): t for n, t in held.items() if n.startswith(front)}
+
+        def change(state: dict[str, Any], own: Tensors = own) -> None:
+            state["model"] = own
+            state["args"].lora_rank, state["args"].lora_alpha = RANK, ALPHA
+
+        edit_rank(rank_file(adapter, f"{rank:02}"), change)
+    out = tmp_path / "merged"
+    converted(base, out, "megatron", tp=TP, adapter=adapter)
+    files = [rank_file(out, f"{rank:02}") for rank in range(TP)]
+    models = [torch.load(file, weights_only=False)["model"] for file in files]
+    layers = [name.partition("/")[2] for name in held if name.startswith("input/")]
+    assert len(layers) == 4
+    for layer in layers:
+        shard = [model[f"decoder.layers.0.{layer}.weight"] for model in models]
+        for rank in range(TP):
+            is_row = layer.endswith(("linear_proj", "linear_fc2"))
+            product = torch.cat(shard, 1) if is_row else shard[rank]
+            expected = held[f"output {rank}/{layer}"]
+            found = held[f"input/{layer}"] @ product.T
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+            assert expected.abs().max() > 0.1
