@@ -65,7 +65,9 @@ class ViewsOfWholes:
         for step in whole.stride:
             index, element = divmod(element, step)
             first.append(index)
-        seen = _ChunksInView(ref, first, [_runs_along(ref, dim, whole) for dim in range(len(ref.shape))])
+        seen = _ChunksInView(
+            ref, first, [_runs_along(ref, dim, whole) for dim in range(len(ref.shape))]
+        )
         found = (seen.of(chunk) for chunk in self._chunks[whole])
         return tuple(chunk for chunk in found if chunk is not None)
 
