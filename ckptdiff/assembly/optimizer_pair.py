@@ -33,8 +33,8 @@ def with_optimizer(a: Assembled, b: Assembled) -> tuple[Assembled, Assembled]:
         if found.is_flat:
             raise BadArgument(
                 f"{side.checkpoint.root}: its optimizer state lies in flat buffers that no name "
-                "tells apart (dp_reshardable, the default); a run with Megatron's "
-                "--dist-ckpt-optim-fully-reshardable saves it under the names of the weights"
+                "tells apart (dp_reshardable, the default); a run of Megatron with "
+                "dist_ckpt_optim_fully_reshardable saves it under the names of the weights"
             )
     left, right = (bool(found.kinds or found.unnamed) for found in states)
     if not left and not right:

@@ -82,11 +82,10 @@ class Hashing:
         return tuple(self._of_side(*side) for side in self._sides)
 
     def close(self) -> None:
-        """Cancel jobs that have not started, and wait for those that have."""
+        """Cancel jobs that have not started. Those that have only read: nothing waits for them."""
         self._todo.clear()
         for future in self._under_way:
             future.cancel()
-        wait(self._under_way)
 
     def _take(self, future: Future[str]) -> None:
         file = self._under_way.pop(future)

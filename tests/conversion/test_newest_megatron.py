@@ -150,4 +150,4 @@ def test_state_in_flat_buffers_is_refused_with_the_way_round(
     done = ckptdiff("diff", tmp_path / "megatron", tmp_path / "megatron", "--optimizer")
     assert done.returncode == 2
     assert "dp_reshardable" in done.stderr
-    assert "--dist-ckpt-optim-fully-reshardable saves it under the names" in done.stderr
+    assert "dist_ckpt_optim_fully_reshardable saves it under the names" in done.stderr
