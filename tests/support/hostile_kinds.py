@@ -110,11 +110,8 @@ def of_dcp(
     kind: bytes | None = None,
     common: bytes | None = None,
     backend: bytes | None = b'{"sharded_backend": "torch_dist"}',
-<<<<<<< HEAD
     keys: bytes | None = None,
-=======
     hashes: str | None = None,
->>>>>>> mcore
 ) -> Callable[[Path], Path]:
     """Return a maker of a distributed checkpoint of one chunk, with these opcodes in its index."""
     module = "torch.distributed.checkpoint.metadata"
@@ -338,14 +335,11 @@ JSON_PLACES: Mapping[str, Callable[[str], Callable[[Path], Path]]] = {
     "the backend in metadata.json": lambda v: of_dcp(
         backend=f'{{"sharded_backend": {v}}}'.encode()
     ),
-<<<<<<< HEAD
     **hostile_ranks.JSON_PLACES,
-=======
     "integrity.json": lambda v: of_dcp(hashes=v),
     "the algorithm of hashes": lambda v: of_dcp(hashes=f'{{"algorithm": {v}, "files": {{}}}}'),
     "files with hashes": lambda v: of_dcp(hashes=f'{{"files": {v}}}'),
     "a hash": lambda v: of_dcp(hashes=f'{{"files": {{"x": {v}}}}}'),
->>>>>>> mcore
 }
 
 # Texts of YAML, each a config of a model.
