@@ -126,7 +126,7 @@ def test_master_weights_of_two_groups_are_named(runs: Path) -> None:
     checkpoint = open_checkpoint(runs / "zero2-tied")
     masters = held(read_states(checkpoint).kinds["fp32_param"])
     wanted = load_file(runs / "zero2-tied.fp32.safetensors")
-    assert len(masters) == 20
+    assert len(masters) == 11
     assert_equal(masters, {name: wanted[name] for name in masters})
 
 
@@ -136,7 +136,7 @@ def test_every_tensor_is_the_same_as_in_a_plain_folder(
 ) -> None:
     kind = "trained" if run in WHOLE else "fp32"
     compared = compare(truth(runs, run, kind, tmp_path / "hf"), runs / run)
-    assert len(compared.results) >= 20
+    assert len(compared.results) >= 12
     assert compared.statuses == {}
 
 
@@ -160,7 +160,7 @@ def test_config_and_tokenizer_are_those_of_the_trainers_folder(runs: Path, tmp_p
     (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
     checkpoint = open_checkpoint(folder / "global_step2")
     assert checkpoint.config is not None
-    assert checkpoint.config["hidden_size"] == 5
+    assert checkpoint.config["hidden_size"] == 9
     assert checkpoint.token_files == {"generation_config.json": {"eos_token_id": 7}}
     assert checkpoint.folder == folder
     assert f"its config is that of {folder / 'config.json'}" in checkpoint.notes

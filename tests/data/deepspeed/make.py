@@ -43,7 +43,7 @@ def make_model(run):
     torch.manual_seed(5)
     # Odd sizes, so that partitions of ranks end inside of tensors and rows, and are padded.
     config = LlamaConfig(
-        hidden_size=5, intermediate_size=5, num_hidden_layers=2, num_attention_heads=3,
+        hidden_size=9, intermediate_size=5, num_hidden_layers=1, num_attention_heads=3,
         num_key_value_heads=1, head_dim=2, vocab_size=11, max_position_embeddings=16,
         tie_word_embeddings=bool(run.get("tied")),
     )  # fmt: skip
