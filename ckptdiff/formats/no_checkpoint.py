@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.errors import CkptDiffError
 from ckptdiff.formats.files import is_file_name, read_small
+from ckptdiff.formats.training_state import is_training_state
 from ckptdiff.formats.unfinished import why_unfinished
 from ckptdiff.formats.weight_files import torch_files
 
@@ -66,6 +67,9 @@ def why_no_checkpoint(path: Path) -> str:
             f"{path}: holds {len(found)} of Meta's files, {found[0].name} first, and no "
             "params.json, which says how they are split. Copy it there"
         )
+    if found and all(map(is_training_state, found)):
+        names = ", ".join(file.name for file in found[:_MAX_NAMED])
+        return f"{path}: holds the state of a training run, {names}, and no weights. Give those"
     if found:
         names = ", ".join(file.name for file in found[:_MAX_NAMED])
         more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""

@@ -17,7 +17,13 @@ _STATE = re.compile(
     r"(?:_\d+)?\.bin|(?:random_states|custom_checkpoint)_\d+\.pkl|rng_state(?:_\d+)?\.pth"
     r"|pytorch_model_fsdp_\d+)$"
 )
+_SHARDED = "pytorch_model_fsdp_"  # the folder of a model
 _MAX_NAMED = 5
+
+
+def is_training_state(file: Path) -> bool:
+    """Return whether a file or folder holds the state of a run and no weights, by its name."""
+    return _STATE.match(file.name) is not None and not file.name.startswith(_SHARDED)
 
 
 def notes_on_training(folder: Path) -> list[str]:

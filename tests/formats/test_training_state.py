@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ckptdiff.errors import NotACheckpoint
 from ckptdiff.formats import open_checkpoint
 from tests.support.pairs import compare
 
@@ -37,6 +38,16 @@ def test_the_weights_of_a_run_are_those_of_its_model(tmp_path: Path, oracle: Ora
         assert told(tmp_path / run) == [f"also here, not compared: {names}"]
     for run in ("accelerate-safe", "accelerate-bin"):
         assert compare(tmp_path / f"{run}-model", tmp_path / f"{run}-saved").statuses == {}
+
+
+@pytest.mark.parametrize(
+    "names", [["scheduler.pt"], ["optimizer.pt", "rng_state.pth", "scheduler.pt", "scaler.pt"]]
+)
+def test_the_state_of_a_run_is_no_model(tmp_path: Path, names: list[str]) -> None:
+    for name in (*names, "training_args.bin"):
+        torch.save({"a": torch.ones(2)}, tmp_path / name)
+    with pytest.raises(NotACheckpoint, match=r"the state of a training run, \w+\.pt.*no weights"):
+        open_checkpoint(tmp_path)
 
 
 def test_state_beside_weights_is_named(tmp_path: Path) -> None:

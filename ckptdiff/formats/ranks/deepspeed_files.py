@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.errors import CkptDiffError, MissingShard, MixedShards, UnsupportedLayout
 from ckptdiff.formats.files import is_file_name, read_small
-from ckptdiff.formats.weight_files import LOADED, PATTERNS
+from ckptdiff.formats.weight_files import has_named_weights
 from ckptdiff.text import plural, printable, shown
 
 if TYPE_CHECKING:
@@ -138,13 +138,6 @@ def holds_files(folder: Path) -> bool:
         return True
 
 
-def holds_other_weights(folder: Path) -> bool:
-    """Return whether a folder holds weights that transformers or PEFT load."""
-    return any((folder / f"{name}.index.json").exists() for name in LOADED) or any(
-        next(folder.glob(pattern), None) for pattern in PATTERNS
-    )
-
-
 def folder_of(path: Path) -> Path | None:
     """Return the folder of DeepSpeed's files that a folder is or names; None if there is none.
 
@@ -153,7 +146,7 @@ def folder_of(path: Path) -> Path | None:
     if holds_files(path):
         return path
     tag = tag_of(path)
-    if tag is None or holds_other_weights(path):
+    if tag is None or has_named_weights(path):
         return None
     named = path / tag
     if holds_files(named):
