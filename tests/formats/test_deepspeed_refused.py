@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ckptdiff.assembly.optimizer_states import read_states
 from ckptdiff.errors import (
     CkptDiffError,
     CorruptFile,
@@ -21,6 +22,7 @@ from ckptdiff.errors import (
 )
 from ckptdiff.formats import open_checkpoint
 from ckptdiff.formats.ranks import deepspeed_flat
+from ckptdiff.formats.ranks.deepspeed_flat import MOMENTS
 from tests.support.deepspeed_runs import MODEL, OPTIMIZER, PART, STEP, unpack
 
 if TYPE_CHECKING:
@@ -180,6 +182,28 @@ def test_universal_without_the_models_file_has_no_shapes(copy: Callable[[str], P
     for rank in range(2):
         (folder / PART.format(rank)).unlink()
     assert "is stored flat" in refusal(folder, MissingShard)
+
+
+def test_what_tensor_ranks_share_beside_universal_weights_is_named(
+    copy: Callable[[str], Path],
+) -> None:
+    folder = copy("zero1-universal") / STEP
+    held = torch.load(folder / MODEL)
+    torch.save({**held, "mp_world_size": 2}, folder / MODEL)
+    assert len(open_checkpoint(folder).shards[0].tensors) == 13
+    shutil.rmtree(folder / "zero" / "model.steps_seen")
+    checkpoint = open_checkpoint(folder)
+    assert len(checkpoint.shards[0].tensors) == 12
+    assert any("not read" in note and "steps_seen" in note for note in checkpoint.notes)
+
+
+@pytest.mark.parametrize("run", ["zero1", "zero3"])
+def test_old_names_of_the_optimizers_files_are_known(copy: Callable[[str], Path], run: str) -> None:
+    folder = copy(run) / STEP
+    for rank in range(2):
+        file = folder / OPTIMIZER.format(rank)
+        file.rename(folder / file.name.removeprefix("bf16_").replace("_optim", "optim"))
+    assert set(read_states(open_checkpoint(folder)).kinds) == {"fp32_param", *MOMENTS}
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ _STEP = re.compile(r"global_step(\d{1,18})$")
 
 _MODEL = re.compile(r"mp_rank_(\d{1,9})_model_states\.pt$")
 _MODEL_OF_RANK = re.compile(r"zero_pp_rank_(\d{1,9})_mp_rank_(\d{1,9})_model_states\.pt$")
-_OPTIMIZER = re.compile(r"(?:\w{0,9}_)?zero_pp_rank_(\d{1,9})_mp_rank_(\d{1,9})_optim_states\.pt$")
+_OPTIMIZER = re.compile(r"(?:\w{0,9}_)?zero_pp_rank_(\d{1,9})_mp_rank_(\d{1,9})_?optim_states\.pt$")
 _EXPERT = re.compile(r"layer_(\d{1,9})_expert_(\d{1,9})_mp_rank_(\d{1,9})_model_states\.pt$")
 _LAYER = re.compile(r"layer_\d{1,9}-[\w-]{1,200}model_states\.pt$")
 _OLD_EXPERT = re.compile(r"expert_\d{1,9}_mp_rank_\d{1,9}_model_states\.pt$")
