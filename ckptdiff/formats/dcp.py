@@ -88,8 +88,8 @@ def read_metadata(root: Path) -> tuple[list[Described], dict[str, Place | None]]
         raise MissingShard(died)
     try:
         described, opaque = _describe(load(read_small(file, MAX_METADATA)))
-    except CorruptFile as error:
-        raise CorruptFile(f"{file}: {error}") from error
+    except (CorruptFile, UnsupportedLayout) as error:
+        raise type(error)(f"{file}: {error}") from error
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise CorruptFile(
             f"{file}: is not what torch.distributed.checkpoint writes ({error})"
@@ -127,6 +127,13 @@ def _describe(metadata: Placeholder) -> tuple[list[Described], dict[str, Place |
         if not all(type(n) is int and 0 <= n < MAX_COUNT for n in (start, length)):
             raise CorruptFile(
                 f"{shown(fqn)} lies at {told(start)}, {told(length)} bytes long: not a place"
+            )
+        if extensions := info.state.get("transform_descriptors"):
+            first = extensions[0] if isinstance(extensions, (list, tuple)) else extensions
+            named = f" ({shown(first)})" if isinstance(first, str) else ""
+            raise UnsupportedLayout(
+                f"its chunks are packed by an extension of the writer{named}; load it with "
+                "torch.distributed.checkpoint and save it without"
             )
         offsets = _sizes(key.get("offset")) if key.get("offset") is not None else ()
         stored[fqn, str(offsets)] = (_text(info.state["relative_path"]), start, length)
