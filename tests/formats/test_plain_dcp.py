@@ -213,7 +213,7 @@ def test_without_a_number_of_heads_only_queries_and_keys_of_torchtitan_are_not_r
     side = assemble(open_checkpoint(write_dcp(tmp_path, as_titan(tiny_weights(), 4, 2, new=True))))
     assert {name.split(".")[-2] for name in side.errors} == {"q_proj", "k_proj"}
     assert {error.text for error in side.errors.values()} == {
-        "nothing tells how many heads it has: there is no config.json"
+        "nothing tells how many heads it has; put the model's config.json beside it"
     }
     assert len(side.tensors) + len(side.errors) == len(tiny_weights())
 
