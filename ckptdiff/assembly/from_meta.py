@@ -118,7 +118,9 @@ def _join(name: str, rule: MetaRule, refs: list[TensorRef], config: ModelConfig 
     if rule.split == "whole" or (config is None and rule.split != "rotary"):
         return _whole(name, refs)
     if config is None:
-        raise UnknownConfig("nothing tells how many heads it has: there is no config.json")
+        raise UnknownConfig(
+            "nothing tells how many heads it has; put the model's config.json beside it"
+        )
     if len(first.shape) != 2:
         raise UnsupportedLayout(f"{first.file}: {first.name} of shape {list(first.shape)}")
     dim = 1 if rule.split == "columns" else 0

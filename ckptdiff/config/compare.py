@@ -32,6 +32,7 @@ from ckptdiff.config.other_keys import DIFFERS, NOT_KNOWN, other_classes, other_
 from ckptdiff.config.quantisation import Quantisation
 from ckptdiff.config.unknown_args import differing_args
 from ckptdiff.config.unused import unused_tensors
+from ckptdiff.formats.plain_dcp import NAME as DCP
 from ckptdiff.formats.run_config import SPELLED
 from ckptdiff.text import config_value_text, printable
 
@@ -218,7 +219,7 @@ def why_not_compared(a: Assembled, b: Assembled, lines: Iterable[ConfigDiff]) ->
     if lines and a.adapter is not None and b.adapter is not None:
         return None
     without = {
-        letter: _CONFIG[side.checkpoint.convention]
+        letter: _CONFIG["hf" if side.checkpoint.format == DCP else side.checkpoint.convention]
         for letter, side in (("A", a), ("B", b))
         if not side.checkpoint.config
     }

@@ -17,10 +17,13 @@ from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.formats.files import read_small
 from ckptdiff.formats.hub.links import leads_out
 from ckptdiff.formats.safetensors import lay_out
+from ckptdiff.formats.token_files import TOKENIZERS
 from ckptdiff.resharding.to_huggingface import INDEX, file_names, index_text, split_files, stored
 from ckptdiff.text import format_bytes, plural
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.conversion.plan import Target
 
@@ -81,15 +84,26 @@ def huggingface_files(
 def _copied_texts(
     pattern: Assembled | None, side: Assembled, notes: list[str]
 ) -> list[tuple[str, bytes]]:
-    """Return (name, content) of the files to copy from a Hugging Face folder; adds to `notes`.
+    """Return (name, content) of the side files to copy; adds to `notes`.
 
-    Where there is no folder that is the pattern, those beside the weights of `side` are copied.
+    They are those of the folder that is the pattern and, where it has no tokenizer, those that lie
+    beside the weights of `side`.
     """
-    checkpoint = (pattern or side).checkpoint
-    if checkpoint.convention != "hf" and checkpoint.model_folder is None:
+    own = side.checkpoint
+    folders = [] if pattern is None else [pattern.checkpoint.folder]
+    if own.model_folder is not None or (pattern is None and own.convention == "hf"):
+        folders.append(own.folder)
+    texts: dict[str, bytes] = {}
+    for folder in dict.fromkeys(folders):
+        if texts.keys().isdisjoint(TOKENIZERS):
+            texts = {**_texts_in(folder, notes), **texts}
+    if not texts and pattern is None:
         notes.append(_NO_TOKENIZER)
-        return []
-    folder = checkpoint.folder
+    return list(texts.items())
+
+
+def _texts_in(folder: Path, notes: list[str]) -> dict[str, bytes]:
+    """Return the side files of a Hugging Face folder by name, but for what may not be copied."""
     children = sorted(folder.iterdir())
     found = [f for f in children if any(fnmatchcase(f.name, glob) for glob in _COPIED_FILES)]
     if broken := [f.name for f in found if not f.exists()]:
@@ -102,9 +116,7 @@ def _copied_texts(
         most = format_bytes(_MAX_COPIED_BYTES)
         notes.append(f"not copied, since they have more than {most}: {', '.join(large)}")
     found = [f for f in found if f.name not in large]
-    texts = [(f.name, read_small(f, _MAX_COPIED_BYTES)) for f in found]
+    texts = {f.name: read_small(f, _MAX_COPIED_BYTES) for f in found}
     if texts:
-        notes.append(f"copied from {folder}: {', '.join(name for name, _ in texts)}")
-    elif pattern is None:
-        notes.append(_NO_TOKENIZER)
+        notes.append(f"copied from {folder}: {', '.join(texts)}")
     return texts

@@ -17,12 +17,13 @@ from ckptdiff.formats.unpickle import load
 from ckptdiff.text import format_box, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 NAME = "torch_dist"
 BACKEND = "metadata.json"  # names Megatron's backend; a plain PyTorch folder has none
-# Of Megatron; the second writes the parameters of Megatron-FSDP, under the names of its wrappers.
-BACKENDS = (NAME, "fsdp_dtensor")
+# Of Megatron. The last two write what torch.distributed.checkpoint does, and mostly no such file.
+BACKENDS = (NAME, "torch_dcp", "fsdp_dtensor")
 MAX_METADATA = 1_000_000_000  # bytes
 MAX_KEYS = 32  # dicts inside each other, of what was saved
 _OF_A_TENSOR = "TensorStorageMetadata"  # the end of what torch calls the class
@@ -53,11 +54,27 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an entry that is no tensor is stored: a torch.save file inside a file."""
+    """Where an entry that is not read as a tensor is stored: a torch.save file inside a file."""
 
     file: str
     start: int  # in bytes
     length: int
+    dtype: str = ""  # torch's name of it, of a tensor whose dtype is not known
+
+
+def unread_tensors(opaque: Mapping[str, Place | None]) -> dict[str, str]:
+    """Return the dtypes of tensors that are among the entries not read, by name."""
+    return {n: place.dtype for n, place in opaque.items() if place is not None and place.dtype}
+
+
+def unread_notes(opaque: Mapping[str, Place | None]) -> list[str]:
+    """Return a note on tensors whose dtype is not known, if there are any."""
+    unread = unread_tensors(opaque)
+    if not unread:
+        return []
+    first = ", ".join(f"{shown(name)} ({shown(unread[name])})" for name in sorted(unread)[:3])
+    more = ", …" if len(unread) > 3 else ""
+    return [f"not read, since their dtype is not known: {first}{more}"]
 
 
 def read_metadata(root: Path) -> tuple[list[Described], dict[str, Place | None]]:
@@ -71,8 +88,8 @@ def read_metadata(root: Path) -> tuple[list[Described], dict[str, Place | None]]
         raise MissingShard(died)
     try:
         described, opaque = _describe(load(read_small(file, MAX_METADATA)))
-    except CorruptFile as error:
-        raise CorruptFile(f"{file}: {error}") from error
+    except (CorruptFile, UnsupportedLayout) as error:
+        raise type(error)(f"{file}: {error}") from error
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise CorruptFile(
             f"{file}: is not what torch.distributed.checkpoint writes ({error})"
@@ -111,6 +128,13 @@ def _describe(metadata: Placeholder) -> tuple[list[Described], dict[str, Place |
             raise CorruptFile(
                 f"{shown(fqn)} lies at {told(start)}, {told(length)} bytes long: not a place"
             )
+        if extensions := info.state.get("transform_descriptors"):
+            first = extensions[0] if isinstance(extensions, (list, tuple)) else extensions
+            named = f" ({shown(first)})" if isinstance(first, str) else ""
+            raise UnsupportedLayout(
+                f"its chunks are packed by an extension of the writer{named}; load it with "
+                "torch.distributed.checkpoint and save it without"
+            )
         offsets = _sizes(key.get("offset")) if key.get("offset") is not None else ()
         stored[fqn, str(offsets)] = (_text(info.state["relative_path"]), start, length)
     described: list[Described] = []
@@ -122,8 +146,9 @@ def _describe(metadata: Placeholder) -> tuple[list[Described], dict[str, Place |
             place = stored.get((name, "()"))
             opaque[name] = None if place is None else Place(*place)
             continue
-        dtype = BY_TORCH.get(_dtype_of(entry.state["properties"]))
-        if dtype is None:
+        torch_dtype = _dtype_of(entry.state["properties"])
+        dtype = BY_TORCH.get(torch_dtype)
+        if dtype is None and not torch_dtype:
             raise CorruptFile(f"{shown(name)} has a dtype that cannot be read")
         records = []
         for chunk in entry.state["chunks"]:
@@ -132,6 +157,10 @@ def _describe(metadata: Placeholder) -> tuple[list[Described], dict[str, Place |
             if known is None:
                 raise CorruptFile(f"{shown(name)}: the chunk at {told(offsets)} lies in no file")
             records.append(Record(offsets, sizes, *known))
+        if dtype is None:
+            first = records[0] if records else Record((), (), "", 0, 0)
+            opaque[name] = Place(first.file, first.start, first.length, torch_dtype)
+            continue
         shape = _sizes(entry.state["size"])
         _check_boxes(name, shape, records)
         described.append(Described(name, shape, dtype, tuple(records), _keys(name, paths)))

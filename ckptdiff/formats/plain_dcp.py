@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, Shard
 from ckptdiff.errors import CorruptFile, NotACheckpoint
-from ckptdiff.formats.dcp import Place, read_metadata
+from ckptdiff.formats.dcp import Place, read_metadata, unread_notes, unread_tensors
 from ckptdiff.formats.dcp_chunks import read_wholes
 from ckptdiff.formats.json_files import read_object
 from ckptdiff.formats.titan import convention_of, meta_name, params_of
@@ -85,7 +85,10 @@ def opened(
         wholes = {meta_name(name): whole for name, whole in wholes.items()}
     tensors, chunks = addressed(root / METADATA, wholes)
     notes: list[str] = []
-    if others := _first_parts([*sorted(beside), *opaque]):
+    unread = {name: place for name, place in opaque.items() if not _BESIDE.match(name)}
+    notes += unread_notes(unread)
+    entries = (name for name in opaque if name not in unread_tensors(unread))
+    if others := _first_parts([*sorted(beside), *entries]):
         more = ", …" if len(others) > _MAX_NAMED else ""
         notes.append(f"also in {root.name}, not compared: {', '.join(others[:_MAX_NAMED])}{more}")
     config: Mapping[str, Any] | None = None

@@ -24,7 +24,7 @@ from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import CkptDiffError, CorruptFile
 from ckptdiff.formats import dcp, megatron, plain_dcp, run_config, tree
 from ckptdiff.formats.common_state import COMMON, ENTRIES, OBJECT, read_common
-from ckptdiff.formats.dcp import BACKEND, read_metadata
+from ckptdiff.formats.dcp import BACKEND, read_metadata, unread_notes
 from ckptdiff.formats.dcp_chunks import read_wholes
 from ckptdiff.formats.integrity import saved_hashes
 from ckptdiff.formats.unfinished import METADATA
@@ -134,7 +134,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         convention="megatron",
         config=args or None,
         config_file=file,
-        notes=(*notes, *unchecked),
+        notes=(*notes, *unchecked, *unread_notes(opaque)),
         parallelism=_parallelism(args),
         shards=(Shard(Rank(), 0, tensors),),
         files=tuple(sorted({root / r.file for tensor in model for r in tensor.records})),

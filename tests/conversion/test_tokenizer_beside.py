@@ -37,6 +37,8 @@ def test_the_tokenizer_beside_the_weights_is_taken_along(
         assert (out / "tokenizer.json").read_text() == '{"of": "tokenizer.json"}'
         assert (out / "special_tokens_map.json").exists()
         assert not (out / "secrets.txt").exists()
+    converted(root, tmp_path / "lent", "hf", like=tiny_hf())  # which has no tokenizer
+    assert (tmp_path / "lent/tokenizer.json").exists()
     again, _ = converted(root, tmp_path / "again", "megatron")
     assert str(folder) in (again.launch or "")
 

@@ -16,7 +16,8 @@ import pytest
 from ckptdiff.assembly.assemble import assemble
 from ckptdiff.assembly.optimizer_states import read_states
 from ckptdiff.formats import open_checkpoint, read_entries
-from tests.support.conversions import converted, different, hf_tensors
+from tests.formats.test_torch_dist import write_dcp
+from tests.support.conversions import converted, different, hf_tensors, rank_tensors
 from tests.support.corpus import REPOSITORY
 from tests.support.pairs import compare
 from tests.support.program import ckptdiff
@@ -97,6 +98,31 @@ def test_its_moments_are_those_of_its_weights(made: Path) -> None:
         assert not side.errors
     done = ckptdiff("diff", made / "mfsdp", made / "mfsdp", "--optimizer")
     assert "75 tensors: 75 same" in done.stdout
+
+
+def test_gate_and_up_of_experts_are_joined_too(
+    tiny_hf: Callable[..., Path], tiny_megatron: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Our own imitation: Megatron's `handle_swiglu_in_state_dict` names them so."""
+    model = {"family": "mixtral"}
+    for experts in ("te_grouped", "sequential"):
+        source = tiny_megatron(model=model, names="te", experts=experts)
+        tensors: dict[str, Tensor] = {}
+        for name, tensor in rank_tensors(source, trusted=True).items():
+            plain = name.split()[-1]
+            if "linear_fc1.weight" in plain:
+                gate, up = tensor.chunk(2)
+                tensors |= {f"module.{plain}_w": gate, f"module.{plain}_v": up}
+            else:
+                tensors[f"module.{plain}"] = tensor
+        folder = write_dcp(tmp_path / experts, {"model": tensors})
+        comparison = compare(tiny_hf(**model), folder)
+        assert comparison.b.checkpoint.convention == "megatron"
+        assert comparison.statuses == {}
+        assert not comparison.b.unmapped
+        names = [name for name in comparison.results if "experts" in name]
+        assert names
+        assert not any("rows" in note for note in comparison.b.notes)
 
 
 @pytest.mark.oracle

@@ -213,7 +213,7 @@ def test_without_a_number_of_heads_only_queries_and_keys_of_torchtitan_are_not_r
     side = assemble(open_checkpoint(write_dcp(tmp_path, as_titan(tiny_weights(), 4, 2, new=True))))
     assert {name.split(".")[-2] for name in side.errors} == {"q_proj", "k_proj"}
     assert {error.text for error in side.errors.values()} == {
-        "nothing tells how many heads it has: there is no config.json"
+        "nothing tells how many heads it has; put the model's config.json beside it"
     }
     assert len(side.tensors) + len(side.errors) == len(tiny_weights())
 
@@ -240,3 +240,15 @@ def test_whose_names_they_are_is_told_for_every_family(
         folder = tmp_path / convention
         write_dcp(folder, {name: torch.ones(1) for name in names})
         assert open_checkpoint(folder).convention == convention
+
+
+def test_a_tensor_of_an_unknown_dtype_is_named_and_the_others_are_read(
+    tiny_hf: Callable[..., Path], tiny_weights: Callable[..., dict[str, Tensor]], tmp_path: Path
+) -> None:
+    angles = torch.ones(3, dtype=torch.complex128)
+    folder = write_dcp(tmp_path, {"model": {**tiny_weights(), "freqs_cis": angles}, "step": 3})
+    comparison = compare(tiny_hf(), folder)
+    assert (comparison.statuses, len(comparison.results)) == ({}, len(tiny_weights()))
+    notes = comparison.b.checkpoint.notes
+    assert "not read, since their dtype is not known: 'model.freqs_cis' ('complex128')" in notes
+    assert f"also in {folder.name}, not compared: step" in notes

@@ -298,6 +298,15 @@ def test_a_missing_file_is_named(plain: Path) -> None:
     refused(plain, MissingShard, str(plain), file.name)
 
 
+def test_chunks_that_an_extension_packed_are_refused(plain: Path) -> None:
+    def change(metadata: Any) -> None:
+        for index, info in metadata.storage_data.items():
+            metadata.storage_data[index] = replace(info, transform_descriptors=("stream.zstd",))
+
+    rewrite(plain, change)
+    refused(plain, UnsupportedLayout, str(plain / ".metadata"), "stream.zstd", "save it without")
+
+
 @pytest.mark.parametrize("kept", [0, 10, 1500, -1])
 def test_a_file_that_was_cut_off_is_named(plain: Path, kept: int) -> None:
     (file,) = plain.glob("*.distcp")
