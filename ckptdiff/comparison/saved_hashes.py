@@ -33,8 +33,8 @@ GONE = "is not there, though it was saved with the others: copy it again"
 class Hashing:
     """Hashes the files of which something is read, if it is known what their hashes were.
 
-    Each file is one job. No more of them are under way than half of the workers, so that what is
-    beside them goes on.
+    Each file is one job. No more of them are under way than half of the workers while something is
+    beside them.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Hashing:
         self._todo = list(dict.fromkeys(files))
         self._found: dict[Path, str | CkptDiffError] = {}
         self._under_way: dict[Future[str], Path] = {}
+        self._is_alone = False
         self.go_on()
 
     def go_on(self) -> None:
@@ -66,7 +67,8 @@ class Hashing:
             self._take(future)
         while self._todo:
             executor = self._executor()
-            if len(self._under_way) >= max(1, getattr(executor, "jobs", available_cpus()) // 2):
+            workers = getattr(executor, "jobs", available_cpus())
+            if len(self._under_way) >= (workers if self._is_alone else max(1, workers // 2)):
                 return
             file = self._todo.pop(0)
             try:
@@ -76,6 +78,8 @@ class Hashing:
 
     def results(self) -> tuple[SavedHashes, ...]:
         """Wait for all files; return what was found of each side that has hashes."""
+        self._is_alone = True
+        self.go_on()
         while self._under_way:
             wait(self._under_way, return_when=FIRST_COMPLETED)
             self.go_on()
