@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +29,7 @@ _SAFE_PATTERN = re.compile(r"(?:[\w.^$|\-]|\\[.dw]|\[[\w\-]+\]|(?<=[.\]dw])[*+])
 _MOST_REPEATS = 1
 _LONGEST_PATTERN = 300  # characters, and of a module
 _MOST_PATTERNS = 4000
+LONGEST_KIND = 40  # characters that are shown as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +66,15 @@ def lora_settings(stated: Mapping[str, Any], where: object) -> LoraSettings:
     kind = str(stated.get("peft_type", "LORA")).upper()
     other = next((name for key, name in _OTHER_KINDS.items() if stated.get(key)), None)
     if kind != "LORA" or other is not None:
+        word = other or (kind if kind.isidentifier() and len(kind) < LONGEST_KIND else shown(kind))
         raise UnsupportedLayout(
-            f"{where}: is an adapter of the kind {other or kind}, which is not a low-rank product "
+            f"{where}: is an adapter of the kind {word}, which is not a low-rank product "
             "added to weights; merge it with PEFT"
         )
     start = stated.get("init_lora_weights")
     if start not in _PLAIN_STARTS:
         raise UnsupportedLayout(
-            f"{where}: was started by init_lora_weights {start!r}, which may change the base "
+            f"{where}: was started by init_lora_weights {shown(start)}, which may change the base "
             "weights too; merge it with PEFT"
         )
     return LoraSettings(
@@ -95,7 +98,9 @@ def _number(stated: Mapping[str, Any], name: str, default: float, where: object)
         or (name == "r" and value < 1)
         or not is_whole
     ):
-        raise UnsupportedLayout(f"{where}: {name} is {value!r}, which is no number that it can be")
+        raise UnsupportedLayout(
+            f"{where}: {name} is {shown(value)}, which is no number that it can be"
+        )
     return value
 
 
@@ -110,7 +115,7 @@ def _patterns(stated: Mapping[str, Any], name: str, where: object) -> list[tuple
         repeats = pattern.count("*") + pattern.count("+")
         is_safe = len(pattern) <= _LONGEST_PATTERN and _SAFE_PATTERN.fullmatch(pattern)
         if not is_safe or repeats > _MOST_REPEATS:
-            raise UnsupportedLayout(f"{where}: {name}: the pattern {pattern[:80]!r} is not read")
+            raise UnsupportedLayout(f"{where}: {name}: the pattern {shown(pattern)} is not read")
     return [(pattern, _number({kind: v}, kind, 0, where)) for pattern, v in found.items()]
 
 

@@ -51,6 +51,7 @@ HARNESSES = {
     "yaml": Harness("read_configs", damage),
     "token_files": Harness("read_configs", mutate_json.mutate),
     "tokenizer": Harness("read_formats", mutate_json.mutate, most=60_000, in_worker=True),
+    "adapter": Harness("read_configs", mutate_json.mutate),
     "settings": Harness("read_own", mutate_json.mutate),
     "results": Harness("read_own", mutate_json.mutate_lines),
     "journal": Harness("read_own", mutate_json.mutate_lines),

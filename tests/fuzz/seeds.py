@@ -23,6 +23,7 @@ from ckptdiff.scores.results import Question
 from ckptdiff.settings import RecentPair, Settings, save_settings
 from tests.fuzz.mutate_zip import members
 from tests.support import deepspeed_runs, hostile_ranks, oracle_state
+from tests.support.corpus import REPOSITORY
 from tests.support.hostile import SAFETENSORS
 from tests.support.hostile_torch import PICKLES, TENSORS, ZIPS, mapping
 from tests.support.odd_configs import ODD
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
 MOST = 40_000  # bytes of a seed; the bases are whole
 OPTIMIZER = "optimizer.state.exp_avg"
 
+
+PEFT = REPOSITORY / "tests/data/peft/adapter"
+ADAPTERS = (
+    {"r": 8, "lora_alpha": 16.5, "use_rslora": True, "target_modules": "q_proj"},
+    {"rank_pattern": {"^model.layers.[0-9]+.self_attn.q_proj": 8}, "alpha_pattern": {"q_proj": 2}},
+)
 
 MODEL = {
     "decoder.final_layernorm.weight": torch.ones(4, dtype=torch.bfloat16),
@@ -82,6 +89,10 @@ def _make_dcp(folder: Path) -> None:
 
 def _args(bases: Path) -> Any:
     return oracle_state.load(next((bases / "megatron").rglob("model_optim_rng.pt")))["args"]
+
+
+def _adapter() -> Any:
+    return json.loads((PEFT / "adapter_config.json").read_text())
 
 
 def _configs(bases: Path) -> Iterator[dict[str, Any]]:
@@ -225,6 +236,7 @@ def make_seeds(folder: Path, bases: Path) -> Mapping[str, list[bytes]]:
         "yaml": [YAML],
         "token_files": [*(json.dumps(token_config).encode(), b'{"bos_token_id": [1, 2]}')],
         "tokenizer": [*map(_post_processor, tokenizers), sentencepiece_model()],
+        "adapter": [json.dumps(one).encode() for one in (_adapter(), *ADAPTERS)],
         "settings": [_settings(folder)],
         "results": [_results(folder / "llama")],
         "journal": [JOURNAL, JOURNAL[: JOURNAL.index(b'"whole')], JOURNAL[:40]],
