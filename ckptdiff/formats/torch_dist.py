@@ -84,7 +84,10 @@ PARTS = {
 }
 MAX_SINGLES = 2_000_000  # single layers and experts, of all stacks; each chunk of one counts
 _GATE_AND_UP = ("_w", "_v")
-OPTIMIZER = re.compile(r"^(chained_\d+\.)?optimizer\.")
+# What is no weight: torch.distributed.checkpoint has tensors of the random state under names too.
+_BESIDE = re.compile(
+    r"^(?:(?:chained_\d+\.)?optimizer|rng_state|rerun_state_machine|opt_param_scheduler)\."
+)
 # Names that no other program gives. Megatron's `torch_dcp` and `fsdp_dtensor` have no file that
 # names the backend: they are what torch.distributed.checkpoint writes.
 _OF_MEGATRON = re.compile(
@@ -117,7 +120,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     described, opaque = read_metadata(root)
     if not _is_megatron(root, described):
         return plain_dcp.opened(root, described, opaque, progress)
-    model = [tensor for tensor in described if not OPTIMIZER.match(tensor.name)]
+    model = [tensor for tensor in described if not _BESIDE.match(tensor.name)]
     tensors, chunks = lay_out(root, read_wholes(root, model, progress))
     common = read_common(root, opaque)
     args = megatron.plain_args(common)
@@ -175,7 +178,7 @@ def read_entries(checkpoint: Checkpoint) -> list[Entry]:
         if key != "args":
             found += tree.entries(tree.text_of(key), value)
     for tensor in described:
-        if OPTIMIZER.match(tensor.name):
+        if _BESIDE.match(tensor.name):
             shape = "x".join(map(str, tensor.shape)) or "scalar"
             found.append(Entry(tensor.name, "tensor", f"{tensor.dtype} {shape}"))
     return found + [Entry(name, "opaque") for name in opaque if name not in (OBJECT, *ENTRIES)]

@@ -147,6 +147,8 @@ def test_torch_dcp_equals_its_source_and_is_converted_bit_for_bit(
     assert not comparison.b.unmapped
     converted(tmp_path / "dcp", tmp_path / "hf", "hf")
     assert different(hf_tensors(tmp_path / "hf"), tiny_weights(**model)) == []
+    entries = {entry.name: entry for entry in read_entries(side.checkpoint)}
+    assert entries["rng_state.0.torch_rng_state"].kind == "tensor"
     # Its state has numbers in the place of names.
     states = read_states(side.checkpoint)
     assert not states.kinds

@@ -48,7 +48,8 @@ def compare(*, hf: str, out: str, rank: int, world: int, meeting: str) -> dict[s
     state = {
         "args": args_of(config), "checkpoint_version": 3.0, "iteration": 7,
         "model": wrapped.state_dict_for_save_checkpoint(), "optimizer": optimizer.state_dict(),
-        "opt_param_scheduler": {"num_steps": 7}, "rng_state": [{"random_rng_state": 1}],
+        "opt_param_scheduler": {"num_steps": 7},
+        "rng_state": [{"torch_rng_state": torch.get_rng_state()}],
         "num_floating_point_operations_so_far": 0,
     }  # fmt: skip
     folder = Path(out) / "iter_0000007"
