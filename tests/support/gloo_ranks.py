@@ -2,8 +2,8 @@
 
 Run by a Python with torch: `-m tests.support.gloo_ranks MODEL OUT HOW:RANKS…`. MODEL is a
 safetensors file, whose tensors become the parameters of a module, or a folder, from which
-transformers makes the model. Each rank is a process that meets the others over gloo. HOW is a key of
-`WAYS`, and `/hf` behind it has DCP write safetensors. Each is saved into a folder of its name.
+transformers makes the model. Each rank is a process that meets the others over gloo. HOW is a key
+of `WAYS`, and `/hf` behind it has DCP write safetensors. Each is saved into a folder of its name.
 """
 
 from __future__ import annotations
