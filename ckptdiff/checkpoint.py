@@ -64,6 +64,7 @@ class TensorRef:
     offset: int  # of the first element, in bytes from the start of the file
     stride: tuple[int, ...]  # in elements
     scale: BlockScale | None = None
+    added: LowRank | None = None  # of an adapter that is merged while the tensor is read
     # The bytes of a tensor whose elements have no offset of their own: less than a byte each, or of
     # an unknown dtype. It is read as a whole or not at all.
     blob_nbytes: int | None = None
@@ -88,6 +89,24 @@ class BlockScale:
 
     ref: TensorRef  # (rows of blocks, columns of blocks)
     block: tuple[int, int]  # (rows, columns) of one block
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """What an adapter adds to a matrix: a factor times the product of two narrow matrices.
+
+    It is tied to places in the file, not to a shape: views of the matrix that are cut out of it,
+    transposed or repeated have it too.
+    """
+
+    up: tuple[Chunk, ...]  # (rows, rank), PEFT's lora_B
+    down: tuple[Chunk, ...]  # (rank, columns), PEFT's lora_A
+    shape: tuple[int, int]  # rows and columns of the product
+    rank: int
+    factor: float
+    origin: int  # of the element that gets the product's first one, in bytes from the file's start
+    steps: tuple[int, int]  # in the file, from row to row and from column to column, in elements
+    is_rounded: bool  # to the dtype of the weight before it is added, as PEFT does for embeddings
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -167,7 +186,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of a whole tensor, in a format that splits tensors into chunks."""
+    """A part of a whole tensor, where it lies in several: chunks, or ranks' parts of an adapter."""
 
     ref: TensorRef
     box: Box  # in the whole tensor
@@ -177,6 +196,14 @@ class Chunk:
     def refs(self) -> tuple[TensorRef, ...]:
         """All that hold the box."""
         return (self.ref, *self.copies)
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """Of which model, at which commit, a snapshot in the hub's cache is."""
+
+    id: str  # `org/name`, or a name alone
+    commit: str  # the name of the snapshot's folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +229,12 @@ class Checkpoint:
     # The chunks of each tensor, in a format that splits tensors into chunks. There the tensors in
     # `shards` are whole, not a rank's slices; where they lie is told by their chunks alone.
     chunks: Mapping[TensorRef, tuple[Chunk, ...]] | None = None
+    hub: HubModel | None = None  # it lies in a cache of the hub
     # The folder of config.json and of the tokenizer, where it is not that of the weights.
     model_folder: Path | None = None
+    # The SHA-256 of files when they were saved, where the program that saved them wrote it down.
+    hashes: Mapping[Path, str] = field(default_factory=dict)
+    adapter_config: Mapping[str, Any] | None = None  # of the adapter in it, in PEFT's words
     # What each of the files was when it was opened, by its path.
     stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)
 
@@ -214,7 +245,9 @@ class Checkpoint:
 
     def relative(self, file: Path) -> str:
         """Return the path of a file of the checkpoint from its root."""
-        return file.name if file == self.root else str(file.relative_to(self.root))
+        if file == self.root:
+            return file.name
+        return str(file.relative_to(self.root) if file.is_relative_to(self.root) else file)
 
     @property
     def has_ranks(self) -> bool:

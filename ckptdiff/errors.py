@@ -31,11 +31,15 @@ Hint = Literal[
     "no-bos",  # a prompt as it is, without BOS
     "overwrite",
     "allow-unmapped",  # convert what the rules know, leave out the rest
+    "merge",  # add an adapter that is not merged, or convert what is there without it
     "allow-incomplete",  # convert what is there of what the config promises
     "cpu",  # compute without a GPU
     "lend",  # a folder to be like, or a family by name, says what Megatron's args do not
+    "no-verify",  # hold nothing that is read against hashes that were saved
     "accept",  # write what cannot be said in full
     "batch-tokens",  # compute fewer tokens at a time
+    "download",  # fetch a model from the hub
+    "fetch-rest",  # fetch the files that a snapshot lacks
 ]
 
 # What a file system answers that cannot map files: some FUSE, 9p and network file systems. Files

@@ -8,18 +8,20 @@ from typing import Literal
 
 from ckptdiff.errors import NotInstalled
 
-Extra = Literal["logits", "scores", "serve"]
+Extra = Literal["logits", "scores", "serve", "hub"]
 
 # Modules by the names under which they are imported.
 LIBRARIES: dict[Extra, tuple[str, ...]] = {
     "logits": ("torch", "tokenizers", "sentencepiece"),
     "scores": ("torch", "tokenizers", "sentencepiece", "lm_eval", "datasets"),
     "serve": ("textual_serve",),
+    "hub": ("huggingface_hub",),
 }
 _WHAT: dict[Extra, str] = {
     "logits": "comparing logits",
     "scores": "comparing scores",
     "serve": "the screen in a browser",
+    "hub": "looking up a model by its id",
 }
 MOST_SHOWN = 200  # characters of the error of an import
 

@@ -178,7 +178,7 @@ def _fits(result: TensorDiff) -> bool:
     return (
         isinstance(result.name, str)
         and result.status in get_args(Status)
-        and result.why in (None, "cast", "bits", "tolerance")
+        and result.why in (None, "cast", "bits", "sums", "tolerance")
         and all(text is None or isinstance(text, str) for text in texts)
         and all(shape is None or _are_counts(shape) for shape in shapes)
         and _are_counts((result.padding_rows, result.nbytes))

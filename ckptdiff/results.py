@@ -52,7 +52,8 @@ class TensorDiff:
 
     name: str
     status: Status
-    why: Literal["cast", "bits", "tolerance"] | None = None
+    # `sums`: what an adapter adds, its terms added in another order or rounded once more.
+    why: Literal["cast", "bits", "sums", "tolerance"] | None = None
     error: str | None = None
     note: str | None = None  # such as drifted replicas, missing rows, what the padding holds
     dtype_a: str | None = None
@@ -124,6 +125,25 @@ class Finding:
         Any conversion leaves out what wrappers put into names: there is nothing to undo.
         """
         return self.undo is not None or (self.kind == "NAMES" and self.fix is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class FileCheck:
+    """A file that is not what it was when it was saved, and why in words."""
+
+    file: str  # from the root of its checkpoint
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SavedHashes:
+    """The files of a side, held against the hashes that were saved with them."""
+
+    letter: Literal["A", "B"]
+    root: str
+    hashed: int  # files of which something was read
+    stated: int  # files that have a hash
+    trouble: tuple[FileCheck, ...] = ()
 
 
 def undo_all(findings: Iterable[Finding]) -> tuple[Remap, ...]:

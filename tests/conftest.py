@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.corpus import CORPUS, NO_CORPUS, NO_FAULTS, REPOSITORY
 from tests.support.oracle_client import Oracle
-from tests.support.skips import NO_NEWEST
+from tests.support.skips import NO_BRIDGE, NO_NEWEST
 
 for _name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # what a test reads from a pipe is not coloured
     os.environ.pop(_name, None)
@@ -36,6 +36,7 @@ WAYS_OUT = {
     NO_FAULTS: "it lies in `faults`, beside the folder that CKPTDIFF_CORPUS names",
     NO_ORACLE: "set up .venv-oracle as .github/CONTRIBUTING.md says, or name one: --oracle=PYTHON",
     NO_NEWEST: "download the wheel as .github/CONTRIBUTING.md says, and set CKPTDIFF_MEGATRON",
+    NO_BRIDGE: "install it as .github/CONTRIBUTING.md says, and set CKPTDIFF_BRIDGE",
     "needs tmux": "install it, as in `apt install tmux`",
     "needs chromium": "install it, as in `apt install chromium`",
 }

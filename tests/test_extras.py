@@ -144,3 +144,18 @@ def test_a_server_whose_library_does_not_work_is_one_sentence(
         "imported (OSError: no). Install it anew, in a build for this machine: "
         "pip uninstall textual-serve, then pip install textual-serve\n"
     )
+
+
+def test_an_id_without_the_library_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    words = (
+        "looking up a model by its id needs huggingface-hub, which is not installed: "
+        "pip install 'ckptdiff[hub]'"
+    )
+    assert main(["ls", "org/model"]) == 2
+    said = f"ckptdiff: org/model: there is no such file or folder; {words}\n"
+    assert capsys.readouterr().err == said
+    assert main(["ls", "org/model", "--download"]) == 2
+    assert capsys.readouterr().err == f"ckptdiff: {words}\n"

@@ -103,7 +103,7 @@ def test_the_families_whose_logits_are_computed_are_named() -> None:
 
 
 def test_every_format_is_named() -> None:
-    words = {"hf": "Hugging Face", "megatron": "Megatron", "meta": "Meta"}
+    words = {"hf": "Hugging Face", "megatron": "Megatron", "meta": "Meta", "deepspeed": "DeepSpeed"}
     for module in FORMATS:
         assert f"\n| {words.get(module.NAME, module.NAME)} | " in source("formats")
 

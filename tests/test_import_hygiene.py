@@ -50,7 +50,7 @@ def imported(*arguments: object) -> tuple[int, set[str]]:
 
 HEAVY = {
     "torch", "numpy", "textual", "rich", "safetensors", "tokenizers", "sentencepiece",
-    "transformers", "megatron",
+    "transformers", "megatron", "huggingface_hub",
 }  # fmt: skip
 
 

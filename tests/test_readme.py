@@ -58,6 +58,6 @@ def test_every_page_for_users_is_named_and_every_link_leads_somewhere() -> None:
 
 def test_every_format_is_named() -> None:
     said = README.partition("## What is supported")[2].partition("\n## ")[0]
-    words = {"hf": "Hugging Face", "megatron": "Megatron", "meta": "Meta"}
+    words = {"hf": "Hugging Face", "megatron": "Megatron", "meta": "Meta", "deepspeed": "DeepSpeed"}
     for module in FORMATS:
         assert f"\n| {words.get(module.NAME, module.NAME)} | " in said

@@ -44,13 +44,13 @@ def assemble(
     if checkpoint.convention == "hf":
         side = assemble_huggingface(checkpoint)
     elif checkpoint.convention == "meta":
-        side = assemble_meta(checkpoint)
+        side = assemble_meta(checkpoint, like)
     else:
         side = assemble_megatron(checkpoint, like, family)
     if found.wrapping is not None:
         notes = (*side.notes, found.wrapping.words)
         side = replace(side, wrapping=found.wrapping, notes=notes)
-    return with_shortfall(with_adapter(side) if found.has_adapter else side)
+    return with_shortfall(with_adapter(side, like) if found.has_adapter else side)
 
 
 @uncollected()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.local_numbers import SplitNames
     from ckptdiff.checkpoint import Checkpoint, Shard, TensorRef
 
+NO_RULES = "no rules know its names"  # begins the note on a side that no family's rules read
 _OF_RANK = re.compile(r" \[tp (\d+)([^]]*)\]$")  # behind a name that several ranks hold
 _OF_RANKS = re.compile(r" \[(?:tp|pp|ep|chunk) \d[^]]*\]$")
 

@@ -65,7 +65,9 @@ class ViewsOfWholes:
         for step in whole.stride:
             index, element = divmod(element, step)
             first.append(index)
-        seen = _Seen(ref, first, [_runs_along(ref, dim, whole) for dim in range(len(ref.shape))])
+        seen = _ChunksInView(
+            ref, first, [_runs_along(ref, dim, whole) for dim in range(len(ref.shape))]
+        )
         found = (seen.of(chunk) for chunk in self._chunks[whole])
         return tuple(chunk for chunk in found if chunk is not None)
 
@@ -87,7 +89,7 @@ def _runs_along(view: TensorRef, dim: int, whole: TensorRef) -> tuple[int, int] 
     return along, steps
 
 
-class _Seen:
+class _ChunksInView:
     """What a view of a whole tensor shows of its chunks."""
 
     def __init__(

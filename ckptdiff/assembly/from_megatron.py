@@ -12,7 +12,7 @@ from ckptdiff.arch.moe import is_grouped, ungrouped
 from ckptdiff.arch.naming import KEY_NORM, QUERY_NORM, split_native
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.arch.templates import fill_name
-from ckptdiff.assembly.by_name import assemble_by_name, tensors_by_name
+from ckptdiff.assembly.by_name import NO_RULES, assemble_by_name, tensors_by_name
 from ckptdiff.assembly.dcp_chunks import resolve_chunks
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
 from ckptdiff.assembly.every_rank import check_every_rank
@@ -54,7 +54,7 @@ def assemble_megatron(
     args makes no sense.
     """
     named = shards_by_split_names(checkpoint)
-    if _is_rank_file(checkpoint):
+    if is_rank_file(checkpoint):
         return assemble_by_name(checkpoint, named, "it has one rank's share of each tensor")
     architecture = like.architecture if like is not None else family
     keys = {key for _, names in named for (key, _), _ in names}
@@ -62,14 +62,14 @@ def assemble_megatron(
     if is_guessed:
         architecture = guess_architecture(keys, wide_qk_norm=has_wide_norms(checkpoint, named))
     if architecture is None or not any(map(architecture.rule_for, keys)):
-        return assemble_by_name(checkpoint, named, "no rules know its names")
+        return assemble_by_name(checkpoint, named, NO_RULES)
     try:
         side = _assemble_by_rules(checkpoint, like, architecture, named)
         return (_by_other_rules(side, like, named) if is_guessed else None) or side
     except CkptDiffError:
         if not architecture.by_words:
             raise
-        return assemble_by_name(checkpoint, named, "no rules know its names")
+        return assemble_by_name(checkpoint, named, NO_RULES)
 
 
 def _by_other_rules(
@@ -95,7 +95,7 @@ def _assemble_by_rules(
     not number their layers as Megatron does.
     """
     keys = {key for _, names in named for (key, _), _ in names}
-    config = _megatron_config(checkpoint, like)
+    config = megatron_config(checkpoint, like)
     if config is None:
         return assemble_by_name(checkpoint, named, "nothing tells how many heads it has")
     if checkpoint.config_file is not None and UNTIED not in (checkpoint.config or {}):
@@ -121,7 +121,7 @@ def _assemble_by_rules(
             rule = mapping
             if architecture.wide_qk_norm:
                 rule = _split_norm(mapping, ranks, config, checkpoint)
-            found = _read_backward(rule, targets, ranks, config, _ranks_of(mapping, checkpoint))
+            found = read_backward(rule, targets, ranks, config, ranks_of(mapping, checkpoint))
             check_every_rank(mapping, ranks.values(), with_files)
             assemblies |= {
                 name: resolve_chunks(assembly, checkpoint) for name, assembly in found.items()
@@ -162,7 +162,7 @@ def _split_norm(
 ) -> ParamMapping:
     """Return the rule of a norm over all heads; where ranks hold their own heads', it is split."""
     heads = {QUERY_NORM: config.num_attention_heads, KEY_NORM: config.num_query_groups}
-    key, tp = split_native(fill_name(mapping.megatron, (0,)))[0], _ranks_of(mapping, checkpoint)
+    key, tp = split_native(fill_name(mapping.megatron, (0,)))[0], ranks_of(mapping, checkpoint)
     rows = heads.get(key, 0) * config.kv_channels
     shapes = {copy.ref.shape for copies in ranks.values() for copy in copies}
     if tp == 1 or not rows or shapes != {(rows // tp,)}:
@@ -170,7 +170,7 @@ def _split_norm(
     return column(mapping.megatron, mapping.hf[0], lambda _: rows, role=mapping.role)
 
 
-def _is_rank_file(checkpoint: Checkpoint) -> bool:
+def is_rank_file(checkpoint: Checkpoint) -> bool:
     """Return whether the checkpoint is a single file, of one rank among several."""
     parallelism = checkpoint.parallelism
     ranks = parallelism.tp * parallelism.pp * parallelism.ep
@@ -248,7 +248,7 @@ def _ungrouped(
     ]
 
 
-def _ranks_of(mapping: ParamMapping, checkpoint: Checkpoint) -> int:
+def ranks_of(mapping: ParamMapping, checkpoint: Checkpoint) -> int:
     """Return over how many ranks a tensor is split: ETP for experts, TP for the rest.
 
     In a distributed checkpoint every stored tensor is whole: 1.
@@ -258,7 +258,7 @@ def _ranks_of(mapping: ParamMapping, checkpoint: Checkpoint) -> int:
     return checkpoint.parallelism.etp if mapping.of_experts else checkpoint.parallelism.tp
 
 
-def _read_backward(
+def read_backward(
     mapping: ParamMapping, targets: list[str], ranks: Shards, config: ModelConfig, tp: int
 ) -> dict[str, Assembly]:
     """Return the canonical tensors of one rule by name; they use every row of every shard once.
@@ -365,7 +365,7 @@ def _has_head(architecture: Architecture, keys: Iterable[str]) -> bool:
     return any(rule is not None and rule.role == "head" for rule in rules)
 
 
-def _megatron_config(checkpoint: Checkpoint, like: Assembled | None) -> ModelConfig | None:
+def megatron_config(checkpoint: Checkpoint, like: Assembled | None) -> ModelConfig | None:
     """Return the config from the checkpoint's own args, else the other side's, or None.
 
     YAML that leaves out a size on which the layout depends tells too little. Raises UnknownConfig

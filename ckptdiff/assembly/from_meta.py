@@ -9,6 +9,7 @@ from ckptdiff.arch.llama import LLAMA
 from ckptdiff.arch.meta import EMBEDDING, GATE, HEAD, META_RULES, QUERY, MetaRule
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.arch.templates import fill_name, split_name
+from ckptdiff.assembly.dcp_chunks import ViewsOfWholes
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
 from ckptdiff.assembly.recipe import Assembled, Assembly, Copy, LayoutError, Piece
 from ckptdiff.checkpoint import Rank, TensorRef
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from ckptdiff.config.model import ModelConfig
 
 
-def assemble_meta(checkpoint: Checkpoint) -> Assembled:
-    """Return the canonical tensors of a Llama model in Meta's format.
+def assemble_meta(checkpoint: Checkpoint, like: Assembled | None = None) -> Assembled:
+    """Return the canonical tensors of a Llama model under Meta's names.
+
+    `like` supplies the sizes where the checkpoint states none, as torchtitan's does not. Without
+    either, queries and keys are errors: nothing tells where a head begins.
 
     Raises UnknownConfig if params.json lacks a size, MissingShard if the last files are missing.
     """
@@ -32,7 +36,11 @@ def assemble_meta(checkpoint: Checkpoint) -> Assembled:
         name: [shard.tensors[name] for shard in checkpoint.shards]
         for name in checkpoint.shards[0].tensors
     }
-    config = _config(checkpoint, stored)
+    if checkpoint.config is not None:
+        config: ModelConfig | None = _config(checkpoint, stored)
+    else:
+        config = like.config if like is not None else None
+    views = ViewsOfWholes(checkpoint)
     tensors: dict[str, Assembly] = {}
     errors: dict[str, LayoutError] = {}
     unmapped: list[str] = []
@@ -48,7 +56,7 @@ def assemble_meta(checkpoint: Checkpoint) -> Assembled:
             continue
         target = fill_name(rule.hf, indices)
         try:
-            tensors[target] = _join(target, rule, refs, config)
+            tensors[target] = views.resolved(_join(target, rule, refs, config))
         except CkptDiffError as error:
             errors[target] = LayoutError(str(error))
     return Assembled(
@@ -94,10 +102,11 @@ def _config(checkpoint: Checkpoint, stored: dict[str, list[TensorRef]]) -> Model
     return config
 
 
-def _join(name: str, rule: MetaRule, refs: list[TensorRef], config: ModelConfig) -> Assembly:
+def _join(name: str, rule: MetaRule, refs: list[TensorRef], config: ModelConfig | None) -> Assembly:
     """Return one canonical tensor from the ranks' slices of it.
 
-    Raises UnsupportedLayout if the slices do not fit each other or the config.
+    Raises UnsupportedLayout if the slices do not fit each other or the config, UnknownConfig if it
+    takes one and there is none.
     """
     first = refs[0]
     for ref in refs:
@@ -106,8 +115,12 @@ def _join(name: str, rule: MetaRule, refs: list[TensorRef], config: ModelConfig)
                 f"{ref.file}: {ref.name} is {ref.dtype} {list(ref.shape)}; "
                 f"in {first.file.name} it is {first.dtype} {list(first.shape)}"
             )
-    if rule.split == "whole":
+    if rule.split == "whole" or (config is None and rule.split != "rotary"):
         return _whole(name, refs)
+    if config is None:
+        raise UnknownConfig(
+            "nothing tells how many heads it has; put the model's config.json beside it"
+        )
     if len(first.shape) != 2:
         raise UnsupportedLayout(f"{first.file}: {first.name} of shape {list(first.shape)}")
     dim = 1 if rule.split == "columns" else 0

@@ -25,9 +25,17 @@ def with_optimizer(a: Assembled, b: Assembled) -> tuple[Assembled, Assembled]:
 
     If only one side has an optimizer, its fp32 master weights are paired with the weights of the
     other: they are what was trained. Its moments have no partner and are left out. Raises
-    BadArgument if neither side has any state, or the only one that has some has no master weights.
+    BadArgument if neither side has any state, the only one that has some has no master weights, or
+    the state of one lies in flat buffers.
     """
     states = read_states(a.checkpoint), read_states(b.checkpoint)
+    for side, found in zip((a, b), states, strict=True):
+        if found.is_flat:
+            raise BadArgument(
+                f"{side.checkpoint.root}: its optimizer state lies in flat buffers that no name "
+                "tells apart (dp_reshardable, the default); a run of Megatron with "
+                "dist_ckpt_optim_fully_reshardable saves it under the names of the weights"
+            )
     left, right = (bool(found.kinds or found.unnamed) for found in states)
     if not left and not right:
         raise BadArgument(

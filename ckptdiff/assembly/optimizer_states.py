@@ -12,9 +12,11 @@ from ckptdiff.arch.naming import is_buffer, is_expert
 from ckptdiff.checkpoint import Checkpoint, Chunk, Rank, Shard, TensorRef, contiguous
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import CkptDiffError, CorruptFile
-from ckptdiff.formats import dcp, megatron, torch_dist, torch_zip
+from ckptdiff.formats import dcp, dcp_chunks, megatron, plain_dcp, torch_dist, torch_zip
 from ckptdiff.formats.files import each_file
-from ckptdiff.formats.wholes import Whole, boxes_of_range
+from ckptdiff.formats.ranks import deepspeed
+from ckptdiff.formats.unfinished import METADATA
+from ckptdiff.formats.wholes import Whole, addressed, boxes_of_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +29,18 @@ MASTER = "fp32_param"
 KINDS = (MASTER, "exp_avg", "exp_avg_sq")
 # Each kind of state, and its key in a flat buffer of distrib_optim.pt.
 _BUFFER_KEYS = {"fp32_param": "param", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
-_STATE = re.compile(r"^(?:chained_\d+\.)?optimizer\.state\.(fp32_param|exp_avg|exp_avg_sq)\.(.+)$")
+# Where state is gathered before it is saved (fully_reshardable), the master weights are `param`.
+_STATE = re.compile(
+    r"^(?:chained_\d+\.)?optimizer\.state\.(fp32_param|param|exp_avg|exp_avg_sq)\.(.+)$"
+)
+# As torch's get_state_dict and Megatron-FSDP name it: the weight first.
+_STATE_OF = re.compile(
+    r"^(?:.{1,99}\.)?(?:optimizers?|optim)\.(?:\w{1,20}\.)?state\.(.+)\.(exp_avg|exp_avg_sq)$"
+)
+_WRAPPERS = re.compile(r"^(?:(?:model|module)\.)+")  # that one side of the two may have more of
+
+# Of `dp_reshardable`: as the ranks hold it, in buckets of one group of ranks each.
+_FLAT = re.compile(r"optimizer\.distributed\.dp_group_idx_\d+\.gbuf_idx_")
 
 # In elements: Megatron aligns the start of each parameter in a flat buffer; old versions do not.
 _ALIGNMENTS = (64, 1)
@@ -41,6 +54,7 @@ class States:
 
     kinds: dict[str, Checkpoint] = field(default_factory=dict)
     unnamed: list[str] = field(default_factory=list)  # state that cannot be assigned to a weight
+    is_flat: bool = False  # all of it lies in buffers whose order nothing tells
 
 
 def read_states(checkpoint: Checkpoint) -> States:
@@ -48,10 +62,12 @@ def read_states(checkpoint: Checkpoint) -> States:
 
     Raises CorruptFile, MissingShard or UnreadableFile.
     """
-    if checkpoint.format == torch_dist.NAME:
+    if checkpoint.format in (torch_dist.NAME, plain_dcp.NAME):
         return _from_torch_dist(checkpoint)
     if checkpoint.format == megatron.NAME:
         return _from_rank_files(checkpoint)
+    if checkpoint.format == deepspeed.NAME:
+        return States(*deepspeed.read_optimizer(checkpoint))
     return States()
 
 
@@ -60,7 +76,9 @@ def has_masters(checkpoint: Checkpoint) -> bool:
     try:
         if checkpoint.format == torch_dist.NAME:
             described, _ = dcp.read_metadata(checkpoint.root)
-            return any((m := _STATE.match(t.name)) and m[1] == MASTER for t in described)
+            return any((m := _STATE.match(t.name)) and _kind_of(m) == MASTER for t in described)
+        if checkpoint.format == deepspeed.NAME:
+            return deepspeed.has_optimizer(checkpoint)
         if checkpoint.format != megatron.NAME:
             return False
         file = checkpoint.files[0]
@@ -77,19 +95,23 @@ def has_masters(checkpoint: Checkpoint) -> bool:
 def _from_torch_dist(checkpoint: Checkpoint) -> States:
     root = checkpoint.root
     described, _ = dcp.read_metadata(root)
-    shapes = {tensor.name: tensor.shape for tensor in described}
+    of_weight = _shapes_of_weights(checkpoint, described)
     by_kind: dict[str, list[tuple[str, Described]]] = defaultdict(list)
+    shapes: dict[str, tuple[int, ...]] = {}
     states = States()
     for tensor in described:
-        match = _STATE.match(tensor.name)
-        if match is not None and match[2] in shapes:
-            by_kind[match[1]].append((match[2], tensor))
-        elif torch_dist.OPTIMIZER.match(tensor.name):
+        kind, native = _kind_and_weight(tensor.name)
+        found = of_weight.get(native) or of_weight.get(_WRAPPERS.sub("", native))
+        if kind and found is not None:
+            name, shapes[name] = found
+            by_kind[kind].append((name, tensor))
+        elif tensor.shape and plain_dcp.is_of_optimizer(tensor.name):  # others count steps
             states.unnamed.append(tensor.name)
+    states.is_flat = not by_kind and any(map(_FLAT.search, states.unnamed))
     for kind in KINDS:
         if not by_kind[kind]:
             continue
-        refs = torch_dist.read_chunks(root, [tensor for _, tensor in by_kind[kind]], None)
+        refs = dcp_chunks.read_chunks(root, [tensor for _, tensor in by_kind[kind]], None)
         wholes = []
         for name, tensor in by_kind[kind]:
             shape = shapes[name]
@@ -97,13 +119,47 @@ def _from_torch_dist(checkpoint: Checkpoint) -> States:
                 part
                 for record in tensor.records
                 for part in _unflattened(
-                    refs[torch_dist.key_of(tensor, record)], tensor.shape, record.offsets, shape
+                    refs[dcp_chunks.key_of(tensor, record)], tensor.shape, record.offsets, shape
                 )
             ]
             wholes.append(Whole(name, shape, tensor.dtype, tuple(parts)))
-        tensors, chunks = torch_dist.lay_out(root, wholes)
+        if checkpoint.format == torch_dist.NAME:
+            tensors, chunks = torch_dist.lay_out(root, wholes)
+        else:
+            tensors, chunks = addressed(root / METADATA, {whole.native: whole for whole in wholes})
         states.kinds[kind] = replace(checkpoint, shards=(Shard(Rank(), 0, tensors),), chunks=chunks)
     return states
+
+
+def _kind_and_weight(name: str) -> tuple[str, str]:
+    """Return the kind of state that a tensor is, and of which weight; empty texts for no state."""
+    if match := _STATE.match(name):
+        return _kind_of(match), match[2]
+    match = _STATE_OF.match(name)
+    return (match[2], match[1]) if match else ("", "")
+
+
+def _shapes_of_weights(
+    checkpoint: Checkpoint, described: Iterable[Described]
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return name and shape of each weight by that name, and by it without what wrappers add."""
+    if checkpoint.format == torch_dist.NAME:
+        shapes = {t.name: t.shape for t in described if not plain_dcp.is_of_optimizer(t.name)}
+    else:
+        shapes = {name: ref.shape for s in checkpoint.shards for name, ref in s.tensors.items()}
+    plain: dict[str, tuple[str, tuple[int, ...]]] = {}
+    twice = set()
+    for name, shape in shapes.items():
+        bare = _WRAPPERS.sub("", name)
+        if plain.setdefault(bare, (name, shape)) != (name, shape):
+            twice.add(bare)
+    for bare in twice:
+        del plain[bare]
+    return {**plain, **{name: (name, shape) for name, shape in shapes.items()}}
+
+
+def _kind_of(match: re.Match[str]) -> str:
+    return MASTER if match[1] == "param" else match[1]
 
 
 def _unflattened(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ckptdiff.arch.base import Architecture
     from ckptdiff.assembly.adapters import Adapter
+    from ckptdiff.assembly.merging import Merging
     from ckptdiff.assembly.unwrapping import Wrapping
     from ckptdiff.checkpoint import Box, Checkpoint, Entry, Rank, TensorRef
     from ckptdiff.config.model import ModelConfig
@@ -81,6 +82,11 @@ class Assembly:
     def is_scaled(self) -> bool:
         """Whether its elements are quantised codes, to be multiplied by block factors."""
         return any(piece.ref.scale is not None for piece in self.pieces)
+
+    @property
+    def is_added_to(self) -> bool:
+        """Whether an adapter is added to its numbers while they are read."""
+        return any(piece.ref.added is not None for piece in self.pieces)
 
     def without_copies(self) -> Assembly:
         """Return the recipe with only the first of each piece, and without padding."""
@@ -162,6 +168,7 @@ class Assembled:
     # The names in `checkpoint` are without what wrappers add; its refs have them as stored.
     wrapping: Wrapping | None = None
     adapter: Adapter | None = None  # its tensors are in `tensors` too
+    merging: Merging | None = None  # an adapter that is added to `tensors` while they are read
     shortfall: Shortfall = Shortfall()
 
     @property

@@ -48,7 +48,7 @@ def can_match(a: Assembled, b: Assembled) -> bool:
     """
     if a.family is not None and b.family is not None:
         return False
-    if "megatron" not in (a.checkpoint.convention, b.checkpoint.convention):
+    if not any(side.checkpoint.convention == "megatron" or _is_unnamed(side) for side in (a, b)):
         return False  # both use canonical names, so equal names are the only pairs
     if any(side.adapter is not None and side.adapter.is_alone for side in (a, b)):
         return False  # an adapter has no rows of the model
@@ -67,9 +67,15 @@ def match_by_content(
     """
     if not can_match(a, b):
         return a, b
-    if b.checkpoint.convention != "megatron" or b.family is not None:
-        return _match_in(a, b, executor, progress), b
-    return a, _match_in(b, a, executor, progress)
+    if _is_unnamed(b):
+        return a, _match_in(b, a, executor, progress)
+    return _match_in(a, b, executor, progress), b
+
+
+def _is_unnamed(side: Assembled) -> bool:
+    """Return whether nothing says what the names of a side mean: no rules, and no config.json."""
+    checkpoint = side.checkpoint
+    return side.family is None and (checkpoint.convention == "megatron" or not checkpoint.config)
 
 
 def _unpaired(side: Assembled, other: Assembled) -> dict[str, Assembly]:

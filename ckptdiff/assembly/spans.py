@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.recipe import Pieces, intersection
-from ckptdiff.assembly.views import scaling_of
+from ckptdiff.assembly.views import added_to, scaling_of
 from ckptdiff.checkpoint import TensorRef, row_major
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.kernels.views import Source, Span
@@ -64,4 +64,5 @@ def _source(piece: Piece, span_box: Box, name: str) -> Source:
         ),
         piece.part_of or name,
         scaling_of(piece),
+        added_to(ref),
     )

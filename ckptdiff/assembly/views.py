@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.dtypes import AS_BITS, ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
-from ckptdiff.kernels.views import Scaling, View
+from ckptdiff.kernels.views import Added, Scaling, View
 from ckptdiff.text import format_box
 
 if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembly, Piece
-    from ckptdiff.checkpoint import Box
+    from ckptdiff.checkpoint import Box, TensorRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,7 @@ def view_of(piece: Piece, shape: tuple[int, ...]) -> tuple[tuple[int, int], View
         stride=(row_step, column_step),
         dtype=AS_BITS.get(ref.dtype, ref.dtype),
         scaling=scaling_of(piece),
+        added=added_to(piece.ref),
     )
     return matrix_at(tuple(start for start, _ in piece.box), shape), view
 
@@ -110,6 +111,33 @@ def scaling_of(piece: Piece) -> Scaling | None:
     factors = View(str(ref.file), ref.offset, (rows, columns), (columns, 1), ref.dtype)
     (row, _), (column, _) = piece.of
     return Scaling(factors, scale.block, (row, column))
+
+
+def added_to(ref: TensorRef) -> Added | None:
+    """Return what an adapter adds to a stored tensor as views, or None if there is none."""
+    added = ref.added
+    if added is None:
+        return None
+    up, down = (
+        tuple(((c.box[0][0], c.box[1][0]), _plain_view(c.ref)) for c in chunks)
+        for chunks in (added.up, added.down)
+    )
+    return Added(
+        up,
+        down,
+        added.shape,
+        added.rank,
+        added.factor,
+        added.origin,
+        added.steps,
+        added.is_rounded,
+    )
+
+
+def _plain_view(ref: TensorRef) -> View:
+    """Return a stored matrix as a view."""
+    (rows, columns), (down, across) = ref.shape, ref.stride
+    return View(str(ref.file), ref.offset, (rows, columns), (down, across), ref.dtype)
 
 
 def place_of(assembly: Assembly, index: tuple[int, ...]) -> ElementPlace | None:

@@ -42,3 +42,4 @@ PATTERN_HELP = "words that must all occur in a name, or re: and a regular expres
 OPTIMIZER_HELP = "compare master weights and moments as well"
 JOBS_HELP = "worker processes (default: the CPUs that may be used)"
 JSON_HELP = "write the result as a JSON document to FILE; - is the standard output"
+ADAPTER_HELP = "a LoRA adapter that is added to the weights of {} while they are read"

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.cli.fetching import SOURCES
+
 if TYPE_CHECKING:
     from ckptdiff.cli.parser import CommandParser
 
@@ -19,18 +21,66 @@ examples:
 # Without a command, paths may stand where a command stands: what shtab has no words for.
 _PATHS_TOO = {
     "bash": """
-_shtab_ckptdiff_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_ckptdiff_pos_0_COMPGEN=_ckptdiff_checkpoints
 _shtab_ckptdiff_pos_0_nargs='*'
 """,
     "zsh": """
 functions[_shtab_ckptdiff_commands_alone]=$functions[_shtab_ckptdiff_commands]
 _shtab_ckptdiff_commands() {
-  _alternative 'commands:command:_shtab_ckptdiff_commands_alone' 'files:checkpoint:_files'
+  _alternative 'commands:command:_shtab_ckptdiff_commands_alone' \
+    'files:checkpoint:_ckptdiff_checkpoints'
 }
 """,
     "fish": """
-complete -c ckptdiff -n _shtab_ckptdiff_using -F
+complete -c ckptdiff -n _shtab_ckptdiff_using -F -a '(_ckptdiff_models)'
 """,
+}
+# The ids of the models in the hub's cache, and what completes them beside files.
+_CACHE = "${HF_HUB_CACHE:-${HF_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/huggingface}/hub}"
+_MODELS = {
+    "bash": f"""
+_ckptdiff_checkpoints() {{
+  local folder name
+  compgen -f -- "$1"
+  for folder in "{_CACHE}"/models--*/; do
+    name=${{folder%/}}
+    name=${{name##*/models--}}
+    name=${{name//--//}}
+    [[ -d $folder && $name == "$1"* ]] && printf '%s\\n' "$name"
+  done
+}}
+""",
+    "zsh": f"""
+_ckptdiff_checkpoints() {{
+  local -a found
+  found=("{_CACHE}"/models--*(N/:t))
+  found=(${{found#models--}})
+  found=(${{found//--//}})
+  _alternative 'files:checkpoint:_files' 'models:model:compadd -a found'
+}}
+""",
+    "fish": """
+function _ckptdiff_models
+  set -l cache ~/.cache
+  set -q XDG_CACHE_HOME; and set cache $XDG_CACHE_HOME
+  set cache $cache/huggingface
+  set -q HF_HOME; and set cache $HF_HOME
+  set cache $cache/hub
+  set -q HF_HUB_CACHE; and set cache $HF_HUB_CACHE
+  for folder in $cache/models--*/
+    string replace -a -- -- / (string replace -r '.*/models--(.*)/$' '$1' -- $folder)
+  end
+end
+function _ckptdiff_checkpoints
+  __fish_complete_path (commandline -ct)
+  _ckptdiff_models
+end
+""",
+}
+_CHECKPOINTS = {
+    "bash": "_ckptdiff_checkpoints",
+    "zsh": "_ckptdiff_checkpoints",
+    "fish": "(_ckptdiff_checkpoints)",
 }
 
 
@@ -54,11 +104,12 @@ def completion_script(shell: str) -> str:
     parser = whole_parser()
     _mark_paths(parser, shtab)
     if shell != "zsh":  # there it has to stand before the script calls its function
-        return f"{shtab.complete(parser, shell)}\n{_PATHS_TOO[shell]}"
-    script = str(shtab.complete(parser, shell, preamble=_PATHS_TOO[shell]))
+        script = shtab.complete(parser, shell, preamble=_MODELS[shell])
+        return f"{script}\n{_PATHS_TOO[shell]}"
+    script = str(shtab.complete(parser, shell, preamble=_MODELS[shell] + _PATHS_TOO[shell]))
     # The second path, behind a first one that is no command.
     head, last_case, tail = script.rpartition("      esac\n  esac\n}\n")
-    return f"{head}        *) _files ;;\n{last_case}{tail}"
+    return f"{head}        *) _ckptdiff_checkpoints ;;\n{last_case}{tail}"
 
 
 def whole_parser() -> CommandParser:
@@ -104,5 +155,7 @@ def _mark_paths(parser: argparse.ArgumentParser, shtab: Any) -> None:
                 _mark_paths(command, shtab)
         elif action.metavar == "DIR":
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+        elif action.dest in SOURCES and action.type is Path:
+            action.complete = _CHECKPOINTS  # type: ignore[attr-defined]
         elif action.type is Path or action.metavar == "FILE":
             action.complete = shtab.FILE  # type: ignore[attr-defined]

@@ -7,7 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.cli.arguments import JOBS_HELP, JSON_HELP, positive, size
+from ckptdiff.cli.arguments import ADAPTER_HELP, JOBS_HELP, JSON_HELP, positive, size
+from ckptdiff.cli.fetching import add_download
 from ckptdiff.cli.progress import ProgressBar
 from ckptdiff.config.programs import DEFAULT, PROGRAMS
 from ckptdiff.errors import BadArgument
@@ -79,6 +80,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         f"{DEFAULT}), bridge is Megatron-Bridge",
     )  # fmt: skip
     parser.add_argument(
+        "--run-config", action="store_true",
+        help="with --to torch_dist: write the run_config.yaml beside it that Megatron-Bridge wants",
+    )  # fmt: skip
+    parser.add_argument(
         "--accept", action="store_true",
         help="exit code 0 though the program cannot compute the model, or, with --family, "
         "config.json cannot say all of it",
@@ -96,6 +101,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the Hugging Face folder of this model: the result is compared with it, and with --to "
         "hf has its config.json, tokenizer and tensor names",
     )  # fmt: skip
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help=ADAPTER_HELP.format("SRC"))
     parser.add_argument(
         "--family", metavar="NAME",
         help="the family to write, instead of the first whose config.json can say the model",
@@ -117,6 +123,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--jobs", type=positive, metavar="N", help=JOBS_HELP)
     parser.add_argument("--json", metavar="FILE", help=JSON_HELP)
+    add_download(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -179,7 +186,12 @@ def _open(options: argparse.Namespace) -> tuple[Assembled, Assembled | None]:
         like = assemble(open_checkpoint(options.like))
         if like.checkpoint.convention != "hf":
             raise BadArgument(f"--like {options.like}: is no Hugging Face folder")
-    return assemble(open_checkpoint(options.source), like=like), like
+    source = assemble(open_checkpoint(options.source), like=like)
+    if options.adapter is not None:
+        from ckptdiff.assembly.merging import with_merged
+
+        source = with_merged(source, assemble(open_checkpoint(options.adapter), like=source))
+    return source, like
 
 
 def _target(options: argparse.Namespace) -> Target:
@@ -199,6 +211,7 @@ def _target(options: argparse.Namespace) -> Target:
         moe_grouped_gemm=options.moe_grouped_gemm,
         version=options.target_version,
         family=options.family,
+        run_config=options.run_config,
         accept=options.accept,
         undo=tuple(map(_remap, options.undo)),
         allow_unmapped=options.allow_unmapped,
@@ -215,6 +228,10 @@ def _plan_lines(conversion: Conversion) -> Iterator[str]:
     yield f"from  {pasted_name(str(source.checkpoint.root))} ({source.checkpoint.format}, {family})"
     size = format_bytes(conversion.nbytes)
     yield f"to    {pasted_name(str(conversion.out))} ({conversion.target.to}, {size})"
+    if source.merging is not None:
+        yield f"      with the adapter {printable(str(source.merging.root))}: " + printable(
+            source.merging.words
+        )
     for note in conversion.notes:
         yield f"      {printable(note)}"
 
@@ -225,9 +242,11 @@ def _document(
     from ckptdiff.report.shortfall import shortfall_document
 
     size = conversion.target.parallelism
+    hub = conversion.source.checkpoint.hub
     return {
         "schema": "ckptdiff.convert/1",
         "source": str(conversion.source.checkpoint.root),
+        "source_hub": None if hub is None else {"id": hub.id, "commit": hub.commit},
         "out": str(conversion.out),
         "to": conversion.target.to,
         "parallelism": {n: getattr(size, n) for n in ("tp", "pp", "vpp", "ep", "etp")},

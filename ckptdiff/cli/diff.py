@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.cli.arguments import (
+    ADAPTER_HELP,
     JOBS_HELP,
     JSON_HELP,
     OPTIMIZER_HELP,
@@ -16,7 +17,9 @@ from ckptdiff.cli.arguments import (
     page,
     positive,
 )
+from ckptdiff.cli.fetching import add_download
 from ckptdiff.cli.progress import ProgressBar, counter
+from ckptdiff.errors import BadArgument
 
 if TYPE_CHECKING:
     import argparse
@@ -60,7 +63,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="do not look for the cause of differences",
     )
     parser.add_argument("--optimizer", action="store_true", help=OPTIMIZER_HELP)
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help=ADAPTER_HELP.format("A"))
     parser.add_argument("--ignore-config", action="store_true", help="judge by the weights alone")
+    add_download(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -88,6 +93,7 @@ def run(options: argparse.Namespace) -> int:
 
             config = () if options.ignore_config else summary.config
             findings, trouble = diagnosed(pair.a, pair.b, results, config, pool)
+            findings = (*summary.findings, *findings)
             summary = replace(summary, findings=findings, diagnosis_error=trouble)
     comparison = pair.a, pair.b, results, summary
     if options.json is not None:
@@ -114,12 +120,15 @@ def compared(
     from ckptdiff.comparison.pipeline import CheckpointPair, compare_checkpoints
     from ckptdiff.comparison.verdict import Tolerance
 
+    if options.adapter is not None and options.optimizer:
+        raise BadArgument("--adapter: is added to weights, so there is no --optimizer with it")
     events = compare_checkpoints(
         options.a, options.b, lambda: pool,
         tolerance=Tolerance.parse(options.tolerance),
         pattern=options.filter,
         optimizer=options.optimizer,
         ignore_config=options.ignore_config,
+        adapter=options.adapter,
         reading=lambda side: counter(f"reading headers of {side}", "files"),
         matching=counter("looking for equal rows", "tensors"),
     )  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.cli.arguments import JSON_HELP
+from ckptdiff.cli.fetching import add_download
 from ckptdiff.cli.hints import OPTIONS
 from ckptdiff.cli.progress import ProgressBar
 from ckptdiff.errors import BadArgument, CkptDiffError
@@ -79,6 +80,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="do not look for the fault behind the first step that differs",
     )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help=JSON_HELP)
+    add_download(parser)
 
 
 def device_name(text: str) -> str:
@@ -146,6 +148,7 @@ def _findings(options: argparse.Namespace, first: Tap) -> list[Finding]:
         filter=None,
         optimizer=False,
         ignore_config=False,
+        adapter=None,
     )
     # This process has threads by now, so workers are not forked.
     with WorkerPool(start="spawn") as pool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptdiff.cli.arguments import PATTERN_HELP
+from ckptdiff.cli.fetching import add_download
 from ckptdiff.cli.progress import counter
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--raw", action="store_true", help="native names, file by file")
     parser.add_argument("--filter", metavar="PATTERN", help=PATTERN_HELP)
+    add_download(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -44,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             options = _parse(list(sys.argv[1:] if argv is None else argv))
+            if getattr(options, "download", False):
+                from ckptdiff.cli.fetching import fetch_asked
+
+                fetch_asked(options)
             code: int = options.run(options)
         finally:  # after --help too
             sys.stdout.flush()

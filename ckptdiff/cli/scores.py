@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.cli.arguments import positive
+from ckptdiff.cli.fetching import add_download
 from ckptdiff.cli.hints import OPTIONS
 from ckptdiff.cli.logits import device_name
 from ckptdiff.cli.progress import LongProgress
@@ -91,6 +92,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-cache", action="store_true", help="neither read answers of before nor keep any"
     )
+    add_download(parser)
 
 
 def task_names(text: str) -> tuple[str, ...]:

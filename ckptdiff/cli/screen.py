@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 from ckptdiff.cli.arguments import JOBS_HELP, OPTIMIZER_HELP, positive
+from ckptdiff.cli.fetching import add_download
 from ckptdiff.errors import BadArgument, NotACheckpoint
+from ckptdiff.formats.hub.lookup import located
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_drawing_options(parser)
     parser.add_argument("--jobs", type=positive, metavar="N", help=JOBS_HELP)
     parser.add_argument("--optimizer", action="store_true", help=OPTIMIZER_HELP)
+    add_download(parser)
 
 
 def add_drawing_options(parser: argparse.ArgumentParser) -> None:
@@ -46,15 +49,23 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check_paths(paths: list[Path]) -> None:
-    """Raise NotACheckpoint for a path that does not exist, BadArgument for more than two."""
-    missing = [path for path in paths if not path.exists()]
-    asked = _suggestion(str(missing[0])) if missing else ""
+    """Raise NotACheckpoint for a path that is nowhere, BadArgument for more than two."""
+    missing, trouble = None, None
+    for path in paths:
+        try:
+            located(path)
+        except NotACheckpoint as error:
+            missing, trouble = path, error
+            break
+    asked = "" if missing is None else _suggestion(str(missing))
     if len(paths) > 2 and not asked:
         raise BadArgument(
             f"{len(paths)} paths: two at most. Give one to browse it, or two to compare"
         )
-    if missing:
-        raise NotACheckpoint(f"{missing[0]}: there is no such file or folder{asked}")
+    if asked:
+        raise NotACheckpoint(f"{missing}: there is no such file or folder{asked}")
+    if trouble is not None:
+        raise trouble
 
 
 def show(paths: list[Path], options: argparse.Namespace) -> int:

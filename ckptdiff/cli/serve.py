@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.cli import screen
 from ckptdiff.cli.arguments import JOBS_HELP, OPTIMIZER_HELP, positive
+from ckptdiff.cli.fetching import add_download
 from ckptdiff.errors import BadArgument
 from ckptdiff.extras import load, require
 from ckptdiff.text import operand, shell_line
@@ -48,6 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--jobs", type=positive, metavar="N", help=JOBS_HELP)
     parser.add_argument("--optimizer", action="store_true", help=OPTIMIZER_HELP)
+    add_download(parser)
 
 
 def port_number(text: str) -> int:

@@ -47,7 +47,8 @@ class DiffPart:
         padded = [(one.last_row, *one.rows) for one in self.paddings]
         views = [*chain(*pairs, *self.copies, *padded)]
         factors = [view.scaling.factors for view in views if view.scaling is not None]
-        return {view.file for view in (*views, *factors)}
+        added = [view.added.files for view in views if view.added is not None]
+        return {view.file for view in (*views, *factors)}.union(*added)
 
 
 @dataclass(frozen=True, slots=True)

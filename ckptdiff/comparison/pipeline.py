@@ -6,11 +6,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptdiff.assembly.assemble import assemble_pair
+from ckptdiff.assembly.assemble import assemble, assemble_pair
 from ckptdiff.assembly.completeness import with_shortfall
+from ckptdiff.assembly.merging import with_merged
 from ckptdiff.assembly.optimizer_pair import master_holders, with_optimizer
 from ckptdiff.assembly.row_matching import can_match, match_by_content
 from ckptdiff.comparison.run import diff, pair_names
+from ckptdiff.comparison.saved_hashes import Hashing, with_hashes
 from ckptdiff.comparison.verdict import CAST, summarise
 from ckptdiff.errors import BadArgument, CkptDiffError
 from ckptdiff.formats import open_checkpoint
@@ -48,23 +50,27 @@ def compare_checkpoints(
     pattern: str | None = None,
     optimizer: bool = False,
     ignore_config: bool = False,
+    adapter: Path | None = None,
     reading: Callable[[str], Progress | None] = lambda _side: None,
     matching: Progress | None = None,
 ) -> Generator[CheckpointPair | TensorDiff | DiffSummary, None, None]:
     """Yield the pair, one TensorDiff per name in completion order, and last the summary.
 
     If tensors are to be matched by content, the pair comes twice: before and after. `executor` is
-    called once there is work for it. `reading` is called with `A` and `B` and returns the progress
-    callback for that side's files; `matching` is the one for matching by content. Raises a
-    CkptDiffError if a side cannot be opened or assembled, BadArgument if no name matches `pattern`.
+    called once there is work for it. `adapter` is added to A's weights. `reading` is called with
+    `A` and `B` and returns the progress callback for that side's files; `matching` is the one for
+    matching by content. Raises a CkptDiffError if a side cannot be opened or assembled, or if the
+    adapter is not one of A's, BadArgument if no name matches `pattern`.
     """
     matcher(pattern or "")  # raises for a bad pattern before anything is read
     first, second = (
         open_checkpoint(path, progress=reading(side)) for side, path in (("A", a), ("B", b))
     )
+    third = open_checkpoint(adapter) if adapter is not None else None
     for pair in pair_checkpoints(
-        first, second, executor, pattern=pattern, optimizer=optimizer, matching=matching
-    ):
+        first, second, executor,
+        pattern=pattern, optimizer=optimizer, adapter=third, matching=matching,
+    ):  # fmt: skip
         yield pair
     yield from compare_pair(pair, executor, tolerance=tolerance, ignore_config=ignore_config)
 
@@ -77,20 +83,23 @@ def pair_checkpoints(
     alone: Assembled | None = None,
     pattern: str | None = None,
     optimizer: bool = False,
+    adapter: Checkpoint | None = None,
     matching: Progress | None = None,
     refused: Callable[[CkptDiffError], object] | None = None,
 ) -> Generator[CheckpointPair, None, None]:
     """Yield the pair; before it, if tensors are to be matched by content, the pair by name alone.
 
-    `alone` is `assemble(a)` if the caller has it already. If there is no optimizer state to
-    compare, `refused` is called with the error; without `refused` it is raised. Raises BadArgument
-    if no name matches the pattern.
+    `alone` is `assemble(a)` if the caller has it already. `adapter` is added to A's weights. If
+    there is no optimizer state to compare, `refused` is called with the error; without `refused` it
+    is raised. Raises BadArgument if no name matches the pattern.
     """
     one, other = assemble_pair(a, b, alone=alone)
     if can_match(one, other):
         yield _pair_of(one, other, pattern, is_complete=False)
         found = match_by_content(one, other, executor(), matching)
         one, other = map(with_shortfall, found)
+    if adapter is not None:
+        one = with_merged(one, assemble(adapter, like=one))
     if optimizer:
         try:
             one, other = with_optimizer(one, other)
@@ -121,16 +130,22 @@ def compare_pair(
     """
     results = dict(known or {})
     remaining = [name for name in pair.names if name not in results]
-    if remaining:
-        stream = diff(pair.a, pair.b, executor(), tolerance=tolerance, names=remaining, first=first)
-        with closing(stream):
-            for result in stream:
-                results[result.name] = result
-                yield result
-    if all(name in results for name in pair.names):
-        found = [results[name] for name in pair.names]
-        summary = summarise(found, pair.a, pair.b, ignore_config=ignore_config)
-        yield replace(summary, masters=tuple(master_holders(pair.a, pair.b, found)))
+    # Files are hashed even if each result is known: that says nothing of the bytes between tensors.
+    with closing(Hashing(executor, pair.a, pair.b, names=pair.names)) as hashing:
+        if remaining:
+            stream = diff(
+                pair.a, pair.b, executor(), tolerance=tolerance, names=remaining, first=first
+            )
+            with closing(stream):
+                for result in stream:
+                    hashing.go_on()
+                    results[result.name] = result
+                    yield result
+        if all(name in results for name in pair.names):
+            found = [results[name] for name in pair.names]
+            summary = summarise(found, pair.a, pair.b, ignore_config=ignore_config)
+            summary = replace(summary, masters=tuple(master_holders(pair.a, pair.b, found)))
+            yield with_hashes(summary, hashing.results())
 
 
 def _pair_of(

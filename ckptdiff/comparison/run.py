@@ -224,7 +224,8 @@ class _Comparison:
         if not has_numbers(task.a.dtype):
             return replace(result, **_by_bits(task.a, merged, drifted))
         alike = (task.a.dtype, task.a.is_scaled) == (task.b.dtype, task.b.is_scaled)
-        status, why = judge_tensor(merged, alike, self.tolerance)
+        merges = task.a.is_added_to
+        status, why = judge_tensor(merged, alike, self.tolerance, merges=merges)
         notes += _dequantised(task.a, task.b)
         notes += [assembly.note for assembly in (task.a, task.b) if assembly.note]
         if drifted:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.config.compare import ConfigDiff
     from ckptdiff.kernels.stats import Stats
-    from ckptdiff.results import Finding, TensorDiff, Verdict
+    from ckptdiff.results import Finding, SavedHashes, TensorDiff, Verdict
 
-    Why = Literal["cast", "bits", "tolerance"]
+    Why = Literal["cast", "bits", "sums", "tolerance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,17 @@ class Tolerance:
 CAST = Tolerance("cast")
 
 
-def judge_tensor(stats: Stats, same_dtype: bool, tolerance: Tolerance) -> tuple[Status, Why | None]:  # noqa: FBT001
-    """Return the status of a tensor whose elements were all compared, and why it is close."""
+def judge_tensor(
+    stats: Stats,
+    same_dtype: bool,  # noqa: FBT001
+    tolerance: Tolerance,
+    *,
+    merges: bool = False,
+) -> tuple[Status, Why | None]:
+    """Return the status of a tensor whose elements were all compared, and why it is close.
+
+    `merges` says that an adapter is added to one side, in one of the orders that give its sums.
+    """
     if same_dtype and stats.differing == 0:
         return "same", None
     if tolerance.kind == "exact":
@@ -74,6 +83,8 @@ def judge_tensor(stats: Stats, same_dtype: bool, tolerance: Tolerance) -> tuple[
         return "close", "cast"
     if stats.unequal == 0:
         return "close", "bits"
+    if merges and stats.beyond == 0 and stats.inexcusable == 0:
+        return "close", "sums"
     # No tolerance allows a NaN or an Inf that one side alone has.
     if stats.inexcusable == 0 and (
         (tolerance.kind == "ulp" and stats.max_ulp <= tolerance.limit)
@@ -149,13 +160,16 @@ class DiffSummary:
     counts: Mapping[Status, int]
     # `wrapped`: a loader does not find tensors of B, since a wrapper has changed their names.
     names_status: Literal["known", "wrapped"] = "known"
-    # `stale`: a loader does not find files of B, since its index names others.
-    files_status: Literal["known", "stale"] = "known"
+    # `stale`: a loader does not find files of B, since its index names others. `damaged`: files of
+    # a side are not what they were when they were saved; goes before `stale`.
+    files_status: Literal["known", "stale", "damaged"] = "known"
     config: tuple[ConfigDiff, ...] = ()  # every line of the config table
     config_why: str | None = None  # a sentence, where no settings were compared
     # Sides, `A` or `B`, with fp32 master weights worth comparing. `summarise` reads no files, so
     # its caller fills this in.
     masters: tuple[str, ...] = ()
+    # Of each side whose files have hashes; `summarise` hashes no files either.
+    hashes: tuple[SavedHashes, ...] = ()
     findings: tuple[Finding, ...] = ()  # of the diagnosis, if it ran
     unlike: int = 0  # of the packed ones, those that are not, but of dtypes without numbers
     diagnosis_error: str | None = None  # that stopped it: there may be findings that are not known

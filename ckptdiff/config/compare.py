@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptdiff.checkpoint import as_of_text
+from ckptdiff.config.adapter_lines import adapter_lines
 from ckptdiff.config.effects import EFFECTS
 from ckptdiff.config.fields import (
     FIELDS,
@@ -31,6 +32,7 @@ from ckptdiff.config.other_keys import DIFFERS, NOT_KNOWN, other_classes, other_
 from ckptdiff.config.quantisation import Quantisation
 from ckptdiff.config.unknown_args import differing_args
 from ckptdiff.config.unused import unused_tensors
+from ckptdiff.formats.plain_dcp import NAME as DCP
 from ckptdiff.formats.run_config import SPELLED
 from ckptdiff.text import config_value_text, printable
 
@@ -83,13 +85,28 @@ def field_text(line: ConfigDiff, side: str) -> str:
 
 
 def compare_configs(a: Assembled, b: Assembled) -> list[ConfigDiff]:
-    """Return a line for each field that a side states; none unless both have a config."""
+    """Return a line for each field that a side states; none unless both have a config.
+
+    Two adapters have lines of their own.
+    """
+    adapters = list(_adapter_lines(a, b))
     if not a.checkpoint.config or not b.checkpoint.config:
-        return []
+        return adapters
     sides = config_side(a), config_side(b)
     lines = compare_sides(*sides)
     more = (*_args_lines(*sides, lines), *_quantisation_lines(a, b), *_unused_lines(a, b))
-    return [*lines, *more]
+    return [*lines, *more, *adapters]
+
+
+def _adapter_lines(a: Assembled, b: Assembled) -> Iterator[ConfigDiff]:
+    """Yield a line for each setting of two adapters, where both state theirs."""
+    one, other = a.checkpoint.adapter_config, b.checkpoint.adapter_config
+    if one is None or other is None or a.adapter is None or b.adapter is None:
+        return
+    same_names = a.checkpoint.convention == b.checkpoint.convention
+    for meaning, key, left, right, why in adapter_lines(one, other, same_names=same_names):
+        status: Status = "same" if why is None else "conflict"
+        yield ConfigDiff(meaning, status, key, _plain(left), key, _plain(right), why)
 
 
 def compare_sides(a: ConfigSide, b: ConfigSide) -> list[ConfigDiff]:
@@ -199,8 +216,10 @@ _CONFIG = {"hf": "config.json", "megatron": "args", "meta": "params.json"}
 
 def why_not_compared(a: Assembled, b: Assembled, lines: Iterable[ConfigDiff]) -> str | None:
     """Return, in a sentence, why no settings were compared; None if some were."""
+    if lines and a.adapter is not None and b.adapter is not None:
+        return None
     without = {
-        letter: _CONFIG[side.checkpoint.convention]
+        letter: _CONFIG["hf" if side.checkpoint.format == DCP else side.checkpoint.convention]
         for letter, side in (("A", a), ("B", b))
         if not side.checkpoint.config
     }

@@ -50,6 +50,7 @@ def command_of(source: Path, out: Path, target: Target, like: Path | None = None
         words += ["--undo", remap.text()]
     for flag, wanted in (
         ("--moe-grouped-gemm", target.moe_grouped_gemm),
+        ("--run-config", target.run_config),
         ("--accept", target.accept),
         ("--allow-unmapped", target.allow_unmapped),
         ("--allow-incomplete", target.allow_incomplete),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptdiff.conversion.partial.folder import partial_of
@@ -11,15 +12,18 @@ from ckptdiff.errors import UnreadableFile
 from ckptdiff.formats.megatron import iteration_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ckptdiff.checkpoint import Checkpoint
     from ckptdiff.conversion.plan import Target
 
 
 def proposed_out(source: Checkpoint, target: Target) -> Path:
-    """Return a path beside the source that does not exist yet: `llama-hf-tp2`, `run7-hf`."""
+    """Return a path beside the source that does not exist yet: `llama-hf-tp2`, `run7-hf`.
+
+    Of a model in the hub's cache it is in the current folder, and named after the model.
+    """
     folder = source.root.parent if source.root.is_file() else source.root
+    if source.hub is not None:
+        folder = Path(source.hub.id.rpartition("/")[2])
     if iteration_of(folder.name) is not None:
         folder = folder.parent  # `iter_0001000`: the folder above names the model
     if folder.name in ("", ".."):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptdiff.config.launch import launch_words
+from ckptdiff.formats.token_files import TOKENIZERS
 from ckptdiff.text import shell_word
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from ckptdiff.conversion.plan import Target
 
 # Files of which one is enough for transformers' AutoTokenizer.
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def launch_of(
@@ -54,8 +54,9 @@ def launch_of(
 
 
 def _tokenizer_of(side: Assembled) -> Path | None:
-    """Return the folder of a Hugging Face side that has a tokenizer."""
-    folder = side.checkpoint.folder.absolute()
-    if side.checkpoint.convention != "hf":
+    """Return the folder of a side that has a tokenizer in Hugging Face's files."""
+    checkpoint = side.checkpoint
+    if checkpoint.convention != "hf" and checkpoint.model_folder is None:
         return None
-    return folder if any((folder / name).is_file() for name in _TOKENIZERS) else None
+    folder = checkpoint.folder.absolute()
+    return folder if any((folder / name).is_file() for name in TOKENIZERS) else None

@@ -56,6 +56,7 @@ class Target:
     undo: tuple[Remap, ...] = ()  # faults to undo, the last first
     version: Version = DEFAULT  # of the program that is to load a Megatron checkpoint
     family: str | None = None  # that a Megatron checkpoint is written as; None: one that fits
+    run_config: bool = False  # write Megatron-Bridge's config beside a torch_dist checkpoint
     accept: bool = False  # what that program cannot compute, or that family say, is known
     allow_unmapped: bool = False  # leave out tensors without a rule
     allow_incomplete: bool = False  # write what is there of what the config promises
@@ -92,6 +93,8 @@ def plan_conversion(
     Raises BadArgument for an unfit `out` or target, UnsupportedLayout for a source that cannot be
     converted to it.
     """
+    if target.run_config and target.to != "torch_dist":
+        raise BadArgument("run_config.yaml lies beside a torch_dist checkpoint: choose that format")
     _check_out(out, source, target)
     notes = notes_on(out)
     source, lender = way_back(source, target, like)
@@ -151,6 +154,10 @@ def _check_out(out: Path, source: Assembled, target: Target) -> None:
     )
     if real == folder or real in folder.parents or folder in real.parents:
         raise BadArgument(f"{out}: lies in the source, or the source in it; give another folder")
+    # The source may be a folder of links to files that are there: they would be replaced.
+    for file in source.checkpoint.files if out.exists() else ():
+        if real in Path(os.path.realpath(file)).parents:
+            raise BadArgument(f"{out}: {file} is a link into it; give another folder")
     try:
         if out.exists() and not out.is_dir():
             raise BadArgument(f"{out}: is a file; a folder is written")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.packed import plain_names
@@ -13,12 +14,16 @@ from ckptdiff.conversion.casting import main_dtype
 from ckptdiff.conversion.output_file import OutputFile
 from ckptdiff.conversion.storable import check_names
 from ckptdiff.dtypes import ITEMSIZE
-from ckptdiff.formats.files import leads_out, read_small
+from ckptdiff.formats.files import read_small
+from ckptdiff.formats.hub.links import leads_out
 from ckptdiff.formats.safetensors import lay_out
+from ckptdiff.formats.token_files import TOKENIZERS
 from ckptdiff.resharding.to_huggingface import INDEX, file_names, index_text, split_files, stored
 from ckptdiff.text import format_bytes, plural
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.conversion.plan import Target
 
@@ -27,6 +32,7 @@ _COPIED_FILES = (
     "tokenizer*", "*.tiktoken", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "chat_template*", "generation_config.json",
 )  # fmt: skip
+_NO_TOKENIZER = "no tokenizer: one is copied from a Hugging Face folder to be like"
 _MAX_COPIED_BYTES = 200_000_000  # of one such file: the plan holds it in memory
 
 
@@ -66,7 +72,7 @@ def huggingface_files(
         args = config_side(side)  # which the config.json that is written was not made from
         cannot += unsayable_args(args)
         notes += args_of_nobody(args)
-    texts = _copied_texts(pattern, notes)
+    texts = _copied_texts(pattern, side, notes)
     if len(files) > 1:
         texts.append((INDEX, index_text(files)))
     if config:
@@ -75,13 +81,34 @@ def huggingface_files(
     return tuple(outputs), tuple(texts)
 
 
-def _copied_texts(pattern: Assembled | None, notes: list[str]) -> list[tuple[str, bytes]]:
-    """Return (name, content) of the files to copy from a Hugging Face folder; adds to `notes`."""
-    if pattern is None:
-        notes.append("no tokenizer: one is copied from a Hugging Face folder to be like")
-        return []
-    folder = pattern.checkpoint.folder
-    found = sorted({f for glob in _COPIED_FILES for f in folder.glob(glob) if f.is_file()})
+def _copied_texts(
+    pattern: Assembled | None, side: Assembled, notes: list[str]
+) -> list[tuple[str, bytes]]:
+    """Return (name, content) of the side files to copy; adds to `notes`.
+
+    They are those of the folder that is the pattern and, where it has no tokenizer, those that lie
+    beside the weights of `side`.
+    """
+    own = side.checkpoint
+    folders = [] if pattern is None else [pattern.checkpoint.folder]
+    if own.model_folder is not None or (pattern is None and own.convention == "hf"):
+        folders.append(own.folder)
+    texts: dict[str, bytes] = {}
+    for folder in dict.fromkeys(folders):
+        if texts.keys().isdisjoint(TOKENIZERS):
+            texts = {**_texts_in(folder, notes), **texts}
+    if not texts and pattern is None:
+        notes.append(_NO_TOKENIZER)
+    return list(texts.items())
+
+
+def _texts_in(folder: Path, notes: list[str]) -> dict[str, bytes]:
+    """Return the side files of a Hugging Face folder by name, but for what may not be copied."""
+    children = sorted(folder.iterdir())
+    found = [f for f in children if any(fnmatchcase(f.name, glob) for glob in _COPIED_FILES)]
+    if broken := [f.name for f in found if not f.exists()]:
+        notes.append(f"not copied, since they are links to nothing: {', '.join(broken)}")
+    found = [f for f in found if f.is_file()]
     if linked := [f.name for f in found if leads_out(f)]:
         notes.append(f"not copied, since they are links out of {folder}: {', '.join(linked)}")
     found = [f for f in found if f.name not in linked]
@@ -89,7 +116,7 @@ def _copied_texts(pattern: Assembled | None, notes: list[str]) -> list[tuple[str
         most = format_bytes(_MAX_COPIED_BYTES)
         notes.append(f"not copied, since they have more than {most}: {', '.join(large)}")
     found = [f for f in found if f.name not in large]
-    texts = [(f.name, read_small(f, _MAX_COPIED_BYTES)) for f in found]
+    texts = {f.name: read_small(f, _MAX_COPIED_BYTES) for f in found}
     if texts:
-        notes.append(f"copied from {folder}: {', '.join(name for name, _ in texts)}")
+        notes.append(f"copied from {folder}: {', '.join(texts)}")
     return texts

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.checkpoint import Parallelism, Rank
 from ckptdiff.config.megatron_args import megatron_args, parallel_args
+from ckptdiff.conversion.bridge_config import bridge_texts
 from ckptdiff.conversion.casting import main_dtype
 from ckptdiff.conversion.completeness import has_predictions, rows_of_vocabulary
 from ckptdiff.conversion.naming_scheme import scheme_of
@@ -87,6 +88,11 @@ def megatron_files(
             names=names,
             max_size=target.max_shard_size,
         )
+        if target.run_config:
+            folder = megatron.iteration_name(iteration)
+            family = side.architecture.name
+            # `.metadata` stays the last: without it there is no checkpoint.
+            texts = (*bridge_texts(family, vars(args), folder, iteration), *texts)
     else:
         sharded = shard(side, config, size, stages, names, grouped=grouped, version=target.version)
         files = tuple(rank_files(sharded, size, args, iteration, names))

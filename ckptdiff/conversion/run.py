@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff import __version__
 from ckptdiff.assembly.compose import PADDING
 from ckptdiff.assembly.spans import spans_of
+from ckptdiff.comparison.saved_hashes import Hashing
 from ckptdiff.conversion.partial.entries import State, create, finish, state_in
 from ckptdiff.conversion.partial.folder import PartialFolder
 from ckptdiff.conversion.verify import compare_with_source
 from ckptdiff.errors import (
     CkptDiffError,
+    CorruptFile,
     MixedShards,
     UnreadableFile,
     Unverified,
@@ -31,7 +33,7 @@ from ckptdiff.errors import (
 from ckptdiff.executor import JobsUnderWay
 from ckptdiff.formats.stamps import Unchanged
 from ckptdiff.results import Loss
-from ckptdiff.text import format_bytes
+from ckptdiff.text import format_bytes, plural
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -74,7 +76,7 @@ def convert(
     TensorDiff of each tensor. Complete files of a killed run of the same plan are kept. Closing the
     generator stops and removes everything. Raises BadArgument if another run is writing,
     UnreadableFile if the disk is full or refuses, MixedShards if the source changed meanwhile,
-    Unverified if a tensor is not as planned.
+    Unverified if a tensor is not as planned, CorruptFile if the source is not what was saved.
     """
     before = _file_states(conversion)
     Unchanged(conversion.source.checkpoint).check()
@@ -84,9 +86,14 @@ def convert(
         conversion.out, fingerprint, names, overwrite=conversion.target.overwrite
     ) as target:
         run = _Conversion(conversion, executor, target)
+        source = conversion.source
+        hashed = source.tensors if verify else ()
+        hashing = Hashing(lambda: executor, source, names=hashed)
         try:
             _check_space(conversion, target)
-            yield from run.results()
+            for event in run.results():
+                hashing.go_on()
+                yield event
             _check_unchanged(conversion, before, "read")
             for name, content in conversion.texts:
                 _write_text(target, name, content)
@@ -94,10 +101,12 @@ def convert(
             yield from (Lost(name, loss) for name, loss in losses.items())
             if verify:
                 yield from _verified(conversion, target, losses, executor, before)
+                _check_hashes(hashing)
             target.finish()
         except (UnreadableFile, WorkerDied):
             # Complete files are kept: the disk may have room again, a network mount may come back.
             run.under_way.stop()
+            hashing.close()
             if not target.complete:
                 target.remove()
             try:
@@ -108,8 +117,21 @@ def convert(
             raise
         except BaseException:
             run.under_way.stop()
+            hashing.close()
             target.remove()
             raise
+
+
+def _check_hashes(hashing: Hashing) -> None:
+    """Raise CorruptFile if a file of the source is not what it was when it was saved."""
+    for side in hashing.results():
+        for bad in side.trouble:
+            more = f"; so it is with {plural(len(side.trouble) - 1, 'other file')}"
+            raise CorruptFile(
+                f"{side.root}: {bad.file}: {bad.why}{more if side.trouble[1:] else ''}. Nothing "
+                "was kept",
+                hint="no-verify",
+            )
 
 
 def _verified(
@@ -325,7 +347,9 @@ def _check_unchanged(conversion: Conversion, before: Mapping[str, State], doing:
 def _file_states(conversion: Conversion) -> dict[str, State]:
     """Return the state of each source file, of the file that a link leads to."""
     found = {}
-    for file in conversion.source.checkpoint.files:
+    merging = conversion.source.merging
+    added = () if merging is None else merging.files
+    for file in (*conversion.source.checkpoint.files, *added):
         try:
             status = file.stat()
         except OSError as error:
@@ -353,6 +377,8 @@ def _fingerprint(conversion: Conversion, states: Mapping[str, State]) -> str:
         for piece in pieces:
             ref = piece.ref
             add(f"{ref.file} {ref.offset} {ref.dtype} {ref.stride} {ref.scale}")
+            if ref.added is not None:
+                add(str(ref.added))
             add(f"{piece.of} {piece.box}")
     for name, content in conversion.texts:
         add(name)

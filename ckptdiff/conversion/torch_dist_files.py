@@ -32,7 +32,7 @@ from ckptdiff.formats.layout import FileLayout
 from ckptdiff.formats.megatron import CHECKPOINT_VERSION, iteration_name
 from ckptdiff.formats.pickling import Blank, Built, Called, Named, Pairs, Pickle
 from ckptdiff.formats.torch_dist import EXPERTS, LAYERS, PARTS
-from ckptdiff.formats.torch_save import lay_out
+from ckptdiff.formats.torch_save import lay_out, saved_bytes
 from ckptdiff.formats.unfinished import METADATA
 
 if TYPE_CHECKING:
@@ -314,19 +314,13 @@ def _unravelled(number: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 def _common(args: Namespace, iteration: int | str) -> bytes:
     """Return the content of `common.pt`: everything that is not a tensor."""
-    layout, _ = lay_out(
-        {
-            "args": args,
-            "checkpoint_version": CHECKPOINT_VERSION,
-            "iteration": iteration if isinstance(iteration, int) else 0,
-            "content_metadata": _CONTENT,
-        },
-        COMMON.removesuffix(".pt"),
-    )
-    content = bytearray(layout.nbytes)
-    for offset, piece in layout.fixed:
-        content[offset : offset + len(piece)] = piece
-    return bytes(content)
+    tree = {
+        "args": args,
+        "checkpoint_version": CHECKPOINT_VERSION,
+        "iteration": iteration if isinstance(iteration, int) else 0,
+        "content_metadata": _CONTENT,
+    }
+    return saved_bytes(tree, COMMON.removesuffix(".pt"))
 
 
 def _size(numbers: tuple[int, ...]) -> Called:

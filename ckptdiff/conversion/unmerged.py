@@ -24,14 +24,14 @@ def without_adapter(
         return source, ()
     if adapter.is_alone:
         raise UnsupportedLayout(
-            f"{source.checkpoint.root}: is {adapter.words}, not a model; merge it into its model, "
-            "and convert that"
+            f"{source.checkpoint.root}: is {adapter.words}, not a model; convert its model, with "
+            "this adapter added"
         )
     if not target.allow_unmapped:
         raise UnsupportedLayout(
-            f"{source.checkpoint.root}: holds {adapter.words}, which is not merged; merge it "
-            "first, or the model is converted without it",
-            hint="allow-unmapped",
+            f"{source.checkpoint.root}: holds {adapter.words}, which is not merged; it can be "
+            "merged meanwhile, or left out",
+            hint="merge",
         )
     notes.append(f"left out: {adapter.words}, which is not merged")
     tensors = {n: t for n, t in source.tensors.items() if n not in adapter.names}

@@ -38,6 +38,8 @@ def name_findings(
     if others:
         yield _finding_of_changes(b, others, None)
     same = sum(result.status == "same" for result in results)
+    if all(side.adapter is not None and side.adapter.is_alone for side in (a, b)):
+        return
     if b.adapter is not None and not _has_all(a, b.adapter):
         yield _adapter_of_b(a, b.adapter, same)
     if a.adapter is not None and not _has_all(b, a.adapter):

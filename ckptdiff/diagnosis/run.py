@@ -18,6 +18,7 @@ from ckptdiff.conversion.undo import undone
 from ckptdiff.diagnosis.claims import claims
 from ckptdiff.diagnosis.finding import Claim, finding_of
 from ckptdiff.diagnosis.incomplete import incomplete
+from ckptdiff.diagnosis.merges import merge_findings
 from ckptdiff.diagnosis.names import name_findings
 from ckptdiff.diagnosis.origins import Origins
 from ckptdiff.diagnosis.queries import ContentQueries
@@ -78,7 +79,11 @@ def _each(
     yield from incomplete(a, b, results)
     ask = ContentQueries(executor)
     explained: set[str] = set()
-    for finding in (*tied_heads(a, b, results, ask), *zero_tails(a, b, results)):
+    for finding in (
+        *tied_heads(a, b, results, ask),
+        *zero_tails(a, b, results),
+        *merge_findings(a, b, results, executor),
+    ):
         explained |= set(finding.tensors)
         yield finding
     results = [r for r in results if r.name not in explained]
@@ -153,7 +158,8 @@ def _mending_command(a: Assembled, b: Assembled, *undo: Remap) -> str:
     """Return the `ckptdiff convert` command line that writes B again, without the faults."""
     target = mended_target(b, *undo)
     out = proposed_out(b.checkpoint, target)
-    like = a.checkpoint.root if a.checkpoint.convention == "hf" else None
+    is_like = a.checkpoint.convention == "hf" and a.merging is None
+    like = a.checkpoint.root if is_like else None
     return shell_line(command_of(b.checkpoint.root, out, target, like))
 
 

@@ -17,13 +17,15 @@ from ckptdiff.formats.unpickle import load
 from ckptdiff.text import format_box, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 NAME = "torch_dist"
 BACKEND = "metadata.json"  # names Megatron's backend; a plain PyTorch folder has none
-# Of Megatron; the second writes the parameters of Megatron-FSDP, under the names of its wrappers.
-BACKENDS = (NAME, "fsdp_dtensor")
+# Of Megatron. The last two write what torch.distributed.checkpoint does, and mostly no such file.
+BACKENDS = (NAME, "torch_dcp", "fsdp_dtensor")
 MAX_METADATA = 1_000_000_000  # bytes
+MAX_KEYS = 32  # dicts inside each other, of what was saved
 _OF_A_TENSOR = "TensorStorageMetadata"  # the end of what torch calls the class
 
 
@@ -46,15 +48,33 @@ class Described:
     shape: tuple[int, ...]
     dtype: str
     records: tuple[Record, ...]
+    # The keys under which it lay in the dict that was saved; the name alone where that is not told.
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an entry that is no tensor is stored: a torch.save file inside a file."""
+    """Where an entry that is not read as a tensor is stored: a torch.save file inside a file."""
 
     file: str
     start: int  # in bytes
     length: int
+    dtype: str = ""  # torch's name of it, of a tensor whose dtype is not known
+
+
+def unread_tensors(opaque: Mapping[str, Place | None]) -> dict[str, str]:
+    """Return the dtypes of tensors that are among the entries not read, by name."""
+    return {n: place.dtype for n, place in opaque.items() if place is not None and place.dtype}
+
+
+def unread_notes(opaque: Mapping[str, Place | None]) -> list[str]:
+    """Return a note on tensors whose dtype is not known, if there are any."""
+    unread = unread_tensors(opaque)
+    if not unread:
+        return []
+    first = ", ".join(f"{shown(name)} ({shown(unread[name])})" for name in sorted(unread)[:3])
+    more = ", …" if len(unread) > 3 else ""
+    return [f"not read, since their dtype is not known: {first}{more}"]
 
 
 def read_metadata(root: Path) -> tuple[list[Described], dict[str, Place | None]]:
@@ -68,8 +88,8 @@ def read_metadata(root: Path) -> tuple[list[Described], dict[str, Place | None]]
         raise MissingShard(died)
     try:
         described, opaque = _describe(load(read_small(file, MAX_METADATA)))
-    except CorruptFile as error:
-        raise CorruptFile(f"{file}: {error}") from error
+    except (CorruptFile, UnsupportedLayout) as error:
+        raise type(error)(f"{file}: {error}") from error
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise CorruptFile(
             f"{file}: is not what torch.distributed.checkpoint writes ({error})"
@@ -108,18 +128,27 @@ def _describe(metadata: Placeholder) -> tuple[list[Described], dict[str, Place |
             raise CorruptFile(
                 f"{shown(fqn)} lies at {told(start)}, {told(length)} bytes long: not a place"
             )
+        if extensions := info.state.get("transform_descriptors"):
+            first = extensions[0] if isinstance(extensions, (list, tuple)) else extensions
+            named = f" ({shown(first)})" if isinstance(first, str) else ""
+            raise UnsupportedLayout(
+                f"its chunks are packed by an extension of the writer{named}; load it with "
+                "torch.distributed.checkpoint and save it without"
+            )
         offsets = _sizes(key.get("offset")) if key.get("offset") is not None else ()
         stored[fqn, str(offsets)] = (_text(info.state["relative_path"]), start, length)
     described: list[Described] = []
     opaque: dict[str, Place | None] = {}
+    paths = metadata.state.get("planner_data")  # type: ignore[attr-defined]
     for name, entry in metadata.state["state_dict_metadata"].items():  # type: ignore[index]
         _text(name)
         if not isinstance(entry.what, Global) or not entry.what.name.endswith(_OF_A_TENSOR):
             place = stored.get((name, "()"))
             opaque[name] = None if place is None else Place(*place)
             continue
-        dtype = BY_TORCH.get(_dtype_of(entry.state["properties"]))
-        if dtype is None:
+        torch_dtype = _dtype_of(entry.state["properties"])
+        dtype = BY_TORCH.get(torch_dtype)
+        if dtype is None and not torch_dtype:
             raise CorruptFile(f"{shown(name)} has a dtype that cannot be read")
         records = []
         for chunk in entry.state["chunks"]:
@@ -128,10 +157,26 @@ def _describe(metadata: Placeholder) -> tuple[list[Described], dict[str, Place |
             if known is None:
                 raise CorruptFile(f"{shown(name)}: the chunk at {told(offsets)} lies in no file")
             records.append(Record(offsets, sizes, *known))
+        if dtype is None:
+            first = records[0] if records else Record((), (), "", 0, 0)
+            opaque[name] = Place(first.file, first.start, first.length, torch_dtype)
+            continue
         shape = _sizes(entry.state["size"])
         _check_boxes(name, shape, records)
-        described.append(Described(name, shape, dtype, tuple(records)))
+        described.append(Described(name, shape, dtype, tuple(records), _keys(name, paths)))
     return described, opaque
+
+
+def _keys(name: str, paths: object) -> tuple[str, ...]:
+    """Return the keys that a planner has joined to a name, as far as it tells them."""
+    path = paths.get(name) if isinstance(paths, dict) else None
+    if not isinstance(path, tuple) or len(path) > MAX_KEYS:
+        return (name,)
+    if not all(type(key) is str or (type(key) is int and 0 <= key < MAX_COUNT) for key in path):
+        return (name,)
+    keys = tuple(map(str, path))
+    fits = sum(map(len, keys)) + len(keys) - 1 == len(name)  # else they may be long, and many
+    return keys if fits and ".".join(keys) == name else (name,)
 
 
 def _check_boxes(name: str, shape: tuple[int, ...], records: list[Record]) -> None:

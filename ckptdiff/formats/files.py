@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ckptdiff.errors import MissingShard, UnreadableFile
@@ -14,6 +14,7 @@ from ckptdiff.formats.stamps import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     Progress = Callable[[int, int], None]  # (files read, files in all)
 
@@ -21,6 +22,14 @@ T = TypeVar("T")
 FILES_IN_TURN = 4  # read one after another, to measure how long a read waits
 _SLOW = 2  # ratio of waiting to work; another busy thread makes a read wait as long as it works
 MAX_NAME = 255  # bytes of a file's name
+LINK_LOOP = "is a link that leads to itself: put the file itself in its place"
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -34,19 +43,47 @@ def open_regular(file: Path) -> Iterator[int]:
     try:
         fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise MissingShard(f"{file}: there is no such file") from error
+        raise MissingShard(f"{file}: {no_file(file)}") from error
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UnreadableFile(f"{file}: {LINK_LOOP}") from error
         raise UnreadableFile(f"{file}: cannot be opened ({error.strerror})") from error
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise UnreadableFile(f"{file}: is not a regular file")
+            what = _what(file, status.st_mode)
+            raise UnreadableFile(f"{file}: is not a regular file but {what}: put one in its place")
         note(file, status)
         yield fd
     except OSError as error:
         raise UnreadableFile(f"{file}: cannot be read ({error.strerror})") from error
     finally:
         os.close(fd)
+
+
+def no_file(file: Path) -> str:
+    """Return in words why there is no file: none, or a link to nothing, and what to do."""
+    if not file.is_symlink():
+        return "there is no such file"
+    try:
+        file.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return LINK_LOOP
+    return (
+        f"is a link to {os.readlink(file)}, which is not there: put what it leads to in its place"  # noqa: PTH115 -- as it is written
+    )
+
+
+def _what(file: Path, mode: int) -> str:
+    """Return in words what is there that is no regular file, and where a link to it leads."""
+    kind = next((what for is_one, what in _KINDS if is_one(mode)), "something else")
+    return f"{kind}, {os.path.realpath(file)}" if file.is_symlink() else kind
+
+
+def is_there(file: Path) -> bool:
+    """Return whether a file is there: a link to nothing is, so that reading it says what it is."""
+    return file.exists() or file.is_symlink()
 
 
 def read_at(fd: int, offset: int, size: int) -> bytes:
@@ -81,18 +118,6 @@ def is_file_name(name: str) -> bool:
         return False
     inside = os.path.basename(name) == name  # noqa: PTH119
     return inside and name not in ("", ".", "..") and b"\0" not in raw and len(raw) <= MAX_NAME
-
-
-def leads_out(file: Path) -> bool:
-    """Return whether a file is a link out of its folder; the blobs of the hub's cache are inside.
-
-    The cache lays each snapshot as links: models--X--Y/snapshots/HASH/config.json leads to
-    models--X--Y/blobs/HASH. What is read may be linked from anywhere, as people link folders
-    to a store. What is copied into another folder may not.
-    """
-    folder, real = (Path(os.path.realpath(path)) for path in (file.parent, file))
-    in_cache = real.parent.name == "blobs" and real.parent.parent / "snapshots" in folder.parents
-    return folder not in real.parents and not in_cache
 
 
 def read_small(file: Path, limit: int) -> bytes:

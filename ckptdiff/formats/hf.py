@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, Shard, TensorRef
 from ckptdiff.errors import CkptDiffError, CorruptFile, MixedShards, NotACheckpoint
 from ckptdiff.formats import safetensors
-from ckptdiff.formats.files import each_file
+from ckptdiff.formats.files import each_file, is_there
 from ckptdiff.formats.json_files import read_object
 from ckptdiff.formats.token_files import read_token_files
 from ckptdiff.formats.torch_state import StateDict, names_beside, read_state_dict
+from ckptdiff.formats.training_state import notes_on_training
 from ckptdiff.formats.weight_files import (
     PATTERNS,
     Chosen,
@@ -54,7 +55,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     """
     folder = path if path.is_dir() else path.parent
     config_file = folder / "config.json"
-    config = read_object(config_file) if config_file.exists() else None
+    config = read_object(config_file) if is_there(config_file) else None
     if path.is_dir():
         chosen = choose(folder, config or {})
     else:
@@ -80,6 +81,8 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         _check_index(folder, chosen.weight_map, tensors)
     if config is None:
         notes.append("no config.json beside the weights")
+    if path.is_dir():
+        notes += notes_on_training(path)
     token_files = read_token_files(folder, notes)
     return Checkpoint(
         root=folder if is_index(path) else path,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, Shard
 from ckptdiff.errors import CkptDiffError, CorruptFile, MissingShard, MixedShards, NotACheckpoint
 from ckptdiff.formats import torch_zip, tree
-from ckptdiff.formats.files import each_file, read_small
+from ckptdiff.formats.files import each_file, is_there, no_file, read_small
 from ckptdiff.formats.inert import Placeholder
 from ckptdiff.formats.unfinished import METADATA, why_unfinished
 from ckptdiff.text import shown
@@ -109,7 +109,7 @@ def iteration_folder(path: Path) -> tuple[Path, int | str | None]:
     not exactly one iteration folder.
     """
     tracker = path / TRACKER
-    if tracker.exists():
+    if is_there(tracker):
         text = read_small(tracker, 1000).decode("utf-8", "replace").strip()
         name = text if text == "release" else f"iter_{int(text):07d}" if text.isdecimal() else None
         if name is None:
@@ -158,11 +158,13 @@ def _rank_files(root: Path) -> list[Path]:
     files = []
     seen: dict[tuple[int, int], Path] = {}
     for folder in folders:
-        found = [folder / name for name in WEIGHT_FILES if (folder / name).exists()]
+        found = [folder / name for name in WEIGHT_FILES if is_there(folder / name)]
         if not found:
             raise MissingShard(f"{folder}: holds neither {' nor '.join(WEIGHT_FILES)}")
         if len(found) > 1:
             raise MixedShards(f"{folder}: holds both {' and '.join(WEIGHT_FILES)}; remove one")
+        if not found[0].exists():
+            raise MissingShard(f"{found[0]}: {no_file(found[0])}")
         status = found[0].stat()
         twin = seen.setdefault((status.st_dev, status.st_ino), found[0])
         if twin is not found[0]:

@@ -54,6 +54,14 @@ def read_yaml(file: Path, *, may_tag: bool = True) -> Any:
         raise CorruptFile(f"{file}: is not YAML ({where})") from error
 
 
+def yaml_bytes(value: Any) -> bytes:
+    """Return plain values as a file of YAML, which any of its readers loads."""
+    import yaml
+
+    text: str = yaml.safe_dump(value, default_flow_style=False, sort_keys=True)
+    return text.encode()
+
+
 class _Builder:
     """Makes plain values of a parser's events. What the parser says is not trusted to be short."""
 

@@ -8,10 +8,12 @@ names for some.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.formats import tree
 from ckptdiff.formats.plain_yaml import TARGET, read_yaml
+from ckptdiff.formats.token_files import TOKENIZERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +24,7 @@ NEMO = "model.yaml"
 # What beside TARGET names a class: of an object inside the config, and of NeMo's model.
 TRANSFORMER, MODEL = "transformer", "model"
 NEMO_FOLDER, NEMO_WEIGHTS = "context", "weights"
+BRIDGE_TOKENIZER = "tokenizer"
 
 # Source: core_transformer_config_from_args of Megatron-LM, and what it gives to GPTModel.
 _IN_ARGS = {
@@ -51,6 +54,24 @@ def find_run_config(root: Path) -> Path | None:
         root.parent / BRIDGE,
     )
     return next((place for place in places if place.is_file()), None)
+
+
+def find_tokenizer(root: Path) -> Path | None:
+    """Return the folder with the tokenizer of the weights in `root`, in Hugging Face's files.
+
+    Megatron-Bridge saves it beside the weights, NeMo 2 among the files of its `context`.
+    """
+    contexts = [root, root.parent] if root.name == NEMO_WEIGHTS else [root]
+    with suppress(OSError):
+        for context in (folder / NEMO_FOLDER for folder in contexts):
+            found = [child for child in context.glob("*") if _has_tokenizer(child)]
+            if len(found) == 1:
+                return found[0]
+    return root / BRIDGE_TOKENIZER if _has_tokenizer(root / BRIDGE_TOKENIZER) else None
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in TOKENIZERS)
 
 
 def read_run_config(file: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.errors import CkptDiffError
-from ckptdiff.formats.files import open_regular, read_at, read_small
+from ckptdiff.formats.files import is_there, open_regular, read_at, read_small
 from ckptdiff.formats.json_files import check_depth, integer, read_object
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer_config.json"
 POST_PROCESSOR = "tokenizer.json"  # of which only that is read
+# Of these one is in every folder that has a tokenizer.
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 CHAT_TEMPLATE = "chat_template.jinja"  # goes before the entry in tokenizer_config.json
 
 MAX_TEMPLATE = 10_000_000  # bytes
@@ -34,7 +36,7 @@ def read_token_files(folder: Path, notes: list[str]) -> Mapping[str, Mapping[str
     found: dict[str, Mapping[str, Any]] = {}
     for name in (GENERATION, TOKENIZER):
         file = folder / name
-        if not file.is_file():
+        if not is_there(file):
             continue
         try:
             found[name] = read_object(file)
@@ -42,7 +44,7 @@ def read_token_files(folder: Path, notes: list[str]) -> Mapping[str, Mapping[str
             notes.append(f"{name} cannot be read, so its token ids are not known")
     if (folder / POST_PROCESSOR).is_file():
         found |= _post_processor(folder / POST_PROCESSOR)
-    if (folder / CHAT_TEMPLATE).is_file():
+    if is_there(folder / CHAT_TEMPLATE):
         try:
             text = read_small(folder / CHAT_TEMPLATE, MAX_TEMPLATE).decode(errors="replace")
             found[TOKENIZER] = {**found.get(TOKENIZER, {}), "chat_template": text}

@@ -21,11 +21,12 @@ from ckptdiff.checkpoint import (
     TensorRef,
 )
 from ckptdiff.dtypes import ITEMSIZE
-from ckptdiff.errors import CkptDiffError, CorruptFile, MissingShard
-from ckptdiff.formats import dcp, megatron, run_config, torch_zip, tree
-from ckptdiff.formats.common_state import ENTRIES, OBJECT, read_common
-from ckptdiff.formats.dcp import BACKEND, box_of, read_metadata
-from ckptdiff.formats.files import each_file, open_regular
+from ckptdiff.errors import CkptDiffError, CorruptFile
+from ckptdiff.formats import dcp, megatron, plain_dcp, run_config, tree
+from ckptdiff.formats.common_state import COMMON, ENTRIES, OBJECT, read_common
+from ckptdiff.formats.dcp import BACKEND, read_metadata, unread_notes
+from ckptdiff.formats.dcp_chunks import read_wholes
+from ckptdiff.formats.integrity import saved_hashes
 from ckptdiff.formats.unfinished import METADATA
 from ckptdiff.formats.wholes import Whole, addressed
 from ckptdiff.text import shown
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from ckptdiff.formats.dcp import Described, Record
+    from ckptdiff.formats.dcp import Described
     from ckptdiff.formats.files import Progress
 
 NAME = dcp.NAME
@@ -83,8 +84,14 @@ PARTS = {
 }
 MAX_SINGLES = 2_000_000  # single layers and experts, of all stacks; each chunk of one counts
 _GATE_AND_UP = ("_w", "_v")
-_GATED = ("mlp.linear_fc1.weight", "mlp.linear_fc1.bias")
 OPTIMIZER = re.compile(r"^(chained_\d+\.)?optimizer\.")
+# Names that no other program gives. Megatron's `torch_dcp` and `fsdp_dtensor` have no file that
+# names the backend: they are what torch.distributed.checkpoint writes.
+_OF_MEGATRON = re.compile(
+    r"(?:^|\.)layers\.(?:\d+\.)?(?:mtp_model_layer\.|transformer_layer\.)?"
+    r"(?:self_attention|cross_attention|mlp)\.(?:\w+\.){0,4}linear_\w+\."
+    r"|(?:^|\.)decoder\.layers\.(?:\d+\.)?mixer\."
+)
 
 
 def sniff(path: Path) -> bool:
@@ -108,19 +115,10 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     """
     root, iteration = _folder(path)
     described, opaque = read_metadata(root)
+    if not _is_megatron(root, described):
+        return plain_dcp.opened(root, described, opaque, progress)
     model = [tensor for tensor in described if not OPTIMIZER.match(tensor.name)]
-    refs = read_chunks(root, model, progress)
-    wholes = [
-        Whole(
-            tensor.name,
-            tensor.shape,
-            tensor.dtype,
-            tuple(Chunk(refs[key_of(tensor, r)], box_of(r.offsets, r.sizes)) for r in records),
-        )
-        for tensor in model
-        for records in [tensor.records]
-    ]
-    tensors, chunks = lay_out(root, wholes)
+    tensors, chunks = lay_out(root, read_wholes(root, model, progress))
     common = read_common(root, opaque)
     args = megatron.plain_args(common)
     file: Path | None = None
@@ -128,6 +126,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     if not args:
         args, file, notes = _from_yaml(root)
     # The second is Lightning's.
+    hashes, unchecked = saved_hashes(root, args)
     saved = megatron.iteration_in(common.get("iteration", common.get("global_step")))
     return Checkpoint(
         root=root,
@@ -135,12 +134,14 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         convention="megatron",
         config=args or None,
         config_file=file,
-        notes=notes,
+        notes=(*notes, *unchecked, *unread_notes(opaque)),
         parallelism=_parallelism(args),
         shards=(Shard(Rank(), 0, tensors),),
         files=tuple(sorted({root / r.file for tensor in model for r in tensor.records})),
         iteration=iteration if saved is None else saved,
         chunks=chunks,
+        hashes=hashes,
+        model_folder=run_config.find_tokenizer(root),
     )
 
 
@@ -151,16 +152,14 @@ def lay_out(
 
     Chunks have the box that they fill in the tensor.
     """
-    of_megatron = (root / BACKEND).exists()
     wholes: dict[str, Whole] = {}
     unstacking = _Unstacking(root / METADATA)
     for whole in stored:
-        singles = unstacking.each(whole.native, whole) if of_megatron else ((whole.native, whole),)
-        for name, single in singles:
+        for name, single in unstacking.each(whole.native, whole):
             if name in wholes:
                 raise CorruptFile(f"{root / METADATA}: two tensors are called {shown(name)}")
             wholes[name] = single
-    _join_parts(wholes, of_megatron=of_megatron)
+    _join_parts(wholes)
     return addressed(root / METADATA, wholes)
 
 
@@ -180,6 +179,14 @@ def read_entries(checkpoint: Checkpoint) -> list[Entry]:
             shape = "x".join(map(str, tensor.shape)) or "scalar"
             found.append(Entry(tensor.name, "tensor", f"{tensor.dtype} {shape}"))
     return found + [Entry(name, "opaque") for name in opaque if name not in (OBJECT, *ENTRIES)]
+
+
+def _is_megatron(root: Path, described: Iterable[Described]) -> bool:
+    """Return whether Megatron wrote a folder, by the files in it or by its tensors' names."""
+    beside = (root / BACKEND, root / COMMON, root / run_config.BRIDGE)
+    return any(file.exists() for file in beside) or any(
+        _OF_MEGATRON.search(tensor.name) for tensor in described
+    )
 
 
 def _from_yaml(root: Path) -> tuple[dict[str, Any], Path | None, tuple[str, ...]]:
@@ -228,62 +235,6 @@ def _parallelism(args: Mapping[str, Any]) -> Parallelism:
     )
 
 
-def read_chunks(
-    root: Path, described: Iterable[Described], progress: Progress | None
-) -> dict[tuple[str, str], TensorRef]:
-    """Return where each chunk is stored, by the name of its tensor and its offsets in it, as text.
-
-    Raises MissingShard if files are missing, CorruptFile if one holds something else, or if they
-    are too small for what `.metadata` puts into them.
-    """
-    by_file: dict[Path, list[tuple[Described, Record]]] = defaultdict(list)
-    for tensor in described:
-        for record in tensor.records:
-            by_file[root / record.file].append((tensor, record))
-    missing = sorted(file.name for file in by_file if not file.exists())
-    if missing:
-        are = "is" if len(missing) == 1 else "are"
-        raise MissingShard(
-            f"{root}: {len(missing)} of {len(by_file)} files {are} missing: "
-            f"{', '.join(missing[:5])}. Copy them beside .metadata."
-        )
-    there = sum(file.stat().st_size for file in by_file)
-    records = (record for wanted in by_file.values() for _, record in wanted)
-    claimed = sum(record.length for record in records)
-    if claimed > torch_zip.CLAIM + torch_zip.CLAIM_PER_BYTE * there:
-        raise CorruptFile(
-            f"{root / METADATA}: puts chunks of {shown(claimed)} bytes into files of {there}"
-        )
-
-    def read(file: Path) -> list[tuple[tuple[str, str], TensorRef]]:
-        return list(_chunk_refs(file, by_file[file]))
-
-    return {key: ref for _, refs in each_file(sorted(by_file), read, progress) for key, ref in refs}
-
-
-def key_of(tensor: Described, record: Record) -> tuple[str, str]:
-    """Return the key of a chunk in what `read_chunks` returns."""
-    # A text: many tuples of chosen numbers can have one hash.
-    return tensor.name, str(record.offsets)
-
-
-def _chunk_refs(
-    file: Path, wanted: Iterable[tuple[Described, Record]]
-) -> Iterator[tuple[tuple[str, str], TensorRef]]:
-    with open_regular(file) as fd:
-        for tensor, record in wanted:
-            ref = torch_zip.read_blob(file, fd, record.start, record.length)
-            if not isinstance(ref, TensorRef) or (ref.shape, ref.dtype) != (
-                record.sizes,
-                tensor.dtype,
-            ):
-                raise CorruptFile(
-                    f"{file}: at byte {shown(record.start)} is not the {tensor.dtype} chunk "
-                    f"{shown(record.sizes)} of {shown(tensor.name)} that .metadata names"
-                )
-            yield key_of(tensor, record), torch_zip.named(ref, tensor.name)
-
-
 class _Unstacking:
     """Takes stacks apart, into no more single tensors in all than a model can have."""
 
@@ -326,16 +277,11 @@ def _each(whole: Whole) -> Iterator[tuple[int, Whole]]:
         yield index, Whole(whole.native, whole.shape[1:], whole.dtype, tuple(by_index[index]))
 
 
-def _join_parts(wholes: dict[str, Whole], *, of_megatron: bool) -> None:
-    """Join the named parts in which Megatron stores a tensor (gate and up, say) by rows.
-
-    Without the file that names Megatron's backend, only names that it alone has tell of it.
-    """
+def _join_parts(wholes: dict[str, Whole]) -> None:
+    """Join the named parts in which Megatron stores a tensor (gate and up, say) by rows."""
     for parts in sorted({*PARTS.values(), _GATE_AND_UP}, key=len, reverse=True):
         for name in [name for name in wholes if name.endswith(parts[0])]:
             stem = name[: -len(parts[0])]
-            if not (of_megatron or stem.endswith(_GATED)):
-                continue
             if any(stem + part not in wholes for part in parts):
                 continue
             stored_parts = [wholes.pop(stem + part) for part in parts]

@@ -47,6 +47,20 @@ def save(tree: dict[str, Any], file: Path) -> None:
                 out.write(struct.pack("<I", zlib.crc32(data.content)))
 
 
+def saved_bytes(tree: dict[str, Any], stem: str) -> bytes:
+    """Return the bytes of a small file as `save` writes it; `stem` is that of its name."""
+    layout, tensors = lay_out(tree, stem)
+    content = bytearray(layout.nbytes)
+    for offset, piece in layout.fixed:
+        content[offset : offset + len(piece)] = piece
+    for slot, data in zip(layout.slots, tensors, strict=True):
+        assert isinstance(data, Data)
+        content[slot.offset : slot.offset + len(data.content)] = data.content
+        for at in slot.checksum_at:
+            content[at : at + 4] = struct.pack("<I", zlib.crc32(data.content))
+    return bytes(content)
+
+
 def lay_out(tree: Any, stem: str = "archive") -> tuple[FileLayout, list[Blank]]:
     """Return the layout of a file that holds a tree, and its tensors in the order of the slots.
 

@@ -38,7 +38,7 @@ class StateDict:
 
 
 @dataclass(slots=True)
-class Found:
+class FoundWeights:
     """The dictionary in a file that has the weights, and what lies beside it by key."""
 
     weights: dict[Any, Any]
@@ -85,7 +85,7 @@ def read_state_dict(file: Path) -> StateDict:
     return StateDict(tensors, tuple(beside), found.notes(file))
 
 
-def find_weights(file: Path) -> Found:
+def find_weights(file: Path) -> FoundWeights:
     """Return the dictionary in a file that has the weights, and what lies beside it.
 
     Where no key is known to have them, it is the only one with a state dict; of several, all.
@@ -104,7 +104,7 @@ def find_weights(file: Path) -> Found:
         raise NotACheckpoint(f"{file}: holds no dictionary of tensors")
     if _is_optimizer(held):
         raise NotACheckpoint(f"{file}: holds the state of an optimizer, not a model's weights")
-    found = Found(held)
+    found = FoundWeights(held)
     for _ in range(MAX_DEPTH):
         if (key := _key(found.weights)) is None:
             break
@@ -135,7 +135,7 @@ def _key(held: dict[Any, Any]) -> Any:
     return states[0] if len(states) == 1 else None
 
 
-def _leave(found: Found, keys: Set[Any]) -> None:
+def _leave(found: FoundWeights, keys: Set[Any]) -> None:
     """Take these keys from the weights, as what lies beside them."""
     if keys:
         found.beside |= {tree.text_of(k): v for k, v in found.weights.items() if k in keys}

@@ -132,8 +132,22 @@ def _compare_piece(piece: Block, stats: Stats, grid: HeatGrid, equal: list[View]
                 equal.append(piece.a.crop(at, x.shape))
                 continue
             place = (piece.at[0] + at[0], piece.at[1] + at[1])
+            unequal = stats.unequal
             if not (measurable and fast.measure(x, y, dtypes, place, stats, grid)):
                 _measure_in_parts(x, y, dtypes, place, stats, grid)
+            if stats.unequal > unequal:
+                stats.beyond += _count_beyond(piece, at, x.shape, y, stats.unequal - unequal)
+
+
+def _count_beyond(
+    piece: Block, at: tuple[int, int], shape: Any, other: NDArray[Any], unequal: int
+) -> int:
+    """Return how many elements of B no order of adding an adapter's terms to A gives."""
+    if piece.a.added is None:
+        return unequal
+    from ckptdiff.kernels.merging import count_beyond
+
+    return count_beyond(piece.a.crop(at, shape), piece.a.added, other, piece.b.dtype)
 
 
 def _compare_scaled(piece: Block, stats: Stats, grid: HeatGrid, equal: list[View]) -> None:

@@ -173,12 +173,21 @@ def extent(view: View | Source) -> int:
 
 
 def matrix(view: View | Source) -> NDArray[Any]:
-    """Return a view as a read-only array over the mapped file.
+    """Return a view as a read-only array: over the mapped file, or with what is added to it.
 
     It has the view's shape and the dtype `RAW[view.dtype]`. Where the file system cannot map files,
-    the view is read into memory: callers take views of some megabytes. Raises UnreadableFile, or
-    CorruptFile if the file ends before the view does.
+    the view is read into memory, and so is the sum with an adapter: callers take views of some
+    megabytes. Raises UnreadableFile, or CorruptFile if the file ends before the view does.
     """
+    if view.added is None:
+        return stored_matrix(view)
+    from ckptdiff.kernels.merging import merged
+
+    return merged(view, view.added)
+
+
+def stored_matrix(view: View | Source) -> NDArray[Any]:
+    """Return what a file holds of a view, without what is added to it. Raises as `matrix` does."""
     dtype = RAW[view.dtype]
     length = extent(view)
     if not length:

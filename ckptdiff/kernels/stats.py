@@ -51,6 +51,8 @@ class Stats:
     # Elements of `unequal` that no tolerance allows: NaN or infinite on one side alone, different
     # ones of NaN, Inf and -Inf, or finite but out of range of the narrower dtype.
     inexcusable: int = 0
+    # Elements of `unequal` that no order of adding an adapter's terms gives: all, without one.
+    beyond: int = 0
     max_abs: float = 0.0  # largest |a-b|
     max_at: tuple[int, int] | None = None  # its row and column; of equals the first, row-major
     sum_abs: float = 0.0  # sum of |a-b|
@@ -77,6 +79,7 @@ class Stats:
         self.differing += other.differing
         self.unequal += other.unequal
         self.inexcusable += other.inexcusable
+        self.beyond += other.beyond
         if other.max_at is not None:
             self.peak(other.max_abs, other.max_at)
         self.sum_abs += other.sum_abs

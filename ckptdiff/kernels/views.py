@@ -22,6 +22,7 @@ class View:
     stride: tuple[int, int]  # in elements
     dtype: str
     scaling: Scaling | None = None
+    added: Added | None = None
 
     def crop(self, at: tuple[int, int], shape: tuple[int, int]) -> View:
         """Return the view of a part: rows and columns `shape`, from the row and column `at` on."""
@@ -31,7 +32,7 @@ class View:
         if scaling is not None:
             row, column = scaling.at
             scaling = Scaling(scaling.factors, scaling.block, (row + at[0], column + at[1]))
-        return View(self.file, offset, shape, self.stride, self.dtype, scaling)
+        return View(self.file, offset, shape, self.stride, self.dtype, scaling, self.added)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Source:
     box: Box  # in the span: start and stop of each dimension
     part_of: str  # name of the canonical tensor
     scaling: Scaling | None = None
+    added: Added | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,27 @@ class Scaling:
     factors: View  # one element per block
     block: tuple[int, int]  # rows and columns that have one factor
     at: tuple[int, int]  # row and column of the view's first element in the scaled matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What is added to the numbers of a view: `checkpoint.LowRank`, with its parts as views.
+
+    Each part comes with the row and column of its first element in `up` or `down`.
+    """
+
+    up: tuple[tuple[tuple[int, int], View], ...]  # (rows, rank)
+    down: tuple[tuple[tuple[int, int], View], ...]  # (rank, columns)
+    shape: tuple[int, int]  # rows and columns of the product
+    rank: int
+    factor: float
+    origin: int  # of the element that gets the product's first one, in bytes from the file's start
+    steps: tuple[int, int]  # in the file, from row to row and from column to column, in elements
+    is_rounded: bool = False  # to the dtype of the weight before it is added
+
+    @property
+    def files(self) -> set[str]:
+        return {view.file for _, view in (*self.up, *self.down)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,13 @@ from ckptdiff.report.finding import finding_document, finding_lines
 from ckptdiff.report.joint_fix import joint_fix_of, joint_lines
 from ckptdiff.report.listed import (
     explained,
+    hash_lines,
     listed,
     not_compared,
     unlisted_notes,
     verdict_words,
 )
-from ckptdiff.report.names import adapter_document, names_document
+from ckptdiff.report.names import adapter_document, merging_document, names_document
 from ckptdiff.report.shortfall import incomplete_lines, shortfall_document
 from ckptdiff.report.statuses import GLYPH, WORD
 from ckptdiff.report.tensor_table import MAX_LINES, TensorTable, tensor_table
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled
     from ckptdiff.comparison.verdict import DiffSummary
     from ckptdiff.config.compare import ConfigDiff
-    from ckptdiff.results import TensorDiff
+    from ckptdiff.results import SavedHashes, TensorDiff
 
 
 # The kinds of optimizer state, as the summary calls them.
@@ -57,6 +58,7 @@ def side_document(side: Assembled) -> dict[str, Any]:
     count, packed, nbytes = tensors_and_bytes(side)
     return {
         "path": str(checkpoint.root),
+        "hub": None if checkpoint.hub is None else asdict(checkpoint.hub),
         "format": checkpoint.format,
         "family": side.family,
         "iteration": checkpoint.iteration,
@@ -67,6 +69,7 @@ def side_document(side: Assembled) -> dict[str, Any]:
         "notes": [*checkpoint.notes, *side.notes],
         "names": names_document(side),
         "adapter": adapter_document(side),
+        "with_adapter": merging_document(side),
         "not_read": [checkpoint.relative(file) for file in checkpoint.ignored],
         **shortfall_document(side),
     }
@@ -103,6 +106,15 @@ def diff_document(
         "hints": hints(summary),
         "not_compared": not_compared(summary),
         "packed": {"a": schemes_of(a), "b": schemes_of(b)},
+        "hashes": {side.letter.lower(): _hashes_document(side) for side in summary.hashes},
+    }
+
+
+def _hashes_document(side: SavedHashes) -> dict[str, Any]:
+    return {
+        "hashed": side.hashed,
+        "stated": side.stated,
+        "trouble": [{"file": one.file, "why": one.why} for one in side.trouble],
     }
 
 
@@ -220,6 +232,7 @@ def diff_parts(
     yield from _optimizer_lines(results)
     for status, sentence in explained(results, summary, a, b):
         yield f"{GLYPH[status]}  {sentence}"
+    yield from (f"   {printable(line)}" for line in hash_lines(summary))
     yield from (f"   {hint}" for hint in hints(summary))
     total = len(results)
     counts = ", ".join(f"{n} {WORD[status]}" for status, n in summary.counts.items() if n)

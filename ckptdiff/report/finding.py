@@ -44,7 +44,8 @@ def finding_lines(finding: Finding) -> Iterator[str]:
     """Yield the lines that report a finding in the summary."""
     mark = "✗" if finding.severity == "fault" else "i"
     yield f"{mark}  {finding.kind}: {printable(finding.title)}"
-    yield f"     {printable(touched(finding))}"
+    if finding.tensors or finding.layers or finding.ranks:
+        yield f"     {printable(touched(finding))}"
     evidence = finding.evidence.removeprefix(finding.title).lstrip("; ")
     if evidence:
         yield f"     {printable(evidence)}"

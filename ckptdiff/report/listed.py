@@ -103,6 +103,17 @@ def explained(
     return sentences
 
 
+def hash_lines(summary: DiffSummary) -> Iterator[str]:
+    """Yield for each side that has hashes how many files have the bytes that were saved."""
+    for side in summary.hashes:
+        bad = len(side.trouble)
+        good = side.hashed - min(bad, side.hashed)
+        yield (
+            f"{side.letter}: {good} of {plural(side.hashed, 'file')} have the SHA-256 that they "
+            "were saved with"
+        )
+
+
 def not_compared(summary: DiffSummary) -> list[str]:
     """Return what the verdict does not cover, a phrase each."""
     found = []
@@ -132,6 +143,8 @@ def verdict_words(summary: DiffSummary) -> str:
             why.append("a loader does not find B's names")
         if summary.files_status == "stale":
             why.append("a loader does not find B's files")
+        if summary.files_status == "damaged":
+            why.append("files are not what was saved")
         words += f" ({', '.join([f'weights: {summary.weights}', *why])})"
     elif unexplained:
         words += f"; {unexplained}"

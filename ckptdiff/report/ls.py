@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ckptdiff.assembly.recipe import Assembled, Assembly
     from ckptdiff.checkpoint import Box, TensorRef
 
+_HEAD = ("path", "hub", "format", "family", "iteration", "parallelism")
 MAX_NAMED = 4  # tensors that a line names which counts them
 
 
@@ -32,7 +33,7 @@ def listing_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str
     entries = (*read_entries(side.checkpoint), *side.derived)
     return {
         "schema": "ckptdiff.ls/1",
-        **{key: head[key] for key in ("path", "format", "family", "iteration", "parallelism")},
+        **{key: head[key] for key in _HEAD},
         "bytes": head["bytes"],
         "notes": head["notes"],
         "names": head["names"],
@@ -134,7 +135,7 @@ def raw_document(side: Assembled, wanted: Callable[[str], bool]) -> dict[str, An
     head = side_document(side)
     return {
         "schema": "ckptdiff.ls/1",
-        **{key: head[key] for key in ("path", "format", "family", "iteration", "parallelism")},
+        **{key: head[key] for key in _HEAD},
         "notes": head["notes"],
         "not_read": head["not_read"],
         "files": [

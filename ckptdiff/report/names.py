@@ -25,13 +25,28 @@ def names_document(side: Assembled) -> list[dict[str, Any]]:
     ]
 
 
+def merging_document(side: Assembled) -> dict[str, Any] | None:
+    """Return which adapter is added to the weights of a side; None if none is."""
+    merging = side.merging
+    if merging is None:
+        return None
+    return {
+        "path": str(merging.root),
+        "what": merging.words,
+        "changes": list(merging.pairs),
+        "replaces": list(merging.replaced),
+    }
+
+
 def adapter_document(side: Assembled) -> dict[str, Any] | None:
     """Return what the adapter of a side is; `alone` says that nothing else is there."""
     adapter = side.adapter
     if adapter is None:
         return None
     return {
+        "kind": adapter.kind,
         "ranks": adapter.ranks,
+        "alpha": adapter.alpha,
         "targets": adapter.targets,
         "tensors": len(adapter.names),
         "alone": adapter.is_alone,

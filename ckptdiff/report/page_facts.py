@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 from ckptdiff.assembly.shortfall_words import shortfall_lines
 from ckptdiff.report.diff import hints
 from ckptdiff.report.finding import said as said_of
-from ckptdiff.report.listed import CloseGroup, explained, listed, unlisted_notes, why_close
+from ckptdiff.report.listed import (
+    CloseGroup,
+    explained,
+    hash_lines,
+    listed,
+    unlisted_notes,
+    why_close,
+)
 from ckptdiff.report.statuses import GLYPH, WORD
 from ckptdiff.report.unmapped import unmapped_groups
 from ckptdiff.text import format_cosine, format_number, format_shape, printable
@@ -60,7 +67,7 @@ def facts(
         said.append(f"only names that match {escape(printable(pattern))} were compared")
     rows = listed(results)
     said += (escape(sentence) for _, sentence in explained(results, summary, a, b))
-    said += map(escape, (*unlisted_notes(results, rows), *hints(summary)))
+    said += map(escape, (*unlisted_notes(results, rows), *hash_lines(summary), *hints(summary)))
     for side, assembled in (("A", a), ("B", b)):
         said += [f"{side}: {escape(printable(line))}" for line in shortfall_lines(assembled)]
         said += [

@@ -28,6 +28,10 @@ ASKED = {
     "ckptdiff llama-hf ru": {"run7"},
     "ckptdiff diff llama": {"llama-hf"},
     "ckptdiff diff llama-hf no": {"notes.md"},
+    "ckptdiff ls org/mod": {"org/model"},
+    "ckptdiff diff llama-hf org/": {"org/model"},
+    "ckptdiff llama-hf org": {"org/model"},
+    "ckptdiff gpt": {"gpt2"},
     "ckptdiff diff a b --tol": {"--tolerance"},
     "ckptdiff diff a b --tolerance ex": {"exact"},
     "ckptdiff diff a b --report no": {"notes.md"},
@@ -48,14 +52,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("llama-hf", "run7"):
         (work / name).mkdir(parents=True)
     (work / "notes.md").touch()
+    for name in ("models--org--model", "models--gpt2", "datasets--org--data"):
+        (root / "cache" / name).mkdir(parents=True)
     for shell in ("bash", "zsh", "fish"):
         (root / f"ckptdiff.{shell}").write_text(completion_script(shell))
     return work
 
 
+def with_cache(folder: Path) -> dict[str, str]:
+    """Return an environment in which the hub's cache is that beside a folder."""
+    return {**os.environ, "HF_HUB_CACHE": str(folder.parent / "cache")}
+
+
 def answer(*command: str, cwd: Path) -> str:
     """Return what a program prints; it must not complain."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=cwd, env=with_cache(cwd), capture_output=True, text=True, check=True
+    )
     assert done.stderr == ""
     return done.stdout
 
@@ -96,7 +109,7 @@ class Zsh:
         self.program = subprocess.Popen(
             ["zsh", "-f", "-i"],
             stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, start_new_session=True,
-            env={**os.environ, "TERM": "dumb", "PS1": "", "HOME": str(folder.parent)},
+            env={**with_cache(folder), "TERM": "dumb", "PS1": "", "HOME": str(folder.parent)},
         )  # fmt: skip
         os.close(theirs)
         # ctrl+x p completes, prints what is in the line then, and empties it.

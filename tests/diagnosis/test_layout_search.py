@@ -102,3 +102,17 @@ def test_the_first_rows_of_a_layout_are_known_without_the_others(
             assert len(made) < 600, mistake.key
             seen += 1
     assert seen > 60
+
+
+@pytest.mark.parametrize(("heads", "groups", "size"), [(3, 1, 2), (71, 1, 64), (6, 2, 2)])
+def test_a_model_with_more_heads_than_rows_of_keys_has_its_mistakes(
+    heads: int, groups: int, size: int
+) -> None:
+    of = {"num_attention_heads": heads, "num_key_value_heads": groups, "head_dim": size}
+    config = from_huggingface({**LARGE, **of, "hidden_size": heads * size})
+    (mapping,) = (m for m in LLAMA.mappings if "linear_qkv.w" in m.megatron)
+    rows = {name: heads * size if "q_proj" in name else groups * size for name in mapping.hf}
+    shapes = {name: (count, heads * size) for name, count in rows.items()}
+    for mistake in mistakes(mapping, config, 1):
+        for name, box, _ in mistake.pieces(mapping.hf, shapes, config, 1, 0):
+            assert name is None or box[0][1] <= rows[name], mistake.key

@@ -226,12 +226,12 @@ def plain(tmp_path: Path) -> Path:
 
 def test_a_plain_dcp_folder_opens_under_its_own_names(plain: Path) -> None:
     side = assemble(open_checkpoint(plain))
+    assert (side.checkpoint.format, side.checkpoint.convention) == ("dcp", "hf")
     assert side.architecture is None
     assert not side.unmapped
     assert {name: t.shape for name, t in side.tensors.items()} == {
         name: tuple(tensor.shape) for name, tensor in TENSORS.items()
     }
-    assert any("no rule" in note for note in side.notes)
 
 
 def test_a_plain_dcp_folder_is_listed_by_the_program(plain: Path) -> None:
@@ -296,6 +296,15 @@ def test_a_missing_file_is_named(plain: Path) -> None:
     (file,) = plain.glob("*.distcp")
     file.unlink()
     refused(plain, MissingShard, str(plain), file.name)
+
+
+def test_chunks_that_an_extension_packed_are_refused(plain: Path) -> None:
+    def change(metadata: Any) -> None:
+        for index, info in metadata.storage_data.items():
+            metadata.storage_data[index] = replace(info, transform_descriptors=("stream.zstd",))
+
+    rewrite(plain, change)
+    refused(plain, UnsupportedLayout, str(plain / ".metadata"), "stream.zstd", "save it without")
 
 
 @pytest.mark.parametrize("kept", [0, 10, 1500, -1])

@@ -18,7 +18,7 @@ from ckptdiff.errors import (
     UnsupportedLayout,
 )
 from ckptdiff.formats import open_checkpoint
-from ckptdiff.formats.files import leads_out
+from ckptdiff.formats.hub.links import leads_out
 from ckptdiff.report.diff import side_document
 from ckptdiff.report.listed import verdict_words
 from ckptdiff.report.ls import listing_document

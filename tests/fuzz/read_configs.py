@@ -6,7 +6,11 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from safetensors.torch import save_file
+from torch import ones
+
 from ckptdiff.assembly.assemble import assemble, assemble_pair
+from ckptdiff.assembly.merging import with_merged
 from ckptdiff.config.compare import compare_configs, field_text
 from ckptdiff.config.huggingface_config import huggingface_config
 from ckptdiff.config.megatron_args import megatron_args
@@ -95,6 +99,23 @@ def token_files(bases: Path, folder: Path) -> Read:
             (folder / name).write_bytes(data)
         found = read_token_files(folder, [])
         compare_configs(replace(pair[0], checkpoint=replace(whole, token_files=found)), pair[1])
+
+    return read
+
+
+def adapter(bases: Path, folder: Path) -> Read:
+    base = assemble(hf.open(bases / "llama"))
+    file = folder / "adapter_config.json"
+    front = "base_model.model.model.layers.0.self_attn.q_proj"
+    rows, columns = base.tensors["model.layers.0.self_attn.q_proj.weight"].shape
+    held = {f"{front}.lora_A.weight": ones(8, columns), f"{front}.lora_B.weight": ones(rows, 8)}
+    save_file(held, folder / "adapter_model.safetensors")
+
+    def read(data: bytes) -> None:
+        file.write_bytes(data)
+        one = assemble(open_checkpoint(folder))
+        _compared(one, replace(one, checkpoint=replace(one.checkpoint, adapter_config={"r": 4})))
+        with_merged(base, one)
 
     return read
 

@@ -13,6 +13,7 @@ from ckptdiff.formats.safetensors import read_header
 from ckptdiff.formats.torch_state import names_beside, read_state_dict
 from ckptdiff.formats.unpickle import load
 from ckptdiff.logits.tokenizer import JSON, MODEL, encode_text, token_texts
+from tests.support.deepspeed_runs import OPTIMIZER, PART, STEP
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,6 +93,29 @@ def ranks(bases: Path, folder: Path) -> Read:
     def read(data: bytes) -> None:
         (folder / "model_world_size_1_rank_0.pt").write_bytes(data)
         read_entries(open_checkpoint(folder))
+
+    return read
+
+
+def deepspeed_model(bases: Path, folder: Path) -> Read:
+    """A rank's part of a model of ZeRO-3, with frozen parameters, beside the other files."""
+    return _in_deepspeed(bases, folder, PART.format(0))
+
+
+def deepspeed_flat(bases: Path, folder: Path) -> Read:
+    """A rank's flat partitions of ZeRO-3, beside the other files."""
+    return _in_deepspeed(bases, folder, OPTIMIZER.format(0))
+
+
+def _in_deepspeed(bases: Path, folder: Path, name: str) -> Read:
+    root = folder / "zero3"
+    shutil.copytree(bases / "zero3" / STEP, root)
+
+    def read(data: bytes) -> None:
+        (root / name).write_bytes(data)
+        checkpoint = open_checkpoint(root)
+        read_entries(checkpoint)
+        read_states(checkpoint)
 
     return read
 

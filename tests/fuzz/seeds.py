@@ -22,7 +22,8 @@ from ckptdiff.scores.journal import FoundStep, Journal
 from ckptdiff.scores.results import Question
 from ckptdiff.settings import RecentPair, Settings, save_settings
 from tests.fuzz.mutate_zip import members
-from tests.support import hostile_ranks, oracle_state
+from tests.support import deepspeed_runs, hostile_ranks, oracle_state
+from tests.support.corpus import REPOSITORY
 from tests.support.hostile import SAFETENSORS
 from tests.support.hostile_torch import PICKLES, TENSORS, ZIPS, mapping
 from tests.support.odd_configs import ODD
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
 MOST = 40_000  # bytes of a seed; the bases are whole
 OPTIMIZER = "optimizer.state.exp_avg"
 
+
+PEFT = REPOSITORY / "tests/data/peft/adapter"
+ADAPTERS = (
+    {"r": 8, "lora_alpha": 16.5, "use_rslora": True, "target_modules": "q_proj"},
+    {"rank_pattern": {"^model.layers.[0-9]+.self_attn.q_proj": 8}, "alpha_pattern": {"q_proj": 2}},
+)
 
 MODEL = {
     "decoder.final_layernorm.weight": torch.ones(4, dtype=torch.bfloat16),
@@ -54,6 +61,7 @@ def make_bases(folder: Path) -> None:
             make_meta(folder / "meta", weights, config)
             make_hf(folder / "indexed", family)
     _make_dcp(folder / "dcp")
+    deepspeed_runs.unpack(folder, "zero3")
     state = {"args": _args(folder), "iteration": 7, "checkpoint_version": 3.0, "model": MODEL}
     state |= oracle_state.training_state([MODEL], distributed=False)
     state.pop("rng_state")
@@ -81,6 +89,10 @@ def _make_dcp(folder: Path) -> None:
 
 def _args(bases: Path) -> Any:
     return oracle_state.load(next((bases / "megatron").rglob("model_optim_rng.pt")))["args"]
+
+
+def _adapter() -> Any:
+    return json.loads((PEFT / "adapter_config.json").read_text())
 
 
 def _configs(bases: Path) -> Iterator[dict[str, Any]]:
@@ -195,6 +207,7 @@ def make_seeds(folder: Path, bases: Path) -> Mapping[str, list[bytes]]:
     folder.mkdir(parents=True, exist_ok=True)
     rank = next((bases / "megatron").rglob("model_optim_rng.pt")).read_bytes()
     args, common = _args(bases), (bases / "dcp/common.pt").read_bytes()
+    zero3 = bases / "zero3" / deepspeed_runs.STEP
     index = (bases / "indexed/model.safetensors.index.json").read_bytes()
     plain = [{"a": [1, 2.5, "x", b"y", None, True]}, (1, {2, 3}, frozenset({4}), bytearray(b"5"))]
     shutil.copytree(bases / "llama", folder / "llama", dirs_exist_ok=True)
@@ -212,6 +225,8 @@ def make_seeds(folder: Path, bases: Path) -> Mapping[str, list[bytes]]:
         "optimizer": [(bases / "rank.pt").read_bytes()],
         "flat_optimizer": [torch_file(oracle_state.flat_optimizer([MODEL]))],
         "ranks": [hostile_ranks.rank_file(mapping(parts))],
+        "deepspeed_model": [(zero3 / deepspeed_runs.PART.format(0)).read_bytes()],
+        "deepspeed_flat": [(zero3 / deepspeed_runs.OPTIMIZER.format(0)).read_bytes()],
         "metadata": [(bases / "dcp/.metadata").read_bytes()],
         "common_state": [common, torch_file([{"args": args, "iteration": 5}])],
         "config": [json.dumps(one).encode() for one in _configs(bases)],
@@ -221,6 +236,7 @@ def make_seeds(folder: Path, bases: Path) -> Mapping[str, list[bytes]]:
         "yaml": [YAML],
         "token_files": [*(json.dumps(token_config).encode(), b'{"bos_token_id": [1, 2]}')],
         "tokenizer": [*map(_post_processor, tokenizers), sentencepiece_model()],
+        "adapter": [json.dumps(one).encode() for one in (_adapter(), *ADAPTERS)],
         "settings": [_settings(folder)],
         "results": [_results(folder / "llama")],
         "journal": [JOURNAL, JOURNAL[: JOURNAL.index(b'"whole')], JOURNAL[:40]],

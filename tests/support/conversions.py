@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from ckptdiff.assembly.assemble import assemble
+from ckptdiff.assembly.merging import with_merged
 from ckptdiff.checkpoint import Parallelism
 from ckptdiff.conversion.plan import Conversion, Target, plan_conversion
 from ckptdiff.conversion.run import Lost, convert
@@ -31,6 +32,7 @@ def converted(
     to: To,
     *,
     like: Path | None = None,
+    adapter: Path | None = None,
     verify: bool = True,
     etp: int | None = None,
     tp: int = 1,
@@ -42,6 +44,8 @@ def converted(
     """Convert in this process; return the plan, and what casts lost."""
     lender = assemble(open_checkpoint(like)) if like is not None else None
     side = assemble(open_checkpoint(source), like=lender)
+    if adapter is not None:
+        side = with_merged(side, assemble(open_checkpoint(adapter), like=side))
     target = Target(to, Parallelism(tp, pp, vpp, ep, etp or tp), **rest)
     conversion = plan_conversion(side, out, target, lender)
     events = list(convert(conversion, InlineExecutor(), verify=verify))

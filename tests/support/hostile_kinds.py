@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from tests.support import hostile_ranks
+from tests.support import hostile_deepspeed, hostile_ranks
 from tests.support.hostile import entry, safetensors
 from tests.support.hostile_system import megatron, namespace, rank_file
 from tests.support.hostile_torch import fragment, hf_bin, mapping, program, tensor, torch_zip
@@ -110,6 +110,8 @@ def of_dcp(
     kind: bytes | None = None,
     common: bytes | None = None,
     backend: bytes | None = b'{"sharded_backend": "torch_dist"}',
+    keys: bytes | None = None,
+    hashes: str | None = None,
 ) -> Callable[[Path], Path]:
     """Return a maker of a distributed checkpoint of one chunk, with these opcodes in its index."""
     module = "torch.distributed.checkpoint.metadata"
@@ -133,6 +135,7 @@ def of_dcp(
     state = {
         "state_dict_metadata": b"}(" + fqn + described + b"u",
         "storage_data": b"}(" + index + instance(module, "StorageInfo", mapping(info)) + b"u",
+        "planner_data": b"N" if keys is None else b"}(" + fqn + keys + b"u",
     }
 
     def make(folder: Path) -> Path:
@@ -140,6 +143,8 @@ def of_dcp(
         (folder / "x").write_bytes(chunk)
         if backend is not None:
             (folder / "metadata.json").write_bytes(backend)
+        if hashes is not None:
+            (folder / "integrity.json").write_text(hashes)
         if common is not None:
             (folder / "common.pt").write_bytes(torch_zip(program(common)))
         return folder
@@ -211,12 +216,15 @@ PICKLE_PLACES: Mapping[str, Callable[[bytes], Callable[[Path], Path]]] = {
     "offsets in .metadata": lambda body: of_dcp(offset=body),
     "a file's name in .metadata": lambda body: of_dcp(path=body),
     "a place in .metadata": lambda body: of_dcp(start=body),
+    "the keys of a name in .metadata": lambda body: of_dcp(keys=body, backend=None),
+    "a name in .metadata of no backend": lambda body: of_dcp(fqn=body, backend=None),
     "common.pt": lambda body: of_dcp(common=body),
     "args of common.pt": lambda body: of_dcp(
         common=mapping({"args": namespace({"num_layers": body, "x": body})})
     ),
     "the iteration of common.pt": lambda body: of_dcp(common=mapping({"iteration": body})),
     **hostile_ranks.PICKLE_PLACES,
+    **hostile_deepspeed.PICKLE_PLACES,
 }
 
 
@@ -328,6 +336,10 @@ JSON_PLACES: Mapping[str, Callable[[str], Callable[[Path], Path]]] = {
         backend=f'{{"sharded_backend": {v}}}'.encode()
     ),
     **hostile_ranks.JSON_PLACES,
+    "integrity.json": lambda v: of_dcp(hashes=v),
+    "the algorithm of hashes": lambda v: of_dcp(hashes=f'{{"algorithm": {v}, "files": {{}}}}'),
+    "files with hashes": lambda v: of_dcp(hashes=f'{{"files": {v}}}'),
+    "a hash": lambda v: of_dcp(hashes=f'{{"files": {{"x": {v}}}}}'),
 }
 
 # Texts of YAML, each a config of a model.

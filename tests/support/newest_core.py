@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 HIDDEN, HEADS, GROUPS, CHANNELS, FFN, VOCAB, LAYERS = 32, 4, 2, 8, 48, 64, 2
 EXPERTS, EXPERT_FFN = 4, 16
 INNER_HEADS, INNER_CHANNELS, STATE_GROUPS, STATE = 4, 8, 2, 8
-LETTERS = "M*-M"  # of the hybrid: Mamba, attention, an MLP, Mamba
+# Of the hybrids: Mamba, attention, an MLP, Mamba, and with experts. A bar ends a pipeline stage.
+LETTERS, WITH_EXPERTS = "M*-M", "M*|-E"
 ARGS: dict[str, Any] = {
     "hidden_size": HIDDEN, "num_attention_heads": HEADS, "group_query_attention": True,
     "num_query_groups": GROUPS, "kv_channels": CHANNELS, "ffn_hidden_size": FFN,
@@ -47,7 +48,20 @@ OF_MODEL: dict[str, dict[str, Any]] = {
         "mamba_num_heads": INNER_HEADS, "mamba_head_dim": INNER_CHANNELS,
         "mamba_num_groups": STATE_GROUPS, "mamba_state_dim": STATE,
     },
+    # Of Transformer Engine's parts, as Megatron-LM builds it, and its args as 0.19 has them.
+    "nemotron_3": {
+        "num_layers": len(WITH_EXPERTS) - 1, "squared_relu": True,
+        "position_embedding_type": "none", "hybrid_layer_pattern": WITH_EXPERTS,
+        "hybrid_override_pattern": None,
+        "mamba_num_heads": INNER_HEADS, "mamba_head_dim": INNER_CHANNELS,
+        "mamba_num_groups": STATE_GROUPS, "mamba_state_dim": STATE,
+        "num_experts": EXPERTS, "moe_ffn_hidden_size": EXPERT_FFN, "moe_router_topk": 2,
+        "moe_shared_expert_intermediate_size": EXPERT_FFN, "moe_router_enable_expert_bias": True,
+        "moe_router_score_function": "sigmoid", "moe_grouped_gemm": True,
+        "moe_router_load_balancing_type": "seq_aux_loss", "moe_router_pre_softmax": False,
+    },
 }  # fmt: skip
+HYBRIDS = ("nemotron_h", "nemotron_3")
 
 
 # ── models ───────────────────────────────────────────────────────────────────────────────────────
@@ -67,7 +81,7 @@ def build(model: str) -> Any:
         "ffn_hidden_size": FFN,
         "normalization": "RMSNorm",
         "gated_linear_unit": bool(args.get("swiglu")),
-        "activation_func": functional.silu,
+        "activation_func": functional.silu if args.get("swiglu") else squared,
         "add_bias_linear": False,
         "use_cpu_initialization": True,
         "params_dtype": torch.bfloat16,
@@ -82,8 +96,8 @@ def build(model: str) -> Any:
             "moe_router_topk": 2,
             "moe_token_dispatcher_type": "allgather",
         }
-    if model == "nemotron_h":
-        return hybrid(options)
+    if model in HYBRIDS:
+        return hybrid(model, options)
     specs = import_module("megatron.core.models.gpt.gpt_layer_specs")
     spec = specs.get_gpt_layer_local_spec(
         num_experts=options.get("num_moe_experts"),
@@ -105,10 +119,27 @@ def build(model: str) -> Any:
     )
 
 
-def hybrid(options: dict[str, Any]) -> Any:
-    """Return a hybrid of Mamba, attention and MLP layers; local parts are in ModelOpt's spec."""
+def squared(x: Tensor) -> Tensor:
+    return torch.relu(x) ** 2
+
+
+def hybrid(model: str, options: dict[str, Any]) -> Any:
+    """Return a hybrid of Mamba, attention and MLP layers, and of experts with Transformer Engine.
+
+    Local parts are in ModelOpt's spec alone.
+    """
     transformer = import_module("megatron.core.transformer")
-    specs = import_module("megatron.core.post_training.modelopt.hybrid.model_specs")
+    if model == "nemotron_h":
+        specs = import_module("megatron.core.post_training.modelopt.hybrid.model_specs")
+        spec = specs.get_hybrid_stack_modelopt_spec(local_core_attention=True)
+    else:
+        spec = import_module("megatron.core.models.hybrid.hybrid_layer_specs").hybrid_stack_spec
+        options |= {
+            "moe_shared_expert_intermediate_size": EXPERT_FFN,
+            "moe_router_enable_expert_bias": True,
+            "moe_router_score_function": "sigmoid",
+            "moe_grouped_gemm": True,
+        }
     options |= {
         "is_hybrid_model": True,
         "mamba_num_heads": INNER_HEADS,
@@ -120,14 +151,19 @@ def hybrid(options: dict[str, Any]) -> Any:
         import_module("megatron.core.models.hybrid.hybrid_model")
         .HybridModel(
             transformer.TransformerConfig(**options),
-            specs.get_hybrid_stack_modelopt_spec(local_core_attention=True),
+            spec,
             vocab_size=VOCAB,
             max_sequence_length=128,
-            hybrid_layer_pattern=LETTERS,
+            # A bar is for more stages than one.
+            hybrid_layer_pattern=letters_of(model),
             share_embeddings_and_output_weights=False,
         )
         .bfloat16()
     )
+
+
+def letters_of(model: str) -> str:
+    return (LETTERS if model == "nemotron_h" else WITH_EXPERTS).replace("|", "")
 
 
 # ── the same weights in Hugging Face's names, by plain torch ─────────────────────────────────────
@@ -144,7 +180,7 @@ def queries_keys_values(fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def in_hf_names(model: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     found = {"lm_head.weight": state["output_layer.weight"]}
     embedding = state["embedding.word_embeddings.weight"]
-    if model == "nemotron_h":
+    if model in HYBRIDS:
         found |= {
             "backbone.embeddings.weight": embedding,
             "backbone.norm_f.weight": state["decoder.final_norm.weight"],
@@ -157,8 +193,8 @@ def in_hf_names(model: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     for number in range(OF_MODEL[model]["num_layers"]):
         front = f"decoder.layers.{number}."
         layer = {k.removeprefix(front): t for k, t in state.items() if k.startswith(front)}
-        if model == "nemotron_h":
-            made = hybrid_layer(LETTERS[number], layer)
+        if model in HYBRIDS:
+            made = hybrid_layer(letters_of(model)[number], layer)
             found |= {f"backbone.layers.{number}.{name}": t for name, t in made.items()}
         else:
             made = layer_of(layer, has_experts=model == "qwen3_moe")
@@ -199,25 +235,43 @@ def mlp_of(name: str, layer: dict[str, Tensor], stored: str) -> dict[str, Tensor
 
 
 def hybrid_layer(letter: str, layer: dict[str, Tensor]) -> dict[str, Tensor]:
+    fused = {"M": "mixer.in_proj", "*": "self_attention.linear_qkv", "-": "mlp.linear_fc1"}
+    # Transformer Engine's linear layers hold the norm before them.
+    own = {"M": "norm", "*": "input_layernorm"}.get(letter, "pre_mlp_layernorm")
+    norm = layer.get(f"{fused.get(letter)}.layer_norm_weight", layer.get(f"{own}.weight"))
+    assert norm is not None
+    return {**mixer_of(letter, layer), "norm.weight": norm}
+
+
+def mixer_of(letter: str, layer: dict[str, Tensor]) -> dict[str, Tensor]:
     if letter == "M":
         # Megatron no longer has a module for the convolution, only its parameters.
-        found = {
+        return {
             name.replace("conv1d_", "conv1d."): tensor
             for name, tensor in layer.items()
-            if name.startswith("mixer.")
+            if name.startswith("mixer.") and "layer_norm" not in name and "_extra" not in name
         }
-        return {**found, "norm.weight": layer["norm.weight"]}
     if letter == "*":
         q, k, v = queries_keys_values(layer["self_attention.linear_qkv.weight"])
         return {
-            "norm.weight": layer["input_layernorm.weight"],
             "mixer.q_proj.weight": q,
             "mixer.k_proj.weight": k,
             "mixer.v_proj.weight": v,
             "mixer.o_proj.weight": layer["self_attention.linear_proj.weight"],
         }
+    if letter == "E":
+        found = {
+            "mixer.gate.weight": layer["mlp.router.weight"],
+            "mixer.gate.e_score_correction_bias": layer["mlp.router.expert_bias"],
+            "mixer.shared_experts.up_proj.weight": layer["mlp.shared_experts.linear_fc1.weight"],
+            "mixer.shared_experts.down_proj.weight": layer["mlp.shared_experts.linear_fc2.weight"],
+        }
+        for number in range(EXPERTS):
+            expert = f"mixer.experts.{number}."
+            found[f"{expert}up_proj.weight"] = layer[f"mlp.experts.linear_fc1.weight{number}"]
+            found[f"{expert}down_proj.weight"] = layer[f"mlp.experts.linear_fc2.weight{number}"]
+        return found
     return {
-        "norm.weight": layer["pre_mlp_layernorm.weight"],
         "mixer.up_proj.weight": layer["mlp.linear_fc1.weight"],
         "mixer.down_proj.weight": layer["mlp.linear_fc2.weight"],
     }
@@ -229,10 +283,15 @@ def config_of(model: str) -> dict[str, Any]:
         "num_key_value_heads": GROUPS, "head_dim": CHANNELS, "vocab_size": VOCAB,
         "tie_word_embeddings": False, "max_position_embeddings": 128, "torch_dtype": "bfloat16",
     }  # fmt: skip
-    if model == "nemotron_h":
-        return config | {
-            "architectures": ["NemotronHForCausalLM"], "model_type": model,
-            "hybrid_override_pattern": LETTERS, "num_hidden_layers": len(LETTERS),
+    if model in HYBRIDS:
+        experts = {
+            "n_routed_experts": EXPERTS, "num_experts_per_tok": 2, "n_shared_experts": 1,
+            "moe_intermediate_size": EXPERT_FFN, "moe_shared_expert_intermediate_size": EXPERT_FFN,
+            "norm_topk_prob": True, "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0,
+        }  # fmt: skip
+        return config | (experts if model == "nemotron_3" else {}) | {
+            "architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h",
+            "hybrid_override_pattern": letters_of(model), "num_hidden_layers": 4,
             "mamba_num_heads": INNER_HEADS, "mamba_head_dim": INNER_CHANNELS,
             "n_groups": STATE_GROUPS, "ssm_state_size": STATE, "layer_norm_epsilon": 1e-5,
             "mlp_hidden_act": "relu2",
@@ -250,6 +309,13 @@ def config_of(model: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def number(network: Any) -> None:
+    """Fill the model with small numbers, of which an archive of it is short."""
+    for count, (_, tensor) in enumerate((*network.named_parameters(), *network.named_buffers())):
+        numbers = torch.arange(tensor.numel()) * (count + 3) % 251 - 125
+        tensor.data.copy_(numbers.view(tensor.shape))
+
+
 # ── the two commands ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -265,6 +331,7 @@ def sharded(network: Any) -> Any:
 def save(model: str, folder: Path) -> dict[str, Any]:
     """Save `folder/megatron` by megatron-core, and `folder/hf` with the same weights."""
     network = build(model)
+    number(network)
     state = {k: v.detach() for k, v in network.state_dict().items() if torch.is_tensor(v)}
     (folder / "hf").mkdir(parents=True)
     save_file(in_hf_names(model, state), folder / "hf/model.safetensors")
@@ -276,6 +343,7 @@ def save(model: str, folder: Path) -> dict[str, Any]:
         {**sharded(network), "args": args, "checkpoint_version": 3.0, "iteration": 1},
         str(iteration),
         content_metadata={"singleton_local_shards": False},
+        verify_integrity=True,
     )
     (folder / "megatron/latest_checkpointed_iteration.txt").write_text("1")
     return {"files": sorted(file.name for file in iteration.iterdir())}
@@ -305,7 +373,7 @@ def load(model: str, folder: Path) -> dict[str, Any]:
 
 
 def main(wheel: str, command: str, model: str, folder: str) -> None:
-    prepare(wheel, engine=model == "nemotron_h")  # whose spec takes its norms from there
+    prepare(wheel, engine=model in HYBRIDS)  # whose spec takes its norms from there
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting-{command}", rank=0, world_size=1
     )

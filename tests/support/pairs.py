@@ -71,11 +71,13 @@ def compare(
     return Comparison(left, right, results, summarise(found, left, right))
 
 
-def compare_and_diagnose(a: Path, b: Path) -> tuple[Comparison, list[Finding]]:
+def compare_and_diagnose(
+    a: Path, b: Path, *, adapter: Path | None = None
+) -> tuple[Comparison, list[Finding]]:
     """Compare two checkpoints as `ckptdiff diff` does, content that is looked for included."""
     executor = InlineExecutor()
     sides, found, summary = None, {}, None
-    for event in compare_checkpoints(a, b, lambda: executor):
+    for event in compare_checkpoints(a, b, lambda: executor, adapter=adapter):
         if isinstance(event, CheckpointPair):
             sides = event
         elif isinstance(event, DiffSummary):

@@ -27,6 +27,7 @@ from ckptdiff.tui.text.progress import outcome, side_notes
 from ckptdiff.tui.widgets.finding_line import FindingLine
 from ckptdiff.tui.widgets.painted import Words
 from ckptdiff.tui.workers.engine import LocalEngine
+from tests.support.saved_by_newest import unpack
 from tests.support.tui.fakes import A, B, FakeEngine, layer
 from tests.support.tui.harness import rows, settle, static, tensors, text, toasts, until_planned
 
@@ -217,6 +218,27 @@ async def test_names_that_a_wrapper_changed_are_a_finding_though_nothing_differs
         await pilot.press("c")
         await pilot.pause()
         assert isinstance(app.screen, ConvertScreen)
+
+
+async def test_a_file_that_is_not_what_was_saved_is_a_finding_though_nothing_differs(
+    start: Callable[..., CkptDiffApp], tmp_path: Path
+) -> None:
+    source, saved = unpack(tmp_path)
+    data = saved / "iter_0000001/__0_0.distcp"
+    content = bytearray(data.read_bytes())
+    content[content.index(b"FB") + 4] ^= 1  # in padding, which no tensor is read from
+    data.write_bytes(content)
+    app = start(source, saved)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until_looked(app, pilot)
+        why = "__0_0.distcp: its bytes are not those that were saved: copy it again"
+        told = outcome(tensors(app).session)[1]
+        assert told.startswith(f"! No differences in 33 tensors, but B's {why}.")
+        assert f"DAMAGED: {why}" in finding_line(app)
+        await pilot.press("f")
+        await pilot.pause()
+        assert isinstance(app.screen, FindingsScreen)
+        assert "integrity.json has the SHA-256" in said(app)
 
 
 # ── with findings made by hand ───────────────────────────────────────────────────────────────

@@ -226,7 +226,7 @@ def _rotary(c: ModelConfig, which: str, way: str, *, wrong: bool = False) -> Ite
         ("v", kv, c.num_query_groups),
     ):
         d = size // heads
-        if letter not in which or d % 2:
+        if letter not in which or d % 2 or size % heads:  # such a view cannot be made
             orders.append(list(range(size)))
         elif way == "meta":
             orders.append([h + half * d // 2 + i for h in range(0, size, d)

@@ -295,9 +295,8 @@ HYBRID: tuple[ConfigField, ...] = (
     ConfigField(
         "Kinds of layers",
         _letters_hf,
-        stated(
-            *HYBRID_PATTERNS, by=lambda letters: letters.replace("|", "")
-        ),  # "|" ends a pipeline stage
+        # "|" ends a pipeline stage, and behind "/" are the layers of each prediction.
+        stated(*HYBRID_PATTERNS, by=lambda letters: letters.partition("/")[0].replace("|", "")),
         "A layer is of another kind on the other side.",
         lambda letters, _: {"is_hybrid_model": True, "hybrid_override_pattern": letters},
         _letters_entries,

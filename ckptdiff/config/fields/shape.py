@@ -38,7 +38,7 @@ def _is_hybrid_without(side: ConfigSide) -> bool:
     if isinstance(kinds, list):
         return "moe" not in kinds
     letters = next(filter(None, map(side.get, HYBRID_PATTERNS)), None)
-    return isinstance(letters, str) and "E" not in letters
+    return isinstance(letters, str) and "E" not in letters.partition("/")[0]
 
 
 def has_dense_layers(side: ConfigSide) -> bool:

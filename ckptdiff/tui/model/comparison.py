@@ -94,9 +94,12 @@ class Comparison:
     @property
     def has_faults(self) -> bool:
         """Whether there is something to diagnose. Packed weights are not: none was compared."""
-        wrapped = self.summary is not None and self.summary.names_status == "wrapped"
+        summary = self.summary
+        told = summary is not None and (
+            summary.names_status == "wrapped" or summary.files_status == "damaged"
+        )
         short = any(side is not None and side.shortfall for side in (self.a, self.b))
-        return self.differences > self.counts["packed"] or self.conflicts > 0 or wrapped or short
+        return self.differences > self.counts["packed"] or self.conflicts > 0 or told or short
 
     @property
     def executor(self) -> Executor:

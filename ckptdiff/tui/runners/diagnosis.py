@@ -77,6 +77,7 @@ class DiagnosisRunner(Runner):
         results: Sequence[TensorDiff],
         jobs: Cancellable,
     ) -> None:
+        from ckptdiff.comparison.saved_hashes import damage
         from ckptdiff.tui.workers.diagnose import look_for_causes
 
         session = self.session
@@ -90,6 +91,7 @@ class DiagnosisRunner(Runner):
             inventory=session.inventory,
             executor=jobs,
             post=self.post_message,
+            known=() if session.summary is None else damage(session.summary.hashes),
         )
 
     def on_diagnosis_ended(self, message: DiagnosisEnded) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from textual import work
 
+from ckptdiff.formats.hub.lookup import absolute
 from ckptdiff.settings import RecentPair, Settings, load_settings, save_settings
 from ckptdiff.tui.runners.base import Runner
 
@@ -37,7 +38,7 @@ class SettingsRunner(Runner):
         """Save a pair and its verdict among the recent ones."""
         if session.summary is None or session.browsing:
             return
-        a, b = (str(path.absolute()) for path in session.paths)
+        a, b = (str(absolute(path)) for path in session.paths)
         pair = RecentPair(a, b, session.summary.verdict, session.differences, session.now())
         self.settings = self.settings.with_pair(pair)
         self.worker = self._save()

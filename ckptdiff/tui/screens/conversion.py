@@ -10,6 +10,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
+from ckptdiff.formats.hub.lookup import absolute
 from ckptdiff.tui.screens.base import BaseScreen
 from ckptdiff.tui.widgets.form import FORMATS, Box, field
 from ckptdiff.tui.widgets.progress_line import progress_bar
@@ -125,9 +126,10 @@ class ConversionScreen(BaseScreen[None]):
 
     def compose_body(self) -> ComposeResult:
         plan, target = self.run.plan, self.run.conversion.target
+        source = absolute(plan.draft.source)
         with Box(id="conversion", classes="box") as box:
             box.border_title = "Convert"
-            yield field("source", "From", Static(Content(short_path(plan.draft.source.absolute()))))
+            yield field("source", "From", Static(Content(short_path(source))))
             words = f"{short_path(plan.out.absolute())}  {FORMATS[target.to]}"
             yield field("out", "Output", Static(Content(words)))
             yield field("plan", "Plan", Static(Content(plan.words)))

@@ -10,6 +10,7 @@ from textual.content import Content
 from textual.widgets import Input, Static
 from textual.worker import Worker, WorkerState
 
+from ckptdiff.formats.hub.lookup import absolute
 from ckptdiff.tui.model.conversion import (
     ConversionDraft,
     ConversionPlan,
@@ -209,7 +210,7 @@ class ConvertScreen(BaseScreen[None]):
                 widget.display = experts
         self.query_one("#side").display = len(self._sides) > 1
         self.query_one("#faults", Static).update(Content(undone))
-        words = f"{short_path(path.absolute())}  {described(source)}"
+        words = f"{short_path(absolute(path))}  {described(source)}"
         self.query_one("#source", Static).update(Content(words))
 
     def _choice(self, name: str) -> str:

@@ -73,6 +73,11 @@ def meaning(result: TensorDiff | None, status: str, tolerance: str = "cast") -> 
 def _why_close(result: TensorDiff, tolerance: str) -> str:
     if result.why == "bits":
         return "All values are equal; some bits are not, as of 0.0 and -0.0."
+    if result.why == "sums":
+        return (
+            "The sides differ, but by no more than the order in which the terms of the adapter's "
+            "product are added, or one more rounding of it, can change."
+        )
     if result.why == "tolerance":
         return f"The sides differ, but within the tolerance that was asked for: {tolerance}."
     kinds = f"{(result.dtype_a or '').lower()} and {(result.dtype_b or '').lower()}"

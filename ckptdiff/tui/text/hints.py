@@ -12,10 +12,14 @@ KEYS: dict[Hint, str] = {
     "no-bos": "or type token ids, such as 1,2,3: none is added there",
     "overwrite": "choose yes at Replace to write over it",
     "allow-unmapped": "at Unknown, choose to leave them out",
+    "merge": "--adapter of `ckptdiff convert` merges it, or at Unknown, choose to leave it out",
     "allow-incomplete": "at Gaps, choose to write what is there",
     "cpu": "it is computed on the CPU",
     "lend": "open it beside a Hugging Face folder of such a model, which lends its config.json at "
     "Like",
     "batch-tokens": "--batch-tokens of `ckptdiff scores` sets how many there are",
+    "download": "if it is the id of a model, `ckptdiff --download` fetches it",
+    "fetch-rest": "`ckptdiff --download` fetches the rest",
+    "no-verify": "`ckptdiff convert --no-verify` converts what is there",
     "accept": "the command line has an option that writes it all the same",
 }

@@ -130,8 +130,16 @@ def _matched(count: int, total: str) -> str:
 
 def _not_found(summary: DiffSummary) -> str:
     """Return what of B a loader does not find: `names`, `files`, or nothing."""
-    found = {"names": summary.names_status != "known", "files": summary.files_status != "known"}
+    found = {"names": summary.names_status != "known", "files": summary.files_status == "stale"}
     return " and ".join(word for word, is_lost in found.items() if is_lost)
+
+
+def _damaged(summary: DiffSummary) -> str:
+    """Return which file is not what was saved."""
+    sides = [(side.letter, one) for side in summary.hashes for one in side.trouble]
+    letter, first = sides[0]
+    more = f" ({plural(len(sides), 'file')} in all)" if len(sides) > 1 else ""
+    return f"{letter}'s {printable(first.file)}: {printable(first.why)}{more}"
 
 
 def outcome(session: Session) -> tuple[str, str]:
@@ -160,6 +168,9 @@ def outcome(session: Session) -> tuple[str, str]:
             holders = " and ".join(summary.masters)
             verb = "hold" if len(summary.masters) > 1 else "holds"
             text += f" {holders} {verb} fp32 master weights: {optimizer} compares those too."
+    elif verdict == "differ" and summary is not None and summary.files_status == "damaged":
+        text = f"! No differences in {total}, but {_damaged(summary)}."
+        text += f" The configs conflict: key {config} shows where." if session.conflicts else ""
     elif verdict == "differ" and summary is not None and (lost := _not_found(summary)):
         text = f"! No differences in {total}, but a loader does not find B's {lost}."
         text += f" The configs conflict: key {config} shows where." if session.conflicts else ""

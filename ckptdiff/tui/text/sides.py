@@ -6,12 +6,15 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.packed import tensor_counts
+from ckptdiff.formats.hub.lookup import absolute
 from ckptdiff.text import format_bytes, printable
 from ckptdiff.tui.words import plural, short_path, shorten
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ckptdiff.assembly.recipe import Assembled
-    from ckptdiff.checkpoint import Checkpoint
+    from ckptdiff.checkpoint import Checkpoint, HubModel
     from ckptdiff.tui.model.session import Session
 
 
@@ -64,9 +67,11 @@ FORMATS = {
     "hf": "Hugging Face",
     "megatron": "Megatron",
     "torch_dist": "torch_dist",
+    "dcp": "DCP",
     "meta": "Meta",
     "fsdp": "FSDP",
     "dcp_safetensors": "DCP in safetensors",
+    "deepspeed": "DeepSpeed",
 }
 
 
@@ -76,7 +81,8 @@ def title(session: Session, width: int) -> str:
     sides = (session.a, session.b)
     for letter, path, assembled in zip("AB", session.paths, sides, strict=False):
         extent = "" if assembled is None or session.in_part else _extent(assembled)
-        shown.append(("" if session.browsing else f"{letter} ", path, extent))
+        hub = None if assembled is None else assembled.checkpoint.hub
+        shown.append(("" if session.browsing else f"{letter} ", _name(path, hub, width), extent))
     family = ""
     if session.a is not None and session.a.family is None and session.a.checkpoint.config:
         family = "no rules"
@@ -87,12 +93,18 @@ def title(session: Session, width: int) -> str:
     room = width - 2 - len(family) - 2
     each = room // max(1, len(shown)) - 3
     parts = []
-    for letter, path, extent in shown:
-        name = short_path(path.absolute()) if width >= 100 else printable(path.name or str(path))
+    for letter, name, extent in shown:
         most = max(8, each - len(letter) - len(extent) - 1)
-        name = shorten(name, most, ascii_only=session.ascii_only)
-        parts.append(f"{letter}{name} {extent}".rstrip())
+        short = shorten(name, most, ascii_only=session.ascii_only)
+        parts.append(f"{letter}{short} {extent}".rstrip())
     return f" {'   '.join(parts)}   {family}".rstrip()
+
+
+def _name(path: Path, hub: HubModel | None, width: int) -> str:
+    """Return what a side is called in a line of this width."""
+    if hub is not None:  # its folder is named after a commit
+        return printable(f"{hub.id}@{hub.commit[:8]}")
+    return short_path(absolute(path)) if width >= 100 else printable(path.name or str(path))
 
 
 def _extent(assembled: Assembled) -> str:

@@ -40,11 +40,12 @@ def look_for_causes(
     inventory: Inventory,
     executor: Cancellable,
     post: Callable[[Message], object],
+    known: Sequence[Finding] = (),
 ) -> None:
-    """Diagnose the differences of a complete comparison."""
+    """Diagnose the differences of a complete comparison; `known` are findings that it had."""
     try:
         with without_blocking_the_screen():
-            found = []
+            found = list(known)
             for finding in engine.diagnose(a, b, results, config, executor):
                 if executor.is_cancelled:
                     raise Stopped
