@@ -14,6 +14,9 @@ from ckptdiff.text import format_shape, printable, shown
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+_QUANTISED = Global("torch._utils", "_rebuild_qtensor")
+_QUANTISING = ("torchao", "quanto", "optimum", "bitsandbytes", "hqq")  # packages
+_DEQUANTISE = ": save what its .dequantize() returns instead"
 MAX_DEPTH = 30
 MAX_ENTRIES = 200_000
 MAX_TEXT = 200  # characters of a value that are kept
@@ -45,13 +48,20 @@ def weights(tree: dict[Any, Any]) -> dict[str, TensorRef]:
 def check_other(name: str, leaf: object) -> None:
     """Raise UnsupportedLayout for a leaf that is no TensorRef, and a tensor or has some inside."""
     if isinstance(leaf, UnsupportedTensor):
-        raise UnsupportedLayout(f"{shown(name)} is a {leaf.what}, which cannot be compared")
+        way = _DEQUANTISE if _is_quantised(leaf.kind) else ""
+        raise UnsupportedLayout(f"{shown(name)} is a {leaf.what}, which cannot be compared{way}")
     if isinstance(leaf, Placeholder) and _is_tensor(leaf.what):
-        raise UnsupportedLayout(f"{shown(name)} is no plain tensor ({told(leaf.what)})")
+        way = _DEQUANTISE if leaf.what == _QUANTISED else ""
+        raise UnsupportedLayout(f"{shown(name)} is no plain tensor ({told(leaf.what)}){way}")
     if any(isinstance(part, (TensorRef, UnsupportedTensor)) for _, part in _children(leaf) or ()):
         raise UnsupportedLayout(
             f"{shown(name)} is nested too deep, or is there under another name as well"
         )
+
+
+def _is_quantised(kind: object) -> bool:
+    """Return whether a class of tensors is one of a library that quantises."""
+    return isinstance(kind, Global) and kind.module.partition(".")[0] in _QUANTISING
 
 
 def extra_states(tree: dict[Any, Any]) -> list[Entry]:

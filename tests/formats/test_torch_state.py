@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -213,6 +215,42 @@ def test_a_tensor_that_is_compressed_is_refused(tmp_path: Path) -> None:
 
 class Module(torch.nn.Linear):
     """A module that is pickled as a whole."""
+
+
+class AffineQuantizedTensor(torch.Tensor):
+    """A tensor of a class of its own, as quantising libraries make them."""
+
+    @staticmethod
+    def __new__(cls, codes: Tensor) -> AffineQuantizedTensor:
+        make = torch.Tensor._make_wrapper_subclass
+        made: AffineQuantizedTensor = make(cls, codes.shape, dtype=torch.bfloat16)
+        made.codes = codes
+        return made
+
+    codes: Tensor
+
+    @classmethod
+    def __torch_dispatch__(cls, *_: object) -> Any:
+        raise NotImplementedError
+
+
+AffineQuantizedTensor.__module__ = "torchao.dtypes"
+
+
+def test_a_quantised_tensor_is_named_by_its_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module: Any = ModuleType("torchao.dtypes")
+    module.AffineQuantizedTensor = AffineQuantizedTensor
+    monkeypatch.setitem(sys.modules, "torchao", ModuleType("torchao"))
+    monkeypatch.setitem(sys.modules, "torchao.dtypes", module)
+    torch.save({"w": AffineQuantizedTensor(torch.ones(2, 2).to(torch.int8))}, tmp_path / "x.pt")
+    with pytest.raises(UnsupportedLayout) as raised:
+        open_checkpoint(tmp_path / "x.pt")
+    assert str(raised.value) == (
+        f"{tmp_path}/x.pt: 'w' is a torchao.dtypes.AffineQuantizedTensor tensor, which cannot be "
+        "compared: save what its .dequantize() returns instead"
+    )
 
 
 @pytest.mark.parametrize(
