@@ -177,7 +177,7 @@ def _read_rank(file: Path, *, first: Path) -> RankFile:
     """Read a rank's weights and args; the optimizer state behind them is skipped."""
     index = torch_zip.read_index(file, before="optimizer")
     wanted = None if file == first else SHARED_ARGS
-    args = plain_args(index, wanted)
+    args = plain_args(index, file, wanted)
     virtual = args.get("virtual_pipeline_model_parallel_size")
     chunks_expected = virtual if type(virtual) is int else 1
     if (
@@ -186,7 +186,7 @@ def _read_rank(file: Path, *, first: Path) -> RankFile:
         or sum(map(_is_chunk, index)) < chunks_expected
     ):
         index = torch_zip.read_index(file)  # the optimizer is in front of them
-        args = plain_args(index, wanted)
+        args = plain_args(index, file, wanted)
     if not isinstance(index, dict) or not any(map(_is_chunk, index)):
         raise NotACheckpoint(f"{file}: holds no `model`; not a Megatron checkpoint")
     match = _RANK_FOLDER.match(file.parent.name)
@@ -203,15 +203,21 @@ def _read_rank(file: Path, *, first: Path) -> RankFile:
     return RankFile(file, numbers, args, iteration_in(iteration), chunks)
 
 
-def plain_args(index: object, wanted: Collection[str] | None = None) -> dict[str, Any]:
-    """Return the args of a read file (`wanted`: only these) as values that JSON has."""
+def plain_args(index: object, file: Path, wanted: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the args of a read file (`wanted`: only these) as values that JSON has.
+
+    Raises CorruptFile as `tree.plain_values` does.
+    """
     args = index.get("args") if isinstance(index, dict) else None
     state = args.state if isinstance(args, Placeholder) else args
     if not isinstance(state, dict):
         return {}
     if wanted is not None:
         state = {key: state[key] for key in wanted if key in state}
-    return tree.plain_values(state)
+    try:
+        return tree.plain_values(state)
+    except CorruptFile as error:
+        raise CorruptFile(f"{file}: {error}") from error
 
 
 def read_entries(checkpoint: Checkpoint) -> list[Entry]:

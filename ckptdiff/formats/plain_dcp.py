@@ -15,9 +15,8 @@ from ckptdiff.checkpoint import Checkpoint, Entry, Parallelism, Rank, Shard
 from ckptdiff.errors import CorruptFile, NotACheckpoint
 from ckptdiff.formats.dcp import Place, read_metadata, unread_notes, unread_tensors
 from ckptdiff.formats.dcp_chunks import read_wholes
-from ckptdiff.formats.json_files import read_object
+from ckptdiff.formats.model_files import read_model_files
 from ckptdiff.formats.titan import convention_of, meta_name, params_of
-from ckptdiff.formats.token_files import read_token_files
 from ckptdiff.formats.torch_state import MOST_NAMED
 from ckptdiff.formats.unfinished import METADATA
 from ckptdiff.formats.weight_files import has_weights
@@ -27,7 +26,6 @@ from ckptdiff.text import shown
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
-    from typing import Any
 
     from ckptdiff.formats.dcp import Described
     from ckptdiff.formats.files import Progress
@@ -44,8 +42,6 @@ _BESIDE = re.compile(
 _ACCELERATE = "pytorch_model_fsdp_"  # the folder of a model, beside those of its optimizers
 _STEP = re.compile(r"(?:step|checkpoint|ckpt|iter|epoch)[-_]?(\d{1,18})$")
 _MAX_NAMED = 5  # of what lies beside the weights
-_CONFIG = "config.json"
-_ABOVE = 2  # folders: checkpoint-N of the Trainer, and that of its run
 
 
 def sniff(path: Path) -> bool:
@@ -91,18 +87,10 @@ def opened(
     if others := _first_parts([*sorted(beside), *entries]):
         more = ", …" if len(others) > _MAX_NAMED else ""
         notes.append(f"also in {root.name}, not compared: {', '.join(others[:_MAX_NAMED])}{more}")
-    config: Mapping[str, Any] | None = None
-    folder = _config_folder(root)
-    token_files: Mapping[str, Mapping[str, Any]] = {}
-    if folder is None:
-        notes.append("no config.json beside the weights")
-    else:
-        config = read_object(folder / _CONFIG)
-        token_files = read_token_files(folder, notes)
-        if convention == "meta":
-            config = params_of(config, notes)
-        if folder != root:
-            notes.append(f"its config is that of {folder / _CONFIG}")
+    model = read_model_files(root, notes)
+    config = model.config
+    if config is not None and convention == "meta":
+        config = params_of(config, notes)
     return Checkpoint(
         root=root,
         format=NAME,
@@ -113,8 +101,8 @@ def opened(
         shards=(Shard(Rank(), 0, tensors),),
         files=tuple(sorted({root / r.file for t in chosen.values() for r in t.records})),
         iteration=_iteration(root),
-        token_files=token_files,
-        model_folder=folder,
+        token_files=model.token_files,
+        model_folder=model.folder,
         chunks=chunks,
     )
 
@@ -177,19 +165,6 @@ def _first_parts(names: Iterable[str]) -> list[str]:
         for name in names
     )
     return list(dict.fromkeys(part[:MOST_NAMED] for part in parts))
-
-
-def _config_folder(root: Path) -> Path | None:
-    """Return the nearest folder that holds the config.json of the model in `root`.
-
-    The programs that save in this format write it beside or above the folder, or not at all.
-    """
-    inside = root.absolute()
-    for folder in (inside, *inside.parents[:_ABOVE]):
-        for place in (folder, folder / "huggingface"):
-            if (place / _CONFIG).is_file():
-                return root if place == inside else place
-    return None
 
 
 def _iteration(root: Path) -> int | None:

@@ -123,7 +123,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     model = [tensor for tensor in described if not _BESIDE.match(tensor.name)]
     tensors, chunks = lay_out(root, read_wholes(root, model, progress))
     common = read_common(root, opaque)
-    args = megatron.plain_args(common)
+    args = megatron.plain_args(common, root)
     file: Path | None = None
     notes: tuple[str, ...] = ()
     if not args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
@@ -22,8 +23,6 @@ from ckptdiff.formats.unpickle import load
 from ckptdiff.report.ls import listing_lines
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ckptdiff.assembly.recipe import Assembled
     from tests.fuzz.harnesses import Read
 
@@ -57,7 +56,7 @@ def args(bases: Path, folder: Path) -> Read:
     base = open_checkpoint(bases / "megatron")
 
     def read(data: bytes) -> None:
-        args = megatron.plain_args(load(data))
+        args = megatron.plain_args(load(data), Path("args"))
         json.dumps(args)  # plain_args promises values that JSON has
         a, b = assemble_pair(replace(base, config=args or None), whole)
         _compared(a, b)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.assembly.optimizer_states import read_states
@@ -16,8 +17,6 @@ from ckptdiff.logits.tokenizer import JSON, MODEL, encode_text, token_texts
 from tests.support.deepspeed_runs import OPTIMIZER, PART, STEP
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.fuzz.harnesses import Read
 
 
@@ -148,7 +147,7 @@ def common_state(bases: Path, folder: Path) -> Read:
 
 
 def _said_of(common: dict[Any, Any]) -> None:
-    megatron.plain_args(common)
+    megatron.plain_args(common, Path("common.pt"))
     for key, value in common.items():
         if key != "args":
             tree.entries(tree.text_of(key), value)

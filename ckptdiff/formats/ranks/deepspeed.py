@@ -20,7 +20,7 @@ from ckptdiff.errors import (
 )
 from ckptdiff.formats import torch_zip, tree
 from ckptdiff.formats.files import each_file
-from ckptdiff.formats.json_files import read_object
+from ckptdiff.formats.model_files import read_model_files
 from ckptdiff.formats.ranks import deepspeed_files as names
 from ckptdiff.formats.ranks.deepspeed_flat import (
     MASTER,
@@ -39,9 +39,8 @@ from ckptdiff.formats.ranks.deepspeed_state import (
     read_universal,
     renamed,
 )
-from ckptdiff.formats.token_files import read_token_files
 from ckptdiff.formats.wholes import Whole, addressed
-from ckptdiff.text import plural, printable, shown
+from ckptdiff.text import plural, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,8 +52,6 @@ if TYPE_CHECKING:
     from ckptdiff.formats.ranks.deepspeed_state import ModelState
 
 NAME = "deepspeed"
-_CONFIG = "config.json"
-_ABOVE = 2  # folders above `global_step…` that may hold the config
 _MAX_NAMED = 3
 _NOT_LISTED = ("param_slice_mappings", "param_alignment_paddings")  # a line for each parameter
 
@@ -97,25 +94,21 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         held = _partitioned(files, progress)
     else:
         held = _plain(files)
-    folder = _config_folder(root)
-    if folder is None:
-        held.notes.append("no config.json beside the weights")
-    elif folder != root:
-        held.notes.append(f"its config is that of {printable(str(folder / _CONFIG))}")
+    beside = read_model_files(root, held.notes)
     step = names.step_of(root)
     return Checkpoint(
         root=root,
         format=NAME,
         convention="hf",
-        config=None if folder is None else read_object(folder / _CONFIG),
+        config=beside.config,
         parallelism=Parallelism(),
         shards=(Shard(Rank(), 0, held.tensors),),
         files=tuple(dict.fromkeys(held.files)),
         iteration=held.steps if step is None else step,
-        token_files={} if folder is None else read_token_files(folder, held.notes),
+        token_files=beside.token_files,
         notes=tuple(held.notes),
         chunks=held.chunks,
-        model_folder=folder,
+        model_folder=beside.folder,
     )
 
 
@@ -364,12 +357,3 @@ def _model_ranks(model: ModelState) -> int:
 def _listed(found: list[str]) -> str:
     more = ", …" if len(found) > _MAX_NAMED else ""
     return ", ".join(map(shown, found[:_MAX_NAMED])) + more
-
-
-def _config_folder(root: Path) -> Path | None:
-    """Return the nearest folder that holds a config.json: the folder itself, or one above it."""
-    inside = root.absolute()
-    for folder in (inside, *inside.parents[:_ABOVE]):
-        if (folder / _CONFIG).is_file():
-            return root if folder == inside else folder
-    return None

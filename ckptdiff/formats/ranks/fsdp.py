@@ -22,12 +22,11 @@ from ckptdiff.errors import (
 )
 from ckptdiff.formats import torch_zip, tree
 from ckptdiff.formats.files import each_file, is_file_name, read_small
-from ckptdiff.formats.json_files import read_object
 from ckptdiff.formats.megatron import TRACKER
+from ckptdiff.formats.model_files import read_model_files
 from ckptdiff.formats.ranks.dtensor import is_dtensor, read_dtensor
 from ckptdiff.formats.ranks.parts import Part, join
 from ckptdiff.formats.ranks.sharded_tensor import is_sharded, read_sharded
-from ckptdiff.formats.token_files import read_token_files
 from ckptdiff.formats.torch_state import find_weights
 from ckptdiff.formats.wholes import addressed
 from ckptdiff.text import shown
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from ckptdiff.formats.files import Progress
 
 NAME = "fsdp"
-CONFIG_FOLDER = "huggingface"  # config.json and the tokenizer, in verl's folder or beside it
 _FILE = re.compile(r"model_world_size_(\d{1,9})_rank_(\d{1,9})\.pt$")
 _BESIDE = re.compile(r"(?!model_)(\w+)_world_size_\d+_rank_\d+\.pt$")  # optimizer, random states
 _MAX_NAMED = 8  # ranks that an error names
@@ -98,26 +96,22 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     _check_all_hold(files, by_name)
     wholes = {name: join(name, parts) for name, parts in by_name.items()}
     tensors, chunks = addressed(files[0], wholes)
-    config_folder = _config_folder(folder)
-    config = None if config_folder is None else read_object(config_folder / "config.json")
     notes = [f"put together from the parts of {len(files)} ranks"] if len(files) > 1 else []
     if others := _others(folder):
         kinds = dict.fromkeys(_BESIDE.sub(r"\1_…", name) for name in others)
         notes.append(f"not compared: {', '.join(islice(kinds, _MAX_NAMED))}")
-    if config is None:
-        notes.append(f"no config.json beside the weights or in {CONFIG_FOLDER}")
-    token_files = read_token_files(config_folder or folder, notes)
+    beside = read_model_files(folder, notes)
     return Checkpoint(
         root=folder,
         format=NAME,
         convention="hf",
-        config=config,
+        config=beside.config,
         parallelism=Parallelism(),
         shards=(Shard(Rank(), 0, tensors),),
         files=files,
         notes=tuple(notes),
-        token_files=token_files,
-        model_folder=config_folder,
+        token_files=beside.token_files,
+        model_folder=beside.folder,
         chunks=chunks,
     )
 
@@ -165,12 +159,6 @@ def _ranks(folder: Path) -> tuple[Path, ...]:
 def _others(folder: Path) -> list[str]:
     """Return the names of the ranks' files that hold no weights."""
     return sorted(child.name for child in folder.iterdir() if _BESIDE.match(child.name))
-
-
-def _config_folder(folder: Path) -> Path | None:
-    """Return the folder that has the model's config.json; None if there is none."""
-    places = (folder, folder / CONFIG_FOLDER, folder.parent / CONFIG_FOLDER)
-    return next((place for place in places if (place / "config.json").exists()), None)
 
 
 def _parts(file: Path, ranks: int) -> dict[str, Part]:

@@ -16,9 +16,8 @@ from ckptdiff.errors import CorruptFile, MissingShard, MixedShards, UnsupportedL
 from ckptdiff.formats import safetensors
 from ckptdiff.formats.dcp import box_of
 from ckptdiff.formats.files import each_file
-from ckptdiff.formats.json_files import read_object
+from ckptdiff.formats.model_files import read_model_files
 from ckptdiff.formats.ranks.parts import sizes_of, whole_of
-from ckptdiff.formats.token_files import read_token_files
 from ckptdiff.formats.weight_files import LOADED
 from ckptdiff.formats.wholes import addressed
 from ckptdiff.text import shown
@@ -66,27 +65,24 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
             raise
         raise MissingShard(f"{error}; there is none of rank {absent}") from error
     tensors, chunks_of = addressed(files[0], wholes)
-    config_file = path / "config.json"
-    config = read_object(config_file) if config_file.exists() else None
     notes = [
         f"put together from {len(files)} files of ranks' parts, which state neither whole shapes "
         "nor how many ranks there were"
     ]
     if absent:
         notes.append(f"no file is of rank {absent}: it had nothing to save, or its file is missing")
-    if config is None:
-        notes.append("no config.json beside the weights")
-    token_files = read_token_files(path, notes)
+    beside = read_model_files(path, notes)
     return Checkpoint(
         root=path,
         format=NAME,
         convention="hf",
-        config=config,
+        config=beside.config,
         parallelism=Parallelism(),
         shards=(Shard(Rank(), 0, tensors),),
         files=files,
         notes=tuple(notes),
-        token_files=token_files,
+        token_files=beside.token_files,
+        model_folder=beside.folder,
         chunks=chunks_of,
     )
 
