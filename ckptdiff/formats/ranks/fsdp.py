@@ -85,9 +85,11 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     folder = path if path.is_dir() else path.parent
     files = _ranks(folder)
     by_name: dict[str, dict[Path, Part]] = {}
-    for rank, (file, parts) in enumerate(
+    notes: list[str] = []
+    for rank, (file, (parts, told)) in enumerate(
         each_file(files, lambda file: _parts(file, len(files)), progress)
     ):
+        notes = notes or list(told)  # the other ranks say the same of their files
         for name, part in parts.items():
             if part.rank not in (None, rank):
                 raise MixedShards(
@@ -100,7 +102,8 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     tensors, chunks = addressed(files[0], wholes)
     config_folder = _config_folder(folder)
     config = None if config_folder is None else read_object(config_folder / "config.json")
-    notes = [f"put together from the parts of {len(files)} ranks"] if len(files) > 1 else []
+    if len(files) > 1:
+        notes.insert(0, f"put together from the parts of {len(files)} ranks")
     if others := _others(folder):
         kinds = dict.fromkeys(_BESIDE.sub(r"\1_…", name) for name in others)
         notes.append(f"not compared: {', '.join(islice(kinds, _MAX_NAMED))}")
@@ -173,16 +176,19 @@ def _config_folder(folder: Path) -> Path | None:
     return next((place for place in places if (place / "config.json").exists()), None)
 
 
-def _parts(file: Path, ranks: int) -> dict[str, Part]:
-    """Return what one rank's file holds of each tensor. Errors name the file and the tensor."""
-    weights = find_weights(file).weights
+def _parts(file: Path, ranks: int) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """Return what one rank's file holds of each tensor, and what it says of those that were taken.
+
+    Errors name the file and the tensor.
+    """
+    found = find_weights(file)
     try:
-        parts = dict(_each_part(weights, ranks))
+        parts = dict(_each_part(found.weights, ranks))
     except CkptDiffError as error:
         raise type(error)(f"{file}: {error}") from error
     if not parts:
         raise NotACheckpoint(f"{file}: holds no dictionary of tensors")
-    return parts
+    return parts, found.notes(file)
 
 
 def _each_part(weights: dict[Any, Any], ranks: int) -> Iterator[tuple[str, Part]]:
