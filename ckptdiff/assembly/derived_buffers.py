@@ -11,7 +11,9 @@ from ckptdiff.formats.files import open_regular, read_at
 from ckptdiff.text import format_shape
 
 if TYPE_CHECKING:
-    from ckptdiff.checkpoint import TensorRef
+    from collections.abc import Sequence
+
+    from ckptdiff.checkpoint import Checkpoint, TensorRef
     from ckptdiff.config.model import ModelConfig
 
 _NAMES = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq", "rope.freqs")
@@ -25,7 +27,7 @@ def is_derived(name: str) -> bool:
     return name.endswith(_NAMES)
 
 
-def derived_entry(ref: TensorRef, config: ModelConfig | None) -> Entry:
+def derived_entry(ref: TensorRef, config: ModelConfig | None, checkpoint: Checkpoint) -> Entry:
     """Return a buffer as an entry whose text says whether the config gives these values.
 
     The inverse frequencies of rotary embeddings are rotary_base ** (-2i / rotated channels) for
@@ -33,18 +35,27 @@ def derived_entry(ref: TensorRef, config: ModelConfig | None) -> Entry:
     they are not checked.
     """
     kind = f"{ref.dtype} {format_shape(ref.shape)}"
-    return Entry(ref.name, "derived", f"{kind}, {_checked(ref, config)}", ref)
+    checked = _checked(ref, config, _parts(ref, checkpoint))
+    return Entry(ref.name, "derived", f"{kind}, {checked}", ref)
 
 
-def _checked(ref: TensorRef, config: ModelConfig | None) -> str:
+def _parts(ref: TensorRef, checkpoint: Checkpoint) -> list[TensorRef]:
+    """Return where the buffer lies: in one piece, or in the chunks of a whole tensor."""
+    if checkpoint.chunks is None:
+        return [ref]
+    return [chunk.ref for chunk in sorted(checkpoint.chunks[ref], key=lambda chunk: chunk.box)]
+
+
+def _checked(ref: TensorRef, config: ModelConfig | None, parts: Sequence[TensorRef]) -> str:
     if config is None or config.rotary_base is None or config.rope_is_scaled:
         return "not checked against the config"
     base = float(config.rotary_base)
-    is_plain = len(ref.shape) == 1 and ref.stride == contiguous(ref.shape)
+    is_plain = len(ref.shape) == 1 and all(p.stride == contiguous(p.shape) for p in parts)
+    is_plain = is_plain and sum(part.nbytes for part in parts) == ref.nbytes
     if not is_plain or ref.dtype not in _TOLERANCE or ref.nbytes > _MAX_BYTES or not ref.nbytes:
         return "not checked against the config"
     count = ref.shape[0]
-    found = _read(ref)
+    found = [value for part in parts for value in _read(part)]
     wanted = [base ** (-i / count) for i in range(count)]
     pairs = zip(found, wanted, strict=True)
     if all(abs(x - y) <= _TOLERANCE[ref.dtype] * y + 1e-9 for x, y in pairs):

@@ -59,7 +59,9 @@ def assemble_huggingface(checkpoint: Checkpoint) -> Assembled:
     if architecture is not None:
         tensors, fused_errors = canonical(tensors, architecture)
     derived = [
-        derived_entry(tensors.pop(name), config) for name in list(tensors) if is_derived(name)
+        derived_entry(tensors.pop(name), config, checkpoint)
+        for name in list(tensors)
+        if is_derived(name)
     ]
     tensors, factor_errors = join_factors(tensors, settings)
     mislabelled = label_problem(packed, tensors, settings)

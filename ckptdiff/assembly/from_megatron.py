@@ -152,7 +152,7 @@ def _assemble_by_rules(
         put_in_model_order(assemblies, architecture),
         unmapped=tuple(sorted(unmapped)),
         errors=put_in_model_order(errors, architecture),
-        derived=tuple(derived_entry(ref, config) for ref in derived),
+        derived=tuple(derived_entry(ref, config, checkpoint) for ref in derived),
         notes=notes,
     )
 

@@ -66,7 +66,7 @@ def assemble_meta(checkpoint: Checkpoint, like: Assembled | None = None) -> Asse
         put_in_model_order(tensors, LLAMA),
         unmapped=tuple(sorted(unmapped)),
         errors=put_in_model_order(errors, LLAMA),
-        derived=tuple(derived_entry(ref, config) for ref in derived),
+        derived=tuple(derived_entry(ref, config, checkpoint) for ref in derived),
     )
 
 

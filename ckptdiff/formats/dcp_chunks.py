@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from ckptdiff.formats.dcp import Described, Record
     from ckptdiff.formats.files import Progress
+
+_OTHER_SAVE = "was cut off or damaged, or is of another save than .metadata; copy it again"
 
 
 def read_wholes(
@@ -85,14 +88,29 @@ def _chunk_refs(
     file: Path, wanted: Iterable[tuple[Described, Record]]
 ) -> Iterator[tuple[tuple[str, str], TensorRef]]:
     with open_regular(file) as fd:
+        size = os.fstat(fd).st_size
         for tensor, record in wanted:
-            ref = torch_zip.read_blob(file, fd, record.start, record.length)
+            stop = record.start + record.length
+            if stop > size:
+                raise CorruptFile(
+                    f"{file}: has {shown(size)} bytes, and .metadata puts a chunk of "
+                    f"{shown(tensor.name)} at bytes {shown(record.start)} to {shown(stop)}: the "
+                    f"file {_OTHER_SAVE}"
+                )
+            try:
+                ref = torch_zip.read_blob(file, fd, record.start, record.length)
+            except CorruptFile as error:
+                raise CorruptFile(
+                    f"{file}: at byte {shown(record.start)} is no chunk of {shown(tensor.name)}, "
+                    f"as .metadata names: the file {_OTHER_SAVE}"
+                ) from error
             if not isinstance(ref, TensorRef) or (ref.shape, ref.dtype) != (
                 record.sizes,
                 tensor.dtype,
             ):
                 raise CorruptFile(
                     f"{file}: at byte {shown(record.start)} is not the {tensor.dtype} chunk "
-                    f"{shown(record.sizes)} of {shown(tensor.name)} that .metadata names"
+                    f"{shown(record.sizes)} of {shown(tensor.name)} that .metadata names: the file "
+                    f"{_OTHER_SAVE}"
                 )
             yield key_of(tensor, record), torch_zip.named(ref, tensor.name)

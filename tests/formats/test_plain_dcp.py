@@ -11,7 +11,7 @@ import torch
 from ckptdiff.arch import ARCHITECTURES
 from ckptdiff.arch.templates import fill_name
 from ckptdiff.assembly.assemble import assemble
-from ckptdiff.errors import NotACheckpoint
+from ckptdiff.errors import CorruptFile, NotACheckpoint
 from ckptdiff.formats import open_checkpoint, read_entries
 from tests.formats.test_torch_dist import write_dcp
 from tests.support.conversions import converted, different, hf_tensors
@@ -137,6 +137,41 @@ def test_what_lies_beside_the_weights_is_listed_and_not_compared(
     assert entries["optimizer.state.lm_head.weight.exp_avg"].text == "F32 3"
     assert entries["ema.lm_head.weight"].kind == "tensor"
     assert len(entries) == 2 * len(weights) + 1
+
+
+@pytest.mark.parametrize(
+    ("base", "verdict"), [(10000, "as a rotary base of 10000 makes it"), (500, "not what a rotary")]
+)
+def test_a_buffer_that_the_config_gives_is_checked_where_it_lies(
+    tiny_hf: Callable[..., Path],
+    tiny_weights: Callable[..., Any],
+    tmp_path: Path,
+    base: int,
+    verdict: str,
+) -> None:
+    buffer = {"model.rotary_emb.inv_freq": base ** -(torch.arange(4) / 4)}
+    folder = write_dcp(tmp_path, tiny_weights() | buffer)
+    shutil.copy(tiny_hf() / "config.json", folder)
+    found = compare(tiny_hf(), folder)
+    assert found.summary.verdict == "same"
+    (entry,) = found.b.derived
+    assert verdict in entry.text
+
+
+def test_chunks_of_another_save_than_the_metadata_are_told(
+    tiny_weights: Callable[..., dict[str, Tensor]], tmp_path: Path
+) -> None:
+    folder = write_dcp(tmp_path / "one", tiny_weights())
+    (file,) = folder.glob("*.distcp")
+    whole = file.read_bytes()
+    other = write_dcp(tmp_path / "other", {"first": torch.zeros(5), **tiny_weights()})
+    shutil.copy(other / file.name, file)
+    said = "or is of another save than .metadata"
+    with pytest.raises(CorruptFile, match=rf"at byte \d+ is (no|not the .*) chunk.*{said}"):
+        open_checkpoint(folder)
+    file.write_bytes(whole[:1000])
+    with pytest.raises(CorruptFile, match=rf"has 1000 bytes, .*: the file was cut off.*{said}"):
+        open_checkpoint(folder)
 
 
 def test_a_plain_folder_is_no_checkpoint_of_megatron(plain_folder: Path) -> None:

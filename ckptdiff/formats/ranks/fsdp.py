@@ -83,9 +83,11 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     folder = path if path.is_dir() else path.parent
     files = _ranks(folder)
     by_name: dict[str, dict[Path, Part]] = {}
-    for rank, (file, parts) in enumerate(
+    notes: list[str] = []
+    for rank, (file, (parts, told)) in enumerate(
         each_file(files, lambda file: _parts(file, len(files)), progress)
     ):
+        notes = notes or list(told)  # the other ranks say the same of their files
         for name, part in parts.items():
             if part.rank not in (None, rank):
                 raise MixedShards(
@@ -96,7 +98,8 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     _check_all_hold(files, by_name)
     wholes = {name: join(name, parts) for name, parts in by_name.items()}
     tensors, chunks = addressed(files[0], wholes)
-    notes = [f"put together from the parts of {len(files)} ranks"] if len(files) > 1 else []
+    if len(files) > 1:
+        notes.insert(0, f"put together from the parts of {len(files)} ranks")
     if others := _others(folder):
         kinds = dict.fromkeys(_BESIDE.sub(r"\1_…", name) for name in others)
         notes.append(f"not compared: {', '.join(islice(kinds, _MAX_NAMED))}")
@@ -161,16 +164,19 @@ def _others(folder: Path) -> list[str]:
     return sorted(child.name for child in folder.iterdir() if _BESIDE.match(child.name))
 
 
-def _parts(file: Path, ranks: int) -> dict[str, Part]:
-    """Return what one rank's file holds of each tensor. Errors name the file and the tensor."""
-    weights = find_weights(file).weights
+def _parts(file: Path, ranks: int) -> tuple[dict[str, Part], tuple[str, ...]]:
+    """Return what one rank's file holds of each tensor, and what it says of those that were taken.
+
+    Errors name the file and the tensor.
+    """
+    found = find_weights(file)
     try:
-        parts = dict(_each_part(weights, ranks))
+        parts = dict(_each_part(found.weights, ranks))
     except CkptDiffError as error:
         raise type(error)(f"{file}: {error}") from error
     if not parts:
         raise NotACheckpoint(f"{file}: holds no dictionary of tensors")
-    return parts
+    return parts, found.notes(file)
 
 
 def _each_part(weights: dict[Any, Any], ranks: int) -> Iterator[tuple[str, Part]]:

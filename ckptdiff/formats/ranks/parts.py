@@ -15,7 +15,7 @@ from ckptdiff.formats.wholes import Whole
 from ckptdiff.text import format_box, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from ckptdiff.checkpoint import Box, TensorRef
@@ -90,18 +90,23 @@ def _words(part: Part) -> str:
     return f"{part.dtype} {shown(list(part.shape))}{part.split}"
 
 
-def _check_filled(folder: Path, name: str, shape: tuple[int, ...], boxes: Collection[Box]) -> None:
+def _check_filled(
+    folder: Path, name: str, shape: tuple[int, ...], held: Mapping[Box, list[TensorRef]]
+) -> None:
     """Raise CorruptFile unless boxes inside a tensor fill it, each element once."""
-    filled = sum(prod(stop - start for start, stop in box) for box in boxes)
+    filled = sum(prod(stop - start for start, stop in box) for box in held)
     if filled < prod(shape):
         raise CorruptFile(
             f"{folder}: {shown(name)} of shape {shown(list(shape))}: the ranks hold {shown(filled)}"
             f" of its {shown(prod(shape))} elements: a file of them is missing"
         )
     try:
-        found = overlapping(list(boxes)) if shape else None
+        found = overlapping(list(held)) if shape else None
     except CorruptFile as error:
         raise CorruptFile(f"{folder}: {shown(name)}: {error}") from error
     if found is not None:
-        one, other = map(format_box, found)
-        raise CorruptFile(f"{folder}: {shown(name)}: the parts {one} and {other} overlap")
+        one, other = (f"{format_box(box)} in {held[box][0].file.name}" for box in found)
+        raise CorruptFile(
+            f"{folder}: {shown(name)}: the parts {one} and {other} overlap: the files are of "
+            "different saves; leave those of one of them here"
+        )

@@ -189,3 +189,14 @@ def test_plain_tensors_are_on_all_ranks_alike(tmp_path: Path) -> None:
     assert "rank_1.pt: lacks 'b', which model_world_size_2_rank_0.pt has" in refusal(
         tmp_path, MixedShards
     )
+
+
+def test_the_key_that_is_read_is_said_and_what_has_weights_beside(tmp_path: Path) -> None:
+    state = {"model": {"b": torch.ones(3)}, "ema": {"b": torch.zeros(3)}}
+    for rank in (0, 1):
+        torch.save(state, tmp_path / f"model_world_size_2_rank_{rank}.pt")
+    assert open_checkpoint(tmp_path).notes[:2] == (
+        "put together from the parts of 2 ranks",
+        "the weights under 'model' in model_world_size_2_rank_0.pt are read; 'ema' has weights as "
+        "well",
+    )
