@@ -89,6 +89,11 @@ def megatron_files(
             max_size=target.max_shard_size,
         )
         if target.run_config:
+            if padded > rows:
+                notes.append(
+                    "Megatron-Bridge exports padding rows of the vocabulary as tokens: pad to a "
+                    "multiple of 1 to have none"
+                )
             folder = megatron.iteration_name(iteration)
             family = side.architecture.name
             # `.metadata` stays the last: without it there is no checkpoint.
