@@ -37,6 +37,11 @@ class Merging:
     replaced: tuple[str, ...]  # canonical names of tensors that it holds in place of the base's
     files: tuple[Path, ...]
 
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """What each product is multiplied by, in the order of `pairs`."""
+        return tuple(pair.factor for pair in self.pairs.values())
+
 
 def with_merged(base: Assembled, adapter: Assembled) -> Assembled:
     """Return a side whose weights are read with an adapter added to them. No data is read.

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from ckptdiff.cli.arguments import JOBS_HELP, OPTIMIZER_HELP, positive
+from ckptdiff.cli.arguments import ADAPTER_HELP, JOBS_HELP, OPTIMIZER_HELP, positive
 from ckptdiff.cli.fetching import add_download
 from ckptdiff.errors import BadArgument, NotACheckpoint
 from ckptdiff.formats.hub.lookup import located
@@ -21,6 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_drawing_options(parser)
     parser.add_argument("--jobs", type=positive, metavar="N", help=JOBS_HELP)
     parser.add_argument("--optimizer", action="store_true", help=OPTIMIZER_HELP)
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help=ADAPTER_HELP.format("A"))
     add_download(parser)
 
 
@@ -43,6 +44,8 @@ def run(options: argparse.Namespace) -> int:
     Raises NotACheckpoint for a path that does not exist, BadArgument for too many paths or none.
     """
     check_paths(options.paths)
+    if options.adapter is not None and len(options.paths) != 2:
+        raise BadArgument("--adapter: is added to the first of two checkpoints: give both")
     if not has_terminal():
         return _run_plain(options)
     return show(options.paths, options)
@@ -87,6 +90,7 @@ def _show(paths: list[Path], options: argparse.Namespace) -> int:
         mouse=not options.no_mouse,
         jobs=options.jobs,
         optimizer=options.optimizer,
+        adapter=getattr(options, "adapter", None),
     )
 
 
@@ -115,6 +119,7 @@ def _run_plain(options: argparse.Namespace) -> int:
 
     flags = [] if options.jobs is None else ["--jobs", str(options.jobs)]
     flags += ["--optimizer"] if options.optimizer else []
+    flags += [f"--adapter={options.adapter}"] if options.adapter is not None else []
     parser = argparse.ArgumentParser()
     paths = map(str, options.paths)
     if len(options.paths) == 2:

@@ -34,6 +34,11 @@ def forward_side(side: Assembled, other: Assembled, reference: str) -> ForwardSi
     `reference` "meta" computes a Hugging Face side as Meta's code does. Raises UnknownConfig, or
     UnsupportedLayout for a family or a setting that is not computed, and for packed weights.
     """
+    if side.merging is not None:
+        raise UnsupportedLayout(
+            f"{side.checkpoint.root}: is read with the adapter {side.merging.root} added; logits "
+            "are computed of stored weights: convert it with the adapter first"
+        )
     if side.packed:
         ways = " and as ".join(dict.fromkeys(weight.text for weight in side.packed.values()))
         raise UnsupportedLayout(

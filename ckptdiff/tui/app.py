@@ -84,6 +84,7 @@ class CkptDiffApp(BaseApp):
         settings_file: Path | None,
         history: Path | None = None,
         optimizer: bool = False,
+        adapter: Path | None = None,
         ascii_only: bool = False,
         no_color: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -95,6 +96,7 @@ class CkptDiffApp(BaseApp):
         self.engine = engine
         self.history = history
         self.optimizer = optimizer
+        self.adapter = adapter  # of the paths that the program was started with
         self.ascii_only = ascii_only
         self.clock = clock
         self.now = now
@@ -155,6 +157,7 @@ class CkptDiffApp(BaseApp):
             ascii_only=self.ascii_only,
         )
         session.optimizer = self.optimizer and not session.browsing
+        session.adapter = self.adapter if session.paths == self.paths else None
         session.differences_only = self.settings.differences_only and not session.browsing
         self.push_screen(
             TensorsScreen(session, self.engine, opened=dict(opened or {}), history=self.history)

@@ -20,6 +20,7 @@ def run(
     mouse: bool,
     jobs: int | None,
     optimizer: bool = False,
+    adapter: Path | None = None,
 ) -> int:
     """Browse one checkpoint, compare two, or ask for them; return the exit code."""
     set_up_environment(os.environ)
@@ -36,6 +37,7 @@ def run(
         settings_file=settings_file(),
         history=history_folder(),
         optimizer=optimizer,
+        adapter=adapter,
         ascii_only=ascii or not draws_boxes(os.environ, locale.getencoding()),
         no_color=bool(os.environ.get("NO_COLOR")),
     )

@@ -60,6 +60,7 @@ class Comparison:
         self.error: str | None = None  # why the phase is `failed`
         self.tolerance = "cast"
         self.optimizer = False  # compare optimizer state too
+        self.adapter: Path | None = None  # that is added to A's weights while they are read
         self.matched = (0, 0)  # tensors read to find equal rows, all tensors
         self.headers: dict[Side, tuple[int, int]] = {}  # files read, all files
         self.in_part = False  # `a` holds the tensors of its first file only

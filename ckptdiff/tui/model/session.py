@@ -123,6 +123,8 @@ class Session(Comparison):
         words = ["ckptdiff", "ls" if self.browsing else "diff", *map(operand, self.paths)]
         if self.optimizer:
             words.append("--optimizer")
+        if self.adapter is not None:
+            words += option("--adapter", str(self.adapter))
         if self.tolerance != "cast":
             words += ["--tolerance", self.tolerance]
         if name is not None:

@@ -106,6 +106,7 @@ class ComparisonRunner(Runner):
             self.session.paths,
             opened,
             optimizer=self.session.optimizer,
+            adapter=self.session.adapter,
             executor=lambda: self.session.executor,
             post=self.post_message,
             is_cancelled=lambda: worker.is_cancelled,

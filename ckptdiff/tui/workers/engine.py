@@ -63,6 +63,7 @@ class Engine(Protocol):
         executor: Callable[[], Executor],
         *,
         optimizer: bool,
+        adapter: Checkpoint | None = None,
         matching: Callable[[int, int], None],
         refused: Callable[[CkptDiffError], object],
     ) -> Iterator[CheckpointPair]: ...
@@ -173,6 +174,7 @@ class LocalEngine:
         executor: Callable[[], Executor],
         *,
         optimizer: bool,
+        adapter: Checkpoint | None = None,
         matching: Callable[[int, int], None],
         refused: Callable[[CkptDiffError], object],
     ) -> Iterator[CheckpointPair]:
@@ -184,7 +186,7 @@ class LocalEngine:
 
         return pair_checkpoints(
             a.checkpoint, b, executor,
-            alone=a, optimizer=optimizer, matching=matching, refused=refused,
+            alone=a, optimizer=optimizer, adapter=adapter, matching=matching, refused=refused,
         )  # fmt: skip
 
     def compare(

@@ -74,6 +74,7 @@ def read(
     opened: dict[Path, Checkpoint],
     *,
     optimizer: bool,
+    adapter: Path | None = None,
     executor: Callable[[], Executor],
     post: Post,
     is_cancelled: Callable[[], bool],
@@ -81,7 +82,7 @@ def read(
     """Open one checkpoint or two, and post what is open while the rest is being read.
 
     First comes the first file of A, then A, then the pair. `opened` holds checkpoints that another
-    screen has read. `optimizer` adds optimizer state.
+    screen has read. `optimizer` adds optimizer state, `adapter` is added to A's weights.
     """
 
     def read_side(side: Side, path: Path) -> Checkpoint:
@@ -122,10 +123,12 @@ def read(
             post(CheckpointsOpened(job, inventory, a, None, complete))
             if not complete:
                 b = read_side("b", paths[1])
+                third = engine.open(adapter, lambda *_: None) if adapter is not None else None
                 config: tuple[ConfigDiff, ...] | None = None
                 for pair in engine.pair(
                     a, b, executor,
-                    optimizer=optimizer, matching=rows_read, refused=optimizer_refused,
+                    optimizer=optimizer, adapter=third, matching=rows_read,
+                    refused=optimizer_refused,
                 ):  # fmt: skip
                     if config is None:
                         config = tuple(compare_configs(pair.a, pair.b))
@@ -146,7 +149,7 @@ def read(
 def _result_cache(
     folder: Path, a: Assembled, b: Assembled, tolerance: str, *, optimizer: bool
 ) -> ResultCache:
-    """Return the cache of a pair's results; those with optimizer state have another one."""
+    """Return the cache of a pair's results; those with more than weights have another one."""
     from ckptdiff.result_cache import ResultCache
 
     checkpoint_a, checkpoint_b = a.checkpoint, b.checkpoint
@@ -160,6 +163,9 @@ def _result_cache(
             for side in (a, b)
         )
         tolerance += " optimizer"
+    if a.merging is not None:
+        checkpoint_a = replace(checkpoint_a, files=(*checkpoint_a.files, *a.merging.files))
+        tolerance += f" {a.merging.root} {a.merging.factors}"
     return ResultCache(folder, checkpoint_a, checkpoint_b, tolerance)
 
 

@@ -239,6 +239,7 @@ class FakeEngine:
         executor: Callable[[], Executor],
         *,
         optimizer: bool,
+        adapter: Checkpoint | None = None,
         matching: Callable[[int, int], None],
         refused: Callable[[CkptDiffError], object],
     ) -> Iterator[CheckpointPair]:
