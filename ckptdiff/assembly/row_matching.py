@@ -73,9 +73,16 @@ def match_by_content(
 
 
 def _is_unnamed(side: Assembled) -> bool:
-    """Return whether nothing says what the names of a side mean: no rules, and no config.json."""
+    """Return whether nothing says what the names of a side mean.
+
+    Such are Megatron's without rules, and those of a training program that saved no config.json.
+    """
     checkpoint = side.checkpoint
-    return side.family is None and (checkpoint.convention == "megatron" or not checkpoint.config)
+    if side.family is not None:
+        return False
+    return checkpoint.convention == "megatron" or (
+        checkpoint.chunks is not None and not checkpoint.config
+    )
 
 
 def _unpaired(side: Assembled, other: Assembled) -> dict[str, Assembly]:
