@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from ckptdiff.errors import MissingShard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Collection, Iterable
 
     from ckptdiff.arch.base import ParamMapping
     from ckptdiff.assembly.recipe import Copy
     from ckptdiff.checkpoint import Rank
 
 
-def check_every_rank(
-    mapping: ParamMapping, copies: Iterable[list[Copy]], with_files: AbstractSet[Rank]
-) -> None:
-    """Raise MissingShard if a rank with a file has none of a tensor that its stage holds.
+class RanksWithFiles:
+    """The ranks of a checkpoint that have a file, by what those of one tensor have in common.
 
     Every rank of a pipeline stage holds the stage's tensors; an expert's only those of one expert
     index.
     """
-    holders = {copy.rank for each in copies for copy in each}
-    places = {_place(rank, mapping) for rank in holders}
-    lacking = sorted(r for r in with_files - holders if _place(r, mapping) in places)
-    if lacking:
-        sizes = [s for s in ("tp", "pp", "ep") if any(getattr(rank, s) for rank in with_files)]
-        ranks = [" ".join(f"{size} {getattr(rank, size)}" for size in sizes) for rank in lacking]
-        has = "has" if len(ranks) == 1 else "have"
-        raise MissingShard(f"rank {', '.join(ranks)} {has} no copy of it, other ranks have")
 
+    def __init__(self, ranks: Collection[Rank]) -> None:
+        self._sizes = [s for s in ("tp", "pp", "ep") if any(getattr(rank, s) for rank in ranks)]
+        self._at: dict[tuple[int, int | None], set[Rank]] = defaultdict(set)
+        for rank in ranks:
+            self._at[rank.pp, None].add(rank)
+            self._at[rank.pp, rank.ep].add(rank)
 
-def _place(rank: Rank, mapping: ParamMapping) -> tuple[int, int]:
-    """Return what the ranks that hold a tensor have in common: stage, and index of experts."""
-    return rank.pp, rank.ep if mapping.of_experts else 0
+    def check_all_hold(self, mapping: ParamMapping, copies: Iterable[list[Copy]]) -> None:
+        """Raise MissingShard if a rank has none of a tensor that others of its place hold."""
+        holders = {copy.rank for each in copies for copy in each}
+        places = {(rank.pp, rank.ep if mapping.of_experts else None) for rank in holders}
+        lacking = sorted({rank for place in places for rank in self._at[place]} - holders)
+        if lacking:
+            ranks = [" ".join(f"{s} {getattr(rank, s)}" for s in self._sizes) for rank in lacking]
+            has = "has" if len(ranks) == 1 else "have"
+            raise MissingShard(f"rank {', '.join(ranks)} {has} no copy of it, other ranks have")

@@ -15,7 +15,7 @@ from ckptdiff.arch.templates import fill_name
 from ckptdiff.assembly.by_name import NO_RULES, assemble_by_name, tensors_by_name
 from ckptdiff.assembly.dcp_chunks import resolve_chunks
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
-from ckptdiff.assembly.every_rank import check_every_rank
+from ckptdiff.assembly.every_rank import RanksWithFiles
 from ckptdiff.assembly.families import fitting_families, has_wide_norms
 from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets, shards_by_split_names
 from ckptdiff.assembly.padded_rows import with_vocabulary
@@ -109,7 +109,7 @@ def _assemble_by_rules(
     config = with_vocabulary(config, _vocabulary_rows(collected), checkpoint, like)
     assemblies: dict[str, Assembly] = {}
     errors: dict[str, LayoutError] = {}
-    with_files = {shard.rank for shard in checkpoint.shards}
+    with_files = RanksWithFiles({shard.rank for shard in checkpoint.shards})
     for (mapping, indices), ranks in collected.items():
         targets = [fill_name(pattern, indices) for pattern in mapping.hf]
         try:
@@ -122,7 +122,7 @@ def _assemble_by_rules(
             if architecture.wide_qk_norm:
                 rule = _split_norm(mapping, ranks, config, checkpoint)
             found = read_backward(rule, targets, ranks, config, ranks_of(mapping, checkpoint))
-            check_every_rank(mapping, ranks.values(), with_files)
+            with_files.check_all_hold(mapping, ranks.values())
             assemblies |= {
                 name: resolve_chunks(assembly, checkpoint) for name, assembly in found.items()
             }
