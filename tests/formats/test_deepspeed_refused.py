@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -259,7 +260,7 @@ def test_old_names_of_the_optimizers_files_are_known(copy: Callable[[str], Path]
             PART.format(0),
             model({"a.weight": (3, 3)}, frozen_param_shapes={"b": (4,)}),
             MixedShards,
-            "with other frozen parameters",
+            "or with other parameters",
         ),
         (
             PART.format(0),
@@ -299,6 +300,23 @@ def test_frozen_parameters_need_every_ranks_part(tmp_path: Path) -> None:
     assert "not of one size" in refusal(folder, CorruptFile)
     write(folder, {PART.format(1): model(shapes, **frozen, frozen_param_fragments={})})
     assert "no part of the frozen 'b'" in refusal(folder, CorruptFile)
+
+
+@pytest.mark.parametrize("run", ["zero3", "zero3-tied"])  # with frozen parameters, and without
+def test_a_ranks_file_of_another_step_is_told(copy: Callable[[str], Path], run: str) -> None:
+    folder = copy(run) / "global_step2"
+    restep(folder / PART.format(1), 2, 9)
+    assert "of step 9, and that of step 2" in refusal(folder, MixedShards)
+    restep(folder / PART.format(0), 2, 9)
+    assert "its model is of step 9, by the file, and not of 2" in open_checkpoint(folder).notes
+
+
+def restep(file: Path, old: int, new: int) -> None:
+    """Change the step that a file of a model's states has, in its pickle."""
+    raw = file.read_bytes()
+    found = re.sub(rb"(global_steps(?:q.|r....)K)%c" % old, rb"\g<1>%c" % new, raw)
+    assert found != raw
+    file.write_bytes(found)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,8 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         held = _plain(files)
     beside = read_model_files(root, held.notes)
     step = names.step_of(root)
+    if step is not None and held.steps not in (None, step):
+        held.notes.append(f"its model is of step {held.steps}, by the file, and not of {step}")
     return Checkpoint(
         root=root,
         format=NAME,
@@ -224,31 +226,44 @@ def _partitioned(files: Files, progress: Progress | None) -> Held:
     left = PartsLeft.of([rank.file for rank in ranks])
     wholes = put_together(model.groups, ranks, MASTER, left)
     read = [rank.file for rank in ranks]
-    wholes |= _frozen(files, model, read, left)
+    wholes |= _frozen(_models_of_ranks(files, model), read, left)
     wholes |= {n: as_stored(n, ref) for n, ref in model.filled.items() if n not in wholes}
     of = plural(len(ranks), "rank")
     note = f"its weights are put together from DeepSpeed's fp32 partitions of {of}"
     return _held(files, model, wholes, read, note)
 
 
-def _frozen(files: Files, model: ModelState, read: list[Path], left: PartsLeft) -> dict[str, Whole]:
+def _models_of_ranks(files: Files, model: ModelState) -> list[ModelState]:
+    """Return what the model's file of each rank says.
+
+    Raises MixedShards unless they are of the save that the first one is of.
+    """
+    found = []
+    for file, other in each_file([file for _, file in sorted(files.parts.items())], read_model):
+        if _save_of(other) != _save_of(model):
+            raise MixedShards(
+                f"{file}: is of another save than {model.file.name}: of step {other.steps}, and "
+                f"that of step {model.steps}, or with other parameters"
+            )
+        found.append(other)
+    return found
+
+
+def _save_of(model: ModelState) -> tuple[object, ...]:
+    return model.steps, model.groups, model.frozen
+
+
+def _frozen(models: list[ModelState], read: list[Path], left: PartsLeft) -> dict[str, Whole]:
     """Return the parameters that were not trained, of which each rank has a part.
 
     Adds the files that hold them to `read`.
     """
-    if not model.frozen:
+    if not models[0].frozen:
         return {}
-    parts = [file for _, file in sorted(files.parts.items())]
-    of_ranks = []
-    for file, other in each_file(parts, read_model):
-        if other.frozen != model.frozen or other.steps != model.steps:
-            raise MixedShards(
-                f"{file}: is of another save than {model.file.name}: of step {other.steps}, and "
-                f"that of step {model.steps}, or with other frozen parameters"
-            )
-        of_ranks.append(other.fragments)
-    read += parts
-    return {whole.native: whole for whole in fragments(model.frozen, of_ranks, parts, left)}
+    files = [model.file for model in models]
+    read += files
+    held = [model.fragments for model in models]
+    return {whole.native: whole for whole in fragments(models[0].frozen, held, files, left)}
 
 
 def _rank_states(files: Files, progress: Progress | None) -> list[RankPartitions]:
@@ -285,7 +300,7 @@ def _universal(files: Files, progress: Progress | None) -> Held:
             files.folder, files.parts, model.size("dp_world_size"), "*_model_states.pt"
         )
         left = PartsLeft.of(list(files.parts.values()))
-        wholes |= _frozen(files, model, read, left)
+        wholes |= _frozen(_models_of_ranks(files, model), read, left)
     lacking = [name for name in model.trained if name not in wholes]
     if lacking:
         raise MissingShard(
