@@ -189,8 +189,9 @@ def _open(options: argparse.Namespace) -> tuple[Assembled, Assembled | None]:
     source = assemble(open_checkpoint(options.source), like=like)
     if options.adapter is not None:
         from ckptdiff.assembly.merging import with_merged
+        from ckptdiff.formats import open_adapter
 
-        source = with_merged(source, assemble(open_checkpoint(options.adapter), like=source))
+        source = with_merged(source, assemble(open_adapter(options.adapter), like=source))
     return source, like
 
 
