@@ -78,6 +78,8 @@ def lora_of(adapter: Assembled) -> Lora:
     """
     checkpoint = adapter.checkpoint
     root = checkpoint.root
+    if adapter.adapter is None:
+        raise UnsupportedLayout(f"{root}: holds no tensor of a LoRA adapter")
     if checkpoint.adapter_config is None:
         raise UnsupportedLayout(
             f"{root}: states no alpha: there is no adapter_config.json beside the adapter, without "
@@ -109,7 +111,9 @@ def lora_of(adapter: Assembled) -> Lora:
     if len(names) > 1:
         which = ", ".join(sorted(filter(None, names)))
         raise UnsupportedLayout(f"{root}: holds several adapters ({shown(which)}); give one alone")
-    if checkpoint.config is not None:
+    # The file that PEFT writes holds what is the adapter's alone.
+    is_own = all(file.name.startswith("adapter_model") for file in checkpoint.files)
+    if not is_own and all(f"{module}.weight" in whole for module in parts):
         whole = {}  # of the model that it stands beside
     pairs = tuple(_pair(root, module, held, settings) for module, held in parts.items())
     return Lora(root, settings, pairs, whole)

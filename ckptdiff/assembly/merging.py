@@ -50,12 +50,14 @@ def with_merged(base: Assembled, adapter: Assembled) -> Assembled:
     that is added to these weights.
     """
     lora = lora_of(adapter)
-    if base.adapter is not None and base.checkpoint.root != adapter.checkpoint.root:
+    held = base.adapter
+    is_alone = held is not None and not any(host in base.tensors for host in held.hosts)
+    if held is not None and (is_alone or base.checkpoint.root != adapter.checkpoint.root):
         raise UnsupportedLayout(
-            f"{base.checkpoint.root}: {'is' if base.adapter.is_alone else 'holds'} "
-            f"{base.adapter.words} itself: give the plain model, and the adapter beside it"
+            f"{base.checkpoint.root}: {'is' if is_alone else 'holds'} {held.words} itself: "
+            "give the plain model, and the adapter beside it"
         )
-    own = set(base.adapter.names) if base.adapter is not None else set()
+    own = set(held.names) if held is not None else set()
     tensors = {name: tensor for name, tensor in base.tensors.items() if name not in own}
     replaced = dict(_replaced(base, lora))
     tensors |= replaced
@@ -96,6 +98,7 @@ def _retie(base: Assembled, tensors: dict[str, Assembly]) -> None:
 
 def _replaced(base: Assembled, lora: Lora) -> Iterator[tuple[str, Assembly]]:
     """Yield the tensors that the adapter's folder holds in place of the base's."""
+    _refuse_untied(base, lora)
     for stored, tensor in lora.whole.items():
         (piece,) = tensor.pieces
         for name, ref in _parts(base, stored, piece.ref, lora):
@@ -103,10 +106,31 @@ def _replaced(base: Assembled, lora: Lora) -> Iterator[tuple[str, Assembly]]:
             if there.shape != ref.shape:
                 raise UnsupportedLayout(
                     f"{lora.root}: {shown(stored)} has the shape {list(ref.shape)}, in "
-                    f"{base.checkpoint.root} {list(there.shape)}: it is an adapter of another base"
+                    f"{base.checkpoint.root} {list(there.shape)}: it is an adapter of another "
+                    "base, or of this one with tokens added; merge it with PEFT"
                 )
             whole = whole_box(ref)
             yield name, Assembly(name, ref.shape, ref.dtype, (Piece(ref, Rank(), whole, whole),))
+
+
+def _refuse_untied(base: Assembled, lora: Lora) -> None:
+    """Raise UnsupportedLayout if a head that is the embedding becomes a matrix of its own.
+
+    PEFT gives a module that is saved whole a matrix of its own, unless it is told to tie them.
+    """
+    rules, config, settings = base.architecture, base.config, lora.settings
+    if rules is None or config is None or not config.tied_embeddings or settings.keeps_ties:
+        return
+    ends = {name.split(".")[-2] for name in (rules.embedding().hf[0], rules.head_name())}
+    for stored in lora.whole:
+        module = stored.removesuffix(".weight")
+        is_saved = any(f".{module}".endswith(f".{saved}") for saved in settings.saved)
+        if is_saved and module.rpartition(".")[2] in ends:
+            raise UnsupportedLayout(
+                f"{lora.root}: holds {shown(stored)} whole, which {base.checkpoint.root} ties to "
+                "another: whether the two are one in the merged model is up to PEFT's version; "
+                "merge it with PEFT"
+            )
 
 
 def _changed(
@@ -163,6 +187,11 @@ def _changed_bias(
     assert pair.bias is not None
     size = pair.bias.shape[0]
     stand_in = TensorRef(f"{pair.module}.bias", (size,), "U8", Path(), 0, (1,))
+    if not _found(base, stand_in.name, stand_in):
+        raise UnsupportedLayout(
+            f"{lora.root}: has a bias for {shown(pair.module)}, to which {base.checkpoint.root} "
+            "has none that it could be added to; PEFT does not merge it either"
+        )
     for name, part in _parts(base, stand_in.name, stand_in, lora):
         bias = rows_of(pair.bias, part.offset, part.offset + part.shape[0])
         yield name, _added(tensors[name], bias, None, pair)
@@ -186,14 +215,8 @@ def _parts(base: Assembled, stored: str, ref: TensorRef, lora: Lora) -> list[tup
 
     A head that is tied is the embedding. Raises UnsupportedLayout if the base has none of them.
     """
-    rules, config = base.architecture, base.config
-    is_head = rules is not None and stored.endswith(rules.head_name())
-    if rules is not None and is_head and config is not None and config.tied_embeddings:
-        return [(rules.embedding().hf[0], ref)]
-    for front in _FRONTS:
-        found = _canonical(f"{front}{stored}", ref, base.architecture)
-        if found and all(name in base.tensors for name in found):
-            return list(found.items())
+    if found := _found(base, stored, ref):
+        return found
     if any(name in base.packed for name in (stored, *(f"{f}{stored}" for f in _FRONTS))):
         raise UnsupportedLayout(
             f"{base.checkpoint.root}: {shown(stored)} is packed in few bits: an adapter is added "
@@ -203,6 +226,19 @@ def _parts(base: Assembled, stored: str, ref: TensorRef, lora: Lora) -> list[tup
         f"{lora.root}: changes {shown(stored)}, which {base.checkpoint.root} does not have: it is "
         "an adapter of another base"
     )
+
+
+def _found(base: Assembled, stored: str, ref: TensorRef) -> list[tuple[str, TensorRef]]:
+    """Return what `_parts` does; nothing if the base has none of them."""
+    rules, config = base.architecture, base.config
+    is_head = rules is not None and stored.endswith(rules.head_name())
+    if rules is not None and is_head and config is not None and config.tied_embeddings:
+        return [(rules.embedding().hf[0], ref)]
+    for front in _FRONTS:
+        found = _canonical(f"{front}{stored}", ref, base.architecture)
+        if found and all(name in base.tensors for name in found):
+            return list(found.items())
+    return []
 
 
 def _canonical(

@@ -145,7 +145,7 @@ def run(options: argparse.Namespace) -> int:
         )
         from ckptdiff.conversion.plan import plan_conversion
         from ckptdiff.conversion.run import convert
-        from ckptdiff.conversion.verify import compare_with_like
+        from ckptdiff.conversion.verify import compare_with_like, compare_with_merged_like
 
         source, like = _open(options)
         conversion = plan_conversion(source, options.out, _target(options), like)
@@ -154,20 +154,29 @@ def run(options: argparse.Namespace) -> int:
             print_parts(_plan_lines(conversion))
         with closing(convert(conversion, pool, verify=not options.no_verify)) as events:
             lost, compared = _follow(events, conversion)
-        against = None
+        against, is_merged = None, False
         if like is not None and not (options.no_verify and not options.undo):
             against = compare_with_like(conversion, pool)
+            if against.weights not in ("same", "close"):
+                # That folder may be the base that the adapter was added to, or what both give.
+                merged = compare_with_merged_like(conversion, pool)
+                if merged is not None and merged.weights in ("same", "close"):
+                    against, is_merged = merged, True
     if not quiet:
         print_parts(closing_lines(conversion, lost, compared))
         if against is not None:
-            print_parts([against_line(against, like)])
+            print_parts([against_line(against, like, with_adapter=is_merged)])
         print_parts((*cannot_lines(conversion), *start_lines(conversion)))
     if options.json is not None:
         from ckptdiff.report.pages import print_json
 
         document = _document(conversion, lost, compared)
         if against is not None:
-            document["against_like"] = {"weights": against.weights, "counts": dict(against.counts)}
+            document["against_like"] = {
+                "weights": against.weights,
+                "counts": dict(against.counts),
+                "with_adapter": is_merged,
+            }
         print_json(document, options.json)
     # Without a fault to take out, the folder may be of another model of the same kind.
     is_mended = not options.undo or against is None or against.weights in ("same", "close")
@@ -189,8 +198,9 @@ def _open(options: argparse.Namespace) -> tuple[Assembled, Assembled | None]:
     source = assemble(open_checkpoint(options.source), like=like)
     if options.adapter is not None:
         from ckptdiff.assembly.merging import with_merged
+        from ckptdiff.formats import open_adapter
 
-        source = with_merged(source, assemble(open_checkpoint(options.adapter), like=source))
+        source = with_merged(source, assemble(open_adapter(options.adapter), like=source))
     return source, like
 
 

@@ -15,7 +15,7 @@ from ckptdiff.comparison.run import diff, pair_names
 from ckptdiff.comparison.saved_hashes import Hashing, with_hashes
 from ckptdiff.comparison.verdict import CAST, summarise
 from ckptdiff.errors import BadArgument, CkptDiffError
-from ckptdiff.formats import open_checkpoint
+from ckptdiff.formats import open_adapter, open_checkpoint
 from ckptdiff.name_filter import matcher
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def compare_checkpoints(
     first, second = (
         open_checkpoint(path, progress=reading(side)) for side, path in (("A", a), ("B", b))
     )
-    third = open_checkpoint(adapter) if adapter is not None else None
+    third = open_adapter(adapter) if adapter is not None else None
     for pair in pair_checkpoints(
         first, second, executor,
         pattern=pattern, optimizer=optimizer, adapter=third, matching=matching,

@@ -41,6 +41,8 @@ class LoraSettings:
     rslora: bool  # alpha is divided by the root of the rank
     fan_in_fan_out: bool  # weights are stored (in, out), as GPT-2's are
     targets: tuple[str, ...]
+    saved: tuple[str, ...] = ()  # modules that are held whole
+    keeps_ties: bool = False  # a module that the model ties to another one stays tied
     ranks: tuple[tuple[str, int], ...] = ()
     alphas: tuple[tuple[str, float], ...] = ()
 
@@ -80,12 +82,21 @@ def lora_settings(stated: Mapping[str, Any], where: object) -> LoraSettings:
     return LoraSettings(
         rank=int(_number(stated, "r", DEFAULT_RANK, where)),
         alpha=_number(stated, "lora_alpha", DEFAULT_ALPHA, where),
-        rslora=stated.get("use_rslora") is True,
-        fan_in_fan_out=stated.get("fan_in_fan_out") is True,
+        rslora=_flag(stated, "use_rslora", where),
+        fan_in_fan_out=_flag(stated, "fan_in_fan_out", where),
         targets=_words(stated.get("target_modules")),
+        saved=_words(stated.get("modules_to_save")),
+        keeps_ties=_flag(stated, "ensure_weight_tying", where),
         ranks=tuple((p, int(n)) for p, n in _patterns(stated, "rank_pattern", where)),
         alphas=tuple(_patterns(stated, "alpha_pattern", where)),
     )
+
+
+def _flag(stated: Mapping[str, Any], name: str, where: object) -> bool:
+    value = stated.get(name)
+    if not isinstance(value, bool | None):
+        raise UnsupportedLayout(f"{where}: {name} is {shown(value)}, neither true nor false")
+    return value is True
 
 
 def _number(stated: Mapping[str, Any], name: str, default: float, where: object) -> float:

@@ -88,9 +88,15 @@ def start_lines(conversion: Conversion) -> Iterator[str]:
         yield printable(conversion.launch)
 
 
-def against_line(summary: DiffSummary, like: Assembled | None) -> str:
-    """Return the line on what was written against the folder that it was to be like."""
+def against_line(
+    summary: DiffSummary, like: Assembled | None, *, with_adapter: bool = False
+) -> str:
+    """Return the line on what was written against the folder that it was to be like.
+
+    `with_adapter`: the adapter that was added to the source was added to that folder too.
+    """
     root = "" if like is None else printable(str(like.checkpoint.root))
+    root += " with the adapter" if with_adapter else ""
     counts = summary.counts
     total = sum(counts.values())
     packed = counts["packed"]

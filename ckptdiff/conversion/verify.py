@@ -6,11 +6,12 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptdiff.assembly.assemble import assemble, assemble_pair, with_tied_head
+from ckptdiff.assembly.merging import with_merged
 from ckptdiff.comparison.run import diff, pair_names
 from ckptdiff.comparison.verdict import summarise
 from ckptdiff.conversion.completeness import is_headless
-from ckptdiff.errors import Unverified
-from ckptdiff.formats import open_checkpoint
+from ckptdiff.errors import CkptDiffError, Unverified
+from ckptdiff.formats import open_adapter, open_checkpoint
 from ckptdiff.results import Loss
 
 if TYPE_CHECKING:
@@ -75,6 +76,23 @@ def compare_with_like(conversion: Conversion, executor: Executor) -> DiffSummary
     """Compare a finished conversion with the folder that it was to be like; return the summary."""
     assert conversion.like is not None
     a, b = assemble_pair(conversion.like.checkpoint, open_checkpoint(conversion.out))
+    return summarise(list(diff(a, b, executor)), a, b)
+
+
+def compare_with_merged_like(conversion: Conversion, executor: Executor) -> DiffSummary | None:
+    """Return what `compare_with_like` does, the source's adapter added to that folder as well.
+
+    None if no adapter was added to the source, or if it is not one of that folder's.
+    """
+    assert conversion.like is not None
+    merging = conversion.source.merging
+    if merging is None:
+        return None
+    a, b = assemble_pair(conversion.like.checkpoint, open_checkpoint(conversion.out))
+    try:
+        a = with_merged(a, assemble(open_adapter(merging.root), like=a))
+    except CkptDiffError:
+        return None
     return summarise(list(diff(a, b, executor)), a, b)
 
 

@@ -27,6 +27,7 @@ SAMPLE = 1 << 20  # elements of a weight that are measured
 LEAST_COSINE = 0.6  # of a change with the adapter's product, to be taken for a multiple of it
 NEAR = 0.1  # of a multiple, relative: as near is a known one to the nearest
 SURE_COSINE = 0.99
+SAME_SHARE = 0.02  # of one: as near may be measured of a whole adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,9 @@ def merge_findings(
     futures = {name: executor.submit(_fit, blocks) for name, blocks in samples.items()}
     found: dict[_Fate, list[str]] = defaultdict(list)
     for name, future in futures.items():
-        fate = _fate(merging.pairs[name], future.result(), samples[name], executor)
+        fit = future.result()
+        is_all = fit.numel >= math.prod(a.tensors[name].shape)
+        fate = _fate(merging.pairs[name], fit, samples[name], executor, is_all=is_all)
         if fate is not None:
             found[fate].append(name)
     for fate, held in found.items():
@@ -90,11 +93,14 @@ def _beyond(blocks: tuple[Block, ...], share: float, turned: bool) -> int:  # no
 
 
 def _fate(
-    pair: LoraPair, fit: MergeFit, blocks: tuple[Block, ...], executor: Executor
+    pair: LoraPair, fit: MergeFit, blocks: tuple[Block, ...], executor: Executor, *, is_all: bool
 ) -> _Fate | None:
-    """Return what became of the adapter in one weight; None if B's change is something else."""
+    """Return what became of the adapter in one weight; None if B's change is something else.
+
+    `is_all`: the blocks are all of the weight.
+    """
     if not fit.off_base:
-        return _Fate(0.0)
+        return _Fate(0.0, exact=is_all)
     if fit.turned_cosine > max(LEAST_COSINE, abs(fit.cosine)):
         is_exact = executor.submit(_beyond, blocks, 1.0, True).result() == 0  # noqa: FBT003
         return _Fate(1.0, turned=True, exact=is_exact)
@@ -103,7 +109,8 @@ def _fate(
     for share in _known_shares(pair, fit.share):
         if executor.submit(_beyond, blocks, share, False).result() == 0:  # noqa: FBT003
             return _Fate(share)
-    if abs(fit.cosine) < SURE_COSINE:
+    # Where B has the whole adapter, it is something else that differs.
+    if abs(fit.cosine) < SURE_COSINE or abs(fit.share - 1) < SAME_SHARE:
         return None
     return _Fate(float(f"{fit.share:.2g}"), exact=False)
 
@@ -130,6 +137,7 @@ def _finding(fate: _Fate, names: list[str], merging: Merging) -> Finding:
         cause = "A and B were swapped, or weights taken for Conv1D's (fan_in_fan_out)"
     elif fate.share == 0:
         title = f"the adapter was not merged into {of}: B holds the base's values"
+        title += "" if fate.exact else " in all rows looked at"
         cause = "the merge left these modules out"
     else:
         about = "" if fate.exact else "about "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ckptdiff.errors import CkptDiffError, MissingShard, NotACheckpoint, UnreadableFile
 from ckptdiff.formats import hf, megatron, meta, plain_dcp, torch_dist
-from ckptdiff.formats.adapter import adapter_config
+from ckptdiff.formats.adapter import adapter_config, beside_a_model
 from ckptdiff.formats.gc_pause import uncollected
 from ckptdiff.formats.hub.layout import followed, snapshot_of, some, why_nothing, why_partial
 from ckptdiff.formats.hub.lookup import located
@@ -78,6 +78,11 @@ def open_checkpoint(
     if opened is None:
         raise _nothing_in(path)
     return opened
+
+
+def open_adapter(path: Path) -> Checkpoint:
+    """Open an adapter, also where the model lies in the same folder. Raises as open_checkpoint."""
+    return open_checkpoint(beside_a_model(followed(located(path))))
 
 
 def _nothing_in(path: Path) -> NotACheckpoint:

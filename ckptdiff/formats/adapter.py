@@ -8,13 +8,16 @@ from ckptdiff.formats import tree
 from ckptdiff.formats.json_files import read_object
 from ckptdiff.formats.plain_yaml import read_yaml
 from ckptdiff.formats.run_config import BRIDGE
+from ckptdiff.formats.weight_files import INDICES, LOADED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from ckptdiff.checkpoint import Checkpoint
 
 NAME = "adapter_config.json"
+_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # in the order in which PEFT looks
 _PARTS = (".adapter.", ".lora_A.", ".lora_B.")  # in names of Megatron's adapters
 # How args (ms-swift, NeMo) and the configs of Megatron-Bridge's classes call what PEFT states.
 _IN_PEFT = {
@@ -45,6 +48,13 @@ def adapter_config(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
                 return _in_peft(tree.plain_values(stated))
     args = checkpoint.config or {}
     return _in_peft(args) if "lora_rank" in args else None
+
+
+def beside_a_model(folder: Path) -> Path:
+    """Return the file of PEFT's adapter in a folder that holds a model's weights too, else it."""
+    if any((folder / name).is_file() for name in LOADED + INDICES):
+        return next((folder / n for n in _FILES if (folder / n).is_file()), folder)
+    return folder
 
 
 def _in_peft(stated: Mapping[str, Any]) -> dict[str, Any]:

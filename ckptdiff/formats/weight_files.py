@@ -23,14 +23,16 @@ if TYPE_CHECKING:
 # What transformers looks for, in this order: each file, then its index. Source:
 # _get_resolved_checkpoint_files in transformers.modeling_utils.
 LOADED = ("model.safetensors", "pytorch_model.bin")
-PATTERNS = ("*.safetensors", "pytorch_model*.bin")  # of files that it does not look for
+INDICES = tuple(f"{name}.index.json" for name in LOADED)
+# Of files that it does not look for.
+PATTERNS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 EXPLICIT = "transformers_weights"  # a file or an index that config.json names instead
 TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
 _NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)?\.(safetensors|bin|pt|pth)$")
 _VARIANT = re.compile(r"(.+)\.(\w+)\.(safetensors|bin)$")  # model.fp16.safetensors
 _INDEX = re.compile(r"\.(?:safetensors|bin)\.index(?:\.\w+)?\.json$")
 _WEIGHTS = re.compile(
-    r"\.safetensors$|^pytorch_model.*\.bin$|^consolidated.*\.pth$|\.gguf$"
+    r"\.safetensors$|^(?:pytorch|adapter)_model.*\.bin$|^consolidated.*\.pth$|\.gguf$"
     r"|^tf_model.*\.h5$|^flax_model.*\.msgpack$"
 )
 # Files of torch.save beside weights that hold none, by their names.
@@ -62,7 +64,7 @@ def has_weights(folder: Path) -> bool:
 
 def has_named_weights(folder: Path) -> bool:
     """Return whether a folder holds files that are weights by their names, or an index of some."""
-    return any((folder / f"{loaded}.index.json").exists() for loaded in LOADED) or any(
+    return any((folder / index).exists() for index in INDICES) or any(
         next(folder.glob(pattern), None) for pattern in PATTERNS
     )
 
@@ -212,12 +214,14 @@ def _unlisted(folder: Path, names: Collection[str]) -> Chosen:
         for numbered in _numbered_sets(kept):
             _check_numbers(folder, numbered)
         alone = _VARIANT.match(kept[0]) if len(kept) == 1 else None
-        chosen = _chosen(folder, names, kept, "they are variants of what is read")
+        # PEFT looks for an adapter by its own name.
+        is_adapter = kept[0].startswith("adapter_model.")
+        why = f"PEFT loads {kept[0]}" if is_adapter else "they are variants of what is read"
+        chosen = _chosen(folder, names, kept, why)
         note = f"transformers does not look for {kept[0]}{', …' if len(kept) > 1 else ''}"
         if alone is not None and f"{alone[1]}.{alone[3]}" in LOADED:
             note = f"transformers loads {kept[0]} with variant={alone[2]!r} only"
-        # PEFT looks for an adapter by its own name.
-        notes = () if kept[0].startswith("adapter_model.") else (note,)
+        notes = () if is_adapter else (note,)
         return replace(chosen, notes=(*notes, *chosen.notes))
     if found := [file.name for file in sole_torch_files(folder)]:
         for numbered in _numbered_sets(found):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptdiff.kernels.dtypes import bits, values
+from ckptdiff.dtypes import FLOATS, narrower
+from ckptdiff.kernels.dtypes import rounded, values
 from ckptdiff.kernels.memory import matrix, stored_matrix
 from ckptdiff.kernels.merging import count_beyond, product_of
 
@@ -22,7 +23,7 @@ class MergeFit:
     """What was measured of some blocks of one weight."""
 
     numel: int  # elements
-    off_base: int  # elements of B that are not those of the base, bit for bit
+    off_base: int  # elements of B that are not those of the base, bits in the narrower dtype
     change: float  # sum of squares of B less the base
     product: float  # sum of squares of what the adapter adds
     shared: float  # sum of the products of both
@@ -56,8 +57,12 @@ def fit(blocks: Sequence[Block]) -> MergeFit:
         assert added is not None
         base, other = stored_matrix(view), matrix(block.b)
         numel += base.size
-        same_dtype = view.dtype == block.b.dtype
-        off_base += int(np.count_nonzero(bits(base) != bits(other))) if same_dtype else base.size
+        if FLOATS.keys() >= {view.dtype, block.b.dtype}:
+            narrow = narrower(view.dtype, block.b.dtype)
+            one, two = rounded(base, view.dtype, narrow), rounded(other, block.b.dtype, narrow)
+            off_base += int(np.count_nonzero(one != two))
+        else:
+            off_base += base.size
         change = values(other, block.b.dtype) - values(base, view.dtype)
         change = np.where(np.isfinite(change), change, 0.0)
         product = product_of(view, added)

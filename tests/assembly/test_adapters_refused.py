@@ -140,6 +140,11 @@ def test_the_command_merges_while_it_converts(base: Path, tmp_path: Path) -> Non
     assert found["verdict"] == "same"
     assert found["a"]["with_adapter"]["changes"] == ["model.layers.0.self_attn.q_proj.weight"]
     assert document(ckptdiff("diff", base, out, "--json", "-"))["counts"]["differ"] == 1
+    # The folder that it is to be like may be the base, or what is merged.
+    for name, like in (("back", base), ("again", tmp_path / "back")):
+        arguments = ("--to", "hf", "--adapter", folder, "--like", like, "--json", "-")
+        against = document(ckptdiff("convert", base, tmp_path / name, *arguments))["against_like"]
+        assert (against["weights"], against["with_adapter"]) == ("same", like == base)
 
 
 def test_the_command_says_it_in_one_line(base: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from ckptdiff.checkpoint import Parallelism
 from ckptdiff.conversion.plan import Conversion, Target, plan_conversion
 from ckptdiff.conversion.run import Lost, convert
 from ckptdiff.executor import InlineExecutor
-from ckptdiff.formats import open_checkpoint
+from ckptdiff.formats import open_adapter, open_checkpoint
 from tests.support.oracle_state import load
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def converted(
     lender = assemble(open_checkpoint(like)) if like is not None else None
     side = assemble(open_checkpoint(source), like=lender)
     if adapter is not None:
-        side = with_merged(side, assemble(open_checkpoint(adapter), like=side))
+        side = with_merged(side, assemble(open_adapter(adapter), like=side))
     target = Target(to, Parallelism(tp, pp, vpp, ep, etp or tp), **rest)
     conversion = plan_conversion(side, out, target, lender)
     events = list(convert(conversion, InlineExecutor(), verify=verify))
