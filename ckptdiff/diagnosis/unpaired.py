@@ -139,7 +139,7 @@ def _used_up(search: ContentSearch, places: Mapping[str, list[FoundAt]]) -> set[
 
 def _missing(search: ContentSearch, lost: list[str], left: Collection[str]) -> Finding:
     near = search.could_be(lost, left)
-    where = f"{'it is' if len(lost) == 1 else 'they are'} in no file of B"
+    where = f"{'it is' if len(lost) == 1 else 'they are'} in nothing of B that is read"
     if near:
         others = plural(len(search.b), "unpaired tensor")
         where = f"not found by content among the {others} of B"

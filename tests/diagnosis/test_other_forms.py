@@ -93,10 +93,10 @@ def test_a_tensor_is_lost_where_nothing_could_be_it(tmp_path: Path) -> None:
     a = {"q": Q, "same.size": Q + 1}
     (renamed, absent) = findings(tmp_path / "1", a, {"x": Q + 1})
     assert (renamed.kind, renamed.tensors) == ("NAMES", ("same.size",))
-    assert (absent.kind, absent.evidence) == ("MISSING", "it is in no file of B")
+    assert (absent.kind, absent.evidence) == ("MISSING", "it is in nothing of B that is read")
     assert has_remedy(absent)
     absent, _ = findings(tmp_path / "2", {"q": Q}, {"x": noise(16), "y": noise(5, 7)})
-    assert absent.evidence == "it is in no file of B"
+    assert absent.evidence == "it is in nothing of B that is read"
     assert has_remedy(absent)
 
 

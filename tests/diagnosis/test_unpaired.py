@@ -150,7 +150,7 @@ def test_missing_says_what_it_was_looked_for_in(tmp_path: Path) -> None:
     a = {HEAD: noise(8, 6), "model.norm.weight": noise(6), DOWN: noise(6, 4)}
     lost = {HEAD: a[HEAD]}
     (found,) = findings(tmp_path / "1", a, lost)
-    assert (found.kind, found.evidence) == ("MISSING", "they are in no file of B")
+    assert (found.kind, found.evidence) == ("MISSING", "they are in nothing of B that is read")
     other = {**lost, "model.layers.7.x": noise(6, seed=9), "score.weight": noise(1, 6, seed=8)}
     absent, extra = findings(tmp_path / "2", a, other)
     assert (absent.kind, absent.title) == ("MISSING", "2 tensors of A are not in B")
