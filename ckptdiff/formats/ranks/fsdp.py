@@ -29,6 +29,7 @@ from ckptdiff.formats.ranks.parts import Part, join
 from ckptdiff.formats.ranks.sharded_tensor import is_sharded, read_sharded
 from ckptdiff.formats.token_files import read_token_files
 from ckptdiff.formats.torch_state import find_weights
+from ckptdiff.formats.weight_files import weights_beside
 from ckptdiff.formats.wholes import addressed
 from ckptdiff.text import shown
 
@@ -107,6 +108,8 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     if others := _others(folder):
         kinds = dict.fromkeys(_BESIDE.sub(r"\1_…", name) for name in others)
         notes.append(f"not compared: {', '.join(islice(kinds, _MAX_NAMED))}")
+    ignored, said = weights_beside(folder, files)
+    notes += said
     if config is None:
         notes.append(f"no config.json beside the weights or in {CONFIG_FOLDER}")
     token_files = read_token_files(config_folder or folder, notes)
@@ -122,6 +125,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         token_files=token_files,
         model_folder=config_folder,
         chunks=chunks,
+        ignored=ignored,
     )
 
 

@@ -221,3 +221,11 @@ def test_the_key_that_is_read_is_said_and_what_has_weights_beside(tmp_path: Path
         "the weights under 'model' in model_world_size_2_rank_0.pt are read; 'ema' has weights as "
         "well",
     )
+
+
+def test_weights_beside_that_are_not_read_are_named(tmp_path: Path) -> None:
+    torch.save({"b": torch.ones(3)}, tmp_path / "model_world_size_1_rank_0.pt")
+    save_file({"b": torch.zeros(3)}, tmp_path / "model.safetensors")
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.ignored == (tmp_path / "model.safetensors",)
+    assert "also here, not read: model.safetensors" in checkpoint.notes
