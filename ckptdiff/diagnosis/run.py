@@ -22,6 +22,7 @@ from ckptdiff.diagnosis.merges import merge_findings
 from ckptdiff.diagnosis.names import name_findings
 from ckptdiff.diagnosis.origins import Origins
 from ckptdiff.diagnosis.queries import ContentQueries
+from ckptdiff.diagnosis.stale_files import stale_files
 from ckptdiff.diagnosis.tied_heads import tied_heads, told_once
 from ckptdiff.diagnosis.unpaired import unpaired
 from ckptdiff.diagnosis.unruled import is_own_rule, with_own_rules
@@ -82,6 +83,7 @@ def _each(
     for finding in (
         *tied_heads(a, b, results, ask),
         *zero_tails(a, b, results),
+        *stale_files(a, b, results, ask),
         *merge_findings(a, b, results, executor),
     ):
         explained |= set(finding.tensors)

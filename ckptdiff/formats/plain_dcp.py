@@ -19,7 +19,7 @@ from ckptdiff.formats.model_files import read_model_files
 from ckptdiff.formats.titan import convention_of, meta_name, params_of
 from ckptdiff.formats.torch_state import MOST_NAMED
 from ckptdiff.formats.unfinished import METADATA
-from ckptdiff.formats.weight_files import has_weights
+from ckptdiff.formats.weight_files import has_weights, weights_beside
 from ckptdiff.formats.wholes import addressed
 from ckptdiff.text import shown
 
@@ -87,6 +87,8 @@ def opened(
     if others := _first_parts([*sorted(beside), *entries]):
         more = ", …" if len(others) > _MAX_NAMED else ""
         notes.append(f"also in {root.name}, not compared: {', '.join(others[:_MAX_NAMED])}{more}")
+    ignored, said = files_beside(root, described, opaque)
+    notes += said
     model = read_model_files(root, notes)
     config = model.config
     if config is not None and convention == "meta":
@@ -104,6 +106,7 @@ def opened(
         token_files=model.token_files,
         model_folder=model.folder,
         chunks=chunks,
+        ignored=ignored,
     )
 
 
@@ -121,6 +124,15 @@ def read_entries(checkpoint: Checkpoint) -> list[Entry]:
         if tensor.name in beside
     ]
     return found + [Entry(name, "opaque") for name in opaque]
+
+
+def files_beside(
+    root: Path, described: Iterable[Described], opaque: Mapping[str, Place | None]
+) -> tuple[tuple[Path, ...], list[str]]:
+    """Return the files of weights in a folder of DCP that `.metadata` does not name, and a note."""
+    named = {root / record.file for tensor in described for record in tensor.records}
+    named |= {root / place.file for place in opaque.values() if place is not None}
+    return weights_beside(root, named)
 
 
 def is_of_optimizer(name: str) -> bool:

@@ -130,6 +130,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         args, file, notes = _from_yaml(root)
     # The second is Lightning's.
     hashes, unchecked = saved_hashes(root, args)
+    ignored, said = plain_dcp.files_beside(root, described, opaque)
     saved = megatron.iteration_in(common.get("iteration", common.get("global_step")))
     return Checkpoint(
         root=root,
@@ -137,7 +138,8 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         convention="megatron",
         config=args or None,
         config_file=file,
-        notes=(*notes, *unchecked, *unread_notes(opaque)),
+        notes=(*notes, *unchecked, *unread_notes(opaque), *said),
+        ignored=ignored,
         parallelism=_parallelism(args),
         shards=(Shard(Rank(), 0, tensors),),
         files=tuple(sorted({root / r.file for tensor in model for r in tensor.records})),

@@ -14,7 +14,7 @@ from ckptdiff.formats.files import is_file_name, open_regular, read_at
 from ckptdiff.formats.json_files import read_object
 from ckptdiff.formats.safetensors import begins_as_header
 from ckptdiff.formats.torch_zip import begins_as_torch
-from ckptdiff.text import shown
+from ckptdiff.text import printable, shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -37,6 +37,7 @@ _WEIGHTS = re.compile(
 )
 # Files of torch.save beside weights that hold none, by their names.
 _NO_WEIGHTS = re.compile(r"^(optim|sched|rng_state|random_states|scaler|training_args|extra_state)")
+_OF_RANKS = re.compile(r"\.distcp$|^model_world_size_\d+_rank_\d+\.pt$")  # of DCP and FSDP
 _MAX_NAMED = 4  # of the files that a note names
 
 
@@ -67,6 +68,26 @@ def has_named_weights(folder: Path) -> bool:
     return any((folder / index).exists() for index in INDICES) or any(
         next(folder.glob(pattern), None) for pattern in PATTERNS
     )
+
+
+def weights_beside(folder: Path, read: Collection[Path]) -> tuple[tuple[Path, ...], list[str]]:
+    """Return the files in a folder that are weights by their names and are not `read`, and a note.
+
+    For formats whose files are not those that transformers looks for.
+    """
+    found = tuple(
+        child
+        for child in sorted(folder.iterdir())
+        if (_WEIGHTS.search(child.name) or _OF_RANKS.search(child.name))
+        and child not in read
+        and child.is_file()
+        and child.stat().st_size  # a rank that had nothing to save
+    )
+    if not found:
+        return (), []
+    more = ", …" if len(found) > _MAX_NAMED else ""
+    named = ", ".join(printable(file.name) for file in found[:_MAX_NAMED])
+    return found, [f"also here, not read: {named}{more}"]
 
 
 def torch_files(folder: Path) -> list[Path]:

@@ -158,6 +158,20 @@ def test_a_buffer_that_the_config_gives_is_checked_where_it_lies(
     assert verdict in entry.text
 
 
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "__7_0.distcp", "model_world_size_2_rank_0.pt"]
+)
+def test_weights_beside_that_are_not_read_are_named(
+    plain_folder: Path, tiny_hf: Callable[..., Path], name: str
+) -> None:
+    (plain_folder / "__8_0.distcp").touch()  # of a rank that had nothing to save
+    assert open_checkpoint(plain_folder).ignored == ()
+    shutil.copy(tiny_hf(single=True) / "model.safetensors", plain_folder / name)
+    checkpoint = open_checkpoint(plain_folder)
+    assert (checkpoint.format, checkpoint.ignored) == ("dcp", (plain_folder / name,))
+    assert f"also here, not read: {name}" in checkpoint.notes
+
+
 def test_chunks_of_another_save_than_the_metadata_are_told(
     tiny_weights: Callable[..., dict[str, Tensor]], tmp_path: Path
 ) -> None:

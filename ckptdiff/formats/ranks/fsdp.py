@@ -28,6 +28,7 @@ from ckptdiff.formats.ranks.dtensor import is_dtensor, read_dtensor
 from ckptdiff.formats.ranks.parts import Part, join
 from ckptdiff.formats.ranks.sharded_tensor import is_sharded, read_sharded
 from ckptdiff.formats.torch_state import find_weights
+from ckptdiff.formats.weight_files import weights_beside
 from ckptdiff.formats.wholes import addressed
 from ckptdiff.text import shown
 
@@ -103,6 +104,8 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
     if others := _others(folder):
         kinds = dict.fromkeys(_BESIDE.sub(r"\1_…", name) for name in others)
         notes.append(f"not compared: {', '.join(islice(kinds, _MAX_NAMED))}")
+    ignored, said = weights_beside(folder, files)
+    notes += said
     beside = read_model_files(folder, notes)
     return Checkpoint(
         root=folder,
@@ -116,6 +119,7 @@ def open(path: Path, progress: Progress | None = None) -> Checkpoint:  # noqa: A
         token_files=beside.token_files,
         model_folder=beside.folder,
         chunks=chunks,
+        ignored=ignored,
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from shutil import copytree
+import sys
+from shutil import copy, copytree
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ckptdiff.assembly.assemble import assemble
 from ckptdiff.errors import CkptDiffError, MissingShard, MixedShards, NotACheckpoint
@@ -191,6 +193,25 @@ def test_plain_tensors_are_on_all_ranks_alike(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("job", ["fsdp2:2", "hsdp:4", "fsdp2/hf:3"])
+def test_the_file_of_another_save_is_named(saved: SavedByRanks, tmp_path: Path, job: str) -> None:
+    weights = hf_tensors(saved.hf)
+    later = {n: w + w.float().std() / 9 * torch.randn_like(w) for n, w in weights.items()}
+    save_file(later, tmp_path / "later.safetensors")
+    save_by_ranks(sys.executable, tmp_path / "later.safetensors", tmp_path / "later", job)
+    others = sorted((tmp_path / "later" / job.replace("/", "-")).iterdir())
+    folder = saved.own(job, tmp_path)
+    copy(others[1], folder)
+    _, (finding,) = compare_and_diagnose(saved.hf, folder)
+    assert (finding.kind, finding.severity) == ("STALE", "fault")
+    assert finding.title == f"all that differs lies in {others[1].name}"
+    assert len(finding.tensors) == len(weights)
+    for file in others:
+        copy(file, folder)
+    _, (finding, *_) = compare_and_diagnose(saved.hf, folder)
+    assert "lies in" not in finding.title
+
+
 def test_the_key_that_is_read_is_said_and_what_has_weights_beside(tmp_path: Path) -> None:
     state = {"model": {"b": torch.ones(3)}, "ema": {"b": torch.zeros(3)}}
     for rank in (0, 1):
@@ -200,3 +221,11 @@ def test_the_key_that_is_read_is_said_and_what_has_weights_beside(tmp_path: Path
         "the weights under 'model' in model_world_size_2_rank_0.pt are read; 'ema' has weights as "
         "well",
     )
+
+
+def test_weights_beside_that_are_not_read_are_named(tmp_path: Path) -> None:
+    torch.save({"b": torch.ones(3)}, tmp_path / "model_world_size_1_rank_0.pt")
+    save_file({"b": torch.zeros(3)}, tmp_path / "model.safetensors")
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.ignored == (tmp_path / "model.safetensors",)
+    assert "also here, not read: model.safetensors" in checkpoint.notes
