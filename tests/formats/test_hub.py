@@ -113,6 +113,17 @@ def test_a_model_is_found_by_its_id(
     assert hub.asked == []
 
 
+def test_what_was_looked_for_is_not_named_as_what_is_there(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reference = cache / "models--org--many" / "refs" / "main"
+    commit = reference.read_text()
+    reference.write_text(f"{commit}\n")  # by hand: for the library this is another commit
+    said = refusal(type(tmp_path)("org/many"))
+    assert said.endswith(f"holds org/many not at main, but at {commit}")
+
+
 def test_a_path_that_exists_goes_before_a_model_s_id(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

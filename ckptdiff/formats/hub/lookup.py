@@ -110,10 +110,11 @@ def _why_not_there(model: Wanted) -> str:
     cache = cache_folder()
     home = cache / f"{PREFIX}{model.id.replace('/', '--')}"
     held = sorted(commit.name for commit in entries(home / SNAPSHOTS))
-    refs = {name: commit for name, commit in refs_of(home).items() if commit in held}
+    wanted = model.revision or MAIN
+    # What was looked for is not named as what is there: a reference with a line break is none.
+    refs = {ref: of for ref, of in refs_of(home).items() if of in held and ref != wanted}
     known = [*refs, *(commit for commit in held if commit not in refs.values())]
     if known:
-        wanted = model.revision or MAIN
         return f"the hub's cache in {cache} holds {model.id} not at {wanted}, but at {some(known)}"
     return f"no model of this id is in the hub's cache in {cache}"
 
