@@ -6,8 +6,11 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,7 @@ import pytest
 
 from ckptdiff.cli.main import main
 from ckptdiff.formats.hub import fetch
+from ckptdiff.formats.hub.lookup import Wanted
 from tests.support.fake_hub import GATED, serving, use
 from tests.support.oracle_hf import make_hf
 from tests.support.patience import PATIENCE
@@ -183,6 +187,35 @@ def test_each_failure_is_a_sentence(
         with monkeypatch.context() as patch:
             patch.setattr(huggingface_hub, "snapshot_download", raising(error))
             assert said(MODEL).startswith(words)
+
+
+@pytest.mark.slow
+def test_a_download_that_is_stopped_fetches_no_more_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_hf(tmp_path / "many")
+    names = [f"model-{number:05}-of-00040.safetensors" for number in range(1, 41)]
+    for name in names:
+        (tmp_path / "many" / name).write_text(name)
+    with serving({"org/many": tmp_path / "many"}) as hub:
+        use(monkeypatch, tmp_path / "cache", hub)
+        asked = threading.Event()
+
+        def progress(_: int) -> None:
+            if not asked.is_set():
+                asked.set()
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+
+        what = fetch.Fetching(Wanted("org/many", None), tmp_path / "cache", tuple(names), 0)
+        with pytest.raises(KeyboardInterrupt):
+            fetch.fetch(what, progress)
+        fetched = [line for line in hub.asked if line.startswith("GET /org/many/resolve/")]
+        assert len(fetched) < len(names)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        # What was not fetched is fetched the next time.
+        fetch.fetch(what, lambda _: None)
+        assert len(list((tmp_path / "cache").rglob("model-*.safetensors"))) == len(names)
 
 
 def raising(error: Exception) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -232,6 +233,15 @@ def test_weights_that_were_not_fetched_are_named(
     )
     (folder.parent.parent / "blobs" / "1f.ab.incomplete").touch()
     assert refusal(folder).endswith("and no weights; 1 download of it did not finish")
+
+
+def test_a_blob_that_is_damaged_says_how_to_be_rid_of_it(cache: Path) -> None:
+    folder = snapshot(cache)
+    file = next(folder.glob("*.safetensors"))
+    os.truncate(file, file.stat().st_size // 2)
+    assert refusal(folder).endswith(
+        "; hf cache rm model/org/many removes the model, to be fetched again"
+    )
 
 
 def test_a_blob_that_is_gone_is_named_with_its_file(cache: Path) -> None:

@@ -13,7 +13,7 @@ from ckptdiff.formats.files import MAX_NAME, no_file
 from ckptdiff.formats.hub.layout import MAIN, PREFIX, SNAPSHOTS, entries, refs_of, some
 
 _PART = r"[\w-](?:[\w.-]{0,94}[\w-])?"
-_ID = re.compile(rf"(?:{_PART}/)?{_PART}")
+_ID = re.compile(rf"(?:{_PART}/)?{_PART}", re.ASCII)
 _REF = re.compile(r"\w[\w.+-]*")
 _FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".distcp")  # are no ids
 
