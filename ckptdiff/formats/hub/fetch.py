@@ -179,7 +179,7 @@ def _free_bytes(folder: Path) -> int | None:
 
 
 class _StoppedError(Exception):
-    """Ends a thread of the library that fetches a file; what came of it is kept."""
+    """Ends a thread of the library in the middle of a file, which it then fetches anew."""
 
 
 @contextmanager
