@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[dict[str, Any] | None, str]] = {
     "rank": ({"r": 8}, "the config states rank 8: they are no pair of this rank"),
     "alpha": ({"lora_alpha": "8"}, "lora_alpha is '8'"),
     "no rank": ({"r": 0}, "r is 0"),
-    "no config": (None, "no adapter_config.json beside the adapter"),
+    "no config": (None, "no adapter_config.json is beside the adapter"),
 }
 
 
@@ -58,6 +58,7 @@ def deeper(tensors: Tensors) -> Tensors:
 
 CONTENTS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "swapped": (swapped, "A and B are swapped"),
+    "other": (lambda t: {**t, f"{FRONT}.lora_E": noise(4)}, "lora_E' is no matrix of LoRA"),
     "half": (lambda t: {A: t[A]}, "has no lora_B"),
     "wider": (wider, "it is an adapter of another base"),
     "deeper": (deeper, "changes 'model.layers.7.self_attn.q_proj.weight', which"),
