@@ -130,6 +130,17 @@ def test_patterns_are_the_ends_of_names_as_in_peft() -> None:
     assert settings.factor_of("xq_proj", 4) == 2
 
 
+def test_a_choice_in_a_pattern_is_read_and_other_groups_are_not() -> None:
+    choices = {r"layers\.\d+\.mlp\.(gate|up)_proj": 2, "(?:q|k)_(proj|x)": 3, "a|(b|c)d": 5}
+    settings = lora_settings({**CONFIG, "rank_pattern": choices}, "x")
+    ranks = {"m.layers.12.mlp.up_proj": 2, "layers.1.mlp.down_proj": 4, "x.k_x": 3, "x.v_x": 4,
+             "x.a": 5, "x.cd": 5, "x.ad": 4}  # fmt: skip
+    assert {name: settings.rank_of(name) for name in ranks} == ranks
+    for pattern in ("(a|b)*c", "((a|b)c)+", "(a" * 20, "(a|b)" * 7, "(a+)(a+)b", "(?=a)b"):
+        with pytest.raises(CkptDiffError, match="is not read; merge it with PEFT"):
+            lora_settings({**CONFIG, "alpha_pattern": {pattern: 1}}, "x")
+
+
 @pytest.mark.slow
 def test_the_command_merges_while_it_converts(base: Path, tmp_path: Path) -> None:
     folder, out = adapter(tmp_path / "adapter", base), tmp_path / "out"
