@@ -155,7 +155,9 @@ def test_the_command_merges_while_it_converts(base: Path, tmp_path: Path) -> Non
     # The folder that it is to be like may be the base, or what is merged.
     for name, like in (("back", base), ("again", tmp_path / "back")):
         arguments = ("--to", "hf", "--adapter", folder, "--like", like, "--json", "-")
-        against = document(ckptdiff("convert", base, tmp_path / name, *arguments))["against_like"]
+        told = document(ckptdiff("convert", base, tmp_path / name, *arguments))
+        assert told["with_adapter"]["path"] == str(folder)
+        against = told["against_like"]
         assert (against["weights"], against["with_adapter"]) == ("same", like == base)
 
 

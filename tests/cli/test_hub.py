@@ -45,7 +45,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
     (root / "empty" / "README.md").write_text("nothing here")
     models: dict[str, Path | tuple[int, str]]
     models = {MODEL: root / "model", "org/gated": GATED, "org/empty": root / "empty"}
-    models |= {"org/broken": (500, "")}
+    models |= {"org/broken": (500, ""), "org/page": (200, "")}
     models |= {"org/terms": root / "model"}
     with serving(models) as served:
         served.locked.add("org/terms")
@@ -167,6 +167,7 @@ def test_each_failure_is_a_sentence(
         )
     assert said(f"{MODEL}@v9") == f"{MODEL}@v9: the model has no such revision on {at}"
     assert said("org/empty") == ("org/empty: has no weights on the hub that can be read: README.md")
+    assert said("org/page").startswith(f"org/page: {at} answers with something else than a hub")
     assert said("org/broken").startswith(f"org/broken: cannot be fetched from {at} (")
     with monkeypatch.context() as patch:
         use(patch, cache)

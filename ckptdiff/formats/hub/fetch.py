@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import json
 import os
 import shutil
 import signal
@@ -153,6 +154,11 @@ def _trouble(error: Exception, model: Wanted, cache: Path) -> CkptDiffError:
         if isinstance(cause, PermissionError | FileNotFoundError | NotADirectoryError):
             return UnreadableFile(
                 f"{cause.filename or cache}: cannot be written ({cause.strerror})"
+            )
+        if isinstance(cause, json.JSONDecodeError):
+            return UnreadableFile(
+                f"{model}: {at} answers with something else than a hub does: see if a proxy or "
+                "a page to log in stands between, or HF_ENDPOINT is wrong"
             )
     first = next(iter(str(error).splitlines()), "")
     why = shown(f"{type(error).__name__}: {first}", 200)

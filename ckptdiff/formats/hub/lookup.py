@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptdiff.errors import NotACheckpoint, UnreadableFile
+from ckptdiff.errors import NotACheckpoint, NotInstalled, UnreadableFile
 from ckptdiff.extras import load, require, why_not
 from ckptdiff.formats.files import MAX_NAME, no_file
 from ckptdiff.formats.hub.layout import MAIN, PREFIX, SNAPSHOTS, entries, refs_of, some
@@ -54,7 +54,10 @@ def located(path: Path) -> Path:
         raise NotACheckpoint(nothing)
     if missing := why_not("hub"):
         raise NotACheckpoint(f"{nothing}; {missing}" if "/" in model.id else nothing)
-    found = in_cache(model)
+    try:
+        found = in_cache(model)
+    except NotInstalled as error:
+        raise NotInstalled(f"{nothing}; {error}") from error
     if found is None:
         raise NotACheckpoint(f"{nothing}, and {_why_not_there(model)}", hint="download")
     return found
