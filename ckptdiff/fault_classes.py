@@ -212,6 +212,7 @@ FAULT_CLASSES: Mapping[FaultClass, FaultRow] = {
         "a file of another save",
         "a part of the model is of another moment of the training",
         can_be_undone=False,
+        remedy="take the files of one save, or convert again from the source",
     ),
     "LOW-RANK": FaultRow(
         "an adapter merged on one side alone, or twice",

@@ -305,7 +305,7 @@ async def test_faults_come_first_and_mark_their_rows(app: CkptDiffApp, engine: F
         assert plain(title)[0].endswith("3 faults, 1 note")
         await pilot.press("j")
         assert "near the right content [b]but[/b] not the same" in said(app)
-        assert "It cannot be undone" in said(app)
+        assert "Take the files of one save" in said(app)
         await pilot.press("y")
         assert toasts(app)[-1] == "There is no fix to copy: it cannot be undone."
         await pilot.press("j", "enter")
