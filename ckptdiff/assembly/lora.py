@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ckptdiff.arch.wrappers import adapter_name
 from ckptdiff.assembly.compose import transpose
 from ckptdiff.config.peft import lora_settings
 from ckptdiff.errors import CorruptFile, UnsupportedLayout
@@ -81,9 +82,12 @@ def lora_of(adapter: Assembled) -> Lora:
     if adapter.adapter is None:
         raise UnsupportedLayout(f"{root}: holds no tensor of a LoRA adapter")
     if checkpoint.adapter_config is None:
+        where = "no adapter_config.json is beside the adapter"
+        if checkpoint.convention == "megatron":
+            where = "neither its args nor a run_config.yaml have both"
         raise UnsupportedLayout(
-            f"{root}: states no alpha: there is no adapter_config.json beside the adapter, without "
-            "which it is not known what it is multiplied by"
+            f"{root}: states no rank and alpha, without which it is not known what it is "
+            f"multiplied by: {where}"
         )
     settings = lora_settings(checkpoint.adapter_config, root)
     parts: dict[str, dict[str, Assembly]] = defaultdict(dict)
@@ -97,6 +101,7 @@ def lora_of(adapter: Assembled) -> Lora:
                 raise UnsupportedLayout(f"{root}: {shown(stored)} is of {kind}; merge it with PEFT")
         found = _LORA.match(own)
         if found is None:
+            _refuse_part(root, stored)
             whole[_INSIDE.sub("", own)] = tensor
             continue
         names.add(found["which"])
@@ -117,6 +122,20 @@ def lora_of(adapter: Assembled) -> Lora:
         whole = {}  # of the model that it stands beside
     pairs = tuple(_pair(root, module, held, settings) for module, held in parts.items())
     return Lora(root, settings, pairs, whole)
+
+
+def _refuse_part(root: Path, name: str) -> None:
+    """Raise UnsupportedLayout for a part of an adapter that is not one of LoRA's pairs."""
+    part = adapter_name(name)
+    if part is None or part.kind == "modules_to_save":
+        return
+    why = "is no matrix of LoRA; merge it with the program that trained it"
+    if part.kind.startswith("adapter."):
+        why = (
+            "cannot be joined to one matrix: a rank's part of it or of its counterpart is missing, "
+            "or they do not fit together"
+        )
+    raise UnsupportedLayout(f"{root}: {shown(name)} {why}")
 
 
 def _pair(root: Path, module: str, held: dict[str, Assembly], settings: LoraSettings) -> LoraPair:

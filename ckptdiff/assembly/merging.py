@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 
 DTYPES = ("BF16", "F16", "F32")  # of weights that an adapter is added to
 _FRONTS = ("", "model.", "transformer.")  # of a model with a head, before names of one without
+# What transformers calls parts of multimodal models in memory, as PEFT does too, and what it calls
+# them in files, written by its version 5 as well.
+_IN_MEMORY = {
+    "model.language_model.": ("model.", "language_model.model."),
+    "model.visual.": ("visual.",),
+    "model.vision_tower.": ("vision_tower.", "vision_tower.vision_model."),
+    "model.multi_modal_projector.": ("multi_modal_projector.",),
+    "lm_head.": ("language_model.lm_head.",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +233,8 @@ def _parts(base: Assembled, stored: str, ref: TensorRef, lora: Lora) -> list[tup
         )
     raise UnsupportedLayout(
         f"{lora.root}: changes {shown(stored)}, which {base.checkpoint.root} does not have: it is "
-        "an adapter of another base"
+        "an adapter of another base, or transformers loads this one under other names; merge it "
+        "with PEFT"
     )
 
 
@@ -234,11 +244,21 @@ def _found(base: Assembled, stored: str, ref: TensorRef) -> list[tuple[str, Tens
     is_head = rules is not None and stored.endswith(rules.head_name())
     if rules is not None and is_head and config is not None and config.tied_embeddings:
         return [(rules.embedding().hf[0], ref)]
-    for front in _FRONTS:
-        found = _canonical(f"{front}{stored}", ref, base.architecture)
+    for name in _stored_names(stored):
+        found = _canonical(name, ref, base.architecture)
         if found and all(name in base.tensors for name in found):
             return list(found.items())
     return []
+
+
+def _stored_names(name: str) -> Iterator[str]:
+    """Yield the names that a file may have for a module's name in memory, likely ones first."""
+    for front in _FRONTS:
+        yield f"{front}{name}"
+    for front, others in _IN_MEMORY.items():
+        if name.startswith(front):
+            for other in others:
+                yield other + name.removeprefix(front)
 
 
 def _canonical(

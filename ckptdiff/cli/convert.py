@@ -249,6 +249,7 @@ def _plan_lines(conversion: Conversion) -> Iterator[str]:
 def _document(
     conversion: Conversion, lost: list[Lost], compared: list[TensorDiff]
 ) -> dict[str, Any]:
+    from ckptdiff.report.names import merging_document
     from ckptdiff.report.shortfall import shortfall_document
 
     size = conversion.target.parallelism
@@ -257,6 +258,7 @@ def _document(
         "schema": "ckptdiff.convert/1",
         "source": str(conversion.source.checkpoint.root),
         "source_hub": None if hub is None else {"id": hub.id, "commit": hub.commit},
+        "with_adapter": merging_document(conversion.source),
         "out": str(conversion.out),
         "to": conversion.target.to,
         "parallelism": {n: getattr(size, n) for n in ("tp", "pp", "vpp", "ep", "etp")},

@@ -10,7 +10,6 @@ from pathlib import Path
 from ckptdiff.cli.arguments import ADAPTER_HELP, JOBS_HELP, OPTIMIZER_HELP, positive
 from ckptdiff.cli.fetching import add_download
 from ckptdiff.errors import BadArgument, NotACheckpoint
-from ckptdiff.formats.hub.lookup import located
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +54,11 @@ def check_paths(paths: list[Path]) -> None:
     """Raise NotACheckpoint for a path that is nowhere, BadArgument for more than two."""
     missing, trouble = None, None
     for path in paths:
+        if path.exists():
+            continue
+        # Not before: the process that waits for the screen has no use for the formats.
+        from ckptdiff.formats.hub.lookup import located
+
         try:
             located(path)
         except NotACheckpoint as error:

@@ -216,8 +216,17 @@ _CONFIG = {"hf": "config.json", "megatron": "args", "meta": "params.json"}
 
 def why_not_compared(a: Assembled, b: Assembled, lines: Iterable[ConfigDiff]) -> str | None:
     """Return, in a sentence, why no settings were compared; None if some were."""
-    if lines and a.adapter is not None and b.adapter is not None:
-        return None
+    if a.adapter is not None and b.adapter is not None:
+        sides = (("A", a), ("B", b))
+        silent = [letter for letter, side in sides if side.checkpoint.adapter_config is None]
+        if silent:
+            verb = "states" if len(silent) == 1 else "state"
+            return (
+                "what the adapters are multiplied by was not compared: "
+                f"{' and '.join(silent)} {verb} no rank and alpha"
+            )
+        if lines:
+            return None
     without = {
         letter: _CONFIG["hf" if side.checkpoint.format == DCP else side.checkpoint.convention]
         for letter, side in (("A", a), ("B", b))

@@ -26,6 +26,9 @@ _OTHER_KINDS = {
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 # Patterns without nested repeats, which take no long time on any name.
 _SAFE_PATTERN = re.compile(r"(?:[\w.^$|\-]|\\[.dw]|\[[\w\-]+\]|(?<=[.\]dw])[*+])*")
+# A choice of parts that is not repeated: each is put in its place, which makes plain patterns.
+_CHOICE = re.compile(r"\((?:\?:)?([^()]*)\)(?![*+?{])")
+_MOST_CHOICES = 64
 _MOST_REPEATS = 1
 _LONGEST_PATTERN = 300  # characters, and of a module
 _MOST_PATTERNS = 4000
@@ -122,12 +125,39 @@ def _patterns(stated: Mapping[str, Any], name: str, where: object) -> list[tuple
     if len(found) > _MOST_PATTERNS:
         raise UnsupportedLayout(f"{where}: {name} has {len(found)} patterns, more than are read")
     kind = "r" if name == "rank_pattern" else "lora_alpha"
-    for pattern in found:
-        repeats = pattern.count("*") + pattern.count("+")
-        is_safe = len(pattern) <= _LONGEST_PATTERN and _SAFE_PATTERN.fullmatch(pattern)
-        if not is_safe or repeats > _MOST_REPEATS:
-            raise UnsupportedLayout(f"{where}: {name}: the pattern {shown(pattern)} is not read")
-    return [(pattern, _number({kind: v}, kind, 0, where)) for pattern, v in found.items()]
+    patterns = []
+    for pattern, value in found.items():
+        number = _number({kind: value}, kind, 0, where)
+        plain = _without_choices(pattern)
+        if not plain or not all(map(_is_safe, plain)):
+            raise UnsupportedLayout(
+                f"{where}: {name}: the pattern {shown(pattern)} is not read; merge it with PEFT"
+            )
+        patterns += [(one, number) for one in plain]
+    if len(patterns) > _MOST_PATTERNS:
+        raise UnsupportedLayout(f"{where}: {name} has more choices in patterns than are read")
+    return patterns
+
+
+def _is_safe(pattern: str) -> bool:
+    repeats = pattern.count("*") + pattern.count("+")
+    return repeats <= _MOST_REPEATS and _SAFE_PATTERN.fullmatch(pattern) is not None
+
+
+def _without_choices(pattern: str) -> list[str]:
+    """Return patterns that together fit what one fits: `(a|b)c` is `ac` and `bc`; none if many."""
+    if len(pattern) > _LONGEST_PATTERN:
+        return []
+    plain = [pattern]
+    while any(choices := [_CHOICE.search(one) for one in plain]):
+        plain = [
+            one if choice is None else f"{one[: choice.start()]}{part}{one[choice.end() :]}"
+            for one, choice in zip(plain, choices, strict=True)
+            for part in ([""] if choice is None else choice[1].split("|"))
+        ]
+        if len(plain) > _MOST_CHOICES:
+            return []
+    return plain
 
 
 def _fits(pattern: str, module: str) -> bool:

@@ -6,7 +6,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from ckptdiff.errors import CkptDiffError, MissingShard, NotACheckpoint, UnreadableFile
+from ckptdiff.errors import (
+    CkptDiffError,
+    CorruptFile,
+    MissingShard,
+    NotACheckpoint,
+    UnreadableFile,
+)
 from ckptdiff.formats import hf, megatron, meta, plain_dcp, torch_dist
 from ckptdiff.formats.adapter import adapter_config, beside_a_model
 from ckptdiff.formats.gc_pause import uncollected
@@ -125,6 +131,10 @@ def _open_snapshot(path: Path, snapshot: Snapshot, progress: Progress | None) ->
         if is_top and lacks and (why := why_partial(snapshot)):
             raise MissingShard(why, hint="fetch-rest") from error
         raise
+    except CorruptFile as error:
+        # What is in the cache is taken for whole: fetching leaves it as it is.
+        words = f"hf cache rm model/{snapshot.model.id} removes the model, to be fetched again"
+        raise CorruptFile(f"{error}; {words}", hint=error.hint) from error
     model, lacking = snapshot.model, snapshot.lacking() if is_top else []
     notes = [f"{model.id} of the hub, commit {model.commit}"]
     notes += [f"not fetched of this commit: {some(lacking)}"] if lacking else []

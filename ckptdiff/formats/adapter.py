@@ -46,8 +46,7 @@ def adapter_config(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
             stated = document.get("peft") if isinstance(document, dict) else None
             if isinstance(stated, dict):
                 return _in_peft(tree.plain_values(stated))
-    args = checkpoint.config or {}
-    return _in_peft(args) if "lora_rank" in args else None
+    return _in_peft(checkpoint.config or {})
 
 
 def beside_a_model(folder: Path) -> Path:
@@ -57,10 +56,12 @@ def beside_a_model(folder: Path) -> Path:
     return folder
 
 
-def _in_peft(stated: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings of a class or of args under PEFT's names for them."""
+def _in_peft(stated: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return settings of a class or of args under PEFT's names for them.
+
+    None if rank or alpha is not among them: what programs of Megatron take then is not PEFT's.
+    """
     kind = str(stated.get("_target_", "LoRA")).rpartition(".")[2]
     plain = "LORA" if kind in ("LoRA", "CanonicalLoRA", "VLMLoRA") else kind.upper()
-    return {"peft_type": plain} | {
-        name: stated[own] for own, name in _IN_PEFT.items() if stated.get(own) is not None
-    }
+    found = {name: stated[own] for own, name in _IN_PEFT.items() if stated.get(own) is not None}
+    return {"peft_type": plain, **found} if found.keys() >= {"r", "lora_alpha"} else None

@@ -187,10 +187,8 @@ class CkptDiffApp(BaseApp):
         if await super().run_action(action, default_namespace, namespaces):
             return True
         explain = getattr(default_namespace, "why_not", None)
-        if explain is None or not isinstance(action, str):
-            return False
-        reason = explain(action.partition("(")[0])
-        if reason is None:
+        named = action.partition("(")[0] if isinstance(action, str) else ""
+        if explain is None or not named or (reason := explain(named)) is None:
             return False
         self.notify(reason, markup=False)
         return True

@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[dict[str, Any] | None, str]] = {
     "rank": ({"r": 8}, "the config states rank 8: they are no pair of this rank"),
     "alpha": ({"lora_alpha": "8"}, "lora_alpha is '8'"),
     "no rank": ({"r": 0}, "r is 0"),
-    "no config": (None, "no adapter_config.json beside the adapter"),
+    "no config": (None, "no adapter_config.json is beside the adapter"),
 }
 
 
@@ -58,6 +58,7 @@ def deeper(tensors: Tensors) -> Tensors:
 
 CONTENTS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "swapped": (swapped, "A and B are swapped"),
+    "other": (lambda t: {**t, f"{FRONT}.lora_E": noise(4)}, "lora_E' is no matrix of LoRA"),
     "half": (lambda t: {A: t[A]}, "has no lora_B"),
     "wider": (wider, "it is an adapter of another base"),
     "deeper": (deeper, "changes 'model.layers.7.self_attn.q_proj.weight', which"),
@@ -129,6 +130,17 @@ def test_patterns_are_the_ends_of_names_as_in_peft() -> None:
     assert settings.factor_of("xq_proj", 4) == 2
 
 
+def test_a_choice_in_a_pattern_is_read_and_other_groups_are_not() -> None:
+    choices = {r"layers\.\d+\.mlp\.(gate|up)_proj": 2, "(?:q|k)_(proj|x)": 3, "a|(b|c)d": 5}
+    settings = lora_settings({**CONFIG, "rank_pattern": choices}, "x")
+    ranks = {"m.layers.12.mlp.up_proj": 2, "layers.1.mlp.down_proj": 4, "x.k_x": 3, "x.v_x": 4,
+             "x.a": 5, "x.cd": 5, "x.ad": 4}  # fmt: skip
+    assert {name: settings.rank_of(name) for name in ranks} == ranks
+    for pattern in ("(a|b)*c", "((a|b)c)+", "(a" * 20, "(a|b)" * 7, "(a+)(a+)b", "(?=a)b"):
+        with pytest.raises(CkptDiffError, match="is not read; merge it with PEFT"):
+            lora_settings({**CONFIG, "alpha_pattern": {pattern: 1}}, "x")
+
+
 @pytest.mark.slow
 def test_the_command_merges_while_it_converts(base: Path, tmp_path: Path) -> None:
     folder, out = adapter(tmp_path / "adapter", base), tmp_path / "out"
@@ -143,7 +155,9 @@ def test_the_command_merges_while_it_converts(base: Path, tmp_path: Path) -> Non
     # The folder that it is to be like may be the base, or what is merged.
     for name, like in (("back", base), ("again", tmp_path / "back")):
         arguments = ("--to", "hf", "--adapter", folder, "--like", like, "--json", "-")
-        against = document(ckptdiff("convert", base, tmp_path / name, *arguments))["against_like"]
+        told = document(ckptdiff("convert", base, tmp_path / name, *arguments))
+        assert told["with_adapter"]["path"] == str(folder)
+        against = told["against_like"]
         assert (against["weights"], against["with_adapter"]) == ("same", like == base)
 
 

@@ -14,12 +14,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ckptdiff.config.compare import why_not_compared
+from ckptdiff.errors import CkptDiffError
 from tests.assembly.test_wrapped_names import stored
 from tests.support.conversions import converted
 from tests.support.corpus import REPOSITORY
 from tests.support.oracle import make_megatron
 from tests.support.oracle_hf import make_hf
-from tests.support.pairs import compare, compare_and_diagnose, edit_rank, noise, rank_file
+from tests.support.pairs import (
+    compare,
+    compare_and_diagnose,
+    edit_rank,
+    noise,
+    open_pair,
+    rank_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,6 +171,35 @@ def test_base_and_megatron_adapter_are_the_merged_model(
     out = tmp_path / "out"
     converted(megatron, out, "hf", like=base, adapter=megatron)
     assert compare(merged, out).statuses == {}
+
+
+@pytest.mark.parametrize("lost", ["linear_qkv.adapter.linear_in", "linear_qkv.adapter", "alpha"])
+def test_what_a_rank_does_not_hold_is_said(lost: str, tiny_hf: Make, tmp_path: Path) -> None:
+    base, peft = tiny_hf(), tmp_path / "peft"
+    tensors = peft_adapter(peft, base, shared=True)
+    megatron = megatron_adapter(tmp_path / "mg", base, tensors, kind="fused", alone=True)
+
+    def change(state: dict[str, Any]) -> None:
+        held = state["model"]
+        state["model"] = {
+            name: held[name] for name in held if f"1.self_attention.{lost}" not in name
+        }
+        if lost == "alpha":
+            del state["args"].lora_alpha
+
+    for rank in range(TP):
+        if rank or lost == "alpha":
+            edit_rank(rank_file(megatron, f"{rank:02}"), change)
+    with pytest.raises(CkptDiffError) as caught:
+        compare_and_diagnose(base, base, adapter=megatron)
+    if lost != "alpha":
+        assert "cannot be joined to one matrix" in str(caught.value)
+        return
+    assert "states no rank and alpha" in str(caught.value)
+    a, b = open_pair(peft, megatron)
+    assert why_not_compared(a, b, []) == (
+        "what the adapters are multiplied by was not compared: B states no rank and alpha"
+    )
 
 
 def test_what_megatron_bridge_computes_is_what_is_merged(tmp_path: Path) -> None:

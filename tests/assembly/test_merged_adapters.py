@@ -53,6 +53,16 @@ CASES: dict[str, dict[str, Any]] = {
             "rank_pattern": {"^model.layers.1.self_attn.q_proj": 6},
         },
     },
+    "tied, saved whole": {
+        "tied": True,
+        "settings": {
+            **PLAIN, "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True,
+        },
+    },
+    "multimodal": {
+        "family": "llava",
+        "settings": {**PLAIN, "target_modules": ["q_proj", "up_proj", "linear_1", "lm_head"]},
+    },
     "tied": {
         "tied": True, "dtype": "bfloat16",
         "settings": {

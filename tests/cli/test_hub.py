@@ -6,8 +6,11 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,7 @@ import pytest
 
 from ckptdiff.cli.main import main
 from ckptdiff.formats.hub import fetch
+from ckptdiff.formats.hub.lookup import Wanted
 from tests.support.fake_hub import GATED, serving, use
 from tests.support.oracle_hf import make_hf
 from tests.support.patience import PATIENCE
@@ -41,7 +45,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
     (root / "empty" / "README.md").write_text("nothing here")
     models: dict[str, Path | tuple[int, str]]
     models = {MODEL: root / "model", "org/gated": GATED, "org/empty": root / "empty"}
-    models |= {"org/broken": (500, "")}
+    models |= {"org/broken": (500, ""), "org/page": (200, "")}
     models |= {"org/terms": root / "model"}
     with serving(models) as served:
         served.locked.add("org/terms")
@@ -163,6 +167,7 @@ def test_each_failure_is_a_sentence(
         )
     assert said(f"{MODEL}@v9") == f"{MODEL}@v9: the model has no such revision on {at}"
     assert said("org/empty") == ("org/empty: has no weights on the hub that can be read: README.md")
+    assert said("org/page").startswith(f"org/page: {at} answers with something else than a hub")
     assert said("org/broken").startswith(f"org/broken: cannot be fetched from {at} (")
     with monkeypatch.context() as patch:
         use(patch, cache)
@@ -183,6 +188,33 @@ def test_each_failure_is_a_sentence(
         with monkeypatch.context() as patch:
             patch.setattr(huggingface_hub, "snapshot_download", raising(error))
             assert said(MODEL).startswith(words)
+
+
+def test_a_download_that_is_stopped_does_not_end_its_file_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_hf(tmp_path / "one", single=True)
+    (file,) = (tmp_path / "one").glob("*.safetensors")
+    chunk = file.stat().st_size // 200
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", chunk)
+    with serving({"org/one": tmp_path / "one"}) as hub:
+        use(monkeypatch, tmp_path / "cache", hub)
+        what = fetch.Fetching(Wanted("org/one", None), tmp_path / "cache", (file.name,), 0)
+        asked = threading.Event()
+
+        def progress(_: int) -> None:
+            if not asked.is_set():
+                asked.set()
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.02)
+
+        with pytest.raises(KeyboardInterrupt):
+            fetch.fetch(what, progress)
+        assert not list((tmp_path / "cache").rglob("*.safetensors"))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        fetch.fetch(what, lambda _: None)
+        (fetched,) = (tmp_path / "cache").rglob("*.safetensors")
+        assert fetched.read_bytes() == file.read_bytes()
 
 
 def raising(error: Exception) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,14 @@ from safetensors.torch import load_file
 from ckptdiff.formats.plain_yaml import read_yaml
 from ckptdiff.formats.run_config import read_run_config
 from tests.support.corpus import REPOSITORY
-from tests.support.patience import PATIENCE
 from tests.support.program import ckptdiff, document
 from tests.support.saved_by_newest import unpack
 from tests.support.skips import NO_BRIDGE
 from tests.support.small_models import write_model
 
 if TYPE_CHECKING:
+    import subprocess
+
     from tests.support.oracle_client import Oracle
 
 BRIDGE = os.environ.get("CKPTDIFF_BRIDGE", "")
@@ -121,17 +121,7 @@ def test_the_real_one_exports_what_was_converted(
     done = convert(source, tmp_path / "ours", "--vocab-divisible-by", "1")
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
-    script = "tests.support.oracle_bridge"
-    done = subprocess.run(
-        [oracle.python, "-m", script, BRIDGE, "export", source, tmp_path / "ours", out],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo"},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    oracle.run("oracle_bridge", BRIDGE, "export", source, tmp_path / "ours", out)
     wanted = load_file(source / "model.safetensors")
     found = {name: t for file in out.glob("*.safetensors") for name, t in load_file(file).items()}
     assert found.keys() == wanted.keys()

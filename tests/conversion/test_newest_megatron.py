@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,7 @@ from ckptdiff.assembly.assemble import assemble
 from ckptdiff.assembly.optimizer_pair import with_optimizer
 from ckptdiff.assembly.optimizer_states import KINDS
 from ckptdiff.formats import open_checkpoint
-from tests.support.corpus import REPOSITORY
 from tests.support.pairs import compare
-from tests.support.patience import PATIENCE
 from tests.support.program import ckptdiff, document
 from tests.support.skips import NO_NEWEST
 
@@ -50,17 +47,8 @@ def ask(model: str, oracle: Oracle, tmp_path: Path) -> Ask:
         pytest.skip(NO_NEWEST)
 
     def asked(command: str) -> dict[str, Any]:
-        done = subprocess.run(
-            [oracle.python, "-m", "tests.support.newest_core", WHEEL, command, model, tmp_path],
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo"},
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        printed = oracle.run("newest_core", WHEEL, command, model, tmp_path)
+        found: dict[str, Any] = json.loads(printed.splitlines()[-1])
         return found
 
     return asked
@@ -106,17 +94,7 @@ def values(tensor: Assembly) -> Tensor:
 def save_trained(oracle: Oracle, model: str, kind: str, folder: Path) -> None:
     if not (Path(WHEEL) / "megatron/core").is_dir() or not WHEEL:
         pytest.skip(NO_NEWEST)
-    script = "tests.support.newest_optimizer"
-    done = subprocess.run(
-        [oracle.python, "-m", script, WHEEL, model, kind, folder],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo"},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    oracle.run("newest_optimizer", WHEEL, model, kind, folder)
 
 
 @pytest.mark.parametrize("model", ["llama", "qwen3_moe"])

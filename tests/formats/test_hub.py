@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,17 @@ def test_a_model_is_found_by_its_id(
     assert hub.asked == []
 
 
+def test_what_was_looked_for_is_not_named_as_what_is_there(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reference = cache / "models--org--many" / "refs" / "main"
+    commit = reference.read_text()
+    reference.write_text(f"{commit}\n")  # by hand: for the library this is another commit
+    said = refusal(type(tmp_path)("org/many"))
+    assert said.endswith(f"holds org/many not at main, but at {commit}")
+
+
 def test_a_path_that_exists_goes_before_a_model_s_id(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +233,15 @@ def test_weights_that_were_not_fetched_are_named(
     )
     (folder.parent.parent / "blobs" / "1f.ab.incomplete").touch()
     assert refusal(folder).endswith("and no weights; 1 download of it did not finish")
+
+
+def test_a_blob_that_is_damaged_says_how_to_be_rid_of_it(cache: Path) -> None:
+    folder = snapshot(cache)
+    file = next(folder.glob("*.safetensors"))
+    os.truncate(file, file.stat().st_size // 2)
+    assert refusal(folder).endswith(
+        "; hf cache rm model/org/many removes the model, to be fetched again"
+    )
 
 
 def test_a_blob_that_is_gone_is_named_with_its_file(cache: Path) -> None:

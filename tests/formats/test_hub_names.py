@@ -20,6 +20,7 @@ from ckptdiff.formats.hub.wanted import wanted
         ("a/b@../../c", None),
         ("a/b@", None),
         ("a/b/c", None),
+        ("a/ü", None),
         ("a--b", None),
         ("..", None),
         ("~/b", None),

@@ -146,7 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, file.read_bytes(), headers)
 
     def _refuse(self, status: int, code: str) -> None:
-        self._send(status, b"{}", {"X-Error-Code": code, "Content-Type": "application/json"})
+        content = b"{}" if status >= 400 else b"<html>please log in</html>"  # of a proxy
+        self._send(status, content, {"X-Error-Code": code, "Content-Type": "application/json"})
 
     def _send_json(self, document: Any) -> None:
         self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json"})

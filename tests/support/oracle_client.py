@@ -9,6 +9,7 @@ from signal import SIGKILL
 from typing import TYPE_CHECKING, Any
 
 from tests.support.corpus import REPOSITORY
+from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +37,20 @@ class Oracle:
         assert "error" not in answer, answer["error"][-3000:]
         found: dict[str, Any] = answer["found"]
         return found
+
+    def run(self, module: str, *arguments: object) -> str:
+        """Run a module of `tests.support` in a process of its own; return what it prints."""
+        done = subprocess.run(
+            [self.python, "-m", f"tests.support.{module}", *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo"},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
 
     def stop(self) -> None:
         if self.server is not None:

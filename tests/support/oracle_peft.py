@@ -72,7 +72,20 @@ def _model(family: str, *, tied: bool) -> Any:
         sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32}
         tokens = {"vocab_size": 96, "bos_token_id": 1, "eos_token_id": 2}
         return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **tokens))
+    if family == "llava":
+        return _llava(transformers)
     name = {"llama": "Llama", "qwen3": "Qwen3", "phi3": "Phi3"}[family]
     own = {"head_dim": 8} if family == "qwen3" else {}
     config = getattr(transformers, f"{name}Config")(**SIZES, **own, tie_word_embeddings=tied)
     return getattr(transformers, f"{name}ForCausalLM")(config)
+
+
+def _llava(transformers: Any) -> Any:
+    """Return a model of which files have other names than modules in memory."""
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        image_size=28, patch_size=14, projection_dim=32,
+    )  # fmt: skip
+    text = transformers.LlamaConfig(**SIZES)
+    config = transformers.LlavaConfig(text_config=text, vision_config=vision, image_token_index=5)
+    return transformers.LlavaForConditionalGeneration(config)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import glob
+import json
 import os
 import shutil
+import signal
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +33,7 @@ from ckptdiff.text import format_bytes, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +91,14 @@ def fetch(what: Fetching, progress: Callable[[int], None]) -> None:
             f"{format_bytes(free)} are free; free some, or set HF_HUB_CACHE to another folder"
         )
     try:
-        library().snapshot_download(
-            what.model.id,
-            revision=what.model.revision,
-            cache_dir=what.cache,
-            allow_patterns=[glob.escape(name) for name in what.files],
-            tqdm_class=_bar(progress),
-        )
+        with _interruptible() as stop:
+            library().snapshot_download(
+                what.model.id,
+                revision=what.model.revision,
+                cache_dir=what.cache,
+                allow_patterns=[glob.escape(name) for name in what.files],
+                tqdm_class=_bar(progress, stop),
+            )
     except Exception as error:  # whatever its libraries of the network raise
         raise _trouble(error, what.model, what.cache) from error
 
@@ -149,6 +155,11 @@ def _trouble(error: Exception, model: Wanted, cache: Path) -> CkptDiffError:
             return UnreadableFile(
                 f"{cause.filename or cache}: cannot be written ({cause.strerror})"
             )
+        if isinstance(cause, json.JSONDecodeError):
+            return UnreadableFile(
+                f"{model}: {at} answers with something else than a hub does: see if a proxy or "
+                "a page to log in stands between, or HF_ENDPOINT is wrong"
+            )
     first = next(iter(str(error).splitlines()), "")
     why = shown(f"{type(error).__name__}: {first}", 200)
     return UnreadableFile(f"{model}: cannot be fetched from {at} ({why}); try again later")
@@ -173,10 +184,36 @@ def _free_bytes(folder: Path) -> int | None:
         return None
 
 
-def _bar(progress: Callable[[int], None]) -> Any:
+class _StoppedError(Exception):
+    """Ends a thread of the library in the middle of a file, which it then fetches anew."""
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Yield what is set at Ctrl-C: the library's threads would fetch all of their files first."""
+    stop = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or before is not signal.default_int_handler:
+        yield stop
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _bar(progress: Callable[[int], None], stop: threading.Event) -> Any:
     """Return a class that the library takes for its progress bars, which draw nothing here.
 
     It has one for what comes from the network and one for what is written: the further one counts.
+    Where `stop` is set, each ends its thread.
     """
     base: Any = library().utils.tqdm
 
@@ -186,6 +223,8 @@ def _bar(progress: Callable[[int], None]) -> Any:
             super().__init__(*args, **{**kwargs, "disable": True})
 
         def update(self, n: float | None = 1) -> None:
+            if stop.is_set():
+                raise _StoppedError
             self.n += n or 0
             if self._counts:
                 progress(int(self.n))

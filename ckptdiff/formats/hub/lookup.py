@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptdiff.errors import NotACheckpoint, UnreadableFile
+from ckptdiff.errors import NotACheckpoint, NotInstalled, UnreadableFile
 from ckptdiff.extras import load, require, why_not
 from ckptdiff.formats.files import MAX_NAME, no_file
 from ckptdiff.formats.hub.layout import MAIN, PREFIX, SNAPSHOTS, entries, refs_of, some
 
 _PART = r"[\w-](?:[\w.-]{0,94}[\w-])?"
-_ID = re.compile(rf"(?:{_PART}/)?{_PART}")
+_ID = re.compile(rf"(?:{_PART}/)?{_PART}", re.ASCII)
 _REF = re.compile(r"\w[\w.+-]*")
 _FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".distcp")  # are no ids
 
@@ -54,7 +54,10 @@ def located(path: Path) -> Path:
         raise NotACheckpoint(nothing)
     if missing := why_not("hub"):
         raise NotACheckpoint(f"{nothing}; {missing}" if "/" in model.id else nothing)
-    found = in_cache(model)
+    try:
+        found = in_cache(model)
+    except NotInstalled as error:
+        raise NotInstalled(f"{nothing}; {error}") from error
     if found is None:
         raise NotACheckpoint(f"{nothing}, and {_why_not_there(model)}", hint="download")
     return found
@@ -110,10 +113,11 @@ def _why_not_there(model: Wanted) -> str:
     cache = cache_folder()
     home = cache / f"{PREFIX}{model.id.replace('/', '--')}"
     held = sorted(commit.name for commit in entries(home / SNAPSHOTS))
-    refs = {name: commit for name, commit in refs_of(home).items() if commit in held}
+    wanted = model.revision or MAIN
+    # What was looked for is not named as what is there: a reference with a line break is none.
+    refs = {ref: of for ref, of in refs_of(home).items() if of in held and ref != wanted}
     known = [*refs, *(commit for commit in held if commit not in refs.values())]
     if known:
-        wanted = model.revision or MAIN
         return f"the hub's cache in {cache} holds {model.id} not at {wanted}, but at {some(known)}"
     return f"no model of this id is in the hub's cache in {cache}"
 
