@@ -57,7 +57,8 @@ class ViewsOfWholes:
             return ()
         if ref.scale is not None:
             raise UnsupportedLayout(
-                f"{ref.file}: {ref.name} is quantised in blocks and lies in parts; join them first"
+                f"{ref.file}: {ref.name} is quantised in blocks and lies in parts, which are not "
+                "put together; save it whole with the program that wrote it"
             )
         whole = self._wholes[bisect_right(self._offsets, ref.offset) - 1]
         first = []

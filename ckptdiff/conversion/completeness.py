@@ -9,6 +9,7 @@ from ckptdiff.arch.templates import fill_name, split_name, template
 from ckptdiff.assembly.completeness import packed_misfits, with_shortfall
 from ckptdiff.assembly.shortfall_words import shortfall_lines, way_out
 from ckptdiff.errors import UnsupportedLayout
+from ckptdiff.formats.ranks import safetensors_parts
 from ckptdiff.text import format_shape
 
 if TYPE_CHECKING:
@@ -49,6 +50,14 @@ def checked_against_config(
         said = (
             "its class has no head over the vocabulary, and args promise an output layer: Megatron "
             "starts it anew, or refuses to load"
+        )
+        if not target.allow_incomplete:
+            raise UnsupportedLayout(f"{source.checkpoint.root}: {said}", hint="allow-incomplete")
+        notes.append(said)
+    if source.checkpoint.format == safetensors_parts.NAME and source.config is None:
+        said = (
+            "its files state neither whole shapes nor how many ranks there were, and without a "
+            "config.json of a family that is known nothing tells whether all are there"
         )
         if not target.allow_incomplete:
             raise UnsupportedLayout(f"{source.checkpoint.root}: {said}", hint="allow-incomplete")

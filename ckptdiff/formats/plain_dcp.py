@@ -150,10 +150,12 @@ def _weights(described: Iterable[Described]) -> tuple[dict[str, Described], set[
     beside: set[str] = set()
     for tensor in described:
         keys = tensor.keys or (tensor.name,)
-        if _BESIDE.match(tensor.name):
+        depth = next((i + 1 for i, key in enumerate(keys[:-1]) if key in _WEIGHTS), 0)
+        # Below a key of the weights a name is one that the model's class has given.
+        outer = keys[:-1] if depth else (tensor.name,)
+        if any(map(_BESIDE.match, outer)):
             beside.add(tensor.name)
             continue
-        depth = next((i + 1 for i, key in enumerate(keys[:-1]) if key in _WEIGHTS), 0)
         name = ".".join(keys[depth:])
         if name in groups[keys[:depth]]:
             raise CorruptFile(f"two tensors are called {shown(name)}")

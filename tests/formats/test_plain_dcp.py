@@ -123,6 +123,15 @@ def test_a_key_around_the_weights_is_no_part_of_their_names(
         assert shard.tensors.keys() == weights.keys()
 
 
+def test_a_module_of_the_model_is_no_optimizer_by_its_name(tmp_path: Path) -> None:
+    weights = {"optimizer.proj.weight": torch.ones(2, 3), "dataloader.weight": torch.ones(2)}
+    beside = {"step": torch.tensor(7), "state": {"optimizer.proj.weight": torch.zeros(2, 3)}}
+    tree = {"model": weights, "optimizer": beside}
+    checkpoint = open_checkpoint(write_dcp(tmp_path, tree))
+    assert checkpoint.shards[0].tensors.keys() == weights.keys()
+    assert any(note.endswith("not compared: optimizer") for note in checkpoint.notes)
+
+
 def test_what_lies_beside_the_weights_is_listed_and_not_compared(
     tiny_weights: Callable[..., dict[str, Tensor]], tmp_path: Path
 ) -> None:

@@ -82,6 +82,16 @@ def test_that_the_last_rank_is_missing_is_told_by_the_config(
     assert "neither whole shapes nor how many ranks there were" in found.b.checkpoint.notes[0]
 
 
+def test_without_a_config_nothing_tells_that_all_is_there_to_be_converted(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    write(source, 1, {"a.weight": torch.ones(2, 3)}, {"a.weight": {"saved_offsets": [0, 0]}})
+    with pytest.raises(UnsupportedLayout, match="nothing tells whether all are there"):
+        converted(source, out, "hf")
+    assert not out.exists()
+    converted(source, out, "hf", allow_incomplete=True)
+
+
 @pytest.mark.slow
 def test_one_file_alone_says_what_it_is(saved: SavedByRanks) -> None:
     told = refusal(shard(saved("fsdp2/hf:3"), 1), UnsupportedLayout)
