@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.arch.deepseek import DEEPSEEK
+from ckptdiff.arch.ernie4_5 import ERNIE4_5
 from ckptdiff.arch.gemma import GEMMA, GEMMA2, GEMMA3
 from ckptdiff.arch.glm4_moe import GLM4_MOE
 from ckptdiff.arch.gpt2 import GPT2
 from ckptdiff.arch.gpt_neox import GPT_NEOX
 from ckptdiff.arch.gpt_oss import GPT_OSS
 from ckptdiff.arch.llama import LLAMA
+from ckptdiff.arch.minimax_m2 import MINIMAX_M2
 from ckptdiff.arch.mistral import MISTRAL
 from ckptdiff.arch.mixtral import MIXTRAL
 from ckptdiff.arch.nemotron import NEMOTRON
@@ -22,6 +24,8 @@ from ckptdiff.arch.qwen2_moe import QWEN2_MOE
 from ckptdiff.arch.qwen3 import QWEN3
 from ckptdiff.arch.qwen3_moe import QWEN3_MOE, QWEN3_VL_MOE
 from ckptdiff.arch.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
+from ckptdiff.arch.seed_oss import SEED_OSS
+from ckptdiff.arch.smollm3 import SMOLLM3
 from ckptdiff.arch.templates import template
 
 if TYPE_CHECKING:
@@ -34,6 +38,9 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     MISTRAL,
     QWEN2,
     QWEN3,
+    SEED_OSS,
+    SMOLLM3,
+    ERNIE4_5,
     MIXTRAL,
     QWEN2_MOE,
     QWEN3_MOE,
@@ -48,6 +55,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     OLMO2,
     EXAONE4,
     OLMOE,
+    MINIMAX_M2,
     PHI3,
     QWEN3_NEXT,
     QWEN3_5,

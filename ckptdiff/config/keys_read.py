@@ -53,6 +53,11 @@ KEYS: dict[str, frozenset[str]] = {
     "mistral": _LLAMA | _WINDOW,
     "qwen2": _LLAMA | _QWEN | {"max_window_layers", "layer_types"},
     "qwen3": _BIASED | _QWEN | {"max_window_layers", "layer_types"},
+    "seed_oss": _BIASED | {"attention_out_bias", "mlp_bias"},
+    "ernie4_5": _LLAMA | {"use_bias"},
+    "smollm3": _BIASED
+    | _QWEN
+    | {"mlp_bias", "layer_types", "no_rope_layers", "no_rope_layer_interval"},
     "mixtral": _LLAMA | _CHOSEN | {"num_local_experts", "sliding_window"},
     "qwen2_moe": _LLAMA
     | _QWEN
@@ -86,6 +91,7 @@ KEYS: dict[str, frozenset[str]] = {
     "olmo3": _TWO_ROPES | _WINDOW | {"attention_bias", "hidden_act"},
     "exaone4": _LLAMA | _WINDOW | {"sliding_window_pattern"},
     "olmoe": _BIASED | _CHOSEN | {"clip_qkv", "norm_topk_prob", "num_experts", "num_local_experts"},
+    "minimax_m2": _LLAMA | _CHOSEN | {"num_local_experts", "rotary_dim"},
     "phi3": _LLAMA | {"sliding_window", "partial_rotary_factor"},
     "gpt_neox": (
         _BIASED - {"num_key_value_heads", "rms_norm_eps", "rope_theta", "partial_rotary_factor"}

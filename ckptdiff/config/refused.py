@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 # Keys for which transformers 5 wants true or false, where the class of a model type reads them.
 _SWITCHES = frozenset(
     {
-        *("attention_bias", "mlp_bias", "qkv_bias", "use_bias", "use_conv_bias", "use_qk_norm"),
+        *("attention_bias", "attention_out_bias", "mlp_bias", "qkv_bias"),
+        *("use_bias", "use_conv_bias", "use_qk_norm"),
         *("use_sliding_window", "use_bidirectional_attention", "norm_topk_prob"),
         *("rope_interleave", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
         *("use_parallel_residual", "add_cross_attention"),
@@ -28,6 +29,7 @@ _OR_NULL = {
     "norm_topk_prob": ("deepseek_v2", "deepseek_v3"),
     "rope_interleave": ("deepseek_v3",),
     "use_bidirectional_attention": ("gemma3_text",),
+    **dict.fromkeys(("use_bias", "use_cache"), ("ernie4_5",)),
 }
 # Keys for which transformers 5 wants a number with a point, where the class of a model type has
 # them: of those it computes with, and of others.
@@ -42,9 +44,9 @@ _FLOAT_OF_EVERY_CLASS = "initializer_range"
 _UNUSED_FLOATS = {
     "router_aux_loss_coef": (
         *("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "olmoe", "qwen3_next"),
-        "qwen3_5_moe_text",
+        *("qwen3_5_moe_text", "minimax_m2"),
     ),
-    "router_jitter_noise": ("mixtral",),
+    "router_jitter_noise": ("mixtral", "minimax_m2"),
     "attention_dropout": ("deepseek_v2",),
     "attn_logit_softcapping": ("gemma3_text",),
     "time_step_floor": ("nemotron_h",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,6 +103,49 @@ def test_layers_of_exaone_4_without_a_window_do_not_rotate(
     assert (back["sliding_window"] is None) is (without_rope is None)
     lines = compare_sides(config_side(source), config_side(hf_side(back)))
     assert [line.meaning for line in lines if line.status == "conflict"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "without_rope", "window"),
+    [
+        ({}, [0, 0, 0, 1], None),
+        ({"no_rope_layer_interval": 2}, [0, 1, 0, 1], None),
+        ({"no_rope_layers": [1, 0, 1, 1, 0, 0]}, [0, 1, 0, 0], None),  # a longer list
+        ({"no_rope_layers": [1, 1, 1, 1]}, None, None),
+        ({"sliding_window": 8}, [0, 0, 0, 1], None),
+        ({"sliding_window": 8, "use_sliding_window": True}, [0, 0, 0, 1], (7, 0)),
+        ({"sliding_window": 8, "layer_types": TURNS}, [0, 0, 0, 1], (7, 0)),
+    ],
+    ids=str,
+)
+def test_layers_of_smollm3_that_do_not_rotate_may_have_a_window(
+    changes: dict[str, Any], without_rope: list[int] | None, window: tuple[int, int] | None
+) -> None:
+    tiny = {**tiny_config("smollm3"), "num_hidden_layers": 4}
+    del tiny["no_rope_layer_interval"]
+    source = hf_side({**tiny, **changes})
+    args, _ = to_args(source)
+    assert (args["no_rope_freq"], args["window_size"]) == (without_rope, window)
+    assert source.architecture is not None
+    back, notes = to_config(megatron_side(args, source.architecture))
+    assert [one for one in notes if "Layers without" in one or "indow" in one] == []
+    assert back["no_rope_layers"] == [1 - one for one in without_rope or [0] * 4]
+    lines = compare_sides(config_side(source), config_side(hf_side(back)))
+    assert [line.meaning for line in lines if line.status == "conflict"] == []
+
+
+@pytest.mark.parametrize(("model_type", "status"), [("minimax_m2", None), ("olmoe", "conflict")])
+def test_megatron_bridge_norms_the_queries_of_minimax_m2_without_the_arg(
+    model_type: str, status: str | None
+) -> None:
+    source = hf_side(tiny_config(model_type))
+    args, _ = to_args(source)
+    assert source.architecture is not None
+    side = config_side(megatron_side({**args, "qk_layernorm": False}, source.architecture))
+    side = replace(side, tensors=frozenset({"model.layers.0.self_attn.q_norm.weight"}))
+    lines = compare_sides(config_side(source), side)
+    found = [line.status for line in lines if line.meaning == "Q/K norm"]
+    assert ("conflict" in found) is (status == "conflict")
 
 
 def test_a_megatron_model_that_rotates_in_all_layers_is_no_windowed_exaone_4() -> None:

@@ -70,10 +70,15 @@ _QWEN = {"use_sliding_window": True, "max_window_layers": 1, **_WINDOW}
 _MORE: dict[str, tuple[dict[str, Any], ...]] = {
     **dict.fromkeys(("qwen2", "qwen3"), (_QWEN,)),
     **dict.fromkeys(("qwen2_moe", "qwen3_moe"), (_QWEN, _MIXED)),
+    "smollm3": (
+        _UNTIED,
+        {**_TURNS, "use_sliding_window": True},
+        {**_WINDOW, "no_rope_layers": [1, 0]},
+    ),
     "qwen3_next": (_MIXED,),
     "deepseek_v2": ({"topk_method": "group_limited_greedy", **_GROUPS},),
     **dict.fromkeys(("deepseek_v3", "glm4_moe", "glm4_moe_lite", "nemotron_h"), (_GROUPS,)),
-    **dict.fromkeys(("gemma", "gpt2"), (_UNTIED,)),
+    **dict.fromkeys(("gemma", "gpt2", "ernie4_5"), (_UNTIED,)),
     "gemma2": (_UNTIED, _TURNS),
     "gemma3_text": ({**_UNTIED, **_TURNS},),
     **dict.fromkeys(("olmo3", "exaone4", "gpt_oss"), (_TURNS,)),

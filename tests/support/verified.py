@@ -40,6 +40,9 @@ VERIFIED = {
     "mistral": Verified("Mistral", files=True),
     "qwen2": Verified("Qwen2, Qwen2.5", files=True),
     "qwen3": Verified("Qwen3", files=True),
+    "seed_oss": Verified("Seed-OSS"),
+    "ernie4_5": Verified("Ernie 4.5 without experts"),
+    "smollm3": Verified("SmolLM3"),
     "mixtral": Verified("Mixtral", files=True),
     "qwen2_moe": Verified("Qwen2-MoE", files=True),
     "qwen3_moe": Verified("Qwen3-MoE", files=True),
@@ -58,6 +61,9 @@ VERIFIED = {
     "olmo2": Verified("OLMo 2, OLMo 3", more="OLMo 3 by shapes"),
     "exaone4": Verified("EXAONE 4"),
     "olmoe": Verified("OLMoE"),
+    "minimax_m2": Verified(
+        "MiniMax-M2", more="norms over all heads cut as Megatron-Bridge does: our own imitation"
+    ),
     "phi3": Verified("Phi-3, Phi-4"),
     "qwen3_next": Verified("Qwen3-Next"),
     "qwen3_5": Verified("Qwen3.5"),
