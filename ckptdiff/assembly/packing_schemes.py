@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.assembly.codes import codes_in_blocks, codes_of_fp8
 from ckptdiff.config.quantisation import Quantisation, plain_object, size
 from ckptdiff.dtypes import FLOATS
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from ckptdiff.assembly.codes import Codes
     from ckptdiff.checkpoint import TensorRef
 
     Parts = Mapping[str, TensorRef]  # by what follows the name of the module
@@ -32,6 +34,7 @@ class Found:
     codes: TensorRef
     shape: tuple[int, ...] | None  # of the plain weight, as it would be stored; None: not stated
     problem: str | None = None  # why no loader can read it
+    numbers: Codes | None = None  # None: it is not known how to multiply them out
 
     @property
     def dtype(self) -> str:
@@ -70,7 +73,8 @@ def _blocks(parts: Parts, _: Quantisation, __: str) -> Found | None:
     columns = count * size * 2
     shape = (*lead, columns, rows) if lead else (rows, columns)
     problem = _unfit(scales, blocks.shape[:-1], f"blocks of {2 * size}")
-    return Found("mxfp4", _per_block(_MX_BLOCK, "E8M0"), blocks, shape, problem)
+    numbers = None if problem else codes_in_blocks(blocks, scales)
+    return Found("mxfp4", _per_block(_MX_BLOCK, "E8M0"), blocks, shape, problem, numbers)
 
 
 def _scaled(parts: Parts, stated: Quantisation, _: str) -> Found | None:
@@ -103,7 +107,9 @@ def _scaled(parts: Parts, stated: Quantisation, _: str) -> Found | None:
     if codes.dtype in FP8 or (codes.dtype == "I8" and scale.dtype in FLOATS):
         name = "fp8" if codes.dtype in FP8 else "int8"
         form, problem = _factors(scale, codes, stated)
-        return Found(name, form, codes, _unless_fused(codes, codes.shape), problem)
+        is_known = not problem and _RESCALED.isdisjoint(parts)
+        numbers = codes_of_fp8(codes, scale, stated) if is_known else None
+        return Found(name, form, codes, _unless_fused(codes, codes.shape), problem, numbers)
     if codes.dtype in FLOATS and ".weight_packed" not in parts:
         return None  # plain numbers, whatever the tensor beside them is
     return unknown
@@ -223,6 +229,10 @@ _ASIDE = (
     ".input_scale", ".output_scale", ".input_global_scale", ".pre_quant_scale", ".q_scale",
     ".k_scale", ".v_scale", ".input_zero_point", ".weight_zero_point", ".weight_g_idx",
 )  # fmt: skip
+# With one of these, codes times factors are not yet the plain weight.
+_RESCALED = frozenset(
+    (".pre_quant_scale", ".weight_zero_point", ".weight_scale_2", ".weight_global_scale")
+)
 _HQQ = (
     ".W_q", ".scale", ".zero", ".axis", ".channel_wise", ".compute_dtype", ".encoded_state_dict",
     ".group_size", ".nbits", ".offload_meta", ".optimize", ".packing", ".quant_scale",

@@ -299,7 +299,11 @@ def _dequantised(a: Assembly, b: Assembly) -> list[str]:
     notes = []
     for side, assembly, other in (("A", a, b), ("B", b, a)):
         scale = assembly.pieces[0].ref.scale if assembly.pieces else None
-        if scale is not None and not other.is_scaled:
+        if scale is not None and scale.words and not other.is_scaled:
+            notes.append(
+                f"{side} is packed as {scale.words}: multiplied out in float32, then rounded"
+            )
+        elif scale is not None and not other.is_scaled:
             rows, columns = scale.block
             notes.append(
                 f"{side} is {assembly.dtype} with a factor for each {rows}x{columns} block: "

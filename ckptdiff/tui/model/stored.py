@@ -177,13 +177,13 @@ class _Places:
 
     def find(self, ref: TensorRef) -> StoredRow | None:
         """Return the tensor that a ref is, or is a part of; None if it is in none of them."""
-        row = self._by_place.get((ref.name, ref.offset))
+        row = self._by_place.get((ref.name, ref.first_byte))
         if row is not None:
             return row
         if self._rows is None:
             self._rows = sorted(self._by_place.values(), key=lambda row: row.ref.offset)
             self._starts = [row.ref.offset for row in self._rows]
-        at = bisect_right(self._starts, ref.offset) - 1
+        at = bisect_right(self._starts, ref.first_byte) - 1
         row = self._rows[at] if at >= 0 else None
-        inside = row is not None and ref.offset < row.ref.offset + row.ref.nbytes
+        inside = row is not None and ref.first_byte < row.ref.offset + row.ref.nbytes
         return row if inside else None
