@@ -11,15 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ckptdiff.assembly.accounting import unlisted
 from ckptdiff.assembly.assemble import assemble
 from ckptdiff.assembly.codes import Codes
 from ckptdiff.checkpoint import TensorRef, contiguous
+from ckptdiff.errors import UnsupportedLayout
 from ckptdiff.formats import open_checkpoint
+from ckptdiff.logits.sides import forward_side
 from tests.assembly.test_packed import LAYER, NORM, method, write
 from tests.support.conversions import converted, hf_tensors
 from tests.support.corpus import REPOSITORY
 from tests.support.oracle import make_megatron
-from tests.support.pairs import compare, compare_and_diagnose, config_of
+from tests.support.pairs import compare, compare_and_diagnose, config_of, open_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -208,6 +211,9 @@ def test_a_whole_model_is_diagnosed_and_converted(
     assert "packed as fp8 (one factor for the tensor), multiplied out" in notes
     assert "left out, since plain weights have no use for it: " in notes
     assert compare(reference, tmp_path / "out").statuses == {}
+    with pytest.raises(UnsupportedLayout, match="Logits are computed of plain numbers"):
+        forward_side(*open_pair(folder, reference), "hf")
+    assert unlisted(open_pair(folder, reference)[0]) == []
     if to == "hf":
         written = hf_tensors(tmp_path / "out")
         assert written.keys() == right.keys()

@@ -151,7 +151,7 @@ def _name_the_rest(side: Assembled, files: dict[Path, HeldFile]) -> None:
     unmapped = set(side.unmapped)
     derived = {entry.ref.name for entry in side.derived if entry.ref is not None}
     packed: dict[str, list[str]] = {}
-    for name, weight in side.packed.items():
+    for name, weight in (*side.packed.items(), *side.multiplied_out.items()):
         for part in weight.stored:
             packed.setdefault(part, []).append(name)
     for held in files.values():
