@@ -99,6 +99,13 @@ class BlockScale:
     # of the tensor count halves of bytes, so that each code has a place of its own.
     in_halves: bool = False
     words: str = ""  # how the weight is packed, if it is not DeepSeek's way
+    second: TensorRef | None = None  # (1, 1): the factor of all factors
+    is_divisor: bool = False  # they are divided by it, as compressed-tensors does
+
+    @property
+    def refs(self) -> tuple[TensorRef, ...]:
+        """All tensors that hold factors."""
+        return (self.ref,) if self.second is None else (self.ref, self.second)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,6 @@ def _used(side: Assembled) -> Iterator[TensorRef]:
         for piece in (*assembly.pieces, *assembly.padding):
             yield piece.ref
             if piece.ref.scale is not None:
-                yield piece.ref.scale.ref
+                yield from piece.ref.scale.refs
             yield from (copy.ref for copy in piece.copies)
     yield from (entry.ref for entry in side.derived if entry.ref is not None)

@@ -11,7 +11,7 @@ from ckptdiff.dtypes import ITEMSIZE
 if TYPE_CHECKING:
     from ckptdiff.config.quantisation import Quantisation
 
-_FP8 = frozenset(("F8_E4M3", "F8_E5M2"))
+NUMBERED_FP8 = frozenset(("F8_E4M3", "F8_E5M2"))
 _FACTORS = frozenset(("F32", "BF16", "F16"))
 _POWERS = frozenset(("U8", "F8_E8M0"))
 _MX_BYTES, _MX_BLOCK = 16, 32  # of a block of mxfp4: its bytes, and its columns
@@ -29,6 +29,8 @@ class Codes:
     factors: TensorRef  # (matrices, rows of blocks, columns of blocks)
     block: tuple[int, int]  # rows and columns that share a factor
     in_halves: bool = False
+    second: TensorRef | None = None
+    is_divisor: bool = False
 
     def part(self, view: TensorRef, words: str) -> TensorRef | None:
         """Return a view of `ref` with its factors; None if it is no rows of one stored matrix."""
@@ -56,7 +58,10 @@ class Codes:
             stride=(per_row, per_column),
             offset=self.factors.offset + skipped * ITEMSIZE[self.factors.dtype],
         )
-        return replace(view, scale=BlockScale(factors, (height, across), self.in_halves, words))
+        scale = BlockScale(
+            factors, (height, across), self.in_halves, words, self.second, self.is_divisor
+        )
+        return replace(view, scale=scale)
 
 
 def codes_in_blocks(blocks: TensorRef, scales: TensorRef) -> Codes | None:
@@ -79,12 +84,44 @@ def codes_in_blocks(blocks: TensorRef, scales: TensorRef) -> Codes | None:
     return Codes(ref, (rows, columns), factors, (1, _MX_BLOCK), in_halves=True)
 
 
+def codes_in_groups(
+    codes: TensorRef,
+    scale: TensorRef,
+    group: int,
+    *,
+    in_halves: bool,
+    second: TensorRef | None = None,
+    is_divisor: bool = False,
+) -> Codes | None:
+    """Return a matrix of which `group` columns share a factor, with a second one for all if given.
+
+    None if it is not stored so.
+    """
+    if len(codes.shape) != 2 or 0 in codes.shape or not _is_plain(codes):
+        return None
+    if second is not None and (second.dtype not in _FACTORS or not set(second.shape) <= {1}):
+        return None
+    rows, columns = codes.shape
+    ref = codes
+    if in_halves:
+        columns *= 2
+        ref = replace(codes, shape=(rows, columns), stride=(columns, 1), offset=2 * codes.offset)
+    if scale.shape != (rows, -(-columns // group)):
+        return None
+    factors = replace(scale, shape=(1, *scale.shape), stride=(0, *scale.stride))
+    if scale.dtype == "U8":
+        factors = replace(factors, dtype="F8_E8M0")
+    if second is not None:
+        second = replace(second, shape=(1, 1), stride=(1, 1))
+    return Codes(ref, (rows, columns), factors, (1, group), in_halves, second, is_divisor)
+
+
 def codes_of_fp8(codes: TensorRef, scale: TensorRef, stated: Quantisation) -> Codes | None:
     """Return a matrix of fp8 with one factor, one for each row, or one for each block of both.
 
     None if it is none of them.
     """
-    if codes.dtype not in _FP8 or scale.dtype not in _FACTORS or not _is_plain(codes):
+    if codes.dtype not in NUMBERED_FP8 or scale.dtype not in _FACTORS or not _is_plain(codes):
         return None
     if len(codes.shape) != 2 or 0 in codes.shape:
         return None

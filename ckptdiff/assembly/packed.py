@@ -117,7 +117,8 @@ def multiplied_out_words(side: Assembled) -> list[str]:
     ways = Counter(weight.text for weight in weights.values())
     words = [f"{plural(n, 'weight')}, packed as {way}, multiplied out" for way, n in ways.items()]
     refs = [weight.numbers for weight in weights.values() if weight.numbers is not None]
-    used = {ref.name for ref in refs} | {ref.scale.ref.name for ref in refs if ref.scale}
+    used = {ref.name for ref in refs}
+    used |= {factors.name for ref in refs if ref.scale is not None for factors in ref.scale.refs}
     beside = dict.fromkeys(n for w in weights.values() for n in w.stored if n not in used)
     if beside:
         first, *others = beside

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from ckptdiff.assembly.codes import codes_in_blocks, codes_of_fp8
+from ckptdiff.assembly.codes import NUMBERED_FP8, codes_in_blocks, codes_in_groups, codes_of_fp8
 from ckptdiff.config.quantisation import Quantisation, plain_object, size
 from ckptdiff.dtypes import FLOATS
 
@@ -92,23 +92,39 @@ def _scaled(parts: Parts, stated: Quantisation, _: str) -> Found | None:
     if codes.dtype in _BYTES and scale.dtype == "F8_E4M3":
         form = f"{_per_block(_NVFP4_BLOCK, 'E4M3')}, and one F32 factor for the tensor"
         problem = _unfit_blocks(scale, codes, 2 * columns, _NVFP4_BLOCK, "nvfp4")
-        second = any(end.endswith(("weight_scale_2", "weight_global_scale")) for end in parts)
-        if not second:
+        # ModelOpt multiplies by its second factor, compressed-tensors divides by its own.
+        seconds = [ref for end, ref in parts.items() if end.endswith(_SECOND)]
+        if not seconds:
             problem = problem or f"{codes.name} lacks its second factor"
-        return Found("nvfp4", form, codes, _unless_fused(codes, (*lead, 2 * columns)), problem)
+        numbers = None
+        if len(seconds) == 1 and not problem and _RESCALED.isdisjoint(parts):
+            numbers = codes_in_groups(
+                codes, scale, _NVFP4_BLOCK, in_halves=True, second=seconds[0],
+                is_divisor=seconds[0].name.endswith("weight_global_scale"),
+            )  # fmt: skip
+        shape = _unless_fused(codes, (*lead, 2 * columns))
+        return Found("nvfp4", form, codes, shape, problem, numbers)
+    is_known = _RESCALED.isdisjoint(parts) and not any(end.endswith(_SECOND) for end in parts)
     if codes.dtype == "U8" and scale.dtype in _POWERS:
         problem = _unfit_blocks(scale, codes, 2 * columns, _MX_BLOCK, "mxfp4")
         shape = _unless_fused(codes, (*lead, 2 * columns))
-        return Found("mxfp4", _per_block(_MX_BLOCK, "E8M0"), codes, shape, problem)
+        numbers = None
+        if is_known and not problem and ".weight_packed" in parts:  # whose halves are in order
+            numbers = codes_in_groups(codes, scale, _MX_BLOCK, in_halves=True)
+        form = _per_block(_MX_BLOCK, "E8M0")
+        return Found("mxfp4", form, codes, shape, problem, numbers)
     if codes.dtype in FP8 and scale.dtype in _POWERS:
         problem = _unfit_blocks(scale, codes, columns, _MX_BLOCK, "mxfp8")
         form = _per_block(_MX_BLOCK, "E8M0")
-        return Found("mxfp8", form, codes, _unless_fused(codes, codes.shape), problem)
+        numbers = None
+        if is_known and not problem and codes.dtype in NUMBERED_FP8:
+            numbers = codes_in_groups(codes, scale, _MX_BLOCK, in_halves=False)
+        shape = _unless_fused(codes, codes.shape)
+        return Found("mxfp8", form, codes, shape, problem, numbers)
     if codes.dtype in FP8 or (codes.dtype == "I8" and scale.dtype in FLOATS):
         name = "fp8" if codes.dtype in FP8 else "int8"
         form, problem = _factors(scale, codes, stated)
-        is_known = not problem and _RESCALED.isdisjoint(parts)
-        numbers = codes_of_fp8(codes, scale, stated) if is_known else None
+        numbers = codes_of_fp8(codes, scale, stated) if is_known and not problem else None
         return Found(name, form, codes, _unless_fused(codes, codes.shape), problem, numbers)
     if codes.dtype in FLOATS and ".weight_packed" not in parts:
         return None  # plain numbers, whatever the tensor beside them is
@@ -230,9 +246,8 @@ _ASIDE = (
     ".k_scale", ".v_scale", ".input_zero_point", ".weight_zero_point", ".weight_g_idx",
 )  # fmt: skip
 # With one of these, codes times factors are not yet the plain weight.
-_RESCALED = frozenset(
-    (".pre_quant_scale", ".weight_zero_point", ".weight_scale_2", ".weight_global_scale")
-)
+_RESCALED = frozenset((".pre_quant_scale", ".weight_zero_point"))
+_SECOND = ("weight_scale_2", "weight_global_scale")  # a factor of the factors
 _HQQ = (
     ".W_q", ".scale", ".zero", ".axis", ".channel_wise", ".compute_dtype", ".encoded_state_dict",
     ".group_size", ".nbits", ".offload_meta", ".optimize", ".packing", ".quant_scale",

@@ -108,7 +108,10 @@ def scaling_of(piece: Piece) -> Scaling | None:
         return None
     ref = scale.ref
     (row, _), (column, _) = piece.of
-    return Scaling(_plain_view(ref), scale.block, (row, column), scale.in_halves)
+    second = None if scale.second is None else _plain_view(scale.second)
+    return Scaling(
+        _plain_view(ref), scale.block, (row, column), scale.in_halves, second, scale.is_divisor
+    )
 
 
 def added_to(ref: TensorRef) -> Added | None:

@@ -38,7 +38,10 @@ def dequantised(codes: NDArray[Any], view: View, at: tuple[int, int]) -> NDArray
     first, last = (rows[0], columns[0]), (rows[-1] + 1, columns[-1] + 1)
     stored = matrix(scaling.factors)[first[0] : last[0], first[1] : last[1]]
     factors = values(stored, scaling.factors.dtype).astype(np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        if scaling.second is not None:
+            second = values(matrix(scaling.second), scaling.second.dtype).astype(np.float32)
+            factors = factors / second if scaling.is_divisor else factors * second
         numbers: NDArray[Any] = values(codes, _code_dtype(view)).astype(np.float32)
         numbers *= factors[np.ix_(rows - first[0], columns - first[1])]
     return numbers
@@ -53,4 +56,11 @@ def same_factors(a: View, b: View) -> bool:
         return False
     if (one.factors.shape, one.factors.dtype) != (other.factors.shape, other.factors.dtype):
         return False
-    return bool((bits(matrix(one.factors)) == bits(matrix(other.factors))).all())
+    if one.is_divisor != other.is_divisor or (one.second is None) != (other.second is None):
+        return False
+    pairs = [(one.factors, other.factors)]
+    if one.second is not None and other.second is not None:
+        if one.second.dtype != other.second.dtype:
+            return False
+        pairs.append((one.second, other.second))
+    return all(bool((bits(matrix(x)) == bits(matrix(y))).all()) for x, y in pairs)

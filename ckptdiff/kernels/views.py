@@ -75,6 +75,12 @@ class Scaling:
     at: tuple[int, int]  # row and column of the view's first element in the scaled matrix
     # Codes are halves of bytes, as in `checkpoint.BlockScale`: offset and strides count those.
     in_halves: bool = False
+    second: View | None = None  # (1, 1): what the factors are multiplied by, or divided
+    is_divisor: bool = False
+
+    @property
+    def files(self) -> set[str]:
+        return {view.file for view in (self.factors, self.second) if view is not None}
 
 
 @dataclass(frozen=True, slots=True)

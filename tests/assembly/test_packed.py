@@ -165,7 +165,9 @@ SCHEMES: dict[str, tuple[dict[str, Any], dict[str, Tensor], str]] = {
 
 
 # These are multiplied out where the other side is plain: test_multiplied_out.py.
-NUMBERS = ("fp8-per-tensor", "fp8-per-row")
+NUMBERS = (
+    "fp8-per-tensor", "fp8-per-row", "nvfp4-of-modelopt", "nvfp4-of-compressed-tensors", "mxfp8",
+)  # fmt: skip
 NAMED = [scheme for scheme in SCHEMES if scheme not in NUMBERS]
 
 

@@ -133,8 +133,9 @@ def _fill(side: Assembled, files: dict[Path, HeldFile]) -> None:
     for name, assembly in side.tensors.items():
         for piece in assembly.pieces:
             fills(piece.ref, name)
-            if piece.ref.scale is not None and (row := at(piece.ref.scale.ref)) is not None:
-                row.use = "scale"
+            for factors in piece.ref.scale.refs if piece.ref.scale is not None else ():
+                if (row := at(factors)) is not None:
+                    row.use = "scale"
             for copy in piece.copies:
                 row = fills(copy.ref, name)
                 if row is not None:
