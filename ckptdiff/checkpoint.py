@@ -75,8 +75,14 @@ class TensorRef:
             return self.blob_nbytes
         return prod(self.shape) * ITEMSIZE[self.dtype]
 
+    @property
+    def first_byte(self) -> int:
+        """The offset of the byte that holds the first element, from the start of the file."""
+        in_halves = self.scale is not None and self.scale.in_halves
+        return self.offset // 2 if in_halves else self.offset
+
     def offset_of(self, index: tuple[int, ...]) -> int:
-        """Return the offset of an element, in bytes from the start of the file."""
+        """Return the offset of an element, in the unit of `offset`."""
         if self.blob_nbytes is not None:
             return self.offset
         elements = sum(i * step for i, step in zip(index, self.stride, strict=True))
@@ -89,6 +95,17 @@ class BlockScale:
 
     ref: TensorRef  # (rows of blocks, columns of blocks)
     block: tuple[int, int]  # (rows, columns) of one block
+    # Codes of E2M1, half a byte each: the first of a byte in its low half. The offset and strides
+    # of the tensor count halves of bytes, so that each code has a place of its own.
+    in_halves: bool = False
+    words: str = ""  # how the weight is packed, if it is not DeepSeek's way
+    second: TensorRef | None = None  # (1, 1): the factor of all factors
+    is_divisor: bool = False  # they are divided by it, as compressed-tensors does
+
+    @property
+    def refs(self) -> tuple[TensorRef, ...]:
+        """All tensors that hold factors."""
+        return (self.ref,) if self.second is None else (self.ref, self.second)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,8 @@ def unlisted(side: Assembled) -> list[str]:
     """Return the native names of stored tensors that no list of the side has; none as a rule."""
     known = {ref.name for ref in _used(side)}
     known.update(side.unmapped)
-    for packed in side.packed.values():
-        known.update(packed.parts)
+    for packed in (*side.packed.values(), *side.multiplied_out.values()):
+        known.update(packed.parts, packed.stored)
     failed = tuple(side.errors)
     chunks = side.checkpoint.chunks
     refs = [ref for shard in side.checkpoint.shards for ref in shard.tensors.values()]
@@ -48,6 +48,6 @@ def _used(side: Assembled) -> Iterator[TensorRef]:
         for piece in (*assembly.pieces, *assembly.padding):
             yield piece.ref
             if piece.ref.scale is not None:
-                yield piece.ref.scale.ref
+                yield from piece.ref.scale.refs
             yield from (copy.ref for copy in piece.copies)
     yield from (entry.ref for entry in side.derived if entry.ref is not None)

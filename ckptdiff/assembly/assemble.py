@@ -14,6 +14,7 @@ from ckptdiff.assembly.equal_names import with_equal_names
 from ckptdiff.assembly.from_huggingface import assemble_huggingface
 from ckptdiff.assembly.from_megatron import assemble_megatron
 from ckptdiff.assembly.from_meta import assemble_meta
+from ckptdiff.assembly.packed import multiplied_out
 from ckptdiff.assembly.recipe import Assembled, LayoutError
 from ckptdiff.assembly.shared_names import with_shared_names
 from ckptdiff.assembly.unwrapping import unwrapped
@@ -94,8 +95,11 @@ def _without_packed(side: Assembled, other: Assembled) -> Assembled:
     """Replace packed weights by the reason that they are not compared, where the other differs.
 
     Weights that both sides hold packed in one way stay as they are: they are compared bit by bit.
-    So do those that the other side does not have.
+    So do those that the other side does not have. Where the other side has plain numbers, weights
+    of a scheme that is decoded are multiplied out.
     """
+    plain = {name for name, tensor in other.tensors.items() if not tensor.is_scaled}
+    side = multiplied_out(side, plain - other.packed.keys())
     here = other.tensors.keys() | other.errors.keys() | other.packed.keys()
     parts = {
         part

@@ -1,4 +1,4 @@
-"""Weights packed by schemes that are not decoded: which stored tensors make up each of them."""
+"""Packed weights: which stored tensors make up each of them, and their numbers where known."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.arch.fused import canonical
+from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.assembly.packing_schemes import FP8, MARKS, SCHEMES
 from ckptdiff.assembly.quantisation import is_factor_of_matrix
-from ckptdiff.assembly.recipe import PackedWeight
-from ckptdiff.checkpoint import TensorRef, contiguous
+from ckptdiff.assembly.recipe import Assembly, PackedWeight, Piece, whole_box
+from ckptdiff.checkpoint import Rank, TensorRef, contiguous
 from ckptdiff.config.quantisation import Quantisation
+from ckptdiff.text import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
     from pathlib import Path
 
     from ckptdiff.arch.base import Architecture
@@ -60,26 +62,77 @@ def without_packed(
     parts: dict[str, TensorRef] = {}
     packed: dict[str, PackedWeight] = {}
     for name, (scheme, held, what) in found.items():
-        names = _names_of(name, what, architecture)
+        views = _views_of(name, what, architecture)
         renamed, own = {}, []
         for end, ref in held.items():
             own.append(name.removesuffix(scheme.weight) + end)
             plain.pop(own[-1], None)
-            renamed[_part_name(name, end, scheme, names, architecture)] = ref
+            renamed[_part_name(name, end, scheme, views, architecture)] = ref
         parts |= renamed
-        for rule_name, shape in names.items():
-            packed[rule_name] = PackedWeight(
-                name, tuple(own), tuple(renamed),
-                what.scheme, what.form, what.dtype, shape, what.problem,
+        for rule_name, view in views.items():
+            weight = PackedWeight(
+                name, tuple(own), tuple(renamed), what.scheme, what.form, what.dtype,
+                None if what.shape is None else view.shape, what.problem,
             )  # fmt: skip
+            numbers = None if what.numbers is None else what.numbers.part(view, weight.text)
+            packed[rule_name] = replace(weight, numbers=numbers)
     return plain, parts, packed
+
+
+def multiplied_out(side: Assembled, names: Container[str] | None = None) -> Assembled:
+    """Return a side with packed weights as tensors of numbers, multiplied out while they are read.
+
+    Only those of `names`, or all, whose scheme is decoded; weights that share their parts all have
+    to be. Tensors in chunks stay packed.
+    """
+    if side.checkpoint.chunks is not None:
+        return side
+    kept = {
+        part
+        for name, weight in side.packed.items()
+        if weight.numbers is None or (names is not None and name not in names)
+        for part in weight.parts
+    }
+    done = {n: w for n, w in side.packed.items() if kept.isdisjoint(w.parts)}
+    if not done:
+        return side
+    parts = {part for weight in done.values() for part in weight.parts}
+    tensors = {name: tensor for name, tensor in side.tensors.items() if name not in parts}
+    for name, weight in done.items():
+        ref = weight.numbers
+        assert ref is not None
+        whole = whole_box(ref)
+        # Halves of bytes are of no dtype: what is read are the products.
+        dtype = "F32" if ref.scale is not None and ref.scale.in_halves else ref.dtype
+        tensors[name] = Assembly(name, ref.shape, dtype, (Piece(ref, Rank(), whole, whole),))
+    packed = {name: weight for name, weight in side.packed.items() if name not in done}
+    ordered = put_in_model_order(tensors, side.architecture)
+    done = {**side.multiplied_out, **done}
+    return replace(side, tensors=ordered, packed=packed, multiplied_out=done)
+
+
+def multiplied_out_words(side: Assembled) -> list[str]:
+    """Return in words what was multiplied out, and which parts of it are of no use then."""
+    weights = side.multiplied_out
+    ways = Counter(weight.text for weight in weights.values())
+    words = [f"{plural(n, 'weight')}, packed as {way}, multiplied out" for way, n in ways.items()]
+    refs = [weight.numbers for weight in weights.values() if weight.numbers is not None]
+    used = {ref.name for ref in refs}
+    used |= {factors.name for ref in refs if ref.scale is not None for factors in ref.scale.refs}
+    beside = dict.fromkeys(n for w in weights.values() for n in w.stored if n not in used)
+    if beside:
+        first, *others = beside
+        more = f" and {plural(len(others), 'other')}" if others else ""
+        words.append(f"left out, since plain weights have no use for it: {first}{more}")
+    return words
 
 
 def plain_names(side: Assembled) -> frozenset[str]:
     """Return the names in a Hugging Face folder as they would be if nothing were packed."""
-    parts = {name for weight in side.packed.values() for name in weight.stored}
+    weights = [*side.packed.values(), *side.multiplied_out.values()]
+    parts = {name for weight in weights for name in weight.stored}
     (shard,) = side.checkpoint.shards
-    return frozenset(shard.tensors.keys() - parts | {w.plain_name for w in side.packed.values()})
+    return frozenset(shard.tensors.keys() - parts | {w.plain_name for w in weights})
 
 
 def without_parts(side: Assembled) -> Assembled:
@@ -222,31 +275,33 @@ def _by_module(stored: Mapping[str, TensorRef]) -> dict[str, list[str]]:
     return modules
 
 
-def _names_of(
-    name: str, what: Found, architecture: Architecture | None
-) -> dict[str, tuple[int, ...] | None]:
-    """Return the canonical names of what a packed tensor holds, and the shape of each if known."""
+def _views_of(name: str, what: Found, architecture: Architecture | None) -> dict[str, TensorRef]:
+    """Return the canonical names of what a packed tensor holds, with the view of the plain weight.
+
+    Where its shape is not known, the views are of 12 rows, which divide into parts of any rule.
+    """
+    if what.numbers is not None:
+        whole = what.numbers.ref
+    else:
+        whole = _stand_in(
+            name, what.shape or ((what.experts, 12, 12) if what.experts else (12, 12)), what.file
+        )
     if architecture is None:
-        return {name: what.shape}
-    # Names alone are wanted of a weight whose shape headers do not state: 12 rows divide into parts
-    # of any rule.
-    shape = what.shape or ((what.experts, 12, 12) if what.experts else (12, 12))
-    split, _ = canonical({name: _stand_in(name, shape, what.file)}, architecture)
-    return {
-        rule_name: ref.shape if what.shape is not None else None for rule_name, ref in split.items()
-    } or {name: what.shape}
+        return {name: whole}
+    split, _ = canonical({name: whole}, architecture)
+    return split or {name: whole}
 
 
 def _part_name(
     plain: str,
     end: str,
     scheme: Scheme,
-    names: Mapping[str, object],
+    views: Mapping[str, TensorRef],
     architecture: Architecture | None,
 ) -> str:
     """Return the name of a part of a packed weight, with the beginning that the rules have."""
     base = plain.removesuffix(scheme.weight)
-    (first, *others) = names
+    (first, *others) = views
     if not others and first.endswith(scheme.weight):
         return first.removesuffix(scheme.weight) + end
     for prefix, ours in architecture.prefixes if architecture is not None else ():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from ckptdiff.assembly.codes import NUMBERED_FP8, codes_in_blocks, codes_in_groups, codes_of_fp8
 from ckptdiff.config.quantisation import Quantisation, plain_object, size
 from ckptdiff.dtypes import FLOATS
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from ckptdiff.assembly.codes import Codes
     from ckptdiff.checkpoint import TensorRef
 
     Parts = Mapping[str, TensorRef]  # by what follows the name of the module
@@ -32,6 +34,7 @@ class Found:
     codes: TensorRef
     shape: tuple[int, ...] | None  # of the plain weight, as it would be stored; None: not stated
     problem: str | None = None  # why no loader can read it
+    numbers: Codes | None = None  # None: it is not known how to multiply them out
 
     @property
     def dtype(self) -> str:
@@ -70,7 +73,8 @@ def _blocks(parts: Parts, _: Quantisation, __: str) -> Found | None:
     columns = count * size * 2
     shape = (*lead, columns, rows) if lead else (rows, columns)
     problem = _unfit(scales, blocks.shape[:-1], f"blocks of {2 * size}")
-    return Found("mxfp4", _per_block(_MX_BLOCK, "E8M0"), blocks, shape, problem)
+    numbers = None if problem else codes_in_blocks(blocks, scales)
+    return Found("mxfp4", _per_block(_MX_BLOCK, "E8M0"), blocks, shape, problem, numbers)
 
 
 def _scaled(parts: Parts, stated: Quantisation, _: str) -> Found | None:
@@ -88,22 +92,40 @@ def _scaled(parts: Parts, stated: Quantisation, _: str) -> Found | None:
     if codes.dtype in _BYTES and scale.dtype == "F8_E4M3":
         form = f"{_per_block(_NVFP4_BLOCK, 'E4M3')}, and one F32 factor for the tensor"
         problem = _unfit_blocks(scale, codes, 2 * columns, _NVFP4_BLOCK, "nvfp4")
-        second = any(end.endswith(("weight_scale_2", "weight_global_scale")) for end in parts)
-        if not second:
+        # ModelOpt multiplies by its second factor, compressed-tensors divides by its own.
+        seconds = [ref for end, ref in parts.items() if end.endswith(_SECOND)]
+        if not seconds:
             problem = problem or f"{codes.name} lacks its second factor"
-        return Found("nvfp4", form, codes, _unless_fused(codes, (*lead, 2 * columns)), problem)
+        numbers = None
+        if len(seconds) == 1 and not problem and _RESCALED.isdisjoint(parts):
+            numbers = codes_in_groups(
+                codes, scale, _NVFP4_BLOCK, in_halves=True, second=seconds[0],
+                is_divisor=seconds[0].name.endswith("weight_global_scale"),
+            )  # fmt: skip
+        shape = _unless_fused(codes, (*lead, 2 * columns))
+        return Found("nvfp4", form, codes, shape, problem, numbers)
+    is_known = _RESCALED.isdisjoint(parts) and not any(end.endswith(_SECOND) for end in parts)
     if codes.dtype == "U8" and scale.dtype in _POWERS:
         problem = _unfit_blocks(scale, codes, 2 * columns, _MX_BLOCK, "mxfp4")
         shape = _unless_fused(codes, (*lead, 2 * columns))
-        return Found("mxfp4", _per_block(_MX_BLOCK, "E8M0"), codes, shape, problem)
+        numbers = None
+        if is_known and not problem and ".weight_packed" in parts:  # whose halves are in order
+            numbers = codes_in_groups(codes, scale, _MX_BLOCK, in_halves=True)
+        form = _per_block(_MX_BLOCK, "E8M0")
+        return Found("mxfp4", form, codes, shape, problem, numbers)
     if codes.dtype in FP8 and scale.dtype in _POWERS:
         problem = _unfit_blocks(scale, codes, columns, _MX_BLOCK, "mxfp8")
         form = _per_block(_MX_BLOCK, "E8M0")
-        return Found("mxfp8", form, codes, _unless_fused(codes, codes.shape), problem)
+        numbers = None
+        if is_known and not problem and codes.dtype in NUMBERED_FP8:
+            numbers = codes_in_groups(codes, scale, _MX_BLOCK, in_halves=False)
+        shape = _unless_fused(codes, codes.shape)
+        return Found("mxfp8", form, codes, shape, problem, numbers)
     if codes.dtype in FP8 or (codes.dtype == "I8" and scale.dtype in FLOATS):
         name = "fp8" if codes.dtype in FP8 else "int8"
         form, problem = _factors(scale, codes, stated)
-        return Found(name, form, codes, _unless_fused(codes, codes.shape), problem)
+        numbers = codes_of_fp8(codes, scale, stated) if is_known and not problem else None
+        return Found(name, form, codes, _unless_fused(codes, codes.shape), problem, numbers)
     if codes.dtype in FLOATS and ".weight_packed" not in parts:
         return None  # plain numbers, whatever the tensor beside them is
     return unknown
@@ -223,6 +245,9 @@ _ASIDE = (
     ".input_scale", ".output_scale", ".input_global_scale", ".pre_quant_scale", ".q_scale",
     ".k_scale", ".v_scale", ".input_zero_point", ".weight_zero_point", ".weight_g_idx",
 )  # fmt: skip
+# With one of these, codes times factors are not yet the plain weight.
+_RESCALED = frozenset((".pre_quant_scale", ".weight_zero_point"))
+_SECOND = ("weight_scale_2", "weight_global_scale")  # a factor of the factors
 _HQQ = (
     ".W_q", ".scale", ".zero", ".axis", ".channel_wise", ".compute_dtype", ".encoded_state_dict",
     ".group_size", ".nbits", ".offload_meta", ".optimize", ".packing", ".quant_scale",

@@ -74,6 +74,13 @@ class Assembly:
         return prod(self.shape) * ITEMSIZE[self.dtype]
 
     @property
+    def stored_nbytes(self) -> int:
+        """Its bytes before codes of half a byte are multiplied out."""
+        scales = [piece.ref.scale for piece in self.pieces]
+        is_halves = any(scale is not None and scale.in_halves for scale in scales)
+        return prod(self.shape) // 2 if is_halves else self.nbytes
+
+    @property
     def is_blob(self) -> bool:
         """Whether its elements have no offsets of their own, so that it is one piece of bytes."""
         return self.dtype not in ITEMSIZE
@@ -82,6 +89,11 @@ class Assembly:
     def is_scaled(self) -> bool:
         """Whether its elements are quantised codes, to be multiplied by block factors."""
         return any(piece.ref.scale is not None for piece in self.pieces)
+
+    @property
+    def number_dtype(self) -> str:
+        """The dtype of its numbers: quantised codes are multiplied out in float32."""
+        return "F32" if self.is_scaled else self.dtype
 
     @property
     def is_added_to(self) -> bool:
@@ -100,7 +112,7 @@ class Assembly:
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """A weight that is packed by a scheme that ckptdiff does not decode."""
+    """A weight that is packed: its codes and factors are tensors of their own."""
 
     plain_name: str  # that it would have in its files, were it not packed; fused ones share it
     stored: tuple[str, ...]  # the names of its parts in its files
@@ -110,6 +122,7 @@ class PackedWeight:
     dtype: str  # of its codes as they are stored
     shape: tuple[int, ...] | None  # of the plain weight; None where headers do not state it
     problem: str | None = None  # why no loader can read it
+    numbers: TensorRef | None = None  # its codes with their factors; None: they are not decoded
 
     @property
     def text(self) -> str:
@@ -162,8 +175,10 @@ class Assembled:
     unmapped: tuple[str, ...]  # native names that no rule knows
     errors: Mapping[str, LayoutError]  # by canonical name
     derived: tuple[Entry, ...] = ()  # buffers that follow from the config
-    # Weights that are not decoded, by the name that the plain weight would have.
+    # Weights that are not multiplied out, by the name that the plain weight would have.
     packed: Mapping[str, PackedWeight] = field(default_factory=dict)
+    # Weights that are: `tensors` has their numbers, with the factors in place.
+    multiplied_out: Mapping[str, PackedWeight] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # for the user: how it was assembled
     # The names in `checkpoint` are without what wrappers add; its refs have them as stored.
     wrapping: Wrapping | None = None
@@ -180,7 +195,7 @@ class Assembled:
     @property
     def nbytes(self) -> int:
         """Bytes of the canonical tensors, copies and padding not counted."""
-        return sum(t.nbytes for t in self.tensors.values())
+        return sum(t.stored_nbytes for t in self.tensors.values())
 
 
 def whole_box(ref: TensorRef) -> Box:
@@ -195,7 +210,10 @@ def _box_of(shape: tuple[int, ...]) -> Box:
 
 def transposed(ref: TensorRef) -> TensorRef:
     """Return a view of a stored tensor with its dimensions in reverse order."""
-    return replace(ref, shape=ref.shape[::-1], stride=ref.stride[::-1])
+    scale = ref.scale
+    if scale is not None:
+        scale = replace(scale, ref=transposed(scale.ref), block=scale.block[::-1])
+    return replace(ref, shape=ref.shape[::-1], stride=ref.stride[::-1], scale=scale)
 
 
 def can_be_copies(one: TensorRef, other: TensorRef) -> bool:

@@ -65,4 +65,16 @@ def _source(piece: Piece, span_box: Box, name: str) -> Source:
         piece.part_of or name,
         scaling_of(piece),
         added_to(ref),
+        _matrix_dims(piece),
     )
+
+
+def _matrix_dims(piece: Piece) -> tuple[int, int]:
+    """Return which dimensions of a piece's box are the rows and columns that are scaled."""
+    if piece.ref.scale is None or len(piece.box) == len(piece.of):
+        return -2, -1
+    # `of` and `box` differ in dimensions of size 1 alone, and any of those will do for one of them.
+    wide = [dim for dim, (start, stop) in enumerate(piece.box) if stop - start != 1]
+    narrow = [dim for dim, (start, stop) in enumerate(piece.box) if stop - start == 1]
+    dims = [wide.pop(0) if stop - start != 1 else narrow.pop() for start, stop in piece.of]
+    return dims[0], dims[1]

@@ -107,10 +107,11 @@ def scaling_of(piece: Piece) -> Scaling | None:
     if scale is None:
         return None
     ref = scale.ref
-    rows, columns = ref.shape
-    factors = View(str(ref.file), ref.offset, (rows, columns), (columns, 1), ref.dtype)
     (row, _), (column, _) = piece.of
-    return Scaling(factors, scale.block, (row, column))
+    second = None if scale.second is None else _plain_view(scale.second)
+    return Scaling(
+        _plain_view(ref), scale.block, (row, column), scale.in_halves, second, scale.is_divisor
+    )
 
 
 def added_to(ref: TensorRef) -> Added | None:
@@ -156,7 +157,9 @@ def place_of(assembly: Assembly, index: tuple[int, ...]) -> ElementPlace | None:
     ]
     offsets = iter(inner)
     stored = tuple(start + (next(offsets) if stop > start + 1 else 0) for start, stop in piece.of)
-    return ElementPlace(piece, stored, piece.ref.offset_of(stored))
+    offset = piece.ref.offset_of(stored)
+    scale = piece.ref.scale
+    return ElementPlace(piece, stored, offset // 2 if scale and scale.in_halves else offset)
 
 
 def _is_row_range(box: Box, shape: tuple[int, ...]) -> bool:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from ckptdiff.results import TensorDiff
 
 LETTERS = ("A", "B")
+# What rounding to the codes may change of a weight, by relative L2: half a step of the largest
+# codes, for E2M1 and for fp8.
+_MOST_OF_HALVES, _MOST_OF_FP8 = 0.25, 0.125
+NOT_JUDGED = "no further off than rounding to such codes may be; whether it is that was not judged"
 
 
 def packed_result(described: TensorDiff, a: Assembled, b: Assembled) -> TensorDiff:
@@ -45,6 +49,20 @@ def packed_result(described: TensorDiff, a: Assembled, b: Assembled) -> TensorDi
         shown = f"multiplied out it would be {format_shape(shapes[0 if held[0] else 1])}"
         return replace(result, status="shape", note=f"{note}, {shown}")
     return replace(result, status="packed", note=f"{note}, and was not multiplied out")
+
+
+def is_as_near_as_codes(difference: float | None, name: str, a: Assembled, b: Assembled) -> bool:
+    """Return whether a weight that was multiplied out is as near as a right quantisation may be.
+
+    `difference` is relative, L2. Another save or a small fault may be as near as that.
+    """
+    for side in (a, b):
+        weight = side.multiplied_out.get(name)
+        if weight is not None and weight.numbers is not None and difference is not None:
+            scale = weight.numbers.scale
+            in_halves = scale is not None and scale.in_halves
+            return difference <= (_MOST_OF_HALVES if in_halves else _MOST_OF_FP8)
+    return False
 
 
 def packed_sentences(results: Iterable[TensorDiff], a: Assembled, b: Assembled) -> Iterator[str]:

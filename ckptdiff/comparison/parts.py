@@ -46,9 +46,9 @@ class DiffPart:
         pairs = [(block.a, block.b) for block in self.blocks]
         padded = [(one.last_row, *one.rows) for one in self.paddings]
         views = [*chain(*pairs, *self.copies, *padded)]
-        factors = [view.scaling.factors for view in views if view.scaling is not None]
+        factors = [view.scaling.files for view in views if view.scaling is not None]
         added = [view.added.files for view in views if view.added is not None]
-        return {view.file for view in (*views, *factors)}.union(*added)
+        return {view.file for view in views}.union(*factors, *added)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.arch.order import in_model_order
-from ckptdiff.comparison.packed import packed_result
+from ckptdiff.comparison.packed import NOT_JUDGED, is_as_near_as_codes, packed_result
 from ckptdiff.comparison.parts import BATCH_PARTS, PART_BYTES, Outcome, plan_diff, run_parts
 from ckptdiff.comparison.verdict import (
     CAST,
@@ -228,6 +228,9 @@ class _Comparison:
         status, why = judge_tensor(merged, alike, self.tolerance, merges=merges)
         notes += _dequantised(task.a, task.b)
         notes += [assembly.note for assembly in (task.a, task.b) if assembly.note]
+        figures = numbers(merged, task.a.shape)
+        if status == "differ" and is_as_near_as_codes(figures.rel_l2, name, self.a, self.b):
+            notes.append(NOT_JUDGED)
         if drifted:
             status, why = "differ", None
         elif status in ("same", "close") and (task.a.by_content or task.b.by_content):
@@ -239,7 +242,7 @@ class _Comparison:
             status=status,
             why=why,
             note="; ".join([*drifted, *notes]) or None,
-            numbers=numbers(merged, task.a.shape),
+            numbers=figures,
         )
 
 
@@ -299,7 +302,11 @@ def _dequantised(a: Assembly, b: Assembly) -> list[str]:
     notes = []
     for side, assembly, other in (("A", a, b), ("B", b, a)):
         scale = assembly.pieces[0].ref.scale if assembly.pieces else None
-        if scale is not None and not other.is_scaled:
+        if scale is not None and scale.words and not other.is_scaled:
+            notes.append(
+                f"{side} is packed as {scale.words}: multiplied out in float32, then rounded"
+            )
+        elif scale is not None and not other.is_scaled:
             rows, columns = scale.block
             notes.append(
                 f"{side} is {assembly.dtype} with a factor for each {rows}x{columns} block: "

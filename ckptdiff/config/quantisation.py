@@ -37,7 +37,7 @@ class Quantisation:
         )
         labels = [stated.get(key) for key in ("quant_algo", "format", "quant_method")]
         method = stated.get("quant_method")
-        block = stated.get("weight_block_size")
+        block = stated.get("weight_block_size") or weights.get("block_structure")
         is_block = isinstance(block, list) and len(block) == 2
         return cls(
             bool(stated),

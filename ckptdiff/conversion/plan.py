@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ckptdiff.arch.without_place import why_without_place
+from ckptdiff.assembly.packed import multiplied_out, multiplied_out_words
 from ckptdiff.checkpoint import Parallelism
 from ckptdiff.config.programs import DEFAULT, Version
 from ckptdiff.config.restating import token_rows
@@ -96,7 +97,8 @@ def plan_conversion(
     if target.run_config and target.to != "torch_dist":
         raise BadArgument("run_config.yaml lies beside a torch_dist checkpoint: choose that format")
     _check_out(out, source, target)
-    notes = notes_on(out)
+    source = multiplied_out(source)
+    notes = [*notes_on(out), *multiplied_out_words(source)]
     source, lender = way_back(source, target, like)
     source, adapter = without_adapter(source, target, notes)
     left = _check_source(source, target)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ckptdiff.arch.naming import are_fused, are_grouped
 from ckptdiff.assembly.packed import without_parts
 from ckptdiff.checkpoint import Parallelism
+from ckptdiff.comparison.packed import is_as_near_as_codes
 from ckptdiff.config.compare import field_text
 from ckptdiff.conversion.command import command_of
 from ckptdiff.conversion.destination import proposed_out
@@ -78,6 +79,13 @@ def _each(
     yield from (_config_finding(line) for line in config if line.status == "conflict")
     yield from name_findings(a, b, results, mended_target(b))
     yield from incomplete(a, b, results)
+    # Rounding to codes is no fault, and looks like weights of another save.
+    results = [
+        r
+        for r in results
+        if r.status != "differ"
+        or not is_as_near_as_codes(r.numbers.rel_l2 if r.numbers else None, r.name, a, b)
+    ]
     ask = ContentQueries(executor)
     explained: set[str] = set()
     for finding in (

@@ -108,9 +108,9 @@ def _unequal(parts: Sequence[_Part], ask: ContentQueries) -> list[_Part]:
 
 def _parts(a: Assembled, b: Assembled, name: str) -> Iterator[_Part]:
     one, other = a.tensors[name], b.tensors[name]
-    dtype = other.dtype
-    if one.dtype in FLOATS and dtype in FLOATS:
-        dtype = narrower(one.dtype, dtype)
+    dtype = other.number_dtype
+    if one.number_dtype in FLOATS and dtype in FLOATS:
+        dtype = narrower(one.number_dtype, dtype)
     for piece in other.pieces:
         expected = replace(cut_out(one, piece.box), dtype=dtype)
         actual = replace(cut_out(other, piece.box), dtype=dtype)

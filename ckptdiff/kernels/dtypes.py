@@ -37,6 +37,8 @@ def _table(dtype: str) -> NDArray[np.float64]:
 
 
 _TABLES = {dtype: _table(dtype) for dtype in ("F8_E4M3", "F8_E5M2", "F8_E8M0")}
+# Its codes have no bytes of their own: they are numbers from 0 to 15 here.
+_TABLES["F4"] = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
 
 
 def values(raw: NDArray[Any], dtype: str) -> NDArray[np.float64]:

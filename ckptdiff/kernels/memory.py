@@ -165,11 +165,22 @@ def _read(file: str, offset: int, length: int) -> NDArray[np.uint8]:
 
 
 def extent(view: View | Source) -> int:
-    """Return the number of bytes from the first element of a view to the end of its last one."""
+    """Return the number of bytes from the first element of a view to the end of its last one.
+
+    Where its codes are halves of bytes, it is their number.
+    """
     if 0 in view.shape:
         return 0
     steps = sum((n - 1) * step for n, step in zip(view.shape, view.stride, strict=True))
     return (steps + 1) * ITEMSIZE[view.dtype]
+
+
+def _reach(view: View | Source) -> tuple[int, int]:
+    """Return where the bytes of a view start and stop in its file."""
+    start, stop = view.offset, view.offset + extent(view)
+    if view.scaling is not None and view.scaling.in_halves:
+        return start // 2, -(-stop // 2)
+    return start, stop
 
 
 def matrix(view: View | Source) -> NDArray[Any]:
@@ -188,6 +199,10 @@ def matrix(view: View | Source) -> NDArray[Any]:
 
 def stored_matrix(view: View | Source) -> NDArray[Any]:
     """Return what a file holds of a view, without what is added to it. Raises as `matrix` does."""
+    if view.scaling is not None and view.scaling.in_halves:
+        from ckptdiff.kernels.halves import unpacked
+
+        return unpacked(view)
     dtype = RAW[view.dtype]
     length = extent(view)
     if not length:
@@ -220,7 +235,7 @@ def _advise(file: str, start: int, stop: int, advice: int) -> None:
 
 def release(view: View) -> None:
     """Unmap the pages of a view that has been read; the page cache keeps them."""
-    _advise(view.file, view.offset, view.offset + extent(view), mmap.MADV_DONTNEED)
+    _advise(view.file, *_reach(view), mmap.MADV_DONTNEED)
 
 
 class PageReleaser:
@@ -242,7 +257,7 @@ class PageReleaser:
     def done(self, *views: View | Source) -> None:
         """Note that all of these views has been read."""
         for view in views:
-            start, stop = view.offset, view.offset + extent(view)
+            start, stop = _reach(view)
             known = self._ranges.get(view.file)
             if known is not None:
                 if start > known[1] + GAP or stop < known[0] - GAP:

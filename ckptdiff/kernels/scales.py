@@ -1,4 +1,4 @@
-"""Quantised matrices: 8-bit codes, and a factor for each block of rows and columns."""
+"""Quantised matrices: codes of 8 or 4 bits, and a factor for each block of rows and columns."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ def number_dtype(view: View) -> str:
     return view.dtype if view.scaling is None else "F32"
 
 
+def _code_dtype(view: View) -> str:
+    return "F4" if view.scaling is not None and view.scaling.in_halves else view.dtype
+
+
 def dequantised(codes: NDArray[Any], view: View, at: tuple[int, int]) -> NDArray[Any]:
     """Return the numbers, float32, of a tile of a view: each code times its block's factor.
 
@@ -27,15 +31,18 @@ def dequantised(codes: NDArray[Any], view: View, at: tuple[int, int]) -> NDArray
     gives its codes as they are. Raises CorruptFile and UnreadableFile.
     """
     scaling = view.scaling
-    if scaling is None:
+    if scaling is None or not codes.size:
         return codes
     rows = (scaling.at[0] + at[0] + np.arange(codes.shape[0])) // scaling.block[0]
     columns = (scaling.at[1] + at[1] + np.arange(codes.shape[1])) // scaling.block[1]
     first, last = (rows[0], columns[0]), (rows[-1] + 1, columns[-1] + 1)
     stored = matrix(scaling.factors)[first[0] : last[0], first[1] : last[1]]
     factors = values(stored, scaling.factors.dtype).astype(np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        numbers: NDArray[Any] = values(codes, view.dtype).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        if scaling.second is not None:
+            second = values(matrix(scaling.second), scaling.second.dtype).astype(np.float32)
+            factors = factors / second if scaling.is_divisor else factors * second
+        numbers: NDArray[Any] = values(codes, _code_dtype(view)).astype(np.float32)
         numbers *= factors[np.ix_(rows - first[0], columns - first[1])]
     return numbers
 
@@ -45,11 +52,15 @@ def same_factors(a: View, b: View) -> bool:
     one, other = a.scaling, b.scaling
     if one is None or other is None or a.dtype != b.dtype:
         return False
-    if (one.block, one.at, one.factors.shape, one.factors.dtype) != (
-        other.block,
-        other.at,
-        other.factors.shape,
-        other.factors.dtype,
-    ):
+    if (one.block, one.at, one.in_halves) != (other.block, other.at, other.in_halves):
         return False
-    return bool((bits(matrix(one.factors)) == bits(matrix(other.factors))).all())
+    if (one.factors.shape, one.factors.dtype) != (other.factors.shape, other.factors.dtype):
+        return False
+    if one.is_divisor != other.is_divisor or (one.second is None) != (other.second is None):
+        return False
+    pairs = [(one.factors, other.factors)]
+    if one.second is not None and other.second is not None:
+        if one.second.dtype != other.second.dtype:
+            return False
+        pairs.append((one.second, other.second))
+    return all(bool((bits(matrix(x)) == bits(matrix(y))).all()) for x, y in pairs)

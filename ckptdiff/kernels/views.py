@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ class View:
         scaling = self.scaling
         if scaling is not None:
             row, column = scaling.at
-            scaling = Scaling(scaling.factors, scaling.block, (row + at[0], column + at[1]))
+            scaling = replace(scaling, at=(row + at[0], column + at[1]))
         return View(self.file, offset, shape, self.stride, self.dtype, scaling, self.added)
 
 
@@ -48,6 +48,8 @@ class Source:
     part_of: str  # name of the canonical tensor
     scaling: Scaling | None = None
     added: Added | None = None
+    # With `scaling`: which dimensions are the rows and the columns; all others have size 1.
+    matrix_dims: tuple[int, int] = (-2, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,14 @@ class Scaling:
     factors: View  # one element per block
     block: tuple[int, int]  # rows and columns that have one factor
     at: tuple[int, int]  # row and column of the view's first element in the scaled matrix
+    # Codes are halves of bytes, as in `checkpoint.BlockScale`: offset and strides count those.
+    in_halves: bool = False
+    second: View | None = None  # (1, 1): what the factors are multiplied by, or divided
+    is_divisor: bool = False
+
+    @property
+    def files(self) -> set[str]:
+        return {view.file for view in (self.factors, self.second) if view is not None}
 
 
 @dataclass(frozen=True, slots=True)

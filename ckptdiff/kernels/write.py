@@ -108,8 +108,8 @@ def _inside(source: Source, box: Box) -> Iterator[Source]:
     offset = sum(n * step for n, step in zip(skipped, source.stride, strict=True))
     scaling = source.scaling
     if scaling is not None:
-        row, column = scaling.at
-        scaling = replace(scaling, at=(row + skipped[-2], column + skipped[-1]))
+        (row, column), (down, across) = scaling.at, source.matrix_dims
+        scaling = replace(scaling, at=(row + skipped[down], column + skipped[across]))
     yield replace(
         source,
         offset=source.offset + offset * ITEMSIZE[source.dtype],
@@ -127,6 +127,6 @@ def _is_contiguous(part: Source) -> bool:
 
 def _dequantised(codes: NDArray[Any], part: Source) -> NDArray[Any]:
     """Return the numbers of a quantised source, float32, in the shape of the codes."""
-    rows, columns = part.shape[-2:]
+    rows, columns = (part.shape[dim] for dim in part.matrix_dims)
     view = View(part.file, part.offset, (rows, columns), (0, 0), part.dtype, part.scaling)
     return dequantised(codes.reshape(rows, columns), view, (0, 0)).reshape(part.shape)

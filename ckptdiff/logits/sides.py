@@ -39,10 +39,11 @@ def forward_side(side: Assembled, other: Assembled, reference: str) -> ForwardSi
             f"{side.checkpoint.root}: is read with the adapter {side.merging.root} added; logits "
             "are computed of stored weights: convert it with the adapter first"
         )
-    if side.packed:
-        ways = " and as ".join(dict.fromkeys(weight.text for weight in side.packed.values()))
+    packed = [*side.packed.values(), *side.multiplied_out.values()]
+    if packed:
+        ways = " and as ".join(dict.fromkeys(weight.text for weight in packed))
         raise UnsupportedLayout(
-            f"{side.checkpoint.root}: {len(side.packed)} weights are packed as {ways}. Logits are "
+            f"{side.checkpoint.root}: {len(packed)} weights are packed as {ways}. Logits are "
             "computed of plain numbers: give a dequantised copy"
         )
     try:

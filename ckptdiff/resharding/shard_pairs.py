@@ -156,7 +156,7 @@ def shard_pairs(grid: ShardGrid) -> Iterator[ShardPair]:
                 expected, actual = recipe_of(tokens, a), recipe_of(tokens, held)
             except UnsupportedLayout:
                 continue
-            dtype = _narrower(expected.dtype, actual.dtype)
+            dtype = _narrower(expected.number_dtype, actual.number_dtype)
             yield ShardPair(
                 rank_slice, actual.pieces[0].rank, replace(expected, dtype=dtype),
                 replace(actual, dtype=dtype), is_copy=number > 0, stored=stored,

@@ -133,8 +133,9 @@ def _fill(side: Assembled, files: dict[Path, HeldFile]) -> None:
     for name, assembly in side.tensors.items():
         for piece in assembly.pieces:
             fills(piece.ref, name)
-            if piece.ref.scale is not None and (row := at(piece.ref.scale.ref)) is not None:
-                row.use = "scale"
+            for factors in piece.ref.scale.refs if piece.ref.scale is not None else ():
+                if (row := at(factors)) is not None:
+                    row.use = "scale"
             for copy in piece.copies:
                 row = fills(copy.ref, name)
                 if row is not None:
@@ -151,7 +152,7 @@ def _name_the_rest(side: Assembled, files: dict[Path, HeldFile]) -> None:
     unmapped = set(side.unmapped)
     derived = {entry.ref.name for entry in side.derived if entry.ref is not None}
     packed: dict[str, list[str]] = {}
-    for name, weight in side.packed.items():
+    for name, weight in (*side.packed.items(), *side.multiplied_out.items()):
         for part in weight.stored:
             packed.setdefault(part, []).append(name)
     for held in files.values():
@@ -177,13 +178,13 @@ class _Places:
 
     def find(self, ref: TensorRef) -> StoredRow | None:
         """Return the tensor that a ref is, or is a part of; None if it is in none of them."""
-        row = self._by_place.get((ref.name, ref.offset))
+        row = self._by_place.get((ref.name, ref.first_byte))
         if row is not None:
             return row
         if self._rows is None:
             self._rows = sorted(self._by_place.values(), key=lambda row: row.ref.offset)
             self._starts = [row.ref.offset for row in self._rows]
-        at = bisect_right(self._starts, ref.offset) - 1
+        at = bisect_right(self._starts, ref.first_byte) - 1
         row = self._rows[at] if at >= 0 else None
-        inside = row is not None and ref.offset < row.ref.offset + row.ref.nbytes
+        inside = row is not None and ref.first_byte < row.ref.offset + row.ref.nbytes
         return row if inside else None
