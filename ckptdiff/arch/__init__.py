@@ -22,6 +22,7 @@ from ckptdiff.arch.qwen2_moe import QWEN2_MOE
 from ckptdiff.arch.qwen3 import QWEN3
 from ckptdiff.arch.qwen3_moe import QWEN3_MOE, QWEN3_VL_MOE
 from ckptdiff.arch.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
+from ckptdiff.arch.seed_oss import SEED_OSS
 from ckptdiff.arch.templates import template
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     MISTRAL,
     QWEN2,
     QWEN3,
+    SEED_OSS,
     MIXTRAL,
     QWEN2_MOE,
     QWEN3_MOE,

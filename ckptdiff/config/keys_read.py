@@ -53,6 +53,7 @@ KEYS: dict[str, frozenset[str]] = {
     "mistral": _LLAMA | _WINDOW,
     "qwen2": _LLAMA | _QWEN | {"max_window_layers", "layer_types"},
     "qwen3": _BIASED | _QWEN | {"max_window_layers", "layer_types"},
+    "seed_oss": _BIASED | {"attention_out_bias", "mlp_bias"},
     "mixtral": _LLAMA | _CHOSEN | {"num_local_experts", "sliding_window"},
     "qwen2_moe": _LLAMA
     | _QWEN

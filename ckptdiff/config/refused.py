@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 # Keys for which transformers 5 wants true or false, where the class of a model type reads them.
 _SWITCHES = frozenset(
     {
-        *("attention_bias", "mlp_bias", "qkv_bias", "use_bias", "use_conv_bias", "use_qk_norm"),
+        *("attention_bias", "attention_out_bias", "mlp_bias", "qkv_bias"),
+        *("use_bias", "use_conv_bias", "use_qk_norm"),
         *("use_sliding_window", "use_bidirectional_attention", "norm_topk_prob"),
         *("rope_interleave", "scale_attn_weights", "scale_attn_by_inverse_layer_idx"),
         *("use_parallel_residual", "add_cross_attention"),

@@ -21,13 +21,15 @@ _QKV_FIELDS = {
         ),
         ("attention_bias", False),
     ),
-    **dict.fromkeys(("gpt_oss", "gpt_neox"), ("attention_bias", True)),
+    **dict.fromkeys(("gpt_oss", "gpt_neox", "seed_oss"), ("attention_bias", True)),
     "qwen2": (None, True),
     "qwen2_moe": ("qkv_bias", True),
 }
 # Classes whose `attention_bias` is of q, k and v alone.
 _PLAIN_OUTPUT = ("glm4_moe",)
-_MLP_BIASES = ("llama", "nemotron", "nemotron_h", "deepseek_v2")
+# The fields of classes that switch the bias of attention's output by itself; off if absent.
+_OUTPUT_FIELDS = {"seed_oss": "attention_out_bias"}
+_MLP_BIASES = ("llama", "seed_oss", "nemotron", "nemotron_h", "deepseek_v2")
 _HF_QKV = (
     *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "qkv", "q_a")),
     *("self_attn.kv_a_proj_with_mqa", "attention.query_key_value"),
@@ -69,6 +71,8 @@ def absent_in_transformers(config: Mapping[str, Any]) -> frozenset[str]:
     field, by_default = _QKV_FIELDS.get(family, (None, False))
     has_qkv = by_default if field is None else config.get(field, by_default)
     has_output = field == "attention_bias" and has_qkv and family not in _PLAIN_OUTPUT
+    if family in _OUTPUT_FIELDS:
+        has_output = bool(config.get(_OUTPUT_FIELDS[family]))
     found = _HF_DELTA_NET if has_qkv else (*_HF_DELTA_NET, *_HF_QKV)
     if not has_output:
         found = (*found, *_HF_OUTPUT)

@@ -151,7 +151,7 @@ def test_a_family_is_chosen_by_name(llama: Path, tmp_path: Path) -> None:
     plan = planned(llama, tmp_path / "out", family="phi3")
     assert written(plan)["model_type"] == "phi3"
     assert "model.layers.1.mlp.gate_up_proj.weight" in plan.source.tensors
-    with pytest.raises(BadArgument, match=r"families that fit: llama, mistral, gemma, phi3"):
+    with pytest.raises(BadArgument, match=r"families that fit: llama, mistral, .*gemma, .*phi3"):
         planned(llama, tmp_path / "out", family="gpt2")
     with pytest.raises(BadArgument, match="no such family"):
         planned(llama, tmp_path / "out", family="lama")

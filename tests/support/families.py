@@ -76,6 +76,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("mistral", {}),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),
+    "seed_oss": ("seed_oss", {"attention_out_bias": True, "mlp_bias": True}),
     "mixtral": ("mixtral", {"num_local_experts": 4}),
     "qwen2_moe": ("qwen2_moe", {**EXPERTS, **SHARED}),
     "qwen3_moe": ("qwen3_moe", EXPERTS),

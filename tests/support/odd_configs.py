@@ -92,6 +92,14 @@ ODD: dict[str, dict[str, dict[str, Any]]] = {
         "yarn": YARN,
         "gelu": GELU,
     },
+    "seed_oss": {
+        "qkv-biased": {"attention_out_bias": False, "mlp_bias": False},
+        "attention-biased": {"mlp_bias": False},
+        "plain": {**PLAIN, "attention_out_bias": False},
+        "tied": TIED,
+        "yarn": YARN,
+        "many-groups": MANY_GROUPS,
+    },
     "mixtral": {
         "window": {**WINDOW, **rope()},
         "top-1": {"num_experts_per_tok": 1},

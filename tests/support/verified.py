@@ -40,6 +40,7 @@ VERIFIED = {
     "mistral": Verified("Mistral", files=True),
     "qwen2": Verified("Qwen2, Qwen2.5", files=True),
     "qwen3": Verified("Qwen3", files=True),
+    "seed_oss": Verified("Seed-OSS"),
     "mixtral": Verified("Mixtral", files=True),
     "qwen2_moe": Verified("Qwen2-MoE", files=True),
     "qwen3_moe": Verified("Qwen3-MoE", files=True),

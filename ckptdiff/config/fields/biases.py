@@ -61,6 +61,7 @@ _FIELDS: Mapping[str, _Switches] = {
     "gpt2": _Switches(_ALWAYS, _ALWAYS, _ALWAYS),
     "qwen2": _Switches(_ALWAYS, _NEVER, _NEVER),
     "qwen2_moe": _Switches("qkv_bias", _NEVER, _NEVER),
+    "seed_oss": _Switches(_ATTENTION, "attention_out_bias", "mlp_bias"),
     "glm4_moe": _Switches(_ATTENTION, _NEVER, _NEVER),
     "nemotron_h": _Switches(_NEVER, _NEVER, "mlp_bias"),
 }
@@ -71,7 +72,10 @@ _ENDS: Mapping[Part, tuple[str, ...]] = {
     "output": _OUTPUTS,
     "mlp": ("up_proj.bias", "mlp.c_fc.bias"),
 }
-_ON_BY_DEFAULT = frozenset({"gpt_neox", "gpt_oss", "qwen2_moe"})
+_ON_BY_DEFAULT = {  # fields, by family
+    **dict.fromkeys(("gpt_neox", "gpt_oss", "seed_oss"), _ATTENTION),
+    "qwen2_moe": "qkv_bias",
+}
 # Of a family that there are no rules for, and of what its class reads nothing is known.
 _USUAL: Mapping[Part, tuple[str, ...]] = {
     "qkv": ("qkv_bias", "attention_bias"),
@@ -96,7 +100,9 @@ def _read(part: Part) -> Reader:
             on = field == _ALWAYS
             return Stated(on, None, on, f"every {side.family} model")
         names = _USUAL[part] if field is None else (field,)
-        return default(switch(*names), side.family in _ON_BY_DEFAULT, TRANSFORMERS)(side)
+        return default(
+            switch(*names), _ON_BY_DEFAULT.get(side.family or "") in names, TRANSFORMERS
+        )(side)
 
     return read
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _DENSE = (
     *("llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "nemotron", "phi3"),
-    *("gemma", "gemma2", "gemma3", "olmo2", "exaone4"),
+    *("gemma", "gemma2", "gemma3", "olmo2", "exaone4", "seed_oss"),
 )
 _WITH_EXPERTS = (
     *("mixtral", "qwen2_moe", "qwen3_moe", "qwen3_vl_moe", "olmoe", "gpt_oss", "glm4_moe"),
@@ -35,7 +35,7 @@ _UNREAD: tuple[tuple[tuple[str, ...], Collection[str]], ...] = (
     (("kv_lora_rank", "q_lora_rank"), set(_ALL) - {"deepseek"}),
     (
         ("sliding_window", "use_sliding_window", "layer_types"),
-        ("llama", "gpt2", "gpt_neox", "nemotron", "gemma", "glm4_moe", "deepseek"),
+        ("llama", "gpt2", "gpt_neox", "nemotron", "gemma", "glm4_moe", "deepseek", "seed_oss"),
     ),
     (("layer_types",), ("mixtral", "phi3", "qwen3_moe")),
     (("num_key_value_heads", "head_dim"), ("gpt2", "gpt_neox")),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # By `model_type`.
 FAMILIES: dict[str, Callable[[Config], Model]] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), llama),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "seed_oss"), llama),
     "mixtral": experts.mixtral,
     "qwen2_moe": experts.qwen2_moe,
     "qwen3_moe": experts.qwen3_moe,

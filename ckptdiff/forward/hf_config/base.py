@@ -34,7 +34,7 @@ _PARTLY_ROTATED = (
 # Classes that read no window, and those that have it in all layers, whatever `layer_types` lists.
 # A mistral with such a list is not among them: transformers' AutoConfig takes it for a ministral.
 _WITHOUT_WINDOW = (
-    *("llama", "gemma", "gpt2", "gpt_neox", "nemotron", "olmo2", "olmoe"),
+    *("llama", "seed_oss", "gemma", "gpt2", "gpt_neox", "nemotron", "olmo2", "olmoe"),
     *("deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite"),
     *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "nemotron_h"),
 )
@@ -43,7 +43,7 @@ _ONE_WINDOW = ("mixtral", "phi3", "qwen3_moe")
 # Classes without norms of queries and keys.
 _WITHOUT_QK_NORM = (
     *("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "gemma", "gemma2", "phi3"),
-    *("nemotron", "nemotron_h", "gpt2", "gpt_neox", "gpt_oss"),
+    *("nemotron", "nemotron_h", "gpt2", "gpt_neox", "gpt_oss", "seed_oss"),
 )
 
 # The fields that a kind of rotary scaling requires.
