@@ -23,6 +23,7 @@ from ckptdiff.arch.qwen3 import QWEN3
 from ckptdiff.arch.qwen3_moe import QWEN3_MOE, QWEN3_VL_MOE
 from ckptdiff.arch.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
 from ckptdiff.arch.seed_oss import SEED_OSS
+from ckptdiff.arch.smollm3 import SMOLLM3
 from ckptdiff.arch.templates import template
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     QWEN2,
     QWEN3,
     SEED_OSS,
+    SMOLLM3,
     MIXTRAL,
     QWEN2_MOE,
     QWEN3_MOE,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ckptdiff.config.fields import ConfigField, Stated
 
 # Token ids are left out; one that a class takes then has to be a row of the vocabulary.
-_PADDING = {"phi3": 32000}
+_PADDING = {"phi3": 32000, "smollm3": 128004}
 CONVERTER_BASE = 10000  # the rotary_base that NVIDIA's converter writes
 
 

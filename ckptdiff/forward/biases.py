@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 _QKV_FIELDS = {
     **dict.fromkeys(
         (
-            *("llama", "qwen3", "qwen3_moe", "nemotron", "gemma", "gemma2", "gemma3_text"),
+            *(
+                "llama",
+                "smollm3",
+                "qwen3",
+                "qwen3_moe",
+                "nemotron",
+                "gemma",
+                "gemma2",
+                "gemma3_text",
+            ),
             *("olmo2", "olmo3", "olmoe", "deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite"),
             *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
         ),
@@ -29,7 +38,7 @@ _QKV_FIELDS = {
 _PLAIN_OUTPUT = ("glm4_moe",)
 # The fields of classes that switch the bias of attention's output by itself; off if absent.
 _OUTPUT_FIELDS = {"seed_oss": "attention_out_bias"}
-_MLP_BIASES = ("llama", "seed_oss", "nemotron", "nemotron_h", "deepseek_v2")
+_MLP_BIASES = ("llama", "seed_oss", "smollm3", "nemotron", "nemotron_h", "deepseek_v2")
 _HF_QKV = (
     *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "qkv", "q_a")),
     *("self_attn.kv_a_proj_with_mqa", "attention.query_key_value"),

@@ -314,7 +314,9 @@ OTHERWISE = {
     "mistral": {"sliding_window"},
     "exaone4": {"sliding_window", "layer_types"},
     "gpt_neox": {"use_parallel_residual"},  # which Megatron has not: the way there says so
-    "phi3": {"pad_token_id"},  # of the class, and no row of so small a vocabulary
+    # Of the class, and no row of so small a vocabulary.
+    "phi3": {"pad_token_id"},
+    "smollm3": {"pad_token_id"},
 }
 
 

@@ -104,6 +104,35 @@ def test_layers_of_exaone_4_without_a_window_do_not_rotate(
     assert [line.meaning for line in lines if line.status == "conflict"] == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "without_rope", "window"),
+    [
+        ({}, [0, 0, 0, 1], None),
+        ({"no_rope_layer_interval": 2}, [0, 1, 0, 1], None),
+        ({"no_rope_layers": [1, 0, 1, 1, 0, 0]}, [0, 1, 0, 0], None),  # a longer list
+        ({"no_rope_layers": [1, 1, 1, 1]}, None, None),
+        ({"sliding_window": 8}, [0, 0, 0, 1], None),
+        ({"sliding_window": 8, "use_sliding_window": True}, [0, 0, 0, 1], (7, 0)),
+        ({"sliding_window": 8, "layer_types": TURNS}, [0, 0, 0, 1], (7, 0)),
+    ],
+    ids=str,
+)
+def test_layers_of_smollm3_that_do_not_rotate_may_have_a_window(
+    changes: dict[str, Any], without_rope: list[int] | None, window: tuple[int, int] | None
+) -> None:
+    tiny = {**tiny_config("smollm3"), "num_hidden_layers": 4}
+    del tiny["no_rope_layer_interval"]
+    source = hf_side({**tiny, **changes})
+    args, _ = to_args(source)
+    assert (args["no_rope_freq"], args["window_size"]) == (without_rope, window)
+    assert source.architecture is not None
+    back, notes = to_config(megatron_side(args, source.architecture))
+    assert [one for one in notes if "Layers without" in one or "indow" in one] == []
+    assert back["no_rope_layers"] == [1 - one for one in without_rope or [0] * 4]
+    lines = compare_sides(config_side(source), config_side(hf_side(back)))
+    assert [line.meaning for line in lines if line.status == "conflict"] == []
+
+
 def test_a_megatron_model_that_rotates_in_all_layers_is_no_windowed_exaone_4() -> None:
     source = hf_side({**tiny_config("exaone4"), "num_hidden_layers": 4, "sliding_window": 8})
     args, _ = to_args(source)

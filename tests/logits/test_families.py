@@ -36,7 +36,7 @@ RUNS = [
         "mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3", "glm4_moe",
         "glm4_moe_lite", "gpt_oss", "gpt_neox", "exaone4", "gemma", "gemma2", "gemma3_text",
         "gpt2", "nemotron", "phi3", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text",
-        "nemotron_h", "seed_oss",
+        "nemotron_h", "seed_oss", "smollm3",
     )),
     *((model, 1, 1) for model in (
         "mixtral", "olmo2", "olmo3", "olmoe", "qwen3_next", "nemotron_h",
@@ -79,6 +79,19 @@ GPT2: dict[str, Any] = {**PLAIN, "n_embd": 32, "n_head": 4, "n_layer": 2, "n_pos
 # What megatron-core's local parts cannot do, transformers alone computes.
 MODELS: dict[str, dict[str, Any]] = {
     "seed_oss": {"model_type": "seed_oss", "attention_out_bias": True, "mlp_bias": True},
+    "smollm3": {
+        "model_type": "smollm3",
+        "no_rope_layers": [0, 1],
+        "use_sliding_window": True,
+        "sliding_window": WINDOW,
+    },
+    "smollm3-plain": {
+        "model_type": "smollm3",
+        "num_hidden_layers": 4,
+        "tie_word_embeddings": False,
+        "attention_bias": True,
+        "mlp_bias": True,
+    },
     "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "sliding_window": WINDOW},
     "qwen2_moe": {"model_type": "qwen2_moe", **EXPERTS, **SHARED, "norm_topk_prob": False},
     "qwen2_moe-mixed": {

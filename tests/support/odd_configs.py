@@ -100,6 +100,14 @@ ODD: dict[str, dict[str, dict[str, Any]]] = {
         "yarn": YARN,
         "many-groups": MANY_GROUPS,
     },
+    "smollm3": {
+        "untied": {**UNTIED, **rope()},
+        "every-fourth": {"num_hidden_layers": 4, "no_rope_layer_interval": 4},
+        "all-rotated": {"no_rope_layers": [1, 1]},
+        "windows": {**WINDOW, "use_sliding_window": True},
+        "biased": {**BIASED, "mlp_bias": True},
+        "yarn": YARN,
+    },
     "mixtral": {
         "window": {**WINDOW, **rope()},
         "top-1": {"num_experts_per_tok": 1},

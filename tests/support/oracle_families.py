@@ -201,6 +201,8 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
         }
     if model == "exaone4":
         options["no_rope_freq"] = [int(t == "full_attention") for t in hf.layer_types]
+    if model == "smollm3":
+        options["no_rope_freq"] = [int(not on) for on in hf.no_rope_layers]
     if model in DELTA:
         options |= {
             "attention_output_gate": True,

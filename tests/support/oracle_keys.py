@@ -70,6 +70,11 @@ _QWEN = {"use_sliding_window": True, "max_window_layers": 1, **_WINDOW}
 _MORE: dict[str, tuple[dict[str, Any], ...]] = {
     **dict.fromkeys(("qwen2", "qwen3"), (_QWEN,)),
     **dict.fromkeys(("qwen2_moe", "qwen3_moe"), (_QWEN, _MIXED)),
+    "smollm3": (
+        _UNTIED,
+        {**_TURNS, "use_sliding_window": True},
+        {**_WINDOW, "no_rope_layers": [1, 0]},
+    ),
     "qwen3_next": (_MIXED,),
     "deepseek_v2": ({"topk_method": "group_limited_greedy", **_GROUPS},),
     **dict.fromkeys(("deepseek_v3", "glm4_moe", "glm4_moe_lite", "nemotron_h"), (_GROUPS,)),

@@ -41,6 +41,7 @@ VERIFIED = {
     "qwen2": Verified("Qwen2, Qwen2.5", files=True),
     "qwen3": Verified("Qwen3", files=True),
     "seed_oss": Verified("Seed-OSS"),
+    "smollm3": Verified("SmolLM3"),
     "mixtral": Verified("Mixtral", files=True),
     "qwen2_moe": Verified("Qwen2-MoE", files=True),
     "qwen3_moe": Verified("Qwen3-MoE", files=True),

@@ -56,7 +56,7 @@ _FIELDS: Mapping[str, _Switches] = {
         _WHOLE_ATTENTION,
     ),
     **dict.fromkeys(("mistral", "mixtral", "phi3", "exaone4"), _Switches(_NEVER, _NEVER, _NEVER)),
-    **dict.fromkeys(("llama", "nemotron"), _WHOLE_ATTENTION._replace(mlp="mlp_bias")),
+    **dict.fromkeys(("llama", "nemotron", "smollm3"), _WHOLE_ATTENTION._replace(mlp="mlp_bias")),
     **dict.fromkeys(("gpt_neox", "gpt_oss"), _WHOLE_ATTENTION._replace(mlp=_ALWAYS)),
     "gpt2": _Switches(_ALWAYS, _ALWAYS, _ALWAYS),
     "qwen2": _Switches(_ALWAYS, _NEVER, _NEVER),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ckptdiff.config.fields import moves
 from ckptdiff.config.fields.base import (
     MEGATRON,
+    TRANSFORMERS,
     ConfigField,
     ConfigSide,
     Stated,
@@ -22,7 +23,13 @@ from ckptdiff.config.fields.base import (
     stated,
     switch,
 )
-from ckptdiff.config.fields.positions import QWEN, WINDOW, WINDOW_STEPS, qwen_windows
+from ckptdiff.config.fields.positions import (
+    NO_ROPE_STEPS,
+    QWEN,
+    WINDOW,
+    WINDOW_STEPS,
+    qwen_windows,
+)
 from ckptdiff.config.fields.shape import HYBRID_PATTERNS, SHAPES, expert_count, layer_count
 from ckptdiff.config.fixes import FlagFix
 from ckptdiff.config.keys_read import reads
@@ -59,6 +66,9 @@ def _windows_hf(side: ConfigSide) -> Stated | None:
         return Stated(pattern, "layer_types", pattern)
     if (found := qwen_windows(side)) is not None:
         return found
+    if side.family in NO_ROPE_STEPS:  # a window where nothing is rotated
+        pattern = (_listed_no_rope(side) or (None, [0] * count))[1]
+        return Stated(pattern, None, pattern, f"every {side.family} model")
     step = side.get("sliding_window_pattern") or WINDOW_STEPS.get(side.family or "")
     pattern = [int(step is None or bool((i + 1) % step)) for i in range(count)]
     return Stated(pattern, None, pattern, f"every {side.family} model")
@@ -85,22 +95,33 @@ def _windows_entries(pattern: Any, side: ConfigSide) -> Settings | None:
     if side.family in QWEN:
         start = pattern.index(1) if 1 in pattern else len(pattern)
         return {"max_window_layers": start, "layer_types": kinds}
-    return {"layer_types": kinds} if side.family in WINDOW_STEPS else {}
+    return {"layer_types": kinds} if side.family in {*WINDOW_STEPS, *NO_ROPE_STEPS} else {}
+
+
+def _listed_no_rope(side: ConfigSide) -> tuple[str, list[int]] | None:
+    """Return 1 for each layer that is not rotated, and the key that says it; None if none does."""
+    listed, count = side.get("no_rope_layers"), layer_count(side)
+    every = side.get("no_rope_layer_interval") or NO_ROPE_STEPS.get(side.family or "")
+    if count is None or not reads(side.get("model_type"), "no_rope_layers"):
+        return None
+    if isinstance(listed, list) and listed:
+        return "no_rope_layers", [int(not one) for one in listed[:count]]
+    if every:
+        return "no_rope_layer_interval", [int((n + 1) % every == 0) for n in range(count)]
+    return None
 
 
 def _no_rope_hf(side: ConfigSide) -> Stated | None:
     """Read 1 for each layer whose queries and keys are not rotated; None if all are.
 
-    In EXAONE 4 those are the layers without a window, if any window is set; classes for which there
-    are no rules, such as SmolLM3's, list them.
+    In EXAONE 4 those are the layers without a window, if any window is set; SmolLM3 lists them, and
+    so may classes for which there are no rules.
     """
-    listed, every = side.get("no_rope_layers"), side.get("no_rope_layer_interval")
-    count = layer_count(side)
-    if reads(side.get("model_type"), "no_rope_layers") and (listed or (every and count)):
-        pattern = [int(not one) for one in listed or ()]
-        pattern = pattern or [int((n + 1) % every == 0) for n in range(count or 0)]
-        key = "no_rope_layers" if listed else "no_rope_layer_interval"
-        return Stated(pattern if any(pattern) else None, key, listed or every)
+    if (found := _listed_no_rope(side)) is not None:
+        key, pattern = found
+        said = key if side.has(key) else None
+        raw = side.get(key) if said else pattern
+        return Stated(pattern if any(pattern) else None, said, raw, None if said else TRANSFORMERS)
     if side.family != "exaone4" or side.get("sliding_window") is None:
         name = "sliding_window" if side.family == "exaone4" and side.has("sliding_window") else None
         return Stated(None, name, None, None if name else f"every {side.family} model")
@@ -123,9 +144,11 @@ def _no_rope_megatron(side: ConfigSide) -> Stated | None:
 
 
 def _no_rope_entries(pattern: Any, side: ConfigSide) -> Settings | None:
+    count = layer_count(side)
+    if side.family in NO_ROPE_STEPS:
+        return {"no_rope_layers": [1 - one for one in pattern or [0] * (count or 0)]}
     if side.family != "exaone4":
         return {} if pattern is None else None
-    count = layer_count(side)
     if pattern is None:
         kinds = ["full_attention"] * (count or 0)
         return None if is_windowed(side) else {"sliding_window": None, "layer_types": kinds}

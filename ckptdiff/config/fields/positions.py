@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ckptdiff.config.fields.base import Settings
 
 QWEN = frozenset({"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"})
+NO_ROPE_STEPS = {"smollm3": 4}  # every n-th layer is not rotated, if no list says it
+_SWITCHED = QWEN | NO_ROPE_STEPS.keys()  # whose window is off unless a switch is on
 # Every n-th layer has no window, if config.json does not list the layers. By family: n.
 WINDOW_STEPS = {"gemma2": 2, "gemma3": 6, "gpt_oss": 2, "olmo2": 4, "exaone4": 4}
 WINDOWED = frozenset({"mistral", "mixtral", "phi3", *WINDOW_STEPS})
@@ -67,11 +69,14 @@ def qwen_windows(side: ConfigSide) -> Stated | None:
 def _window_hf(side: ConfigSide) -> Stated | None:
     off = Stated(None, None, None, TRANSFORMERS)
     window, name = side.get("sliding_window"), "sliding_window"
-    if window is None or side.get("use_sliding_window") is False:
-        return off if window is None else Stated(None, "use_sliding_window", False)
-    if side.family in QWEN and not side.get("use_sliding_window"):
+    if window is None:
         return off
     kinds = side.get("layer_types")
+    if not (side.family in NO_ROPE_STEPS and kinds):  # whose mask goes by the list alone
+        if side.get("use_sliding_window") is False:
+            return Stated(None, "use_sliding_window", False)
+        if side.family in _SWITCHED and not side.get("use_sliding_window"):
+            return off
     if isinstance(kinds, list) and kinds:
         if all(kind == "full_attention" for kind in kinds):
             return Stated(None, "layer_types", "full_attention")
@@ -84,7 +89,7 @@ def _window_hf(side: ConfigSide) -> Stated | None:
 
 
 def _window_entries(window: Any, side: ConfigSide) -> Settings | None:
-    if side.family in QWEN:
+    if side.family in _SWITCHED:
         if window is None:
             return {"use_sliding_window": False}
         return {"use_sliding_window": True, "sliding_window": window}

@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 
 _BASE_NAMES = {"gpt_neox": "rotary_emb_base"}  # in config.json; `rope_theta` elsewhere
 # If config.json has none, 10000 otherwise; and what transformers 4 has instead.
-BASES = {"mixtral": 1e6, "gemma3": 1e6, "gpt_oss": 150000.0, "qwen3_vl_moe": 500000.0}
+BASES = {
+    "mixtral": 1e6,
+    "gemma3": 1e6,
+    "gpt_oss": 150000.0,
+    "qwen3_vl_moe": 500000.0,
+    "smollm3": 2e6,
+}
 BASES_IN_4 = {**BASES, "qwen3_vl_moe": 5e6}
 # The part of a head that is rotated, if config.json has no field for it; 1 otherwise.
 PERCENTS = {

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _DENSE = (
     *("llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "nemotron", "phi3"),
-    *("gemma", "gemma2", "gemma3", "olmo2", "exaone4", "seed_oss"),
+    *("gemma", "gemma2", "gemma3", "olmo2", "exaone4", "seed_oss", "smollm3"),
 )
 _WITH_EXPERTS = (
     *("mixtral", "qwen2_moe", "qwen3_moe", "qwen3_vl_moe", "olmoe", "gpt_oss", "glm4_moe"),

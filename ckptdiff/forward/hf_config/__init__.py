@@ -38,6 +38,7 @@ FAMILIES: dict[str, Callable[[Config], Model]] = {
     "olmo3": dense.olmo3,
     "exaone4": dense.exaone4,
     "phi3": dense.phi3,
+    "smollm3": dense.smollm3,
     "qwen3_next": hybrids.qwen3_next,
     "qwen3_5_text": hybrids.qwen3_5,
     "qwen3_5_moe_text": hybrids.qwen3_5_moe,

@@ -43,7 +43,7 @@ _ONE_WINDOW = ("mixtral", "phi3", "qwen3_moe")
 # Classes without norms of queries and keys.
 _WITHOUT_QK_NORM = (
     *("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "gemma", "gemma2", "phi3"),
-    *("nemotron", "nemotron_h", "gpt2", "gpt_neox", "gpt_oss", "seed_oss"),
+    *("nemotron", "nemotron_h", "gpt2", "gpt_neox", "gpt_oss", "seed_oss", "smollm3"),
 )
 
 # The fields that a kind of rotary scaling requires.

@@ -110,6 +110,23 @@ def phi3(config: Config) -> Model:
     return llama(config, rms_norm_eps=1e-5, original_max_position_embeddings=4096)
 
 
+def smollm3(config: Config) -> Model:
+    """Return a SmolLM3: listed layers have no positions, and those alone a window, if any has."""
+    count = size(config, "num_hidden_layers")
+    every = config.get("no_rope_layer_interval", 4)
+    rotated = config.get("no_rope_layers") or [(n + 1) % every for n in range(count)]
+    has_window = config.get("use_sliding_window") and config.get("sliding_window") is not None
+    kinds = config.get("layer_types") or [
+        "full_attention" if one or not has_window else "sliding_attention" for one in rotated
+    ]
+    given = {**config, "layer_types": kinds}
+    model = llama(given, tie_word_embeddings=True, rope_theta=2e6)
+    layers = zip(model.layers, rotated, strict=False)  # a longer list is read in part
+    return replace(
+        model, layers=tuple(one if on else replace(one, rope=None) for one, on in layers)
+    )
+
+
 def gpt_neox(config: Config) -> Model:
     words = {
         "rope_theta": config.get("rotary_emb_base", 1e4),

@@ -30,7 +30,7 @@ FAMILIES = (
     *("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen2_moe", "qwen3_moe", "olmoe"),
     *("deepseek", "glm4_moe", "gemma", "gemma2", "gemma3", "gpt2", "nemotron", "olmo2", "phi3"),
     *("gpt_oss", "gpt_neox", "exaone4", "qwen3_next", "qwen3_5", "qwen3_5_moe", "nemotron_h"),
-    "seed_oss",
+    *("seed_oss", "smollm3"),
 )
 # Args of which other values than these, None and False are not yet computed. Args that the config
 # table does not state either are not looked for here.
