@@ -11,6 +11,7 @@ from ckptdiff.arch.gpt2 import GPT2
 from ckptdiff.arch.gpt_neox import GPT_NEOX
 from ckptdiff.arch.gpt_oss import GPT_OSS
 from ckptdiff.arch.llama import LLAMA
+from ckptdiff.arch.minimax_m2 import MINIMAX_M2
 from ckptdiff.arch.mistral import MISTRAL
 from ckptdiff.arch.mixtral import MIXTRAL
 from ckptdiff.arch.nemotron import NEMOTRON
@@ -52,6 +53,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     OLMO2,
     EXAONE4,
     OLMOE,
+    MINIMAX_M2,
     PHI3,
     QWEN3_NEXT,
     QWEN3_5,

@@ -18,7 +18,7 @@ from ckptdiff.arch.peculiarity import Peculiarity
 from ckptdiff.arch.qwen3 import QK_NORM
 from ckptdiff.arch.qwen3_moe import QWEN3_MOE
 
-_WIDE_NORM = Peculiarity(
+WIDE_NORM = Peculiarity(
     "Queries and keys are normalised over all heads at once; Megatron's qk_layernorm does it head "
     "by head"
 )
@@ -43,7 +43,7 @@ OLMO2 = Architecture(
     ),
     wide_qk_norm=True,
     marks=(POST_ATTENTION_NORM.megatron, QK_NORM[0].megatron),
-    peculiarities=(_WIDE_NORM, _NORMS_BEHIND),
+    peculiarities=(WIDE_NORM, _NORMS_BEHIND),
     written_class=HfClass("Olmo3ForCausalLM", "olmo3", unless=("sliding_window", None)),
     computes_logits=True,
 )
@@ -64,6 +64,6 @@ OLMOE = Architecture(
     wide_qk_norm=True,
     marks=QWEN3_MOE.marks,
     fused=QWEN3_MOE.fused,
-    peculiarities=(_WIDE_NORM,),
+    peculiarities=(WIDE_NORM,),
     computes_logits=True,
 )

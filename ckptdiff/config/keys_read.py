@@ -90,6 +90,7 @@ KEYS: dict[str, frozenset[str]] = {
     "olmo3": _TWO_ROPES | _WINDOW | {"attention_bias", "hidden_act"},
     "exaone4": _LLAMA | _WINDOW | {"sliding_window_pattern"},
     "olmoe": _BIASED | _CHOSEN | {"clip_qkv", "norm_topk_prob", "num_experts", "num_local_experts"},
+    "minimax_m2": _LLAMA | _CHOSEN | {"num_local_experts", "rotary_dim"},
     "phi3": _LLAMA | {"sliding_window", "partial_rotary_factor"},
     "gpt_neox": (
         _BIASED - {"num_key_value_heads", "rms_norm_eps", "rope_theta", "partial_rotary_factor"}

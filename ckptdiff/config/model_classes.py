@@ -41,6 +41,7 @@ _PLAIN_SPECS = (
 _OWN = {
     "gemma": "(Code)?Gemma", "gemma2": "Gemma2", "gemma3": "Gemma3", "olmoe": "OlMoE",
     "gpt_oss": "GPTOSS", "exaone4": "Exaone4", "qwen3_next": "Qwen3Next",
+    "minimax_m2": "MiniMaxM2",
 }  # fmt: skip
 _KIND = r"(Model)?(Provider|Config)(Base|Mini|\d[\dA-Zx]*(_A\d+B)?)?"
 

@@ -43,9 +43,9 @@ _FLOAT_OF_EVERY_CLASS = "initializer_range"
 _UNUSED_FLOATS = {
     "router_aux_loss_coef": (
         *("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "olmoe", "qwen3_next"),
-        "qwen3_5_moe_text",
+        *("qwen3_5_moe_text", "minimax_m2"),
     ),
-    "router_jitter_noise": ("mixtral",),
+    "router_jitter_noise": ("mixtral", "minimax_m2"),
     "attention_dropout": ("deepseek_v2",),
     "attn_logit_softcapping": ("gemma3_text",),
     "time_step_floor": ("nemotron_h",),

@@ -90,7 +90,9 @@ def shard(
                 f"{rank_slice.hf[0]}: Megatron keeps this norm less one, Hugging Face keeps it as "
                 "it is; such a model cannot be converted yet"
             )
-        whole = names == "te" and rank_slice.rule.or_replicated
+        # Transformer Engine's layers hold some projections whole, and no norm that is in parts.
+        is_linear = rank_slice.rule.role != "norm"
+        whole = names == "te" and rank_slice.rule.or_replicated and is_linear
         recipe = recipe_of(rank_slice, side.tensors, whole=whole)
         in_layer = templates[layer_prefix(rank_slice.name)]
         for rank, chunk, native in placement.of(rank_slice):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from ckptdiff.arch import ARCHITECTURES, find_architecture
 from ckptdiff.arch.templates import split_name
 from ckptdiff.assembly.assemble import assemble
+from ckptdiff.checkpoint import contiguous
 from tests.support.families import MODELS, WITHOUT_CLASS, Stored, cut, gathered, on_disk
 from tests.support.numbered import numbered
 from tests.support.verified import VERIFIED
@@ -87,6 +89,41 @@ def test_mambas_rows_are_each_ranks_share_of_z_x_b_c_and_dt() -> None:
         assert torch.equal(shards["decoder.layers.0.mixer.in_proj.weight"], wanted)
         wanted = torch.cat([run.chunk(2)[rank] for run in convolved])
         assert torch.equal(shards["decoder.layers.0.mixer.conv1d.weight"], wanted)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_norms_over_all_heads_of_minimax_m2_are_read_in_parts_and_whole(*, whole: bool) -> None:
+    norms = {f"model.layers.0.self_attn.{x}_norm.weight": (n,) for x, n in (("q", 8), ("k", 4))}
+    weights = numbered(norms)
+    config = {"model_type": "minimax_m2", **TINY}
+    for rank, shards in enumerate(ranks_of(config, weights)):
+        for name, norm in zip("qk", weights.values(), strict=True):
+            shard = shards[f"decoder.layers.0.self_attention.{name}_layernorm.weight"]
+            assert torch.equal(shard, norm.chunk(2)[rank])
+    stored: Stored = {}
+    like = assemble(on_disk(config, weights, stored))
+    checkpoint = cut(like, gathered(like, stored), 2, 1, stored)
+    if whole:  # as ms-swift has them
+        as_stored = tuple(
+            replace(shard, tensors={
+                name: replace(
+                    ref, shape=(shape := norms[f"model.layers.0.self_attn.{x}_norm.weight"]),
+                    stride=contiguous(shape), name=f"model.layers.0.self_attn.{x}_norm.weight",
+                    file=Path("hf"),
+                )
+                for name, ref in shard.tensors.items()
+                for x in (name[len("decoder.layers.0.self_attention.")],)
+            })
+            for shard in checkpoint.shards
+        )  # fmt: skip
+        checkpoint = replace(checkpoint, shards=as_stored)
+    side = assemble(checkpoint, like=like)
+    assert side.errors == {}
+    found = gathered(side, stored)
+    assert {name: norm.tolist() for name, norm in found.items()} == {
+        name: norm.tolist() for name, norm in weights.items()
+    }
+    assert len(side.tensors[next(iter(norms))].pieces) == (1 if whole else 2)
 
 
 def test_gated_attention_keeps_a_groups_gates_behind_its_queries() -> None:

@@ -24,7 +24,7 @@ RUNS = [
         "gemma", "gemma2", "gemma3_text", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text",
         "deepseek_v3", "nemotron", "nemotron_h", "seed_oss", "smollm3",
     )),
-    *((model, 1, 1) for model in ("gpt2", "olmo2", "olmoe")),
+    *((model, 1, 1) for model in ("gpt2", "olmo2", "olmoe", "minimax_m2")),
     *((model, 1, 2) for model in ("mixtral", "gpt_oss", "glm4_moe", "qwen3_next", "deepseek_v3")),
 ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -131,6 +132,20 @@ def test_layers_of_smollm3_that_do_not_rotate_may_have_a_window(
     assert back["no_rope_layers"] == [1 - one for one in without_rope or [0] * 4]
     lines = compare_sides(config_side(source), config_side(hf_side(back)))
     assert [line.meaning for line in lines if line.status == "conflict"] == []
+
+
+@pytest.mark.parametrize(("model_type", "status"), [("minimax_m2", None), ("olmoe", "conflict")])
+def test_megatron_bridge_norms_the_queries_of_minimax_m2_without_the_arg(
+    model_type: str, status: str | None
+) -> None:
+    source = hf_side(tiny_config(model_type))
+    args, _ = to_args(source)
+    assert source.architecture is not None
+    side = config_side(megatron_side({**args, "qk_layernorm": False}, source.architecture))
+    side = replace(side, tensors=frozenset({"model.layers.0.self_attn.q_norm.weight"}))
+    lines = compare_sides(config_side(source), side)
+    found = [line.status for line in lines if line.meaning == "Q/K norm"]
+    assert ("conflict" in found) is (status == "conflict")
 
 
 def test_a_megatron_model_that_rotates_in_all_layers_is_no_windowed_exaone_4() -> None:

@@ -105,6 +105,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3": ("olmo2", {"head_dim": 8}),
     "exaone4": ("exaone4", {}),
     "olmoe": ("olmoe", {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2}),
+    "minimax_m2": ("minimax_m2", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "phi3": ("phi3", {"head_dim": 8}),
     "qwen3_next": ("qwen3_next", {**EXPERTS, **SHARED, **DELTA}),
     "qwen3_5_text": ("qwen3_5", DELTA),

@@ -228,6 +228,14 @@ ODD: dict[str, dict[str, dict[str, Any]]] = {
         "tied": TIED,
         "groups": MANY_GROUPS,
     },
+    "minimax_m2": {
+        "half-rotated": HALF,
+        "rotated-channels": {"rotary_dim": 8},
+        "tied": TIED,
+        "gelu": GELU,
+        "linear": LINEAR,
+        "many-groups": MANY_GROUPS,
+    },
     "phi3": {
         "window": {**WINDOW, **rope()},
         "half-rotated": HALF,

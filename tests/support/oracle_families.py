@@ -104,7 +104,7 @@ QK_NORMS = (
     "qwen3_moe",
     "glm4_moe",
     "gemma3_text",
-    *("olmo2", "olmo3", "olmoe", "exaone4"),
+    *("olmo2", "olmo3", "olmoe", "exaone4", "minimax_m2"),
     *DELTA,
 )
 
@@ -160,7 +160,7 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
     if model in SQUARED:
         options["activation_func"] = lambda x: functional.relu(x).square()
     if experts is not None:
-        sigmoid = model in ("glm4_moe", "deepseek_v3", "glm4_moe_lite", "nemotron_h")
+        sigmoid = model in ("glm4_moe", "deepseek_v3", "glm4_moe_lite", "nemotron_h", "minimax_m2")
         options |= {
             "num_moe_experts": experts,
             "moe_ffn_hidden_size": get("moe_intermediate_size", "intermediate_size"),
@@ -280,7 +280,7 @@ def layers(config: Any, hf: Any, model: str) -> Any:
             parts.input_layernorm = parts.pre_mlp_layernorm = nothing
         if model in LATENT:
             parts.self_attention.submodules.core_attention = by_channels()
-        if model in ("olmo2", "olmo3", "olmoe"):
+        if model in ("olmo2", "olmo3", "olmoe", "minimax_m2"):
             parts.self_attention.module = wide_norms(parts.self_attention.module)
         block.layer_specs[number] = layer
     return block

@@ -60,6 +60,9 @@ VERIFIED = {
     "olmo2": Verified("OLMo 2, OLMo 3", more="OLMo 3 by shapes"),
     "exaone4": Verified("EXAONE 4"),
     "olmoe": Verified("OLMoE"),
+    "minimax_m2": Verified(
+        "MiniMax-M2", more="norms over all heads cut as Megatron-Bridge does: our own imitation"
+    ),
     "phi3": Verified("Phi-3, Phi-4"),
     "qwen3_next": Verified("Qwen3-Next"),
     "qwen3_5": Verified("Qwen3.5"),

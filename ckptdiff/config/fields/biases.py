@@ -55,7 +55,9 @@ _FIELDS: Mapping[str, _Switches] = {
         ),
         _WHOLE_ATTENTION,
     ),
-    **dict.fromkeys(("mistral", "mixtral", "phi3", "exaone4"), _Switches(_NEVER, _NEVER, _NEVER)),
+    **dict.fromkeys(
+        ("mistral", "mixtral", "phi3", "exaone4", "minimax_m2"), _Switches(_NEVER, _NEVER, _NEVER)
+    ),
     **dict.fromkeys(("llama", "nemotron", "smollm3"), _WHOLE_ATTENTION._replace(mlp="mlp_bias")),
     **dict.fromkeys(("gpt_neox", "gpt_oss"), _WHOLE_ATTENTION._replace(mlp=_ALWAYS)),
     "gpt2": _Switches(_ALWAYS, _ALWAYS, _ALWAYS),

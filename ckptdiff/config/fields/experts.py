@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 # Model types whose classes hard-code sigmoid scores and a bias that is added for the choice.
 # A tuple: whatever a hostile config.json puts there can be looked up in it.
-SIGMOID = ("deepseek_v3", "kimi_k2", "glm4_moe", "glm4_moe_lite", "nemotron_h")
+SIGMOID = ("deepseek_v3", "kimi_k2", "glm4_moe", "glm4_moe_lite", "nemotron_h", "minimax_m2")
 ROUTED_SCALING = {"deepseek_v3": 2.5, "glm4_moe_lite": 1.8}  # if config.json has none
 # Families whose classes always normalise the chosen weights to a sum of one.
-NORMALISED = frozenset({"mixtral", "gpt_oss", "qwen3_5_moe", "qwen3_vl_moe"})
+NORMALISED = frozenset({"minimax_m2", "mixtral", "gpt_oss", "qwen3_5_moe", "qwen3_vl_moe"})
 GROUPED = frozenset({"deepseek", "glm4_moe", "nemotron_h"})  # choose groups of experts first
 SPARSE = frozenset(
     {"qwen2_moe", "qwen3_moe", "qwen3_next", "qwen3_vl_moe"}
@@ -233,7 +233,7 @@ ROUTING = "Other experts are chosen, so every layer of experts puts out somethin
 _EXPERT_COUNT = sets_in(
     "num_experts",
     {
-        **dict.fromkeys(("mixtral", "gpt_oss"), "num_local_experts"),
+        **dict.fromkeys(("mixtral", "gpt_oss", "minimax_m2"), "num_local_experts"),
         **dict.fromkeys(GROUPED, "n_routed_experts"),
     },
 )
@@ -267,7 +267,7 @@ EXPERTS: tuple[ConfigField, ...] = (
         sets("moe_ffn_hidden_size"),
         sets_in(
             "moe_intermediate_size",
-            dict.fromkeys(("mixtral", "gpt_oss", "olmoe"), "intermediate_size"),
+            dict.fromkeys(("mixtral", "gpt_oss", "olmoe", "minimax_m2"), "intermediate_size"),
         ),
         applies=has_experts,
         moves=moves.MLP,

@@ -61,9 +61,10 @@ ZERO_CENTRED = frozenset(
 QK_NORM = frozenset(
     {
         *("qwen3", "qwen3_moe", "qwen3_vl_moe", "qwen3_next", "qwen3_5", "qwen3_5_moe"),
-        *("deepseek", "gemma3", "olmo2", "exaone4", "olmoe"),
+        *("deepseek", "gemma3", "olmo2", "exaone4", "olmoe", "minimax_m2"),
     }
 )
+_NORM_TENSORS = from_tensors(("q_norm.weight", "a_layernorm.weight"), "norm")
 GEMMAS = frozenset({"gemma2", "gemma3"})
 
 _ACTIVATIONS = {
@@ -80,7 +81,6 @@ _ACTIVATIONS = {
 
 _FUNCTIONS = {"gelu_tanh": "tanh GELU", "squared_relu": "squared ReLU"}  # as Megatron calls them
 
-
 _DEFAULTS = {
     "gpt2": "gelu_new",
     "gpt_neox": "gelu",
@@ -88,14 +88,12 @@ _DEFAULTS = {
     **dict.fromkeys(("gemma", "gemma2", "gemma3"), "gelu_pytorch_tanh"),
 }
 
-
 _SWITCHES = {
     "swiglu": "gated SiLU",
     "quick_geglu": "gated quick GELU",
     "squared_relu": "squared ReLU",
     "openai_gelu": "tanh GELU",
 }
-
 
 _OF_LEGACY = "openai_gelu"  # no core model reads it
 
@@ -359,8 +357,10 @@ LAYERS: tuple[ConfigField, ...] = (
     ConfigField(
         "Q/K norm",
         first(switch("use_qk_norm"), by_family(dict.fromkeys(QK_NORM, True), False)),
-        first(
-            switch("qk_layernorm"), from_tensors(("q_norm.weight", "a_layernorm.weight"), "norm")
+        where(
+            lambda side: side.family == "minimax_m2",  # of Bridge's layer spec, with the arg off
+            first(_NORM_TENSORS, switch("qk_layernorm")),
+            first(switch("qk_layernorm"), _NORM_TENSORS),
         ),
         "Queries and keys are normalised on one side only.",
         sets("qk_layernorm"),

@@ -13,6 +13,7 @@ from ckptdiff.config.fields.base import (
     Stated,
     default,
     first,
+    is_number,
     number,
     sets,
     stated,
@@ -35,13 +36,14 @@ BASES = {
     "gpt_oss": 150000.0,
     "qwen3_vl_moe": 500000.0,
     "smollm3": 2e6,
+    "minimax_m2": 5e6,
 }
 BASES_IN_4 = {**BASES, "qwen3_vl_moe": 5e6}
 # The part of a head that is rotated, if config.json has no field for it; 1 otherwise.
 PERCENTS = {
     **dict.fromkeys(("gpt_neox", "qwen3_next", "qwen3_5", "qwen3_5_moe"), 0.25),
     **dict.fromkeys(("nemotron", "glm4_moe"), 0.5),
-    "phi3": 1.0,
+    **dict.fromkeys(("phi3", "minimax_m2"), 1.0),
 }
 
 
@@ -95,6 +97,8 @@ def _percent_args(value: Any, side: ConfigSide) -> Settings | None:
 
 
 def _percent_entries(value: Any, side: ConfigSide) -> Settings | None:
+    if side.family == "minimax_m2" and value == 1:
+        return {}
     if side.family in PERCENTS:
         return {"rotary_pct" if side.family == "gpt_neox" else "partial_rotary_factor": value}
     return {} if value == 1 else None
@@ -125,7 +129,16 @@ def _percent_hf(side: ConfigSide) -> Stated | None:
     if side.family is not None and side.family not in PERCENTS and scaling_kind(side) == "none":
         return _percent_default(side)  # without scaling, the other classes rotate whole heads
     inside = f"{holder(side)}.partial_rotary_factor"
-    return first(number(inside, "partial_rotary_factor", "rotary_pct"), _percent_default)(side)
+    names = inside, "partial_rotary_factor", "rotary_pct"
+    return first(number(*names), _rotated_channels, _percent_default)(side)
+
+
+def _rotated_channels(side: ConfigSide) -> Stated | None:
+    """Read MiniMax-M2's number of rotated channels of a head."""
+    channels, whole_head = side.get("rotary_dim"), side.get("head_dim")
+    if side.family != "minimax_m2" or not is_number(channels) or not is_number(whole_head):
+        return None
+    return Stated(channels / whole_head, "rotary_dim", channels) if whole_head else None
 
 
 def _percent_default(side: ConfigSide) -> Stated | None:

@@ -19,7 +19,7 @@ _DENSE = (
 )
 _WITH_EXPERTS = (
     *("mixtral", "qwen2_moe", "qwen3_moe", "qwen3_vl_moe", "olmoe", "gpt_oss", "glm4_moe"),
-    *("deepseek", "nemotron_h", "qwen3_next", "qwen3_5_moe"),
+    *("deepseek", "nemotron_h", "qwen3_next", "qwen3_5_moe", "minimax_m2"),
 )
 _ALL = (*_DENSE, "qwen3_5", *_WITH_EXPERTS)
 # Fields, and the families whose classes do not read them.
@@ -35,7 +35,17 @@ _UNREAD: tuple[tuple[tuple[str, ...], Collection[str]], ...] = (
     (("kv_lora_rank", "q_lora_rank"), set(_ALL) - {"deepseek"}),
     (
         ("sliding_window", "use_sliding_window", "layer_types"),
-        ("llama", "gpt2", "gpt_neox", "nemotron", "gemma", "glm4_moe", "deepseek", "seed_oss"),
+        (
+            "llama",
+            "gpt2",
+            "gpt_neox",
+            "nemotron",
+            "gemma",
+            "glm4_moe",
+            "deepseek",
+            "seed_oss",
+            "minimax_m2",
+        ),
     ),
     (("layer_types",), ("mixtral", "phi3", "qwen3_moe")),
     (("num_key_value_heads", "head_dim"), ("gpt2", "gpt_neox")),
