@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptdiff.arch.deepseek import DEEPSEEK
+from ckptdiff.arch.ernie4_5 import ERNIE4_5
 from ckptdiff.arch.gemma import GEMMA, GEMMA2, GEMMA3
 from ckptdiff.arch.glm4_moe import GLM4_MOE
 from ckptdiff.arch.gpt2 import GPT2
@@ -39,6 +40,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     QWEN3,
     SEED_OSS,
     SMOLLM3,
+    ERNIE4_5,
     MIXTRAL,
     QWEN2_MOE,
     QWEN3_MOE,

@@ -54,6 +54,7 @@ KEYS: dict[str, frozenset[str]] = {
     "qwen2": _LLAMA | _QWEN | {"max_window_layers", "layer_types"},
     "qwen3": _BIASED | _QWEN | {"max_window_layers", "layer_types"},
     "seed_oss": _BIASED | {"attention_out_bias", "mlp_bias"},
+    "ernie4_5": _LLAMA | {"use_bias"},
     "smollm3": _BIASED
     | _QWEN
     | {"mlp_bias", "layer_types", "no_rope_layers", "no_rope_layer_interval"},

@@ -29,6 +29,7 @@ _OR_NULL = {
     "norm_topk_prob": ("deepseek_v2", "deepseek_v3"),
     "rope_interleave": ("deepseek_v3",),
     "use_bidirectional_attention": ("gemma3_text",),
+    **dict.fromkeys(("use_bias", "use_cache"), ("ernie4_5",)),
 }
 # Keys for which transformers 5 wants a number with a point, where the class of a model type has
 # them: of those it computes with, and of others.

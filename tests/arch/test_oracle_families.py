@@ -23,6 +23,7 @@ RUNS = [
         "phi3", "gpt_neox", "gpt2", "mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "glm4_moe",
         "gemma", "gemma2", "gemma3_text", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text",
         "deepseek_v3", "nemotron", "nemotron_h", "seed_oss", "smollm3",
+        "ernie4_5",
     )),
     *((model, 1, 1) for model in ("gpt2", "olmo2", "olmoe", "minimax_m2")),
     *((model, 1, 2) for model in ("mixtral", "gpt_oss", "glm4_moe", "qwen3_next", "deepseek_v3")),

@@ -106,6 +106,7 @@ def llama(tmp_path: Path) -> Path:
         ({"window_size": [15, 0]}, "mistral"),
         ({"rotary_percent": 0.5}, "phi3"),
         ({"window_size": [15, 0], "rotary_percent": 0.5}, "phi3"),
+        ({"rotary_interleaved": True}, "ernie4_5"),
     ],
 )
 def test_the_first_family_that_can_say_it_is_taken(
@@ -128,7 +129,7 @@ def test_the_first_family_that_can_say_it_is_taken(
         ({"no_rope_freq": [0, 1, 0, 1]}, "Layers without RoPE is "),
         ({"qk_l2_norm": True}, "qk_l2_norm is true (queries and keys are normalised"),
         ({"softmax_type": "off-by-one"}, "softmax_type is off-by-one"),
-        ({"rotary_interleaved": True}, "Rotary pairs is "),
+        ({"rotary_interleaved": True, "window_size": [15, 0]}, "Rotary pairs is "),
         ({"normalization": "LayerNorm"}, "Norm is LayerNorm"),
     ],
 )

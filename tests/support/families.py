@@ -77,6 +77,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),
     "seed_oss": ("seed_oss", {"attention_out_bias": True, "mlp_bias": True}),
+    "ernie4_5": ("ernie4_5", {"use_bias": True}),
     "smollm3": ("smollm3", {"no_rope_layer_interval": 2}),
     "mixtral": ("mixtral", {"num_local_experts": 4}),
     "qwen2_moe": ("qwen2_moe", {**EXPERTS, **SHARED}),

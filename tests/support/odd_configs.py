@@ -100,6 +100,13 @@ ODD: dict[str, dict[str, dict[str, Any]]] = {
         "yarn": YARN,
         "many-groups": MANY_GROUPS,
     },
+    "ernie4_5": {
+        "plain": {"use_bias": False, **rope()},
+        "null-bias": {"use_bias": None},
+        "untied": UNTIED,
+        "linear": LINEAR,
+        "many-groups": MANY_GROUPS,
+    },
     "smollm3": {
         "untied": {**UNTIED, **rope()},
         "every-fourth": {"num_hidden_layers": 4, "no_rope_layer_interval": 4},

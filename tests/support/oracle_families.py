@@ -201,6 +201,8 @@ def transformer_config(hf: Any, model: str, tp: int, ep: int) -> Any:
         }
     if model == "exaone4":
         options["no_rope_freq"] = [int(t == "full_attention") for t in hf.layer_types]
+    if model == "ernie4_5":
+        options |= {"rotary_interleaved": True, "add_bias_linear": hf.use_bias}
     if model == "smollm3":
         options["no_rope_freq"] = [int(not on) for on in hf.no_rope_layers]
     if model in DELTA:

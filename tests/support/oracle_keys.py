@@ -78,7 +78,7 @@ _MORE: dict[str, tuple[dict[str, Any], ...]] = {
     "qwen3_next": (_MIXED,),
     "deepseek_v2": ({"topk_method": "group_limited_greedy", **_GROUPS},),
     **dict.fromkeys(("deepseek_v3", "glm4_moe", "glm4_moe_lite", "nemotron_h"), (_GROUPS,)),
-    **dict.fromkeys(("gemma", "gpt2"), (_UNTIED,)),
+    **dict.fromkeys(("gemma", "gpt2", "ernie4_5"), (_UNTIED,)),
     "gemma2": (_UNTIED, _TURNS),
     "gemma3_text": ({**_UNTIED, **_TURNS},),
     **dict.fromkeys(("olmo3", "exaone4", "gpt_oss"), (_TURNS,)),

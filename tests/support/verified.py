@@ -41,6 +41,7 @@ VERIFIED = {
     "qwen2": Verified("Qwen2, Qwen2.5", files=True),
     "qwen3": Verified("Qwen3", files=True),
     "seed_oss": Verified("Seed-OSS"),
+    "ernie4_5": Verified("Ernie 4.5 without experts"),
     "smollm3": Verified("SmolLM3"),
     "mixtral": Verified("Mixtral", files=True),
     "qwen2_moe": Verified("Qwen2-MoE", files=True),

@@ -63,6 +63,7 @@ _FIELDS: Mapping[str, _Switches] = {
     "gpt2": _Switches(_ALWAYS, _ALWAYS, _ALWAYS),
     "qwen2": _Switches(_ALWAYS, _NEVER, _NEVER),
     "qwen2_moe": _Switches("qkv_bias", _NEVER, _NEVER),
+    "ernie4_5": _Switches("use_bias", "use_bias", "use_bias"),
     "seed_oss": _Switches(_ATTENTION, "attention_out_bias", "mlp_bias"),
     "glm4_moe": _Switches(_ATTENTION, _NEVER, _NEVER),
     "nemotron_h": _Switches(_NEVER, _NEVER, "mlp_bias"),

@@ -49,7 +49,7 @@ WITHOUT_GATE = frozenset({"gpt2", "nemotron", "gpt_neox", "nemotron_h"})
 EPSILONS = dict.fromkeys(
     (
         *("gpt2", "gpt_neox", "mixtral", "nemotron", "nemotron_h"),
-        *("phi3", "olmo2", "exaone4", "olmoe", "gpt_oss", "glm4_moe"),
+        *("phi3", "olmo2", "exaone4", "olmoe", "gpt_oss", "glm4_moe", "ernie4_5"),
     ),
     1e-5,
 )

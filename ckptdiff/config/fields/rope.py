@@ -36,6 +36,7 @@ BASES = {
     "gpt_oss": 150000.0,
     "qwen3_vl_moe": 500000.0,
     "smollm3": 2e6,
+    "ernie4_5": 5e5,
     "minimax_m2": 5e6,
 }
 BASES_IN_4 = {**BASES, "qwen3_vl_moe": 5e6}
@@ -56,7 +57,8 @@ def _interleaving_hf(side: ConfigSide) -> Stated | None:
         )(side)
     if side.family is None:
         return None
-    return Stated("halves", None, "halves", f"every {side.family} model")
+    kind = _pairs_of(side)
+    return Stated(kind, None, kind, f"every {side.family} model")
 
 
 def _interleaving_megatron(side: ConfigSide) -> Stated | None:
@@ -81,7 +83,12 @@ def _interleaving_args(value: Any, side: ConfigSide) -> Settings | None:
 def _interleaving_entries(value: Any, side: ConfigSide) -> Settings | None:
     if is_latent(side):
         return {"rope_interleave": value == "pairs"}
-    return {} if value == "halves" else None
+    return {} if value == _pairs_of(side) else None
+
+
+def _pairs_of(side: ConfigSide) -> str:
+    """Return which channels are pairs in the family's class, which no field says."""
+    return "pairs" if side.family == "ernie4_5" else "halves"
 
 
 def _percent_megatron(side: ConfigSide) -> Stated | None:

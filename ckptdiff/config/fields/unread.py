@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _DENSE = (
     *("llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "nemotron", "phi3"),
-    *("gemma", "gemma2", "gemma3", "olmo2", "exaone4", "seed_oss", "smollm3"),
+    *("gemma", "gemma2", "gemma3", "olmo2", "exaone4", "seed_oss", "smollm3", "ernie4_5"),
 )
 _WITH_EXPERTS = (
     *("mixtral", "qwen2_moe", "qwen3_moe", "qwen3_vl_moe", "olmoe", "gpt_oss", "glm4_moe"),
@@ -36,15 +36,8 @@ _UNREAD: tuple[tuple[tuple[str, ...], Collection[str]], ...] = (
     (
         ("sliding_window", "use_sliding_window", "layer_types"),
         (
-            "llama",
-            "gpt2",
-            "gpt_neox",
-            "nemotron",
-            "gemma",
-            "glm4_moe",
-            "deepseek",
-            "seed_oss",
-            "minimax_m2",
+            *("llama", "gpt2", "gpt_neox", "nemotron", "gemma", "glm4_moe", "deepseek"),
+            *("seed_oss", "minimax_m2", "ernie4_5"),
         ),
     ),
     (("layer_types",), ("mixtral", "phi3", "qwen3_moe")),
