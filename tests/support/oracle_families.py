@@ -418,7 +418,8 @@ def compare(
         zero_centred = model in LESS_ONE and "linear_attn" not in name
         if "norm" in name and name.endswith("weight") and not zero_centred:
             value.add_(1)
-        if name.endswith("o_proj.bias") and model != "gpt_oss" and not sizes.get("mlp_bias"):
+        all_biased = sizes.get("mlp_bias") or model in ("gpt_oss", "ernie4_5")
+        if name.endswith("o_proj.bias") and not all_biased:
             value.zero_()
     weights = {
         name: value.detach().clone()
@@ -441,7 +442,7 @@ def compare(
         name: scattered[ref.file, name].as_strided(ref.shape, ref.stride)
         for name, ref in shard.tensors.items()
     }
-    if not (sizes.get("mlp_bias") or model in ("gpt2", "gpt_neox", "gpt_oss")):
+    if not (sizes.get("mlp_bias") or model in ("gpt2", "gpt_neox", "gpt_oss", "ernie4_5")):
         state = {n: v for n, v in state.items() if not n.endswith("linear_proj.bias")}
     if model == "nemotron_h":  # as its class names it; checkpoints of both names are read
         state["decoder.final_norm.weight"] = state.pop("decoder.final_layernorm.weight")
