@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptdiff.comparison.packed import packed_sentences
+from ckptdiff.comparison.packed import NOT_JUDGED, packed_sentences
 from ckptdiff.text import plural, printable
 
 if TYPE_CHECKING:
@@ -77,10 +77,14 @@ def listed(results: Sequence[TensorDiff]) -> list[TensorDiff | CloseGroup]:
 def unlisted_notes(
     results: Sequence[TensorDiff], rows: Sequence[TensorDiff | CloseGroup]
 ) -> Iterator[str]:
-    """Yield the notes on tensors that have no line of their own; equal ones once."""
+    """Yield the notes on tensors that have no line of their own; equal ones once.
+
+    So those on tensors whose difference may be that of rounding to codes.
+    """
     grouped = [r for row in rows if isinstance(row, CloseGroup) for r in row.results]
     quiet = [result for result in results if result.status in ("same", "matched")]
-    notes = Counter(result.note for result in [*quiet, *grouped] if result.note)
+    near = [r for r in results if r.status == "differ" and NOT_JUDGED in (r.note or "")]
+    notes = Counter(result.note for result in [*quiet, *grouped, *near] if result.note)
     for note, count in list(notes.items())[:MAX_NOTES]:
         yield printable(note) + (f" ({count} tensors)" if count > 1 else "")
     if len(notes) > MAX_NOTES:

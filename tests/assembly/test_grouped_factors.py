@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from ckptdiff.comparison.packed import NOT_JUDGED
 from tests.assembly.test_fp8_factors import KEPT, WEIGHT, plain
 from tests.assembly.test_mxfp4 import E2M1
-from tests.assembly.test_packed import LAYER, NORM, method, write
+from tests.assembly.test_packed import LAYER, NORM, lines_of, method, write
 from tests.support.conversions import converted, hf_tensors
 from tests.support.pairs import compare, compare_and_diagnose
 
@@ -159,6 +159,7 @@ def test_rounding_to_codes_is_a_difference_and_no_fault(tmp_path: Path, way: str
     assert comparison.statuses == {WEIGHT: "differ"}
     assert (comparison[WEIGHT].note or "").endswith(NOT_JUDGED)
     assert findings == []
+    assert any(line.endswith(NOT_JUDGED) for line in lines_of(comparison))
     far = plain(tmp_path / "far", right * 2)
     comparison, _ = compare_and_diagnose(far, folder)
     assert NOT_JUDGED not in (comparison[WEIGHT].note or "")
