@@ -36,6 +36,7 @@ BEYOND_ARGS: dict[str, dict[str, Any]] = {
     "gemma2": {"gated": True, "norms": "behind"},
     "gemma3_text": {"gated": True, "norms": "behind"},
     "gpt_oss": {"gated": True},
+    "minimax_m2": {"wide_qk_norm": True},
     "olmo2": {"norms": "behind alone", "wide_qk_norm": True},
     "olmo3": {"norms": "behind alone", "wide_qk_norm": True},
     "olmoe": {"wide_qk_norm": True},

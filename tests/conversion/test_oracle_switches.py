@@ -77,6 +77,10 @@ CASES: dict[str, Cases] = {
     "exaone4": [*UNREAD, ({"sliding_window": None, "layer_types": TURNS[1:] * 2}, SAME)],
     "olmoe": [*WHOLE, ({"clip_qkv": 0.5}, CLIPPED)],
     "phi3": [*UNREAD, (HALF, SAME)],
+    "seed_oss": [({}, SAME)],
+    "smollm3": [({}, SAME)],
+    "minimax_m2": [({}, SAME)],
+    "ernie4_5": [({}, SAME)],
     "gpt_neox": [
         ({"use_parallel_residual": False}, SAME),
         ({}, PARALLEL),
