@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptdiff.arch.naming import DECODER_LAYER, is_of_local_expert
 from ckptdiff.arch.order import put_in_model_order
-from ckptdiff.assembly.dcp_chunks import resolve_chunks
+from ckptdiff.assembly.dcp_chunks import ViewsOfWholes
 from ckptdiff.assembly.derived_buffers import is_derived
 from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets, shards_by_split_names
 from ckptdiff.assembly.recipe import Assembled, Assembly, LayoutError, Piece, whole_box
@@ -79,6 +79,7 @@ def tensors_by_name(
             stored[name].append((ref, shard))
     tensors: dict[str, Assembly] = {}
     errors: dict[str, LayoutError] = {}
+    views = ViewsOfWholes(checkpoint)
     for name, found in stored.items():
         labels = _labels(name, [shard for _, shard in found])
         for label, (ref, shard) in zip(labels, found, strict=True):
@@ -86,7 +87,7 @@ def tensors_by_name(
             whole = whole_box(ref)
             assembly = Assembly(label, ref.shape, ref.dtype, (Piece(ref, rank, whole, whole),))
             try:
-                tensors[label] = resolve_chunks(assembly, checkpoint)
+                tensors[label] = views.resolved(assembly)
             except CkptDiffError as error:
                 errors[label] = LayoutError(str(error))
     return tensors, errors

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptdiff.assembly.recipe import Assembly, Copy, Piece, transposed
+from ckptdiff.assembly.recipe import Assembly, Copy, Piece
 from ckptdiff.checkpoint import Chunk
 from ckptdiff.dtypes import ITEMSIZE
 from ckptdiff.errors import UnsupportedLayout
@@ -16,15 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptdiff.checkpoint import Box, Checkpoint, TensorRef
-
-
-def resolve_chunks(assembly: Assembly, checkpoint: Checkpoint) -> Assembly:
-    """Return the recipe with each piece replaced by the chunks that hold it.
-
-    In a format without chunks the recipe stays as it is. Raises UnsupportedLayout if chunks are
-    missing or overlap.
-    """
-    return assembly if checkpoint.chunks is None else _resolved(assembly, checkpoint.chunks)
 
 
 class ViewsOfWholes:
@@ -41,11 +32,13 @@ class ViewsOfWholes:
     def resolved(self, assembly: Assembly) -> Assembly:
         """Return the recipe of whole tensors, or views of them, as one of chunks.
 
-        Raises UnsupportedLayout if chunks are missing, or if it is not made of plain views.
+        In a format without chunks the recipe stays as it is. Raises UnsupportedLayout if chunks are
+        missing or overlap, or if it is not made of plain views.
         """
         if self._chunks is None:
             return assembly
-        refs = {ref for p in assembly.pieces for ref in (p.ref, *(copy.ref for copy in p.copies))}
+        pieces = (*assembly.pieces, *assembly.padding)
+        refs = {ref for p in pieces for ref in (p.ref, *(copy.ref for copy in p.copies))}
         return _resolved(assembly, {ref: self._of(ref) for ref in refs})
 
     def _of(self, ref: TensorRef) -> tuple[Chunk, ...]:
@@ -149,8 +142,8 @@ def _in_chunks(piece: Piece, chunks: Mapping[TensorRef, tuple[Chunk, ...]]) -> l
 
     Copies of a whole tensor have to lie in the same chunks: each becomes copies of its pieces.
     """
-    own = _chunks_of(piece.ref, chunks)
-    others = [(copy, _by_box(_chunks_of(copy.ref, chunks))) for copy in piece.copies]
+    own = chunks[piece.ref]
+    others = [(copy, _by_box(chunks[copy.ref])) for copy in piece.copies]
     for copy, held in others:
         if held.keys() != _by_box(own).keys():
             raise UnsupportedLayout(
@@ -186,16 +179,6 @@ def _in_chunks(piece: Piece, chunks: Mapping[TensorRef, tuple[Chunk, ...]]) -> l
             f"{_numel(piece.of)} elements"
         )
     return sorted(parts, key=lambda part: part.box)
-
-
-def _chunks_of(ref: TensorRef, chunks: Mapping[TensorRef, tuple[Chunk, ...]]) -> tuple[Chunk, ...]:
-    """Return the chunks of a whole tensor, transposed if `ref` is the transpose of one."""
-    if ref in chunks:
-        return chunks[ref]
-    return tuple(
-        Chunk(transposed(chunk.ref), chunk.box[::-1], tuple(map(transposed, chunk.copies)))
-        for chunk in chunks[transposed(ref)]
-    )
 
 
 def _by_box(chunks: tuple[Chunk, ...]) -> dict[Box, Chunk]:

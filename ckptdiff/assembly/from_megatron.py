@@ -13,7 +13,7 @@ from ckptdiff.arch.naming import KEY_NORM, QUERY_NORM, split_native
 from ckptdiff.arch.order import put_in_model_order
 from ckptdiff.arch.templates import fill_name
 from ckptdiff.assembly.by_name import NO_RULES, assemble_by_name, tensors_by_name
-from ckptdiff.assembly.dcp_chunks import resolve_chunks
+from ckptdiff.assembly.dcp_chunks import ViewsOfWholes
 from ckptdiff.assembly.derived_buffers import derived_entry, is_derived
 from ckptdiff.assembly.every_rank import RanksWithFiles
 from ckptdiff.assembly.families import fitting_families, has_wide_norms
@@ -109,6 +109,7 @@ def _assemble_by_rules(
     config = with_vocabulary(config, _vocabulary_rows(collected), checkpoint, like)
     assemblies: dict[str, Assembly] = {}
     errors: dict[str, LayoutError] = {}
+    views = ViewsOfWholes(checkpoint)
     with_files = RanksWithFiles({shard.rank for shard in checkpoint.shards})
     for (mapping, indices), ranks in collected.items():
         targets = [fill_name(pattern, indices) for pattern in mapping.hf]
@@ -123,9 +124,7 @@ def _assemble_by_rules(
                 rule = _split_norm(mapping, ranks, config, checkpoint)
             found = read_backward(rule, targets, ranks, config, ranks_of(mapping, checkpoint))
             with_files.check_all_hold(mapping, ranks.values())
-            assemblies |= {
-                name: resolve_chunks(assembly, checkpoint) for name, assembly in found.items()
-            }
+            assemblies |= {name: views.resolved(assembly) for name, assembly in found.items()}
         except CkptDiffError as error:
             is_missing = isinstance(error, MissingShard)
             why = LayoutError(str(error), "missing-shard" if is_missing else "layout")

@@ -17,7 +17,7 @@ from ckptdiff.arch import ARCHITECTURES, guess_architecture
 from ckptdiff.arch.naming import split_native
 from ckptdiff.arch.templates import fill_name, split_name
 from ckptdiff.arch.wrappers import adapter_name, is_known_huggingface
-from ckptdiff.assembly.dcp_chunks import resolve_chunks
+from ckptdiff.assembly.dcp_chunks import ViewsOfWholes
 from ckptdiff.assembly.from_megatron import ranks_of, read_backward
 from ckptdiff.assembly.local_numbers import experts_per_rank, layer_offsets, shards_by_split_names
 from ckptdiff.assembly.recipe import Assembly, Copy, Piece, can_be_copies
@@ -56,12 +56,13 @@ def joined(
     held, names = _by_host(checkpoint, rules)
     tensors: dict[str, Assembly] = {}
     used: set[str] = set()
+    views = ViewsOfWholes(checkpoint)
     for host, ends in held.items():
         if set(ends) != {"lora_A", "lora_B"}:
             continue
         try:
             found = _matrices(host, ends["lora_A"], ends["lora_B"], config, checkpoint)
-            tensors |= {name: resolve_chunks(tensor, checkpoint) for name, tensor in found.items()}
+            tensors |= {name: views.resolved(tensor) for name, tensor in found.items()}
         except CkptDiffError:
             continue
         used |= names[host]
